@@ -1,0 +1,1 @@
+"""The whole system on one machine: real servers from wheels, UIC and RTP as processes."""

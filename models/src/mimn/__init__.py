@@ -1,0 +1,1 @@
+"""MIMN: user state, model bundle, and the models that make them."""

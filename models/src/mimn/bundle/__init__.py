@@ -1,0 +1,27 @@
+"""The bundle: everything serving needs of one trained model, as a directory that never changes once written.
+
+Numpy only, but for `graph`, which runs the graphs with onnxruntime (extra `serve`) and is imported by name. The format
+is specified in docs/formats/bundle.md.
+"""
+
+from mimn.bundle.bundle import Bundle, load_bundle
+from mimn.bundle.golden import Golden, GoldenMismatch
+from mimn.bundle.manifest import BlockSpec, BundleError, GraphSpec, InputSpec, Manifest, StateSpec, TensorSpec
+from mimn.bundle.vocabulary import EmbeddingTable
+from mimn.bundle.writer import write_bundle
+
+__all__ = [
+    "BlockSpec",
+    "Bundle",
+    "BundleError",
+    "EmbeddingTable",
+    "Golden",
+    "GoldenMismatch",
+    "GraphSpec",
+    "InputSpec",
+    "Manifest",
+    "StateSpec",
+    "TensorSpec",
+    "load_bundle",
+    "write_bundle",
+]

@@ -1,0 +1,109 @@
+"""A loaded bundle: the manifest, the layout and the tables. Loading refuses whatever does not match its hash."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimn.bundle import manifest as m
+from mimn.bundle.golden import Golden
+from mimn.bundle.manifest import BundleError, Manifest, decode_manifest
+from mimn.bundle.vocabulary import EmbeddingTable
+from mimn.state.layout import StateLayout
+
+MAX_MANIFEST_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """One model, ready to fold and to score. Immutable; arrays are read-only memory maps."""
+
+    path: Path
+    manifest: Manifest
+    layout: StateLayout
+    initial_state: NDArray[np.float32]
+    """[F] float32: the state of a user without events."""
+    items: EmbeddingTable
+    categories: EmbeddingTable
+    golden: Golden
+
+    @property
+    def name(self) -> str:
+        """`<name>/<version>`, for people and metrics."""
+        return f"{self.manifest.name}/{self.manifest.version}"
+
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """32 bytes."""
+        return bytes.fromhex(self.manifest.fingerprint)
+
+    @property
+    def width(self) -> int:
+        """D: width of an event or candidate vector."""
+        return self.items.width + self.categories.width
+
+    def vectors(self, item_ids: NDArray[np.uint64], category_ids: NDArray[np.uint64]) -> NDArray[np.float32]:
+        """The graphs' input of events or candidates: item vector ++ category vector. [k], [k] → [k, D] float32."""
+        out = np.empty((len(item_ids), self.width), np.float32)
+        out[:, : self.items.width] = self.items.vectors[self.items.rows(item_ids)]
+        out[:, self.items.width :] = self.categories.vectors[self.categories.rows(category_ids)]
+        return out
+
+
+def load_bundle(path: str | Path) -> Bundle:
+    """The bundle in directory `path`, every file checked against its hash.
+
+    Raises:
+        BundleError: the directory, a file or a field is missing, changed or does not fit; the message says which.
+    """
+    path = Path(path)
+    try:
+        with (path / m.MANIFEST).open("rb") as file:
+            data = file.read(MAX_MANIFEST_BYTES + 1)
+    except OSError as error:
+        raise BundleError(f"no bundle at {path}: cannot read {m.MANIFEST} ({error.strerror})") from error
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{path / m.MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes: not a manifest")
+    manifest = decode_manifest(data)
+    for name in m.FILES:
+        if _sha256(path / name) != manifest.files[name]:
+            raise BundleError(
+                f"{path / name} is not the file that was exported (sha256 differs): copy the bundle again"
+            )
+    layout = manifest.layout
+    initial = _array(path / m.INITIAL_STATE)
+    if initial.shape != (layout.floats,) or initial.dtype != np.float32:
+        raise BundleError(f"{m.INITIAL_STATE} is {initial.dtype} {initial.shape}, the layout says ({layout.floats},)")
+    items = EmbeddingTable(_array(path / m.ITEM_IDS), _array(path / m.ITEM_VECTORS))
+    categories = EmbeddingTable(_array(path / m.CATEGORY_IDS), _array(path / m.CATEGORY_VECTORS))
+    items.check("items")
+    categories.check("categories")
+    if (items.width, categories.width) != (manifest.input.item_width, manifest.input.category_width):
+        raise BundleError("the tables' widths are not the manifest's input widths")
+    try:
+        golden = Golden.from_bytes((path / m.GOLDEN).read_bytes())
+    except (ValueError, KeyError, OSError) as error:
+        raise BundleError(f"{m.GOLDEN} cannot be read: {error}") from error
+    return Bundle(path, manifest, layout, initial, items, categories, golden)
+
+
+def _array(path: Path) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError) as error:
+        raise BundleError(f"{path} is not a plain array: {error}") from error
+    return array
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BundleError(f"the bundle lacks {path.name} ({error.strerror}): copy the bundle again") from error

@@ -1,0 +1,163 @@
+"""What a bundle says of itself: `manifest.json`, decoded strictly, and the fingerprint that follows from it.
+
+Whoever reads a manifest gets a value in which every field has been checked, or a `BundleError` that names the field.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import msgspec
+
+from mimn.state.layout import Block, BlockType, LayoutError, StateLayout
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+STEP = "step.onnx"
+HEAD = "head.onnx"
+INITIAL_STATE = "initial_state.npy"
+ITEM_IDS, ITEM_VECTORS = "items.ids.npy", "items.vectors.npy"
+CATEGORY_IDS, CATEGORY_VECTORS = "categories.ids.npy", "categories.vectors.npy"
+GOLDEN = "golden.npz"
+FILES = (STEP, HEAD, INITIAL_STATE, ITEM_IDS, ITEM_VECTORS, CATEGORY_IDS, CATEGORY_VECTORS, GOLDEN)
+STATE_FILES = (STEP, INITIAL_STATE, ITEM_IDS, ITEM_VECTORS, CATEGORY_IDS, CATEGORY_VECTORS)
+"""The files that give a state its meaning: the fingerprint covers their hashes. The head is not among them, so a new
+head over the same states keeps every user's state."""
+INPUT_RULE = "item++category"
+"""The one rule from event to graph input today: item vector ++ category vector, unknown ids as row 0."""
+FOLD_VERSION = 1
+"""Raised when fold code changes results without any file of the bundle changing."""
+
+
+class BundleError(Exception):
+    """A bundle that cannot be used; the message names the file or field and the fix."""
+
+
+class BlockSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One named tensor of the state."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: BlockType
+
+
+class StateSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`kind: recurrent` is a fixed-size state that a step graph updates."""
+
+    kind: str
+    blocks: tuple[BlockSpec, ...]
+
+
+class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How an event, or a candidate, becomes the vector that the graphs read."""
+
+    rule: str
+    item_width: int
+    category_width: int
+
+
+class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One input or output of a graph; a string in `shape` names a free axis."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str = "float32"
+
+
+class GraphSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A graph's file, inputs and outputs, in order."""
+
+    file: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The whole manifest. `model` and `training` are for people: no code of the services reads them."""
+
+    schema_version: int
+    name: str
+    version: str
+    state: StateSpec
+    input: InputSpec
+    fold_version: int
+    step: GraphSpec
+    head: GraphSpec
+    context: tuple[str, ...]
+    opset: int
+    model: dict[str, Any]
+    training: dict[str, Any]
+    files: dict[str, str]
+    fingerprint: str
+
+    @property
+    def layout(self) -> StateLayout:
+        """The state's layout.
+
+        Raises:
+            BundleError: the blocks do not describe a state.
+        """
+        try:
+            return StateLayout(tuple(Block(b.name, b.shape, b.dtype) for b in self.state.blocks))
+        except LayoutError as error:
+            raise BundleError(f"manifest field `state.blocks`: {error}") from error
+
+
+def fingerprint_of(state: StateSpec, input_spec: InputSpec, fold_version: int, files: dict[str, str]) -> str:
+    """sha256, in hex, over all that gives a state its meaning."""
+    meaning = {
+        "fold_version": fold_version,
+        "input": msgspec.to_builtins(input_spec),
+        "state": msgspec.to_builtins(state),
+        "files": {name: files[name] for name in STATE_FILES},
+    }
+    return hashlib.sha256(json.dumps(meaning, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The manifest as indented JSON."""
+    return json.dumps(msgspec.to_builtins(manifest), indent=2).encode() + b"\n"
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """The manifest that `data` holds, checked in itself (files are checked by `load_bundle`).
+
+    Raises:
+        BundleError: not JSON, a field missing, unknown or of the wrong type, an unsupported schema, kind, rule or fold
+            version, or a fingerprint that does not follow from the rest.
+    """
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise BundleError(f"{MANIFEST}: {error}") from error
+    if manifest.schema_version != SCHEMA_VERSION:
+        raise BundleError(
+            f"{MANIFEST}: schema_version {manifest.schema_version}; this program reads {SCHEMA_VERSION}: "
+            "export the bundle again, or install the program version that wrote it"
+        )
+    if manifest.state.kind != "recurrent":
+        raise BundleError(
+            f"{MANIFEST}: state.kind {manifest.state.kind!r} cannot be served; this program serves "
+            "`recurrent` bundles only"
+        )
+    if manifest.input.rule != INPUT_RULE:
+        raise BundleError(f"{MANIFEST}: input.rule {manifest.input.rule!r}; this program knows {INPUT_RULE!r}")
+    if manifest.fold_version != FOLD_VERSION:
+        raise BundleError(
+            f"{MANIFEST}: fold_version {manifest.fold_version}; this program folds by version {FOLD_VERSION}: "
+            "export the bundle again and rebuild the states"
+        )
+    missing = sorted(set(FILES) - set(manifest.files))
+    if missing:
+        raise BundleError(f"{MANIFEST}: `files` lacks the hash of {', '.join(missing)}")
+    foreign = sorted(set(manifest.files) - set(FILES))
+    if foreign:
+        raise BundleError(f"{MANIFEST}: `files` names unknown files: {', '.join(foreign)}")
+    expected = fingerprint_of(manifest.state, manifest.input, manifest.fold_version, manifest.files)
+    if manifest.fingerprint != expected:
+        raise BundleError(f"{MANIFEST}: fingerprint {manifest.fingerprint[:16]}… does not follow from the other fields")
+    if len(set(manifest.context)) != len(manifest.context):
+        raise BundleError(f"{MANIFEST}: `context` names a feature twice")
+    return manifest

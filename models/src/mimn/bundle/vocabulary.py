@@ -1,0 +1,52 @@
+"""Ids to embedding vectors: a sorted id array beside its vectors, both memory-mapped.
+
+Row 0 of the vectors is the unknown id; row i + 1 belongs to `ids[i]`. Sorted arrays need no index of their own, so a
+table of hundreds of millions of rows is shared by all processes of a host through the page cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimn.bundle.manifest import BundleError
+
+UNKNOWN_ROW = 0
+
+
+@dataclass(frozen=True)
+class EmbeddingTable:
+    """Vectors of one kind of id.
+
+    ids: [n] uint64, strictly rising. vectors: [n + 1, E] float32.
+    """
+
+    ids: NDArray[np.uint64]
+    vectors: NDArray[np.float32]
+
+    @property
+    def width(self) -> int:
+        """E: values in one vector."""
+        return int(self.vectors.shape[1])
+
+    def check(self, what: str) -> None:
+        """Raises BundleError when the two arrays do not fit together; `what` names them."""
+        if self.ids.ndim != 1 or self.ids.dtype != np.uint64:
+            raise BundleError(f"{what}: ids must be one axis of uint64, not {self.ids.dtype} {self.ids.shape}")
+        if self.vectors.dtype != np.float32 or self.vectors.ndim != 2 or len(self.vectors) != len(self.ids) + 1:
+            raise BundleError(
+                f"{what}: vectors must be float32 [{len(self.ids) + 1}, E] (row 0 is the unknown id), "
+                f"not {self.vectors.dtype} {self.vectors.shape}"
+            )
+        if len(self.ids) > 1 and not bool(np.all(self.ids[1:] > self.ids[:-1])):
+            raise BundleError(f"{what}: ids must rise strictly")
+
+    def rows(self, ids: NDArray[np.uint64]) -> NDArray[np.intp]:
+        """The row of each id, `UNKNOWN_ROW` for those outside the vocabulary. [k] uint64 → [k]."""
+        if not len(self.ids):
+            return np.zeros(len(ids), np.intp)
+        at = np.searchsorted(self.ids, ids)
+        at[at == len(self.ids)] = 0
+        return np.where(self.ids[at] == ids, at + 1, UNKNOWN_ROW)

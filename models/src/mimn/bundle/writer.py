@@ -1,0 +1,95 @@
+"""Write a bundle: into a folder beside its place, then one rename, so that a half-written bundle is never seen."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimn.bundle import manifest as m
+from mimn.bundle.golden import Golden
+from mimn.bundle.manifest import BundleError, GraphSpec, InputSpec, Manifest, StateSpec
+from mimn.bundle.vocabulary import EmbeddingTable
+
+
+def write_bundle(
+    root: str | Path,
+    *,
+    name: str,
+    version: str,
+    state: StateSpec,
+    step: GraphSpec,
+    head: GraphSpec,
+    step_onnx: bytes,
+    head_onnx: bytes,
+    initial_state: NDArray[np.float32],
+    items: EmbeddingTable,
+    categories: EmbeddingTable,
+    golden: Golden,
+    context: tuple[str, ...],
+    opset: int,
+    model: dict[str, Any],
+    training: dict[str, Any],
+) -> Path:
+    """Write `<root>/<name>/<version>` and return its path.
+
+    Raises:
+        BundleError: the target exists (bundles are immutable: choose another version), or the parts do not fit.
+    """
+    target = Path(root) / name / version
+    if target.exists():
+        raise BundleError(f"{target} exists and a bundle never changes: choose another version")
+    items.check("items")
+    categories.check("categories")
+    contents = {
+        m.STEP: step_onnx,
+        m.HEAD: head_onnx,
+        m.INITIAL_STATE: _npy(initial_state),
+        m.ITEM_IDS: _npy(items.ids),
+        m.ITEM_VECTORS: _npy(items.vectors),
+        m.CATEGORY_IDS: _npy(categories.ids),
+        m.CATEGORY_VECTORS: _npy(categories.vectors),
+        m.GOLDEN: golden.to_bytes(),
+    }
+    files = {file: hashlib.sha256(data).hexdigest() for file, data in contents.items()}
+    input_spec = InputSpec(m.INPUT_RULE, items.width, categories.width)
+    manifest = Manifest(
+        schema_version=m.SCHEMA_VERSION,
+        name=name,
+        version=version,
+        state=state,
+        input=input_spec,
+        fold_version=m.FOLD_VERSION,
+        step=step,
+        head=head,
+        context=context,
+        opset=opset,
+        model=model,
+        training=training,
+        files=files,
+        fingerprint=m.fingerprint_of(state, input_spec, m.FOLD_VERSION, files),
+    )
+    contents[m.MANIFEST] = m.encode_manifest(manifest)
+    m.decode_manifest(contents[m.MANIFEST])
+    partial = target.with_name(f".{version}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        for file, data in contents.items():
+            (partial / file).write_bytes(data)
+        partial.rename(target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return target
+
+
+def _npy(array: NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""Behavior data sets: readers, splits, instances and negatives."""

@@ -1,0 +1,1 @@
+"""PyTorch models: the MIMN cell, its head and the encoders around them."""

@@ -1,0 +1,49 @@
+"""The user state as a value, as bytes and under a key: the contract between UIC, its writer, and RTP, its reader.
+
+Numpy only. Nothing here does I/O. The bytes are specified in docs/formats/state.md and docs/formats/progress.md and are
+pinned by golden files: changing one is a rebuild for every user of the system.
+"""
+
+from mimn.state.codec import (
+    CorruptState,
+    ForeignFingerprint,
+    ForeignLayout,
+    StateError,
+    WrongUser,
+    decode_state,
+    encode_state,
+)
+from mimn.state.digest import EMPTY_DIGEST, extend_digest, user_hash, witness
+from mimn.state.key import Keys, murmur2, namespace, partition_of
+from mimn.state.layout import Block, LayoutError, StateLayout
+from mimn.state.progress import NO_TOPIC_ID, NOTHING_FOLDED, CorruptProgress, Progress, decode_progress, encode_progress
+from mimn.state.user_state import StateHeader, UserState
+
+__all__ = [
+    "EMPTY_DIGEST",
+    "NOTHING_FOLDED",
+    "NO_TOPIC_ID",
+    "Block",
+    "CorruptProgress",
+    "CorruptState",
+    "ForeignFingerprint",
+    "ForeignLayout",
+    "Keys",
+    "LayoutError",
+    "Progress",
+    "StateError",
+    "StateHeader",
+    "StateLayout",
+    "UserState",
+    "WrongUser",
+    "decode_progress",
+    "decode_state",
+    "encode_progress",
+    "encode_state",
+    "extend_digest",
+    "murmur2",
+    "namespace",
+    "partition_of",
+    "user_hash",
+    "witness",
+]

@@ -1,0 +1,138 @@
+"""A user state to bytes and back. The bytes are specified in docs/formats/state.md.
+
+    0  4s  magic "UIST"             32  u64 lineage          64  i64 last event time, ms
+    4  u16 layout version           40  u32 era              72  8s  digest
+    6  u8  dtype (0 f32, 1 f16)     44  u32 checksum         80  tensors, padded to 8
+    7  u8  flags (1 = partial)      48  i64 last offset
+    8  16s fingerprint              56  u64 event count
+   24  u64 user hash
+
+Little-endian. The checksum is CRC-32 (zlib) over everything but itself. Unreadable values are three named errors, told
+apart in this order: a flipped byte is `CorruptState`, another layout `ForeignLayout`, another bundle's state
+`ForeignFingerprint`.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimn.state.layout import StateLayout
+from mimn.state.user_state import StateHeader, UserState
+
+MAGIC = b"UIST"
+LAYOUT_VERSION = 1
+HEADER_BYTES = 80
+FINGERPRINT_BYTES = 16
+_PARTIAL = 1
+_BEFORE = Struct("<4sHBB16sQQI")
+_AFTER = Struct("<qQq8s")
+_CHECKSUM = Struct("<I")
+_AFTER_AT = _BEFORE.size + _CHECKSUM.size
+
+
+class StateError(ValueError):
+    """A stored value that cannot be used as this user's state."""
+
+
+class CorruptState(StateError):
+    """The bytes are not what was written: wrong length, magic or checksum."""
+
+
+class ForeignLayout(StateError):
+    """Written in a layout version or dtype that this bundle does not read."""
+
+
+class ForeignFingerprint(StateError):
+    """Written under another bundle's fingerprint, so its numbers mean something else."""
+
+
+class WrongUser(StateError):
+    """A sound state, but another user's."""
+
+
+def encode_state(state: UserState, fingerprint: bytes, layout: StateLayout) -> bytes:
+    """The stored value of `state`.
+
+    Args:
+        state: tensors [F] float32, already rounded to the layout (`StateLayout.round`), else bits are lost here.
+        fingerprint: at least 16 bytes, the bundle's; the first 16 are stored.
+        layout: the bundle's.
+
+    Returns: `HEADER_BYTES + layout.stored_bytes` bytes.
+    """
+    header = state.header
+    before = _BEFORE.pack(
+        MAGIC,
+        LAYOUT_VERSION,
+        1 if layout.half_floats else 0,
+        _PARTIAL if header.partial else 0,
+        fingerprint[:FINGERPRINT_BYTES],
+        header.user,
+        header.lineage,
+        header.era,
+    )
+    after = _AFTER.pack(header.last_offset, header.event_count, header.last_event_time, header.digest) + encode_tensors(
+        state.tensors, layout
+    )
+    return before + _CHECKSUM.pack(crc32(after, crc32(before))) + after
+
+
+def decode_state(value: bytes, fingerprint: bytes, layout: StateLayout, user: int | None = None) -> UserState:
+    """The state that `value` holds. In a float32 layout the tensors are a read-only view of `value`.
+
+    Args:
+        value: a stored value.
+        fingerprint: the loaded bundle's, at least 16 bytes.
+        layout: the loaded bundle's.
+        user: the hash that the state must carry (`user_hash`), or None to take any.
+
+    Raises:
+        CorruptState, ForeignLayout, ForeignFingerprint, WrongUser: as the names say.
+    """
+    if len(value) < HEADER_BYTES or value[:4] != MAGIC:
+        raise CorruptState(f"{len(value)} bytes that do not begin with a state's magic")
+    if crc32(value[_AFTER_AT:], crc32(value[: _BEFORE.size])) != _CHECKSUM.unpack_from(value, _BEFORE.size)[0]:
+        raise CorruptState("the checksum does not match")
+    _, version, dtype, flags, written_by, owner, lineage, era = _BEFORE.unpack_from(value)
+    if version != LAYOUT_VERSION or dtype != (1 if layout.half_floats else 0):
+        raise ForeignLayout(f"layout version {version} with dtype {dtype}; this bundle reads version {LAYOUT_VERSION}")
+    if written_by != fingerprint[:FINGERPRINT_BYTES]:
+        raise ForeignFingerprint(f"written under fingerprint {written_by.hex()}, not {fingerprint[:16].hex()}")
+    if len(value) != HEADER_BYTES + layout.stored_bytes:
+        raise ForeignLayout(f"{len(value)} bytes; this bundle's states have {HEADER_BYTES + layout.stored_bytes}")
+    if user is not None and owner != user:
+        raise WrongUser("the state under this user's key carries another user's hash")
+    last_offset, event_count, last_event_time, digest = _AFTER.unpack_from(value, _AFTER_AT)
+    header = StateHeader(
+        user=owner,
+        lineage=lineage,
+        era=era,
+        last_offset=last_offset,
+        event_count=event_count,
+        last_event_time=last_event_time,
+        digest=digest,
+        partial=bool(flags & _PARTIAL),
+    )
+    return UserState(header, decode_tensors(value, layout))
+
+
+def encode_tensors(tensors: NDArray[np.float32], layout: StateLayout) -> bytes:
+    """The stored bytes of a flat vector [F], padded to 8."""
+    half = layout.half_floats
+    stored = tensors[half:].astype("<f4", copy=False).tobytes()
+    if half:
+        stored = tensors[:half].astype("<f2").tobytes() + stored
+    return stored.ljust(layout.stored_bytes, b"\0")
+
+
+def decode_tensors(value: bytes, layout: StateLayout) -> NDArray[np.float32]:
+    """The flat vector [F] of a stored value; a view where nothing was stored as float16."""
+    half = layout.half_floats
+    wide = np.frombuffer(value, "<f4", layout.floats - half, HEADER_BYTES + 2 * half)
+    if not half:
+        return wide
+    return np.concatenate([np.frombuffer(value, "<f2", half, HEADER_BYTES).astype(np.float32), wide])

@@ -1,0 +1,34 @@
+"""The hashes that stored values carry: digest, witness and user hash, all BLAKE2b with 8 bytes.
+
+The digest lets anybody check that exactly the right events were folded, once and in order, without trusting floats.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from struct import Struct
+
+_OFFSET = Struct("<Q")
+_LENGTHS = Struct("<qqq")
+
+EMPTY_DIGEST = bytes(8)
+"""The digest of a state that no event was folded into."""
+
+
+def extend_digest(digest: bytes, offset: int, value: bytes) -> bytes:
+    """The digest after the record `value` at `offset` was folded: blake2b-8(digest, offset as u64 LE, value)."""
+    return blake2b(digest + _OFFSET.pack(offset) + value, digest_size=8).digest()
+
+
+def user_hash(user_id: str) -> int:
+    """The 64-bit hash that a state carries, so that a reader never takes another user's state for this one's."""
+    return int.from_bytes(blake2b(user_id.encode(), digest_size=8).digest(), "little")
+
+
+def witness(key: bytes | None, value: bytes | None, timestamp_ms: int) -> int:
+    """The 64-bit hash that pins one log record: its key, value and timestamp.
+
+    Lengths are hashed in front (-1 for null), so that no two records share an input.
+    """
+    lengths = _LENGTHS.pack(-1 if key is None else len(key), -1 if value is None else len(value), timestamp_ms)
+    return int.from_bytes(blake2b(lengths + (key or b"") + (value or b""), digest_size=8).digest(), "little")

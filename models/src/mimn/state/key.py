@@ -1,0 +1,71 @@
+"""Where things lie in Redis, and which partition a user belongs to.
+
+The part of a key in braces is Redis Cluster's hash tag: everything of one partition lives in one slot, so that states
+and progress are written by one script, in a cluster too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+NAMESPACE_DIGITS = 16
+_M = 0x5BD1E995
+_MASK = 0xFFFFFFFF
+
+
+def murmur2(key: bytes) -> int:
+    """Kafka's murmur2 of `key` (org.apache.kafka.common.utils.Utils.murmur2), as an unsigned 32-bit integer."""
+    length = len(key)
+    h = 0x9747B28C ^ length
+    whole = length & ~3
+    for i in range(0, whole, 4):
+        k = int.from_bytes(key[i : i + 4], "little") * _M & _MASK
+        k = (k ^ (k >> 24)) * _M & _MASK
+        h = (h * _M & _MASK) ^ k
+    if tail := key[whole:]:
+        h = (h ^ int.from_bytes(tail, "little")) * _M & _MASK
+    h = (h ^ (h >> 13)) * _M & _MASK
+    return h ^ (h >> 15)
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """The partition of a record key, as Kafka's Java and kafka-python producers choose it."""
+    return (murmur2(key) & 0x7FFFFFFF) % partitions
+
+
+def namespace(fingerprint: str, generation: int = 0) -> str:
+    """What all states of one meaning share: `<first 16 hex digits of the fingerprint>-<generation>`."""
+    return f"{fingerprint[:NAMESPACE_DIGITS]}-{generation}"
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The Redis keys of one namespace under one prefix."""
+
+    namespace: str
+    prefix: str = "uic"
+
+    def _tag(self, partition: int) -> str:
+        return f"{self.prefix}:{{{self.namespace}.{partition}}}"
+
+    def state(self, partition: int, user_id: str) -> str:
+        """One string a user: the state value."""
+        return f"{self._tag(partition)}:s:{user_id}"
+
+    def progress(self, partition: int) -> str:
+        """The partition's progress record."""
+        return f"{self._tag(partition)}:progress"
+
+    def bad(self, partition: int) -> str:
+        """A bounded list of unreadable values of the partition, newest first, kept for inspection."""
+        return f"{self._tag(partition)}:bad"
+
+    @property
+    def meta(self) -> str:
+        """Partition count and topic of the namespace, set once."""
+        return f"{self.prefix}:{self.namespace}:meta"
+
+    @property
+    def namespaces(self) -> str:
+        """The set of all namespaces under the prefix."""
+        return f"{self.prefix}:namespaces"

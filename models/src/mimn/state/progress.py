@@ -1,0 +1,120 @@
+"""How far a partition's log has been absorbed: a fixed record that is written in one script with the states.
+
+UIC writes it and refuses to write over one that it has not read; RTP reads its as-of time. The bytes are specified in
+docs/formats/progress.md.
+
+     0  4s  magic "UIPR"      16  i64 next offset      56  u64 lineage      88  i64 as-of time, ms
+     4  u16 version           24  i64 last offset      64  u64 writer       96  u32 gaps
+     6  u16 zero              32  u64 witness          72  i64 base        100  u32 checksum
+     8  u32 partitions N      40  16s topic id         80  i64 gap end     104  end
+    12  u32 era
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from struct import Struct
+from zlib import crc32
+
+MAGIC = b"UIPR"
+VERSION = 1
+NO_TOPIC_ID = bytes(16)
+"""What a broker without topic ids leaves in `topic_id`."""
+NOTHING_FOLDED = -1
+"""`last_offset` of a partition from which nothing was absorbed yet."""
+_BODY = Struct("<4sHHIIqqQ16sQQqqqI")
+_CHECKSUM = Struct("<I")
+PROGRESS_BYTES = _BODY.size + _CHECKSUM.size
+
+
+class CorruptProgress(ValueError):
+    """The bytes are not a progress record of this version."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What has been absorbed from one partition.
+
+    Invariant: the partition's stored states are the fold of the records of this lineage from `base` up to and including
+    `last_offset`.
+    """
+
+    partitions: int
+    """N, the topic's partition count."""
+    next_offset: int
+    """Where reading goes on."""
+    last_offset: int = NOTHING_FOLDED
+    """Offset of the last record absorbed (folded, skipped or sent to the dead letters)."""
+    witness: int = 0
+    """`digest.witness` of that record."""
+    topic_id: bytes = NO_TOPIC_ID
+    lineage: int
+    """Random; new whenever the partition starts from nothing."""
+    era: int = 0
+    """+1 each time an operator accepts a broken log."""
+    writer: int
+    """Random id of the session that wrote this."""
+    base: int
+    """Where this lineage began; above 0 the users' events before it are missing."""
+    gap_end: int = 0
+    """End of the latest range of offsets that retention removed before they were folded; 0 if there was none."""
+    gaps: int = 0
+    """How many such ranges there were."""
+    as_of_ms: int
+    """When the partition was last known to be caught up to here, by the writer's clock."""
+
+    @property
+    def complete_from(self) -> int:
+        """A state whose last event lies below this offset (-1 for none) may miss events: it is `partial`."""
+        return max(self.base, self.gap_end)
+
+
+def encode_progress(progress: Progress) -> bytes:
+    """The stored record: `PROGRESS_BYTES` bytes."""
+    body = _BODY.pack(
+        MAGIC,
+        VERSION,
+        0,
+        progress.partitions,
+        progress.era,
+        progress.next_offset,
+        progress.last_offset,
+        progress.witness,
+        progress.topic_id,
+        progress.lineage,
+        progress.writer,
+        progress.base,
+        progress.gap_end,
+        progress.as_of_ms,
+        progress.gaps,
+    )
+    return body + _CHECKSUM.pack(crc32(body))
+
+
+def decode_progress(record: bytes) -> Progress:
+    """The progress that `record` holds.
+
+    Raises:
+        CorruptProgress: wrong length, magic, version or checksum.
+    """
+    if len(record) != PROGRESS_BYTES or record[:4] != MAGIC:
+        raise CorruptProgress(f"{len(record)} bytes that are not a progress record")
+    if _CHECKSUM.unpack_from(record, _BODY.size)[0] != crc32(record[: _BODY.size]):
+        raise CorruptProgress("the checksum of the progress record does not match")
+    fields = _BODY.unpack_from(record)
+    if fields[1] != VERSION:
+        raise CorruptProgress(f"progress record of version {fields[1]}; this program reads version {VERSION}")
+    return Progress(
+        partitions=fields[3],
+        era=fields[4],
+        next_offset=fields[5],
+        last_offset=fields[6],
+        witness=fields[7],
+        topic_id=fields[8],
+        lineage=fields[9],
+        writer=fields[10],
+        base=fields[11],
+        gap_end=fields[12],
+        as_of_ms=fields[13],
+        gaps=fields[14],
+    )

@@ -1,0 +1,39 @@
+"""A user's state as a value: who, how far, and the flat tensor vector. Frozen; folding returns a new one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class StateHeader:
+    """What a stored state says about itself besides its tensors."""
+
+    user: int
+    """64-bit hash of the user id (`user_hash`)."""
+    lineage: int
+    """Which start from nothing of the partition this state descends from."""
+    era: int
+    """How often a broken log had been accepted when this state was written."""
+    last_offset: int
+    """Offset of the last event folded."""
+    event_count: int
+    last_event_time: int
+    """Milliseconds since 1970-01-01 UTC, of the last event folded."""
+    digest: bytes
+    """8 bytes over all events folded, in order (`extend_digest`)."""
+    partial: bool = False
+    """Earlier events of the user may be missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class UserState:
+    """A state: header and tensors. Invariant: `tensors` is the fold of exactly the `event_count` events that
+    `header.digest` names, in order, starting from the bundle's initial state."""
+
+    header: StateHeader
+    tensors: NDArray[np.float32]
+    """[F] float32, the layout's flat vector; possibly a read-only view of the stored bytes."""

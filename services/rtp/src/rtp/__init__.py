@@ -1,0 +1,1 @@
+"""Real-Time Prediction: scores candidate ads from stored user states."""

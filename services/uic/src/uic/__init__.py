@@ -1,0 +1,1 @@
+"""User Interest Center: folds behavior events into user states."""
