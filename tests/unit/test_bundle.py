@@ -1,0 +1,224 @@
+"""The bundle: what is written loads; what was changed, lacks a part or does not fit is refused by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from mimn.bundle import (
+    BlockSpec,
+    BundleError,
+    EmbeddingTable,
+    Golden,
+    GoldenMismatch,
+    GraphSpec,
+    StateSpec,
+    TensorSpec,
+    load_bundle,
+    write_bundle,
+)
+from mimn.bundle.manifest import FILES, STATE_FILES, decode_manifest, fingerprint_of
+
+BIG = 2**63 + 11
+ITEMS = EmbeddingTable(np.array([3, 8, BIG], np.uint64), np.arange(8, dtype=np.float32).reshape(4, 2))
+CATEGORIES = EmbeddingTable(np.array([5], np.uint64), np.arange(6, dtype=np.float32).reshape(2, 3))
+GOLDEN_CASES = Golden(
+    items=np.array([[3, 4]], np.uint64),
+    categories=np.array([[5, 6]], np.uint64),
+    states=np.array([[10.0, 14.0, 24.0]], np.float32),
+    candidate_items=np.array([8], np.uint64),
+    candidate_categories=np.array([5], np.uint64),
+    context=np.zeros((1, 0), np.float32),
+    scores=np.array([[0.5]], np.float32),
+    cold_scores=np.array([0.25], np.float32),
+)
+
+
+def write(root: Path, **changes: Any) -> Path:
+    parts: dict[str, Any] = {
+        "name": "toy",
+        "version": "1",
+        "state": StateSpec("recurrent", (BlockSpec("h", (3,), "float32"),)),
+        "step": GraphSpec("step.onnx", (TensorSpec("event", ("B", 5)),), (TensorSpec("next_state", ("B", 3)),)),
+        "head": GraphSpec("head.onnx", (TensorSpec("candidates", ("C", 5)),), (TensorSpec("scores", ("C",)),)),
+        "step_onnx": b"step",
+        "head_onnx": b"head",
+        "initial_state": np.zeros(3, np.float32),
+        "items": ITEMS,
+        "categories": CATEGORIES,
+        "golden": GOLDEN_CASES,
+        "context": (),
+        "opset": 18,
+        "model": {},
+        "training": {"run": "none"},
+    }
+    return write_bundle(root, **(parts | changes))
+
+
+def test_what_is_written_loads(tmp_path: Path) -> None:
+    bundle = load_bundle(write(tmp_path))
+    assert bundle.name == "toy/1"
+    assert bundle.layout.floats == 3
+    assert len(bundle.fingerprint) == 32
+    assert bundle.width == 5
+    assert not bundle.items.vectors.flags.writeable
+
+
+def test_vectors_are_item_then_category_and_unknown_ids_are_row_0(tmp_path: Path) -> None:
+    bundle = load_bundle(write(tmp_path))
+    got = bundle.vectors(np.array([8, 9, BIG, 2**64 - 1], np.uint64), np.array([5, 5, 0, 5], np.uint64))
+    assert got.tolist() == [[4, 5, 3, 4, 5], [0, 1, 3, 4, 5], [6, 7, 0, 1, 2], [0, 1, 3, 4, 5]]
+
+
+@given(st.sets(st.integers(0, 2**64 - 1), max_size=30), st.lists(st.integers(0, 2**64 - 1), max_size=30))
+def test_a_row_is_found_exactly_for_ids_of_the_vocabulary(ids: set[int], others: list[int]) -> None:
+    known = sorted(ids)
+    table = EmbeddingTable(np.array(known, np.uint64), np.zeros((len(known) + 1, 1), np.float32))
+    asked = [*known, *others]
+    rows = table.rows(np.array(asked, np.uint64))
+    assert rows.tolist() == [known.index(i) + 1 if i in ids else 0 for i in asked]
+
+
+def test_a_bundle_is_never_overwritten_and_nothing_half_written_stays(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    with pytest.raises(BundleError, match="choose another version"):
+        write(tmp_path, step_onnx=b"other")
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+    with pytest.raises(BundleError, match="rise strictly"):
+        write(tmp_path, version="2", items=EmbeddingTable(np.array([8, 3, 4], np.uint64), ITEMS.vectors))
+    assert [p.name for p in (tmp_path / "toy").iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_changed_file_is_refused_by_name(tmp_path: Path, file: str) -> None:
+    path = write(tmp_path)
+    (path / file).write_bytes((path / file).read_bytes() + b"x")
+    with pytest.raises(BundleError, match=file):
+        load_bundle(path)
+
+
+@pytest.mark.parametrize("file", [*FILES, "manifest.json"])
+def test_a_missing_file_is_refused_by_name(tmp_path: Path, file: str) -> None:
+    path = write(tmp_path)
+    (path / file).unlink()
+    with pytest.raises(BundleError, match=file):
+        load_bundle(path)
+
+
+def sequence(manifest: dict[str, Any]) -> None:
+    manifest["state"]["kind"] = "sequence"
+
+
+def unknown_rule(manifest: dict[str, Any]) -> None:
+    manifest["input"]["rule"] = "item"
+
+
+def newer_schema(manifest: dict[str, Any]) -> None:
+    manifest["schema_version"] = 2
+
+
+def typo(manifest: dict[str, Any]) -> None:
+    manifest["fold_versoin"] = 1
+
+
+def wrong_type(manifest: dict[str, Any]) -> None:
+    manifest["opset"] = "18"
+
+
+def foreign_file(manifest: dict[str, Any]) -> None:
+    manifest["files"]["../../etc/passwd"] = "0"
+
+
+def edited_layout(manifest: dict[str, Any]) -> None:
+    manifest["state"]["blocks"][0]["shape"] = [4]
+
+
+def other_fold(manifest: dict[str, Any]) -> None:
+    manifest["fold_version"] = 99
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (sequence, "state.kind 'sequence' cannot be served"),
+        (unknown_rule, "input.rule 'item'"),
+        (newer_schema, "schema_version 2"),
+        (typo, "fold_versoin"),
+        (wrong_type, r"opset"),
+        (foreign_file, "unknown files"),
+        (edited_layout, "does not follow"),
+        (other_fold, "fold_version 99"),
+    ],
+)
+def test_a_manifest_that_cannot_be_served_is_refused_by_field(
+    tmp_path: Path, edit: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    path = write(tmp_path) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    edit(manifest)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=message):
+        load_bundle(path.parent)
+
+
+@given(st.binary(max_size=200))
+def test_arbitrary_manifest_bytes_raise_only_the_named_error(data: bytes) -> None:
+    with pytest.raises(BundleError):
+        decode_manifest(data)
+
+
+def test_the_fingerprint_covers_all_that_gives_a_state_its_meaning_and_not_the_head(tmp_path: Path) -> None:
+    manifest = load_bundle(write(tmp_path)).manifest
+
+    def fingerprint(**changed: str) -> str:
+        return fingerprint_of(manifest.state, manifest.input, manifest.fold_version, manifest.files | changed)
+
+    assert fingerprint() == manifest.fingerprint
+    for file in STATE_FILES:
+        assert fingerprint(**{file: "0" * 64}) != manifest.fingerprint
+    assert fingerprint(**{"head.onnx": "0" * 64}) == manifest.fingerprint
+    assert fingerprint_of(manifest.state, manifest.input, 2, manifest.files) != manifest.fingerprint
+    halved = StateSpec("recurrent", (BlockSpec("h", (3,), "float16"),))
+    assert fingerprint_of(halved, manifest.input, 1, manifest.files) != manifest.fingerprint
+
+
+def test_a_pickled_array_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "evil.npy"
+    np.save(path, np.array([{}], dtype=object), allow_pickle=True)
+    from mimn.bundle.bundle import _array
+
+    with pytest.raises(BundleError, match="not a plain array"):
+        _array(path)
+
+
+def add(events: NDArray[np.float32], state: NDArray[np.float32]) -> NDArray[np.float32]:
+    return state + events[:, :3] + events[:, 2:]
+
+
+def test_golden_cases_accept_the_same_numbers_and_refuse_others(tmp_path: Path) -> None:
+    bundle = load_bundle(write(tmp_path))
+    first = bundle.vectors(np.array([3], np.uint64), np.array([5], np.uint64))
+    second = bundle.vectors(np.array([4], np.uint64), np.array([6], np.uint64))
+    states = add(second, add(first, np.zeros((1, 3), np.float32)))
+    golden = Golden(**{**vars(GOLDEN_CASES), "states": states})
+    golden.verify_step(add, bundle.vectors, bundle.initial_state)
+    with pytest.raises(GoldenMismatch, match="state"):
+        golden.verify_step(lambda e, s: add(e, s) * np.float32(1.001), bundle.vectors, bundle.initial_state)
+
+    def half(c: NDArray[np.float32], state: NDArray[np.float32], _: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.full(len(c), 0.5 if state.any() else 0.25, np.float32)
+
+    golden.verify_head(half, bundle.vectors, bundle.initial_state)
+    with pytest.raises(GoldenMismatch, match="cold score"):
+        golden.verify_head(lambda c, s, k: half(c, s + 1, k), bundle.vectors, bundle.initial_state)
+    with pytest.raises(GoldenMismatch, match="score"):
+        golden.verify_head(lambda c, s, k: half(c, s, k) + np.float32(np.nan), bundle.vectors, bundle.initial_state)

@@ -1,0 +1,179 @@
+"""The state value: decode inverts encode, every kind of unreadable value is a named error, and the bytes are pinned."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+
+from mimn.state import (
+    Block,
+    CorruptState,
+    ForeignFingerprint,
+    ForeignLayout,
+    LayoutError,
+    StateError,
+    StateHeader,
+    StateLayout,
+    UserState,
+    WrongUser,
+    decode_state,
+    encode_state,
+    user_hash,
+)
+from mimn.state.codec import HEADER_BYTES
+from mimn.state.layout import BlockType
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+FINGERPRINT = bytes(range(32))
+WIDE = StateLayout((Block("h", (3,)), Block("M", (2, 5)), Block("count", (1,))))
+HALF = StateLayout((Block("h", (4,), "float16"), Block("M", (2, 5), "float16"), Block("count", (1,))))
+
+U64 = st.integers(0, 2**64 - 1)
+I64 = st.integers(-(2**63), 2**63 - 1)
+HEADERS = st.builds(
+    StateHeader,
+    user=U64,
+    lineage=U64,
+    era=st.integers(0, 2**32 - 1),
+    last_offset=I64,
+    event_count=U64,
+    last_event_time=I64,
+    digest=st.binary(min_size=8, max_size=8),
+    partial=st.booleans(),
+)
+
+
+def tensors(layout: StateLayout) -> st.SearchStrategy[NDArray[np.float32]]:
+    return arrays(np.float32, layout.floats, elements=st.floats(-60000, 60000, width=32))
+
+
+HEADER = StateHeader(
+    user=user_hash("user-1"),
+    lineage=0x0123456789ABCDEF,
+    era=2,
+    last_offset=1_000_000_007,
+    event_count=42,
+    last_event_time=1_320_000_000_000,
+    digest=b"\x01\x02\x03\x04\x05\x06\x07\x08",
+    partial=True,
+)
+
+
+@given(HEADERS, tensors(WIDE))
+def test_decode_inverts_encode_in_float32(header: StateHeader, values: NDArray[np.float32]) -> None:
+    decoded = decode_state(encode_state(UserState(header, values), FINGERPRINT, WIDE), FINGERPRINT, WIDE, header.user)
+    assert decoded.header == header
+    assert decoded.tensors.tobytes() == values.tobytes()
+
+
+@given(HEADERS, tensors(HALF))
+def test_a_rounded_state_survives_float16_storage_bit_for_bit(header: StateHeader, values: NDArray[np.float32]) -> None:
+    rounded = HALF.round(values)
+    decoded = decode_state(encode_state(UserState(header, rounded), FINGERPRINT, HALF), FINGERPRINT, HALF)
+    assert decoded.tensors.tobytes() == rounded.tobytes()
+    assert HALF.round(decoded.tensors).tobytes() == rounded.tobytes()
+
+
+@given(st.integers(0, HEADER_BYTES + WIDE.stored_bytes - 1), st.integers(1, 255))
+def test_any_flipped_byte_is_noticed(at: int, flip: int) -> None:
+    value = bytearray(encode_state(UserState(HEADER, np.arange(WIDE.floats, dtype=np.float32)), FINGERPRINT, WIDE))
+    value[at] ^= flip
+    with pytest.raises(CorruptState):
+        decode_state(bytes(value), FINGERPRINT, WIDE)
+
+
+@given(st.binary(max_size=400))
+def test_arbitrary_bytes_raise_only_the_named_errors(value: bytes) -> None:
+    with pytest.raises(StateError):
+        decode_state(value, FINGERPRINT, WIDE)
+
+
+@given(st.integers(0, HEADER_BYTES + WIDE.stored_bytes - 1))
+def test_a_cut_value_is_corrupt(length: int) -> None:
+    value = encode_state(UserState(HEADER, np.zeros(WIDE.floats, np.float32)), FINGERPRINT, WIDE)
+    with pytest.raises(CorruptState):
+        decode_state(value[:length], FINGERPRINT, WIDE)
+
+
+def test_unreadable_values_are_told_apart() -> None:
+    value = encode_state(UserState(HEADER, np.zeros(WIDE.floats, np.float32)), FINGERPRINT, WIDE)
+    with pytest.raises(ForeignFingerprint):
+        decode_state(value, bytes(32), WIDE)
+    with pytest.raises(ForeignLayout):
+        decode_state(value, FINGERPRINT, HALF)
+    with pytest.raises(ForeignLayout):
+        decode_state(value, FINGERPRINT, StateLayout((*WIDE.blocks, Block("more", (8,)))))
+    with pytest.raises(WrongUser):
+        decode_state(value, FINGERPRINT, WIDE, user_hash("user-2"))
+
+
+def test_float32_tensors_are_an_aligned_view_of_the_value() -> None:
+    value = encode_state(UserState(HEADER, np.arange(WIDE.floats, dtype=np.float32)), FINGERPRINT, WIDE)
+    decoded = decode_state(value, FINGERPRINT, WIDE).tensors
+    assert not decoded.flags.owndata
+    assert not decoded.flags.writeable
+    assert HEADER_BYTES % 8 == 0
+    assert len(value) % 8 == 0
+
+
+@pytest.mark.parametrize(("name", "layout"), [("state_float32", WIDE), ("state_float16", HALF)])
+def test_stored_bytes_are_pinned(name: str, layout: StateLayout) -> None:
+    values = layout.round((np.arange(layout.floats) / 7 - 1).astype(np.float32))
+    golden = (GOLDEN / f"{name}.bin").read_bytes()
+    assert encode_state(UserState(HEADER, values), FINGERPRINT, layout).hex() == golden.hex()
+    assert decode_state(golden, FINGERPRINT, layout).header == HEADER
+
+
+def test_the_papers_state_fits_its_budget() -> None:
+    def mimn(dtype: BlockType) -> StateLayout:
+        gated = [
+            Block("h", (32,), dtype),
+            Block("r", (32,), dtype),
+            Block("M", (4, 32), dtype),
+            Block("S", (4, 32), dtype),
+        ]
+        return StateLayout((*gated, Block("g", (4,)), Block("a", (32,)), Block("x", (32,)), Block("n", (1,))))
+
+    assert HEADER_BYTES + mimn("float32").stored_bytes <= 2048
+    assert HEADER_BYTES + mimn("float16").stored_bytes <= 1126
+
+
+@pytest.mark.parametrize(
+    ("blocks", "message"),
+    [
+        ((), "at least one block"),
+        ((Block("h", (3,)), Block("h", (3,))), "used twice"),
+        ((Block("h", (0,)),), "every axis"),
+        ((Block("h", (4,)), Block("M", (4,), "float16")), "float16 blocks first"),
+        ((Block("h", (3,), "float16"),), "odd number"),
+        ((Block("h", (2**21,)),), "more than"),
+        ((Block("h", (2,), "float64"),), "use float32 or float16"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_layout_that_describes_no_state_is_refused_by_name(blocks: tuple[Block, ...], message: str) -> None:
+    with pytest.raises(LayoutError, match=message):
+        StateLayout(blocks)
+
+
+def test_view_and_flatten_are_inverse_and_views_share_memory() -> None:
+    values = np.arange(2 * WIDE.floats, dtype=np.float32).reshape(2, -1)
+    views = WIDE.view(values)
+    assert {name: view.shape for name, view in views.items()} == {"h": (2, 3), "M": (2, 2, 5), "count": (2, 1)}
+    assert np.shares_memory(views["M"], values)
+    assert WIDE.flatten({name: view[1] for name, view in views.items()}).tolist() == values[1].tolist()
+    with pytest.raises(LayoutError, match="'M' is missing"):
+        WIDE.flatten({"h": views["h"][0], "count": views["count"][0]})
+    with pytest.raises(LayoutError, match="shape"):
+        WIDE.flatten(views)
+
+
+def test_headers_are_values() -> None:
+    assert replace(HEADER, era=3) != HEADER
+    assert replace(HEADER) == HEADER
