@@ -1,0 +1,153 @@
+"""The common form of a behavior data set: one row a behavior, users together, each user's rows in time order.
+
+Every reader returns `Events`, and everything behind the readers (split, instances, windows) sees nothing else. A row's
+history is what was known before its basket began; `history_end` says where that is, once for all users of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+COLUMNS = ("user_id", "item_id", "category_id", "timestamp", "basket_id")
+
+
+class DataError(Exception):
+    """A data set that cannot be used; the message names the file or column and the fix."""
+
+
+@dataclass(frozen=True)
+class Events:
+    """n behaviors, sorted by user and then by time. The order among rows of one timestamp means nothing.
+
+    All columns are [n] int64; `timestamp` is in seconds since 1970-01-01.
+
+    Raises:
+        DataError: the columns differ in length or are not sorted.
+    """
+
+    user_id: NDArray[np.int64]
+    item_id: NDArray[np.int64]
+    category_id: NDArray[np.int64]
+    timestamp: NDArray[np.int64]
+    basket_id: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if not len(self.user_id):
+            raise DataError("no events: the data set is empty")
+        for name in COLUMNS:
+            if len(getattr(self, name)) != len(self.user_id):
+                raise DataError(f"column {name} has {len(getattr(self, name))} rows, user_id has {len(self.user_id)}")
+        same_user = self.user_id[1:] == self.user_id[:-1]
+        in_order = np.where(same_user, self.timestamp[1:] >= self.timestamp[:-1], self.user_id[1:] > self.user_id[:-1])
+        if not bool(in_order.all()):
+            row = int(np.argmin(in_order)) + 1
+            raise DataError(f"row {row} is out of order: sort events by user_id, then timestamp")
+
+    def __len__(self) -> int:
+        return len(self.user_id)
+
+    @cached_property
+    def users(self) -> NDArray[np.int64]:
+        """[U]: the distinct user ids, rising."""
+        return self.user_id[self.bounds[:-1]]
+
+    @cached_property
+    def bounds(self) -> NDArray[np.int64]:
+        """[U + 1]: user u's rows are `bounds[u]:bounds[u + 1]`."""
+        changes = np.flatnonzero(self.user_id[1:] != self.user_id[:-1]) + 1
+        return np.concatenate([[0], changes, [len(self)]]).astype(np.int64)
+
+    @cached_property
+    def user_index(self) -> NDArray[np.int64]:
+        """[n]: each row's place in `users`."""
+        return np.repeat(np.arange(len(self.users)), np.diff(self.bounds))
+
+    @cached_property
+    def occasion(self) -> NDArray[np.int64]:
+        """[n]: a number for each distinct (user, timestamp), rising by 1 along the rows."""
+        new = np.ones(len(self), bool)
+        new[1:] = (self.user_id[1:] != self.user_id[:-1]) | (self.timestamp[1:] != self.timestamp[:-1])
+        return np.cumsum(new) - 1
+
+    @cached_property
+    def history_end(self) -> NDArray[np.int64]:
+        """[n]: the first row that is *not* in this row's history.
+
+        The history of a row is `bounds[u]:history_end[row]`: the user's rows strictly before the first timestamp of
+        the row's own basket. A basket normally has one timestamp; where a shop's clock ticked while a basket was being
+        entered, its earlier rows are no past of the later ones either.
+        """
+        _, basket = np.unique(self.basket_id, return_inverse=True)
+        # A basket is one user's; the pair guards against data in which two users share a number.
+        _, first_row, key = np.unique(basket * len(self.users) + self.user_index, return_index=True, return_inverse=True)
+        occasion_start = np.concatenate([[0], np.flatnonzero(np.diff(self.occasion)) + 1])
+        return occasion_start[self.occasion[first_row]][key]
+
+    def select(self, rows: NDArray[np.bool_]) -> Events:
+        """The rows where the mask is true."""
+        return Events(*(getattr(self, name)[rows] for name in COLUMNS))
+
+    @cached_property
+    def sha256(self) -> str:
+        """sha256 over the columns' little-endian int64 bytes: the data hash that every record states."""
+        digest = hashlib.sha256()
+        for name in COLUMNS:
+            digest.update(np.ascontiguousarray(getattr(self, name), "<i8").tobytes())
+        return digest.hexdigest()
+
+
+def read_events(path: str | Path, *, sha256: str | None = None) -> Events:
+    """The events of a parquet file in the common form.
+
+    Raises:
+        DataError: the file is missing, its bytes do not have the hash `sha256`, a column is missing or not of integers,
+            or the rows are not sorted.
+    """
+    path = Path(path)
+    if sha256 is not None and file_sha256(path) != sha256:
+        raise DataError(f"{path} is not the published file (sha256 differs): restore it from the repository")
+    try:
+        table = pq.read_table(path, columns=list(COLUMNS))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path} cannot be read as parquet: {error}") from error
+    missing = [name for name in COLUMNS if name not in table.column_names]
+    if missing:
+        raise DataError(f"{path} lacks the column(s) {', '.join(missing)}")
+    for name in COLUMNS:
+        if not pa.types.is_integer(table.schema.field(name).type):
+            raise DataError(f"{path}: column {name} is {table.schema.field(name).type}, not an integer")
+        if table[name].null_count:
+            raise DataError(f"{path}: column {name} has {table[name].null_count} nulls")
+    return Events(*(table[name].to_numpy().astype(np.int64) for name in COLUMNS))
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes, in hex.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def sorted_rows_sha256(table: pa.Table) -> str:
+    """sha256 of a table's rows as a multiset: equal for two tables that differ only in the order of their rows.
+
+    Each row is written as its values joined by tabs, in the table's column order, nulls as nothing; the rows are sorted
+    as UTF-8 text and joined by newlines.
+    """
+    columns = [column.cast(pa.string()).fill_null("").to_pylist() for column in table.columns]
+    rows = sorted("\t".join(values) for values in zip(*columns, strict=True))
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()

@@ -1,0 +1,121 @@
+"""The ids that a model knows, learnt from train users alone, and the rows that they take in an embedding table.
+
+`Vocabulary` counts everything that train users touched; `EmbeddingIds` is the part of it that gets rows of its own. An
+id without a row is the one unknown row 0, in training as in serving (`mimn.bundle.vocabulary` has the same rule).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimn.data.events import DataError, Events
+
+UNKNOWN_ROW = 0
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Items and categories of the train users' events; every array beside an id array has its length."""
+
+    items: NDArray[np.int64]
+    """[I], rising."""
+    item_category: NDArray[np.int64]
+    item_events: NDArray[np.int64]
+    item_users: NDArray[np.int64]
+    """Distinct train users."""
+    categories: NDArray[np.int64]
+    """[K], rising."""
+    category_events: NDArray[np.int64]
+    event_items: NDArray[np.int64]
+    """[train events]: places in `items`, in the order of the events. Drawing from it is drawing by popularity."""
+
+    def item_places(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Each id's place in `items`, -1 for an unknown one."""
+        return places(self.items, ids)
+
+    def popularity(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many train events each item has; 0 for an unknown one."""
+        at = self.item_places(ids)
+        return np.where(at >= 0, self.item_events[at], 0)
+
+    def category_popularity(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many train events each category has; 0 for an unknown one."""
+        at = places(self.categories, ids)
+        return np.where(at >= 0, self.category_events[at], 0)
+
+    def embedding_ids(self, min_users: int) -> EmbeddingIds:
+        """The ids that get an embedding: items that at least `min_users` train users touched, and all categories."""
+        return EmbeddingIds(self.items[self.item_users >= min_users], self.categories)
+
+
+@dataclass(frozen=True)
+class EmbeddingIds:
+    """The ids that have a row of their own: id `items[i]` has row i + 1, every other id row 0."""
+
+    items: NDArray[np.int64]
+    """[I'], rising."""
+    categories: NDArray[np.int64]
+    """[K], rising."""
+
+    def item_rows(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Embedding rows of item ids."""
+        return places(self.items, ids) + 1
+
+    def category_rows(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Embedding rows of category ids."""
+        return places(self.categories, ids) + 1
+
+    def save(self, folder: Path) -> None:
+        """Write both arrays into `folder`, as the uint64 arrays that a bundle holds."""
+        np.save(folder / "items.ids.npy", self.items.astype(np.uint64), allow_pickle=False)
+        np.save(folder / "categories.ids.npy", self.categories.astype(np.uint64), allow_pickle=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> EmbeddingIds:
+        """The arrays that `save` wrote.
+
+        Raises:
+            DataError: a file is missing or is not a plain array.
+        """
+        arrays = []
+        for name in ("items.ids.npy", "categories.ids.npy"):
+            try:
+                arrays.append(np.load(folder / name, allow_pickle=False).astype(np.int64))
+            except (OSError, ValueError) as error:
+                raise DataError(f"{folder / name} cannot be read: {error}") from error
+        return cls(*arrays)
+
+
+def build_vocabulary(events: Events, train_users: NDArray[np.bool_]) -> Vocabulary:
+    """The vocabulary of the users where the mask [U] is true.
+
+    Raises:
+        DataError: no user is a train user, or an item has two categories.
+    """
+    rows = train_users[events.user_index]
+    if not bool(rows.any()):
+        raise DataError("no train users: the data set is too small for the split")
+    items, first, places_, counts = np.unique(
+        events.item_id[rows], return_index=True, return_inverse=True, return_counts=True
+    )
+    item_category = events.category_id[rows][first]
+    different = events.category_id[rows] != item_category[places_]
+    if bool(different.any()):
+        item = int(items[places_[np.argmax(different)]])
+        raise DataError(f"item {item} has two categories: give each item one")
+    pairs = np.unique(places_ * len(events.users) + events.user_index[rows])
+    item_users = np.bincount(pairs // len(events.users), minlength=len(items))
+    categories, category_events = np.unique(events.category_id[rows], return_counts=True)
+    return Vocabulary(items, item_category, counts, item_users, categories, category_events, places_)
+
+
+def places(sorted_ids: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Each id's place in `sorted_ids`, -1 where it is absent."""
+    if not len(sorted_ids):
+        return np.full(len(ids), -1)
+    at = np.minimum(np.searchsorted(sorted_ids, ids), len(sorted_ids) - 1)
+    return np.where(sorted_ids[at] == ids, at, -1)

@@ -1,0 +1,190 @@
+"""Training passes: windows of train users' histories, each with many targets.
+
+One pass over a window gives the state before every target in it, so that a target costs a head and not a history. A
+window's targets, their negatives and its place in a long history are drawn anew in every epoch. Left-aligned and padded
+at the end: the recurrence then is the same arithmetic as folding events one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimn.data.events import DataError, Events
+from mimn.data.vocabulary import EmbeddingIds, Vocabulary, places
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowPlan:
+    """How windows are cut."""
+
+    length: int = 256
+    """Most events of a window."""
+    per_user: int = 4
+    """Most windows of a user in an epoch."""
+    occasions: int = 24
+    """Most target occasions of a window."""
+    rows_per_occasion: int = 1
+    """Targets of one occasion, different rows of it."""
+    min_history: int = 20
+    """Events of the window that must precede a target."""
+
+    def __post_init__(self) -> None:
+        for name in ("length", "per_user", "occasions", "rows_per_occasion", "min_history"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.min_history >= self.length:
+            raise ValueError(f"min_history must be below length ({self.length}), not {self.min_history}")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """W windows of at most T events and the p targets in them; ids as rows of the embedding tables.
+
+    The state that target j is scored on is the one after `position[j]` events of window `window[j]`.
+    """
+
+    item: Ints
+    """[W, T], 0 behind the end."""
+    category: Ints
+    """[W, T]"""
+    length: Ints
+    """[W]: events of each window."""
+    window: Ints
+    """[p]"""
+    position: Ints
+    """[p]"""
+    target_item: Ints
+    """[p, 2]: the real item and the drawn one."""
+    target_category: Ints
+    """[p, 2]"""
+
+
+@dataclass(frozen=True)
+class _Window:
+    start: int
+    length: int
+    targets: Ints
+    """[p]: rows of the events."""
+
+
+class WindowSampler:
+    """Epochs of batches over the train users. Holds no state between epochs: each is a function of its generator."""
+
+    def __init__(
+        self, events: Events, vocabulary: Vocabulary, ids: EmbeddingIds, train_users: NDArray[np.bool_], plan: WindowPlan
+    ) -> None:
+        self._events, self._vocabulary, self._plan = events, vocabulary, plan
+        self._item_rows, self._category_rows = ids.item_rows(events.item_id), ids.category_rows(events.category_id)
+        self._vocabulary_item_rows = ids.item_rows(vocabulary.items)
+        self._vocabulary_category_rows = ids.category_rows(vocabulary.item_category)
+        self._users = np.flatnonzero(train_users)
+        # What a negative must not be: an item of the target's occasion or of its basket, as sorted (key, item) pairs.
+        item_place = places(np.unique(events.item_id), events.item_id)
+        self._item_space = int(item_place.max()) + 1
+        self._vocabulary_place = places(np.unique(events.item_id), vocabulary.items)
+        _, self._basket = np.unique(events.basket_id, return_inverse=True)
+        self._occasion_items = np.unique(events.occasion * self._item_space + item_place)
+        self._basket_items = np.unique(self._basket * self._item_space + item_place)
+
+    def epoch(self, rng: np.random.Generator, windows_per_batch: int) -> Iterator[Batch]:
+        """The batches of one epoch, in random order; windows of like length share a batch, so that little is padded.
+
+        Raises:
+            DataError: no window has a target.
+        """
+        windows = [window for user in self._users for window in self._windows(int(user), rng)]
+        if not windows:
+            raise DataError(f"no train user has {self._plan.min_history} events before a target: lower min_history")
+        lengths = np.array([window.length for window in windows])
+        order = np.argsort(lengths + rng.random(len(windows)) * 16.0)
+        batches = [order[i : i + windows_per_batch] for i in range(0, len(order), windows_per_batch)]
+        for place in rng.permutation(len(batches)):
+            yield self._batch([windows[i] for i in batches[place]], rng)
+
+    def negatives(self, targets: Ints, rng: np.random.Generator) -> Ints:
+        """Places in `vocabulary.items`, drawn by popularity, none in its target's occasion or basket. [p] → [p]"""
+        drawn = self._vocabulary.event_items[rng.integers(len(self._vocabulary.event_items), size=len(targets))]
+        open_ = np.arange(len(targets))
+        for _ in range(1000):
+            item = self._vocabulary_place[drawn[open_]]
+            rows = targets[open_]
+            bought = (
+                places(self._occasion_items, self._events.occasion[rows] * self._item_space + item) >= 0
+            ) | (places(self._basket_items, self._basket[rows] * self._item_space + item) >= 0)
+            open_ = open_[bought]
+            if not len(open_):
+                return drawn
+            drawn[open_] = self._vocabulary.event_items[
+                rng.integers(len(self._vocabulary.event_items), size=len(open_))
+            ]
+        raise DataError("a basket holds nearly all items: no negative outside it was drawn")
+
+    def _windows(self, user: int, rng: np.random.Generator) -> list[_Window]:
+        plan, begin, end = self._plan, int(self._events.bounds[user]), int(self._events.bounds[user + 1])
+        if end - begin <= plan.length:
+            starts = np.array([begin])
+        else:
+            offset = int(rng.integers(plan.length))
+            starts = np.arange(begin - offset, end - plan.min_history, plan.length)
+            starts = rng.permutation(starts)[: plan.per_user]
+        history_end = self._events.history_end[begin:end]
+        windows = []
+        for first in starts.tolist():
+            start = max(begin, first)
+            inside = (history_end >= start + plan.min_history) & (history_end <= first + plan.length)
+            rows = self._choose(begin + np.flatnonzero(inside), rng)
+            if len(rows):
+                windows.append(_Window(start, int(self._events.history_end[rows].max()) - start, rows))
+        return windows
+
+    def _choose(self, rows: Ints, rng: np.random.Generator) -> Ints:
+        """At most `rows_per_occasion` random rows of at most `occasions` random occasions."""
+        if not len(rows):
+            return rows
+        rows = rng.permutation(rows)
+        rows = rows[np.argsort(self._events.occasion[rows], kind="stable")]
+        _, first, counts = np.unique(self._events.occasion[rows], return_index=True, return_counts=True)
+        chosen = rng.permutation(len(first))[: self._plan.occasions]
+        take = np.arange(self._plan.rows_per_occasion)
+        grid = first[chosen, np.newaxis] + take
+        chosen_rows: Ints = rows[grid[take < counts[chosen, np.newaxis]]]
+        return chosen_rows
+
+    def _batch(self, windows: list[_Window], rng: np.random.Generator) -> Batch:
+        length = np.array([window.length for window in windows])
+        item, category = np.zeros((2, len(windows), int(length.max())), np.int64)
+        for w, window in enumerate(windows):
+            rows = slice(window.start, window.start + window.length)
+            item[w, : window.length] = self._item_rows[rows]
+            category[w, : window.length] = self._category_rows[rows]
+        targets = np.concatenate([window.targets for window in windows])
+        in_window = np.repeat(np.arange(len(windows)), [len(window.targets) for window in windows])
+        start = np.array([window.start for window in windows])
+        drawn = self.negatives(targets, rng)
+        return Batch(
+            item=item,
+            category=category,
+            length=length,
+            window=in_window,
+            position=self._events.history_end[targets] - start[in_window],
+            target_item=np.stack([self._item_rows[targets], self._vocabulary_item_rows[drawn]], 1),
+            target_category=np.stack([self._category_rows[targets], self._vocabulary_category_rows[drawn]], 1),
+        )
+
+
+def histories(
+    begin: Ints, end: Ints, item_rows: Ints, category_rows: Ints, length: int
+) -> tuple[Ints, Ints, Ints]:
+    """The latest `length` events before each `end`, left-aligned: items [n, T], categories [n, T], lengths [n]."""
+    lengths = np.minimum(end - begin, length)
+    items, categories = np.zeros((2, len(end), int(lengths.max(initial=0))), np.int64)
+    for i, (stop, count) in enumerate(zip(end.tolist(), lengths.tolist(), strict=True)):
+        items[i, :count] = item_rows[stop - count : stop]
+        categories[i, :count] = category_rows[stop - count : stop]
+    return items, categories, lengths

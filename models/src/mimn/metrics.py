@@ -1,0 +1,151 @@
+"""How good predictions are: pure functions of labels and predictions, exact where exactness is possible.
+
+Labels are 0 or 1, predictions probabilities unless said otherwise; all [n]. Nothing here knows of models or data sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Labels = NDArray[np.int64]
+
+EPSILON = 1e-7
+"""Predictions are kept this far from 0 and 1 in a logarithm."""
+
+
+class UndefinedMetric(ValueError):
+    """The rows do not determine the figure: there are none, or all have one label."""
+
+
+def midranks(values: Array) -> Array:
+    """The rank of each value from 1 on, equal values sharing the mean of their ranks. [n] → [n]"""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    ranks: Array = (last - (counts - 1) / 2.0)[place]
+    return ranks
+
+
+def auc(labels: Labels, scores: Array) -> float:
+    """The probability that a positive scores above a negative, ties counting one half (Mann-Whitney).
+
+    Raises:
+        UndefinedMetric: all labels are the same.
+    """
+    positives = int(labels.sum())
+    negatives = len(labels) - positives
+    if not positives or not negatives:
+        raise UndefinedMetric(f"AUC needs both labels: {positives} positives, {negatives} negatives")
+    rank_sum = float(midranks(scores)[labels == 1].sum())
+    return (rank_sum - positives * (positives + 1) / 2.0) / (positives * negatives)
+
+
+@dataclass(frozen=True)
+class GroupAuc:
+    """AUC within groups, averaged by the groups' rows."""
+
+    value: float
+    share: float
+    """Share of the rows whose group has both labels; the others cannot be ranked and are left out."""
+
+
+def group_auc(labels: Labels, scores: Array, groups: NDArray[np.int64]) -> GroupAuc:
+    """AUC among the rows of each group (a user), averaged with the number of rows as weight.
+
+    Raises:
+        UndefinedMetric: no group has both labels.
+    """
+    order = np.argsort(groups, kind="stable")
+    starts = np.flatnonzero(np.diff(groups[order], prepend=groups[order][:1] - 1))
+    total, kept = 0.0, 0
+    for rows in np.split(order, starts[1:]):
+        positives = int(labels[rows].sum())
+        if 0 < positives < len(rows):
+            total += auc(labels[rows], scores[rows]) * len(rows)
+            kept += len(rows)
+    if not kept:
+        raise UndefinedMetric("GAUC needs a group with both labels")
+    return GroupAuc(total / kept, kept / len(labels))
+
+
+def logloss(labels: Labels, predictions: Array) -> float:
+    """The mean of -log(predicted probability of what happened), in nats.
+
+    Raises:
+        UndefinedMetric: there are no rows.
+    """
+    if not len(labels):
+        raise UndefinedMetric("logloss needs at least one row")
+    p = np.clip(predictions.astype(np.float64), EPSILON, 1.0 - EPSILON)
+    return float(-np.mean(np.where(labels == 1, np.log(p), np.log1p(-p))))
+
+
+def normalized_entropy(labels: Labels, predictions: Array) -> float:
+    """logloss over the logloss of always predicting the mean label: below 1 is better than that.
+
+    Raises:
+        UndefinedMetric: all labels are the same.
+    """
+    rate = float(np.mean(labels)) if len(labels) else 0.0
+    if not 0.0 < rate < 1.0:
+        raise UndefinedMetric("normalized entropy needs both labels")
+    return logloss(labels, predictions) / logloss(labels, np.full(len(labels), rate))
+
+
+def pcoc(labels: Labels, predictions: Array) -> float:
+    """Predicted clicks over clicks: mean prediction over mean label; 1 is calibrated.
+
+    Raises:
+        UndefinedMetric: there is no positive.
+    """
+    if not int(labels.sum()):
+        raise UndefinedMetric("PCOC needs a positive")
+    return float(np.mean(predictions.astype(np.float64)) / np.mean(labels))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A difference and its 95 % interval."""
+
+    difference: float
+    low: float
+    high: float
+
+
+def paired_bootstrap(
+    metric: Callable[[Labels, Array], float],
+    labels: Labels,
+    first: Array,
+    second: Array,
+    users: NDArray[np.int64],
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """`metric(first) - metric(second)` on the same rows, and how much it moves when other users had come.
+
+    Users are drawn with replacement, each with all rows, because the rows of a user are not independent. A resample in
+    which the metric is undefined is left out.
+
+    Raises:
+        UndefinedMetric: the metric is undefined on all rows, or on more than half of the resamples.
+    """
+    rng = np.random.default_rng(seed)
+    order = np.argsort(users, kind="stable")
+    starts = np.flatnonzero(np.diff(users[order], prepend=users[order][:1] - 1))
+    rows_of = np.split(order, starts[1:])
+    differences = []
+    for _ in range(resamples):
+        rows = np.concatenate([rows_of[u] for u in rng.integers(len(rows_of), size=len(rows_of))])
+        try:
+            differences.append(metric(labels[rows], first[rows]) - metric(labels[rows], second[rows]))
+        except UndefinedMetric:
+            continue
+    if 2 * len(differences) < resamples:
+        raise UndefinedMetric(f"the metric is undefined in {resamples - len(differences)} of {resamples} resamples")
+    low, high = np.percentile(differences, [2.5, 97.5])
+    return Interval(metric(labels, first) - metric(labels, second), float(low), float(high))
