@@ -1,0 +1,194 @@
+"""Servers for tests: real ones, started once a session and only when a test asks; topics and key prefixes of its own
+for every test. `REDIS_URL` and `KAFKA_BOOTSTRAP_SERVERS` make the tests use servers that already run.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import redis
+
+import skips
+from localstack import ports
+from localstack.servers import DevBroker, ScriptedBroker, Valkey
+from localstack.topics import PARTITIONS, create_topics, delete_topics, topics
+
+pytest_plugins = ["pytester"]
+
+
+@dataclass(frozen=True)
+class RedisForTest:
+    """A running Redis or Valkey, and a key prefix that no other test has."""
+
+    url: str
+    prefix: str
+    client: redis.Redis
+    """Returns bytes."""
+
+
+@dataclass(frozen=True)
+class TopicsForTest:
+    """Names of a fresh event topic and of its two companions."""
+
+    bootstrap: str
+    events: str
+    partitions: int
+
+    @property
+    def dlq(self) -> str:
+        return f"{self.events}.dlq"
+
+    @property
+    def erased(self) -> str:
+        return f"{self.events}.erased"
+
+
+MakeTopics = Callable[..., TopicsForTest]
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """A function that returns a free loopback port at each call."""
+    return ports.free_port
+
+
+# --- Redis ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One server for the session; `REDIS_URL` if set."""
+    if url := os.environ.get("REDIS_URL"):
+        yield url
+        return
+    with Valkey(tmp_path_factory.mktemp("valkey"), appendfsync="off") as server:
+        yield server.address
+
+
+@pytest.fixture
+def valkey(valkey_url: str) -> Iterator[RedisForTest]:
+    """The session's server: emptied before the test if it is ours, else only the test's prefix is removed after it."""
+    client = redis.Redis.from_url(valkey_url, protocol=2, socket_timeout=10)
+    if "REDIS_URL" not in os.environ:
+        client.flushall()
+    prefix = f"t{uuid.uuid4().hex[:10]}"
+    yield RedisForTest(valkey_url, prefix, client)
+    if "REDIS_URL" in os.environ:
+        for key in client.scan_iter(match=f"{prefix}:*", count=1000):
+            client.delete(key)
+    client.close()
+
+
+@pytest.fixture
+def own_valkey(tmp_path: Path) -> Iterator[Valkey]:
+    """A started server that this test may stop, kill, freeze and start again; every write is synced to its file."""
+    server = Valkey(tmp_path / "own-valkey", appendfsync="always")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+# --- Kafka ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Bootstrap address: `KAFKA_BOOTSTRAP_SERVERS` if set, else a small broker of Kafka's protocol from a wheel."""
+    if bootstrap := os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
+        yield bootstrap
+        return
+    with DevBroker(tmp_path_factory.mktemp("broker")) as broker:
+        yield broker.address
+
+
+@pytest.fixture
+def own_kafka(tmp_path: Path) -> Iterator[DevBroker]:
+    """A started small broker that this test may stop, kill, freeze and start again."""
+    broker = DevBroker(tmp_path / "own-broker")
+    try:
+        broker.start()
+        yield broker
+    finally:
+        broker.stop()
+
+
+@pytest.fixture(scope="session")
+def real_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Bootstrap address of a real Apache Kafka; skips, saying what to set, when there is none."""
+    if bootstrap := os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
+        yield bootstrap
+        return
+    broker = ScriptedBroker(_broker_script(), tmp_path_factory.mktemp("kafka") / "cluster")
+    try:
+        yield broker.start()
+    finally:
+        broker.stop()
+
+
+@pytest.fixture
+def own_real_kafka(tmp_path: Path) -> Iterator[ScriptedBroker]:
+    """A started Apache Kafka that this test may stop, kill, freeze and start again (about 5 s)."""
+    broker = ScriptedBroker(_broker_script(), tmp_path / "own-kafka")
+    try:
+        broker.start()
+        yield broker
+    finally:
+        broker.stop()
+
+
+def _broker_script() -> Path:
+    script = os.environ.get("CTR_KAFKA_BROKER")
+    if not script:
+        pytest.skip(skips.NO_REAL_KAFKA)
+    return Path(script)
+
+
+@pytest.fixture
+def make_topics() -> Iterator[MakeTopics]:
+    """`make_topics(bootstrap, partitions=64)`: the three topics under a name of the test's own, deleted after it."""
+    made: list[TopicsForTest] = []
+
+    def make(bootstrap: str, partitions: int = PARTITIONS) -> TopicsForTest:
+        fresh = TopicsForTest(bootstrap, f"events-{uuid.uuid4().hex[:10]}", partitions)
+        create_topics(bootstrap, topics(fresh.events, partitions))
+        made.append(fresh)
+        return fresh
+
+    yield make
+    for names in made:
+        delete_topics(names.bootstrap, [names.events, names.dlq, names.erased])
+
+
+# --- A skip in CI is a failure -------------------------------------------------------------------------------------
+
+
+def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if not report.skipped or hasattr(report, "wasxfail") or not skips.in_ci():
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    if not skips.accepted_in_ci(reason):
+        report.outcome = "failed"
+        report.longrepr = f"{report.nodeid} was skipped in CI, where it can run: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skip that CI does not accept into a failure."""
+    report = yield
+    _refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a module that skips itself while it is collected."""
+    report = yield
+    _refuse_skip(report)
+    return report

@@ -1,0 +1,32 @@
+"""Which skips CI accepts: only those for something that this machine cannot have. Any other skipped test fails there.
+
+A test that is skipped on a developer's machine says what to install or set. CI has all of that, so a skip in CI is a
+test that silently stopped running.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+NO_REAL_KAFKA = (
+    "needs a real Apache Kafka: set KAFKA_BOOTSTRAP_SERVERS to one that runs, or CTR_KAFKA_BROKER to a script that "
+    "starts one (`SCRIPT start --data DIR` prints its address)"
+)
+NO_COMPOSE = "needs the compose command line: install Debian's package docker-compose, or Docker's compose plugin"
+
+_ALLOWED: Mapping[str, str] = {
+    NO_REAL_KAFKA: "CTR_KAFKA_BROKER",
+    NO_COMPOSE: "CTR_COMPOSE",
+}
+"""Reason of a skip → the variable that, when set, says that the thing is there and the skip is a fault."""
+
+
+def accepted_in_ci(reason: str, env: Mapping[str, str] = os.environ) -> bool:
+    """Whether CI lets a test be skipped for `reason`, given its environment."""
+    return any(allowed in reason and not env.get(variable) for allowed, variable in _ALLOWED.items())
+
+
+def in_ci(env: Mapping[str, str] = os.environ) -> bool:
+    """Whether this run is CI's."""
+    return env.get("CI", "").lower() in ("true", "1", "yes")
