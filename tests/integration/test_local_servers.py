@@ -122,7 +122,7 @@ def test_a_free_port_that_is_taken_meanwhile_is_replaced(
     tmp_path: Path, own_valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ports = iter([own_valkey.port, free_port()])
-    monkeypatch.setattr("localstack.servers.free_port", lambda: next(ports))
+    monkeypatch.setattr("localstack.server.free_ports", lambda count: [next(ports)] * count)
     with Valkey(tmp_path / "second", appendfsync="off") as second:
         assert second.port != own_valkey.port
 
