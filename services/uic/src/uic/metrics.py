@@ -1,0 +1,115 @@
+"""Every metric of UIC, declared once with its unit and meaning. No label ever carries a user, an item or a key.
+
+An object and not module globals, so that importing defines nothing in a global registry and a test has its own.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+_DELAY_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5, 30, 120, 600, 3600, 86400)
+
+
+class Metrics:
+    """UIC's metrics in one registry."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry if registry is not None else CollectorRegistry()
+        r = self.registry
+
+        # Records
+        self.records = Counter(
+            "uic_records",
+            "Records absorbed and committed, by outcome: folded, erased, dead_letter, already_folded "
+            "(at or below the state's last offset), erased_later (skipped by a replay).",
+            ["outcome"],
+            registry=r,
+        )
+        self.dead_letters = Counter(
+            "uic_dead_letters", "Records acknowledged by the dead-letter topic, by reason.", ["reason"], registry=r
+        )
+        self.event_to_commit = Histogram(
+            "uic_event_to_commit_seconds",
+            "From a record's timestamp to the commit of its state; the oldest record of each batch.",
+            buckets=_DELAY_SECONDS,
+            registry=r,
+        )
+
+        # Batches
+        self.stage = Histogram(
+            "uic_stage_seconds",
+            "Time a batch spends in each step of the protocol: decode, dead_letter, load, fold, commit.",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=r,
+        )
+        self.batch_records = Histogram(
+            "uic_batch_records", "Records of a batch.", buckets=(1, 4, 16, 64, 256, 1024, 4096), registry=r
+        )
+        self.batch_states = Histogram(
+            "uic_batch_states", "States that a batch writes.", buckets=(1, 4, 16, 64, 128, 256), registry=r
+        )
+        self.waves = Counter("uic_waves", "Runs of the step graph.", registry=r)
+        self.states_cached = Counter("uic_states_cached", "States that a batch found in memory.", registry=r)
+        self.states_loaded = Counter("uic_states_loaded", "States that a batch asked the store for.", registry=r)
+        self.cache_states = Gauge("uic_cache_states", "States in memory.", registry=r)
+        self.queued_records = Gauge("uic_queued_records", "Fetched records that wait for the fold.", registry=r)
+
+        # Protocol
+        self.commits = Counter(
+            "uic_commits",
+            "Answers of the commit script, by outcome: ok, arrived_before, ownership_lost, store_behind, unknown.",
+            ["outcome"],
+            registry=r,
+        )
+        self.take_ups = Counter(
+            "uic_take_ups",
+            "Sessions begun, by what was found: new, go_on, gap, broken.",
+            ["decision"],
+            registry=r,
+        )
+        self.rewinds = Counter(
+            "uic_rewinds", "Times that the store had lost writes, which were then folded again.", registry=r
+        )
+        self.gaps = Counter(
+            "uic_data_gaps", "Ranges of the log that retention removed before they were folded.", registry=r
+        )
+        self.unreadable_states = Counter(
+            "uic_unreadable_states",
+            "Stored values moved aside because they could not be read, by error.",
+            ["error"],
+            registry=r,
+        )
+        self.non_finite = Counter(
+            "uic_non_finite_steps", "Events whose step was not finite: state kept, event to dead letters.", registry=r
+        )
+        self.offset_commits = Counter(
+            "uic_offset_commits",
+            "Offset commits to the group coordinator, by outcome: ok, failed.",
+            ["outcome"],
+            registry=r,
+        )
+        self.store_failures = Counter(
+            "uic_store_failures", "Calls to the store without a usable answer, by operation.", ["operation"], registry=r
+        )
+
+        # Partitions
+        self.lag = Gauge(
+            "uic_lag_records", "Records between progress and the end of the log.", ["partition"], registry=r
+        )
+        self.as_of = Gauge(
+            "uic_as_of_timestamp_seconds", "As-of time of the partition's progress.", ["partition"], registry=r
+        )
+        self.partitions = Gauge(
+            "uic_partitions", "Partitions assigned to this process, by status.", ["status"], registry=r
+        )
+
+        # Doors
+        self.rpcs = Counter(
+            "uic_rpcs", "gRPC calls answered, by method and status code.", ["method", "code"], registry=r
+        )
+        self.rpc_seconds = Histogram(
+            "uic_rpc_seconds", "Time to answer a gRPC call.", ["method"], buckets=_SECONDS, registry=r
+        )
+        self.published = Counter("uic_published_events", "Events produced to the log through gRPC.", registry=r)

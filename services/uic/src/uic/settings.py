@@ -1,0 +1,192 @@
+"""UIC's settings: environment variables `UIC_<GROUP>__<NAME>`, read once by `__main__`, frozen, passed down by value.
+
+Every knob lies in a group and a group forbids unknown names, so that a typo stops the start instead of being ignored.
+Hyper-parameters of the model are not here: they come with the bundle.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Group(BaseModel):
+    """A group of settings: frozen, unknown names refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class KafkaSettings(Group):
+    """The log."""
+
+    bootstrap_servers: str = "127.0.0.1:9092"
+    """`host:port`, several with commas."""
+    topic: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")] = "behavior-events"
+    partitions: Annotated[int, Field(ge=1, le=100_000)] = 64
+    """N: the topic's partition count. Users' keys in the store depend on it, so it never changes in a namespace."""
+    start: Literal["earliest", "latest"] = "earliest"
+    """Where a partition without progress begins."""
+    session_timeout_ms: Annotated[int, Field(ge=1_000)] = 10_000
+    heartbeat_interval_ms: Annotated[int, Field(ge=100)] = 1_000
+    max_poll_interval_ms: Annotated[int, Field(ge=1_000)] = 30_000
+    request_timeout_ms: Annotated[int, Field(ge=1_000)] = 10_000
+    reconnect_backoff_max_ms: Annotated[int, Field(ge=50)] = 1_000
+    max_poll_records: Annotated[int, Field(ge=1)] = 4_000
+    """Records that one poll may return."""
+    fetch_max_wait_ms: Annotated[int, Field(ge=1)] = 20
+    """How long a broker may hold a fetch open: bounds the delay of a seek and of a resumed partition."""
+    max_partition_fetch_bytes: Annotated[int, Field(ge=1 << 10)] = 1 << 20
+    max_request_bytes: Annotated[int, Field(ge=1 << 10)] = 1 << 20
+    """Largest record that UIC's own producers send; a larger dead letter is cut to fit."""
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    ssl_cafile: str | None = None
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+
+    @property
+    def dead_letter_topic(self) -> str:
+        """Where records that cannot be folded go."""
+        return f"{self.topic}.dlq"
+
+    @property
+    def erased_topic(self) -> str:
+        """The compacted topic that remembers erasures."""
+        return f"{self.topic}.erased"
+
+    def client_options(self) -> dict[str, Any]:
+        """What every kafka-python client of this process is built with: addresses, security, timeouts."""
+        options: dict[str, Any] = {
+            "bootstrap_servers": self.bootstrap_servers.split(","),
+            "security_protocol": self.security_protocol,
+            "request_timeout_ms": self.request_timeout_ms,
+            "reconnect_backoff_max_ms": self.reconnect_backoff_max_ms,
+        }
+        if self.ssl_cafile is not None:
+            options["ssl_cafile"] = self.ssl_cafile
+        if self.sasl_mechanism is not None:
+            options["sasl_mechanism"] = self.sasl_mechanism
+            options["sasl_plain_username"] = self.sasl_username
+            options["sasl_plain_password"] = self.sasl_password.get_secret_value() if self.sasl_password else None
+        return options
+
+    @model_validator(mode="after")
+    def _check(self) -> KafkaSettings:
+        if self.heartbeat_interval_ms * 3 > self.session_timeout_ms:
+            raise ValueError("heartbeat_interval_ms must be at most a third of session_timeout_ms")
+        if self.sasl_mechanism is not None and (self.sasl_username is None or self.sasl_password is None):
+            raise ValueError("sasl_mechanism needs sasl_username and sasl_password")
+        if self.security_protocol.startswith("SASL") and self.sasl_mechanism is None:
+            raise ValueError(f"security_protocol {self.security_protocol} needs sasl_mechanism")
+        return self
+
+
+class RedisSettings(Group):
+    """The state store, Redis or Valkey."""
+
+    url: Annotated[str, Field(pattern=r"^(rediss?|unix)://")] = "redis://127.0.0.1:6379/0"
+    """In mode `cluster` any node; in mode `sentinel` its user, password and database are used, its host is not."""
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = "uic"
+    """First part of every key. RTP needs the same."""
+    mode: Literal["single", "sentinel", "cluster"] = "single"
+    sentinels: str = ""
+    """`host:port`, several with commas; mode `sentinel` only."""
+    sentinel_service: str = "mymaster"
+    timeout_s: Annotated[float, Field(gt=0, le=60)] = 1.0
+    """For connecting and for each call. A call without answer by then counts as unknown, and progress is read."""
+    bad_values_kept: Annotated[int, Field(ge=1, le=100_000)] = 100
+    """Unreadable values kept for inspection, a partition."""
+
+    @model_validator(mode="after")
+    def _check(self) -> RedisSettings:
+        if self.mode == "sentinel" and not self.sentinels:
+            raise ValueError("mode sentinel needs sentinels, for example UIC_REDIS__SENTINELS=host1:26379,host2:26379")
+        return self
+
+
+class BundleSettings(Group):
+    """The model. `path` has no default: which model runs is always a decision."""
+
+    path: Path
+    """Directory `<name>/<version>`."""
+    generation: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    """Part of the namespace: a higher one starts all states anew beside the old ones. RTP needs the same."""
+
+
+class GrpcSettings(Group):
+    """The door for publishing, inspection and erasure."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8001
+    """0 takes a free one."""
+
+
+class AdminSettings(Group):
+    """Metrics, health and operator's calls. Without authentication: keep it on loopback or a private network."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8003
+    """0 takes a free one."""
+
+
+class FoldSettings(Group):
+    """Bounds of the fold and of its memory, and its clocks."""
+
+    max_states: Annotated[int, Field(ge=1, le=4096)] = 256
+    """States that one commit writes: bounds how long the script holds the store."""
+    max_waves: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Events of one user in a batch: bounds how many runs of the step graph a batch needs."""
+    queue_records: Annotated[int, Field(ge=1)] = 50_000
+    """Fetched records that wait for the fold, a process; beyond it partitions are paused."""
+    cache_mib: Annotated[int, Field(ge=1)] = 256
+    """States kept in memory between batches, a process."""
+    read_back_interval_s: Annotated[float, Field(gt=0)] = 5.0
+    """How often each partition's stored progress is compared with ours."""
+    as_of_interval_s: Annotated[float, Field(gt=0)] = 5.0
+    """How often a partition that is caught up says so in the store."""
+    retry_interval_s: Annotated[float, Field(gt=0)] = 0.5
+    """How soon what failed for want of the store, the log or the dead-letter topic is tried again."""
+    drain_timeout_s: Annotated[float, Field(gt=0)] = 8.0
+    """After SIGTERM: how long the batch in hand, the commit and leaving the group may take together."""
+
+
+class LogSettings(Group):
+    """Log lines on stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "logfmt"] = "logfmt"
+
+
+class FaultSettings(Group):
+    """For crash tests: end the process by SIGKILL just after a step. Off in production, that is, by default."""
+
+    crash_after: Literal["", "poll", "decode", "load", "fold", "commit", "advise"] = ""
+    batches: Annotated[int, Field(ge=0)] = 0
+    """Batches that pass unharmed first."""
+
+
+class UicSettings(BaseSettings):
+    """All of it. `UicSettings()` reads the environment; every field can be given by keyword in tests."""
+
+    model_config = SettingsConfigDict(env_prefix="UIC_", env_nested_delimiter="__", frozen=True, extra="forbid")
+
+    kafka: KafkaSettings = KafkaSettings()
+    redis: RedisSettings = RedisSettings()
+    bundle: BundleSettings
+    grpc: GrpcSettings = GrpcSettings()
+    admin: AdminSettings = AdminSettings()
+    fold: FoldSettings = FoldSettings()
+    log: LogSettings = LogSettings()
+    fault: FaultSettings = FaultSettings()
+
+
+def read_settings() -> UicSettings:
+    """The settings that the environment gives.
+
+    Raises:
+        pydantic.ValidationError: a value is missing, unknown or out of bounds; it names the field.
+    """
+    return UicSettings()  # type: ignore[call-arg]  # pydantic-settings fills `bundle` from the environment
