@@ -1,0 +1,120 @@
+"""Behaviors of real users through Kafka, and the proof that each was folded once and in order.
+
+The producer learns where each record landed; from that it computes the digest that every stored state must carry
+(docs/formats/state.md), so that the check compares the store with the log and with nothing that UIC says.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import redis
+from kafka import KafkaProducer
+
+from ctr.event.v1.behavior_event_pb2 import ACTION_PURCHASE, BehaviorEvent
+from localstack.shoppers import Shopper
+from localstack.topics import PARTITIONS
+from localstack.wait import NotReady, until
+from mimn.bundle import load_bundle
+from mimn.data.events import Events
+from mimn.state import EMPTY_DIGEST, Keys, decode_state, extend_digest, namespace, partition_of, user_hash
+
+
+@dataclass(frozen=True)
+class Folded:
+    """How much of one user's log a state has absorbed."""
+
+    events: int = 0
+    digest: bytes = EMPTY_DIGEST
+
+
+class States:
+    """The stored states of a running stack, read from Redis as RTP reads them."""
+
+    def __init__(self, redis_url: str, bundle: Path, *, prefix: str = "uic", partitions: int = PARTITIONS) -> None:
+        loaded = load_bundle(bundle)
+        self._fingerprint = loaded.fingerprint
+        self._layout = loaded.layout
+        self._partitions = partitions
+        self._keys = Keys(namespace(loaded.fingerprint.hex()), prefix)
+        self._client = redis.Redis.from_url(redis_url, protocol=2, socket_timeout=10)
+
+    def folded(self, user_id: str) -> Folded:
+        """What is stored for the user; nothing folded when there is no state."""
+        value = self._client.get(self._keys.state(partition_of(user_id.encode(), self._partitions), user_id))
+        if not isinstance(value, bytes):
+            return Folded()
+        header = decode_state(value, self._fingerprint, self._layout, user_hash(user_id)).header
+        return Folded(header.event_count, header.digest)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+
+Records = list[tuple[int, bytes]]
+"""Offset and value of one user's records, in log order."""
+
+
+def replay(bootstrap: str, topic: str, events: Events, shoppers: Iterable[Shopper]) -> dict[str, Records]:
+    """Produce the histories in the order of time, and return where each user's records landed."""
+    everybody = {row: shopper.user_id for shopper in shoppers for row in shopper.rows}
+    rows = np.fromiter(everybody, np.int64, len(everybody))
+    rows = rows[np.lexsort((rows, events.timestamp[rows]))]
+    producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, linger_ms=5)
+    try:
+        sent = []
+        for row in rows.tolist():
+            event = BehaviorEvent(
+                event_id=f"online-retail-{row}",
+                user_id=everybody[row],
+                item_id=int(events.item_id[row]),
+                category_id=int(events.category_id[row]),
+                action=ACTION_PURCHASE,
+                event_time=int(events.timestamp[row]) * 1000,
+            )
+            value = event.SerializeToString()
+            sent.append((event.user_id, value, producer.send(topic, key=event.user_id.encode(), value=value)))
+        producer.flush(timeout=60)
+        records: dict[str, Records] = {}
+        for user_id, value, landed in sent:
+            records.setdefault(user_id, []).append((landed.get(timeout=10).offset, value))
+    finally:
+        producer.close()
+    return records
+
+
+def expect(records: Records) -> Folded:
+    """What a new user's state must say once `records` are folded."""
+    digest = EMPTY_DIGEST
+    for offset, value in records:
+        digest = extend_digest(digest, offset, value)
+    return Folded(len(records), digest)
+
+
+def wait_folded(states: States, expected: dict[str, Folded], *, within_s: float) -> float:
+    """Wait until each user's state has absorbed what is expected, and return the seconds that took.
+
+    Raises:
+        NotReady: some have not, at the deadline; the message counts them.
+    """
+    open_users = list(expected)
+    began = time.monotonic()
+
+    def all_folded() -> bool:
+        open_users[:] = [user for user in open_users if states.folded(user) != expected[user]]
+        return not open_users
+
+    try:
+        until(all_folded, "every event is folded", within_s=within_s, every_s=0.05)
+    except NotReady:
+        first = states.folded(open_users[0])
+        raise NotReady(
+            f"after {within_s:g} s {len(open_users)} of {len(expected)} users' states differ from the log; the first "
+            f"one has {first.events} of {expected[open_users[0]].events} events folded (see the log of UIC)"
+        ) from None
+    return time.monotonic() - began

@@ -1,0 +1,62 @@
+"""Real users of Online Retail for the demo: what each did before an occasion, and what he bought then.
+
+They are the users of the test part, so no model of this repository was trained on them, and a history ends before the
+basket that is asked about (docs and code of the protocol: `mimn.data.instances`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mimn.data import online_retail
+from mimn.data.events import Events
+from mimn.data.instances import Instances, build_instances
+from mimn.data.split import PARTS, parts_of
+from mimn.data.vocabulary import Vocabulary, build_vocabulary
+
+DATA = Path("models/data/online_retail")
+
+
+@dataclass(frozen=True)
+class Shopper:
+    """One user's history, and the question to ask after it."""
+
+    user_id: str
+    rows: range
+    """Rows of the events, oldest first: all of them strictly before the occasion."""
+    item_id: int
+    """What he bought next."""
+    category_id: int
+    others: tuple[tuple[int, int], ...]
+    """Item and category of sampled candidates, drawn in proportion to popularity, none of them in the basket."""
+
+
+def shoppers(events: Events, *, candidates: int) -> list[Shopper]:
+    """The test users and the last occasion of each, shortest history first; `candidates` counts the real item too."""
+    part = parts_of(events.users)
+    vocabulary = build_vocabulary(events, part == PARTS.index("train"))
+    asked = build_instances(events, vocabulary).of("test", protocol="A")
+    found = [_shopper(events, vocabulary, asked, i, candidates - 1) for i in range(len(asked))]
+    return sorted(found, key=lambda shopper: (len(shopper.rows), shopper.user_id))
+
+
+def read_events(folder: Path = DATA) -> Events:
+    """The prepared data of this repository; its hash is checked."""
+    return online_retail.read(folder)
+
+
+def _shopper(events: Events, vocabulary: Vocabulary, asked: Instances, i: int, negatives: int) -> Shopper:
+    user, begin, end = int(asked.user_id[i]), int(asked.begin[i]), int(asked.end[i])
+    later = slice(end, int(events.bounds[np.searchsorted(events.users, user) + 1]))
+    basket = {*events.item_id[later][events.timestamp[later] == asked.timestamp[i]].tolist(), int(asked.item[i])}
+    random = np.random.default_rng(user)
+    chosen: dict[int, int] = {}
+    while len(chosen) < negatives:
+        place = int(vocabulary.event_items[random.integers(len(vocabulary.event_items))])
+        item = int(vocabulary.items[place])
+        if item not in basket:
+            chosen[item] = int(vocabulary.item_category[place])
+    return Shopper(str(user), range(begin, end), int(asked.item[i]), int(asked.category[i]), tuple(chosen.items()))
