@@ -1,0 +1,109 @@
+# `make` prints the targets. Every recipe is one command; what has logic is a Python module with tests.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SERVING := -e proto -e models[serve] -e services/uic -e services/rtp -e deploy
+PROJECTS := $(wildcard proto/pyproject.toml models/pyproject.toml services/*/pyproject.toml deploy/pyproject.toml)
+CODE := models services deploy tests loadtest
+PYTEST := $(PY) -m pytest --quiet
+CONFIG ?= models/configs/online_retail_mimn.toml
+RUN ?= runs/online-retail
+BUNDLES ?= models/bundles
+VERSION ?= 2
+export OMP_NUM_THREADS ?= 1
+
+help: ## print this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+	@$(PYTHON) -m venv $(VENV) || { echo "cannot make $(VENV): install your system's package for venv (Debian: python3-venv)"; exit 1; }
+
+$(VENV)/.installed: $(PROJECTS) constraints.txt | $(PY)
+	@echo "installing into $(VENV) ..."
+	@$(PIP) setuptools
+	@$(PIP) --no-build-isolation $(SERVING)
+	@touch $@
+
+$(VENV)/.installed-dev: $(PROJECTS) constraints.txt requirements-dev.txt | $(PY)
+	@echo "installing everything into $(VENV), torch included ..."
+	@$(PIP) setuptools
+	@$(PIP) --no-build-isolation $(SERVING) -e models[serve,train] --requirement requirements-dev.txt
+	@touch $@ $(VENV)/.installed
+
+install: $(VENV)/.installed ## .venv with what serving and the demo need: no torch
+
+install-dev: $(VENV)/.installed-dev ## .venv with everything, torch included
+
+demo: install ## real behaviors through Kafka into scores, on this machine: nothing stays running
+	@$(PY) -m localstack demo
+
+up: install ## start the stack and keep it running; prints addresses and commands to paste
+	@$(PY) -m localstack up
+
+down: install ## end the stack by pid; its data stays in .stack
+	@$(PY) -m localstack down
+
+status: install ## what of the stack runs, and whether it is ready
+	@$(PY) -m localstack status
+
+doctor: install ## check a deployment (settings of UIC in the environment) and say what to fix
+	@$(PY) -m uic doctor
+
+check: install-dev format lint types imports proto-drift ## all of the quick checks, and unit and contract tests: no torch needed
+	@$(PYTEST) -m "not torch" tests/unit tests/contract
+
+format: install-dev
+	@$(BIN)/ruff format --check $(CODE)
+
+lint: install-dev
+	@$(BIN)/ruff check $(CODE)
+
+types: install-dev
+	@$(BIN)/mypy $(wildcard models/src services/*/src deploy/localstack tests loadtest)
+
+imports: install-dev
+	@$(BIN)/lint-imports
+
+proto-drift: install-dev
+	@$(PY) -m localstack.checks.proto_drift
+
+check-models: install-dev ## the tests that need torch: model, parity, a smoke training run, export
+	@$(PYTEST) -m torch tests
+
+check-system: install-dev ## the tests with real servers, the demo among them
+	@$(PYTEST) -m "not torch" tests --ignore tests/unit --ignore tests/contract
+
+slim: install-dev ## install each service alone and prove that it imports without torch
+	@$(PY) -m localstack.checks.slim
+
+test: check check-models check-system slim ## everything that CI runs
+	@echo "all green"
+
+proto: install-dev ## generate the stubs of proto/gen anew
+	@PYTHON=$(abspath $(PY)) PATH=$(abspath $(BIN)):$$PATH proto/generate.sh
+
+train: install-dev ## train CONFIG into RUN
+	@$(PY) -m mimn.train --config $(CONFIG) --output $(RUN)
+
+evaluate: install-dev ## evaluate RUN on the test part
+	@$(PY) -m mimn.evaluate --run $(RUN)
+
+export: install-dev ## write RUN's bundle to BUNDLES/online-retail/VERSION
+	@$(PY) -m mimn.export --run $(RUN) --output $(BUNDLES) --name online-retail --version $(VERSION)
+
+auc: install-dev ## write the table models/experiments/AUC.md from the recorded runs
+	@$(PY) -m mimn.experiments
+
+load: install-dev ## load on a stack of its own: requests and events at once
+	@$(PY) -m loadtest.run
+
+budgets: install-dev ## measure each latency and throughput budget; table and JSON
+	@$(PY) -m loadtest.budgets
+
+.PHONY: help install install-dev demo up down status doctor check format lint types imports proto-drift \
+	check-models check-system slim test proto train evaluate export auc load budgets

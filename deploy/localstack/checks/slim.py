@@ -1,0 +1,152 @@
+"""Does each service install and import alone, without torch and without the other service?
+
+In the development environment everything is importable, so a wrong import would go unnoticed until an image is built.
+Here each member becomes a wheel, is installed with its own dependencies into an empty environment, and every one of its
+modules is imported there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+MEMBERS = {"ctr-proto": "proto", "mimn": "models", "uic": "services/uic", "rtp": "services/rtp"}
+"""Distribution → folder."""
+CONSTRAINTS = Path("constraints.txt")
+
+
+@dataclass(frozen=True)
+class Alone:
+    """One environment: what is installed, what must be importable there, and what must not."""
+
+    name: str
+    install: str
+    """Requirement, such as `uic` or `mimn[serve]`."""
+    imports: Sequence[str]
+    """Packages of which every module must import, or single modules."""
+    absent: Sequence[str]
+    """Top-level modules that must not be importable."""
+    only: frozenset[str] | None = None
+    """All distributions that may be installed; None: any."""
+
+
+ENVIRONMENTS = (
+    Alone("uic", "uic", ("uic",), ("torch", "rtp", "onnx", "pyarrow", "localstack")),
+    Alone("rtp", "rtp", ("rtp",), ("torch", "uic", "onnx", "pyarrow", "kafka", "localstack")),
+    Alone(
+        "mimn without extras",
+        "mimn",
+        ("mimn.config", "mimn.state", "mimn.bundle"),
+        ("torch", "onnxruntime", "pyarrow", "pydantic"),
+        only=frozenset({"mimn", "numpy", "msgspec"}),
+    ),
+)
+
+PROBE = """
+import importlib, importlib.util, json, pkgutil, sys
+from importlib.metadata import distributions
+
+imports, absent = json.loads(sys.argv[1])
+modules = []
+for name in imports:
+    module = importlib.import_module(name)
+    modules.append(name)
+    if "." not in name:
+        for found in pkgutil.walk_packages(module.__path__, name + "."):
+            importlib.import_module(found.name)
+            modules.append(found.name)
+print(json.dumps({
+    "modules": modules,
+    "loaded": [name for name in absent if name in sys.modules],
+    "importable": [name for name in absent if importlib.util.find_spec(name) is not None],
+    "distributions": sorted(d.name for d in distributions()),
+    "torch": sorted(name for name in sys.modules if name.split(".")[0] == "torch"),
+}))
+"""
+
+
+class NotSlim(Exception):
+    """An environment has, or imports, what it must not; or lacks what it needs."""
+
+
+def build_wheels(members: Sequence[Path], out: Path) -> None:
+    """A wheel of each member, built from a copy: leftovers of earlier builds in the tree are not packed.
+
+    Raises:
+        NotSlim: a wheel cannot be built.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        copies = []
+        for member in members:
+            copy = Path(folder) / member.name
+            shutil.copytree(
+                member, copy, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__", "bundles")
+            )
+            copies.append(str(copy))
+        _pip(["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(out), *copies])
+
+
+def check(alone: Alone, wheels: Path, constraints: Path) -> list[str]:
+    """Install and import in a fresh environment; return the imported modules.
+
+    Raises:
+        NotSlim: it does not install, does not import, or has what it must not have.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        environment = Path(folder) / "venv"
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
+        python = environment / "bin" / "python"
+        into = ["--python", str(python), "install", "--find-links", str(wheels)]
+        _pip([*into, "--constraint", str(constraints.resolve()), alone.install])
+        probe = [str(python), "-I", "-c", PROBE, json.dumps([alone.imports, alone.absent])]
+        done = subprocess.run(probe, capture_output=True, text=True, cwd=folder, check=False)
+    if done.returncode:
+        raise NotSlim(f"{alone.name} does not import alone: {done.stderr.strip().splitlines()[-1]}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    if unwanted := found["loaded"] or found["importable"] or found["torch"]:
+        raise NotSlim(f"{alone.name} must stand without {', '.join(unwanted)}, which its dependencies bring in")
+    if alone.only is not None and (more := set(found["distributions"]) - alone.only):
+        raise NotSlim(
+            f"{alone.name} must need nothing but {', '.join(sorted(alone.only))}; it brings {', '.join(more)}"
+        )
+    return list(found["modules"])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check every environment; exit status 1 with the first failure."""
+    parser = argparse.ArgumentParser(prog="slim", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.parse_args(arguments)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            wheels = Path(folder)
+            build_wheels([Path(member) for member in MEMBERS.values()], wheels)
+            for alone in ENVIRONMENTS:
+                began = time.monotonic()
+                modules = check(alone, wheels, CONSTRAINTS)
+                took = time.monotonic() - began
+                print(f"{alone.name}: {len(modules)} modules imported alone, no torch ({took:.0f} s)")
+    except NotSlim as failure:
+        print(f"slim: {failure}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _pip(arguments: list[str]) -> None:
+    quiet = ["--quiet", "--disable-pip-version-check"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", *quiet, *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise NotSlim(f"pip {' '.join(arguments[:3])} failed: {done.stderr.strip()[-1500:]}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
