@@ -6,11 +6,16 @@ Switches are named in the paper's vocabulary; the published code's choices are o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self, get_args
 
-Variant = Literal["paper", "official"]
+from mimn.state.layout import Block, BlockType, StateLayout
+
+Variant = Literal["paper", "official", "pooling"]
 Rebalance = Literal["none", "shift", "transfer"]
+Padding = Literal["hold", "reset", "run"]
+HeadNorm = Literal["none", "batch"]
 
 
 class ConfigError(ValueError):
@@ -22,8 +27,9 @@ class MimnConfig:
     """Sizes and switches of MIMN.
 
     `paper` is the paper's equations, completed where they are silent; `official` is the authors' published code, bug
-    for bug. The event vector is item embedding ++ category embedding, so the width D is twice the embedding size E, and
-    D is also the width of a memory slot and of an interest channel.
+    for bug; `pooling` is the baseline without memory (the mean of the event vectors) behind the same interface. The
+    event vector is item embedding ++ category embedding, so the width D is twice the embedding size E, and D is also
+    the width of a memory slot and of an interest channel.
     """
 
     variant: Variant = "paper"
@@ -40,31 +46,153 @@ class MimnConfig:
     rebalance: Rebalance = "transfer"
     """How MUR re-balances: `transfer` = the paper's weight transfer matrix, `shift` = the published code's shift and
     sharpen. Read only with `utilization`."""
-    utilization_weight: float = 1e-3
-    """lambda of the utilization loss."""
+    utilization_weight: float = 1e-5
+    """lambda of the utilization loss. The loss is a sum of squares of write weights summed over a history, so it grows
+    with the square of the history's length: 1e-5 makes all writes of 200 events in one of four slots cost 0.3. In the
+    published code's form (`official`, where it is 1e-3) it is further divided by m^2 and the batch."""
     auxiliary_loss: bool = False
     """Predict the next event from each step's output (DIEN's auxiliary loss)."""
     auxiliary_weight: float = 1.0
+    padding: Padding = "hold"
+    """What a masked event does: `hold` keeps the whole state (the only rule under which a batch equals incremental
+    folding); the published code has `reset` (most of the state returns to its start) and `run` (a zero event)."""
     context_features: tuple[str, ...] = ()
     """Names of numeric request features that the head reads beside the candidate and the state."""
     attention_units: tuple[int, int] = (80, 40)
     """Hidden widths of the channel attention."""
     head_units: tuple[int, int] = (200, 80)
     """Hidden widths of the MLP."""
+    head_norm: HeadNorm = "none"
+    """Batch normalization of the MLP's input. `official` has its own affine in that place, whatever this says."""
     head_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         for field in ("embedding_dim", "controller_units", "slots"):
             if getattr(self, field) < 1:
                 raise ConfigError(f"{field} must be at least 1, not {getattr(self, field)}")
-        if self.variant not in ("paper", "official"):
-            raise ConfigError(f"variant must be 'paper' or 'official', not {self.variant!r}")
-        if self.rebalance not in ("none", "shift", "transfer"):
-            raise ConfigError(f"rebalance must be 'none', 'shift' or 'transfer', not {self.rebalance!r}")
+        for field in ("attention_units", "head_units"):
+            units = getattr(self, field)
+            if len(units) != 2 or min(units) < 1:
+                raise ConfigError(f"{field} must be two positive widths, not {units}")
+        for field, values in (
+            ("variant", Variant),
+            ("rebalance", Rebalance),
+            ("padding", Padding),
+            ("head_norm", HeadNorm),
+        ):
+            if getattr(self, field) not in get_args(values):
+                raise ConfigError(f"{field} must be one of {', '.join(get_args(values))}, not {getattr(self, field)!r}")
+        for field in ("utilization_weight", "auxiliary_weight"):
+            if not getattr(self, field) >= 0.0:
+                raise ConfigError(f"{field} must be 0 or more, not {getattr(self, field)}")
         if not 0.0 <= self.head_dropout < 1.0:
             raise ConfigError(f"head_dropout must be in [0, 1), not {self.head_dropout}")
+        if len(set(self.context_features)) != len(self.context_features) or not all(self.context_features):
+            raise ConfigError(f"context_features must be distinct and not empty, not {self.context_features}")
+        if self.shifts and self.slots < 3:
+            raise ConfigError(f"slots must be at least 3 with rebalance 'shift', not {self.slots}")
+        if (self.padding == "hold") == (self.variant == "official"):
+            raise ConfigError(
+                f"padding {self.padding!r} does not exist in variant {self.variant!r}: "
+                "official has 'reset' and 'run', the others have 'hold'"
+            )
+        if self.variant == "pooling" and (self.memory_induction or self.utilization or self.auxiliary_loss):
+            raise ConfigError(
+                "memory_induction, utilization and auxiliary_loss must be false in variant 'pooling': it has no memory"
+            )
+        if self.variant == "official":
+            self._check_official()
+
+    def _check_official(self) -> None:
+        if self.utilization and self.rebalance != "shift":
+            raise ConfigError(f"rebalance must be 'shift' in variant 'official', not {self.rebalance!r}")
+        if self.context_features:
+            raise ConfigError("context_features must be empty in variant 'official': the published code has none")
+
+    @classmethod
+    def official(cls, **changes: Any) -> Self:
+        """The published code's choices, with `changes`: both flags off, padding run through the cell (Amazon Books)."""
+        defaults: dict[str, Any] = {
+            "variant": "official",
+            "memory_induction": False,
+            "utilization": False,
+            "rebalance": "shift",
+            "utilization_weight": 1e-3,
+            "padding": "run",
+        }
+        return cls(**(defaults | changes))
+
+    @classmethod
+    def pooling(cls, **changes: Any) -> Self:
+        """The baseline without memory (Embedding&MLP), with `changes`."""
+        defaults: dict[str, Any] = {"variant": "pooling", "memory_induction": False, "utilization": False}
+        return cls(**(defaults | changes))
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """The config that a parsed TOML table or a manifest's `model` holds; the inverse of `dataclasses.asdict`.
+
+        Raises:
+            ConfigError: an unknown field, a value of the wrong type, or one that cannot be used.
+        """
+        known = {field.name: field for field in fields(cls)}
+        if unknown := sorted(set(values) - set(known)):
+            raise ConfigError(f"unknown field {', '.join(unknown)}; the fields are {', '.join(known)}")
+        return cls(**{name: _typed(name, value, known[name].default) for name, value in values.items()})
 
     @property
     def width(self) -> int:
         """D: width of an event vector, a memory slot and an interest channel."""
         return 2 * self.embedding_dim
+
+    @property
+    def shifts(self) -> bool:
+        """Whether write weights are re-balanced by shift and sharpen."""
+        return self.utilization and self.rebalance == "shift"
+
+    @property
+    def transfers(self) -> bool:
+        """Whether write weights are re-balanced by the weight transfer matrix."""
+        return self.utilization and self.rebalance == "transfer"
+
+
+def _typed(name: str, value: Any, default: Any) -> Any:
+    """`value`, checked against the type of the field's default; lists become tuples, whole numbers floats."""
+    if isinstance(default, tuple):
+        if isinstance(value, list | tuple) and all(type(v) is (int if default else str) for v in value):
+            return tuple(value)
+    elif isinstance(default, float):
+        if type(value) in (int, float):
+            return float(value)
+    elif type(value) is type(default):
+        return value
+    raise ConfigError(f"{name} must be like {default!r}, not {value!r}")
+
+
+def state_layout(config: MimnConfig, dtype: BlockType = "float32") -> StateLayout:
+    """The blocks of a user's state in `config`.
+
+    `dtype` is how the recurrent part (controller, read vector, memory, channels: all in or near [-1, 1]) is stored; the
+    sums are always float32, because a sum of 1,000 events loses increments below 2^-11 of its size in float16.
+
+    Raises:
+        LayoutError: float16 with an odd number of recurrent values (an odd `controller_units`).
+    """
+    m, D, H = config.slots, config.width, config.controller_units
+    if config.variant == "pooling":
+        return StateLayout((Block("history_sum", (D,)), Block("count", (1,))))
+    blocks = [Block("controller", (H,), dtype), Block("read", (D,), dtype), Block("memory", (m, D), dtype)]
+    if config.memory_induction:
+        blocks.append(Block("channels", (m, D), dtype))
+    if config.variant == "official":
+        # What the published code carries from step to step besides: the step's output, the channel that was updated
+        # last (all others zero), and the add vectors by slot.
+        blocks.append(Block("output", (H,)))
+        if config.memory_induction:
+            blocks.append(Block("last_channel", (m, D)))
+        blocks += [Block("utilization", (m,)), Block("add_sum", (m, D)), Block("history_sum", (D,))]
+        return StateLayout(tuple(blocks))
+    if config.utilization:
+        blocks.append(Block("utilization", (m,)))
+    blocks += [Block("add_sum", (D,)), Block("history_sum", (D,)), Block("count", (1,))]
+    return StateLayout(tuple(blocks))

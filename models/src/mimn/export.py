@@ -1,0 +1,258 @@
+"""Export: a trained model to a bundle, or nothing when the three computations of it disagree.
+
+    python -m mimn.export --run RUN_FOLDER --output bundles --name retail --version 1
+    python -m mimn.export --untrained --items 3600 --categories 40 --output bundles --name random --version 1
+
+The untrained form has the sizes of a real bundle and nonsense for scores: for load tests and for developing services.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mimn.bundle import BlockSpec, BundleError, EmbeddingTable, Golden, StateSpec, write_bundle
+from mimn.config import ConfigError, MimnConfig, state_layout
+from mimn.nn.checkpoint import CheckpointError, load_model
+from mimn.nn.graphs import OPSET, head_graph, step_graph
+from mimn.nn.model import MimnModel
+from mimn.parity import Graph, ParityError, check_parity
+from mimn.state.layout import BlockType, LayoutError
+
+Ids = NDArray[np.uint64]
+
+MODEL_FILE, METRICS_FILE = "model.safetensors", "metrics.json"
+ITEM_IDS_FILE, CATEGORY_IDS_FILE = "items.ids.npy", "categories.ids.npy"
+GOLDEN_USERS, GOLDEN_EVENTS, GOLDEN_CANDIDATES = 4, 20, 9
+
+
+class ExportError(Exception):
+    """A model that cannot become a bundle; the message says why and what to do."""
+
+
+def export_bundle(
+    model: MimnModel,
+    item_ids: Ids,
+    category_ids: Ids,
+    output: str | Path,
+    *,
+    name: str,
+    version: str,
+    state_dtype: BlockType = "float32",
+    training: dict[str, Any] | None = None,
+) -> Path:
+    """Write the bundle `<output>/<name>/<version>` and return its path.
+
+    Args:
+        model: any mode; it is not changed.
+        item_ids, category_ids: [n] rising; id i has row i + 1 of the model's table.
+        output: the folder of all bundles.
+        name, version: of the bundle.
+        state_dtype: how the recurrent part of a state is stored.
+        training: what the manifest tells people about the run.
+
+    Raises:
+        ExportError: a variant that cannot be served, or ids that do not fit the tables.
+        ParityError: ONNX, PyTorch and the equations disagree; nothing is written.
+        BundleError: the bundle exists already.
+        LayoutError: float16 with an odd number of recurrent values.
+    """
+    config = model.config
+    if config.variant == "official":
+        raise ExportError(
+            "variant 'official' cannot be served: it reproduces published code whose padded steps run through the cell "
+            "and whose channel output belongs to the last step, so a user's score is not a function of a folded state; "
+            "train variant 'paper'"
+        )
+    for what, ids, table in (("item", item_ids, model.items), ("category", category_ids, model.categories)):
+        if len(ids) + 1 != table.num_embeddings:
+            raise ExportError(
+                f"{len(ids)} {what} ids do not fit a table of {table.num_embeddings} rows (one more than ids): "
+                "take the id files of the run that trained the model"
+            )
+    layout = state_layout(config, state_dtype)
+    with _evaluation(model):
+        step_onnx, step_spec = step_graph(model, layout)
+        head_onnx, head_spec = head_graph(model, layout)
+        check_parity(model, layout, step_onnx, head_onnx)
+        initial = layout.round(model.cell.initial(1)[0].numpy())
+        items = EmbeddingTable(item_ids, model.items.weight.detach().numpy())
+        categories = EmbeddingTable(category_ids, model.categories.weight.detach().numpy())
+    K = len(config.context_features)
+    golden = golden_cases(Graph(step_onnx), Graph(head_onnx), initial, (items, categories), K)
+    return write_bundle(
+        output,
+        name=name,
+        version=version,
+        state=StateSpec("recurrent", tuple(BlockSpec(b.name, b.shape, b.dtype) for b in layout.blocks)),
+        step=step_spec,
+        head=head_spec,
+        step_onnx=step_onnx,
+        head_onnx=head_onnx,
+        initial_state=initial,
+        items=items,
+        categories=categories,
+        golden=golden,
+        context=config.context_features,
+        opset=OPSET,
+        model=asdict(config),
+        training=training or {},
+    )
+
+
+def golden_cases(
+    step: Graph, head: Graph, initial: NDArray[np.float32], tables: tuple[EmbeddingTable, EmbeddingTable], K: int
+) -> Golden:
+    """Some histories, a tenth of their ids unknown, with the states and scores that the graphs give them."""
+    random = np.random.default_rng(0)
+    items, categories = tables
+
+    def draw(table: EmbeddingTable, *shape: int) -> Ids:
+        known = table.ids[random.integers(len(table.ids), size=shape)] if len(table.ids) else np.zeros(shape, np.uint64)
+        return np.where(random.random(shape) < 0.1, np.uint64(2**64 - 1), known)
+
+    def vectors(item_ids: Ids, category_ids: Ids) -> NDArray[np.float32]:
+        return np.concatenate(
+            [items.vectors[items.rows(item_ids)], categories.vectors[categories.rows(category_ids)]], -1
+        )
+
+    history = draw(items, GOLDEN_USERS, GOLDEN_EVENTS), draw(categories, GOLDEN_USERS, GOLDEN_EVENTS)
+    states = np.tile(initial, (GOLDEN_USERS, 1))
+    for t in range(GOLDEN_EVENTS):
+        states = step(vectors(history[0][:, t], history[1][:, t]), states)
+    candidates = draw(items, GOLDEN_CANDIDATES), draw(categories, GOLDEN_CANDIDATES)
+    context = random.normal(size=(GOLDEN_USERS, K)).astype(np.float32)
+
+    def scores(state: NDArray[np.float32], row: NDArray[np.float32]) -> NDArray[np.float32]:
+        return head(vectors(*candidates), state[np.newaxis], *([row[np.newaxis]] if K else []))
+
+    return Golden(
+        items=history[0],
+        categories=history[1],
+        states=states,
+        candidate_items=candidates[0],
+        candidate_categories=candidates[1],
+        context=context,
+        scores=np.stack([scores(state, row) for state, row in zip(states, context, strict=True)]),
+        cold_scores=scores(initial, np.zeros(K, np.float32)),
+    )
+
+
+@contextmanager
+def _evaluation(model: MimnModel) -> Iterator[None]:
+    """`model` without dropout, batch statistics and gradients, and as it was afterwards."""
+    was = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was)
+
+
+def export_run(run: Path, output: Path, name: str, version: str, state_dtype: BlockType) -> Path:
+    """The bundle of a training run's folder.
+
+    Raises:
+        ExportError, ParityError, BundleError, LayoutError, CheckpointError: as the names say.
+    """
+    if not run.is_dir():
+        raise ExportError(f"--run: {run} is not a folder: give the folder that the training command printed")
+    model = load_model(run / MODEL_FILE)
+    return export_bundle(
+        model,
+        _ids(run / ITEM_IDS_FILE),
+        _ids(run / CATEGORY_IDS_FILE),
+        output,
+        name=name,
+        version=version,
+        state_dtype=state_dtype,
+        training=_metrics(run / METRICS_FILE),
+    )
+
+
+def untrained_model(config: MimnConfig, items: int, categories: int, seed: int) -> MimnModel:
+    """A model of `config` as it is before training, with so many items and categories."""
+    torch.manual_seed(seed)
+    return MimnModel(config, items + 1, categories + 1)
+
+
+def _ids(path: Path) -> Ids:
+    try:
+        ids = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{path} cannot be read as an array of ids: {error}") from error
+    return np.asarray(ids).astype(np.uint64)
+
+
+def _metrics(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        metrics = json.loads(path.read_text())
+    except ValueError as error:
+        raise ExportError(f"{path} is not JSON: {error}") from error
+    return metrics if isinstance(metrics, dict) else {"metrics": metrics}
+
+
+def _config(path: Path | None) -> MimnConfig:
+    if path is None:
+        return MimnConfig()
+    try:
+        table = tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"--config: {path} cannot be read as TOML: {error}") from error
+    return MimnConfig.from_mapping(table.get("model", {}))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m mimn.export", description="Write a model as a bundle for serving.")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--run", type=Path, help="folder of a training run")
+    source.add_argument("--untrained", action="store_true", help="a model with random weights")
+    parser.add_argument("--output", type=Path, required=True, help="folder of all bundles")
+    parser.add_argument("--name", required=True, help="name of the bundle")
+    parser.add_argument("--version", required=True, help="version of the bundle; must not exist yet")
+    parser.add_argument("--state-dtype", choices=("float32", "float16"), default="float32", help="(default: float32)")
+    untrained = parser.add_argument_group("with --untrained")
+    untrained.add_argument("--config", type=Path, help="TOML file with a [model] table (default: the default sizes)")
+    untrained.add_argument("--items", type=int, default=3600, help="ids 1 to ITEMS (default: 3600)")
+    untrained.add_argument("--categories", type=int, default=40, help="ids 1 to CATEGORIES (default: 40)")
+    untrained.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    args = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    try:
+        if args.run is not None:
+            path = export_run(args.run, args.output, args.name, args.version, args.state_dtype)
+        else:
+            path = export_bundle(
+                untrained_model(_config(args.config), args.items, args.categories, args.seed),
+                np.arange(1, args.items + 1, dtype=np.uint64),
+                np.arange(1, args.categories + 1, dtype=np.uint64),
+                args.output,
+                name=args.name,
+                version=args.version,
+                state_dtype=args.state_dtype,
+                training={"untrained": True, "seed": args.seed},
+            )
+    except (ExportError, ParityError, BundleError, LayoutError, ConfigError, CheckpointError) as error:
+        print(f"export: {error}", file=sys.stderr)
+        return 1
+    print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

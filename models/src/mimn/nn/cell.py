@@ -1,0 +1,196 @@
+"""MIMN's cell: one behavior event folded into a user's state. `step.onnx` is this module, and so is training's unroll.
+
+A state is a flat vector [B, F] outside and named blocks inside (`state_layout`). Nothing about a user lives on the
+module: the state is passed in and returned.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mimn.config import MimnConfig, state_layout
+from mimn.nn import addressing
+from mimn.nn.controls import ControlLayer
+from mimn.nn.gru import Gru
+from mimn.nn.memory import read, write
+from mimn.state.layout import StateLayout
+
+State = dict[str, Tensor]
+"""The blocks of B states by name, each [B, *shape]."""
+
+
+class Cell(nn.Module):
+    """What every cell has: a layout, an initial state, and a step from (event, state) to state."""
+
+    def __init__(self, layout: StateLayout) -> None:
+        super().__init__()
+        self.layout = layout
+        self._sizes = [block.size for block in layout.blocks]
+
+    def initial(self, batch: int) -> Tensor:
+        """The state of users without events: [batch, F] float32, each row the same."""
+        return self.pack({name: value.expand(batch, *value.shape) for name, value in self.initial_blocks().items()})
+
+    def initial_blocks(self) -> State:
+        """The initial blocks, each of its own shape, without a batch axis: zero unless a cell says otherwise."""
+        return {block.name: torch.zeros(block.shape) for block in self.layout.blocks}
+
+    def unpack(self, state: Tensor) -> State:
+        """The blocks of flat states [..., F], each [..., *shape], as views."""
+        pieces = torch.split(state, self._sizes, -1)
+        return {
+            block.name: torch.unflatten(piece, -1, block.shape) if len(block.shape) > 1 else piece
+            for block, piece in zip(self.layout.blocks, pieces, strict=True)
+        }
+
+    def pack(self, blocks: State) -> Tensor:
+        """The flat states [..., F] of named blocks; the inverse of `unpack`."""
+        return torch.cat([blocks[block.name].flatten(-len(block.shape)) for block in self.layout.blocks], -1)
+
+    def project(self, events: Tensor) -> Tensor:
+        """The part of a step that depends on the event alone, so that an unroll takes it for all steps at once.
+
+        [..., D] → [..., P]
+        """
+        raise NotImplementedError
+
+    def step(self, projected: Tensor, event: Tensor, state: Tensor) -> Tensor:
+        """The states after one event each. [B, P], [B, D], [B, F] → [B, F]; row b depends on row b alone."""
+        raise NotImplementedError
+
+    def pad(self, stepped: Tensor, state: Tensor, real: Tensor) -> Tensor:
+        """The states after a step that was an event only in rows with `real` ([B, 1] bool): the others are held."""
+        return torch.where(real, stepped, state)
+
+    def forward(self, event: Tensor, state: Tensor) -> Tensor:
+        """The states after one event each. [B, D], [B, F] → [B, F]"""
+        return self.step(self.project(event), event, state)
+
+
+class MimnCell(Cell):
+    """The paper's cell (variant `paper`). One step, in this order:
+
+    1. controller    h_t = GRU([x_t; r_{t-1}], h_{t-1})
+    2. controls      of one read and one write head, linear in h_t
+    3. addressing    w^r_t and w^w_t over the slots of M_{t-1}
+    4. re-balancing  w^w_t by the slots' utilization g_{t-1}
+    5. reading       r_t = w^r_t M_{t-1}, before the write
+    6. induction     the channel of the slot that is read most takes in x_t and M_{t-1}(i)
+    7. writing       M_t by erase and add; g_t = g_{t-1} + w^w_t, because what really writes is what counts
+    """
+
+    def __init__(self, config: MimnConfig) -> None:
+        super().__init__(state_layout(config))
+        m, D, H = config.slots, config.width, config.controller_units
+        self.config = config
+        self.controller = Gru(D, D, H)
+        self.controls = ControlLayer(config)
+        self.slot_keys = nn.Parameter(torch.randn(m, D) * 0.5)
+        limit = (6.0 / (1 + D)) ** 0.5
+        self.initial_read = nn.Parameter(torch.empty(D).uniform_(-limit, limit))
+        # Blank in size but not in direction; the same for all users and not trained.
+        self.initial_memory: Tensor
+        self.register_buffer("initial_memory", torch.randn(m, D) * 1e-5)
+        if config.memory_induction:
+            self.channel = Gru(D, D, D)
+        if config.transfers:
+            self.transfer = nn.Linear(m, m * m)
+            nn.init.normal_(self.transfer.weight, std=0.1)
+            # Near identity: from a uniform matrix all slots would get the same writes and stay alike for ever.
+            self.transfer.bias = nn.Parameter(4.0 * torch.eye(m).flatten())
+
+    def initial_blocks(self) -> State:
+        """Zero, but for a learned read vector and the blank memory."""
+        blocks = super().initial_blocks()
+        return blocks | {"read": torch.tanh(self.initial_read), "memory": torch.tanh(self.initial_memory)}
+
+    def keys(self) -> Tensor:
+        """The static key of each slot: [m, D]."""
+        return torch.tanh(self.slot_keys)
+
+    def shares(self, blocks: State) -> Tensor:
+        """g / max(1, count): each slot's part of the writes so far, without a gradient. → [..., m]"""
+        return (blocks["utilization"] / blocks["count"].clamp_min(1.0)).detach()
+
+    def project(self, events: Tensor) -> Tensor:
+        """The event's products in the controller and in the channel GRU. [..., D] → [..., 3H (+ 3D)]"""
+        projected = self.controller.project(events)
+        if self.config.memory_induction:
+            projected = torch.cat([projected, self.channel.project(events)], -1)
+        return projected
+
+    def step(self, projected: Tensor, event: Tensor, state: Tensor) -> Tensor:
+        """The states after one event each. [B, 3H (+ 3D)], [B, D], [B, F] → [B, F]"""
+        old = self.unpack(state)
+        memory = old["memory"]
+        H, D = self.config.controller_units, self.config.width
+        to_controller, *to_channel = torch.split(projected, [3 * H] + [3 * D] * self.config.memory_induction, -1)
+        new: State = {}
+
+        new["controller"] = self.controller.step(to_controller, old["read"], old["controller"])
+        shares = self.shares(old) if self.config.shifts or self.config.transfers else None
+        controls = self.controls(new["controller"], shares if self.config.shifts else None)
+        marks = addressing.landmarks(memory, self.keys())
+        read_weights, write_weights = addressing.content_weights(controls.keys, controls.strengths, marks).unbind(-2)
+        if self.config.transfers:
+            write_weights = addressing.transfer(write_weights, self.transfer(shares))
+        if self.config.shifts:
+            write_weights = addressing.shift_and_sharpen(write_weights, controls.shift, controls.gamma)
+
+        if self.config.memory_induction:
+            selected = addressing.strongest(read_weights)
+            new["read"], slot = read(memory, torch.stack([read_weights, selected], -2)).unbind(-2)
+            channel = read(old["channels"], selected.unsqueeze(-2)).squeeze(-2)
+            channel = self.channel.step(to_channel[0], slot.detach(), channel)
+            new["channels"] = torch.where(selected.unsqueeze(-1) > 0, channel.unsqueeze(-2), old["channels"])
+        else:
+            new["read"] = read(memory, read_weights.unsqueeze(-2)).squeeze(-2)
+
+        new["memory"] = write(memory, write_weights, controls.erase, controls.add)
+        if self.config.utilization:
+            new["utilization"] = old["utilization"] + write_weights
+        new["add_sum"] = old["add_sum"] + controls.add
+        new["history_sum"] = old["history_sum"] + event
+        new["count"] = old["count"] + 1.0
+        return self.pack(new)
+
+
+class PoolingCell(Cell):
+    """The baseline's cell (variant `pooling`): the sum of the event vectors, and their number."""
+
+    def __init__(self, config: MimnConfig) -> None:
+        super().__init__(state_layout(config))
+
+    def project(self, events: Tensor) -> Tensor:
+        """Nothing is to be computed ahead. [..., D] → [..., 0]"""
+        return events[..., :0]
+
+    def step(self, projected: Tensor, event: Tensor, state: Tensor) -> Tensor:
+        """The states after one event each. [B, 0], [B, D], [B, F] → [B, F]"""
+        old = self.unpack(state)
+        return self.pack({"history_sum": old["history_sum"] + event, "count": old["count"] + 1.0})
+
+
+def unroll(cell: Cell, events: Tensor, state: Tensor, real: Tensor | None = None) -> Tensor:
+    """The states before, between and after the events.
+
+    Args:
+        events: [B, T, D].
+        state: [B, F], where the histories start (`cell.initial(B)`, or the end of the window before).
+        real: [B, T] bool, False where `events` is padding; None when nothing is. Without it end padding is harmless as
+            long as only states before the padding are used, and the steps are cheaper.
+
+    Returns: [B, T + 1, F]; entry n is the state after the first n events, so entry 0 is `state`.
+    """
+    states = [state]
+    rows = [None] * events.shape[1] if real is None else real.unsqueeze(-1).unbind(1)
+    for projected, event, row in zip(cell.project(events).unbind(1), events.unbind(1), rows, strict=True):
+        stepped = cell.step(projected, event, states[-1])
+        states.append(stepped if row is None else cell.pad(stepped, states[-1], row))
+    return torch.stack(states, 1)
+
+
+def states_at(states: Tensor, positions: Tensor) -> Tensor:
+    """The states after `positions` events each. [B, T + 1, F], [B, P] int64 → [B, P, F]"""
+    return states[torch.arange(len(states), device=states.device).unsqueeze(-1), positions]

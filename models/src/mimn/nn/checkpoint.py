@@ -1,0 +1,44 @@
+"""A model to a file and back: safetensors, so that nothing is pickled. The configuration travels inside the file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from mimn.config import ConfigError, MimnConfig
+from mimn.nn.model import MimnModel
+
+
+class CheckpointError(Exception):
+    """A model file that cannot be read; the message names the file and the fix."""
+
+
+def save_model(model: MimnModel, path: str | Path) -> None:
+    """Write weights and configuration of `model` to `path`; the same model gives the same bytes."""
+    tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+    save_file(tensors, str(path), metadata={"config": json.dumps(asdict(model.config), sort_keys=True)})
+
+
+def load_model(path: str | Path) -> MimnModel:
+    """The model that `save_model` wrote to `path`, in evaluation mode.
+
+    Raises:
+        CheckpointError: no such file, not safetensors, no configuration inside, or weights that do not fit it.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict: it cannot be iterated)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
+    try:
+        config = MimnConfig.from_mapping(json.loads(metadata["config"]))
+        model = MimnModel(config, len(tensors["items.weight"]), len(tensors["categories.weight"]))
+        model.load_state_dict(tensors)
+    except (KeyError, ValueError, ConfigError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is not a model of this program version: {error}") from error
+    return model.eval()

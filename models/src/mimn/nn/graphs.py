@@ -1,0 +1,137 @@
+"""PyTorch to ONNX: the two graphs of a bundle.
+
+The graphs take vectors and states, never ids. Everything about the machine that exports (paths, traces, versions) is
+stripped, so that the same weights give the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from mimn.bundle.manifest import HEAD, STEP, GraphSpec, TensorSpec
+from mimn.nn.model import MimnModel
+from mimn.state.layout import StateLayout
+
+OPSET = 20
+_EXAMPLE_ROWS = 3
+"""More than one, because the exporter takes an axis of 1 for a constant."""
+
+
+class StepModule(nn.Module):
+    """What `step.onnx` computes: the cell, its result rounded as it is stored: cached, stored and replayed are one."""
+
+    def __init__(self, model: MimnModel, layout: StateLayout) -> None:
+        super().__init__()
+        self.cell = model.cell
+        self.layout = layout
+
+    def forward(self, event: Tensor, state: Tensor) -> Tensor:
+        """[B, D], [B, F] → [B, F]"""
+        return round_state(self.cell(event, state), self.layout)
+
+    def initial(self, batch: int) -> Tensor:
+        """The initial state as stored: [batch, F]."""
+        return round_state(self.cell.initial(batch), self.layout)
+
+
+class HeadModule(nn.Module):
+    """What `head.onnx` computes: the head of one user, and probabilities instead of logits."""
+
+    def __init__(self, model: MimnModel) -> None:
+        super().__init__()
+        self.head = model.head
+        # Registered here, because the head reads its weights and does not own it.
+        self.cell = model.cell
+
+    def forward(self, candidates: Tensor, state: Tensor, context: Tensor | None = None) -> Tensor:
+        """[C, D], [1, F], [1, K] → [C] in (0, 1)"""
+        logits: Tensor = self.head(state, candidates.unsqueeze(0), context)
+        return torch.sigmoid(logits).squeeze(0)
+
+
+def round_state(state: Tensor, layout: StateLayout) -> Tensor:
+    """`state` [..., F] with each value as it reads back after storage (`StateLayout.round` in PyTorch)."""
+    if not layout.half_floats:
+        return state
+    half, rest = torch.split(state, [layout.half_floats, layout.floats - layout.half_floats], -1)
+    return torch.cat([half.to(torch.float16).to(torch.float32), rest], -1)
+
+
+def step_graph(model: MimnModel, layout: StateLayout) -> tuple[bytes, GraphSpec]:
+    """`step.onnx` of a model in evaluation mode, and what the manifest says of it."""
+    D, F = model.config.width, layout.floats
+    module = StepModule(model, layout)
+    example = (torch.randn(_EXAMPLE_ROWS, D), module.initial(_EXAMPLE_ROWS))
+    data = _to_onnx(module, example, ["event", "state"], "next_state", ({0: "batch"}, {0: "batch"}))
+    inputs = (TensorSpec("event", ("batch", D)), TensorSpec("state", ("batch", F)))
+    return data, GraphSpec(STEP, inputs, (TensorSpec("next_state", ("batch", F)),))
+
+
+def head_graph(model: MimnModel, layout: StateLayout) -> tuple[bytes, GraphSpec]:
+    """`head.onnx` of a model in evaluation mode, and what the manifest says of it."""
+    D, F, K = model.config.width, layout.floats, len(model.config.context_features)
+    example = [torch.randn(_EXAMPLE_ROWS, D), model.cell.initial(1)]
+    inputs = [TensorSpec("candidates", ("candidates", D)), TensorSpec("state", (1, F))]
+    if K:
+        example.append(torch.randn(1, K))
+        inputs.append(TensorSpec("context", (1, K)))
+    free = ({0: "candidates"}, *({} for _ in example[1:]))
+    data = _to_onnx(HeadModule(model), tuple(example), [spec.name for spec in inputs], "scores", free)
+    return data, GraphSpec(HEAD, tuple(inputs), (TensorSpec("scores", ("candidates",)),))
+
+
+def _to_onnx(
+    module: nn.Module, example: tuple[Tensor, ...], inputs: list[str], output: str, free: tuple[dict[int, str], ...]
+) -> bytes:
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            module.eval(),
+            example,
+            input_names=inputs,
+            output_names=[output],
+            dynamic_shapes=free,
+            dynamo=True,
+            optimize=True,
+            opset_version=OPSET,
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned no program")
+    proto = program.model_proto
+    _strip(proto)
+    onnx.checker.check_model(proto, full_check=True)
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+def _strip(proto: onnx.ModelProto) -> None:
+    """Remove what says where and how the graph was made."""
+    proto.ClearField("producer_version")
+    proto.ClearField("metadata_props")
+    proto.ClearField("doc_string")
+    graph = proto.graph
+    graph.ClearField("value_info")
+    for part in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress and its remarks on packages that are not installed off the terminal."""
+    registration = logging.getLogger("torch.onnx")
+    before = registration.level
+    registration.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        registration.setLevel(before)

@@ -1,0 +1,182 @@
+"""The head: a user's state and some candidates to click logits. `head.onnx` is this module with a sigmoid behind it.
+
+What depends on the user alone is computed once a user and broadcast over the candidates, so that the price of one more
+candidate is small. Shapes: N users, C candidates each.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mimn.config import MimnConfig
+from mimn.nn import addressing
+from mimn.nn.cell import Cell, MimnCell, State
+from mimn.nn.gru import glorot_
+from mimn.nn.memory import read
+
+COUNT_SCALE = 1 / 7.0
+"""log(1 + count) of 1,000 events is about 7."""
+
+
+class Layer(nn.Module):
+    """A dense layer over pieces of its input that are given apart: x1 W1 + x2 W2 + … + b."""
+
+    def __init__(self, inputs: tuple[int, ...], outputs: int) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList(torch.empty(width, outputs) for width in inputs)
+        for weight in self.weights:
+            glorot_(weight, sum(inputs), outputs)
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+
+class ChannelAttention(nn.Module):
+    """How much each interest channel matters for a candidate (DIN's attention over the channels).
+
+    A channel f and a candidate q are compared by [q; f; q - f; q * f] → sigmoid → sigmoid → 1, and the channels are
+    summed by the softmax of that. The first product falls apart into q (W1 + W3) + f (W2 - W3) + (q * f) W4: the first
+    is needed once a candidate, the second once a user.
+    """
+
+    def __init__(self, width: int, units: tuple[int, int]) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.empty(4, width, units[0]))
+        glorot_(self.first, 4 * width, units[0])
+        self.first_bias = nn.Parameter(torch.zeros(units[0]))
+        self.second = linear(units[0], units[1])
+        self.third = linear(units[1], 1)
+
+    def forward(self, q: Tensor, channels: Tensor) -> Tensor:
+        """The channels' weighted sum for each candidate. [N, C, D], [N, m, D] → [N, C, D]"""
+        q_weight, f_weight, difference, product = self.first.unbind(0)
+        by_candidate = q @ (q_weight + difference)
+        by_user = channels @ (f_weight - difference) + self.first_bias
+        by_both = (q.unsqueeze(-2) * channels.unsqueeze(-3)) @ product
+        hidden = torch.sigmoid(by_both + by_candidate.unsqueeze(-2) + by_user.unsqueeze(-3))
+        scores = self.third(torch.sigmoid(self.second(hidden))).squeeze(-1)
+        return torch.softmax(scores, -1) @ channels
+
+
+class Mlp(nn.Module):
+    """The layers above the features: two hidden ones with a PReLU of a slope per unit, then one logit.
+
+    The first is cut in two: what only depends on the user goes through it once a user.
+    """
+
+    def __init__(self, user_width: int, candidate_width: int, config: MimnConfig) -> None:
+        super().__init__()
+        first, second = config.head_units
+        self.by_user = linear(user_width, first)
+        self.by_candidate = nn.Linear(candidate_width, first, bias=False)
+        for layer in (self.by_user, self.by_candidate):
+            glorot_(layer.weight, user_width + candidate_width, first)
+        self.second = linear(first, second)
+        self.third = linear(second, 1)
+        self.first_slope, self.second_slope = nn.PReLU(first, 0.1), nn.PReLU(second, 0.1)
+        self.dropout = nn.Dropout(config.head_dropout)
+        batch = config.head_norm == "batch"
+        self.user_norm: nn.Module = BatchNorm(user_width) if batch else nn.Identity()
+        self.candidate_norm: nn.Module = BatchNorm(candidate_width) if batch else nn.Identity()
+
+    def forward(self, user: Tensor, candidates: Tensor) -> Tensor:
+        """The logits. [N, U], [N, C, V] → [N, C]"""
+        by_user = self.by_user(self.user_norm(user)).unsqueeze(-2)
+        hidden = prelu(self.by_candidate(self.candidate_norm(candidates)) + by_user, self.first_slope.weight)
+        hidden = prelu(self.second(self.dropout(hidden)), self.second_slope.weight)
+        logits: Tensor = self.third(self.dropout(hidden)).squeeze(-1)
+        return logits
+
+
+class BatchNorm(nn.Module):
+    """Batch normalization of the last axis, whatever the axes before it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., W] → [..., W]"""
+        normalized: Tensor = self.norm(x.reshape(-1, x.shape[-1])).view(x.shape)
+        return normalized
+
+
+class MimnHead(nn.Module):
+    """The head of variant `paper`. It reads the state with the candidate as if that were the next event, but writes
+    nothing: the controller takes the candidate in, its read head reads the memory, and the output layer sees both."""
+
+    def __init__(self, config: MimnConfig, cell: MimnCell) -> None:
+        super().__init__()
+        D, H = config.width, config.controller_units
+        self.config = config
+        # The cell belongs to the model; here it is only read, so it is not registered a second time.
+        self._cell = [cell]
+        self.output = linear(H + D, H)
+        if config.memory_induction:
+            self.attention = ChannelAttention(D, config.attention_units)
+        candidate_width = 2 * D + H + (D if config.memory_induction else 0)
+        self.mlp = Mlp(D + 1 + len(config.context_features), candidate_width, config)
+
+    def step_output(self, controller: Tensor, read_vector: Tensor) -> Tensor:
+        """o = [h; r] Wo + bo, of a step or of a read-out. [..., H], [..., D] → [..., H]"""
+        output: Tensor = self.output(torch.cat([controller, read_vector], -1))
+        return output
+
+    def read_out(self, blocks: State, candidates: Tensor) -> Tensor:
+        """The memory as each candidate reads it: the output of a step that writes nothing. [N, C, D] → [N, C, H]"""
+        cell = self._cell[0]
+        h = cell.controller.step(
+            cell.controller.project(candidates), blocks["read"].unsqueeze(-2), blocks["controller"].unsqueeze(-2)
+        )
+        shares = cell.shares(blocks).unsqueeze(-2) if self.config.shifts else None
+        strength, key = cell.controls.read_head(h, shares)
+        marks = addressing.landmarks(blocks["memory"], cell.keys())
+        weights = addressing.content_weights(key, strength, marks)
+        return self.step_output(h, read(blocks["memory"], weights))
+
+    def forward(self, states: Tensor, candidates: Tensor, context: Tensor | None = None) -> Tensor:
+        """The click logits; candidates do not influence each other. [N, F], [N, C, D], [N, K] → [N, C]"""
+        blocks = self._cell[0].unpack(states)
+        events = blocks["count"].clamp_min(1.0)
+        mean_add = (blocks["add_sum"] / events).unsqueeze(-2)
+        features = [candidates, mean_add * candidates, self.read_out(blocks, candidates)]
+        if self.config.memory_induction:
+            features.append(self.attention(candidates, blocks["channels"]))
+        logits: Tensor = self.mlp(user_features(blocks, context), torch.cat(features, -1))
+        return logits
+
+
+class PoolingHead(nn.Module):
+    """The head of variant `pooling` (Embedding&MLP): the candidate and the mean of the user's events."""
+
+    def __init__(self, config: MimnConfig, cell: Cell) -> None:
+        super().__init__()
+        self._cell = [cell]
+        self.mlp = Mlp(config.width + 1 + len(config.context_features), config.width, config)
+
+    def forward(self, states: Tensor, candidates: Tensor, context: Tensor | None = None) -> Tensor:
+        """The click logits. [N, F], [N, C, D], [N, K] → [N, C]"""
+        logits: Tensor = self.mlp(user_features(self._cell[0].unpack(states), context), candidates)
+        return logits
+
+
+def user_features(blocks: State, context: Tensor | None) -> Tensor:
+    """What the MLP reads of the user and the request: mean event vector, log of the count, context. → [N, D + 1 + K]
+
+    Sums enter divided by the count: a head trained on 200 events would not know the sum of 10,000.
+    """
+    events = blocks["count"].clamp_min(1.0)
+    features = [blocks["history_sum"] / events, torch.log1p(blocks["count"]) * COUNT_SCALE]
+    return torch.cat(features if context is None else [*features, context], -1)
+
+
+def prelu(x: Tensor, slope: Tensor) -> Tensor:
+    """x where positive, slope * x elsewhere; one slope a unit. [..., U], [U] → [..., U]"""
+    return torch.where(x > 0, x, slope * x)
+
+
+def linear(inputs: int, outputs: int) -> nn.Linear:
+    """A dense layer with Glorot-uniform weights and zero bias."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,185 @@
+"""The whole model: embedding tables, cell and head behind one interface, whatever the variant.
+
+The trainer calls `loss`, evaluation `unroll` and `score`, export reads the parts. Ids are table rows here: row 0 of
+each table is the unknown id, a row that is trained; lengths, not an id, say what is padding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from mimn.config import MimnConfig
+from mimn.nn import official
+from mimn.nn.auxiliary import AuxiliaryNet
+from mimn.nn.cell import Cell, MimnCell, PoolingCell, State, states_at, unroll
+from mimn.nn.head import MimnHead, PoolingHead
+from mimn.nn.official import OfficialAuxiliaryNet, OfficialCell, OfficialHead
+
+EMBEDDING_STD = 0.1
+
+
+class BatchError(ValueError):
+    """A batch that lacks what the configuration needs; the message names the field."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """B windows of at most T events, and P occasions in each, with C candidates.
+
+    An occasion lies after the window's first `positions` events and sees none of the later ones. Which events are real
+    is said by `lengths` (windows are left-aligned: the cheap way, no step is masked) or else by `real`.
+    """
+
+    items: Tensor
+    """[B, T] int64 rows."""
+    categories: Tensor
+    """[B, T] int64 rows."""
+    positions: Tensor
+    """[B, P] int64, 0 to T; padding counts with `real`."""
+    candidate_items: Tensor
+    """[B, P, C] int64 rows."""
+    candidate_categories: Tensor
+    """[B, P, C] int64 rows."""
+    labels: Tensor
+    """[B, P, C] float32, 1 for a click."""
+    lengths: Tensor | None = None
+    """[B] int64, 0 to T: how many of a window's events are real, the first ones."""
+    real: Tensor | None = None
+    """[B, T] bool, with padding anywhere."""
+    weights: Tensor | None = None
+    """[B, P, C] float32, what each label counts (0: no such occasion); None counts each as 1."""
+    context: Tensor | None = None
+    """[B, P, K] float32, with `context_features` only."""
+    negative_items: Tensor | None = None
+    """[B, T] int64 rows, for the auxiliary loss: an event that did not happen at that step."""
+    negative_categories: Tensor | None = None
+    state: Tensor | None = None
+    """[B, F], where the windows start; None starts users without events."""
+
+
+class Losses(NamedTuple):
+    """Scalars, each as it enters `total`, which is to be minimized; and where the windows ended."""
+
+    total: Tensor
+    click: Tensor
+    utilization: Tensor
+    auxiliary: Tensor
+    states: Tensor
+    """[B, F], detached: the states after each window's last event."""
+
+
+class MimnModel(nn.Module):
+    """Tables, cell and head of one configuration."""
+
+    def __init__(self, config: MimnConfig, item_rows: int, category_rows: int) -> None:
+        """`item_rows` and `category_rows` count the unknown row."""
+        super().__init__()
+        self.config = config
+        self.items = nn.Embedding(item_rows, config.embedding_dim)
+        self.categories = nn.Embedding(category_rows, config.embedding_dim)
+        for table in (self.items, self.categories):
+            nn.init.normal_(table.weight, std=EMBEDDING_STD)
+        self.cell: Cell
+        self.head: MimnHead | PoolingHead | OfficialHead
+        self.auxiliary: AuxiliaryNet | OfficialAuxiliaryNet | None = None
+        if config.variant == "paper":
+            cell = MimnCell(config)
+            self.cell, self.head = cell, MimnHead(config, cell)
+        elif config.variant == "official":
+            published = OfficialCell(config)
+            self.cell, self.head = published, OfficialHead(config, published)
+        else:
+            self.cell = PoolingCell(config)
+            self.head = PoolingHead(config, self.cell)
+        if config.auxiliary_loss:
+            net = OfficialAuxiliaryNet if config.variant == "official" else AuxiliaryNet
+            self.auxiliary = net(config.controller_units, config.width)
+
+    def vectors(self, items: Tensor, categories: Tensor) -> Tensor:
+        """Events or candidates as the cell and the head read them. [...], [...] int64 → [..., D]"""
+        return torch.cat([self.items(items), self.categories(categories)], -1)
+
+    def unroll(
+        self, items: Tensor, categories: Tensor, state: Tensor | None = None, real: Tensor | None = None
+    ) -> Tensor:
+        """The states before, between and after the events (see `mimn.nn.cell.unroll`). [B, T] int64 → [B, T + 1, F]"""
+        start = self.cell.initial(len(items)) if state is None else state
+        return unroll(self.cell, self.vectors(items, categories), start, real)
+
+    def logits(self, states: Tensor, items: Tensor, categories: Tensor, context: Tensor | None = None) -> Tensor:
+        """[N, F], [N, C], [N, C] int64 rows, [N, K] → [N, C]"""
+        logits: Tensor = self.head(states, self.vectors(items, categories), context)
+        return logits
+
+    def score(self, states: Tensor, items: Tensor, categories: Tensor, context: Tensor | None = None) -> Tensor:
+        """Click probabilities. [N, F], [N, C], [N, C] int64 rows, [N, K] → [N, C]"""
+        return torch.sigmoid(self.logits(states, items, categories, context))
+
+    def loss(self, batch: Batch) -> Losses:
+        """The training loss of one batch: click + utilization + auxiliary.
+
+        Raises:
+            BatchError: the batch lacks what this configuration needs.
+        """
+        real = self._real(batch)
+        events = self.vectors(batch.items, batch.categories)
+        if self.config.variant == "official":
+            events = events * real.unsqueeze(-1)
+        start = self.cell.initial(len(events)) if batch.state is None else batch.state
+        states = unroll(self.cell, events, start, batch.real)
+        last = states[:, -1] if batch.lengths is None else states_at(states, batch.lengths.unsqueeze(-1)).squeeze(1)
+
+        logits = self.logits(
+            states_at(states, batch.positions).flatten(0, 1),
+            batch.candidate_items.flatten(0, 1),
+            batch.candidate_categories.flatten(0, 1),
+            None if batch.context is None else batch.context.flatten(0, 1),
+        ).view_as(batch.labels)
+        click = self._click_loss(logits, batch.labels, batch.weights)
+        utilization = auxiliary = click.new_zeros(())
+        if self.config.utilization:
+            form = official.utilization_loss if self.config.variant == "official" else utilization_loss
+            utilization = self.config.utilization_weight * form(self.cell.unpack(last)["utilization"])
+        if self.auxiliary is not None:
+            auxiliary = self.config.auxiliary_weight * self._auxiliary_loss(batch, events, states, real)
+        return Losses(click + utilization + auxiliary, click, utilization, auxiliary, last.detach())
+
+    def _real(self, batch: Batch) -> Tensor:
+        """[B, T] bool: which events are real."""
+        if (batch.real is None) == (batch.lengths is None):
+            raise BatchError("a batch needs either `lengths` or `real`")
+        if batch.lengths is None:
+            return cast(Tensor, batch.real)
+        return torch.arange(batch.items.shape[1], device=batch.items.device) < batch.lengths.unsqueeze(-1)
+
+    def _click_loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+        if self.config.variant == "official":
+            if weights is not None:
+                raise BatchError("`weights` must be None in variant 'official': its loss is a plain mean")
+            return official.click_loss(logits, labels)
+        total = nn.functional.binary_cross_entropy_with_logits(logits, labels, weights, reduction="sum")
+        return total / (labels.numel() if weights is None else weights.sum().clamp_min(1e-9))
+
+    def _auxiliary_loss(self, batch: Batch, events: Tensor, states: Tensor, real: Tensor) -> Tensor:
+        if batch.negative_items is None or batch.negative_categories is None:
+            raise BatchError("auxiliary_loss needs `negative_items` and `negative_categories`")
+        negatives = self.vectors(batch.negative_items, batch.negative_categories)
+        if self.config.variant == "official":
+            negatives = negatives * real.unsqueeze(-1)
+        # The output after event t has to tell event t + 1; entry 0 of `states` is before any event.
+        before = self.cell.unpack(states[:, 1:-1])
+        outputs = before["output"] if isinstance(self.head, OfficialHead) else self._outputs(before)
+        loss: Tensor = cast(AuxiliaryNet, self.auxiliary).loss(outputs, events[:, 1:], negatives[:, 1:], real[:, 1:])
+        return loss
+
+    def _outputs(self, blocks: State) -> Tensor:
+        return cast(MimnHead, self.head).step_output(blocks["controller"], blocks["read"])
+
+
+def utilization_loss(utilization: Tensor) -> Tensor:
+    """Mean over the batch of sum_i (g_i - mean g)^2 (paper, eq. 8), before lambda. [B, m] → []"""
+    return (utilization - utilization.mean(-1, keepdim=True)).square().sum(-1).mean()

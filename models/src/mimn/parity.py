@@ -1,0 +1,194 @@
+"""Three computations of one model must agree before it is written: ONNX, PyTorch and the plain equations.
+
+Compared are single steps from many states, whole histories folded one event at a time against the unrolled sequence,
+and scores, at several batch sizes. An interest channel is chosen by an argmax, so a history whose two largest read
+weights ever come closer than `MARGIN` may rightly differ: such histories are counted, not compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+
+from mimn.nn.cell import unroll
+from mimn.nn.graphs import HeadModule, StepModule
+from mimn.nn.model import MimnModel
+from mimn.reference import Reference
+from mimn.state.layout import BlockType, StateLayout
+
+Floats = NDArray[np.float32]
+
+BATCHES = (1, 2, 7, 64)
+MARGIN = 1e-5
+TOLERANCE = 1e-5
+"""Absolute, and relative to the value."""
+HALF_TOLERANCE = 2e-3
+"""The same for one step of a float16 bundle: a value that lies between two float16 numbers may fall to either side."""
+HALF_FOLD_TOLERANCE = 2e-2
+"""And after a history, in which such a difference is carried on."""
+HISTORY = 40
+"""Events of the histories that are folded."""
+
+
+class ParityError(Exception):
+    """Two computations of the same model disagree; the message says which, where and by how much."""
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """What was compared."""
+
+    steps: int
+    scores: int
+    histories: int
+    undecided: int
+    """Steps and histories left out, because a channel hung on a gap below `MARGIN`."""
+    largest_difference: float
+
+
+class Graph:
+    """A graph in memory on onnxruntime, one thread."""
+
+    def __init__(self, data: bytes) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        self._inputs = [tensor.name for tensor in self._session.get_inputs()]
+
+    def __call__(self, *inputs: Floats) -> Floats:
+        """The graph's output for its inputs, in order."""
+        output: Floats = self._session.run(None, dict(zip(self._inputs, inputs, strict=True)))[0]
+        return output
+
+
+def check_parity(
+    model: MimnModel, layout: StateLayout, step_onnx: bytes, head_onnx: bytes, seed: int = 0
+) -> ParityReport:
+    """Compare the two graphs with PyTorch and with the equations.
+
+    Args:
+        model: in evaluation mode.
+        layout: as the bundle stores states.
+        step_onnx, head_onnx: the graphs.
+        seed: of the events, candidates and contexts, drawn from the model's own tables.
+
+    Raises:
+        ParityError: a difference beyond the tolerance, or no history that could be compared.
+    """
+    return _Check(model, layout, step_onnx, head_onnx, seed).run()
+
+
+class _Check:
+    def __init__(self, model: MimnModel, layout: StateLayout, step_onnx: bytes, head_onnx: bytes, seed: int) -> None:
+        self.model, self.layout = model, layout
+        self.step, self.head = Graph(step_onnx), Graph(head_onnx)
+        self.torch_step, self.torch_head = StepModule(model, layout), HeadModule(model)
+        dtype: BlockType = "float16" if layout.half_floats else "float32"
+        weights = {name: value.numpy() for name, value in model.state_dict().items()}
+        self.reference = Reference(model.config, weights, dtype)
+        self.random = np.random.default_rng(seed)
+        self.steps = self.scores = self.histories = self.undecided = 0
+        self.largest = 0.0
+        self.step_tolerance = HALF_TOLERANCE if layout.half_floats else TOLERANCE
+        self.fold_tolerance = HALF_FOLD_TOLERANCE if layout.half_floats else TOLERANCE
+
+    def run(self) -> ParityReport:
+        with torch.no_grad():
+            initial = self.torch_step.initial(1).numpy()
+            self._equal(
+                "initial state", "PyTorch", initial[0], self.reference.flat(self.reference.initial()), TOLERANCE
+            )
+            states = self._fold(initial)
+            for batch in BATCHES:
+                self._one_step(states[self.random.integers(len(states), size=batch)], self.vectors(batch))
+            self._one_step(np.zeros_like(states[:2]), np.zeros_like(self.vectors(2)))
+            for candidates in BATCHES:
+                self._score(states[self.random.integers(len(states))], candidates)
+            self._score(initial[0], BATCHES[-1])
+        if not self.histories:
+            raise ParityError(
+                f"no history could be compared: in each of {max(BATCHES)} the two largest read weights came closer "
+                f"than {MARGIN}; the model does not tell its slots apart: train it further"
+            )
+        return ParityReport(self.steps, self.scores, self.histories, self.undecided, self.largest)
+
+    def vectors(self, *shape: int) -> Floats:
+        items = torch.from_numpy(self.random.integers(self.model.items.num_embeddings, size=shape))
+        categories = torch.from_numpy(self.random.integers(self.model.categories.num_embeddings, size=shape))
+        vectors: Floats = self.model.vectors(items, categories).numpy()
+        return vectors
+
+    def _fold(self, initial: Floats) -> Floats:
+        """Fold histories in all three ways; returns the states on the way, [users * (HISTORY + 1), F]."""
+        users = max(BATCHES)
+        events = self.vectors(users, HISTORY)
+        state = np.tile(initial, (users, 1))
+        way = [state]
+        for t in range(HISTORY):
+            state = self.step(np.ascontiguousarray(events[:, t]), state)
+            way.append(state)
+        if self.layout.half_floats:
+            unrolled = torch.from_numpy(np.tile(initial, (users, 1)))
+            for t in range(HISTORY):
+                unrolled = self.torch_step(torch.from_numpy(events[:, t]), unrolled)
+        else:
+            unrolled = unroll(self.model.cell, torch.from_numpy(events), self.model.cell.initial(users))[:, -1]
+        for user in range(users):
+            blocks, gap = self.reference.fold(events[user], self.reference.initial())
+            if gap < MARGIN:
+                self.undecided += 1
+                continue
+            self.histories += 1
+            where = f"after folding {HISTORY} events one at a time"
+            self._equal_states(
+                where, "PyTorch's unrolled sequence", state[user], unrolled[user].numpy(), self.fold_tolerance
+            )
+            self._equal_states(where, "the equations", state[user], self.reference.flat(blocks), self.fold_tolerance)
+        return np.concatenate(way)
+
+    def _one_step(self, states: Floats, events: Floats) -> None:
+        got = self.step(events, states)
+        pytorch = self.torch_step(torch.from_numpy(events), torch.from_numpy(states)).numpy()
+        for row, (event, state) in enumerate(zip(events, states, strict=True)):
+            blocks, gap = self.reference.step(event.astype(np.float64), self.reference.blocks(state))
+            if gap < MARGIN:
+                self.undecided += 1
+                continue
+            self.steps += 1
+            where = f"after one step at batch {len(states)}, row {row}"
+            self._equal_states(where, "PyTorch", got[row], pytorch[row], self.step_tolerance)
+            self._equal_states(where, "the equations", got[row], self.reference.flat(blocks), self.step_tolerance)
+
+    def _score(self, state: Floats, count: int) -> None:
+        candidates = self.vectors(count)
+        context = self.random.normal(size=(1, len(self.model.config.context_features))).astype(np.float32)
+        inputs = [candidates, state[np.newaxis]] + ([context] if context.size else [])
+        got = self.head(*inputs)
+        pytorch = self.torch_head(*(torch.from_numpy(value) for value in inputs)).numpy()
+        blocks = self.reference.blocks(state)
+        equations = [self.reference.score(blocks, candidate, context[0].astype(np.float64)) for candidate in candidates]
+        self.scores += count
+        where = f"scores of {count} candidates"
+        self._equal(where, "PyTorch", got, pytorch, TOLERANCE)
+        self._equal(where, "the equations", got, np.array(equations, np.float32), TOLERANCE)
+
+    def _equal_states(self, where: str, other: str, got: Floats, want: Floats, tolerance: float) -> None:
+        for name, value in self.layout.view(want).items():
+            self._equal(f"block `{name}` {where}", other, self.layout.view(got)[name], value, tolerance)
+
+    def _equal(self, what: str, other: str, got: Floats, want: Floats, tolerance: float) -> None:
+        if got.shape != want.shape:
+            raise ParityError(f"{what}: shape {got.shape} from ONNX, {want.shape} from {other}")
+        difference = np.abs(got.astype(np.float64) - want)
+        allowed = tolerance * (1 + np.abs(want))
+        # Written so that a NaN on either side is a disagreement.
+        if not bool(np.all(difference <= allowed)):
+            raise ParityError(
+                f"{what}: ONNX and {other} differ by {float(np.max(difference)):.3g}, "
+                f"allowed are {tolerance:g} + {tolerance:g} * |x|"
+            )
+        self.largest = max(self.largest, float(np.max(difference, initial=0.0)))

@@ -1,0 +1,205 @@
+"""The equations of variant `paper` in plain numpy, one user, one slot, one candidate at a time.
+
+Export refuses a bundle that disagrees with this. It is written from the equations and shares no code with `mimn.nn`:
+float64, no batching, no factored products, nothing computed ahead. Slow on purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimn.config import MimnConfig, state_layout
+from mimn.state.layout import BlockType
+
+Array = NDArray[np.float64]
+Blocks = dict[str, Array]
+
+
+class Reference:
+    """One model's equations.
+
+    Args:
+        config: variant `paper` or `pooling`.
+        weights: the model's weights by name, as in its `state_dict`.
+        state_dtype: `float16` rounds the recurrent blocks after every step, as such a bundle does.
+    """
+
+    def __init__(self, config: MimnConfig, weights: Mapping[str, NDArray[Any]], state_dtype: BlockType = "float32"):
+        self.config = config
+        self.layout = state_layout(config, state_dtype)
+        self._weights = {name: np.asarray(value, np.float64) for name, value in weights.items()}
+
+    def initial(self) -> Blocks:
+        """The state of a user without events."""
+        blocks = {block.name: np.zeros(block.shape) for block in self.layout.blocks}
+        if self.config.variant == "paper":
+            blocks["read"] = np.tanh(self._weights["cell.initial_read"])
+            blocks["memory"] = np.tanh(self._weights["cell.initial_memory"])
+        return self._stored(blocks)
+
+    def step(self, event: Array, old: Blocks) -> tuple[Blocks, float]:
+        """The blocks after `event` [D], and the gap between the two largest read weights (which decides a channel)."""
+        if self.config.variant == "pooling":
+            return {"history_sum": old["history_sum"] + event, "count": old["count"] + 1}, np.inf
+        c, W = self.config, self._weights
+        m, D = c.slots, c.width
+        M = old["memory"]
+        share = old["utilization"] / max(1.0, old["count"][0]) if c.utilization else np.zeros(m)
+
+        h = self._gru("cell.controller", event, old["read"], old["controller"])
+        p = self._controls(h, share)
+        beta_r, beta_w = 2 * (softplus(p[0]) + 1), 2 * (softplus(p[1]) + 1)
+        k_r, k_w, add, erase = (
+            np.tanh(p[2 : 2 + D]),
+            np.tanh(p[2 + D : 2 + 2 * D]),
+            p[2 + 2 * D : 2 + 3 * D],
+            p[2 + 3 * D : 2 + 4 * D],
+        )
+        a, e = np.tanh(add), sigmoid(erase)
+
+        w_r = self._address(k_r, beta_r, M)
+        w_w = self._address(k_w, beta_w, M)
+        if c.transfers:
+            logits = W["cell.transfer.weight"] @ share + W["cell.transfer.bias"]
+            P = np.array([softmax(logits[i * m : (i + 1) * m]) for i in range(m)])
+            w_w = np.array([sum(w_w[i] * P[i, j] for i in range(m)) for j in range(m)])
+        if c.shifts:
+            q = softmax(p[2 + 4 * D : 5 + 4 * D])
+            gamma = 4 * (softplus(p[5 + 4 * D]) + 1)
+            moved = np.array([q[0] * w_w[i] + q[1] * w_w[(i - 1) % m] + q[2] * w_w[(i + 1) % m] for i in range(m)])
+            powers = (moved / moved.max()) ** gamma
+            w_w = powers / powers.sum()
+
+        new = {"controller": h, "read": np.array(sum(w_r[i] * M[i] for i in range(m)))}
+        if c.memory_induction:
+            i = int(np.argmax(w_r))
+            new["channels"] = old["channels"].copy()
+            new["channels"][i] = self._gru("cell.channel", event, M[i], old["channels"][i])
+        new["memory"] = np.array([M[i] * (1 - w_w[i] * e) + w_w[i] * a for i in range(m)])
+        if c.utilization:
+            new["utilization"] = old["utilization"] + w_w
+        new["add_sum"] = old["add_sum"] + a
+        new["history_sum"] = old["history_sum"] + event
+        new["count"] = old["count"] + 1
+        top = np.sort(w_r)[::-1]
+        return self._stored(new), float(top[0] - top[1]) if c.memory_induction and m > 1 else np.inf
+
+    def fold(self, events: Sequence[Array] | Array, blocks: Blocks) -> tuple[Blocks, float]:
+        """The blocks after all `events` [T, D], and the smallest gap on the way."""
+        smallest = np.inf
+        for event in events:
+            blocks, gap = self.step(np.asarray(event, np.float64), blocks)
+            smallest = min(smallest, gap)
+        return blocks, smallest
+
+    def score(self, blocks: Blocks, candidate: Array, context: Array) -> float:
+        """The click probability of one candidate [D] with context [K]."""
+        c = self.config
+        q = np.asarray(candidate, np.float64)
+        n = max(1.0, blocks["count"][0])
+        user = np.concatenate([blocks["history_sum"] / n, np.log(1 + blocks["count"]) / 7, context])
+        features = [q]
+        if c.variant == "paper":
+            features += [blocks["add_sum"] / n * q, self._read_out(blocks, q)]
+            if c.memory_induction:
+                features.append(self._attention(q, blocks["channels"]))
+        return float(sigmoid(self._mlp(user, np.concatenate(features))))
+
+    def flat(self, blocks: Blocks) -> NDArray[np.float32]:
+        """The flat float32 vector [F] of `blocks`."""
+        return self.layout.flatten({name: value.astype(np.float32) for name, value in blocks.items()})
+
+    def blocks(self, flat: NDArray[np.float32]) -> Blocks:
+        """The inverse of `flat`."""
+        return {name: value.astype(np.float64) for name, value in self.layout.view(flat).items()}
+
+    def _stored(self, blocks: Blocks) -> Blocks:
+        half = {block.name for block in self.layout.blocks if block.dtype == "float16"}
+        return {
+            name: value.astype(np.float32).astype(np.float16).astype(np.float64) if name in half else value
+            for name, value in blocks.items()
+        }
+
+    def _gru(self, name: str, event: Array, side: Array, state: Array) -> Array:
+        W, n = self._weights, len(state)
+        Wx, Ws, b = W[f"{name}.event"], W[f"{name}.side"], W[f"{name}.bias"]
+        inputs = event @ Wx + side @ Ws + b
+        gates = sigmoid(inputs[: 2 * n] + state @ W[f"{name}.gates"])
+        R, U = gates[:n], gates[n:]
+        C = np.tanh(inputs[2 * n :] + (R * state) @ W[f"{name}.candidate"])
+        return np.asarray(U * state + (1 - U) * C)
+
+    def _controls(self, h: Array, share: Array) -> Array:
+        inputs = np.concatenate([h, share]) if self.config.shifts else h
+        return np.asarray(inputs @ self._weights["cell.controls.weight"] + self._weights["cell.controls.bias"])
+
+    def _address(self, k: Array, beta: float, M: Array) -> Array:
+        keys = np.tanh(self._weights["cell.slot_keys"])
+        return softmax(np.array([beta * (cosine(k, keys[i]) + cosine(k, M[i])) / 2 for i in range(len(M))]))
+
+    def _read_out(self, blocks: Blocks, q: Array) -> Array:
+        c, W, D = self.config, self._weights, self.config.width
+        M = blocks["memory"]
+        share = blocks["utilization"] / max(1.0, blocks["count"][0]) if c.utilization else np.zeros(c.slots)
+        h = self._gru("cell.controller", q, blocks["read"], blocks["controller"])
+        p = self._controls(h, share)
+        w = self._address(np.tanh(p[2 : 2 + D]), 2 * (softplus(p[0]) + 1), M)
+        r = sum(w[i] * M[i] for i in range(c.slots))
+        return np.asarray(W["head.output.weight"] @ np.concatenate([h, r]) + W["head.output.bias"])
+
+    def _attention(self, q: Array, channels: Array) -> Array:
+        W = self._weights
+        first = W["head.attention.first"]
+        first = first.reshape(-1, first.shape[-1])
+        scores = []
+        for f in channels:
+            hidden = sigmoid(np.concatenate([q, f, q - f, q * f]) @ first + W["head.attention.first_bias"])
+            hidden = sigmoid(W["head.attention.second.weight"] @ hidden + W["head.attention.second.bias"])
+            scores.append((W["head.attention.third.weight"] @ hidden + W["head.attention.third.bias"])[0])
+        return np.array(sum(w * f for w, f in zip(softmax(np.array(scores)), channels, strict=True)))
+
+    def _mlp(self, user: Array, candidate: Array) -> float:
+        W = self._weights
+        if self.config.head_norm == "batch":
+            user, candidate = self._normalized("user", user), self._normalized("candidate", candidate)
+        x = np.concatenate([user, candidate])
+        first = np.concatenate([W["head.mlp.by_user.weight"], W["head.mlp.by_candidate.weight"]], 1)
+        x = prelu(first @ x + W["head.mlp.by_user.bias"], W["head.mlp.first_slope.weight"])
+        x = prelu(W["head.mlp.second.weight"] @ x + W["head.mlp.second.bias"], W["head.mlp.second_slope.weight"])
+        return float((W["head.mlp.third.weight"] @ x + W["head.mlp.third.bias"])[0])
+
+    def _normalized(self, piece: str, x: Array) -> Array:
+        W, name = self._weights, f"head.mlp.{piece}_norm.norm"
+        x = (x - W[f"{name}.running_mean"]) / np.sqrt(W[f"{name}.running_var"] + 1e-5)
+        return x * W[f"{name}.weight"] + W[f"{name}.bias"]
+
+
+def sigmoid(x: Any) -> Any:
+    """1 / (1 + e^-x), without overflow."""
+    return np.exp(-np.logaddexp(0, -x))
+
+
+def softplus(x: Any) -> Any:
+    """log(1 + e^x), without overflow."""
+    return np.logaddexp(0, x)
+
+
+def softmax(x: Array) -> Array:
+    """e^x over its sum, of one vector."""
+    powers = np.exp(x - x.max())
+    return np.asarray(powers / powers.sum())
+
+
+def cosine(a: Array, b: Array) -> float:
+    """The cosine of two vectors; 0 when one is zero. A vector shorter than 1e-6 counts as that long."""
+    lengths = max(float(np.linalg.norm(a)), 1e-6) * max(float(np.linalg.norm(b)), 1e-6)
+    return float(a @ b) / lengths
+
+
+def prelu(x: Array, slope: Array) -> Array:
+    """x where positive, slope * x elsewhere."""
+    return np.where(x > 0, x, slope * x)

@@ -1,0 +1,59 @@
+"""The committed bundles load, and this machine's onnxruntime reproduces the numbers that were exported with them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mimn.bundle import Bundle, load_bundle
+from mimn.bundle.graph import HeadGraph, StepGraph
+
+FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+BUNDLES = [FIXTURES / "bundle_tiny/tiny/1", FIXTURES / "bundle_tiny_context/tiny-context/1"]
+
+
+@pytest.fixture(params=BUNDLES, ids=lambda path: path.parent.name)
+def bundle(request: pytest.FixtureRequest) -> Bundle:
+    return load_bundle(request.param)
+
+
+def test_golden_cases_hold(bundle: Bundle) -> None:
+    bundle.golden.verify_step(StepGraph(bundle), bundle.vectors, bundle.initial_state)
+    bundle.golden.verify_head(HeadGraph(bundle), bundle.vectors, bundle.initial_state)
+
+
+def test_golden_cases_hold_unknown_ids_and_tell_candidates_apart(bundle: Bundle) -> None:
+    golden = bundle.golden
+    assert (bundle.items.rows(golden.items.ravel()) == 0).any()
+    assert (bundle.items.rows(golden.items.ravel()) != 0).any()
+    assert golden.scores.std(axis=1).min() > 1e-3, "candidates get different scores"
+    assert golden.scores.std(axis=0).max() > 1e-3, "users get different scores"
+
+
+def test_dimensions_all_differ(bundle: Bundle) -> None:
+    shapes = {block.name: block.shape for block in bundle.layout.blocks}
+    assert bundle.width == 8
+    assert shapes["controller"] == (6,)
+    assert shapes["memory"] == shapes["channels"] == (3, 8)
+    assert shapes["utilization"] == (3,)
+    assert int(bundle.items.ids.max()) > 2**63
+    assert len(bundle.manifest.context) in (0, 2)
+
+
+def test_a_step_counts_and_sums_its_events(bundle: Bundle) -> None:
+    step = StepGraph(bundle)
+    events = bundle.vectors(bundle.items.ids[:5], bundle.categories.ids[:5])
+    state = np.tile(bundle.initial_state, (5, 1))
+    after = bundle.layout.view(step(events, step(events, state)))
+    np.testing.assert_array_equal(after["count"], 2)
+    np.testing.assert_allclose(after["history_sum"], 2 * events, rtol=1e-6)
+    np.testing.assert_allclose(after["utilization"].sum(-1), 2, rtol=1e-5)
+
+
+def test_rows_of_a_batch_do_not_see_each_other(bundle: Bundle) -> None:
+    step = StepGraph(bundle)
+    events = bundle.vectors(bundle.items.ids[:7], bundle.categories.ids[:7])
+    state = step(events[::-1].copy(), np.tile(bundle.initial_state, (7, 1)))
+    together = step(events, state)
+    for row in range(7):
+        np.testing.assert_allclose(step(events[row : row + 1], state[row : row + 1])[0], together[row], atol=1e-6)
