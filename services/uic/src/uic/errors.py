@@ -7,7 +7,10 @@
     │   └── UnsuitableTopic
     ├── StoreUnavailable        no answer, or one that says nothing about the outcome; try again
     ├── LogUnavailable          the broker does not answer, or did not acknowledge; try again
+    │   └── NotAcknowledged
     ├── DeadLetterUnavailable   a dead letter was not acknowledged; try again
+    ├── UnreadableState         what is stored under a user is not what was written
+    │   └── ForeignState
     └── RequestRefused          the caller's mistake
         ├── InvalidField
         ├── NoState
@@ -59,10 +62,30 @@ class LogUnavailable(UicError):
     retriable = True
 
 
+class NotAcknowledged(LogUnavailable):
+    """Some records were not acknowledged in time: each of them may or may not lie in the log."""
+
+    def __init__(self, positions: tuple[int, ...], total: int) -> None:
+        super().__init__(
+            f"{len(positions)} of {total} records were not acknowledged in time and may or may not be in the log; "
+            "whoever repeats them accepts that one that is in the log twice is folded twice"
+        )
+        self.positions = positions
+        """Which, counted from 0 in the order of the call."""
+
+
 class DeadLetterUnavailable(UicError):
     """The dead-letter topic did not acknowledge a record."""
 
     retriable = True
+
+
+class UnreadableState(UicError):
+    """The stored value is damaged: its checksum or its owner is wrong. UIC replaces it at the user's next event."""
+
+
+class ForeignState(UnreadableState):
+    """The stored value is sound, but of another layout or bundle than the one that is loaded."""
 
 
 class RequestRefused(UicError):
