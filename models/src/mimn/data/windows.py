@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,8 +20,7 @@ from mimn.data.vocabulary import EmbeddingIds, Vocabulary, places
 Ints = NDArray[np.int64]
 
 
-@dataclass(frozen=True, kw_only=True)
-class WindowPlan:
+class WindowPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How windows are cut."""
 
     length: int = 256
@@ -44,9 +44,10 @@ class WindowPlan:
 
 @dataclass(frozen=True)
 class Batch:
-    """W windows of at most T events and the p targets in them; ids as rows of the embedding tables.
+    """W windows of at most T events with at most P targets each; ids as rows of the embedding tables.
 
-    The state that target j is scored on is the one after `position[j]` events of window `window[j]`.
+    Target (w, j) is scored on the state after `position[w, j]` events of window w. A window with fewer targets than P
+    repeats its own with weight 0, so that padding looks like any other target to a batch statistic.
     """
 
     item: Ints
@@ -55,14 +56,18 @@ class Batch:
     """[W, T]"""
     length: Ints
     """[W]: events of each window."""
-    window: Ints
-    """[p]"""
     position: Ints
-    """[p]"""
+    """[W, P]"""
     target_item: Ints
-    """[p, 2]: the real item and the drawn one."""
+    """[W, P, 2]: the real item and the drawn one."""
     target_category: Ints
-    """[p, 2]"""
+    """[W, P, 2]"""
+    weight: NDArray[np.float32]
+    """[W, P]: 1, or 0 for a repetition."""
+    foreign_item: Ints
+    """[W, T]: for each event, an item drawn uniformly (for the auxiliary loss)."""
+    foreign_category: Ints
+    """[W, T]"""
 
 
 @dataclass(frozen=True)
@@ -163,18 +168,24 @@ class WindowSampler:
             rows = slice(window.start, window.start + window.length)
             item[w, : window.length] = self._item_rows[rows]
             category[w, : window.length] = self._category_rows[rows]
+        counts = np.array([len(window.targets) for window in windows])
+        grid = np.arange(int(counts.max())) % counts[:, np.newaxis]
+        weight = (np.arange(int(counts.max())) < counts[:, np.newaxis]).astype(np.float32)
         targets = np.concatenate([window.targets for window in windows])
-        in_window = np.repeat(np.arange(len(windows)), [len(window.targets) for window in windows])
-        start = np.array([window.start for window in windows])
+        flat = np.concatenate([[0], np.cumsum(counts)[:-1]])[:, np.newaxis] + grid
         drawn = self.negatives(targets, rng)
+        foreign = rng.integers(len(self._vocabulary.items), size=item.shape)
+        start = np.array([window.start for window in windows])
         return Batch(
             item=item,
             category=category,
             length=length,
-            window=in_window,
-            position=self._events.history_end[targets] - start[in_window],
-            target_item=np.stack([self._item_rows[targets], self._vocabulary_item_rows[drawn]], 1),
-            target_category=np.stack([self._category_rows[targets], self._vocabulary_category_rows[drawn]], 1),
+            position=self._events.history_end[targets][flat] - start[:, np.newaxis],
+            target_item=np.stack([self._item_rows[targets], self._vocabulary_item_rows[drawn]], 1)[flat],
+            target_category=np.stack([self._category_rows[targets], self._vocabulary_category_rows[drawn]], 1)[flat],
+            weight=weight,
+            foreign_item=self._vocabulary_item_rows[foreign],
+            foreign_category=self._vocabulary_category_rows[foreign],
         )
 
 

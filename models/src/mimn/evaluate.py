@@ -1,0 +1,138 @@
+"""Evaluate a trained run on the test users: figures into the run's `metrics.json`, predictions beside it.
+
+    python -m mimn.evaluate --run runs/x [--length 200]
+
+Everything is chosen on validation users before; this opens the test users. The floors are computed on the same rows,
+so that a model is never quoted without what counting gives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mimn import metrics, run
+from mimn.config import ConfigError
+from mimn.data.events import DataError
+from mimn.data.instances import SAMPLINGS, Instances
+from mimn.data.split import Part
+from mimn.data.vocabulary import EmbeddingIds
+from mimn.floors import floor_predictions
+from mimn.nn.checkpoint import CheckpointError, load_model
+from mimn.run import DataSet
+from mimn.scoring import figures, predict
+
+EVALUATED: tuple[Part, ...] = ("validation", "test")
+
+
+class EvaluationFailed(Exception):
+    """A run that cannot be evaluated; the message says why and what to do."""
+
+
+def evaluate(folder: Path, length: int) -> dict[str, Any]:
+    """The figures of the run in `folder` at the latest `length` events; also written into its `metrics.json`.
+
+    Raises:
+        EvaluationFailed: the folder holds no finished run, or the data is not what it was trained on.
+        ConfigError, DataError, CheckpointError: a file of the run or of the data set cannot be used.
+    """
+    torch.set_num_threads(1)
+    if length < 1:
+        raise EvaluationFailed(f"length must be at least 1, not {length}")
+    try:
+        record = json.loads((folder / run.METRICS).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise EvaluationFailed(f"{folder} holds no finished run ({error}): train it first") from error
+    config = run.read_config(folder / run.CONFIG)
+    data = run.load_data(config.data)
+    for name, value in (("data_sha256", data.events.sha256), ("instances_sha256", data.instances.sha256)):
+        if record.get(name) != value:
+            raise EvaluationFailed(f"{folder}: {name} is not that of the data now: train again on this data")
+    model, ids = load_model(folder / run.MODEL), EmbeddingIds.load(folder)
+    result: dict[str, Any] = {}
+    stored: dict[str, NDArray[np.float32]] = {}
+    for part in EVALUATED:
+        instances = data.instances.of(part)
+        predictions = predict(
+            model, ids, data.events, instances, samplings=dict.fromkeys(SAMPLINGS, 1), length=length
+        )
+        result[part] = {
+            sampling: figures(instances, instances.candidates(sampling), predictions[sampling])
+            for sampling in SAMPLINGS
+        }
+        stored |= {f"{part}_{sampling}": predictions[sampling] for sampling in SAMPLINGS}
+    floors, floor_scores = _floors(data, data.instances.of("test"), length)
+    result["floors"] = floors
+    stored |= {f"test_popularity_{name}": scores for name, scores in floor_scores.items()}
+    result["predictions_sha256"] = predictions_sha256(stored)
+    save_predictions(folder / run.PREDICTIONS.format(length=length), stored)
+    record.setdefault("evaluation", {})[str(length)] = result
+    run.write_json(folder / run.METRICS, record)
+    return result
+
+
+def _floors(
+    data: DataSet, test: Instances, length: int
+) -> tuple[dict[str, dict[str, dict[str, float]]], dict[str, NDArray[np.float32]]]:
+    """Each floor's AUC and logloss on the test users by sampling, and its predictions with popularity negatives."""
+    by_sampling: dict[str, dict[str, dict[str, float]]] = {}
+    scores = {}
+    for sampling in SAMPLINGS:
+        labels = test.candidates(sampling).label
+        predicted = floor_predictions(
+            data.events, data.vocabulary, data.instances.of("train"), test, sampling=sampling, length=length
+        )
+        by_sampling[sampling] = {
+            floor.name: {
+                "auc": metrics.auc(labels, floor.predictions),
+                "logloss": metrics.logloss(labels, floor.predictions),
+            }
+            for floor in predicted
+        }
+        if sampling == "popularity":
+            scores = {floor.name: floor.predictions.astype(np.float32) for floor in predicted}
+    return by_sampling, scores
+
+
+def predictions_sha256(arrays: dict[str, NDArray[np.float32]]) -> str:
+    """sha256 over the arrays' little-endian bytes, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode() + b"\0" + np.ascontiguousarray(arrays[name], "<f4").tobytes())
+    return digest.hexdigest()
+
+
+def save_predictions(path: Path, arrays: dict[str, NDArray[np.float32]]) -> None:
+    """Write a plain .npz archive, whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its stub takes the keywords for flags
+    partial.replace(path)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Evaluate; see the module's text."""
+    parser = argparse.ArgumentParser(prog="python -m mimn.evaluate", description="Evaluate a trained run.")
+    parser.add_argument("--run", type=Path, required=True, help="run folder that mimn.train wrote")
+    parser.add_argument("--length", type=int, default=200, help="read the latest so many events (default 200)")
+    options = parser.parse_args(arguments)
+    try:
+        result = evaluate(options.run, options.length)
+    except (EvaluationFailed, ConfigError, DataError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(result, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

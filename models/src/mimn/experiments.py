@@ -1,0 +1,263 @@
+"""Records of experiments: finished runs into a committed folder, and all folders into one table. Nothing is typed.
+
+    python -m mimn.experiments record --output models/experiments/<date>_<dataset>_<model> RUN RUN RUN
+    python -m mimn.experiments table models/experiments
+
+A record holds the runs of one configuration, one a seed: `config.toml`, `metrics.json` (every run's metrics, and the
+difference to the counting floor from seed-averaged predictions) and a `README.md` with the figures. The table,
+`AUC.md`, is made from the records' `metrics.json` alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mimn import metrics, run
+from mimn.config import ConfigError
+from mimn.data.events import DataError
+from mimn.run import RunConfig
+
+FLOOR = "counts"
+"""The floor that a model is compared with."""
+MARGIN = 0.01
+"""A floor nearer than this to a model is said first."""
+TABLE = "AUC.md"
+TITLES = {"online_retail": "Online Retail", "complete_journey": "The Complete Journey", "synthetic": "Synthetic"}
+FLOOR_TITLES = {
+    "constant": "floor: constant",
+    "popularity": "floor: popularity alone",
+    "last_category": "floor: category of the last item",
+    "counts": "floor: logistic regression on counts",
+}
+
+
+class NoRecord(Exception):
+    """Runs that make no record, or a record that makes no table; the message says why and what to do."""
+
+
+def record(folders: list[Path], output: Path, length: int) -> dict[str, Any]:
+    """Write the record of the runs in `folders`, which differ in their seed alone, to `output`.
+
+    Raises:
+        NoRecord: a run is not finished or not evaluated at `length`, or two runs differ in more than the seed.
+        ConfigError, DataError: a run's files or data cannot be read.
+    """
+    runs = sorted((_finished(folder, length) for folder in folders), key=lambda pair: pair[1]["seed"])
+    configs = [run.read_config(folder / run.CONFIG).with_seed(0) for folder, _ in runs]
+    if any(config != configs[0] for config in configs):
+        raise NoRecord("the runs differ in more than their seed: record each configuration by itself")
+    if len({metrics_["seed"] for _, metrics_ in runs}) != len(runs):
+        raise NoRecord("two runs have one seed: a repetition is no second sample")
+    if len({metrics_["instances_sha256"] for _, metrics_ in runs}) != 1:
+        raise NoRecord("the runs have different instances: train them on one instances file")
+    result = {
+        "name": configs[0].name,
+        "dataset": configs[0].data.dataset,
+        "length": length,
+        "difference_to_counts": _difference(configs[0], [folder for folder, _ in runs], length),
+        "runs": [metrics_ for _, metrics_ in runs],
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    (output / run.CONFIG).write_text(configs[0].to_toml(), "utf-8")
+    run.write_json(output / run.METRICS, result)
+    (output / "README.md").write_text(describe(result), "utf-8")
+    return result
+
+
+def _finished(folder: Path, length: int) -> tuple[Path, dict[str, Any]]:
+    try:
+        found: dict[str, Any] = json.loads((folder / run.METRICS).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise NoRecord(f"{folder} holds no finished run ({error}): train it first") from error
+    if str(length) not in found.get("evaluation", {}):
+        raise NoRecord(f"{folder} is not evaluated at length {length}: python -m mimn.evaluate --run {folder}")
+    found["evaluation"] = {str(length): found["evaluation"][str(length)]}
+    return folder, found
+
+
+def _difference(config: RunConfig, folders: list[Path], length: int) -> dict[str, float]:
+    """AUC of the seed-averaged predictions minus that of the counting floor, same rows, test users resampled."""
+    data = run.load_data(config.data)
+    test = data.instances.of("test")
+    rows = test.candidates("popularity")
+    arrays = []
+    for folder in folders:
+        with np.load(folder / run.PREDICTIONS.format(length=length), allow_pickle=False) as archive:
+            arrays.append((archive["test_popularity"], archive[f"test_popularity_{FLOOR}"]))
+    model, floor = (np.mean([pair[i] for pair in arrays], axis=0).astype(np.float64) for i in range(2))
+    return asdict(metrics.paired_bootstrap(metrics.auc, rows.label, model, floor, rows.user_id))
+
+
+def mean_std(values: list[float]) -> str:
+    """Mean ± sample standard deviation, four decimals; the mean alone for a single value."""
+    mean = f"{statistics.fmean(values):.4f}"
+    return f"{mean} ± {statistics.stdev(values):.4f}" if len(values) > 1 else mean
+
+
+def describe(record_: dict[str, Any]) -> str:
+    """A record's README: what it is, and the figures of each seed."""
+    runs, length = record_["runs"], str(record_["length"])
+    difference = record_["difference_to_counts"]
+    lines = [
+        f"# {record_['name']} on {TITLES[record_['dataset']]}",
+        "",
+        "Made by `python -m mimn.experiments record` from finished runs; the configuration is `config.toml`, every",
+        "figure is in `metrics.json`.",
+        "",
+        f"Latest {length} events, test users, one negative a positive. Checkpoints chosen on validation users.",
+        "",
+        "| seed | best epoch of | validation AUC | test AUC, popularity | GAUC | logloss | PCOC | test AUC, uniform |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for one in runs:
+        popularity = one["evaluation"][length]["test"]["popularity"]
+        uniform = one["evaluation"][length]["test"]["uniform"]
+        lines.append(
+            f"| {one['seed']} | {one['best_epoch']} of {one['epochs']} | {one['validation_auc']:.4f} "
+            f"| {popularity['auc']:.4f} | {popularity['gauc']:.4f} | {popularity['logloss']:.4f} "
+            f"| {popularity['pcoc']:.3f} | {uniform['auc']:.4f} |"
+        )
+    lines += [
+        "",
+        "The validation AUC of the table is against four popularity negatives a positive.",
+        "",
+        "Seed-averaged predictions against logistic regression on counts, same rows, popularity negatives, 2,000",
+        f"resamples of the users: {difference['difference']:+.4f} "
+        f"[{difference['low']:+.4f}, {difference['high']:+.4f}].",
+        "",
+        f"State {runs[0]['state_bytes']} bytes a user; {runs[0]['parameters']} parameters; "
+        f"data `{runs[0]['data_sha256'][:16]}`, instances `{runs[0]['instances_sha256'][:16]}`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """The whole of `AUC.md`.
+
+    Raises:
+        NoRecord: there are no records, or two records of one data set rest on different instances.
+    """
+    if not records:
+        raise NoRecord("there are no records: make one with `python -m mimn.experiments record`")
+    sections, warnings = [], []
+    for dataset in dict.fromkeys(sorted(record_["dataset"] for record_ in records)):
+        chosen = [record_ for record_ in records if record_["dataset"] == dataset]
+        if len({(r["length"], one["instances_sha256"]) for r in chosen for one in r["runs"]}) != 1:
+            raise NoRecord(f"the records of {dataset} rest on different instances or lengths: they cannot be compared")
+        warnings += _near_floors(chosen)
+        sections += _section(dataset, chosen)
+    head = [
+        *(warnings or [f"No floor is within {MARGIN} of a model's test AUC, popularity negatives."]),
+        "",
+        "# AUC",
+        "",
+        "Made by `python -m mimn.experiments table models/experiments` from the `metrics.json` of the folders beside",
+        "it. Clean protocol: users disjoint, history strictly before the target's basket, vocabulary of train users,",
+        "checkpoint chosen on validation users. One negative a positive, drawn by popularity (the figure to read) or",
+        "uniformly (mostly popularity in disguise). Mean ± sample standard deviation over the seeds; the last column",
+        "is the AUC of seed-averaged predictions minus that of the counting floor, users resampled 2,000 times.",
+    ]
+    return "\n".join([*head, *sections]) + "\n"
+
+
+def _near_floors(records: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for record_ in records:
+        model = statistics.fmean(_aucs(record_, "popularity"))
+        for floor, title in FLOOR_TITLES.items():
+            value = _floor(record_, "popularity", floor)
+            if value > model - MARGIN:
+                relation = "above" if value > model else "within 0.01 below"
+                lines.append(
+                    f"**{TITLES[record_['dataset']]}: {title} ({value:.4f}) is {relation} "
+                    f"{record_['name']} ({model:.4f}).** "
+                )
+    return lines
+
+
+def _section(dataset: str, records: list[dict[str, Any]]) -> list[str]:
+    first = records[0]["runs"][0]
+    rows = first["evaluation"][str(records[0]["length"])]["test"]["popularity"]["rows"]
+    lines = [
+        "",
+        f"## {TITLES[dataset]}, latest {records[0]['length']} events",
+        "",
+        f"{rows} test rows; data `{first['data_sha256'][:16]}`, instances `{first['instances_sha256'][:16]}`.",
+        "",
+        "| row | seeds | popularity negatives | uniform negatives | state bytes | targets a CPU-second | commit "
+        "| difference to counts |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for floor, title in FLOOR_TITLES.items():
+        popularity, uniform = (_floor(records[0], sampling, floor) for sampling in ("popularity", "uniform"))
+        lines.append(f"| {title} | - | {popularity:.4f} | {uniform:.4f} | - | - | `{first['commit']}` | |")
+    for record_ in sorted(records, key=lambda r: statistics.fmean(_aucs(r, "popularity"))):
+        runs, difference = record_["runs"], record_["difference_to_counts"]
+        lines.append(
+            f"| {record_['name']} | {len(runs)} | {mean_std(_aucs(record_, 'popularity'))} "
+            f"| {mean_std(_aucs(record_, 'uniform'))} | {runs[0]['state_bytes']:,} "
+            f"| {statistics.fmean(one['targets_per_cpu_s'] for one in runs):,.0f} | `{runs[0]['commit']}` "
+            f"| {difference['difference']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}] |"
+        )
+    return lines
+
+
+def _aucs(record_: dict[str, Any], sampling: str) -> list[float]:
+    return [one["evaluation"][str(record_["length"])]["test"][sampling]["auc"] for one in record_["runs"]]
+
+
+def _floor(record_: dict[str, Any], sampling: str, floor: str) -> float:
+    value: float = record_["runs"][0]["evaluation"][str(record_["length"])]["floors"][sampling][floor]["auc"]
+    return value
+
+
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """The records in the folders of `folder`, by name.
+
+    Raises:
+        NoRecord: a record cannot be read.
+    """
+    records = []
+    for path in sorted(folder.glob(f"*/{run.METRICS}")):
+        try:
+            records.append(json.loads(path.read_text("utf-8")))
+        except (OSError, ValueError) as error:
+            raise NoRecord(f"{path} cannot be read: {error}") from error
+    return records
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Make a record or the table; see the module's text."""
+    parser = argparse.ArgumentParser(prog="python -m mimn.experiments", description="Records of experiments.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    record_parser = commands.add_parser("record", help="finished runs of one configuration into one record")
+    record_parser.add_argument("runs", type=Path, nargs="+", help="run folders, one a seed")
+    record_parser.add_argument("--output", type=Path, required=True, help="folder of the record")
+    record_parser.add_argument("--length", type=int, default=200, help="evaluated length (default 200)")
+    table_parser = commands.add_parser("table", help=f"all records into {TABLE}")
+    table_parser.add_argument("folder", type=Path, help="folder of all records")
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "record":
+            record(options.runs, options.output, options.length)
+            print(f"wrote {options.output}")
+        else:
+            text = table(read_records(options.folder))
+            (options.folder / TABLE).write_text(text, "utf-8")
+            print(f"wrote {options.folder / TABLE}")
+    except (NoRecord, ConfigError, DataError, metrics.UndefinedMetric, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""What a trained model predicts for instances, each on exactly the latest events before it, and how good that is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mimn import metrics
+from mimn.data.events import Events
+from mimn.data.instances import Candidates, Instances, Sampling
+from mimn.data.vocabulary import EmbeddingIds
+from mimn.data.windows import histories
+from mimn.nn.cell import states_at
+from mimn.nn.model import MimnModel
+
+HISTORIES_PER_BATCH = 128
+LENGTH_EDGES = (20, 50, 100, 200, 500, 1000)
+"""PCOC is given for histories of 20 to 49 events, 50 to 99 and so on."""
+
+
+@torch.inference_mode()
+def predict(
+    model: MimnModel,
+    ids: EmbeddingIds,
+    events: Events,
+    instances: Instances,
+    *,
+    samplings: dict[Sampling, int],
+    length: int,
+) -> dict[Sampling, NDArray[np.float32]]:
+    """The click probability of each row of `instances.candidates(sampling, negatives)`, by sampling.
+
+    `samplings` gives the negatives of each sampling; one fold of a history serves them all. The order of the rows and
+    the other rows do not influence a prediction.
+    """
+    model.eval()
+    item_rows, category_rows = ids.item_rows(events.item_id), ids.category_rows(events.category_id)
+    rows = {sampling: instances.candidates(sampling, negatives) for sampling, negatives in samplings.items()}
+    out = {
+        sampling: np.empty((len(instances), negatives + 1), np.float32) for sampling, negatives in samplings.items()
+    }
+    order = np.argsort(np.minimum(instances.end - instances.begin, length), kind="stable")
+    for start in range(0, len(order), HISTORIES_PER_BATCH):
+        chosen = order[start : start + HISTORIES_PER_BATCH]
+        item, category, lengths = histories(
+            instances.begin[chosen], instances.end[chosen], item_rows, category_rows, length
+        )
+        states = model.unroll(torch.from_numpy(item), torch.from_numpy(category))
+        state = states_at(states, torch.from_numpy(lengths).unsqueeze(-1)).squeeze(1)
+        for sampling, candidates in rows.items():
+            shape = out[sampling].shape
+            items = ids.item_rows(candidates.item).reshape(shape)[chosen]
+            categories = ids.category_rows(candidates.category).reshape(shape)[chosen]
+            scores = model.score(state, torch.from_numpy(items), torch.from_numpy(categories))
+            out[sampling][chosen] = scores.numpy()
+    return {sampling: scores.reshape(-1) for sampling, scores in out.items()}
+
+
+def figures(
+    instances: Instances, candidates: Candidates, predictions: NDArray[np.float32] | NDArray[np.float64]
+) -> dict[str, Any]:
+    """Every figure of a record: AUC on protocol B and A, GAUC, logloss, normalized entropy, PCOC."""
+    labels, scores = candidates.label, predictions.astype(np.float64)
+    last = instances.last[candidates.instance]
+    grouped = metrics.group_auc(labels, scores, candidates.user_id)
+    events = (instances.end - instances.begin)[candidates.instance]
+    by_length = {}
+    for low, high in zip(LENGTH_EDGES, (*LENGTH_EDGES[1:], np.inf), strict=True):
+        mask = (events >= low) & (events < high)
+        if mask.any():
+            by_length[f"{low}+"] = {"rows": int(mask.sum()), "pcoc": metrics.pcoc(labels[mask], scores[mask])}
+    return {
+        "rows": len(labels),
+        "auc": metrics.auc(labels, scores),
+        "auc_protocol_a": metrics.auc(labels[last], scores[last]),
+        "gauc": grouped.value,
+        "gauc_share": grouped.share,
+        "logloss": metrics.logloss(labels, scores),
+        "normalized_entropy": metrics.normalized_entropy(labels, scores),
+        "pcoc": metrics.pcoc(labels, scores),
+        "pcoc_by_history": by_length,
+    }

@@ -1,0 +1,353 @@
+"""Train one model: a configuration file in, a run folder out.
+
+    python -m mimn.train --config models/configs/online_retail_mimn.toml --output runs/x [--seed 1] [--resume]
+
+The run folder holds `config.toml` (resolved), `model.safetensors` (the epoch with the best validation AUC), the id
+arrays of its tables, `metrics.json`, `train.log`, `curves.png` and, until training has ended, a checkpoint.
+
+Every epoch draws from generators seeded by (seed, epoch), so a run resumed at an epoch's end continues as if it had
+never stopped, and a checkpoint needs no generator state: it is the model, the best model, the optimizer's moments and
+the curve so far.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import platform
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mimn import metrics, run
+from mimn.config import ConfigError, state_layout
+from mimn.data import windows
+from mimn.data.events import DataError
+from mimn.data.vocabulary import EmbeddingIds
+from mimn.data.windows import WindowSampler
+from mimn.nn.checkpoint import save_model
+from mimn.nn.model import Batch, MimnModel
+from mimn.run import DataSet, RunConfig
+from mimn.scoring import predict
+
+log = logging.getLogger("mimn.train")
+
+VALIDATION_NEGATIVES = 4
+"""All drawn negatives choose the epoch: one alone is too noisy."""
+
+
+class TrainingFailed(Exception):
+    """Training cannot start, go on or resume; the message says why and what to do."""
+
+
+class Epoch(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the curve."""
+
+    loss: float
+    """Mean click loss over the epoch's targets, in nats."""
+    validation_auc: float
+    """Popularity negatives, four a positive."""
+    targets: int
+    events: int
+    cpu_s: float
+    """Processor seconds of the passes, validation not included."""
+
+
+@dataclass
+class Progress:
+    """Where a training run is: everything that the next epoch depends on, beside the seed."""
+
+    model: MimnModel
+    optimizer: torch.optim.Adam
+    best: dict[str, Tensor]
+    curve: list[Epoch] = field(default_factory=list)
+
+    @property
+    def best_epoch(self) -> int:
+        """Place in the curve of the highest validation AUC, the first of equals."""
+        return int(np.argmax([epoch.validation_auc for epoch in self.curve]))
+
+
+def train(config: RunConfig, output: Path, *, resume: bool = False, progress_bar: bool = False) -> dict[str, Any]:
+    """Train `config` into the folder `output` and return what `metrics.json` says.
+
+    Raises:
+        ConfigError, DataError: the configuration or the data set cannot be used.
+        TrainingFailed: the folder is taken, there is nothing to resume, or the loss is not finite.
+    """
+    torch.set_num_threads(1)
+    if not resume and (output / run.CONFIG).exists():
+        raise TrainingFailed(f"{output} holds a run already: continue it with --resume, or choose another folder")
+    if resume and not (output / run.CONFIG).exists():
+        raise TrainingFailed(f"{output} holds no run to resume: start without --resume")
+    if resume and run.read_config(output / run.CONFIG).with_seed(config.training.seed) != _resolved(config):
+        raise TrainingFailed(f"{output / run.CONFIG} is another configuration: resume with the one that the run began with")
+    data = run.load_data(config.data)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / run.CONFIG).write_text(config.to_toml(), "utf-8")
+    handler = logging.FileHandler(output / run.LOG, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        return _train(config, data, output, resume, progress_bar)
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+def _train(config: RunConfig, data: DataSet, output: Path, resume: bool, progress_bar: bool) -> dict[str, Any]:
+    settings = config.training
+    ids = data.vocabulary.embedding_ids(config.data.min_users)
+    ids.save(output)
+    progress = start(config, ids)
+    checkpoint = output / run.CHECKPOINT
+    if resume and checkpoint.exists():
+        load_checkpoint(progress, checkpoint)
+        log.info("resumed behind epoch %d", len(progress.curve))
+    sampler = WindowSampler(data.events, data.vocabulary, ids, data.train_users, config.windows)
+    if settings.compile:
+        progress.model.cell.step = torch.compile(progress.model.cell.step, dynamic=True)  # type: ignore[method-assign]
+    log.info(
+        "%s on %s: %d items, %d categories, %d parameters, data %s, instances %s",
+        config.name,
+        config.data.dataset,
+        len(ids.items),
+        len(ids.categories),
+        sum(parameter.numel() for parameter in progress.model.parameters()),
+        data.events.sha256[:16],
+        data.instances.sha256[:16],
+    )
+    while len(progress.curve) < settings.epochs and not _out_of_patience(progress, settings.patience):
+        epoch = run_epoch(config, data, ids, sampler, progress, progress_bar=progress_bar)
+        save_checkpoint(progress, checkpoint)
+        log.info(
+            "epoch %d: loss %.4f, validation AUC %.4f, %d targets, %.1f CPU s",
+            len(progress.curve),
+            epoch.loss,
+            epoch.validation_auc,
+            epoch.targets,
+            epoch.cpu_s,
+        )
+    progress.model.load_state_dict(progress.best)
+    save_model(progress.model, output / run.MODEL)
+    draw_curves(progress.curve, output / run.CURVES, config.name)
+    record = _record(config, data, ids, progress)
+    run.write_json(output / run.METRICS, record)
+    checkpoint.unlink(missing_ok=True)
+    return record
+
+
+def start(config: RunConfig, ids: EmbeddingIds) -> Progress:
+    """An untrained model and its optimizer; both depend on the seed alone."""
+    torch.manual_seed(config.training.seed)
+    model = MimnModel(config.mimn, len(ids.items) + 1, len(ids.categories) + 1)
+    tables = [model.items.weight, model.categories.weight]
+    others = [parameter for parameter in model.parameters() if not any(parameter is table for table in tables)]
+    optimizer = torch.optim.Adam(
+        [{"params": tables, "weight_decay": config.training.embedding_l2}, {"params": others}],
+        lr=config.training.learning_rate,
+    )
+    return Progress(model, optimizer, best=_copy(model))
+
+
+def run_epoch(
+    config: RunConfig,
+    data: DataSet,
+    ids: EmbeddingIds,
+    sampler: WindowSampler,
+    progress: Progress,
+    *,
+    progress_bar: bool = False,
+) -> Epoch:
+    """One pass over fresh windows, then validation; `progress` is taken one epoch further.
+
+    Raises:
+        TrainingFailed: the loss is not finite.
+    """
+    settings, model, number = config.training, progress.model, len(progress.curve)
+    rng = np.random.default_rng([settings.seed, number])
+    torch.manual_seed(int(rng.integers(2**62)))
+    for group in progress.optimizer.param_groups:
+        group["lr"] = settings.learning_rate * settings.learning_rate_decay**number
+    model.train()
+    began, total, targets, events = time.process_time(), 0.0, 0, 0
+    batches = sampler.epoch(rng, settings.windows_per_batch)
+    for batch in tqdm(batches, f"epoch {number + 1}", disable=not progress_bar, unit="batch", leave=False):
+        losses = model.loss(to_tensors(batch, auxiliary=model.config.auxiliary_loss))
+        click = float(losses.click.detach())
+        if not math.isfinite(click):
+            raise TrainingFailed(f"the loss is {click} in epoch {number + 1}: lower training.learning_rate")
+        progress.optimizer.zero_grad(set_to_none=True)
+        losses.total.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
+        progress.optimizer.step()
+        count = int(batch.weight.sum())
+        total, targets, events = total + click * count, targets + count, events + int(batch.length.sum())
+    cpu_s = time.process_time() - began
+    epoch = Epoch(
+        loss=total / targets,
+        validation_auc=validation_auc(model, ids, data, settings.validation_length),
+        targets=targets,
+        events=events,
+        cpu_s=round(cpu_s, 2),
+    )
+    progress.curve.append(epoch)
+    if progress.best_epoch == number:
+        progress.best = _copy(model)
+    return epoch
+
+
+def validation_auc(model: MimnModel, ids: EmbeddingIds, data: DataSet, length: int) -> float:
+    """AUC on the validation users, popularity negatives, four a positive."""
+    instances = data.instances.of("validation")
+    scores = predict(model, ids, data.events, instances, samplings={"popularity": VALIDATION_NEGATIVES}, length=length)
+    labels = instances.candidates("popularity", VALIDATION_NEGATIVES).label
+    return metrics.auc(labels, scores["popularity"].astype(np.float64))
+
+
+def to_tensors(batch: windows.Batch, *, auxiliary: bool) -> Batch:
+    """The sampler's arrays as the model's batch."""
+    labels = torch.zeros(batch.target_item.shape)
+    labels[..., 0] = 1.0
+    return Batch(
+        items=torch.from_numpy(batch.item),
+        categories=torch.from_numpy(batch.category),
+        lengths=torch.from_numpy(batch.length),
+        positions=torch.from_numpy(batch.position),
+        candidate_items=torch.from_numpy(batch.target_item),
+        candidate_categories=torch.from_numpy(batch.target_category),
+        labels=labels,
+        weights=torch.from_numpy(batch.weight).unsqueeze(-1).expand_as(labels),
+        negative_items=torch.from_numpy(batch.foreign_item) if auxiliary else None,
+        negative_categories=torch.from_numpy(batch.foreign_category) if auxiliary else None,
+    )
+
+
+def save_checkpoint(progress: Progress, path: Path) -> None:
+    """Write `progress`, whole or not at all."""
+    tensors = {f"model.{name}": value for name, value in progress.model.state_dict().items()}
+    tensors |= {f"best.{name}": value for name, value in progress.best.items()}
+    for place, state in progress.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{place}.{name}": value for name, value in state.items()}
+    partial = path.with_name(f".{path.name}.tmp")
+    curve = msgspec.json.encode(progress.curve).decode()
+    save_file({name: value.clone().contiguous() for name, value in tensors.items()}, partial, metadata={"curve": curve})
+    partial.replace(path)
+
+
+def load_checkpoint(progress: Progress, path: Path) -> None:
+    """Take `progress` to where `save_checkpoint` wrote `path`.
+
+    Raises:
+        TrainingFailed: the file cannot be read, or is of another model.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            curve = msgspec.json.decode(file.metadata()["curve"], type=list[Epoch])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: not a dict
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
+        for name, value in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = value
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in parts["optimizer"].items():
+            place, _, moment = name.partition(".")
+            state.setdefault(int(place), {})[moment] = value
+        progress.model.load_state_dict(parts["model"])
+        progress.optimizer.load_state_dict(
+            {"state": state, "param_groups": progress.optimizer.state_dict()["param_groups"]}
+        )
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise TrainingFailed(f"{path} cannot be resumed ({error}): delete the run folder and start again") from error
+    progress.best, progress.curve = parts["best"], curve
+
+
+def draw_curves(curve: list[Epoch], path: Path, title: str) -> None:
+    """Loss and validation AUC by epoch, as a PNG."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    epochs = range(1, len(curve) + 1)
+    left.plot(epochs, [epoch.loss for epoch in curve], marker=".")
+    left.set(title=title, xlabel="epoch", ylabel="click loss (nats)")
+    right.plot(epochs, [epoch.validation_auc for epoch in curve], marker=".", color="tab:orange")
+    right.set(xlabel="epoch", ylabel="validation AUC")
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
+
+
+def _record(config: RunConfig, data: DataSet, ids: EmbeddingIds, progress: Progress) -> dict[str, Any]:
+    targets, cpu_s = sum(e.targets for e in progress.curve), sum(e.cpu_s for e in progress.curve)
+    mimn = config.mimn
+    return {
+        "name": config.name,
+        "dataset": config.data.dataset,
+        "seed": config.training.seed,
+        "data_sha256": data.events.sha256,
+        "instances_sha256": data.instances.sha256,
+        "commit": run.commit(),
+        "machine": f"{platform.machine()}, one thread, torch {torch.__version__}",
+        "items": len(ids.items),
+        "categories": len(ids.categories),
+        "parameters": sum(parameter.numel() for parameter in progress.model.parameters()),
+        "state_bytes": state_layout(mimn).stored_bytes,
+        "epochs": len(progress.curve),
+        "best_epoch": progress.best_epoch + 1,
+        "validation_auc": progress.curve[progress.best_epoch].validation_auc,
+        "targets_per_cpu_s": round(targets / max(cpu_s, 1e-9), 1),
+        "curve": [msgspec.to_builtins(epoch) for epoch in progress.curve],
+        "evaluation": {},
+    }
+
+
+def _out_of_patience(progress: Progress, patience: int) -> bool:
+    return bool(progress.curve) and len(progress.curve) - 1 - progress.best_epoch >= patience
+
+
+def _resolved(config: RunConfig) -> RunConfig:
+    return run.decode_config(config.to_toml(), "configuration")
+
+
+def _copy(model: MimnModel) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train; see the module's text."""
+    parser = argparse.ArgumentParser(prog="python -m mimn.train", description="Train one model.")
+    parser.add_argument("--config", type=Path, required=True, help="TOML file, see models/configs")
+    parser.add_argument("--output", type=Path, required=True, help="run folder")
+    parser.add_argument("--seed", type=int, help="instead of training.seed")
+    parser.add_argument("--resume", action="store_true", help="continue the run in the folder")
+    options = parser.parse_args(arguments)
+    try:
+        config = run.read_config(options.config)
+        if options.seed is not None:
+            config = config.with_seed(options.seed)
+        record = train(config, options.output, resume=options.resume, progress_bar=sys.stderr.isatty())
+    except (ConfigError, DataError, TrainingFailed) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    shown = {name: record[name] for name in ("name", "dataset", "seed", "epochs", "best_epoch", "validation_auc")}
+    print(json.dumps(shown))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
