@@ -1,0 +1,1 @@
+"""Load on the running system: latency and throughput, measured from the outside."""

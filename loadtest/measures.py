@@ -1,0 +1,381 @@
+"""How each budget is measured. One function a budget; each starts what it needs and takes it down again."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import httpx
+import numpy as np
+import redis
+from kafka import KafkaProducer
+
+from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
+from localstack.stack import BUNDLE, Options, Stack
+from localstack.wait import until
+from mimn.bundle import Bundle, load_bundle
+from mimn.state import Block, Keys, StateLayout, decode_progress, namespace
+from mimn.state.codec import HEADER_BYTES
+
+CANDIDATES = 100
+
+
+class NotMeasured(Exception):
+    """The figure cannot be taken here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sample sizes."""
+
+    requests: int = 3_000
+    """A kind of user, for the ratio of latencies."""
+    backlog: int = 100_000
+    users: int = 100_000
+    seconds: float = 10.0
+    """Of each phase at a fixed rate."""
+
+    @classmethod
+    def full(cls) -> Sizes:
+        """As the budgets name them."""
+        return cls(requests=20_000, backlog=300_000, seconds=30.0)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured value, and how far single measurements lay apart."""
+
+    value: float
+    spread: str = ""
+
+
+# --- RTP -----------------------------------------------------------------------------------------------------------
+
+
+def length_ratio(sizes: Sizes) -> Figure:
+    """Lower end of the 95 % interval of p50(history 10,000) / p50(history 10), requests in turn."""
+    with running() as stack:
+        publish(stack, [("long", 10_000), ("short", 10)])
+        client = Client(stack.addresses.predict)
+        bodies = {user: predict_body(stack, user) for user in ("short", "long")}
+        for _ in range(200):
+            for body in bodies.values():
+                client.post(body)
+        times: dict[str, list[float]] = {"short": [], "long": []}
+        for i in range(sizes.requests):
+            for user in ("short", "long") if i % 2 else ("long", "short"):
+                times[user].append(client.post(bodies[user]))
+    pairs = np.array([times["long"], times["short"]])
+    random = np.random.default_rng(0)
+    ratios = []
+    for _ in range(1000):
+        drawn = random.integers(pairs.shape[1], size=pairs.shape[1])
+        high, low = np.median(pairs[:, drawn], axis=1)
+        ratios.append(high / low)
+    lower, upper = np.quantile(ratios, [0.025, 0.975])
+    p50 = np.median(pairs, axis=1) * 1000
+    return Figure(float(lower), f"95 % [{lower:.3f}, {upper:.3f}], p50 {p50[0]:.2f} and {p50[1]:.2f} ms")
+
+
+def beside_fold(sizes: Sizes) -> Figure:
+    """p99 of /predict at 100 requests/s while UIC folds a backlog, over p99 without; each twice, in turn."""
+    quiet, busy = [], []
+    with running() as stack:
+        publish(stack, [("reader", 100)])
+        client = Client(stack.addresses.predict)
+        body = predict_body(stack, "reader")
+        for _ in range(2):
+            quiet.append(p99_at(client, body, 100, sizes.seconds / 2))
+            stop = threading.Event()
+            feeder = threading.Thread(target=keep_feeding, args=(stack, stop), daemon=True)
+            feeder.start()
+            busy.append(p99_at(client, body, 100, sizes.seconds / 2))
+            stop.set()
+            feeder.join()
+    ratio = statistics.median(busy) / statistics.median(quiet)
+    return Figure(ratio, f"p99 without {quiet_ms(quiet)} ms, beside {quiet_ms(busy)} ms")
+
+
+def open_loop_p99(sizes: Sizes) -> Figure:
+    """p99 at 500 requests/s from the intended start of each request."""
+    from loadtest.open_loop import Schedule, drive
+
+    with running() as stack:
+        publish(stack, [(f"user-{i}", 50) for i in range(50)])
+        bodies = [predict_body(stack, f"user-{i}") for i in range(50)]
+        result = drive(f"{stack.addresses.predict}/predict", bodies, Schedule(500.0, sizes.seconds * 2))
+    if result.saturated:
+        raise NotMeasured(f"saturated: {result.achieved_per_s:.0f} of 500 requests/s were achieved")
+    if result.errors:
+        raise NotMeasured(f"{result.errors} requests failed")
+    return Figure(result.quantile_ms(0.99), f"p50 {result.quantile_ms(0.5):.2f} ms, {result.count} requests")
+
+
+def against_bare_loop(sizes: Sizes) -> Figure:
+    """Closed-loop request rate of RTP over that of a bare ASGI app with the same JSON, GET and head."""
+    from loadtest.bare_loop import rates
+
+    with running() as stack:
+        publish(stack, [("reader", 100)])
+        rtp, bare = rates(stack.addresses, predict_body(stack, "reader"), sizes.seconds)
+    each = [a / b for a, b in zip(rtp, bare, strict=True)]
+    return Figure(
+        statistics.median(each), f"{statistics.median(rtp):.0f} against {statistics.median(bare):.0f} requests/s"
+    )
+
+
+# --- UIC -----------------------------------------------------------------------------------------------------------
+
+
+def fold_rate(sizes: Sizes) -> Figure:
+    """Events a second from a backlog that was produced before, Zipf 1 over the users, 64 partitions."""
+    random = np.random.default_rng(0)
+    weights = 1.0 / np.arange(1, sizes.users + 1)
+    users = random.choice(sizes.users, sizes.backlog, p=weights / weights.sum())
+    with running(uic_workers=0, rtp_processes=0) as stack:
+        produce(stack, (f"user-{u}" for u in users))
+        return Figure(rate_of_backlog(stack, sizes.backlog), f"{sizes.backlog:,} events, {len(set(users)):,} users")
+
+
+def one_user_rate(sizes: Sizes) -> Figure:
+    """Events a second when all of them are one user's, so that no two can share a run of the step graph."""
+    count = min(20_000, sizes.backlog)
+    with running(uic_workers=0, rtp_processes=0) as stack:
+        produce(stack, ("hot" for _ in range(count)))
+        return Figure(rate_of_backlog(stack, count), f"{count:,} events")
+
+
+def freshness(sizes: Sizes) -> Figure:
+    """p99 of produced → visible at 2,000 events/s, seen by polling /predict for a probe user's event count."""
+    delays = []
+    with running() as stack:
+        publish(stack, [("probe", 1)])
+        client = Client(stack.addresses.predict)
+        body = predict_body(stack, "probe", candidates=1)
+        stop = threading.Event()
+        feeder = threading.Thread(target=keep_feeding, args=(stack, stop, 2_000), daemon=True)
+        feeder.start()
+        producer = KafkaProducer(bootstrap_servers=stack.addresses.bootstrap, acks="all")
+        try:
+            began, count = time.monotonic(), client.events(body)
+            while time.monotonic() - began < sizes.seconds:
+                sent = time.perf_counter()
+                producer.send(stack.addresses.topic, key=b"probe", value=event("probe", 1)).get(timeout=10)
+                count += 1
+                until(lambda n=count: client.events(body) >= n, "the event is visible", within_s=10, every_s=0.001)  # type: ignore[misc]
+                delays.append(time.perf_counter() - sent)
+        finally:
+            stop.set()
+            feeder.join()
+            producer.close()
+    p50, p99 = np.quantile(delays, [0.5, 0.99]) * 1000
+    return Figure(float(p99), f"p50 {p50:.1f} ms, {len(delays)} probes")
+
+
+def takeover(sizes: Sizes) -> Figure:
+    """Seconds from SIGKILL of one of two workers until events of all partitions are folded again."""
+    with running(uic_workers=2) as stack:
+        publish(stack, [(f"user-{i}", 1) for i in range(300)])
+        stack.uic[1].kill()
+        began = time.monotonic()
+        publish(stack, [(f"user-{i}", 1) for i in range(300)], within_s=60)
+        return Figure(time.monotonic() - began, "default session timeout")
+
+
+# --- Sizes ---------------------------------------------------------------------------------------------------------
+
+
+def bytes_float32(_: Sizes) -> Figure:
+    """Bytes of one stored value of the demo's model."""
+    return Figure(HEADER_BYTES + load_bundle(BUNDLE).layout.stored_bytes)
+
+
+def bytes_float16(_: Sizes) -> Figure:
+    """The same with the recurrent blocks in float16: every block that lies in [-1, 1]."""
+    layout = load_bundle(BUNDLE).layout
+    recurrent = {"controller", "read", "memory", "channels"}
+    halved = StateLayout(
+        tuple(Block(b.name, b.shape, "float16" if b.name in recurrent else "float32") for b in layout.blocks)
+    )
+    return Figure(HEADER_BYTES + halved.stored_bytes)
+
+
+# --- What they share -----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def running(*, uic_workers: int = 1, rtp_processes: int = 1) -> Iterator[Stack]:
+    """A stack with the demo's bundle in a folder that is removed afterwards."""
+    if not (BUNDLE / "manifest.json").exists():
+        raise NotMeasured(f"no bundle at {BUNDLE}: run from the repository's root")
+    with tempfile.TemporaryDirectory() as folder:
+        options = Options(
+            folder=Path(folder),
+            uic_workers=uic_workers,
+            rtp_processes=rtp_processes,
+            uic={"UIC_LOG__LEVEL": "warning"},
+        )
+        with Stack(options) as stack:
+            yield stack
+
+
+class Client:
+    """One kept-alive connection to RTP; seconds of each request by its own clock."""
+
+    def __init__(self, url: str) -> None:
+        address = httpx.URL(url)
+        self._connection = http.client.HTTPConnection(address.host, address.port or 80, timeout=10)
+
+    def post(self, body: bytes) -> float:
+        """Seconds until the answer was read whole."""
+        began = time.perf_counter()
+        self._answer(body)
+        return time.perf_counter() - began
+
+    def events(self, body: bytes) -> int:
+        """Events folded into the user's state, as the answer says."""
+        return int(json.loads(self._answer(body))["state"]["events"] or 0)
+
+    def _answer(self, body: bytes) -> bytes:
+        self._connection.request("POST", "/predict", body, {"content-type": "application/json"})
+        response = self._connection.getresponse()
+        answer = response.read()
+        if response.status != 200:
+            raise NotMeasured(f"/predict answered {response.status}: {answer[:200]!r}")
+        return answer
+
+
+def p99_at(client: Client, body: bytes, per_s: float, seconds: float) -> float:
+    """p99 in seconds at a fixed rate, from the intended start of each request."""
+    began = time.perf_counter()
+    delays = []
+    for i in range(int(per_s * seconds)):
+        intended = began + i / per_s
+        if (wait := intended - time.perf_counter()) > 0:
+            time.sleep(wait)
+        client.post(body)
+        delays.append(time.perf_counter() - intended)
+    return float(np.quantile(delays, 0.99))
+
+
+def quiet_ms(values: list[float]) -> str:
+    """Seconds as milliseconds, for people."""
+    return " / ".join(f"{value * 1000:.2f}" for value in values)
+
+
+def known_items(bundle: Bundle, count: int) -> list[tuple[int, int]]:
+    """The first `count` items of the vocabulary, with some category."""
+    items, categories = bundle.items.ids, bundle.categories.ids
+    return [(int(items[i % len(items)]), int(categories[i % len(categories)])) for i in range(count)]
+
+
+def predict_body(stack: Stack, user: str, candidates: int = CANDIDATES) -> bytes:
+    """A request body with known candidates."""
+    asked = known_items(load_bundle(stack.options.bundle), candidates)
+    return json.dumps(
+        {"user_id": user, "candidates": [{"item_id": item, "category_id": category} for item, category in asked]}
+    ).encode()
+
+
+def event(user: str, item: int) -> bytes:
+    """One event's value."""
+    return BehaviorEvent(
+        user_id=user, item_id=item, category_id=1 + item % 100, event_time=int(time.time() * 1000)
+    ).SerializeToString()
+
+
+def produce(stack: Stack, users: Iterator[str]) -> None:
+    """One event for each user id, in order, acknowledged."""
+    items = [item for item, _ in known_items(load_bundle(stack.options.bundle), 1000)]
+    producer = KafkaProducer(bootstrap_servers=stack.addresses.bootstrap, acks="all", linger_ms=20, batch_size=1 << 17)
+    try:
+        for i, user in enumerate(users):
+            producer.send(stack.addresses.topic, key=user.encode(), value=event(user, items[i % len(items)]))
+        producer.flush(timeout=300)
+    finally:
+        producer.close()
+
+
+def publish(stack: Stack, histories: list[tuple[str, int]], within_s: float = 120) -> None:
+    """Events for each user, and the wait until all of them are folded."""
+    before = absorbed(stack)
+    produce(stack, (user for user, events in histories for _ in range(events)))
+    total = before + sum(events for _, events in histories)
+    until(lambda: absorbed(stack) >= total, "every event is folded", within_s=within_s, every_s=0.01)
+
+
+def absorbed(stack: Stack) -> int:
+    """Records that the progress of all partitions covers."""
+    bundle = load_bundle(stack.options.bundle)
+    keys = Keys(namespace(bundle.fingerprint.hex()), stack.options.prefix)
+    client = redis.Redis.from_url(stack.addresses.redis_url, protocol=2)
+    records = client.mget([keys.progress(p) for p in range(stack.options.partitions)])
+    client.close()
+    return sum(
+        decode_progress(record).next_offset for record in cast("list[bytes | None]", records) if record is not None
+    )
+
+
+def rate_of_backlog(stack: Stack, count: int) -> float:
+    """Start one worker on a backlog of `count` events; events a second between its first tenth and its last commit.
+
+    The first tenth is left out, so that start-up and joining the group are not counted.
+    """
+    from localstack.services import Surroundings, UicWorker
+
+    worker = UicWorker(
+        "uic-1",
+        stack.options.folder / "uic-1",
+        Surroundings(
+            bootstrap=stack.addresses.bootstrap,
+            redis_url=stack.addresses.redis_url,
+            bundle=stack.options.bundle.resolve(),
+            topic=stack.options.topic,
+            partitions=stack.options.partitions,
+            prefix=stack.options.prefix,
+            uic=dict(stack.options.uic),
+        ),
+    )
+    stack.uic.append(worker)
+    worker.spawn()
+    seen: dict[str, tuple[float, int]] = {}
+
+    def reached(name: str, target: int) -> Callable[[], bool]:
+        def look() -> bool:
+            folded = absorbed(stack)
+            if folded >= target:
+                seen[name] = (time.perf_counter(), folded)
+                return True
+            return False
+
+        return look
+
+    until(reached("began", count // 10), "a tenth is folded", within_s=120, every_s=0.02)
+    until(reached("ended", count), "the backlog is folded", within_s=300, every_s=0.02)
+    (t0, n0), (t1, n1) = seen["began"], seen["ended"]
+    return (n1 - n0) / (t1 - t0)
+
+
+def keep_feeding(stack: Stack, stop: threading.Event, per_s: int | None = None) -> None:
+    """Produce events of many users until told to stop: at a rate, or as fast as it goes."""
+    producer = KafkaProducer(bootstrap_servers=stack.addresses.bootstrap, acks=1, linger_ms=5)
+    began, sent = time.monotonic(), 0
+    try:
+        while not stop.is_set():
+            if per_s is not None and sent > per_s * (time.monotonic() - began):
+                stop.wait(0.002)
+                continue
+            user = f"crowd-{sent % 5000}"
+            producer.send(stack.addresses.topic, key=user.encode(), value=event(user, 1 + sent % 3000))
+            sent += 1
+    finally:
+        producer.close()
