@@ -51,8 +51,10 @@ class Ports:
     @classmethod
     def usual(cls) -> Ports:
         """The documented ports, each replaced by a free one (0) where something else listens."""
-        wanted = cls(rtp=8000, rtp_admin=8002, uic_grpc=8001, uic_admin=8003, redis=6379, kafka=9092)
-        return cls(**{name: 0 if _taken(port) else port for name, port in asdict(wanted).items()})
+        return cls(**{name: 0 if _taken(port) else port for name, port in asdict(DOCUMENTED_PORTS).items()})
+
+
+DOCUMENTED_PORTS = Ports(rtp=8000, rtp_admin=8002, uic_grpc=8001, uic_admin=8003, redis=6379, kafka=9092)
 
 
 @dataclass(frozen=True)
