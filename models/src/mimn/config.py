@@ -58,6 +58,9 @@ class MimnConfig:
     folding); the published code has `reset` (most of the state returns to its start) and `run` (a zero event)."""
     context_features: tuple[str, ...] = ()
     """Names of numeric request features that the head reads beside the candidate and the state."""
+    history_product: bool = False
+    """The head also reads the candidate times the mean event vector, element by element: how alike the two are. Not in
+    the paper; free in the state, which holds the sum anyway."""
     attention_units: tuple[int, int] = (80, 40)
     """Hidden widths of the channel attention."""
     head_units: tuple[int, int] = (200, 80)
@@ -106,8 +109,11 @@ class MimnConfig:
     def _check_official(self) -> None:
         if self.utilization and self.rebalance != "shift":
             raise ConfigError(f"rebalance must be 'shift' in variant 'official', not {self.rebalance!r}")
-        if self.context_features:
-            raise ConfigError("context_features must be empty in variant 'official': the published code has none")
+        if self.context_features or self.history_product:
+            raise ConfigError(
+                "context_features must be empty and history_product false in variant 'official': the published code "
+                "has neither"
+            )
 
     @classmethod
     def official(cls, **changes: Any) -> Self:

@@ -107,6 +107,8 @@ class Reference:
             features += [blocks["add_sum"] / n * q, self._read_out(blocks, q)]
             if c.memory_induction:
                 features.append(self._attention(q, blocks["channels"]))
+        if c.history_product:
+            features.append(q * blocks["history_sum"] / n)
         return float(sigmoid(self._mlp(user, np.concatenate(features))))
 
     def flat(self, blocks: Blocks) -> NDArray[np.float32]:

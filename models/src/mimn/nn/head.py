@@ -113,7 +113,7 @@ class MimnHead(nn.Module):
         self.output = linear(H + D, H)
         if config.memory_induction:
             self.attention = ChannelAttention(D, config.attention_units)
-        candidate_width = 2 * D + H + (D if config.memory_induction else 0)
+        candidate_width = 2 * D + H + D * (config.memory_induction + config.history_product)
         self.mlp = Mlp(D + 1 + len(config.context_features), candidate_width, config)
 
     def step_output(self, controller: Tensor, read_vector: Tensor) -> Tensor:
@@ -141,6 +141,8 @@ class MimnHead(nn.Module):
         features = [candidates, mean_add * candidates, self.read_out(blocks, candidates)]
         if self.config.memory_induction:
             features.append(self.attention(candidates, blocks["channels"]))
+        if self.config.history_product:
+            features.append(history_product(blocks, candidates))
         logits: Tensor = self.mlp(user_features(blocks, context), torch.cat(features, -1))
         return logits
 
@@ -150,12 +152,19 @@ class PoolingHead(nn.Module):
 
     def __init__(self, config: MimnConfig, cell: Cell) -> None:
         super().__init__()
+        self.config = config
         self._cell = [cell]
-        self.mlp = Mlp(config.width + 1 + len(config.context_features), config.width, config)
+        candidate_width = config.width * (1 + config.history_product)
+        self.mlp = Mlp(config.width + 1 + len(config.context_features), candidate_width, config)
 
     def forward(self, states: Tensor, candidates: Tensor, context: Tensor | None = None) -> Tensor:
         """The click logits. [N, F], [N, C, D], [N, K] → [N, C]"""
-        logits: Tensor = self.mlp(user_features(self._cell[0].unpack(states), context), candidates)
+        blocks = self._cell[0].unpack(states)
+        if self.config.history_product:
+            features = torch.cat([candidates, history_product(blocks, candidates)], -1)
+        else:
+            features = candidates
+        logits: Tensor = self.mlp(user_features(blocks, context), features)
         return logits
 
 
@@ -167,6 +176,11 @@ def user_features(blocks: State, context: Tensor | None) -> Tensor:
     events = blocks["count"].clamp_min(1.0)
     features = [blocks["history_sum"] / events, torch.log1p(blocks["count"]) * COUNT_SCALE]
     return torch.cat(features if context is None else [*features, context], -1)
+
+
+def history_product(blocks: State, candidates: Tensor) -> Tensor:
+    """The candidates times the user's mean event vector, element by element. [N, C, D] → [N, C, D]"""
+    return candidates * (blocks["history_sum"] / blocks["count"].clamp_min(1.0)).unsqueeze(-2)
 
 
 def prelu(x: Tensor, slope: Tensor) -> Tensor:
