@@ -11,6 +11,7 @@
     ├── DeadLetterUnavailable   a dead letter was not acknowledged; try again
     ├── UnreadableState         what is stored under a user is not what was written
     │   └── ForeignState
+    ├── Overloaded              more calls at once than are admitted; try again later
     └── RequestRefused          the caller's mistake
         ├── InvalidField
         ├── NoState
@@ -86,6 +87,12 @@ class UnreadableState(UicError):
 
 class ForeignState(UnreadableState):
     """The stored value is sound, but of another layout or bundle than the one that is loaded."""
+
+
+class Overloaded(UicError):
+    """More calls at once than this process admits."""
+
+    retriable = True
 
 
 class RequestRefused(UicError):

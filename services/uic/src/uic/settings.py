@@ -36,7 +36,7 @@ class KafkaSettings(Group):
     reconnect_backoff_max_ms: Annotated[int, Field(ge=50)] = 1_000
     max_poll_records: Annotated[int, Field(ge=1)] = 4_000
     """Records that one poll may return."""
-    fetch_max_wait_ms: Annotated[int, Field(ge=1)] = 20
+    fetch_max_wait_ms: Annotated[int, Field(ge=1)] = 50
     """How long a broker may hold a fetch open: bounds the delay of a seek and of a resumed partition."""
     max_partition_fetch_bytes: Annotated[int, Field(ge=1 << 10)] = 1 << 20
     max_request_bytes: Annotated[int, Field(ge=1 << 10)] = 1 << 20
@@ -122,6 +122,12 @@ class GrpcSettings(Group):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8001
     """0 takes a free one."""
+    timeout_s: Annotated[float, Field(gt=0, le=60)] = 5.0
+    """How long a published record may be on its way to the log; a caller's shorter deadline counts before it."""
+    max_calls: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Calls at once; more are refused with RESOURCE_EXHAUSTED."""
+    max_message_bytes: Annotated[int, Field(ge=1 << 10, le=1 << 26)] = 1 << 22
+    """Largest request."""
 
 
 class AdminSettings(Group):
