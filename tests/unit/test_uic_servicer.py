@@ -1,0 +1,400 @@
+"""The gRPC door over a real channel, with the log and the store in memory: what it answers, refuses and hints."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
+from ctr.uic.v1 import uic_service_pb2 as pb
+from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
+from fake_log import FakeLog
+from mimn.bundle import load_bundle
+from mimn.state import StateHeader, UserState, encode_state, partition_of, user_hash
+from uic.core.event import Reason
+from uic.erasures import decode_erasure
+from uic.errors import StartRefused, StoreUnavailable, UicError
+from uic.metrics import Metrics
+from uic.publisher import Publisher
+from uic.servicer import RULES, SERVICE, STATUS, GrpcDoor, UserInterestCenter, status_of
+from uic.settings import GrpcSettings
+
+BUNDLE = load_bundle(next((Path(__file__).parents[1] / "fixtures" / "bundle_tiny").rglob("manifest.json")).parent)
+N = 8
+NOW_MS = 1_700_000_000_000
+TOPIC = "behavior-events"
+ERASED = f"{TOPIC}.erased"
+
+
+class States:
+    """Stored values by (partition, user)."""
+
+    def __init__(self) -> None:
+        self.values: dict[tuple[int, str], bytes] = {}
+        self.away = False
+        self.gate: threading.Event | None = None
+        self.waiting = threading.Event()
+
+    def read_state(self, partition: int, user_id: str) -> bytes | None:
+        if self.gate is not None:
+            self.waiting.set()
+            assert self.gate.wait(10)
+        if self.away:
+            raise StoreUnavailable("no answer")
+        return self.values.get((partition, user_id))
+
+
+class Rig:
+    """A door that listens, and what is behind it."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.log = FakeLog({TOPIC: N, ERASED: N})
+        self.states = States()
+        self.metrics = Metrics()
+        self.serving = True
+        grpc_settings = GrpcSettings(port=0, **settings)
+        self.service = UserInterestCenter(
+            publisher=Publisher(self.log, TOPIC, N),
+            states=self.states,
+            bundle=BUNDLE,
+            partitions=N,
+            metrics=self.metrics,
+            settings=grpc_settings,
+            now_ms=lambda: NOW_MS,
+        )
+        self.door = GrpcDoor(self.service, grpc_settings, lambda: self.serving)
+        self.port = self.door.start()
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.port}")
+        self.stub = UserInterestCenterStub(self.channel)
+
+    def close(self) -> None:
+        self.channel.close()
+        self.door.drain(0)
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    rig = Rig()
+    yield rig
+    rig.close()
+
+
+def event(user: str = "u1", **fields: Any) -> BehaviorEvent:
+    usual: dict[str, Any] = {"item_id": 7, "event_time": NOW_MS, "event_id": "e"}
+    return BehaviorEvent(user_id=user, **usual | fields)
+
+
+def refused(call: Any) -> tuple[grpc.StatusCode, str, dict[str, str]]:
+    with pytest.raises(grpc.RpcError) as raised:
+        call()
+    error: Any = raised.value
+    return error.code(), error.details(), {key: value for key, value in error.trailing_metadata() if key != "date"}
+
+
+def test_published_events_lie_where_the_answer_says_and_in_order(rig: Rig) -> None:
+    events = [event(f"u{i % 3}", event_id=str(i)) for i in range(12)]
+    answer = rig.stub.PublishBehaviors(pb.PublishBehaviorsRequest(events=events))
+    assert len(answer.positions) == 12
+    for sent, position in zip(events, answer.positions, strict=True):
+        key, value = rig.log.records[TOPIC][position.partition][position.offset]
+        assert key == sent.user_id.encode()
+        assert position.partition == partition_of(key, N)
+        assert value is not None
+        assert BehaviorEvent.FromString(value) == sent
+    assert rig.metrics.registry.get_sample_value("uic_published_events_total") == 12
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (event(""), r"events[2].user_id: is empty"),
+        (event("x" * 129), r"events[2].user_id: is too long"),
+        (event("é" * 65), r"events[2].user_id: is too long"),
+        (event(item_id=0), r"events[2].item_id: is 0"),
+        (event(event_id="é" * 33), r"events[2].event_id: is too long"),
+        (event(event_time=0), r"events[2].event_time: is out of bounds"),
+        (event(event_time=NOW_MS + 86_400_001), r"events[2].event_time: is out of bounds"),
+        (BehaviorEvent.FromString(event().SerializeToString() + b"\xa2\x06\x80\x80\x04" + b"x" * 65536), "events[2]: "),
+    ],
+)
+def test_one_invalid_event_refuses_the_whole_call_and_is_named(rig: Rig, bad: BehaviorEvent, message: str) -> None:
+    request = pb.PublishBehaviorsRequest(events=[event(), event(), bad, event("")])
+    code, detail, hints = refused(lambda: rig.stub.PublishBehaviors(request))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert detail.startswith(message)
+    assert hints["retriable"] == "false"
+    assert not any(rig.log.records[TOPIC])
+
+
+def test_bounds_of_event_time_and_ids_are_accepted(rig: Rig) -> None:
+    edges = [
+        event("x" * 128, event_id="y" * 64, event_time=NOW_MS + 86_400_000, item_id=2**64 - 1),
+        event(event_id="", event_time=946_684_800_000),
+    ]
+    assert len(rig.stub.PublishBehaviors(pb.PublishBehaviorsRequest(events=edges)).positions) == 2
+
+
+@pytest.mark.parametrize("count", [0, 1001])
+def test_a_call_has_1_to_1000_events(rig: Rig, count: int) -> None:
+    request = pb.PublishBehaviorsRequest(events=[event()] * count)
+    code, detail, _ = refused(lambda: rig.stub.PublishBehaviors(request))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert f"events: {count} of them" in detail
+    assert len(rig.stub.PublishBehaviors(pb.PublishBehaviorsRequest(events=[event()] * 1000)).positions) == 1000
+
+
+def test_a_request_above_the_size_limit_is_refused() -> None:
+    rig = Rig(max_message_bytes=4096)
+    request = pb.PublishBehaviorsRequest(events=[event()] * 300)
+    assert refused(lambda: rig.stub.PublishBehaviors(request))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+    rig.close()
+
+
+def test_a_broker_that_is_away_is_unavailable_and_retriable(rig: Rig) -> None:
+    rig.log.away = True
+    request = pb.PublishBehaviorsRequest(events=[event()])
+    code, _, hints = refused(lambda: rig.stub.PublishBehaviors(request))
+    assert (code, hints["retriable"]) == (grpc.StatusCode.UNAVAILABLE, "true")
+    rig.log.away = False
+    assert len(rig.stub.PublishBehaviors(request).positions) == 1
+
+
+def test_the_caller_learns_which_events_were_not_acknowledged(rig: Rig) -> None:
+    rig.log.withheld = {1, 3}
+    request = pb.PublishBehaviorsRequest(events=[event(f"u{i}") for i in range(5)])
+    code, detail, hints = refused(lambda: rig.stub.PublishBehaviors(request))
+    assert code is grpc.StatusCode.UNAVAILABLE
+    assert detail.startswith("2 of 5 records")
+    assert hints["unacknowledged"] == "1,3"
+
+
+def test_another_partition_count_is_a_failed_precondition(rig: Rig) -> None:
+    rig.log.records[TOPIC].append([])
+    request = pb.PublishBehaviorsRequest(events=[event()])
+    code, detail, hints = refused(lambda: rig.stub.PublishBehaviors(request))
+    assert (code, hints["retriable"]) == (grpc.StatusCode.FAILED_PRECONDITION, "false")
+    assert "9 partitions" in detail
+
+
+def stored(user: str, fingerprint: bytes = BUNDLE.fingerprint) -> tuple[bytes, UserState]:
+    header = StateHeader(
+        user=user_hash(user),
+        lineage=2**63 + 5,
+        era=3,
+        last_offset=41,
+        event_count=17,
+        last_event_time=NOW_MS,
+        digest=b"12345678",
+        partial=True,
+    )
+    tensors = np.arange(BUNDLE.layout.floats, dtype=np.float32) / np.float32(8)
+    state = UserState(header, BUNDLE.layout.round(tensors))
+    return encode_state(state, fingerprint, BUNDLE.layout), state
+
+
+def test_a_stored_state_comes_back_decoded(rig: Rig) -> None:
+    partition = partition_of(b"u1", N)
+    value, state = stored("u1")
+    rig.states.values[partition, "u1"] = value
+    answer = rig.stub.GetUserState(pb.GetUserStateRequest(user_id="u1"))
+    assert answer.partition == partition
+    assert answer.fingerprint == BUNDLE.fingerprint[:16].hex()
+    assert (answer.lineage, answer.era, answer.last_offset) == (2**63 + 5, 3, 41)
+    assert (answer.event_count, answer.last_event_time, answer.digest) == (17, NOW_MS, b"12345678")
+    assert answer.partial
+    assert [b.name for b in answer.blocks] == [b.name for b in BUNDLE.layout.blocks]
+    for got, want in zip(answer.blocks, BUNDLE.layout.blocks, strict=True):
+        assert (tuple(got.shape), got.dtype) == (want.shape, want.dtype)
+        named = BUNDLE.layout.view(state.tensors)[want.name]
+        assert np.array_equal(np.array(got.values, np.float32).reshape(want.shape), named)
+
+
+def test_unreadable_states_are_told_apart(rig: Rig) -> None:
+    at = (partition_of(b"u1", N), "u1")
+    get = pb.GetUserStateRequest(user_id="u1")
+    assert refused(lambda: rig.stub.GetUserState(get))[0] is grpc.StatusCode.NOT_FOUND
+    sound = stored("u1")[0]
+    rig.states.values[at] = sound[:-1] + bytes([sound[-1] ^ 1])
+    code, detail, _ = refused(lambda: rig.stub.GetUserState(get))
+    assert code is grpc.StatusCode.DATA_LOSS
+    assert "CorruptState" in detail
+    rig.states.values[at] = stored("u2")[0]
+    assert refused(lambda: rig.stub.GetUserState(get))[0] is grpc.StatusCode.DATA_LOSS
+    rig.states.values[at] = stored("u1", b"another bundle's fingerprint....")[0]
+    code, detail, _ = refused(lambda: rig.stub.GetUserState(get))
+    assert code is grpc.StatusCode.FAILED_PRECONDITION
+    assert "ForeignFingerprint" in detail
+    rig.states.away = True
+    code, _, hints = refused(lambda: rig.stub.GetUserState(get))
+    assert (code, hints["retriable"]) == (grpc.StatusCode.UNAVAILABLE, "true")
+
+
+def test_an_erasure_is_a_null_record_first_and_then_a_note_that_names_it(rig: Rig) -> None:
+    rig.stub.PublishBehaviors(pb.PublishBehaviorsRequest(events=[event(), event()]))
+    at = rig.stub.EraseUser(pb.EraseUserRequest(user_id="u1")).position
+    assert rig.log.records[TOPIC][at.partition][at.offset] == (b"u1", None)
+    assert at.offset == 2
+    [(key, value)] = rig.log.records[ERASED][at.partition]
+    assert key == b"u1"
+    assert value is not None
+    note = decode_erasure(value)
+    assert (note.partition, note.offset, note.topic_id) == (at.partition, at.offset, rig.log.ids[TOPIC])
+
+
+def test_an_erasure_without_its_note_is_to_be_repeated_and_repeating_is_harmless(rig: Rig) -> None:
+    rig.log.away_topics = {ERASED}
+    erase = pb.EraseUserRequest(user_id="u1")
+    code, _, hints = refused(lambda: rig.stub.EraseUser(erase))
+    assert (code, hints["retriable"]) == (grpc.StatusCode.UNAVAILABLE, "true")
+    partition = partition_of(b"u1", N)
+    assert rig.log.records[TOPIC][partition] == [(b"u1", None)]
+    assert rig.log.records[ERASED][partition] == []
+    rig.log.away_topics = set()
+    assert rig.stub.EraseUser(erase).position.offset == 1
+    [(_, value)] = rig.log.records[ERASED][partition]
+    assert value is not None
+    assert decode_erasure(value).offset == 1
+
+
+@pytest.mark.parametrize("user", ["", "x" * 129])
+def test_a_bad_user_id_is_refused_everywhere(rig: Rig, user: str) -> None:
+    for call in (
+        lambda: rig.stub.GetUserState(pb.GetUserStateRequest(user_id=user)),
+        lambda: rig.stub.EraseUser(pb.EraseUserRequest(user_id=user)),
+    ):
+        code, detail, _ = refused(call)
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert detail.startswith("user_id: ")
+
+
+def test_no_answer_names_a_user(rig: Rig) -> None:
+    user = "private-person"
+    for call in (
+        lambda: rig.stub.GetUserState(pb.GetUserStateRequest(user_id=user)),
+        lambda: rig.stub.PublishBehaviors(pb.PublishBehaviorsRequest(events=[event(user, item_id=0)])),
+    ):
+        assert user not in refused(call)[1]
+
+
+def test_calls_beyond_the_limit_are_refused_while_health_answers() -> None:
+    rig = Rig(max_calls=2)
+    rig.states.gate = threading.Event()
+    get = pb.GetUserStateRequest(user_id="u1")
+    waiting = []
+    for _ in range(2):
+        rig.states.waiting.clear()
+        waiting.append(rig.stub.GetUserState.future(get))
+        assert rig.states.waiting.wait(10)
+    code, _, hints = refused(lambda: rig.stub.GetUserState(get))
+    assert (code, hints["retriable"]) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "true")
+    assert health(rig, "") == health_pb2.HealthCheckResponse.SERVING
+    rig.states.gate.set()
+    assert [call.code() for call in waiting] == [grpc.StatusCode.NOT_FOUND] * 2
+    assert refused(lambda: rig.stub.GetUserState(get))[0] is grpc.StatusCode.NOT_FOUND
+    rig.close()
+
+
+def test_an_error_without_a_class_is_internal_and_tells_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> bytes:
+        raise ZeroDivisionError("private-person")
+
+    monkeypatch.setattr(rig.states, "read_state", fail)
+    code, detail, _ = refused(lambda: rig.stub.GetUserState(pb.GetUserStateRequest(user_id="u1")))
+    assert code is grpc.StatusCode.INTERNAL
+    assert "private-person" not in detail
+    labels = {"method": "GetUserState", "code": "INTERNAL"}
+    assert rig.metrics.registry.get_sample_value("uic_rpcs_total", labels) == 1
+
+
+def health(rig: Rig, service: str) -> int:
+    stub = health_pb2_grpc.HealthStub(rig.channel)
+    status: int = stub.Check(health_pb2.HealthCheckRequest(service=service)).status
+    return status
+
+
+@pytest.mark.parametrize("service", ["", SERVICE])
+def test_health_follows_the_status_and_drain_ends_it(rig: Rig, service: str) -> None:
+    watch = health_pb2_grpc.HealthStub(rig.channel).Watch(health_pb2.HealthCheckRequest(service=service))
+    seen = (answer.status for answer in watch)
+    assert next(seen) == health_pb2.HealthCheckResponse.SERVING
+    rig.serving = False
+    assert next(s for s in seen if s != health_pb2.HealthCheckResponse.SERVING) == (
+        health_pb2.HealthCheckResponse.NOT_SERVING
+    )
+    rig.serving = True
+    assert next(s for s in seen if s != health_pb2.HealthCheckResponse.NOT_SERVING) == (
+        health_pb2.HealthCheckResponse.SERVING
+    )
+    threading.Thread(target=rig.door.drain, args=(2.0,)).start()
+    assert next(s for s in seen if s != health_pb2.HealthCheckResponse.SERVING) == (
+        health_pb2.HealthCheckResponse.NOT_SERVING
+    )
+    watch.cancel()
+
+
+def test_drain_lets_a_running_call_end(rig: Rig) -> None:
+    rig.states.gate = threading.Event()
+    running = rig.stub.GetUserState.future(pb.GetUserStateRequest(user_id="u1"))
+    assert rig.states.waiting.wait(10)
+    drained = threading.Thread(target=rig.door.drain, args=(10.0,))
+    drained.start()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:  # a new call is refused once the drain has begun
+        probe = rig.stub.EraseUser.future(pb.EraseUserRequest(user_id=""))
+        if probe.code() is grpc.StatusCode.UNAVAILABLE:
+            break
+    else:
+        pytest.fail("the drain never began to refuse calls")
+    rig.states.gate.set()
+    assert running.code() is grpc.StatusCode.NOT_FOUND
+    drained.join(10)
+    assert not drained.is_alive()
+
+
+def test_reflection_lists_the_service(rig: Rig) -> None:
+    stub = reflection_pb2_grpc.ServerReflectionStub(rig.channel)
+    [answer] = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+    names = {service.name for service in answer.list_services_response.service}
+    assert {SERVICE, "grpc.health.v1.Health"} <= names
+
+
+def test_a_port_that_is_taken_is_refused_by_name(rig: Rig) -> None:
+    second = GrpcDoor(rig.service, GrpcSettings(port=rig.port), lambda: True)
+    with pytest.raises(StartRefused, match="UIC_GRPC__PORT"):
+        second.start()
+
+
+def subclasses(kind: type[UicError]) -> Iterator[type[UicError]]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from subclasses(child)
+
+
+def test_every_error_class_has_a_status() -> None:
+    assert UicError not in STATUS
+    for kind in subclasses(UicError):
+        error = kind.__new__(kind)
+        code = status_of(error)
+        assert code not in (grpc.StatusCode.OK, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL)
+        if kind.retriable:
+            assert code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED), kind
+
+
+def test_every_reason_that_a_call_can_run_into_has_a_rule() -> None:
+    only_in_the_log = {
+        Reason.MISROUTED,
+        Reason.MALFORMED_PROTOBUF,
+        Reason.MALFORMED_JSON,
+        Reason.KEY_MISMATCH,
+        Reason.NON_FINITE,
+    }
+    assert set(RULES) == set(Reason) - only_in_the_log
