@@ -1,0 +1,102 @@
+"""`python -m rtp`: settings from the environment, one process, until SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import ipaddress
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+import uvloop
+from pydantic import ValidationError
+
+from mimn.bundle import BundleError, GoldenMismatch
+from rtp.app import create_service
+from rtp.server import bind, inherited, run
+from rtp.settings import RtpSettings
+
+log = logging.getLogger("rtp")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve, and return the exit status: 0 after a drain, 2 for what the caller of the program must correct."""
+    parser = argparse.ArgumentParser(
+        prog="rtp", description="Real-Time Prediction: scores candidate ads over HTTP.",
+        epilog="Everything else is set by RTP_<GROUP>__<FIELD>, such as RTP_REDIS__URL; see rtp.settings.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fd", type=int, metavar="N", help="accept on this inherited listening socket rather than on RTP_HTTP__PORT"
+    )
+    given = parser.parse_args(arguments)
+    try:
+        settings = load_settings(os.environ)
+    except ValueError as error:
+        return _refuse(str(error))
+    logging.basicConfig(
+        level=settings.log.level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    try:
+        public = bind(settings.http.host, settings.http.port) if given.fd is None else inherited(given.fd)
+        admin = bind(settings.admin.host, settings.admin.port)
+    except OSError as error:
+        where = f"{settings.http.host}:{settings.http.port}" if given.fd is None else f"descriptor {given.fd}"
+        return _refuse(
+            f"cannot listen on {where} and {settings.admin.host}:{settings.admin.port}: {error.strerror or error}. "
+            "Set RTP_HTTP__PORT and RTP_ADMIN__PORT to free ports"
+        )
+    for what, host in (("RTP_HTTP__HOST", settings.http.host), ("RTP_ADMIN__HOST", settings.admin.host)):
+        if not is_loopback(host):
+            log.warning("%s is %s: anybody who reaches it may ask; there is no authentication yet", what, host)
+    try:
+        service = create_service(settings)
+    except (BundleError, GoldenMismatch) as error:
+        return _refuse(f"{error}. RTP_BUNDLE__PATH is {settings.bundle.path}")
+    # What is alive now lives as long as the process: the collector need not walk it during requests.
+    gc.collect()
+    gc.freeze()
+    uvloop.run(run(service, settings, public, admin))
+    return 0
+
+
+def load_settings(environment: Mapping[str, str]) -> RtpSettings:
+    """The settings that the environment gives.
+
+    Raises:
+        ValueError: a variable has a bad value or no meaning; the message names each and never shows a value.
+    """
+    groups = {f"RTP_{name.upper()}" for name in RtpSettings.model_fields}
+    if foreign := sorted(
+        name for name in environment if name.startswith("RTP_") and name.partition("__")[0].upper() not in groups
+    ):
+        raise ValueError(f"{', '.join(foreign)}: no such setting; the groups are {', '.join(sorted(groups))}")
+    try:
+        return RtpSettings()
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_input=False, include_context=False)
+        raise ValueError("; ".join(_fault(fault["loc"], fault["msg"]) for fault in faults)) from None
+
+
+def _fault(location: tuple[int | str, ...], message: str) -> str:
+    name = "RTP_" + "__".join(str(part).upper() for part in location)
+    return f"{name}: {message.removeprefix('Value error, ')}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a listener on `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _refuse(message: str) -> int:
+    print(f"rtp: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

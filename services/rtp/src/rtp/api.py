@@ -1,0 +1,257 @@
+"""The public door: HTTP to `Scorer` and back. One table turns errors into answers; nothing else here decides anything.
+
+`/predict` is handed its ASGI call as it is, because a general framework's request object, dependency injection and
+response validation would cost more than all the rest that is not the model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from rtp import errors
+from rtp.errors import FieldFault, InvalidRequest, NotReady, RtpError
+from rtp.metrics import Metrics
+from rtp.schemas import decode_request, encode_answer, encode_problem
+from rtp.scorer import Scored, Scorer
+
+log = logging.getLogger(__name__)
+
+PREDICT_PATHS = ("/predict", "/v1/predict")
+DEADLINE_HEADER = "X-Request-Deadline-Ms"
+_DEADLINE = DEADLINE_HEADER.lower().encode()
+PROBLEM_JSON = "application/problem+json"
+_JSON_HEADER = (b"content-type", b"application/json")
+_PROBLEM_HEADER = (b"content-type", PROBLEM_JSON.encode())
+_RETRY_HEADER = (b"retry-after", b"1")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """How one kind of error is answered."""
+
+    status: int
+    code: str
+
+
+STATUS_TABLE: dict[type[RtpError], Row] = {
+    errors.MalformedBody: Row(400, "malformed_body"),
+    errors.SlowBody: Row(408, "slow_body"),
+    errors.BodyTooLarge: Row(413, "body_too_large"),
+    errors.UnsupportedMediaType: Row(415, "unsupported_media_type"),
+    errors.InvalidRequest: Row(422, "invalid_request"),
+    errors.ScoringFailed: Row(500, "scoring_failed"),
+    errors.Overloaded: Row(503, "overloaded"),
+    errors.Draining: Row(503, "draining"),
+    errors.NotReady: Row(503, "not_ready"),
+    errors.StateUnavailable: Row(503, "state_unavailable"),
+    errors.DeadlineMissed: Row(504, "deadline_missed"),
+}
+"""Every error that a caller can meet. A test holds it total over the leaves of `RtpError`."""
+INTERNAL = Row(500, "internal")
+HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
+
+
+class ClientGone(Exception):
+    """The client closed its connection before its request was complete; nobody reads an answer."""
+
+
+class PredictDoor:
+    """`POST /predict` as a bare ASGI application."""
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        metrics: Metrics,
+        *,
+        default_deadline_ms: int,
+        max_deadline_ms: int,
+        max_body_bytes: int,
+        log_every: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`clock` must be the scorer's."""
+        self._scorer = scorer
+        self._metrics = metrics
+        self._default_deadline_s = default_deadline_ms / 1000
+        self._max_deadline_ms = max_deadline_ms
+        self._max_body_bytes = max_body_bytes
+        self._log_every = log_every
+        self._clock = clock
+        self._count = itertools.count(1)
+        self._boot = secrets.token_hex(6)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        arrived = self._clock()
+        number = next(self._count)
+        status, headers = 200, [_JSON_HEADER]
+        scored: Scored | None = None
+        try:
+            deadline, declared_bytes = self._headers(scope, arrived)
+            body = await self._body(receive, declared_bytes, deadline)
+            request = decode_request(body)
+            scored = await self._scorer.score(request, deadline)
+            answer = encode_answer(
+                request.request_id or f"{self._boot}-{number:x}",
+                scored.model.name,
+                scored.model.version,
+                scored.scores,
+                scored.report,
+            )
+            self._metrics.ok.inc()
+        except RtpError as error:
+            row = STATUS_TABLE[type(error)]
+            status, headers, answer = row.status, _headers_of(row), problem(row, error)
+            self._metrics.answers.labels(str(status), row.code).inc()
+        except ClientGone:
+            return
+        except Exception:
+            log.exception("a request failed for a reason that nobody foresaw")
+            status, headers, answer = INTERNAL.status, _headers_of(INTERNAL), problem(INTERNAL, None)
+            self._metrics.answers.labels(str(status), INTERNAL.code).inc()
+        await send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [*headers, (b"content-length", b"%d" % len(answer))],
+            }
+        )
+        await send({"type": "http.response.body", "body": answer})
+        took_s = self._clock() - arrived
+        self._metrics.request_seconds.observe(took_s)
+        if self._log_every and number % self._log_every == 0:
+            log.info(
+                "predict status=%d ms=%.2f candidates=%s state=%s",
+                status,
+                took_s * 1000,
+                len(scored.scores) if scored else "-",
+                scored.report.status.value if scored else "-",
+            )
+
+    def _headers(self, scope: Scope, arrived: float) -> tuple[float, int | None]:
+        """When the answer is due, and how many bytes the body has (None if the client does not say)."""
+        deadline = arrived + self._default_deadline_s
+        declared_bytes = None
+        for name, value in scope["headers"]:
+            if name == b"content-length":
+                declared_bytes = int(value)
+            elif name == b"content-type":
+                if value != b"application/json":
+                    _check_media_type(value)
+            elif name == _DEADLINE:
+                deadline = arrived + self._deadline_ms(value) / 1000
+            elif name == b"content-encoding" and value != b"identity":
+                raise errors.UnsupportedMediaType("the body is compressed: send it plain, without Content-Encoding")
+        return deadline, declared_bytes
+
+    def _deadline_ms(self, value: bytes) -> int:
+        if not value.isdigit() or not value.strip(b"0"):
+            raise InvalidRequest(
+                [FieldFault(f"header {DEADLINE_HEADER}", "must be a whole number of milliseconds, at least 1")]
+            )
+        return min(int(value[:10]), self._max_deadline_ms)
+
+    async def _body(self, receive: Receive, declared_bytes: int | None, deadline: float) -> bytes:
+        """The whole body, never more of it in memory than is allowed and one read of the socket."""
+        limit = self._max_body_bytes
+        if declared_bytes is not None and declared_bytes > limit:
+            raise _too_large(limit)
+        chunks: list[bytes] = []
+        received = 0
+        more = True
+        try:
+            async with asyncio.timeout(deadline - self._clock()):
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGone
+                    chunk: bytes = message.get("body", b"")
+                    received += len(chunk)
+                    if received > limit:
+                        raise _too_large(limit)
+                    chunks.append(chunk)
+                    more = message.get("more_body", False)
+        except TimeoutError as error:
+            raise errors.SlowBody(f"only {received} bytes of the body arrived within the deadline") from error
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _too_large(limit: int) -> errors.BodyTooLarge:
+    return errors.BodyTooLarge(f"the body is larger than {limit} bytes: send fewer candidates")
+
+
+def _check_media_type(value: bytes) -> None:
+    kind, _, parameters = value.decode("latin-1").lower().partition(";")
+    charset = parameters.strip().removeprefix("charset=").strip('"')
+    if kind.strip() != "application/json" or charset not in ("", "utf-8"):
+        raise errors.UnsupportedMediaType("send Content-Type: application/json, in UTF-8")
+
+
+def problem(row: Row, error: RtpError | None, detail: str = "") -> bytes:
+    """The body of an error answer."""
+    faults = error.faults if isinstance(error, InvalidRequest) else ()
+    text = error.detail if error else detail or "an error that nobody foresaw; the service's log has it"
+    return encode_problem(row.status, HTTPStatus(row.status).phrase, row.code, text, faults)
+
+
+def _headers_of(row: Row) -> list[tuple[bytes, bytes]]:
+    return [_PROBLEM_HEADER, _RETRY_HEADER] if row.status == 503 else [_PROBLEM_HEADER]
+
+
+def problem_response(row: Row, error: RtpError | None = None, detail: str = "") -> Response:
+    """An error answer of the routes that are not `/predict`."""
+    headers = {"Retry-After": "1"} if row.status == 503 else None
+    return Response(problem(row, error, detail), row.status, headers, media_type=PROBLEM_JSON)
+
+
+def add_problems(app: FastAPI) -> None:
+    """Make every error of `app`, the framework's own included, a problem."""
+
+    async def rtp_error(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RtpError)  # noqa: S101 (the type it is registered for)
+        return problem_response(STATUS_TABLE[type(error)], error)
+
+    async def http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101 (the type it is registered for)
+        code = HTTP_CODES.get(error.status_code, "http_error")
+        response = problem_response(Row(error.status_code, code), detail=f"{request.method} {request.url.path}")
+        response.headers.update(error.headers or {})
+        return response
+
+    async def unforeseen(_: Request, error: Exception) -> Response:
+        return problem_response(INTERNAL)
+
+    app.add_exception_handler(RtpError, rtp_error)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(Exception, unforeseen)
+
+
+def add_health(app: FastAPI, unready: Callable[[], str | None]) -> None:
+    """`/livez` and `/readyz`. `unready` says why the process should get no requests, None if it should."""
+
+    @app.get("/livez", summary="Whether the process is alive; asks nothing else", tags=["health"])
+    async def livez() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @app.get("/readyz", summary="Whether the process should get requests", tags=["health"])
+    async def readyz() -> dict[str, str]:
+        if reason := unready():
+            raise NotReady(reason)
+        return {"status": "ready"}
+
+
+def add_predict(app: FastAPI, door: PredictDoor) -> None:
+    """`/predict` and `/v1/predict`, answered by `door` alone. `rtp.openapi` documents them."""
+    app.router.routes[:0] = [Route(path, door, methods=["POST"], include_in_schema=False) for path in PREDICT_PATHS]

@@ -1,0 +1,125 @@
+"""The composition root: every part is made here, once, and handed what it needs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from rtp.admin import create_admin_app
+from rtp.api import PredictDoor, add_health, add_predict, add_problems
+from rtp.core.admission import Admission
+from rtp.core.ports import Model, StateReader
+from rtp.metrics import Metrics
+from rtp.openapi import describe
+from rtp.reload import Reloader, announce
+from rtp.runtime import load_model
+from rtp.scorer import Scorer
+from rtp.serving import Holder, Serving
+from rtp.settings import RtpSettings
+from rtp.store import open_store
+from rtp.watcher import Watcher
+
+
+@dataclass(frozen=True)
+class Service:
+    """The parts that the process itself deals with."""
+
+    app: FastAPI
+    """The public door; its lifespan runs the background work."""
+    admin: FastAPI
+    reloader: Reloader
+    lifecycle: Lifecycle
+
+
+@dataclass
+class Lifecycle:
+    """Where the process is between its start and its end."""
+
+    admission: Admission
+    draining: bool = False
+
+    def announce_drain(self) -> None:
+        """Not ready from now on; requests are still answered."""
+        self.draining = True
+
+    def refuse_requests(self) -> None:
+        """Requests that begin after this get 503."""
+        self.admission.draining = True
+
+
+def create_service(settings: RtpSettings, *, store: StateReader | None = None, runtime: Model | None = None) -> Service:
+    """Everything, made from `settings`; a store or a model that is given is used instead of the real one.
+
+    Raises:
+        BundleError, GoldenMismatch: the bundle cannot be served.
+    """
+    model = load_model(settings.bundle.path) if runtime is None else runtime
+    reader = open_store(settings.redis) if store is None else store
+    metrics = Metrics()
+    holder = Holder(Serving.of(model, prefix=settings.redis.prefix, generation=settings.bundle.generation))
+    admission = Admission(settings.load.max_in_flight)
+    metrics.in_flight.set_function(lambda: admission.in_flight)
+    lifecycle = Lifecycle(admission)
+    background_timeout_s = settings.redis.background_timeout_ms / 1000
+    scorer = Scorer(holder, reader, admission, metrics, stale_after_ms=settings.state.stale_after_s * 1000)
+    watcher = Watcher(holder, reader, metrics, every_s=settings.state.refresh_every_s, timeout_s=background_timeout_s)
+    reloader = Reloader(
+        holder,
+        reader,
+        metrics,
+        path=settings.bundle.path,
+        generation=settings.bundle.generation,
+        timeout_s=background_timeout_s,
+        load=load_model,
+    )
+
+    def unready() -> str | None:
+        if lifecycle.draining:
+            return "shutting down"
+        if holder.current.standing is None:
+            return f"the namespace has not been seen in the store yet: {watcher.trouble}"
+        return None
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        announce(holder.current, metrics)
+        await watcher.look()
+        watching = asyncio.create_task(watcher.run())
+        try:
+            yield
+        finally:
+            watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await watching
+            await reader.close()
+
+    app = FastAPI(
+        title="Real-Time Prediction",
+        description="How likely is this user to click each of these candidates?",
+        version=version("rtp"),
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
+    add_problems(app)
+    add_health(app, unready)
+    door = PredictDoor(
+        scorer,
+        metrics,
+        default_deadline_ms=settings.deadline.default_ms,
+        max_deadline_ms=settings.deadline.max_ms,
+        max_body_bytes=settings.http.max_body_bytes,
+        log_every=settings.log.request_sample,
+    )
+    add_predict(app, door)
+    describe(app, settings.deadline.max_ms)
+    return Service(app, create_admin_app(holder, reloader, metrics, unready), reloader, lifecycle)
+
+
+def create_app(settings: RtpSettings, *, store: StateReader | None = None, runtime: Model | None = None) -> FastAPI:
+    """The public door alone, for an ASGI server of one's own or for tests; as `create_service`."""
+    return create_service(settings, store=store, runtime=runtime).app

@@ -1,0 +1,92 @@
+"""The two outside things that scoring needs, as seen from inside: a store of bytes, and a model.
+
+`rtp.store` and `rtp.runtime` are the real ones; tests have fakes that pass the same suite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimn.state import StateLayout
+
+
+class StateReader(Protocol):
+    """Reads values by key. Knows nothing of what they mean."""
+
+    async def read(self, key: str, timeout_s: float) -> bytes | None:
+        """The value under `key`, None if there is none; one round trip.
+
+        Raises:
+            StoreLate: no reply within `timeout_s` seconds.
+            StoreAway, StoreRefused: as the names say.
+        """
+        ...
+
+    async def read_many(self, keys: Sequence[str], timeout_s: float) -> list[bytes | None]:
+        """The values under `keys`, in order. For background work: it asks even while `read` does not.
+
+        Raises: as `read`.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close every connection."""
+        ...
+
+
+class Model(Protocol):
+    """A loaded bundle, ready to score. Used from one thread at a time."""
+
+    @property
+    def name(self) -> str:
+        """The bundle's name."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """The bundle's version."""
+        ...
+
+    @property
+    def fingerprint(self) -> bytes:
+        """32 bytes: states are read under this fingerprint only."""
+        ...
+
+    @property
+    def layout(self) -> StateLayout:
+        """How a state is stored."""
+        ...
+
+    @property
+    def initial_state(self) -> NDArray[np.float32]:
+        """[F]: the state of a user without events."""
+        ...
+
+    @property
+    def context(self) -> tuple[str, ...]:
+        """Names of the context features, in the head's order."""
+        ...
+
+    def cost_s(self, candidates: int) -> float:
+        """About how long `score` takes for so many candidates, in seconds."""
+        ...
+
+    def score(
+        self,
+        item_ids: NDArray[np.uint64],
+        category_ids: NDArray[np.uint64],
+        state: NDArray[np.float32],
+        context: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """The click probability of each candidate. [C], [C], [F], [K] → [C] float32.
+
+        A candidate's score depends on nothing but itself, the state and the context.
+
+        Raises:
+            ScoringFailed: the graph failed, or a score is not a finite number.
+        """
+        ...

@@ -1,0 +1,130 @@
+"""What can go wrong with a request, as values that the door turns into answers.
+
+    RtpError
+    ├── CallerMistake                the request is wrong; sending it again changes nothing
+    │   ├── MalformedBody            not JSON
+    │   ├── BodyTooLarge
+    │   ├── SlowBody                 the body did not arrive within the deadline
+    │   ├── UnsupportedMediaType
+    │   └── InvalidRequest           JSON, but not a request: every fault with its field
+    └── NotServed                    the request may be fine; sending it again may help
+        ├── Overloaded               refused at once, because it could not be answered in time
+        ├── Draining                 this process is going away
+        ├── NotReady                 this process has not seen the namespace in the store yet (/readyz alone says so)
+        ├── StateUnavailable         the caller requires a state, and the store does not give it
+        ├── DeadlineMissed
+        └── ScoringFailed            the head graph failed or gave a number that is none
+
+    StoreError                       why a state could not be read; degrades an answer, never fails it by itself
+    ├── StoreAway                    not connected, or not asked because it was away a moment ago
+    ├── StoreLate                    no reply within what the deadline left
+    └── StoreRefused                 an error reply
+
+    ReloadRefused                    a bundle that is not taken up; the one before goes on serving
+
+No I/O and no HTTP here: the one table from these classes to statuses is in `rtp.api`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class RtpError(Exception):
+    """Base of all that a caller can be told. `detail` is for people; `retriable` says whether trying again can help."""
+
+    retriable = False
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class FieldFault:
+    """One fault of a request: where (`candidates[3].item_id`) and what."""
+
+    field: str
+    message: str
+
+
+class CallerMistake(RtpError):
+    """The request is wrong; sending it again changes nothing."""
+
+
+class MalformedBody(CallerMistake):
+    """The body is not JSON in UTF-8."""
+
+
+class BodyTooLarge(CallerMistake):
+    """The body is larger than is read."""
+
+
+class SlowBody(CallerMistake):
+    """The body did not arrive within the deadline."""
+
+
+class UnsupportedMediaType(CallerMistake):
+    """The body is declared as something else than plain JSON."""
+
+
+class InvalidRequest(CallerMistake):
+    """JSON, but not a request."""
+
+    def __init__(self, faults: list[FieldFault]) -> None:
+        first = faults[0]
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        super().__init__(f"{first.field}: {first.message}{more}")
+        self.faults = faults
+
+
+class NotServed(RtpError):
+    """The request may be fine, but is not answered now."""
+
+    retriable = True
+
+
+class Overloaded(NotServed):
+    """Refused at once, because it could not be answered within its deadline."""
+
+
+class Draining(NotServed):
+    """This process is going away."""
+
+
+class NotReady(NotServed):
+    """This process has not seen its namespace in the store yet."""
+
+
+class StateUnavailable(NotServed):
+    """The caller requires a state, and the store does not give it."""
+
+
+class DeadlineMissed(NotServed):
+    """The answer would come after the deadline."""
+
+
+class ScoringFailed(NotServed):
+    """The head graph failed, or gave a score that is not a finite number."""
+
+    retriable = False
+
+
+class StoreError(Exception):
+    """Why something could not be read from the store."""
+
+
+class StoreAway(StoreError):
+    """There is no connection, or the store is not asked because it was away a moment ago."""
+
+
+class StoreLate(StoreError):
+    """No reply within the time that was given."""
+
+
+class StoreRefused(StoreError):
+    """The store answered with an error (LOADING, NOPERM, CLUSTERDOWN and the like)."""
+
+
+class ReloadRefused(Exception):
+    """A bundle is not taken up; the one before goes on serving. The message says why and what to do."""

@@ -1,0 +1,71 @@
+"""Every metric of the service, declared once with its unit and meaning. One registry an app, none at import."""
+
+from __future__ import annotations
+
+import math
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from rtp.core.standing import Status
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+_LATENCY_S = (0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
+
+
+class Metrics:
+    """The metrics of one process. No label ever holds a user's or a caller's data."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self.answers = Counter(
+            "rtp_answers", "Answers of /predict by HTTP status and problem code (empty for 200).", ["status", "code"],
+            registry=registry,
+        )  # fmt: skip
+        self.states = Counter(
+            "rtp_states", "Scored requests by what the score rests on.", ["status"], registry=registry
+        )
+        self.partial = Counter("rtp_partial_states", "Scored requests whose state may miss events.", registry=registry)
+        self.unreadable = Counter(
+            "rtp_unreadable_states", "Stored values that could not be used, by error.", ["error"], registry=registry
+        )
+        self.store_errors = Counter(
+            "rtp_store_errors", "Reads of a request that failed, by error.", ["error"], registry=registry
+        )
+        self.request_seconds = Histogram(
+            "rtp_request_seconds", "From a request's headers to its answer.", buckets=_LATENCY_S, registry=registry
+        )
+        self.store_seconds = Histogram(
+            "rtp_store_seconds", "Reading the state, from the request's point of view.", buckets=_LATENCY_S,
+            registry=registry,
+        )  # fmt: skip
+        self.head_seconds = Histogram(
+            "rtp_head_seconds", "Looking candidates up and running the head.", buckets=_LATENCY_S, registry=registry
+        )
+        self.candidates = Counter("rtp_candidates", "Candidates scored.", registry=registry)
+        self.in_flight = Gauge("rtp_in_flight", "Requests between acceptance and answer.", registry=registry)
+        self.store_up = Gauge(
+            "rtp_store_up", "1 if the last background read of the store succeeded.", registry=registry
+        )
+        self.partition_age = Gauge(
+            "rtp_oldest_partition_age_seconds",
+            "Age of the as-of time of the partition that lags most; NaN if one has no progress.",
+            registry=registry,
+        )
+        self.partition_age.set(math.nan)
+        self.unreadable_progress = Counter(
+            "rtp_unreadable_progress", "Progress records that could not be decoded.", registry=registry
+        )
+        self.bundle = Gauge(
+            "rtp_bundle", "1 for the bundle that is served.", ["name", "version", "namespace"], registry=registry
+        )
+        self.reloads = Counter("rtp_bundle_reloads", "Bundle swaps by result.", ["result"], registry=registry)
+        # Children of the hot path, looked up once.
+        self.state_of = {status: self.states.labels(status.value) for status in Status}
+        self.ok = self.answers.labels("200", "")
+
+    def render(self) -> bytes:
+        """All metrics in the OpenMetrics text format."""
+        text: bytes = generate_latest(self.registry)  # type: ignore[no-untyped-call] # the package has no annotation here
+        return text

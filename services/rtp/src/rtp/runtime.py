@@ -1,0 +1,103 @@
+"""The model on onnxruntime: a bundle, its head graph, and the candidate counts that the graph is run at.
+
+Candidates are padded to one of a few counts (buckets), so that the graph meets only shapes that were warmed up, and the
+input of each bucket is one array that is filled anew for every request.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimn.bundle import Bundle, load_bundle
+from mimn.bundle.graph import HeadGraph
+from mimn.state import StateLayout
+from rtp.core.request import MAX_CANDIDATES
+from rtp.errors import ScoringFailed
+
+BUCKETS = (1, 2, 4, *range(8, 129, 8), *range(160, 257, 32), *range(320, MAX_CANDIDATES + 1, 64))
+"""Candidate counts that the graph is run at: fine where most requests are, so that padding costs little."""
+_WARM_RUNS = 3
+_SMOOTHING = 0.1
+
+
+class OnnxModel:
+    """A loaded bundle that scores. Not for two threads at once: a bucket's input is reused by every request.
+
+    Implements `rtp.core.ports.Model`.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Open the head, check it on the bundle's golden cases, and run every bucket until it is warm.
+
+        Raises:
+            BundleError: the graph cannot be loaded.
+            GoldenMismatch: this process computes other scores than the one that exported the bundle.
+        """
+        self._bundle = bundle
+        self._head = HeadGraph(bundle)
+        bundle.golden.verify_head(self._head, bundle.vectors, bundle.initial_state)
+        self.initial_state: NDArray[np.float32] = np.array(bundle.initial_state)
+        self.name = bundle.manifest.name
+        self.version = bundle.manifest.version
+        self.fingerprint = bundle.fingerprint
+        self.layout: StateLayout = bundle.layout
+        self.context = bundle.manifest.context
+        self._inputs = [np.zeros((count, bundle.width), np.float32) for count in BUCKETS]
+        self._cost_s = [self._warm(inputs) for inputs in self._inputs]
+
+    def cost_s(self, candidates: int) -> float:
+        """About how long `score` takes for so many candidates, in seconds: a moving average of what it took."""
+        return self._cost_s[bisect_left(BUCKETS, candidates)]
+
+    def score(
+        self,
+        item_ids: NDArray[np.uint64],
+        category_ids: NDArray[np.uint64],
+        state: NDArray[np.float32],
+        context: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """The click probability of each candidate. [C], [C], [F], [K] → [C] float32.
+
+        Raises:
+            ScoringFailed: the graph failed, or a score is not a finite number.
+        """
+        began = perf_counter()
+        count = len(item_ids)
+        bucket = bisect_left(BUCKETS, count)
+        inputs = self._inputs[bucket]
+        items, categories = self._bundle.items, self._bundle.categories
+        # Rows behind `count` keep an earlier request's candidates: finite, and no score depends on another row.
+        inputs[:count, : items.width] = items.vectors[items.rows(item_ids)]
+        inputs[:count, items.width :] = categories.vectors[categories.rows(category_ids)]
+        try:
+            scores = self._head(inputs, state, context)[:count]
+        except Exception as error:  # onnxruntime's errors have no common base of their own
+            raise ScoringFailed(f"the head graph failed: {type(error).__name__}") from error
+        if not np.isfinite(scores).all():
+            raise ScoringFailed("the head graph gave a score that is not a finite number")
+        self._cost_s[bucket] += _SMOOTHING * (perf_counter() - began - self._cost_s[bucket])
+        return scores
+
+    def _warm(self, inputs: NDArray[np.float32]) -> float:
+        """Run one bucket a few times; the fastest run's seconds."""
+        context = np.zeros(len(self.context), np.float32)
+        seconds = []
+        for _ in range(_WARM_RUNS):
+            began = perf_counter()
+            self._head(inputs, self.initial_state, context)
+            seconds.append(perf_counter() - began)
+        return min(seconds)
+
+
+def load_model(path: Path) -> OnnxModel:
+    """The bundle at `path`, verified and warm. Takes some 100 ms; call it outside of the event loop.
+
+    Raises:
+        BundleError, GoldenMismatch: as `load_bundle` and `OnnxModel`.
+    """
+    return OnnxModel(load_bundle(path.resolve()))

@@ -1,0 +1,117 @@
+"""From a checked request to scores: admit → state → assemble → head. Knows neither HTTP nor Redis nor onnxruntime."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimn.state import StateError, UserState, decode_state, user_hash
+from rtp.core.admission import Admission
+from rtp.core.features import context_vector
+from rtp.core.ports import Model, StateReader
+from rtp.core.request import ScoreRequest
+from rtp.core.standing import UNAVAILABLE, StateReport, Status
+from rtp.errors import DeadlineMissed, StateUnavailable, StoreError
+from rtp.metrics import Metrics
+from rtp.serving import Holder, Serving
+
+ANSWER_S = 0.001
+"""What is kept of a deadline for encoding and sending the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Scores, the model that gave them, and what they rest on."""
+
+    scores: NDArray[np.float32]
+    """[C], in the order of the request."""
+    model: Model
+    report: StateReport
+
+
+class Scorer:
+    """Scores requests with whatever the holder says is served. One GET and one run of the head a request."""
+
+    def __init__(
+        self,
+        holder: Holder,
+        store: StateReader,
+        admission: Admission,
+        metrics: Metrics,
+        *,
+        stale_after_ms: float,
+        clock: Callable[[], float] = time.monotonic,
+        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        """`clock` gives seconds of the same steady clock that deadlines are measured by."""
+        self._holder = holder
+        self._store = store
+        self._admission = admission
+        self._metrics = metrics
+        self._stale_after_ms = stale_after_ms
+        self._clock = clock
+        self._wall_ms = wall_ms
+
+    async def score(self, request: ScoreRequest, deadline: float) -> Scored:
+        """Scores for every candidate, before `deadline` (seconds of `clock`).
+
+        A state that cannot be read in time degrades the answer to the cold scores.
+
+        Raises:
+            InvalidRequest: the context does not fit the model.
+            Overloaded, Draining: not admitted.
+            StateUnavailable: the request requires a state and the store does not give it.
+            DeadlineMissed: there was no time left to score.
+            ScoringFailed: the model failed.
+        """
+        serving = self._holder.current
+        model = serving.model
+        context = context_vector(model.context, request.context)
+        cost_s = model.cost_s(len(request.item_ids))
+        self._admission.admit(cost_s, deadline - self._clock())
+        try:
+            state, report = await self._state(serving, request, deadline - cost_s - ANSWER_S)
+            if request.require_state and report.status is Status.UNAVAILABLE:
+                raise StateUnavailable("the store does not give this user's state, and the request requires it")
+            began = self._clock()
+            if began >= deadline:
+                raise DeadlineMissed("the deadline passed before the candidates could be scored")
+            scores = model.score(request.item_ids, request.category_ids, state, context)
+        finally:
+            self._admission.leave(cost_s)
+        metrics = self._metrics
+        metrics.head_seconds.observe(self._clock() - began)
+        metrics.state_of[report.status].inc()
+        metrics.candidates.inc(len(scores))
+        if report.partial:
+            metrics.partial.inc()
+        return Scored(scores, model, report)
+
+    async def _state(
+        self, serving: Serving, request: ScoreRequest, until: float
+    ) -> tuple[NDArray[np.float32], StateReport]:
+        """The tensors to score with and what to say of them; the initial state when the store does not help."""
+        model, standing = serving.model, serving.standing
+        if standing is None:
+            return model.initial_state, UNAVAILABLE
+        partition = standing.partition_of(request.user_id)
+        began = self._clock()
+        try:
+            value = await self._store.read(serving.keys.state(partition, request.user_id), until - began)
+        except StoreError as error:
+            self._metrics.store_errors.labels(type(error).__name__).inc()
+            return model.initial_state, UNAVAILABLE
+        self._metrics.store_seconds.observe(self._clock() - began)
+        state: UserState | None = None
+        if value is not None:
+            try:
+                state = decode_state(value, model.fingerprint, model.layout, user_hash(request.user_id))
+            except StateError as error:
+                self._metrics.unreadable.labels(type(error).__name__).inc()
+                return model.initial_state, UNAVAILABLE
+        report = standing.report(state, partition, self._wall_ms(), self._stale_after_ms)
+        return (model.initial_state if state is None else state.tensors), report

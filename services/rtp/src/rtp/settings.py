@@ -1,0 +1,151 @@
+"""Every knob of the service: built once in `__main__` from the environment, frozen, and passed down by value.
+
+A name is `RTP_<GROUP>__<FIELD>`, such as `RTP_REDIS__URL`. A group refuses a field that it does not know, so a typo
+fails at start.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MAX_DRAIN_S = 9.5
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RedisSettings(_Group):
+    """Where the states are, and how hard to try."""
+
+    url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    """`redis://`, `rediss://` or `unix://`. With `mode=sentinel`, the address of one Sentinel; with `mode=cluster`, of
+    one node. Secret, because it may hold a password."""
+    prefix: str = Field(default="uic", min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")
+    """First part of every key; the same as UIC's."""
+    mode: Literal["single", "sentinel", "cluster"] = "single"
+    sentinel_master: str = "mymaster"
+    """Name of the master that Sentinel watches."""
+    pool_size: int = Field(default=16, ge=1, le=1024)
+    """Connections that this process opens at most."""
+    connect_timeout_ms: int = Field(default=250, ge=1)
+    """A new connection takes at most this, or what the deadline leaves, whichever is less."""
+    background_timeout_ms: int = Field(default=1000, ge=1)
+    """Reads outside of requests (progress, meta) take at most this."""
+    failures_to_pause: int = Field(default=5, ge=1)
+    """Late replies in a row after which requests stop asking the store; a failed connection counts as all of them."""
+    retry_every_ms: int = Field(default=100, ge=1)
+    """While requests do not ask, one of them tries this often."""
+
+
+class BundleSettings(_Group):
+    """Which model is served."""
+
+    path: Path = Path("models/bundles/online-retail/1")
+    """Directory of the bundle. May be a symbolic link: point it elsewhere and send SIGHUP to swap."""
+    generation: int = Field(default=0, ge=0)
+    """Part of the namespace, the same as UIC's: raised to build states anew beside the old ones."""
+
+
+class HttpSettings(_Group):
+    """The public listener."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    backlog: int = Field(default=2048, ge=1)
+    keep_alive_s: int = Field(default=75, ge=1)
+    """An idle connection is closed after this."""
+    max_body_bytes: int = Field(default=65536, ge=1024)
+
+
+class AdminSettings(_Group):
+    """The listener for metrics and admin calls. Not for callers: keep it on loopback or behind a network policy."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8002
+
+
+class DeadlineSettings(_Group):
+    """How long a request may take, from its first byte here to its answer."""
+
+    default_ms: int = Field(default=100, ge=1)
+    """Without the header `X-Request-Deadline-Ms`."""
+    max_ms: int = Field(default=1000, ge=1)
+    """More than this is never granted."""
+
+    @model_validator(mode="after")
+    def _default_within_max(self) -> Self:
+        if self.default_ms > self.max_ms:
+            raise ValueError(
+                f"default_ms ({self.default_ms}) is above max_ms ({self.max_ms}): lower the one or raise the other"
+            )
+        return self
+
+
+class LoadSettings(_Group):
+    """How much work is accepted."""
+
+    max_in_flight: int = Field(default=256, ge=1)
+    """Requests between their acceptance and their answer; more are refused with 503 at once."""
+
+
+class StateSettings(_Group):
+    """How a state's freshness is judged."""
+
+    stale_after_s: float = Field(default=60.0, gt=0)
+    """A partition whose as-of time is older is `stale`."""
+    refresh_every_s: float = Field(default=2.0, gt=0)
+    """How often all partitions' progress is read, outside of requests."""
+
+
+class DrainSettings(_Group):
+    """What happens at SIGTERM. The three together stay below 10 s, within which the process ends."""
+
+    announce_s: float = Field(default=0.0, ge=0)
+    """First /readyz says no for this long while everything else goes on, for load balancers that look at it."""
+    linger_s: float = Field(default=1.0, ge=0)
+    """Then it stops accepting, and goes on answering on open connections for this long, telling each client to close,
+    so that no request meets a closed connection."""
+    finish_s: float = Field(default=8.0, gt=0)
+    """Then idle connections are closed, and requests that are still running after this are cut off."""
+
+    @model_validator(mode="after")
+    def _within_ten_seconds(self) -> Self:
+        if self.announce_s + self.linger_s + self.finish_s > MAX_DRAIN_S:
+            raise ValueError(f"announce_s + linger_s + finish_s must be at most {MAX_DRAIN_S}: lower one")
+        return self
+
+
+class LogSettings(_Group):
+    """What is written to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    request_sample: int = Field(default=0, ge=0)
+    """Write one line for every n-th request; 0 writes none. Never a user id."""
+
+
+class RtpSettings(BaseSettings):
+    """All groups."""
+
+    model_config = SettingsConfigDict(env_prefix="RTP_", env_nested_delimiter="__", frozen=True, extra="forbid")
+
+    redis: RedisSettings = RedisSettings()
+    bundle: BundleSettings = BundleSettings()
+    http: HttpSettings = HttpSettings()
+    admin: AdminSettings = AdminSettings()
+    deadline: DeadlineSettings = DeadlineSettings()
+    load: LoadSettings = LoadSettings()
+    state: StateSettings = StateSettings()
+    drain: DrainSettings = DrainSettings()
+    log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        if self.http.port and self.http.port == self.admin.port and self.http.host == self.admin.host:
+            raise ValueError("RTP_HTTP__PORT and RTP_ADMIN__PORT are the same: give each its own")
+        return self
