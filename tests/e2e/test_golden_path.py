@@ -6,7 +6,7 @@ scores are compared with the model unrolled over the same events in this process
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,7 +165,7 @@ def predict(path: GoldenRun, user_id: str) -> tuple[NDArray[np.float64], dict[st
 
 
 def test_states_and_scores_are_what_pytorch_computes_offline(
-    golden: GoldenRun, monkeypatch: pytest.MonkeyPatch, record_property: pytest.RecordProperty
+    golden: GoldenRun, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
 ) -> None:
     unclear = 0
     for user in golden.users:

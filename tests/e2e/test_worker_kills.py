@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from conftest import MakeTopics, RedisForTest
-from localstack.replay import States, expect, replay, wait_folded
+from localstack.replay import Folded, States, expect, replay, wait_folded
 from localstack.services import Surroundings, UicWorker
 from localstack.shoppers import Shopper, read_events
 from localstack.wait import until
@@ -36,7 +36,7 @@ def test_ten_kills_in_mid_batch_lose_nothing_and_double_nothing(
         for i in range(0, 400, 5)
     ]
     chunks = [users[i :: KILLS + 1] for i in range(KILLS + 1)]
-    expected = {}
+    expected: dict[str, Folded] = {}
     for kill, (step, chunk) in enumerate(zip(islice(cycle(STEPS), KILLS), chunks, strict=False)):
         records = replay(kafka, topics.events, events, chunk)
         expected |= {user: expect(rows) for user, rows in records.items()}
