@@ -175,19 +175,16 @@ def load_data(settings: DataSettings) -> DataSet:
 
 
 def commit() -> str:
-    """The source's git commit, `+` behind it when files differ from it; empty outside a checkout."""
+    """The source's git commit, `+` behind it when this package's files differ from it; empty outside a checkout."""
     here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        head = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return ""
-    return head.stdout.strip()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -109,7 +109,7 @@ def train(config: RunConfig, output: Path, *, resume: bool = False, progress_bar
 
 
 def _train(config: RunConfig, data: DataSet, output: Path, resume: bool, progress_bar: bool) -> dict[str, Any]:
-    settings = config.training
+    settings, commit = config.training, run.commit()
     ids = data.vocabulary.embedding_ids(config.data.min_users)
     ids.save(output)
     progress = start(config, ids)
@@ -144,7 +144,7 @@ def _train(config: RunConfig, data: DataSet, output: Path, resume: bool, progres
     progress.model.load_state_dict(progress.best)
     save_model(progress.model, output / run.MODEL)
     draw_curves(progress.curve, output / run.CURVES, config.name)
-    record = _record(config, data, ids, progress)
+    record = _record(config, data, ids, progress, commit)
     run.write_json(output / run.METRICS, record)
     checkpoint.unlink(missing_ok=True)
     return record
@@ -292,7 +292,9 @@ def draw_curves(curve: list[Epoch], path: Path, title: str) -> None:
     pyplot.close(figure)
 
 
-def _record(config: RunConfig, data: DataSet, ids: EmbeddingIds, progress: Progress) -> dict[str, Any]:
+def _record(
+    config: RunConfig, data: DataSet, ids: EmbeddingIds, progress: Progress, commit: str
+) -> dict[str, Any]:
     targets, cpu_s = sum(e.targets for e in progress.curve), sum(e.cpu_s for e in progress.curve)
     mimn = config.mimn
     return {
@@ -301,7 +303,7 @@ def _record(config: RunConfig, data: DataSet, ids: EmbeddingIds, progress: Progr
         "seed": config.training.seed,
         "data_sha256": data.events.sha256,
         "instances_sha256": data.instances.sha256,
-        "commit": run.commit(),
+        "commit": commit,
         "machine": f"{platform.machine()}, one thread, torch {torch.__version__}",
         "items": len(ids.items),
         "categories": len(ids.categories),
