@@ -9,6 +9,7 @@ from uic.errors import LogUnavailable, NotAcknowledged, UnsuitableTopic
 from uic.publisher import NewRecord, Position
 
 Stored = tuple[bytes, bytes | None]
+Headers = tuple[tuple[str, bytes], ...]
 
 
 class FakeLog:
@@ -17,6 +18,8 @@ class FakeLog:
     def __init__(self, topics: dict[str, int]) -> None:
         """Names and partition counts of the topics that exist."""
         self.records: dict[str, list[list[Stored]]] = {n: [[] for _ in range(c)] for n, c in topics.items()}
+        self.headers: dict[tuple[str, int, int], Headers] = {}
+        """Topic, partition, offset → headers."""
         self.ids = {name: uuid.uuid4().bytes for name in topics}
         self.away = False
         self.away_topics: set[str] = set()
@@ -35,6 +38,7 @@ class FakeLog:
             if i not in self.withheld:
                 stored[record.partition].append((record.key, record.value))
                 positions.append(Position(record.partition, len(stored[record.partition]) - 1))
+                self.headers[topic, record.partition, positions[-1].offset] = record.headers
         if missing := tuple(i for i in range(len(records)) if i in self.withheld):
             self.withheld = set()
             raise NotAcknowledged(missing, len(records))

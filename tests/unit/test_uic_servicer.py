@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,13 @@ class States:
         self.gate: threading.Event | None = None
         self.waiting = threading.Event()
 
-    def read_state(self, partition: int, user_id: str) -> bytes | None:
+    def load(self, wanted: Sequence[tuple[int, Sequence[str]]]) -> list[list[bytes | None]]:
         if self.gate is not None:
             self.waiting.set()
             assert self.gate.wait(10)
         if self.away:
             raise StoreUnavailable("no answer")
-        return self.values.get((partition, user_id))
+        return [[self.values.get((partition, user)) for user in users] for partition, users in wanted]
 
 
 class Rig:
@@ -304,10 +304,10 @@ def test_calls_beyond_the_limit_are_refused_while_health_answers() -> None:
 
 
 def test_an_error_without_a_class_is_internal_and_tells_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> bytes:
+    def fail(*_: object) -> None:
         raise ZeroDivisionError("private-person")
 
-    monkeypatch.setattr(rig.states, "read_state", fail)
+    monkeypatch.setattr(rig.states, "load", fail)
     code, detail, _ = refused(lambda: rig.stub.GetUserState(pb.GetUserStateRequest(user_id="u1")))
     assert code is grpc.StatusCode.INTERNAL
     assert "private-person" not in detail

@@ -15,7 +15,8 @@ from uuid import UUID
 
 import msgspec
 
-from uic.log_reader import read_to_end
+from uic.errors import LogUnavailable, UnsuitableTopic
+from uic.log_reader import LogRecord, read_to_end
 
 
 def erased_topic(topic: str) -> str:
@@ -78,21 +79,27 @@ class KafkaErasures:
         takes the earlier ones back.
 
         Raises:
-            LogUnavailable: no broker answers.
-            UnsuitableTopic: there is no topic of erasures, so nobody can tell whom a replay would bring back.
+            LogUnavailable: no broker answers, or there is no topic of erasures; then nobody can tell whom a replay
+                would bring back, and it has to wait.
         """
         notes: dict[int, dict[bytes, int]] = {p: {} for p in partitions}
-        for record in read_to_end(self._client, erased_topic(self._topic), partitions, idle_s=self._timeout_s):
-            users = notes[record.partition]
-            if record.key is None:
-                continue
-            if record.value is None:
-                users.pop(record.key, None)
-                continue
-            try:
-                note = decode_erasure(record.value)
-            except UnreadableErasure:
-                continue
-            if note.topic_id == topic_id and note.partition == record.partition:
-                users[record.key] = max(note.offset, users.get(record.key, note.offset))
+        try:
+            for record in read_to_end(self._client, erased_topic(self._topic), partitions, idle_s=self._timeout_s):
+                _take(notes[record.partition], record, topic_id)
+        except UnsuitableTopic as error:
+            raise LogUnavailable(error.detail) from error
         return notes
+
+
+def _take(users: dict[bytes, int], record: LogRecord, topic_id: bytes) -> None:
+    if record.key is None:
+        return
+    if record.value is None:
+        users.pop(record.key, None)
+        return
+    try:
+        note = decode_erasure(record.value)
+    except UnreadableErasure:
+        return
+    if note.topic_id == topic_id and note.partition == record.partition:
+        users[record.key] = max(note.offset, users.get(record.key, note.offset))

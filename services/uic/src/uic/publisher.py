@@ -31,6 +31,7 @@ class NewRecord:
     partition: int
     key: bytes
     value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,15 @@ class KafkaLog:
         futures = []
         for record in records:
             try:
-                futures.append(producer.send(topic, key=record.key, value=record.value, partition=record.partition))
+                futures.append(
+                    producer.send(
+                        topic,
+                        key=record.key,
+                        value=record.value,
+                        headers=list(record.headers),
+                        partition=record.partition,
+                    )
+                )
             except KafkaError as error:
                 if not futures:
                     raise LogUnavailable(f"the producer takes no record now: {type(error).__name__}") from error

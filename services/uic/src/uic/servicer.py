@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol, TypeVar
 
@@ -81,10 +81,10 @@ Answer = TypeVar("Answer", bound=Message)
 
 
 class StateReader(Protocol):
-    """Reads what is stored under a user, as it is now."""
+    """The one thing that inspection needs of the store."""
 
-    def read_state(self, partition: int, user_id: str) -> bytes | None:
-        """The stored value, None if there is none.
+    def load(self, wanted: Sequence[tuple[int, Sequence[str]]]) -> list[list[bytes | None]]:
+        """The values of users as they are now, by (partition, user ids); None where there is none.
 
         Raises:
             StoreUnavailable: no answer.
@@ -141,7 +141,7 @@ class UserInterestCenter(UserInterestCenterServicer):
         def get() -> pb.GetUserStateResponse:
             key = validated_user(request.user_id)
             partition = partition_of(key, self._partitions)
-            value = self._states.read_state(partition, request.user_id)
+            [[value]] = self._states.load([(partition, [request.user_id])])
             if value is None:
                 raise NoState(f"no state is stored for this user (partition {partition})")
             return self._decoded(value, partition, request.user_id)

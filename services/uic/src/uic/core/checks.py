@@ -74,7 +74,6 @@ class StoreFacts:
     snapshots: str | None
     """The `save` setting; "" is off."""
     clustered: bool
-    masters: int
     role: str
     """"master" or "slave"."""
     clock_ahead_s: float
@@ -155,14 +154,14 @@ def store_persistence(facts: StoreFacts) -> Finding:
     )
 
 
-def store_mode(facts: StoreFacts, clustered_by_setting: bool) -> Finding:
-    """The client is told what the server is."""
+def store_mode(facts: StoreFacts, mode: str) -> Finding:
+    """The client is told what the server is. `mode` is the setting: single, sentinel or cluster."""
     check = "store mode"
-    if facts.clustered and not clustered_by_setting:
-        return _fail(check, "the server runs in cluster mode, the setting says single", "set UIC_REDIS__MODE=cluster")
-    if clustered_by_setting and not facts.clustered:
+    if facts.clustered and mode != "cluster":
+        return _fail(check, f"the server runs in cluster mode, the setting says {mode}", "set UIC_REDIS__MODE=cluster")
+    if mode == "cluster" and not facts.clustered:
         return _fail(check, "the setting says cluster, the server is none", "set UIC_REDIS__MODE=single")
-    return _ok(check, f"cluster of {facts.masters} masters" if facts.clustered else "single")
+    return _ok(check, mode)
 
 
 def clock(what: str, ahead_s: float | None) -> Finding:
@@ -370,9 +369,14 @@ def record_size(topic: TopicFacts, max_request_bytes: int) -> Finding:
     return _ok(check, f"{largest} bytes")
 
 
-def partitioner(samples: Iterable[Sample], partitions: int) -> Finding:
-    """Producers put a key where Kafka's murmur2 puts it; more than 1 % elsewhere stops UIC."""
+def partitioner(samples: Iterable[Sample], partitions: int, error: str | None = None) -> Finding:
+    """Producers put a key where Kafka's murmur2 puts it; more than 1 % elsewhere stops UIC.
+
+    `error` says why the newest records could not be read.
+    """
     check = "partitioner of the producers"
+    if error is not None:
+        return _warn(check, f"the newest records cannot be read: {error}", "allow this user to read the topic")
     seen = misrouted = 0
     for sample in samples:
         seen += len(sample.keys)
