@@ -157,8 +157,8 @@ class RtpProcess(Server):
         return () if self._shared_fd is None else (self._shared_fd,)
 
     def ready(self) -> bool:
-        """/readyz of the admin port, which is this process's own, answers 200."""
-        return http_ok(f"{self.address}/readyz")
+        """/readyz of its own admin port, for others may share the public one, answers 200."""
+        return http_ok(f"{self.admin_url}/readyz")
 
 
 def grpc_serves(address: str, service: str = "") -> bool:

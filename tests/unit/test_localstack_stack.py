@@ -1,0 +1,229 @@
+"""The launcher's bookkeeping: pid files, order, ports that are taken, half-way failures; no real server is started."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from localstack import stack as stack_module
+from localstack.ports import LOOPBACK, accepts, free_port, free_ports, shared_listener
+from localstack.process import Ended, Identity
+from localstack.server import Server, read_pid, write_pid
+from localstack.stack import DOCUMENTED_PORTS, Options, Ports, Stack, StackError, addresses_of, living, take_down, wipe
+from localstack.wait import NotReady, until
+
+LISTENER = """
+import socket, sys, time
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+time.sleep(600)
+"""
+
+
+class Listener(Server):
+    """Listens on its port and does nothing else."""
+
+    ready_s = 10.0
+    program = LISTENER
+
+    @property
+    def address(self) -> str:
+        return f"{LOOPBACK}:{self.port}"
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-c", self.program, str(self.port)]
+
+    def ready(self) -> bool:
+        return accepts(self.port)
+
+
+def test_a_server_keeps_its_port_from_its_first_start_on(tmp_path: Path) -> None:
+    with Listener("one", tmp_path, {"it": 0}) as server:
+        port = server.port
+        assert port > 0
+        server.kill()
+        assert not server.alive()
+        assert server.start() == f"{LOOPBACK}:{port}"
+
+
+def test_a_server_that_another_program_answers_for_is_not_ready(tmp_path: Path, free_port: Callable[[], int]) -> None:
+    with socket.create_server((LOOPBACK, 0)) as other:
+        taken = other.getsockname()[1]
+        with pytest.raises(Ended, match="Address already in use"):
+            Listener("given", tmp_path, {"it": taken}).start()
+
+
+def test_a_free_port_that_was_taken_by_chance_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server((LOOPBACK, 0)) as other:
+        offered = iter([[other.getsockname()[1]], [free_port()]])
+        monkeypatch.setattr("localstack.server.free_ports", lambda count: next(offered) if count else [])
+        with Listener("lucky", tmp_path, {"it": 0}) as server:
+            assert server.port != other.getsockname()[1]
+
+
+def test_a_server_that_never_becomes_ready_is_stopped_and_its_pid_forgotten(tmp_path: Path) -> None:
+    class Mute(Listener):
+        ready_s = 0.3
+        program = "import time; time.sleep(600)"
+
+    mute = Mute("mute", tmp_path, {"it": 0})
+    with pytest.raises(NotReady, match=r"mute is ready \(ports: it \d+; log: .*mute.log\)"):
+        mute.start()
+    assert mute.child
+    assert not mute.child.identity.alive()
+    assert read_pid(tmp_path) is None
+
+
+def test_the_pid_is_written_before_the_server_is_ready(tmp_path: Path) -> None:
+    server = Listener("early", tmp_path, {"it": 0})
+    server.spawn()
+    assert server.child
+    assert read_pid(tmp_path) == server.child.identity
+    server.wait_ready()
+    server.stop()
+    assert read_pid(tmp_path) is None
+
+
+def test_whatever_a_dead_launcher_left_is_found_by_its_pid_file_and_ended_doors_first(tmp_path: Path) -> None:
+    servers = [Listener(name, tmp_path / name, {"it": 0}) for name in ("valkey", "uic-1", "rtp-1", "broker")]
+    for server in servers:
+        server.start()
+    (tmp_path / "stale").mkdir()
+    write_pid(tmp_path / "stale", "stale", Identity(os.getpid(), 1.0))  # a pid that is now another program's: ours
+    assert list(living(tmp_path)) == ["rtp-1", "uic-1", "broker", "valkey"]
+    lines: list[str] = []
+    assert take_down(tmp_path, say=lines.append) == 4
+    assert [line.split()[0] for line in lines] == ["rtp-1", "uic-1", "broker", "valkey"]
+    assert not any(server.alive() for server in servers)
+    assert living(tmp_path) == {}
+    assert not list(tmp_path.glob("*/pid.json"))
+    assert take_down(tmp_path, say=lines.append) == 0
+
+
+def test_taking_down_where_nothing_ever_ran_is_no_error(tmp_path: Path) -> None:
+    assert take_down(tmp_path / "nothing", say=print) == 0
+
+
+def test_a_running_stack_is_not_wiped_and_not_started_twice(tmp_path: Path) -> None:
+    folder, bundle = tmp_path / "stack", tmp_path / "bundle"
+    bundle.mkdir()
+    (bundle / "manifest.json").write_text("{}")
+    with Listener("valkey", folder / "valkey", {"it": 0}):
+        with pytest.raises(StackError, match=r"a stack runs in .* \(valkey\): `make down` ends it"):
+            wipe(folder)
+        with pytest.raises(StackError, match="a stack runs"):
+            Stack(Options(folder=folder, bundle=bundle)).start()
+    wipe(folder)
+    assert not folder.exists()
+
+
+def test_a_missing_bundle_is_named_before_anything_is_started(tmp_path: Path) -> None:
+    with pytest.raises(StackError, match=r"no bundle at .*nowhere: name a directory with a manifest.json"):
+        Stack(Options(folder=tmp_path / "stack", bundle=tmp_path / "nowhere")).start()
+    assert not (tmp_path / "stack").exists()
+
+
+def test_a_failure_half_way_leaves_nothing_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    monkeypatch.setattr(stack_module, "Valkey", lambda folder, **_: Listener("valkey", folder, {"it": 0}))
+    monkeypatch.setattr(stack_module, "DevBroker", lambda folder, **_: Listener("broker", folder, {"it": 0}))
+
+    def interrupted(*_: object) -> list[str]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stack_module, "create_topics", interrupted)
+    stack = Stack(Options(folder=tmp_path / "stack", bundle=tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        stack.start()
+    assert len(stack.members()) == 2
+    assert not any(member.alive() for member in stack.members())
+    assert living(tmp_path / "stack") == {}
+
+
+def test_the_signals_that_end_a_launcher_take_its_stack_down(tmp_path: Path) -> None:
+    script = f"""
+import sys
+sys.path[:0] = {[str(Path(__file__).parents[1]), str(Path(__file__).parent)]!r}
+from pathlib import Path
+from localstack.stack import signals_unwind
+from test_localstack_stack import Listener
+import time
+with signals_unwind(), Listener("valkey", Path({str(tmp_path)!r}) / "valkey", {{"it": 0}}):
+    print("up", flush=True)
+    time.sleep(600)
+"""
+    for sign, status in ((signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGHUP, 128 + signal.SIGHUP)):
+        with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as launcher:
+            assert launcher.stdout
+            assert launcher.stdout.readline() == "up\n"
+            identity = read_pid(tmp_path / "valkey")
+            assert identity
+            assert identity.alive()
+            launcher.send_signal(sign)
+            assert launcher.wait(10) == status
+        assert not identity.alive()
+
+
+def test_two_launchers_do_not_work_in_one_folder(tmp_path: Path) -> None:
+    with stack_module._locked(tmp_path), pytest.raises(StackError, match="another launcher is at work"):
+        take_down(tmp_path, say=print)
+
+
+def test_addresses_of_a_stack_that_does_not_run_say_how_to_start_one(tmp_path: Path) -> None:
+    with pytest.raises(StackError, match="`make up` starts one"):
+        addresses_of(tmp_path)
+
+
+def test_the_documented_ports_give_way_to_free_ones_where_something_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server((LOOPBACK, 0)) as other:
+        taken, free = other.getsockname()[1], free_port()
+        monkeypatch.setattr(stack_module, "DOCUMENTED_PORTS", Ports(rtp=taken, redis=free))
+        assert Ports.usual() == Ports(rtp=0, redis=free)
+    assert len(set(vars(DOCUMENTED_PORTS).values())) == 6
+
+
+def test_the_environment_names_servers_that_already_run() -> None:
+    given = Options.from_environment({"REDIS_URL": "redis://there:1/0", "KAFKA_BOOTSTRAP_SERVERS": "there:2"})
+    assert (given.redis_url, given.bootstrap) == ("redis://there:1/0", "there:2")
+    assert Options.from_environment({"REDIS_URL": "", "KAFKA_BOOTSTRAP_SERVERS": ""}) == Options()
+    assert replace(given, redis_url=None, bootstrap=None) == Options()
+
+
+def test_a_password_is_not_shown_when_the_store_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert stack_module._bare("redis://user:secret@host:6379/0") == "redis://host:6379/0"
+
+
+def test_a_shared_listener_is_inherited_by_children_and_a_taken_port_is_named() -> None:
+    listener = shared_listener()
+    port = listener.getsockname()[1]
+    fd = listener.fileno()
+    script = f"import socket; print(socket.socket(fileno={fd}).getsockname()[1])"
+    done = subprocess.run([sys.executable, "-c", script], pass_fds=[fd], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == port
+    with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}"):
+        shared_listener(port)
+    listener.close()
+    with pytest.raises(OSError, match=r"refused"):
+        accepts(port)
+
+
+def test_free_ports_are_distinct() -> None:
+    assert len(set(free_ports(20))) == 20
+
+
+def test_a_pid_file_is_whole_or_absent(tmp_path: Path) -> None:
+    assert read_pid(tmp_path) is None
+    write_pid(tmp_path, "x", Identity(1, 2.5))
+    assert read_pid(tmp_path) == Identity(1, 2.5)
+    assert json.loads((tmp_path / "pid.json").read_text())["name"] == "x"
+    until(lambda: [path.name for path in tmp_path.iterdir()] == ["pid.json"], "no temporary file is left", within_s=1)
