@@ -97,7 +97,7 @@ export: install-dev ## write RUN's bundle to BUNDLES/online-retail/VERSION
 	@$(PY) -m mimn.export --run $(RUN) --output $(BUNDLES) --name online-retail --version $(VERSION)
 
 auc: install-dev ## write the table models/experiments/AUC.md from the recorded runs
-	@$(PY) -m mimn.experiments
+	@$(PY) -m mimn.experiments table models/experiments
 
 load: install-dev ## load on a stack of its own: requests and events at once
 	@$(PY) -m loadtest.run

@@ -21,7 +21,7 @@ from localstack.stack import Options, Stack, wipe
 from localstack.topics import delete_topics, topics
 
 CANDIDATES = 100
-ROWS_SHOWN = 8
+ROWS_SHOWN = 12
 PROBES = 200
 GROUP = 8
 
@@ -140,9 +140,8 @@ def probe(client: httpx.Client, short: list[Shopper], long: list[Shopper]) -> tu
 
 def table(answers: list[Answer]) -> list[str]:
     """A row a user: the shortest, the middle and the longest histories."""
-    third = ROWS_SHOWN // 2
-    middle = len(answers) // 2
-    shown = [*answers[:third], *answers[middle - third // 2 : middle + third // 2], *answers[-third:]]
+    each, middle = ROWS_SHOWN // 3, len(answers) // 2
+    shown = [*answers[:each], *answers[middle - each // 2 : middle - each // 2 + each], *answers[-each:]]
     head = f"{'user':>8}  {'events folded':>13}  {'state':>5}  {'rank of the real next item':>26}  {'score':>6}"
     rows = [
         f"{answer.shopper.user_id:>8}  {answer.events:>13,}  {answer.status:>5}  "

@@ -54,7 +54,7 @@ def test_a_pid_that_was_given_to_another_program_is_neither_alive_nor_signaled(s
 
 def test_an_identity_ends_a_process_that_is_not_its_child(tmp_path: Path) -> None:
     # The launcher that started the process is gone, as after `up`; only the pid file is left.
-    script = f"import subprocess; print(subprocess.Popen({SLEEPER!r}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid)"
+    script = f"from subprocess import *; print(Popen({SLEEPER!r}, stdout=DEVNULL, stderr=DEVNULL).pid)"
     pid = int(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
     identity = Identity.of(pid)
     assert identity.alive()

@@ -94,8 +94,8 @@ def build_wheels(members: Sequence[Path], out: Path) -> None:
         _pip(["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(out), *copies])
 
 
-def check(alone: Alone, wheels: Path, constraints: Path) -> list[str]:
-    """Install and import in a fresh environment; return the imported modules.
+def check(alone: Alone, wheels: Path, constraints: Path, *, index: bool = True) -> list[str]:
+    """Install and import in a fresh environment; return the imported modules. Without `index`, from `wheels` alone.
 
     Raises:
         NotSlim: it does not install, does not import, or has what it must not have.
@@ -105,6 +105,7 @@ def check(alone: Alone, wheels: Path, constraints: Path) -> list[str]:
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
         python = environment / "bin" / "python"
         into = ["--python", str(python), "install", "--find-links", str(wheels)]
+        into += [] if index else ["--no-index"]
         _pip([*into, "--constraint", str(constraints.resolve()), alone.install])
         probe = [str(python), "-I", "-c", PROBE, json.dumps([alone.imports, alone.absent])]
         done = subprocess.run(probe, capture_output=True, text=True, cwd=folder, check=False)

@@ -1,0 +1,119 @@
+"""The checks of the repository find what they look for: a stub that drifted, a service that is not slim."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from localstack.checks import proto_drift, slim
+from localstack.checks.slim import Alone, NotSlim, build_wheels, check
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_stubs_as_checked_in_have_not_drifted(tmp_path: Path) -> None:
+    proto_drift.generate(ROOT / "proto", tmp_path)
+    assert proto_drift.drift(ROOT / "proto" / "gen", tmp_path) == []
+
+
+def test_a_changed_a_missing_and_a_leftover_stub_are_named(tmp_path: Path) -> None:
+    generated, checked_in = tmp_path / "generated", tmp_path / "gen"
+    shutil.copytree(ROOT / "proto" / "gen" / "ctr", generated / "ctr", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(generated, checked_in)
+    (checked_in / "ctr/event/v1/behavior_event_pb2.py").open("a").write("# by hand\n")
+    (checked_in / "ctr/uic/v1/uic_service_pb2.pyi").unlink()
+    (checked_in / "ctr/old_pb2.py").write_text("")
+    (checked_in / "ctr/__pycache__").mkdir()
+    (checked_in / "ctr/__pycache__/x.pyc").write_text("")
+    assert proto_drift.drift(checked_in, generated) == [
+        "ctr/uic/v1/uic_service_pb2.pyi: not checked in",
+        "ctr/old_pb2.py: no .proto file makes it",
+        "ctr/event/v1/behavior_event_pb2.py: differs from what the .proto files make",
+    ]
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small distributions: `good` stands alone, `greedy` needs `good`, `broken` imports what it does not list."""
+    root = tmp_path_factory.mktemp("members")
+    members = []
+    for name, needs, code in (
+        ("slimgood", [], ""),
+        ("slimgreedy", ["slimgood"], "import slimgood"),
+        ("slimbroken", [], "import numpy"),
+    ):
+        package = root / name / name
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text("")
+        (package / "inside.py").write_text(code)
+        (package.parent / "pyproject.toml").write_text(
+            '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
+            f'[project]\nname = "{name}"\nversion = "1.0"\ndependencies = {needs!r}\n'
+        )
+        leftovers = package.parent / "build" / "lib" / name
+        leftovers.mkdir(parents=True)
+        (leftovers / "leftover.py").write_text("raise RuntimeError('of an earlier build')")
+        members.append(package.parent)
+    out = root / "wheels"
+    build_wheels(members, out)
+    (root / "constraints.txt").write_text("slimgood==1.0\n")
+    return out
+
+
+def run(wheels: Path, alone: Alone) -> list[str]:
+    return check(alone, wheels, wheels.parent / "constraints.txt", index=False)
+
+
+def test_every_module_of_a_slim_member_is_imported_and_leftovers_are_not_packed(wheels: Path) -> None:
+    found = run(wheels, Alone("good", "slimgood", ("slimgood",), ("torch",), only=frozenset({"slimgood"})))
+    assert found == ["slimgood", "slimgood.inside"]
+
+
+def test_a_dependency_that_must_be_absent_is_named(wheels: Path) -> None:
+    with pytest.raises(NotSlim, match="greedy must stand without slimgood"):
+        run(wheels, Alone("greedy", "slimgreedy", ("slimgreedy",), ("slimgood",)))
+
+
+def test_more_distributions_than_promised_are_named(wheels: Path) -> None:
+    with pytest.raises(NotSlim, match="nothing but slimgreedy; it brings slimgood"):
+        run(wheels, Alone("greedy", "slimgreedy", ("slimgreedy",), (), only=frozenset({"slimgreedy"})))
+
+
+def test_an_import_of_an_unlisted_package_is_found_in_any_module(wheels: Path) -> None:
+    with pytest.raises(NotSlim, match="broken does not import alone: ModuleNotFoundError: No module named 'numpy'"):
+        run(wheels, Alone("broken", "slimbroken", ("slimbroken",), ()))
+
+
+def test_a_member_that_cannot_be_installed_is_an_error_with_pips_words(wheels: Path) -> None:
+    with pytest.raises(NotSlim, match="slimnowhere"):
+        run(wheels, Alone("nowhere", "slimnowhere", (), ()))
+
+
+def test_the_checked_members_are_all_that_serve() -> None:
+    for distribution, folder in slim.MEMBERS.items():
+        assert f'name = "{distribution}"' in (ROOT / folder / "pyproject.toml").read_text()
+    assert {alone.install for alone in slim.ENVIRONMENTS} == {"uic", "rtp", "mimn"}
+    assert all("torch" in alone.absent for alone in slim.ENVIRONMENTS)
+
+
+def test_every_pin_is_exact_but_torch_and_none_names_a_local_build() -> None:
+    pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+    assert [pin for pin in pins if "==" not in pin] == ["torch>=2.10"]
+    assert not [pin for pin in pins if "+" in pin or "@" in pin]
+    names = [pin.split("==")[0].lower() for pin in pins]
+    assert len(names) == len(set(names))
+
+
+def test_what_is_installed_is_what_is_pinned() -> None:
+    """A dependency without a pin makes tomorrow's installation another one than today's."""
+    freeze = subprocess.run(
+        [sys.executable, "-m", "pip", "freeze", "--exclude-editable"], capture_output=True, text=True, check=True
+    ).stdout
+    installed = {line.lower() for line in freeze.splitlines() if "==" in line}
+    pins = {line.lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    unpinned = {line for line in installed - pins if not line.startswith(("torch==", "nvidia-", "triton==", "cuda-"))}
+    assert not unpinned, f"pin in constraints.txt: {sorted(unpinned)}"

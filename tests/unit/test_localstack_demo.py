@@ -1,0 +1,178 @@
+"""What the demo asks and says: real users, strictly their past, honest ranks, and a refusal when counts differ."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from localstack import demo
+from localstack.__main__ import how_to_use, main
+from localstack.demo import Answer, DemoFailed
+from localstack.replay import expect
+from localstack.shoppers import DATA, Shopper, read_events, shoppers
+from localstack.stack import Addresses
+from mimn.data.events import Events
+from mimn.data.split import part_of
+from mimn.state import EMPTY_DIGEST, extend_digest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def events() -> Events:
+    return read_events(ROOT / DATA)
+
+
+@pytest.fixture(scope="module")
+def people(events: Events) -> list[Shopper]:
+    return shoppers(events, candidates=100)
+
+
+def shopper(user_id: str = "17", length: int = 3) -> Shopper:
+    return Shopper(user_id, range(length), 5, 2, ((6, 1), (7, 1), (8, 2)))
+
+
+def answering(body: Callable[[dict[str, object]], object], status: int = 200) -> httpx.Client:
+    def handle(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, json=body(json.loads(request.content)))
+
+    return httpx.Client(base_url="http://rtp", transport=httpx.MockTransport(handle))
+
+
+def test_shoppers_are_test_users_with_their_past_alone(events: Events, people: list[Shopper]) -> None:
+    assert len(people) > 100
+    lengths = [len(one.rows) for one in people]
+    assert lengths == sorted(lengths)
+    assert lengths[0] < 30
+    assert lengths[-1] > 500
+    for one in people:
+        user = int(one.user_id)
+        assert part_of(user) == "test"
+        rows = np.arange(one.rows.start, one.rows.stop)
+        assert set(events.user_id[rows]) == {user}
+        bought = np.flatnonzero((events.user_id == user) & (np.arange(len(events)) >= one.rows.stop))
+        asked_at = events.timestamp[bought[0]]
+        assert events.timestamp[rows].max() < asked_at
+        basket = events.item_id[bought][events.timestamp[bought] == asked_at]
+        assert one.item_id in basket
+        assert not {item for item, _ in one.others} & set(basket.tolist())
+
+
+def test_candidates_are_distinct_known_and_the_same_each_time(events: Events, people: list[Shopper]) -> None:
+    category = dict(zip(events.item_id.tolist(), events.category_id.tolist(), strict=True))
+    for one in people:
+        assert len({item for item, _ in one.others}) == 99
+        assert all(category[item] == kind for item, kind in one.others)
+    assert shoppers(events, candidates=100) == people
+
+
+def test_a_rank_counts_ties_against_the_real_item() -> None:
+    scores = {"scores": [0.5, 0.9, 0.5, 0.1], "state": {"events": 3, "status": "warm"}}
+    answer = demo.ask(answering(lambda _: scores), shopper())
+    assert (answer.rank, answer.score, answer.events, answer.status) == (3, 0.5, 3, "warm")
+
+
+def test_the_real_item_is_asked_for_among_the_others() -> None:
+    asked: list[dict[str, object]] = []
+
+    def body(request: dict[str, object]) -> object:
+        asked.append(request)
+        return {"scores": [1, 0, 0, 0], "state": {"events": 3, "status": "warm"}}
+
+    demo.ask(answering(body), shopper("42"))
+    assert asked == [
+        {
+            "user_id": "42",
+            "candidates": [
+                {"item_id": 5, "category_id": 2},
+                {"item_id": 6, "category_id": 1},
+                {"item_id": 7, "category_id": 1},
+                {"item_id": 8, "category_id": 2},
+            ],
+        }
+    ]
+
+
+def test_an_answer_other_than_200_ends_the_demo_with_its_text() -> None:
+    with pytest.raises(DemoFailed, match=r"503: .*draining"):
+        demo.ask(answering(lambda _: {"code": "draining"}, status=503), shopper())
+
+
+@pytest.mark.parametrize(("events_said", "status"), [(2, "warm"), (4, "warm"), (3, "unavailable"), (0, "cold")])
+def test_a_count_or_status_that_differs_from_what_was_produced_fails(events_said: int, status: str) -> None:
+    good = Answer(shopper(), 3, "warm", 1, 0.9)
+    demo.check([good])
+    with pytest.raises(DemoFailed, match=f"3 events .* {events_said}, status {status}"):
+        demo.check([good, Answer(shopper(), events_said, status, 1, 0.9)])
+
+
+def test_short_and_long_histories_are_timed_in_turn() -> None:
+    order: list[str] = []
+
+    def body(request: dict[str, object]) -> object:
+        order.append(str(request["user_id"]))
+        return {}
+
+    short, long = demo.probe(answering(body), [shopper("s")], [shopper("l")])
+    assert order == ["s", "l"] * demo.PROBES
+    assert len(short) == len(long) == demo.PROBES
+
+
+def test_the_table_and_summary_show_the_figures() -> None:
+    answers = [Answer(shopper(str(1000 + i), i + 1), i + 1, "warm", 1 + i % 4, 0.25) for i in range(20)]
+    lines = demo.table(answers)
+    assert len(lines) == 2 + demo.ROWS_SHOWN
+    assert re.search(r"1019\s+20\s+warm\s+4 of\s+4\s+0\.250", lines[-1])
+    assert len({len(line) for line in lines}) == 1
+    text = " ".join(demo.summary(answers, [shopper()], [shopper(length=500)], ([0.001] * 3, [0.002] * 3)))
+    assert "All 20 users" in text
+    assert "median rank is 2.5 (by chance 2.5)" in text
+    assert "1.00 ms for histories of 3 events, 2.00 ms for 500" in text
+
+
+def test_the_expected_digest_is_the_fold_of_where_the_records_landed() -> None:
+    folded = expect([(7, b"a"), (9, b"b")])
+    assert folded.events == 2
+    assert folded.digest == extend_digest(extend_digest(EMPTY_DIGEST, 7, b"a"), 9, b"b")
+    assert folded != expect([(9, b"b"), (7, b"a")])
+
+
+def test_the_printed_commands_can_be_pasted(tmp_path: Path) -> None:
+    at = Addresses(
+        predict="http://127.0.0.1:8000",
+        rtp_admin=["http://127.0.0.1:8002"],
+        uic=["127.0.0.1:8001"],
+        uic_admin=["http://127.0.0.1:8003"],
+        bootstrap="127.0.0.1:9092",
+        redis_url="redis://127.0.0.1:6379/0",
+        topic="behavior-events",
+        prefix="uic",
+        bundle="models/bundles/online-retail/1",
+    )
+    text = how_to_use(at, shopper("12"), tmp_path)
+    curl = next(line for line in text.splitlines() if line.startswith("curl "))
+    body = re.search(r"-d '(.*)'$", curl)
+    assert body
+    assert json.loads(body.group(1)) == demo.request(shopper("12"))
+    program = re.search(r"<<'EOF'\n(.*?)\nEOF\n", text, re.S)
+    assert program
+    compile(program.group(1), "producer", "exec")
+    assert all(line == line.lstrip() for line in text.splitlines())
+
+
+def test_a_missing_bundle_is_one_line_on_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--folder", str(tmp_path), "demo", "--bundle", str(tmp_path / "none")]) == 1
+    out = capsys.readouterr()
+    assert out.err.startswith("localstack: no bundle at")
+    assert len(out.err.splitlines()) == 1
+
+
+def test_down_where_nothing_runs_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--folder", str(tmp_path), "down"]) == 0
+    assert "Nothing runs" in capsys.readouterr().out
