@@ -65,7 +65,7 @@ class Metrics:
         )
         self.take_ups = Counter(
             "uic_take_ups",
-            "Sessions begun, by what was found: new, go_on, gap, broken.",
+            "Sessions begun, by what was found: new, go_on, gap, continued, broken.",
             ["decision"],
             registry=r,
         )

@@ -34,11 +34,11 @@ class KafkaSettings(Group):
     max_poll_interval_ms: Annotated[int, Field(ge=1_000)] = 30_000
     request_timeout_ms: Annotated[int, Field(ge=1_000)] = 10_000
     reconnect_backoff_max_ms: Annotated[int, Field(ge=50)] = 1_000
-    max_poll_records: Annotated[int, Field(ge=1)] = 4_000
+    max_poll_records: Annotated[int, Field(ge=1)] = 1_000
     """Records that one poll may return."""
     fetch_max_wait_ms: Annotated[int, Field(ge=1)] = 50
     """How long a broker may hold a fetch open: bounds the delay of a seek and of a resumed partition."""
-    max_partition_fetch_bytes: Annotated[int, Field(ge=1 << 10)] = 1 << 20
+    max_partition_fetch_bytes: Annotated[int, Field(ge=1 << 10)] = 256 << 10
     max_request_bytes: Annotated[int, Field(ge=1 << 10)] = 1 << 20
     """Largest record that UIC's own producers send; a larger dead letter is cut to fit."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
@@ -145,6 +145,10 @@ class FoldSettings(Group):
     """States that one commit writes: bounds how long the script holds the store."""
     max_waves: Annotated[int, Field(ge=1, le=4096)] = 64
     """Events of one user in a batch: bounds how many runs of the step graph a batch needs."""
+    max_records: Annotated[int, Field(ge=1)] = 8192
+    """Records that one round over all partitions takes at most, give or take one batch."""
+    misrouted_share: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Of the last 10,000 records: when more lie in another partition than their key's, consumption stops. 1: never."""
     queue_records: Annotated[int, Field(ge=1)] = 50_000
     """Fetched records that wait for the fold, a process; beyond it partitions are paused."""
     cache_mib: Annotated[int, Field(ge=1)] = 256

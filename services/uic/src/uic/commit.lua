@@ -1,0 +1,18 @@
+-- One partition's commit: if the stored progress record is the expected one, write states, then progress.
+--   KEYS[1] progress, KEYS[2..] states; all in one slot by their hash tag
+--   ARGV[1] expected record ('' = must be absent), ARGV[2] new record, ARGV[3..] state values ('' = delete)
+-- Returns 1 when written, else the stored record ('' = absent).
+local stored = redis.call('GET', KEYS[1]) or ''
+if stored ~= ARGV[1] then
+  return stored
+end
+for i = 2, #KEYS do
+  local value = ARGV[i + 1]
+  if value == '' then
+    redis.call('DEL', KEYS[i])
+  else
+    redis.call('SET', KEYS[i], value)
+  end
+end
+redis.call('SET', KEYS[1], ARGV[2])
+return 1

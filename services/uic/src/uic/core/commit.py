@@ -1,0 +1,100 @@
+"""What a commit asks of the store, what the store may answer, and what follows from an answer.
+
+The script writes a partition's states and its progress if, and only if, the whole stored progress record is the one
+that the session read or wrote last. So a refusal hands back a record, and comparing it with ours tells what happened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from mimn.state import CorruptProgress, Progress, decode_progress
+
+ABSENT = b""
+"""In place of a progress record that the store does not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One partition's states and progress, to be written together."""
+
+    partition: int
+    expected: bytes
+    """The progress record that must be stored now; `ABSENT` if there must be none."""
+    progress: bytes
+    """The record that replaces it."""
+    values: tuple[tuple[str, bytes | None], ...] = ()
+    """User id and state value; None deletes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """All of it was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Nothing was written: another record is stored."""
+
+    stored: bytes
+    """That record, `ABSENT` if there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoAnswer:
+    """Nobody knows: no reply, or an error that does not say."""
+
+    detail: str
+
+
+Answer = Written | Refused | NoAnswer
+
+
+class Verdict(StrEnum):
+    """What a stored progress record means for the session that holds another one."""
+
+    OURS = "ours"
+    """The record that we tried to write: an earlier try had arrived."""
+    UNCHANGED = "unchanged"
+    """The record that we knew of: nothing was written since."""
+    OWNERSHIP_LOST = "ownership_lost"
+    """Ahead of us, or somebody else's: another process has the partition."""
+    STORE_BEHIND = "store_behind"
+    """Absent, or older than what the store had acknowledged: it lost writes."""
+    UNREADABLE = "unreadable"
+    """No progress record."""
+
+
+def judge(stored: bytes, known: bytes, tried: bytes | None) -> Verdict:
+    """What the record `stored` means.
+
+    Args:
+        stored: as read from the store, `ABSENT` if there is none.
+        known: the last record that the session read, or that the store acknowledged to it.
+        tried: the record that the session tried to write over `known`, if it did.
+
+    Total: every combination has a verdict. Records are compared as (era, next offset, as-of time) within one lineage; a
+    record of another lineage can only have been written by somebody else.
+    """
+    if tried is not None and stored == tried:
+        return Verdict.OURS
+    if stored == known:
+        return Verdict.UNCHANGED
+    if stored == ABSENT:
+        return Verdict.STORE_BEHIND
+    try:
+        theirs = decode_progress(stored)
+    except CorruptProgress:
+        return Verdict.UNREADABLE
+    try:
+        ours = decode_progress(known)
+    except CorruptProgress:
+        return Verdict.OWNERSHIP_LOST
+    if theirs.lineage == ours.lineage and _age(theirs) < _age(ours):
+        return Verdict.STORE_BEHIND
+    return Verdict.OWNERSHIP_LOST
+
+
+def _age(progress: Progress) -> tuple[int, int, int]:
+    return progress.era, progress.next_offset, progress.as_of_ms

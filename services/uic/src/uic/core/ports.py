@@ -1,0 +1,197 @@
+"""What UIC needs of the world, one protocol each. Real ones in `store`, `consumer`, `dead_letter`, `erasures` and
+`mimn.bundle`; fakes in the tests, held to the same contract suites.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uic.core.commit import Answer, Commit
+from uic.core.event import Record
+from uic.core.letters import Letter
+from uic.core.takeup import LogBounds
+
+
+class Step(Protocol):
+    """The step graph."""
+
+    def __call__(self, events: NDArray[np.float32], state: NDArray[np.float32], /) -> NDArray[np.float32]:
+        """[B, D], [B, F] → [B, F], float32; row b depends on row b alone."""
+
+
+class Vectors(Protocol):
+    """Ids to graph input."""
+
+    def __call__(self, item_ids: NDArray[np.uint64], category_ids: NDArray[np.uint64], /) -> NDArray[np.float32]:
+        """[k], [k] → [k, D] float32."""
+
+
+class StateStore(Protocol):
+    """States and progress. Every method raises `StoreUnavailable` unless it says otherwise."""
+
+    def check(self) -> None:
+        """Raises `EvictingStore` if the store may evict states or progress."""
+
+    def claim_namespace(self, partitions: int, topic: str) -> None:
+        """Record the namespace's partition count and topic if nobody has; raises `NamespaceConflict` if others are
+        recorded."""
+
+    def read_progress(self, partitions: Collection[int]) -> dict[int, bytes]:
+        """The progress record of each partition, `ABSENT` where there is none."""
+
+    def load(self, wanted: Sequence[tuple[int, Sequence[str]]]) -> list[list[bytes | None]]:
+        """The values of users, by (partition, user ids); None where there is none."""
+
+    def commit(self, commits: Sequence[Commit]) -> list[Answer]:
+        """What became of each commit, in order; each is atomic by itself. Does not raise. After a `NoAnswer` the rest
+        may be given up without having been tried."""
+
+    def set_aside(self, partition: int, values: Sequence[bytes]) -> None:
+        """Keep unreadable values in the partition's bounded list for inspection, newest first."""
+
+    @property
+    def connections(self) -> int:
+        """Rises with every connection made: when it does, what the store had may be lost."""
+
+
+class Delivery(Protocol):
+    """Letters on their way."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the outcome is known."""
+
+    @property
+    def error(self) -> str | None:
+        """Once done: None if all were acknowledged, else why not."""
+
+
+class DeadLetters(Protocol):
+    """The dead-letter topic."""
+
+    def send(self, letters: Sequence[Letter]) -> Delivery:
+        """Begin to deliver; returns at once. All letters are acknowledged, or the delivery has an error and any number
+        of them may have arrived."""
+
+
+class Erasures(Protocol):
+    """Which users were erased, and up to where."""
+
+    def read(self, partitions: Collection[int], topic_id: bytes, /) -> Mapping[int, Mapping[bytes, int]]:
+        """Partition → key → offset up to which (inclusive) the user's events of this log are erased.
+
+        Raises `LogUnavailable`.
+        """
+
+
+# The log: what the fold tells the thread that polls it, and what it hears from there.
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """The group gave us partitions. They are parked: nothing is read before `Log.read`."""
+
+    partitions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """The group took partitions away, or lost us."""
+
+    partitions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Records of one partition, in log order, read because of the `Log.read` that carried `tag`."""
+
+    partition: int
+    tag: int
+    records: Sequence[Record]
+    position: int
+    """Where the client reads on: above the last record's offset + 1 when markers of transactions follow it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """The answer to `Log.describe`."""
+
+    partition: int
+    tag: int
+    bounds: LogBounds
+    asked_ms: int
+    """Wall clock before the question was sent: what was in the log then lies below `bounds.end`."""
+    position: int | None
+    """Where the client reads on, if it reads for this tag."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotDescribed:
+    """No answer to `Log.describe`: the broker is away or the topic is."""
+
+    tags: tuple[int, ...]
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfRange:
+    """The log no longer has the position that we read at, or says that it was truncated below it. Parked."""
+
+    partition: int
+    tag: int
+
+
+@dataclass(frozen=True, slots=True)
+class Advised:
+    """The group coordinator's answer to `Log.advise`."""
+
+    partitions: tuple[int, ...]
+    error: str | None
+    """None: it accepted us as a member of the group that owns them."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionCountChanged:
+    """The topic has another number of partitions than N."""
+
+    partitions: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogAway:
+    """The client failed and is made anew; all partitions are revoked."""
+
+    detail: str
+
+
+LogMessage = (
+    Assigned | Revoked | Fetched | Described | NotDescribed | OutOfRange | Advised | PartitionCountChanged | LogAway
+)
+
+
+class Log(Protocol):
+    """The event log, read as a member of a group. All methods return at once, except `messages`."""
+
+    def messages(self, timeout_s: float) -> list[LogMessage]:
+        """All that happened since the last call, in order; waits up to `timeout_s` if that is nothing."""
+
+    def describe(self, tags: Mapping[int, int]) -> None:
+        """Ask for the bounds of partitions (partition → tag); answered by `Described` or `NotDescribed`."""
+
+    def read(self, partition: int, tag: int, offset: int) -> None:
+        """Read a partition from `offset`; what is fetched carries `tag`."""
+
+    def park(self, partition: int) -> None:
+        """Stop reading a partition; what was fetched is not delivered any more."""
+
+    def took(self, tag: int, records: int) -> None:
+        """So many of the fetched records are dealt with: there is room for more."""
+
+    def advise(self, offsets: Mapping[int, int]) -> None:
+        """Tell the group coordinator the next offsets of partitions; answered by `Advised`, for one or several
+        calls together."""

@@ -1,0 +1,65 @@
+"""What UIC says of itself to operators, health checks and metrics: frozen values, replaced whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Phase(StrEnum):
+    """Where a partition stands."""
+
+    TAKING_UP = "taking_up"
+    """Reading progress, asking the log for its bounds."""
+    CLAIMING = "claiming"
+    """Storing a new progress record before the first read."""
+    VERIFYING = "verifying"
+    """Waiting for the record that must carry the witness."""
+    FOLDING = "folding"
+    UNSURE = "unsure"
+    """A commit had no answer; progress is read until it is known what became of it."""
+    OWNERSHIP_LOST = "ownership_lost"
+    """Another process wrote; waiting for the group to say who owns the partition."""
+    BROKEN = "broken"
+    """The log is not the one that was folded; an operator decides."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionStatus:
+    """One assigned partition."""
+
+    partition: int
+    phase: Phase
+    reason: str
+    """Why it does not fold; empty while it does."""
+    next_offset: int | None
+    """None before progress is known."""
+    end_offset: int | None
+    """End of the log when it was last asked."""
+    as_of_ms: int | None
+    lineage: int | None
+    era: int | None
+    base: int | None
+    gaps: int | None
+
+    @property
+    def lag(self) -> int | None:
+        """Records between progress and the end of the log; None while unknown."""
+        if self.next_offset is None or self.end_offset is None:
+            return None
+        return max(0, self.end_offset - self.next_offset)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The whole process."""
+
+    serving: bool
+    """What the health service says. An outage of the store or of the broker is no reason for False: it mends itself."""
+    reasons: tuple[str, ...]
+    """Why not serving, or what is degraded; empty when all is well."""
+    partitions: tuple[PartitionStatus, ...]
+    """Assigned ones, in order."""
+
+
+STARTING = Status(False, ("starting",), ())

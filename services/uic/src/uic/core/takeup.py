@@ -1,0 +1,182 @@
+"""How a partition is taken up: from what is stored and what the log is now to a decision, before anything is read.
+
+Kafka never chooses a position. It follows from the progress record, and is believed only as long as the log is the one
+that was folded: same topic id, long enough, and with the same record (the witness) at the last folded offset.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Literal
+
+from mimn.state import NO_TOPIC_ID, NOTHING_FOLDED, CorruptProgress, Progress, decode_progress
+from uic.core.commit import ABSENT
+
+
+@dataclass(frozen=True, slots=True)
+class LogBounds:
+    """A partition of the log as its broker describes it."""
+
+    start: int
+    """Offset of the first record still there."""
+    end: int
+    """Offset that the next visible record will get."""
+    topic_id: bytes
+    """16 bytes; zeros if the broker has no topic ids."""
+
+
+class BrokenReason(StrEnum):
+    """Why the log is not, or cannot be shown to be, the one that was folded."""
+
+    TOPIC_ID = "topic_id"
+    """The topic was made anew."""
+    TRUNCATED = "truncated"
+    """The log ends below progress."""
+    WITNESS = "witness"
+    """Another record lies at the last folded offset."""
+    UNVERIFIABLE = "unverifiable"
+    """Retention removed the last folded record, and the broker has no topic id to go by."""
+    UNREADABLE_PROGRESS = "unreadable_progress"
+    """The stored progress record is damaged or of another version."""
+    PARTITION_COUNT = "partition_count"
+    """Progress was written for another number of partitions."""
+
+
+Kind = Literal["new", "go_on", "gap", "continued"]
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Read on from here."""
+
+    kind: Kind
+    progress: Progress
+    """What holds from now on."""
+    store_first: bool
+    """Whether `progress` is new and has to be stored before the first record is read."""
+    read_from: int
+    witness: int | None
+    """What the record at `read_from` must carry; it was folded before and is not folded again. None: fold it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """Stop; an operator decides."""
+
+    reason: BrokenReason
+
+
+@dataclass(frozen=True, slots=True)
+class Mint:
+    """What new progress records are made of."""
+
+    partitions: int
+    """N."""
+    start: Literal["earliest", "latest"]
+    lineage: int
+    """Random, used if a lineage begins."""
+    writer: int
+    """Random, the session's."""
+
+
+def take_up(stored: bytes, bounds: LogBounds, mint: Mint) -> Begin | Broken:
+    """How to go on from the stored progress record (`ABSENT` if there is none)."""
+    if stored == ABSENT:
+        return new_lineage(bounds, mint)
+    try:
+        progress = decode_progress(stored)
+    except CorruptProgress:
+        return Broken(BrokenReason.UNREADABLE_PROGRESS)
+    if progress.partitions != mint.partitions:
+        return Broken(BrokenReason.PARTITION_COUNT)
+    same_topic = _same_topic(progress.topic_id, bounds.topic_id)
+    if same_topic is False:
+        return Broken(BrokenReason.TOPIC_ID)
+    if bounds.end < progress.next_offset:
+        return Broken(BrokenReason.TRUNCATED)
+    nothing_folded = progress.last_offset == NOTHING_FOLDED
+    if not nothing_folded and progress.last_offset >= bounds.start:
+        return Begin("go_on", progress, False, progress.last_offset, progress.witness)
+    if not nothing_folded and same_topic is None:
+        return Broken(BrokenReason.UNVERIFIABLE)
+    if bounds.start > progress.next_offset:
+        after_gap = replace(
+            progress,
+            next_offset=bounds.start,
+            gap_end=bounds.start,
+            gaps=progress.gaps + 1,
+            writer=mint.writer,
+            topic_id=bounds.topic_id,
+        )
+        return Begin("gap", after_gap, True, bounds.start, None)
+    return Begin("go_on", progress, False, progress.next_offset, None)
+
+
+def new_lineage(bounds: LogBounds, mint: Mint) -> Begin:
+    """Begin from nothing: the states of other lineages are as if absent, those of this one `partial` if the log, or the
+    part of it that the settings ask for, does not begin at 0."""
+    base = bounds.start if mint.start == "earliest" else bounds.end
+    progress = Progress(
+        partitions=mint.partitions,
+        next_offset=base,
+        topic_id=bounds.topic_id,
+        lineage=mint.lineage,
+        writer=mint.writer,
+        base=base,
+        as_of_ms=0,
+    )
+    return Begin("new", progress, True, base, None)
+
+
+class CannotContinue(Exception):
+    """What the operator asks for is not possible; the message says why and what is."""
+
+
+def continue_broken(stored: bytes, bounds: LogBounds, mint: Mint, from_offset: int | None = None) -> Begin:
+    """Accept the log as it is now, keep the states, and begin a new era.
+
+    Goes on at `from_offset` if given; else at the log's start if the topic is another one, else at progress, or at the
+    end of the log if that is lower. What lies between progress and there counts as a gap.
+
+    Raises:
+        CannotContinue: the progress record is absent, unreadable or for another partition count, or `from_offset` lies
+            outside the log.
+    """
+    try:
+        progress = decode_progress(stored)
+    except CorruptProgress as error:
+        raise CannotContinue(
+            "the progress record cannot be read, so there is nothing to go on from: rebuild"
+        ) from error
+    if progress.partitions != mint.partitions:
+        raise CannotContinue(
+            f"the states were folded from a topic of {progress.partitions} partitions, and now there are "
+            f"{mint.partitions}, so users lie elsewhere: raise the generation, or rebuild"
+        )
+    if from_offset is not None and not bounds.start <= from_offset <= bounds.end:
+        raise CannotContinue(f"from_offset must lie within the log, {bounds.start} to {bounds.end}")
+    another = _same_topic(progress.topic_id, bounds.topic_id) is False
+    unread_from = 0 if another else progress.next_offset
+    goes_on = bounds.start if another else max(bounds.start, min(progress.next_offset, bounds.end))
+    at = goes_on if from_offset is None else from_offset
+    gap = at > unread_from
+    accepted = replace(
+        progress,
+        era=progress.era + 1,
+        next_offset=at,
+        last_offset=NOTHING_FOLDED,
+        witness=0,
+        topic_id=bounds.topic_id,
+        writer=mint.writer,
+        gap_end=at if gap else progress.gap_end,
+        gaps=progress.gaps + gap,
+    )
+    return Begin("continued", accepted, True, at, None)
+
+
+def _same_topic(stored: bytes, now: bytes) -> bool | None:
+    """None: at least one of the two says nothing."""
+    if NO_TOPIC_ID in (stored, now):
+        return None
+    return stored == now

@@ -1,0 +1,219 @@
+"""The state store on Redis or Valkey: single, behind Sentinel, or a cluster.
+
+Safe to share between threads (each call takes a connection of its own from the pool). A pipeline never carries more
+than `CHUNK_STATES` states at a time, because the server answers nobody else while it works one off.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.resources import files
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.cluster import RedisCluster
+from redis.connection import parse_url
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from mimn.state import Keys
+from uic.core.commit import ABSENT, Answer, Commit, NoAnswer, Refused, Written
+from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable
+from uic.settings import RedisSettings
+
+CHUNK_STATES = 256
+SCRIPT = files("uic").joinpath("commit.lua").read_text()
+_GIVEN_UP = NoAnswer("not tried: an earlier commit had no answer")
+
+
+class RedisStore:
+    """`StateStore` on a redis-py client."""
+
+    def __init__(self, settings: RedisSettings, keys: Keys) -> None:
+        """Connects when first used."""
+        self._keys = keys
+        self._bad_values_kept = settings.bad_values_kept
+        self._connections = 0
+        self._clustered = settings.mode == "cluster"
+        self.client = open_client(settings, self._connected)
+        """For reads that are not part of the commit protocol."""
+
+    @property
+    def connections(self) -> int:
+        """See `StateStore`."""
+        return self._connections
+
+    def check(self) -> None:
+        """See `StateStore`."""
+        for said in self._info("memory"):
+            policy = said.get("maxmemory_policy")
+            if isinstance(policy, str) and policy.startswith("allkeys-"):
+                raise EvictingStore(
+                    f"the store's maxmemory-policy is {policy}, so it may evict states and progress: "
+                    "redis-cli CONFIG SET maxmemory-policy noeviction, and the same in its configuration file"
+                )
+
+    def claim_namespace(self, partitions: int, topic: str) -> None:
+        """See `StateStore`."""
+        ours = {"partitions": partitions, "topic": topic}
+        with _named("claim the namespace"):
+            self.client.set(self._keys.meta, json.dumps(ours), nx=True)
+            stored = self.client.get(self._keys.meta)
+            self.client.sadd(self._keys.namespaces, self._keys.namespace)
+        try:
+            found = json.loads(stored or b"")
+        except ValueError:
+            found = None
+        if found != ours:
+            raise NamespaceConflict(
+                f"namespace {self._keys.namespace} was made for {stored!r}, the settings say {ours}: correct "
+                "UIC_KAFKA__TOPIC and UIC_KAFKA__PARTITIONS, or raise UIC_BUNDLE__GENERATION to begin a new namespace"
+            )
+
+    def read_progress(self, partitions: Collection[int]) -> dict[int, bytes]:
+        """See `StateStore`."""
+        names = [self._keys.progress(p) for p in partitions]
+        with _named("read progress"):
+            if self._clustered:
+                values = [self.client.get(name) for name in names]
+            else:
+                values = self.client.mget(names) if names else []
+        return {p: value or ABSENT for p, value in zip(partitions, values, strict=True)}
+
+    def load(self, wanted: Sequence[tuple[int, Sequence[str]]]) -> list[list[bytes | None]]:
+        """See `StateStore`."""
+        names = [[self._keys.state(p, user) for user in users] for p, users in wanted]
+        with _named("load states"):
+            if self._clustered:  # one MGET a partition: its keys share a slot
+                return [self.client.mget(some) if some else [] for some in names]
+            flat = [name for some in names for name in some]
+            values: list[bytes | None] = []
+            for begin in range(0, len(flat), 2 * CHUNK_STATES):
+                values += self.client.mget(flat[begin : begin + 2 * CHUNK_STATES])
+        found = iter(values)
+        return [[next(found) for _ in some] for some in names]
+
+    def commit(self, commits: Sequence[Commit]) -> list[Answer]:
+        """See `StateStore`."""
+        answers: list[Answer] = []
+        for chunk in _chunks(commits):
+            answers += self._commit_chunk(chunk)
+            if any(isinstance(answer, NoAnswer) for answer in answers):
+                break
+        return answers + [_GIVEN_UP] * (len(commits) - len(answers))
+
+    def set_aside(self, partition: int, values: Sequence[bytes]) -> None:
+        """See `StateStore`."""
+        name = self._keys.bad(partition)
+        with _named("set unreadable values aside"):
+            self.client.lpush(name, *values)
+            self.client.ltrim(name, 0, self._bad_values_kept - 1)
+
+    def close(self) -> None:
+        """Give up the connections."""
+        self.client.close()
+
+    def _commit_chunk(self, chunk: Sequence[Commit]) -> list[Answer]:
+        try:
+            if self._clustered or len(chunk) == 1:  # a cluster's pipeline carries no scripts
+                replies = [self.client.eval(*self._arguments(commit)) for commit in chunk]
+            else:
+                pipeline = self.client.pipeline(transaction=False)
+                for commit in chunk:
+                    pipeline.eval(*self._arguments(commit))
+                replies = pipeline.execute(raise_on_error=False)
+        except redis.RedisError as error:
+            return [NoAnswer(_describe(error))] * len(chunk)
+        return [_answer(reply) for reply in replies]
+
+    def _arguments(self, commit: Commit) -> list[Any]:
+        p = commit.partition
+        names = [self._keys.progress(p), *(self._keys.state(p, user) for user, _ in commit.values)]
+        return [
+            SCRIPT,
+            len(names),
+            *names,
+            commit.expected,
+            commit.progress,
+            *(value or b"" for _, value in commit.values),
+        ]
+
+    def _info(self, section: str) -> list[dict[str, Any]]:
+        with _named("read the store's configuration"):
+            if not self._clustered:
+                return [self.client.info(section)]
+            return list(self.client.info(section, target_nodes=RedisCluster.PRIMARIES).values())
+
+    def _connected(self) -> None:
+        self._connections += 1
+
+
+def open_client(settings: RedisSettings, connected: Callable[[], None] = lambda: None) -> Any:
+    """A redis-py client as the settings say, without connecting. `connected` is called for every connection made.
+
+    Nothing is retried behind our back: a commit without an answer is for the protocol to settle.
+    """
+    limits: dict[str, Any] = {
+        "protocol": 2,
+        "socket_timeout": settings.timeout_s,
+        "socket_connect_timeout": settings.timeout_s,
+        "retry": Retry(NoBackoff(), 0),
+    }
+
+    def on_connect(connection: Any) -> None:
+        connection.on_connect()
+        connected()
+
+    if settings.mode == "cluster":  # whose clients run the usual on_connect themselves
+        return RedisCluster.from_url(
+            settings.url, **limits | {"retry": Retry(NoBackoff(), 1)}, redis_connect_func=lambda _: connected()
+        )
+    if settings.mode == "sentinel":
+        given = parse_url(settings.url)  # type: ignore[no-untyped-call]  # redis-py leaves it bare
+        login = {name: given[name] for name in ("username", "password", "db") if name in given}
+        hosts = [
+            (host.strip("[] "), int(port))
+            for host, _, port in (s.rpartition(":") for s in settings.sentinels.split(","))
+        ]
+        sentinel: Any = Sentinel(hosts, sentinel_kwargs=limits)  # type: ignore[no-untyped-call]  # as above
+        return sentinel.master_for(settings.sentinel_service, **limits, **login, redis_connect_func=on_connect)
+    return redis.Redis.from_url(settings.url, **limits, redis_connect_func=on_connect)
+
+
+def _chunks(commits: Sequence[Commit]) -> Iterator[list[Commit]]:
+    """In order, each with at most `CHUNK_STATES` states unless a single commit has more."""
+    chunk: list[Commit] = []
+    states = 0
+    for commit in commits:
+        if chunk and states + len(commit.values) > CHUNK_STATES:
+            yield chunk
+            chunk, states = [], 0
+        chunk.append(commit)
+        states += len(commit.values)
+    if chunk:
+        yield chunk
+
+
+def _answer(reply: object) -> Answer:
+    if reply == 1:
+        return Written()
+    if isinstance(reply, bytes):
+        return Refused(reply)
+    return NoAnswer(_describe(reply))
+
+
+def _describe(error: object) -> str:
+    """Class and first words: server errors begin with a code such as READONLY, LOADING, OOM."""
+    return f"{type(error).__name__}: {str(error)[:120]}"
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Turns redis-py's errors into `StoreUnavailable`, which says what was tried."""
+    try:
+        yield
+    except redis.RedisError as error:
+        raise StoreUnavailable(f"cannot {what}: {_describe(error)}") from error
