@@ -1,0 +1,262 @@
+"""The admin door over real HTTP, and the commands that talk to it, with an updater in memory."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from mimn.state import Progress
+from uic import partitions
+from uic.admin import PROBLEM_JSON, TABLE, Action, AdminDoor, AdminRoom, row_of
+from uic.core.status import STARTING, PartitionStatus, Phase, Status
+from uic.errors import InvalidField, NotBroken, NotOurs, StartRefused, StoreUnavailable, UicError
+from uic.metrics import Metrics
+from uic.settings import AdminSettings
+
+NOW_MS = 1_700_000_000_000
+FOLDING = PartitionStatus(
+    partition=3,
+    phase=Phase.FOLDING,
+    reason="",
+    next_offset=40,
+    end_offset=45,
+    as_of_ms=NOW_MS - 2500,
+    lineage=2**64 - 1,
+    era=1,
+    base=0,
+    gaps=0,
+)
+BROKEN = PartitionStatus(
+    partition=5,
+    phase=Phase.BROKEN,
+    reason="broken_log: witness",
+    next_offset=None,
+    end_offset=None,
+    as_of_ms=None,
+    lineage=None,
+    era=None,
+    base=None,
+    gaps=None,
+)
+
+
+class Updater:
+    """Has a status, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.status = Status(True, (), (FOLDING,))
+        self.asked: list[tuple[int, Action, int | None]] = []
+        self.failure: Exception | None = None
+
+    def resolve(self, partition: int, action: Action, from_offset: int | None = None) -> Progress:
+        self.asked.append((partition, action, from_offset))
+        if self.failure:
+            raise self.failure
+        return Progress(partitions=64, next_offset=7, lineage=2**63, writer=1, base=2, era=4, as_of_ms=0)
+
+
+class Rig:
+    def __init__(self) -> None:
+        self.updater = Updater()
+        self.metrics = Metrics()
+        self.alive = True
+        room = AdminRoom(self.updater, self.metrics, lambda: self.alive, lambda: NOW_MS)
+        self.door = AdminDoor(room, AdminSettings(port=0))
+        self.door.start()
+        self.url = f"http://127.0.0.1:{self.door.port}"
+
+    def ask(self, target: str, method: str = "GET", **headers: str) -> tuple[int, str, Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.door.port, timeout=10)
+        connection.request(method, target, headers={k.replace("_", "-"): v for k, v in headers.items()})
+        response = connection.getresponse()
+        body = response.read()
+        connection.close()
+        content_type = response.getheader("Content-Type", "")
+        return response.status, content_type, json.loads(body) if "json" in content_type else body.decode()
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    rig = Rig()
+    yield rig
+    rig.door.stop()
+
+
+def test_metrics_are_rendered(rig: Rig) -> None:
+    rig.metrics.published.inc(3)
+    status, content_type, body = rig.ask("/metrics")
+    assert status == 200
+    assert content_type.startswith("text/plain")
+    assert "uic_published_events_total 3.0" in body
+
+
+def test_alive_until_a_folding_thread_dies(rig: Rig) -> None:
+    assert rig.ask("/livez")[0] == 200
+    rig.alive = False
+    status, content_type, body = rig.ask("/livez")
+    assert (status, content_type, body["code"]) == (503, PROBLEM_JSON, "dead")
+
+
+def test_ready_follows_the_status_and_names_reasons(rig: Rig) -> None:
+    rig.updater.status = STARTING
+    status, content_type, body = rig.ask("/readyz")
+    assert (status, content_type, body["code"], body["detail"]) == (503, PROBLEM_JSON, "not_serving", "starting")
+    rig.updater.status = Status(True, ("store_unavailable: x",), ())
+    assert rig.ask("/readyz") == (200, "application/json", {"status": "ready", "degraded": ["store_unavailable: x"]})
+
+
+def test_partitions_are_shown_with_lag_and_age(rig: Rig) -> None:
+    rig.updater.status = Status(False, ("broken_log: witness (partition 5)",), (FOLDING, BROKEN))
+    status, _, body = rig.ask("/partitions")
+    assert status == 200
+    assert body["serving"] is False
+    assert body["reasons"] == ["broken_log: witness (partition 5)"]
+    assert body["partitions"][0] == {
+        "partition": 3,
+        "phase": "folding",
+        "reason": "",
+        "next_offset": 40,
+        "end_offset": 45,
+        "lag": 5,
+        "as_of_age_s": 2.5,
+        "lineage": "ffffffffffffffff",
+        "era": 1,
+        "base": 0,
+        "gaps": 0,
+    }
+    assert body["partitions"][1]["as_of_age_s"] is None
+    assert body["partitions"][1]["reason"] == "broken_log: witness"
+
+
+@pytest.mark.parametrize(
+    ("target", "asked"),
+    [
+        ("/partitions/5/continue", (5, "continue", None)),
+        ("/partitions/5/continue?offset=0", (5, "continue", 0)),
+        ("/partitions/63/rebuild", (63, "rebuild", None)),
+    ],
+)
+def test_an_operators_word_reaches_the_updater(rig: Rig, target: str, asked: tuple[int, Action, int | None]) -> None:
+    status, _, body = rig.ask(target, "POST")
+    assert status == 200
+    assert body == {"partition": asked[0], "next_offset": 7, "base": 2, "era": 4, "lineage": "8000000000000000"}
+    assert rig.updater.asked == [asked]
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "code"),
+    [
+        (NotOurs("x"), 421, "not_ours"),
+        (NotBroken("x"), 409, "not_broken"),
+        (InvalidField("x"), 400, "invalid_field"),
+        (StoreUnavailable("x"), 503, "store_unavailable"),
+        (TimeoutError(), 504, "timeout"),
+        (ZeroDivisionError("secret"), 500, "internal"),
+    ],
+)
+def test_refusals_are_problems_with_a_code(rig: Rig, failure: Exception, status: int, code: str) -> None:
+    rig.updater.failure = failure
+    got, content_type, body = rig.ask("/partitions/5/rebuild", "POST")
+    assert (got, content_type, body["status"], body["code"]) == (status, PROBLEM_JSON, status, code)
+    assert "secret" not in body["detail"]
+
+
+@pytest.mark.parametrize(
+    ("target", "method", "status"),
+    [
+        ("/partitions/5/rebuild", "GET", 405),
+        ("/partitions", "POST", 405),
+        ("/partitions", "PUT", 405),
+        ("/partitions/x/rebuild", "POST", 404),
+        ("/partitions/-1/rebuild", "POST", 404),
+        ("/partitions/5/forget", "POST", 404),
+        ("/", "GET", 404),
+        ("/partitions/5/continue?offset=-1", "POST", 400),
+        ("/partitions/5/continue?offset=", "POST", 400),
+        ("/partitions/5/continue?ofset=3", "POST", 400),
+    ],
+)
+def test_what_is_not_offered_decides_nothing(rig: Rig, target: str, method: str, status: int) -> None:
+    got, content_type, body = rig.ask(target, method)
+    assert (got, content_type, body["status"]) == (status, PROBLEM_JSON, status)
+    assert rig.updater.asked == []
+
+
+@pytest.mark.parametrize("headers", [{"Origin": "http://evil.example"}, {"sec_fetch_site": "cross-site"}])
+def test_a_web_page_decides_nothing(rig: Rig, headers: dict[str, str]) -> None:
+    assert rig.ask("/partitions/5/rebuild", "POST", **headers)[0] == 403
+    assert rig.updater.asked == []
+
+
+def test_a_port_that_is_taken_is_refused_by_name(rig: Rig) -> None:
+    room = AdminRoom(rig.updater, rig.metrics, lambda: True)
+    with pytest.raises(StartRefused, match="UIC_ADMIN__PORT"):
+        AdminDoor(room, AdminSettings(port=rig.door.port))
+
+
+def subclasses(kind: type[UicError]) -> Iterator[type[UicError]]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from subclasses(child)
+
+
+def test_every_error_class_has_a_row() -> None:
+    assert UicError not in TABLE
+    for kind in subclasses(UicError):
+        row = row_of(kind.__new__(kind))
+        assert row.status >= 400
+        assert (row.status == 503) == kind.retriable
+
+
+# The commands
+
+
+def run(rig: Rig, verb: str, *arguments: str) -> tuple[int, str]:
+    out = io.StringIO()
+    return partitions.main(verb, [*arguments, "--admin", rig.url], out), out.getvalue()
+
+
+def test_the_partitions_command_shows_a_table_and_exits_by_health(rig: Rig) -> None:
+    code, text = run(rig, "partitions")
+    assert code == 0
+    heading, row = text.splitlines()
+    assert heading.split() == list(partitions.COLUMNS)
+    assert row.split() == ["3", "folding", "40", "45", "5", "2.5", "ffffffffffffffff", "1"]
+    rig.updater.status = Status(False, ("broken",), (BROKEN,))
+    code, text = run(rig, "partitions")
+    assert code == 1
+    assert text.startswith("! broken\n")
+    assert json.loads(run(rig, "partitions", "--json")[1])["serving"] is False
+
+
+def test_continue_and_rebuild_say_where_it_goes_on(rig: Rig) -> None:
+    assert run(rig, "continue", "--partition", "5", "--offset", "12") == (
+        0,
+        "partition 5 goes on at offset 7, lineage 8000000000000000, era 4\n",
+    )
+    assert run(rig, "rebuild", "--partition", "6")[0] == 0
+    assert rig.updater.asked == [(5, "continue", 12), (6, "rebuild", None)]
+
+
+def test_a_refusal_is_printed_with_its_code(rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:
+    rig.updater.failure = NotOurs("partition 5 is not assigned to this process")
+    assert run(rig, "rebuild", "--partition", "5")[0] == 1
+    assert "not assigned to this process (not_ours)" in capsys.readouterr().err
+
+
+def test_no_answer_says_what_to_set(rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:
+    rig.door.stop()
+    assert run(rig, "partitions")[0] == 1
+    assert "UIC_ADMIN__PORT" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [(), ("--partition", "x"), ("--partition", "1", "--offset", "y")])
+def test_a_wrong_call_is_a_usage_error(arguments: tuple[str, ...]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        partitions.main("continue", arguments)
+    assert ended.value.code == 2
