@@ -10,21 +10,16 @@ import argparse
 import json
 import logging
 import re
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from typing import Any, Final, TextIO
-from urllib.parse import urlsplit
 
 import redis
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError
-from redis.backoff import NoBackoff
-from redis.connection import parse_url
-from redis.retry import Retry
 
 from mimn.bundle import BundleError, GoldenMismatch, load_bundle
 from mimn.state import Keys, namespace
@@ -33,6 +28,7 @@ from uic.core.checks import Finding, Library, Sample, StoreFacts, TopicFacts, Ve
 from uic.errors import UicError
 from uic.log_reader import read_to_end
 from uic.settings import KafkaSettings, RedisSettings, UicSettings, read_settings
+from uic.store import open_client
 
 SAMPLED_RECORDS: Final = 50
 """Of each partition, the newest."""
@@ -149,8 +145,7 @@ def creation(topic: str, partitions: int, policy: str) -> str:
 
 def without_secrets(url: str) -> str:
     """`url` without user and password."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return re.sub("//.*@", "//", url)
 
 
 def gather(settings: UicSettings, timeout_s: float) -> Facts:
@@ -204,25 +199,10 @@ def _meta(stored: bytes) -> dict[str, str]:
 
 def _connect(settings: RedisSettings, timeout_s: float) -> tuple[Any, list[Any]]:
     """A client for keys, and one for each master."""
-    limits: dict[str, Any] = {
-        "socket_timeout": timeout_s,
-        "socket_connect_timeout": timeout_s,
-        "protocol": 2,
-        "retry": Retry(NoBackoff(), 0),
-    }
+    client = open_client(settings.model_copy(update={"timeout_s": timeout_s}))
     if settings.mode == "cluster":
-        cluster = redis.RedisCluster.from_url(settings.url, **limits)
-        return cluster, [cluster.get_redis_connection(node) for node in cluster.get_primaries()]
-    if settings.mode == "sentinel":
-        given = parse_url(settings.url)
-        hosts = [
-            (host, int(port)) for host, _, port in (s.strip().rpartition(":") for s in settings.sentinels.split(","))
-        ]
-        login = {name: given[name] for name in ("username", "password", "db") if name in given}
-        master = redis.Sentinel(hosts, sentinel_kwargs=limits).master_for(settings.sentinel_service, **limits, **login)
-        return master, [master]
-    single = redis.Redis.from_url(settings.url, **limits)
-    return single, [single]
+        return client, [client.get_redis_connection(node) for node in client.get_primaries()]
+    return client, [client]
 
 
 def _store_facts(client: Any) -> StoreFacts:
@@ -260,7 +240,7 @@ def gather_log(settings: KafkaSettings, timeout_s: float) -> Log:
     names = [settings.topic, settings.dead_letter_topic, settings.erased_topic]
     try:
         described = [t for t in admin.describe_topics(names) if t["error_code"] == 0]
-        topics = _topic_facts(admin, described)
+        topics = topic_facts(admin, described)
         leaders = [p["leader_id"] for t in described for p in t["partitions"] if p["leader_id"] >= 0]
         version = tuple(admin.get_broker_version_data(leaders[0]).broker_version) if leaders else None
     except KafkaError as error:
@@ -277,7 +257,8 @@ def gather_log(settings: KafkaSettings, timeout_s: float) -> Log:
     return Log(version=version, topics=topics, samples=samples, sample_error=sample_error)
 
 
-def _topic_facts(admin: Any, described: Sequence[Mapping[str, Any]]) -> dict[str, TopicFacts]:
+def topic_facts(admin: Any, described: Sequence[Mapping[str, Any]]) -> dict[str, TopicFacts]:
+    """The facts of topics that `describe_topics` of a kafka-python admin client has described, by name."""
     if not described:
         return {}
     resources = [ConfigResource(ConfigResourceType.TOPIC, topic["name"]) for topic in described]
@@ -349,7 +330,7 @@ def report(findings: Sequence[Finding]) -> Iterator[str]:
     yield f"{counts[Verdict.OK]} ok, {counts[Verdict.WARN]} to consider, {counts[Verdict.FAIL]} to mend"
 
 
-def main(arguments: Sequence[str] | None = None, out: TextIO = sys.stdout) -> int:
+def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     """Run the command. 0: no check failed; 1: one did; 2: called wrongly."""
     parser = argparse.ArgumentParser(prog="uic doctor", description="Check a deployment and say what to mend.")
     parser.add_argument("--json", action="store_true", help="one JSON object: verdict and findings")

@@ -230,6 +230,8 @@ class StateUpdater:
         self._turn_began = perf_counter()
         for message in messages:
             self._hear(message, now)
+        if any(isinstance(message, Fetched) for message in messages):
+            self._after("poll")
         self._obey_operators(now)
         if not self._stopped:
             self._look_up(now)
@@ -243,6 +245,10 @@ class StateUpdater:
         return not self._stopped and any(
             s.phase is Phase.FOLDING and self._ready(s, now) for s in self._sessions.values()
         )
+
+    def drain(self) -> None:
+        """Say that the end is near. Call no more turns: what is not committed is read again by whoever is next."""
+        self._status = Status(False, ("draining",), self._status.partitions)
 
     def stop(self, reason: str) -> None:
         """Fold nothing any more, and say why; the events wait in the log. Only a restart ends it."""

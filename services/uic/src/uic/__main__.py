@@ -1,0 +1,76 @@
+"""`python -m uic` or `uic`: the service, and the commands around it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from pydantic import ValidationError
+
+USAGE = """usage: uic [serve | doctor | dead-letters | partitions | continue | rebuild] ...
+
+  serve         fold behavior events into user states (the default); settings are UIC_<GROUP>__<NAME>
+  doctor        check a deployment and say what to mend
+  dead-letters  list, show and replay records that could not be folded
+  partitions    how each partition of a running process stands
+  continue      accept the log that a broken partition has now, and keep its states
+  rebuild       fold a broken partition anew from the log's beginning
+
+`uic <command> --help` says more.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that `arguments` (default: the process's) name, and return its exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    verb = given.pop(0) if given and not given[0].startswith("-") else "serve"
+    if verb not in COMMANDS or (verb == "serve" and given):
+        asked = given[:1] in (["-h"], ["--help"])
+        print(USAGE, file=sys.stdout if asked else sys.stderr, end="")
+        return 0 if asked else 2
+    try:
+        return COMMANDS[verb](verb, given)
+    except ValidationError as error:
+        for problem in error.errors():
+            place = [*problem["loc"], *(["path"] if problem["loc"] == ("bundle",) else [])]
+            name = "UIC_" + "__".join(str(part).upper() for part in place)
+            print(f"uic: {name}: {problem['msg']}", file=sys.stderr)
+        return 2
+
+
+def _serve(verb: str, arguments: Sequence[str]) -> int:
+    from uic.app import serve
+    from uic.settings import read_settings
+
+    return serve(read_settings())
+
+
+def _doctor(verb: str, arguments: Sequence[str]) -> int:
+    from uic import doctor
+
+    return doctor.main(arguments)
+
+
+def _dead_letters(verb: str, arguments: Sequence[str]) -> int:
+    from uic import dead_letters
+
+    return dead_letters.main(arguments)
+
+
+def _partitions(verb: str, arguments: Sequence[str]) -> int:
+    from uic import partitions
+
+    return partitions.main(verb, arguments)
+
+
+COMMANDS: dict[str, Callable[[str, Sequence[str]], int]] = {
+    "serve": _serve,
+    "doctor": _doctor,
+    "dead-letters": _dead_letters,
+    "partitions": _partitions,
+    "continue": _partitions,
+    "rebuild": _partitions,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,198 @@
+"""The composition root: builds every part from the settings, runs them, and takes them down in order.
+
+The main thread folds. Beside it run the poll thread, the dead-letter thread, and the doors' own. A signal only sets a
+flag.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
+from mimn.bundle.graph import StepGraph
+from mimn.state import Keys, namespace
+from uic.admin import AdminDoor, AdminRoom
+from uic.consumer import LogConsumer
+from uic.dead_letter import DeadLetterProducer
+from uic.erasures import KafkaErasures
+from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
+from uic.logs import configure, say
+from uic.metrics import Metrics
+from uic.preflight import check_store, check_topic
+from uic.publisher import KafkaLog, Publisher
+from uic.servicer import GrpcDoor, UserInterestCenter
+from uic.settings import FaultSettings, UicSettings
+from uic.store import RedisStore
+from uic.updater import Model, StateUpdater, Topic
+
+log = logging.getLogger("uic.app")
+
+IDLE_S = 0.05
+WAIT_S = 1.0
+REFUSED, FAILED = 2, 1
+"""Exit statuses: something must be mended first; something went wrong."""
+
+
+class App:
+    """All parts of one process."""
+
+    def __init__(self, settings: UicSettings) -> None:
+        """Loads the bundle and binds the ports; connects to nothing.
+
+        Raises:
+            StartRefused: the bundle cannot be used, or a port is taken.
+        """
+        self._settings = settings
+        kafka = settings.kafka
+        bundle, step = _model(settings)
+        self.namespace = namespace(bundle.manifest.fingerprint, settings.bundle.generation)
+        self._stopping = threading.Event()
+        self._metrics = Metrics()
+        self._store = RedisStore(settings.redis, Keys(self.namespace, settings.redis.prefix))
+        self._consumer = LogConsumer(kafka, f"uic.{self.namespace}", settings.fold.queue_records)
+        timeout_s = kafka.request_timeout_ms / 1000
+        self._dead_letters = DeadLetterProducer(
+            kafka.client_options(), kafka.dead_letter_topic, max_bytes=kafka.max_request_bytes, timeout_s=timeout_s
+        )
+        self._updater = StateUpdater(
+            topic=Topic(kafka.topic, kafka.partitions, kafka.start),
+            model=Model(step, bundle.vectors, bundle.initial_state, bundle.layout, bundle.fingerprint),
+            store=self._store,
+            event_log=self._consumer,
+            dead_letters=self._dead_letters,
+            erasures=KafkaErasures(kafka.client_options(), kafka.topic, timeout_s=timeout_s),
+            settings=settings.fold,
+            metrics=self._metrics,
+            after=crash_after(settings.fault),
+        )
+        self._event_log = KafkaLog(kafka.client_options(), timeout_s=settings.grpc.timeout_s)
+        service = UserInterestCenter(
+            publisher=Publisher(self._event_log, kafka.topic, kafka.partitions),
+            states=self._store,
+            bundle=bundle,
+            partitions=kafka.partitions,
+            metrics=self._metrics,
+            settings=settings.grpc,
+        )
+        self._grpc = GrpcDoor(service, settings.grpc, lambda: self._updater.status.serving)
+        self._admin = AdminDoor(AdminRoom(self._updater, self._metrics, self._alive), settings.admin)
+        say(log, logging.INFO, "bundle", name=bundle.name, namespace=self.namespace)
+
+    def run(self) -> None:
+        """Serve until `stop` is called, then drain.
+
+        Raises:
+            StartRefused: the deployment is not one to write states to.
+        """
+        self._admin.start()
+        port = self._grpc.start()
+        say(log, logging.INFO, "listening", grpc=port, admin=self._admin.port)
+        try:
+            self._wait_for(lambda: check_store(self._store, self._settings.kafka), "store")
+            self._wait_for(lambda: check_topic(self._settings.kafka), "log")
+            self._consumer.start()
+            self._dead_letters.start()
+            self._fold()
+        finally:
+            self._drain()
+
+    def stop(self) -> None:
+        """Begin to drain. May be called from a signal handler."""
+        self._stopping.set()
+
+    def _fold(self) -> None:
+        busy = False
+        while not self._stopping.is_set():
+            messages = self._consumer.messages(0 if busy else IDLE_S)
+            busy = self._updater.turn(messages, time.monotonic(), time.time_ns() // 1_000_000)
+
+    def _drain(self) -> None:
+        """The batch in hand is done. Take no call and no partition any more, say so, and leave."""
+        began = time.monotonic()
+        timeout_s = self._settings.fold.drain_timeout_s
+        self._updater.drain()
+        doors = threading.Thread(target=lambda: self._grpc.drain(timeout_s / 2), name="drain", daemon=True)
+        doors.start()
+        left = not self._consumer.is_alive() or self._consumer.leave(timeout_s)
+        self._dead_letters.close()
+        doors.join(max(0.0, timeout_s - (time.monotonic() - began)))
+        self._admin.stop()
+        self._event_log.close()
+        self._store.close()
+        say(log, logging.INFO, "drained", left_group=left, seconds=round(time.monotonic() - began, 2))
+
+    def _wait_for(self, check: Callable[[], None], what: str) -> None:
+        waiting = False
+        while not self._stopping.is_set():
+            try:
+                check()
+                return
+            except (StoreUnavailable, LogUnavailable) as error:
+                if not waiting:
+                    say(log, logging.WARNING, f"waiting for the {what}", detail=error.detail)
+                waiting = True
+                self._stopping.wait(WAIT_S)
+
+    def _alive(self) -> bool:
+        """Whether the threads beside the folding one run, or have not begun yet."""
+        return all(t.ident is None or t.is_alive() for t in (self._consumer, self._dead_letters))
+
+
+def serve(settings: UicSettings) -> int:
+    """Run the service until SIGTERM or SIGINT, and return the exit status."""
+    configure(settings.log.level, settings.log.format)
+    try:
+        app = App(settings)
+        with _signals(app.stop):
+            app.run()
+    except StartRefused as refusal:
+        say(log, logging.CRITICAL, "start refused", detail=refusal.detail)
+        return REFUSED
+    except Exception:
+        say(log, logging.CRITICAL, "failed", exc_info=True)
+        return FAILED
+    return 0
+
+
+def crash_after(fault: FaultSettings) -> Callable[[str], None]:
+    """What the updater calls after each step: nothing, or for crash tests the end of the process at the chosen one."""
+    if not fault.crash_after:
+        return lambda step: None
+    passed = 0
+
+    def maybe_crash(step: str) -> None:
+        nonlocal passed
+        if step == fault.crash_after:
+            if passed >= fault.batches:
+                os.kill(os.getpid(), signal.SIGKILL)
+            passed += 1
+
+    return maybe_crash
+
+
+def _model(settings: UicSettings) -> tuple[Bundle, StepGraph]:
+    """The bundle, and its step graph after it has folded the golden cases to the exporter's states."""
+    try:
+        bundle = load_bundle(settings.bundle.path)
+        step = StepGraph(bundle)
+        bundle.golden.verify_step(step, bundle.vectors, bundle.initial_state)
+    except (BundleError, GoldenMismatch) as error:
+        raise StartRefused(str(error)) from error
+    return bundle, step
+
+
+@contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[None]:
+    """SIGTERM and SIGINT call `stop`."""
+    previous = {s: signal.signal(s, lambda *_: stop()) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for s, handler in previous.items():
+            signal.signal(s, handler)

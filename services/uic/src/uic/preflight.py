@@ -1,0 +1,68 @@
+"""What is looked at before the first record: a deployment that would write wrong states is refused, and a server that
+does not answer yet is waited for.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaError
+
+from uic.core import checks
+from uic.core.checks import Finding, Verdict
+from uic.core.ports import StateStore
+from uic.doctor import creation, topic_facts
+from uic.errors import LogUnavailable, UnsuitableTopic
+from uic.logs import say
+from uic.settings import KafkaSettings
+
+log = logging.getLogger("uic.preflight")
+
+
+def check_topic(settings: KafkaSettings) -> None:
+    """Refuse a topic that is missing, compacted or of another partition count; warn of a short retention.
+
+    Raises:
+        UnsuitableTopic: the message says how to mend it.
+        LogUnavailable: no broker answers.
+    """
+    timeouts = {"bootstrap_timeout_ms": settings.request_timeout_ms}
+    try:
+        admin = KafkaAdminClient(**settings.client_options() | timeouts)
+        try:
+            described = [t for t in admin.describe_topics([settings.topic]) if t["error_code"] == 0]
+            topics = topic_facts(admin, described)
+        finally:
+            admin.close()
+    except KafkaError as error:
+        raise LogUnavailable(f"no broker answers: {type(error).__name__}") from error
+    topic = topics.get(settings.topic)
+    findings = [checks.topic_exists(settings.topic, topic, creation(settings.topic, settings.partitions, "delete"))]
+    if topic is not None:
+        findings += [
+            checks.partition_count(topic, settings.partitions),
+            checks.log_cleanup(topic),
+            checks.log_retention(topic),
+        ]
+    _judge(findings)
+
+
+def check_store(store: StateStore, settings: KafkaSettings) -> None:
+    """Refuse a store that may evict, and a namespace that belongs to another topic.
+
+    Raises:
+        EvictingStore, NamespaceConflict: as the names say.
+        StoreUnavailable: no answer.
+    """
+    store.check()
+    store.claim_namespace(settings.partitions, settings.topic)
+
+
+def _judge(findings: list[Finding]) -> None:
+    for finding in findings:
+        if finding.verdict is Verdict.WARN:
+            say(log, logging.WARNING, finding.check, seen=finding.seen, fix=finding.fix)
+    failed = [f"{f.check}: {f.seen}; {f.fix}" for f in findings if f.verdict is Verdict.FAIL]
+    if failed:
+        raise UnsuitableTopic("; ".join(failed))
