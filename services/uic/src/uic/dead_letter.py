@@ -13,6 +13,7 @@ from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLarg
 
 from uic.core.letters import Letter, to_wire
 from uic.logs import say
+from uic.producer import close_producer, open_producer
 
 log = logging.getLogger("uic.dead_letter")
 
@@ -75,30 +76,16 @@ class DeadLetterProducer(threading.Thread):
             except Exception as error:  # whatever it was: the producer is made anew and the partition tries again
                 say(log, logging.WARNING, "not delivered", letters=len(letters), detail=repr(error))
                 if producer is not None:
-                    _abandon(producer)
+                    close_producer(producer, wait_s=0)
                 producer = None
                 sent.finish(f"{type(error).__name__}: {str(error)[:120]}")
             else:
                 sent.finish(None)
         if producer is not None:
-            producer.close(timeout=1)
+            close_producer(producer, wait_s=1)
 
     def _connect(self) -> KafkaProducer:
-        timeout_ms = int(self._timeout_s * 1000)
-        return KafkaProducer(
-            **self._client
-            | {
-                "enable_idempotence": True,
-                "acks": "all",
-                "max_request_size": self._max_bytes,
-                "max_block_ms": timeout_ms,
-                "delivery_timeout_ms": timeout_ms,
-                "request_timeout_ms": timeout_ms,
-                "bootstrap_timeout_ms": timeout_ms,
-                "allow_auto_create_topics": False,
-                "metrics_enabled": False,
-            }
-        )
+        return open_producer(self._client, timeout_s=self._timeout_s, max_request_bytes=self._max_bytes)
 
     def _deliver(self, producer: KafkaProducer, letters: Sequence[Letter]) -> None:
         """Produce and wait. A letter that the topic finds too large is cut in half, again and again."""
@@ -126,10 +113,3 @@ class DeadLetterProducer(threading.Thread):
             return producer.send(self._topic, key=key, value=value, headers=headers)
         except TOO_LARGE:
             return None
-
-
-def _abandon(producer: KafkaProducer) -> None:
-    try:
-        producer.close(timeout=0)
-    except KafkaError as error:
-        say(log, logging.DEBUG, "closing a failed producer failed", detail=repr(error))

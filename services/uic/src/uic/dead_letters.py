@@ -270,7 +270,7 @@ class _Environment(BaseSettings):
     kafka: KafkaSettings = KafkaSettings()
 
 
-def main(arguments: Sequence[str] | None = None, out: TextIO = sys.stdout) -> int:
+def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     """Run the command. 0: done; 1: nothing matched, or it could not be done; 2: called wrongly."""
     options = _parser().parse_args(arguments)
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # its retries are not the operator's news
@@ -322,7 +322,7 @@ def _records(kafka: KafkaSettings) -> Iterator[LogRecord]:
     return read_to_end(kafka.client_options(), kafka.dead_letter_topic, idle_s=TIMEOUT_S)
 
 
-def _list(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO) -> int:
+def _list(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | None) -> int:
     scan = Scan()
     rows = [summary(letter) for letter in scan.letters(_records(kafka), _selection(options))]
     rows.sort(key=lambda row: (row["topic"], row["partition"], row["offset"]))
@@ -339,7 +339,7 @@ def _list(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO) -> int
     return 0 if rows else 1
 
 
-def _show(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO) -> int:
+def _show(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | None) -> int:
     wanted = Selection(partition=options.partition, first=options.offset, last=options.offset)
     found = next(Scan().letters(_records(kafka), wanted), None)
     if found is None:
@@ -350,7 +350,7 @@ def _show(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO) -> int
     return 0
 
 
-def _replay(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO) -> int:
+def _replay(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | None) -> int:
     scan = Scan()
     chosen: list[DeadLetter] = []
     skipped: Counter[str] = Counter()

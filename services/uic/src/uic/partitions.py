@@ -30,7 +30,7 @@ class Refused(Exception):
     """The admin port refused, or did not answer; the message says what it said."""
 
 
-def main(verb: str, arguments: Sequence[str] | None = None, out: TextIO = sys.stdout) -> int:
+def main(verb: str, arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     """Run the command `verb`. 0: done; 1: refused or no answer, or (`partitions`) not serving; 2: called wrongly."""
     options = _parser(verb).parse_args(arguments)
     admin = _Environment().admin
@@ -76,7 +76,7 @@ def call(url: str, method: str, target: str) -> dict[str, Any]:
     return answer
 
 
-def _show(view: dict[str, Any], *, as_json: bool, out: TextIO) -> int:
+def _show(view: dict[str, Any], *, as_json: bool, out: TextIO | None) -> int:
     if as_json:
         print(json.dumps(view, indent=2), file=out)
     else:

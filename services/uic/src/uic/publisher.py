@@ -19,6 +19,7 @@ from kafka.errors import KafkaError, UnknownTopicOrPartitionError
 from mimn.state import NO_TOPIC_ID, partition_of
 from uic.erasures import Erasure, encode_erasure, erased_topic
 from uic.errors import LogUnavailable, NotAcknowledged, UnsuitableTopic
+from uic.producer import close_producer, open_producer
 
 VERDICT_MARGIN_S = 0.5
 """How much longer than its delivery timeout a producer may take to give its verdict before it is given up."""
@@ -107,15 +108,17 @@ class Publisher:
 class KafkaLog:
     """`EventLog` on Kafka."""
 
-    def __init__(self, client: Mapping[str, Any], *, timeout_s: float) -> None:
+    def __init__(self, client: Mapping[str, Any], *, timeout_s: float, max_request_bytes: int = 1 << 20) -> None:
         """Nothing is connected yet.
 
         Args:
             client: options of the Kafka client (`bootstrap_servers` and what it takes to connect).
             timeout_s: the longest that a record may be on its way; after it the record is never sent any more.
+            max_request_bytes: largest request, and so largest record.
         """
         self._client = dict(client)
         self._timeout_s = timeout_s
+        self._max_request_bytes = max_request_bytes
         self._lock = threading.Lock()
         self._producer: KafkaProducer | None = None
         self._admin: KafkaAdminClient | None = None
@@ -183,27 +186,16 @@ class KafkaLog:
             producer, self._producer = self._producer, None
             admin, self._admin = self._admin, None
         if producer is not None:
-            _close(producer, wait_s=1.0)
+            close_producer(producer, wait_s=1.0)
         if admin is not None:
             admin.close()
 
     def _connected(self) -> KafkaProducer:
-        timeout_ms = int(self._timeout_s * 1000)
         with self._lock:
             if self._producer is None:
                 try:
-                    self._producer = KafkaProducer(
-                        **self._client
-                        | {
-                            "enable_idempotence": True,
-                            "acks": "all",
-                            "delivery_timeout_ms": timeout_ms,
-                            "request_timeout_ms": timeout_ms,
-                            "bootstrap_timeout_ms": timeout_ms,
-                            "max_block_ms": timeout_ms,
-                            "allow_auto_create_topics": False,
-                            "metrics_enabled": False,
-                        }
+                    self._producer = open_producer(
+                        self._client, timeout_s=self._timeout_s, max_request_bytes=self._max_request_bytes
                     )
                 except KafkaError as error:
                     raise LogUnavailable(f"no broker answers: {type(error).__name__}") from error
@@ -214,7 +206,7 @@ class KafkaLog:
         with self._lock:
             if self._producer is producer:
                 self._producer = None
-        _close(producer, wait_s=0)
+        close_producer(producer, wait_s=0)
 
 
 def _check_topic(producer: KafkaProducer, topic: str, partitions: int) -> None:
@@ -224,12 +216,3 @@ def _check_topic(producer: KafkaProducer, topic: str, partitions: int) -> None:
         raise LogUnavailable(f"no metadata of topic {topic}, does it exist? {type(error).__name__}") from error
     if len(found) != partitions:
         raise UnsuitableTopic(f"topic {topic} has {len(found)} partitions, the settings say {partitions}")
-
-
-def _close(producer: KafkaProducer, wait_s: float) -> None:
-    try:
-        producer.close(timeout=wait_s)
-    except KafkaError:
-        # `close` flushes first, and raises if that takes too long: its sender would go on for ever.
-        producer._sender.force_close()
-        producer._sender.join(1.0)

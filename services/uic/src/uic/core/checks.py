@@ -8,7 +8,7 @@ gathered is None, and the check says so instead of passing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from mimn.state import partition_of
@@ -435,8 +435,6 @@ class Library:
     name: str
     oldest: str
     installed: str | None
-    optional: bool = field(default=False)
-    """Without it UIC works, slower."""
 
 
 def library(facts: Library) -> Finding:
@@ -444,7 +442,7 @@ def library(facts: Library) -> Finding:
     check = f"library {facts.name}"
     fix = f"pip install '{facts.name}>={facts.oldest}'"
     if facts.installed is None:
-        return (_warn if facts.optional else _fail)(check, "not installed", fix)
+        return _fail(check, "not installed", fix)
     if version_numbers(facts.installed) < version_numbers(facts.oldest):
         return _fail(check, f"{facts.installed}, older than {facts.oldest}", fix)
     return _ok(check, facts.installed)

@@ -1,0 +1,284 @@
+"""The doctor's checks, each for each verdict that it can give, and the report that they make."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mimn.state import partition_of
+from uic import doctor
+from uic.core import checks
+from uic.core.checks import Finding, Library, Sample, StoreFacts, TopicFacts, Verdict
+from uic.doctor import Facts, Log, Model, Store, diagnose, gather_libraries, report, without_secrets
+from uic.settings import BundleSettings, KafkaSettings, RedisSettings, UicSettings
+
+OK, WARN, FAIL = Verdict.OK, Verdict.WARN, Verdict.FAIL
+N = 64
+NOW_MS = 1_700_000_000_000
+STORE = StoreFacts(
+    server="valkey",
+    version="9.1.2",
+    policy="noeviction",
+    max_bytes=0,
+    used_bytes=1 << 20,
+    append_only=True,
+    snapshots="",
+    clustered=False,
+    role="master",
+    clock_ahead_s=0.001,
+)
+EVENTS = TopicFacts(
+    name="behavior-events",
+    partitions=N,
+    replicas=3,
+    leaderless=0,
+    config={
+        "cleanup.policy": "delete",
+        "retention.ms": "-1",
+        "retention.bytes": "-1",
+        "min.insync.replicas": "2",
+        "max.message.bytes": "1048588",
+    },
+)
+DEAD = TopicFacts(
+    name="behavior-events.dlq",
+    partitions=4,
+    replicas=3,
+    leaderless=0,
+    config={"cleanup.policy": "delete", "retention.ms": "-1", "max.message.bytes": "2097152"},
+)
+ERASED = TopicFacts(
+    name="behavior-events.erased",
+    partitions=N,
+    replicas=3,
+    leaderless=0,
+    config={"cleanup.policy": "compact", "min.insync.replicas": "2"},
+)
+
+
+def store(**changes: Any) -> StoreFacts:
+    return replace(STORE, **changes)
+
+
+def topic(base: TopicFacts = EVENTS, *, config: dict[str, str] | None = None, **changes: Any) -> TopicFacts:
+    return replace(base, config=dict(base.config or {}) | (config or {}), **changes)
+
+
+def silent(base: TopicFacts) -> TopicFacts:
+    return replace(base, config=None)
+
+
+def sample(right: int, wrong: int = 0, keyless: int = 0) -> list[Sample]:
+    key = b"user"
+    here = partition_of(key, N)
+    return [
+        Sample(partition=here, keys=(key,) * right + (None,) * keyless),
+        Sample(partition=(here + 1) % N, keys=(key,) * wrong),
+    ]
+
+
+META = {"partitions": "64", "topic": "behavior-events"}
+
+CASES: list[tuple[Finding, Verdict, str]] = [
+    (checks.store_reachable("redis://h", None), OK, "answers"),
+    (checks.store_reachable("redis://h", "refused"), FAIL, "UIC_REDIS__URL"),
+    (checks.store_version(store(version="7.2.4", server="redis")), OK, "redis 7.2.4"),
+    (checks.store_version(store(version="8.0")), OK, "8.0"),
+    (checks.store_version(store(version="7.0.15")), FAIL, "upgrade"),
+    (checks.store_version(store(version="6.2.1")), FAIL, "upgrade"),
+    (checks.store_version(store(version="unknown")), WARN, "7.2 or newer"),
+    (checks.store_writable(store()), OK, "master"),
+    (checks.store_writable(store(role="slave")), FAIL, "the master"),
+    (checks.store_policy(store()), OK, "noeviction"),
+    (checks.store_policy(store(policy="volatile-lru")), OK, "volatile-lru"),
+    (checks.store_policy(store(policy="allkeys-lru")), FAIL, "noeviction"),
+    (checks.store_policy(store(policy="allkeys-random")), FAIL, "noeviction"),
+    (checks.store_policy(store(policy=None)), WARN, "by hand"),
+    (checks.store_memory(store()), OK, "no limit"),
+    (checks.store_memory(store(max_bytes=100 << 20, used_bytes=79 << 20)), OK, "79%"),
+    (checks.store_memory(store(max_bytes=100 << 20, used_bytes=80 << 20)), WARN, "maxmemory"),
+    (checks.store_memory(store(max_bytes=100 << 20, used_bytes=98 << 20)), FAIL, "maxmemory"),
+    (checks.store_persistence(store()), OK, "append-only"),
+    (checks.store_persistence(store(append_only=False, snapshots="3600 1")), WARN, "appendonly yes"),
+    (checks.store_persistence(store(append_only=False, snapshots="")), WARN, "whole log"),
+    (checks.store_persistence(store(append_only=None, snapshots=None)), WARN, "by hand"),
+    (checks.store_mode(store(), "single"), OK, "single"),
+    (checks.store_mode(store(), "sentinel"), OK, "sentinel"),
+    (checks.store_mode(store(clustered=True), "cluster"), OK, "cluster"),
+    (checks.store_mode(store(clustered=True), "single"), FAIL, "UIC_REDIS__MODE=cluster"),
+    (checks.store_mode(store(), "cluster"), FAIL, "UIC_REDIS__MODE=single"),
+    (checks.clock("the store", 0.5), OK, "ahead of ours"),
+    (checks.clock("the store", -2.5), WARN, "chrony"),
+    (checks.clock("the store", 61), FAIL, "chrony"),
+    (checks.broker_reachable("h:1", None, (4, 3)), OK, "Kafka 4.3"),
+    (checks.broker_reachable("h:1", None, None), OK, "unknown version"),
+    (checks.broker_reachable("h:1", "KafkaTimeoutError", None), FAIL, "UIC_KAFKA__BOOTSTRAP_SERVERS"),
+    (checks.topic_exists("t", EVENTS, "create it"), OK, "64 partitions"),
+    (checks.topic_exists("t", None, "create it"), FAIL, "create it"),
+    (checks.topic_exists("t", topic(leaderless=2), "create it"), FAIL, "brokers back"),
+    (checks.partition_count(EVENTS, 64), OK, "64"),
+    (checks.partition_count(EVENTS, 32), FAIL, "UIC_KAFKA__PARTITIONS"),
+    (checks.partitions_for_masters(EVENTS, 2), OK, "2 masters"),
+    (checks.partitions_for_masters(EVENTS, 3), WARN, "fixed"),
+    (checks.log_cleanup(EVENTS), OK, "delete"),
+    (checks.log_cleanup(topic(config={"cleanup.policy": "compact"})), FAIL, "cleanup.policy=delete"),
+    (checks.log_cleanup(topic(config={"cleanup.policy": "compact,delete"})), FAIL, "cleanup.policy=delete"),
+    (checks.log_cleanup(silent(EVENTS)), WARN, "by hand"),
+    (checks.log_retention(EVENTS), OK, "unlimited"),
+    (checks.log_retention(topic(config={"retention.ms": "604800000"})), WARN, "7.0 days"),
+    (checks.log_retention(topic(config={"retention.bytes": "1000"})), WARN, "1000 bytes"),
+    (checks.log_retention(silent(EVENTS)), WARN, "by hand"),
+    (checks.durability(EVENTS), OK, "3 replicas"),
+    (checks.durability(topic(replicas=1)), WARN, "3 replicas"),
+    (checks.durability(topic(config={"min.insync.replicas": "1"})), WARN, "min.insync.replicas=2"),
+    (checks.durability(topic(config={"min.insync.replicas": "3"})), WARN, "stops all writes"),
+    (checks.durability(silent(EVENTS)), WARN, "unknown"),
+    (checks.erased_policy(ERASED, 64), OK, "compact"),
+    (checks.erased_policy(ERASED, 32), FAIL, "32 partitions"),
+    (checks.erased_policy(topic(ERASED, config={"cleanup.policy": "delete"}), 64), FAIL, "compact"),
+    (checks.erased_policy(topic(ERASED, config={"cleanup.policy": "compact,delete"}), 64), FAIL, "compact"),
+    (checks.erased_policy(silent(ERASED), 64), WARN, "by hand"),
+    (checks.dead_letter_policy(DEAD, EVENTS), OK, "long enough"),
+    (checks.dead_letter_policy(topic(DEAD, config={"cleanup.policy": "compact"}), EVENTS), FAIL, "delete"),
+    (checks.dead_letter_policy(topic(DEAD, config={"retention.ms": "86400000"}), EVENTS), WARN, "1.0 days"),
+    (checks.dead_letter_policy(topic(DEAD, config={"max.message.bytes": "1048588"}), EVENTS), WARN, "cut"),
+    (checks.dead_letter_policy(silent(DEAD), EVENTS), WARN, "by hand"),
+    (checks.record_size(EVENTS, 1 << 20), OK, "1048588"),
+    (checks.record_size(topic(config={"max.message.bytes": "1000"}), 1 << 20), WARN, "max.message.bytes=1048576"),
+    (checks.record_size(silent(EVENTS), 1 << 20), WARN, "by hand"),
+    (checks.partitioner([], N), OK, "no record"),
+    (checks.partitioner(sample(200), N), OK, "all lie"),
+    (checks.partitioner(sample(198, wrong=2), N), WARN, "murmur2_random"),
+    (checks.partitioner(sample(197, wrong=3), N), FAIL, "murmur2_random"),
+    (checks.partitioner(sample(99, keyless=2), N), FAIL, "user id as key"),
+    (checks.partitioner([], N, "no answer"), WARN, "cannot be read"),
+    (checks.newest_event([], NOW_MS), OK, "future"),
+    (checks.newest_event([Sample(partition=0, keys=(), newest_ms=NOW_MS - 10**9)], NOW_MS), OK, "future"),
+    (checks.newest_event([Sample(partition=0, keys=(), newest_ms=NOW_MS + 500)], NOW_MS), OK, "0.5 s"),
+    (checks.newest_event([Sample(partition=0, keys=(), newest_ms=NOW_MS + 5000)], NOW_MS), WARN, "chrony"),
+    (checks.newest_event([Sample(partition=0, keys=(), newest_ms=NOW_MS + 100_000)], NOW_MS), FAIL, "chrony"),
+    (checks.bundle_loads("/b", "tiny/1", None), OK, "golden"),
+    (checks.bundle_loads("/b", None, "sha256 differs"), FAIL, "UIC_BUNDLE__PATH"),
+    (checks.namespace_meta(None, META, "ns"), OK, "first start"),
+    (checks.namespace_meta(META, META, "ns"), OK, "partitions 64"),
+    (checks.namespace_meta(META | {"partitions": "32"}, META, "ns"), FAIL, "generation"),
+    (checks.namespace_meta({"unreadable": "x"}, META, "ns"), FAIL, "generation"),
+    (checks.library(Library("redis", "6.0", "8.1.0")), OK, "8.1.0"),
+    (checks.library(Library("redis", "6.0", "5.9.9")), FAIL, "pip install 'redis>=6.0'"),
+    (checks.library(Library("redis", "6.0", None)), FAIL, "pip install"),
+]
+
+
+@pytest.mark.parametrize(
+    ("finding", "verdict", "says"),
+    CASES,
+    ids=[f"{i}-{f.check}-{v}".replace(" ", "_") for i, (f, v, _) in enumerate(CASES)],
+)
+def test_verdict(finding: Finding, verdict: Verdict, says: str) -> None:
+    assert finding.verdict is verdict
+    assert says in f"{finding.seen} {finding.fix}"
+    assert (finding.fix == "") == (verdict is OK)
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [("7.2.4", (7, 2, 4)), ("2.9.post0", (2, 9)), ("1.0rc1", (1, 0)), ("x", ()), ("", ()), ("10", (10,))],
+)
+def test_version_numbers(text: str, numbers: tuple[int, ...]) -> None:
+    assert checks.version_numbers(text) == numbers
+
+
+@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=5), st.lists(st.integers(0, 10**6), min_size=1, max_size=5))
+def test_versions_compare_as_their_numbers(a: list[int], b: list[int]) -> None:
+    text = [".".join(map(str, numbers)) for numbers in (a, b)]
+    older = checks.version_numbers(text[0]) < checks.version_numbers(text[1])
+    assert older == (a < b)
+
+
+SETTINGS = UicSettings(
+    kafka=KafkaSettings(),
+    redis=RedisSettings(url="redis://someone:secret@127.0.0.1:6379/0"),
+    bundle=BundleSettings(path=Path("/bundle")),
+)
+HEALTHY = Facts(
+    now_ms=NOW_MS,
+    store=Store(nodes=(STORE,), meta=META),
+    log=Log(version=(4, 3), topics={t.name: t for t in (EVENTS, DEAD, ERASED)}, samples=tuple(sample(200))),
+    model=Model(name="tiny/1", fingerprint="ab" * 32),
+    libraries=(Library("redis", "6.0", "8.1.0"),),
+)
+
+
+def test_a_healthy_deployment_is_ok_throughout() -> None:
+    findings = list(diagnose(HEALTHY, SETTINGS))
+    assert [f for f in findings if f.verdict is not OK] == []
+    assert checks.worst(findings) is OK
+    assert len(findings) > 20
+
+
+def test_what_cannot_be_reached_is_one_failure_and_the_rest_is_still_judged() -> None:
+    facts = replace(HEALTHY, store=Store(error="refused"), log=Log(error="KafkaTimeoutError", topics={}))
+    findings = list(diagnose(facts, SETTINGS))
+    assert [f.check for f in findings if f.verdict is FAIL] == ["store", "broker"]
+    assert any(f.check == "bundle" and f.verdict is OK for f in findings)
+
+
+def test_missing_topics_come_with_the_command_that_creates_them() -> None:
+    facts = replace(HEALTHY, log=Log(version=(4, 3), topics={}))
+    failed = {f.check: f.fix for f in diagnose(facts, SETTINGS) if f.verdict is FAIL}
+    assert failed == {
+        "topic behavior-events": "kafka-topics.sh --create --topic behavior-events --partitions 64 "
+        "--config cleanup.policy=delete --config retention.ms=-1",
+        "topic behavior-events.dlq": "kafka-topics.sh --create --topic behavior-events.dlq --partitions 4 "
+        "--config cleanup.policy=delete --config retention.ms=-1",
+        "topic behavior-events.erased": "kafka-topics.sh --create --topic behavior-events.erased --partitions 64 "
+        "--config cleanup.policy=compact",
+    }
+
+
+def test_each_master_of_a_cluster_is_judged() -> None:
+    nodes = (store(clustered=True), store(clustered=True, policy="allkeys-lru"))
+    settings = SETTINGS.model_copy(update={"redis": RedisSettings(mode="cluster")})
+    findings = list(diagnose(replace(HEALTHY, store=Store(nodes=nodes, meta=META)), settings))
+    assert [f.check for f in findings if f.verdict is FAIL] == ["maxmemory-policy (master 2)"]
+
+
+def test_the_report_marks_verdicts_gives_fixes_and_counts() -> None:
+    facts = replace(HEALTHY, store=Store(nodes=(store(policy="allkeys-lru", append_only=False),), meta=META))
+    lines = list(report(list(diagnose(facts, SETTINGS))))
+    [at] = [i for i, line in enumerate(lines) if line.startswith("FAIL  maxmemory-policy")]
+    assert "CONFIG SET maxmemory-policy noeviction" in lines[at + 1]
+    assert lines[-1].endswith("ok, 1 to consider, 1 to mend")
+    assert not any("secret" in line for line in lines)
+
+
+def test_passwords_are_not_shown() -> None:
+    assert without_secrets("redis://a:b@h:1/0") == "redis://h:1/0"
+    assert without_secrets("unix:///tmp/s.sock") == "unix:///tmp/s.sock"
+
+
+def test_the_libraries_are_those_that_the_distribution_requires() -> None:
+    found = {library.name: library for library in gather_libraries("uic")}
+    assert {"kafka-python", "redis", "hiredis", "onnxruntime", "grpcio", "mimn"} <= set(found)
+    assert found["kafka-python"].oldest == "3.0.12"
+    assert "torch" not in found
+    assert all(library.installed for library in found.values())
+
+
+@pytest.mark.parametrize(("policy", "status"), [("noeviction", 0), ("allkeys-lru", 1)])
+def test_the_exit_status_is_1_only_for_a_failure(
+    policy: str, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "read_settings", lambda: SETTINGS)
+    facts = replace(HEALTHY, store=Store(nodes=(store(policy=policy),), meta=META))
+    monkeypatch.setattr(doctor, "gather", lambda settings, timeout_s: facts)
+    assert doctor.main(["--json"]) == status
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["verdict"] == ("FAIL" if status else "OK")
+    assert {"check", "verdict", "seen", "fix"} == set(printed["findings"][0])
