@@ -62,9 +62,7 @@ def evaluate(folder: Path, length: int) -> dict[str, Any]:
     stored: dict[str, NDArray[np.float32]] = {}
     for part in EVALUATED:
         instances = data.instances.of(part)
-        predictions = predict(
-            model, ids, data.events, instances, samplings=dict.fromkeys(SAMPLINGS, 1), length=length
-        )
+        predictions = predict(model, ids, data.events, instances, samplings=dict.fromkeys(SAMPLINGS, 1), length=length)
         result[part] = {
             sampling: figures(instances, instances.candidates(sampling), predictions[sampling])
             for sampling in SAMPLINGS

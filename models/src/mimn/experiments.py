@@ -1,7 +1,7 @@
 """Records of experiments: finished runs into a committed folder, and all folders into one table. Nothing is typed.
 
     python -m mimn.experiments record --output models/experiments/<date>_<dataset>_<model> RUN RUN RUN
-    python -m mimn.experiments table models/experiments
+    python -m mimn.experiments [table models/experiments]
 
 A record holds the runs of one configuration, one a seed: `config.toml`, `metrics.json` (every run's metrics, and the
 difference to the counting floor from seed-averaged predictions) and a `README.md` with the figures. The table,
@@ -30,6 +30,7 @@ FLOOR = "counts"
 MARGIN = 0.01
 """A floor nearer than this to a model is said first."""
 TABLE = "AUC.md"
+RECORDS = Path("models/experiments")
 TITLES = {"online_retail": "Online Retail", "complete_journey": "The Complete Journey", "synthetic": "Synthetic"}
 FLOOR_TITLES = {
     "constant": "floor: constant",
@@ -159,11 +160,13 @@ def table(records: list[dict[str, Any]]) -> str:
         "",
         "# AUC",
         "",
-        "Made by `python -m mimn.experiments table models/experiments` from the `metrics.json` of the folders beside",
-        "it. Clean protocol: users disjoint, history strictly before the target's basket, vocabulary of train users,",
-        "checkpoint chosen on validation users. One negative a positive, drawn by popularity (the figure to read) or",
-        "uniformly (mostly popularity in disguise). Mean ± sample standard deviation over the seeds; the last column",
-        "is the AUC of seed-averaged predictions minus that of the counting floor, users resampled 2,000 times.",
+        "Made by `python -m mimn.experiments` from the `metrics.json` of the folders beside it. Clean protocol: users",
+        "disjoint, history strictly before the target's basket, vocabulary of train users, checkpoint chosen on",
+        "validation users. One negative a positive, drawn by popularity (the figure to read) or uniformly. The models",
+        "learn from popularity negatives alone, to which popularity says nothing; the floors are fitted anew on each",
+        "kind, and with uniform negatives popularity alone says most: those two columns are not one contest. Mean ±",
+        "sample standard deviation over the seeds; the last column is the AUC of seed-averaged predictions minus that",
+        "of the counting floor, same rows, popularity negatives, test users resampled 2,000 times.",
     ]
     return "\n".join([*head, *sections]) + "\n"
 
@@ -237,7 +240,8 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
 def main(arguments: list[str] | None = None) -> int:
     """Make a record or the table; see the module's text."""
     parser = argparse.ArgumentParser(prog="python -m mimn.experiments", description="Records of experiments.")
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser.set_defaults(command="table", folder=RECORDS)
+    commands = parser.add_subparsers(dest="command", help="without one: the table of models/experiments")
     record_parser = commands.add_parser("record", help="finished runs of one configuration into one record")
     record_parser.add_argument("runs", type=Path, nargs="+", help="run folders, one a seed")
     record_parser.add_argument("--output", type=Path, required=True, help="folder of the record")

@@ -127,7 +127,7 @@ def decode_config(text: str, source: str) -> RunConfig:
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise ConfigError(f"{source}: {error}") from error
     try:
-        config.mimn  # noqa: B018: decoding is the check
+        MimnConfig.from_mapping(config.model)
     except ConfigError as error:
         raise ConfigError(f"{source}: [model] {error}") from error
     return config

@@ -39,9 +39,7 @@ def predict(
     model.eval()
     item_rows, category_rows = ids.item_rows(events.item_id), ids.category_rows(events.category_id)
     rows = {sampling: instances.candidates(sampling, negatives) for sampling, negatives in samplings.items()}
-    out = {
-        sampling: np.empty((len(instances), negatives + 1), np.float32) for sampling, negatives in samplings.items()
-    }
+    out = {sampling: np.empty((len(instances), negatives + 1), np.float32) for sampling, negatives in samplings.items()}
     order = np.argsort(np.minimum(instances.end - instances.begin, length), kind="stable")
     for start in range(0, len(order), HISTORIES_PER_BATCH):
         chosen = order[start : start + HISTORIES_PER_BATCH]

@@ -19,7 +19,7 @@ import math
 import platform
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +92,10 @@ def train(config: RunConfig, output: Path, *, resume: bool = False, progress_bar
         raise TrainingFailed(f"{output} holds a run already: continue it with --resume, or choose another folder")
     if resume and not (output / run.CONFIG).exists():
         raise TrainingFailed(f"{output} holds no run to resume: start without --resume")
-    if resume and run.read_config(output / run.CONFIG).with_seed(config.training.seed) != _resolved(config):
-        raise TrainingFailed(f"{output / run.CONFIG} is another configuration: resume with the one that the run began with")
+    if resume and run.read_config(output / run.CONFIG) != _resolved(config):
+        raise TrainingFailed(
+            f"{output / run.CONFIG} is another configuration: resume with the one that the run began with"
+        )
     data = run.load_data(config.data)
     output.mkdir(parents=True, exist_ok=True)
     (output / run.CONFIG).write_text(config.to_toml(), "utf-8")
@@ -156,10 +158,11 @@ def start(config: RunConfig, ids: EmbeddingIds) -> Progress:
     model = MimnModel(config.mimn, len(ids.items) + 1, len(ids.categories) + 1)
     tables = [model.items.weight, model.categories.weight]
     others = [parameter for parameter in model.parameters() if not any(parameter is table for table in tables)]
-    optimizer = torch.optim.Adam(
-        [{"params": tables, "weight_decay": config.training.embedding_l2}, {"params": others}],
-        lr=config.training.learning_rate,
-    )
+    groups: list[dict[str, Any]] = [
+        {"params": tables, "weight_decay": config.training.embedding_l2},
+        {"params": others},
+    ]
+    optimizer = torch.optim.Adam(groups, lr=config.training.learning_rate)
     return Progress(model, optimizer, best=_copy(model))
 
 
@@ -257,7 +260,7 @@ def load_checkpoint(progress: Progress, path: Path) -> None:
     try:
         with safe_open(str(path), framework="pt") as file:
             curve = msgspec.json.decode(file.metadata()["curve"], type=list[Epoch])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: not a dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
         for name, value in tensors.items():
             part, _, rest = name.partition(".")
@@ -292,9 +295,7 @@ def draw_curves(curve: list[Epoch], path: Path, title: str) -> None:
     pyplot.close(figure)
 
 
-def _record(
-    config: RunConfig, data: DataSet, ids: EmbeddingIds, progress: Progress, commit: str
-) -> dict[str, Any]:
+def _record(config: RunConfig, data: DataSet, ids: EmbeddingIds, progress: Progress, commit: str) -> dict[str, Any]:
     targets, cpu_s = sum(e.targets for e in progress.curve), sum(e.cpu_s for e in progress.curve)
     mimn = config.mimn
     return {

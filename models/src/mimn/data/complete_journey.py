@@ -55,7 +55,7 @@ def read(folder: str | Path) -> Events:
 
 
 def households() -> frozenset[int]:
-    """The households whose purchases make up the data set: a fixed part of the package's, chosen by a hash of the id."""
+    """The households whose purchases make up the data set: a fixed part of the package's, by a hash of the id."""
     text = resources.files("mimn.data").joinpath(HOUSEHOLDS).read_text("ascii")
     return frozenset(int(line) for line in text.split())
 
@@ -147,8 +147,12 @@ def _table(name: str) -> pa.Table:
 
 def main(arguments: list[str] | None = None) -> int:
     """Prepare the data set; see the module's text."""
-    parser = argparse.ArgumentParser(prog="python -m mimn.data.complete_journey", description="Prepare The Complete Journey.")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write events.parquet and items.parquet to")
+    parser = argparse.ArgumentParser(
+        prog="python -m mimn.data.complete_journey", description="Prepare The Complete Journey."
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder to write events.parquet and items.parquet to"
+    )
     options = parser.parse_args(arguments)
     try:
         prepare(options.output)

@@ -87,7 +87,9 @@ class Events:
         """
         _, basket = np.unique(self.basket_id, return_inverse=True)
         # A basket is one user's; the pair guards against data in which two users share a number.
-        _, first_row, key = np.unique(basket * len(self.users) + self.user_index, return_index=True, return_inverse=True)
+        _, first_row, key = np.unique(
+            basket * len(self.users) + self.user_index, return_index=True, return_inverse=True
+        )
         occasion_start = np.concatenate([[0], np.flatnonzero(np.diff(self.occasion)) + 1])
         return occasion_start[self.occasion[first_row]][key]
 

@@ -4,14 +4,15 @@ A positive is one row of one of a user's last occasions; its history is what the
 choice is a hash of the instance and of what is chosen, so that the same data gives the same instances on every machine
 and under every library version; they are written to a file all the same, and their hash stands in every record.
 
-    draw(what, user, timestamp, attempt) = first 8 bytes, big-endian, of sha256("instances-v1:what:user:timestamp:attempt")
+    draw(what, user, timestamp, attempt, below) =
+        first 8 bytes, big-endian, of sha256("instances-v1:what:user:timestamp:attempt"), modulo `below`
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -77,9 +78,8 @@ class Instances:
 
     def select(self, mask: NDArray[np.bool_]) -> Instances:
         """The instances where the mask is true."""
-        return Instances(
-            **{f.name: getattr(self, f.name)[mask] if f.name != "unknown" else self.unknown for f in fields(self)}
-        )
+        rows = {f.name: getattr(self, f.name)[mask] for f in fields(self) if f.name != "unknown"}
+        return replace(self, **rows)
 
     def candidates(self, sampling: Sampling, negatives: int = 1) -> Candidates:
         """The rows to score: each positive, then its first `negatives` negatives."""
@@ -200,9 +200,7 @@ def stored_instances(path: Path, events: Events) -> Instances:
     if not path.exists():
         build_instances(events).save(path)
     instances = Instances.load(path)
-    fits = int(instances.end.max()) < len(events) and np.array_equal(
-        events.user_id[instances.begin], instances.user_id
-    )
+    fits = int(instances.end.max()) < len(events) and np.array_equal(events.user_id[instances.begin], instances.user_id)
     if not fits:
         raise DataError(f"{path} belongs to other events: delete it, it is made again")
     return instances
@@ -238,4 +236,6 @@ def _negatives(vocabulary: Vocabulary, sampling: Sampling, events: Events, row: 
             chosen.append(place)
             if len(chosen) == NEGATIVES:
                 return chosen
-    raise DataError(f"no {NEGATIVES} negatives outside one basket in {MAX_ATTEMPTS} draws: the data set has too few items")
+    raise DataError(
+        f"no {NEGATIVES} negatives outside one basket in {MAX_ATTEMPTS} draws: the data set has too few items"
+    )

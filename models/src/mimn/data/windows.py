@@ -82,7 +82,12 @@ class WindowSampler:
     """Epochs of batches over the train users. Holds no state between epochs: each is a function of its generator."""
 
     def __init__(
-        self, events: Events, vocabulary: Vocabulary, ids: EmbeddingIds, train_users: NDArray[np.bool_], plan: WindowPlan
+        self,
+        events: Events,
+        vocabulary: Vocabulary,
+        ids: EmbeddingIds,
+        train_users: NDArray[np.bool_],
+        plan: WindowPlan,
     ) -> None:
         self._events, self._vocabulary, self._plan = events, vocabulary, plan
         self._item_rows, self._category_rows = ids.item_rows(events.item_id), ids.category_rows(events.category_id)
@@ -119,9 +124,9 @@ class WindowSampler:
         for _ in range(1000):
             item = self._vocabulary_place[drawn[open_]]
             rows = targets[open_]
-            bought = (
-                places(self._occasion_items, self._events.occasion[rows] * self._item_space + item) >= 0
-            ) | (places(self._basket_items, self._basket[rows] * self._item_space + item) >= 0)
+            bought = (places(self._occasion_items, self._events.occasion[rows] * self._item_space + item) >= 0) | (
+                places(self._basket_items, self._basket[rows] * self._item_space + item) >= 0
+            )
             open_ = open_[bought]
             if not len(open_):
                 return drawn
@@ -189,9 +194,7 @@ class WindowSampler:
         )
 
 
-def histories(
-    begin: Ints, end: Ints, item_rows: Ints, category_rows: Ints, length: int
-) -> tuple[Ints, Ints, Ints]:
+def histories(begin: Ints, end: Ints, item_rows: Ints, category_rows: Ints, length: int) -> tuple[Ints, Ints, Ints]:
     """The latest `length` events before each `end`, left-aligned: items [n, T], categories [n, T], lengths [n]."""
     lengths = np.minimum(end - begin, length)
     items, categories = np.zeros((2, len(end), int(lengths.max(initial=0))), np.int64)

@@ -1,0 +1,134 @@
+"""Training windows: a target's state lies before its basket, negatives are outside it, epochs are reproducible."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mimn.data import synthetic
+from mimn.data.events import DataError, Events
+from mimn.data.split import parts_of
+from mimn.data.vocabulary import Vocabulary, build_vocabulary
+from mimn.data.windows import Batch, WindowPlan, WindowSampler, histories
+
+PLAN = WindowPlan(length=16, per_user=3, occasions=3, rows_per_occasion=2, min_history=5)
+
+
+def sampler(plan: WindowPlan = PLAN, users: int = 60) -> tuple[Events, Vocabulary, WindowSampler]:
+    events = synthetic.make(users=users)
+    train = parts_of(events.users) == 0
+    vocabulary = build_vocabulary(events, train)
+    return events, vocabulary, WindowSampler(events, vocabulary, vocabulary.embedding_ids(1), train, plan)
+
+
+def epoch(seed: int, plan: WindowPlan = PLAN) -> list[Batch]:
+    return list(sampler(plan)[2].epoch(np.random.default_rng(seed), 8))
+
+
+def test_the_state_of_a_target_is_taken_before_its_basket_began() -> None:
+    """Found back in the raw events: the window is a slice of one user, and the target of a later basket follows it."""
+    events, vocabulary, windows = sampler()
+    rows = vocabulary.embedding_ids(1).item_rows(events.item_id)
+    checked = 0
+    for batch in windows.epoch(np.random.default_rng(3), 8):
+        for w in range(len(batch.item)):
+            window = batch.item[w, : batch.length[w]]
+            places = [
+                int(start)
+                for start in range(len(rows) - len(window))
+                if np.array_equal(rows[start : start + len(window)], window)
+            ]
+            assert places, "the window is no slice of the events"
+            start = places[0]
+            for position, (item, _) in zip(batch.position[w], batch.target_item[w], strict=True):
+                end = start + int(position)
+                assert events.user_id[end] == events.user_id[start]
+                assert events.timestamp[end - 1] < events.timestamp[end], "the state lies within an occasion"
+                occasion = events.occasion == events.occasion[end]
+                assert item in rows[occasion], "the target is not of the occasion that follows the state"
+                checked += 1
+    assert checked > 100
+
+
+def test_windows_keep_to_the_plan() -> None:
+    for batch in epoch(0):
+        assert batch.item.shape[1] <= PLAN.length
+        assert (batch.position >= PLAN.min_history).all()
+        assert (batch.position <= batch.length[:, np.newaxis]).all()
+        assert batch.position.shape[1] <= PLAN.occasions * PLAN.rows_per_occasion
+        assert (batch.length == batch.position.max(1)).all(), "events behind the last state are folded for nothing"
+        for w, length in enumerate(batch.length):
+            assert (batch.item[w, length:] == 0).all()
+            assert (batch.item[w, :length] > 0).all()
+
+
+def test_repeated_targets_weigh_nothing() -> None:
+    for batch in epoch(1):
+        for w in range(len(batch.item)):
+            real = batch.weight[w] == 1
+            assert real[: real.sum()].all()
+            pairs = {
+                (int(p), int(i)) for p, i in zip(batch.position[w, real], batch.target_item[w, real, 0], strict=True)
+            }
+            for p, i in zip(batch.position[w, ~real], batch.target_item[w, ~real, 0], strict=True):
+                assert (int(p), int(i)) in pairs
+
+
+def test_no_negative_is_in_the_basket_of_its_target() -> None:
+    events, vocabulary, windows = sampler()
+    targets = np.arange(len(events))
+    drawn = vocabulary.items[windows.negatives(targets, np.random.default_rng(0))]
+    bought = set(zip(events.occasion.tolist(), events.item_id.tolist(), strict=True))
+    assert not any((int(events.occasion[row]), int(item)) in bought for row, item in zip(targets, drawn, strict=True))
+
+
+def test_negatives_are_drawn_by_popularity() -> None:
+    events, vocabulary, windows = sampler(users=200)
+    drawn = np.concatenate([windows.negatives(np.arange(len(events)), np.random.default_rng(s)) for s in range(4)])
+    found = np.bincount(drawn, minlength=len(vocabulary.items)) / len(drawn)
+    expected = vocabulary.item_events / vocabulary.item_events.sum()
+    assert np.corrcoef(found, expected)[0, 1] > 0.8
+
+
+def test_an_epoch_is_a_function_of_its_seed() -> None:
+    first, again, other = epoch(5), epoch(5), epoch(6)
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a.item, b.item)
+        np.testing.assert_array_equal(a.target_item, b.target_item)
+        np.testing.assert_array_equal(a.position, b.position)
+    assert any(
+        a.item.shape != b.item.shape or not np.array_equal(a.item, b.item) for a, b in zip(first, other, strict=False)
+    )
+
+
+def test_only_train_users_are_in_windows() -> None:
+    events = synthetic.make(users=60)
+    train = parts_of(events.users) == 0
+    vocabulary = build_vocabulary(events, train)
+    # Every other user is given one item of its own; no window may hold it.
+    marked = np.where(train[events.user_index], events.item_id, 10_000)
+    changed = Events(events.user_id, marked, events.category_id, events.timestamp, events.basket_id)
+    windows = WindowSampler(changed, vocabulary, vocabulary.embedding_ids(1), train, PLAN)
+    for batch in windows.epoch(np.random.default_rng(0), 8):
+        for w, length in enumerate(batch.length):
+            assert (batch.item[w, :length] > 0).all(), "an item that no train user has"
+
+
+def test_a_plan_that_no_user_satisfies_is_refused() -> None:
+    _, _, windows = sampler(WindowPlan(length=300, min_history=200))
+    with pytest.raises(DataError, match="lower min_history"):
+        next(windows.epoch(np.random.default_rng(0), 8))
+
+
+@pytest.mark.parametrize("field", ["length", "per_user", "occasions", "rows_per_occasion", "min_history"])
+def test_a_plan_names_the_field_that_is_out_of_range(field: str) -> None:
+    with pytest.raises(ValueError, match=field):
+        WindowPlan(**{field: 0})
+
+
+def test_histories_are_the_latest_events_left_aligned() -> None:
+    rows = np.arange(1, 11)
+    items, categories, lengths = histories(np.array([0, 4]), np.array([6, 6]), rows, rows * 10, 3)
+    assert items.tolist() == [[4, 5, 6], [5, 6, 0]]
+    assert categories.tolist() == [[40, 50, 60], [50, 60, 0]]
+    assert lengths.tolist() == [3, 2]

@@ -1,0 +1,150 @@
+"""Each figure against a definition so plain that it cannot be wrong, and against scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics as sklearn_metrics
+
+from mimn import metrics
+from mimn.metrics import Array, Labels, UndefinedMetric
+
+
+@st.composite
+def both_labels(draw: st.DrawFn) -> tuple[Labels, Array]:
+    """Labels of both kinds, and scores with many ties."""
+    n = draw(st.integers(2, 30))
+    labels = draw(st.lists(st.integers(0, 1), min_size=n, max_size=n).filter(lambda x: 0 < sum(x) < len(x)))
+    scores = draw(st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 1.0]), min_size=n, max_size=n))
+    return np.array(labels, np.int64), np.array(scores)
+
+
+@given(both_labels())
+def test_auc_is_the_share_of_pairs_in_the_right_order_ties_one_half(rows: tuple[Labels, Array]) -> None:
+    labels, scores = rows
+    pairs = [1.0 if p > n else 0.5 if p == n else 0.0 for p in scores[labels == 1] for n in scores[labels == 0]]
+    assert metrics.auc(labels, scores) == pytest.approx(np.mean(pairs), abs=1e-12)
+    assert metrics.auc(labels, scores) == pytest.approx(sklearn_metrics.roc_auc_score(labels, scores), abs=1e-12)
+
+
+@given(both_labels())
+def test_auc_does_not_depend_on_the_order_of_rows(rows: tuple[Labels, Array]) -> None:
+    labels, scores = rows
+    order = np.random.default_rng(0).permutation(len(labels))
+    assert metrics.auc(labels[order], scores[order]) == metrics.auc(labels, scores)
+
+
+def test_a_constant_prediction_has_auc_one_half_in_any_order_of_labels() -> None:
+    assert metrics.auc(np.array([1, 1, 0, 0, 0]), np.full(5, 0.3)) == 0.5
+
+
+def test_midranks_share_the_mean_of_tied_ranks() -> None:
+    assert metrics.midranks(np.array([5.0, 1.0, 5.0, 5.0, 0.0])).tolist() == [4.0, 2.0, 4.0, 4.0, 1.0]
+
+
+@given(both_labels())
+def test_logloss_is_sklearns(rows: tuple[Labels, Array]) -> None:
+    labels, scores = rows
+    predictions = np.clip(scores, 0.01, 0.99)
+    expected = sklearn_metrics.log_loss(labels, predictions, labels=[0, 1])
+    assert metrics.logloss(labels, predictions) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_sure_mistake_costs_much_but_not_infinitely() -> None:
+    assert metrics.logloss(np.array([1]), np.array([0.0])) == pytest.approx(-np.log(1e-7))
+
+
+@given(both_labels())
+def test_normalized_entropy_is_one_for_the_mean_and_least_for_the_truth(rows: tuple[Labels, Array]) -> None:
+    labels, _ = rows
+    assert metrics.normalized_entropy(labels, np.full(len(labels), labels.mean())) == pytest.approx(1.0)
+    assert metrics.normalized_entropy(labels, labels.astype(np.float64)) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_pcoc_is_predicted_clicks_over_clicks() -> None:
+    assert metrics.pcoc(np.array([1, 0, 0, 1]), np.array([0.9, 0.6, 0.3, 1.2])) == pytest.approx(3.0 / 2.0)
+
+
+def test_gauc_weighs_users_by_rows_and_says_what_it_left_out() -> None:
+    labels = np.array([1, 0, 0, 1, 1, 0])
+    scores = np.array([0.9, 0.1, 0.2, 0.5, 0.2, 0.7])
+    users = np.array([1, 1, 1, 7, 2, 2])
+    found = metrics.group_auc(labels, scores, users)
+    assert found.share == pytest.approx(5 / 6)
+    assert found.value == pytest.approx((3 * 1.0 + 2 * 0.0) / 5)
+
+
+@given(both_labels(), st.integers(1, 4))
+def test_gauc_is_the_naive_sum_over_users(rows: tuple[Labels, Array], groups: int) -> None:
+    labels, scores = rows
+    users = np.arange(len(labels)) % groups
+    total, kept = 0.0, 0
+    for user in range(groups):
+        mask = users == user
+        if 0 < labels[mask].sum() < mask.sum():
+            total += sklearn_metrics.roc_auc_score(labels[mask], scores[mask]) * mask.sum()
+            kept += int(mask.sum())
+    if not kept:
+        with pytest.raises(UndefinedMetric):
+            metrics.group_auc(labels, scores, users)
+        return
+    found = metrics.group_auc(labels, scores, users)
+    assert found.value == pytest.approx(total / kept)
+    assert found.share == pytest.approx(kept / len(labels))
+
+
+def test_what_the_rows_do_not_determine_is_an_error() -> None:
+    ones, scores = np.array([1, 1]), np.array([0.2, 0.8])
+    for undefined in (metrics.auc, metrics.normalized_entropy):
+        with pytest.raises(UndefinedMetric, match="both labels"):
+            undefined(ones, scores)
+    with pytest.raises(UndefinedMetric):
+        metrics.group_auc(ones, scores, np.array([1, 2]))
+    with pytest.raises(UndefinedMetric):
+        metrics.pcoc(np.zeros(2, np.int64), scores)
+    with pytest.raises(UndefinedMetric):
+        metrics.logloss(np.array([], np.int64), np.array([]))
+
+
+def rows_of_users(users: int, rows: int, quality: float, seed: int) -> tuple[Labels, Array, Array, np.ndarray]:
+    """Labels, a noise score, a score of some quality, users; all rows of a user are alike."""
+    rng = np.random.default_rng(seed)
+    user = np.repeat(np.arange(users), rows)
+    taste = np.repeat(rng.normal(size=users), rows)
+    labels = (rng.random(users * rows) < 0.5).astype(np.int64)
+    return labels, taste, taste + quality * labels, user
+
+
+def test_the_bootstrap_interval_of_a_real_difference_excludes_zero() -> None:
+    labels, noise, good, users = rows_of_users(60, 6, 1.0, 0)
+    found = metrics.paired_bootstrap(metrics.auc, labels, good, noise, users, resamples=400)
+    assert found.low > 0
+    assert found.low < found.difference < found.high
+    assert found.difference == pytest.approx(metrics.auc(labels, good) - metrics.auc(labels, noise))
+
+
+def test_the_same_predictions_differ_by_exactly_nothing() -> None:
+    labels, noise, _, users = rows_of_users(20, 4, 0.0, 1)
+    found = metrics.paired_bootstrap(metrics.auc, labels, noise, noise, users, resamples=50)
+    assert (found.low, found.difference, found.high) == (0.0, 0.0, 0.0)
+
+
+def test_users_are_resampled_and_not_rows() -> None:
+    """Copies of a user's rows are no new evidence: the interval must stay as wide."""
+    labels, noise, good, users = rows_of_users(30, 4, 0.5, 2)
+    once = metrics.paired_bootstrap(metrics.auc, labels, good, noise, users, resamples=300)
+    copied = metrics.paired_bootstrap(
+        metrics.auc, np.tile(labels, 9), np.tile(good, 9), np.tile(noise, 9), np.tile(users, 9), resamples=300
+    )
+    assert copied.high - copied.low == pytest.approx(once.high - once.low, rel=1e-6)
+
+
+def test_the_bootstrap_is_a_function_of_its_seed() -> None:
+    labels, noise, good, users = rows_of_users(20, 4, 0.5, 3)
+    first, again, other = (
+        metrics.paired_bootstrap(metrics.auc, labels, good, noise, users, resamples=50, seed=seed) for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first != other

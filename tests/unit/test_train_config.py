@@ -1,0 +1,78 @@
+"""Configurations: the committed ones are valid, resolved ones read back, and a wrong field is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mimn.config import ConfigError
+from mimn.run import decode_config, read_config
+
+CONFIGS = sorted((Path(__file__).parents[2] / "models/configs").glob("*.toml"))
+MINIMAL = 'name = "x"\n[data]\ndataset = "synthetic"\nfolder = ""\ninstances = "i.npz"\n'
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_committed_configuration_resolves_to_itself(path: Path) -> None:
+    config = read_config(path)
+    again = decode_config(config.to_toml(), "resolved")
+    assert again.to_toml() == config.to_toml()
+    assert again.mimn == config.mimn
+    assert (again.data, again.windows, again.training) == (config.data, config.windows, config.training)
+
+
+def test_there_are_configurations_of_both_data_sets_with_and_without_memory() -> None:
+    found = {(read_config(path).data.dataset, read_config(path).mimn.variant) for path in CONFIGS}
+    for dataset in ("online_retail", "complete_journey"):
+        assert {(dataset, "paper"), (dataset, "pooling")} <= found
+
+
+def test_rows_of_one_table_differ_in_the_model_alone() -> None:
+    for dataset in ("online_retail", "complete_journey"):
+        configs = [read_config(path) for path in CONFIGS if path.stem.startswith(dataset)]
+        assert len({config.name for config in configs}) == len(configs)
+        for config in configs:
+            assert (config.data, config.windows) == (configs[0].data, configs[0].windows)
+            assert config.mimn.embedding_dim == configs[0].mimn.embedding_dim
+            assert config.mimn.head_units == configs[0].mimn.head_units
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (MINIMAL + "[training]\nlearning_rat = 1.0\n", r"unknown field `learning_rat`.*\$\.training"),
+        (MINIMAL + "[training]\nlearning_rate = 'high'\n", r"float.*\$\.training\.learning_rate"),
+        (MINIMAL + "[training]\nepochs = 0\n", "epochs must be at least 1"),
+        (MINIMAL + "[windows]\nlength = 0\n", "length must be at least 1"),
+        (MINIMAL + "[windows]\nmin_history = 300\n", r"min_history must be below length \(256\)"),
+        (MINIMAL + "[model]\nslotz = 4\n", r"\[model\] unknown field slotz"),
+        (MINIMAL + "[model]\nslots = 0\n", "slots must be at least 1"),
+        (MINIMAL.replace("synthetic", "syntetic"), r"syntetic.*\$\.data\.dataset"),
+        (MINIMAL + "[colour]\n", "unknown field `colour`"),
+        ('name = "x"\n', "missing required field `data`"),
+        ("name = \n", "line 1"),
+    ],
+    ids=[
+        "a misspelt field",
+        "a wrong type",
+        "out of range",
+        "a window of nothing",
+        "history longer than a window",
+        "a misspelt model field",
+        "a model value out of range",
+        "an unknown data set",
+        "an unknown table",
+        "a missing table",
+        "not TOML",
+    ],
+)
+def test_a_wrong_configuration_is_refused_by_field(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as refused:
+        decode_config(text, "my.toml")
+    assert str(refused.value).startswith("my.toml: ")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent\.toml cannot be read"):
+        read_config(tmp_path / "absent.toml")

@@ -1,0 +1,212 @@
+"""The whole path on made-up data: training learns, an interrupted run ends where an unbroken one does, evaluation and
+records follow from the run folder. Under a minute.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from mimn import evaluate, experiments, run, train
+from mimn.bundle import load_bundle
+from mimn.data.vocabulary import EmbeddingIds
+from mimn.export import main as export_main
+from mimn.nn.checkpoint import load_model
+from mimn.run import RunConfig
+from mimn.scoring import predict
+from mimn.train import TrainingFailed
+
+pytestmark = pytest.mark.torch
+
+CONFIG = Path(__file__).parents[2] / "models/configs/synthetic_mimn.toml"
+
+
+def smoke_config(folder: Path) -> RunConfig:
+    """The committed smoke configuration, its instances in `folder`, with dropout so that a resumed run must get its
+    random numbers right as well."""
+    config = run.read_config(CONFIG)
+    data = msgspec.structs.replace(config.data, instances=str(folder / "instances.npz"))
+    return msgspec.structs.replace(config, data=data, model=config.model | {"head_dropout": 0.1})
+
+
+def epochs(config: RunConfig, number: int) -> RunConfig:
+    return msgspec.structs.replace(config, training=msgspec.structs.replace(config.training, epochs=number))
+
+
+def without_times(record: dict[str, Any]) -> dict[str, Any]:
+    curve = [{name: value for name, value in epoch.items() if name != "cpu_s"} for epoch in record["curve"]]
+    return {name: value for name, value in record.items() if name != "targets_per_cpu_s"} | {"curve": curve}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("smoke")
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path) -> dict[str, Any]:
+    return train.train(smoke_config(folder), folder / "whole")
+
+
+def test_training_learns_what_was_planted(trained: dict[str, Any]) -> None:
+    assert trained["validation_auc"] > 0.7
+    assert trained["curve"][-1]["loss"] < trained["curve"][0]["loss"] - 0.05
+
+
+def test_the_run_folder_is_complete(folder: Path, trained: dict[str, Any]) -> None:
+    names = {path.name for path in (folder / "whole").iterdir()}
+    assert names == {
+        run.CONFIG, run.METRICS, run.MODEL, run.LOG, run.CURVES, "items.ids.npy", "categories.ids.npy",
+    }  # fmt: skip
+    assert json.loads((folder / "whole" / run.METRICS).read_text()) == trained
+    assert run.read_config(folder / "whole" / run.CONFIG).mimn == smoke_config(folder).mimn
+    assert (folder / "whole" / run.CURVES).read_bytes().startswith(b"\x89PNG")
+    assert "epoch 4" in (folder / "whole" / run.LOG).read_text()
+
+
+class Interrupted(Exception):
+    """Stands for a killed process."""
+
+
+def test_a_resumed_run_ends_like_an_unbroken_one(
+    folder: Path, trained: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, output, real = smoke_config(folder), folder / "resumed", train.run_epoch
+
+    def dies_in_epoch_three(*arguments: Any, **named: Any) -> Any:
+        if len(arguments[4].curve) == 2:
+            raise Interrupted
+        return real(*arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "run_epoch", dies_in_epoch_three)
+        with pytest.raises(Interrupted):
+            train.train(config, output)
+    assert (output / run.CHECKPOINT).exists()
+    assert not (output / run.METRICS).exists()
+
+    resumed = train.train(config, output, resume=True)
+    assert without_times(resumed) == without_times(trained)
+    assert (output / run.MODEL).read_bytes() == (folder / "whole" / run.MODEL).read_bytes()
+    assert "resumed behind epoch 2" in (output / run.LOG).read_text()
+
+
+def test_another_seed_is_another_run(folder: Path, trained: dict[str, Any]) -> None:
+    other = train.train(epochs(smoke_config(folder), 1).with_seed(1), folder / "other")
+    assert other["curve"][0]["loss"] != trained["curve"][0]["loss"]
+    assert other["instances_sha256"] == trained["instances_sha256"]
+
+
+def test_a_run_is_not_overwritten_nor_resumed_as_another(folder: Path, trained: dict[str, Any]) -> None:
+    assert trained
+    config = smoke_config(folder)
+    with pytest.raises(TrainingFailed, match="holds a run already"):
+        train.train(config, folder / "whole")
+    with pytest.raises(TrainingFailed, match="no run to resume"):
+        train.train(config, folder / "absent", resume=True)
+    with pytest.raises(TrainingFailed, match="another configuration"):
+        train.train(epochs(config, 9), folder / "whole", resume=True)
+    with pytest.raises(TrainingFailed, match="another configuration"):
+        train.train(config.with_seed(5), folder / "whole", resume=True)
+
+
+def test_a_damaged_checkpoint_is_named(folder: Path) -> None:
+    config, output = epochs(smoke_config(folder), 2), folder / "damaged"
+    output.mkdir()
+    (output / run.CONFIG).write_text(config.to_toml())
+    (output / run.CHECKPOINT).write_bytes(b"not safetensors")
+    with pytest.raises(TrainingFailed, match=r"checkpoint\.safetensors cannot be resumed"):
+        train.train(config, output, resume=True)
+
+
+def test_a_prediction_does_not_depend_on_the_other_rows(folder: Path, trained: dict[str, Any]) -> None:
+    assert trained
+    config = smoke_config(folder)
+    data, model, ids = (
+        run.load_data(config.data),
+        load_model(folder / "whole" / run.MODEL),
+        EmbeddingIds.load(folder / "whole"),
+    )
+    test = data.instances.of("test")
+    some = np.arange(len(test)) % 7 == 0
+    together = predict(model, ids, data.events, test, samplings={"popularity": 1}, length=30)["popularity"]
+    apart = predict(model, ids, data.events, test.select(some), samplings={"popularity": 1}, length=30)["popularity"]
+    np.testing.assert_allclose(apart, together[np.repeat(some, 2)], atol=2e-6)
+
+
+def test_a_prediction_reads_exactly_the_latest_events(folder: Path, trained: dict[str, Any]) -> None:
+    """Folding the latest ten one by one with the cell gives the same score; events before them change nothing."""
+    assert trained
+    import torch
+
+    config = smoke_config(folder)
+    data, model, ids = (
+        run.load_data(config.data),
+        load_model(folder / "whole" / run.MODEL),
+        EmbeddingIds.load(folder / "whole"),
+    )
+    one = data.instances.of("test").select(np.arange(len(data.instances.of("test"))) == 3)
+    scores = predict(model, ids, data.events, one, samplings={"popularity": 1}, length=10)["popularity"]
+    end = int(one.end[0])
+    with torch.inference_mode():
+        state = model.cell.initial(1)
+        for row in range(end - 10, end):
+            item = torch.tensor(ids.item_rows(data.events.item_id[row : row + 1]))
+            category = torch.tensor(ids.category_rows(data.events.category_id[row : row + 1]))
+            state = model.cell(model.vectors(item, category), state)
+        rows = one.candidates("popularity")
+        expected = model.score(
+            state,
+            torch.tensor(ids.item_rows(rows.item)).unsqueeze(0),
+            torch.tensor(ids.category_rows(rows.category)).unsqueeze(0),
+        )[0].numpy()
+    np.testing.assert_allclose(scores, expected, atol=2e-6)
+
+
+def test_evaluation_record_table_and_bundle_follow_from_the_run(folder: Path, trained: dict[str, Any]) -> None:
+    assert trained
+    seeds = [folder / "whole", folder / "second"]
+    train.train(epochs(smoke_config(folder), 4).with_seed(2), seeds[1])
+    for path in seeds:
+        assert evaluate.main(["--run", str(path), "--length", "50"]) == 0
+    first = evaluate.evaluate(seeds[0], 50)
+    assert first["test"]["popularity"]["auc"] > 0.7
+    assert first["floors"]["popularity"]["constant"]["auc"] == 0.5
+    assert evaluate.evaluate(seeds[0], 50)["predictions_sha256"] == first["predictions_sha256"]
+
+    with pytest.raises(experiments.NoRecord, match="not evaluated at length 200"):
+        experiments.record(seeds, folder / "records" / "x", 200)
+    with pytest.raises(experiments.NoRecord, match="one seed"):
+        experiments.record([seeds[0], seeds[0]], folder / "records" / "x", 50)
+    made = experiments.record(seeds, folder / "records" / "x", 50)
+    assert [one["seed"] for one in made["runs"]] == [0, 2]
+    text = experiments.table(experiments.read_records(folder / "records"))
+    values = [one["evaluation"]["50"]["test"]["popularity"]["auc"] for one in made["runs"]]
+    assert f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}" in text
+
+    assert (
+        export_main(["--run", str(seeds[0]), "--output", str(folder / "bundles"), "--name", "smoke", "--version", "1"])
+        == 0
+    )
+    bundle = load_bundle(folder / "bundles" / "smoke" / "1")
+    np.testing.assert_array_equal(bundle.items.ids, np.load(seeds[0] / "items.ids.npy"))
+
+
+def test_evaluation_refuses_what_is_no_finished_run(folder: Path, trained: dict[str, Any], capsys: Any) -> None:
+    assert trained
+    assert evaluate.main(["--run", str(folder / "absent")]) == 1
+    assert "train it first" in capsys.readouterr().err
+    assert evaluate.main(["--run", str(folder / "whole"), "--length", "0"]) == 1
+    assert "length must be at least 1" in capsys.readouterr().err
+
+
+def test_the_command_names_a_wrong_field(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "c.toml").write_text(CONFIG.read_text().replace("epochs", "epoch"))
+    assert train.main(["--config", str(tmp_path / "c.toml"), "--output", str(tmp_path / "run")]) == 1
+    assert "unknown field `epoch`" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
