@@ -13,11 +13,16 @@ NO_REAL_KAFKA = (
     "needs a real Apache Kafka: set KAFKA_BOOTSTRAP_SERVERS to one that runs, or CTR_KAFKA_BROKER to a script that "
     "starts one (`SCRIPT start --data DIR` prints its address)"
 )
+NO_REFERENCE_DATA = (
+    "needs the reference data files: set CTR_SHARED_DATA to a folder with complete_journey/events.parquet and "
+    "items.parquet as first prepared; without it their committed hashes stand for them"
+)
 NO_COMPOSE = "needs the compose command line: install Debian's package docker-compose, or Docker's compose plugin"
 
 _ALLOWED: Mapping[str, str] = {
     NO_REAL_KAFKA: "CTR_KAFKA_BROKER",
     NO_COMPOSE: "CTR_COMPOSE",
+    NO_REFERENCE_DATA: "CTR_SHARED_DATA",
 }
 """Reason of a skip → the variable that, when set, says that the thing is there and the skip is a fault."""
 

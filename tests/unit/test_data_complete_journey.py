@@ -14,6 +14,7 @@ import pytest
 
 from mimn.data import complete_journey
 from mimn.data.events import DataError, sorted_rows_sha256
+from skips import NO_REFERENCE_DATA
 
 SHARED = os.environ.get("CTR_SHARED_DATA")
 needs_package = pytest.mark.skipif(
@@ -86,9 +87,7 @@ def test_the_prepared_rows_are_the_published_ones_and_ids_do_not_rise_in_baskets
 
 
 @needs_package
-@pytest.mark.skipif(
-    not SHARED, reason="CTR_SHARED_DATA names no folder with reference files: hashes alone are compared"
-)
+@pytest.mark.skipif(not SHARED, reason=NO_REFERENCE_DATA)
 @pytest.mark.parametrize("name", ["events", "items"])
 def test_the_published_hash_is_that_of_the_reference_file(name: str) -> None:
     table = pq.read_table(Path(str(SHARED)) / "complete_journey" / f"{name}.parquet")
