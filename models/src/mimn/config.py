@@ -46,6 +46,9 @@ class MimnConfig:
     rebalance: Rebalance = "transfer"
     """How MUR re-balances: `transfer` = the paper's weight transfer matrix, `shift` = the published code's shift and
     sharpen. Read only with `utilization`."""
+    bounded_writes: bool = False
+    """Add only as much as is erased: M_i + w_i e (a - M_i), so that a slot stays within [-1, 1] at any length. The
+    paper's rule (False) adds freely; where training closes the erase gate, a slot grows with the history."""
     utilization_weight: float = 1e-5
     """lambda of the utilization loss. The loss is a sum of squares of write weights summed over a history, so it grows
     with the square of the history's length: 1e-5 makes all writes of 200 events in one of four slots cost 0.3. In the
@@ -109,10 +112,10 @@ class MimnConfig:
     def _check_official(self) -> None:
         if self.utilization and self.rebalance != "shift":
             raise ConfigError(f"rebalance must be 'shift' in variant 'official', not {self.rebalance!r}")
-        if self.context_features or self.history_product:
+        if self.context_features or self.history_product or self.bounded_writes:
             raise ConfigError(
-                "context_features must be empty and history_product false in variant 'official': the published code "
-                "has neither"
+                "context_features must be empty, history_product and bounded_writes false in variant 'official': the "
+                "published code has none of them"
             )
 
     @classmethod

@@ -81,6 +81,7 @@ def export_bundle(
                 f"{len(ids)} {what} ids do not fit a table of {table.num_embeddings} rows (one more than ids): "
                 "take the id files of the run that trained the model"
             )
+        EmbeddingTable(ids, table.weight.detach().numpy()).check(f"{what}s")
     layout = state_layout(config, state_dtype)
     with _evaluation(model):
         step_onnx, step_spec = step_graph(model, layout)

@@ -26,6 +26,8 @@ BATCHES = (1, 2, 7, 64)
 MARGIN = 1e-5
 TOLERANCE = 1e-5
 """Absolute, and relative to the value."""
+SHARP_FOLD_TOLERANCE = 1e-4
+"""After a history with rebalance `shift`, whose sharpening multiplies a difference by up to 84 at every event."""
 HALF_TOLERANCE = 2e-3
 """The same for one step of a float16 bundle: a value that lies between two float16 numbers may fall to either side."""
 HALF_FOLD_TOLERANCE = 2e-2
@@ -94,7 +96,8 @@ class _Check:
         self.steps = self.scores = self.histories = self.undecided = 0
         self.largest = 0.0
         self.step_tolerance = HALF_TOLERANCE if layout.half_floats else TOLERANCE
-        self.fold_tolerance = HALF_FOLD_TOLERANCE if layout.half_floats else TOLERANCE
+        sharp = SHARP_FOLD_TOLERANCE if model.config.shifts else TOLERANCE
+        self.fold_tolerance = HALF_FOLD_TOLERANCE if layout.half_floats else sharp
 
     def run(self) -> ParityReport:
         with torch.no_grad():

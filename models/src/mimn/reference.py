@@ -60,6 +60,8 @@ class Reference:
             p[2 + 3 * D : 2 + 4 * D],
         )
         a, e = np.tanh(add), sigmoid(erase)
+        if c.bounded_writes:
+            a = e * a
 
         w_r = self._address(k_r, beta_r, M)
         w_w = self._address(k_w, beta_w, M)

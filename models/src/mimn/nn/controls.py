@@ -18,7 +18,7 @@ class Controls(NamedTuple):
     keys: Tensor
     """[B, 2, D] in (-1, 1), read and write (k)."""
     add: Tensor
-    """[B, D] in (-1, 1) (a)."""
+    """[B, D] in (-1, 1) (a); already times the erase gate with `bounded_writes`."""
     erase: Tensor
     """[B, D] in (0, 1) (e)."""
     shift: Tensor | None
@@ -39,6 +39,7 @@ class ControlLayer(nn.Module):
         D = config.width
         self.width = D
         self.shifts = config.shifts
+        self.bounded = config.bounded_writes
         self.sizes = [2, 3 * D, D] + ([3, 1] if self.shifts else [])
         inputs = config.controller_units + (config.slots if self.shifts else 0)
         self.weight = nn.Parameter(torch.empty(inputs, sum(self.sizes)))
@@ -51,12 +52,13 @@ class ControlLayer(nn.Module):
         columns = torch.addmm(self.bias, self._inputs(controller, shares), self.weight)
         strengths, tanh, erase, *rebalance = torch.split(columns, self.sizes, -1)
         keys, add = torch.split(torch.tanh(tanh), [2 * self.width, self.width], -1)
+        erase = torch.sigmoid(erase)
         shift, gamma = rebalance if self.shifts else (None, None)
         return Controls(
             strengths=strengths.unsqueeze(-1),
             keys=torch.unflatten(keys, -1, (2, self.width)),
-            add=add,
-            erase=torch.sigmoid(erase),
+            add=add * erase if self.bounded else add,
+            erase=erase,
             shift=None if shift is None else torch.softmax(shift, -1),
             gamma=None if gamma is None else 4.0 * (nn.functional.softplus(gamma) + 1.0),
         )

@@ -48,9 +48,9 @@ class OfficialCell(Cell):
         self.config = config
         self.controller = Gru(D, D, H)
         inputs = H + (m if config.utilization else 0)
-        self._columns = [D, 1, 1, 3, 1, D, 1, 1, 3, 1, D, D]
-        self.controls_weight = truncated_normal(inputs, sum(self._columns), 1 / sqrt(H))
-        self.controls_bias = nn.Parameter(torch.zeros(sum(self._columns)))
+        self.columns = [D, 1, 1, 3, 1, D, 1, 1, 3, 1, D, D]
+        self.controls_weight = truncated_normal(inputs, sum(self.columns), 1 / sqrt(H))
+        self.controls_bias = nn.Parameter(torch.zeros(sum(self.columns)))
         self.slot_keys = nn.Parameter(torch.randn(m, D) * 0.5)
         limit = sqrt(6 / (1 + D))
         self.initial_read = nn.Parameter(torch.empty(D).uniform_(-limit, limit))
@@ -79,7 +79,7 @@ class OfficialCell(Cell):
             share = (utilization / LONGEST).detach().expand(*controller.shape[:-1], -1)
             controller = torch.cat([controller, share], -1)
         columns = (controller @ self.controls_weight + self.controls_bias).clamp(-CLIP, CLIP)
-        return torch.split(columns, self._columns, -1)
+        return torch.split(columns, self.columns, -1)
 
     def address(self, key: Tensor, strength: Tensor, memory: Tensor) -> Tensor:
         """Content weights of one head. [..., k, D], [..., k, 1] (raw), [..., m, D] → [..., k, m]"""

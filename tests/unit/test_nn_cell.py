@@ -1,0 +1,308 @@
+"""What the cell promises: hold, split, order, batch independence, and equations that a plausible slip would break."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mimn.config import MimnConfig, state_layout
+from mimn.nn import addressing
+from mimn.nn.cell import MimnCell, PoolingCell, states_at, unroll
+from mimn.nn.memory import read, write
+from mimn.state import StateLayout
+
+pytestmark = pytest.mark.torch
+
+CONFIG = MimnConfig(embedding_dim=2, controller_units=6, slots=3)
+"""D = 4, H = 6, m = 3."""
+CONFIGS = {
+    "both": CONFIG,
+    "shift": replace(CONFIG, rebalance="shift"),
+    "unbalanced": replace(CONFIG, rebalance="none"),
+    "no MUR": replace(CONFIG, utilization=False),
+    "no MIU": replace(CONFIG, memory_induction=False),
+    "neither": replace(CONFIG, memory_induction=False, utilization=False),
+    "one slot": replace(CONFIG, slots=1),
+}
+D = CONFIG.width
+each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+
+
+def cell_of(config: MimnConfig, seed: int = 0) -> MimnCell:
+    torch.manual_seed(seed)
+    cell = MimnCell(config)
+    with torch.no_grad():
+        for value in cell.parameters():
+            if value.dim() == 1:
+                value.add_(torch.randn_like(value) * 0.1)
+    return cell
+
+
+def events(batch: int, length: int, seed: int = 0) -> Tensor:
+    return torch.randn(batch, length, D, generator=torch.Generator().manual_seed(seed))
+
+
+@each_config
+def test_the_layout_is_the_torch_free_one_and_packing_inverts_unpacking(config: MimnConfig) -> None:
+    cell = cell_of(config)
+    assert cell.layout == state_layout(config)
+    state = torch.randn(5, cell.layout.floats)
+    blocks = cell.unpack(state)
+    for name, value in cell.layout.view(state.numpy()).items():
+        np.testing.assert_array_equal(blocks[name].numpy(), value)
+    assert cell.pack(blocks).equal(state)
+
+
+@each_config
+def test_one_step_is_the_projection_and_the_step(config: MimnConfig) -> None:
+    cell = cell_of(config)
+    state, event = cell.initial(5), events(5, 1)[:, 0]
+    got = cell(event, state)
+    assert got.shape == (5, cell.layout.floats)
+    assert got.dtype == torch.float32
+    assert got.equal(cell.step(cell.project(event), event, state))
+
+
+def test_initial_states_are_alike_and_blank() -> None:
+    cell = cell_of(CONFIG)
+    state = cell.initial(4)
+    assert state.equal(state[:1].expand(4, -1))
+    blocks = cell.unpack(state)
+    for name in ("controller", "channels", "utilization", "add_sum", "history_sum", "count"):
+        assert blocks[name].eq(0).all()
+    assert 0 < blocks["memory"].abs().max() < 1e-3
+    assert "initial_memory" not in dict(cell.named_parameters()), "the blank memory is not trained"
+
+
+def test_the_order_within_a_step() -> None:
+    """Recompute a step from the parts, in the order of the class docstring."""
+    cell = cell_of(CONFIG)
+    state = unroll(cell, events(5, 6), cell.initial(5))[:, -1]
+    x, old = events(5, 1, seed=9)[:, 0], cell.unpack(state)
+    new = cell.unpack(cell(x, state))
+
+    h = cell.controller.step(cell.controller.project(x), old["read"], old["controller"])
+    torch.testing.assert_close(new["controller"], h)
+    controls = cell.controls(h, None)
+    marks = addressing.landmarks(old["memory"], cell.keys())
+    read_weights, content = addressing.content_weights(controls.keys, controls.strengths, marks).unbind(1)
+    share = old["utilization"] / old["count"]
+    write_weights = addressing.transfer(content, cell.transfer(share))
+    torch.testing.assert_close(new["utilization"] - old["utilization"], write_weights, atol=1e-5, rtol=1e-5)
+
+    torch.testing.assert_close(new["memory"], write(old["memory"], write_weights, controls.erase, controls.add))
+    before = read(old["memory"], read_weights.unsqueeze(1)).squeeze(1)
+    after = read(new["memory"], read_weights.unsqueeze(1)).squeeze(1)
+    torch.testing.assert_close(new["read"], before)
+    assert (before - after).abs().max() > 1e-3, "a read behind the write is told apart"
+
+    for b, i in enumerate(read_weights.argmax(-1).tolist()):
+        channel = cell.channel.step(
+            cell.channel.project(x[b : b + 1]), old["memory"][b : b + 1, i], old["channels"][b : b + 1, i]
+        )
+        torch.testing.assert_close(new["channels"][b, i], channel[0])
+        later = cell.channel.step(
+            cell.channel.project(x[b : b + 1]), new["memory"][b : b + 1, i], old["channels"][b : b + 1, i]
+        )
+        assert (channel - later).abs().max() > 1e-6, "the slot behind the write is told apart"
+        for j in set(range(CONFIG.slots)) - {i}:
+            assert new["channels"][b, j].equal(old["channels"][b, j]), "channels that were not chosen are untouched"
+    torch.testing.assert_close(new["add_sum"], old["add_sum"] + controls.add)
+    torch.testing.assert_close(new["history_sum"], old["history_sum"] + x)
+    assert new["count"].equal(old["count"] + 1)
+
+
+def test_induction_follows_the_read_weights_and_not_the_write_weights() -> None:
+    cell = cell_of(CONFIG, seed=3)
+    state = unroll(cell, events(64, 6), cell.initial(64))[:, -1]
+    x, old = events(64, 1, seed=9)[:, 0], cell.unpack(state)
+    new = cell.unpack(cell(x, state))
+    controls = cell.controls(new["controller"], None)
+    marks = addressing.landmarks(old["memory"], cell.keys())
+    weights = addressing.content_weights(controls.keys, controls.strengths, marks)
+    changed = (new["channels"] != old["channels"]).any(-1)
+    assert changed.sum(-1).eq(1).all()
+    assert changed.float().argmax(-1).equal(weights[:, 0].argmax(-1))
+    assert not weights[:, 0].argmax(-1).equal(weights[:, 1].argmax(-1)), "the two heads differ somewhere"
+
+
+def test_utilization_rebalances_by_the_past_and_not_by_the_present() -> None:
+    cell = cell_of(CONFIG)
+    state = unroll(cell, events(5, 6), cell.initial(5))[:, -1]
+    blocks = cell.unpack(state)
+    tilted = cell.pack(blocks | {"utilization": blocks["utilization"].flip(-1)})
+    x = events(5, 1, seed=9)[:, 0]
+    one, other = cell.unpack(cell(x, state)), cell.unpack(cell(x, tilted))
+    assert one["controller"].equal(other["controller"])
+    assert one["read"].equal(other["read"])
+    assert (one["memory"] - other["memory"]).abs().max() > 1e-4
+    doubled = blocks | {"utilization": 2 * blocks["utilization"], "count": 2 * blocks["count"]}
+    torch.testing.assert_close(cell.unpack(cell(x, cell.pack(doubled)))["memory"], one["memory"])
+
+
+@pytest.mark.parametrize("config", [config for config in CONFIGS.values() if config.utilization])
+def test_write_weights_sum_to_one_event(config: MimnConfig) -> None:
+    cell = cell_of(config)
+    blocks = cell.unpack(unroll(cell, events(5, 9), cell.initial(5))[:, -1])
+    torch.testing.assert_close(blocks["utilization"].sum(-1), torch.full((5,), 9.0))
+
+
+@each_config
+def test_padding_holds_every_bit_of_the_state(config: MimnConfig) -> None:
+    cell = cell_of(config)
+    history, real = events(5, 8), torch.rand(5, 8, generator=torch.Generator().manual_seed(3)) < 0.5
+    padded = torch.where(real.unsqueeze(-1), history, torch.full_like(history, 7.0))
+    states = unroll(cell, padded, cell.initial(5), real)
+    assert states.shape == (5, 9, cell.layout.floats)
+    for b in range(5):
+        for t in range(8):
+            if not real[b, t]:
+                assert states[b, t + 1].equal(states[b, t])
+        alone = unroll(cell, history[b, real[b]].unsqueeze(0), cell.initial(1))[0, -1]
+        torch.testing.assert_close(states[b, -1], alone)
+
+
+def test_padding_at_the_end_needs_no_mask() -> None:
+    cell = cell_of(CONFIG)
+    lengths = torch.tensor([0, 3, 8])
+    masked = unroll(cell, events(3, 8), cell.initial(3), torch.arange(8) < lengths.unsqueeze(-1))[:, -1]
+    free = states_at(unroll(cell, events(3, 8), cell.initial(3)), lengths.unsqueeze(-1)).squeeze(1)
+    assert free.equal(masked)
+
+
+@each_config
+@given(cuts=st.lists(st.integers(0, 12), max_size=4), seed=st.integers(0, 1000))
+@settings(max_examples=15, deadline=None)
+def test_any_split_of_a_history_gives_the_same_state(config: MimnConfig, cuts: list[int], seed: int) -> None:
+    cell = cell_of(config)
+    history = events(3, 12, seed=seed)
+    whole = unroll(cell, history, cell.initial(3))
+    state = cell.initial(3)
+    for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), 12], strict=True):
+        state = unroll(cell, history[:, start:end], state)[:, -1]
+    torch.testing.assert_close(state, whole[:, -1], atol=1e-6, rtol=1e-6)
+
+
+@each_config
+def test_one_event_at_a_time_equals_the_unrolled_sequence(config: MimnConfig) -> None:
+    cell = cell_of(config)
+    history = events(4, 30)
+    whole = unroll(cell, history, cell.initial(4))
+    state = cell.initial(4)
+    for t in range(30):
+        torch.testing.assert_close(state, whole[:, t], atol=1e-6, rtol=1e-6)
+        state = cell(history[:, t], state)
+    torch.testing.assert_close(state, whole[:, -1], atol=1e-6, rtol=1e-6)
+
+
+@each_config
+def test_rows_of_a_batch_do_not_see_each_other(config: MimnConfig) -> None:
+    cell = cell_of(config)
+    history = events(6, 9)
+    order = torch.tensor([4, 2, 0, 5, 1, 3])
+    states = unroll(cell, history, cell.initial(6))
+    torch.testing.assert_close(unroll(cell, history[order], cell.initial(6)), states[order], atol=1e-6, rtol=1e-6)
+    other = history.clone()
+    other[1:] = 99.0
+    torch.testing.assert_close(unroll(cell, other, cell.initial(6))[0], states[0], atol=1e-6, rtol=1e-6)
+
+
+def test_the_order_of_events_matters_but_not_to_the_sums() -> None:
+    cell = cell_of(CONFIG)
+    history = events(3, 7)
+    one = cell.unpack(unroll(cell, history, cell.initial(3))[:, -1])
+    other = cell.unpack(unroll(cell, history.flip(1), cell.initial(3))[:, -1])
+    assert (one["memory"] - other["memory"]).abs().max() > 1e-3
+    torch.testing.assert_close(one["history_sum"], other["history_sum"])
+    assert one["count"].equal(other["count"])
+
+
+@each_config
+def test_gradients_are_finite_at_the_degenerate_start(config: MimnConfig) -> None:
+    """Zero events, a zero controller and a blank memory: nothing has a direction yet."""
+    cell = cell_of(config)
+    with torch.no_grad():
+        cell.controls.weight.zero_()
+        cell.controls.bias.zero_()
+        cell.slot_keys.zero_()
+        cell.initial_memory.zero_()
+    history = torch.zeros(2, 3, D, requires_grad=True)
+    torch.autograd.backward(unroll(cell, history, cell.initial(2)).square().sum())
+    assert history.grad is not None
+    for name, value in [("history", history), *cell.named_parameters()]:
+        assert value.grad is None or value.grad.isfinite().all(), name
+
+
+@each_config
+def test_every_weight_is_trained_by_a_history(config: MimnConfig) -> None:
+    cell = cell_of(config)
+    torch.autograd.backward(unroll(cell, events(8, 5), cell.initial(8))[:, -1].square().sum())
+    without = {
+        name
+        for name, value in cell.named_parameters()
+        # With one slot all weights over slots are 1, whatever the keys.
+        if value.grad is None or not value.grad.abs().sum() > 0
+    }
+    if config.slots == 1:
+        without -= {"slot_keys", "transfer.weight", "transfer.bias"}
+    assert not without
+
+
+def test_no_gradient_passes_from_a_channel_into_the_memory() -> None:
+    cell = cell_of(CONFIG)
+    state = unroll(cell, events(4, 5), cell.initial(4))[:, -1].detach()
+    memory = cell.unpack(state)["memory"].clone().requires_grad_()
+    blocks = cell.unpack(cell(events(4, 1, seed=2)[:, 0], cell.pack(cell.unpack(state) | {"memory": memory})))
+    (gradient,) = torch.autograd.grad(blocks["channels"].sum(), memory, allow_unused=True, retain_graph=True)
+    assert gradient is None or gradient.eq(0).all()
+    (gradient,) = torch.autograd.grad(blocks["read"].sum(), memory)
+    assert gradient.abs().sum() > 0
+
+
+def test_long_histories_stay_in_range() -> None:
+    cell = cell_of(CONFIG)
+    pool, state, states = events(4, 500), cell.initial(4), []
+    with torch.no_grad():
+        for _ in range(20):
+            state = unroll(cell, pool, state)[:, -1]
+            states.append(state)
+    early, blocks = cell.unpack(states[1]), cell.unpack(state)
+    assert state.isfinite().all()
+    assert blocks["count"].eq(10_000).all()
+    for name in ("controller", "channels"):
+        assert blocks[name].abs().max() <= 1.0, name
+    for name in ("read", "memory"):
+        assert blocks[name].abs().max() < 1.5 * early[name].abs().max(), "a slot does not grow with the history"
+    torch.testing.assert_close(blocks["utilization"].sum(-1), torch.full((4,), 10_000.0), rtol=1e-4, atol=0)
+
+
+def test_states_are_gathered_after_so_many_events() -> None:
+    states = torch.arange(2 * 5 * 3).view(2, 5, 3)
+    got = states_at(states, torch.tensor([[0, 4, 4], [2, 1, 3]]))
+    assert got.shape == (2, 3, 3)
+    assert got[0, 1].equal(states[0, 4])
+    assert got[1, 0].equal(states[1, 2])
+
+
+def test_pooling_keeps_sum_and_count() -> None:
+    config = MimnConfig.pooling(embedding_dim=2)
+    cell = PoolingCell(config)
+    assert cell.layout == state_layout(config)
+    history = events(3, 7)
+    blocks = cell.unpack(unroll(cell, history, cell.initial(3))[:, -1])
+    torch.testing.assert_close(blocks["history_sum"], history.sum(1))
+    assert blocks["count"].eq(7).all()
+
+
+@pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, memory_induction=False)], ids=["MIU", "no MIU"])
+def test_float16_states_have_half_of_the_recurrent_part(config: MimnConfig) -> None:
+    layout: StateLayout = state_layout(config, "float16")
+    halves = {block.name for block in layout.blocks if block.dtype == "float16"}
+    assert halves == {"controller", "read", "memory"} | ({"channels"} if config.memory_induction else set())
+    assert [block.name for block in layout.blocks] == [block.name for block in state_layout(config).blocks]
