@@ -1,0 +1,117 @@
+"""The port `EventLog`: the log in memory and the one on Kafka keep the same promises."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from fake_log import FakeLog
+from mimn.state import NO_TOPIC_ID, partition_of
+from uic.errors import LogUnavailable, UnsuitableTopic
+from uic.log_reader import LogRecord, read_to_end
+from uic.publisher import EventLog, KafkaLog, NewRecord, Position
+
+N = 4
+
+
+@dataclass
+class Case:
+    """A log with one topic of N partitions, and how to see what lies in it."""
+
+    log: EventLog
+    topic: str
+    read: Callable[[], dict[Position, LogRecord]]
+
+
+@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.servers)])
+def case(request: pytest.FixtureRequest) -> Iterator[Case]:
+    if request.param == "memory":
+        fake = FakeLog({"events": N})
+
+        def stored() -> dict[Position, LogRecord]:
+            return {
+                Position(p, o): LogRecord("events", p, o, 0, key, value, fake.headers["events", p, o])
+                for p, records in enumerate(fake.records["events"])
+                for o, (key, value) in enumerate(records)
+            }
+
+        yield Case(fake, "events", stored)
+        return
+    bootstrap: str = request.getfixturevalue("kafka")
+    topic: str = request.getfixturevalue("make_topics")(bootstrap, N).events
+    client: dict[str, Any] = {"bootstrap_servers": bootstrap}
+    log = KafkaLog(client, timeout_s=5)
+    yield Case(log, topic, lambda: {Position(r.partition, r.offset): r for r in read_to_end(client, topic)})
+    log.close()
+
+
+def record(user: str, value: bytes | None, *headers: tuple[str, bytes]) -> NewRecord:
+    return NewRecord(partition_of(user.encode(), N), user.encode(), value, headers)
+
+
+def test_records_lie_where_the_answer_says_in_their_order(case: Case) -> None:
+    sent = [record(f"u{i % 5}", b"%d" % i, ("n", b"%d" % i)) for i in range(40)]
+    positions = case.log.append(case.topic, N, sent, 5)
+    read = case.read()
+    assert len(read) == 40
+    for r, position in zip(sent, positions, strict=True):
+        found = read[position]
+        assert (position.partition, found.key, found.value, found.headers) == (r.partition, r.key, r.value, r.headers)
+    for p in range(N):
+        offsets = [position.offset for position in positions if position.partition == p]
+        assert offsets == sorted(set(offsets))
+
+
+def test_a_null_value_is_kept_as_null(case: Case) -> None:
+    [position] = case.log.append(case.topic, N, [record("u", None)], 5)
+    assert case.read()[position].value is None
+
+
+def test_nothing_to_append_is_nothing(case: Case) -> None:
+    assert case.log.append(case.topic, N, [], 5) == []
+    assert case.read() == {}
+
+
+def test_another_partition_count_is_refused_before_anything_is_written(case: Case) -> None:
+    with pytest.raises(UnsuitableTopic, match="4 partitions"):
+        case.log.append(case.topic, N + 1, [record("u", b"v")], 5)
+    assert case.read() == {}
+
+
+def test_a_topic_has_one_identity(case: Case) -> None:
+    identity = case.log.topic_id(case.topic)
+    assert len(identity) == 16
+    assert case.log.topic_id(case.topic) == identity
+
+
+def test_an_unknown_topic_is_refused_and_not_created(case: Case) -> None:
+    with pytest.raises(UnsuitableTopic, match="does not exist"):
+        case.log.topic_id(f"no-such-{uuid.uuid4().hex[:8]}")
+
+
+@pytest.mark.servers
+def test_a_topic_that_is_made_anew_has_another_identity(real_kafka: str, make_topics: Callable[..., Any]) -> None:
+    from localstack.topics import Topic, create_topics, delete_topics
+
+    topic = make_topics(real_kafka, N).events
+    log = KafkaLog({"bootstrap_servers": real_kafka}, timeout_s=5)
+    before = log.topic_id(topic)
+    delete_topics(real_kafka, [topic])
+    create_topics(real_kafka, [Topic(topic, N)])
+    after = log.topic_id(topic)
+    log.close()
+    assert NO_TOPIC_ID not in (before, after)
+    assert before != after
+
+
+def test_no_broker_is_unavailable_within_the_timeout(free_port: Callable[[], int]) -> None:
+    log = KafkaLog({"bootstrap_servers": f"127.0.0.1:{free_port()}"}, timeout_s=0.5)
+    for call in (lambda: log.append("t", N, [record("u", b"v")], 0.5), lambda: log.topic_id("t")):
+        with pytest.raises(LogUnavailable) as raised:
+            call()
+        assert raised.value.retriable
+    log.close()
