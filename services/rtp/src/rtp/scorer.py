@@ -19,8 +19,8 @@ from rtp.errors import DeadlineMissed, StateUnavailable, StoreError
 from rtp.metrics import Metrics
 from rtp.serving import Holder, Serving
 
-ANSWER_S = 0.001
-"""What is kept of a deadline for encoding and sending the answer."""
+ANSWER_S = 0.002
+"""What is kept of a deadline for encoding and sending the answer, and for a timer that fires late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,9 @@ class Scorer:
         cost_s = model.cost_s(len(request.item_ids))
         self._admission.admit(cost_s, deadline - self._clock())
         try:
-            state, report = await self._state(serving, request, deadline - cost_s - ANSWER_S)
+            # Requests that give up on a store at the same time are scored one after another: leave time for them all.
+            until = deadline - self._admission.ahead_s - ANSWER_S
+            state, report = await self._state(serving, request, until)
             if request.require_state and report.status is Status.UNAVAILABLE:
                 raise StateUnavailable("the store does not give this user's state, and the request requires it")
             began = self._clock()

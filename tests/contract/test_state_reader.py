@@ -1,0 +1,220 @@
+"""One suite for every `StateReader`: the fake that scoring is tested with, and a real server through redis-py."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import redis
+
+from fake_store import FakeStateReader
+from localstack.servers import Valkey
+from localstack.wait import until
+from rtp.core.ports import StateReader
+from rtp.errors import StoreAway, StoreError, StoreLate, StoreRefused
+from rtp.settings import RedisSettings
+from rtp.store import open_store
+
+T = TypeVar("T")
+Test = Callable[[StateReader], Awaitable[T]]
+POOL = 4
+
+
+@dataclass
+class Subject:
+    """A store under test, and what the tests do to it. `open` makes a fresh reader: one is bound to its event loop."""
+
+    open: Callable[[], StateReader]
+    put: Callable[[str, bytes], object]
+    make_refused: Callable[[str], object]
+    freeze: Callable[[], object]
+    thaw: Callable[[], object]
+    stop: Callable[[], object]
+    start: Callable[[], object]
+    restart_connections: Callable[[], object]
+
+    def run(self, test: Test[T]) -> T:
+        async def with_reader() -> T:
+            reader = self.open()
+            try:
+                return await test(reader)
+            finally:
+                await reader.close()
+
+        return asyncio.run(with_reader())
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    with Valkey(tmp_path_factory.mktemp("valkey"), appendfsync="always") as server:
+        yield server
+
+
+@pytest.fixture(params=["fake", pytest.param("valkey", marks=pytest.mark.servers)])
+def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
+    if request.param == "fake":
+        fake = FakeStateReader()
+        yield Subject(
+            open=lambda: fake,
+            put=fake.values.__setitem__,
+            make_refused=fake.refused.add,
+            freeze=lambda: setattr(fake, "frozen", True),
+            thaw=lambda: setattr(fake, "frozen", False),
+            stop=lambda: setattr(fake, "away", True),
+            start=lambda: setattr(fake, "away", False),
+            restart_connections=lambda: None,
+        )
+        return
+    server: Valkey = request.getfixturevalue("server")
+    client = redis.Redis.from_url(server.address, protocol=2)
+    client.flushall()
+    settings = RedisSettings.model_validate(
+        {"url": server.address, "pool_size": POOL, "failures_to_pause": 3, "retry_every_ms": 10}
+    )
+    try:
+        yield Subject(
+            open=lambda: open_store(settings),
+            put=client.set,
+            make_refused=lambda key: client.lpush(key, "a list, not a string"),
+            freeze=server.freeze,
+            thaw=server.thaw,
+            stop=server.kill,
+            start=server.start,
+            restart_connections=lambda: client.client_kill_filter(_type="normal", skipme=True),
+        )
+    finally:
+        server.thaw()
+        if not server.alive():
+            server.start()
+        client.close()
+
+
+async def eventually(read: Callable[[], Awaitable[T]]) -> T:
+    """The first result that is not a StoreError, within 5 s."""
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                return await read()
+            except StoreError:
+                await asyncio.sleep(0.01)
+
+
+def test_what_was_put_is_read_as_the_same_bytes_and_nothing_is_none(subject: Subject) -> None:
+    value = bytes(range(256)) * 8
+    subject.put("a", value)
+    assert subject.run(lambda reader: reader.read("a", 1.0)) == value
+    assert subject.run(lambda reader: reader.read("b", 1.0)) is None
+
+
+def test_many_are_read_in_order_with_none_for_what_is_absent(subject: Subject) -> None:
+    subject.put("a", b"1")
+    subject.put("c", b"")
+    assert subject.run(lambda reader: reader.read_many(["c", "b", "a"], 1.0)) == [b"", None, b"1"]
+
+
+def test_an_error_reply_is_refused_and_the_next_read_works(subject: Subject) -> None:
+    subject.make_refused("list")
+    subject.put("a", b"1")
+
+    async def test(reader: StateReader) -> bytes | None:
+        with pytest.raises(StoreRefused):
+            await reader.read("list", 1.0)
+        return await reader.read("a", 1.0)
+
+    assert subject.run(test) == b"1"
+
+
+def test_no_reply_is_late_after_the_time_that_was_given(subject: Subject) -> None:
+    async def test(reader: StateReader) -> float:
+        await reader.read("a", 1.0)
+        subject.freeze()
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(StoreLate):
+            await reader.read("a", 0.05)
+        return asyncio.get_running_loop().time() - began
+
+    assert 0.045 <= subject.run(test) < 0.5
+
+
+def test_no_time_left_is_late_at_once(subject: Subject) -> None:
+    async def test(reader: StateReader) -> None:
+        with pytest.raises(StoreLate):
+            await reader.read("a", 0.0)
+
+    subject.run(test)
+
+
+def test_a_late_reply_never_answers_another_read(subject: Subject) -> None:
+    for i in range(20):
+        subject.put(f"k{i}", b"%d" % i)
+
+    async def test(reader: StateReader) -> list[bytes | None]:
+        await asyncio.gather(*(reader.read(f"k{i}", 1.0) for i in range(POOL)))
+        subject.freeze()
+        late = await asyncio.gather(*(reader.read(f"k{i}", 0.03) for i in range(10)), return_exceptions=True)
+        assert {type(outcome) for outcome in late} <= {StoreLate, StoreAway}
+        subject.thaw()
+        await eventually(lambda: reader.read("k0", 1.0))
+        return [await eventually(lambda i=i: reader.read(f"k{i}", 1.0)) for i in range(20)]  # type: ignore[misc]
+
+    assert subject.run(test) == [b"%d" % i for i in range(20)]
+
+
+def test_more_reads_at_once_than_connections_each_get_their_own_value(subject: Subject) -> None:
+    for i in range(100):
+        subject.put(f"k{i}", b"%d" % i)
+
+    async def test(reader: StateReader) -> list[bytes | None]:
+        return list(await asyncio.gather(*(reader.read(f"k{i}", 5.0) for i in range(100))))
+
+    assert subject.run(test) == [b"%d" % i for i in range(100)]
+
+
+def test_a_store_that_is_away_is_away_and_back_when_it_is_back(subject: Subject) -> None:
+    subject.put("a", b"1")
+
+    async def test(reader: StateReader) -> bytes | None:
+        assert await reader.read("a", 1.0) == b"1"
+        subject.stop()
+        for _ in range(5):
+            with pytest.raises(StoreAway):
+                await reader.read("a", 0.5)
+        with pytest.raises(StoreAway):
+            await reader.read_many(["a"], 0.5)
+        await asyncio.to_thread(subject.start)
+        return await eventually(lambda: reader.read("a", 1.0))
+
+    assert subject.run(test) == b"1"
+
+
+def test_connections_that_the_server_closed_are_not_noticed_by_a_read(subject: Subject) -> None:
+    subject.put("a", b"1")
+
+    async def test(reader: StateReader) -> bytes | None:
+        await asyncio.gather(*(reader.read("a", 1.0) for _ in range(POOL)))
+        subject.restart_connections()
+        return await reader.read("a", 1.0)
+
+    assert subject.run(test) == b"1"
+
+
+@pytest.mark.servers
+def test_never_more_connections_than_the_pool_size(tmp_path: Path) -> None:
+    with Valkey(tmp_path, appendfsync="no") as server:
+        client = redis.Redis.from_url(server.address, protocol=2)
+        before = client.info("stats")["total_connections_received"]
+
+        async def test() -> None:
+            reader = open_store(RedisSettings.model_validate({"url": server.address, "pool_size": POOL}))
+            for _ in range(5):
+                await asyncio.gather(*(reader.read("a", 5.0) for _ in range(50)))
+            await reader.close()
+
+        asyncio.run(test())
+        assert client.info("stats")["total_connections_received"] - before == POOL
+        until(lambda: len(client.client_list()) == 1, "the reader's connections are closed", within_s=5)
+        client.close()

@@ -1,0 +1,46 @@
+"""A `StateReader` of a dictionary, for the tests of scoring. It passes the contract suite of the real one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from rtp.errors import StoreAway, StoreLate, StoreRefused
+
+
+class FakeStateReader:
+    """Values in memory, and the ways in which a store misbehaves."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, bytes] = {}
+        self.refused: set[str] = set()
+        """Keys that the store answers with an error."""
+        self.frozen = False
+        """No reply, connections stay open."""
+        self.away = False
+        """No connection."""
+        self.asked: list[str] = []
+        """Every key that `read` was asked for."""
+        self.budgets_s: list[float] = []
+        """How long each `read` was given."""
+        self.closed = False
+
+    async def read(self, key: str, timeout_s: float) -> bytes | None:
+        self.asked.append(key)
+        self.budgets_s.append(timeout_s)
+        if timeout_s <= 0:
+            raise StoreLate("no time is left")
+        return (await self.read_many([key], timeout_s))[0]
+
+    async def read_many(self, keys: Sequence[str], timeout_s: float) -> list[bytes | None]:
+        if self.away:
+            raise StoreAway("away")
+        if self.frozen:
+            await asyncio.sleep(timeout_s)
+            raise StoreLate("late")
+        if self.refused.intersection(keys):
+            raise StoreRefused("refused")
+        return [self.values.get(key) for key in keys]
+
+    async def close(self) -> None:
+        self.closed = True

@@ -1,0 +1,493 @@
+"""The public door in process: statuses, problems, limits, health, and an OpenAPI document that tells the truth."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.types import Message
+
+from fake_store import FakeStateReader
+from mimn.bundle import load_bundle
+from rtp import errors
+from rtp.api import HTTP_CODES, STATUS_TABLE
+from rtp.app import create_app, create_service
+from rtp.errors import RtpError
+from rtp.runtime import OnnxModel
+from rtp.schemas import PredictResponse, Problem
+from rtp.settings import RtpSettings
+from stored import Stored
+
+FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+TINY = FIXTURES / "bundle_tiny/tiny/1"
+CONTEXT = FIXTURES / "bundle_tiny_context/tiny-context/1"
+ONE = {"item_id": 3, "category_id": 2}
+USUAL = {"user_id": "u", "candidates": [ONE, {"item_id": "10", "category_id": "5"}]}
+T = TypeVar("T")
+
+
+@cache
+def model(path: Path = TINY) -> OnnxModel:
+    return OnnxModel(load_bundle(path))
+
+
+def settings(**groups: Any) -> RtpSettings:
+    return RtpSettings(**groups)
+
+
+def serve(test: Callable[[httpx.AsyncClient], Awaitable[T]], app: FastAPI) -> T:
+    async def served() -> T:
+        async with app.router.lifespan_context(app):
+            transport = httpx.ASGITransport(app=app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://rtp") as client:
+                return await test(client)
+
+    return asyncio.run(served())
+
+
+def app_on(store: FakeStateReader | None = None, path: Path = TINY, **groups: Any) -> FastAPI:
+    return create_app(settings(**groups), store=store or FakeStateReader(), runtime=model(path))
+
+
+def stored_user(user_id: str = "u") -> FakeStateReader:
+    store = FakeStateReader()
+    stored = Stored(load_bundle(TINY))
+    stored.state(user_id, events=5)
+    store.values = stored.values
+    return store
+
+
+def post(app: FastAPI, content: bytes | None = None, headers: dict[str, str] | None = None) -> httpx.Response:
+    told = {"content-type": "application/json", **(headers or {})}
+    body = json.dumps(USUAL).encode() if content is None else content
+    return serve(lambda client: client.post("/predict", content=body, headers=told), app)
+
+
+def problem(response: httpx.Response) -> Problem:
+    assert response.headers["content-type"] == "application/problem+json"
+    said = Problem.model_validate_json(response.content)
+    assert said.status == response.status_code
+    assert said.detail
+    return said
+
+
+def test_an_answer() -> None:
+    response = post(app_on(stored_user()))
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    answer = PredictResponse.model_validate_json(response.content)
+    assert len(answer.scores) == 2
+    assert (answer.model.name, answer.model.version) == ("tiny", "1")
+    assert (answer.state.status, answer.state.events) == ("warm", 5)
+
+
+def test_both_paths_answer_alike() -> None:
+    async def both(client: httpx.AsyncClient) -> list[Any]:
+        asked = {**USUAL, "request_id": "r"}
+        answers = [(await client.post(path, json=asked)).json() for path in ("/predict", "/v1/predict")]
+        for answer in answers:
+            answer["state"].pop("age_ms")
+        return answers
+
+    first, second = serve(both, app_on(stored_user()))
+    assert first == second
+    assert first["request_id"] == "r"
+
+
+def test_requests_without_an_id_get_one_of_their_own() -> None:
+    async def twice(client: httpx.AsyncClient) -> list[str]:
+        return [(await client.post("/predict", json=USUAL)).json()["request_id"] for _ in range(2)]
+
+    first, second = serve(twice, app_on())
+    assert first
+    assert first != second
+
+
+def test_a_store_that_is_away_is_a_degraded_answer() -> None:
+    store = stored_user()
+    store.away = True
+    response = post(app_on(store))
+    assert response.status_code == 200
+    assert response.json()["state"] == {"status": "unavailable", "events": None, "age_ms": None, "partial": True}
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "status", "code"),
+    [
+        (b"{", {}, 400, "malformed_body"),
+        (b"", {}, 400, "malformed_body"),
+        (b"\xff", {}, 400, "malformed_body"),
+        (b"{}", {"content-type": "text/plain"}, 415, "unsupported_media_type"),
+        (b"{}", {"content-type": "application/json; charset=latin-1"}, 415, "unsupported_media_type"),
+        (b"{}", {"content-encoding": "gzip"}, 415, "unsupported_media_type"),
+        (b" " * 65537, {}, 413, "body_too_large"),
+        (b"{}", {}, 422, "invalid_request"),
+        (None, {"x-request-deadline-ms": "soon"}, 422, "invalid_request"),
+        (None, {"x-request-deadline-ms": "0"}, 422, "invalid_request"),
+        (None, {"x-request-deadline-ms": "-5"}, 422, "invalid_request"),
+    ],
+)
+def test_a_mistake_of_the_caller(content: bytes | None, headers: dict[str, str], status: int, code: str) -> None:
+    response = post(app_on(), content, headers)
+    assert (response.status_code, problem(response).code) == (status, code)
+
+
+def test_a_body_of_just_the_limit_is_read() -> None:
+    body = json.dumps(USUAL).encode()
+    assert post(app_on(), body + b" " * (65536 - len(body))).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "kind", ["application/json; charset=utf-8", "Application/JSON", 'application/json;charset="UTF-8"']
+)
+def test_json_by_any_of_its_names(kind: str) -> None:
+    assert post(app_on(), headers={"content-type": kind}).status_code == 200
+
+
+def test_a_body_in_chunks_without_a_length_is_cut_off_at_the_limit() -> None:
+    sent = 0
+
+    async def chunks() -> AsyncIterator[bytes]:
+        nonlocal sent
+        for _ in range(1000):
+            sent += 1
+            yield b" " * 1000
+
+    response = serve(lambda client: client.post("/predict", content=chunks()), app_on())
+    assert (response.status_code, problem(response).code) == (413, "body_too_large")
+
+
+def test_a_fault_in_the_body_is_named_with_its_field() -> None:
+    body = json.dumps({"user_id": "u", "candidates": [ONE, {"item_id": -1, "category_id": 0}], "y": 1}).encode()
+    said = problem(post(app_on(), body))
+    assert said.errors is not None
+    assert {fault.field for fault in said.errors} == {"candidates[1].item_id", "y"}
+
+
+def test_context_is_checked_against_the_bundle_and_changes_the_scores() -> None:
+    async def ask(client: httpx.AsyncClient) -> list[Any]:
+        contexts = [{}, {"hour": 0, "price": 0}, {"hour": 1.5}, {"hours": 1}]
+        return [(await client.post("/predict", json={**USUAL, "context": context})).json() for context in contexts]
+
+    without, zero, other, unknown = serve(ask, app_on(path=CONTEXT))
+    assert without["scores"] == zero["scores"] != other["scores"]
+    assert unknown["errors"][0]["field"] == "context.hours"
+
+
+def test_a_deadline_header_bounds_the_wait_for_the_store_and_the_setting_bounds_the_header() -> None:
+    async def ask(client: httpx.AsyncClient) -> None:
+        for asked in ("50", "99999999999999999999999"):
+            response = await client.post("/predict", json=USUAL, headers={"X-Request-Deadline-Ms": asked})
+            assert response.status_code == 200
+
+    store = stored_user()
+    serve(ask, app_on(store, deadline={"default_ms": 100, "max_ms": 400}))
+    short, long = store.budgets_s
+    assert 0 < short < 0.05
+    assert 0.05 < long < 0.4
+
+
+def test_a_required_state_that_cannot_be_had_is_503_with_retry_after() -> None:
+    response = post(app_on(), json.dumps({**USUAL, "require_state": True}).encode())
+    assert (response.status_code, problem(response).code) == (503, "state_unavailable")
+    assert response.headers["retry-after"] == "1"
+
+
+def test_more_requests_than_are_let_in_are_503_with_retry_after() -> None:
+    async def many(client: httpx.AsyncClient) -> list[httpx.Response]:
+        store.frozen = True
+        return await asyncio.gather(*(client.post("/predict", json=USUAL) for _ in range(4)))
+
+    store = stored_user()
+    responses = serve(many, app_on(store, load={"max_in_flight": 2}))
+    assert sorted(response.status_code for response in responses) == [200, 200, 503, 503]
+    refused = next(response for response in responses if response.status_code == 503)
+    assert problem(refused).code == "overloaded"
+    assert refused.headers["retry-after"] == "1"
+
+
+def test_a_body_that_never_ends_is_408_at_the_deadline() -> None:
+    async def asked() -> list[Message]:
+        """httpx's transport reads the body itself, so this one speaks ASGI."""
+        sent: list[Message] = []
+        first = True
+
+        async def receive() -> Message:
+            nonlocal first
+            if first:
+                first = False
+                return {"type": "http.request", "body": b"{", "more_body": True}
+            await asyncio.sleep(30)
+            return {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        await asyncio.wait_for(app_on()(scope([(b"x-request-deadline-ms", b"30")]), receive, send), 5)
+        return sent
+
+    start, body = asyncio.run(asked())
+    assert start["status"] == 408
+    assert json.loads(body["body"])["code"] == "slow_body"
+
+
+def scope(headers: list[tuple[bytes, bytes]]) -> dict[str, Any]:
+    return {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "path": "/predict",
+        "raw_path": b"/predict", "query_string": b"", "root_path": "", "scheme": "http", "headers": headers,
+        "client": None, "server": None,
+    }  # fmt: skip
+
+
+def test_a_client_that_goes_away_in_mid_body_gets_no_answer_and_raises_nothing() -> None:
+    async def asked() -> list[Message]:
+        messages: Iterator[Message] = iter(
+            [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
+        )
+        sent: list[Message] = []
+
+        async def receive() -> Message:
+            return next(messages)
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        await app_on()(scope([]), receive, send)
+        return sent
+
+    assert asyncio.run(asked()) == []
+
+
+class Surprised(OnnxModel):
+    """A model that raises what nobody foresaw."""
+
+    def __init__(self) -> None:
+        super().__init__(load_bundle(TINY))
+
+    def score(self, *_: object) -> Any:
+        raise ZeroDivisionError
+
+
+def test_what_nobody_foresaw_is_a_problem_without_its_text(caplog: pytest.LogCaptureFixture) -> None:
+    response = post(create_app(settings(), store=FakeStateReader(), runtime=Surprised()))
+    assert (response.status_code, problem(response).code) == (500, "internal")
+    assert b"ZeroDivision" not in response.content
+    assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/nowhere", 404), ("GET", "/predict", 405), ("POST", "/predict/", 404)]
+)
+def test_errors_of_the_framework_are_problems_too(method: str, path: str, status: int) -> None:
+    response = serve(lambda client: client.request(method, path), app_on())
+    assert (response.status_code, problem(response).code) == (status, HTTP_CODES[status])
+    if status == 405:
+        assert response.headers["allow"] == "POST"
+
+
+def leaves(base: type[Exception]) -> set[type[Exception]]:
+    below = base.__subclasses__()
+    return {base} if not below else set().union(*(leaves(child) for child in below))
+
+
+def test_the_status_table_is_total() -> None:
+    assert set(STATUS_TABLE) == leaves(RtpError)
+    codes = [row.code for row in STATUS_TABLE.values()]
+    assert len(codes) == len(set(codes))
+
+
+def test_only_what_may_help_says_try_again() -> None:
+    for kind, row in STATUS_TABLE.items():
+        assert kind.retriable == (row.status in (503, 504)), kind
+        assert issubclass(kind, errors.CallerMistake) == (400 <= row.status < 500), kind
+
+
+# Health
+
+
+def test_alive_whatever_the_store_does_and_ready_once_it_was_seen() -> None:
+    async def ask(client: httpx.AsyncClient) -> list[int]:
+        return [(await client.get(path)).status_code for path in ("/livez", "/readyz")]
+
+    assert serve(ask, app_on(stored_user())) == [200, 200]
+    away = FakeStateReader()
+    away.away = True
+    assert serve(ask, app_on(away)) == [200, 503]
+    assert serve(ask, app_on(FakeStateReader())) == [200, 503]
+
+
+def test_not_ready_says_why_and_becomes_ready_by_itself() -> None:
+    store = FakeStateReader()
+
+    async def ask(client: httpx.AsyncClient) -> None:
+        said = problem(await client.get("/readyz"))
+        assert said.code == "not_ready"
+        assert "RTP_REDIS__PREFIX" in said.detail
+        store.values = stored_user().values
+        async with asyncio.timeout(5):
+            while (await client.get("/readyz")).status_code != 200:
+                await asyncio.sleep(0.01)
+
+    serve(ask, app_on(store, state={"refresh_every_s": 0.1}))
+
+
+def test_once_seen_it_stays_ready_while_the_store_is_away() -> None:
+    store = stored_user()
+
+    async def ask(client: httpx.AsyncClient) -> int:
+        asked = len(store.asked)
+        store.away = True
+        response = await client.post("/predict", json=USUAL)
+        assert response.json()["state"]["status"] == "unavailable"
+        assert len(store.asked) == asked + 1
+        return (await client.get("/readyz")).status_code
+
+    assert serve(ask, app_on(store, state={"refresh_every_s": 0.01})) == 200
+
+
+def test_a_process_that_drains_is_not_ready_and_then_refuses() -> None:
+    service = create_service(settings(), store=stored_user(), runtime=model())
+
+    async def ask(client: httpx.AsyncClient) -> list[tuple[int, int]]:
+        seen = []
+        steps: list[Callable[[], None]] = [service.lifecycle.announce_drain, service.lifecycle.refuse_requests]
+        for step in (None, *steps):
+            if step:
+                step()
+            ready, predict = await client.get("/readyz"), await client.post("/predict", json=USUAL)
+            seen.append((ready.status_code, predict.status_code))
+        assert problem(predict).code == "draining"
+        return seen
+
+    assert serve(ask, service.app) == [(200, 200), (503, 200), (503, 503)]
+
+
+def test_the_store_is_closed_at_the_end() -> None:
+    store = stored_user()
+    post(app_on(store))
+    assert store.closed
+
+
+# The admin door
+
+
+def test_metrics_count_what_was_answered_and_name_no_user() -> None:
+    service = create_service(settings(), store=stored_user("secret-user"), runtime=model())
+
+    async def ask(client: httpx.AsyncClient) -> str:
+        await client.post("/predict", json={**USUAL, "user_id": "secret-user"})
+        await client.post("/predict", content=b"{")
+        transport = httpx.ASGITransport(app=service.admin)
+        async with httpx.AsyncClient(transport=transport, base_url="http://admin") as admin:
+            served = (await admin.get("/bundle")).json()
+            assert (served["name"], served["partitions"], len(served["fingerprint"])) == ("tiny", 4, 64)
+            assert (await admin.get("/readyz")).status_code == 200
+            return (await admin.get("/metrics")).text
+
+    text = serve(ask, service.app)
+    assert 'rtp_answers_total{code="",status="200"} 1.0' in text
+    assert 'rtp_answers_total{code="malformed_body",status="400"} 1.0' in text
+    assert 'rtp_states_total{status="warm"} 1.0' in text
+    assert "rtp_store_up 1.0" in text
+    assert "secret-user" not in text
+    assert text.endswith("# EOF\n")
+
+
+def test_the_admin_door_does_not_predict_and_the_public_one_has_no_metrics() -> None:
+    async def ask(client: httpx.AsyncClient) -> int:
+        return (await client.get("/metrics")).status_code
+
+    async def predict(client: httpx.AsyncClient) -> int:
+        return (await client.post("/predict", json=USUAL)).status_code
+
+    service = create_service(settings(), store=FakeStateReader(), runtime=model())
+    assert serve(ask, service.app) == 404
+    assert serve(predict, service.admin) == 404
+
+
+# OpenAPI
+
+
+def test_every_answer_is_documented_with_its_codes() -> None:
+    document = app_on().openapi()
+    for path in ("/predict", "/v1/predict"):
+        responses = document["paths"][path]["post"]["responses"]
+        assert set(responses) == {"200"} | {str(row.status) for row in STATUS_TABLE.values()}
+        for row in STATUS_TABLE.values():
+            assert list(responses[str(row.status)]["content"]) == ["application/problem+json"]
+            assert row.code == "not_ready" or f"`{row.code}`" in responses[str(row.status)]["description"]
+    assert set(document["paths"]["/readyz"]["get"]["responses"]) == {"200", "500", "503"}
+
+
+def test_every_reference_of_the_document_resolves() -> None:
+    document = app_on().openapi()
+
+    def references(value: Any) -> set[str]:
+        if isinstance(value, dict):
+            own = {value["$ref"]} if isinstance(value.get("$ref"), str) else set()
+            return own.union(*(references(inner) for inner in value.values()))
+        return set().union(*(references(inner) for inner in value)) if isinstance(value, list) else set()
+
+    assert references(document)
+    for reference in references(document):
+        found: Any = document
+        for part in reference.removeprefix("#/").split("/"):
+            found = found[part]
+
+
+def test_the_documented_example_is_accepted_and_answered_as_documented() -> None:
+    app = app_on()
+    operation = app.openapi()["paths"]["/predict"]["post"]
+    example = operation["requestBody"]["content"]["application/json"]["example"]
+    response = post(app, json.dumps(example).encode())
+    assert response.status_code == 200
+    documented = operation["responses"]["200"]["content"]["application/json"]["example"]
+    assert response.json().keys() == documented.keys()
+    assert response.json()["state"].keys() == documented["state"].keys()
+    PredictResponse.model_validate(documented)
+
+
+@cache
+def fuzzed_app() -> FastAPI:
+    return app_on()
+
+
+json_values = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=4)
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.sampled_from(["item_id", "category_id", "x"]), inner, max_size=3),
+    ),
+    max_leaves=6,
+)
+bodies = st.fixed_dictionaries(
+    {},
+    optional={
+        "user_id": json_values, "candidates": st.one_of(json_values, st.lists(json_values, max_size=3)),
+        "context": json_values, "request_id": json_values, "require_state": json_values, "z": json_values,
+    },
+)  # fmt: skip
+
+
+@given(st.one_of(bodies, json_values))
+def test_no_json_makes_it_fail(body: Any) -> None:
+    async def asked() -> httpx.Response:
+        transport = httpx.ASGITransport(app=fuzzed_app())
+        async with httpx.AsyncClient(transport=transport, base_url="http://rtp") as client:
+            return await client.post("/predict", content=json.dumps(body).encode())
+
+    response = asyncio.run(asked())
+    assert response.status_code in (200, 422, 503)
+    if response.status_code != 200:
+        problem(response)

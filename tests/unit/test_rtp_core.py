@@ -1,0 +1,244 @@
+"""The pure parts: what is said of a state, when the store is left alone, who is admitted, what the head reads."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mimn.state import Progress, StateHeader, UserState, encode_progress
+from rtp.core.admission import Admission
+from rtp.core.features import context_vector
+from rtp.core.outage import Outage
+from rtp.core.standing import Standing, Status, standing_from
+from rtp.errors import DeadlineMissed, Draining, InvalidRequest, Overloaded
+
+NOW_MS = 1_700_000_000_000
+
+
+def progress(*, age_ms: int = 0, base: int = 0, gap_end: int = 0, lineage: int = 7) -> Progress:
+    return Progress(
+        partitions=2,
+        next_offset=100,
+        last_offset=99,
+        lineage=lineage,
+        writer=1,
+        base=base,
+        gap_end=gap_end,
+        as_of_ms=NOW_MS - age_ms,
+    )
+
+
+def state(*, last_offset: int = 50, partial: bool = False, lineage: int = 7) -> UserState:
+    header = StateHeader(1, lineage, 0, last_offset, 12, NOW_MS, bytes(8), partial)
+    return UserState(header, np.zeros(3, np.float32))
+
+
+def report(user_state: UserState | None, record: Progress | None, stale_after_ms: float = 60_000) -> tuple[object, ...]:
+    said = Standing((record,)).report(user_state, 0, NOW_MS, stale_after_ms)
+    return said.status, said.events, said.age_ms, said.partial
+
+
+# Standing
+
+
+def test_a_state_of_an_up_to_date_partition_is_warm() -> None:
+    assert report(state(), progress(age_ms=60_000)) == (Status.WARM, 12, 60_000, False)
+
+
+def test_a_state_of_a_lagging_partition_is_stale() -> None:
+    assert report(state(), progress(age_ms=60_001)) == (Status.STALE, 12, 60_001, False)
+
+
+def test_a_writer_whose_clock_is_ahead_does_not_give_a_negative_age() -> None:
+    assert report(state(), progress(age_ms=-5_000)) == (Status.WARM, 12, 0, False)
+
+
+def test_a_user_without_a_state_is_cold() -> None:
+    assert report(None, progress(age_ms=3)) == (Status.COLD, 0, 3, False)
+
+
+@pytest.mark.parametrize("lost", [{"base": 51}, {"gap_end": 51}])
+def test_a_state_older_than_a_gap_is_partial(lost: dict[str, int]) -> None:
+    assert report(state(last_offset=50), progress(**lost)) == (Status.WARM, 12, 0, True)
+    assert report(state(last_offset=51), progress(**lost)) == (Status.WARM, 12, 0, False)
+
+
+def test_the_flag_of_the_state_itself_is_kept() -> None:
+    assert report(state(partial=True), progress()) == (Status.WARM, 12, 0, True)
+
+
+def test_a_user_without_a_state_in_a_partition_that_lost_its_beginning_is_partial() -> None:
+    assert report(None, progress(base=1)) == (Status.COLD, 0, 0, True)
+
+
+def test_a_state_of_another_lineage_is_stale_and_partial() -> None:
+    assert report(state(lineage=8), progress()) == (Status.STALE, 12, 0, True)
+
+
+def test_without_a_progress_record_nobody_knows_how_old_and_how_whole() -> None:
+    assert report(state(), None) == (Status.STALE, 12, None, True)
+    assert report(None, None) == (Status.COLD, 0, None, True)
+
+
+def test_a_standing_is_what_the_records_say() -> None:
+    first, second = progress(), progress(age_ms=900)
+    standing, unreadable = standing_from([encode_progress(first), encode_progress(second)], None)
+    assert standing == Standing((first, second))
+    assert unreadable == 0
+    assert standing.oldest_ms(NOW_MS) == 900
+
+
+def test_an_unreadable_record_keeps_the_last_good_one_and_is_counted() -> None:
+    good = encode_progress(progress())
+    flipped = good[:30] + bytes([good[30] ^ 1]) + good[31:]
+    before = Standing((progress(age_ms=1), progress(age_ms=2)))
+    assert standing_from([flipped, good], before) == (Standing((progress(age_ms=1), progress())), 1)
+    assert standing_from([flipped, good], None) == (Standing((None, progress())), 1)
+
+
+def test_a_record_that_is_gone_is_gone() -> None:
+    before = Standing((progress(), progress()))
+    standing, _ = standing_from([None, encode_progress(progress())], before)
+    assert standing == Standing((None, progress()))
+    assert standing.oldest_ms(NOW_MS) is None
+
+
+def test_another_partition_count_forgets_what_was_known() -> None:
+    standing, unreadable = standing_from([b"x", b"x", b"x"], Standing((progress(), progress())))
+    assert standing == Standing((None, None, None))
+    assert unreadable == 3
+
+
+# Outage
+
+
+def test_the_store_is_left_alone_after_so_many_late_replies_and_tried_now_and_then() -> None:
+    outage = Outage(failures_to_pause=3, retry_every_s=1.0)
+    for _ in range(2):
+        outage.late(10.0)
+    assert outage.may_ask(10.0)
+    outage.late(10.0)
+    assert [outage.may_ask(now) for now in (10.5, 11.0, 11.0, 11.9, 12.0)] == [False, True, False, False, True]
+    outage.answered()
+    assert [outage.may_ask(12.0) for _ in range(3)] == [True] * 3
+
+
+def test_no_connection_pauses_at_once() -> None:
+    outage = Outage(failures_to_pause=3, retry_every_s=1.0)
+    outage.away(10.0)
+    assert not outage.may_ask(10.99)
+    assert outage.may_ask(11.0)
+
+
+def test_one_answer_between_late_replies_starts_the_count_again() -> None:
+    outage = Outage(failures_to_pause=2, retry_every_s=1.0)
+    outage.late(0.0)
+    outage.answered()
+    outage.late(0.0)
+    assert not outage.paused
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 0.3), st.sampled_from(["ask", "late", "away"])), max_size=60),
+    st.integers(1, 4),
+)
+def test_while_paused_at_most_one_request_asks_in_each_interval(steps: list[tuple[float, str]], failures: int) -> None:
+    outage = Outage(failures, retry_every_s=1.0)
+    now, asked = 0.0, []
+    for wait, step in steps:
+        now += wait
+        if step == "ask" and outage.paused:
+            if outage.may_ask(now):
+                asked.append(now)
+        elif step == "late":
+            outage.late(now)
+        elif step == "away":
+            outage.away(now)
+    assert all(later - earlier >= 1.0 for earlier, later in pairwise(asked))
+
+
+# Admission
+
+
+def test_what_is_admitted_is_counted_until_it_leaves() -> None:
+    admission = Admission(max_in_flight=2)
+    admission.admit(0.1, 1.0)
+    admission.admit(0.1, 1.0)
+    with pytest.raises(Overloaded):
+        admission.admit(0.1, 1.0)
+    admission.leave(0.1)
+    admission.admit(0.1, 1.0)
+    assert admission.in_flight == 2
+
+
+def test_what_could_not_end_before_its_deadline_is_refused() -> None:
+    admission = Admission(max_in_flight=100)
+    admission.admit(0.4, 0.5)
+    with pytest.raises(Overloaded):
+        admission.admit(0.2, 0.5)
+    admission.admit(0.1, 0.5)
+
+
+def test_a_request_alone_is_admitted_however_long_it_is_thought_to_take() -> None:
+    admission = Admission(max_in_flight=100)
+    admission.admit(9.0, 0.5)
+    admission.leave(9.0)
+    admission.admit(9.0, 0.5)
+    assert admission.in_flight == 1
+
+
+def test_a_deadline_that_has_passed_and_a_process_that_ends_admit_nothing() -> None:
+    admission = Admission(max_in_flight=100)
+    with pytest.raises(DeadlineMissed):
+        admission.admit(0.1, 0.0)
+    admission.draining = True
+    with pytest.raises(Draining):
+        admission.admit(0.1, 1.0)
+    assert admission.in_flight == 0
+
+
+@given(st.lists(st.tuples(st.booleans(), st.floats(0.0, 0.3), st.floats(0.001, 1.0)), max_size=80))
+def test_admitted_work_never_exceeds_the_deadline_it_was_admitted_under(
+    steps: list[tuple[bool, float, float]],
+) -> None:
+    admission = Admission(max_in_flight=5)
+    inside: list[float] = []
+    for leaves, cost, remaining in steps:
+        if leaves and inside:
+            admission.leave(inside.pop(0))
+            continue
+        try:
+            admission.admit(cost, remaining)
+        except Overloaded:
+            continue
+        assert len(inside) < 5
+        assert not inside or sum(inside) + cost <= remaining + 1e-9
+        inside.append(cost)
+    for cost in inside:
+        admission.leave(cost)
+    assert (admission.in_flight, admission.ahead_s) == (0, 0.0)
+
+
+# Features
+
+
+def test_context_is_read_by_name_in_the_order_of_the_manifest_and_0_if_left_out() -> None:
+    assert context_vector(("hour", "price", "day"), {"price": 2.5, "hour": 3}).tolist() == [3.0, 2.5, 0.0]
+    assert context_vector((), {}).shape == (0,)
+
+
+def test_a_feature_that_the_model_does_not_read_is_refused_by_name() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        context_vector(("hour", "price"), {"hour": 1, "hours": 2, "x": 3})
+    assert [fault.field for fault in refused.value.faults] == ["context.hours", "context.x"]
+    assert "hour, price" in refused.value.faults[0].message
+
+
+def test_a_value_that_float32_cannot_hold_is_refused() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        context_vector(("hour",), {"hour": -1e39})
+    assert [fault.field for fault in refused.value.faults] == ["context.hour"]

@@ -1,0 +1,122 @@
+"""The model on onnxruntime: right numbers, whatever stands beside a candidate and however many there are."""
+
+from __future__ import annotations
+
+import shutil
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
+from mimn.bundle.graph import HeadGraph
+from rtp.core.request import MAX_CANDIDATES
+from rtp.errors import ScoringFailed
+from rtp.runtime import BUCKETS, OnnxModel, load_model
+
+FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+TINY = FIXTURES / "bundle_tiny/tiny/1"
+CONTEXT = FIXTURES / "bundle_tiny_context/tiny-context/1"
+
+
+@cache
+def loaded(path: Path) -> tuple[Bundle, OnnxModel]:
+    bundle = load_bundle(path)
+    return bundle, OnnxModel(bundle)
+
+
+def expected(path: Path, items: NDArray[np.uint64], categories: NDArray[np.uint64]) -> NDArray[np.float32]:
+    """Each candidate scored alone, without padding, for the first golden user."""
+    bundle, _ = loaded(path)
+    head, golden = HeadGraph(bundle), bundle.golden
+    vectors = bundle.vectors(items, categories)
+    return np.concatenate([head(vectors[i : i + 1], golden.states[0], golden.context[0]) for i in range(len(items))])
+
+
+@pytest.mark.parametrize("path", [TINY, CONTEXT], ids=["tiny", "context"])
+def test_the_golden_scores_come_out_of_the_padded_path(path: Path) -> None:
+    bundle, model = loaded(path)
+    golden = bundle.golden
+    for state, context, scores in zip(golden.states, golden.context, golden.scores, strict=True):
+        got = model.score(golden.candidate_items, golden.candidate_categories, state, context)
+        np.testing.assert_allclose(got, scores, rtol=1e-5, atol=1e-5)
+
+
+def test_every_count_from_one_to_the_most_has_a_bucket_that_is_not_much_larger() -> None:
+    assert BUCKETS[-1] == MAX_CANDIDATES
+    assert list(BUCKETS) == sorted(set(BUCKETS))
+    for count in range(24, MAX_CANDIDATES + 1):
+        bucket = next(bucket for bucket in BUCKETS if bucket >= count)
+        assert bucket <= count * 1.3
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 25)), min_size=1, max_size=70))
+def test_a_score_depends_on_no_other_candidate_and_on_no_padding(ids: list[tuple[int, int]]) -> None:
+    bundle, model = loaded(CONTEXT)
+    items, categories = np.array(ids, np.uint64).T.copy()
+    # Leave large numbers where the padding will be.
+    model.score(np.full(MAX_CANDIDATES, 2**64 - 2, np.uint64), np.zeros(MAX_CANDIDATES, np.uint64), *first_user(bundle))
+    together = model.score(items, categories, *first_user(bundle))
+    np.testing.assert_allclose(together, expected(CONTEXT, items, categories), rtol=0, atol=2e-6)
+    order = np.argsort(items, kind="stable")
+    np.testing.assert_allclose(
+        model.score(items[order], categories[order], *first_user(bundle)), together[order], rtol=0, atol=2e-6
+    )
+
+
+def first_user(bundle: Bundle) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    return bundle.golden.states[0], bundle.golden.context[0]
+
+
+def test_the_scores_of_one_request_are_not_changed_by_the_next() -> None:
+    bundle, model = loaded(TINY)
+    one, other = np.array([3], np.uint64), np.array([10], np.uint64)
+    zero = np.zeros(1, np.uint64)
+    first = model.score(one, zero, *first_user(bundle))
+    kept = first.copy()
+    second = model.score(other, zero, *first_user(bundle))
+    assert not np.array_equal(kept, second)
+    assert np.array_equal(first, kept)
+
+
+def test_a_state_that_gives_no_number_is_named_and_no_score() -> None:
+    bundle, model = loaded(TINY)
+    state = np.full(bundle.layout.floats, np.nan, np.float32)
+    with pytest.raises(ScoringFailed):
+        model.score(np.array([3], np.uint64), np.zeros(1, np.uint64), state, np.zeros(0, np.float32))
+
+
+def test_a_state_of_the_wrong_size_is_named_and_no_score() -> None:
+    _, model = loaded(TINY)
+    with pytest.raises(ScoringFailed):
+        model.score(np.array([3], np.uint64), np.zeros(1, np.uint64), np.zeros(1, np.float32), np.zeros(0, np.float32))
+
+
+def test_costs_are_known_before_the_first_request() -> None:
+    _, model = loaded(TINY)
+    assert 0 < model.cost_s(1) < 1
+    assert 0 < model.cost_s(MAX_CANDIDATES) < 1
+
+
+def test_a_bundle_that_computes_other_numbers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = HeadGraph.__call__
+    monkeypatch.setattr(HeadGraph, "__call__", lambda *given: real(*given) + np.float32(1e-3))
+    with pytest.raises(GoldenMismatch):
+        load_model(TINY)
+
+
+def test_a_link_is_followed_when_it_is_loaded_and_a_changed_file_is_refused(tmp_path: Path) -> None:
+    link = tmp_path / "current"
+    link.symlink_to(TINY)
+    assert load_model(link).version == "1"
+    copy = tmp_path / "copy"
+    shutil.copytree(TINY, copy)
+    (copy / "head.onnx").write_bytes((copy / "head.onnx").read_bytes()[:-1] + b"x")
+    link.unlink()
+    link.symlink_to(copy)
+    with pytest.raises(BundleError, match=r"head\.onnx"):
+        load_model(link)

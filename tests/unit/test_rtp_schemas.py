@@ -1,0 +1,216 @@
+"""What `/predict` takes: every fault is named with its field, and the fast decoder never disagrees with the models."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from rtp import schemas
+from rtp.core.request import MAX_CANDIDATES, MAX_ID, ScoreRequest
+from rtp.core.standing import StateReport, Status
+from rtp.errors import FieldFault, InvalidRequest, MalformedBody
+from rtp.schemas import PredictRequest, PredictResponse, Problem, decode_request, encode_answer, encode_problem
+
+ONE = {"item_id": 1, "category_id": 2}
+
+
+def body(**fields: Any) -> bytes:
+    return json.dumps({"user_id": "u", "candidates": [ONE], **fields}).encode()
+
+
+def faults(data: bytes) -> dict[str, str]:
+    with pytest.raises(InvalidRequest) as refused:
+        decode_request(data)
+    return {fault.field: fault.message for fault in refused.value.faults}
+
+
+def test_the_usual_request() -> None:
+    request = decode_request(
+        body(
+            candidates=[{"item_id": MAX_ID, "category_id": 0}, ONE],
+            request_id="r",
+            context={"hour": 3},
+            require_state=True,
+        )
+    )
+    assert request.user_id == "u"
+    assert request.item_ids.tolist() == [MAX_ID, 1]
+    assert request.item_ids.dtype == request.category_ids.dtype == np.uint64
+    assert request.category_ids.tolist() == [0, 2]
+    assert (request.request_id, request.context, request.require_state) == ("r", {"hour": 3.0}, True)
+
+
+def test_ids_may_be_decimal_strings_mixed_with_numbers() -> None:
+    candidates = [{"item_id": str(MAX_ID), "category_id": "0"}, {"item_id": 7, "category_id": "2"}]
+    request = decode_request(body(candidates=candidates))
+    assert request.item_ids.tolist() == [MAX_ID, 7]
+    assert request.category_ids.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [0, -1, MAX_ID + 1, 10**30, 1.0, 1.5, True, None, "", "0", "01", "+1", " 1", "1_0", "-1", "１", "0x1",
+     str(MAX_ID + 1), "9" * 40, [], {}],
+)  # fmt: skip
+def test_what_is_not_an_item_id(value: Any) -> None:
+    assert list(faults(body(candidates=[ONE, {"item_id": value, "category_id": 0}]))) == ["candidates[1].item_id"]
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"user_id": ""}, "user_id"),
+        ({"user_id": "ü" * 65}, "user_id"),
+        ({"user_id": 5}, "user_id"),
+        ({"user_id": None}, "user_id"),
+        ({"candidates": []}, "candidates"),
+        ({"candidates": [ONE] * (MAX_CANDIDATES + 1)}, "candidates"),
+        ({"candidates": ONE}, "candidates"),
+        ({"candidates": [5]}, "candidates[0]"),
+        ({"candidates": [{"item_id": 1}]}, "candidates[0].category_id"),
+        ({"candidates": [{**ONE, "price": 3}]}, "candidates[0].price"),
+        ({"user": "u"}, "user"),
+        ({"request_id": ""}, "request_id"),
+        ({"request_id": "x" * 129}, "request_id"),
+        ({"request_id": 5}, "request_id"),
+        ({"context": []}, "context"),
+        ({"context": None}, "context"),
+        ({"context": {"hour": "3"}}, "context.hour"),
+        ({"context": {"hour": None}}, "context.hour"),
+        ({"context": {"hour": True}}, "context.hour"),
+        ({"context": {f"f{i}": 0 for i in range(65)}}, "context"),
+        ({"require_state": 1}, "require_state"),
+        ({"require_state": None}, "require_state"),
+    ],
+)
+def test_a_fault_is_named_with_its_field(change: dict[str, Any], field: str) -> None:
+    assert list(faults(body(**change))) == [field]
+
+
+def test_the_limits_themselves_are_accepted() -> None:
+    request = decode_request(body(user_id="ü" * 64, candidates=[ONE] * MAX_CANDIDATES, request_id="x" * 128))
+    assert len(request.item_ids) == MAX_CANDIDATES
+
+
+def test_all_faults_are_named_at_once() -> None:
+    data = b'{"user_id": "", "candidates": [{"item_id": 0, "category_id": 0, "x": 1}, {"item_id": 1}], "foo": 1}'
+    assert set(faults(data)) == {
+        "user_id",
+        "candidates[0].item_id",
+        "candidates[0].x",
+        "candidates[1].category_id",
+        "foo",
+    }
+
+
+def test_an_answer_names_at_most_so_many_faults() -> None:
+    assert len(faults(body(candidates=[{"item_id": 0, "category_id": 0}] * 100))) == schemas.MAX_FAULTS
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{", b"null,", b"NaN", b"\xff", b'{"user_id": "\\ud800"}', b"[" * 50_000, b'{"a" 1}', b"\xef\xbb\xbf{}"],
+)  # fmt: skip
+def test_what_is_not_json(data: bytes) -> None:
+    with pytest.raises(MalformedBody):
+        decode_request(data)
+
+
+@pytest.mark.parametrize("data", [b"null", b"[]", b"5", b'"x"'])
+def test_json_that_is_no_object(data: bytes) -> None:
+    assert faults(data) == {"(body)": "must be an object"}
+
+
+@pytest.mark.parametrize("number", ["1e999", "9" * 5000])
+def test_a_number_that_no_field_could_take_is_invalid_and_not_malformed(number: str) -> None:
+    assert faults(b'{"user_id": "u", "candidates": [{"item_id": %s, "category_id": 0}]}' % number.encode())
+
+
+ids = st.one_of(
+    st.integers(-2, 3), st.integers(0, MAX_ID), st.sampled_from([MAX_ID, MAX_ID + 1, "5", "0", "x", 1.0, True])
+)
+candidates = st.lists(
+    st.fixed_dictionaries({"item_id": ids, "category_id": ids}, optional={"x": st.none()}), min_size=0, max_size=4
+)
+requests = st.fixed_dictionaries(
+    {"user_id": st.one_of(st.text(max_size=5), st.text("ü", min_size=63, max_size=65)), "candidates": candidates},
+    optional={
+        "request_id": st.one_of(st.none(), st.text(max_size=3), st.integers()),
+        "context": st.dictionaries(st.text(max_size=2), st.one_of(st.floats(allow_nan=False, allow_infinity=False),
+                                                                   st.integers(), st.booleans()), max_size=2),
+        "require_state": st.one_of(st.booleans(), st.integers(0, 1)),
+        "foo": st.none(),
+    },
+)  # fmt: skip
+
+
+@given(requests)
+def test_the_fast_decoder_never_disagrees_with_the_models(value: dict[str, Any]) -> None:
+    data = json.dumps(value).encode()
+    try:
+        expected = PredictRequest.model_validate(value)
+    except ValidationError:
+        with pytest.raises(InvalidRequest):
+            decode_request(data)
+        return
+    got = decode_request(data)
+    assert got.item_ids.tolist() == [candidate.item_id for candidate in expected.candidates]
+    assert got.category_ids.tolist() == [candidate.category_id for candidate in expected.candidates]
+    assert (got.user_id, got.request_id, got.require_state) == (
+        expected.user_id,
+        expected.request_id,
+        expected.require_state,
+    )
+    assert got.context == expected.context
+
+
+json_values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=4)),
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(
+        st.sampled_from(["user_id", "candidates", "item_id", "category_id", "context", "request_id", "x"]), inner,
+        max_size=5,
+    )),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@given(st.one_of(json_values.map(lambda value: json.dumps(value).encode()), st.binary(max_size=40)))
+def test_any_bytes_are_a_request_or_a_named_mistake_of_the_caller(data: bytes) -> None:
+    mistakes: list[FieldFault] = []
+    try:
+        assert isinstance(decode_request(data), ScoreRequest)
+    except MalformedBody as error:
+        mistakes = [FieldFault("body", error.detail)]
+    except InvalidRequest as error:
+        mistakes = error.faults
+        assert mistakes
+    assert all(fault.field and fault.message for fault in mistakes)
+
+
+@given(st.integers(0, MAX_ID + 1000), st.integers(1, 40))
+def test_the_pattern_of_decimal_ids_is_exact(value: int, zeros: int) -> None:
+    assert bool(schemas._ID.fullmatch(str(value))) == (value <= MAX_ID)
+    assert not schemas._ID.fullmatch("0" * zeros + str(value))
+
+
+def test_an_answer_is_what_its_schema_says() -> None:
+    scores = np.array([0.25, 0.1], np.float32)
+    encoded = encode_answer("r", "tiny", "1", scores, StateReport(Status.STALE, 4, None, partial=True))
+    answer = PredictResponse.model_validate_json(encoded)
+    assert np.array_equal(np.array(answer.scores, np.float32), scores)
+    assert json.loads(encoded)["state"] == {"status": "stale", "events": 4, "age_ms": None, "partial": True}
+    assert (answer.model.name, answer.model.version) == ("tiny", "1")
+
+
+def test_a_problem_is_what_its_schema_says() -> None:
+    encoded = encode_problem(422, "Unprocessable Content", "invalid_request", "no", [FieldFault("a[0]", "bad")])
+    problem = Problem.model_validate_json(encoded)
+    assert problem.errors is not None
+    assert problem.errors[0].field == "a[0]"
+    assert Problem.model_validate_json(encode_problem(503, "t", "overloaded", "d")).errors is None

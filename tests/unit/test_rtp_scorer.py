@@ -1,0 +1,272 @@
+"""From request to scores with a fake store: what the scores rest on, one read a request, and the deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fake_store import FakeStateReader
+from mimn.bundle import load_bundle
+from rtp.core.admission import Admission
+from rtp.core.request import ScoreRequest
+from rtp.core.standing import Standing, Status
+from rtp.errors import DeadlineMissed, InvalidRequest, Overloaded, ScoringFailed, StateUnavailable
+from rtp.metrics import Metrics
+from rtp.runtime import OnnxModel
+from rtp.scorer import ANSWER_S, Scored, Scorer
+from rtp.serving import Holder, Serving
+from rtp.watcher import read_standing
+from stored import Stored, now_ms
+
+TINY = Path(__file__).resolve().parent.parent / "fixtures/bundle_tiny/tiny/1"
+ITEMS, CATEGORIES = np.array([3, 10, 999], np.uint64), np.array([2, 5, 0], np.uint64)
+
+
+@cache
+def model() -> OnnxModel:
+    return OnnxModel(load_bundle(TINY))
+
+
+class World:
+    """A scorer on a fake store that holds a namespace of the tiny bundle."""
+
+    def __init__(self, serves: OnnxModel | None = None, max_in_flight: int = 100) -> None:
+        self.store = FakeStateReader()
+        self.stored = Stored(load_bundle(TINY), partitions=3)
+        self.metrics = Metrics()
+        self.admission = Admission(max_in_flight)
+        self.holder = Holder(Serving.of(serves or model(), prefix="uic", generation=0))
+        self.scorer = Scorer(self.holder, self.store, self.admission, self.metrics, stale_after_ms=60_000)
+
+    async def look(self) -> None:
+        self.store.values.update(self.stored.values)
+        keys = self.holder.current.keys
+        standing, _ = await read_standing(self.store, keys, self.holder.current.standing, 1.0)
+        self.holder.learn(keys, standing)
+
+    async def ask(self, user_id: str = "u", *, within_s: float = 1.0, require_state: bool = False) -> Scored:
+        request = ScoreRequest(user_id, ITEMS, CATEGORIES, require_state=require_state)
+        return await self.scorer.score(request, time.monotonic() + within_s)
+
+    def score(self, user_id: str = "u", **how: float | bool) -> Scored:
+        async def scored() -> Scored:
+            await self.look()
+            return await self.ask(user_id, **how)  # type: ignore[arg-type]
+
+        return asyncio.run(scored())
+
+    def count(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+def scores_of(state: NDArray[np.float32]) -> NDArray[np.float32]:
+    return model().score(ITEMS, CATEGORIES, state, np.zeros(0, np.float32))
+
+
+def test_a_stored_state_is_what_is_scored_with() -> None:
+    world = World()
+    tensors = world.stored.state("u", events=5)
+    scored = world.score("u")
+    assert np.array_equal(scored.scores, scores_of(tensors))
+    assert not np.allclose(scored.scores, scores_of(model().initial_state))
+    assert (scored.report.status, scored.report.events, scored.report.partial) == (Status.WARM, 5, False)
+    assert scored.report.age_ms is not None
+    assert scored.report.age_ms < 60_000
+    assert world.count("rtp_states_total", status="warm") == 1
+    assert world.count("rtp_candidates_total") == 3
+
+
+def test_one_request_reads_one_key_once() -> None:
+    world = World()
+    world.stored.state("u")
+    world.score("u")
+    assert world.store.asked == [world.stored.key("u")]
+
+
+def test_a_user_without_a_state_gets_the_initial_one() -> None:
+    scored = World().score("nobody")
+    assert np.array_equal(scored.scores, scores_of(model().initial_state))
+    assert (scored.report.status, scored.report.events) == (Status.COLD, 0)
+
+
+def test_a_lagging_partition_makes_its_users_stale_and_no_others() -> None:
+    world = World()
+    lagging = world.stored.partition("u")
+    other = next(user for user in map(str, range(99)) if world.stored.partition(user) != lagging)
+    world.stored.state("u")
+    world.stored.state(other)
+    world.stored.progress(lagging, as_of_ms=now_ms() - 61_000)
+    assert world.score("u").report.status is Status.STALE
+    assert world.score(other).report.status is Status.WARM
+
+
+def test_a_state_becomes_stale_by_itself_when_nobody_can_look_any_more() -> None:
+    world = World()
+    world.stored.state("u")
+    clock = now_ms()
+    world.scorer = Scorer(
+        world.holder, world.store, world.admission, world.metrics, stale_after_ms=60_000, wall_ms=lambda: clock + 61_000
+    )
+    assert world.score("u").report.status is Status.STALE
+
+
+@pytest.mark.parametrize("trouble", ["away", "frozen"])
+def test_a_store_that_does_not_answer_costs_the_state_and_not_the_answer(trouble: str) -> None:
+    world = World()
+    world.stored.state("u")
+
+    async def ask() -> tuple[Scored, float]:
+        await world.look()
+        setattr(world.store, trouble, True)
+        began = time.monotonic()
+        return await world.ask(within_s=0.1), time.monotonic() - began
+
+    scored, took_s = asyncio.run(ask())
+    assert np.array_equal(scored.scores, scores_of(model().initial_state))
+    assert (scored.report.status, scored.report.events) == (Status.UNAVAILABLE, None)
+    assert scored.report.partial
+    assert took_s < 0.15
+    assert world.count("rtp_store_errors_total", error="StoreAway" if trouble == "away" else "StoreLate") == 1
+
+
+def test_the_store_gets_what_the_head_leaves_of_the_deadline() -> None:
+    world = World()
+    world.score("u", within_s=0.5)
+    assert 0.3 < world.store.budgets_s[0] <= 0.5 - model().cost_s(3) - ANSWER_S
+
+
+def flipped(value: bytes) -> bytes:
+    return value[:90] + bytes([value[90] ^ 1]) + value[91:]
+
+
+def foreign(value: bytes) -> bytes:
+    from zlib import crc32
+
+    changed = bytearray(value)
+    changed[8] ^= 1
+    changed[44:48] = crc32(bytes(changed[48:]), crc32(bytes(changed[:44]))).to_bytes(4, "little")
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(("damage", "error"), [(flipped, "CorruptState"), (foreign, "ForeignFingerprint")])
+def test_a_value_that_cannot_be_used_is_unavailable_and_counted_by_name(damage: object, error: str) -> None:
+    world = World()
+    world.stored.state("u")
+    key = world.stored.key("u")
+    assert callable(damage)
+    world.stored.values[key] = damage(world.stored.values[key])
+    scored = world.score("u")
+    assert scored.report.status is Status.UNAVAILABLE
+    assert np.array_equal(scored.scores, scores_of(model().initial_state))
+    assert world.count("rtp_unreadable_states_total", error=error) == 1
+
+
+def test_another_users_state_under_this_users_key_is_never_scored_with() -> None:
+    world = World()
+    world.stored.state("u", owner="somebody else")
+    assert world.score("u").report.status is Status.UNAVAILABLE
+    assert world.count("rtp_unreadable_states_total", error="WrongUser") == 1
+
+
+def test_before_the_namespace_was_seen_nothing_is_asked_and_nothing_is_known() -> None:
+    world = World()
+    scored = asyncio.run(world.ask())
+    assert scored.report.status is Status.UNAVAILABLE
+    assert world.store.asked == []
+
+
+@pytest.mark.parametrize("trouble", ["unseen", "away"])
+def test_a_required_state_that_cannot_be_had_is_no_answer(trouble: str) -> None:
+    world = World()
+
+    async def ask() -> None:
+        if trouble == "away":
+            await world.look()
+            world.store.away = True
+        await world.ask(require_state=True)
+
+    with pytest.raises(StateUnavailable):
+        asyncio.run(ask())
+    assert world.admission.in_flight == 0
+
+
+def test_a_required_state_may_be_cold_because_that_is_known() -> None:
+    assert World().score("nobody", require_state=True).report.status is Status.COLD
+
+
+def test_a_deadline_that_has_passed_is_missed_and_leaves_nothing_behind() -> None:
+    world = World()
+    with pytest.raises(DeadlineMissed):
+        world.score(within_s=-0.001)
+    assert world.admission.in_flight == 0
+
+
+def test_a_context_that_the_model_does_not_read_is_refused_before_the_store_is_asked() -> None:
+    world = World()
+
+    async def ask() -> None:
+        await world.look()
+        request = ScoreRequest("u", ITEMS, CATEGORIES, context={"hour": 1.0})
+        await world.scorer.score(request, time.monotonic() + 1)
+
+    with pytest.raises(InvalidRequest, match=r"context\.hour"):
+        asyncio.run(ask())
+    assert world.store.asked == []
+
+
+class Broken(OnnxModel):
+    """A model whose head always fails."""
+
+    def __init__(self) -> None:
+        super().__init__(load_bundle(TINY))
+
+    def score(self, *_: NDArray[np.generic]) -> NDArray[np.float32]:
+        raise ScoringFailed("broken")
+
+
+def test_a_head_that_fails_leaves_the_request_counted_out() -> None:
+    world = World(serves=Broken())
+    with pytest.raises(ScoringFailed):
+        world.score()
+    assert (world.admission.in_flight, world.admission.ahead_s) == (0, 0.0)
+
+
+def test_requests_beyond_the_limit_are_refused_while_the_others_are_answered() -> None:
+    world = World(max_in_flight=3)
+
+    async def ask() -> list[Scored | BaseException]:
+        await world.look()
+        world.store.frozen = True
+        return await asyncio.gather(*(world.ask(within_s=0.2) for _ in range(5)), return_exceptions=True)
+
+    outcomes = asyncio.run(ask())
+    assert [type(outcome) for outcome in outcomes] == [Scored] * 3 + [Overloaded] * 2
+
+
+def test_a_request_finishes_with_the_model_that_it_began_with() -> None:
+    world = World()
+    other = Serving.of(Broken(), prefix="uic", generation=0)
+
+    async def ask() -> Scored:
+        await world.look()
+        world.store.frozen = True
+        asked = asyncio.create_task(world.ask(within_s=0.1))
+        await asyncio.sleep(0)
+        world.holder.take_up(other)
+        return await asked
+
+    assert asyncio.run(ask()).model is model()
+
+
+def test_a_standing_of_a_namespace_that_is_served_no_more_is_dropped() -> None:
+    world = World()
+    old = world.holder.current.keys
+    world.holder.take_up(Serving.of(model(), prefix="uic", generation=1))
+    world.holder.learn(old, Standing((None,)))
+    assert world.holder.current.standing is None

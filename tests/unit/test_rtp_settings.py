@@ -1,0 +1,86 @@
+"""Settings: defaults that are safe, names that say their unit, and a typo that fails at start."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from rtp.__main__ import is_loopback, load_settings, main
+from rtp.settings import MAX_DRAIN_S, RtpSettings
+
+
+def settings(monkeypatch: pytest.MonkeyPatch, **variables: str) -> RtpSettings:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return load_settings(variables)
+
+
+def test_the_defaults_listen_on_loopback_and_read_what_uic_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    got = settings(monkeypatch)
+    assert (got.http.host, got.http.port, got.admin.host, got.admin.port) == ("127.0.0.1", 8000, "127.0.0.1", 8002)
+    assert (got.redis.prefix, got.bundle.generation, got.state.stale_after_s) == ("uic", 0, 60.0)
+    assert got.drain.announce_s + got.drain.linger_s + got.drain.finish_s <= MAX_DRAIN_S
+
+
+def test_variables_set_fields_of_groups_and_leave_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    got = settings(monkeypatch, RTP_REDIS__URL="redis://h:1/0", RTP_REDIS__POOL_SIZE="3", RTP_STATE__STALE_AFTER_S="5")
+    assert (got.redis.url.get_secret_value(), got.redis.pool_size, got.state.stale_after_s) == ("redis://h:1/0", 3, 5.0)
+    assert got.redis.prefix == "uic"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RTP_REDIS__POOLSIZE", "3"),
+        ("RTP_REDIS__POOL_SIZE", "0"),
+        ("RTP_REDIS__MODE", "replica"),
+        ("RTP_HTTP__PORT", "70000"),
+        ("RTP_STATE__STALE_AFTER_S", "-1"),
+        ("RTP_CACHE__SIZE", "3"),
+        ("RTP_REDIS_URL", "redis://h"),
+    ],
+)
+def test_a_typo_or_a_bad_value_fails_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        settings(monkeypatch, **{name: value})
+
+
+def test_groups_that_contradict_themselves_say_what_to_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="lower the one or raise the other"):
+        settings(monkeypatch, RTP_DEADLINE__DEFAULT_MS="50", RTP_DEADLINE__MAX_MS="20")
+    monkeypatch.delenv("RTP_DEADLINE__MAX_MS")
+    with pytest.raises(ValueError, match="lower one"):
+        settings(monkeypatch, RTP_DRAIN__FINISH_S="9", RTP_DRAIN__LINGER_S="1")
+    monkeypatch.delenv("RTP_DRAIN__FINISH_S")
+    with pytest.raises(ValueError, match="give each its own"):
+        settings(monkeypatch, RTP_HTTP__PORT="8002")
+
+
+def test_settings_are_frozen_and_a_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    got = settings(monkeypatch, RTP_REDIS__URL="redis://:hunter2@h:1/0")
+    assert "hunter2" not in repr(got)
+    with pytest.raises(ValidationError):
+        got.http.port = 1
+
+
+def test_a_program_that_cannot_start_says_why_and_ends_with_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RTP_BUNDLE__PATH", "/nowhere")
+    monkeypatch.setenv("RTP_HTTP__PORT", "0")
+    monkeypatch.setenv("RTP_ADMIN__PORT", "0")
+    assert main([]) == 2
+    assert "no bundle at /nowhere" in capsys.readouterr().err
+    monkeypatch.setenv("RTP_REDIS__POOL_SIZE", "none")
+    assert main([]) == 2
+    assert "RTP_REDIS__POOL_SIZE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True),
+                           ("0.0.0.0", False),  # noqa: S104 (a string to judge)
+     ("10.0.0.1", False), ("::", False), ("example.org", False)]
+)  # fmt: skip
+def test_what_counts_as_loopback(host: str, loopback: bool) -> None:
+    assert is_loopback(host) is loopback
