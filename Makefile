@@ -51,8 +51,8 @@ down: install ## end the stack by pid; its data stays in .stack
 status: install ## what of the stack runs, and whether it is ready
 	@$(PY) -m localstack status
 
-doctor: install ## check a deployment (settings of UIC in the environment) and say what to fix
-	@$(PY) -m uic doctor
+doctor: install ## check the stack that runs, or the deployment that UIC_... variables name, and say what to fix
+	@$(PY) -m localstack doctor
 
 check: install-dev format lint types imports proto-drift ## all of the quick checks, and unit and contract tests: no torch needed
 	@$(PYTEST) -m "not torch" tests/unit tests/contract

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from kafka.errors import KafkaError
@@ -15,7 +18,7 @@ from kafka.errors import KafkaError
 from localstack import demo
 from localstack.process import Ended
 from localstack.replay import States, expect, replay, wait_folded
-from localstack.services import grpc_serves, http_ok
+from localstack.services import Surroundings, grpc_serves, http_ok, uic_variables
 from localstack.shoppers import Shopper, read_events, shoppers
 from localstack.stack import (
     BUNDLE,
@@ -56,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--empty", action="store_true", help="do not replay the demo's histories into a new topic")
     commands.add_parser("down", help="end whatever of the stack runs, by pid; data stays")
     commands.add_parser("status", help="what runs, and where; exit status 1 unless all is ready")
+    commands.add_parser("doctor", help="`uic doctor` on the stack that runs, else on what the environment names")
     commands.add_parser("wipe", help="remove the data of a stack that is down")
     command = commands.add_parser("topics", help="create the topics that are missing on any Kafka")
     command.add_argument("--bootstrap-servers", required=True)
@@ -76,7 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(given: argparse.Namespace) -> int:
     match given.command:
         case "demo":
-            demo.run(replace(Options.from_environment(), folder=given.folder / "demo", bundle=given.bundle))
+            said = partial(print, flush=True)
+            demo.run(replace(Options.from_environment(), folder=given.folder / "demo", bundle=given.bundle), say=said)
             print("`make up` keeps a stack like this one running, with these users in it, and `make down` ends it.")
         case "up":
             return _up(given)
@@ -85,6 +90,8 @@ def _run(given: argparse.Namespace) -> int:
             print("The stack is down; its data stays." if ended else f"Nothing runs in {given.folder}.")
         case "status":
             return _status(given.folder)
+        case "doctor":
+            return _doctor(given.folder)
         case "wipe":
             wipe(given.folder)
         case "topics":
@@ -107,7 +114,7 @@ def _up(given: argparse.Namespace) -> int:
     )
     events = read_events()
     people = shoppers(events, candidates=3)
-    stack = Stack(options, say=print)
+    stack = Stack(options, say=partial(print, flush=True))
     at = stack.start()
     try:
         if options.topic in stack.created_topics and not given.empty:
@@ -151,6 +158,23 @@ EOF
 # API      {at.predict}/docs
 # logs     {folder / "logs"}
 # stop     make down"""
+
+
+def _doctor(folder: Path) -> int:
+    environment = dict(os.environ)
+    if living(folder):
+        at = addresses_of(folder)
+        surroundings = Surroundings(
+            bootstrap=at.bootstrap,
+            redis_url=at.redis_url,
+            bundle=Path(at.bundle),
+            topic=at.topic,
+            partitions=at.partitions,
+            prefix=at.prefix,
+        )
+        # The doctor starts no server, so it needs no port.
+        environment |= uic_variables(surroundings, grpc_port=0, admin_port=0)
+    return subprocess.run([sys.executable, "-m", "uic", "doctor"], env=environment, check=False).returncode
 
 
 def _status(folder: Path) -> int:

@@ -102,6 +102,7 @@ class Addresses:
     topic: str
     prefix: str
     bundle: str
+    partitions: int = PARTITIONS
 
 
 class Stack:
@@ -219,6 +220,7 @@ class Stack:
             topic=options.topic,
             prefix=options.prefix,
             bundle=str(options.bundle.resolve()),
+            partitions=options.partitions,
         )
         (options.folder / "stack.json").write_text(json.dumps(asdict(addresses), indent=2) + "\n")
         return addresses

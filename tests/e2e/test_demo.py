@@ -1,0 +1,118 @@
+"""The main job, as a user does it: `make demo`, `make up`, the printed commands pasted into a shell, `make down`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from localstack.stack import addresses_of, living, take_down
+from localstack.wait import until
+
+pytestmark = pytest.mark.servers
+
+ROOT = Path(__file__).parents[2]
+
+
+def localstack(folder: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "localstack", "--folder", str(folder), *arguments]
+
+
+def run(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        localstack(folder, *arguments), cwd=ROOT, capture_output=True, text=True, timeout=150, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_demo_folds_real_behaviors_scores_them_and_leaves_nothing_running(tmp_path: Path) -> None:
+    text = run(tmp_path, "demo")
+    folded = re.search(r"([\d,]+) events produced and folded in ([\d.]+) s; each user's digest", text)
+    assert folded
+    assert int(folded[1].replace(",", "")) > 5_000
+    rows = re.findall(r"^ +(\d+) +([\d,]+) +warm +(\d+) of 100 +(\d\.\d{3})$", text, re.M)
+    assert len(rows) == 12
+    counts = [int(row[1].replace(",", "")) for row in rows]
+    assert counts == sorted(counts)
+    assert counts[-1] > 10 * counts[0]
+    assert all(1 <= int(row[2]) <= 100 for row in rows)
+    near = re.search(r"All (\d+) users: for (\d+) the real next item is in the best tenth", text)
+    assert near
+    assert int(near[2]) > 0.15 * int(near[1])  # by chance: a tenth
+    assert re.search(r"([\d.]+) ms for histories of \d+ events, ([\d.]+) ms for \d+", text)
+    assert living(tmp_path / "demo") == {}
+
+
+def test_an_interrupted_demo_leaves_nothing_running(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        localstack(tmp_path, "demo"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as demo:
+        until(lambda: "uic-1" in living(tmp_path / "demo"), "UIC is being started", within_s=30)
+        running = living(tmp_path / "demo")
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(60) == 130
+    assert running
+    assert not any(identity.alive() for identity in running.values())
+    assert living(tmp_path / "demo") == {}
+
+
+def test_up_prints_commands_that_work_when_pasted_and_down_ends_it(tmp_path: Path) -> None:
+    folder = tmp_path / "stack"
+    try:
+        text = run(folder, "up")
+        at = addresses_of(folder)
+        assert "ready" in run(folder, "status")
+        curl = next(line for line in text.splitlines() if line.startswith("curl "))
+        assert shutil.which("curl"), "the printed command needs curl: install it"
+        before = json.loads(pasted(curl))
+        assert before["state"]["status"] == "warm"
+        assert len(before["scores"]) == 3
+        producer = re.search(r"^\S+ - <<'EOF'\n.*?\nEOF$", text, re.S | re.M)
+        assert producer
+        assert "offset=" in pasted(producer.group(0))
+        until(
+            lambda: json.loads(pasted(curl))["state"]["events"] == before["state"]["events"] + 1,
+            "the produced event is visible",
+            within_s=10,
+        )
+        assert httpx.get(f"{at.predict}/docs").status_code == 200
+    finally:
+        ended = take_down(folder, say=print)
+    assert ended == 4
+    assert "Nothing runs" in run(folder, "down")
+
+
+def pasted(command: str) -> str:
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_demo_cleans_up_on_servers_that_others_use(
+    tmp_path: Path, valkey_url: str, kafka: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import redis
+    from kafka import KafkaAdminClient
+
+    monkeypatch.setitem(os.environ, "REDIS_URL", valkey_url)
+    monkeypatch.setitem(os.environ, "KAFKA_BOOTSTRAP_SERVERS", kafka)
+    client, admin = redis.Redis.from_url(valkey_url), KafkaAdminClient(bootstrap_servers=kafka)
+    client.set("somebody else's", "1")
+    try:
+        run(tmp_path, "demo")
+        assert client.get("somebody else's") == b"1"
+        assert not list(client.scan_iter(match="demo-*"))
+        assert not [name for name in admin.list_topics() if name.startswith("demo-")]
+    finally:
+        client.delete("somebody else's")
+        client.close()
+        admin.close()
