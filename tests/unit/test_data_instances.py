@@ -162,26 +162,27 @@ def test_instances_do_not_depend_on_the_users_around() -> None:
 
 
 def test_saved_instances_come_back_the_same(tmp_path: Path) -> None:
-    instances = build_instances(synthetic.make())
-    instances.save(tmp_path / "x" / "i.npz")
-    back = Instances.load(tmp_path / "x" / "i.npz")
+    events = synthetic.make()
+    instances = build_instances(events)
+    instances.save(tmp_path / "x" / "i.npz", events)
+    back = Instances.load(tmp_path / "x" / "i.npz", events)
     assert back.sha256 == instances.sha256
     for field in fields(Instances):
         np.testing.assert_array_equal(getattr(back, field.name), getattr(instances, field.name))
 
 
 def test_an_instances_file_that_was_changed_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "i.npz"
-    build_instances(synthetic.make()).save(path)
+    path, events = tmp_path / "i.npz", synthetic.make()
+    build_instances(events).save(path, events)
     with np.load(path) as archive:
         arrays = dict(archive)
     arrays["item"][0] += 1
     np.savez(path, **arrays)
     with pytest.raises(DataError, match="was changed"):
-        Instances.load(path)
+        Instances.load(path, events)
     path.write_bytes(b"nothing")
     with pytest.raises(DataError, match="delete it"):
-        Instances.load(path)
+        Instances.load(path, events)
 
 
 def test_stored_instances_are_made_once_and_refuse_other_events(tmp_path: Path) -> None:

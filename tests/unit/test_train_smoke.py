@@ -113,6 +113,8 @@ def test_a_run_is_not_overwritten_nor_resumed_as_another(folder: Path, trained: 
         train.train(epochs(config, 9), folder / "whole", resume=True)
     with pytest.raises(TrainingFailed, match="another configuration"):
         train.train(config.with_seed(5), folder / "whole", resume=True)
+    with pytest.raises(TrainingFailed, match="holds a finished run"):
+        train.train(config, folder / "whole", resume=True)
 
 
 def test_a_damaged_checkpoint_is_named(folder: Path) -> None:

@@ -96,6 +96,8 @@ def train(config: RunConfig, output: Path, *, resume: bool = False, progress_bar
         raise TrainingFailed(
             f"{output / run.CONFIG} is another configuration: resume with the one that the run began with"
         )
+    if resume and (output / run.METRICS).exists():
+        raise TrainingFailed(f"{output} holds a finished run: there is nothing to resume; choose another folder")
     data = run.load_data(config.data)
     output.mkdir(parents=True, exist_ok=True)
     (output / run.CONFIG).write_text(config.to_toml(), "utf-8")
@@ -347,6 +349,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ConfigError, DataError, TrainingFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"interrupted; continue with --resume --output {options.output}", file=sys.stderr)
+        return 130
     shown = {name: record[name] for name in ("name", "dataset", "seed", "epochs", "best_epoch", "validation_auc")}
     print(json.dumps(shown))
     return 0

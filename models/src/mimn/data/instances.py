@@ -28,6 +28,7 @@ Sampling = Literal["popularity", "uniform"]
 SAMPLINGS: tuple[Sampling, ...] = ("popularity", "uniform")
 Protocol = Literal["A", "B"]
 
+RULE = "instances-v1"
 OCCASIONS = 10
 """Protocol B: targets come from a user's last ten occasions. Protocol A takes the very last alone."""
 MIN_HISTORY = 20
@@ -103,31 +104,36 @@ class Instances:
             digest.update(np.ascontiguousarray(getattr(self, field.name), "<i8").tobytes())
         return digest.hexdigest()
 
-    def save(self, path: Path) -> None:
-        """Write an .npz archive of plain arrays, whole or not at all."""
+    def save(self, path: Path, events: Events) -> None:
+        """Write an .npz archive of plain arrays, whole or not at all; `events` are those that the instances are of."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         with partial.open("wb") as file:
             np.savez_compressed(
-                file, sha256=np.array(self.sha256), **{f.name: getattr(self, f.name) for f in fields(self)}
+                file,
+                sha256=np.array(self.sha256),
+                source=np.array(source(events)),
+                **{f.name: getattr(self, f.name) for f in fields(self)},
             )
         partial.replace(path)
 
     @classmethod
-    def load(cls, path: Path) -> Instances:
-        """The instances that `save` wrote.
+    def load(cls, path: Path, events: Events) -> Instances:
+        """The instances of `events` that `save` wrote.
 
         Raises:
-            DataError: the file is missing, is not one of ours, or was changed.
+            DataError: the file is missing, is not one of ours, was changed, or is of other events or another rule.
         """
         try:
             with np.load(path, allow_pickle=False) as archive:
                 instances = cls(**{f.name: archive[f.name] for f in fields(cls)})
-                stated = str(archive["sha256"])
+                stated, of = str(archive["sha256"]), str(archive["source"])
         except (OSError, ValueError, KeyError) as error:
             raise DataError(f"{path} holds no instances ({error}): delete it, it is made again") from error
         if instances.sha256 != stated:
             raise DataError(f"{path} was changed after it was written: delete it, it is made again")
+        if of != source(events):
+            raise DataError(f"{path} is of other events or another rule: delete it, it is made again")
         return instances
 
 
@@ -146,7 +152,7 @@ class Candidates:
 
 def draw(what: str, user_id: int, timestamp: int, attempt: int, below: int) -> int:
     """A number in [0, below) that depends on the arguments alone (see the module's text)."""
-    digest = hashlib.sha256(f"instances-v1:{what}:{user_id}:{timestamp}:{attempt}".encode()).digest()
+    digest = hashlib.sha256(f"{RULE}:{what}:{user_id}:{timestamp}:{attempt}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % below
 
 
@@ -195,15 +201,16 @@ def stored_instances(path: Path, events: Events) -> Instances:
     """The instances of `events`: read from `path`, or made and written there first.
 
     Raises:
-        DataError: the file is damaged, or belongs to other events.
+        DataError: the file is damaged, or is of other events.
     """
     if not path.exists():
-        build_instances(events).save(path)
-    instances = Instances.load(path)
-    fits = int(instances.end.max()) < len(events) and np.array_equal(events.user_id[instances.begin], instances.user_id)
-    if not fits:
-        raise DataError(f"{path} belongs to other events: delete it, it is made again")
-    return instances
+        build_instances(events).save(path, events)
+    return Instances.load(path, events)
+
+
+def source(events: Events) -> str:
+    """What instances are made of: the rule and the data."""
+    return f"{RULE} of {events.sha256}"
 
 
 def _targets(events: Events, begin: int, end: int) -> list[tuple[int, set[int]]]:
