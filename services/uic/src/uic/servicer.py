@@ -49,6 +49,8 @@ MAX_EVENTS: Final = 1000
 DEADLINE_MARGIN_S: Final = 0.05
 """Of the caller's deadline, kept for the way back, so that it gets our answer and not its own timeout."""
 HEALTH_INTERVAL_S: Final = 0.2
+LAST_WORDS_S: Final = 0.2
+"""For answers and health changes that are on their way when the last call has ended."""
 HEALTH_WORKERS: Final = 4
 """Threads beyond those of our own calls, so that a health check is answered while all of them wait for a broker."""
 
@@ -117,7 +119,8 @@ class UserInterestCenter(UserInterestCenterServicer):
         self._partitions = partitions
         self._metrics = metrics
         self._timeout_s = settings.timeout_s
-        self._calls = threading.BoundedSemaphore(settings.max_calls)
+        self._max_calls = settings.max_calls
+        self._calls = threading.Semaphore(settings.max_calls)
         self._now_ms = now_ms
 
     def PublishBehaviors(  # noqa: N802  # the contract's names
@@ -160,6 +163,12 @@ class UserInterestCenter(UserInterestCenterServicer):
             )
 
         return self._answer("EraseUser", context, erase)
+
+    def finish(self, within_s: float) -> None:
+        """Admit no call any more, and return once none runs or `within_s` are over."""
+        deadline = time.monotonic() + within_s
+        for _ in range(self._max_calls):
+            self._calls.acquire(timeout=max(0.0, deadline - time.monotonic()))
 
     def _decoded(self, value: bytes, partition: int, user_id: str) -> pb.GetUserStateResponse:
         layout = self._bundle.layout
@@ -276,8 +285,8 @@ class GrpcDoor:
 
     def __init__(self, service: UserInterestCenter, settings: GrpcSettings, serving: Callable[[], bool]) -> None:
         """Nothing listens yet."""
+        self._service = service
         self._address = f"{settings.host}:{settings.port}"
-        self._host = settings.host
         self._serving = serving
         self._stopping = threading.Event()
         self._follower = threading.Thread(target=self._follow, name="grpc-health", daemon=True)
@@ -314,10 +323,16 @@ class GrpcDoor:
         return port
 
     def drain(self, grace_s: float) -> None:
-        """Say NOT_SERVING, take no new call, let those that run end within `grace_s`, then close."""
+        """Say NOT_SERVING, take no new call, let those that run end within `grace_s`, then close.
+
+        Streams that watch the health never end by themselves, so they are not waited for.
+        """
         self._stopping.set()
         self._health.enter_graceful_shutdown()
-        self._server.stop(grace_s).wait()
+        stopped = self._server.stop(grace_s)
+        self._service.finish(grace_s)
+        self._server.stop(min(grace_s, LAST_WORDS_S))
+        stopped.wait()
 
     def _follow(self) -> None:
         shown = self._serving()

@@ -1,0 +1,153 @@
+"""UIC's gRPC door on a real broker and a real store: what is published is folded, what is erased is gone."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from conftest import MakeTopics, RedisForTest
+from ctr.uic.v1 import uic_service_pb2 as pb
+from localstack.servers import DevBroker
+from localstack.wait import until
+from mimn.state import EMPTY_DIGEST, extend_digest
+from uic.log_reader import read_to_end
+from uic.servicer import SERVICE
+from uic_running import RunningUic, click, running_uic
+
+pytestmark = pytest.mark.servers
+
+N = 8
+
+
+def health(uic: RunningUic, service: str = SERVICE) -> int:
+    stub = health_pb2_grpc.HealthStub(uic.channel)
+    status: int = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=5).status
+    return status
+
+
+def failed(call: Any) -> grpc.StatusCode:
+    with pytest.raises(grpc.RpcError) as raised:
+        call()
+    error: Any = raised.value
+    code: grpc.StatusCode = error.code()
+    return code
+
+
+def test_what_is_published_is_folded_once_and_in_order(
+    tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics
+) -> None:
+    topics = make_topics(kafka, N)
+    with running_uic(tmp_path, valkey, topics) as uic:
+        assert health(uic) == health(uic, "") == health_pb2.HealthCheckResponse.SERVING
+        assert uic.state("u0") is None
+        events = [click(f"u{i % 7}", item=1 + i % 5, event_id=str(i)) for i in range(70)]
+        positions = uic.publish(*events)
+        uic.wait_folded(positions)
+        digests = {f"u{i}": EMPTY_DIGEST for i in range(7)}
+        for event, at in zip(events, positions, strict=True):
+            digests[event.user_id] = extend_digest(digests[event.user_id], at.offset, event.SerializeToString())
+        for user, digest in digests.items():
+            state = uic.state(user)
+            assert state is not None
+            assert (state.event_count, state.digest, state.partial) == (10, digest, False)
+    log = {(r.partition, r.offset): r for r in read_to_end({"bootstrap_servers": kafka}, topics.events)}
+    assert len(log) == 70
+    for event, at in zip(events, positions, strict=True):
+        assert log[at.partition, at.offset].value == event.SerializeToString()
+
+
+def test_an_erased_user_is_gone_and_starts_anew(
+    tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics
+) -> None:
+    with running_uic(tmp_path, valkey, make_topics(kafka, N)) as uic:
+        uic.wait_folded(uic.publish(click("u1"), click("u1"), click("u2")))
+        at = uic.erase("u1")
+        uic.wait_folded([at])
+        assert uic.state("u1") is None
+        neighbor = uic.state("u2")
+        assert neighbor is not None
+        assert neighbor.event_count == 1
+        again = click("u1")
+        [position] = uic.publish(again)
+        uic.wait_folded([position])
+        state = uic.state("u1")
+        assert state is not None
+        assert state.digest == extend_digest(EMPTY_DIGEST, position.offset, again.SerializeToString())
+        assert state.event_count == 1
+
+
+def test_a_broker_that_is_away_is_unavailable_in_time_and_nothing_comes_late(
+    tmp_path: Path, valkey: RedisForTest, own_kafka: DevBroker, make_topics: MakeTopics
+) -> None:
+    topics = make_topics(own_kafka.address, N)
+    with running_uic(tmp_path / "uic", valkey, topics, UIC_GRPC__TIMEOUT_S="1.5") as uic:
+        uic.publish(click("before"))
+        own_kafka.freeze()
+        try:
+            began = time.monotonic()
+            assert failed(lambda: uic.publish(click("during"), timeout_s=10)) is grpc.StatusCode.UNAVAILABLE
+            assert time.monotonic() - began < 5
+            began = time.monotonic()
+            short = failed(lambda: uic.publish(click("hurried"), timeout_s=0.5))
+            assert short in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+            assert time.monotonic() - began < 2
+        finally:
+            own_kafka.thaw()
+
+        def publishes() -> bool:
+            try:
+                return bool(uic.publish(click("after"), timeout_s=5))
+            except grpc.RpcError:
+                return False
+
+        until(publishes, "publishing works again", within_s=30)
+        users = [r.key for r in read_to_end({"bootstrap_servers": own_kafka.address}, topics.events)]
+        assert users.count(b"before") == 1
+        # A frozen broker may have taken what reached its socket; whatever it was, it is there once at most.
+        assert users.count(b"during") <= 1
+        assert users.count(b"hurried") <= 1
+
+
+def test_the_store_being_away_is_unavailable_for_inspection_alone(
+    tmp_path: Path, own_valkey: Any, kafka: str, make_topics: MakeTopics
+) -> None:
+    store = RedisForTest(own_valkey.address, "t", None)  # type: ignore[arg-type]  # nobody here asks it
+    with running_uic(tmp_path / "uic", store, make_topics(kafka, N)) as uic:
+        own_valkey.stop()
+        get = pb.GetUserStateRequest(user_id="u1")
+        assert failed(lambda: uic.stub.GetUserState(get, timeout=10)) is grpc.StatusCode.UNAVAILABLE
+        [position] = uic.publish(click("u1"))
+        assert health(uic) == health_pb2.HealthCheckResponse.SERVING
+        own_valkey.start()
+        uic.wait_folded([position])
+        state = uic.state("u1")
+        assert state is not None
+        assert state.event_count == 1
+
+
+def test_drain_says_not_serving_before_it_goes(
+    tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics
+) -> None:
+    with running_uic(tmp_path, valkey, make_topics(kafka, N)) as uic:
+        stub = health_pb2_grpc.HealthStub(uic.channel)
+        seen: list[int] = []
+
+        def watch() -> None:
+            try:
+                for answer in stub.Watch(health_pb2.HealthCheckRequest(service=SERVICE)):
+                    seen.append(answer.status)
+            except grpc.RpcError:
+                return
+
+        watching = threading.Thread(target=watch)
+        watching.start()
+        until(lambda: seen, "the watch has begun", within_s=10)
+        assert uic.worker.stop() == 0
+        watching.join(10)
+        assert seen == [health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING]

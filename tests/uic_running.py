@@ -1,0 +1,88 @@
+"""A UIC process for a test, on the tiny bundle, with a channel to its gRPC door."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+
+from conftest import RedisForTest, TopicsForTest
+from ctr.event.v1.behavior_event_pb2 import ACTION_CLICK, BehaviorEvent
+from ctr.uic.v1 import uic_service_pb2 as pb
+from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
+from localstack.services import Surroundings, UicWorker
+from localstack.wait import until
+
+BUNDLE = Path(__file__).parent / "fixtures" / "bundle_tiny" / "tiny" / "1"
+
+
+class RunningUic:
+    """The process, and the calls that tests make to it."""
+
+    def __init__(self, worker: UicWorker) -> None:
+        self.worker = worker
+        self.channel = grpc.insecure_channel(worker.address)
+        self.stub = UserInterestCenterStub(self.channel)
+
+    def publish(self, *events: BehaviorEvent, timeout_s: float = 10) -> list[pb.LogPosition]:
+        return list(self.stub.PublishBehaviors(pb.PublishBehaviorsRequest(events=events), timeout=timeout_s).positions)
+
+    def erase(self, user: str) -> pb.LogPosition:
+        return self.stub.EraseUser(pb.EraseUserRequest(user_id=user), timeout=10).position
+
+    def state(self, user: str) -> pb.GetUserStateResponse | None:
+        """The stored state, None if there is none."""
+        try:
+            return self.stub.GetUserState(pb.GetUserStateRequest(user_id=user), timeout=10)
+        except grpc.RpcError as error:
+            failed: Any = error
+            if failed.code() is grpc.StatusCode.NOT_FOUND:
+                return None
+            raise
+
+    def admin(self, path: str) -> dict[str, Any]:
+        view: dict[str, Any] = httpx.get(self.worker.admin_url + path, timeout=10).json()
+        return view
+
+    def wait_folded(self, positions: list[pb.LogPosition], within_s: float = 20) -> None:
+        """Wait until progress has passed every one of `positions`."""
+
+        def passed() -> bool:
+            stored = {p["partition"]: p["next_offset"] or 0 for p in self.admin("/partitions")["partitions"]}
+            return all(stored.get(at.partition, 0) > at.offset for at in positions)
+
+        until(passed, "the published records are folded", within_s=within_s)
+
+
+@contextmanager
+def running_uic(folder: Path, redis: RedisForTest, topics: TopicsForTest, **variables: str) -> Iterator[RunningUic]:
+    """Start UIC on the test's own topics and keys, and stop it afterwards."""
+    surroundings = Surroundings(
+        bootstrap=topics.bootstrap,
+        redis_url=redis.url,
+        bundle=BUNDLE,
+        topic=topics.events,
+        partitions=topics.partitions,
+        prefix=redis.prefix,
+        uic=variables,
+    )
+    worker = UicWorker("uic", folder, surroundings)
+    worker.start()
+    uic = RunningUic(worker)
+    try:
+        yield uic
+    finally:
+        uic.channel.close()
+        worker.stop()
+
+
+def click(user: str, item: int = 3, **fields: Any) -> BehaviorEvent:
+    """A valid event of now."""
+    return BehaviorEvent(
+        user_id=user, item_id=item, action=ACTION_CLICK, event_time=time.time_ns() // 1_000_000, **fields
+    )
