@@ -4,21 +4,23 @@
     python -m mimn.experiments [table models/experiments]
 
 A record holds the runs of one configuration, one a seed: `config.toml`, `metrics.json` (every run's metrics, and the
-difference to the counting floor from seed-averaged predictions) and a `README.md` with the figures. The table,
-`AUC.md`, is made from the records' `metrics.json` alone.
+difference to the counting floor), `predictions.npz` (seed-averaged, for the test users) and a `README.md` with the
+figures. The table, `AUC.md`, is made from the records alone: no data set and no model is needed.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mimn import metrics, run
 from mimn.config import ConfigError
@@ -40,8 +42,37 @@ FLOOR_TITLES = {
 }
 
 
+PREDICTIONS = "predictions.npz"
+CERTAIN = 0.001
+"""A difference is one when its interval excludes 0 and it is larger than this."""
+
+
 class NoRecord(Exception):
     """Runs that make no record, or a record that makes no table; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Test rows with popularity negatives. All [r]."""
+
+    label: NDArray[np.int64]
+    user_id: NDArray[np.int64]
+    model: NDArray[np.float64]
+    """Mean over the seeds."""
+    floor: NDArray[np.float64]
+    """Of the counting floor."""
+
+    def against(self, first: NDArray[np.float64], second: NDArray[np.float64]) -> metrics.Interval:
+        """AUC of `first` minus AUC of `second` on these rows, users resampled."""
+        return metrics.paired_bootstrap(metrics.auc, self.label, first, second, self.user_id)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One folder of records."""
+
+    metrics: dict[str, Any]
+    predictions: Predictions
 
 
 def record(folders: list[Path], output: Path, length: int) -> dict[str, Any]:
@@ -59,16 +90,24 @@ def record(folders: list[Path], output: Path, length: int) -> dict[str, Any]:
         raise NoRecord("two runs have one seed: a repetition is no second sample")
     if len({metrics_["instances_sha256"] for _, metrics_ in runs}) != 1:
         raise NoRecord("the runs have different instances: train them on one instances file")
+    predictions = _predictions(configs[0], [folder for folder, _ in runs], length)
     result = {
         "name": configs[0].name,
         "dataset": configs[0].data.dataset,
         "length": length,
-        "difference_to_counts": _difference(configs[0], [folder for folder, _ in runs], length),
+        "difference_to_counts": asdict(predictions.against(predictions.model, predictions.floor)),
         "runs": [metrics_ for _, metrics_ in runs],
     }
     output.mkdir(parents=True, exist_ok=True)
     (output / run.CONFIG).write_text(configs[0].to_toml(), "utf-8")
     run.write_json(output / run.METRICS, result)
+    np.savez_compressed(
+        output / PREDICTIONS,
+        label=predictions.label.astype(np.int8),
+        user_id=predictions.user_id.astype(np.int32),
+        model=predictions.model.astype(np.float32),
+        floor=predictions.floor.astype(np.float32),
+    )
     (output / "README.md").write_text(describe(result), "utf-8")
     return result
 
@@ -84,17 +123,15 @@ def _finished(folder: Path, length: int) -> tuple[Path, dict[str, Any]]:
     return folder, found
 
 
-def _difference(config: RunConfig, folders: list[Path], length: int) -> dict[str, float]:
-    """AUC of the seed-averaged predictions minus that of the counting floor, same rows, test users resampled."""
-    data = run.load_data(config.data)
-    test = data.instances.of("test")
-    rows = test.candidates("popularity")
+def _predictions(config: RunConfig, folders: list[Path], length: int) -> Predictions:
+    """The runs' predictions for the test users, averaged over the seeds."""
+    rows = run.load_data(config.data).instances.of("test").candidates("popularity")
     arrays = []
     for folder in folders:
         with np.load(folder / run.PREDICTIONS.format(length=length), allow_pickle=False) as archive:
             arrays.append((archive["test_popularity"], archive[f"test_popularity_{FLOOR}"]))
     model, floor = (np.mean([pair[i] for pair in arrays], axis=0).astype(np.float64) for i in range(2))
-    return asdict(metrics.paired_bootstrap(metrics.auc, rows.label, model, floor, rows.user_id))
+    return Predictions(rows.label, rows.user_id, model, floor)
 
 
 def mean_std(values: list[float]) -> str:
@@ -140,7 +177,7 @@ def describe(record_: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def table(records: list[dict[str, Any]]) -> str:
+def table(records: list[Record]) -> str:
     """The whole of `AUC.md`.
 
     Raises:
@@ -149,80 +186,123 @@ def table(records: list[dict[str, Any]]) -> str:
     if not records:
         raise NoRecord("there are no records: make one with `python -m mimn.experiments record`")
     sections, warnings = [], []
-    for dataset in dict.fromkeys(sorted(record_["dataset"] for record_ in records)):
-        chosen = [record_ for record_ in records if record_["dataset"] == dataset]
-        if len({(r["length"], one["instances_sha256"]) for r in chosen for one in r["runs"]}) != 1:
+    for dataset in dict.fromkeys(sorted(r.metrics["dataset"] for r in records)):
+        chosen = sorted((r for r in records if r.metrics["dataset"] == dataset), key=_mean_auc)
+        if len({(r.metrics["length"], one["instances_sha256"]) for r in chosen for one in r.metrics["runs"]}) != 1:
             raise NoRecord(f"the records of {dataset} rest on different instances or lengths: they cannot be compared")
-        warnings += _near_floors(chosen)
+        warnings += [*_near_floors(chosen), *_memory_in_doubt(chosen)]
         sections += _section(dataset, chosen)
     head = [
         *(warnings or [f"No floor is within {MARGIN} of a model's test AUC, popularity negatives."]),
         "",
         "# AUC",
         "",
-        "Made by `python -m mimn.experiments` from the `metrics.json` of the folders beside it. Clean protocol: users",
-        "disjoint, history strictly before the target's basket, vocabulary of train users, checkpoint chosen on",
-        "validation users. One negative a positive, drawn by popularity (the figure to read) or uniformly. The models",
-        "learn from popularity negatives alone, to which popularity says nothing; the floors are fitted anew on each",
-        "kind, and with uniform negatives popularity alone says most: those two columns are not one contest. Mean ±",
-        "sample standard deviation over the seeds; the last column is the AUC of seed-averaged predictions minus that",
-        "of the counting floor, same rows, popularity negatives, test users resampled 2,000 times.",
+        "Made by `python -m mimn.experiments` from the records beside it. Clean protocol: users disjoint, history",
+        "strictly before the target's basket, vocabulary of train users, checkpoint chosen on validation users. One",
+        "negative a positive, drawn by popularity (the figure to read) or uniformly. The models learn from popularity",
+        "negatives alone, to which popularity says nothing; the floors are fitted anew on each kind, and with uniform",
+        "negatives popularity alone says most: those two columns are not one contest. Mean ± sample standard deviation",
+        "over the seeds. Differences are of seed-averaged predictions on the same rows, popularity negatives, with their",
+        "95 % intervals from 2,000 resamples of the test users; they do not cover the choice of seeds. The Complete",
+        "Journey is taken for real purchases at shifted dates (see `models/README.md`).",
     ]
     return "\n".join([*head, *sections]) + "\n"
 
 
-def _near_floors(records: list[dict[str, Any]]) -> list[str]:
+def _near_floors(records: list[Record]) -> list[str]:
     lines = []
     for record_ in records:
-        model = statistics.fmean(_aucs(record_, "popularity"))
+        model = _mean_auc(record_)
         for floor, title in FLOOR_TITLES.items():
             value = _floor(record_, "popularity", floor)
             if value > model - MARGIN:
-                relation = "above" if value > model else "within 0.01 below"
+                relation = "above" if value > model else f"within {MARGIN} of"
                 lines.append(
-                    f"**{TITLES[record_['dataset']]}: {title} ({value:.4f}) is {relation} "
-                    f"{record_['name']} ({model:.4f}).** "
+                    f"**{TITLES[record_.metrics['dataset']]}: the {title} ({value:.4f}) is {relation} "
+                    f"{record_.metrics['name']} ({model:.4f}).**  "
                 )
     return lines
 
 
-def _section(dataset: str, records: list[dict[str, Any]]) -> list[str]:
-    first = records[0]["runs"][0]
-    rows = first["evaluation"][str(records[0]["length"])]["test"]["popularity"]["rows"]
+def _memory_in_doubt(records: list[Record]) -> list[str]:
+    """Said first as well: the best model with the largest state, if a model with a smaller one does as well."""
+    size = {id(r): r.metrics["runs"][0]["state_bytes"] for r in records}
+    large = [r for r in records if size[id(r)] == max(size.values())]
+    small = [r for r in records if size[id(r)] < max(size.values())]
+    if not small:
+        return []
+    best, rival = max(large, key=_mean_auc), max(small, key=_mean_auc)
+    found = best.predictions.against(best.predictions.model, rival.predictions.model)
+    if _verdict(found) == "better":
+        return []
+    return [
+        f"**{TITLES[best.metrics['dataset']]}: {best.metrics['name']} ({_mean_auc(best):.4f}, {size[id(best)]:,} bytes a "
+        f"user) is not established to be better than {rival.metrics['name']} ({_mean_auc(rival):.4f}, "
+        f"{size[id(rival)]:,} bytes): {found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}].**  "
+    ]
+
+
+def _section(dataset: str, records: list[Record]) -> list[str]:
+    first, length = records[0].metrics["runs"][0], records[0].metrics["length"]
+    rows = first["evaluation"][str(length)]["test"]["popularity"]["rows"]
     lines = [
         "",
-        f"## {TITLES[dataset]}, latest {records[0]['length']} events",
+        f"## {TITLES[dataset]}, latest {length} events",
         "",
         f"{rows} test rows; data `{first['data_sha256'][:16]}`, instances `{first['instances_sha256'][:16]}`.",
         "",
-        "| row | seeds | popularity negatives | uniform negatives | state bytes | targets a CPU-second | commit "
-        "| difference to counts |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| row | seeds | popularity negatives | uniform negatives | state bytes | targets a CPU-second | commit |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for floor, title in FLOOR_TITLES.items():
         popularity, uniform = (_floor(records[0], sampling, floor) for sampling in ("popularity", "uniform"))
-        lines.append(f"| {title} | - | {popularity:.4f} | {uniform:.4f} | - | - | `{first['commit']}` | |")
-    for record_ in sorted(records, key=lambda r: statistics.fmean(_aucs(r, "popularity"))):
-        runs, difference = record_["runs"], record_["difference_to_counts"]
+        lines.append(f"| {title} | - | {popularity:.4f} | {uniform:.4f} | - | - | `{first['commit']}` |")
+    for record_ in records:
+        runs = record_.metrics["runs"]
         lines.append(
-            f"| {record_['name']} | {len(runs)} | {mean_std(_aucs(record_, 'popularity'))} "
+            f"| {record_.metrics['name']} | {len(runs)} | {mean_std(_aucs(record_, 'popularity'))} "
             f"| {mean_std(_aucs(record_, 'uniform'))} | {runs[0]['state_bytes']:,} "
-            f"| {statistics.fmean(one['targets_per_cpu_s'] for one in runs):,.0f} | `{runs[0]['commit']}` "
-            f"| {difference['difference']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}] |"
+            f"| {statistics.fmean(one['targets_per_cpu_s'] for one in runs):,.0f} | `{runs[0]['commit']}` |"
         )
+    lines += ["", "| difference | AUC | 95 % | |", "| --- | --- | --- | --- |"]
+    lines += [
+        _difference(
+            f"{r.metrics['name']} − {FLOOR_TITLES[FLOOR]}", metrics.Interval(**r.metrics["difference_to_counts"])
+        )
+        for r in records
+    ]
+    for lower, higher in itertools.combinations(records, 2):
+        names = f"{higher.metrics['name']} − {lower.metrics['name']}"
+        lines.append(_difference(names, higher.predictions.against(higher.predictions.model, lower.predictions.model)))
     return lines
 
 
-def _aucs(record_: dict[str, Any], sampling: str) -> list[float]:
-    return [one["evaluation"][str(record_["length"])]["test"][sampling]["auc"] for one in record_["runs"]]
+def _difference(names: str, found: metrics.Interval) -> str:
+    return f"| {names} | {found.difference:+.4f} | {found.low:+.4f} to {found.high:+.4f} | {_verdict(found)} |"
 
 
-def _floor(record_: dict[str, Any], sampling: str, floor: str) -> float:
-    value: float = record_["runs"][0]["evaluation"][str(record_["length"])]["floors"][sampling][floor]["auc"]
+def _verdict(found: metrics.Interval) -> str:
+    if (found.low > 0 or found.high < 0) and abs(found.difference) > CERTAIN:
+        return "better" if found.difference > 0 else "worse"
+    return "not established"
+
+
+def _aucs(record_: Record, sampling: str) -> list[float]:
+    length = str(record_.metrics["length"])
+    return [one["evaluation"][length]["test"][sampling]["auc"] for one in record_.metrics["runs"]]
+
+
+def _mean_auc(record_: Record) -> float:
+    return statistics.fmean(_aucs(record_, "popularity"))
+
+
+def _floor(record_: Record, sampling: str, floor: str) -> float:
+    evaluation = record_.metrics["runs"][0]["evaluation"][str(record_.metrics["length"])]
+    value: float = evaluation["floors"][sampling][floor]["auc"]
     return value
 
 
-def read_records(folder: Path) -> list[dict[str, Any]]:
+def read_records(folder: Path) -> list[Record]:
     """The records in the folders of `folder`, by name.
 
     Raises:
@@ -231,9 +311,17 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
     records = []
     for path in sorted(folder.glob(f"*/{run.METRICS}")):
         try:
-            records.append(json.loads(path.read_text("utf-8")))
-        except (OSError, ValueError) as error:
-            raise NoRecord(f"{path} cannot be read: {error}") from error
+            found = json.loads(path.read_text("utf-8"))
+            with np.load(path.with_name(PREDICTIONS), allow_pickle=False) as archive:
+                predictions = Predictions(
+                    archive["label"].astype(np.int64),
+                    archive["user_id"].astype(np.int64),
+                    archive["model"].astype(np.float64),
+                    archive["floor"].astype(np.float64),
+                )
+        except (OSError, ValueError, KeyError) as error:
+            raise NoRecord(f"{path.parent} cannot be read: {error}") from error
+        records.append(Record(found, predictions))
     return records
 
 
