@@ -1,0 +1,295 @@
+"""Bad records of each class end in the dead-letter topic with their reason; the command lists, shows and replays."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka import KafkaAdminClient, KafkaProducer
+from kafka.admin import ConfigResource, ConfigResourceType
+
+from conftest import MakeTopics, RedisForTest, TopicsForTest
+from localstack.wait import until
+from mimn.state import partition_of
+from uic import dead_letters
+from uic.core.event import MAX_VALUE_BYTES, Reason
+from uic.core.letters import Letter, to_wire
+from uic.dead_letters import REPLAY_OF, main, read_letter
+from uic.log_reader import LogRecord, read_to_end
+from uic_running import click, running_uic
+
+pytestmark = pytest.mark.servers
+
+N = 8
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def topics(kafka: str, make_topics: MakeTopics) -> TopicsForTest:
+    return make_topics(kafka, N)
+
+
+@pytest.fixture
+def producer(topics: TopicsForTest) -> Iterator[KafkaProducer]:
+    producer = KafkaProducer(bootstrap_servers=topics.bootstrap, max_request_size=4 << 20)
+    yield producer
+    producer.close()
+
+
+@pytest.fixture
+def run(topics: TopicsForTest, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The command with the environment of an operator who has set the log alone."""
+    monkeypatch.setenv("UIC_KAFKA__BOOTSTRAP_SERVERS", topics.bootstrap)
+    monkeypatch.setenv("UIC_KAFKA__TOPIC", topics.events)
+    monkeypatch.setenv("UIC_KAFKA__PARTITIONS", str(topics.partitions))
+
+    def call(*arguments: str) -> tuple[int, str]:
+        out = io.StringIO()
+        return main(arguments, out), out.getvalue()
+
+    return call
+
+
+def letter(topics: TopicsForTest, offset: int, **fields: Any) -> Letter:
+    usual: dict[str, Any] = {
+        "reason": Reason.ITEM_ZERO,
+        "topic": topics.events,
+        "partition": 1,
+        "timestamp_ms": 1_700_000_000_000,
+        "key": b"u1",
+        "value": click("u1").SerializeToString(),
+        "headers": (("trace", b"abc"),),
+    }
+    return Letter(offset=offset, **usual | fields)
+
+
+def deliver(producer: KafkaProducer, topics: TopicsForTest, *letters: Letter, max_bytes: int = 1 << 20) -> None:
+    for one in letters:
+        key, value, headers = to_wire(one, max_bytes)
+        producer.send(topics.dlq, key=key, value=value, headers=headers)
+    producer.flush(10)
+
+
+def events(topics: TopicsForTest) -> list[LogRecord]:
+    return sorted(
+        read_to_end({"bootstrap_servers": topics.bootstrap}, topics.events), key=lambda r: (r.partition, r.offset)
+    )
+
+
+def rows(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_bad_records_of_each_class_are_named_and_their_neighbors_folded(
+    tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topics = make_topics(kafka, N)
+    good = click("u1").SerializeToString()
+    here = partition_of(b"u1", N)
+    as_json = [("content-type", b"application/json")]
+    bad: list[tuple[Reason, dict[str, Any]]] = [
+        (Reason.MALFORMED_PROTOBUF, {"key": b"u1", "value": b"\xff\xff\xff"}),
+        (Reason.MALFORMED_JSON, {"key": b"u1", "value": b"{", "headers": as_json}),
+        (Reason.MISSING_USER, {"key": b"u1", "value": click("").SerializeToString()}),
+        (Reason.KEY_MISMATCH, {"key": b"u1", "value": click("u2").SerializeToString()}),
+        (Reason.MISROUTED, {"key": b"u1", "value": good, "partition": (here + 1) % N}),
+        (Reason.TOO_LARGE, {"key": b"u1", "value": b"x" * (MAX_VALUE_BYTES + 1)}),
+        (Reason.ITEM_ZERO, {"key": b"u1", "value": click("u1", 0).SerializeToString()}),
+        (Reason.MISSING_KEY, {"key": None, "value": good, "partition": 0}),
+        (Reason.BAD_KEY, {"key": b"\xff", "value": good}),
+        (Reason.BAD_EVENT_ID, {"key": b"u1", "value": click("u1", event_id="x" * 65).SerializeToString()}),
+    ]
+    producer = KafkaProducer(bootstrap_servers=kafka)
+    with running_uic(tmp_path, valkey, topics) as uic:
+        sent = {}
+        for reason, record in bad:
+            producer.send(topics.events, key=b"u1", value=good).get(10)
+            landed = producer.send(topics.events, **record).get(10)
+            sent[landed.partition, landed.offset] = (reason, record)
+        producer.send(topics.events, key=b"u1", value=good).get(10)
+        producer.close()
+
+        def folded() -> bool:
+            state = uic.state("u1")
+            return state is not None and state.event_count == len(bad) + 1
+
+        until(folded, "the good records are folded", within_s=20)
+        found = {}
+
+        def all_there() -> bool:
+            for record in read_to_end({"bootstrap_servers": kafka}, topics.dlq):
+                dead = read_letter(record)
+                found[dead.partition, dead.offset] = dead
+            return set(found) == set(sent)
+
+        until(all_there, "each bad record is a dead letter", within_s=20, every_s=0.2)
+    for at, (reason, record) in sent.items():
+        dead = found[at]
+        assert (dead.reason, dead.topic) == (reason, topics.events)
+        assert (dead.key, dead.value) == (record["key"], record["value"])
+        assert list(dead.headers) == record.get("headers", [])
+
+
+def test_a_value_of_2_mib_is_cut_with_its_length_and_hash_and_blocks_nobody(
+    tmp_path: Path, valkey: RedisForTest, topics: TopicsForTest, producer: KafkaProducer
+) -> None:
+    admin = KafkaAdminClient(bootstrap_servers=topics.bootstrap)
+    for name in (topics.events, topics.dlq):
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, {"max.message.bytes": str(4 << 20)})])
+    admin.close()
+    value = b"x" * (2 << 20)
+    landed = producer.send(topics.events, key=b"u1", value=value).get(10)
+    producer.send(topics.events, key=b"u1", value=click("u1").SerializeToString()).get(10)
+    with running_uic(tmp_path, valkey, topics) as uic:
+        until(lambda: uic.state("u1") is not None, "the neighbor is folded", within_s=20)
+    [record] = read_to_end({"bootstrap_servers": topics.bootstrap}, topics.dlq)
+    dead = read_letter(record)
+    assert (dead.reason, dead.partition, dead.offset) == (Reason.TOO_LARGE, landed.partition, landed.offset)
+    assert (dead.cut_from, dead.sha256, dead.key) == (len(value), sha256(value).hexdigest(), b"u1")
+    assert dead.value is not None
+    assert value.startswith(dead.value)
+    assert 0 < len(dead.value) < 1 << 20
+
+
+def test_the_list_drops_repeats_names_no_user_and_counts(
+    topics: TopicsForTest, producer: KafkaProducer, run: Run
+) -> None:
+    deliver(
+        producer,
+        topics,
+        letter(topics, 7, key=b"private-person"),
+        letter(topics, 3, reason=Reason.BAD_TIME),
+        letter(topics, 7, key=b"private-person"),
+    )
+    producer.send(topics.dlq, value=b"not ours").get(10)
+    code, text = run("list")
+    assert code == 0
+    heading, *lines, count = text.splitlines()
+    assert heading.split() == ["reason", "topic", "partition", "offset", "time", "bytes", "cut"]
+    assert [line.split()[0] for line in lines] == ["bad_time", "item_zero"]
+    assert "2023-11-14T22:13:20.000+00:00" in lines[0]
+    assert count.startswith("2 dead letters: ")
+    assert count.endswith("passed over 1 repeats and 1 records that UIC did not write")
+    assert "private-person" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "offsets"),
+    [
+        ((), [2, 3, 4, 9]),
+        (("--reason", "item_zero"), [2, 4]),
+        (("--reason", "item_zero", "--reason", "bad_time"), [2, 3, 4]),
+        (("--partition", "5"), [9]),
+        (("--first", "3", "--last", "4"), [3, 4]),
+        (("--first", "10"), []),
+    ],
+)
+def test_a_selection_is_by_reason_partition_and_offsets(
+    topics: TopicsForTest, producer: KafkaProducer, run: Run, arguments: tuple[str, ...], offsets: list[int]
+) -> None:
+    deliver(
+        producer,
+        topics,
+        letter(topics, 2),
+        letter(topics, 3, reason=Reason.BAD_TIME),
+        letter(topics, 4),
+        letter(topics, 9, reason=Reason.MISROUTED, partition=5),
+    )
+    code, text = run("list", "--json", *arguments)
+    assert [row["offset"] for row in rows(text)] == offsets
+    assert code == (0 if offsets else 1)
+
+
+def test_one_letter_is_shown_decoded_with_headers_and_bytes(
+    topics: TopicsForTest, producer: KafkaProducer, run: Run
+) -> None:
+    as_json = (("content-type", b"application/json"),)
+    deliver(
+        producer,
+        topics,
+        letter(topics, 2),
+        letter(topics, 3, value=b'{"item_id": "12"}', headers=as_json),
+        letter(topics, 4, value=b"\xff\x00", key=b"\xfe"),
+        letter(topics, 5, value=None),
+    )
+    _, text = run("show", "1", "2")
+    assert "reason     item_zero" in text
+    assert "key        u1" in text
+    assert "header     trace: abc" in text
+    assert '"item_id": "3"' in text
+    assert '"item_id": "12"' in run("show", "1", "3")[1]
+    _, text = run("show", "1", "4")
+    assert "key        0xfe" in text
+    assert "000000  ff 00" in text
+    assert "decoded" not in text
+    assert "value      null" in run("show", "1", "5")[1]
+    assert run("show", "1", "99") == (1, "")
+
+
+def test_a_replay_appends_the_originals_to_their_keys_partitions_and_says_where_they_come_from(
+    topics: TopicsForTest, producer: KafkaProducer, run: Run
+) -> None:
+    value = click("u1").SerializeToString()
+    deliver(
+        producer,
+        topics,
+        letter(topics, 5, reason=Reason.MISROUTED, value=value),
+        letter(topics, 4, reason=Reason.MISROUTED, value=None),
+        letter(topics, 5, reason=Reason.MISROUTED, value=value),
+        letter(topics, 6, key=None),
+        letter(topics, 7, topic="another"),
+        letter(topics, 8),
+    )
+    deliver(producer, topics, letter(topics, 9, reason=Reason.MISROUTED, value=b"x" * 9000), max_bytes=4096)
+    code, text = run("replay", "--yes", "--last", "7")
+    assert code == 0
+    assert "skipped 1: no key" in text
+    assert "skipped 1: of another topic" in text
+    assert text.endswith("replayed 2 of 2\n")
+    erased, event = events(topics)
+    assert {erased.partition, event.partition} == {partition_of(b"u1", N)}
+    assert (erased.key, erased.value) == (b"u1", None)
+    assert (event.key, event.value) == (b"u1", value)
+    assert event.headers == (("trace", b"abc"), (REPLAY_OF, f"{topics.events}/1/5".encode()))
+    code, text = run("replay", "--yes", "--first", "9")
+    assert code == 1
+    assert "skipped 1: value was cut" in text
+    assert len(events(topics)) == 2
+
+
+def test_a_replay_asks_first_and_does_nothing_without_an_answer(
+    topics: TopicsForTest, producer: KafkaProducer, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver(producer, topics, letter(topics, 2))
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))  # no terminal
+    assert run("replay")[0] == 2
+    assert events(topics) == []
+    monkeypatch.setattr(dead_letters, "_confirmed", lambda: True)
+    assert run("replay")[0] == 0
+    assert len(events(topics)) == 1
+
+
+def test_a_replay_of_more_than_the_limit_is_refused(
+    topics: TopicsForTest, producer: KafkaProducer, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deliver(producer, topics, *(letter(topics, i) for i in range(4)))
+    assert run("replay", "--yes", "--limit", "3")[0] == 2
+    assert "--limit" in capsys.readouterr().err
+    assert events(topics) == []
+    assert run("replay", "--yes", "--limit", "4")[0] == 0
+    assert len(events(topics)) == 4
+
+
+def test_an_empty_topic_and_a_missing_one_are_told_apart(
+    topics: TopicsForTest, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, text = run("list")
+    assert (code, text.split(":")[0]) == (1, "0 dead letters")
+    monkeypatch.setenv("UIC_KAFKA__TOPIC", f"{topics.events}-no")
+    assert run("list") == (1, "")
+    assert "does not exist" in capsys.readouterr().err
