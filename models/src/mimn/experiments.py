@@ -202,9 +202,9 @@ def table(records: list[Record]) -> str:
         "negative a positive, drawn by popularity (the figure to read) or uniformly. The models learn from popularity",
         "negatives alone, to which popularity says nothing; the floors are fitted anew on each kind, and with uniform",
         "negatives popularity alone says most: those two columns are not one contest. Mean ± sample standard deviation",
-        "over the seeds. Differences are of seed-averaged predictions on the same rows, popularity negatives, with their",
-        "95 % intervals from 2,000 resamples of the test users; they do not cover the choice of seeds. The Complete",
-        "Journey is taken for real purchases at shifted dates (see `models/README.md`).",
+        "over the seeds. Differences are of seed-averaged predictions on the same rows, popularity negatives, with",
+        "their 95 % intervals from 2,000 resamples of the test users; they do not cover the choice of seeds. The",
+        "Complete Journey is taken for real purchases at shifted dates (see `models/README.md`).",
     ]
     return "\n".join([*head, *sections]) + "\n"
 
@@ -235,10 +235,10 @@ def _memory_in_doubt(records: list[Record]) -> list[str]:
     found = best.predictions.against(best.predictions.model, rival.predictions.model)
     if _verdict(found) == "better":
         return []
+    names = [f"{r.metrics['name']} ({_mean_auc(r):.4f}, {size[id(r)]:,} bytes a user)" for r in (best, rival)]
     return [
-        f"**{TITLES[best.metrics['dataset']]}: {best.metrics['name']} ({_mean_auc(best):.4f}, {size[id(best)]:,} bytes a "
-        f"user) is not established to be better than {rival.metrics['name']} ({_mean_auc(rival):.4f}, "
-        f"{size[id(rival)]:,} bytes): {found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}].**  "
+        f"**{TITLES[best.metrics['dataset']]}: {names[0]} is not established to be better than {names[1]}: "
+        f"{found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}].**  "
     ]
 
 
