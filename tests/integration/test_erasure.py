@@ -1,0 +1,159 @@
+"""An erased user stays erased: the notes, what they say of one log and not of another, and a full replay under them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+from kafka import KafkaProducer
+
+from conftest import MakeTopics, RedisForTest, TopicsForTest
+from localstack.topics import Topic, create_topics, delete_topics
+from localstack.wait import until
+from mimn.state import EMPTY_DIGEST, NO_TOPIC_ID, extend_digest, partition_of
+from uic.erasures import Erasure, KafkaErasures, decode_erasure, encode_erasure
+from uic.errors import LogUnavailable
+from uic.log_reader import read_to_end
+from uic.publisher import KafkaLog, NewRecord, Publisher
+from uic_running import click, running_uic
+
+pytestmark = pytest.mark.servers
+
+N = 8
+TIMEOUT_S = 10.0
+
+
+def notes(topics: TopicsForTest, topic_id: bytes, *partitions: int) -> dict[int, dict[bytes, int]]:
+    reader = KafkaErasures({"bootstrap_servers": topics.bootstrap}, topics.events, timeout_s=TIMEOUT_S)
+    return reader.read(partitions or range(topics.partitions), topic_id)
+
+
+def note(topics: TopicsForTest, key: bytes, value: bytes | None, partition: int | None = None) -> None:
+    producer = KafkaProducer(bootstrap_servers=topics.bootstrap)
+    producer.send(topics.erased, key=key, value=value, partition=partition).get(10)
+    producer.close()
+
+
+def test_a_full_replay_folds_nothing_of_an_erased_user(
+    tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics
+) -> None:
+    topics = make_topics(kafka, N)
+    with running_uic(tmp_path / "first", valkey, topics) as uic:
+        before = uic.publish(*[click("gone") for _ in range(5)], *[click("stays") for _ in range(3)])
+        erased = uic.erase("gone")
+        back = click("gone")
+        [after] = uic.publish(back)
+        uic.wait_folded([*before, erased, after])
+        first = uic.state("stays")
+    for key in valkey.client.scan_iter(match=f"{valkey.prefix}:*"):
+        valkey.client.delete(key)
+    with running_uic(tmp_path / "second", valkey, topics) as uic:
+        uic.wait_folded([*before, erased, after])
+        state, second = uic.state("gone"), uic.state("stays")
+        metrics = httpx.get(f"{uic.worker.admin_url}/metrics", timeout=10).text
+    assert state is not None
+    assert (state.event_count, state.digest) == (
+        1,
+        extend_digest(EMPTY_DIGEST, after.offset, back.SerializeToString()),
+    )
+    # Its five events and the null record itself.
+    records = {line for line in metrics.splitlines() if line.startswith("uic_records_total")}
+    assert 'uic_records_total{outcome="erased_later"} 6.0' in records
+    assert first is not None
+    assert second is not None
+    assert (second.event_count, second.digest) == (first.event_count, first.digest)
+    assert second.lineage != first.lineage
+
+
+def test_a_note_names_the_null_record_of_its_user(kafka: str, make_topics: MakeTopics) -> None:
+    topics = make_topics(kafka, N)
+    log = KafkaLog({"bootstrap_servers": kafka}, timeout_s=TIMEOUT_S)
+    publisher = Publisher(log, topics.events, N)
+    publisher.publish([(b"u1", b"v"), (b"u2", b"v")], TIMEOUT_S)
+    at = publisher.erase("u1", TIMEOUT_S)
+    again = publisher.erase("u1", TIMEOUT_S)
+    topic_id = log.topic_id(topics.events)
+    log.close()
+    nulls = [
+        (r.partition, r.offset) for r in read_to_end({"bootstrap_servers": kafka}, topics.events) if r.value is None
+    ]
+    assert nulls == [(at.partition, at.offset), (again.partition, again.offset)]
+    assert notes(topics, topic_id) == {p: {b"u1": again.offset} if p == at.partition else {} for p in range(N)}
+    assert notes(topics, topic_id, (at.partition + 1) % N) == {(at.partition + 1) % N: {}}
+
+
+def test_of_several_notes_the_highest_counts_and_null_takes_back(kafka: str, make_topics: MakeTopics) -> None:
+    topics = make_topics(kafka, N)
+    p = partition_of(b"u1", N)
+
+    def value(offset: int, partition: int = p, topic_id: bytes = NO_TOPIC_ID) -> bytes:
+        return encode_erasure(Erasure(partition, offset, topic_id))
+
+    for offset in (4, 9, 7):
+        note(topics, b"u1", value(offset))
+    note(topics, b"u1", b"not a note")
+    note(topics, b"u1", value(50, partition=p + 1))
+    note(topics, b"u1", value(60, topic_id=b"x" * 16))
+    assert notes(topics, NO_TOPIC_ID, p) == {p: {b"u1": 9}}
+    note(topics, b"u1", None)
+    assert notes(topics, NO_TOPIC_ID, p) == {p: {}}
+    note(topics, b"u1", value(11))
+    assert notes(topics, NO_TOPIC_ID, p) == {p: {b"u1": 11}}
+
+
+def test_the_notes_of_a_topic_that_was_made_anew_do_not_count(real_kafka: str, make_topics: MakeTopics) -> None:
+    topics = make_topics(real_kafka, N)
+    log = KafkaLog({"bootstrap_servers": real_kafka}, timeout_s=TIMEOUT_S)
+    publisher = Publisher(log, topics.events, N)
+    at = publisher.erase("u1", TIMEOUT_S)
+    before = log.topic_id(topics.events)
+    delete_topics(real_kafka, [topics.events])
+    create_topics(real_kafka, [Topic(topics.events, N)])
+    after = log.topic_id(topics.events)
+    log.close()
+    assert notes(topics, before, at.partition) == {at.partition: {b"u1": at.offset}}
+    assert notes(topics, after, at.partition) == {at.partition: {}}
+
+
+def test_notes_are_read_across_compaction(real_kafka: str, make_topics: MakeTopics) -> None:
+    topics = make_topics(real_kafka, 1)
+    delete_topics(real_kafka, [topics.erased])
+    eager = {
+        "cleanup.policy": "compact",
+        "segment.ms": "100",
+        "min.cleanable.dirty.ratio": "0.001",
+        "max.compaction.lag.ms": "100",
+    }
+    create_topics(real_kafka, [Topic(topics.erased, 1, eager)])
+    log = KafkaLog({"bootstrap_servers": real_kafka}, timeout_s=TIMEOUT_S)
+    client = {"bootstrap_servers": real_kafka}
+    written = 0
+
+    def compacted() -> bool:
+        """Each write closes the segment before it, so that the cleaner has work."""
+        nonlocal written
+        written += 1
+        value = encode_erasure(Erasure(0, written, NO_TOPIC_ID))
+        log.append(topics.erased, 1, [NewRecord(0, b"u%d" % (written % 3), value)], TIMEOUT_S)
+        return len(list(read_to_end(client, topics.erased))) < written
+
+    until(compacted, "the broker has compacted the topic", within_s=60, every_s=0.3)
+    log.close()
+    newest = {b"u%d" % (i % 3): i for i in range(1, written + 1)}
+    assert notes(topics, NO_TOPIC_ID) == {0: newest}
+
+
+def test_without_the_topic_of_erasures_a_replay_has_to_wait(kafka: str, make_topics: MakeTopics) -> None:
+    topics = make_topics(kafka, N)
+    delete_topics(kafka, [topics.erased])
+    with pytest.raises(LogUnavailable, match=r"\.erased does not exist"):
+        notes(topics, NO_TOPIC_ID)
+
+
+def test_the_value_of_a_note_is_pinned() -> None:
+    value = b'{"partition":3,"offset":42,"topic_id":"00112233-4455-6677-8899-aabbccddeeff"}'
+    parsed = Erasure(3, 42, bytes.fromhex("00112233445566778899aabbccddeeff"))
+    assert encode_erasure(parsed) == value
+    assert decode_erasure(value) == parsed
+    assert decode_erasure(value[:-1] + b',"later":"field"}') == parsed
