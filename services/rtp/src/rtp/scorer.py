@@ -19,8 +19,15 @@ from rtp.errors import DeadlineMissed, StateUnavailable, StoreError
 from rtp.metrics import Metrics
 from rtp.serving import Holder, Serving
 
-ANSWER_S = 0.002
-"""What is kept of a deadline for encoding and sending the answer, and for a timer that fires late."""
+LEAST_RESERVE_S = 0.005
+
+
+def reserve_s(remaining_s: float) -> float:
+    """What is kept of a deadline for encoding, sending, and a timer that fires late on a busy machine.
+
+    A tenth, but at least `LEAST_RESERVE_S`, but at most a quarter.
+    """
+    return min(max(remaining_s / 10, LEAST_RESERVE_S), remaining_s / 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +79,11 @@ class Scorer:
         model = serving.model
         context = context_vector(model.context, request.context)
         cost_s = model.cost_s(len(request.item_ids))
-        self._admission.admit(cost_s, deadline - self._clock())
+        remaining_s = deadline - self._clock()
+        self._admission.admit(cost_s, remaining_s)
         try:
             # Requests that give up on a store at the same time are scored one after another: leave time for them all.
-            until = deadline - self._admission.ahead_s - ANSWER_S
+            until = deadline - self._admission.ahead_s - reserve_s(remaining_s)
             state, report = await self._state(serving, request, until)
             if request.require_state and report.status is Status.UNAVAILABLE:
                 raise StateUnavailable("the store does not give this user's state, and the request requires it")

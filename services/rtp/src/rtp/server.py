@@ -64,8 +64,10 @@ async def run(service: Service, settings: RtpSettings, public: socket.socket, ad
     reloads: set[asyncio.Task[None]] = set()
 
     def end() -> None:
-        if main.should_exit:  # asked twice
-            main.force_exit = True
+        main.should_exit = True
+
+    def interrupt() -> None:
+        main.force_exit = main.should_exit  # asked twice at the keyboard: do not wait for anybody
         main.should_exit = True
 
     def swap() -> None:
@@ -73,8 +75,8 @@ async def run(service: Service, settings: RtpSettings, public: socket.socket, ad
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, end)
+    loop.add_signal_handler(signal.SIGTERM, end)
+    loop.add_signal_handler(signal.SIGINT, interrupt)
     loop.add_signal_handler(signal.SIGHUP, swap)
     log.info("admin on %s", _address(admin))
     side_task = asyncio.create_task(side.serve(sockets=[admin]))
