@@ -60,7 +60,12 @@ class Valkey(Server):
 
 
 class DevBroker(Server):
-    """A small broker that speaks Kafka's protocol, for a laptop and for tests; it has no topic ids."""
+    """A small broker that speaks Kafka's protocol, for a laptop and for tests.
+
+    It differs from Apache Kafka where it matters here: it has no topic ids; it never expires a group's member that died
+    without leaving, so that its partitions stay with it until the broker starts again; and it keeps the log in memory,
+    written to its folder as it goes. Groups of several members, and members that are killed, are tested on a real one.
+    """
 
     def __init__(self, folder: Path, *, port: int = 0, name: str = "broker", logs: Path | None = None) -> None:
         super().__init__(name, folder, {"kafka": port}, logs=logs)

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from localstack.demo import PATIENT
 from localstack.process import Ended
 from localstack.replay import States, expect, replay, wait_folded
 from localstack.shoppers import DATA, Shopper, read_events
@@ -36,9 +37,9 @@ def options(tmp_path: Path) -> Options:
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Two UIC workers, and two RTP processes on one socket."""
+    """Two RTP processes on one socket."""
     folder = tmp_path_factory.mktemp("wide") / "stack"
-    options = Options(folder=folder, bundle=ROOT / BUNDLE, partitions=PARTITIONS, uic_workers=2, rtp_processes=2)
+    options = Options(folder=folder, bundle=ROOT / BUNDLE, partitions=PARTITIONS, rtp_processes=2)
     with Stack(options) as stack:
         yield stack
 
@@ -61,18 +62,18 @@ def fold(stack: Stack, events: Events, shoppers: list[Shopper], within_s: float 
 
 def predict(url: str, user: str) -> dict[str, object]:
     body = {"user_id": user, "candidates": [{"item_id": 1, "category_id": 1}]}
-    response = httpx.post(f"{url}/predict", json=body, timeout=5)
+    response = httpx.post(f"{url}/predict", json=body, timeout=5, headers=PATIENT)
     assert response.status_code == 200, response.text
     return dict(response.json()["state"])
 
 
 def test_members_are_ready_once_the_stack_has_started(wide: Stack) -> None:
     at = wide.addresses
-    assert list(living(wide.options.folder)) == ["rtp-1", "rtp-2", "uic-1", "uic-2", "broker", "valkey"]
+    assert list(living(wide.options.folder)) == ["rtp-1", "rtp-2", "uic-1", "broker", "valkey"]
     assert addresses_of(wide.options.folder) == at
     assert predict(at.predict, "nobody")["status"] == "cold"
     assert httpx.get(f"{at.predict}/readyz").status_code == 200
-    assert len({*at.rtp_admin, *at.uic_admin, *at.uic}) == 6
+    assert len({*at.rtp_admin, *at.uic_admin, *at.uic}) == 4
     for url in (*at.rtp_admin, *at.uic_admin):
         assert httpx.get(f"{url}/metrics").status_code == 200
 
@@ -119,11 +120,18 @@ def test_a_killed_process_leaves_its_socket_to_the_other_one(wide: Stack) -> Non
     assert "rtp-1" in living(wide.options.folder)
 
 
-def test_a_killed_worker_comes_back_and_nothing_is_folded_twice(wide: Stack, events: Events) -> None:
-    for number, worker in enumerate(wide.uic):
-        worker.kill()
-        worker.start()
-        fold(wide, events, some(events, first=1000 * (number + 1), users=20, length=10))
+def test_a_worker_dies_and_comes_back_and_nothing_is_folded_twice(
+    options: Options, events: Events, real_kafka: str
+) -> None:
+    """On a real Kafka: the small broker never gives a dead member's partitions to the others."""
+    name = f"stack-{options.folder.parent.name}"
+    soon = {"UIC_KAFKA__SESSION_TIMEOUT_MS": "6000"}  # the least that a broker grants by default
+    with Stack(replace(options, bootstrap=real_kafka, topic=name, uic_workers=2, uic=soon)) as stack:
+        fold(stack, events, some(events, first=0, users=20, length=10))
+        stack.uic[0].kill()
+        fold(stack, events, some(events, first=1000, users=20, length=10))
+        stack.uic[0].start()
+        fold(stack, events, some(events, first=2000, users=20, length=10))
 
 
 def test_a_stack_that_starts_again_goes_on_with_its_data(options: Options, events: Events) -> None:
