@@ -65,7 +65,8 @@ class Progress:
 
     @property
     def complete_from(self) -> int:
-        """A state whose last event lies below this offset (-1 for none) may miss events: it is `partial`."""
+        """A state whose last event lies below this offset may miss events: it is `partial`. So may a user without a
+        state, unless this is 0."""
         return max(self.base, self.gap_end)
 
 

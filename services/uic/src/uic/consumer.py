@@ -173,6 +173,7 @@ class LogConsumer(threading.Thread):
             self._make_room(consumer)
             self._send_advice(consumer)
             self._check_partition_count(consumer)
+            _unblock_parked(consumer)
             try:
                 batches = consumer.poll(timeout_ms=POLL_MS)
             except OffsetOutOfRangeError as error:
@@ -355,3 +356,14 @@ def _close(consumer: KafkaConsumer) -> None:
         consumer.close(autocommit=False, timeout_ms=2000)
     except Exception as error:  # it is given up anyway
         say(log, logging.DEBUG, "closing the consumer failed", detail=repr(error))
+
+
+def _unblock_parked(consumer: KafkaConsumer) -> None:
+    """Let kafka-python hand out what it had fetched of a partition before that was paused.
+
+    kafka-python (seen in 3.0.12) puts such records aside and takes them back only when its place for the records in
+    line is None; after use it holds an empty object instead, so a resumed partition would stay silent for ever.
+    """
+    fetcher = consumer._fetcher
+    if fetcher._next_partition_records is not None and not fetcher._next_partition_records:
+        fetcher._next_partition_records = None
