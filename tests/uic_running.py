@@ -10,12 +10,14 @@ from typing import Any
 
 import grpc
 import httpx
+from kafka import KafkaAdminClient
 
 from conftest import RedisForTest, TopicsForTest
 from ctr.event.v1.behavior_event_pb2 import ACTION_CLICK, BehaviorEvent
 from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
 from localstack.services import Surroundings, UicWorker
+from localstack.topics import delete_topics
 from localstack.wait import until
 
 BUNDLE = Path(__file__).parent / "fixtures" / "bundle_tiny" / "tiny" / "1"
@@ -79,6 +81,16 @@ def running_uic(folder: Path, redis: RedisForTest, topics: TopicsForTest, **vari
     finally:
         uic.channel.close()
         worker.stop()
+
+
+def delete_and_wait(bootstrap: str, *names: str) -> None:
+    """Delete topics, and wait until the broker knows them no more: it answers before that."""
+    delete_topics(bootstrap, list(names))
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    try:
+        until(lambda: not set(names) & set(admin.list_topics()), "the topics are gone", within_s=20)
+    finally:
+        admin.close()
 
 
 def click(user: str, item: int = 3, **fields: Any) -> BehaviorEvent:

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from fake_log import FakeLog
+from localstack.topics import Topic, create_topics
 from mimn.state import NO_TOPIC_ID, partition_of
 from uic.errors import LogUnavailable, UnsuitableTopic
 from uic.log_reader import LogRecord, read_to_end
 from uic.publisher import EventLog, KafkaLog, NewRecord, Position
+from uic_running import delete_and_wait
 
 N = 4
 
@@ -95,12 +97,10 @@ def test_an_unknown_topic_is_refused_and_not_created(case: Case) -> None:
 
 @pytest.mark.servers
 def test_a_topic_that_is_made_anew_has_another_identity(real_kafka: str, make_topics: Callable[..., Any]) -> None:
-    from localstack.topics import Topic, create_topics, delete_topics
-
     topic = make_topics(real_kafka, N).events
     log = KafkaLog({"bootstrap_servers": real_kafka}, timeout_s=5)
     before = log.topic_id(topic)
-    delete_topics(real_kafka, [topic])
+    delete_and_wait(real_kafka, topic)
     create_topics(real_kafka, [Topic(topic, N)])
     after = log.topic_id(topic)
     log.close()

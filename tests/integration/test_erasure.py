@@ -9,14 +9,14 @@ import pytest
 from kafka import KafkaProducer
 
 from conftest import MakeTopics, RedisForTest, TopicsForTest
-from localstack.topics import Topic, create_topics, delete_topics
+from localstack.topics import Topic, create_topics
 from localstack.wait import until
 from mimn.state import EMPTY_DIGEST, NO_TOPIC_ID, extend_digest, partition_of
 from uic.erasures import Erasure, KafkaErasures, decode_erasure, encode_erasure
 from uic.errors import LogUnavailable
 from uic.log_reader import read_to_end
 from uic.publisher import KafkaLog, NewRecord, Publisher
-from uic_running import click, running_uic
+from uic_running import click, delete_and_wait, running_uic
 
 pytestmark = pytest.mark.servers
 
@@ -108,7 +108,7 @@ def test_the_notes_of_a_topic_that_was_made_anew_do_not_count(real_kafka: str, m
     publisher = Publisher(log, topics.events, N)
     at = publisher.erase("u1", TIMEOUT_S)
     before = log.topic_id(topics.events)
-    delete_topics(real_kafka, [topics.events])
+    delete_and_wait(real_kafka, topics.events)
     create_topics(real_kafka, [Topic(topics.events, N)])
     after = log.topic_id(topics.events)
     log.close()
@@ -118,7 +118,7 @@ def test_the_notes_of_a_topic_that_was_made_anew_do_not_count(real_kafka: str, m
 
 def test_notes_are_read_across_compaction(real_kafka: str, make_topics: MakeTopics) -> None:
     topics = make_topics(real_kafka, 1)
-    delete_topics(real_kafka, [topics.erased])
+    delete_and_wait(real_kafka, topics.erased)
     eager = {
         "cleanup.policy": "compact",
         "segment.ms": "100",
@@ -146,7 +146,7 @@ def test_notes_are_read_across_compaction(real_kafka: str, make_topics: MakeTopi
 
 def test_without_the_topic_of_erasures_a_replay_has_to_wait(kafka: str, make_topics: MakeTopics) -> None:
     topics = make_topics(kafka, N)
-    delete_topics(kafka, [topics.erased])
+    delete_and_wait(kafka, topics.erased)
     with pytest.raises(LogUnavailable, match=r"\.erased does not exist"):
         notes(topics, NO_TOPIC_ID)
 

@@ -20,6 +20,7 @@ import redis
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError
+from redis.exceptions import RedisClusterException
 
 from mimn.bundle import BundleError, GoldenMismatch, load_bundle
 from mimn.state import Keys, namespace
@@ -185,7 +186,7 @@ def gather_store(settings: RedisSettings, keys: Keys | None, timeout_s: float) -
             stored = None if keys is None else client.get(keys.meta)
         finally:
             client.close()
-    except (redis.RedisError, OSError) as error:
+    except (redis.RedisError, RedisClusterException, OSError) as error:
         return Store(error=f"{type(error).__name__}: {error}")
     return Store(nodes=nodes, meta=None if stored is None else _meta(stored))
 

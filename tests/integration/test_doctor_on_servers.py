@@ -1,0 +1,184 @@
+"""The doctor before real servers: a sound deployment passes, and each thing that is set up wrongly is named."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from kafka import KafkaAdminClient, KafkaProducer
+from kafka.admin import ConfigResource, ConfigResourceType
+
+from conftest import MakeTopics, RedisForTest, TopicsForTest
+from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
+from localstack.servers import Valkey
+from localstack.topics import Topic, create_topics
+from mimn.bundle import load_bundle
+from mimn.state import Keys, namespace, partition_of
+from uic.doctor import main
+from uic_running import BUNDLE, delete_and_wait
+
+pytestmark = pytest.mark.servers
+
+N = 8
+Examine = Callable[[], tuple[int, dict[str, dict[str, str]]]]
+
+
+@pytest.fixture
+def topics(kafka: str, make_topics: MakeTopics) -> TopicsForTest:
+    return make_topics(kafka, N)
+
+
+@pytest.fixture
+def examine(topics: TopicsForTest, valkey: RedisForTest, monkeypatch: pytest.MonkeyPatch) -> Examine:
+    """Run the doctor with the environment that UIC would have: exit status, and findings by check."""
+    for name, value in {
+        "KAFKA__BOOTSTRAP_SERVERS": topics.bootstrap,
+        "KAFKA__TOPIC": topics.events,
+        "KAFKA__PARTITIONS": str(N),
+        "REDIS__URL": valkey.url,
+        "REDIS__PREFIX": valkey.prefix,
+        "BUNDLE__PATH": str(BUNDLE),
+    }.items():
+        monkeypatch.setenv(f"UIC_{name}", value)
+
+    def run() -> tuple[int, dict[str, dict[str, str]]]:
+        out = io.StringIO()
+        status = main(["--json", "--timeout", "5"], out)
+        return status, {finding["check"]: finding for finding in json.loads(out.getvalue())["findings"]}
+
+    return run
+
+
+def of(findings: dict[str, dict[str, str]], verdict: str) -> set[str]:
+    return {check for check, finding in findings.items() if finding["verdict"] == verdict}
+
+
+def produce(topics: TopicsForTest, records: list[dict[str, Any]]) -> None:
+    producer = KafkaProducer(bootstrap_servers=topics.bootstrap)
+    for record in records:
+        producer.send(topics.events, value=BehaviorEvent().SerializeToString() or b"v", **record)
+    producer.flush(10)
+    producer.close()
+
+
+def test_a_sound_deployment_has_nothing_to_mend(examine: Examine, topics: TopicsForTest) -> None:
+    produce(topics, [{"key": b"u%d" % i} for i in range(100)])
+    status, findings = examine()
+    assert status == 0
+    assert of(findings, "FAIL") == set()
+    assert findings["partitioner of the producers"]["seen"].startswith("the newest 100 records all lie")
+    assert findings["bundle"]["verdict"] == "OK"
+    assert "not in the store yet" in findings[f"namespace {_namespace()}"]["seen"]
+
+
+def test_an_evicting_store_is_named(
+    tmp_path: Path, examine: Examine, own_valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UIC_REDIS__URL", own_valkey.address)
+    client = redis.Redis.from_url(own_valkey.address, protocol=2)
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    status, findings = examine()
+    assert status == 1
+    assert of(findings, "FAIL") == {"maxmemory-policy"}
+    assert findings["store persistence"]["verdict"] == "OK"
+    client.config_set("maxmemory-policy", "volatile-lru")
+    assert examine()[0] == 0
+    client.close()
+
+
+def test_a_cluster_setting_for_a_single_server_is_named(examine: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UIC_REDIS__MODE", "cluster")
+    status, findings = examine()
+    assert status == 1
+    assert of(findings, "FAIL") == {"store"}
+    assert "cluster" in findings["store"]["seen"].lower()
+
+
+def test_a_foreign_partitioner_is_named(examine: Examine, topics: TopicsForTest) -> None:
+    produce(topics, [{"key": b"u%d" % i, "partition": i % N} for i in range(100)])
+    here = sum(partition_of(b"u%d" % i, N) == i % N for i in range(100))
+    status, findings = examine()
+    assert status == 1
+    assert of(findings, "FAIL") == {"partitioner of the producers"}
+    assert findings["partitioner of the producers"]["seen"].startswith(f"{100 - here} of the newest 100 records")
+
+
+def test_a_producer_with_a_clock_ahead_is_named(examine: Examine, topics: TopicsForTest) -> None:
+    produce(topics, [{"key": b"u1", "timestamp_ms": time.time_ns() // 1_000_000 + 600_000}])
+    status, findings = examine()
+    assert status == 1
+    assert of(findings, "FAIL") == {"clock of the producers"}
+
+
+def test_settings_of_topics_are_judged(examine: Examine, topics: TopicsForTest) -> None:
+    _configure(topics.events, topics, {"cleanup.policy": "compact", "retention.ms": "86400000"})
+    _configure(topics.dlq, topics, {"retention.ms": "3600000"})
+    _configure(topics.erased, topics, {"cleanup.policy": "delete"})
+    status, findings = examine()
+    assert status == 1
+    assert of(findings, "FAIL") == {f"cleanup.policy of {topics.events}", f"policy of {topics.erased}"}
+    warned = of(findings, "WARN")
+    assert f"retention of {topics.events}" in warned
+    assert f"policy of {topics.dlq}" in warned
+
+
+def test_another_partition_count_is_named(
+    examine: Examine, topics: TopicsForTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UIC_KAFKA__PARTITIONS", "16")
+    status, findings = examine()
+    assert status == 1
+    assert of(findings, "FAIL") == {f"partitions of {topics.events}", f"policy of {topics.erased}"}
+
+
+def test_topics_that_are_missing_come_with_the_command_that_creates_them(
+    examine: Examine, topics: TopicsForTest
+) -> None:
+    delete_and_wait(topics.bootstrap, topics.dlq, topics.erased)
+    status, findings = examine()
+    assert status == 1
+    assert of(findings, "FAIL") == {f"topic {topics.dlq}", f"topic {topics.erased}"}
+    assert "--config cleanup.policy=compact" in findings[f"topic {topics.erased}"]["fix"]
+    create_topics(topics.bootstrap, [Topic(topics.erased, 4, {"cleanup.policy": "compact"})])
+    assert of(examine()[1], "FAIL") == {f"topic {topics.dlq}", f"policy of {topics.erased}"}
+
+
+def test_a_namespace_of_another_topic_is_named(examine: Examine, valkey: RedisForTest, topics: TopicsForTest) -> None:
+    meta = Keys(_namespace(), valkey.prefix).meta
+    valkey.client.set(meta, json.dumps({"partitions": N, "topic": topics.events}))
+    assert examine()[0] == 0
+    for other in (json.dumps({"partitions": N, "topic": "another"}), "no JSON"):
+        valkey.client.set(meta, other)
+        status, findings = examine()
+        assert status == 1
+        assert of(findings, "FAIL") == {f"namespace {_namespace()}"}
+
+
+def test_what_is_away_is_named_and_the_rest_is_still_judged(
+    examine: Examine, free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch, topics: TopicsForTest
+) -> None:
+    nowhere = free_port()
+    monkeypatch.setenv("UIC_REDIS__URL", f"redis://someone:secret@127.0.0.1:{nowhere}/0")
+    status, findings = examine()
+    assert status == 1
+    assert of(findings, "FAIL") == {"store"}
+    assert findings["store"]["seen"].startswith(f"redis://127.0.0.1:{nowhere}/0: ConnectionError")
+    monkeypatch.setenv("UIC_KAFKA__BOOTSTRAP_SERVERS", f"127.0.0.1:{nowhere}")
+    monkeypatch.setenv("UIC_BUNDLE__PATH", "/no/such/bundle")
+    assert of(examine()[1], "FAIL") == {"store", "broker", "bundle"}
+
+
+def _namespace() -> str:
+    return namespace(load_bundle(BUNDLE).manifest.fingerprint)
+
+
+def _configure(topic: str, topics: TopicsForTest, config: dict[str, str]) -> None:
+    admin = KafkaAdminClient(bootstrap_servers=topics.bootstrap)
+    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, dict(config))])
+    admin.close()
