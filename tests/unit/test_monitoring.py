@@ -1,0 +1,61 @@
+"""Alerts speak of metrics and labels that the services really have, and of runbooks that exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rtp.core.standing import Status
+from rtp.metrics import Metrics as RtpMetrics
+from uic.core.status import Phase
+from uic.metrics import Metrics as UicMetrics
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+RULES: list[dict[str, Any]] = [
+    rule for group in yaml.safe_load((DEPLOY / "alerts.yml").read_text())["groups"] for rule in group["rules"]
+]
+
+
+def series() -> set[str]:
+    """Every series name that a scrape of both services can hold."""
+    names: set[str] = set()
+    for registry in (UicMetrics().registry, RtpMetrics().registry):
+        for metric in registry.collect():
+            suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(metric.type, ("",))
+            names |= {f"{metric.name}{suffix}" for suffix in suffixes}
+    return names
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_an_alert_uses_existing_series_and_names_an_existing_runbook(rule: dict[str, Any]) -> None:
+    used = set(re.findall(r"\b(?:uic|rtp)_\w+", rule["expr"]))
+    assert used
+    assert used <= series()
+    assert rule["annotations"]["summary"]
+    assert rule["labels"]["severity"] in ("page", "ticket")
+    if runbook := rule["annotations"].get("runbook"):
+        assert (DEPLOY.parent / runbook).is_file(), runbook
+
+
+def test_label_values_are_values_that_the_services_write() -> None:
+    text = " ".join(rule["expr"] for rule in RULES)
+    assert set(re.findall(r'uic_partitions\{status="(\w+)"\}', text)) <= {phase.value for phase in Phase}
+    statuses = re.findall(r'rtp_states_total\{status=~"([\w|]+)"\}', text)
+    assert statuses
+    assert {value for group in statuses for value in group.split("|")} <= {status.value for status in Status}
+
+
+def test_the_scraped_ports_are_the_admin_ports() -> None:
+    from localstack.stack import DOCUMENTED_PORTS
+
+    config = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
+    targets = {job["job_name"]: job["static_configs"][0]["targets"] for job in config["scrape_configs"]}
+    assert targets == {
+        "uic": [f"127.0.0.1:{DOCUMENTED_PORTS.uic_admin}"],
+        "rtp": [f"127.0.0.1:{DOCUMENTED_PORTS.rtp_admin}"],
+    }
+    assert config["rule_files"] == ["alerts.yml"]
