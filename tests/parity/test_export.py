@@ -19,6 +19,7 @@ from mimn.export import ExportError, export_bundle, main
 from mimn.nn.checkpoint import save_model
 from mimn.nn.model import MimnModel
 from mimn.parity import BATCHES, ParityError, check_parity
+from mimn.reference import Reference
 from mimn.state import LayoutError, StateHeader, UserState, decode_state, encode_state
 from mimn.state.layout import BlockType
 from parity.paper_models import CATEGORIES, CONFIGS, ITEMS, small_model
@@ -45,8 +46,12 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     "name", ["context", "bounded writes", "shift", "neither", "one slot", "batch norm and dropout", "pooling"]
 )
 def test_a_bundle_folds_and_scores_as_the_model_does(name: str, tmp_path: Path) -> None:
-    model = small_model(CONFIGS[name])
-    assert_same(export(model, tmp_path), model)
+    model = small_model(CONFIGS[name]).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    bundle = export(model, tmp_path)
+    assert all(module.training for module in model.modules()), "the model is given back as it was"
+    assert all(value.equal(before[key]) for key, value in model.state_dict().items())
+    assert_same(bundle, model.eval())
 
 
 def test_a_bundle_with_everything_on_folds_and_scores_as_the_model_does(both: Bundle) -> None:
@@ -92,6 +97,14 @@ def test_states_of_1000_events_equal_the_unrolled_sequence(both: Bundle) -> None
         # A sum that cancels keeps the rounding of all its terms; the head reads it divided by their number.
         scale = 1000 if name in ("add_sum", "history_sum") else 1
         np.testing.assert_allclose(got[name] / scale, want[name] / scale, atol=1e-5, rtol=1e-5, err_msg=name)
+
+
+def test_golden_histories_choose_their_channels_clearly(both: Bundle) -> None:
+    model = small_model(CONFIGS["both"])
+    reference = Reference(model.config, {name: value.numpy() for name, value in model.state_dict().items()})
+    for items, categories in zip(both.golden.items, both.golden.categories, strict=True):
+        _, gap = reference.fold(both.vectors(items, categories).astype(np.float64), reference.initial())
+        assert gap > 1e-4
 
 
 def test_parity_counts_what_it_compared(both: Bundle) -> None:
@@ -214,15 +227,6 @@ def test_the_official_variant_is_refused_by_name(tmp_path: Path) -> None:
 def test_ids_that_do_not_fit_the_tables_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="12 item ids do not fit a table of 14 rows"):
         export_bundle(small_model(CONFIGS["both"]), ITEM_IDS[1:], CATEGORY_IDS, tmp_path, name="x", version="1")
-
-
-def test_export_leaves_the_model_in_training(tmp_path: Path) -> None:
-    model = small_model(CONFIGS["batch norm and dropout"]).train()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    export(model, tmp_path)
-    assert model.training
-    assert all(module.training for module in model.modules())
-    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
 
 
 class TestCommand:

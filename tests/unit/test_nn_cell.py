@@ -265,6 +265,38 @@ def test_no_gradient_passes_from_a_channel_into_the_memory() -> None:
     assert gradient.abs().sum() > 0
 
 
+@pytest.mark.parametrize("config", [CONFIG, CONFIGS["shift"]], ids=["transfer", "shift"])
+def test_no_gradient_passes_through_the_share_of_past_writes(config: MimnConfig) -> None:
+    cell = cell_of(config)
+    state = unroll(cell, events(4, 5), cell.initial(4))[:, -1].detach()
+    utilization = cell.unpack(state)["utilization"].clone().requires_grad_()
+    blocks = cell.unpack(cell(events(4, 1, seed=2)[:, 0], cell.pack(cell.unpack(state) | {"utilization": utilization})))
+    (gradient,) = torch.autograd.grad(blocks["memory"].sum(), utilization, allow_unused=True)
+    assert gradient is None or gradient.eq(0).all()
+
+
+def test_bounded_writes_keep_slots_within_one_where_the_papers_grow() -> None:
+    """The erase gate closed and the same event over and over: what training makes of the paper's rule."""
+    largest = {}
+    for bounded in (False, True):
+        cell = cell_of(replace(CONFIG, bounded_writes=bounded))
+        with torch.no_grad():
+            cell.controls.bias[2 + 3 * D :] = -4.0
+            cell.controls.bias[2 + 2 * D : 2 + 3 * D] = 3.0
+            state = unroll(cell, events(4, 1).expand(-1, 200, -1), cell.initial(4))[:, -1]
+        largest[bounded] = cell.unpack(state)["memory"].abs().max().item()
+    assert largest[True] <= 1.0
+    assert largest[False] > 10.0
+
+
+def test_rebalancing_starts_near_the_identity() -> None:
+    """From a uniform matrix all slots would get the same writes."""
+    cell = cell_of(CONFIG)
+    weights = torch.eye(3)
+    moved = addressing.transfer(weights, cell.transfer(torch.full((3, 3), 1 / 3)))
+    assert moved.diagonal().min() > 0.8
+
+
 def test_long_histories_stay_in_range() -> None:
     cell = cell_of(CONFIG)
     pool, state, states = events(4, 500), cell.initial(4), []

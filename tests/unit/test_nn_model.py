@@ -151,6 +151,17 @@ def test_mlp_equals_its_unfactored_form() -> None:
     torch.testing.assert_close(got.flatten(), mlp.third(mlp.second_slope(mlp.second(x)))[:, 0])
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_drops_units_of_both_hidden_layers_in_training_alone(training: bool) -> None:
+    torch.manual_seed(0)
+    mlp = Mlp(5, 4, replace(CONFIG, head_dropout=0.5)).train(training)
+    dropped = []
+    for layer in (mlp.second, mlp.third):
+        layer.register_forward_pre_hook(lambda _, inputs: dropped.append(bool(inputs[0].eq(0).any())))
+    mlp(torch.randn(2, 5), torch.randn(2, 6, 4))
+    assert dropped == [training, training]
+
+
 def test_prelu_has_a_slope_a_unit() -> None:
     got = prelu(torch.tensor([[-2.0, -2.0], [3.0, 3.0]]), torch.tensor([0.1, 0.5]))
     torch.testing.assert_close(got, torch.tensor([[-0.2, -1.0], [3.0, 3.0]]))

@@ -133,6 +133,15 @@ def test_sharpening_survives_where_a_power_underflows() -> None:
     assert uniform.grad.isfinite().all()
 
 
+def test_sharpening_a_zero_weight_has_a_finite_gradient() -> None:
+    weights = torch.tensor([[0.7, 0.3, 0.0]], requires_grad=True)
+    result = addressing.shift_and_sharpen(weights, torch.tensor([[1.0, 0.0, 0.0]]), torch.full((1, 1), 5.0))
+    assert result[0, 2] == 0
+    torch.autograd.backward(result[0, 0])
+    assert weights.grad is not None
+    assert weights.grad.isfinite().all()
+
+
 def test_strongest_takes_the_first_of_equals() -> None:
     got = addressing.strongest(torch.tensor([[0.4, 0.4, 0.2], [0.1, 0.2, 0.7]], requires_grad=True))
     assert got.tolist() == [[1, 0, 0], [0, 0, 1]]

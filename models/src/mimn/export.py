@@ -28,13 +28,14 @@ from mimn.nn.checkpoint import CheckpointError, load_model
 from mimn.nn.graphs import OPSET, head_graph, step_graph
 from mimn.nn.model import MimnModel
 from mimn.parity import Graph, ParityError, check_parity
+from mimn.reference import Reference
 from mimn.state.layout import BlockType, LayoutError
 
 Ids = NDArray[np.uint64]
 
 MODEL_FILE, METRICS_FILE = "model.safetensors", "metrics.json"
 ITEM_IDS_FILE, CATEGORY_IDS_FILE = "items.ids.npy", "categories.ids.npy"
-GOLDEN_USERS, GOLDEN_EVENTS, GOLDEN_CANDIDATES = 4, 20, 9
+GOLDEN_DRAWN, GOLDEN_USERS, GOLDEN_EVENTS, GOLDEN_CANDIDATES = 16, 4, 20, 9
 
 
 class ExportError(Exception):
@@ -90,8 +91,7 @@ def export_bundle(
         initial = layout.round(model.cell.initial(1)[0].numpy())
         items = EmbeddingTable(item_ids, model.items.weight.detach().numpy())
         categories = EmbeddingTable(category_ids, model.categories.weight.detach().numpy())
-    K = len(config.context_features)
-    golden = golden_cases(Graph(step_onnx), Graph(head_onnx), initial, (items, categories), K)
+        reference = Reference(config, {key: value.numpy() for key, value in model.state_dict().items()}, state_dtype)
     return write_bundle(
         output,
         name=name,
@@ -104,7 +104,7 @@ def export_bundle(
         initial_state=initial,
         items=items,
         categories=categories,
-        golden=golden,
+        golden=golden_cases(reference, (Graph(step_onnx), Graph(head_onnx)), (items, categories), initial),
         context=config.context_features,
         opset=OPSET,
         model=asdict(config),
@@ -113,40 +113,51 @@ def export_bundle(
 
 
 def golden_cases(
-    step: Graph, head: Graph, initial: NDArray[np.float32], tables: tuple[EmbeddingTable, EmbeddingTable], K: int
+    reference: Reference,
+    graphs: tuple[Graph, Graph],
+    tables: tuple[EmbeddingTable, EmbeddingTable],
+    initial: NDArray[np.float32],
 ) -> Golden:
-    """Some histories, a tenth of their ids unknown, with the states and scores that the graphs give them."""
-    random = np.random.default_rng(0)
+    """Some histories, a tenth of their ids unknown, with the states and scores that the graphs give them.
+
+    Of several drawn histories those are taken whose interest channels are chosen most clearly, so that another
+    processor's rounding cannot choose another channel.
+    """
+    step, head = graphs
     items, categories = tables
+    random = np.random.default_rng(0)
 
     def draw(table: EmbeddingTable, *shape: int) -> Ids:
         known = table.ids[random.integers(len(table.ids), size=shape)] if len(table.ids) else np.zeros(shape, np.uint64)
         return np.where(random.random(shape) < 0.1, np.uint64(2**64 - 1), known)
 
     def vectors(item_ids: Ids, category_ids: Ids) -> NDArray[np.float32]:
-        return np.concatenate(
-            [items.vectors[items.rows(item_ids)], categories.vectors[categories.rows(category_ids)]], -1
-        )
+        item_rows, category_rows = items.rows(item_ids), categories.rows(category_ids)
+        return np.concatenate([items.vectors[item_rows], categories.vectors[category_rows]], -1)
 
-    history = draw(items, GOLDEN_USERS, GOLDEN_EVENTS), draw(categories, GOLDEN_USERS, GOLDEN_EVENTS)
+    history = draw(items, GOLDEN_DRAWN, GOLDEN_EVENTS), draw(categories, GOLDEN_DRAWN, GOLDEN_EVENTS)
+    events = vectors(history[0].reshape(-1), history[1].reshape(-1)).reshape(GOLDEN_DRAWN, GOLDEN_EVENTS, -1)
+    gaps = [reference.fold(user, reference.initial())[1] for user in events.astype(np.float64)]
+    clearest = np.sort(np.argsort(gaps, kind="stable")[-GOLDEN_USERS:])
+
     states = np.tile(initial, (GOLDEN_USERS, 1))
     for t in range(GOLDEN_EVENTS):
-        states = step(vectors(history[0][:, t], history[1][:, t]), states)
+        states = step(np.ascontiguousarray(events[clearest, t]), states)
     candidates = draw(items, GOLDEN_CANDIDATES), draw(categories, GOLDEN_CANDIDATES)
-    context = random.normal(size=(GOLDEN_USERS, K)).astype(np.float32)
+    context = random.normal(size=(GOLDEN_USERS, len(reference.config.context_features))).astype(np.float32)
 
     def scores(state: NDArray[np.float32], row: NDArray[np.float32]) -> NDArray[np.float32]:
-        return head(vectors(*candidates), state[np.newaxis], *([row[np.newaxis]] if K else []))
+        return head(vectors(*candidates), state[np.newaxis], *([row[np.newaxis]] if len(row) else []))
 
     return Golden(
-        items=history[0],
-        categories=history[1],
+        items=history[0][clearest],
+        categories=history[1][clearest],
         states=states,
         candidate_items=candidates[0],
         candidate_categories=candidates[1],
         context=context,
         scores=np.stack([scores(state, row) for state, row in zip(states, context, strict=True)]),
-        cold_scores=scores(initial, np.zeros(K, np.float32)),
+        cold_scores=scores(initial, np.zeros_like(context[0])),
     )
 
 
