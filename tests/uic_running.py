@@ -16,6 +16,7 @@ from conftest import RedisForTest, TopicsForTest
 from ctr.event.v1.behavior_event_pb2 import ACTION_CLICK, BehaviorEvent
 from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
+from localstack.ports import accepts
 from localstack.services import Surroundings, UicWorker
 from localstack.topics import delete_topics
 from localstack.wait import until
@@ -62,8 +63,10 @@ class RunningUic:
 
 
 @contextmanager
-def running_uic(folder: Path, redis: RedisForTest, topics: TopicsForTest, **variables: str) -> Iterator[RunningUic]:
-    """Start UIC on the test's own topics and keys, and stop it afterwards."""
+def running_uic(
+    folder: Path, redis: RedisForTest, topics: TopicsForTest, *, serving: bool = True, **variables: str
+) -> Iterator[RunningUic]:
+    """Start UIC on the test's own topics and keys, and stop it afterwards. `serving`: wait until its health says so."""
     surroundings = Surroundings(
         bootstrap=topics.bootstrap,
         redis_url=redis.url,
@@ -74,12 +77,16 @@ def running_uic(folder: Path, redis: RedisForTest, topics: TopicsForTest, **vari
         uic=variables,
     )
     worker = UicWorker("uic", folder, surroundings)
-    worker.start()
-    uic = RunningUic(worker)
+    worker.spawn()
     try:
+        if serving:
+            worker.wait_ready()
+        else:
+            until(lambda: accepts(worker.ports["admin"]), "the admin port answers", within_s=40)
+        uic = RunningUic(worker)
         yield uic
-    finally:
         uic.channel.close()
+    finally:
         worker.stop()
 
 
