@@ -16,8 +16,10 @@ from kafka.admin import ConfigResource, ConfigResourceType
 
 from conftest import MakeTopics, RedisForTest, TopicsForTest
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
+from localstack.ports import free_port
 from localstack.servers import Valkey
 from localstack.topics import Topic, create_topics
+from localstack.wait import until
 from mimn.bundle import load_bundle
 from mimn.state import Keys, namespace, partition_of
 from uic.doctor import main
@@ -98,6 +100,33 @@ def test_a_cluster_setting_for_a_single_server_is_named(examine: Examine, monkey
     assert status == 1
     assert of(findings, "FAIL") == {"store"}
     assert "cluster" in findings["store"]["seen"].lower()
+
+
+class ClusteredValkey(Valkey):
+    """A cluster of one node that has all slots."""
+
+    def command(self) -> list[str]:
+        return [*super().command(), "--cluster-enabled", "yes", "--cluster-port", str(free_port())]
+
+
+def test_a_cluster_is_judged_as_one_and_named_when_the_setting_says_single(
+    tmp_path: Path, examine: Examine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ClusteredValkey(tmp_path / "cluster") as server:
+        client: Any = redis.Redis.from_url(server.address, protocol=2)
+        client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        until(lambda: client.cluster("INFO")["cluster_state"] == "ok", "the cluster is up", within_s=20)
+        monkeypatch.setenv("UIC_REDIS__URL", server.address)
+        status, findings = examine()
+        assert status == 1
+        assert of(findings, "FAIL") == {"store mode"}
+        monkeypatch.setenv("UIC_REDIS__MODE", "cluster")
+        status, findings = examine()
+        assert status == 0
+        assert findings["store mode"]["seen"] == "cluster"
+        client.config_set("maxmemory-policy", "allkeys-lfu")
+        assert of(examine()[1], "FAIL") == {"maxmemory-policy"}
+        client.close()
 
 
 def test_a_foreign_partitioner_is_named(examine: Examine, topics: TopicsForTest) -> None:
