@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from importlib.resources import files
 from typing import Any
 
@@ -16,6 +17,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster
 from redis.connection import parse_url
+from redis.exceptions import RedisClusterException
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -25,6 +27,8 @@ from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable
 from uic.settings import RedisSettings
 
 CHUNK_STATES = 256
+FAILURES = (redis.RedisError, RedisClusterException, OSError)
+"""What redis-py raises when there is no answer; a cluster that cannot be reached has a class outside the tree."""
 SCRIPT = files("uic").joinpath("commit.lua").read_text()
 _GIVEN_UP = NoAnswer("not tried: an earlier commit had no answer")
 
@@ -34,12 +38,16 @@ class RedisStore:
 
     def __init__(self, settings: RedisSettings, keys: Keys) -> None:
         """Connects when first used."""
+        self._settings = settings
         self._keys = keys
         self._bad_values_kept = settings.bad_values_kept
         self._connections = 0
         self._clustered = settings.mode == "cluster"
-        self.client = open_client(settings, self._connected)
-        """For reads that are not part of the commit protocol."""
+
+    @cached_property
+    def client(self) -> Any:
+        """The redis-py client. A cluster's asks for the slots at once, so this fails as any call does."""
+        return open_client(self._settings, self._connected)
 
     @property
     def connections(self) -> int:
@@ -114,7 +122,8 @@ class RedisStore:
 
     def close(self) -> None:
         """Give up the connections."""
-        self.client.close()
+        if "client" in self.__dict__:
+            self.client.close()
 
     def _commit_chunk(self, chunk: Sequence[Commit]) -> list[Answer]:
         try:
@@ -125,7 +134,7 @@ class RedisStore:
                 for commit in chunk:
                     pipeline.eval(*self._arguments(commit))
                 replies = pipeline.execute(raise_on_error=False)
-        except redis.RedisError as error:
+        except FAILURES as error:
             return [NoAnswer(_describe(error))] * len(chunk)
         return [_answer(reply) for reply in replies]
 
@@ -152,7 +161,7 @@ class RedisStore:
 
 
 def open_client(settings: RedisSettings, connected: Callable[[], None] = lambda: None) -> Any:
-    """A redis-py client as the settings say, without connecting. `connected` is called for every connection made.
+    """A redis-py client as the settings say; only a cluster's connects at once. `connected` hears of each connection.
 
     Nothing is retried behind our back: a commit without an answer is for the protocol to settle.
     """
@@ -215,5 +224,5 @@ def _named(what: str) -> Iterator[None]:
     """Turns redis-py's errors into `StoreUnavailable`, which says what was tried."""
     try:
         yield
-    except redis.RedisError as error:
+    except FAILURES as error:
         raise StoreUnavailable(f"cannot {what}: {_describe(error)}") from error

@@ -520,6 +520,7 @@ class StateUpdater:
         if resolution is not None and not resolution.outcome.done():
             resolution.outcome.set_result(begin.progress)
         self._log.read(session.partition, session.tag, begin.read_from)
+        self._ask_due = now  # so that an idle partition is soon known to be caught up
 
     def _obey_operators(self, now: float) -> None:
         while self._resolutions:

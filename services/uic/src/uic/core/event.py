@@ -146,6 +146,8 @@ def is_json(headers: Sequence[tuple[str, bytes]]) -> bool:
 
 
 def _parse_json(value: bytes) -> BehaviorEvent | None:
+    if not value.lstrip().startswith(b"{"):  # the parser takes some arrays and strings for empty messages
+        return None
     event = BehaviorEvent()
     try:
         json_format.Parse(value, event, ignore_unknown_fields=True)

@@ -176,7 +176,7 @@ class Round:
             self.time.append(0)
             self.digest.append(EMPTY_DIGEST)
         # After an erasure nothing is missing: what came before is not to be known.
-        self.partial.append(partial or (not fresh and last < progress.complete_from))
+        self.partial.append(partial or (not fresh and max(last, 0) < progress.complete_from))
         # Offsets of an earlier era are another log's, or another reading of this one.
         self.last_offset.append(last if era == progress.era else -1)
         return row

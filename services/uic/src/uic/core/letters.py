@@ -82,12 +82,20 @@ def to_wire(letter: Letter, max_bytes: int) -> Wire:
     if key is not None and _size(key, None, ours) > max_bytes:
         ours.append((KEY_BYTES, str(len(key)).encode()))
         key, value = None, value or b""
-    while original and _size(key, None, [*original, *ours]) > max_bytes:
-        original.pop()
-    room = max(0, max_bytes - _size(key, None, [*original, *ours]))
-    return key, None if value is None else value[:room], [*original, *ours]
+    room = max_bytes - _size(key, None, ours)
+    kept = []
+    for header in original:
+        room -= _header_size(header)
+        if room < 0:
+            room += _header_size(header)
+            break
+        kept.append(header)
+    return key, None if value is None else value[: max(0, room)], [*kept, *ours]
 
 
 def _size(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> int:
-    in_headers = sum(len(name.encode()) + len(content) + 8 for name, content in headers)
-    return _RECORD_OVERHEAD_BYTES + len(key or b"") + len(value or b"") + in_headers
+    return _RECORD_OVERHEAD_BYTES + len(key or b"") + len(value or b"") + sum(map(_header_size, headers))
+
+
+def _header_size(header: tuple[str, bytes]) -> int:
+    return len(header[0].encode()) + len(header[1]) + 8

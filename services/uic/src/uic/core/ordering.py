@@ -95,7 +95,7 @@ def cut(
         partition: where they lie.
         partitions: N.
         known: keys that were found to belong here before; theirs are not hashed again.
-        erased: key → offset up to which (inclusive) the user's records are left out.
+        erased: key → offset up to which the user's events are left out; an erasure never is: there may be a state.
         bounds: at least one record is taken, whatever they say.
 
     Raises:
@@ -138,7 +138,7 @@ def cut(
                 item, category, time = event
         if reason is not None:
             rejected.append((at, reason))
-        elif erased and erased.get(key, -1) >= offset:
+        elif item and erased and erased.get(key, -1) >= offset:
             batch.erased_later += 1
         else:
             if place < 0:

@@ -1,0 +1,272 @@
+"""One suite for every `StateStore`: the fake that the protocol is tested with, and a real Valkey through redis-py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import redis
+
+from fakes import FakeStore
+from localstack.ports import free_port
+from localstack.servers import Valkey
+from localstack.wait import until
+from mimn.state import Keys
+from uic.core.commit import ABSENT, Commit, NoAnswer, Refused, Written
+from uic.core.ports import StateStore
+from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable
+from uic.settings import RedisSettings
+from uic.store import CHUNK_STATES, RedisStore
+
+KEYS = Keys("0011223344556677-0", "contract")
+USER = "ann {with} braces:and:é"
+
+
+@dataclass
+class Subject:
+    """A store under test, and what the tests do behind its back."""
+
+    store: StateStore
+    stop: Callable[[], object]
+    bad: Callable[[int], list[bytes]]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    with Valkey(tmp_path_factory.mktemp("valkey"), appendfsync="off") as server:
+        yield server
+
+
+class OneNodeCluster(Valkey):
+    """A cluster that a single server is: every slot is its own."""
+
+    def command(self) -> list[str]:
+        return [*super().command(), "--cluster-enabled", "yes"]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    with OneNodeCluster(tmp_path_factory.mktemp("cluster"), appendfsync="off") as server:
+        client = redis.Redis.from_url(server.address, protocol=2)
+        client.cluster("ADDSLOTSRANGE", 0, 16383)
+        until(lambda: client.cluster("INFO")["cluster_state"] == "ok", "the cluster is up", within_s=10)
+        yield server
+
+
+MODES = [pytest.param(mode, marks=pytest.mark.servers) for mode in ("single", "cluster")]
+
+
+@pytest.fixture(params=["fake", *MODES])
+def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
+    if request.param == "fake":
+        fake = FakeStore()
+        yield Subject(fake, lambda: setattr(fake, "away", True), lambda p: fake.bad.get(p, []))
+        return
+    mode = request.param
+    server: Valkey = request.getfixturevalue("server" if mode == "single" else "cluster")
+    client = redis.Redis.from_url(server.address, protocol=2)
+    client.flushall()
+    store = RedisStore(RedisSettings(url=server.address, mode=mode), KEYS)
+    nowhere = RedisStore(RedisSettings(url=f"redis://127.0.0.1:{free_port()}/0", mode=mode, timeout_s=0.2), KEYS)
+    found = Subject(store, lambda: None, lambda p: client.lrange(KEYS.bad(p), 0, -1))  # type: ignore[arg-type,return-value]  # redis-py types both clients at once
+
+    def stop() -> None:
+        found.store = nowhere
+
+    found.stop = stop
+    yield found
+    store.close()
+    nowhere.close()
+    client.close()
+
+
+def test_a_commit_writes_states_and_progress_together(subject: Subject) -> None:
+    store = subject.store
+    assert store.read_progress([0, 3]) == {0: ABSENT, 3: ABSENT}
+    assert store.commit([Commit(3, ABSENT, b"p1", ((USER, b"s1"), ("bob", b"s2")))]) == [Written()]
+    assert store.read_progress([0, 3]) == {0: ABSENT, 3: b"p1"}
+    assert store.load([(3, [USER, "carol", "bob"]), (0, [USER]), (1, [])]) == [[b"s1", None, b"s2"], [None], []]
+
+
+def test_a_commit_over_another_record_writes_nothing_and_returns_that_record(subject: Subject) -> None:
+    store = subject.store
+    store.commit([Commit(0, ABSENT, b"p1", ((USER, b"s1"),))])
+    assert store.commit([Commit(0, ABSENT, b"p2", ((USER, b"s2"),))]) == [Refused(b"p1")]
+    assert store.commit([Commit(0, b"p0", b"p2", ((USER, None),))]) == [Refused(b"p1")]
+    assert store.commit([Commit(1, b"p0", b"p2", ((USER, b"s2"),))]) == [Refused(ABSENT)]
+    assert store.load([(0, [USER]), (1, [USER])]) == [[b"s1"], [None]]
+    assert store.read_progress([0, 1]) == {0: b"p1", 1: ABSENT}
+
+
+def test_the_same_commit_twice_is_refused_with_its_own_record(subject: Subject) -> None:
+    commit = Commit(0, ABSENT, b"p1", ((USER, b"s1"),))
+    assert subject.store.commit([commit]) == [Written()]
+    assert subject.store.commit([commit]) == [Refused(b"p1")]
+
+
+def test_none_deletes(subject: Subject) -> None:
+    store = subject.store
+    store.commit([Commit(0, ABSENT, b"p1", ((USER, b"s1"), ("bob", b"s2")))])
+    assert store.commit([Commit(0, b"p1", b"p2", ((USER, None), ("nobody", None)))]) == [Written()]
+    assert store.load([(0, [USER, "bob"])]) == [[None, b"s2"]]
+
+
+def test_each_of_several_commits_stands_for_itself(subject: Subject) -> None:
+    store = subject.store
+    store.commit([Commit(1, ABSENT, b"p1")])
+    commits = [Commit(p, ABSENT, b"p2", ((USER, b"s"),)) for p in range(3)]
+    assert store.commit(commits) == [Written(), Refused(b"p1"), Written()]
+    assert store.read_progress(range(3)) == {0: b"p2", 1: b"p1", 2: b"p2"}
+    assert store.commit([]) == []
+
+
+def test_more_states_than_one_pipeline_carries(subject: Subject) -> None:
+    store = subject.store
+    users = [f"u{i}" for i in range(CHUNK_STATES)]
+    commits = [Commit(p, ABSENT, b"p", tuple((u, u.encode()) for u in users)) for p in range(4)]
+    assert store.commit(commits) == [Written()] * 4
+    wanted = [(p, users) for p in range(4)]
+    assert store.load(wanted) == [[u.encode() for u in users]] * 4
+
+
+def test_any_bytes_are_stored_as_they_are(subject: Subject) -> None:
+    everything = bytes(range(256)) * 8
+    assert subject.store.commit([Commit(0, ABSENT, everything, ((USER, everything),))]) == [Written()]
+    assert subject.store.commit([Commit(0, everything, b"p", ())]) == [Written()]
+    assert subject.store.load([(0, [USER])]) == [[everything]]
+
+
+def test_a_namespace_belongs_to_one_topic_and_partition_count(subject: Subject) -> None:
+    store = subject.store
+    store.claim_namespace(64, "behavior-events")
+    store.claim_namespace(64, "behavior-events")
+    with pytest.raises(NamespaceConflict):
+        store.claim_namespace(32, "behavior-events")
+    with pytest.raises(NamespaceConflict):
+        store.claim_namespace(64, "other")
+
+
+def test_unreadable_values_are_kept_newest_first_and_bounded(subject: Subject) -> None:
+    for i in range(60):
+        subject.store.set_aside(2, [f"{i}a".encode(), f"{i}b".encode()])
+    kept = subject.bad(2)
+    assert kept[:3] == [b"59b", b"59a", b"58b"]
+    assert len(kept) == 100
+
+
+def test_a_store_that_is_away_says_so_and_commits_have_no_answer(subject: Subject) -> None:
+    subject.stop()
+    store = subject.store
+    for call in (
+        store.check,
+        lambda: store.claim_namespace(1, "t"),
+        lambda: store.read_progress([0]),
+        lambda: store.load([(0, [USER])]),
+        lambda: store.set_aside(0, [b"v"]),
+    ):
+        with pytest.raises(StoreUnavailable):
+            call()
+    answers = store.commit([Commit(p, ABSENT, b"p") for p in range(3)])
+    assert len(answers) == 3
+    assert all(isinstance(answer, NoAnswer) for answer in answers)
+
+
+# What only a real server has
+
+
+@pytest.mark.servers
+def test_what_is_written_where_is_what_the_formats_say(valkey_store: tuple[RedisStore, redis.Redis]) -> None:
+    store, client = valkey_store
+    store.claim_namespace(64, "behavior-events")
+    store.commit([Commit(3, ABSENT, b"p1", (("ann", b"s1"),))])
+    assert client.get("contract:0011223344556677-0:meta") == b'{"partitions": 64, "topic": "behavior-events"}'
+    assert client.smembers("contract:namespaces") == {b"0011223344556677-0"}
+    assert client.get("contract:{0011223344556677-0.3}:progress") == b"p1"
+    assert client.get("contract:{0011223344556677-0.3}:s:ann") == b"s1"
+    assert client.ttl("contract:{0011223344556677-0.3}:s:ann") == -1
+
+
+@pytest.fixture
+def valkey_store(server: Valkey) -> Iterator[tuple[RedisStore, redis.Redis]]:
+    client = redis.Redis.from_url(server.address, protocol=2)
+    client.flushall()
+    store = RedisStore(RedisSettings(url=server.address, timeout_s=0.5), KEYS)
+    yield store, client
+    client.config_set("maxmemory", "0")
+    client.config_set("maxmemory-policy", "noeviction")
+    client.close()
+    store.close()
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("policy", ["allkeys-lru", "allkeys-lfu", "allkeys-random"])
+def test_a_policy_that_may_evict_states_is_refused(valkey_store: tuple[RedisStore, redis.Redis], policy: str) -> None:
+    store, client = valkey_store
+    store.check()
+    client.config_set("maxmemory-policy", policy)
+    with pytest.raises(EvictingStore, match="noeviction"):
+        store.check()
+
+
+@pytest.mark.servers
+def test_a_full_store_has_no_answer_and_writes_nothing(valkey_store: tuple[RedisStore, redis.Redis]) -> None:
+    store, client = valkey_store
+    client.config_set("maxmemory", "1mb")
+    answers = store.commit([Commit(0, ABSENT, b"p", (("ann", b"x" * 100),)), Commit(1, ABSENT, b"p")])
+    assert all(isinstance(answer, NoAnswer) for answer in answers)
+    client.config_set("maxmemory", "0")
+    assert store.read_progress([0, 1]) == {0: ABSENT, 1: ABSENT}
+    assert store.load([(0, ["ann"])]) == [[None]]
+
+
+@pytest.mark.servers
+def test_a_replica_has_no_answer(valkey_store: tuple[RedisStore, redis.Redis]) -> None:
+    store, client = valkey_store
+    client.slaveof("127.0.0.1", free_port())
+    try:
+        [answer] = store.commit([Commit(0, ABSENT, b"p")])
+    finally:
+        client.slaveof()
+    assert isinstance(answer, NoAnswer)
+    assert "ReadOnlyError" in answer.detail
+
+
+@pytest.mark.servers
+def test_a_store_that_hangs_is_given_up_after_the_timeout_and_the_rest_is_not_tried(tmp_path: Path) -> None:
+    from time import monotonic
+
+    with Valkey(tmp_path / "own", appendfsync="off") as server:
+        store = RedisStore(RedisSettings(url=server.address, timeout_s=0.3), KEYS)
+        assert store.commit([Commit(0, ABSENT, b"p0")]) == [Written()]
+        commits = [Commit(p, ABSENT, b"p", tuple((f"u{i}", b"s") for i in range(CHUNK_STATES))) for p in range(1, 9)]
+        server.freeze()
+        began = monotonic()
+        answers = store.commit(commits)
+        took_s = monotonic() - began
+        server.thaw()
+        assert all(isinstance(answer, NoAnswer) for answer in answers)
+        assert took_s < 1.5
+        store.close()
+
+
+@pytest.mark.servers
+def test_connections_are_counted_so_that_a_reconnect_is_noticed(tmp_path: Path) -> None:
+    server = Valkey(tmp_path / "own", appendfsync="off")
+    server.start()
+    store = RedisStore(RedisSettings(url=server.address, timeout_s=0.5), KEYS)
+    try:
+        store.read_progress([0])
+        before = store.connections
+        store.read_progress([0])
+        assert store.connections == before
+        server.stop()
+        with pytest.raises(StoreUnavailable):
+            store.read_progress([0])
+        server.start()
+        store.read_progress([0])
+        assert store.connections > before
+    finally:
+        store.close()
+        server.stop()

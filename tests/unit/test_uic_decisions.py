@@ -1,0 +1,205 @@
+"""The pure decisions: what a stored progress record means, and how a partition is taken up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mimn.state import NO_TOPIC_ID, Progress, encode_progress
+from uic.core.commit import ABSENT, Verdict, judge
+from uic.core.takeup import (
+    Begin,
+    Broken,
+    BrokenReason,
+    CannotContinue,
+    LogBounds,
+    Mint,
+    continue_broken,
+    new_lineage,
+    take_up,
+)
+
+ID, OTHER_ID = bytes([1]) * 16, bytes([2]) * 16
+KNOWN = Progress(
+    partitions=4,
+    next_offset=100,
+    last_offset=98,
+    witness=77,
+    topic_id=ID,
+    lineage=5,
+    era=2,
+    writer=9,
+    base=0,
+    as_of_ms=1000,
+)
+MINT = Mint(4, "earliest", lineage=6, writer=10)
+known = encode_progress(KNOWN)
+
+
+def record(**changes: int) -> bytes:
+    return encode_progress(replace(KNOWN, **changes))  # type: ignore[arg-type]  # all the changed fields are int
+
+
+tried = record(next_offset=120, last_offset=119)
+
+
+@pytest.mark.parametrize(
+    ("stored", "verdict"),
+    [
+        (tried, Verdict.OURS),
+        (known, Verdict.UNCHANGED),
+        (ABSENT, Verdict.STORE_BEHIND),
+        (record(next_offset=90), Verdict.STORE_BEHIND),
+        (record(next_offset=90, writer=1), Verdict.STORE_BEHIND),
+        (record(as_of_ms=900), Verdict.STORE_BEHIND),
+        (record(era=1, next_offset=500), Verdict.STORE_BEHIND),
+        (record(next_offset=120, last_offset=119, writer=1), Verdict.OWNERSHIP_LOST),
+        (record(next_offset=110), Verdict.OWNERSHIP_LOST),
+        (record(writer=1), Verdict.OWNERSHIP_LOST),
+        (record(era=3, next_offset=0), Verdict.OWNERSHIP_LOST),
+        (record(lineage=1, next_offset=0), Verdict.OWNERSHIP_LOST),
+        (b"junk", Verdict.UNREADABLE),
+    ],
+)
+def test_what_a_stored_record_means(stored: bytes, verdict: Verdict) -> None:
+    assert judge(stored, known, tried) is verdict
+
+
+def test_without_a_record_of_ours_any_other_is_somebody_elses() -> None:
+    assert judge(known, ABSENT, tried) is Verdict.OWNERSHIP_LOST
+    assert judge(tried, ABSENT, tried) is Verdict.OURS
+    assert judge(ABSENT, ABSENT, tried) is Verdict.UNCHANGED
+    assert judge(known, b"junk", tried) is Verdict.OWNERSHIP_LOST
+
+
+records = st.one_of(
+    st.just(ABSENT),
+    st.binary(max_size=110),
+    st.builds(
+        record,
+        next_offset=st.integers(98, 102),
+        era=st.integers(1, 3),
+        lineage=st.integers(4, 6),
+        writer=st.integers(8, 10),
+        as_of_ms=st.integers(999, 1001),
+    ),
+)
+
+
+@given(records, records, st.one_of(st.none(), records))
+def test_every_record_has_a_verdict(stored: bytes, held: bytes, attempt: bytes | None) -> None:
+    assert judge(stored, held, attempt) in Verdict
+
+
+def bounds(start: int = 0, end: int = 200, topic_id: bytes = ID) -> LogBounds:
+    return LogBounds(start, end, topic_id)
+
+
+def test_nothing_stored_begins_a_lineage_where_the_settings_say() -> None:
+    begun = take_up(ABSENT, bounds(start=7), MINT)
+    assert isinstance(begun, Begin)
+    assert (begun.kind, begun.read_from, begun.witness, begun.store_first) == ("new", 7, None, True)
+    assert (begun.progress.lineage, begun.progress.writer, begun.progress.base, begun.progress.era) == (6, 10, 7, 0)
+    latest = take_up(ABSENT, bounds(start=7), replace(MINT, start="latest"))
+    assert isinstance(latest, Begin)
+    assert (latest.read_from, latest.progress.base) == (200, 200)
+
+
+def test_the_last_folded_record_is_read_as_witness() -> None:
+    assert take_up(known, bounds(), MINT) == Begin("go_on", KNOWN, False, 98, 77)
+    assert take_up(known, bounds(end=100), MINT) == Begin("go_on", KNOWN, False, 98, 77)
+
+
+def test_nothing_folded_yet_leaves_nothing_to_verify() -> None:
+    untouched = replace(KNOWN, last_offset=-1, witness=0, next_offset=0)
+    assert take_up(encode_progress(untouched), bounds(), MINT) == Begin("go_on", untouched, False, 0, None)
+
+
+@pytest.mark.parametrize("start", [99, 100])
+def test_a_witness_that_retention_removed_is_replaced_by_the_topic_id(start: int) -> None:
+    assert take_up(known, bounds(start=start), MINT) == Begin("go_on", KNOWN, False, 100, None)
+    nameless = bounds(start=start, topic_id=NO_TOPIC_ID)
+    assert take_up(known, nameless, MINT) == Broken(BrokenReason.UNVERIFIABLE)
+
+
+def test_a_gap_is_noted_and_stored_before_the_first_read() -> None:
+    begun = take_up(known, bounds(start=150), MINT)
+    assert isinstance(begun, Begin)
+    assert (begun.kind, begun.read_from, begun.witness, begun.store_first) == ("gap", 150, None, True)
+    assert begun.progress == replace(KNOWN, next_offset=150, gap_end=150, gaps=1, writer=10)
+    again = take_up(encode_progress(begun.progress), bounds(start=150), MINT)
+    assert again == Begin("go_on", begun.progress, False, 150, None)
+
+
+@pytest.mark.parametrize(
+    ("stored", "log", "reason"),
+    [
+        (known, bounds(topic_id=OTHER_ID), BrokenReason.TOPIC_ID),
+        (known, bounds(end=99), BrokenReason.TRUNCATED),
+        (known, bounds(start=300, end=400, topic_id=OTHER_ID), BrokenReason.TOPIC_ID),
+        (known, bounds(start=300, end=400, topic_id=NO_TOPIC_ID), BrokenReason.UNVERIFIABLE),
+        (b"junk", bounds(), BrokenReason.UNREADABLE_PROGRESS),
+        (record(partitions=8), bounds(), BrokenReason.PARTITION_COUNT),
+    ],
+)
+def test_a_log_that_is_not_the_one_that_was_folded(stored: bytes, log: LogBounds, reason: BrokenReason) -> None:
+    assert take_up(stored, log, MINT) == Broken(reason)
+
+
+def test_a_broker_that_learned_topic_ids_is_believed_by_its_witness() -> None:
+    nameless = replace(KNOWN, topic_id=NO_TOPIC_ID)
+    begun = take_up(encode_progress(nameless), bounds(), MINT)
+    assert begun == Begin("go_on", nameless, False, 98, 77)
+
+
+@pytest.mark.parametrize(
+    ("log", "at", "gap"),
+    [
+        (bounds(end=90), 90, False),  # truncated
+        (bounds(end=200), 100, False),  # another record at the witness
+        (bounds(start=150), 150, True),
+        (bounds(end=40, topic_id=OTHER_ID), 0, False),  # made anew
+        (bounds(start=20, end=40, topic_id=OTHER_ID), 20, True),
+    ],
+)
+def test_where_continue_goes_on(log: LogBounds, at: int, gap: bool) -> None:
+    begun = continue_broken(known, log, MINT)
+    assert (begun.kind, begun.read_from, begun.witness, begun.store_first) == ("continued", at, None, True)
+    p = begun.progress
+    assert (p.lineage, p.era, p.next_offset, p.last_offset, p.writer) == (5, 3, at, -1, 10)
+    assert p.topic_id == log.topic_id
+    assert (p.gaps, p.gap_end) == ((1, at) if gap else (0, 0))
+    assert isinstance(take_up(encode_progress(p), log, MINT), Begin), "what was accepted is not broken"
+
+
+def test_continue_refuses_what_it_cannot_do() -> None:
+    with pytest.raises(CannotContinue, match="10 to 20"):
+        continue_broken(known, bounds(10, 20), MINT, 21)
+    with pytest.raises(CannotContinue, match="rebuild"):
+        continue_broken(b"junk", bounds(), MINT)
+    with pytest.raises(CannotContinue, match="rebuild"):
+        continue_broken(ABSENT, bounds(), MINT)
+    with pytest.raises(CannotContinue, match="8 partitions"):
+        continue_broken(record(partitions=8), bounds(), MINT)
+
+
+@given(
+    st.integers(0, 250),
+    st.integers(0, 250),
+    st.sampled_from([ID, OTHER_ID, NO_TOPIC_ID]),
+    st.one_of(st.just(ABSENT), st.builds(record, next_offset=st.integers(99, 220))),
+)
+def test_reading_begins_within_the_log_and_never_below_progress(
+    start: int, length: int, topic_id: bytes, stored: bytes
+) -> None:
+    log = LogBounds(start, start + length, topic_id)
+    decision = take_up(stored, log, MINT)
+    if isinstance(decision, Begin):
+        assert log.start <= decision.read_from <= log.end
+        assert (decision.witness is None) == (decision.read_from == decision.progress.next_offset)
+        assert decision.read_from <= decision.progress.next_offset
+    rebuilt = new_lineage(log, MINT)
+    assert rebuilt.read_from == log.start

@@ -1,0 +1,170 @@
+"""Which records are events, and the reason for each that is none: docs/formats/event.md, rule by rule."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import pytest
+from google.protobuf import json_format
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ctr.event.v1.behavior_event_pb2 import Action, BehaviorEvent
+from uic.core.event import EARLIEST_MS, MAX_VALUE_BYTES, Reason, check_key, decode
+
+NOW_MS = 1_700_000_000_000
+DAY_MS = 86_400_000
+AS_JSON = [("content-type", b"application/json")]
+
+
+def event(**changes: object) -> BehaviorEvent:
+    fields: dict[str, object] = {
+        "event_id": "e1",
+        "user_id": "ann",
+        "item_id": 2**64 - 1,
+        "category_id": 7,
+        "action": Action.ACTION_CLICK,
+        "event_time": NOW_MS,
+    }
+    return BehaviorEvent(**{**fields, **changes})  # type: ignore[arg-type]  # the stub wants each by its own type
+
+
+def read(
+    value: bytes, headers: Sequence[tuple[str, bytes]] = (), key: str = "ann", timestamp_ms: int = NOW_MS
+) -> tuple[int, int, int] | Reason:
+    return decode(value, headers, key, timestamp_ms)
+
+
+def test_a_protobuf_event() -> None:
+    assert read(event().SerializeToString()) == (2**64 - 1, 7, NOW_MS)
+
+
+@pytest.mark.parametrize(
+    "content_type", [b"application/json", b"Application/JSON; charset=utf-8", b" application/json "]
+)
+def test_a_json_event(content_type: bytes) -> None:
+    value = json_format.MessageToJson(event()).encode()
+    assert read(value, [("Content-Type", content_type)]) == (2**64 - 1, 7, NOW_MS)
+
+
+def test_json_takes_numbers_strings_and_both_spellings_of_a_field() -> None:
+    value = {"user_id": "ann", "itemId": 5, "category_id": "7", "action": "ACTION_VIEW", "eventTime": str(NOW_MS)}
+    assert read(json.dumps(value).encode(), AS_JSON) == (5, 7, NOW_MS)
+
+
+def test_fields_of_a_later_version_are_ignored_in_both_forms() -> None:
+    assert read(event().SerializeToString() + b"\xfa\x01\x03new") == (2**64 - 1, 7, NOW_MS)
+    value = {"userId": "ann", "itemId": 5, "eventTime": str(NOW_MS), "new": {"a": 1}}
+    assert read(json.dumps(value).encode(), AS_JSON) == (5, 0, NOW_MS)
+
+
+def test_the_last_content_type_counts_and_others_mean_protobuf() -> None:
+    headers = [("content-type", b"application/json"), ("content-type", b"application/x-protobuf")]
+    assert read(event().SerializeToString(), headers) == (2**64 - 1, 7, NOW_MS)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (b"\xff\xff\xff", Reason.MALFORMED_PROTOBUF),
+        (b"\x12\x02\xff\xfe", Reason.MALFORMED_PROTOBUF),  # a user id that is not UTF-8
+        (b"x" * (MAX_VALUE_BYTES + 1), Reason.TOO_LARGE),
+        (b"x" * (2 << 20), Reason.TOO_LARGE),
+        (b"", Reason.MISSING_USER),
+        (event(user_id="").SerializeToString(), Reason.MISSING_USER),
+        (event(user_id="bob").SerializeToString(), Reason.KEY_MISMATCH),
+        (event(item_id=0).SerializeToString(), Reason.ITEM_ZERO),
+        (event(event_id="i" * 65).SerializeToString(), Reason.BAD_EVENT_ID),
+        (event(event_id="é" * 33).SerializeToString(), Reason.BAD_EVENT_ID),
+        (event(event_time=EARLIEST_MS - 1).SerializeToString(), Reason.BAD_TIME),
+        (event(event_time=-(2**63)).SerializeToString(), Reason.BAD_TIME),
+        (event(event_time=NOW_MS + DAY_MS + 1).SerializeToString(), Reason.BAD_TIME),
+        (event(event_time=2**63 - 1).SerializeToString(), Reason.BAD_TIME),
+    ],
+)
+def test_a_record_that_breaks_a_rule(value: bytes, reason: Reason) -> None:
+    assert read(value) is reason
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        event(event_id="i" * 64).SerializeToString(),
+        event(event_id="é" * 32).SerializeToString(),
+        event(event_time=EARLIEST_MS).SerializeToString(),
+        event(event_time=NOW_MS + DAY_MS).SerializeToString(),
+        event(category_id=0).SerializeToString(),
+        event(action=99).SerializeToString(),
+    ],
+)
+def test_the_bounds_themselves_are_within(value: bytes) -> None:
+    assert isinstance(read(value), tuple)
+
+
+def test_a_record_without_a_time_bounds_event_time_from_below_only() -> None:
+    assert isinstance(read(event(event_time=2**62).SerializeToString(), timestamp_ms=-1), tuple)
+    assert read(event(event_time=0).SerializeToString(), timestamp_ms=-1) is Reason.BAD_TIME
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"{",
+        b"[]",
+        b"[1]",
+        b'["userId"]',
+        b'"userId"',
+        b"5",
+        b"true",
+        b"null",
+        b"\xff\xfe",
+        b'{"userId": 3}',
+        b'{"itemId": -1}',
+        b'{"itemId": 1e400}',
+        b'{"itemId": 1' + b"0" * 5000 + b"}",
+        b'{"userId": "ann", "userId": "ann"}',
+        b'{"a":' * 5000 + b"1" + b"}" * 5000,
+        b'{"action": "ACTION_NOT_A_THING", "itemId": 1.5}',
+        b"",
+    ],
+)
+def test_json_that_is_none(value: bytes) -> None:
+    assert read(value, AS_JSON) is Reason.MALFORMED_JSON
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        (None, Reason.MISSING_KEY),
+        (b"", Reason.MISSING_KEY),
+        (b"k" * 129, Reason.BAD_KEY),
+        (b"\xff", Reason.BAD_KEY),
+        (b"k" * 128, None),
+        ("é".encode(), None),
+    ],
+)
+def test_keys(key: bytes | None, reason: Reason | None) -> None:
+    assert check_key(key) is reason
+
+
+@given(st.binary(max_size=200), st.sampled_from([[], AS_JSON]), st.integers(-1, 2**62))
+def test_no_bytes_raise(value: bytes, headers: list[tuple[str, bytes]], timestamp_ms: int) -> None:
+    found = decode(value, headers, "ann", timestamp_ms)
+    assert isinstance(found, Reason | tuple)
+
+
+@given(
+    st.text(max_size=16),
+    st.integers(1, 2**64 - 1),
+    st.integers(0, 2**64 - 1),
+    st.integers(EARLIEST_MS, NOW_MS),
+    st.text(min_size=1, max_size=20),
+)
+def test_both_forms_of_an_event_mean_the_same(
+    event_id: str, item: int, category: int, event_time: int, user: str
+) -> None:
+    made = BehaviorEvent(event_id=event_id, user_id=user, item_id=item, category_id=category, event_time=event_time)
+    in_json = json_format.MessageToJson(made).encode()
+    assert decode(made.SerializeToString(), [], user, NOW_MS) == (item, category, event_time)
+    assert decode(in_json, AS_JSON, user, NOW_MS) == (item, category, event_time)

@@ -1,0 +1,487 @@
+"""Cutting, folding, caching and dead letters; then all of it together under random schedules and failures."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fakes
+from fakes import (
+    Crashed,
+    FakeDeadLetters,
+    FakeErasures,
+    FakeRecord,
+    FakeStore,
+    FakeTopic,
+    Worker,
+    assert_exactly_once,
+    event_value,
+    stored_state,
+    users_of,
+)
+from mimn.state import partition_of
+from uic.core.cache import StateCache
+from uic.core.commit import Verdict
+from uic.core.event import Reason
+from uic.core.letters import KEY_BYTES, NULL, OFFSET, PARTITION, REASON, VALUE_BYTES, VALUE_SHA256, Letter, to_wire
+from uic.core.ordering import Bounds, Cut, OutOfOrder, cut
+from uic.core.routing import MisroutedWindow
+from uic.core.status import Phase
+
+USERS = users_of(0, 1, 30)
+
+
+def cut_of(records: Sequence[FakeRecord], **changes: object) -> Cut:
+    arguments: dict[str, object] = {
+        "floor": 0,
+        "partition": 0,
+        "partitions": 1,
+        "known": {},
+        "erased": {},
+        "bounds": Bounds(256, 64, 10_000),
+    }
+    return cut(records, **{**arguments, **changes})  # type: ignore[arg-type]  # each by its own type
+
+
+def records_of(users: Sequence[str]) -> list[FakeRecord]:
+    return [FakeRecord(i, u.encode(), event_value(u), fakes.WALL_MS) for i, u in enumerate(users)]
+
+
+def test_a_batch_ends_before_the_user_or_the_wave_that_would_be_too_many() -> None:
+    a, b, c = USERS[:3]
+    assert len(cut_of(records_of([a, b, a, c, a]), bounds=Bounds(2, 64, 100)).records) == 3
+    assert len(cut_of(records_of([a, b, a, c, a]), bounds=Bounds(9, 2, 100)).records) == 4
+    assert len(cut_of(records_of([a, b, a, c, a]), bounds=Bounds(9, 9, 2)).records) == 2
+    assert len(cut_of(records_of([a, a]), bounds=Bounds(1, 1, 1)).records) == 1
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=80), st.integers(1, 5), st.integers(1, 5))
+def test_cuts_keep_within_their_bounds_and_lose_nothing(order: list[int], max_states: int, max_waves: int) -> None:
+    pending = records_of([USERS[i] for i in order])
+    taken: list[int] = []
+    while pending:
+        batch = cut_of(pending, bounds=Bounds(max_states, max_waves, 1000))
+        assert batch.records == pending[: len(batch.records)]
+        assert 0 < len(batch.users) <= max_states
+        assert max(np.bincount(batch.user_of)) <= max_waves
+        taken += [r.offset for r in batch.records]
+        pending = pending[len(batch.records) :]
+    assert taken == list(range(len(order)))
+
+
+@pytest.mark.parametrize("offsets", [[5], [0, 0], [0, 2, 1]])
+def test_offsets_that_do_not_rise_or_begin_below_progress_are_refused(offsets: list[int]) -> None:
+    user = USERS[0]
+    records = [FakeRecord(o, user.encode(), event_value(user), fakes.WALL_MS) for o in offsets]
+    with pytest.raises(OutOfOrder):
+        cut_of(records, floor=6 if offsets == [5] else 0)
+
+
+def test_each_malformed_record_is_rejected_with_its_reason_and_its_neighbors_are_not() -> None:
+    here, elsewhere = users_of(0, 4, 3), users_of(1, 4, 1)[0]
+    good = here[0]
+    bad: list[tuple[bytes | None, bytes | None, Reason]] = [
+        (None, event_value(good), Reason.MISSING_KEY),
+        (None, None, Reason.MISSING_KEY),
+        (b"", event_value(good), Reason.MISSING_KEY),
+        (b"\xff" * 4, event_value(good), Reason.BAD_KEY),
+        (b"k" * 200, None, Reason.BAD_KEY),
+        (elsewhere.encode(), event_value(elsewhere), Reason.MISROUTED),
+        (elsewhere.encode(), None, Reason.MISROUTED),
+        (here[1].encode(), b"\xff\xff", Reason.MALFORMED_PROTOBUF),
+        (here[1].encode(), event_value(here[2]), Reason.KEY_MISMATCH),
+        (here[1].encode(), event_value(here[1], item=0), Reason.ITEM_ZERO),
+        (here[1].encode(), b"x" * (2 << 20), Reason.TOO_LARGE),
+    ]
+    records: list[FakeRecord] = []
+    for key, value, _ in bad:
+        records.append(FakeRecord(len(records), good.encode(), event_value(good), fakes.WALL_MS))
+        records.append(FakeRecord(len(records), key, value, fakes.WALL_MS))
+    batch = cut_of(records, partitions=4)
+    assert batch.rejected == [(2 * i + 1, reason) for i, (_, _, reason) in enumerate(bad)]
+    assert batch.misrouted == 2
+    assert batch.users == [good]
+    assert len(batch.items) == len(bad)
+
+
+def test_a_replay_leaves_out_the_events_of_users_erased_later_and_still_erases() -> None:
+    a, b = USERS[:2]
+    records = records_of([a, b, a, a, a])
+    records[3] = records[3]._replace(value=None)
+    batch = cut_of(records, erased={a.encode(): 3})
+    assert [batch.records[i].offset for i in batch.record_of] == [1, 3, 4]
+    assert batch.erased_later == 2
+
+
+def test_misrouted_records_are_tolerated_up_to_their_share_of_the_last_ten_thousand() -> None:
+    window = MisroutedWindow(0.01)
+    assert not window.exceeded_by(100)
+    assert window.exceeded_by(101)
+    window.add(500, 60)
+    assert window.exceeded_by(41)
+    assert not window.exceeded_by(40)
+    for _ in range(10):
+        window.add(1000, 0)
+    assert window.misrouted == 0
+    assert not MisroutedWindow(1.0).exceeded_by(10_000)
+
+
+@given(st.lists(st.tuples(st.integers(1, 300), st.integers(0, 5)), max_size=60))
+def test_the_window_counts_the_newest_batches_that_hold_its_size(batches: list[tuple[int, int]]) -> None:
+    window = MisroutedWindow(0.01, size=1000)
+    for records, misrouted in batches:
+        window.add(records, misrouted)
+    held, expected = 0, 0
+    for records, misrouted in reversed(batches):
+        if held >= 1000:
+            break
+        held, expected = held + records, expected + misrouted
+    assert window.misrouted == expected
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.integers(0, 12), st.sampled_from(["touch", "drop", "close"])), max_size=200
+    )
+)
+def test_a_cached_row_belongs_to_one_entry_and_memory_is_bounded(steps: list[tuple[int, int, str]]) -> None:
+    cache = StateCache(10, 2)
+    shelves = [cache.open() for _ in range(4)]
+    for at, user, action in steps:
+        key = str(user).encode()
+        if action == "touch":
+            entry = shelves[at].touch(key, str(user), user)
+            cache.arena[entry.row] = at
+        elif action == "drop":
+            shelves[at].drop(key)
+        else:
+            cache.close(shelves[at])
+            shelves[at] = cache.open()
+        entries = [(i, e) for i, shelf in enumerate(shelves) for e in shelf.entries.values()]
+        rows = [e.row for _, e in entries]
+        assert len(set(rows)) == len(rows) == len(cache) <= 10
+        assert all(cache.arena[e.row, 0] == i for i, e in entries)
+
+
+def test_the_least_recently_used_state_of_the_greediest_partition_goes_first() -> None:
+    cache = StateCache(4, 1)
+    greedy, modest = cache.open(), cache.open()
+    for key in (b"a", b"b", b"c", b"d"):
+        greedy.touch(key, "", 0)
+    greedy.touch(b"a", "", 0)
+    modest.touch(b"x", "", 0)
+    assert list(greedy) == [b"c", b"d", b"a"]
+    modest.touch(b"y", "", 0)
+    modest.touch(b"z", "", 0)
+    assert list(modest) == [b"y", b"z"], "with its fair share it makes room itself"
+
+
+def letter(key: bytes | None = b"ann", value: bytes | None = b"v", headers: int = 1) -> Letter:
+    return Letter(Reason.TOO_LARGE, "t", 3, 42, 5, key, value, tuple((f"h{i}", b"x" * 10) for i in range(headers)))
+
+
+def test_a_letter_carries_the_record_and_where_it_came_from() -> None:
+    key, value, headers = to_wire(letter(), 10_000)
+    assert (key, value, headers[0]) == (b"ann", b"v", ("h0", b"x" * 10))
+    assert {REASON: b"too_large", PARTITION: b"3", OFFSET: b"42"}.items() <= dict(headers).items()
+
+
+def test_a_letter_too_large_for_the_topic_is_cut_and_says_so() -> None:
+    from hashlib import sha256
+
+    value = bytes(range(256)) * 100
+    _, cut_value, headers = to_wire(letter(value=value), 4096)
+    assert cut_value is not None
+    assert value.startswith(cut_value)
+    assert 2000 < len(cut_value) < 4096
+    said = dict(headers)
+    assert said[VALUE_BYTES] == b"25600"
+    assert said[VALUE_SHA256] == sha256(value).hexdigest().encode()
+
+
+def test_a_letter_of_a_replayed_letter_has_our_headers_once() -> None:
+    _, _, headers = to_wire(Letter(Reason.ITEM_ZERO, "t", 0, 9, 5, b"k", b"v", ((REASON, b"too_large"),)), 10_000)
+    assert [v for name, v in headers if name == REASON] == [b"item_zero"]
+
+
+@given(
+    st.one_of(st.none(), st.integers(0, 20_000)),
+    st.one_of(st.none(), st.integers(0, 20_000)),
+    st.integers(0, 900),
+)
+def test_every_letter_fits_and_can_be_produced(key: int | None, value: int | None, headers: int) -> None:
+    made = letter(None if key is None else b"k" * key, None if value is None else b"v" * value, headers)
+    wire_key, wire_value, wire_headers = to_wire(made, 4096)
+    size = len(wire_key or b"") + len(wire_value or b"") + sum(len(n) + len(v) + 8 for n, v in wire_headers)
+    assert size <= 4096
+    assert wire_key is not None or wire_value is not None, "Kafka's clients refuse a record of neither"
+    said = dict(wire_headers)
+    assert (NULL in said) == (key is None and value is None)
+    if wire_key != made.key:
+        assert said[KEY_BYTES] == str(key).encode()
+
+
+# Whole workers
+
+
+def test_dead_letters_are_acknowledged_before_the_batch_is_committed() -> None:
+    topic, store, letters = FakeTopic(), FakeStore(), FakeDeadLetters()
+    user = USERS[0]
+    topic.event(user)
+    topic.append(0, user.encode(), b"junk")
+    topic.event(user)
+    letters.slow = True
+    worker = Worker(topic, store, dead_letters=letters)
+    worker.log.assign(0)
+    worker.settle()
+    assert store.states == {}
+    letters.finish()
+    worker.catch_up()
+    assert letters.reasons == {1: "malformed_protobuf"}
+    assert worker.counted("uic_dead_letters_total", reason="malformed_protobuf") == 1
+    state = stored_state(store, user)
+    assert state is not None
+    assert state.header.event_count == 2
+    assert (letters.arrived[0].key, letters.arrived[0].value, letters.arrived[0].topic) == (
+        user.encode(),
+        b"junk",
+        fakes.TOPIC,
+    )
+
+
+def test_a_dead_letter_topic_that_is_away_pauses_its_partition_and_no_other() -> None:
+    topic, store, letters = FakeTopic(2), FakeStore(), FakeDeadLetters()
+    a, b = users_of(0, 2, 1)[0], users_of(1, 2, 1)[0]
+    letters.away = True
+    worker = Worker(topic, store, dead_letters=letters)
+    worker.log.assign(0, 1)
+    topic.append(0, a.encode(), b"junk")
+    for _ in range(3):
+        topic.event(a)
+        topic.event(b)
+    worker.settle(30)
+    assert stored_state(store, a, 2) is None
+    state = stored_state(store, b, 2)
+    assert state is not None
+    assert state.header.event_count == 3
+    assert "dead_letter" in worker.updater.status.reasons[0]
+    assert worker.updater.status.serving
+    letters.away = False
+    worker.catch_up()
+    assert_exactly_once_but(store, topic, {0: {0}})
+    worker.settle()
+    assert worker.updater.status.reasons == ()
+
+
+def assert_exactly_once_but(store: FakeStore, topic: FakeTopic, rejected: dict[int, set[int]]) -> None:
+    """As `assert_exactly_once`, for a log with records that are no events."""
+    for p, log in topic.partitions.items():
+        log.records = [r for r in log.records if r.offset not in rejected.get(p, set())]
+    assert_exactly_once(store, topic)
+
+
+def test_too_many_misrouted_records_stop_consumption_before_they_become_dead_letters() -> None:
+    topic, store = FakeTopic(2), FakeStore()
+    here, elsewhere = users_of(0, 2, 1)[0], users_of(1, 2, 1)[0]
+    worker = Worker(topic, store, chunk=500)
+    worker.log.assign(0, 1)
+    topic.event(here)
+    worker.catch_up()
+    for _ in range(150):
+        topic.append(0, elsewhere.encode(), event_value(elsewhere))
+    topic.event(here)
+    before = store.snapshot()
+    worker.settle()
+    assert store.snapshot() == before
+    assert worker.dead_letters.arrived == []
+    assert not worker.updater.status.serving
+    assert worker.updater.status.reasons[0].startswith("misrouted")
+    assert worker.log.reading == {}
+    accepting = Worker(topic, store, chunk=500, misrouted_share=1.0, seed=1)
+    accepting.log.assign(0, 1)
+    accepting.catch_up()
+    assert len(accepting.dead_letters.arrived) == 150
+
+
+def test_another_partition_count_stops_consumption() -> None:
+    from uic.core.ports import PartitionCountChanged
+
+    topic, store = FakeTopic(2), FakeStore()
+    worker = Worker(topic, store)
+    worker.log.assign(0, 1)
+    worker.log.queued.append(PartitionCountChanged(3))
+    topic.event(users_of(0, 2, 1)[0])
+    worker.settle()
+    assert store.states == {}
+    assert worker.updater.status.reasons[0].startswith("partition_count")
+
+
+def test_no_commit_writes_more_states_than_the_bound() -> None:
+    topic, store = FakeTopic(), FakeStore()
+    for i in range(300):
+        topic.event(f"u{i % 60}")
+    worker = Worker(topic, store, chunk=1000, max_states=16)
+    worker.log.assign(0)
+    worker.catch_up()
+    assert max(len(c.values) for c in store.commits) == 16
+    assert_exactly_once(store, topic)
+
+
+def test_a_backlog_in_one_partition_does_not_keep_the_others_waiting() -> None:
+    topic, store = FakeTopic(4), FakeStore()
+    busy, calm = users_of(0, 4, 5), [users_of(p, 4, 1)[0] for p in (1, 2, 3)]
+    for i in range(4000):
+        topic.event(busy[i % 5])
+    worker = Worker(topic, store, chunk=4000, max_records=100, max_waves=4)
+    worker.log.assign(0, 1, 2, 3)
+    worker.until(lambda: len(worker.updater.status.partitions) == 4 and worker.phase(0) is Phase.FOLDING)
+    for user in calm:
+        topic.event(user)
+    for _ in range(6):
+        worker.turn()
+    assert not worker.drained()
+    assert all(stored_state(store, user, 4) is not None for user in calm)
+
+
+def test_states_are_cached_within_bounds_and_read_again_after_they_had_to_go() -> None:
+    topic, store = FakeTopic(), FakeStore()
+    worker = Worker(topic, store, chunk=1000)
+    worker.updater._cache = StateCache(8, len(fakes.INITIAL))
+    worker.log.assign(0)
+    for user in (*USERS[:20], *USERS[:20]):
+        topic.event(user)
+        worker.catch_up()
+    assert len(worker.updater._cache) == 8
+    assert store.reads == 40
+    for user in USERS[15:20] * 3:
+        topic.event(user)
+        worker.catch_up()
+    assert store.reads == 40, "the newest were in memory"
+    assert_exactly_once(store, topic)
+
+
+def test_what_is_fetched_is_accounted_for_to_the_last_record() -> None:
+    topic, store = FakeTopic(2), FakeStore()
+    worker = Worker(topic, store)
+    worker.log.assign(0, 1)
+    for i in range(50):
+        topic.event(f"u{i}")
+    worker.catch_up()
+    other = Worker(topic, store, seed=1)
+    other.log.assign(0, 1)
+    other.catch_up()
+    other.settle()
+    for log in (worker.log, other.log):
+        assert set(log.outstanding.values()) == {0}
+
+
+actions = st.one_of(
+    st.tuples(st.just("event"), st.integers(0, 3), st.integers(1, 12)),
+    st.tuples(st.just("event"), st.integers(0, 3), st.integers(1, 12)),
+    st.tuples(st.just("event"), st.integers(0, 7), st.integers(1, 12)),
+    st.tuples(st.just("event"), st.integers(0, 2), st.just(fakes.POISON_ITEM)),
+    st.tuples(st.just("erase"), st.integers(0, 3), st.just(0)),
+    st.tuples(st.just("junk"), st.integers(0, 1), st.just(0)),
+    st.tuples(st.just("marker"), st.integers(0, 1), st.just(0)),
+    st.tuples(st.just("turn"), st.integers(1, 2), st.just(0)),
+    st.tuples(st.just("turn"), st.integers(3, 4), st.just(0)),
+    st.tuples(st.just("crash"), st.integers(0, 1), st.integers(0, 5)),
+    st.tuples(st.just("move"), st.integers(0, 1), st.integers(0, 1)),
+    st.tuples(st.just("fail"), st.integers(0, 1), st.just(0)),
+    st.tuples(st.just("lose"), st.just(0), st.just(0)),
+    st.tuples(st.just("flush"), st.just(0), st.just(0)),
+    st.tuples(st.just("snapshot"), st.just(0), st.just(0)),
+    st.tuples(st.just("outage"), st.integers(1, 3), st.just(0)),
+)
+STEPS = ("poll", "decode", "load", "fold", "commit", "advise")
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(actions, min_size=15, max_size=80), st.integers(1, 6), st.integers(1, 4), st.integers(1, 3))
+def test_whatever_happens_every_event_is_folded_once_and_in_order(
+    schedule: list[tuple[str, int, int]], chunk: int, max_states: int, max_waves: int
+) -> None:
+    """Two workers share two partitions of a log and a store through events, erasures, junk, crashes, rebalances, lost
+    requests and answers, lost writes, an emptied store and outages."""
+    topic, store, letters, erasures = FakeTopic(2), FakeStore(), FakeDeadLetters(), FakeErasures()
+    numbers = random.Random(0)
+
+    def start() -> Worker:
+        return Worker(
+            topic,
+            store,
+            dead_letters=letters,
+            erasures=erasures,
+            chunk=chunk,
+            seed=numbers.getrandbits(30),
+            max_states=max_states,
+            max_waves=max_waves,
+        )
+
+    workers = [start(), start()]
+    owner = {0: 0, 1: 1}
+    workers[0].log.assign(0)
+    workers[1].log.assign(1)
+    junk: dict[int, set[int]] = {0: set(), 1: set()}
+    snapshot = store.snapshot()
+    for action, a, b in schedule:
+        match action:
+            case "event":
+                topic.event(USERS[a], item=b)
+            case "erase":
+                offset = topic.erase(USERS[a])
+                p = partition_of(USERS[a].encode(), 2)
+                erasures.notes.setdefault(p, {})[USERS[a].encode()] = offset
+            case "junk":
+                junk[a].add(topic.append(a, users_of(a, 2, 1)[0].encode(), b"\xff"))
+            case "marker":
+                topic.marker(a)
+            case "turn":
+                for worker in workers:
+                    for _ in range(a):
+                        worker.turn()
+            case "crash":
+                workers[a].crash_at = STEPS[b]
+                try:
+                    for _ in range(4):
+                        workers[a].turn()
+                except Crashed:
+                    workers[a] = start()
+                    workers[a].log.assign(*(p for p, w in owner.items() if w == a))
+                workers[a].crash_at = ""
+            case "move":
+                workers[owner[a]].log.revoke(a)
+                owner[a] = b
+                workers[b].log.assign(a)
+            case "fail":
+                store.fail_commits.append("lost answer" if a else "lost request")
+            case "lose":
+                store.restore(snapshot)
+            case "flush":
+                store.flush()
+            case "snapshot":
+                snapshot = store.snapshot()
+            case "outage":
+                store.away = True
+                for worker in workers:
+                    for _ in range(a):
+                        worker.turn()
+                store.away = False
+    store.fail_commits.clear()
+    for worker in workers:
+        worker.settle(40)
+        worker.catch_up()
+    assert_exactly_once_but(store, topic, junk)
+    for p in (0, 1):
+        progress = workers[owner[p]].progress(p)
+        assert progress is not None
+        assert progress.gaps == 0
+    assert {letter.offset for letter in letters.arrived if letter.reason is Reason.MALFORMED_PROTOBUF} == junk[
+        0
+    ] | junk[1]
+    assert not any(w.counted("uic_commits_total", outcome=Verdict.UNREADABLE.value) for w in workers)

@@ -1,0 +1,766 @@
+"""The commit protocol, row by row of its failure table, without servers: every scenario ends with the log replayed."""
+
+from __future__ import annotations
+
+import pytest
+
+import fakes
+from fakes import (
+    Crashed,
+    FakeDeadLetters,
+    FakeErasures,
+    FakeStore,
+    FakeTopic,
+    Worker,
+    assert_exactly_once,
+    stored_state,
+    users_of,
+)
+from mimn.state import NO_TOPIC_ID
+from uic.core.status import Phase
+from uic.errors import InvalidField, NotBroken, NotOurs
+from uic.session import Resolution
+
+USERS = users_of(0, 1, 5)
+
+
+@pytest.fixture
+def topic() -> FakeTopic:
+    return FakeTopic()
+
+
+@pytest.fixture
+def store() -> FakeStore:
+    return FakeStore()
+
+
+def fill(topic: FakeTopic, n: int = 20, first: int = 0) -> None:
+    """Events of five users, interleaved."""
+    for i in range(first, first + n):
+        topic.event(USERS[i % 5], item=1 + i % 11, category=i % 3)
+
+
+def folded(topic: FakeTopic, store: FakeStore, n: int = 20) -> Worker:
+    """A worker that has folded `n` events."""
+    fill(topic, n)
+    worker = Worker(topic, store)
+    worker.log.assign(0)
+    worker.catch_up()
+    return worker
+
+
+def test_events_are_folded_once_in_order_and_progress_says_so(topic: FakeTopic, store: FakeStore) -> None:
+    worker = folded(topic, store)
+    assert_exactly_once(store, topic)
+    progress = worker.progress()
+    assert progress is not None
+    assert (progress.next_offset, progress.last_offset, progress.base, progress.era, progress.gaps) == (20, 19, 0, 0, 0)
+    assert progress.topic_id == topic.topic_id
+    assert worker.counted("uic_records_total", outcome="folded") == 20
+
+
+def test_the_coordinator_is_advised_of_what_is_committed_and_never_of_more(topic: FakeTopic, store: FakeStore) -> None:
+    worker = folded(topic, store)
+    assert worker.log.advised[-1] == {0: 20}
+    committed = [c.progress for c in store.commits]
+    assert len(worker.log.advised) == len(committed)
+
+
+@pytest.mark.parametrize("at", ["poll", "decode", "load", "fold"])
+def test_crash_before_the_commit_writes_nothing_and_the_batch_is_read_again(
+    topic: FakeTopic, store: FakeStore, at: str
+) -> None:
+    folded(topic, store, 10)
+    fill(topic, 10, first=10)
+    before = store.snapshot()
+    dying = Worker(topic, store, seed=1)
+    dying.log.assign(0)
+    dying.crash_at = at
+    with pytest.raises(Crashed):
+        dying.settle()
+    assert store.snapshot() == before
+    heir = Worker(topic, store, seed=2)
+    heir.log.assign(0)
+    heir.catch_up()
+    assert_exactly_once(store, topic)
+
+
+def test_crash_between_commit_and_advise_seeks_by_progress(topic: FakeTopic, store: FakeStore) -> None:
+    fill(topic)
+    dying = Worker(topic, store)
+    dying.log.assign(0)
+    dying.turn()
+    dying.turn()  # progress of the new lineage is stored now
+    dying.crash_at = "commit"
+    with pytest.raises(Crashed):
+        dying.settle()
+    assert dying.progress() is not None
+    heir = Worker(topic, store, seed=1)
+    heir.log.assign(0)
+    heir.catch_up()
+    assert_exactly_once(store, topic)
+    assert heir.counted("uic_records_total", outcome="already_folded") == 0
+
+
+def test_a_commit_whose_answer_was_lost_is_found_to_have_arrived(topic: FakeTopic, store: FakeStore) -> None:
+    worker = folded(topic, store)
+    fill(topic, 5, first=20)
+    store.fail_commits = ["lost answer"]
+    worker.catch_up()
+    worker.settle()
+    assert worker.counted("uic_commits_total", outcome="unknown") == 1
+    assert worker.counted("uic_commits_total", outcome="arrived_before") == 1
+    assert worker.counted("uic_rewinds_total") == 0
+    fill(topic, 5, first=25)
+    worker.catch_up()
+    assert_exactly_once(store, topic)
+
+
+def test_a_commit_that_was_lost_is_tried_again(topic: FakeTopic, store: FakeStore) -> None:
+    worker = folded(topic, store)
+    fill(topic, 5, first=20)
+    store.fail_commits = ["lost request"]
+    worker.catch_up()
+    assert worker.counted("uic_commits_total", outcome="unknown") == 1
+    assert_exactly_once(store, topic)
+
+
+def test_a_lost_first_try_that_arrives_after_the_second_changes_nothing(topic: FakeTopic, store: FakeStore) -> None:
+    worker = folded(topic, store)
+    fill(topic, 5, first=20)
+    store.fail_commits = ["lost request"]
+    worker.catch_up()
+    assert_exactly_once(store, topic)
+    late = store.commits[-1]
+    before = store.snapshot()
+    store.commit([late])
+    assert store.snapshot() == before
+
+
+def test_while_the_outcome_is_unknown_nothing_is_folded_and_everything_is_kept(
+    topic: FakeTopic, store: FakeStore
+) -> None:
+    worker = folded(topic, store)
+    fill(topic, 5, first=20)
+    store.fail_commits = ["lost request"]
+    worker.turn()
+    store.away = True
+    fill(topic, 20, first=25)
+    worker.settle(40)
+    assert worker.phase() is Phase.UNSURE
+    assert "store_unavailable" in worker.updater.status.reasons[0]
+    assert worker.updater.status.serving, "an outage mends itself"
+    store.away = False
+    worker.catch_up()
+    assert_exactly_once(store, topic)
+    assert worker.updater.status.reasons == ()
+
+
+def test_another_writer_ends_the_session_until_the_coordinator_accepts_us(topic: FakeTopic, store: FakeStore) -> None:
+    zombie = folded(topic, store)
+    zombie.log.coordinator_refuses = True
+    fill(topic, 10, first=20)
+    heir = Worker(topic, store, seed=1)
+    heir.log.assign(0)
+    heir.catch_up()
+    theirs = store.snapshot()
+    fill(topic, 10, first=30)
+    zombie.settle()
+    assert zombie.phase() is Phase.OWNERSHIP_LOST
+    assert store.snapshot() == theirs, "a zombie writes nothing"
+    assert zombie.log.reading == {}, "and reads nothing"
+    zombie.settle(60)
+    assert zombie.phase() is Phase.OWNERSHIP_LOST
+    zombie.log.coordinator_refuses = False
+    zombie.catch_up()
+    assert_exactly_once(store, topic)
+
+
+def test_another_writer_ends_the_session_until_the_next_assignment(topic: FakeTopic, store: FakeStore) -> None:
+    zombie = folded(topic, store)
+    zombie.log.coordinator_refuses = True
+    fill(topic, 10, first=20)
+    heir = Worker(topic, store, seed=1)
+    heir.log.assign(0)
+    heir.catch_up()
+    zombie.settle()
+    assert zombie.phase() is Phase.OWNERSHIP_LOST
+    heir.log.revoke(0)
+    zombie.log.assign(0)
+    fill(topic, 10, first=30)
+    zombie.catch_up()
+    assert_exactly_once(store, topic)
+
+
+def test_a_store_that_lost_writes_is_found_out_by_the_next_commit(topic: FakeTopic, store: FakeStore) -> None:
+    worker = folded(topic, store, 10)
+    old = store.snapshot()
+    fill(topic, 10, first=10)
+    worker.catch_up()
+    store.restore(old)
+    fill(topic, 5, first=20)
+    worker.catch_up()
+    assert worker.counted("uic_rewinds_total") == 1
+    assert_exactly_once(store, topic)
+
+
+def test_a_store_that_lost_writes_is_found_out_without_events(topic: FakeTopic, store: FakeStore) -> None:
+    worker = folded(topic, store, 10)
+    old = store.snapshot()
+    fill(topic, 10, first=10)
+    worker.catch_up()
+    store.restore(old)
+    worker.until(lambda: worker.counted("uic_rewinds_total") == 1, turns=30)
+    worker.catch_up()
+    assert_exactly_once(store, topic)
+
+
+def test_a_reconnect_is_reason_enough_to_read_progress_back(topic: FakeTopic, store: FakeStore) -> None:
+    worker = folded(topic, store, 10)
+    old = store.snapshot()
+    fill(topic, 10, first=10)
+    worker.catch_up()
+    worker.turn()
+    store.restore(old)
+    store.connections += 1
+    worker.turn(0.01)
+    assert worker.counted("uic_rewinds_total") == 1
+
+
+def test_an_emptied_store_is_rebuilt_from_the_log_in_a_new_lineage(topic: FakeTopic, store: FakeStore) -> None:
+    worker = folded(topic, store)
+    before = worker.progress()
+    store.flush()
+    worker.until(lambda: worker.counted("uic_rewinds_total") == 1, turns=30)
+    worker.catch_up()
+    assert_exactly_once(store, topic)
+    after = worker.progress()
+    assert before is not None
+    assert after is not None
+    assert after.lineage != before.lineage
+    assert store.meta == (1, fakes.TOPIC), "the namespace is claimed again"
+    state = stored_state(store, USERS[0])
+    assert state is not None
+    assert not state.header.partial
+    assert state.header.lineage == after.lineage
+
+
+def test_a_rebuild_from_a_log_that_does_not_begin_at_0_marks_states_partial(topic: FakeTopic, store: FakeStore) -> None:
+    worker = folded(topic, store)
+    store.flush()
+    topic.delete_before(0, 8)
+    worker.until(lambda: worker.counted("uic_rewinds_total") == 1, turns=30)
+    worker.catch_up()
+    assert_exactly_once(store, topic)
+    progress = worker.progress()
+    assert progress is not None
+    assert (progress.base, progress.complete_from) == (8, 8)
+    assert worker.counted("uic_data_gaps_total") == 1
+    for user in USERS:
+        state = stored_state(store, user)
+        assert state is not None
+        assert state.header.partial
+    topic.event(USERS[0])
+    worker.catch_up()
+    state = stored_state(store, USERS[0])
+    assert state is not None
+    assert state.header.partial, "the flag stays"
+
+
+def test_states_of_a_lost_lineage_are_as_if_absent(topic: FakeTopic, store: FakeStore) -> None:
+    worker = folded(topic, store)
+    del store.progress[0]  # the states stay behind
+    worker.until(lambda: worker.counted("uic_rewinds_total") == 1, turns=30)
+    worker.catch_up()
+    assert_exactly_once(store, topic)
+
+
+def test_start_latest_folds_what_comes(topic: FakeTopic, store: FakeStore) -> None:
+    fill(topic, 10)
+    worker = Worker(topic, store, start="latest")
+    worker.log.assign(0)
+    worker.settle()
+    fill(topic, 5, first=10)
+    worker.catch_up()
+    progress = worker.progress()
+    assert progress is not None
+    assert progress.base == 10
+    assert len(store.states) == 5
+    assert all(s is not None and s.header.event_count == 1 for s in (stored_state(store, u) for u in USERS))
+    assert worker.counted("uic_data_gaps_total") == 0, "that was the setting"
+
+
+def test_on_assignment_the_witness_is_read_and_not_folded_again(topic: FakeTopic, store: FakeStore) -> None:
+    folded(topic, store)
+    heir = Worker(topic, store, seed=1)
+    heir.log.assign(0)
+    heir.until(lambda: heir.updater.status.partitions and heir.phase() is Phase.FOLDING)
+    fill(topic, 1, first=20)
+    heir.catch_up()
+    assert_exactly_once(store, topic)
+    assert heir.counted("uic_take_ups_total", decision="go_on") == 1
+    assert heir.counted("uic_records_total", outcome="folded") == 1
+
+
+def broken(topic: FakeTopic, store: FakeStore, reason: str, records: int = 5) -> Worker:
+    """An heir that finds the log broken, after everything it does about it: nothing."""
+    before = store.snapshot()
+    heir = Worker(topic, store, seed=1)
+    heir.log.assign(0)
+    heir.settle(60)
+    assert heir.phase() is Phase.BROKEN
+    assert heir.partition().reason == f"broken_log: {reason}"
+    assert not heir.updater.status.serving
+    assert store.snapshot() == before
+    assert heir.log.reading == {}
+    return heir
+
+
+def resolve(worker: Worker, action: str, from_offset: int | None = None) -> Resolution:
+    """What an operator's call does, without its thread."""
+    from concurrent.futures import Future
+
+    assert action in ("continue", "rebuild")
+    resolution = Resolution(0, "continue" if action == "continue" else "rebuild", from_offset, Future())
+    worker.updater._resolutions.append(resolution)
+    worker.until(resolution.outcome.done)
+    return resolution
+
+
+def test_another_record_at_the_last_offset_breaks_the_log(topic: FakeTopic, store: FakeStore) -> None:
+    folded(topic, store)
+    topic.truncate(0, 19)
+    fill(topic, 3, first=40)
+    broken(topic, store, "witness")
+
+
+def test_another_topic_id_breaks_the_log_and_continue_keeps_the_states(topic: FakeTopic, store: FakeStore) -> None:
+    before = folded(topic, store).progress()
+    topic.make_anew()
+    fill(topic, 30, first=3)
+    heir = broken(topic, store, "topic_id")
+    resolution = resolve(heir, "continue")
+    heir.catch_up()
+    after = heir.progress()
+    assert before is not None
+    assert after is not None
+    assert (after.lineage, after.era, after.next_offset) == (before.lineage, before.era + 1, 30)
+    assert resolution.outcome.result().next_offset == 0
+    states = [stored_state(store, user) for user in USERS]
+    assert [s.header.event_count for s in states if s is not None] == [10] * 5, "4 before, 6 from the new log"
+    assert heir.updater.status.serving
+
+
+def test_a_topic_made_anew_while_it_is_read_breaks_the_log(topic: FakeTopic, store: FakeStore) -> None:
+    worker = folded(topic, store)
+    topic.make_anew()
+    fill(topic, 40, first=3)
+    worker.settle(40)
+    assert worker.phase() is Phase.BROKEN
+    assert worker.partition().reason == "broken_log: topic_id"
+
+
+def test_a_log_that_ends_below_progress_is_broken_and_a_rebuild_begins_anew(topic: FakeTopic, store: FakeStore) -> None:
+    before = folded(topic, store).progress()
+    topic.truncate(0, 12)
+    heir = broken(topic, store, "truncated")
+    resolve(heir, "rebuild")
+    heir.catch_up()
+    assert_exactly_once(store, topic)
+    after = heir.progress()
+    assert before is not None
+    assert after is not None
+    assert after.lineage != before.lineage
+    assert after.era == 0
+
+
+def test_continue_after_a_truncation_folds_the_offsets_that_are_used_again(topic: FakeTopic, store: FakeStore) -> None:
+    folded(topic, store)
+    topic.truncate(0, 12)
+    heir = broken(topic, store, "truncated")
+    resolve(heir, "continue")
+    fill(topic, 10, first=0)
+    heir.catch_up()
+    states = [stored_state(store, user) for user in USERS]
+    assert [s.header.event_count for s in states if s is not None] == [6] * 5, "4 of the first era, 2 of the second"
+    again = Worker(topic, store, seed=2)
+    again.log.assign(0)
+    again.catch_up()
+    again.settle()
+    assert again.phase() is Phase.FOLDING, "what an operator has accepted is not broken any more"
+
+
+def test_continue_from_an_offset_that_the_operator_gives(topic: FakeTopic, store: FakeStore) -> None:
+    folded(topic, store)
+    topic.make_anew()
+    fill(topic, 30)
+    heir = broken(topic, store, "topic_id")
+    refused = resolve(heir, "continue", 31)
+    with pytest.raises(InvalidField, match="0 to 30"):
+        refused.outcome.result()
+    heir.settle()
+    assert heir.phase() is Phase.BROKEN
+    resolve(heir, "continue", 25)
+    heir.catch_up()
+    progress = heir.progress()
+    assert progress is not None
+    assert (progress.gap_end, progress.gaps) == (25, 1)
+    state = stored_state(store, USERS[0])
+    assert state is not None
+    assert state.header.event_count == 5
+    assert state.header.partial
+
+
+def test_only_a_broken_partition_of_ours_can_be_resolved(topic: FakeTopic, store: FakeStore) -> None:
+    worker = folded(topic, store)
+    with pytest.raises(NotBroken):
+        resolve(worker, "rebuild").outcome.result()
+    worker.log.revoke(0)
+    worker.settle()
+    with pytest.raises(NotOurs):
+        resolve(worker, "rebuild").outcome.result()
+    with pytest.raises(InvalidField, match="from_offset"):
+        worker.updater.resolve(0, "rebuild", 3)
+    with pytest.raises(TimeoutError):
+        worker.updater.resolve(0, "rebuild", timeout_s=0.01)
+    assert worker.updater._resolutions[0].outcome.cancelled(), "what nobody waits for any more is not done later"
+
+
+def test_an_unreadable_progress_record_stops_the_partition_until_it_is_rebuilt(
+    topic: FakeTopic, store: FakeStore
+) -> None:
+    folded(topic, store)
+    store.progress[0] = b"\0" + store.progress[0][1:]
+    heir = broken(topic, store, "unreadable_progress")
+    with pytest.raises(InvalidField, match="rebuild"):
+        resolve(heir, "continue").outcome.result()
+    resolve(heir, "rebuild")
+    heir.catch_up()
+    assert_exactly_once(store, topic)
+
+
+def test_a_progress_record_that_is_damaged_while_we_fold_stops_the_partition(
+    topic: FakeTopic, store: FakeStore
+) -> None:
+    worker = folded(topic, store)
+    store.progress[0] = b"\0" + store.progress[0][1:]
+    worker.settle(60)
+    assert worker.partition().reason == "broken_log: unreadable_progress"
+
+
+def test_retention_above_progress_is_a_gap_and_touched_states_are_partial(topic: FakeTopic, store: FakeStore) -> None:
+    folded(topic, store, 10)
+    fill(topic, 20, first=10)
+    topic.delete_before(0, 18)
+    heir = Worker(topic, store, seed=1)
+    heir.log.assign(0)
+    heir.catch_up()
+    progress = heir.progress()
+    assert progress is not None
+    assert (progress.gap_end, progress.gaps, progress.base) == (18, 1, 0)
+    assert heir.counted("uic_data_gaps_total") == 1
+    for user in USERS:
+        state = stored_state(store, user)
+        assert state is not None
+        assert state.header.partial
+    assert heir.updater.status.serving, "a gap is no reason to stop"
+    after = Worker(topic, store, seed=2)
+    after.log.assign(0)
+    after.catch_up()
+    progress = after.progress()
+    assert progress is not None
+    assert progress.gaps == 1, "a gap is counted once"
+
+
+def test_retention_that_overtakes_a_reader_is_a_gap(topic: FakeTopic, store: FakeStore) -> None:
+    worker = folded(topic, store, 10)
+    fill(topic, 20, first=10)
+    topic.delete_before(0, 25)
+    worker.catch_up()
+    progress = worker.progress()
+    assert progress is not None
+    assert (progress.gap_end, progress.gaps) == (25, 1)
+
+
+def test_retention_up_to_progress_is_no_gap(topic: FakeTopic, store: FakeStore) -> None:
+    folded(topic, store)
+    topic.delete_before(0, 20)
+    heir = Worker(topic, store, seed=1)
+    heir.log.assign(0)
+    fill(topic, 5, first=20)
+    heir.catch_up()
+    progress = heir.progress()
+    assert progress is not None
+    assert (progress.gaps, progress.next_offset) == (0, 25)
+    state = stored_state(store, USERS[0])
+    assert state is not None
+    assert (state.header.event_count, state.header.partial) == (5, False)
+
+
+def test_without_topic_ids_the_witness_decides_and_its_loss_stops_the_partition(
+    topic: FakeTopic, store: FakeStore
+) -> None:
+    topic.topic_id = NO_TOPIC_ID
+    folded(topic, store)
+    heir = Worker(topic, store, seed=1)
+    heir.log.assign(0)
+    fill(topic, 5, first=20)
+    heir.catch_up()
+    assert_exactly_once(store, topic)
+    topic.delete_before(0, 25)
+    fill(topic, 5, first=25)
+    stopped = Worker(topic, store, seed=2)
+    stopped.log.assign(0)
+    stopped.settle()
+    assert stopped.partition().reason == "broken_log: unverifiable"
+
+
+def test_a_revoked_partition_is_dropped_whole_and_its_records_with_it(topic: FakeTopic, store: FakeStore) -> None:
+    worker = folded(topic, store, 10)
+    worker.log.revoke(0)
+    worker.turn()
+    worker.turn()
+    assert worker.updater.status.partitions == ()
+    heir = Worker(topic, store, seed=1)
+    heir.log.assign(0)
+    fill(topic, 10, first=10)
+    heir.catch_up()
+    assert_exactly_once(store, topic)
+
+
+def test_records_fetched_for_an_earlier_assignment_are_not_folded(topic: FakeTopic, store: FakeStore) -> None:
+    worker = folded(topic, store, 10)
+    fill(topic, 10, first=10)
+    late = worker.log.messages(0)
+    assert late
+    worker.log.revoke(0)
+    worker.log.assign(0)
+    worker.log.queued += late  # they lay in the queue behind the change
+    worker.catch_up()
+    assert_exactly_once(store, topic)
+
+
+def test_a_store_away_from_the_start_is_waited_for(topic: FakeTopic, store: FakeStore) -> None:
+    store.away = True
+    fill(topic)
+    worker = Worker(topic, store)
+    worker.log.assign(0)
+    worker.settle()
+    assert worker.phase() is Phase.TAKING_UP
+    store.away = False
+    worker.catch_up()
+    assert_exactly_once(store, topic)
+
+
+def test_a_log_that_does_not_answer_is_asked_again(topic: FakeTopic, store: FakeStore) -> None:
+    fill(topic)
+    worker = Worker(topic, store)
+    worker.log.away = True
+    worker.log.assign(0)
+    worker.settle()
+    assert worker.phase() is Phase.TAKING_UP
+    assert "log" in worker.partition().reason
+    worker.log.away = False
+    worker.catch_up()
+    assert_exactly_once(store, topic)
+
+
+def test_a_namespace_of_another_topic_stops_consumption(topic: FakeTopic, store: FakeStore) -> None:
+    worker = folded(topic, store)
+    store.meta = (2, "other")
+    worker.log.revoke(0)
+    worker.log.assign(0)
+    worker.settle()
+    assert not worker.updater.status.serving
+    assert worker.updater.status.reasons[0].startswith("namespace")
+
+
+def test_an_idle_partition_that_is_caught_up_says_so_in_the_store(topic: FakeTopic, store: FakeStore) -> None:
+    worker = folded(topic, store)
+    worker.settle()
+    first = worker.progress()
+    worker.settle(60)
+    later = worker.progress()
+    assert first is not None
+    assert later is not None
+    assert first.as_of_ms < later.as_of_ms
+    assert worker.log.wall_ms - later.as_of_ms < 6000
+    assert first.next_offset == later.next_offset
+
+
+def test_a_partition_behind_does_not_claim_to_be_caught_up(topic: FakeTopic, store: FakeStore) -> None:
+    dead_letters = FakeDeadLetters()
+    worker = Worker(topic, store, dead_letters=dead_letters)
+    worker.log.assign(0)
+    worker.settle()
+    before = worker.progress()
+    dead_letters.away = True
+    topic.append(0, USERS[0].encode(), b"junk")
+    worker.settle(60)
+    after = worker.progress()
+    assert before is not None
+    assert after is not None
+    assert after.as_of_ms == before.as_of_ms
+
+
+def test_transaction_markers_do_not_keep_a_partition_from_being_caught_up(topic: FakeTopic, store: FakeStore) -> None:
+    worker = folded(topic, store)
+    topic.marker(0)
+    worker.until(lambda: (p := worker.progress()) is not None and p.next_offset == 21)
+    progress = worker.progress()
+    assert progress is not None
+    assert progress.last_offset == 19
+    heir = Worker(topic, store, seed=1)
+    heir.log.assign(0)
+    fill(topic, 5, first=20)
+    heir.catch_up()
+    assert_exactly_once(store, topic)
+
+
+def test_an_erasure_deletes_in_order_and_later_events_begin_anew(topic: FakeTopic, store: FakeStore) -> None:
+    user, other = USERS[:2]
+    topic.event(user, 3)
+    topic.event(other, 4)
+    topic.erase(user)
+    worker = Worker(topic, store)
+    worker.log.assign(0)
+    worker.catch_up()
+    assert stored_state(store, user) is None
+    topic.event(user, 5)
+    topic.event(user, 6)
+    topic.erase(user)
+    topic.event(user, 7)
+    worker.catch_up()
+    assert_exactly_once(store, topic)
+    state = stored_state(store, user)
+    assert state is not None
+    assert (state.header.event_count, state.header.partial) == (1, False)
+    topic.erase(user)
+    topic.event(other, 8)
+    worker.catch_up()
+    assert_exactly_once(store, topic)
+    assert worker.counted("uic_records_total", outcome="erased") == 3
+
+
+def test_an_erasure_ends_a_state_that_is_stored_or_in_memory(topic: FakeTopic, store: FakeStore) -> None:
+    worker = folded(topic, store)
+    topic.erase(USERS[0])
+    topic.event(USERS[0], 7)  # in one batch with the erasure, the state in memory
+    topic.erase(USERS[1])
+    worker.catch_up()
+    assert_exactly_once(store, topic)
+    topic.event(USERS[1], 8)  # in a later batch
+    worker.catch_up()
+    assert_exactly_once(store, topic)
+    heir = Worker(topic, store, seed=1)
+    heir.log.assign(0)
+    topic.erase(USERS[2])
+    topic.event(USERS[2], 9)  # the state in the store alone
+    heir.catch_up()
+    assert_exactly_once(store, topic)
+
+
+def test_a_rebuild_does_not_bring_an_erased_user_back(topic: FakeTopic, store: FakeStore) -> None:
+    user, other = USERS[:2]
+    erasures = FakeErasures()
+    worker = Worker(topic, store, erasures=erasures)
+    worker.log.assign(0)
+    topic.event(user, 3)
+    topic.event(other, 4)
+    worker.catch_up()
+    erasures.notes[0] = {user.encode(): topic.erase(user)}
+    topic.event(user, 9)
+    worker.catch_up()
+    seen: list[int] = []
+    store.flush()
+    worker.until(lambda: worker.counted("uic_rewinds_total") == 1, turns=30)
+    erasures.away = True
+    worker.settle()
+    assert store.progress == {}, "without the erasures a rebuild does not begin"
+    erasures.away = False
+    while not worker.drained():
+        worker.turn()
+        state = stored_state(store, user)
+        seen += [] if state is None else [state.header.event_count]
+    assert_exactly_once(store, topic)
+    assert set(seen) == {1}, "never more than the event after the erasure"
+    assert worker.counted("uic_records_total", outcome="erased_later") == 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "name"),
+    [
+        (lambda value: value[:-1] + bytes([value[-1] ^ 1]), "corrupt"),
+        (lambda value: b"x" * 7, "corrupt"),
+        (lambda value: fakes_foreign_fingerprint(), "foreign_fingerprint"),
+    ],
+)
+def test_an_unreadable_state_is_set_aside_and_the_user_begins_anew(
+    topic: FakeTopic, store: FakeStore, damage: object, name: str
+) -> None:
+    folded(topic, store)
+    assert callable(damage)
+    bad = damage(store.states[0, USERS[0]])
+    store.states[0, USERS[0]] = bad
+    heir = Worker(topic, store, seed=1)
+    heir.log.assign(0)
+    fill(topic, 5, first=20)
+    heir.catch_up()
+    state = stored_state(store, USERS[0])
+    assert state is not None
+    assert (state.header.event_count, state.header.partial) == (1, True)
+    assert store.bad == {0: [bad]}
+    assert heir.counted("uic_unreadable_states_total", error=name) == 1
+    neighbor = stored_state(store, USERS[1])
+    assert neighbor is not None
+    assert (neighbor.header.event_count, neighbor.header.partial) == (5, False)
+
+
+def test_another_users_state_is_not_taken_for_ours(topic: FakeTopic, store: FakeStore) -> None:
+    folded(topic, store)
+    store.states[0, USERS[0]] = store.states[0, USERS[1]]
+    heir = Worker(topic, store, seed=1)
+    heir.log.assign(0)
+    fill(topic, 5, first=20)
+    heir.catch_up()
+    assert heir.counted("uic_unreadable_states_total", error="wrong_user") == 1
+    state = stored_state(store, USERS[0])
+    assert state is not None
+    assert state.header.event_count == 1
+
+
+def test_a_step_that_is_not_finite_keeps_the_state_and_sends_the_event_to_the_dead_letters(
+    topic: FakeTopic, store: FakeStore
+) -> None:
+    user, other = USERS[:2]
+    for item in (3, fakes.POISON_ITEM, 4, fakes.POISON_ITEM, 5):
+        topic.event(user, item)
+        topic.event(other, 9)
+    worker = Worker(topic, store, chunk=100)
+    worker.log.assign(0)
+    worker.catch_up()
+    assert_exactly_once(store, topic)
+    assert worker.dead_letters.reasons == {2: "non_finite", 6: "non_finite"}
+    assert worker.counted("uic_records_total", outcome="folded") == 8
+    assert worker.counted("uic_records_total", outcome="dead_letter") == 2
+
+
+def test_a_state_ahead_of_progress_is_not_folded_twice(topic: FakeTopic, store: FakeStore) -> None:
+    worker = folded(topic, store, 10)
+    progress, _ = store.snapshot()
+    fill(topic, 10, first=10)
+    worker.catch_up()
+    store.progress = progress  # a store that kept the states and lost the progress: cannot happen, must not hurt
+    heir = Worker(topic, store, seed=1)
+    heir.log.assign(0)
+    heir.catch_up()
+    assert_exactly_once(store, topic)
+    assert heir.counted("uic_records_total", outcome="already_folded") == 10
+
+
+def fakes_foreign_fingerprint() -> bytes:
+    """A sound state of another bundle."""
+    from mimn.state import StateHeader, UserState, encode_state, user_hash
+
+    header = StateHeader(user_hash(USERS[0]), 1, 0, 3, 1, fakes.WALL_MS, bytes(8))
+    return encode_state(UserState(header, fakes.INITIAL), b"z" * 32, fakes.LAYOUT)
