@@ -218,7 +218,7 @@ def _near_floors(records: list[Record]) -> list[str]:
             if value > model - MARGIN:
                 relation = "above" if value > model else f"within {MARGIN} of"
                 lines.append(
-                    f"**{TITLES[record_.metrics['dataset']]}: the {title} ({value:.4f}) is {relation} "
+                    f"**{TITLES[record_.metrics['dataset']]}: {title} ({value:.4f}) is {relation} "
                     f"{record_.metrics['name']} ({model:.4f}).**  "
                 )
     return lines
