@@ -62,6 +62,8 @@ class DeadLetter:
     """Length of the original value when it did not fit."""
     sha256: str | None = None
     """Of the original value when it did not fit."""
+    key_bytes: int | None = None
+    """Length of the original key when it left no room, and was left out."""
 
     @property
     def id(self) -> Id:
@@ -82,7 +84,9 @@ def read_letter(record: LogRecord) -> DeadLetter:
     """
     ours = {name: value for name, value in record.headers if name in letters.OURS}
     try:
-        cut_from = ours.get(letters.VALUE_BYTES)
+        if not (ours[letters.REASON] + ours[letters.TOPIC]).decode().isprintable():
+            raise ValueError("its reason or topic would upset a terminal")
+        cut_from, key_bytes = ours.get(letters.VALUE_BYTES), ours.get(letters.KEY_BYTES)
         return DeadLetter(
             reason=ours[letters.REASON].decode(),
             topic=ours[letters.TOPIC].decode(),
@@ -90,10 +94,11 @@ def read_letter(record: LogRecord) -> DeadLetter:
             offset=int(ours[letters.OFFSET]),
             timestamp_ms=int(ours[letters.TIMESTAMP]),
             key=record.key,
-            value=record.value,
+            value=None if letters.NULL in ours else record.value,
             headers=tuple((name, value) for name, value in record.headers if name not in letters.OURS),
             cut_from=None if cut_from is None else int(cut_from),
             sha256=ours[letters.VALUE_SHA256].decode() if letters.VALUE_SHA256 in ours else None,
+            key_bytes=None if key_bytes is None else int(key_bytes),
         )
     except (KeyError, ValueError) as error:
         raise NotALetter(f"partition {record.partition}, offset {record.offset}: {error!r}") from error
@@ -188,9 +193,9 @@ def describe(letter: DeadLetter) -> Iterator[str]:
     yield f"reason     {letter.reason}"
     yield f"original   topic {letter.topic}, partition {letter.partition}, offset {letter.offset}"
     yield f"time       {_time(letter.timestamp_ms)}"
-    yield f"key        {_bytes(letter.key)}"
+    yield f"key        {_bytes(letter.key) if letter.key_bytes is None else f'left out: {letter.key_bytes} bytes'}"
     for name, value in letter.headers:
-        yield f"header     {name}: {_bytes(value)}"
+        yield f"header     {_bytes(name.encode())}: {_bytes(value)}"
     if letter.cut_from is not None:
         yield f"value      cut: {len(letter.value or b'')} of {letter.cut_from} bytes, sha256 {letter.sha256}"
     else:
@@ -198,7 +203,8 @@ def describe(letter: DeadLetter) -> Iterator[str]:
     if letter.value is None:
         return
     if (event := _event(letter)) is not None:
-        yield "decoded    " + json.dumps(event, ensure_ascii=False)
+        text = json.dumps(event, ensure_ascii=False)
+        yield f"decoded    {text if text.isprintable() else json.dumps(event)}"
     for at in range(0, min(len(letter.value), SHOWN_BYTES), 16):
         row = letter.value[at : at + 16]
         text = "".join(chr(b) if 32 <= b < 127 else "." for b in row)

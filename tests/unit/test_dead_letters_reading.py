@@ -1,0 +1,150 @@
+"""What the writer of dead letters writes, the reader reads; what is chosen, skipped and replayed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from hashlib import sha256
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fake_log import FakeLog
+from mimn.state import partition_of
+from uic.core.event import Reason
+from uic.core.letters import OURS, Letter, to_wire
+from uic.dead_letters import (
+    BATCH,
+    REPLAY_OF,
+    DeadLetter,
+    NotALetter,
+    Scan,
+    Selection,
+    describe,
+    not_replayable,
+    read_letter,
+    replay,
+    replayed,
+    summary,
+    table,
+)
+from uic.log_reader import LogRecord
+
+N = 8
+TOPIC = "behavior-events"
+HEADERS = st.lists(
+    st.tuples(st.text(min_size=1, max_size=12).filter(lambda name: name not in OURS), st.binary(max_size=40)),
+    max_size=4,
+).map(tuple)
+LETTERS = st.builds(
+    Letter,
+    reason=st.sampled_from(Reason),
+    topic=st.just(TOPIC),
+    partition=st.integers(0, N - 1),
+    offset=st.integers(0, 2**62),
+    timestamp_ms=st.integers(-1, 2**62),
+    key=st.none() | st.binary(max_size=140),
+    value=st.none() | st.binary(max_size=3000),
+    headers=HEADERS,
+)
+
+
+def delivered(letter: Letter, max_bytes: int = 1 << 20, at: int = 0) -> LogRecord:
+    key, value, headers = to_wire(letter, max_bytes)
+    return LogRecord(f"{TOPIC}.dlq", 0, at, 0, key, value, tuple(headers))
+
+
+DEAD = DeadLetter("item_zero", TOPIC, 1, 5, 1_700_000_000_000, b"u1", b"v", (("trace", b"x"),))
+
+
+@given(LETTERS)
+def test_a_letter_that_fits_comes_back_whole(letter: Letter) -> None:
+    read = read_letter(delivered(letter))
+    assert read == DeadLetter(
+        letter.reason.value,
+        letter.topic,
+        letter.partition,
+        letter.offset,
+        letter.timestamp_ms,
+        letter.key,
+        letter.value,
+        letter.headers,
+    )
+
+
+@given(LETTERS, st.integers(1200, 3000))
+def test_a_letter_that_does_not_fit_says_so_and_keeps_its_place(letter: Letter, max_bytes: int) -> None:
+    read = read_letter(delivered(letter, max_bytes))
+    assert read.id == (letter.topic, letter.partition, letter.offset)
+    if read.cut_from is None:
+        assert read.value == letter.value
+    else:
+        assert letter.value is not None
+        assert read.value is not None
+        assert letter.value.startswith(read.value)
+        assert read.cut_from == read.value_bytes == len(letter.value)
+        assert read.sha256 == sha256(letter.value).hexdigest()
+        assert not_replayable(read, TOPIC)
+
+
+@given(LETTERS)
+def test_any_letter_can_be_shown_and_its_summary_holds_neither_key_nor_value(letter: Letter) -> None:
+    read = read_letter(delivered(letter))
+    assert all("\n" not in line for line in describe(read))
+    assert set(summary(read)) == {"reason", "topic", "partition", "offset", "time", "bytes", "cut"}
+    assert len(list(table([summary(read)]))) == 2
+
+
+@pytest.mark.parametrize("missing", ["uic-reason", "uic-topic", "uic-partition", "uic-offset", "uic-timestamp"])
+def test_a_record_without_our_headers_is_no_letter(missing: str) -> None:
+    record = delivered(Letter(Reason.BAD_TIME, TOPIC, 1, 2, 3, b"u", b"v", ()))
+    read_letter(record)
+    without = tuple(header for header in record.headers if header[0] != missing)
+    with pytest.raises(NotALetter):
+        read_letter(replace(record, headers=without))
+    with pytest.raises(NotALetter):
+        read_letter(replace(record, headers=(*without, ("uic-offset", b"x"))))
+
+
+@given(st.lists(LETTERS, max_size=8), st.data())
+def test_repeats_are_dropped_by_their_original_place(letters: list[Letter], data: st.DataObject) -> None:
+    repeated = data.draw(st.permutations(letters * 2))
+    scan = Scan()
+    found = [letter.id for letter in scan.letters([delivered(letter) for letter in repeated], Selection())]
+    places = {(letter.topic, letter.partition, letter.offset) for letter in letters}
+    assert sorted(found) == sorted(places)
+    assert scan.repeats == len(repeated) - len(places)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({}, None),
+        ({"value": None}, None),
+        ({"topic": "another"}, "of another topic"),
+        ({"cut_from": 9}, "value was cut"),
+        ({"key": None}, "no key"),
+        ({"key": b""}, "no key"),
+    ],
+)
+def test_what_cannot_be_replayed_says_why(change: dict[str, object], why: str | None) -> None:
+    assert not_replayable(replace(DEAD, **change), TOPIC) == why  # type: ignore[arg-type]  # one of its fields each
+
+
+@given(LETTERS.filter(lambda letter: bool(letter.key)))
+def test_a_replayed_record_is_the_original_in_its_keys_partition(letter: Letter) -> None:
+    record = replayed(read_letter(delivered(letter)), N)
+    assert (record.key, record.value) == (letter.key, letter.value)
+    assert record.partition == partition_of(record.key, N)
+    *kept, origin = record.headers
+    assert origin == (REPLAY_OF, f"{TOPIC}/{letter.partition}/{letter.offset}".encode())
+    assert kept == [header for header in letter.headers if header[0] != REPLAY_OF]
+
+
+def test_a_replay_stops_at_the_first_batch_that_is_not_acknowledged_and_names_what_is_in_doubt() -> None:
+    chosen = [replace(DEAD, offset=i) for i in range(BATCH + 5)]
+    log = FakeLog({TOPIC: N})
+    assert replay(chosen, log, TOPIC, N, 5) == (BATCH + 5, [])
+    log.withheld = {2, 7}
+    assert replay(chosen, log, TOPIC, N, 5) == (BATCH - 2, [chosen[2], chosen[7]])
+    assert sum(map(len, log.records[TOPIC])) == BATCH + 5 + BATCH - 2
