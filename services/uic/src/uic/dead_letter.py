@@ -37,7 +37,8 @@ class Sent:
 
 
 class DeadLetterProducer(threading.Thread):
-    """`DeadLetters` on Kafka. The producer is idempotent, made when first needed, and made anew after a failure."""
+    """`DeadLetters` on Kafka. The producer is made when first needed, and made anew after a failure. Letters may arrive
+    twice, as the contract says."""
 
     def __init__(self, client: Mapping[str, Any], topic: str, *, max_bytes: int, timeout_s: float = 10.0) -> None:
         """Start it with `start`, end it with `close`.
@@ -85,7 +86,9 @@ class DeadLetterProducer(threading.Thread):
             close_producer(producer, wait_s=1)
 
     def _connect(self) -> KafkaProducer:
-        return open_producer(self._client, timeout_s=self._timeout_s, max_request_bytes=self._max_bytes)
+        return open_producer(
+            self._client, timeout_s=self._timeout_s, max_request_bytes=self._max_bytes, idempotent=False
+        )
 
     def _deliver(self, producer: KafkaProducer, letters: Sequence[Letter]) -> None:
         """Produce and wait. A letter that the topic finds too large is cut in half, again and again."""

@@ -1,4 +1,4 @@
-"""An idempotent Kafka producer that answers in bounded time and can be ended for good."""
+"""A Kafka producer that answers in bounded time and can be ended for good."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
 
-def open_producer(client: Mapping[str, Any], *, timeout_s: float, max_request_bytes: int = 1 << 20) -> KafkaProducer:
+def open_producer(
+    client: Mapping[str, Any], *, timeout_s: float, max_request_bytes: int = 1 << 20, idempotent: bool = True
+) -> KafkaProducer:
     """A connected producer: acknowledged by all in-sync replicas, retried inside without repeats, topics never created.
 
     Args:
         client: options of the Kafka client (`bootstrap_servers` and what it takes to connect).
         timeout_s: bounds connecting, and how long a record may be on its way.
         max_request_bytes: largest request, and so largest record.
+        idempotent: no repeats; but one record that the topic finds too large ends such a producer for good. Without,
+            each record is a batch of its own, so that a large one takes no others with it.
 
     Raises:
         KafkaError: no broker answers in time.
@@ -24,7 +28,8 @@ def open_producer(client: Mapping[str, Any], *, timeout_s: float, max_request_by
     return KafkaProducer(
         **dict(client)
         | {
-            "enable_idempotence": True,
+            "enable_idempotence": idempotent,
+            **({} if idempotent else {"batch_size": 0}),
             "acks": "all",
             "max_request_size": max_request_bytes,
             "max_block_ms": timeout_ms,
