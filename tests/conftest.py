@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 import redis
 
@@ -19,6 +20,12 @@ from localstack.servers import DevBroker, ScriptedBroker, Valkey
 from localstack.topics import PARTITIONS, create_topics, delete_topics, topics
 
 pytest_plugins = ["pytester"]
+
+# How long an example takes says how busy the machine is. CI draws the same examples each time, so that it is red for a
+# reason; developers' runs look for new ones.
+hypothesis.settings.register_profile("developer", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ci" if skips.in_ci() else "developer")
 
 
 @dataclass(frozen=True)
