@@ -47,6 +47,5 @@ class EmbeddingTable:
         """The row of each id, `UNKNOWN_ROW` for those outside the vocabulary. [k] uint64 → [k]."""
         if not len(self.ids):
             return np.zeros(len(ids), np.intp)
-        at = np.searchsorted(self.ids, ids)
-        at[at == len(self.ids)] = 0
-        return np.where(self.ids[at] == ids, at + 1, UNKNOWN_ROW)
+        at = self.ids.searchsorted(ids)
+        return np.where(self.ids.take(at, mode="clip") == ids, at + 1, UNKNOWN_ROW)

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from rtp.admin import create_admin_app
-from rtp.api import PredictDoor, add_health, add_predict, add_problems
+from rtp.api import PredictApp, PredictDoor, add_health, add_problems
 from rtp.core.admission import Admission
 from rtp.core.ports import Model, StateReader
 from rtp.metrics import Metrics
@@ -98,15 +98,6 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
                 await watching
             await reader.close()
 
-    app = FastAPI(
-        title="Real-Time Prediction",
-        description="How likely is this user to click each of these candidates?",
-        version=version("rtp"),
-        redirect_slashes=False,
-        lifespan=lifespan,
-    )
-    add_problems(app)
-    add_health(app, unready)
     door = PredictDoor(
         scorer,
         metrics,
@@ -115,7 +106,16 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
         max_body_bytes=settings.http.max_body_bytes,
         log_every=settings.log.request_sample,
     )
-    add_predict(app, door)
+    app = PredictApp(
+        door,
+        title="Real-Time Prediction",
+        description="How likely is this user to click each of these candidates?",
+        version=version("rtp"),
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
+    add_problems(app)
+    add_health(app, unready)
     describe(app, settings.deadline.max_ms)
     return Service(app, create_admin_app(holder, reloader, metrics, unready), reloader, lifecycle)
 

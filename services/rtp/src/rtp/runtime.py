@@ -41,7 +41,7 @@ class OnnxModel:
         self._bundle = bundle
         self._head = HeadGraph(bundle)
         bundle.golden.verify_head(self._head, bundle.vectors, bundle.initial_state)
-        self.initial_state: NDArray[np.float32] = np.array(bundle.initial_state)
+        self.initial_state = bundle.initial_state
         self.name = bundle.manifest.name
         self.version = bundle.manifest.version
         self.fingerprint = bundle.fingerprint

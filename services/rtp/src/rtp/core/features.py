@@ -12,6 +12,7 @@ from rtp.errors import FieldFault, InvalidRequest
 MISSING = 0.0
 """The value of a feature that a request leaves out. So a bundle that reads a new feature can be rolled out before its
 callers send it; one that they send too early is refused, because nobody would notice that it has no effect."""
+NONE = np.zeros(0, np.float32)
 
 
 def context_vector(names: tuple[str, ...], given: Mapping[str, float]) -> NDArray[np.float32]:
@@ -20,6 +21,8 @@ def context_vector(names: tuple[str, ...], given: Mapping[str, float]) -> NDArra
     Raises:
         InvalidRequest: a feature that the model does not read, or a value beyond float32.
     """
+    if not names and not given:
+        return NONE
     values = np.array([given.get(name, MISSING) for name in names], np.float64)
     if faults := [
         FieldFault(f"context.{name}", f"not a feature of this model; it reads {', '.join(names) or 'none'}")

@@ -1,0 +1,65 @@
+"""Who asks, and for what: user ids, and bodies whose candidates are items of a bundle's vocabulary."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mimn.bundle import load_bundle
+
+BUNDLE = Path("models/bundles/online-retail/1")
+
+
+@dataclass(frozen=True)
+class Population:
+    """A seeded stream of requests. The same population gives the same bodies, whoever sends them."""
+
+    bundle: Path = BUNDLE
+    users: int = 1000
+    pattern: str = "user-{}"
+    """Format of a user id; `{}` is the user's number, from 0."""
+    candidates: int = 100
+    seed: int = 0
+
+    @classmethod
+    def from_environment(cls, env: Mapping[str, str] = os.environ) -> Population:
+        """The defaults, changed by LOADTEST_BUNDLE, _USERS, _USER_PATTERN, _CANDIDATES and _SEED.
+
+        Raises:
+            ValueError: a number is not one, or the pattern has no place for the number.
+        """
+        population = cls(
+            bundle=Path(env.get("LOADTEST_BUNDLE", str(cls.bundle))),
+            users=int(env.get("LOADTEST_USERS", cls.users)),
+            pattern=env.get("LOADTEST_USER_PATTERN", cls.pattern),
+            candidates=int(env.get("LOADTEST_CANDIDATES", cls.candidates)),
+            seed=int(env.get("LOADTEST_SEED", cls.seed)),
+        )
+        if "{}" not in population.pattern:
+            raise ValueError(f"LOADTEST_USER_PATTERN is {population.pattern!r}: it needs a {{}} for the user's number")
+        return population
+
+    def bodies(self, count: int) -> list[bytes]:
+        """`count` request bodies of users drawn at random, each with candidates of its own."""
+        bundle = load_bundle(self.bundle)
+        random = np.random.default_rng(self.seed)
+        items = random.choice(bundle.items.ids, (count, self.candidates))
+        categories = random.choice(bundle.categories.ids, (count, self.candidates))
+        users = random.integers(self.users, size=count)
+        return [
+            json.dumps(
+                {
+                    "user_id": self.pattern.format(user),
+                    "candidates": [
+                        {"item_id": int(item), "category_id": int(category)}
+                        for item, category in zip(items[i], categories[i], strict=True)
+                    ],
+                }
+            ).encode()
+            for i, user in enumerate(users)
+        ]
