@@ -12,8 +12,8 @@ import redis
 from fakes import FakeStore
 from localstack.ports import free_port
 from localstack.servers import Valkey
-from localstack.wait import until
 from mimn.state import Keys
+from one_node_cluster import OneNodeCluster
 from uic.core.commit import ABSENT, Commit, NoAnswer, Refused, Written
 from uic.core.ports import StateStore
 from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable
@@ -39,19 +39,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
         yield server
 
 
-class OneNodeCluster(Valkey):
-    """A cluster that a single server is: every slot is its own."""
-
-    def command(self) -> list[str]:
-        return [*super().command(), "--cluster-enabled", "yes"]
-
-
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
     with OneNodeCluster(tmp_path_factory.mktemp("cluster"), appendfsync="off") as server:
-        client = redis.Redis.from_url(server.address, protocol=2)
-        client.cluster("ADDSLOTSRANGE", 0, 16383)
-        until(lambda: client.cluster("INFO")["cluster_state"] == "ok", "the cluster is up", within_s=10)
+        server.take_slots()
         yield server
 
 
@@ -136,6 +127,10 @@ def test_any_bytes_are_stored_as_they_are(subject: Subject) -> None:
     assert subject.store.commit([Commit(0, ABSENT, everything, ((USER, everything),))]) == [Written()]
     assert subject.store.commit([Commit(0, everything, b"p", ())]) == [Written()]
     assert subject.store.load([(0, [USER])]) == [[everything]]
+
+
+def test_a_store_that_evicts_nothing_is_accepted(subject: Subject) -> None:
+    subject.store.check()
 
 
 def test_a_namespace_belongs_to_one_topic_and_partition_count(subject: Subject) -> None:

@@ -154,7 +154,9 @@ class RedisStore:
         with _named("read the store's configuration"):
             if not self._clustered:
                 return [self.client.info(section)]
-            return list(self.client.info(section, target_nodes=RedisCluster.PRIMARIES).values())
+            said = self.client.info(section, target_nodes=RedisCluster.PRIMARIES)
+        several = all(isinstance(answer, dict) for answer in said.values())
+        return list(said.values()) if several else [said]  # redis-py unwraps the answer of a single master
 
     def _connected(self) -> None:
         self._connections += 1
