@@ -11,7 +11,7 @@ import torch
 
 from mimn.config import MimnConfig
 from mimn.nn.model import Batch, BatchError, MimnModel
-from mimn.nn.official import OfficialCell
+from mimn.nn.official import OfficialCell, utilization_loss
 from parity.official_numpy import Published
 
 pytestmark = pytest.mark.torch
@@ -140,17 +140,26 @@ def test_reset_spares_the_read_vector_and_the_utilization() -> None:
 
 
 def test_the_regularizer_trains_shift_and_sharpening_but_not_the_keys() -> None:
-    model, b = official(False, True, 3, "run", False), batch()
-    torch.autograd.backward(model.loss(b).utilization)
-    assert isinstance(model.cell, OfficialCell)
-    gradient = model.cell.controls_bias.grad
-    assert gradient is not None
-    columns = torch.split(gradient, model.cell.columns)
-    for used in (columns[8], columns[9]):
-        assert used.abs().sum() > 0
-    # The write key of the last step only reaches the loss through the weight that is stopped.
-    assert columns[2].eq(0).all()
-    assert columns[7].eq(0).all()
+    """After one step: what it regularizes is a second sharpening of a weight that is stopped."""
+    model = official(False, True, 3, "run", False)
+    cell = model.cell
+    assert isinstance(cell, OfficialCell)
+    state = model.unroll(torch.ones(4, 1, dtype=torch.int64), torch.ones(4, 1, dtype=torch.int64))[:, -1]
+    torch.autograd.backward(utilization_loss(cell.unpack(state)["utilization"]))
+    assert cell.controls_bias.grad is not None
+    gradients = torch.split(cell.controls_bias.grad, cell.columns)
+    trained = [place for place, gradient in enumerate(gradients) if gradient.abs().sum() > 0]
+    assert trained == [8, 9], "shift and sharpening of the write head"
+
+
+def test_no_gradient_passes_through_past_utilization_or_from_a_channel_into_the_memory() -> None:
+    model = official(True, True, 3, "run", False)
+    state = model.unroll(torch.ones(4, 3, dtype=torch.int64), torch.ones(4, 3, dtype=torch.int64))[:, -1].detach()
+    blocks = {name: value.clone().requires_grad_() for name, value in model.cell.unpack(state).items()}
+    after = model.cell.unpack(model.cell(torch.ones(4, model.config.width), model.cell.pack(blocks)))
+    for output, source in (("memory", "utilization"), ("channels", "memory")):
+        (gradient,) = torch.autograd.grad(after[output].sum(), blocks[source], allow_unused=True, retain_graph=True)
+        assert gradient is None or gradient.eq(0).all(), f"{source} → {output}"
 
 
 def test_gradients_are_finite_at_the_degenerate_start() -> None:

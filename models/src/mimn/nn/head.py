@@ -19,17 +19,6 @@ COUNT_SCALE = 1 / 7.0
 """log(1 + count) of 1,000 events is about 7."""
 
 
-class Layer(nn.Module):
-    """A dense layer over pieces of its input that are given apart: x1 W1 + x2 W2 + … + b."""
-
-    def __init__(self, inputs: tuple[int, ...], outputs: int) -> None:
-        super().__init__()
-        self.weights = nn.ParameterList(torch.empty(width, outputs) for width in inputs)
-        for weight in self.weights:
-            glorot_(weight, sum(inputs), outputs)
-        self.bias = nn.Parameter(torch.zeros(outputs))
-
-
 class ChannelAttention(nn.Module):
     """How much each interest channel matters for a candidate (DIN's attention over the channels).
 
