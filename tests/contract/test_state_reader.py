@@ -48,33 +48,89 @@ class Subject:
         return asyncio.run(with_reader())
 
 
+class ClusterNode(Valkey):
+    """A cluster of one node that holds every slot."""
+
+    def command(self) -> list[str]:
+        return [*super().command(), "--cluster-enabled", "yes"]
+
+    def ready(self) -> bool:
+        with redis.Redis.from_url(self.address, protocol=2) as client:
+            if client.cluster("INFO")["cluster_slots_assigned"] == "0":
+                client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
+            return bool(client.cluster("INFO")["cluster_state"] == "ok")
+
+
+class SentinelNode(Valkey):
+    """One Sentinel, which watches one master and believes itself."""
+
+    def __init__(self, folder: Path, master: Valkey) -> None:
+        super().__init__(folder, name="sentinel")
+        self._master = master
+
+    def command(self) -> list[str]:
+        config = self.folder / "sentinel.conf"
+        config.write_text(
+            f"port {self.port}\nbind 127.0.0.1\ndir {self.folder.resolve()}\n"
+            f"sentinel monitor states 127.0.0.1 {self._master.port} 1\nsentinel down-after-milliseconds states 60000\n"
+        )
+        return [super().command()[0], str(config), "--sentinel"]
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
     with Valkey(tmp_path_factory.mktemp("valkey"), appendfsync="always") as server:
         yield server
 
 
-@pytest.fixture(params=["fake", pytest.param("valkey", marks=pytest.mark.servers)])
+@pytest.fixture(scope="module")
+def sentinel(tmp_path_factory: pytest.TempPathFactory, server: Valkey) -> Iterator[SentinelNode]:
+    with SentinelNode(tmp_path_factory.mktemp("sentinel"), server) as sentinel:
+        yield sentinel
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterNode]:
+    with ClusterNode(tmp_path_factory.mktemp("cluster"), appendfsync="always") as node:
+        yield node
+
+
+def fake() -> Subject:
+    store = FakeStateReader()
+    return Subject(
+        open=lambda: store,
+        put=store.values.__setitem__,
+        make_refused=store.refused.add,
+        freeze=lambda: setattr(store, "frozen", True),
+        thaw=lambda: setattr(store, "frozen", False),
+        stop=lambda: setattr(store, "away", True),
+        start=lambda: setattr(store, "away", False),
+        restart_connections=lambda: None,
+    )
+
+
+REAL = [pytest.param(mode, marks=pytest.mark.servers) for mode in ("single", "sentinel", "cluster")]
+
+
+@pytest.fixture(params=["fake", *REAL])
 def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
     if request.param == "fake":
-        fake = FakeStateReader()
-        yield Subject(
-            open=lambda: fake,
-            put=fake.values.__setitem__,
-            make_refused=fake.refused.add,
-            freeze=lambda: setattr(fake, "frozen", True),
-            thaw=lambda: setattr(fake, "frozen", False),
-            stop=lambda: setattr(fake, "away", True),
-            start=lambda: setattr(fake, "away", False),
-            restart_connections=lambda: None,
-        )
+        yield fake()
         return
-    server: Valkey = request.getfixturevalue("server")
+    server: Valkey = request.getfixturevalue("cluster" if request.param == "cluster" else "server")
+    told = {
+        "url": server.address,
+        "mode": request.param,
+        "pool_size": POOL,
+        "failures_to_pause": 3,
+        "retry_every_ms": 10,
+    }
+    if request.param == "sentinel":
+        watcher = request.getfixturevalue("sentinel")
+        told |= {"url": "redis://not-used:1/0", "sentinels": f"127.0.0.1:{watcher.port}", "sentinel_service": "states"}
+    settings = RedisSettings.model_validate(told)
     client = redis.Redis.from_url(server.address, protocol=2)
     client.flushall()
-    settings = RedisSettings.model_validate(
-        {"url": server.address, "pool_size": POOL, "failures_to_pause": 3, "retry_every_ms": 10}
-    )
     try:
         yield Subject(
             open=lambda: open_store(settings),
@@ -200,6 +256,30 @@ def test_connections_that_the_server_closed_are_not_noticed_by_a_read(subject: S
         return await reader.read("a", 1.0)
 
     assert subject.run(test) == b"1"
+
+
+@pytest.mark.servers
+def test_a_master_that_was_demoted_is_left_though_it_goes_on_answering(tmp_path: Path) -> None:
+    with Valkey(tmp_path / "a", name="a") as old, Valkey(tmp_path / "b", name="b") as new:
+        for server, value in ((old, b"old"), (new, b"new")):
+            with redis.Redis.from_url(server.address, protocol=2) as client:
+                client.set("a", value)
+        with SentinelNode(tmp_path / "sentinel", old) as watcher:
+            told = {"mode": "sentinel", "sentinels": f"127.0.0.1:{watcher.port}", "sentinel_service": "states"}
+            settings = RedisSettings.model_validate(told)
+
+            async def test() -> list[bytes | None]:
+                reader = open_store(settings)
+                seen = [await reader.read("a", 2.0)]
+                with redis.Redis.from_url(watcher.address, protocol=2) as client:
+                    client.execute_command("SENTINEL REMOVE", "states")
+                    client.execute_command("SENTINEL MONITOR", "states", "127.0.0.1", new.port, 1)
+                seen += await reader.read_many(["a"], 2.0)
+                seen.append(await reader.read("a", 2.0))
+                await reader.close()
+                return seen
+
+            assert asyncio.run(test()) == [b"old", b"new", b"new"]
 
 
 @pytest.mark.servers

@@ -24,13 +24,15 @@ class RedisSettings(_Group):
     """Where the states are, and how hard to try."""
 
     url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
-    """`redis://`, `rediss://` or `unix://`. With `mode=sentinel`, the address of one Sentinel; with `mode=cluster`, of
-    one node. Secret, because it may hold a password."""
+    """`redis://`, `rediss://` or `unix://`. In mode `cluster` any node; in mode `sentinel` its user, password and
+    database are used, its host is not. Secret, because it may hold a password."""
     prefix: str = Field(default="uic", min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")
     """First part of every key; the same as UIC's."""
     mode: Literal["single", "sentinel", "cluster"] = "single"
-    sentinel_master: str = "mymaster"
-    """Name of the master that Sentinel watches."""
+    sentinels: str = Field(default="", pattern=r"^$|^[^,]+:\d+(,[^,]+:\d+)*$")
+    """`host:port`, several with commas; mode `sentinel` only."""
+    sentinel_service: str = "mymaster"
+    """Name of the master that the Sentinels watch."""
     pool_size: int = Field(default=16, ge=1, le=1024)
     """Connections that this process opens at most."""
     connect_timeout_ms: int = Field(default=250, ge=1)
@@ -41,6 +43,14 @@ class RedisSettings(_Group):
     """Late replies in a row after which requests stop asking the store; a failed connection counts as all of them."""
     retry_every_ms: int = Field(default=100, ge=1)
     """While requests do not ask, one of them tries this often."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("RTP_REDIS__URL must begin with redis://, rediss:// or unix://")
+        if self.mode == "sentinel" and not self.sentinels:
+            raise ValueError("mode sentinel needs sentinels: set RTP_REDIS__SENTINELS, such as host1:26379,host2:26379")
+        return self
 
 
 class BundleSettings(_Group):

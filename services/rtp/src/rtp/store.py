@@ -11,20 +11,21 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from redis.asyncio import Redis, RedisCluster, Sentinel
-from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.asyncio import RedisCluster, Sentinel
+from redis.asyncio.connection import AbstractConnection, ConnectionPool, parse_url
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from rtp.core.outage import Outage
 from rtp.errors import StoreAway, StoreLate, StoreRefused
 from rtp.settings import RedisSettings
 
 T = TypeVar("T")
-_AWAY = (RedisConnectionError, RedisTimeoutError, OSError)
+_AWAY = (RedisError, RedisClusterException, OSError)
+"""Whatever redis-py raises but an error reply; that a cluster cannot be reached has a class outside of the tree."""
 
 
 class Commands(Protocol):
@@ -89,15 +90,12 @@ class RedisStateReader:
         except _AWAY as error:
             self._outage.away(self._clock())
             raise StoreAway(f"no connection to the store ({type(error).__name__})") from error
-        except RedisError as error:
-            self._outage.away(self._clock())
-            raise StoreRefused(f"the store cannot be asked ({type(error).__name__})") from error
         self._outage.answered()
         return value
 
 
 class _PoolCommands:
-    """One server, or the master that Sentinel names: a bounded set of connections, each one request's at a time.
+    """One server: a bounded set of connections, each one request's at a time.
 
     A connection whose reply was not read to its end is closed, never reused: a late reply would answer somebody else.
     """
@@ -106,6 +104,8 @@ class _PoolCommands:
         self._pool = pool
         self._idle: list[AbstractConnection] = []
         self._slots = asyncio.Semaphore(size)
+        self._epoch = 0
+        """Raised when all connections are to be given up; those in use then are not kept either."""
 
     async def get(self, key: str) -> bytes | None:
         value: bytes | None = await self._ask("GET", key)
@@ -116,6 +116,7 @@ class _PoolCommands:
         return values
 
     async def close(self) -> None:
+        self._epoch += 1
         idle, self._idle = self._idle, []
         for connection in idle:
             await connection.disconnect(nowait=True)
@@ -133,31 +134,54 @@ class _PoolCommands:
             return await self._exchange(fresh, command)
 
     async def _exchange(self, connection: AbstractConnection, command: tuple[str, ...]) -> Any:
+        epoch = self._epoch
+        whole = False
         try:
+            if not connection.is_connected:
+                await connection.connect()  # type: ignore[no-untyped-call] # as below
             await connection.send_command(*command)
-            value = await connection.read_response()
-        except ResponseError:
-            self._idle.append(connection)
-            raise
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
-        self._idle.append(connection)
-        return value
+            try:
+                return await connection.read_response()
+            finally:
+                whole = connection.is_connected  # redis-py disconnects after anything but a whole reply
+        finally:
+            if whole and epoch == self._epoch:
+                self._idle.append(connection)
+            else:
+                await connection.disconnect(nowait=True)
+
+
+class _SentinelCommands(_PoolCommands):
+    """The master that the Sentinels name. A new connection asks them; background reads notice a master that was demoted
+    but goes on answering, with what it last heard from the new one."""
+
+    def __init__(self, pool: SentinelConnectionPool, size: int) -> None:
+        super().__init__(pool, size)
+        self._master_of = pool
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        known = self._master_of.master_address
+        now: Any = await self._master_of.get_master_address()  # type: ignore[no-untyped-call] # as above
+        if now != known:
+            await self.close()
+        return await super().get_many(keys)
 
 
 class _ClusterCommands:
-    """A cluster: redis-py knows which node holds a key."""
+    """A cluster: redis-py knows which node holds a key, and fails rather than waits when it has no connection free."""
 
-    def __init__(self, cluster: RedisCluster) -> None:
+    def __init__(self, cluster: RedisCluster, size: int) -> None:
         self._cluster = cluster
+        self._slots = asyncio.Semaphore(size)
 
     async def get(self, key: str) -> bytes | None:
-        value: Any = await self._cluster.get(key)
+        async with self._slots:
+            value: Any = await self._cluster.get(key)
         return None if value is None else bytes(value)
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        values: list[bytes | None] = await self._cluster.mget_nonatomic(keys)
+        async with self._slots:
+            values: list[bytes | None] = await self._cluster.mget_nonatomic(keys)
         return values
 
     async def close(self) -> None:
@@ -182,13 +206,23 @@ def _commands(settings: RedisSettings) -> Commands:
         case "single":
             return _PoolCommands(ConnectionPool.from_url(url, **options), settings.pool_size)
         case "sentinel":
-            at = Redis.from_url(url).connection_pool.connection_kwargs
-            address = [(at.get("host", "127.0.0.1"), at.get("port", 26379))]
-            sentinel = Sentinel(address, sentinel_kwargs=options, **options)  # type: ignore[no-untyped-call]
-            master = sentinel.master_for(settings.sentinel_master)
-            return _PoolCommands(master.connection_pool, settings.pool_size)
+            given = parse_url(url)
+            login = {name: given[name] for name in ("username", "password", "db") if name in given}
+            watchers = [
+                (host.strip("[]"), int(port)) for host, _, port in map(_host_port, settings.sentinels.split(","))
+            ]
+            sentinel = Sentinel(watchers, sentinel_kwargs=options)  # type: ignore[no-untyped-call] # as above
+            pool = SentinelConnectionPool(
+                settings.sentinel_service, sentinel, ssl=url.startswith("rediss://"), **options, **login
+            )  # type: ignore[no-untyped-call] # as above
+            return _SentinelCommands(pool, settings.pool_size)
         case "cluster":
             options["retry"] = Retry(NoBackoff(), 1)
-            return _ClusterCommands(
-                RedisCluster.from_url(url, max_connections=settings.pool_size, require_full_coverage=False, **options)
+            cluster = RedisCluster.from_url(
+                url, max_connections=settings.pool_size, require_full_coverage=False, **options
             )
+            return _ClusterCommands(cluster, settings.pool_size)
+
+
+def _host_port(address: str) -> tuple[str, str, str]:
+    return address.strip().rpartition(":")
