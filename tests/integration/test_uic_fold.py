@@ -21,6 +21,7 @@ from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
 from conftest import MakeTopics, RedisForTest, TopicsForTest
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
+from localstack.process import Ended
 from localstack.servers import DevBroker, ScriptedBroker, Valkey
 from localstack.services import Surroundings, UicWorker
 from localstack.topics import create_topics, topics
@@ -333,6 +334,41 @@ def test_a_worker_that_was_frozen_writes_nothing_that_is_not_its_own(
     until(lambda: owned(zombie) == owned(heir) == 4, "each has half again", within_s=30)
     world.produce(300)
     world.wait_folded()
+
+
+def test_a_worker_told_to_stop_in_mid_backlog_leaves_at_once_and_in_order(
+    make_world: MakeWorld, real_kafka: str, valkey: RedisForTest
+) -> None:
+    world = make_world(real_kafka, valkey.url, valkey.prefix, UIC_FOLD__MAX_WAVES="2")
+    world.produce(4000)
+    first = world.worker()
+    until(lambda: any(world.progress(p) is not None for p in range(PARTITIONS)), "it folds", within_s=20, every_s=0.01)
+    began = time.monotonic()
+    status = first.stop()
+    assert status == 0
+    assert time.monotonic() - began < 10
+    assert not world.folded()
+    second = world.worker()
+    until(lambda: owned(second) == PARTITIONS, "no session timeout has to pass", within_s=5)
+    world.wait_folded()
+
+
+def test_a_topic_that_grows_stops_consumption_by_name(
+    make_world: MakeWorld, real_kafka: str, valkey: RedisForTest
+) -> None:
+    world = make_world(real_kafka, valkey.url, valkey.prefix)
+    worker = world.worker()
+    world.produce(100)
+    world.wait_folded()
+    admin = KafkaAdminClient(bootstrap_servers=real_kafka)
+    admin.create_partitions({world.topics.events: PARTITIONS + 1})
+    admin.close()
+    until(lambda: not worker.ready(), "UIC says NOT_SERVING", within_s=20)
+    assert "partition_count" in (world.folder / "uic-0" / "uic-0.log").read_text()
+    worker.stop()
+    refused = UicWorker("refused", world.folder / "refused", world.surroundings)
+    with pytest.raises(Ended, match=f"{PARTITIONS + 1}"):
+        refused.start()
 
 
 def test_what_retention_removed_is_a_gap_and_no_reason_to_stop(

@@ -130,6 +130,7 @@ class LogConsumer(threading.Thread):
                 consumer = KafkaConsumer(**self._options())
                 consumer.subscribe([self._topic], listener=_Parking(consumer, self))
                 self._consume(consumer)
+                self._obey(consumer)
                 if last := self._due_advice(consumer):
                     consumer.commit(last, timeout_ms=1000)
             except Exception as error:  # kafka-python's, or a broken record batch: a new consumer begins clean
@@ -238,7 +239,8 @@ class LogConsumer(threading.Thread):
         self._full.discard(partition)
         if tag is not None:
             self._given.pop(tag, None)
-            self._taken.pop(tag, None)
+        for old in [tag for tag in list(self._taken) if tag not in self._given]:
+            self._taken.pop(old, None)
 
     def _describe(self, consumer: KafkaConsumer, tags: dict[int, int]) -> None:
         assigned = consumer.assignment()

@@ -106,7 +106,8 @@ REPLAY_RECORDS = 10_000
 """A partition this far behind is replaying, and reads the erasures first; nearer ones reach them soon enough."""
 STATUS_INTERVAL_S = 0.2
 COORDINATOR_INTERVAL_S = 5.0
-READABLE: dict[type[StateError], str] = {
+READING = (Phase.VERIFYING, Phase.FOLDING, Phase.UNSURE)
+UNREADABLE: dict[type[StateError], str] = {
     CorruptState: "corrupt",
     ForeignLayout: "foreign_layout",
     ForeignFingerprint: "foreign_fingerprint",
@@ -282,6 +283,7 @@ class StateUpdater:
                 if session is not None:
                     self._described(session, message, now)
             case NotDescribed(tags, detail):
+                self._degraded["log"] = f"log_unavailable: {detail}"
                 for session in self._sessions.values():
                     if session.tag in tags and session.phase is Phase.TAKING_UP:
                         session.asked = False
@@ -306,7 +308,7 @@ class StateUpdater:
 
     def _fetched(self, message: Fetched, now: float) -> None:
         session = self._tagged(message.partition, message.tag)
-        if session is None or session.phase not in (Phase.FOLDING, Phase.UNSURE, Phase.VERIFYING):
+        if session is None or session.phase not in READING:
             self._log.took(message.tag, len(message.records))
             return
         records = message.records
@@ -412,9 +414,10 @@ class StateUpdater:
     def _described(self, session: Session, answer: Described, now: float) -> None:
         bounds = answer.bounds
         session.end = bounds.end
+        self._degraded.pop("log", None)
         if session.phase is Phase.TAKING_UP:
             self._decide(session, bounds, now)
-        elif session.phase in (Phase.FOLDING, Phase.UNSURE):
+        elif session.phase in READING:
             known_id, id_now = session.folding().topic_id, bounds.topic_id
             if any(known_id) and any(id_now) and known_id != id_now:
                 self._restart(session, now)  # taking it up finds the log broken
@@ -689,7 +692,7 @@ class StateUpdater:
             try:
                 part.loaded[i] = decode_state(value, fingerprint, layout, user_hash(part.cut.users[i]))
             except StateError as error:
-                name = READABLE[type(error)]
+                name = UNREADABLE[type(error)]
                 self._metrics.unreadable_states.labels(name).inc()
                 say(log, logging.ERROR, "unreadable state", partition=partition, error=name)
                 part.suspect.add(i)
@@ -911,7 +914,7 @@ class StateUpdater:
         if now < self._ask_due:
             return
         self._ask_due = now + self._settings.as_of_interval_s
-        reading = {s.partition: s.tag for s in self._sessions.values() if s.phase in (Phase.FOLDING, Phase.UNSURE)}
+        reading = {s.partition: s.tag for s in self._sessions.values() if s.phase in READING}
         if reading:
             self._log.describe(reading)
 

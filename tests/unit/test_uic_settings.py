@@ -1,0 +1,146 @@
+"""Settings, the command line, log lines and fault points: what stands around the fold."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from uic.__main__ import COMMANDS, main
+from uic.app import crash_after
+from uic.logs import Formatter, say
+from uic.settings import FaultSettings, KafkaSettings, RedisSettings, UicSettings, read_settings
+
+BUNDLE = Path(__file__).parents[1] / "fixtures" / "bundle_tiny" / "tiny" / "1"
+
+
+@pytest.fixture(autouse=True)
+def only_a_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UIC_BUNDLE__PATH", str(BUNDLE))
+
+
+def test_the_defaults_listen_on_loopback_and_read_the_designed_topics() -> None:
+    settings = read_settings()
+    assert (settings.grpc.host, settings.grpc.port) == ("127.0.0.1", 8001)
+    assert (settings.admin.host, settings.admin.port) == ("127.0.0.1", 8003)
+    kafka = settings.kafka
+    assert (kafka.topic, kafka.partitions, kafka.start) == ("behavior-events", 64, "earliest")
+    assert (kafka.dead_letter_topic, kafka.erased_topic) == ("behavior-events.dlq", "behavior-events.erased")
+    assert not settings.fault.crash_after
+
+
+def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UIC_KAFKA__PARTITIONS", "8")
+    monkeypatch.setenv("UIC_REDIS__URL", "rediss://:secret@host:1/2")
+    monkeypatch.setenv("UIC_FOLD__MISROUTED_SHARE", "1")
+    settings = read_settings()
+    assert (settings.kafka.partitions, settings.redis.url) == (8, "rediss://:secret@host:1/2")
+    assert settings.fold.misrouted_share == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("UIC_KAFKA__PARTITONS", "8"),
+        ("UIC_KAFKA__PARTITIONS", "0"),
+        ("UIC_KAFKA__TOPIC", "no spaces"),
+        ("UIC_REDIS__URL", "host:6379"),
+        ("UIC_REDIS__MODE", "sentinel"),
+        ("UIC_REDIS__TIMEOUT_S", "0"),
+        ("UIC_FOLD__MISROUTED_SHARE", "1.1"),
+        ("UIC_FAULT__CRASH_AFTER", "lunch"),
+        ("UIC_KAFKA__HEARTBEAT_INTERVAL_MS", "9000"),
+        ("UIC_KAFKA__SECURITY_PROTOCOL", "SASL_SSL"),
+        ("UIC_GRPC__PORT", "70000"),
+    ],
+)
+def test_a_typo_or_a_value_out_of_bounds_ends_the_start_and_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError):
+        read_settings()
+    assert main(["serve"]) == 2
+    group = name.split("__", maxsplit=1)[0]
+    assert group in capsys.readouterr().err
+
+
+def test_a_missing_bundle_is_named_with_its_variable(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("UIC_BUNDLE__PATH")
+    assert main([]) == 2
+    assert "UIC_BUNDLE__PATH" in capsys.readouterr().err
+
+
+def test_settings_cannot_be_changed() -> None:
+    settings = UicSettings(bundle={"path": BUNDLE})  # type: ignore[arg-type]  # as pydantic takes it
+    with pytest.raises(ValidationError):
+        settings.fold.max_states = 3
+
+
+def test_client_options_carry_security_and_no_secret_is_printed() -> None:
+    kafka = KafkaSettings(
+        bootstrap_servers="a:1,b:2",
+        security_protocol="SASL_SSL",
+        sasl_mechanism="PLAIN",
+        sasl_username="u",
+        sasl_password="hush",  # type: ignore[arg-type]  # as pydantic takes it
+    )
+    options = kafka.client_options()
+    assert options["bootstrap_servers"] == ["a:1", "b:2"]
+    assert options["sasl_plain_password"] == "hush"
+    assert "hush" not in repr(kafka)
+
+
+def test_sentinels_and_their_service() -> None:
+    settings = RedisSettings(mode="sentinel", sentinels="a:26379, b:26379")
+    assert settings.sentinel_service == "mymaster"
+
+
+@pytest.mark.parametrize("arguments", [["lunch"], ["serve", "now"], ["--fast"]])
+def test_an_unknown_command_shows_the_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert "usage: uic" in capsys.readouterr().err
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(command in said for command in COMMANDS)
+
+
+def test_a_fault_point_kills_at_its_step_after_the_batches_that_may_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: list[int] = []
+    monkeypatch.setattr("os.kill", lambda pid, sig: killed.append(sig))
+    after = crash_after(FaultSettings(crash_after="fold", batches=2))
+    for step in ("fold", "commit", "fold"):
+        after(step)
+    assert killed == []
+    after("fold")
+    assert killed == [signal.SIGKILL]
+    off = crash_after(FaultSettings())
+    off("fold")
+    assert killed == [signal.SIGKILL]
+
+
+def test_a_log_line_is_one_line_of_fields(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("uic.test")
+    with caplog.at_level("INFO", "uic.test"):
+        say(logger, logging.INFO, "taken up", partition=3, detail='a "b"\nc')
+        say(logger, logging.DEBUG, "not this")
+    [record] = caplog.records
+    line = json.loads(Formatter("json").format(record))
+    assert (line["event"], line["partition"], line["detail"], line["level"]) == ("taken up", 3, 'a "b"\nc', "info")
+    text = Formatter("logfmt").format(record)
+    assert "\n" not in text
+    assert 'event="taken up" partition=3 detail="a \\"b\\"\\nc"' in text
+
+
+def test_a_librarys_log_line_has_its_text_as_event() -> None:
+    record = logging.LogRecord("kafka.x", logging.WARNING, "f", 1, "lost %s", ("it",), None)
+    assert json.loads(Formatter("json").format(record))["event"] == "lost it"
