@@ -135,17 +135,14 @@ class _PoolCommands:
 
     async def _exchange(self, connection: AbstractConnection, command: tuple[str, ...]) -> Any:
         epoch = self._epoch
-        whole = False
         try:
             if not connection.is_connected:
-                await connection.connect()  # type: ignore[no-untyped-call] # as below
+                await connection.connect()  # type: ignore[no-untyped-call] # as above
             await connection.send_command(*command)
-            try:
-                return await connection.read_response()
-            finally:
-                whole = connection.is_connected  # redis-py disconnects after anything but a whole reply
+            return await connection.read_response()
         finally:
-            if whole and epoch == self._epoch:
+            # redis-py has disconnected after anything but a whole reply, a cancellation included.
+            if connection.is_connected and epoch == self._epoch:
                 self._idle.append(connection)
             else:
                 await connection.disconnect(nowait=True)
