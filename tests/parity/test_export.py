@@ -12,11 +12,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from mimn.bundle import Bundle, load_bundle
+from mimn.bundle import Bundle, GoldenMismatch, load_bundle
 from mimn.bundle.graph import HeadGraph, StepGraph
 from mimn.config import MimnConfig
 from mimn.export import ExportError, export_bundle, main
 from mimn.nn.checkpoint import save_model
+from mimn.nn.graphs import StepModule
 from mimn.nn.model import MimnModel
 from mimn.parity import BATCHES, ParityError, check_parity
 from mimn.reference import Reference
@@ -193,6 +194,17 @@ def test_float16_states_stored_cached_and_replayed_are_one(tmp_path: Path) -> No
         header = StateHeader(1, 2, 3, 4, 5, 6, bytes(8))
         value = encode_state(UserState(header, state[0]), bundle.fingerprint, layout)
         return decode_state(value, bundle.fingerprint, layout).tensors[np.newaxis]
+
+    # PyTorch stands for a processor that rounds otherwise.
+    rounds_otherwise = StepModule(small_model(CONFIGS["both"]), layout)
+    with torch.no_grad():
+        bundle.golden.verify_step(
+            lambda events, states: rounds_otherwise(torch.from_numpy(events), torch.from_numpy(states)).numpy(),
+            bundle.vectors,
+            bundle.initial_state,
+        )
+    with pytest.raises(GoldenMismatch):
+        bundle.golden.verify_step(lambda e, s: step(e, s) * np.float32(1.01), bundle.vectors, bundle.initial_state)
 
     cached = through_storage = bundle.initial_state[np.newaxis]
     for event in events:

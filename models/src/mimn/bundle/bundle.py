@@ -87,7 +87,7 @@ def load_bundle(path: str | Path) -> Bundle:
     if (items.width, categories.width) != (manifest.input.item_width, manifest.input.category_width):
         raise BundleError("the tables' widths are not the manifest's input widths")
     try:
-        golden = Golden.from_bytes((path / m.GOLDEN).read_bytes())
+        golden = Golden.from_bytes((path / m.GOLDEN).read_bytes(), layout.half_floats)
     except (ValueError, KeyError, OSError) as error:
         raise BundleError(f"{m.GOLDEN} cannot be read: {error}") from error
     return Bundle(path, manifest, layout, initial, items, categories, golden)
