@@ -83,7 +83,7 @@ class AdminSettings(_Group):
 class DeadlineSettings(_Group):
     """How long a request may take, from its first byte here to its answer."""
 
-    default_ms: int = Field(default=100, ge=1)
+    default_ms: int = Field(default=250, ge=1)
     """Without the header `X-Request-Deadline-Ms`."""
     max_ms: int = Field(default=1000, ge=1)
     """More than this is never granted."""
