@@ -9,8 +9,10 @@ PIP := $(PY) -m pip install --quiet --quiet --disable-pip-version-check --constr
 SERVING := -e proto -e models[serve] -e services/uic -e services/rtp -e deploy
 PROJECTS := $(wildcard proto/pyproject.toml models/pyproject.toml services/*/pyproject.toml deploy/pyproject.toml)
 CODE := models services deploy tests loadtest
-PYTEST := $(PY) -m pytest --quiet
-CONFIG ?= models/configs/online_retail_mimn.toml
+PYTEST := $(PY) -m pytest --quiet --durations 10
+QUICK := tests/unit tests/contract tests/parity
+SPREAD := --numprocesses 2 --dist loadfile
+CONFIG ?= models/configs/online_retail_mimn_product.toml
 RUN ?= runs/online-retail
 BUNDLES ?= models/bundles
 VERSION ?= 2
@@ -55,7 +57,7 @@ doctor: install ## check the stack that runs, or the deployment that UIC_... var
 	@$(PY) -m localstack doctor
 
 check: install-dev format lint types imports proto-drift ## all of the quick checks, and unit and contract tests: no torch needed
-	@$(PYTEST) -m "not torch" tests/unit tests/contract
+	@$(PYTEST) $(SPREAD) -m "not torch" $(QUICK)
 
 format: install-dev
 	@$(BIN)/ruff format --check $(CODE)
@@ -73,10 +75,10 @@ proto-drift: install-dev
 	@$(PY) -m localstack.checks.proto_drift
 
 check-models: install-dev ## the tests that need torch: model, parity, a smoke training run, export
-	@$(PYTEST) -m torch tests
+	@$(PYTEST) $(SPREAD) -m torch $(QUICK)
 
-check-system: install-dev ## the tests with real servers, the demo among them
-	@$(PYTEST) -m "not torch" tests --ignore tests/unit --ignore tests/contract
+check-system: install-dev ## the tests of running processes, one at a time: real servers, the demo, the golden path
+	@$(PYTEST) tests $(QUICK:%=--ignore %)
 
 slim: install-dev ## install each service alone and prove that it imports without torch
 	@$(PY) -m localstack.checks.slim

@@ -59,33 +59,35 @@ def run(options: Options, *, say: Callable[[str], None] = print) -> None:
     wipe(options.folder)
     events = read_events()
     asked = shoppers(events, candidates=CANDIDATES)
-    with Stack(options, say=say) as stack:
-        at = stack.addresses
-        states = States(at.redis_url, options.bundle, prefix=at.prefix, partitions=options.partitions)
-        try:
-            started = time.monotonic()
-            say(f"\nReplaying the histories of {len(asked)} real users through Kafka ...")
-            records = replay(at.bootstrap, at.topic, events, asked)
-            expected = {user: expect(sent) for user, sent in records.items()}
-            wait_folded(states, expected, within_s=60)
-            total = sum(len(sent) for sent in records.values())
-            took = time.monotonic() - started
-            say(f"{total:,} events produced and folded in {took:.1f} s; each user's digest shows: once, and in order.")
-            with httpx.Client(base_url=at.predict, timeout=5, headers=PATIENT) as client:
-                answers = [ask(client, shopper) for shopper in asked]
-                check(answers)
-                short, long = asked[:GROUP], asked[-GROUP:]
-                times = probe(client, short, long)
-            say("")
-            for line in table(answers):
-                say(line)
-            say("")
-            for line in summary(answers, short, long, times):
-                say(line)
-        finally:
-            states.close()
-            if external:
-                _leave_no_trace(at.redis_url, at.bootstrap, options)
+    try:
+        with Stack(options, say=say) as stack:
+            at = stack.addresses
+            states = States(at.redis_url, options.bundle, prefix=at.prefix, partitions=options.partitions)
+            try:
+                started = time.monotonic()
+                say(f"\nReplaying the histories of {len(asked)} real users through Kafka ...")
+                records = replay(at.bootstrap, at.topic, events, asked)
+                expected = {user: expect(sent) for user, sent in records.items()}
+                wait_folded(states, expected, within_s=60)
+                total = sum(len(sent) for sent in records.values())
+                took = time.monotonic() - started
+                say(f"{total:,} events produced and folded in {took:.1f} s; each user's digest says: once, in order.")
+                with httpx.Client(base_url=at.predict, timeout=5, headers=PATIENT) as client:
+                    answers = [ask(client, shopper) for shopper in asked]
+                    check(answers)
+                    short, long = asked[:GROUP], asked[-GROUP:]
+                    times = probe(client, short, long)
+                say("")
+                for line in table(answers):
+                    say(line)
+                say("")
+                for line in summary(answers, short, long, times):
+                    say(line)
+            finally:
+                states.close()
+    finally:
+        if external:  # once UIC has ended: it writes its namespace again when its topic goes
+            _leave_no_trace(options)
     say(f"\nAll of it, from start to here: {time.monotonic() - began:.0f} s. The stack is down again.")
 
 
@@ -171,10 +173,12 @@ def summary(
     ]
 
 
-def _leave_no_trace(redis_url: str, bootstrap: str, options: Options) -> None:
+def _leave_no_trace(options: Options) -> None:
     """Remove the demo's keys and topics from servers that it does not own."""
-    client = redis.Redis.from_url(redis_url, protocol=2, socket_timeout=10)
-    for key in client.scan_iter(match=f"{options.prefix}:*", count=1000):
-        client.delete(key)
-    client.close()
-    delete_topics(bootstrap, [topic.name for topic in topics(options.topic, options.partitions)])
+    if options.redis_url:
+        client = redis.Redis.from_url(options.redis_url, protocol=2, socket_timeout=10)
+        for key in client.scan_iter(match=f"{options.prefix}:*", count=1000):
+            client.delete(key)
+        client.close()
+    if options.bootstrap:
+        delete_topics(options.bootstrap, [topic.name for topic in topics(options.topic, options.partitions)])
