@@ -20,7 +20,8 @@ from uuid import UUID
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
+from kafka.coordinator.base import MemberState
+from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError, UnknownTopicOrPartitionError
 from kafka.structs import OffsetAndMetadata
 
 from mimn.state import NO_TOPIC_ID
@@ -42,7 +43,12 @@ from uic.settings import KafkaSettings
 
 log = logging.getLogger("uic.consumer")
 
-POLL_MS = 50
+POLL_MS = 5
+JOIN_MS = 500
+"""How long a poll may take while we are not a stable member with partitions: joining is not for short polls."""
+LONGEST_PAUSE_S = 0.032
+"""Between polls that bring nothing. A poll alone does not rest: brokers that answer an empty fetch at once (the small
+one of the local stack does) would be asked again and again, at the price of a core."""
 DESCRIBE_MS = 3000
 ADVISE_INTERVAL_S = 0.2
 CHECK_INTERVAL_S = 1.0
@@ -129,6 +135,7 @@ class LogConsumer(threading.Thread):
             try:
                 consumer = KafkaConsumer(**self._options())
                 consumer.subscribe([self._topic], listener=_Parking(consumer, self))
+                _learn_topic(consumer, self._topic, self._settings.request_timeout_ms)
                 self._consume(consumer)
                 self._obey(consumer)
                 if last := self._due_advice(consumer):
@@ -169,14 +176,16 @@ class LogConsumer(threading.Thread):
         }
 
     def _consume(self, consumer: KafkaConsumer) -> None:
+        pause_s = 0.0
         while not self._leaving.is_set():
-            self._obey(consumer)
+            self._obey(consumer, pause_s)
             self._make_room(consumer)
             self._send_advice(consumer)
             self._check_partition_count(consumer)
             _unblock_parked(consumer)
+            pause_s = min(LONGEST_PAUSE_S, max(0.001, 2 * pause_s))
             try:
-                batches = consumer.poll(timeout_ms=POLL_MS)
+                batches = consumer.poll(timeout_ms=POLL_MS if _settled(consumer) else JOIN_MS)
             except OffsetOutOfRangeError as error:
                 self._out_of_range(consumer, error.args[0])
             except LogTruncationError as error:
@@ -184,14 +193,17 @@ class LogConsumer(threading.Thread):
             else:
                 for tp, records in batches.items():
                     self._deliver(consumer, tp, records)
+                    pause_s = 0.0
 
-    def _obey(self, consumer: KafkaConsumer) -> None:
-        while True:
-            try:
-                command = self._commands.get_nowait()
-            except queue.Empty:
-                return
-            command(consumer)
+    def _obey(self, consumer: KafkaConsumer, wait_s: float = 0.0) -> None:
+        """Do what the fold thread asks for; wait up to `wait_s` for it to ask."""
+        try:
+            while True:
+                command = self._commands.get(timeout=wait_s) if wait_s > 0 else self._commands.get_nowait()
+                command(consumer)
+                wait_s = 0.0
+        except queue.Empty:
+            return
 
     def _deliver(self, consumer: KafkaConsumer, tp: TopicPartition, records: list[Any]) -> None:
         tag = self._tags.get(tp.partition)
@@ -332,7 +344,12 @@ class _Parking(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python
         self._owner._revoked(list(revoked))
 
 
-# kafka-python has no public way to these three.
+def _settled(consumer: KafkaConsumer) -> bool:
+    """Whether we are a member of the group, no rebalance is under way, and there is something to read."""
+    return bool(consumer.assignment()) and consumer.group_metadata().state is MemberState.STABLE
+
+
+# kafka-python has no public way to these.
 
 
 def _cluster(consumer: KafkaConsumer) -> Any:
@@ -347,10 +364,22 @@ def _position(consumer: KafkaConsumer, tp: TopicPartition) -> int | None:
 
 def _topic_id(consumer: KafkaConsumer, topic: str) -> bytes:
     """The topic's id by fresh metadata, zeros if the broker has none."""
-    refreshed = _cluster(consumer).request_update()
-    consumer._net.run(consumer._manager.wait_for, refreshed, DESCRIBE_MS)
+    _refresh(consumer, DESCRIBE_MS)
     found = _cluster(consumer).topic_id(topic)
     return found.bytes if isinstance(found, UUID) else NO_TOPIC_ID
+
+
+def _learn_topic(consumer: KafkaConsumer, topic: str, timeout_ms: int) -> None:
+    """Know the topic's partitions before joining: a leader that does not gives nobody any."""
+    _refresh(consumer, timeout_ms)
+    if not _cluster(consumer).partitions_for_topic(topic):
+        raise UnknownTopicOrPartitionError(topic)
+
+
+def _refresh(consumer: KafkaConsumer, timeout_ms: int) -> None:
+    """Fetch fresh metadata."""
+    refreshed = _cluster(consumer).request_update()
+    consumer._net.run(consumer._manager.wait_for, refreshed, timeout_ms)
 
 
 def _close(consumer: KafkaConsumer) -> None:
