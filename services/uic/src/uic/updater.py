@@ -718,7 +718,8 @@ class StateUpdater:
                     work.digest[row],
                     work.partial[row],
                 )
-                values.append((user, encode_state(UserState(header, work.tensors[row]), fingerprint, layout)))
+                state = UserState(header, work.tensors[work.place[row]])
+                values.append((user, encode_state(state, fingerprint, layout)))
             elif row == ERASED_ROW:
                 values.append((user, None))
         last = batch.records[-1]
@@ -825,7 +826,7 @@ class StateUpdater:
                 entry.digest = work.digest[row]
                 entry.partial = work.partial[row]
                 to.append(entry.row)
-                rows.append(row)
+                rows.append(work.place[row])
         if to:
             self._cache.arena[to] = work.tensors[rows]
         del session.pending[: len(batch.records)]

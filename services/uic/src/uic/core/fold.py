@@ -46,7 +46,7 @@ class Part:
 
 
 class Round:
-    """The rows of one round: staged headers as lists, staged tensors as one array [rows, F].
+    """The rows of one round: staged headers as lists by row, staged tensors as one array [rows, F] by `place[row]`.
 
     Built by `plan`, then `run`.
     """
@@ -63,6 +63,8 @@ class Round:
         self.waves = 0
         self.events = 0
         self.tensors: NDArray[np.float32] = np.empty((0, len(initial)), np.float32)
+        self.place: list[int] = []
+        """Where a row's tensors lie."""
         self._from_cache: tuple[list[int], list[int]] = ([], [])
         self._from_store: tuple[list[int], list[NDArray[np.float32]]] = ([], [])
         self._event_row: list[int] = []
@@ -120,29 +122,38 @@ class Round:
 
     def run(self, step: Step, vectors: Vectors, arena: NDArray[np.float32]) -> None:
         """Fold all queued events; `arena` holds the cached states. A step that is not finite leaves its row as it was
-        and is noted in its part."""
-        tensors = self._gather(arena)
-        self.events = len(self._event_row)
+        and is noted in its part.
+
+        Rows are placed by how many events they get, most first: then the rows of a wave are the first so many, and a
+        wave reads and writes one slice.
+        """
+        event_row = np.asarray(self._event_row, np.intp)
+        depth = np.bincount(event_row, minlength=len(self.users))
+        place = np.empty(len(depth), np.intp)
+        place[np.argsort(-depth, kind="stable")] = np.arange(len(depth))
+        self.place = place.tolist()
+        tensors = self._gather(arena, place)
+        self.events = len(event_row)
         if not self.events:
             return
         wave_of = np.asarray(self._event_wave)
-        order = np.argsort(wave_of, kind="stable")
+        order = np.lexsort((place[event_row], wave_of))
         inputs = vectors(
             np.asarray(self._event_item, np.uint64)[order], np.asarray(self._event_category, np.uint64)[order]
         )
-        rows = np.asarray(self._event_row)[order]
         begin = 0
-        for end in np.cumsum(np.bincount(wave_of)).tolist():
-            at = rows[begin:end]
-            after = step(inputs[begin:end], tensors[at])
+        for width in np.bincount(wave_of).tolist():
+            end = begin + width
+            before = tensors[:width]
+            after = step(inputs[begin:end], before)
             finite = np.isfinite(after)
             if not finite.all():
-                good = finite.all(axis=1)
+                good: NDArray[np.bool_] = np.all(finite, axis=1)
                 for event in order[begin:end][~good].tolist():
                     part = self._parts[bisect_right(self._first_event, event) - 1]
                     part.not_finite.append(self._event_op[event])
-                at, after = at[good], after[good]
-            tensors[at] = after
+                after = np.where(good[:, np.newaxis], after, before)
+            before[:] = after
             begin = end
             self.waves += 1
 
@@ -181,14 +192,14 @@ class Round:
         self.last_offset.append(last if era == progress.era else -1)
         return row
 
-    def _gather(self, arena: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _gather(self, arena: NDArray[np.float32], place: NDArray[np.intp]) -> NDArray[np.float32]:
         """The rows as they are before any event: initial, cached or stored."""
         self.tensors = np.empty((len(self.users), len(self._initial)), np.float32)
         self.tensors[:] = self._initial
         to, rows = self._from_cache
         if to:
-            self.tensors[to] = arena[rows]
+            self.tensors[place[to]] = arena[rows]
         to, states = self._from_store
         if to:
-            self.tensors[to] = states
+            self.tensors[place[to]] = states
         return self.tensors
