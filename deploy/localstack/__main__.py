@@ -122,6 +122,8 @@ def _up(given: argparse.Namespace) -> int:
             states = States(at.redis_url, options.bundle, prefix=at.prefix, partitions=options.partitions)
             wait_folded(states, {user: expect(sent) for user, sent in records.items()}, within_s=60)
             states.close()
+            with demo.client_of(at.predict) as client:
+                demo.ask_when_warm(client, people)
             print(f"{sum(map(len, records.values())):,} behaviors of {len(people)} shoppers are folded.")
     except BaseException:
         stack.stop()

@@ -305,7 +305,9 @@ def signals_unwind() -> Iterator[None]:
     def leave(number: int, _: FrameType | None) -> None:
         sys.exit(128 + number)
 
-    before = {sign: signal.signal(sign, leave) for sign in (signal.SIGTERM, signal.SIGHUP)}
+    # A signal that whoever started us has switched off (`nohup`) stays off.
+    heard = [sign for sign in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(sign) is not signal.SIG_IGN]
+    before = {sign: signal.signal(sign, leave) for sign in heard}
     try:
         yield
     finally:

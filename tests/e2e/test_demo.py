@@ -53,9 +53,9 @@ def test_the_demo_folds_real_behaviors_scores_them_and_leaves_nothing_running(tm
 
 
 def test_an_interrupted_demo_leaves_nothing_running(tmp_path: Path) -> None:
-    with subprocess.Popen(
-        localstack(tmp_path, "demo"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as demo:
+    # A test run in the background has Ctrl-C switched off, and so would the demo.
+    command = ["env", "--default-signal=INT", *localstack(tmp_path, "demo")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as demo:
         until(lambda: "uic-1" in living(tmp_path / "demo"), "UIC is being started", within_s=30)
         running = living(tmp_path / "demo")
         demo.send_signal(signal.SIGINT)

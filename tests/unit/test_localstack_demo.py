@@ -17,6 +17,7 @@ from localstack.demo import Answer, DemoFailed
 from localstack.replay import expect
 from localstack.shoppers import DATA, Shopper, read_events, shoppers
 from localstack.stack import Addresses
+from localstack.wait import NotReady
 from mimn.data.events import Events
 from mimn.data.split import part_of
 from mimn.state import EMPTY_DIGEST, extend_digest
@@ -102,6 +103,20 @@ def test_the_real_item_is_asked_for_among_the_others() -> None:
 def test_an_answer_other_than_200_ends_the_demo_with_its_text() -> None:
     with pytest.raises(DemoFailed, match=r"503: .*draining"):
         demo.ask(answering(lambda _: {"code": "draining"}, status=503), shopper())
+
+
+def test_stale_states_are_asked_for_again_until_none_is_stale_or_the_deadline_passes() -> None:
+    statuses = iter(["warm", "stale", "warm", "warm"])
+
+    def body(_: dict[str, object]) -> object:
+        return {"scores": [1, 0, 0, 0], "state": {"events": 3, "status": next(statuses)}}
+
+    answers = demo.ask_when_warm(answering(body), [shopper("a"), shopper("b")])
+    assert [answer.shopper.user_id for answer in answers] == ["a", "b"]
+    assert next(statuses, None) is None
+    forever = answering(lambda _: {"scores": [1, 0, 0, 0], "state": {"events": 3, "status": "stale"}})
+    with pytest.raises(NotReady, match="no state is stale"):
+        demo.ask_when_warm(forever, [shopper()], within_s=0.1)
 
 
 @pytest.mark.parametrize(("events_said", "status"), [(2, "warm"), (4, "warm"), (3, "unavailable"), (0, "cold")])

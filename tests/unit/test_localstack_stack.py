@@ -161,7 +161,8 @@ with signals_unwind(), Listener("valkey", Path({str(tmp_path)!r}) / "valkey", {{
     time.sleep(600)
 """
     for sign, status in ((signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGHUP, 128 + signal.SIGHUP)):
-        with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as launcher:
+        command = ["env", f"--default-signal={sign.name.removeprefix('SIG')}", sys.executable, "-c", script]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as launcher:
             assert launcher.stdout
             assert launcher.stdout.readline() == "up\n"
             identity = read_pid(tmp_path / "valkey")
