@@ -56,7 +56,7 @@ status: install ## what of the stack runs, and whether it is ready
 doctor: install ## check the stack that runs, or the deployment that UIC_... variables name, and say what to fix
 	@$(PY) -m localstack doctor
 
-check: install-dev format lint types imports proto-drift ## all of the quick checks, and unit and contract tests: no torch needed
+check: install-dev format lint types imports proto-drift ## format, lint, types, import contracts, stubs; unit and contract tests that use no torch
 	@$(PYTEST) $(SPREAD) -m "not torch" $(QUICK)
 
 format: install-dev
@@ -101,10 +101,10 @@ export: install-dev ## write RUN's bundle to BUNDLES/online-retail/VERSION
 auc: install-dev ## write the table models/experiments/AUC.md from the recorded runs
 	@$(PY) -m mimn.experiments table models/experiments
 
-load: install-dev ## load on a stack of its own: requests and events at once
-	@$(PY) -m loadtest.run
+load: install ## 500 requests a second on the stack that `make up` started, timed from when each was due
+	@$(PY) -m loadtest.open_loop
 
-budgets: install-dev ## measure each latency and throughput budget; table and JSON
+budgets: install ## measure each latency and throughput budget; table and JSON
 	@$(PY) -m loadtest.budgets
 
 .PHONY: help install install-dev demo up down status doctor check format lint types imports proto-drift \
