@@ -6,6 +6,8 @@ module: the state is passed in and returned.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +22,7 @@ State = dict[str, Tensor]
 """The blocks of B states by name, each [B, *shape]."""
 
 
-class Cell(nn.Module):
+class Cell(nn.Module, ABC):
     """What every cell has: a layout, an initial state, and a step from (event, state) to state."""
 
     def __init__(self, layout: StateLayout) -> None:
@@ -48,16 +50,16 @@ class Cell(nn.Module):
         """The flat states [..., F] of named blocks; the inverse of `unpack`."""
         return torch.cat([blocks[block.name].flatten(-len(block.shape)) for block in self.layout.blocks], -1)
 
+    @abstractmethod
     def project(self, events: Tensor) -> Tensor:
         """The part of a step that depends on the event alone, so that an unroll takes it for all steps at once.
 
         [..., D] → [..., P]
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def step(self, projected: Tensor, event: Tensor, state: Tensor) -> Tensor:
         """The states after one event each. [B, P], [B, D], [B, F] → [B, F]; row b depends on row b alone."""
-        raise NotImplementedError
 
     def pad(self, stepped: Tensor, state: Tensor, real: Tensor) -> Tensor:
         """The states after a step that was an event only in rows with `real` ([B, 1] bool): the others are held."""
