@@ -6,7 +6,6 @@ import redis
 
 from localstack.ports import free_port
 from localstack.servers import Valkey
-from localstack.wait import until
 
 
 class OneNodeCluster(Valkey):
@@ -16,9 +15,11 @@ class OneNodeCluster(Valkey):
         # The bus would listen at the port + 10,000, which a high free port does not leave room for.
         return [*super().command(), "--cluster-enabled", "yes", "--cluster-port", str(free_port())]
 
-    def take_slots(self) -> None:
-        """Own all slots, and wait until the cluster is up."""
-        client = redis.Redis.from_url(self.address, protocol=2)
-        client.cluster("ADDSLOTSRANGE", 0, 16383)
-        until(lambda: client.cluster("INFO")["cluster_state"] == "ok", "the cluster is up", within_s=10)
-        client.close()
+    def ready(self) -> bool:
+        """Owns every slot, and says that the cluster is up."""
+        if not super().ready():
+            return False
+        with redis.Redis.from_url(self.address, protocol=2, socket_timeout=1) as client:
+            if client.cluster("INFO")["cluster_slots_assigned"] == "0":
+                client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
+            return bool(client.cluster("INFO")["cluster_state"] == "ok")

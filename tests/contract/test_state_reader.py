@@ -14,6 +14,7 @@ import redis
 from fake_store import FakeStateReader
 from localstack.servers import Valkey
 from localstack.wait import until
+from one_node_cluster import OneNodeCluster
 from rtp.core.ports import StateReader
 from rtp.errors import StoreAway, StoreError, StoreLate, StoreRefused
 from rtp.settings import RedisSettings
@@ -48,19 +49,6 @@ class Subject:
         return asyncio.run(with_reader())
 
 
-class ClusterNode(Valkey):
-    """A cluster of one node that holds every slot."""
-
-    def command(self) -> list[str]:
-        return [*super().command(), "--cluster-enabled", "yes"]
-
-    def ready(self) -> bool:
-        with redis.Redis.from_url(self.address, protocol=2) as client:
-            if client.cluster("INFO")["cluster_slots_assigned"] == "0":
-                client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
-            return bool(client.cluster("INFO")["cluster_state"] == "ok")
-
-
 class SentinelNode(Valkey):
     """One Sentinel, which watches one master and believes itself."""
 
@@ -90,8 +78,8 @@ def sentinel(tmp_path_factory: pytest.TempPathFactory, server: Valkey) -> Iterat
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterNode]:
-    with ClusterNode(tmp_path_factory.mktemp("cluster"), appendfsync="always") as node:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneNodeCluster]:
+    with OneNodeCluster(tmp_path_factory.mktemp("cluster"), appendfsync="always") as node:
         yield node
 
 

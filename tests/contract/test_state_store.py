@@ -42,7 +42,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
     with OneNodeCluster(tmp_path_factory.mktemp("cluster"), appendfsync="off") as server:
-        server.take_slots()
         yield server
 
 

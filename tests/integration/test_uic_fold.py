@@ -412,7 +412,6 @@ def events_in(world: World) -> int:
 def test_a_cluster_as_store(make_world: MakeWorld, kafka: str, tmp_path: Path) -> None:
     with OneNodeCluster(tmp_path / "cluster", appendfsync="off") as server:
         client = redis.Redis.from_url(server.address, protocol=2)
-        server.take_slots()
         world = make_world(kafka, server.address, UIC_REDIS__MODE="cluster")
         world.produce(300)
         worker = world.worker()
