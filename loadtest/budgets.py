@@ -23,6 +23,7 @@ from pathlib import Path
 
 from loadtest import measures
 from loadtest.measures import Sizes
+from localstack.wait import NotReady
 
 RESULTS = Path("loadtest/results")
 
@@ -92,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
         began = time.monotonic()
         try:
             figure = budget.measure(sizes)
-        except measures.NotMeasured as reason:
+        except (measures.NotMeasured, NotReady) as reason:
             print(f"{budget.what:<72}  not measured: {reason}", flush=True)
             rows.append({"budget": described(budget), "figure": None, "reason": str(reason), "holds": False})
             continue

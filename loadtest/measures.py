@@ -8,9 +8,10 @@ import statistics
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -183,6 +184,8 @@ def freshness(sizes: Sizes) -> Figure:
 
 def takeover(sizes: Sizes) -> Figure:
     """Seconds from SIGKILL of one of two workers until events of all partitions are folded again."""
+    if not Options.from_environment().bootstrap:
+        raise NotMeasured("the small broker never gives a killed member's partitions away: set KAFKA_BOOTSTRAP_SERVERS")
     with running(uic_workers=2) as stack:
         publish(stack, [(f"user-{i}", 1) for i in range(300)])
         stack.uic[1].kill()
@@ -217,9 +220,14 @@ def running(*, uic_workers: int = 1, rtp_processes: int = 1) -> Iterator[Stack]:
     """A stack with the demo's bundle in a folder that is removed afterwards."""
     if not (BUNDLE / "manifest.json").exists():
         raise NotMeasured(f"no bundle at {BUNDLE}: run from the repository's root")
+    given = Options.from_environment()
+    own = f"budget-{uuid.uuid4().hex[:8]}"
     with tempfile.TemporaryDirectory() as folder:
-        options = Options(
+        options = replace(
+            given,
             folder=Path(folder),
+            topic=own,
+            prefix=own,
             uic_workers=uic_workers,
             rtp_processes=rtp_processes,
             uic={"UIC_LOG__LEVEL": "warning"},
