@@ -35,19 +35,19 @@ def test_dimensions_all_differ(bundle: Bundle) -> None:
     assert bundle.width == 8
     assert shapes["controller"] == (6,)
     assert shapes["memory"] == shapes["channels"] == (3, 8)
-    assert shapes["utilization"] == (3,)
+    assert shapes["shares"] == (3,)
     assert int(bundle.items.ids.max()) > 2**63
     assert len(bundle.manifest.context) in (0, 2)
 
 
-def test_a_step_counts_and_sums_its_events(bundle: Bundle) -> None:
+def test_a_step_counts_and_averages_its_events(bundle: Bundle) -> None:
     step = StepGraph(bundle)
     events = bundle.vectors(bundle.items.ids[:5], bundle.categories.ids[:5])
     state = np.tile(bundle.initial_state, (5, 1))
-    after = bundle.layout.view(step(events, step(events, state)))
+    after = bundle.layout.view(step(-3 * events, step(events, state)))
     np.testing.assert_array_equal(after["count"], 2)
-    np.testing.assert_allclose(after["history_sum"], 2 * events, rtol=1e-6)
-    np.testing.assert_allclose(after["utilization"].sum(-1), 2, rtol=1e-5)
+    np.testing.assert_allclose(after["history_mean"], -events, rtol=1e-6)
+    np.testing.assert_allclose(after["shares"].sum(-1), 1, rtol=1e-5)
 
 
 def test_rows_of_a_batch_do_not_see_each_other(bundle: Bundle) -> None:

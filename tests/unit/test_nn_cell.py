@@ -74,7 +74,7 @@ def test_initial_states_are_alike_and_blank() -> None:
     state = cell.initial(4)
     assert state.equal(state[:1].expand(4, -1))
     blocks = cell.unpack(state)
-    for name in ("controller", "channels", "utilization", "add_sum", "history_sum", "count"):
+    for name in ("controller", "channels", "shares", "add_mean", "history_mean", "count"):
         assert blocks[name].eq(0).all()
     assert 0 < blocks["memory"].abs().max() < 1e-3
     assert "initial_memory" not in dict(cell.named_parameters()), "the blank memory is not trained"
@@ -92,9 +92,8 @@ def test_the_order_within_a_step() -> None:
     controls = cell.controls(h, None)
     marks = addressing.landmarks(old["memory"], cell.keys())
     read_weights, content = addressing.content_weights(controls.keys, controls.strengths, marks).unbind(1)
-    share = old["utilization"] / old["count"]
-    write_weights = addressing.transfer(content, cell.transfer(share))
-    torch.testing.assert_close(new["utilization"] - old["utilization"], write_weights, atol=1e-5, rtol=1e-5)
+    write_weights = addressing.transfer(content, cell.transfer(old["shares"]))
+    torch.testing.assert_close(7 * new["shares"] - 6 * old["shares"], write_weights, atol=1e-5, rtol=1e-5)
 
     torch.testing.assert_close(new["memory"], write(old["memory"], write_weights, controls.erase, controls.add))
     before = read(old["memory"], read_weights.unsqueeze(1)).squeeze(1)
@@ -113,8 +112,8 @@ def test_the_order_within_a_step() -> None:
         assert (channel - later).abs().max() > 1e-6, "the slot behind the write is told apart"
         for j in set(range(CONFIG.slots)) - {i}:
             assert new["channels"][b, j].equal(old["channels"][b, j]), "channels that were not chosen are untouched"
-    torch.testing.assert_close(new["add_sum"], old["add_sum"] + controls.add)
-    torch.testing.assert_close(new["history_sum"], old["history_sum"] + x)
+    torch.testing.assert_close(7 * new["add_mean"], 6 * old["add_mean"] + controls.add)
+    torch.testing.assert_close(7 * new["history_mean"], 6 * old["history_mean"] + x)
     assert new["count"].equal(old["count"] + 1)
 
 
@@ -136,21 +135,21 @@ def test_utilization_rebalances_by_the_past_and_not_by_the_present() -> None:
     cell = cell_of(CONFIG)
     state = unroll(cell, events(5, 6), cell.initial(5))[:, -1]
     blocks = cell.unpack(state)
-    tilted = cell.pack(blocks | {"utilization": blocks["utilization"].flip(-1)})
+    tilted = cell.pack(blocks | {"shares": blocks["shares"].flip(-1)})
     x = events(5, 1, seed=9)[:, 0]
     one, other = cell.unpack(cell(x, state)), cell.unpack(cell(x, tilted))
     assert one["controller"].equal(other["controller"])
     assert one["read"].equal(other["read"])
     assert (one["memory"] - other["memory"]).abs().max() > 1e-4
-    doubled = blocks | {"utilization": 2 * blocks["utilization"], "count": 2 * blocks["count"]}
-    torch.testing.assert_close(cell.unpack(cell(x, cell.pack(doubled)))["memory"], one["memory"])
+    older = blocks | {"count": 2 * blocks["count"]}
+    assert cell.unpack(cell(x, cell.pack(older)))["memory"].equal(one["memory"]), "shares count, not their number"
 
 
 @pytest.mark.parametrize("config", [config for config in CONFIGS.values() if config.utilization])
 def test_write_weights_sum_to_one_event(config: MimnConfig) -> None:
     cell = cell_of(config)
     blocks = cell.unpack(unroll(cell, events(5, 9), cell.initial(5))[:, -1])
-    torch.testing.assert_close(blocks["utilization"].sum(-1), torch.full((5,), 9.0))
+    torch.testing.assert_close(blocks["shares"].sum(-1), torch.ones(5))
 
 
 @each_config
@@ -216,13 +215,13 @@ def test_rows_of_a_batch_do_not_see_each_other(config: MimnConfig) -> None:
     torch.testing.assert_close(unroll(cell, other, cell.initial(6))[0], states[0], atol=1e-6, rtol=1e-6)
 
 
-def test_the_order_of_events_matters_but_not_to_the_sums() -> None:
+def test_the_order_of_events_matters_but_not_to_the_means() -> None:
     cell = cell_of(CONFIG)
     history = events(3, 7)
     one = cell.unpack(unroll(cell, history, cell.initial(3))[:, -1])
     other = cell.unpack(unroll(cell, history.flip(1), cell.initial(3))[:, -1])
     assert (one["memory"] - other["memory"]).abs().max() > 1e-3
-    torch.testing.assert_close(one["history_sum"], other["history_sum"])
+    torch.testing.assert_close(one["history_mean"], other["history_mean"])
     assert one["count"].equal(other["count"])
 
 
@@ -272,9 +271,9 @@ def test_no_gradient_passes_from_a_channel_into_the_memory() -> None:
 def test_no_gradient_passes_through_the_share_of_past_writes(config: MimnConfig) -> None:
     cell = cell_of(config)
     state = unroll(cell, events(4, 5), cell.initial(4))[:, -1].detach()
-    utilization = cell.unpack(state)["utilization"].clone().requires_grad_()
-    blocks = cell.unpack(cell(events(4, 1, seed=2)[:, 0], cell.pack(cell.unpack(state) | {"utilization": utilization})))
-    (gradient,) = torch.autograd.grad(blocks["memory"].sum(), utilization, allow_unused=True)
+    shares = cell.unpack(state)["shares"].clone().requires_grad_()
+    blocks = cell.unpack(cell(events(4, 1, seed=2)[:, 0], cell.pack(cell.unpack(state) | {"shares": shares})))
+    (gradient,) = torch.autograd.grad(blocks["memory"].sum(), shares, allow_unused=True)
     assert gradient is None or gradient.eq(0).all()
 
 
@@ -314,7 +313,7 @@ def test_long_histories_stay_in_range() -> None:
         assert blocks[name].abs().max() <= 1.0, name
     for name in ("read", "memory"):
         assert blocks[name].abs().max() < 1.5 * early[name].abs().max(), "a slot does not grow with the history"
-    torch.testing.assert_close(blocks["utilization"].sum(-1), torch.full((4,), 10_000.0), rtol=1e-4, atol=0)
+    torch.testing.assert_close(blocks["shares"].sum(-1), torch.ones(4), rtol=1e-4, atol=0)
 
 
 def test_states_are_gathered_after_so_many_events() -> None:
@@ -325,13 +324,13 @@ def test_states_are_gathered_after_so_many_events() -> None:
     assert got[1, 0].equal(states[1, 2])
 
 
-def test_pooling_keeps_sum_and_count() -> None:
+def test_pooling_keeps_mean_and_count() -> None:
     config = MimnConfig.pooling(embedding_dim=2)
     cell = PoolingCell(config)
     assert cell.layout == state_layout(config)
     history = events(3, 7)
     blocks = cell.unpack(unroll(cell, history, cell.initial(3))[:, -1])
-    torch.testing.assert_close(blocks["history_sum"], history.sum(1))
+    torch.testing.assert_close(blocks["history_mean"], history.mean(1))
     assert blocks["count"].eq(7).all()
 
 

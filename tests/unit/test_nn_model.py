@@ -75,7 +75,7 @@ def test_scores_have_a_row_a_user_and_do_not_mix_candidates_or_users(config: Mim
     assert scores.std() > 0
 
 
-@pytest.mark.parametrize("block", ["controller", "read", "memory", "channels", "add_sum", "history_sum", "count"])
+@pytest.mark.parametrize("block", ["controller", "read", "memory", "channels", "add_mean", "history_mean", "count"])
 def test_the_head_reads_every_block_of_the_state(block: str) -> None:
     model = model_of(CONFIG).eval()
     state = model.unroll(rows(ITEMS, B, T), rows(CATEGORIES, B, T))[:, -1]
@@ -85,20 +85,20 @@ def test_the_head_reads_every_block_of_the_state(block: str) -> None:
     assert (model.logits(state, *candidates) - model.logits(other, *candidates)).abs().max() > 1e-4
 
 
-def test_utilization_is_not_read_by_the_head_of_rebalance_transfer() -> None:
+def test_the_shares_are_not_read_by_the_head_of_rebalance_transfer() -> None:
     model = model_of(CONFIG).eval()
     state = model.unroll(rows(ITEMS, B, T), rows(CATEGORIES, B, T))[:, -1]
     blocks = model.cell.unpack(state)
-    other = model.cell.pack(blocks | {"utilization": blocks["utilization"].flip(-1)})
+    other = model.cell.pack(blocks | {"shares": blocks["shares"].flip(-1)})
     candidates = rows(ITEMS, B, 5), rows(CATEGORIES, B, 5)
     assert model.logits(state, *candidates).equal(model.logits(other, *candidates))
 
 
-def test_means_and_not_sums_enter_the_head() -> None:
-    """Twice the events with twice the sums is the same mean; only the count itself tells them apart."""
+def test_the_head_reads_the_count_in_one_place_alone() -> None:
+    """All that it reads of the events besides is a mean, so that a long history is not out of a short one's range."""
     model = model_of(CONFIG).eval()
     blocks = model.cell.unpack(model.unroll(rows(ITEMS, B, T), rows(CATEGORIES, B, T))[:, -1])
-    doubled = {name: 2 * blocks[name] for name in ("add_sum", "history_sum", "count")}
+    doubled = {"count": 2 * blocks["count"]}
     with torch.no_grad():
         assert isinstance(model.head, MimnHead)
         model.head.mlp.by_user.weight[:, CONFIG.width] = 0.0  # the column of the count
@@ -244,7 +244,8 @@ def test_the_utilization_loss_is_the_sum_of_squares_around_the_mean() -> None:
     assert utilization_loss(g).item() == pytest.approx((4 + 0 + 4 + 0) / 2)
     model = model_of(replace(CONFIG, utilization_weight=0.5)).eval()
     losses = model.loss(batch())
-    want = 0.5 * utilization_loss(model.cell.unpack(losses.states)["utilization"])
+    blocks = model.cell.unpack(losses.states)
+    want = 0.5 * utilization_loss(blocks["shares"] * blocks["count"])
     torch.testing.assert_close(losses.utilization.detach(), want)
 
 

@@ -182,14 +182,15 @@ def state_layout(config: MimnConfig, dtype: BlockType = "float32") -> StateLayou
     """The blocks of a user's state in `config`.
 
     `dtype` is how the recurrent part (controller, read vector, memory, channels: all in or near [-1, 1]) is stored; the
-    sums are always float32, because a sum of 1,000 events loses increments below 2^-11 of its size in float16.
+    means are always float32: the 1,000th event moves a mean by a thousandth, which float16 would round away. Means and
+    not sums, so that no number grows with the history and the last place of a value means the same at any length.
 
     Raises:
         LayoutError: float16 with an odd number of recurrent values (an odd `controller_units`).
     """
     m, D, H = config.slots, config.width, config.controller_units
     if config.variant == "pooling":
-        return StateLayout((Block("history_sum", (D,)), Block("count", (1,))))
+        return StateLayout((Block("history_mean", (D,)), Block("count", (1,))))
     blocks = [Block("controller", (H,), dtype), Block("read", (D,), dtype), Block("memory", (m, D), dtype)]
     if config.memory_induction:
         blocks.append(Block("channels", (m, D), dtype))
@@ -202,6 +203,6 @@ def state_layout(config: MimnConfig, dtype: BlockType = "float32") -> StateLayou
         blocks += [Block("utilization", (m,)), Block("add_sum", (m, D)), Block("history_sum", (D,))]
         return StateLayout(tuple(blocks))
     if config.utilization:
-        blocks.append(Block("utilization", (m,)))
-    blocks += [Block("add_sum", (D,)), Block("history_sum", (D,)), Block("count", (1,))]
+        blocks.append(Block("shares", (m,)))
+    blocks += [Block("add_mean", (D,)), Block("history_mean", (D,)), Block("count", (1,))]
     return StateLayout(tuple(blocks))

@@ -44,11 +44,12 @@ class Reference:
     def step(self, event: Array, old: Blocks) -> tuple[Blocks, float]:
         """The blocks after `event` [D], and the gap between the two largest read weights (which decides a channel)."""
         if self.config.variant == "pooling":
-            return {"history_sum": old["history_sum"] + event, "count": old["count"] + 1}, np.inf
+            count = old["count"] + 1
+            return {"history_mean": mean_after(old["history_mean"], event, count), "count": count}, np.inf
         c, W = self.config, self._weights
         m, D = c.slots, c.width
         M = old["memory"]
-        share = old["utilization"] / max(1.0, old["count"][0]) if c.utilization else np.zeros(m)
+        share = old["shares"] if c.utilization else np.zeros(m)
 
         h = self._gru("cell.controller", event, old["read"], old["controller"])
         p = self._controls(h, share)
@@ -82,11 +83,11 @@ class Reference:
             new["channels"] = old["channels"].copy()
             new["channels"][i] = self._gru("cell.channel", event, M[i], old["channels"][i])
         new["memory"] = np.array([M[i] * (1 - w_w[i] * e) + w_w[i] * a for i in range(m)])
-        if c.utilization:
-            new["utilization"] = old["utilization"] + w_w
-        new["add_sum"] = old["add_sum"] + a
-        new["history_sum"] = old["history_sum"] + event
         new["count"] = old["count"] + 1
+        if c.utilization:
+            new["shares"] = mean_after(old["shares"], w_w, new["count"])
+        new["add_mean"] = mean_after(old["add_mean"], a, new["count"])
+        new["history_mean"] = mean_after(old["history_mean"], event, new["count"])
         top = np.sort(w_r)[::-1]
         return self._stored(new), float(top[0] - top[1]) if c.memory_induction and m > 1 else np.inf
 
@@ -102,15 +103,14 @@ class Reference:
         """The click probability of one candidate [D] with context [K]."""
         c = self.config
         q = np.asarray(candidate, np.float64)
-        n = max(1.0, blocks["count"][0])
-        user = np.concatenate([blocks["history_sum"] / n, np.log(1 + blocks["count"]) / 7, context])
+        user = np.concatenate([blocks["history_mean"], np.log(1 + blocks["count"]) / 7, context])
         features = [q]
         if c.variant == "paper":
-            features += [blocks["add_sum"] / n * q, self._read_out(blocks, q)]
+            features += [blocks["add_mean"] * q, self._read_out(blocks, q)]
             if c.memory_induction:
                 features.append(self._attention(q, blocks["channels"]))
         if c.history_product:
-            features.append(q * blocks["history_sum"] / n)
+            features.append(q * blocks["history_mean"])
         return float(sigmoid(self._mlp(user, np.concatenate(features))))
 
     def flat(self, blocks: Blocks) -> NDArray[np.float32]:
@@ -148,7 +148,7 @@ class Reference:
     def _read_out(self, blocks: Blocks, q: Array) -> Array:
         c, W, D = self.config, self._weights, self.config.width
         M = blocks["memory"]
-        share = blocks["utilization"] / max(1.0, blocks["count"][0]) if c.utilization else np.zeros(c.slots)
+        share = blocks["shares"] if c.utilization else np.zeros(c.slots)
         h = self._gru("cell.controller", q, blocks["read"], blocks["controller"])
         p = self._controls(h, share)
         w = self._address(np.tanh(p[2 : 2 + D]), 2 * (softplus(p[0]) + 1), M)
@@ -180,6 +180,11 @@ class Reference:
         W, name = self._weights, f"head.mlp.{piece}_norm.norm"
         x = (x - W[f"{name}.running_mean"]) / np.sqrt(W[f"{name}.running_var"] + 1e-5)
         return x * W[f"{name}.weight"] + W[f"{name}.bias"]
+
+
+def mean_after(mean: Array, value: Array, count: Array) -> Array:
+    """The mean of `count` [1] values: of `mean`, which is that of the others, and of `value`."""
+    return (mean * (count - 1) + value) / count
 
 
 def sigmoid(x: Any) -> Any:

@@ -80,6 +80,8 @@ class MimnCell(Cell):
     5. reading       r_t = w^r_t M_{t-1}, before the write
     6. induction     the channel of the slot that is read most takes in x_t and M_{t-1}(i)
     7. writing       M_t by erase and add; g_t = g_{t-1} + w^w_t, because what really writes is what counts
+
+    The sums over all events (g_t, the add vectors, the event vectors) are kept as means: nothing reads them otherwise.
     """
 
     def __init__(self, config: MimnConfig) -> None:
@@ -112,8 +114,8 @@ class MimnCell(Cell):
         return torch.tanh(self.slot_keys)
 
     def shares(self, blocks: State) -> Tensor:
-        """g / max(1, count): each slot's part of the writes so far, without a gradient. → [..., m]"""
-        return (blocks["utilization"] / blocks["count"].clamp_min(1.0)).detach()
+        """g / count: each slot's part of the writes so far, without a gradient. → [..., m]"""
+        return blocks["shares"].detach()
 
     def project(self, events: Tensor) -> Tensor:
         """The event's products in the controller and in the channel GRU. [..., D] → [..., 3H (+ 3D)]"""
@@ -150,16 +152,16 @@ class MimnCell(Cell):
             new["read"] = read(memory, read_weights.unsqueeze(-2)).squeeze(-2)
 
         new["memory"] = write(memory, write_weights, controls.erase, controls.add)
-        if self.config.utilization:
-            new["utilization"] = old["utilization"] + write_weights
-        new["add_sum"] = old["add_sum"] + controls.add
-        new["history_sum"] = old["history_sum"] + event
         new["count"] = old["count"] + 1.0
+        if self.config.utilization:
+            new["shares"] = running_mean(old["shares"], write_weights, new["count"])
+        new["add_mean"] = running_mean(old["add_mean"], controls.add, new["count"])
+        new["history_mean"] = running_mean(old["history_mean"], event, new["count"])
         return self.pack(new)
 
 
 class PoolingCell(Cell):
-    """The baseline's cell (variant `pooling`): the sum of the event vectors, and their number."""
+    """The baseline's cell (variant `pooling`): the mean of the event vectors, and their number."""
 
     def __init__(self, config: MimnConfig) -> None:
         super().__init__(state_layout(config))
@@ -171,7 +173,13 @@ class PoolingCell(Cell):
     def step(self, projected: Tensor, event: Tensor, state: Tensor) -> Tensor:
         """The states after one event each. [B, 0], [B, D], [B, F] → [B, F]"""
         old = self.unpack(state)
-        return self.pack({"history_sum": old["history_sum"] + event, "count": old["count"] + 1.0})
+        count = old["count"] + 1.0
+        return self.pack({"history_mean": running_mean(old["history_mean"], event, count), "count": count})
+
+
+def running_mean(mean: Tensor, value: Tensor, count: Tensor) -> Tensor:
+    """The mean of `count` values, the last of which is `value`, from the `mean` of those before. [..., W], [..., 1]"""
+    return mean + (value - mean) / count
 
 
 def unroll(cell: Cell, events: Tensor, state: Tensor, real: Tensor | None = None) -> Tensor:

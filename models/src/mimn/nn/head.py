@@ -125,9 +125,7 @@ class MimnHead(nn.Module):
     def forward(self, states: Tensor, candidates: Tensor, context: Tensor | None = None) -> Tensor:
         """The click logits; candidates do not influence each other. [N, F], [N, C, D], [N, K] → [N, C]"""
         blocks = self._cell[0].unpack(states)
-        events = blocks["count"].clamp_min(1.0)
-        mean_add = (blocks["add_sum"] / events).unsqueeze(-2)
-        features = [candidates, mean_add * candidates, self.read_out(blocks, candidates)]
+        features = [candidates, blocks["add_mean"].unsqueeze(-2) * candidates, self.read_out(blocks, candidates)]
         if self.config.memory_induction:
             features.append(self.attention(candidates, blocks["channels"]))
         if self.config.history_product:
@@ -160,16 +158,15 @@ class PoolingHead(nn.Module):
 def user_features(blocks: State, context: Tensor | None) -> Tensor:
     """What the MLP reads of the user and the request: mean event vector, log of the count, context. → [N, D + 1 + K]
 
-    Sums enter divided by the count: a head trained on 200 events would not know the sum of 10,000.
+    The paper's sums enter as means: a head trained on 200 events would not know the sum of 10,000.
     """
-    events = blocks["count"].clamp_min(1.0)
-    features = [blocks["history_sum"] / events, torch.log1p(blocks["count"]) * COUNT_SCALE]
+    features = [blocks["history_mean"], torch.log1p(blocks["count"]) * COUNT_SCALE]
     return torch.cat(features if context is None else [*features, context], -1)
 
 
 def history_product(blocks: State, candidates: Tensor) -> Tensor:
     """The candidates times the user's mean event vector, element by element. [N, C, D] → [N, C, D]"""
-    return candidates * (blocks["history_sum"] / blocks["count"].clamp_min(1.0)).unsqueeze(-2)
+    return candidates * blocks["history_mean"].unsqueeze(-2)
 
 
 def prelu(x: Tensor, slope: Tensor) -> Tensor:

@@ -142,8 +142,7 @@ class MimnModel(nn.Module):
         click = self._click_loss(logits, batch.labels, batch.weights)
         utilization = auxiliary = click.new_zeros(())
         if self.config.utilization:
-            form = official.utilization_loss if self.config.variant == "official" else utilization_loss
-            utilization = self.config.utilization_weight * form(self.cell.unpack(last)["utilization"])
+            utilization = self.config.utilization_weight * self._utilization_loss(self.cell.unpack(last))
         if self.auxiliary is not None:
             auxiliary = self.config.auxiliary_weight * self._auxiliary_loss(batch, events, states, real)
         return Losses(click + utilization + auxiliary, click, utilization, auxiliary, last.detach())
@@ -163,6 +162,11 @@ class MimnModel(nn.Module):
             return official.click_loss(logits, labels)
         total = nn.functional.binary_cross_entropy_with_logits(logits, labels, weights, reduction="sum")
         return total / (labels.numel() if weights is None else weights.sum().clamp_min(1e-9))
+
+    def _utilization_loss(self, blocks: State) -> Tensor:
+        if self.config.variant == "official":
+            return official.utilization_loss(blocks["utilization"])
+        return utilization_loss(blocks["shares"] * blocks["count"])
 
     def _auxiliary_loss(self, batch: Batch, events: Tensor, states: Tensor, real: Tensor) -> Tensor:
         if batch.negative_items is None or batch.negative_categories is None:
