@@ -6,7 +6,6 @@ import http.client
 import json
 import statistics
 import tempfile
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ import numpy as np
 import redis
 from kafka import KafkaProducer
 
-from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
+from loadtest.feeder import event, feeding, produce, zipf_users
 from localstack.stack import BUNDLE, Options, Stack
 from localstack.wait import until
 from mimn.bundle import Bundle, load_bundle
@@ -28,6 +27,8 @@ from mimn.state import Block, Keys, StateLayout, decode_progress, namespace
 from mimn.state.codec import HEADER_BYTES
 
 CANDIDATES = 100
+FASTEST_FOLD = 40_000
+"""Events a second that no fold here exceeds: how large a backlog has to be to outlast a measurement."""
 
 
 class NotMeasured(Exception):
@@ -88,20 +89,27 @@ def length_ratio(sizes: Sizes) -> Figure:
 
 
 def beside_fold(sizes: Sizes) -> Figure:
-    """p99 of /predict at 100 requests/s while UIC folds a backlog, over p99 without; each twice, in turn."""
+    """p99 of /predict at 100 requests/s while UIC folds a backlog, over p99 while it is down; each twice, in turn."""
     quiet, busy = [], []
+    seconds = sizes.seconds / 2
     with running() as stack:
         publish(stack, [("reader", 100)])
+        worker = stack.uic[0]
+        worker.stop()
+        backlog = int(2 * FASTEST_FOLD * (seconds + 1))
+        before = absorbed(stack)
+        feed(stack, zipf_users(sizes.users, backlog))
         client = Client(stack.addresses.predict)
         body = predict_body(stack, "reader")
         for _ in range(2):
-            quiet.append(p99_at(client, body, 100, sizes.seconds / 2))
-            stop = threading.Event()
-            feeder = threading.Thread(target=keep_feeding, args=(stack, stop), daemon=True)
-            feeder.start()
-            busy.append(p99_at(client, body, 100, sizes.seconds / 2))
-            stop.set()
-            feeder.join()
+            quiet.append(p99_at(client, body, 100, seconds))
+            began = absorbed(stack)
+            worker.spawn()
+            until(lambda n=began: absorbed(stack) > n, "UIC folds", within_s=60, every_s=0.02)  # type: ignore[misc]
+            busy.append(p99_at(client, body, 100, seconds))
+            if absorbed(stack) == before + backlog:
+                raise NotMeasured(f"all {backlog:,} events were folded before the time was up: raise FASTEST_FOLD")
+            worker.stop()
     ratio = statistics.median(busy) / statistics.median(quiet)
     return Figure(ratio, f"p99 without {quiet_ms(quiet)} ms, beside {quiet_ms(busy)} ms")
 
@@ -139,20 +147,17 @@ def against_bare_loop(sizes: Sizes) -> Figure:
 
 def fold_rate(sizes: Sizes) -> Figure:
     """Events a second from a backlog that was produced before, Zipf 1 over the users, 64 partitions."""
-    random = np.random.default_rng(0)
-    weights = 1.0 / np.arange(1, sizes.users + 1)
-    users = random.choice(sizes.users, sizes.backlog, p=weights / weights.sum())
-    with running(uic_workers=0, rtp_processes=0) as stack:
-        produce(stack, (f"user-{u}" for u in users))
-        return Figure(rate_of_backlog(stack, sizes.backlog), f"{sizes.backlog:,} events, {len(set(users)):,} users")
+    with running(rtp_processes=0) as stack:
+        rate = rate_of_backlog(stack, zipf_users(sizes.users, sizes.backlog), sizes.backlog)
+    return Figure(rate, f"{sizes.backlog:,} events")
 
 
 def one_user_rate(sizes: Sizes) -> Figure:
     """Events a second when all of them are one user's, so that no two can share a run of the step graph."""
     count = min(20_000, sizes.backlog)
-    with running(uic_workers=0, rtp_processes=0) as stack:
-        produce(stack, ("hot" for _ in range(count)))
-        return Figure(rate_of_backlog(stack, count), f"{count:,} events")
+    with running(rtp_processes=0) as stack:
+        rate = rate_of_backlog(stack, ("hot" for _ in range(count)), count)
+    return Figure(rate, f"{count:,} events")
 
 
 def freshness(sizes: Sizes) -> Figure:
@@ -162,22 +167,19 @@ def freshness(sizes: Sizes) -> Figure:
         publish(stack, [("probe", 1)])
         client = Client(stack.addresses.predict)
         body = predict_body(stack, "probe", candidates=1)
-        stop = threading.Event()
-        feeder = threading.Thread(target=keep_feeding, args=(stack, stop, 2_000), daemon=True)
-        feeder.start()
+        item, category = known_items(load_bundle(stack.options.bundle), 1)[0]
         producer = KafkaProducer(bootstrap_servers=stack.addresses.bootstrap, acks="all")
-        try:
-            began, count = time.monotonic(), client.events(body)
+        count, before = client.events(body), absorbed(stack)
+        with feeding(stack.addresses.bootstrap, stack.addresses.topic, 2_000):
+            until(lambda: absorbed(stack) > before + 2_000, "the crowd's events are folded", within_s=30)
+            began = time.monotonic()
             while time.monotonic() - began < sizes.seconds:
                 sent = time.perf_counter()
-                producer.send(stack.addresses.topic, key=b"probe", value=event("probe", 1)).get(timeout=10)
+                producer.send(stack.addresses.topic, key=b"probe", value=event("probe", item, category)).get(timeout=10)
                 count += 1
                 until(lambda n=count: client.events(body) >= n, "the event is visible", within_s=10, every_s=0.001)  # type: ignore[misc]
                 delays.append(time.perf_counter() - sent)
-        finally:
-            stop.set()
-            feeder.join()
-            producer.close()
+        producer.close()
     p50, p99 = np.quantile(delays, [0.5, 0.99]) * 1000
     return Figure(float(p99), f"p50 {p50:.1f} ms, {len(delays)} probes")
 
@@ -294,29 +296,15 @@ def predict_body(stack: Stack, user: str, candidates: int = CANDIDATES) -> bytes
     ).encode()
 
 
-def event(user: str, item: int) -> bytes:
-    """One event's value."""
-    return BehaviorEvent(
-        user_id=user, item_id=item, category_id=1 + item % 100, event_time=int(time.time() * 1000)
-    ).SerializeToString()
-
-
-def produce(stack: Stack, users: Iterator[str]) -> None:
+def feed(stack: Stack, users: Iterator[str]) -> None:
     """One event for each user id, in order, acknowledged."""
-    items = [item for item, _ in known_items(load_bundle(stack.options.bundle), 1000)]
-    producer = KafkaProducer(bootstrap_servers=stack.addresses.bootstrap, acks="all", linger_ms=20, batch_size=1 << 17)
-    try:
-        for i, user in enumerate(users):
-            producer.send(stack.addresses.topic, key=user.encode(), value=event(user, items[i % len(items)]))
-        producer.flush(timeout=300)
-    finally:
-        producer.close()
+    produce(stack.addresses.bootstrap, stack.addresses.topic, users, stack.options.bundle)
 
 
 def publish(stack: Stack, histories: list[tuple[str, int]], within_s: float = 120) -> None:
     """Events for each user, and the wait until all of them are folded."""
     before = absorbed(stack)
-    produce(stack, (user for user, events in histories for _ in range(events)))
+    feed(stack, (user for user, events in histories for _ in range(events)))
     total = before + sum(events for _, events in histories)
     until(lambda: absorbed(stack) >= total, "every event is folded", within_s=within_s, every_s=0.01)
 
@@ -333,27 +321,14 @@ def absorbed(stack: Stack) -> int:
     )
 
 
-def rate_of_backlog(stack: Stack, count: int) -> float:
-    """Start one worker on a backlog of `count` events; events a second between its first tenth and its last commit.
+def rate_of_backlog(stack: Stack, users: Iterator[str], count: int) -> float:
+    """Let the worker find a backlog of `count` events; events a second between its first tenth and its last commit.
 
     The first tenth is left out, so that start-up and joining the group are not counted.
     """
-    from localstack.services import Surroundings, UicWorker
-
-    worker = UicWorker(
-        "uic-1",
-        stack.options.folder / "uic-1",
-        Surroundings(
-            bootstrap=stack.addresses.bootstrap,
-            redis_url=stack.addresses.redis_url,
-            bundle=stack.options.bundle.resolve(),
-            topic=stack.options.topic,
-            partitions=stack.options.partitions,
-            prefix=stack.options.prefix,
-            uic=dict(stack.options.uic),
-        ),
-    )
-    stack.uic.append(worker)
+    worker = stack.uic[0]
+    worker.stop()
+    feed(stack, users)
     worker.spawn()
     seen: dict[str, tuple[float, int]] = {}
 
@@ -371,19 +346,3 @@ def rate_of_backlog(stack: Stack, count: int) -> float:
     until(reached("ended", count), "the backlog is folded", within_s=300, every_s=0.02)
     (t0, n0), (t1, n1) = seen["began"], seen["ended"]
     return (n1 - n0) / (t1 - t0)
-
-
-def keep_feeding(stack: Stack, stop: threading.Event, per_s: int | None = None) -> None:
-    """Produce events of many users until told to stop: at a rate, or as fast as it goes."""
-    producer = KafkaProducer(bootstrap_servers=stack.addresses.bootstrap, acks=1, linger_ms=5)
-    began, sent = time.monotonic(), 0
-    try:
-        while not stop.is_set():
-            if per_s is not None and sent > per_s * (time.monotonic() - began):
-                stop.wait(0.002)
-                continue
-            user = f"crowd-{sent % 5000}"
-            producer.send(stack.addresses.topic, key=user.encode(), value=event(user, 1 + sent % 3000))
-            sent += 1
-    finally:
-        producer.close()

@@ -117,8 +117,8 @@ def small_brokers() -> Iterator[ExitStack]:
 def kafka(tmp_path_factory: pytest.TempPathFactory, small_brokers: ExitStack) -> str:
     """Bootstrap address: `KAFKA_BOOTSTRAP_SERVERS` if set, else a small broker of Kafka's protocol from a wheel.
 
-    A fresh one for every test, which takes 0.1 s: it never gives up a member that went without leaving, and UIC's group
-    is named for the namespace, so a test that leaves one behind would keep the next test's worker out of its group.
+    A fresh one for every test, which takes 0.1 s: it never gives up a member that went without leaving, and such a
+    member would keep the next worker of its group from its partitions.
     """
     if bootstrap := os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
         return bootstrap

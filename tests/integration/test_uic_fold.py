@@ -213,6 +213,22 @@ def test_states_are_the_replay_of_the_log(make_world: MakeWorld, kafka: str, val
     assert all(p["phase"] == "folding" for p in partitions(worker))
 
 
+def test_installations_with_prefixes_of_their_own_each_fold_the_whole_topic(
+    make_world: MakeWorld, kafka: str, valkey: RedisForTest, tmp_path: Path
+) -> None:
+    world = make_world(kafka, valkey.url, valkey.prefix)
+    world.worker()
+    other = World(tmp_path / "other", world.topics, valkey.url, f"{valkey.prefix}-other")
+    try:
+        other.worker()
+        world.produce(200)
+        other.truth = world.truth
+        world.wait_folded()
+        other.wait_folded()
+    finally:
+        other.close()
+
+
 def test_an_emptied_store_is_rebuilt_from_the_log(make_world: MakeWorld, kafka: str, own_valkey: Valkey) -> None:
     world = make_world(kafka, own_valkey.address)
     world.produce(400)

@@ -56,7 +56,7 @@ class App:
         self._stopping = threading.Event()
         self._metrics = Metrics()
         self._store = RedisStore(settings.redis, Keys(self.namespace, settings.redis.prefix))
-        self._consumer = LogConsumer(kafka, f"uic.{self.namespace}", settings.fold.queue_records)
+        self._consumer = LogConsumer(kafka, f"{settings.redis.prefix}.{self.namespace}", settings.fold.queue_records)
         timeout_s = kafka.request_timeout_ms / 1000
         self._dead_letters = DeadLetterProducer(
             kafka.client_options(), kafka.dead_letter_topic, max_bytes=kafka.max_request_bytes, timeout_s=timeout_s
