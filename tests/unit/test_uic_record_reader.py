@@ -1,0 +1,142 @@
+"""UIC's reader of record batches says what the client library's own says, and of broken ones that they are broken."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kafka.consumer.fetcher import Fetcher, IsolationLevel
+from kafka.errors import CorruptRecordError
+from kafka.record.default_records import DefaultRecordBatch
+from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
+from kafka.record.util import calc_crc32c
+from kafka.structs import TopicPartition
+
+from uic.record_reader import PartitionRecords
+
+AT = TopicPartition("events", 3)
+Told = tuple[int, bytes | None, bytes | None, list[tuple[str, bytes | None]]]
+CRC_AT, ATTRIBUTES_AT, LAST_DELTA_AT, COUNT_AT = 17, 21, 23, 57
+maybe = st.none() | st.binary(max_size=300)
+told = st.lists(
+    st.tuples(st.integers(0, 2**42), maybe, maybe, st.lists(st.tuples(st.text(max_size=9), maybe), max_size=3)),
+    min_size=1,
+    max_size=20,
+)
+
+
+def batch(records: list[Told], *, base: int = 0, compression: int = 0, **producer: Any) -> bytearray:
+    """The bytes of one batch."""
+    builder = MemoryRecordsBuilder(2, compression, 1 << 24, **producer)
+    for timestamp, key, value, headers in records:
+        builder.append(timestamp, key, value, headers)
+    builder.close()
+    return bytearray(struct.pack(">q", base) + builder.buffer()[8:])  # as a broker does; the checksum begins later
+
+
+def sealed(data: bytearray, at: int, packed: bytes) -> bytearray:
+    """`data` with some bytes replaced, and a checksum that fits."""
+    data[at : at + len(packed)] = packed
+    data[CRC_AT : CRC_AT + 4] = struct.pack(">I", calc_crc32c(memoryview(data)[ATTRIBUTES_AT:]))
+    return data
+
+
+def marker(base: int, *, abort: bool) -> bytearray:
+    """The end of producer 7's transaction."""
+    data = batch([(5, struct.pack(">hh", 0, int(not abort)), b"\0" * 6, [])], base=base, **TRANSACTION)
+    return sealed(data, ATTRIBUTES_AT, struct.pack(">h", 0x30))
+
+
+TRANSACTION = {"transactional": True, "producer_id": 7, "producer_epoch": 0, "base_sequence": 0}
+
+
+def read(
+    reader: Any, data: bytes | bytearray, start: int = 0, piece: int = 1000, **options: Any
+) -> tuple[list[Any], list[int]]:
+    """All records as plain tuples, and where the client would read on after each piece."""
+    fetched = reader(start, AT, MemoryRecords(bytes(data)), **options)
+    records, positions = [], []
+    while fetched:
+        records += [(r.offset, r.timestamp, r.key, r.value, r.headers) for r in fetched.take(piece)]
+        positions.append(fetched.next_fetch_offset)
+    return records, positions
+
+
+@given(first=told, second=told, gap=st.integers(0, 5), piece=st.integers(1, 7), gzip=st.booleans())
+def test_it_reads_what_the_library_reads(
+    first: list[Told], second: list[Told], gap: int, piece: int, gzip: bool
+) -> None:
+    data = batch(first, base=40, compression=int(gzip)) + batch(second, base=40 + len(first) + gap)
+    for start in (40, 41, 40 + len(first)):
+        assert read(PartitionRecords, data, start, piece) == read(Fetcher.PartitionRecords, data, start, piece)
+    assert len(read(PartitionRecords, data, 40)[0]) == len(first) + len(second)
+
+
+def test_the_time_of_appending_counts_where_the_topic_says_so() -> None:
+    data = sealed(batch([(100, b"k", b"v", []), (200, b"k", b"v", [])]), ATTRIBUTES_AT, struct.pack(">h", 8))
+    assert [r[1] for r in read(PartitionRecords, data)[0]] == [200, 200]
+    assert read(PartitionRecords, data) == read(Fetcher.PartitionRecords, data)
+
+
+def test_reading_goes_on_behind_records_that_compaction_removed() -> None:
+    data = sealed(batch([(1, b"k", b"v", [])], base=10), LAST_DELTA_AT, struct.pack(">i", 4))
+    assert read(PartitionRecords, data, 10)[1][-1] == 15
+
+
+@pytest.mark.parametrize("abort", [True, False])
+def test_an_aborted_transaction_is_not_read_and_a_committed_one_is(abort: bool) -> None:
+    class Aborted:
+        producer_id, first_offset = 7, 0
+
+    inside = batch([(1, b"in", b"v", []), (2, b"in", b"v", [])], **TRANSACTION)
+    data = inside + marker(2, abort=abort) + batch([(3, b"after", b"v", [])], base=3, **TRANSACTION)
+    options = {"isolation_level": IsolationLevel.READ_COMMITTED, "aborted_transactions": [Aborted()] if abort else []}
+    records, positions = read(PartitionRecords, data, **options)
+    assert [r[2] for r in records] == ([b"after"] if abort else [b"in", b"in", b"after"])
+    assert positions[-1] == 4
+    assert (records, positions) == read(Fetcher.PartitionRecords, data, **options)
+
+
+@given(records=told, at=st.integers(LAST_DELTA_AT, 5000), byte=st.integers(0, 255))
+def test_a_changed_byte_is_noticed(records: list[Told], at: int, byte: int) -> None:
+    data = batch(records)
+    at = at % len(data)
+    if at < ATTRIBUTES_AT or data[at] == byte:
+        return
+    data[at] = byte
+    with pytest.raises(CorruptRecordError):
+        read(PartitionRecords, data)
+
+
+@given(records=told, at=st.integers(61, 5000), byte=st.integers(0, 255))
+def test_malformed_records_under_a_fitting_checksum_are_read_as_the_library_reads_them_or_refused(
+    records: list[Told], at: int, byte: int
+) -> None:
+    data = batch(records)
+    data = sealed(data, 61 + at % (len(data) - 61), bytes([byte]))
+    try:
+        expected = read(Fetcher.PartitionRecords, data)
+    except CorruptRecordError:
+        with pytest.raises(CorruptRecordError):
+            read(PartitionRecords, data)
+        return
+    try:
+        assert read(PartitionRecords, data) == expected
+    except CorruptRecordError:
+        assert byte > 127 or byte & 1, "only odd forms of numbers that no producer writes are refused"
+
+
+@pytest.mark.parametrize("count", [0, 2, 2**31 - 1, -1])
+def test_a_count_that_is_not_the_number_of_records_is_refused(count: int) -> None:
+    data = sealed(batch([(1, b"k", b"v", [])]), COUNT_AT, struct.pack(">i", count))
+    with pytest.raises(CorruptRecordError):
+        read(PartitionRecords, data)
+
+
+def test_the_offsets_that_these_tests_write_at_are_the_formats() -> None:
+    assert DefaultRecordBatch.CRC_OFFSET == CRC_AT
+    assert DefaultRecordBatch.ATTRIBUTES_OFFSET == ATTRIBUTES_AT
+    assert DefaultRecordBatch.HEADER_STRUCT.size == COUNT_AT + 4
