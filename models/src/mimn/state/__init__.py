@@ -8,10 +8,12 @@ from mimn.state.codec import (
     CorruptState,
     ForeignFingerprint,
     ForeignLayout,
+    HeaderColumns,
     StateError,
     WrongUser,
     decode_state,
     encode_state,
+    encode_states,
 )
 from mimn.state.digest import EMPTY_DIGEST, extend_digest, user_hash, witness
 from mimn.state.key import Keys, murmur2, namespace, partition_of
@@ -28,6 +30,7 @@ __all__ = [
     "CorruptState",
     "ForeignFingerprint",
     "ForeignLayout",
+    "HeaderColumns",
     "Keys",
     "LayoutError",
     "Progress",
@@ -40,6 +43,7 @@ __all__ = [
     "decode_state",
     "encode_progress",
     "encode_state",
+    "encode_states",
     "extend_digest",
     "murmur2",
     "namespace",

@@ -40,20 +40,17 @@ from mimn.state import (
     ForeignLayout,
     Progress,
     StateError,
-    StateHeader,
     StateLayout,
-    UserState,
     WrongUser,
     decode_state,
     encode_progress,
-    encode_state,
     user_hash,
     witness,
 )
 from uic.core.cache import StateCache
 from uic.core.commit import Answer, Commit, NoAnswer, Verdict, Written, judge
 from uic.core.event import Reason
-from uic.core.fold import ERASED_ROW, Part, Round
+from uic.core.fold import ERASED_ROW, NO_ROW, Part, Round
 from uic.core.letters import Letter
 from uic.core.ordering import Bounds, Cut, OutOfOrder, cut
 from uic.core.ports import (
@@ -565,14 +562,15 @@ class StateUpdater:
         self._metrics.stage.labels("fold").observe(perf_counter() - started)
         self._metrics.waves.inc(work.waves)
         self._after("fold")
+        started = perf_counter()
+        states = work.values(self._model.fingerprint, self._model.layout)
         staged = []
         for session, part in parts:
             if part.not_finite:
                 self._metrics.non_finite.inc(len(part.not_finite))
                 session.cut = part.cut.without(part.not_finite, Reason.NON_FINITE)
             else:
-                staged.append((session, self._stage(session, work, part)))
-        started = perf_counter()
+                staged.append((session, self._stage(session, work, part, states)))
         self._commit(staged, now, wall_ms)
         self._metrics.stage.labels("commit").observe(perf_counter() - started)
 
@@ -700,28 +698,14 @@ class StateUpdater:
         if unreadable:
             self._store.set_aside(partition, unreadable)
 
-    def _stage(self, session: Session, work: Round, part: Part) -> Staged:
-        """The commit of a part's results."""
+    def _stage(self, session: Session, work: Round, part: Part, states: list[bytes]) -> Staged:
+        """The commit of a part's results; `states` are the round's, encoded, by row."""
         batch, progress = part.cut, part.progress
-        lineage, era = progress.lineage, progress.era
-        fingerprint, layout = self._model.fingerprint, self._model.layout
-        values: list[tuple[str, bytes | None]] = []
-        for user, row in zip(batch.users, part.row_of, strict=True):
-            if row >= 0:
-                header = StateHeader(
-                    work.users[row],
-                    lineage,
-                    era,
-                    work.last_offset[row],
-                    work.count[row],
-                    work.time[row],
-                    work.digest[row],
-                    work.partial[row],
-                )
-                state = UserState(header, work.tensors[work.place[row]])
-                values.append((user, encode_state(state, fingerprint, layout)))
-            elif row == ERASED_ROW:
-                values.append((user, None))
+        changed = [
+            (user, states[row] if row >= 0 else None)
+            for user, row in zip(batch.users, part.row_of, strict=True)
+            if row != NO_ROW
+        ]
         last = batch.records[-1]
         next_offset = last.offset + 1
         if len(batch.records) == len(session.pending):
@@ -737,7 +721,7 @@ class StateUpdater:
             writer=session.writer,
             as_of_ms=as_of_ms,
         )
-        commit = Commit(session.partition, session.known, encode_progress(after), tuple(values))
+        commit = Commit(session.partition, session.known, encode_progress(after), tuple(changed))
         return Staged(commit, after, work, part)
 
     def _commit(self, staged: list[tuple[Session, Staged]], now: float, wall_ms: int = 0) -> None:

@@ -15,7 +15,16 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.state import EMPTY_DIGEST, Progress, UserState, extend_digest, user_hash
+from mimn.state import (
+    EMPTY_DIGEST,
+    HeaderColumns,
+    Progress,
+    StateLayout,
+    UserState,
+    encode_states,
+    extend_digest,
+    user_hash,
+)
 from uic.core.cache import Entry
 from uic.core.ordering import ERASE, Cut
 from uic.core.ports import Step, Vectors
@@ -60,6 +69,8 @@ class Round:
         self.time: list[int] = []
         self.digest: list[bytes] = []
         self.partial: list[bool] = []
+        self._lineage: list[int] = []
+        self._era: list[int] = []
         self.waves = 0
         self.events = 0
         self.tensors: NDArray[np.float32] = np.empty((0, len(initial)), np.float32)
@@ -157,6 +168,20 @@ class Round:
             begin = end
             self.waves += 1
 
+    def values(self, fingerprint: bytes, layout: StateLayout) -> list[bytes]:
+        """The rows' states as they are stored, once `run` is done."""
+        columns = HeaderColumns(
+            self.users,
+            self._lineage,
+            self._era,
+            self.last_offset,
+            self.count,
+            self.time,
+            self.digest,
+            self.partial,
+        )
+        return encode_states(columns, self.tensors[self.place], fingerprint, layout)
+
     def _begin_row(self, part: Part, user: int, *, fresh: bool) -> int:
         """A row that continues the user's state, or begins from the initial one (`fresh`: just erased)."""
         row = len(self.users)
@@ -187,6 +212,8 @@ class Round:
             self.time.append(0)
             self.digest.append(EMPTY_DIGEST)
         # After an erasure nothing is missing: what came before is not to be known.
+        self._lineage.append(progress.lineage)
+        self._era.append(progress.era)
         self.partial.append(partial or (not fresh and max(last, 0) < progress.complete_from))
         # Offsets of an earlier era are another log's, or another reading of this one.
         self.last_offset.append(last if era == progress.era else -1)
