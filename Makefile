@@ -6,9 +6,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 PIP := $(PY) -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
-SERVING := -e proto -e models[serve] -e services/uic -e services/rtp -e deploy
-PROJECTS := $(wildcard proto/pyproject.toml models/pyproject.toml services/*/pyproject.toml deploy/pyproject.toml)
-CODE := models services deploy tests loadtest
+SERVING := -e proto -e access -e models[serve] -e services/uic -e services/rtp -e deploy
+PROJECTS := $(wildcard proto/pyproject.toml access/pyproject.toml models/pyproject.toml services/*/pyproject.toml deploy/pyproject.toml)
+CODE := access models services deploy tests loadtest
 PYTEST := $(PY) -m pytest --quiet --durations 10
 QUICK := tests/unit tests/contract tests/parity
 SPREAD := --numprocesses 2 --dist loadfile
@@ -66,7 +66,7 @@ lint: install-dev
 	@$(BIN)/ruff check $(CODE)
 
 types: install-dev
-	@$(BIN)/mypy $(wildcard models/src services/*/src deploy/localstack tests loadtest)
+	@$(BIN)/mypy $(wildcard access/src models/src services/*/src deploy/localstack tests loadtest)
 
 imports: install-dev
 	@$(BIN)/lint-imports

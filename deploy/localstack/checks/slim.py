@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-MEMBERS = {"ctr-proto": "proto", "mimn": "models", "uic": "services/uic", "rtp": "services/rtp"}
+MEMBERS = {"ctr-proto": "proto", "ctr-access": "access", "mimn": "models", "uic": "services/uic", "rtp": "services/rtp"}
 """Distribution → folder."""
 CONSTRAINTS = Path("constraints.txt")
 

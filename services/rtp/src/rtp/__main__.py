@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import gc
-import ipaddress
 import logging
 import os
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 
 import uvloop
 from pydantic import ValidationError
 
+from access import BadKeys, BadTls, is_loopback
 from mimn.bundle import BundleError, GoldenMismatch
 from rtp.app import create_service
 from rtp.server import bind, inherited, run
@@ -48,11 +49,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"cannot listen on {where} and {settings.admin.host}:{settings.admin.port}: {error.strerror or error}. "
             "Set RTP_HTTP__PORT and RTP_ADMIN__PORT to free ports"
         )
-    for what, host in (("RTP_HTTP__HOST", settings.http.host), ("RTP_ADMIN__HOST", settings.admin.host)):
-        if not is_loopback(host):
-            log.warning("%s is %s: anybody who reaches it may ask; there is no authentication yet", what, host)
+    if settings.access.keys_file is None and (open_to := [where for where in map(_beyond, (public, admin)) if where]):
+        return _refuse(
+            f"{' and '.join(open_to)}: anybody there could ask, because no keys are set. Make one with `ctr-keys make "
+            "FILE --scope predict --name NAME` and set RTP_ACCESS__KEYS_FILE to the file, or set RTP_HTTP__HOST and "
+            "RTP_ADMIN__HOST to 127.0.0.1"
+        )
     try:
         service = create_service(settings)
+    except BadKeys as error:
+        return _refuse(f"{error}. RTP_ACCESS__KEYS_FILE names it")
+    except BadTls as error:
+        return _refuse(f"{error}. RTP_HTTP__TLS_… and RTP_ADMIN__TLS_… name them")
     except (BundleError, GoldenMismatch) as error:
         return _refuse(f"{error}. RTP_BUNDLE__PATH is {settings.bundle.path}")
     # What is alive now lives as long as the process: the collector need not walk it during requests.
@@ -85,12 +93,13 @@ def _fault(location: tuple[int | str, ...], message: str) -> str:
     return f"{name}: {message.removeprefix('Value error, ')}"
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a listener on `host`."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _beyond(bound: socket.socket) -> str | None:
+    """The address that a socket has, if others than this machine can reach it. What it is bound to counts, and not what
+    was asked for: a launcher may have handed it down."""
+    name = bound.getsockname()
+    if bound.family == socket.AF_UNIX or is_loopback(name[0]):
+        return None
+    return f"listening on {name[0]}"
 
 
 def _refuse(message: str) -> int:

@@ -1,13 +1,13 @@
-"""The admin door: metrics, health, and the bundle. For operators on loopback, never for callers."""
+"""The admin door: metrics, health, and the bundle. For operators, never for callers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Request, Response
 
-from rtp.api import Row, add_health, add_problems, problem_response
+from rtp.api import GuardedApp, Row, add_health, add_problems, problem_response
 from rtp.errors import ReloadRefused
 from rtp.metrics import CONTENT_TYPE, Metrics
 from rtp.reload import Reloader
@@ -18,9 +18,9 @@ REFUSED = Row(409, "reload_refused")
 
 def create_admin_app(
     holder: Holder, reloader: Reloader, metrics: Metrics, unready: Callable[[], str | None]
-) -> FastAPI:
+) -> GuardedApp:
     """`/metrics`, `/livez`, `/readyz`, `GET /bundle`, `POST /bundle/reload`."""
-    app = FastAPI(title="RTP admin", redirect_slashes=False)
+    app = GuardedApp(title="RTP admin", redirect_slashes=False)
     add_problems(app)
     add_health(app, unready)
 

@@ -35,7 +35,11 @@ _DEADLINE = DEADLINE_HEADER.lower().encode()
 PROBLEM_JSON = "application/problem+json"
 _JSON_HEADER = (b"content-type", b"application/json")
 _PROBLEM_HEADER = (b"content-type", PROBLEM_JSON.encode())
-_RETRY_HEADER = (b"retry-after", b"1")
+_MORE_HEADERS = {
+    401: (b"www-authenticate", b"Bearer"),
+    403: (b"www-authenticate", b'Bearer error="insufficient_scope"'),
+    503: (b"retry-after", b"1"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,9 @@ class Row:
 
 
 STATUS_TABLE: dict[type[RtpError], Row] = {
+    errors.Unauthenticated: Row(401, "unauthenticated"),
+    errors.Forbidden: Row(403, "forbidden"),
+    errors.HeadTooLarge: Row(431, "head_too_large"),
     errors.MalformedBody: Row(400, "malformed_body"),
     errors.SlowBody: Row(408, "slow_body"),
     errors.BodyTooLarge: Row(413, "body_too_large"),
@@ -122,14 +129,7 @@ class PredictDoor:
             log.exception("a request failed for a reason that nobody foresaw")
             status, headers, answer = INTERNAL.status, _headers_of(INTERNAL), problem(INTERNAL, None)
             self._metrics.answers.labels(str(status), INTERNAL.code).inc()
-        await send(
-            {
-                "type": "http.response.start",
-                "status": status,
-                "headers": [*headers, (b"content-length", b"%d" % len(answer))],
-            }
-        )
-        await send({"type": "http.response.body", "body": answer})
+        await _send(send, status, headers, answer)
         took_s = self._clock() - arrived
         self._metrics.request_seconds.observe(took_s)
         if self._log_every and number % self._log_every == 0:
@@ -208,13 +208,22 @@ def problem(row: Row, error: RtpError | None, detail: str = "") -> bytes:
 
 
 def _headers_of(row: Row) -> list[tuple[bytes, bytes]]:
-    return [_PROBLEM_HEADER, _RETRY_HEADER] if row.status == 503 else [_PROBLEM_HEADER]
+    return [_PROBLEM_HEADER, _MORE_HEADERS[row.status]] if row.status in _MORE_HEADERS else [_PROBLEM_HEADER]
+
+
+async def _send(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    """A whole answer."""
+    headers = [*headers, (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def problem_response(row: Row, error: RtpError | None = None, detail: str = "") -> Response:
     """An error answer of the routes that are not `/predict`."""
-    headers = {"Retry-After": "1"} if row.status == 503 else None
-    return Response(problem(row, error, detail), row.status, headers, media_type=PROBLEM_JSON)
+    response = Response(problem(row, error, detail), row.status, media_type=PROBLEM_JSON)
+    if more := _MORE_HEADERS.get(row.status):
+        response.raw_headers.append(more)
+    return response
 
 
 def add_problems(app: FastAPI) -> None:
@@ -253,8 +262,26 @@ def add_health(app: FastAPI, unready: Callable[[], str | None]) -> None:
         return {"status": "ready"}
 
 
-class PredictApp(FastAPI):
-    """FastAPI with `/predict` and `/v1/predict` in front of its middleware and router, which need 50 µs a request.
+class GuardedApp(FastAPI):
+    """FastAPI that answers only whom its guard lets in; everybody, while it has none."""
+
+    guard: Callable[[Scope], RtpError | None] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if self.guard is not None and scope["type"] == "http" and (error := self.guard(scope)):
+            row = STATUS_TABLE[type(error)]
+            await _send(send, row.status, _headers_of(row), problem(row, error))
+        else:
+            await self.admitted(scope, receive, send)
+
+    async def admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI, for those who are let in."""
+        await super().__call__(scope, receive, send)
+
+
+class PredictApp(GuardedApp):
+    """An app with `/predict` and `/v1/predict` in front of its middleware and router, which need 50 µs a request.
 
     Whatever those are to do for a prediction must therefore be done by the door. `rtp.openapi` documents the paths.
     """
@@ -267,9 +294,9 @@ class PredictApp(FastAPI):
             Route(path, door, methods=["POST"], include_in_schema=False) for path in PREDICT_PATHS
         ]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
+    async def admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See `GuardedApp`."""
         if scope["type"] == "http" and scope["path"] in PREDICT_PATHS and scope["method"] == "POST":
             await self._door(scope, receive, send)
         else:
-            await super().__call__(scope, receive, send)
+            await super().admitted(scope, receive, send)

@@ -10,17 +10,19 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
+from access import KeyRing, ListenerTls
 from rtp.admin import create_admin_app
-from rtp.api import PredictApp, PredictDoor, add_health, add_problems
+from rtp.api import GuardedApp, PredictApp, PredictDoor, add_health, add_problems
 from rtp.core.admission import Admission
 from rtp.core.ports import Model, StateReader
+from rtp.guard import ADMIN_RULES, PUBLIC_RULES, Guard, check_rules
 from rtp.metrics import Metrics
 from rtp.openapi import describe
 from rtp.reload import Reloader, announce
 from rtp.runtime import load_model
 from rtp.scorer import Scorer
 from rtp.serving import Holder, Serving
-from rtp.settings import RtpSettings
+from rtp.settings import RtpSettings, TlsListener
 from rtp.store import open_store
 from rtp.watcher import Watcher
 
@@ -29,9 +31,12 @@ from rtp.watcher import Watcher
 class Service:
     """The parts that the process itself deals with."""
 
-    app: FastAPI
+    app: GuardedApp
     """The public door; its lifespan runs the background work."""
-    admin: FastAPI
+    admin: GuardedApp
+    tls: ListenerTls | None
+    """Of the public listener."""
+    admin_tls: ListenerTls | None
     reloader: Reloader
     lifecycle: Lifecycle
 
@@ -57,7 +62,10 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
 
     Raises:
         BundleError, GoldenMismatch: the bundle cannot be served.
+        BadKeys: there is a file of keys, and it cannot be used.
+        BadTls: there are files of certificates, and they cannot be used.
     """
+    keys = None if settings.access.keys_file is None else KeyRing(settings.access.keys_file)
     model = load_model(settings.bundle.path) if runtime is None else runtime
     reader = open_store(settings.redis) if store is None else store
     metrics = Metrics()
@@ -85,14 +93,21 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
             return f"the namespace has not been seen in the store yet: {watcher.trouble}"
         return None
 
+    def reread(taken_up: bool) -> None:
+        metrics.key_reads.labels("taken_up" if taken_up else "refused").inc()
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         announce(holder.current, metrics)
         await watcher.look()
         watching = asyncio.create_task(watcher.run())
+        if keys is not None:
+            keys.watch(reread)
         try:
             yield
         finally:
+            if keys is not None:
+                keys.close()
             watching.cancel()
             with suppress(asyncio.CancelledError):
                 await watching
@@ -117,9 +132,21 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
     add_problems(app)
     add_health(app, unready)
     describe(app, settings.deadline.max_ms)
-    return Service(app, create_admin_app(holder, reloader, metrics, unready), reloader, lifecycle)
+    admin = create_admin_app(holder, reloader, metrics, unready)
+    for guarded, rules in ((app, PUBLIC_RULES), (admin, ADMIN_RULES)):
+        check_rules(guarded.routes, rules)
+        if keys is not None:
+            guarded.guard = Guard(rules, keys, metrics)
+    if keys is not None:
+        metrics.keys.set_function(lambda: len(keys))
+    return Service(app, admin, _tls(settings.http), _tls(settings.admin), reloader, lifecycle)
 
 
-def create_app(settings: RtpSettings, *, store: StateReader | None = None, runtime: Model | None = None) -> FastAPI:
-    """The public door alone, for an ASGI server of one's own or for tests; as `create_service`."""
+def _tls(listener: TlsListener) -> ListenerTls | None:
+    return ListenerTls.of(listener.tls_cert_file, listener.tls_key_file, listener.tls_client_ca_file)
+
+
+def create_app(settings: RtpSettings, *, store: StateReader | None = None, runtime: Model | None = None) -> GuardedApp:
+    """The public door alone, for an ASGI server of one's own or for tests; as `create_service`. That server decides
+    where to listen, and must not do so off loopback without keys."""
     return create_service(settings, store=store, runtime=runtime).app

@@ -2,6 +2,9 @@
 
     RtpError
     ├── CallerMistake                the request is wrong; sending it again changes nothing
+    │   ├── Unauthenticated          no key, or one that is not known
+    │   ├── Forbidden                the key's scopes do not have it
+    │   ├── HeadTooLarge             request line and headers
     │   ├── MalformedBody            not JSON
     │   ├── BodyTooLarge
     │   ├── SlowBody                 the body did not arrive within the deadline
@@ -50,6 +53,18 @@ class FieldFault:
 
 class CallerMistake(RtpError):
     """The request is wrong; sending it again changes nothing."""
+
+
+class Unauthenticated(CallerMistake):
+    """No key, or one that is not known."""
+
+
+class Forbidden(CallerMistake):
+    """A known key without the scope that the route asks for."""
+
+
+class HeadTooLarge(CallerMistake):
+    """Request line and headers are larger than is read."""
 
 
 class MalformedBody(CallerMistake):

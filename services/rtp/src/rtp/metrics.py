@@ -7,6 +7,7 @@ import math
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from access import Verdict
 from rtp.core.standing import Status
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -61,6 +62,18 @@ class Metrics:
             "rtp_bundle", "1 for the bundle that is served.", ["name", "version", "namespace"], registry=registry
         )
         self.reloads = Counter("rtp_bundle_reloads", "Bundle swaps by result.", ["result"], registry=registry)
+        denied = Counter(
+            "rtp_denied",
+            "Requests to either door that were not let in (not in rtp_answers): no_key, bad_key, wrong_scope.",
+            ["reason"],
+            registry=registry,
+        )
+        self.denied = {verdict: denied.labels(verdict.value) for verdict in Verdict if verdict is not Verdict.GRANTED}
+        self.keys = Gauge("rtp_keys", "Keys that count now; 0 if none is asked for.", registry=registry)
+        self.key_reads = Counter(
+            "rtp_key_reads", "Changes of the file of keys: taken_up, or refused and the keys before stay.", ["result"],
+            registry=registry,
+        )  # fmt: skip
         # Children of the hot path, looked up once.
         self.state_of = {status: self.states.labels(status.value) for status in Status}
         self.ok = self.answers.labels("200", "")

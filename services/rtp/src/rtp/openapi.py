@@ -24,9 +24,12 @@ _RESPONSE_EXAMPLE = {
 }
 _MEANING = {
     400: "The body is not JSON in UTF-8.",
+    401: "No key, or one that is not known. Never on a service that asks for none.",
+    403: "The key lacks the scope `predict`.",
     408: "The body did not arrive within the deadline.",
     413: "The body is too large.",
     415: "The body is declared as something else than plain JSON.",
+    431: "Request line and headers are too large.",
     422: "JSON, but not a request; `errors` names every fault with its field.",
     500: "A fault of the service.",
     503: "Not answered now: overloaded, shutting down, or without the state that the request requires.",
@@ -52,7 +55,9 @@ def describe(app: FastAPI, max_deadline_ms: int) -> None:
                 [(PredictRequest, "validation"), (PredictResponse, "serialization"), (Problem, "serialization")],
                 ref_template="#/components/schemas/{model}",
             )
-            document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
+            components = document.setdefault("components", {})
+            components.setdefault("schemas", {}).update(schemas["$defs"])
+            components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             for path in PREDICT_PATHS:
                 document["paths"][path] = {"post": _predict(path, max_deadline_ms)}
             for path in ("/livez", "/readyz"):
@@ -88,6 +93,8 @@ def _predict(path: str, max_deadline_ms: int) -> dict[str, Any]:
             "required": True,
             "content": {"application/json": {"schema": _ref(PredictRequest), "example": _REQUEST_EXAMPLE}},
         },
+        # Either a key or, where the service asks for none, nothing.
+        "security": [{"key": []}, {}],
         "responses": {
             "200": {
                 "description": "Scores.",
@@ -107,6 +114,8 @@ def _problem(status: int, rows: list[Row]) -> dict[str, Any]:
         "description": f"{_MEANING[status]} Codes: {', '.join(f'`{row.code}`' for row in rows)}.",
         "content": {PROBLEM_JSON: {"schema": _ref(Problem)}},
     }
+    if status in (401, 403):
+        answer["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
     if status == 503:
         answer["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
     return answer

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from time import monotonic
 
 import uvicorn
-from starlette.types import ASGIApp
 
 from rtp.app import Lifecycle, Service
 from rtp.errors import ReloadRefused
@@ -59,8 +58,8 @@ class PublicServer(_Server):
 async def run(service: Service, settings: RtpSettings, public: socket.socket, admin: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT, then drain. SIGHUP swaps the bundle."""
     loop = asyncio.get_running_loop()
-    main = PublicServer(_config(service.app, settings, drain=True), settings.drain, service.lifecycle)
-    side = _Server(_config(service.admin, settings, drain=False))
+    main = PublicServer(_config(service, settings, drain=True), settings.drain, service.lifecycle)
+    side = _Server(_config(service, settings, drain=False))
     reloads: set[asyncio.Task[None]] = set()
 
     def end() -> None:
@@ -95,9 +94,11 @@ async def _reload(service: Service) -> None:
         return  # said in the log and counted where it was refused
 
 
-def _config(app: ASGIApp, settings: RtpSettings, *, drain: bool) -> uvicorn.Config:
+def _config(service: Service, settings: RtpSettings, *, drain: bool) -> uvicorn.Config:
+    tls = service.tls if drain else service.admin_tls
     return uvicorn.Config(
-        app,
+        service.app if drain else service.admin,
+        ssl_context_factory=None if tls is None else lambda *_: tls.context(),
         loop="uvloop",
         http="httptools",
         ws="none",

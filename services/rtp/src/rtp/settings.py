@@ -20,12 +20,29 @@ class _Group(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class TlsListener(_Group):
+    """TLS of a listener; plain text without a certificate."""
+
+    tls_cert_file: Path | None = None
+    """Certificate and those that lead to its authority, PEM."""
+    tls_key_file: Path | None = None
+    """Its private key, PEM, without a passphrase."""
+    tls_client_ca_file: Path | None = None
+    """Who connects must show a certificate of this authority (mTLS); it needs a key all the same."""
+
+
 class RedisSettings(_Group):
     """Where the states are, and how hard to try."""
 
     url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
-    """`redis://`, `rediss://` or `unix://`. In mode `cluster` any node; in mode `sentinel` its user, password and
-    database are used, its host is not. Secret, because it may hold a password."""
+    """`redis://`, `rediss://` (TLS, towards Sentinels too) or `unix://`. In mode `cluster` any node; in mode `sentinel`
+    its user, password and database are used, its host is not. Secret, because it may hold a password."""
+    tls_ca_file: Path | None = None
+    """Authority of the servers' certificates, PEM; the system's own if unset."""
+    tls_cert_file: Path | None = None
+    """Our certificate, PEM, for servers that ask for one."""
+    tls_key_file: Path | None = None
+    """Its private key, PEM."""
     prefix: str = Field(default="uic", min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")
     """First part of every key; the same as UIC's."""
     mode: Literal["single", "sentinel", "cluster"] = "single"
@@ -44,10 +61,19 @@ class RedisSettings(_Group):
     retry_every_ms: int = Field(default=100, ge=1)
     """While requests do not ask, one of them tries this often."""
 
+    @property
+    def tls(self) -> bool:
+        """Whether connections are encrypted."""
+        return self.url.get_secret_value().startswith("rediss://")
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("RTP_REDIS__URL must begin with redis://, rediss:// or unix://")
+        if (self.tls_ca_file or self.tls_cert_file or self.tls_key_file) and not self.tls:
+            raise ValueError("TLS files, but RTP_REDIS__URL does not begin with rediss://")
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("tls_cert_file and tls_key_file belong together: set both")
         if self.mode == "sentinel" and not self.sentinels:
             raise ValueError("mode sentinel needs sentinels: set RTP_REDIS__SENTINELS, such as host1:26379,host2:26379")
         return self
@@ -62,7 +88,7 @@ class BundleSettings(_Group):
     """Part of the namespace, the same as UIC's: raised to build states anew beside the old ones."""
 
 
-class HttpSettings(_Group):
+class HttpSettings(TlsListener):
     """The public listener."""
 
     host: str = "127.0.0.1"
@@ -73,11 +99,19 @@ class HttpSettings(_Group):
     max_body_bytes: int = Field(default=65536, ge=1024)
 
 
-class AdminSettings(_Group):
-    """The listener for metrics and admin calls. Not for callers: keep it on loopback or behind a network policy."""
+class AdminSettings(TlsListener):
+    """The listener for metrics and admin calls. Not for callers: keep it on loopback or behind a network policy,
+    keys or not."""
 
     host: str = "127.0.0.1"
     port: Port = 8002
+
+
+class AccessSettings(_Group):
+    """Who may ask. Without a file of keys everybody may who reaches a door, so that doors stay on loopback then."""
+
+    keys_file: Path | None = None
+    """As `ctr-keys make` writes it. Both doors ask for a key of it; it is read again when it changes."""
 
 
 class DeadlineSettings(_Group):
@@ -148,6 +182,7 @@ class RtpSettings(BaseSettings):
     bundle: BundleSettings = BundleSettings()
     http: HttpSettings = HttpSettings()
     admin: AdminSettings = AdminSettings()
+    access: AccessSettings = AccessSettings()
     deadline: DeadlineSettings = DeadlineSettings()
     load: LoadSettings = LoadSettings()
     state: StateSettings = StateSettings()

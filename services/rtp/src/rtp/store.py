@@ -199,6 +199,12 @@ def _commands(settings: RedisSettings) -> Commands:
         "socket_timeout": None,  # the request's deadline cancels, so redis-py needs no timer of its own
         "retry": Retry(NoBackoff(), 0),
     }
+    if settings.tls:
+        options |= {
+            "ssl_ca_certs": settings.tls_ca_file and str(settings.tls_ca_file),
+            "ssl_certfile": settings.tls_cert_file and str(settings.tls_cert_file),
+            "ssl_keyfile": settings.tls_key_file and str(settings.tls_key_file),
+        }
     match settings.mode:
         case "single":
             return _PoolCommands(ConnectionPool.from_url(url, **options), settings.pool_size)
@@ -208,10 +214,8 @@ def _commands(settings: RedisSettings) -> Commands:
             watchers = [
                 (host.strip("[]"), int(port)) for host, _, port in map(_host_port, settings.sentinels.split(","))
             ]
-            sentinel = Sentinel(watchers, sentinel_kwargs=options)  # type: ignore[no-untyped-call] # as above
-            pool = SentinelConnectionPool(
-                settings.sentinel_service, sentinel, ssl=url.startswith("rediss://"), **options, **login
-            )  # type: ignore[no-untyped-call] # as above
+            sentinel = Sentinel(watchers, sentinel_kwargs={"ssl": settings.tls, **options})  # type: ignore[no-untyped-call] # as above
+            pool = SentinelConnectionPool(settings.sentinel_service, sentinel, ssl=settings.tls, **options, **login)  # type: ignore[no-untyped-call] # as above
             return _SentinelCommands(pool, settings.pool_size)
         case "cluster":
             options["retry"] = Retry(NoBackoff(), 1)

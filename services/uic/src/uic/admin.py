@@ -1,29 +1,36 @@
 """The admin door: metrics, health, and the operator's view of the partitions and word on a broken one.
 
-Plain HTTP without authentication, for loopback or a private network. It refuses what a browser sends on behalf of a
-page, so that no web site can decide about a partition through an operator's browser.
+For loopback or a private network, with keys or without. It refuses what a browser sends on behalf of a page, so that no
+web site can decide about a partition through an operator's browser.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import math
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from http.client import LineTooLong
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Final, Literal, Protocol
+from ssl import SSLContext
+from typing import Any, BinaryIO, Final, Literal, Protocol, get_args
 from urllib.parse import parse_qs, urlsplit
 
 from prometheus_client.exposition import choose_encoder
 
+from access import Door, ListenerTls
 from mimn.state import Progress
 from uic import errors
 from uic.core.status import PartitionStatus, Status
 from uic.errors import UicError
+from uic.guard import ADMIN_RULES, Guard, check_rules
 from uic.metrics import Metrics
 from uic.settings import AdminSettings
 
@@ -31,7 +38,12 @@ log = logging.getLogger(__name__)
 
 PROBLEM_JSON: Final = "application/problem+json"
 RESOLVE: Final = re.compile(r"/partitions/([0-9]{1,9})/(continue|rebuild)")
-IDLE_S: Final = 10.0
+ARRIVAL_S: Final = 10.0
+"""A connection's handshake and request are here by then, or it is cut; and the answer is taken within this."""
+MAX_CONNECTIONS: Final = 64
+MAX_HEAD_BYTES: Final = 16 << 10
+"""Request line and headers. No request of this door has a body, and none is read."""
+TICK_S: Final = 0.1
 
 Action = Literal["continue", "rebuild"]
 
@@ -52,6 +64,8 @@ TABLE: Final[Mapping[type[UicError], Row]] = {
     errors.Overloaded: Row(HTTPStatus.SERVICE_UNAVAILABLE, "overloaded"),
     errors.UnreadableState: Row(HTTPStatus.INTERNAL_SERVER_ERROR, "unreadable_state"),
     errors.RequestRefused: Row(HTTPStatus.CONFLICT, "refused"),
+    errors.Unauthenticated: Row(HTTPStatus.UNAUTHORIZED, "unauthenticated"),
+    errors.Forbidden: Row(HTTPStatus.FORBIDDEN, "forbidden"),
     errors.InvalidField: Row(HTTPStatus.BAD_REQUEST, "invalid_field"),
     errors.NoState: Row(HTTPStatus.NOT_FOUND, "no_state"),
     errors.NotOurs: Row(HTTPStatus.MISDIRECTED_REQUEST, "not_ours"),
@@ -106,8 +120,18 @@ class AdminRoom:
         metrics: Metrics,
         alive: Callable[[], bool],
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        guard: Guard | None = None,
     ) -> None:
-        """`alive` is False once the threads that fold have died, so that a supervisor restarts the process."""
+        """`alive` is False once the threads that fold have died, so that a supervisor restarts the process. Without a
+        `guard` everybody may ask everything."""
+        self._views: Mapping[str, Callable[[Headers], Answer]] = {
+            "/metrics": self._scrape,
+            "/livez": self._livez,
+            "/readyz": self._readyz,
+            "/partitions": self._partitions,
+        }
+        check_rules([*self._views, *(f"/partitions/<p>/{action}" for action in get_args(Action))], ADMIN_RULES)
+        self._guard = guard
         self._updater = updater
         self._metrics = metrics
         self._alive = alive
@@ -131,43 +155,41 @@ class AdminRoom:
 
     def _route(self, method: str, target: str, headers: Headers) -> Answer:
         url = urlsplit(target)
-        if match := RESOLVE.fullmatch(url.path):
+        match = RESOLVE.fullmatch(url.path)
+        if self._guard is not None:
+            route = f"/partitions/<p>/{match[2]}" if match else url.path
+            self._guard.check(headers.get("Authorization", "") or None, ADMIN_RULES.get(route, Door.ANY_KEY))
+        if match:
             if method != "POST":
                 return problem(HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", f"POST {url.path}")
             action: Action = "continue" if match[2] == "continue" else "rebuild"
             return self._resolve(int(match[1]), action, parse_qs(url.query, keep_blank_values=True))
-        views: Mapping[str, Callable[[], Answer]] = {
-            "/metrics": lambda: self._scrape(headers),
-            "/livez": self._livez,
-            "/readyz": self._readyz,
-            "/partitions": self._partitions,
-        }
-        if url.path not in views:
+        if url.path not in self._views:
             return problem(
                 HTTPStatus.NOT_FOUND,
                 "not_found",
-                f"{url.path}: there are {', '.join(views)} and POST /partitions/<p>/continue or /rebuild",
+                f"{url.path}: there are {', '.join(self._views)} and POST /partitions/<p>/continue or /rebuild",
             )
         if method not in ("GET", "HEAD"):
             return problem(HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", f"GET {url.path}")
-        return views[url.path]()
+        return self._views[url.path](headers)
 
     def _scrape(self, headers: Headers) -> Answer:
         encode, content_type = choose_encoder(headers.get("Accept", ""))
         return Answer(HTTPStatus.OK, encode(self._metrics.registry), content_type)
 
-    def _livez(self) -> Answer:
+    def _livez(self, _: Headers) -> Answer:
         if not self._alive():
             return problem(HTTPStatus.SERVICE_UNAVAILABLE, "dead", "a thread that folds has ended: restart the process")
         return _json({"status": "alive"})
 
-    def _readyz(self) -> Answer:
+    def _readyz(self, _: Headers) -> Answer:
         status = self._updater.status
         if not status.serving:
             return problem(HTTPStatus.SERVICE_UNAVAILABLE, "not_serving", "; ".join(status.reasons))
         return _json({"status": "ready", "degraded": list(status.reasons)})
 
-    def _partitions(self) -> Answer:
+    def _partitions(self, _: Headers) -> Answer:
         status = self._updater.status
         now_ms = self._now_ms()
         return _json(
@@ -226,22 +248,22 @@ def _view(partition: PartitionStatus, now_ms: int) -> dict[str, Any]:
 
 
 class AdminDoor:
-    """The listening server, on a thread of its own."""
+    """The listening server, on a thread of its own and one for each connection, of which there are few."""
 
-    def __init__(self, room: AdminRoom, settings: AdminSettings) -> None:
+    def __init__(self, room: AdminRoom, settings: AdminSettings, tls: ListenerTls | None = None) -> None:
         """Listens, but answers only after `start`.
 
         Raises:
             StartRefused: the address is taken or not this machine's.
         """
         try:
-            self._server = _Server((settings.host, settings.port), _handler(room))
+            self._server = _Server((settings.host, settings.port), _handler(room), tls.context() if tls else None)
         except OSError as error:
             raise errors.StartRefused(
                 f"cannot listen on {settings.host}:{settings.port} ({error.strerror}): free the port, or set "
                 "UIC_ADMIN__HOST and UIC_ADMIN__PORT"
             ) from error
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="admin", daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(TICK_S,), name="admin", daemon=True)
 
     @property
     def port(self) -> int:
@@ -260,26 +282,105 @@ class AdminDoor:
 
 
 class _Server(ThreadingHTTPServer):
+    """At most `MAX_CONNECTIONS` at once, each of which has `ARRIVAL_S` to bring its one request, handshake included."""
+
     daemon_threads = True
     allow_reuse_address = True
 
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler], tls: SSLContext | None) -> None:
+        self._tls = tls
+        self._lines: dict[Any, tuple[socket.socket, float]] = {}
+        """By client address: the connection once more, which wrapping it in TLS leaves alone, and when it is cut."""
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Take the connection, or close it if there are too many."""
+        if len(self._lines) >= MAX_CONNECTIONS:
+            self.shutdown_request(request)
+            return
+        request.settimeout(ARRIVAL_S)
+        self._lines[client_address] = request.dup(), time.monotonic() + ARRIVAL_S
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """One connection, from its handshake to its end."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            line, _ = self._lines.pop(client_address)
+            line.close()
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """The handshake is done here, on the connection's own thread, so that a slow one holds up nobody."""
+        if self._tls is None:
+            super().finish_request(request, client_address)
+            return
+        with self._tls.wrap_socket(request, server_side=True) as encrypted:
+            super().finish_request(encrypted, client_address)
+
+    def arrived(self, client_address: Any) -> None:
+        """The request is here; its answer may take longer."""
+        line, _ = self._lines[client_address]
+        self._lines[client_address] = line, math.inf
+
+    def service_actions(self) -> None:
+        """Cut connections whose request is late; called by `serve_forever` every tick."""
+        now = time.monotonic()
+        for line, cut_at in list(self._lines.values()):
+            if now > cut_at:
+                with contextlib.suppress(OSError):
+                    line.shutdown(socket.SHUT_RDWR)
+
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away in the middle is no news."""
+        """A client that went away in the middle, or failed the handshake, is no news."""
         log.debug("an admin connection ended early", exc_info=True)
+
+
+class _Head:
+    """What `BaseHTTPRequestHandler` reads a request's head from, and no more than `MAX_HEAD_BYTES` of it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._left = MAX_HEAD_BYTES
+
+    def readline(self, size: int) -> bytes:
+        line = self._stream.readline(min(size, self._left + 1))
+        self._left -= len(line)
+        if self._left < 0:
+            raise LineTooLong("head")
+        return line
+
+    def close(self) -> None:
+        self._stream.close()
 
 
 def _handler(room: AdminRoom) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        timeout = IDLE_S
+        server: _Server
+        timeout = ARRIVAL_S
         server_version = "uic"
         sys_version = ""
 
+        def setup(self) -> None:
+            super().setup()
+            self.rfile: Any = _Head(self.rfile)
+
+        def handle_one_request(self) -> None:
+            try:
+                super().handle_one_request()
+            except LineTooLong:  # of the request line; for headers the base class answers this itself
+                self.requestline = self.request_version = self.command = ""
+                self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
         def _reply(self) -> None:
+            self.server.arrived(self.client_address)
             answer = room.answer(self.command, self.path, self.headers)
             self.send_response(answer.status)
             self.send_header("Content-Type", answer.content_type)
             self.send_header("Content-Length", str(len(answer.body)))
             self.send_header("Cache-Control", "no-store")
+            if answer.status is HTTPStatus.UNAUTHORIZED:
+                self.send_header("WWW-Authenticate", "Bearer")
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(answer.body)

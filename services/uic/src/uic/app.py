@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from access import BadKeys, BadTls, KeyRing, ListenerTls, is_loopback
 from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
 from mimn.bundle.graph import StepGraph
 from mimn.state import Keys, namespace
@@ -23,12 +24,13 @@ from uic.consumer import LogConsumer
 from uic.dead_letter import DeadLetterProducer
 from uic.erasures import KafkaErasures
 from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
+from uic.guard import Guard
 from uic.logs import configure, say
 from uic.metrics import Metrics
 from uic.preflight import check_store, check_topic
 from uic.publisher import KafkaLog, Publisher
 from uic.servicer import GrpcDoor, UserInterestCenter
-from uic.settings import FaultSettings, UicSettings
+from uic.settings import FaultSettings, TlsListener, UicSettings
 from uic.store import RedisStore
 from uic.updater import Model, StateUpdater, Topic
 
@@ -47,14 +49,16 @@ class App:
         """Loads the bundle and binds the ports; connects to nothing.
 
         Raises:
-            StartRefused: the bundle cannot be used, or a port is taken.
+            StartRefused: the bundle or the keys cannot be used, a door would stand open, or a port is taken.
         """
         self._settings = settings
+        self._keys = _keys(settings)
         kafka = settings.kafka
         bundle, step = _model(settings)
         self.namespace = namespace(bundle.manifest.fingerprint, settings.bundle.generation)
         self._stopping = threading.Event()
         self._metrics = Metrics()
+        guard = None if self._keys is None else Guard(self._keys, self._metrics)
         self._store = RedisStore(settings.redis, Keys(self.namespace, settings.redis.prefix))
         self._consumer = LogConsumer(kafka, f"{settings.redis.prefix}.{self.namespace}", settings.fold.queue_records)
         timeout_s = kafka.request_timeout_ms / 1000
@@ -81,8 +85,11 @@ class App:
             metrics=self._metrics,
             settings=settings.grpc,
         )
-        self._grpc = GrpcDoor(service, settings.grpc, lambda: self._updater.status.serving)
-        self._admin = AdminDoor(AdminRoom(self._updater, self._metrics, self._alive), settings.admin)
+        self._grpc = GrpcDoor(
+            service, settings.grpc, lambda: self._updater.status.serving, guard, _tls(settings.grpc, "UIC_GRPC")
+        )
+        room = AdminRoom(self._updater, self._metrics, self._alive, guard=guard)
+        self._admin = AdminDoor(room, settings.admin, _tls(settings.admin, "UIC_ADMIN"))
         say(log, logging.INFO, "bundle", name=bundle.name, namespace=self.namespace)
 
     def run(self) -> None:
@@ -91,6 +98,10 @@ class App:
         Raises:
             StartRefused: the deployment is not one to write states to.
         """
+        if self._keys is not None:
+            keys = self._keys
+            self._metrics.keys.set_function(lambda: len(keys))
+            keys.watch(lambda taken_up: self._metrics.key_reads.labels("taken_up" if taken_up else "refused").inc())
         self._admin.start()
         port = self._grpc.start()
         say(log, logging.INFO, "listening", grpc=port, admin=self._admin.port)
@@ -124,6 +135,8 @@ class App:
         self._dead_letters.close()
         doors.join(max(0.0, timeout_s - (time.monotonic() - began)))
         self._admin.stop()
+        if self._keys is not None:
+            self._keys.close()
         self._event_log.close()
         self._store.close()
         say(log, logging.INFO, "drained", left_group=left, seconds=round(time.monotonic() - began, 2))
@@ -178,6 +191,29 @@ def crash_after(fault: FaultSettings) -> Callable[[str], None]:
             passed += 1
 
     return maybe_crash
+
+
+def _keys(settings: UicSettings) -> KeyRing | None:
+    """The keys that both doors ask for; None where everybody may call, which loopback alone allows."""
+    if settings.access.keys_file is not None:
+        try:
+            return KeyRing(settings.access.keys_file)
+        except BadKeys as error:
+            raise StartRefused(f"{error}. UIC_ACCESS__KEYS_FILE names it") from error
+    hosts = {"UIC_GRPC__HOST": settings.grpc.host, "UIC_ADMIN__HOST": settings.admin.host}
+    if beyond := [f"{name}={host}" for name, host in hosts.items() if not is_loopback(host)]:
+        raise StartRefused(
+            f"{' and '.join(beyond)}: anybody there could call, because no keys are set. Make one with `ctr-keys make "
+            "FILE --scope publish --name NAME` and set UIC_ACCESS__KEYS_FILE to the file, or listen on 127.0.0.1"
+        )
+    return None
+
+
+def _tls(listener: TlsListener, group: str) -> ListenerTls | None:
+    try:
+        return ListenerTls.of(listener.tls_cert_file, listener.tls_key_file, listener.tls_client_ca_file)
+    except BadTls as error:
+        raise StartRefused(f"{group}__TLS_…: {error}") from error
 
 
 def _model(settings: UicSettings) -> tuple[Bundle, StepGraph]:

@@ -13,6 +13,8 @@
     │   └── ForeignState
     ├── Overloaded              more calls at once than are admitted; try again later
     └── RequestRefused          the caller's mistake
+        ├── Unauthenticated
+        ├── Forbidden
         ├── InvalidField
         ├── NoState
         ├── NotOurs
@@ -97,6 +99,14 @@ class Overloaded(UicError):
 
 class RequestRefused(UicError):
     """A call that cannot be granted as it is."""
+
+
+class Unauthenticated(RequestRefused):
+    """No key, or one that is not known."""
+
+
+class Forbidden(RequestRefused):
+    """A known key without the scope that the call asks for."""
 
 
 class InvalidField(RequestRefused):

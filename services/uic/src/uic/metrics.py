@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from access import Verdict
+
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _DELAY_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5, 30, 120, 600, 3600, 86400)
 
@@ -111,5 +113,19 @@ class Metrics:
         )
         self.rpc_seconds = Histogram(
             "uic_rpc_seconds", "Time to answer a gRPC call.", ["method"], buckets=_SECONDS, registry=r
+        )
+        denied = Counter(
+            "uic_denied",
+            "Calls to either door that were not let in (not in uic_rpcs), by reason: no_key, bad_key, wrong_scope.",
+            ["reason"],
+            registry=r,
+        )
+        self.denied = {verdict: denied.labels(verdict.value) for verdict in Verdict if verdict is not Verdict.GRANTED}
+        self.keys = Gauge("uic_keys", "Keys that count now; 0 if none is asked for.", registry=r)
+        self.key_reads = Counter(
+            "uic_key_reads",
+            "Changes of the file of keys, by result: taken_up, or refused and the keys before stay.",
+            ["result"],
+            registry=r,
         )
         self.published = Counter("uic_published_events", "Events produced to the log through gRPC.", registry=r)

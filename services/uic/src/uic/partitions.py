@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import ssl
 import sys
 from collections.abc import Sequence
 from typing import Any, Final, TextIO
@@ -12,18 +13,20 @@ from urllib.parse import urlsplit
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from uic.settings import AdminSettings
+from uic.settings import AccessSettings, AdminSettings
 
 TIMEOUT_S: Final = 60.0
+DENIED: Final = (http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN)
 COLUMNS: Final = ("partition", "phase", "next_offset", "end_offset", "lag", "as_of_age_s", "lineage", "era", "reason")
 
 
 class _Environment(BaseSettings):
-    """The one group that these commands need, so that they run without a bundle."""
+    """The groups that these commands need, so that they run without a bundle."""
 
     model_config = SettingsConfigDict(env_prefix="UIC_", env_nested_delimiter="__", frozen=True, extra="ignore")
 
     admin: AdminSettings = AdminSettings()
+    access: AccessSettings = AccessSettings()
 
 
 class Refused(Exception):
@@ -33,13 +36,14 @@ class Refused(Exception):
 def main(verb: str, arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     """Run the command `verb`. 0: done; 1: refused or no answer, or (`partitions`) not serving; 2: called wrongly."""
     options = _parser(verb).parse_args(arguments)
-    admin = _Environment().admin
-    url = options.admin or f"http://{admin.host}:{admin.port}"
+    environment = _Environment()
+    admin, access = environment.admin, environment.access
+    url = options.admin or f"http{'s' if admin.tls_cert_file else ''}://{admin.host}:{admin.port}"
     try:
         if verb == "partitions":
-            return _show(call(url, "GET", "/partitions"), as_json=options.json, out=out)
+            return _show(call(url, "GET", "/partitions", access), as_json=options.json, out=out)
         offset = "" if getattr(options, "offset", None) is None else f"?offset={options.offset}"
-        stored = call(url, "POST", f"/partitions/{options.partition}/{verb}{offset}")
+        stored = call(url, "POST", f"/partitions/{options.partition}/{verb}{offset}", access)
     except Refused as refusal:
         print(f"uic {verb}: {refusal}", file=sys.stderr)
         return 1
@@ -51,18 +55,28 @@ def main(verb: str, arguments: Sequence[str] | None = None, out: TextIO | None =
     return 0
 
 
-def call(url: str, method: str, target: str) -> dict[str, Any]:
-    """The answer's JSON.
+def call(url: str, method: str, target: str, access: AccessSettings) -> dict[str, Any]:
+    """The answer's JSON. `access` has the secret to show, and the authority to trust.
 
     Raises:
         Refused: no answer, or an error.
     """
     address = urlsplit(url)
-    if address.scheme != "http" or not address.hostname:
-        raise Refused(f"{url!r} is no address: give http://host:port")
-    connection = http.client.HTTPConnection(address.hostname, address.port or 80, timeout=TIMEOUT_S)
+    if address.scheme not in ("http", "https") or not address.hostname:
+        raise Refused(f"{url!r} is no address: give http://host:port or https://host:port")
     try:
-        connection.request(method, target)
+        secret = access.secret_file.read_text().strip() if access.secret_file else ""
+        trusted = ssl.create_default_context(cafile=access.ca_file) if address.scheme == "https" else None
+    except OSError as error:
+        raise Refused(f"UIC_ACCESS__SECRET_FILE or UIC_ACCESS__CA_FILE cannot be read ({error})") from error
+    host, port = address.hostname, address.port
+    connection = (
+        http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+        if trusted is None
+        else http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=trusted)
+    )
+    try:
+        connection.request(method, target, headers={"Authorization": f"Bearer {secret}"} if secret else {})
         response = connection.getresponse()
         answer: dict[str, Any] = json.loads(response.read())
     except (OSError, http.client.HTTPException, ValueError) as error:
@@ -72,7 +86,8 @@ def call(url: str, method: str, target: str) -> dict[str, Any]:
     finally:
         connection.close()
     if response.status != http.HTTPStatus.OK:
-        raise Refused(f"{answer.get('detail', response.reason)} ({answer.get('code', response.status)})")
+        fix = "; set UIC_ACCESS__SECRET_FILE" if response.status in DENIED else ""
+        raise Refused(f"{answer.get('detail', response.reason)} ({answer.get('code', response.status)}){fix}")
     return answer
 
 

@@ -16,8 +16,9 @@ from typing import Any, Final, Protocol, TypeVar
 import grpc
 from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from access import Door, ListenerTls
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterServicer, add_UserInterestCenterServicer_to_server
@@ -26,6 +27,7 @@ from mimn.state import CorruptState, StateError, WrongUser, decode_state, partit
 from uic.core.event import MAX_VALUE_BYTES, Reason, check_event, check_key
 from uic.errors import (
     DeadLetterUnavailable,
+    Forbidden,
     ForeignState,
     InvalidField,
     LogUnavailable,
@@ -36,8 +38,10 @@ from uic.errors import (
     StartRefused,
     StoreUnavailable,
     UicError,
+    Unauthenticated,
     UnreadableState,
 )
+from uic.guard import GRPC_RULES, Guard, check_rules
 from uic.metrics import Metrics
 from uic.publisher import Position, Publisher
 from uic.settings import GrpcSettings
@@ -62,6 +66,8 @@ STATUS: Final[Mapping[type[UicError], grpc.StatusCode]] = {
     UnreadableState: grpc.StatusCode.DATA_LOSS,
     ForeignState: grpc.StatusCode.FAILED_PRECONDITION,
     RequestRefused: grpc.StatusCode.FAILED_PRECONDITION,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    Forbidden: grpc.StatusCode.PERMISSION_DENIED,
     InvalidField: grpc.StatusCode.INVALID_ARGUMENT,
     NoState: grpc.StatusCode.NOT_FOUND,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -228,6 +234,17 @@ class UserInterestCenter(UserInterestCenterServicer):
         return answer
 
 
+def methods() -> list[str]:
+    """The full name of every method that the door has, health and reflection included."""
+    served = (pb.DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR)
+    return [
+        f"/{service.full_name}/{method.name}"
+        for file in served
+        for service in file.services_by_name.values()
+        for method in service.methods
+    ]
+
+
 def validated(events: Any, now_ms: int) -> list[tuple[bytes, bytes]]:
     """Record keys and values of the request's events: all of them, or none.
 
@@ -276,6 +293,33 @@ def _hints(error: UicError) -> tuple[tuple[str, str], ...]:
     return tuple(hints)
 
 
+class GrpcGuard(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
+    """Ends a call that may not pass, before a byte of its request is read."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+
+    def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
+        """The handler of the call, or one that refuses it. A method that nobody has needs a key of any scope."""
+        rule = GRPC_RULES.get(handler_call_details.method, Door.ANY_KEY)
+        brought = [str(value) for name, value in handler_call_details.invocation_metadata if name == "authorization"]
+        try:
+            self._guard.check(",".join(brought) if brought else None, rule)
+        except UicError as refusal:
+            return _refusing(refusal)
+        return continuation(handler_call_details)
+
+
+def _refusing(error: UicError) -> Any:
+    """A handler that refuses a call of any kind: as one of streams it need not wait for the request."""
+
+    def refuse(_: Any, context: grpc.ServicerContext) -> Any:
+        context.set_trailing_metadata(_hints(error))
+        context.abort(status_of(error), error.detail)
+
+    return grpc.stream_stream_rpc_method_handler(refuse)
+
+
 class GrpcDoor:
     """The listening server: the service, its health and reflection.
 
@@ -283,10 +327,19 @@ class GrpcDoor:
     NOT_SERVING for good from `drain` on.
     """
 
-    def __init__(self, service: UserInterestCenter, settings: GrpcSettings, serving: Callable[[], bool]) -> None:
-        """Nothing listens yet."""
+    def __init__(
+        self,
+        service: UserInterestCenter,
+        settings: GrpcSettings,
+        serving: Callable[[], bool],
+        guard: Guard | None = None,
+        tls: ListenerTls | None = None,
+    ) -> None:
+        """Nothing listens yet. Without a `guard` everybody may call everything."""
+        check_rules(methods(), GRPC_RULES)
         self._service = service
         self._address = f"{settings.host}:{settings.port}"
+        self._tls = tls
         self._serving = serving
         self._stopping = threading.Event()
         self._follower = threading.Thread(target=self._follow, name="grpc-health", daemon=True)
@@ -295,6 +348,7 @@ class GrpcDoor:
         self._server = grpc.server(
             ThreadPoolExecutor(workers, thread_name_prefix="grpc"),
             maximum_concurrent_rpcs=4 * workers,
+            interceptors=[] if guard is None else [GrpcGuard(guard)],
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.so_reuseport", 0),  # else a second process on the port takes half of the calls, unnoticed
@@ -313,7 +367,7 @@ class GrpcDoor:
         """
         self._show(self._serving())
         try:
-            port = self._server.add_insecure_port(self._address)
+            port = self._listen()
         except RuntimeError as error:
             raise StartRefused(
                 f"cannot listen on {self._address}: free the port, or set UIC_GRPC__HOST and UIC_GRPC__PORT"
@@ -321,6 +375,15 @@ class GrpcDoor:
         self._server.start()
         self._follower.start()
         return port
+
+    def _listen(self) -> int:
+        if self._tls is None:
+            return self._server.add_insecure_port(self._address)
+        key, chain, authority = self._tls.pem()
+        credentials = grpc.ssl_server_credentials(
+            [(key, chain)], root_certificates=authority, require_client_auth=authority is not None
+        )
+        return self._server.add_secure_port(self._address, credentials)
 
     def drain(self, grace_s: float) -> None:
         """Say NOT_SERVING, take no new call, let those that run end within `grace_s`, then close.

@@ -19,6 +19,17 @@ class Group(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class TlsListener(Group):
+    """TLS of a listener; plain text without a certificate."""
+
+    tls_cert_file: Path | None = None
+    """Certificate and those that lead to its authority, PEM."""
+    tls_key_file: Path | None = None
+    """Its private key, PEM, without a passphrase."""
+    tls_client_ca_file: Path | None = None
+    """Who connects must show a certificate of this authority (mTLS); it needs a key all the same."""
+
+
 class KafkaSettings(Group):
     """The log."""
 
@@ -43,6 +54,11 @@ class KafkaSettings(Group):
     """Largest record that UIC's own producers send; a larger dead letter is cut to fit."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     ssl_cafile: str | None = None
+    """Authority of the brokers' certificates, PEM; the system's own if unset."""
+    ssl_certfile: str | None = None
+    """Our certificate, PEM, for brokers that ask for one."""
+    ssl_keyfile: str | None = None
+    """Its private key, PEM."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
     sasl_username: str | None = None
     sasl_password: SecretStr | None = None
@@ -65,8 +81,8 @@ class KafkaSettings(Group):
             "request_timeout_ms": self.request_timeout_ms,
             "reconnect_backoff_max_ms": self.reconnect_backoff_max_ms,
         }
-        if self.ssl_cafile is not None:
-            options["ssl_cafile"] = self.ssl_cafile
+        files = {"ssl_cafile": self.ssl_cafile, "ssl_certfile": self.ssl_certfile, "ssl_keyfile": self.ssl_keyfile}
+        options |= {name: file for name, file in files.items() if file is not None}
         if self.sasl_mechanism is not None:
             options["sasl_mechanism"] = self.sasl_mechanism
             options["sasl_plain_username"] = self.sasl_username
@@ -81,14 +97,25 @@ class KafkaSettings(Group):
             raise ValueError("sasl_mechanism needs sasl_username and sasl_password")
         if self.security_protocol.startswith("SASL") and self.sasl_mechanism is None:
             raise ValueError(f"security_protocol {self.security_protocol} needs sasl_mechanism")
+        if (self.ssl_cafile or self.ssl_certfile or self.ssl_keyfile) and not self.security_protocol.endswith("SSL"):
+            raise ValueError(f"ssl files with security_protocol {self.security_protocol}: set it to SSL or SASL_SSL")
+        if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
+            raise ValueError("ssl_certfile and ssl_keyfile belong together: set both")
         return self
 
 
 class RedisSettings(Group):
     """The state store, Redis or Valkey."""
 
-    url: Annotated[str, Field(pattern=r"^(rediss?|unix)://")] = "redis://127.0.0.1:6379/0"
-    """In mode `cluster` any node; in mode `sentinel` its user, password and database are used, its host is not."""
+    url: Annotated[str, Field(pattern=r"^(rediss?|unix)://", repr=False)] = "redis://127.0.0.1:6379/0"
+    """`redis://`, `rediss://` (TLS, towards Sentinels too) or `unix://`. In mode `cluster` any node; in mode `sentinel`
+    its user, password and database are used, its host is not. Not shown, because it may hold a password."""
+    tls_ca_file: Path | None = None
+    """Authority of the servers' certificates, PEM; the system's own if unset."""
+    tls_cert_file: Path | None = None
+    """Our certificate, PEM, for servers that ask for one."""
+    tls_key_file: Path | None = None
+    """Its private key, PEM."""
     prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = "uic"
     """First part of every key. RTP needs the same."""
     mode: Literal["single", "sentinel", "cluster"] = "single"
@@ -104,6 +131,10 @@ class RedisSettings(Group):
     def _check(self) -> RedisSettings:
         if self.mode == "sentinel" and not self.sentinels:
             raise ValueError("mode sentinel needs sentinels, for example UIC_REDIS__SENTINELS=host1:26379,host2:26379")
+        if (self.tls_ca_file or self.tls_cert_file or self.tls_key_file) and not self.url.startswith("rediss://"):
+            raise ValueError("TLS files, but UIC_REDIS__URL does not begin with rediss://")
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("tls_cert_file and tls_key_file belong together: set both")
         return self
 
 
@@ -116,7 +147,7 @@ class BundleSettings(Group):
     """Part of the namespace: a higher one starts all states anew beside the old ones. RTP needs the same."""
 
 
-class GrpcSettings(Group):
+class GrpcSettings(TlsListener):
     """The door for publishing, inspection and erasure."""
 
     host: str = "127.0.0.1"
@@ -130,12 +161,23 @@ class GrpcSettings(Group):
     """Largest request."""
 
 
-class AdminSettings(Group):
-    """Metrics, health and operator's calls. Without authentication: keep it on loopback or a private network."""
+class AdminSettings(TlsListener):
+    """Metrics, health and operator's calls. Keep it on loopback or a private network, keys or not."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8003
     """0 takes a free one."""
+
+
+class AccessSettings(Group):
+    """Who may call. Without a file of keys everybody may who reaches a door, so that doors stay on loopback then."""
+
+    keys_file: Path | None = None
+    """As `ctr-keys make` writes it. Both doors ask for a key of it; it is read again when it changes."""
+    secret_file: Path | None = None
+    """For the commands `partitions`, `continue` and `rebuild`: holds the secret that they show to the admin door."""
+    ca_file: Path | None = None
+    """For the same commands: authority of the admin door's certificate, PEM; the system's own if unset."""
 
 
 class FoldSettings(Group):
@@ -188,6 +230,7 @@ class UicSettings(BaseSettings):
     bundle: BundleSettings
     grpc: GrpcSettings = GrpcSettings()
     admin: AdminSettings = AdminSettings()
+    access: AccessSettings = AccessSettings()
     fold: FoldSettings = FoldSettings()
     log: LogSettings = LogSettings()
     fault: FaultSettings = FaultSettings()

@@ -173,6 +173,13 @@ def open_client(settings: RedisSettings, connected: Callable[[], None] = lambda:
         "socket_connect_timeout": settings.timeout_s,
         "retry": Retry(NoBackoff(), 0),
     }
+    tls = settings.url.startswith("rediss://")
+    if tls:
+        limits |= {
+            "ssl_ca_certs": settings.tls_ca_file and str(settings.tls_ca_file),
+            "ssl_certfile": settings.tls_cert_file and str(settings.tls_cert_file),
+            "ssl_keyfile": settings.tls_key_file and str(settings.tls_key_file),
+        }
 
     def on_connect(connection: Any) -> None:
         connection.on_connect()
@@ -189,6 +196,7 @@ def open_client(settings: RedisSettings, connected: Callable[[], None] = lambda:
             (host.strip("[] "), int(port))
             for host, _, port in (s.rpartition(":") for s in settings.sentinels.split(","))
         ]
+        limits |= {"ssl": tls}
         sentinel: Any = Sentinel(hosts, sentinel_kwargs=limits)  # type: ignore[no-untyped-call]  # as above
         return sentinel.master_for(settings.sentinel_service, **limits, **login, redis_connect_func=on_connect)
     return redis.Redis.from_url(settings.url, **limits, redis_connect_func=on_connect)

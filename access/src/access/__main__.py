@@ -1,0 +1,75 @@
+"""`ctr-keys`: make, list and revoke keys in a file. The secret is printed once; the file gets its hash."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from access.keys import BadKeys, Scope, make_key, parse_keys
+
+FILE_MODE = 0o644
+"""Readable by the services' users, which are others' in containers; it holds nothing but hashes."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; exit status 0, or 1 with a line on stderr."""
+    parser = argparse.ArgumentParser(prog="ctr-keys", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    make = commands.add_parser("make", help="add a key; prints its secret, this once")
+    make.add_argument("file", type=Path, help="made if it is not there")
+    make.add_argument("--scope", action="append", required=True, choices=[*Scope], help="several are allowed")
+    make.add_argument("--name", required=True, help="who gets it, for people")
+    listing = commands.add_parser("list", help="ids, scopes and names")
+    listing.add_argument("file", type=Path)
+    revoke = commands.add_parser("revoke", help="remove a key; the services notice within seconds")
+    revoke.add_argument("file", type=Path)
+    revoke.add_argument("id", help="as `list` shows it: what stands between ctr_ and the next _ of the secret")
+    given = parser.parse_args(arguments)
+    try:
+        if given.command == "make":
+            _make(given.file, [Scope(name) for name in given.scope], given.name)
+        elif given.command == "revoke":
+            _revoke(given.file, given.id)
+        else:
+            for key in parse_keys(given.file.read_text()).values():
+                print(f"{key.id}  {','.join(sorted(key.scopes))}  {key.name}")
+    except (BadKeys, OSError) as error:
+        print(f"ctr-keys: {given.file}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _make(file: Path, scopes: list[Scope], name: str) -> None:
+    secret, key = make_key(scopes, name)
+    before = file.read_text() if file.exists() else ""
+    if before.strip():
+        parse_keys(before)
+    between = "" if not before or before.endswith("\n") else "\n"
+    _write(file, f"{before}{between}{key.line()}\n")
+    print(secret)
+    print(f"key {key.id} is in {file}; what stands above is its secret and is shown this once", file=sys.stderr)
+
+
+def _revoke(file: Path, identity: str) -> None:
+    lines = file.read_text().splitlines(keepends=True)
+    left = [line for line in lines if line.split()[:1] != [identity]]
+    if len(left) == len(lines):
+        raise BadKeys(f"there is no key {identity}")
+    parse_keys("".join(left))
+    _write(file, "".join(left))
+    print(f"key {identity} is revoked", file=sys.stderr)
+
+
+def _write(file: Path, text: str) -> None:
+    """In place: a container that has the file mounted holds on to the file, not to its name."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT, FILE_MODE)
+    with os.fdopen(descriptor, "wb") as target:
+        target.write(text.encode())
+        target.truncate()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,13 @@
+"""Which addresses only this machine can reach: there, and nowhere else, a door may stand open without keys."""
+
+from __future__ import annotations
+
+import ipaddress
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a listener on `host`. A name other than `localhost` never counts."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,118 @@
+"""A key, and the file that holds keys: one line each, with a hash instead of the secret.
+
+    # id          sha256 of the whole secret (hex)   scopes             name
+    3f9c2a7be1d0  9f86d081884c7d65…                  predict,metrics    ad-server-blue
+
+The secret is `ctr_<id>_<64 hex digits>`: the prefix is for scanners that look for leaked secrets, the id finds the
+line, and 256 random bits make a plain sha256 enough (a slow password hash is for what people can remember).
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import sha256
+from typing import Final
+
+ID_HEX: Final = 12
+SECRET: Final = re.compile(rb"ctr_[0-9a-f]{12}_[0-9a-f]{64}")
+LOOKUP_BYTES: Final = len("ctr_") + ID_HEX
+"""How much of a secret says which key it claims to be."""
+MAX_FILE_BYTES: Final = 1 << 20
+_ID: Final = re.compile(rf"[0-9a-f]{{{ID_HEX}}}")
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_NAME: Final = re.compile(r"[A-Za-z0-9._@-]{1,64}")
+
+
+class Scope(StrEnum):
+    """What a key may do. No scope contains another."""
+
+    PREDICT = "predict"
+    """RTP: ask for scores."""
+    ADMIN = "admin"
+    """RTP's admin port: see and reload the bundle."""
+    PUBLISH = "publish"
+    """UIC: write behavior events into the log."""
+    READ = "read"
+    """UIC: read a user's state."""
+    ERASE = "erase"
+    """UIC: erase a user."""
+    OPERATE = "operate"
+    """UIC's admin port: see partitions, and decide about broken ones."""
+    METRICS = "metrics"
+    """Both admin ports: read metrics."""
+
+
+class BadKeys(ValueError):
+    """A file of keys that cannot be used. Names the line, never what stands in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key, without its secret."""
+
+    id: str
+    digest: bytes
+    """sha256 of the secret, 32 bytes."""
+    scopes: frozenset[Scope]
+    name: str
+    """Who has it, for people."""
+
+    @property
+    def lookup(self) -> bytes:
+        """The first bytes of its secret, which are none."""
+        return f"ctr_{self.id}".encode()
+
+    def line(self) -> str:
+        """Its line in the file, without the end of line."""
+        return f"{self.id}  {self.digest.hex()}  {','.join(sorted(self.scopes))}  {self.name}"
+
+
+def make_key(scopes: Collection[Scope], name: str) -> tuple[str, Key]:
+    """A fresh secret, and the key that knows its hash.
+
+    Raises:
+        BadKeys: no scope, or a name that would not fit into a line.
+    """
+    if not scopes:
+        raise BadKeys(f"a key needs a scope: {', '.join(Scope)}")
+    if not _NAME.fullmatch(name):
+        raise BadKeys("a name is 1 to 64 letters, digits and . _ @ -")
+    identity = secrets.token_hex(ID_HEX // 2)
+    secret = f"ctr_{identity}_{secrets.token_hex(32)}"
+    return secret, Key(identity, sha256(secret.encode()).digest(), frozenset(scopes), name)
+
+
+def parse_keys(text: str) -> Mapping[bytes, Key]:
+    """The keys of a file, by the first bytes of their secrets. Blank lines and those that begin with # are left out.
+
+    Raises:
+        BadKeys: a line is no key, a scope is unknown, an id occurs twice, or there is no key at all.
+    """
+    found: dict[bytes, Key] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        key = _key(words, number)
+        if key.lookup in found:
+            raise BadKeys(f"line {number}: its id occurs twice; remove one of the lines")
+        found[key.lookup] = key
+    if not found:
+        raise BadKeys("holds no key: make one with `ctr-keys make`")
+    return found
+
+
+def _key(words: list[str], number: int) -> Key:
+    if len(words) != 4 or not _ID.fullmatch(words[0]) or not _DIGEST.fullmatch(words[1]):
+        raise BadKeys(f"line {number}: not `<id> <sha256> <scope>[,<scope>] <name>`, as `ctr-keys make` writes it")
+    if not _NAME.fullmatch(words[3]):
+        raise BadKeys(f"line {number}: a name is 1 to 64 letters, digits and . _ @ -")
+    try:
+        scopes = frozenset(map(Scope, words[2].split(",")))
+    except ValueError:
+        raise BadKeys(f"line {number}: an unknown scope; there are {', '.join(Scope)}") from None
+    return Key(words[0], bytes.fromhex(words[1]), scopes, words[3])

@@ -1,0 +1,62 @@
+"""What a door asks of its callers, and the judgement: one hash and one comparison in constant time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from hashlib import sha256
+from hmac import compare_digest
+from typing import Final
+
+from access.keys import LOOKUP_BYTES, Key, Scope
+
+
+class Door(Enum):
+    """The rules that name no scope."""
+
+    OPEN = "open"
+    """No key is asked for: health, which says nothing that is anybody's."""
+    ANY_KEY = "any key"
+    """Whatever its scope: descriptions of the interface, and paths that do not exist."""
+
+
+Rule = Scope | Door
+"""What one route or method asks for."""
+
+
+class Verdict(Enum):
+    """What comes of a call's credential."""
+
+    GRANTED = "granted"
+    NO_KEY = "no_key"
+    BAD_KEY = "bad_key"
+    """Unknown, revoked or malformed: a caller cannot tell which."""
+    WRONG_SCOPE = "wrong_scope"
+
+
+MAX_CREDENTIAL_BYTES: Final = 256
+"""More is not hashed."""
+_NOBODY: Final = bytes(32)
+"""No secret has this hash: compared with when the id is unknown, so that both cases take the same time."""
+
+
+def judge(keys: Mapping[bytes, Key], authorization: bytes | None, rule: Rule) -> Verdict:
+    """Whether a call that brings `authorization` may pass under `rule`.
+
+    Args:
+        keys: as `parse_keys` gives them.
+        authorization: the value of the header or metadata entry of that name, `Bearer <secret>`; None if there is none.
+        rule: what the door asks for.
+    """
+    if rule is Door.OPEN:
+        return Verdict.GRANTED
+    if authorization is None:
+        return Verdict.NO_KEY
+    secret = authorization[7:]
+    if authorization[:7].lower() != b"bearer " or len(secret) > MAX_CREDENTIAL_BYTES:
+        return Verdict.BAD_KEY
+    key = keys.get(secret[:LOOKUP_BYTES])
+    same = compare_digest(sha256(secret).digest(), _NOBODY if key is None else key.digest)
+    if key is None or not same:
+        return Verdict.BAD_KEY
+    return Verdict.GRANTED if rule is Door.ANY_KEY or rule in key.scopes else Verdict.WRONG_SCOPE

@@ -1,0 +1,71 @@
+"""Who may call what: one table for the gRPC door and one for the admin door, and the check before all else.
+
+A method or path that its table does not name stops the start, so that none is open by oversight. Without keys, which
+`uic.app` allows on loopback alone, nobody is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from access import Door, KeyRing, Rule, Scope, Verdict
+from uic.errors import Forbidden, Unauthenticated
+from uic.metrics import Metrics
+
+_UIC: Final = "/ctr.uic.v1.UserInterestCenter/"
+GRPC_RULES: Final[Mapping[str, Rule]] = {
+    f"{_UIC}PublishBehaviors": Scope.PUBLISH,
+    f"{_UIC}GetUserState": Scope.READ,
+    f"{_UIC}EraseUser": Scope.ERASE,
+    "/grpc.health.v1.Health/Check": Door.OPEN,
+    "/grpc.health.v1.Health/Watch": Door.OPEN,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Door.ANY_KEY,
+}
+ADMIN_RULES: Final[Mapping[str, Rule]] = {
+    "/livez": Door.OPEN,
+    "/readyz": Door.OPEN,
+    "/metrics": Scope.METRICS,
+    "/partitions": Scope.OPERATE,
+    "/partitions/<p>/continue": Scope.OPERATE,
+    "/partitions/<p>/rebuild": Scope.OPERATE,
+}
+
+
+class Guard:
+    """Judges calls of both doors by one ring of keys. Safe to call from several threads."""
+
+    def __init__(self, keys: KeyRing, metrics: Metrics) -> None:
+        self._keys = keys
+        self._denied = metrics.denied
+
+    def check(self, authorization: str | bytes | None, rule: Rule) -> None:
+        """Return if the call may pass.
+
+        Args:
+            authorization: the header or metadata entry of that name, None if there is none.
+            rule: what the method or path asks for.
+
+        Raises:
+            Unauthenticated, Forbidden: it may not.
+        """
+        brought = authorization.encode("latin-1", "replace") if isinstance(authorization, str) else authorization
+        verdict = self._keys.judge(brought, rule)
+        if verdict is Verdict.GRANTED:
+            return
+        self._denied[verdict].inc()
+        if verdict is Verdict.NO_KEY:
+            raise Unauthenticated("no key: send authorization: Bearer <key>")
+        if verdict is Verdict.BAD_KEY:
+            raise Unauthenticated("the key is not known here: it is wrong, or was revoked")
+        raise Forbidden(f"the key lacks the scope {rule.value}")
+
+
+def check_rules(names: Iterable[str], rules: Mapping[str, Rule]) -> None:
+    """Make sure that every method or path has a rule.
+
+    Raises:
+        LookupError: names those that have none.
+    """
+    if missing := sorted(set(names) - rules.keys()):
+        raise LookupError(f"{', '.join(missing)}: say in uic.guard who may call it")
