@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -12,9 +12,10 @@ from fastapi import FastAPI
 
 from access import KeyRing, ListenerTls
 from rtp.admin import create_admin_app
-from rtp.api import GuardedApp, PredictApp, PredictDoor, add_health, add_problems
+from rtp.api import STATUS_TABLE, GuardedApp, PredictApp, PredictDoor, add_health, add_problems
 from rtp.core.admission import Admission
 from rtp.core.ports import Model, StateReader
+from rtp.errors import RtpError
 from rtp.guard import ADMIN_RULES, PUBLIC_RULES, Guard, check_rules
 from rtp.metrics import Metrics
 from rtp.openapi import describe
@@ -37,6 +38,8 @@ class Service:
     tls: ListenerTls | None
     """Of the public listener."""
     admin_tls: ListenerTls | None
+    refused: Callable[[RtpError], None]
+    """To be told of requests that reach no door."""
     reloader: Reloader
     lifecycle: Lifecycle
 
@@ -93,6 +96,10 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
             return f"the namespace has not been seen in the store yet: {watcher.trouble}"
         return None
 
+    def refused(error: RtpError) -> None:
+        row = STATUS_TABLE[type(error)]
+        metrics.answers.labels(str(row.status), row.code).inc()
+
     def reread(taken_up: bool) -> None:
         metrics.key_reads.labels("taken_up" if taken_up else "refused").inc()
 
@@ -139,7 +146,7 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
             guarded.guard = Guard(rules, keys, metrics)
     if keys is not None:
         metrics.keys.set_function(lambda: len(keys))
-    return Service(app, admin, _tls(settings.http), _tls(settings.admin), reloader, lifecycle)
+    return Service(app, admin, _tls(settings.http), _tls(settings.admin), refused, reloader, lifecycle)
 
 
 def _tls(listener: TlsListener) -> ListenerTls | None:

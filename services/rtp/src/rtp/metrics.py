@@ -21,7 +21,9 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self.answers = Counter(
-            "rtp_answers", "Answers of /predict by HTTP status and problem code (empty for 200).", ["status", "code"],
+            "rtp_answers", "Answers of /predict, and refusals of requests whose path was not looked at, by HTTP status and problem code "
+            "(empty for 200).",
+            ["status", "code"],
             registry=registry,
         )  # fmt: skip
         self.states = Counter(

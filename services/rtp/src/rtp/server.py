@@ -18,6 +18,7 @@ import uvicorn
 
 from rtp.app import Lifecycle, Service
 from rtp.errors import ReloadRefused
+from rtp.protocol import bounded, cut_late
 from rtp.settings import DrainSettings, RtpSettings
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,12 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called by uvicorn ten times a second."""
+        if counter % 10 == 0:
+            cut_late(self.server_state.connections, asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
 
 
 class PublicServer(_Server):
@@ -100,7 +107,7 @@ def _config(service: Service, settings: RtpSettings, *, drain: bool) -> uvicorn.
         service.app if drain else service.admin,
         ssl_context_factory=None if tls is None else lambda *_: tls.context(),
         loop="uvloop",
-        http="httptools",
+        http=bounded(settings.http.max_head_bytes, settings.http.arrival_s, service.refused),
         ws="none",
         lifespan="on" if drain else "off",
         access_log=False,

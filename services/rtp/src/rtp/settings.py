@@ -97,6 +97,11 @@ class HttpSettings(TlsListener):
     keep_alive_s: int = Field(default=75, ge=1)
     """An idle connection is closed after this."""
     max_body_bytes: int = Field(default=65536, ge=1024)
+    max_head_bytes: int = Field(default=16384, ge=1024)
+    """Request line and headers together. Holds for the admin listener as well, as the next one does."""
+    arrival_s: float = Field(default=10.0, gt=0)
+    """From a connection's beginning, or a request's first byte, to the last: who takes longer is cut off. A request's
+    own deadline comes before it."""
 
 
 class AdminSettings(TlsListener):

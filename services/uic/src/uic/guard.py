@@ -19,6 +19,7 @@ GRPC_RULES: Final[Mapping[str, Rule]] = {
     f"{_UIC}GetUserState": Scope.READ,
     f"{_UIC}EraseUser": Scope.ERASE,
     "/grpc.health.v1.Health/Check": Door.OPEN,
+    "/grpc.health.v1.Health/List": Door.OPEN,
     "/grpc.health.v1.Health/Watch": Door.OPEN,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Door.ANY_KEY,
 }

@@ -50,6 +50,7 @@ log = logging.getLogger(__name__)
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["UserInterestCenter"].full_name
 MAX_EVENTS: Final = 1000
+MAX_METADATA_BYTES: Final = 16 << 10
 DEADLINE_MARGIN_S: Final = 0.05
 """Of the caller's deadline, kept for the way back, so that it gets our answer and not its own timeout."""
 HEALTH_INTERVAL_S: Final = 0.2
@@ -351,6 +352,10 @@ class GrpcDoor:
             interceptors=[] if guard is None else [GrpcGuard(guard)],
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
+                ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+                ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+                ("grpc.max_concurrent_streams", 4 * workers),
+                ("grpc.server_handshake_timeout_ms", 10_000),
                 ("grpc.so_reuseport", 0),  # else a second process on the port takes half of the calls, unnoticed
             ],
         )
