@@ -16,17 +16,21 @@ import pytest
 import yaml
 
 import skips
+from access import KeyRing
+from access.__main__ import main as ctr_keys
 from localstack.process import GRACE_S
 from localstack.servers import Valkey
 from localstack.services import RTP_COMMAND, UIC_COMMAND, Surroundings, rtp_variables, uic_variables
 from localstack.stack import DOCUMENTED_PORTS
 from localstack.topics import topics
 from rtp.settings import RtpSettings
+from uic.__main__ import main as uic_main
 from uic.settings import UicSettings
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "deploy" / "docker-compose.yml"
 ONE_SHOT = "topics"
+KEYS_FILE = "/run/secrets/keys"
 
 
 @pytest.fixture(scope="module")
@@ -102,10 +106,38 @@ def test_variables_are_the_local_stacks(services: dict[str, dict[str, Any]]) -> 
     ours = uic_variables(
         surroundings(told, "UIC"), grpc_port=DOCUMENTED_PORTS.uic_grpc, admin_port=DOCUMENTED_PORTS.uic_admin
     )
-    assert told == {**ours, "UIC_GRPC__HOST": "0.0.0.0", "UIC_ADMIN__HOST": "0.0.0.0"}  # noqa: S104 - in a container
+    hosts = {"UIC_GRPC__HOST": "0.0.0.0", "UIC_ADMIN__HOST": "0.0.0.0"}  # noqa: S104 - in a container
+    assert told == {**ours, **hosts, "UIC_ACCESS__KEYS_FILE": KEYS_FILE}
     told = services["rtp"]["environment"]
     ours = rtp_variables(surroundings(told, "RTP"), port=DOCUMENTED_PORTS.rtp, admin_port=DOCUMENTED_PORTS.rtp_admin)
-    assert told == {**ours, "RTP_HTTP__HOST": "0.0.0.0", "RTP_ADMIN__HOST": "0.0.0.0"}  # noqa: S104 - in a container
+    hosts = {"RTP_HTTP__HOST": "0.0.0.0", "RTP_ADMIN__HOST": "0.0.0.0"}  # noqa: S104 - in a container
+    assert told == {**ours, **hosts, "RTP_ACCESS__KEYS_FILE": KEYS_FILE}
+
+
+def test_services_in_containers_have_keys_and_the_file_says_how_to_make_them(
+    compose: dict[str, Any], services: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for service in ("uic", "rtp"):
+        assert services[service]["secrets"] == ["keys"]
+    file = compose["secrets"]["keys"]["file"]
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    assert f"deploy/{Path(file).parent.name}/" in ignored
+    [command] = re.findall(r"ctr-keys (make .*)$", FILE.read_text(), re.M)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "deploy").mkdir()
+    assert ctr_keys(shlex.split(command)) == 0
+    assert len(KeyRing(tmp_path / "deploy" / file)) == 1
+
+
+def test_a_container_without_its_keys_does_not_start(
+    services: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = services["uic"]["environment"]
+    for name, value in told.items():
+        if not name.endswith(("PORT", "KEYS_FILE")):
+            monkeypatch.setenv(name, value)
+    assert uic_main(["serve"]) == 2
+    assert "UIC_ACCESS__KEYS_FILE" in capsys.readouterr().err
 
 
 def test_the_settings_know_every_variable_and_the_documented_ports_are_the_defaults(

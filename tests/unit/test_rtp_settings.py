@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import socket
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
-from rtp.__main__ import is_loopback, load_settings, main
+from rtp.__main__ import load_settings, main
 from rtp.settings import MAX_DRAIN_S, RtpSettings
+
+TINY = Path(__file__).resolve().parent.parent / "fixtures/bundle_tiny/tiny/1"
 
 
 def settings(monkeypatch: pytest.MonkeyPatch, **variables: str) -> RtpSettings:
@@ -76,11 +82,42 @@ def test_a_program_that_cannot_start_says_why_and_ends_with_2(
     assert "RTP_REDIS__POOL_SIZE" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("host", "loopback"),
-    [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True),
-                           ("0.0.0.0", False),  # noqa: S104 (a string to judge)
-     ("10.0.0.1", False), ("::", False), ("example.org", False)]
-)  # fmt: skip
-def test_what_counts_as_loopback(host: str, loopback: bool) -> None:
-    assert is_loopback(host) is loopback
+@pytest.mark.parametrize("name", ["RTP_HTTP__HOST", "RTP_ADMIN__HOST"])
+def test_a_door_beyond_loopback_needs_keys_and_the_refusal_says_which_setting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    for variable in ("RTP_HTTP__PORT", "RTP_ADMIN__PORT"):
+        monkeypatch.setenv(variable, "0")
+    monkeypatch.setenv(name, "0.0.0.0")  # noqa: S104 (refused)
+    assert main([]) == 2
+    said = capsys.readouterr().err
+    assert "RTP_ACCESS__KEYS_FILE" in said
+    assert "ctr-keys make" in said
+
+
+def test_a_socket_that_was_handed_down_counts_by_where_it_is_bound(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as listener:  # noqa: S104 (refused)
+        assert main(["--fd", str(os.dup(listener.fileno()))]) == 2
+    assert "RTP_ACCESS__KEYS_FILE" in capsys.readouterr().err
+
+
+def test_keys_or_certificates_that_cannot_be_used_stop_the_start_by_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for variable in ("RTP_HTTP__PORT", "RTP_ADMIN__PORT"):
+        monkeypatch.setenv(variable, "0")
+    monkeypatch.setenv("RTP_BUNDLE__PATH", str(TINY))
+    monkeypatch.setenv("RTP_ACCESS__KEYS_FILE", str(tmp_path / "absent"))
+    assert main([]) == 2
+    said = capsys.readouterr().err
+    assert "RTP_ACCESS__KEYS_FILE" in said
+    assert "absent" in said
+    monkeypatch.delenv("RTP_ACCESS__KEYS_FILE")
+    monkeypatch.setenv("RTP_HTTP__TLS_CERT_FILE", str(tmp_path / "absent"))
+    assert main([]) == 2
+    assert "RTP_HTTP__TLS_" in capsys.readouterr().err
+
+
+def test_tls_files_for_a_store_without_tls_are_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="rediss://"):
+        settings(monkeypatch, RTP_REDIS__TLS_CA_FILE="ca.pem")

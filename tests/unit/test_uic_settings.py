@@ -144,3 +144,31 @@ def test_a_log_line_is_one_line_of_fields(caplog: pytest.LogCaptureFixture) -> N
 def test_a_librarys_log_line_has_its_text_as_event() -> None:
     record = logging.LogRecord("kafka.x", logging.WARNING, "f", 1, "lost %s", ("it",), None)
     assert json.loads(Formatter("json").format(record))["event"] == "lost it"
+
+
+@pytest.mark.parametrize("name", ["UIC_GRPC__HOST", "UIC_ADMIN__HOST"])
+def test_a_door_beyond_loopback_needs_keys_and_the_refusal_says_which_setting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.setenv(name, "0.0.0.0")  # noqa: S104 (refused)
+    assert main(["serve"]) == 2
+    said = capsys.readouterr().err
+    assert f"{name}=0.0.0.0" in said
+    assert "UIC_ACCESS__KEYS_FILE" in said
+    monkeypatch.setenv("UIC_ACCESS__KEYS_FILE", "/nowhere/keys")
+    assert main(["serve"]) == 2
+    assert "/nowhere/keys" in capsys.readouterr().err
+
+
+def test_tls_of_clients_is_whole_or_refused() -> None:
+    with pytest.raises(ValidationError, match="rediss://"):
+        RedisSettings(tls_ca_file=Path("ca.pem"))
+    with pytest.raises(ValidationError, match="set both"):
+        RedisSettings(url="rediss://h:1/0", tls_cert_file=Path("c.pem"))
+    with pytest.raises(ValidationError, match="SSL or SASL_SSL"):
+        KafkaSettings(ssl_cafile="ca.pem")
+    with pytest.raises(ValidationError, match="set both"):
+        KafkaSettings(security_protocol="SSL", ssl_certfile="c.pem")
+    options = KafkaSettings(security_protocol="SSL", ssl_cafile="a", ssl_certfile="b", ssl_keyfile="c").client_options()
+    assert (options["ssl_cafile"], options["ssl_certfile"], options["ssl_keyfile"]) == ("a", "b", "c")
+    assert "hush" not in repr(RedisSettings(url="rediss://:hush@h:1/0"))

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _make(file: Path, scopes: list[Scope], name: str) -> None:
     secret, key = make_key(scopes, name)
     before = file.read_text() if file.exists() else ""
-    if before.strip():
+    if any(line.strip() and not line.lstrip().startswith("#") for line in before.splitlines()):
         parse_keys(before)
     between = "" if not before or before.endswith("\n") else "\n"
     _write(file, f"{before}{between}{key.line()}\n")
@@ -65,6 +65,7 @@ def _revoke(file: Path, identity: str) -> None:
 
 def _write(file: Path, text: str) -> None:
     """In place: a container that has the file mounted holds on to the file, not to its name."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT, FILE_MODE)
     with os.fdopen(descriptor, "wb") as target:
         target.write(text.encode())

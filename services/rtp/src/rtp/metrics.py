@@ -21,7 +21,8 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self.answers = Counter(
-            "rtp_answers", "Answers of /predict, and refusals of requests whose path was not looked at, by HTTP status and problem code "
+            "rtp_answers",
+            "Answers of /predict and requests refused before their path was looked at, by HTTP status and problem code "
             "(empty for 200).",
             ["status", "code"],
             registry=registry,

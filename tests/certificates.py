@@ -1,0 +1,95 @@
+"""Real certificates of an authority of the test's own, as files, and a listener that ends TLS before a plain server."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import trustme
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """An authority, and what it issued for a server on loopback and for one client."""
+
+    ca: Path
+    server: Path
+    server_key: Path
+    client: Path
+    client_key: Path
+
+    @classmethod
+    def issue(cls, folder: Path) -> Self:
+        """All of it, as PEM files in `folder`; keys in PKCS #8, which Java reads as well."""
+        folder.mkdir(parents=True, exist_ok=True)
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+        for name, issued in (
+            ("server", authority.issue_cert("localhost", "127.0.0.1")),
+            ("client", authority.issue_cert("somebody@example.org")),
+        ):
+            chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
+            (folder / f"{name}.pem").write_bytes(chain)
+            key = load_pem_private_key(issued.private_key_pem.bytes(), None)
+            (folder / f"{name}.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        names = ("ca.pem", "server.pem", "server.key", "client.pem", "client.key")
+        return cls(*(folder / name for name in names))
+
+    def trust(self, *, as_client: bool = False) -> ssl.SSLContext:
+        """For a client that trusts this authority alone, and shows the client's certificate if asked to."""
+        context = ssl.create_default_context(cafile=str(self.ca))
+        if as_client:
+            context.load_cert_chain(self.client, self.client_key)
+        return context
+
+
+class TlsFront:
+    """Listens with TLS on loopback and hands everything on to a plain port; a context manager."""
+
+    def __init__(self, certificates: Certificates, port: int, *, ask_clients: bool = False) -> None:
+        self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self._context.load_cert_chain(certificates.server, certificates.server_key)
+        if ask_clients:
+            self._context.verify_mode = ssl.CERT_REQUIRED
+            self._context.load_verify_locations(certificates.ca)
+        self._behind = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.handshakes = 0
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), self._context.wrap_socket(connection, server_side=True) as outer:
+            self.handshakes += 1
+            with socket.create_connection(("127.0.0.1", self._behind)) as inner:
+                back = threading.Thread(target=_pump, args=(inner, outer), daemon=True)
+                back.start()
+                _pump(outer, inner)
+                back.join()
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+    for end in (source, target):
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,205 @@
+"""Keys, the file that holds them, the judgement, and the command that makes and revokes them."""
+
+from __future__ import annotations
+
+import re
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from access import BadKeys, Door, KeyRing, Scope, Verdict, is_loopback, judge, make_key, parse_keys
+from access.__main__ import main
+from access.keys import SECRET
+from localstack.wait import until
+
+
+def bearer(secret: str) -> bytes:
+    return f"Bearer {secret}".encode()
+
+
+def test_a_key_is_let_in_by_its_scopes_alone() -> None:
+    secret, key = make_key([Scope.PUBLISH, Scope.ERASE], "shop")
+    keys = parse_keys(key.line())
+    granted = {scope for scope in Scope if judge(keys, bearer(secret), scope) is Verdict.GRANTED}
+    assert granted == {Scope.PUBLISH, Scope.ERASE}
+    assert judge(keys, bearer(secret), Scope.READ) is Verdict.WRONG_SCOPE
+    assert judge(keys, bearer(secret), Door.ANY_KEY) is Verdict.GRANTED
+    assert judge(keys, None, Door.ANY_KEY) is Verdict.NO_KEY
+    assert judge(keys, None, Door.OPEN) is Verdict.GRANTED
+
+
+def test_several_keys_count_at_once() -> None:
+    made = [make_key([Scope.PREDICT], f"k{i}") for i in range(5)]
+    keys = parse_keys("\n".join(key.line() for _, key in made))
+    assert all(judge(keys, bearer(secret), Scope.PREDICT) is Verdict.GRANTED for secret, _ in made)
+
+
+def test_a_secret_that_differs_in_one_place_is_no_key() -> None:
+    secret, key = make_key([Scope.PREDICT], "k")
+    keys = parse_keys(key.line())
+    for i in range(len(secret)):
+        other = secret[:i] + ("0" if secret[i] != "0" else "1") + secret[i + 1 :]
+        assert judge(keys, bearer(other), Scope.PREDICT) is Verdict.BAD_KEY
+    for wrong in (secret[:-1], secret + "0", secret.upper(), secret + "\n", " " + secret, ""):
+        assert judge(keys, bearer(wrong), Scope.PREDICT) is Verdict.BAD_KEY
+
+
+@given(st.binary(max_size=400))
+def test_whatever_a_caller_sends_is_judged_without_an_error(sent: bytes) -> None:
+    _, key = make_key([Scope.PREDICT], "k")
+    keys = parse_keys(key.line())
+    for credential in (sent, b"Bearer " + sent, b"Basic " + sent, b"Bearer ctr_" + key.id.encode() + b"_" + sent):
+        assert judge(keys, credential, Scope.PREDICT) is Verdict.BAD_KEY
+
+
+def test_the_hash_of_nobody_lets_nobody_in() -> None:
+    _, key = make_key([Scope.PREDICT], "k")
+    assert judge(parse_keys(key.line()), bearer("ctr_000000000000_" + "0" * 64), Door.ANY_KEY) is Verdict.BAD_KEY
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "holds no key"),
+        ("# only a comment\n\n", "holds no key"),
+        ("{id}  {digest}  predict", "line 1"),
+        ("{id}  {digest}  predict  name  more", "line 1"),
+        ("\n{id}  {digest}  predict,fly  name", "line 2: an unknown scope"),
+        ("{id}  {digest}    name", "line 1"),
+        ("XYZ  {digest}  predict  name", "line 1"),
+        ("{id}  {short}  predict  name", "line 1"),
+        ("{id}  {digest}  predict  na/me", "line 1: a name"),
+        ("{id}  {digest}  predict  a\n{id}  {digest}  admin  b", "line 2: its id occurs twice"),
+    ],
+)
+def test_a_file_with_a_wrong_line_is_refused_by_line_and_shows_nothing_of_it(text: str, says: str) -> None:
+    _, key = make_key([Scope.PREDICT], "k")
+    filled = text.format(id=key.id, digest=key.digest.hex(), short=key.digest.hex()[:-1])
+    with pytest.raises(BadKeys, match=says) as refused:
+        parse_keys(filled)
+    assert key.digest.hex()[:-1] not in str(refused.value)
+
+
+# The file under a running process
+
+
+def test_a_ring_takes_up_what_was_added_and_drops_what_was_revoked(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    (old, old_key), (new, new_key) = make_key([Scope.PREDICT], "old"), make_key([Scope.PREDICT], "new")
+    file.write_text(old_key.line())
+    ring = KeyRing(file)
+    assert ring.look() is None
+    file.write_text(f"{old_key.line()}\n{new_key.line()}\n")
+    assert ring.look() is True
+    assert [ring.judge(bearer(s), Scope.PREDICT) for s in (old, new)] == [Verdict.GRANTED, Verdict.GRANTED]
+    file.write_text(new_key.line())
+    assert ring.look() is True
+    assert [ring.judge(bearer(s), Scope.PREDICT) for s in (old, new)] == [Verdict.BAD_KEY, Verdict.GRANTED]
+    assert len(ring) == 1
+
+
+@pytest.mark.parametrize("spoil", ["garbage", "empty", "gone", "binary"])
+def test_a_file_that_is_spoiled_changes_nothing_and_is_told_once(
+    tmp_path: Path, spoil: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "keys"
+    secret, key = make_key([Scope.PREDICT], "k")
+    file.write_text(key.line())
+    ring = KeyRing(file)
+    if spoil == "gone":
+        file.unlink()
+    else:
+        file.write_bytes({"garbage": b"what", "empty": b"", "binary": b"\xff\xfe"}[spoil])
+    assert [ring.look(), ring.look()] == [False, None]
+    assert ring.judge(bearer(secret), Scope.PREDICT) is Verdict.GRANTED
+    assert caplog.text.count("the 1 keys before stay") == 1
+    file.write_text(key.line() + "\n")
+    assert ring.look() is True
+
+
+def test_the_watch_notices_by_itself(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(make_key([Scope.PREDICT], "a")[1].line())
+    ring = KeyRing(file)
+    heard: list[bool] = []
+    ring.watch(heard.append, every_s=0.01)
+    try:
+        file.write_text(make_key([Scope.PREDICT], "b")[1].line())
+        until(lambda: True in heard, "the change is noticed", within_s=10)
+    finally:
+        ring.close()
+
+
+def test_a_file_that_anybody_may_write_to_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(make_key([Scope.PREDICT], "k")[1].line())
+    file.chmod(0o666)
+    with pytest.raises(BadKeys, match="chmod o-w"):
+        KeyRing(file)
+    with pytest.raises(BadKeys, match="cannot be read"):
+        KeyRing(tmp_path / "absent")
+
+
+# The command
+
+
+def test_the_command_prints_the_secret_once_and_stores_its_hash(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "keys"
+    assert main(["make", str(file), "--scope", "predict", "--scope", "metrics", "--name", "ad-server"]) == 0
+    said = capsys.readouterr()
+    secret = said.out.strip()
+    assert SECRET.fullmatch(secret.encode())
+    assert secret not in said.err
+    text = file.read_text()
+    assert secret.rpartition("_")[2] not in text
+    assert sha256(secret.encode()).hexdigest() in text
+    assert file.stat().st_mode & 0o777 == 0o644
+    assert KeyRing(file).judge(bearer(secret), Scope.METRICS) is Verdict.GRANTED
+    assert main(["list", str(file)]) == 0
+    listed = capsys.readouterr().out
+    assert re.fullmatch(r"[0-9a-f]{12}  metrics,predict  ad-server\n", listed)
+
+
+def test_rotation_by_command_keeps_comments_and_the_files_identity(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text("# ours")
+    identity = file.stat().st_ino
+    for name in ("old", "new"):
+        assert main(["make", str(file), "--scope", "predict", "--name", name]) == 0
+    old, new = capsys.readouterr().out.split()
+    assert main(["revoke", str(file), old.split("_")[1]]) == 0
+    ring = KeyRing(file)
+    assert [ring.judge(bearer(s), Scope.PREDICT) for s in (old, new)] == [Verdict.BAD_KEY, Verdict.GRANTED]
+    assert file.read_text().startswith("# ours\n")
+    assert file.stat().st_ino == identity, "a container that has the file mounted would not see another one"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["revoke", "{file}", "000000000000"], ["list", "{file}x"], ["revoke", "{file}", "{id}"]]
+)
+def test_the_command_says_what_it_cannot_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    file = tmp_path / "keys"
+    _, key = make_key([Scope.PREDICT], "only")
+    file.write_text(key.line())
+    assert main([word.format(file=file, id=key.id) for word in arguments]) == 1
+    assert str(file) in capsys.readouterr().err
+    assert len(KeyRing(file)) == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True),
+     ("0.0.0.0", False),  # noqa: S104 (a string to judge)
+     ("10.0.0.1", False), ("::", False), ("example.org", False)]
+)  # fmt: skip
+def test_what_counts_as_loopback(host: str, loopback: bool) -> None:
+    assert is_loopback(host) is loopback
