@@ -18,10 +18,12 @@ NO_REFERENCE_DATA = (
     "items.parquet as first prepared; without it their committed hashes stand for them"
 )
 NO_COMPOSE = "needs the compose command line: install Debian's package docker-compose, or Docker's compose plugin"
+NO_TLS_REDIS = "needs a redis-server or valkey-server that was built with TLS: set CTR_TLS_REDIS to its path"
 
 _ALLOWED: Mapping[str, str] = {
     NO_REAL_KAFKA: "CTR_KAFKA_BROKER",
     NO_COMPOSE: "CTR_COMPOSE",
+    NO_TLS_REDIS: "CTR_TLS_REDIS",
     NO_REFERENCE_DATA: "CTR_SHARED_DATA",
 }
 """Reason of a skip → the variable that, when set, says that the thing is there and the skip is a fault."""

@@ -1,0 +1,323 @@
+"""TLS on real sockets with real certificates: RTP, UIC's two doors, and the clients of the store and of Kafka."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+import redis
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from kafka import KafkaAdminClient, KafkaProducer
+
+import skips
+from certificates import Certificates, TlsFront
+from conftest import MakeTopics, RedisForTest, TopicsForTest
+from ctr.uic.v1 import uic_service_pb2 as pb
+from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
+from localstack.ports import free_port
+from localstack.process import Child
+from localstack.servers import ScriptedBroker
+from localstack.services import RtpProcess, Surroundings, UicWorker
+from localstack.topics import create_topics, topics
+from localstack.wait import until
+from mimn.bundle import load_bundle
+from stored import Stored
+from uic_running import BUNDLE, click
+
+pytestmark = pytest.mark.servers
+
+N = 8
+ASK = {"user_id": "u", "candidates": [{"item_id": 3, "category_id": 2}]}
+
+
+@pytest.fixture(scope="module")
+def issued(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates.issue(tmp_path_factory.mktemp("ours"))
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Issued by an authority that nobody here trusts."""
+    return Certificates.issue(tmp_path_factory.mktemp("foreign"))
+
+
+def listener(prefix: str, issued: Certificates, *, mutual: bool = False) -> dict[str, str]:
+    """The variables that give a listener TLS."""
+    files = {"TLS_CERT_FILE": issued.server, "TLS_KEY_FILE": issued.server_key}
+    if mutual:
+        files["TLS_CLIENT_CA_FILE"] = issued.ca
+    return {f"{prefix}__{name}": str(file) for name, file in files.items()}
+
+
+class TlsRtp(RtpProcess):
+    """RTP whose doors speak TLS; ready by /readyz, seen through it."""
+
+    trusted: ssl.SSLContext
+
+    def ready(self) -> bool:
+        return _get(f"https://127.0.0.1:{self.ports['admin']}/readyz", self.trusted) == 200
+
+
+class TlsUic(UicWorker):
+    """UIC whose admin door speaks TLS; ready by /readyz."""
+
+    trusted: ssl.SSLContext
+
+    def ready(self) -> bool:
+        return _get(f"https://127.0.0.1:{self.ports['admin']}/readyz", self.trusted) == 200
+
+
+def _get(url: str, trusted: ssl.SSLContext) -> int | None:
+    """The status, None if there is no connection to be had."""
+    try:
+        return httpx.get(url, verify=trusted, timeout=5).status_code
+    except httpx.TransportError:
+        return None
+
+
+def warm(valkey: RedisForTest) -> None:
+    stored = Stored(load_bundle(BUNDLE), prefix=valkey.prefix)
+    stored.state("u", events=7)
+    for key, value in stored.values.items():
+        valkey.client.set(key, value)
+
+
+def test_rtp_speaks_tls_and_asks_clients_for_a_certificate_where_it_is_told_to(
+    valkey: RedisForTest, issued: Certificates, foreign: Certificates, tmp_path: Path
+) -> None:
+    warm(valkey)
+    told = {**listener("RTP_HTTP", issued, mutual=True), **listener("RTP_ADMIN", issued)}
+    rtp = TlsRtp("rtp", tmp_path / "rtp", Surroundings("", valkey.url, BUNDLE, prefix=valkey.prefix, rtp=told))
+    rtp.trusted = issued.trust()
+    with rtp:
+        url = f"https://localhost:{rtp.ports['http']}"
+        with httpx.Client(verify=issued.trust(as_client=True), timeout=10) as client:
+            assert client.post(f"{url}/predict", json=ASK).json()["state"]["status"] == "warm"
+        impostor = ssl.create_default_context(cafile=str(issued.ca))
+        impostor.load_cert_chain(foreign.client, foreign.client_key)
+        for context in (issued.trust(), impostor, foreign.trust(as_client=True)):
+            assert _get(f"{url}/readyz", context) is None
+        assert _get(f"http://localhost:{rtp.ports['http']}/readyz", issued.trust()) is None
+        assert _get(f"https://localhost:{rtp.ports['admin']}/metrics", issued.trust()) == 200
+        assert _get(f"{url}/readyz", issued.trust(as_client=True)) == 200
+        assert rtp.stop() == 0, "the drain is what it is without TLS"
+
+
+def test_uic_speaks_tls_on_both_doors(
+    valkey: RedisForTest,
+    kafka: str,
+    make_topics: MakeTopics,
+    issued: Certificates,
+    foreign: Certificates,
+    tmp_path: Path,
+) -> None:
+    named = make_topics(kafka, N)
+    told = {**listener("UIC_GRPC", issued, mutual=True), **listener("UIC_ADMIN", issued)}
+    uic = TlsUic(
+        "uic", tmp_path / "uic", Surroundings(kafka, valkey.url, BUNDLE, named.events, N, valkey.prefix, uic=told)
+    )
+    uic.trusted = issued.trust()
+    with uic:
+        address = f"localhost:{uic.ports['grpc']}"
+
+        def health(trusting: Certificates, showing: Certificates | None) -> int | None:
+            shown = (showing.client_key.read_bytes(), showing.client.read_bytes()) if showing else (None, None)
+            credentials = grpc.ssl_channel_credentials(trusting.ca.read_bytes(), *shown)
+            with grpc.secure_channel(address, credentials) as channel:
+                try:
+                    stub = health_pb2_grpc.HealthStub(channel)
+                    status: int = stub.Check(health_pb2.HealthCheckRequest(), timeout=10).status
+                except grpc.RpcError as error:
+                    failed: Any = error
+                    assert failed.code() is grpc.StatusCode.UNAVAILABLE
+                    return None
+                return status
+
+        assert health(issued, issued) == health_pb2.HealthCheckResponse.SERVING
+        assert health(issued, None) is None
+        assert health(issued, foreign) is None
+        assert health(foreign, issued) is None
+        with grpc.insecure_channel(address) as plain, pytest.raises(grpc.RpcError):
+            health_pb2_grpc.HealthStub(plain).Check(health_pb2.HealthCheckRequest(), timeout=5)
+        credentials = grpc.ssl_channel_credentials(
+            issued.ca.read_bytes(), issued.client_key.read_bytes(), issued.client.read_bytes()
+        )
+        with grpc.secure_channel(address, credentials) as channel:
+            stub = UserInterestCenterStub(channel)
+            assert stub.PublishBehaviors(pb.PublishBehaviorsRequest(events=[click("u1")]), timeout=10).positions
+        # A client that never says hello holds up nobody at the admin door.
+        with socket.create_connection(("127.0.0.1", uic.ports["admin"])):
+            assert _get(f"https://127.0.0.1:{uic.ports['admin']}/partitions", issued.trust()) == 200
+        assert _get(f"https://127.0.0.1:{uic.ports['admin']}/livez", foreign.trust()) is None
+        command = [sys.executable, "-m", "uic", "partitions", "--admin", f"https://localhost:{uic.ports['admin']}"]
+        environment = {**os.environ, "UIC_ACCESS__CA_FILE": str(issued.ca)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 1
+        assert "certificate verify failed" in done.stderr
+
+
+# The store
+
+
+@pytest.fixture(params=["a plain server behind a TLS listener", "a server that speaks TLS itself"])
+def tls_store(
+    request: pytest.FixtureRequest, valkey: RedisForTest, issued: Certificates, tmp_path: Path
+) -> Iterator[RedisForTest]:
+    """A store that asks its clients for a certificate: `url` is rediss://, `client` reaches it."""
+    if request.param.startswith("a plain"):
+        port = valkey.client.connection_pool.connection_kwargs["port"]
+        with TlsFront(issued, port, ask_clients=True) as front:
+            yield replace(valkey, url=f"rediss://localhost:{front.port}/0")
+            assert front.handshakes
+        return
+    program = os.environ.get("CTR_TLS_REDIS")
+    if not program:
+        pytest.skip(skips.NO_TLS_REDIS)
+    port = free_port()
+    child = Child("redis", _tls_redis(program, port, issued), log=tmp_path / "redis.log")
+    trust = {"ssl_ca_certs": issued.ca, "ssl_certfile": issued.client, "ssl_keyfile": issued.client_key}
+    url = f"rediss://localhost:{port}/0"
+    client = redis.Redis.from_url(url, protocol=2, **{name: str(file) for name, file in trust.items()})
+    try:
+        until(lambda: _pings(client), "Redis answers over TLS", within_s=20, alive=child.check)
+        yield RedisForTest(url, valkey.prefix, client)
+    finally:
+        client.close()
+        child.stop()
+
+
+def _tls_redis(program: str, port: int, issued: Certificates) -> list[str]:
+    return [
+        shutil.which(program) or program,
+        *("--port", "0", "--tls-port", str(port), "--bind", "127.0.0.1", "--save", "", "--tls-auth-clients", "yes"),
+        *("--tls-cert-file", str(issued.server), "--tls-key-file", str(issued.server_key)),
+        *("--tls-ca-cert-file", str(issued.ca)),
+    ]
+
+
+def _pings(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
+def store_files(prefix: str, issued: Certificates, authority: Path | None = None) -> dict[str, str]:
+    return {
+        f"{prefix}_REDIS__TLS_CA_FILE": str(authority or issued.ca),
+        f"{prefix}_REDIS__TLS_CERT_FILE": str(issued.client),
+        f"{prefix}_REDIS__TLS_KEY_FILE": str(issued.client_key),
+    }
+
+
+def test_events_become_scores_through_a_store_that_speaks_tls(
+    tls_store: RedisForTest,
+    kafka: str,
+    make_topics: MakeTopics,
+    issued: Certificates,
+    foreign: Certificates,
+    tmp_path: Path,
+) -> None:
+    named = make_topics(kafka, N)
+    around = Surroundings(
+        kafka, tls_store.url, BUNDLE, named.events, N, tls_store.prefix,
+        uic=store_files("UIC", issued), rtp=store_files("RTP", issued) | {"RTP_STATE__REFRESH_EVERY_S": "0.1"},
+    )  # fmt: skip
+    with UicWorker("uic", tmp_path / "uic", around) as uic, RtpProcess("rtp", tmp_path / "rtp", around) as rtp:
+        with grpc.insecure_channel(uic.address) as channel:
+            UserInterestCenterStub(channel).PublishBehaviors(
+                pb.PublishBehaviorsRequest(events=[click("u")]), timeout=10
+            )
+
+        def status() -> str:
+            answer = httpx.post(f"{rtp.address}/predict", json=ASK, headers={"x-request-deadline-ms": "3000"})
+            return str(answer.json()["state"]["status"])
+
+        until(lambda: status() == "warm", "the event is in the score", within_s=20)
+    distrusting = replace(around, rtp=store_files("RTP", issued, foreign.ca))
+    process = RtpProcess("rtp", tmp_path / "distrusting", distrusting)
+    process.spawn()
+    try:
+        until(lambda: _status(f"{process.admin_url}/readyz") == 503, "it does not take a foreign store", within_s=20)
+    finally:
+        process.stop()
+
+
+def _status(url: str) -> int:
+    try:
+        return httpx.get(url, timeout=5).status_code
+    except httpx.TransportError:
+        return 0
+
+
+# Kafka
+
+
+@pytest.fixture
+def tls_kafka(own_real_kafka: ScriptedBroker, issued: Certificates, tmp_path: Path) -> str:
+    """Address of a real Apache Kafka's listener with TLS that asks its clients for a certificate."""
+    [properties] = list((tmp_path / "own-kafka").glob("node-*/server.properties"))
+    own_real_kafka.stop()
+    given = dict(line.split("=", 1) for line in properties.read_text().splitlines() if "=" in line)
+    port = free_port()
+    stores = {}
+    for kind, pems in (("keystore", (issued.server_key, issued.server)), ("truststore", (issued.ca,))):
+        stores[kind] = tmp_path / f"{kind}.pem"
+        stores[kind].write_bytes(b"".join(pem.read_bytes() for pem in pems))
+    given |= {
+        "listeners": f"{given['listeners']},SSL://127.0.0.1:{port}",
+        "advertised.listeners": f"{given['advertised.listeners']},SSL://localhost:{port}",
+        "listener.security.protocol.map": f"{given['listener.security.protocol.map']},SSL:SSL",
+        "ssl.client.auth": "required",
+        **{f"ssl.{kind}.type": "PEM" for kind in stores},
+        **{f"ssl.{kind}.location": str(file) for kind, file in stores.items()},
+    }
+    properties.write_text("".join(f"{name}={value}\n" for name, value in given.items()))
+    own_real_kafka.start()
+    return f"localhost:{port}"
+
+
+def test_uic_folds_from_a_kafka_that_speaks_tls(
+    tls_kafka: str, own_real_kafka: ScriptedBroker, valkey: RedisForTest, issued: Certificates, tmp_path: Path
+) -> None:
+    named = TopicsForTest(tls_kafka, "events", N)
+    create_topics(own_real_kafka.address, topics(named.events, N))
+    told = {
+        "UIC_KAFKA__SECURITY_PROTOCOL": "SSL",
+        "UIC_KAFKA__SSL_CAFILE": str(issued.ca),
+        "UIC_KAFKA__SSL_CERTFILE": str(issued.client),
+        "UIC_KAFKA__SSL_KEYFILE": str(issued.client_key),
+    }
+    around = Surroundings(tls_kafka, valkey.url, BUNDLE, named.events, N, valkey.prefix, uic=told)
+    with UicWorker("uic", tmp_path / "uic", around) as uic, grpc.insecure_channel(uic.address) as channel:
+        stub = UserInterestCenterStub(channel)
+        stub.PublishBehaviors(pb.PublishBehaviorsRequest(events=[click("u"), click("u")]), timeout=10)
+        plain = KafkaProducer(bootstrap_servers=own_real_kafka.address)
+        plain.send(named.events, key=b"u", value=click("u").SerializeToString()).get(10)
+        plain.close()
+
+        def folded() -> bool:
+            try:
+                return stub.GetUserState(pb.GetUserStateRequest(user_id="u"), timeout=10).event_count == 3
+            except grpc.RpcError:
+                return False
+
+        until(folded, "all three are folded", within_s=30)
+        assert stub.EraseUser(pb.EraseUserRequest(user_id="u"), timeout=10).position.offset == 3
+    with pytest.raises(Exception, match=r"(?i)ssl|bootstrap|broker"):
+        KafkaAdminClient(
+            bootstrap_servers=tls_kafka, security_protocol="SSL", ssl_cafile=str(issued.ca), bootstrap_timeout_ms=3000
+        )
