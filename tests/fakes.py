@@ -176,6 +176,7 @@ class FakeStore:
         for user, value in commit.values:
             if value is None:
                 self.states.pop((commit.partition, user), None)
+                self.bad.pop(commit.partition, None)
             else:
                 self.states[commit.partition, user] = value
         self.progress[commit.partition] = commit.progress

@@ -150,6 +150,18 @@ def test_unreadable_values_are_kept_newest_first_and_bounded(subject: Subject) -
     assert len(kept) == 100
 
 
+def test_who_is_erased_takes_along_what_was_set_aside_in_his_partition_alone(subject: Subject) -> None:
+    store = subject.store
+    store.commit([Commit(p, ABSENT, b"p1", ((USER, b"s1"),)) for p in (2, 3)])
+    for partition in (2, 3):
+        store.set_aside(partition, [b"unreadable"])
+    assert store.commit([Commit(2, b"p0", b"p2", ((USER, None),))]) == [Refused(b"p1")]
+    assert store.commit([Commit(2, b"p1", b"p2", (("bob", b"s2"),))]) == [Written()]
+    assert subject.bad(2) == [b"unreadable"], "only an erasure empties it, and only one that is written"
+    assert store.commit([Commit(2, b"p2", b"p3", ((USER, None),))]) == [Written()]
+    assert (subject.bad(2), subject.bad(3)) == ([], [b"unreadable"])
+
+
 def test_a_store_that_is_away_says_so_and_commits_have_no_answer(subject: Subject) -> None:
     subject.stop()
     store = subject.store

@@ -41,12 +41,19 @@ class BoundedProtocol(HttpToolsProtocol):
         """See asyncio."""
         if self._over:
             return
-        in_head, head = self._in_head, self._heads
+        # What of the data belongs to a head is known if all of it does: the head was there before, or is its beginning.
+        head = self._heads if self._in_head else self._heads + 1
+        whole = self._in_head or self._between
         super().data_received(data)
-        if in_head and self._in_head and head == self._heads:  # all of it belongs to a head that goes on
+        if whole and self._in_head and head == self._heads:
             self._head_bytes += len(data)
             if self._head_bytes > self.max_head_bytes:
                 self._refuse(self._too_large())
+
+    @property
+    def _between(self) -> bool:
+        """Whether no request is under way."""
+        return self._heads == 0 or self.late_at == math.inf
 
     def on_message_begin(self) -> None:
         """A request's first byte."""

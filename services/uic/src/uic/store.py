@@ -140,7 +140,7 @@ class RedisStore:
 
     def _arguments(self, commit: Commit) -> list[Any]:
         p = commit.partition
-        names = [self._keys.progress(p), *(self._keys.state(p, user) for user, _ in commit.values)]
+        names = [self._keys.progress(p), self._keys.bad(p), *(self._keys.state(p, user) for user, _ in commit.values)]
         return [
             SCRIPT,
             len(names),

@@ -25,7 +25,7 @@ class Commit:
     progress: bytes
     """The record that replaces it."""
     values: tuple[tuple[str, bytes | None], ...] = ()
-    """User id and state value; None deletes."""
+    """User id and state value; None deletes it, and with it all that was set aside as unreadable in the partition."""
 
 
 @dataclass(frozen=True, slots=True)
