@@ -80,7 +80,7 @@ class Rig:
     def call(self, method: str, authorization: str | None) -> grpc.StatusCode:
         """How a call of `method` with an empty message ends; OK as soon as it is answered."""
         told = () if authorization is None else (("authorization", authorization),)
-        call: Any = self.channel.stream_stream(method)(iter([b""]), metadata=told, timeout=10)
+        call: Any = self.channel.stream_stream(method, None, None)(iter([b""]), metadata=told, timeout=10)
         try:
             next(iter(call), None)
             call.cancel()

@@ -24,6 +24,7 @@ from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterServicer, add_UserInterestCenterServicer_to_server
 from mimn.bundle import Bundle
 from mimn.state import CorruptState, StateError, WrongUser, decode_state, partition_of, user_hash
+from uic.arrivals import REFUSAL, Arrivals
 from uic.core.event import MAX_VALUE_BYTES, Reason, check_event, check_key
 from uic.errors import (
     DeadLetterUnavailable,
@@ -58,6 +59,8 @@ LAST_WORDS_S: Final = 0.2
 """For answers and health changes that are on their way when the last call has ended."""
 HEALTH_WORKERS: Final = 4
 """Threads beyond those of our own calls, so that a health check is answered while all of them wait for a broker."""
+REST_WORKERS: Final = 2
+"""Threads for reflection."""
 
 STATUS: Final[Mapping[type[UicError], grpc.StatusCode]] = {
     StartRefused: grpc.StatusCode.FAILED_PRECONDITION,
@@ -171,6 +174,12 @@ class UserInterestCenter(UserInterestCenterServicer):
 
         return self._answer("EraseUser", context, erase)
 
+    def count_refused(self, method: str) -> None:
+        """A call of `method` (full name) was one too many before its request was there."""
+        service, _, name = method.strip("/").partition("/")
+        if service == SERVICE:
+            self._metrics.rpcs.labels(name, grpc.StatusCode.RESOURCE_EXHAUSTED.name).inc()
+
     def finish(self, within_s: float) -> None:
         """Admit no call any more, and return once none runs or `within_s` are over."""
         deadline = time.monotonic() + within_s
@@ -218,7 +227,7 @@ class UserInterestCenter(UserInterestCenterServicer):
         with self._metrics.rpc_seconds.labels(method).time():
             try:
                 if not admitted:
-                    raise Overloaded("too many calls at once: try again, with a pause that grows")
+                    raise Overloaded(REFUSAL)
                 answer = work()
             except UicError as error:
                 code, detail = status_of(error), error.detail
@@ -345,11 +354,19 @@ class GrpcDoor:
         self._stopping = threading.Event()
         self._follower = threading.Thread(target=self._follow, name="grpc-health", daemon=True)
         self._health = health.HealthServicer()
-        workers = settings.max_calls + HEALTH_WORKERS
+        ours, health_calls, rest = (threading.Semaphore(n) for n in (settings.max_calls, HEALTH_WORKERS, REST_WORKERS))
+
+        def at_once(method: str) -> threading.Semaphore:
+            service = method.split("/")[1]
+            return {SERVICE: ours, health.SERVICE_NAME: health_calls}.get(service, rest)
+
+        self._arrivals = Arrivals(at_once, service.count_refused)
+        # As many again of ours may wait for their request as may run.
+        workers = 2 * settings.max_calls + HEALTH_WORKERS + REST_WORKERS
         self._server = grpc.server(
             ThreadPoolExecutor(workers, thread_name_prefix="grpc"),
             maximum_concurrent_rpcs=4 * workers,
-            interceptors=[] if guard is None else [GrpcGuard(guard)],
+            interceptors=[*([] if guard is None else [GrpcGuard(guard)]), self._arrivals],
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_metadata_size", MAX_METADATA_BYTES),
@@ -406,6 +423,7 @@ class GrpcDoor:
         shown = self._serving()
         self._show(shown)
         while not self._stopping.wait(HEALTH_INTERVAL_S):
+            self._arrivals.cut_late(time.monotonic())
             if (now := self._serving()) is not shown:
                 self._show(now)
                 shown = now

@@ -1,0 +1,93 @@
+"""Keeps calls whose request does not come from holding the gRPC door's threads.
+
+The library gives a call one of the door's threads before its message has arrived, and waits without end. Here the wait
+has a time and each kind of call a number that may wait at once, so that callers of our methods, of health and of
+reflection cannot take each other's threads.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import grpc
+
+ARRIVAL_S: Final = 5.0
+"""How long a call's request may be on its way; a call of streams has so long altogether."""
+REFUSAL: Final = "too many calls at once: try again, with a pause that grows"
+
+
+class Arrivals(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
+    """Reads each call's request itself, as long as `cut_late` lets it."""
+
+    def __init__(self, at_once: Callable[[str], threading.Semaphore], refused: Callable[[str], None]) -> None:
+        """
+        Args:
+            at_once: for a method's full name, how many calls like it may wait at once.
+            refused: hears the method of each call that was one too many.
+        """
+        self._at_once = at_once
+        self._refused = refused
+        self._lock = threading.Lock()
+        self._waiting: dict[int, tuple[grpc.ServicerContext, float]] = {}
+
+    def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
+        """The handler, changed to be called before the request is there."""
+        handler = continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = handler_call_details.method
+        if handler.request_streaming:
+            return self._streams(handler, method)
+
+        def unary(requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
+            return handler.unary_unary(self._first(requests, context, method), context)
+
+        def stream(requests: Iterator[Any], context: grpc.ServicerContext, *callback: Any) -> Any:
+            return handler.unary_stream(self._first(requests, context, method), context, *callback)
+
+        coding = handler.request_deserializer, handler.response_serializer
+        if not handler.response_streaming:
+            return grpc.stream_unary_rpc_method_handler(unary, *coding)
+        for name in ("experimental_non_blocking", "experimental_thread_pool"):
+            setattr(stream, name, getattr(handler.unary_stream, name, None))
+        return grpc.stream_stream_rpc_method_handler(stream, *coding)
+
+    def cut_late(self, now: float) -> None:
+        """End the calls whose request should have been here before `now` (monotonic)."""
+        with self._lock:
+            late = [context for context, cut_at in self._waiting.values() if now > cut_at]
+        for context in late:
+            context.cancel()  # type: ignore[no-untyped-call]  # the stubs leave it bare
+
+    def _first(self, requests: Iterator[Any], context: grpc.ServicerContext, method: str) -> Any:
+        with self._bounded(context, method):
+            request = next(requests, None)
+        if request is None:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "the call has no request")
+        return request
+
+    def _streams(self, handler: Any, method: str) -> Any:
+        def answer(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+            with self._bounded(context, method):
+                yield from handler.stream_stream(requests, context)
+
+        return grpc.stream_stream_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
+
+    @contextmanager
+    def _bounded(self, context: grpc.ServicerContext, method: str) -> Iterator[None]:
+        permits = self._at_once(method)
+        if not permits.acquire(blocking=False):
+            self._refused(method)
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, REFUSAL)
+        with self._lock:
+            self._waiting[id(context)] = context, time.monotonic() + ARRIVAL_S
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._waiting[id(context)]
+            permits.release()

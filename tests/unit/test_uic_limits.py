@@ -1,0 +1,226 @@
+"""What UIC's two doors bear: too many calls and connections, too large ones, and those whose request does not come."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from ctr.uic.v1 import uic_service_pb2 as pb
+from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
+from fake_log import FakeLog
+from localstack.wait import until
+from mimn.bundle import load_bundle
+from mimn.state import Progress
+from uic import admin, arrivals
+from uic.admin import AdminDoor, AdminRoom
+from uic.core.status import Status
+from uic.metrics import Metrics
+from uic.publisher import Publisher
+from uic.servicer import HEALTH_WORKERS, REST_WORKERS, SERVICE, GrpcDoor, UserInterestCenter
+from uic.settings import AdminSettings, GrpcSettings
+
+BUNDLE = load_bundle(next((Path(__file__).parents[1] / "fixtures" / "bundle_tiny").rglob("manifest.json")).parent)
+N = 8
+CALLS = 2
+
+
+class Nobody:
+    """A store without states, and an updater without partitions."""
+
+    status = Status(True, (), ())
+
+    def load(self, wanted: Any) -> list[list[bytes | None]]:
+        return [[None for _ in users] for _, users in wanted]
+
+    def resolve(self, partition: int, action: str, from_offset: int | None = None) -> Progress:
+        raise NotImplementedError
+
+
+class Rig:
+    def __init__(self) -> None:
+        settings = GrpcSettings(port=0, max_calls=CALLS, max_message_bytes=4096)
+        self.metrics = Metrics()
+        service = UserInterestCenter(
+            publisher=Publisher(FakeLog({"events": N, "events.erased": N}), "events", N),
+            states=Nobody(),
+            bundle=BUNDLE,
+            partitions=N,
+            metrics=self.metrics,
+            settings=settings,
+        )
+        self.door = GrpcDoor(service, settings, lambda: True)
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.door.start()}")
+        self.stub = UserInterestCenterStub(self.channel)
+        self.health = health_pb2_grpc.HealthStub(self.channel)
+
+    def get(self, user: str = "u") -> grpc.StatusCode:
+        try:
+            self.stub.GetUserState(pb.GetUserStateRequest(user_id=user), timeout=10)
+        except grpc.RpcError as error:
+            failed: Any = error
+            return grpc.StatusCode(failed.code())
+        return grpc.StatusCode.OK
+
+    def healthy(self) -> bool:
+        answer = self.health.Check(health_pb2.HealthCheckRequest(), timeout=10)
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    def close(self) -> None:
+        self.channel.close()
+        self.door.drain(0)
+
+
+@pytest.fixture
+def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    monkeypatch.setattr(arrivals, "ARRIVAL_S", 1.0)
+    rig = Rig()
+    yield rig
+    rig.close()
+
+
+class Stalled:
+    """A call that is begun and never sends its request; `ended` has its status once it has one."""
+
+    def __init__(self, channel: grpc.Channel, method: str) -> None:
+        self._over = threading.Event()
+        self.ended: grpc.StatusCode | None = None
+        call: Any = channel.stream_stream(method, None, None)(self._nothing(), timeout=30)
+        threading.Thread(target=self._read, args=(call,), daemon=True).start()
+
+    def _nothing(self) -> Iterator[bytes]:
+        self._over.wait(30)
+        yield from ()
+
+    def _read(self, call: Any) -> None:
+        with contextlib.suppress(grpc.RpcError):
+            next(iter(call), None)
+        self.ended = call.code()
+        self._over.set()
+
+
+def test_calls_whose_message_does_not_come_are_ended_and_health_is_answered_beside_them(rig: Rig) -> None:
+    assert rig.get() is grpc.StatusCode.NOT_FOUND
+    stalled = [Stalled(rig.channel, f"/{SERVICE}/GetUserState") for _ in range(3 * CALLS)]
+    until(lambda: sum(call.ended is grpc.StatusCode.RESOURCE_EXHAUSTED for call in stalled) == 2 * CALLS,
+          "those above the number that may wait are refused", within_s=10)  # fmt: skip
+    assert rig.healthy()
+    until(lambda: all(call.ended for call in stalled), "the others are ended", within_s=10)
+    assert sorted(str(call.ended) for call in stalled) == sorted(
+        ["StatusCode.CANCELLED"] * CALLS + ["StatusCode.RESOURCE_EXHAUSTED"] * 2 * CALLS
+    )
+    assert rig.get() is grpc.StatusCode.NOT_FOUND
+    counted = rig.metrics.registry.get_sample_value(
+        "uic_rpcs_total", {"method": "GetUserState", "code": "RESOURCE_EXHAUSTED"}
+    )
+    assert counted == 2 * CALLS
+
+
+@pytest.mark.parametrize(
+    ("method", "several"),
+    [
+        ("/grpc.health.v1.Health/Check", HEALTH_WORKERS),
+        ("/grpc.health.v1.Health/Watch", HEALTH_WORKERS),
+        ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", REST_WORKERS),
+    ],
+)
+def test_stalled_calls_of_health_and_reflection_cost_our_own_methods_nothing(
+    rig: Rig, method: str, several: int
+) -> None:
+    stalled = [Stalled(rig.channel, method) for _ in range(several + 3)]
+    until(lambda: sum(call.ended is grpc.StatusCode.RESOURCE_EXHAUSTED for call in stalled) >= 3,
+          "those above the number that may wait are refused", within_s=10)  # fmt: skip
+    assert rig.get() is grpc.StatusCode.NOT_FOUND
+    until(lambda: all(call.ended for call in stalled), "the others are ended", within_s=10)
+    until(rig.healthy, "health is answered", within_s=10)
+
+
+def test_a_watch_outlives_the_time_that_a_request_has(rig: Rig) -> None:
+    watch: Any = rig.health.Watch(health_pb2.HealthCheckRequest(service=SERVICE), timeout=30)
+    assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+    stalled = Stalled(rig.channel, f"/{SERVICE}/GetUserState")
+    until(lambda: stalled.ended, "a stalled call's time is over", within_s=10)
+    assert watch.is_active()
+    watch.cancel()
+
+
+def test_a_message_over_the_limit_is_refused_and_smaller_ones_go_on(rig: Rig) -> None:
+    assert rig.get("u" * 5000) is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert rig.get("u" * 4000) is grpc.StatusCode.INVALID_ARGUMENT
+    assert rig.get() is grpc.StatusCode.NOT_FOUND
+
+
+# The admin door
+
+
+@pytest.fixture
+def admin_port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    monkeypatch.setattr(admin, "ARRIVAL_S", 1.0)
+    monkeypatch.setattr(admin, "MAX_CONNECTIONS", 4)
+    door = AdminDoor(AdminRoom(Nobody(), Metrics(), lambda: True), AdminSettings(port=0))
+    door.start()
+    yield door.port
+    door.stop()
+
+
+def ask(port: int, head: bytes = b"GET /livez HTTP/1.1\r\n\r\n") -> int:
+    """The status; 0 if the connection is closed without one."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as line, line.makefile("rb") as stream:
+        try:
+            line.sendall(head)
+            first = stream.readline()
+            return int(first.split()[1]) if first else 0
+        except ConnectionError:
+            return 0
+
+
+def test_the_admin_door_takes_so_many_connections_and_answers_again_when_they_are_cut(admin_port: int) -> None:
+    idle = [socket.create_connection(("127.0.0.1", admin_port), timeout=10) for _ in range(4)]
+    assert ask(admin_port) == 0
+    assert [line.recv(1) for line in idle] == [b""] * 4, "they brought nothing, and are cut"
+    until(lambda: ask(admin_port) == 200, "it answers again", within_s=10)
+    for line in idle:
+        line.close()
+
+
+def test_a_trickling_admin_request_is_cut(admin_port: int) -> None:
+    with socket.create_connection(("127.0.0.1", admin_port), timeout=10) as line:
+        line.sendall(b"GET /livez HTTP/1.1\r\n")
+        line.settimeout(0.1)
+        sent = 0
+
+        def cut() -> bool:
+            nonlocal sent
+            try:
+                line.sendall(b"x: y\r\n")
+                sent += 1
+                return line.recv(1) == b""
+            except TimeoutError:
+                return False
+            except ConnectionError:
+                return True
+
+        until(cut, "the connection is cut", within_s=10)
+        assert sent > 2
+    assert ask(admin_port) == 200
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"GET /livez HTTP/1.1\r\nx: " + b"y" * 17000 + b"\r\n\r\n", b"GET /livez?" + b"y" * 17000 + b" HTTP/1.1\r\n\r\n",
+     b"GET /livez HTTP/1.1\r\n" + (b"x: " + b"y" * 200 + b"\r\n") * 90 + b"\r\n"],
+)  # fmt: skip
+def test_an_admin_head_over_the_limit_is_431(admin_port: int, head: bytes) -> None:
+    assert ask(admin_port, head) == 431
+    connection = http.client.HTTPConnection("127.0.0.1", admin_port, timeout=10)
+    connection.request("GET", "/livez", headers={"x": "y" * 15000})
+    assert connection.getresponse().status == 200
+    connection.close()
