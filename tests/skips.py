@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+import pytest
+
 NO_REAL_KAFKA = (
     "needs a real Apache Kafka: set KAFKA_BOOTSTRAP_SERVERS to one that runs, or CTR_KAFKA_BROKER to a script that "
     "starts one (`SCRIPT start --data DIR` prints its address)"
@@ -27,6 +29,14 @@ _ALLOWED: Mapping[str, str] = {
     NO_REFERENCE_DATA: "CTR_SHARED_DATA",
 }
 """Reason of a skip → the variable that, when set, says that the thing is there and the skip is a fault."""
+
+
+def tls_redis() -> str:
+    """The program of `CTR_TLS_REDIS`; the test is skipped without one."""
+    program = os.environ.get("CTR_TLS_REDIS")
+    if not program:
+        pytest.skip(NO_TLS_REDIS)
+    return program
 
 
 def accepted_in_ci(reason: str, env: Mapping[str, str] = os.environ) -> bool:

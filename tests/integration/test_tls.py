@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import ssl
 import subprocess
@@ -183,9 +182,7 @@ def tls_store(
             yield replace(valkey, url=f"rediss://localhost:{front.port}/0")
             assert front.handshakes
         return
-    program = os.environ.get("CTR_TLS_REDIS")
-    if not program:
-        pytest.skip(skips.NO_TLS_REDIS)
+    program = skips.tls_redis()
     port = free_port()
     child = Child("redis", _tls_redis(program, port, issued), log=tmp_path / "redis.log")
     trust = {"ssl_ca_certs": issued.ca, "ssl_certfile": issued.client, "ssl_keyfile": issued.client_key}
@@ -201,7 +198,7 @@ def tls_store(
 
 def _tls_redis(program: str, port: int, issued: Certificates) -> list[str]:
     return [
-        shutil.which(program) or program,
+        program,
         *("--port", "0", "--tls-port", str(port), "--bind", "127.0.0.1", "--save", "", "--tls-auth-clients", "yes"),
         *("--tls-cert-file", str(issued.server), "--tls-key-file", str(issued.server_key)),
         *("--tls-ca-cert-file", str(issued.ca)),

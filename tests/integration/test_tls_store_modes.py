@@ -1,0 +1,125 @@
+"""The store's clients over TLS behind Sentinel and in a cluster, with servers that ask for certificates."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+import skips
+from certificates import Certificates
+from localstack.ports import LOOPBACK, free_port
+from localstack.server import Server
+from localstack.wait import until
+from mimn.state import Keys
+from rtp.errors import StoreAway
+from rtp.settings import RedisSettings as RtpRedis
+from rtp.store import open_store
+from uic.core.commit import ABSENT, Commit, Written
+from uic.errors import StoreUnavailable
+from uic.settings import RedisSettings as UicRedis
+from uic.store import RedisStore
+
+pytestmark = pytest.mark.servers
+
+KEYS = Keys("0123456789abcdef-0", "tls")
+
+
+@dataclass(frozen=True)
+class Store:
+    """How to reach it, without the authority to trust."""
+
+    told: dict[str, Any]
+    issued: Certificates
+
+
+class TlsRedis(Server):
+    """A Redis with TLS alone, which asks its clients for a certificate of the authority that issued its own."""
+
+    def __init__(self, folder: Path, issued: Certificates, *options: str, config: str | None = None) -> None:
+        super().__init__("redis", folder, {"redis": 0})
+        self._issued = issued
+        self._options = options
+        self._config = config
+
+    @property
+    def address(self) -> str:
+        return f"rediss://localhost:{self.port}/0"
+
+    def command(self) -> list[str]:
+        issued, first = self._issued, []
+        if self._config is not None:
+            file = self.folder / "sentinel.conf"
+            file.write_text(self._config)
+            first = [str(file), "--sentinel"]
+        return [
+            skips.tls_redis(),
+            *first,
+            *("--port", "0", "--tls-port", str(self.port), "--bind", LOOPBACK, "--dir", str(self.folder.resolve())),
+            *("--tls-cert-file", str(issued.server), "--tls-key-file", str(issued.server_key)),
+            *("--tls-ca-cert-file", str(issued.ca), "--tls-auth-clients", "yes", "--tls-replication", "yes"),
+            *self._options,
+        ]
+
+    def client(self) -> redis.Redis:
+        files = {"ca_certs": self._issued.ca, "certfile": self._issued.client, "keyfile": self._issued.client_key}
+        return redis.Redis.from_url(
+            self.address, protocol=2, socket_timeout=2, **{f"ssl_{name}": str(file) for name, file in files.items()}
+        )
+
+    def ready(self) -> bool:
+        with self.client() as client:
+            try:
+                return bool(client.ping())
+            except redis.RedisError:
+                return False
+
+
+@pytest.fixture(params=["sentinel", "cluster"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    issued = Certificates.issue(tmp_path / "certificates")
+    if request.param == "cluster":
+        options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()), "--tls-cluster", "yes")
+        with TlsRedis(tmp_path / "redis", issued, *options) as server, server.client() as client:
+            client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
+            until(lambda: client.cluster("INFO")["cluster_state"] == "ok", "the cluster is up", within_s=20)
+            yield Store({"url": server.address, "mode": "cluster"}, issued)
+        return
+    with TlsRedis(tmp_path / "redis", issued, "--save", "") as server:
+        config = f"sentinel monitor states {LOOPBACK} {server.port} 1\nsentinel down-after-milliseconds states 60000\n"
+        with TlsRedis(tmp_path / "sentinel", issued, config=config) as watcher:
+            told = {"mode": "sentinel", "sentinels": f"localhost:{watcher.port}", "sentinel_service": "states"}
+            yield Store({"url": "rediss://not-used:1/0", **told}, issued)
+
+
+def files(issued: Certificates, authority: Path) -> dict[str, Any]:
+    return {"tls_ca_file": authority, "tls_cert_file": issued.client, "tls_key_file": issued.client_key}
+
+
+async def read(settings: RtpRedis, key: str) -> bytes | None:
+    store = open_store(settings)
+    try:
+        return await store.read(key, 5)
+    finally:
+        await store.close()
+
+
+def test_what_uic_writes_rtp_reads_and_neither_talks_to_who_has_a_foreign_certificate(
+    store: Store, tmp_path: Path
+) -> None:
+    trusted = store.told | files(store.issued, store.issued.ca)
+    written = RedisStore(UicRedis(**trusted, timeout_s=5), KEYS)
+    assert written.commit([Commit(3, ABSENT, b"p", (("u", b"state"),))]) == [Written()]
+    written.close()
+    assert asyncio.run(read(RtpRedis(**trusted), KEYS.state(3, "u"))) == b"state"
+    distrusting = store.told | files(store.issued, Certificates.issue(tmp_path / "foreign").ca)
+    with pytest.raises(StoreAway):
+        asyncio.run(read(RtpRedis(**distrusting), KEYS.state(3, "u")))
+    refused = RedisStore(UicRedis(**distrusting, timeout_s=5), KEYS)
+    with pytest.raises(StoreUnavailable):
+        refused.read_progress([3])
