@@ -143,7 +143,8 @@ def test_uic_speaks_tls_on_both_doors(
                     return None
                 return status
 
-        assert health(issued, issued) == health_pb2.HealthCheckResponse.SERVING
+        serving = health_pb2.HealthCheckResponse.SERVING
+        until(lambda: health(issued, issued) == serving, "health follows /readyz", within_s=10)
         assert health(issued, None) is None
         assert health(issued, foreign) is None
         assert health(foreign, issued) is None
