@@ -11,11 +11,15 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, get_args
 
 from mimn.state.layout import Block, BlockType, StateLayout
+from mimn.state.sketch import Sketch
 
 Variant = Literal["paper", "official", "pooling"]
 Rebalance = Literal["none", "shift", "transfer"]
 Padding = Literal["hold", "reset", "run"]
 HeadNorm = Literal["none", "batch"]
+
+
+MAX_SKETCH_CELLS = 1 << 16
 
 
 class ConfigError(ValueError):
@@ -64,6 +68,12 @@ class MimnConfig:
     history_product: bool = False
     """The head also reads the candidate times the mean event vector, element by element: how alike the two are. Not in
     the paper; free in the state, which holds the sum anyway."""
+    sketch_category_cells: int = 0
+    """Counters of categories in the state (`mimn.state.sketch`), which the head reads for the candidate; 0 = none."""
+    sketch_item_cells: int = 0
+    """Counters in each of the two hashed rows of items; 0 = none."""
+    sketch_half_lives: tuple[int, ...] = (0, 30)
+    """Days after which an event counts half, once for each set of counters; 0 = never. Read only with a sketch."""
     attention_units: tuple[int, int] = (80, 40)
     """Hidden widths of the channel attention."""
     head_units: tuple[int, int] = (200, 80)
@@ -106,17 +116,28 @@ class MimnConfig:
             raise ConfigError(
                 "memory_induction, utilization and auxiliary_loss must be false in variant 'pooling': it has no memory"
             )
+        self._check_sketch()
         if self.variant == "official":
             self._check_official()
 
     def _check_official(self) -> None:
         if self.utilization and self.rebalance != "shift":
             raise ConfigError(f"rebalance must be 'shift' in variant 'official', not {self.rebalance!r}")
-        if self.context_features or self.history_product or self.bounded_writes:
+        if self.context_features or self.history_product or self.bounded_writes or self.sketch:
             raise ConfigError(
-                "context_features must be empty, history_product and bounded_writes false in variant 'official': the "
-                "published code has none of them"
+                "context_features must be empty, history_product and bounded_writes false, sketch cells 0 in variant "
+                "'official': the published code has none of them"
             )
+
+    def _check_sketch(self) -> None:
+        for field in ("sketch_category_cells", "sketch_item_cells"):
+            if not 0 <= getattr(self, field) <= MAX_SKETCH_CELLS:
+                raise ConfigError(f"{field} must be 0 to {MAX_SKETCH_CELLS}, not {getattr(self, field)}")
+        half_lives = self.sketch_half_lives
+        if not half_lives or min(half_lives) < 0 or len(set(half_lives)) != len(half_lives):
+            raise ConfigError(f"sketch_half_lives must be distinct days, 0 or more, not {half_lives}")
+        if self.sketch_category_cells % 2:
+            raise ConfigError(f"sketch_category_cells must be even, not {self.sketch_category_cells}")
 
     @classmethod
     def official(cls, **changes: Any) -> Self:
@@ -155,6 +176,12 @@ class MimnConfig:
         return 2 * self.embedding_dim
 
     @property
+    def sketch(self) -> Sketch | None:
+        """The counters in a user's state, None without any."""
+        sketch = Sketch(self.sketch_category_cells, self.sketch_item_cells, self.sketch_half_lives)
+        return sketch if sketch.cells else None
+
+    @property
     def shifts(self) -> bool:
         """Whether write weights are re-balanced by shift and sharpen."""
         return self.utilization and self.rebalance == "shift"
@@ -179,7 +206,17 @@ def _typed(name: str, value: Any, default: Any) -> Any:
 
 
 def state_layout(config: MimnConfig, dtype: BlockType = "float32") -> StateLayout:
-    """The blocks of a user's state in `config`.
+    """The blocks of a user's state in `config`: those of the cell, between the two of the sketch if there is one.
+
+    Raises:
+        LayoutError: as `cell_layout`.
+    """
+    cell, sketch = cell_layout(config, dtype), config.sketch
+    return cell if sketch is None else StateLayout((sketch.first_block, *cell.blocks, sketch.last_block))
+
+
+def cell_layout(config: MimnConfig, dtype: BlockType = "float32") -> StateLayout:
+    """The blocks of a state that the step graph reads and writes.
 
     `dtype` is how the recurrent part (controller, read vector, memory, channels: all in or near [-1, 1]) is stored; the
     means are always float32: the 1,000th event moves a mean by a thousandth, which float16 would round away. Means and

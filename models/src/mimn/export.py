@@ -22,20 +22,32 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mimn.bundle import BlockSpec, BundleError, EmbeddingTable, Golden, StateSpec, write_bundle
-from mimn.config import ConfigError, MimnConfig, state_layout
+from mimn.bundle import (
+    BlockSpec,
+    BundleError,
+    EmbeddingTable,
+    Golden,
+    IdSketch,
+    SketchSpec,
+    StateSpec,
+    write_bundle,
+)
+from mimn.bundle.manifest import SKETCH_RULE
+from mimn.config import ConfigError, MimnConfig, cell_layout, state_layout
 from mimn.nn.checkpoint import CheckpointError, load_model
 from mimn.nn.graphs import OPSET, head_graph, step_graph
 from mimn.nn.model import MimnModel
 from mimn.parity import Graph, ParityError, check_parity
 from mimn.reference import Reference
 from mimn.state.layout import BlockType, LayoutError
+from mimn.state.sketch import DAY_MS
 
 Ids = NDArray[np.uint64]
 
 MODEL_FILE, METRICS_FILE = "model.safetensors", "metrics.json"
 ITEM_IDS_FILE, CATEGORY_IDS_FILE = "items.ids.npy", "categories.ids.npy"
 GOLDEN_DRAWN, GOLDEN_USERS, GOLDEN_EVENTS, GOLDEN_CANDIDATES = 16, 4, 20, 9
+GOLDEN_TIMES = (1_700_000_000_000, 1_700_000_000_000 + 100 * DAY_MS)
 
 
 class ExportError(Exception):
@@ -83,12 +95,14 @@ def export_bundle(
                 "take the id files of the run that trained the model"
             )
         EmbeddingTable(ids, table.weight.detach().numpy()).check(f"{what}s")
-    layout = state_layout(config, state_dtype)
+    layout, sketch = state_layout(config, state_dtype), config.sketch
     with _evaluation(model):
-        step_onnx, step_spec = step_graph(model, layout)
+        step_onnx, step_spec = step_graph(model, cell_layout(config, state_dtype))
         head_onnx, head_spec = head_graph(model, layout)
         check_parity(model, layout, step_onnx, head_onnx)
-        initial = layout.round(model.cell.initial(1)[0].numpy())
+        blocks = {name: value.numpy() for name, value in model.cell.initial_blocks().items()}
+        blank = {block.name: np.zeros(block.shape, np.float32) for block in layout.blocks}
+        initial = layout.round(layout.flatten(blank | blocks))
         items = EmbeddingTable(item_ids, model.items.weight.detach().numpy())
         categories = EmbeddingTable(category_ids, model.categories.weight.detach().numpy())
         reference = Reference(config, {key: value.numpy() for key, value in model.state_dict().items()}, state_dtype)
@@ -105,6 +119,9 @@ def export_bundle(
         items=items,
         categories=categories,
         golden=golden_cases(reference, (Graph(step_onnx), Graph(head_onnx)), (items, categories), initial),
+        sketch=None
+        if sketch is None
+        else SketchSpec(SKETCH_RULE, sketch.category_cells, sketch.item_cells, sketch.half_lives),
         context=config.context_features,
         opset=OPSET,
         model=asdict(config),
@@ -141,13 +158,29 @@ def golden_cases(
     clearest = np.sort(np.argsort(gaps, kind="stable")[-GOLDEN_USERS:])
 
     states = np.tile(initial, (GOLDEN_USERS, 1))
+    config = reference.config
+    sketch = None if config.sketch is None else IdSketch(config.sketch, categories)
+    rest = slice(None) if sketch is None else sketch.sketch.rest
     for t in range(GOLDEN_EVENTS):
-        states = step(np.ascontiguousarray(events[clearest, t]), states)
+        states[:, rest] = step(np.ascontiguousarray(events[clearest, t]), np.ascontiguousarray(states[:, rest]))
     candidates = draw(items, GOLDEN_CANDIDATES), draw(categories, GOLDEN_CANDIDATES)
-    context = random.normal(size=(GOLDEN_USERS, len(reference.config.context_features))).astype(np.float32)
+    context = random.normal(size=(GOLDEN_USERS, len(config.context_features))).astype(np.float32)
+    times = now = None
+    reads: list[tuple[NDArray[Any], ...]] = [()] * GOLDEN_USERS
+    if sketch is not None:
+        times = np.sort(random.integers(*GOLDEN_TIMES, size=(GOLDEN_USERS, GOLDEN_EVENTS)))
+        times[:, ::6] -= 3 * DAY_MS  # some late
+        now = np.array([GOLDEN_TIMES[1]] * GOLDEN_USERS) + random.integers(9 * DAY_MS, size=GOLDEN_USERS)
+        for t in range(GOLDEN_EVENTS):
+            ids = history[0][clearest, t], history[1][clearest, t]
+            sketch.sketch.add(states, sketch.addresses(*ids), sketch.sketch.moments(times[:, t]))
+        addresses = sketch.addresses(*candidates)
+        reads = [(addresses, moment[np.newaxis]) for moment in sketch.sketch.moments(now)]
 
-    def scores(state: NDArray[np.float32], row: NDArray[np.float32]) -> NDArray[np.float32]:
-        return head(vectors(*candidates), state[np.newaxis], *([row[np.newaxis]] if len(row) else []))
+    def scores(
+        state: NDArray[np.float32], row: NDArray[np.float32], read: tuple[NDArray[Any], ...]
+    ) -> NDArray[np.float32]:
+        return head(vectors(*candidates), state[np.newaxis], *read, *([row[np.newaxis]] if len(row) else []))
 
     return Golden(
         items=history[0][clearest],
@@ -156,8 +189,10 @@ def golden_cases(
         candidate_items=candidates[0],
         candidate_categories=candidates[1],
         context=context,
-        scores=np.stack([scores(state, row) for state, row in zip(states, context, strict=True)]),
-        cold_scores=scores(initial, np.zeros_like(context[0])),
+        scores=np.stack([scores(*case) for case in zip(states, context, reads, strict=True)]),
+        cold_scores=scores(initial, np.zeros_like(context[0]), reads[0]),
+        times=times,
+        now=now,
     )
 
 

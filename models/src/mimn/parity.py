@@ -7,18 +7,23 @@ weights ever come closer than `MARGIN` may rightly differ: such histories are co
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
 
+from mimn.config import cell_layout
 from mimn.nn.cell import unroll
-from mimn.nn.graphs import HeadModule, StepModule
+from mimn.nn.graphs import StepModule, head_module
 from mimn.nn.model import MimnModel
-from mimn.reference import Reference
+from mimn.nn.sketch import SketchReader
+from mimn.reference import Reference, cells, count
 from mimn.state.layout import BlockType, StateLayout
+from mimn.state.sketch import DAY_MS, Sketch
 
 Floats = NDArray[np.float32]
 
@@ -32,6 +37,8 @@ HALF_TOLERANCE = 2e-3
 """The same for one step of a float16 bundle: a value that lies between two float16 numbers may fall to either side."""
 HALF_FOLD_TOLERANCE = 2e-2
 """And after a history, in which such a difference is carried on."""
+SKETCH_TOLERANCE = 1e-2
+"""What a counter holds after a history, each addition rounded to float16."""
 HISTORY = 40
 """Events of the histories that are folded."""
 
@@ -61,7 +68,7 @@ class Graph:
         self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         self._inputs = [tensor.name for tensor in self._session.get_inputs()]
 
-    def __call__(self, *inputs: Floats) -> Floats:
+    def __call__(self, *inputs: NDArray[Any]) -> Floats:
         """The graph's output for its inputs, in order."""
         output: Floats = self._session.run(None, dict(zip(self._inputs, inputs, strict=True)))[0]
         return output
@@ -84,20 +91,25 @@ def check_parity(
     return _Check(model, layout, step_onnx, head_onnx, seed).run()
 
 
+def counters(sketch: Sketch | None) -> int:
+    """How many values of a state are the sketch's counters."""
+    return 0 if sketch is None else sketch.values
+
+
 class _Check:
     def __init__(self, model: MimnModel, layout: StateLayout, step_onnx: bytes, head_onnx: bytes, seed: int) -> None:
-        self.model, self.layout = model, layout
+        dtype: BlockType = "float16" if layout.half_floats > counters(model.config.sketch) else "float32"
+        self.model, self.layout = model, cell_layout(model.config, dtype)
         self.step, self.head = Graph(step_onnx), Graph(head_onnx)
-        self.torch_step, self.torch_head = StepModule(model, layout), HeadModule(model)
-        dtype: BlockType = "float16" if layout.half_floats else "float32"
+        self.torch_step, self.torch_head = StepModule(model, self.layout), head_module(model)
         weights = {name: value.numpy() for name, value in model.state_dict().items()}
         self.reference = Reference(model.config, weights, dtype)
         self.random = np.random.default_rng(seed)
         self.steps = self.scores = self.histories = self.undecided = 0
         self.largest = 0.0
-        self.step_tolerance = HALF_TOLERANCE if layout.half_floats else TOLERANCE
+        self.step_tolerance = HALF_TOLERANCE if self.layout.half_floats else TOLERANCE
         sharp = SHARP_FOLD_TOLERANCE if model.config.shifts else TOLERANCE
-        self.fold_tolerance = HALF_FOLD_TOLERANCE if layout.half_floats else sharp
+        self.fold_tolerance = HALF_FOLD_TOLERANCE if self.layout.half_floats else sharp
 
     def run(self) -> ParityReport:
         with torch.no_grad():
@@ -111,7 +123,7 @@ class _Check:
             self._one_step(np.zeros_like(states[:2]), np.zeros_like(self.vectors(2)))
             for candidates in BATCHES:
                 self._score(states[self.random.integers(len(states))], candidates)
-            self._score(initial[0], BATCHES[-1])
+            self._score(initial[0], BATCHES[-1], events=0)
         if not self.histories:
             raise ParityError(
                 f"no history could be compared: in each of {max(BATCHES)} the two largest read weights came closer "
@@ -166,18 +178,59 @@ class _Check:
             self._equal_states(where, "PyTorch", got[row], pytorch[row], self.step_tolerance)
             self._equal_states(where, "the equations", got[row], self.reference.flat(blocks), self.step_tolerance)
 
-    def _score(self, state: Floats, count: int) -> None:
-        candidates = self.vectors(count)
+    def _score(self, state: Floats, candidates: int, events: int = HISTORY) -> None:
+        """Compare the scores of some candidates on one state, around which a sketch has counted some events."""
+        vectors = self.vectors(candidates)
         context = self.random.normal(size=(1, len(self.model.config.context_features))).astype(np.float32)
-        inputs = [candidates, state[np.newaxis]] + ([context] if context.size else [])
+        inputs: list[NDArray[Any]] = [vectors, state[np.newaxis]]
+        held: Sequence[Floats | None] = [None] * candidates
+        if self.model.config.sketch is not None:
+            whole, addresses, now, held = self._counted(self.model.config.sketch, state, candidates, events)
+            inputs = [vectors, whole, addresses, now]
+        inputs += [context] if context.size else []
         got = self.head(*inputs)
         pytorch = self.torch_head(*(torch.from_numpy(value) for value in inputs)).numpy()
         blocks = self.reference.blocks(state)
-        equations = [self.reference.score(blocks, candidate, context[0].astype(np.float64)) for candidate in candidates]
-        self.scores += count
-        where = f"scores of {count} candidates"
+        equations = [
+            self.reference.score(
+                blocks, vector, context[0].astype(np.float64), None if counts is None else counts.astype(np.float64)
+            )
+            for vector, counts in zip(vectors, held, strict=True)
+        ]
+        self.scores += candidates
+        where = f"scores of {candidates} candidates"
         self._equal(where, "PyTorch", got, pytorch, TOLERANCE)
         self._equal(where, "the equations", got, np.array(equations, np.float32), TOLERANCE)
+
+    def _counted(
+        self, sketch: Sketch, state: Floats, candidates: int, events: int
+    ) -> tuple[Floats, NDArray[np.int64], Floats, Floats]:
+        """`state` with counters of some events around it, and what candidates read of them: their addresses, the moment,
+        and what their cells hold [C, A, S]; compared with sums over the events."""
+        config, random = self.model.config, self.random
+        items = random.integers(2**64, size=events + candidates, dtype=np.uint64)
+        # Few different ones, so that cells are touched again, and some late.
+        items = items[random.integers(-(-len(items) // 4), size=len(items))]
+        rows = random.integers(self.model.categories.num_embeddings, size=len(items))
+        times = 1_700_000_000_000 + np.sort(random.integers(200 * DAY_MS, size=events))
+        times[::7] -= random.integers(40 * DAY_MS, size=len(times[::7]))
+        now = int(times.max(initial=1_700_000_000_000)) + int(random.integers(50 * DAY_MS))
+        whole = np.concatenate([np.zeros(sketch.values), state, np.zeros(len(sketch.half_lives))])
+        whole = whole.astype(np.float32)[np.newaxis]
+        addresses = sketch.addresses_of(items, rows)
+        for address, moment in zip(addresses, sketch.moments(times), strict=False):
+            sketch.add(whole, address[np.newaxis], moment[np.newaxis])
+        moment, asked = sketch.moments(np.array([now])), addresses[events:]
+        held: Floats = (
+            SketchReader(sketch)
+            .counts(torch.from_numpy(whole), torch.from_numpy(asked), torch.from_numpy(moment))[0]
+            .numpy()
+        )
+        its = [cells(config, int(item), int(row)) for item, row in zip(items, rows, strict=True)]
+        touched = list(zip(times.tolist(), its, strict=False))
+        sums = [[[count(c, days, touched, now) for days in sketch.half_lives] for c in one] for one in its[events:]]
+        self._equal("counters", "sums over the events", held, np.array(sums, np.float32), SKETCH_TOLERANCE)
+        return whole, asked, moment, held
 
     def _equal_states(self, where: str, other: str, got: Floats, want: Floats, tolerance: float) -> None:
         for name, value in self.layout.view(want).items():

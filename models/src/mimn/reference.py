@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.config import MimnConfig, state_layout
+from mimn.config import MimnConfig, cell_layout
 from mimn.state.layout import BlockType
 
 Array = NDArray[np.float64]
@@ -30,7 +30,7 @@ class Reference:
 
     def __init__(self, config: MimnConfig, weights: Mapping[str, NDArray[Any]], state_dtype: BlockType = "float32"):
         self.config = config
-        self.layout = state_layout(config, state_dtype)
+        self.layout = cell_layout(config, state_dtype)
         self._weights = {name: np.asarray(value, np.float64) for name, value in weights.items()}
 
     def initial(self) -> Blocks:
@@ -99,8 +99,8 @@ class Reference:
             smallest = min(smallest, gap)
         return blocks, smallest
 
-    def score(self, blocks: Blocks, candidate: Array, context: Array) -> float:
-        """The click probability of one candidate [D] with context [K]."""
+    def score(self, blocks: Blocks, candidate: Array, context: Array, counts: Array | None = None) -> float:
+        """The click probability of one candidate [D] with context [K], and with a sketch what its cells hold [A, S]."""
         c = self.config
         q = np.asarray(candidate, np.float64)
         user = np.concatenate([blocks["history_mean"], np.log(1 + blocks["count"]) / 7, context])
@@ -111,6 +111,12 @@ class Reference:
                 features.append(self._attention(q, blocks["channels"]))
         if c.history_product:
             features.append(q * blocks["history_mean"])
+        if counts is not None:
+            rows = list(counts)
+            if c.sketch_category_cells:
+                features.append(np.log(1 + rows.pop(0)))
+            if c.sketch_item_cells:
+                features.append(np.log(1 + np.array([min(one, other) for one, other in zip(*rows, strict=True)])))
         return float(sigmoid(self._mlp(user, np.concatenate(features))))
 
     def flat(self, blocks: Blocks) -> NDArray[np.float32]:
@@ -180,6 +186,27 @@ class Reference:
         W, name = self._weights, f"head.mlp.{piece}_norm.norm"
         x = (x - W[f"{name}.running_mean"]) / np.sqrt(W[f"{name}.running_var"] + 1e-5)
         return x * W[f"{name}.weight"] + W[f"{name}.bias"]
+
+
+def cells(config: MimnConfig, item: int, category_row: int) -> list[int]:
+    """The cells of an item id and a category's row: the category's, then the item's in either hashed row."""
+    K, n = config.sketch_category_cells, config.sketch_item_cells
+    x = item
+    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+        x = (x ^ (x >> 33)) * factor % 2**64
+    x ^= x >> 33
+    of_item = [K + (x % 2**32) % n, K + n + (x >> 32) % n] if n else []
+    return ([category_row % K] if K else []) + of_item
+
+
+def count(cell: int, half_life_days: int, touched: Sequence[tuple[int, Sequence[int]]], now_ms: int) -> float:
+    """What a cell holds at `now_ms`, of events (time in ms, their cells): each counts half after a half-life; 0 = whole
+    for ever."""
+    total = 0.0
+    for time_ms, its in touched:
+        if cell in its:
+            total += 2.0 ** -((now_ms - time_ms) / (half_life_days * 86_400_000)) if half_life_days else 1.0
+    return total
 
 
 def mean_after(mean: Array, value: Array, count: Array) -> Array:

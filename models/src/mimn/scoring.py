@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from mimn import metrics
 from mimn.data.events import Events
 from mimn.data.instances import Candidates, Instances, Sampling
+from mimn.data.touches import addresses_of, times_ms
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.data.windows import histories
 from mimn.nn.cell import states_at
 from mimn.nn.model import MimnModel
+from mimn.nn.sketch import Touches, window_counts
 
 HISTORIES_PER_BATCH = 128
 LENGTH_EDGES = (20, 50, 100, 200, 500, 1000)
@@ -39,6 +41,8 @@ def predict(
     model.eval()
     item_rows, category_rows = ids.item_rows(events.item_id), ids.category_rows(events.category_id)
     rows = {sampling: instances.candidates(sampling, negatives) for sampling, negatives in samplings.items()}
+    sketch, times = model.config.sketch, times_ms(events)
+    addresses = None if sketch is None else addresses_of(sketch, ids, events.item_id, events.category_id)
     out = {sampling: np.empty((len(instances), negatives + 1), np.float32) for sampling, negatives in samplings.items()}
     order = np.argsort(np.minimum(instances.end - instances.begin, length), kind="stable")
     for start in range(0, len(order), HISTORIES_PER_BATCH):
@@ -47,12 +51,28 @@ def predict(
             instances.begin[chosen], instances.end[chosen], item_rows, category_rows, length
         )
         states = model.unroll(torch.from_numpy(item), torch.from_numpy(category))
-        state = states_at(states, torch.from_numpy(lengths).unsqueeze(-1)).squeeze(1)
+        positions = torch.from_numpy(lengths).unsqueeze(-1)
+        state = states_at(states, positions).squeeze(1)
+        # The events' rows; behind a history's end any row will do.
+        at = np.minimum((instances.end[chosen] - lengths)[:, np.newaxis] + np.arange(item.shape[1]), len(events) - 1)
         for sampling, candidates in rows.items():
             shape = out[sampling].shape
-            items = ids.item_rows(candidates.item).reshape(shape)[chosen]
-            categories = ids.category_rows(candidates.category).reshape(shape)[chosen]
-            scores = model.score(state, torch.from_numpy(items), torch.from_numpy(categories))
+            items, categories = candidates.item.reshape(shape)[chosen], candidates.category.reshape(shape)[chosen]
+            counts = None
+            if sketch is not None and addresses is not None:
+                touches = Touches(
+                    addresses=torch.from_numpy(addresses[at]),
+                    times=torch.from_numpy(times[at]),
+                    candidate_addresses=torch.from_numpy(addresses_of(sketch, ids, items, categories)).unsqueeze(1),
+                    now=torch.from_numpy(instances.timestamp[chosen] * 1000).unsqueeze(-1),
+                )
+                counts = window_counts(sketch, touches, positions).squeeze(1)
+            scores = model.score(
+                state,
+                torch.from_numpy(ids.item_rows(items.reshape(-1)).reshape(items.shape)),
+                torch.from_numpy(ids.category_rows(categories.reshape(-1)).reshape(items.shape)),
+                counts=counts,
+            )
             out[sampling][chosen] = scores.numpy()
     return {sampling: scores.reshape(-1) for sampling, scores in out.items()}
 

@@ -39,6 +39,7 @@ from mimn.data.vocabulary import EmbeddingIds
 from mimn.data.windows import WindowSampler
 from mimn.nn.checkpoint import save_model
 from mimn.nn.model import Batch, MimnModel
+from mimn.nn.sketch import Touches
 from mimn.run import DataSet, RunConfig
 from mimn.scoring import predict
 
@@ -121,7 +122,7 @@ def _train(config: RunConfig, data: DataSet, output: Path, resume: bool, progres
     if resume and checkpoint.exists():
         load_checkpoint(progress, checkpoint)
         log.info("resumed behind epoch %d", len(progress.curve))
-    sampler = WindowSampler(data.events, data.vocabulary, ids, data.train_users, config.windows)
+    sampler = WindowSampler(data.events, data.vocabulary, ids, data.train_users, config.windows, config.mimn.sketch)
     if settings.compile:
         progress.model.cell.step = torch.compile(progress.model.cell.step, dynamic=True)  # type: ignore[method-assign]
     log.info(
@@ -238,6 +239,17 @@ def to_tensors(batch: windows.Batch, *, auxiliary: bool) -> Batch:
         weights=torch.from_numpy(batch.weight).unsqueeze(-1).expand_as(labels),
         negative_items=torch.from_numpy(batch.foreign_item) if auxiliary else None,
         negative_categories=torch.from_numpy(batch.foreign_category) if auxiliary else None,
+        touches=None if batch.sketch is None else to_touches(batch.sketch),
+    )
+
+
+def to_touches(batch: windows.SketchBatch) -> Touches:
+    """The sampler's arrays as the sketch's."""
+    return Touches(
+        addresses=torch.from_numpy(batch.address),
+        times=torch.from_numpy(batch.time),
+        candidate_addresses=torch.from_numpy(batch.target_address),
+        now=torch.from_numpy(batch.target_time),
     )
 
 

@@ -4,9 +4,9 @@ Numpy only, but for `graph`, which runs the graphs with onnxruntime (extra `serv
 is specified in docs/formats/bundle.md.
 """
 
-from mimn.bundle.bundle import Bundle, load_bundle
+from mimn.bundle.bundle import Bundle, IdSketch, load_bundle
 from mimn.bundle.golden import Golden, GoldenMismatch
-from mimn.bundle.manifest import BlockSpec, BundleError, GraphSpec, InputSpec, Manifest, StateSpec, TensorSpec
+from mimn.bundle.manifest import BlockSpec, BundleError, GraphSpec, InputSpec, Manifest, SketchSpec, StateSpec, TensorSpec
 from mimn.bundle.vocabulary import EmbeddingTable
 from mimn.bundle.writer import write_bundle
 
@@ -18,8 +18,10 @@ __all__ = [
     "Golden",
     "GoldenMismatch",
     "GraphSpec",
+    "IdSketch",
     "InputSpec",
     "Manifest",
+    "SketchSpec",
     "StateSpec",
     "TensorSpec",
     "load_bundle",

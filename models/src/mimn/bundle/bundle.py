@@ -16,8 +16,21 @@ from mimn.bundle.golden import Golden
 from mimn.bundle.manifest import BundleError, Manifest, decode_manifest
 from mimn.bundle.vocabulary import EmbeddingTable
 from mimn.state.layout import StateLayout
+from mimn.state.sketch import Sketch
 
 MAX_MANIFEST_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class IdSketch:
+    """A bundle's sketch, and the table by which it knows categories."""
+
+    sketch: Sketch
+    categories: EmbeddingTable
+
+    def addresses(self, item_ids: NDArray[np.uint64], category_ids: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """The cells of events or candidates. [k], [k] → [k, A]"""
+        return self.sketch.addresses_of(item_ids, self.categories.rows(category_ids))
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,7 @@ class Bundle:
     items: EmbeddingTable
     categories: EmbeddingTable
     golden: Golden
+    sketch: IdSketch | None = None
 
     @property
     def name(self) -> str:
@@ -90,7 +104,8 @@ def load_bundle(path: str | Path) -> Bundle:
         golden = Golden.from_bytes((path / m.GOLDEN).read_bytes(), layout.half_floats)
     except (ValueError, KeyError, OSError) as error:
         raise BundleError(f"{m.GOLDEN} cannot be read: {error}") from error
-    return Bundle(path, manifest, layout, initial, items, categories, golden)
+    sketch = None if manifest.sketch is None else IdSketch(manifest.sketch.sketch, categories)
+    return Bundle(path, manifest, layout, initial, items, categories, golden, sketch)
 
 
 def _array(path: Path) -> NDArray[Any]:

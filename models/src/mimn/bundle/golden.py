@@ -9,16 +9,32 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mimn.state.sketch import Sketch
+
 StepFunction = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
-"""(events [B, D], state [B, F]) → state [B, F]"""
-HeadFunction = Callable[[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
-"""(candidates [C, D], state [F], context [K]) → scores [C]"""
+"""(events [B, D], state [B, F]) → state [B, F], with a sketch the `rest` of a state alone"""
+HeadFunction = Callable[..., NDArray[np.float32]]
+"""(candidates [C, D], state [F], context [K]), with a sketch also (addresses [C, A], now [2, S]) → scores [C]"""
 VectorFunction = Callable[[NDArray[np.uint64], NDArray[np.uint64]], NDArray[np.float32]]
 """(item ids [k], category ids [k]) → vectors [k, D]"""
+
+
+
+class Addressing(Protocol):
+    """A sketch, and how ids find their cells (`mimn.bundle.IdSketch`)."""
+
+    @property
+    def sketch(self) -> Sketch:
+        """The sizes and rules."""
+
+    def addresses(self, item_ids: NDArray[np.uint64], category_ids: NDArray[np.uint64], /) -> NDArray[np.int64]:
+        """[k], [k] → [k, A]"""
+
 
 TOLERANCE = 1e-5
 """Absolute, and relative to the value."""
@@ -51,45 +67,80 @@ class Golden:
     """[n, C]"""
     cold_scores: NDArray[np.float32]
     """[C], on the initial state with an all-zero context."""
+    times: NDArray[np.int64] | None = None
+    """[n, T], ms; with a sketch only."""
+    now: NDArray[np.int64] | None = None
+    """[n], ms: when the candidates are scored; with a sketch only."""
     half_floats: int = 0
     """Of the layout, not stored here: how many leading values of a state are stored as float16."""
 
     def to_bytes(self) -> bytes:
         """An uncompressed .npz archive of plain arrays."""
         buffer = io.BytesIO()
-        np.savez(buffer, **{name: getattr(self, name) for name in ARRAYS})
+        arrays = {name: getattr(self, name) for name in ARRAYS + SKETCH_ARRAYS}
+        np.savez(buffer, **{name: array for name, array in arrays.items() if array is not None})
         return buffer.getvalue()
 
     @classmethod
     def from_bytes(cls, data: bytes, half_floats: int = 0) -> Golden:
         """Raises ValueError or KeyError when the archive is not one of ours."""
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            return cls(**{name: archive[name] for name in ARRAYS}, half_floats=half_floats)
+            optional = {name: archive[name] for name in SKETCH_ARRAYS if name in archive.files}
+            return cls(**{name: archive[name] for name in ARRAYS}, **optional, half_floats=half_floats)
 
-    def verify_step(self, step: StepFunction, vectors: VectorFunction, initial: NDArray[np.float32]) -> None:
-        """Fold the histories with `step` and compare.
+    def verify_step(
+        self,
+        step: StepFunction,
+        vectors: VectorFunction,
+        initial: NDArray[np.float32],
+        sketch: Addressing | None = None,
+    ) -> None:
+        """Fold the histories with `step`, and into the bundle's `sketch` if it has one, and compare.
 
         Raises:
             GoldenMismatch: a state differs by more than 1e-5 + 1e-5 * |x| (1e-2 in a float16 bundle).
         """
         state = np.tile(initial, (len(self.items), 1))
+        rest = slice(None) if sketch is None else sketch.sketch.rest
         for t in range(self.items.shape[1]):
-            state = step(vectors(self.items[:, t], self.categories[:, t]), state)
+            ids = self.items[:, t], self.categories[:, t]
+            state[:, rest] = step(vectors(*ids), np.ascontiguousarray(state[:, rest]))
+            if sketch is not None:
+                sketch.sketch.add(state, sketch.addresses(*ids), sketch.sketch.moments(_array(self.times)[:, t]))
         _compare("state", state, self.states, HALF if self.half_floats else TOLERANCE)
 
-    def verify_head(self, head: HeadFunction, vectors: VectorFunction, initial: NDArray[np.float32]) -> None:
+    def verify_head(
+        self,
+        head: HeadFunction,
+        vectors: VectorFunction,
+        initial: NDArray[np.float32],
+        sketch: Addressing | None = None,
+    ) -> None:
         """Score the candidates with `head` and compare.
 
         Raises:
             GoldenMismatch: a score differs by more than 1e-5 + 1e-5 * |x|.
         """
-        candidates = vectors(self.candidate_items, self.candidate_categories)
-        for state, context, scores in zip(self.states, self.context, self.scores, strict=True):
-            _compare("score", head(candidates, state, context), scores)
-        _compare("cold score", head(candidates, initial, np.zeros_like(self.context[0])), self.cold_scores)
+        ids = self.candidate_items, self.candidate_categories
+        candidates = vectors(*ids)
+        reads: list[tuple[NDArray[np.int64], NDArray[np.float32]] | tuple[()]] = [()] * len(self.states)
+        if sketch is not None:
+            addresses = sketch.addresses(*ids)
+            reads = [(addresses, now) for now in sketch.sketch.moments(_array(self.now))]
+        for state, context, read, scores in zip(self.states, self.context, reads, self.scores, strict=True):
+            _compare("score", head(candidates, state, context, *read), scores)
+        cold = head(candidates, initial, np.zeros_like(self.context[0]), *reads[0])
+        _compare("cold score", cold, self.cold_scores)
 
 
-ARRAYS = tuple(field.name for field in fields(Golden) if field.name != "half_floats")
+SKETCH_ARRAYS = ("times", "now")
+ARRAYS = tuple(field.name for field in fields(Golden) if field.name not in (*SKETCH_ARRAYS, "half_floats"))
+
+
+def _array(array: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    if array is None:
+        raise GoldenMismatch("the golden cases have no times, which a bundle with a sketch needs: export it again")
+    return array
 
 
 def _compare(what: str, got: NDArray[np.float32], want: NDArray[np.float32], tolerance: float = TOLERANCE) -> None:

@@ -6,6 +6,8 @@ process beside it.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
@@ -16,7 +18,10 @@ from mimn.bundle.manifest import BundleError, GraphSpec
 
 
 class StepGraph:
-    """`step.onnx`: (events [B, D], state [B, F]) → next state [B, F], float32. Pure; safe to call from one thread."""
+    """`step.onnx`: (events [B, D], state [B, F]) → next state [B, F], float32. Pure; safe to call from one thread.
+
+    With a sketch, `state` is the part of a user's state that `Sketch.rest` names.
+    """
 
     def __init__(self, bundle: Bundle) -> None:
         self._session = open_graph(bundle, bundle.manifest.step)
@@ -28,17 +33,27 @@ class StepGraph:
 
 
 class HeadGraph:
-    """`head.onnx`: (candidates [C, D], state [F], context [K]) → scores [C] in (0, 1), float32."""
+    """`head.onnx`: (candidates [C, D], state [F], context [K]) → scores [C] in (0, 1), float32.
+
+    With a sketch also the candidates' cells [C, A] int64 and the moment of reading [2, S] (`mimn.state.Sketch`).
+    """
 
     def __init__(self, bundle: Bundle) -> None:
         self._session = open_graph(bundle, bundle.manifest.head)
         self._reads_context = bool(bundle.manifest.context)
 
     def __call__(
-        self, candidates: NDArray[np.float32], state: NDArray[np.float32], context: NDArray[np.float32]
+        self,
+        candidates: NDArray[np.float32],
+        state: NDArray[np.float32],
+        context: NDArray[np.float32],
+        addresses: NDArray[np.int64] | None = None,
+        now: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
         """The click probability of each candidate for the user of `state`; candidates do not influence each other."""
-        feed = {"candidates": candidates, "state": state[np.newaxis]}
+        feed: dict[str, NDArray[Any]] = {"candidates": candidates, "state": state[np.newaxis]}
+        if addresses is not None and now is not None:
+            feed |= {"addresses": addresses, "now": now[np.newaxis]}
         if self._reads_context:
             feed["context"] = context[np.newaxis]
         output: NDArray[np.float32] = self._session.run(None, feed)[0]

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from mimn.state.layout import Block, BlockType, LayoutError, StateLayout
+from mimn.state.sketch import Sketch
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -27,6 +28,8 @@ STATE_FILES = (STEP, INITIAL_STATE, ITEM_IDS, ITEM_VECTORS, CATEGORY_IDS, CATEGO
 head over the same states keeps every user's state."""
 INPUT_RULE = "item++category"
 """The one rule from event to graph input today: item vector ++ category vector, unknown ids as row 0."""
+SKETCH_RULE = "category row, two halves of mixed item id; periods of a half-life; float16"
+"""The one rule from event to counters today (`mimn.state.sketch`)."""
 FOLD_VERSION = 1
 """Raised when fold code changes results without any file of the bundle changing."""
 
@@ -58,6 +61,20 @@ class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     category_width: int
 
 
+class SketchSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How an event enters the counters of a state, which no graph writes; see `mimn.state.sketch.Sketch`."""
+
+    rule: str
+    category_cells: int
+    item_cells: int
+    half_lives: tuple[int, ...]
+
+    @property
+    def sketch(self) -> Sketch:
+        """The value that computes by this rule."""
+        return Sketch(self.category_cells, self.item_cells, self.half_lives)
+
+
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One input or output of a graph; a string in `shape` names a free axis."""
 
@@ -74,7 +91,7 @@ class GraphSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outputs: tuple[TensorSpec, ...]
 
 
-class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """The whole manifest. `model` and `training` are for people: no code of the services reads them."""
 
     schema_version: int
@@ -91,6 +108,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     training: dict[str, Any]
     files: dict[str, str]
     fingerprint: str
+    sketch: SketchSpec | None = None
+    """Absent without counters."""
 
     @property
     def layout(self) -> StateLayout:
@@ -105,7 +124,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise BundleError(f"manifest field `state.blocks`: {error}") from error
 
 
-def fingerprint_of(state: StateSpec, input_spec: InputSpec, fold_version: int, files: dict[str, str]) -> str:
+def fingerprint_of(
+    state: StateSpec, input_spec: InputSpec, fold_version: int, files: dict[str, str], sketch: SketchSpec | None = None
+) -> str:
     """sha256, in hex, over all that gives a state its meaning."""
     meaning = {
         "fold_version": fold_version,
@@ -113,6 +134,8 @@ def fingerprint_of(state: StateSpec, input_spec: InputSpec, fold_version: int, f
         "state": msgspec.to_builtins(state),
         "files": {name: files[name] for name in STATE_FILES},
     }
+    if sketch is not None:
+        meaning["sketch"] = msgspec.to_builtins(sketch)
     return hashlib.sha256(json.dumps(meaning, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -155,9 +178,23 @@ def decode_manifest(data: bytes) -> Manifest:
     foreign = sorted(set(manifest.files) - set(FILES))
     if foreign:
         raise BundleError(f"{MANIFEST}: `files` names unknown files: {', '.join(foreign)}")
-    expected = fingerprint_of(manifest.state, manifest.input, manifest.fold_version, manifest.files)
+    if manifest.sketch is not None:
+        _check_sketch(manifest.sketch, manifest.layout)
+    expected = fingerprint_of(
+        manifest.state, manifest.input, manifest.fold_version, manifest.files, manifest.sketch
+    )
     if manifest.fingerprint != expected:
         raise BundleError(f"{MANIFEST}: fingerprint {manifest.fingerprint[:16]}… does not follow from the other fields")
     if len(set(manifest.context)) != len(manifest.context):
         raise BundleError(f"{MANIFEST}: `context` names a feature twice")
     return manifest
+
+
+def _check_sketch(spec: SketchSpec, layout: StateLayout) -> None:
+    if spec.rule != SKETCH_RULE:
+        raise BundleError(f"{MANIFEST}: sketch.rule {spec.rule!r}; this program knows {SKETCH_RULE!r}")
+    if min(spec.category_cells, spec.item_cells) < 0 or not spec.category_cells + spec.item_cells or min(spec.half_lives, default=-1) < 0:
+        raise BundleError(f"{MANIFEST}: `sketch` needs cells and half-lives, and neither may be negative")
+    first, last = spec.sketch.first_block, spec.sketch.last_block
+    if len(layout.blocks) < 3 or (layout.blocks[0], layout.blocks[-1]) != (first, last):
+        raise BundleError(f"{MANIFEST}: `state.blocks` must begin with {first} and end with {last}, by `sketch`")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mimn.bundle import manifest as m
 from mimn.bundle.golden import Golden
-from mimn.bundle.manifest import BundleError, GraphSpec, InputSpec, Manifest, StateSpec
+from mimn.bundle.manifest import BundleError, GraphSpec, InputSpec, Manifest, SketchSpec, StateSpec
 from mimn.bundle.vocabulary import EmbeddingTable
 
 
@@ -36,6 +36,7 @@ def write_bundle(
     opset: int,
     model: dict[str, Any],
     training: dict[str, Any],
+    sketch: SketchSpec | None = None,
 ) -> Path:
     """Write `<root>/<name>/<version>` and return its path.
 
@@ -73,7 +74,8 @@ def write_bundle(
         model=model,
         training=training,
         files=files,
-        fingerprint=m.fingerprint_of(state, input_spec, m.FOLD_VERSION, files),
+        fingerprint=m.fingerprint_of(state, input_spec, m.FOLD_VERSION, files, sketch),
+        sketch=sketch,
     )
     contents[m.MANIFEST] = m.encode_manifest(manifest)
     m.decode_manifest(contents[m.MANIFEST])

@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.data.events import DataError, Events
+from mimn.data.touches import addresses_of, times_ms
 from mimn.data.vocabulary import EmbeddingIds, Vocabulary, places
+from mimn.state.sketch import Sketch
 
 Ints = NDArray[np.int64]
 
@@ -40,6 +42,20 @@ class WindowPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.min_history >= self.length:
             raise ValueError(f"min_history must be below length ({self.length}), not {self.min_history}")
+
+
+@dataclass(frozen=True)
+class SketchBatch:
+    """The same events and targets as the sketch sees them."""
+
+    address: Ints
+    """[W, T, A]: the cells that each event adds to."""
+    time: Ints
+    """[W, T], ms."""
+    target_address: Ints
+    """[W, P, 2, A]"""
+    target_time: Ints
+    """[W, P], ms"""
 
 
 @dataclass(frozen=True)
@@ -68,6 +84,8 @@ class Batch:
     """[W, T]: for each event, an item drawn uniformly (for the auxiliary loss)."""
     foreign_category: Ints
     """[W, T]"""
+    sketch: SketchBatch | None = None
+    """With a sketch only."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +106,19 @@ class WindowSampler:
         ids: EmbeddingIds,
         train_users: NDArray[np.bool_],
         plan: WindowPlan,
+        sketch: Sketch | None = None,
     ) -> None:
         self._events, self._vocabulary, self._plan = events, vocabulary, plan
         self._item_rows, self._category_rows = ids.item_rows(events.item_id), ids.category_rows(events.category_id)
         self._vocabulary_item_rows = ids.item_rows(vocabulary.items)
         self._vocabulary_category_rows = ids.category_rows(vocabulary.item_category)
         self._users = np.flatnonzero(train_users)
+        self._addresses: tuple[Ints, Ints] | None = None
+        if sketch is not None:
+            self._addresses = (
+                addresses_of(sketch, ids, events.item_id, events.category_id),
+                addresses_of(sketch, ids, vocabulary.items, vocabulary.item_category),
+            )
         # What a negative must not be: an item of the target's occasion or of its basket, as sorted (key, item) pairs.
         item_place = places(np.unique(events.item_id), events.item_id)
         self._item_space = int(item_place.max()) + 1
@@ -191,7 +216,21 @@ class WindowSampler:
             weight=weight,
             foreign_item=self._vocabulary_item_rows[foreign],
             foreign_category=self._vocabulary_category_rows[foreign],
+            sketch=self._sketch(windows, item.shape, targets[flat], drawn[flat]),
         )
+
+    def _sketch(
+        self, windows: list[_Window], shape: tuple[int, ...], targets: Ints, drawn: Ints
+    ) -> SketchBatch | None:
+        if self._addresses is None:
+            return None
+        of_events, of_vocabulary = self._addresses
+        times = times_ms(self._events)
+        address, time = np.zeros((*shape, of_events.shape[-1]), np.int64), np.zeros(shape, np.int64)
+        for w, window in enumerate(windows):
+            rows = slice(window.start, window.start + window.length)
+            address[w, : window.length], time[w, : window.length] = of_events[rows], times[rows]
+        return SketchBatch(address, time, np.stack([of_events[targets], of_vocabulary[drawn]], 2), times[targets])
 
 
 def histories(begin: Ints, end: Ints, item_rows: Ints, category_rows: Ints, length: int) -> tuple[Ints, Ints, Ints]:

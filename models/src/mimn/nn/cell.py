@@ -1,6 +1,6 @@
 """MIMN's cell: one behavior event folded into a user's state. `step.onnx` is this module, and so is training's unroll.
 
-A state is a flat vector [B, F] outside and named blocks inside (`state_layout`). Nothing about a user lives on the
+A state is a flat vector [B, F] outside and named blocks inside (`cell_layout`). Nothing about a user lives on the
 module: the state is passed in and returned.
 """
 
@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from mimn.config import MimnConfig, state_layout
+from mimn.config import MimnConfig, cell_layout
 from mimn.nn import addressing
 from mimn.nn.controls import ControlLayer
 from mimn.nn.gru import Gru
@@ -85,7 +85,7 @@ class MimnCell(Cell):
     """
 
     def __init__(self, config: MimnConfig) -> None:
-        super().__init__(state_layout(config))
+        super().__init__(cell_layout(config))
         m, D, H = config.slots, config.width, config.controller_units
         self.config = config
         self.controller = Gru(D, D, H)
@@ -164,7 +164,7 @@ class PoolingCell(Cell):
     """The baseline's cell (variant `pooling`): the mean of the event vectors, and their number."""
 
     def __init__(self, config: MimnConfig) -> None:
-        super().__init__(state_layout(config))
+        super().__init__(cell_layout(config))
 
     def project(self, events: Tensor) -> Tensor:
         """Nothing is to be computed ahead. [..., D] → [..., 0]"""

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from mimn.bundle.manifest import HEAD, STEP, GraphSpec, TensorSpec
 from mimn.nn.model import MimnModel
+from mimn.nn.sketch import SketchReader
 from mimn.state.layout import StateLayout
+from mimn.state.sketch import Sketch
 
 OPSET = 20
 _EXAMPLE_ROWS = 3
@@ -57,6 +59,29 @@ class HeadModule(nn.Module):
         return torch.sigmoid(logits).squeeze(0)
 
 
+class SketchHeadModule(HeadModule):
+    """The same with a sketch: takes a user's whole state, and reads the candidates' cells at the moment `now`."""
+
+    def __init__(self, model: MimnModel, sketch: Sketch) -> None:
+        super().__init__(model)
+        self.sketch = sketch
+        self.reader = SketchReader(sketch)
+
+    def forward(  # type: ignore[override]  # one more pair of inputs is the point
+        self, candidates: Tensor, state: Tensor, addresses: Tensor, now: Tensor, context: Tensor | None = None
+    ) -> Tensor:
+        """[C, D], [1, F], [C, A], [1, 2, S], [1, K] → [C] in (0, 1)"""
+        counts = self.reader.counts(state, addresses, now)
+        logits: Tensor = self.head(state[:, self.sketch.rest], candidates.unsqueeze(0), context, counts)
+        return torch.sigmoid(logits).squeeze(0)
+
+
+def head_module(model: MimnModel) -> HeadModule:
+    """What `head.onnx` of a model computes."""
+    sketch = model.config.sketch
+    return HeadModule(model) if sketch is None else SketchHeadModule(model, sketch)
+
+
 def round_state(state: Tensor, layout: StateLayout) -> Tensor:
     """`state` [..., F] with each value as it reads back after storage (`StateLayout.round` in PyTorch)."""
     if not layout.half_floats:
@@ -66,7 +91,7 @@ def round_state(state: Tensor, layout: StateLayout) -> Tensor:
 
 
 def step_graph(model: MimnModel, layout: StateLayout) -> tuple[bytes, GraphSpec]:
-    """`step.onnx` of a model in evaluation mode, and what the manifest says of it."""
+    """`step.onnx` of a model in evaluation mode, and what the manifest says of it. `layout` is the cell's."""
     D, F = model.config.width, layout.floats
     module = StepModule(model, layout)
     example = (torch.randn(_EXAMPLE_ROWS, D), module.initial(_EXAMPLE_ROWS))
@@ -76,15 +101,22 @@ def step_graph(model: MimnModel, layout: StateLayout) -> tuple[bytes, GraphSpec]
 
 
 def head_graph(model: MimnModel, layout: StateLayout) -> tuple[bytes, GraphSpec]:
-    """`head.onnx` of a model in evaluation mode, and what the manifest says of it."""
+    """`head.onnx` of a model in evaluation mode, and what the manifest says of it. `layout` is a user's whole one."""
     D, F, K = model.config.width, layout.floats, len(model.config.context_features)
-    example = [torch.randn(_EXAMPLE_ROWS, D), model.cell.initial(1)]
+    sketch = model.config.sketch
+    example = [torch.randn(_EXAMPLE_ROWS, D), torch.rand(1, F)]
     inputs = [TensorSpec("candidates", ("candidates", D)), TensorSpec("state", (1, F))]
+    free: list[dict[int, str]] = [{0: "candidates"}, {}]
+    if sketch is not None:
+        A, S = sketch.addresses, len(sketch.half_lives)
+        example += [torch.zeros(_EXAMPLE_ROWS, A, dtype=torch.int64), torch.ones(1, 2, S)]
+        inputs += [TensorSpec("addresses", ("candidates", A), "int64"), TensorSpec("now", (1, 2, S))]
+        free += [{0: "candidates"}, {}]
     if K:
         example.append(torch.randn(1, K))
         inputs.append(TensorSpec("context", (1, K)))
-    free = ({0: "candidates"}, *({} for _ in example[1:]))
-    data = _to_onnx(HeadModule(model), tuple(example), [spec.name for spec in inputs], "scores", free)
+        free.append({})
+    data = _to_onnx(head_module(model), tuple(example), [spec.name for spec in inputs], "scores", tuple(free))
     return data, GraphSpec(HEAD, tuple(inputs), (TensorSpec("scores", ("candidates",)),))
 
 

@@ -14,6 +14,7 @@ from mimn.nn import addressing
 from mimn.nn.cell import Cell, MimnCell, State
 from mimn.nn.gru import glorot_
 from mimn.nn.memory import read
+from mimn.nn.sketch import SketchReader
 
 COUNT_SCALE = 1 / 7.0
 """log(1 + count) of 1,000 events is about 7."""
@@ -102,7 +103,8 @@ class MimnHead(nn.Module):
         self.output = linear(H + D, H)
         if config.memory_induction:
             self.attention = ChannelAttention(D, config.attention_units)
-        candidate_width = 2 * D + H + D * (config.memory_induction + config.history_product)
+        self.sketch = None if config.sketch is None else SketchReader(config.sketch)
+        candidate_width = 2 * D + H + D * (config.memory_induction + config.history_product) + sketch_width(self.sketch)
         self.mlp = Mlp(D + 1 + len(config.context_features), candidate_width, config)
 
     def step_output(self, controller: Tensor, read_vector: Tensor) -> Tensor:
@@ -122,14 +124,21 @@ class MimnHead(nn.Module):
         weights = addressing.content_weights(key, strength, marks)
         return self.step_output(h, read(blocks["memory"], weights))
 
-    def forward(self, states: Tensor, candidates: Tensor, context: Tensor | None = None) -> Tensor:
-        """The click logits; candidates do not influence each other. [N, F], [N, C, D], [N, K] → [N, C]"""
+    def forward(
+        self, states: Tensor, candidates: Tensor, context: Tensor | None = None, counts: Tensor | None = None
+    ) -> Tensor:
+        """The click logits; candidates do not influence each other.
+
+        [N, F] of the cell, [N, C, D], [N, K], and with a sketch what each candidate's cells hold [N, C, A, S] → [N, C]
+        """
         blocks = self._cell[0].unpack(states)
         features = [candidates, blocks["add_mean"].unsqueeze(-2) * candidates, self.read_out(blocks, candidates)]
         if self.config.memory_induction:
             features.append(self.attention(candidates, blocks["channels"]))
         if self.config.history_product:
             features.append(history_product(blocks, candidates))
+        if self.sketch is not None:
+            features.append(self.sketch(counts))
         logits: Tensor = self.mlp(user_features(blocks, context), torch.cat(features, -1))
         return logits
 
@@ -141,18 +150,27 @@ class PoolingHead(nn.Module):
         super().__init__()
         self.config = config
         self._cell = [cell]
-        candidate_width = config.width * (1 + config.history_product)
+        self.sketch = None if config.sketch is None else SketchReader(config.sketch)
+        candidate_width = config.width * (1 + config.history_product) + sketch_width(self.sketch)
         self.mlp = Mlp(config.width + 1 + len(config.context_features), candidate_width, config)
 
-    def forward(self, states: Tensor, candidates: Tensor, context: Tensor | None = None) -> Tensor:
-        """The click logits. [N, F], [N, C, D], [N, K] → [N, C]"""
+    def forward(
+        self, states: Tensor, candidates: Tensor, context: Tensor | None = None, counts: Tensor | None = None
+    ) -> Tensor:
+        """The click logits; as `MimnHead`. [N, F], [N, C, D], [N, K], [N, C, A, S] → [N, C]"""
         blocks = self._cell[0].unpack(states)
+        features = [candidates]
         if self.config.history_product:
-            features = torch.cat([candidates, history_product(blocks, candidates)], -1)
-        else:
-            features = candidates
-        logits: Tensor = self.mlp(user_features(blocks, context), features)
+            features.append(history_product(blocks, candidates))
+        if self.sketch is not None:
+            features.append(self.sketch(counts))
+        logits: Tensor = self.mlp(user_features(blocks, context), torch.cat(features, -1) if features[1:] else candidates)
         return logits
+
+
+def sketch_width(reader: SketchReader | None) -> int:
+    """Values that a head reads of the sketch for one candidate."""
+    return 0 if reader is None else reader.width
 
 
 def user_features(blocks: State, context: Tensor | None) -> Tensor:

@@ -18,6 +18,7 @@ from mimn.nn.auxiliary import AuxiliaryNet
 from mimn.nn.cell import Cell, MimnCell, PoolingCell, State, states_at, unroll
 from mimn.nn.head import MimnHead, PoolingHead
 from mimn.nn.official import OfficialAuxiliaryNet, OfficialCell, OfficialHead
+from mimn.nn.sketch import Touches, window_counts
 
 EMBEDDING_STD = 0.1
 
@@ -59,6 +60,8 @@ class Batch:
     negative_categories: Tensor | None = None
     state: Tensor | None = None
     """[B, F], where the windows start; None starts users without events."""
+    touches: Touches | None = None
+    """With a sketch only: the events and candidates as it sees them."""
 
 
 class Losses(NamedTuple):
@@ -110,14 +113,44 @@ class MimnModel(nn.Module):
         start = self.cell.initial(len(items)) if state is None else state
         return unroll(self.cell, self.vectors(items, categories), start, real)
 
-    def logits(self, states: Tensor, items: Tensor, categories: Tensor, context: Tensor | None = None) -> Tensor:
-        """[N, F], [N, C], [N, C] int64 rows, [N, K] → [N, C]"""
-        logits: Tensor = self.head(states, self.vectors(items, categories), context)
+    def logits(
+        self,
+        states: Tensor,
+        items: Tensor,
+        categories: Tensor,
+        context: Tensor | None = None,
+        counts: Tensor | None = None,
+    ) -> Tensor:
+        """[N, F], [N, C], [N, C] int64 rows, [N, K], with a sketch [N, C, A, S] (see `counts`) → [N, C]"""
+        candidates = self.vectors(items, categories)
+        logits: Tensor
+        if self.config.sketch is None:
+            logits = self.head(states, candidates, context)
+        elif counts is None:
+            raise BatchError("a model with a sketch needs `counts`, or a batch's `touches`")
+        else:
+            logits = self.head(states, candidates, context, counts)
         return logits
 
-    def score(self, states: Tensor, items: Tensor, categories: Tensor, context: Tensor | None = None) -> Tensor:
-        """Click probabilities. [N, F], [N, C], [N, C] int64 rows, [N, K] → [N, C]"""
-        return torch.sigmoid(self.logits(states, items, categories, context))
+    def score(
+        self,
+        states: Tensor,
+        items: Tensor,
+        categories: Tensor,
+        context: Tensor | None = None,
+        counts: Tensor | None = None,
+    ) -> Tensor:
+        """Click probabilities; as `logits`."""
+        return torch.sigmoid(self.logits(states, items, categories, context, counts))
+
+    def counts(self, touches: Touches | None, positions: Tensor) -> Tensor | None:
+        """What the candidates' cells hold after `positions` [B, P] events each, None without a sketch.
+
+        → [B, P, C, A, S]
+        """
+        if self.config.sketch is None or touches is None:
+            return None
+        return window_counts(self.config.sketch, touches, positions)
 
     def loss(self, batch: Batch) -> Losses:
         """The training loss of one batch: click + utilization + auxiliary.
@@ -133,11 +166,13 @@ class MimnModel(nn.Module):
         states = unroll(self.cell, events, start, batch.real)
         last = states[:, -1] if batch.lengths is None else states_at(states, batch.lengths.unsqueeze(-1)).squeeze(1)
 
+        counts = self.counts(batch.touches, batch.positions)
         logits = self.logits(
             states_at(states, batch.positions).flatten(0, 1),
             batch.candidate_items.flatten(0, 1),
             batch.candidate_categories.flatten(0, 1),
             None if batch.context is None else batch.context.flatten(0, 1),
+            None if counts is None else counts.flatten(0, 1),
         ).view_as(batch.labels)
         click = self._click_loss(logits, batch.labels, batch.weights)
         utilization = auxiliary = click.new_zeros(())

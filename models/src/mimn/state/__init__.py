@@ -19,6 +19,7 @@ from mimn.state.digest import EMPTY_DIGEST, extend_digest, user_hash, witness
 from mimn.state.key import Keys, murmur2, namespace, partition_of
 from mimn.state.layout import Block, LayoutError, StateLayout
 from mimn.state.progress import NO_TOPIC_ID, NOTHING_FOLDED, CorruptProgress, Progress, decode_progress, encode_progress
+from mimn.state.sketch import Sketch
 from mimn.state.user_state import StateHeader, UserState
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Keys",
     "LayoutError",
     "Progress",
+    "Sketch",
     "StateError",
     "StateHeader",
     "StateLayout",

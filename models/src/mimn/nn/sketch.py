@@ -1,0 +1,73 @@
+"""The sketch on the side of training and of the head: what a candidate's own cells hold, and what the head reads of it.
+
+Training never builds counters. A cell holds a sum over the events that added to it (`mimn.state.sketch`), and all that a
+candidate reads are its own few cells: so the events before it are compared with it and summed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mimn.state.sketch import DAY_MS, Sketch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Touches:
+    """B windows of T events and P occasions in each with C candidates, as the sketch sees them."""
+
+    addresses: Tensor
+    """[B, T, A] int64: the cells that each event adds to."""
+    times: Tensor
+    """[B, T] int64, ms."""
+    candidate_addresses: Tensor
+    """[B, P, C, A] int64: the cells that each candidate reads."""
+    now: Tensor
+    """[B, P] int64, ms: when each occasion reads; not before its events."""
+
+
+class SketchReader(nn.Module):
+    """What a head reads of the sketch. Has no weights."""
+
+    def __init__(self, sketch: Sketch) -> None:
+        super().__init__()
+        self.sketch = sketch
+        self.width = len(sketch.half_lives) * ((sketch.category_cells > 0) + (sketch.item_cells > 0))
+
+    def forward(self, counts: Tensor) -> Tensor:
+        """log1p of what the category's cell holds, then of the smaller of the item's two. [..., A, S] → [..., R]"""
+        pieces = []
+        if self.sketch.category_cells:
+            pieces.append(counts[..., 0, :])
+        if self.sketch.item_cells:
+            pieces.append(torch.minimum(counts[..., -2, :], counts[..., -1, :]))
+        return torch.log1p(torch.cat(pieces, -1))
+
+    def counts(self, state: Tensor, addresses: Tensor, now: Tensor) -> Tensor:
+        """What a user's counters hold for candidates at a moment, decayed to then; as `head.onnx` does it.
+
+        state [1, F], flat; addresses [C, A]; now [1, 2, S] (`Sketch.moments`) → [1, C, A, S]. A moment before the period
+        that the counters stand in counts as its beginning.
+        """
+        S, N = len(self.sketch.half_lives), self.sketch.cells
+        counters = state[0, : S * N].view(S, N).t()
+        gone = (now[0, 0] - state[0, -S:]).clamp_min(0.0)
+        return (counters[addresses] * (torch.exp2(-gone) / now[0, 1])).unsqueeze(0)
+
+
+def window_counts(sketch: Sketch, touches: Touches, positions: Tensor) -> Tensor:
+    """What the counters of users who began with each window hold for each candidate, at its time.
+
+    positions [B, P] int64: how many of the window's events lie before each occasion → [B, P, C, A, S]
+    """
+    T = touches.times.shape[1]
+    before = torch.arange(T, device=positions.device) < positions.unsqueeze(-1)
+    age = (touches.now.unsqueeze(-1) - touches.times.unsqueeze(-2)).to(torch.float32) / DAY_MS
+    weights = torch.stack(
+        [before * (torch.exp2(-age.clamp_min(0.0) / days) if days else 1.0) for days in sketch.half_lives], -1
+    )
+    events, candidates = touches.addresses.permute(2, 0, 1), touches.candidate_addresses.permute(3, 0, 1, 2)
+    same = (candidates.unsqueeze(-1) == events.unsqueeze(2).unsqueeze(2)).to(weights.dtype)
+    return (same @ weights).permute(1, 2, 3, 0, 4)

@@ -1,0 +1,146 @@
+"""The sketch: counters in a user's state that tell how often, and how lately, a candidate was touched before.
+
+An event adds to a few cells: that of its category, and that of its item in each of two hashed rows. Whoever reads takes
+the smaller of the item's two, because others can only have added to it. Every cell is kept once a half-life h, and holds
+the sum of 2^((t - now) / h) over the events at times t that added to it; the half-life 0 is that of plain counting.
+
+Decay costs nothing until it is read. Time is cut into periods of one half-life, and a state remembers in which period
+its counters stand: an event adds 2^phase, the part of its period that had passed, times 2^-k if it is k periods late.
+When an event begins a new period, the user's counters are multiplied by a power of two, which rounds nothing. So no
+number grows with the years, and an event that comes late counts exactly as if it had come in time.
+
+UIC adds, training computes the same sums from whole histories (`mimn.nn.sketch`), and the head reads. Counters hold
+float16 values, rounded as they are written: what is cached, stored and replayed is one thing. A plain counter counts to
+2,048 and stays there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimn.state.layout import Block
+
+HASHES = 2
+"""Cells of an item. The hash gives two halves, one for each."""
+DAY_MS = 86_400_000
+LAST_PERIOD = 1 << 24
+"""Periods up to here are exact in float32: 46,000 years of one day each."""
+MOST_PERIODS_LATE = 64
+"""2^-64 of an event is nothing to a float16 counter."""
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """The sizes of a sketch, and its rules. A pure value: the counters lie in the users' states.
+
+    Invariant of a state: every counter is a float16 value, 0 or more.
+    """
+
+    category_cells: int
+    """K: a category in row r of its table has the cell r % K, so all have their own if K is at least the table's rows.
+    Unknown categories share row 0. 0: categories are not counted."""
+    item_cells: int
+    """Cells of each of the two hashed rows. 0: items are not counted."""
+    half_lives: tuple[int, ...]
+    """Days; 0 = never."""
+
+    @property
+    def cells(self) -> int:
+        """N: cells of one half-life."""
+        return self.category_cells + HASHES * self.item_cells
+
+    @property
+    def addresses(self) -> int:
+        """A: cells that an event adds to."""
+        return (self.category_cells > 0) + HASHES * (self.item_cells > 0)
+
+    @property
+    def values(self) -> int:
+        """Counters of a user: S half-lives times N."""
+        return len(self.half_lives) * self.cells
+
+    @property
+    def first_block(self) -> Block:
+        """The counters, in front of a state's other blocks: [S, N]."""
+        return Block("counters", (len(self.half_lives), self.cells), "float16")
+
+    @property
+    def last_block(self) -> Block:
+        """The periods that the counters stand in, behind a state's other blocks: [S]."""
+        return Block("periods", (len(self.half_lives),))
+
+    @property
+    def rest(self) -> slice:
+        """Where the other blocks lie in a flat state: what the step graph reads and writes."""
+        return slice(self.values, -len(self.half_lives))
+
+    def addresses_of(self, item_ids: NDArray[np.uint64], category_rows: NDArray[np.intp]) -> NDArray[np.int64]:
+        """The cells of events or candidates. [k], [k] → [k, A]"""
+        columns = []
+        if self.category_cells:
+            columns.append(category_rows % self.category_cells)
+        if self.item_cells:
+            hashed = mix(item_ids)
+            for half in (hashed & np.uint64(0xFFFFFFFF), hashed >> np.uint64(32)):
+                first = self.category_cells + self.item_cells * (len(columns) - (self.category_cells > 0))
+                columns.append(first + (half % np.uint64(self.item_cells)).astype(np.int64))
+        return np.stack(columns, -1).astype(np.int64, copy=False)
+
+    def moments(self, times_ms: NDArray[np.int64]) -> Floats:
+        """Times, as counters need them: for each half-life the period, and 2^phase in [1, 2). [k] → [k, 2, S]"""
+        moments = np.zeros((len(times_ms), 2, len(self.half_lives)), np.float32)
+        for s, days in enumerate(self.half_lives):
+            if days:
+                periods = np.clip(times_ms / (days * DAY_MS), 0, LAST_PERIOD - 1)
+                whole = np.floor(periods)
+                moments[:, 0, s] = whole
+                moments[:, 1, s] = np.exp2(periods - whole)
+            else:
+                moments[:, 1, s] = 1.0
+        return moments
+
+    def add(self, states: Floats, addresses: NDArray[np.int64], moments: Floats) -> None:
+        """Add one event each to `states`, in place; everything but the sketch stays as it is.
+
+        states [B, F] flat, C-contiguous rows; addresses [B, A]; moments [B, 2, S].
+        """
+        S, N = len(self.half_lives), self.cells
+        standing = states[:, -S:]
+        periods, weights = moments[:, 0], moments[:, 1]
+        newer = periods > standing
+        if newer.any():
+            self._enter(states, newer, periods)
+        late = np.minimum(standing - periods, MOST_PERIODS_LATE).astype(np.int32)
+        at = (np.arange(S)[:, np.newaxis] * N + addresses[:, np.newaxis]).reshape(len(states), -1)
+        rows = np.arange(len(states))[:, np.newaxis]
+        added = np.repeat(np.ldexp(weights, -late), self.addresses, axis=-1)
+        states[rows, at] = half(states[rows, at] + added)
+
+    def _enter(self, states: Floats, newer: NDArray[np.bool_], periods: Floats) -> None:
+        """Bring counters into a later period: halve them once a period."""
+        counters = states[:, : self.values].reshape(len(states), -1, self.cells)
+        row, s = np.nonzero(newer)
+        place = s - len(self.half_lives)
+        gone = np.minimum(periods[row, s] - states[row, place], MOST_PERIODS_LATE).astype(np.int32)
+        counters[row, s] = half(np.ldexp(counters[row, s], -gone[:, np.newaxis]))
+        states[row, place] = periods[row, s]
+
+
+def mix(ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """A bijection of 64-bit numbers in which every bit of the argument moves every bit of the result (MurmurHash3's
+    finalizer). [k] → [k]"""
+    x = ids ^ (ids >> np.uint64(33))
+    x = x * np.uint64(0xFF51AFD7ED558CCD)
+    x = x ^ (x >> np.uint64(33))
+    x = x * np.uint64(0xC4CEB9FE1A85EC53)
+    return x ^ (x >> np.uint64(33))
+
+
+def half(values: Floats) -> Floats:
+    """`values` as they read back from float16."""
+    return values.astype(np.float16).astype(np.float32)
