@@ -104,31 +104,35 @@ class Sketch:
                 moments[:, 1, s] = 1.0
         return moments
 
-    def add(self, states: Floats, addresses: NDArray[np.int64], moments: Floats) -> None:
-        """Add one event each to `states`, in place; everything but the sketch stays as it is.
+    def add(
+        self, states: Floats, addresses: NDArray[np.int64], moments: Floats, chosen: NDArray[np.bool_] | None = None
+    ) -> None:
+        """Add one event each to the `chosen` states (all, if None), in place; the rest of a state stays as it is.
 
-        states [B, F] flat, C-contiguous rows; addresses [B, A]; moments [B, 2, S].
+        states [B, F] flat; addresses [B, A]; moments [B, 2, S]; chosen [B].
         """
+        rows = np.arange(len(states)) if chosen is None else np.flatnonzero(chosen)
+        addresses, moments = addresses[rows], moments[rows]
         S, N = len(self.half_lives), self.cells
-        standing = states[:, -S:]
         periods, weights = moments[:, 0], moments[:, 1]
-        newer = periods > standing
+        newer = periods > states[rows, -S:]
         if newer.any():
-            self._enter(states, newer, periods)
-        late = np.minimum(standing - periods, MOST_PERIODS_LATE).astype(np.int32)
-        at = (np.arange(S)[:, np.newaxis] * N + addresses[:, np.newaxis]).reshape(len(states), -1)
-        rows = np.arange(len(states))[:, np.newaxis]
-        added = np.repeat(np.ldexp(weights, -late), self.addresses, axis=-1)
-        states[rows, at] = half(states[rows, at] + added)
+            self._enter(states, rows, newer, periods)
+        late = np.minimum(states[rows, -S:] - periods, MOST_PERIODS_LATE).astype(np.int32)
+        added = np.ldexp(weights, -late)[:, :, np.newaxis]
+        at = rows[:, np.newaxis, np.newaxis], np.arange(S)[:, np.newaxis] * N + addresses[:, np.newaxis]
+        states[at] = half(states[at] + added)
 
-    def _enter(self, states: Floats, newer: NDArray[np.bool_], periods: Floats) -> None:
+    def _enter(
+        self, states: Floats, rows: NDArray[np.intp], newer: NDArray[np.bool_], periods: Floats
+    ) -> None:
         """Bring counters into a later period: halve them once a period."""
         counters = states[:, : self.values].reshape(len(states), -1, self.cells)
-        row, s = np.nonzero(newer)
-        place = s - len(self.half_lives)
-        gone = np.minimum(periods[row, s] - states[row, place], MOST_PERIODS_LATE).astype(np.int32)
+        which, s = np.nonzero(newer)
+        row, place = rows[which], s - len(self.half_lives)
+        gone = np.minimum(periods[which, s] - states[row, place], MOST_PERIODS_LATE).astype(np.int32)
         counters[row, s] = half(np.ldexp(counters[row, s], -gone[:, np.newaxis]))
-        states[row, place] = periods[row, s]
+        states[row, place] = periods[which, s]
 
 
 def mix(ids: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -40,7 +40,7 @@ class OnnxModel:
         """
         self._bundle = bundle
         self._head = HeadGraph(bundle)
-        bundle.golden.verify_head(self._head, bundle.vectors, bundle.initial_state)
+        bundle.golden.verify_head(self._head, bundle.vectors, bundle.initial_state, bundle.sketch)
         self.initial_state = bundle.initial_state
         self.name = bundle.manifest.name
         self.version = bundle.manifest.version
@@ -48,7 +48,10 @@ class OnnxModel:
         self.layout: StateLayout = bundle.layout
         self.context = bundle.manifest.context
         self._inputs = [np.zeros((count, bundle.width), np.float32) for count in BUCKETS]
-        self._cost_s = [self._warm(inputs) for inputs in self._inputs]
+        self._addresses: list[NDArray[np.int64]] = []
+        if bundle.sketch is not None:
+            self._addresses = [np.zeros((count, bundle.sketch.sketch.addresses), np.int64) for count in BUCKETS]
+        self._cost_s = [self._warm(bucket) for bucket in range(len(BUCKETS))]
 
     def cost_s(self, candidates: int) -> float:
         """About how long `score` takes for so many candidates, in seconds: a moving average of what it took."""
@@ -60,6 +63,7 @@ class OnnxModel:
         category_ids: NDArray[np.uint64],
         state: NDArray[np.float32],
         context: NDArray[np.float32],
+        now_ms: int,
     ) -> NDArray[np.float32]:
         """The click probability of each candidate. [C], [C], [F], [K] → [C] float32.
 
@@ -73,9 +77,13 @@ class OnnxModel:
         items, categories = self._bundle.items, self._bundle.categories
         # Rows behind `count` keep an earlier request's candidates: finite, and no score depends on another row.
         inputs[:count, : items.width] = items.vectors[items.rows(item_ids)]
-        inputs[:count, items.width :] = categories.vectors[categories.rows(category_ids)]
+        category_rows = categories.rows(category_ids)
+        inputs[:count, items.width :] = categories.vectors[category_rows]
+        if self._bundle.sketch is not None:
+            sketch = self._bundle.sketch.sketch
+            self._addresses[bucket][:count] = sketch.addresses_of(item_ids, category_rows)
         try:
-            scores = self._head(inputs, state, context)[:count]
+            scores = self._head(inputs, state, context, *self._reading(bucket, now_ms))[:count]
         except Exception as error:  # onnxruntime's errors have no common base of their own
             raise ScoringFailed(f"the head graph failed: {type(error).__name__}") from error
         if not np.isfinite(scores).all():
@@ -83,13 +91,19 @@ class OnnxModel:
         self._cost_s[bucket] += _SMOOTHING * (perf_counter() - began - self._cost_s[bucket])
         return scores
 
-    def _warm(self, inputs: NDArray[np.float32]) -> float:
+    def _reading(self, bucket: int, now_ms: int) -> tuple[NDArray[np.int64], NDArray[np.float32]] | tuple[()]:
+        """What a head with a sketch takes besides: the candidates' cells, and the moment of reading."""
+        if self._bundle.sketch is None:
+            return ()
+        return self._addresses[bucket], self._bundle.sketch.sketch.moments(np.array([now_ms]))[0]
+
+    def _warm(self, bucket: int) -> float:
         """Run one bucket a few times; the fastest run's seconds."""
         context = np.zeros(len(self.context), np.float32)
         seconds = []
         for _ in range(_WARM_RUNS):
             began = perf_counter()
-            self._head(inputs, self.initial_state, context)
+            self._head(self._inputs[bucket], self.initial_state, context, *self._reading(bucket, 0))
             seconds.append(perf_counter() - began)
         return min(seconds)
 

@@ -90,7 +90,7 @@ class Scorer:
             began = self._clock()
             if began >= deadline:
                 raise DeadlineMissed("the deadline passed before the candidates could be scored")
-            scores = model.score(request.item_ids, request.category_ids, state, context)
+            scores = model.score(request.item_ids, request.category_ids, state, context, self._wall_ms())
         finally:
             self._admission.leave(cost_s)
         metrics = self._metrics

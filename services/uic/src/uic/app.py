@@ -67,7 +67,7 @@ class App:
         )
         self._updater = StateUpdater(
             topic=Topic(kafka.topic, kafka.partitions, kafka.start),
-            model=Model(step, bundle.vectors, bundle.initial_state, bundle.layout, bundle.fingerprint),
+            model=Model(step, bundle.vectors, bundle.initial_state, bundle.layout, bundle.fingerprint, bundle.sketch),
             store=self._store,
             event_log=self._consumer,
             dead_letters=self._dead_letters,
@@ -221,7 +221,7 @@ def _model(settings: UicSettings) -> tuple[Bundle, StepGraph]:
     try:
         bundle = load_bundle(settings.bundle.path)
         step = StepGraph(bundle)
-        bundle.golden.verify_step(step, bundle.vectors, bundle.initial_state)
+        bundle.golden.verify_step(step, bundle.vectors, bundle.initial_state, bundle.sketch)
     except (BundleError, GoldenMismatch) as error:
         raise StartRefused(str(error)) from error
     return bundle, step

@@ -170,8 +170,8 @@ def gather_model(settings: UicSettings) -> Model:
 
     try:
         bundle = load_bundle(settings.bundle.path)
-        bundle.golden.verify_step(StepGraph(bundle), bundle.vectors, bundle.initial_state)
-        bundle.golden.verify_head(HeadGraph(bundle), bundle.vectors, bundle.initial_state)
+        bundle.golden.verify_step(StepGraph(bundle), bundle.vectors, bundle.initial_state, bundle.sketch)
+        bundle.golden.verify_head(HeadGraph(bundle), bundle.vectors, bundle.initial_state, bundle.sketch)
     except (BundleError, GoldenMismatch) as error:
         return Model(error=str(error))
     return Model(name=bundle.name, fingerprint=bundle.manifest.fingerprint)

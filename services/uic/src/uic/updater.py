@@ -56,6 +56,7 @@ from uic.core.ordering import Bounds, Cut, OutOfOrder, cut
 from uic.core.ports import (
     Advised,
     Assigned,
+    Counting,
     DeadLetters,
     Described,
     Erasures,
@@ -122,6 +123,8 @@ class Model:
     initial_state: NDArray[np.float32]
     layout: StateLayout
     fingerprint: bytes
+    counting: Counting | None = None
+    """With a sketch only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -558,7 +561,7 @@ class StateUpdater:
         work = Round(self._model.initial_state)
         for _, part in parts:
             work.plan(part)
-        work.run(self._model.step, self._model.vectors, self._cache.arena)
+        work.run(self._model.step, self._model.vectors, self._cache.arena, self._model.counting)
         self._metrics.stage.labels("fold").observe(perf_counter() - started)
         self._metrics.waves.inc(work.waves)
         self._after("fold")

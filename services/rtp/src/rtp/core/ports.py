@@ -81,10 +81,11 @@ class Model(Protocol):
         category_ids: NDArray[np.uint64],
         state: NDArray[np.float32],
         context: NDArray[np.float32],
+        now_ms: int,
     ) -> NDArray[np.float32]:
-        """The click probability of each candidate. [C], [C], [F], [K] → [C] float32.
+        """The click probability of each candidate at the time `now_ms`. [C], [C], [F], [K] → [C] float32.
 
-        A candidate's score depends on nothing but itself, the state and the context.
+        A candidate's score depends on nothing but itself, the state, the context, and with a sketch the time.
 
         Raises:
             ScoringFailed: the graph failed, or a score is not a finite number.

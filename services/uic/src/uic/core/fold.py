@@ -27,7 +27,7 @@ from mimn.state import (
 )
 from uic.core.cache import Entry
 from uic.core.ordering import ERASE, Cut
-from uic.core.ports import Step, Vectors
+from uic.core.ports import Counting, Step, Vectors
 
 NO_ROW = -1
 ERASED_ROW = -2
@@ -82,6 +82,7 @@ class Round:
         self._event_wave: list[int] = []
         self._event_item: list[int] = []
         self._event_category: list[int] = []
+        self._event_time: list[int] = []
         self._event_op: list[int] = []
         self._parts: list[Part] = []
         self._first_event: list[int] = []
@@ -95,6 +96,7 @@ class Round:
         last_offset, count, time, digest = self.last_offset, self.count, self.time, self.digest
         event_row, event_wave = self._event_row, self._event_wave
         event_item, event_category, event_op = self._event_item, self._event_category, self._event_op
+        event_time = self._event_time
         self._parts.append(part)
         self._first_event.append(len(event_row))
         part.already_folded = 0
@@ -122,6 +124,7 @@ class Round:
             event_wave.append(wave)
             event_item.append(item)
             event_category.append(cut.categories[op])
+            event_time.append(cut.times[op])
             event_op.append(op)
             last_offset[row] = offset
             count[row] += 1
@@ -131,12 +134,14 @@ class Round:
             if row >= 0 and not depth[row]:
                 row_of[user] = NO_ROW
 
-    def run(self, step: Step, vectors: Vectors, arena: NDArray[np.float32]) -> None:
+    def run(
+        self, step: Step, vectors: Vectors, arena: NDArray[np.float32], counting: Counting | None = None
+    ) -> None:
         """Fold all queued events; `arena` holds the cached states. A step that is not finite leaves its row as it was
         and is noted in its part.
 
         Rows are placed by how many events they get, most first: then the rows of a wave are the first so many, and a
-        wave reads and writes one slice.
+        wave reads and writes one slice. With counters, the step has the rest of a state, and they are added to in place.
         """
         event_row = np.asarray(self._event_row, np.intp)
         depth = np.bincount(event_row, minlength=len(self.users))
@@ -149,22 +154,29 @@ class Round:
             return
         wave_of = np.asarray(self._event_wave)
         order = np.lexsort((place[event_row], wave_of))
-        inputs = vectors(
-            np.asarray(self._event_item, np.uint64)[order], np.asarray(self._event_category, np.uint64)[order]
-        )
+        ids = np.asarray(self._event_item, np.uint64)[order], np.asarray(self._event_category, np.uint64)[order]
+        inputs = vectors(*ids)
+        rest = slice(None) if counting is None else counting.sketch.rest
+        if counting is not None:
+            addresses = counting.addresses(*ids)
+            moments = counting.sketch.moments(np.asarray(self._event_time, np.int64)[order])
         begin = 0
         for width in np.bincount(wave_of).tolist():
             end = begin + width
-            before = tensors[:width]
-            after = step(inputs[begin:end], before)
+            states = tensors[:width]
+            before = states[:, rest]
+            after = step(inputs[begin:end], np.ascontiguousarray(before))
             finite = np.isfinite(after)
+            good: NDArray[np.bool_] | None = None
             if not finite.all():
-                good: NDArray[np.bool_] = np.all(finite, axis=1)
+                good = np.all(finite, axis=1)
                 for event in order[begin:end][~good].tolist():
                     part = self._parts[bisect_right(self._first_event, event) - 1]
                     part.not_finite.append(self._event_op[event])
                 after = np.where(good[:, np.newaxis], after, before)
             before[:] = after
+            if counting is not None:
+                counting.sketch.add(states, addresses[begin:end], moments[begin:end], good)
             begin = end
             self.waves += 1
 

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mimn.state import Sketch
 from uic.core.commit import Answer, Commit
 from uic.core.event import Record
 from uic.core.letters import Letter
@@ -29,6 +30,17 @@ class Vectors(Protocol):
 
     def __call__(self, item_ids: NDArray[np.uint64], category_ids: NDArray[np.uint64], /) -> NDArray[np.float32]:
         """[k], [k] → [k, D] float32."""
+
+
+class Counting(Protocol):
+    """How events enter the counters of a state (`mimn.bundle.IdSketch`)."""
+
+    @property
+    def sketch(self) -> Sketch:
+        """The sizes and rules."""
+
+    def addresses(self, item_ids: NDArray[np.uint64], category_ids: NDArray[np.uint64], /) -> NDArray[np.int64]:
+        """The cells of events. [k], [k] → [k, A]"""
 
 
 class StateStore(Protocol):
