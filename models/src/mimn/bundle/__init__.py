@@ -6,7 +6,16 @@ is specified in docs/formats/bundle.md.
 
 from mimn.bundle.bundle import Bundle, IdSketch, load_bundle
 from mimn.bundle.golden import Golden, GoldenMismatch
-from mimn.bundle.manifest import BlockSpec, BundleError, GraphSpec, InputSpec, Manifest, SketchSpec, StateSpec, TensorSpec
+from mimn.bundle.manifest import (
+    BlockSpec,
+    BundleError,
+    GraphSpec,
+    InputSpec,
+    Manifest,
+    SketchSpec,
+    StateSpec,
+    TensorSpec,
+)
 from mimn.bundle.vocabulary import EmbeddingTable
 from mimn.bundle.writer import write_bundle
 

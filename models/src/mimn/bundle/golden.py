@@ -24,7 +24,6 @@ VectorFunction = Callable[[NDArray[np.uint64], NDArray[np.uint64]], NDArray[np.f
 """(item ids [k], category ids [k]) → vectors [k, D]"""
 
 
-
 class Addressing(Protocol):
     """A sketch, and how ids find their cells (`mimn.bundle.IdSketch`)."""
 

@@ -180,9 +180,7 @@ def decode_manifest(data: bytes) -> Manifest:
         raise BundleError(f"{MANIFEST}: `files` names unknown files: {', '.join(foreign)}")
     if manifest.sketch is not None:
         _check_sketch(manifest.sketch, manifest.layout)
-    expected = fingerprint_of(
-        manifest.state, manifest.input, manifest.fold_version, manifest.files, manifest.sketch
-    )
+    expected = fingerprint_of(manifest.state, manifest.input, manifest.fold_version, manifest.files, manifest.sketch)
     if manifest.fingerprint != expected:
         raise BundleError(f"{MANIFEST}: fingerprint {manifest.fingerprint[:16]}… does not follow from the other fields")
     if len(set(manifest.context)) != len(manifest.context):
@@ -193,7 +191,11 @@ def decode_manifest(data: bytes) -> Manifest:
 def _check_sketch(spec: SketchSpec, layout: StateLayout) -> None:
     if spec.rule != SKETCH_RULE:
         raise BundleError(f"{MANIFEST}: sketch.rule {spec.rule!r}; this program knows {SKETCH_RULE!r}")
-    if min(spec.category_cells, spec.item_cells) < 0 or not spec.category_cells + spec.item_cells or min(spec.half_lives, default=-1) < 0:
+    if (
+        min(spec.category_cells, spec.item_cells) < 0
+        or not spec.category_cells + spec.item_cells
+        or min(spec.half_lives, default=-1) < 0
+    ):
         raise BundleError(f"{MANIFEST}: `sketch` needs cells and half-lives, and neither may be negative")
     first, last = spec.sketch.first_block, spec.sketch.last_block
     if len(layout.blocks) < 3 or (layout.blocks[0], layout.blocks[-1]) != (first, last):

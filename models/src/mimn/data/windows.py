@@ -219,9 +219,7 @@ class WindowSampler:
             sketch=self._sketch(windows, item.shape, targets[flat], drawn[flat]),
         )
 
-    def _sketch(
-        self, windows: list[_Window], shape: tuple[int, ...], targets: Ints, drawn: Ints
-    ) -> SketchBatch | None:
+    def _sketch(self, windows: list[_Window], shape: tuple[int, ...], targets: Ints, drawn: Ints) -> SketchBatch | None:
         if self._addresses is None:
             return None
         of_events, of_vocabulary = self._addresses

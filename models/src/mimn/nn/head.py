@@ -164,7 +164,9 @@ class PoolingHead(nn.Module):
             features.append(history_product(blocks, candidates))
         if self.sketch is not None:
             features.append(self.sketch(counts))
-        logits: Tensor = self.mlp(user_features(blocks, context), torch.cat(features, -1) if features[1:] else candidates)
+        logits: Tensor = self.mlp(
+            user_features(blocks, context), torch.cat(features, -1) if features[1:] else candidates
+        )
         return logits
 
 

@@ -123,9 +123,7 @@ class Sketch:
         at = rows[:, np.newaxis, np.newaxis], np.arange(S)[:, np.newaxis] * N + addresses[:, np.newaxis]
         states[at] = half(states[at] + added)
 
-    def _enter(
-        self, states: Floats, rows: NDArray[np.intp], newer: NDArray[np.bool_], periods: Floats
-    ) -> None:
+    def _enter(self, states: Floats, rows: NDArray[np.intp], newer: NDArray[np.bool_], periods: Floats) -> None:
         """Bring counters into a later period: halve them once a period."""
         counters = states[:, : self.values].reshape(len(states), -1, self.cells)
         which, s = np.nonzero(newer)

@@ -134,9 +134,7 @@ class Round:
             if row >= 0 and not depth[row]:
                 row_of[user] = NO_ROW
 
-    def run(
-        self, step: Step, vectors: Vectors, arena: NDArray[np.float32], counting: Counting | None = None
-    ) -> None:
+    def run(self, step: Step, vectors: Vectors, arena: NDArray[np.float32], counting: Counting | None = None) -> None:
         """Fold all queued events; `arena` holds the cached states. A step that is not finite leaves its row as it was
         and is noted in its part.
 
