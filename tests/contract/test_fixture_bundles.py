@@ -9,7 +9,11 @@ from mimn.bundle import Bundle, load_bundle
 from mimn.bundle.graph import HeadGraph, StepGraph
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
-BUNDLES = [FIXTURES / "bundle_tiny/tiny/1", FIXTURES / "bundle_tiny_context/tiny-context/1"]
+BUNDLES = [
+    FIXTURES / "bundle_tiny/tiny/1",
+    FIXTURES / "bundle_tiny_context/tiny-context/1",
+    FIXTURES / "bundle_tiny_sketch/tiny-sketch/1",
+]
 
 
 @pytest.fixture(params=BUNDLES, ids=lambda path: path.parent.name)
@@ -17,9 +21,14 @@ def bundle(request: pytest.FixtureRequest) -> Bundle:
     return load_bundle(request.param)
 
 
+def rest_of(bundle: Bundle) -> slice:
+    """What the step graph has of a state."""
+    return slice(None) if bundle.sketch is None else bundle.sketch.sketch.rest
+
+
 def test_golden_cases_hold(bundle: Bundle) -> None:
-    bundle.golden.verify_step(StepGraph(bundle), bundle.vectors, bundle.initial_state)
-    bundle.golden.verify_head(HeadGraph(bundle), bundle.vectors, bundle.initial_state)
+    bundle.golden.verify_step(StepGraph(bundle), bundle.vectors, bundle.initial_state, bundle.sketch)
+    bundle.golden.verify_head(HeadGraph(bundle), bundle.vectors, bundle.initial_state, bundle.sketch)
 
 
 def test_golden_cases_hold_unknown_ids_and_tell_candidates_apart(bundle: Bundle) -> None:
@@ -43,8 +52,9 @@ def test_dimensions_all_differ(bundle: Bundle) -> None:
 def test_a_step_counts_and_averages_its_events(bundle: Bundle) -> None:
     step = StepGraph(bundle)
     events = bundle.vectors(bundle.items.ids[:5], bundle.categories.ids[:5])
-    state = np.tile(bundle.initial_state, (5, 1))
-    after = bundle.layout.view(step(-3 * events, step(events, state)))
+    state, rest = np.tile(bundle.initial_state, (5, 1)), rest_of(bundle)
+    state[:, rest] = step(-3 * events, step(events, state[:, rest]))
+    after = bundle.layout.view(state)
     np.testing.assert_array_equal(after["count"], 2)
     np.testing.assert_allclose(after["history_mean"], -events, rtol=1e-6)
     np.testing.assert_allclose(after["shares"].sum(-1), 1, rtol=1e-5)
@@ -53,7 +63,7 @@ def test_a_step_counts_and_averages_its_events(bundle: Bundle) -> None:
 def test_rows_of_a_batch_do_not_see_each_other(bundle: Bundle) -> None:
     step = StepGraph(bundle)
     events = bundle.vectors(bundle.items.ids[:7], bundle.categories.ids[:7])
-    state = step(events[::-1].copy(), np.tile(bundle.initial_state, (7, 1)))
+    state = step(events[::-1].copy(), np.tile(bundle.initial_state[rest_of(bundle)], (7, 1)))
     together = step(events, state)
     for row in range(7):
         np.testing.assert_allclose(step(events[row : row + 1], state[row : row + 1])[0], together[row], atol=1e-6)

@@ -21,6 +21,8 @@ from rtp.runtime import BUCKETS, OnnxModel, load_model
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 TINY = FIXTURES / "bundle_tiny/tiny/1"
 CONTEXT = FIXTURES / "bundle_tiny_context/tiny-context/1"
+SKETCH = FIXTURES / "bundle_tiny_sketch/tiny-sketch/1"
+NOW = 1_700_000_000_000
 
 
 @cache
@@ -37,12 +39,13 @@ def expected(path: Path, items: NDArray[np.uint64], categories: NDArray[np.uint6
     return np.concatenate([head(vectors[i : i + 1], golden.states[0], golden.context[0]) for i in range(len(items))])
 
 
-@pytest.mark.parametrize("path", [TINY, CONTEXT], ids=["tiny", "context"])
+@pytest.mark.parametrize("path", [TINY, CONTEXT, SKETCH], ids=["tiny", "context", "sketch"])
 def test_the_golden_scores_come_out_of_the_padded_path(path: Path) -> None:
     bundle, model = loaded(path)
     golden = bundle.golden
-    for state, context, scores in zip(golden.states, golden.context, golden.scores, strict=True):
-        got = model.score(golden.candidate_items, golden.candidate_categories, state, context)
+    times = [NOW] * len(golden.states) if golden.now is None else golden.now.tolist()
+    for state, context, now, scores in zip(golden.states, golden.context, times, golden.scores, strict=True):
+        got = model.score(golden.candidate_items, golden.candidate_categories, state, context, now)
         np.testing.assert_allclose(got, scores, rtol=1e-5, atol=1e-5)
 
 
@@ -59,12 +62,14 @@ def test_a_score_depends_on_no_other_candidate_and_on_no_padding(ids: list[tuple
     bundle, model = loaded(CONTEXT)
     items, categories = np.array(ids, np.uint64).T.copy()
     # Leave large numbers where the padding will be.
-    model.score(np.full(MAX_CANDIDATES, 2**64 - 2, np.uint64), np.zeros(MAX_CANDIDATES, np.uint64), *first_user(bundle))
-    together = model.score(items, categories, *first_user(bundle))
+    model.score(
+        np.full(MAX_CANDIDATES, 2**64 - 2, np.uint64), np.zeros(MAX_CANDIDATES, np.uint64), *first_user(bundle), NOW
+    )
+    together = model.score(items, categories, *first_user(bundle), NOW)
     np.testing.assert_allclose(together, expected(CONTEXT, items, categories), rtol=0, atol=2e-6)
     order = np.argsort(items, kind="stable")
     np.testing.assert_allclose(
-        model.score(items[order], categories[order], *first_user(bundle)), together[order], rtol=0, atol=2e-6
+        model.score(items[order], categories[order], *first_user(bundle), NOW), together[order], rtol=0, atol=2e-6
     )
 
 
@@ -76,9 +81,9 @@ def test_the_scores_of_one_request_are_not_changed_by_the_next() -> None:
     bundle, model = loaded(TINY)
     one, other = np.array([3], np.uint64), np.array([10], np.uint64)
     zero = np.zeros(1, np.uint64)
-    first = model.score(one, zero, *first_user(bundle))
+    first = model.score(one, zero, *first_user(bundle), NOW)
     kept = first.copy()
-    second = model.score(other, zero, *first_user(bundle))
+    second = model.score(other, zero, *first_user(bundle), NOW)
     assert not np.array_equal(kept, second)
     assert np.array_equal(first, kept)
 
@@ -87,13 +92,15 @@ def test_a_state_that_gives_no_number_is_named_and_no_score() -> None:
     bundle, model = loaded(TINY)
     state = np.full(bundle.layout.floats, np.nan, np.float32)
     with pytest.raises(ScoringFailed):
-        model.score(np.array([3], np.uint64), np.zeros(1, np.uint64), state, np.zeros(0, np.float32))
+        model.score(np.array([3], np.uint64), np.zeros(1, np.uint64), state, np.zeros(0, np.float32), NOW)
 
 
 def test_a_state_of_the_wrong_size_is_named_and_no_score() -> None:
     _, model = loaded(TINY)
     with pytest.raises(ScoringFailed):
-        model.score(np.array([3], np.uint64), np.zeros(1, np.uint64), np.zeros(1, np.float32), np.zeros(0, np.float32))
+        model.score(
+            np.array([3], np.uint64), np.zeros(1, np.uint64), np.zeros(1, np.float32), np.zeros(0, np.float32), NOW
+        )
 
 
 def test_costs_are_known_before_the_first_request() -> None:
@@ -120,3 +127,27 @@ def test_a_link_is_followed_when_it_is_loaded_and_a_changed_file_is_refused(tmp_
     link.symlink_to(copy)
     with pytest.raises(BundleError, match=r"head\.onnx"):
         load_model(link)
+
+
+def test_a_candidate_that_was_touched_lately_is_scored_by_when_the_request_comes() -> None:
+    bundle, model = loaded(SKETCH)
+    golden = bundle.golden
+    assert golden.now is not None
+    state, context = first_user(bundle)
+    items, categories, now = golden.items[0][-1:], golden.categories[0][-1:], int(golden.now[0])
+    scores = [
+        float(model.score(items, categories, state, context, now + days * 86_400_000)[0])
+        for days in (0, 30, 3000, 4000)
+    ]
+    assert abs(scores[0] - scores[1]) > 1e-4, "decayed counters are read at the request's time"
+    assert abs(scores[2] - scores[3]) < 1e-6, "once nothing is left of them, time changes nothing"
+
+
+def test_the_cells_of_an_earlier_request_do_not_stay_in_the_bucket() -> None:
+    bundle, model = loaded(SKETCH)
+    golden = bundle.golden
+    state, context = first_user(bundle)
+    first = model.score(golden.candidate_items, golden.candidate_categories, state, context, NOW)
+    model.score(golden.items[1][:9], golden.categories[1][:9], state, context, NOW)
+    again = model.score(golden.candidate_items, golden.candidate_categories, state, context, NOW)
+    np.testing.assert_array_equal(first, again)

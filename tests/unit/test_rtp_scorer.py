@@ -66,7 +66,7 @@ class World:
 
 
 def scores_of(state: NDArray[np.float32]) -> NDArray[np.float32]:
-    return model().score(ITEMS, CATEGORIES, state, np.zeros(0, np.float32))
+    return model().score(ITEMS, CATEGORIES, state, np.zeros(0, np.float32), now_ms())
 
 
 def test_a_stored_state_is_what_is_scored_with() -> None:

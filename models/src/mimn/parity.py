@@ -205,8 +205,8 @@ class _Check:
     def _counted(
         self, sketch: Sketch, state: Floats, candidates: int, events: int
     ) -> tuple[Floats, NDArray[np.int64], Floats, Floats]:
-        """`state` with counters of some events around it, and what candidates read of them: their addresses, the moment,
-        and what their cells hold [C, A, S]; compared with sums over the events."""
+        """`state` with counters of some events around it, and what candidates read of them: their addresses, the
+        moment, and what their cells hold [C, A, S]; compared with sums over the events."""
         config, random = self.model.config, self.random
         items = random.integers(2**64, size=events + candidates, dtype=np.uint64)
         # Few different ones, so that cells are touched again, and some late.

@@ -122,7 +122,9 @@ def _train(config: RunConfig, data: DataSet, output: Path, resume: bool, progres
     if resume and checkpoint.exists():
         load_checkpoint(progress, checkpoint)
         log.info("resumed behind epoch %d", len(progress.curve))
-    sampler = WindowSampler(data.events, data.vocabulary, ids, data.train_users, config.windows, config.mimn.sketch)
+    sampler = WindowSampler(
+        data.events, data.vocabulary, ids, data.train_users, config.windows, sketch=config.mimn.sketch
+    )
     if settings.compile:
         progress.model.cell.step = torch.compile(progress.model.cell.step, dynamic=True)  # type: ignore[method-assign]
     log.info(

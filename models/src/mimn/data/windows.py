@@ -106,6 +106,7 @@ class WindowSampler:
         ids: EmbeddingIds,
         train_users: NDArray[np.bool_],
         plan: WindowPlan,
+        *,
         sketch: Sketch | None = None,
     ) -> None:
         self._events, self._vocabulary, self._plan = events, vocabulary, plan

@@ -1,7 +1,7 @@
 """The sketch on the side of training and of the head: what a candidate's own cells hold, and what the head reads of it.
 
-Training never builds counters. A cell holds a sum over the events that added to it (`mimn.state.sketch`), and all that a
-candidate reads are its own few cells: so the events before it are compared with it and summed.
+Training never builds counters. A cell holds a sum over the events that added to it (`mimn.state.sketch`), and all that
+a candidate reads are its own few cells: so the events before it are compared with it and summed.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ class SketchReader(nn.Module):
     def counts(self, state: Tensor, addresses: Tensor, now: Tensor) -> Tensor:
         """What a user's counters hold for candidates at a moment, decayed to then; as `head.onnx` does it.
 
-        state [1, F], flat; addresses [C, A]; now [1, 2, S] (`Sketch.moments`) → [1, C, A, S]. A moment before the period
-        that the counters stand in counts as its beginning.
+        state [1, F], flat; addresses [C, A]; now [1, 2, S] (`Sketch.moments`) → [1, C, A, S]. A moment before the
+        period that the counters stand in counts as its beginning.
         """
         S, N = len(self.sketch.half_lives), self.sketch.cells
-        counters = state[0, : S * N].view(S, N).t()
+        held = state[0, : S * N].view(S, N)[:, addresses].permute(1, 2, 0)
         gone = (now[0, 0] - state[0, -S:]).clamp_min(0.0)
-        return (counters[addresses] * (torch.exp2(-gone) / now[0, 1])).unsqueeze(0)
+        return (held * (torch.exp2(-gone) / now[0, 1])).unsqueeze(0)
 
 
 def window_counts(sketch: Sketch, touches: Touches, positions: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """The sketch: counters in a user's state that tell how often, and how lately, a candidate was touched before.
 
-An event adds to a few cells: that of its category, and that of its item in each of two hashed rows. Whoever reads takes
-the smaller of the item's two, because others can only have added to it. Every cell is kept once a half-life h, and holds
-the sum of 2^((t - now) / h) over the events at times t that added to it; the half-life 0 is that of plain counting.
+An event adds to a few cells: that of its category, and that of its item in each of two hashed rows. Whoever reads
+takes the smaller of the item's two, because others can only have added to it. Every cell is kept once a half-life h: it
+holds the sum of 2^((t - now) / h) over the events at times t that added to it. Half-life 0 is plain counting.
 
 Decay costs nothing until it is read. Time is cut into periods of one half-life, and a state remembers in which period
 its counters stand: an event adds 2^phase, the part of its period that had passed, times 2^-k if it is k periods late.

@@ -139,7 +139,7 @@ class Round:
         and is noted in its part.
 
         Rows are placed by how many events they get, most first: then the rows of a wave are the first so many, and a
-        wave reads and writes one slice. With counters, the step has the rest of a state, and they are added to in place.
+        wave reads and writes one slice. With counters, the step has the rest of a state; they are added to in place.
         """
         event_row = np.asarray(self._event_row, np.intp)
         depth = np.bincount(event_row, minlength=len(self.users))

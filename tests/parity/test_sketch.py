@@ -1,0 +1,218 @@
+"""A sketch in training, in the graphs and in the fold: three computations of the same counters and scores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mimn.bundle import Bundle, GoldenMismatch, IdSketch, load_bundle
+from mimn.bundle.graph import HeadGraph, StepGraph
+from mimn.config import MimnConfig, cell_layout, state_layout
+from mimn.export import export_bundle
+from mimn.nn.graphs import head_graph, step_graph
+from mimn.nn.model import Batch, BatchError
+from mimn.nn.sketch import SketchReader, Touches, window_counts
+from mimn.parity import ParityError, check_parity
+from mimn.state import Sketch
+from mimn.state.sketch import DAY_MS
+from parity.paper_models import BASE, CATEGORIES, CONFIGS, ITEMS, small_model
+
+pytestmark = pytest.mark.torch
+
+SIZES = {"sketch_category_cells": 4, "sketch_item_cells": 9, "sketch_half_lives": (0, 3, 40)}
+SKETCHES: dict[str, MimnConfig] = {
+    "paper": replace(BASE, **SIZES),  # type: ignore[arg-type]
+    "pooling": replace(CONFIGS["pooling with context"], **SIZES),  # type: ignore[arg-type]
+    "categories alone": replace(BASE, sketch_category_cells=8, sketch_half_lives=(30,)),
+    "items alone": replace(BASE, sketch_item_cells=5, sketch_half_lives=(0,), context_features=("hour",)),
+}
+ITEM_IDS = np.arange(100, 100 + ITEMS, dtype=np.uint64)
+CATEGORY_IDS = np.arange(7, 7 + CATEGORIES, dtype=np.uint64)
+START = 1_650_000_000_000
+
+
+def export(config: MimnConfig, folder: Path, dtype: str = "float32") -> Bundle:
+    return load_bundle(
+        export_bundle(
+            small_model(config),
+            ITEM_IDS,
+            CATEGORY_IDS,
+            folder,
+            name="s",
+            version="1",
+            state_dtype=dtype,  # type: ignore[arg-type]
+        )
+    )
+
+
+def counting(bundle: Bundle) -> IdSketch:
+    assert bundle.sketch is not None
+    return bundle.sketch
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7, 64])
+@pytest.mark.parametrize("name", SKETCHES)
+def test_folding_one_at_a_time_and_scoring_by_graph_is_what_training_computes(
+    name: str, batch: int, bundles: dict[str, Bundle]
+) -> None:
+    bundle, model = bundles[name], small_model(SKETCHES[name])
+    ids, step, head = counting(bundle), StepGraph(bundle), HeadGraph(bundle)
+    random, T = np.random.default_rng(batch), 12
+    items = np.append(np.uint64(2**63), ITEM_IDS)[random.integers(ITEMS + 1, size=(batch, T))]
+    categories = np.append(np.uint64(999), CATEGORY_IDS)[random.integers(CATEGORIES + 1, size=(batch, T))]
+    times = START + np.sort(random.integers(100 * DAY_MS, size=(batch, T)))
+    now = START + 100 * DAY_MS + random.integers(9 * DAY_MS, size=batch)
+    state = np.tile(bundle.initial_state, (batch, 1))
+    rest = ids.sketch.rest
+    for t in range(T):
+        state[:, rest] = step(bundle.vectors(items[:, t], categories[:, t]), np.ascontiguousarray(state[:, rest]))
+        ids.sketch.add(state, ids.addresses(items[:, t], categories[:, t]), ids.sketch.moments(times[:, t]))
+
+    asked = items[:, :5].reshape(-1), categories[:, 4:9].reshape(-1)
+    addresses = ids.addresses(items.reshape(-1), categories.reshape(-1)).reshape(batch, T, -1)
+    candidates = ids.addresses(*asked).reshape(batch, 1, 5, -1)
+    touches = Touches(
+        addresses=torch.from_numpy(addresses),
+        times=torch.from_numpy(times),
+        candidate_addresses=torch.from_numpy(candidates),
+        now=torch.from_numpy(now)[:, None],
+    )
+    context = torch.zeros(batch, len(model.config.context_features))
+    rows = [
+        torch.from_numpy(table.rows(i).astype(np.int64))
+        for table, i in zip((bundle.items, bundle.categories), asked, strict=True)
+    ]
+    with torch.no_grad():
+        events = [
+            torch.from_numpy(table.rows(i.reshape(-1)).astype(np.int64)).view(batch, T)
+            for table, i in ((bundle.items, items), (bundle.categories, categories))
+        ]
+        unrolled = model.unroll(events[0], events[1])[:, -1]
+        counts = model.counts(touches, torch.full((batch, 1), T))
+        assert counts is not None
+        want = model.score(unrolled, rows[0].view(batch, 5), rows[1].view(batch, 5), context, counts[:, 0]).numpy()
+    np.testing.assert_allclose(state[:, rest], unrolled.numpy(), atol=1e-5, rtol=1e-5)
+    vectors = bundle.vectors(*asked).reshape(batch, 5, -1)
+    for b, moment in enumerate(ids.sketch.moments(now)):
+        got = head(vectors[b], state[b], context[b].numpy(), candidates[b, 0], moment)
+        np.testing.assert_allclose(got, want[b], atol=2e-3)  # counters are rounded to float16
+        cold = head(vectors[b], bundle.initial_state, context[b].numpy(), candidates[b, 0], moment)
+        assert np.abs(cold - got).max() > 1e-3, "the state matters"
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
+    """Exporting checks ONNX, PyTorch and the equations against each other at every batch size."""
+    return {name: export(config, tmp_path_factory.mktemp("sketch")) for name, config in SKETCHES.items()}
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_sums_over_a_window_are_what_counters_hold_at_every_position(data: st.DataObject) -> None:
+    sketch = Sketch(4, 5, (0, 3, 40))
+    T = data.draw(st.integers(1, 30))
+    seed = data.draw(st.integers(0, 2**32 - 1))
+    random = np.random.default_rng(seed)
+    items, rows = random.integers(9, size=T).astype(np.uint64), random.integers(7, size=T)
+    times = START + random.integers(data.draw(st.sampled_from([1, 1000, 300 * DAY_MS])), size=T)  # in any order
+    positions = np.arange(T + 1)
+    now = int(times.max()) + random.integers(20 * DAY_MS, size=T + 1)
+    addresses, moments = sketch.addresses_of(items, rows), sketch.moments(times)
+    asked = sketch.addresses_of(np.arange(9, dtype=np.uint64), np.arange(9) % 7)
+    touches = Touches(
+        addresses=torch.from_numpy(addresses)[None],
+        times=torch.from_numpy(times)[None],
+        candidate_addresses=torch.from_numpy(asked).expand(1, T + 1, -1, -1),
+        now=torch.from_numpy(now)[None],
+    )
+    sums = window_counts(sketch, touches, torch.from_numpy(positions)[None])[0]
+    state, reader = np.zeros((1, sketch.values + 3), np.float32), SketchReader(sketch)
+    for n in range(T + 1):
+        if n:
+            sketch.add(state, addresses[n - 1 : n], moments[n - 1 : n])
+        moment = torch.from_numpy(sketch.moments(now[n : n + 1]))
+        held = reader.counts(torch.from_numpy(state), torch.from_numpy(asked), moment)[0]
+        np.testing.assert_allclose(held.numpy(), sums[n].numpy(), rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["paper", "pooling"])
+def test_switched_off_it_changes_no_byte(name: str) -> None:
+    """The step graph with a sketch is the one without: no graph writes counters."""
+    with_sketch = SKETCHES[name]
+    without = replace(with_sketch, sketch_category_cells=0, sketch_item_cells=0)
+    assert without.sketch is None
+    assert state_layout(without) == cell_layout(without) == cell_layout(with_sketch)
+    graphs = [step_graph(small_model(config), cell_layout(config))[0] for config in (with_sketch, without)]
+    assert graphs[0] == graphs[1]
+
+
+def test_float16_states_with_a_sketch_export(tmp_path: Path) -> None:
+    bundle = export(SKETCHES["paper"], tmp_path, "float16")
+    bundle.golden.verify_step(StepGraph(bundle), bundle.vectors, bundle.initial_state, bundle.sketch)
+    assert bundle.layout.half_floats > counting(bundle).sketch.values
+    with pytest.raises(GoldenMismatch, match="state differs"):
+        other = replace(counting(bundle).sketch, half_lives=(0, 3, 41))
+        bundle.golden.verify_step(
+            StepGraph(bundle), bundle.vectors, bundle.initial_state, IdSketch(other, bundle.categories)
+        )
+
+
+def test_the_rule_is_part_of_the_fingerprint(bundles: dict[str, Bundle], tmp_path: Path) -> None:
+    config = SKETCHES["paper"]
+    other = export(replace(config, sketch_half_lives=(0, 3, 41)), tmp_path)
+    assert other.manifest.files["step.onnx"] == bundles["paper"].manifest.files["step.onnx"]
+    assert other.manifest.state == bundles["paper"].manifest.state
+    assert other.fingerprint != bundles["paper"].fingerprint
+
+
+def test_a_head_that_reads_the_wrong_cells_is_refused() -> None:
+    config = SKETCHES["paper"]
+    model = small_model(config)
+    step, head = step_graph(model, cell_layout(config))[0], head_graph(model, state_layout(config))[0]
+    check_parity(model, state_layout(config), step, head)
+    reader = model.head.sketch
+    assert isinstance(reader, SketchReader)
+    right = reader.forward
+    reader.forward = lambda counts: right(counts.flip(-2))  # type: ignore[method-assign]
+    with torch.no_grad():
+        wrong = head_graph(model, state_layout(config))[0]
+    with pytest.raises(ParityError, match=r"scores .* the equations"):
+        check_parity(model, state_layout(config), step, wrong)
+
+
+def test_the_loss_learns_from_counters_and_says_when_they_are_missing() -> None:
+    model = small_model(SKETCHES["pooling"])
+    T = 6
+    batch = Batch(
+        items=torch.zeros(2, T, dtype=torch.int64),
+        categories=torch.zeros(2, T, dtype=torch.int64),
+        lengths=torch.tensor([T, T]),
+        positions=torch.tensor([[3, 6], [1, 2]]),
+        candidate_items=torch.zeros(2, 2, 2, dtype=torch.int64),
+        candidate_categories=torch.zeros(2, 2, 2, dtype=torch.int64),
+        labels=torch.tensor([1.0, 0.0]).expand(2, 2, 2),
+        context=torch.zeros(2, 2, 1),
+    )
+    with pytest.raises(BatchError, match="`touches`"):
+        model.loss(batch)
+    touches = Touches(
+        addresses=torch.tensor([0, 4, 13]).expand(2, T, 3),
+        times=torch.full((2, T), START),
+        candidate_addresses=torch.tensor([[0, 4, 13], [1, 5, 14]]).expand(2, 2, 2, 3),
+        now=torch.full((2, 2), START + DAY_MS),
+    )
+    optimizer = torch.optim.Adam(model.parameters(), 0.05)
+    losses = []
+    for _ in range(60):
+        loss = model.loss(replace(batch, touches=touches)).click
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.1 < losses[0], "only the counters tell the two candidates apart"
