@@ -231,7 +231,7 @@ class Broken(OnnxModel):
     def __init__(self) -> None:
         super().__init__(load_bundle(TINY))
 
-    def score(self, *_: NDArray[np.generic]) -> NDArray[np.float32]:
+    def score(self, *_: object) -> NDArray[np.float32]:
         raise ScoringFailed("broken")
 
 

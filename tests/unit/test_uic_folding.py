@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 import fakes
 from fakes import (
@@ -24,10 +26,11 @@ from fakes import (
     stored_state,
     users_of,
 )
-from mimn.state import partition_of
+from mimn.state import Progress, Sketch, partition_of
 from uic.core.cache import StateCache
 from uic.core.commit import Verdict
 from uic.core.event import Reason
+from uic.core.fold import Part, Round
 from uic.core.letters import KEY_BYTES, NULL, OFFSET, PARTITION, REASON, VALUE_BYTES, VALUE_SHA256, Letter, to_wire
 from uic.core.ordering import Bounds, Cut, OutOfOrder, cut
 from uic.core.routing import MisroutedWindow
@@ -485,3 +488,52 @@ def test_whatever_happens_every_event_is_folded_once_and_in_order(
         0
     ] | junk[1]
     assert not any(w.counted("uic_commits_total", outcome=Verdict.UNREADABLE.value) for w in workers)
+
+
+@dataclass(frozen=True)
+class Counting:
+    """A sketch over ids as they are."""
+
+    sketch: Sketch
+
+    def addresses(self, item_ids: NDArray[np.uint64], category_ids: NDArray[np.uint64], /) -> NDArray[np.int64]:
+        return self.sketch.addresses_of(item_ids, category_ids.astype(np.intp))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(1, 9), st.integers(-9, 9)), min_size=1, max_size=40),
+    st.sets(st.integers(0, 39), max_size=3),
+)
+def test_counters_folded_in_waves_are_those_of_single_events_and_a_poisoned_event_adds_nothing(
+    touches: list[tuple[int, int, int]], poisoned: set[int]
+) -> None:
+    counting = Counting(Sketch(4, 5, (0, 3)))
+    sketch = counting.sketch
+    initial = np.concatenate([np.zeros(sketch.values), fakes.INITIAL, np.zeros(2)]).astype(np.float32)
+    items = [fakes.POISON_ITEM if i in poisoned else item for i, (_, item, _) in enumerate(touches)]
+    times = [fakes.WALL_MS + days * 86_400_000 for _, _, days in touches]
+    records = [
+        FakeRecord(i, USERS[user].encode(), event_value(USERS[user], items[i], item, times[i]), times[i])
+        for i, (user, item, _) in enumerate(touches)
+    ]
+    batch = cut_of(records)
+    part = Part(
+        batch,
+        Progress(partitions=1, next_offset=0, lineage=1, writer=1, base=0, as_of_ms=0),
+        [None] * len(batch.users),
+        [None] * len(batch.users),
+    )
+    work = Round(initial)
+    work.plan(part)
+    work.run(fakes.step, fakes.vectors, np.empty((0, len(initial)), np.float32), counting)
+
+    want = {user: initial.copy()[np.newaxis] for user in batch.users}
+    for i, (user, category, _) in enumerate(touches):
+        if i in poisoned:
+            continue
+        state, ids = want[USERS[user]], (np.array([items[i]], np.uint64), np.array([category], np.uint64))
+        state[:, sketch.rest] = fakes.step(fakes.vectors(*ids), state[:, sketch.rest])
+        sketch.add(state, counting.addresses(*ids), sketch.moments(np.array([times[i]])))
+    for user, row in zip(batch.users, part.row_of, strict=True):
+        np.testing.assert_array_equal(work.tensors[work.place[row]], want[user][0])
+    assert sorted(part.not_finite) == sorted(i for i in poisoned if i < len(touches))

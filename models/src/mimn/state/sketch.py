@@ -140,7 +140,8 @@ def mix(ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
     x = x * np.uint64(0xFF51AFD7ED558CCD)
     x = x ^ (x >> np.uint64(33))
     x = x * np.uint64(0xC4CEB9FE1A85EC53)
-    return x ^ (x >> np.uint64(33))
+    x ^= x >> np.uint64(33)
+    return x
 
 
 def half(values: Floats) -> Floats:
