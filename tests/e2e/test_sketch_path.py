@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 import redis
+from numpy.typing import NDArray
 
 from localstack.replay import States, expect, replay, wait_folded
 from localstack.shoppers import Shopper
@@ -44,7 +45,7 @@ def shopping(bundle: Bundle) -> Events:
     )
 
 
-def folded(bundle: Bundle, events: Events, rows: slice) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+def folded(bundle: Bundle, events: Events, rows: slice) -> NDArray[np.float32]:
     """What a user's state must be: the events one at a time, in this process."""
     assert bundle.sketch is not None
     sketch, step = bundle.sketch.sketch, StepGraph(bundle)
@@ -55,7 +56,8 @@ def folded(bundle: Bundle, events: Events, rows: slice) -> np.ndarray[tuple[int,
     for t in range(len(items)):
         state[:, sketch.rest] = step(vectors[t : t + 1], np.ascontiguousarray(state[:, sketch.rest]))
         sketch.add(state, addresses[t : t + 1], moments[t : t + 1])
-    return state[0]
+    folded_once: NDArray[np.float32] = state[0]
+    return folded_once
 
 
 def predict(url: str, user_id: str, asked: list[dict[str, str]]) -> dict[str, Any]:

@@ -14,11 +14,17 @@ from hypothesis import strategies as st
 from mimn.bundle import Bundle, GoldenMismatch, IdSketch, load_bundle
 from mimn.bundle.graph import HeadGraph, StepGraph
 from mimn.config import MimnConfig, cell_layout, state_layout
+from mimn.data import synthetic
+from mimn.data.instances import build_instances
+from mimn.data.split import parts_of
+from mimn.data.touches import addresses_of
+from mimn.data.vocabulary import build_vocabulary
 from mimn.export import export_bundle
 from mimn.nn.graphs import head_graph, step_graph
-from mimn.nn.model import Batch, BatchError
+from mimn.nn.model import Batch, BatchError, MimnModel
 from mimn.nn.sketch import SketchReader, Touches, window_counts
 from mimn.parity import ParityError, check_parity
+from mimn.scoring import predict
 from mimn.state import Sketch
 from mimn.state.sketch import DAY_MS
 from parity.paper_models import BASE, CATEGORIES, CONFIGS, ITEMS, small_model
@@ -216,3 +222,39 @@ def test_the_loss_learns_from_counters_and_says_when_they_are_missing() -> None:
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.1 < losses[0], "only the counters tell the two candidates apart"
+
+
+def test_a_prediction_reads_counters_of_exactly_the_latest_events() -> None:
+    """Adding the latest ten one by one gives the same scores as `predict`; events before them change nothing."""
+    events = synthetic.make()
+    train = parts_of(events.users) == 0
+    vocabulary = build_vocabulary(events, train)
+    ids, instances = vocabulary.embedding_ids(1), build_instances(events, vocabulary).of("test")
+    one = instances.select(np.arange(len(instances)) == 2)
+    torch.manual_seed(3)
+    model = MimnModel(replace(SKETCHES["pooling"], context_features=()), len(ids.items) + 1, len(ids.categories) + 1)
+    sketch = model.config.sketch
+    assert sketch is not None
+    got = predict(model, ids, events, one, samplings={"popularity": 4}, length=10)["popularity"]
+
+    latest = slice(int(one.end[0]) - 10, int(one.end[0]))
+    items, categories = events.item_id[latest], events.category_id[latest]
+    counters = np.zeros((1, sketch.values + len(sketch.half_lives)), np.float32)
+    addresses = addresses_of(sketch, ids, items, categories)
+    for address, moment in zip(addresses, sketch.moments(events.timestamp[latest] * 1000), strict=True):
+        sketch.add(counters, address[np.newaxis], moment[np.newaxis])
+    asked = one.candidates("popularity", 4)
+    cells = torch.from_numpy(addresses_of(sketch, ids, asked.item, asked.category))
+    now = torch.from_numpy(sketch.moments(one.timestamp * 1000))
+    with torch.no_grad():
+        state = model.unroll(
+            *(torch.from_numpy(rows)[None] for rows in (ids.item_rows(items), ids.category_rows(categories)))
+        )
+        want = model.eval().score(
+            state[:, -1],
+            torch.from_numpy(ids.item_rows(asked.item))[None],
+            torch.from_numpy(ids.category_rows(asked.category))[None],
+            counts=SketchReader(sketch).counts(torch.from_numpy(counters), cells, now),
+        )
+    np.testing.assert_allclose(got, want[0].numpy(), atol=1e-3)
+    assert got.std() > 1e-3

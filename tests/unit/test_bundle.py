@@ -222,3 +222,39 @@ def test_golden_cases_accept_the_same_numbers_and_refuse_others(tmp_path: Path) 
         golden.verify_head(lambda c, s, k: half(c, s + 1, k), bundle.vectors, bundle.initial_state)
     with pytest.raises(GoldenMismatch, match="score"):
         golden.verify_head(lambda c, s, k: half(c, s, k) + np.float32(np.nan), bundle.vectors, bundle.initial_state)
+
+
+def unknown_sketch_rule(manifest: dict[str, Any]) -> None:
+    manifest["sketch"]["rule"] = "other"
+
+
+def more_cells(manifest: dict[str, Any]) -> None:
+    manifest["sketch"]["item_cells"] += 1
+
+
+def no_half_life(manifest: dict[str, Any]) -> None:
+    manifest["sketch"]["half_lives"] = []
+
+
+def other_half_life(manifest: dict[str, Any]) -> None:
+    manifest["sketch"]["half_lives"][1] += 1
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (unknown_sketch_rule, "sketch.rule 'other'"),
+        (more_cells, "`state.blocks` must begin with"),
+        (no_half_life, "`sketch` needs cells and half-lives"),
+        (other_half_life, "fingerprint .* does not follow"),
+    ],
+)
+def test_a_sketch_that_does_not_fit_the_state_is_refused_by_field(
+    edit: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    path = Path(__file__).parents[1] / "fixtures/bundle_tiny_sketch/tiny-sketch/1/manifest.json"
+    manifest = json.loads(path.read_bytes())
+    decode_manifest(json.dumps(manifest).encode())
+    edit(manifest)
+    with pytest.raises(BundleError, match=message):
+        decode_manifest(json.dumps(manifest).encode())

@@ -8,8 +8,10 @@ import pytest
 from mimn.data import synthetic
 from mimn.data.events import DataError, Events
 from mimn.data.split import parts_of
+from mimn.data.touches import addresses_of
 from mimn.data.vocabulary import Vocabulary, build_vocabulary
 from mimn.data.windows import Batch, WindowPlan, WindowSampler, histories
+from mimn.state import Sketch
 
 PLAN = WindowPlan(length=16, per_user=3, occasions=3, rows_per_occasion=2, min_history=5)
 
@@ -132,3 +134,26 @@ def test_histories_are_the_latest_events_left_aligned() -> None:
     assert items.tolist() == [[4, 5, 6], [5, 6, 0]]
     assert categories.tolist() == [[40, 50, 60], [50, 60, 0]]
     assert lengths.tolist() == [3, 2]
+
+
+def test_with_a_sketch_a_batch_says_which_cells_were_touched_and_when() -> None:
+    events, vocabulary, _ = sampler()
+    ids, sketch = vocabulary.embedding_ids(1), Sketch(4, 1009, (0,))
+    windows = WindowSampler(events, vocabulary, ids, parts_of(events.users) == 0, PLAN, sketch=sketch)
+    category_of = dict(zip(ids.item_rows(events.item_id).tolist(), events.category_id.tolist(), strict=True))
+    without = [batch.item for batch in epoch(5)]
+    for batch, same in zip(windows.epoch(np.random.default_rng(5), 8), without, strict=True):
+        assert batch.sketch is not None
+        np.testing.assert_array_equal(batch.item, same)
+        for rows, addresses in ((batch.item, batch.sketch.address), (batch.target_item, batch.sketch.target_address)):
+            real = rows > 0
+            items = vocabulary.items[rows[real] - 1]
+            categories = np.array([category_of[row] for row in rows[real].tolist()])
+            np.testing.assert_array_equal(addresses[real], addresses_of(sketch, ids, items, categories))
+        for w, length in enumerate(batch.length):
+            times = batch.sketch.time[w, :length]
+            assert (np.diff(times) >= 0).all()
+            assert np.isin(times, events.timestamp * 1000).all()
+            for position, now in zip(batch.position[w], batch.sketch.target_time[w], strict=True):
+                assert times[position - 1] < now, "what is read was known before"
+                assert position == length or now <= times[position]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mimn.config import ConfigError, MimnConfig, state_layout
+from mimn.run import read_config
 from mimn.state import LayoutError
+
+CONFIGS = Path(__file__).parents[2] / "models" / "configs"
 
 
 @pytest.mark.parametrize(
@@ -28,6 +32,11 @@ from mimn.state import LayoutError
         ({"memory_induction": 1}, "memory_induction must be like True, not 1"),
         ({"slotz": 4}, "unknown field slotz"),
         ({"variant": "pooling"}, "it has no memory"),
+        ({"sketch_item_cells": -1}, "sketch_item_cells must be 0 to 65536, not -1"),
+        ({"sketch_category_cells": 7}, "sketch_category_cells must be even, not 7"),
+        ({"sketch_half_lives": [30, 30]}, "sketch_half_lives must be distinct days"),
+        ({"sketch_half_lives": []}, "sketch_half_lives must be distinct days"),
+        ({"sketch_half_lives": [0.5]}, r"sketch_half_lives must be like \(0, 30\), not \[0.5\]"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_named(values: dict[str, Any], message: str) -> None:
@@ -69,6 +78,15 @@ def test_a_state_fits_its_budget() -> None:
     """At most 2 KiB in float32 and 1.1 KiB in float16, header included."""
     assert 80 + state_layout(MimnConfig()).stored_bytes <= 2048
     assert 80 + state_layout(MimnConfig(), "float16").stored_bytes <= 1.1 * 1024
+
+
+@pytest.mark.parametrize("name", ["complete_journey", "online_retail"])
+@pytest.mark.parametrize("kind", ["mimn", "pooling"])
+def test_a_state_with_a_committed_sketch_fits_its_budget(name: str, kind: str) -> None:
+    """At most 6 KiB, header included."""
+    config = read_config(CONFIGS / f"{name}_{kind}_sketch.toml").mimn
+    assert config.sketch is not None
+    assert 80 + state_layout(config).stored_bytes <= 6 * 1024
 
 
 def test_float16_needs_an_even_number_of_values() -> None:

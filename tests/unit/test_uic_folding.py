@@ -534,6 +534,6 @@ def test_counters_folded_in_waves_are_those_of_single_events_and_a_poisoned_even
         state, ids = want[USERS[user]], (np.array([items[i]], np.uint64), np.array([category], np.uint64))
         state[:, sketch.rest] = fakes.step(fakes.vectors(*ids), state[:, sketch.rest])
         sketch.add(state, counting.addresses(*ids), sketch.moments(np.array([times[i]])))
-    for user, row in zip(batch.users, part.row_of, strict=True):
-        np.testing.assert_array_equal(work.tensors[work.place[row]], want[user][0])
+    for name, row in zip(batch.users, part.row_of, strict=True):
+        np.testing.assert_array_equal(work.tensors[work.place[row]], want[name][0])
     assert sorted(part.not_finite) == sorted(i for i in poisoned if i < len(touches))

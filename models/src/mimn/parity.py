@@ -185,17 +185,17 @@ class _Check:
         inputs: list[NDArray[Any]] = [vectors, state[np.newaxis]]
         held: Sequence[Floats | None] = [None] * candidates
         if self.model.config.sketch is not None:
-            whole, addresses, now, held = self._counted(self.model.config.sketch, state, candidates, events)
-            inputs = [vectors, whole, addresses, now]
+            whole, addresses, now, counts = self._counted(self.model.config.sketch, state, candidates, events)
+            inputs, held = [vectors, whole, addresses, now], list(counts)
         inputs += [context] if context.size else []
         got = self.head(*inputs)
         pytorch = self.torch_head(*(torch.from_numpy(value) for value in inputs)).numpy()
         blocks = self.reference.blocks(state)
         equations = [
             self.reference.score(
-                blocks, vector, context[0].astype(np.float64), None if counts is None else counts.astype(np.float64)
+                blocks, vector, context[0].astype(np.float64), None if holds is None else holds.astype(np.float64)
             )
-            for vector, counts in zip(vectors, held, strict=True)
+            for vector, holds in zip(vectors, held, strict=True)
         ]
         self.scores += candidates
         where = f"scores of {candidates} candidates"

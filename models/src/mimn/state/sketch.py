@@ -136,7 +136,7 @@ class Sketch:
 def mix(ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """A bijection of 64-bit numbers in which every bit of the argument moves every bit of the result (MurmurHash3's
     finalizer). [k] → [k]"""
-    x = ids ^ (ids >> np.uint64(33))
+    x: NDArray[np.uint64] = ids ^ (ids >> np.uint64(33))
     x = x * np.uint64(0xFF51AFD7ED558CCD)
     x = x ^ (x >> np.uint64(33))
     x = x * np.uint64(0xC4CEB9FE1A85EC53)
