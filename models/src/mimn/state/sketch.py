@@ -86,9 +86,9 @@ class Sketch:
             columns.append(category_rows % self.category_cells)
         if self.item_cells:
             hashed = mix(item_ids)
-            for half in (hashed & np.uint64(0xFFFFFFFF), hashed >> np.uint64(32)):
+            for part in (hashed & np.uint64(0xFFFFFFFF), hashed >> np.uint64(32)):
                 first = self.category_cells + self.item_cells * (len(columns) - (self.category_cells > 0))
-                columns.append(first + (half % np.uint64(self.item_cells)).astype(np.int64))
+                columns.append(first + (part % np.uint64(self.item_cells)).astype(np.int64))
         return np.stack(columns, -1).astype(np.int64, copy=False)
 
     def moments(self, times_ms: NDArray[np.int64]) -> Floats:
