@@ -1,14 +1,14 @@
 """One topic, one store, any number of workers, and the truth: what running-process tests of UIC act in.
 
-The truth is the log, replayed by the verifier; nothing that UIC says is asked. Every world has a generation of its own,
-and so a consumer group of its own: worlds can share a broker and a store, also at the same time.
+The truth is the log, replayed by the verifier; nothing that UIC says is asked. Worlds with topics and prefixes of their
+own, and so with consumer groups of their own, can share a broker and a store, also at the same time.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,7 @@ class World:
         self.topics = topics
         self.bundle: Bundle = load_bundle(BUNDLE)
         self.random = random.Random(seed)
-        self.generation = random.SystemRandom().randrange(2**31)
-        self.keys = Keys(namespace(self.bundle.manifest.fingerprint, self.generation), prefix)
+        self.keys = Keys(namespace(self.bundle.manifest.fingerprint), prefix)
         self.surroundings = Surroundings(
             topics.bootstrap,
             url,
@@ -67,7 +66,6 @@ class World:
             topic=topics.events,
             partitions=topics.partitions,
             prefix=prefix,
-            generation=self.generation,
             uic=told,
         )
         if client is None:
@@ -125,9 +123,10 @@ class World:
         headers = [("content-type", b"application/json")] if as_json else []
         return self.producer.send(self.topics.events, key=user.encode(), value=value, headers=headers)
 
-    def produce(self, n: int, users: int = 40) -> None:
-        """`n` events of random users, acknowledged."""
-        sent = [self.send(f"user-{self.random.randrange(users)}") for _ in range(n)]
+    def produce(self, n: int, users: int | Sequence[str] = 40) -> None:
+        """`n` events of random users (so many, or these), acknowledged."""
+        some = [f"user-{i}" for i in range(users)] if isinstance(users, int) else users
+        sent = [self.send(self.random.choice(some)) for _ in range(n)]
         self.producer.flush(timeout=60)
         for future in sent:
             future.get(timeout=10)

@@ -73,11 +73,10 @@ def test_installations_with_prefixes_of_their_own_each_fold_the_whole_topic(
 ) -> None:
     world = make_world(kafka, valkey.url, valkey.prefix)
     world.worker()
-    other = World(tmp_path / "other", world.topics, valkey.url, f"{valkey.prefix}-other")
+    other = World(tmp_path / "other", world.topics, valkey.url, f"{valkey.prefix}-other", {})
     try:
         other.worker()
         world.produce(200)
-        other.truth = world.truth
         world.wait_folded()
         other.wait_folded()
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from localstack.services import UicWorker
@@ -81,7 +81,7 @@ class Fleet:
 
 
 @contextmanager
-def producing(world: World, users: int, *, a_second: int = 0) -> Iterator[Produced]:
+def producing(world: World, users: int | Sequence[str], *, a_second: int = 0) -> Iterator[Produced]:
     """Events in the background, as fast as they are acknowledged or so many a second; the count is what is there."""
     produced = Produced(world, users, a_second)
     produced.thread.start()
@@ -97,7 +97,7 @@ def producing(world: World, users: int, *, a_second: int = 0) -> Iterator[Produc
 class Produced:
     """How many events were acknowledged so far."""
 
-    def __init__(self, world: World, users: int, a_second: int) -> None:
+    def __init__(self, world: World, users: int | Sequence[str], a_second: int) -> None:
         self._world = world
         self._users = users
         self._a_second = a_second

@@ -13,6 +13,7 @@ from torture.stale_owners import (
     a_worker_stopped_past_its_session_writes_nothing,
     stale_commits_by_ended_sessions_write_nothing,
 )
+from torture.stores import the_store_dies_forgets_or_is_damaged
 
 Play = Callable[[Stage, Size], Tally]
 
@@ -56,4 +57,5 @@ SCENARIOS = (
     ),
     _whole(stale_commits_by_ended_sessions_write_nothing),
     _whole(a_worker_stopped_past_its_session_writes_nothing),
+    _whole(the_store_dies_forgets_or_is_damaged),
 )

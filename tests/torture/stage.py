@@ -108,7 +108,7 @@ class Stage:
             "UIC_LOG__FORMAT": "json",
             **told,
         }
-        world = World(self.folder / name, names, url, name, told, seed=self.seed, client=client)
+        world = World(self.folder / name, names, url, names.events, told, seed=self.seed, client=client)
         self._ending.callback(world.close)
         return world
 
