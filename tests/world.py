@@ -75,7 +75,7 @@ class World:
         self.workers: list[UicWorker] = []
         self.dead: set[tuple[int, int]] = set()
         """(partition, offset) of records that are to be left out."""
-        self._judge = Judge(self.bundle, StepGraph(self.bundle), topics.partitions)
+        self.judge = Judge(self.bundle, StepGraph(self.bundle), topics.partitions)
         self._producer: KafkaProducer | None = None
         self._reader: LogReader | None = None
 
@@ -110,14 +110,18 @@ class World:
             )
         return self._producer
 
-    def send(self, user: str) -> Any:
-        """One random event of `user`, protobuf or JSON; the future of its place."""
-        event = BehaviorEvent(
+    def event(self, user: str) -> BehaviorEvent:
+        """A random one."""
+        return BehaviorEvent(
             user_id=user,
             item_id=self.random.randint(1, 80),
             category_id=self.random.randint(0, 9),
             event_time=time.time_ns() // 1_000_000,
         )
+
+    def send(self, user: str) -> Any:
+        """One random event of `user`, protobuf or JSON; the future of its place."""
+        event = self.event(user)
         as_json = self.random.random() < 0.2
         value = json_format.MessageToJson(event).encode() if as_json else event.SerializeToString()
         headers = [("content-type", b"application/json")] if as_json else []
@@ -183,7 +187,7 @@ class World:
     def compare(self, *, snapshot: bool = False, **more: Any) -> Findings:
         """How the store differs from the log; see `Judge.compare`."""
         dead: Dead = self.dead
-        return self._judge.compare(self.log(), self.stored(), snapshot=snapshot, dead=dead, **more)
+        return self.judge.compare(self.log(), self.stored(), snapshot=snapshot, dead=dead, **more)
 
     def covered(self, log: Log) -> bool:
         """Whether progress says that every partition is folded to the end of the log."""
@@ -204,7 +208,7 @@ class World:
 
         def right() -> bool:
             try:
-                return self.covered(log) and not self._judge.compare(log, self.stored(), dead=self.dead, **more)
+                return self.covered(log) and not self.judge.compare(log, self.stored(), dead=self.dead, **more)
             except redis.RedisError:
                 return False
 

@@ -32,20 +32,22 @@ def killed_after_each_protocol_step(stage: Stage, size: Size, steps: tuple[str, 
 
 def _lane(stage: Stage, url: str, part: tuple[int, tuple[str, ...]]) -> Tally:
     lane, steps = part
-    world = stage.world(f"crash-{lane}", url, partitions=4, UIC_FOLD__MAX_STATES="4", UIC_FOLD__MAX_WAVES="4")
-    tally = Tally()
-    for kill, step in enumerate(steps):
-        world.produce(EVENTS)
-        worker = world.new_worker(UIC_FAULT__CRASH_AFTER=step, UIC_FAULT__BATCHES=str(world.random.randrange(5)))
-        worker.spawn()
-        wait_killed(world, worker)
-        found = world.compare(snapshot=True)
-        found.wrong = [f"kill {kill} after {step}: {what}" for what in found.wrong]
-        tally += Tally.of(found)
-    last = world.worker()
-    world.wait_folded(60)
-    last.stop()
-    return tally
+    with stage.passing_world(
+        f"crash-{lane}", url, partitions=4, UIC_FOLD__MAX_STATES="4", UIC_FOLD__MAX_WAVES="4"
+    ) as world:
+        tally = Tally()
+        for kill, step in enumerate(steps):
+            world.produce(EVENTS)
+            worker = world.new_worker(UIC_FAULT__CRASH_AFTER=step, UIC_FAULT__BATCHES=str(world.random.randrange(5)))
+            worker.spawn()
+            wait_killed(world, worker)
+            found = world.compare(snapshot=True)
+            found.wrong = [f"kill {kill} after {step}: {what}" for what in found.wrong]
+            tally += Tally.of(found)
+        last = world.worker()
+        world.wait_folded(60)
+        last.stop()
+        return tally
 
 
 def wait_killed(world: World, worker: UicWorker) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
+import skips
 from conftest import TopicsForTest
 from localstack.servers import ScriptedBroker, Valkey
 from localstack.topics import create_topics, delete_topics, topics
@@ -81,11 +82,15 @@ class Stage:
         """A started store."""
         return self._ending.enter_context(Valkey(self.folder / name, appendfsync=appendfsync))
 
-    def own_kafka(self) -> ScriptedBroker | None:
-        """A started Apache Kafka that nobody else uses; None where none can be started."""
+    def own_kafka(self) -> ScriptedBroker:
+        """A started Apache Kafka that nobody else uses.
+
+        Raises:
+            LookupError: none can be started here; the message says what to set.
+        """
         script = os.environ.get("CTR_KAFKA_BROKER")
         if not script:
-            return None
+            raise LookupError(skips.NO_REAL_KAFKA)
         broker = ScriptedBroker(Path(script), self.folder / "own-kafka")
         self._ending.callback(broker.stop)
         broker.start(*BROKER_SETTINGS)
@@ -111,6 +116,15 @@ class Stage:
         world = World(self.folder / name, names, url, names.events, told, seed=self.seed, client=client)
         self._ending.callback(world.close)
         return world
+
+    @contextmanager
+    def passing_world(self, name: str, url: str, **more: Any) -> Iterator[World]:
+        """A `world` that ends before the stage does."""
+        world = self.world(name, url, **more)
+        try:
+            yield world
+        finally:
+            world.close()
 
     def __enter__(self) -> Self:
         return self

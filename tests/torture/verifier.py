@@ -181,7 +181,7 @@ class Judge:
         snapshot: bool = False,
         dead: Dead = frozenset(),
         since: Mapping[int, int] | None = None,
-        excused: Collection[Place] = frozenset(),
+        rebuilt: bool = False,
     ) -> Findings:
         """How `stored` differs from `log`.
 
@@ -192,17 +192,16 @@ class Judge:
                 states of earlier lineages are as if absent.
             dead: records that must have been left out.
             since: where each partition's latest gap ends.
-            excused: users whose states are not looked at.
+            rebuilt: a new lineage began from another log: a user of the old log alone keeps the old state, which RTP
+                calls stale.
         """
         findings = Findings()
         progress = self._progress(log, stored, snapshot, findings)
         upto = {p: record.next_offset for p, record in progress.items()}
         due = replay(log.records, upto=upto if snapshot else None, since=since, dead=dead)
         numbers = tensors(due, self.bundle, self.step)
-        found = self._states(stored, progress, snapshot, findings)
+        found = self._states(stored, progress, snapshot, rebuilt, findings)
         for place in sorted(due.keys() | found.keys()):
-            if place in excused:
-                continue
             self._state(place, due.get(place), found.get(place), numbers.get(place), findings)
         return findings
 
@@ -233,7 +232,7 @@ class Judge:
         return known
 
     def _states(
-        self, stored: Stored, progress: Mapping[int, Progress], snapshot: bool, findings: Findings
+        self, stored: Stored, progress: Mapping[int, Progress], snapshot: bool, rebuilt: bool, findings: Findings
     ) -> dict[Place, UserState]:
         found = {}
         for place, value in stored.states.items():
@@ -248,7 +247,7 @@ class Judge:
                     findings.say(f"state of {user} lies in a partition without progress")
                 continue
             if state.header.lineage != progress[partition].lineage:
-                if not snapshot:
+                if not (snapshot or rebuilt):
                     findings.say(f"state of {user} is of another lineage than partition {partition}")
                 continue
             found[place] = state
@@ -347,7 +346,7 @@ class LogReader:
 
     def close(self) -> None:
         """Let go of the broker."""
-        self._consumer.close(autocommit=False)
+        self._consumer.close(autocommit=False, timeout_ms=1000)
 
 
 def topic_id(bootstrap: str, topic: str) -> bytes:

@@ -17,14 +17,14 @@ def metric(worker: UicWorker, name: str, label: str = "") -> float:
 
 
 def partitions(worker: UicWorker) -> list[dict[str, Any]]:
-    """Those that are assigned to the worker."""
-    found: list[dict[str, Any]] = httpx.get(f"{worker.admin_url}/partitions", timeout=5).json()["partitions"]
+    """Those that are assigned to the worker; none while it does not answer."""
+    try:
+        found: list[dict[str, Any]] = httpx.get(f"{worker.admin_url}/partitions", timeout=5).json()["partitions"]
+    except httpx.TransportError:
+        return []
     return found
 
 
 def owned(worker: UicWorker) -> int:
     """How many partitions it folds."""
-    try:
-        return sum(p["phase"] == "folding" for p in partitions(worker))
-    except httpx.TransportError:
-        return 0
+    return sum(p["phase"] == "folding" for p in partitions(worker))
