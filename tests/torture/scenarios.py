@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from torture.clusters import a_cluster_whose_slots_move_and_whose_masters_fail
 from torture.crashes import STEPS, killed_after_each_protocol_step
 from torture.fleet import three_workers_killed_frozen_and_rescaled_at_random
 from torture.logs import (
@@ -69,6 +70,7 @@ SCENARIOS = (
     _whole(stale_commits_by_ended_sessions_write_nothing),
     _whole(a_worker_stopped_past_its_session_writes_nothing),
     _whole(the_store_dies_forgets_or_is_damaged),
+    _whole(a_cluster_whose_slots_move_and_whose_masters_fail),
     _whole(a_broker_that_goes_away_and_comes_back_costs_no_event),
     _whole(another_log_under_the_same_name_is_never_folded_into_the_old_states),
     _whole(what_retention_removed_is_a_gap_and_nothing_else_is_missing),
