@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -112,17 +113,16 @@ def play(part: Part, size: Size, bootstrap: str, keep: Path) -> Tally:
     """Play a part and keep its result. What the servers wrote is kept only if it did not hold."""
     print(f"{keep.stem} ...", flush=True)
     began = time.monotonic()
-    with ExitStack() as ending:
-        folder = Path(tempfile.mkdtemp(prefix="torture-"))
-        try:
-            with Stage(folder, bootstrap, seed=part.seed) as stage:
-                tally = part.play(stage, size)
-        except Exception as error:  # the door of a part: the others are played all the same
-            tally = Tally.failed(f"{type(error).__name__}: {error}")
-        if tally.held:
-            ending.callback(lambda: subprocess.run(["rm", "-rf", str(folder)], check=True))
-        else:
-            print(f"  did not hold; the servers' logs are in {folder}", flush=True)
+    folder = Path(tempfile.mkdtemp(prefix="torture-"))
+    try:
+        with Stage(folder, bootstrap, seed=part.seed) as stage:
+            tally = part.play(stage, size)
+    except Exception as error:  # the door of a part: the others are played all the same
+        tally = Tally.failed(f"{type(error).__name__}: {error}")
+    if tally.held:
+        shutil.rmtree(folder)
+    else:
+        print(f"  did not hold; the servers' logs are in {folder}", flush=True)
     tally += Tally(figures={"played, s": [round(time.monotonic() - began, 1)]})
     keep.write_text(json.dumps(asdict(tally)) + "\n")
     return tally
