@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import redis
-from kafka import KafkaAdminClient, TopicPartition
+from kafka import KafkaAdminClient
 
 from conftest import MakeTopics, RedisForTest, TopicsForTest
 from localstack.process import Ended
-from localstack.servers import DevBroker, ScriptedBroker, Valkey
+from localstack.servers import DevBroker, Valkey
 from localstack.services import UicWorker
 from localstack.topics import create_topics, topics
 from localstack.wait import until
@@ -147,19 +147,6 @@ def test_a_broker_that_restarts_costs_no_event(
     until(worker.ready, "UIC serves again", within_s=20)
 
 
-def test_a_real_broker_that_is_killed_costs_no_event(
-    make_world: MakeWorld, own_real_kafka: ScriptedBroker, valkey: RedisForTest
-) -> None:
-    world = make_world(own_real_kafka.address, valkey.url, valkey.prefix, own_broker=True)
-    world.worker()
-    world.produce(300)
-    world.wait_folded()
-    own_real_kafka.kill()
-    own_real_kafka.start()
-    world.produce(300)
-    world.wait_folded(60)
-
-
 def test_workers_share_the_partitions_and_take_each_others_over(
     make_world: MakeWorld, real_kafka: str, valkey: RedisForTest
 ) -> None:
@@ -179,26 +166,6 @@ def test_workers_share_the_partitions_and_take_each_others_over(
     second.stop()
     world.produce(300)
     until(lambda: owned(third) == PARTITIONS, "the third has all, at once", within_s=5)
-    world.wait_folded()
-
-
-def test_a_worker_that_was_frozen_writes_nothing_that_is_not_its_own(
-    make_world: MakeWorld, real_kafka: str, valkey: RedisForTest
-) -> None:
-    world = make_world(real_kafka, valkey.url, valkey.prefix)
-    zombie = world.worker()
-    heir = world.worker()
-    until(lambda: owned(zombie) == owned(heir) == 4, "each has half", within_s=30)
-    world.produce(2000)
-    zombie.freeze()
-    world.produce(300)
-    until(lambda: owned(heir) == PARTITIONS, "the heir has all", within_s=20)
-    world.wait_folded()
-    world.produce(300)
-    zombie.thaw()
-    world.wait_folded()
-    until(lambda: owned(zombie) == owned(heir) == 4, "each has half again", within_s=30)
-    world.produce(300)
     world.wait_folded()
 
 
@@ -235,29 +202,6 @@ def test_a_topic_that_grows_stops_consumption_by_name(
     refused = UicWorker("refused", world.folder / "refused", world.surroundings)
     with pytest.raises(Ended, match=f"{PARTITIONS + 1}"):
         refused.start()
-
-
-def test_what_retention_removed_is_a_gap_and_no_reason_to_stop(
-    make_world: MakeWorld, real_kafka: str, valkey: RedisForTest
-) -> None:
-    world = make_world(real_kafka, valkey.url, valkey.prefix)
-    first = world.worker()
-    world.produce(200)
-    world.wait_folded()
-    first.stop()
-    world.produce(200)
-    before = world.log()
-    starts = {p: progress.next_offset + 3 for p in range(PARTITIONS) if (progress := world.progress(p)) is not None}
-    world.dead = {(p, r.offset) for p, at in starts.items() for r in before.records[p] if at - 3 <= r.offset < at}
-    admin = KafkaAdminClient(bootstrap_servers=real_kafka)
-    admin.delete_records({TopicPartition(world.topics.events, p): at for p, at in starts.items()})
-    admin.close()
-    second = world.worker()
-    world.wait_folded(since=starts)
-    after = [world.progress(p) for p in range(PARTITIONS)]
-    assert [progress.gaps for progress in after if progress is not None] == [1] * PARTITIONS
-    assert second.ready()
-    assert metric(second, "uic_data_gaps_total") == PARTITIONS
 
 
 def test_a_cluster_as_store(make_world: MakeWorld, kafka: str, tmp_path: Path) -> None:
