@@ -38,7 +38,7 @@ def _lane(stage: Stage, url: str, part: tuple[int, tuple[str, ...]]) -> Tally:
         tally = Tally()
         for kill, step in enumerate(steps):
             world.produce(EVENTS)
-            worker = world.new_worker(UIC_FAULT__CRASH_AFTER=step, UIC_FAULT__BATCHES=str(world.random.randrange(5)))
+            worker = world.new_worker(**crashing(step, world.random.randrange(5)))
             worker.spawn()
             wait_killed(world, worker)
             found = world.compare(snapshot=True)
@@ -48,6 +48,12 @@ def _lane(stage: Stage, url: str, part: tuple[int, tuple[str, ...]]) -> Tally:
         world.wait_folded(60)
         last.stop()
         return tally
+
+
+def crashing(step: str, batches: int) -> dict[str, str]:
+    """What tells a worker to crash; ports of its own choice, because lanes start workers at the same time."""
+    ports = {"UIC_GRPC__PORT": "0", "UIC_ADMIN__PORT": "0"}
+    return {"UIC_FAULT__CRASH_AFTER": step, "UIC_FAULT__BATCHES": str(batches), **ports}
 
 
 def wait_killed(world: World, worker: UicWorker) -> None:
