@@ -78,7 +78,8 @@ def _made_anew(stage: Stage, url: str, part: tuple[bool, bool, int]) -> Tally:
                 f"{name}: {late}: {partitions(worker)}; {world.judge.compare(old, world.stored(), snapshot=True)}"
             )
         tally = Tally.of(world.judge.compare(old, world.stored(), snapshot=True))
-        if worker.ready() or any("broken_log" not in p["reason"] for p in partitions(worker)):
+        until(lambda: not worker.ready(), "health follows", within_s=10)
+        if any("broken_log" not in p["reason"] for p in partitions(worker)):
             tally += Tally(wrong=(f"{name}: it is not said",))
         for p in range(N):
             said = io.StringIO()
