@@ -104,8 +104,11 @@ auc: install-dev ## write the table models/experiments/AUC.md from the recorded 
 load: install ## 500 requests a second on the stack that `make up` started, timed from when each was due
 	@$(PY) -m loadtest.open_loop
 
+torture: install-dev ## kill, freeze, empty and cut off everything, in full (about two hours, resumable); table and JSON
+	@PYTHONPATH=tests $(PY) -m torture
+
 budgets: install ## measure each latency and throughput budget; table and JSON
 	@$(PY) -m loadtest.budgets
 
 .PHONY: help install install-dev demo up down status doctor check format lint types imports proto-drift \
-	check-models check-system slim test proto train evaluate export auc load budgets
+	check-models check-system slim test proto train evaluate export auc load torture budgets

@@ -144,7 +144,9 @@ def real_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         return
     broker = ScriptedBroker(_broker_script(), tmp_path_factory.mktemp("kafka") / "cluster")
     try:
-        yield broker.start()
+        yield broker.start(
+            "--set", "group.min.session.timeout.ms=1000"
+        )  # so that tests of killed members need not wait
     finally:
         broker.stop()
 

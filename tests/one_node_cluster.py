@@ -1,6 +1,8 @@
-"""A Redis cluster as small as one can be: a single server that owns every slot."""
+"""Redis clusters for tests: a node that others can meet, and the smallest cluster, a single server with every slot."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import redis
 
@@ -8,12 +10,22 @@ from localstack.ports import free_port
 from localstack.servers import Valkey
 
 
-class OneNodeCluster(Valkey):
-    """Speaks the cluster's protocol: slots, hash tags, and no script over two slots."""
+class ClusterNode(Valkey):
+    """One node, which knows of no other and owns no slot yet. Speaks the cluster's protocol: slots, hash tags, and no
+    script over two slots."""
+
+    def __init__(self, folder: Path, *, appendfsync: str = "off") -> None:
+        super().__init__(folder, appendfsync=appendfsync)
+        # By default the bus listens at the port + 10,000, which a high free port does not leave room for.
+        self.bus = free_port()
 
     def command(self) -> list[str]:
-        # The bus would listen at the port + 10,000, which a high free port does not leave room for.
-        return [*super().command(), "--cluster-enabled", "yes", "--cluster-port", str(free_port())]
+        bus = ("--cluster-port", str(self.bus), "--cluster-node-timeout", "3000")
+        return [*super().command(), "--cluster-enabled", "yes", *bus]
+
+
+class OneNodeCluster(ClusterNode):
+    """Owns every slot."""
 
     def ready(self) -> bool:
         """Owns every slot, and says that the cluster is up."""

@@ -19,6 +19,7 @@ from rtp.core.ports import StateReader
 from rtp.errors import StoreAway, StoreError, StoreLate, StoreRefused
 from rtp.settings import RedisSettings
 from rtp.store import open_store
+from sentinel_node import SentinelNode
 
 T = TypeVar("T")
 Test = Callable[[StateReader], Awaitable[T]]
@@ -47,22 +48,6 @@ class Subject:
                 await reader.close()
 
         return asyncio.run(with_reader())
-
-
-class SentinelNode(Valkey):
-    """One Sentinel, which watches one master and believes itself."""
-
-    def __init__(self, folder: Path, master: Valkey) -> None:
-        super().__init__(folder, name="sentinel")
-        self._master = master
-
-    def command(self) -> list[str]:
-        config = self.folder / "sentinel.conf"
-        config.write_text(
-            f"port {self.port}\nbind 127.0.0.1\ndir {self.folder.resolve()}\n"
-            f"sentinel monitor states 127.0.0.1 {self._master.port} 1\nsentinel down-after-milliseconds states 60000\n"
-        )
-        return [super().command()[0], str(config), "--sentinel"]
 
 
 @pytest.fixture(scope="module")

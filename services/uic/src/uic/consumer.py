@@ -53,6 +53,9 @@ one of the local stack does) would be asked again and again, at the price of a c
 DESCRIBE_MS = 3000
 ADVISE_INTERVAL_S = 0.2
 CHECK_INTERVAL_S = 1.0
+CONFIRM_S = 0.5
+"""Records are handed over only if the topic's id was asked for so recently. They are fetched by name: from a topic that
+was deleted and made again while we heard nothing, they would be another log's, at offsets that look right."""
 REOPEN_S = 1.0
 Command = Callable[[KafkaConsumer], None]
 
@@ -84,6 +87,8 @@ class LogConsumer(threading.Thread):
         self._advising = False
         self._advise_due = 0.0
         self._check_due = 0.0
+        self._topic_id = NO_TOPIC_ID
+        self._confirmed = 0.0
         # Written by the fold thread, read by the poll thread:
         self._taken: dict[int, int] = {}
 
@@ -193,6 +198,9 @@ class LogConsumer(threading.Thread):
             except LogTruncationError as error:
                 self._out_of_range(consumer, error.divergent_offsets)
             else:
+                if batches and not self._same_log(consumer):
+                    self._give_back(consumer, batches)
+                    continue
                 for tp, records in batches.items():
                     self._deliver(consumer, tp, records)
                     pause_s = 0.0
@@ -206,6 +214,28 @@ class LogConsumer(threading.Thread):
                 wait_s = 0.0
         except queue.Empty:
             return
+
+    def _same_log(self, consumer: KafkaConsumer) -> bool:
+        """Whether what was just fetched is of the topic that was described. If it is of another one, the fold thread
+        hears that first, and no session takes what comes after."""
+        asked = time.monotonic()
+        if not any(self._topic_id) or asked - self._confirmed < CONFIRM_S:
+            return True
+        try:
+            found = _topic_id(consumer, self._topic)
+        except KafkaError:
+            return False
+        if found != self._topic_id:
+            self._describe(consumer, dict(self._tags))
+            return False
+        self._confirmed = asked
+        return True
+
+    def _give_back(self, consumer: KafkaConsumer, batches: Mapping[TopicPartition, list[Any]]) -> None:
+        """Fetch again later what was fetched now."""
+        for tp, records in batches.items():
+            if tp.partition in self._tags and tp in consumer.assignment():
+                consumer.seek(tp, records[0].offset)
 
     def _deliver(self, consumer: KafkaConsumer, tp: TopicPartition, records: list[Any]) -> None:
         tag = self._tags.get(tp.partition)
@@ -265,6 +295,9 @@ class LogConsumer(threading.Thread):
         partitions = [self._tp(p) for p in wanted]
         try:
             topic_id = _topic_id(consumer, self._topic)
+            if topic_id != self._topic_id:  # all that is read has to be looked at anew
+                wanted = {p: tag for p, tag in self._tags.items() if self._tp(p) in assigned} | wanted
+                partitions = [self._tp(p) for p in wanted]
             starts = consumer.beginning_offsets(partitions, timeout_ms=DESCRIBE_MS)
             ends = consumer.end_offsets(partitions, timeout_ms=DESCRIBE_MS)
         except KafkaError as error:
@@ -274,6 +307,7 @@ class LogConsumer(threading.Thread):
             tp = self._tp(p)
             position = _position(consumer, tp) if self._tags.get(p) == tag else None
             self._messages.put(Described(p, tag, LogBounds(starts[tp], ends[tp], topic_id), asked_ms, position))
+        self._topic_id = topic_id
 
     def _out_of_range(self, consumer: KafkaConsumer, partitions: Iterable[TopicPartition]) -> None:
         for tp in partitions:

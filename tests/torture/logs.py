@@ -1,0 +1,119 @@
+"""The log goes away and comes back, is another one under the same name, or has lost its beginning."""
+
+from __future__ import annotations
+
+import io
+import time
+from functools import partial
+
+from kafka import KafkaAdminClient, TopicPartition
+
+from localstack.services import UicWorker
+from localstack.topics import Topic, create_topics
+from localstack.wait import until
+from torture.stage import Size, Stage, Tally, side_by_side
+from torture.watching import metric, partitions
+from uic import partitions as operator
+from uic_running import delete_and_wait
+
+N = 4
+
+
+def a_broker_that_goes_away_and_comes_back_costs_no_event(stage: Stage, size: Size) -> Tally:
+    """Stopped, then killed (and with it the coordinator), for 60 s each; fast: killed, for 3 s. In full the backlog
+    drains at three times the rate at which it would have come."""
+    away_s, a_second = (60, 500) if size == "full" else (3, 500)
+    broker = stage.own_kafka()
+    world = stage.world("outage", stage.valkey().address, partitions=N, bootstrap=broker.address)
+    worker = world.worker(UIC_FOLD__MAX_STATES="256")
+    tally = Tally()
+    for harm in (broker.stop, broker.kill) if size == "full" else (broker.kill,):
+        world.produce(500)
+        world.wait_folded()
+        harm()
+        began = time.monotonic()
+        until(lambda began=began: time.monotonic() - began >= away_s, "time passes", within_s=away_s + 5)  # type: ignore[misc]  # mypy cannot infer a lambda's default
+        broker.start()
+        back = time.monotonic()
+        world.produce(away_s * a_second)
+        world.wait_folded(60)
+        drained = away_s * a_second / (time.monotonic() - back)
+        slow = (f"{drained:.0f} events/s drained, {a_second} arrive",) if drained < 3 * a_second else ()
+        # In the fast size the way back into the group takes longer than the outage.
+        tally += Tally.of(world.compare(), figures={"drained, events/s": drained})
+        tally += Tally(wrong=slow if size == "full" else ())
+    until(worker.ready, "UIC serves", within_s=20)
+    return tally
+
+
+def another_log_under_the_same_name_is_never_folded_into_the_old_states(stage: Stage, size: Size) -> Tally:
+    """The topic is deleted and made again, shorter and longer than it was, also while UIC sleeps: every partition stops
+    by name, no state has changed, and after an operator's `rebuild` the states are the new log's."""
+    rounds = 3 if size == "full" else 1
+    url = stage.valkey().address
+    parts = [(longer, asleep, n) for n in range(rounds) for longer in (True, False) for asleep in (True, False)]
+    return side_by_side(partial(_made_anew, stage, url), parts, 2)
+
+
+def _made_anew(stage: Stage, url: str, part: tuple[bool, bool, int]) -> Tally:
+    longer, asleep, n = part
+    name = f"anew-{'longer' if longer else 'shorter'}-{'asleep' if asleep else 'awake'}-{n}"
+    # The default session: UIC sleeps for less than that, so the group does not notice.
+    with stage.passing_world(name, url, partitions=N, UIC_KAFKA__SESSION_TIMEOUT_MS="10000") as world:
+        worker = world.worker()
+        world.produce(200)
+        world.wait_folded()
+        old = world.log()
+        if asleep:
+            worker.freeze()
+        delete_and_wait(world.topics.bootstrap, world.topics.events)
+        create_topics(world.topics.bootstrap, [Topic(world.topics.events, N)])
+        world.forget_log()
+        world.produce(600 if longer else 60)
+        worker.thaw()
+        try:
+            until(lambda: _phases(worker) == ["broken"] * N, "every partition stops", within_s=60)
+        except TimeoutError as late:
+            return Tally.failed(
+                f"{name}: {late}: {partitions(worker)}; {world.judge.compare(old, world.stored(), snapshot=True)}"
+            )
+        tally = Tally.of(world.judge.compare(old, world.stored(), snapshot=True))
+        until(lambda: not worker.ready(), "health follows", within_s=10)
+        if any("broken_log" not in p["reason"] for p in partitions(worker)):
+            tally += Tally(wrong=(f"{name}: it is not said",))
+        for p in range(N):
+            said = io.StringIO()
+            if operator.main("rebuild", ["--partition", str(p), "--admin", worker.admin_url], said):
+                tally += Tally(wrong=(f"{name}: rebuild failed: {said.getvalue()}",))
+        world.wait_folded(rebuilt=True)
+        return tally + Tally.of(world.compare(rebuilt=True), trials=0, faults=0)
+
+
+def what_retention_removed_is_a_gap_and_nothing_else_is_missing(stage: Stage, size: Size) -> Tally:
+    """Records are deleted that a killed worker had not folded: gaps are counted, touched states are `partial`."""
+    return side_by_side(partial(_gap, stage, stage.valkey().address), range(10 if size == "full" else 1), 2)
+
+
+def _gap(stage: Stage, url: str, trial: int) -> Tally:
+    with stage.passing_world(f"retention-{trial}", url, partitions=N) as world:
+        worker = world.worker()
+        world.produce(200)
+        world.wait_folded()
+        worker.kill()
+        world.produce(200)
+        log = world.log()
+        at = {p: progress.next_offset for p in range(N) if (progress := world.progress(p)) is not None}
+        starts = {p: offset + 1 + world.random.randrange(20) for p, offset in at.items()}
+        world.dead = {(p, r.offset) for p in range(N) for r in log.records[p] if at[p] <= r.offset < starts[p]}
+        admin = KafkaAdminClient(bootstrap_servers=world.topics.bootstrap)
+        admin.delete_records({TopicPartition(world.topics.events, p): offset for p, offset in starts.items()})
+        admin.close()
+        heir = world.worker()
+        world.wait_folded(60, since=starts)
+        gaps = metric(heir, "uic_data_gaps_total")
+        wrong = () if gaps == N else (f"{gaps:.0f} gaps counted, not {N}",)
+        return Tally.of(world.compare(since=starts)) + Tally(wrong=wrong)
+
+
+def _phases(worker: UicWorker) -> list[str]:
+    return [p["phase"] for p in partitions(worker)]

@@ -1,0 +1,81 @@
+"""Everything that `make torture` plays, in its order. Each scenario is one function whose name says what is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from torture.clusters import a_cluster_whose_slots_move_and_whose_masters_fail
+from torture.crashes import STEPS, killed_after_each_protocol_step
+from torture.fleet import three_workers_killed_frozen_and_rescaled_at_random
+from torture.logs import (
+    a_broker_that_goes_away_and_comes_back_costs_no_event,
+    another_log_under_the_same_name_is_never_folded_into_the_old_states,
+    what_retention_removed_is_a_gap_and_nothing_else_is_missing,
+)
+from torture.malformed import every_malformed_record_is_a_dead_letter_and_no_event_is_lost
+from torture.rebalances import (
+    a_flood_of_one_user_delays_no_other_partition,
+    a_topic_that_grows_and_producers_that_misroute_stop_uic_by_name,
+    workers_that_come_and_go_stop_nobody_for_long,
+)
+from torture.stage import Size, Stage, Tally
+from torture.stale_owners import (
+    a_worker_stopped_past_its_session_writes_nothing,
+    stale_commits_by_ended_sessions_write_nothing,
+)
+from torture.stores import the_store_dies_forgets_or_is_damaged
+
+Play = Callable[[Stage, Size], Tally]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a full run whose result is kept, so that a run that was stopped goes on behind it."""
+
+    name: str
+    play: Play
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One row of the table. The fast size is one call; the full size is the sum of its parts."""
+
+    play: Play
+    parts: tuple[Part, ...]
+
+    @property
+    def name(self) -> str:
+        """The function's."""
+        return str(self.play.__name__)
+
+
+def _whole(play: Play) -> Scenario:
+    return Scenario(play, (Part("whole", play),))
+
+
+SCENARIOS = (
+    Scenario(
+        killed_after_each_protocol_step,
+        tuple(Part(step, partial(killed_after_each_protocol_step, steps=(step,))) for step in STEPS),
+    ),
+    Scenario(
+        three_workers_killed_frozen_and_rescaled_at_random,
+        tuple(
+            Part(f"seed-{seed}", three_workers_killed_frozen_and_rescaled_at_random, seed) for seed in (1, 2, 3, 4, 5)
+        ),
+    ),
+    _whole(stale_commits_by_ended_sessions_write_nothing),
+    _whole(a_worker_stopped_past_its_session_writes_nothing),
+    _whole(the_store_dies_forgets_or_is_damaged),
+    _whole(a_cluster_whose_slots_move_and_whose_masters_fail),
+    _whole(a_broker_that_goes_away_and_comes_back_costs_no_event),
+    _whole(another_log_under_the_same_name_is_never_folded_into_the_old_states),
+    _whole(what_retention_removed_is_a_gap_and_nothing_else_is_missing),
+    _whole(workers_that_come_and_go_stop_nobody_for_long),
+    _whole(a_flood_of_one_user_delays_no_other_partition),
+    _whole(a_topic_that_grows_and_producers_that_misroute_stop_uic_by_name),
+    _whole(every_malformed_record_is_a_dead_letter_and_no_event_is_lost),
+)

@@ -1,0 +1,146 @@
+"""Where a scenario plays: a real Kafka, servers of its own that it may harm, worlds, and the count of what happened."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import skips
+from conftest import TopicsForTest
+from localstack.servers import ScriptedBroker, Valkey
+from localstack.topics import create_topics, delete_topics, topics
+from torture.verifier import Findings
+from world import World
+
+Size = Literal["fast", "full"]
+BROKER_SETTINGS = ("--set", "group.min.session.timeout.ms=1000")
+"""Lets a killed member's partitions go after a second and a half, so that a kill is cheap."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What a scenario did and what came of it. Adds up over its parts."""
+
+    trials: int = 0
+    faults: int = 0
+    lost: int = 0
+    doubled: int = 0
+    wrong: tuple[str, ...] = ()
+    """What did not hold, in words."""
+    figures: dict[str, list[float]] = field(default_factory=dict)
+    """What was measured, by name with its unit."""
+
+    @property
+    def held(self) -> bool:
+        """Whether everything did."""
+        return self.trials > 0 and not self.lost and not self.doubled and not self.wrong
+
+    def __add__(self, other: Tally) -> Tally:
+        names = self.figures | other.figures
+        return Tally(
+            self.trials + other.trials,
+            self.faults + other.faults,
+            self.lost + other.lost,
+            self.doubled + other.doubled,
+            self.wrong + other.wrong,
+            {name: self.figures.get(name, []) + other.figures.get(name, []) for name in names},
+        )
+
+    @classmethod
+    def of(
+        cls, found: Findings, *, trials: int = 1, faults: int = 1, figures: Mapping[str, float] | None = None
+    ) -> Tally:
+        """The tally of trials that ended with `found`."""
+        named = {name: [round(value, 3)] for name, value in (figures or {}).items()}
+        return cls(trials, faults, found.lost, found.doubled, tuple(found.wrong), named)
+
+    @classmethod
+    def failed(cls, what: object, *, trials: int = 1, faults: int = 1) -> Tally:
+        """Of a trial that did not even get to a verdict."""
+        return cls(trials, faults, wrong=(str(what),))
+
+
+class Stage:
+    """The servers of one scenario. Close it, and all that it started is gone."""
+
+    def __init__(self, folder: Path, bootstrap: str, *, seed: int = 1) -> None:
+        """`bootstrap` is a real Kafka that other scenarios use too; harm `own_kafka()` instead."""
+        self.folder = folder
+        self.bootstrap = bootstrap
+        self.seed = seed
+        self.session_ms = 6000 if "KAFKA_BOOTSTRAP_SERVERS" in os.environ else 1500
+        self._ending = ExitStack()
+
+    def valkey(self, name: str = "valkey", appendfsync: str = "off") -> Valkey:
+        """A started store."""
+        return self._ending.enter_context(Valkey(self.folder / name, appendfsync=appendfsync))
+
+    def own_kafka(self) -> ScriptedBroker:
+        """A started Apache Kafka that nobody else uses.
+
+        Raises:
+            LookupError: none can be started here; the message says what to set.
+        """
+        script = os.environ.get("CTR_KAFKA_BROKER")
+        if not script:
+            raise LookupError(skips.NO_REAL_KAFKA)
+        broker = ScriptedBroker(Path(script), self.folder / "own-kafka")
+        self._ending.callback(broker.stop)
+        broker.start(*BROKER_SETTINGS)
+        return broker
+
+    def world(
+        self, name: str, url: str, *, partitions: int = 8, bootstrap: str = "", client: Any = None, **told: str
+    ) -> World:
+        """A world on topics of its own, with small batches and a short session."""
+        at = bootstrap or self.bootstrap
+        names = TopicsForTest(at, f"{name}-{uuid.uuid4().hex[:10]}", partitions)
+        create_topics(at, topics(names.events, partitions))
+        if not bootstrap:
+            self._ending.callback(delete_topics, at, [names.events, names.dlq, names.erased])
+        told = {
+            "UIC_KAFKA__SESSION_TIMEOUT_MS": str(self.session_ms),
+            "UIC_KAFKA__HEARTBEAT_INTERVAL_MS": str(min(1000, self.session_ms // 4)),
+            "UIC_FOLD__MAX_STATES": "8",
+            "UIC_REDIS__TIMEOUT_S": "0.5",
+            "UIC_LOG__FORMAT": "json",
+            **told,
+        }
+        world = World(self.folder / name, names, url, names.events, told, seed=self.seed, client=client)
+        self._ending.callback(world.close)
+        return world
+
+    @contextmanager
+    def passing_world(self, name: str, url: str, **more: Any) -> Iterator[World]:
+        """A `world` that ends before the stage does."""
+        world = self.world(name, url, **more)
+        try:
+            yield world
+        finally:
+            world.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.close()
+
+
+def side_by_side(act: Callable[[T], Tally], parts: Iterable[T], lanes: int) -> Tally:
+    """The sum of `act` over `parts`, so many at once; a part that raises is a failed trial."""
+
+    def guarded(part: T) -> Tally:
+        try:
+            return act(part)
+        except Exception as error:  # the door of a trial: its failure is its verdict, and the others go on
+            return Tally.failed(f"{part}: {type(error).__name__}: {error}")
+
+    with ThreadPoolExecutor(lanes) as pool:
+        return sum(pool.map(guarded, parts), Tally())

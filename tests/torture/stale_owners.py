@@ -1,0 +1,148 @@
+"""A worker that lost its partition without knowing goes on to commit: nothing of it may reach the store.
+
+In process, the real updater and a real store, a thousand times; and with a real worker that is stopped past its session
+and wakes up with a batch in its hands.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import redis
+
+from fakes import KEYS, FakeStore, FakeTopic, Worker, assert_exactly_once
+from localstack.wait import until
+from torture.fleet import producing
+from torture.stage import Size, Stage, Tally
+from torture.watching import metric, owned
+from uic.core.commit import Answer, Commit, Refused
+from uic.core.status import Phase
+from uic.settings import RedisSettings
+from uic.store import RedisStore
+
+USERS = [f"u{i}" for i in range(12)]
+PATIENCE_TURNS = 30
+"""Six seconds: longer than the interval in which a loser asks the coordinator."""
+
+
+class Heard(RedisStore):
+    """The real store; remembers what each commit was answered."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(RedisSettings(url=url), KEYS)
+        self.answers: list[tuple[Commit, Answer]] = []
+
+    def commit(self, commits: Sequence[Commit]) -> list[Answer]:
+        answers = super().commit(commits)
+        self.answers += zip(commits, answers, strict=True)
+        return answers
+
+
+def stale_commits_by_ended_sessions_write_nothing(stage: Stage, size: Size) -> Tally:
+    """1,000 (fast: 100) times: an updater sleeps with a batch in hand, another takes over, the first wakes."""
+    trials = 1000 if size == "full" else 100
+    numbers = random.Random(stage.seed)
+    url = stage.valkey().address
+    client = redis.Redis.from_url(url, protocol=2)
+    topic = FakeTopic(1)
+    stores = [Heard(url), Heard(url)]
+    # The fakes' worker takes any store; it is annotated with the fake one.
+    stale, heir = (Worker(topic, store, seed=i, max_states=4) for i, store in enumerate(stores))  # type: ignore[arg-type]
+    stale.log.assign(0)
+    wrong = []
+    for trial in range(trials):
+        for worker, store in zip((stale, heir), stores, strict=True):
+            worker.now = max(stale.now, heir.now)
+            store.answers.clear()
+        produce(topic, numbers)
+        settle(stale, topic)
+        produce(topic, numbers)
+        in_hand = stale.log.messages(0)
+        heir.log.assign(0)
+        produce(topic, numbers)
+        settle(heir, topic)
+        before = dump(client)
+        counted = stale.counted("uic_commits_total", outcome="ownership_lost")
+        stores[0].answers.clear()
+        stale.log.coordinator_refuses = True
+        stale.log.queued[:0] = in_hand
+        for _ in range(PATIENCE_TURNS):
+            stale.turn(0.2)
+        attempts = stores[0].answers
+        if [type(answer) for _, answer in attempts] != [Refused] or stale.phase() is not Phase.OWNERSHIP_LOST:
+            wrong.append(f"trial {trial}: {len(attempts)} attempts, {stale.phase()}")
+        if stale.counted("uic_commits_total", outcome="ownership_lost") != counted + 1:
+            wrong.append(f"trial {trial}: not counted")
+        if dump(client) != before:
+            wrong.append(f"trial {trial}: the stale owner changed the store")
+        again = [answer for commit, _ in stores[1].answers for answer in RedisStore.commit(stores[0], [commit])]
+        if not again or not all(isinstance(answer, Refused) for answer in again[:-1]) or dump(client) != before:
+            wrong.append(f"trial {trial}: a commit that came again was written again")
+        stale.log.revoke(0)
+        stale.turn()
+        stale.log.coordinator_refuses = False
+        stale, heir = heir, stale
+        stores.reverse()
+    settle(stale, topic)
+    found = FakeStore()
+    front = KEYS.state(0, "")
+    found.states = {
+        (0, key.decode().removeprefix(front)): value for key, value in dump(client).items() if b":s:" in key
+    }
+    try:
+        assert_exactly_once(found, topic)
+    except AssertionError as error:
+        wrong.append(f"in the end: {error}")
+    for store in stores:
+        store.close()
+    client.close()
+    return Tally(trials, trials, wrong=tuple(wrong))
+
+
+def produce(topic: FakeTopic, numbers: random.Random) -> None:
+    for _ in range(numbers.randint(1, 9)):
+        topic.event(numbers.choice(USERS), item=numbers.randint(1, 60))
+
+
+def settle(worker: Worker, topic: FakeTopic) -> None:
+    """Fold to the end of the log."""
+    end = topic.partitions[0].end
+    worker.until(
+        lambda: any(p.phase is Phase.FOLDING and p.next_offset == end for p in worker.updater.status.partitions)
+    )
+
+
+def dump(client: redis.Redis) -> dict[bytes, bytes]:
+    """All states and progress."""
+    connection: Any = client  # redis-py types both its clients at once
+    names = [name for name in connection.keys("*") if b":s:" in name or name.endswith(b":progress")]
+    return dict(zip(names, connection.mget(names), strict=True))
+
+
+def a_worker_stopped_past_its_session_writes_nothing(stage: Stage, size: Size) -> Tally:
+    """20 times (fast: 2) under load: SIGSTOP until the other has all partitions, SIGCONT, each has half again."""
+    trials = 20 if size == "full" else 2
+    world = stage.world("zombie", stage.valkey().address, UIC_FOLD__MAX_WAVES="4")
+    pair = [world.new_worker(), world.new_worker()]
+    for worker in pair:
+        worker.spawn()
+    for worker in pair:
+        worker.wait_ready()
+    half = world.topics.partitions // 2
+    settled_s = 20 + stage.session_ms / 1000
+    until(lambda: owned(pair[0]) == owned(pair[1]) == half, "each has half", within_s=settled_s)
+    with producing(world, 100, a_second=400):
+        for trial in range(trials):
+            stale, heir = pair if trial % 2 else reversed(pair)
+            stale.freeze()
+            until(lambda heir=heir: owned(heir) == 2 * half, "the heir has all", within_s=settled_s)  # type: ignore[misc]  # mypy cannot infer a lambda's default
+            stale.thaw()
+            until(lambda: owned(pair[0]) == owned(pair[1]) == half, "each has half again", within_s=settled_s)
+    took = world.wait_folded(60)
+    refused = sum(metric(worker, "uic_commits_total", 'outcome="ownership_lost"') for worker in pair)
+    tally = Tally.of(world.compare(), trials=trials, faults=trials)
+    figures = {"stale commits refused": [refused], "caught up after the last event, s": [round(took, 2)]}
+    duel = (f"{refused:.0f} refused commits: a duel",) if refused > trials * 2 * half else ()
+    return tally + Tally(wrong=duel, figures=figures)
