@@ -17,6 +17,7 @@ from mimn.bundle import load_bundle
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.export import main as export_main
 from mimn.nn.checkpoint import load_model
+from mimn.nn.model import MimnModel
 from mimn.run import RunConfig
 from mimn.scoring import predict
 from mimn.train import TrainingFailed
@@ -64,7 +65,7 @@ def test_the_run_folder_is_complete(folder: Path, trained: dict[str, Any]) -> No
         run.CONFIG, run.METRICS, run.MODEL, run.LOG, run.CURVES, "items.ids.npy", "categories.ids.npy",
     }  # fmt: skip
     assert json.loads((folder / "whole" / run.METRICS).read_text()) == trained
-    assert run.read_config(folder / "whole" / run.CONFIG).mimn == smoke_config(folder).mimn
+    assert run.read_config(folder / "whole" / run.CONFIG).architecture == smoke_config(folder).architecture
     assert (folder / "whole" / run.CURVES).read_bytes().startswith(b"\x89PNG")
     assert "epoch 4" in (folder / "whole" / run.LOG).read_text()
 
@@ -152,6 +153,7 @@ def test_a_prediction_reads_exactly_the_latest_events(folder: Path, trained: dic
         load_model(folder / "whole" / run.MODEL),
         EmbeddingIds.load(folder / "whole"),
     )
+    assert isinstance(model, MimnModel)
     one = data.instances.of("test").select(np.arange(len(data.instances.of("test"))) == 3)
     scores = predict(model, ids, data.events, one, samplings={"popularity": 1}, length=10)["popularity"]
     end = int(one.end[0])

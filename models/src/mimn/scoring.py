@@ -13,8 +13,7 @@ from mimn.data.events import Events
 from mimn.data.instances import Candidates, Instances, Sampling
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.data.windows import histories
-from mimn.nn.cell import states_at
-from mimn.nn.model import MimnModel
+from mimn.nn.model import ClickModel
 
 HISTORIES_PER_BATCH = 128
 LENGTH_EDGES = (20, 50, 100, 200, 500, 1000)
@@ -23,7 +22,7 @@ LENGTH_EDGES = (20, 50, 100, 200, 500, 1000)
 
 @torch.inference_mode()
 def predict(
-    model: MimnModel,
+    model: ClickModel,
     ids: EmbeddingIds,
     events: Events,
     instances: Instances,
@@ -33,8 +32,8 @@ def predict(
 ) -> dict[Sampling, NDArray[np.float32]]:
     """The click probability of each row of `instances.candidates(sampling, negatives)`, by sampling.
 
-    `samplings` gives the negatives of each sampling; one fold of a history serves them all. The order of the rows and
-    the other rows do not influence a prediction.
+    `samplings` gives the negatives of each sampling; one reading of a history serves them all. The order of the rows
+    and the other rows do not influence a prediction.
     """
     model.eval()
     item_rows, category_rows = ids.item_rows(events.item_id), ids.category_rows(events.category_id)
@@ -46,14 +45,12 @@ def predict(
         item, category, lengths = histories(
             instances.begin[chosen], instances.end[chosen], item_rows, category_rows, length
         )
-        states = model.unroll(torch.from_numpy(item), torch.from_numpy(category))
-        state = states_at(states, torch.from_numpy(lengths).unsqueeze(-1)).squeeze(1)
+        score = model.scorer(torch.from_numpy(item), torch.from_numpy(category), torch.from_numpy(lengths))
         for sampling, candidates in rows.items():
             shape = out[sampling].shape
             items = ids.item_rows(candidates.item).reshape(shape)[chosen]
             categories = ids.category_rows(candidates.category).reshape(shape)[chosen]
-            scores = model.score(state, torch.from_numpy(items), torch.from_numpy(categories))
-            out[sampling][chosen] = scores.numpy()
+            out[sampling][chosen] = score(torch.from_numpy(items), torch.from_numpy(categories)).numpy()
     return {sampling: scores.reshape(-1) for sampling, scores in out.items()}
 
 
