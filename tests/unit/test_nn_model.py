@@ -13,7 +13,7 @@ from torch import Tensor
 from mimn.config import MimnConfig
 from mimn.nn.cell import MimnCell
 from mimn.nn.checkpoint import CheckpointError, load_model, save_model
-from mimn.nn.head import BatchNorm, MimnHead, Mlp, TargetAttention, prelu
+from mimn.nn.head import BatchNorm, ChannelAttention, MimnHead, Mlp, prelu
 from mimn.nn.model import Batch, BatchError, MimnModel, utilization_loss
 
 pytestmark = pytest.mark.torch
@@ -126,7 +126,7 @@ def test_the_read_out_is_a_step_that_writes_nothing() -> None:
 
 def test_channel_attention_equals_its_unfactored_form() -> None:
     torch.manual_seed(0)
-    attention = TargetAttention(4, (9, 5))
+    attention = ChannelAttention(4, (9, 5))
     q, channels = torch.randn(2, 6, 4), torch.randn(2, 3, 4)
     got = attention(q, channels)
     assert got.shape == (2, 6, 4)

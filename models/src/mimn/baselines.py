@@ -36,8 +36,8 @@ class BaselineConfig:
     auxiliary_weight: float = 1.0
     history_product: bool = False
     """The head also reads the candidate times the mean event vector (see `MimnConfig`)."""
-    attention_units: tuple[int, int] = (80, 40)
-    """Hidden widths of the attention net of DIN, ARNN, RUM and SIM."""
+    attention_units: int = 36
+    """Hidden width of the activation unit of DIN, ARNN, RUM and SIM."""
     head_units: tuple[int, int] = (200, 80)
     """Hidden widths of the MLP."""
     head_norm: HeadNorm = "none"
@@ -46,13 +46,11 @@ class BaselineConfig:
     def __post_init__(self) -> None:
         if self.variant not in get_args(BaselineVariant):
             raise ConfigError(f"variant must be one of {', '.join(get_args(BaselineVariant))}, not {self.variant!r}")
-        for field in ("embedding_dim", "units", "slots", "found", "recent"):
+        for field in ("embedding_dim", "units", "slots", "found", "recent", "attention_units"):
             if getattr(self, field) < 1:
                 raise ConfigError(f"{field} must be at least 1, not {getattr(self, field)}")
-        for field in ("attention_units", "head_units"):
-            units = getattr(self, field)
-            if len(units) != 2 or min(units) < 1:
-                raise ConfigError(f"{field} must be two positive widths, not {units}")
+        if len(self.head_units) != 2 or min(self.head_units) < 1:
+            raise ConfigError(f"head_units must be two positive widths, not {self.head_units}")
         if self.head_norm not in get_args(HeadNorm):
             raise ConfigError(f"head_norm must be one of {', '.join(get_args(HeadNorm))}, not {self.head_norm!r}")
         if not 0.0 <= self.head_dropout < 1.0:

@@ -20,12 +20,12 @@ COUNT_SCALE = 1 / 7.0
 """log(1 + count) of 1,000 events is about 7."""
 
 
-class TargetAttention(nn.Module):
-    """How much each of a user's facts matters for a candidate: DIN's attention. MIMN's facts are interest channels.
+class ChannelAttention(nn.Module):
+    """How much each interest channel matters for a candidate (DIN's attention over the channels).
 
-    A fact f and a candidate q are compared by [q; f; q - f; q * f] → sigmoid → sigmoid → 1, and the facts are summed by
-    the softmax of that. The first product falls apart into q (W1 + W3) + f (W2 - W3) + (q * f) W4: the first is needed
-    once a candidate, the second once a user.
+    A channel f and a candidate q are compared by [q; f; q - f; q * f] → sigmoid → sigmoid → 1, and the channels are
+    summed by the softmax of that. The first product falls apart into q (W1 + W3) + f (W2 - W3) + (q * f) W4: the first
+    is needed once a candidate, the second once a user.
     """
 
     def __init__(self, width: int, units: tuple[int, int]) -> None:
@@ -36,19 +36,15 @@ class TargetAttention(nn.Module):
         self.second = linear(units[0], units[1])
         self.third = linear(units[1], 1)
 
-    def forward(self, q: Tensor, facts: Tensor) -> Tensor:
-        """The facts' weighted sum for each candidate. [N, C, D], [N, m, D] → [N, C, D]"""
-        return torch.softmax(self.scores(q, facts.unsqueeze(-3)), -1) @ facts
-
-    def scores(self, q: Tensor, facts: Tensor) -> Tensor:
-        """How well each fact fits, before the softmax. [..., C, D], [..., C or 1, m, D] → [..., C, m]"""
+    def forward(self, q: Tensor, channels: Tensor) -> Tensor:
+        """The channels' weighted sum for each candidate. [N, C, D], [N, m, D] → [N, C, D]"""
         q_weight, f_weight, difference, product = self.first.unbind(0)
         by_candidate = q @ (q_weight + difference)
-        by_user = facts @ (f_weight - difference) + self.first_bias
-        by_both = (q.unsqueeze(-2) * facts) @ product
-        hidden = torch.sigmoid(by_both + by_candidate.unsqueeze(-2) + by_user)
-        scores: Tensor = self.third(torch.sigmoid(self.second(hidden))).squeeze(-1)
-        return scores
+        by_user = channels @ (f_weight - difference) + self.first_bias
+        by_both = (q.unsqueeze(-2) * channels.unsqueeze(-3)) @ product
+        hidden = torch.sigmoid(by_both + by_candidate.unsqueeze(-2) + by_user.unsqueeze(-3))
+        scores = self.third(torch.sigmoid(self.second(hidden))).squeeze(-1)
+        return torch.softmax(scores, -1) @ channels
 
 
 class Mlp(nn.Module):
@@ -106,7 +102,7 @@ class MimnHead(nn.Module):
         self._cell = [cell]
         self.output = linear(H + D, H)
         if config.memory_induction:
-            self.attention = TargetAttention(D, config.attention_units)
+            self.attention = ChannelAttention(D, config.attention_units)
         candidate_width = 2 * D + H + D * (config.memory_induction + config.history_product)
         self.mlp = Mlp(D + 1 + len(config.context_features), candidate_width, config)
 

@@ -21,7 +21,7 @@ from mimn.nn import addressing
 from mimn.nn.auxiliary import UNITS
 from mimn.nn.cell import Cell, State
 from mimn.nn.gru import Gru
-from mimn.nn.head import TargetAttention, linear, prelu
+from mimn.nn.head import ChannelAttention, linear, prelu
 from mimn.nn.memory import read, write
 
 CLIP = 20.0
@@ -146,7 +146,7 @@ class OfficialHead(nn.Module):
         self.config = config
         self._cell = [cell]
         if config.memory_induction:
-            self.attention = TargetAttention(D, config.attention_units)
+            self.attention = ChannelAttention(D, config.attention_units)
         self.norm = NeverTrainedNorm(3 * D + H + (D if config.memory_induction else 0))
         self.first = linear(self.norm.scale.numel(), config.head_units[0])
         self.second = linear(*config.head_units)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from mimn.baselines import BaselineConfig
+from mimn.nn.baselines.attention import ActivationUnit
 from mimn.nn.baselines.din import attend
 from mimn.nn.baselines.gru4rec import Gru4Rec
 from mimn.nn.baselines.interest import Features, Occasions, Window
-from mimn.nn.head import TargetAttention
 
 
 class Arnn(Gru4Rec):
@@ -15,7 +15,7 @@ class Arnn(Gru4Rec):
     def __init__(self, config: BaselineConfig) -> None:
         super().__init__(config)
         self.candidate_width = config.width
-        self.attention = TargetAttention(config.width, config.attention_units)
+        self.attention = ActivationUnit(config.width, config.attention_units)
 
     def forward(self, window: Window, occasions: Occasions) -> Features:
         """→ user [D], candidate [D]"""

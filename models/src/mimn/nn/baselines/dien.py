@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mimn.baselines import BaselineConfig
-from mimn.nn.baselines.interest import Features, Interest, Occasions, Window, masked_softmax
+from mimn.nn.baselines.attention import masked_softmax
+from mimn.nn.baselines.interest import Features, Interest, Occasions, Window
 from mimn.nn.baselines.recurrence import Recurrence
 from mimn.nn.gru import glorot_
 

@@ -75,8 +75,3 @@ class Interest(nn.Module, ABC):
 
     def compile_steps(self) -> None:
         """Compile what is computed once an event; by default there is nothing."""
-
-
-def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
-    """The softmax over the places where `mask` is true, exactly 0 elsewhere; a row without any is all 0."""
-    return torch.softmax(scores.masked_fill(~mask, -1e9), -1) * mask

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from mimn.baselines import BaselineConfig
 from mimn.nn import addressing
+from mimn.nn.baselines.attention import ActivationUnit
 from mimn.nn.baselines.interest import Features, Interest, Occasions, Window
 from mimn.nn.cell import states_at
 from mimn.nn.compilation import compiled
 from mimn.nn.gru import Gru
-from mimn.nn.head import TargetAttention, linear
+from mimn.nn.head import linear
 from mimn.nn.memory import read, write
 
 
@@ -34,7 +35,7 @@ class Rum(Interest):
         self.controller = Gru(D, D, H)
         self.columns = [2 * D, 2, D, D]
         self.controls = linear(H, sum(self.columns))
-        self.attention = TargetAttention(D, config.attention_units)
+        self.attention = ActivationUnit(D, config.attention_units)
         # Blank in size but not in direction: equal slots would stay equal.
         self.initial_memory: Tensor
         self.register_buffer("initial_memory", torch.randn(m, D) * 1e-5)
@@ -64,7 +65,9 @@ class Rum(Interest):
     def forward(self, window: Window, occasions: Occasions) -> Features:
         """→ user [H], candidate [D]"""
         controller, _, memory = torch.split(states_at(window.encoded, occasions.positions), self.sizes, -1)
-        return Features([controller], [self.attention(occasions.candidates, torch.unflatten(memory, -1, self.shape))])
+        slots = torch.unflatten(memory, -1, self.shape)
+        all_slots = torch.ones(self.shape[0], dtype=torch.bool, device=slots.device)
+        return Features([controller], [self.attention(occasions.candidates, slots, all_slots)])
 
     def compile_steps(self) -> None:
         """Compile the step."""

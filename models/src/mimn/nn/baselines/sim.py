@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from mimn.baselines import BaselineConfig
-from mimn.nn.baselines.interest import Features, Interest, Occasions, Window, masked_softmax
-from mimn.nn.head import TargetAttention
+from mimn.nn.baselines.attention import ActivationUnit
+from mimn.nn.baselines.interest import Features, Interest, Occasions, Window
 
 
 class Sim(Interest):
@@ -20,8 +20,8 @@ class Sim(Interest):
     def __init__(self, config: BaselineConfig) -> None:
         super().__init__(config)
         self.candidate_width = 2 * config.width
-        self.of_found = TargetAttention(config.width, config.attention_units)
-        self.of_recent = TargetAttention(config.width, config.attention_units)
+        self.of_found = ActivationUnit(config.width, config.attention_units)
+        self.of_recent = ActivationUnit(config.width, config.attention_units)
 
     def forward(self, window: Window, occasions: Occasions) -> Features:
         """→ candidate [D], [D]"""
@@ -40,7 +40,7 @@ class Sim(Interest):
         )
 
 
-def read_at(attention: TargetAttention, events: Tensor, places: Tensor, candidates: Tensor) -> Tensor:
+def read_at(attention: ActivationUnit, events: Tensor, places: Tensor, candidates: Tensor) -> Tensor:
     """The weighted sum of the events at some places; a place below 0 is none.
 
     [B, T, D], [B, P, C or 1, K], [B, P, C, D] → [B, P, C, D]
@@ -48,5 +48,5 @@ def read_at(attention: TargetAttention, events: Tensor, places: Tensor, candidat
     B, T, _ = events.shape
     rows = places.clamp_min(0) + T * torch.arange(B, device=events.device).view(B, 1, 1, 1)
     facts = events.flatten(0, 1).index_select(0, rows.flatten()).view(*places.shape, -1)
-    weights = masked_softmax(attention.scores(candidates, facts), places >= 0)
-    return (weights.unsqueeze(-2) @ facts).squeeze(-2)
+    read: Tensor = attention(candidates, facts.expand(*candidates.shape[:3], -1, -1), places >= 0)
+    return read
