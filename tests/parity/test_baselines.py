@@ -140,8 +140,8 @@ def test_padding_and_the_rest_of_the_batch_do_not_matter(config: BaselineConfig)
         for p in range(P):
             n = POSITIONS[b, p]
             with torch.no_grad():
-                score = model.scorer(*(part[b : b + 1, :n] for part in HISTORY), n.view(1))
-                alone = score(*(part[b : b + 1, p, 3:4] for part in CANDIDATES))
+                score = model.scorer(HISTORY[0][b : b + 1, :n], HISTORY[1][b : b + 1, :n], n.view(1))
+                alone = score(CANDIDATES[0][b : b + 1, p, 3:4], CANDIDATES[1][b : b + 1, p, 3:4])
             torch.testing.assert_close(torch.logit(alone)[0, 0], together[b, p, 3], atol=1e-10, rtol=0)
 
 
