@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mimn.baselines import BaselineConfig
 from mimn.nn import compilation
+from mimn.nn.baselines.attention import LIKENESS, ActivationUnit
 from mimn.nn.baselines.model import BaselineModel
 from mimn.nn.checkpoint import load_model, save_model
 from mimn.nn.model import Batch, BatchError
@@ -163,6 +164,14 @@ def test_the_loss_trains_every_weight(config: BaselineConfig) -> None:
     untrained = {name for name, value in model.named_parameters() if value.grad is None or value.grad.eq(0).all()}
     # A softmax does not know a shift of all its scores, so rounding is all that the last bias of an attention gets.
     assert not {name for name in untrained if not name.endswith("attention.second.bias")}
+
+
+def test_attention_starts_as_the_likeness_of_candidate_and_event() -> None:
+    unit = ActivationUnit(4, 9).double()
+    with torch.no_grad():
+        unit.second.weight[0, 2:] = 0.0
+        q, facts = torch.randn(3, 4, dtype=torch.float64), torch.randn(6, 4, dtype=torch.float64)
+        torch.testing.assert_close(unit.scores(q, facts.unsqueeze(0)), LIKENESS * q @ facts.T)
 
 
 def test_a_batch_that_only_a_state_can_use_is_refused() -> None:

@@ -37,7 +37,7 @@ class BaselineConfig:
     history_product: bool = False
     """The head also reads the candidate times the mean event vector (see `MimnConfig`)."""
     attention_units: int = 36
-    """Hidden width of the activation unit of DIN, ARNN, RUM and SIM."""
+    """Hidden width of the activation unit of DIN, ARNN, RUM and SIM, at least 2."""
     head_units: tuple[int, int] = (200, 80)
     """Hidden widths of the MLP."""
     head_norm: HeadNorm = "none"
@@ -46,9 +46,11 @@ class BaselineConfig:
     def __post_init__(self) -> None:
         if self.variant not in get_args(BaselineVariant):
             raise ConfigError(f"variant must be one of {', '.join(get_args(BaselineVariant))}, not {self.variant!r}")
-        for field in ("embedding_dim", "units", "slots", "found", "recent", "attention_units"):
+        for field in ("embedding_dim", "units", "slots", "found", "recent"):
             if getattr(self, field) < 1:
                 raise ConfigError(f"{field} must be at least 1, not {getattr(self, field)}")
+        if self.attention_units < 2:
+            raise ConfigError(f"attention_units must be at least 2, not {self.attention_units}")
         if len(self.head_units) != 2 or min(self.head_units) < 1:
             raise ConfigError(f"head_units must be two positive widths, not {self.head_units}")
         if self.head_norm not in get_args(HeadNorm):

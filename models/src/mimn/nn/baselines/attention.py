@@ -1,7 +1,8 @@
 """DIN's activation unit: how much each of a user's facts matters for a candidate. DIN, ARNN, RUM and SIM read by it.
 
-In the form of DIN's paper: one hidden layer with a PReLU of a slope per unit. The saturating units of MIMN's published
-code learn so slowly from small embeddings that DIN ends level with sum pooling.
+In the form of DIN's paper: one hidden layer with a PReLU of a slope per unit. What decides on purchases is whether a
+fact is the candidate itself or like it, and from small random embeddings that is learnt too late: other weights have
+overfitted by then, and DIN ends level with sum pooling. So a score starts as the product q f, carried by two units.
 """
 
 from __future__ import annotations
@@ -12,6 +13,10 @@ from torch import Tensor, nn
 from mimn.nn.gru import glorot_
 from mimn.nn.head import linear
 
+LIKENESS = 10.0
+"""How much of q f a score starts with: about 3 for a candidate that meets itself, as tables start."""
+SLOPE = 0.25
+
 
 class ActivationUnit(nn.Module):
     """[q; f; q - f; q * f] → PReLU → one score. The first product is cut as in `mimn.nn.head.ChannelAttention`."""
@@ -21,8 +26,14 @@ class ActivationUnit(nn.Module):
         self.first = nn.Parameter(torch.empty(4, width, units))
         glorot_(self.first, 4 * width, units)
         self.first_bias = nn.Parameter(torch.zeros(units))
-        self.slope = nn.PReLU(units, 0.25)
+        self.slope = nn.PReLU(units, SLOPE)
         self.second = linear(units, 1)
+        with torch.no_grad():
+            # PReLU(x) - PReLU(-x) = (1 + slope) x
+            for unit, sign in enumerate((1.0, -1.0)):
+                self.first[:, :, unit] = 0.0
+                self.first[3, :, unit] = sign
+                self.second.weight[0, unit] = sign * LIKENESS / (1.0 + SLOPE)
 
     def forward(self, q: Tensor, facts: Tensor, real: Tensor) -> Tensor:
         """The real facts' sum, weighted by the softmax of how well each fits; 0 where there is none.
