@@ -201,6 +201,22 @@ def test_evaluation_record_table_and_bundle_follow_from_the_run(folder: Path, tr
     np.testing.assert_array_equal(bundle.items.ids, np.load(seeds[0] / "items.ids.npy"))
 
 
+def test_a_model_that_reads_the_events_is_trained_and_evaluated_but_not_exported(folder: Path, capsys: Any) -> None:
+    config, output = epochs(smoke_config(folder), 1), folder / "dien"
+    model = {"variant": "dien", "embedding_dim": 8, "units": 16, "auxiliary_loss": True, "head_units": [32, 16]}
+    record = train.train(msgspec.structs.replace(config, model=model), output)
+    assert record["state_bytes"] is None
+    found = evaluate.evaluate(output, 50)
+    assert found["test"]["popularity"]["auc"] > 0.5
+    made = experiments.record([output], folder / "read" / "x", 50)
+    assert "No state: it reads the events" in experiments.describe(made)
+    assert (
+        export_main(["--run", str(output), "--output", str(folder / "bundles"), "--name", "dien", "--version", "1"])
+        == 1
+    )
+    assert "variant 'dien' cannot be served" in capsys.readouterr().err
+
+
 def test_evaluation_refuses_what_is_no_finished_run(folder: Path, trained: dict[str, Any], capsys: Any) -> None:
     assert trained
     assert evaluate.main(["--run", str(folder / "absent")]) == 1
