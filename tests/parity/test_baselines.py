@@ -197,6 +197,7 @@ def test_a_saved_baseline_comes_back_whole(config: BaselineConfig, tmp_path_fact
     assert logits(loaded).equal(logits(model))
 
 
+@pytest.mark.timeout(900)  # compiling takes minutes on a busy machine
 def test_compiled_steps_compute_what_the_written_ones_do() -> None:
     """DIEN and RUM have all three recurrent steps between them."""
     if compilation.compiler() is None:
