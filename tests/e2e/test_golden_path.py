@@ -94,6 +94,7 @@ def exported(events: Events, folder: Path) -> tuple[MimnModel, Path]:
     torch.set_num_threads(1)
     committed = REPOSITORY / "models" / "bundles" / "online-retail" / "1"
     model = load_model(TRAINED)
+    assert isinstance(model, MimnModel)
     bundle = load_bundle(committed)
     path = export_bundle(model, bundle.items.ids, bundle.categories.ids, folder, name="golden", version="1")
     assert load_bundle(path).fingerprint == bundle.fingerprint, "the committed bundle is not of the committed weights"

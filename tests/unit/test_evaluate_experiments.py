@@ -15,7 +15,9 @@ from mimn.experiments import NoRecord, Predictions, Record, mean_std, read_recor
 RECORDS = Path(__file__).parents[2] / "models/experiments"
 
 
-def a_record(name: str, aucs: list[float], *, floor: float, quality: float, state: int = 100, **other: Any) -> Record:
+def a_record(
+    name: str, aucs: list[float], *, floor: float, quality: float, state: int | None = 100, **other: Any
+) -> Record:
     """A record whose seeds have the given AUCs; `quality` is how far its predictions tell the labels apart."""
     rng = np.random.default_rng(0)
     label, user = np.tile([1, 0], 400), np.repeat(np.arange(200), 4)
@@ -77,6 +79,14 @@ def test_a_memory_that_adds_nothing_is_said_first() -> None:
     assert better.splitlines()[0].startswith("No floor")
     row = next(line for line in better.splitlines() if line.startswith("| memory − pooling"))
     assert row.endswith("| better |")
+
+
+def test_a_model_that_reads_the_events_is_no_rival_in_state_bytes() -> None:
+    reader = a_record("DIN", [0.9], floor=0.5, quality=3.0, state=None)
+    assert "| DIN | 1 | 0.9000 | 1.0000 | reads the events |" in table([reader])
+    memory = a_record("memory", [0.8], floor=0.5, quality=2.0)
+    beside = table([reader, memory, a_record("pooling", [0.70], floor=0.5, quality=0.5, state=10)])
+    assert beside.splitlines()[0].startswith("No floor")
 
 
 def test_rows_on_different_instances_are_not_put_into_one_table() -> None:

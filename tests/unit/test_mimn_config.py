@@ -84,7 +84,7 @@ def test_a_state_fits_its_budget() -> None:
 @pytest.mark.parametrize("kind", ["mimn", "pooling"])
 def test_a_state_with_a_committed_sketch_fits_its_budget(name: str, kind: str) -> None:
     """At most 6 KiB, header included."""
-    config = read_config(CONFIGS / f"{name}_{kind}_sketch.toml").mimn
+    config = read_config(CONFIGS / f"{name}_{kind}_sketch.toml").architecture
     assert config.sketch is not None
     assert 80 + state_layout(config).stored_bytes <= 6 * 1024
 

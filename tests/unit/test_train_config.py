@@ -18,12 +18,12 @@ def test_a_committed_configuration_resolves_to_itself(path: Path) -> None:
     config = read_config(path)
     again = decode_config(config.to_toml(), "resolved")
     assert again.to_toml() == config.to_toml()
-    assert again.mimn == config.mimn
+    assert again.architecture == config.architecture
     assert (again.data, again.windows, again.training) == (config.data, config.windows, config.training)
 
 
 def test_there_are_configurations_of_both_data_sets_with_and_without_memory() -> None:
-    found = {(read_config(path).data.dataset, read_config(path).mimn.variant) for path in CONFIGS}
+    found = {(read_config(path).data.dataset, read_config(path).architecture.variant) for path in CONFIGS}
     for dataset in ("online_retail", "complete_journey"):
         assert {(dataset, "paper"), (dataset, "pooling")} <= found
 
@@ -34,8 +34,8 @@ def test_rows_of_one_table_differ_in_the_model_alone() -> None:
         assert len({config.name for config in configs}) == len(configs)
         for config in configs:
             assert (config.data, config.windows) == (configs[0].data, configs[0].windows)
-            assert config.mimn.embedding_dim == configs[0].mimn.embedding_dim
-            assert config.mimn.head_units == configs[0].mimn.head_units
+            assert config.architecture.embedding_dim == configs[0].architecture.embedding_dim
+            assert config.architecture.head_units == configs[0].architecture.head_units
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from mimn.bundle import load_bundle
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.export import main as export_main
 from mimn.nn.checkpoint import load_model
+from mimn.nn.model import MimnModel
 from mimn.run import RunConfig
 from mimn.scoring import predict
 from mimn.train import TrainingFailed
@@ -64,7 +65,7 @@ def test_the_run_folder_is_complete(folder: Path, trained: dict[str, Any]) -> No
         run.CONFIG, run.METRICS, run.MODEL, run.LOG, run.CURVES, "items.ids.npy", "categories.ids.npy",
     }  # fmt: skip
     assert json.loads((folder / "whole" / run.METRICS).read_text()) == trained
-    assert run.read_config(folder / "whole" / run.CONFIG).mimn == smoke_config(folder).mimn
+    assert run.read_config(folder / "whole" / run.CONFIG).architecture == smoke_config(folder).architecture
     assert (folder / "whole" / run.CURVES).read_bytes().startswith(b"\x89PNG")
     assert "epoch 4" in (folder / "whole" / run.LOG).read_text()
 
@@ -152,6 +153,7 @@ def test_a_prediction_reads_exactly_the_latest_events(folder: Path, trained: dic
         load_model(folder / "whole" / run.MODEL),
         EmbeddingIds.load(folder / "whole"),
     )
+    assert isinstance(model, MimnModel)
     one = data.instances.of("test").select(np.arange(len(data.instances.of("test"))) == 3)
     scores = predict(model, ids, data.events, one, samplings={"popularity": 1}, length=10)["popularity"]
     end = int(one.end[0])
@@ -197,6 +199,22 @@ def test_evaluation_record_table_and_bundle_follow_from_the_run(folder: Path, tr
     )
     bundle = load_bundle(folder / "bundles" / "smoke" / "1")
     np.testing.assert_array_equal(bundle.items.ids, np.load(seeds[0] / "items.ids.npy"))
+
+
+def test_a_model_that_reads_the_events_is_trained_and_evaluated_but_not_exported(folder: Path, capsys: Any) -> None:
+    config, output = epochs(smoke_config(folder), 1), folder / "dien"
+    model = {"variant": "dien", "embedding_dim": 8, "units": 16, "auxiliary_loss": True, "head_units": [32, 16]}
+    record = train.train(msgspec.structs.replace(config, model=model), output)
+    assert record["state_bytes"] is None
+    found = evaluate.evaluate(output, 50)
+    assert found["test"]["popularity"]["auc"] > 0.5
+    made = experiments.record([output], folder / "read" / "x", 50)
+    assert "No state: it reads the events" in experiments.describe(made)
+    assert (
+        export_main(["--run", str(output), "--output", str(folder / "bundles"), "--name", "dien", "--version", "1"])
+        == 1
+    )
+    assert "variant 'dien' cannot be served" in capsys.readouterr().err
 
 
 def test_evaluation_refuses_what_is_no_finished_run(folder: Path, trained: dict[str, Any], capsys: Any) -> None:

@@ -165,10 +165,7 @@ class MimnConfig:
         Raises:
             ConfigError: an unknown field, a value of the wrong type, or one that cannot be used.
         """
-        known = {field.name: field for field in fields(cls)}
-        if unknown := sorted(set(values) - set(known)):
-            raise ConfigError(f"unknown field {', '.join(unknown)}; the fields are {', '.join(known)}")
-        return cls(**{name: _typed(name, value, known[name].default) for name, value in values.items()})
+        return cls(**typed_fields(cls, values))
 
     @property
     def width(self) -> int:
@@ -190,6 +187,18 @@ class MimnConfig:
     def transfers(self) -> bool:
         """Whether write weights are re-balanced by the weight transfer matrix."""
         return self.utilization and self.rebalance == "transfer"
+
+
+def typed_fields(config: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` as arguments of the dataclass `config`, whose fields all have defaults.
+
+    Raises:
+        ConfigError: an unknown field, or a value of another type than the field's default.
+    """
+    known = {field.name: field for field in fields(config)}
+    if unknown := sorted(set(values) - set(known)):
+        raise ConfigError(f"unknown field {', '.join(unknown)}; the fields are {', '.join(known)}")
+    return {name: _typed(name, value, known[name].default) for name, value in values.items()}
 
 
 def _typed(name: str, value: Any, default: Any) -> Any:

@@ -171,7 +171,7 @@ def describe(record_: dict[str, Any]) -> str:
         f"resamples of the users: {difference['difference']:+.4f} "
         f"[{difference['low']:+.4f}, {difference['high']:+.4f}].",
         "",
-        f"State {runs[0]['state_bytes']} bytes a user; {runs[0]['parameters']} parameters; "
+        f"{_stored(runs[0]['state_bytes'])}; {runs[0]['parameters']} parameters; "
         f"data `{runs[0]['data_sha256'][:16]}`, instances `{runs[0]['instances_sha256'][:16]}`.",
     ]
     return "\n".join(lines) + "\n"
@@ -226,16 +226,17 @@ def _near_floors(records: list[Record]) -> list[str]:
 
 def _memory_in_doubt(records: list[Record]) -> list[str]:
     """Said first as well: the best model with the largest state, if a model with a smaller one does as well."""
-    size = {id(r): r.metrics["runs"][0]["state_bytes"] for r in records}
-    large = [r for r in records if size[id(r)] == max(size.values())]
-    small = [r for r in records if size[id(r)] < max(size.values())]
+    sized = [(state, r) for r in records if (state := r.metrics["runs"][0]["state_bytes"]) is not None]
+    largest = max((state for state, _ in sized), default=0)
+    small = [(state, r) for state, r in sized if state < largest]
     if not small:
         return []
-    best, rival = max(large, key=_mean_auc), max(small, key=_mean_auc)
+    pair = [max(group, key=lambda one: _mean_auc(one[1])) for group in ([s for s in sized if s[0] == largest], small)]
+    (_, best), (_, rival) = pair
     found = best.predictions.against(best.predictions.model, rival.predictions.model)
     if _verdict(found) == "better":
         return []
-    names = [f"{r.metrics['name']} ({_mean_auc(r):.4f}, {size[id(r)]:,} bytes a user)" for r in (best, rival)]
+    names = [f"{r.metrics['name']} ({_mean_auc(r):.4f}, {state:,} bytes a user)" for state, r in pair]
     return [
         f"**{TITLES[best.metrics['dataset']]}: {names[0]} is not established to be better than {names[1]}: "
         f"{found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}].**  "
@@ -261,7 +262,7 @@ def _section(dataset: str, records: list[Record]) -> list[str]:
         runs = record_.metrics["runs"]
         lines.append(
             f"| {record_.metrics['name']} | {len(runs)} | {mean_std(_aucs(record_, 'popularity'))} "
-            f"| {mean_std(_aucs(record_, 'uniform'))} | {runs[0]['state_bytes']:,} "
+            f"| {mean_std(_aucs(record_, 'uniform'))} | {_bytes(runs[0]['state_bytes'])} "
             f"| {statistics.fmean(one['targets_per_cpu_s'] for one in runs):,.0f} | `{runs[0]['commit']}` |"
         )
     lines += ["", "| difference | AUC | 95 % | |", "| --- | --- | --- | --- |"]
@@ -275,6 +276,15 @@ def _section(dataset: str, records: list[Record]) -> list[str]:
         names = f"{higher.metrics['name']} − {lower.metrics['name']}"
         lines.append(_difference(names, higher.predictions.against(higher.predictions.model, lower.predictions.model)))
     return lines
+
+
+def _bytes(state: int | None) -> str:
+    """The size of a user's state; a model without one reads the events, of which there is no end."""
+    return "reads the events" if state is None else f"{state:,}"
+
+
+def _stored(state: int | None) -> str:
+    return "No state: it reads the events" if state is None else f"State {state} bytes a user"
 
 
 def _difference(names: str, found: metrics.Interval) -> str:

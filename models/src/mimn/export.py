@@ -217,6 +217,11 @@ def export_run(run: Path, output: Path, name: str, version: str, state_dtype: Bl
     if not run.is_dir():
         raise ExportError(f"--run: {run} is not a folder: give the folder that the training command printed")
     model = load_model(run / MODEL_FILE)
+    if not isinstance(model, MimnModel):
+        raise ExportError(
+            f"variant {model.config.variant!r} cannot be served: it reads a user's events, not a folded state; "
+            "export a run of variant 'paper' or 'pooling'"
+        )
     return export_bundle(
         model,
         _ids(run / ITEM_IDS_FILE),

@@ -17,7 +17,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.config import ConfigError, MimnConfig
+from mimn.baselines import ModelConfig, model_config
+from mimn.config import ConfigError
 from mimn.data import complete_journey, online_retail, synthetic
 from mimn.data.events import Events
 from mimn.data.instances import Instances, stored_instances
@@ -88,14 +89,14 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """What the model is called in tables."""
     data: DataSettings
     model: dict[str, Any] = msgspec.field(default_factory=dict)
-    """The fields of `MimnConfig`."""
+    """The fields of `MimnConfig`, or of `BaselineConfig` where `variant` is one of its."""
     windows: WindowPlan = WindowPlan()
     training: TrainingSettings = TrainingSettings()
 
     @property
-    def mimn(self) -> MimnConfig:
+    def architecture(self) -> ModelConfig:
         """The model's configuration."""
-        return MimnConfig.from_mapping(self.model)
+        return model_config(self.model)
 
     def with_seed(self, seed: int) -> RunConfig:
         """The same run with another seed."""
@@ -105,7 +106,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         """The configuration with every field written out: the inverse of `decode_config`."""
         tables = {
             "data": msgspec.to_builtins(self.data),
-            "model": asdict(self.mimn),
+            "model": asdict(self.architecture),
             "windows": msgspec.to_builtins(self.windows),
             "training": msgspec.to_builtins(self.training),
         }
@@ -127,7 +128,7 @@ def decode_config(text: str, source: str) -> RunConfig:
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise ConfigError(f"{source}: {error}") from error
     try:
-        MimnConfig.from_mapping(config.model)
+        model_config(config.model)
     except ConfigError as error:
         raise ConfigError(f"{source}: [model] {error}") from error
     return config

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mimn import metrics
 from mimn.data.events import Events
@@ -14,8 +15,7 @@ from mimn.data.instances import Candidates, Instances, Sampling
 from mimn.data.touches import addresses_of, times_ms
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.data.windows import histories
-from mimn.nn.cell import states_at
-from mimn.nn.model import MimnModel
+from mimn.nn.model import ClickModel
 from mimn.nn.sketch import Touches, window_counts
 
 HISTORIES_PER_BATCH = 128
@@ -25,7 +25,7 @@ LENGTH_EDGES = (20, 50, 100, 200, 500, 1000)
 
 @torch.inference_mode()
 def predict(
-    model: MimnModel,
+    model: ClickModel,
     ids: EmbeddingIds,
     events: Events,
     instances: Instances,
@@ -35,8 +35,8 @@ def predict(
 ) -> dict[Sampling, NDArray[np.float32]]:
     """The click probability of each row of `instances.candidates(sampling, negatives)`, by sampling.
 
-    `samplings` gives the negatives of each sampling; one fold of a history serves them all. The order of the rows and
-    the other rows do not influence a prediction.
+    `samplings` gives the negatives of each sampling; one reading of a history serves them all. The order of the rows
+    and the other rows do not influence a prediction.
     """
     model.eval()
     item_rows, category_rows = ids.item_rows(events.item_id), ids.category_rows(events.category_id)
@@ -50,15 +50,13 @@ def predict(
         item, category, lengths = histories(
             instances.begin[chosen], instances.end[chosen], item_rows, category_rows, length
         )
-        states = model.unroll(torch.from_numpy(item), torch.from_numpy(category))
-        positions = torch.from_numpy(lengths).unsqueeze(-1)
-        state = states_at(states, positions).squeeze(1)
+        score = model.scorer(torch.from_numpy(item), torch.from_numpy(category), torch.from_numpy(lengths))
         # The events' rows; behind a history's end any row will do.
         at = np.minimum((instances.end[chosen] - lengths)[:, np.newaxis] + np.arange(item.shape[1]), len(events) - 1)
         for sampling, candidates in rows.items():
             shape = out[sampling].shape
             items, categories = candidates.item.reshape(shape)[chosen], candidates.category.reshape(shape)[chosen]
-            counts = None
+            counts: dict[str, Tensor] = {}
             if sketch is not None and addresses is not None:
                 touches = Touches(
                     addresses=torch.from_numpy(addresses[at]),
@@ -66,12 +64,12 @@ def predict(
                     candidate_addresses=torch.from_numpy(addresses_of(sketch, ids, items, categories)).unsqueeze(1),
                     now=torch.from_numpy(instances.timestamp[chosen] * 1000).unsqueeze(-1),
                 )
-                counts = window_counts(sketch, touches, positions).squeeze(1)
-            scores = model.score(
-                state,
+                positions = torch.from_numpy(lengths).unsqueeze(-1)
+                counts["counts"] = window_counts(sketch, touches, positions).squeeze(1)
+            scores = score(
                 torch.from_numpy(ids.item_rows(items.reshape(-1)).reshape(items.shape)),
                 torch.from_numpy(ids.category_rows(categories.reshape(-1)).reshape(items.shape)),
-                counts=counts,
+                **counts,
             )
             out[sampling][chosen] = scores.numpy()
     return {sampling: scores.reshape(-1) for sampling, scores in out.items()}

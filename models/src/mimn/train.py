@@ -32,13 +32,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mimn import metrics, run
-from mimn.config import ConfigError, state_layout
+from mimn.baselines import state_bytes
+from mimn.config import ConfigError
 from mimn.data import windows
 from mimn.data.events import DataError
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.data.windows import WindowSampler
-from mimn.nn.checkpoint import save_model
-from mimn.nn.model import Batch, MimnModel
+from mimn.nn.checkpoint import save_model, untrained
+from mimn.nn.model import Batch, ClickModel
 from mimn.nn.sketch import Touches
 from mimn.run import DataSet, RunConfig
 from mimn.scoring import predict
@@ -70,7 +71,7 @@ class Epoch(msgspec.Struct, frozen=True, kw_only=True):
 class Progress:
     """Where a training run is: everything that the next epoch depends on, beside the seed."""
 
-    model: MimnModel
+    model: ClickModel
     optimizer: torch.optim.Adam
     best: dict[str, Tensor]
     curve: list[Epoch] = field(default_factory=list)
@@ -123,10 +124,10 @@ def _train(config: RunConfig, data: DataSet, output: Path, resume: bool, progres
         load_checkpoint(progress, checkpoint)
         log.info("resumed behind epoch %d", len(progress.curve))
     sampler = WindowSampler(
-        data.events, data.vocabulary, ids, data.train_users, config.windows, sketch=config.mimn.sketch
+        data.events, data.vocabulary, ids, data.train_users, config.windows, sketch=config.architecture.sketch
     )
     if settings.compile:
-        progress.model.cell.step = torch.compile(progress.model.cell.step, dynamic=True)  # type: ignore[method-assign]
+        progress.model.compile_steps()
     log.info(
         "%s on %s: %d items, %d categories, %d parameters, data %s, instances %s",
         config.name,
@@ -160,7 +161,7 @@ def _train(config: RunConfig, data: DataSet, output: Path, resume: bool, progres
 def start(config: RunConfig, ids: EmbeddingIds) -> Progress:
     """An untrained model and its optimizer; both depend on the seed alone."""
     torch.manual_seed(config.training.seed)
-    model = MimnModel(config.mimn, len(ids.items) + 1, len(ids.categories) + 1)
+    model = untrained(config.architecture, len(ids.items) + 1, len(ids.categories) + 1)
     tables = [model.items.weight, model.categories.weight]
     others = [parameter for parameter in model.parameters() if not any(parameter is table for table in tables)]
     groups: list[dict[str, Any]] = [
@@ -218,7 +219,7 @@ def run_epoch(
     return epoch
 
 
-def validation_auc(model: MimnModel, ids: EmbeddingIds, data: DataSet, length: int) -> float:
+def validation_auc(model: ClickModel, ids: EmbeddingIds, data: DataSet, length: int) -> float:
     """AUC on the validation users, popularity negatives, four a positive."""
     instances = data.instances.of("validation")
     scores = predict(model, ids, data.events, instances, samplings={"popularity": VALIDATION_NEGATIVES}, length=length)
@@ -313,7 +314,6 @@ def draw_curves(curve: list[Epoch], path: Path, title: str) -> None:
 
 def _record(config: RunConfig, data: DataSet, ids: EmbeddingIds, progress: Progress, commit: str) -> dict[str, Any]:
     targets, cpu_s = sum(e.targets for e in progress.curve), sum(e.cpu_s for e in progress.curve)
-    mimn = config.mimn
     return {
         "name": config.name,
         "dataset": config.data.dataset,
@@ -325,7 +325,7 @@ def _record(config: RunConfig, data: DataSet, ids: EmbeddingIds, progress: Progr
         "items": len(ids.items),
         "categories": len(ids.categories),
         "parameters": sum(parameter.numel() for parameter in progress.model.parameters()),
-        "state_bytes": state_layout(mimn).stored_bytes,
+        "state_bytes": state_bytes(config.architecture),
         "epochs": len(progress.curve),
         "best_epoch": progress.best_epoch + 1,
         "validation_auc": progress.curve[progress.best_epoch].validation_auc,
@@ -343,7 +343,7 @@ def _resolved(config: RunConfig) -> RunConfig:
     return run.decode_config(config.to_toml(), "configuration")
 
 
-def _copy(model: MimnModel) -> dict[str, Tensor]:
+def _copy(model: ClickModel) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 

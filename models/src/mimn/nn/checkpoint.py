@@ -9,21 +9,30 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from mimn.config import ConfigError, MimnConfig
-from mimn.nn.model import MimnModel
+from mimn.baselines import BaselineConfig, ModelConfig, model_config
+from mimn.config import ConfigError
+from mimn.nn.baselines.model import BaselineModel
+from mimn.nn.model import ClickModel, MimnModel
 
 
 class CheckpointError(Exception):
     """A model file that cannot be read; the message names the file and the fix."""
 
 
-def save_model(model: MimnModel, path: str | Path) -> None:
+def untrained(config: ModelConfig, item_rows: int, category_rows: int) -> ClickModel:
+    """The model of `config` with weights drawn from torch's generator; the rows count the unknown ones."""
+    if isinstance(config, BaselineConfig):
+        return BaselineModel(config, item_rows, category_rows)
+    return MimnModel(config, item_rows, category_rows)
+
+
+def save_model(model: ClickModel, path: str | Path) -> None:
     """Write weights and configuration of `model` to `path`; the same model gives the same bytes."""
     tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
     save_file(tensors, str(path), metadata={"config": json.dumps(asdict(model.config), sort_keys=True)})
 
 
-def load_model(path: str | Path) -> MimnModel:
+def load_model(path: str | Path) -> ClickModel:
     """The model that `save_model` wrote to `path`, in evaluation mode.
 
     Raises:
@@ -36,8 +45,8 @@ def load_model(path: str | Path) -> MimnModel:
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
     try:
-        config = MimnConfig.from_mapping(json.loads(metadata["config"]))
-        model = MimnModel(config, len(tensors["items.weight"]), len(tensors["categories.weight"]))
+        config = model_config(json.loads(metadata["config"]))
+        model = untrained(config, len(tensors["items.weight"]), len(tensors["categories.weight"]))
         model.load_state_dict(tensors)
     except (KeyError, ValueError, ConfigError, RuntimeError) as error:
         raise CheckpointError(f"{path} is not a model of this program version: {error}") from error

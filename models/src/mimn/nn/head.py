@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mimn.baselines import ModelConfig
 from mimn.config import MimnConfig
 from mimn.nn import addressing
 from mimn.nn.cell import Cell, MimnCell, State
@@ -53,7 +54,7 @@ class Mlp(nn.Module):
     The first is cut in two: what only depends on the user goes through it once a user.
     """
 
-    def __init__(self, user_width: int, candidate_width: int, config: MimnConfig) -> None:
+    def __init__(self, user_width: int, candidate_width: int, config: ModelConfig) -> None:
         super().__init__()
         first, second = config.head_units
         self.by_user = linear(user_width, first)

@@ -1,21 +1,26 @@
 """The whole model: embedding tables, cell and head behind one interface, whatever the variant.
 
-The trainer calls `loss`, evaluation `unroll` and `score`, export reads the parts. Ids are table rows here: row 0 of
-each table is the unknown id, a row that is trained; lengths, not an id, say what is padding.
+The trainer calls `loss`, evaluation `scorer`, export reads the parts. Ids are table rows here: row 0 of each table is
+the unknown id, a row that is trained; lengths, not an id, say what is padding.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
+from mimn.baselines import ModelConfig
 from mimn.config import MimnConfig
 from mimn.nn import official
 from mimn.nn.auxiliary import AuxiliaryNet
 from mimn.nn.cell import Cell, MimnCell, PoolingCell, State, states_at, unroll
+from mimn.nn.compilation import compiled
 from mimn.nn.head import MimnHead, PoolingHead
 from mimn.nn.official import OfficialAuxiliaryNet, OfficialCell, OfficialHead
 from mimn.nn.sketch import Touches, window_counts
@@ -75,17 +80,57 @@ class Losses(NamedTuple):
     """[B, F], detached: the states after each window's last event."""
 
 
-class MimnModel(nn.Module):
-    """Tables, cell and head of one configuration."""
+Scorer = Callable[..., Tensor]
+"""Click probabilities of candidates for N histories: items [N, C], categories [N, C] int64 rows → [N, C]. A model
+with a sketch also takes `counts` [N, C, A, S]."""
 
-    def __init__(self, config: MimnConfig, item_rows: int, category_rows: int) -> None:
+
+class ClickModel(nn.Module, ABC):
+    """What training and evaluation need of a model, whether it keeps a state or reads the events."""
+
+    config: ModelConfig
+
+    def __init__(self, config: ModelConfig, item_rows: int, category_rows: int) -> None:
         """`item_rows` and `category_rows` count the unknown row."""
         super().__init__()
-        self.config = config
         self.items = nn.Embedding(item_rows, config.embedding_dim)
         self.categories = nn.Embedding(category_rows, config.embedding_dim)
         for table in (self.items, self.categories):
             nn.init.normal_(table.weight, std=EMBEDDING_STD)
+
+    def vectors(self, items: Tensor, categories: Tensor) -> Tensor:
+        """Events or candidates as the model reads them. [...], [...] int64 → [..., D]"""
+        return torch.cat([self.items(items), self.categories(categories)], -1)
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> Losses:
+        """The training loss of one batch.
+
+        Raises:
+            BatchError: the batch lacks what this configuration needs.
+        """
+
+    @abstractmethod
+    def scorer(self, items: Tensor, categories: Tensor, lengths: Tensor) -> Scorer:
+        """What scores candidates for left-aligned histories, having read them once.
+
+        [N, T], [N, T] int64 rows, [N] int64, 0 to T: how many of a history's events are real
+        """
+
+    @abstractmethod
+    def compile_steps(self) -> None:
+        """Compile what is computed once an event."""
+
+
+class MimnModel(ClickModel):
+    """Tables, cell and head of one configuration."""
+
+    config: MimnConfig
+
+    def __init__(self, config: MimnConfig, item_rows: int, category_rows: int) -> None:
+        """`item_rows` and `category_rows` count the unknown row."""
+        super().__init__(config, item_rows, category_rows)
+        self.config = config
         self.cell: Cell
         self.head: MimnHead | PoolingHead | OfficialHead
         self.auxiliary: AuxiliaryNet | OfficialAuxiliaryNet | None = None
@@ -101,10 +146,6 @@ class MimnModel(nn.Module):
         if config.auxiliary_loss:
             net = OfficialAuxiliaryNet if config.variant == "official" else AuxiliaryNet
             self.auxiliary = net(config.controller_units, config.width)
-
-    def vectors(self, items: Tensor, categories: Tensor) -> Tensor:
-        """Events or candidates as the cell and the head read them. [...], [...] int64 → [..., D]"""
-        return torch.cat([self.items(items), self.categories(categories)], -1)
 
     def unroll(
         self, items: Tensor, categories: Tensor, state: Tensor | None = None, real: Tensor | None = None
@@ -152,6 +193,15 @@ class MimnModel(nn.Module):
             return None
         return window_counts(self.config.sketch, touches, positions)
 
+    def scorer(self, items: Tensor, categories: Tensor, lengths: Tensor) -> Scorer:
+        """What scores candidates on the states after the histories (see `ClickModel.scorer`)."""
+        states = states_at(self.unroll(items, categories), lengths.unsqueeze(-1)).squeeze(1)
+        return partial(self.score, states)
+
+    def compile_steps(self) -> None:
+        """Compile the cell's step."""
+        self.cell.step = compiled(self.cell.step)  # type: ignore[method-assign]  # what torch.compile is for
+
     def loss(self, batch: Batch) -> Losses:
         """The training loss of one batch: click + utilization + auxiliary.
 
@@ -195,8 +245,7 @@ class MimnModel(nn.Module):
             if weights is not None:
                 raise BatchError("`weights` must be None in variant 'official': its loss is a plain mean")
             return official.click_loss(logits, labels)
-        total = nn.functional.binary_cross_entropy_with_logits(logits, labels, weights, reduction="sum")
-        return total / (labels.numel() if weights is None else weights.sum().clamp_min(1e-9))
+        return click_loss(logits, labels, weights)
 
     def _utilization_loss(self, blocks: State) -> Tensor:
         if self.config.variant == "official":
@@ -217,6 +266,12 @@ class MimnModel(nn.Module):
 
     def _outputs(self, blocks: State) -> Tensor:
         return cast(MimnHead, self.head).step_output(blocks["controller"], blocks["read"])
+
+
+def click_loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+    """The mean log loss, weighted. All [B, P, C] → []"""
+    total = nn.functional.binary_cross_entropy_with_logits(logits, labels, weights, reduction="sum")
+    return total / (labels.numel() if weights is None else weights.sum().clamp_min(1e-9))
 
 
 def utilization_loss(utilization: Tensor) -> Tensor:

@@ -1,0 +1,61 @@
+"""DIN's activation unit: how much each of a user's facts matters for a candidate. DIN, ARNN, RUM and SIM read by it.
+
+In the form of DIN's paper: one hidden layer with a PReLU of a slope per unit. What decides on purchases is whether a
+fact is the candidate itself or like it, and from small random embeddings that is learnt too late: other weights have
+overfitted by then, and DIN ends level with sum pooling. So a score starts as the product q f, carried by two units.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mimn.nn.gru import glorot_
+from mimn.nn.head import linear
+
+LIKENESS = 10.0
+"""How much of q f a score starts with: about 3 for a candidate that meets itself, as tables start."""
+SLOPE = 0.25
+
+
+class ActivationUnit(nn.Module):
+    """[q; f; q - f; q * f] → PReLU → one score. The first product is cut as in `mimn.nn.head.ChannelAttention`."""
+
+    def __init__(self, width: int, units: int) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.empty(4, width, units))
+        glorot_(self.first, 4 * width, units)
+        self.first_bias = nn.Parameter(torch.zeros(units))
+        self.slope = nn.PReLU(units, SLOPE)
+        self.second = linear(units, 1)
+        with torch.no_grad():
+            # PReLU(x) - PReLU(-x) = (1 + slope) x
+            for unit, sign in enumerate((1.0, -1.0)):
+                self.first[:, :, unit] = 0.0
+                self.first[3, :, unit] = sign
+                self.second.weight[0, unit] = sign * LIKENESS / (1.0 + SLOPE)
+
+    def forward(self, q: Tensor, facts: Tensor, real: Tensor) -> Tensor:
+        """The real facts' sum, weighted by the softmax of how well each fits; 0 where there is none.
+
+        q [..., C, D]; facts [..., K, D], of all candidates, or [..., C, K, D], of each; real: bool, broadcasts to
+        [..., C, K] → [..., C, D]
+        """
+        shared = facts.dim() == q.dim()
+        weights = masked_softmax(self.scores(q, facts.unsqueeze(-3) if shared else facts), real)
+        return weights @ facts if shared else (weights.unsqueeze(-2) @ facts).squeeze(-2)
+
+    def scores(self, q: Tensor, facts: Tensor) -> Tensor:
+        """How well each fact fits. [..., C, D], [..., C or 1, K, D] → [..., C, K]"""
+        q_weight, f_weight, difference, product = self.first.unbind(0)
+        by_candidate = q @ (q_weight + difference)
+        by_fact = facts @ (f_weight - difference) + self.first_bias
+        hidden = (q.unsqueeze(-2) * facts) @ product + by_candidate.unsqueeze(-2) + by_fact
+        shape = hidden.shape
+        scores: Tensor = self.second(self.slope(hidden.view(-1, shape[-1])))
+        return scores.view(shape[:-1])
+
+
+def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
+    """The softmax over the places where `mask` is true, exactly 0 elsewhere; a row without any is all 0."""
+    return torch.softmax(scores.masked_fill(~mask, -1e9), -1) * mask

@@ -1,0 +1,30 @@
+"""DIN: the candidate attends to the events themselves. Zhou et al., KDD 2018, its weights normalized by a softmax."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mimn.baselines import BaselineConfig
+from mimn.nn.baselines.attention import ActivationUnit
+from mimn.nn.baselines.interest import Features, Interest, Occasions, Window
+
+
+class Din(Interest):
+    """For each candidate, the events' sum weighted by how well each fits it."""
+
+    def __init__(self, config: BaselineConfig) -> None:
+        super().__init__(config)
+        self.candidate_width = config.width
+        self.attention = ActivationUnit(config.width, config.attention_units)
+
+    def forward(self, window: Window, occasions: Occasions) -> Features:
+        """→ candidate [D]"""
+        return Features([], [attend(self.attention, window.events, occasions)])
+
+
+def attend(attention: ActivationUnit, facts: Tensor, occasions: Occasions) -> Tensor:
+    """The weighted sum of those facts that lie before each occasion. [B, T, D] → [B, P, C, D]"""
+    candidates = occasions.candidates
+    real = occasions.before(facts.shape[1]).repeat_interleave(candidates.shape[2], 1)
+    read: Tensor = attention(candidates.flatten(1, 2), facts, real)
+    return read.view_as(candidates)

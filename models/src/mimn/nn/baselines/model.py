@@ -1,0 +1,106 @@
+"""The baselines behind one interface: the embeddings, the features that every model has, one interest, and the MLP."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mimn.baselines import BaselineConfig, BaselineVariant
+from mimn.nn.auxiliary import AuxiliaryNet
+from mimn.nn.baselines.arnn import Arnn
+from mimn.nn.baselines.dien import Dien
+from mimn.nn.baselines.din import Din
+from mimn.nn.baselines.gru4rec import Gru4Rec
+from mimn.nn.baselines.interest import Interest, Occasions, Window
+from mimn.nn.baselines.rum import Rum
+from mimn.nn.baselines.sim import Sim
+from mimn.nn.cell import states_at
+from mimn.nn.head import Mlp, user_features
+from mimn.nn.model import Batch, BatchError, ClickModel, Losses, Scorer, click_loss
+
+INTERESTS: dict[BaselineVariant, type[Interest]] = {
+    "din": Din,
+    "gru4rec": Gru4Rec,
+    "arnn": Arnn,
+    "rum": Rum,
+    "dien": Dien,
+    "sim": Sim,
+}
+
+
+class BaselineModel(ClickModel):
+    """Tables, one baseline's interest, and the MLP that MIMN has as well."""
+
+    config: BaselineConfig
+
+    def __init__(self, config: BaselineConfig, item_rows: int, category_rows: int) -> None:
+        """`item_rows` and `category_rows` count the unknown row."""
+        super().__init__(config, item_rows, category_rows)
+        self.config = config
+        self.interest = INTERESTS[config.variant](config)
+        D = config.width
+        candidate_width = D * (1 + config.history_product) + self.interest.candidate_width
+        self.mlp = Mlp(D + 1 + self.interest.user_width, candidate_width, config)
+        self.auxiliary = AuxiliaryNet(D, D) if config.auxiliary_loss else None
+
+    def window(self, items: Tensor, categories: Tensor) -> Window:
+        """The events of windows, read once. [B, T], [B, T] int64 rows"""
+        events = self.vectors(items, categories)
+        return Window(events, categories, self.interest.encode(events))
+
+    def logits(self, window: Window, positions: Tensor, items: Tensor, categories: Tensor) -> Tensor:
+        """The click logits. [B, P], [B, P, C], [B, P, C] int64 rows → [B, P, C]"""
+        occasions = Occasions(positions, self.vectors(items, categories), categories)
+        features = self.interest(window, occasions)
+        mean = states_at(means(window.events), positions)
+        count = positions.unsqueeze(-1).to(mean.dtype)
+        user = [user_features({"history_mean": mean, "count": count}, None), *features.user]
+        candidate = [occasions.candidates, *features.candidate]
+        if self.config.history_product:
+            candidate.append(occasions.candidates * mean.unsqueeze(-2))
+        logits: Tensor = self.mlp(torch.cat(user, -1).flatten(0, 1), torch.cat(candidate, -1).flatten(0, 1))
+        return logits.view(items.shape)
+
+    def scorer(self, items: Tensor, categories: Tensor, lengths: Tensor) -> Scorer:
+        """What scores candidates after the histories (see `ClickModel.scorer`)."""
+        window, positions = self.window(items, categories), lengths.unsqueeze(-1)
+
+        def score(items: Tensor, categories: Tensor) -> Tensor:
+            logits = self.logits(window, positions, items.unsqueeze(1), categories.unsqueeze(1))
+            return torch.sigmoid(logits).squeeze(1)
+
+        return score
+
+    def loss(self, batch: Batch) -> Losses:
+        """The training loss of one batch: click + auxiliary.
+
+        Raises:
+            BatchError: the batch lacks what this configuration needs, or asks for what only a state can do.
+        """
+        if batch.lengths is None or batch.state is not None or batch.context is not None:
+            raise BatchError("a baseline needs `lengths`, and neither `state` nor `context`: it reads whole windows")
+        window = self.window(batch.items, batch.categories)
+        logits = self.logits(window, batch.positions, batch.candidate_items, batch.candidate_categories)
+        click = click_loss(logits, batch.labels, batch.weights)
+        zero = click.new_zeros(())
+        auxiliary = zero if self.auxiliary is None else self._auxiliary_loss(self.auxiliary, batch, window)
+        no_states = window.events.new_zeros(len(window.events), 0)
+        return Losses(click + auxiliary, click, zero, auxiliary, no_states)
+
+    def compile_steps(self) -> None:
+        """Compile the interest's recurrences."""
+        self.interest.compile_steps()
+
+    def _auxiliary_loss(self, net: AuxiliaryNet, batch: Batch, window: Window) -> Tensor:
+        if batch.negative_items is None or batch.negative_categories is None or batch.lengths is None:
+            raise BatchError("auxiliary_loss needs `negative_items` and `negative_categories`")
+        negatives = self.vectors(batch.negative_items, batch.negative_categories)
+        real = torch.arange(batch.items.shape[1], device=batch.items.device) < batch.lengths.unsqueeze(-1)
+        loss = net.loss(window.encoded[:, 1:-1], window.events[:, 1:], negatives[:, 1:], real[:, 1:])
+        return self.config.auxiliary_weight * loss
+
+
+def means(events: Tensor) -> Tensor:
+    """The mean of the first n events in row n; row 0 is 0. [B, T, D] → [B, T + 1, D]"""
+    counts = torch.arange(1, events.shape[1] + 1, device=events.device, dtype=events.dtype).unsqueeze(-1)
+    return nn.functional.pad(events.cumsum(1) / counts, (0, 0, 1, 0))

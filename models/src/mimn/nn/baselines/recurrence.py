@@ -1,0 +1,73 @@
+"""A GRU over a window, in the form of Cho et al. that GRU4REC and DIEN cite: the reset gate acts before the product.
+
+h_t = h_{t-1} + a_t u_t (c_t - h_{t-1}), where u_t says how much is renewed. a_t is 1, or the attention that an event
+gets from a candidate (DIEN's AUGRU): an event without attention leaves the state as it is, bit by bit.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mimn.nn.compilation import compiled
+from mimn.nn.gru import glorot_
+
+
+class Recurrence(nn.Module):
+    """The GRU's weights and its unrolls. The events' products are taken for all steps at once."""
+
+    def __init__(self, inputs: int, units: int, renewal: float) -> None:
+        """`renewal`: the update gate's bias at the start; below 0 the state starts slow."""
+        super().__init__()
+        self.units = units
+        self.event = nn.Parameter(torch.empty(inputs, 3 * units))
+        self.gates = nn.Parameter(torch.empty(units, 2 * units))
+        self.candidate = nn.Parameter(torch.empty(units, units))
+        self.bias = nn.Parameter(torch.cat([torch.ones(units), torch.full((units,), renewal), torch.zeros(units)]))
+        for weight, width in ((self.event[:, : 2 * units], 2 * units), (self.event[:, 2 * units :], units)):
+            glorot_(weight, inputs + units, width)
+        glorot_(self.gates, inputs + units, 2 * units)
+        glorot_(self.candidate, inputs + units, units)
+
+    def forward(self, events: Tensor) -> Tensor:
+        """The states before, between and after the events. [B, T, D] → [B, T + 1, U]"""
+        states = [events.new_zeros(len(events), self.units)]
+        for projected in self.project(events).unbind(1):
+            states.append(self.step(projected, states[-1]))
+        return torch.stack(states, 1)
+
+    def attended(self, events: Tensor, attention: Tensor) -> Tensor:
+        """The last state of K passes over each window, which differ in their attention.
+
+        [B, T, D], [B, K, T] → [B, K, U]
+        """
+        state = events.new_zeros(*attention.shape[:2], self.units)
+        projected = self.project(events).unsqueeze(2)
+        for one, weight in zip(projected.unbind(1), attention.unsqueeze(-1).unbind(2), strict=True):
+            state = self.attended_step(one, weight, state)
+        return state
+
+    def project(self, events: Tensor) -> Tensor:
+        """What the events give to reset gate, update gate and candidate. [..., D] → [..., 3U]"""
+        return events @ self.event + self.bias
+
+    def step(self, projected: Tensor, state: Tensor) -> Tensor:
+        """[B, 3U], [B, U] → [B, U]"""
+        update, change = self.change(projected, state)
+        return state + update * change
+
+    def attended_step(self, projected: Tensor, attention: Tensor, state: Tensor) -> Tensor:
+        """[B, 1, 3U], [B, K, 1], [B, K, U] → [B, K, U]"""
+        update, change = self.change(projected, state)
+        return state + attention * update * change
+
+    def change(self, projected: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """How much is renewed, and by what: update gate, and candidate minus state."""
+        gates, candidate = torch.split(projected, [2 * self.units, self.units], -1)
+        reset, update = torch.sigmoid(gates + state @ self.gates).chunk(2, -1)
+        return update, torch.tanh(candidate + (reset * state) @ self.candidate) - state
+
+    def compile_steps(self) -> None:
+        """Compile both kinds of step."""
+        self.step = compiled(self.step)  # type: ignore[method-assign]  # what torch.compile is for
+        self.attended_step = compiled(self.attended_step)  # type: ignore[method-assign]

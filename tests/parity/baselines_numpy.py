@@ -1,0 +1,156 @@
+"""The baselines' equations in plain numpy: float64, one user, one event and one candidate at a time.
+
+Shares nothing with `mimn.nn` but the names of the weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimn.baselines import BaselineConfig
+
+Vector = NDArray[np.float64]
+Event = tuple[int, int]
+"""An item's row and a category's."""
+
+
+def sigmoid(x: Vector) -> Vector:
+    return np.asarray(1.0 / (1.0 + np.exp(-x)))
+
+
+def softmax(scores: list[float]) -> list[float]:
+    powers = [math.exp(score) for score in scores]
+    return [power / sum(powers) for power in powers]
+
+
+def cosine(a: Vector, b: Vector) -> float:
+    return float(a @ b / math.sqrt((a @ a) * (b @ b)))
+
+
+class Naive:
+    """One baseline with given weights."""
+
+    def __init__(self, config: BaselineConfig, weights: Mapping[str, NDArray[np.float32 | np.float64]]) -> None:
+        self.config = config
+        self.weights = {name: np.asarray(value, np.float64) for name, value in weights.items()}
+
+    def vector(self, event: Event) -> Vector:
+        item, category = event
+        return np.concatenate([self.weights["items.weight"][item], self.weights["categories.weight"][category]])
+
+    def logit(self, history: list[Event], candidate: Event) -> float:
+        """The click logit of a candidate after a history, which is not empty."""
+        q, events = self.vector(candidate), [self.vector(event) for event in history]
+        mean = sum(events) / len(events)
+        user, by_candidate = self.interest(history, candidate)
+        by_candidate = [q, *by_candidate, *([q * mean] if self.config.history_product else [])]
+        return self.mlp(np.concatenate([mean, [math.log(1 + len(history)) / 7], *user]), np.concatenate(by_candidate))
+
+    def interest(self, history: list[Event], candidate: Event) -> tuple[list[Vector], list[Vector]]:
+        """What the variant knows of the user, and of the candidate."""
+        config, q = self.config, self.vector(candidate)
+        events = [self.vector(event) for event in history]
+        if config.variant == "din":
+            return [], [self.attention("interest.attention", q, events)]
+        if config.variant == "sim":
+            same = [vector for vector, event in zip(events, history, strict=True) if event[1] == candidate[1]]
+            found, recent = same[-config.found :], events[-config.recent :]
+            return [], [
+                self.attention("interest.of_found", q, found) if found else np.zeros_like(q),
+                self.attention("interest.of_recent", q, recent),
+            ]
+        if config.variant == "rum":
+            return self.rum(q, events)
+        states = self.gru_states("interest.first" if config.variant == "dien" else "interest.gru", events)
+        if config.variant == "gru4rec":
+            return [states[-1]], []
+        if config.variant == "arnn":
+            return [states[-1]], [self.attention("interest.attention", q, states)]
+        attention = softmax([float(state @ self.weights["interest.fit"] @ q) for state in states])
+        evolved = np.zeros(config.units)
+        for state, weight in zip(states, attention, strict=True):
+            update, candidate_state = self.gru_parts("interest.second", state, evolved)
+            renewed = weight * update
+            evolved = (1 - renewed) * evolved + renewed * candidate_state
+        return [], [evolved]
+
+    def gru_parts(self, name: str, x: Vector, state: Vector) -> tuple[Vector, Vector]:
+        """Update gate and candidate; the reset gate acts before the product."""
+        units = len(state)
+        from_event = x @ self.weights[f"{name}.event"] + self.weights[f"{name}.bias"]
+        gates = sigmoid(from_event[: 2 * units] + state @ self.weights[f"{name}.gates"])
+        reset, update = gates[:units], gates[units:]
+        return update, np.tanh(from_event[2 * units :] + (reset * state) @ self.weights[f"{name}.candidate"])
+
+    def gru_states(self, name: str, events: list[Vector]) -> list[Vector]:
+        states = [np.zeros(self.config.width)]
+        for x in events:
+            update, candidate = self.gru_parts(name, x, states[-1])
+            states.append((1 - update) * states[-1] + update * candidate)
+        return states[1:]
+
+    def rum(self, q: Vector, events: list[Vector]) -> tuple[list[Vector], list[Vector]]:
+        w, D, H, m = self.weights, self.config.width, self.config.units, self.config.slots
+        h, r, memory = np.zeros(H), np.zeros(D), [w["interest.initial_memory"][i].copy() for i in range(m)]
+        for x in events:
+            total = (
+                x @ w["interest.controller.event"] + r @ w["interest.controller.side"] + w["interest.controller.bias"]
+            )
+            gates = sigmoid(total[: 2 * H] + h @ w["interest.controller.gates"])
+            reset, keep = gates[:H], gates[H:]
+            h = keep * h + (1 - keep) * np.tanh(total[2 * H :] + (reset * h) @ w["interest.controller.candidate"])
+            controls = w["interest.controls.weight"] @ h + w["interest.controls.bias"]
+            read_key, write_key = np.tanh(controls[:D]), np.tanh(controls[D : 2 * D])
+            read_strength, write_strength = np.log1p(np.exp(controls[2 * D : 2 * D + 2])) + 1
+            erase, add = sigmoid(controls[2 * D + 2 : 3 * D + 2]), np.tanh(controls[3 * D + 2 :])
+            read_weights = softmax([read_strength * cosine(read_key, slot) for slot in memory])
+            write_weights = softmax([write_strength * cosine(write_key, slot) for slot in memory])
+            r = sum((read_weights[i] * memory[i] for i in range(m)), np.zeros(D))
+            memory = [memory[i] * (1 - write_weights[i] * erase) + write_weights[i] * add for i in range(m)]
+        return [h], [self.attention("interest.attention", q, memory)]
+
+    def attention(self, name: str, q: Vector, facts: list[Vector]) -> Vector:
+        w = self.weights
+        scores = []
+        for fact in facts:
+            compared = np.concatenate([q, fact, q - fact, q * fact])
+            hidden = compared @ np.concatenate(list(w[f"{name}.first"])) + w[f"{name}.first_bias"]
+            hidden = np.where(hidden > 0, hidden, w[f"{name}.slope.weight"] * hidden)
+            scores.append(float(w[f"{name}.second.weight"][0] @ hidden + w[f"{name}.second.bias"][0]))
+        return sum((share * fact for share, fact in zip(softmax(scores), facts, strict=True)), np.zeros_like(q))
+
+    def mlp(self, user: Vector, candidate: Vector) -> float:
+        w = self.weights
+        hidden = w["mlp.by_user.weight"] @ self.norm("mlp.user_norm.norm", user) + w["mlp.by_user.bias"]
+        hidden = hidden + w["mlp.by_candidate.weight"] @ self.norm("mlp.candidate_norm.norm", candidate)
+        hidden = np.where(hidden > 0, hidden, w["mlp.first_slope.weight"] * hidden)
+        hidden = w["mlp.second.weight"] @ hidden + w["mlp.second.bias"]
+        hidden = np.where(hidden > 0, hidden, w["mlp.second_slope.weight"] * hidden)
+        return float(w["mlp.third.weight"][0] @ hidden + w["mlp.third.bias"][0])
+
+    def norm(self, name: str, x: Vector) -> Vector:
+        if self.config.head_norm == "none":
+            return x
+        w = self.weights
+        normalized = (x - w[f"{name}.running_mean"]) / np.sqrt(w[f"{name}.running_var"] + 1e-5)
+        return np.asarray(normalized * w[f"{name}.weight"] + w[f"{name}.bias"])
+
+    def auxiliary_terms(self, history: list[Event], others: list[Event]) -> list[float]:
+        """-log P(next event) - log(1 - P(other)) for each event but the first."""
+        states = self.gru_states("interest.first", [self.vector(event) for event in history])
+        terms = []
+        for t in range(1, len(history)):
+            follows, other = (self.follows(states[t - 1], self.vector(e)) for e in (history[t], others[t]))
+            terms.append(-math.log(follows) - math.log(1 - other))
+        return terms
+
+    def follows(self, state: Vector, event: Vector) -> float:
+        w = self.weights
+        hidden = np.concatenate([state, event])
+        for layer in (0, 2):
+            hidden = sigmoid(w[f"auxiliary.layers.{layer}.weight"] @ hidden + w[f"auxiliary.layers.{layer}.bias"])
+        return float(sigmoid(w["auxiliary.layers.4.weight"] @ hidden + w["auxiliary.layers.4.bias"])[0])
