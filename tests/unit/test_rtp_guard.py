@@ -15,7 +15,7 @@ from fake_store import FakeStateReader
 from mimn.bundle import load_bundle
 from rtp.api import GuardedApp
 from rtp.app import Service, create_service
-from rtp.guard import ADMIN_RULES, PUBLIC_RULES, Guard, check_rules
+from rtp.guard import ADMIN_RULES, PUBLIC_RULES, Guard, check_routes
 from rtp.metrics import Metrics
 from rtp.runtime import OnnxModel
 from rtp.settings import AccessSettings, RtpSettings
@@ -148,7 +148,7 @@ def test_a_new_route_without_a_rule_stops_the_start() -> None:
     app = service().admin
     app.add_api_route("/new", lambda: None)
     with pytest.raises(LookupError, match=r"/new: say in rtp\.guard"):
-        check_rules(app.routes, ADMIN_RULES)
+        check_routes(app.routes, ADMIN_RULES)
 
 
 def test_no_key_and_no_hash_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

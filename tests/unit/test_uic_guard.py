@@ -10,13 +10,13 @@ from typing import Any
 import grpc
 import pytest
 
-from access import Door, KeyRing, Rule, Scope, make_key
+from access import Door, KeyRing, Rule, Scope, check_rules, make_key
 from fake_log import FakeLog
 from mimn.bundle import load_bundle
 from mimn.state import Progress
 from uic.admin import AdminDoor, AdminRoom
 from uic.core.status import Status
-from uic.guard import ADMIN_RULES, GRPC_RULES, Guard, check_rules
+from uic.guard import ADMIN_RULES, GRPC_RULES, Guard
 from uic.metrics import Metrics
 from uic.publisher import Publisher
 from uic.servicer import MAX_METADATA_BYTES, GrpcDoor, UserInterestCenter, methods
@@ -183,7 +183,7 @@ def test_health_alone_is_open() -> None:
 
 def test_a_new_method_or_path_without_a_rule_stops_the_start() -> None:
     with pytest.raises(LookupError, match=r"Forget: say in uic\.guard"):
-        check_rules([*methods(), f"{UIC}Forget"], GRPC_RULES)
+        check_rules([*methods(), f"{UIC}Forget"], GRPC_RULES, "uic.guard")
 
 
 def test_metadata_over_the_limit_is_refused(rig: Rig) -> None:

@@ -23,6 +23,7 @@ from mimn.state import Progress
 from uic import admin, arrivals
 from uic.admin import AdminDoor, AdminRoom
 from uic.core.status import Status
+from uic.errors import NotOurs
 from uic.metrics import Metrics
 from uic.publisher import Publisher
 from uic.servicer import HEALTH_WORKERS, REST_WORKERS, SERVICE, GrpcDoor, UserInterestCenter
@@ -42,7 +43,7 @@ class Nobody:
         return [[None for _ in users] for _, users in wanted]
 
     def resolve(self, partition: int, action: str, from_offset: int | None = None) -> Progress:
-        raise NotImplementedError
+        raise NotOurs(f"partition {partition} is not assigned to this process")
 
 
 class Rig:

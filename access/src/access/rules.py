@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from hashlib import sha256
 from hmac import compare_digest
@@ -38,6 +38,25 @@ MAX_CREDENTIAL_BYTES: Final = 256
 """More is not hashed."""
 _NOBODY: Final = bytes(32)
 """No secret has this hash: compared with when the id is unknown, so that both cases take the same time."""
+
+
+def refusal(verdict: Verdict, rule: Rule) -> str:
+    """What a caller that was not let in is told."""
+    if verdict is Verdict.NO_KEY:
+        return "no key: send authorization: Bearer <key>"
+    if verdict is Verdict.BAD_KEY:
+        return "the key is not known here: it is wrong, or was revoked"
+    return f"the key lacks the scope {rule.value}"
+
+
+def check_rules(names: Iterable[str], rules: Mapping[str, Rule], where: str) -> None:
+    """Make sure that every route, method or path has a rule; `where` is the module that holds them.
+
+    Raises:
+        LookupError: names those that have none.
+    """
+    if missing := sorted(set(names) - rules.keys()):
+        raise LookupError(f"{', '.join(missing)}: say in {where} who may ask it")
 
 
 def judge(keys: Mapping[bytes, Key], authorization: bytes | None, rule: Rule) -> Verdict:

@@ -16,7 +16,7 @@ from rtp.api import STATUS_TABLE, GuardedApp, PredictApp, PredictDoor, add_healt
 from rtp.core.admission import Admission
 from rtp.core.ports import Model, StateReader
 from rtp.errors import RtpError
-from rtp.guard import ADMIN_RULES, PUBLIC_RULES, Guard, check_rules
+from rtp.guard import ADMIN_RULES, PUBLIC_RULES, Guard, check_routes
 from rtp.metrics import Metrics
 from rtp.openapi import describe
 from rtp.reload import Reloader, announce
@@ -141,7 +141,7 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
     describe(app, settings.deadline.max_ms)
     admin = create_admin_app(holder, reloader, metrics, unready)
     for guarded, rules in ((app, PUBLIC_RULES), (admin, ADMIN_RULES)):
-        check_rules(guarded.routes, rules)
+        check_routes(guarded.routes, rules)
         if keys is not None:
             guarded.guard = Guard(rules, keys, metrics)
     if keys is not None:

@@ -12,7 +12,7 @@ from typing import Final
 from starlette.routing import BaseRoute
 from starlette.types import Scope
 
-from access import Door, KeyRing, Rule, Verdict
+from access import Door, KeyRing, Rule, Verdict, check_rules, refusal
 from access import Scope as May
 from rtp.errors import Forbidden, RtpError, Unauthenticated
 from rtp.metrics import Metrics
@@ -51,19 +51,14 @@ class Guard:
         if verdict is Verdict.GRANTED:
             return None
         self._denied[verdict].inc()
-        if verdict is Verdict.NO_KEY:
-            return Unauthenticated("no key: send Authorization: Bearer <key>")
-        if verdict is Verdict.BAD_KEY:
-            return Unauthenticated("the key is not known here: it is wrong, or was revoked")
-        return Forbidden(f"the key lacks the scope {rule.value}")
+        denial = Forbidden if verdict is Verdict.WRONG_SCOPE else Unauthenticated
+        return denial(refusal(verdict, rule))
 
 
-def check_rules(routes: Iterable[BaseRoute], rules: Mapping[str, Rule]) -> None:
+def check_routes(routes: Iterable[BaseRoute], rules: Mapping[str, Rule]) -> None:
     """Make sure that every route has a rule.
 
     Raises:
         LookupError: names those that have none.
     """
-    paths = {getattr(route, "path", repr(route)) for route in routes}
-    if missing := sorted(paths - rules.keys()):
-        raise LookupError(f"{', '.join(missing)}: say in rtp.guard who may ask it")
+    check_rules((getattr(route, "path", repr(route)) for route in routes), rules, "rtp.guard")

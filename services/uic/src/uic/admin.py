@@ -25,12 +25,12 @@ from urllib.parse import parse_qs, urlsplit
 
 from prometheus_client.exposition import choose_encoder
 
-from access import Door, ListenerTls
+from access import Door, ListenerTls, check_rules
 from mimn.state import Progress
 from uic import errors
 from uic.core.status import PartitionStatus, Status
 from uic.errors import UicError
-from uic.guard import ADMIN_RULES, Guard, check_rules
+from uic.guard import ADMIN_RULES, Guard
 from uic.metrics import Metrics
 from uic.settings import AdminSettings
 
@@ -130,7 +130,9 @@ class AdminRoom:
             "/readyz": self._readyz,
             "/partitions": self._partitions,
         }
-        check_rules([*self._views, *(f"/partitions/<p>/{action}" for action in get_args(Action))], ADMIN_RULES)
+        check_rules(
+            [*self._views, *(f"/partitions/<p>/{action}" for action in get_args(Action))], ADMIN_RULES, "uic.guard"
+        )
         self._guard = guard
         self._updater = updater
         self._metrics = metrics

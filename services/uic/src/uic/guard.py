@@ -6,10 +6,10 @@ A method or path that its table does not name stops the start, so that none is o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
-from access import Door, KeyRing, Rule, Scope, Verdict
+from access import Door, KeyRing, Rule, Scope, Verdict, refusal
 from uic.errors import Forbidden, Unauthenticated
 from uic.metrics import Metrics
 
@@ -55,18 +55,5 @@ class Guard:
         if verdict is Verdict.GRANTED:
             return
         self._denied[verdict].inc()
-        if verdict is Verdict.NO_KEY:
-            raise Unauthenticated("no key: send authorization: Bearer <key>")
-        if verdict is Verdict.BAD_KEY:
-            raise Unauthenticated("the key is not known here: it is wrong, or was revoked")
-        raise Forbidden(f"the key lacks the scope {rule.value}")
-
-
-def check_rules(names: Iterable[str], rules: Mapping[str, Rule]) -> None:
-    """Make sure that every method or path has a rule.
-
-    Raises:
-        LookupError: names those that have none.
-    """
-    if missing := sorted(set(names) - rules.keys()):
-        raise LookupError(f"{', '.join(missing)}: say in uic.guard who may call it")
+        denial = Forbidden if verdict is Verdict.WRONG_SCOPE else Unauthenticated
+        raise denial(refusal(verdict, rule))

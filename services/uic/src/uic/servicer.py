@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from access import Door, ListenerTls
+from access import Door, ListenerTls, check_rules
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterServicer, add_UserInterestCenterServicer_to_server
@@ -42,7 +42,7 @@ from uic.errors import (
     Unauthenticated,
     UnreadableState,
 )
-from uic.guard import GRPC_RULES, Guard, check_rules
+from uic.guard import GRPC_RULES, Guard
 from uic.metrics import Metrics
 from uic.publisher import Position, Publisher
 from uic.settings import GrpcSettings
@@ -346,7 +346,7 @@ class GrpcDoor:
         tls: ListenerTls | None = None,
     ) -> None:
         """Nothing listens yet. Without a `guard` everybody may call everything."""
-        check_rules(methods(), GRPC_RULES)
+        check_rules(methods(), GRPC_RULES, "uic.guard")
         self._service = service
         self._address = f"{settings.host}:{settings.port}"
         self._tls = tls
