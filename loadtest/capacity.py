@@ -1,0 +1,277 @@
+"""How many partitions, workers, processes and Redis nodes a load needs: arithmetic on costs that were measured.
+
+    python -m loadtest.capacity --users 290e6 --events-per-s 50e3 --requests-per-s 20e3
+    python -m loadtest.capacity --check            what the model says of the measured runs, beside what they gave
+
+The costs are those of `python -m loadtest.scale`, whose newest record under `loadtest/results` is taken unless
+another is named. Workers and RTP processes count as one core each, because an interpreter runs on one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RESULTS = Path("loadtest/results")
+PARTITIONS_A_MASTER = 32
+"""Fewer would leave the masters of a cluster with unequal shares (a partition lives on one master)."""
+PARTITIONS_A_WORKER = 4
+"""So that a worker that leaves is shared out among the others."""
+LEAST_PARTITIONS = 64
+
+
+class NoCosts(Exception):
+    """There is no record to take costs from; the message says how to make one."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What has to be served, at its peak."""
+
+    users: float
+    events_per_s: float
+    requests_per_s: float
+    candidates: int = 100
+    """Of a request."""
+    state_bytes: int = 1640
+    """A user's stored value."""
+    history_events: float = 1000
+    """A user's mean history, for the comparison with keeping it."""
+    event_bytes: float = 10
+    """Of one kept event: the paper's 6 TB for 600 million users and 1,000 events."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a machine may be asked for."""
+
+    busy: float = 0.6
+    """Share of a core that is planned for: queues grow without bound near 1."""
+    node_gib: float = 64
+    """Memory of a Redis node."""
+    fill: float = 0.7
+    """Share of it for data; the rest is for a fork's copies and buffers."""
+    replicas: int = 1
+    """Of each master."""
+    catch_up: float = 3
+    """A backlog drains at this many times the rate at which events arrive, at least."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Measured prices: microseconds of a core, and bytes."""
+
+    fold_us: float
+    """UIC, one event, at a steady rate of arrival (small batches)."""
+    backlog_us: float
+    """UIC, one event of a backlog (large batches)."""
+    store_event_us: float
+    """The store, one event's commit."""
+    request_us: float
+    """RTP, one request without its candidates."""
+    candidate_us: float
+    """RTP, each candidate."""
+    store_request_us: float
+    """The store, one request's GET."""
+    entry_bytes: float
+    """The store's memory for one user beside the value: key, entry, what its allocator rounds up."""
+    written_bytes: float
+    """That the store appends to its file for one event, beside the value."""
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Costs:
+        """From what `loadtest.scale` has written."""
+        steady = max(record["steady"], key=lambda run: float(run["rate_per_s"]))
+        backlog = record["fold"][0]
+        by_candidates = record["candidates"]
+        candidate_us, request_us = np.polyfit(
+            [run["candidates"] for run in by_candidates], [run["rtp_us"] for run in by_candidates], 1
+        )
+        appended = next(run for run in record["persistence"] if run["appendfsync"] == "everysec")
+        return cls(
+            fold_us=steady["uic_us"],
+            backlog_us=backlog["uic_us"],
+            store_event_us=steady["store_us"],
+            request_us=float(request_us),
+            candidate_us=float(candidate_us),
+            store_request_us=record["predict"][0]["store_us"],
+            entry_bytes=record["memory"]["store_bytes_a_user"] - record["state_bytes"],
+            written_bytes=max(0.0, appended["bytes_an_event"] - record["state_bytes"]),
+        )
+
+
+@dataclass(frozen=True)
+class Need:
+    """One line of a plan."""
+
+    what: str
+    amount: float
+    unit: str
+    because: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a demand needs."""
+
+    partitions: int
+    uic_workers: int
+    rtp_processes: int
+    masters: int
+    store_bytes: float
+    needs: tuple[Need, ...]
+
+
+def plan(demand: Demand, costs: Costs, limits: Limits) -> Plan:
+    """Size every part for `demand`.
+
+    Workers are sized by the steady cost of an event and by what drains a backlog in time, whichever is more; masters by
+    memory or by their single thread's time, whichever is more; partitions by workers and masters, as a power of two,
+    because they cannot be changed later.
+    """
+    fold_cores = demand.events_per_s * costs.fold_us / 1e6 / limits.busy
+    drain_cores = limits.catch_up * demand.events_per_s * costs.backlog_us / 1e6
+    workers = max(1, math.ceil(max(fold_cores, drain_cores)))
+    predict_us = costs.request_us + demand.candidates * costs.candidate_us
+    processes = max(1, math.ceil(demand.requests_per_s * predict_us / 1e6 / limits.busy))
+    entry = demand.state_bytes + costs.entry_bytes
+    stored = demand.users * entry
+    by_memory = stored / (limits.node_gib * 2**30 * limits.fill)
+    by_time = (
+        (demand.events_per_s * costs.store_event_us + demand.requests_per_s * costs.store_request_us)
+        / 1e6
+        / limits.busy
+    )
+    masters = max(1, math.ceil(max(by_memory, by_time)))
+    partitions = 1 << math.ceil(
+        math.log2(max(LEAST_PARTITIONS, PARTITIONS_A_MASTER * masters, PARTITIONS_A_WORKER * workers))
+    )
+    written = demand.events_per_s * (demand.state_bytes + costs.written_bytes)
+    read = demand.requests_per_s * demand.state_bytes
+    history = demand.users * demand.history_events * demand.event_bytes
+    needs = (
+        Need("partitions of the topic", partitions, "", "fixed when the topic is made"),
+        Need(
+            "UIC workers",
+            workers,
+            "cores",
+            f"{costs.fold_us:.0f} µs an event at {limits.busy:.0%} busy"
+            if fold_cores >= drain_cores
+            else f"a backlog drains at {limits.catch_up:g} times its arrival, {costs.backlog_us:.0f} µs an event",
+        ),
+        Need(
+            "RTP processes",
+            processes,
+            "cores",
+            f"{predict_us:.0f} µs a request of {demand.candidates} candidates at {limits.busy:.0%} busy",
+        ),
+        Need(
+            "Redis masters",
+            masters,
+            "nodes",
+            f"memory: {entry:,.0f} bytes a user" if by_memory >= by_time else "time of one thread a master",
+        ),
+        Need("Redis nodes with replicas", masters * (1 + limits.replicas), "nodes", f"{limits.replicas} replica each"),
+        Need("memory of all states", stored / 1e12, "TB", "once, without replicas"),
+        Need("the same histories, kept", history / 1e12, "TB", f"{demand.history_events:,.0f} events a user"),
+        Need("appended to files", written / 1e6, "MB/s", "all masters together; a replica writes as much again"),
+        Need("read by requests", read / 1e6, "MB/s", "all masters together"),
+        Need("a million events", costs.fold_us + costs.store_event_us, "core-s", "UIC and the store"),
+        Need("a million requests", predict_us + costs.store_request_us, "core-s", "RTP and the store"),
+    )
+    return Plan(partitions, workers, processes, masters, stored, needs)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A measured throughput beside the model's."""
+
+    what: str
+    measured: float
+    predicted: float
+
+    @property
+    def off(self) -> float:
+        """Relative error of the model."""
+        return self.predicted / self.measured - 1
+
+
+def check(record: Mapping[str, Any]) -> list[Checked]:
+    """What the model says of the runs of a record: processes use a core each, until the machine's cores are shared by
+    all that takes part. The costs are those of the run with one process, so the first line of each kind is a check of
+    the assumption, and the others of how it scales."""
+    cores = record["machine"]["cores"]
+    rows: list[Checked] = []
+    for kind, own, runs in (("UIC workers", "uic_us", record["fold"]), ("RTP processes", "rtp_us", record["predict"])):
+        one = runs[0]
+        everything = one[own] + one["store_us"] + one["others_us"]
+        for run in runs:
+            count = run["processes"]
+            predicted = min(count * 1e6 / one[own], cores * 1e6 / everything)
+            rows.append(Checked(f"{kind}: {count}", run["per_s"], predicted))
+    return rows
+
+
+def newest(results: Path = RESULTS) -> Path:
+    """The newest record of `loadtest.scale`.
+
+    Raises:
+        NoCosts: there is none.
+    """
+    found = sorted(results.glob("*_scale/scale.json"))
+    if not found:
+        raise NoCosts(f"no costs under {results}: measure some with `python -m loadtest.scale`")
+    return found[-1]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a plan, or the check."""
+    limits, demand = Limits(), Demand(0, 0, 0)
+    parser = argparse.ArgumentParser(prog="python -m loadtest.capacity", description=__doc__)
+    parser.add_argument("--users", type=float, help="with a state")
+    parser.add_argument("--events-per-s", type=float, help="at the peak")
+    parser.add_argument("--requests-per-s", type=float, help="at the peak")
+    parser.add_argument("--candidates", type=int, default=demand.candidates, help="a request")
+    parser.add_argument("--state-bytes", type=int, default=demand.state_bytes, help="of a stored value")
+    parser.add_argument("--history-events", type=float, default=demand.history_events, help="a user, for comparison")
+    parser.add_argument("--busy", type=float, default=limits.busy, help="share of a core that is planned for")
+    parser.add_argument("--node-gib", type=float, default=limits.node_gib, help="memory of a Redis node")
+    parser.add_argument("--replicas", type=int, default=limits.replicas, help="of each master")
+    parser.add_argument("--costs", type=Path, help="a scale.json (default: the newest under loadtest/results)")
+    parser.add_argument("--check", action="store_true", help="hold the model against the measured runs")
+    asked = parser.parse_args(arguments)
+    try:
+        path = asked.costs or newest()
+        record = json.loads(path.read_text())
+    except (NoCosts, OSError, ValueError) as error:
+        print(f"capacity: {error}", file=sys.stderr)
+        return 2
+    print(f"costs: {path} ({record['machine']['cpu']}, {record['machine']['cores']} cores, commit {record['commit']})")
+    if asked.check:
+        for row in check(record):
+            print(f"{row.what:<16} measured {row.measured:>9,.0f}/s, model {row.predicted:>9,.0f}/s ({row.off:+.0%})")
+        return 0
+    if None in (asked.users, asked.events_per_s, asked.requests_per_s):
+        parser.error("--users, --events-per-s and --requests-per-s are needed, or --check")
+    if min(asked.users, asked.events_per_s, asked.requests_per_s, asked.candidates, asked.state_bytes) < 0:
+        parser.error("nothing can be negative")
+    if not 0 < asked.busy <= 1:
+        parser.error("--busy is a share of a core: above 0, at most 1")
+    wanted = Demand(
+        asked.users, asked.events_per_s, asked.requests_per_s, asked.candidates, asked.state_bytes, asked.history_events
+    )
+    for need in plan(wanted, Costs.of(record), Limits(asked.busy, asked.node_gib, replicas=asked.replicas)).needs:
+        print(f"{need.what:<28} {need.amount:>12,.4g} {need.unit:<8} {need.because}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

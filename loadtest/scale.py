@@ -1,0 +1,311 @@
+"""What UIC and RTP cost and how they scale on this machine, as one JSON file: the prices of `loadtest.capacity`.
+
+    python -m loadtest.scale                     about eight minutes; KAFKA_BOOTSTRAP_SERVERS names a real Kafka
+    python -m loadtest.scale --only predict      one phase of it
+
+Costs are microseconds of a core an event or a request, summed over the processes of a kind, so that they mean
+something on a machine where everything shares two cores. `others_us` is what this program and
+the broker took; of a broker that was given, only if `--broker-pid` says which process it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+import redis
+import uvloop
+
+from loadtest.bare_loop import saturate
+from loadtest.budgets import RESULTS, commit, machine
+from loadtest.feeder import feeding, zipf_users
+from loadtest.measures import absorbed, feed, predict_body, publish
+from localstack.server import Server
+from localstack.servers import Valkey
+from localstack.stack import BUNDLE, Options, Stack
+from localstack.wait import until
+from mimn.bundle import load_bundle
+from mimn.state.codec import HEADER_BYTES
+
+COUNTS = (1, 2, 3)
+"""Workers and processes that are tried."""
+RATES = (500, 2_000, 8_000)
+"""Events a second of the steady phases."""
+CANDIDATES = (1, 25, 100, 400)
+DURABILITY = ("off", "everysec", "always")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured."""
+
+    backlog: int = 150_000
+    users: int = 100_000
+    seconds: float = 10.0
+    """Of each phase at a fixed rate, and of each closed loop."""
+    starts: int = 3
+    """Of each service, for its seconds to ready."""
+    broker_pid: int | None = None
+    """Of a broker that was given, for its costs."""
+
+
+def fold(sizes: Sizes) -> list[dict[str, float]]:
+    """Backlog to committed, by number of workers. Several need a real Kafka: the small broker does not share a topic
+    out reliably among members that start together."""
+    rows = []
+    for count in COUNTS if Options.from_environment().bootstrap else COUNTS[:1]:
+        with running(uic_workers=count, rtp_processes=0) as stack:
+            for worker in stack.uic:
+                worker.stop()
+            feed(stack, zipf_users(sizes.users, sizes.backlog))
+            for worker in stack.uic:
+                worker.spawn()
+            covered(stack, sizes.backlog // 10, 120)
+            with spending(stack, sizes) as spent:
+                events = sizes.backlog - absorbed(stack)
+                covered(stack, sizes.backlog, 300)
+            rows.append({"processes": count, **spent.row(events), "uic_rss_mib": rss_mib(stack.uic) / count})
+    return rows
+
+
+def steady(sizes: Sizes) -> list[dict[str, float]]:
+    """Events that arrive at a rate, by rate."""
+    rows = []
+    for rate in RATES:
+        with running(rtp_processes=0) as stack, feeding(stack.addresses.bootstrap, stack.addresses.topic, rate):
+            covered(stack, 2 * rate, 60)
+            with spending(stack, sizes) as spent:
+                before = absorbed(stack)
+                time.sleep(sizes.seconds)
+                events = absorbed(stack) - before
+            rows.append({"rate_per_s": rate, **spent.row(events)})
+    return rows
+
+
+def persistence(sizes: Sizes) -> list[dict[str, Any]]:
+    """Bytes that the store writes to its file for an event, by durability, at the middle one of the rates."""
+    rows: list[dict[str, Any]] = []
+    for appendfsync in DURABILITY:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            Valkey(Path(folder), appendfsync=appendfsync) as store,
+            running(rtp_processes=0, redis_url=store.address) as stack,
+            feeding(stack.addresses.bootstrap, stack.addresses.topic, RATES[1]),
+        ):
+            covered(stack, 2 * RATES[1], 60)
+            began, before = appended(store), absorbed(stack)
+            time.sleep(sizes.seconds)
+            events = absorbed(stack) - before
+            rows.append({"appendfsync": appendfsync, "bytes_an_event": (appended(store) - began) / events})
+    return rows
+
+
+def snapshot(sizes: Sizes) -> dict[str, float]:
+    """Memory and snapshot file of the store, a user."""
+    with running(rtp_processes=0) as stack:
+        client = redis.Redis.from_url(stack.addresses.redis_url, protocol=2)
+        empty: Any = client.info("memory")
+        publish(stack, [(f"user-{i}", 1) for i in range(sizes.users // 5)], within_s=300)
+        full: Any = client.info("memory")
+        client.bgsave()
+        until(lambda: not client.info("persistence")["rdb_bgsave_in_progress"], "the snapshot is written", within_s=60)
+        directory: Any = client.config_get("dir")
+        size = (Path(directory["dir"]) / "dump.rdb").stat().st_size
+        client.close()
+        return {
+            "store_bytes_a_user": (full["used_memory"] - empty["used_memory"]) / (sizes.users // 5),
+            "snapshot_bytes_a_user": size / (sizes.users // 5),
+        }
+
+
+def predict(sizes: Sizes) -> list[dict[str, float]]:
+    """Requests of 100 candidates as fast as they are answered, by number of processes."""
+    rows = []
+    for count in COUNTS:
+        with running(rtp_processes=count) as stack:
+            publish(stack, [(f"user-{i}", 50) for i in range(50)])
+            stack.uic[0].stop()
+            bodies = [predict_body(stack, f"user-{i}") for i in range(50)]
+            rows.append(
+                {"processes": count, **closed_loop(stack, bodies, sizes), "rtp_rss_mib": rss_mib(stack.rtp) / count}
+            )
+    return rows  # fmt: skip
+
+
+def candidates(sizes: Sizes) -> list[dict[str, float]]:
+    """The same with one process, by candidates a request."""
+    rows = []
+    with running() as stack:
+        publish(stack, [("reader", 50)])
+        stack.uic[0].stop()
+        for count in CANDIDATES:
+            rows.append({"candidates": count, **closed_loop(stack, [predict_body(stack, "reader", count)], sizes)})
+    return rows
+
+
+def starting(sizes: Sizes) -> dict[str, float]:
+    """Seconds from the start of a process until it is ready, median."""
+    with running() as stack:
+        return {
+            f"{kind}_ready_s": statistics.median(seconds_to_ready(member) for _ in range(sizes.starts))
+            for kind, member in (("uic", stack.uic[0]), ("rtp", stack.rtp[0]))
+        }
+
+
+PHASES: dict[str, Callable[[Sizes], Any]] = {
+    "starting": starting,
+    "fold": fold,
+    "steady": steady,
+    "persistence": persistence,
+    "memory": snapshot,
+    "predict": predict,
+    "candidates": candidates,
+}
+
+
+# --- What they share -----------------------------------------------------------------------------------------------
+
+
+class Spent:
+    """Processor time of a stack's processes between two moments."""
+
+    def __init__(self, groups: dict[str, list[psutil.Process]]) -> None:
+        self._groups = groups
+        self._began = time.perf_counter()
+        self._before = self._now()
+        self.seconds = 0.0
+        self._cpu_s: dict[str, float] = {}
+
+    def end(self) -> None:
+        """The second moment."""
+        self.seconds = time.perf_counter() - self._began
+        self._cpu_s = {name: cpu - self._before[name] for name, cpu in self._now().items()}
+
+    def row(self, units: float) -> dict[str, float]:
+        """Rate, and microseconds a unit of each group."""
+        return {"per_s": units / self.seconds, **{f"{name}_us": cpu / units * 1e6 for name, cpu in self._cpu_s.items()}}
+
+    def _now(self) -> dict[str, float]:
+        return {
+            name: sum(times.user + times.system for times in (process.cpu_times() for process in processes))
+            for name, processes in self._groups.items()
+        }
+
+
+@contextmanager
+def spending(stack: Stack, sizes: Sizes) -> Iterator[Spent]:
+    """What the stack's services, its store and everything else of it spend while the body runs."""
+    spent = Spent(
+        {
+            "uic": processes(stack.uic),
+            "rtp": processes(stack.rtp),
+            "store": processes([stack.valkey]),
+            "others": [
+                psutil.Process(),
+                *processes([stack.broker]),
+                *([psutil.Process(sizes.broker_pid)] if sizes.broker_pid else []),
+            ],
+        }
+    )
+    yield spent
+    spent.end()
+
+
+def processes(members: Iterable[Server | None]) -> list[psutil.Process]:
+    """The processes of members that run; none for servers that are not ours."""
+    return [psutil.Process(member.child.pid) for member in members if member and member.child and member.alive()]
+
+
+def closed_loop(stack: Stack, bodies: Sequence[bytes], sizes: Sizes) -> dict[str, float]:
+    """Rate and costs of RTP when every connection asks as soon as it is answered."""
+    url = f"{stack.addresses.predict}/predict"
+    uvloop.run(saturate(url, bodies, 1.0))
+    with spending(stack, sizes) as spent:
+        rate = uvloop.run(saturate(url, bodies, sizes.seconds, connections=8 * len(stack.rtp)))
+    return spent.row(rate * sizes.seconds)
+
+
+def covered(stack: Stack, events: int, within_s: float) -> None:
+    """Wait until so many records are committed."""
+    until(lambda: absorbed(stack) >= events, f"{events:,} events are folded", within_s=within_s, every_s=0.02)
+
+
+def appended(store: Valkey) -> int:
+    """Bytes that the store has written to its storage, those of its ended children included."""
+    return sum(int(process.io_counters().write_bytes) for process in processes([store]))
+
+
+def rss_mib(members: Iterable[Server]) -> float:
+    """Resident memory of members, together."""
+    return float(sum(process.memory_info().rss for process in processes(members))) / 2**20
+
+
+def seconds_to_ready(member: Server) -> float:
+    """Of one restart."""
+    member.stop()
+    began = time.perf_counter()
+    member.start()
+    return time.perf_counter() - began
+
+
+@contextmanager
+def running(*, uic_workers: int = 1, rtp_processes: int = 1, redis_url: str | None = None) -> Iterator[Stack]:
+    """A stack in a folder that is removed afterwards, with a store of its own unless one is given: its costs count."""
+    own = f"scale-{uuid.uuid4().hex[:8]}"
+    with tempfile.TemporaryDirectory() as folder:
+        options = replace(
+            Options.from_environment(), folder=Path(folder), redis_url=redis_url, topic=own, prefix=own,
+            uic_workers=uic_workers, rtp_processes=rtp_processes, uic={"UIC_LOG__LEVEL": "warning"},
+        )  # fmt: skip
+        with Stack(options) as stack:
+            yield stack
+
+
+def measure(sizes: Sizes, phases: Iterable[str]) -> dict[str, Any]:
+    """The record of some phases."""
+    bundle = load_bundle(BUNDLE)
+    record: dict[str, Any] = {
+        "machine": machine(),
+        "commit": commit(),
+        "broker": "given" if os.environ.get("KAFKA_BOOTSTRAP_SERVERS") else "the small one",
+        "bundle": f"{bundle.manifest.name}/{bundle.manifest.version}",
+        "state_bytes": HEADER_BYTES + bundle.layout.stored_bytes,
+    }
+    for name in phases:
+        began = time.monotonic()
+        record[name] = PHASES[name](sizes)
+        print(f"{name} ({time.monotonic() - began:.0f} s): {json.dumps(record[name])}", flush=True)
+    return record
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(prog="python -m loadtest.scale", description=__doc__)
+    parser.add_argument("--only", action="append", choices=list(PHASES), help="measure these only; nothing is written")
+    parser.add_argument("--output", type=Path, help="folder of the JSON file (default: results/<date>_scale)")
+    parser.add_argument("--broker-pid", type=int, help="of the Kafka of KAFKA_BOOTSTRAP_SERVERS, where it runs here")
+    asked = parser.parse_args(arguments)
+    record = measure(Sizes(broker_pid=asked.broker_pid), asked.only or PHASES)
+    if not asked.only:
+        folder = asked.output or RESULTS / f"{datetime.now(UTC):%Y-%m-%d}_scale"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "scale.json").write_text(json.dumps(record, indent=2) + "\n")
+        print(f"written to {folder / 'scale.json'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

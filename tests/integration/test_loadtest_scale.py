@@ -1,0 +1,36 @@
+"""The measurements behind the capacity model, small, on a whole stack: every price is one, and a plan follows."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from loadtest import scale
+from loadtest.capacity import Costs, Demand, Limits, check, plan
+
+pytestmark = pytest.mark.servers
+
+
+def test_what_is_measured_is_enough_to_plan_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.setattr(scale, "COUNTS", (1,))
+    monkeypatch.setattr(scale, "RATES", (300, 600))
+    monkeypatch.setattr(scale, "CANDIDATES", (1, 100, 400))
+    monkeypatch.setattr(scale, "DURABILITY", ("off", "everysec"))
+    sizes = scale.Sizes(backlog=20_000, users=5_000, seconds=2, starts=1)
+    record = scale.measure(sizes, scale.PHASES)
+
+    costs = Costs.of(record)
+    assert min(costs.fold_us, costs.backlog_us, costs.store_event_us, costs.candidate_us) > 0
+    assert costs.entry_bytes > 0, "a user's entry takes more than the value"
+    off, everysec = (row["bytes_an_event"] for row in record["persistence"])
+    assert off < record["state_bytes"] / 10, "a store that keeps nothing writes nothing of the events"
+    assert everysec > record["state_bytes"] / 4, "each batch appends the states that it changed"
+    assert record["candidates"][0]["rtp_us"] < record["candidates"][-1]["rtp_us"]
+    assert record["memory"]["snapshot_bytes_a_user"] > record["state_bytes"] / 2
+    demand = Demand(1e6, 1e4, 1e3, state_bytes=record["state_bytes"])
+    assert plan(demand, costs, Limits()).uic_workers >= 1
+    assert [row.what for row in check(record)] == ["UIC workers: 1", "RTP processes: 1"]
+    assert record["machine"]["cores"] == os.cpu_count()

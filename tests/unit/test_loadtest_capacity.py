@@ -1,0 +1,121 @@
+"""The capacity model: plans keep what they promise, and grow with what they are asked for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loadtest import capacity
+from loadtest.capacity import Costs, Demand, Limits, check, plan
+
+COSTS = Costs(
+    fold_us=40,
+    backlog_us=25,
+    store_event_us=8,
+    request_us=200,
+    candidate_us=3,
+    store_request_us=20,
+    entry_bytes=260,
+    written_bytes=120,
+)
+DEMAND = Demand(users=290e6, events_per_s=50e3, requests_per_s=20e3)
+demands = st.builds(
+    Demand,
+    users=st.floats(0, 1e10),
+    events_per_s=st.floats(0, 1e7),
+    requests_per_s=st.floats(0, 1e6),
+    candidates=st.integers(1, 512),
+    state_bytes=st.integers(100, 10_000),
+)
+
+
+@given(demands)
+def test_nothing_is_planned_busier_or_fuller_than_the_limits_say(demand: Demand) -> None:
+    limits = Limits()
+    found = plan(demand, COSTS, limits)
+    slack = 1 + 1e-9
+    request_us = COSTS.request_us + demand.candidates * COSTS.candidate_us
+    assert demand.events_per_s * COSTS.fold_us / 1e6 <= limits.busy * found.uic_workers * slack
+    assert limits.catch_up * demand.events_per_s * COSTS.backlog_us / 1e6 <= found.uic_workers * slack
+    assert demand.requests_per_s * request_us / 1e6 <= limits.busy * found.rtp_processes * slack
+    assert found.store_bytes <= found.masters * limits.node_gib * 2**30 * limits.fill * slack
+    assert found.partitions >= max(32 * found.masters, 4 * found.uic_workers, 64)
+    assert found.partitions.bit_count() == 1
+
+
+@given(demands, st.sampled_from(["users", "events_per_s", "requests_per_s"]))
+def test_twice_the_demand_never_needs_less(demand: Demand, what: str) -> None:
+    more = replace(demand, **{what: 2 * getattr(demand, what)})
+    before, after = plan(demand, COSTS, Limits()), plan(more, COSTS, Limits())
+    assert after.uic_workers >= before.uic_workers
+    assert after.rtp_processes >= before.rtp_processes
+    assert after.masters >= before.masters
+    assert after.partitions >= before.partitions
+
+
+def test_the_papers_users_fit_in_a_fifth_of_what_their_histories_take() -> None:
+    found = plan(DEMAND, COSTS, Limits())
+    assert found.store_bytes == pytest.approx(290e6 * (1640 + 260))
+    assert found.store_bytes < 290e6 * 1000 * 10 / 5
+
+
+def test_costs_are_read_from_a_record_by_their_meaning() -> None:
+    record = {
+        "state_bytes": 1640,
+        "fold": [{"uic_us": 25.0}],
+        "steady": [
+            {"rate_per_s": 500, "uic_us": 90.0, "store_us": 15.0},
+            {"rate_per_s": 8000, "uic_us": 40.0, "store_us": 8.0},
+        ],
+        "persistence": [
+            {"appendfsync": "off", "bytes_an_event": 0.0},
+            {"appendfsync": "everysec", "bytes_an_event": 1760.0},
+        ],
+        "memory": {"store_bytes_a_user": 1900.0},
+        "predict": [{"store_us": 20.0}],
+        "candidates": [{"candidates": c, "rtp_us": 200.0 + 3.0 * c} for c in (1, 100, 400)],
+    }
+    found = Costs.of(record)
+    assert (found.fold_us, found.backlog_us, found.store_event_us, found.store_request_us) == (40, 25, 8, 20)
+    assert found.request_us == pytest.approx(200)
+    assert found.candidate_us == pytest.approx(3)
+    assert (found.entry_bytes, found.written_bytes) == (260, 120)
+
+
+def test_processes_share_the_cores_of_the_machine_that_was_measured() -> None:
+    one = {"processes": 1, "per_s": 30_000.0, "uic_us": 25.0, "rtp_us": 500.0, "store_us": 10.0, "others_us": 5.0}
+    runs = [one, {**one, "processes": 2}, {**one, "processes": 3}]
+    rows = check({"machine": {"cores": 2}, "fold": runs, "predict": [{**one, "per_s": 1900.0}]})
+    assert [row.predicted for row in rows] == [
+        pytest.approx(1e6 / 25),  # one worker keeps one core busy
+        pytest.approx(2e6 / 40),  # two share both with the store and the rest
+        pytest.approx(2e6 / 40),
+        pytest.approx(1e6 / 500),
+    ]
+    assert rows[0].off == pytest.approx(40_000 / 30_000 - 1)
+
+
+def test_the_newest_record_is_taken_and_without_one_the_command_says_how_to_make_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for day in ("2026-01-02", "2026-01-10"):
+        (tmp_path / f"{day}_scale").mkdir()
+        (tmp_path / f"{day}_scale" / "scale.json").write_text(json.dumps({}))
+    assert capacity.newest(tmp_path).parent.name == "2026-01-10_scale"
+    with pytest.raises(capacity.NoCosts, match=r"python -m loadtest\.scale"):
+        capacity.newest(tmp_path / "empty")
+    assert capacity.main(["--check", "--costs", str(tmp_path / "none.json")]) == 2
+    assert "none.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", [["--users", "1"], ["--users", "-1", "--events-per-s", "1", "--requests-per-s", "1"]])
+def test_a_demand_that_is_not_whole_or_negative_is_refused(wrong: list[str], tmp_path: Path) -> None:
+    costs = tmp_path / "scale.json"
+    costs.write_text(json.dumps({"machine": {"cpu": "x", "cores": 2}, "commit": "x"}))
+    with pytest.raises(SystemExit):
+        capacity.main([*wrong, "--costs", str(costs)])
