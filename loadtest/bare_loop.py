@@ -31,7 +31,7 @@ from loadtest.population import BUNDLE, Population
 from localstack.ports import accepts, free_port
 from localstack.wait import until
 from mimn.bundle import load_bundle
-from mimn.bundle.graph import HeadGraph
+from mimn.bundle.graph import open_head
 from mimn.state import Keys, namespace, partition_of
 from mimn.state.codec import HEADER_BYTES
 
@@ -69,7 +69,7 @@ def create_app() -> Asgi:
     """The bare application, set by BARE_REDIS_URL, BARE_BUNDLE and BARE_PREFIX."""
     bundle = load_bundle(os.environ["BARE_BUNDLE"])
     keys = Keys(namespace(bundle.manifest.fingerprint), os.environ["BARE_PREFIX"])
-    head = HeadGraph(bundle)
+    head = open_head(bundle)
     client = redis.asyncio.Redis.from_url(os.environ["BARE_REDIS_URL"], protocol=2)
     decode, encode = msgspec.json.Decoder().decode, msgspec.json.Encoder().encode
     no_context = np.zeros(0, np.float32)

@@ -25,8 +25,9 @@ from mimn.bundle import (
     load_bundle,
     write_bundle,
 )
-from mimn.bundle.manifest import FILES, STATE_FILES, decode_manifest, fingerprint_of
+from mimn.bundle.manifest import FILES, STATE_FILES, check_countable, decode_manifest, fingerprint_of
 
+TINY_DIEN = Path(__file__).parents[1] / "fixtures/bundle_tiny_dien/tiny-dien/1"
 BIG = 2**63 + 11
 ITEMS = EmbeddingTable(np.array([3, 8, BIG], np.uint64), np.arange(8, dtype=np.float32).reshape(4, 2))
 CATEGORIES = EmbeddingTable(np.array([5], np.uint64), np.arange(6, dtype=np.float32).reshape(2, 3))
@@ -98,7 +99,7 @@ def test_a_bundle_is_never_overwritten_and_nothing_half_written_stays(tmp_path: 
     assert [p.name for p in (tmp_path / "toy").iterdir()] == ["1"]
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", FILES["recurrent"])
 def test_a_changed_file_is_refused_by_name(tmp_path: Path, file: str) -> None:
     path = write(tmp_path)
     (path / file).write_bytes((path / file).read_bytes() + b"x")
@@ -106,7 +107,7 @@ def test_a_changed_file_is_refused_by_name(tmp_path: Path, file: str) -> None:
         load_bundle(path)
 
 
-@pytest.mark.parametrize("file", [*FILES, "manifest.json"])
+@pytest.mark.parametrize("file", [*FILES["recurrent"], "manifest.json"])
 def test_a_missing_file_is_refused_by_name(tmp_path: Path, file: str) -> None:
     path = write(tmp_path)
     (path / file).unlink()
@@ -114,8 +115,17 @@ def test_a_missing_file_is_refused_by_name(tmp_path: Path, file: str) -> None:
         load_bundle(path)
 
 
-def sequence(manifest: dict[str, Any]) -> None:
+def other_kind(manifest: dict[str, Any]) -> None:
+    manifest["state"]["kind"] = "set"
+
+
+def sequence_with_a_step(manifest: dict[str, Any]) -> None:
     manifest["state"]["kind"] = "sequence"
+    del manifest["files"]["step.onnx"]
+
+
+def no_step(manifest: dict[str, Any]) -> None:
+    del manifest["step"]
 
 
 def unknown_rule(manifest: dict[str, Any]) -> None:
@@ -149,7 +159,9 @@ def other_fold(manifest: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (sequence, "state.kind 'sequence' cannot be served"),
+        (other_kind, r"'set' - at `\$.state.kind`"),
+        (sequence_with_a_step, "`step` belongs to state.kind `recurrent`"),
+        (no_step, "`step` belongs to state.kind `recurrent`"),
         (unknown_rule, "input.rule 'item'"),
         (newer_schema, "schema_version 2"),
         (typo, "fold_versoin"),
@@ -183,7 +195,7 @@ def test_the_fingerprint_covers_all_that_gives_a_state_its_meaning_and_not_the_h
         return fingerprint_of(manifest.state, manifest.input, manifest.fold_version, manifest.files | changed)
 
     assert fingerprint() == manifest.fingerprint
-    for file in STATE_FILES:
+    for file in STATE_FILES["recurrent"]:
         assert fingerprint(**{file: "0" * 64}) != manifest.fingerprint
     assert fingerprint(**{"head.onnx": "0" * 64}) == manifest.fingerprint
     assert fingerprint_of(manifest.state, manifest.input, 2, manifest.files) != manifest.fingerprint
@@ -258,3 +270,60 @@ def test_a_sketch_that_does_not_fit_the_state_is_refused_by_field(
     edit(manifest)
     with pytest.raises(BundleError, match=message):
         decode_manifest(json.dumps(manifest).encode())
+
+
+def other_blocks(manifest: dict[str, Any]) -> None:
+    manifest["state"]["blocks"].reverse()
+
+
+def wider_events(manifest: dict[str, Any]) -> None:
+    manifest["state"]["blocks"][1]["shape"][1] = 3
+
+
+def longer_lists(manifest: dict[str, Any]) -> None:
+    manifest["state"]["blocks"][1]["shape"][0] += 1
+
+
+def a_step_graph(manifest: dict[str, Any]) -> None:
+    manifest["files"]["step.onnx"] = "0" * 64
+
+
+def counters(manifest: dict[str, Any]) -> None:
+    manifest["sketch"] = {"rule": "", "category_cells": 2, "item_cells": 2, "half_lives": [0]}
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (other_blocks, "`state.blocks`: a sequence has the blocks"),
+        (wider_events, "`state.blocks`: a sequence has the blocks"),
+        (longer_lists, "fingerprint .* does not follow"),
+        (a_step_graph, r"unknown files: step\.onnx"),
+        (counters, "`sketch` does not go with state.kind `sequence`"),
+    ],
+)
+def test_a_sequence_whose_states_are_no_lists_is_refused_by_field(
+    edit: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    manifest = json.loads((TINY_DIEN / "manifest.json").read_bytes())
+    decode_manifest(json.dumps(manifest).encode())
+    edit(manifest)
+    with pytest.raises(BundleError, match=message):
+        decode_manifest(json.dumps(manifest).encode())
+
+
+def test_a_list_outlives_head_and_vectors_and_no_vocabulary() -> None:
+    manifest = load_bundle(TINY_DIEN).manifest
+
+    def fingerprint(file: str) -> str:
+        files = manifest.files | {file: "0" * 64}
+        return fingerprint_of(manifest.state, manifest.input, manifest.fold_version, files)
+
+    kept = {file for file in FILES["sequence"] if fingerprint(file) == manifest.fingerprint}
+    assert kept == {"head.onnx", "items.vectors.npy", "categories.vectors.npy", "golden.npz"}
+
+
+def test_a_vocabulary_that_float32_cannot_count_is_refused() -> None:
+    check_countable("items", 2**24)
+    with pytest.raises(BundleError, match="items: 16777217 rows"):
+        check_countable("items", 2**24 + 1)

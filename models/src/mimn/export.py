@@ -1,7 +1,10 @@
-"""Export: a trained model to a bundle, or nothing when the three computations of it disagree.
+"""Export: a trained model to a bundle, or nothing when the computations of it disagree.
 
     python -m mimn.export --run RUN_FOLDER --output bundles --name retail --version 1
+    python -m mimn.export --run RUN_FOLDER_OF_DIEN --events 1000 --output bundles --name retail-dien --version 1
     python -m mimn.export --untrained --items 3600 --categories 40 --output bundles --name random --version 1
+
+A run of DIN or DIEN becomes a bundle of kind `sequence`, whose states are lists of a user's last events.
 
 The untrained form has the sizes of a real bundle and nonsense for scores: for load tests and for developing services.
 """
@@ -22,6 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mimn.baselines import ModelConfig, model_config
 from mimn.bundle import (
     BlockSpec,
     BundleError,
@@ -32,13 +36,16 @@ from mimn.bundle import (
     StateSpec,
     write_bundle,
 )
-from mimn.bundle.manifest import SKETCH_RULE
+from mimn.bundle.manifest import SKETCH_RULE, check_countable
 from mimn.config import ConfigError, MimnConfig, cell_layout, state_layout
-from mimn.nn.checkpoint import CheckpointError, load_model
-from mimn.nn.graphs import OPSET, head_graph, step_graph
-from mimn.nn.model import MimnModel
+from mimn.nn.baselines.model import BaselineModel
+from mimn.nn.checkpoint import CheckpointError, load_model, untrained
+from mimn.nn.graphs import OPSET, head_graph, sequence_head_graph, step_graph
+from mimn.nn.model import ClickModel, MimnModel
 from mimn.parity import Graph, ParityError, check_parity
 from mimn.reference import Reference
+from mimn.sequence_parity import check_sequence_parity
+from mimn.state.event_list import EventList
 from mimn.state.layout import BlockType, LayoutError
 from mimn.state.sketch import DAY_MS
 
@@ -47,6 +54,8 @@ Ids = NDArray[np.uint64]
 MODEL_FILE, METRICS_FILE = "model.safetensors", "metrics.json"
 ITEM_IDS_FILE, CATEGORY_IDS_FILE = "items.ids.npy", "categories.ids.npy"
 GOLDEN_DRAWN, GOLDEN_USERS, GOLDEN_EVENTS, GOLDEN_CANDIDATES = 16, 4, 20, 9
+EVENTS = 1000
+"""T: events that the lists of a sequence bundle keep."""
 GOLDEN_TIMES = (1_700_000_000_000, 1_700_000_000_000 + 100 * DAY_MS)
 
 
@@ -88,13 +97,7 @@ def export_bundle(
             "and whose channel output belongs to the last step, so a user's score is not a function of a folded state; "
             "train variant 'paper'"
         )
-    for what, ids, table in (("item", item_ids, model.items), ("category", category_ids, model.categories)):
-        if len(ids) + 1 != table.num_embeddings:
-            raise ExportError(
-                f"{len(ids)} {what} ids do not fit a table of {table.num_embeddings} rows (one more than ids): "
-                "take the id files of the run that trained the model"
-            )
-        EmbeddingTable(ids, table.weight.detach().numpy()).check(f"{what}s")
+    items, categories = _tables(model, item_ids, category_ids)
     layout, sketch = state_layout(config, state_dtype), config.sketch
     with _evaluation(model):
         step_onnx, step_spec = step_graph(model, cell_layout(config, state_dtype))
@@ -103,8 +106,6 @@ def export_bundle(
         blocks = {name: value.numpy() for name, value in model.cell.initial_blocks().items()}
         blank = {block.name: np.zeros(block.shape, np.float32) for block in layout.blocks}
         initial = layout.round(layout.flatten(blank | blocks))
-        items = EmbeddingTable(item_ids, model.items.weight.detach().numpy())
-        categories = EmbeddingTable(category_ids, model.categories.weight.detach().numpy())
         reference = Reference(config, {key: value.numpy() for key, value in model.state_dict().items()}, state_dtype)
     return write_bundle(
         output,
@@ -129,6 +130,123 @@ def export_bundle(
     )
 
 
+def export_sequence(
+    model: BaselineModel,
+    item_ids: Ids,
+    category_ids: Ids,
+    output: str | Path,
+    *,
+    name: str,
+    version: str,
+    events: int = EVENTS,
+    training: dict[str, Any] | None = None,
+) -> Path:
+    """Write the bundle `<output>/<name>/<version>` of DIN or DIEN, whose states are lists, and return its path.
+
+    Args:
+        model: any mode; it is not changed.
+        item_ids, category_ids: [n] rising; id i has row i + 1 of the model's table.
+        output: the folder of all bundles.
+        name, version: of the bundle.
+        events: T, how many of a user's last events a list keeps.
+        training: what the manifest tells people about the run.
+
+    Raises:
+        ExportError: a variant that cannot be served, ids that do not fit the tables, or no event to keep.
+        ParityError: ONNX and PyTorch disagree; nothing is written.
+        BundleError: the bundle exists already, or a vocabulary is too large for a list.
+    """
+    if events < 1:
+        raise ExportError(f"a list of {events} events keeps nothing: keep at least 1")
+    items, categories = _tables(model, item_ids, category_ids)
+    for what, table in (("items", items), ("categories", categories)):
+        check_countable(what, len(table.vectors))
+    rule = EventList(events)
+    with _evaluation(model):
+        try:
+            head_onnx, head_spec = sequence_head_graph(model)
+        except TypeError as error:
+            raise ExportError(f"{error}: export a run of variant 'din', 'dien', 'paper' or 'pooling'") from error
+        check_sequence_parity(model, rule, head_onnx)
+        golden = sequence_golden_cases(rule, Graph(head_onnx), (items, categories))
+    layout = rule.layout
+    return write_bundle(
+        output,
+        name=name,
+        version=version,
+        state=StateSpec("sequence", tuple(BlockSpec(b.name, b.shape, b.dtype) for b in layout.blocks)),
+        step=None,
+        head=head_spec,
+        step_onnx=None,
+        head_onnx=head_onnx,
+        initial_state=np.zeros(layout.floats, np.float32),
+        items=items,
+        categories=categories,
+        golden=golden,
+        context=(),
+        opset=OPSET,
+        model=asdict(model.config),
+        training=training or {},
+    )
+
+
+def _tables(model: ClickModel, item_ids: Ids, category_ids: Ids) -> tuple[EmbeddingTable, EmbeddingTable]:
+    """The items and the categories, ids and vectors.
+
+    Raises:
+        ExportError: ids that do not fit the tables.
+    """
+    tables = []
+    for what, ids, table in (("item", item_ids, model.items), ("category", category_ids, model.categories)):
+        if len(ids) + 1 != table.num_embeddings:
+            raise ExportError(
+                f"{len(ids)} {what} ids do not fit a table of {table.num_embeddings} rows (one more than ids): "
+                "take the id files of the run that trained the model"
+            )
+        tables.append(EmbeddingTable(ids, table.weight.detach().numpy()))
+        tables[-1].check(f"{what}s")
+    return tables[0], tables[1]
+
+
+def draw_ids(random: np.random.Generator, table: EmbeddingTable, *shape: int) -> Ids:
+    """Ids of the table, a tenth of them unknown."""
+    known = table.ids[random.integers(len(table.ids), size=shape)] if len(table.ids) else np.zeros(shape, np.uint64)
+    return np.where(random.random(shape) < 0.1, np.uint64(2**64 - 1), known)
+
+
+def sequence_golden_cases(rule: EventList, head: Graph, tables: tuple[EmbeddingTable, EmbeddingTable]) -> Golden:
+    """Some histories, a tenth of their ids unknown, with their lists and the scores that the graph gives them."""
+    items, categories = tables
+    random = np.random.default_rng(0)
+    history = [draw_ids(random, table, GOLDEN_USERS, GOLDEN_EVENTS) for table in tables]
+    candidates = [draw_ids(random, table, GOLDEN_CANDIDATES) for table in tables]
+
+    def vectors(item_rows: NDArray[np.intp], category_rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        return np.concatenate([items.vectors[item_rows], categories.vectors[category_rows]], -1)
+
+    asked = vectors(items.rows(candidates[0]), categories.rows(candidates[1]))
+    states = np.zeros((GOLDEN_USERS, rule.layout.floats), np.float32)
+    for t in range(GOLDEN_EVENTS):
+        rows = [table.rows(ids[:, t]) for table, ids in zip(tables, history, strict=True)]
+        states = rule.append(np.stack(rows, -1).astype(np.float32), states)
+
+    def scores(state: NDArray[np.float32]) -> NDArray[np.float32]:
+        rows = rule.read(state)
+        real = vectors(rows[:, 0], rows[:, 1]) if len(rows) else np.zeros((1, asked.shape[1]), np.float32)
+        return head(asked, real, np.array([len(rows)]))
+
+    return Golden(
+        items=history[0],
+        categories=history[1],
+        states=states,
+        candidate_items=candidates[0],
+        candidate_categories=candidates[1],
+        context=np.zeros((GOLDEN_USERS, 0), np.float32),
+        scores=np.stack([scores(state) for state in states]),
+        cold_scores=scores(np.zeros_like(states[0])),
+    )
+
+
 def golden_cases(
     reference: Reference,
     graphs: tuple[Graph, Graph],
@@ -144,15 +262,14 @@ def golden_cases(
     items, categories = tables
     random = np.random.default_rng(0)
 
-    def draw(table: EmbeddingTable, *shape: int) -> Ids:
-        known = table.ids[random.integers(len(table.ids), size=shape)] if len(table.ids) else np.zeros(shape, np.uint64)
-        return np.where(random.random(shape) < 0.1, np.uint64(2**64 - 1), known)
-
     def vectors(item_ids: Ids, category_ids: Ids) -> NDArray[np.float32]:
         item_rows, category_rows = items.rows(item_ids), categories.rows(category_ids)
         return np.concatenate([items.vectors[item_rows], categories.vectors[category_rows]], -1)
 
-    history = draw(items, GOLDEN_DRAWN, GOLDEN_EVENTS), draw(categories, GOLDEN_DRAWN, GOLDEN_EVENTS)
+    history = (
+        draw_ids(random, items, GOLDEN_DRAWN, GOLDEN_EVENTS),
+        draw_ids(random, categories, GOLDEN_DRAWN, GOLDEN_EVENTS),
+    )
     events = vectors(history[0].reshape(-1), history[1].reshape(-1)).reshape(GOLDEN_DRAWN, GOLDEN_EVENTS, -1)
     gaps = [reference.fold(user, reference.initial())[1] for user in events.astype(np.float64)]
     clearest = np.sort(np.argsort(gaps, kind="stable")[-GOLDEN_USERS:])
@@ -163,7 +280,7 @@ def golden_cases(
     rest = slice(None) if sketch is None else sketch.sketch.rest
     for t in range(GOLDEN_EVENTS):
         states[:, rest] = step(np.ascontiguousarray(events[clearest, t]), np.ascontiguousarray(states[:, rest]))
-    candidates = draw(items, GOLDEN_CANDIDATES), draw(categories, GOLDEN_CANDIDATES)
+    candidates = draw_ids(random, items, GOLDEN_CANDIDATES), draw_ids(random, categories, GOLDEN_CANDIDATES)
     context = random.normal(size=(GOLDEN_USERS, len(config.context_features))).astype(np.float32)
     times = now = None
     reads: list[tuple[NDArray[Any], ...]] = [()] * GOLDEN_USERS
@@ -197,7 +314,7 @@ def golden_cases(
 
 
 @contextmanager
-def _evaluation(model: MimnModel) -> Iterator[None]:
+def _evaluation(model: ClickModel) -> Iterator[None]:
     """`model` without dropout, batch statistics and gradients, and as it was afterwards."""
     was = model.training
     model.eval()
@@ -208,7 +325,48 @@ def _evaluation(model: MimnModel) -> Iterator[None]:
         model.train(was)
 
 
-def export_run(run: Path, output: Path, name: str, version: str, state_dtype: BlockType) -> Path:
+def export_any(
+    model: ClickModel,
+    item_ids: Ids,
+    category_ids: Ids,
+    output: Path,
+    *,
+    name: str,
+    version: str,
+    state_dtype: BlockType,
+    events: int,
+    training: dict[str, Any],
+) -> Path:
+    """The bundle of a model of whatever variant.
+
+    Raises: as `export_bundle` and `export_sequence`.
+    """
+    if isinstance(model, BaselineModel):
+        if state_dtype != "float32":
+            raise ExportError(
+                f"--state-dtype {state_dtype}: a list of events holds row numbers, which float16 would round away; "
+                "leave it out"
+            )
+        return export_sequence(
+            model, item_ids, category_ids, output, name=name, version=version, events=events, training=training
+        )
+    if not isinstance(model, MimnModel):
+        raise TypeError(f"{type(model).__name__} is a kind of model that export does not know")
+    return export_bundle(
+        model,
+        item_ids,
+        category_ids,
+        output,
+        name=name,
+        version=version,
+        state_dtype=state_dtype,
+        training=training,
+    )
+
+
+def export_run(
+    run: Path, output: Path, name: str, version: str, state_dtype: BlockType, *, events: int = EVENTS
+) -> Path:
     """The bundle of a training run's folder.
 
     Raises:
@@ -216,28 +374,23 @@ def export_run(run: Path, output: Path, name: str, version: str, state_dtype: Bl
     """
     if not run.is_dir():
         raise ExportError(f"--run: {run} is not a folder: give the folder that the training command printed")
-    model = load_model(run / MODEL_FILE)
-    if not isinstance(model, MimnModel):
-        raise ExportError(
-            f"variant {model.config.variant!r} cannot be served: it reads a user's events, not a folded state; "
-            "export a run of variant 'paper' or 'pooling'"
-        )
-    return export_bundle(
-        model,
+    return export_any(
+        load_model(run / MODEL_FILE),
         _ids(run / ITEM_IDS_FILE),
         _ids(run / CATEGORY_IDS_FILE),
         output,
         name=name,
         version=version,
         state_dtype=state_dtype,
+        events=events,
         training=_metrics(run / METRICS_FILE),
     )
 
 
-def untrained_model(config: MimnConfig, items: int, categories: int, seed: int) -> MimnModel:
+def untrained_model(config: ModelConfig, items: int, categories: int, seed: int) -> ClickModel:
     """A model of `config` as it is before training, with so many items and categories."""
     torch.manual_seed(seed)
-    return MimnModel(config, items + 1, categories + 1)
+    return untrained(config, items + 1, categories + 1)
 
 
 def _ids(path: Path) -> Ids:
@@ -258,14 +411,14 @@ def _metrics(path: Path) -> dict[str, Any]:
     return metrics if isinstance(metrics, dict) else {"metrics": metrics}
 
 
-def _config(path: Path | None) -> MimnConfig:
+def _config(path: Path | None) -> ModelConfig:
     if path is None:
         return MimnConfig()
     try:
         table = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"--config: {path} cannot be read as TOML: {error}") from error
-    return MimnConfig.from_mapping(table.get("model", {}))
+    return model_config(table.get("model", {}))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -278,18 +431,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", required=True, help="name of the bundle")
     parser.add_argument("--version", required=True, help="version of the bundle; must not exist yet")
     parser.add_argument("--state-dtype", choices=("float32", "float16"), default="float32", help="(default: float32)")
-    untrained = parser.add_argument_group("with --untrained")
-    untrained.add_argument("--config", type=Path, help="TOML file with a [model] table (default: the default sizes)")
-    untrained.add_argument("--items", type=int, default=3600, help="ids 1 to ITEMS (default: 3600)")
-    untrained.add_argument("--categories", type=int, default=40, help="ids 1 to CATEGORIES (default: 40)")
-    untrained.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    parser.add_argument(
+        "--events", type=int, default=EVENTS, help=f"DIN and DIEN: last events that a list keeps (default: {EVENTS})"
+    )
+    random = parser.add_argument_group("with --untrained")
+    random.add_argument("--config", type=Path, help="TOML file with a [model] table (default: the default sizes)")
+    random.add_argument("--items", type=int, default=3600, help="ids 1 to ITEMS (default: 3600)")
+    random.add_argument("--categories", type=int, default=40, help="ids 1 to CATEGORIES (default: 40)")
+    random.add_argument("--seed", type=int, default=0, help="(default: 0)")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     try:
         if args.run is not None:
-            path = export_run(args.run, args.output, args.name, args.version, args.state_dtype)
+            path = export_run(args.run, args.output, args.name, args.version, args.state_dtype, events=args.events)
         else:
-            path = export_bundle(
+            path = export_any(
                 untrained_model(_config(args.config), args.items, args.categories, args.seed),
                 np.arange(1, args.items + 1, dtype=np.uint64),
                 np.arange(1, args.categories + 1, dtype=np.uint64),
@@ -297,6 +453,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 name=args.name,
                 version=args.version,
                 state_dtype=args.state_dtype,
+                events=args.events,
                 training={"untrained": True, "seed": args.seed},
             )
     except (ExportError, ParityError, BundleError, LayoutError, ConfigError, CheckpointError) as error:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from mimn.bundle import manifest as m
 from mimn.bundle.golden import Golden
-from mimn.bundle.manifest import BundleError, Manifest, decode_manifest
+from mimn.bundle.manifest import BundleError, Manifest, check_countable, decode_manifest
 from mimn.bundle.vocabulary import EmbeddingTable
+from mimn.state.event_list import EventList
 from mimn.state.layout import StateLayout
 from mimn.state.sketch import Sketch
 
@@ -46,6 +47,8 @@ class Bundle:
     categories: EmbeddingTable
     golden: Golden
     sketch: IdSketch | None = None
+    event_list: EventList | None = None
+    """What a user's state is in a bundle of kind `sequence`; None in others."""
 
     @property
     def name(self) -> str:
@@ -69,6 +72,12 @@ class Bundle:
         out[:, self.items.width :] = self.categories.vectors[self.categories.rows(category_ids)]
         return out
 
+    def events(self, item_ids: NDArray[np.uint64], category_ids: NDArray[np.uint64]) -> NDArray[np.float32]:
+        """Events as a step takes them: their vectors, or where states are lists their rows. [k], [k] → [k, D or 2]"""
+        if self.event_list is None:
+            return self.vectors(item_ids, category_ids)
+        return np.stack([self.items.rows(item_ids), self.categories.rows(category_ids)], -1).astype(np.float32)
+
 
 def load_bundle(path: str | Path) -> Bundle:
     """The bundle in directory `path`, every file checked against its hash.
@@ -85,7 +94,7 @@ def load_bundle(path: str | Path) -> Bundle:
     if len(data) > MAX_MANIFEST_BYTES:
         raise BundleError(f"{path / m.MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes: not a manifest")
     manifest = decode_manifest(data)
-    for name in m.FILES:
+    for name in m.FILES[manifest.state.kind]:
         if _sha256(path / name) != manifest.files[name]:
             raise BundleError(
                 f"{path / name} is not the file that was exported (sha256 differs): copy the bundle again"
@@ -105,7 +114,12 @@ def load_bundle(path: str | Path) -> Bundle:
     except (ValueError, KeyError, OSError) as error:
         raise BundleError(f"{m.GOLDEN} cannot be read: {error}") from error
     sketch = None if manifest.sketch is None else IdSketch(manifest.sketch.sketch, categories)
-    return Bundle(path, manifest, layout, initial, items, categories, golden, sketch)
+    event_list = None
+    if manifest.state.kind == "sequence":
+        check_countable("items", len(items.vectors))
+        check_countable("categories", len(categories.vectors))
+        event_list = EventList.of(layout)
+    return Bundle(path, manifest, layout, initial, items, categories, golden, sketch, event_list)
 
 
 def _array(path: Path) -> NDArray[Any]:

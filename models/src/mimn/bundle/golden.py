@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from mimn.state.sketch import Sketch
 
 StepFunction = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
-"""(events [B, D], state [B, F]) → state [B, F], with a sketch the `rest` of a state alone"""
+"""(events [B, D or 2], state [B, F]) → state [B, F], with a sketch the `rest` of a state alone"""
 HeadFunction = Callable[..., NDArray[np.float32]]
 """(candidates [C, D], state [F], context [K]), with a sketch also (addresses [C, A], now [2, S]) → scores [C]"""
 VectorFunction = Callable[[NDArray[np.uint64], NDArray[np.uint64]], NDArray[np.float32]]
-"""(item ids [k], category ids [k]) → vectors [k, D]"""
+"""(item ids [k], category ids [k]) → vectors [k, D], of a list's events rows [k, 2]"""
 
 
 class Addressing(Protocol):
@@ -90,7 +90,7 @@ class Golden:
     def verify_step(
         self,
         step: StepFunction,
-        vectors: VectorFunction,
+        events: VectorFunction,
         initial: NDArray[np.float32],
         sketch: Addressing | None = None,
     ) -> None:
@@ -103,7 +103,7 @@ class Golden:
         rest = slice(None) if sketch is None else sketch.sketch.rest
         for t in range(self.items.shape[1]):
             ids = self.items[:, t], self.categories[:, t]
-            state[:, rest] = step(vectors(*ids), np.ascontiguousarray(state[:, rest]))
+            state[:, rest] = step(events(*ids), np.ascontiguousarray(state[:, rest]))
             if sketch is not None:
                 sketch.sketch.add(state, sketch.addresses(*ids), sketch.sketch.moments(_array(self.times)[:, t]))
         _compare("state", state, self.states, HALF if self.half_floats else TOLERANCE)

@@ -1,4 +1,6 @@
-"""The two graphs of a bundle on onnxruntime: one thread, sequential, no spinning. Needs the extra `serve`.
+"""The graphs of a bundle on onnxruntime: one thread, sequential, no spinning. Needs the extra `serve`.
+
+`open_step` and `open_head` give what folds and what scores, whatever the kind of the bundle's states.
 
 One thread, because a process serves one request or folds one wave at a time, and spinning threads steal the core of the
 process beside it.
@@ -6,6 +8,7 @@ process beside it.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Any
 
 import numpy as np
@@ -14,7 +17,9 @@ from numpy.typing import NDArray
 
 from mimn.bundle import manifest as m
 from mimn.bundle.bundle import Bundle
+from mimn.bundle.golden import HeadFunction, StepFunction
 from mimn.bundle.manifest import BundleError, GraphSpec
+from mimn.state.event_list import EventList
 
 
 class StepGraph:
@@ -24,6 +29,8 @@ class StepGraph:
     """
 
     def __init__(self, bundle: Bundle) -> None:
+        if bundle.manifest.step is None:
+            raise BundleError(f"{bundle.name} has no step graph: its states are lists of events (state.kind)")
         self._session = open_graph(bundle, bundle.manifest.step)
 
     def __call__(self, events: NDArray[np.float32], state: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -60,6 +67,64 @@ class HeadGraph:
         return output
 
 
+LENGTHS = (*range(16, 129, 16), *range(160, 257, 32), *range(320, 513, 64))
+"""Lengths that a history is padded to, so that a graph meets few shapes; further ones are 128 apart."""
+_STRIDE = 128
+
+
+def padded_length(length: int, capacity: int) -> int:
+    """The length that the head is run at for a history of `length` events: at least 1, at most `capacity`."""
+    at = bisect_left(LENGTHS, length)
+    return min(LENGTHS[at] if at < len(LENGTHS) else -(-length // _STRIDE) * _STRIDE, capacity)
+
+
+class SequenceHead:
+    """`head.onnx` of a sequence bundle: (candidates [C, D], history [L, D], length [1]) → scores [C] in (0, 1).
+
+    Called like `HeadGraph`, with a user's list as the state. Not for two threads at once: the history's vectors are
+    gathered into one array, of which as much is given to the graph as the user's events need.
+    """
+
+    def __init__(self, bundle: Bundle, event_list: EventList) -> None:
+        self._session = open_graph(bundle, bundle.manifest.head)
+        self._bundle = bundle
+        self._list = event_list
+        self._history = np.zeros((event_list.capacity, bundle.width), np.float32)
+
+    def __call__(
+        self, candidates: NDArray[np.float32], state: NDArray[np.float32], _: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """The click probability of each candidate for the user of `state`; candidates do not influence each other."""
+        items, categories = self._bundle.items, self._bundle.categories
+        rows = self._list.read(state)
+        length = len(rows)
+        history = self._history[: padded_length(length, self._list.capacity)]
+        history[:length, : items.width] = items.vectors[rows[:, 0]]
+        history[:length, items.width :] = categories.vectors[rows[:, 1]]
+        history[length:] = 0.0
+        feed = {"candidates": candidates, "history": history, "length": np.array([length], np.int64)}
+        output: NDArray[np.float32] = self._session.run(None, feed)[0]
+        return output
+
+
+def open_step(bundle: Bundle) -> StepFunction:
+    """What folds one event each into states; its events are `Bundle.events`.
+
+    Raises:
+        BundleError: as `open_graph`.
+    """
+    return StepGraph(bundle) if bundle.event_list is None else bundle.event_list.append
+
+
+def open_head(bundle: Bundle) -> HeadFunction:
+    """What scores candidates for a user's state.
+
+    Raises:
+        BundleError: as `open_graph`.
+    """
+    return HeadGraph(bundle) if bundle.event_list is None else SequenceHead(bundle, bundle.event_list)
+
+
 def open_graph(bundle: Bundle, spec: GraphSpec) -> onnxruntime.InferenceSession:
     """A session on one of the bundle's graphs, its inputs and outputs checked against the manifest.
 
@@ -71,7 +136,7 @@ def open_graph(bundle: Bundle, spec: GraphSpec) -> onnxruntime.InferenceSession:
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if spec.file not in m.FILES:
+    if spec.file not in m.FILES[bundle.manifest.state.kind]:
         raise BundleError(f"{m.MANIFEST}: graph file {spec.file!r} is not one of the bundle's files")
     path = bundle.path / spec.file
     try:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
+from mimn.state.event_list import MAX_ROWS, EventList
 from mimn.state.layout import Block, BlockType, LayoutError, StateLayout
 from mimn.state.sketch import Sketch
 
@@ -22,10 +23,20 @@ INITIAL_STATE = "initial_state.npy"
 ITEM_IDS, ITEM_VECTORS = "items.ids.npy", "items.vectors.npy"
 CATEGORY_IDS, CATEGORY_VECTORS = "categories.ids.npy", "categories.vectors.npy"
 GOLDEN = "golden.npz"
-FILES = (STEP, HEAD, INITIAL_STATE, ITEM_IDS, ITEM_VECTORS, CATEGORY_IDS, CATEGORY_VECTORS, GOLDEN)
-STATE_FILES = (STEP, INITIAL_STATE, ITEM_IDS, ITEM_VECTORS, CATEGORY_IDS, CATEGORY_VECTORS)
+Kind = Literal["recurrent", "sequence"]
+_TABLES = (ITEM_IDS, ITEM_VECTORS, CATEGORY_IDS, CATEGORY_VECTORS)
+FILES: dict[Kind, tuple[str, ...]] = {
+    "recurrent": (STEP, HEAD, INITIAL_STATE, *_TABLES, GOLDEN),
+    "sequence": (HEAD, INITIAL_STATE, *_TABLES, GOLDEN),
+}
+"""The files of a bundle."""
+STATE_FILES: dict[Kind, tuple[str, ...]] = {
+    "recurrent": (STEP, INITIAL_STATE, *_TABLES),
+    "sequence": (INITIAL_STATE, ITEM_IDS, CATEGORY_IDS),
+}
 """The files that give a state its meaning: the fingerprint covers their hashes. The head is not among them, so a new
-head over the same states keeps every user's state."""
+head over the same states keeps every user's state. A list of events names rows of the vocabularies and holds nothing
+that was learnt, so it outlives the vectors too."""
 INPUT_RULE = "item++category"
 """The one rule from event to graph input today: item vector ++ category vector, unknown ids as row 0."""
 SKETCH_RULE = "category row, two halves of mixed item id; periods of a half-life; float16"
@@ -47,9 +58,10 @@ class BlockSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StateSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`kind: recurrent` is a fixed-size state that a step graph updates."""
+    """`kind: recurrent` is a state that a step graph updates; `sequence` is the list of a user's last events
+    (`mimn.state.EventList`), which the head reads whole."""
 
-    kind: str
+    kind: Kind
     blocks: tuple[BlockSpec, ...]
 
 
@@ -100,7 +112,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     state: StateSpec
     input: InputSpec
     fold_version: int
-    step: GraphSpec
+    step: GraphSpec | None = None
+    """None in a sequence bundle: appending an event needs no graph."""
     head: GraphSpec
     context: tuple[str, ...]
     opset: int
@@ -132,7 +145,7 @@ def fingerprint_of(
         "fold_version": fold_version,
         "input": msgspec.to_builtins(input_spec),
         "state": msgspec.to_builtins(state),
-        "files": {name: files[name] for name in STATE_FILES},
+        "files": {name: files[name] for name in STATE_FILES[state.kind]},
     }
     if sketch is not None:
         meaning["sketch"] = msgspec.to_builtins(sketch)
@@ -160,11 +173,6 @@ def decode_manifest(data: bytes) -> Manifest:
             f"{MANIFEST}: schema_version {manifest.schema_version}; this program reads {SCHEMA_VERSION}: "
             "export the bundle again, or install the program version that wrote it"
         )
-    if manifest.state.kind != "recurrent":
-        raise BundleError(
-            f"{MANIFEST}: state.kind {manifest.state.kind!r} cannot be served; this program serves "
-            "`recurrent` bundles only"
-        )
     if manifest.input.rule != INPUT_RULE:
         raise BundleError(f"{MANIFEST}: input.rule {manifest.input.rule!r}; this program knows {INPUT_RULE!r}")
     if manifest.fold_version != FOLD_VERSION:
@@ -172,12 +180,17 @@ def decode_manifest(data: bytes) -> Manifest:
             f"{MANIFEST}: fold_version {manifest.fold_version}; this program folds by version {FOLD_VERSION}: "
             "export the bundle again and rebuild the states"
         )
-    missing = sorted(set(FILES) - set(manifest.files))
+    kind = manifest.state.kind
+    missing = sorted(set(FILES[kind]) - set(manifest.files))
     if missing:
         raise BundleError(f"{MANIFEST}: `files` lacks the hash of {', '.join(missing)}")
-    foreign = sorted(set(manifest.files) - set(FILES))
+    foreign = sorted(set(manifest.files) - set(FILES[kind]))
     if foreign:
         raise BundleError(f"{MANIFEST}: `files` names unknown files: {', '.join(foreign)}")
+    if (manifest.step is None) != (kind == "sequence"):
+        raise BundleError(f"{MANIFEST}: `step` belongs to state.kind `recurrent` and to no other")
+    if kind == "sequence":
+        _check_sequence(manifest)
     if manifest.sketch is not None:
         _check_sketch(manifest.sketch, manifest.layout)
     expected = fingerprint_of(manifest.state, manifest.input, manifest.fold_version, manifest.files, manifest.sketch)
@@ -186,6 +199,21 @@ def decode_manifest(data: bytes) -> Manifest:
     if len(set(manifest.context)) != len(manifest.context):
         raise BundleError(f"{MANIFEST}: `context` names a feature twice")
     return manifest
+
+
+def _check_sequence(manifest: Manifest) -> None:
+    if manifest.sketch is not None:
+        raise BundleError(f"{MANIFEST}: `sketch` does not go with state.kind `sequence`")
+    try:
+        EventList.of(manifest.layout)
+    except LayoutError as error:
+        raise BundleError(f"{MANIFEST}: `state.blocks`: {error}") from error
+
+
+def check_countable(what: str, rows: int) -> None:
+    """Raises BundleError when a table has more rows than a list of events can name exactly."""
+    if rows > MAX_ROWS:
+        raise BundleError(f"{what}: {rows} rows; a list of events can name {MAX_ROWS}: take a smaller vocabulary")
 
 
 def _check_sketch(spec: SketchSpec, layout: StateLayout) -> None:

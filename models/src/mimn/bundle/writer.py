@@ -24,9 +24,9 @@ def write_bundle(
     name: str,
     version: str,
     state: StateSpec,
-    step: GraphSpec,
+    step: GraphSpec | None,
     head: GraphSpec,
-    step_onnx: bytes,
+    step_onnx: bytes | None,
     head_onnx: bytes,
     initial_state: NDArray[np.float32],
     items: EmbeddingTable,
@@ -48,8 +48,8 @@ def write_bundle(
         raise BundleError(f"{target} exists and a bundle never changes: choose another version")
     items.check("items")
     categories.check("categories")
-    contents = {
-        m.STEP: step_onnx,
+    contents = {} if step_onnx is None else {m.STEP: step_onnx}
+    contents |= {
         m.HEAD: head_onnx,
         m.INITIAL_STATE: _npy(initial_state),
         m.ITEM_IDS: _npy(items.ids),

@@ -1,4 +1,4 @@
-"""PyTorch to ONNX: the two graphs of a bundle.
+"""PyTorch to ONNX: the two graphs of a bundle, and the one of a sequence bundle.
 
 The graphs take vectors and states, never ids. Everything about the machine that exports (paths, traces, versions) is
 stripped, so that the same weights give the same bytes.
@@ -10,13 +10,15 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import onnx
 import torch
 from torch import Tensor, nn
 
 from mimn.bundle.manifest import HEAD, STEP, GraphSpec, TensorSpec
+from mimn.nn.baselines.model import BaselineModel
+from mimn.nn.baselines.serving import SequenceHead, functions
 from mimn.nn.model import MimnModel
 from mimn.nn.sketch import SketchReader
 from mimn.state.layout import StateLayout
@@ -120,8 +122,34 @@ def head_graph(model: MimnModel, layout: StateLayout) -> tuple[bytes, GraphSpec]
     return data, GraphSpec(HEAD, tuple(inputs), (TensorSpec("scores", ("candidates",)),))
 
 
+def sequence_head_graph(model: BaselineModel) -> tuple[bytes, GraphSpec]:
+    """`head.onnx` of DIN or DIEN in evaluation mode, and what the manifest says of it.
+
+    Raises:
+        TypeError: another baseline.
+    """
+    D = model.config.width
+    example = (torch.randn(_EXAMPLE_ROWS, D), torch.randn(_EXAMPLE_ROWS + 2, D), torch.tensor([_EXAMPLE_ROWS]))
+    inputs = (
+        TensorSpec("candidates", ("candidates", D)),
+        TensorSpec("history", ("history", D)),
+        TensorSpec("length", (1,), "int64"),
+    )
+    free: tuple[dict[int, str], ...] = ({0: "candidates"}, {0: "history"}, {})
+    data = _to_onnx(
+        SequenceHead(model), example, [spec.name for spec in inputs], "scores", free, functions=functions(D)
+    )
+    return data, GraphSpec(HEAD, inputs, (TensorSpec("scores", ("candidates",)),))
+
+
 def _to_onnx(
-    module: nn.Module, example: tuple[Tensor, ...], inputs: list[str], output: str, free: tuple[dict[int, str], ...]
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    inputs: list[str],
+    output: str,
+    free: tuple[dict[int, str], ...],
+    *,
+    functions: Sequence[onnx.FunctionProto] = (),
 ) -> bytes:
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
@@ -138,6 +166,8 @@ def _to_onnx(
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
     proto = program.model_proto
+    called = {(node.domain, node.op_type) for node in proto.graph.node}
+    proto.functions.extend(function for function in functions if (function.domain, function.name) in called)
     _strip(proto)
     onnx.checker.check_model(proto, full_check=True)
     return bytes(proto.SerializeToString(deterministic=True))

@@ -16,6 +16,7 @@ from mimn.state.codec import (
     encode_states,
 )
 from mimn.state.digest import EMPTY_DIGEST, extend_digest, user_hash, witness
+from mimn.state.event_list import EventList
 from mimn.state.key import Keys, murmur2, namespace, partition_of
 from mimn.state.layout import Block, LayoutError, StateLayout
 from mimn.state.progress import NO_TOPIC_ID, NOTHING_FOLDED, CorruptProgress, Progress, decode_progress, encode_progress
@@ -29,6 +30,7 @@ __all__ = [
     "Block",
     "CorruptProgress",
     "CorruptState",
+    "EventList",
     "ForeignFingerprint",
     "ForeignLayout",
     "HeaderColumns",

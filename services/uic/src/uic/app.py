@@ -17,10 +17,11 @@ from contextlib import contextmanager
 
 from access import BadKeys, BadTls, KeyRing, ListenerTls, is_loopback
 from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
-from mimn.bundle.graph import StepGraph
+from mimn.bundle.graph import open_step
 from mimn.state import Keys, namespace
 from uic.admin import AdminDoor, AdminRoom
 from uic.consumer import LogConsumer
+from uic.core.ports import Step
 from uic.dead_letter import DeadLetterProducer
 from uic.erasures import KafkaErasures
 from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
@@ -67,7 +68,7 @@ class App:
         )
         self._updater = StateUpdater(
             topic=Topic(kafka.topic, kafka.partitions, kafka.start),
-            model=Model(step, bundle.vectors, bundle.initial_state, bundle.layout, bundle.fingerprint, bundle.sketch),
+            model=Model(step, bundle.events, bundle.initial_state, bundle.layout, bundle.fingerprint, bundle.sketch),
             store=self._store,
             event_log=self._consumer,
             dead_letters=self._dead_letters,
@@ -216,12 +217,12 @@ def _tls(listener: TlsListener, group: str) -> ListenerTls | None:
         raise StartRefused(f"{group}__TLS_…: {error}") from error
 
 
-def _model(settings: UicSettings) -> tuple[Bundle, StepGraph]:
-    """The bundle, and its step graph after it has folded the golden cases to the exporter's states."""
+def _model(settings: UicSettings) -> tuple[Bundle, Step]:
+    """The bundle, and what folds events after it has folded the golden cases to the exporter's states."""
     try:
         bundle = load_bundle(settings.bundle.path)
-        step = StepGraph(bundle)
-        bundle.golden.verify_step(step, bundle.vectors, bundle.initial_state, bundle.sketch)
+        step = open_step(bundle)
+        bundle.golden.verify_step(step, bundle.events, bundle.initial_state, bundle.sketch)
     except (BundleError, GoldenMismatch) as error:
         raise StartRefused(str(error)) from error
     return bundle, step

@@ -166,12 +166,12 @@ def gather(settings: UicSettings, timeout_s: float) -> Facts:
 
 def gather_model(settings: UicSettings) -> Model:
     """Load the bundle and fold and score its golden cases."""
-    from mimn.bundle.graph import HeadGraph, StepGraph
+    from mimn.bundle.graph import open_head, open_step
 
     try:
         bundle = load_bundle(settings.bundle.path)
-        bundle.golden.verify_step(StepGraph(bundle), bundle.vectors, bundle.initial_state, bundle.sketch)
-        bundle.golden.verify_head(HeadGraph(bundle), bundle.vectors, bundle.initial_state, bundle.sketch)
+        bundle.golden.verify_step(open_step(bundle), bundle.events, bundle.initial_state, bundle.sketch)
+        bundle.golden.verify_head(open_head(bundle), bundle.vectors, bundle.initial_state, bundle.sketch)
     except (BundleError, GoldenMismatch) as error:
         return Model(error=str(error))
     return Model(name=bundle.name, fingerprint=bundle.manifest.fingerprint)

@@ -1,0 +1,84 @@
+"""Two computations of DIN or DIEN must agree before a sequence bundle is written: `head.onnx` and PyTorch.
+
+PyTorch's is the one that training and evaluation use, in which nothing is cut or computed ahead. Compared are scores at
+the lengths where something changes: nothing, one event, the edges of the lengths that a history is padded to, a full
+list, and a list that events have fallen out of.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mimn.bundle.graph import LENGTHS, padded_length
+from mimn.nn.baselines.model import BaselineModel
+from mimn.parity import BATCHES, TOLERANCE, Graph, ParityError
+from mimn.state.event_list import EventList
+
+PAST_CAPACITY = 5
+"""Events beyond T of the longest history."""
+
+
+def lengths(capacity: int) -> list[int]:
+    """Events of the histories that are compared, rising; the last is longer than a list of `capacity`."""
+    edges = (0, 1, 2, 7, LENGTHS[0], LENGTHS[0] + 1, LENGTHS[-1], LENGTHS[-1] + 1)
+    return sorted({*(length for length in edges if length <= capacity), capacity, capacity + PAST_CAPACITY})
+
+
+def check_sequence_parity(model: BaselineModel, rule: EventList, head_onnx: bytes, seed: int = 0) -> float:
+    """The largest difference between the graph, given lists that were appended to, and PyTorch, given the last events.
+
+    Args:
+        model: in evaluation mode.
+        rule: of the lists.
+        head_onnx: the graph.
+        seed: of the events and candidates, drawn from the model's own tables.
+
+    Raises:
+        ParityError: a difference beyond the tolerance.
+    """
+    head, random, largest = Graph(head_onnx), np.random.default_rng(seed), 0.0
+    tables = model.items.num_embeddings, model.categories.num_embeddings
+    for n, length in enumerate(lengths(rule.capacity)):
+        events = np.stack([random.integers(rows, size=length) for rows in tables], -1)
+        asked = np.stack([random.integers(rows, size=BATCHES[n % len(BATCHES)]) for rows in tables], -1)
+        state = np.zeros((1, rule.layout.floats), np.float32)
+        for event in events.astype(np.float32):
+            state = rule.append(event[np.newaxis], state)
+        got, want = _by_graph(model, head, rule, state[0], asked), by_pytorch(model, events[-rule.capacity :], asked)
+        difference = np.abs(got - want) if got.shape == want.shape else np.full(1, np.inf)
+        # Written so that a NaN on either side is a disagreement.
+        if not bool(np.all(difference <= TOLERANCE * (1 + np.abs(want)))):
+            raise ParityError(
+                f"scores of {len(asked)} candidates after {length} events: ONNX and PyTorch differ by "
+                f"{float(np.max(difference)):.3g}, allowed are {TOLERANCE:g} + {TOLERANCE:g} * |x|"
+            )
+        largest = max(largest, float(np.max(difference)))
+    return largest
+
+
+def by_pytorch(model: BaselineModel, events: NDArray[np.intp], asked: NDArray[np.intp]) -> NDArray[np.float32]:
+    """The scores as evaluation computes them. Rows of the tables: [n, 2], [C, 2] → [C]"""
+    # A window needs an event; which one it is has no influence where no event is real.
+    window = torch.from_numpy(events if len(events) else np.zeros((1, 2), np.intp)).unsqueeze(0)
+    candidates = torch.from_numpy(asked).unsqueeze(0)
+    with torch.no_grad():
+        score = model.scorer(window[..., 0], window[..., 1], torch.tensor([len(events)]))
+        scores: NDArray[np.float32] = score(candidates[..., 0], candidates[..., 1])[0].numpy()
+    return scores
+
+
+def _by_graph(
+    model: BaselineModel, head: Graph, rule: EventList, state: NDArray[np.float32], asked: NDArray[np.intp]
+) -> NDArray[np.float32]:
+    rows = rule.read(state)
+    history = np.zeros((padded_length(len(rows), rule.capacity), model.config.width), np.float32)
+    history[: len(rows)] = _vectors(model, rows)
+    return head(_vectors(model, asked), history, np.array([len(rows)]))
+
+
+def _vectors(model: BaselineModel, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+    with torch.no_grad():
+        vectors: NDArray[np.float32] = model.vectors(*torch.from_numpy(rows).unbind(-1)).numpy()
+    return vectors
