@@ -22,7 +22,7 @@ from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from localstack.services import Surroundings, UicWorker
 from localstack.wait import NotReady, until
 from mimn.bundle import Bundle, load_bundle
-from mimn.bundle.graph import StepGraph
+from mimn.bundle.graph import open_step
 from mimn.state import (
     CorruptProgress,
     Keys,
@@ -52,17 +52,18 @@ class World:
         *,
         seed: int = 7,
         client: Any = None,
+        bundle: Path = BUNDLE,
     ) -> None:
         """Nothing runs yet. `told` are variables for every worker; `client` reads the store if `url` alone cannot."""
         self.folder = folder
         self.topics = topics
-        self.bundle: Bundle = load_bundle(BUNDLE)
+        self.bundle: Bundle = load_bundle(bundle)
         self.random = random.Random(seed)
         self.keys = Keys(namespace(self.bundle.manifest.fingerprint), prefix)
         self.surroundings = Surroundings(
             topics.bootstrap,
             url,
-            BUNDLE,
+            bundle,
             topic=topics.events,
             partitions=topics.partitions,
             prefix=prefix,
@@ -75,7 +76,7 @@ class World:
         self.workers: list[UicWorker] = []
         self.dead: set[tuple[int, int]] = set()
         """(partition, offset) of records that are to be left out."""
-        self.judge = Judge(self.bundle, StepGraph(self.bundle), topics.partitions)
+        self.judge = Judge(self.bundle, open_step(self.bundle), topics.partitions)
         self._producer: KafkaProducer | None = None
         self._reader: LogReader | None = None
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,14 @@ from localstack.topics import create_topics, topics
 from localstack.wait import until
 from one_node_cluster import OneNodeCluster
 from torture.watching import metric, owned, partitions
-from world import World
+from world import BUNDLE, World
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(240)]
 
 PARTITIONS = 8
 SESSION_MS = 6000
+LISTS = Path(__file__).parents[1] / "fixtures" / "bundle_tiny_dien" / "tiny-dien" / "1"
+"""A bundle whose states are lists of events."""
 
 
 MakeWorld = Callable[..., World]
@@ -36,14 +39,16 @@ MakeWorld = Callable[..., World]
 def make_world(tmp_path: Path, make_topics: MakeTopics) -> Iterator[MakeWorld]:
     made: list[World] = []
 
-    def make(bootstrap: str, url: str, prefix: str = "uic", *, own_broker: bool = False, **told: str) -> World:
+    def make(
+        bootstrap: str, url: str, prefix: str = "uic", *, own_broker: bool = False, bundle: Path = BUNDLE, **told: str
+    ) -> World:
         if own_broker:  # which is gone before its topics could be deleted
             names = TopicsForTest(bootstrap, "behavior-events", PARTITIONS)
             create_topics(bootstrap, topics(names.events, PARTITIONS))
         else:
             names = make_topics(bootstrap, partitions=PARTITIONS)
         told = {"UIC_KAFKA__SESSION_TIMEOUT_MS": str(SESSION_MS), "UIC_FOLD__MAX_STATES": "8", **told}
-        made.append(World(tmp_path, names, url, prefix, told))
+        made.append(World(tmp_path, names, url, prefix, told, bundle=bundle))
         return made[-1]
 
     yield make
@@ -81,6 +86,22 @@ def test_installations_with_prefixes_of_their_own_each_fold_the_whole_topic(
         other.wait_folded()
     finally:
         other.close()
+
+
+def test_lists_of_events_survive_a_crash_and_an_emptied_store(
+    make_world: MakeWorld, real_kafka: str, own_valkey: Valkey
+) -> None:
+    world = make_world(real_kafka, own_valkey.address, bundle=LISTS, UIC_FOLD__MAX_WAVES="2")
+    world.produce(600, users=12)
+    doomed = world.new_worker(UIC_FAULT__CRASH_AFTER="commit", UIC_FAULT__BATCHES="3")
+    with suppress(Ended):  # it may crash before it is seen to be ready
+        doomed.start()
+    until(lambda: not doomed.alive(), "it has crashed", within_s=30)
+    assert world.compare(), "it left something undone"
+    world.worker()
+    world.wait_folded()
+    world.client.flushall()
+    world.wait_folded()
 
 
 def test_an_emptied_store_is_rebuilt_from_the_log(make_world: MakeWorld, kafka: str, own_valkey: Valkey) -> None:

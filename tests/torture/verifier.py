@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from mimn.bundle import Bundle
-from mimn.bundle.graph import StepGraph
+from mimn.bundle.golden import StepFunction
 from mimn.state import (
     EMPTY_DIGEST,
     NO_TOPIC_ID,
@@ -119,7 +119,7 @@ def replay(
     return due
 
 
-def tensors(due: Mapping[Place, Due], bundle: Bundle, step: StepGraph) -> dict[Place, NDArray[np.float32]]:
+def tensors(due: Mapping[Place, Due], bundle: Bundle, step: StepFunction) -> dict[Place, NDArray[np.float32]]:
     """Every user's tensors: from the initial state, event by event; the k-th events of all users are one run."""
     places = sorted(due, key=lambda place: -len(due[place].items))
     states = np.tile(bundle.initial_state, (len(places), 1))
@@ -130,7 +130,7 @@ def tensors(due: Mapping[Place, Due], bundle: Bundle, step: StepGraph) -> dict[P
             width -= 1
         items = np.array([due[place].items[k] for place in places[:width]], np.uint64)
         categories = np.array([due[place].categories[k] for place in places[:width]], np.uint64)
-        states[:width] = step(bundle.vectors(items, categories), states[:width])
+        states[:width] = step(bundle.events(items, categories), states[:width])
     return dict(zip(places, states, strict=True))
 
 
@@ -170,7 +170,7 @@ class Judge:
     """Compares stores with logs under one bundle."""
 
     bundle: Bundle
-    step: StepGraph
+    step: StepFunction
     partitions: int
 
     def compare(
