@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
-from mimn.bundle.graph import HeadGraph
+from mimn.bundle.graph import HeadGraph, SequenceHead
 from rtp.core.request import MAX_CANDIDATES
 from rtp.errors import ScoringFailed
 from rtp.runtime import BUCKETS, OnnxModel, load_model
@@ -22,6 +23,8 @@ FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 TINY = FIXTURES / "bundle_tiny/tiny/1"
 CONTEXT = FIXTURES / "bundle_tiny_context/tiny-context/1"
 SKETCH = FIXTURES / "bundle_tiny_sketch/tiny-sketch/1"
+DIEN = FIXTURES / "bundle_tiny_dien/tiny-dien/1"
+DIN = FIXTURES / "bundle_tiny_din/tiny-din/1"
 NOW = 1_700_000_000_000
 
 
@@ -39,7 +42,7 @@ def expected(path: Path, items: NDArray[np.uint64], categories: NDArray[np.uint6
     return np.concatenate([head(vectors[i : i + 1], golden.states[0], golden.context[0]) for i in range(len(items))])
 
 
-@pytest.mark.parametrize("path", [TINY, CONTEXT, SKETCH], ids=["tiny", "context", "sketch"])
+@pytest.mark.parametrize("path", [TINY, CONTEXT, SKETCH, DIEN, DIN], ids=["tiny", "context", "sketch", "dien", "din"])
 def test_the_golden_scores_come_out_of_the_padded_path(path: Path) -> None:
     bundle, model = loaded(path)
     golden = bundle.golden
@@ -151,3 +154,30 @@ def test_the_cells_of_an_earlier_request_do_not_stay_in_the_bucket() -> None:
     model.score(golden.items[1][:9], golden.categories[1][:9], state, context, NOW)
     again = model.score(golden.candidate_items, golden.candidate_categories, state, context, NOW)
     np.testing.assert_array_equal(first, again)
+
+
+def test_what_a_list_costs_is_first_estimated_for_a_full_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lengths: list[float] = []
+    real = SequenceHead.__call__
+
+    def spied(head: SequenceHead, candidates: Any, state: Any, context: Any) -> Any:
+        lengths.append(float(state[0]))
+        return real(head, candidates, state, context)
+
+    monkeypatch.setattr(SequenceHead, "__call__", spied)
+    bundle = load_bundle(DIEN)
+    OnnxModel(bundle)
+    assert bundle.event_list is not None
+    assert lengths[-len(BUCKETS) :] == [bundle.event_list.capacity] * len(BUCKETS)
+
+
+@pytest.mark.parametrize("rows", [1e6, -1e6], ids=["above", "below"])
+def test_a_list_that_names_no_row_of_the_tables_is_named_and_no_score(rows: float) -> None:
+    bundle, model = loaded(DIEN)
+    assert bundle.event_list is not None
+    state = bundle.event_list.longest()
+    state[-2:] = rows
+    with pytest.raises(ScoringFailed):
+        model.score(np.array([3], np.uint64), np.zeros(1, np.uint64), state, np.zeros(0, np.float32), NOW)

@@ -169,7 +169,7 @@ def _augru_function() -> onnx.FunctionProto:
         step,
         "step",
         [_value(n) for n in ("state", "reset_in", "update_in", "change_in", "attention_in")],
-        [_value("next")],
+        [_value("next", 2)],
     )
     inputs = ["start", "resets", "updates", "changes", "attention", "reset_weight", "update_weight", "change_weight"]
     return _function("Augru", inputs, [_node("Scan", inputs[:5], "out", body=body, num_scan_inputs=4)])
@@ -185,7 +185,7 @@ def _relu_scores_function() -> onnx.FunctionProto:
         _node("Relu", ["sum"], "hidden"),
         _node("MatMul", ["weights", "hidden"], "scores"),
     ]
-    body = helper.make_graph(turn, "candidate", [_value("matrix")], [_value("scores")])
+    body = helper.make_graph(turn, "candidate", [_value("matrix")], [_value("scores", 2)])
     inputs = ["matrices", "facts", "weights"]
     return _function("ReluScores", inputs, [_node("Scan", ["matrices"], "out", body=body, num_scan_inputs=1)])
 
@@ -205,5 +205,6 @@ def _constant(name: str, values: list[int]) -> onnx.NodeProto:
     return helper.make_node("Constant", [], [name], value_ints=values)
 
 
-def _value(name: str) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+def _value(name: str, axes: int | None = None) -> onnx.ValueInfoProto:
+    """A Scan wants to know how many axes its turns' outputs have."""
+    return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None if axes is None else [None] * axes)
