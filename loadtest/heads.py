@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def scoring(path: Path, history: int, candidates: int) -> Callable[[], NDArray[n
     return lambda: head(vectors, state, context, addresses, now)
 
 
-def in_turn(calls: dict[str, Callable[[], object]], rounds: int) -> list[Timing]:
+def in_turn(calls: Mapping[str, Callable[[], object]], rounds: int) -> list[Timing]:
     """How long each call takes, in CPU time of this thread."""
     repeats = {}
     for name, call in calls.items():
