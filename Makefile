@@ -16,6 +16,7 @@ CONFIG ?= models/configs/online_retail_mimn_bounded.toml
 RUN ?= runs/online-retail
 BUNDLES ?= models/bundles
 VERSION ?= 2
+LOAD ?=
 export OMP_NUM_THREADS ?= 1
 
 help: ## print this
@@ -31,11 +32,15 @@ $(VENV)/.installed: $(PROJECTS) constraints.txt | $(PY)
 	@$(PIP) --no-build-isolation $(SERVING)
 	@touch $@
 
-$(VENV)/.installed-dev: $(PROJECTS) constraints.txt requirements-dev.txt | $(PY)
+$(VENV)/.installed-dev: $(PROJECTS) constraints.txt requirements-dev.txt loadtest/requirements.txt | $(PY)
 	@echo "installing everything into $(VENV), torch included ..."
 	@$(PIP) setuptools
 	@$(PIP) --no-build-isolation $(SERVING) -e models[serve,train] --requirement requirements-dev.txt
-	@touch $@ $(VENV)/.installed
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-load
+
+$(VENV)/.installed-load: $(PROJECTS) constraints.txt loadtest/requirements.txt | $(VENV)/.installed
+	@$(PIP) --requirement loadtest/requirements.txt
+	@touch $@
 
 install: $(VENV)/.installed ## .venv with what serving and the demo need: no torch
 
@@ -101,13 +106,13 @@ export: install-dev ## write RUN's bundle to BUNDLES/online-retail/VERSION
 auc: install-dev ## write the table models/experiments/AUC.md from the recorded runs
 	@$(PY) -m mimn.experiments table models/experiments
 
-load: install ## 500 requests a second on the stack that `make up` started, timed from when each was due
-	@$(PY) -m loadtest.open_loop
+load: $(VENV)/.installed-load ## latency against history length and rate, MIMN, DIN and DIEN: report and plots (LOAD=--reduced: under 5 minutes)
+	@$(PY) -m loadtest.comparison $(LOAD)
 
 torture: install-dev ## kill, freeze, empty and cut off everything, in full (about two hours, resumable); table and JSON
 	@PYTHONPATH=tests $(PY) -m torture
 
-budgets: install ## measure each latency and throughput budget; table and JSON
+budgets: $(VENV)/.installed-load ## measure each latency and throughput budget; table and JSON
 	@$(PY) -m loadtest.budgets
 
 .PHONY: help install install-dev demo up down status doctor check format lint types imports proto-drift \

@@ -20,6 +20,8 @@ import redis
 from kafka import KafkaProducer
 
 from loadtest.feeder import event, feeding, produce, zipf_users
+from loadtest.population import Population
+from loadtest.sending import send
 from localstack.stack import BUNDLE, Options, Stack
 from localstack.wait import until
 from mimn.bundle import Bundle, load_bundle
@@ -116,16 +118,17 @@ def beside_fold(sizes: Sizes) -> Figure:
 
 def open_loop_p99(sizes: Sizes) -> Figure:
     """p99 at 500 requests/s from the intended start of each request."""
-    from loadtest.open_loop import Schedule, drive
-
     with running() as stack:
         publish(stack, [(f"user-{i}", 50) for i in range(50)])
-        bodies = [predict_body(stack, f"user-{i}") for i in range(50)]
-        result = drive(f"{stack.addresses.predict}/predict", bodies, Schedule(500.0, sizes.seconds * 2))
+        population = Population(stack.options.bundle, users=50, candidates=CANDIDATES)
+        ((result,),) = (
+            run.phases
+            for run in send(stack.addresses.predict, population, "fixed", rate=500, seconds=sizes.seconds * 2)
+        )
     if result.saturated:
         raise NotMeasured(f"saturated: {result.achieved_per_s:.0f} of 500 requests/s were achieved")
-    if result.errors:
-        raise NotMeasured(f"{result.errors} requests failed")
+    if result.failed:
+        raise NotMeasured(f"{result.failed} requests failed: {dict(result.errors)}")
     return Figure(result.quantile_ms(0.99), f"p50 {result.quantile_ms(0.5):.2f} ms, {result.count} requests")
 
 
@@ -261,6 +264,8 @@ class Client:
         answer = response.read()
         if response.status != 200:
             raise NotMeasured(f"/predict answered {response.status}: {answer[:200]!r}")
+        if b'"unavailable"' in answer:
+            raise NotMeasured("/predict answered without the user's state")
         return answer
 
 

@@ -44,6 +44,16 @@ class Population:
             raise ValueError(f"LOADTEST_USER_PATTERN is {population.pattern!r}: it needs a {{}} for the user's number")
         return population
 
+    def environment(self) -> dict[str, str]:
+        """The variables that make `from_environment` give this population."""
+        return {
+            "LOADTEST_BUNDLE": str(self.bundle.resolve()),
+            "LOADTEST_USERS": str(self.users),
+            "LOADTEST_USER_PATTERN": self.pattern,
+            "LOADTEST_CANDIDATES": str(self.candidates),
+            "LOADTEST_SEED": str(self.seed),
+        }
+
     def bodies(self, count: int) -> list[bytes]:
         """`count` request bodies of users drawn at random, each with candidates of its own."""
         bundle = load_bundle(self.bundle)

@@ -21,12 +21,14 @@ NO_REFERENCE_DATA = (
 )
 NO_COMPOSE = "needs the compose command line: install Debian's package docker-compose, or Docker's compose plugin"
 NO_TLS_REDIS = "needs a redis-server or valkey-server that was built with TLS: set CTR_TLS_REDIS to its path"
+NO_WRK = "needs wrk, another load generator: install Debian's package wrk"
 
 _ALLOWED: Mapping[str, str] = {
     NO_REAL_KAFKA: "CTR_KAFKA_BROKER",
     NO_COMPOSE: "CTR_COMPOSE",
     NO_TLS_REDIS: "CTR_TLS_REDIS",
     NO_REFERENCE_DATA: "CTR_SHARED_DATA",
+    NO_WRK: "CTR_WRK",
 }
 """Reason of a skip → the variable that, when set, says that the thing is there and the skip is a fault."""
 

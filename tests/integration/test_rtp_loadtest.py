@@ -1,10 +1,7 @@
-"""The load tools on a real RTP: the bare loop serves the same scores, and locust's file runs as it is."""
+"""The load tools on a real RTP: the bare loop serves the same scores, and the generators' figures are of one kind."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -13,13 +10,14 @@ import httpx
 import pytest
 import redis
 
-from loadtest import bare_loop
+from loadtest import bare_loop, wrk
 from loadtest.bare_loop import rates
-from loadtest.open_loop import Schedule, drive
 from loadtest.population import Population
+from loadtest.sending import send
 from localstack.servers import Valkey
 from localstack.services import RtpProcess, Surroundings
 from mimn.bundle import load_bundle
+from skips import NO_WRK
 from stored import Stored
 
 pytestmark = pytest.mark.servers
@@ -36,6 +34,7 @@ class At:
     redis_url: str
     prefix: str
     bundle: str
+    pid: int = 0
 
 
 @pytest.fixture
@@ -46,7 +45,8 @@ def at(own_valkey: Valkey, tmp_path: Path) -> object:
     with redis.Redis.from_url(own_valkey.address, protocol=2) as client:
         client.mset(cast("dict[str | bytes, bytes]", stored.values))
     with RtpProcess("rtp", tmp_path / "rtp", Surroundings("", own_valkey.address, TINY)) as rtp:
-        yield At(rtp.address, own_valkey.address, "uic", str(TINY))
+        assert rtp.child is not None
+        yield At(rtp.address, own_valkey.address, "uic", str(TINY), rtp.child.pid)
 
 
 def test_the_bare_loop_gives_the_scores_that_rtp_gives(at: At, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,21 +63,18 @@ def test_the_bare_loop_gives_the_scores_that_rtp_gives(at: At, monkeypatch: pyte
             assert httpx.post(url, content=body).json()["scores"] == pytest.approx(ours["scores"], abs=1e-6)
 
 
-def test_an_open_loop_reaches_rtp(at: At) -> None:
-    result = drive(f"{at.predict}/predict", Population(bundle=TINY, users=20).bodies(50), Schedule(20, 2))
-    assert (result.count, result.errors) == (40, 0)
+def test_a_schedule_reaches_rtp_and_its_cpu_time_is_told(at: At) -> None:
+    (run,) = send(at.predict, Population(bundle=TINY, users=20), "fixed", rate=20, seconds=2, server_pid=at.pid)
+    (result,) = run.phases
+    assert (result.count, result.failed, result.dropped) == (40, 0, 0)
+    assert result.server_cpu_ms is not None
+    assert 0 < result.server_cpu_ms < 1000
 
 
-def test_locust_runs_our_file_as_it_is(at: At, tmp_path: Path) -> None:
-    command = [
-        *(sys.executable, "-m", "locust", "-f", str(ROOT / "loadtest/locustfile.py"), "--host", at.predict),
-        *("--headless", "-u", "2", "-r", "2", "-t", "3s", "--only-summary", "--json-file", str(tmp_path / "summary")),
-    ]
-    environment = {"LOADTEST_BUNDLE": str(TINY), "LOADTEST_USERS": "20", "PATH": "/usr/bin:/bin"}
-    ended = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert ended.returncode == 0, ended.stderr
-    (predict,) = json.loads((tmp_path / "summary.json").read_text())
-    assert (predict["name"], predict["num_failures"]) == ("/predict", 0)
-    assert predict["num_requests"] > 5
+def test_wrk_asks_for_the_same_scores(at: At) -> None:
+    if not wrk.installed():
+        pytest.skip(NO_WRK)
+    said = wrk.ask(f"{at.predict}/predict", Population(bundle=TINY, users=20).bodies(50), 1)
+    assert said.failed == 0
+    assert 0 < said.p50_ms <= said.p99_ms
+    assert said.per_s > 1

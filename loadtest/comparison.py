@@ -1,0 +1,285 @@
+"""Latency against the length of histories and against the rate, model beside model, on a stack of its own: `make load`.
+
+One log is produced once, through the real path. Then each model has its turn: UIC folds the log into what this model
+keeps of a user, RTP serves it, and users with histories of each length are asked about. All else is the same.
+
+    python -m loadtest.comparison              some ten minutes on two cores
+    python -m loadtest.comparison --reduced    under five
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from loadtest import knee, report, wrk
+from loadtest.budgets import RESULTS, commit, machine
+from loadtest.cpu import cpu_s_of
+from loadtest.feeder import produce
+from loadtest.measures import CANDIDATES, Client, NotMeasured, absorbed
+from loadtest.population import Population
+from loadtest.report import Comparison, Measured
+from loadtest.result import Result
+from loadtest.sending import NotSent, send
+from localstack.process import Ended
+from localstack.stack import Options, Stack, StackError, signals_unwind
+from localstack.wait import NotReady, until
+from mimn.bundle import BundleError, load_bundle
+
+BUNDLES = Path("models/bundles")
+MODELS = {
+    "MIMN": BUNDLES / "online-retail/1",
+    "DIN": BUNDLES / "online-retail-din/1",
+    "DIEN": BUNDLES / "online-retail-dien/1",
+}
+DEADLINE_MS = 10_000
+"""Of every request to every model: who is slow is to be seen slow, and not cut off."""
+EXPECTED = (StackError, Ended, NotReady, NotSent, NotMeasured, BundleError, subprocess.CalledProcessError)
+"""Failures whose message is for the reader."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is asked."""
+
+    lengths: tuple[int, ...] = (10, 100, 1_000, 10_000)
+    """Events in a history."""
+    users: int = 8
+    """With each length; two with the longest, which are most of the log."""
+    lengths_s: float = 40.0
+    """Requests of all lengths in turn, a model."""
+    rate_s: float = 8.0
+    """At each rate of the search for the knee."""
+    halvings: int = 3
+    at_length: int = 1_000
+    """History of the users that are asked about at a rate: the paper's."""
+    at_rate: float = 500.0
+    """A rate that every model is asked at: the paper's."""
+
+    @classmethod
+    def reduced(cls) -> Sizes:
+        """For a laptop, in under five minutes."""
+        return cls(users=3, lengths_s=10.0, rate_s=3.0, halvings=1)
+
+    def users_of(self, length: int) -> int:
+        """How many users have a history of this length."""
+        return min(self.users, 2) if length == max(self.lengths) else self.users
+
+    def histories(self) -> list[tuple[str, int]]:
+        """Every user, and the events of his history."""
+        return [(pattern(n).format(i), n) for n in self.lengths for i in range(self.users_of(n))]
+
+
+def pattern(length: int) -> str:
+    """Ids of the users with histories of this length."""
+    return f"history-{length}-{{}}"
+
+
+def compare(models: Mapping[str, Path], sizes: Sizes, *, say: Callable[[str], None]) -> Comparison:
+    """Measure every model on one log.
+
+    Raises:
+        StackError, Ended, NotReady: the stack did not come up, or did not fold in time.
+        NotMeasured, NotSent: requests were not answered as they should be.
+        BundleError: a bundle cannot be used.
+    """
+    for name, bundle in models.items():
+        if not (bundle / "manifest.json").is_file():
+            raise BundleError(f"no bundle at {bundle}: name {name}'s with --model {name}=PATH, or leave it out")
+    histories = sizes.histories()
+    total = sum(events for _, events in histories)
+    measured: list[Measured] = []
+    checked: report.Checked | None = None
+    with servers() as shared:
+        began = time.monotonic()
+        # All users' histories grow side by side, as they would.
+        rounds = (user for i in range(max(sizes.lengths)) for user, events in histories if i < events)
+        produce(shared.addresses.bootstrap, shared.addresses.topic, rounds, next(iter(models.values())))
+        say(f"{total:,} events of {len(histories)} users produced in {time.monotonic() - began:.1f} s")
+        for name, bundle in models.items():
+            with serving(shared, bundle) as stack:
+                began = time.monotonic()
+                until(lambda s=stack: absorbed(s) >= total, "every event is folded", within_s=180, every_s=0.05)  # type: ignore[misc]
+                say(f"{name}: folded {time.monotonic() - began:.1f} s after both services were ready")
+                measured.append(measure(name, bundle, stack, sizes, say))
+                if not measured[1:] and wrk.installed():
+                    checked = cross_check(measured[0], stack, sizes)
+    return Comparison(measured, total, checked)
+
+
+def measure(name: str, bundle: Path, stack: Stack, sizes: Sizes, say: Callable[[str], None]) -> Measured:
+    """One model, on a stack that has folded everything."""
+    host, pid = stack.addresses.predict, rtp_pid(stack)
+    bodies = {n: population(bundle, n, sizes).bodies(50) for n in sizes.lengths}
+    lengths = one_at_a_time(host, pid, bodies, sizes.lengths_s)
+    for n, result in lengths.items():
+        say(f"{name}, {n:,} events: p50 {result.quantile_ms(0.5):.2f} ms, server CPU {result.server_cpu_ms:.2f} ms")
+    asked = population(bundle, sizes.at_length, sizes)
+    # What one process can do at most if nothing else were to be done: the search begins well below it.
+    capacity = lengths[sizes.at_length].achieved_per_s
+    rates = send(
+        host, asked, "knee", start=f"{0.2 * capacity:.3g}", most=f"{4 * capacity:.3g}", seconds=sizes.rate_s,
+        halvings=sizes.halvings, gaps="poisson", server_pid=pid, deadline_ms=DEADLINE_MS,
+    )  # fmt: skip
+    (paper,) = send(
+        host, asked, "fixed", rate=sizes.at_rate, seconds=sizes.rate_s, gaps="poisson", server_pid=pid,
+        deadline_ms=DEADLINE_MS,
+    )  # fmt: skip
+    held = [run.phases[0].offered_per_s for run in rates if knee.Limits().hold(run)]
+    say(f"{name}, {sizes.at_length:,} events: {max(held, default=0):.1f} requests/s hold; {paper.phases[0]}")
+    return Measured(name, load_bundle(bundle).name, kept(bundle), lengths, rates, max(held, default=None), paper)
+
+
+def one_at_a_time(
+    host: str, pid: int, bodies: Mapping[int, Sequence[bytes]], seconds: float, least: int = 20
+) -> dict[int, Result]:
+    """A result for each length: one request after the other, all lengths in turn, so that nothing waits for another.
+
+    What is measured is the service of one request. How requests wait for each other is what the rates are for.
+
+    Args:
+        host:    of RTP.
+        pid:     RTP's process.
+        bodies:  by length, asked in turn.
+        seconds: all together; a tenth more is asked before, and forgotten.
+        least:   requests of each length, however long they take.
+
+    Raises:
+        NotMeasured: an answer was not 200, or was given without the user's state.
+    """
+    client, server_cpu_s = Client(host), cpu_s_of([pid])
+    spent: dict[int, list[tuple[float, float]]] = {}
+    for duration, most in ((seconds / 10, 1), (seconds, least)):
+        spent = {length: [] for length in bodies}
+        ends = time.perf_counter() + duration
+        for turn in itertools.count():
+            if turn >= most and time.perf_counter() >= ends:
+                break
+            order = list(bodies)[turn % len(bodies) :] + list(bodies)[: turn % len(bodies)]
+            # The server goes on for a moment after its answer: its CPU time counts until the next request is sent.
+            before = server_cpu_s()
+            for length in order:
+                latency_s = client.post(bodies[length][turn % len(bodies[length])])
+                after = server_cpu_s()
+                spent[length].append((latency_s, after - before))
+                before = after
+    results = {}
+    for length, requests in spent.items():
+        busy_s = sum(latency_s for latency_s, _ in requests)
+        results[length] = Result(f"{length} events", len(requests), busy_s, busy_s)
+        results[length].server_cpu_s = sum(cpu_s for _, cpu_s in requests)
+        for latency_s, _ in requests:
+            results[length].answered(latency_s)
+    return results
+
+
+def cross_check(measured: Measured, stack: Stack, sizes: Sizes) -> report.Checked:
+    """wrk on the stack that `measured` comes from, where both measure the same."""
+    bodies = population(stack.options.bundle, sizes.at_length, sizes).bodies(50)
+    url = f"{stack.addresses.predict}/predict"
+    seconds = max(2, round(sizes.rate_s))
+    return report.Checked(
+        measured.name, sizes.at_length, wrk.ask(url, bodies, seconds), wrk.ask(url, bodies, seconds, 8)
+    )
+
+
+def population(bundle: Path, length: int, sizes: Sizes) -> Population:
+    """The users whose histories have this length."""
+    return Population(bundle, sizes.users_of(length), pattern(length), CANDIDATES)
+
+
+def kept(bundle: Path) -> int | None:
+    """How many events of a history a sequence bundle keeps at most; None where a state absorbs all of them."""
+    state = json.loads((bundle / "manifest.json").read_text())["state"]
+    return int(state["blocks"][-1]["shape"][0]) if state["kind"] == "sequence" else None
+
+
+def rtp_pid(stack: Stack) -> int:
+    """The process that answers."""
+    child = stack.rtp[0].child
+    if child is None:
+        raise StackError("RTP was not started")
+    return child.pid
+
+
+@contextmanager
+def servers() -> Iterator[Stack]:
+    """Valkey, Kafka and topics, without a service, in a folder that is removed afterwards."""
+    own = f"load-{uuid.uuid4().hex[:8]}"
+    with tempfile.TemporaryDirectory() as folder:
+        given = Options.from_environment()
+        options = replace(given, folder=Path(folder), topic=own, prefix=own, uic_workers=0, rtp_processes=0)
+        with Stack(options) as stack:
+            yield stack
+
+
+@contextmanager
+def serving(shared: Stack, bundle: Path) -> Iterator[Stack]:
+    """UIC and RTP with `bundle`, on the servers and the log of `shared`."""
+    at = shared.addresses
+    with tempfile.TemporaryDirectory() as folder:
+        options = Options(
+            folder=Path(folder),
+            bundle=bundle,
+            redis_url=at.redis_url,
+            bootstrap=at.bootstrap,
+            topic=at.topic,
+            prefix=at.prefix,
+            uic={"UIC_LOG__LEVEL": "warning"},
+            rtp={"RTP_DEADLINE__DEFAULT_MS": str(DEADLINE_MS), "RTP_DEADLINE__MAX_MS": str(DEADLINE_MS)},
+        )
+        with Stack(options) as stack:
+            yield stack
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and write the report; 0 when it is written."""
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest.comparison", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--reduced", action="store_true", help="fewer users and shorter: under five minutes")
+    parser.add_argument(
+        "--model", action="append", type=_named, help="NAME=BUNDLE, repeatable (default: MIMN, DIN and DIEN)"
+    )
+    parser.add_argument("--name", default="comparison", help="of the results' folder, after the date")
+    parser.add_argument("--output", type=Path, help=f"the folder itself (default: {RESULTS}/<date>_<name>)")
+    given = parser.parse_args(arguments)
+    sizes = Sizes.reduced() if given.reduced else Sizes()
+    folder = given.output or RESULTS / f"{datetime.now(UTC):%Y-%m-%d}_{given.name}"
+    began = time.monotonic()
+    if not wrk.installed():
+        print(wrk.MISSING)
+    try:
+        with signals_unwind():
+            found = compare(dict(given.model or MODELS.items()), sizes, say=partial(print, flush=True))
+    except EXPECTED as failure:
+        print(f"loadtest: {failure}", file=sys.stderr)
+        return 2
+    told = ["python -m loadtest.comparison", *(sys.argv[1:] if arguments is None else arguments)]
+    origin = report.Origin(machine(), commit(), " ".join(told), datetime.now(UTC), time.monotonic() - began)
+    report.write(folder, found, origin)
+    print(f"{folder / 'report.md'}, after {time.monotonic() - began:.0f} s")
+    return 0
+
+
+def _named(text: str) -> tuple[str, Path]:
+    name, found, path = text.partition("=")
+    if not found or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=BUNDLE")
+    return name, Path(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

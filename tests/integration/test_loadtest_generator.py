@@ -1,0 +1,137 @@
+"""The load generator tells the truth: a freeze shows at the percentile that it deserves, and what was not achieved is
+no latency. Each test starts the documented command against a server that misbehaves in a known way.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loadtest.measures import Client
+from loadtest.population import Population
+from loadtest.result import Run
+from loadtest.sending import NotSent, send
+from localstack.ports import free_port
+from wayward_server import server
+
+ROOT = Path(__file__).resolve().parents[2]
+ASKING = Population(bundle=ROOT / "tests/fixtures/bundle_tiny/tiny/1", users=5, candidates=2)
+BEFORE = 21
+"""Requests that come before those of the schedule: one that asks who is there, and a second's worth of warmth."""
+
+
+def test_a_server_that_freezes_shows_at_its_percentile_and_hides_from_a_closed_loop() -> None:
+    """Of five seconds two are frozen: two fifths of the requests were due meanwhile, and waited from 2 s down to 0."""
+    began, seen = 0.0, threading.Event()
+
+    def behave(number: int) -> tuple[float, int, bool]:
+        nonlocal began
+        now = time.monotonic()
+        if number == BEFORE:
+            began = now
+            seen.set()
+        frozen = number >= BEFORE and 1.5 <= now - began < 3.5
+        return began + 3.5 - now if frozen else 0.0, 200, False
+
+    runs: list[Run] = []
+    waited_s: list[float] = []
+    with server(behave) as url:
+        options = {"rate": 100, "seconds": 5, "patience_s": 9}
+        sending = threading.Thread(target=lambda: runs.extend(send(url, ASKING, "fixed", **options)))
+        sending.start()
+        assert seen.wait(60)
+        closed = Client(url)
+        while time.monotonic() < began + 5:
+            waited_s.append(closed.post(b"{}"))
+            time.sleep(0.005)
+        sending.join()
+    (open_loop,) = runs[0].phases
+    assert (open_loop.count, open_loop.failed, open_loop.dropped) == (500, 0, 0)
+    # The requests that waited longer than x are those that were due in the first 2 s - x of the freeze.
+    assert open_loop.quantile_ms(0.9) == pytest.approx(2000 - 0.1 * 5000, abs=250)
+    assert open_loop.quantile_ms(0.99) == pytest.approx(2000 - 0.01 * 5000, abs=250)
+    assert open_loop.quantile_ms(0.5) < 500
+    assert max(waited_s) > 1.7, "the closed loop met the same freeze"
+    assert np.quantile(waited_s, 0.99) < 0.5, "and hides it, for it asked for nothing meanwhile"
+
+
+def test_a_server_that_cannot_keep_up_is_saturated_and_what_was_never_sent_is_told(tmp_path: Path) -> None:
+    """Fifty answers a second at most, of two hundred that are due."""
+    with server(lambda _: (0.02, 200, False), one_at_a_time=True) as url:
+        (run,) = send(url, ASKING, "fixed", rate=200, seconds=2, users=5, patience_s=0.3, gaps="poisson")
+    (result,) = run.phases
+    assert result.saturated
+    assert result.to_json()["quantiles_ms"] == {}
+    assert result.achieved_per_s < 60
+    assert result.dropped > 0
+    assert result.count + result.failed + result.dropped == result.due
+    assert result.quantile_ms(1.0) < 1000, "nothing that waited beyond the generator's patience was sent"
+
+
+def test_answers_that_are_not_scores_are_errors_by_kind_and_no_latencies() -> None:
+    def behave(number: int) -> tuple[float, int, bool]:
+        return 0.0, 503 if number >= BEFORE and number % 4 == 0 else 200, number % 3 == 0  # which closes it
+
+    with server(behave) as url:
+        (run,) = send(url, ASKING, "step", rates="50,100", seconds=1)
+    assert [result.due for result in run.phases] == [50, 100]
+    assert sum((result.errors for result in run.phases), start=run.phases[0].errors.__class__()) == {"HTTP 503": 37}
+    assert sum(result.count for result in run.phases) == 113
+    assert not run.trusted
+    assert 0 < run.generator_cpu < 1
+
+
+def test_the_knee_lies_below_what_the_server_can_do() -> None:
+    """One answer every 20 ms: fifty a second."""
+    with server(lambda _: (0.02, 200, False), one_at_a_time=True) as url:
+        runs = send(url, ASKING, "knee", start=10, factor=2, most=300, seconds=1.5, halvings=1, least=1)
+    offered = [round(run.phases[0].offered_per_s) for run in runs]
+    saturated = [rate for rate, run in zip(offered, runs, strict=True) if run.phases[0].saturated]
+    assert offered[:2] == [10, 20]
+    assert saturated
+    assert 10 < min(saturated) <= 80
+
+
+def test_a_wrong_address_or_key_is_one_error_that_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(NotSent, match=r"status 2: loadtest: .*[Cc]onnect"):
+        send(f"http://127.0.0.1:{free_port()}", ASKING, "fixed")
+    heads: list[str] = []
+    key = tmp_path / "key"
+    key.write_text("ctr_secret\n")
+    with server(lambda _: (0.0, 401, False), heads=heads) as url, pytest.raises(NotSent, match="--key-file"):
+        send(url, ASKING, "fixed", key_file=key, deadline_ms=70)
+    assert len(heads) == 1, "nobody is asked a thousand times with a key that is refused"
+    told = heads[0].lower()
+    assert "authorization: bearer ctr_secret" in told
+    assert "x-request-deadline-ms: 70" in told
+
+
+def test_locust_alone_drives_the_same_schedule(tmp_path: Path) -> None:
+    heads: list[str] = []
+    (tmp_path / "key").write_text("ctr_secret\n")
+    with server(lambda _: (0.0, 200, False), heads=heads) as url:
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "locust", "-f", str(ROOT / "loadtest/locustfile.py"), "--host", url),
+                *("--headless", "-u", "20", "-r", "20", "--only-summary", "--json-file", str(tmp_path / "summary")),
+                *("--rate", "50", "--seconds", "2"),
+            ],
+            cwd=tmp_path,
+            env={**ASKING.environment(), "LOADTEST_KEY_FILE": str(tmp_path / "key"), "PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (predict,) = json.loads((tmp_path / "summary.json").read_text())
+    assert (predict["num_requests"], predict["num_failures"]) == (100, 0)
+    assert "offered 50.0/s" in done.stdout, "the exact figures come at the end"
+    assert {"authorization: bearer ctr_secret" in head.lower() for head in heads} == {True}

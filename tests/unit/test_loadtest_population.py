@@ -1,0 +1,50 @@
+"""Who asks and how: the same requests for the same seed, whole, and a closed loop that counts what it should."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loadtest.bare_loop import saturate
+from loadtest.client import Target
+from loadtest.population import Population
+from wayward_server import server
+
+TINY = Path(__file__).resolve().parent.parent / "fixtures/bundle_tiny/tiny/1"
+
+
+def test_a_population_is_the_same_for_the_same_seed_and_asks_for_known_items() -> None:
+    population = Population(bundle=TINY, users=5, candidates=7)
+    bodies = population.bodies(20)
+    assert bodies == population.bodies(20)
+    assert bodies != Population(bundle=TINY, users=5, candidates=7, seed=1).bodies(20)
+    asked = [json.loads(body) for body in bodies]
+    assert {len(request["candidates"]) for request in asked} == {7}
+    assert {request["user_id"] for request in asked} <= {f"user-{i}" for i in range(5)}
+    known = set(np.load(TINY / "items.ids.npy").tolist())
+    assert {candidate["item_id"] for request in asked for candidate in request["candidates"]} <= known
+
+
+def test_a_request_is_whole() -> None:
+    assert Target("http://h:1/p", 5).request(b"{}") == (
+        b"POST /p HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\nx-request-deadline-ms: 5\r\n"
+        b"content-length: 2\r\n\r\n{}"
+    )
+
+
+def test_a_population_says_itself_in_variables() -> None:
+    population = Population(bundle=TINY, users=5, pattern="u-{}", candidates=7, seed=3)
+    assert Population.from_environment(population.environment()) == population
+    with pytest.raises(ValueError, match="LOADTEST_USER_PATTERN"):
+        Population.from_environment({"LOADTEST_USER_PATTERN": "u"})
+
+
+def test_a_closed_loop_counts_answers_and_refuses_to_count_errors() -> None:
+    with server(lambda _: (0.01, 200, False)) as url:
+        assert 20 < asyncio.run(saturate(url, [b"{}"], 0.5, connections=1)) < 101
+    with server(lambda _: (0.0, 500, False)) as url, pytest.raises(RuntimeError, match="answered 500"):
+        asyncio.run(saturate(url, [b"{}"], 0.5, connections=1))
