@@ -1,0 +1,68 @@
+"""`make load` on a real stack, as small as shows its claims: a state's latency ignores the length of its history, and
+the latency of a model that reads the events does not.
+
+Only ratios of one run are judged, and of requests that took turns, so that a busy machine slows all of them alike.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hdrh.histogram import HdrHistogram
+
+from loadtest import report
+from loadtest.comparison import MODELS, Sizes, compare
+from loadtest.report import Comparison, growth, p50, server_cpu
+
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parents[2]
+SIZES = Sizes(lengths=(10, 1_000, 10_000), users=2, lengths_s=8.0, rate_s=1.0, halvings=0)
+
+
+@pytest.fixture(scope="module")
+def found() -> Comparison:
+    """Every model on one log."""
+    return compare({name: ROOT / bundle for name, bundle in MODELS.items()}, SIZES, say=print)
+
+
+def test_a_state_answers_as_fast_after_ten_thousand_events_as_after_ten(found: Comparison) -> None:
+    """The state is one value of one size. A tenth is left to chance: medians of hundreds of requests that took turns
+    differ by some hundredths here, and the CPU time that the server spent by less."""
+    mimn = found.of("MIMN")
+    assert growth(mimn) <= 1.1
+    assert server_cpu(mimn, 10_000) <= 1.1 * server_cpu(mimn, 10)
+
+
+def test_a_model_that_reads_the_events_pays_for_each(found: Comparison) -> None:
+    """DIEN reads a thousand events one after the other, for a hundred candidates, so tens of times MIMN's head; that a
+    request is also a door, a GET and an answer, which cost both the same, leaves several times the whole."""
+    mimn, dien = found.of("MIMN"), found.of("DIEN")
+    assert p50(dien, 1_000) >= 4 * p50(mimn, 1_000)
+    assert server_cpu(dien, 1_000) >= 4 * server_cpu(mimn, 1_000)
+    assert p50(dien, 1_000) >= 3 * p50(dien, 10)
+
+
+def test_a_list_that_is_cut_costs_no_more_however_long_the_history(found: Comparison) -> None:
+    for name in ("DIN", "DIEN"):
+        model = found.of(name)
+        assert model.kept == 1_000
+        assert p50(model, 10_000) <= 1.3 * p50(model, 1_000)
+
+
+def test_the_report_says_what_was_measured(found: Comparison, tmp_path: Path) -> None:
+    origin = report.Origin({"cores": 2}, "abc", "make load", datetime.now(UTC), 1.0)
+    report.write(tmp_path, found, origin)
+    said = (tmp_path / "report.md").read_text()
+    assert "reads 1,000" in said, "a list that is cut is not shown as a longer one"
+    for name in ("latency-against-length.png", "latency-against-rate.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    stored = json.loads((tmp_path / "report.json").read_text())
+    histograms = json.loads((tmp_path / "histograms.json").read_text())
+    for model in stored["models"]:
+        for kind in (*model["lengths"].values(), *(run["phases"][0] for run in model["rates"])):
+            assert HdrHistogram.decode(histograms[kind["histogram"]]).get_total_count() == kind["answered"]
