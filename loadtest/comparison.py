@@ -62,6 +62,10 @@ class Sizes:
     """Requests of all lengths in turn, a model."""
     rate_s: float = 8.0
     """At each rate of the search for the knee."""
+    least: int = 50
+    """Requests at each rate, within six times `rate_s`."""
+    factor: float = 1.5
+    """From one rate of the search to the next."""
     halvings: int = 3
     at_length: int = 1_000
     """History of the users that are asked about at a rate: the paper's."""
@@ -71,7 +75,7 @@ class Sizes:
     @classmethod
     def reduced(cls) -> Sizes:
         """For a laptop, in under five minutes."""
-        return cls(users=3, lengths_s=10.0, rate_s=3.0, halvings=1)
+        return cls(users=3, lengths_s=10.0, rate_s=3.0, least=30, halvings=1)
 
     def users_of(self, length: int) -> int:
         """How many users have a history of this length."""
@@ -129,14 +133,11 @@ def measure(name: str, bundle: Path, stack: Stack, sizes: Sizes, say: Callable[[
     asked = population(bundle, sizes.at_length, sizes)
     # What one process can do at most if nothing else were to be done: the search begins well below it.
     capacity = lengths[sizes.at_length].achieved_per_s
-    rates = send(
-        host, asked, "knee", start=f"{0.2 * capacity:.3g}", most=f"{4 * capacity:.3g}", seconds=sizes.rate_s,
-        halvings=sizes.halvings, gaps="poisson", server_pid=pid, deadline_ms=DEADLINE_MS,
-    )  # fmt: skip
-    (paper,) = send(
-        host, asked, "fixed", rate=sizes.at_rate, seconds=sizes.rate_s, gaps="poisson", server_pid=pid,
-        deadline_ms=DEADLINE_MS,
-    )  # fmt: skip
+    common = {"gaps": "poisson", "seconds": sizes.rate_s, "server_pid": pid, "deadline_ms": DEADLINE_MS}
+    search = {"least": sizes.least, "factor": sizes.factor, "halvings": sizes.halvings}
+    start, most = f"{0.2 * capacity:.3g}", f"{4 * capacity:.3g}"
+    rates = send(host, asked, "knee", start=start, most=most, **search, **common)
+    (paper,) = send(host, asked, "fixed", rate=sizes.at_rate, **common)
     held = [run.phases[0].offered_per_s for run in rates if knee.Limits().hold(run)]
     say(f"{name}, {sizes.at_length:,} events: {max(held, default=0):.1f} requests/s hold; {paper.phases[0]}")
     return Measured(name, load_bundle(bundle).name, kept(bundle), lengths, rates, max(held, default=None), paper)
