@@ -138,7 +138,7 @@ def measure(name: str, bundle: Path, stack: Stack, sizes: Sizes, say: Callable[[
     start, most = f"{0.2 * capacity:.3g}", f"{4 * capacity:.3g}"
     rates = send(host, asked, "knee", start=start, most=most, **search, **common)
     (paper,) = send(host, asked, "fixed", rate=sizes.at_rate, **common)
-    held = [run.phases[0].offered_per_s for run in rates if knee.Limits().hold(run)]
+    held = [run.phases[0].offered_per_s for run in (*rates, paper) if knee.Limits().hold(run)]
     say(f"{name}, {sizes.at_length:,} events: {max(held, default=0):.1f} requests/s hold; {paper.phases[0]}")
     return Measured(name, load_bundle(bundle).name, kept(bundle), lengths, rates, max(held, default=None), paper)
 

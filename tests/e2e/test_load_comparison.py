@@ -20,7 +20,7 @@ from loadtest.report import Comparison, growth, p50, server_cpu
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
-SIZES = Sizes(lengths=(10, 1_000, 10_000), users=2, lengths_s=6.0, rate_s=1.0, least=5, factor=3.0, halvings=0)
+SIZES = Sizes(lengths=(10, 1_000, 10_000), users=2, lengths_s=4.0, rate_s=1.0, least=5, factor=3.0, halvings=0)
 
 
 @pytest.fixture(scope="module")
