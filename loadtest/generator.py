@@ -96,7 +96,8 @@ def _error(response: Any) -> str | None:
         return "200, but without the user's state" if _DEGRADED in response.content else None
     if response.status_code:
         return f"HTTP {response.status_code}"
-    return type(response.error).__name__
+    failure = getattr(response.error, "original", None) or response.error  # what made the client give up
+    return f"no answer: {type(failure).__name__}"
 
 
 class Generator:

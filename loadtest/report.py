@@ -300,8 +300,14 @@ def plot_lengths(found: Comparison, path: Path) -> None:
     caps = {model.kept for model in found.models if model.kept}
     for cap_at in caps:
         axes.axvline(cap_at, color="gray", linewidth=0.8, linestyle="--")
-        axes.annotate(f" lists are cut at T = {cap_at:,}", (cap_at, axes.get_ylim()[0]), fontsize=8, color="gray")
-    _save(figure, axes, path)
+        axes.annotate(
+            f" lists are cut at T = {cap_at:,}",
+            (cap_at, 0.02),
+            xycoords=axes.get_xaxis_transform(),
+            fontsize=8,
+            color="gray",
+        )
+    _save(figure, path)
 
 
 def plot_rates(found: Comparison, path: Path) -> None:
@@ -326,7 +332,7 @@ def plot_rates(found: Comparison, path: Path) -> None:
             saturated, [0.98 - 0.04 * i] * len(saturated), "x", color=f"C{i}", transform=axes.get_xaxis_transform(),
             label=f"{model.name} saturated",
         )  # fmt: skip
-    _save(figure, axes, path)
+    _save(figure, path)
 
 
 def _axes(x: str, y: str) -> tuple[Any, Any]:
@@ -343,6 +349,6 @@ def _axes(x: str, y: str) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _save(figure: Any, axes: Any, path: Path) -> None:
-    axes.legend(fontsize=8)
+def _save(figure: Any, path: Path) -> None:
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     figure.savefig(path, dpi=120)

@@ -14,8 +14,7 @@ Behave = Callable[[int], tuple[float, int, bool]]
 @contextmanager
 def server(behave: Behave, *, one_at_a_time: bool = False, heads: list[str] | None = None) -> Iterator[str]:
     """An HTTP server in a thread of its own that behaves as told, and keeps the `heads` of requests; yields its URL."""
-    started = threading.Event()
-    loop = asyncio.new_event_loop()
+    started, ended = threading.Event(), threading.Event()
     seen, port = 0, 0
     turn = asyncio.Lock()
 
@@ -51,15 +50,14 @@ def server(behave: Behave, *, one_at_a_time: bool = False, heads: list[str] | No
         listening = await asyncio.start_server(serve, "127.0.0.1", 0)
         port = listening.sockets[0].getsockname()[1]
         started.set()
-        async with listening:
-            await ended.wait()
+        await asyncio.to_thread(ended.wait)
+        listening.close()
 
-    ended = asyncio.Event()
-    thread = threading.Thread(target=loop.run_until_complete, args=(run(),), daemon=True)
+    thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
     thread.start()
     assert started.wait(5)
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
-        loop.call_soon_threadsafe(ended.set)
+        ended.set()
         thread.join(5)
