@@ -6,7 +6,7 @@
     python -m loadtest knee --limit-ms 50
     python -m loadtest soak --rate 100 --seconds 3600
 
-The exit status is 0 if every phase kept up without an error, 1 if not, and 2 if nothing could be sent.
+The exit status is 0 if every phase kept up without an error, 1 if not, 2 if nothing could be sent, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(runs[0])
     if given.json:
         given.json.write_text(json.dumps({"mode": given.mode, "runs": [run.to_json() for run in runs]}) + "\n")
+    if runs[-1].cut:
+        return 130
     return 0 if held else 1
 
 
@@ -69,6 +71,8 @@ def find_knee(generator: Generator, given: argparse.Namespace) -> list[knee.Trie
     for tried in knee.search(measure, given.start, given.most, limits, factor=given.factor, halvings=given.halvings):
         found.append(tried)
         print(tried.run, "holds" if tried.holds else "does not hold", sep="\n", flush=True)
+        if tried.run.cut:
+            return found
     highest = knee.knee(found)
     if highest is None:
         print(f"not even {given.start:g}/s holds: choose a lower --start")

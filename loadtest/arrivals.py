@@ -78,7 +78,8 @@ class Arrivals:
     def drive(self, schedule: Schedule) -> Run:
         """Hand out a whole schedule and return once the fate of every arrival is known.
 
-        Users must be taking, and give up each request at some time.
+        Users must be taking, and give up each request at some time. Ctrl-C ends the schedule there and then; what has
+        been sent is told all the same.
         """
         due = schedule.due_s()
         self._run = run = Run([])
@@ -90,7 +91,7 @@ class Arrivals:
         server: list[float] = []
         try:
             for phase, offsets in zip(schedule.phases, due, strict=True):
-                result = Result(phase.name, len(offsets), phase.seconds)
+                result = Result(phase.name, 0, phase.seconds)
                 starts.append(began + sum(p.seconds for p in schedule.phases[: len(run.phases)]))
                 run.phases.append(result)
                 timer.sleep_until(starts[-1])
@@ -99,12 +100,16 @@ class Arrivals:
                     arrival = Arrival(number, began + offset, result)
                     timer.sleep_until(arrival.due)
                     number += 1
+                    result.due += 1
                     self._open += 1
                     if self._free:
                         self._free.pop().set(arrival)
                     else:
                         self._waiting.append(arrival)
             timer.sleep_until(began + schedule.seconds)
+        except KeyboardInterrupt:
+            run.cut = True
+            run.phases[-1].span_s = time.perf_counter() - starts[-1]
         finally:
             timer.close()
         self._last = True

@@ -136,6 +136,8 @@ class Run:
     """Of one core, that the generator used."""
     late: HdrHistogram = field(default_factory=histogram)
     """How late requests were sent, for want of CPU or of a free connection; it is part of the latencies."""
+    cut: bool = False
+    """Whether the schedule was ended before its time."""
 
     @property
     def trusted(self) -> bool:
@@ -145,6 +147,7 @@ class Run:
     def to_json(self) -> dict[str, Any]:
         """Everything."""
         return {
+            "cut": self.cut,
             "generator_cpu": round(self.generator_cpu, 4),
             "late_ms": {f"{q:g}": self.late.get_value_at_percentile(100 * q) / 1000 for q in QUANTILES},
             "late": self.late.encode().decode(),
@@ -155,11 +158,11 @@ class Run:
     def from_json(cls, stored: dict[str, Any]) -> Run:
         """What `to_json` wrote."""
         phases = [Result.from_json(phase) for phase in stored["phases"]]
-        return cls(phases, stored["generator_cpu"], HdrHistogram.decode(stored["late"]))
+        return cls(phases, stored["generator_cpu"], HdrHistogram.decode(stored["late"]), stored["cut"])
 
     def __str__(self) -> str:
         late = ", ".join(
             f"p{100 * q:g} {self.late.get_value_at_percentile(100 * q) / 1000:.2f} ms" for q in (0.5, 0.99)
         )
         own = f"generator: {self.generator_cpu:.0%} of a core, requests sent late by {late}"
-        return "\n".join([*map(str, self.phases), own])
+        return "\n".join([*map(str, self.phases), own, *(["cut short"] if self.cut else [])])

@@ -42,7 +42,7 @@ def server(behave: Behave, *, one_at_a_time: bool = False, heads: list[str] | No
                 if close:
                     writer.close()
                     return
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             writer.close()
 
     async def run() -> None:

@@ -5,6 +5,8 @@ no latency. Each test starts the documented command against a server that misbeh
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -111,6 +113,27 @@ def test_a_wrong_address_or_key_is_one_error_that_says_what_to_do(tmp_path: Path
     told = heads[0].lower()
     assert "authorization: bearer ctr_secret" in told
     assert "x-request-deadline-ms: 70" in told
+
+
+def test_a_soak_that_is_ended_tells_what_there_was() -> None:
+    enough = threading.Event()
+
+    def behave(number: int) -> tuple[float, int, bool]:
+        if number == BEFORE + 80:
+            enough.set()
+        return 0.0, 200, False
+
+    with server(behave) as url:
+        command = [sys.executable, "-m", "loadtest", "soak", "--host", url, "--rate", "50", "--seconds", "600"]
+        environment = {**os.environ, **ASKING.environment()}
+        soak = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+        assert enough.wait(60)
+        soak.send_signal(signal.SIGINT)
+        said, _ = soak.communicate(timeout=60)
+    assert soak.returncode == 130, said
+    assert said.startswith("part 1 of 10: offered 5"), "as many as were due, and no more"
+    assert "saturated" not in said
+    assert "cut short" in said
 
 
 def test_locust_alone_drives_the_same_schedule(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from loadtest.wrk import MISSING, Wrk
 ORIGIN = Origin({"cpu": "some", "cores": 2}, "abc1234", "make load", datetime(2026, 11, 25, tzinfo=UTC), 61.0)
 
 
-def result(name: str, latency_ms: float, *, keeps_up: bool = True) -> Result:
-    made = Result(name, 100, 1.0, 1.0 if keeps_up else 4.0)
+def result(name: str, latency_ms: float, *, keeps_up: bool = True, span_s: float = 1.0) -> Result:
+    made = Result(name, 100, span_s, span_s if keeps_up else 4.0)
     for _ in range(100):
         made.answered(latency_ms / 1000)
     made.server_cpu_s = 0.05
@@ -31,7 +31,7 @@ def model(name: str, times: tuple[float, float], kept: int | None = None) -> Mea
         {10: result("10 events", times[0]), 10_000: result("10000 events", times[1])},
         [Run([result("fixed", 2.0)]), Run([result("fixed", 777.0, keeps_up=False)])],
         100.0,
-        Run([result("fixed", 3.0)]),
+        Run([result("fixed", 3.0, span_s=0.2)]),
     )
 
 
