@@ -44,6 +44,8 @@ $(VENV)/.installed-load: $(PROJECTS) constraints.txt loadtest/requirements.txt |
 
 install: $(VENV)/.installed ## .venv with what serving and the demo need: no torch
 
+install-load: $(VENV)/.installed-load ## .venv with what the load generator needs besides: no torch
+
 install-dev: $(VENV)/.installed-dev ## .venv with everything, torch included
 
 demo: install ## real behaviors through Kafka into scores, on this machine: nothing stays running
@@ -106,14 +108,14 @@ export: install-dev ## write RUN's bundle to BUNDLES/online-retail/VERSION
 auc: install-dev ## write the table models/experiments/AUC.md from the recorded runs
 	@$(PY) -m mimn.experiments table models/experiments
 
-load: $(VENV)/.installed-load ## latency against history length and rate, MIMN, DIN and DIEN: report and plots (LOAD=--reduced: under 5 minutes)
+load: install-load ## latency against history length and rate, MIMN, DIN and DIEN: report and plots (LOAD=--reduced: under 5 minutes)
 	@$(PY) -m loadtest.comparison $(LOAD)
 
 torture: install-dev ## kill, freeze, empty and cut off everything, in full (about two hours, resumable); table and JSON
 	@PYTHONPATH=tests $(PY) -m torture
 
-budgets: $(VENV)/.installed-load ## measure each latency and throughput budget; table and JSON
+budgets: install-load ## measure each latency and throughput budget; table and JSON
 	@$(PY) -m loadtest.budgets
 
-.PHONY: help install install-dev demo up down status doctor check format lint types imports proto-drift \
+.PHONY: help install install-load install-dev demo up down status doctor check format lint types imports proto-drift \
 	check-models check-system slim test proto train evaluate export auc load torture budgets

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from certificates import Certificates, TlsFront
 from loadtest.measures import Client
 from loadtest.population import Population
 from loadtest.result import Run
@@ -113,6 +114,17 @@ def test_a_wrong_address_or_key_is_one_error_that_says_what_to_do(tmp_path: Path
     told = heads[0].lower()
     assert "authorization: bearer ctr_secret" in told
     assert "x-request-deadline-ms: 70" in told
+
+
+def test_a_certificate_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificates = Certificates.issue(tmp_path)
+    with server(lambda _: (0.0, 200, False)) as plain, TlsFront(certificates, int(plain.rpartition(":")[2])) as front:
+        url = f"https://127.0.0.1:{front.port}"
+        with pytest.raises(NotSent, match=r"status 2: loadtest: .*certificate"):
+            send(url, ASKING, "fixed", rate=20, seconds=1)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificates.ca))
+        (run,) = send(url, ASKING, "fixed", rate=20, seconds=1)
+    assert (run.phases[0].count, run.phases[0].failed) == (20, 0)
 
 
 def test_a_soak_that_is_ended_tells_what_there_was() -> None:
