@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 from hdrh.histogram import HdrHistogram
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadtest.result import HIGHEST_US, Result, Run
@@ -45,6 +45,7 @@ def test_a_latency_beyond_the_histogram_counts_as_its_highest() -> None:
     assert result([0.0]).count == 1
 
 
+@settings(max_examples=25)  # each encodes and decodes four histograms
 @given(latencies=st.lists(st.floats(0.001, 59_000), min_size=1, max_size=200), dropped=st.integers(0, 5))
 def test_a_run_survives_its_file(latencies: list[float], dropped: int) -> None:
     made = result(latencies)
