@@ -114,8 +114,20 @@ load: install-load ## latency against history length and rate, MIMN, DIN and DIE
 torture: install-dev ## kill, freeze, empty and cut off everything, in full (about two hours, resumable); table and JSON
 	@PYTHONPATH=tests $(PY) -m torture
 
+fuzz: install-dev ## fuzz every decoder, ten minutes each (two hours, resumable)
+	@PYTHONPATH=tests $(PY) -m fuzz
+
+openapi: install-dev ## 20,000 requests made from RTP's OpenAPI, every answer checked (ten minutes or so)
+	@PYTHONPATH=tests $(PY) -m fuzz.openapi
+
+beside: install-dev ## healthy traffic's p99 beside hostile clients, in turn with and without (a minute or two)
+	@PYTHONPATH=tests $(PY) -m fuzz.beside
+
+sequences: install-dev ## 5,000 random lives of UIC's core against a model (half an hour or so)
+	@CTR_SEQUENCES=5000 $(PYTEST) tests/unit/test_uic_machine.py
+
 budgets: install-load ## measure each latency and throughput budget; table and JSON
 	@$(PY) -m loadtest.budgets
 
 .PHONY: help install install-load install-dev demo up down status doctor check format lint types imports proto-drift \
-	check-models check-system slim test proto train evaluate export auc load torture budgets
+	check-models check-system slim test proto train evaluate export auc load torture fuzz openapi beside sequences budgets

@@ -11,6 +11,7 @@ from itertools import count
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
@@ -493,26 +494,35 @@ def replay(records: Iterable[FakeRecord], partition: int, partitions: int) -> di
     """Every user's state after `records` of one partition: the definition of right."""
     states: dict[str, Replayed] = {}
     for record in records:
-        key = record.key
-        if not key or partition_of(key, partitions) != partition:
-            continue
-        user = key.decode()
-        if record.value is None:
-            states.pop(user, None)
-            continue
-        event = BehaviorEvent.FromString(record.value)
-        if event.user_id != user or not event.item_id or event.item_id == POISON_ITEM:
-            continue
-        before = states.get(user, Replayed())
-        inputs = vectors(np.array([event.item_id], np.uint64), np.array([event.category_id], np.uint64))
-        states[user] = replace(
-            before,
-            tensors=step(inputs, before.tensors[np.newaxis])[0],
-            count=before.count + 1,
-            digest=extend_digest(before.digest, record.offset, record.value),
-            last_offset=record.offset,
-        )
+        absorb(states, record, partition, partitions)
     return states
+
+
+def absorb(states: dict[str, Replayed], record: FakeRecord, partition: int, partitions: int) -> bool:
+    """Take one more record into account; False if it is none, and belongs to the dead letters."""
+    key = record.key
+    if not key or partition_of(key, partitions) != partition:
+        return False
+    user = key.decode()
+    if record.value is None:
+        states.pop(user, None)
+        return True
+    try:
+        event = BehaviorEvent.FromString(record.value)
+    except DecodeError:
+        return False
+    if event.user_id != user or not event.item_id or event.item_id == POISON_ITEM:
+        return False
+    before = states.get(user, Replayed())
+    inputs = vectors(np.array([event.item_id], np.uint64), np.array([event.category_id], np.uint64))
+    states[user] = replace(
+        before,
+        tensors=step(inputs, before.tensors[np.newaxis])[0],
+        count=before.count + 1,
+        digest=extend_digest(before.digest, record.offset, record.value),
+        last_offset=record.offset,
+    )
+    return True
 
 
 def assert_exactly_once(store: FakeStore, topic: FakeTopic) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,12 @@ def make(file: Path, *scopes: Scope) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
+def hang_up(process: RtpProcess | UicWorker) -> None:
+    """One signal: what can be reloaded is."""
+    assert process.child is not None
+    process.child.send(signal.SIGHUP)
+
+
 def revoke(file: Path, secret: str) -> None:
     command = [sys.executable, "-m", "access", "revoke", str(file), secret.split("_")[1]]
     subprocess.run(command, capture_output=True, check=True)
@@ -58,6 +65,9 @@ def test_rtp_rotates_keys_while_it_answers(valkey: RedisForTest, tmp_path: Path)
         assert [predict(None), predict(operator), predict(old)] == [401, 403, 200]
         assert [admin("/metrics", None), admin("/metrics", old), admin("/metrics", operator)] == [401, 403, 200]
         assert [admin("/readyz", None), admin("/bundle", operator)] == [200, 200]
+        hang_up(process)
+        until(lambda: "says nothing new: 2 keys" in process.log.read_text(), "SIGHUP reads the keys", within_s=10)
+        until(lambda: process.log.read_text().count("serving bundle") == 2, "and the bundle", within_s=20)
         new = make(keys, Scope.PREDICT)
         until(lambda: predict(new) == 200, "the new key counts", within_s=10)
         assert predict(old) == 200, "both count while callers change over"
@@ -73,6 +83,8 @@ def test_rtp_rotates_keys_while_it_answers(valkey: RedisForTest, tmp_path: Path)
             within_s=10,
         )
         assert predict(new) == 200
+        hang_up(process)
+        until(lambda: process.log.read_text().count("the 2 keys before stay") == 2, "it says so again", within_s=10)
         metrics = client.get(f"{process.admin_url}/metrics", headers=told).text
         assert "rtp_keys 2.0" in metrics
         log = process.log.read_text()
@@ -137,10 +149,15 @@ def test_uic_lets_each_key_do_what_its_scopes_say_and_the_commands_bring_theirs(
         status, said = partitions()
         assert status == 0, said
         revoke(keys, shop)
+        hang_up(worker)
         until(
             lambda: code(stub.PublishBehaviors, publish, shop) is grpc.StatusCode.UNAUTHENTICATED,
             "the revoked key counts no more",
             within_s=10,
         )
+        hang_up(worker)
+        until(lambda: "says nothing new: 2 keys" in worker.log.read_text(), "SIGHUP reads the keys", within_s=10)
+        assert code(stub.GetUserState, get, desk) is grpc.StatusCode.NOT_FOUND, "and ends nothing"
+        assert "needs_a_restart" in worker.log.read_text()
         uic.channel.close()
     assert not any(secret in worker.log.read_text() for secret in (shop, desk, operator))

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from rtp import schemas
 from rtp.core.request import MAX_CANDIDATES, MAX_ID, ScoreRequest
 from rtp.core.standing import StateReport, Status
-from rtp.errors import FieldFault, InvalidRequest, MalformedBody
+from rtp.errors import MAX_FAULTS, FieldFault, InvalidRequest, MalformedBody
 from rtp.schemas import PredictRequest, PredictResponse, Problem, decode_request, encode_answer, encode_problem
 
 ONE = {"item_id": 1, "category_id": 2}
@@ -110,7 +110,7 @@ def test_all_faults_are_named_at_once() -> None:
 
 
 def test_an_answer_names_at_most_so_many_faults() -> None:
-    assert len(faults(body(candidates=[{"item_id": 0, "category_id": 0}] * 100))) == schemas.MAX_FAULTS
+    assert len(faults(body(candidates=[{"item_id": 0, "category_id": 0}] * 100))) == MAX_FAULTS
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
+from ctr.event.v1.behavior_event_pb2 import ACTION_PURCHASE, BehaviorEvent
 from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
 from fake_log import FakeLog
@@ -157,6 +157,24 @@ def test_a_request_above_the_size_limit_is_refused() -> None:
     request = pb.PublishBehaviorsRequest(events=[event()] * 300)
     assert refused(lambda: rig.stub.PublishBehaviors(request))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
     rig.close()
+
+
+def test_a_thousand_events_of_the_longest_ids_fit_into_a_message(rig: Rig) -> None:
+    longest = event("\u00e9" * 64, event_id="e" * 64, item_id=2**64 - 1, category_id=2**64 - 1, action=ACTION_PURCHASE)
+    request = pb.PublishBehaviorsRequest(events=[longest] * 1000)
+    assert len(rig.stub.PublishBehaviors(request).positions) == 1000
+
+
+@pytest.mark.parametrize("method", ["PublishBehaviors", "GetUserState", "EraseUser"])
+def test_bytes_that_are_no_message_are_the_callers_mistake(
+    rig: Rig, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    call: Any = rig.channel.unary_unary(f"/ctr.uic.v1.UserInterestCenter/{method}", None, None)
+    code, detail, _ = refused(lambda: call(b"\x0a\x02\xff\xfe", timeout=10))
+    assert (code, detail) == (
+        grpc.StatusCode.INVALID_ARGUMENT, "the request is not the message that the method takes"
+    )  # fmt: skip
+    assert caplog.records == [], "nor an error of ours in the log"
 
 
 def test_a_broker_that_is_away_is_unavailable_and_retriable(rig: Rig) -> None:

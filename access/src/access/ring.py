@@ -36,7 +36,8 @@ class KeyRing:
         self._content = _read(path)
         self._keys: Mapping[bytes, Key] = _parse(path, self._content)
         self._trouble = ""
-        self._end = threading.Event()
+        self._asked = threading.Event()
+        self._ended = False
         self._watcher: threading.Thread | None = None
 
     def __len__(self) -> int:
@@ -46,17 +47,19 @@ class KeyRing:
         """See `access.rules.judge`."""
         return judge(self._keys, authorization, rule)
 
-    def look(self) -> bool | None:
+    def look(self, *, asked: bool = False) -> bool | None:
         """Read the file: True if it has changed and its keys count from now on, False if it cannot be used and the
-        keys before it stay, None if there is nothing new."""
+        keys before it stay, None if there is nothing new, which the log says to who has asked."""
         try:
             content = _read(self._path)
-            if content == self._content:
+            if content == self._content and not (asked and self._trouble):
+                if asked:
+                    log.info("%s says nothing new: %d keys", self._path, len(self._keys))
                 return None
             self._content = content
             self._keys = _parse(self._path, content)
         except BadKeys as error:
-            if str(error) == self._trouble:
+            if str(error) == self._trouble and not asked:
                 return None
             self._trouble = str(error)
             log.error("%s; the %d keys before stay", error, len(self._keys))
@@ -66,19 +69,29 @@ class KeyRing:
         return True
 
     def watch(self, report: Callable[[bool], None], every_s: float = EVERY_S) -> None:
-        """Look every `every_s` seconds, on a thread of its own, until `close`; `report` hears of every change."""
+        """Look every `every_s` seconds and when asked to, on a thread of its own, until `close`; `report` hears of
+        every change."""
 
         def run() -> None:
-            while not self._end.wait(every_s):
-                if (taken := self.look()) is not None:
+            while True:
+                asked = self._asked.wait(every_s)
+                self._asked.clear()
+                if self._ended:
+                    return
+                if (taken := self.look(asked=asked)) is not None:
                     report(taken)
 
         self._watcher = threading.Thread(target=run, name="keys", daemon=True)
         self._watcher.start()
 
+    def look_now(self) -> None:
+        """Have the watch look at once. May be called from a signal handler."""
+        self._asked.set()
+
     def close(self) -> None:
         """End the watch."""
-        self._end.set()
+        self._ended = True
+        self._asked.set()
         if self._watcher is not None:
             self._watcher.join()
 

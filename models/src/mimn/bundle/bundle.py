@@ -19,7 +19,7 @@ from mimn.state.event_list import EventList
 from mimn.state.layout import StateLayout
 from mimn.state.sketch import Sketch
 
-MAX_MANIFEST_BYTES = 1 << 20
+MAX_MANIFEST_BYTES = 1 << 18
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ class Service:
     refused: Callable[[RtpError], None]
     """To be told of requests that reach no door."""
     reloader: Reloader
+    keys: KeyRing | None
     lifecycle: Lifecycle
 
 
@@ -138,7 +139,7 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
     )
     add_problems(app)
     add_health(app, unready)
-    describe(app, settings.deadline.max_ms)
+    describe(app, settings.deadline.max_ms, lambda: holder.current.model.context)
     admin = create_admin_app(holder, reloader, metrics, unready)
     for guarded, rules in ((app, PUBLIC_RULES), (admin, ADMIN_RULES)):
         check_routes(guarded.routes, rules)
@@ -146,7 +147,7 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
             guarded.guard = Guard(rules, keys, metrics)
     if keys is not None:
         metrics.keys.set_function(lambda: len(keys))
-    return Service(app, admin, _tls(settings.http), _tls(settings.admin), refused, reloader, lifecycle)
+    return Service(app, admin, _tls(settings.http), _tls(settings.admin), refused, reloader, keys, lifecycle)
 
 
 def _tls(listener: TlsListener) -> ListenerTls | None:

@@ -30,7 +30,11 @@ No I/O and no HTTP here: the one table from these classes to statuses is in `rtp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+MAX_FAULTS = 20
+MAX_FIELD_CHARACTERS = 100
 
 
 class RtpError(Exception):
@@ -84,13 +88,19 @@ class UnsupportedMediaType(CallerMistake):
 
 
 class InvalidRequest(CallerMistake):
-    """JSON, but not a request."""
+    """JSON, but not a request. Names `MAX_FAULTS` faults at most, and of each field's name the beginning: it may be the
+    caller's own word, and an answer is no echo."""
 
-    def __init__(self, faults: list[FieldFault]) -> None:
+    def __init__(self, faults: Sequence[FieldFault]) -> None:
+        faults = [FieldFault(_beginning(fault.field), fault.message) for fault in faults[:MAX_FAULTS]]
         first = faults[0]
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         super().__init__(f"{first.field}: {first.message}{more}")
         self.faults = faults
+
+
+def _beginning(field: str) -> str:
+    return field if len(field) <= MAX_FIELD_CHARACTERS else f"{field[:MAX_FIELD_CHARACTERS]}…"
 
 
 class NotServed(RtpError):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
@@ -22,6 +24,7 @@ _RESPONSE_EXAMPLE = {
     "scores": [0.0812, 0.0341],
     "state": {"status": "warm", "events": 312, "age_ms": 840, "partial": False},
 }
+_FEATURE = {"type": "number", "minimum": -float(np.finfo(np.float32).max), "maximum": float(np.finfo(np.float32).max)}
 _MEANING = {
     400: "The body is not JSON in UTF-8.",
     401: "No key, or one that is not known. Never on a service that asks for none.",
@@ -37,13 +40,18 @@ _MEANING = {
 }
 
 
-def describe(app: FastAPI, max_deadline_ms: int) -> None:
-    """Make `app.openapi()` tell the whole truth about `/predict`, `/livez` and `/readyz`."""
+def describe(app: FastAPI, max_deadline_ms: int, context: Callable[[], tuple[str, ...]]) -> None:
+    """Make `app.openapi()` tell the whole truth about `/predict`, `/livez` and `/readyz`.
+
+    `context` gives the features that the model served now reads: others are refused, so the document names them.
+    """
     document: dict[str, Any] | None = None
+    named: tuple[str, ...] = ()
 
     def openapi() -> dict[str, Any]:
-        nonlocal document
-        if document is None:
+        nonlocal document, named
+        if document is None or named != context():
+            named = context()
             document = get_openapi(
                 title=app.title,
                 version=app.version,
@@ -57,6 +65,10 @@ def describe(app: FastAPI, max_deadline_ms: int) -> None:
             )
             components = document.setdefault("components", {})
             components.setdefault("schemas", {}).update(schemas["$defs"])
+            schemas["$defs"]["PredictRequest"]["properties"]["context"] |= {
+                "properties": dict.fromkeys(named, _FEATURE),
+                "additionalProperties": False,
+            }
             components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             for path in PREDICT_PATHS:
                 document["paths"][path] = {"post": _predict(path, max_deadline_ms)}

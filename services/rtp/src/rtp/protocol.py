@@ -50,6 +50,20 @@ class BoundedProtocol(HttpToolsProtocol):
             if self._head_bytes > self.max_head_bytes:
                 self._refuse(self._too_large())
 
+    def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio has it
+        """The client sends no more. What it has asked for in full is answered, and the connection ends then; else it
+        ends now. (The library ends it now in any case, and logs an error for each answer that is still on its way.)"""
+        if self.cycle is None or self.cycle.response_complete:
+            return False
+        if (
+            self.late_at == math.inf and self.transport.get_extra_info("sslcontext") is None
+        ):  # TLS cannot be half closed
+            self.cycle.keep_alive = False
+            return True
+        self.cycle.disconnected = True
+        self.cycle.message_event.set()
+        return False
+
     @property
     def _between(self) -> bool:
         """Whether no request is under way."""

@@ -63,7 +63,7 @@ class PublicServer(_Server):
 
 
 async def run(service: Service, settings: RtpSettings, public: socket.socket, admin: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. SIGHUP swaps the bundle."""
+    """Serve until SIGTERM or SIGINT, then drain. SIGHUP reloads what can be: the bundle and the keys."""
     loop = asyncio.get_running_loop()
     main = PublicServer(_config(service, settings, drain=True), settings.drain, service.lifecycle)
     side = _Server(_config(service, settings, drain=False))
@@ -76,14 +76,19 @@ async def run(service: Service, settings: RtpSettings, public: socket.socket, ad
         main.force_exit = main.should_exit  # asked twice at the keyboard: do not wait for anybody
         main.should_exit = True
 
-    def swap() -> None:
+    def reload() -> None:
+        if service.keys is None:
+            log.info("SIGHUP: reading the bundle at %s again; there is no file of keys", settings.bundle.path)
+        else:
+            log.info("SIGHUP: reading the bundle at %s and the keys again", settings.bundle.path)
+            service.keys.look_now()
         task = asyncio.create_task(_reload(service))
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 
     loop.add_signal_handler(signal.SIGTERM, end)
     loop.add_signal_handler(signal.SIGINT, interrupt)
-    loop.add_signal_handler(signal.SIGHUP, swap)
+    loop.add_signal_handler(signal.SIGHUP, reload)
     log.info("admin on %s", _address(admin))
     side_task = asyncio.create_task(side.serve(sockets=[admin]))
     try:

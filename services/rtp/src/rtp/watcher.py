@@ -50,15 +50,20 @@ async def read_standing(
             )
         partitions = last.partitions
     else:
-        partitions = _partitions(meta, keys)
+        partitions = read_partitions(meta, keys)
     records = await store.read_many([keys.progress(partition) for partition in range(partitions)], timeout_s)
     return standing_from(records, last)
 
 
-def _partitions(meta: bytes, keys: Keys) -> int:
+def read_partitions(meta: bytes, keys: Keys) -> int:
+    """N, as the namespace's meta says it.
+
+    Raises:
+        NoNamespace: it is not one.
+    """
     try:
         partitions = msgspec.json.decode(meta, type=_Meta).partitions
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise NoNamespace(f"{keys.meta} is not a namespace's meta ({error}): has something else written it?") from error
     if not 1 <= partitions <= MAX_PARTITIONS:
         raise NoNamespace(f"{keys.meta}: partitions is {partitions}, not from 1 to {MAX_PARTITIONS}")

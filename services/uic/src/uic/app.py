@@ -119,6 +119,13 @@ class App:
         """Begin to drain. May be called from a signal handler."""
         self._stopping.set()
 
+    def reload(self) -> None:
+        """Read again what can be: the keys. May be called from a signal handler."""
+        read = "nothing: there is no file of keys" if self._keys is None else "the keys"
+        say(log, logging.INFO, "SIGHUP", read_again=read, needs_a_restart="bundle, settings, certificates")
+        if self._keys is not None:
+            self._keys.look_now()
+
     def _fold(self) -> None:
         busy = False
         while not self._stopping.is_set():
@@ -167,7 +174,7 @@ def serve(settings: UicSettings) -> int:
     sys.setswitchinterval(0.001)
     try:
         app = App(settings)
-        with _signals(app.stop):
+        with _signals(app.stop, app.reload):
             app.run()
     except StartRefused as refusal:
         say(log, logging.CRITICAL, "start refused", detail=refusal.detail)
@@ -229,9 +236,10 @@ def _model(settings: UicSettings) -> tuple[Bundle, Step]:
 
 
 @contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[None]:
-    """SIGTERM and SIGINT call `stop`."""
-    previous = {s: signal.signal(s, lambda *_: stop()) for s in (signal.SIGTERM, signal.SIGINT)}
+def _signals(stop: Callable[[], None], reload: Callable[[], None]) -> Iterator[None]:
+    """SIGTERM and SIGINT call `stop`, SIGHUP calls `reload`."""
+    calls = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: reload}
+    previous = {s: signal.signal(s, lambda *_, call=call: call()) for s, call in calls.items()}
     try:
         yield
     finally:

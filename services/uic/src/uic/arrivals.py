@@ -14,10 +14,20 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import grpc
+from google.protobuf.message import DecodeError
 
 ARRIVAL_S: Final = 5.0
 """How long a call's request may be on its way; a call of streams has so long altogether."""
 REFUSAL: Final = "too many calls at once: try again, with a pause that grows"
+
+
+def parse_request(parse: Callable[[bytes], Any], data: bytes, context: grpc.ServicerContext) -> Any:
+    """The message that `data` holds. Bytes that hold none end the call as the caller's mistake, which the library would
+    call an error of the server's, and log."""
+    try:
+        return parse(data)
+    except DecodeError:
+        context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the request is not the message that the method takes")
 
 
 class Arrivals(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
@@ -43,13 +53,16 @@ class Arrivals(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
         if handler.request_streaming:
             return self._streams(handler, method)
 
-        def unary(requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
-            return handler.unary_unary(self._first(requests, context, method), context)
+        def parsed(requests: Iterator[bytes], context: grpc.ServicerContext) -> Any:
+            return parse_request(handler.request_deserializer, self._first(requests, context, method), context)
 
-        def stream(requests: Iterator[Any], context: grpc.ServicerContext, *callback: Any) -> Any:
-            return handler.unary_stream(self._first(requests, context, method), context, *callback)
+        def unary(requests: Iterator[bytes], context: grpc.ServicerContext) -> Any:
+            return handler.unary_unary(parsed(requests, context), context)
 
-        coding = handler.request_deserializer, handler.response_serializer
+        def stream(requests: Iterator[bytes], context: grpc.ServicerContext, *callback: Any) -> Any:
+            return handler.unary_stream(parsed(requests, context), context, *callback)
+
+        coding = None, handler.response_serializer
         if not handler.response_streaming:
             return grpc.stream_unary_rpc_method_handler(unary, *coding)
         for name in ("experimental_non_blocking", "experimental_thread_pool"):
@@ -63,7 +76,7 @@ class Arrivals(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
         for context in late:
             context.cancel()  # type: ignore[no-untyped-call]  # the stubs leave it bare
 
-    def _first(self, requests: Iterator[Any], context: grpc.ServicerContext, method: str) -> Any:
+    def _first(self, requests: Iterator[bytes], context: grpc.ServicerContext, method: str) -> bytes:
         with self._bounded(context, method):
             request = next(requests, None)
         if request is None:

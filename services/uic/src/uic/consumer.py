@@ -39,7 +39,7 @@ from uic.core.ports import (
 )
 from uic.core.takeup import LogBounds
 from uic.logs import say
-from uic.record_reader import PartitionRecords
+from uic.record_reader import read_with
 from uic.settings import KafkaSettings
 
 log = logging.getLogger("uic.consumer")
@@ -140,7 +140,7 @@ class LogConsumer(threading.Thread):
             consumer = None
             try:
                 consumer = KafkaConsumer(**self._options())
-                _read_with(consumer, PartitionRecords)
+                read_with(consumer)
                 consumer.subscribe([self._topic], listener=_Parking(consumer, self))
                 _learn_topic(consumer, self._topic, self._settings.request_timeout_ms)
                 self._consume(consumer)
@@ -386,10 +386,6 @@ def _settled(consumer: KafkaConsumer) -> bool:
 
 
 # kafka-python has no public way to these.
-
-
-def _read_with(consumer: KafkaConsumer, reader: type[PartitionRecords]) -> None:
-    consumer._fetcher.PartitionRecords = reader
 
 
 def _cluster(consumer: KafkaConsumer) -> Any:

@@ -82,10 +82,11 @@ def read_letter(record: LogRecord) -> DeadLetter:
     Raises:
         NotALetter: the headers that UIC adds are missing or make no sense.
     """
-    ours = {name: value for name, value in record.headers if name in letters.OURS}
+    ours = {name: value for name, value in record.headers if name in letters.OURS and value is not None}
     try:
-        if not (ours[letters.REASON] + ours[letters.TOPIC]).decode().isprintable():
-            raise ValueError("its reason or topic would upset a terminal")
+        sha256 = ours.get(letters.VALUE_SHA256, b"").decode()
+        if not (ours[letters.REASON].decode() + ours[letters.TOPIC].decode() + sha256).isprintable():
+            raise ValueError("its reason, topic or hash would upset a terminal")
         cut_from, key_bytes = ours.get(letters.VALUE_BYTES), ours.get(letters.KEY_BYTES)
         return DeadLetter(
             reason=ours[letters.REASON].decode(),
@@ -95,9 +96,11 @@ def read_letter(record: LogRecord) -> DeadLetter:
             timestamp_ms=int(ours[letters.TIMESTAMP]),
             key=record.key,
             value=None if letters.NULL in ours else record.value,
-            headers=tuple((name, value) for name, value in record.headers if name not in letters.OURS),
+            headers=tuple(
+                (name, value) for name, value in record.headers if name not in letters.OURS and value is not None
+            ),
             cut_from=None if cut_from is None else int(cut_from),
-            sha256=ours[letters.VALUE_SHA256].decode() if letters.VALUE_SHA256 in ours else None,
+            sha256=sha256 or None,
             key_bytes=None if key_bytes is None else int(key_bytes),
         )
     except (KeyError, ValueError) as error:

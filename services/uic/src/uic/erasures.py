@@ -58,7 +58,7 @@ def decode_erasure(value: bytes) -> Erasure:
     try:
         wire = msgspec.json.decode(value, type=_Wire)
         return Erasure(wire.partition, wire.offset, UUID(wire.topic_id).bytes)
-    except (msgspec.DecodeError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise UnreadableErasure(str(error)) from error
 
 

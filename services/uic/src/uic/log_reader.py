@@ -15,6 +15,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from uic.errors import LogUnavailable, UnsuitableTopic
+from uic.record_reader import read_with
 
 POLL_MS = 200
 
@@ -29,7 +30,7 @@ class LogRecord:
     timestamp_ms: int
     key: bytes | None
     value: bytes | None
-    headers: tuple[tuple[str, bytes], ...]
+    headers: tuple[tuple[str, bytes | None], ...]
 
 
 def read_to_end(
@@ -70,6 +71,7 @@ def read_to_end(
         )
     except KafkaError as error:
         raise LogUnavailable(f"no broker answers: {type(error).__name__}") from error
+    read_with(consumer)
     try:
         yield from _read(consumer, topic, partitions, last, idle_s)
     except KafkaError as error:
@@ -108,7 +110,7 @@ def _read(
                         record.timestamp,
                         record.key,
                         record.value,
-                        tuple(record.headers or ()),
+                        tuple(record.headers),
                     )
         # Positions, not records, tell the end: the last offsets may be transaction markers or compacted away.
         for tp in sorted(unread):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from kafka import KafkaConsumer
 from kafka.consumer.fetcher import Fetcher, IsolationLevel
 from kafka.errors import CorruptRecordError
 
@@ -59,6 +60,11 @@ class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka
             elif self._is_batch_aborted(batch):
                 return True
         return bool(batch.is_control_batch)
+
+
+def read_with(consumer: KafkaConsumer) -> None:
+    """Make `consumer` hand out `LogRecord`s."""
+    consumer._fetcher.PartitionRecords = PartitionRecords
 
 
 def read_batch(batch: Any) -> list[LogRecord]:
@@ -135,7 +141,8 @@ def _headers(data: bytes, at: int) -> tuple[list[tuple[str, bytes | None]], int]
         size, at = _signed(data, at)
         if size < 0:
             raise ValueError(f"a header's name of {size} bytes")
-        name = data[at : at + size].decode()
+        # The broker takes any bytes for a name: one that is no text must not stop what lies behind it.
+        name = data[at : at + size].decode(errors="backslashreplace")
         at += size
         size, at = _signed(data, at)
         value = None

@@ -157,8 +157,8 @@ class GrpcSettings(TlsListener):
     """How long a published record may be on its way to the log; a caller's shorter deadline counts before it."""
     max_calls: Annotated[int, Field(ge=1, le=1024)] = 16
     """Calls at once; more are refused with RESOURCE_EXHAUSTED."""
-    max_message_bytes: Annotated[int, Field(ge=1 << 10, le=1 << 26)] = 1 << 22
-    """Largest request."""
+    max_message_bytes: Annotated[int, Field(ge=1 << 10, le=1 << 26)] = 1 << 18
+    """Largest request: room for 1,000 events of the longest ids. Parsed, it may take forty times its size in memory."""
 
 
 class AdminSettings(TlsListener):

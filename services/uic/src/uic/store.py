@@ -71,14 +71,11 @@ class RedisStore:
             self.client.set(self._keys.meta, json.dumps(ours), nx=True)
             stored = self.client.get(self._keys.meta)
             self.client.sadd(self._keys.namespaces, self._keys.namespace)
-        try:
-            found = json.loads(stored or b"")
-        except ValueError:
-            found = None
-        if found != ours:
+        if read_meta(stored) != ours:
             raise NamespaceConflict(
-                f"namespace {self._keys.namespace} was made for {stored!r}, the settings say {ours}: correct "
-                "UIC_KAFKA__TOPIC and UIC_KAFKA__PARTITIONS, or raise UIC_BUNDLE__GENERATION to begin a new namespace"
+                f"namespace {self._keys.namespace} was made for {(stored or b'')[:200]!r}, the settings say {ours}: "
+                "correct UIC_KAFKA__TOPIC and UIC_KAFKA__PARTITIONS, or raise UIC_BUNDLE__GENERATION to begin a new "
+                "namespace"
             )
 
     def read_progress(self, partitions: Collection[int]) -> dict[int, bytes]:
@@ -160,6 +157,15 @@ class RedisStore:
 
     def _connected(self) -> None:
         self._connections += 1
+
+
+def read_meta(stored: bytes | None) -> object:
+    """What a namespace's meta says, None if it is no JSON."""
+    try:
+        said: object = json.loads(stored or b"")
+    except (ValueError, RecursionError):
+        return None
+    return said
 
 
 def open_client(settings: RedisSettings, connected: Callable[[], None] = lambda: None) -> Any:

@@ -1,0 +1,436 @@
+"""Every decoder that reads what others wrote, as the fuzzer sees it: what it takes, what it may raise, real seeds.
+
+A target's `decode` goes as far as the service goes with the same bytes, so that what a decoder lets through is used,
+and an error that it raises is told to its caller. Add a decoder here, and `make fuzz` and CI fuzz it.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final, NoReturn
+from uuid import UUID
+from zlib import crc32
+
+import grpc
+import numpy as np
+from google.protobuf import json_format
+from kafka.errors import CorruptRecordError
+
+from access.keys import MAX_FILE_BYTES, BadKeys, Scope, make_key, parse_keys
+from ctr.event.v1.behavior_event_pb2 import ACTION_CLICK, BehaviorEvent
+from ctr.uic.v1 import uic_service_pb2 as pb
+from mimn.bundle import BundleError, load_bundle
+from mimn.bundle.bundle import MAX_MANIFEST_BYTES
+from mimn.bundle.manifest import decode_manifest
+from mimn.state import (
+    Block,
+    CorruptProgress,
+    Keys,
+    StateError,
+    StateHeader,
+    StateLayout,
+    UserState,
+    decode_progress,
+    decode_state,
+    encode_state,
+    user_hash,
+)
+from mimn.state.codec import HEADER_BYTES
+from rtp.api import STATUS_TABLE, problem
+from rtp.core.features import context_vector
+from rtp.errors import InvalidRequest, RtpError
+from rtp.schemas import decode_request
+from rtp.watcher import NoNamespace, read_partitions
+from uic.arrivals import parse_request
+from uic.core.commit import judge
+from uic.core.event import MAX_VALUE_BYTES, Reason, check_key, decode
+from uic.core.letters import Letter, to_wire
+from uic.core.takeup import LogBounds, Mint, take_up
+from uic.dead_letters import NotALetter, describe, not_replayable, read_letter, replayed, summary
+from uic.erasures import Erasure, UnreadableErasure, decode_erasure, encode_erasure
+from uic.log_reader import LogRecord
+from uic.metrics import Metrics
+from uic.publisher import Position
+from uic.record_reader import LogRecord as BatchRecord
+from uic.record_reader import read_batch
+from uic.servicer import UserInterestCenter
+from uic.settings import GrpcSettings
+from uic.store import read_meta
+
+TESTS: Final = Path(__file__).parents[1]
+TINY: Final = TESTS / "fixtures/bundle_tiny/tiny/1"
+CORPUS: Final = Path(__file__).parent / "corpus"
+NOW_MS: Final = 1_700_000_000_000
+USER: Final = "ann"
+N: Final = 8
+BUNDLE: Final = load_bundle(TINY)
+FINGERPRINT: Final = bytes(range(32))
+LAYOUT32: Final = StateLayout((Block("memory", (2, 3)), Block("controller", (4,))))
+LAYOUT16: Final = StateLayout((Block("memory", (2, 4), "float16"), Block("counts", (3,))))
+
+
+@dataclass(frozen=True)
+class Target:
+    """One decoder."""
+
+    name: str
+    decode: Callable[[bytes], object]
+    errors: tuple[type[Exception], ...]
+    """What it may raise; anything else is a crash."""
+    seeds: tuple[bytes, ...]
+    max_bytes: int
+    """What its door lets in; for records of the log, which may be larger and take time by their size, what is tried."""
+    words: tuple[bytes, ...] = ()
+    """Pieces of its format, to splice in."""
+    seal: Callable[[bytes], bytes] | None = None
+    """Makes the checksum of mutated bytes fit, so that what lies behind the check is reached."""
+
+    @property
+    def corpus(self) -> dict[str, bytes]:
+        """Cases that were found once, by name."""
+        folder = CORPUS / self.name
+        return {path.name: path.read_bytes() for path in sorted(folder.iterdir())} if folder.exists() else {}
+
+
+JSON_WORDS: Final = (
+    b"{", b"}", b"[", b"]", b",", b":", b'""', b"null", b"true", b"false", b"0", b"-0", b"-1", b"1e308", b"1e309",
+    b"1.5", b"18446744073709551615", b"18446744073709551616", b"9" * 400, b'"\\u0000"',
+    b'"\\udc00\\ud800"', b'"\\ud800"',
+    b"NaN", b"Infinity", b"\xef\xbb\xbf", b"\xc3\xa9", b"e\xcc\x81", b"\xed\xa0\x80", b"\xff", b'{"":', b'[{"":',
+)  # fmt: skip
+
+
+# The store's values
+
+
+def _state(value: bytes) -> None:
+    """It is a state of one of two layouts, or an error by both."""
+    wrong = []
+    for layout in (LAYOUT32, LAYOUT16):
+        try:
+            state = decode_state(value, FINGERPRINT, layout, user_hash(USER))
+        except StateError as error:
+            wrong.append(error)
+            continue
+        assert state.tensors.shape == (layout.floats,)
+        with np.errstate(all="ignore"):  # a float16 that is no number stays none
+            encode_state(state, FINGERPRINT, layout)
+    if len(wrong) == 2:
+        raise wrong[0]
+
+
+def _seal_state(value: bytes) -> bytes:
+    if len(value) < HEADER_BYTES:
+        return value
+    return value[:44] + struct.pack("<I", crc32(value[48:], crc32(value[:44]))) + value[48:]
+
+
+def _a_state(layout: StateLayout) -> bytes:
+    header = StateHeader(user_hash(USER), 7, 1, 41, 3, NOW_MS, bytes(range(8)), partial=True)
+    tensors = layout.round(np.linspace(-1, 1, layout.floats, dtype=np.float32))
+    return encode_state(UserState(header, tensors), FINGERPRINT, layout)
+
+
+BOUNDS: Final = (LogBounds(0, 50, bytes(16)), LogBounds(5, 2**62, bytes([7]) * 16))
+MINT: Final = Mint(N, "earliest", 5, 6)
+GOLDEN: Final = {path.stem: path.read_bytes() for path in (TESTS / "golden").iterdir()}
+
+
+def _progress(record: bytes) -> None:
+    judge(record, GOLDEN["progress"], None)
+    judge(GOLDEN["progress"], record, None)
+    for bounds in BOUNDS:
+        take_up(record, bounds, MINT)
+    decode_progress(record)
+
+
+def _seal_progress(record: bytes) -> bytes:
+    return record[:100] + struct.pack("<I", crc32(record[:100]))
+
+
+KEYS: Final = Keys("0011223344556677-0", "uic")
+
+
+def _meta(value: bytes) -> None:
+    read_meta(value)
+    partitions = read_partitions(value, KEYS)
+    assert 1 <= partitions <= 1 << 16
+
+
+# The log's records
+
+
+def _event_under(headers: Sequence[tuple[str, bytes]]) -> Callable[[bytes], None]:
+    def event(value: bytes) -> None:
+        found = decode(value, headers, USER, NOW_MS)
+        assert isinstance(found, Reason) or (0 < found[0] < 2**64 and 0 <= found[1] < 2**64)
+
+    return event
+
+
+def _an_event(**fields: Any) -> BehaviorEvent:
+    told = {"event_id": "e1", "user_id": USER, "item_id": 2**64 - 1, "category_id": 7, "action": ACTION_CLICK}
+    return BehaviorEvent(**{**told, "event_time": NOW_MS, **fields})
+
+
+EVENT: Final = _an_event()
+LATER: Final = EVENT.SerializeToString() + b"\xfa\x01\x03new"
+AS_JSON: Final = (("content-type", b"application/json"),)
+
+
+def _batch(data: bytes) -> Any:
+    """A batch whose frame, which the client library has checked, says that `data` holds as many records as its first
+    byte counts."""
+    return SimpleNamespace(
+        magic=2, base_offset=5, first_timestamp=NOW_MS, max_timestamp=NOW_MS, timestamp_type=0, LOG_APPEND_TIME=1,
+        records_count=data[0] if data else 0, _maybe_uncompress=lambda: None, _buffer=data[1:], _pos=0,
+    )  # fmt: skip
+
+
+def _records(data: bytes) -> None:
+    for record in read_batch(_batch(data)):
+        check_key(record.key)
+        to_wire(Letter.of(record, Reason.MALFORMED_JSON, "events", 3), 1 << 20)  # type: ignore[arg-type]
+
+
+def record_bytes(records: Sequence[BatchRecord]) -> bytes:
+    """What `_records` reads as these."""
+
+    def number(n: int) -> bytes:
+        zigzag = n << 1 if n >= 0 else (-n << 1) - 1
+        out = bytearray()
+        while zigzag > 127:
+            out.append(zigzag & 127 | 128)
+            zigzag >>= 7
+        return bytes([*out, zigzag])
+
+    def counted(some: bytes | None) -> bytes:
+        return number(-1) if some is None else number(len(some)) + some
+
+    body = b""
+    for record in records:
+        headers = b"".join(counted(name.encode()) + counted(value) for name, value in record.headers)
+        inner = b"\0" + number(record.timestamp - NOW_MS) + number(record.offset - 5)
+        inner += counted(record.key) + counted(record.value) + number(len(record.headers)) + headers
+        body += number(len(inner)) + inner
+    return bytes([len(records)]) + body
+
+
+SOME_RECORDS: Final = (
+    BatchRecord(5, NOW_MS, b"ann", EVENT.SerializeToString(), []),
+    BatchRecord(6, NOW_MS + 70, b"bob", None, [("content-type", b"application/json"), ("trace", None)]),
+    BatchRecord(9, NOW_MS - 5, None, b"v" * 200, [("\u00e9", b"")]),
+)
+
+
+def _letter(data: bytes) -> None:
+    """A record of the dead-letter topic: anybody's headers, and UIC's if the seed's survive."""
+    try:
+        records = read_batch(_batch(data))
+    except CorruptRecordError as error:
+        raise NotALetter(str(error)) from error
+    for r in records:
+        headers: Any = tuple(r.headers)
+        letter = read_letter(LogRecord("events.dlq", 3, r.offset, r.timestamp, r.key, r.value, headers))
+        summary(letter)
+        for line in describe(letter):
+            assert line.isprintable(), line
+        if not_replayable(letter, "events") is None:
+            assert 0 <= replayed(letter, N).partition < N
+
+
+def _a_letter(key: bytes | None, value: bytes | None, room: int = 1 << 20) -> bytes:
+    letter = Letter(Reason.ITEM_ZERO, "events", 3, 41, NOW_MS, key, value, (("trace", b"x"), *AS_JSON))
+    wire_key, wire_value, headers = to_wire(letter, room)
+    return record_bytes([BatchRecord(5, NOW_MS, wire_key, wire_value, [*headers])])
+
+
+# What callers send
+
+
+ONE_MORE: Final = b'{"item_id":1,"category_id":"2"},'
+MAX_ANSWER_BYTES: Final = 16 << 10
+
+
+def _predict(body: bytes) -> None:
+    """As the door does: an error is told, and its answer is bounded and JSON."""
+    try:
+        request = decode_request(body)
+        context_vector(("hour", "day"), request.context)
+    except RtpError as error:
+        told = problem(STATUS_TABLE[type(error)], error)
+        said = json.loads(told)
+        if len(told) > MAX_ANSWER_BYTES:
+            raise ValueError(f"an answer of {len(told)} bytes") from None
+        if not said["detail"] or (isinstance(error, InvalidRequest) and not said["errors"]):
+            raise ValueError(f"an answer that says nothing: {said}") from None
+        raise
+    assert len(request.item_ids) == len(request.category_ids) > 0
+
+
+def _a_request(**fields: Any) -> bytes:
+    told = {"user_id": USER, "candidates": [{"item_id": 3, "category_id": 2}, {"item_id": "17", "category_id": "0"}]}
+    return json.dumps({**told, **fields}).encode()
+
+
+class Aborted(Exception):
+    """The call ended with a status."""
+
+
+class _Call:
+    """A servicer's context."""
+
+    code = grpc.StatusCode.OK
+
+    def time_remaining(self) -> float:
+        return 1.0
+
+    def set_trailing_metadata(self, metadata: object) -> None:
+        return
+
+    def abort(self, code: grpc.StatusCode, detail: str) -> NoReturn:
+        assert code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND), (code, detail)
+        assert 0 < len(detail.encode()) < 1024, f"a detail of {len(detail)} characters"
+        raise Aborted(detail)
+
+
+class _NoStates:
+    def load(self, wanted: Any) -> list[list[bytes | None]]:
+        return [[None for _ in users] for _, users in wanted]
+
+
+class _Published:
+    """In place of the log, whose work is not the decoder's."""
+
+    def publish(self, events: Sequence[tuple[bytes, bytes]], timeout_s: float) -> list[Position]:
+        return [Position(0, 0)] * len(events)
+
+    def erase(self, user_id: str, timeout_s: float) -> Position:
+        return Position(0, 0)
+
+
+def _service() -> UserInterestCenter:
+    publisher: Any = _Published()
+    return UserInterestCenter(
+        publisher=publisher,
+        states=_NoStates(),
+        bundle=BUNDLE,
+        partitions=N,
+        metrics=Metrics(),
+        settings=GrpcSettings(),
+        now_ms=lambda: NOW_MS,
+    )
+
+
+METHODS: Final = ("PublishBehaviors", "GetUserState", "EraseUser")
+SERVICE: Final = _service()
+
+
+def _grpc(data: bytes) -> None:
+    """The first byte says which method; the rest is its message."""
+    method = METHODS[data[0] % len(METHODS)] if data else METHODS[0]
+    call: Any = _Call()
+    request = parse_request(getattr(pb, f"{method}Request").FromString, data[1:], call)
+    getattr(SERVICE, method)(request, call)
+
+
+def _a_call(method: str, message: Any) -> bytes:
+    return bytes([METHODS.index(method)]) + bytes(message.SerializeToString())
+
+
+# What operators write
+
+
+def _keys(content: bytes) -> None:
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        raise BadKeys("is not text") from None
+    for lookup, key in parse_keys(text).items():
+        assert lookup == key.lookup
+        assert key.scopes
+
+
+def _a_key(i: int) -> str:
+    return make_key([Scope.PREDICT, *([Scope.METRICS] if i % 2 else [])], f"ad-server-{i}")[1].line()
+
+
+TARGETS: Final = (
+    Target(
+        "state", _state, (StateError,),
+        (_a_state(LAYOUT32), _a_state(LAYOUT16), GOLDEN["state_float32"], GOLDEN["state_float16"]),
+        4096, (b"UIST", FINGERPRINT[:16]), _seal_state,
+    ),
+    Target("progress", _progress, (CorruptProgress,), (GOLDEN["progress"],), 4096, (b"UIPR",), _seal_progress),
+    Target(
+        "meta", _meta, (NoNamespace,),
+        (b'{"partitions": 8, "topic": "behavior-events"}', b'{"topic": "t", "partitions": 64, "x": [1, {"a": null}]}'),
+        1 << 16, (*JSON_WORDS, b'"partitions"', b'"topic"'),
+    ),
+    Target(
+        "event-protobuf", _event_under(()), (),
+        (EVENT.SerializeToString(), LATER, _an_event(event_id="\u00e9" * 32, category_id=0).SerializeToString()),
+        2 * MAX_VALUE_BYTES, (b"\x0a", b"\x12\x03ann", b"\x18\x00", b"\x30", b"\xff" * 9 + b"\x01", b"\x0b", b"\x0c"),
+    ),
+    Target(
+        "event-json", _event_under(AS_JSON), (),
+        (
+            json_format.MessageToJson(EVENT).encode(),
+            json.dumps({"user_id": USER, "itemId": 5, "eventTime": str(NOW_MS), "new": {"a": [1, None, {}]}}).encode(),
+        ),
+        2 * MAX_VALUE_BYTES, (*JSON_WORDS, b'"userId"', b'"user_id"', b'"itemId"', b'"action"', b'"ACTION_CLICK"'),
+    ),
+    Target(
+        "record-batch", _records, (CorruptRecordError,), (record_bytes(SOME_RECORDS),), 1 << 14,
+        (b"\xff" * 10, b"\x01"),
+    ),
+    Target(
+        "dead-letter", _letter, (NotALetter,),
+        (
+            _a_letter(b"ann", EVENT.SerializeToString()),
+            _a_letter(None, None),
+            _a_letter(b"k" * 900, json_format.MessageToJson(EVENT).encode() * 9, 2000),
+        ),
+        1 << 16, (b"uic-reason", b"uic-offset", b"uic-value-bytes", b"uic-null", b"-1", b"9" * 30, b"1_0", b"\x1b[2J"),
+    ),
+    Target(
+        "erasure", decode_erasure, (UnreadableErasure,),
+        (encode_erasure(Erasure(3, 41, UUID(int=7).bytes)),),
+        1 << 16, (*JSON_WORDS, b'"partition"', b'"offset"', b'"topic_id"', b"{00000000-0000-0000-0000-000000000007}"),
+    ),
+    Target(
+        "predict", _predict, (RtpError,),
+        (
+            _a_request(),
+            _a_request(request_id="r", context={"hour": 3.5, "day": 1}, require_state=True),
+            _a_request(candidates=[{"item_id": i + 1, "category_id": i % 7} for i in range(100)]),
+        ),
+        1 << 16,
+        (*JSON_WORDS, b'"user_id"', b'"candidates"', ONE_MORE, b'"context"', b'"request_id"', b'"require_state"'),
+    ),
+    Target(
+        "grpc", _grpc, (Aborted,),
+        (
+            _a_call("PublishBehaviors", pb.PublishBehaviorsRequest(events=[EVENT, _an_event(item_id=5, user_id="b")])),
+            _a_call("PublishBehaviors", pb.PublishBehaviorsRequest(events=[_an_event(item_id=0)])),
+            _a_call("GetUserState", pb.GetUserStateRequest(user_id=USER)),
+            _a_call("EraseUser", pb.EraseUserRequest(user_id="\u00e9" * 64)),
+        ),
+        1 + GrpcSettings().max_message_bytes,
+        (b"\x0a\x00", b"\x0a\x03ann", b"\xff" * 9 + b"\x01", b"\x0b", b"\x12", b"\x18"),
+    ),
+    Target("manifest", decode_manifest, (BundleError,),
+        tuple((TESTS / f"fixtures/{name}/manifest.json").read_bytes() for name in
+              ("bundle_tiny/tiny/1", "bundle_tiny_context/tiny-context/1", "bundle_tiny_sketch/tiny-sketch/1")),
+        MAX_MANIFEST_BYTES, (*JSON_WORDS, b'"shape"', b'"float16"', b'"sketch"', b'"files"', b'"step.onnx"'),
+    ),
+    Target("keys", _keys, (BadKeys,), ("\n".join(["# keys", *map(_a_key, range(9))]).encode(),), MAX_FILE_BYTES,
+        (b"\n", b" ", b"predict", b",", b"#", b"\x00", b"\x85", b"\xe2\x80\xa8", b"0" * 12, b"f" * 64),
+    ),
+)  # fmt: skip
+"""All of them."""

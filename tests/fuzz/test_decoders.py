@@ -1,0 +1,161 @@
+"""Whatever bytes a decoder gets, it answers or raises its own errors, soon, and takes memory in proportion.
+
+`make fuzz` looks for longer. What was found once is in `corpus/`, or below where it is large, under a name that says
+what it was.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from _pytest.mark import ParameterSet
+
+import fuzz.__main__ as command
+from fuzz.targets import CORPUS, TARGETS, Target
+from fuzz.trial import CPU_S, SPARE_BYTES, Failure, attempt, fuzz
+
+BY_NAME = {target.name: target for target in TARGETS}
+CPU_IN_CI_S = 4.0
+ONE = b'{"item_id":1,"category_id":1}'
+
+
+def members(n: int) -> bytes:
+    """The inside of an object with so many members that nobody knows."""
+    return b",".join(b'"%d":1' % i for i in range(n))
+
+
+def predict(candidates: bytes, more: bytes = b"") -> bytes:
+    return b'{"user_id":"u","candidates":[' + candidates + b"]" + more + b"}"
+
+
+LARGE: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "6800 fields that nobody knows": ("predict", lambda: predict(ONE, b"," + members(6800))),
+    "a candidate of 6800 fields that nobody knows": ("predict", lambda: predict(b"{" + members(6800) + b"}")),
+    "512 candidates with ten faults each": ("predict", lambda: predict(b",".join([b"{" + members(10) + b"}"] * 512))),
+    "21000 empty candidates": ("predict", lambda: predict(b",".join([b"{}"] * 21_000))),
+    "5800 features that are no numbers": (
+        "predict",
+        lambda: predict(ONE, b',"context":{' + b",".join(b'"%d":"x"' % i for i in range(5800)) + b"}"),
+    ),
+    "10900 numbers that are slow to read": (
+        "predict",
+        lambda: b'{"user_id":"u","candidates":[' + b"1e308," * 10_900 + b"1]}",
+    ),
+    "6500 features that are slow to read": (
+        "predict",
+        lambda: predict(ONE, b',"context":{' + b",".join(b'"":1e308' for _ in range(7000)) + b"}"),
+    ),
+    "64 features with long names": (
+        "predict",
+        lambda: predict(ONE, b',"context":{' + b",".join(b'"%d%s":1' % (i, b"x" * 980) for i in range(64)) + b"}"),
+    ),
+    "as many empty events as fit": ("grpc", lambda: b"\0" + b"\x0a\x00" * (BY_NAME["grpc"].max_bytes // 2)),
+    "blank lines": ("keys", lambda: b"\n" * BY_NAME["keys"].max_bytes),
+    "as many keys as fit": (
+        "keys",
+        lambda: b"\n".join(b"%012x %064x predict a" % (i, i) for i in range(BY_NAME["keys"].max_bytes // 88)),
+    ),
+    "a model of empty objects": (
+        "manifest",
+        lambda: BY_NAME["manifest"].seeds[0].replace(b'"model": {', b'"model": {"x":[' + b"{}," * 80_000 + b"{}],"),
+    ),
+}
+
+
+def cases() -> list[ParameterSet]:
+    small = [pytest.param(t, data, id=f"{t.name}/{name}") for t in TARGETS for name, data in t.corpus.items()]
+    return small + [pytest.param(BY_NAME[name], make(), id=f"{name}: {what}") for what, (name, make) in LARGE.items()]
+
+
+@pytest.mark.parametrize(("target", "data"), cases())
+def test_what_was_found_once_is_still_mended(target: Target, data: bytes) -> None:
+    assert len(data) <= target.max_bytes
+    attempt(target, data, memory=True)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_bytes_that_are_nearly_right_raise_only_named_errors_soon_and_in_little_memory(target: Target) -> None:
+    outcome = fuzz(target, CPU_IN_CI_S, seed=1)
+    if outcome.found is not None:
+        kept = Path(os.environ.get("TMPDIR", "/tmp")) / f"found-{target.name}"  # noqa: S108  # for whoever reads the failure
+        kept.write_bytes(outcome.found)
+        pytest.fail(f"{outcome.what}, after {outcome.inputs} inputs; the input is in {kept}")
+    assert not outcome.what
+    assert outcome.inputs > 100
+
+
+def test_a_seed_of_every_target_is_understood() -> None:
+    for target in TARGETS:
+        understood = 0
+        for seed in target.seeds:
+            try:
+                target.decode(seed)
+                understood += 1
+            except target.errors:
+                continue
+        assert understood, f"nothing that {target.name} is fuzzed from gets past its first check"
+
+
+def test_corpus_folders_belong_to_targets_and_files_are_small() -> None:
+    assert {folder.name for folder in CORPUS.iterdir()} <= BY_NAME.keys()
+    assert all(path.stat().st_size <= 16 << 10 for path in CORPUS.rglob("*") if path.is_file())
+
+
+def burn(data: bytes) -> None:
+    total = 0
+    for i in range(int(CPU_S * 2e8) if data.startswith(b"slow") else 0):
+        total += i
+
+
+def hoard(data: bytes) -> None:
+    [bytes(1 << 20) for _ in range(SPARE_BYTES >> 18 if data.startswith(b"large") else 0)]
+
+
+def break_down(data: bytes) -> None:
+    if data.startswith(b"break"):
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("decode", "data", "error"),
+    [(burn, b"slow", Failure), (hoard, b"large", Failure), (break_down, b"break", ZeroDivisionError)],
+)
+def test_a_decoder_that_is_slow_hoards_or_breaks_down_is_found(
+    decode: Callable[[bytes], object], data: bytes, error: type[Exception]
+) -> None:
+    target = Target("bad", decode, (ValueError,), (data, b"good"), 64)
+    attempt(target, b"good", memory=True)
+    with pytest.raises(error):
+        attempt(target, data, memory=True)
+    if decode is not hoard:  # which is looked at now and then
+        assert fuzz(target, 5, seed=1).found
+
+
+@pytest.mark.skipif(find_spec("atheris") is None, reason="atheris has no wheel for this Python or machine")
+def test_a_guided_run_keeps_what_held_and_does_not_run_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "tree", lambda: ("c0ffee", True))
+    monkeypatch.setenv("PYTHONPATH", "tests")
+    told = ["--seconds", "2", "--only", "progress", "--results", str(tmp_path)]
+    assert command.main(told) == 0
+    first = capsys.readouterr().out
+    assert int(first.split()[1]) > 100
+    monkeypatch.setattr(command, "run", None)
+    assert command.main(told) == 0
+    assert capsys.readouterr().out == first
+
+
+def test_the_command_says_which_targets_there_are() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "fuzz", "--only", "nothing"], env={**os.environ, "PYTHONPATH": "tests"},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "no target's name contains 'nothing'" in done.stderr

@@ -1,0 +1,167 @@
+"""Requests that are odd or made to hurt, on a real RTP: each gets an answer that says what to do, and the next one is
+answered as ever."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+import redis
+
+from localstack.servers import Valkey
+from localstack.services import RtpProcess, Surroundings
+from mimn.bundle import load_bundle
+from stored import Stored
+from uic_running import BUNDLE
+
+pytestmark = pytest.mark.servers
+
+ONE = b'{"item_id":1,"category_id":1}'
+NUL, COMPOSED, DECOMPOSED = "nul\0nul", "caf\u00e9", "cafe\u0301"
+"""User ids. The last two look the same, and are two users."""
+EVENTS = {NUL: 2, COMPOSED: 3, DECOMPOSED: 5}
+
+
+@pytest.fixture(scope="module")
+def rtp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RtpProcess]:
+    folder = tmp_path_factory.mktemp("hostile")
+    with Valkey(folder / "valkey", appendfsync="off") as server:
+        stored = Stored(load_bundle(BUNDLE))
+        for user, events in EVENTS.items():
+            stored.state(user, events=events)
+        with redis.Redis.from_url(server.address, protocol=2) as client:
+            client.mset(cast("dict[str | bytes, bytes]", stored.values))
+        told = {"RTP_DEADLINE__MAX_MS": "5000", "RTP_DEADLINE__DEFAULT_MS": "5000", "RTP_STATE__STALE_AFTER_S": "86400"}
+        with RtpProcess("rtp", folder / "rtp", Surroundings("", server.address, BUNDLE, rtp=told)) as process:
+            yield process
+        assert "Traceback" not in process.log.read_text()
+
+
+def talk(rtp: RtpProcess, sent: bytes) -> bytes:
+    """All that comes back until the other side closes."""
+    with socket.create_connection(("127.0.0.1", rtp.ports["http"]), timeout=20) as line:
+        line.sendall(sent)
+        back = b""
+        while piece := line.recv(65536):
+            back += piece
+    return back
+
+
+def answers(raw: bytes) -> list[tuple[int, Any]]:
+    """Status and JSON of the answers in `raw`."""
+    found = []
+    while raw:
+        head, _, rest = raw.partition(b"\r\n\r\n")
+        lines = head.lower().split(b"\r\n")
+        length = next(int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length"))
+        found.append((int(lines[0].split()[1]), json.loads(rest[:length])))
+        raw = rest[length:]
+    return found
+
+
+def post(body: bytes, version: bytes = b"1.1", more: bytes = b"connection: close\r\n") -> bytes:
+    head = b"POST /predict HTTP/%s\r\nhost: x\r\ncontent-type: application/json\r\n" % version
+    return head + more + b"content-length: %d\r\n\r\n" % len(body) + body
+
+
+def ask(rtp: RtpProcess, body: bytes, **more: bytes) -> tuple[int, Any]:
+    [answer] = answers(talk(rtp, post(body, **more)))
+    return answer
+
+
+def predict(user: str = "u", candidates: bytes = ONE, more: bytes = b"") -> bytes:
+    return b'{"user_id":%s,"candidates":[%s]%s}' % (json.dumps(user).encode(), candidates, more)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "said"),
+    [
+        (b'{"a":' * 10_000, 400, "malformed_body", "nested too deeply"),
+        (predict(more=b',"context":{"hour":1e308}'), 422, "invalid_request", "not a feature of this model"),
+        (predict(more=b',"context":{"hour":1e309}'), 422, "invalid_request", "finite number"),
+        (predict(candidates=b'{"item_id":1e308,"category_id":1}'), 422, "invalid_request", "must be an integer up to"),
+        (predict(candidates=b'{"item_id":%d,"category_id":1}' % (2**64)), 422, "invalid_request", "must be from 1 to"),
+        (predict(candidates=b'{"item_id":"%s","category_id":1}' % (b"9" * 60_000)), 422, "invalid_request", "integer"),
+        (predict(candidates=b'{"item_id":%s,"category_id":1}' % (b"9" * 60_000)), 422, "invalid_request", "integer"),
+        (b'{"user_id":"\\ud800","candidates":[%s]}' % ONE, 400, "malformed_body", "not JSON in UTF-8"),
+        (b'{"user_id":"\xed\xa0\x80","candidates":[%s]}' % ONE, 400, "malformed_body", "not JSON in UTF-8"),
+        (predict(more=b',"%s":1' % (b"x" * 60_000)), 422, "invalid_request", "unknown field: remove it"),
+        (predict(candidates=b"1e308," * 10_000 + b"1"), 422, "invalid_request", "at most 512"),
+        (predict(user="\u00e9" * 65), 422, "invalid_request", "1 to 128 bytes"),
+    ],
+    ids=["depth", "1e308", "1e309", "an id of 1e308", "2^64", "a string of digits", "digits", "a lone surrogate",
+         "a surrogate in UTF-8", "a long name", "slow numbers", "a long user id"],
+)  # fmt: skip
+def test_a_refusal_says_what_to_do_and_is_no_echo(
+    rtp: RtpProcess, body: bytes, status: int, code: str, said: str
+) -> None:
+    got, problem = ask(rtp, body)
+    assert (got, problem["code"]) == (status, code)
+    assert said in json.dumps(problem)
+    assert len(json.dumps(problem)) < 4096
+
+
+def test_the_last_of_two_equal_keys_counts(rtp: RtpProcess) -> None:
+    body = b'{"user_id":"nobody","user_id":%s,"candidates":[%s]}' % (json.dumps(COMPOSED).encode(), ONE)
+    assert ask(rtp, body)[1]["state"]["events"] == EVENTS[COMPOSED]
+
+
+@pytest.mark.parametrize("user", EVENTS)
+def test_a_user_is_known_by_the_bytes_of_the_id(rtp: RtpProcess, user: str) -> None:
+    status, answer = ask(rtp, predict(user))
+    assert (status, answer["state"]["events"]) == (200, EVENTS[user])
+
+
+def test_ids_at_the_end_of_their_type(rtp: RtpProcess) -> None:
+    most = b"18446744073709551615"
+    one = b'{"item_id":%s,"category_id":"%s"}' % (most, most)
+    assert ask(rtp, predict(candidates=one))[0] == 200
+
+
+def test_http_1_0_is_answered_and_closed(rtp: RtpProcess) -> None:
+    assert ask(rtp, predict(), version=b"1.0", more=b"")[0] == 200
+
+
+def test_many_requests_in_one_packet_are_answered_in_order(rtp: RtpProcess) -> None:
+    bodies = [predict(more=b',"request_id":"%d"' % i) for i in range(50)]
+    found = answers(talk(rtp, b"".join(post(body, more=b"") for body in bodies[:-1]) + post(bodies[-1])))
+    assert [(status, answer["request_id"]) for status, answer in found] == [(200, str(i)) for i in range(50)]
+
+
+@pytest.mark.parametrize("extension", [b"", b";name", b';name="value;\\"quoted"', b";" + b"x" * 2000])
+def test_chunks_with_extensions_are_read_for_what_they_hold(rtp: RtpProcess, extension: bytes) -> None:
+    body = predict(COMPOSED)
+    head = post(b"", more=b"connection: close\r\n").replace(b"content-length: 0", b"transfer-encoding: chunked")
+    pieces = [body[:10], body[10:11], body[11:]]
+    sent = head + b"".join(b"%x%s\r\n%s\r\n" % (len(p), extension, p) for p in pieces) + b"0%s\r\n\r\n" % extension
+    [(status, answer)] = answers(talk(rtp, sent))
+    assert (status, answer["state"]["events"]) == (200, EVENTS[COMPOSED])
+
+
+def test_a_client_that_sends_no_more_is_answered_what_it_has_asked(rtp: RtpProcess) -> None:
+    ended = predict(more=b',"request_id":"ended"')
+    for asked in (post(ended, more=b""), post(ended, more=b"") * 5):
+        with socket.create_connection(("127.0.0.1", rtp.ports["http"]), timeout=20) as line:
+            line.sendall(asked)
+            line.shutdown(socket.SHUT_WR)
+            back = b""
+            while piece := line.recv(65536):
+                back += piece
+        assert [answer["request_id"] for _, answer in answers(back)] == ["ended"] * (
+            len(asked) // len(post(ended, more=b""))
+        )
+    with socket.create_connection(("127.0.0.1", rtp.ports["http"]), timeout=20) as line:
+        line.sendall(post(ended, more=b"")[:-1])
+        line.shutdown(socket.SHUT_WR)
+        assert line.recv(1) == b"", "half a request is none"
+
+
+@pytest.mark.parametrize(
+    "target", [b"/\xff", b"/%ff", b"/%00", b"*", b"http://[::1", b"/" + b"..;/" * 1000, b"//x@y:z/"]
+)
+def test_an_odd_path_is_refused_and_no_error_of_ours(rtp: RtpProcess, target: bytes) -> None:
+    raw = talk(rtp, b"GET %s HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n" % target)
+    assert raw.startswith(b"HTTP/1.1 4"), raw[:200]
