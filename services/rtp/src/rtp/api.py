@@ -11,7 +11,7 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 PREDICT_PATHS = ("/predict", "/v1/predict")
 DEADLINE_HEADER = "X-Request-Deadline-Ms"
 _DEADLINE = DEADLINE_HEADER.lower().encode()
+ARRIVED = "rtp.arrived"
+"""Where the ASGI scope says when a request's first byte was seen, in seconds of `time.monotonic`."""
 PROBLEM_JSON = "application/problem+json"
 _JSON_HEADER = (b"content-type", b"application/json")
 _PROBLEM_HEADER = (b"content-type", PROBLEM_JSON.encode())
@@ -71,6 +73,9 @@ INTERNAL = Row(500, "internal")
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
+Headers = Iterable[tuple[bytes, bytes]]
+
+
 class ClientGone(Exception):
     """The client closed its connection before its request was complete; nobody reads an answer."""
 
@@ -102,7 +107,7 @@ class PredictDoor:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        arrived = self._clock()
+        arrived: float = scope.get(ARRIVED) or self._clock()
         number = next(self._count)
         status, headers = 200, [_JSON_HEADER]
         scored: Scored | None = None
@@ -121,16 +126,16 @@ class PredictDoor:
             self._metrics.ok.inc()
         except RtpError as error:
             row = STATUS_TABLE[type(error)]
-            status, headers, answer = row.status, _headers_of(row), problem(row, error)
+            status, headers, answer = row.status, headers_of(row), problem(row, error)
             self._metrics.answers.labels(str(status), row.code).inc()
         except ClientGone:
             return
         except Exception:
             log.exception("a request failed for a reason that nobody foresaw")
-            status, headers, answer = INTERNAL.status, _headers_of(INTERNAL), problem(INTERNAL, None)
+            status, headers, answer = INTERNAL.status, headers_of(INTERNAL), problem(INTERNAL, None)
             self._metrics.answers.labels(str(status), INTERNAL.code).inc()
-        await _send(send, status, headers, answer)
         took_s = self._clock() - arrived
+        await _send(send, status, [*headers, server_timing(took_s)], answer)
         self._metrics.request_seconds.observe(took_s)
         if self._log_every and number % self._log_every == 0:
             log.info(
@@ -140,6 +145,22 @@ class PredictDoor:
                 len(scored.scores) if scored else "-",
                 scored.report.status.value if scored else "-",
             )
+
+    def shed(self, headers: Headers, arrived: float) -> RtpError | None:
+        """Why a request with these headers is not worth reading now; None if it is, or if a header has a fault."""
+        try:
+            self._scorer.check(self._deadline(headers, arrived))
+        except errors.Overloaded as overloaded:
+            return overloaded
+        except RtpError:
+            return None
+        return None
+
+    def _deadline(self, headers: Headers, arrived: float) -> float:
+        for name, value in headers:
+            if name == _DEADLINE:
+                return arrived + self._deadline_ms(value) / 1000
+        return arrived + self._default_deadline_s
 
     def _headers(self, scope: Scope, arrived: float) -> tuple[float, int | None]:
         """When the answer is due, and how many bytes the body has (None if the client does not say)."""
@@ -207,7 +228,13 @@ def problem(row: Row, error: RtpError | None, detail: str = "") -> bytes:
     return encode_problem(row.status, HTTPStatus(row.status).phrase, row.code, text, faults)
 
 
-def _headers_of(row: Row) -> list[tuple[bytes, bytes]]:
+def server_timing(took_s: float) -> tuple[bytes, bytes]:
+    """The header that says how long an answer took by this process's clock, from the request's first byte."""
+    return b"server-timing", b"rtp;dur=%.2f" % (took_s * 1000)
+
+
+def headers_of(row: Row) -> list[tuple[bytes, bytes]]:
+    """The headers of an error answer, but for its length."""
     return [_PROBLEM_HEADER, _MORE_HEADERS[row.status]] if row.status in _MORE_HEADERS else [_PROBLEM_HEADER]
 
 
@@ -271,7 +298,7 @@ class GuardedApp(FastAPI):
         """ASGI."""
         if self.guard is not None and scope["type"] == "http" and (error := self.guard(scope)):
             row = STATUS_TABLE[type(error)]
-            await _send(send, row.status, _headers_of(row), problem(row, error))
+            await _send(send, row.status, headers_of(row), problem(row, error))
         else:
             await self.admitted(scope, receive, send)
 

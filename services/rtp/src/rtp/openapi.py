@@ -22,6 +22,12 @@ _RESPONSE_EXAMPLE = {
     "scores": [0.0812, 0.0341],
     "state": {"status": "warm", "events": 312, "age_ms": 840, "partial": False},
 }
+_TIMING = {
+    "Server-Timing": {
+        "description": "`rtp;dur=` and the milliseconds from the request's first byte to this answer, by RTP's clock.",
+        "schema": {"type": "string"},
+    }
+}
 _MEANING = {
     400: "The body is not JSON in UTF-8.",
     401: "No key, or one that is not known. Never on a service that asks for none.",
@@ -72,6 +78,7 @@ def describe(app: FastAPI, max_deadline_ms: int) -> None:
 def _predict(path: str, max_deadline_ms: int) -> dict[str, Any]:
     rows = [row for row in (*STATUS_TABLE.values(), INTERNAL) if row.code != "not_ready"]
     errors = {str(status): _problem(status, [r for r in rows if r.status == status]) for status in sorted(_MEANING)}
+    errors["503"]["headers"] |= _TIMING
     return {
         "tags": ["score"],
         "summary": "Click probability of each candidate",
@@ -98,6 +105,7 @@ def _predict(path: str, max_deadline_ms: int) -> dict[str, Any]:
         "responses": {
             "200": {
                 "description": "Scores.",
+                "headers": _TIMING,
                 "content": {"application/json": {"schema": _ref(PredictResponse), "example": _RESPONSE_EXAMPLE}},
             },
             **errors,

@@ -1,4 +1,4 @@
-"""From a checked request to scores: admit → state → assemble → head. Knows neither HTTP nor Redis nor onnxruntime."""
+"""From a checked request to scores: admit → state → turn → head. Knows neither HTTP nor Redis nor onnxruntime."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from rtp.core.standing import UNAVAILABLE, StateReport, Status
 from rtp.errors import DeadlineMissed, StateUnavailable, StoreError
 from rtp.metrics import Metrics
 from rtp.serving import Holder, Serving
+from rtp.turns import Turns
 
 LEAST_RESERVE_S = 0.005
 
@@ -59,9 +60,18 @@ class Scorer:
         self._store = store
         self._admission = admission
         self._metrics = metrics
+        self._turns = Turns()
         self._stale_after_ms = stale_after_ms
         self._clock = clock
         self._wall_ms = wall_ms
+
+    def check(self, deadline: float) -> None:
+        """Make sure that it is worth looking at a request with this deadline at all.
+
+        Raises: as `Admission.check`.
+        """
+        now = self._clock()
+        self._admission.check(deadline - now, self._turns.age_s(now))
 
     async def score(self, request: ScoreRequest, deadline: float) -> Scored:
         """Scores for every candidate, before `deadline` (seconds of `clock`).
@@ -79,21 +89,26 @@ class Scorer:
         model = serving.model
         context = context_vector(model.context, request.context)
         cost_s = model.cost_s(len(request.item_ids))
-        remaining_s = deadline - self._clock()
-        self._admission.admit(cost_s, remaining_s)
+        now = self._clock()
+        remaining_s = deadline - now
+        self._admission.admit(cost_s, remaining_s, self._turns.age_s(now))
         try:
             # Requests that give up on a store at the same time are scored one after another: leave time for them all.
             until = deadline - self._admission.ahead_s - reserve_s(remaining_s)
             state, report = await self._state(serving, request, until)
             if request.require_state and report.status is Status.UNAVAILABLE:
                 raise StateUnavailable("the store does not give this user's state, and the request requires it")
+            ready = self._clock()
+            await self._turns.take(ready)
             began = self._clock()
-            if began >= deadline:
+            # No scores rather than late ones, at the cost of those behind in the line.
+            if began >= deadline or (self._admission.in_flight > 1 and began + cost_s > deadline):
                 raise DeadlineMissed("the deadline passed before the candidates could be scored")
             scores = model.score(request.item_ids, request.category_ids, state, context, self._wall_ms())
         finally:
             self._admission.leave(cost_s)
         metrics = self._metrics
+        metrics.turn_seconds.observe(began - ready)
         metrics.head_seconds.observe(self._clock() - began)
         metrics.state_of[report.status].inc()
         metrics.candidates.inc(len(scores))
