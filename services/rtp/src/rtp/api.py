@@ -149,7 +149,7 @@ class PredictDoor:
     def shed(self, headers: Headers, arrived: float) -> RtpError | None:
         """Why a request with these headers is not worth reading now; None if it is, or if a header has a fault."""
         try:
-            self._scorer.check(self._deadline(headers, arrived))
+            self._scorer.expect(self._deadline(headers, arrived))
         except errors.Overloaded as overloaded:
             return overloaded
         except RtpError:

@@ -108,6 +108,8 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         announce(holder.current, metrics)
+        loop = asyncio.get_running_loop()
+        metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
         await watcher.look()
         watching = asyncio.create_task(watcher.run())
         if keys is not None:

@@ -53,6 +53,9 @@ class Metrics:
         )
         self.candidates = Counter("rtp_candidates", "Candidates scored.", registry=registry)
         self.in_flight = Gauge("rtp_in_flight", "Requests between acceptance and answer.", registry=registry)
+        self.tasks = Gauge(
+            "rtp_tasks", "Tasks of the event loop: a few of its own, and one a request under way.", registry=registry
+        )
         self.store_up = Gauge(
             "rtp_store_up", "1 if the last background read of the store succeeded.", registry=registry
         )

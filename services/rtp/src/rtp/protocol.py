@@ -1,5 +1,5 @@
-"""uvicorn's HTTP with bounds that it lacks: how large a request's head may be, how long a request may arrive, and that an
-overloaded process refuses a request as soon as its headers are there.
+"""uvicorn's HTTP with bounds that it lacks: how large a request's head may be, how long a request may arrive, and that
+an overloaded process refuses a request as soon as its headers are there.
 
 All hold before any route or key is looked at, because a head of a gigabyte, or one byte a minute, needs neither, and
 because refusing must cost next to nothing: at five times the load that can be served there are four refusals an answer.
@@ -67,7 +67,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request's first byte."""
         super().on_message_begin()
-        self._arrived = self.scope[ARRIVED] = monotonic()  # type: ignore[typeddict-unknown-key]  # of our own
+        self._arrived = self.scope[ARRIVED] = monotonic()  # type: ignore[literal-required]  # a key of our own
         self.late_at = self.loop.time() + self.arrival_s
         self._heads += 1
         self._in_head = True
@@ -82,8 +82,8 @@ class BoundedProtocol(HttpToolsProtocol):
             super().on_headers_complete()
 
     def _sheds(self) -> bool:
-        """Whether the request is refused for the load. Its body is not kept, and the answer follows when it is whole, so
-        that the connection can go on."""
+        """Whether the request is refused for the load. Its body is not kept, and the answer follows when it is whole,
+        so that the connection can go on."""
         if (
             self.url not in _PREDICT_URLS
             or self.parser.get_method() != b"POST"
@@ -151,7 +151,7 @@ def bounded(
     shed: Callable[[Headers, float], RtpError | None],
 ) -> type[BoundedProtocol]:
     """The protocol with these bounds, as uvicorn wants it: a class."""
-    members = {"max_head_bytes": max_head_bytes, "arrival_s": arrival_s}
+    members: dict[str, Any] = {"max_head_bytes": max_head_bytes, "arrival_s": arrival_s}
     members |= {"refused": staticmethod(refused), "shed": staticmethod(shed)}
     return type("Protocol", (BoundedProtocol,), members)
 
