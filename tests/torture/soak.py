@@ -27,6 +27,7 @@ class Window:
 
     memory_bytes: int
     descriptors: int
+    """But for TCP: there are as many connections as the clients and the pool want, which depends on the moment."""
     threads: int
     p99_ms: float
     """By RTP's own clock."""
@@ -59,7 +60,7 @@ def nothing_grows_and_nothing_slows_down(stage: Stage, size: Size) -> Tally:
             windows.append(
                 Window(
                     process.memory_info().rss,
-                    process.num_fds(),
+                    process.num_fds() - len(process.net_connections("tcp")),
                     process.num_threads(),
                     round(1000 * quantile([a.server_s for a in answers if a.status], 0.99), 3),
                     round(1000 * quantile(traffic.stalls_s[-len(answers) :], 0.99), 3),

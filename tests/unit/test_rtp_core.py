@@ -348,11 +348,9 @@ def test_one_turn_a_pass_of_the_loop_and_the_first_comes_first() -> None:
 def test_the_line_is_as_old_as_the_first_in_it() -> None:
     async def play() -> list[float]:
         turns = Turns()
-        await turns.take(1.0)
         ages = [turns.age_s(5.0)]
-        await turns.take(1.5)  # in the next pass
-        waiting = [asyncio.create_task(turns.take(since)) for since in (2.0, 3.0)]
-        await asyncio.sleep(0)
+        waiting = [asyncio.create_task(turns.take(since)) for since in (1.0, 2.0, 3.0)]
+        await asyncio.sleep(0)  # the first has its turn, the others wait
         ages.append(turns.age_s(5.0))
         await asyncio.gather(*waiting)
         return [*ages, turns.age_s(5.0)]

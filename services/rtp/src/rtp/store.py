@@ -7,7 +7,6 @@ when to give up, because a request's deadline is the only timeout that matters h
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -110,13 +109,15 @@ class _PoolCommands:
     """One server: a bounded set of connections, each one request's at a time.
 
     A connection whose reply was not read to its end is closed, never reused: a late reply would answer somebody else.
-    At most as many as the pool holds are opened within a second, so that a store that struggles is not also stormed.
+    At most as many as the pool holds are opened in vain within a second: a store that struggles is not also stormed.
     """
 
     def __init__(self, pool: ConnectionPool, size: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._pool = pool
         self._clock = clock
-        self._connects: deque[float] = deque([-math.inf] * size, maxlen=size)
+        self._size = size
+        self._in_vain: deque[float] = deque()
+        """When connections were opened that have given no answer so far."""
         self._idle: list[AbstractConnection] = []
         self._slots = asyncio.Semaphore(size)
         self._epoch = 0
@@ -146,11 +147,16 @@ class _PoolCommands:
                     # The server closed an idle connection, or restarted; the others are as old. One new try.
                     await self.close()
             now = self._clock()
-            if now - self._connects[0] < 1.0:
-                raise _TooManyConnects("a pool's worth of connections was opened within a second: no more for now")
-            self._connects.append(now)
+            while self._in_vain and self._in_vain[0] <= now - 1.0:
+                self._in_vain.popleft()
+            if len(self._in_vain) >= self._size:
+                raise _TooManyConnects("a pool's worth of connections gave no answer within a second: no more for now")
+            self._in_vain.append(now)
             fresh = self._pool.make_connection()  # type: ignore[no-untyped-call] # redis-py has no annotation here
-            return await self._exchange(fresh, command)
+            answer = await self._exchange(fresh, command)
+            if self._in_vain:
+                self._in_vain.pop()
+            return answer
 
     async def _exchange(self, connection: AbstractConnection, command: tuple[str, ...]) -> Any:
         epoch = self._epoch
