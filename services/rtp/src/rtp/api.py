@@ -34,6 +34,8 @@ DEADLINE_HEADER = "X-Request-Deadline-Ms"
 _DEADLINE = DEADLINE_HEADER.lower().encode()
 ARRIVED = "rtp.arrived"
 """Where the ASGI scope says when a request's first byte was seen, in seconds of `time.monotonic`."""
+WHOLE = "rtp.whole"
+"""Where it says that all of a request is there, so that its body needs no timer."""
 PROBLEM_JSON = "application/problem+json"
 _JSON_HEADER = (b"content-type", b"application/json")
 _PROBLEM_HEADER = (b"content-type", PROBLEM_JSON.encode())
@@ -113,7 +115,7 @@ class PredictDoor:
         scored: Scored | None = None
         try:
             deadline, declared_bytes = self._headers(scope, arrived)
-            body = await self._body(receive, declared_bytes, deadline)
+            body = await self._body(receive, declared_bytes, None if WHOLE in scope else deadline)
             request = decode_request(body)
             scored = await self._scorer.score(request, deadline)
             answer = encode_answer(
@@ -185,28 +187,37 @@ class PredictDoor:
             )
         return min(int(value[:10]), self._max_deadline_ms)
 
-    async def _body(self, receive: Receive, declared_bytes: int | None, deadline: float) -> bytes:
-        """The whole body, never more of it in memory than is allowed and one read of the socket."""
+    async def _body(self, receive: Receive, declared_bytes: int | None, deadline: float | None) -> bytes:
+        """The whole body, never more of it in memory than is allowed and one read of the socket. Without a deadline it
+        must be there already."""
         limit = self._max_body_bytes
         if declared_bytes is not None and declared_bytes > limit:
             raise _too_large(limit)
         chunks: list[bytes] = []
         received = 0
-        more = True
-        try:
-            async with asyncio.timeout(deadline - self._clock()):
-                while more:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise ClientGone
-                    chunk: bytes = message.get("body", b"")
-                    received += len(chunk)
-                    if received > limit:
-                        raise _too_large(limit)
-                    chunks.append(chunk)
-                    more = message.get("more_body", False)
-        except TimeoutError as error:
-            raise errors.SlowBody(f"only {received} bytes of the body arrived within the deadline") from error
+
+        async def read() -> None:
+            nonlocal received
+            more = True
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                chunk: bytes = message.get("body", b"")
+                received += len(chunk)
+                if received > limit:
+                    raise _too_large(limit)
+                chunks.append(chunk)
+                more = message.get("more_body", False)
+
+        if deadline is None:
+            await read()
+        else:
+            try:
+                async with asyncio.timeout(deadline - self._clock()):
+                    await read()
+            except TimeoutError as error:
+                raise errors.SlowBody(f"only {received} bytes of the body arrived within the deadline") from error
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from rtp.api import ARRIVED, PREDICT_PATHS, STATUS_TABLE, Headers, headers_of, problem, server_timing
+from rtp.api import ARRIVED, PREDICT_PATHS, STATUS_TABLE, WHOLE, Headers, headers_of, problem, server_timing
 from rtp.errors import HeadTooLarge, RtpError, SlowBody
 
 _PREDICT_URLS = frozenset(path.encode() for path in PREDICT_PATHS)
@@ -105,6 +105,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._over:
             return
         if self._shed is None:
+            self.scope[WHOLE] = True  # type: ignore[literal-required]  # a key of our own
             super().on_message_complete()
             return
         error, self._shed = self._shed, None
