@@ -158,7 +158,7 @@ class Traffic:
             due = self.began + self.due / self._per_s
             if (wait := due - time.monotonic()) > 0:
                 await asyncio.sleep(wait)
-                self.stalls_s.append(time.monotonic() - due)
+            self.stalls_s.append(time.monotonic() - due)
             task = asyncio.create_task(one(self.due % len(requests), due))
             running.add(task)
             task.add_done_callback(running.discard)
