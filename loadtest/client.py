@@ -21,6 +21,8 @@ class Connection(asyncio.Protocol):
         self._answer: asyncio.Future[tuple[int, bytes]] | None = None
         self._received = b""
         self.open = False
+        self.head = b""
+        """Status line and headers of the last answer, in lower case."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio's call."""
@@ -46,6 +48,7 @@ class Connection(asyncio.Protocol):
         if len(rest) < length:
             return
         self._received = b""
+        self.head = fields
         if b"connection: close" in fields:
             self.close()
         if self._answer is not None and not self._answer.done():

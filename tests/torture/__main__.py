@@ -132,10 +132,11 @@ def play(part: Part, size: Size, bootstrap: str, keep: Path) -> Tally:
 def table(rows: dict[str, Tally]) -> str:
     """For people."""
     width = max(map(len, rows))
-    lines = [f"{'scenario':{width}}  trials  faults  lost  doubled  verdict"]
+    lines = [f"{'scenario':{width}}  trials  faults  lost  doubled  wrong  failed  verdict"]
     for name, t in rows.items():
         verdict = "held" if t.held else "DID NOT HOLD"
-        lines.append(f"{name:{width}}  {t.trials:6}  {t.faults:6}  {t.lost:4}  {t.doubled:7}  {verdict}")
+        counts = f"{t.lost:4}  {t.doubled:7}  {t.wrong_answers:5}  {t.failed_requests:6}"
+        lines.append(f"{name:{width}}  {t.trials:6}  {t.faults:6}  {counts}  {verdict}")
         lines += [f"    {what}" for what in t.wrong[:10]]
         lines += [f"    {what}: {spread(values)}" for what, values in t.figures.items()]
     return "\n".join(lines)

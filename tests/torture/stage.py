@@ -32,6 +32,10 @@ class Tally:
     faults: int = 0
     lost: int = 0
     doubled: int = 0
+    wrong_answers: int = 0
+    """Scores that are not those of the user, the candidates and the state that the answer names."""
+    failed_requests: int = 0
+    """Requests without the answer that was promised for them."""
     wrong: tuple[str, ...] = ()
     """What did not hold, in words."""
     figures: dict[str, list[float]] = field(default_factory=dict)
@@ -40,7 +44,8 @@ class Tally:
     @property
     def held(self) -> bool:
         """Whether everything did."""
-        return self.trials > 0 and not self.lost and not self.doubled and not self.wrong
+        amiss = self.lost, self.doubled, self.wrong_answers, self.failed_requests, self.wrong
+        return self.trials > 0 and not any(amiss)
 
     def __add__(self, other: Tally) -> Tally:
         names = self.figures | other.figures
@@ -49,6 +54,8 @@ class Tally:
             self.faults + other.faults,
             self.lost + other.lost,
             self.doubled + other.doubled,
+            self.wrong_answers + other.wrong_answers,
+            self.failed_requests + other.failed_requests,
             self.wrong + other.wrong,
             {name: self.figures.get(name, []) + other.figures.get(name, []) for name in names},
         )
@@ -59,7 +66,7 @@ class Tally:
     ) -> Tally:
         """The tally of trials that ended with `found`."""
         named = {name: [round(value, 3)] for name, value in (figures or {}).items()}
-        return cls(trials, faults, found.lost, found.doubled, tuple(found.wrong), named)
+        return cls(trials, faults, found.lost, found.doubled, wrong=tuple(found.wrong), figures=named)
 
     @classmethod
     def failed(cls, what: object, *, trials: int = 1, faults: int = 1) -> Tally:

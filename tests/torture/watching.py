@@ -1,4 +1,4 @@
-"""What a running UIC says of itself on its admin port: for waiting and for figures, never for the verdict."""
+"""What a running service says of itself on its admin port: for waiting and for figures, never for a verdict on UIC."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 import httpx
 
-from localstack.services import UicWorker
+from localstack.services import RtpProcess, UicWorker
 
 
-def metric(worker: UicWorker, name: str, label: str = "") -> float:
+def metric(worker: UicWorker | RtpProcess, name: str, label: str = "") -> float:
     """The sum over a metric's labels, or over those that carry `label` (`name="value"`)."""
     lines = httpx.get(f"{worker.admin_url}/metrics", timeout=5).text.splitlines()
     found = [line for line in lines if line.startswith((name + " ", name + "{")) and label in line]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
+from collections import deque
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -15,6 +19,7 @@ from rtp.core.features import context_vector
 from rtp.core.outage import Outage
 from rtp.core.standing import Standing, Status, standing_from
 from rtp.errors import DeadlineMissed, Draining, InvalidRequest, Overloaded
+from rtp.turns import Turns
 
 NOW_MS = 1_700_000_000_000
 
@@ -183,6 +188,33 @@ def test_what_could_not_end_before_its_deadline_is_refused() -> None:
     admission.admit(0.1, 0.5)
 
 
+def test_a_line_that_is_old_refuses_whatever_the_costs_promise() -> None:
+    admission = Admission(max_in_flight=100)
+    admission.admit(0.001, 0.5)
+    with pytest.raises(Overloaded):
+        admission.admit(0.001, 0.5, age_s=0.5)
+    admission.admit(0.001, 0.5, age_s=0.4)
+
+
+def test_who_is_let_in_before_his_cost_is_known_counts_until_he_is_admitted() -> None:
+    admission = Admission(max_in_flight=100)
+    admission.admit(0.1, 0.5)
+    for _ in range(3):
+        admission.expect(0.49, 0.0)
+    with pytest.raises(Overloaded):
+        admission.expect(0.49, 0.0)
+    admission.admitting()
+    for _ in range(3):
+        admission.admit(0.1, 0.49)
+    with pytest.raises(Overloaded):
+        admission.expect(0.41, 0.0)
+    for _ in range(4):
+        admission.leave(0.1)
+    admission.expect(0.001, 0.0)
+    with pytest.raises(Overloaded):
+        admission.expect(0.001, 0.0)
+
+
 def test_a_request_alone_is_admitted_however_long_it_is_thought_to_take() -> None:
     admission = Admission(max_in_flight=100)
     admission.admit(9.0, 0.5)
@@ -201,26 +233,144 @@ def test_a_deadline_that_has_passed_and_a_process_that_ends_admit_nothing() -> N
     assert admission.in_flight == 0
 
 
-@given(st.lists(st.tuples(st.booleans(), st.floats(0.0, 0.3), st.floats(0.001, 1.0)), max_size=80))
-def test_admitted_work_never_exceeds_the_deadline_it_was_admitted_under(
-    steps: list[tuple[bool, float, float]],
+@given(st.lists(st.tuples(st.booleans(), st.floats(0.0, 0.3), st.floats(0.001, 1.0), st.floats(0.0, 0.3)), max_size=80))
+def test_nobody_is_admitted_to_a_line_that_is_longer_than_his_share(
+    steps: list[tuple[bool, float, float, float]],
 ) -> None:
     admission = Admission(max_in_flight=5)
     inside: list[float] = []
-    for leaves, cost, remaining in steps:
+    for leaves, cost, remaining, age in steps:
         if leaves and inside:
             admission.leave(inside.pop(0))
             continue
         try:
-            admission.admit(cost, remaining)
+            admission.admit(cost, remaining, age)
         except Overloaded:
             continue
         assert len(inside) < 5
-        assert not inside or sum(inside) + cost <= remaining + 1e-9
+        assert not inside or sum(inside) + age + cost <= remaining + 1e-9
         inside.append(cost)
     for cost in inside:
         admission.leave(cost)
     assert (admission.in_flight, admission.ahead_s) == (0, 0.0)
+
+
+@dataclass
+class Line:
+    """A server in virtual time: one request after another, each admitted or refused when it comes."""
+
+    admission: Admission
+    thought_s: float
+    """What the server takes a request to cost."""
+    takes_s: float
+    """What it costs."""
+    deadline_s: float
+    answered: int = 0
+    in_time: int = 0
+    refused: int = 0
+    free_at: float = 0.0
+    waiting: deque[float] = field(default_factory=deque)
+
+    def work_until(self, now: float) -> None:
+        while self.waiting and max(self.free_at, self.waiting[0]) <= now:
+            came = self.waiting.popleft()
+            begins = max(self.free_at, came)
+            if begins + self.thought_s <= came + self.deadline_s:
+                self.free_at = begins + self.takes_s
+                self.answered += 1
+                self.in_time += self.free_at <= came + self.deadline_s
+            self.admission.leave(self.thought_s)
+
+    def come(self, now: float) -> None:
+        self.work_until(now)
+        age_s = now - self.waiting[0] if self.waiting else 0.0
+        try:
+            self.admission.admit(self.thought_s, self.deadline_s, age_s)
+        except Overloaded:
+            self.refused += 1
+        else:
+            self.waiting.append(now)
+
+
+@given(
+    overload=st.floats(1.2, 10.0),
+    thought=st.floats(0.5, 1.5),
+    deadline=st.floats(20.0, 100.0),
+    seed=st.integers(0, 2**16),
+)
+def test_goodput_holds_under_overload_even_if_costs_are_thought_too_low(
+    overload: float, thought: float, deadline: float, seed: int
+) -> None:
+    takes_s = 0.005
+    line = Line(Admission(max_in_flight=10_000), thought * takes_s, takes_s, deadline * takes_s)
+    random = np.random.default_rng(seed)
+    now = 0.0
+    for gap in random.exponential(takes_s / overload, 1500):
+        now += gap
+        line.come(now)
+    line.work_until(math.inf)
+    assert line.in_time >= 0.9 * now / takes_s - 1
+
+
+@given(thought=st.floats(0.5, 1.5), deadline=st.floats(20.0, 100.0))
+def test_nobody_is_refused_below_the_knee(thought: float, deadline: float) -> None:
+    line = Line(Admission(max_in_flight=100), thought * 0.005, 0.005, deadline * 0.005)
+    for i in range(500):
+        line.come(i * 0.006)
+    assert line.refused == 0
+
+
+# Turns
+
+
+def test_one_turn_a_pass_of_the_loop_and_the_first_comes_first() -> None:
+    async def play() -> list[str]:
+        turns, loop = Turns(), asyncio.get_running_loop()
+        passes: list[str] = []
+
+        async def one(name: str) -> None:
+            await turns.take(0.0)
+            passes.append(name)
+
+        def tick() -> None:
+            passes.append("|")
+            loop.call_soon(tick)
+
+        loop.call_soon(tick)
+        await asyncio.gather(*(one(name) for name in "abc"))
+        return passes
+
+    said = "".join(asyncio.run(play()))
+    assert said.replace("|", "") == "abc"
+    assert all(len(turn) <= 1 for turn in said.split("|"))
+
+
+def test_the_line_is_as_old_as_the_first_in_it() -> None:
+    async def play() -> list[float]:
+        turns = Turns()
+        ages = [turns.age_s(5.0)]
+        waiting = [asyncio.create_task(turns.take(since)) for since in (1.0, 2.0, 3.0)]
+        await asyncio.sleep(0)  # the first has its turn, the others wait
+        ages.append(turns.age_s(5.0))
+        await asyncio.gather(*waiting)
+        return [*ages, turns.age_s(5.0)]
+
+    assert asyncio.run(play()) == [0.0, 3.0, 0.0]
+
+
+def test_who_gives_up_in_the_line_keeps_nobody_waiting() -> None:
+    async def play() -> None:
+        turns = Turns()
+        await turns.take(0.0)
+        first, second = (asyncio.create_task(turns.take(0.0)) for _ in range(2))
+        await asyncio.sleep(0)
+        first.cancel()
+        async with asyncio.timeout(5):
+            await second
+            for _ in range(3):
+                await turns.take(0.0)
+
+    asyncio.run(play())
 
 
 # Features

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from mimn.bundle.manifest import HEAD, STEP, GraphSpec, TensorSpec
 from mimn.nn.baselines.model import BaselineModel
 from mimn.nn.baselines.serving import SequenceHead, functions
+from mimn.nn.head import MimnHead
 from mimn.nn.model import MimnModel
+from mimn.nn.serving import ServingHead
 from mimn.nn.sketch import SketchReader
 from mimn.state.layout import StateLayout
 from mimn.state.sketch import Sketch
@@ -49,9 +51,10 @@ class StepModule(nn.Module):
 class HeadModule(nn.Module):
     """What `head.onnx` computes: the head of one user, and probabilities instead of logits."""
 
-    def __init__(self, model: MimnModel) -> None:
+    def __init__(self, model: MimnModel, *, serving: bool = False) -> None:
+        """With `serving`, rearranged so that a candidate costs less (`mimn.nn.serving`)."""
         super().__init__()
-        self.head = model.head
+        self.head = ServingHead(model.head) if serving and isinstance(model.head, MimnHead) else model.head
         # Registered here, because the head reads its weights and does not own it.
         self.cell = model.cell
 
@@ -64,8 +67,8 @@ class HeadModule(nn.Module):
 class SketchHeadModule(HeadModule):
     """The same with a sketch: takes a user's whole state, and reads the candidates' cells at the moment `now`."""
 
-    def __init__(self, model: MimnModel, sketch: Sketch) -> None:
-        super().__init__(model)
+    def __init__(self, model: MimnModel, sketch: Sketch, *, serving: bool = False) -> None:
+        super().__init__(model, serving=serving)
         self.sketch = sketch
         self.reader = SketchReader(sketch)
 
@@ -78,10 +81,10 @@ class SketchHeadModule(HeadModule):
         return torch.sigmoid(logits).squeeze(0)
 
 
-def head_module(model: MimnModel) -> HeadModule:
-    """What `head.onnx` of a model computes."""
+def head_module(model: MimnModel, *, serving: bool = False) -> HeadModule:
+    """What `head.onnx` of a model computes: as it is trained, or as it is served."""
     sketch = model.config.sketch
-    return HeadModule(model) if sketch is None else SketchHeadModule(model, sketch)
+    return HeadModule(model, serving=serving) if sketch is None else SketchHeadModule(model, sketch, serving=serving)
 
 
 def round_state(state: Tensor, layout: StateLayout) -> Tensor:
@@ -118,7 +121,9 @@ def head_graph(model: MimnModel, layout: StateLayout) -> tuple[bytes, GraphSpec]
         example.append(torch.randn(1, K))
         inputs.append(TensorSpec("context", (1, K)))
         free.append({})
-    data = _to_onnx(head_module(model), tuple(example), [spec.name for spec in inputs], "scores", tuple(free))
+    data = _to_onnx(
+        head_module(model, serving=True), tuple(example), [spec.name for spec in inputs], "scores", tuple(free)
+    )
     return data, GraphSpec(HEAD, tuple(inputs), (TensorSpec("scores", ("candidates",)),))
 
 

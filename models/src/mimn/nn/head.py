@@ -108,6 +108,11 @@ class MimnHead(nn.Module):
         candidate_width = 2 * D + H + D * (config.memory_induction + config.history_product) + sketch_width(self.sketch)
         self.mlp = Mlp(D + 1 + len(config.context_features), candidate_width, config)
 
+    @property
+    def mimn_cell(self) -> MimnCell:
+        """The model's cell, whose weights the head reads."""
+        return self._cell[0]
+
     def step_output(self, controller: Tensor, read_vector: Tensor) -> Tensor:
         """o = [h; r] Wo + bo, of a step or of a read-out. [..., H], [..., D] → [..., H]"""
         output: Tensor = self.output(torch.cat([controller, read_vector], -1))

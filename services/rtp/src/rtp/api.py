@@ -11,7 +11,7 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -32,6 +32,10 @@ log = logging.getLogger(__name__)
 PREDICT_PATHS = ("/predict", "/v1/predict")
 DEADLINE_HEADER = "X-Request-Deadline-Ms"
 _DEADLINE = DEADLINE_HEADER.lower().encode()
+ARRIVED = "rtp.arrived"
+"""Where the ASGI scope says when a request's first byte was seen, in seconds of `time.monotonic`."""
+WHOLE = "rtp.whole"
+"""Where it says that all of a request is there, so that its body needs no timer."""
 PROBLEM_JSON = "application/problem+json"
 _JSON_HEADER = (b"content-type", b"application/json")
 _PROBLEM_HEADER = (b"content-type", PROBLEM_JSON.encode())
@@ -71,6 +75,9 @@ INTERNAL = Row(500, "internal")
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
+Headers = Iterable[tuple[bytes, bytes]]
+
+
 class ClientGone(Exception):
     """The client closed its connection before its request was complete; nobody reads an answer."""
 
@@ -102,13 +109,13 @@ class PredictDoor:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        arrived = self._clock()
+        arrived: float = scope.get(ARRIVED) or self._clock()
         number = next(self._count)
         status, headers = 200, [_JSON_HEADER]
         scored: Scored | None = None
         try:
             deadline, declared_bytes = self._headers(scope, arrived)
-            body = await self._body(receive, declared_bytes, deadline)
+            body = await self._body(receive, declared_bytes, None if WHOLE in scope else deadline)
             request = decode_request(body)
             scored = await self._scorer.score(request, deadline)
             answer = encode_answer(
@@ -121,16 +128,16 @@ class PredictDoor:
             self._metrics.ok.inc()
         except RtpError as error:
             row = STATUS_TABLE[type(error)]
-            status, headers, answer = row.status, _headers_of(row), problem(row, error)
+            status, headers, answer = row.status, headers_of(row), problem(row, error)
             self._metrics.answers.labels(str(status), row.code).inc()
         except ClientGone:
             return
         except Exception:
             log.exception("a request failed for a reason that nobody foresaw")
-            status, headers, answer = INTERNAL.status, _headers_of(INTERNAL), problem(INTERNAL, None)
+            status, headers, answer = INTERNAL.status, headers_of(INTERNAL), problem(INTERNAL, None)
             self._metrics.answers.labels(str(status), INTERNAL.code).inc()
-        await _send(send, status, headers, answer)
         took_s = self._clock() - arrived
+        await _send(send, status, [*headers, server_timing(took_s)], answer)
         self._metrics.request_seconds.observe(took_s)
         if self._log_every and number % self._log_every == 0:
             log.info(
@@ -140,6 +147,22 @@ class PredictDoor:
                 len(scored.scores) if scored else "-",
                 scored.report.status.value if scored else "-",
             )
+
+    def shed(self, headers: Headers, arrived: float) -> RtpError | None:
+        """Why a request with these headers is not worth reading now; None if it is, or if a header has a fault."""
+        try:
+            self._scorer.expect(self._deadline(headers, arrived))
+        except errors.Overloaded as overloaded:
+            return overloaded
+        except RtpError:
+            return None
+        return None
+
+    def _deadline(self, headers: Headers, arrived: float) -> float:
+        for name, value in headers:
+            if name == _DEADLINE:
+                return arrived + self._deadline_ms(value) / 1000
+        return arrived + self._default_deadline_s
 
     def _headers(self, scope: Scope, arrived: float) -> tuple[float, int | None]:
         """When the answer is due, and how many bytes the body has (None if the client does not say)."""
@@ -164,28 +187,37 @@ class PredictDoor:
             )
         return min(int(value[:10]), self._max_deadline_ms)
 
-    async def _body(self, receive: Receive, declared_bytes: int | None, deadline: float) -> bytes:
-        """The whole body, never more of it in memory than is allowed and one read of the socket."""
+    async def _body(self, receive: Receive, declared_bytes: int | None, deadline: float | None) -> bytes:
+        """The whole body, never more of it in memory than is allowed and one read of the socket. Without a deadline it
+        must be there already."""
         limit = self._max_body_bytes
         if declared_bytes is not None and declared_bytes > limit:
             raise _too_large(limit)
         chunks: list[bytes] = []
         received = 0
-        more = True
-        try:
-            async with asyncio.timeout(deadline - self._clock()):
-                while more:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise ClientGone
-                    chunk: bytes = message.get("body", b"")
-                    received += len(chunk)
-                    if received > limit:
-                        raise _too_large(limit)
-                    chunks.append(chunk)
-                    more = message.get("more_body", False)
-        except TimeoutError as error:
-            raise errors.SlowBody(f"only {received} bytes of the body arrived within the deadline") from error
+
+        async def read() -> None:
+            nonlocal received
+            more = True
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                chunk: bytes = message.get("body", b"")
+                received += len(chunk)
+                if received > limit:
+                    raise _too_large(limit)
+                chunks.append(chunk)
+                more = message.get("more_body", False)
+
+        if deadline is None:
+            await read()
+        else:
+            try:
+                async with asyncio.timeout(deadline - self._clock()):
+                    await read()
+            except TimeoutError as error:
+                raise errors.SlowBody(f"only {received} bytes of the body arrived within the deadline") from error
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
@@ -207,7 +239,13 @@ def problem(row: Row, error: RtpError | None, detail: str = "") -> bytes:
     return encode_problem(row.status, HTTPStatus(row.status).phrase, row.code, text, faults)
 
 
-def _headers_of(row: Row) -> list[tuple[bytes, bytes]]:
+def server_timing(took_s: float) -> tuple[bytes, bytes]:
+    """The header that says how long an answer took by this process's clock, from the request's first byte."""
+    return b"server-timing", b"rtp;dur=%.2f" % (took_s * 1000)
+
+
+def headers_of(row: Row) -> list[tuple[bytes, bytes]]:
+    """The headers of an error answer, but for its length."""
     return [_PROBLEM_HEADER, _MORE_HEADERS[row.status]] if row.status in _MORE_HEADERS else [_PROBLEM_HEADER]
 
 
@@ -271,7 +309,7 @@ class GuardedApp(FastAPI):
         """ASGI."""
         if self.guard is not None and scope["type"] == "http" and (error := self.guard(scope)):
             row = STATUS_TABLE[type(error)]
-            await _send(send, row.status, _headers_of(row), problem(row, error))
+            await _send(send, row.status, headers_of(row), problem(row, error))
         else:
             await self.admitted(scope, receive, send)
 

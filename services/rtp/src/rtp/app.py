@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from access import KeyRing, ListenerTls
 from rtp.admin import create_admin_app
-from rtp.api import STATUS_TABLE, GuardedApp, PredictApp, PredictDoor, add_health, add_problems
+from rtp.api import STATUS_TABLE, GuardedApp, Headers, PredictApp, PredictDoor, add_health, add_problems
 from rtp.core.admission import Admission
 from rtp.core.ports import Model, StateReader
 from rtp.errors import RtpError
@@ -40,6 +40,8 @@ class Service:
     admin_tls: ListenerTls | None
     refused: Callable[[RtpError], None]
     """To be told of requests that reach no door."""
+    shed: Callable[[Headers, float], RtpError | None]
+    """Asked about each prediction as soon as its headers are there: why it is not worth reading now."""
     reloader: Reloader
     keys: KeyRing | None
     lifecycle: Lifecycle
@@ -107,6 +109,8 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         announce(holder.current, metrics)
+        loop = asyncio.get_running_loop()
+        metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
         await watcher.look()
         watching = asyncio.create_task(watcher.run())
         if keys is not None:
@@ -147,7 +151,7 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
             guarded.guard = Guard(rules, keys, metrics)
     if keys is not None:
         metrics.keys.set_function(lambda: len(keys))
-    return Service(app, admin, _tls(settings.http), _tls(settings.admin), refused, reloader, keys, lifecycle)
+    return Service(app, admin, _tls(settings.http), _tls(settings.admin), refused, door.shed, reloader, keys, lifecycle)
 
 
 def _tls(listener: TlsListener) -> ListenerTls | None:

@@ -38,10 +38,14 @@ class Metrics:
             "rtp_store_errors", "Reads of a request that failed, by error.", ["error"], registry=registry
         )
         self.request_seconds = Histogram(
-            "rtp_request_seconds", "From a request's headers to its answer.", buckets=_LATENCY_S, registry=registry
+            "rtp_request_seconds", "From a request's first byte to its answer.", buckets=_LATENCY_S, registry=registry
         )
         self.store_seconds = Histogram(
             "rtp_store_seconds", "Reading the state, from the request's point of view.", buckets=_LATENCY_S,
+            registry=registry,
+        )  # fmt: skip
+        self.turn_seconds = Histogram(
+            "rtp_turn_seconds", "Waiting for the head, which scores one request at a time.", buckets=_LATENCY_S,
             registry=registry,
         )  # fmt: skip
         self.head_seconds = Histogram(
@@ -49,6 +53,9 @@ class Metrics:
         )
         self.candidates = Counter("rtp_candidates", "Candidates scored.", registry=registry)
         self.in_flight = Gauge("rtp_in_flight", "Requests between acceptance and answer.", registry=registry)
+        self.tasks = Gauge(
+            "rtp_tasks", "Tasks of the event loop: a few of its own, and one a request under way.", registry=registry
+        )
         self.store_up = Gauge(
             "rtp_store_up", "1 if the last background read of the store succeeded.", registry=registry
         )

@@ -25,6 +25,12 @@ _RESPONSE_EXAMPLE = {
     "state": {"status": "warm", "events": 312, "age_ms": 840, "partial": False},
 }
 _FEATURE = {"type": "number", "minimum": -float(np.finfo(np.float32).max), "maximum": float(np.finfo(np.float32).max)}
+_TIMING = {
+    "Server-Timing": {
+        "description": "`rtp;dur=` and the milliseconds from the request's first byte to this answer, by RTP's clock.",
+        "schema": {"type": "string"},
+    }
+}
 _MEANING = {
     400: "The body is not JSON in UTF-8.",
     401: "No key, or one that is not known. Never on a service that asks for none.",
@@ -84,6 +90,7 @@ def describe(app: FastAPI, max_deadline_ms: int, context: Callable[[], tuple[str
 def _predict(path: str, max_deadline_ms: int) -> dict[str, Any]:
     rows = [row for row in (*STATUS_TABLE.values(), INTERNAL) if row.code != "not_ready"]
     errors = {str(status): _problem(status, [r for r in rows if r.status == status]) for status in sorted(_MEANING)}
+    errors["503"]["headers"] |= _TIMING
     return {
         "tags": ["score"],
         "summary": "Click probability of each candidate",
@@ -110,6 +117,7 @@ def _predict(path: str, max_deadline_ms: int) -> dict[str, Any]:
         "responses": {
             "200": {
                 "description": "Scores.",
+                "headers": _TIMING,
                 "content": {"application/json": {"schema": _ref(PredictResponse), "example": _RESPONSE_EXAMPLE}},
             },
             **errors,

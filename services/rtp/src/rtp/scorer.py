@@ -1,7 +1,8 @@
-"""From a checked request to scores: admit → state → assemble → head. Knows neither HTTP nor Redis nor onnxruntime."""
+"""From a checked request to scores: admit → state → turn → head. Knows neither HTTP nor Redis nor onnxruntime."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,19 +16,23 @@ from rtp.core.features import context_vector
 from rtp.core.ports import Model, StateReader
 from rtp.core.request import ScoreRequest
 from rtp.core.standing import UNAVAILABLE, StateReport, Status
-from rtp.errors import DeadlineMissed, StateUnavailable, StoreError
+from rtp.errors import DeadlineMissed, StateUnavailable, StoreError, StoreLate
 from rtp.metrics import Metrics
 from rtp.serving import Holder, Serving
+from rtp.turns import Turns
 
 LEAST_RESERVE_S = 0.005
+_LAG_KEPT = 0.95
 
 
-def reserve_s(remaining_s: float) -> float:
+def reserve_s(remaining_s: float, lag_s: float = 0.0) -> float:
     """What is kept of a deadline for encoding, sending, and a timer that fires late on a busy machine.
 
-    A tenth, but at least `LEAST_RESERVE_S`, but at most a quarter.
+    A tenth, but at least `LEAST_RESERVE_S`, but at most a quarter; more, up to a half, where timers fired late lately
+    (`lag_s`).
     """
-    return min(max(remaining_s / 10, LEAST_RESERVE_S), remaining_s / 4)
+    least = min(max(remaining_s / 10, LEAST_RESERVE_S), remaining_s / 4)
+    return max(least, min(2 * lag_s, remaining_s / 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +64,28 @@ class Scorer:
         self._store = store
         self._admission = admission
         self._metrics = metrics
+        self._turns = Turns()
+        self._expecting = False
+        self._lag_s = 0.0
         self._stale_after_ms = stale_after_ms
         self._clock = clock
         self._wall_ms = wall_ms
+
+    def expect(self, deadline: float) -> None:
+        """Make sure that it is worth reading a request with this deadline at all; `score` follows in the loop's next
+        pass, or later.
+
+        Raises: as `Admission.admit`.
+        """
+        now = self._clock()
+        self._admission.expect(deadline - now, self._turns.age_s(now))
+        if not self._expecting:
+            self._expecting = True
+            asyncio.get_running_loop().call_soon(self._expected)
+
+    def _expected(self) -> None:
+        self._expecting = False
+        self._admission.admitting()
 
     async def score(self, request: ScoreRequest, deadline: float) -> Scored:
         """Scores for every candidate, before `deadline` (seconds of `clock`).
@@ -79,21 +103,26 @@ class Scorer:
         model = serving.model
         context = context_vector(model.context, request.context)
         cost_s = model.cost_s(len(request.item_ids))
-        remaining_s = deadline - self._clock()
-        self._admission.admit(cost_s, remaining_s)
+        now = self._clock()
+        remaining_s = deadline - now
+        self._admission.admit(cost_s, remaining_s, self._turns.age_s(now))
         try:
             # Requests that give up on a store at the same time are scored one after another: leave time for them all.
-            until = deadline - self._admission.ahead_s - reserve_s(remaining_s)
+            until = deadline - self._admission.ahead_s - reserve_s(remaining_s, self._lag_s)
             state, report = await self._state(serving, request, until)
             if request.require_state and report.status is Status.UNAVAILABLE:
                 raise StateUnavailable("the store does not give this user's state, and the request requires it")
+            ready = self._clock()
+            await self._turns.take(ready)
             began = self._clock()
-            if began >= deadline:
+            # No scores rather than late ones, at the cost of those behind in the line.
+            if began >= deadline or (self._admission.in_flight > 1 and began + cost_s > deadline):
                 raise DeadlineMissed("the deadline passed before the candidates could be scored")
             scores = model.score(request.item_ids, request.category_ids, state, context, self._wall_ms())
         finally:
             self._admission.leave(cost_s)
         metrics = self._metrics
+        metrics.turn_seconds.observe(began - ready)
         metrics.head_seconds.observe(self._clock() - began)
         metrics.state_of[report.status].inc()
         metrics.candidates.inc(len(scores))
@@ -113,6 +142,8 @@ class Scorer:
         try:
             value = await self._store.read(serving.keys.state(partition, request.user_id), until - began)
         except StoreError as error:
+            if isinstance(error, StoreLate):
+                self._lag_s = max(self._clock() - until, _LAG_KEPT * self._lag_s)
             self._metrics.store_errors.labels(type(error).__name__).inc()
             return model.initial_state, UNAVAILABLE
         self._metrics.store_seconds.observe(self._clock() - began)

@@ -112,7 +112,12 @@ def _config(service: Service, settings: RtpSettings, *, drain: bool) -> uvicorn.
         service.app if drain else service.admin,
         ssl_context_factory=None if tls is None else lambda *_: tls.context(),
         loop="uvloop",
-        http=bounded(settings.http.max_head_bytes, settings.http.arrival_s, service.refused),
+        http=bounded(
+            settings.http.max_head_bytes,
+            settings.http.arrival_s,
+            service.refused,
+            service.shed if drain else lambda *_: None,
+        ),
         ws="none",
         lifespan="on" if drain else "off",
         access_log=False,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -67,41 +68,56 @@ class RedisStateReader:
         return await self._within(self._commands.get(key), timeout_s)
 
     async def read_many(self, keys: Sequence[str], timeout_s: float) -> list[bytes | None]:
-        """The values under `keys`, in order; asks even while requests do not.
+        """The values under `keys`, in order; asks even while requests do not. That it gets an answer, with more time
+        than a request has, says nothing about whether requests would.
 
         Raises: as `read`.
         """
-        return await self._within(self._commands.get_many(keys), timeout_s)
+        return await self._within(self._commands.get_many(keys), timeout_s, watched=False)
 
     async def close(self) -> None:
         """Close every connection."""
         await self._commands.close()
 
-    async def _within(self, reading: Awaitable[T], timeout_s: float) -> T:
+    async def _within(self, reading: Awaitable[T], timeout_s: float, *, watched: bool = True) -> T:
         try:
             async with asyncio.timeout(timeout_s):
                 value = await reading
         except TimeoutError as error:
-            self._outage.late(self._clock())
+            if watched:
+                self._outage.late(self._clock())
             raise StoreLate(f"no reply within {timeout_s * 1000:.0f} ms") from error
         except ResponseError as error:
-            self._outage.answered()
+            if watched:
+                self._outage.answered()
             raise StoreRefused(f"the store refuses: {str(error).partition(' ')[0]}") from error
+        except _TooManyConnects as error:
+            raise StoreAway(str(error)) from error
         except _AWAY as error:
             self._outage.away(self._clock())
             raise StoreAway(f"no connection to the store ({type(error).__name__})") from error
-        self._outage.answered()
+        if watched:
+            self._outage.answered()
         return value
+
+
+class _TooManyConnects(Exception):
+    """A connection would be one too many in this second; says nothing about the store."""
 
 
 class _PoolCommands:
     """One server: a bounded set of connections, each one request's at a time.
 
     A connection whose reply was not read to its end is closed, never reused: a late reply would answer somebody else.
+    At most as many as the pool holds are opened in vain within a second: a store that struggles is not also stormed.
     """
 
-    def __init__(self, pool: ConnectionPool, size: int) -> None:
+    def __init__(self, pool: ConnectionPool, size: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._pool = pool
+        self._clock = clock
+        self._size = size
+        self._in_vain: deque[float] = deque()
+        """When connections were opened that have given no answer so far."""
         self._idle: list[AbstractConnection] = []
         self._slots = asyncio.Semaphore(size)
         self._epoch = 0
@@ -130,8 +146,17 @@ class _PoolCommands:
                 except (RedisConnectionError, OSError):
                     # The server closed an idle connection, or restarted; the others are as old. One new try.
                     await self.close()
+            now = self._clock()
+            while self._in_vain and self._in_vain[0] <= now - 1.0:
+                self._in_vain.popleft()
+            if len(self._in_vain) >= self._size:
+                raise _TooManyConnects("a pool's worth of connections gave no answer within a second: no more for now")
+            self._in_vain.append(now)
             fresh = self._pool.make_connection()  # type: ignore[no-untyped-call] # redis-py has no annotation here
-            return await self._exchange(fresh, command)
+            answer = await self._exchange(fresh, command)
+            if self._in_vain:
+                self._in_vain.pop()
+            return answer
 
     async def _exchange(self, connection: AbstractConnection, command: tuple[str, ...]) -> Any:
         epoch = self._epoch

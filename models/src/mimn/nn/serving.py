@@ -1,0 +1,168 @@
+"""The head as it is served: the numbers of `MimnHead` for one user, by fewer products.
+
+A head is linear between its activations, so whatever the user's state alone decides is multiplied into the weights once
+a request, and what is constant is multiplied out once an export. What is left for a candidate is its own vector's way:
+
+* the attention's first product q (W1 + W3) + (q * f_k) W4 is q A_k, with A_k = (W1 + W3) + diag(f_k) W4 for the m
+  channels side by side: one product instead of m, and no q * f_k;
+* the first layer above the features never sees the features. Candidate times a mean is a diagonal on the weights;
+  read-out and channels' sum are weights [C, m] over m vectors, so the vectors go through the layer and the weights are
+  applied behind it; batch normalization in evaluation mode is a scale and a shift.
+
+Training needs the features themselves (batch statistics, dropout), so this is a module of its own, which export makes
+from a trained head, and parity compares with that head and with the equations.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import prelu, softplus
+
+from mimn.nn import addressing
+from mimn.nn.head import BatchNorm, MimnHead, user_features
+
+
+class ServingHead(nn.Module):
+    """`MimnHead` in evaluation mode for one user at a time. Its weights are those of the head when it was made.
+
+    The first layer above the features, U units, behind its normalization:
+    """
+
+    by_user: Tensor
+    """[D + 1 + K, U], of the user's features."""
+    bias: Tensor
+    """[1, U]"""
+    plain: Tensor
+    """[D, U], of the candidate."""
+    by_add: Tensor
+    """[D, U], of candidate times mean add vector."""
+    by_history: Tensor
+    """[D, U], of candidate times mean event vector."""
+    by_controller: Tensor
+    """[H, U], through the output layer."""
+    by_read: Tensor
+    """[D, U], of a memory slot, through the output layer."""
+    by_channels: Tensor
+    """[D, U], of an interest channel."""
+    by_counts: Tensor
+    """[R, U], of what is read of the sketch."""
+    attend: Tensor
+    """The attention's first layer of the candidate [D, A],"""
+    attend_product: Tensor
+    """of candidate times channel [D, A],"""
+    attend_channel: Tensor
+    """of the channel [D, A],"""
+    attend_bias: Tensor
+    """[A]"""
+    attend_second: nn.Linear
+    attend_third: nn.Linear
+
+    def __init__(self, head: MimnHead) -> None:
+        super().__init__()
+        config = self.config = head.config
+        self.cell, self.sketch = head.mimn_cell, head.sketch
+        D, H = config.width, config.controller_units
+        mlp = head.mlp
+        with torch.no_grad():
+            by_user, user_shift = _normalized(mlp.by_user.weight, mlp.user_norm)
+            by_candidate, candidate_shift = _normalized(mlp.by_candidate.weight, mlp.candidate_norm)
+            sizes = [D, D, H, *[D] * (config.memory_induction + config.history_product)]
+            pieces = list(torch.split(by_candidate, [*sizes, len(by_candidate) - sum(sizes)]))
+            plain, by_add, by_output = pieces[:3]
+            from_controller, from_read = torch.split(head.output.weight.T, [H, D])
+            bias = mlp.by_user.bias + user_shift + candidate_shift + head.output.bias @ by_output
+            self._keep("by_user", by_user)
+            self._keep("bias", bias.unsqueeze(0))
+            self._keep("plain", plain)
+            self._keep("by_add", by_add)
+            self._keep("by_controller", from_controller @ by_output)
+            self._keep("by_read", from_read @ by_output)
+            self._keep("by_channels", pieces[3] if config.memory_induction else torch.empty(0))
+            self._keep("by_history", pieces[-2] if config.history_product else torch.empty(0))
+            self._keep("by_counts", pieces[-1])
+            if config.memory_induction:
+                q_weight, f_weight, difference, product = head.attention.first.unbind(0)
+                self._keep("attend", q_weight + difference)
+                self._keep("attend_product", product)
+                self._keep("attend_channel", f_weight - difference)
+                self._keep("attend_bias", head.attention.first_bias)
+                self.attend_second, self.attend_third = head.attention.second, head.attention.third
+        self.first_slope, self.second_slope = mlp.first_slope.weight, mlp.second_slope.weight
+        self.second, self.third = mlp.second, mlp.third
+
+    def _keep(self, name: str, value: Tensor) -> None:
+        self.register_buffer(name, value.detach().clone())
+
+    def forward(
+        self, state: Tensor, candidates: Tensor, context: Tensor | None = None, counts: Tensor | None = None
+    ) -> Tensor:
+        """The click logits; as `MimnHead.forward`, but for one user.
+
+        [1, F], [1, C, D], [1, K], [1, C, A, S] → [1, C]
+        """
+        q = candidates.squeeze(0)
+        blocks = {name: value.squeeze(0) for name, value in self.cell.unpack(state).items()}
+        controller = self.controller(q, state)
+        inputs = [q, controller, self.read_weights(controller, blocks)]
+        weights = self.plain + blocks["add_mean"].unsqueeze(-1) * self.by_add
+        if self.config.history_product:
+            weights = weights + blocks["history_mean"].unsqueeze(-1) * self.by_history
+        rows = [weights, self.by_controller, blocks["memory"] @ self.by_read]
+        if self.config.memory_induction:
+            inputs.append(self.channel_weights(q, blocks["channels"]))
+            rows.append(blocks["channels"] @ self.by_channels)
+        if self.sketch is not None:
+            inputs.append(self.sketch(counts).squeeze(0))
+            rows.append(self.by_counts)
+        user = torch.addmm(self.bias, user_features(self.cell.unpack(state), context), self.by_user)
+        hidden = prelu(torch.addmm(user, torch.cat(inputs, -1), torch.cat(rows)), self.first_slope)
+        hidden = prelu(self.second(hidden), self.second_slope)
+        logits: Tensor = self.third(hidden).squeeze(-1)
+        return logits.unsqueeze(0)
+
+    def controller(self, q: Tensor, state: Tensor) -> Tensor:
+        """The controller after each candidate, were it the next event. [C, D], [1, F] → [C, H]"""
+        gru, blocks = self.cell.controller, self.cell.unpack(state)
+        side, h = blocks["read"], blocks["controller"]
+        units = gru.units
+        to_gates, to_candidate = gru.event[:, : 2 * units], gru.event[:, 2 * units :]
+        of_user = side @ gru.side + gru.bias
+        gates = torch.addmm(torch.addmm(of_user[:, : 2 * units], h, gru.gates), q, to_gates)
+        reset, keep = torch.sigmoid(gates).chunk(2, -1)
+        candidate = torch.tanh(
+            torch.addmm(torch.addmm(of_user[:, 2 * units :], q, to_candidate), reset, h.T * gru.candidate)
+        )
+        return candidate + keep * (h - candidate)
+
+    def read_weights(self, controller: Tensor, blocks: dict[str, Tensor]) -> Tensor:
+        """How much of each slot each candidate reads. [C, H] → [C, m]"""
+        shares = self.cell.shares(blocks).unsqueeze(0) if self.config.shifts else None
+        strength, key = self.cell.controls.read_head(controller, shares)
+        marks = addressing.landmarks(blocks["memory"], self.cell.keys())
+        length = torch.linalg.vector_norm(key, dim=-1, keepdim=True).clamp_min(addressing.TINY**0.5)
+        return torch.softmax((key @ marks.T) * ((softplus(strength) + 1.0) / length), -1)
+
+    def channel_weights(self, q: Tensor, channels: Tensor) -> Tensor:
+        """How much of each interest channel counts for each candidate. [C, D], [m, D] → [C, m]"""
+        m, D = channels.shape
+        weights = self.attend.unsqueeze(1) + channels.T.unsqueeze(-1) * self.attend_product.unsqueeze(1)
+        bias = torch.addmm(self.attend_bias.unsqueeze(0), channels, self.attend_channel)
+        hidden = torch.sigmoid(torch.addmm(bias.reshape(1, -1), q, weights.reshape(D, -1)))
+        hidden = torch.sigmoid(self.attend_second(hidden.reshape(-1, bias.shape[-1])))
+        # The third layer's bias is the same for all channels, so the softmax does not see it.
+        return torch.softmax((hidden @ self.attend_third.weight.T).reshape(-1, m), -1)
+
+
+def _normalized(weight: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """A layer behind a normalization in evaluation mode, as one layer: weights [W, U] and bias [U].
+
+    weight [U, W] → x W' + b' = norm(x) weight^T
+    """
+    if not isinstance(norm, BatchNorm):
+        return weight.T, torch.zeros(len(weight))
+    batch = norm.norm
+    assert batch.running_mean is not None  # noqa: S101 (batch norm of ours always keeps statistics)
+    assert batch.running_var is not None  # noqa: S101 (as above)
+    scale = batch.weight * torch.rsqrt(batch.running_var + batch.eps)
+    return scale.unsqueeze(-1) * weight.T, (batch.bias - batch.running_mean * scale) @ weight.T

@@ -1,0 +1,126 @@
+"""What an overloaded RTP says on a real socket: a refusal at once, after which the connection goes on."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from localstack.servers import Valkey
+from localstack.services import RtpProcess, Surroundings
+from localstack.wait import until
+from torture.overload import HeavyRtp
+from torture.traffic import Audience, server_s
+from torture.watching import metric
+from world import BUNDLE
+
+pytestmark = pytest.mark.servers
+
+DEADLINE = b"x-request-deadline-ms: %d\r\n"
+HEAD = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+
+
+@pytest.fixture(scope="module")
+def audience() -> Audience:
+    return Audience()
+
+
+@pytest.fixture(scope="module")
+def rtp(tmp_path_factory: pytest.TempPathFactory, audience: Audience) -> Iterator[RtpProcess]:
+    """A process whose head takes 5 ms, so that fifty requests at once are a line."""
+    folder = tmp_path_factory.mktemp("overload")
+    with Valkey(folder / "valkey", appendfsync="off") as server:
+        audience.settle(server)
+        told = {"RTP_STATE__STALE_AFTER_S": "86400", "RTP_DEADLINE__MAX_MS": "10000"}
+        with HeavyRtp("rtp", folder / "rtp", Surroundings("", server.address, BUNDLE, rtp=told)) as process:
+            yield process
+
+
+class Client:
+    """One raw connection."""
+
+    def __init__(self, rtp: RtpProcess) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", rtp.ports["http"]), timeout=20)
+        self.stream = self.socket.makefile("rb")
+
+    def ask(self, body: bytes, deadline_ms: int) -> None:
+        self.socket.sendall(HEAD + DEADLINE % deadline_ms + b"content-length: %d\r\n\r\n" % len(body) + body)
+
+    def answer(self) -> tuple[int, dict[str, Any], http.client.HTTPMessage]:
+        status = int(self.stream.readline().split()[1])
+        headers = http.client.parse_headers(self.stream)
+        return status, json.loads(self.stream.read(int(headers["content-length"]))), headers
+
+    def close(self) -> None:
+        self.stream.close()
+        self.socket.close()
+
+
+@pytest.fixture
+def line(rtp: RtpProcess, audience: Audience) -> Iterator[list[Client]]:
+    """Requests with a long deadline that keep the head busy for more than a second."""
+    clients = [Client(rtp) for _ in range(240)]
+    for client in clients:
+        client.ask(audience.cases[0].body, 10_000)
+    until(lambda: metric(rtp, "rtp_in_flight") > 40, "there is a line", within_s=10, every_s=0.0)
+    yield clients
+    for client in clients:
+        assert client.answer()[0] == 200, "who was let in is answered"
+        client.close()
+
+
+def test_a_refusal_comes_before_the_line_and_the_connection_goes_on(
+    rtp: RtpProcess, audience: Audience, line: list[Client]
+) -> None:
+    client, body = Client(rtp), audience.cases[1].body
+    client.ask(body, 100)
+    status, said, headers = client.answer()
+    assert (status, said["code"], headers["retry-after"]) == (503, "overloaded", "1")
+    assert headers["connection"] is None
+    assert server_s(f"server-timing: {headers['server-timing']}\r\n".encode()) < 0.1
+    assert metric(rtp, "rtp_in_flight") > 0, "the line is still there: nobody had to wait for it"
+    assert metric(rtp, "rtp_answers_total", 'code="overloaded"') >= 1
+    client.ask(body, 10_000)
+    status, answer, _ = client.answer()
+    assert status == 200
+    assert audience.cases[1].right(answer)
+    client.close()
+
+
+def test_a_body_that_comes_late_or_in_pieces_is_skipped(
+    rtp: RtpProcess, audience: Audience, line: list[Client]
+) -> None:
+    client, body = Client(rtp), audience.cases[1].body
+    head = HEAD + DEADLINE % 100
+    client.socket.sendall(head + b"transfer-encoding: chunked\r\n\r\n")
+    for piece in (body[:10], body[10:]):
+        client.socket.sendall(b"%x\r\n%s\r\n" % (len(piece), piece))
+    client.socket.sendall(b"0\r\n\r\n")
+    client.ask(body, 10_000)
+    assert [client.answer()[0] for _ in range(2)] == [503, 200]
+    client.close()
+
+
+def test_requests_behind_another_on_one_connection_are_answered_in_order(
+    rtp: RtpProcess, audience: Audience, line: list[Client]
+) -> None:
+    client, body = Client(rtp), audience.cases[1].body
+    for deadline_ms in (10_000, 1, 10_000):
+        client.ask(body, deadline_ms)
+    assert [client.answer()[0] for _ in range(3)] in ([200, 503, 200], [200, 504, 200])
+    client.close()
+    old = Client(rtp)
+    old.socket.sendall(HEAD.replace(b"1.1", b"1.0") + DEADLINE % 1 + b"content-length: %d\r\n\r\n" % len(body) + body)
+    assert old.answer()[2]["connection"] == "close"
+    old.close()
+
+
+def test_other_routes_are_answered_while_there_is_a_line(rtp: RtpProcess, line: list[Client]) -> None:
+    client = Client(rtp)
+    client.socket.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert client.answer()[0] == 200
+    client.close()

@@ -1,0 +1,48 @@
+"""RTP with a head that takes 5 ms and no processor: what a large model is to its server, on a machine that has to carry
+the load generator as well.
+
+    python -m torture.fixed_cost [--fd N]        (otherwise as python -m rtp)
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import rtp.app
+from mimn.bundle import load_bundle
+from rtp.__main__ import main
+from rtp.runtime import OnnxModel
+
+HEAD_S = 0.005
+SMOOTHING = 0.1
+
+
+class FixedCost(OnnxModel):
+    """Scores as the bundle does, and takes `HEAD_S` for it."""
+
+    took_s = HEAD_S
+
+    def score(self, *request: Any) -> Any:
+        """See `rtp.core.ports.Model`."""
+        began = time.perf_counter()
+        scores = super().score(*request)
+        time.sleep(max(0.0, began + HEAD_S - time.perf_counter()))
+        self.took_s += SMOOTHING * (time.perf_counter() - began - self.took_s)
+        return scores
+
+    def cost_s(self, candidates: int) -> float:
+        """A moving average of what it took, as `OnnxModel` has it."""
+        return self.took_s
+
+
+def load(path: Path) -> FixedCost:
+    """In place of `rtp.runtime.load_model`."""
+    return FixedCost(load_bundle(path.resolve()))
+
+
+if __name__ == "__main__":
+    rtp.app.load_model = load  # type: ignore[attr-defined]  # RTP has no setting for this, and wants none
+    sys.exit(main())

@@ -1,0 +1,180 @@
+"""The store is slow, silent, gone or fails over under requests: RTP answers in time, says what it knows, and comes back
+by itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+
+import redis
+
+from localstack.ports import LOOPBACK
+from localstack.servers import Valkey
+from localstack.services import RtpProcess, Surroundings
+from localstack.wait import until
+from sentinel_node import SentinelNode
+from torture.stage import Size, Stage, Tally
+from torture.traffic import Audience, Traffic, answered, busiest_second, quantile
+from torture.wire import Wire
+from world import BUNDLE
+
+DEADLINE_MS = 250
+"""RTP's default."""
+PAST_DEADLINE_S = 0.005
+RECOVERY_S = 1.0
+MAY_FAIL = {"full": 0.001, "fast": 0.01}
+"""Share of the requests; the fast size has so few that one stall of a machine that others use is over a thousandth."""
+POOL = 16
+PER_S = 200
+
+
+@dataclass
+class Scene:
+    """A store that may be harmed, and what lies between it and RTP."""
+
+    store: Valkey
+    wire: Wire
+    heir: Valkey | None = None
+    sentinel: SentinelNode | None = None
+
+
+@contextmanager
+def a_store_that_takes_50_ms(scene: Scene) -> Iterator[None]:
+    """Longer than all the rest, but in time."""
+    with _delayed(scene, 0.05):
+        yield
+
+
+@contextmanager
+def a_store_that_takes_500_ms(scene: Scene) -> Iterator[None]:
+    """Twice the deadline."""
+    with _delayed(scene, 0.5):
+        yield
+
+
+@contextmanager
+def a_store_that_swallows_everything(scene: Scene) -> Iterator[None]:
+    """Connections open and stay open, and nothing comes back."""
+    scene.wire.swallows = True
+    yield
+    scene.wire.swallows = False
+
+
+@contextmanager
+def a_store_that_is_gone(scene: Scene) -> Iterator[None]:
+    """Killed, and started again."""
+    scene.store.kill()
+    yield
+    scene.store.start()
+
+
+@contextmanager
+def a_store_that_fails_over(scene: Scene) -> Iterator[None]:
+    """The primary is killed; for a while nobody stands in for it, then Sentinel names the replica."""
+    if scene.sentinel is None or scene.heir is None:
+        raise AssertionError("no replica was started")
+    scene.store.kill()
+    yield
+    with redis.Redis.from_url(scene.heir.address, protocol=2) as client:
+        client.execute_command("REPLICAOF", "NO", "ONE")
+    with redis.Redis.from_url(scene.sentinel.address, protocol=2) as client:
+        client.execute_command("SENTINEL REMOVE", "states")
+        client.execute_command("SENTINEL MONITOR", "states", LOOPBACK, scene.heir.port, 1)
+
+
+@contextmanager
+def _delayed(scene: Scene, seconds: float) -> Iterator[None]:
+    scene.wire.delay_s = seconds
+    yield
+    scene.wire.delay_s = 0.0
+
+
+Fault = Callable[[Scene], AbstractContextManager[None]]
+LABELS: dict[Fault, set[str]] = {
+    a_store_that_takes_50_ms: {"warm"},
+    a_store_that_takes_500_ms: {"unavailable"},
+    a_store_that_swallows_everything: {"unavailable"},
+    a_store_that_is_gone: {"unavailable"},
+    a_store_that_fails_over: {"unavailable"},
+}
+"""What answers say while the fault lasts."""
+
+
+def answers_go_on_while_the_store_is_away_slow_or_fails_over(stage: Stage, size: Size) -> Tally:
+    """Five faults of 2 s (full: 15 s, twice each) under 200 requests/s: at least 99.9 % of the requests are answered
+    by their deadline and say what their scores rest on, all are warm again a second after the store is back, and nobody
+    storms it."""
+    rounds, lasts_s = (2, 15.0) if size == "full" else (1, 2.0)
+    audience = Audience()
+    tally = Tally()
+    for n in range(rounds):
+        for fault in LABELS:
+            tally += _trial(stage, audience, fault, n, lasts_s, size)
+    return tally
+
+
+def _trial(stage: Stage, audience: Audience, fault: Fault, n: int, lasts_s: float, size: Size) -> Tally:
+    name = f"{fault.__name__}-{n}"
+    with ExitStack() as ending:
+        scene, told = _scene(stage, audience, fault, name, ending)
+        url = f"redis://{LOOPBACK}:{scene.wire.port}/0"
+        rtp = ending.enter_context(
+            RtpProcess("rtp", stage.folder / f"{name}-rtp", Surroundings("", url, BUNDLE, rtp=told))
+        )
+        with Traffic(rtp.ports["http"], audience.cases, per_s=PER_S) as traffic:
+            until(lambda: len(traffic.answers) > PER_S // 4, "there is traffic", within_s=10)
+            with fault(scene):
+                began = traffic.go_on(lasts_s)
+                ends = time.monotonic()
+            back = time.monotonic()
+            traffic.go_on(RECOVERY_S + 0.7)
+        during = traffic.between(began + DEADLINE_MS / 1000, ends - DEADLINE_MS / 1000)
+        unlike = {answer.said for answer in during if answer.status == 200} - LABELS[fault]
+        late = quantile([a.server_s for a in traffic.answers if a.status], 0.99)
+        stall_s = quantile(traffic.stalls_s, 0.99) if size == "fast" else 0.0
+        recovered_s = max((a.due - back for a in traffic.answers if a.said != "warm" and a.due > back), default=0.0)
+        storm = busiest_second([at for at in scene.wire.connects if began < at])
+        wrong = [
+            *([f"{name}: answers said {', '.join(sorted(unlike))}"] if unlike else []),
+            *(
+                [f"{name}: p99 {late:.3f} s by RTP's clock"]
+                if late > DEADLINE_MS / 1000 + PAST_DEADLINE_S + stall_s
+                else []
+            ),
+            *([f"{name}: warm only {recovered_s:.2f} s after the store was back"] if recovered_s > RECOVERY_S else []),
+            *([f"{name}: {storm} connects in a second"] if storm > POOL else []),
+        ]
+        figures = {
+            "answers other than 200, %": 100 * sum(a.status != 200 for a in traffic.answers) / len(traffic.answers),
+            f"p99 by RTP's clock, ms ({fault.__name__})": late * 1000,
+            "all warm after the store was back, s": recovered_s,
+            "most connects in a second": storm,
+        }
+        measured = Tally(1, 1, wrong=tuple(wrong), figures={name: [round(v, 3)] for name, v in figures.items()})
+        return measured + answered(traffic.answers, may_fail=MAY_FAIL[size])
+
+
+def _scene(
+    stage: Stage, audience: Audience, fault: Fault, name: str, ending: ExitStack
+) -> tuple[Scene, dict[str, str]]:
+    # What is stored survives a kill.
+    store = ending.enter_context(Valkey(stage.folder / f"{name}-store", appendfsync="always"))
+    audience.settle(store)
+    wire = ending.enter_context(Wire(store.port))
+    told = {"RTP_REDIS__POOL_SIZE": str(POOL), "RTP_STATE__STALE_AFTER_S": "86400"}
+    if fault is not a_store_that_fails_over:
+        return Scene(store, wire), told
+    heir = ending.enter_context(Valkey(stage.folder / f"{name}-replica", appendfsync="off"))
+    with redis.Redis.from_url(heir.address, protocol=2) as client:
+        client.execute_command("REPLICAOF", LOOPBACK, store.port)
+        until(lambda: client.info("replication")["master_link_status"] == "up", "it follows", within_s=10)
+        until(lambda: client.dbsize() == len(audience.stored.values), "it has everything", within_s=10)
+    sentinel = ending.enter_context(SentinelNode(stage.folder / f"{name}-sentinel", store))
+    told |= {
+        "RTP_REDIS__MODE": "sentinel",
+        "RTP_REDIS__SENTINELS": f"{LOOPBACK}:{sentinel.port}",
+        "RTP_REDIS__SENTINEL_SERVICE": "states",
+    }
+    return Scene(store, wire, heir, sentinel), told
