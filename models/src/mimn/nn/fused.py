@@ -52,9 +52,12 @@ class FusedCell(nn.Module):
         self.controller = FusedGru(cell.controller)
         columns = [2, 2 * D, D, D] + ([3, 1] if config.shifts else [])
         """Strengths, keys, add, erase (, shift, gamma): `ControlLayer`."""
-        for name in ("weight", "bias"):
-            parts = torch.split(getattr(cell.controls, name).detach(), columns, -1)
-            setattr(self, name, nn.ParameterList(nn.Parameter(part.clone(), requires_grad=False) for part in parts))
+        self.control_weights, self.control_biases = (
+            nn.ParameterList(
+                nn.Parameter(part.clone(), requires_grad=False) for part in torch.split(value, columns, -1)
+            )
+            for value in (cell.controls.weight.detach(), cell.controls.bias.detach())
+        )
         self.marks: Tensor
         self.register_buffer("marks", addressing.direction(cell.keys()).detach().clone())
         if config.memory_induction:
@@ -71,23 +74,24 @@ class FusedCell(nn.Module):
         means = m * config.utilization + 2 * D
         sizes = [config.controller_units, D, slots] + [slots] * config.memory_induction + [means, 1]
         controller, side, memory, *channels, mean, count = torch.split(state, sizes, -1)
-        cubes = memory.unflatten(-1, (m, D))
+        cubes = torch.unflatten(memory, -1, (m, D))
         shares = mean[:, :m] if config.utilization else None
 
         controller = self.controller(event, side, controller)
         inputs = controller if shares is None or not config.shifts else torch.cat([controller, shares], -1)
         strengths, keys, add, erase, *rebalance = (
-            torch.addmm(bias, inputs, weight) for bias, weight in zip(self.bias, self.weight, strict=True)
+            torch.addmm(bias, inputs, weight)
+            for bias, weight in zip(self.control_biases, self.control_weights, strict=True)
         )
-        keys, add, erase = torch.tanh(keys).unflatten(-1, (2, D)), torch.tanh(add), torch.sigmoid(erase)
+        keys, add, erase = torch.unflatten(torch.tanh(keys), -1, (2, D)), torch.tanh(add), torch.sigmoid(erase)
         if config.bounded_writes:
             add = add * erase
         sharpness = (nn.functional.softplus(strengths) + 1.0).unsqueeze(-1) / _length(keys)
         marks = cubes / _length(cubes) + self.marks
-        reads, writes = torch.softmax(sharpness * (keys @ marks.transpose(-1, -2)), -1).split(1, -2)
+        reads, writes = torch.split(torch.softmax(sharpness * (keys @ marks.transpose(-1, -2)), -1), 1, -2)
         new = [controller, read(cubes, reads).squeeze(-2)]
         if config.transfers:
-            matrix = torch.softmax(self.transfer(shares).unflatten(-1, (m, m)), -1)
+            matrix = torch.softmax(torch.unflatten(self.transfer(shares), -1, (m, m)), -1)
             writes = writes @ matrix
         written = writes.squeeze(-2)
         if config.shifts:
@@ -106,4 +110,5 @@ class FusedCell(nn.Module):
 
 def _length(x: Tensor) -> Tensor:
     """What `addressing.direction` divides by. [..., D] → [..., 1]"""
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(addressing.TINY**0.5)
+    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return length.clamp_min(addressing.TINY**0.5)

@@ -48,6 +48,19 @@ class StepModule(nn.Module):
         return round_state(self.cell.initial(batch), self.layout)
 
 
+class FusedStepModule(nn.Module):
+    """The same in fewer operations (`mimn.nn.fused`)."""
+
+    def __init__(self, cell: MimnCell, layout: StateLayout) -> None:
+        super().__init__()
+        self.cell = FusedCell(cell)
+        self.layout = layout
+
+    def forward(self, event: Tensor, state: Tensor) -> Tensor:
+        """[B, D], [B, F] → [B, F]"""
+        return round_state(self.cell(event, state), self.layout)
+
+
 class HeadModule(nn.Module):
     """What `head.onnx` computes: the head of one user, and probabilities instead of logits."""
 
@@ -97,10 +110,9 @@ def round_state(state: Tensor, layout: StateLayout) -> Tensor:
 def step_graph(model: MimnModel, layout: StateLayout) -> tuple[bytes, GraphSpec]:
     """`step.onnx` of a model in evaluation mode, and what the manifest says of it. `layout` is the cell's."""
     D, F = model.config.width, layout.floats
-    module = StepModule(model, layout)
-    example = (torch.randn(_EXAMPLE_ROWS, D), module.initial(_EXAMPLE_ROWS))
-    if isinstance(model.cell, MimnCell):
-        module.cell = FusedCell(model.cell)
+    plain = StepModule(model, layout)
+    example = (torch.randn(_EXAMPLE_ROWS, D), plain.initial(_EXAMPLE_ROWS))
+    module = FusedStepModule(model.cell, layout) if isinstance(model.cell, MimnCell) else plain
     data = _to_onnx(module, example, ["event", "state"], "next_state", ({0: "batch"}, {0: "batch"}))
     inputs = (TensorSpec("event", ("batch", D)), TensorSpec("state", ("batch", F)))
     return data, GraphSpec(STEP, inputs, (TensorSpec("next_state", ("batch", F)),))
