@@ -33,6 +33,7 @@ from localstack.servers import Valkey
 from mimn.bundle import Bundle, load_bundle
 from mimn.bundle.graph import StepGraph
 from mimn.state import Keys, namespace, partition_of
+from uic.app import settle_interpreter
 from uic.core.commit import Answer, Commit
 from uic.core.letters import Letter
 from uic.core.ports import Assigned, Delivery, Described, Fetched, LogMessage
@@ -217,6 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--bundle", type=Path, default=BUNDLE)
     asked = parser.parse_args(arguments)
+    settle_interpreter()
     bundle = load_bundle(asked.bundle)
     logs = log_of(bundle, asked.users, asked.events, seed=0)
     rows: list[dict[str, float]] = []
