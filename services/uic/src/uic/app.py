@@ -163,6 +163,7 @@ class App:
 def serve(settings: UicSettings) -> int:
     """Run the service until SIGTERM or SIGINT, and return the exit status."""
     configure(settings.log.level, settings.log.format)
+    os.nice(settings.fold.nice)  # of this thread; those that it starts inherit it
     try:
         app = App(settings)
         settle_interpreter()
