@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -168,6 +169,19 @@ def test_a_cached_row_belongs_to_one_entry_and_memory_is_bounded(steps: list[tup
         rows = [row for _, row in held]
         assert len(set(rows)) == len(rows) == len(cache) <= 10
         assert all(cache.tensors[row, 0] == i for i, row in held)
+
+
+def test_a_cache_takes_no_more_than_its_bytes_even_with_the_longest_keys() -> None:
+    tracemalloc.start()
+    try:
+        cache = StateCache.of_bytes(1 << 20, 40)
+        shelves = [cache.open() for _ in range(3)]
+        for i in range(3 * cache.capacity):
+            shelves[i % 3].touch(b"%0128d" % i)
+        assert len(cache) == cache.capacity
+        assert tracemalloc.get_traced_memory()[0] <= 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_least_recently_used_state_of_the_greediest_partition_goes_first() -> None:
