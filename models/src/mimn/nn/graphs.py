@@ -194,6 +194,7 @@ def _plain_softplus(graph: onnx.GraphProto) -> None:
     """Put `Softplus(x)` in place of the exporter's `Where(x > 20, x, Softplus(x))`: in float32 that is the same, in one
     operation that the runtime can fuse with the product before it."""
     made = {output: node for node in graph.node for output in node.output}
+    thresholds = set()
     for where in [node for node in graph.node if node.op_type == "Where"]:
         above, _, plain = (made.get(name) for name in where.input)
         if above is None or plain is None or (above.op_type, plain.op_type) != ("Greater", "Softplus"):
@@ -202,9 +203,10 @@ def _plain_softplus(graph: onnx.GraphProto) -> None:
             plain.output[0] = where.output[0]
             graph.node.remove(where)
             graph.node.remove(above)
+            thresholds.add(above.input[1])
     used = {name for node in graph.node for name in node.input}
-    for unused in [value for value in graph.initializer if value.name not in used]:
-        graph.initializer.remove(unused)
+    for value in [value for value in graph.initializer if value.name in thresholds - used]:
+        graph.initializer.remove(value)
 
 
 def _strip(proto: onnx.ModelProto) -> None:
