@@ -61,6 +61,14 @@ BUDGETS = (
     Budget("open_loop", "500 requests/s of 100 candidates, open loop, p99", "ms", 10.0, True, measures.open_loop_p99),
     Budget("bare_loop", "request rate against a bare ASGI loop", "x", 0.7, False, measures.against_bare_loop),
     Budget("fold_rate", "UIC, one process, backlog to committed", "events/s", 50_000, False, measures.fold_rate),
+    Budget(
+        "fold_against_streams",
+        "the same over Kafka Streams' with exactly_once_v2",
+        "x",
+        1.0,
+        False,
+        measures.fold_against_streams,
+    ),
     Budget("one_user", "one user's consecutive events", "events/s", 5_000, False, measures.one_user_rate),
     Budget(
         "freshness",

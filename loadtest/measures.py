@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import re
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -16,6 +20,7 @@ from typing import cast
 
 import httpx
 import numpy as np
+import psutil
 import redis
 from kafka import KafkaProducer
 
@@ -29,8 +34,14 @@ from mimn.state import Block, Keys, StateLayout, decode_progress, namespace
 from mimn.state.codec import HEADER_BYTES
 
 CANDIDATES = 100
-FASTEST_FOLD = 40_000
+FASTEST_FOLD = 70_000
 """Events a second that no fold here exceeds: how large a backlog has to be to outlast a measurement."""
+
+
+STREAMS_PEER = "CTR_STREAMS_PEER"
+STREAMS_LINE = re.compile(
+    r"exactly_once_v2 .*cache=(?P<cache>\d+): folded .* to last commit (?P<rate>\d+)/s; cpu us/event (?P<cpu>[\d.]+)"
+)
 
 
 class NotMeasured(Exception):
@@ -60,6 +71,14 @@ class Figure:
 
     value: float
     spread: str = ""
+
+
+@dataclass(frozen=True)
+class Folded:
+    """How fast a backlog was folded, and the processor time of an event in the process that folds."""
+
+    per_s: float
+    cpu_us: float
 
 
 # --- RTP -----------------------------------------------------------------------------------------------------------
@@ -147,16 +166,51 @@ def against_bare_loop(sizes: Sizes) -> Figure:
 def fold_rate(sizes: Sizes) -> Figure:
     """Events a second from a backlog that was produced before, Zipf 1 over the users, 64 partitions."""
     with running(rtp_processes=0) as stack:
-        rate = rate_of_backlog(stack, zipf_users(sizes.users, sizes.backlog), sizes.backlog)
-    return Figure(rate, f"{sizes.backlog:,} events")
+        folded = fold_backlog(stack, zipf_users(sizes.users, sizes.backlog), sizes.backlog)
+    return Figure(folded.per_s, f"{sizes.backlog:,} events, {folded.cpu_us:.1f} us of CPU each")
+
+
+def fold_against_streams(sizes: Sizes) -> Figure:
+    """Rate of the fold of a backlog over that of Kafka Streams with exactly_once_v2 on the same work, in turn.
+
+    The peer is a script, called with a Python and a number of events. It starts a broker of its own, lets Kafka Streams
+    fold that many events into states of the same size, and prints a line for each of its settings.
+    """
+    peer = os.environ.get(STREAMS_PEER)
+    if not peer:
+        raise NotMeasured(f"set {STREAMS_PEER} to the script that runs Kafka Streams on the same work")
+    if not Options.from_environment().bootstrap:
+        raise NotMeasured("the small broker is no log to compare on: set KAFKA_BOOTSTRAP_SERVERS")
+    ours: list[Folded] = []
+    theirs: dict[str, list[Folded]] = {"no cache": [], "cached": []}
+    for _ in range(2):
+        with running(rtp_processes=0) as stack:
+            ours.append(fold_backlog(stack, zipf_users(sizes.users, sizes.backlog), sizes.backlog))
+        for mode, folded in streams(peer, sizes.backlog):
+            theirs[mode].append(folded)
+    if not all(theirs.values()):
+        raise NotMeasured(f"{peer} printed no figure with exactly_once_v2 for each of {', '.join(theirs)}")
+    best = max(statistics.median(f.per_s for f in some) for some in theirs.values())
+    said = "; ".join(f"{mode} {told(some)}" for mode, some in theirs.items())
+    return Figure(statistics.median(f.per_s for f in ours) / best, f"{told(ours)}; Kafka Streams {said}")
+
+
+def streams(peer: str, events: int) -> Iterator[tuple[str, Folded]]:
+    """What the peer says of its runs with exactly_once_v2: by whether states are cached between commits."""
+    done = subprocess.run([peer, sys.executable, str(events)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise NotMeasured(f"{peer} ended with status {done.returncode}: {done.stderr.strip()[-200:]}")
+    for line in done.stdout.splitlines():
+        if found := STREAMS_LINE.match(line):
+            yield "cached" if int(found["cache"]) else "no cache", Folded(float(found["rate"]), float(found["cpu"]))
 
 
 def one_user_rate(sizes: Sizes) -> Figure:
     """Events a second when all of them are one user's, so that no two can share a run of the step graph."""
     count = min(20_000, sizes.backlog)
     with running(rtp_processes=0) as stack:
-        rate = rate_of_backlog(stack, ("hot" for _ in range(count)), count)
-    return Figure(rate, f"{count:,} events")
+        folded = fold_backlog(stack, ("hot" for _ in range(count)), count)
+    return Figure(folded.per_s, f"{count:,} events, {folded.cpu_us:.1f} us of CPU each")
 
 
 def freshness(sizes: Sizes) -> Figure:
@@ -322,8 +376,8 @@ def absorbed(stack: Stack) -> int:
     )
 
 
-def rate_of_backlog(stack: Stack, users: Iterator[str], count: int) -> float:
-    """Let the worker find a backlog of `count` events; events a second between its first tenth and its last commit.
+def fold_backlog(stack: Stack, users: Iterator[str], count: int) -> Folded:
+    """Let the worker find a backlog of `count` events, and measure between its first tenth and its last commit.
 
     The first tenth is left out, so that start-up and joining the group are not counted.
     """
@@ -331,13 +385,17 @@ def rate_of_backlog(stack: Stack, users: Iterator[str], count: int) -> float:
     worker.stop()
     feed(stack, users)
     worker.spawn()
-    seen: dict[str, tuple[float, int]] = {}
+    if worker.child is None:
+        raise AssertionError("a worker that was started has a process")
+    process = psutil.Process(worker.child.pid)
+    seen: dict[str, tuple[float, float, int]] = {}
 
     def reached(name: str, target: int) -> Callable[[], bool]:
         def look() -> bool:
             folded = absorbed(stack)
             if folded >= target:
-                seen[name] = (time.perf_counter(), folded)
+                spent = process.cpu_times()
+                seen[name] = (time.perf_counter(), spent.user + spent.system, folded)
                 return True
             return False
 
@@ -345,5 +403,10 @@ def rate_of_backlog(stack: Stack, users: Iterator[str], count: int) -> float:
 
     until(reached("began", count // 10), "a tenth is folded", within_s=120, every_s=0.02)
     until(reached("ended", count), "the backlog is folded", within_s=300, every_s=0.02)
-    (t0, n0), (t1, n1) = seen["began"], seen["ended"]
-    return (n1 - n0) / (t1 - t0)
+    (t0, cpu0, n0), (t1, cpu1, n1) = seen["began"], seen["ended"]
+    return Folded((n1 - n0) / (t1 - t0), (cpu1 - cpu0) / (n1 - n0) * 1e6)
+
+
+def told(runs: list[Folded]) -> str:
+    """Runs for people."""
+    return f"{'/'.join(f'{f.per_s:,.0f}' for f in runs)} a second, {statistics.median(f.cpu_us for f in runs):.1f} us"

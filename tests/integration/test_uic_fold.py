@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import redis
 from kafka import KafkaAdminClient
@@ -59,10 +60,12 @@ def make_world(tmp_path: Path, make_topics: MakeTopics) -> Iterator[MakeWorld]:
 def test_states_are_the_replay_of_the_log(make_world: MakeWorld, kafka: str, valkey: RedisForTest) -> None:
     world = make_world(kafka, valkey.url, valkey.prefix)
     world.produce(500)
-    worker = world.worker()
+    worker = world.worker(UIC_FOLD__NICE="3")
     world.wait_folded()
     world.produce(500)
     world.wait_folded()
+    assert worker.child is not None
+    assert psutil.Process(worker.child.pid).nice() == min(19, psutil.Process().nice() + 3)
     assert metric(worker, "uic_records_total") == 1000
     assert metric(worker, "uic_rewinds_total") == 0
     until(

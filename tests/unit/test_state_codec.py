@@ -17,7 +17,6 @@ from mimn.state import (
     CorruptState,
     ForeignFingerprint,
     ForeignLayout,
-    HeaderColumns,
     LayoutError,
     StateError,
     StateHeader,
@@ -27,6 +26,7 @@ from mimn.state import (
     decode_state,
     encode_state,
     encode_states,
+    header_rows,
     user_hash,
 )
 from mimn.state.codec import HEADER_BYTES
@@ -86,17 +86,7 @@ def test_a_rounded_state_survives_float16_storage_bit_for_bit(header: StateHeade
 @given(st.lists(HEADERS, max_size=5), st.sampled_from([WIDE, HALF]), st.integers(0, 2**32 - 1))
 def test_many_states_are_encoded_as_each_alone(headers: list[StateHeader], layout: StateLayout, seed: int) -> None:
     values = layout.round(np.random.default_rng(seed).normal(size=(len(headers), layout.floats)).astype(np.float32))
-    columns = HeaderColumns(
-        user=[h.user for h in headers],
-        lineage=[h.lineage for h in headers],
-        era=[h.era for h in headers],
-        last_offset=[h.last_offset for h in headers],
-        event_count=[h.event_count for h in headers],
-        last_event_time=[h.last_event_time for h in headers],
-        digest=[h.digest for h in headers],
-        partial=[h.partial for h in headers],
-    )
-    encoded = encode_states(columns, values, FINGERPRINT, layout)
+    encoded = encode_states(header_rows(headers), values, FINGERPRINT, layout)
     for value, header, tensors_ in zip(encoded, headers, values, strict=True):
         assert value == encode_state(UserState(header, tensors_), FINGERPRINT, layout)
         decoded = decode_state(value, FINGERPRINT, layout, header.user)

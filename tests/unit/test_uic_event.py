@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ctr.event.v1.behavior_event_pb2 import Action, BehaviorEvent
-from uic.core.event import EARLIEST_MS, MAX_VALUE_BYTES, Reason, check_key, decode
+from uic.core.event import EARLIEST_MS, MAX_VALUE_BYTES, Reason, check_key, decode, decode_all
 
 NOW_MS = 1_700_000_000_000
 DAY_MS = 86_400_000
@@ -168,3 +169,70 @@ def test_both_forms_of_an_event_mean_the_same(
     in_json = json_format.MessageToJson(made).encode()
     assert decode(made.SerializeToString(), [], user, NOW_MS) == (item, category, event_time)
     assert decode(in_json, AS_JSON, user, NOW_MS) == (item, category, event_time)
+
+
+NOW = np.full(4, NOW_MS)
+KEYS = ("ann", "a" * 128, "zo\u00eb", "b")
+fields = st.fixed_dictionaries(
+    {},
+    optional={
+        "event_id": st.text(max_size=70) | st.sampled_from(["e" * 64, "e" * 65, "\u00e9" * 32]),
+        "user_id": st.sampled_from([*KEYS, ""]),
+        "item_id": st.integers(0, 2**64 - 1) | st.integers(0, 300),
+        "category_id": st.integers(0, 2**64 - 1) | st.integers(0, 300),
+        "action": st.integers(-3, 300),
+        "event_time": st.integers(-(2**63), 2**63 - 1) | st.integers(EARLIEST_MS - 2, NOW_MS + DAY_MS + 2),
+    },
+)
+
+
+@st.composite
+def told(draw: st.DrawFn) -> tuple[bytes, Sequence[tuple[str, bytes]], bytes, int]:
+    """A record as producers send it, sometimes as JSON, sometimes with a byte changed, cut off, or put behind."""
+    key = draw(st.sampled_from(KEYS))
+    made = event(**{"user_id": key, **draw(fields)})
+    timestamp_ms = draw(st.sampled_from([NOW_MS, -1, 0, 2**62]))
+    kind = draw(st.sampled_from(["as it is"] * 5 + ["JSON", "changed", "cut", "longer", "twice"]))
+    if kind == "JSON":
+        return (
+            json_format.MessageToJson(made).encode(),
+            draw(st.sampled_from([AS_JSON, ()])),
+            key.encode(),
+            timestamp_ms,
+        )
+    value = bytearray(made.SerializeToString())
+    at = draw(st.integers(0, max(len(value) - 1, 0)))
+    if kind == "changed" and value:
+        value[at] ^= draw(st.integers(1, 255))
+    elif kind == "cut":
+        del value[at:]
+    elif kind == "longer":
+        value += draw(st.binary(min_size=1, max_size=12))
+    elif kind == "twice":
+        value *= 2
+    return bytes(value), draw(st.sampled_from([(), [("trace", b"x")], AS_JSON])), key.encode(), timestamp_ms
+
+
+@given(st.lists(told(), max_size=30))
+def test_records_decoded_together_are_those_decoded_alone(
+    records: list[tuple[bytes, Sequence[tuple[str, bytes]], bytes, int]],
+) -> None:
+    values, headers, keys, timestamps = zip(*records, strict=True) if records else ((), (), (), ())
+    items, categories, times, reasons = decode_all(values, headers, keys, np.array(timestamps, np.int64))
+    got = [reasons.get(i) or told for i, told in enumerate(zip(items, categories, times, strict=True))]
+    assert got == [decode(value, told, key.decode(), at) for value, told, key, at in records]
+
+
+def test_what_serializers_write_is_decoded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = [
+        event(item_id=5, event_id="").SerializeToString(),
+        event(item_id=6, category_id=0, action=0).SerializeToString(),
+        event(item_id=1, event_id="i" * 64).SerializeToString(),
+        event(item_id=2**63 - 1).SerializeToString(),
+    ]
+    monkeypatch.delattr("uic.core.event.decode")
+    items, categories, times, reasons = decode_all(values, [(), [("trace", b"x")], (), ()], [b"ann"] * 4, NOW)
+    assert items.tolist() == [5, 6, 1, 2**63 - 1]
+    assert categories.tolist() == [7, 0, 7, 7]
+    assert times.tolist() == [NOW_MS] * 4
+    assert not reasons

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,7 +45,7 @@ def cut_of(records: Sequence[FakeRecord], **changes: object) -> Cut:
         "floor": 0,
         "partition": 0,
         "partitions": 1,
-        "known": {},
+        "known": (),
         "erased": {},
         "bounds": Bounds(256, 64, 10_000),
     }
@@ -158,29 +159,41 @@ def test_a_cached_row_belongs_to_one_entry_and_memory_is_bounded(steps: list[tup
     for at, user, action in steps:
         key = str(user).encode()
         if action == "touch":
-            entry = shelves[at].touch(key, str(user), user)
-            cache.arena[entry.row] = at
+            cache.tensors[shelves[at].touch(key)] = at
         elif action == "drop":
             shelves[at].drop(key)
         else:
             cache.close(shelves[at])
             shelves[at] = cache.open()
-        entries = [(i, e) for i, shelf in enumerate(shelves) for e in shelf.entries.values()]
-        rows = [e.row for _, e in entries]
+        held = [(i, row) for i, shelf in enumerate(shelves) for row in shelf.rows.values()]
+        rows = [row for _, row in held]
         assert len(set(rows)) == len(rows) == len(cache) <= 10
-        assert all(cache.arena[e.row, 0] == i for i, e in entries)
+        assert all(cache.tensors[row, 0] == i for i, row in held)
+
+
+def test_a_cache_takes_no_more_than_its_bytes_even_with_the_longest_keys() -> None:
+    tracemalloc.start()
+    try:
+        cache = StateCache.of_bytes(1 << 20, 40)
+        shelves = [cache.open() for _ in range(3)]
+        for i in range(3 * cache.capacity):
+            shelves[i % 3].touch(b"%0128d" % i)
+        assert len(cache) == cache.capacity
+        assert tracemalloc.get_traced_memory()[0] <= 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_least_recently_used_state_of_the_greediest_partition_goes_first() -> None:
     cache = StateCache(4, 1)
     greedy, modest = cache.open(), cache.open()
     for key in (b"a", b"b", b"c", b"d"):
-        greedy.touch(key, "", 0)
-    greedy.touch(b"a", "", 0)
-    modest.touch(b"x", "", 0)
+        greedy.touch(key)
+    greedy.touch(b"a")
+    modest.touch(b"x")
     assert list(greedy) == [b"c", b"d", b"a"]
-    modest.touch(b"y", "", 0)
-    modest.touch(b"z", "", 0)
+    modest.touch(b"y")
+    modest.touch(b"z")
     assert list(modest) == [b"y", b"z"], "with its fair share it makes room itself"
 
 
@@ -516,16 +529,15 @@ def test_counters_folded_in_waves_are_those_of_single_events_and_a_poisoned_even
         FakeRecord(i, USERS[user].encode(), event_value(USERS[user], items[i], item, times[i]), times[i])
         for i, (user, item, _) in enumerate(touches)
     ]
-    batch = cut_of(records)
+    batch, cache = cut_of(records), StateCache(1, len(initial))
     part = Part(
         batch,
         Progress(partitions=1, next_offset=0, lineage=1, writer=1, base=0, as_of_ms=0),
-        [None] * len(batch.users),
-        [None] * len(batch.users),
+        cache.open().find(batch.keys),
     )
-    work = Round(initial)
+    work = Round(initial, cache)
     work.plan(part)
-    work.run(fakes.step, fakes.vectors, np.empty((0, len(initial)), np.float32), counting)
+    work.run(fakes.step, fakes.vectors, counting)
 
     want = {user: initial.copy()[np.newaxis] for user in batch.users}
     for i, (user, category, _) in enumerate(touches):

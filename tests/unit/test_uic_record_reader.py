@@ -62,7 +62,7 @@ def read(
     fetched = reader(start, AT, MemoryRecords(bytes(data)), **options)
     records, positions = [], []
     while fetched:
-        records += [(r.offset, r.timestamp, r.key, r.value, r.headers) for r in fetched.take(piece)]
+        records += [(r.offset, r.timestamp, r.key, r.value, list(r.headers)) for r in fetched.take(piece)]
         positions.append(fetched.next_fetch_offset)
     return records, positions
 

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from mimn.bundle.manifest import HEAD, STEP, GraphSpec, TensorSpec
 from mimn.nn.baselines.model import BaselineModel
 from mimn.nn.baselines.serving import SequenceHead, functions
+from mimn.nn.cell import MimnCell
+from mimn.nn.fused import FusedCell
 from mimn.nn.head import MimnHead
 from mimn.nn.model import MimnModel
 from mimn.nn.serving import ServingHead
@@ -46,6 +48,19 @@ class StepModule(nn.Module):
     def initial(self, batch: int) -> Tensor:
         """The initial state as stored: [batch, F]."""
         return round_state(self.cell.initial(batch), self.layout)
+
+
+class FusedStepModule(nn.Module):
+    """The same in fewer operations (`mimn.nn.fused`)."""
+
+    def __init__(self, cell: MimnCell, layout: StateLayout) -> None:
+        super().__init__()
+        self.cell = FusedCell(cell)
+        self.layout = layout
+
+    def forward(self, event: Tensor, state: Tensor) -> Tensor:
+        """[B, D], [B, F] → [B, F]"""
+        return round_state(self.cell(event, state), self.layout)
 
 
 class HeadModule(nn.Module):
@@ -98,8 +113,9 @@ def round_state(state: Tensor, layout: StateLayout) -> Tensor:
 def step_graph(model: MimnModel, layout: StateLayout) -> tuple[bytes, GraphSpec]:
     """`step.onnx` of a model in evaluation mode, and what the manifest says of it. `layout` is the cell's."""
     D, F = model.config.width, layout.floats
-    module = StepModule(model, layout)
-    example = (torch.randn(_EXAMPLE_ROWS, D), module.initial(_EXAMPLE_ROWS))
+    plain = StepModule(model, layout)
+    example = (torch.randn(_EXAMPLE_ROWS, D), plain.initial(_EXAMPLE_ROWS))
+    module = FusedStepModule(model.cell, layout) if isinstance(model.cell, MimnCell) else plain
     data = _to_onnx(module, example, ["event", "state"], "next_state", ({0: "batch"}, {0: "batch"}))
     inputs = (TensorSpec("event", ("batch", D)), TensorSpec("state", ("batch", F)))
     return data, GraphSpec(STEP, inputs, (TensorSpec("next_state", ("batch", F)),))
@@ -173,9 +189,29 @@ def _to_onnx(
     proto = program.model_proto
     called = {(node.domain, node.op_type) for node in proto.graph.node}
     proto.functions.extend(function for function in functions if (function.domain, function.name) in called)
+    _plain_softplus(proto.graph)
     _strip(proto)
     onnx.checker.check_model(proto, full_check=True)
     return bytes(proto.SerializeToString(deterministic=True))
+
+
+def _plain_softplus(graph: onnx.GraphProto) -> None:
+    """Put `Softplus(x)` in place of the exporter's `Where(x > 20, x, Softplus(x))`: in float32 that is the same, in one
+    operation that the runtime can fuse with the product before it."""
+    made = {output: node for node in graph.node for output in node.output}
+    thresholds = set()
+    for where in [node for node in graph.node if node.op_type == "Where"]:
+        above, _, plain = (made.get(name) for name in where.input)
+        if above is None or plain is None or (above.op_type, plain.op_type) != ("Greater", "Softplus"):
+            continue
+        if plain.input[0] == above.input[0] == where.input[1]:
+            plain.output[0] = where.output[0]
+            graph.node.remove(where)
+            graph.node.remove(above)
+            thresholds.add(above.input[1])
+    used = {name for node in graph.node for name in node.input}
+    for value in [value for value in graph.initializer if value.name in thresholds - used]:
+        graph.initializer.remove(value)
 
 
 def _strip(proto: onnx.ModelProto) -> None:

@@ -8,23 +8,23 @@ from mimn.state.codec import (
     CorruptState,
     ForeignFingerprint,
     ForeignLayout,
-    HeaderColumns,
     StateError,
     WrongUser,
     decode_state,
     encode_state,
     encode_states,
 )
-from mimn.state.digest import EMPTY_DIGEST, extend_digest, user_hash, witness
+from mimn.state.digest import EMPTY_DIGEST, extend_digest, extend_digests, user_hash, witness
 from mimn.state.event_list import EventList
 from mimn.state.key import Keys, murmur2, namespace, partition_of
 from mimn.state.layout import Block, LayoutError, StateLayout
 from mimn.state.progress import NO_TOPIC_ID, NOTHING_FOLDED, CorruptProgress, Progress, decode_progress, encode_progress
 from mimn.state.sketch import Sketch
-from mimn.state.user_state import StateHeader, UserState
+from mimn.state.user_state import HEADERS, StateHeader, UserState, header_rows
 
 __all__ = [
     "EMPTY_DIGEST",
+    "HEADERS",
     "NOTHING_FOLDED",
     "NO_TOPIC_ID",
     "Block",
@@ -33,7 +33,6 @@ __all__ = [
     "EventList",
     "ForeignFingerprint",
     "ForeignLayout",
-    "HeaderColumns",
     "Keys",
     "LayoutError",
     "Progress",
@@ -49,6 +48,8 @@ __all__ = [
     "encode_state",
     "encode_states",
     "extend_digest",
+    "extend_digests",
+    "header_rows",
     "murmur2",
     "namespace",
     "partition_of",

@@ -14,8 +14,6 @@ apart in this order: a flipped byte is `CorruptState`, another layout `ForeignLa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from struct import Struct
 from zlib import crc32
 
@@ -23,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.state.layout import StateLayout
-from mimn.state.user_state import StateHeader, UserState
+from mimn.state.user_state import StateHeader, UserState, header_rows
 
 MAGIC = b"UIST"
 LAYOUT_VERSION = 1
@@ -82,41 +80,16 @@ def encode_state(state: UserState, fingerprint: bytes, layout: StateLayout) -> b
 
     Returns: `HEADER_BYTES + layout.stored_bytes` bytes.
     """
-    h = state.header
-    columns = HeaderColumns(
-        [h.user],
-        [h.lineage],
-        [h.era],
-        [h.last_offset],
-        [h.event_count],
-        [h.last_event_time],
-        [h.digest],
-        [h.partial],
-    )
-    return encode_states(columns, state.tensors[np.newaxis], fingerprint, layout)[0]
-
-
-@dataclass(frozen=True, slots=True)
-class HeaderColumns:
-    """The headers of n states, one sequence a field of `StateHeader`."""
-
-    user: Sequence[int]
-    lineage: Sequence[int]
-    era: Sequence[int]
-    last_offset: Sequence[int]
-    event_count: Sequence[int]
-    last_event_time: Sequence[int]
-    digest: Sequence[bytes]
-    partial: Sequence[bool]
+    return encode_states(header_rows([state.header]), state.tensors[np.newaxis], fingerprint, layout)[0]
 
 
 def encode_states(
-    headers: HeaderColumns, tensors: NDArray[np.float32], fingerprint: bytes, layout: StateLayout
+    headers: NDArray[np.void], tensors: NDArray[np.float32], fingerprint: bytes, layout: StateLayout
 ) -> list[bytes]:
     """The stored values of n states: column by column, because UIC writes thousands at a time.
 
     Args:
-        headers: of the n states.
+        headers: [n] of dtype `HEADERS`.
         tensors: [n, F] float32, rounded to the layout.
         fingerprint: at least 16 bytes, the bundle's.
         layout: the bundle's.
@@ -136,15 +109,10 @@ def encode_states(
     rows["magic"] = MAGIC
     rows["version"] = LAYOUT_VERSION
     rows["dtype"] = 1 if half else 0
-    rows["flags"] = np.array(headers.partial, np.uint8) * _PARTIAL
+    rows["flags"] = headers["partial"] * np.uint8(_PARTIAL)
     rows["fingerprint"] = np.frombuffer(fingerprint, "V16", 1)
-    rows["user"] = np.array(headers.user, np.uint64)
-    rows["lineage"] = np.array(headers.lineage, np.uint64)
-    rows["era"] = headers.era
-    rows["last_offset"] = headers.last_offset
-    rows["event_count"] = np.array(headers.event_count, np.uint64)
-    rows["last_event_time"] = headers.last_event_time
-    rows["digest"] = np.frombuffer(b"".join(headers.digest), "V8")
+    for name in ("user", "lineage", "era", "last_offset", "event_count", "last_event_time", "digest"):
+        rows[name] = headers[name]
     rows["half"] = tensors[:, :half]
     rows["wide"] = tensors[:, half:]
     unsealed = rows.view(np.uint8).reshape(-1).data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,32 @@ class StateHeader:
     """8 bytes over all events folded, in order (`extend_digest`)."""
     partial: bool = False
     """Earlier events of the user may be missing."""
+
+
+HEADERS = np.dtype(
+    [
+        ("user", "<u8"),
+        ("lineage", "<u8"),
+        ("era", "<u4"),
+        ("last_offset", "<i8"),
+        ("event_count", "<u8"),
+        ("last_event_time", "<i8"),
+        ("digest", "V8"),
+        ("partial", "?"),
+    ]
+)
+"""The headers of many states as one array, fields as in `StateHeader`."""
+
+
+def header_rows(headers: Sequence[StateHeader]) -> NDArray[np.void]:
+    """Headers as an array of dtype `HEADERS`. → [n]"""
+    return np.array(
+        [
+            (h.user, h.lineage, h.era, h.last_offset, h.event_count, h.last_event_time, h.digest, h.partial)
+            for h in headers
+        ],
+        HEADERS,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ positions are the library's. The batch format: https://kafka.apache.org/document
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from kafka import KafkaConsumer
@@ -23,7 +23,7 @@ class LogRecord(NamedTuple):
     """Milliseconds since 1970-01-01 UTC, -1 if the record has none."""
     key: bytes | None
     value: bytes | None
-    headers: list[tuple[str, bytes | None]]
+    headers: Sequence[tuple[str, bytes | None]]
 
 
 class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-python has no types
@@ -119,7 +119,7 @@ def _records(batch: Any, data: bytes, at: int) -> list[LogRecord]:
         if not number & 1:
             value = data[at : at + (number >> 1)]
             at += number >> 1
-        headers: list[tuple[str, bytes | None]] = []
+        headers: Sequence[tuple[str, bytes | None]] = ()
         if data[at]:
             headers, at = _headers(data, at)
         else:

@@ -195,6 +195,8 @@ class FoldSettings(Group):
     """Fetched records that wait for the fold, a process; beyond it partitions are paused."""
     cache_mib: Annotated[int, Field(ge=1)] = 256
     """States kept in memory between batches, a process."""
+    nice: Annotated[int, Field(ge=0, le=19)] = 0
+    """Added to the process's niceness: above 0, a backlog gives way to what else runs on the machine."""
     read_back_interval_s: Annotated[float, Field(gt=0)] = 5.0
     """How often each partition's stored progress is compared with ours."""
     as_of_interval_s: Annotated[float, Field(gt=0)] = 5.0

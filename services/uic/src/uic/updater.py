@@ -47,7 +47,7 @@ from mimn.state import (
     user_hash,
     witness,
 )
-from uic.core.cache import StateCache
+from uic.core.cache import NOT_CACHED, StateCache
 from uic.core.commit import Answer, Commit, NoAnswer, Verdict, Written, judge
 from uic.core.event import Reason
 from uic.core.fold import ERASED_ROW, NO_ROW, Part, Round
@@ -165,8 +165,7 @@ class StateUpdater:
         self._metrics = metrics
         self._random_id = random_id
         self._after = after
-        state_bytes = 4 * len(model.initial_state) + 400  # the entry, its key and its user id
-        self._cache = StateCache(max(1, (settings.cache_mib << 20) // state_bytes), len(model.initial_state))
+        self._cache = StateCache.of_bytes(settings.cache_mib << 20, len(model.initial_state))
         self._bounds = Bounds(settings.max_states, settings.max_waves, settings.max_states * settings.max_waves)
         self._sessions: dict[int, Session] = {}
         self._turn_of: deque[int] = deque()
@@ -561,10 +560,10 @@ class StateUpdater:
         if not parts:
             return
         started = perf_counter()
-        work = Round(self._model.initial_state)
+        work = Round(self._model.initial_state, self._cache)
         for _, part in parts:
             work.plan(part)
-        work.run(self._model.step, self._model.vectors, self._cache.arena, self._model.counting)
+        work.run(self._model.step, self._model.vectors, self._model.counting)
         self._metrics.stage.labels("fold").observe(perf_counter() - started)
         self._metrics.waves.inc(work.waves)
         self._after("fold")
@@ -612,7 +611,7 @@ class StateUpdater:
                 floor=session.folding().next_offset,
                 partition=session.partition,
                 partitions=self._topic.partitions,
-                known=session.shelf.entries,
+                known=session.shelf.rows,
                 erased=session.erased,
                 bounds=self._bounds,
             )
@@ -668,11 +667,11 @@ class StateUpdater:
         wanted: list[tuple[int, list[str]]] = []
         missing: list[list[int]] = []
         for session, batch in cuts:
-            cached = [session.shelf.get(key) for key in batch.keys]
-            lacking = [i for i, entry in enumerate(cached) if entry is None]
+            cached = session.shelf.find(batch.keys)
+            lacking = np.flatnonzero(cached == NOT_CACHED).tolist()
             missing.append(lacking)
             wanted.append((session.partition, [batch.users[i] for i in lacking]))
-            parts.append((session, Part(batch, session.folding(), cached, [None] * len(cached))))
+            parts.append((session, Part(batch, session.folding(), cached)))
             self._metrics.states_cached.inc(len(cached) - len(lacking))
             self._metrics.states_loaded.inc(len(lacking))
         try:
@@ -709,7 +708,7 @@ class StateUpdater:
         batch, progress = part.cut, part.progress
         changed = [
             (user, states[row] if row >= 0 else None)
-            for user, row in zip(batch.users, part.row_of, strict=True)
+            for user, row in zip(batch.users, part.row_of.tolist(), strict=True)
             if row != NO_ROW
         ]
         last = batch.records[-1]
@@ -803,22 +802,16 @@ class StateUpdater:
         if work is None or part is None:
             return
         batch = part.cut
-        to, rows = [], []
-        for key, user, row in zip(batch.keys, batch.users, part.row_of, strict=True):
+        rows = {}
+        for key, row in zip(batch.keys, part.row_of.tolist(), strict=True):
             if row == ERASED_ROW:
                 session.shelf.drop(key)
             elif row >= 0:
-                entry = session.shelf.touch(key, user, work.users[row])
-                entry.last_offset = work.last_offset[row]
-                entry.era = attempt.progress.era
-                entry.count = work.count[row]
-                entry.time = work.time[row]
-                entry.digest = work.digest[row]
-                entry.partial = work.partial[row]
-                to.append(entry.row)
-                rows.append(work.place[row])
-        if to:
-            self._cache.arena[to] = work.tensors[rows]
+                rows[session.shelf.touch(key)] = row  # a full cache may give a row away again
+        if rows:
+            to, these = list(rows), list(rows.values())
+            self._cache.headers[to] = work.headers[these]
+            self._cache.tensors[to] = work.tensors[work.place[these]]
         del session.pending[: len(batch.records)]
         session.cut = None
         self._log.took(session.tag, len(batch.records))
@@ -826,7 +819,7 @@ class StateUpdater:
 
     def _count(self, batch: Cut, part: Part, states: int, wall_ms: int) -> None:
         m = self._metrics
-        erasures = batch.items.count(0)
+        erasures = len(batch.items) - int(np.count_nonzero(batch.items))
         for outcome, n in (
             ("folded", len(batch.items) - erasures - part.already_folded),
             ("erased", erasures),

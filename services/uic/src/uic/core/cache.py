@@ -1,7 +1,7 @@
 """States kept in memory between batches, so that a user's next event needs no read of the store.
 
-One arena of float32 rows for the whole process, bounded; one `Shelf` a partition session, dropped with it. A shelf
-holds only what the store has acknowledged: results enter after the commit, never before.
+Two arrays for the whole process, bounded: headers and tensors by row; one `Shelf` a partition session, dropped with it,
+says whose a row is. A shelf holds only what the store has acknowledged: results enter after the commit, never before.
 """
 
 from __future__ import annotations
@@ -11,37 +11,32 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from mimn.state import HEADERS
 
-class Entry:
-    """One cached state: its header's fields as plain attributes, and where its tensors lie in the arena."""
-
-    __slots__ = ("count", "digest", "era", "last_offset", "partial", "row", "time", "user", "user_hash")
-
-    def __init__(self, user: str, user_hash: int, row: int) -> None:
-        self.user = user
-        self.user_hash = user_hash
-        self.row = row
-        self.last_offset = -1
-        self.era = 0
-        self.count = 0
-        self.time = 0
-        self.digest = b""
-        self.partial = False
+NOT_CACHED = -1
+ENTRY_BYTES = 400
+"""What an entry takes beside its tensors, with a user id of the longest kind: header, key, and its place in a shelf."""
 
 
 class StateCache:
-    """The arena and its free rows.
+    """The arrays and their free rows.
 
-    Invariant: every row is either free or belongs to exactly one entry of one shelf.
+    Invariant: every row is either free or belongs to exactly one key of one shelf.
     """
 
     def __init__(self, capacity: int, floats: int) -> None:
         """Room for `capacity` states of `floats` values. Memory is taken as rows are first used."""
-        self.arena: NDArray[np.float32] = np.empty((capacity, floats), np.float32)
+        self.headers: NDArray[np.void] = np.empty(capacity, HEADERS)
+        self.tensors: NDArray[np.float32] = np.empty((capacity, floats), np.float32)
         self.capacity = capacity
         self._fresh = 0
         self._free: list[int] = []
         self._shelves: set[Shelf] = set()
+
+    @classmethod
+    def of_bytes(cls, size: int, floats: int) -> StateCache:
+        """Room for as many states as `size` bytes hold, at least one."""
+        return cls(max(1, size // (4 * floats + ENTRY_BYTES)), floats)
 
     def __len__(self) -> int:
         return self._fresh - len(self._free)
@@ -53,7 +48,7 @@ class StateCache:
         return shelf
 
     def take_row(self, taker: Shelf) -> int:
-        """A free row for `taker`. When there is none the least recently used entry goes: of `taker` if it has its fair
+        """A free row for `taker`. When there is none the least recently used key goes: of `taker` if it has its fair
         share already, else of the fullest shelf."""
         if self._free:
             return self._free.pop()
@@ -72,43 +67,44 @@ class StateCache:
         """Drop a shelf and all that is on it."""
         if shelf in self._shelves:
             self._shelves.remove(shelf)
-            self.release([entry.row for entry in shelf.entries.values()])
-            shelf.entries.clear()
+            self.release(list(shelf.rows.values()))
+            shelf.rows.clear()
 
 
 class Shelf:
-    """The cached states of one session, by record key, least recently used first."""
+    """The cached states of one session: record key → row of the cache, least recently used first."""
 
-    __slots__ = ("_cache", "entries")
+    __slots__ = ("_cache", "rows")
 
     def __init__(self, cache: StateCache) -> None:
         self._cache = cache
-        self.entries: dict[bytes, Entry] = {}
+        self.rows: dict[bytes, int] = {}
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return len(self.rows)
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self.entries)
+        return iter(self.rows)
 
-    def get(self, key: bytes) -> Entry | None:
-        """The entry of a key; its place in the order is unchanged."""
-        return self.entries.get(key)
+    def find(self, keys: Sequence[bytes]) -> NDArray[np.intp]:
+        """The rows of keys, `NOT_CACHED` where there is none; their places in the order are unchanged. → [n]"""
+        get = self.rows.get
+        return np.array([get(key, NOT_CACHED) for key in keys], np.intp)
 
-    def touch(self, key: bytes, user: str, user_hash: int) -> Entry:
-        """The entry of a key, made if need be, as the most recently used one. The caller fills it."""
-        entry = self.entries.pop(key, None)
-        if entry is None:
-            entry = Entry(user, user_hash, self._cache.take_row(self))
-        self.entries[key] = entry
-        return entry
+    def touch(self, key: bytes) -> int:
+        """The row of a key, made if need be, as the most recently used one. The caller fills it."""
+        row = self.rows.pop(key, NOT_CACHED)
+        if row < 0:
+            row = self._cache.take_row(self)
+        self.rows[key] = row
+        return row
 
     def drop(self, key: bytes) -> None:
         """Forget a key."""
-        entry = self.entries.pop(key, None)
-        if entry is not None:
-            self._cache.release([entry.row])
+        row = self.rows.pop(key, NOT_CACHED)
+        if row >= 0:
+            self._cache.release([row])
 
     def drop_oldest(self) -> int:
-        """Forget the least recently used entry and return its row, which is the caller's now."""
-        return self.entries.pop(next(iter(self.entries))).row
+        """Forget the least recently used key and return its row, which is the caller's now."""
+        return self.rows.pop(next(iter(self.rows)))

@@ -6,61 +6,67 @@ number of waves. The result is arrays over operations (fold an event, or erase a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mimn.state import partition_of
-from uic.core.cache import Entry
-from uic.core.event import Reason, Record, check_key, decode
+from uic.core.event import Reason, Record, check_key, decode_all
 
 ERASE = 0
 """In place of an item id: the operation erases the user. No event has item 0."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Cut:
     """One batch of one partition.
 
-    Invariant: operations are in log order; `user_of`, `record_of`, `items`, `categories` and `times` run in parallel
-    over them. Every record is an operation, rejected, or counted in `erased_later`.
+    Invariant: operations are in log order; `user_of`, `record_of`, `offsets`, `items`, `categories` and `times` run in
+    parallel over them. Every record is an operation, rejected, or counted in `erased_later`; every user has one.
     """
 
     partition: int
-    records: list[Record] = field(default_factory=list)
-    keys: list[bytes] = field(default_factory=list)
+    records: Sequence[Record]
+    keys: list[bytes]
     """Keys of the users that the operations touch, in order of appearance."""
-    users: list[str] = field(default_factory=list)
-    user_of: list[int] = field(default_factory=list)
+    users: list[str]
+    user_of: NDArray[np.int64]
     """Index into `users`."""
-    record_of: list[int] = field(default_factory=list)
+    record_of: NDArray[np.int64]
     """Index into `records`."""
-    items: list[int] = field(default_factory=list)
-    categories: list[int] = field(default_factory=list)
-    times: list[int] = field(default_factory=list)
-    rejected: list[tuple[int, Reason]] = field(default_factory=list)
+    offsets: NDArray[np.int64]
+    items: NDArray[np.uint64]
+    """`ERASE` where the operation is no event."""
+    categories: NDArray[np.uint64]
+    times: NDArray[np.int64]
+    rejected: list[tuple[int, Reason]]
     """Index into `records`, and why."""
     misrouted: int = 0
     erased_later: int = 0
     """Events left out of a replay because their user was erased further on in the log."""
 
-    def without(self, operations: Iterable[int], reason: Reason) -> Cut:
+    def without(self, operations: Sequence[int], reason: Reason) -> Cut:
         """The same batch with some operations rejected."""
-        out = set(operations)
-        kept = [i for i in range(len(self.items)) if i not in out]
-        rejected = [*self.rejected, *((self.record_of[i], reason) for i in sorted(out))]
-        return Cut(
-            partition=self.partition,
-            records=self.records,
-            keys=self.keys,
-            users=self.users,
-            user_of=[self.user_of[i] for i in kept],
-            record_of=[self.record_of[i] for i in kept],
-            items=[self.items[i] for i in kept],
-            categories=[self.categories[i] for i in kept],
-            times=[self.times[i] for i in kept],
-            rejected=rejected,
-            misrouted=self.misrouted,
-            erased_later=self.erased_later,
+        rejected = [*self.rejected, *((int(at), reason) for at in np.sort(self.record_of[operations]))]
+        stays = np.ones(len(self.items), np.bool_)
+        stays[operations] = False
+        return replace(self._of(stays), rejected=rejected)
+
+    def _of(self, stays: NDArray[np.bool_]) -> Cut:
+        """The same batch with some operations alone."""
+        touched, user_of = np.unique(self.user_of[stays], return_inverse=True)
+        return replace(
+            self,
+            keys=[self.keys[i] for i in touched.tolist()],
+            users=[self.users[i] for i in touched.tolist()],
+            user_of=user_of,
+            record_of=self.record_of[stays],
+            offsets=self.offsets[stays],
+            items=self.items[stays],
+            categories=self.categories[stays],
+            times=self.times[stays],
         )
 
 
@@ -83,11 +89,12 @@ def cut(
     floor: int,
     partition: int,
     partitions: int,
-    known: Mapping[bytes, Entry],
+    known: Collection[bytes],
     erased: Mapping[bytes, int],
     bounds: Bounds,
 ) -> Cut:
-    """The longest batch from the front of `pending` that keeps within `bounds`.
+    """A long batch from the front of `pending` that keeps within `bounds`, counting records that turn out to be no
+    events as if they were.
 
     Args:
         pending: records in log order.
@@ -101,60 +108,102 @@ def cut(
     Raises:
         OutOfOrder: as the name says.
     """
-    batch = Cut(partition)
-    records, keys, users = batch.records, batch.keys, batch.users
-    user_of, record_of, items = batch.user_of, batch.record_of, batch.items
-    categories, times, rejected = batch.categories, batch.times, batch.rejected
-    index: dict[bytes, int] = {}
+    taken = _take(pending, partition, partitions, known, bounds)
+    offsets = np.fromiter((record.offset for record in taken.records), np.int64, len(taken.records))
+    if len(offsets) and (offsets[0] < floor or (offsets[1:] <= offsets[:-1]).any()):
+        raise OutOfOrder(f"offsets {offsets[0]} to {offsets[-1]} do not rise from {floor} or more")
+    return _decoded(partition, taken, offsets, erased)
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """Records of a batch, and whose they are."""
+
+    records: Sequence[Record]
+    keys: list[bytes]
+    places: NDArray[np.int64]
+    """By record: index into `keys`, -1 where the key is refused."""
+    refused: dict[bytes | None, Reason]
+
+
+def _take(
+    pending: Sequence[Record], partition: int, partitions: int, known: Collection[bytes], bounds: Bounds
+) -> _Taken:
+    keys: list[bytes] = []
+    index: dict[bytes | None, int] = {}
     depth: list[int] = []
+    places: list[int] = []
+    refused: dict[bytes | None, Reason] = {}
     max_states, max_waves = bounds.max_states, bounds.max_waves
-    for at, record in enumerate(pending[: bounds.max_records]):
-        key, offset = record.key, record.offset
-        if offset < floor:
-            raise OutOfOrder(f"offset {offset} where {floor} or more was due")
-        floor = offset + 1
-        if key is None:
-            rejected.append((at, Reason.MISSING_KEY))
-            records.append(record)
-            continue
-        reason: Reason | None = None
+    for record in pending[: bounds.max_records]:
+        key = record.key
         place = index.get(key, -1)
         if place >= 0:
-            user = users[place]
-        elif (entry := known.get(key)) is not None:
-            user = entry.user
-        elif (reason := check_key(key)) is None:
-            if partition_of(key, partitions) == partition:
-                user = key.decode()
-            else:
-                reason = Reason.MISROUTED
-                batch.misrouted += 1
-        item, category, time = ERASE, 0, 0
-        if reason is None and (value := record.value) is not None:
-            event = decode(value, record.headers, user, record.timestamp)
-            if isinstance(event, Reason):
-                reason = event
-            else:
-                item, category, time = event
-        if reason is not None:
-            rejected.append((at, reason))
-        elif item and erased and erased.get(key, -1) >= offset:
-            batch.erased_later += 1
-        else:
-            if place < 0:
-                if len(users) == max_states and at:
+            if record.value is not None:
+                if depth[place] == max_waves:
                     break
-                place = index[key] = len(users)
-                keys.append(key)
-                users.append(user)
-                depth.append(0)
-            elif depth[place] == max_waves and item:
+                depth[place] += 1
+        elif key not in refused:
+            reason = None if key in known else _misplaced(key, partition, partitions)
+            if reason is not None or key is None:
+                refused[key] = reason or Reason.MISSING_KEY
+            elif len(keys) == max_states:
                 break
-            depth[place] += item != ERASE
-            user_of.append(place)
-            record_of.append(at)
-            items.append(item)
-            categories.append(category)
-            times.append(time)
-        records.append(record)
-    return batch
+            else:
+                place = index[key] = len(keys)
+                keys.append(key)
+                depth.append(record.value is not None)
+        places.append(place)
+    return _Taken(pending[: len(places)], keys, np.array(places, np.int64), refused)
+
+
+def _misplaced(key: bytes | None, partition: int, partitions: int) -> Reason | None:
+    """What is wrong with a key here, or None."""
+    reason = check_key(key)
+    if reason is None and key is not None and partition_of(key, partitions) != partition:
+        reason = Reason.MISROUTED
+    return reason
+
+
+def _decoded(partition: int, taken: _Taken, offsets: NDArray[np.int64], erased: Mapping[bytes, int]) -> Cut:
+    records, keys, places = taken.records, taken.keys, taken.places
+    values = [record.value for record in records]
+    here = places >= 0
+    erases = np.fromiter((value is None for value in values), np.bool_, len(values)) & here
+    record_of = np.flatnonzero(here & ~erases)
+    chosen = record_of.tolist()
+    items, categories = np.zeros(len(records), np.uint64), np.zeros(len(records), np.uint64)
+    times = np.zeros(len(records), np.int64)
+    items[record_of], categories[record_of], times[record_of], reasons = decode_all(
+        [values[at] or b"" for at in chosen],
+        [records[at].headers for at in chosen],
+        [keys[place] for place in places[record_of].tolist()],
+        np.fromiter((records[at].timestamp for at in chosen), np.int64, len(chosen)),
+    )
+    rejected = {chosen[at]: reason for at, reason in reasons.items()}
+    if taken.refused:
+        rejected |= {at: taken.refused[records[at].key] for at in np.flatnonzero(~here).tolist()}
+    stays = here.copy()
+    stays[list(rejected)] = False
+    erased_later = 0
+    if erased:
+        upto = np.array([erased.get(key, -1) for key in keys], np.int64)
+        left_out = stays & ~erases & (upto[places] >= offsets)
+        erased_later = int(np.count_nonzero(left_out))
+        stays &= ~left_out
+    batch = Cut(
+        partition=partition,
+        records=records,
+        keys=keys,
+        users=[key.decode() for key in keys],
+        user_of=places,
+        record_of=np.arange(len(records)),
+        offsets=offsets,
+        items=items,
+        categories=categories,
+        times=times,
+        rejected=sorted(rejected.items()),
+        misrouted=sum(reason is Reason.MISROUTED for reason in rejected.values()),
+        erased_later=erased_later,
+    )
+    return batch if stays.all() else batch._of(stays)

@@ -1,0 +1,251 @@
+"""What an event costs UIC's fold, by stage: record batches in memory → states in a real Valkey, without a broker.
+
+    python -m loadtest.fold_core [--events 100000] [--rounds 3]
+
+The log is as a backlog looks from the fold thread: every partition has as many records waiting as its room allows.
+Figures are processor time, so that they hold beside other load; the store's own is its process's. Compare two versions
+by running them in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import struct
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import redis
+from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
+from numpy.typing import NDArray
+
+from loadtest.feeder import event, zipf_users
+from loadtest.population import BUNDLE
+from localstack.servers import Valkey
+from mimn.bundle import Bundle, load_bundle
+from mimn.bundle.graph import StepGraph
+from mimn.state import Keys, namespace, partition_of
+from uic.app import settle_interpreter
+from uic.core.commit import Answer, Commit
+from uic.core.letters import Letter
+from uic.core.ports import Assigned, Delivery, Described, Fetched, LogMessage
+from uic.core.takeup import LogBounds
+from uic.metrics import Metrics
+from uic.record_reader import LogRecord, read_batch
+from uic.settings import FoldSettings, RedisSettings
+from uic.store import RedisStore
+from uic.updater import Model, StateUpdater, Topic
+
+PARTITIONS = 64
+BATCH_RECORDS = 500
+"""Records of a batch, about what producers that linger a little send."""
+ORDER = ("read", "decode", "load", "plan", "step", "encode", "store", "adopt", "valkey")
+
+
+class Stopwatch:
+    """Processor seconds of this thread by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.runs = 0
+        self._last = time.thread_time()
+
+    def lap(self, stage: str) -> None:
+        """What was spent since the last lap was spent on `stage`."""
+        now = time.thread_time()
+        self.seconds[stage] += now - self._last
+        self._last = now
+
+
+class MemoryLog:
+    """`Log` of record batches in memory, all assigned to one worker. Tops a partition up to its room at every call."""
+
+    def __init__(self, batches: list[list[bytes]], room: int, watch: Stopwatch) -> None:
+        self._batches = [iter(some) for some in batches]
+        self._room = room
+        self._watch = watch
+        self._queued: list[LogMessage] = [Assigned(tuple(range(len(batches))))]
+        self._tags: dict[int, int] = {}
+        self._waiting: dict[int, int] = {}
+        self.taken = 0
+        """Records that are committed."""
+
+    def messages(self, timeout_s: float) -> list[LogMessage]:
+        """See `Log`."""
+        found, self._queued = self._queued, []
+        self._watch.lap("adopt")
+        for partition, tag in self._tags.items():
+            while self._waiting[tag] < self._room and (data := next(self._batches[partition], None)) is not None:
+                records = read_all(data)
+                self._waiting[tag] += len(records)
+                found.append(Fetched(partition, tag, records, records[-1].offset + 1))
+        self._watch.lap("read")
+        return found
+
+    def describe(self, tags: Mapping[int, int]) -> None:
+        """See `Log`."""
+        self._queued += [Described(p, tag, LogBounds(0, 1 << 40, bytes(16)), 1, None) for p, tag in tags.items()]
+
+    def read(self, partition: int, tag: int, offset: int) -> None:
+        """See `Log`."""
+        if offset:
+            raise AssertionError("every partition is read once, from its start")
+        self._tags[partition] = tag
+        self._waiting[tag] = 0
+
+    def park(self, partition: int) -> None:
+        """See `Log`."""
+        self._tags.pop(partition, None)
+
+    def took(self, tag: int, records: int) -> None:
+        """See `Log`."""
+        self._waiting[tag] -= records
+        self.taken += records
+
+    def advise(self, offsets: Mapping[int, int]) -> None:
+        """See `Log`."""
+
+
+class Nothing:
+    """`DeadLetters` and `Erasures` of a log without either."""
+
+    def send(self, letters: Sequence[Letter]) -> Delivery:
+        """See `DeadLetters`."""
+        raise AssertionError("all events are sound")
+
+    def read(self, partitions: Collection[int], topic_id: bytes) -> Mapping[int, Mapping[bytes, int]]:
+        """See `Erasures`."""
+        return {p: {} for p in partitions}
+
+
+class TimedStore(RedisStore):
+    """`RedisStore` whose commits are a stage of their own."""
+
+    watch: Stopwatch
+
+    def commit(self, commits: Sequence[Commit]) -> list[Answer]:
+        """See `StateStore`."""
+        self.watch.lap("encode")
+        answers = super().commit(commits)
+        self.watch.lap("store")
+        return answers
+
+
+def read_all(data: bytes) -> list[LogRecord]:
+    """The records of one batch, its checksum checked."""
+    batch: Any = MemoryRecords(data).next_batch()
+    if not batch.validate_crc():
+        raise AssertionError("the checksum of a batch that was made here does not fit")
+    return read_batch(batch)
+
+
+def log_of(bundle: Bundle, users: int, events: int, seed: int) -> list[list[bytes]]:
+    """Record batches by partition: `events` events, Zipf 1 over `users`."""
+    behaviors = itertools.cycle(
+        zip(bundle.items.ids[:1000].tolist(), itertools.cycle(bundle.categories.ids.tolist()), strict=False)
+    )
+    logs: list[list[tuple[bytes, bytes]]] = [[] for _ in range(PARTITIONS)]
+    for user, (item, category) in zip(zipf_users(users, events, seed), behaviors, strict=False):
+        key = user.encode()
+        logs[partition_of(key, PARTITIONS)].append((key, event(user, item, category)))
+    now = time.time_ns() // 1_000_000
+    found = []
+    for log in logs:
+        batches = []
+        for base in range(0, len(log), BATCH_RECORDS):
+            builder = MemoryRecordsBuilder(2, 0, 1 << 24)
+            for key, value in log[base : base + BATCH_RECORDS]:
+                builder.append(now, key, value, [])
+            builder.close()
+            batches.append(struct.pack(">q", base) + bytes(builder.buffer())[8:])
+        found.append(batches)
+    return found
+
+
+def fold(bundle: Bundle, logs: list[list[bytes]], events: int, url: str, prefix: str) -> Stopwatch:
+    """Fold all of it, from nothing, with the settings that UIC has by default."""
+    watch, settings = Stopwatch(), FoldSettings()
+    graph = StepGraph(bundle)
+
+    def step(events: NDArray[np.float32], states: NDArray[np.float32]) -> NDArray[np.float32]:
+        watch.lap("plan")
+        after = graph(events, states)
+        watch.lap("step")
+        watch.runs += 1
+        return after
+
+    store = TimedStore(RedisSettings(url=url), Keys(namespace(bundle.fingerprint.hex()), prefix))
+    store.watch = watch
+    after = {"poll": "adopt", "decode": "decode", "load": "load", "fold": "plan", "advise": "adopt"}
+    log = MemoryLog(logs, settings.queue_records // PARTITIONS, watch)
+    updater = StateUpdater(
+        topic=Topic("behavior-events", PARTITIONS),
+        model=Model(step, bundle.vectors, bundle.initial_state, bundle.layout, bundle.fingerprint, bundle.sketch),
+        store=store,
+        event_log=log,
+        dead_letters=Nothing(),
+        erasures=Nothing(),
+        settings=settings,
+        metrics=Metrics(),
+        after=lambda done: watch.lap(after[done]) if done in after else None,
+    )
+    while log.taken < events:
+        updater.turn(log.messages(0), time.monotonic(), time.time_ns() // 1_000_000)
+    store.close()
+    return watch
+
+
+def store_pid(url: str) -> int:
+    """The process id of the server at `url`."""
+    with redis.Redis.from_url(url) as client:
+        said: Any = client.info("server")
+    return int(said["process_id"])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m loadtest.fold_core", description=__doc__)
+    parser.add_argument("--events", type=int, default=100_000)
+    parser.add_argument("--users", type=int, default=100_000, help="different users, Zipf 1")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--bundle", type=Path, default=BUNDLE)
+    asked = parser.parse_args(arguments)
+    settle_interpreter()
+    bundle = load_bundle(asked.bundle)
+    logs = log_of(bundle, asked.users, asked.events, seed=0)
+    rows: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        server = Valkey(Path(folder))
+        server.start()
+        try:
+            process = psutil.Process(store_pid(server.address))
+            for i in range(asked.rounds):
+                began, cpu = time.perf_counter(), process.cpu_times()
+                watch = fold(bundle, logs, asked.events, server.address, f"round{i}")
+                spent = process.cpu_times()
+                watch.seconds["valkey"] = spent.user + spent.system - cpu.user - cpu.system
+                rows.append({stage: watch.seconds[stage] / asked.events * 1e6 for stage in ORDER})
+                ours = sum(value for stage, value in rows[-1].items() if stage != "valkey")
+                print(
+                    f"{ours:6.2f} us an event: "
+                    + "  ".join(f"{stage} {rows[-1][stage]:.2f}" for stage in ORDER)
+                    + f"  ({watch.runs} runs, {asked.events / (time.perf_counter() - began):,.0f} events/s)",
+                    flush=True,
+                )
+        finally:
+            server.stop()
+    medians = {stage: statistics.median(row[stage] for row in rows) for stage in ORDER}
+    print(f"median {sum(v for s, v in medians.items() if s != 'valkey'):.2f} us, and Valkey {medians['valkey']:.2f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
