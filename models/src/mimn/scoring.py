@@ -39,6 +39,11 @@ def predict(
     and the other rows do not influence a prediction.
     """
     model.eval()
+    device = model.items.weight.device
+
+    def tensor(values: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(values).to(device)
+
     item_rows, category_rows = ids.item_rows(events.item_id), ids.category_rows(events.category_id)
     rows = {sampling: instances.candidates(sampling, negatives) for sampling, negatives in samplings.items()}
     sketch, times = model.config.sketch, times_ms(events)
@@ -50,7 +55,7 @@ def predict(
         item, category, lengths = histories(
             instances.begin[chosen], instances.end[chosen], item_rows, category_rows, length
         )
-        score = model.scorer(torch.from_numpy(item), torch.from_numpy(category), torch.from_numpy(lengths))
+        score = model.scorer(tensor(item), tensor(category), tensor(lengths))
         # The events' rows; behind a history's end any row will do.
         at = np.minimum((instances.end[chosen] - lengths)[:, np.newaxis] + np.arange(item.shape[1]), len(events) - 1)
         for sampling, candidates in rows.items():
@@ -59,19 +64,19 @@ def predict(
             counts: dict[str, Tensor] = {}
             if sketch is not None and addresses is not None:
                 touches = Touches(
-                    addresses=torch.from_numpy(addresses[at]),
-                    times=torch.from_numpy(times[at]),
-                    candidate_addresses=torch.from_numpy(addresses_of(sketch, ids, items, categories)).unsqueeze(1),
-                    now=torch.from_numpy(instances.timestamp[chosen] * 1000).unsqueeze(-1),
+                    addresses=tensor(addresses[at]),
+                    times=tensor(times[at]),
+                    candidate_addresses=tensor(addresses_of(sketch, ids, items, categories)).unsqueeze(1),
+                    now=tensor(instances.timestamp[chosen] * 1000).unsqueeze(-1),
                 )
-                positions = torch.from_numpy(lengths).unsqueeze(-1)
+                positions = tensor(lengths).unsqueeze(-1)
                 counts["counts"] = window_counts(sketch, touches, positions).squeeze(1)
             scores = score(
-                torch.from_numpy(ids.item_rows(items.reshape(-1)).reshape(items.shape)),
-                torch.from_numpy(ids.category_rows(categories.reshape(-1)).reshape(items.shape)),
+                tensor(ids.item_rows(items.reshape(-1)).reshape(items.shape)),
+                tensor(ids.category_rows(categories.reshape(-1)).reshape(items.shape)),
                 **counts,
             )
-            out[sampling][chosen] = scores.numpy()
+            out[sampling][chosen] = scores.cpu().numpy()
     return {sampling: scores.reshape(-1) for sampling, scores in out.items()}
 
 

@@ -159,9 +159,10 @@ def _train(config: RunConfig, data: DataSet, output: Path, resume: bool, progres
 
 
 def start(config: RunConfig, ids: EmbeddingIds) -> Progress:
-    """An untrained model and its optimizer; both depend on the seed alone."""
+    """An untrained model, on the GPU if there is one, and its optimizer; both depend on the seed alone."""
     torch.manual_seed(config.training.seed)
     model = untrained(config.architecture, len(ids.items) + 1, len(ids.categories) + 1)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
     tables = [model.items.weight, model.categories.weight]
     others = [parameter for parameter in model.parameters() if not any(parameter is table for table in tables)]
     groups: list[dict[str, Any]] = [
@@ -195,7 +196,7 @@ def run_epoch(
     began, total, targets, events = time.process_time(), 0.0, 0, 0
     batches = sampler.epoch(rng, settings.windows_per_batch)
     for batch in tqdm(batches, f"epoch {number + 1}", disable=not progress_bar, unit="batch", leave=False):
-        losses = model.loss(to_tensors(batch, auxiliary=model.config.auxiliary_loss))
+        losses = model.loss(to_tensors(batch, auxiliary=model.config.auxiliary_loss).to(model.items.weight.device))
         click = float(losses.click.detach())
         if not math.isfinite(click):
             raise TrainingFailed(f"the loss is {click} in epoch {number + 1}: lower training.learning_rate")

@@ -29,6 +29,9 @@ class Cell(nn.Module, ABC):
         super().__init__()
         self.layout = layout
         self._sizes = [block.size for block in layout.blocks]
+        self.zero: Tensor
+        """On the cell's device and of its type, whatever weights it has."""
+        self.register_buffer("zero", torch.zeros(()), persistent=False)
 
     def initial(self, batch: int) -> Tensor:
         """The state of users without events: [batch, F] float32, each row the same."""
@@ -36,7 +39,7 @@ class Cell(nn.Module, ABC):
 
     def initial_blocks(self) -> State:
         """The initial blocks, each of its own shape, without a batch axis: zero unless a cell says otherwise."""
-        return {block.name: torch.zeros(block.shape) for block in self.layout.blocks}
+        return {block.name: self.zero.expand(block.shape) for block in self.layout.blocks}
 
     def unpack(self, state: Tensor) -> State:
         """The blocks of flat states [..., F], each [..., *shape], as views."""

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple, cast
+from typing import NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from mimn.baselines import ModelConfig
 from mimn.config import MimnConfig
-from mimn.nn import official
+from mimn.nn import native, official
 from mimn.nn.auxiliary import AuxiliaryNet
 from mimn.nn.cell import Cell, MimnCell, PoolingCell, State, states_at, unroll
 from mimn.nn.compilation import compiled
@@ -67,6 +67,10 @@ class Batch:
     """[B, F], where the windows start; None starts users without events."""
     touches: Touches | None = None
     """With a sketch only: the events and candidates as it sees them."""
+
+    def to(self, device: torch.device) -> Self:
+        """The batch with its tensors on `device`."""
+        return replace(self, **{name: value.to(device) for name, value in vars(self).items() if value is not None})
 
 
 class Losses(NamedTuple):
@@ -146,6 +150,8 @@ class MimnModel(ClickModel):
         if config.auxiliary_loss:
             net = OfficialAuxiliaryNet if config.variant == "official" else AuxiliaryNet
             self.auxiliary = net(config.controller_units, config.width)
+        self.native = False
+        """Whether histories go through the compiled recurrence (`mimn.nn.native`) instead of the cell's steps."""
 
     def unroll(
         self, items: Tensor, categories: Tensor, state: Tensor | None = None, real: Tensor | None = None
@@ -153,6 +159,12 @@ class MimnModel(ClickModel):
         """The states before, between and after the events (see `mimn.nn.cell.unroll`). [B, T] int64 → [B, T + 1, F]"""
         start = self.cell.initial(len(items)) if state is None else state
         return unroll(self.cell, self.vectors(items, categories), start, real)
+
+    def states(self, events: Tensor, state: Tensor, positions: Tensor, real: Tensor | None = None) -> Tensor:
+        """The states after `positions` events each. [B, T, D], [B, F], [B, P] int64, [B, T] bool → [B, P, F]"""
+        if self.native and real is None:
+            return native.states_at(cast(MimnCell, self.cell), events, state, positions)
+        return states_at(unroll(self.cell, events, state, real), positions)
 
     def logits(
         self,
@@ -195,12 +207,14 @@ class MimnModel(ClickModel):
 
     def scorer(self, items: Tensor, categories: Tensor, lengths: Tensor) -> Scorer:
         """What scores candidates on the states after the histories (see `ClickModel.scorer`)."""
-        states = states_at(self.unroll(items, categories), lengths.unsqueeze(-1)).squeeze(1)
-        return partial(self.score, states)
+        states = self.states(self.vectors(items, categories), self.cell.initial(len(items)), lengths.unsqueeze(-1))
+        return partial(self.score, states.squeeze(1))
 
     def compile_steps(self) -> None:
-        """Compile the cell's step."""
-        self.cell.step = compiled(self.cell.step)  # type: ignore[method-assign]  # what torch.compile is for
+        """Read histories by the compiled recurrence where it can be used, else compile the cell's step."""
+        self.native = native.usable(self.cell, self.items.weight)
+        if not self.native:
+            self.cell.step = compiled(self.cell.step)  # type: ignore[method-assign]  # what torch.compile is for
 
     def loss(self, batch: Batch) -> Losses:
         """The training loss of one batch: click + utilization + auxiliary.
@@ -213,12 +227,16 @@ class MimnModel(ClickModel):
         if self.config.variant == "official":
             events = events * real.unsqueeze(-1)
         start = self.cell.initial(len(events)) if batch.state is None else batch.state
-        states = unroll(self.cell, events, start, batch.real)
-        last = states[:, -1] if batch.lengths is None else states_at(states, batch.lengths.unsqueeze(-1)).squeeze(1)
+        B, T, P = *batch.items.shape, batch.positions.shape[1]
+        ends = batch.positions.new_full((B,), T) if batch.lengths is None else batch.lengths
+        every = torch.arange(T + 1 if self.auxiliary is not None else 0, device=ends.device).expand(B, -1)
+        positions = torch.cat([batch.positions, ends.unsqueeze(-1), every], 1)
+        states = self.states(events, start, positions, batch.real)
+        last = states[:, P]
 
         counts = self.counts(batch.touches, batch.positions)
         logits = self.logits(
-            states_at(states, batch.positions).flatten(0, 1),
+            states[:, :P].flatten(0, 1),
             batch.candidate_items.flatten(0, 1),
             batch.candidate_categories.flatten(0, 1),
             None if batch.context is None else batch.context.flatten(0, 1),
@@ -229,7 +247,7 @@ class MimnModel(ClickModel):
         if self.config.utilization:
             utilization = self.config.utilization_weight * self._utilization_loss(self.cell.unpack(last))
         if self.auxiliary is not None:
-            auxiliary = self.config.auxiliary_weight * self._auxiliary_loss(batch, events, states, real)
+            auxiliary = self.config.auxiliary_weight * self._auxiliary_loss(batch, events, states[:, P + 1 :], real)
         return Losses(click + utilization + auxiliary, click, utilization, auxiliary, last.detach())
 
     def _real(self, batch: Batch) -> Tensor:

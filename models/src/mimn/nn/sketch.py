@@ -6,7 +6,8 @@ a candidate reads are its own few cells: so the events before it are compared wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,10 @@ class Touches:
     """[B, P, C, A] int64: the cells that each candidate reads."""
     now: Tensor
     """[B, P] int64, ms: when each occasion reads; not before its events."""
+
+    def to(self, device: torch.device) -> Self:
+        """The same on `device`."""
+        return replace(self, **{name: value.to(device) for name, value in vars(self).items()})
 
 
 class SketchReader(nn.Module):
