@@ -25,9 +25,9 @@ import redis
 from kafka import KafkaProducer
 
 from loadtest.feeder import event, feeding, produce, zipf_users
-from loadtest.population import Population
+from loadtest.population import BUNDLE, Population
 from loadtest.sending import send
-from localstack.stack import BUNDLE, Options, Stack
+from localstack.stack import Options, Stack
 from localstack.wait import until
 from mimn.bundle import Bundle, load_bundle
 from mimn.state import Block, Keys, StateLayout, decode_progress, namespace
@@ -253,7 +253,7 @@ def takeover(sizes: Sizes) -> Figure:
 
 
 def bytes_float32(_: Sizes) -> Figure:
-    """Bytes of one stored value of the demo's model."""
+    """Bytes of one stored value of MIMN's."""
     return Figure(HEADER_BYTES + load_bundle(BUNDLE).layout.stored_bytes)
 
 
@@ -272,7 +272,7 @@ def bytes_float16(_: Sizes) -> Figure:
 
 @contextmanager
 def running(*, uic_workers: int = 1, rtp_processes: int = 1) -> Iterator[Stack]:
-    """A stack with the demo's bundle in a folder that is removed afterwards."""
+    """A stack with the bundle that budgets are for in a folder that is removed afterwards."""
     if not (BUNDLE / "manifest.json").exists():
         raise NotMeasured(f"no bundle at {BUNDLE}: run from the repository's root")
     given = Options.from_environment()
@@ -281,6 +281,7 @@ def running(*, uic_workers: int = 1, rtp_processes: int = 1) -> Iterator[Stack]:
         options = replace(
             given,
             folder=Path(folder),
+            bundle=BUNDLE,
             topic=own,
             prefix=own,
             uic_workers=uic_workers,

@@ -33,9 +33,10 @@ from loadtest.bare_loop import saturate
 from loadtest.budgets import RESULTS, commit, machine
 from loadtest.feeder import feeding, zipf_users
 from loadtest.measures import absorbed, feed, predict_body, publish
+from loadtest.population import BUNDLE
 from localstack.server import Server
 from localstack.servers import Valkey
-from localstack.stack import BUNDLE, Options, Stack
+from localstack.stack import Options, Stack
 from localstack.wait import until
 from mimn.bundle import load_bundle
 from mimn.state.codec import HEADER_BYTES
@@ -267,7 +268,7 @@ def running(*, uic_workers: int = 1, rtp_processes: int = 1, redis_url: str | No
     own = f"scale-{uuid.uuid4().hex[:8]}"
     with tempfile.TemporaryDirectory() as folder:
         options = replace(
-            Options.from_environment(), folder=Path(folder), redis_url=redis_url, topic=own, prefix=own,
+            Options.from_environment(), folder=Path(folder), bundle=BUNDLE, redis_url=redis_url, topic=own, prefix=own,
             uic_workers=uic_workers, rtp_processes=rtp_processes, uic={"UIC_LOG__LEVEL": "warning"},
         )  # fmt: skip
         with Stack(options) as stack:

@@ -96,6 +96,17 @@ def test_blank_slots_and_slots_that_are_alike() -> None:
     check_equal(cell, torch.randn(B, 1, cell.config.width).double(), state, torch.ones(B, 1, dtype=torch.int64))
 
 
+def test_what_is_not_a_number_stays_that_and_with_its_user() -> None:
+    """Training ends on a loss that is not finite, so none may be hidden."""
+    cell = cell_of(KNOWN["paper"])
+    events = torch.randn(B, 3, cell.config.width).double()
+    events[2, 1, 0] = torch.nan
+    got = native.states_at(cell, events, starts(cell), torch.full((B, 1), 3)).squeeze(1)
+    spoiled = cell.unpack(got)["controller"].isnan().any(-1)
+    assert spoiled.tolist() == [b == 2 for b in range(B)]
+    assert got[~spoiled].isfinite().all()
+
+
 def test_no_events_and_no_positions() -> None:
     cell = cell_of(KNOWN["paper"])
     state = starts(cell)

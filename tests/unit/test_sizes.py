@@ -30,7 +30,7 @@ def two_configs(tmp_path: Path) -> list[Path]:
             name=name,
             data=msgspec.structs.replace(base.data, instances=str(tmp_path / "instances.npz")),
             model=base.model | {"sketch_category_cells": 8} | changes,
-            training=msgspec.structs.replace(base.training, epochs=1),
+            training=msgspec.structs.replace(base.training, epochs=1, validation_length=200),
         )
         paths.append(tmp_path / f"{name}.toml")
         paths[-1].write_text(config.to_toml(), "utf-8")

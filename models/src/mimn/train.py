@@ -322,7 +322,7 @@ def _record(config: RunConfig, data: DataSet, ids: EmbeddingIds, progress: Progr
         "data_sha256": data.events.sha256,
         "instances_sha256": data.instances.sha256,
         "commit": commit,
-        "machine": f"{platform.machine()}, one thread, torch {torch.__version__}",
+        "machine": f"{platform.machine()}, {_device(progress.model)}, torch {torch.__version__}",
         "items": len(ids.items),
         "categories": len(ids.categories),
         "parameters": sum(parameter.numel() for parameter in progress.model.parameters()),
@@ -334,6 +334,11 @@ def _record(config: RunConfig, data: DataSet, ids: EmbeddingIds, progress: Progr
         "curve": [msgspec.to_builtins(epoch) for epoch in progress.curve],
         "evaluation": {},
     }
+
+
+def _device(model: ClickModel) -> str:
+    device = model.items.weight.device
+    return "one thread" if device.type == "cpu" else torch.cuda.get_device_name(device)
 
 
 def _out_of_patience(progress: Progress, patience: int) -> bool:
