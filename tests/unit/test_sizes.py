@@ -11,6 +11,7 @@ import pytest
 
 from mimn import run, sizes, train
 from mimn.baselines import state_bytes
+from mimn.run import TrainingSettings
 
 pytestmark = pytest.mark.torch
 
@@ -79,7 +80,5 @@ def test_a_sweep_is_recorded_and_not_repeated(
 
 
 def test_no_run_of_a_sweep_stops_early(configs: list[Path]) -> None:
-    config = msgspec.structs.replace(
-        run.read_config(configs[0]), training=train.run.TrainingSettings(epochs=9, patience=1)
-    )
+    config = msgspec.structs.replace(run.read_config(configs[0]), training=TrainingSettings(epochs=9, patience=1))
     assert sizes.resized(config, 16, 0).training.patience == 9

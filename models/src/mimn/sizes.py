@@ -66,7 +66,8 @@ def sweep(
             "commit": record["commit"],
         }
         model, ids = load_model(folder / run.MODEL), EmbeddingIds.load(folder)
-        model.compile_steps()
+        if one.training.compile:
+            model.compile_steps()
         for length in LENGTHS:
             instances = data.instances.of("validation")
             samplings: dict[Any, int] = {"popularity": VALIDATION_NEGATIVES}
