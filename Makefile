@@ -12,7 +12,7 @@ CODE := access models services deploy tests loadtest
 PYTEST := $(PY) -m pytest --quiet --durations 10
 QUICK := tests/unit tests/contract tests/parity
 SPREAD := --numprocesses 2 --dist loadfile
-CONFIG ?= models/configs/online_retail_mimn_bounded.toml
+CONFIG ?= models/configs/online_retail_mimn_sketch.toml
 RUN ?= runs/online-retail
 BUNDLES ?= models/bundles
 VERSION ?= 2
@@ -102,8 +102,8 @@ train: install-dev ## train CONFIG into RUN
 evaluate: install-dev ## evaluate RUN on the test part
 	@$(PY) -m mimn.evaluate --run $(RUN)
 
-export: install-dev ## write RUN's bundle to BUNDLES/online-retail/VERSION
-	@$(PY) -m mimn.export --run $(RUN) --output $(BUNDLES) --name online-retail --version $(VERSION)
+export: install-dev ## write RUN's bundle to BUNDLES/online-retail-sketch/VERSION
+	@$(PY) -m mimn.export --run $(RUN) --output $(BUNDLES) --name online-retail-sketch --version $(VERSION)
 
 auc: install-dev ## write the table models/experiments/AUC.md from the recorded runs
 	@$(PY) -m mimn.experiments table models/experiments
