@@ -82,6 +82,11 @@ class World:
 
     # Workers
 
+    @property
+    def group(self) -> str:
+        """Their consumer group."""
+        return f"{self.keys.prefix}.{self.keys.namespace}"
+
     def new_worker(self, **told: str) -> UicWorker:
         """One more, not started; `told` are variables for it alone."""
         name = f"uic-{len(self.workers)}"

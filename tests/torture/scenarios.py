@@ -32,6 +32,7 @@ from torture.soak import nothing_grows_and_nothing_slows_down
 from torture.stage import Size, Stage, Tally
 from torture.stale_owners import (
     a_worker_stopped_past_its_session_writes_nothing,
+    a_worker_that_wakes_when_its_group_is_gone_claims_nothing,
     stale_commits_by_ended_sessions_write_nothing,
 )
 from torture.stores import the_store_dies_forgets_or_is_damaged
@@ -78,6 +79,7 @@ SCENARIOS = (
     ),
     _whole(stale_commits_by_ended_sessions_write_nothing),
     _whole(a_worker_stopped_past_its_session_writes_nothing),
+    _whole(a_worker_that_wakes_when_its_group_is_gone_claims_nothing),
     _whole(the_store_dies_forgets_or_is_damaged),
     _whole(a_cluster_whose_slots_move_and_whose_masters_fail),
     _whole(a_broker_that_goes_away_and_comes_back_costs_no_event),

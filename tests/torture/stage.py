@@ -89,8 +89,8 @@ class Stage:
         """A started store."""
         return self._ending.enter_context(Valkey(self.folder / name, appendfsync=appendfsync))
 
-    def own_kafka(self) -> ScriptedBroker:
-        """A started Apache Kafka that nobody else uses.
+    def own_kafka(self, *options: str) -> ScriptedBroker:
+        """A started Apache Kafka that nobody else uses; `options` as the script knows them.
 
         Raises:
             LookupError: none can be started here; the message says what to set.
@@ -100,7 +100,7 @@ class Stage:
             raise LookupError(skips.NO_REAL_KAFKA)
         broker = ScriptedBroker(Path(script), self.folder / "own-kafka")
         self._ending.callback(broker.stop)
-        broker.start(*BROKER_SETTINGS)
+        broker.start(*BROKER_SETTINGS, *options)
         return broker
 
     def world(

@@ -11,16 +11,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import redis
+from kafka import KafkaAdminClient
 
 from fakes import KEYS, FakeStore, FakeTopic, Worker, assert_exactly_once
 from localstack.wait import until
 from torture.fleet import producing
-from torture.stage import Size, Stage, Tally
+from torture.stage import Size, Stage, Tally, side_by_side
 from torture.watching import metric, owned
 from uic.core.commit import Answer, Commit, Refused
 from uic.core.status import Phase
 from uic.settings import RedisSettings
 from uic.store import RedisStore
+from world import World
 
 USERS = [f"u{i}" for i in range(12)]
 PATIENCE_TURNS = 30
@@ -146,3 +148,39 @@ def a_worker_stopped_past_its_session_writes_nothing(stage: Stage, size: Size) -
     figures = {"stale commits refused": [refused], "caught up after the last event, s": [round(took, 2)]}
     duel = (f"{refused:.0f} refused commits: a duel",) if refused > trials * 2 * half else ()
     return tally + Tally(wrong=duel, figures=figures)
+
+
+def a_worker_that_wakes_when_its_group_is_gone_claims_nothing(stage: Stage, size: Size) -> Tally:
+    """5 times (fast: once): the only worker is stopped past its session, and joins again together with another one:
+    every partition gets an owner. The broker waits for more members as it does by default."""
+    broker = stage.own_kafka("--set", "group.initial.rebalance.delay.ms=3000")
+    url = stage.valkey().address
+    trials = range(5 if size == "full" else 1)
+    return side_by_side(lambda trial: _joined_at_once(stage, url, broker.address, trial), trials, 1)
+
+
+def _joined_at_once(stage: Stage, url: str, bootstrap: str, trial: int) -> Tally:
+    with stage.passing_world(f"at-once-{trial}", url, bootstrap=bootstrap) as world:
+        stale = world.worker()
+        world.produce(200)
+        world.wait_folded()
+        stale.freeze()
+        until(lambda: group_state(world) == "Empty", "the group is gone", within_s=20)
+        world.produce(200)
+        heir = world.new_worker()
+        heir.spawn()
+        until(lambda: group_state(world) != "Empty", "the heir joins", within_s=40)
+        stale.thaw()
+        half = world.topics.partitions // 2
+        until(lambda: owned(stale) == owned(heir) == half, "each has half", within_s=20)
+        world.wait_folded()
+        return Tally.of(world.compare())
+
+
+def group_state(world: World) -> str:
+    """What the coordinator says of the workers' group."""
+    admin = KafkaAdminClient(bootstrap_servers=world.topics.bootstrap)
+    try:
+        return str(admin.describe_groups([world.group])[world.group]["group_state"])
+    finally:
+        admin.close()

@@ -19,12 +19,12 @@ from typing import Any
 from uuid import UUID
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
-from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.coordinator.base import MemberState
 from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError, UnknownTopicOrPartitionError
 from kafka.structs import OffsetAndMetadata
 
 from mimn.state import NO_TOPIC_ID
+from uic.assignor import HonestAssignor
 from uic.core.ports import (
     Advised,
     Assigned,
@@ -139,7 +139,9 @@ class LogConsumer(threading.Thread):
         while not self._leaving.is_set():
             consumer = None
             try:
-                consumer = KafkaConsumer(**self._options())
+                assignor = HonestAssignor()
+                consumer = KafkaConsumer(**self._options(), partition_assignment_strategy=[assignor])
+                assignor.holds = consumer.assignment
                 read_with(consumer)
                 consumer.subscribe([self._topic], listener=_Parking(consumer, self))
                 _learn_topic(consumer, self._topic, self._settings.request_timeout_ms)
@@ -169,7 +171,6 @@ class LogConsumer(threading.Thread):
             "auto_offset_reset": "none",
             "enable_auto_commit": False,
             "isolation_level": "read_committed",
-            "partition_assignment_strategy": [CooperativeStickyAssignor],
             "session_timeout_ms": s.session_timeout_ms,
             "heartbeat_interval_ms": s.heartbeat_interval_ms,
             "max_poll_interval_ms": s.max_poll_interval_ms,
