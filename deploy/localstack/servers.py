@@ -107,13 +107,13 @@ class ScriptedBroker:
         self.address = self._run("start", *options).splitlines()[0]
         return self.address
 
-    def stop(self) -> None:
-        """Orderly stop, data kept."""
-        self._run("stop")
+    def stop(self, *options: str) -> None:
+        """Orderly stop, data kept; of one node with `--node N`."""
+        self._run("stop", *options)
 
-    def kill(self) -> None:
-        """SIGKILL, data kept as the crash left it."""
-        self._run("kill")
+    def kill(self, *options: str) -> None:
+        """SIGKILL, data kept as the crash left it; of one node with `--node N`."""
+        self._run("kill", *options)
 
     def freeze(self) -> None:
         """SIGSTOP."""

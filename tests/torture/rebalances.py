@@ -1,59 +1,176 @@
-"""Workers come and go under load, a user floods, and producers do what they must not."""
+"""Workers come and go under load, and producers do what they must not."""
 
 from __future__ import annotations
 
 import threading
 import time
 import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Self
 
 from kafka import KafkaAdminClient
 
+from localstack.services import UicWorker
 from localstack.wait import until
 from mimn.state import partition_of
+from torture import groups
 from torture.fleet import producing
 from torture.stage import Size, Stage, Tally
-from torture.watching import owned
+from torture.watching import owned, partitions
 from world import World
 
 N = 16
+SESSION_S = 10
+"""UIC's default: here it matters how long things take."""
 MOVE_S = 15
-"""By then a killed worker's partitions fold elsewhere (beyond its session)."""
+"""By then a killed worker's partitions fold elsewhere, its session included."""
+PAUSE_S = 4
+REBALANCES, REBALANCES_OF_A_ZOMBIE = 2, 4
+
+
+@dataclass
+class Change:
+    """Something that happened to the group, and what came of it."""
+
+    what: str
+    began: float
+    """Seconds since 1970, as the coordinator's records have it."""
+    victims: set[int] = field(default_factory=set)
+    """Partitions of a worker that was killed or frozen: they wait for its session to end."""
+    rebalances: int = 0
+    pauses: Mapping[int, float] = field(default_factory=dict)
+    """By partition, in seconds."""
+
+    @property
+    def allowed(self) -> int:
+        """How many rebalances it may cause."""
+        return REBALANCES_OF_A_ZOMBIE if self.what == "a zombie returns" else REBALANCES
 
 
 def workers_that_come_and_go_stop_nobody_for_long(stage: Stage, size: Size) -> Tally:
-    """A worker joins, leaves in order or is killed every 10 s for 5 minutes (fast: every 3 s, five times): events of
-    all partitions go on being folded; the longest pause of any partition is measured from its progress."""
-    changes, every_s = (30, 10) if size == "full" else (5, 3)
-    world = stage.world("rebalance", stage.valkey().address, partitions=N)
-    workers = [world.worker()]
-    moved: list[float] = []
-    with producing(world, 200, a_second=300), Pauses(world) as pauses:
-        for change in range(changes):
-            began = time.monotonic()
-            if len(workers) == 1:
-                workers.append(world.worker())
-            elif change % 4 == 1:
-                workers.pop(0).stop()
-            else:
-                workers.pop(0).kill()
-                until(lambda: owned(workers[0]) == N, "the other has all", within_s=MOVE_S + stage.session_ms / 1000)
-                moved.append(time.monotonic() - began)
-            until(lambda began=began: time.monotonic() >= began + every_s, "time passes", within_s=every_s + 5)  # type: ignore[misc]  # mypy cannot infer a lambda's default
+    """A worker joins, leaves in order, is killed, or frozen past its session and thawed, every 10 s for 5 minutes
+    (fast: every 3 s, six times). Each costs two rebalances at most, a zombie's return four (the coordinator says);
+    partitions stand still (by their progress, while events come for all of them) for 4 s at most, p99 over changes and
+    partitions, and those of a killed or frozen worker fold elsewhere within 15 s."""
+    changes, every_s = (30, 10) if size == "full" else (6, 3)
+    told = {"UIC_KAFKA__SESSION_TIMEOUT_MS": str(SESSION_S * 1000), "UIC_KAFKA__HEARTBEAT_INTERVAL_MS": "1000"}
+    world = stage.world("rebalance", stage.valkey().address, partitions=N, **told)
+    shift = Shift(world)
+    done = []
+    with producing(world, 400, a_second=400), Pauses(world) as pauses:
+        for n in range(changes):
+            done.append(shift.change(n))
+            due = done[-1].began + every_s
+            until(lambda due=due: time.time() >= due, "time passes", within_s=every_s + 5)  # type: ignore[misc]  # mypy cannot infer a lambda's default
+        ended = time.time()
     world.wait_folded(60)
-    figures = {"a killed worker's partitions fold elsewhere after, s": max(moved, default=0.0)}
-    figures |= {"pause of a partition, p99, s": pauses.p99, "pause of a partition, longest, s": pauses.longest}
-    tally = Tally.of(world.compare(), trials=changes, faults=changes, figures=figures)
-    late = [f"{took:.1f} s until a killed worker's partitions were folded" for took in moved if took > MOVE_S]
-    return tally + Tally(wrong=tuple(late))
+    agreed = groups.generations(world.topics.bootstrap, world.group).values()
+    for change, end in zip(done, [*(c.began for c in done[1:]), ended], strict=True):
+        change.rebalances = sum(change.began <= at < end for at in agreed)
+        change.pauses = pauses.within(change.began, end)
+    tally = Tally.of(world.compare(), trials=changes, faults=changes, figures=_figures(done))
+    return tally + Tally(wrong=tuple(_wrong(done, size)))
 
 
-class Pauses:
-    """How long each partition's progress stands still while events come for all of them. Looks in the background."""
+def _figures(done: list[Change]) -> dict[str, float]:
+    most = max(done, key=lambda c: c.rebalances - c.allowed)
+    return {
+        "rebalances a change, mean": sum(c.rebalances for c in done) / len(done),
+        f"rebalances a change, most ({most.what})": most.rebalances,
+        "pause of a partition at a change, p99, s": p99(_orderly(done)),
+        "pause of a partition at a change, longest, s": max(_orderly(done)),
+        "a killed or frozen worker's partitions fold elsewhere after, longest, s": max(_moved(done), default=0.0),
+    }
+
+
+def _wrong(done: list[Change], size: Size) -> list[str]:
+    wrong = [f"change {n}: {c.what}: {c.rebalances} rebalances" for n, c in enumerate(done) if c.rebalances > c.allowed]
+    if size == "fast":
+        return wrong  # how long things take is judged where nothing else runs
+    if (pause := p99(_orderly(done))) > PAUSE_S:
+        wrong.append(f"partitions stood still for {pause:.1f} s, p99")
+    wrong += [f"{took:.1f} s until a killed worker's partition was folded" for took in _moved(done) if took > MOVE_S]
+    return wrong
+
+
+def _orderly(done: list[Change]) -> list[float]:
+    return [pause for c in done for p, pause in c.pauses.items() if p not in c.victims]
+
+
+def _moved(done: list[Change]) -> list[float]:
+    return [c.pauses[p] for c in done for p in c.victims]
+
+
+def p99(values: list[float]) -> float:
+    """The value that one in a hundred exceeds."""
+    return sorted(values)[int(len(values) * 0.99)]
+
+
+class Shift:
+    """Two workers, sometimes three, and what happens to them in turn."""
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._pauses: list[float] = []
+        self.workers = [world.new_worker(), world.new_worker()]
+        for worker in self.workers:
+            worker.spawn()
+        for worker in self.workers:
+            worker.wait_ready()
+        self._frozen: UicWorker | None = None
+        self._wait_all_owned()
+        self._turns: tuple[tuple[str, Callable[[], UicWorker | None]], ...] = (
+            ("one joins", self._join),
+            ("one leaves", self._leave),
+            ("one joins", self._join),
+            ("one is frozen", self._freeze),
+            ("a zombie returns", self._thaw),
+            ("one is killed", self._kill),
+        )
+
+    def change(self, n: int) -> Change:
+        """The n-th; returns once every partition has an owner again."""
+        what, act = self._turns[n % len(self._turns)]
+        holds = {worker: {p["partition"] for p in partitions(worker)} for worker in self.workers}
+        began = time.time()
+        victim = act()
+        self._wait_all_owned()
+        return Change(what, began, set() if victim is None else holds[victim])
+
+    def _join(self) -> None:
+        self.workers.append(self._world.worker())
+
+    def _leave(self) -> None:
+        self.workers.pop(0).stop()
+
+    def _kill(self) -> UicWorker:
+        victim = self.workers.pop(0)
+        victim.kill()
+        return victim
+
+    def _freeze(self) -> UicWorker:
+        self._frozen = self.workers.pop(0)
+        self._frozen.freeze()
+        return self._frozen
+
+    def _thaw(self) -> None:
+        if self._frozen is None:
+            raise AssertionError("nobody was frozen")
+        self._frozen.thaw()
+        self.workers.append(self._frozen)
+        until(lambda: owned(self.workers[-1]), "the zombie has partitions again", within_s=MOVE_S)
+
+    def _wait_all_owned(self) -> None:
+        until(lambda: sum(map(owned, self.workers)) == N, "every partition has an owner", within_s=2 * MOVE_S)
+
+
+class Pauses:
+    """When each partition's progress moved, while events come for all of them. Looks in the background."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._moved: dict[int, list[float]] = {p: [time.time()] for p in range(N)}
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._look, name="pauses", daemon=True)
 
@@ -66,62 +183,21 @@ class Pauses:
         self._thread.join()
 
     def _look(self) -> None:
-        seen: dict[int, tuple[bytes, float]] = {}
+        seen: dict[int, bytes] = {}
         while not self._ending.wait(0.05):
-            now = time.monotonic()
+            now = time.time()
             for p, record in self._world.progress_records().items():
-                before = seen.get(p)
-                if before is None or before[0] != record:
-                    if before is not None:
-                        self._pauses.append(now - before[1])
-                    seen[p] = (record, now)
+                if seen.get(p) != record:
+                    seen[p] = record
+                    self._moved[p].append(now)
 
-    @property
-    def longest(self) -> float:
-        """Seconds."""
-        return max(self._pauses, default=0.0)
-
-    @property
-    def p99(self) -> float:
-        """Seconds, over all the pauses between two commits of a partition."""
-        some = sorted(self._pauses)
-        return some[int(len(some) * 0.99)] if some else 0.0
-
-
-def a_flood_of_one_user_delays_no_other_partition(stage: Stage, size: Size) -> Tally:
-    """10,000 events of one user at once (fast: 2,000), and as many users with one event each (full: 100,000): users of
-    other partitions are folded before the flood is."""
-    burst, crowd = (10_000, 100_000) if size == "full" else (2000, 2000)
-    world = stage.world("flood", stage.valkey().address, partitions=N, UIC_FOLD__MAX_STATES="256")
-    world.worker()
-    world.produce(200)
-    world.wait_folded()
-    hot = "user-0"
-    at = partition_of(hot.encode(), N)
-    world.produce(burst, [hot])
-    began = time.monotonic()
-    others = [user for user in (f"user-{i}" for i in range(200)) if partition_of(user.encode(), N) != at]
-    world.produce(200, others)
-    ends = world.log().ends
-    rest = [p for p in range(N) if p != at]
-
-    def folded(partitions: list[int]) -> bool:
-        found = {p: world.progress(p) for p in partitions}
-        return all(record is not None and record.next_offset == ends[p] for p, record in found.items())
-
-    until(lambda: folded(rest), "the others are folded", within_s=60)
-    others_s = time.monotonic() - began
-    until(lambda: folded([at]), "the flood is folded", within_s=120)
-    flood_s = time.monotonic() - began
-    world.wait_folded(60)
-    tally = Tally.of(world.compare(), figures={"others folded after, s": others_s, "flood folded after, s": flood_s})
-    for begin in range(0, crowd, 2000):
-        for i in range(begin, begin + 2000):
-            world.send(f"one-{i}")
-        world.producer.flush(timeout=60)
-    took = world.wait_folded(120)
-    late = (f"others waited {others_s:.1f} s, the flood took {flood_s:.1f} s",) if others_s > flood_s + 2 else ()
-    return tally + Tally.of(world.compare(), figures={"crowd folded after, s": took}) + Tally(wrong=late)
+    def within(self, began: float, ended: float) -> dict[int, float]:
+        """By partition, its longest pause of those whose middle lies between two times (s since 1970): a pause begins
+        with the last commit before its cause."""
+        longest = {}
+        for p, moved in self._moved.items():
+            longest[p] = max((b - a for a, b in pairwise(moved) if began <= (a + b) / 2 < ended), default=0.0)
+        return longest
 
 
 def a_topic_that_grows_and_producers_that_misroute_stop_uic_by_name(stage: Stage, size: Size) -> Tally:

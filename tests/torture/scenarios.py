@@ -9,6 +9,7 @@ from functools import partial
 from torture.clusters import a_cluster_whose_slots_move_and_whose_masters_fail
 from torture.crashes import STEPS, killed_after_each_protocol_step
 from torture.fleet import three_workers_killed_frozen_and_rescaled_at_random
+from torture.floods import a_flood_in_one_partition_delays_no_other
 from torture.leavers import clients_that_go_away_leave_nothing_behind
 from torture.logs import (
     a_broker_that_goes_away_and_comes_back_costs_no_event,
@@ -19,7 +20,6 @@ from torture.malformed import every_malformed_record_is_a_dead_letter_and_no_eve
 from torture.outages import answers_go_on_while_the_store_is_away_slow_or_fails_over
 from torture.overload import five_times_the_knee_costs_no_goodput
 from torture.rebalances import (
-    a_flood_of_one_user_delays_no_other_partition,
     a_topic_that_grows_and_producers_that_misroute_stop_uic_by_name,
     workers_that_come_and_go_stop_nobody_for_long,
 )
@@ -86,7 +86,7 @@ SCENARIOS = (
     _whole(another_log_under_the_same_name_is_never_folded_into_the_old_states),
     _whole(what_retention_removed_is_a_gap_and_nothing_else_is_missing),
     _whole(workers_that_come_and_go_stop_nobody_for_long),
-    _whole(a_flood_of_one_user_delays_no_other_partition),
+    _whole(a_flood_in_one_partition_delays_no_other),
     _whole(a_topic_that_grows_and_producers_that_misroute_stop_uic_by_name),
     _whole(every_malformed_record_is_a_dead_letter_and_no_event_is_lost),
     _whole(uic_workers_restart_in_turn_and_no_event_is_lost),

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import redis
-from kafka import KafkaAdminClient
 
 from fakes import KEYS, FakeStore, FakeTopic, Worker, assert_exactly_once
 from localstack.wait import until
+from torture import groups
 from torture.fleet import producing
 from torture.stage import Size, Stage, Tally, side_by_side
 from torture.watching import metric, owned
@@ -22,7 +22,6 @@ from uic.core.commit import Answer, Commit, Refused
 from uic.core.status import Phase
 from uic.settings import RedisSettings
 from uic.store import RedisStore
-from world import World
 
 USERS = [f"u{i}" for i in range(12)]
 PATIENCE_TURNS = 30
@@ -165,22 +164,13 @@ def _joined_at_once(stage: Stage, url: str, bootstrap: str, trial: int) -> Tally
         world.produce(200)
         world.wait_folded()
         stale.freeze()
-        until(lambda: group_state(world) == "Empty", "the group is gone", within_s=20)
+        until(lambda: groups.state(bootstrap, world.group) == "Empty", "the group is gone", within_s=20)
         world.produce(200)
         heir = world.new_worker()
         heir.spawn()
-        until(lambda: group_state(world) != "Empty", "the heir joins", within_s=40)
+        until(lambda: groups.state(bootstrap, world.group) != "Empty", "the heir joins", within_s=40)
         stale.thaw()
         half = world.topics.partitions // 2
         until(lambda: owned(stale) == owned(heir) == half, "each has half", within_s=20)
         world.wait_folded()
         return Tally.of(world.compare())
-
-
-def group_state(world: World) -> str:
-    """What the coordinator says of the workers' group."""
-    admin = KafkaAdminClient(bootstrap_servers=world.topics.bootstrap)
-    try:
-        return str(admin.describe_groups([world.group])[world.group]["group_state"])
-    finally:
-        admin.close()

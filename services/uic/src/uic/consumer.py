@@ -191,6 +191,7 @@ class LogConsumer(threading.Thread):
             self._send_advice(consumer)
             self._check_partition_count(consumer)
             _unblock_parked(consumer)
+            _keep_joining(consumer)
             pause_s = min(LONGEST_PAUSE_S, max(0.001, 2 * pause_s))
             try:
                 batches = consumer.poll(timeout_ms=POLL_MS if _settled(consumer) else JOIN_MS)
@@ -435,3 +436,23 @@ def _unblock_parked(consumer: KafkaConsumer) -> None:
     fetcher = consumer._fetcher
     if fetcher._next_partition_records is not None and not fetcher._next_partition_records:
         fetcher._next_partition_records = None
+
+
+class _Unheard:
+    """A join that nobody has heard the end of: never done, until it is waited for."""
+
+    is_done = False
+
+    def __init__(self, join: Any) -> None:
+        self.add_callback, self.add_errback = join.add_callback, join.add_errback
+
+
+def _keep_joining(consumer: KafkaConsumer) -> None:
+    """Let the next poll hear what became of the join that an earlier one began.
+
+    kafka-python (seen in 3.0.12) joins once more if it has ended between two polls, and what was assigned is lost. Our
+    polls are short, so that a new member cost the group three or four rebalances, and a pause at each, instead of two.
+    """
+    join = consumer._coordinator._join_task
+    if join is not None and not isinstance(join, _Unheard):
+        consumer._coordinator._join_task = _Unheard(join)

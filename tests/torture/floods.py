@@ -1,0 +1,218 @@
+"""One user floods, then a hundred thousand users of one partition come at once: who waits, and for how long.
+
+Freshness is the time from an event's sending until progress in the store has passed it, of a steady load of other users
+that goes on all the time. The flood comes from a process of its own, so that it does not slow those down who measure.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from itertools import count, islice
+from multiprocessing import get_context
+from typing import Any, NamedTuple
+
+from kafka import KafkaProducer
+
+from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
+from localstack.services import UicWorker
+from localstack.wait import until
+from mimn.state import decode_progress, partition_of
+from torture.stage import Size, Stage, Tally
+from world import World
+
+N = 8
+HOT = "hot"
+AT = partition_of(HOT.encode(), N)
+"""The partition that is flooded."""
+A_SECOND = 400
+"""Events of the steady load."""
+TIMES = 2
+"""Users of other partitions wait so many times as long as without the flood at most."""
+
+
+class Flood(NamedTuple):
+    """From when to when, in s since 1970, and how many events."""
+
+    began: float
+    ended: float
+    events: int
+
+
+def a_flood_in_one_partition_delays_no_other(stage: Stage, size: Size) -> Tally:
+    """10,000 events of one user in a burst, five times (fast: once), and 100,000 users of the same partition with one
+    event each (fast: 10,000). Users of other partitions: freshness within 2 times, p99; of the same one: at most the
+    burst ÷ the rate at which one user is folded, measured before."""
+    burst, crowd, rounds, quiet_s = (10_000, 100_000, 5, 20) if size == "full" else (10_000, 10_000, 1, 4)
+    told = {"UIC_FOLD__MAX_STATES": "256", "UIC_KAFKA__SESSION_TIMEOUT_MS": "10000"}  # as in production
+    world = stage.world("flood", stage.valkey().address, partitions=N, **told)
+    worker = world.worker()
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as source:
+        rates = sorted(burst / _alone(world, worker, source, burst) for _ in range(3))
+        with steady(world) as fresh:
+            until_passed(quiet_s)
+            quiet = Flood(fresh.began, time.time(), 0)
+            floods = [_flood(world, source, fresh, [HOT] * burst) for _ in range(rounds)]
+            crowds = [_flood(world, source, fresh, list(islice(_of_the_same_partition("one"), crowd)))]
+    world.wait_folded(60)
+    tally = Tally.of(world.compare(), trials=rounds + 1, faults=rounds + 1, figures={"one user's events/s": rates[1]})
+    usual = p99(fresh.of_others(quiet))
+    tally += Tally(figures={"freshness of others, quiet, p99, s": [round(usual, 3)]})
+    for what, some in (("one user", floods), ("a crowd", crowds)):
+        others = p99([s for flood in some for s in fresh.of_others(flood)])
+        same = max(s for flood in some for s in fresh.of_same(flood))
+        lasted = max(flood.ended - flood.began for flood in some)
+        # How long things take exactly is judged where nothing else runs; that others do not wait for the flood, always.
+        most_others = TIMES * usual if size == "full" else max(TIMES * usual, lasted / 2)
+        most_same = some[0].events / rates[1] + usual
+        figures = {"others, p99": others, "same partition, longest": same, "the flood lasted": lasted}
+        tally += Tally(figures={f"{what}: {name}, s": [round(s, 3)] for name, s in figures.items()})
+        if others > most_others:
+            tally += Tally(wrong=(f"{what}: others waited {others:.3f} s, p99, and {usual:.3f} s without",))
+        if size == "full" and same > most_same:
+            tally += Tally(wrong=(f"{what}: the same partition waited {same:.3f} s, not {most_same:.3f} s at most",))
+    return tally
+
+
+def _alone(world: World, worker: UicWorker, source: Executor, burst: int) -> float:
+    """Seconds in which a burst of one user is folded that was there before."""
+    worker.freeze()
+    poured = source.submit(pour, world.topics.bootstrap, world.topics.events, [HOT] * burst).result(60)
+    worker.thaw()
+    began = time.monotonic()
+    until(lambda: _folded(world, poured.last), "the burst is folded", within_s=60, every_s=0.005)
+    return time.monotonic() - began
+
+
+def _flood(world: World, source: Executor, fresh: Freshness, users: list[str]) -> Flood:
+    poured = source.submit(pour, world.topics.bootstrap, world.topics.events, users).result(120)
+    until(lambda: _folded(world, poured.last), "the flood is folded", within_s=120)
+    flood = Flood(poured.began, time.time(), len(users))
+    until_passed(2)  # what came behind the flood is folded as well
+    return flood
+
+
+def _folded(world: World, offset: int) -> bool:
+    progress = world.progress(AT)
+    return progress is not None and progress.next_offset > offset
+
+
+def until_passed(seconds: float) -> None:
+    """The load goes on so long."""
+    began = time.monotonic()
+    until(lambda: time.monotonic() - began >= seconds, "time passes", within_s=seconds + 5)
+
+
+def _of_the_same_partition(name: str) -> Iterator[str]:
+    return (user for user in (f"{name}-{i}" for i in count()) if partition_of(user.encode(), N) == AT)
+
+
+def p99(values: Sequence[float]) -> float:
+    """The value that one in a hundred exceeds."""
+    return sorted(values)[int(len(values) * 0.99)]
+
+
+class Poured(NamedTuple):
+    """When a flood began, in s since 1970, and the offset of its last record."""
+
+    began: float
+    last: int
+
+
+def pour(bootstrap: str, topic: str, users: Sequence[str]) -> Poured:
+    """One event of each of `users`, all at once; runs in a process of its own."""
+    now = time.time_ns() // 1_000_000
+    values = [
+        BehaviorEvent(user_id=user, item_id=random.randint(1, 80), event_time=now).SerializeToString() for user in users
+    ]
+    producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, linger_ms=5)
+    try:
+        began = time.time()
+        sent = [producer.send(topic, key=user.encode(), value=value) for user, value in zip(users, values, strict=True)]
+        producer.flush(timeout=60)
+        return Poured(began, max(future.get(timeout=10).offset for future in sent))
+    finally:
+        producer.close(timeout=5)
+
+
+class Freshness:
+    """When each event of the steady load was sent, and when each partition's progress moved."""
+
+    def __init__(self, world: World) -> None:
+        self.began = time.time()
+        self._world = world
+        self._sent: list[tuple[float, Any]] = []
+        self._passed: list[list[tuple[int, float]]] = [[] for _ in range(N)]
+        self._sent_all = threading.Event()
+        others = (user for user in (f"user-{i}" for i in count()) if partition_of(user.encode(), N) != AT)
+        self._users = [*islice(others, 180), *islice(_of_the_same_partition("user"), 20)]
+        self._sender = threading.Thread(target=self._send, name="steady load", daemon=True)
+        self._looker = threading.Thread(target=self._look, name="freshness", daemon=True)
+
+    def start(self) -> None:
+        """Send, and look."""
+        self._sender.start()
+        self._looker.start()
+
+    def stop(self) -> None:
+        """Send no more, and look until all that was sent is folded."""
+        self._sent_all.set()
+        self._sender.join()
+        self._looker.join()
+
+    def of_others(self, when: Flood) -> list[float]:
+        """Of the events that were sent meanwhile to other partitions than the flooded one, in s."""
+        return [s for p, s in self._within(when) if p != AT]
+
+    def of_same(self, when: Flood) -> list[float]:
+        """Of those that were sent to the flooded one."""
+        return [s for p, s in self._within(when) if p == AT]
+
+    def _within(self, when: Flood) -> list[tuple[int, float]]:
+        found = []
+        for at, future in self._sent:
+            if when.began <= at < when.ended:
+                place = future.get(timeout=10)
+                passed = self._passed[place.partition]
+                seen = bisect_right(passed, (place.offset, float("inf")))
+                found.append((place.partition, passed[seen][1] - at))
+        return found
+
+    def _all_folded(self) -> bool:
+        places = [future.get(timeout=10) for _, future in self._sent]
+        return all(self._passed[at.partition][-1][0] > at.offset for at in places)
+
+    def _send(self) -> None:
+        began = time.monotonic()
+        for n in count():
+            if self._sent_all.wait(max(0.0, began + n / A_SECOND - time.monotonic())):
+                return
+            self._sent.append((time.time(), self._world.send(self._world.random.choice(self._users))))
+
+    def _look(self) -> None:
+        names = [self._world.keys.progress(p) for p in range(N)]
+        seen: list[bytes | None] = [None] * N
+        while self._sender.is_alive() or not self._all_folded():
+            time.sleep(0.004)
+            values = self._world.client.mget(names)
+            now = time.time()
+            for p, value in enumerate(values):
+                if value is not None and value != seen[p]:
+                    seen[p] = value
+                    self._passed[p].append((decode_progress(value).next_offset, now))
+
+
+@contextmanager
+def steady(world: World) -> Iterator[Freshness]:
+    """A steady load whose freshness is measured."""
+    fresh = Freshness(world)
+    fresh.start()
+    try:
+        yield fresh
+    finally:
+        fresh.stop()
