@@ -7,22 +7,27 @@ import time
 from functools import partial
 
 from kafka import KafkaAdminClient, TopicPartition
+from kafka.errors import KafkaError
 
 from localstack.services import UicWorker
 from localstack.topics import Topic, create_topics
 from localstack.wait import until
+from mimn.state import decode_progress
+from torture import groups
+from torture.fleet import producing
 from torture.stage import Size, Stage, Tally, side_by_side
-from torture.watching import metric, partitions
+from torture.watching import metric, owned, partitions
 from uic import partitions as operator
 from uic.consumer import CONFIRM_S
 from uic_running import delete_and_wait
+from world import World
 
 N = 4
 
 
 def a_broker_that_goes_away_and_comes_back_costs_no_event(stage: Stage, size: Size) -> Tally:
-    """Stopped, then killed (and with it the coordinator), for 60 s each; fast: killed, for 3 s. In full the backlog
-    drains at three times the rate at which it would have come."""
+    """Stopped, then killed, for 60 s each; fast: killed, for 3 s. The lag is what would have come meanwhile; events go
+    on coming at that rate, and in full the lag drains at three times the rate or faster."""
     away_s, a_second = (60, 500) if size == "full" else (3, 500)
     broker = stage.own_kafka()
     world = stage.world("outage", stage.valkey().address, partitions=N, bootstrap=broker.address)
@@ -37,14 +42,56 @@ def a_broker_that_goes_away_and_comes_back_costs_no_event(stage: Stage, size: Si
         broker.start()
         back = time.monotonic()
         world.produce(away_s * a_second)
+        with producing(world, 40, a_second=a_second) as produced:
+            until(lambda: _lag(world) < a_second // 10, "the lag is gone", within_s=120)
+            drained = (away_s * a_second + produced()) / (time.monotonic() - back)
         world.wait_folded(60)
-        drained = away_s * a_second / (time.monotonic() - back)
         slow = (f"{drained:.0f} events/s drained, {a_second} arrive",) if drained < 3 * a_second else ()
         # In the fast size the way back into the group takes longer than the outage.
         tally += Tally.of(world.compare(), figures={"drained, events/s": drained})
         tally += Tally(wrong=slow if size == "full" else ())
     until(worker.ready, "UIC serves", within_s=20)
     return tally
+
+
+def _lag(world: World) -> int:
+    """Records that the store does not cover yet."""
+    records = world.progress_records()
+    at = {p: decode_progress(record).next_offset for p, record in records.items()}
+    return sum(end - at.get(p, 0) for p, end in world.log().ends.items())
+
+
+def a_coordinator_that_dies_or_restarts_costs_no_event(stage: Stage, size: Size) -> Tally:
+    """Of three brokers, the one that coordinates the workers' group is killed, the next one stopped, and so on, six
+    times (fast: once), while two workers fold and events come; another takes over, and the broker comes back."""
+    broker = stage.own_kafka("--nodes", "3")
+    told = {"UIC_KAFKA__SESSION_TIMEOUT_MS": "10000"}  # a new coordinator needs some seconds
+    world = stage.world("coordinator", stage.valkey().address, partitions=N, bootstrap=broker.address, **told)
+    workers = [world.worker(), world.worker()]
+    until(lambda: sum(map(owned, workers)) == N, "every partition has an owner", within_s=30)
+    tally = Tally()
+    for n in range(6 if size == "full" else 1):
+        node = groups.coordinator(broker.address, world.group)
+        with producing(world, 100, a_second=200) as produced:
+            (broker.stop if n % 2 else broker.kill)("--node", str(node))
+            began = time.monotonic()
+            until(lambda node=node: _coordinator(world) not in (None, node), "another coordinates", within_s=60)  # type: ignore[misc]  # mypy cannot infer a lambda's default
+            at = produced()
+            until(lambda at=at: produced() > at + 600, "the load goes on", within_s=60)  # type: ignore[misc]  # as above
+            broker.start()
+            at = produced()
+            until(lambda at=at: produced() > at + 200, "the load goes on", within_s=60)  # type: ignore[misc]  # as above
+        world.wait_folded(60)
+        tally += Tally.of(world.compare(), figures={"from the fault to all folded, s": time.monotonic() - began})
+        until(lambda: sum(map(owned, workers)) == N, "every partition has an owner", within_s=60)
+    return tally
+
+
+def _coordinator(world: World) -> int | None:
+    try:
+        return groups.coordinator(world.topics.bootstrap, world.group)
+    except (KafkaError, StopIteration):
+        return None
 
 
 def another_log_under_the_same_name_is_never_folded_into_the_old_states(stage: Stage, size: Size) -> Tally:
@@ -93,17 +140,25 @@ def _made_anew(stage: Stage, url: str, part: tuple[bool, bool, int]) -> Tally:
 
 
 def what_retention_removed_is_a_gap_and_nothing_else_is_missing(stage: Stage, size: Size) -> Tally:
-    """Records are deleted that a killed worker had not folded: gaps are counted, touched states are `partial`."""
-    return side_by_side(partial(_gap, stage, stage.valkey().address), range(10 if size == "full" else 1), 2)
+    """Records are removed that were not folded, while the worker is dead, and while it lives but sleeps: five times
+    each (fast: once). Gaps are counted and kept in progress, touched states are `partial`, all else is folded."""
+    trials = [(asleep, n) for n in range(5 if size == "full" else 1) for asleep in (False, True)]
+    return side_by_side(partial(_gap, stage, stage.valkey().address), trials, 2)
 
 
-def _gap(stage: Stage, url: str, trial: int) -> Tally:
-    with stage.passing_world(f"retention-{trial}", url, partitions=N) as world:
-        worker = world.worker()
+def _gap(stage: Stage, url: str, part: tuple[bool, int]) -> Tally:
+    asleep, n = part
+    name = f"retention-{'asleep' if asleep else 'dead'}-{n}"
+    # The default session: the sleeper wakes before the group gives it up, and finds its position gone.
+    with stage.passing_world(name, url, partitions=N, UIC_KAFKA__SESSION_TIMEOUT_MS="10000") as world:
+        heir = worker = world.worker()
         world.produce(200)
         world.wait_folded()
-        worker.kill()
-        world.produce(200)
+        if asleep:
+            worker.freeze()
+        else:
+            worker.kill()
+        world.produce(400)
         log = world.log()
         at = {p: progress.next_offset for p in range(N) if (progress := world.progress(p)) is not None}
         starts = {p: offset + 1 + world.random.randrange(20) for p, offset in at.items()}
@@ -111,11 +166,18 @@ def _gap(stage: Stage, url: str, trial: int) -> Tally:
         admin = KafkaAdminClient(bootstrap_servers=world.topics.bootstrap)
         admin.delete_records({TopicPartition(world.topics.events, p): offset for p, offset in starts.items()})
         admin.close()
-        heir = world.worker()
+        if asleep:
+            worker.thaw()
+        else:
+            heir = world.worker()
         world.wait_folded(60, since=starts)
         gaps = metric(heir, "uic_data_gaps_total")
-        wrong = () if gaps == N else (f"{gaps:.0f} gaps counted, not {N}",)
-        return Tally.of(world.compare(since=starts)) + Tally(wrong=wrong)
+        wrong = [] if gaps == N else [f"{name}: {gaps:.0f} gaps counted, not {N}"]
+        for p, start in starts.items():
+            progress = world.progress(p)
+            if progress is None or (progress.gaps, progress.gap_end) != (1, start):
+                wrong.append(f"{name}: progress of partition {p} does not keep the gap up to {start}: {progress}")
+        return Tally.of(world.compare(since=starts)) + Tally(wrong=tuple(wrong))
 
 
 def _phases(worker: UicWorker) -> list[str]:

@@ -13,6 +13,7 @@ from torture.floods import a_flood_in_one_partition_delays_no_other
 from torture.leavers import clients_that_go_away_leave_nothing_behind
 from torture.logs import (
     a_broker_that_goes_away_and_comes_back_costs_no_event,
+    a_coordinator_that_dies_or_restarts_costs_no_event,
     another_log_under_the_same_name_is_never_folded_into_the_old_states,
     what_retention_removed_is_a_gap_and_nothing_else_is_missing,
 )
@@ -83,6 +84,7 @@ SCENARIOS = (
     _whole(the_store_dies_forgets_or_is_damaged),
     _whole(a_cluster_whose_slots_move_and_whose_masters_fail),
     _whole(a_broker_that_goes_away_and_comes_back_costs_no_event),
+    _whole(a_coordinator_that_dies_or_restarts_costs_no_event),
     _whole(another_log_under_the_same_name_is_never_folded_into_the_old_states),
     _whole(what_retention_removed_is_a_gap_and_nothing_else_is_missing),
     _whole(workers_that_come_and_go_stop_nobody_for_long),

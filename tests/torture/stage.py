@@ -99,7 +99,7 @@ class Stage:
         if not script:
             raise LookupError(skips.NO_REAL_KAFKA)
         broker = ScriptedBroker(Path(script), self.folder / "own-kafka")
-        self._ending.callback(broker.stop)
+        self._ending.callback(broker.kill)  # in good order, several at once wait for each other
         broker.start(*BROKER_SETTINGS, *options)
         return broker
 
