@@ -1,7 +1,8 @@
 """`make torture`: play every scenario in full, part by part, and say what was lost and what was doubled.
 
 A part that held is kept under `.torture/<commit>` and not played again for the same commit, so a run may be stopped at
-any time. The exit status is 0 if everything held, 1 if something did not, 2 if there is no Kafka to play on.
+any time. The exit status is 0 if everything held that was asked for, 1 if something did not, 2 if there is no Kafka.
+`torture.json` and `torture.md` beside the results say how all parts stand, those that were not played included.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
 import skips
 from localstack.servers import ScriptedBroker
+from torture import report
 from torture.scenarios import SCENARIOS, Part
 from torture.stage import BROKER_SETTINGS, Size, Stage, Tally
 
@@ -40,37 +42,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.simplefilter("ignore", DeprecationWarning)
     logging.basicConfig(level=logging.CRITICAL)  # clients lament every fault
     commit, clean = tree()
-    folder = told.results / f"{commit}-{told.size}"
+    folder = told.results / f"{commit}{'' if clean else '-changed'}-{told.size}"
     folder.mkdir(parents=True, exist_ok=True)
-    rows: dict[str, Tally] = {}
+    played: dict[str, Tally] = {}
     with ExitStack() as ending:
         try:
             bootstrap = kafka(ending)
         except LookupError as missing:
             print(f"torture {missing}", file=sys.stderr)
             return 2
-        for scenario in SCENARIOS:
-            parts = scenario.parts if told.size == "full" else (Part("whole", scenario.play),)
-            for part in parts:
-                name = f"{scenario.name}.{part.name}"
-                if told.only in name:
-                    tally = recall(folder / f"{name}.json") if clean else None
-                    rows[scenario.name] = rows.get(scenario.name, Tally()) + (
-                        tally or play(part, told.size, bootstrap, folder / f"{name}.json")
-                    )
-    if not rows:
+        for name, part in parts(told.size):
+            if told.only in name:
+                kept = recall(folder / f"{name}.json") if clean else None
+                held = kept is not None and kept.held
+                played[name] = kept if kept and held else play(part, told.size, bootstrap, folder / f"{name}.json")
+    if not played:
         parser.error(f"no scenario's name contains {told.only!r}")
-    print(table(rows))
-    written = {
-        "commit": commit,
-        "changed": not clean,
-        "size": told.size,
-        "held": all(t.held for t in rows.values()),
-        "scenarios": {name: asdict(tally) | {"held": tally.held} for name, tally in rows.items()},
-    }
-    (folder / "table.json").write_text(json.dumps(written, indent=1) + "\n")
-    print(f"written to {folder / 'table.json'}")
-    return 0 if written["held"] else 1
+    print(report.table(by_scenario(played)))
+    names = [name for name, _ in parts(told.size)]
+    everything = {name: played.get(name) or (recall(folder / f"{name}.json") if clean else None) for name in names}
+    rows = by_scenario({name: tally for name, tally in everything.items() if tally is not None})
+    unplayed = [name for name, tally in everything.items() if tally is None]
+    found = report.written(rows, unplayed, commit=commit, changed=not clean, size=told.size)
+    (folder / "torture.json").write_text(json.dumps(found, indent=1) + "\n")
+    (folder / "torture.md").write_text(report.page(found, rows))
+    print(f"written to {folder / 'torture.json'} and {folder / 'torture.md'}")
+    return 0 if all(tally.held for tally in played.values()) else 1
+
+
+def parts(size: Size) -> list[tuple[str, Part]]:
+    """All that is played, by name, in order."""
+    return [
+        (f"{scenario.name}.{part.name}", part)
+        for scenario in SCENARIOS
+        for part in (scenario.parts if size == "full" else (Part("whole", scenario.play),))
+    ]
+
+
+def by_scenario(found: Mapping[str, Tally]) -> dict[str, Tally]:
+    """The sums over parts."""
+    rows: dict[str, Tally] = {}
+    for name, tally in found.items():
+        scenario = name.rpartition(".")[0]
+        rows[scenario] = rows.get(scenario, Tally()) + tally
+    return rows
 
 
 def tree() -> tuple[str, bool]:
@@ -101,13 +116,12 @@ def kafka(ending: ExitStack) -> str:
 
 
 def recall(kept: Path) -> Tally | None:
-    """The result of an earlier run, if it is one that held."""
+    """The result of an earlier run, if there is one."""
     try:
         found = json.loads(kept.read_text())
     except FileNotFoundError:
         return None
-    tally = Tally(**found | {"wrong": tuple(found["wrong"])})
-    return tally if tally.held else None
+    return Tally(**found | {"wrong": tuple(found["wrong"])})
 
 
 def play(part: Part, size: Size, bootstrap: str, keep: Path) -> Tally:
@@ -124,28 +138,10 @@ def play(part: Part, size: Size, bootstrap: str, keep: Path) -> Tally:
         shutil.rmtree(folder)
     else:
         print(f"  did not hold; the servers' logs are in {folder}", flush=True)
-    tally += Tally(figures={"played, s": [round(time.monotonic() - began, 1)]})
+    took = round(time.monotonic() - began, 1)
+    tally += Tally(figures={report.PLAYED: [took], report.LOAD: [round(os.getloadavg()[0], 1)]})
     keep.write_text(json.dumps(asdict(tally)) + "\n")
     return tally
-
-
-def table(rows: dict[str, Tally]) -> str:
-    """For people."""
-    width = max(map(len, rows))
-    lines = [f"{'scenario':{width}}  trials  faults  lost  doubled  wrong  failed  verdict"]
-    for name, t in rows.items():
-        verdict = "held" if t.held else "DID NOT HOLD"
-        counts = f"{t.lost:4}  {t.doubled:7}  {t.wrong_answers:5}  {t.failed_requests:6}"
-        lines.append(f"{name:{width}}  {t.trials:6}  {t.faults:6}  {counts}  {verdict}")
-        lines += [f"    {what}" for what in t.wrong[:10]]
-        lines += [f"    {what}: {spread(values)}" for what, values in t.figures.items()]
-    return "\n".join(lines)
-
-
-def spread(values: list[float]) -> str:
-    """One value, or least, median and most of several."""
-    some = sorted(values)
-    return f"{some[0]:g}" if len(some) == 1 else f"{some[0]:g} to {some[-1]:g}, median {some[len(some) // 2]:g}"
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def test_parts_that_held_are_not_played_again_for_the_same_commit(
     assert "DID NOT HOLD" in capsys.readouterr().out
     assert torture.main(["--results", str(tmp_path)]) == 0
     assert played[3:] == ["flaky 2"]
-    written = json.loads((tmp_path / "abc-full" / "table.json").read_text())
+    written = json.loads((tmp_path / "abc-full" / "torture.json").read_text())
     assert written["held"] is True
     assert {k: written["scenarios"]["flaky"][k] for k in ("trials", "faults", "lost", "doubled", "held")} == {
         "trials": 2,
@@ -57,6 +57,19 @@ def test_parts_that_held_are_not_played_again_for_the_same_commit(
         "doubled": 0,
         "held": True,
     }
+
+
+def test_what_was_not_played_is_said_and_what_was_kept_is_shown(run: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert torture.main(["--results", str(tmp_path), "--only", "first"]) == 0
+    assert torture.main(["--results", str(tmp_path), "--only", "seed-1"]) == 0
+    assert played == ["first full", "flaky 1"]
+    folder = tmp_path / "abc-full"
+    written = json.loads((folder / "torture.json").read_text())
+    assert set(written["scenarios"]) == {"first", "flaky"}
+    assert written["not_played"] == ["flaky.seed-2"]
+    page = (folder / "torture.md").read_text()
+    assert "Not completed: `flaky.seed-2`." in page
+    assert "| `first` | 2 | 3 | 0 | 0 | 0 | 0 | 0.0 | held |" in page
 
 
 def test_a_changed_tree_is_played_whole(run: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -70,7 +83,7 @@ def test_a_part_that_raises_did_not_hold_and_the_others_are_played(run: pytest.M
     run.setattr(torture, "SCENARIOS", (Scenario(failing, (Part("whole", failing),)), Scenario(first, ())))
     assert torture.main(["--results", str(tmp_path), "--size", "fast"]) == 1
     assert played == ["first fast"]
-    written = json.loads((tmp_path / "abc-fast" / "table.json").read_text())
+    written = json.loads((tmp_path / "abc-fast" / "torture.json").read_text())
     assert written["scenarios"]["failing"]["wrong"] == ["RuntimeError: no such luck"]
 
 
