@@ -112,10 +112,14 @@ load: install-load ## latency against history length and rate, MIMN, DIN and DIE
 	@$(PY) -m loadtest.comparison $(LOAD)
 
 <<<<<<< HEAD
+<<<<<<< HEAD
 torture: install-dev ## kill, freeze, empty and cut off everything, in full (about two hours, resumable); table and JSON
 =======
 torture: install-dev ## kill, freeze, empty and cut off everything, in full (resumable); table, page and JSON
 >>>>>>> fc895b0 (fixup! Torture: the run writes a page, and says what was not completed and how loaded the machine was)
+=======
+torture: install-dev ## kill, freeze, empty and cut off everything, in full (about an hour, resumable); table, page and JSON
+>>>>>>> 2728e5d (Decision 32, and where a full run's page lies)
 	@PYTHONPATH=tests $(PY) -m torture
 
 fuzz: install-dev ## fuzz every decoder, ten minutes each (two hours, resumable)
