@@ -41,6 +41,7 @@ from uic.core.takeup import LogBounds
 from uic.logs import say
 from uic.record_reader import read_with
 from uic.settings import KafkaSettings
+from uic.topic_identity import TopicIdentity
 
 log = logging.getLogger("uic.consumer")
 
@@ -53,9 +54,6 @@ one of the local stack does) would be asked again and again, at the price of a c
 DESCRIBE_MS = 3000
 ADVISE_INTERVAL_S = 0.2
 CHECK_INTERVAL_S = 1.0
-CONFIRM_S = 0.5
-"""Records are handed over only if the topic's id was asked for so recently. They are fetched by name: from a topic that
-was deleted and made again while we heard nothing, they would be another log's, at offsets that look right."""
 REOPEN_S = 1.0
 Command = Callable[[KafkaConsumer], None]
 
@@ -88,7 +86,7 @@ class LogConsumer(threading.Thread):
         self._advise_due = 0.0
         self._check_due = 0.0
         self._topic_id = NO_TOPIC_ID
-        self._confirmed = 0.0
+        self._identity: TopicIdentity | None = None
         # Written by the fold thread, read by the poll thread:
         self._taken: dict[int, int] = {}
 
@@ -163,6 +161,9 @@ class LogConsumer(threading.Thread):
             self._forget(partition)
         self._advice.clear()
         self._advising = False
+        if self._identity is not None:
+            self._identity.close()
+            self._identity = None
 
     def _options(self) -> dict[str, Any]:
         s = self._settings
@@ -218,20 +219,23 @@ class LogConsumer(threading.Thread):
             return
 
     def _same_log(self, consumer: KafkaConsumer) -> bool:
-        """Whether what was just fetched is of the topic that was described. If it is of another one, the fold thread
-        hears that first, and no session takes what comes after."""
-        asked = time.monotonic()
-        if not any(self._topic_id) or asked - self._confirmed < CONFIRM_S:
+        """Whether what was just fetched is of the topic that was described; asked after the fetch, every time. Records
+        are fetched by name: from a topic that was deleted and made again while we heard nothing, they would be another
+        log's, at offsets that look right. If they are, the fold thread hears that first, and no session takes what
+        comes after."""
+        if not any(self._topic_id):
             return True
         try:
-            found = _topic_id(consumer, self._topic)
+            if self._identity is None:
+                self._identity = TopicIdentity(
+                    self._settings.client_options() | {"request_timeout_ms": DESCRIBE_MS}, self._topic
+                )
+            found = self._identity.now()
         except KafkaError:
             return False
         if found != self._topic_id:
             self._describe(consumer, dict(self._tags))
-            return False
-        self._confirmed = asked
-        return True
+        return found == self._topic_id
 
     def _give_back(self, consumer: KafkaConsumer, batches: Mapping[TopicPartition, list[Any]]) -> None:
         """Fetch again later what was fetched now."""
