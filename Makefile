@@ -111,15 +111,7 @@ auc: install-dev ## write the table models/experiments/AUC.md from the recorded 
 load: install-load ## latency against history length and rate, MIMN, DIN and DIEN: report and plots (LOAD=--reduced: under 5 minutes)
 	@$(PY) -m loadtest.comparison $(LOAD)
 
-<<<<<<< HEAD
-<<<<<<< HEAD
-torture: install-dev ## kill, freeze, empty and cut off everything, in full (about two hours, resumable); table and JSON
-=======
-torture: install-dev ## kill, freeze, empty and cut off everything, in full (resumable); table, page and JSON
->>>>>>> fc895b0 (fixup! Torture: the run writes a page, and says what was not completed and how loaded the machine was)
-=======
-torture: install-dev ## kill, freeze, empty and cut off everything, in full (about an hour, resumable); table, page and JSON
->>>>>>> 2728e5d (Decision 32, and where a full run's page lies)
+torture: install-dev ## kill, freeze, empty and cut off everything, in full (about two hours, resumable); table, page and JSON
 	@PYTHONPATH=tests $(PY) -m torture
 
 fuzz: install-dev ## fuzz every decoder, ten minutes each (two hours, resumable)
