@@ -195,7 +195,7 @@ def _batch(data: bytes) -> Any:
 def _records(data: bytes) -> None:
     for record in read_batch(_batch(data)):
         check_key(record.key)
-        to_wire(Letter.of(record, Reason.MALFORMED_JSON, "events", 3), 1 << 20)  # type: ignore[arg-type]
+        to_wire(Letter.of(record, Reason.MALFORMED_JSON, "events", 3), 1 << 20)
 
 
 def record_bytes(records: Sequence[BatchRecord]) -> bytes:
