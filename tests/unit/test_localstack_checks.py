@@ -114,13 +114,18 @@ def test_every_dependency_direct_and_transitive_is_pinned_as_installed() -> None
     """A dependency without a pin makes tomorrow's installation another one than today's."""
     pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M))
     pins = {canonicalize_name(name): version for name, version in pins.items()}
-    tools = [line for line in (ROOT / "requirements-dev.txt").read_text().splitlines() if line and line[0] != "#"]
+    tools = [line for name in ("requirements-dev.txt", "loadtest/requirements.txt") for line in required(ROOT / name)]
     needed = closure([*slim.MEMBERS, "localstack", "mimn[serve,train,journey]", *tools])
     needed = {name: version for name, version in needed.items() if not built_for_a_machine(name)}
     ours = {*slim.MEMBERS, "localstack"}
     wrong = {name: version for name, version in needed.items() if name not in ours and pins.get(name) != version}
     assert len(needed) > 100
     assert not wrong, f"constraints.txt says something else, or nothing: {wrong}"
+
+
+def required(file: Path) -> list[str]:
+    """The packages that a requirements file names itself."""
+    return [line for line in file.read_text().splitlines() if line and not line.startswith(("#", "--requirement"))]
 
 
 def closure(requirements: list[str]) -> dict[str, str]:

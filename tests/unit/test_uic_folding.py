@@ -122,6 +122,13 @@ def test_a_replay_leaves_out_the_events_of_users_erased_later_and_still_erases()
     assert batch.erased_later == 2
 
 
+def test_a_batch_of_refused_records_alone_is_cut_in_a_replay_too() -> None:
+    refused = [FakeRecord(0, None, b"x", fakes.WALL_MS), FakeRecord(1, b"a" * 129, b"x", fakes.WALL_MS)]
+    batch = cut_of(refused, erased={b"somebody": 7})
+    assert [reason for _, reason in batch.rejected] == [Reason.MISSING_KEY, Reason.BAD_KEY]
+    assert (len(batch.items), batch.erased_later) == (0, 0)
+
+
 def test_misrouted_records_are_tolerated_up_to_their_share_of_the_last_ten_thousand() -> None:
     window = MisroutedWindow(0.01)
     assert not window.exceeded_by(100)

@@ -186,7 +186,7 @@ def _decoded(partition: int, taken: _Taken, offsets: NDArray[np.int64], erased: 
     stays = here.copy()
     stays[list(rejected)] = False
     erased_later = 0
-    if erased:
+    if erased and keys:
         upto = np.array([erased.get(key, -1) for key in keys], np.int64)
         left_out = stays & ~erases & (upto[places] >= offsets)
         erased_later = int(np.count_nonzero(left_out))
