@@ -60,6 +60,8 @@ BUDGETS = (
     ),
     Budget("open_loop", "500 requests/s of 100 candidates, open loop, p99", "ms", 10.0, True, measures.open_loop_p99),
     Budget("bare_loop", "request rate against a bare ASGI loop", "x", 0.7, False, measures.against_bare_loop),
+    Budget("dien_head", "DIEN's head at history 1,000 over MIMN's, CPU", "x", 100, False, measures.dien_head),
+    Budget("dien_request", "the same of a whole request, server CPU", "x", 50, False, measures.dien_request),
     Budget("fold_rate", "UIC, one process, backlog to committed", "events/s", 50_000, False, measures.fold_rate),
     Budget(
         "fold_against_streams",

@@ -24,7 +24,9 @@ import psutil
 import redis
 from kafka import KafkaProducer
 
+from loadtest.cpu import cpu_s_of
 from loadtest.feeder import event, feeding, produce, zipf_users
+from loadtest.heads import in_turn, scoring
 from loadtest.population import BUNDLE, Population
 from loadtest.sending import send
 from localstack.stack import Options, Stack
@@ -34,6 +36,9 @@ from mimn.state import Block, Keys, StateLayout, decode_progress, namespace
 from mimn.state.codec import HEADER_BYTES
 
 CANDIDATES = 100
+LONG = 1_000
+"""Events of the user whom DIEN is asked about: as many as its bundle keeps."""
+DIEN = BUNDLE.parents[1] / "online-retail-dien" / "1"
 FASTEST_FOLD = 70_000
 """Events a second that no fold here exceeds: how large a backlog has to be to outlast a measurement."""
 
@@ -160,6 +165,36 @@ def against_bare_loop(sizes: Sizes) -> Figure:
     )
 
 
+def dien_head(_: Sizes) -> Figure:
+    """CPU time of one run of DIEN's head over one of MIMN's, a history of 1,000 events, in turn in one process."""
+    mimn, dien = in_turn({str(path): scoring(path, LONG, CANDIDATES) for path in (BUNDLE, DIEN)}, rounds=50)
+    spread = (f"{t.median * 1e3:.3f} [{t.low * 1e3:.3f}, {t.high * 1e3:.3f}]" for t in (dien, mimn))
+    return Figure(dien.median / mimn.median, " over ".join(spread) + " ms")
+
+
+def dien_request(sizes: Sizes) -> Figure:
+    """RTP's CPU time for a whole request with DIEN's bundle over that with MIMN's: two stacks on one store, in turn."""
+    with running() as mimn, running(bundle=DIEN, redis_url=mimn.addresses.redis_url) as dien:
+        asked = []
+        for stack in (mimn, dien):
+            publish(stack, [("reader", LONG)])
+            child = stack.rtp[0].child
+            if child is None:
+                raise NotMeasured("RTP does not run")
+            asked.append((Client(stack.addresses.predict), predict_body(stack, "reader"), cpu_s_of([child.pid])))
+        taken: list[list[float]] = [[], []]
+        for turn in range(11):
+            for (client, body, cpu_s), costs in zip(asked, taken, strict=True):
+                before, requests = cpu_s(), max(10, sizes.requests // 100)
+                for _ in range(requests):
+                    client.post(body)
+                if turn:  # the first one warms
+                    costs.append((cpu_s() - before) / requests)
+    ratios = [slow / quick for quick, slow in zip(*taken, strict=True)]
+    spent = " over ".join(f"{statistics.median(costs) * 1e3:.2f}" for costs in reversed(taken))
+    return Figure(statistics.median(ratios), f"{min(ratios):.1f} to {max(ratios):.1f}, {spent} ms")
+
+
 # --- UIC -----------------------------------------------------------------------------------------------------------
 
 
@@ -271,17 +306,20 @@ def bytes_float16(_: Sizes) -> Figure:
 
 
 @contextmanager
-def running(*, uic_workers: int = 1, rtp_processes: int = 1) -> Iterator[Stack]:
-    """A stack with the bundle that budgets are for in a folder that is removed afterwards."""
-    if not (BUNDLE / "manifest.json").exists():
-        raise NotMeasured(f"no bundle at {BUNDLE}: run from the repository's root")
+def running(
+    *, uic_workers: int = 1, rtp_processes: int = 1, bundle: Path = BUNDLE, redis_url: str | None = None
+) -> Iterator[Stack]:
+    """A stack in a folder that is removed afterwards, by default with the bundle that budgets are for."""
+    if not (bundle / "manifest.json").exists():
+        raise NotMeasured(f"no bundle at {bundle}: run from the repository's root")
     given = Options.from_environment()
     own = f"budget-{uuid.uuid4().hex[:8]}"
     with tempfile.TemporaryDirectory() as folder:
         options = replace(
             given,
             folder=Path(folder),
-            bundle=BUNDLE,
+            bundle=bundle,
+            redis_url=redis_url or given.redis_url,
             topic=own,
             prefix=own,
             uic_workers=uic_workers,

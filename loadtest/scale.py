@@ -17,10 +17,9 @@ import statistics
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ import uvloop
 from loadtest.bare_loop import saturate
 from loadtest.budgets import RESULTS, commit, machine
 from loadtest.feeder import feeding, zipf_users
-from loadtest.measures import absorbed, feed, predict_body, publish
+from loadtest.measures import absorbed, feed, predict_body, publish, running
 from loadtest.population import BUNDLE
 from localstack.server import Server
 from localstack.servers import Valkey
@@ -260,19 +259,6 @@ def seconds_to_ready(member: Server) -> float:
     began = time.perf_counter()
     member.start()
     return time.perf_counter() - began
-
-
-@contextmanager
-def running(*, uic_workers: int = 1, rtp_processes: int = 1, redis_url: str | None = None) -> Iterator[Stack]:
-    """A stack in a folder that is removed afterwards, with a store of its own unless one is given: its costs count."""
-    own = f"scale-{uuid.uuid4().hex[:8]}"
-    with tempfile.TemporaryDirectory() as folder:
-        options = replace(
-            Options.from_environment(), folder=Path(folder), bundle=BUNDLE, redis_url=redis_url, topic=own, prefix=own,
-            uic_workers=uic_workers, rtp_processes=rtp_processes, uic={"UIC_LOG__LEVEL": "warning"},
-        )  # fmt: skip
-        with Stack(options) as stack:
-            yield stack
 
 
 def measure(sizes: Sizes, phases: Iterable[str]) -> dict[str, Any]:
