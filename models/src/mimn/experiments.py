@@ -52,6 +52,7 @@ ABLATIONS = (
     "mimn_slots_8",
 )
 """Rows that are `mimn` with one thing changed."""
+NOT_RUN = ": not run."
 EXPECTED = {200: 0.775, 1000: 0.785}
 """What the best model within `SMALL` bytes is expected to reach on The Complete Journey, by length."""
 
@@ -193,16 +194,14 @@ def _larger_state(one: Results) -> list[str]:
     for state, key in sized:
         values = [_mean(one.aucs(Entry(key, length))) for length in one.lengths()]
         lines.append(f"| {state:,} | {_name(one, key)} | {' | '.join(values)} |")
-    lines.append("")
-    for first, second in (
+    pairs = (
         ("mimn_slots_6", "mimn"),
         ("mimn_slots_8", "mimn"),
         ("pooling_sketch", "pooling_product"),
         ("mimn_sketch", "mimn_bounded"),
         ("mimn_sketch", "pooling_sketch"),
-    ):
-        lines.append(_against(one, Entry(first, 200), Entry(second, 200))[0])
-    return lines
+    )
+    return [*lines, "", *_known([_against(one, Entry(a, 200), Entry(b, 200))[0] for a, b in pairs])]
 
 
 def _where_it_loses(one: Results) -> list[str]:
@@ -214,14 +213,11 @@ def _where_it_loses(one: Results) -> list[str]:
     for group, title in groups:
         lines.append(f"{title}, {one.share(group):.0%} of the rows, 200 events:")
         lines.append("")
-        for key in ("mimn_bounded", "mimn_sketch"):
-            for rival in (*LIKE_MIMN[key][:2], COUNTS):
-                lines.append(_against(one, Entry(key, 200), Entry(rival, 200), group)[0])
-        lines.append("")
+        pairs = [(key, rival) for key in ("mimn_bounded", "mimn_sketch") for rival in (*LIKE_MIMN[key][:2], COUNTS)]
+        lines += [*_known([_against(one, Entry(a, 200), Entry(b, 200), group)[0] for a, b in pairs]), ""]
     lines.append("The paper's MIMN with one thing changed, against itself:")
     lines.append("")
-    lines += [_against(one, Entry(key, 200), Entry("mimn", 200))[0] for key in ABLATIONS]
-    return lines
+    return [*lines, *_known([_against(one, Entry(key, 200), Entry("mimn", 200))[0] for key in ABLATIONS])]
 
 
 def _best_small(one: Results) -> list[str]:
@@ -255,7 +251,14 @@ def _question(question: str, verdicts: list[str], lines: list[str]) -> list[str]
         else f"{'Yes' if better == len(known) else 'No' if not better else 'In part'}: better in {better} of "
         f"{len(known)} comparisons, worse in {worse}."
     )
-    return ["", f"**{question}** {answer}", "", *lines]
+    return ["", f"**{question}** {answer}", "", *_known(lines)]
+
+
+def _known(lines: list[str]) -> list[str]:
+    """The lines whose comparison was run, and how many were not."""
+    known = [line for line in lines if not line.endswith(NOT_RUN)]
+    missing = len(lines) - len(known)
+    return [*known, f"* {missing} more comparison{'s' if missing > 1 else ''}{NOT_RUN}"] if missing else known
 
 
 def _against(one: Results, first: Entry, second: Entry, group: Group = "all") -> tuple[str, str]:
@@ -266,7 +269,7 @@ def _against(one: Results, first: Entry, second: Entry, group: Group = "all") ->
         names = f"{length}: {names}"
     comparison = one.compare(first, second, group)
     if comparison is None:
-        return f"* {names}: not run.", "not run"
+        return f"* {names}{NOT_RUN}", "not run"
     folds = [fold for fold in one.folds(first) if fold in one.folds(second)]
     values = " and ".join(_mean(one.aucs(entry, group, folds)) for entry in (first, second))
     return f"* {names} ({values}): {_figures(comparison)}, {comparison.verdict}.", comparison.verdict
