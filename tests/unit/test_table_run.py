@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from mimn.config import MimnConfig
 from mimn.nn.model import MimnModel
 from mimn.plan import cells, read_plan
 from mimn.records import read_records
+from mimn.scoring import predict
 
 pytestmark = pytest.mark.torch
 
@@ -119,6 +121,29 @@ def test_an_ended_history_lacks_exactly_the_last_hours(plan: Path) -> None:
         kept = [row for row in range(test.begin[i], test.end[i]) if times[row] <= test.timestamp[i] - 36 * 3600]
         assert ends[i] - test.begin[i] == max(len(kept), 1)
     assert (curves.ends_before(one.data, test, 0) == test.end).all()
+
+
+def test_a_repeated_history_is_the_real_one_again_and_again(plan: Path) -> None:
+    one = next(curves.trained(plan, "synthetic", ["pooling"]))
+    test = one.data.instances.of("test")
+    some = test.select(np.arange(len(test)) < 5)
+    events, instances = curves.repeat_histories(one.data.events, some, 200)
+    for i in range(5):
+        real = slice(int(some.begin[i]), int(some.end[i]))
+        size = real.stop - real.start
+        mine = slice(int(instances.begin[i]), int(instances.end[i]))
+        assert (mine.stop - mine.start) % size == 0
+        assert 200 <= mine.stop - mine.start < 200 + size
+        items = events.item_id[mine].reshape(-1, size)
+        assert (items == one.data.events.item_id[real]).all()
+        np.testing.assert_array_equal(events.timestamp[mine][-size:], one.data.events.timestamp[real])
+        assert (np.diff(events.timestamp[mine]) >= 0).all()
+    # Sum pooling reads a mean: repeating whole histories leaves it, but for the count, where it is.
+    (once, again) = (
+        predict(one.model, one.ids, *of, samplings={"popularity": 1}, length=10_000)["popularity"]
+        for of in ((one.data.events, some), (events, instances))
+    )
+    assert np.corrcoef(once, again)[0, 1] > 0.9
 
 
 @pytest.mark.parametrize("utilization", [True, False])

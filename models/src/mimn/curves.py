@@ -5,6 +5,7 @@
 * `length`: AUC against how many of the latest events are read, always on the same test rows, those whose users have
   at least as many as the longest reading (the paper's Figure 1 asks this of its base model).
 * `delay`: AUC when the state lacks the events of the last hours before the request (Table 5's out-of-sync row).
+* `long`: AUC when the same behavior goes on for up to 10,000 events, from models trained on windows of 256.
 * `utilization`: how the writes of a user's events are spread over the memory's slots (Figure 6).
 
 The models are those that `mimn.table` left in the plan's run folders; a row or fold without one is left out. AUCs are
@@ -27,8 +28,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mimn import metrics, run
+from mimn.comparison import LONG
 from mimn.config import ConfigError
-from mimn.data.events import DataError
+from mimn.data.events import COLUMNS, DataError, Events
 from mimn.data.instances import Instances
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.data.windows import histories
@@ -42,6 +44,9 @@ from mimn.run import DataSet
 from mimn.scoring import predict
 
 LENGTHS = (10, 20, 50, 100, 200, 500, 1000)
+LONG_LENGTHS = (200, 1000, 3000, 10000)
+LONG_POSITIVES = 128
+"""Of each fold, at most about so many: 10,000 events each are much to read."""
 DELAYS_H = (0, 1, 6, 24, 72, 168)
 CURVE_ROWS = (
     "mimn",
@@ -56,10 +61,21 @@ CURVE_ROWS = (
 )
 WRITING_ROWS = ("mimn", "mimn_no_utilization", "mimn_bounded")
 OUTPUT = Path("models/experiments/curves")
+AXES = {
+    "length": ("events read", True),
+    "delay": ("hours that the state lacks", False),
+    "long": ("events read, the same behavior repeated", True),
+}
+"""Each curve's axis, and whether it is logarithmic."""
+CURVES = (*AXES, "utilization")
 
 
 class NothingTrained(Exception):
     """No run folder holds a row of the curve."""
+
+
+Reading = Callable[[DataSet], tuple[Events, Instances]]
+"""Which events and instances a point of a curve is read on."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +133,10 @@ def trained(plan: Path, dataset: str, rows: Iterable[str], runs: Path | None = N
                 continue
             if fold not in loaded:
                 loaded[fold] = run.load_data(cell.config.data)
-            yield Trained(cell, load_model(path / run.MODEL), EmbeddingIds.load(path), loaded[fold])
+            model = load_model(path / run.MODEL)
+            if cell.config.training.compile:
+                model.compile_steps()
+            yield Trained(cell, model, EmbeddingIds.load(path), loaded[fold])
 
 
 def length_curve(models: Iterable[Trained], lengths: tuple[int, ...] = LENGTHS) -> list[Point]:
@@ -127,18 +146,18 @@ def length_curve(models: Iterable[Trained], lengths: tuple[int, ...] = LENGTHS) 
         test = data.instances.of("test")
         return test.select(test.end - test.begin >= max(lengths))
 
-    return _points(models, {length: (chosen, length) for length in lengths})
+    return _points(models, {length: (lambda data: (data.events, chosen(data)), length) for length in lengths})
 
 
 def delay_curve(models: Iterable[Trained], hours: tuple[int, ...] = DELAYS_H, length: int = 200) -> list[Point]:
     """AUC by hours that the state lacks; the request, and the time that a sketch is read at, stay where they are."""
 
-    def delayed(by_h: int) -> Callable[[DataSet], Instances]:
-        def instances(data: DataSet) -> Instances:
+    def delayed(by_h: int) -> Reading:
+        def reading(data: DataSet) -> tuple[Events, Instances]:
             test = data.instances.of("test")
-            return replace(test, end=ends_before(data, test, 3600 * by_h))
+            return data.events, replace(test, end=ends_before(data, test, 3600 * by_h))
 
-        return instances
+        return reading
 
     return _points(models, {by_h: (delayed(by_h), length) for by_h in hours})
 
@@ -152,17 +171,53 @@ def ends_before(data: DataSet, instances: Instances, seconds: int) -> NDArray[np
     return np.minimum(ends, instances.end)
 
 
-def _points(models: Iterable[Trained], readings: dict[int, tuple[Callable[[DataSet], Instances], int]]) -> list[Point]:
-    """A point for each row and reading: which instances, read at which length."""
+def long_curve(models: Iterable[Trained], lengths: tuple[int, ...] = LONG_LENGTHS) -> list[Point]:
+    """AUC when users go on for much longer than any of the data: the same behavior again and again, up to a length.
+
+    What there is to know of a user stays what it is from a whole history on, so a fall is the state's doing.
+    """
+
+    def repeated(length: int) -> Reading:
+        def reading(data: DataSet) -> tuple[Events, Instances]:
+            test = data.instances.of("test")
+            enough = np.flatnonzero(test.end - test.begin >= LONG)
+            some = enough[:: max(1, len(enough) // LONG_POSITIVES)]
+            return repeat_histories(data.events, test.select(np.isin(np.arange(len(test)), some)), length)
+
+        return reading
+
+    return _points(models, {length: (repeated(length), length) for length in lengths})
+
+
+def repeat_histories(events: Events, instances: Instances, length: int) -> tuple[Events, Instances]:
+    """Users of their own for the instances, whose history came to pass again and again before: `length` events or more,
+    each round a day before the next one began. The latest round is the real one, at its real time."""
+    columns: dict[str, list[NDArray[np.int64]]] = {name: [] for name in COLUMNS}
+    sizes = []
+    for user, (begin, end) in enumerate(zip(instances.begin.tolist(), instances.end.tolist(), strict=True)):
+        history = {name: getattr(events, name)[begin:end] for name in COLUMNS}
+        rounds = -(-length // (end - begin))
+        span = int(history["timestamp"][-1] - history["timestamp"][0]) + 86400
+        for name in COLUMNS:
+            columns[name].append(np.tile(history[name], rounds))
+        columns["timestamp"][-1] -= np.repeat(np.arange(rounds - 1, -1, -1) * span, end - begin)
+        columns["user_id"][-1] = np.full(rounds * (end - begin), user)
+        sizes.append(rounds * (end - begin))
+    stops = np.cumsum(sizes)
+    joined = Events(**{name: np.concatenate(values) for name, values in columns.items()})
+    return joined, replace(instances, begin=stops - np.array(sizes), end=stops)
+
+
+def _points(models: Iterable[Trained], readings: dict[int, tuple[Reading, int]]) -> list[Point]:
+    """A point for each row and reading: which events and instances, read at which length."""
     aucs: dict[tuple[str, str, int], list[tuple[float, NDArray[np.float64], int]]] = {}
     for one in models:
-        for x, (instances_of, length) in readings.items():
-            instances = instances_of(one.data)
+        for x, (reading, length) in readings.items():
+            events, instances = reading(one.data)
             if not len(instances):
                 continue
-            scores = predict(
-                one.model, one.ids, one.data.events, instances, samplings={"popularity": 1}, length=length
-            )["popularity"].astype(np.float64)
+            found_scores = predict(one.model, one.ids, events, instances, samplings={"popularity": 1}, length=length)
+            scores = found_scores["popularity"].astype(np.float64)
             rows = instances.candidates("popularity")
             resampled = metrics.resampled_aucs(rows.label, scores, rows.user_id, seed=one.cell.fold)
             found = (metrics.auc(rows.label, scores), resampled, len(instances))
@@ -285,15 +340,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, help="folder of the run folders (default: the plan's)")
     parser.add_argument("--output", type=Path, default=OUTPUT, help=f"folder of CSV and PNG (default {OUTPUT})")
     parser.add_argument("--dataset", default="complete_journey", help="default complete_journey")
-    parser.add_argument("--only", nargs="+", choices=("length", "delay", "utilization"), help="default: all")
+    parser.add_argument("--only", nargs="+", choices=CURVES, help="default: all")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    chosen = options.only or ("length", "delay", "utilization")
+    chosen = options.only or CURVES
+    drawn: dict[str, Callable[[Iterable[Trained]], list[Point]]] = {
+        "length": length_curve,
+        "delay": delay_curve,
+        "long": long_curve,
+    }
     try:
-        for curve, x, log in (("length", "events read", True), ("delay", "hours that the state lacks", False)):
+        for curve, (x, log) in AXES.items():
             if curve in chosen:
-                models = trained(options.plan, options.dataset, CURVE_ROWS, options.runs)
-                points = length_curve(models) if curve == "length" else delay_curve(models)
+                points = drawn[curve](trained(options.plan, options.dataset, CURVE_ROWS, options.runs))
                 if not points:
                     raise NothingTrained
                 target = options.output / f"{options.dataset}_{curve}.csv"

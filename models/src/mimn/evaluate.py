@@ -60,6 +60,8 @@ def evaluate(folder: Path, length: int, *, parts: tuple[Part, ...] = EVALUATED, 
         if record.get(name) != value:
             raise EvaluationFailed(f"{folder}: {name} is not that of the data now: train again on this data")
     model, ids = load_model(folder / run.MODEL), EmbeddingIds.load(folder)
+    if config.training.compile:
+        model.compile_steps()
     result: dict[str, Any] = {}
     stored: dict[str, NDArray[np.float32]] = {}
     for part in parts:

@@ -74,12 +74,10 @@ def _floors(cell: Cell) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
 
 def _trained(cell: Cell, folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Train and evaluate the cell in its run folder, going on where an earlier attempt ended."""
+    # The last row's step is other code under the same name: without this torch would stop compiling at some row.
+    torch.compiler.reset()
     if not (folder / run.METRICS).exists():
-        try:
-            train(cell.config, folder, resume=(folder / run.CONFIG).exists(), progress_bar=sys.stderr.isatty())
-        finally:
-            # The next row's step is other code under the same name: without this torch would stop compiling at some.
-            torch.compiler.reset()
+        train(cell.config, folder, resume=(folder / run.CONFIG).exists(), progress_bar=sys.stderr.isatty())
     arrays: dict[str, NDArray[Any]] = {}
     for length in cell.lengths:
         known = msgspec.json.decode((folder / run.METRICS).read_bytes())["evaluation"]
