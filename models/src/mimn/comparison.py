@@ -41,10 +41,18 @@ class Comparison:
     """A difference of two entries."""
 
     difference: Interval
-    folds: int
-    """How many both have."""
-    won: int
-    """Folds in which the first one's AUC is the higher."""
+    aucs: tuple[list[float], list[float]]
+    """Each one's AUC of every fold that both have."""
+
+    @property
+    def folds(self) -> int:
+        """How many folds both have."""
+        return len(self.aucs[0])
+
+    @property
+    def won(self) -> int:
+        """Folds in which the first one's AUC is the higher."""
+        return sum(ours > theirs for ours, theirs in zip(*self.aucs, strict=True))
 
     @property
     def verdict(self) -> str:
@@ -157,7 +165,7 @@ class Results:
         difference = metrics.interval(
             statistics.fmean(ours) - statistics.fmean(theirs), np.asarray(np.mean(resampled, axis=0))
         )
-        return Comparison(difference, len(folds), sum(a > b for a, b in zip(ours, theirs, strict=True)))
+        return Comparison(difference, (ours, theirs))
 
     def _aucs_resampled(self, entry: Entry, fold: int, group: Group) -> NDArray[np.float64]:
         key = (entry, fold, group)

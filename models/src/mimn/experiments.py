@@ -18,6 +18,7 @@ from pathlib import Path
 from mimn import metrics
 from mimn.comparison import LONG, Comparison, Entry, Group, Results, results
 from mimn.config import ConfigError
+from mimn.data.split import FOLDS
 from mimn.plan import PLAN, read_plan, remaining
 from mimn.records import NoRecord, Record, read_records
 
@@ -129,9 +130,11 @@ def _near_floors(one: Results) -> list[str]:
                 if comparison is not None and comparison.difference.difference > -MARGIN:
                     by = comparison.difference.difference
                     relation = f"{by:.4f} above" if by > 0 else f"{-by:.4f} below, so within {MARGIN} of,"
+                    counted = f", {comparison.folds} of {FOLDS} folds" if comparison.folds < FOLDS else ""
+                    ours, theirs = (_mean(values) for values in comparison.aucs)
                     lines.append(
-                        f"**{TITLES[one.dataset]}, {length:,} events: {title} ({one.auc(Entry(floor, length)):.4f}) is "
-                        f"{relation} {_name(one, key)} ({one.auc(Entry(key, length)):.4f}).**  "
+                        f"**{TITLES[one.dataset]}, {length:,} events{counted}: {title} ({ours}) is {relation} "
+                        f"{_name(one, key)} ({theirs}).**  "
                     )
     return lines
 
@@ -189,11 +192,11 @@ def _larger_state(one: Results) -> list[str]:
     sized = sorted(
         (state, key) for key in one.models if (state := _state_bytes(one, key)) is not None and one.has(Entry(key, 200))
     )
-    lines += ["| bytes | row | " + " | ".join(f"AUC, {length:,} events" for length in one.lengths()) + " |"]
-    lines += ["| --- | --- |" + " --- |" * len(one.lengths())]
+    lines += ["| bytes | row | folds | " + " | ".join(f"AUC, {length:,} events" for length in one.lengths()) + " |"]
+    lines += ["| --- | --- | --- |" + " --- |" * len(one.lengths())]
     for state, key in sized:
         values = [_mean(one.aucs(Entry(key, length))) for length in one.lengths()]
-        lines.append(f"| {state:,} | {_name(one, key)} | {' | '.join(values)} |")
+        lines.append(f"| {state:,} | {_name(one, key)} | {len(one.folds(Entry(key, 200)))} | {' | '.join(values)} |")
     pairs = (
         ("mimn_slots_6", "mimn"),
         ("mimn_slots_8", "mimn"),
@@ -231,7 +234,12 @@ def _best_small(one: Results) -> list[str]:
         if not small:
             lines.append(f"* {length:,} events: not run.")
             continue
-        best = max(small, key=lambda key: one.auc(Entry(key, length)))
+        # On the folds that two have in common: one fold is easier than another.
+        best = small[0]
+        for key in small[1:]:
+            comparison = one.compare(Entry(key, length), Entry(best, length))
+            if comparison is not None and comparison.difference.difference > 0:
+                best = key
         value = one.auc(Entry(best, length))
         text = f"* {length:,} events: {_name(one, best)}, {value:.4f} with {_state_bytes(one, best):,} bytes"
         if one.dataset == "complete_journey" and length in EXPECTED:
@@ -270,8 +278,7 @@ def _against(one: Results, first: Entry, second: Entry, group: Group = "all") ->
     comparison = one.compare(first, second, group)
     if comparison is None:
         return f"* {names}{NOT_RUN}", "not run"
-    folds = [fold for fold in one.folds(first) if fold in one.folds(second)]
-    values = " and ".join(_mean(one.aucs(entry, group, folds)) for entry in (first, second))
+    values = " and ".join(_mean(values) for values in comparison.aucs)
     return f"* {names} ({values}): {_figures(comparison)}, {comparison.verdict}.", comparison.verdict
 
 
