@@ -217,5 +217,5 @@ def test_a_record_comes_back_and_notices_changed_predictions(tmp_path: Path) -> 
 def test_the_committed_table_is_what_the_committed_records_give(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     committed = experiments.RECORDS / experiments.TABLE
-    text = table(read_records(experiments.RECORDS), remaining(read_plan(PLAN), PLAN.parent))
+    text = table(read_records(experiments.RECORDS), remaining(read_plan(PLAN)))
     assert committed.read_text("utf-8") == text

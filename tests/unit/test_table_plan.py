@@ -18,6 +18,7 @@ from mimn.plan import PLAN, Plan, cells, open_cells, read_plan, record_of, remai
 CONFIGS = Path(__file__).parents[2] / "models/configs"
 
 PLAN_TEXT = """
+configs = "{configs}"
 records = "{records}"
 runs = "unused"
 training = {{ epochs = 3 }}
@@ -44,7 +45,7 @@ model = {{ slots = 8 }}
 @pytest.fixture
 def plan(tmp_path: Path) -> Plan:
     path = tmp_path / "plan.toml"
-    path.write_text(PLAN_TEXT.format(records=tmp_path / "records"))
+    path.write_text(PLAN_TEXT.format(configs=CONFIGS, records=tmp_path / "records"))
     return read_plan(path)
 
 
@@ -69,7 +70,7 @@ def test_folds_are_residues_of_the_hash_of_the_split() -> None:
 
 
 def test_a_stage_runs_all_rows_of_a_fold_before_the_next_fold(plan: Plan) -> None:
-    found = [(cell.key, cell.fold, cell.lengths) for cell in cells(plan, CONFIGS)]
+    found = [(cell.key, cell.fold, cell.lengths) for cell in cells(plan)]
     lengths = (50, 200)
     assert found == [
         ("floors", 0, lengths), ("pooling", 0, lengths), ("floors", 1, lengths), ("pooling", 1, lengths),
@@ -78,7 +79,7 @@ def test_a_stage_runs_all_rows_of_a_fold_before_the_next_fold(plan: Plan) -> Non
 
 
 def test_rows_share_the_plans_settings_and_keep_their_model(plan: Plan) -> None:
-    *_, pooling, wide = cells(plan, CONFIGS)
+    *_, pooling, wide = cells(plan)
     for cell in (pooling, wide):
         training = cell.config.training
         assert (training.epochs, training.seed, cell.config.windows.per_user) == (3, cell.fold, 2)
@@ -88,7 +89,7 @@ def test_rows_share_the_plans_settings_and_keep_their_model(plan: Plan) -> None:
 
 
 def test_a_fingerprint_is_of_what_decides_the_figures(plan: Plan) -> None:
-    *_, pooling, wide = cells(plan, CONFIGS)
+    *_, pooling, wide = cells(plan)
     assert pooling.fingerprint != wide.fingerprint
 
     def changed(**tables: dict[str, object]) -> str:
@@ -104,23 +105,23 @@ def test_a_fingerprint_is_of_what_decides_the_figures(plan: Plan) -> None:
 
 
 def test_what_a_record_has_is_not_run_again(plan: Plan) -> None:
-    first = next(cell for cell in cells(plan, CONFIGS) if cell.key == "pooling")
+    first = next(cell for cell in cells(plan) if cell.key == "pooling")
     record = record_of(plan, first)
     assert record.name == first.config.name
     one = {"config_sha256": first.fingerprint, "evaluation": {"50": {}, "200": {}}, "predictions_sha256": _NOTHING}
     record.put(0, one, {})
     record.save(Path(plan.records))
-    assert ("pooling", 0) not in {(cell.key, cell.fold) for cell in open_cells(plan, CONFIGS)}
-    assert list(remaining(plan, CONFIGS)) == [
+    assert ("pooling", 0) not in {(cell.key, cell.fold) for cell in open_cells(plan)}
+    assert list(remaining(plan)) == [
         "online_retail floors: folds 0, 1", "online_retail pooling: fold 1", "online_retail wide: fold 1",
     ]  # fmt: skip
 
     record.put(0, one | {"evaluation": {"200": {}}}, {})
     record.save(Path(plan.records))
-    assert "online_retail pooling: folds 0, 1" in list(remaining(plan, CONFIGS)), "a length is missing"
+    assert "online_retail pooling: folds 0, 1" in list(remaining(plan)), "a length is missing"
     record.put(0, one | {"config_sha256": "another"}, {})
     record.save(Path(plan.records))
-    assert "online_retail pooling: folds 0, 1" in list(remaining(plan, CONFIGS)), "another configuration"
+    assert "online_retail pooling: folds 0, 1" in list(remaining(plan)), "another configuration"
 
 
 _NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -131,23 +132,25 @@ def test_rows_on_different_data_are_refused(plan: Plan, tmp_path: Path) -> None:
         shutil.copy(path, tmp_path)
     text = (tmp_path / "online_retail_mimn.toml").read_text()
     (tmp_path / "online_retail_mimn.toml").write_text(re.sub("min_users = .*", "min_users = 77", text))
-    mixed = msgspec.structs.replace(plan, stages=(msgspec.structs.replace(plan.stages[0], rows=("pooling", "wide")),))
+    stage = msgspec.structs.replace(plan.stages[0], rows=("pooling", "wide"))
+    mixed = msgspec.structs.replace(plan, stages=(stage,), configs=str(tmp_path))
     with pytest.raises(ConfigError, match="differ in"):
-        cells(mixed, tmp_path)
+        cells(mixed)
 
 
 def test_a_wrong_field_is_named(tmp_path: Path) -> None:
     path = tmp_path / "plan.toml"
-    path.write_text(PLAN_TEXT.format(records="x") + "colour = 1\n")
+    path.write_text(PLAN_TEXT.format(configs=CONFIGS, records="x") + "colour = 1\n")
     with pytest.raises(ConfigError, match="colour"):
         read_plan(path)
-    path.write_text(PLAN_TEXT.format(records="x").replace("epochs = 3", "epochs = 0"))
+    path.write_text(PLAN_TEXT.format(configs=CONFIGS, records="x").replace("epochs = 3", "epochs = 0"))
     with pytest.raises(ConfigError, match="epochs must be at least 1"):
-        cells(read_plan(path), CONFIGS)
+        cells(read_plan(path))
 
 
-def test_the_committed_plans_can_be_run() -> None:
-    for path in (CONFIGS / PLAN.name, CONFIGS / "table_reduced.toml"):
+def test_the_committed_plans_can_be_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CONFIGS.parents[1])
+    for path in sorted(PLAN.parent.glob("*.toml")):
         plan = read_plan(path)
         assert all(stage.rows for stage in plan.stages)
-        assert cells(plan, CONFIGS)
+        assert cells(plan)

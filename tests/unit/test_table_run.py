@@ -33,7 +33,8 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "synthetic_pooling.toml").write_text(f"{head}[model]\n{POOLING}embedding_dim = 8\n\n{rest}")
     path = folder / "plan.toml"
     path.write_text(
-        f'records = "{folder}/records"\nruns = "{folder}/runs"\ntraining = {{ epochs = 2, compile = false }}\n'
+        f'configs = "{folder}"\nrecords = "{folder}/records"\nruns = "{folder}/runs"\n'
+        "training = { epochs = 2, compile = false }\n"
         '[[stages]]\ndataset = "synthetic"\nrows = ["floors", "pooling"]\nfolds = [0, 3]\nlengths = [20, 50]\n'
     )
     return path
@@ -79,7 +80,7 @@ def test_an_ended_run_goes_on_and_the_table_follows(
 def test_a_run_that_died_between_epochs_is_resumed(plan: Path) -> None:
     """What an earlier process left in the run folder is used, not refused."""
     found = read_plan(plan)
-    cell = next(cell for cell in cells(found, plan.parent) if cell.key == "pooling")
+    cell = next(cell for cell in cells(found) if cell.key == "pooling")
     folder = Path(found.runs) / cell.run_folder
     assert (folder / run.METRICS).exists(), "the test before has trained it"
     before = json.loads((folder / run.METRICS).read_text())

@@ -1,6 +1,6 @@
 """Curves from the trained folds of the table, without training anything: PNG and CSV.
 
-    python -m mimn.curves [--plan models/configs/table.toml] [--output models/experiments/curves]
+    python -m mimn.curves [--plan models/plans/table.toml] [--output models/experiments/curves]
 
 * `length`: AUC against how many of the latest events are read, always on the same test rows, those whose users have
   at least as many as the longest reading (the paper's Figure 1 asks this of its base model).
@@ -124,7 +124,7 @@ def trained(plan: Path, dataset: str, rows: Iterable[str], runs: Path | None = N
     """
     read = read_plan(plan)
     folder = Path(read.runs) if runs is None else runs
-    unique = {(c.key, c.fold): c for c in cells(read, plan.parent) if c.dataset == dataset and c.key != FLOOR_ROW}
+    unique = {(c.key, c.fold): c for c in cells(read) if c.dataset == dataset and c.key != FLOOR_ROW}
     loaded: dict[int, DataSet] = {}
     for key in rows:
         for (of, fold), cell in unique.items():

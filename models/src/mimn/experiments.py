@@ -1,6 +1,6 @@
 """`AUC.md` from the records: the tables, and what they answer in plain words. Nothing is typed.
 
-    python -m mimn.experiments [models/experiments] [--plan models/configs/table.toml]
+    python -m mimn.experiments [models/experiments] [--plan models/plans/table.toml]
 
 It needs no data set and no model. A sentence says "better" or "worse" only where the interval of the difference
 excludes 0 and the difference exceeds 0.001 (`mimn.comparison`); what speaks against a model stands in the first lines.
@@ -418,7 +418,7 @@ def write_table(records: Path, plan: Path) -> Path:
     Raises:
         NoRecord, ConfigError: a record, the plan or a configuration cannot be used.
     """
-    lines = remaining(read_plan(plan), plan.parent)
+    lines = remaining(read_plan(plan))
     command = "python -m mimn.table" if plan == PLAN else f"python -m mimn.table --plan {plan.as_posix()}"
     text = table(read_records(records), lines, command)
     (records / TABLE).write_text(text, "utf-8")

@@ -1,7 +1,7 @@
 """The plan of the table: which rows, on which folds, with what in common; and which of them are still to be run.
 
-A plan is a TOML file beside the configurations that its rows are made of. A cell, one row on one fold, is done when its
-record (`mimn.records`) says that it was run with the same configuration.
+A plan is a TOML file that names the configurations that its rows are made of. A cell, one row on one fold, is done when
+its record (`mimn.records`) says that it was run with the same configuration.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mimn.data.windows import WindowPlan
 from mimn.records import FLOOR_ROW, Record
 from mimn.run import RunConfig, TrainingSettings
 
-PLAN = Path("models/configs/table.toml")
+PLAN = Path("models/plans/table.toml")
 
 
 class Variation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,6 +48,8 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A plan file."""
 
+    configs: str
+    """Folder of the configurations."""
     records: str
     """Folder of the records."""
     runs: str
@@ -119,15 +121,15 @@ def read_plan(path: Path) -> Plan:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def cells(plan: Plan, configs: Path) -> list[Cell]:
-    """The cells of a plan in the order in which they are run; configurations are read from the folder `configs`.
+def cells(plan: Plan) -> list[Cell]:
+    """The cells of a plan in the order in which they are run.
 
     Raises:
         ConfigError: a configuration cannot be used, or the rows of a data set differ in their data.
     """
     found = []
     for stage in plan.stages:
-        rows = {key: _row_config(plan, configs, stage.dataset, key) for key in stage.rows}
+        rows = {key: _row_config(plan, stage.dataset, key) for key in stage.rows}
         if len({config.data for config in rows.values()}) > 1:
             raise ConfigError(f"the rows of {stage.dataset} differ in [data]: they cannot be compared")
         for fold in stage.folds:
@@ -135,10 +137,10 @@ def cells(plan: Plan, configs: Path) -> list[Cell]:
     return found
 
 
-def _row_config(plan: Plan, configs: Path, dataset: str, key: str) -> RunConfig:
+def _row_config(plan: Plan, dataset: str, key: str) -> RunConfig:
     variation = plan.variations.get(key)
     name = "pooling" if key == FLOOR_ROW else key if variation is None else variation.config
-    path = configs / f"{dataset}_{name}.toml"
+    path = Path(plan.configs) / f"{dataset}_{name}.toml"
     config = run.read_config(path)
     changes: dict[str, Any] = {
         "training": msgspec.to_builtins(config.training) | plan.training,
@@ -160,13 +162,13 @@ def _of_fold(config: RunConfig, fold: int) -> RunConfig:
     return msgspec.structs.replace(config, data=data).with_seed(fold)
 
 
-def open_cells(plan: Plan, configs: Path) -> list[Cell]:
+def open_cells(plan: Plan) -> list[Cell]:
     """The cells whose figures no record has, or has for another configuration.
 
     Raises:
         ConfigError, NoRecord: the plan, a configuration or a record cannot be used.
     """
-    return [cell for cell in cells(plan, configs) if not _is_done(record_of(plan, cell), cell)]
+    return [cell for cell in cells(plan) if not _is_done(record_of(plan, cell), cell)]
 
 
 def record_of(plan: Plan, cell: Cell) -> Record:
@@ -186,10 +188,10 @@ def _is_done(record: Record, cell: Cell) -> bool:
     return known.get("config_sha256") == cell.fingerprint and set(map(str, cell.lengths)) <= set(known["evaluation"])
 
 
-def remaining(plan: Plan, configs: Path) -> Iterator[str]:
+def remaining(plan: Plan) -> Iterator[str]:
     """What is still to be run, a line for each row."""
     rows: dict[tuple[str, str], list[int]] = {}
-    for cell in open_cells(plan, configs):
+    for cell in open_cells(plan):
         rows.setdefault((cell.dataset, cell.key), []).append(cell.fold)
     for (dataset, key), folds in rows.items():
         once = sorted(set(folds))

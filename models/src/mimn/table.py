@@ -1,6 +1,6 @@
 """The table of models: every row on every fold, cheapest answers first, until all is done or the time is up.
 
-    python -m mimn.table [--plan models/configs/table.toml] [--cpu-minutes 60] [--list]
+    python -m mimn.table [--plan models/plans/table.toml] [--cpu-minutes 60] [--list]
 
 A plan (`mimn.plan`) names the rows and the settings that all of them share. A fold of a row that its record
 (`mimn.records`) has for the same configuration is not run again, and a run that was interrupted goes on at the end of
@@ -100,8 +100,8 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     try:
         plan = read_plan(options.plan)
-        configs, began = options.plan.parent, time.process_time()
-        for cell in [] if options.list else open_cells(plan, configs):
+        began = time.process_time()
+        for cell in [] if options.list else open_cells(plan):
             if time.process_time() - began > 60.0 * options.cpu_minutes:
                 print(f"{options.cpu_minutes:g} CPU minutes are used up")
                 break
@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
             experiments.write_table(Path(plan.records), options.plan)
             aucs = ", ".join(f"{length}: {_auc(cell, figures):.4f}" for length, figures in found["evaluation"].items())
             print(f"{cell.title}: test AUC {aucs} in {found['cpu_s']:.0f} CPU s", flush=True)
-        lines = list(remaining(plan, configs))
+        lines = list(remaining(plan))
         print("\n".join(["remaining:", *lines] if lines else ["the table is complete"]))
     except (ConfigError, DataError, TrainingFailed, EvaluationFailed, NoRecord) as error:
         print(f"error: {error}", file=sys.stderr)
