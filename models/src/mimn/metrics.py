@@ -141,6 +141,7 @@ def resampled_aucs(
     drawn = np.random.default_rng(seed).multinomial(
         len(positives), np.full(len(positives), 1.0 / len(positives)), size=resamples
     )
+    drawn = drawn.astype(np.float64)  # counts: exact all the same, and BLAS multiplies no integers
     pairs = (drawn @ positives) * (drawn @ negatives)
     won = ((drawn @ wins) * drawn).sum(1)
     aucs: Array = np.divide(won, pairs, out=np.full(resamples, np.nan), where=pairs > 0)
