@@ -40,12 +40,14 @@ def run_cell(plan: Plan, cell: Cell) -> dict[str, Any]:
     """
     began = time.process_time()
     found, arrays = _floors(cell) if cell.key == FLOOR_ROW else _trained(cell, Path(plan.runs) / cell.run_folder)
+    record = record_of(plan, cell)
+    before = record.folds.get(cell.fold, {})
+    spent = before["cpu_s"] if before.get("config_sha256") == cell.fingerprint else 0.0
     found |= {
         "config_sha256": cell.fingerprint,
         "predictions_sha256": arrays_sha256(arrays),
-        "cpu_s": round(time.process_time() - began, 1),
+        "cpu_s": round(spent + time.process_time() - began, 1),
     }
-    record = record_of(plan, cell)
     record.put(cell.fold, found, arrays)
     # The record's configuration is the one that its latest fold ran with; what each ran with is in its hash.
     record.save(Path(plan.records), None if cell.key == FLOOR_ROW else _without_fold(cell.config).to_toml())
