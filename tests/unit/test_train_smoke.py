@@ -193,17 +193,16 @@ def test_evaluation_and_bundle_follow_from_the_run(folder: Path, trained: dict[s
 
 
 def test_a_model_that_reads_the_events_is_trained_and_evaluated_but_not_exported(folder: Path, capsys: Any) -> None:
-    config, output = epochs(smoke_config(folder), 1), folder / "dien"
-    model = {"variant": "dien", "embedding_dim": 8, "units": 16, "auxiliary_loss": True, "head_units": [32, 16]}
+    config, output = epochs(smoke_config(folder), 1), folder / "sim"
+    model = {"variant": "sim", "embedding_dim": 8, "head_units": [32, 16]}
     record = train.train(msgspec.structs.replace(config, model=model), output)
     assert record["state_bytes"] is None
     found = evaluate.evaluate(output, 50)
     assert found["test"]["popularity"]["auc"] > 0.5
     assert (
-        export_main(["--run", str(output), "--output", str(folder / "bundles"), "--name", "dien", "--version", "1"])
-        == 1
+        export_main(["--run", str(output), "--output", str(folder / "bundles"), "--name", "sim", "--version", "1"]) == 1
     )
-    assert "variant 'dien' cannot be served" in capsys.readouterr().err
+    assert "variant 'sim' has no served form" in capsys.readouterr().err
 
 
 def test_evaluation_refuses_what_is_no_finished_run(folder: Path, trained: dict[str, Any], capsys: Any) -> None:

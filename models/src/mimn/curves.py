@@ -8,8 +8,9 @@
 * `long`: AUC when the same behavior goes on for up to 10,000 events, from models trained on windows of 256.
 * `utilization`: how the writes of a user's events are spread over the memory's slots (Figure 6).
 
-The models are those that `mimn.table` left in the plan's run folders; a row or fold without one is left out. AUCs are
-means of the folds' AUCs, with 95 % intervals from 2,000 resamples of users within folds.
+The models are those that `mimn.table` left in the plan's run folders; a row without one is left out, and a curve is of
+the folds that all its rows have. AUCs are means of the folds' AUCs, with 95 % intervals from 2,000 resamples of users
+within folds.
 """
 
 from __future__ import annotations
@@ -39,7 +40,6 @@ from mimn.nn.cell import MimnCell
 from mimn.nn.checkpoint import CheckpointError, load_model
 from mimn.nn.model import ClickModel, MimnModel
 from mimn.plan import PLAN, Cell, cells, read_plan
-from mimn.records import FLOOR_ROW
 from mimn.run import DataSet
 from mimn.scoring import predict
 
@@ -117,26 +117,30 @@ class SlotShare:
 
 
 def trained(plan: Path, dataset: str, rows: Iterable[str], runs: Path | None = None) -> Iterator[Trained]:
-    """The trained cells of some rows of a plan, row by row.
+    """The trained cells of some rows of a plan, row by row, on the folds that all of the rows have that have any: one
+    fold is easier than another.
 
     Raises:
         ConfigError, DataError, CheckpointError: a file cannot be read.
     """
     read = read_plan(plan)
     folder = Path(read.runs) if runs is None else runs
-    unique = {(c.key, c.fold): c for c in cells(read) if c.dataset == dataset and c.key != FLOOR_ROW}
-    loaded: dict[int, DataSet] = {}
-    for key in rows:
-        for (of, fold), cell in unique.items():
+    found: dict[str, dict[int, Cell]] = {key: {} for key in rows}
+    for cell in cells(read):
+        if cell.dataset == dataset and cell.key in found and (folder / cell.run_folder / run.METRICS).exists():
+            found[cell.key][cell.fold] = cell
+    some = {key: of for key, of in found.items() if of}
+    common = sorted(set.intersection(*map(set, some.values()))) if some else []
+    data: dict[int, DataSet] = {}
+    for of in some.values():
+        for cell in (of[fold] for fold in common):
+            if cell.fold not in data:
+                data[cell.fold] = run.load_data(cell.config.data)
             path = folder / cell.run_folder
-            if of != key or not (path / run.METRICS).exists():
-                continue
-            if fold not in loaded:
-                loaded[fold] = run.load_data(cell.config.data)
             model = load_model(path / run.MODEL)
             if cell.config.training.compile:
                 model.compile_steps()
-            yield Trained(cell, model, EmbeddingIds.load(path), loaded[fold])
+            yield Trained(cell, model, EmbeddingIds.load(path), data[cell.fold])
 
 
 def length_curve(models: Iterable[Trained], lengths: tuple[int, ...] = LENGTHS) -> list[Point]:
