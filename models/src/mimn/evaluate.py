@@ -38,9 +38,7 @@ class EvaluationFailed(Exception):
     """A run that cannot be evaluated; the message says why and what to do."""
 
 
-def evaluate(
-    folder: Path, length: int, *, parts: tuple[Part, ...] = EVALUATED, floors: bool = True
-) -> dict[str, Any]:
+def evaluate(folder: Path, length: int, *, parts: tuple[Part, ...] = EVALUATED, floors: bool = True) -> dict[str, Any]:
     """The figures of the run in `folder` at the latest `length` events; also written into its `metrics.json`.
 
     `floors` are the same for all models of a split; a caller that has them already leaves them out.

@@ -143,7 +143,8 @@ def resampled_aucs(
     )
     pairs = (drawn @ positives) * (drawn @ negatives)
     won = ((drawn @ wins) * drawn).sum(1)
-    return np.divide(won, pairs, out=np.full(resamples, np.nan), where=pairs > 0)
+    aucs: Array = np.divide(won, pairs, out=np.full(resamples, np.nan), where=pairs > 0)
+    return aucs
 
 
 def _wins_by_user(labels: Labels, scores: Array, users: NDArray[np.int64]) -> tuple[Array, Array, Array]:

@@ -1,8 +1,8 @@
 """Records of the table: what every row measured on every fold, in plain files that are committed.
 
-A record is a folder `<records>/<dataset>/<row>`: `config.toml` (resolved, without its fold), `metrics.json` (each fold's
-figures, hashes and commit) and `predictions.npz` (each fold's predictions for its test users, popularity negatives). The
-row `floors` also holds whom the rows of a fold are of. Models and data are not in it, and not needed to compare rows.
+A record is a folder `<records>/<dataset>/<row>`: `config.toml` (resolved, without its fold), `metrics.json` (each
+fold's figures, hashes and commit) and `predictions.npz` (each fold's predictions for its test users, popularity
+negatives). The row `floors` also holds whom a fold's test rows are of. Models and data are not needed to compare rows.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from mimn import run
 from mimn.run import DataSet
 
-FLOORS = "floors"
+FLOOR_ROW = "floors"
 """Key of the record of the predictors without a network."""
 PREDICTIONS = "predictions.npz"
 
@@ -83,7 +83,9 @@ class Record:
             record = cls(found["dataset"], folder.name, found["name"], folds, arrays)
             stated = {fold: one["predictions_sha256"] for fold, one in folds.items()}
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise NoRecord(f"{folder} cannot be read ({error}): restore it, or delete it and run the row again") from error
+            raise NoRecord(
+                f"{folder} cannot be read ({error}): restore it, or delete it and run the row again"
+            ) from error
         for fold, sha256 in stated.items():
             if arrays_sha256(record.of_fold(fold)) != sha256:
                 raise NoRecord(f"{folder}: the predictions of fold {fold} were changed: delete it, run the row again")

@@ -186,9 +186,7 @@ def load_data(settings: DataSettings) -> DataSet:
         events = synthetic.make()
     train_users = parts_of(events.users, settings.fold) == PARTS.index("train")
     vocabulary = build_vocabulary(events, train_users)
-    return DataSet(
-        events, train_users, vocabulary, stored_instances(settings.instances_path, events, settings.fold)
-    )
+    return DataSet(events, train_users, vocabulary, stored_instances(settings.instances_path, events, settings.fold))
 
 
 def commit() -> str:
