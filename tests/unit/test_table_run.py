@@ -75,7 +75,7 @@ def test_a_run_that_died_between_epochs_is_resumed(plan: Path) -> None:
     """What an earlier process left in the run folder is used, not refused."""
     found = read_plan(plan)
     cell = next(cell for cell in cells(found, plan.parent) if cell.key == "pooling")
-    folder = Path(found.runs) / table.run_folder(cell)
+    folder = Path(found.runs) / cell.run_folder
     assert (folder / run.METRICS).exists(), "the test before has trained it"
     before = json.loads((folder / run.METRICS).read_text())
     (folder / run.METRICS).unlink()

@@ -88,6 +88,11 @@ class Cell:
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
     @property
+    def run_folder(self) -> str:
+        """Where the cell's run is, under the plan's `runs`; another configuration is another folder."""
+        return f"{self.dataset}/{self.key}/fold{self.fold}-{self.fingerprint[:8]}"
+
+    @property
     def title(self) -> str:
         """What the cell is called while it runs."""
         return f"{self.dataset} {self.key}, fold {self.fold}"

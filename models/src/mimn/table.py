@@ -39,7 +39,7 @@ def run_cell(plan: Plan, cell: Cell) -> dict[str, Any]:
         ConfigError, DataError, TrainingFailed, EvaluationFailed, NoRecord: the cell cannot be run.
     """
     began = time.process_time()
-    found, arrays = _floors(cell) if cell.key == FLOOR_ROW else _trained(cell, Path(plan.runs) / run_folder(cell))
+    found, arrays = _floors(cell) if cell.key == FLOOR_ROW else _trained(cell, Path(plan.runs) / cell.run_folder)
     found |= {
         "config_sha256": cell.fingerprint,
         "predictions_sha256": arrays_sha256(arrays),
@@ -50,11 +50,6 @@ def run_cell(plan: Plan, cell: Cell) -> dict[str, Any]:
     # The record's configuration is the one that its latest fold ran with; what each ran with is in its hash.
     record.save(Path(plan.records), None if cell.key == FLOOR_ROW else _without_fold(cell.config).to_toml())
     return found
-
-
-def run_folder(cell: Cell) -> str:
-    """Where a cell's run is, under the plan's `runs`; another configuration is another folder."""
-    return f"{cell.dataset}/{cell.key}/fold{cell.fold}-{cell.fingerprint[:8]}"
 
 
 def _without_fold(config: RunConfig) -> RunConfig:
