@@ -226,3 +226,32 @@ def test_an_item_of_two_categories_is_refused() -> None:
     events = Events(*(np.array(column) for column in ([1, 1], [5, 5], [1, 2], [0, 1], [1, 2])))
     with pytest.raises(DataError, match="item 5 has two categories"):
         build_vocabulary(events, np.array([True]))
+
+
+def test_a_folds_candidates_are_known_to_its_own_train_users_and_its_targets_are_the_splits() -> None:
+    """The split's test users are tested in the last fold as well: the same targets, other negatives."""
+    events, _, instances = retail()
+    train = parts_of(events.users, 4) == PARTS.index("train")
+    vocabulary = build_vocabulary(events, train)
+    fold = build_instances(events, fold=4)
+    for sampling in SAMPLINGS:
+        assert (vocabulary.item_places(fold.candidates(sampling, NEGATIVES).item) >= 0).all()
+    in_train = set(events.users[train].tolist())
+    assert not in_train & set(fold.of("test").user_id.tolist())
+    assert set(fold.of("train").user_id.tolist()) <= in_train
+
+    def targets(of: Instances) -> set[tuple[int, int, int]]:
+        return set(zip(of.user_id.tolist(), of.timestamp.tolist(), of.item.tolist(), strict=True))
+
+    here, there = targets(fold.of("test")), targets(instances.of("test"))
+    assert len(there - here) <= fold.unknown[PARTS.index("test")]
+    assert len(there & here) > 800
+
+
+def test_instances_of_another_fold_are_refused(tmp_path: Path) -> None:
+    path, events = tmp_path / "i.npz", synthetic.make()
+    stored_instances(path, events, 1)
+    with pytest.raises(DataError, match="another rule"):
+        stored_instances(path, events, 2)
+    with pytest.raises(DataError, match="another rule"):
+        stored_instances(path, events)

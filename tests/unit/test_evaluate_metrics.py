@@ -117,34 +117,50 @@ def rows_of_users(users: int, rows: int, quality: float, seed: int) -> tuple[Lab
     return labels, taste, taste + quality * labels, user
 
 
+def difference(labels: Labels, first: Array, second: Array, users: np.ndarray, seed: int = 0) -> metrics.Interval:
+    return metrics.auc_difference(labels, first, second, users, resamples=400, seed=seed)
+
+
+def test_a_resampled_auc_is_that_of_the_drawn_users_rows() -> None:
+    labels, _, good, users = rows_of_users(7, 5, 0.5, 4)
+    good = np.round(good, 1)  # ties as well
+    found = metrics.resampled_aucs(labels, good, users * 3 + 1, resamples=50, seed=2)
+    drawn = np.random.default_rng(2).multinomial(7, np.full(7, 1 / 7), size=50)
+    for value, counts in zip(found, drawn, strict=True):
+        rows = np.concatenate([np.flatnonzero(users == user) for user in np.repeat(np.arange(7), counts)])
+        assert value == pytest.approx(metrics.auc(labels[rows], good[rows]), abs=1e-12)
+
+
+def test_a_resample_with_one_label_has_no_auc() -> None:
+    found = metrics.resampled_aucs(np.array([1, 0]), np.array([0.3, 0.2]), np.array([1, 2]), resamples=200)
+    assert set(found[~np.isnan(found)].tolist()) == {1.0}
+    assert 50 < np.isnan(found).sum() < 150
+    with pytest.raises(UndefinedMetric, match="of 3 resamples"):
+        metrics.interval(0.1, np.array([np.nan, np.nan, 1.0]))
+
+
 def test_the_bootstrap_interval_of_a_real_difference_excludes_zero() -> None:
     labels, noise, good, users = rows_of_users(60, 6, 1.0, 0)
-    found = metrics.paired_bootstrap(metrics.auc, labels, good, noise, users, resamples=400)
-    assert found.low > 0
-    assert found.low < found.difference < found.high
-    assert found.difference == pytest.approx(metrics.auc(labels, good) - metrics.auc(labels, noise))
+    found = difference(labels, good, noise, users)
+    assert 0 < found.low < found.difference < found.high
 
 
 def test_the_same_predictions_differ_by_exactly_nothing() -> None:
     labels, noise, _, users = rows_of_users(20, 4, 0.0, 1)
-    found = metrics.paired_bootstrap(metrics.auc, labels, noise, noise, users, resamples=50)
+    found = difference(labels, noise, noise, users)
     assert (found.low, found.difference, found.high) == (0.0, 0.0, 0.0)
 
 
 def test_users_are_resampled_and_not_rows() -> None:
     """Copies of a user's rows are no new evidence: the interval must stay as wide."""
     labels, noise, good, users = rows_of_users(30, 4, 0.5, 2)
-    once = metrics.paired_bootstrap(metrics.auc, labels, good, noise, users, resamples=300)
-    copied = metrics.paired_bootstrap(
-        metrics.auc, np.tile(labels, 9), np.tile(good, 9), np.tile(noise, 9), np.tile(users, 9), resamples=300
-    )
+    once = difference(labels, good, noise, users)
+    copied = difference(np.tile(labels, 9), np.tile(good, 9), np.tile(noise, 9), np.tile(users, 9))
     assert copied.high - copied.low == pytest.approx(once.high - once.low, rel=1e-6)
 
 
 def test_the_bootstrap_is_a_function_of_its_seed() -> None:
     labels, noise, good, users = rows_of_users(20, 4, 0.5, 3)
-    first, again, other = (
-        metrics.paired_bootstrap(metrics.auc, labels, good, noise, users, resamples=50, seed=seed) for seed in (1, 1, 2)
-    )
+    first, again, other = (difference(labels, good, noise, users, seed) for seed in (1, 1, 2))
     assert first == again
     assert first != other

@@ -1,5 +1,5 @@
-"""The whole path on made-up data: training learns, an interrupted run ends where an unbroken one does, evaluation and
-records follow from the run folder. Under a minute.
+"""The whole path on made-up data: training learns, an interrupted run ends where an unbroken one does, evaluation
+follows from the run folder. Under a minute.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from mimn import evaluate, experiments, run, train
+from mimn import evaluate, run, train
 from mimn.bundle import load_bundle
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.export import main as export_main
@@ -172,49 +172,37 @@ def test_a_prediction_reads_exactly_the_latest_events(folder: Path, trained: dic
     np.testing.assert_allclose(scores, expected, atol=2e-6)
 
 
-def test_evaluation_record_table_and_bundle_follow_from_the_run(folder: Path, trained: dict[str, Any]) -> None:
+def test_evaluation_and_bundle_follow_from_the_run(folder: Path, trained: dict[str, Any]) -> None:
     assert trained
-    seeds = [folder / "whole", folder / "second"]
-    train.train(epochs(smoke_config(folder), 4).with_seed(2), seeds[1])
-    for path in seeds:
-        assert evaluate.main(["--run", str(path), "--length", "50"]) == 0
-    first = evaluate.evaluate(seeds[0], 50)
+    whole = folder / "whole"
+    assert evaluate.main(["--run", str(whole), "--length", "50"]) == 0
+    first = json.loads((whole / run.METRICS).read_text())["evaluation"]["50"]
     assert first["test"]["popularity"]["auc"] > 0.7
     assert first["floors"]["popularity"]["constant"]["auc"] == 0.5
-    assert evaluate.evaluate(seeds[0], 50)["predictions_sha256"] == first["predictions_sha256"]
-
-    with pytest.raises(experiments.NoRecord, match="not evaluated at length 200"):
-        experiments.record(seeds, folder / "records" / "x", 200)
-    with pytest.raises(experiments.NoRecord, match="one seed"):
-        experiments.record([seeds[0], seeds[0]], folder / "records" / "x", 50)
-    made = experiments.record(seeds, folder / "records" / "x", 50)
-    assert [one["seed"] for one in made["runs"]] == [0, 2]
-    text = experiments.table(experiments.read_records(folder / "records"))
-    values = [one["evaluation"]["50"]["test"]["popularity"]["auc"] for one in made["runs"]]
-    assert f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}" in text
+    assert evaluate.evaluate(whole, 50)["predictions_sha256"] == first["predictions_sha256"]
+    alone = evaluate.evaluate(whole, 50, parts=("test",), floors=False)
+    assert alone.keys() == {"test", "predictions_sha256"}
+    assert alone["test"] == first["test"]
 
     assert (
-        export_main(["--run", str(seeds[0]), "--output", str(folder / "bundles"), "--name", "smoke", "--version", "1"])
+        export_main(["--run", str(whole), "--output", str(folder / "bundles"), "--name", "smoke", "--version", "1"])
         == 0
     )
     bundle = load_bundle(folder / "bundles" / "smoke" / "1")
-    np.testing.assert_array_equal(bundle.items.ids, np.load(seeds[0] / "items.ids.npy"))
+    np.testing.assert_array_equal(bundle.items.ids, np.load(whole / "items.ids.npy"))
 
 
 def test_a_model_that_reads_the_events_is_trained_and_evaluated_but_not_exported(folder: Path, capsys: Any) -> None:
-    config, output = epochs(smoke_config(folder), 1), folder / "dien"
-    model = {"variant": "dien", "embedding_dim": 8, "units": 16, "auxiliary_loss": True, "head_units": [32, 16]}
+    config, output = epochs(smoke_config(folder), 1), folder / "sim"
+    model = {"variant": "sim", "embedding_dim": 8, "head_units": [32, 16]}
     record = train.train(msgspec.structs.replace(config, model=model), output)
     assert record["state_bytes"] is None
     found = evaluate.evaluate(output, 50)
     assert found["test"]["popularity"]["auc"] > 0.5
-    made = experiments.record([output], folder / "read" / "x", 50)
-    assert "No state: it reads the events" in experiments.describe(made)
     assert (
-        export_main(["--run", str(output), "--output", str(folder / "bundles"), "--name", "dien", "--version", "1"])
-        == 1
+        export_main(["--run", str(output), "--output", str(folder / "bundles"), "--name", "sim", "--version", "1"]) == 1
     )
-    assert "variant 'dien' cannot be served" in capsys.readouterr().err
+    assert "variant 'sim' has no served form" in capsys.readouterr().err
 
 
 def test_evaluation_refuses_what_is_no_finished_run(folder: Path, trained: dict[str, Any], capsys: Any) -> None:

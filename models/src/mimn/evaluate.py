@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mimn import metrics, run
+from mimn import run
 from mimn.config import ConfigError
 from mimn.data.events import DataError
-from mimn.data.instances import SAMPLINGS, Instances
+from mimn.data.instances import SAMPLINGS
 from mimn.data.split import Part
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.floors import floor_predictions
@@ -38,8 +38,10 @@ class EvaluationFailed(Exception):
     """A run that cannot be evaluated; the message says why and what to do."""
 
 
-def evaluate(folder: Path, length: int) -> dict[str, Any]:
+def evaluate(folder: Path, length: int, *, parts: tuple[Part, ...] = EVALUATED, floors: bool = True) -> dict[str, Any]:
     """The figures of the run in `folder` at the latest `length` events; also written into its `metrics.json`.
+
+    `floors` are the same for all models of a split; a caller that has them already leaves them out.
 
     Raises:
         EvaluationFailed: the folder holds no finished run, or the data is not what it was trained on.
@@ -58,9 +60,11 @@ def evaluate(folder: Path, length: int) -> dict[str, Any]:
         if record.get(name) != value:
             raise EvaluationFailed(f"{folder}: {name} is not that of the data now: train again on this data")
     model, ids = load_model(folder / run.MODEL), EmbeddingIds.load(folder)
+    if config.training.compile:
+        model.compile_steps()
     result: dict[str, Any] = {}
     stored: dict[str, NDArray[np.float32]] = {}
-    for part in EVALUATED:
+    for part in parts:
         instances = data.instances.of(part)
         predictions = predict(model, ids, data.events, instances, samplings=dict.fromkeys(SAMPLINGS, 1), length=length)
         result[part] = {
@@ -68,9 +72,9 @@ def evaluate(folder: Path, length: int) -> dict[str, Any]:
             for sampling in SAMPLINGS
         }
         stored |= {f"{part}_{sampling}": predictions[sampling] for sampling in SAMPLINGS}
-    floors, floor_scores = _floors(data, data.instances.of("test"), length)
-    result["floors"] = floors
-    stored |= {f"test_popularity_{name}": scores for name, scores in floor_scores.items()}
+    if floors:
+        result["floors"], floor_scores = floor_figures(data, length)
+        stored |= {f"test_popularity_{name}": scores for name, scores in floor_scores.items()}
     result["predictions_sha256"] = predictions_sha256(stored)
     save_predictions(folder / run.PREDICTIONS.format(length=length), stored)
     record.setdefault("evaluation", {})[str(length)] = result
@@ -78,23 +82,19 @@ def evaluate(folder: Path, length: int) -> dict[str, Any]:
     return result
 
 
-def _floors(
-    data: DataSet, test: Instances, length: int
-) -> tuple[dict[str, dict[str, dict[str, float]]], dict[str, NDArray[np.float32]]]:
-    """Each floor's AUC and logloss on the test users by sampling, and its predictions with popularity negatives."""
-    by_sampling: dict[str, dict[str, dict[str, float]]] = {}
+def floor_figures(
+    data: DataSet, length: int
+) -> tuple[dict[str, dict[str, dict[str, Any]]], dict[str, NDArray[np.float32]]]:
+    """Each floor's figures on the test users by sampling, and its predictions with popularity negatives."""
+    test = data.instances.of("test")
+    by_sampling: dict[str, dict[str, dict[str, Any]]] = {}
     scores = {}
     for sampling in SAMPLINGS:
-        labels = test.candidates(sampling).label
         predicted = floor_predictions(
             data.events, data.vocabulary, data.instances.of("train"), test, sampling=sampling, length=length
         )
         by_sampling[sampling] = {
-            floor.name: {
-                "auc": metrics.auc(labels, floor.predictions),
-                "logloss": metrics.logloss(labels, floor.predictions),
-            }
-            for floor in predicted
+            floor.name: figures(test, test.candidates(sampling), floor.predictions) for floor in predicted
         }
         if sampling == "popularity":
             scores = {floor.name: floor.predictions.astype(np.float32) for floor in predicted}

@@ -1,137 +1,409 @@
-"""Records of experiments: finished runs into a committed folder, and all folders into one table. Nothing is typed.
+"""`AUC.md` from the records: the tables, and what they answer in plain words. Nothing is typed.
 
-    python -m mimn.experiments record --output models/experiments/<date>_<dataset>_<model> RUN RUN RUN
-    python -m mimn.experiments [table models/experiments]
+    python -m mimn.experiments [models/experiments] [--plan models/plans/table.toml]
 
-A record holds the runs of one configuration, one a seed: `config.toml`, `metrics.json` (every run's metrics, and the
-difference to the counting floor), `predictions.npz` (seed-averaged, for the test users) and a `README.md` with the
-figures. The table, `AUC.md`, is made from the records alone: no data set and no model is needed.
+It needs no data set and no model. A sentence says "better" or "worse" only where the interval of the difference
+excludes 0 and the difference exceeds 0.001 (`mimn.comparison`); what speaks against a model stands in the first lines.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
 import statistics
 import sys
-from dataclasses import asdict, dataclass
+import textwrap
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mimn import metrics, run
+from mimn import metrics
+from mimn.comparison import LONG, Comparison, Entry, Group, Results, results
 from mimn.config import ConfigError
-from mimn.data.events import DataError
-from mimn.run import RunConfig
+from mimn.data.split import FOLDS
+from mimn.plan import PLAN, read_plan, remaining
+from mimn.records import NoRecord, Record, read_records
 
-FLOOR = "counts"
-"""The floor that a model is compared with."""
 MARGIN = 0.01
-"""A floor nearer than this to a model is said first."""
+"""A floor nearer than this to a form of MIMN is said first."""
+SMALL = 6 * 1024
+"""Bytes of the largest state that the default recipe may have."""
 TABLE = "AUC.md"
 RECORDS = Path("models/experiments")
 TITLES = {"online_retail": "Online Retail", "complete_journey": "The Complete Journey", "synthetic": "Synthetic"}
+COUNTS = "counts"
 FLOOR_TITLES = {
     "constant": "floor: constant",
     "popularity": "floor: popularity alone",
     "last_category": "floor: category of the last item",
-    "counts": "floor: logistic regression on counts",
+    COUNTS: "floor: logistic regression on counts",
 }
+LIKE_MIMN = {
+    "mimn": ("pooling", "din_product", "dien_product"),
+    "mimn_bounded": ("pooling_product", "din_product", "dien_product"),
+    "mimn_sketch": ("pooling_sketch", "din_product", "dien_product"),
+}
+"""Each form of MIMN, and whom it is asked to beat: sum pooling with all that is not memory, DIN, DIEN."""
+REFERENCES = (COUNTS, "pooling_product", "din_product", "pooling_sketch")
+ABLATIONS = (
+    "mimn_product",
+    "mimn_no_utilization",
+    "mimn_no_induction",
+    "ntm",
+    "mimn_auxiliary",
+    "mimn_slots_6",
+    "mimn_slots_8",
+)
+"""Rows that are `mimn` with one thing changed."""
+NOT_RUN = ": not run."
+EXPECTED = {200: 0.775, 1000: 0.785}
+"""What the best model within `SMALL` bytes is expected to reach on The Complete Journey, by length."""
 
 
-PREDICTIONS = "predictions.npz"
-CERTAIN = 0.001
-"""A difference is one when its interval excludes 0 and it is larger than this."""
+def table(records: list[Record], open_rows: Iterable[str] = (), command: str = "python -m mimn.table") -> str:
+    """The whole of `AUC.md`.
 
-
-class NoRecord(Exception):
-    """Runs that make no record, or a record that makes no table; the message says why and what to do."""
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Test rows with popularity negatives. All [r]."""
-
-    label: NDArray[np.int64]
-    user_id: NDArray[np.int64]
-    model: NDArray[np.float64]
-    """Mean over the seeds."""
-    floor: NDArray[np.float64]
-    """Of the counting floor."""
-
-    def against(self, first: NDArray[np.float64], second: NDArray[np.float64]) -> metrics.Interval:
-        """AUC of `first` minus AUC of `second` on these rows, users resampled."""
-        return metrics.paired_bootstrap(metrics.auc, self.label, first, second, self.user_id)
-
-
-@dataclass(frozen=True)
-class Record:
-    """One folder of records."""
-
-    metrics: dict[str, Any]
-    predictions: Predictions
-
-
-def record(folders: list[Path], output: Path, length: int) -> dict[str, Any]:
-    """Write the record of the runs in `folders`, which differ in their seed alone, to `output`.
+    `open_rows` are the lines of what is still to be run, `command` runs it.
 
     Raises:
-        NoRecord: a run is not finished or not evaluated at `length`, or two runs differ in more than the seed.
-        ConfigError, DataError: a run's files or data cannot be read.
+        NoRecord: there are no records, or they cannot be compared.
     """
-    runs = sorted((_finished(folder, length) for folder in folders), key=lambda pair: pair[1]["seed"])
-    configs = [run.read_config(folder / run.CONFIG).with_seed(0) for folder, _ in runs]
-    if any(config != configs[0] for config in configs):
-        raise NoRecord("the runs differ in more than their seed: record each configuration by itself")
-    if len({metrics_["seed"] for _, metrics_ in runs}) != len(runs):
-        raise NoRecord("two runs have one seed: a repetition is no second sample")
-    if len({metrics_["instances_sha256"] for _, metrics_ in runs}) != 1:
-        raise NoRecord("the runs have different instances: train them on one instances file")
-    predictions = _predictions(configs[0], [folder for folder, _ in runs], length)
-    result = {
-        "name": configs[0].name,
-        "dataset": configs[0].data.dataset,
-        "length": length,
-        "difference_to_counts": asdict(predictions.against(predictions.model, predictions.floor)),
-        "runs": [metrics_ for _, metrics_ in runs],
-    }
-    output.mkdir(parents=True, exist_ok=True)
-    (output / run.CONFIG).write_text(configs[0].to_toml(), "utf-8")
-    run.write_json(output / run.METRICS, result)
-    np.savez_compressed(
-        output / PREDICTIONS,
-        label=predictions.label.astype(np.int8),
-        user_id=predictions.user_id.astype(np.int32),
-        model=predictions.model.astype(np.float32),
-        floor=predictions.floor.astype(np.float32),
+    if not records:
+        raise NoRecord(f"there are no records: make them with `{command}`")
+    found = results(records)
+    open_rows = list(open_rows)
+    lines = [line for one in found for line in _near_floors(one)] or [
+        f"No floor is within {MARGIN} of a form of MIMN, popularity negatives."
+    ]
+    if open_rows:
+        lines.append(f"The table is not complete: {len(open_rows)} rows lack folds (see its end).  ")
+    lines += [
+        "",
+        "# AUC",
+        "",
+        *_prose(
+            "Made by `python -m mimn.experiments` from the records beside it; `python -m mimn.table` makes those. "
+            "Clean protocol: users disjoint, history strictly before the target's basket, vocabulary of train users, "
+            "checkpoint chosen on validation users. Five folds: each tests two tenths of the users, validates on one "
+            "and trains on seven, so that every user is tested once; the fold is the seed as well. One negative a "
+            "positive, drawn by popularity (the figure to read) or uniformly; the models learn from popularity "
+            "negatives alone, to which popularity says nothing, and the floors are fitted anew on each kind: those "
+            "two columns are not one contest."
+        ),
+        "",
+        *_prose(
+            "Two folds are two models, whose scores are not ranked against each other: an AUC is the mean of the "
+            "folds' AUCs, ± their sample standard deviation. Differences are on the same rows and on the folds that "
+            "both have, with 95 % intervals from 2,000 resamples of users within folds. Those cover who the users "
+            "are; how training fell out shows in how many folds each side won. Better or worse: the interval excludes "
+            "0 and the difference exceeds 0.001."
+        ),
+        "",
+        *_prose(
+            "No row has trials of its own: epochs, rates, dropout and weight decay are the same for all, chosen with "
+            "sum pooling on validation users of an earlier split. The sketch's cells and half-life were chosen there "
+            "as well, and those users, a tenth of all, are tested here in the last fold. The Complete Journey is taken "
+            "for real purchases at shifted dates (see `models/README.md`)."
+        ),
+    ]
+    for one in found:
+        lines += ["", f"## {TITLES[one.dataset]}: answers", *_answers(one)]
+    for one in found:
+        for length in one.lengths():
+            lines += _section(one, length)
+    if open_rows:
+        lines += ["", "## Not run", "", f"`{command}` runs them, cheapest answers first:", ""]
+        lines += [f"* {line}" for line in open_rows]
+    return "\n".join(lines) + "\n"
+
+
+def _prose(text: str) -> list[str]:
+    return textwrap.wrap(text, 118, break_on_hyphens=False)
+
+
+def _near_floors(one: Results) -> list[str]:
+    lines = []
+    for length in one.lengths():
+        for key in (*LIKE_MIMN, *ABLATIONS):
+            if not one.has(Entry(key, length)):
+                continue
+            for floor, title in FLOOR_TITLES.items():
+                comparison = one.compare(Entry(floor, length), Entry(key, length))
+                if comparison is not None and comparison.difference.difference > -MARGIN:
+                    by = comparison.difference.difference
+                    relation = f"{by:.4f} above" if by > 0 else f"{-by:.4f} below, so within {MARGIN} of,"
+                    counted = f", {comparison.folds} of {FOLDS} folds" if comparison.folds < FOLDS else ""
+                    ours, theirs = (_mean(values) for values in comparison.aucs)
+                    lines.append(
+                        f"**{TITLES[one.dataset]}, {length:,} events{counted}: {title} ({ours}) is {relation} "
+                        f"{_name(one, key)} ({theirs}).**  "
+                    )
+    return lines
+
+
+def _answers(one: Results) -> list[str]:
+    return [
+        *_beats_models(one),
+        *_beats_counting(one),
+        *_length_effect(one),
+        *_larger_state(one),
+        *_where_it_loses(one),
+        *_best_small(one),
+    ]
+
+
+def _beats_models(one: Results) -> list[str]:
+    lines, verdicts = [], []
+    for length in one.lengths():
+        for key, rivals in LIKE_MIMN.items():
+            for rival in rivals:
+                sentence, verdict = _against(one, Entry(key, length), Entry(rival, length))
+                lines.append(sentence)
+                verdicts.append(verdict)
+    return _question("Does MIMN beat DIEN, DIN and sum pooling at equal length?", verdicts, lines)
+
+
+def _beats_counting(one: Results) -> list[str]:
+    pairs = [_against(one, Entry(key, length), Entry(COUNTS, length)) for length in one.lengths() for key in LIKE_MIMN]
+    return _question("Does MIMN beat counting?", [verdict for _, verdict in pairs], [line for line, _ in pairs])
+
+
+def _length_effect(one: Results) -> list[str]:
+    lines = ["", "**How much of the length effect survives in a constant state?**", ""]
+    if not {200, LONG} <= set(one.lengths()):
+        return [*lines, f"Not run: no row was read at both 200 and {LONG:,} events."]
+    for key in (COUNTS, *one.models):
+        comparison = one.compare(Entry(key, LONG), Entry(key, 200), "long")
+        if comparison is not None:
+            state = None if key == COUNTS else _state_bytes(one, key)
+            kind = "reads the events" if state is None else f"{state:,} bytes"
+            lines.append(f"* {_name(one, key)} ({kind}): {_figures(comparison)}, {_gain(comparison)}.")
+    lines += [
+        "",
+        *_prose(
+            f"The same models, read at {LONG:,} events in place of 200, on the {one.share('long'):.0%} of the test "
+            f"rows that have at least {LONG:,}. Training windows hold at most 256 events: this reads further than was "
+            "trained."
+        ),
+    ]
+    return lines
+
+
+def _larger_state(one: Results) -> list[str]:
+    lines = ["", "**What does a larger state buy?**", ""]
+    sized = sorted(
+        (state, key) for key in one.models if (state := _state_bytes(one, key)) is not None and one.has(Entry(key, 200))
     )
-    (output / "README.md").write_text(describe(result), "utf-8")
-    return result
+    lines += ["| bytes | row | folds | " + " | ".join(f"AUC, {length:,} events" for length in one.lengths()) + " |"]
+    lines += ["| --- | --- | --- |" + " --- |" * len(one.lengths())]
+    for state, key in sized:
+        values = [_mean(one.aucs(Entry(key, length))) for length in one.lengths()]
+        lines.append(f"| {state:,} | {_name(one, key)} | {len(one.folds(Entry(key, 200)))} | {' | '.join(values)} |")
+    pairs = (
+        ("mimn_slots_6", "mimn"),
+        ("mimn_slots_8", "mimn"),
+        ("pooling_sketch", "pooling_product"),
+        ("mimn_sketch", "mimn_bounded"),
+        ("mimn_sketch", "pooling_sketch"),
+    )
+    return [*lines, "", *_known([_against(one, Entry(a, 200), Entry(b, 200))[0] for a, b in pairs])]
 
 
-def _finished(folder: Path, length: int) -> tuple[Path, dict[str, Any]]:
-    try:
-        found: dict[str, Any] = json.loads((folder / run.METRICS).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise NoRecord(f"{folder} holds no finished run ({error}): train it first") from error
-    if str(length) not in found.get("evaluation", {}):
-        raise NoRecord(f"{folder} is not evaluated at length {length}: python -m mimn.evaluate --run {folder}")
-    found["evaluation"] = {str(length): found["evaluation"][str(length)]}
-    return folder, found
+def _where_it_loses(one: Results) -> list[str]:
+    lines = ["", "**Where MIMN loses, why?**", ""]
+    groups: tuple[tuple[Group, str], ...] = (
+        ("bought", "Positives that the user had bought before"),
+        ("new", "Positives that are new to the user"),
+    )
+    for group, title in groups:
+        lines.append(f"{title}, {one.share(group):.0%} of the rows, 200 events:")
+        lines.append("")
+        pairs = [(key, rival) for key in ("mimn_bounded", "mimn_sketch") for rival in (*LIKE_MIMN[key][:2], COUNTS)]
+        lines += [*_known([_against(one, Entry(a, 200), Entry(b, 200), group)[0] for a, b in pairs]), ""]
+    lines.append("The paper's MIMN with one thing changed, against itself:")
+    lines.append("")
+    return [*lines, *_known([_against(one, Entry(key, 200), Entry("mimn", 200))[0] for key in ABLATIONS])]
 
 
-def _predictions(config: RunConfig, folders: list[Path], length: int) -> Predictions:
-    """The runs' predictions for the test users, averaged over the seeds."""
-    rows = run.load_data(config.data).instances.of("test").candidates("popularity")
-    arrays = []
-    for folder in folders:
-        with np.load(folder / run.PREDICTIONS.format(length=length), allow_pickle=False) as archive:
-            arrays.append((archive["test_popularity"], archive[f"test_popularity_{FLOOR}"]))
-    model, floor = (np.mean([pair[i] for pair in arrays], axis=0).astype(np.float64) for i in range(2))
-    return Predictions(rows.label, rows.user_id, model, floor)
+def _best_small(one: Results) -> list[str]:
+    lines = ["", f"**Which is the best model with at most {SMALL:,} bytes a user?**", ""]
+    for length in one.lengths():
+        small = [
+            key
+            for key in one.models
+            if (state := _state_bytes(one, key)) is not None and state <= SMALL and one.has(Entry(key, length))
+        ]
+        if not small:
+            lines.append(f"* {length:,} events: not run.")
+            continue
+        # On the folds that two have in common: one fold is easier than another.
+        best = small[0]
+        for key in small[1:]:
+            comparison = one.compare(Entry(key, length), Entry(best, length))
+            if comparison is not None and comparison.difference.difference > 0:
+                best = key
+        value = one.auc(Entry(best, length))
+        text = f"* {length:,} events: {_name(one, best)}, {value:.4f} with {_state_bytes(one, best):,} bytes"
+        if one.dataset == "complete_journey" and length in EXPECTED:
+            text += (
+                f"; expected were {EXPECTED[length]}, which it {'reaches' if value >= EXPECTED[length] else 'misses'}"
+            )
+        lines += [text + ".", _against(one, Entry(best, length), Entry("din_product", length))[0]]
+    return lines
+
+
+def _question(question: str, verdicts: list[str], lines: list[str]) -> list[str]:
+    known = [verdict for verdict in verdicts if verdict != "not run"]
+    better, worse = known.count("better"), known.count("worse")
+    answer = (
+        "Not run."
+        if not known
+        else f"{'Yes' if better == len(known) else 'No' if not better else 'In part'}: better in {better} of "
+        f"{len(known)} comparisons, worse in {worse}."
+    )
+    return ["", f"**{question}** {answer}", "", *_known(lines)]
+
+
+def _known(lines: list[str]) -> list[str]:
+    """The lines whose comparison was run, and how many were not."""
+    known = [line for line in lines if not line.endswith(NOT_RUN)]
+    missing = len(lines) - len(known)
+    return [*known, f"* {missing} more comparison{'s' if missing > 1 else ''}{NOT_RUN}"] if missing else known
+
+
+def _against(one: Results, first: Entry, second: Entry, group: Group = "all") -> tuple[str, str]:
+    """A sentence on a comparison, and its verdict or `not run`."""
+    names = f"{_name(one, first.key)} against {_name(one, second.key)}"
+    length = f"{first.length:,} events"
+    if group == "all":
+        names = f"{length}: {names}"
+    comparison = one.compare(first, second, group)
+    if comparison is None:
+        return f"* {names}{NOT_RUN}", "not run"
+    values = " and ".join(_mean(values) for values in comparison.aucs)
+    return f"* {names} ({values}): {_figures(comparison)}, {comparison.verdict}.", comparison.verdict
+
+
+def _section(one: Results, length: int) -> list[str]:
+    floors = one.floors.folds[min(one.floors.folds)]
+    positives = sum(len(one.floors.of_fold(fold)["user_id"]) for fold in one.floors.folds)
+    users = sum(len(set(one.floors.of_fold(fold)["user_id"].tolist())) for fold in one.floors.folds)
+    hashes = ", ".join(f"`{one.floors.folds[fold]['instances_sha256'][:12]}`" for fold in sorted(one.floors.folds))
+    lines = [
+        "",
+        f"## {TITLES[one.dataset]}, latest {length:,} events",
+        "",
+        *_prose(
+            f"{positives:,} positives of {users:,} users, as many negatives; data `{floors['data_sha256'][:16]}`, "
+            f"instances by fold {hashes}."
+        ),
+        "",
+        "| row | folds | AUC, popularity | AUC, uniform | GAUC | logloss | NE | PCOC | state bytes "
+        "| targets a CPU-second | commit |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    keys = [*FLOOR_TITLES, *sorted(one.models, key=lambda key: _order(one, Entry(key, length)))]
+    entries = [entry for key in keys if one.has(entry := Entry(key, length))]
+    lines += [_row(one, entry) for entry in entries]
+    references = [key for key in REFERENCES if one.has(Entry(key, length))]
+    lines += [
+        "",
+        "Differences of AUC, popularity negatives; the last figure says in how many folds the row is ahead.",
+        "",
+        "| row | " + " | ".join(f"− {_name(one, key)}" for key in references) + " |",
+        "| --- |" + " --- |" * len(references),
+    ]
+    for entry in entries:
+        if entry.key in one.models:
+            cells = [_cell(one, entry, Entry(key, length)) for key in references]
+            lines.append(f"| {_name(one, entry.key)} | {' | '.join(cells)} |")
+    return [*lines, *_calibration(one, entries)]
+
+
+def _order(one: Results, entry: Entry) -> float:
+    return one.auc(entry) if one.has(entry) else 0.0
+
+
+def _row(one: Results, entry: Entry) -> str:
+    found = [one.record(entry.key).folds[fold] for fold in one.folds(entry)]
+    figures = [statistics.fmean(one.figures(entry, "popularity", name)) for name in _FIGURES]
+    aucs = [mean_std(one.figures(entry, sampling, "auc")) for sampling in ("popularity", "uniform")]
+    model = entry.key in one.models
+    speed = f"{statistics.fmean(f['targets_per_cpu_s'] for f in found):,.0f}" if model else "-"
+    state = _bytes(_state_bytes(one, entry.key)) if model else "-"
+    commits = ", ".join(f"`{commit}`" for commit in dict.fromkeys(f["commit"] for f in found))
+    values = [
+        _name(one, entry.key),
+        str(len(found)),
+        *aucs,
+        *(f"{figure:.4f}" for figure in figures),
+        state,
+        speed,
+        commits,
+    ]
+    return f"| {' | '.join(values)} |"
+
+
+_FIGURES = ("gauc", "logloss", "normalized_entropy", "pcoc")
+
+
+def _calibration(one: Results, entries: list[Entry]) -> list[str]:
+    """PCOC by the length of the whole history; its rows' mean label is 1/2 throughout, so folds are weighed by rows."""
+    spans: dict[str, None] = {}
+    values: dict[Entry, dict[str, float]] = {}
+    for entry in entries:
+        rows: dict[str, int] = {}
+        sums: dict[str, float] = {}
+        for by_length in one.figures(entry, "popularity", "pcoc_by_history"):
+            for span, found in dict(by_length).items():  # type: ignore[call-overload]  # this figure is a table
+                rows[span] = rows.get(span, 0) + found["rows"]
+                sums[span] = sums.get(span, 0.0) + found["rows"] * found["pcoc"]
+        values[entry] = {span: sums[span] / rows[span] for span in rows}
+        spans |= dict.fromkeys(rows)
+    lines = [
+        "",
+        "PCOC by how many events the user had in all:",
+        "",
+        "| row | " + " | ".join(spans) + " |",
+        "| --- |" + " --- |" * len(spans),
+    ]
+    for entry, found in values.items():
+        cells = [f"{found[span]:.3f}" if span in found else "-" for span in spans]
+        lines.append(f"| {_name(one, entry.key)} | {' | '.join(cells)} |")
+    return lines
+
+
+def _cell(one: Results, first: Entry, second: Entry) -> str:
+    if first == second:
+        return "-"
+    comparison = one.compare(first, second)
+    return "not on one fold" if comparison is None else f"{_figures(comparison)}, {comparison.verdict}"
+
+
+def _figures(comparison: Comparison) -> str:
+    found = comparison.difference
+    interval = f"{found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
+    return f"{interval}, ahead in {comparison.won} of {comparison.folds}"
+
+
+def _gain(comparison: Comparison) -> str:
+    return {"better": "gains", "worse": "loses", "not established": "no difference established"}[comparison.verdict]
+
+
+def _name(one: Results, key: str) -> str:
+    return FLOOR_TITLES.get(key) or (one.models[key].name if key in one.models else f"`{key}`")
+
+
+def _state_bytes(one: Results, key: str) -> int | None:
+    found: int | None = next(iter(one.models[key].folds.values()))["state_bytes"]
+    return found
+
+
+def _bytes(state: int | None) -> str:
+    """The size of a user's state; a model without one reads the events, of which there is no end."""
+    return "reads the events" if state is None else f"{state:,}"
+
+
+def _mean(values: list[float]) -> str:
+    return f"{statistics.fmean(values):.4f}" if values else "-"
 
 
 def mean_std(values: list[float]) -> str:
@@ -140,222 +412,28 @@ def mean_std(values: list[float]) -> str:
     return f"{mean} ± {statistics.stdev(values):.4f}" if len(values) > 1 else mean
 
 
-def describe(record_: dict[str, Any]) -> str:
-    """A record's README: what it is, and the figures of each seed."""
-    runs, length = record_["runs"], str(record_["length"])
-    difference = record_["difference_to_counts"]
-    lines = [
-        f"# {record_['name']} on {TITLES[record_['dataset']]}",
-        "",
-        "Made by `python -m mimn.experiments record` from finished runs; the configuration is `config.toml`, every",
-        "figure is in `metrics.json`.",
-        "",
-        f"Latest {length} events, test users, one negative a positive. Checkpoints chosen on validation users.",
-        "",
-        "| seed | best epoch of | validation AUC | test AUC, popularity | GAUC | logloss | PCOC | test AUC, uniform |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for one in runs:
-        popularity = one["evaluation"][length]["test"]["popularity"]
-        uniform = one["evaluation"][length]["test"]["uniform"]
-        lines.append(
-            f"| {one['seed']} | {one['best_epoch']} of {one['epochs']} | {one['validation_auc']:.4f} "
-            f"| {popularity['auc']:.4f} | {popularity['gauc']:.4f} | {popularity['logloss']:.4f} "
-            f"| {popularity['pcoc']:.3f} | {uniform['auc']:.4f} |"
-        )
-    lines += [
-        "",
-        "The validation AUC of the table is against four popularity negatives a positive.",
-        "",
-        "Seed-averaged predictions against logistic regression on counts, same rows, popularity negatives, 2,000",
-        f"resamples of the users: {difference['difference']:+.4f} "
-        f"[{difference['low']:+.4f}, {difference['high']:+.4f}].",
-        "",
-        f"{_stored(runs[0]['state_bytes'])}; {runs[0]['parameters']} parameters; "
-        f"data `{runs[0]['data_sha256'][:16]}`, instances `{runs[0]['instances_sha256'][:16]}`.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def table(records: list[Record]) -> str:
-    """The whole of `AUC.md`.
+def write_table(records: Path, plan: Path) -> Path:
+    """Write `AUC.md` of the records in a folder, and of what a plan still has to run, into that folder.
 
     Raises:
-        NoRecord: there are no records, or two records of one data set rest on different instances.
+        NoRecord, ConfigError: a record, the plan or a configuration cannot be used.
     """
-    if not records:
-        raise NoRecord("there are no records: make one with `python -m mimn.experiments record`")
-    sections, warnings = [], []
-    for dataset in dict.fromkeys(sorted(r.metrics["dataset"] for r in records)):
-        chosen = sorted((r for r in records if r.metrics["dataset"] == dataset), key=_mean_auc)
-        if len({(r.metrics["length"], one["instances_sha256"]) for r in chosen for one in r.metrics["runs"]}) != 1:
-            raise NoRecord(f"the records of {dataset} rest on different instances or lengths: they cannot be compared")
-        warnings += [*_near_floors(chosen), *_memory_in_doubt(chosen)]
-        sections += _section(dataset, chosen)
-    head = [
-        *(warnings or [f"No floor is within {MARGIN} of a model's test AUC, popularity negatives."]),
-        "",
-        "# AUC",
-        "",
-        "Made by `python -m mimn.experiments` from the records beside it. Clean protocol: users disjoint, history",
-        "strictly before the target's basket, vocabulary of train users, checkpoint chosen on validation users. One",
-        "negative a positive, drawn by popularity (the figure to read) or uniformly. The models learn from popularity",
-        "negatives alone, to which popularity says nothing; the floors are fitted anew on each kind, and with uniform",
-        "negatives popularity alone says most: those two columns are not one contest. Mean ± sample standard deviation",
-        "over the seeds. Differences are of seed-averaged predictions on the same rows, popularity negatives, with",
-        "their 95 % intervals from 2,000 resamples of the test users; they do not cover the choice of seeds. The",
-        "Complete Journey is taken for real purchases at shifted dates (see `models/README.md`).",
-    ]
-    return "\n".join([*head, *sections]) + "\n"
-
-
-def _near_floors(records: list[Record]) -> list[str]:
-    lines = []
-    for record_ in records:
-        model = _mean_auc(record_)
-        for floor, title in FLOOR_TITLES.items():
-            value = _floor(record_, "popularity", floor)
-            if value > model - MARGIN:
-                relation = "above" if value > model else f"within {MARGIN} of"
-                lines.append(
-                    f"**{TITLES[record_.metrics['dataset']]}: {title} ({value:.4f}) is {relation} "
-                    f"{record_.metrics['name']} ({model:.4f}).**  "
-                )
-    return lines
-
-
-def _memory_in_doubt(records: list[Record]) -> list[str]:
-    """Said first as well: the best model with the largest state, if a model with a smaller one does as well."""
-    sized = [(state, r) for r in records if (state := r.metrics["runs"][0]["state_bytes"]) is not None]
-    largest = max((state for state, _ in sized), default=0)
-    small = [(state, r) for state, r in sized if state < largest]
-    if not small:
-        return []
-    pair = [max(group, key=lambda one: _mean_auc(one[1])) for group in ([s for s in sized if s[0] == largest], small)]
-    (_, best), (_, rival) = pair
-    found = best.predictions.against(best.predictions.model, rival.predictions.model)
-    if _verdict(found) == "better":
-        return []
-    names = [f"{r.metrics['name']} ({_mean_auc(r):.4f}, {state:,} bytes a user)" for state, r in pair]
-    return [
-        f"**{TITLES[best.metrics['dataset']]}: {names[0]} is not established to be better than {names[1]}: "
-        f"{found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}].**  "
-    ]
-
-
-def _section(dataset: str, records: list[Record]) -> list[str]:
-    first, length = records[0].metrics["runs"][0], records[0].metrics["length"]
-    rows = first["evaluation"][str(length)]["test"]["popularity"]["rows"]
-    lines = [
-        "",
-        f"## {TITLES[dataset]}, latest {length} events",
-        "",
-        f"{rows} test rows; data `{first['data_sha256'][:16]}`, instances `{first['instances_sha256'][:16]}`.",
-        "",
-        "| row | seeds | popularity negatives | uniform negatives | state bytes | targets a CPU-second | commit |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for floor, title in FLOOR_TITLES.items():
-        popularity, uniform = (_floor(records[0], sampling, floor) for sampling in ("popularity", "uniform"))
-        lines.append(f"| {title} | - | {popularity:.4f} | {uniform:.4f} | - | - | `{first['commit']}` |")
-    for record_ in records:
-        runs = record_.metrics["runs"]
-        lines.append(
-            f"| {record_.metrics['name']} | {len(runs)} | {mean_std(_aucs(record_, 'popularity'))} "
-            f"| {mean_std(_aucs(record_, 'uniform'))} | {_bytes(runs[0]['state_bytes'])} "
-            f"| {statistics.fmean(one['targets_per_cpu_s'] for one in runs):,.0f} | `{runs[0]['commit']}` |"
-        )
-    lines += ["", "| difference | AUC | 95 % | |", "| --- | --- | --- | --- |"]
-    lines += [
-        _difference(
-            f"{r.metrics['name']} − {FLOOR_TITLES[FLOOR]}", metrics.Interval(**r.metrics["difference_to_counts"])
-        )
-        for r in records
-    ]
-    for lower, higher in itertools.combinations(records, 2):
-        names = f"{higher.metrics['name']} − {lower.metrics['name']}"
-        lines.append(_difference(names, higher.predictions.against(higher.predictions.model, lower.predictions.model)))
-    return lines
-
-
-def _bytes(state: int | None) -> str:
-    """The size of a user's state; a model without one reads the events, of which there is no end."""
-    return "reads the events" if state is None else f"{state:,}"
-
-
-def _stored(state: int | None) -> str:
-    return "No state: it reads the events" if state is None else f"State {state} bytes a user"
-
-
-def _difference(names: str, found: metrics.Interval) -> str:
-    return f"| {names} | {found.difference:+.4f} | {found.low:+.4f} to {found.high:+.4f} | {_verdict(found)} |"
-
-
-def _verdict(found: metrics.Interval) -> str:
-    if (found.low > 0 or found.high < 0) and abs(found.difference) > CERTAIN:
-        return "better" if found.difference > 0 else "worse"
-    return "not established"
-
-
-def _aucs(record_: Record, sampling: str) -> list[float]:
-    length = str(record_.metrics["length"])
-    return [one["evaluation"][length]["test"][sampling]["auc"] for one in record_.metrics["runs"]]
-
-
-def _mean_auc(record_: Record) -> float:
-    return statistics.fmean(_aucs(record_, "popularity"))
-
-
-def _floor(record_: Record, sampling: str, floor: str) -> float:
-    evaluation = record_.metrics["runs"][0]["evaluation"][str(record_.metrics["length"])]
-    value: float = evaluation["floors"][sampling][floor]["auc"]
-    return value
-
-
-def read_records(folder: Path) -> list[Record]:
-    """The records in the folders of `folder`, by name.
-
-    Raises:
-        NoRecord: a record cannot be read.
-    """
-    records = []
-    for path in sorted(folder.glob(f"*/{run.METRICS}")):
-        try:
-            found = json.loads(path.read_text("utf-8"))
-            with np.load(path.with_name(PREDICTIONS), allow_pickle=False) as archive:
-                predictions = Predictions(
-                    archive["label"].astype(np.int64),
-                    archive["user_id"].astype(np.int64),
-                    archive["model"].astype(np.float64),
-                    archive["floor"].astype(np.float64),
-                )
-        except (OSError, ValueError, KeyError) as error:
-            raise NoRecord(f"{path.parent} cannot be read: {error}") from error
-        records.append(Record(found, predictions))
-    return records
+    lines = remaining(read_plan(plan))
+    command = "python -m mimn.table" if plan == PLAN else f"python -m mimn.table --plan {plan.as_posix()}"
+    text = table(read_records(records), lines, command)
+    (records / TABLE).write_text(text, "utf-8")
+    return records / TABLE
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Make a record or the table; see the module's text."""
-    parser = argparse.ArgumentParser(prog="python -m mimn.experiments", description="Records of experiments.")
-    parser.set_defaults(command="table", folder=RECORDS)
-    commands = parser.add_subparsers(dest="command", help="without one: the table of models/experiments")
-    record_parser = commands.add_parser("record", help="finished runs of one configuration into one record")
-    record_parser.add_argument("runs", type=Path, nargs="+", help="run folders, one a seed")
-    record_parser.add_argument("--output", type=Path, required=True, help="folder of the record")
-    record_parser.add_argument("--length", type=int, default=200, help="evaluated length (default 200)")
-    table_parser = commands.add_parser("table", help=f"all records into {TABLE}")
-    table_parser.add_argument("folder", type=Path, help="folder of all records")
+    """Write the table; see the module's text."""
+    parser = argparse.ArgumentParser(prog="python -m mimn.experiments", description="AUC.md from the records.")
+    parser.add_argument("folder", type=Path, nargs="?", default=RECORDS, help=f"all records (default {RECORDS})")
+    parser.add_argument("--plan", type=Path, default=PLAN, help=f"what there is to run (default {PLAN})")
     options = parser.parse_args(arguments)
     try:
-        if options.command == "record":
-            record(options.runs, options.output, options.length)
-            print(f"wrote {options.output}")
-        else:
-            text = table(read_records(options.folder))
-            (options.folder / TABLE).write_text(text, "utf-8")
-            print(f"wrote {options.folder / TABLE}")
-    except (NoRecord, ConfigError, DataError, metrics.UndefinedMetric, OSError) as error:
+        print(f"wrote {write_table(options.folder, options.plan)}")
+    except (NoRecord, ConfigError, metrics.UndefinedMetric, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

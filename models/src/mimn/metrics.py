@@ -5,7 +5,6 @@ Labels are 0 or 1, predictions probabilities unless said otherwise; all [n]. Not
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,36 +115,63 @@ class Interval:
     high: float
 
 
-def paired_bootstrap(
-    metric: Callable[[Labels, Array], float],
-    labels: Labels,
-    first: Array,
-    second: Array,
-    users: NDArray[np.int64],
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Interval:
-    """`metric(first) - metric(second)` on the same rows, and how much it moves when other users had come.
-
-    Users are drawn with replacement, each with all rows, because the rows of a user are not independent. A resample in
-    which the metric is undefined is left out.
+def interval(difference: float, resampled: Array) -> Interval:
+    """`difference` with the 95 % interval of its resamples; those that are not a number are left out.
 
     Raises:
-        UndefinedMetric: the metric is undefined on all rows, or on more than half of the resamples.
+        UndefinedMetric: more than half of them are not a number.
     """
-    rng = np.random.default_rng(seed)
-    order = np.argsort(users, kind="stable")
-    starts = np.flatnonzero(np.diff(users[order], prepend=users[order][:1] - 1))
-    rows_of = np.split(order, starts[1:])
-    differences = []
-    for _ in range(resamples):
-        rows = np.concatenate([rows_of[u] for u in rng.integers(len(rows_of), size=len(rows_of))])
-        try:
-            differences.append(metric(labels[rows], first[rows]) - metric(labels[rows], second[rows]))
-        except UndefinedMetric:
-            continue
-    if 2 * len(differences) < resamples:
-        raise UndefinedMetric(f"the metric is undefined in {resamples - len(differences)} of {resamples} resamples")
-    low, high = np.percentile(differences, [2.5, 97.5])
-    return Interval(metric(labels, first) - metric(labels, second), float(low), float(high))
+    known = resampled[~np.isnan(resampled)]
+    if 2 * len(known) < len(resampled):
+        raise UndefinedMetric(f"the figure is undefined in {len(resampled) - len(known)} of {len(resampled)} resamples")
+    low, high = np.percentile(known, [2.5, 97.5])
+    return Interval(difference, float(low), float(high))
+
+
+def resampled_aucs(
+    labels: Labels, scores: Array, users: NDArray[np.int64], *, resamples: int = 2000, seed: int = 0
+) -> Array:
+    """AUC as it would have been if other users had come: [resamples], not a number where one label is missing.
+
+    Users are drawn with replacement, each with all rows, because the rows of a user are not independent. Which users
+    are drawn depends on their number and the seed alone, so two models' AUCs on the same rows are paired, resample by
+    resample. Exact, ties one half; a user who is drawn k times counts k times, against himself as well.
+    """
+    wins, positives, negatives = _wins_by_user(labels, scores, users)
+    drawn = np.random.default_rng(seed).multinomial(
+        len(positives), np.full(len(positives), 1.0 / len(positives)), size=resamples
+    )
+    drawn = drawn.astype(np.float64)  # counts: exact all the same, and BLAS multiplies no integers
+    pairs = (drawn @ positives) * (drawn @ negatives)
+    won = ((drawn @ wins) * drawn).sum(1)
+    aucs: Array = np.divide(won, pairs, out=np.full(resamples, np.nan), where=pairs > 0)
+    return aucs
+
+
+def auc_difference(
+    labels: Labels, first: Array, second: Array, users: NDArray[np.int64], *, resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """AUC of `first` minus AUC of `second` on the same rows, users resampled.
+
+    Raises:
+        UndefinedMetric: as `auc` and `interval`.
+    """
+    ours, theirs = (resampled_aucs(labels, scores, users, resamples=resamples, seed=seed) for scores in (first, second))
+    return interval(auc(labels, first) - auc(labels, second), ours - theirs)
+
+
+def _wins_by_user(labels: Labels, scores: Array, users: NDArray[np.int64]) -> tuple[Array, Array, Array]:
+    """How often a positive of user u scores above a negative of user v [U, U]; positives [U] and negatives [U]."""
+    _, user = np.unique(users, return_inverse=True)
+    U = int(user.max()) + 1
+    of_positives, of_negatives = user[labels == 1], user[labels == 0]
+    positives, negatives = (np.bincount(of, minlength=U).astype(np.float64) for of in (of_positives, of_negatives))
+    wins = np.zeros((U, U))
+    rivals, order = scores[labels == 0], np.argsort(of_negatives, kind="stable")
+    rivals, beginning = rivals[order], np.searchsorted(of_negatives[order], np.arange(U))
+    have = negatives > 0
+    for u in np.flatnonzero(positives):
+        mine = scores[labels == 1][of_positives == u][:, np.newaxis]
+        won = (mine > rivals).sum(0) + 0.5 * (mine == rivals).sum(0)
+        wins[u, have] = np.add.reduceat(won, beginning[have])
+    return wins, positives, negatives

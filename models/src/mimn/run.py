@@ -22,7 +22,7 @@ from mimn.config import ConfigError
 from mimn.data import complete_journey, online_retail, synthetic
 from mimn.data.events import Events
 from mimn.data.instances import Instances, stored_instances
-from mimn.data.split import PARTS, parts_of
+from mimn.data.split import FOLDS, PARTS, parts_of
 from mimn.data.vocabulary import Vocabulary, build_vocabulary
 from mimn.data.windows import WindowPlan
 
@@ -45,9 +45,22 @@ class DataSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Where the data set's files are, relative to the working directory; the instances file is kept beside them, or
     under `instances`."""
     instances: str
-    """The instances file that all models and seeds share; made when it does not exist."""
+    """The instances file that all models and seeds share; made when it does not exist. A fold's has its number at the
+    end of its name."""
     min_users: int = 5
     """Frequency cut: items that fewer train users touched share the unknown row."""
+    fold: int | None = None
+    """Which fifth of the users is tested (`mimn.data.split`); none: the split into eight, one and one tenths."""
+
+    def __post_init__(self) -> None:
+        if self.fold is not None and not 0 <= self.fold < FOLDS:
+            raise ValueError(f"fold must be 0 to {FOLDS - 1}, not {self.fold}")
+
+    @property
+    def instances_path(self) -> Path:
+        """The instances file of the fold."""
+        path = Path(self.instances)
+        return path if self.fold is None else path.with_name(f"{path.stem}-fold{self.fold}{path.suffix}")
 
 
 class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -114,7 +127,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         lines = [f"name = {json.dumps(self.name)}"]
         for table, values in tables.items():
             # JSON writes strings, numbers, true and false, and lists of them, as TOML does.
-            lines += ["", f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
+            known = {key: value for key, value in values.items() if value is not None}
+            lines += ["", f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in known.items())]
         return "\n".join(lines) + "\n"
 
 
@@ -171,9 +185,9 @@ def load_data(settings: DataSettings) -> DataSet:
         events = complete_journey.read(settings.folder)
     else:
         events = synthetic.make()
-    train_users = parts_of(events.users) == PARTS.index("train")
+    train_users = parts_of(events.users, settings.fold) == PARTS.index("train")
     vocabulary = build_vocabulary(events, train_users)
-    return DataSet(events, train_users, vocabulary, stored_instances(Path(settings.instances), events))
+    return DataSet(events, train_users, vocabulary, stored_instances(settings.instances_path, events, settings.fold))
 
 
 def commit() -> str:

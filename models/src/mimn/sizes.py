@@ -91,7 +91,7 @@ def differences(
             np.mean([scores[each, cells, seed, length] for seed in seeds], 0).astype(np.float64)
             for each in (name, names[0])
         )
-        interval = metrics.paired_bootstrap(metrics.auc, rows.label, one, other, rows.user_id, resamples=500)
+        interval = metrics.auc_difference(rows.label, one, other, rows.user_id, resamples=500)
         result.append(
             {
                 "difference": f"{name} - {names[0]}",

@@ -1,4 +1,4 @@
-"""The clean protocol: from behaviors to positives and negatives that every model, length and seed shares.
+"""The clean protocol: from behaviors to positives and negatives that every model, length and seed of a split shares.
 
 A positive is one row of one of a user's last occasions; its history is what the user did before that basket began. Each
 choice is a hash of the instance and of what is chosen, so that the same data gives the same instances on every machine
@@ -104,7 +104,7 @@ class Instances:
             digest.update(np.ascontiguousarray(getattr(self, field.name), "<i8").tobytes())
         return digest.hexdigest()
 
-    def save(self, path: Path, events: Events) -> None:
+    def save(self, path: Path, events: Events, fold: int | None = None) -> None:
         """Write an .npz archive of plain arrays, whole or not at all; `events` are those that the instances are of."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -112,14 +112,14 @@ class Instances:
             np.savez_compressed(
                 file,
                 sha256=np.array(self.sha256),
-                source=np.array(source(events)),
+                source=np.array(source(events, fold)),
                 **{f.name: getattr(self, f.name) for f in fields(self)},
             )
         partial.replace(path)
 
     @classmethod
-    def load(cls, path: Path, events: Events) -> Instances:
-        """The instances of `events` that `save` wrote.
+    def load(cls, path: Path, events: Events, fold: int | None = None) -> Instances:
+        """The instances of `events` and a split that `save` wrote.
 
         Raises:
             DataError: the file is missing, is not one of ours, was changed, or is of other events or another rule.
@@ -132,7 +132,7 @@ class Instances:
             raise DataError(f"{path} holds no instances ({error}): delete it, it is made again") from error
         if instances.sha256 != stated:
             raise DataError(f"{path} was changed after it was written: delete it, it is made again")
-        if of != source(events):
+        if of != source(events, fold):
             raise DataError(f"{path} is of other events or another rule: delete it, it is made again")
         return instances
 
@@ -156,13 +156,16 @@ def draw(what: str, user_id: int, timestamp: int, attempt: int, below: int) -> i
     return int.from_bytes(digest[:8], "big") % below
 
 
-def build_instances(events: Events, vocabulary: Vocabulary | None = None) -> Instances:
-    """All instances of a data set, all parts, protocol B (`last` marks those of protocol A).
+def build_instances(events: Events, vocabulary: Vocabulary | None = None, fold: int | None = None) -> Instances:
+    """All instances of a data set, all parts of a split, protocol B (`last` marks those of protocol A).
+
+    The positives of two folds are the same but for those that one's train users do not know; the negatives are drawn
+    from what each one's train users bought.
 
     Raises:
         DataError: the data set has no train users, or no target with enough history.
     """
-    part = parts_of(events.users)
+    part = parts_of(events.users, fold)
     if vocabulary is None:
         vocabulary = build_vocabulary(events, part == PARTS.index("train"))
     rows, unknown = [], [0, 0, 0]
@@ -197,20 +200,20 @@ def build_instances(events: Events, vocabulary: Vocabulary | None = None) -> Ins
     )
 
 
-def stored_instances(path: Path, events: Events) -> Instances:
-    """The instances of `events`: read from `path`, or made and written there first.
+def stored_instances(path: Path, events: Events, fold: int | None = None) -> Instances:
+    """The instances of `events` and a split: read from `path`, or made and written there first.
 
     Raises:
         DataError: the file is damaged, or is of other events.
     """
     if not path.exists():
-        build_instances(events).save(path, events)
-    return Instances.load(path, events)
+        build_instances(events, fold=fold).save(path, events, fold)
+    return Instances.load(path, events, fold)
 
 
-def source(events: Events) -> str:
-    """What instances are made of: the rule and the data."""
-    return f"{RULE} of {events.sha256}"
+def source(events: Events, fold: int | None = None) -> str:
+    """What instances are made of: the rule, the data and the split."""
+    return f"{RULE} of {events.sha256}" + ("" if fold is None else f", fold {fold}")
 
 
 def _targets(events: Events, begin: int, end: int) -> list[tuple[int, set[int]]]:

@@ -1,0 +1,190 @@
+"""The runner on made-up data: rows become records and a table, a run that was ended goes on, what is done stays."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mimn import curves, run, table
+from mimn.config import MimnConfig
+from mimn.nn.model import MimnModel
+from mimn.plan import cells, read_plan
+from mimn.records import read_records
+from mimn.scoring import predict
+
+pytestmark = pytest.mark.torch
+
+SYNTHETIC = Path(__file__).parents[2] / "models/configs/synthetic_mimn.toml"
+POOLING = 'variant = "pooling"\nmemory_induction = false\nutilization = false\n'
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plan of floors and sum pooling on two folds, its configurations beside it."""
+    folder = tmp_path_factory.mktemp("table")
+    text = SYNTHETIC.read_text("utf-8").replace("data/instances", f"{folder}/instances")
+    head, _, rest = text.partition("[model]\n")
+    rest = rest[rest.index("[windows]") :]
+    (folder / "synthetic_pooling.toml").write_text(f"{head}[model]\n{POOLING}embedding_dim = 8\n\n{rest}")
+    path = folder / "plan.toml"
+    path.write_text(
+        f'configs = "{folder}"\nrecords = "{folder}/records"\nruns = "{folder}/runs"\n'
+        "training = { epochs = 2, compile = false }\n"
+        '[[stages]]\ndataset = "synthetic"\nrows = ["floors", "pooling"]\nfolds = [0, 3]\nlengths = [20, 50]\n'
+    )
+    return path
+
+
+def test_an_ended_run_goes_on_and_the_table_follows(
+    plan: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def is_ended(*arguments: Any, **named: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(table, "train", is_ended)
+        assert table.main(["--plan", str(plan)]) == 130
+    assert "goes on from here" in capsys.readouterr().err
+
+    assert table.main(["--plan", str(plan), "--cpu-minutes", "0.0000001"]) == 0
+    out = capsys.readouterr().out
+    assert "CPU minutes are used up" in out
+    assert "synthetic pooling: folds 0, 3" in out
+
+    assert table.main(["--plan", str(plan)]) == 0
+    assert "the table is complete" in capsys.readouterr().out
+    floors, pooling = read_records(plan.parent / "records")
+    assert sorted(floors.folds) == sorted(pooling.folds) == [0, 3]
+    for fold in (0, 3):
+        assert pooling.folds[fold]["seed"] == fold
+        assert pooling.folds[fold]["instances_sha256"] == floors.folds[fold]["instances_sha256"]
+        rows = pooling.folds[fold]["evaluation"]["50"]["popularity"]["rows"]
+        assert rows == 2 * len(floors.of_fold(fold)["user_id"]) == len(pooling.of_fold(fold)["50"])
+    assert not set(floors.of_fold(0)["user_id"].tolist()) & set(floors.of_fold(3)["user_id"].tolist())
+    text = (plan.parent / "records" / "AUC.md").read_text()
+    assert f"| {pooling.name} | 2 |" in text
+    assert "Not run" not in text.split("## Synthetic, latest 20 events")[1]
+
+    def must_not_run(*arguments: Any, **named: Any) -> Any:
+        raise AssertionError("a finished cell was run again")
+
+    monkeypatch.setattr(table, "run_cell", must_not_run)
+    assert table.main(["--plan", str(plan)]) == 0
+
+
+def test_a_run_that_died_between_epochs_is_resumed(plan: Path) -> None:
+    """What an earlier process left in the run folder is used, not refused."""
+    found = read_plan(plan)
+    cell = next(cell for cell in cells(found) if cell.key == "pooling")
+    folder = Path(found.runs) / cell.run_folder
+    assert (folder / run.METRICS).exists(), "the test before has trained it"
+    before = json.loads((folder / run.METRICS).read_text())
+    (folder / run.METRICS).unlink()
+    (folder / run.MODEL).unlink()
+    after = table.run_cell(found, cell)
+    assert after["curve"][-1]["validation_auc"] == before["curve"][-1]["validation_auc"]
+
+
+def test_a_plan_that_cannot_be_read_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert table.main(["--plan", str(tmp_path / "absent.toml")]) == 1
+    assert "absent.toml" in capsys.readouterr().err
+
+
+def test_curves_follow_from_the_run_folders(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reading at a length is the table's own figure at that length; a delay of nothing is no delay."""
+    monkeypatch.setattr(curves, "CURVE_ROWS", ("pooling", "absent"))
+    models = list(curves.trained(plan, "synthetic", curves.CURVE_ROWS))
+    assert [one.cell.fold for one in models] == [0, 3]
+    (at_none, late) = curves.delay_curve(models, (0, 24 * 365), length=50)
+    _, pooling = read_records(plan.parent / "records")
+    recorded = [pooling.folds[fold]["evaluation"]["50"]["popularity"]["auc"] for fold in (0, 3)]
+    assert at_none.auc == pytest.approx(sum(recorded) / 2, abs=1e-6)
+    assert at_none.low < at_none.auc < at_none.high
+    assert (at_none.folds, late.folds) == (2, 2)
+    assert late.auc < at_none.auc - 0.02, "a state without the last year knows one event"
+
+    short, longer = curves.length_curve(models, (1, 40))
+    assert short.positives == longer.positives
+    assert short.auc < longer.auc - 0.02
+
+
+def test_an_ended_history_lacks_exactly_the_last_hours(plan: Path) -> None:
+    one = next(curves.trained(plan, "synthetic", ["pooling"]))
+    test = one.data.instances.of("test")
+    ends = curves.ends_before(one.data, test, 36 * 3600)
+    times = one.data.events.timestamp
+    for i in range(0, len(test), 17):
+        kept = [row for row in range(test.begin[i], test.end[i]) if times[row] <= test.timestamp[i] - 36 * 3600]
+        assert ends[i] - test.begin[i] == max(len(kept), 1)
+    assert (curves.ends_before(one.data, test, 0) == test.end).all()
+
+
+def test_a_repeated_history_is_the_real_one_again_and_again(plan: Path) -> None:
+    one = next(curves.trained(plan, "synthetic", ["pooling"]))
+    test = one.data.instances.of("test")
+    some = test.select(np.arange(len(test)) < 5)
+    events, instances = curves.repeat_histories(one.data.events, some, 200)
+    for i in range(5):
+        real = slice(int(some.begin[i]), int(some.end[i]))
+        size = real.stop - real.start
+        mine = slice(int(instances.begin[i]), int(instances.end[i]))
+        assert (mine.stop - mine.start) % size == 0
+        assert 200 <= mine.stop - mine.start < 200 + size
+        items = events.item_id[mine].reshape(-1, size)
+        assert (items == one.data.events.item_id[real]).all()
+        np.testing.assert_array_equal(events.timestamp[mine][-size:], one.data.events.timestamp[real])
+        assert (np.diff(events.timestamp[mine]) >= 0).all()
+    # Sum pooling reads a mean: repeating whole histories leaves it, but for the count, where it is.
+    (once, again) = (
+        predict(one.model, one.ids, *of, samplings={"popularity": 1}, length=10_000)["popularity"]
+        for of in ((one.data.events, some), (events, instances))
+    )
+    assert np.corrcoef(once, again)[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("utilization", [True, False])
+def test_write_weights_are_those_that_the_cell_writes_with(utilization: bool) -> None:
+    """With MUR the state keeps their mean; without, the memory itself must follow from them."""
+    torch.manual_seed(0)
+    config = MimnConfig(embedding_dim=3, controller_units=5, slots=4, utilization=utilization)
+    model = MimnModel(config, 20, 6)
+    items, categories = torch.randint(20, (3, 9)), torch.randint(6, (3, 9))
+    with torch.inference_mode():
+        weights = curves.write_weights(model, items, categories)
+        states = model.unroll(items, categories)
+        torch.testing.assert_close(weights.sum(-1), torch.ones(3, 9))
+        last = model.cell.unpack(states[:, -1])
+        if utilization:
+            torch.testing.assert_close(weights.mean(1), last["shares"])
+            return
+        before, after = model.cell.unpack(states[:, -2]), last
+        controls = model.cell.controls(after["controller"], None)  # type: ignore[operator]  # of variant `paper`
+        w = weights[:, -1].unsqueeze(-1)
+        expected = before["memory"] * (1 - w * controls.erase.unsqueeze(1)) + w * controls.add.unsqueeze(1)
+        torch.testing.assert_close(after["memory"], expected)
+
+
+def test_curves_need_a_trained_row(plan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--plan", str(plan), "--dataset", "synthetic", "--output", str(tmp_path), "--only", "length"]
+    assert curves.main([*command, "--runs", str(tmp_path)]) == 1
+    assert "run `python -m mimn.table` first" in capsys.readouterr().err
+
+
+def test_curves_are_written_as_csv_and_png(tmp_path: Path) -> None:
+    points = [curves.Point("synthetic", "a", x, 0.5 + x / 100, 0.4, 0.7, 2, 100) for x in (10, 20)]
+    curves.write_csv(points, tmp_path / "new" / "a.csv")
+    assert (tmp_path / "new" / "a.csv").read_text().splitlines() == [
+        "dataset,row,x,auc,low,high,folds,positives",
+        "synthetic,a,10,0.60000,0.40000,0.70000,2,100",
+        "synthetic,a,20,0.70000,0.40000,0.70000,2,100",
+    ]
+    curves.draw(points, tmp_path / "a.png", x="events read", log=True)
+    shares = [curves.SlotShare("synthetic", "a", slot, 0.5, 1, 10) for slot in (1, 2)]
+    curves.draw_shares(shares, tmp_path / "b.png")
+    for name in ("a.png", "b.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
