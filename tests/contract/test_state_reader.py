@@ -97,6 +97,7 @@ def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
         "pool_size": POOL,
         "failures_to_pause": 3,
         "retry_every_ms": 10,
+        "connect_timeout_ms": 2000,  # no promise of these tests: a busy machine may take longer than the default
     }
     if request.param == "sentinel":
         watcher = request.getfixturevalue("sentinel")
