@@ -415,3 +415,29 @@ class Life(RuleBasedStateMachine):
 @pytest.mark.timeout(3600)
 def test_whatever_happens_in_whatever_order_the_store_is_the_replay_of_the_log() -> None:
     run_state_machine_as_test(Life, settings=settings(max_examples=SEQUENCES, stateful_step_count=40, deadline=None))
+
+
+def test_a_lineage_that_was_seen_and_lost_before_its_claim_was_known_begins_once() -> None:
+    life = Life()
+    life.begin(chunk=6, max_states=4, max_waves=3)
+    life.events(item=1, times=2, user=USERS[0])
+    life.a_commit_without_an_answer(what="lost answer")
+    life.turn(w=0, times=2, chunk=6)  # its claim of partition 0 is written, and it does not know
+    life.steal(p=0)
+    life.turn(w=1, times=9, chunk=6)
+    assert life.views[0].states, "the other worker has built upon it"
+    life.progress_alone_is_deleted(p=0)
+    life.turn(w=0, times=9, chunk=6)
+    life.teardown()
+
+
+def test_a_log_that_lost_no_more_than_a_marker_is_broken_too() -> None:
+    life = Life()
+    life.begin(chunk=1, max_states=1, max_waves=1)
+    life.events(item=1, times=1, user=USERS[0])
+    life.a_transaction_ends(p=0)
+    life.settle()
+    life.steal(p=0)
+    life.settle()
+    life.the_log_breaks_and_an_operator_decides(anew=False, cut=1, actions=("continue", "continue"), before=False)
+    life.teardown()

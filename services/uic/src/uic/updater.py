@@ -419,9 +419,9 @@ class StateUpdater:
         elif session.phase in READING:
             known_id, id_now = session.folding().topic_id, bounds.topic_id
             another = any(known_id) and any(id_now) and known_id != id_now
-            # While folding, a log that ends below us answers with a position out of range. The witness lies one below.
-            cut = session.phase is Phase.VERIFYING and bounds.end < session.folding().next_offset
-            if another or cut:
+            # A client whose position is out of the log's range says so, but it may read below progress: it verifies the
+            # witness first, and the markers of transactions may lie in between.
+            if another or bounds.end < session.folding().next_offset:
                 self._restart(session, now)  # taking it up finds the log broken
                 return
             session.caught_up_at = (bounds.end, answer.asked_ms)
@@ -859,7 +859,10 @@ class StateUpdater:
             if attempt is None:
                 raise AssertionError(f"partition {session.partition} is unsure of nothing")
             verdict = judge(stored, session.known, attempt.commit.progress)
-            if verdict is Verdict.UNCHANGED:
+            if verdict is Verdict.UNCHANGED and not stored:
+                # A claim that somebody may have seen, built upon and lost again: a lineage begins from nothing once.
+                self._restart(session, now)
+            elif verdict is Verdict.UNCHANGED:
                 again.append((session, attempt))
             elif self._obey(session, verdict, now):
                 self._log.advise({session.partition: attempt.progress.next_offset})
