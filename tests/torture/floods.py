@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import count, islice
 from multiprocessing import get_context
 from typing import Any, NamedTuple
@@ -66,12 +67,18 @@ def a_flood_in_one_partition_delays_no_other(stage: Stage, size: Size) -> Tally:
     tally += Tally(figures={"freshness of others, quiet, p99, s": [round(usual, 3)]})
     for what, some in (("one user", floods), ("a crowd", crowds)):
         others = p99([s for flood in some for s in fresh.of_others(flood)])
+        logged = p99([s for flood in some for s in fresh.until_logged(flood)])
         same = max(s for flood in some for s in fresh.of_same(flood))
         lasted = max(flood.ended - flood.began for flood in some)
         # How long things take exactly is judged where nothing else runs; that others do not wait for the flood, always.
         most_others = TIMES * usual if size == "full" else max(TIMES * usual, lasted / 2)
         most_same = some[0].events / rate + usual
-        figures = {"others, p99": others, "same partition, longest": same, "the flood lasted": lasted}
+        figures = {
+            "others, p99": others,
+            "others, until the log acknowledged, p99": logged,
+            "same partition, longest": same,
+            "the flood lasted": lasted,
+        }
         tally += Tally(figures={f"{what}: {name}, s": [round(s, 3)] for name, s in figures.items()})
         if others > most_others:
             tally += Tally(wrong=(f"{what}: others waited {others:.3f} s, p99, and {usual:.3f} s without",))
@@ -147,7 +154,7 @@ class Freshness:
     def __init__(self, world: World) -> None:
         self.began = time.time()
         self._world = world
-        self._sent: list[tuple[float, Any]] = []
+        self._sent: list[Sent] = []
         self._passed: list[list[tuple[int, float]]] = [[] for _ in range(N)]
         self._sent_all = threading.Event()
         others = (user for user in (f"user-{i}" for i in count()) if partition_of(user.encode(), N) != AT)
@@ -174,18 +181,24 @@ class Freshness:
         """Of those that were sent to the flooded one."""
         return [s for p, s in self._within(when) if p == AT]
 
+    def until_logged(self, when: Flood) -> list[float]:
+        """Until the log acknowledged those that were sent meanwhile to other partitions, in s."""
+        return [sent.acknowledged - sent.at for sent, place in self._sent_within(when) if place.partition != AT]
+
     def _within(self, when: Flood) -> list[tuple[int, float]]:
         found = []
-        for at, future in self._sent:
-            if when.began <= at < when.ended:
-                place = future.get(timeout=10)
-                passed = self._passed[place.partition]
-                seen = bisect_right(passed, (place.offset, float("inf")))
-                found.append((place.partition, passed[seen][1] - at))
+        for sent, place in self._sent_within(when):
+            passed = self._passed[place.partition]
+            seen = bisect_right(passed, (place.offset, float("inf")))
+            found.append((place.partition, passed[seen][1] - sent.at))
         return found
 
+    def _sent_within(self, when: Flood) -> list[tuple[Sent, Any]]:
+        """With their places in the log."""
+        return [(sent, sent.place.get(timeout=10)) for sent in self._sent if when.began <= sent.at < when.ended]
+
     def _all_folded(self) -> bool:
-        places = [future.get(timeout=10) for _, future in self._sent]
+        places = [sent.place.get(timeout=10) for sent in self._sent]
         return all(self._passed[at.partition][-1][0] > at.offset for at in places)
 
     def _send(self) -> None:
@@ -193,7 +206,9 @@ class Freshness:
         for n in count():
             if self._sent_all.wait(max(0.0, began + n / A_SECOND - time.monotonic())):
                 return
-            self._sent.append((time.time(), self._world.send(self._world.random.choice(self._users))))
+            sent = Sent(time.time(), self._world.send(self._world.random.choice(self._users)))
+            sent.place.add_callback(sent.was_acknowledged)
+            self._sent.append(sent)
 
     def _look(self) -> None:
         names = [self._world.keys.progress(p) for p in range(N)]
@@ -206,6 +221,22 @@ class Freshness:
                 if value is not None and value != seen[p]:
                     seen[p] = value
                     self._passed[p].append((decode_progress(value).next_offset, now))
+
+
+@dataclass(slots=True)
+class Sent:
+    """An event of the steady load."""
+
+    at: float
+    """Seconds since 1970."""
+    place: Any
+    """The producer's future."""
+    acknowledged: float = 0.0
+    """When the producer heard that the log has it: what passed before is not UIC's."""
+
+    def was_acknowledged(self, _: object) -> None:
+        """On the producer's thread."""
+        self.acknowledged = time.time()
 
 
 @contextmanager

@@ -29,11 +29,11 @@ from fakes import (
 )
 from mimn.state import Progress, Sketch, partition_of
 from uic.core.cache import StateCache
-from uic.core.commit import Verdict
+from uic.core.commit import Answer, Commit, Verdict
 from uic.core.event import Reason
 from uic.core.fold import Part, Round
 from uic.core.letters import KEY_BYTES, NULL, OFFSET, PARTITION, REASON, VALUE_BYTES, VALUE_SHA256, Letter, to_wire
-from uic.core.ordering import Bounds, Cut, OutOfOrder, cut
+from uic.core.ordering import LARGE, Bounds, Cut, OutOfOrder, cut
 from uic.core.routing import MisroutedWindow
 from uic.core.status import Phase
 
@@ -369,6 +369,37 @@ def test_a_backlog_in_one_partition_does_not_keep_the_others_waiting() -> None:
         worker.turn()
     assert not worker.drained()
     assert all(stored_state(store, user, 4) is not None for user in calm)
+
+
+@pytest.mark.parametrize(("records", "rounds"), [(LARGE, [[1], [0]]), (LARGE - 1, [[0, 1]])])
+def test_small_batches_are_written_before_a_large_one_is_folded(records: int, rounds: list[list[int]]) -> None:
+    topic, store = FakeTopic(2), WitnessedStore()
+    worker = Worker(topic, store, chunk=1000)
+    worker.log.assign(0, 1)
+    worker.until(
+        lambda: len(worker.updater.status.partitions) == 2 and worker.phase(0) is worker.phase(1) is Phase.FOLDING
+    )
+    flooding, calm = (users_of(p, 2, 1)[0] for p in (0, 1))
+    for user in [flooding] * records + [calm]:
+        topic.event(user)
+    store.rounds.clear()
+    worker.until(lambda: store.rounds)
+    assert [sorted(c.partition for c in commits) for commits in store.rounds] == rounds
+    worker.catch_up()
+    assert_exactly_once(store, topic)
+
+
+class WitnessedStore(FakeStore):
+    """Remembers which commits with states were sent together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rounds: list[list[Commit]] = []
+
+    def commit(self, commits: Sequence[Commit]) -> list[Answer]:
+        if with_states := [c for c in commits if c.values]:
+            self.rounds.append(with_states)
+        return super().commit(commits)
 
 
 def test_states_are_cached_within_bounds_and_read_again_after_they_had_to_go() -> None:

@@ -555,8 +555,15 @@ class StateUpdater:
         return session.cut is not None or bool(session.pending)
 
     def _fold(self, now: float, wall_ms: int) -> None:
-        """One round of the protocol over the partitions that have something pending."""
-        parts = self._load(self._decode(now), now)
+        """The protocol over the partitions that have something pending: small batches in a round of their own, so that
+        they do not wait until that of a partition that is flooded is folded too."""
+        cuts = self._decode(now)
+        for large in (False, True):
+            self._round([(session, batch) for session, batch in cuts if batch.large is large], now, wall_ms)
+
+    def _round(self, cuts: list[tuple[Session, Cut]], now: float, wall_ms: int) -> None:
+        """Steps 3 to 6, for batches that are loaded, folded and written together."""
+        parts = self._load(cuts, now)
         if not parts:
             return
         started = perf_counter()

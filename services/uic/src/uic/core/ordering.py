@@ -17,6 +17,8 @@ from uic.core.event import Reason, Record, check_key, decode_all
 
 ERASE = 0
 """In place of an item id: the operation erases the user. No event has item 0."""
+LARGE = 128
+"""Records. Of one user alone they take 5 ms to fold (0.04 ms a wave); a round of its own costs 1 to 2 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,11 @@ class Cut:
     misrouted: int = 0
     erased_later: int = 0
     """Events left out of a replay because their user was erased further on in the log."""
+
+    @property
+    def large(self) -> bool:
+        """Whether it takes much longer to fold than a round costs: small batches do not wait for it."""
+        return len(self.records) >= LARGE
 
     def without(self, operations: Sequence[int], reason: Reason) -> Cut:
         """The same batch with some operations rejected."""
