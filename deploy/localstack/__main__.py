@@ -8,6 +8,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,7 +18,7 @@ from kafka.errors import KafkaError
 
 from localstack import demo
 from localstack.process import Ended
-from localstack.replay import States, expect, replay, wait_folded
+from localstack.replay import States, expect, moved_to_now, replay, wait_folded
 from localstack.services import Surroundings, grpc_serves, http_ok, uic_variables
 from localstack.shoppers import Shopper, read_events, shoppers
 from localstack.stack import (
@@ -118,13 +119,15 @@ def _up(given: argparse.Namespace) -> int:
     at = stack.start()
     try:
         if options.topic in stack.created_topics and not given.empty:
-            records = replay(at.bootstrap, at.topic, events, people)
+            recent = moved_to_now(events, people, now_s=time.time())
+            records = replay(at.bootstrap, at.topic, recent, people)
             states = States(at.redis_url, options.bundle, prefix=at.prefix, partitions=options.partitions)
             wait_folded(states, {user: expect(sent) for user, sent in records.items()}, within_s=60)
             states.close()
             with demo.client_of(at.predict) as client:
                 demo.ask_when_warm(client, people)
-            print(f"{sum(map(len, records.values())):,} behaviors of {len(people)} shoppers are folded.")
+            folded = sum(map(len, records.values()))
+            print(f"{folded:,} behaviors of {len(people)} shoppers are folded, their times moved to the present.")
     except BaseException:
         stack.stop()
         raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +58,20 @@ class States:
 
 Records = list[tuple[int, bytes]]
 """Offset and value of one user's records, in log order."""
+
+
+RECENT_S = 60
+"""How long before now the newest replayed behavior lies: clocks of producer and RTP need not agree to the second."""
+
+
+def moved_to_now(events: Events, shoppers: Iterable[Shopper], *, now_s: float) -> Events:
+    """`events` later by one constant, so that the newest of the shoppers' behaviors was a minute before `now_s`.
+
+    Counters of a sketch halve with time and are read at RTP's clock: of histories that end years ago nothing would be
+    left, and no real producer sends such. Order and gaps stay. `now_s` is in seconds since 1970-01-01.
+    """
+    newest = max(int(events.timestamp[shopper.rows[-1]]) for shopper in shoppers)
+    return replace(events, timestamp=events.timestamp + (int(now_s) - RECENT_S - newest))
 
 
 def replay(bootstrap: str, topic: str, events: Events, shoppers: Iterable[Shopper]) -> dict[str, Records]:

@@ -64,7 +64,7 @@ class GoldenRun:
 
 @pytest.fixture(scope="module")
 def golden(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GoldenRun]:
-    """The stack with the trained model of the demo, and some 25,000 events of 40 users, from few to thousands."""
+    """The stack with the trained model of `online-retail/1`, and 25,000 events of 40 users, from few to thousands."""
     folder = tmp_path_factory.mktemp("golden")
     events = read_events(REPOSITORY / "models" / "data" / "online_retail")
     model, bundle_path = exported(events, folder)
@@ -90,7 +90,7 @@ def golden(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GoldenRun]:
 
 
 def exported(events: Events, folder: Path) -> tuple[MimnModel, Path]:
-    """The demo's trained model and its bundle."""
+    """The committed weights and their bundle."""
     torch.set_num_threads(1)
     committed = REPOSITORY / "models" / "bundles" / "online-retail" / "1"
     model = load_model(TRAINED)

@@ -10,11 +10,13 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from localstack import demo
 from localstack.__main__ import how_to_use, main
 from localstack.demo import Answer, DemoFailed
-from localstack.replay import expect
+from localstack.replay import expect, moved_to_now
 from localstack.shoppers import DATA, Shopper, read_events, shoppers
 from localstack.stack import Addresses
 from localstack.wait import NotReady
@@ -63,6 +65,31 @@ def test_shoppers_are_test_users_with_their_past_alone(events: Events, people: l
         basket = events.item_id[bought][events.timestamp[bought] == asked_at]
         assert one.item_id in basket
         assert not {item for item, _ in one.others} & set(basket.tolist())
+
+
+@given(
+    gaps=st.lists(st.integers(0, 10**6), min_size=1, max_size=20),
+    begin=st.integers(0, 1_500_000_000),
+    end=st.integers(1, 20),
+    now_s=st.floats(1_600_000_000, 2_000_000_000),
+)
+def test_moved_behaviors_keep_order_and_gaps_and_end_just_before_now(
+    gaps: list[int], begin: int, end: int, now_s: float
+) -> None:
+    times, same = begin + np.cumsum(gaps), np.ones(len(gaps), np.int64)
+    end = min(end, len(gaps))
+    known = Shopper("1", range(end), 1, 1, ())
+    moved = moved_to_now(Events(same, same, same, times, same), [known], now_s=now_s).timestamp
+    assert np.array_equal(np.diff(moved), np.diff(times))
+    assert now_s - 61 < moved[end - 1] <= now_s - 60
+
+
+def test_moved_behaviors_of_the_demo_have_times_that_uic_takes(events: Events, people: list[Shopper]) -> None:
+    year_2000, now_s = 946_684_800, 1_790_000_000
+    moved = moved_to_now(events, people, now_s=now_s)
+    replayed = np.concatenate([moved.timestamp[one.rows.start : one.rows.stop] for one in people])
+    assert year_2000 <= replayed.min()
+    assert replayed.max() <= now_s
 
 
 def test_candidates_are_distinct_known_and_the_same_each_time(events: Events, people: list[Shopper]) -> None:
