@@ -121,6 +121,20 @@ def test_the_same_model_gives_the_same_bytes(both: Bundle, tmp_path: Path) -> No
         assert (both.path / file).read_bytes() == (again.path / file).read_bytes(), file
 
 
+def test_a_bundle_is_exported_again_from_its_weights(
+    both: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "model.safetensors"
+    save_model(small_model(CONFIGS["both"]), weights)
+    asked = ["--again", str(both.path), "--output", str(tmp_path), "--name", "small", "--version", "1"]
+    assert main([*asked, "--weights", str(weights)]) == 0
+    again = load_bundle(tmp_path / "small" / "1")
+    assert again.manifest == both.manifest, "the same bytes, ids and training record"
+    with pytest.raises(SystemExit):
+        main(asked)
+    assert "--weights" in capsys.readouterr().err
+
+
 def test_a_bundle_says_nothing_of_the_machine_that_wrote_it(both: Bundle) -> None:
     for file in both.path.iterdir():
         content = file.read_bytes()

@@ -2,9 +2,12 @@
 
     python -m mimn.export --run RUN_FOLDER --output bundles --name retail --version 1
     python -m mimn.export --run RUN_FOLDER_OF_DIEN --events 1000 --output bundles --name retail-dien --version 1
+    python -m mimn.export --again OLD_BUNDLE --weights model.safetensors --output bundles --name retail --version 1
     python -m mimn.export --untrained --items 3600 --categories 40 --output bundles --name random --version 1
 
 A run of DIN or DIEN becomes a bundle of kind `sequence`, whose states are lists of a user's last events.
+
+Again: the graphs of today's code for a bundle that was exported before, with its ids and training record.
 
 The untrained form has the sizes of a real bundle and nonsense for scores: for load tests and for developing services.
 """
@@ -34,6 +37,7 @@ from mimn.bundle import (
     IdSketch,
     SketchSpec,
     StateSpec,
+    load_bundle,
     write_bundle,
 )
 from mimn.bundle.manifest import SKETCH_RULE, check_countable
@@ -387,6 +391,26 @@ def export_run(
     )
 
 
+def export_again(old: Path, weights: Path, output: Path, *, name: str, version: str, state_dtype: BlockType) -> Path:
+    """The bundle of the model that the one at `old` was made of, whose weights lie in a file: as today's code makes it.
+
+    Raises:
+        ExportError, ParityError, BundleError, LayoutError, CheckpointError: as the names say.
+    """
+    before = load_bundle(old)
+    return export_any(
+        load_model(weights),
+        before.items.ids,
+        before.categories.ids,
+        output,
+        name=name,
+        version=version,
+        state_dtype=state_dtype,
+        events=EventList.of(before.layout).capacity if before.manifest.state.kind == "sequence" else EVENTS,
+        training=dict(before.manifest.training),
+    )
+
+
 def untrained_model(config: ModelConfig, items: int, categories: int, seed: int) -> ClickModel:
     """A model of `config` as it is before training, with so many items and categories."""
     torch.manual_seed(seed)
@@ -426,6 +450,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mimn.export", description="Write a model as a bundle for serving.")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--run", type=Path, help="folder of a training run")
+    source.add_argument("--again", type=Path, metavar="BUNDLE", help="a bundle whose model is exported anew")
     source.add_argument("--untrained", action="store_true", help="a model with random weights")
     parser.add_argument("--output", type=Path, required=True, help="folder of all bundles")
     parser.add_argument("--name", required=True, help="name of the bundle")
@@ -434,16 +459,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--events", type=int, default=EVENTS, help=f"DIN and DIEN: last events that a list keeps (default: {EVENTS})"
     )
+    parser.add_argument("--weights", type=Path, help="with --again: the model.safetensors that the bundle was made of")
     random = parser.add_argument_group("with --untrained")
     random.add_argument("--config", type=Path, help="TOML file with a [model] table (default: the default sizes)")
     random.add_argument("--items", type=int, default=3600, help="ids 1 to ITEMS (default: 3600)")
     random.add_argument("--categories", type=int, default=40, help="ids 1 to CATEGORIES (default: 40)")
     random.add_argument("--seed", type=int, default=0, help="(default: 0)")
     args = parser.parse_args(arguments)
+    if (args.again is None) != (args.weights is None):
+        parser.error("--again and --weights go together: a bundle holds graphs, the weights lie beside the records")
     torch.set_num_threads(1)
     try:
         if args.run is not None:
             path = export_run(args.run, args.output, args.name, args.version, args.state_dtype, events=args.events)
+        elif args.again is not None:
+            path = export_again(
+                args.again,
+                args.weights,
+                args.output,
+                name=args.name,
+                version=args.version,
+                state_dtype=args.state_dtype,
+            )
         else:
             path = export_any(
                 untrained_model(_config(args.config), args.items, args.categories, args.seed),
