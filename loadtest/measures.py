@@ -28,6 +28,7 @@ from loadtest.cpu import cpu_s_of
 from loadtest.feeder import event, feeding, produce, zipf_users
 from loadtest.heads import in_turn, scoring
 from loadtest.population import BUNDLE, Population
+from loadtest.result import histogram
 from loadtest.sending import send
 from localstack.stack import Options, Stack
 from localstack.wait import until
@@ -76,6 +77,8 @@ class Figure:
 
     value: float
     spread: str = ""
+    histogram: str = ""
+    """Of single measurements in microseconds, in HdrHistogram's base64, where there are many."""
 
 
 @dataclass(frozen=True)
@@ -249,8 +252,9 @@ def one_user_rate(sizes: Sizes) -> Figure:
 
 
 def freshness(sizes: Sizes) -> Figure:
-    """p99 of produced → visible at 2,000 events/s, seen by polling /predict for a probe user's event count."""
-    delays = []
+    """p99 of produced → visible at 2,000 events/s, seen by polling /predict for a probe user's event count. Counts from
+    before the producer is handed the event."""
+    delays = histogram()
     with running() as stack:
         publish(stack, [("probe", 1)])
         client = Client(stack.addresses.predict)
@@ -266,10 +270,11 @@ def freshness(sizes: Sizes) -> Figure:
                 producer.send(stack.addresses.topic, key=b"probe", value=event("probe", item, category)).get(timeout=10)
                 count += 1
                 until(lambda n=count: client.events(body) >= n, "the event is visible", within_s=10, every_s=0.001)  # type: ignore[misc]
-                delays.append(time.perf_counter() - sent)
+                delays.record_value(round((time.perf_counter() - sent) * 1e6))
         producer.close()
-    p50, p99 = np.quantile(delays, [0.5, 0.99]) * 1000
-    return Figure(float(p99), f"p50 {p50:.1f} ms, {len(delays)} probes")
+    p50, p90, p99, most = (delays.get_value_at_percentile(p) / 1000 for p in (50, 90, 99, 100))
+    spread = f"p50 {p50:.1f}, p90 {p90:.1f}, longest {most:.1f} ms, {delays.get_total_count()} probes"
+    return Figure(p99, spread, delays.encode().decode())
 
 
 def takeover(sizes: Sizes) -> Figure:
