@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,9 @@ with atheris.instrument_imports(include=["access", "mimn", "rtp", "uic", "google
     from fuzz.trial import MEASURE_MEMORY_EVERY, Failure, attempt
 
 SUSPECT = "suspect-"
+MEMORY_MB = 2048
+"""That fuzzing may take, beside the peak of the process that started this one: libFuzzer judges by the peak, and Linux
+hands it on to a child."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -53,8 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return mutator.mutated(data)[:max_bytes]
         return bytes(atheris.Mutate(data, len(data)))
 
-    options = {"max_total_time": told.seconds, "max_len": target.max_bytes, "seed": told.seed, "rss_limit_mb": 2048,
-               "timeout": 10, "print_final_stats": 1, "verbosity": 0, "artifact_prefix": f"{told.folder}/"}  # fmt: skip
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    options = {"max_total_time": told.seconds, "max_len": target.max_bytes, "seed": told.seed, "timeout": 10,
+               "rss_limit_mb": peak_mb + MEMORY_MB, "print_final_stats": 1, "verbosity": 0,
+               "artifact_prefix": f"{told.folder}/"}  # fmt: skip
     flags = [f"-{name}={value}" for name, value in options.items()]
     atheris.Setup([sys.argv[0], *flags, str(kept)], one, custom_mutator=change)
     atheris.Fuzz()
