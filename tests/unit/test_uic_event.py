@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -213,6 +213,15 @@ def told(draw: st.DrawFn) -> tuple[bytes, Sequence[tuple[str, bytes]], bytes, in
     return bytes(value), draw(st.sampled_from([(), [("trace", b"x")], AS_JSON])), key.encode(), timestamp_ms
 
 
+@pytest.fixture(scope="module")
+def however_few() -> Iterator[None]:
+    """Records are read together even where one by one would be sooner."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("uic.core.event.FEW", 0)
+        yield
+
+
+@pytest.mark.usefixtures("however_few")
 @given(st.lists(told(), max_size=30))
 def test_records_decoded_together_are_those_decoded_alone(
     records: list[tuple[bytes, Sequence[tuple[str, bytes]], bytes, int]],
@@ -223,6 +232,7 @@ def test_records_decoded_together_are_those_decoded_alone(
     assert got == [decode(value, told, key.decode(), at) for value, told, key, at in records]
 
 
+@pytest.mark.usefixtures("however_few")
 def test_what_serializers_write_is_decoded_together(monkeypatch: pytest.MonkeyPatch) -> None:
     values = [
         event(item_id=5, event_id="").SerializeToString(),
