@@ -6,7 +6,8 @@
     python -m loadtest knee --limit-ms 50
     python -m loadtest soak --rate 100 --seconds 3600
 
-The exit status is 0 if every phase kept up without an error, 1 if not, 2 if nothing could be sent, 130 after Ctrl-C.
+The exit status is 0 if every phase kept up without an error, 1 if not, 2 if nothing could be sent, 130 if it was ended
+(Ctrl-C, SIGTERM).
 """
 
 from __future__ import annotations

@@ -12,12 +12,14 @@ import os
 import struct
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import gevent
+import numpy as np
 from gevent.event import AsyncResult, Event
 from gevent.hub import get_hub
+from numpy.typing import NDArray
 
 from loadtest.result import HIGHEST_US, Result, Run
 from loadtest.schedule import Schedule
@@ -50,6 +52,8 @@ class Arrivals:
         self._last = False
         self._settled = Event()
         self._run = Run([])
+        self._ended = False
+        self._handing: gevent.Greenlet | None = None
 
     def take(self) -> Arrival:
         """The next arrival that is due; waits for it."""
@@ -78,40 +82,25 @@ class Arrivals:
     def drive(self, schedule: Schedule) -> Run:
         """Hand out a whole schedule and return once the fate of every arrival is known.
 
-        Users must be taking, and give up each request at some time. Ctrl-C ends the schedule there and then; what has
-        been sent is told all the same.
+        Users must be taking, and give up each request at some time. `end` cuts the schedule short there and then; what
+        has been sent is told all the same.
         """
         due = schedule.due_s()
         self._run = run = Run([])
         self._settled.clear()
         self._open, self._last = 0, False
-        timer = _Timer()
-        cpu_s, began, number = time.process_time(), time.perf_counter(), 0
+        cpu_s, began = time.process_time(), time.perf_counter()
         starts: list[float] = []
         server: list[float] = []
-        try:
-            for phase, offsets in zip(schedule.phases, due, strict=True):
-                result = Result(phase.name, 0, phase.seconds)
-                starts.append(began + sum(p.seconds for p in schedule.phases[: len(run.phases)]))
-                run.phases.append(result)
-                timer.sleep_until(starts[-1])
-                server.append(self._server_cpu_s() if self._server_cpu_s else 0.0)
-                for offset in offsets.tolist():
-                    arrival = Arrival(number, began + offset, result)
-                    timer.sleep_until(arrival.due)
-                    number += 1
-                    result.due += 1
-                    self._open += 1
-                    if self._free:
-                        self._free.pop().set(arrival)
-                    else:
-                        self._waiting.append(arrival)
-            timer.sleep_until(began + schedule.seconds)
-        except KeyboardInterrupt:
-            run.cut = True
-            run.phases[-1].span_s = time.perf_counter() - starts[-1]
-        finally:
-            timer.close()
+        if not self._ended:
+            self._handing = gevent.spawn(self._hand_out, schedule, due, began, starts, server)
+            try:
+                self._handing.get()
+            finally:
+                self._handing.kill()  # who drives may be killed as well
+        run.cut = self._ended
+        if run.cut and run.phases:
+            run.phases[-1].span_s = min(run.phases[-1].span_s, time.perf_counter() - starts[-1])
         self._last = True
         if self._open:
             self._settled.wait()
@@ -123,6 +112,44 @@ class Arrivals:
             result.server_cpu_s = server[i + 1] - server[i] if self._server_cpu_s else None
         run.generator_cpu = (time.process_time() - cpu_s) / (ended - began)
         return run
+
+    def end(self) -> None:
+        """Hand out nothing more, now or later: what is being driven returns once what is under way has an outcome."""
+        self._ended = True
+        if self._handing is not None:
+            self._handing.kill(block=False)
+
+    def _hand_out(
+        self,
+        schedule: Schedule,
+        due: Sequence[NDArray[np.float64]],
+        began: float,
+        starts: list[float],
+        server: list[float],
+    ) -> None:
+        """In a greenlet of its own, which can be ended wherever the others are; notes each phase's start."""
+        timer, start, number = _Timer(), began, 0
+        try:
+            for phase, offsets in zip(schedule.phases, due, strict=True):
+                timer.sleep_until(start)
+                result = Result(phase.name, 0, phase.seconds)
+                self._run.phases.append(result)
+                starts.append(start)
+                server.append(self._server_cpu_s() if self._server_cpu_s else 0.0)
+                start += phase.seconds
+                for offset in offsets.tolist():
+                    arrival = Arrival(number, began + offset, result)
+                    timer.sleep_until(arrival.due)
+                    number += 1
+                    result.due += 1
+                    self._open += 1
+                    if self._free:
+                        self._free.pop().set(arrival)
+                    else:
+                        self._waiting.append(arrival)
+            timer.sleep_until(began + schedule.seconds)
+        finally:
+            timer.close()
 
     def _sent(self, arrival: Arrival) -> Arrival:
         late_us = round((time.perf_counter() - arrival.due) * 1e6)

@@ -4,12 +4,15 @@ gevent, so it is a process's only business: `python -m loadtest`, or `locust -f 
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import gevent
 from locust import FastHttpUser, constant, task
 from locust.env import Environment
 
@@ -105,6 +108,8 @@ class Generator:
 
     with Generator("http://127.0.0.1:8000", Asking(bodies)) as generator:
         run = generator.run(Schedule(fixed(500, 20)))
+
+    Within it Ctrl-C and SIGTERM cut the run short, and any later one; a second signal ends the process at once.
     """
 
     def __init__(
@@ -130,8 +135,13 @@ class Generator:
         environment = Environment(user_classes=[AdServer], host=host)
         hold(environment, asking, self._arrivals)
         self._runner = environment.create_local_runner()
+        self._signals: list[gevent.signal_handler] = []
 
     def __enter__(self) -> Self:
+        # Python's own handler raises in whichever greenlet runs, which may be a user's: its request would never have
+        # an outcome, and the run would wait for it.
+        heard = [sign for sign in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(sign) is not signal.SIG_IGN]
+        self._signals = [gevent.signal_handler(sign, self._end) for sign in heard]
         self._runner.start(self._users, spawn_rate=min(self._users, _SPAWNED_PER_S))
         if self._runner.spawning_greenlet is not None:
             self._runner.spawning_greenlet.join()
@@ -144,4 +154,16 @@ class Generator:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._hear_no_more()
         self._runner.quit()
+
+    def _end(self) -> None:
+        self._hear_no_more()
+        print("loadtest: ending, once what is under way is answered (again: at once)", file=sys.stderr, flush=True)
+        self._arrivals.end()
+
+    def _hear_no_more(self) -> None:
+        """The system's own way again, by which a signal ends the process."""
+        for heard in self._signals:
+            heard.cancel()
+        self._signals = []

@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +130,22 @@ def test_a_certificate_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (run.phases[0].count, run.phases[0].failed) == (20, 0)
 
 
-def test_a_soak_that_is_ended_tells_what_there_was() -> None:
+@contextmanager
+def soaking(url: str, *, rate: int) -> Iterator[subprocess.Popen[str]]:
+    """The documented command, for ten minutes; killed if it is still there at the end."""
+    command = [sys.executable, "-m", "loadtest", "soak", "--host", url, "--rate", str(rate), "--seconds", "600"]
+    environment = {**os.environ, **ASKING.environment()}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as soak:
+        try:
+            yield soak
+        finally:
+            soak.kill()
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_soak_that_is_ended_tells_what_there_was(sign: signal.Signals) -> None:
     enough = threading.Event()
 
     def behave(number: int) -> tuple[float, int, bool]:
@@ -135,17 +153,74 @@ def test_a_soak_that_is_ended_tells_what_there_was() -> None:
             enough.set()
         return 0.0, 200, False
 
-    with server(behave) as url:
-        command = [sys.executable, "-m", "loadtest", "soak", "--host", url, "--rate", "50", "--seconds", "600"]
-        environment = {**os.environ, **ASKING.environment()}
-        soak = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    with server(behave) as url, soaking(url, rate=50) as soak:
         assert enough.wait(60)
-        soak.send_signal(signal.SIGINT)
+        soak.send_signal(sign)
         said, _ = soak.communicate(timeout=60)
     assert soak.returncode == 130, said
-    assert said.startswith("part 1 of 10: offered 5"), "as many as were due, and no more"
-    assert "saturated" not in said
+    offered = re.match(r"part 1 of 10: offered (\d+\.\d)/s", said)
+    assert offered is not None, said
+    assert 10 < float(offered[1]) <= 55, "as many as were due until then, and not until the minute's end"
     assert "cut short" in said
+
+
+def test_the_second_signal_waits_for_no_answer() -> None:
+    stuck = threading.Event()
+
+    def behave(number: int) -> tuple[float, int, bool]:
+        if number < BEFORE:
+            return 0.0, 200, False
+        stuck.set()
+        return 600.0, 200, False
+
+    with server(behave) as url, soaking(url, rate=50) as soak:
+        assert stuck.wait(60)
+        soak.send_signal(signal.SIGINT)
+        assert soak.stderr is not None
+        assert any("ending" in line for line in soak.stderr), "the first one is heard"
+        soak.send_signal(signal.SIGINT)
+        soak.communicate(timeout=60)
+    assert soak.returncode == -signal.SIGINT, "and not 130: nothing was waited for"
+
+
+ENDED_BY_A_USER = """
+import json, os, signal, sys
+from loadtest.generator import Asking, Generator
+from loadtest.schedule import Schedule, fixed
+
+class Bodies(list):
+    def __getitem__(self, n):
+        global taken
+        taken += 1
+        if taken == 30:
+            os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+        return super().__getitem__(n)
+
+taken = 0
+with Generator(sys.argv[1], Asking(Bodies([b"{}"]))) as generator:
+    runs = [generator.run(Schedule(fixed(50, 600))) for _ in range(2)]
+print(json.dumps([[run.cut, sum(p.due for p in run.phases), sum(p.count for p in run.phases)] for run in runs]))
+"""
+
+
+@pytest.mark.parametrize("sign", ["SIGINT", "SIGTERM"])
+def test_a_signal_while_a_user_runs_ends_the_run_and_not_the_user(sign: str) -> None:
+    """Python's own handler would raise in the user's greenlet, and the run would wait for its request for ever."""
+    with server(lambda _: (0.0, 200, False)) as url:
+        ended = subprocess.run(
+            [sys.executable, "-c", ENDED_BY_A_USER, url, sign],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert ended.returncode == 0, ended.stderr
+    (cut, due, count), later = json.loads(ended.stdout)
+    assert cut
+    assert due == count, "the user's own request was answered, too"
+    assert 30 <= due < 50 * 600, "it ended there and then"
+    assert later == [True, 0, 0], "and nothing follows"
 
 
 def test_locust_alone_drives_the_same_schedule(tmp_path: Path) -> None:
