@@ -26,8 +26,6 @@ DEADLINE_S = {"full": 0.25, "fast": 1.0}
 """RTP's default; in the fast size a machine that others use too may stall for longer than that."""
 GOODPUT = 0.9
 REFUSED_WITHIN_S = 0.005
-SHARE = {"full": 0.99, "fast": 0.9}
-"""So many of the refusals; a machine that others use takes RTP off its core in the middle of some."""
 RECOVERY_S = 5.0
 GROWTH = 1.25
 CONNECTIONS = 8
@@ -100,16 +98,18 @@ def five_times_the_knee_costs_no_goodput(stage: Stage, size: Size) -> Tally:
             Memory(rtp.child.pid) as memory,
             Traffic(port, audience.cases, per_s=TIMES * before, connections=256) as traffic,
         ):
-            busy = busy_s()
+            busy, scores = busy_s(), metric(rtp, "rtp_head_seconds_count")
             began = traffic.go_on(lasts_s)
             ends = time.monotonic()
-            busy = (busy_s() - busy) / (ends - began)
+            busy = busy_s() - busy
+            head_s = busy / (metric(rtp, "rtp_head_seconds_count") - scores)
+            busy /= ends - began
         cpu_s = sum(psutil.Process(rtp.child.pid).cpu_times()[:2]) - cpu_s
         with Traffic(port, audience.cases, per_s=before / 2) as calm:
             calm.go_on(RECOVERY_S + 1)
         answers = traffic.between(0, ends)
         after, busy_after = knee()
-        tally = _verdict(answers, lasts_s, deadline_s, (before + after) / 2, SHARE[size])
+        tally = _verdict(answers, lasts_s, deadline_s, (before + after) / 2, None if size == "full" else head_s)
         busier = 2 * busy / (busy_before + busy_after)
     if size == "fast":
         # A machine that others use runs the head itself more slowly beside the generator. What admission is answerable
@@ -129,17 +129,16 @@ def five_times_the_knee_costs_no_goodput(stage: Stage, size: Size) -> Tally:
     return tally + Tally(wrong=tuple(wrong), figures={name: [round(value, 3)] for name, value in figures.items()})
 
 
-def _verdict(answers: list[Answer], lasts_s: float, deadline_s: float, knee: float, share: float) -> Tally:
+def _verdict(answers: list[Answer], lasts_s: float, deadline_s: float, knee: float, head_s: float | None) -> Tally:
     scored = [answer for answer in answers if answer.status == 200]
     refused = [answer for answer in answers if answer.said == "overloaded"]
     others = len(answers) - len(scored) - len(refused)
     goodput = sum(answer.took_s <= deadline_s for answer in scored) / lasts_s
     offered = len(answers) / lasts_s
-    refusal_s = quantile([answer.server_s for answer in refused], share)
     wrong = [
         *([f"the load was {offered:.0f}/s of {TIMES * knee:.0f}/s"] if offered < OFFERED * TIMES * knee else []),
         *([f"goodput {goodput:.0f}/s, at the knee {knee:.0f}/s"] if goodput < GOODPUT * knee else []),
-        *([f"p{100 * share:.0f} of refusals {refusal_s * 1000:.1f} ms"] if refusal_s > REFUSED_WITHIN_S else []),
+        *_slow([answer.server_s for answer in refused], [answer.server_s for answer in scored], head_s),
     ]
     figures = {
         "knee, requests/s": knee,
@@ -159,3 +158,26 @@ def _verdict(answers: list[Answer], lasts_s: float, deadline_s: float, knee: flo
         wrong=tuple(wrong),
         figures={name: [round(value, 3)] for name, value in figures.items()},
     )
+
+
+def _slow(refused_s: list[float], scored_s: list[float], head_s: float | None) -> list[str]:
+    """What is wrong with how long refusals took, by RTP's clock.
+
+    Alone on a machine (`head_s` is None) all but 1 % take at most 5 ms. A machine that others use takes RTP off its
+    core in the middle of any answer, so that no time holds there. But it does the same to scores, and a comparison
+    within the run holds: half of the refusals cost less than the head's own 5 ms, as measured meanwhile (`head_s`),
+    and all but 10 % at most a tenth of the median score, which waited in the line. A refusal that waits for the line,
+    or for one score, fails.
+    """
+    p99, p90, p50 = (quantile(refused_s, q) for q in (0.99, 0.9, 0.5))
+    if head_s is None:
+        return [f"p99 of refusals {p99 * 1000:.1f} ms"] if p99 > REFUSED_WITHIN_S else []
+    score_s = quantile(scored_s, 0.5)
+    return [
+        *([f"p50 of refusals {p50 * 1000:.1f} ms, the head took {head_s * 1000:.1f} ms"] if p50 > head_s else []),
+        *(
+            [f"p90 of refusals {p90 * 1000:.1f} ms, p50 of scores {score_s * 1000:.1f} ms"]
+            if p90 > score_s / 10
+            else []
+        ),
+    ]
