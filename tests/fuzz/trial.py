@@ -6,13 +6,15 @@ import resource
 import tracemalloc
 from dataclasses import dataclass
 from itertools import count
-from time import process_time
+from time import process_time, thread_time
 
 from fuzz.mutation import Mutator
 from fuzz.targets import Target
 
 CPU_S = 0.010
-"""No input takes more, best of three."""
+"""No input takes more, at its best."""
+TIMES = 10
+"""An input that took more is tried so often in all: what other processes do to the caches is no decoder's fault."""
 BYTES_AN_INPUT_BYTE = 64
 """An input may take this many times its size: an empty object, of two bytes and a comma, takes half of it in Python."""
 SPARE_BYTES = 256 << 10
@@ -33,11 +35,11 @@ def attempt(target: Target, data: bytes, *, memory: bool) -> float:
         Failure: too slow, or (looked at if `memory`) too large.
         Exception: whatever the target raised that is none of its named errors.
     """
-    took_s = _timed(target, data)
+    took_s, tried = _timed(target, data), 1
+    while took_s > CPU_S and tried < TIMES:
+        took_s, tried = min(took_s, _timed(target, data)), tried + 1
     if took_s > CPU_S:
-        took_s = min(took_s, _timed(target, data), _timed(target, data))
-        if took_s > CPU_S:
-            raise Failure(f"{took_s * 1000:.1f} ms of CPU for {len(data)} bytes")
+        raise Failure(f"{took_s * 1000:.1f} ms of CPU for {len(data)} bytes")
     if memory:
         tracemalloc.start()
         try:
@@ -51,9 +53,9 @@ def attempt(target: Target, data: bytes, *, memory: bool) -> float:
 
 
 def _timed(target: Target, data: bytes) -> float:
-    began = process_time()
+    began = thread_time()
     _decode(target, data)
-    return process_time() - began
+    return thread_time() - began
 
 
 def _decode(target: Target, data: bytes) -> None:
