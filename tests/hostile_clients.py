@@ -27,7 +27,7 @@ class Line:
     """A raw connection."""
 
     def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         self._stream = self.socket.makefile("rb")
 
     def __enter__(self) -> Line:
@@ -68,7 +68,7 @@ class Healthy:
     """One client that behaves: a request after the other on one connection, each timed."""
 
     def __init__(self, port: int) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
 
     def median_s(self, requests: int) -> float:
         """Of so many requests."""
@@ -77,7 +77,7 @@ class Healthy:
     def times_s(self, requests: int) -> list[float]:
         """How long each of so many requests took; each must be answered 200."""
         took = []
-        headers = {"content-type": "application/json", "x-request-deadline-ms": "1000"}
+        headers = {"content-type": "application/json", "x-request-deadline-ms": "5000"}
         for _ in range(requests):
             began = time.perf_counter()
             self._connection.request("POST", "/predict", body(), headers)

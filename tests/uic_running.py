@@ -95,7 +95,7 @@ def delete_and_wait(bootstrap: str, *names: str) -> None:
     delete_topics(bootstrap, list(names))
     admin = KafkaAdminClient(bootstrap_servers=bootstrap)
     try:
-        until(lambda: not set(names) & set(admin.list_topics()), "the topics are gone", within_s=20)
+        until(lambda: not set(names) & set(admin.list_topics()), "the topics are gone", within_s=60)
     finally:
         admin.close()
 

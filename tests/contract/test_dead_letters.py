@@ -37,7 +37,7 @@ class Subject:
 
 
 def finished(delivery: Delivery) -> Delivery:
-    until(lambda: delivery.done, "the delivery is finished", within_s=20)
+    until(lambda: delivery.done, "the delivery is finished", within_s=60)
     return delivery
 
 
@@ -130,7 +130,7 @@ def test_a_producer_outlives_the_absence_of_its_topic(real_kafka: str) -> None:
     producer.start()
     assert finished(producer.send([letter(1)])).error
     create_topics(real_kafka, [Topic(name, 1)])
-    until(lambda: finished(producer.send([letter(2)])).error is None, "the letter arrives", within_s=20)
+    until(lambda: finished(producer.send([letter(2)])).error is None, "the letter arrives", within_s=60)
     producer.close()
     assert 2 in [int(dict(r.headers)[OFFSET] or b"") for r in read_letters(real_kafka, name)]
     delete_topics(real_kafka, [name])

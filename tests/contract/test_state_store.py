@@ -244,7 +244,7 @@ def test_a_store_that_hangs_is_given_up_after_the_timeout_and_the_rest_is_not_tr
     from time import monotonic
 
     with Valkey(tmp_path / "own", appendfsync="off") as server:
-        store = RedisStore(RedisSettings(url=server.address, timeout_s=0.3), KEYS)
+        store = RedisStore(RedisSettings(url=server.address, timeout_s=1.0), KEYS)
         assert store.commit([Commit(0, ABSENT, b"p0")]) == [Written()]
         commits = [Commit(p, ABSENT, b"p", tuple((f"u{i}", b"s") for i in range(CHUNK_STATES))) for p in range(1, 9)]
         server.freeze()
@@ -253,7 +253,7 @@ def test_a_store_that_hangs_is_given_up_after_the_timeout_and_the_rest_is_not_tr
         took_s = monotonic() - began
         server.thaw()
         assert all(isinstance(answer, NoAnswer) for answer in answers)
-        assert took_s < 1.5
+        assert took_s < len(commits) / 2, "one second was waited, not one for each"
         store.close()
 
 

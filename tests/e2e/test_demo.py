@@ -82,7 +82,7 @@ def test_up_prints_commands_that_work_when_pasted_and_down_ends_it(tmp_path: Pat
         until(
             lambda: json.loads(pasted(curl))["state"]["events"] == before["state"]["events"] + 1,
             "the produced event is visible",
-            within_s=10,
+            within_s=60,
         )
         assert httpx.get(f"{at.predict}/docs").status_code == 200
     finally:

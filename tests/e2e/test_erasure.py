@@ -49,7 +49,7 @@ class Generation:
         until(
             lambda: (self.state_of(user)["status"], self.state_of(user)["events"]) == (status, events),
             f"generation {self.number} says {status} of {user}, with {events} events",
-            within_s=20,
+            within_s=60,
         )
         return time.monotonic() - began
 

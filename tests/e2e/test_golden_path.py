@@ -17,6 +17,7 @@ import redis
 import torch
 from numpy.typing import NDArray
 
+from localstack.demo import PATIENT
 from localstack.replay import Records, States, expect, replay, wait_folded
 from localstack.shoppers import Shopper, read_events
 from localstack.stack import Addresses, Options, Stack
@@ -159,7 +160,9 @@ def stored(path: GoldenRun, user_id: str) -> UserState:
 def predict(path: GoldenRun, user_id: str) -> tuple[NDArray[np.float64], dict[str, object]]:
     items, categories = candidates(path.bundle)
     asked = [{"item_id": int(i), "category_id": str(c)} for i, c in zip(items, categories, strict=True)]
-    response = httpx.post(f"{path.at.predict}/predict", json={"user_id": user_id, "candidates": asked}, timeout=10)
+    response = httpx.post(
+        f"{path.at.predict}/predict", json={"user_id": user_id, "candidates": asked}, timeout=60, headers=PATIENT
+    )
     assert response.status_code == 200, response.text
     body = response.json()
     return np.array(body["scores"]), body["state"]

@@ -13,6 +13,7 @@ import pytest
 import redis
 from numpy.typing import NDArray
 
+from localstack.demo import PATIENT
 from localstack.replay import States, expect, replay, wait_folded
 from localstack.shoppers import Shopper
 from localstack.stack import Options, Stack
@@ -55,7 +56,7 @@ def offline(
 
 
 def predict(url: str, user_id: str, asked: list[dict[str, str]]) -> dict[str, Any]:
-    response = httpx.post(f"{url}/predict", json={"user_id": user_id, "candidates": asked}, timeout=10)
+    response = httpx.post(f"{url}/predict", json={"user_id": user_id, "candidates": asked}, timeout=60, headers=PATIENT)
     assert response.status_code == 200, response.text
     answer: dict[str, Any] = response.json()
     return answer

@@ -56,7 +56,7 @@ def test_partitions_stop_by_name_and_go_on_as_the_operator_decides(
             return {p["partition"]: p["phase"] for p in uic.admin("/partitions")["partitions"]}
 
         until(lambda: phases() == dict.fromkeys(range(N), "broken"), "every partition is broken", within_s=30)
-        until(lambda: not serving(uic), "health follows", within_s=5)
+        until(lambda: not serving(uic), "health follows", within_s=60)
         ready = httpx.get(f"{uic.worker.admin_url}/readyz", timeout=5)
         assert ready.status_code == 503
         assert "broken_log" in ready.json()["detail"]
@@ -70,7 +70,7 @@ def test_partitions_stop_by_name_and_go_on_as_the_operator_decides(
             code, text = command(uic, "rebuild", "--partition", str(p))
             assert code == 0
             assert text.endswith("era 0\n")
-        until(lambda: serving(uic), "health follows", within_s=20)
+        until(lambda: serving(uic), "health follows", within_s=60)
         assert command(uic, "rebuild", "--partition", "0")[0] == 1
         assert "not_broken" in capsys.readouterr().err
         assert command(uic, "rebuild", "--partition", str(N))[0] == 1

@@ -118,7 +118,7 @@ def test_bad_records_of_each_class_are_named_and_their_neighbors_folded(
             state = uic.state("u1")
             return state is not None and state.event_count == len(bad) + 1
 
-        until(folded, "the good records are folded", within_s=20)
+        until(folded, "the good records are folded", within_s=60)
         found = {}
 
         def all_there() -> bool:
@@ -127,7 +127,7 @@ def test_bad_records_of_each_class_are_named_and_their_neighbors_folded(
                 found[dead.partition, dead.offset] = dead
             return set(found) == set(sent)
 
-        until(all_there, "each bad record is a dead letter", within_s=20, every_s=0.2)
+        until(all_there, "each bad record is a dead letter", within_s=60, every_s=0.2)
     for at, (reason, record) in sent.items():
         dead = found[at]
         assert (dead.reason, dead.topic) == (reason, topics.events)
@@ -146,7 +146,7 @@ def test_a_value_of_2_mib_is_cut_with_its_length_and_hash_and_blocks_nobody(
     landed = producer.send(topics.events, key=b"u1", value=value).get(10)
     producer.send(topics.events, key=b"u1", value=click("u1").SerializeToString()).get(10)
     with running_uic(tmp_path, valkey, topics) as uic:
-        until(lambda: uic.state("u1") is not None, "the neighbor is folded", within_s=20)
+        until(lambda: uic.state("u1") is not None, "the neighbor is folded", within_s=60)
     [record] = read_to_end({"bootstrap_servers": topics.bootstrap}, topics.dlq)
     dead = read_letter(record)
     assert (dead.reason, dead.partition, dead.offset) == (Reason.TOO_LARGE, landed.partition, landed.offset)

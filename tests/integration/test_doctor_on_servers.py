@@ -115,7 +115,7 @@ def test_a_cluster_is_judged_as_one_and_named_when_the_setting_says_single(
     with ClusteredValkey(tmp_path / "cluster") as server:
         client: Any = redis.Redis.from_url(server.address, protocol=2)
         client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-        until(lambda: client.cluster("INFO")["cluster_state"] == "ok", "the cluster is up", within_s=20)
+        until(lambda: client.cluster("INFO")["cluster_state"] == "ok", "the cluster is up", within_s=60)
         monkeypatch.setenv("UIC_REDIS__URL", server.address)
         status, findings = examine()
         assert status == 1

@@ -102,7 +102,7 @@ def test_processes_on_one_socket_restart_in_turn_without_a_failed_request(wide: 
         for process in wide.rtp:
             process.restart()
             enough = answered[0] + 20
-            until(partial(lambda n: answered[0] > n, enough), "requests are answered", within_s=10)
+            until(partial(lambda n: answered[0] > n, enough), "requests are answered", within_s=60)
     finally:
         stop.set()
         asking.join()

@@ -42,7 +42,7 @@ def rtp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RtpProcess]:
 
 def talk(rtp: RtpProcess, sent: bytes) -> bytes:
     """All that comes back until the other side closes."""
-    with socket.create_connection(("127.0.0.1", rtp.ports["http"]), timeout=20) as line:
+    with socket.create_connection(("127.0.0.1", rtp.ports["http"]), timeout=60) as line:
         line.sendall(sent)
         back = b""
         while piece := line.recv(65536):
@@ -144,7 +144,7 @@ def test_chunks_with_extensions_are_read_for_what_they_hold(rtp: RtpProcess, ext
 def test_a_client_that_sends_no_more_is_answered_what_it_has_asked(rtp: RtpProcess) -> None:
     ended = predict(more=b',"request_id":"ended"')
     for asked in (post(ended, more=b""), post(ended, more=b"") * 5):
-        with socket.create_connection(("127.0.0.1", rtp.ports["http"]), timeout=20) as line:
+        with socket.create_connection(("127.0.0.1", rtp.ports["http"]), timeout=60) as line:
             line.sendall(asked)
             line.shutdown(socket.SHUT_WR)
             back = b""
@@ -153,7 +153,7 @@ def test_a_client_that_sends_no_more_is_answered_what_it_has_asked(rtp: RtpProce
         assert [answer["request_id"] for _, answer in answers(back)] == ["ended"] * (
             len(asked) // len(post(ended, more=b""))
         )
-    with socket.create_connection(("127.0.0.1", rtp.ports["http"]), timeout=20) as line:
+    with socket.create_connection(("127.0.0.1", rtp.ports["http"]), timeout=60) as line:
         line.sendall(post(ended, more=b"")[:-1])
         line.shutdown(socket.SHUT_WR)
         assert line.recv(1) == b"", "half a request is none"

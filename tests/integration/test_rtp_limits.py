@@ -42,6 +42,7 @@ def rtp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RtpProcess]:
             "RTP_HTTP__ARRIVAL_S": str(ARRIVAL_S),
             "RTP_HTTP__KEEP_ALIVE_S": "2",
             "RTP_STATE__STALE_AFTER_S": "86400",
+            "RTP_DEADLINE__MAX_MS": "5000",
         }
         with RtpProcess("rtp", folder / "rtp", Surroundings("", server.address, BUNDLE, rtp=told)) as process:
             yield process

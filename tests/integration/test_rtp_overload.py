@@ -44,7 +44,7 @@ class Client:
     """One raw connection."""
 
     def __init__(self, rtp: RtpProcess) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", rtp.ports["http"]), timeout=20)
+        self.socket = socket.create_connection(("127.0.0.1", rtp.ports["http"]), timeout=60)
         self.stream = self.socket.makefile("rb")
 
     def ask(self, body: bytes, deadline_ms: int) -> None:
@@ -66,7 +66,7 @@ def line(rtp: RtpProcess, audience: Audience) -> Iterator[list[Client]]:
     clients = [Client(rtp) for _ in range(240)]
     for client in clients:
         client.ask(audience.cases[0].body, 10_000)
-    until(lambda: metric(rtp, "rtp_in_flight") > 40, "there is a line", within_s=10, every_s=0.0)
+    until(lambda: metric(rtp, "rtp_in_flight") > 40, "there is a line", within_s=60, every_s=0.0)
     yield clients
     for client in clients:
         assert client.answer()[0] == 200, "who was let in is answered"

@@ -144,7 +144,7 @@ def test_uic_speaks_tls_on_both_doors(
                 return status
 
         serving = health_pb2.HealthCheckResponse.SERVING
-        until(lambda: health(issued, issued) == serving, "health follows /readyz", within_s=10)
+        until(lambda: health(issued, issued) == serving, "health follows /readyz", within_s=60)
         assert health(issued, None) is None
         assert health(issued, foreign) is None
         assert health(foreign, issued) is None
@@ -190,7 +190,7 @@ def tls_store(
     url = f"rediss://localhost:{port}/0"
     client = redis.Redis.from_url(url, protocol=2, **{name: str(file) for name, file in trust.items()})
     try:
-        until(lambda: _pings(client), "Redis answers over TLS", within_s=20, alive=child.check)
+        until(lambda: _pings(client), "Redis answers over TLS", within_s=60, alive=child.check)
         yield RedisForTest(url, valkey.prefix, client)
     finally:
         client.close()
@@ -244,12 +244,12 @@ def test_events_become_scores_through_a_store_that_speaks_tls(
             answer = httpx.post(f"{rtp.address}/predict", json=ASK, headers={"x-request-deadline-ms": "3000"})
             return str(answer.json()["state"]["status"])
 
-        until(lambda: status() == "warm", "the event is in the score", within_s=20)
+        until(lambda: status() == "warm", "the event is in the score", within_s=60)
     distrusting = replace(around, rtp=store_files("RTP", issued, foreign.ca))
     process = RtpProcess("rtp", tmp_path / "distrusting", distrusting)
     process.spawn()
     try:
-        until(lambda: _status(f"{process.admin_url}/readyz") == 503, "it does not take a foreign store", within_s=20)
+        until(lambda: _status(f"{process.admin_url}/readyz") == 503, "it does not take a foreign store", within_s=60)
     finally:
         process.stop()
 

@@ -87,7 +87,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
         options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()), "--tls-cluster", "yes")
         with TlsRedis(tmp_path / "redis", issued, *options) as server, server.client() as client:
             client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
-            until(lambda: client.cluster("INFO")["cluster_state"] == "ok", "the cluster is up", within_s=20)
+            until(lambda: client.cluster("INFO")["cluster_state"] == "ok", "the cluster is up", within_s=60)
             yield Store({"url": server.address, "mode": "cluster"}, issued)
         return
     with TlsRedis(tmp_path / "redis", issued, "--save", "") as server:

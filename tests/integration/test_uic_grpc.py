@@ -96,7 +96,7 @@ def test_a_broker_that_is_away_is_unavailable_in_time_and_nothing_comes_late(
             began = time.monotonic()
             short = failed(lambda: uic.publish(click("hurried"), timeout_s=0.5))
             assert short in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 5
         finally:
             own_kafka.thaw()
 
@@ -147,7 +147,7 @@ def test_drain_says_not_serving_before_it_goes(
 
         watching = threading.Thread(target=watch)
         watching.start()
-        until(lambda: seen, "the watch has begun", within_s=10)
+        until(lambda: seen, "the watch has begun", within_s=60)
         assert uic.worker.stop() == 0
-        watching.join(10)
+        watching.join(60)
         assert seen == [health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING]

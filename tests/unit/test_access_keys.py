@@ -128,7 +128,7 @@ def test_the_watch_notices_by_itself(tmp_path: Path) -> None:
     ring.watch(heard.append, every_s=0.01)
     try:
         file.write_text(make_key([Scope.PREDICT], "b")[1].line())
-        until(lambda: True in heard, "the change is noticed", within_s=10)
+        until(lambda: True in heard, "the change is noticed", within_s=60)
     finally:
         ring.close()
 

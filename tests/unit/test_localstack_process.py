@@ -24,7 +24,7 @@ DEAF = [
 
 def started(command: list[str], folder: Path) -> Child:
     child = Child("sleeper", command, log=folder / "sleeper.log")
-    until(lambda: "up" in child.tail(), "the child runs", within_s=10, alive=child.check)
+    until(lambda: "up" in child.tail(), "the child runs", within_s=60, alive=child.check)
     return child
 
 
@@ -82,7 +82,7 @@ def test_a_child_lives_in_a_session_of_its_own_so_that_ctrl_c_reaches_the_launch
 def test_the_end_of_a_child_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
     child = Child("broken", [sys.executable, "-c", "raise SystemExit('no such bundle')"], log=tmp_path / "broken.log")
     with pytest.raises(Ended, match=r"(?s)broken ended with status 1.*no such bundle"):
-        until(lambda: False, "never", within_s=10, alive=child.check)
+        until(lambda: False, "never", within_s=60, alive=child.check)
 
 
 def test_waiting_returns_when_the_condition_holds_and_counts_a_refused_connection_as_not_yet() -> None:
@@ -94,7 +94,7 @@ def test_waiting_returns_when_the_condition_holds_and_counts_a_refused_connectio
             raise answer
         return bool(answer)
 
-    until(condition, "it answers", within_s=10, every_s=0)
+    until(condition, "it answers", within_s=60, every_s=0)
     assert next(answers, "exhausted") == "exhausted"
 
 

@@ -169,7 +169,7 @@ with signals_unwind(), Listener("valkey", Path({str(tmp_path)!r}) / "valkey", {{
             assert identity
             assert identity.alive()
             launcher.send_signal(sign)
-            assert launcher.wait(10) == status
+            assert launcher.wait(60) == status
         assert not identity.alive()
 
 
@@ -227,4 +227,4 @@ def test_a_pid_file_is_whole_or_absent(tmp_path: Path) -> None:
     write_pid(tmp_path, "x", Identity(1, 2.5))
     assert read_pid(tmp_path) == Identity(1, 2.5)
     assert json.loads((tmp_path / "pid.json").read_text())["name"] == "x"
-    until(lambda: [path.name for path in tmp_path.iterdir()] == ["pid.json"], "no temporary file is left", within_s=1)
+    until(lambda: [path.name for path in tmp_path.iterdir()] == ["pid.json"], "no temporary file is left", within_s=60)

@@ -41,7 +41,7 @@ def model(path: Path = TINY) -> OnnxModel:
 
 
 def settings(**groups: Any) -> RtpSettings:
-    return RtpSettings(**groups)
+    return RtpSettings(**{"deadline": {"default_ms": 1000}, **groups})  # so that a busy machine misses none
 
 
 def serve(test: Callable[[httpx.AsyncClient], Awaitable[T]], app: FastAPI) -> T:
@@ -185,15 +185,15 @@ def test_context_is_checked_against_the_bundle_and_changes_the_scores() -> None:
 
 def test_a_deadline_header_bounds_the_wait_for_the_store_and_the_setting_bounds_the_header() -> None:
     async def ask(client: httpx.AsyncClient) -> None:
-        for asked in ("50", "99999999999999999999999"):
+        for asked in ("500", "99999999999999999999999"):
             response = await client.post("/predict", json=USUAL, headers={"X-Request-Deadline-Ms": asked})
             assert response.status_code == 200
 
     store = stored_user()
-    serve(ask, app_on(store, deadline={"default_ms": 100, "max_ms": 400}))
+    serve(ask, app_on(store, deadline={"default_ms": 1000, "max_ms": 4000}))
     short, long = store.budgets_s
-    assert 0 < short < 0.05
-    assert 0.05 < long < 0.4
+    assert 0 < short < 0.5
+    assert 0.5 < long < 4.0
 
 
 def test_a_required_state_that_cannot_be_had_is_503_with_retry_after() -> None:
@@ -232,7 +232,7 @@ def test_a_body_that_never_ends_is_408_at_the_deadline() -> None:
         async def send(message: Message) -> None:
             sent.append(message)
 
-        await asyncio.wait_for(app_on()(scope([(b"x-request-deadline-ms", b"30")]), receive, send), 5)
+        await asyncio.wait_for(app_on()(scope([(b"x-request-deadline-ms", b"30")]), receive, send), 60)
         return sent
 
     start, body = asyncio.run(asked())
@@ -333,7 +333,7 @@ def test_not_ready_says_why_and_becomes_ready_by_itself() -> None:
         assert said.code == "not_ready"
         assert "RTP_REDIS__PREFIX" in said.detail
         store.values = stored_user().values
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while (await client.get("/readyz")).status_code != 200:
                 await asyncio.sleep(0.01)
 

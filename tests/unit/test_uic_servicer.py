@@ -47,7 +47,7 @@ class States:
     def load(self, wanted: Sequence[tuple[int, Sequence[str]]]) -> list[list[bytes | None]]:
         if self.gate is not None:
             self.waiting.set()
-            assert self.gate.wait(10)
+            assert self.gate.wait(60)
         if self.away:
             raise StoreUnavailable("no answer")
         return [[self.values.get((partition, user)) for user in users] for partition, users in wanted]
@@ -311,7 +311,7 @@ def test_calls_beyond_the_limit_are_refused_while_health_answers() -> None:
     for _ in range(2):
         rig.states.waiting.clear()
         waiting.append(rig.stub.GetUserState.future(get))
-        assert rig.states.waiting.wait(10)
+        assert rig.states.waiting.wait(60)
     code, _, hints = refused(lambda: rig.stub.GetUserState(get))
     assert (code, hints["retriable"]) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "true")
     assert health(rig, "") == health_pb2.HealthCheckResponse.SERVING
@@ -362,10 +362,10 @@ def test_health_follows_the_status_and_drain_ends_it(rig: Rig, service: str) -> 
 def test_drain_lets_a_running_call_end(rig: Rig) -> None:
     rig.states.gate = threading.Event()
     running = rig.stub.GetUserState.future(pb.GetUserStateRequest(user_id="u1"))
-    assert rig.states.waiting.wait(10)
-    drained = threading.Thread(target=rig.door.drain, args=(10.0,))
+    assert rig.states.waiting.wait(60)
+    drained = threading.Thread(target=rig.door.drain, args=(60.0,))
     drained.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:  # a new call is refused once the drain has begun
         probe = rig.stub.EraseUser.future(pb.EraseUserRequest(user_id=""))
         if probe.code() is grpc.StatusCode.UNAVAILABLE:
@@ -374,7 +374,7 @@ def test_drain_lets_a_running_call_end(rig: Rig) -> None:
         pytest.fail("the drain never began to refuse calls")
     rig.states.gate.set()
     assert running.code() is grpc.StatusCode.NOT_FOUND
-    drained.join(10)
+    drained.join(60)
     assert not drained.is_alive()
 
 
