@@ -1,35 +1,38 @@
-"""RTP with a head that takes 5 ms and no processor: what a large model is to its server, on a machine that has to carry
-the load generator as well.
+"""RTP with a head that takes HEAD_S (seconds, of the environment) and no processor: what a large model is to its
+server, on a machine that has to carry the load generator as well.
 
     python -m torture.fixed_cost [--fd N]        (otherwise as python -m rtp)
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import rtp.app
-from mimn.bundle import load_bundle
+from mimn.bundle import Bundle, load_bundle
 from rtp.__main__ import main
 from rtp.runtime import OnnxModel
 
-HEAD_S = 0.005
 SMOOTHING = 0.1
 
 
 class FixedCost(OnnxModel):
-    """Scores as the bundle does, and takes `HEAD_S` for it."""
+    """Scores as the bundle does, and takes `head_s` for it."""
 
-    took_s = HEAD_S
+    def __init__(self, bundle: Bundle, head_s: float) -> None:
+        super().__init__(bundle)
+        self.took_s = self._head_s = head_s
 
     def score(self, *request: Any) -> Any:
         """See `rtp.core.ports.Model`."""
         began = time.perf_counter()
         scores = super().score(*request)
-        time.sleep(max(0.0, began + HEAD_S - time.perf_counter()))
+        time.sleep(max(0.0, began + self._head_s - time.perf_counter()))
         self.took_s += SMOOTHING * (time.perf_counter() - began - self.took_s)
         return scores
 
@@ -38,11 +41,11 @@ class FixedCost(OnnxModel):
         return self.took_s
 
 
-def load(path: Path) -> FixedCost:
+def load(path: Path, head_s: float) -> FixedCost:
     """In place of `rtp.runtime.load_model`."""
-    return FixedCost(load_bundle(path.resolve()))
+    return FixedCost(load_bundle(path.resolve()), head_s)
 
 
 if __name__ == "__main__":
-    rtp.app.load_model = load  # type: ignore[attr-defined]  # RTP has no setting for this, and wants none
+    rtp.app.load_model = partial(load, head_s=float(os.environ["HEAD_S"]))  # type: ignore[attr-defined]  # RTP has no setting for this, and wants none
     sys.exit(main())

@@ -54,7 +54,9 @@ LIMITS = {
 
 
 class HeavyRtp(RtpProcess):
-    """RTP with a head of a fixed 5 ms."""
+    """RTP with a head of a fixed cost."""
+
+    head_s = 0.005
 
     def command(self) -> list[str]:
         """As RTP's, with another head."""
@@ -63,7 +65,8 @@ class HeavyRtp(RtpProcess):
     def environment(self) -> Mapping[str, str]:
         """RTP's, and where the head is."""
         tests = Path(__file__).parents[1]
-        return {**super().environment(), "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)])}
+        told = {"PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)]), "HEAD_S": str(self.head_s)}
+        return {**super().environment(), **told}
 
 
 class Memory:
