@@ -34,7 +34,7 @@ from mimn.state import (
     partition_of,
     user_hash,
 )
-from torture.verifier import Dead, Findings, Judge, Log, LogReader, Stored
+from torture.verifier import Dead, Differs, Findings, Judge, Log, LogReader, Stored
 
 BUNDLE = Path(__file__).parent / "fixtures" / "bundle_tiny" / "tiny" / "1"
 
@@ -207,7 +207,7 @@ class World:
         """Wait until the store is what the log says, and return the seconds that took.
 
         Raises:
-            AssertionError: it is not, at the deadline; the message says what differs.
+            Differs: it is not, at the deadline.
         """
         began = time.monotonic()
         log = self.log()
@@ -221,7 +221,7 @@ class World:
         try:
             until(right, "every event is folded once and in order", within_s=within_s, every_s=0.1)
         except NotReady as late:
-            raise AssertionError(f"{late}: {self.compare(**more)}") from None
+            raise Differs(late, self.compare(**more)) from None
         return time.monotonic() - began
 
     def close(self) -> None:

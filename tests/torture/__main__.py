@@ -133,7 +133,7 @@ def play(part: Part, size: Size, bootstrap: str, keep: Path) -> Tally:
         with Stage(folder, bootstrap, seed=part.seed) as stage:
             tally = part.play(stage, size)
     except Exception as error:  # the door of a part: the others are played all the same
-        tally = Tally.failed(f"{type(error).__name__}: {error}")
+        tally = Tally.failed(error)
     if tally.held:
         shutil.rmtree(folder)
     else:

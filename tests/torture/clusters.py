@@ -13,6 +13,7 @@ from localstack.wait import until
 from one_node_cluster import ClusterNode
 from torture.fleet import producing
 from torture.stage import Size, Stage, Tally
+from torture.verifier import Differs
 from world import World
 
 N = 12
@@ -57,8 +58,8 @@ def _back(world: World, what: str) -> Tally:
     began = time.monotonic()
     try:
         world.wait_folded(WITHIN_S)
-    except AssertionError as late:
-        return Tally.failed(f"{what}: {late}")
+    except Differs as late:
+        return Tally.failed(late, of=what)
     return Tally.of(world.compare(), figures={f"back after the fault, s ({what})": time.monotonic() - began})
 
 

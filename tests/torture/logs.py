@@ -122,9 +122,8 @@ def _made_anew(stage: Stage, url: str, part: tuple[bool, bool, int]) -> Tally:
         try:
             until(lambda: _phases(worker) == ["broken"] * N, "every partition stops", within_s=60)
         except TimeoutError as late:
-            return Tally.failed(
-                f"{name}: {late}: {partitions(worker)}; {world.judge.compare(old, world.stored(), snapshot=True)}"
-            )
+            unmoved = Tally.of(world.judge.compare(old, world.stored(), snapshot=True), trials=0, faults=0)
+            return Tally.failed(late, of=f"{name}: {partitions(worker)}") + unmoved
         tally = Tally.of(world.judge.compare(old, world.stored(), snapshot=True))
         until(lambda: not worker.ready(), "health follows", within_s=10)
         if any("broken_log" not in p["reason"] for p in partitions(worker)):

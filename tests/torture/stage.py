@@ -15,7 +15,7 @@ import skips
 from conftest import TopicsForTest
 from localstack.servers import ScriptedBroker, Valkey
 from localstack.topics import create_topics, delete_topics, topics
-from torture.verifier import Findings
+from torture.verifier import Differs, Findings
 from world import World
 
 Size = Literal["fast", "full"]
@@ -69,9 +69,11 @@ class Tally:
         return cls(trials, faults, found.lost, found.doubled, wrong=tuple(found.wrong), figures=named)
 
     @classmethod
-    def failed(cls, what: object, *, trials: int = 1, faults: int = 1) -> Tally:
-        """Of a trial that did not even get to a verdict."""
-        return cls(trials, faults, wrong=(str(what),))
+    def failed(cls, error: Exception, *, of: str = "", trials: int = 1, faults: int = 1) -> Tally:
+        """Of a trial that ended with `error`, `of` being its name; what the judge counted, if it spoke, counts."""
+        found = error.findings if isinstance(error, Differs) else Findings()
+        said = ": ".join(filter(None, (of, type(error).__name__, str(error))))
+        return cls(trials, faults, found.lost, found.doubled, wrong=(said,))
 
 
 class Stage:
@@ -147,7 +149,7 @@ def side_by_side(act: Callable[[T], Tally], parts: Iterable[T], lanes: int) -> T
         try:
             return act(part)
         except Exception as error:  # the door of a trial: its failure is its verdict, and the others go on
-            return Tally.failed(f"{part}: {type(error).__name__}: {error}")
+            return Tally.failed(error, of=str(part))
 
     with ThreadPoolExecutor(lanes) as pool:
         return sum(pool.map(guarded, parts), Tally())

@@ -22,6 +22,7 @@ from mimn.state import partition_of
 from sentinel_node import SentinelNode
 from torture.fleet import producing
 from torture.stage import Size, Stage, Tally, side_by_side
+from torture.verifier import Differs
 from world import World
 
 N = 8
@@ -134,8 +135,8 @@ def _trial(stage: Stage, part: tuple[Fault, bool, int]) -> Tally:
             began = time.monotonic()
         try:
             world.wait_folded(WITHIN_S - (time.monotonic() - began))
-        except AssertionError as late:
-            return Tally.failed(f"{name}: {late}")
+        except Differs as late:
+            return Tally.failed(late, of=name)
         return Tally.of(
             world.compare(), figures={f"back after the fault, s ({fault.__name__})": time.monotonic() - began}
         )

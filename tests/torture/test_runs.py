@@ -9,7 +9,8 @@ import pytest
 
 from torture import __main__ as torture
 from torture.scenarios import Part, Scenario
-from torture.stage import Size, Stage, Tally
+from torture.stage import Size, Stage, Tally, side_by_side
+from torture.verifier import Differs, Findings
 
 played: list[str] = []
 
@@ -28,6 +29,10 @@ def flaky(stage: Stage, size: Size) -> Tally:
 
 def failing(stage: Stage, size: Size) -> Tally:
     raise RuntimeError("no such luck")
+
+
+def differing(stage: Stage, size: Size) -> Tally:
+    raise Differs("not after 60 s", Findings(lost=3, doubled=5, wrong=["ann: 11 events folded of 10"]))
 
 
 @pytest.fixture
@@ -85,6 +90,27 @@ def test_a_part_that_raises_did_not_hold_and_the_others_are_played(run: pytest.M
     assert played == ["first fast"]
     written = json.loads((tmp_path / "abc-fast" / "torture.json").read_text())
     assert written["scenarios"]["failing"]["wrong"] == ["RuntimeError: no such luck"]
+
+
+def test_what_the_judge_counted_where_a_scenario_stopped_is_in_the_table(
+    run: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run.setattr(torture, "SCENARIOS", (Scenario(differing, (Part("whole", differing),)),))
+    assert torture.main(["--results", str(tmp_path)]) == 1
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("differing "))
+    assert row.split()[1:5] == ["1", "1", "3", "5"], "trials, faults, lost, doubled"
+    found = json.loads((tmp_path / "abc-full" / "torture.json").read_text())["scenarios"]["differing"]
+    assert (found["lost"], found["doubled"]) == (3, 5)
+    assert found["wrong"] == ["Differs: not after 60 s: lost 3, doubled 5: ann: 11 events folded of 10"]
+
+
+def test_lanes_count_what_the_judge_counted_in_one_that_stopped() -> None:
+    def act(lane: int) -> Tally:
+        return differing(None, "fast") if lane == 1 else Tally(trials=1, faults=1)  # type: ignore[arg-type]  # it looks at neither
+
+    tally = side_by_side(act, range(3), lanes=2)
+    assert (tally.trials, tally.lost, tally.doubled) == (3, 3, 5)
+    assert tally.wrong[0].startswith("1: Differs: ")
 
 
 def test_without_a_kafka_it_says_what_to_set(

@@ -165,6 +165,14 @@ class Findings:
         return f"lost {self.lost}, doubled {self.doubled}: " + "; ".join(self.wrong[:5]) + more
 
 
+class Differs(AssertionError):
+    """The store did not become what the log says; `findings` are the judge's, counts included."""
+
+    def __init__(self, when: object, findings: Findings) -> None:
+        super().__init__(f"{when}: {findings}")
+        self.findings = findings
+
+
 @dataclass(frozen=True)
 class Judge:
     """Compares stores with logs under one bundle."""
