@@ -47,17 +47,22 @@ def clients_that_go_away_leave_nothing_behind(stage: Stage, size: Size) -> Tally
     count = 100_000 if size == "full" else 2000
     store, audience = stage.valkey(), Audience()
     audience.settle(store)
-    told = {"RTP_STATE__STALE_AFTER_S": "86400", "RTP_DEADLINE__DEFAULT_MS": "1000", "RTP_REDIS__POOL_SIZE": str(POOL)}
+    told = {
+        "RTP_STATE__STALE_AFTER_S": "86400",
+        "RTP_DEADLINE__DEFAULT_MS": "5000",
+        "RTP_DEADLINE__MAX_MS": "5000",
+        "RTP_REDIS__POOL_SIZE": str(POOL),
+    }
     with RtpProcess("rtp", stage.folder / "rtp", Surroundings("", store.address, BUNDLE, rtp=told)) as rtp:
         request = Target(f"{rtp.address}/predict").request(audience.cases[-1].body)
         with Traffic(rtp.ports["http"], audience.cases, per_s=50) as traffic:
-            until(lambda: len(traffic.answers) > 50, "there is traffic", within_s=20)
+            until(lambda: len(traffic.answers) > 50, "there is traffic", within_s=60)
             began = time.monotonic()
             uvloop.run(_leave(rtp.ports["http"], request, count, random.Random(stage.seed)))
             took_s = time.monotonic() - began
             traffic.go_on(1.0)
         with suppress(TimeoutError):
-            until(lambda: _left(rtp, store.port).clients == 0, "everybody has left", within_s=10)
+            until(lambda: _left(rtp, store.port).clients == 0, "everybody has left", within_s=60)
         left = _left(rtp, store.port)
         log = rtp.log.read_text()
     wrong = [

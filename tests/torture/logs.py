@@ -49,7 +49,7 @@ def a_broker_that_goes_away_and_comes_back_costs_no_event(stage: Stage, size: Si
         # In the fast size the way back into the group takes longer than the outage.
         tally += Tally.of(world.compare(), figures={"drained, events/s": drained})
         tally += Tally(wrong=slow if size == "full" else ())
-    until(worker.ready, "UIC serves", within_s=20)
+    until(worker.ready, "UIC serves", within_s=60)
     return tally
 
 
@@ -125,7 +125,7 @@ def _made_anew(stage: Stage, url: str, part: tuple[bool, bool, int]) -> Tally:
             unmoved = Tally.of(world.judge.compare(old, world.stored(), snapshot=True), trials=0, faults=0)
             return Tally.failed(late, of=f"{name}: {partitions(worker)}") + unmoved
         tally = Tally.of(world.judge.compare(old, world.stored(), snapshot=True))
-        until(lambda: not worker.ready(), "health follows", within_s=10)
+        until(lambda: not worker.ready(), "health follows", within_s=60)
         if any("broken_log" not in p["reason"] for p in partitions(worker)):
             tally += Tally(wrong=(f"{name}: it is not said",))
         for p in range(N):

@@ -20,13 +20,17 @@ from torture.traffic import Audience, Traffic, answered, busiest_second, quantil
 from torture.wire import Wire
 from world import BUNDLE
 
-DEADLINE_MS = 250
-"""RTP's default."""
+DEADLINE_S = {"full": 0.25, "fast": 1.0}
+"""Full: RTP's default; fast: longer than a machine that others use stalls."""
 PAST_DEADLINE_S = 0.005
 RECOVERY_S = 1.0
-MAY_FAIL = {"full": 0.001, "fast": 0.01}
-"""Share of the requests; the fast size has so few that one stall of a machine that others use is over a thousandth."""
+MAY_FAIL = {"full": 0.001, "fast": 0.005}
+"""Share of the requests. The fast size has some 1200 a fault: a few may wait for the store while the machine stalls,
+before RTP has learned not to."""
 POOL = 16
+CONNECTS = {"full": POOL, "fast": 2 * POOL}
+"""In a second, as the wire sees them: after a stall of the machine those of more than a second come at once. Without
+a limit it would be one for each request."""
 PER_S = 200
 
 
@@ -36,6 +40,7 @@ class Scene:
 
     store: Valkey
     wire: Wire
+    deadline_s: float
     heir: Valkey | None = None
     sentinel: SentinelNode | None = None
 
@@ -48,9 +53,9 @@ def a_store_that_takes_50_ms(scene: Scene) -> Iterator[None]:
 
 
 @contextmanager
-def a_store_that_takes_500_ms(scene: Scene) -> Iterator[None]:
-    """Twice the deadline."""
-    with _delayed(scene, 0.5):
+def a_store_that_takes_twice_the_deadline(scene: Scene) -> Iterator[None]:
+    """500 ms, in full."""
+    with _delayed(scene, 2 * scene.deadline_s):
         yield
 
 
@@ -94,7 +99,7 @@ def _delayed(scene: Scene, seconds: float) -> Iterator[None]:
 Fault = Callable[[Scene], AbstractContextManager[None]]
 LABELS: dict[Fault, set[str]] = {
     a_store_that_takes_50_ms: {"warm"},
-    a_store_that_takes_500_ms: {"unavailable"},
+    a_store_that_takes_twice_the_deadline: {"unavailable"},
     a_store_that_swallows_everything: {"unavailable"},
     a_store_that_is_gone: {"unavailable"},
     a_store_that_fails_over: {"unavailable"},
@@ -103,10 +108,10 @@ LABELS: dict[Fault, set[str]] = {
 
 
 def answers_go_on_while_the_store_is_away_slow_or_fails_over(stage: Stage, size: Size) -> Tally:
-    """Five faults of 2 s (full: 15 s, twice each) under 200 requests/s: at least 99.9 % of the requests are answered
+    """Five faults of 4 s (full: 15 s, twice each) under 200 requests/s: at least 99.9 % of the requests are answered
     by their deadline and say what their scores rest on, all are warm again a second after the store is back, and nobody
     storms it."""
-    rounds, lasts_s = (2, 15.0) if size == "full" else (1, 2.0)
+    rounds, lasts_s = (2, 15.0) if size == "full" else (1, 4.0)
     audience = Audience()
     tally = Tally()
     for n in range(rounds):
@@ -116,35 +121,30 @@ def answers_go_on_while_the_store_is_away_slow_or_fails_over(stage: Stage, size:
 
 
 def _trial(stage: Stage, audience: Audience, fault: Fault, n: int, lasts_s: float, size: Size) -> Tally:
-    name = f"{fault.__name__}-{n}"
+    name, deadline_s = f"{fault.__name__}-{n}", DEADLINE_S[size]
     with ExitStack() as ending:
-        scene, told = _scene(stage, audience, fault, name, ending)
+        scene, told = _scene(stage, audience, fault, name, deadline_s, ending)
         url = f"redis://{LOOPBACK}:{scene.wire.port}/0"
         rtp = ending.enter_context(
             RtpProcess("rtp", stage.folder / f"{name}-rtp", Surroundings("", url, BUNDLE, rtp=told))
         )
         with Traffic(rtp.ports["http"], audience.cases, per_s=PER_S) as traffic:
-            until(lambda: len(traffic.answers) > PER_S // 4, "there is traffic", within_s=10)
+            until(lambda: len(traffic.answers) > PER_S // 4, "there is traffic", within_s=60)
             with fault(scene):
                 began = traffic.go_on(lasts_s)
                 ends = time.monotonic()
             back = time.monotonic()
             traffic.go_on(RECOVERY_S + 0.7)
-        during = traffic.between(began + DEADLINE_MS / 1000, ends - DEADLINE_MS / 1000)
+        during = traffic.between(began + deadline_s, ends - deadline_s)
         unlike = {answer.said for answer in during if answer.status == 200} - LABELS[fault]
         late = quantile([a.server_s for a in traffic.answers if a.status], 0.99)
-        stall_s = quantile(traffic.stalls_s, 0.99) if size == "fast" else 0.0
         recovered_s = max((a.due - back for a in traffic.answers if a.said != "warm" and a.due > back), default=0.0)
         storm = busiest_second([at for at in scene.wire.connects if began < at])
         wrong = [
             *([f"{name}: answers said {', '.join(sorted(unlike))}"] if unlike else []),
-            *(
-                [f"{name}: p99 {late:.3f} s by RTP's clock"]
-                if late > DEADLINE_MS / 1000 + PAST_DEADLINE_S + stall_s
-                else []
-            ),
+            *([f"{name}: p99 {late:.3f} s by RTP's clock"] if late > deadline_s + PAST_DEADLINE_S else []),
             *([f"{name}: warm only {recovered_s:.2f} s after the store was back"] if recovered_s > RECOVERY_S else []),
-            *([f"{name}: {storm} connects in a second"] if storm > POOL else []),
+            *([f"{name}: {storm} connects in a second"] if storm > CONNECTS[size] else []),
         ]
         figures = {
             "answers other than 200, %": 100 * sum(a.status != 200 for a in traffic.answers) / len(traffic.answers),
@@ -157,24 +157,28 @@ def _trial(stage: Stage, audience: Audience, fault: Fault, n: int, lasts_s: floa
 
 
 def _scene(
-    stage: Stage, audience: Audience, fault: Fault, name: str, ending: ExitStack
+    stage: Stage, audience: Audience, fault: Fault, name: str, deadline_s: float, ending: ExitStack
 ) -> tuple[Scene, dict[str, str]]:
     # What is stored survives a kill.
     store = ending.enter_context(Valkey(stage.folder / f"{name}-store", appendfsync="always"))
     audience.settle(store)
     wire = ending.enter_context(Wire(store.port))
-    told = {"RTP_REDIS__POOL_SIZE": str(POOL), "RTP_STATE__STALE_AFTER_S": "86400"}
+    told = {
+        "RTP_REDIS__POOL_SIZE": str(POOL),
+        "RTP_STATE__STALE_AFTER_S": "86400",
+        "RTP_DEADLINE__DEFAULT_MS": str(round(deadline_s * 1000)),
+    }
     if fault is not a_store_that_fails_over:
-        return Scene(store, wire), told
+        return Scene(store, wire, deadline_s), told
     heir = ending.enter_context(Valkey(stage.folder / f"{name}-replica", appendfsync="off"))
     with redis.Redis.from_url(heir.address, protocol=2) as client:
         client.execute_command("REPLICAOF", LOOPBACK, store.port)
-        until(lambda: client.info("replication")["master_link_status"] == "up", "it follows", within_s=10)
-        until(lambda: client.dbsize() == len(audience.stored.values), "it has everything", within_s=10)
+        until(lambda: client.info("replication")["master_link_status"] == "up", "it follows", within_s=60)
+        until(lambda: client.dbsize() == len(audience.stored.values), "it has everything", within_s=60)
     sentinel = ending.enter_context(SentinelNode(stage.folder / f"{name}-sentinel", store))
     told |= {
         "RTP_REDIS__MODE": "sentinel",
         "RTP_REDIS__SENTINELS": f"{LOOPBACK}:{sentinel.port}",
         "RTP_REDIS__SENTINEL_SERVICE": "states",
     }
-    return Scene(store, wire, heir, sentinel), told
+    return Scene(store, wire, deadline_s, heir, sentinel), told

@@ -136,7 +136,7 @@ def a_worker_stopped_past_its_session_writes_nothing(stage: Stage, size: Size) -
     for worker in pair:
         worker.wait_ready()
     half = world.topics.partitions // 2
-    settled_s = 20 + stage.session_ms / 1000
+    settled_s = 60 + stage.session_ms / 1000
     until(lambda: owned(pair[0]) == owned(pair[1]) == half, "each has half", within_s=settled_s)
     refusals = []
     with producing(world, 100, a_second=400):
@@ -198,13 +198,13 @@ def _joined_at_once(stage: Stage, url: str, bootstrap: str, trial: int) -> Tally
         world.produce(200)
         world.wait_folded()
         stale.freeze()
-        until(lambda: groups.state(bootstrap, world.group) == "Empty", "the group is gone", within_s=20)
+        until(lambda: groups.state(bootstrap, world.group) == "Empty", "the group is gone", within_s=60)
         world.produce(200)
         heir = world.new_worker()
         heir.spawn()
         until(lambda: groups.state(bootstrap, world.group) != "Empty", "the heir joins", within_s=40)
         stale.thaw()
         half = world.topics.partitions // 2
-        until(lambda: owned(stale) == owned(heir) == half, "each has half", within_s=20)
+        until(lambda: owned(stale) == owned(heir) == half, "each has half", within_s=60)
         world.wait_folded()
         return Tally.of(world.compare())

@@ -167,5 +167,5 @@ def _remember(scene: Scene, fault: Fault) -> None:
         scene.world.client.save()
     elif scene.heir is not None:
         with redis.Redis.from_url(scene.heir.address, protocol=2) as client:
-            until(lambda: client.info("replication")["master_link_status"] == "up", "it follows", within_s=10)
+            until(lambda: client.info("replication")["master_link_status"] == "up", "it follows", within_s=60)
             client.execute_command("REPLICAOF", "NO", "ONE")
