@@ -52,7 +52,7 @@ class RunningUic:
         view: dict[str, Any] = httpx.get(self.worker.admin_url + path, timeout=10).json()
         return view
 
-    def wait_folded(self, positions: list[pb.LogPosition], within_s: float = 20) -> None:
+    def wait_folded(self, positions: list[pb.LogPosition], within_s: float = 60) -> None:
         """Wait until progress has passed every one of `positions`."""
 
         def passed() -> bool:

@@ -203,7 +203,7 @@ class World:
             return False
         return at == log.ends
 
-    def wait_folded(self, within_s: float = 30, **more: Any) -> float:
+    def wait_folded(self, within_s: float = 60, **more: Any) -> float:
         """Wait until the store is what the log says, and return the seconds that took.
 
         Raises:

@@ -56,7 +56,7 @@ def test_an_interrupted_demo_leaves_nothing_running(tmp_path: Path) -> None:
     # A test run in the background has Ctrl-C switched off, and so would the demo.
     command = ["env", "--default-signal=INT", *localstack(tmp_path, "demo")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as demo:
-        until(lambda: "uic-1" in living(tmp_path / "demo"), "UIC is being started", within_s=30)
+        until(lambda: "uic-1" in living(tmp_path / "demo"), "UIC is being started", within_s=60)
         running = living(tmp_path / "demo")
         demo.send_signal(signal.SIGINT)
         assert demo.wait(60) == 130

@@ -55,7 +55,7 @@ def test_partitions_stop_by_name_and_go_on_as_the_operator_decides(
         def phases() -> dict[int, str]:
             return {p["partition"]: p["phase"] for p in uic.admin("/partitions")["partitions"]}
 
-        until(lambda: phases() == dict.fromkeys(range(N), "broken"), "every partition is broken", within_s=30)
+        until(lambda: phases() == dict.fromkeys(range(N), "broken"), "every partition is broken", within_s=60)
         until(lambda: not serving(uic), "health follows", within_s=60)
         ready = httpx.get(f"{uic.worker.admin_url}/readyz", timeout=5)
         assert ready.status_code == 503

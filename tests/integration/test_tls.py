@@ -313,7 +313,7 @@ def test_uic_folds_from_a_kafka_that_speaks_tls(
             except grpc.RpcError:
                 return False
 
-        until(folded, "all three are folded", within_s=30)
+        until(folded, "all three are folded", within_s=60)
         assert stub.EraseUser(pb.EraseUserRequest(user_id="u"), timeout=10).position.offset == 3
     with pytest.raises(Exception, match=r"(?i)ssl|bootstrap|broker"):
         KafkaAdminClient(

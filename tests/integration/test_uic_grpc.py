@@ -106,7 +106,7 @@ def test_a_broker_that_is_away_is_unavailable_in_time_and_nothing_comes_late(
             except grpc.RpcError:
                 return False
 
-        until(publishes, "publishing works again", within_s=30)
+        until(publishes, "publishing works again", within_s=60)
         users = [r.key for r in read_to_end({"bootstrap_servers": own_kafka.address}, topics.events)]
         assert users.count(b"before") == 1
         # A frozen broker may have taken what reached its socket; whatever it was, it is there once at most.

@@ -85,7 +85,7 @@ def form(nodes: list[ClusterNode]) -> None:
                     return False
         return True
 
-    until(whole, "the cluster is whole", within_s=30)
+    until(whole, "the cluster is whole", within_s=60)
 
 
 def move(world: World, nodes: list[ClusterNode], partition: int) -> None:

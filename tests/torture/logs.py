@@ -67,7 +67,7 @@ def a_coordinator_that_dies_or_restarts_costs_no_event(stage: Stage, size: Size)
     told = {"UIC_KAFKA__SESSION_TIMEOUT_MS": "10000"}  # a new coordinator needs some seconds
     world = stage.world("coordinator", stage.valkey().address, partitions=N, bootstrap=broker.address, **told)
     workers = [world.worker(), world.worker()]
-    until(lambda: sum(map(owned, workers)) == N, "every partition has an owner", within_s=30)
+    until(lambda: sum(map(owned, workers)) == N, "every partition has an owner", within_s=60)
     tally = Tally()
     for n in range(6 if size == "full" else 1):
         node = groups.coordinator(broker.address, world.group)

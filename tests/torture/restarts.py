@@ -63,14 +63,14 @@ def uic_workers_restart_in_turn_and_no_event_is_lost(stage: Stage, size: Size) -
     workers = [world.worker(), world.worker()]
     ends_s, statuses = [], []
     with producing(world, 200, a_second=200) as produced:
-        until(lambda: produced() >= 200, "the load has begun", within_s=30)
+        until(lambda: produced() >= 200, "the load has begun", within_s=60)
         for n in range(restarts):
             member = workers[n % 2]
             began = time.monotonic()
             statuses.append(member.stop(grace_s=EXIT_S + 5))
             ends_s.append(time.monotonic() - began)
             member.start()
-            until(lambda: sum(map(owned, workers)) == N, "all partitions are folded again", within_s=30)
+            until(lambda: sum(map(owned, workers)) == N, "all partitions are folded again", within_s=60)
     caught_up_s = world.wait_folded(60)
     figures = {"caught up after the last event, s": caught_up_s}
     return Tally.of(world.compare(), trials=0, faults=0, figures=figures) + _ended(statuses, ends_s, restarts)

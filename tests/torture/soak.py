@@ -52,7 +52,7 @@ def nothing_grows_and_nothing_slows_down(stage: Stage, size: Size) -> Tally:
     ):
         assert rtp.child is not None
         process = psutil.Process(rtp.child.pid)
-        until(lambda: len(traffic.answers) >= 5 * PER_S, "it is warm", within_s=30)
+        until(lambda: len(traffic.answers) >= 5 * PER_S, "it is warm", within_s=60)
         for _ in range(WINDOWS):
             before_s = sum(process.cpu_times()[:2])
             began = traffic.go_on(lasts_s / WINDOWS)

@@ -121,12 +121,12 @@ def _trial(stage: Stage, part: tuple[Fault, bool, int]) -> Tally:
         world.wait_folded()
         if loaded:
             with producing(world, BUSY, a_second=200) as produced:
-                until(lambda: produced() >= 200, "the load has begun", within_s=30)
+                until(lambda: produced() >= 200, "the load has begun", within_s=60)
                 _remember(scene, fault)
-                until(lambda: produced() >= 400, "there is something to forget", within_s=30)
+                until(lambda: produced() >= 400, "there is something to forget", within_s=60)
                 fault(scene)
                 began, at = time.monotonic(), produced()
-                until(lambda: produced() >= at + 200, "the load goes on", within_s=30)
+                until(lambda: produced() >= at + 200, "the load goes on", within_s=60)
         else:
             _remember(scene, fault)
             world.produce(300, BUSY)
