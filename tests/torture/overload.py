@@ -158,7 +158,7 @@ def _verdict(answers: list[Answer], size: Size, knee: float, busier: float, head
         *([f"the load was {offered:.0f}/s of {TIMES * knee:.0f}/s"] if offered < limits.offered * TIMES * knee else []),
         *([f"goodput {goodput:.0f}/s, at the knee {knee:.0f}/s"] if goodput < limits.goodput * knee else []),
         *([f"the head was busy for {busy_in_time:.2f} of the knee's"] if busy_in_time < limits.head_busy else []),
-        *_slow(size, [answer.server_s for answer in refused], [answer.server_s for answer in scored], head_s),
+        *slow(size, [answer.server_s for answer in refused], [answer.server_s for answer in scored], head_s),
     ]
     figures = {
         "knee, requests/s": knee,
@@ -181,7 +181,7 @@ def _verdict(answers: list[Answer], size: Size, knee: float, busier: float, head
     )
 
 
-def _slow(size: Size, refused_s: list[float], scored_s: list[float], head_s: float) -> list[str]:
+def slow(size: Size, refused_s: list[float], scored_s: list[float], head_s: float) -> list[str]:
     """What is wrong with how long refusals took, by RTP's clock.
 
     In full, alone on a machine, all but 1 % take at most 5 ms. A machine that others use takes RTP off its
