@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from kafka import KafkaAdminClient
 from kafka.errors import TopicAlreadyExistsError
 
+from localstack.wait import until
+
 EVENTS = "behavior-events"
 PARTITIONS = 64
 """At least 32 for each Redis master ever planned; fixed at creation (docs/formats/event.md)."""
@@ -74,7 +76,7 @@ def create_topics(bootstrap: str, wanted: list[Topic], *, replication: int = -1)
             except TopicAlreadyExistsError:
                 pass  # another launcher was quicker; its partition count is compared below like any other's
         admin.wait_for_topics([topic.name for topic in wanted])
-        found = {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics([t.name for t in wanted])}
+        found = _partition_counts(admin, wanted)
     finally:
         admin.close()
     for topic in wanted:
@@ -84,6 +86,19 @@ def create_topics(bootstrap: str, wanted: list[Topic], *, replication: int = -1)
                 "its partition count is fixed at creation; set the count that it has, or use a new topic name"
             )
     return created
+
+
+def _partition_counts(admin: KafkaAdminClient, wanted: list[Topic]) -> dict[str, int]:
+    """By name. Of several brokers, one that has not heard of a new topic yet may be asked, where it has no partitions."""
+    found: dict[str, int] = {}
+
+    def known() -> bool:
+        described = admin.describe_topics([topic.name for topic in wanted])
+        found.update({topic["name"]: len(topic["partitions"]) for topic in described})
+        return all(found.values())
+
+    until(known, "every topic has partitions", within_s=30)
+    return found
 
 
 def delete_topics(bootstrap: str, names: list[str]) -> None:
