@@ -89,7 +89,7 @@ def create_topics(bootstrap: str, wanted: list[Topic], *, replication: int = -1)
 
 
 def _partition_counts(admin: KafkaAdminClient, wanted: list[Topic]) -> dict[str, int]:
-    """By name. Of several brokers, one that has not heard of a new topic yet may be asked, where it has no partitions."""
+    """By name. Of several brokers one may be asked that has not heard of a new topic yet, and says it has none."""
     found: dict[str, int] = {}
 
     def known() -> bool:
