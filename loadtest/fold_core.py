@@ -1,8 +1,10 @@
 """What an event costs UIC's fold, by stage: record batches in memory → states in a real Valkey, without a broker.
 
     python -m loadtest.fold_core [--events 100000] [--rounds 3]
+    python -m loadtest.fold_core --events 20000 --at-once 10     as at 1,000 events/s, fetched every 10 ms
 
-The log is as a backlog looks from the fold thread: every partition has as many records waiting as its room allows.
+The log is as a backlog looks from the fold thread: every partition has as many records waiting as its room allows. With
+`--at-once` so few come at a time, over all partitions.
 Figures are processor time, so that they hold beside other load; the store's own is its process's. Compare two versions
 by running them in turn.
 """
@@ -17,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +70,7 @@ class Stopwatch:
 class MemoryLog:
     """`Log` of record batches in memory, all assigned to one worker. Tops a partition up to its room at every call."""
 
-    def __init__(self, batches: list[list[bytes]], room: int, watch: Stopwatch) -> None:
+    def __init__(self, batches: Sequence[Iterable[bytes]], room: int, watch: Stopwatch) -> None:
         self._batches = [iter(some) for some in batches]
         self._room = room
         self._watch = watch
@@ -83,7 +85,7 @@ class MemoryLog:
         found, self._queued = self._queued, []
         self._watch.lap("adopt")
         for partition, tag in self._tags.items():
-            while self._waiting[tag] < self._room and (data := next(self._batches[partition], None)) is not None:
+            while self._waiting[tag] < self._room and (data := next(self._batches[partition], None)):
                 records = read_all(data)
                 self._waiting[tag] += len(records)
                 found.append(Fetched(partition, tag, records, records[-1].offset + 1))
@@ -147,30 +149,42 @@ def read_all(data: bytes) -> list[LogRecord]:
     return read_batch(batch)
 
 
-def log_of(bundle: Bundle, users: int, events: int, seed: int) -> list[list[bytes]]:
-    """Record batches by partition: `events` events, Zipf 1 over `users`."""
+def log_of(bundle: Bundle, users: int, events: int, seed: int, at_once: int | None = None) -> list[list[bytes]]:
+    """Record batches by partition: `events` events, Zipf 1 over `users`. With `at_once`, the i-th batch of each is what
+    it has of the i-th so many events, perhaps nothing."""
     behaviors = itertools.cycle(
         zip(bundle.items.ids[:1000].tolist(), itertools.cycle(bundle.categories.ids.tolist()), strict=False)
     )
-    logs: list[list[tuple[bytes, bytes]]] = [[] for _ in range(PARTITIONS)]
-    for user, (item, category) in zip(zipf_users(users, events, seed), behaviors, strict=False):
+    logs: list[list[list[tuple[bytes, bytes]]]] = [[[]] for _ in range(PARTITIONS)]
+    for n, (user, (item, category)) in enumerate(zip(zipf_users(users, events, seed), behaviors, strict=False)):
+        if at_once and n and n % at_once == 0:
+            for log in logs:
+                log.append([])
         key = user.encode()
-        logs[partition_of(key, PARTITIONS)].append((key, event(user, item, category)))
+        log = logs[partition_of(key, PARTITIONS)]
+        if not at_once and len(log[-1]) == BATCH_RECORDS:
+            log.append([])
+        log[-1].append((key, event(user, item, category)))
+    return [batches_of(log) for log in logs]
+
+
+def batches_of(log: list[list[tuple[bytes, bytes]]]) -> list[bytes]:
+    """As a broker sends them; nothing for an empty one."""
     now = time.time_ns() // 1_000_000
-    found = []
-    for log in logs:
-        batches = []
-        for base in range(0, len(log), BATCH_RECORDS):
-            builder = MemoryRecordsBuilder(2, 0, 1 << 24)
-            for key, value in log[base : base + BATCH_RECORDS]:
-                builder.append(now, key, value, [])
-            builder.close()
-            batches.append(struct.pack(">q", base) + bytes(builder.buffer())[8:])
-        found.append(batches)
-    return found
+    batches, base = [], 0
+    for records in log:
+        builder = MemoryRecordsBuilder(2, 0, 1 << 24)
+        for key, value in records:
+            builder.append(now, key, value, [])
+        builder.close()
+        batches.append(struct.pack(">q", base) + bytes(builder.buffer())[8:] if records else b"")
+        base += len(records)
+    return batches
 
 
-def fold(bundle: Bundle, logs: list[list[bytes]], events: int, url: str, prefix: str) -> Stopwatch:
+def fold(
+    bundle: Bundle, logs: list[list[bytes]], events: int, url: str, prefix: str, *, at_once: int | None = None
+) -> Stopwatch:
     """Fold all of it, from nothing, with the settings that UIC has by default."""
     watch, settings = Stopwatch(), FoldSettings()
     graph = StepGraph(bundle)
@@ -185,7 +199,8 @@ def fold(bundle: Bundle, logs: list[list[bytes]], events: int, url: str, prefix:
     store = TimedStore(RedisSettings(url=url), Keys(namespace(bundle.fingerprint.hex()), prefix))
     store.watch = watch
     after = {"poll": "adopt", "decode": "decode", "load": "load", "fold": "plan", "advise": "adopt"}
-    log = MemoryLog(logs, settings.queue_records // PARTITIONS, watch)
+    room = 1 if at_once else settings.queue_records // PARTITIONS
+    log = MemoryLog(logs, room, watch)
     updater = StateUpdater(
         topic=Topic("behavior-events", PARTITIONS),
         model=Model(step, bundle.vectors, bundle.initial_state, bundle.layout, bundle.fingerprint, bundle.sketch),
@@ -216,11 +231,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--events", type=int, default=100_000)
     parser.add_argument("--users", type=int, default=100_000, help="different users, Zipf 1")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--at-once", type=int, help="events that come at a time (default: all partitions have many)")
     parser.add_argument("--bundle", type=Path, default=BUNDLE)
     asked = parser.parse_args(arguments)
     settle_interpreter()
     bundle = load_bundle(asked.bundle)
-    logs = log_of(bundle, asked.users, asked.events, seed=0)
+    logs = log_of(bundle, asked.users, asked.events, 0, asked.at_once)
     rows: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         server = Valkey(Path(folder))
@@ -229,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             process = psutil.Process(store_pid(server.address))
             for i in range(asked.rounds):
                 began, cpu = time.perf_counter(), process.cpu_times()
-                watch = fold(bundle, logs, asked.events, server.address, f"round{i}")
+                watch = fold(bundle, logs, asked.events, server.address, f"round{i}", at_once=asked.at_once)
                 spent = process.cpu_times()
                 watch.seconds["valkey"] = spent.user + spent.system - cpu.user - cpu.system
                 rows.append({stage: watch.seconds[stage] / asked.events * 1e6 for stage in ORDER})

@@ -33,7 +33,7 @@ from uic.core.commit import Answer, Commit, Verdict
 from uic.core.event import Reason
 from uic.core.fold import Part, Round
 from uic.core.letters import KEY_BYTES, NULL, OFFSET, PARTITION, REASON, VALUE_BYTES, VALUE_SHA256, Letter, to_wire
-from uic.core.ordering import LARGE, Bounds, Cut, OutOfOrder, cut
+from uic.core.ordering import LARGE, Bounds, Cut, OutOfOrder, decode, take
 from uic.core.routing import MisroutedWindow
 from uic.core.status import Phase
 
@@ -49,7 +49,7 @@ def cut_of(records: Sequence[FakeRecord], **changes: object) -> Cut:
         "erased": {},
         "bounds": Bounds(256, 64, 10_000),
     }
-    return cut(records, **{**arguments, **changes})  # type: ignore[arg-type]  # each by its own type
+    return decode([take(records, **{**arguments, **changes})])[0]  # type: ignore[arg-type]  # each by its own type
 
 
 def records_of(users: Sequence[str]) -> list[FakeRecord]:
@@ -574,7 +574,7 @@ def test_counters_folded_in_waves_are_those_of_single_events_and_a_poisoned_even
         cache.open().find(batch.keys),
     )
     work = Round(initial, cache)
-    work.plan(part)
+    work.plan([part])
     work.run(fakes.step, fakes.vectors, counting)
 
     want = {user: initial.copy()[np.newaxis] for user in batch.users}

@@ -52,7 +52,7 @@ from uic.core.commit import Answer, Commit, NoAnswer, Verdict, Written, judge
 from uic.core.event import Reason
 from uic.core.fold import ERASED_ROW, NO_ROW, Part, Round
 from uic.core.letters import Letter
-from uic.core.ordering import Bounds, Cut, OutOfOrder, cut
+from uic.core.ordering import LARGE, Bounds, Cut, OutOfOrder, Taken, decode, take
 from uic.core.ports import (
     Advised,
     Assigned,
@@ -557,9 +557,8 @@ class StateUpdater:
     def _fold(self, now: float, wall_ms: int) -> None:
         """The protocol over the partitions that have something pending: small batches in a round of their own, so that
         they do not wait until that of a partition that is flooded is folded too."""
-        cuts = self._decode(now)
         for large in (False, True):
-            self._round([(session, batch) for session, batch in cuts if batch.large is large], now, wall_ms)
+            self._round(self._decode(large, now), now, wall_ms)
 
     def _round(self, cuts: list[tuple[Session, Cut]], now: float, wall_ms: int) -> None:
         """Steps 3 to 6, for batches that are loaded, folded and written together."""
@@ -568,8 +567,7 @@ class StateUpdater:
             return
         started = perf_counter()
         work = Round(self._model.initial_state, self._cache)
-        for _, part in parts:
-            work.plan(part)
+        work.plan([part for _, part in parts])
         work.run(self._model.step, self._model.vectors, self._model.counting)
         self._metrics.stage.labels("fold").observe(perf_counter() - started)
         self._metrics.waves.inc(work.waves)
@@ -586,34 +584,47 @@ class StateUpdater:
         self._commit(staged, now, wall_ms)
         self._metrics.stage.labels("commit").observe(perf_counter() - started)
 
-    def _decode(self, now: float) -> list[tuple[Session, Cut]]:
-        """Step 2, for partitions in turn: cuts whose dead letters, if any, are acknowledged."""
+    def _decode(self, large: bool, now: float) -> list[tuple[Session, Cut]]:
+        """Step 2, for partitions in turn that have many records pending, or few: cuts whose dead letters, if any, are
+        acknowledged."""
         started = perf_counter()
-        ready = []
+        chosen: list[Session] = []
+        new: list[tuple[Session, Taken]] = []
         records = 0
         for _ in range(len(self._turn_of)):
             if records >= self._settings.max_records:
                 break
             session = self._sessions[self._turn_of[0]]
             self._turn_of.rotate(-1)
-            if session.phase is not Phase.FOLDING or not self._ready(session, now):
+            if (
+                session.phase is not Phase.FOLDING
+                or not self._ready(session, now)
+                or (len(session.pending) >= LARGE) is not large
+            ):
                 continue
-            if session.cut is None and not self._cut(session, now):
-                if self._stopped:
-                    return []
+            if session.cut is not None:
+                records += len(session.cut.records)
+            elif (taken := self._take(session, now)) is not None:
+                new.append((session, taken))
+                records += len(taken.records)
+            else:
                 continue
-            batch = session.cut
-            if batch is not None and self._delivered(session, batch, now):
-                ready.append((session, batch))
-                records += len(batch.records)
+            chosen.append(session)
+        if new and not self._cut(new):
+            return []
+        ready = [
+            (session, batch)
+            for session in chosen
+            if (batch := session.cut) is not None and self._delivered(session, batch, now)
+        ]
         if ready:
             self._metrics.stage.labels("decode").observe(perf_counter() - started)
             self._after("decode")
         return ready
 
-    def _cut(self, session: Session, now: float) -> bool:
+    def _take(self, session: Session, now: float) -> Taken | None:
         try:
-            batch = cut(
+            return take(
                 session.pending,
                 floor=session.folding().next_offset,
                 partition=session.partition,
@@ -625,16 +636,20 @@ class StateUpdater:
         except OutOfOrder as error:
             say(log, logging.ERROR, "records out of order", partition=session.partition, detail=str(error))
             self._restart(session, now, delay_s=self._settings.retry_interval_s)
-            return False
-        if self._misrouted.exceeded_by(batch.misrouted):
-            self.stop(
-                f"misrouted: more than {self._settings.misrouted_share:.0%} of the last records do not lie in their "
-                "key's partition; producers must partition by murmur2 (librdkafka: partitioner=murmur2_random)"
-            )
-            return False
-        self._misrouted.add(len(batch.records), batch.misrouted)
-        session.cut = batch
-        session.letters_sent = session.letters_due = 0
+            return None
+
+    def _cut(self, new: list[tuple[Session, Taken]]) -> bool:
+        """Make what was taken the batches in hand; False if that showed that nothing may be folded any more."""
+        for (session, _), batch in zip(new, decode([taken for _, taken in new]), strict=True):
+            if self._misrouted.exceeded_by(batch.misrouted):
+                self.stop(
+                    f"misrouted: more than {self._settings.misrouted_share:.0%} of the last records do not lie in their"
+                    " key's partition; producers must partition by murmur2 (librdkafka: partitioner=murmur2_random)"
+                )
+                return False
+            self._misrouted.add(len(batch.records), batch.misrouted)
+            session.cut = batch
+            session.letters_sent = session.letters_due = 0
         return True
 
     def _delivered(self, session: Session, batch: Cut, now: float) -> bool:

@@ -9,7 +9,7 @@ Nothing that was read is changed: results lie in the round's own arrays until th
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 
@@ -28,7 +28,7 @@ from mimn.state import (
     header_rows,
     user_hash,
 )
-from uic.core.cache import StateCache
+from uic.core.cache import NOT_CACHED, StateCache
 from uic.core.ordering import ERASE, Cut
 from uic.core.ports import Counting, Step, Vectors
 
@@ -58,12 +58,12 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class _Events:
-    """Events of a part that are to be folded, in log order, one array a field."""
+    """Events that are to be folded, in log order within a part, one array a field."""
 
     row: Integers
     """Of the round."""
     operation: Integers
-    """Of the part's cut."""
+    """Counted over the parts' cuts."""
     item: NDArray[np.uint64]
     category: NDArray[np.uint64]
     time: Integers
@@ -83,53 +83,64 @@ class Round:
         self.tensors: NDArray[np.float32] = np.empty((0, len(initial)), np.float32)
         self.place: NDArray[np.intp] = np.empty(0, np.intp)
         """Where a row's tensors lie."""
-        self._rows = 0
-        self._headers: list[NDArray[np.void]] = []
-        self._from_cache: list[tuple[Integers, NDArray[np.intp]]] = []
-        """Rows, and where the cache has their tensors."""
-        self._from_store: list[tuple[int, NDArray[np.float32]]] = []
-        self._parts: list[Part] = []
-        self._events: list[_Events] = []
-        self._first_event: list[int] = []
+        self._parts: Sequence[Part] = ()
+        self._first_operation: Integers = np.empty(0, np.int64)
         """Of each part."""
+        self._from_cache: NDArray[np.intp] = np.empty(0, np.intp)
+        """By row: where the cache has its tensors, `NOT_CACHED` if it has not."""
+        self._from_store: list[tuple[int, NDArray[np.float32]]] = []
+        self._events: _Events
 
-    def plan(self, part: Part) -> None:
-        """Stage the headers of a part and queue its events. Fills `part.row_of`."""
-        cut, users = part.cut, len(part.cut.users)
-        part.not_finite = []
-        erases = cut.items == ERASE
+    def plan(self, parts: Sequence[Part]) -> None:
+        """Stage the headers of at least one part and queue the events. Fills each part's `row_of`.
+
+        For all parts together: where events arrive at a rate, a part has one or two, and it is the calls that cost.
+        """
+        cuts = [part.cut for part in parts]
+        sizes, users = np.array([len(cut.items) for cut in cuts]), np.array([len(cut.users) for cut in cuts])
+        self._parts, self._first_operation = parts, np.cumsum(sizes) - sizes
+        first_user = np.cumsum(users) - users
+        part_of = np.repeat(np.arange(len(parts)), users)
+        user_of = np.concatenate([cut.user_of for cut in cuts]) + np.repeat(first_user, sizes)
+        items, offsets, times = (
+            np.concatenate([getattr(cut, name) for cut in cuts]) for name in ("items", "offsets", "times")
+        )
+        erases = items == ERASE
         # A user's rows are numbered by how often he was erased before: one row a user unless there are erasures.
-        lives, ended = _lives(cut.user_of, erases, users)
+        lives, ended = _lives(user_of, erases, len(part_of))
         events = np.flatnonzero(~erases)
-        begun, row = np.unique(lives[events] * users + cut.user_of[events], return_inverse=True)
-        life, user = np.divmod(begun, max(users, 1))
-        headers = self._begin(part, user, life > 0)
+        begun, row = np.unique(lives[events] * len(part_of) + user_of[events], return_inverse=True)
+        life, user = np.divmod(begun, max(len(part_of), 1))
+        cached = np.concatenate([part.cached for part in parts])[user]
+        self._from_cache = np.where(life > 0, NOT_CACHED, cached)
+        headers = self.headers = self._begin(part_of[user], user - first_user[part_of[user]], life > 0)
 
-        new = cut.offsets[events] > headers["last_offset"][row]
-        part.already_folded = len(events) - int(np.count_nonzero(new))
+        new = offsets[events] > headers["last_offset"][row]
+        folded_before = np.bincount(part_of[user_of[events[~new]]], minlength=len(parts))
         events, row = events[new], row[new]
         folded = np.bincount(row, minlength=len(begun))
         latest = np.zeros(len(begun), np.int64)
         np.maximum.at(latest, row, np.arange(len(row)))
         some = np.flatnonzero(folded)
         headers["event_count"] += folded.astype(np.uint64)
-        headers["last_offset"][some] = cut.offsets[events[latest[some]]]
-        headers["last_event_time"][some] = cut.times[events[latest[some]]]
+        headers["last_offset"][some] = offsets[events[latest[some]]]
+        headers["last_event_time"][some] = times[events[latest[some]]]
         digests = headers["digest"].tolist()
-        values = [cut.records[at].value or b"" for at in cut.record_of[events].tolist()]
-        extend_digests(digests, row.tolist(), cut.offsets[events], values)
+        values = [cut.records[at].value or b"" for cut in cuts for at in cut.record_of.tolist()]
+        extend_digests(digests, row.tolist(), offsets[events], [values[at] for at in events.tolist()])
         headers["digest"] = np.frombuffer(b"".join(digests), "V8")
 
-        part.row_of = np.where(ended > 0, ERASED_ROW, NO_ROW)
+        row_of = np.where(ended > 0, ERASED_ROW, NO_ROW)
         last = (folded > 0) & (life == ended[user])
-        part.row_of[user[last]] = self._rows + np.flatnonzero(last)
-        self._first_event.append(sum(len(before.row) for before in self._events))
-        self._parts.append(part)
-        self._events.append(
-            _Events(self._rows + row, events, cut.items[events], cut.categories[events], cut.times[events])
-        )
-        self._headers.append(headers)
-        self._rows += len(begun)
+        row_of[user[last]] = np.flatnonzero(last)
+        for part, begin, count, before in zip(
+            parts, first_user.tolist(), users.tolist(), folded_before.tolist(), strict=True
+        ):
+            part.row_of = row_of[begin : begin + count]
+            part.already_folded = before
+            part.not_finite = []
+        categories = np.concatenate([cut.categories for cut in cuts])
+        self._events = _Events(row, events, items[events], categories[events], times[events])
 
     def run(self, step: Step, vectors: Vectors, counting: Counting | None = None) -> None:
         """Fold all queued events. A step that is not finite leaves its row as it was and is noted in its part.
@@ -138,11 +149,11 @@ class Round:
         a wave gives is what the next one takes. With counters, the step has the rest of a state; they are added to in
         place.
         """
-        self.headers = np.concatenate([self.headers, *self._headers])
-        row = np.concatenate([np.empty(0, np.int64), *(events.row for events in self._events)])
-        depth = np.bincount(row, minlength=self._rows)
-        self.place = np.empty(self._rows, np.intp)
-        self.place[np.argsort(-depth, kind="stable")] = np.arange(self._rows)
+        queued = self._events
+        row = queued.row
+        depth = np.bincount(row, minlength=len(self.headers))
+        self.place = np.empty(len(depth), np.intp)
+        self.place[np.argsort(-depth, kind="stable")] = np.arange(len(depth))
         tensors = self._gather()
         if not len(row):
             return
@@ -150,15 +161,12 @@ class Round:
         wave = np.empty(len(row), np.int64)
         wave[by_row] = np.arange(len(row)) - np.repeat(np.cumsum(depth) - depth, depth)
         order = np.lexsort((self.place[row], wave))
-        ids = (
-            np.concatenate([events.item for events in self._events])[order],
-            np.concatenate([events.category for events in self._events])[order],
-        )
+        ids = (queued.item[order], queued.category[order])
         inputs = vectors(*ids)
         rest = slice(None) if counting is None else counting.sketch.rest
         if counting is not None:
             addresses = counting.addresses(*ids)
-            moments = counting.sketch.moments(np.concatenate([events.time for events in self._events])[order])
+            moments = counting.sketch.moments(queued.time[order])
         widths = np.bincount(wave).tolist()
         states = np.ascontiguousarray(tensors[: widths[0], rest])
         begin = 0
@@ -182,50 +190,60 @@ class Round:
         """The rows' states as they are stored, once `run` is done."""
         return encode_states(self.headers, self.tensors[self.place], fingerprint, layout)
 
-    def _begin(self, part: Part, user: Integers, fresh: NDArray[np.bool_]) -> NDArray[np.void]:
-        """The headers of rows that continue users' states, or begin from the initial one (`fresh`: just erased)."""
-        progress = part.progress
+    def _begin(self, at_part: Integers, user: Integers, fresh: NDArray[np.bool_]) -> NDArray[np.void]:
+        """The headers of rows that continue states, or begin from the initial one (`fresh`: just erased).
+
+        Args:
+            at_part: by row, whose.
+            user: by row, index of the user in that part's cut.
+            fresh: by row.
+        """
         headers = np.zeros(len(user), HEADERS)
-        cached = np.where(fresh, -1, part.cached[user])
-        found = np.flatnonzero(cached >= 0)
-        headers[found] = self._cache.headers[cached[found]]
-        self._from_cache.append((self._rows + found, cached[found]))
-        others = np.flatnonzero(cached < 0)
+        found = np.flatnonzero(self._from_cache != NOT_CACHED)
+        headers[found] = self._cache.headers[self._from_cache[found]]
+        others = np.flatnonzero(self._from_cache == NOT_CACHED)
         begun = []
-        for at, index, anew in zip(others.tolist(), user[others].tolist(), fresh[others].tolist(), strict=True):
+        for row, at, index, anew in zip(
+            others.tolist(), at_part[others].tolist(), user[others].tolist(), fresh[others].tolist(), strict=True
+        ):
+            part = self._parts[at]
             loaded = None if anew else part.loaded.get(index)
-            if loaded is not None and loaded.header.lineage == progress.lineage:
+            if loaded is not None and loaded.header.lineage == part.progress.lineage:
                 begun.append(loaded.header)
-                self._from_store.append((self._rows + at, loaded.tensors))
+                self._from_store.append((row, loaded.tensors))
             else:
                 suspect = not anew and index in part.suspect
                 owner = user_hash(part.cut.users[index])
-                begun.append(StateHeader(owner, progress.lineage, progress.era, -1, 0, 0, EMPTY_DIGEST, suspect))
+                begun.append(
+                    StateHeader(owner, part.progress.lineage, part.progress.era, -1, 0, 0, EMPTY_DIGEST, suspect)
+                )
         headers[others] = header_rows(begun)
+        progress = [part.progress for part in self._parts]
         # After an erasure nothing is missing: what came before is not to be known.
-        headers["partial"] |= ~fresh & (np.maximum(headers["last_offset"], 0) < progress.complete_from)
+        complete_from = np.array([p.complete_from for p in progress])[at_part]
+        headers["partial"] |= ~fresh & (np.maximum(headers["last_offset"], 0) < complete_from)
         # Offsets of an earlier era are another log's, or another reading of this one.
-        headers["last_offset"][headers["era"] != progress.era] = -1
-        headers["era"] = progress.era
-        headers["lineage"] = progress.lineage
+        era = np.array([p.era for p in progress], headers["era"].dtype)[at_part]
+        headers["last_offset"][headers["era"] != era] = -1
+        headers["era"] = era
+        headers["lineage"] = np.array([p.lineage for p in progress], np.uint64)[at_part]
         return headers
 
     def _gather(self) -> NDArray[np.float32]:
         """The rows as they are before any event: initial, cached or stored."""
-        self.tensors = np.empty((self._rows, len(self._initial)), np.float32)
+        self.tensors = np.empty((len(self.headers), len(self._initial)), np.float32)
         self.tensors[:] = self._initial
-        for rows, cached in self._from_cache:
-            self.tensors[self.place[rows]] = self._cache.tensors[cached]
+        cached = np.flatnonzero(self._from_cache != NOT_CACHED)
+        self.tensors[self.place[cached]] = self._cache.tensors[self._from_cache[cached]]
         if self._from_store:
             self.tensors[self.place[[row for row, _ in self._from_store]]] = [stored for _, stored in self._from_store]
         return self.tensors
 
     def _note(self, events: Integers) -> None:
         """Note events whose step was not finite in their parts."""
-        for event in events.tolist():
-            at = bisect_right(self._first_event, event) - 1
-            operation = self._events[at].operation[event - self._first_event[at]]
-            self._parts[at].not_finite.append(int(operation))
+        for operation in self._events.operation[events].tolist():
+            at = int(np.searchsorted(self._first_operation, operation, "right")) - 1
+            self._parts[at].not_finite.append(operation - int(self._first_operation[at]))
 
 
 def _lives(user_of: NDArray[np.intp], erases: NDArray[np.bool_], users: int) -> tuple[Integers, Integers]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import lt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,17 +50,27 @@ class Cut:
     erased_later: int = 0
     """Events left out of a replay because their user was erased further on in the log."""
 
-    @property
-    def large(self) -> bool:
-        """Whether it takes much longer to fold than a round costs: small batches do not wait for it."""
-        return len(self.records) >= LARGE
-
     def without(self, operations: Sequence[int], reason: Reason) -> Cut:
         """The same batch with some operations rejected."""
         rejected = [*self.rejected, *((int(at), reason) for at in np.sort(self.record_of[operations]))]
         stays = np.ones(len(self.items), np.bool_)
         stays[operations] = False
         return replace(self._of(stays), rejected=rejected)
+
+    def _of_those_that_stay(self, erased: Mapping[bytes, int], rejected: list[tuple[int, Reason]]) -> Cut:
+        """The same batch, all of whose records are operations yet, without those that are `rejected` or left out."""
+        stays = np.ones(len(self.records), np.bool_)
+        stays[[at for at, _ in rejected]] = False
+        left_out = np.zeros(len(self.records), np.bool_)
+        if erased and self.keys:
+            upto = np.array([erased.get(key, -1) for key in self.keys], np.int64)
+            left_out = stays & (self.items != ERASE) & (upto[self.user_of] >= self.offsets)
+        return replace(
+            self._of(stays & ~left_out),
+            rejected=rejected,
+            misrouted=sum(reason is Reason.MISROUTED for _, reason in rejected),
+            erased_later=int(np.count_nonzero(left_out)),
+        )
 
     def _of(self, stays: NDArray[np.bool_]) -> Cut:
         """The same batch with some operations alone."""
@@ -90,7 +101,22 @@ class Bounds:
     max_records: int
 
 
-def cut(
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Records that make one batch, and whose they are; nothing of them is decoded."""
+
+    partition: int
+    records: Sequence[Record]
+    keys: list[bytes]
+    """In order of appearance."""
+    places: list[int]
+    """By record: index into `keys`, -1 where the key is refused."""
+    refused: Mapping[bytes | None, Reason]
+    erased: Mapping[bytes, int]
+    """Key → offset up to which the user's events are left out."""
+
+
+def take(
     pending: Sequence[Record],
     *,
     floor: int,
@@ -99,7 +125,7 @@ def cut(
     known: Collection[bytes],
     erased: Mapping[bytes, int],
     bounds: Bounds,
-) -> Cut:
+) -> Taken:
     """A long batch from the front of `pending` that keeps within `bounds`, counting records that turn out to be no
     events as if they were.
 
@@ -115,27 +141,6 @@ def cut(
     Raises:
         OutOfOrder: as the name says.
     """
-    taken = _take(pending, partition, partitions, known, bounds)
-    offsets = np.fromiter((record.offset for record in taken.records), np.int64, len(taken.records))
-    if len(offsets) and (offsets[0] < floor or (offsets[1:] <= offsets[:-1]).any()):
-        raise OutOfOrder(f"offsets {offsets[0]} to {offsets[-1]} do not rise from {floor} or more")
-    return _decoded(partition, taken, offsets, erased)
-
-
-@dataclass(frozen=True, slots=True)
-class _Taken:
-    """Records of a batch, and whose they are."""
-
-    records: Sequence[Record]
-    keys: list[bytes]
-    places: NDArray[np.int64]
-    """By record: index into `keys`, -1 where the key is refused."""
-    refused: dict[bytes | None, Reason]
-
-
-def _take(
-    pending: Sequence[Record], partition: int, partitions: int, known: Collection[bytes], bounds: Bounds
-) -> _Taken:
     keys: list[bytes] = []
     index: dict[bytes | None, int] = {}
     depth: list[int] = []
@@ -161,7 +166,11 @@ def _take(
                 keys.append(key)
                 depth.append(record.value is not None)
         places.append(place)
-    return _Taken(pending[: len(places)], keys, np.array(places, np.int64), refused)
+    records = pending[: len(places)]
+    offsets = [record.offset for record in records]
+    if offsets and (offsets[0] < floor or not all(map(lt, offsets, offsets[1:]))):
+        raise OutOfOrder(f"offsets {offsets[0]} to {offsets[-1]} do not rise from {floor} or more")
+    return Taken(partition, records, keys, places, refused, erased)
 
 
 def _misplaced(key: bytes | None, partition: int, partitions: int) -> Reason | None:
@@ -172,45 +181,52 @@ def _misplaced(key: bytes | None, partition: int, partitions: int) -> Reason | N
     return reason
 
 
-def _decoded(partition: int, taken: _Taken, offsets: NDArray[np.int64], erased: Mapping[bytes, int]) -> Cut:
-    records, keys, places = taken.records, taken.keys, taken.places
-    values = [record.value for record in records]
-    here = places >= 0
-    erases = np.fromiter((value is None for value in values), np.bool_, len(values)) & here
-    record_of = np.flatnonzero(here & ~erases)
-    chosen = record_of.tolist()
-    items, categories = np.zeros(len(records), np.uint64), np.zeros(len(records), np.uint64)
+def decode(batches: Sequence[Taken]) -> list[Cut]:
+    """The cuts of batches. All their records are decoded together, because each batch has few where events arrive at a
+    rate; a cut's arrays are parts of common ones.
+
+    Records that are no events, or whose key is refused, are rejected; events of users that are erased further on in the
+    log are left out.
+    """
+    records = [record for taken in batches for record in taken.records]
+    places = np.array([place for taken in batches for place in taken.places], np.int64)
+    offsets = np.array([record.offset for record in records], np.int64)
+    record_of = np.concatenate([np.arange(len(taken.records)) for taken in batches])
+    stays = places >= 0
+    events = np.flatnonzero(stays & np.array([record.value is not None for record in records], np.bool_))
+    chosen = [records[at] for at in events.tolist()]
+    items, categories = np.full(len(records), ERASE, np.uint64), np.zeros(len(records), np.uint64)
     times = np.zeros(len(records), np.int64)
-    items[record_of], categories[record_of], times[record_of], reasons = decode_all(
-        [values[at] or b"" for at in chosen],
-        [records[at].headers for at in chosen],
-        [keys[place] for place in places[record_of].tolist()],
-        np.fromiter((records[at].timestamp for at in chosen), np.int64, len(chosen)),
+    items[events], categories[events], times[events], reasons = decode_all(
+        [record.value or b"" for record in chosen],
+        [record.headers for record in chosen],
+        [record.key or b"" for record in chosen],
+        np.array([record.timestamp for record in chosen], np.int64),
     )
-    rejected = {chosen[at]: reason for at, reason in reasons.items()}
-    if taken.refused:
-        rejected |= {at: taken.refused[records[at].key] for at in np.flatnonzero(~here).tolist()}
-    stays = here.copy()
+    rejected = {int(events[at]): reason for at, reason in reasons.items()}
     stays[list(rejected)] = False
-    erased_later = 0
-    if erased and keys:
-        upto = np.array([erased.get(key, -1) for key in keys], np.int64)
-        left_out = stays & ~erases & (upto[places] >= offsets)
-        erased_later = int(np.count_nonzero(left_out))
-        stays &= ~left_out
-    batch = Cut(
-        partition=partition,
-        records=records,
-        keys=keys,
-        users=[key.decode() for key in keys],
-        user_of=places,
-        record_of=np.arange(len(records)),
-        offsets=offsets,
-        items=items,
-        categories=categories,
-        times=times,
-        rejected=sorted(rejected.items()),
-        misrouted=sum(reason is Reason.MISROUTED for reason in rejected.values()),
-        erased_later=erased_later,
-    )
-    return batch if stays.all() else batch._of(stays)
+    all_stay = bool(stays.all())
+    cuts = []
+    end = 0
+    for taken in batches:
+        begin, end = end, end + len(taken.records)
+        batch = Cut(
+            partition=taken.partition,
+            records=taken.records,
+            keys=taken.keys,
+            users=[key.decode() for key in taken.keys],
+            user_of=places[begin:end],
+            record_of=record_of[begin:end],
+            offsets=offsets[begin:end],
+            items=items[begin:end],
+            categories=categories[begin:end],
+            times=times[begin:end],
+            rejected=[],
+        )
+        if taken.erased or not all_stay:
+            away = np.flatnonzero(~stays[begin:end]).tolist()
+            batch = batch._of_those_that_stay(
+                taken.erased, [(at, rejected.get(begin + at) or taken.refused[taken.records[at].key]) for at in away]
+            )
+        cuts.append(batch)
+    return cuts
