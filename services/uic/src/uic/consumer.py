@@ -45,7 +45,8 @@ from uic.topic_identity import TopicIdentity
 
 log = logging.getLogger("uic.consumer")
 
-POLL_MS = 5
+POLL_MS = 20
+"""How long a poll may wait for the answer to an open fetch. It ends with that answer, so with Kafka this is no delay."""
 JOIN_MS = 500
 """How long a poll may take while we are not a stable member with partitions: joining is not for short polls."""
 LONGEST_PAUSE_S = 0.032
@@ -176,6 +177,7 @@ class LogConsumer(threading.Thread):
             "heartbeat_interval_ms": s.heartbeat_interval_ms,
             "max_poll_interval_ms": s.max_poll_interval_ms,
             "max_poll_records": s.max_poll_records,
+            "fetch_min_bytes": s.fetch_min_bytes,
             "fetch_max_wait_ms": s.fetch_max_wait_ms,
             "max_partition_fetch_bytes": s.max_partition_fetch_bytes,
             "metadata_max_age_ms": 30_000,
