@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import tracemalloc
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pytest
@@ -33,14 +33,14 @@ from uic.core.commit import Answer, Commit, Verdict
 from uic.core.event import Reason
 from uic.core.fold import Part, Round
 from uic.core.letters import KEY_BYTES, NULL, OFFSET, PARTITION, REASON, VALUE_BYTES, VALUE_SHA256, Letter, to_wire
-from uic.core.ordering import LARGE, Bounds, Cut, OutOfOrder, decode, take
+from uic.core.ordering import LARGE, Bounds, Cut, OutOfOrder, Taken, decode, take
 from uic.core.routing import MisroutedWindow
 from uic.core.status import Phase
 
 USERS = users_of(0, 1, 30)
 
 
-def cut_of(records: Sequence[FakeRecord], **changes: object) -> Cut:
+def taken_of(records: Sequence[FakeRecord], **changes: object) -> Taken:
     arguments: dict[str, object] = {
         "floor": 0,
         "partition": 0,
@@ -49,7 +49,11 @@ def cut_of(records: Sequence[FakeRecord], **changes: object) -> Cut:
         "erased": {},
         "bounds": Bounds(256, 64, 10_000),
     }
-    return decode([take(records, **{**arguments, **changes})])[0]  # type: ignore[arg-type]  # each by its own type
+    return take(records, **{**arguments, **changes})  # type: ignore[arg-type]  # each by its own type
+
+
+def cut_of(records: Sequence[FakeRecord], **changes: object) -> Cut:
+    return decode([taken_of(records, **changes)])[0]
 
 
 def records_of(users: Sequence[str]) -> list[FakeRecord]:
@@ -127,6 +131,63 @@ def test_a_batch_of_refused_records_alone_is_cut_in_a_replay_too() -> None:
     batch = cut_of(refused, erased={b"somebody": 7})
     assert [reason for _, reason in batch.rejected] == [Reason.MISSING_KEY, Reason.BAD_KEY]
     assert (len(batch.items), batch.erased_later) == (0, 0)
+
+
+KINDS = ("event", "poison", "erasure", "garbage", "no key")
+
+
+@given(
+    st.lists(
+        st.tuples(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(KINDS)), max_size=12), st.booleans()),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_partitions_cut_and_folded_together_come_out_as_each_does_alone(
+    partitions: list[tuple[list[tuple[int, str]], bool]],
+) -> None:
+    count, cache = len(partitions), StateCache(1, len(fakes.INITIAL))
+    taken = []
+    for p, (touches, replay_) in enumerate(partitions):
+        users = users_of(p, count, 4)
+        records = []
+        for offset, (user, kind) in enumerate(touches):
+            name, item = users[user], fakes.POISON_ITEM if kind == "poison" else offset + 1
+            value = {"erasure": None, "garbage": b"\xff"}.get(kind, event_value(name, item))
+            records.append(FakeRecord(offset, None if kind == "no key" else name.encode(), value, fakes.WALL_MS))
+        erased = {users[0].encode(): len(touches) // 2} if replay_ else {}
+        taken.append(taken_of(records, partition=p, partitions=count, erased=erased))
+
+    together = decode(taken)
+    alone = [decode([one])[0] for one in taken]
+    for ours, theirs in zip(together, alone, strict=True):
+        for field in fields(Cut):
+            both = [getattr(cut, field.name) for cut in (ours, theirs)]
+            assert both[0].tolist() == both[1].tolist() if isinstance(both[0], np.ndarray) else both[0] == both[1]
+
+    def parts_of(cuts: list[Cut]) -> list[Part]:
+        return [
+            Part(
+                batch,
+                Progress(partitions=count, next_offset=0, lineage=p + 1, writer=1, base=p % 2, as_of_ms=0, era=p),
+                cache.open().find(batch.keys),
+            )
+            for p, batch in enumerate(cuts)
+        ]
+
+    pooled, work = parts_of(together), Round(fakes.INITIAL, cache)
+    work.plan(pooled)
+    work.run(fakes.step, fakes.vectors)
+    values = work.values(fakes.FINGERPRINT, fakes.LAYOUT)
+    for ours, theirs in zip(pooled, parts_of(alone), strict=True):
+        own = Round(fakes.INITIAL, cache)
+        own.plan([theirs])
+        own.run(fakes.step, fakes.vectors)
+        own_values = own.values(fakes.FINGERPRINT, fakes.LAYOUT)
+        assert sorted(ours.not_finite) == sorted(theirs.not_finite)
+        assert ours.already_folded == theirs.already_folded
+        for row, own_row in zip(ours.row_of.tolist(), theirs.row_of.tolist(), strict=True):
+            assert (values[row] if row >= 0 else row) == (own_values[own_row] if own_row >= 0 else own_row)
 
 
 def test_misrouted_records_are_tolerated_up_to_their_share_of_the_last_ten_thousand() -> None:
