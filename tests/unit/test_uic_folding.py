@@ -179,14 +179,14 @@ def test_partitions_cut_and_folded_together_come_out_as_each_does_alone(
     work.plan(pooled)
     work.run(fakes.step, fakes.vectors)
     values = work.values(fakes.FINGERPRINT, fakes.LAYOUT)
-    for ours, theirs in zip(pooled, parts_of(alone), strict=True):
+    for part, lone in zip(pooled, parts_of(alone), strict=True):
         own = Round(fakes.INITIAL, cache)
-        own.plan([theirs])
+        own.plan([lone])
         own.run(fakes.step, fakes.vectors)
         own_values = own.values(fakes.FINGERPRINT, fakes.LAYOUT)
-        assert sorted(ours.not_finite) == sorted(theirs.not_finite)
-        assert ours.already_folded == theirs.already_folded
-        for row, own_row in zip(ours.row_of.tolist(), theirs.row_of.tolist(), strict=True):
+        assert sorted(part.not_finite) == sorted(lone.not_finite)
+        assert part.already_folded == lone.already_folded
+        for row, own_row in zip(part.row_of.tolist(), lone.row_of.tolist(), strict=True):
             assert (values[row] if row >= 0 else row) == (own_values[own_row] if own_row >= 0 else own_row)
 
 
