@@ -46,7 +46,7 @@ from uic.topic_identity import TopicIdentity
 log = logging.getLogger("uic.consumer")
 
 POLL_MS = 20
-"""How long a poll may wait for the answer to an open fetch. It ends with that answer, so with Kafka this is no delay."""
+"""How long a poll may wait for the answer to an open fetch, with which it ends: with Kafka this is no delay."""
 JOIN_MS = 500
 """How long a poll may take while we are not a stable member with partitions: joining is not for short polls."""
 LONGEST_PAUSE_S = 0.032
