@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # What is alive now lives as long as the process: the collector need not walk it during requests.
     gc.collect()
     gc.freeze()
-    uvloop.run(run(service, settings, public, admin))
+    uvloop.run(run(service, settings, public, admin, shared=given.fd is not None))
     return 0
 
 

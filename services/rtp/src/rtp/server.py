@@ -10,7 +10,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
 
@@ -20,6 +20,7 @@ from rtp.app import Lifecycle, Service
 from rtp.errors import ReloadRefused
 from rtp.protocol import bounded, cut_late
 from rtp.settings import DrainSettings, RtpSettings
+from rtp.sharing import SharedListener
 
 log = logging.getLogger(__name__)
 _TICK_S = 0.02
@@ -42,10 +43,27 @@ class _Server(uvicorn.Server):
 class PublicServer(_Server):
     """Drains before it shuts down."""
 
-    def __init__(self, config: uvicorn.Config, drain: DrainSettings, lifecycle: Lifecycle) -> None:
+    def __init__(self, config: uvicorn.Config, drain: DrainSettings, lifecycle: Lifecycle, *, shared: bool) -> None:
+        """With `shared`, other processes accept on its socket as well."""
         super().__init__(config)
         self._drain = drain
         self._lifecycle = lifecycle
+        self._shared = shared
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept."""
+        if not self._shared or sockets is None:
+            await super().startup(sockets)
+            return
+        await super().startup([])
+        for one in sockets:
+            one.listen(self.config.backlog)
+        connections = self.server_state.connections
+        self.servers = [SharedListener(one, self._protocol, connections, self.config.ssl) for one in sockets]  # type: ignore[misc]  # what uvicorn calls of a server it has
+
+    def _protocol(self) -> asyncio.Protocol:
+        make: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """The end, as the module says."""
@@ -56,16 +74,23 @@ class PublicServer(_Server):
         # uvicorn sends these with every answer, whatever route gives it.
         self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
         until = monotonic() + self._drain.linger_s
-        while self.server_state.connections and monotonic() < until:
+        while (self.server_state.connections or self._beginning) and monotonic() < until:
             await asyncio.sleep(_TICK_S)
         self._lifecycle.refuse_requests()
         await super().shutdown(sockets)
 
+    @property
+    def _beginning(self) -> bool:
+        return any(server.beginning for server in self.servers if isinstance(server, SharedListener))
 
-async def run(service: Service, settings: RtpSettings, public: socket.socket, admin: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. SIGHUP reloads what can be: the bundle and the keys."""
+
+async def run(
+    service: Service, settings: RtpSettings, public: socket.socket, admin: socket.socket, *, shared: bool
+) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. SIGHUP reloads what can be: the bundle and the keys. `shared`: other
+    processes accept on `public` as well."""
     loop = asyncio.get_running_loop()
-    main = PublicServer(_config(service, settings, drain=True), settings.drain, service.lifecycle)
+    main = PublicServer(_config(service, settings, drain=True), settings.drain, service.lifecycle, shared=shared)
     side = _Server(_config(service, settings, drain=False))
     reloads: set[asyncio.Task[None]] = set()
 
