@@ -205,9 +205,9 @@ class Checked:
 
 
 def check(record: Mapping[str, Any]) -> list[Checked]:
-    """What the model says of the runs of a record: processes use a core each, until the machine's cores are shared by
-    all that takes part. The costs are those of the run with one process, so the first line of each kind is a check of
-    the assumption, and the others of how it scales."""
+    """What the model says of the runs of a record: processes use a core each, until the machine's cores, without what
+    had nothing to do with the run, are shared by all that takes part. The costs are those of the run with one process,
+    so the first line of each kind is a check of the assumption, and the others of how it scales."""
     cores = record["machine"]["cores"]
     rows: list[Checked] = []
     for kind, own, runs in (("UIC workers", "uic_us", record["fold"]), ("RTP processes", "rtp_us", record["predict"])):
@@ -215,7 +215,8 @@ def check(record: Mapping[str, Any]) -> list[Checked]:
         everything = one[own] + one["store_us"] + one["others_us"]
         for run in runs:
             count = run["processes"]
-            predicted = min(count * 1e6 / one[own], cores * 1e6 / everything)
+            to_be_had = cores - run.get("elsewhere_cores", 0.0)
+            predicted = min(count * 1e6 / one[own], to_be_had * 1e6 / everything)
             rows.append(Checked(f"{kind}: {count}", run["per_s"], predicted))
     return rows
 

@@ -1,11 +1,12 @@
 """What UIC and RTP cost and how they scale on this machine, as one JSON file: the prices of `loadtest.capacity`.
 
-    python -m loadtest.scale                     about eight minutes; KAFKA_BOOTSTRAP_SERVERS names a real Kafka
+    python -m loadtest.scale                     about ten minutes; KAFKA_BOOTSTRAP_SERVERS names a real Kafka
     python -m loadtest.scale --only predict      one phase of it
 
 Costs are microseconds of a core an event or a request, summed over the processes of a kind, so that they mean
-something on a machine where everything shares two cores. `others_us` is what this program and
-the broker took; of a broker that was given, only if `--broker-pid` says which process it is.
+something on a machine where everything shares two cores. `others_us` is what this program and the broker took; of a
+broker that was given, only if `--broker-pid` says which process it is. `elsewhere_cores` is what the machine did
+besides, its interrupts and what it was kept from included: those cores were not to be had.
 """
 
 from __future__ import annotations
@@ -17,19 +18,21 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import redis
 import uvloop
 
 from loadtest.bare_loop import saturate
 from loadtest.budgets import RESULTS, commit, machine
+from loadtest.cpu import cpu_s_of
 from loadtest.feeder import feeding, zipf_users
 from loadtest.measures import absorbed, feed, predict_body, publish, running
 from loadtest.population import BUNDLE
@@ -53,6 +56,8 @@ class Sizes:
     """How much is measured."""
 
     backlog: int = 150_000
+    joining: int = 350_000
+    """Events more, which several workers fold while they join one after another."""
     users: int = 100_000
     seconds: float = 10.0
     """Of each phase at a fixed rate, and of each closed loop."""
@@ -62,22 +67,26 @@ class Sizes:
     """Of a broker that was given, for its costs."""
 
 
-def fold(sizes: Sizes) -> list[dict[str, float]]:
-    """Backlog to committed, by number of workers. Several need a real Kafka: the small broker does not share a topic
-    out reliably among members that start together."""
+def fold(sizes: Sizes) -> list[dict[str, Any]]:
+    """Backlog to committed, by number of workers, from when each of them folds. Several need a real Kafka: the small
+    broker does not share a topic out reliably among members that start together."""
     rows = []
     for count in COUNTS if Options.from_environment().bootstrap else COUNTS[:1]:
         with running(uic_workers=count, rtp_processes=0) as stack:
             for worker in stack.uic:
                 worker.stop()
-            feed(stack, zipf_users(sizes.users, sizes.backlog))
+            total = sizes.backlog + (sizes.joining if count > 1 else 0)
+            feed(stack, zipf_users(sizes.users, total))
             for worker in stack.uic:
                 worker.spawn()
             covered(stack, sizes.backlog // 10, 120)
+            until(lambda s=stack: shared_out(s), "every worker folds its part", within_s=120, every_s=0.1)  # type: ignore[misc]
             with spending(stack, sizes) as spent:
-                events = sizes.backlog - absorbed(stack)
-                covered(stack, sizes.backlog, 300)
-            rows.append({"processes": count, **spent.row(events), "uic_rss_mib": rss_mib(stack.uic) / count})
+                events = total - absorbed(stack)
+                covered(stack, total, 300)
+            rows.append(
+                {"processes": count, "events": events, **spent.row(events), "uic_rss_mib": rss_mib(stack.uic) / count}
+            )
     return rows
 
 
@@ -131,8 +140,8 @@ def snapshot(sizes: Sizes) -> dict[str, float]:
         }
 
 
-def predict(sizes: Sizes) -> list[dict[str, float]]:
-    """Requests of 100 candidates as fast as they are answered, by number of processes."""
+def predict(sizes: Sizes) -> list[dict[str, Any]]:
+    """Requests of 100 candidates as fast as they are answered, by number of processes; each one's share of a core."""
     rows = []
     for count in COUNTS:
         with running(rtp_processes=count) as stack:
@@ -145,7 +154,7 @@ def predict(sizes: Sizes) -> list[dict[str, float]]:
     return rows  # fmt: skip
 
 
-def candidates(sizes: Sizes) -> list[dict[str, float]]:
+def candidates(sizes: Sizes) -> list[dict[str, Any]]:
     """The same with one process, by candidates a request."""
     rows = []
     with running() as stack:
@@ -180,29 +189,45 @@ PHASES: dict[str, Callable[[Sizes], Any]] = {
 
 
 class Spent:
-    """Processor time of a stack's processes between two moments."""
+    """Processor time of a stack's processes, and of the whole machine, between two moments."""
 
-    def __init__(self, groups: dict[str, list[psutil.Process]]) -> None:
-        self._groups = groups
+    def __init__(self, groups: Mapping[str, Sequence[int]]) -> None:
+        """`groups` has the process ids of each kind."""
+        self._clocks = {name: [cpu_s_of([pid]) for pid in pids] for name, pids in groups.items()}
         self._began = time.perf_counter()
-        self._before = self._now()
+        self._before, self._busy_before = self._now(), busy_s()
         self.seconds = 0.0
-        self._cpu_s: dict[str, float] = {}
+        self.busy_s = 0.0
+        self.cpu_s: dict[str, list[float]] = {}
+        """Of each process of each kind."""
 
     def end(self) -> None:
         """The second moment."""
         self.seconds = time.perf_counter() - self._began
-        self._cpu_s = {name: cpu - self._before[name] for name, cpu in self._now().items()}
+        self.busy_s = busy_s() - self._busy_before
+        self.cpu_s = {
+            name: [after - before for after, before in zip(now, self._before[name], strict=True)]
+            for name, now in self._now().items()
+        }
 
     def row(self, units: float) -> dict[str, float]:
-        """Rate, and microseconds a unit of each group."""
-        return {"per_s": units / self.seconds, **{f"{name}_us": cpu / units * 1e6 for name, cpu in self._cpu_s.items()}}
-
-    def _now(self) -> dict[str, float]:
+        """Rate, microseconds a unit of each group, and cores that somebody else had."""
+        known_s = {name: sum(each) for name, each in self.cpu_s.items()}
+        elsewhere_s = max(0.0, self.busy_s - sum(known_s.values()))
         return {
-            name: sum(times.user + times.system for times in (process.cpu_times() for process in processes))
-            for name, processes in self._groups.items()
+            "per_s": units / self.seconds,
+            **{f"{name}_us": cpu_s / units * 1e6 for name, cpu_s in known_s.items()},
+            "elsewhere_cores": elsewhere_s / self.seconds,
         }
+
+    def _now(self) -> dict[str, list[float]]:
+        return {name: [cpu_s() for cpu_s in clocks] for name, clocks in self._clocks.items()}
+
+
+def busy_s() -> float:
+    """Seconds in which a core of this machine was not idle."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice)  # user has guest's already
 
 
 @contextmanager
@@ -210,32 +235,36 @@ def spending(stack: Stack, sizes: Sizes) -> Iterator[Spent]:
     """What the stack's services, its store and everything else of it spend while the body runs."""
     spent = Spent(
         {
-            "uic": processes(stack.uic),
-            "rtp": processes(stack.rtp),
-            "store": processes([stack.valkey]),
-            "others": [
-                psutil.Process(),
-                *processes([stack.broker]),
-                *([psutil.Process(sizes.broker_pid)] if sizes.broker_pid else []),
-            ],
+            "uic": pids(stack.uic),
+            "rtp": pids(stack.rtp),
+            "store": pids([stack.valkey]),
+            "others": [os.getpid(), *pids([stack.broker]), *([sizes.broker_pid] if sizes.broker_pid else [])],
         }
     )
     yield spent
     spent.end()
 
 
-def processes(members: Iterable[Server | None]) -> list[psutil.Process]:
+def pids(members: Iterable[Server | None]) -> list[int]:
     """The processes of members that run; none for servers that are not ours."""
-    return [psutil.Process(member.child.pid) for member in members if member and member.child and member.alive()]
+    return [member.child.pid for member in members if member and member.child and member.alive()]
 
 
-def closed_loop(stack: Stack, bodies: Sequence[bytes], sizes: Sizes) -> dict[str, float]:
+def closed_loop(stack: Stack, bodies: Sequence[bytes], sizes: Sizes) -> dict[str, Any]:
     """Rate and costs of RTP when every connection asks as soon as it is answered."""
     url = f"{stack.addresses.predict}/predict"
     uvloop.run(saturate(url, bodies, 1.0))
     with spending(stack, sizes) as spent:
         rate = uvloop.run(saturate(url, bodies, sizes.seconds, connections=8 * len(stack.rtp)))
-    return spent.row(rate * sizes.seconds)
+    shares = [round(cpu_s / spent.seconds, 3) for cpu_s in spent.cpu_s["rtp"]]
+    return {**spent.row(rate * sizes.seconds), "shares_of_a_core": shares}
+
+
+def shared_out(stack: Stack) -> bool:
+    """Whether every partition is folded by somebody, and everybody folds some."""
+    answers = (httpx.get(f"{worker.admin_url}/partitions", timeout=5).json()["partitions"] for worker in stack.uic)
+    owned = [sum(one["phase"] == "folding" for one in partitions) for partitions in answers]
+    return all(owned) and sum(owned) == stack.options.partitions
 
 
 def covered(stack: Stack, events: int, within_s: float) -> None:
@@ -245,12 +274,12 @@ def covered(stack: Stack, events: int, within_s: float) -> None:
 
 def appended(store: Valkey) -> int:
     """Bytes that the store has written to its storage, those of its ended children included."""
-    return sum(int(process.io_counters().write_bytes) for process in processes([store]))
+    return sum(int(psutil.Process(pid).io_counters().write_bytes) for pid in pids([store]))
 
 
 def rss_mib(members: Iterable[Server]) -> float:
     """Resident memory of members, together."""
-    return float(sum(process.memory_info().rss for process in processes(members))) / 2**20
+    return float(sum(psutil.Process(pid).memory_info().rss for pid in pids(members))) / 2**20
 
 
 def seconds_to_ready(member: Server) -> float:
@@ -273,6 +302,7 @@ def measure(sizes: Sizes, phases: Iterable[str]) -> dict[str, Any]:
     }
     for name in phases:
         began = time.monotonic()
+        print(f"{name} ...", flush=True)
         record[name] = PHASES[name](sizes)
         print(f"{name} ({time.monotonic() - began:.0f} s): {json.dumps(record[name])}", flush=True)
     return record

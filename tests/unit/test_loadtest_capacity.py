@@ -89,12 +89,12 @@ def test_costs_are_read_from_a_record_by_their_meaning() -> None:
 
 def test_processes_share_the_cores_of_the_machine_that_was_measured() -> None:
     one = {"processes": 1, "per_s": 30_000.0, "uic_us": 25.0, "rtp_us": 500.0, "store_us": 10.0, "others_us": 5.0}
-    runs = [one, {**one, "processes": 2}, {**one, "processes": 3}]
+    runs = [one, {**one, "processes": 2}, {**one, "processes": 3, "elsewhere_cores": 0.5}]
     rows = check({"machine": {"cores": 2}, "fold": runs, "predict": [{**one, "per_s": 1900.0}]})
     assert [row.predicted for row in rows] == [
         pytest.approx(1e6 / 25),  # one worker keeps one core busy
         pytest.approx(2e6 / 40),  # two share both with the store and the rest
-        pytest.approx(2e6 / 40),
+        pytest.approx(1.5e6 / 40),  # of which somebody else had a part
         pytest.approx(1e6 / 500),
     ]
     assert rows[0].off == pytest.approx(40_000 / 30_000 - 1)
