@@ -206,10 +206,10 @@ def test_a_store_that_hangs_costs_no_request_its_deadline(own_valkey: Valkey, st
         took_s = []
         for _ in range(30):
             began = time.monotonic()
-            assert status(rtp, deadline_ms=1000) == "unavailable"
+            assert status(rtp, deadline_ms=400) == "unavailable"
             took_s.append(time.monotonic() - began)
-        assert max(took_s) < 1.0
-        assert sorted(took_s)[len(took_s) // 2] < 0.3, "after a few late replies requests do not wait for the store"
+        assert max(took_s) < 0.4
+        assert sorted(took_s)[len(took_s) // 2] < 0.1, "after a few late replies requests do not wait for the store"
         own_valkey.thaw()
         until(lambda: status(rtp) == "warm", "the state is read again", within_s=60)
         answers = [ask(rtp, user) for user in ("warm", "nobody") * 10]
@@ -223,7 +223,7 @@ def test_requests_at_once_on_a_store_that_hangs_are_all_answered(
     with RtpProcess("rtp", tmp_path / "rtp", surroundings(own_valkey)) as rtp:
         own_valkey.freeze()
         with ThreadPoolExecutor(30) as pool:
-            said = list(pool.map(lambda _: status(rtp, deadline_ms=3000), range(60)))
+            said = list(pool.map(lambda _: status(rtp, deadline_ms=1000), range(60)))
         own_valkey.thaw()
         assert said == ["unavailable"] * 60
 

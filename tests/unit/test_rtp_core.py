@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimn.state import Progress, StateHeader, UserState, encode_progress
-from rtp.core.admission import Admission
+from rtp.core.admission import FOR_THE_LINE, Admission
 from rtp.core.features import context_vector
 from rtp.core.outage import Outage
 from rtp.core.standing import Standing, Status, standing_from
@@ -182,32 +182,32 @@ def test_what_is_admitted_is_counted_until_it_leaves() -> None:
 
 def test_what_could_not_end_before_its_deadline_is_refused() -> None:
     admission = Admission(max_in_flight=100)
-    admission.admit(0.4, 0.5)
+    admission.admit(0.4, 1.0)
     with pytest.raises(Overloaded):
-        admission.admit(0.2, 0.5)
-    admission.admit(0.1, 0.5)
+        admission.admit(0.3, 1.0)
+    admission.admit(0.1, 1.0)
 
 
 def test_a_line_that_is_old_refuses_whatever_the_costs_promise() -> None:
     admission = Admission(max_in_flight=100)
     admission.admit(0.001, 0.5)
     with pytest.raises(Overloaded):
-        admission.admit(0.001, 0.5, age_s=0.5)
-    admission.admit(0.001, 0.5, age_s=0.4)
+        admission.admit(0.001, 0.5, age_s=0.34)
+    admission.admit(0.001, 0.5, age_s=0.32)
 
 
 def test_who_is_let_in_before_his_cost_is_known_counts_until_he_is_admitted() -> None:
     admission = Admission(max_in_flight=100)
     admission.admit(0.1, 0.5)
     for _ in range(3):
-        admission.expect(0.49, 0.0)
+        admission.expect(0.74, 0.0)
     with pytest.raises(Overloaded):
-        admission.expect(0.49, 0.0)
+        admission.expect(0.74, 0.0)
     admission.admitting()
     for _ in range(3):
-        admission.admit(0.1, 0.49)
+        admission.admit(0.1, 0.74)
     with pytest.raises(Overloaded):
-        admission.expect(0.41, 0.0)
+        admission.expect(0.61, 0.0)
     for _ in range(4):
         admission.leave(0.1)
     admission.expect(0.001, 0.0)
@@ -248,7 +248,7 @@ def test_nobody_is_admitted_to_a_line_that_is_longer_than_his_share(
         except Overloaded:
             continue
         assert len(inside) < 5
-        assert not inside or sum(inside) + age + cost <= remaining + 1e-9
+        assert not inside or sum(inside) + age + cost <= FOR_THE_LINE * remaining + 1e-9
         inside.append(cost)
     for cost in inside:
         admission.leave(cost)

@@ -19,7 +19,7 @@ from rtp.core.standing import Standing, Status
 from rtp.errors import DeadlineMissed, InvalidRequest, Overloaded, ScoringFailed, StateUnavailable
 from rtp.metrics import Metrics
 from rtp.runtime import OnnxModel
-from rtp.scorer import Scored, Scorer, reserve_s
+from rtp.scorer import PATIENCE, Scored, Scorer
 from rtp.serving import Holder, Serving
 from rtp.watcher import read_standing
 from stored import Stored, now_ms
@@ -137,16 +137,29 @@ def test_a_store_that_does_not_answer_costs_the_state_and_not_the_answer(trouble
     assert world.count("rtp_store_errors_total", error="StoreAway" if trouble == "away" else "StoreLate") == 1
 
 
-def test_the_store_gets_what_the_head_leaves_of_the_deadline() -> None:
+def test_the_store_gets_its_part_of_what_the_line_leaves_of_the_deadline() -> None:
     world = World()
     cost_s = model().cost_s(3)
     world.score("u", within_s=0.5)
-    assert world.store.budgets_s == pytest.approx([0.5 - cost_s - reserve_s(0.5)])
+    world.admission.admit(0.2, 0.5)
+    assert world.store.budgets_s == pytest.approx([PATIENCE * (0.5 - cost_s)])
+    cost_s = model().cost_s(3)
+    world.score("u", within_s=0.5)
+    assert world.store.budgets_s[1] == pytest.approx(PATIENCE * (0.5 - 0.2 - cost_s))
 
 
-@pytest.mark.parametrize(("remaining_s", "kept_s"), [(1.0, 0.1), (0.1, 0.01), (0.03, 0.005), (0.01, 0.0025)])
-def test_what_is_kept_of_a_deadline(remaining_s: float, kept_s: float) -> None:
-    assert reserve_s(remaining_s) == pytest.approx(kept_s)
+def test_whoever_is_let_into_the_line_can_ask_the_store() -> None:
+    world = World()
+    world.stored.state("u")
+    said: list[str] = []
+    while not said or said[-1] == "warm":
+        world.admission.admit(0.01, 10.0)  # a line that only grows
+        try:
+            said.append(world.score("u", within_s=0.5).report.status.value)
+        except Overloaded:
+            said.append("refused")
+    assert said[-1] == "refused"
+    assert len(said) > 10
 
 
 def flipped(value: bytes) -> bytes:

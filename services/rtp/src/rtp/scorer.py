@@ -16,23 +16,14 @@ from rtp.core.features import context_vector
 from rtp.core.ports import Model, StateReader
 from rtp.core.request import ScoreRequest
 from rtp.core.standing import UNAVAILABLE, StateReport, Status
-from rtp.errors import DeadlineMissed, StateUnavailable, StoreError, StoreLate
+from rtp.errors import DeadlineMissed, StateUnavailable, StoreError
 from rtp.metrics import Metrics
 from rtp.serving import Holder, Serving
 from rtp.turns import Turns
 
-LEAST_RESERVE_S = 0.005
-_LAG_KEPT = 0.95
-
-
-def reserve_s(remaining_s: float, lag_s: float = 0.0) -> float:
-    """What is kept of a deadline for encoding, sending, and a timer that fires late on a busy machine.
-
-    A tenth, but at least `LEAST_RESERVE_S`, but at most a quarter; more, up to a half, where timers fired late lately
-    (`lag_s`).
-    """
-    least = min(max(remaining_s / 10, LEAST_RESERVE_S), remaining_s / 4)
-    return max(least, min(2 * lag_s, remaining_s / 2))
+PATIENCE = 2 / 3
+"""Share of a deadline that the store may take, of what the line before the head leaves: the rest is for a timer that
+fires late, and for encoding and sending, so that who gives up on a store still answers in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +57,6 @@ class Scorer:
         self._metrics = metrics
         self._turns = Turns()
         self._expecting = False
-        self._lag_s = 0.0
         self._stale_after_ms = stale_after_ms
         self._clock = clock
         self._wall_ms = wall_ms
@@ -108,8 +98,7 @@ class Scorer:
         self._admission.admit(cost_s, remaining_s, self._turns.age_s(now))
         try:
             # Requests that give up on a store at the same time are scored one after another: leave time for them all.
-            until = deadline - self._admission.ahead_s - reserve_s(remaining_s, self._lag_s)
-            state, report = await self._state(serving, request, until)
+            state, report = await self._state(serving, request, PATIENCE * (remaining_s - self._admission.ahead_s))
             if request.require_state and report.status is Status.UNAVAILABLE:
                 raise StateUnavailable("the store does not give this user's state, and the request requires it")
             ready = self._clock()
@@ -131,7 +120,7 @@ class Scorer:
         return Scored(scores, model, report)
 
     async def _state(
-        self, serving: Serving, request: ScoreRequest, until: float
+        self, serving: Serving, request: ScoreRequest, within_s: float
     ) -> tuple[NDArray[np.float32], StateReport]:
         """The tensors to score with and what to say of them; the initial state when the store does not help."""
         model, standing = serving.model, serving.standing
@@ -140,10 +129,8 @@ class Scorer:
         partition = standing.partition_of(request.user_id)
         began = self._clock()
         try:
-            value = await self._store.read(serving.keys.state(partition, request.user_id), until - began)
+            value = await self._store.read(serving.keys.state(partition, request.user_id), within_s)
         except StoreError as error:
-            if isinstance(error, StoreLate):
-                self._lag_s = max(self._clock() - until, _LAG_KEPT * self._lag_s)
             self._metrics.store_errors.labels(type(error).__name__).inc()
             return model.initial_state, UNAVAILABLE
         self._metrics.store_seconds.observe(self._clock() - began)

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 from redis.asyncio import RedisCluster, Sentinel
@@ -25,6 +26,9 @@ from rtp.errors import StoreAway, StoreLate, StoreRefused
 from rtp.settings import RedisSettings
 
 T = TypeVar("T")
+_IN_VAIN_S = 1.25
+"""So long a connection counts that has given no answer: a second, and what one connection may take longer to get there
+than the next."""
 _AWAY = (RedisError, RedisClusterException, OSError)
 """Whatever redis-py raises but an error reply; that a cluster cannot be reached has a class outside of the tree."""
 
@@ -80,8 +84,13 @@ class RedisStateReader:
         await self._commands.close()
 
     async def _within(self, reading: Awaitable[T], timeout_s: float, *, watched: bool = True) -> T:
+        loop = asyncio.get_running_loop()
+        limit = asyncio.timeout(None)
+        # Two passes of the loop after its time, because a loop that was kept from running looks at its timers before it
+        # looks at its sockets: a reply that is there already is not late.
+        timer = loop.call_later(timeout_s, loop.call_soon, loop.call_soon, _expire, limit)
         try:
-            async with asyncio.timeout(timeout_s):
+            async with limit:
                 value = await reading
         except TimeoutError as error:
             if watched:
@@ -96,9 +105,16 @@ class RedisStateReader:
         except _AWAY as error:
             self._outage.away(self._clock())
             raise StoreAway(f"no connection to the store ({type(error).__name__})") from error
+        finally:
+            timer.cancel()
         if watched:
             self._outage.answered()
         return value
+
+
+def _expire(limit: asyncio.Timeout) -> None:
+    with suppress(RuntimeError):  # it is over by now
+        limit.reschedule(0)
 
 
 class _TooManyConnects(Exception):
@@ -147,7 +163,7 @@ class _PoolCommands:
                     # The server closed an idle connection, or restarted; the others are as old. One new try.
                     await self.close()
             now = self._clock()
-            while self._in_vain and self._in_vain[0] <= now - 1.0:
+            while self._in_vain and self._in_vain[0] <= now - _IN_VAIN_S:
                 self._in_vain.popleft()
             if len(self._in_vain) >= self._size:
                 raise _TooManyConnects("a pool's worth of connections gave no answer within a second: no more for now")

@@ -2,9 +2,9 @@
 
 Work is done one request after another, so what a request waits for is the line before it: the costs of the admitted
 work, which know of a burst at once. What else keeps the processor busy they do not know; the line's age does, which is
-how long the first in it has waited already. The two are added. So a lasting overload holds the line at half a deadline
-where costs are right, at two thirds where they are thought half as high as they are, and never where every answer is
-just too late.
+how long the first in it has waited already. The two are added. So a lasting overload holds the line at half of what it
+may take where costs are right, at two thirds where they are thought half as high as they are, and never where every
+answer is just too late.
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ from dataclasses import dataclass, field
 
 from rtp.errors import DeadlineMissed, Draining, Overloaded
 
+FOR_THE_LINE = 2 / 3
+"""Share of what is left of a deadline that the line may take. Without the rest a request would be let in that has no
+time to ask the store (`rtp.scorer.PATIENCE`), and so is answered worse than it could be elsewhere."""
+
 
 @dataclass
 class Admission:
     """Counts the admitted requests and their expected costs, in seconds.
 
     Invariant: at most `max_in_flight` are admitted, and, but for a request that is alone, none for which the costs up
-    to its own and the line's age exceed what is left of its deadline.
+    to its own and the line's age exceed `FOR_THE_LINE` of what is left of its deadline.
     """
 
     max_in_flight: int
@@ -69,5 +73,5 @@ class Admission:
         others = self.in_flight + self._expected
         if others >= self.max_in_flight:
             raise Overloaded(f"{others} requests are being answered already; try again later or elsewhere")
-        if others and self.ahead_s + self._expected * self._usual_s + age_s + cost_s > remaining_s:
+        if others and self.ahead_s + self._expected * self._usual_s + age_s + cost_s > FOR_THE_LINE * remaining_s:
             raise Overloaded("the line before this request is too long for its deadline; try again later or elsewhere")
