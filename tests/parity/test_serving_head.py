@@ -44,6 +44,20 @@ def test_the_served_head_is_the_trained_one(name: str, candidates: int) -> None:
     assert trained.shape == (1, candidates)
 
 
+@pytest.mark.parametrize("slopes", [(-0.5, 0.9), (-0.5, 1.5), (1.0, 1.0)])
+def test_slopes_of_any_size_are_the_trained_ones(slopes: tuple[float, float]) -> None:
+    model = small_model(BASE)
+    assert isinstance(model.head, MimnHead)
+    with torch.no_grad():
+        for slope in (model.head.mlp.first_slope.weight, model.head.mlp.second_slope.weight):
+            slope.copy_(torch.linspace(*slopes, len(slope)))
+        served = ServingHead(model.head).eval()
+        random = torch.Generator().manual_seed(0)
+        state = model.cell.initial(1) + torch.rand(model.cell.initial(1).shape, generator=random)
+        vectors = torch.randn(1, 7, BASE.width, generator=random)
+        torch.testing.assert_close(served(state, vectors), model.head(state, vectors), atol=1e-5, rtol=1e-5)
+
+
 def test_the_weights_are_those_of_the_moment() -> None:
     model = small_model(BASE)
     assert isinstance(model.head, MimnHead)

@@ -88,7 +88,7 @@ class ServingHead(nn.Module):
                 self._keep("attend_channel", f_weight - difference)
                 self._keep("attend_bias", head.attention.first_bias)
                 self.attend_second, self.attend_third = head.attention.second, head.attention.third
-        self.first_slope, self.second_slope = mlp.first_slope.weight, mlp.second_slope.weight
+        self.first_activation, self.second_activation = _Prelu(mlp.first_slope), _Prelu(mlp.second_slope)
         self.second, self.third = mlp.second, mlp.third
 
     def _keep(self, name: str, value: Tensor) -> None:
@@ -116,8 +116,8 @@ class ServingHead(nn.Module):
             inputs.append(self.sketch(counts).squeeze(0))
             rows.append(self.by_counts)
         user = torch.addmm(self.bias, user_features(self.cell.unpack(state), context), self.by_user)
-        hidden = prelu(torch.addmm(user, torch.cat(inputs, -1), torch.cat(rows)), self.first_slope)
-        hidden = prelu(self.second(hidden), self.second_slope)
+        hidden = self.first_activation(torch.addmm(user, torch.cat(inputs, -1), torch.cat(rows)))
+        hidden = self.second_activation(self.second(hidden))
         logits: Tensor = self.third(hidden).squeeze(-1)
         return logits.unsqueeze(0)
 
@@ -152,6 +152,20 @@ class ServingHead(nn.Module):
         hidden = torch.sigmoid(self.attend_second(hidden.reshape(-1, bias.shape[-1])))
         # The third layer's bias is the same for all channels, so the softmax does not see it.
         return torch.softmax((hidden @ self.attend_third.weight.T).reshape(-1, m), -1)
+
+
+class _Prelu(nn.Module):
+    """PReLU. With no slope above 1 it is the larger of x and slope * x, which onnxruntime computes with vector
+    instructions, and its own PReLU one value after the other."""
+
+    def __init__(self, trained: nn.PReLU) -> None:
+        super().__init__()
+        self.slope = trained.weight
+        self.is_larger = bool((trained.weight <= 1).all())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[C, U] → [C, U]"""
+        return torch.maximum(x, self.slope * x) if self.is_larger else prelu(x, self.slope)
 
 
 def _normalized(weight: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
