@@ -66,6 +66,9 @@ def test_states_are_the_replay_of_the_log(make_world: MakeWorld, kafka: str, val
     world.wait_folded()
     assert worker.child is not None
     assert psutil.Process(worker.child.pid).nice() == min(19, psutil.Process().nice() + 3)
+    session = Path(f"/proc/{worker.child.pid}/autogroup")
+    if session.exists():
+        assert session.read_text().endswith("nice 3\n"), "between sessions it is the session's niceness that counts"
     assert metric(worker, "uic_records_total") == 1000
     assert metric(worker, "uic_rewinds_total") == 0
     until(

@@ -30,6 +30,7 @@ from uic.guard import Guard
 from uic.logs import configure, say
 from uic.metrics import Metrics
 from uic.preflight import check_store, check_topic
+from uic.priority import give_way
 from uic.publisher import KafkaLog, Publisher
 from uic.servicer import GrpcDoor, UserInterestCenter
 from uic.settings import FaultSettings, TlsListener, UicSettings
@@ -170,7 +171,7 @@ class App:
 def serve(settings: UicSettings) -> int:
     """Run the service until SIGTERM or SIGINT, and return the exit status."""
     configure(settings.log.level, settings.log.format)
-    os.nice(settings.fold.nice)  # of this thread; those that it starts inherit it
+    give_way(settings.fold.nice)
     try:
         app = App(settings)
         settle_interpreter()
