@@ -59,13 +59,16 @@ def floors(quality: float, folds: range = range(FOLDS)) -> Record:
     return record
 
 
-def model(key: str, quality: float, folds: range = range(FOLDS), state: int | None = 100) -> Record:
+def model(
+    key: str, quality: float, folds: range = range(FOLDS), state: int | None = 100, validation: float = 0.7
+) -> Record:
     record = Record("complete_journey", key, f"the {key}")
     for fold in folds:
         scores = of_quality(fold, quality)
         found = {"popularity": figures(fold, scores), "uniform": figures(fold, scores)}
         one = fold_record({"200": found}, {"200": scores}, fold)
-        record.put(fold, one | {"state_bytes": state, "targets_per_cpu_s": 10.0}, {"200": scores})
+        one |= {"state_bytes": state, "targets_per_cpu_s": 10.0, "validation_auc": validation + 0.1 * fold}
+        record.put(fold, one, {"200": scores})
     return record
 
 
@@ -168,9 +171,20 @@ def test_the_answers_follow_from_the_intervals() -> None:
     assert "| reads the events |" in yes
 
 
-def test_the_best_small_model_is_within_the_bytes() -> None:
-    text = table([floors(0.0), model("a", 1.0, state=6144), model("b", 2.0, state=6145), model("c", 0.5, state=8)])
-    assert "* 200 events: the a, " in text
+def test_the_best_small_model_is_within_the_bytes_and_chosen_on_validation_users() -> None:
+    text = table(
+        [
+            floors(0.0),
+            model("a", 1.0, state=6144, validation=0.75),
+            model("b", 2.0, state=6145, validation=0.8),
+            model("c", 1.5, state=8, validation=0.74),
+            model("d", 0.5, range(1, 3), validation=0.751),
+        ]
+    )
+    best = next(line for line in text.splitlines() if line.startswith("* 200 events: the d, "))
+    assert "(2 of 5 folds) with 100 bytes" in best, "of its own folds alone it is the best, which is said"
+    text = table([floors(0.0), model("a", 1.0, state=6144, validation=0.75), model("c", 1.5, validation=0.74)])
+    assert "* 200 events: the a, " in text, "though c does better on test users"
     assert "with 6,144 bytes" in text
 
 
