@@ -42,8 +42,8 @@ LIKE_MIMN = {
     "mimn_sketch": ("pooling_sketch", "din_product", "dien_product"),
     "mimn_sketch_16": ("pooling_sketch_16_1280",),
 }
-"""Each form of MIMN, and whom it is asked to beat: sum pooling with all that is not memory, DIN, DIEN. The last one, which
-was trained longer, is asked what its memory adds within the same 6 KiB."""
+"""Each form of MIMN, and whom it is asked to beat: sum pooling with all that is not memory, DIN, DIEN. The last one,
+which was trained longer, is asked what its memory adds within the same 6 KiB."""
 REFERENCES = (COUNTS, "pooling_product", "din_product", "pooling_sketch")
 ABLATIONS = (
     "mimn_product",
@@ -100,12 +100,12 @@ def table(records: list[Record], open_rows: Iterable[str] = (), command: str = "
         ),
         "",
         *_prose(
-            "But for the rows of 16 epochs no row has trials of its own: epochs, rates, dropout and weight decay are the "
-            "same for all, chosen with sum pooling on validation users of an earlier split. The sketch's cells and "
-            "half-life were chosen there as well, and those users, a tenth of all, are tested here in the last fold. The "
-            "rows of 16 epochs were chosen on the validation users of fold 0, who are tested in fold 1: of three more "
-            "schedules and sizes for sum pooling with a sketch, of two for MIMN with a sketch, of none for any other row "
-            "(`trials/longer`). The Complete Journey is taken for real purchases at shifted dates (see "
+            "But for the rows of 16 epochs no row has trials of its own: epochs, rates, dropout and weight decay are "
+            "the same for all, chosen with sum pooling on validation users of an earlier split. The sketch's cells and "
+            "half-life were chosen there as well, and those users, a tenth of all, are tested here in the last fold. "
+            "The rows of 16 epochs were chosen on the validation users of fold 0, who are tested in fold 1: of three "
+            "more schedules and sizes for sum pooling with a sketch, of two for MIMN with a sketch, of none for any "
+            "other row (`trials/longer`). The Complete Journey is taken for real purchases at shifted dates (see "
             "`models/README.md`)."
         ),
     ]

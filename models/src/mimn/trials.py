@@ -86,9 +86,9 @@ def _rows(data: DataSet) -> Any:
 
 
 def lines(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """`trials.csv`: a line for each run and length."""
-    return [
-        {
+    """`trials.csv`: a line for each run and length; a run of two stages has one."""
+    found = {
+        (one.cell.dataset, one.cell.key, one.cell.fold, length): {
             "row": one.cell.key,
             "name": one.cell.config.name,
             "fold": one.cell.fold,
@@ -103,22 +103,22 @@ def lines(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
         }
         for one in outcomes
         for length, auc in one.aucs.items()
-    ]
+    }
+    return list(found.values())
 
 
 def differences(plan: Plan, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """`differences.csv`: each row of a stage minus the stage's first, the mean over the folds that both were run on."""
-    by_cell = {(one.cell.dataset, one.cell.key, one.cell.fold): one for one in outcomes}
+    by_cell = {
+        (one.cell.dataset, one.cell.key, one.cell.fold, length): one for one in outcomes for length in one.cell.lengths
+    }
     found = []
     for stage in plan.stages:
         for key, length in itertools.product(stage.rows[1:], stage.lengths):
             pairs = [
-                (by_cell[stage.dataset, key, fold], by_cell[stage.dataset, stage.rows[0], fold])
+                (by_cell[stage.dataset, key, fold, length], by_cell[stage.dataset, stage.rows[0], fold, length])
                 for fold in stage.folds
-                if (stage.dataset, key, fold) in by_cell and (stage.dataset, stage.rows[0], fold) in by_cell
             ]
-            if not pairs:
-                continue
             interval = metrics.interval(
                 statistics.fmean(ours.aucs[length] - theirs.aucs[length] for ours, theirs in pairs),
                 np.mean([_resampled(ours, length) - _resampled(theirs, length) for ours, theirs in pairs], axis=0),
@@ -143,28 +143,31 @@ def _resampled(one: Outcome, length: int) -> NDArray[np.float64]:
 
 
 def draw(plan: Plan, outcomes: Sequence[Outcome], path: Path) -> None:
-    """AUC against bytes: a line a configuration and length through the means of its folds, each run a point."""
+    """AUC against bytes: a line a stage and length through the means of the folds, each run a point.
+
+    A stage whose rows are all of one size is no line.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    points: dict[tuple[str, int], dict[int, list[float]]] = {}
-    for one in outcomes:
-        variation = plan.variations.get(one.cell.key)
-        source = one.cell.key if variation is None else variation.config
-        for length, auc in one.aucs.items():
-            if one.found["state_bytes"] is not None:
-                points.setdefault((source, length), {}).setdefault(one.found["state_bytes"], []).append(auc)
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    for color, ((source, length), aucs) in enumerate(sorted(points.items())):
-        sizes = sorted(aucs)
-        means = [statistics.fmean(aucs[size]) for size in sizes]
-        axes.plot(np.array(sizes) / 1024, means, color=f"C{color}", label=f"{source}, {length:,} events")
-        for size in sizes:
-            axes.plot([size / 1024] * len(aucs[size]), aucs[size], ".", color=f"C{color}")
+    known = lines(outcomes)
+    for stage, length in itertools.product(plan.stages, sorted({line["length"] for line in known})):
+        aucs: dict[int, list[float]] = {}
+        for line in known:
+            if line["row"] in stage.rows and line["length"] == length and line["state_bytes"] is not None:
+                aucs.setdefault(line["state_bytes"], []).append(line["validation_auc"])
+        if len(aucs) > 1:
+            sizes = sorted(aucs)
+            means = [statistics.fmean(aucs[size]) for size in sizes]
+            (drawn,) = axes.plot(np.array(sizes) / 1024, means, label=f"{stage.rows[0]}, {length:,} events")
+            for size in sizes:
+                axes.plot([size / 1024] * len(aucs[size]), aucs[size], ".", color=drawn.get_color())
     axes.set(xlabel="KiB a user", ylabel="validation AUC")
-    axes.legend(fontsize="small")
+    if axes.lines:
+        axes.legend(fontsize="small")
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
 
