@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mimn.config import MimnConfig
-from mimn.nn.model import Batch, BatchError, MimnModel
+from mimn.nn.model import Batch, MimnModel
 from mimn.nn.official import OfficialCell, utilization_loss
 from parity.official_numpy import Published
 
@@ -176,6 +176,12 @@ def test_gradients_are_finite_at_the_degenerate_start() -> None:
         assert value.grad is None or value.grad.isfinite().all(), name
 
 
-def test_weights_have_no_place_in_the_published_loss() -> None:
-    with pytest.raises(BatchError, match="weights"):
-        official(False, False, 3, "run", False).loss(replace(batch(), weights=torch.ones(B, 1, 1)))
+def test_an_occasion_of_weight_0_is_left_out_of_the_published_loss() -> None:
+    model, whole = official(False, False, 3, "run", False), batch()
+    ones = torch.ones_like(whole.labels)
+    plain = model.loss(whole).click
+    torch.testing.assert_close(model.loss(replace(whole, weights=ones)).click, plain)
+    kept = torch.zeros_like(ones)
+    kept[1:] = 1.0
+    rest = {name: value[1:] for name, value in vars(whole).items() if value is not None}
+    torch.testing.assert_close(model.loss(replace(whole, weights=kept)).click, model.loss(Batch(**rest)).click)

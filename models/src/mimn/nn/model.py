@@ -260,9 +260,7 @@ class MimnModel(ClickModel):
 
     def _click_loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
         if self.config.variant == "official":
-            if weights is not None:
-                raise BatchError("`weights` must be None in variant 'official': its loss is a plain mean")
-            return official.click_loss(logits, labels)
+            return official.click_loss(logits, labels, weights)
         return click_loss(logits, labels, weights)
 
     def _utilization_loss(self, blocks: State) -> Tensor:

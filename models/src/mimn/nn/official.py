@@ -218,10 +218,14 @@ class OfficialAuxiliaryNet(nn.Module):
         return (each * real).mean()
 
 
-def click_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Half the mean log loss, because the mean runs over both classes. [...], [...] → []"""
+def click_loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+    """Half the mean log loss, because the mean runs over both classes. All [...] → []
+
+    `weights` are not in the published code, which has one occasion a row: windows need them to leave places empty.
+    """
     click, no_click = torch.sigmoid(logits) + 1e-8, torch.sigmoid(-logits) + 1e-8
-    return -(labels * torch.log(click) + (1.0 - labels) * torch.log(no_click)).mean() / 2.0
+    losses = -(labels * torch.log(click) + (1.0 - labels) * torch.log(no_click)) / 2.0
+    return losses.mean() if weights is None else (losses * weights).sum() / weights.sum().clamp_min(1e-9)
 
 
 def utilization_loss(utilization: Tensor) -> Tensor:
