@@ -102,15 +102,8 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     try:
         plan = read_plan(options.plan)
-        began = time.process_time()
-        for cell in [] if options.list else open_cells(plan):
-            if time.process_time() - began > 60.0 * options.cpu_minutes:
-                print(f"{options.cpu_minutes:g} CPU minutes are used up")
-                break
-            found = run_cell(plan, cell)
-            experiments.write_table(Path(plan.records), options.plan)
-            aucs = ", ".join(f"{length}: {_auc(cell, figures):.4f}" for length, figures in found["evaluation"].items())
-            print(f"{cell.title}: test AUC {aucs} in {found['cpu_s']:.0f} CPU s", flush=True)
+        if not options.list:
+            _run(plan, options.plan, options.cpu_minutes)
         lines = list(remaining(plan))
         print("\n".join(["remaining:", *lines] if lines else ["the table is complete"]))
     except (ConfigError, DataError, TrainingFailed, EvaluationFailed, NoRecord) as error:
@@ -120,6 +113,23 @@ def main(arguments: list[str] | None = None) -> int:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     return 0
+
+
+def _run(plan: Plan, path: Path, cpu_minutes: float) -> None:
+    """Run the open cells; the table is written once, at the end, however it comes: it costs as much as a short run."""
+    began, done = time.process_time(), 0
+    try:
+        for cell in open_cells(plan):
+            if time.process_time() - began > 60.0 * cpu_minutes:
+                print(f"{cpu_minutes:g} CPU minutes are used up")
+                break
+            found = run_cell(plan, cell)
+            done += 1
+            aucs = ", ".join(f"{length}: {_auc(cell, figures):.4f}" for length, figures in found["evaluation"].items())
+            print(f"{cell.title}: test AUC {aucs} in {found['cpu_s']:.0f} CPU s", flush=True)
+    finally:
+        if done:
+            experiments.write_table(Path(plan.records), path)
 
 
 def _auc(cell: Cell, figures: dict[str, Any]) -> float:
