@@ -292,7 +292,8 @@ def _against(one: Results, first: Entry, second: Entry, group: Group = "all") ->
     if comparison is None:
         return f"* {names}{NOT_RUN}", "not run"
     values = " and ".join(_mean(values) for values in comparison.aucs)
-    return f"* {names} ({values}): {_figures(comparison)}, {comparison.verdict}.", comparison.verdict
+    counted = f", {comparison.folds} of {FOLDS} folds" if comparison.folds < FOLDS else ""
+    return f"* {names} ({values}{counted}): {_figures(comparison)}, {comparison.verdict}.", comparison.verdict
 
 
 def _section(one: Results, length: int) -> list[str]:
