@@ -78,6 +78,7 @@ def fold_record(evaluation: dict[str, Any], arrays: dict[str, np.ndarray], fold:
         "data_sha256": "d" * 64,
         "instances_sha256": f"{fold}" * 64,
         "commit": "abc",
+        "cpu_s": 3.0,
         "predictions_sha256": arrays_sha256(arrays),
     }
 

@@ -106,7 +106,7 @@ def table(records: list[Record], open_rows: Iterable[str] = (), command: str = "
             "The rows of 16 epochs were chosen on the validation users of fold 0, who are tested in fold 1: of three "
             "more schedules and sizes for sum pooling with a sketch, of two for MIMN with a sketch, of none for any "
             "other row (`trials/longer`). The Complete Journey is taken for real purchases at shifted dates (see "
-            "`models/README.md`)."
+            f"`models/README.md`). All runs in this file together took {_cpu_hours(records):.1f} CPU-hours."
         ),
     ]
     for one in found:
@@ -118,6 +118,10 @@ def table(records: list[Record], open_rows: Iterable[str] = (), command: str = "
         lines += ["", "## Not run", "", f"`{command}` runs them, cheapest answers first:", ""]
         lines += [f"* {line}" for line in open_rows]
     return "\n".join(lines) + "\n"
+
+
+def _cpu_hours(records: list[Record]) -> float:
+    return float(sum(found["cpu_s"] for record in records for found in record.folds.values()) / 3600)
 
 
 def _prose(text: str) -> list[str]:
