@@ -57,12 +57,14 @@ def inputs(rows: dict[str, Any], part: str, candidates: Any, pooled: bool) -> to
 def build(kind: str, rows: dict[str, Any], seed: int) -> Any:
     """The package's model, with the rows' sizes."""
     history, hidden = ["item", "category"], tuple(rows["head_units"].tolist())
-    common = {"l2_reg_embedding": 0.0, "init_std": 0.1, "seed": seed, "dnn_hidden_units": hidden}
+    common: dict[str, Any] = {"l2_reg_embedding": 0.0, "init_std": 0.1, "seed": seed}
+    common |= {"dnn_hidden_units": hidden, "dnn_activation": "prelu"}
     if kind == "din":
         model = DIN(
             columns(rows, pooled=True),
             history,
             att_hidden_size=(int(rows["attention_units"]),),
+            att_activation="prelu",
             att_weight_normalization=True,
             **common,
         )
@@ -71,7 +73,9 @@ def build(kind: str, rows: dict[str, Any], seed: int) -> Any:
     # The package starts dense layers at 1e-4, and would spend these few steps on leaving that.
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):
-            module.reset_parameters()
+            torch.nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                torch.nn.init.zeros_(module.bias)
     return model
 
 

@@ -4,7 +4,8 @@
 
 The rows of one fold are written to a file: the protocol's train instances with another of their four popularity
 negatives each epoch, and its test instances. The package's models (`models/peers`) learn from it in an environment of
-their own, ours in this one. `peers.csv` says how far the test AUCs are apart, with a 95 % interval over the users.
+their own, ours in this one. `<dataset>_<model>.csv` says how far the test AUCs are apart, with a 95 % interval over the
+users.
 
 Rows are unrolled one by one, without the table's windows, which the packages do not have: these figures are of fewer
 targets and a shorter history than those of `AUC.md`, and compare code with code, not model with model.
@@ -190,8 +191,8 @@ def compared(
     }
 
 
-def compare(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Lines of `peers.csv`, for each model; for DIN a second one with the packages' start.
+def compare(kind: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Lines of a model's record; DIN has a second one with the package's start.
 
     Raises:
         ConfigError, DataError: a configuration or the data set cannot be used.
@@ -200,32 +201,31 @@ def compare(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     runs: Path = options.runs
     runs.mkdir(parents=True, exist_ok=True)
     python = environment(runs / "environment")
-    for kind in options.models:
-        config = run.read_config(CONFIGS / f"{options.dataset}_{kind}_product.toml").with_seed(options.fold)
-        data = run.load_data(msgspec.structs.replace(config.data, fold=options.fold))
-        ids = data.vocabulary.embedding_ids(config.data.min_users)
-        rows = export_rows(config, data, ids, length=options.length, targets=options.targets)
-        file = runs / f"{options.dataset}-{kind}-{options.fold}.npz"
-        np.savez(file, **rows)  # type: ignore[arg-type]  # as in evaluate
-        theirs = [train_theirs(python, kind, file, seed) for seed in options.seeds]
-        # The head without what the package's has not: the product, batch normalization, dropout.
-        architecture = BaselineConfig.from_mapping(
-            config.model | {"history_product": False, "head_norm": "none", "head_dropout": 0.0}
-        )
-        test = data.instances.of("test").candidates("popularity")
-        for random_start in (False, True) if kind == "din" else (False,):
-            ours = [train_ours(architecture, rows, seed, random_start=random_start) for seed in options.seeds]
-            flat = [[scores.reshape(-1).astype(np.float64) for scores in side] for side in (ours, theirs)]
-            yield {
-                "model": kind + (", started at random" if random_start else ""),
-                "package": (PEERS / "requirements.txt").read_text("utf-8").split()[-1],
-                "dataset": options.dataset,
-                "fold": options.fold,
-                "length": options.length,
-                "train_positives": len(rows["train_items"]),
-                "test_rows": len(test.label),
-                "commit": run.commit(),
-            } | compared(test.label, test.user_id, *flat)
+    config = run.read_config(CONFIGS / f"{options.dataset}_{kind}_product.toml").with_seed(options.fold)
+    data = run.load_data(msgspec.structs.replace(config.data, fold=options.fold))
+    ids = data.vocabulary.embedding_ids(config.data.min_users)
+    rows = export_rows(config, data, ids, length=options.length, targets=options.targets)
+    file = runs / f"{options.dataset}-{kind}-{options.fold}.npz"
+    np.savez(file, **rows)  # type: ignore[arg-type]  # as in evaluate
+    theirs = [train_theirs(python, kind, file, seed) for seed in options.seeds]
+    # The head without what the package's has not: the product, batch normalization, dropout.
+    architecture = BaselineConfig.from_mapping(
+        config.model | {"history_product": False, "head_norm": "none", "head_dropout": 0.0}
+    )
+    test = data.instances.of("test").candidates("popularity")
+    for random_start in (False, True) if kind == "din" else (False,):
+        ours = [train_ours(architecture, rows, seed, random_start=random_start) for seed in options.seeds]
+        flat = [[scores.reshape(-1).astype(np.float64) for scores in side] for side in (ours, theirs)]
+        yield {
+            "model": kind + (", started at random" if random_start else ""),
+            "package": (PEERS / "requirements.txt").read_text("utf-8").split()[-1],
+            "dataset": options.dataset,
+            "fold": options.fold,
+            "length": options.length,
+            "train_positives": len(rows["train_items"]),
+            "test_rows": len(test.label),
+            "commit": run.commit(),
+        } | compared(test.label, test.user_id, *flat)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -241,19 +241,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder of the record")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    lines: list[dict[str, Any]] = []
+    options.output.mkdir(parents=True, exist_ok=True)
     try:
-        for line in compare(options):
-            print(line, flush=True)
-            lines.append(line)
+        for kind in options.models:
+            lines = []
+            for line in compare(kind, options):
+                print(line, flush=True)
+                lines.append(line)
+            with (options.output / f"{options.dataset}_{kind}.csv").open("w", encoding="utf-8", newline="") as file:
+                writer = csv.DictWriter(file, lines[0].keys(), lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(lines)
     except (ConfigError, DataError, subprocess.CalledProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    options.output.mkdir(parents=True, exist_ok=True)
-    with (options.output / "peers.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, lines[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
     return 0
 
 
