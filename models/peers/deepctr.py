@@ -51,7 +51,7 @@ def inputs(rows: dict[str, Any], part: str, candidates: Any, pooled: bool) -> to
     values = [*(ids.reshape(-1, 1) + 1 for ids in candidates), first, count, second]
     if pooled:
         values += [first, second]
-    return torch.from_numpy(np.concatenate([*values, np.log1p(count)], 1).astype(np.float32))
+    return torch.from_numpy(np.concatenate([*values, np.log1p(count) * rows["count_scale"]], 1).astype(np.float32))
 
 
 def build(kind: str, rows: dict[str, Any], seed: int) -> Any:

@@ -38,6 +38,7 @@ from mimn.data.vocabulary import EmbeddingIds
 from mimn.data.windows import histories
 from mimn.nn.baselines.attention import ActivationUnit
 from mimn.nn.checkpoint import untrained
+from mimn.nn.head import COUNT_SCALE
 from mimn.nn.model import Batch, ClickModel
 from mimn.run import DataSet, RunConfig
 
@@ -83,6 +84,7 @@ def export_rows(config: RunConfig, data: DataSet, ids: EmbeddingIds, *, length: 
         "embedding_dim": architecture.embedding_dim,
         "head_units": architecture.head_units,
         "attention_units": getattr(architecture, "attention_units", 0),
+        "count_scale": COUNT_SCALE,
         "batch": BATCH,
         "learning_rate": LEARNING_RATE,
     }
