@@ -57,7 +57,7 @@ def test_our_model_learns_from_the_rows_and_a_difference_is_paired(
         for start in (False, True)
     ]
     assert metrics.auc(test.label, ours[0]) > 0.55
-    assert not np.array_equal(*ours)
+    assert not np.array_equal(ours[0], ours[1])
     found = peers.compared(test.label, test.user_id, ours[:1], ours[:1])
     assert (found["difference"], found["low"], found["high"]) == (0.0, 0.0, 0.0)
     better = peers.compared(test.label, test.user_id, [test.label.astype(np.float64)], ours[:1])
