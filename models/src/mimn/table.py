@@ -118,19 +118,23 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(plan: Plan, path: Path, cpu_minutes: float) -> None:
-    """Run the open cells; the table is written once, at the end, however it comes: it costs as much as a short run."""
-    began, done = time.process_time(), 0
+    """Run the open cells; the table is written once, at the end, however it comes: it costs as much as a short run.
+
+    A command that was killed wrote none: the next one does, whatever it still has to run.
+    """
+    began = time.process_time()
+    written = (Path(plan.records) / experiments.TABLE).exists()
     try:
         for cell in open_cells(plan):
             if time.process_time() - began > 60.0 * cpu_minutes:
                 print(f"{cpu_minutes:g} CPU minutes are used up")
                 break
             found = run_cell(plan, cell)
-            done += 1
+            written = False
             aucs = ", ".join(f"{length}: {_auc(cell, figures):.4f}" for length, figures in found["evaluation"].items())
             print(f"{cell.title}: test AUC {aucs} in {found['cpu_s']:.0f} CPU s", flush=True)
     finally:
-        if done:
+        if not written and any(Path(plan.records).glob(f"*/*/{run.METRICS}")):
             experiments.write_table(Path(plan.records), path)
 
 
