@@ -107,7 +107,7 @@ def table(records: list[Record], open_rows: Iterable[str] = (), command: str = "
         ),
         "",
         *_prose(
-            "But for rows that are named here no row has trials of its own: epochs, rates, dropout and weight decay are "
+            "But for rows named here, none has trials of its own: epochs, rates, dropout and weight decay are "
             "the same for all, chosen with sum pooling on validation users of an earlier split. The sketch's cells and "
             "half-life were chosen there as well, and those users, a tenth of all, are tested here in the last fold. "
             + (_TRIALS if any(record.key in LONGER for record in records) else "")
