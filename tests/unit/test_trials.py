@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from mimn import run, trials
+from mimn.baselines import state_bytes
 from mimn.data.instances import Instances
 from mimn.plan import cells, read_plan
 
@@ -71,7 +73,14 @@ def test_trials_read_validation_users_and_compare_with_a_stages_first_row(
         assert float(found["low"]) <= float(found["auc"]) <= float(found["high"])
     assert (folder / "trials.png").read_bytes().startswith(b"\x89PNG")
     read = read_plan(plan)
-    assert all((Path(read.runs) / cell.run_folder / run.MODEL).exists() for cell in cells(read))
+    for cell in cells(read):
+        record = json.loads((Path(read.runs) / cell.run_folder / run.METRICS).read_text())
+        # The runs validate at 50 events as well, on the same rows.
+        (line,) = (
+            line for line in lines if (line["row"], line["fold"], line["length"]) == (cell.key, str(cell.fold), "50")
+        )
+        assert float(line["validation_auc"]) == pytest.approx(record["validation_auc"], abs=2e-5)
+        assert int(line["state_bytes"]) == state_bytes(cell.config.architecture)
 
     def must_not_run(*arguments: Any, **named: Any) -> Any:
         raise AssertionError("a finished run was trained or scored again")
