@@ -52,6 +52,8 @@ class Valkey(Server):
             *("--maxmemory-policy", "noeviction"),
             *("--save", ""),
             *("--appendonly", *append),
+            # A rewrite's fork stops the server for some ms, and its child takes a core: rarely, then.
+            *("--auto-aof-rewrite-min-size", "4gb"),
         ]
 
     def ready(self) -> bool:
