@@ -12,7 +12,7 @@ CODE := access models services deploy tests loadtest
 PYTEST := $(PY) -m pytest --quiet --durations 10
 QUICK := tests/unit tests/contract tests/parity
 SPREAD := --numprocesses 2 --dist loadfile
-CONFIG ?= models/configs/online_retail_mimn_sketch.toml
+CONFIG ?= models/configs/online_retail_pooling_sketch_1280.toml
 RUN ?= runs/online-retail
 BUNDLES ?= models/bundles
 VERSION ?= 2
@@ -102,8 +102,8 @@ train: install-dev ## train CONFIG into RUN
 evaluate: install-dev ## evaluate RUN on the test part
 	@$(PY) -m mimn.evaluate --run $(RUN)
 
-export: install-dev ## write RUN's bundle to BUNDLES/online-retail-sketch/VERSION
-	@$(PY) -m mimn.export --run $(RUN) --output $(BUNDLES) --name online-retail-sketch --version $(VERSION)
+export: install-dev ## write RUN's bundle to BUNDLES/online-retail-pooling-sketch/VERSION
+	@$(PY) -m mimn.export --run $(RUN) --output $(BUNDLES) --name online-retail-pooling-sketch --version $(VERSION)
 
 auc: install-dev ## run a reduced table of models on Online Retail and print it; what is finished is not run again
 	@$(PY) -m mimn.table --plan models/plans/reduced.toml --cpu-minutes 25

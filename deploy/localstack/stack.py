@@ -30,7 +30,7 @@ from localstack.topics import EVENTS, PARTITIONS, create_topics, topics
 from localstack.wait import until
 
 FOLDER = Path(".stack")
-BUNDLE = Path("models/bundles/online-retail-sketch/1")
+BUNDLE = Path("models/bundles/online-retail-pooling-sketch/1")
 
 
 class StackError(RuntimeError):
