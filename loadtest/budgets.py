@@ -82,8 +82,11 @@ BUDGETS = (
     ),
     Budget("beside_fold", "/predict p99 beside a backlog, against without", "x", 2.0, True, measures.beside_fold),
     Budget("takeover", "worker killed → its partitions fold elsewhere", "s", 15.0, True, measures.takeover),
-    Budget("bytes_float32", "stored value of the demo's model in float32", "bytes", 2048, True, measures.bytes_float32),
+    Budget("bytes_float32", "stored value of MIMN in float32", "bytes", 2048, True, measures.bytes_float32),
     Budget("bytes_float16", "the same in float16", "bytes", 1126, True, measures.bytes_float16),
+    Budget(
+        "bytes_sketch", "stored value of the demo's model, with a sketch", "bytes", 6144, True, measures.bytes_sketch
+    ),
 )
 
 

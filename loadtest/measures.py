@@ -30,6 +30,7 @@ from loadtest.heads import in_turn, scoring
 from loadtest.population import BUNDLE, Population
 from loadtest.result import histogram
 from loadtest.sending import send
+from localstack.stack import BUNDLE as SHIPPED
 from localstack.stack import Options, Stack
 from localstack.wait import until
 from mimn.bundle import Bundle, load_bundle
@@ -305,6 +306,11 @@ def bytes_float16(_: Sizes) -> Figure:
         tuple(Block(b.name, b.shape, "float16" if b.name in recurrent else "float32") for b in layout.blocks)
     )
     return Figure(HEADER_BYTES + halved.stored_bytes)
+
+
+def bytes_sketch(_: Sizes) -> Figure:
+    """Bytes of one stored value of the model that is shipped, whose state has a sketch of counters."""
+    return Figure(HEADER_BYTES + load_bundle(SHIPPED).layout.stored_bytes)
 
 
 # --- What they share -----------------------------------------------------------------------------------------------
