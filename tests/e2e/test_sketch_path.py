@@ -5,28 +5,20 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
-import httpx
 import numpy as np
 import pytest
-import redis
 from numpy.typing import NDArray
 
-from localstack.demo import PATIENT
-from localstack.replay import States, expect, replay, wait_folded
-from localstack.shoppers import Shopper
-from localstack.stack import Options, Stack
-from localstack.wait import until
+from folded_log import folded_log
 from mimn.bundle import Bundle, load_bundle
 from mimn.bundle.graph import HeadGraph, StepGraph
 from mimn.data.events import Events
-from mimn.state import Keys, decode_state, namespace, partition_of, user_hash
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 
 BUNDLE = Path(__file__).parents[1] / "fixtures" / "bundle_tiny_sketch" / "tiny-sketch" / "1"
-PARTITIONS, USERS, DAY_S = 8, 12, 86_400
+USERS, DAY_S = 12, 86_400
 
 
 def shopping(bundle: Bundle) -> Events:
@@ -61,64 +53,26 @@ def folded(bundle: Bundle, events: Events, rows: slice) -> NDArray[np.float32]:
     return folded_once
 
 
-def predict(url: str, user_id: str, asked: list[dict[str, str]]) -> dict[str, Any]:
-    response = httpx.post(f"{url}/predict", json={"user_id": user_id, "candidates": asked}, timeout=60, headers=PATIENT)
-    assert response.status_code == 200, response.text
-    answer: dict[str, Any] = response.json()
-    return answer
-
-
 def test_stored_counters_are_the_logs_and_scores_are_read_at_the_requests_time(tmp_path: Path) -> None:
     bundle = load_bundle(BUNDLE)
     assert bundle.sketch is not None
-    sketch, events, surroundings = bundle.sketch.sketch, shopping(bundle), Options.from_environment()
-    bounds = events.bounds
-    users = [
-        Shopper(str(user), range(int(begin), int(end)), 0, 0, ())
-        for user, begin, end in zip(events.users, bounds[:-1], bounds[1:], strict=True)
-    ]
-    name = f"sketch-{time.time_ns()}"
-    options = Options(
-        folder=tmp_path / "stack",
-        bundle=BUNDLE,
-        redis_url=surroundings.redis_url,
-        bootstrap=surroundings.bootstrap,
-        topic=name,
-        prefix=name,
-        partitions=PARTITIONS,
-    )
-    head, keys = HeadGraph(bundle), Keys(namespace(bundle.fingerprint.hex()), name)
+    sketch, events, head = bundle.sketch.sketch, shopping(bundle), HeadGraph(bundle)
     items = np.append(bundle.items.ids[:9], [np.uint64(5555), np.uint64(4444)])
     categories = np.resize(bundle.categories.ids, len(items))
-    asked = [{"item_id": str(i), "category_id": str(c)} for i, c in zip(items, categories, strict=True)]
-    with Stack(options) as stack:
-        at = stack.addresses
-        records = replay(at.bootstrap, name, events, users)
-        states = States(at.redis_url, BUNDLE, prefix=name, partitions=PARTITIONS)
-        wait_folded(states, {user: expect(rows) for user, rows in records.items()}, within_s=60)
-        states.close()
-        client = redis.Redis.from_url(at.redis_url, protocol=2)
-        differing = 0
-        until(
-            lambda: predict(at.predict, users[0].user_id, asked)["state"]["status"] == "warm",
-            "RTP has seen that the log is folded",
-            within_s=30,
-        )
-        for user in users:
-            value = client.get(keys.state(partition_of(user.user_id.encode(), PARTITIONS), user.user_id))
-            assert isinstance(value, bytes)
-            stored = decode_state(value, bundle.fingerprint, bundle.layout, user_hash(user.user_id)).tensors
+    addresses, context = bundle.sketch.addresses(items, categories), np.zeros(0, np.float32)
+    vectors = bundle.vectors(items, categories)
+    differing = 0
+    with folded_log(tmp_path, BUNDLE, events) as log:
+        for user in log.users:
+            stored = log.state(user.user_id).tensors
             want = folded(bundle, events, slice(user.rows.start, user.rows.stop))
             np.testing.assert_array_equal(stored[: sketch.values], want[: sketch.values])
             np.testing.assert_array_equal(stored[-len(sketch.half_lives) :], want[-len(sketch.half_lives) :])
             np.testing.assert_allclose(stored[sketch.rest], want[sketch.rest], atol=1e-5, rtol=1e-5)
-            answer = predict(at.predict, user.user_id, asked)
+            answer = log.predict(user.user_id, items, categories)
             moment = sketch.moments(np.array([time.time_ns() // 10**6]))[0]
-            addresses, context = bundle.sketch.addresses(items, categories), np.zeros(0, np.float32)
-            vectors = bundle.vectors(items, categories)
             scores = head(vectors, want, context, addresses, moment)
             np.testing.assert_allclose(answer["scores"], scores, atol=1e-4, rtol=0)
             later = sketch.moments(np.array([time.time_ns() // 10**6 + 3 * DAY_S * 1000]))[0]
             differing += int(np.abs(head(vectors, want, context, addresses, later) - scores).max() > 1e-3)
-        client.close()
     assert differing >= USERS // 2, "three days later the scores are others, so the time of the request is tested"

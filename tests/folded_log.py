@@ -1,0 +1,95 @@
+"""A stack that has folded a small log: what the end-to-end tests of one kind of state begin with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import redis
+from numpy.typing import NDArray
+
+from localstack.demo import PATIENT
+from localstack.replay import States, expect, replay, wait_folded
+from localstack.shoppers import Shopper
+from localstack.stack import Addresses, Options, Stack
+from localstack.wait import until
+from mimn.bundle import Bundle, load_bundle
+from mimn.data.events import Events
+from mimn.state import Keys, UserState, decode_state, namespace, partition_of, user_hash
+
+PARTITIONS = 8
+
+
+class FoldedLog:
+    """The users of a log, their stored states, and the scores that RTP gives them."""
+
+    def __init__(self, bundle: Bundle, users: Sequence[Shopper], at: Addresses) -> None:
+        self.users = users
+        self._bundle, self._at = bundle, at
+        self._keys = Keys(namespace(bundle.fingerprint.hex()), at.prefix)
+        self._redis = redis.Redis.from_url(at.redis_url, protocol=2)
+
+    def state(self, user_id: str) -> UserState:
+        """What is stored for a user; it must be there."""
+        value = self._redis.get(self._keys.state(partition_of(user_id.encode(), PARTITIONS), user_id))
+        assert isinstance(value, bytes)
+        return decode_state(value, self._bundle.fingerprint, self._bundle.layout, user_hash(user_id))
+
+    def predict(self, user_id: str, items: NDArray[np.uint64], categories: NDArray[np.uint64]) -> dict[str, Any]:
+        """RTP's answer for these candidates; it must be one."""
+        asked = [{"item_id": str(i), "category_id": str(c)} for i, c in zip(items, categories, strict=True)]
+        response = httpx.post(
+            f"{self._at.predict}/predict",
+            json={"user_id": user_id, "candidates": asked},
+            timeout=60,
+            headers=PATIENT,
+        )
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    def close(self) -> None:
+        """Let the store's connections go."""
+        self._redis.close()
+
+
+@contextmanager
+def folded_log(folder: Path, path: Path, events: Events) -> Iterator[FoldedLog]:
+    """A stack with the bundle at `path`, when all `events` are folded and RTP knows it."""
+    bundle, given, bounds = load_bundle(path), Options.from_environment(), events.bounds
+    users = [
+        Shopper(str(user), range(int(begin), int(end)), 0, 0, ())
+        for user, begin, end in zip(events.users, bounds[:-1], bounds[1:], strict=True)
+    ]
+    name = f"folded-{time.time_ns()}"
+    options = Options(
+        folder=folder / "stack",
+        bundle=path,
+        redis_url=given.redis_url,
+        bootstrap=given.bootstrap,
+        topic=name,
+        prefix=name,
+        partitions=PARTITIONS,
+    )
+    with Stack(options) as stack:
+        at = stack.addresses
+        records = replay(at.bootstrap, name, events, users)
+        states = States(at.redis_url, path, prefix=name, partitions=PARTITIONS)
+        wait_folded(states, {user: expect(rows) for user, rows in records.items()}, within_s=60)
+        states.close()
+        log = FoldedLog(bundle, users, at)
+        some = bundle.items.ids[:1], bundle.categories.ids[:1]
+        until(
+            lambda: log.predict(users[0].user_id, *some)["state"]["status"] == "warm",
+            "RTP has seen that the log is folded",
+            within_s=30,
+        )
+        try:
+            yield log
+        finally:
+            log.close()
