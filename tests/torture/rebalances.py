@@ -86,7 +86,12 @@ def _figures(done: list[Change]) -> dict[str, float]:
 
 
 def _wrong(done: list[Change], size: Size) -> list[str]:
-    wrong = [f"change {n}: {c.what}: {c.rebalances} rebalances" for n, c in enumerate(done) if c.rebalances > c.allowed]
+    slack = 1 if size == "fast" else 0  # a busy machine may split one change into two; counted strictly in full
+    wrong = [
+        f"change {n}: {c.what}: {c.rebalances} rebalances"
+        for n, c in enumerate(done)
+        if c.rebalances > c.allowed + slack
+    ]
     if size == "fast":
         return wrong  # how long things take is judged where nothing else runs
     if (pause := p99(_orderly(done))) > PAUSE_S:
