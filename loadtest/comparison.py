@@ -34,7 +34,8 @@ from loadtest.report import Comparison, Measured
 from loadtest.result import Result
 from loadtest.sending import NotSent, send
 from localstack.process import Ended
-from localstack.stack import Options, Stack, StackError, signals_unwind
+from localstack.signals import signals_unwind
+from localstack.stack import Options, Stack, StackError
 from localstack.wait import NotReady, until
 from mimn.bundle import BundleError, load_bundle
 

@@ -14,7 +14,7 @@ import redis
 from numpy.typing import NDArray
 
 from localstack.demo import PATIENT
-from localstack.replay import States, expect, replay, wait_folded
+from localstack.replay import Records, States, expect, replay, wait_folded
 from localstack.shoppers import Shopper
 from localstack.stack import Addresses, Options, Stack
 from localstack.wait import until
@@ -59,14 +59,17 @@ class FoldedLog:
 
 
 @contextmanager
-def folded_log(folder: Path, path: Path, events: Events) -> Iterator[FoldedLog]:
-    """A stack with the bundle at `path`, when all `events` are folded and RTP knows it."""
-    bundle, given, bounds = load_bundle(path), Options.from_environment(), events.bounds
-    users = [
-        Shopper(str(user), range(int(begin), int(end)), 0, 0, ())
-        for user, begin, end in zip(events.users, bounds[:-1], bounds[1:], strict=True)
-    ]
-    name = f"folded-{time.time_ns()}"
+def folded_stack(
+    folder: Path,
+    path: Path,
+    events: Events,
+    users: list[Shopper],
+    *,
+    partitions: int = PARTITIONS,
+    within_s: float = 60,
+) -> Iterator[tuple[Addresses, dict[str, Records]]]:
+    """A stack with the bundle at `path` that has folded all events of `users`, and what each user's records were."""
+    given, name = Options.from_environment(), f"folded-{time.time_ns()}"
     options = Options(
         folder=folder / "stack",
         bundle=path,
@@ -74,14 +77,26 @@ def folded_log(folder: Path, path: Path, events: Events) -> Iterator[FoldedLog]:
         bootstrap=given.bootstrap,
         topic=name,
         prefix=name,
-        partitions=PARTITIONS,
+        partitions=partitions,
     )
     with Stack(options) as stack:
         at = stack.addresses
         records = replay(at.bootstrap, name, events, users)
-        states = States(at.redis_url, path, prefix=name, partitions=PARTITIONS)
-        wait_folded(states, {user: expect(rows) for user, rows in records.items()}, within_s=60)
+        states = States(at.redis_url, path, prefix=name, partitions=partitions)
+        wait_folded(states, {user: expect(rows) for user, rows in records.items()}, within_s=within_s)
         states.close()
+        yield at, records
+
+
+@contextmanager
+def folded_log(folder: Path, path: Path, events: Events) -> Iterator[FoldedLog]:
+    """A stack with the bundle at `path`, when all `events` are folded and RTP knows it."""
+    bundle, bounds = load_bundle(path), events.bounds
+    users = [
+        Shopper(str(user), range(int(begin), int(end)), 0, 0, ())
+        for user, begin, end in zip(events.users, bounds[:-1], bounds[1:], strict=True)
+    ]
+    with folded_stack(folder, path, events, users) as (at, _):
         log = FoldedLog(bundle, users, at)
         some = bundle.items.ids[:1], bundle.categories.ids[:1]
         until(

@@ -21,6 +21,7 @@ from localstack.process import Ended
 from localstack.replay import States, expect, moved_to_now, replay, wait_folded
 from localstack.services import Surroundings, grpc_serves, http_ok, uic_variables
 from localstack.shoppers import Shopper, read_events, shoppers
+from localstack.signals import signals_unwind
 from localstack.stack import (
     BUNDLE,
     FOLDER,
@@ -31,7 +32,6 @@ from localstack.stack import (
     StackError,
     addresses_of,
     living,
-    signals_unwind,
     take_down,
     wipe,
 )

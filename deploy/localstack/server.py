@@ -16,6 +16,7 @@ from typing import Self
 
 from localstack.ports import free_ports
 from localstack.process import GRACE_S, Child, Ended, Identity
+from localstack.signals import signals_wait
 from localstack.wait import until
 
 READY_S = 20.0
@@ -89,8 +90,10 @@ class Server(ABC):
         self.folder.mkdir(parents=True, exist_ok=True)
         missing = [purpose for purpose, port in self.ports.items() if not port]
         self.ports.update(zip(missing, free_ports(len(missing)), strict=True))
-        self.child = Child(self.name, self.command(), log=self.log, env=self.environment(), pass_fds=self.pass_fds())
-        write_pid(self.folder, self.name, self.child.identity)
+        command, environment = self.command(), self.environment()
+        with signals_wait():
+            self.child = Child(self.name, command, log=self.log, env=environment, pass_fds=self.pass_fds())
+            write_pid(self.folder, self.name, self.child.identity)
 
     def wait_ready(self) -> str:
         """Wait until the spawned process is ready; as `start` otherwise."""

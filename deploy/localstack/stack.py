@@ -12,13 +12,10 @@ import fcntl
 import json
 import os
 import shutil
-import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Self
 
 from localstack.ports import accepts, shared_listener
@@ -296,23 +293,6 @@ def wipe(folder: Path) -> None:
     if running := living(folder):
         raise StackError(f"a stack runs in {folder} ({', '.join(running)}): `make down` ends it")
     shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def signals_unwind() -> Iterator[None]:
-    """Make SIGTERM and SIGHUP leave the body by an exception, as Ctrl-C does, so that what it started is taken down."""
-
-    def leave(number: int, _: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    # A signal that whoever started us has switched off (`nohup`) stays off.
-    heard = [sign for sign in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(sign) is not signal.SIG_IGN]
-    before = {sign: signal.signal(sign, leave) for sign in heard}
-    try:
-        yield
-    finally:
-        for sign, handler in before.items():
-            signal.signal(sign, handler)
 
 
 @contextlib.contextmanager

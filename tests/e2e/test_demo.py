@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from localstack.stack import addresses_of, living, take_down
@@ -50,6 +51,7 @@ def test_the_demo_folds_real_behaviors_scores_them_and_leaves_nothing_running(tm
     assert int(near[2]) > 0.15 * int(near[1])  # by chance: a tenth
     assert re.search(r"([\d.]+) ms for histories of \d+ events, ([\d.]+) ms for \d+", text)
     assert living(tmp_path / "demo") == {}
+    assert logging_into(tmp_path) == []
 
 
 def test_an_interrupted_demo_leaves_nothing_running(tmp_path: Path) -> None:
@@ -63,6 +65,15 @@ def test_an_interrupted_demo_leaves_nothing_running(tmp_path: Path) -> None:
     assert running
     assert not any(identity.alive() for identity in running.values())
     assert living(tmp_path / "demo") == {}
+
+
+def logging_into(folder: Path) -> list[str]:
+    """Processes with an open file below `folder`, known to the launcher or not: each member has its log."""
+    found = []
+    for process in psutil.process_iter(["name", "open_files"]):
+        if any(Path(file.path).is_relative_to(folder) for file in process.info["open_files"] or ()):
+            found.append(process.info["name"])
+    return found
 
 
 def test_up_prints_commands_that_work_when_pasted_and_down_ends_it(tmp_path: Path) -> None:

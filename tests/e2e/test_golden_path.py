@@ -17,10 +17,11 @@ import redis
 import torch
 from numpy.typing import NDArray
 
+from folded_log import folded_stack
 from localstack.demo import PATIENT
-from localstack.replay import Records, States, expect, replay, wait_folded
+from localstack.replay import Records, expect
 from localstack.shoppers import Shopper, read_events
-from localstack.stack import Addresses, Options, Stack
+from localstack.stack import Addresses
 from mimn.bundle import Bundle, load_bundle
 from mimn.config import MimnConfig
 from mimn.data.events import Events
@@ -70,23 +71,7 @@ def golden(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GoldenRun]:
     events = read_events(REPOSITORY / "models" / "data" / "online_retail")
     model, bundle_path = exported(events, folder)
     users = chosen_users(events)
-    options = Options.from_environment()
-    name = f"golden-{folder.name}".replace("_", "-")
-    options = Options(
-        folder=folder / "stack",
-        bundle=bundle_path,
-        redis_url=options.redis_url,
-        bootstrap=options.bootstrap,
-        topic=name,
-        prefix=name,
-        partitions=PARTITIONS,
-    )
-    with Stack(options) as stack:
-        at = stack.addresses
-        records = replay(at.bootstrap, options.topic, events, users)
-        states = States(at.redis_url, bundle_path, prefix=options.prefix, partitions=PARTITIONS)
-        wait_folded(states, {user: expect(rows) for user, rows in records.items()}, within_s=120)
-        states.close()
+    with folded_stack(folder, bundle_path, events, users, partitions=PARTITIONS, within_s=120) as (at, records):
         yield GoldenRun(at, load_bundle(bundle_path), model, events, users, records)
 
 

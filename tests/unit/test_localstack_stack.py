@@ -16,7 +16,7 @@ import pytest
 
 from localstack import stack as stack_module
 from localstack.ports import LOOPBACK, accepts, free_port, free_ports, shared_listener
-from localstack.process import Ended, Identity
+from localstack.process import Child, Ended, Identity
 from localstack.server import Server, read_pid, write_pid
 from localstack.stack import DOCUMENTED_PORTS, Options, Ports, Stack, StackError, addresses_of, living, take_down, wipe
 from localstack.wait import NotReady, until
@@ -52,6 +52,24 @@ def test_a_server_keeps_its_port_from_its_first_start_on(tmp_path: Path) -> None
         server.kill()
         assert not server.alive()
         assert server.start() == f"{LOOPBACK}:{port}"
+
+
+def test_a_signal_that_comes_while_a_process_starts_waits_until_it_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> Child:
+        child = Child(*arguments, **options)  # type: ignore[arg-type]
+        signal.raise_signal(signal.SIGINT)
+        return child
+
+    monkeypatch.setattr("localstack.server.Child", interrupted)
+    server = Listener("one", tmp_path, {"it": 0})
+    with pytest.raises(KeyboardInterrupt):
+        server.spawn()
+    assert server.alive()
+    assert read_pid(tmp_path) is not None
+    server.stop()
+    assert not server.alive()
 
 
 def test_a_server_that_another_program_answers_for_is_not_ready(tmp_path: Path, free_port: Callable[[], int]) -> None:
@@ -153,7 +171,7 @@ def test_the_signals_that_end_a_launcher_take_its_stack_down(tmp_path: Path) -> 
 import sys
 sys.path[:0] = {[str(Path(__file__).parents[1]), str(Path(__file__).parent)]!r}
 from pathlib import Path
-from localstack.stack import signals_unwind
+from localstack.signals import signals_unwind
 from test_localstack_stack import Listener
 import time
 with signals_unwind(), Listener("valkey", Path({str(tmp_path)!r}) / "valkey", {{"it": 0}}):
