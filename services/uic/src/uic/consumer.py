@@ -20,6 +20,7 @@ from uuid import UUID
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from kafka.coordinator.base import MemberState
+from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError, UnknownTopicOrPartitionError
 from kafka.structs import OffsetAndMetadata
 
@@ -142,6 +143,7 @@ class LogConsumer(threading.Thread):
                 consumer = KafkaConsumer(**self._options(), partition_assignment_strategy=[assignor])
                 assignor.holds = consumer.assignment
                 read_with(consumer)
+                _hear_joins(consumer)
                 consumer.subscribe([self._topic], listener=_Parking(consumer, self))
                 _learn_topic(consumer, self._topic, self._settings.request_timeout_ms)
                 self._consume(consumer)
@@ -194,7 +196,6 @@ class LogConsumer(threading.Thread):
             self._send_advice(consumer)
             self._check_partition_count(consumer)
             _unblock_parked(consumer)
-            _keep_joining(consumer)
             pause_s = min(LONGEST_PAUSE_S, max(0.001, 2 * pause_s))
             try:
                 batches = consumer.poll(timeout_ms=POLL_MS if _settled(consumer) else JOIN_MS)
@@ -453,12 +454,24 @@ class _Unheard:
         self.add_callback, self.add_errback = join.add_callback, join.add_errback
 
 
-def _keep_joining(consumer: KafkaConsumer) -> None:
-    """Let the next poll hear what became of the join that an earlier one began.
+class _Hearing(ConsumerCoordinator):  # type: ignore[misc]  # kafka-python has no types
+    """A coordinator that hears what became of every join that it began.
 
-    kafka-python (seen in 3.0.12) joins once more if it has ended between two polls, and what was assigned is lost. Our
-    polls are short, so that a new member cost the group three or four rebalances, and a pause at each, instead of two.
+    kafka-python (seen in 3.0.12) joins once more if a join has ended between two of its looks at it, and what was
+    assigned is lost. Polls are short, and one looks several times near its end, because timers within it round down: a
+    new member cost the group three or four rebalances, and a pause at each, instead of two.
     """
-    join = consumer._coordinator._join_task
-    if join is not None and not isinstance(join, _Unheard):
-        consumer._coordinator._join_task = _Unheard(join)
+
+    @property
+    def _join_task(self) -> _Unheard | None:
+        join: _Unheard | None = self.__dict__.get("_join")
+        return join
+
+    @_join_task.setter
+    def _join_task(self, join: Any) -> None:
+        self.__dict__["_join"] = None if join is None else _Unheard(join)
+
+
+def _hear_joins(consumer: KafkaConsumer) -> None:
+    """Once, before the consumer subscribes."""
+    consumer._coordinator.__class__ = _Hearing
