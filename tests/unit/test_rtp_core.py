@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -200,14 +201,14 @@ def test_who_is_let_in_before_his_cost_is_known_counts_until_he_is_admitted() ->
     admission = Admission(max_in_flight=100)
     admission.admit(0.1, 0.5)
     for _ in range(3):
-        admission.expect(0.74, 0.0)
+        admission.expect(0.9, 0.0)
     with pytest.raises(Overloaded):
-        admission.expect(0.74, 0.0)
+        admission.expect(0.9, 0.0)
     admission.admitting()
     for _ in range(3):
-        admission.admit(0.1, 0.74)
+        admission.admit(0.1, 0.9)
     with pytest.raises(Overloaded):
-        admission.expect(0.61, 0.0)
+        admission.expect(0.9, 0.0)
     for _ in range(4):
         admission.leave(0.1)
     admission.expect(0.001, 0.0)
@@ -215,10 +216,30 @@ def test_who_is_let_in_before_his_cost_is_known_counts_until_he_is_admitted() ->
         admission.expect(0.001, 0.0)
 
 
-def test_a_request_alone_is_admitted_however_long_it_is_thought_to_take() -> None:
+@given(st.integers(1, 20), st.integers(1, 5), st.floats(0.001, 0.1), st.floats(0.0, 0.3), st.floats(0.001, 2.0))
+def test_who_is_let_in_is_not_refused_after_one_run_of_the_head(
+    line: int, come: int, cost: float, age: float, remaining: float
+) -> None:
+    admission = Admission(max_in_flight=100)
+    for _ in range(line):
+        admission.admit(cost, 100.0)
+    let_in = 0
+    for _ in range(come):
+        with suppress(Overloaded):
+            admission.expect(remaining, age)
+            let_in += 1
+    admission.leave(cost)
+    admission.admitting()
+    for _ in range(let_in):
+        admission.admit(cost, remaining - cost, age + cost)
+
+
+def test_a_request_alone_is_let_in_and_admitted_however_long_it_is_thought_to_take() -> None:
     admission = Admission(max_in_flight=100)
     admission.admit(9.0, 0.5)
     admission.leave(9.0)
+    admission.expect(0.5, 0.0)
+    admission.admitting()
     admission.admit(9.0, 0.5)
     assert admission.in_flight == 1
 

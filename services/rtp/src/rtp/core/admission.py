@@ -38,9 +38,12 @@ class Admission:
     def expect(self, remaining_s: float, age_s: float) -> None:
         """Let a request in whose cost is not known yet, as if that were the usual one. `admitting` follows.
 
+        Before it is admitted the head may run once, which shortens its deadline and makes the line older. There must be
+        time for that as well: else it would wait for that run only to be refused.
+
         Raises: as `admit`.
         """
-        self._check(self._usual_s, remaining_s, age_s)
+        self._check(self._usual_s, remaining_s, age_s, run_s=self._usual_s)
         self._expected += 1
 
     def admitting(self) -> None:
@@ -65,7 +68,7 @@ class Admission:
         self.in_flight -= 1
         self.ahead_s = self.ahead_s - cost_s if self.in_flight else 0.0
 
-    def _check(self, cost_s: float, remaining_s: float, age_s: float) -> None:
+    def _check(self, cost_s: float, remaining_s: float, age_s: float, run_s: float = 0.0) -> None:
         if self.draining:
             raise Draining("this process is shutting down; send the request to another one")
         if remaining_s <= 0:
@@ -73,5 +76,6 @@ class Admission:
         others = self.in_flight + self._expected
         if others >= self.max_in_flight:
             raise Overloaded(f"{others} requests are being answered already; try again later or elsewhere")
-        if others and self.ahead_s + self._expected * self._usual_s + age_s + cost_s > FOR_THE_LINE * remaining_s:
+        line_s = self.ahead_s + self._expected * self._usual_s + age_s + run_s
+        if others and line_s + cost_s > FOR_THE_LINE * (remaining_s - run_s):
             raise Overloaded("the line before this request is too long for its deadline; try again later or elsewhere")
