@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import date
+
+import msgspec
 import numpy as np
 import pytest
 
@@ -116,6 +119,33 @@ def test_only_train_users_are_in_windows() -> None:
             assert (batch.item[w, :length] > 0).all(), "an item that no train user has"
 
 
+def test_days_that_are_left_out_have_no_target_and_stay_history() -> None:
+    days = (date(2020, 1, 5), date(2020, 1, 8))
+    events, vocabulary, _ = sampler()
+    sketch = Sketch(4, 1009, (0,))
+    train = parts_of(events.users) == 0
+
+    def days_of(times: np.ndarray) -> set[str]:
+        return set(times.astype("datetime64[ms]").astype("datetime64[D]").astype(str).flat)
+
+    def targets_and_histories(plan: WindowPlan) -> tuple[set[str], set[str]]:
+        windows = WindowSampler(events, vocabulary, vocabulary.embedding_ids(1), train, plan, sketch=sketch)
+        targets, histories = set(), set()
+        for batch in windows.epoch(np.random.default_rng(0), 8):
+            assert batch.sketch is not None
+            targets |= days_of(batch.sketch.target_time)
+            for w, length in enumerate(batch.length):
+                histories |= days_of(batch.sketch.time[w, :length])
+        return targets, histories
+
+    out = {"2020-01-05", "2020-01-06", "2020-01-07"}
+    everything, _ = targets_and_histories(PLAN)
+    targets, histories = targets_and_histories(msgspec.structs.replace(PLAN, without=days))
+    assert out < everything
+    assert targets == everything - out
+    assert out < histories
+
+
 def test_a_plan_that_no_user_satisfies_is_refused() -> None:
     _, _, windows = sampler(WindowPlan(length=300, min_history=200))
     with pytest.raises(DataError, match="lower min_history"):
@@ -125,7 +155,7 @@ def test_a_plan_that_no_user_satisfies_is_refused() -> None:
 @pytest.mark.parametrize("field", ["length", "per_user", "occasions", "rows_per_occasion", "min_history"])
 def test_a_plan_names_the_field_that_is_out_of_range(field: str) -> None:
     with pytest.raises(ValueError, match=field):
-        WindowPlan(**{field: 0})
+        msgspec.structs.replace(PLAN, **{field: 0})
 
 
 def test_histories_are_the_latest_events_left_aligned() -> None:

@@ -189,6 +189,15 @@ def test_the_best_small_model_is_within_the_bytes_and_chosen_on_validation_users
     assert "with 6,144 bytes" in text
 
 
+def test_what_a_busy_week_does_is_said_beside_what_any_week_does() -> None:
+    text = table([floors(0.0), model("mimn_bounded", 1.0), model("mimn_without_busy_week", 2.0)])
+    lines = text.split("**Is it well to train on a sale?**")[1].splitlines()
+    (busy, plain) = (line for line in lines[:8] if line.startswith("* "))
+    assert busy.startswith("* 200 events: the mimn_without_busy_week against the mimn_bounded")
+    assert busy.endswith("ahead in 5 of 5, better.")
+    assert plain == "* 1 more comparison: not run."
+
+
 def test_what_is_not_run_is_said_with_the_command_that_runs_it() -> None:
     text = table([floors(0.0), model("mimn", 2.0)], ["complete_journey dien_product: fold 3"], "the command")
     assert "The table is not complete: 1 rows lack folds" in text.splitlines()[1]

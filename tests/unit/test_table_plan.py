@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ import pytest
 from mimn.config import ConfigError
 from mimn.data.split import FOLDS, PARTS, part_of, parts_of
 from mimn.plan import PLAN, Plan, cells, open_cells, read_plan, record_of, remaining
+from mimn.run import decode_config
 
 CONFIGS = Path(__file__).parents[2] / "models/configs"
 
@@ -39,6 +41,7 @@ folds = [1]
 config = "mimn"
 name = "MIMN, 8 slots"
 model = {{ slots = 8 }}
+windows = {{ without = ["2011-11-17", "2011-11-24"] }}
 """
 
 
@@ -85,6 +88,8 @@ def test_rows_share_the_plans_settings_and_keep_their_model(plan: Plan) -> None:
         assert (training.epochs, training.seed, cell.config.windows.per_user) == (3, cell.fold, 2)
         assert cell.config.data.fold == cell.fold
     assert (wide.config.name, wide.config.model["slots"]) == ("MIMN, 8 slots", 8)
+    assert wide.config.windows.without == (date(2011, 11, 17), date(2011, 11, 24))
+    assert decode_config(wide.config.to_toml(), "written") == wide.config
     assert pooling.config.model["variant"] == "pooling"
 
 

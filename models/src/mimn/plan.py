@@ -27,12 +27,13 @@ PLAN = Path("models/plans/table.toml")
 
 
 class Variation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A row that is another row's configuration with other fields of `[model]` or `[training]`."""
+    """A row that is another row's configuration with other fields of `[model]`, `[training]` or `[windows]`."""
 
     config: str
     name: str
     model: dict[str, Any] = {}
     training: dict[str, Any] = {}
+    windows: dict[str, Any] = {}
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -150,6 +151,7 @@ def _row_config(plan: Plan, dataset: str, key: str) -> RunConfig:
     if variation is not None:
         changes |= {"name": variation.name, "model": config.model | variation.model}
         changes["training"] |= variation.training
+        changes["windows"] |= variation.windows
     source = f"{path} in the plan's row {key!r}"
     try:
         changed = msgspec.convert(msgspec.to_builtins(config) | changes, RunConfig)

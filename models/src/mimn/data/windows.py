@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date
 
 import msgspec
 import numpy as np
@@ -35,6 +36,8 @@ class WindowPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Targets of one occasion, different rows of it."""
     min_history: int = 20
     """Events of the window that must precede a target."""
+    without: tuple[date, date] | None = None
+    """No target is of these days (UTC), from the first to before the second. As history they stay."""
 
     def __post_init__(self) -> None:
         for name in ("length", "per_user", "occasions", "rows_per_occasion", "min_history"):
@@ -42,6 +45,8 @@ class WindowPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.min_history >= self.length:
             raise ValueError(f"min_history must be below length ({self.length}), not {self.min_history}")
+        if self.without is not None and self.without[0] >= self.without[1]:
+            raise ValueError(f"without must be a first day and a later one, not {' and '.join(map(str, self.without))}")
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,10 @@ class WindowSampler:
         self._vocabulary_item_rows = ids.item_rows(vocabulary.items)
         self._vocabulary_category_rows = ids.category_rows(vocabulary.item_category)
         self._users = np.flatnonzero(train_users)
+        self._trained_on = np.ones(len(events.timestamp), np.bool_)
+        if plan.without is not None:
+            first, end = np.array(plan.without, "datetime64[s]").astype(np.int64)
+            self._trained_on = (events.timestamp < first) | (events.timestamp >= end)
         self._addresses: tuple[Ints, Ints] | None = None
         if sketch is not None:
             self._addresses = (
@@ -174,6 +183,7 @@ class WindowSampler:
         for first in starts.tolist():
             start = max(begin, first)
             inside = (history_end >= start + plan.min_history) & (history_end <= first + plan.length)
+            inside &= self._trained_on[begin:end]
             rows = self._choose(begin + np.flatnonzero(inside), rng)
             if len(rows):
                 windows.append(_Window(start, int(self._events.history_end[rows].max()) - start, rows))
