@@ -42,9 +42,10 @@ from uic.core.ports import Assigned, Delivery, Described, Fetched, LogMessage
 from uic.core.takeup import LogBounds
 from uic.metrics import Metrics
 from uic.record_reader import LogRecord, read_batch
+from uic.rounds import Model
 from uic.settings import FoldSettings, RedisSettings
 from uic.store import RedisStore
-from uic.updater import Model, StateUpdater, Topic
+from uic.updater import StateUpdater, Topic
 
 PARTITIONS = 64
 BATCH_RECORDS = 500

@@ -44,8 +44,9 @@ from uic.core.status import PartitionStatus, Phase
 from uic.core.takeup import LogBounds
 from uic.errors import LogUnavailable, NamespaceConflict, StoreUnavailable
 from uic.metrics import Metrics
+from uic.rounds import Model
 from uic.settings import FoldSettings
-from uic.updater import Model, StateUpdater, Topic
+from uic.updater import StateUpdater, Topic
 
 TOPIC = "behavior-events"
 WALL_MS = 1_700_000_000_000

@@ -40,6 +40,13 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture
+def complete(plan: Path) -> Path:
+    """The plan, all of it run."""
+    assert table.main(["--plan", str(plan)]) == 0
+    return plan
+
+
 def test_an_ended_run_goes_on_and_the_table_follows(
     plan: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,12 +84,12 @@ def test_an_ended_run_goes_on_and_the_table_follows(
     assert table.main(["--plan", str(plan)]) == 0
 
 
-def test_a_run_that_died_between_epochs_is_resumed(plan: Path) -> None:
+def test_a_run_that_died_between_epochs_is_resumed(complete: Path) -> None:
     """What an earlier process left in the run folder is used, not refused."""
-    found = read_plan(plan)
+    found = read_plan(complete)
     cell = next(cell for cell in cells(found) if cell.key == "pooling")
     folder = Path(found.runs) / cell.run_folder
-    assert (folder / run.METRICS).exists(), "the test before has trained it"
+    assert (folder / run.METRICS).exists()
     before = json.loads((folder / run.METRICS).read_text())
     (folder / run.METRICS).unlink()
     (folder / run.MODEL).unlink()
@@ -95,13 +102,13 @@ def test_a_plan_that_cannot_be_read_is_an_error(tmp_path: Path, capsys: pytest.C
     assert "absent.toml" in capsys.readouterr().err
 
 
-def test_curves_follow_from_the_run_folders(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_curves_follow_from_the_run_folders(complete: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reading at a length is the table's own figure at that length; a delay of nothing is no delay."""
     monkeypatch.setattr(curves, "CURVE_ROWS", ("pooling", "absent"))
-    models = list(curves.trained(plan, "synthetic", curves.CURVE_ROWS))
+    models = list(curves.trained(complete, "synthetic", curves.CURVE_ROWS))
     assert [one.cell.fold for one in models] == [0, 3]
     (at_none, late) = curves.delay_curve(models, (0, 24 * 365), length=50)
-    _, pooling = read_records(plan.parent / "records")
+    _, pooling = read_records(complete.parent / "records")
     recorded = [pooling.folds[fold]["evaluation"]["50"]["popularity"]["auc"] for fold in (0, 3)]
     assert at_none.auc == pytest.approx(sum(recorded) / 2, abs=1e-6)
     assert at_none.low < at_none.auc < at_none.high
@@ -113,8 +120,8 @@ def test_curves_follow_from_the_run_folders(plan: Path, monkeypatch: pytest.Monk
     assert short.auc < longer.auc - 0.02
 
 
-def test_an_ended_history_lacks_exactly_the_last_hours(plan: Path) -> None:
-    one = next(curves.trained(plan, "synthetic", ["pooling"]))
+def test_an_ended_history_lacks_exactly_the_last_hours(complete: Path) -> None:
+    one = next(curves.trained(complete, "synthetic", ["pooling"]))
     test = one.data.instances.of("test")
     ends = curves.ends_before(one.data, test, 36 * 3600)
     times = one.data.events.timestamp
@@ -124,8 +131,8 @@ def test_an_ended_history_lacks_exactly_the_last_hours(plan: Path) -> None:
     assert (curves.ends_before(one.data, test, 0) == test.end).all()
 
 
-def test_a_repeated_history_is_the_real_one_again_and_again(plan: Path) -> None:
-    one = next(curves.trained(plan, "synthetic", ["pooling"]))
+def test_a_repeated_history_is_the_real_one_again_and_again(complete: Path) -> None:
+    one = next(curves.trained(complete, "synthetic", ["pooling"]))
     test = one.data.instances.of("test")
     some = test.select(np.arange(len(test)) < 5)
     events, instances = curves.repeat_histories(one.data.events, some, 200)

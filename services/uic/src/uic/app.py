@@ -32,10 +32,11 @@ from uic.metrics import Metrics
 from uic.preflight import check_store, check_topic
 from uic.priority import give_way
 from uic.publisher import KafkaLog, Publisher
+from uic.rounds import Model
 from uic.servicer import GrpcDoor, UserInterestCenter
 from uic.settings import FaultSettings, TlsListener, UicSettings
 from uic.store import RedisStore
-from uic.updater import Model, StateUpdater, Topic
+from uic.updater import StateUpdater, Topic
 
 log = logging.getLogger("uic.app")
 

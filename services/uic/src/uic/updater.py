@@ -32,31 +32,20 @@ from time import perf_counter
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mimn.state import (
-    CorruptState,
-    ForeignFingerprint,
-    ForeignLayout,
     Progress,
-    StateError,
-    StateLayout,
-    WrongUser,
-    decode_state,
     encode_progress,
-    user_hash,
     witness,
 )
-from uic.core.cache import NOT_CACHED, StateCache
+from uic.core.cache import StateCache
 from uic.core.commit import Answer, Commit, NoAnswer, Verdict, Written, judge
-from uic.core.event import Reason
-from uic.core.fold import ERASED_ROW, NO_ROW, Part, Round
+from uic.core.fold import Part
 from uic.core.letters import Letter
 from uic.core.ordering import LARGE, Bounds, Cut, OutOfOrder, Taken, decode, take
 from uic.core.ports import (
     Advised,
     Assigned,
-    Counting,
     DeadLetters,
     Described,
     Erasures,
@@ -69,8 +58,6 @@ from uic.core.ports import (
     PartitionCountChanged,
     Revoked,
     StateStore,
-    Step,
-    Vectors,
 )
 from uic.core.routing import MisroutedWindow
 from uic.core.status import STARTING, Phase, Status
@@ -95,6 +82,7 @@ from uic.errors import (
 )
 from uic.logs import say
 from uic.metrics import Metrics
+from uic.rounds import Model, Rounds
 from uic.session import Action, Resolution, Session, Staged
 from uic.settings import FoldSettings
 
@@ -105,26 +93,6 @@ REPLAY_RECORDS = 10_000
 STATUS_INTERVAL_S = 0.2
 COORDINATOR_INTERVAL_S = 5.0
 READING = (Phase.VERIFYING, Phase.FOLDING, Phase.UNSURE)
-UNREADABLE: dict[type[StateError], str] = {
-    CorruptState: "corrupt",
-    ForeignLayout: "foreign_layout",
-    ForeignFingerprint: "foreign_fingerprint",
-    WrongUser: "wrong_user",
-}
-"""Metric label of each error."""
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """What folding needs of a bundle."""
-
-    step: Step
-    vectors: Vectors
-    initial_state: NDArray[np.float32]
-    layout: StateLayout
-    fingerprint: bytes
-    counting: Counting | None = None
-    """With a sketch only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +134,7 @@ class StateUpdater:
         self._random_id = random_id
         self._after = after
         self._cache = StateCache.of_bytes(settings.cache_mib << 20, len(model.initial_state))
+        self._rounds = Rounds(model, store, self._cache, metrics, after)
         self._bounds = Bounds(settings.max_states, settings.max_waves, settings.max_states * settings.max_waves)
         self._sessions: dict[int, Session] = {}
         self._turn_of: deque[int] = deque()
@@ -565,23 +534,9 @@ class StateUpdater:
         parts = self._load(cuts, now)
         if not parts:
             return
+        work = self._rounds.fold(parts)
         started = perf_counter()
-        work = Round(self._model.initial_state, self._cache)
-        work.plan([part for _, part in parts])
-        work.run(self._model.step, self._model.vectors, self._model.counting)
-        self._metrics.stage.labels("fold").observe(perf_counter() - started)
-        self._metrics.waves.inc(work.waves)
-        self._after("fold")
-        started = perf_counter()
-        states = work.values(self._model.fingerprint, self._model.layout)
-        staged = []
-        for session, part in parts:
-            if part.not_finite:
-                self._metrics.non_finite.inc(len(part.not_finite))
-                session.cut = part.cut.without(part.not_finite, Reason.NON_FINITE)
-            else:
-                staged.append((session, self._stage(session, work, part, states)))
-        self._commit(staged, now, wall_ms)
+        self._commit(self._rounds.stage(work, parts), now, wall_ms)
         self._metrics.stage.labels("commit").observe(perf_counter() - started)
 
     def _decode(self, large: bool, now: float) -> list[tuple[Session, Cut]]:
@@ -681,75 +636,16 @@ class StateUpdater:
         return False
 
     def _load(self, cuts: list[tuple[Session, Cut]], now: float) -> list[tuple[Session, Part]]:
-        """Step 3."""
+        """Step 3; nothing if the store does not answer."""
         if not cuts:
             return []
-        started = perf_counter()
-        parts: list[tuple[Session, Part]] = []
-        wanted: list[tuple[int, list[str]]] = []
-        missing: list[list[int]] = []
-        for session, batch in cuts:
-            cached = session.shelf.find(batch.keys)
-            lacking = np.flatnonzero(cached == NOT_CACHED).tolist()
-            missing.append(lacking)
-            wanted.append((session.partition, [batch.users[i] for i in lacking]))
-            parts.append((session, Part(batch, session.folding(), cached)))
-            self._metrics.states_cached.inc(len(cached) - len(lacking))
-            self._metrics.states_loaded.inc(len(lacking))
         try:
-            answers = self._store.load(wanted)
-            for (session, part), lacking, values in zip(parts, missing, answers, strict=True):
-                self._read_states(session.partition, part, lacking, values)
+            parts = self._rounds.load(cuts)
         except StoreUnavailable as error:
-            self._store_failed("load", error, [session for session, _ in parts], now)
+            self._store_failed("load", error, [session for session, _ in cuts], now)
             return []
         self._store_answered()
-        self._metrics.stage.labels("load").observe(perf_counter() - started)
-        self._after("load")
         return parts
-
-    def _read_states(self, partition: int, part: Part, lacking: list[int], values: list[bytes | None]) -> None:
-        unreadable = []
-        fingerprint, layout = self._model.fingerprint, self._model.layout
-        for i, value in zip(lacking, values, strict=True):
-            if value is None:
-                continue
-            try:
-                part.loaded[i] = decode_state(value, fingerprint, layout, user_hash(part.cut.users[i]))
-            except StateError as error:
-                name = UNREADABLE[type(error)]
-                self._metrics.unreadable_states.labels(name).inc()
-                say(log, logging.ERROR, "unreadable state", partition=partition, error=name)
-                part.suspect.add(i)
-                unreadable.append(value)
-        if unreadable:
-            self._store.set_aside(partition, unreadable)
-
-    def _stage(self, session: Session, work: Round, part: Part, states: list[bytes]) -> Staged:
-        """The commit of a part's results; `states` are the round's, encoded, by row."""
-        batch, progress = part.cut, part.progress
-        changed = [
-            (user, states[row] if row >= 0 else None)
-            for user, row in zip(batch.users, part.row_of.tolist(), strict=True)
-            if row != NO_ROW
-        ]
-        last = batch.records[-1]
-        next_offset = last.offset + 1
-        if len(batch.records) == len(session.pending):
-            next_offset = max(next_offset, session.position)
-        as_of_ms = progress.as_of_ms
-        if session.caught_up_at is not None and next_offset >= session.caught_up_at[0]:
-            as_of_ms = max(as_of_ms, session.caught_up_at[1])
-        after = replace(
-            progress,
-            next_offset=next_offset,
-            last_offset=last.offset,
-            witness=witness(last.key, last.value, last.timestamp),
-            writer=session.writer,
-            as_of_ms=as_of_ms,
-        )
-        commit = Commit(session.partition, session.known, encode_progress(after), tuple(changed))
-        return Staged(commit, after, work, part)
 
     def _commit(self, staged: list[tuple[Session, Staged]], now: float, wall_ms: int = 0) -> None:
         """Steps 5 and 6."""
@@ -824,16 +720,7 @@ class StateUpdater:
         if work is None or part is None:
             return
         batch = part.cut
-        rows = {}
-        for key, row in zip(batch.keys, part.row_of.tolist(), strict=True):
-            if row == ERASED_ROW:
-                session.shelf.drop(key)
-            elif row >= 0:
-                rows[session.shelf.touch(key)] = row  # a full cache may give a row away again
-        if rows:
-            to, these = list(rows), list(rows.values())
-            self._cache.headers[to] = work.headers[these]
-            self._cache.tensors[to] = work.tensors[work.place[these]]
+        self._rounds.keep(session, work, part)
         del session.pending[: len(batch.records)]
         session.cut = None
         self._log.took(session.tag, len(batch.records))
