@@ -5,6 +5,7 @@ for every test. `REDIS_URL` and `KAFKA_BOOTSTRAP_SERVERS` make the tests use ser
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
@@ -21,6 +22,9 @@ from localstack.servers import DevBroker, ScriptedBroker, Valkey
 from localstack.topics import PARTITIONS, create_topics, delete_topics, topics
 
 pytest_plugins = ["pytester"]
+
+# What a shell started in the background ignores interrupts, and so would the processes that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says how busy the machine is. CI draws the same examples each time, so that it is red for a
 # reason; developers' runs look for new ones.

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mimn import experiments, metrics, run
+from mimn.appendix import appendix
 from mimn.comparison import Entry, Results, results
 from mimn.data.split import FOLDS
 from mimn.experiments import mean_std, table
@@ -206,6 +207,26 @@ def test_what_is_not_run_is_said_with_the_command_that_runs_it() -> None:
     )
 
 
+def test_curves_and_sizes_are_tables_of_what_their_files_say(tmp_path: Path) -> None:
+    (tmp_path / "curves").mkdir()
+    (tmp_path / "curves/complete_journey_delay.csv").write_text(
+        "dataset,row,x,auc,low,high,folds,positives\n"
+        'complete_journey,"MIMN, wide",0,0.71234,0.7,0.72,2,10\ncomplete_journey,"MIMN, wide",1000,0.7,0.6,0.8,2,10\n'
+    )
+    (tmp_path / "trials/sizes").mkdir(parents=True)
+    (tmp_path / "trials/sizes/trials.csv").write_text(
+        "row,name,state_bytes,length,validation_auc\nlarge,a,6000,200,0.8\nsmall,b,900,200,0.75\nsmall,b,900,1000,0.76\n"
+    )
+    lines = appendix(tmp_path, {"complete_journey": "The Complete Journey"})
+    assert "## The Complete Journey: AUC by hours that the state lacks" in lines
+    assert "| row | folds | 0 | 1,000 |" in lines
+    assert "| MIMN, wide | 2 | 0.7123 | 0.7000 |" in lines
+    small, large = (line for line in lines if "`small`" in line or "`large`" in line)
+    assert small == "| 900 | b | `small` | 0.7500 | 0.7600 |"
+    assert large == "| 6,000 | a | `large` | 0.8000 | - |"
+    assert appendix(tmp_path / "nothing", {"complete_journey": "The Complete Journey"}) == []
+
+
 def test_rows_on_different_instances_are_not_put_into_one_table() -> None:
     other = model("pooling", 1.0)
     other.folds[3]["instances_sha256"] = "another"
@@ -241,5 +262,6 @@ def test_a_record_comes_back_and_notices_changed_predictions(tmp_path: Path) -> 
 def test_the_committed_table_is_what_the_committed_records_give(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     committed = experiments.RECORDS / experiments.TABLE
-    text = table(read_records(experiments.RECORDS), remaining(read_plan(PLAN)))
+    others = appendix(experiments.RECORDS, experiments.TITLES)
+    text = table(read_records(experiments.RECORDS), remaining(read_plan(PLAN)), others=others)
     assert committed.read_text("utf-8") == text

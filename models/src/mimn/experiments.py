@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mimn import metrics
+from mimn.appendix import appendix
 from mimn.comparison import LONG, Comparison, Entry, Group, Results, results
 from mimn.config import ConfigError
 from mimn.data.split import FOLDS
@@ -73,10 +74,15 @@ EXPECTED = {200: 0.775, 1000: 0.785}
 """What the best model within `SMALL` bytes is expected to reach on The Complete Journey, by length."""
 
 
-def table(records: list[Record], open_rows: Iterable[str] = (), command: str = "python -m mimn.table") -> str:
+def table(
+    records: list[Record],
+    open_rows: Iterable[str] = (),
+    command: str = "python -m mimn.table",
+    others: Iterable[str] = (),
+) -> str:
     """The whole of `AUC.md`.
 
-    `open_rows` are the lines of what is still to be run, `command` runs it.
+    `open_rows` are the lines of what is still to be run, `command` runs it; `others` are lines on what is no row.
 
     Raises:
         NoRecord: there are no records, or they cannot be compared.
@@ -126,6 +132,7 @@ def table(records: list[Record], open_rows: Iterable[str] = (), command: str = "
     for one in found:
         for length in one.lengths():
             lines += _section(one, length)
+    lines += others
     if open_rows:
         lines += ["", "## Not run", "", f"`{command}` runs them, cheapest answers first:", ""]
         lines += [f"* {line}" for line in open_rows]
@@ -469,7 +476,7 @@ def write_table(records: Path, plan: Path) -> Path:
     """
     lines = remaining(read_plan(plan))
     command = "python -m mimn.table" if plan == PLAN else f"python -m mimn.table --plan {plan.as_posix()}"
-    text = table(read_records(records), lines, command)
+    text = table(read_records(records), lines, command, appendix(records, TITLES))
     (records / TABLE).write_text(text, "utf-8")
     return records / TABLE
 
