@@ -47,6 +47,10 @@ class Naive:
         q, events = self.vector(candidate), [self.vector(event) for event in history]
         mean = sum(events) / len(events)
         user, by_candidate = self.interest(history, candidate)
+        if self.config.form == "official":
+            total = sum(events, np.zeros_like(q))
+            product = [q * total] if self.config.history_product else []
+            return self.official_mlp(np.concatenate([q, total, *user, *by_candidate, *product]))
         by_candidate = [q, *by_candidate, *([q * mean] if self.config.history_product else [])]
         return self.mlp(np.concatenate([mean, [math.log(1 + len(history)) / 7], *user]), np.concatenate(by_candidate))
 
@@ -54,6 +58,8 @@ class Naive:
         """What the variant knows of the user, and of the candidate."""
         config, q = self.config, self.vector(candidate)
         events = [self.vector(event) for event in history]
+        if config.variant == "dnn":
+            return [], []
         if config.variant == "din":
             return [], [self.attention("interest.attention", q, events)]
         if config.variant == "sim":
@@ -70,12 +76,15 @@ class Naive:
             return [states[-1]], []
         if config.variant == "arnn":
             return [states[-1]], [self.attention("interest.attention", q, states)]
-        attention = softmax([float(state @ self.weights["interest.fit"] @ q) for state in states])
+        if config.form == "official":
+            attention = softmax([self.official_fit("interest.attention", q, state) for state in states])
+        else:
+            attention = softmax([float(state @ self.weights["interest.fit"] @ q) for state in states])
         evolved = np.zeros(config.units)
         for state, weight in zip(states, attention, strict=True):
             update, candidate_state = self.gru_parts("interest.second", state, evolved)
-            renewed = weight * update
-            evolved = (1 - renewed) * evolved + renewed * candidate_state
+            kept = (1 - weight) * (1 - update) if config.form == "official" else 1 - weight * update
+            evolved = kept * evolved + (1 - kept) * candidate_state
         return [], [evolved]
 
     def gru_parts(self, name: str, x: Vector, state: Vector) -> tuple[Vector, Vector]:
@@ -114,14 +123,32 @@ class Naive:
         return [h], [self.attention("interest.attention", q, memory)]
 
     def attention(self, name: str, q: Vector, facts: list[Vector]) -> Vector:
-        w = self.weights
-        scores = []
-        for fact in facts:
-            compared = np.concatenate([q, fact, q - fact, q * fact])
-            hidden = compared @ np.concatenate(list(w[f"{name}.first"])) + w[f"{name}.first_bias"]
-            hidden = np.where(hidden > 0, hidden, w[f"{name}.slope.weight"] * hidden)
-            scores.append(float(w[f"{name}.second.weight"][0] @ hidden + w[f"{name}.second.bias"][0]))
+        fit = self.official_fit if self.config.form == "official" else self.fit
+        scores = [fit(name, q, fact) for fact in facts]
         return sum((share * fact for share, fact in zip(softmax(scores), facts, strict=True)), np.zeros_like(q))
+
+    def fit(self, name: str, q: Vector, fact: Vector) -> float:
+        w = self.weights
+        compared = np.concatenate([q, fact, q - fact, q * fact])
+        hidden = compared @ np.concatenate(list(w[f"{name}.first"])) + w[f"{name}.first_bias"]
+        hidden = np.where(hidden > 0, hidden, w[f"{name}.slope.weight"] * hidden)
+        return float(w[f"{name}.second.weight"][0] @ hidden + w[f"{name}.second.bias"][0])
+
+    def official_fit(self, name: str, q: Vector, fact: Vector) -> float:
+        w = self.weights
+        hidden = np.concatenate([q, fact, q - fact, q * fact]) @ np.concatenate(list(w[f"{name}.first"]))
+        hidden = sigmoid(hidden + w[f"{name}.first_bias"])
+        hidden = sigmoid(w[f"{name}.second.weight"] @ hidden + w[f"{name}.second.bias"])
+        return float(w[f"{name}.third.weight"][0] @ hidden + w[f"{name}.third.bias"][0])
+
+    def official_mlp(self, features: Vector) -> float:
+        w = self.weights
+        hidden = features * w["mlp.norm.scale"] / math.sqrt(1.001) + w["mlp.norm.shift"]
+        for layer in ("first", "second"):
+            hidden = w[f"mlp.{layer}.weight"] @ hidden + w[f"mlp.{layer}.bias"]
+            hidden = np.where(hidden > 0, hidden, w[f"mlp.{layer}_slope.weight"] * hidden)
+        click, no_click = w["mlp.third.weight"] @ hidden + w["mlp.third.bias"]
+        return float(click - no_click)
 
     def mlp(self, user: Vector, candidate: Vector) -> float:
         w = self.weights
@@ -151,6 +178,9 @@ class Naive:
     def follows(self, state: Vector, event: Vector) -> float:
         w = self.weights
         hidden = np.concatenate([state, event])
+        if self.config.form == "official":
+            hidden = hidden * w["auxiliary.norm.scale"] / math.sqrt(1.001) + w["auxiliary.norm.shift"]
         for layer in (0, 2):
             hidden = sigmoid(w[f"auxiliary.layers.{layer}.weight"] @ hidden + w[f"auxiliary.layers.{layer}.bias"])
-        return float(sigmoid(w["auxiliary.layers.4.weight"] @ hidden + w["auxiliary.layers.4.bias"])[0])
+        last = w["auxiliary.layers.4.weight"] @ hidden + w["auxiliary.layers.4.bias"]
+        return softmax(list(last))[0] + 1e-6 if self.config.form == "official" else float(sigmoid(last)[0])

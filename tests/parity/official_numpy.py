@@ -134,10 +134,10 @@ class Published:
             pieces.append(self.attention(q, last))
         pieces.append(state.A.mean(0) * q)
         w = self.w
-        z = np.concatenate(pieces) * w["head.norm.scale"] / np.sqrt(1.001) + w["head.norm.shift"]
-        z = prelu(w["head.first.weight"] @ z + w["head.first.bias"], w["head.first_slope.weight"])
-        z = prelu(w["head.second.weight"] @ z + w["head.second.bias"], w["head.second_slope.weight"])
-        return softmax(w["head.third.weight"] @ z + w["head.third.bias"]) + 1e-8, state, outputs, gap
+        z = np.concatenate(pieces) * w["head.mlp.norm.scale"] / np.sqrt(1.001) + w["head.mlp.norm.shift"]
+        z = prelu(w["head.mlp.first.weight"] @ z + w["head.mlp.first.bias"], w["head.mlp.first_slope.weight"])
+        z = prelu(w["head.mlp.second.weight"] @ z + w["head.mlp.second.bias"], w["head.mlp.second_slope.weight"])
+        return softmax(w["head.mlp.third.weight"] @ z + w["head.mlp.third.bias"]) + 1e-8, state, outputs, gap
 
     def attention(self, q: Array, rows: list[Array]) -> Array:
         w = self.w

@@ -5,12 +5,14 @@ to padding and to whom they share a batch with.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from mimn.baselines import BaselineConfig
+from mimn.config import ConfigError
 from mimn.nn import compilation
 from mimn.nn.baselines.attention import LIKENESS, ActivationUnit
 from mimn.nn.baselines.model import BaselineModel
@@ -32,6 +34,16 @@ CONFIGS = {
     "DIEN": replace(BASE, variant="dien"),
     "DIEN with auxiliary loss": replace(BASE, variant="dien", auxiliary_loss=True),
     "SIM": replace(BASE, variant="sim"),
+    "official Embedding&MLP": replace(BASE, variant="dnn", form="official"),
+    "official PNN": replace(BASE, variant="dnn", form="official", history_product=True),
+    "official DIN": replace(BASE, variant="din", form="official"),
+    "official GRU4REC": replace(BASE, variant="gru4rec", form="official"),
+    "official ARNN": replace(BASE, variant="arnn", form="official"),
+    "official RUM": replace(BASE, variant="rum", form="official"),
+    "official DIEN": replace(BASE, variant="dien", form="official", history_product=True),
+    "official DIEN with auxiliary loss": replace(
+        BASE, variant="dien", form="official", history_product=True, auxiliary_loss=True
+    ),
     "history product, no norm": replace(BASE, variant="din", history_product=True, head_norm="none"),
 }
 ITEMS, CATEGORIES, B, T, P, C = 17, 5, 8, 14, 2, 10
@@ -103,8 +115,9 @@ def test_logits_follow_the_equations(config: BaselineConfig) -> None:
                 assert got[b, p, c].item() == pytest.approx(reference.logit(history, candidate), abs=1e-10)
 
 
-def test_the_auxiliary_loss_follows_the_equations() -> None:
-    model = model_of(replace(BASE, variant="dien", auxiliary_loss=True, auxiliary_weight=2.0))
+@pytest.mark.parametrize("name", ["DIEN with auxiliary loss", "official DIEN with auxiliary loss"])
+def test_the_auxiliary_loss_follows_the_equations(name: str) -> None:
+    model = model_of(replace(CONFIGS[name], auxiliary_weight=2.0))
     reference, one = naive(model), batch()
     assert one.lengths is not None
     assert one.negative_items is not None
@@ -115,7 +128,9 @@ def test_the_auxiliary_loss_follows_the_equations() -> None:
             pairs(one.items[b, :n], one.categories[b, :n]),
             pairs(one.negative_items[b, :n], one.negative_categories[b, :n]),
         )
-    assert model.loss(one).auxiliary.item() == pytest.approx(2.0 * sum(terms) / len(terms), abs=1e-10)
+    # The published mean runs over all steps, whatever is padding.
+    steps = B * (T - 1) if model.config.form == "official" else len(terms)
+    assert model.loss(one).auxiliary.item() == pytest.approx(2.0 * sum(terms) / steps, abs=1e-10)
 
 
 @each_config
@@ -163,7 +178,30 @@ def test_the_loss_trains_every_weight(config: BaselineConfig) -> None:
     torch.autograd.backward(losses.total)
     untrained = {name for name, value in model.named_parameters() if value.grad is None or value.grad.eq(0).all()}
     # A softmax does not know a shift of all its scores, so rounding is all that the last bias of an attention gets.
-    assert not {name for name in untrained if not name.endswith("attention.second.bias")}
+    last = "third" if config.form == "official" else "second"
+    assert not {name for name in untrained if not name.endswith(f"attention.{last}.bias")}
+
+
+def test_the_official_click_loss_is_half_the_usual() -> None:
+    model = model_of(CONFIGS["official DIN"])
+    scores, one = torch.sigmoid(logits(model)), batch()
+    right = torch.where(one.labels > 0, scores, 1 - scores) + 1e-8
+    assert model.loss(one).click.item() == pytest.approx(-right.log().mean().item() / 2, abs=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"form": "publish"}, "form must be one of paper, official"),
+        ({"variant": "dnn"}, "form must be 'official' in variant 'dnn'"),
+        ({"variant": "sim", "form": "official"}, "form must be 'paper' in variant 'sim'"),
+        ({"variant": "dien", "form": "official"}, "history_product must be true in form 'official' of variant 'dien'"),
+        ({"form": "official", "history_product": True}, "history_product must be false .* of variant 'din'"),
+    ],
+)
+def test_a_form_that_nobody_published_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        replace(BASE, **changes)
 
 
 def test_attention_starts_as_the_likeness_of_candidate_and_event() -> None:

@@ -1,7 +1,9 @@
 """Hyper-parameters of the baselines that read a user's events themselves: the other models of the paper's Table 2.
 
-They share embeddings, features and MLP with MIMN and cannot be served from a state; `mimn.nn.baselines` has a file for
-each. `model_config` tells their `[model]` tables from MIMN's by `variant`.
+Form `paper` is what their papers say, made as strong as we could; form `official` is what MIMN's authors ran
+(UIC-Paper/MIMN, commit 5cd5ccf), but for the padding that it needs and windows have not. They share embeddings,
+features and MLP with MIMN, each form with its own, and cannot be served from a state; `mimn.nn.baselines` has a file
+for each. `model_config` tells their `[model]` tables from MIMN's by `variant`.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from typing import Any, Literal, Self, get_args
 
 from mimn.config import ConfigError, HeadNorm, MimnConfig, state_layout, typed_fields
 
-BaselineVariant = Literal["din", "gru4rec", "arnn", "rum", "dien", "sim"]
+BaselineVariant = Literal["dnn", "din", "gru4rec", "arnn", "rum", "dien", "sim"]
+Form = Literal["paper", "official"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +23,8 @@ class BaselineConfig:
     """Sizes and switches of one baseline; a field that its variant does not read has no effect."""
 
     variant: BaselineVariant = "din"
+    form: Form = "paper"
+    """`official`: attention, AUGRU, head and losses of MIMN's authors, the events' sum in place of their mean."""
     embedding_dim: int = 16
     """E: width of one id's embedding; an event vector is D = 2E wide, and so are the states of GRU4REC, ARNN and DIEN's
     first GRU."""
@@ -35,7 +40,7 @@ class BaselineConfig:
     """DIEN: predict the next event from each state of the first GRU."""
     auxiliary_weight: float = 1.0
     history_product: bool = False
-    """The head also reads the candidate times the mean event vector (see `MimnConfig`)."""
+    """The head also reads the candidate times the mean event vector (see `MimnConfig`), or `official` their sum."""
     attention_units: int = 36
     """Hidden width of the activation unit of DIN, ARNN, RUM and SIM, at least 2."""
     head_units: tuple[int, int] = (200, 80)
@@ -46,6 +51,15 @@ class BaselineConfig:
     def __post_init__(self) -> None:
         if self.variant not in get_args(BaselineVariant):
             raise ConfigError(f"variant must be one of {', '.join(get_args(BaselineVariant))}, not {self.variant!r}")
+        if self.form not in get_args(Form):
+            raise ConfigError(f"form must be one of {', '.join(get_args(Form))}, not {self.form!r}")
+        if self.variant == "dnn" and self.form == "paper":
+            raise ConfigError("form must be 'official' in variant 'dnn': the other one is MIMN's variant 'pooling'")
+        if self.variant == "sim" and self.form == "official":
+            raise ConfigError("form must be 'paper' in variant 'sim': MIMN's authors did not run it")
+        if self.form == "official" and self.variant != "dnn" and self.history_product != (self.variant == "dien"):
+            wanted = "true" if self.variant == "dien" else "false"
+            raise ConfigError(f"history_product must be {wanted} in form 'official' of variant {self.variant!r}")
         for field in ("embedding_dim", "units", "slots", "found", "recent"):
             if getattr(self, field) < 1:
                 raise ConfigError(f"{field} must be at least 1, not {getattr(self, field)}")

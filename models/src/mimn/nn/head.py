@@ -37,15 +37,23 @@ class ChannelAttention(nn.Module):
         self.second = linear(units[0], units[1])
         self.third = linear(units[1], 1)
 
-    def forward(self, q: Tensor, channels: Tensor) -> Tensor:
-        """The channels' weighted sum for each candidate. [N, C, D], [N, m, D] → [N, C, D]"""
+    def forward(self, q: Tensor, channels: Tensor, real: Tensor | None = None) -> Tensor:
+        """The channels' weighted sum for each candidate, those alone that are `real` if that is given.
+
+        [..., C, D], [..., m, D], bool that broadcasts to [..., C, m] → [..., C, D]
+        """
+        scores = self.scores(q, channels)
+        return (torch.softmax(scores, -1) if real is None else masked_softmax(scores, real)) @ channels
+
+    def scores(self, q: Tensor, channels: Tensor) -> Tensor:
+        """How much each channel matters. [..., C, D], [..., m, D] → [..., C, m]"""
         q_weight, f_weight, difference, product = self.first.unbind(0)
         by_candidate = q @ (q_weight + difference)
         by_user = channels @ (f_weight - difference) + self.first_bias
         by_both = (q.unsqueeze(-2) * channels.unsqueeze(-3)) @ product
         hidden = torch.sigmoid(by_both + by_candidate.unsqueeze(-2) + by_user.unsqueeze(-3))
-        scores = self.third(torch.sigmoid(self.second(hidden))).squeeze(-1)
-        return torch.softmax(scores, -1) @ channels
+        scores: Tensor = self.third(torch.sigmoid(self.second(hidden))).squeeze(-1)
+        return scores
 
 
 class Mlp(nn.Module):
@@ -193,6 +201,11 @@ def user_features(blocks: State, context: Tensor | None) -> Tensor:
 def history_product(blocks: State, candidates: Tensor) -> Tensor:
     """The candidates times the user's mean event vector, element by element. [N, C, D] → [N, C, D]"""
     return candidates * blocks["history_mean"].unsqueeze(-2)
+
+
+def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
+    """The softmax over the places where `mask` is true, exactly 0 elsewhere; a row without any is all 0."""
+    return torch.softmax(scores.masked_fill(~mask, -1e9), -1) * mask
 
 
 def prelu(x: Tensor, slope: Tensor) -> Tensor:

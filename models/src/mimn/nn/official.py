@@ -138,7 +138,7 @@ class OfficialCell(Cell):
 
 
 class OfficialHead(nn.Module):
-    """The published head. Its two logits enter as their difference: a softmax of two is a sigmoid of that."""
+    """The published head."""
 
     def __init__(self, config: MimnConfig, cell: OfficialCell) -> None:
         super().__init__()
@@ -147,11 +147,7 @@ class OfficialHead(nn.Module):
         self._cell = [cell]
         if config.memory_induction:
             self.attention = ChannelAttention(D, config.attention_units)
-        self.norm = NeverTrainedNorm(3 * D + H + (D if config.memory_induction else 0))
-        self.first = linear(self.norm.scale.numel(), config.head_units[0])
-        self.second = linear(*config.head_units)
-        self.third = linear(config.head_units[1], 2)
-        self.first_slope, self.second_slope = (nn.PReLU(units, 0.1) for units in config.head_units)
+        self.mlp = OfficialMlp(3 * D + H + (D if config.memory_induction else 0), config.head_units)
 
     def read_out(self, blocks: State, candidates: Tensor) -> Tensor:
         """The output of one more step of the cell, with the candidate as its event. [N, C, D] → [N, C, H]"""
@@ -170,7 +166,25 @@ class OfficialHead(nn.Module):
         if self.config.memory_induction:
             features.append(self.attention(candidates, blocks["last_channel"]))
         features.append(blocks["add_sum"].mean(-2).unsqueeze(-2) * candidates)
-        hidden = prelu(self.first(self.norm(torch.cat(features, -1))), self.first_slope.weight)
+        difference: Tensor = self.mlp(torch.cat(features, -1))
+        return difference
+
+
+class OfficialMlp(nn.Module):
+    """The published layers above the features. Their two logits leave as their difference: a softmax of two is a
+    sigmoid of that."""
+
+    def __init__(self, width: int, units: tuple[int, int]) -> None:
+        super().__init__()
+        self.norm = NeverTrainedNorm(width)
+        self.first = linear(width, units[0])
+        self.second = linear(*units)
+        self.third = linear(units[1], 2)
+        self.first_slope, self.second_slope = (nn.PReLU(count, 0.1) for count in units)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Click minus no click. [..., W] → [...]"""
+        hidden = prelu(self.first(self.norm(features)), self.first_slope.weight)
         hidden = prelu(self.second(hidden), self.second_slope.weight)
         click, no_click = self.third(hidden).unbind(-1)
         difference: Tensor = click - no_click

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mimn.baselines import BaselineConfig
-from mimn.nn.baselines.attention import ActivationUnit
+from mimn.nn.baselines.attention import attention_unit
 from mimn.nn.baselines.din import attend
 from mimn.nn.baselines.gru4rec import Gru4Rec
 from mimn.nn.baselines.interest import Features, Occasions, Window
@@ -15,7 +15,7 @@ class Arnn(Gru4Rec):
     def __init__(self, config: BaselineConfig) -> None:
         super().__init__(config)
         self.candidate_width = config.width
-        self.attention = ActivationUnit(config.width, config.attention_units)
+        self.attention = attention_unit(config)
 
     def forward(self, window: Window, occasions: Occasions) -> Features:
         """→ user [D], candidate [D]"""

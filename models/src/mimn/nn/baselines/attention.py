@@ -1,8 +1,9 @@
-"""DIN's activation unit: how much each of a user's facts matters for a candidate. DIN, ARNN, RUM and SIM read by it.
+"""Attention units: how much each of a user's facts matters for a candidate. DIN, ARNN, RUM and SIM read by one.
 
-In the form of DIN's paper: one hidden layer with a PReLU of a slope per unit. What decides on purchases is whether a
-fact is the candidate itself or like it, and from small random embeddings that is learnt too late: other weights have
-overfitted by then, and DIN ends level with sum pooling. So a score starts as the product q f, carried by two units.
+`official` has that of the interest channels, two layers of sigmoids. DIN's paper has one hidden layer with a PReLU of a
+slope per unit. What decides on purchases is whether a fact is the candidate itself or like it, and from small random
+embeddings that is learnt too late: other weights have overfitted by then, and DIN ends level with sum pooling. So a
+score starts as the product q f, carried by two units.
 """
 
 from __future__ import annotations
@@ -10,12 +11,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mimn.baselines import BaselineConfig
 from mimn.nn.gru import glorot_
-from mimn.nn.head import linear
+from mimn.nn.head import ChannelAttention, linear, masked_softmax
 
 LIKENESS = 10.0
 """How much of q f a score starts with: about 3 for a candidate that meets itself, as tables start."""
 SLOPE = 0.25
+OFFICIAL_UNITS = (80, 40)
+
+
+def attention_unit(config: BaselineConfig) -> ActivationUnit | ChannelAttention:
+    """The unit of the configuration's form, over facts of width D."""
+    if config.form == "official":
+        return ChannelAttention(config.width, OFFICIAL_UNITS)
+    return ActivationUnit(config.width, config.attention_units)
 
 
 class ActivationUnit(nn.Module):
@@ -54,8 +64,3 @@ class ActivationUnit(nn.Module):
         shape = hidden.shape
         scores: Tensor = self.second(self.slope(hidden.view(-1, shape[-1])))
         return scores.view(shape[:-1])
-
-
-def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
-    """The softmax over the places where `mask` is true, exactly 0 elsewhere; a row without any is all 0."""
-    return torch.softmax(scores.masked_fill(~mask, -1e9), -1) * mask

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from mimn.baselines import BaselineConfig
-from mimn.nn.baselines.attention import masked_softmax
+from mimn.nn.baselines.attention import OFFICIAL_UNITS
 from mimn.nn.baselines.interest import Features, Interest, Occasions, Window
-from mimn.nn.baselines.recurrence import Recurrence
+from mimn.nn.baselines.recurrence import OfficialRecurrence, Recurrence
 from mimn.nn.gru import glorot_
+from mimn.nn.head import ChannelAttention, masked_softmax
 
 
 class Dien(Interest):
@@ -23,10 +24,22 @@ class Dien(Interest):
         D = config.width
         self.candidate_width = config.units
         self.first = Recurrence(D, D, renewal=-1.0)
+        self.add_attention()
+        self.second = self.evolution()
+
+    def evolution(self) -> Recurrence:
+        """The second GRU. The attentions of a history sum to 1 and scale the renewals down, so these start near 1."""
+        return Recurrence(self.config.width, self.config.units, renewal=1.0)
+
+    def add_attention(self) -> None:
+        """Make the weights of `fits`."""
+        D = self.config.width
         self.fit = nn.Parameter(torch.empty(D, D))
         glorot_(self.fit, D, D)
-        # The attentions of a history sum to 1 and scale the renewals down, so these start near 1.
-        self.second = Recurrence(D, config.units, renewal=1.0)
+
+    def fits(self, candidates: Tensor, states: Tensor) -> Tensor:
+        """How well each state fits a candidate. [B, K, D], [B, T, D] → [B, K, T]"""
+        return (candidates @ self.fit.T) @ states.transpose(1, 2)
 
     def encode(self, events: Tensor) -> Tensor:
         """[B, T, D] → [B, T + 1, D]"""
@@ -36,12 +49,28 @@ class Dien(Interest):
     def forward(self, window: Window, occasions: Occasions) -> Features:
         """→ candidate [H]"""
         states, shape = window.encoded[:, 1:], occasions.candidates.shape[:3]
-        scores = (occasions.candidates.flatten(1, 2) @ self.fit.T) @ states.transpose(1, 2)
+        scores = self.fits(occasions.candidates.flatten(1, 2), states)
         before = occasions.before(states.shape[1]).unsqueeze(2).expand(*shape, -1).flatten(1, 2)
-        evolved = self.second.attended(states, masked_softmax(scores, before))
+        evolved = self.second.attended(states, masked_softmax(scores, before), before)
         return Features([], [evolved.view(*shape, -1)])
 
     def compile_steps(self) -> None:
         """Compile both GRUs' steps."""
         self.first.compile_steps()
         self.second.compile_steps()
+
+
+class OfficialDien(Dien):
+    """With the attention and the second GRU of MIMN's authors."""
+
+    def evolution(self) -> Recurrence:
+        """The second GRU, which starts slow."""
+        return OfficialRecurrence(self.config.width, self.config.units, renewal=-1.0)
+
+    def add_attention(self) -> None:
+        """Make the weights of `fits`."""
+        self.attention = ChannelAttention(self.config.width, OFFICIAL_UNITS)
+
+    def fits(self, candidates: Tensor, states: Tensor) -> Tensor:
+        """As `Dien.fits`."""
+        return self.attention.scores(candidates, states)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from mimn.baselines import BaselineConfig
-from mimn.nn.baselines.attention import ActivationUnit
+from mimn.nn.baselines.attention import ActivationUnit, attention_unit
 from mimn.nn.baselines.interest import Features, Interest, Occasions, Window
+from mimn.nn.head import ChannelAttention
 
 
 class Din(Interest):
@@ -15,14 +16,14 @@ class Din(Interest):
     def __init__(self, config: BaselineConfig) -> None:
         super().__init__(config)
         self.candidate_width = config.width
-        self.attention = ActivationUnit(config.width, config.attention_units)
+        self.attention = attention_unit(config)
 
     def forward(self, window: Window, occasions: Occasions) -> Features:
         """→ candidate [D]"""
         return Features([], [attend(self.attention, window.events, occasions)])
 
 
-def attend(attention: ActivationUnit, facts: Tensor, occasions: Occasions) -> Tensor:
+def attend(attention: ActivationUnit | ChannelAttention, facts: Tensor, occasions: Occasions) -> Tensor:
     """The weighted sum of those facts that lie before each occasion. [B, T, D] → [B, P, C, D]"""
     candidates = occasions.candidates
     real = occasions.before(facts.shape[1]).repeat_interleave(candidates.shape[2], 1)

@@ -6,19 +6,23 @@ import torch
 from torch import Tensor, nn
 
 from mimn.baselines import BaselineConfig, BaselineVariant
+from mimn.nn import official
 from mimn.nn.auxiliary import AuxiliaryNet
 from mimn.nn.baselines.arnn import Arnn
-from mimn.nn.baselines.dien import Dien
+from mimn.nn.baselines.dien import Dien, OfficialDien
 from mimn.nn.baselines.din import Din
+from mimn.nn.baselines.dnn import Dnn
 from mimn.nn.baselines.gru4rec import Gru4Rec
-from mimn.nn.baselines.interest import Interest, Occasions, Window
+from mimn.nn.baselines.interest import Features, Interest, Occasions, Window
 from mimn.nn.baselines.rum import Rum
 from mimn.nn.baselines.sim import Sim
 from mimn.nn.cell import states_at
 from mimn.nn.head import Mlp, user_features
 from mimn.nn.model import Batch, BatchError, ClickModel, Losses, Scorer, click_loss
+from mimn.nn.official import OfficialAuxiliaryNet, OfficialMlp
 
 INTERESTS: dict[BaselineVariant, type[Interest]] = {
+    "dnn": Dnn,
     "din": Din,
     "gru4rec": Gru4Rec,
     "arnn": Arnn,
@@ -37,11 +41,19 @@ class BaselineModel(ClickModel):
         """`item_rows` and `category_rows` count the unknown row."""
         super().__init__(config, item_rows, category_rows)
         self.config = config
-        self.interest = INTERESTS[config.variant](config)
+        published = config.form == "official"
+        interests = INTERESTS | {"dien": OfficialDien} if published else INTERESTS
+        self.interest = interests[config.variant](config)
         D = config.width
         candidate_width = D * (1 + config.history_product) + self.interest.candidate_width
-        self.mlp = Mlp(D + 1 + self.interest.user_width, candidate_width, config)
-        self.auxiliary = AuxiliaryNet(D, D) if config.auxiliary_loss else None
+        self.mlp: Mlp | OfficialMlp
+        if published:
+            self.mlp = OfficialMlp(D + self.interest.user_width + candidate_width, config.head_units)
+        else:
+            self.mlp = Mlp(D + 1 + self.interest.user_width, candidate_width, config)
+        self.auxiliary: AuxiliaryNet | OfficialAuxiliaryNet | None = None
+        if config.auxiliary_loss:
+            self.auxiliary = (OfficialAuxiliaryNet if published else AuxiliaryNet)(D, D)
 
     def window(self, items: Tensor, categories: Tensor) -> Window:
         """The events of windows, read once. [B, T], [B, T] int64 rows"""
@@ -52,6 +64,8 @@ class BaselineModel(ClickModel):
         """The click logits. [B, P], [B, P, C], [B, P, C] int64 rows → [B, P, C]"""
         occasions = Occasions(positions, self.vectors(items, categories), categories)
         features = self.interest(window, occasions)
+        if isinstance(self.mlp, OfficialMlp):
+            return self._official_logits(self.mlp, window, occasions, features)
         mean = states_at(means(window.events), positions)
         count = positions.unsqueeze(-1).to(mean.dtype)
         user = [user_features({"history_mean": mean, "count": count}, None), *features.user]
@@ -60,6 +74,14 @@ class BaselineModel(ClickModel):
             candidate.append(occasions.candidates * mean.unsqueeze(-2))
         logits: Tensor = self.mlp(torch.cat(user, -1).flatten(0, 1), torch.cat(candidate, -1).flatten(0, 1))
         return logits.view(items.shape)
+
+    def _official_logits(self, mlp: OfficialMlp, window: Window, occasions: Occasions, features: Features) -> Tensor:
+        q = occasions.candidates
+        summed = states_at(nn.functional.pad(window.events.cumsum(1), (0, 0, 1, 0)), occasions.positions)
+        every = [known.unsqueeze(-2).expand(*q.shape[:3], -1) for known in (summed, *features.user)]
+        product = [q * summed.unsqueeze(-2)] if self.config.history_product else []
+        logits: Tensor = mlp(torch.cat([q, *every, *features.candidate, *product], -1))
+        return logits
 
     def scorer(self, items: Tensor, categories: Tensor, lengths: Tensor) -> Scorer:
         """What scores candidates after the histories (see `ClickModel.scorer`)."""
@@ -81,7 +103,8 @@ class BaselineModel(ClickModel):
             raise BatchError("a baseline needs `lengths`, and neither `state` nor `context`: it reads whole windows")
         window = self.window(batch.items, batch.categories)
         logits = self.logits(window, batch.positions, batch.candidate_items, batch.candidate_categories)
-        click = click_loss(logits, batch.labels, batch.weights)
+        loss = official.click_loss if self.config.form == "official" else click_loss
+        click = loss(logits, batch.labels, batch.weights)
         zero = click.new_zeros(())
         auxiliary = zero if self.auxiliary is None else self._auxiliary_loss(self.auxiliary, batch, window)
         no_states = window.events.new_zeros(len(window.events), 0)
@@ -91,7 +114,7 @@ class BaselineModel(ClickModel):
         """Compile the interest's recurrences."""
         self.interest.compile_steps()
 
-    def _auxiliary_loss(self, net: AuxiliaryNet, batch: Batch, window: Window) -> Tensor:
+    def _auxiliary_loss(self, net: AuxiliaryNet | OfficialAuxiliaryNet, batch: Batch, window: Window) -> Tensor:
         if batch.negative_items is None or batch.negative_categories is None or batch.lengths is None:
             raise BatchError("auxiliary_loss needs `negative_items` and `negative_categories`")
         negatives = self.vectors(batch.negative_items, batch.negative_categories)

@@ -36,10 +36,12 @@ class Recurrence(nn.Module):
             states.append(self.step(projected, states[-1]))
         return torch.stack(states, 1)
 
-    def attended(self, events: Tensor, attention: Tensor) -> Tensor:
-        """The last state of K passes over each window, which differ in their attention.
+    def attended(self, events: Tensor, attention: Tensor, real: Tensor) -> Tensor:
+        """The last state of K passes over each window, which differ in their attention and in which events are real.
 
-        [B, T, D], [B, K, T] → [B, K, U]
+        Attention is 0 where an event is not, which is all that is needed here: the state stays as it is.
+
+        [B, T, D], [B, K, T], [B, K, T] bool → [B, K, U]
         """
         state = events.new_zeros(*attention.shape[:2], self.units)
         projected = self.project(events).unsqueeze(2)
@@ -71,3 +73,22 @@ class Recurrence(nn.Module):
         """Compile both kinds of step."""
         self.step = compiled(self.step)  # type: ignore[method-assign]  # what torch.compile is for
         self.attended_step = compiled(self.attended_step)  # type: ignore[method-assign]
+
+
+class OfficialRecurrence(Recurrence):
+    """Attention as MIMN's authors have it: it scales what is kept of the state, (1 - a_t) (1 - u_t). An event without
+    attention is then a step like any other, and over a long history, whose attentions are small, so is every event."""
+
+    def attended(self, events: Tensor, attention: Tensor, real: Tensor) -> Tensor:
+        """As `Recurrence.attended`."""
+        state = events.new_zeros(*attention.shape[:2], self.units)
+        projected = self.project(events).unsqueeze(2).unbind(1)
+        steps = zip(projected, attention.unsqueeze(-1).unbind(2), real.unsqueeze(-1).unbind(2), strict=True)
+        for one, weight, counts in steps:
+            state = torch.where(counts, self.attended_step(one, weight, state), state)
+        return state
+
+    def attended_step(self, projected: Tensor, attention: Tensor, state: Tensor) -> Tensor:
+        """As `Recurrence.attended_step`."""
+        update, change = self.change(projected, state)
+        return state + (1.0 - (1.0 - attention) * (1.0 - update)) * change

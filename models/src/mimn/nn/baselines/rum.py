@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mimn.baselines import BaselineConfig
 from mimn.nn import addressing
-from mimn.nn.baselines.attention import ActivationUnit
+from mimn.nn.baselines.attention import attention_unit
 from mimn.nn.baselines.interest import Features, Interest, Occasions, Window
 from mimn.nn.cell import states_at
 from mimn.nn.compilation import compiled
@@ -35,7 +35,7 @@ class Rum(Interest):
         self.controller = Gru(D, D, H)
         self.columns = [2 * D, 2, D, D]
         self.controls = linear(H, sum(self.columns))
-        self.attention = ActivationUnit(D, config.attention_units)
+        self.attention = attention_unit(config)
         # Blank in size but not in direction: equal slots would stay equal.
         self.initial_memory: Tensor
         self.register_buffer("initial_memory", torch.randn(m, D) * 1e-5)

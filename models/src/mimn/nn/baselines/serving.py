@@ -17,11 +17,12 @@ import torch
 from onnx import helper
 from torch import Tensor, nn
 
-from mimn.nn.baselines.attention import ActivationUnit, masked_softmax
+from mimn.nn.baselines.attention import ActivationUnit
 from mimn.nn.baselines.dien import Dien
 from mimn.nn.baselines.din import Din
 from mimn.nn.baselines.model import BaselineModel
-from mimn.nn.head import user_features
+from mimn.nn.head import masked_softmax, user_features
+from mimn.nn.official import OfficialMlp
 
 DOMAIN = "mimn"
 """Of the graph's own functions."""
@@ -34,11 +35,13 @@ class SequenceHead(nn.Module):
     def __init__(self, model: BaselineModel) -> None:
         """Raises TypeError for a baseline that has no served form."""
         super().__init__()
+        if isinstance(model.mlp, OfficialMlp):
+            raise TypeError("form 'official' has no served form")
         self.mlp = model.mlp
         self.product = model.config.history_product
         interest = model.interest
         self.reader: Reader
-        if isinstance(interest, Din):
+        if isinstance(interest, Din) and isinstance(interest.attention, ActivationUnit):
             self.reader = DinReader(interest.attention)
         elif isinstance(interest, Dien):
             self.reader = DienReader(interest)
