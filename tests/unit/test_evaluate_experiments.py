@@ -190,6 +190,13 @@ def test_the_best_small_model_is_within_the_bytes_and_chosen_on_validation_users
     assert "with 6,144 bytes" in text
 
 
+def test_the_published_forms_are_compared_among_themselves_where_they_were_run() -> None:
+    question = "Does MIMN beat the others in the form in which its authors ran them all (Table 2)?"
+    assert question not in table([floors(0.0), model("mimn", 2.0), model("dnn_official", 1.0)])
+    text = table([floors(0.0), model("mimn_official", 2.0), model("dnn_official", 1.0), model("mimn", 0.0)])
+    assert answer(text, question).endswith("Yes: better in 1 of 1 comparisons, worse in 0.")
+
+
 def test_what_a_busy_week_does_is_said_beside_what_any_week_does() -> None:
     text = table([floors(0.0), model("mimn_bounded", 1.0), model("mimn_without_busy_week", 2.0)])
     lines = text.split("**Is it well to train on a sale?**")[1].splitlines()

@@ -56,6 +56,8 @@ ABLATIONS = (
     "mimn_slots_8",
 )
 """Rows that are `mimn` with one thing changed."""
+OFFICIAL = tuple(f"{key}_official" for key in ("dnn", "din", "gru4rec", "arnn", "rum", "dien"))
+"""The other models as MIMN's authors ran them."""
 WEEKS = {
     "complete_journey": ("mimn_without_busy_week", "mimn_without_plain_week", 1.2),
     "online_retail": ("mimn_without_busy_november", "mimn_without_plain_june", 2.6),
@@ -170,6 +172,7 @@ def _near_floors(one: Results) -> list[str]:
 def _answers(one: Results) -> list[str]:
     return [
         *_beats_models(one),
+        *_beats_published(one),
         *_beats_counting(one),
         *_length_effect(one),
         *_larger_state(one),
@@ -188,6 +191,14 @@ def _beats_models(one: Results) -> list[str]:
                 lines.append(sentence)
                 verdicts.append(verdict)
     return _question("Does MIMN beat DIEN, DIN and sum pooling at equal length?", verdicts, lines)
+
+
+def _beats_published(one: Results) -> list[str]:
+    pairs = [_against(one, Entry("mimn_official", 200), Entry(rival, 200)) for rival in OFFICIAL]
+    if all(verdict == "not run" for _, verdict in pairs):
+        return []
+    question = "Does MIMN beat the others in the form in which its authors ran them all (Table 2)?"
+    return _question(question, [verdict for _, verdict in pairs], [line for line, _ in pairs])
 
 
 def _beats_counting(one: Results) -> list[str]:
