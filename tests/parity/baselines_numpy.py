@@ -42,8 +42,8 @@ class Naive:
         item, category = event
         return np.concatenate([self.weights["items.weight"][item], self.weights["categories.weight"][category]])
 
-    def logit(self, history: list[Event], candidate: Event) -> float:
-        """The click logit of a candidate after a history, which is not empty."""
+    def logit(self, history: list[Event], candidate: Event, counts: Vector | None = None) -> float:
+        """The click logit of a candidate after a history, which is not empty; its cells hold `counts` [A, S]."""
         q, events = self.vector(candidate), [self.vector(event) for event in history]
         mean = sum(events) / len(events)
         user, by_candidate = self.interest(history, candidate)
@@ -52,6 +52,8 @@ class Naive:
             product = [q * total] if self.config.history_product else []
             return self.official_mlp(np.concatenate([q, total, *user, *by_candidate, *product]))
         by_candidate = [q, *by_candidate, *([q * mean] if self.config.history_product else [])]
+        if counts is not None:
+            by_candidate += [np.log1p(counts[0]), np.log1p(np.minimum(counts[1], counts[2]))]
         return self.mlp(np.concatenate([mean, [math.log(1 + len(history)) / 7], *user]), np.concatenate(by_candidate))
 
     def interest(self, history: list[Event], candidate: Event) -> tuple[list[Vector], list[Vector]]:
@@ -71,6 +73,10 @@ class Naive:
             ]
         if config.variant == "rum":
             return self.rum(q, events)
+        if config.variant == "hashed":
+            return [], self.hashed(history, candidate)
+        if config.variant == "delta":
+            return [], self.delta(q, events)
         states = self.gru_states("interest.first" if config.variant == "dien" else "interest.gru", events)
         if config.variant == "gru4rec":
             return [states[-1]], []
@@ -121,6 +127,31 @@ class Naive:
             r = sum((read_weights[i] * memory[i] for i in range(m)), np.zeros(D))
             memory = [memory[i] * (1 - write_weights[i] * erase) + write_weights[i] * add for i in range(m)]
         return [h], [self.attention("interest.attention", q, memory)]
+
+    def hashed(self, history: list[Event], candidate: Event) -> list[Vector]:
+        slots = [np.zeros(self.config.units) for _ in range(self.config.slots)]
+        for event in history:
+            slot = event[1] % self.config.slots
+            update, new = self.gru_parts("interest.gru", self.vector(event), slots[slot])
+            slots[slot] = (1 - update) * slots[slot] + update * new
+        read = slots[candidate[1] % self.config.slots]
+        return [read, read * self.dense("interest.likeness", self.vector(candidate))]
+
+    def delta(self, q: Vector, events: list[Vector]) -> list[Vector]:
+        memory = np.zeros((self.config.slots, self.config.width))
+        for x in events:
+            key, (keep, write) = self.key(x), sigmoid(self.dense("interest.gates", x))
+            erase = np.eye(self.config.slots) - write * np.outer(key, key)
+            memory = keep * erase @ memory + write * np.outer(key, self.dense("interest.value", x))
+        read = self.key(q) @ memory
+        return [read, read * self.dense("interest.value", q)]
+
+    def key(self, x: Vector) -> Vector:
+        key = self.dense("interest.key", x)
+        return np.asarray(key / math.sqrt(key @ key))
+
+    def dense(self, name: str, x: Vector) -> Vector:
+        return np.asarray(self.weights[f"{name}.weight"] @ x + self.weights[f"{name}.bias"])
 
     def attention(self, name: str, q: Vector, facts: list[Vector]) -> Vector:
         fit = self.official_fit if self.config.form == "official" else self.fit

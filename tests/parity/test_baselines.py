@@ -18,6 +18,8 @@ from mimn.nn.baselines.attention import LIKENESS, ActivationUnit
 from mimn.nn.baselines.model import BaselineModel
 from mimn.nn.checkpoint import load_model, save_model
 from mimn.nn.model import Batch, BatchError
+from mimn.nn.sketch import Touches, window_counts
+from mimn.state.sketch import DAY_MS
 from parity.baselines_numpy import Naive
 
 pytestmark = pytest.mark.torch
@@ -34,6 +36,8 @@ CONFIGS = {
     "DIEN": replace(BASE, variant="dien"),
     "DIEN with auxiliary loss": replace(BASE, variant="dien", auxiliary_loss=True),
     "SIM": replace(BASE, variant="sim"),
+    "slots by hash": replace(BASE, variant="hashed"),
+    "delta rule": replace(BASE, variant="delta"),
     "official Embedding&MLP": replace(BASE, variant="dnn", form="official"),
     "official PNN": replace(BASE, variant="dnn", form="official", history_product=True),
     "official DIN": replace(BASE, variant="din", form="official"),
@@ -46,6 +50,7 @@ CONFIGS = {
     ),
     "history product, no norm": replace(BASE, variant="din", history_product=True, head_norm="none"),
 }
+SKETCHED = replace(BASE, variant="gru4rec", sketch_category_cells=6, sketch_item_cells=2)
 ITEMS, CATEGORIES, B, T, P, C = 17, 5, 8, 14, 2, 10
 POSITIONS = torch.tensor([[14, 3], [1, 14], [7, 6], [9, 9], [2, 13], [5, 1], [11, 4], [12, 8]])
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
@@ -79,8 +84,8 @@ def logits(model: BaselineModel, history: tuple[Tensor, Tensor] = HISTORY) -> Te
     return model.logits(model.window(*history), POSITIONS, *CANDIDATES)
 
 
-def batch(**changes: Tensor | None) -> Batch:
-    values: dict[str, Tensor | None] = {
+def batch(**changes: Tensor | Touches | None) -> Batch:
+    values: dict[str, Tensor | Touches | None] = {
         "items": HISTORY[0],
         "categories": HISTORY[1],
         "lengths": POSITIONS.max(1).values,
@@ -113,6 +118,40 @@ def test_logits_follow_the_equations(config: BaselineConfig) -> None:
             history = pairs(HISTORY[0][b, :n], HISTORY[1][b, :n])
             for c, candidate in enumerate(pairs(CANDIDATES[0][b, p], CANDIDATES[1][b, p])):
                 assert got[b, p, c].item() == pytest.approx(reference.logit(history, candidate), abs=1e-10)
+
+
+def test_a_sketch_is_read_beside_what_a_baseline_knows() -> None:
+    model = model_of(SKETCHED)
+    counts = 5.0 * torch.rand(B, P, C, 3, 2, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    with torch.no_grad():
+        got = model.logits(model.window(*HISTORY), POSITIONS, *CANDIDATES, counts)
+        n = POSITIONS[:, 0]
+        scores = model.scorer(*HISTORY, n)(CANDIDATES[0][:, 0], CANDIDATES[1][:, 0], counts=counts[:, 0])
+    torch.testing.assert_close(torch.logit(scores), got[:, 0], atol=1e-10, rtol=0)
+    for b in range(B):
+        history = pairs(HISTORY[0][b, : n[b]], HISTORY[1][b, : n[b]])
+        for c, candidate in enumerate(pairs(CANDIDATES[0][b, 0], CANDIDATES[1][b, 0])):
+            want = naive(model).logit(history, candidate, counts[b, 0, c].numpy())
+            assert got[b, 0, c].item() == pytest.approx(want, abs=1e-10)
+
+
+def test_a_baseline_with_a_sketch_learns_from_what_the_windows_hold() -> None:
+    model, sketch = model_of(SKETCHED), SKETCHED.sketch
+    assert sketch is not None
+    touches = Touches(
+        addresses=rows(10, B, T, 3),
+        times=torch.arange(T).expand(B, T) * DAY_MS,
+        candidate_addresses=rows(10, B, P, C, 3, seed=8),
+        now=torch.full((B, P), T * DAY_MS),
+    )
+    one = batch(touches=touches)
+    with torch.no_grad():
+        counts = window_counts(sketch, touches, POSITIONS)
+        logits = model.logits(model.window(*HISTORY), POSITIONS, *CANDIDATES, counts)
+    want = torch.nn.functional.binary_cross_entropy_with_logits(logits, one.labels)
+    assert model.loss(one).click.item() == pytest.approx(want.item(), abs=1e-6)
+    with pytest.raises(BatchError, match="`touches`"):
+        model.loss(batch())
 
 
 @pytest.mark.parametrize("name", ["DIEN with auxiliary loss", "official DIEN with auxiliary loss"])
@@ -197,6 +236,9 @@ def test_the_official_click_loss_is_half_the_usual() -> None:
         ({"variant": "sim", "form": "official"}, "form must be 'paper' in variant 'sim'"),
         ({"variant": "dien", "form": "official"}, "history_product must be true in form 'official' of variant 'dien'"),
         ({"form": "official", "history_product": True}, "history_product must be false .* of variant 'din'"),
+        ({"variant": "delta", "form": "official"}, "form must be 'paper' in variant 'delta'"),
+        ({"form": "official", "sketch_item_cells": 8}, "sketch cells must be 0 in form 'official'"),
+        ({"sketch_item_cells": -8}, "sketch_item_cells must be 0 to"),
     ],
 )
 def test_a_form_that_nobody_published_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -237,10 +279,10 @@ def test_a_saved_baseline_comes_back_whole(config: BaselineConfig, tmp_path_fact
 
 @pytest.mark.timeout(900)  # compiling takes minutes on a busy machine
 def test_compiled_steps_compute_what_the_written_ones_do() -> None:
-    """DIEN and RUM have all three recurrent steps between them."""
+    """DIEN, RUM and the delta rule have all recurrent steps between them."""
     if compilation.compiler() is None:
         pytest.skip("no C++ compiler on this machine")
-    for name in ("DIEN", "RUM"):
+    for name in ("DIEN", "RUM", "delta rule"):
         model = model_of(CONFIGS[name])
         want, loss = logits(model), model.loss(batch())
         torch.autograd.backward(loss.total)

@@ -1,9 +1,11 @@
-"""Hyper-parameters of the baselines that read a user's events themselves: the other models of the paper's Table 2.
+"""Hyper-parameters of the models that are not MIMN: the others of the paper's Table 2, SIM, and two other memories.
 
 Form `paper` is what their papers say, made as strong as we could; form `official` is what MIMN's authors ran
 (UIC-Paper/MIMN, commit 5cd5ccf), but for the padding that it needs and windows have not. They share embeddings,
-features and MLP with MIMN, each form with its own, and cannot be served from a state; `mimn.nn.baselines` has a file
+features and MLP with MIMN, each form with its own, and are trained on whole windows; `mimn.nn.baselines` has a file
 for each. `model_config` tells their `[model]` tables from MIMN's by `variant`.
+
+`hashed` and `delta` are memories of constant size as MIMN's is, tried in its place (`models/plans/memories.toml`).
 """
 
 from __future__ import annotations
@@ -12,14 +14,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
-from mimn.config import ConfigError, HeadNorm, MimnConfig, state_layout, typed_fields
+from mimn.config import ConfigError, HeadNorm, MimnConfig, SketchOptions, state_layout, typed_fields
+from mimn.state.layout import Block, StateLayout
 
-BaselineVariant = Literal["dnn", "din", "gru4rec", "arnn", "rum", "dien", "sim"]
+BaselineVariant = Literal["dnn", "din", "gru4rec", "arnn", "rum", "dien", "sim", "hashed", "delta"]
 Form = Literal["paper", "official"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BaselineConfig:
+class BaselineConfig(SketchOptions):
     """Sizes and switches of one baseline; a field that its variant does not read has no effect."""
 
     variant: BaselineVariant = "din"
@@ -29,9 +32,9 @@ class BaselineConfig:
     """E: width of one id's embedding; an event vector is D = 2E wide, and so are the states of GRU4REC, ARNN and DIEN's
     first GRU."""
     units: int = 32
-    """H: units of RUM's controller and of DIEN's second GRU."""
+    """H: units of RUM's controller, of DIEN's second GRU and of a slot of `hashed`."""
     slots: int = 4
-    """m: RUM's memory slots."""
+    """m: slots of RUM and `hashed`, rows of `delta`."""
     found: int = 32
     """SIM: how many of the latest events of the candidate's category are read."""
     recent: int = 32
@@ -55,11 +58,14 @@ class BaselineConfig:
             raise ConfigError(f"form must be one of {', '.join(get_args(Form))}, not {self.form!r}")
         if self.variant == "dnn" and self.form == "paper":
             raise ConfigError("form must be 'official' in variant 'dnn': the other one is MIMN's variant 'pooling'")
-        if self.variant == "sim" and self.form == "official":
-            raise ConfigError("form must be 'paper' in variant 'sim': MIMN's authors did not run it")
+        if self.variant in ("sim", "hashed", "delta") and self.form == "official":
+            raise ConfigError(f"form must be 'paper' in variant {self.variant!r}: MIMN's authors did not run it")
         if self.form == "official" and self.variant != "dnn" and self.history_product != (self.variant == "dien"):
             wanted = "true" if self.variant == "dien" else "false"
             raise ConfigError(f"history_product must be {wanted} in form 'official' of variant {self.variant!r}")
+        self.check_sketch()
+        if self.form == "official" and self.sketch is not None:
+            raise ConfigError("sketch cells must be 0 in form 'official': MIMN's authors had none")
         for field in ("embedding_dim", "units", "slots", "found", "recent"):
             if getattr(self, field) < 1:
                 raise ConfigError(f"{field} must be at least 1, not {getattr(self, field)}")
@@ -91,10 +97,6 @@ class BaselineConfig:
         return 2 * self.embedding_dim
 
     @property
-    def sketch(self) -> None:
-        """None: they read the events themselves."""
-
-    @property
     def context_features(self) -> tuple[str, ...]:
         """None: the baselines read the candidate and the history alone."""
         return ()
@@ -119,6 +121,11 @@ def state_bytes(config: ModelConfig) -> int | None:
     if isinstance(config, MimnConfig):
         return state_layout(config).stored_bytes
     D, H, m = config.width, config.units, config.slots
-    # Two of the baselines are recurrent without the candidate, so a state would do for them: theirs, mean and count.
-    recurrent = {"gru4rec": D, "rum": H + D + m * D}.get(config.variant)
-    return None if recurrent is None else 4 * (recurrent + D + 1)
+    # Some know the events without the candidate, so a state would do for them: theirs, mean and count, and the sketch.
+    recurrent = {"gru4rec": D, "rum": H + D + m * D, "hashed": m * H, "delta": m * D}.get(config.variant)
+    if recurrent is None:
+        return None
+    blocks = [Block("recurrent", (recurrent,)), Block("history_mean", (D,)), Block("count", (1,))]
+    if config.sketch is not None:
+        blocks = [config.sketch.first_block, *blocks, config.sketch.last_block]
+    return StateLayout(tuple(blocks)).stored_bytes

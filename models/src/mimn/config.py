@@ -27,7 +27,36 @@ class ConfigError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MimnConfig:
+class SketchOptions:
+    """The sizes of a sketch (`mimn.state.sketch`), which the head reads for the candidate; any model can have one."""
+
+    sketch_category_cells: int = 0
+    """Counters of categories; 0 = none."""
+    sketch_item_cells: int = 0
+    """Counters in each of the two hashed rows of items; 0 = none."""
+    sketch_half_lives: tuple[int, ...] = (0, 30)
+    """Days after which an event counts half, once for each set of counters; 0 = never. Read only with a sketch."""
+
+    def check_sketch(self) -> None:
+        """Raises ConfigError for a size that cannot be used."""
+        for field in ("sketch_category_cells", "sketch_item_cells"):
+            if not 0 <= getattr(self, field) <= MAX_SKETCH_CELLS:
+                raise ConfigError(f"{field} must be 0 to {MAX_SKETCH_CELLS}, not {getattr(self, field)}")
+        half_lives = self.sketch_half_lives
+        if not half_lives or min(half_lives) < 0 or len(set(half_lives)) != len(half_lives):
+            raise ConfigError(f"sketch_half_lives must be distinct days, 0 or more, not {half_lives}")
+        if self.sketch_category_cells % 2:
+            raise ConfigError(f"sketch_category_cells must be even, not {self.sketch_category_cells}")
+
+    @property
+    def sketch(self) -> Sketch | None:
+        """The counters in a user's state, None without any."""
+        sketch = Sketch(self.sketch_category_cells, self.sketch_item_cells, self.sketch_half_lives)
+        return sketch if sketch.cells else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MimnConfig(SketchOptions):
     """Sizes and switches of MIMN.
 
     `paper` is the paper's equations, completed where they are silent; `official` is the authors' published code, bug
@@ -68,12 +97,6 @@ class MimnConfig:
     history_product: bool = False
     """The head also reads the candidate times the mean event vector, element by element: how alike the two are. Not in
     the paper; free in the state, which holds the sum anyway."""
-    sketch_category_cells: int = 0
-    """Counters of categories in the state (`mimn.state.sketch`), which the head reads for the candidate; 0 = none."""
-    sketch_item_cells: int = 0
-    """Counters in each of the two hashed rows of items; 0 = none."""
-    sketch_half_lives: tuple[int, ...] = (0, 30)
-    """Days after which an event counts half, once for each set of counters; 0 = never. Read only with a sketch."""
     attention_units: tuple[int, int] = (80, 40)
     """Hidden widths of the channel attention."""
     head_units: tuple[int, int] = (200, 80)
@@ -116,7 +139,7 @@ class MimnConfig:
             raise ConfigError(
                 "memory_induction, utilization and auxiliary_loss must be false in variant 'pooling': it has no memory"
             )
-        self._check_sketch()
+        self.check_sketch()
         if self.variant == "official":
             self._check_official()
 
@@ -128,16 +151,6 @@ class MimnConfig:
                 "context_features must be empty, history_product and bounded_writes false, sketch cells 0 in variant "
                 "'official': the published code has none of them"
             )
-
-    def _check_sketch(self) -> None:
-        for field in ("sketch_category_cells", "sketch_item_cells"):
-            if not 0 <= getattr(self, field) <= MAX_SKETCH_CELLS:
-                raise ConfigError(f"{field} must be 0 to {MAX_SKETCH_CELLS}, not {getattr(self, field)}")
-        half_lives = self.sketch_half_lives
-        if not half_lives or min(half_lives) < 0 or len(set(half_lives)) != len(half_lives):
-            raise ConfigError(f"sketch_half_lives must be distinct days, 0 or more, not {half_lives}")
-        if self.sketch_category_cells % 2:
-            raise ConfigError(f"sketch_category_cells must be even, not {self.sketch_category_cells}")
 
     @classmethod
     def official(cls, **changes: Any) -> Self:
@@ -171,12 +184,6 @@ class MimnConfig:
     def width(self) -> int:
         """D: width of an event vector, a memory slot and an interest channel."""
         return 2 * self.embedding_dim
-
-    @property
-    def sketch(self) -> Sketch | None:
-        """The counters in a user's state, None without any."""
-        sketch = Sketch(self.sketch_category_cells, self.sketch_item_cells, self.sketch_half_lives)
-        return sketch if sketch.cells else None
 
     @property
     def shifts(self) -> bool:

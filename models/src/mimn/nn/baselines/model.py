@@ -9,17 +9,20 @@ from mimn.baselines import BaselineConfig, BaselineVariant
 from mimn.nn import official
 from mimn.nn.auxiliary import AuxiliaryNet
 from mimn.nn.baselines.arnn import Arnn
+from mimn.nn.baselines.delta import Delta
 from mimn.nn.baselines.dien import Dien, OfficialDien
 from mimn.nn.baselines.din import Din
 from mimn.nn.baselines.dnn import Dnn
 from mimn.nn.baselines.gru4rec import Gru4Rec
+from mimn.nn.baselines.hashed import Hashed
 from mimn.nn.baselines.interest import Features, Interest, Occasions, Window
 from mimn.nn.baselines.rum import Rum
 from mimn.nn.baselines.sim import Sim
 from mimn.nn.cell import states_at
-from mimn.nn.head import Mlp, user_features
+from mimn.nn.head import Mlp, sketch_width, user_features
 from mimn.nn.model import Batch, BatchError, ClickModel, Losses, Scorer, click_loss
 from mimn.nn.official import OfficialAuxiliaryNet, OfficialMlp
+from mimn.nn.sketch import SketchReader, window_counts
 
 INTERESTS: dict[BaselineVariant, type[Interest]] = {
     "dnn": Dnn,
@@ -29,6 +32,8 @@ INTERESTS: dict[BaselineVariant, type[Interest]] = {
     "rum": Rum,
     "dien": Dien,
     "sim": Sim,
+    "hashed": Hashed,
+    "delta": Delta,
 }
 
 
@@ -44,8 +49,9 @@ class BaselineModel(ClickModel):
         published = config.form == "official"
         interests = INTERESTS | {"dien": OfficialDien} if published else INTERESTS
         self.interest = interests[config.variant](config)
+        self.sketch = None if config.sketch is None else SketchReader(config.sketch)
         D = config.width
-        candidate_width = D * (1 + config.history_product) + self.interest.candidate_width
+        candidate_width = D * (1 + config.history_product) + self.interest.candidate_width + sketch_width(self.sketch)
         self.mlp: Mlp | OfficialMlp
         if published:
             self.mlp = OfficialMlp(D + self.interest.user_width + candidate_width, config.head_units)
@@ -60,8 +66,10 @@ class BaselineModel(ClickModel):
         events = self.vectors(items, categories)
         return Window(events, categories, self.interest.encode(events))
 
-    def logits(self, window: Window, positions: Tensor, items: Tensor, categories: Tensor) -> Tensor:
-        """The click logits. [B, P], [B, P, C], [B, P, C] int64 rows → [B, P, C]"""
+    def logits(
+        self, window: Window, positions: Tensor, items: Tensor, categories: Tensor, counts: Tensor | None = None
+    ) -> Tensor:
+        """The click logits. [B, P], [B, P, C], [B, P, C] int64 rows, with a sketch [B, P, C, A, S] → [B, P, C]"""
         occasions = Occasions(positions, self.vectors(items, categories), categories)
         features = self.interest(window, occasions)
         if isinstance(self.mlp, OfficialMlp):
@@ -72,6 +80,10 @@ class BaselineModel(ClickModel):
         candidate = [occasions.candidates, *features.candidate]
         if self.config.history_product:
             candidate.append(occasions.candidates * mean.unsqueeze(-2))
+        if self.sketch is not None:
+            if counts is None:
+                raise BatchError("a model with a sketch needs `counts`, or a batch's `touches`")
+            candidate.append(self.sketch(counts))
         logits: Tensor = self.mlp(torch.cat(user, -1).flatten(0, 1), torch.cat(candidate, -1).flatten(0, 1))
         return logits.view(items.shape)
 
@@ -87,8 +99,9 @@ class BaselineModel(ClickModel):
         """What scores candidates after the histories (see `ClickModel.scorer`)."""
         window, positions = self.window(items, categories), lengths.unsqueeze(-1)
 
-        def score(items: Tensor, categories: Tensor) -> Tensor:
-            logits = self.logits(window, positions, items.unsqueeze(1), categories.unsqueeze(1))
+        def score(items: Tensor, categories: Tensor, counts: Tensor | None = None) -> Tensor:
+            known = None if counts is None else counts.unsqueeze(1)
+            logits = self.logits(window, positions, items.unsqueeze(1), categories.unsqueeze(1), known)
             return torch.sigmoid(logits).squeeze(1)
 
         return score
@@ -102,7 +115,10 @@ class BaselineModel(ClickModel):
         if batch.lengths is None or batch.state is not None or batch.context is not None:
             raise BatchError("a baseline needs `lengths`, and neither `state` nor `context`: it reads whole windows")
         window = self.window(batch.items, batch.categories)
-        logits = self.logits(window, batch.positions, batch.candidate_items, batch.candidate_categories)
+        counts = None
+        if self.config.sketch is not None and batch.touches is not None:
+            counts = window_counts(self.config.sketch, batch.touches, batch.positions)
+        logits = self.logits(window, batch.positions, batch.candidate_items, batch.candidate_categories, counts)
         loss = official.click_loss if self.config.form == "official" else click_loss
         click = loss(logits, batch.labels, batch.weights)
         zero = click.new_zeros(())

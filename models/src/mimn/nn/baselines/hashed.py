@@ -1,0 +1,62 @@
+"""Slots addressed by a hash: each event renews the one slot of its category, and a candidate reads that of its own.
+
+A GRU whose state is a bank of m small ones. Nothing has to be learnt about where to write, and no other category's
+events can wash a slot out, but those that share it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mimn.baselines import BaselineConfig
+from mimn.nn.baselines.interest import Features, Interest, Occasions, Window
+from mimn.nn.baselines.recurrence import Recurrence
+from mimn.nn.head import linear
+
+
+class Hashed(Interest):
+    """The slot of the candidate's category, and how alike it is to the candidate, element by element.
+
+    A category in row r of its table has slot r % m, as in a sketch.
+    """
+
+    def __init__(self, config: BaselineConfig) -> None:
+        super().__init__(config)
+        self.candidate_width = 2 * config.units
+        self.gru = Recurrence(config.width, config.units, renewal=-1.0)
+        self.likeness = linear(config.width, config.units)
+
+    def forward(self, window: Window, occasions: Occasions) -> Features:
+        """→ candidate [H], [H]"""
+        m, T = self.config.slots, window.events.shape[1]
+        written = window.categories % m
+        # Row 0 is a slot that nothing was written to; row 1 + b T + t is the slot that event t of window b left behind.
+        states = torch.cat([window.events.new_zeros(1, self.config.units), self.chains(window.events, written)])
+        same = written[:, None, None] == (occasions.categories % m).unsqueeze(-1)
+        steps = torch.arange(1, T + 1, device=written.device)
+        latest = torch.where(same & occasions.before(T).unsqueeze(-2), steps, 0).amax(-1)
+        first = T * torch.arange(len(written), device=written.device).view(-1, 1, 1)
+        slots = states[torch.where(latest > 0, latest + first, 0)]
+        return Features([], [slots, slots * self.likeness(occasions.candidates)])
+
+    def chains(self, events: Tensor, written: Tensor) -> Tensor:
+        """What each event leaves in its slot. [B, T, D], [B, T] int64, the slots → [B T, H]
+
+        The events of one slot form a chain; all chains of all windows advance together, the longest first, so that
+        those that still go on are always the first ones.
+        """
+        B, m = len(written), self.config.slots
+        chain = (written + m * torch.arange(B, device=written.device).unsqueeze(-1)).flatten()
+        lengths = torch.bincount(chain, minlength=B * m)
+        by_chain = torch.argsort(chain, stable=True)
+        starts = (lengths.cumsum(0) - lengths)[torch.argsort(lengths, descending=True, stable=True)]
+        going = (lengths.unsqueeze(-1) > torch.arange(int(lengths.max()), device=written.device)).sum(0).tolist()
+        projected = self.gru.project(events.flatten(0, 1))
+        state = events.new_zeros(going[0], self.config.units)
+        states, order = [], []
+        for step, count in enumerate(going):
+            order.append(by_chain[starts[:count] + step])
+            state = self.gru.step(projected[order[-1]], state[:count])
+            states.append(state)
+        return torch.cat(states)[torch.argsort(torch.cat(order))]
