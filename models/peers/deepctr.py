@@ -20,7 +20,7 @@ import torch
 sys.modules.setdefault("requests", types.ModuleType("requests"))
 
 from deepctr_torch.inputs import DenseFeat, SparseFeat, VarLenSparseFeat  # noqa: E402  (after the line above)
-from deepctr_torch.models import DIEN, DIN  # noqa: E402
+from deepctr_torch.models import DIEN, DIN, PNN  # noqa: E402
 
 
 def columns(rows: dict[str, Any], pooled: bool) -> list[Any]:
@@ -59,7 +59,10 @@ def build(kind: str, rows: dict[str, Any], seed: int) -> Any:
     history, hidden = ["item", "category"], tuple(rows["head_units"].tolist())
     common: dict[str, Any] = {"l2_reg_embedding": 0.0, "init_std": 0.1, "seed": seed}
     common |= {"dnn_hidden_units": hidden, "dnn_activation": "prelu"}
-    if kind == "din":
+    if kind == "pooling":
+        # Its PNN without products is the plain network over embeddings, the history's mean among them.
+        model = PNN(columns(rows, pooled=False), use_inner=False, **common)
+    elif kind == "din":
         model = DIN(
             columns(rows, pooled=True),
             history,

@@ -1,11 +1,11 @@
 """The baselines against a package that has them too: the same rows, features, sizes and optimizer, two codes.
 
-    python -m mimn.peers --dataset complete_journey --models din dien --output models/experiments/peers
+    python -m mimn.peers --dataset complete_journey --output models/experiments/peers
 
 The rows of one fold are written to a file: the protocol's train instances with another of their four popularity
 negatives each epoch, and its test instances. The package's models (`models/peers`) learn from it in an environment of
 their own, ours in this one. `<dataset>_<model>.csv` says how far the test AUCs are apart, with a 95 % interval over the
-users.
+users and the seeds.
 
 Rows are unrolled one by one, without the table's windows, which the packages do not have: these figures are of fewer
 targets and a shorter history than those of `AUC.md`, and compare code with code, not model with model.
@@ -29,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 
 from mimn import metrics, run
-from mimn.baselines import BaselineConfig
+from mimn.baselines import ModelConfig, model_config
 from mimn.config import ConfigError
 from mimn.data.events import DataError
 from mimn.data.instances import NEGATIVES
@@ -44,6 +44,8 @@ from mimn.run import DataSet, RunConfig
 
 PEERS = Path("models/peers")
 CONFIGS = Path("models/configs")
+KINDS = {"pooling": "pooling", "din": "din_product", "dien": "dien_product"}
+"""The models that both sides have, and our configurations of them."""
 BATCH = 64
 """Positives a step, each with one negative."""
 LEARNING_RATE = 2e-3
@@ -93,7 +95,7 @@ def export_rows(config: RunConfig, data: DataSet, ids: EmbeddingIds, *, length: 
     return rows
 
 
-def train_ours(architecture: BaselineConfig, rows: Rows, seed: int, *, random_start: bool) -> NDArray[np.float32]:
+def train_ours(architecture: ModelConfig, rows: Rows, seed: int, *, random_start: bool) -> NDArray[np.float32]:
     """Scores of the test rows by our model, trained on the rows as the peers are. → [r, 2]
 
     `random_start`: DIN's activation unit starts at random, as in the packages, and not as the product of candidate and
@@ -177,9 +179,14 @@ def compared(
     ours: list[NDArray[np.float64]],
     theirs: list[NDArray[np.float64]],
 ) -> dict[str, Any]:
-    """The mean AUC over the seeds of either side, and of their difference with its interval over the users."""
+    """The mean AUC over the seeds of either side, and their difference with its interval.
+
+    Both sides meet the same resampled users, and each has its own seeds drawn anew: two runs of one code differ, too.
+    """
     sides = [[metrics.auc(labels, scores) for scores in side] for side in (ours, theirs)]
-    resampled = [np.mean([metrics.resampled_aucs(labels, s, users) for s in side], axis=0) for side in (ours, theirs)]
+    resampled = [np.array([metrics.resampled_aucs(labels, s, users) for s in side]) for side in (ours, theirs)]
+    rng = np.random.default_rng(0)
+    resampled = [np.take_along_axis(aucs, rng.integers(len(aucs), size=aucs.shape), 0).mean(0) for aucs in resampled]
     means = [float(np.mean(side)) for side in sides]
     found = metrics.interval(means[0] - means[1], resampled[0] - resampled[1])
     return {
@@ -203,7 +210,7 @@ def compare(kind: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     runs: Path = options.runs
     runs.mkdir(parents=True, exist_ok=True)
     python = environment(runs / "environment")
-    config = run.read_config(CONFIGS / f"{options.dataset}_{kind}_product.toml").with_seed(options.fold)
+    config = run.read_config(CONFIGS / f"{options.dataset}_{KINDS[kind]}.toml").with_seed(options.fold)
     data = run.load_data(msgspec.structs.replace(config.data, fold=options.fold))
     ids = data.vocabulary.embedding_ids(config.data.min_users)
     rows = export_rows(config, data, ids, length=options.length, targets=options.targets)
@@ -211,9 +218,7 @@ def compare(kind: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     np.savez(file, **rows)  # type: ignore[arg-type]  # as in evaluate
     theirs = [train_theirs(python, kind, file, seed) for seed in options.seeds]
     # The head without what the package's has not: the product, batch normalization, dropout.
-    architecture = BaselineConfig.from_mapping(
-        config.model | {"history_product": False, "head_norm": "none", "head_dropout": 0.0}
-    )
+    architecture = model_config(config.model | {"history_product": False, "head_norm": "none", "head_dropout": 0.0})
     test = data.instances.of("test").candidates("popularity")
     for random_start in (False, True) if kind == "din" else (False,):
         ours = [train_ours(architecture, rows, seed, random_start=random_start) for seed in options.seeds]
@@ -234,9 +239,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Compare; see the module's text."""
     parser = argparse.ArgumentParser(prog="python -m mimn.peers", description="Our baselines and a package's.")
     parser.add_argument("--dataset", default="complete_journey", choices=("complete_journey", "online_retail"))
-    parser.add_argument("--models", nargs="+", default=["din", "dien"], choices=("din", "dien"))
+    parser.add_argument("--models", nargs="+", default=list(KINDS), choices=tuple(KINDS))
     parser.add_argument("--fold", type=int, default=0)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--length", type=int, default=100, help="events of history (default 100)")
     parser.add_argument("--targets", type=int, default=20_000, help="at most so many train positives")
     parser.add_argument("--runs", type=Path, default=Path("runs/peers"), help="rows, scores and the environment")
