@@ -1,15 +1,21 @@
-"""What the curves (`mimn.curves`) and the trials of sizes (`mimn.trials`) left as CSV, as tables for `AUC.md`."""
+"""What curves (`mimn.curves`), weeks (`mimn.weeks`) and trials (`mimn.trials`) left as CSV, as tables for `AUC.md`."""
 
 from __future__ import annotations
 
 import csv
 import itertools
+import math
 import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from mimn import weeks
+
 CURVES = "curves"
+WEEKS = "weeks"
 SIZES = "trials/sizes"
+MEMORIES = "trials/memories"
+VALIDATION = "On The Complete Journey's validation users of fold 0, who are tested in fold 1."
 TITLES = {
     "length": (
         "AUC by events read",
@@ -34,10 +40,10 @@ TITLES = {
 
 
 def appendix(records: Path, datasets: Mapping[str, str]) -> list[str]:
-    """Markdown lines: a section for each curve of a data set, which `datasets` gives its title, and one for the sizes.
+    """Markdown lines: a section for each curve of a data set, which `datasets` gives its title, then weeks and trials.
 
     Raises:
-        OSError: a file cannot be read.
+        OSError, msgspec.ValidationError: a file cannot be read.
     """
     lines: list[str] = []
     for (curve, (title, text)), (dataset, name) in itertools.product(TITLES.items(), datasets.items()):
@@ -45,10 +51,21 @@ def appendix(records: Path, datasets: Mapping[str, str]) -> list[str]:
         if path.exists():
             lines += ["", f"## {name}: {title}", "", *_wrapped(text), "", *_pivot(path)]
             lines += ["", f"![{title}]({CURVES}/{path.stem}.png)"]
+    counted = {name: records / WEEKS / f"{dataset}.csv" for dataset, name in datasets.items()}
+    if any(path.exists() for path in counted.values()):
+        lines += ["", "## Purchases in seven days", ""]
+        lines += _wrapped("Any seven days in a row, UTC: the most, and the median.")
+        lines += ["", *_weeks({name: path for name, path in counted.items() if path.exists()})]
     if (path := records / SIZES / "trials.csv").exists():
-        lines += ["", "## Trials: AUC by the bytes of a state", ""]
-        lines += _wrapped("On The Complete Journey's validation users of fold 0, who are tested in fold 1.")
+        lines += ["", "## Trials: AUC by the bytes of a state", "", *_wrapped(VALIDATION)]
         lines += ["", *_sizes(path), "", f"![AUC by KiB]({SIZES}/trials.png)"]
+    if (path := records / MEMORIES / "trials.csv").exists():
+        lines += ["", "## Trials: does a memory earn its place?", ""]
+        lines += _wrapped(
+            f"{VALIDATION} What a memory gives is what it adds to the same model without one; a sketch is a memory, "
+            "of counts. Intervals are over the users; another seed moves a figure by some thousandths."
+        )
+        lines += ["", *_sizes(path), "", *_differences(path.with_name("differences.csv"))]
     return lines
 
 
@@ -69,16 +86,36 @@ def _pivot(path: Path) -> list[str]:
     return _table(["row", "folds", *(f"{int(at):,}" for at in columns)], body)
 
 
+def _weeks(paths: Mapping[str, Path]) -> list[str]:
+    body = []
+    for name, path in paths.items():
+        counted = weeks.read(path)
+        most, usual = weeks.busiest(counted), weeks.median(counted)
+        times = f"{most.purchases / usual:.2f}"
+        body.append([name, f"{most.first_day}", f"{most.purchases:,}", f"{usual:,}", times])
+    return _table(["data set", "most from", "purchases", "median", "times"], body)
+
+
+def _differences(path: Path) -> list[str]:
+    body = []
+    with path.open(encoding="utf-8", newline="") as file:
+        for one in csv.DictReader(file):
+            auc, low, high = (float(one[name]) for name in ("auc", "low", "high"))
+            body.append([f"`{one['difference']}`", f"{int(one['length']):,}", f"{auc:+.4f} [{low:+.4f}, {high:+.4f}]"])
+    return _table(["difference", "events", "AUC"], body)
+
+
 def _sizes(path: Path) -> list[str]:
     with path.open(encoding="utf-8", newline="") as file:
         trials = list(csv.DictReader(file))
     lengths = list(dict.fromkeys(trial["length"] for trial in trials))
-    values: dict[tuple[int, str, str], dict[str, str]] = {}
+    values: dict[tuple[float, str, str], dict[str, str]] = {}
     for trial in trials:
-        key = (int(trial["state_bytes"]), trial["name"], trial["row"])
+        # A model that reads the events has no state: it comes last.
+        key = (float(trial["state_bytes"] or math.inf), trial["name"], trial["row"])
         values.setdefault(key, {})[trial["length"]] = f"{float(trial['validation_auc']):.4f}"
     body = (
-        [f"{size:,}", name, f"`{row}`", *(of.get(length, "-") for length in lengths)]
+        [f"{size:,.0f}" if size < math.inf else "-", name, f"`{row}`", *(of.get(length, "-") for length in lengths)]
         for (size, name, row), of in sorted(values.items())
     )
     return _table(["bytes", "name", "row", *(f"{int(length):,} events" for length in lengths)], body)
