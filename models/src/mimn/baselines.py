@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
-from mimn.config import ConfigError, HeadNorm, MimnConfig, SketchOptions, state_layout, typed_fields
+from mimn.config import ConfigError, MimnConfig, SharedConfig, at_least_one, one_of, state_layout
 from mimn.state.layout import Block, StateLayout
 
 BaselineVariant = Literal["dnn", "din", "gru4rec", "arnn", "rum", "dien", "sim", "hashed", "delta"]
@@ -22,15 +22,12 @@ Form = Literal["paper", "official"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BaselineConfig(SketchOptions):
+class BaselineConfig(SharedConfig):
     """Sizes and switches of one baseline; a field that its variant does not read has no effect."""
 
     variant: BaselineVariant = "din"
     form: Form = "paper"
     """`official`: attention, AUGRU, head and losses of MIMN's authors, the events' sum in place of their mean."""
-    embedding_dim: int = 16
-    """E: width of one id's embedding; an event vector is D = 2E wide, and so are the states of GRU4REC, ARNN and DIEN's
-    first GRU."""
     units: int = 32
     """H: units of RUM's controller, of DIEN's second GRU and of a slot of `hashed`."""
     slots: int = 4
@@ -39,62 +36,31 @@ class BaselineConfig(SketchOptions):
     """SIM: how many of the latest events of the candidate's category are read."""
     recent: int = 32
     """SIM: how many of the latest events are read whatever their category."""
-    auxiliary_loss: bool = False
-    """DIEN: predict the next event from each state of the first GRU."""
-    auxiliary_weight: float = 1.0
-    history_product: bool = False
-    """The head also reads the candidate times the mean event vector (see `MimnConfig`), or `official` their sum."""
     attention_units: int = 36
     """Hidden width of the activation unit of DIN, ARNN, RUM and SIM, at least 2."""
-    head_units: tuple[int, int] = (200, 80)
-    """Hidden widths of the MLP."""
-    head_norm: HeadNorm = "none"
-    head_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.variant not in get_args(BaselineVariant):
-            raise ConfigError(f"variant must be one of {', '.join(get_args(BaselineVariant))}, not {self.variant!r}")
-        if self.form not in get_args(Form):
-            raise ConfigError(f"form must be one of {', '.join(get_args(Form))}, not {self.form!r}")
-        if self.variant == "dnn" and self.form == "paper":
-            raise ConfigError("form must be 'official' in variant 'dnn': the other one is MIMN's variant 'pooling'")
-        if self.variant in ("sim", "hashed", "delta") and self.form == "official":
-            raise ConfigError(f"form must be 'paper' in variant {self.variant!r}: MIMN's authors did not run it")
-        if self.form == "official" and self.variant != "dnn" and self.history_product != (self.variant == "dien"):
-            wanted = "true" if self.variant == "dien" else "false"
-            raise ConfigError(f"history_product must be {wanted} in form 'official' of variant {self.variant!r}")
-        self.check_sketch()
-        if self.form == "official" and self.sketch is not None:
-            raise ConfigError("sketch cells must be 0 in form 'official': MIMN's authors had none")
-        for field in ("embedding_dim", "units", "slots", "found", "recent"):
-            if getattr(self, field) < 1:
-                raise ConfigError(f"{field} must be at least 1, not {getattr(self, field)}")
+        super().__post_init__()
+        one_of(self, "variant", BaselineVariant)
+        one_of(self, "form", Form)
+        at_least_one(self, "units", "slots", "found", "recent")
         if self.attention_units < 2:
             raise ConfigError(f"attention_units must be at least 2, not {self.attention_units}")
-        if len(self.head_units) != 2 or min(self.head_units) < 1:
-            raise ConfigError(f"head_units must be two positive widths, not {self.head_units}")
-        if self.head_norm not in get_args(HeadNorm):
-            raise ConfigError(f"head_norm must be one of {', '.join(get_args(HeadNorm))}, not {self.head_norm!r}")
-        if not 0.0 <= self.head_dropout < 1.0:
-            raise ConfigError(f"head_dropout must be in [0, 1), not {self.head_dropout}")
-        if not self.auxiliary_weight >= 0.0:
-            raise ConfigError(f"auxiliary_weight must be 0 or more, not {self.auxiliary_weight}")
         if self.auxiliary_loss and self.variant != "dien":
             raise ConfigError(f"auxiliary_loss must be false in variant {self.variant!r}: only 'dien' has one")
+        if self.variant == "dnn" and self.form == "paper":
+            raise ConfigError("form must be 'official' in variant 'dnn': the other one is MIMN's variant 'pooling'")
+        if self.form == "official":
+            self._check_official()
 
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
-        """The config that a parsed TOML table holds; the inverse of `dataclasses.asdict`.
-
-        Raises:
-            ConfigError: an unknown field, a value of the wrong type, or one that cannot be used.
-        """
-        return cls(**typed_fields(cls, values))
-
-    @property
-    def width(self) -> int:
-        """D: width of an event vector."""
-        return 2 * self.embedding_dim
+    def _check_official(self) -> None:
+        if self.variant in ("sim", "hashed", "delta"):
+            raise ConfigError(f"form must be 'paper' in variant {self.variant!r}: MIMN's authors did not run it")
+        if self.variant != "dnn" and self.history_product != (self.variant == "dien"):
+            wanted = "true" if self.variant == "dien" else "false"
+            raise ConfigError(f"history_product must be {wanted} in form 'official' of variant {self.variant!r}")
+        if self.sketch is not None:
+            raise ConfigError("sketch cells must be 0 in form 'official': MIMN's authors had none")
 
     @property
     def context_features(self) -> tuple[str, ...]:

@@ -27,18 +27,37 @@ class ConfigError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SketchOptions:
-    """The sizes of a sketch (`mimn.state.sketch`), which the head reads for the candidate; any model can have one."""
+class SharedConfig:
+    """What all models have: embeddings, an auxiliary loss where there are steps, a sketch, and the head's MLP."""
 
+    embedding_dim: int = 16
+    """E: width of one id's embedding."""
+    auxiliary_loss: bool = False
+    """Predict the next event from each step's output (DIEN's auxiliary loss)."""
+    auxiliary_weight: float = 1.0
+    history_product: bool = False
+    """The head also reads the candidate times the mean event vector, element by element: how alike the two are. Not in
+    the paper; free in the state, which holds the sum anyway."""
     sketch_category_cells: int = 0
-    """Counters of categories; 0 = none."""
+    """Counters of categories (`mimn.state.sketch`), which the head reads for the candidate; 0 = none."""
     sketch_item_cells: int = 0
     """Counters in each of the two hashed rows of items; 0 = none."""
     sketch_half_lives: tuple[int, ...] = (0, 30)
     """Days after which an event counts half, once for each set of counters; 0 = never. Read only with a sketch."""
+    head_units: tuple[int, int] = (200, 80)
+    """Hidden widths of the MLP."""
+    head_norm: HeadNorm = "none"
+    """Batch normalization of the MLP's input. The published heads have their own affine there, whatever this says."""
+    head_dropout: float = 0.0
 
-    def check_sketch(self) -> None:
-        """Raises ConfigError for a size that cannot be used."""
+    def __post_init__(self) -> None:
+        at_least_one(self, "embedding_dim")
+        two_widths(self, "head_units")
+        one_of(self, "head_norm", HeadNorm)
+        if not self.auxiliary_weight >= 0.0:
+            raise ConfigError(f"auxiliary_weight must be 0 or more, not {self.auxiliary_weight}")
+        if not 0.0 <= self.head_dropout < 1.0:
+            raise ConfigError(f"head_dropout must be in [0, 1), not {self.head_dropout}")
         for field in ("sketch_category_cells", "sketch_item_cells"):
             if not 0 <= getattr(self, field) <= MAX_SKETCH_CELLS:
                 raise ConfigError(f"{field} must be 0 to {MAX_SKETCH_CELLS}, not {getattr(self, field)}")
@@ -48,6 +67,20 @@ class SketchOptions:
         if self.sketch_category_cells % 2:
             raise ConfigError(f"sketch_category_cells must be even, not {self.sketch_category_cells}")
 
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """The config that a parsed TOML table or a manifest's `model` holds; the inverse of `dataclasses.asdict`.
+
+        Raises:
+            ConfigError: an unknown field, a value of the wrong type, or one that cannot be used.
+        """
+        return cls(**typed_fields(cls, values))
+
+    @property
+    def width(self) -> int:
+        """D: width of an event vector, of a memory slot and of an interest channel."""
+        return 2 * self.embedding_dim
+
     @property
     def sketch(self) -> Sketch | None:
         """The counters in a user's state, None without any."""
@@ -55,8 +88,28 @@ class SketchOptions:
         return sketch if sketch.cells else None
 
 
+def at_least_one(config: Any, *fields: str) -> None:
+    """Raises ConfigError if a field of `config` is less than 1."""
+    for field in fields:
+        if getattr(config, field) < 1:
+            raise ConfigError(f"{field} must be at least 1, not {getattr(config, field)}")
+
+
+def two_widths(config: Any, field: str) -> None:
+    """Raises ConfigError if a field of `config` is not two positive numbers."""
+    units = getattr(config, field)
+    if len(units) != 2 or min(units) < 1:
+        raise ConfigError(f"{field} must be two positive widths, not {units}")
+
+
+def one_of(config: Any, field: str, values: Any) -> None:
+    """Raises ConfigError if a field of `config` is none of the values of a Literal."""
+    if getattr(config, field) not in get_args(values):
+        raise ConfigError(f"{field} must be one of {', '.join(get_args(values))}, not {getattr(config, field)!r}")
+
+
 @dataclass(frozen=True, kw_only=True)
-class MimnConfig(SketchOptions):
+class MimnConfig(SharedConfig):
     """Sizes and switches of MIMN.
 
     `paper` is the paper's equations, completed where they are silent; `official` is the authors' published code, bug
@@ -66,8 +119,6 @@ class MimnConfig(SketchOptions):
     """
 
     variant: Variant = "paper"
-    embedding_dim: int = 16
-    """E: width of one id's embedding."""
     controller_units: int = 32
     """H: units of the controller GRU."""
     slots: int = 4
@@ -86,46 +137,22 @@ class MimnConfig(SketchOptions):
     """lambda of the utilization loss. The loss is a sum of squares of write weights summed over a history, so it grows
     with the square of the history's length: 1e-5 makes all writes of 200 events in one of four slots cost 0.3. In the
     published code's form (`official`, where it is 1e-3) it is further divided by m^2 and the batch."""
-    auxiliary_loss: bool = False
-    """Predict the next event from each step's output (DIEN's auxiliary loss)."""
-    auxiliary_weight: float = 1.0
     padding: Padding = "hold"
     """What a masked event does: `hold` keeps the whole state (the only rule under which a batch equals incremental
     folding); the published code has `reset` (most of the state returns to its start) and `run` (a zero event)."""
     context_features: tuple[str, ...] = ()
     """Names of numeric request features that the head reads beside the candidate and the state."""
-    history_product: bool = False
-    """The head also reads the candidate times the mean event vector, element by element: how alike the two are. Not in
-    the paper; free in the state, which holds the sum anyway."""
     attention_units: tuple[int, int] = (80, 40)
     """Hidden widths of the channel attention."""
-    head_units: tuple[int, int] = (200, 80)
-    """Hidden widths of the MLP."""
-    head_norm: HeadNorm = "none"
-    """Batch normalization of the MLP's input. `official` has its own affine in that place, whatever this says."""
-    head_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for field in ("embedding_dim", "controller_units", "slots"):
-            if getattr(self, field) < 1:
-                raise ConfigError(f"{field} must be at least 1, not {getattr(self, field)}")
-        for field in ("attention_units", "head_units"):
-            units = getattr(self, field)
-            if len(units) != 2 or min(units) < 1:
-                raise ConfigError(f"{field} must be two positive widths, not {units}")
-        for field, values in (
-            ("variant", Variant),
-            ("rebalance", Rebalance),
-            ("padding", Padding),
-            ("head_norm", HeadNorm),
-        ):
-            if getattr(self, field) not in get_args(values):
-                raise ConfigError(f"{field} must be one of {', '.join(get_args(values))}, not {getattr(self, field)!r}")
-        for field in ("utilization_weight", "auxiliary_weight"):
-            if not getattr(self, field) >= 0.0:
-                raise ConfigError(f"{field} must be 0 or more, not {getattr(self, field)}")
-        if not 0.0 <= self.head_dropout < 1.0:
-            raise ConfigError(f"head_dropout must be in [0, 1), not {self.head_dropout}")
+        super().__post_init__()
+        at_least_one(self, "controller_units", "slots")
+        two_widths(self, "attention_units")
+        for field, values in (("variant", Variant), ("rebalance", Rebalance), ("padding", Padding)):
+            one_of(self, field, values)
+        if not self.utilization_weight >= 0.0:
+            raise ConfigError(f"utilization_weight must be 0 or more, not {self.utilization_weight}")
         if len(set(self.context_features)) != len(self.context_features) or not all(self.context_features):
             raise ConfigError(f"context_features must be distinct and not empty, not {self.context_features}")
         if self.shifts and self.slots < 3:
@@ -139,7 +166,6 @@ class MimnConfig(SketchOptions):
             raise ConfigError(
                 "memory_induction, utilization and auxiliary_loss must be false in variant 'pooling': it has no memory"
             )
-        self.check_sketch()
         if self.variant == "official":
             self._check_official()
 
@@ -170,20 +196,6 @@ class MimnConfig(SketchOptions):
         """The baseline without memory (Embedding&MLP), with `changes`."""
         defaults: dict[str, Any] = {"variant": "pooling", "memory_induction": False, "utilization": False}
         return cls(**(defaults | changes))
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
-        """The config that a parsed TOML table or a manifest's `model` holds; the inverse of `dataclasses.asdict`.
-
-        Raises:
-            ConfigError: an unknown field, a value of the wrong type, or one that cannot be used.
-        """
-        return cls(**typed_fields(cls, values))
-
-    @property
-    def width(self) -> int:
-        """D: width of an event vector, a memory slot and an interest channel."""
-        return 2 * self.embedding_dim
 
     @property
     def shifts(self) -> bool:
