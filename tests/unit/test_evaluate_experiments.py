@@ -214,7 +214,7 @@ def test_what_is_not_run_is_said_with_the_command_that_runs_it() -> None:
     )
 
 
-def test_curves_and_sizes_are_tables_of_what_their_files_say(tmp_path: Path) -> None:
+def test_curves_weeks_and_trials_are_tables_of_what_their_files_say(tmp_path: Path) -> None:
     (tmp_path / "curves").mkdir()
     (tmp_path / "curves/complete_journey_delay.csv").write_text(
         "dataset,row,x,auc,low,high,folds,positives\n"
@@ -224,6 +224,17 @@ def test_curves_and_sizes_are_tables_of_what_their_files_say(tmp_path: Path) -> 
     (tmp_path / "trials/sizes/trials.csv").write_text(
         "row,name,state_bytes,length,validation_auc\nlarge,a,6000,200,0.8\nsmall,b,900,200,0.75\nsmall,b,900,1000,0.76\n"
     )
+    (tmp_path / "trials/memories").mkdir()
+    (tmp_path / "trials/memories/trials.csv").write_text(
+        "row,name,state_bytes,length,validation_auc\nreads,c,,200,0.9\nslots,d,800,200,0.7\n"
+    )
+    (tmp_path / "trials/memories/differences.csv").write_text(
+        "difference,length,folds,auc,low,high\nslots - reads,1000,1,-0.2,-0.31,0.1\n"
+    )
+    (tmp_path / "weeks").mkdir()
+    (tmp_path / "weeks/complete_journey.csv").write_text(
+        "first_day,purchases\n2024-02-27,1000\n2024-02-28,1210\n2024-02-29,900\n"
+    )
     lines = appendix(tmp_path, {"complete_journey": "The Complete Journey"})
     assert "## The Complete Journey: AUC by hours that the state lacks" in lines
     assert "| row | folds | 0 | 1,000 |" in lines
@@ -231,6 +242,9 @@ def test_curves_and_sizes_are_tables_of_what_their_files_say(tmp_path: Path) -> 
     small, large = (line for line in lines if "`small`" in line or "`large`" in line)
     assert small == "| 900 | b | `small` | 0.7500 | 0.7600 |"
     assert large == "| 6,000 | a | `large` | 0.8000 | - |"
+    assert "| - | c | `reads` | 0.9000 |" in lines
+    assert "| `slots - reads` | 1,000 | -0.2000 [-0.3100, +0.1000] |" in lines
+    assert "| The Complete Journey | 2024-02-28 | 1,210 | 1,000 | 1.21 |" in lines
     assert appendix(tmp_path / "nothing", {"complete_journey": "The Complete Journey"}) == []
 
 

@@ -40,11 +40,11 @@ FLOOR_TITLES = {
 LIKE_MIMN = {
     "mimn": ("pooling", "din_product", "dien_product"),
     "mimn_bounded": ("pooling_product", "din_product", "dien_product"),
-    "mimn_sketch": ("pooling_sketch", "din_product", "dien_product"),
+    "mimn_sketch": ("pooling_sketch", "din_sketch", "din_product", "dien_product"),
     "mimn_sketch_16": ("pooling_sketch_16_1280",),
 }
-"""Each form of MIMN, and whom it is asked to beat: sum pooling with all that is not memory, DIN, DIEN. The last one,
-which was trained longer, is asked what its memory adds within the same 6 KiB."""
+"""Each form of MIMN, and whom it is asked to beat: sum pooling with all that is not memory, DIN (with counters too, where
+MIMN has them), DIEN. The last one, which was trained longer, is asked what its memory adds within the same 6 KiB."""
 REFERENCES = (COUNTS, "pooling_product", "din_product", "pooling_sketch")
 ABLATIONS = (
     "mimn_product",
@@ -240,6 +240,7 @@ def _larger_state(one: Results) -> list[str]:
     pairs = (
         ("mimn_slots_6", "mimn"),
         ("mimn_slots_8", "mimn"),
+        ("hashed", "mimn_bounded"),
         ("pooling_sketch", "pooling_product"),
         ("mimn_sketch", "mimn_bounded"),
         ("mimn_sketch", "pooling_sketch"),
@@ -273,7 +274,7 @@ def _busy_week(one: Results) -> list[str]:
         "",
         *_prose(
             "No target of the busiest week is trained on; its events stay in the histories, and test users are tested "
-            'on all days. How busy it is: "Purchases in seven days", below.'
+            "on all days. `python -m mimn.weeks` counts how busy it is."
         ),
         "",
         *_known(pairs),
