@@ -43,8 +43,8 @@ LIKE_MIMN = {
     "mimn_sketch": ("pooling_sketch", "din_sketch", "din_product", "dien_product"),
     "mimn_sketch_16": ("pooling_sketch_16_1280",),
 }
-"""Each form of MIMN, and whom it is asked to beat: sum pooling with all that is not memory, DIN (with counters too, where
-MIMN has them), DIEN. The last one, which was trained longer, is asked what its memory adds within the same 6 KiB."""
+"""Each form of MIMN, and whom it is asked to beat: sum pooling with all that is not memory, DIN, with counters too, and
+DIEN. The last one, trained longer, is asked what its memory adds within the same 6 KiB."""
 REFERENCES = (COUNTS, "pooling_product", "din_product", "pooling_sketch")
 ABLATIONS = (
     "mimn_product",
