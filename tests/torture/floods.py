@@ -68,10 +68,12 @@ def a_flood_in_one_partition_delays_no_other(stage: Stage, size: Size) -> Tally:
     world.wait_folded(60)
     tally = Tally.of(world.compare(), trials=rounds + 1, faults=rounds + 1, figures={"one user's events/s": rate})
     usual = p99(fresh.of_others(quiet))
-    tally += Tally(figures={"freshness of others, quiet, p99, s": [round(usual, 3)]})
+    figures = {"freshness of others, quiet": usual, "others, quiet, once in the log": p99(fresh.since_logged(quiet))}
+    tally += Tally(figures={f"{name}, p99, s": [round(s, 3)] for name, s in figures.items()})
     for what, some in (("one user", floods), ("a crowd", crowds)):
         others = p99([s for flood in some for s in fresh.of_others(flood)])
         logged = p99([s for flood in some for s in fresh.until_logged(flood)])
+        since = p99([s for flood in some for s in fresh.since_logged(flood)])
         same = max(s for flood in some for s in fresh.of_same(flood))
         lasted = max(flood.ended - flood.began for flood in some)
         # How long things take exactly is judged where nothing else runs; that others do not wait for the flood, always.
@@ -80,6 +82,7 @@ def a_flood_in_one_partition_delays_no_other(stage: Stage, size: Size) -> Tally:
         figures = {
             "others, p99": others,
             "others, until the log acknowledged, p99": logged,
+            "others, once in the log, p99": since,
             "same partition, longest": same,
             "the flood lasted": lasted,
         }
@@ -179,22 +182,28 @@ class Freshness:
 
     def of_others(self, when: Flood) -> list[float]:
         """Of the events that were sent meanwhile to other partitions than the flooded one, in s."""
-        return [s for p, s in self._within(when) if p != AT]
+        return [s for p, s, _ in self._within(when) if p != AT]
 
     def of_same(self, when: Flood) -> list[float]:
         """Of those that were sent to the flooded one."""
-        return [s for p, s in self._within(when) if p == AT]
+        return [s for p, s, _ in self._within(when) if p == AT]
 
     def until_logged(self, when: Flood) -> list[float]:
         """Until the log acknowledged those that were sent meanwhile to other partitions, in s."""
         return [sent.acknowledged - sent.at for sent, place in self._sent_within(when) if place.partition != AT]
 
-    def _within(self, when: Flood) -> list[tuple[int, float]]:
+    def since_logged(self, when: Flood) -> list[float]:
+        """From there until progress has passed them, in s: UIC's part. Below 0 if that was seen first."""
+        return [s for p, _, s in self._within(when) if p != AT]
+
+    def _within(self, when: Flood) -> list[tuple[int, float, float]]:
+        """Partition, and seconds since the event was sent, and since the log acknowledged it."""
         found = []
         for sent, place in self._sent_within(when):
             passed = self._passed[place.partition]
             seen = bisect_right(passed, (place.offset, float("inf")))
-            found.append((place.partition, passed[seen][1] - sent.at))
+            at = passed[seen][1]
+            found.append((place.partition, at - sent.at, at - sent.acknowledged))
         return found
 
     def _sent_within(self, when: Flood) -> list[tuple[Sent, Any]]:
