@@ -279,10 +279,10 @@ def test_a_saved_baseline_comes_back_whole(config: BaselineConfig, tmp_path_fact
 
 @pytest.mark.timeout(900)  # compiling takes minutes on a busy machine
 def test_compiled_steps_compute_what_the_written_ones_do() -> None:
-    """DIEN, RUM and the delta rule have all recurrent steps between them."""
+    """These have all recurrent steps and both attentions between them."""
     if compilation.compiler() is None:
         pytest.skip("no C++ compiler on this machine")
-    for name in ("DIEN", "RUM", "delta rule"):
+    for name in ("DIEN", "RUM", "delta rule", "DIN", "official DIEN"):
         model = model_of(CONFIGS[name])
         want, loss = logits(model), model.loss(batch())
         torch.autograd.backward(loss.total)

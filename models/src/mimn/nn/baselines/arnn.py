@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mimn.baselines import BaselineConfig
-from mimn.nn.baselines.attention import attention_unit
+from mimn.nn.baselines.attention import attention_unit, compile_scores
 from mimn.nn.baselines.din import attend
 from mimn.nn.baselines.gru4rec import Gru4Rec
 from mimn.nn.baselines.interest import Features, Occasions, Window
@@ -21,3 +21,8 @@ class Arnn(Gru4Rec):
         """→ user [D], candidate [D]"""
         user, _ = super().forward(window, occasions)
         return Features(user, [attend(self.attention, window.encoded[:, 1:], occasions)])
+
+    def compile_steps(self) -> None:
+        """Compile the GRU's step and the attention."""
+        super().compile_steps()
+        compile_scores(self.attention)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mimn.baselines import BaselineConfig
-from mimn.nn.baselines.attention import OFFICIAL_UNITS
+from mimn.nn.baselines.attention import OFFICIAL_UNITS, compile_scores
 from mimn.nn.baselines.interest import Features, Interest, Occasions, Window
 from mimn.nn.baselines.recurrence import OfficialRecurrence, Recurrence
 from mimn.nn.gru import glorot_
@@ -74,3 +74,8 @@ class OfficialDien(Dien):
     def fits(self, candidates: Tensor, states: Tensor) -> Tensor:
         """As `Dien.fits`."""
         return self.attention.scores(candidates, states)
+
+    def compile_steps(self) -> None:
+        """Compile both GRUs' steps and the attention."""
+        super().compile_steps()
+        compile_scores(self.attention)

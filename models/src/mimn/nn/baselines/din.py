@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from mimn.baselines import BaselineConfig
-from mimn.nn.baselines.attention import ActivationUnit, attention_unit
+from mimn.nn.baselines.attention import ActivationUnit, attention_unit, compile_scores
 from mimn.nn.baselines.interest import Features, Interest, Occasions, Window
 from mimn.nn.head import ChannelAttention
 
@@ -21,6 +21,10 @@ class Din(Interest):
     def forward(self, window: Window, occasions: Occasions) -> Features:
         """→ candidate [D]"""
         return Features([], [attend(self.attention, window.events, occasions)])
+
+    def compile_steps(self) -> None:
+        """Compile the attention."""
+        compile_scores(self.attention)
 
 
 def attend(attention: ActivationUnit | ChannelAttention, facts: Tensor, occasions: Occasions) -> Tensor:
