@@ -118,6 +118,17 @@ def test_a_run_is_not_overwritten_nor_resumed_as_another(folder: Path, trained: 
         train.train(config, folder / "whole", resume=True)
 
 
+def test_a_run_that_began_before_a_field_was_added_is_the_same_run(folder: Path, trained: dict[str, Any]) -> None:
+    assert trained
+    stored = folder / "whole" / run.CONFIG
+    whole = stored.read_text("utf-8")
+    stored.write_text(whole.replace("sketch_item_cells = 0\n", ""), "utf-8")
+    assert stored.read_text("utf-8") != whole
+    with pytest.raises(TrainingFailed, match="holds a finished run"):
+        train.train(smoke_config(folder), folder / "whole", resume=True)
+    stored.write_text(whole, "utf-8")
+
+
 def test_a_damaged_checkpoint_is_named(folder: Path) -> None:
     config, output = epochs(smoke_config(folder), 2), folder / "damaged"
     output.mkdir()

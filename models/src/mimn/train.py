@@ -94,7 +94,8 @@ def train(config: RunConfig, output: Path, *, resume: bool = False, progress_bar
         raise TrainingFailed(f"{output} holds a run already: continue it with --resume, or choose another folder")
     if resume and not (output / run.CONFIG).exists():
         raise TrainingFailed(f"{output} holds no run to resume: start without --resume")
-    if resume and run.read_config(output / run.CONFIG) != _resolved(config):
+    # Both with today's defaults: a run may have begun before a field was added.
+    if resume and _resolved(run.read_config(output / run.CONFIG)) != _resolved(config):
         raise TrainingFailed(
             f"{output / run.CONFIG} is another configuration: resume with the one that the run began with"
         )
