@@ -124,7 +124,7 @@ openapi: install-dev ## 20,000 requests made from RTP's OpenAPI, every answer ch
 beside: install-dev ## healthy traffic's p99 beside hostile clients, in turn with and without (a minute or two)
 	@PYTHONPATH=tests $(PY) -m fuzz.beside
 
-sequences: install-dev ## 5,000 random lives of UIC's core against a model (half an hour or so)
+sequences: install-dev ## 5,000 random lives of UIC's core against a model (four minutes or so)
 	@CTR_SEQUENCES=5000 $(PYTEST) tests/unit/test_uic_machine.py
 
 budgets: install-load ## measure each latency and throughput budget; table and JSON

@@ -244,10 +244,11 @@ def _letter(data: bytes) -> None:
             assert 0 <= replayed(letter, N).partition < N
 
 
-def _a_letter(key: bytes | None, value: bytes | None, room: int = 1 << 20) -> bytes:
+def a_letter(key: bytes | None, value: bytes | None, room: int = 1 << 20) -> BatchRecord:
+    """A dead letter, as a record."""
     letter = Letter(Reason.ITEM_ZERO, "events", 3, 41, NOW_MS, key, value, (("trace", b"x"), *AS_JSON))
     wire_key, wire_value, headers = to_wire(letter, room)
-    return record_bytes([BatchRecord(5, NOW_MS, wire_key, wire_value, [*headers])])
+    return BatchRecord(5, NOW_MS, wire_key, wire_value, [*headers])
 
 
 # What callers send
@@ -392,9 +393,9 @@ TARGETS: Final = (
     Target(
         "dead-letter", _letter, (NotALetter,),
         (
-            _a_letter(b"ann", EVENT.SerializeToString()),
-            _a_letter(None, None),
-            _a_letter(b"k" * 900, json_format.MessageToJson(EVENT).encode() * 9, 2000),
+            record_bytes([a_letter(b"ann", EVENT.SerializeToString())]),
+            record_bytes([a_letter(None, None)]),
+            record_bytes([a_letter(b"k" * 900, json_format.MessageToJson(EVENT).encode() * 9, 2000)]),
         ),
         1 << 16, (b"uic-reason", b"uic-offset", b"uic-value-bytes", b"uic-null", b"-1", b"9" * 30, b"1_0", b"\x1b[2J"),
     ),

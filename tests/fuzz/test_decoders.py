@@ -17,8 +17,9 @@ import pytest
 from _pytest.mark import ParameterSet
 
 import fuzz.__main__ as command
-from fuzz.targets import CORPUS, TARGETS, Target
+from fuzz.targets import CORPUS, SOME_RECORDS, TARGETS, Target, a_letter, record_bytes
 from fuzz.trial import CPU_S, SPARE_BYTES, Failure, attempt, fuzz
+from uic.record_reader import LogRecord as BatchRecord
 
 BY_NAME = {target.name: target for target in TARGETS}
 CPU_IN_CI_S = 4.0
@@ -32,6 +33,15 @@ def members(n: int) -> bytes:
 
 def predict(candidates: bytes, more: bytes = b"") -> bytes:
     return b'{"user_id":"u","candidates":[' + candidates + b"]" + more + b"}"
+
+
+def headed(record: BatchRecord, count: int, name: str) -> bytes:
+    """The record with so many empty headers of a name in front of its own."""
+    return record_bytes([record._replace(headers=[*[(name, b"")] * count, *record.headers])])
+
+
+def no_text(data: bytes) -> bytes:
+    return data.replace(b"@@", b"\xff\xfe")
 
 
 LARGE: dict[str, tuple[str, Callable[[], bytes]]] = {
@@ -55,7 +65,15 @@ LARGE: dict[str, tuple[str, Callable[[], bytes]]] = {
         "predict",
         lambda: predict(ONE, b',"context":{' + b",".join(b'"%d%s":1' % (i, b"x" * 980) for i in range(64)) + b"}"),
     ),
+    "as many headers as fit": ("record-batch", lambda: headed(SOME_RECORDS[0], 5_000, "h")),
+    "4000 headers whose names are no text": ("record-batch", lambda: no_text(headed(SOME_RECORDS[0], 4_000, "@@"))),
+    "a letter with as many headers as fit": ("dead-letter", lambda: headed(a_letter(b"ann", b"v"), 20_000, "h")),
+    "a letter with 13000 headers whose names are no text": (
+        "dead-letter",
+        lambda: no_text(headed(a_letter(b"ann", b"v"), 13_000, "@@")),
+    ),
     "as many empty events as fit": ("grpc", lambda: b"\0" + b"\x0a\x00" * (BY_NAME["grpc"].max_bytes // 2)),
+    "nothing but comments": ("keys", lambda: b"#\n" * (BY_NAME["keys"].max_bytes // 2)),
     "blank lines": ("keys", lambda: b"\n" * BY_NAME["keys"].max_bytes),
     "as many keys as fit": (
         "keys",

@@ -16,6 +16,7 @@ from uic.core.letters import OURS, Letter, to_wire
 from uic.dead_letters import (
     BATCH,
     REPLAY_OF,
+    SHOWN_HEADERS,
     DeadLetter,
     NotALetter,
     Scan,
@@ -93,6 +94,12 @@ def test_any_letter_can_be_shown_and_its_summary_holds_neither_key_nor_value(let
     assert all("\n" not in line for line in describe(read))
     assert set(summary(read)) == {"reason", "topic", "partition", "offset", "time", "bytes", "cut"}
     assert len(list(table([summary(read)]))) == 2
+
+
+def test_of_thousands_of_headers_the_first_are_shown_and_the_others_counted() -> None:
+    lines = list(describe(replace(DEAD, headers=(("trace", b"x"),) * (SHOWN_HEADERS + 2_000))))
+    assert sum(line.startswith("header ") for line in lines) == SHOWN_HEADERS
+    assert "           … 2,000 more headers" in lines
 
 
 @pytest.mark.parametrize("missing", ["uic-reason", "uic-topic", "uic-partition", "uic-offset", "uic-timestamp"])

@@ -136,7 +136,7 @@ def test_a_header_whose_name_is_no_text_stops_nobody() -> None:
     data = batch([(1, b"k", b"v", [("@@", b"x"), ("n", None)]), (2, b"k", b"w", [])])
     records, _ = read(PartitionRecords, sealed(data, data.index(b"@@"), b"\xff\xfe"))
     assert [(key, value) for _, _, key, value, _ in records] == [(b"k", b"v"), (b"k", b"w")]
-    assert records[0][4] == [("\\xff\\xfe", b"x"), ("n", None)]
+    assert records[0][4] == [("\N{REPLACEMENT CHARACTER}" * 2, b"x"), ("n", None)]
 
 
 @pytest.mark.parametrize("count", [0, 2, 2**31 - 1, -1])

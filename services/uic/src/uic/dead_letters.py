@@ -33,6 +33,7 @@ from uic.settings import KafkaSettings
 REPLAY_OF: Final = "uic-replay-of"
 """Header of a replayed record: `<topic>/<partition>/<offset>` of the original."""
 BATCH: Final = 500
+SHOWN_HEADERS: Final = 100
 SHOWN_BYTES: Final = 4096
 TIMEOUT_S: Final = 10.0
 
@@ -82,7 +83,13 @@ def read_letter(record: LogRecord) -> DeadLetter:
     Raises:
         NotALetter: the headers that UIC adds are missing or make no sense.
     """
-    ours = {name: value for name, value in record.headers if name in letters.OURS and value is not None}
+    ours: dict[str, bytes] = {}
+    original = []
+    for name, value in record.headers:
+        if value is not None and name in letters.OURS:
+            ours[name] = value
+        elif value is not None:
+            original.append((name, value))
     try:
         sha256 = ours.get(letters.VALUE_SHA256, b"").decode()
         if not (ours[letters.REASON].decode() + ours[letters.TOPIC].decode() + sha256).isprintable():
@@ -96,9 +103,7 @@ def read_letter(record: LogRecord) -> DeadLetter:
             timestamp_ms=int(ours[letters.TIMESTAMP]),
             key=record.key,
             value=None if letters.NULL in ours else record.value,
-            headers=tuple(
-                (name, value) for name, value in record.headers if name not in letters.OURS and value is not None
-            ),
+            headers=tuple(original),
             cut_from=None if cut_from is None else int(cut_from),
             sha256=sha256 or None,
             key_bytes=None if key_bytes is None else int(key_bytes),
@@ -197,8 +202,10 @@ def describe(letter: DeadLetter) -> Iterator[str]:
     yield f"original   topic {letter.topic}, partition {letter.partition}, offset {letter.offset}"
     yield f"time       {_time(letter.timestamp_ms)}"
     yield f"key        {_bytes(letter.key) if letter.key_bytes is None else f'left out: {letter.key_bytes} bytes'}"
-    for name, value in letter.headers:
+    for name, value in letter.headers[:SHOWN_HEADERS]:
         yield f"header     {_bytes(name.encode())}: {_bytes(value)}"
+    if len(letter.headers) > SHOWN_HEADERS:
+        yield f"           … {len(letter.headers) - SHOWN_HEADERS:,} more headers"
     if letter.cut_from is not None:
         yield f"value      cut: {len(letter.value or b'')} of {letter.cut_from} bytes, sha256 {letter.sha256}"
     else:

@@ -137,19 +137,27 @@ def _headers(data: bytes, at: int) -> tuple[list[tuple[str, bytes | None]], int]
     if count < 0:
         raise ValueError(f"{count} headers")
     headers: list[tuple[str, bytes | None]] = []
+    append = headers.append
     for _ in range(count):
-        size, at = _signed(data, at)
-        if size < 0:
-            raise ValueError(f"a header's name of {size} bytes")
-        # The broker takes any bytes for a name: one that is no text must not stop what lies behind it.
-        name = data[at : at + size].decode(errors="backslashreplace")
-        at += size
-        size, at = _signed(data, at)
-        value = None
-        if size >= 0:
-            value = data[at : at + size]
-            at += size
-        headers.append((name, value))
+        number = data[at]
+        at += 1
+        if number > 127:
+            number, at = _varint(data, at - 1)
+        if number & 1:
+            raise ValueError(f"a header's name of {-(number >> 1) - 1} bytes")
+        # The broker takes any bytes for a name: one that is no text must not stop what lies behind it. Nor may
+        # thousands take long: `backslashreplace` would take half a microsecond for each byte that is none.
+        start, at = at, at + (number >> 1)
+        name = data[start:at].decode("utf-8", "replace")
+        number = data[at]
+        at += 1
+        if number > 127:
+            number, at = _varint(data, at - 1)
+        if number & 1:
+            append((name, None))
+        else:
+            start, at = at, at + (number >> 1)
+            append((name, data[start:at]))
     return headers, at
 
 

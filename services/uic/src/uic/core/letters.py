@@ -27,7 +27,7 @@ NULL: Final = "uic-null"
 """Present, empty, when the record had neither key nor value: Kafka's clients want one, so the value is empty."""
 VALUE_SHA256: Final = "uic-value-sha256"
 """Hex, of the original value; present only when it was cut."""
-OURS: Final = (REASON, TOPIC, PARTITION, OFFSET, TIMESTAMP, KEY_BYTES, VALUE_BYTES, VALUE_SHA256, NULL)
+OURS: Final = frozenset((REASON, TOPIC, PARTITION, OFFSET, TIMESTAMP, KEY_BYTES, VALUE_BYTES, VALUE_SHA256, NULL))
 
 _RECORD_OVERHEAD_BYTES: Final = 512
 """More than the framing of a record batch with one record, and of each header's lengths for any sane count."""
