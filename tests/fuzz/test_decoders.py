@@ -7,6 +7,7 @@ what it was.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -78,6 +79,18 @@ LARGE: dict[str, tuple[str, Callable[[], bytes]]] = {
     "as many keys as fit": (
         "keys",
         lambda: b"\n".join(b"%012x %064x predict a" % (i, i) for i in range(BY_NAME["keys"].max_bytes // 88)),
+    ),
+    "a shape of 60000 axes": (
+        "manifest",
+        lambda: BY_NAME["manifest"].seeds[2].replace(b'"shape": [', b'"shape": [' + b"9, " * 60_000, 1),
+    ),
+    "sizes of 4000 digits": (
+        "manifest",
+        lambda: BY_NAME["manifest"].seeds[2].replace(b'"shape": [', b'"shape": [' + (b"9" * 4000 + b", ") * 3, 1),
+    ),
+    "cells whose number has 4300 digits": (
+        "manifest",
+        lambda: re.sub(rb'"item_cells": \d+', b'"item_cells": ' + b"9" * 4300, BY_NAME["manifest"].seeds[2]),
     ),
     "a model of empty objects": (
         "manifest",

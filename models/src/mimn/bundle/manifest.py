@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from mimn.state.event_list import MAX_ROWS, EventList
-from mimn.state.layout import Block, BlockType, LayoutError, StateLayout
+from mimn.state.layout import MAX_FLOATS, Block, BlockType, LayoutError, StateLayout
 from mimn.state.sketch import Sketch
 
 SCHEMA_VERSION = 1
@@ -228,6 +228,8 @@ def _check_sketch(spec: SketchSpec, layout: StateLayout) -> None:
         or min(spec.half_lives, default=-1) < 0
     ):
         raise BundleError(f"{MANIFEST}: `sketch` needs cells and half-lives, and neither may be negative")
+    if max(spec.category_cells, spec.item_cells) > MAX_FLOATS:
+        raise BundleError(f"{MANIFEST}: `sketch` has more cells than the {MAX_FLOATS} values that a state may have")
     first, last = spec.sketch.first_block, spec.sketch.last_block
     if len(layout.blocks) < 3 or (layout.blocks[0], layout.blocks[-1]) != (first, last):
         raise BundleError(f"{MANIFEST}: `state.blocks` must begin with {first} and end with {last}, by `sketch`")

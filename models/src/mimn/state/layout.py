@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 BlockType = Literal["float32", "float16"]
 ItemSize: Mapping[str, int] = {"float32": 4, "float16": 2}
 
+MAX_AXES = 8
+"""Of a block. A shape of thousands would have a size of thousands of digits."""
 MAX_FLOATS = 1 << 20
 """More values than any sane state has; a manifest beyond it is refused before memory is taken."""
 
@@ -58,6 +60,8 @@ class StateLayout:
             if not block.name or block.name in seen:
                 raise LayoutError(f"block name {block.name!r} is empty or used twice: give each block its own name")
             seen.add(block.name)
+            if len(block.shape) > MAX_AXES:
+                raise LayoutError(f"block {block.name!r} has {len(block.shape)} axes: at most {MAX_AXES} are allowed")
             if not block.shape or min(block.shape) < 1:
                 raise LayoutError(f"block {block.name!r} has shape {block.shape}: every axis must be at least 1")
             if block.dtype not in ItemSize:
@@ -68,7 +72,9 @@ class StateLayout:
         if not self.blocks:
             raise LayoutError("a state needs at least one block")
         if self.floats > MAX_FLOATS:
-            raise LayoutError(f"{self.floats} values are more than the {MAX_FLOATS} that a state may have")
+            raise LayoutError(
+                f"the blocks hold more than the {MAX_FLOATS} values that a state may have: make them smaller"
+            )
         if self.half_floats % 2:
             raise LayoutError("the float16 blocks hold an odd number of values: pad one, so that float32 stays aligned")
 
