@@ -85,6 +85,7 @@ def test_a_state_fits_its_budget() -> None:
 def test_a_state_with_a_committed_sketch_fits_its_budget(name: str, kind: str) -> None:
     """At most 6 KiB, header included."""
     config = read_config(CONFIGS / f"{name}_{kind}_sketch.toml").architecture
+    assert isinstance(config, MimnConfig)
     assert config.sketch is not None
     assert 80 + state_layout(config).stored_bytes <= 6 * 1024
 
