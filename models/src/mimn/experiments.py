@@ -15,6 +15,8 @@ import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
+import msgspec
+
 from mimn import metrics
 from mimn.appendix import appendix
 from mimn.comparison import LONG, Comparison, Entry, Group, Results, results
@@ -200,8 +202,8 @@ def _beats_published(one: Results) -> list[str]:
     question = "Does MIMN beat the others in the form in which its authors ran them all (Table 2)?"
     lines = _question(question, [verdict for _, verdict in pairs], [line for line, _ in pairs])
     note = (
-        "Of these DIEN alone has candidate times history in its head, which helps MIMN, too (its row with the history "
-        "product against its row without, below)."
+        "Of these DIEN alone has candidate times history in its head. What that is worth to MIMN: its row with the "
+        "history product against its row without, below."
     )
     return [*lines, "", *_prose(note)]
 
@@ -510,7 +512,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         print(f"wrote {write_table(options.folder, options.plan)}")
-    except (NoRecord, ConfigError, metrics.UndefinedMetric, OSError) as error:
+    except (NoRecord, ConfigError, metrics.UndefinedMetric, msgspec.ValidationError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -106,6 +106,15 @@ class ClickModel(nn.Module, ABC):
         """Events or candidates as the model reads them. [...], [...] int64 → [..., D]"""
         return torch.cat([self.items(items), self.categories(categories)], -1)
 
+    def counts(self, touches: Touches | None, positions: Tensor) -> Tensor | None:
+        """What the candidates' cells hold after `positions` [B, P] events each, None without a sketch.
+
+        → [B, P, C, A, S]
+        """
+        if self.config.sketch is None or touches is None:
+            return None
+        return window_counts(self.config.sketch, touches, positions)
+
     @abstractmethod
     def loss(self, batch: Batch) -> Losses:
         """The training loss of one batch.
@@ -195,15 +204,6 @@ class MimnModel(ClickModel):
     ) -> Tensor:
         """Click probabilities; as `logits`."""
         return torch.sigmoid(self.logits(states, items, categories, context, counts))
-
-    def counts(self, touches: Touches | None, positions: Tensor) -> Tensor | None:
-        """What the candidates' cells hold after `positions` [B, P] events each, None without a sketch.
-
-        → [B, P, C, A, S]
-        """
-        if self.config.sketch is None or touches is None:
-            return None
-        return window_counts(self.config.sketch, touches, positions)
 
     def scorer(self, items: Tensor, categories: Tensor, lengths: Tensor) -> Scorer:
         """What scores candidates on the states after the histories (see `ClickModel.scorer`)."""

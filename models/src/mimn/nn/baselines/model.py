@@ -22,7 +22,7 @@ from mimn.nn.cell import states_at
 from mimn.nn.head import Mlp, sketch_width, user_features
 from mimn.nn.model import Batch, BatchError, ClickModel, Losses, Scorer, click_loss
 from mimn.nn.official import OfficialAuxiliaryNet, OfficialMlp
-from mimn.nn.sketch import SketchReader, window_counts
+from mimn.nn.sketch import SketchReader
 
 INTERESTS: dict[BaselineVariant, type[Interest]] = {
     "dnn": Dnn,
@@ -115,9 +115,7 @@ class BaselineModel(ClickModel):
         if batch.lengths is None or batch.state is not None or batch.context is not None:
             raise BatchError("a baseline needs `lengths`, and neither `state` nor `context`: it reads whole windows")
         window = self.window(batch.items, batch.categories)
-        counts = None
-        if self.config.sketch is not None and batch.touches is not None:
-            counts = window_counts(self.config.sketch, batch.touches, batch.positions)
+        counts = self.counts(batch.touches, batch.positions)
         logits = self.logits(window, batch.positions, batch.candidate_items, batch.candidate_categories, counts)
         loss = official.click_loss if self.config.form == "official" else click_loss
         click = loss(logits, batch.labels, batch.weights)
