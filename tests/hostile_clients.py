@@ -144,6 +144,6 @@ SENT = {
     "body": HEAD + b"content-length: 70000\r\n\r\n",
     "packed": HEAD + b"content-encoding: gzip\r\ncontent-length: 5\r\n\r\n12345",
     "slow": _post(b'{"user_id":"u","candidates":[' + b"1e308," * 10_000 + b"1]}"),
-    "faults": _post(b'{"user_id":"u",' + b",".join(b'"%d":1' % i for i in range(6000)) + b"}"),
+    "faults": _post(body(512).replace(b'"item_id": 3, "category_id": 2', b'"item_id": 0, "category_id": -1')),
 }
 """What a client of each kind sends."""

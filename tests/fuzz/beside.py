@@ -29,10 +29,12 @@ ALLOWED: Final = 1.5
 
 
 def attack(port: int, begun: Event, over: Event) -> None:
-    """Be hostile until it is over."""
-    with HostileClients(port):
+    """Be hostile until it is over. Raises RuntimeError if a client was not turned away as it should be."""
+    with HostileClients(port) as hostile:
         begun.set()
         over.wait()
+    if hostile.wrong:
+        raise RuntimeError(f"not turned away as expected: {hostile.wrong[:5]}")
 
 
 def p99_s(times_s: list[float]) -> float:
@@ -55,6 +57,8 @@ def measure(port: int, rounds: int, requests: int) -> list[tuple[float, float]]:
         beside = p99_s(healthy.times_s(requests))
         over.set()
         hostile.join()
+        if hostile.exitcode:
+            raise RuntimeError("the hostile clients say that they were treated wrongly; see above")
         found.append((quiet, beside))
     return found
 
@@ -62,7 +66,7 @@ def measure(port: int, rounds: int, requests: int) -> list[tuple[float, float]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and say with the exit status whether it held."""
     parser = argparse.ArgumentParser(prog="python -m fuzz.beside", description="p99 beside hostile clients.")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--requests", type=int, default=2000, help="in each phase (default %(default)s)")
     told = parser.parse_args(arguments)
     with (

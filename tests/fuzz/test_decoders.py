@@ -49,6 +49,11 @@ LARGE: dict[str, tuple[str, Callable[[], bytes]]] = {
     "6800 fields that nobody knows": ("predict", lambda: predict(ONE, b"," + members(6800))),
     "a candidate of 6800 fields that nobody knows": ("predict", lambda: predict(b"{" + members(6800) + b"}")),
     "512 candidates with ten faults each": ("predict", lambda: predict(b",".join([b"{" + members(10) + b"}"] * 512))),
+    "512 candidates with ids out of range": (
+        "predict",
+        lambda: predict(b",".join([b'{"item_id":0,"category_id":-1}'] * 512)),
+    ),
+    "511 empty candidates": ("predict", lambda: predict(b",".join([b"{}"] * 511))),
     "21000 empty candidates": ("predict", lambda: predict(b",".join([b"{}"] * 21_000))),
     "5800 features that are no numbers": (
         "predict",
@@ -57,6 +62,11 @@ LARGE: dict[str, tuple[str, Callable[[], bytes]]] = {
     "10900 numbers that are slow to read": (
         "predict",
         lambda: b'{"user_id":"u","candidates":[' + b"1e308," * 10_900 + b"1]}",
+    ),
+    "5800 features": ("predict", lambda: predict(ONE, b',"context":{' + members(5800) + b"}")),
+    "a feature that is a list of 10000 numbers that are slow to read": (
+        "predict",
+        lambda: predict(ONE, b',"context":{"a":[' + b"1e308," * 10_000 + b"1]}"),
     ),
     "6500 features that are slow to read": (
         "predict",

@@ -12,10 +12,18 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from rtp import schemas
-from rtp.core.request import MAX_CANDIDATES, MAX_ID, ScoreRequest
+from rtp.core.request import MAX_CANDIDATES, MAX_CONTEXT_BYTES, MAX_ID, ScoreRequest
 from rtp.core.standing import StateReport, Status
 from rtp.errors import MAX_FAULTS, FieldFault, InvalidRequest, MalformedBody
-from rtp.schemas import PredictRequest, PredictResponse, Problem, decode_request, encode_answer, encode_problem
+from rtp.schemas import (
+    NAMED_WITHIN_BYTES,
+    PredictRequest,
+    PredictResponse,
+    Problem,
+    decode_request,
+    encode_answer,
+    encode_problem,
+)
 
 ONE = {"item_id": 1, "category_id": 2}
 
@@ -85,6 +93,7 @@ def test_what_is_not_an_item_id(value: Any) -> None:
         ({"context": {"hour": None}}, "context.hour"),
         ({"context": {"hour": True}}, "context.hour"),
         ({"context": {f"f{i}": 0 for i in range(65)}}, "context"),
+        ({"context": {"x" * MAX_CONTEXT_BYTES: 0}}, "context"),
         ({"require_state": 1}, "require_state"),
         ({"require_state": None}, "require_state"),
     ],
@@ -110,7 +119,7 @@ def test_all_faults_are_named_at_once() -> None:
 
 
 def test_an_answer_names_at_most_so_many_faults() -> None:
-    assert len(faults(body(candidates=[{"item_id": 0, "category_id": 0}] * 100))) == MAX_FAULTS
+    assert len(faults(body(candidates=[{"item_id": 0, "category_id": 0}] * 30))) == MAX_FAULTS
 
 
 @pytest.mark.parametrize(
@@ -130,6 +139,50 @@ def test_json_that_is_no_object(data: bytes) -> None:
 @pytest.mark.parametrize("number", ["1e999", "9" * 5000])
 def test_a_number_that_no_field_could_take_is_invalid_and_not_malformed(number: str) -> None:
     assert faults(b'{"user_id": "u", "candidates": [{"item_id": %s, "category_id": 0}]}' % number.encode())
+
+
+def padded(data: bytes) -> bytes:
+    return data + b" " * NAMED_WITHIN_BYTES
+
+
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        (b'{"user_id": 5, "foo": 1}', FieldFault("user_id", "expected `str`, got `int`")),
+        (b'{"Foo`": 1, "user_id": 5}', FieldFault("Foo`", "unknown field: remove it")),
+        (b"{}", FieldFault("user_id", "required")),
+        (b"[]", FieldFault("(body)", "expected `object`, got `array`")),
+        (b'{"candidates": [{"item_id": 1, "category_id": 2}, 5]}',
+         FieldFault("candidates[1]", "expected `object`, got `int`")),
+        (b'{"candidates": [{"item_id": 1}]}', FieldFault("candidates[0].category_id", "required")),
+        (b'{"candidates": [{"item_id": 1, "Price": 2}]}',
+         FieldFault("candidates[0].Price", "unknown field: remove it")),
+        (b'{"candidates": [{"item_id": 1.5}]}',
+         FieldFault("candidates[0].item_id", "expected `int | str`, got `float`")),
+        (b'{"candidates": [{"item_id": %s}]}' % (b"9" * 5000),
+         FieldFault("candidates[0].item_id", "integer value out of range")),
+    ],
+)  # fmt: skip
+def test_of_a_long_body_with_a_wrong_type_or_name_the_first_fault_is_named(data: bytes, fault: FieldFault) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        decode_request(padded(data))
+    assert refused.value.faults == [fault]
+
+
+def test_a_long_body_that_is_broken_behind_its_first_fault_is_malformed() -> None:
+    with pytest.raises(MalformedBody):
+        decode_request(padded(b'{"user_id": 5, "candidates": [') + b"}")
+
+
+def test_of_a_long_body_with_ids_out_of_range_the_first_is_named() -> None:
+    named = faults(body(candidates=[ONE, *[{"item_id": 0, "category_id": "01"}] * (MAX_CANDIDATES - 1)]))
+    assert list(named) == ["candidates[1].item_id"]
+
+
+def test_a_name_given_twice_counts_with_its_last_value_and_is_refused_if_the_first_is_of_a_wrong_type() -> None:
+    twice = b'{"user_id": %s, "user_id": "u", "candidates": [{"item_id": 1, "category_id": 2}]}'
+    assert decode_request(twice % b'"v"').user_id == "u"
+    assert faults(twice % b"5") == {"user_id": "expected `str`, got `int`"}
 
 
 ids = st.one_of(
@@ -156,10 +209,12 @@ def test_the_fast_decoder_never_disagrees_with_the_models(value: dict[str, Any])
     try:
         expected = PredictRequest.model_validate(value)
     except ValidationError:
-        with pytest.raises(InvalidRequest):
-            decode_request(data)
+        named = faults(data)
+        assert len(faults(padded(data))) == 1
+        assert faults(padded(data)).keys() <= named.keys()
         return
     got = decode_request(data)
+    assert repr(got) == repr(decode_request(padded(data)))
     assert got.item_ids.tolist() == [candidate.item_id for candidate in expected.candidates]
     assert got.category_ids.tolist() == [candidate.category_id for candidate in expected.candidates]
     assert (got.user_id, got.request_id, got.require_state) == (

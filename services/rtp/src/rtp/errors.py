@@ -9,7 +9,7 @@
     │   ├── BodyTooLarge
     │   ├── SlowBody                 the body did not arrive within the deadline
     │   ├── UnsupportedMediaType
-    │   └── InvalidRequest           JSON, but not a request: every fault with its field
+    │   └── InvalidRequest           JSON, but not a request: the faults with their fields
     └── NotServed                    the request may be fine; sending it again may help
         ├── Overloaded               refused at once, because it could not be answered in time
         ├── Draining                 this process is going away

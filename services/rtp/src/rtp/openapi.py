@@ -11,7 +11,8 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from rtp.api import DEADLINE_HEADER, INTERNAL, PREDICT_PATHS, PROBLEM_JSON, STATUS_TABLE, Row
-from rtp.schemas import PredictRequest, PredictResponse, Problem
+from rtp.errors import MAX_FAULTS
+from rtp.schemas import NAMED_WITHIN_BYTES, PredictRequest, PredictResponse, Problem
 
 _REQUEST_EXAMPLE = {
     "user_id": "17850",
@@ -39,7 +40,8 @@ _MEANING = {
     413: "The body is too large.",
     415: "The body is declared as something else than plain JSON.",
     431: "Request line and headers are too large.",
-    422: "JSON, but not a request; `errors` names every fault with its field.",
+    422: f"JSON, but not a request; `errors` names up to {MAX_FAULTS} faults, each with its field, or the first if the body "
+    f"is longer than {NAMED_WITHIN_BYTES} bytes.",
     500: "A fault of the service.",
     503: "Not answered now: overloaded, shutting down, or without the state that the request requires.",
     504: "The deadline passed.",

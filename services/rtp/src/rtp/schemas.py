@@ -1,16 +1,15 @@
 """The wire: JSON to `ScoreRequest`, answers and problems to JSON, and the schemas that OpenAPI shows.
 
-The pydantic models are the truth about what is accepted. A typed decoder takes the usual request straight from the
-body's bytes, and whatever it does not take, the models judge, so that an error names every fault with its field.
-Invariant: what the fast decoder takes, the models take too, with the same result.
+The pydantic models are the truth about what is accepted. A typed decoder takes a request straight from the body's
+bytes; of what it does not take, the models name the faults, each with its field.
+Invariant: the decoder takes what the models take, with the same result.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -31,6 +30,7 @@ from pydantic import (
 
 from rtp.core.request import (
     MAX_CANDIDATES,
+    MAX_CONTEXT_BYTES,
     MAX_CONTEXT_FEATURES,
     MAX_ID,
     MAX_REQUEST_ID_CHARACTERS,
@@ -69,6 +69,14 @@ def _id(value: object, least: int) -> int:
     return value
 
 
+def _is_id(value: object, least: int) -> bool:
+    try:
+        _id(value, least)
+    except ValueError:
+        return False
+    return True
+
+
 def _id_schema(least: int, description: str) -> WithJsonSchema:
     pattern = _decimal(MAX_ID) if least else _ID.pattern
     return WithJsonSchema(
@@ -80,6 +88,13 @@ def _id_schema(least: int, description: str) -> WithJsonSchema:
             ],
         }
     )
+
+
+def _not_too_many(value: object) -> object:
+    """Said before the items are looked at."""
+    if type(value) is list and len(value) > MAX_CANDIDATES:
+        raise ValueError(f"must have at most {MAX_CANDIDATES} items")
+    return value
 
 
 def _user_id(value: str) -> str:
@@ -114,18 +129,26 @@ class PredictRequest(_Model):
             json_schema_extra={"minLength": 1, "maxLength": MAX_USER_ID_BYTES},
         ),
     ]
-    candidates: Annotated[list[Candidate], Field(min_length=1, max_length=MAX_CANDIDATES)]
+    candidates: Annotated[
+        list[Candidate], Field(min_length=1, max_length=MAX_CANDIDATES), BeforeValidator(_not_too_many)
+    ]
     request_id: Annotated[StrictStr, Field(min_length=1, max_length=MAX_REQUEST_ID_CHARACTERS)] | None = Field(
         None, description="Given back in the answer; made up if absent."
     )
     context: dict[str, Annotated[float, Field(strict=True, allow_inf_nan=False)]] = Field(
         default={},
         max_length=MAX_CONTEXT_FEATURES,
-        description="Numeric features of the request, by the manifest's names. One that is left out is 0.",
+        description=(
+            "Numeric features of the request, by the manifest's names. One that is left out is 0. At most "
+            f"{MAX_CONTEXT_BYTES} bytes of JSON."
+        ),
     )
     require_state: StrictBool = Field(
         False, description="Answer 503 rather than score without the stored state when the store does not give it."
     )
+
+
+_NO_CONTEXT = msgspec.Raw(b"{}")
 
 
 class _WireCandidate(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -137,16 +160,22 @@ class _WireRequest(msgspec.Struct, forbid_unknown_fields=True):
     user_id: str
     candidates: list[_WireCandidate]
     request_id: str | None = None
-    context: dict[str, Any] = {}
+    context: msgspec.Raw = _NO_CONTEXT
     require_state: bool = False
 
 
+NAMED_WITHIN_BYTES = 2048
+"""Of a longer body one fault is named. To find the others takes a thread that others wait for up to a hundred times as
+long."""
+
 # msgspec's own parser of floats takes 8 µs for one such as 1e308, Python's 0.2 µs: a body of them would take 0.1 s. It
 # can be replaced for untyped values alone.
-_decode_usual = msgspec.json.Decoder(_WireRequest, float_hook=float).decode
+_decode_strictly = msgspec.json.Decoder(_WireRequest).decode
 _decode_any = msgspec.json.Decoder(float_hook=float).decode
+_decode_context = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_skip = msgspec.json.Decoder(msgspec.Raw).decode
+_NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _INT = {int}
-_NUMBERS = {int, float}
 
 
 def decode_request(body: bytes | bytearray) -> ScoreRequest:
@@ -154,107 +183,114 @@ def decode_request(body: bytes | bytearray) -> ScoreRequest:
 
     Raises:
         MalformedBody: not JSON in UTF-8.
-        InvalidRequest: JSON, but not a request; names up to `MAX_FAULTS` faults, each with its field.
+        InvalidRequest: JSON, but not a request; names up to `MAX_FAULTS` faults, each with its field, or one if the
+            body is longer than `NAMED_WITHIN_BYTES`.
     """
     try:
-        wire = _decode_usual(body)
-        request = _usual(wire)
-    except (msgspec.ValidationError, OverflowError):
-        request = None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        wire = _decode_strictly(body)
+        context = _context(wire.context)
+    except msgspec.ValidationError as error:
+        raise _refusal(body, error) from error
+    except _NOT_JSON as error:
         raise _malformed(error) from error
-    return _judge(body) if request is None else request
+    request = None if context is None else _request(wire, context)
+    if request is None:
+        most = MAX_FAULTS if len(body) <= NAMED_WITHIN_BYTES else 1
+        raise InvalidRequest(_faults(_shown(wire, context, most))[:most])
+    return request
 
 
-def _usual(wire: _WireRequest) -> ScoreRequest | None:
-    """The request, or None if the models must judge it. Raises OverflowError for an id out of range."""
-    candidates = wire.candidates
-    count = len(candidates)
+_Context = dict[str, float | None]
+"""None in place of what is no number."""
+
+
+def _context(value: msgspec.Raw) -> _Context | None:
+    """None if it is no object. Raises InvalidRequest if it is too long to be looked at."""
+    if value is _NO_CONTEXT:
+        return {}
+    text = memoryview(value)
+    if len(text) > MAX_CONTEXT_BYTES:
+        raise InvalidRequest([FieldFault("context", f"must have at most {MAX_CONTEXT_BYTES} bytes")])
+    try:
+        context = _decode_context(text)
+    except msgspec.ValidationError:
+        return None
+    return {name: _number(value) for name, value in context.items()}
+
+
+def _number(value: msgspec.Raw) -> float | None:
+    """None for JSON that is no number, infinity for one that is too large."""
+    token = memoryview(value)
+    if token[0] not in b"-0123456789":
+        return None
+    try:
+        return float(_decode_any(token))
+    except (msgspec.ValidationError, OverflowError):
+        return math.inf
+
+
+def _request(wire: _WireRequest, context: _Context) -> ScoreRequest | None:
+    """None if there is a fault."""
     if (
-        not 1 <= count <= MAX_CANDIDATES
+        not 1 <= len(wire.candidates) <= MAX_CANDIDATES
         or not 1 <= len(wire.user_id.encode()) <= MAX_USER_ID_BYTES
-        or len(wire.context) > MAX_CONTEXT_FEATURES
+        or len(context) > MAX_CONTEXT_FEATURES
         or (wire.request_id is not None and not 1 <= len(wire.request_id) <= MAX_REQUEST_ID_CHARACTERS)
     ):
         return None
-    context = wire.context
-    if context:
-        if not _NUMBERS.issuperset(map(type, context.values())):
-            return None
-        context = {name: float(value) for name, value in context.items()}
-        if not all(map(math.isfinite, context.values())):
-            return None
-    items = [candidate.item_id for candidate in candidates]
-    categories = [candidate.category_id for candidate in candidates]
-    if set(map(type, items)) != _INT or set(map(type, categories)) != _INT:
-        return None
-    item_ids = np.array(items, np.uint64)
-    if not item_ids.all():
+    numbers = {name: value for name, value in context.items() if value is not None and math.isfinite(value)}
+    item_ids = _ids([candidate.item_id for candidate in wire.candidates])
+    category_ids = _ids([candidate.category_id for candidate in wire.candidates])
+    if len(numbers) < len(context) or item_ids is None or category_ids is None or not item_ids.all():
         return None
     return ScoreRequest(
         user_id=wire.user_id,
         item_ids=item_ids,
-        category_ids=np.array(categories, np.uint64),
+        category_ids=category_ids,
         request_id=wire.request_id,
-        context=context,
+        context=numbers,
         require_state=wire.require_state,
     )
 
 
-def _judge(body: bytes | bytearray) -> ScoreRequest:
+def _ids(values: list[int | str]) -> NDArray[np.uint64] | None:
+    """None if one of the values is no id."""
+    if set(map(type, values)) != _INT:
+        if not all(isinstance(value, int) or _ID.fullmatch(value) for value in values):
+            return None
+        values = list(map(int, values))
     try:
-        value = _decode_any(body)
-    except msgspec.ValidationError as error:
-        raise InvalidRequest([_number_fault(error)]) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _malformed(error) from error
+        return np.array(values, np.uint64)
+    except OverflowError:
+        return None
+
+
+def _shown(wire: _WireRequest, context: _Context | None, most: int) -> dict[str, Any]:
+    """What the models see of a request whose types are right, the context's aside, to name so many faults."""
+    shown = {name: getattr(wire, name) for name in wire.__struct_fields__} | {"context": context}
+    if len(wire.candidates) <= MAX_CANDIDATES:
+        each = ({"item_id": one.item_id, "category_id": one.category_id} for one in wire.candidates)
+        shown["candidates"] = _enough(each, most)
+    return shown
+
+
+def _refusal(body: bytes | bytearray, error: msgspec.ValidationError) -> InvalidRequest | MalformedBody:
+    """What there is to say of a body that the decoder refused."""
+    faults = [_first_fault(error)]
     try:
-        request = PredictRequest.model_validate(_enough(value))
-    except ValidationError as error:
-        raise InvalidRequest(_faults(error)) from None
-    count = len(request.candidates)
-    return ScoreRequest(
-        user_id=request.user_id,
-        item_ids=np.fromiter((candidate.item_id for candidate in request.candidates), np.uint64, count),
-        category_ids=np.fromiter((candidate.category_id for candidate in request.candidates), np.uint64, count),
-        request_id=request.request_id,
-        context=request.context,
-        require_state=request.require_state,
-    )
-
-
-_TOP = frozenset(PredictRequest.model_fields)
-_ONE = frozenset(Candidate.model_fields)
-
-
-def _enough(value: Any) -> Any:
-    """What of `value` an answer can be made from: the models name every fault of what they are shown, an answer names
-    few, and a body of nothing but faults would cost a hundred times what a sound one costs.
-
-    Invariant: a request without faults is shown whole, and one with faults is shown with one at least.
-    """
-    if type(value) is not dict:
-        return value
-    value, unknown = _few_unknown(value, _TOP, 0)
-    if type(context := value.get("context")) is dict:
-        value["context"] = dict(itertools.islice(context.items(), MAX_CONTEXT_FEATURES + 1))
-    if type(candidates := value.get("candidates")) is list:
-        shown = value["candidates"] = []
-        for candidate in candidates[: MAX_CANDIDATES + 1]:
-            if type(candidate) is dict:
-                candidate, unknown = _few_unknown(candidate, _ONE, unknown)  # noqa: PLW2901
-            shown.append(candidate)
-            if unknown >= MAX_FAULTS:
-                break
-    return value
-
-
-def _few_unknown(members: dict[str, Any], known: frozenset[str], unknown: int) -> tuple[dict[str, Any], int]:
-    """`members` with as many unknown names as make `MAX_FAULTS` with the `unknown` before; how many there are then."""
-    if len(members) <= len(known) and members.keys() <= known:
-        return members, unknown
-    kept = set(itertools.islice((name for name in members if name not in known), MAX_FAULTS - unknown))
-    return {name: members[name] for name in members if name in known or name in kept}, unknown + len(kept)
+        if len(body) > NAMED_WITHIN_BYTES:
+            _skip(body)
+        else:
+            value = _decode_any(body)
+            if type(value) is dict and type(candidates := value.get("candidates")) is list:
+                value["candidates"] = _enough(candidates, MAX_FAULTS)
+            # There may be none: the last value of a name that is given twice is the one that counts here.
+            faults = _faults(value) or faults
+    except msgspec.ValidationError:
+        pass
+    except _NOT_JSON as malformed:
+        return _malformed(malformed)
+    return InvalidRequest(faults)
 
 
 def _malformed(error: Exception) -> MalformedBody:
@@ -262,18 +298,53 @@ def _malformed(error: Exception) -> MalformedBody:
     return MalformedBody(f"the body is not JSON in UTF-8: {reason}")
 
 
-def _number_fault(error: msgspec.ValidationError) -> FieldFault:
-    """Well-formed JSON with a number that no field could take."""
-    message = str(error)
-    place = re.search(r" - at `\$\.?(.*)`$", message)
-    return FieldFault(place[1] if place else "(body)", message.partition(" - at ")[0].lower())
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(.*)`")
+_PLACE = re.compile(r" - at `\$\.?([\w.\[\]]*)`$")
 
 
-def _faults(error: ValidationError) -> list[FieldFault]:
-    return [
-        FieldFault(_path(fault["loc"]), _message(fault["type"], fault["msg"]))
-        for fault in error.errors(include_url=False, include_context=False, include_input=False)
-    ]
+def _first_fault(error: msgspec.ValidationError) -> FieldFault:
+    """In the words of `_message`, as far as it has some."""
+    message, place = str(error), ""
+    if found := _PLACE.search(message):
+        message, place = message[: found.start()], found[1]
+    for pattern, kind in ((_UNKNOWN, "extra_forbidden"), (_MISSING, "missing")):
+        if named := pattern.fullmatch(message):
+            return FieldFault(f"{place}.{named[1]}" if place else named[1], _message(kind, ""))
+    return FieldFault(place or "(body)", message[:1].lower() + message[1:])
+
+
+def _faults(value: Any) -> list[FieldFault]:
+    """What the models have against a value."""
+    try:
+        PredictRequest.model_validate(value)
+    except ValidationError as error:
+        return [
+            FieldFault(_path(fault["loc"]), _message(fault["type"], fault["msg"]))
+            for fault in error.errors(include_url=False, include_context=False, include_input=False)
+        ]
+    return []
+
+
+_FIELDS = Candidate.model_fields.keys()
+
+
+def _enough(candidates: Iterable[Any], most: int) -> list[Any]:
+    """The candidates up to the last whose faults are named, if so many are, or to one too many: to find the faults of
+    all 512 takes the models 2 ms."""
+    shown: list[Any] = []
+    faulty = 0
+    for candidate in candidates:
+        shown.append(candidate)
+        faulty += not (
+            type(candidate) is dict
+            and candidate.keys() == _FIELDS
+            and _is_id(candidate["item_id"], 1)
+            and _is_id(candidate["category_id"], 0)
+        )
+        if faulty == most or len(shown) > MAX_CANDIDATES:
+            break
+    return shown
 
 
 def _path(location: Sequence[str | int]) -> str:
@@ -351,7 +422,7 @@ class Problem(_Model):
     status: int
     code: str = Field(description="Stable: programs should look at this.")
     detail: str = Field(description="For people.")
-    errors: list[ProblemField] | None = Field(None, description="Every fault of the request, with its field.")
+    errors: list[ProblemField] | None = Field(None, description="The faults of the request, each with its field.")
 
 
 class _WireState(msgspec.Struct, gc=False):
