@@ -89,11 +89,12 @@ def predict(user: str = "u", candidates: bytes = ONE, more: bytes = b"") -> byte
         (b'{"user_id":"\\ud800","candidates":[%s]}' % ONE, 400, "malformed_body", "not JSON in UTF-8"),
         (b'{"user_id":"\xed\xa0\x80","candidates":[%s]}' % ONE, 400, "malformed_body", "not JSON in UTF-8"),
         (predict(more=b',"%s":1' % (b"x" * 60_000)), 422, "invalid_request", "unknown field: remove it"),
-        (predict(candidates=b"1e308," * 10_000 + b"1"), 422, "invalid_request", "at most 512"),
+        (predict(candidates=b"1e308," * 10_000 + b"1"), 422, "invalid_request", "must be object"),
+        (predict(candidates=b",".join([ONE] * 513)), 422, "invalid_request", "at most 512"),
         (predict(user="\u00e9" * 65), 422, "invalid_request", "1 to 128 bytes"),
     ],
     ids=["depth", "1e308", "1e309", "an id of 1e308", "2^64", "a string of digits", "digits", "a lone surrogate",
-         "a surrogate in UTF-8", "a long name", "slow numbers", "a long user id"],
+         "a surrogate in UTF-8", "a long name", "slow numbers", "513 candidates", "a long user id"],
 )  # fmt: skip
 def test_a_refusal_says_what_to_do_and_is_no_echo(
     rtp: RtpProcess, body: bytes, status: int, code: str, said: str

@@ -40,8 +40,8 @@ _MEANING = {
     413: "The body is too large.",
     415: "The body is declared as something else than plain JSON.",
     431: "Request line and headers are too large.",
-    422: f"JSON, but not a request; `errors` names up to {MAX_FAULTS} faults, each with its field, or the first if the body "
-    f"is longer than {NAMED_WITHIN_BYTES} bytes.",
+    422: f"JSON, but not a request; `errors` names up to {MAX_FAULTS} faults, each with its field, or the first if the "
+    f"body is longer than {NAMED_WITHIN_BYTES} bytes.",
     500: "A fault of the service.",
     503: "Not answered now: overloaded, shutting down, or without the state that the request requires.",
     504: "The deadline passed.",

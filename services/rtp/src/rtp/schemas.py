@@ -300,6 +300,7 @@ def _malformed(error: Exception) -> MalformedBody:
 
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`")
+_TYPE = re.compile(r"Expected `(.*)`, got `(.*)`")
 _PLACE = re.compile(r" - at `\$\.?([\w.\[\]]*)`$")
 
 
@@ -311,6 +312,7 @@ def _first_fault(error: msgspec.ValidationError) -> FieldFault:
     for pattern, kind in ((_UNKNOWN, "extra_forbidden"), (_MISSING, "missing")):
         if named := pattern.fullmatch(message):
             return FieldFault(f"{place}.{named[1]}" if place else named[1], _message(kind, ""))
+    message = _TYPE.sub(r"must be \1, not \2", message)
     return FieldFault(place or "(body)", message[:1].lower() + message[1:])
 
 
