@@ -27,7 +27,7 @@ from fakes import (
     stored_state,
     users_of,
 )
-from mimn.state import Progress, Sketch, partition_of
+from mimn.state import Progress, Sketch, decode_progress, partition_of
 from uic.core.cache import StateCache
 from uic.core.commit import Answer, Commit, Verdict
 from uic.core.event import Reason
@@ -36,6 +36,7 @@ from uic.core.letters import KEY_BYTES, NULL, OFFSET, PARTITION, REASON, VALUE_B
 from uic.core.ordering import LARGE, Bounds, Cut, OutOfOrder, Taken, decode, take
 from uic.core.routing import MisroutedWindow
 from uic.core.status import Phase
+from uic.updater import WAVES_BESIDE
 
 USERS = users_of(0, 1, 30)
 
@@ -430,6 +431,27 @@ def test_a_backlog_in_one_partition_does_not_keep_the_others_waiting() -> None:
         worker.turn()
     assert not worker.drained()
     assert all(stored_state(store, user, 4) is not None for user in calm)
+
+
+@pytest.mark.parametrize(("flooded", "longest"), [((0,), WAVES_BESIDE), ((0, 1), 256)])
+def test_a_user_who_floods_is_folded_in_short_batches_as_long_as_others_are_caught_up(
+    flooded: tuple[int, ...], longest: int
+) -> None:
+    topic, store = FakeTopic(2), FakeStore()
+    worker = Worker(topic, store, chunk=1000)
+    worker.log.assign(0, 1)
+    worker.until(
+        lambda: len(worker.updater.status.partitions) == 2 and worker.phase(0) is worker.phase(1) is Phase.FOLDING
+    )
+    store.commits.clear()
+    for p in flooded:
+        for _ in range(600):
+            topic.event(users_of(p, 2, 1)[0])
+    worker.until(lambda: len(store.commits) >= 2 * len(flooded))
+    offsets = [decode_progress(c.progress).next_offset for c in store.commits if c.partition == 0]
+    assert offsets[:2] == [longest, 2 * longest]
+    worker.catch_up()
+    assert_exactly_once(store, topic)
 
 
 @pytest.mark.parametrize(("records", "rounds"), [(LARGE, [[1], [0]]), (LARGE - 1, [[0, 1]])])
