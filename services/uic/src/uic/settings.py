@@ -190,7 +190,8 @@ class FoldSettings(Group):
     max_states: Annotated[int, Field(ge=1, le=4096)] = 256
     """States that one commit writes: bounds how long the script holds the store."""
     max_waves: Annotated[int, Field(ge=1, le=4096)] = 256
-    """Events of one user in a batch: bounds how many runs of the step graph a batch needs."""
+    """Events of one user in a batch: bounds how many runs of the step graph a batch needs. While another partition is
+    nearly caught up, 64 at most."""
     max_records: Annotated[int, Field(ge=1)] = 8192
     """Records that one round over all partitions takes at most, give or take one batch."""
     misrouted_share: Annotated[float, Field(ge=0, le=1)] = 0.01
