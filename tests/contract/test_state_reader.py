@@ -24,6 +24,8 @@ from sentinel_node import SentinelNode
 T = TypeVar("T")
 Test = Callable[[StateReader], Awaitable[T]]
 POOL = 4
+PATIENT_S = 30.0
+"""Where how long a read takes is not the claim."""
 
 
 @dataclass
@@ -136,14 +138,14 @@ async def eventually(read: Callable[[], Awaitable[T]]) -> T:
 def test_what_was_put_is_read_as_the_same_bytes_and_nothing_is_none(subject: Subject) -> None:
     value = bytes(range(256)) * 8
     subject.put("a", value)
-    assert subject.run(lambda reader: reader.read("a", 1.0)) == value
-    assert subject.run(lambda reader: reader.read("b", 1.0)) is None
+    assert subject.run(lambda reader: reader.read("a", PATIENT_S)) == value
+    assert subject.run(lambda reader: reader.read("b", PATIENT_S)) is None
 
 
 def test_many_are_read_in_order_with_none_for_what_is_absent(subject: Subject) -> None:
     subject.put("a", b"1")
     subject.put("c", b"")
-    assert subject.run(lambda reader: reader.read_many(["c", "b", "a"], 1.0)) == [b"", None, b"1"]
+    assert subject.run(lambda reader: reader.read_many(["c", "b", "a"], PATIENT_S)) == [b"", None, b"1"]
 
 
 def test_an_error_reply_is_refused_and_the_next_read_works(subject: Subject) -> None:
@@ -152,15 +154,15 @@ def test_an_error_reply_is_refused_and_the_next_read_works(subject: Subject) -> 
 
     async def test(reader: StateReader) -> bytes | None:
         with pytest.raises(StoreRefused):
-            await reader.read("list", 1.0)
-        return await reader.read("a", 1.0)
+            await reader.read("list", PATIENT_S)
+        return await reader.read("a", PATIENT_S)
 
     assert subject.run(test) == b"1"
 
 
 def test_no_reply_is_late_after_the_time_that_was_given(subject: Subject) -> None:
     async def test(reader: StateReader) -> float:
-        await reader.read("a", 1.0)
+        await reader.read("a", PATIENT_S)
         subject.freeze()
         began = asyncio.get_running_loop().time()
         with pytest.raises(StoreLate):
@@ -183,7 +185,7 @@ def test_a_late_reply_never_answers_another_read(subject: Subject) -> None:
         subject.put(f"k{i}", b"%d" % i)
 
     async def test(reader: StateReader) -> list[bytes | None]:
-        await asyncio.gather(*(reader.read(f"k{i}", 1.0) for i in range(POOL)))
+        await asyncio.gather(*(reader.read(f"k{i}", PATIENT_S) for i in range(POOL)))
         subject.freeze()
         late = await asyncio.gather(*(reader.read(f"k{i}", 0.03) for i in range(10)), return_exceptions=True)
         assert {type(outcome) for outcome in late} <= {StoreLate, StoreAway}
@@ -208,7 +210,7 @@ def test_a_store_that_is_away_is_away_and_back_when_it_is_back(subject: Subject)
     subject.put("a", b"1")
 
     async def test(reader: StateReader) -> bytes | None:
-        assert await reader.read("a", 1.0) == b"1"
+        assert await reader.read("a", PATIENT_S) == b"1"
         subject.stop()
         for _ in range(5):
             with pytest.raises(StoreAway):
@@ -225,9 +227,9 @@ def test_connections_that_the_server_closed_are_not_noticed_by_a_read(subject: S
     subject.put("a", b"1")
 
     async def test(reader: StateReader) -> bytes | None:
-        await asyncio.gather(*(reader.read("a", 1.0) for _ in range(POOL)))
+        await asyncio.gather(*(reader.read("a", PATIENT_S) for _ in range(POOL)))
         subject.restart_connections()
-        return await reader.read("a", 1.0)
+        return await reader.read("a", PATIENT_S)
 
     assert subject.run(test) == b"1"
 
