@@ -161,9 +161,9 @@ def _row_config(plan: Plan, dataset: str, key: str) -> RunConfig:
 
 
 def _of_fold(config: RunConfig, fold: int) -> RunConfig:
-    """The configuration on one fold, which is the run's seed as well."""
+    """The configuration on one fold, whose number is added to its seed."""
     data = msgspec.structs.replace(config.data, fold=fold)
-    return msgspec.structs.replace(config, data=data).with_seed(fold)
+    return msgspec.structs.replace(config, data=data).with_seed(config.training.seed + fold)
 
 
 def open_cells(plan: Plan) -> list[Cell]:

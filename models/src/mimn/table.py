@@ -52,12 +52,14 @@ def run_cell(plan: Plan, cell: Cell) -> dict[str, Any]:
     }
     record.put(cell.fold, found, arrays)
     # The record's configuration is the one that its latest fold ran with; what each ran with is in its hash.
-    record.save(Path(plan.records), None if cell.key == FLOOR_ROW else _without_fold(cell.config).to_toml())
+    record.save(Path(plan.records), None if cell.key == FLOOR_ROW else _without_fold(cell).to_toml())
     return found
 
 
-def _without_fold(config: RunConfig) -> RunConfig:
-    return msgspec.structs.replace(config, data=msgspec.structs.replace(config.data, fold=None)).with_seed(0)
+def _without_fold(cell: Cell) -> RunConfig:
+    config = cell.config
+    whole = msgspec.structs.replace(config, data=msgspec.structs.replace(config.data, fold=None))
+    return whole.with_seed(config.training.seed - cell.fold)
 
 
 def _floors(cell: Cell) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
