@@ -93,6 +93,15 @@ def test_rows_share_the_plans_settings_and_keep_their_model(plan: Plan) -> None:
     assert pooling.config.model["variant"] == "pooling"
 
 
+def test_a_rows_own_seed_is_added_to_the_folds(plan: Plan) -> None:
+    wide = plan.variations["wide"]
+    other = msgspec.structs.replace(wide, training=wide.training | {"seed": 10})
+    *_, before = cells(plan)
+    *_, after = cells(msgspec.structs.replace(plan, variations={**plan.variations, "wide": other}))
+    assert (before.config.training.seed, after.config.training.seed) == (1, 11)
+    assert before.fingerprint != after.fingerprint
+
+
 def test_a_fingerprint_is_of_what_decides_the_figures(plan: Plan) -> None:
     *_, pooling, wide = cells(plan)
     assert pooling.fingerprint != wide.fingerprint
