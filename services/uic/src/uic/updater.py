@@ -548,8 +548,7 @@ class StateUpdater:
         """Step 2, for partitions in turn that have many records pending, or few: cuts whose dead letters, if any, are
         acknowledged."""
         started = perf_counter()
-        folding = [session for session in self._sessions.values() if session.phase is Phase.FOLDING]
-        beside = large and any(len(session.pending) < LARGE for session in folding)
+        beside = large and any(s.phase is Phase.FOLDING and len(s.pending) < LARGE for s in self._sessions.values())
         bounds = self._bounds_beside if beside else self._bounds
         chosen: list[Session] = []
         new: list[tuple[Session, Taken]] = []
