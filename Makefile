@@ -106,7 +106,7 @@ export: install-dev ## write RUN's bundle to BUNDLES/online-retail-pooling-sketc
 	@$(PY) -m mimn.export --run $(RUN) --output $(BUNDLES) --name online-retail-pooling-sketch --version $(VERSION)
 
 auc: install-dev ## run a reduced table of models on Online Retail and print it; what is finished is not run again
-	@$(PY) -m mimn.table --plan models/plans/reduced.toml --cpu-minutes 25
+	@$(PY) -m mimn.table.run --plan models/plans/reduced.toml --cpu-minutes 25
 	@cat runs/auc/records/AUC.md
 
 load: install-load ## latency against history length and rate, MIMN, DIN and DIEN: report and plots (LOAD=--reduced: under 5 minutes)

@@ -40,12 +40,12 @@ from uic.core.commit import Answer, Commit
 from uic.core.letters import Letter
 from uic.core.ports import Assigned, Delivery, Described, Fetched, LogMessage
 from uic.core.takeup import LogBounds
+from uic.fold.rounds import Model
+from uic.fold.updater import StateUpdater, Topic
+from uic.log.record_batches import LogRecord, read_batch
 from uic.metrics import Metrics
-from uic.record_reader import LogRecord, read_batch
-from uic.rounds import Model
 from uic.settings import FoldSettings, RedisSettings
 from uic.store import RedisStore
-from uic.updater import StateUpdater, Topic
 
 PARTITIONS = 64
 BATCH_RECORDS = 500

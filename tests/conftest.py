@@ -16,10 +16,10 @@ import hypothesis
 import pytest
 import redis
 
-import skips
 from localstack import ports
 from localstack.servers import DevBroker, ScriptedBroker, Valkey
 from localstack.topics import PARTITIONS, create_topics, delete_topics, topics
+from support import skips
 
 pytest_plugins = ["pytester"]
 

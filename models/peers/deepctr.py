@@ -1,4 +1,4 @@
-"""Train a model of deepctr-torch on exported rows and write its test scores; `python -m mimn.peers` starts this.
+"""Train a model of deepctr-torch on exported rows and write its test scores; `python -m mimn.table.peers` starts this.
 
     python models/peers/deepctr.py ROWS.npz SCORES.npy din SEED
 

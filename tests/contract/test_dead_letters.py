@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 import pytest
 
-import fakes
 from conftest import MakeTopics
 from localstack.ports import free_port
 from localstack.topics import Topic, create_topics, delete_topics
 from localstack.wait import until
+from support import fakes
 from uic.core.event import Reason
 from uic.core.letters import OFFSET, REASON, VALUE_BYTES, Letter
 from uic.core.ports import DeadLetters, Delivery
-from uic.dead_letter import DeadLetterProducer
-from uic.log_reader import LogRecord, read_to_end
+from uic.log.dead_letter_topic import DeadLetterProducer
+from uic.log.topic_reader import LogRecord, read_to_end
 
 
 def letter(offset: int, value: bytes | None = b"v", key: bytes | None = b"ann") -> Letter:

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from fake_log import FakeLog
 from localstack.topics import Topic, create_topics
 from mimn.state import NO_TOPIC_ID, partition_of
+from support.fake_log import FakeLog
+from support.uic_running import delete_and_wait
+from uic.doors.publisher import EventLog, KafkaLog, NewRecord, Position
 from uic.errors import LogUnavailable, UnsuitableTopic
-from uic.log_reader import LogRecord, read_to_end
-from uic.publisher import EventLog, KafkaLog, NewRecord, Position
-from uic_running import delete_and_wait
+from uic.log.topic_reader import LogRecord, read_to_end
 
 N = 4
 

@@ -11,15 +11,15 @@ from typing import TypeVar
 import pytest
 import redis
 
-from fake_store import FakeStateReader
 from localstack.servers import Valkey
 from localstack.wait import until
-from one_node_cluster import OneNodeCluster
 from rtp.core.ports import StateReader
 from rtp.errors import StoreAway, StoreError, StoreLate, StoreRefused
 from rtp.settings import RedisSettings
 from rtp.store import open_store
-from sentinel_node import SentinelNode
+from support.fake_store import FakeStateReader
+from support.one_node_cluster import OneNodeCluster
+from support.sentinel_node import SentinelNode
 
 T = TypeVar("T")
 Test = Callable[[StateReader], Awaitable[T]]

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import redis
 
-from fakes import FakeStore
 from localstack.ports import free_port
 from localstack.servers import Valkey
 from mimn.state import Keys
-from one_node_cluster import OneNodeCluster
+from support.fakes import FakeStore
+from support.one_node_cluster import OneNodeCluster
 from uic.core.commit import ABSENT, Commit, NoAnswer, Refused, Written
 from uic.core.ports import StateStore
 from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable

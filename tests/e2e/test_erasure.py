@@ -18,8 +18,8 @@ from localstack.services import RtpProcess, Surroundings, UicWorker
 from localstack.wait import until
 from mimn.bundle import load_bundle
 from mimn.state import Keys, namespace, partition_of
-from uic.log_reader import read_to_end
-from uic_running import BUNDLE, RunningUic, click
+from support.uic_running import BUNDLE, RunningUic, click
+from uic.log.topic_reader import read_to_end
 
 pytestmark = pytest.mark.servers
 

@@ -17,7 +17,6 @@ import redis
 import torch
 from numpy.typing import NDArray
 
-from folded_log import folded_stack
 from localstack.demo import PATIENT
 from localstack.replay import Records, expect
 from localstack.shoppers import Shopper, read_events
@@ -31,6 +30,7 @@ from mimn.nn import addressing
 from mimn.nn.checkpoint import load_model
 from mimn.nn.model import MimnModel
 from mimn.state import Keys, UserState, decode_state, namespace, partition_of, user_hash
+from support.folded_log import folded_stack
 
 pytestmark = [pytest.mark.torch, pytest.mark.servers, pytest.mark.timeout(600)]
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from folded_log import folded_log
 from mimn.bundle import Bundle, load_bundle
 from mimn.bundle.graph import HeadGraph, StepGraph
 from mimn.data.events import Events
+from support.folded_log import folded_log
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 

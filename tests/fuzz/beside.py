@@ -20,10 +20,10 @@ from typing import Final, cast
 import redis
 
 from fuzz.targets import BUNDLE, TINY
-from hostile_clients import Healthy, HostileClients
 from localstack.servers import Valkey
 from localstack.services import RtpProcess, Surroundings
-from stored import Stored
+from support.hostile_clients import Healthy, HostileClients
+from support.stored import Stored
 
 ALLOWED: Final = 1.5
 

@@ -24,7 +24,7 @@ from fuzz.openapi_hooks import ENOUGH_MS
 from fuzz.targets import BUNDLE, TINY
 from localstack.servers import Valkey
 from localstack.services import RtpProcess, Surroundings
-from stored import Stored
+from support.stored import Stored
 
 PREDICT_PATHS: Final = 2
 """Among which the examples are shared; the other routes take nothing but their path."""

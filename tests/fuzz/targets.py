@@ -41,26 +41,26 @@ from mimn.state import (
     user_hash,
 )
 from mimn.state.codec import HEADER_BYTES
-from rtp.api import STATUS_TABLE, problem
-from rtp.core.features import context_vector
+from rtp.core.context import context_vector
+from rtp.doors.api import STATUS_TABLE, problem
+from rtp.doors.schemas import decode_request
 from rtp.errors import InvalidRequest, RtpError
-from rtp.schemas import decode_request
 from rtp.watcher import NoNamespace, read_partitions
-from uic.arrivals import parse_request
 from uic.core.commit import judge
 from uic.core.event import MAX_VALUE_BYTES, Reason, check_key, decode
 from uic.core.letters import Letter, to_wire
 from uic.core.takeup import LogBounds, Mint, take_up
-from uic.dead_letters import NotALetter, describe, not_replayable, read_letter, replayed, summary
-from uic.erasures import Erasure, UnreadableErasure, decode_erasure, encode_erasure
-from uic.log_reader import LogRecord
+from uic.doors.grpc import UserInterestCenter
+from uic.doors.publisher import Position
+from uic.doors.slow_requests import parse_request
+from uic.log.erasures import Erasure, UnreadableErasure, decode_erasure, encode_erasure
+from uic.log.record_batches import LogRecord as BatchRecord
+from uic.log.record_batches import read_batch
+from uic.log.topic_reader import LogRecord
 from uic.metrics import Metrics
-from uic.publisher import Position
-from uic.record_reader import LogRecord as BatchRecord
-from uic.record_reader import read_batch
-from uic.servicer import UserInterestCenter
 from uic.settings import GrpcSettings
 from uic.store import read_meta
+from uic.tools.dead_letters import NotALetter, describe, not_replayable, read_letter, replayed, summary
 
 TESTS: Final = Path(__file__).parents[1]
 TINY: Final = TESTS / "fixtures/bundle_tiny/tiny/1"

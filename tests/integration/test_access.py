@@ -18,7 +18,7 @@ from conftest import MakeTopics, RedisForTest
 from ctr.uic.v1 import uic_service_pb2 as pb
 from localstack.services import RtpProcess, Surroundings, UicWorker
 from localstack.wait import until
-from uic_running import BUNDLE, RunningUic, click
+from support.uic_running import BUNDLE, RunningUic, click
 
 pytestmark = pytest.mark.servers
 

@@ -14,9 +14,9 @@ from conftest import MakeTopics, RedisForTest
 from localstack.topics import Topic, create_topics
 from localstack.wait import until
 from mimn.state import partition_of
-from uic import partitions
-from uic.servicer import SERVICE
-from uic_running import RunningUic, click, delete_and_wait, running_uic
+from support.uic_running import RunningUic, click, delete_and_wait, running_uic
+from uic.doors.grpc import SERVICE
+from uic.tools import partitions
 
 pytestmark = pytest.mark.servers
 

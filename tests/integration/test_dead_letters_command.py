@@ -16,12 +16,12 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from conftest import MakeTopics, RedisForTest, TopicsForTest
 from localstack.wait import until
 from mimn.state import partition_of
-from uic import dead_letters
+from support.uic_running import click, running_uic
 from uic.core.event import MAX_VALUE_BYTES, Reason
 from uic.core.letters import Letter, to_wire
-from uic.dead_letters import REPLAY_OF, main, read_letter
-from uic.log_reader import LogRecord, read_to_end
-from uic_running import click, running_uic
+from uic.log.topic_reader import LogRecord, read_to_end
+from uic.tools import dead_letters
+from uic.tools.dead_letters import REPLAY_OF, main, read_letter
 
 pytestmark = pytest.mark.servers
 

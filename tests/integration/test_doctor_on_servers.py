@@ -22,8 +22,8 @@ from localstack.topics import Topic, create_topics
 from localstack.wait import until
 from mimn.bundle import load_bundle
 from mimn.state import Keys, namespace, partition_of
-from uic.doctor import main
-from uic_running import BUNDLE, delete_and_wait
+from support.uic_running import BUNDLE, delete_and_wait
+from uic.tools.doctor import main
 
 pytestmark = pytest.mark.servers
 

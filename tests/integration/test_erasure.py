@@ -14,11 +14,11 @@ from localstack.servers import DevBroker
 from localstack.topics import Topic, create_topics
 from localstack.wait import until
 from mimn.state import EMPTY_DIGEST, NO_TOPIC_ID, extend_digest, partition_of
-from uic.erasures import Erasure, KafkaErasures, decode_erasure, encode_erasure
+from support.uic_running import click, delete_and_wait, running_uic
+from uic.doors.publisher import KafkaLog, NewRecord, Publisher
 from uic.errors import LogUnavailable
-from uic.log_reader import read_to_end
-from uic.publisher import KafkaLog, NewRecord, Publisher
-from uic_running import click, delete_and_wait, running_uic
+from uic.log.erasures import Erasure, KafkaErasures, decode_erasure, encode_erasure
+from uic.log.topic_reader import read_to_end
 
 pytestmark = pytest.mark.servers
 

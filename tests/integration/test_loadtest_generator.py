@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from certificates import Certificates, TlsFront
 from loadtest.measures import Client
 from loadtest.population import Population
 from loadtest.result import Run
 from loadtest.sending import NotSent, send
 from localstack.ports import free_port
-from wayward_server import server
+from support.certificates import Certificates, TlsFront
+from support.wayward_server import server
 
 ROOT = Path(__file__).resolve().parents[2]
 ASKING = Population(bundle=ROOT / "tests/fixtures/bundle_tiny/tiny/1", users=5, candidates=2)

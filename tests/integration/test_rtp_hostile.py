@@ -14,8 +14,8 @@ import redis
 from localstack.servers import Valkey
 from localstack.services import RtpProcess, Surroundings
 from mimn.bundle import load_bundle
-from stored import Stored
-from uic_running import BUNDLE
+from support.stored import Stored
+from support.uic_running import BUNDLE
 
 pytestmark = pytest.mark.servers
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from hostile_clients import HEAD, Healthy, HostileClients, Line, body
 from localstack.servers import Valkey
 from localstack.services import RtpProcess, Surroundings
 from localstack.wait import until
 from mimn.bundle import load_bundle
-from stored import Stored
-from uic_running import BUNDLE
+from support.hostile_clients import HEAD, Healthy, HostileClients, Line, body
+from support.stored import Stored
+from support.uic_running import BUNDLE
 
 pytestmark = pytest.mark.servers
 

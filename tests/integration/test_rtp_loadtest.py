@@ -17,8 +17,8 @@ from loadtest.sending import send
 from localstack.servers import Valkey
 from localstack.services import RtpProcess, Surroundings
 from mimn.bundle import load_bundle
-from skips import NO_WRK
-from stored import Stored
+from support.skips import NO_WRK
+from support.stored import Stored
 
 pytestmark = pytest.mark.servers
 

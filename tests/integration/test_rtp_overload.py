@@ -13,10 +13,10 @@ import pytest
 from localstack.servers import Valkey
 from localstack.services import RtpProcess, Surroundings
 from localstack.wait import until
+from support.world import BUNDLE
 from torture.overload import HeavyRtp
 from torture.traffic import Audience, server_s
 from torture.watching import metric
-from world import BUNDLE
 
 pytestmark = pytest.mark.servers
 

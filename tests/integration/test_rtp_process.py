@@ -30,7 +30,7 @@ from localstack.services import RtpProcess, Surroundings, rtp_variables
 from localstack.wait import until
 from mimn.bundle import Bundle, load_bundle, write_bundle
 from mimn.bundle.graph import HeadGraph
-from stored import Stored, now_ms
+from support.stored import Stored, now_ms
 
 pytestmark = pytest.mark.servers
 

@@ -19,8 +19,6 @@ import redis
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from kafka import KafkaAdminClient, KafkaProducer
 
-import skips
-from certificates import Certificates, TlsFront
 from conftest import MakeTopics, RedisForTest, TopicsForTest
 from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
@@ -31,8 +29,10 @@ from localstack.services import RtpProcess, Surroundings, UicWorker
 from localstack.topics import create_topics, topics
 from localstack.wait import until
 from mimn.bundle import load_bundle
-from stored import Stored
-from uic_running import BUNDLE, click
+from support import skips
+from support.certificates import Certificates, TlsFront
+from support.stored import Stored
+from support.uic_running import BUNDLE, click
 
 pytestmark = pytest.mark.servers
 

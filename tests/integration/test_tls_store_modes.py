@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 import redis
 
-import skips
-from certificates import Certificates
 from localstack.ports import LOOPBACK, free_port
 from localstack.server import Server
 from localstack.wait import until
@@ -20,6 +18,8 @@ from mimn.state import Keys
 from rtp.errors import StoreAway
 from rtp.settings import RedisSettings as RtpRedis
 from rtp.store import open_store
+from support import skips
+from support.certificates import Certificates
 from uic.core.commit import ABSENT, Commit, Written
 from uic.errors import StoreUnavailable
 from uic.settings import RedisSettings as UicRedis

@@ -21,9 +21,9 @@ from localstack.servers import DevBroker, Valkey
 from localstack.services import UicWorker
 from localstack.topics import create_topics, topics
 from localstack.wait import until
-from one_node_cluster import OneNodeCluster
+from support.one_node_cluster import OneNodeCluster
+from support.world import BUNDLE, World
 from torture.watching import metric, owned, partitions
-from world import BUNDLE, World
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(240)]
 

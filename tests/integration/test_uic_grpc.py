@@ -16,9 +16,9 @@ from ctr.uic.v1 import uic_service_pb2 as pb
 from localstack.servers import DevBroker
 from localstack.wait import until
 from mimn.state import EMPTY_DIGEST, extend_digest
-from uic.log_reader import read_to_end
-from uic.servicer import SERVICE
-from uic_running import RunningUic, click, running_uic
+from support.uic_running import RunningUic, click, running_uic
+from uic.doors.grpc import SERVICE
+from uic.log.topic_reader import read_to_end
 
 pytestmark = pytest.mark.servers
 

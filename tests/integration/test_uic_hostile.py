@@ -10,9 +10,9 @@ from kafka import KafkaProducer
 
 from conftest import MakeTopics, RedisForTest
 from mimn.state import partition_of
-from uic.dead_letters import describe, read_letter
-from uic.log_reader import read_to_end
-from uic_running import click, running_uic
+from support.uic_running import click, running_uic
+from uic.log.topic_reader import read_to_end
+from uic.tools.dead_letters import describe, read_letter
 
 pytestmark = pytest.mark.servers
 

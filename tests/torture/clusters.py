@@ -8,13 +8,13 @@ from typing import Any
 
 import redis
 
+from judge import Differs
 from localstack.ports import LOOPBACK
 from localstack.wait import until
-from one_node_cluster import ClusterNode
+from support.one_node_cluster import ClusterNode
+from support.world import World
 from torture.fleet import producing
 from torture.stage import Size, Stage, Tally
-from torture.verifier import Differs
-from world import World
 
 N = 12
 SLOTS = 16384

@@ -12,8 +12,8 @@ from itertools import cycle, islice
 
 from localstack.services import UicWorker
 from localstack.wait import until
+from support.world import World
 from torture.stage import Size, Stage, Tally, side_by_side
-from world import World
 
 STEPS = ("poll", "decode", "load", "fold", "commit", "advise")
 LANES = 6

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 from localstack.services import UicWorker
 from localstack.wait import until
+from support.world import World
 from torture.stage import Size, Stage, Tally
-from world import World
 
 MOST = 3
 FAULT_S = 4

@@ -27,9 +27,9 @@ from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from localstack.services import UicWorker
 from localstack.wait import until
 from mimn.state import decode_progress, partition_of
+from support.world import World
 from torture.stage import Size, Stage, Tally
 from uic.priority import give_way
-from world import World
 
 N = 8
 HOT = "hot"

@@ -18,10 +18,10 @@ from loadtest.client import Target
 from localstack.ports import LOOPBACK
 from localstack.services import RtpProcess, Surroundings
 from localstack.wait import until
+from support.world import BUNDLE
 from torture.stage import Size, Stage, Tally
 from torture.traffic import Audience, Traffic, answered
 from torture.watching import metric
-from world import BUNDLE
 
 AT_ONCE = 32
 POOL = 16

@@ -13,13 +13,13 @@ from localstack.services import UicWorker
 from localstack.topics import Topic, create_topics
 from localstack.wait import until
 from mimn.state import decode_progress
+from support.uic_running import delete_and_wait
+from support.world import World
 from torture import groups
 from torture.fleet import producing
 from torture.stage import Size, Stage, Tally, side_by_side
 from torture.watching import metric, owned, partitions
-from uic import partitions as operator
-from uic_running import delete_and_wait
-from world import World
+from uic.tools import partitions as operator
 
 N = 4
 

@@ -12,10 +12,10 @@ from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from localstack.topics import create_topics, delete_topics, topics
 from localstack.wait import until
 from mimn.state import partition_of
+from support.world import World
 from torture.stage import Size, Stage, Tally
 from uic.core.event import Reason
 from uic.core.letters import OFFSET, PARTITION, REASON
-from world import World
 
 N = 8
 JSON = [("content-type", b"application/json")]

@@ -14,11 +14,11 @@ from localstack.ports import LOOPBACK
 from localstack.servers import Valkey
 from localstack.services import RtpProcess, Surroundings
 from localstack.wait import until
-from sentinel_node import SentinelNode
+from support.sentinel_node import SentinelNode
+from support.world import BUNDLE
 from torture.stage import Size, Stage, Tally
 from torture.traffic import Audience, Traffic, answered, busiest_second, quantile
 from torture.wire import Wire
-from world import BUNDLE
 
 DEADLINE_S = {"full": 0.25, "fast": 1.0}
 """Full: RTP's default; fast: longer than a machine that others use stalls."""

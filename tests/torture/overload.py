@@ -16,10 +16,10 @@ import uvloop
 
 from loadtest.bare_loop import saturate
 from localstack.services import RtpProcess, Surroundings
+from support.world import BUNDLE
 from torture.stage import Size, Stage, Tally
 from torture.traffic import Answer, Audience, Traffic, quantile
 from torture.watching import metric
-from world import BUNDLE
 
 TIMES = 5
 REFUSED_WITHIN_S = 0.005

@@ -15,11 +15,11 @@ from kafka import KafkaAdminClient
 from localstack.services import UicWorker
 from localstack.wait import until
 from mimn.state import partition_of
+from support.world import World
 from torture import groups
 from torture.fleet import producing
 from torture.stage import Size, Stage, Tally
 from torture.watching import owned, partitions
-from world import World
 
 N = 16
 SESSION_S = 10

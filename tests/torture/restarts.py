@@ -12,11 +12,11 @@ from localstack.ports import shared_listener
 from localstack.services import RtpProcess, Surroundings
 from localstack.wait import until
 from mimn.bundle import load_bundle, write_bundle
+from support.world import BUNDLE
 from torture.fleet import producing
 from torture.stage import Size, Stage, Tally
 from torture.traffic import Audience, Traffic, answered, quantile
 from torture.watching import metric, owned
-from world import BUNDLE
 
 EXIT_S = 10.0
 PER_S = 300

@@ -10,9 +10,9 @@ import psutil
 
 from localstack.services import RtpProcess, Surroundings
 from localstack.wait import until
+from support.world import BUNDLE
 from torture.stage import Size, Stage, Tally
 from torture.traffic import Audience, Traffic, answered, quantile, slope
-from world import BUNDLE
 
 PER_S = 200
 WINDOWS = 20

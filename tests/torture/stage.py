@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-import skips
 from conftest import TopicsForTest
+from judge import Differs, Findings
 from localstack.servers import ScriptedBroker, Valkey
 from localstack.topics import create_topics, delete_topics, topics
-from torture.verifier import Differs, Findings
-from world import World
+from support import skips
+from support.world import World
 
 Size = Literal["fast", "full"]
 BROKER_SETTINGS = ("--set", "group.min.session.timeout.ms=1000")

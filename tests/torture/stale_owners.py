@@ -12,9 +12,10 @@ from typing import Any
 
 import redis
 
-from fakes import KEYS, FakeStore, FakeTopic, Worker, assert_exactly_once
 from localstack.services import UicWorker
 from localstack.wait import until
+from support.fakes import KEYS, FakeStore, FakeTopic, Worker, assert_exactly_once
+from support.world import World
 from torture import groups
 from torture.fleet import producing
 from torture.stage import Size, Stage, Tally, side_by_side
@@ -23,7 +24,6 @@ from uic.core.commit import Answer, Commit, Refused
 from uic.core.status import Phase
 from uic.settings import RedisSettings
 from uic.store import RedisStore
-from world import World
 
 USERS = [f"u{i}" for i in range(12)]
 PATIENCE_TURNS = 30

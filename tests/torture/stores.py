@@ -15,15 +15,15 @@ from functools import partial
 import redis
 from redis.sentinel import Sentinel
 
+from judge import Differs
 from localstack.ports import LOOPBACK
 from localstack.servers import Valkey
 from localstack.wait import until
 from mimn.state import partition_of
-from sentinel_node import SentinelNode
+from support.sentinel_node import SentinelNode
+from support.world import World
 from torture.fleet import producing
 from torture.stage import Size, Stage, Tally, side_by_side
-from torture.verifier import Differs
-from world import World
 
 N = 8
 IDLE = (0, 5)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from judge import Differs, Findings
 from torture import __main__ as torture
 from torture.scenarios import Part, Scenario
 from torture.stage import Size, Stage, Tally, side_by_side
-from torture.verifier import Differs, Findings
 
 played: list[str] = []
 

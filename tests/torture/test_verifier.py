@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ctr.event.v1.behavior_event_pb2 import ACTION_CLICK, BehaviorEvent
+from judge import Findings, Judge, Log, Logged, Stored
 from mimn.bundle import load_bundle
 from mimn.bundle.graph import StepGraph
 from mimn.state import (
@@ -23,8 +24,7 @@ from mimn.state import (
     user_hash,
     witness,
 )
-from torture.verifier import Findings, Judge, Log, Logged, Stored
-from world import BUNDLE
+from support.world import BUNDLE
 
 N = 2
 TOPIC_ID = bytes(range(16))

@@ -25,9 +25,9 @@ from localstack.ports import LOOPBACK
 from localstack.servers import Valkey
 from mimn.bundle import load_bundle
 from mimn.bundle.graph import HeadGraph
-from stored import Stored
+from support.stored import Stored
+from support.world import BUNDLE
 from torture.stage import Tally
-from world import BUNDLE
 
 GIVE_UP_S = 10.0
 _TOLERANCE = 1e-5

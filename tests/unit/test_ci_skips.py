@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import skips
+from support import skips
 
 CONFTEST = Path(__file__).parents[1] / "conftest.py"
 TESTS = f"""

@@ -15,7 +15,6 @@ import jsonschema
 import pytest
 import yaml
 
-import skips
 from access import KeyRing
 from access.__main__ import main as ctr_keys
 from localstack.process import GRACE_S
@@ -24,6 +23,7 @@ from localstack.services import RTP_COMMAND, UIC_COMMAND, Surroundings, rtp_vari
 from localstack.stack import DOCUMENTED_PORTS
 from localstack.topics import topics
 from rtp.settings import RtpSettings
+from support import skips
 from uic.__main__ import main as uic_main
 from uic.settings import UicSettings
 

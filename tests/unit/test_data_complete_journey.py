@@ -16,7 +16,7 @@ from mimn.data import complete_journey
 from mimn.data.events import DataError, sorted_rows_sha256
 from mimn.data.instances import build_instances
 from mimn.data.split import PARTS
-from skips import NO_REFERENCE_DATA
+from support.skips import NO_REFERENCE_DATA
 
 INSTANCES_SHA256 = "92d90e38f4e7e6ed7588e3bd024feafbbe61a8c28d82503f958c5158855a0edf"
 """What every figure on The Complete Journey rests on."""

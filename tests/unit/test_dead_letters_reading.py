@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fake_log import FakeLog
 from mimn.state import partition_of
+from support.fake_log import FakeLog
 from uic.core.event import Reason
 from uic.core.letters import OURS, Letter, to_wire
-from uic.dead_letters import (
+from uic.log.topic_reader import LogRecord
+from uic.tools.dead_letters import (
     BATCH,
     REPLAY_OF,
     SHOWN_HEADERS,
@@ -29,7 +30,6 @@ from uic.dead_letters import (
     summary,
     table,
 )
-from uic.log_reader import LogRecord
 
 N = 8
 TOPIC = "behavior-events"

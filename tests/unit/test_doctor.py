@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimn.state import partition_of
-from uic import doctor
-from uic.core import checks
-from uic.core.checks import Finding, Library, Sample, StoreFacts, TopicFacts, Verdict
-from uic.doctor import Facts, Log, Model, Store, diagnose, gather_libraries, report, without_secrets
 from uic.settings import BundleSettings, KafkaSettings, RedisSettings, UicSettings
+from uic.tools import doctor
+from uic.tools import findings as checks
+from uic.tools.doctor import Facts, Log, Model, Store, diagnose, gather_libraries, report, without_secrets
+from uic.tools.findings import Finding, Library, Sample, StoreFacts, TopicFacts, Verdict
 
 OK, WARN, FAIL = Verdict.OK, Verdict.WARN, Verdict.FAIL
 N = 64

@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mimn import experiments, metrics, run
-from mimn.appendix import appendix
-from mimn.comparison import Entry, Results, results
+from mimn import metrics, run
 from mimn.data.split import FOLDS
-from mimn.experiments import mean_std, table
-from mimn.floors import FLOORS
-from mimn.plan import PLAN, read_plan, remaining
-from mimn.records import FLOOR_ROW, NoRecord, Record, arrays_sha256, read_records
+from mimn.table import render as experiments
+from mimn.table.appendix import appendix
+from mimn.table.compare import Entry, Results, results
+from mimn.table.floors import FLOORS
+from mimn.table.plan import PLAN, read_plan, remaining
+from mimn.table.records import FLOOR_ROW, NoRecord, Record, arrays_sha256, read_records
+from mimn.table.render import mean_std, table
 
 REPOSITORY = Path(__file__).parents[2]
 USERS, PER_USER = 40, 5

@@ -12,8 +12,8 @@ from mimn.data.events import Events
 from mimn.data.instances import SAMPLINGS, Instances, build_instances
 from mimn.data.split import PARTS, parts_of
 from mimn.data.vocabulary import Vocabulary, build_vocabulary
-from mimn.floors import FEATURES, FLOORS, features, floor_predictions
 from mimn.metrics import auc
+from mimn.table.floors import FEATURES, FLOORS, features, floor_predictions
 
 ONLINE_RETAIL = Path(__file__).parents[2] / "models/data/online_retail"
 

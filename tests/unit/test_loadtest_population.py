@@ -12,7 +12,7 @@ import pytest
 from loadtest.bare_loop import saturate
 from loadtest.client import Target
 from loadtest.population import Population
-from wayward_server import server
+from support.wayward_server import server
 
 TINY = Path(__file__).resolve().parent.parent / "fixtures/bundle_tiny/tiny/1"
 

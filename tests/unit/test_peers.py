@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mimn import metrics, peers, run
+from mimn import metrics, run
 from mimn.baselines import BaselineConfig
 from mimn.data.instances import NEGATIVES
+from mimn.table import peers
 
 pytestmark = pytest.mark.torch
 

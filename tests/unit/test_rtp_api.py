@@ -16,16 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message
 
-from fake_store import FakeStateReader
 from mimn.bundle import load_bundle
 from rtp import errors
-from rtp.api import HTTP_CODES, STATUS_TABLE
 from rtp.app import create_app, create_service
+from rtp.doors.api import HTTP_CODES, STATUS_TABLE
+from rtp.doors.schemas import PredictResponse, Problem
 from rtp.errors import RtpError
 from rtp.runtime import OnnxModel
-from rtp.schemas import PredictResponse, Problem
 from rtp.settings import RtpSettings
-from stored import Stored
+from support.fake_store import FakeStateReader
+from support.stored import Stored
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 TINY = FIXTURES / "bundle_tiny/tiny/1"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mimn.state import Progress, StateHeader, UserState, encode_progress
 from rtp.core.admission import FOR_THE_LINE, Admission
-from rtp.core.features import context_vector
+from rtp.core.context import context_vector
 from rtp.core.outage import Outage
 from rtp.core.standing import Standing, Status, standing_from
 from rtp.errors import DeadlineMissed, Draining, InvalidRequest, Overloaded

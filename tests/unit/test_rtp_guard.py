@@ -11,14 +11,14 @@ import httpx
 import pytest
 
 from access import Door, KeyRing, Rule, Scope, make_key
-from fake_store import FakeStateReader
 from mimn.bundle import load_bundle
-from rtp.api import GuardedApp
 from rtp.app import Service, create_service
-from rtp.guard import ADMIN_RULES, PUBLIC_RULES, Guard, check_routes
+from rtp.doors.api import GuardedApp
+from rtp.doors.guard import ADMIN_RULES, PUBLIC_RULES, Guard, check_routes
 from rtp.metrics import Metrics
 from rtp.runtime import OnnxModel
 from rtp.settings import AccessSettings, RtpSettings
+from support.fake_store import FakeStateReader
 
 TINY = Path(__file__).resolve().parent.parent / "fixtures/bundle_tiny/tiny/1"
 MODEL = OnnxModel(load_bundle(TINY))
@@ -147,7 +147,7 @@ def test_without_a_file_of_keys_nobody_is_asked() -> None:
 def test_a_new_route_without_a_rule_stops_the_start() -> None:
     app = service().admin
     app.add_api_route("/new", lambda: None)
-    with pytest.raises(LookupError, match=r"/new: say in rtp\.guard"):
+    with pytest.raises(LookupError, match=r"/new: say in rtp\.doors\.guard"):
         check_routes(app.routes, ADMIN_RULES)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from fake_store import FakeStateReader
 from mimn.bundle import BundleError, GoldenMismatch, load_bundle
 from mimn.state import Keys
 from rtp.core.ports import Model
@@ -20,7 +19,8 @@ from rtp.reload import Reloader
 from rtp.runtime import OnnxModel
 from rtp.serving import Holder, Serving
 from rtp.watcher import NoNamespace, Watcher, read_standing
-from stored import Stored
+from support.fake_store import FakeStateReader
+from support.stored import Stored
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 TINY = FIXTURES / "bundle_tiny/tiny/1"

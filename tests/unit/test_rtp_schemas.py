@@ -11,11 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from rtp import schemas
 from rtp.core.request import MAX_CANDIDATES, MAX_CONTEXT_BYTES, MAX_ID, ScoreRequest
 from rtp.core.standing import StateReport, Status
-from rtp.errors import MAX_FAULTS, FieldFault, InvalidRequest, MalformedBody
-from rtp.schemas import (
+from rtp.doors import schemas
+from rtp.doors.schemas import (
     NAMED_WITHIN_BYTES,
     PredictRequest,
     PredictResponse,
@@ -24,6 +23,7 @@ from rtp.schemas import (
     encode_answer,
     encode_problem,
 )
+from rtp.errors import MAX_FAULTS, FieldFault, InvalidRequest, MalformedBody
 
 ONE = {"item_id": 1, "category_id": 2}
 

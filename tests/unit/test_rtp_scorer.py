@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fake_store import FakeStateReader
 from mimn.bundle import load_bundle
 from rtp.core.admission import Admission
 from rtp.core.request import ScoreRequest
@@ -22,7 +21,8 @@ from rtp.runtime import OnnxModel
 from rtp.scorer import PATIENCE, Scored, Scorer
 from rtp.serving import Holder, Serving
 from rtp.watcher import read_standing
-from stored import Stored, now_ms
+from support.fake_store import FakeStateReader
+from support.stored import Stored, now_ms
 
 TINY = Path(__file__).resolve().parent.parent / "fixtures/bundle_tiny/tiny/1"
 ITEMS, CATEGORIES = np.array([3, 10, 999], np.uint64), np.array([2, 5, 0], np.uint64)

@@ -13,7 +13,7 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rtp.sharing import SharedListener, part_of, patience_s, waiting_on
+from rtp.doors.sharing import SharedListener, part_of, patience_s, waiting_on
 
 
 class Peer(asyncio.Protocol):
@@ -119,7 +119,7 @@ def test_one_that_closes_leaves_what_waits_to_the_others(listener: socket.socket
 def test_a_client_that_left_and_a_process_without_descriptors_end_nothing(
     listener: socket.socket, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rtp.sharing._PAUSE_S", 0.01)
+    monkeypatch.setattr("rtp.doors.sharing._PAUSE_S", 0.01)
 
     class Exhausted(socket.socket):
         failures = 1

@@ -14,8 +14,8 @@ import pytest
 
 from mimn.config import ConfigError
 from mimn.data.split import FOLDS, PARTS, part_of, parts_of
-from mimn.plan import PLAN, Plan, cells, open_cells, read_plan, record_of, remaining
 from mimn.run import decode_config
+from mimn.table.plan import PLAN, Plan, cells, open_cells, read_plan, record_of, remaining
 
 CONFIGS = Path(__file__).parents[2] / "models/configs"
 

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from mimn import curves, run, table
+from mimn import run
 from mimn.config import MimnConfig
 from mimn.nn.model import MimnModel
-from mimn.plan import cells, read_plan
-from mimn.records import read_records
 from mimn.scoring import predict
+from mimn.table import curves
+from mimn.table import run as table
+from mimn.table.plan import cells, read_plan
+from mimn.table.records import read_records
 
 pytestmark = pytest.mark.torch
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mimn import run, trials
+from mimn import run
 from mimn.baselines import state_bytes
 from mimn.data.instances import Instances
-from mimn.plan import cells, read_plan
+from mimn.table import trials
+from mimn.table.plan import cells, read_plan
 
 pytestmark = pytest.mark.torch
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from mimn.state import Progress
-from uic import partitions
-from uic.admin import PROBLEM_JSON, TABLE, Action, AdminDoor, AdminRoom, row_of
 from uic.core.status import STARTING, PartitionStatus, Phase, Status
+from uic.doors.admin import PROBLEM_JSON, TABLE, Action, AdminDoor, AdminRoom, row_of
 from uic.errors import InvalidField, NotBroken, NotOurs, StartRefused, StoreUnavailable, UicError
 from uic.metrics import Metrics
 from uic.settings import AdminSettings
+from uic.tools import partitions
 
 NOW_MS = 1_700_000_000_000
 FOLDING = PartitionStatus(

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-import fakes
-from fakes import (
+from mimn.state import Progress, Sketch, decode_progress, partition_of
+from support import fakes
+from support.fakes import (
     Crashed,
     FakeDeadLetters,
     FakeErasures,
@@ -27,7 +28,6 @@ from fakes import (
     stored_state,
     users_of,
 )
-from mimn.state import Progress, Sketch, decode_progress, partition_of
 from uic.core.cache import StateCache
 from uic.core.commit import Answer, Commit, Verdict
 from uic.core.event import Reason
@@ -36,7 +36,7 @@ from uic.core.letters import KEY_BYTES, NULL, OFFSET, PARTITION, REASON, VALUE_B
 from uic.core.ordering import LARGE, Bounds, Cut, OutOfOrder, Taken, decode, take
 from uic.core.routing import MisroutedWindow
 from uic.core.status import Phase
-from uic.updater import WAVES_BESIDE
+from uic.fold.updater import WAVES_BESIDE
 
 USERS = users_of(0, 1, 30)
 

@@ -11,15 +11,15 @@ import grpc
 import pytest
 
 from access import Door, KeyRing, Rule, Scope, check_rules, make_key
-from fake_log import FakeLog
 from mimn.bundle import load_bundle
 from mimn.state import Progress
-from uic.admin import AdminDoor, AdminRoom
+from support.fake_log import FakeLog
 from uic.core.status import Status
-from uic.guard import ADMIN_RULES, GRPC_RULES, Guard
+from uic.doors.admin import AdminDoor, AdminRoom
+from uic.doors.grpc import MAX_METADATA_BYTES, GrpcDoor, UserInterestCenter, methods
+from uic.doors.guard import ADMIN_RULES, GRPC_RULES, Guard
+from uic.doors.publisher import Publisher
 from uic.metrics import Metrics
-from uic.publisher import Publisher
-from uic.servicer import MAX_METADATA_BYTES, GrpcDoor, UserInterestCenter, methods
 from uic.settings import AdminSettings, GrpcSettings
 
 BUNDLE = load_bundle(next((Path(__file__).parents[1] / "fixtures" / "bundle_tiny").rglob("manifest.json")).parent)
@@ -182,8 +182,8 @@ def test_health_alone_is_open() -> None:
 
 
 def test_a_new_method_or_path_without_a_rule_stops_the_start() -> None:
-    with pytest.raises(LookupError, match=r"Forget: say in uic\.guard"):
-        check_rules([*methods(), f"{UIC}Forget"], GRPC_RULES, "uic.guard")
+    with pytest.raises(LookupError, match=r"Forget: say in uic\.doors\.guard"):
+        check_rules([*methods(), f"{UIC}Forget"], GRPC_RULES, "uic.doors.guard")
 
 
 def test_metadata_over_the_limit_is_refused(rig: Rig) -> None:

@@ -16,17 +16,18 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
-from fake_log import FakeLog
 from localstack.wait import until
 from mimn.bundle import load_bundle
 from mimn.state import Progress
-from uic import admin, arrivals
-from uic.admin import AdminDoor, AdminRoom
+from support.fake_log import FakeLog
 from uic.core.status import Status
+from uic.doors import admin
+from uic.doors import slow_requests as arrivals
+from uic.doors.admin import AdminDoor, AdminRoom
+from uic.doors.grpc import HEALTH_WORKERS, REST_WORKERS, SERVICE, GrpcDoor, UserInterestCenter
+from uic.doors.publisher import Publisher
 from uic.errors import NotOurs
 from uic.metrics import Metrics
-from uic.publisher import Publisher
-from uic.servicer import HEALTH_WORKERS, REST_WORKERS, SERVICE, GrpcDoor, UserInterestCenter
 from uic.settings import AdminSettings, GrpcSettings
 
 BUNDLE = load_bundle(next((Path(__file__).parents[1] / "fixtures" / "bundle_tiny").rglob("manifest.json")).parent)

@@ -28,7 +28,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from fakes import (
+from mimn.state import StateError, decode_progress, decode_state, partition_of, user_hash
+from support.fakes import (
     FINGERPRINT,
     LAYOUT,
     POISON_ITEM,
@@ -44,9 +45,8 @@ from fakes import (
     event_value,
     users_of,
 )
-from mimn.state import StateError, decode_progress, decode_state, partition_of, user_hash
 from uic.core.status import Phase
-from uic.session import Resolution
+from uic.fold.session import Resolution
 
 SEQUENCES = int(os.environ.get("CTR_SEQUENCES", "200"))
 N = 2

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-import fakes
-from fakes import (
+from mimn.state import NO_TOPIC_ID
+from support import fakes
+from support.fakes import (
     Crashed,
     FakeDeadLetters,
     FakeErasures,
@@ -16,10 +17,9 @@ from fakes import (
     stored_state,
     users_of,
 )
-from mimn.state import NO_TOPIC_ID
 from uic.core.status import Phase
 from uic.errors import InvalidField, NotBroken, NotOurs
-from uic.session import Resolution
+from uic.fold.session import Resolution
 
 USERS = users_of(0, 1, 5)
 

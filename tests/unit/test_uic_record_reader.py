@@ -15,7 +15,7 @@ from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 from kafka.record.util import calc_crc32c
 from kafka.structs import TopicPartition
 
-from uic.record_reader import PartitionRecords
+from uic.log.record_batches import PartitionRecords
 
 AT = TopicPartition("events", 3)
 Told = tuple[int, bytes | None, bytes | None, list[tuple[str, bytes | None]]]

@@ -17,15 +17,15 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from ctr.event.v1.behavior_event_pb2 import ACTION_PURCHASE, BehaviorEvent
 from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
-from fake_log import FakeLog
 from mimn.bundle import load_bundle
 from mimn.state import StateHeader, UserState, encode_state, partition_of, user_hash
+from support.fake_log import FakeLog
 from uic.core.event import Reason
-from uic.erasures import decode_erasure
+from uic.doors.grpc import RULES, SERVICE, STATUS, GrpcDoor, UserInterestCenter, status_of
+from uic.doors.publisher import Publisher
 from uic.errors import StartRefused, StoreUnavailable, UicError
+from uic.log.erasures import decode_erasure
 from uic.metrics import Metrics
-from uic.publisher import Publisher
-from uic.servicer import RULES, SERVICE, STATUS, GrpcDoor, UserInterestCenter, status_of
 from uic.settings import GrpcSettings
 
 BUNDLE = load_bundle(next((Path(__file__).parents[1] / "fixtures" / "bundle_tiny").rglob("manifest.json")).parent)

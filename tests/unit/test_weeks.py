@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mimn import weeks
 from mimn.data.events import Events
-from mimn.plan import PLAN, cells, read_plan
-from mimn.weeks import DAY_S, Week
+from mimn.table import weeks
+from mimn.table.plan import PLAN, cells, read_plan
+from mimn.table.weeks import DAY_S, Week
 
 pytestmark = pytest.mark.torch
 

@@ -26,10 +26,10 @@ from mimn.data.events import DataError
 from mimn.data.instances import SAMPLINGS
 from mimn.data.split import Part
 from mimn.data.vocabulary import EmbeddingIds
-from mimn.floors import floor_predictions
 from mimn.nn.checkpoint import CheckpointError, load_model
 from mimn.run import DataSet
 from mimn.scoring import figures, predict
+from mimn.table.floors import floor_predictions
 
 EVALUATED: tuple[Part, ...] = ("validation", "test")
 

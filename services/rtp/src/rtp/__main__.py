@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from access import BadKeys, BadTls, is_loopback
 from mimn.bundle import BundleError, GoldenMismatch
 from rtp.app import create_service
-from rtp.server import bind, inherited, run
+from rtp.doors.listeners import bind, inherited, run
 from rtp.settings import RtpSettings
 
 log = logging.getLogger("rtp")

@@ -11,14 +11,14 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from access import KeyRing, ListenerTls
-from rtp.admin import create_admin_app
-from rtp.api import STATUS_TABLE, GuardedApp, Headers, PredictApp, PredictDoor, add_health, add_problems
 from rtp.core.admission import Admission
 from rtp.core.ports import Model, StateReader
+from rtp.doors.admin import create_admin_app
+from rtp.doors.api import STATUS_TABLE, GuardedApp, Headers, PredictApp, PredictDoor, add_health, add_problems
+from rtp.doors.guard import ADMIN_RULES, PUBLIC_RULES, Guard, check_routes
+from rtp.doors.openapi import describe
 from rtp.errors import RtpError
-from rtp.guard import ADMIN_RULES, PUBLIC_RULES, Guard, check_routes
 from rtp.metrics import Metrics
-from rtp.openapi import describe
 from rtp.reload import Reloader, announce
 from rtp.runtime import load_model
 from rtp.scorer import Scorer

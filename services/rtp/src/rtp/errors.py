@@ -25,7 +25,7 @@
 
     ReloadRefused                    a bundle that is not taken up; the one before goes on serving
 
-No I/O and no HTTP here: the one table from these classes to statuses is in `rtp.api`.
+No I/O and no HTTP here: the one table from these classes to statuses is in `rtp.doors.api`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mimn.state import StateError, UserState, decode_state, user_hash
 from rtp.core.admission import Admission
-from rtp.core.features import context_vector
+from rtp.core.context import context_vector
 from rtp.core.ports import Model, StateReader
 from rtp.core.request import ScoreRequest
 from rtp.core.standing import UNAVAILABLE, StateReport, Status

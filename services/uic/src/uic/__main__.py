@@ -46,19 +46,19 @@ def _serve(verb: str, arguments: Sequence[str]) -> int:
 
 
 def _doctor(verb: str, arguments: Sequence[str]) -> int:
-    from uic import doctor
+    from uic.tools import doctor
 
     return doctor.main(arguments)
 
 
 def _dead_letters(verb: str, arguments: Sequence[str]) -> int:
-    from uic import dead_letters
+    from uic.tools import dead_letters
 
     return dead_letters.main(arguments)
 
 
 def _partitions(verb: str, arguments: Sequence[str]) -> int:
-    from uic import partitions
+    from uic.tools import partitions
 
     return partitions.main(verb, arguments)
 

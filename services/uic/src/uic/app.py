@@ -20,23 +20,23 @@ from access import BadKeys, BadTls, KeyRing, ListenerTls, is_loopback
 from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
 from mimn.bundle.graph import open_step
 from mimn.state import Keys, namespace
-from uic.admin import AdminDoor, AdminRoom
-from uic.consumer import LogConsumer
 from uic.core.ports import Step
-from uic.dead_letter import DeadLetterProducer
-from uic.erasures import KafkaErasures
+from uic.doors.admin import AdminDoor, AdminRoom
+from uic.doors.grpc import GrpcDoor, UserInterestCenter
+from uic.doors.guard import Guard
+from uic.doors.publisher import KafkaLog, Publisher
 from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
-from uic.guard import Guard
+from uic.fold.rounds import Model
+from uic.fold.updater import StateUpdater, Topic
+from uic.log.consumer import LogConsumer
+from uic.log.dead_letter_topic import DeadLetterProducer
+from uic.log.erasures import KafkaErasures
 from uic.logs import configure, say
 from uic.metrics import Metrics
 from uic.preflight import check_store, check_topic
 from uic.priority import give_way
-from uic.publisher import KafkaLog, Publisher
-from uic.rounds import Model
-from uic.servicer import GrpcDoor, UserInterestCenter
 from uic.settings import FaultSettings, TlsListener, UicSettings
 from uic.store import RedisStore
-from uic.updater import StateUpdater, Topic
 
 log = logging.getLogger("uic.app")
 

@@ -9,13 +9,13 @@ import logging
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from uic.core import checks
-from uic.core.checks import Finding, Verdict
 from uic.core.ports import StateStore
-from uic.doctor import creation, topic_facts
 from uic.errors import LogUnavailable, UnsuitableTopic
 from uic.logs import say
 from uic.settings import KafkaSettings
+from uic.tools import findings as checks
+from uic.tools.doctor import creation, topic_facts
+from uic.tools.findings import Finding, Verdict
 
 log = logging.getLogger("uic.preflight")
 

@@ -1,0 +1,384 @@
+"""Curves from the trained folds of the table, without training anything: PNG and CSV.
+
+    python -m mimn.table.curves [--plan models/plans/table.toml] [--output models/experiments/curves]
+
+* `length`: AUC against how many of the latest events are read, always on the same test rows, those whose users have
+  at least as many as the longest reading (the paper's Figure 1 asks this of its base model).
+* `delay`: AUC when the state lacks the events of the last hours before the request (Table 5's out-of-sync row).
+* `long`: AUC when the same behavior goes on for up to 10,000 events, from models trained on windows of 256.
+* `utilization`: how the writes of a user's events are spread over the memory's slots (Figure 6).
+
+The models are those that `run` left in the plan's run folders; a row without one is left out, and a curve is of
+the folds that all its rows have. AUCs are means of the folds' AUCs, with 95 % intervals from 2,000 resamples of users
+within folds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mimn import metrics, run
+from mimn.config import ConfigError
+from mimn.data.events import COLUMNS, DataError, Events
+from mimn.data.instances import Instances
+from mimn.data.vocabulary import EmbeddingIds
+from mimn.data.windows import histories
+from mimn.nn import addressing
+from mimn.nn.cell import MimnCell
+from mimn.nn.checkpoint import CheckpointError, load_model
+from mimn.nn.model import ClickModel, MimnModel
+from mimn.run import DataSet
+from mimn.scoring import predict
+from mimn.table.compare import LONG
+from mimn.table.plan import PLAN, Cell, cells, read_plan
+
+LENGTHS = (10, 20, 50, 100, 200, 500, 1000)
+LONG_LENGTHS = (200, 1000, 3000, 10000)
+LONG_POSITIVES = 128
+"""Of each fold, at most about so many: 10,000 events each are much to read."""
+DELAYS_H = (0, 1, 6, 24, 72, 168)
+CURVE_ROWS = (
+    "mimn",
+    "mimn_bounded",
+    "mimn_sketch",
+    "dien_product",
+    "din_product",
+    "pooling",
+    "pooling_product",
+    "pooling_sketch",
+    "sim_product",
+)
+WRITING_ROWS = ("mimn", "mimn_no_utilization", "mimn_bounded")
+OUTPUT = Path("models/experiments/curves")
+AXES = {
+    "length": ("events read", True),
+    "delay": ("hours that the state lacks", False),
+    "long": ("events read, the same behavior repeated", True),
+}
+"""Each curve's axis, and whether it is logarithmic."""
+CURVES = (*AXES, "utilization")
+
+
+class NothingTrained(Exception):
+    """No run folder holds a row of the curve."""
+
+
+Reading = Callable[[DataSet], tuple[Events, Instances]]
+"""Which events and instances a point of a curve is read on."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One row on one fold, its model at hand."""
+
+    cell: Cell
+    model: ClickModel
+    ids: EmbeddingIds
+    data: DataSet
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of a curve, and a line of its CSV."""
+
+    dataset: str
+    row: str
+    x: int
+    """Events that are read, or hours that the state lacks."""
+    auc: float
+    low: float
+    high: float
+    folds: int
+    positives: int
+
+
+@dataclass(frozen=True)
+class SlotShare:
+    """How much of the writes goes to a user's n-th most written slot, the mean over users."""
+
+    dataset: str
+    row: str
+    slot: int
+    """1 for the most written one."""
+    share: float
+    folds: int
+    users: int
+
+
+def trained(plan: Path, dataset: str, rows: Iterable[str], runs: Path | None = None) -> Iterator[Trained]:
+    """The trained cells of some rows of a plan, row by row, on the folds that all of the rows have that have any: one
+    fold is easier than another.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: a file cannot be read.
+    """
+    read = read_plan(plan)
+    folder = Path(read.runs) if runs is None else runs
+    found: dict[str, dict[int, Cell]] = {key: {} for key in rows}
+    for cell in cells(read):
+        if cell.dataset == dataset and cell.key in found and (folder / cell.run_folder / run.METRICS).exists():
+            found[cell.key][cell.fold] = cell
+    some = {key: of for key, of in found.items() if of}
+    common = sorted(set.intersection(*map(set, some.values()))) if some else []
+    data: dict[int, DataSet] = {}
+    for of in some.values():
+        for cell in (of[fold] for fold in common):
+            if cell.fold not in data:
+                data[cell.fold] = run.load_data(cell.config.data)
+            path = folder / cell.run_folder
+            model = load_model(path / run.MODEL)
+            if cell.config.training.compile:
+                model.compile_steps()
+            yield Trained(cell, model, EmbeddingIds.load(path), data[cell.fold])
+
+
+def length_curve(models: Iterable[Trained], lengths: tuple[int, ...] = LENGTHS) -> list[Point]:
+    """AUC by events read, on the instances that have as many as the longest reading."""
+
+    def chosen(data: DataSet) -> Instances:
+        test = data.instances.of("test")
+        return test.select(test.end - test.begin >= max(lengths))
+
+    return _points(models, {length: (lambda data: (data.events, chosen(data)), length) for length in lengths})
+
+
+def delay_curve(models: Iterable[Trained], hours: tuple[int, ...] = DELAYS_H, length: int = 200) -> list[Point]:
+    """AUC by hours that the state lacks; the request, and the time that a sketch is read at, stay where they are."""
+
+    def delayed(by_h: int) -> Reading:
+        def reading(data: DataSet) -> tuple[Events, Instances]:
+            test = data.instances.of("test")
+            return data.events, replace(test, end=ends_before(data, test, 3600 * by_h))
+
+        return reading
+
+    return _points(models, {by_h: (delayed(by_h), length) for by_h in hours})
+
+
+def ends_before(data: DataSet, instances: Instances, seconds: int) -> NDArray[np.int64]:
+    """Where each history ends without the events of the last `seconds` before its target; one event is left. [n]"""
+    ends = instances.end.copy()
+    for i, (begin, end, now) in enumerate(zip(instances.begin, instances.end, instances.timestamp, strict=True)):
+        kept = int(np.searchsorted(data.events.timestamp[begin:end], now - seconds, side="right"))
+        ends[i] = begin + max(kept, 1)
+    return np.minimum(ends, instances.end)
+
+
+def long_curve(models: Iterable[Trained], lengths: tuple[int, ...] = LONG_LENGTHS) -> list[Point]:
+    """AUC when users go on for much longer than any of the data: the same behavior again and again, up to a length.
+
+    What there is to know of a user stays what it is from a whole history on, so a fall is the state's doing.
+    """
+
+    def repeated(length: int) -> Reading:
+        def reading(data: DataSet) -> tuple[Events, Instances]:
+            test = data.instances.of("test")
+            enough = np.flatnonzero(test.end - test.begin >= LONG)
+            some = enough[:: max(1, len(enough) // LONG_POSITIVES)]
+            return repeat_histories(data.events, test.select(np.isin(np.arange(len(test)), some)), length)
+
+        return reading
+
+    return _points(models, {length: (repeated(length), length) for length in lengths})
+
+
+def repeat_histories(events: Events, instances: Instances, length: int) -> tuple[Events, Instances]:
+    """Users of their own for the instances, whose history came to pass again and again before: `length` events or more,
+    each round a day before the next one began. The latest round is the real one, at its real time."""
+    columns: dict[str, list[NDArray[np.int64]]] = {name: [] for name in COLUMNS}
+    sizes = []
+    for user, (begin, end) in enumerate(zip(instances.begin.tolist(), instances.end.tolist(), strict=True)):
+        history = {name: getattr(events, name)[begin:end] for name in COLUMNS}
+        rounds = -(-length // (end - begin))
+        span = int(history["timestamp"][-1] - history["timestamp"][0]) + 86400
+        for name in COLUMNS:
+            columns[name].append(np.tile(history[name], rounds))
+        columns["timestamp"][-1] -= np.repeat(np.arange(rounds - 1, -1, -1) * span, end - begin)
+        columns["user_id"][-1] = np.full(rounds * (end - begin), user)
+        sizes.append(rounds * (end - begin))
+    stops = np.cumsum(sizes)
+    joined = Events(**{name: np.concatenate(values) for name, values in columns.items()})
+    return joined, replace(instances, begin=stops - np.array(sizes), end=stops)
+
+
+def _points(models: Iterable[Trained], readings: dict[int, tuple[Reading, int]]) -> list[Point]:
+    """A point for each row and reading: which events and instances, read at which length."""
+    aucs: dict[tuple[str, str, int], list[tuple[float, NDArray[np.float64], int]]] = {}
+    for one in models:
+        for x, (reading, length) in readings.items():
+            events, instances = reading(one.data)
+            if not len(instances):
+                continue
+            found_scores = predict(one.model, one.ids, events, instances, samplings={"popularity": 1}, length=length)
+            scores = found_scores["popularity"].astype(np.float64)
+            rows = instances.candidates("popularity")
+            resampled = metrics.resampled_aucs(rows.label, scores, rows.user_id, seed=one.cell.fold)
+            found = (metrics.auc(rows.label, scores), resampled, len(instances))
+            aucs.setdefault((one.cell.dataset, one.cell.config.name, x), []).append(found)
+    points = []
+    for (dataset, row, x), folds in aucs.items():
+        mean = statistics.fmean(auc for auc, _, _ in folds)
+        interval = metrics.interval(mean, np.asarray(np.mean([resampled for _, resampled, _ in folds], axis=0)))
+        positives = sum(count for _, _, count in folds)
+        points.append(Point(dataset, row, x, mean, interval.low, interval.high, len(folds), positives))
+    return points
+
+
+@torch.inference_mode()
+def slot_shares(models: Iterable[Trained], length: int = 200) -> list[SlotShare]:
+    """How the write weights of the latest `length` events are spread over the slots of each user's memory."""
+    shares: dict[tuple[str, str], list[NDArray[np.float64]]] = {}
+    for one in models:
+        if isinstance(one.model, MimnModel) and one.model.config.variant == "paper":
+            found = shares.setdefault((one.cell.dataset, one.cell.config.name), [])
+            found.append(_user_shares(one.model, one, length))
+    return [
+        SlotShare(dataset, row, slot + 1, float(share), len(folds), sum(map(len, folds)))
+        for (dataset, row), folds in shares.items()
+        for slot, share in enumerate(np.concatenate(folds).mean(0))
+    ]
+
+
+def _user_shares(model: MimnModel, one: Trained, length: int) -> NDArray[np.float64]:
+    """Each test user's shares of the writes by slot, the largest first. [users, m]"""
+    test = one.data.instances.of("test")
+    _, last = np.unique(test.user_id[::-1], return_index=True)
+    rows = len(test) - 1 - last
+    events = one.data.events
+    item, category, lengths = histories(
+        test.begin[rows],
+        test.end[rows],
+        one.ids.item_rows(events.item_id),
+        one.ids.category_rows(events.category_id),
+        length,
+    )
+    weights = write_weights(model, torch.from_numpy(item), torch.from_numpy(category))
+    real = np.arange(item.shape[1]) < lengths[:, np.newaxis]
+    summed = (weights.numpy().astype(np.float64) * real[..., np.newaxis]).sum(1)
+    return -np.sort(-summed / lengths[:, np.newaxis], axis=1)
+
+
+def write_weights(model: MimnModel, items: Tensor, categories: Tensor) -> Tensor:
+    """What each event of left-aligned histories writes with, by slot: recomputed from the states around it, because a
+    memory without MUR keeps no account of it. [B, T], [B, T] int64 rows → [B, T, m]"""
+    cell = model.cell
+    assert isinstance(cell, MimnCell)  # noqa: S101 (variant `paper` has no other)
+    states = model.unroll(items, categories)
+    before, after = cell.unpack(states[:, :-1].flatten(0, 1)), cell.unpack(states[:, 1:].flatten(0, 1))
+    shares = cell.shares(before) if model.config.utilization else None
+    controls = cell.controls(after["controller"], shares if model.config.shifts else None)
+    marks = addressing.landmarks(before["memory"], cell.keys())
+    weights = addressing.content_weights(controls.keys, controls.strengths, marks)[..., 1, :]
+    if model.config.transfers:
+        weights = addressing.transfer(weights, cell.transfer(shares))
+    if model.config.shifts:
+        weights = addressing.shift_and_sharpen(weights, controls.shift, controls.gamma)
+    return weights.view(*items.shape, -1)
+
+
+def write_csv(lines: list[Point] | list[SlotShare], path: Path) -> None:
+    """One line a point, under the names of its fields."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [f.name for f in fields(lines[0])], lineterminator="\n")
+        writer.writeheader()
+        for line in lines:
+            writer.writerow({k: f"{v:.5f}" if isinstance(v, float) else v for k, v in asdict(line).items()})
+
+
+def draw(points: list[Point], path: Path, *, x: str, log: bool) -> None:
+    """The curves of one data set as a PNG, with their intervals."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    for row in dict.fromkeys(point.row for point in points):
+        of = sorted((point for point in points if point.row == row), key=lambda point: point.x)
+        xs = [point.x for point in of]
+        (line,) = axes.plot(xs, [point.auc for point in of], marker=".", label=f"{row} ({of[0].folds} folds)")
+        axes.fill_between(xs, [p.low for p in of], [p.high for p in of], color=line.get_color(), alpha=0.1)
+    axes.set(xlabel=x, ylabel=f"test AUC, {points[0].positives:,} positives")
+    if log:
+        axes.set_xscale("log")
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def draw_shares(shares: list[SlotShare], path: Path) -> None:
+    """The slots' shares of the writes as a PNG."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    rows = list(dict.fromkeys(share.row for share in shares))
+    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    for place, row in enumerate(rows):
+        of = [share for share in shares if share.row == row]
+        width = 0.8 / len(rows)
+        axes.bar([share.slot + place * width for share in of], [share.share for share in of], width, label=row)
+    axes.set(xlabel="a user's slots, the most written first", ylabel="share of the writes")
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Draw the curves; see the module's text."""
+    parser = argparse.ArgumentParser(prog="python -m mimn.table.curves", description="Curves from the table's models.")
+    parser.add_argument("--plan", type=Path, default=PLAN, help=f"TOML file (default {PLAN})")
+    parser.add_argument("--runs", type=Path, help="folder of the run folders (default: the plan's)")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help=f"folder of CSV and PNG (default {OUTPUT})")
+    parser.add_argument("--dataset", default="complete_journey", help="default complete_journey")
+    parser.add_argument("--only", nargs="+", choices=CURVES, help="default: all")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    chosen = options.only or CURVES
+    drawn: dict[str, Callable[[Iterable[Trained]], list[Point]]] = {
+        "length": length_curve,
+        "delay": delay_curve,
+        "long": long_curve,
+    }
+    try:
+        for curve, (x, log) in AXES.items():
+            if curve in chosen:
+                points = drawn[curve](trained(options.plan, options.dataset, CURVE_ROWS, options.runs))
+                if not points:
+                    raise NothingTrained
+                target = options.output / f"{options.dataset}_{curve}.csv"
+                write_csv(points, target)
+                draw(points, target.with_suffix(".png"), x=x, log=log)
+                print(f"wrote {target} and .png")
+        if "utilization" in chosen:
+            shares = slot_shares(trained(options.plan, options.dataset, WRITING_ROWS, options.runs))
+            if not shares:
+                raise NothingTrained
+            target = options.output / f"{options.dataset}_utilization.csv"
+            write_csv(shares, target)
+            draw_shares(shares, target.with_suffix(".png"))
+            print(f"wrote {target} and .png")
+    except NothingTrained:
+        print(f"error: no trained row of {options.dataset}: run `python -m mimn.table` first", file=sys.stderr)
+        return 1
+    except (ConfigError, DataError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,202 @@
+"""The plan of the table: which rows, on which folds, with what in common; and which of them are still to be run.
+
+A plan is a TOML file that names the configurations that its rows are made of. A cell, one row on one fold, is done when
+its record (`mimn.table.records`) says that it was run with the same configuration.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mimn import run
+from mimn.config import ConfigError
+from mimn.data.split import FOLDS
+from mimn.data.windows import WindowPlan
+from mimn.run import RunConfig, TrainingSettings
+from mimn.table.records import FLOOR_ROW, Record
+
+PLAN = Path("models/plans/table.toml")
+
+
+class Variation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A row that is another row's configuration with other fields of `[model]`, `[training]` or `[windows]`."""
+
+    config: str
+    name: str
+    model: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+    windows: dict[str, Any] = {}
+
+
+class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Rows that are run together: all of them on one fold, then on the next."""
+
+    dataset: str
+    rows: tuple[str, ...]
+    """`floors`, a variation, or X for the configuration `<dataset>_X.toml`."""
+    lengths: tuple[int, ...] = (200,)
+    """Each trained model is evaluated on the latest so many events."""
+    folds: tuple[int, ...] = tuple(range(FOLDS))
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A plan file."""
+
+    configs: str
+    """Folder of the configurations."""
+    records: str
+    """Folder of the records."""
+    runs: str
+    """Folder of the run folders, models included."""
+    stages: tuple[Stage, ...]
+    training: dict[str, Any] = {}
+    """Fields of `[training]` that all rows have instead of their own."""
+    windows: dict[str, Any] = {}
+    variations: dict[str, Variation] = {}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row on one fold."""
+
+    dataset: str
+    key: str
+    fold: int
+    lengths: tuple[int, ...]
+    config: RunConfig
+    """Of the row, its fold set. The floors have one for its data alone."""
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of what decides the cell's figures, the code aside.
+
+        Of every value that is not its field's default, so that a field that is added later changes nothing; where files
+        are, and whether the step is compiled, do not matter.
+        """
+        config, whole = self.config, {}
+        whole["data"] = _chosen(msgspec.to_builtins(config.data), {"min_users": 5}, leave_out=("folder", "instances"))
+        if self.key != FLOOR_ROW:
+            architecture = config.architecture
+            whole["model"] = _chosen(asdict(architecture), asdict(type(architecture)()), leave_out=())
+            whole["windows"] = _chosen(msgspec.to_builtins(config.windows), msgspec.to_builtins(WindowPlan()))
+            training = msgspec.to_builtins(TrainingSettings())
+            whole["training"] = _chosen(msgspec.to_builtins(config.training), training, leave_out=("compile",))
+        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def run_folder(self) -> str:
+        """Where the cell's run is, under the plan's `runs`; another configuration is another folder."""
+        return f"{self.dataset}/{self.key}/fold{self.fold}-{self.fingerprint[:8]}"
+
+    @property
+    def title(self) -> str:
+        """What the cell is called while it runs."""
+        return f"{self.dataset} {self.key}, fold {self.fold}"
+
+
+def _chosen(values: Mapping[str, Any], defaults: Mapping[str, Any], leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The values that are not the defaults."""
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in leave_out and (name not in defaults or value != defaults[name])
+    }
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan in a file.
+
+    Raises:
+        ConfigError: it cannot be read, or a field is unknown, missing or of the wrong type; the message names it.
+    """
+    try:
+        return msgspec.convert(tomllib.loads(path.read_text("utf-8")), Plan)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def cells(plan: Plan) -> list[Cell]:
+    """The cells of a plan in the order in which they are run.
+
+    Raises:
+        ConfigError: a configuration cannot be used, or the rows of a data set differ in their data.
+    """
+    found = []
+    for stage in plan.stages:
+        rows = {key: _row_config(plan, stage.dataset, key) for key in stage.rows}
+        if len({config.data for config in rows.values()}) > 1:
+            raise ConfigError(f"the rows of {stage.dataset} differ in [data]: they cannot be compared")
+        for fold in stage.folds:
+            found += [Cell(stage.dataset, key, fold, stage.lengths, _of_fold(rows[key], fold)) for key in stage.rows]
+    return found
+
+
+def _row_config(plan: Plan, dataset: str, key: str) -> RunConfig:
+    variation = plan.variations.get(key)
+    name = "pooling" if key == FLOOR_ROW else key if variation is None else variation.config
+    path = Path(plan.configs) / f"{dataset}_{name}.toml"
+    config = run.read_config(path)
+    changes: dict[str, Any] = {
+        "training": msgspec.to_builtins(config.training) | plan.training,
+        "windows": msgspec.to_builtins(config.windows) | plan.windows,
+    }
+    if variation is not None:
+        changes |= {"name": variation.name, "model": config.model | variation.model}
+        changes["training"] |= variation.training
+        changes["windows"] |= variation.windows
+    source = f"{path} in the plan's row {key!r}"
+    try:
+        changed = msgspec.convert(msgspec.to_builtins(config) | changes, RunConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{source}: {error}") from error
+    return run.decode_config(changed.to_toml(), source)
+
+
+def _of_fold(config: RunConfig, fold: int) -> RunConfig:
+    """The configuration on one fold, whose number is added to its seed."""
+    data = msgspec.structs.replace(config.data, fold=fold)
+    return msgspec.structs.replace(config, data=data).with_seed(config.training.seed + fold)
+
+
+def open_cells(plan: Plan) -> list[Cell]:
+    """The cells whose figures no record has, or has for another configuration.
+
+    Raises:
+        ConfigError, NoRecord: the plan, a configuration or a record cannot be used.
+    """
+    return [cell for cell in cells(plan) if not _is_done(record_of(plan, cell), cell)]
+
+
+def record_of(plan: Plan, cell: Cell) -> Record:
+    """The record that a cell belongs to, empty if there is none yet.
+
+    Raises:
+        NoRecord: it cannot be read.
+    """
+    folder = Path(plan.records) / cell.dataset / cell.key
+    if (folder / run.METRICS).exists():
+        return Record.load(folder)
+    return Record(cell.dataset, cell.key, FLOOR_ROW if cell.key == FLOOR_ROW else cell.config.name)
+
+
+def _is_done(record: Record, cell: Cell) -> bool:
+    known = record.folds.get(cell.fold, {})
+    return known.get("config_sha256") == cell.fingerprint and set(map(str, cell.lengths)) <= set(known["evaluation"])
+
+
+def remaining(plan: Plan) -> Iterator[str]:
+    """What is still to be run, a line for each row."""
+    rows: dict[tuple[str, str], list[int]] = {}
+    for cell in open_cells(plan):
+        rows.setdefault((cell.dataset, cell.key), []).append(cell.fold)
+    for (dataset, key), folds in rows.items():
+        once = sorted(set(folds))
+        yield f"{dataset} {key}: fold{'s' if once[1:] else ''} {', '.join(map(str, once))}"

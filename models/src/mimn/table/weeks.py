@@ -1,0 +1,89 @@
+"""How many purchases any seven days in a row had: which seven a table's plan may leave out as a sale, and which not.
+
+python -m mimn.table.weeks --dataset online_retail [--output models/experiments/weeks]
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Sequence
+from datetime import date, timedelta
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from mimn import run
+from mimn.config import ConfigError
+from mimn.data.events import DataError, Events
+
+CONFIGS = Path("models/configs")
+OUTPUT = Path("models/experiments/weeks")
+DAYS = 7
+DAY_S = 86_400
+
+
+class Week(msgspec.Struct, frozen=True):
+    """Seven days, and the purchases in them; a line of the CSV."""
+
+    first_day: date
+    purchases: int
+
+
+def weeks(events: Events) -> list[Week]:
+    """Each seven days in a row that the events span whole, UTC. A span of less is none."""
+    by_day = np.bincount(events.timestamp // DAY_S - events.timestamp.min() // DAY_S)
+    if len(by_day) < DAYS:
+        return []
+    sums = np.convolve(by_day, np.ones(DAYS, np.int64), "valid")
+    start = date.fromordinal(date(1970, 1, 1).toordinal() + int(events.timestamp.min()) // DAY_S)
+    return [Week(start + timedelta(days=day), purchases) for day, purchases in enumerate(sums.tolist())]
+
+
+def busiest(found: Sequence[Week]) -> Week:
+    """The seven days with the most purchases, the first of equals."""
+    return max(found, key=lambda week: week.purchases)
+
+
+def median(found: Sequence[Week]) -> int:
+    """The purchases of seven days than which half have no more."""
+    return sorted(week.purchases for week in found)[(len(found) - 1) // 2]
+
+
+def read(path: Path) -> list[Week]:
+    """The lines of a CSV.
+
+    Raises:
+        OSError, msgspec.ValidationError: it cannot be read.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        return msgspec.convert(list(csv.DictReader(file)), list[Week], strict=False)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Count a data set's purchases; see the module's text."""
+    parser = argparse.ArgumentParser(prog="python -m mimn.table.weeks", description="Purchases in seven days.")
+    parser.add_argument("--dataset", default="complete_journey", choices=("complete_journey", "online_retail"))
+    parser.add_argument("--output", type=Path, default=OUTPUT, help=f"folder of the CSV (default {OUTPUT})")
+    options = parser.parse_args(arguments)
+    try:
+        config = run.read_config(CONFIGS / f"{options.dataset}_pooling.toml")
+        found = weeks(run.load_data(msgspec.structs.replace(config.data, fold=0)).events)
+    except (ConfigError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    options.output.mkdir(parents=True, exist_ok=True)
+    target = options.output / f"{options.dataset}.csv"
+    with target.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(Week.__struct_fields__)
+        writer.writerows(msgspec.structs.astuple(week) for week in found)
+    most = busiest(found)
+    print(f"wrote {target}: at most {most.purchases:,} from {most.first_day}, median {median(found):,}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""Running the two doors in one process: sockets, signals, and an end that fails no request.
+
+Public and admin listener are two uvicorn servers in one event loop. Ending goes: not ready → stop accepting → go on
+answering on open connections, telling each client to close → close idle connections, finish the rest → end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+import uvicorn
+
+from rtp.app import Lifecycle, Service
+from rtp.doors.protocol import bounded, cut_late
+from rtp.doors.sharing import SharedListener
+from rtp.errors import ReloadRefused
+from rtp.settings import DrainSettings, RtpSettings
+
+log = logging.getLogger(__name__)
+_TICK_S = 0.02
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server whose signals are its owner's."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called by uvicorn ten times a second."""
+        if counter % 10 == 0:
+            cut_late(self.server_state.connections, asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
+
+
+class PublicServer(_Server):
+    """Drains before it shuts down."""
+
+    def __init__(self, config: uvicorn.Config, drain: DrainSettings, lifecycle: Lifecycle, *, shared: bool) -> None:
+        """With `shared`, other processes accept on its socket as well."""
+        super().__init__(config)
+        self._drain = drain
+        self._lifecycle = lifecycle
+        self._shared = shared
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept."""
+        if not self._shared or sockets is None:
+            await super().startup(sockets)
+            return
+        await super().startup([])
+        for one in sockets:
+            one.listen(self.config.backlog)
+        connections = self.server_state.connections
+        self.servers = [SharedListener(one, self._protocol, connections, self.config.ssl) for one in sockets]  # type: ignore[misc]  # what uvicorn calls of a server it has
+
+    def _protocol(self) -> asyncio.Protocol:
+        make: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """The end, as the module says."""
+        self._lifecycle.announce_drain()
+        await asyncio.sleep(self._drain.announce_s)
+        for server in self.servers:
+            server.close()
+        # uvicorn sends these with every answer, whatever route gives it.
+        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+        until = monotonic() + self._drain.linger_s
+        while (self.server_state.connections or self._beginning) and monotonic() < until:
+            await asyncio.sleep(_TICK_S)
+        self._lifecycle.refuse_requests()
+        await super().shutdown(sockets)
+
+    @property
+    def _beginning(self) -> bool:
+        return any(server.beginning for server in self.servers if isinstance(server, SharedListener))
+
+
+async def run(
+    service: Service, settings: RtpSettings, public: socket.socket, admin: socket.socket, *, shared: bool
+) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. SIGHUP reloads what can be: the bundle and the keys. `shared`: other
+    processes accept on `public` as well."""
+    loop = asyncio.get_running_loop()
+    main = PublicServer(_config(service, settings, drain=True), settings.drain, service.lifecycle, shared=shared)
+    side = _Server(_config(service, settings, drain=False))
+    reloads: set[asyncio.Task[None]] = set()
+
+    def end() -> None:
+        main.should_exit = True
+
+    def interrupt() -> None:
+        main.force_exit = main.should_exit  # asked twice at the keyboard: do not wait for anybody
+        main.should_exit = True
+
+    def reload() -> None:
+        if service.keys is None:
+            log.info("SIGHUP: reading the bundle at %s again; there is no file of keys", settings.bundle.path)
+        else:
+            log.info("SIGHUP: reading the bundle at %s and the keys again", settings.bundle.path)
+            service.keys.look_now()
+        task = asyncio.create_task(_reload(service))
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    loop.add_signal_handler(signal.SIGTERM, end)
+    loop.add_signal_handler(signal.SIGINT, interrupt)
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    log.info("admin on %s", _address(admin))
+    side_task = asyncio.create_task(side.serve(sockets=[admin]))
+    try:
+        log.info("listening on %s", _address(public))
+        await main.serve(sockets=[public])
+    finally:
+        side.should_exit = True
+        await side_task
+
+
+async def _reload(service: Service) -> None:
+    try:
+        await service.reloader.reload()
+    except ReloadRefused:
+        return  # said in the log and counted where it was refused
+
+
+def _config(service: Service, settings: RtpSettings, *, drain: bool) -> uvicorn.Config:
+    tls = service.tls if drain else service.admin_tls
+    return uvicorn.Config(
+        service.app if drain else service.admin,
+        ssl_context_factory=None if tls is None else lambda *_: tls.context(),
+        loop="uvloop",
+        http=bounded(
+            settings.http.max_head_bytes,
+            settings.http.arrival_s,
+            service.refused,
+            service.shed if drain else lambda *_: None,
+        ),
+        ws="none",
+        lifespan="on" if drain else "off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        backlog=settings.http.backlog,
+        timeout_keep_alive=settings.http.keep_alive_s,
+        timeout_graceful_shutdown=settings.drain.finish_s if drain else 1,  # type: ignore[arg-type]
+    )
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket that does not listen yet, so that a port that is taken is found before a bundle is loaded.
+
+    Raises:
+        OSError: the address cannot be had.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def inherited(descriptor: int) -> socket.socket:
+    """The socket that a launcher handed down; several processes may accept on it.
+
+    Raises:
+        OSError: the descriptor is not an open stream socket.
+    """
+    handed = socket.socket(fileno=descriptor)
+    if handed.type != socket.SOCK_STREAM:
+        handed.detach()
+        raise OSError(f"descriptor {descriptor} is not a stream socket")
+    return handed
+
+
+def _address(bound: socket.socket) -> str:
+    name = bound.getsockname()
+    return f"http://{name[0]}:{name[1]}" if isinstance(name, tuple) else f"unix:{name}"

@@ -1,0 +1,143 @@
+"""The OpenAPI document of the public door: what `/predict` takes and every answer that it gives, errors included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+
+from rtp.doors.api import DEADLINE_HEADER, INTERNAL, PREDICT_PATHS, PROBLEM_JSON, STATUS_TABLE, Row
+from rtp.doors.schemas import NAMED_WITHIN_BYTES, PredictRequest, PredictResponse, Problem
+from rtp.errors import MAX_FAULTS
+
+_REQUEST_EXAMPLE = {
+    "user_id": "17850",
+    "candidates": [{"item_id": 85123, "category_id": 7}, {"item_id": "71053", "category_id": "7"}],
+    "request_id": "a1b2",
+}
+_RESPONSE_EXAMPLE = {
+    "request_id": "a1b2",
+    "model": {"name": "online-retail", "version": "1"},
+    "scores": [0.0812, 0.0341],
+    "state": {"status": "warm", "events": 312, "age_ms": 840, "partial": False},
+}
+_FEATURE = {"type": "number", "minimum": -float(np.finfo(np.float32).max), "maximum": float(np.finfo(np.float32).max)}
+_TIMING = {
+    "Server-Timing": {
+        "description": "`rtp;dur=` and the milliseconds from the request's first byte to this answer, by RTP's clock.",
+        "schema": {"type": "string"},
+    }
+}
+_MEANING = {
+    400: "The body is not JSON in UTF-8.",
+    401: "No key, or one that is not known. Never on a service that asks for none.",
+    403: "The key lacks the scope `predict`.",
+    408: "The body did not arrive within the deadline.",
+    413: "The body is too large.",
+    415: "The body is declared as something else than plain JSON.",
+    431: "Request line and headers are too large.",
+    422: f"JSON, but not a request; `errors` names up to {MAX_FAULTS} faults, each with its field, or the first if the "
+    f"body is longer than {NAMED_WITHIN_BYTES} bytes.",
+    500: "A fault of the service.",
+    503: "Not answered now: overloaded, shutting down, or without the state that the request requires.",
+    504: "The deadline passed.",
+}
+
+
+def describe(app: FastAPI, max_deadline_ms: int, context: Callable[[], tuple[str, ...]]) -> None:
+    """Make `app.openapi()` tell the whole truth about `/predict`, `/livez` and `/readyz`.
+
+    `context` gives the features that the model served now reads: others are refused, so the document names them.
+    """
+    document: dict[str, Any] | None = None
+    named: tuple[str, ...] = ()
+
+    def openapi() -> dict[str, Any]:
+        nonlocal document, named
+        if document is None or named != context():
+            named = context()
+            document = get_openapi(
+                title=app.title,
+                version=app.version,
+                description=app.description,
+                routes=app.routes,
+                tags=app.openapi_tags,
+            )
+            _, schemas = models_json_schema(
+                [(PredictRequest, "validation"), (PredictResponse, "serialization"), (Problem, "serialization")],
+                ref_template="#/components/schemas/{model}",
+            )
+            components = document.setdefault("components", {})
+            components.setdefault("schemas", {}).update(schemas["$defs"])
+            schemas["$defs"]["PredictRequest"]["properties"]["context"] |= {
+                "properties": dict.fromkeys(named, _FEATURE),
+                "additionalProperties": False,
+            }
+            components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            for path in PREDICT_PATHS:
+                document["paths"][path] = {"post": _predict(path, max_deadline_ms)}
+            for path in ("/livez", "/readyz"):
+                document["paths"][path]["get"]["responses"]["500"] = _problem(500, [INTERNAL])
+            not_ready = [row for row in STATUS_TABLE.values() if row.code == "not_ready"]
+            document["paths"]["/readyz"]["get"]["responses"]["503"] = _problem(503, not_ready)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _predict(path: str, max_deadline_ms: int) -> dict[str, Any]:
+    rows = [row for row in (*STATUS_TABLE.values(), INTERNAL) if row.code != "not_ready"]
+    errors = {str(status): _problem(status, [r for r in rows if r.status == status]) for status in sorted(_MEANING)}
+    errors["503"]["headers"] |= _TIMING
+    return {
+        "tags": ["score"],
+        "summary": "Click probability of each candidate",
+        "description": (
+            "Scores each candidate by the user's stored state, in the order of the request. A store that is away or "
+            "late degrades the answer (see `state.status`) rather than failing it."
+        ),
+        "operationId": path.strip("/").replace("/", "_"),
+        "parameters": [
+            {
+                "name": DEADLINE_HEADER,
+                "in": "header",
+                "required": False,
+                "description": f"Milliseconds that the answer may take; more than {max_deadline_ms} is not granted.",
+                "schema": {"type": "integer", "minimum": 1},
+            }
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": _ref(PredictRequest), "example": _REQUEST_EXAMPLE}},
+        },
+        # Either a key or, where the service asks for none, nothing.
+        "security": [{"key": []}, {}],
+        "responses": {
+            "200": {
+                "description": "Scores.",
+                "headers": _TIMING,
+                "content": {"application/json": {"schema": _ref(PredictResponse), "example": _RESPONSE_EXAMPLE}},
+            },
+            **errors,
+        },
+    }
+
+
+def _ref(model: type) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
+
+
+def _problem(status: int, rows: list[Row]) -> dict[str, Any]:
+    answer: dict[str, Any] = {
+        "description": f"{_MEANING[status]} Codes: {', '.join(f'`{row.code}`' for row in rows)}.",
+        "content": {PROBLEM_JSON: {"schema": _ref(Problem)}},
+    }
+    if status in (401, 403):
+        answer["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
+    if status == 503:
+        answer["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+    return answer

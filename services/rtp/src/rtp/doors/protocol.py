@@ -1,0 +1,178 @@
+"""uvicorn's HTTP with bounds that it lacks: how large a request's head may be, how long a request may arrive, and that
+an overloaded process refuses a request as soon as its headers are there.
+
+All hold before any route or key is looked at, because a head of a gigabyte, or one byte a minute, needs neither, and
+because refusing must cost next to nothing: at five times the load that can be served there are four refusals an answer.
+`rtp.doors.listeners` looks for late connections about once a second; a request in time pays for a comparison and a sum.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from time import monotonic
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from rtp.doors.api import ARRIVED, PREDICT_PATHS, STATUS_TABLE, WHOLE, Headers, headers_of, problem, server_timing
+from rtp.errors import HeadTooLarge, RtpError, SlowBody
+
+_PREDICT_URLS = frozenset(path.encode() for path in PREDICT_PATHS)
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    max_head_bytes: int
+    """Request line and headers, as they come over the wire without separators."""
+    arrival_s: float
+    """From a connection's beginning, or a request's first byte, to the request's last."""
+    refused: Callable[[RtpError], None]
+    """Hears of each request that is refused here."""
+    shed: Callable[[Headers, float], RtpError | None]
+    """Why a prediction with these headers, arrived then, is not worth reading now."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
+        """See asyncio."""
+        super().connection_made(transport)
+        self.late_at = self.loop.time() + self.arrival_s
+        self._heads = 0
+        self._in_head = False
+        self._head_bytes = 0
+        self._over = False
+        self._shed: RtpError | None = None
+        self._arrived = 0.0
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio."""
+        if self._over:
+            return
+        # What of the data belongs to a head is known if all of it does: the head was there before, or is its beginning.
+        head = self._heads if self._in_head else self._heads + 1
+        whole = self._in_head or self._between
+        super().data_received(data)
+        if whole and self._in_head and head == self._heads:
+            self._head_bytes += len(data)
+            if self._head_bytes > self.max_head_bytes:
+                self._refuse(self._too_large())
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio has it
+        """The client sends no more. What it has asked for in full is answered, and the connection ends then; else it
+        ends now. (The library ends it now in any case, and logs an error for each answer that is still on its way.)"""
+        if self.cycle is None or self.cycle.response_complete:
+            return False
+        if (
+            self.late_at == math.inf and self.transport.get_extra_info("sslcontext") is None
+        ):  # TLS cannot be half closed
+            self.cycle.keep_alive = False
+            return True
+        self.cycle.disconnected = True
+        self.cycle.message_event.set()
+        return False
+
+    @property
+    def _between(self) -> bool:
+        """Whether no request is under way."""
+        return self._heads == 0 or self.late_at == math.inf
+
+    def on_message_begin(self) -> None:
+        """A request's first byte."""
+        super().on_message_begin()
+        self._arrived = self.scope[ARRIVED] = monotonic()  # type: ignore[literal-required]  # a key of our own
+        self.late_at = self.loop.time() + self.arrival_s
+        self._heads += 1
+        self._in_head = True
+        self._head_bytes = 0
+
+    def on_headers_complete(self) -> None:
+        """Its head is whole."""
+        self._in_head = False
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > self.max_head_bytes:
+            self._refuse(self._too_large())
+        elif not self._over and not self._sheds():
+            super().on_headers_complete()
+
+    def _sheds(self) -> bool:
+        """Whether the request is refused for the load. Its body is not kept, and the answer follows when it is whole,
+        so that the connection can go on."""
+        if (
+            self.url not in _PREDICT_URLS
+            or self.parser.get_method() != b"POST"
+            or self.expect_100_continue
+            or (self.cycle is not None and not self.cycle.response_complete)
+        ):
+            return False
+        self._shed = self.shed(self.headers, self._arrived)
+        return self._shed is not None
+
+    def on_body(self, body: bytes) -> None:
+        """Some of its body."""
+        if not self._over and self._shed is None:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """It is whole."""
+        self.late_at = math.inf
+        if self._over:
+            return
+        if self._shed is None:
+            self.scope[WHOLE] = True  # type: ignore[literal-required]  # a key of our own
+            super().on_message_complete()
+            return
+        error, self._shed = self._shed, None
+        keep = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
+        self._answer(error, keep=keep)
+        if keep:
+            self.on_response_complete()
+
+    def cut(self) -> None:
+        """The request is late: say so if nobody has answered it yet, and close."""
+        if self._in_head:
+            self._refuse(SlowBody(f"the request did not arrive within {self.arrival_s:g} s"))
+        else:
+            self.transport.abort()
+
+    def _too_large(self) -> RtpError:
+        return HeadTooLarge(f"request line and headers are larger than {self.max_head_bytes} bytes")
+
+    def _refuse(self, error: RtpError) -> None:
+        self._over = True
+        self._answer(error, keep=False)
+
+    def _answer(self, error: RtpError, *, keep: bool) -> None:
+        row = STATUS_TABLE[type(error)]
+        body = problem(row, error)
+        headers = [*headers_of(row), (b"content-length", b"%d" % len(body)), server_timing(monotonic() - self._arrived)]
+        if not keep:
+            headers.append((b"connection", b"close"))
+        elif self.server_state.default_headers:  # where a process that drains tells its clients to close
+            headers += self.server_state.default_headers
+            keep = (b"connection", b"close") not in headers
+        lines = [b"HTTP/1.1 %d %s" % (row.status, HTTPStatus(row.status).phrase.encode())]
+        lines += [b"%s: %s" % header for header in headers]
+        self.refused(error)
+        self.transport.write(b"\r\n".join([*lines, b"", body]))
+        if not keep:
+            self.transport.close()
+
+
+def bounded(
+    max_head_bytes: int,
+    arrival_s: float,
+    refused: Callable[[RtpError], None],
+    shed: Callable[[Headers, float], RtpError | None],
+) -> type[BoundedProtocol]:
+    """The protocol with these bounds, as uvicorn wants it: a class."""
+    members: dict[str, Any] = {"max_head_bytes": max_head_bytes, "arrival_s": arrival_s}
+    members |= {"refused": staticmethod(refused), "shed": staticmethod(shed)}
+    return type("Protocol", (BoundedProtocol,), members)
+
+
+def cut_late(connections: Iterable[Any], now: float) -> None:
+    """End those whose request should have arrived before `now` (the loop's time)."""
+    for connection in list(connections):
+        if now > connection.late_at:
+            connection.cut()

@@ -1,0 +1,118 @@
+"""The dead-letter topic: a thread of its own that produces letters, so that a topic that is away blocks nobody."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kafka import KafkaProducer
+from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
+
+from uic.core.letters import Letter, to_wire
+from uic.log.bounded_producer import close_producer, open_producer
+from uic.logs import say
+
+log = logging.getLogger("uic.log.dead_letter_topic")
+
+SMALLEST_LETTER_BYTES = 4096
+TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
+
+
+class Sent:
+    """A `Delivery`. Written by the producer's thread, read by the fold's."""
+
+    __slots__ = ("done", "error")
+
+    def __init__(self) -> None:
+        self.done = False
+        self.error: str | None = None
+
+    def finish(self, error: str | None) -> None:
+        """The outcome is known."""
+        self.error = error
+        self.done = True
+
+
+class DeadLetterProducer(threading.Thread):
+    """`DeadLetters` on Kafka. The producer is made when first needed, and made anew after a failure. Letters may arrive
+    twice, as the contract says."""
+
+    def __init__(self, client: Mapping[str, Any], topic: str, *, max_bytes: int, timeout_s: float = 10.0) -> None:
+        """Start it with `start`, end it with `close`.
+
+        Args:
+            client: options of the Kafka client.
+            topic: the dead-letter topic.
+            max_bytes: largest record to try; learns by itself when the topic takes less.
+            timeout_s: how long a letter may be on its way.
+        """
+        super().__init__(name="dead-letters", daemon=True)
+        self._client = dict(client)
+        self._topic = topic
+        self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
+        self._jobs: queue.SimpleQueue[tuple[Sequence[Letter], Sent] | None] = queue.SimpleQueue()
+
+    def send(self, letters: Sequence[Letter]) -> Sent:
+        """See `DeadLetters`."""
+        sent = Sent()
+        self._jobs.put((letters, sent))
+        return sent
+
+    def close(self) -> None:
+        """End the thread after the job in hand."""
+        self._jobs.put(None)
+
+    def run(self) -> None:
+        """Jobs one after the other."""
+        producer: KafkaProducer | None = None
+        while (job := self._jobs.get()) is not None:
+            letters, sent = job
+            try:
+                producer = producer or self._connect()
+                self._deliver(producer, letters)
+            except Exception as error:  # whatever it was: the producer is made anew and the partition tries again
+                say(log, logging.WARNING, "not delivered", letters=len(letters), detail=repr(error))
+                if producer is not None:
+                    close_producer(producer, wait_s=0)
+                producer = None
+                sent.finish(f"{type(error).__name__}: {str(error)[:120]}")
+            else:
+                sent.finish(None)
+        if producer is not None:
+            close_producer(producer, wait_s=1)
+
+    def _connect(self) -> KafkaProducer:
+        return open_producer(
+            self._client, timeout_s=self._timeout_s, max_request_bytes=self._max_bytes, idempotent=False
+        )
+
+    def _deliver(self, producer: KafkaProducer, letters: Sequence[Letter]) -> None:
+        """Produce and wait. A letter that the topic finds too large is cut in half, again and again."""
+        left = list(letters)
+        while left:
+            futures, left = [(letter, self._produce(producer, letter)) for letter in left], []
+            producer.flush(timeout=self._timeout_s)
+            for letter, future in futures:
+                try:
+                    if future is not None:
+                        future.get(timeout=0)
+                        continue
+                except TOO_LARGE:
+                    pass  # cut below, as what the client itself refused
+                left.append(letter)
+            if left:
+                if self._max_bytes // 2 < SMALLEST_LETTER_BYTES:
+                    raise KafkaError(f"topic {self._topic} takes no record of {self._max_bytes} bytes")
+                self._max_bytes //= 2
+                say(log, logging.WARNING, "the topic takes smaller records only", max_bytes=self._max_bytes)
+
+    def _produce(self, producer: KafkaProducer, letter: Letter) -> Any:
+        key, value, headers = to_wire(letter, self._max_bytes)
+        try:
+            return producer.send(self._topic, key=key, value=value, headers=headers)
+        except TOO_LARGE:
+            return None

@@ -1,0 +1,105 @@
+"""The compacted topic `<topic>.erased`: which users were erased, and up to where in the log.
+
+A partition that starts from nothing reads the whole log again, and would bring every erased user back until it came to
+the erasure itself, or for good if retention had removed that. So it reads these notes first and leaves out what lies
+at or below them. Partition p of this topic holds the users of partition p of the log. The record is specified in
+docs/formats/erased.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from uic.errors import LogUnavailable, UnsuitableTopic
+from uic.log.topic_reader import LogRecord, read_to_end
+
+
+def erased_topic(topic: str) -> str:
+    """The topic of erasures that belongs to event topic `topic`."""
+    return f"{topic}.erased"
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """One note: events of its key at or below `offset` of `partition` are erased, in the log `topic_id` alone."""
+
+    partition: int
+    offset: int
+    topic_id: bytes
+    """16 bytes; zeros if the broker had no topic ids."""
+
+
+class UnreadableErasure(ValueError):
+    """The record's value is not a note of an erasure."""
+
+
+class _Wire(msgspec.Struct, frozen=True):
+    partition: int
+    offset: int
+    topic_id: str
+
+
+def encode_erasure(note: Erasure) -> bytes:
+    """The record value: JSON."""
+    return msgspec.json.encode(_Wire(note.partition, note.offset, str(UUID(bytes=note.topic_id))))
+
+
+def decode_erasure(value: bytes) -> Erasure:
+    """The note that `value` holds; fields that it does not know are ignored.
+
+    Raises:
+        UnreadableErasure: the value is not one.
+    """
+    try:
+        wire = msgspec.json.decode(value, type=_Wire)
+        return Erasure(wire.partition, wire.offset, UUID(wire.topic_id).bytes)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise UnreadableErasure(str(error)) from error
+
+
+class KafkaErasures:
+    """Reads the notes from Kafka, with a consumer of its own for each call."""
+
+    def __init__(self, client: Mapping[str, Any], topic: str, *, timeout_s: float) -> None:
+        """`topic` is the event topic; `timeout_s` bounds how long no answer is waited for."""
+        self._client = client
+        self._topic = topic
+        self._timeout_s = timeout_s
+
+    def read(self, partitions: Collection[int], topic_id: bytes) -> dict[int, dict[bytes, int]]:
+        """Partition → user's key → offset up to which (inclusive) the user's events of log `topic_id` are erased.
+
+        Every partition asked for has an entry. Notes of another log (the topic was made anew) are left out, and so is
+        an unreadable one: it names no offset. Of several notes under a key the highest offset counts; a null value
+        takes the earlier ones back.
+
+        Raises:
+            LogUnavailable: no broker answers, or there is no topic of erasures; then nobody can tell whom a replay
+                would bring back, and it has to wait.
+        """
+        notes: dict[int, dict[bytes, int]] = {p: {} for p in partitions}
+        try:
+            for record in read_to_end(self._client, erased_topic(self._topic), partitions, idle_s=self._timeout_s):
+                _take(notes[record.partition], record, topic_id)
+        except UnsuitableTopic as error:
+            raise LogUnavailable(error.detail) from error
+        return notes
+
+
+def _take(users: dict[bytes, int], record: LogRecord, topic_id: bytes) -> None:
+    if record.key is None:
+        return
+    if record.value is None:
+        users.pop(record.key, None)
+        return
+    try:
+        note = decode_erasure(record.value)
+    except UnreadableErasure:
+        return
+    if note.topic_id == topic_id and note.partition == record.partition:
+        users[record.key] = max(note.offset, users.get(record.key, note.offset))

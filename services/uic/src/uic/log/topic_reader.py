@@ -1,0 +1,125 @@
+"""Reads a topic from some offsets to where it ends now, outside any consumer group.
+
+For whoever needs a finite answer from a log: the erasures before a rebuild, the dead-letter command, the doctor. The
+consumer lives as long as the call, commits nothing and chooses no position: every one is given or looked up here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+
+from uic.errors import LogUnavailable, UnsuitableTopic
+from uic.log.record_batches import read_with
+
+POLL_MS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class LogRecord:
+    """One record as it lies in the log."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+
+
+def read_to_end(
+    client: Mapping[str, Any],
+    topic: str,
+    partitions: Collection[int] | None = None,
+    *,
+    last: int | None = None,
+    idle_s: float = 10.0,
+) -> Iterator[LogRecord]:
+    """The committed records of `partitions` (None: all) from their beginning to the end that they have at the call.
+
+    A partition's records come in the order of their offsets; partitions are mixed.
+
+    Args:
+        client: options of the Kafka client (`bootstrap_servers` and what it takes to connect).
+        topic: read as it is; never created.
+        partitions: which; those that the topic lacks are passed over.
+        last: only about this many of the newest records of each partition, None for all.
+        idle_s: how long to wait for any answer before giving up.
+
+    Raises:
+        LogUnavailable: no broker answers, or it stops answering.
+        UnsuitableTopic: the topic does not exist.
+    """
+    try:
+        consumer = KafkaConsumer(
+            **dict(client)
+            | {
+                "group_id": None,
+                "enable_auto_commit": False,
+                "auto_offset_reset": "none",
+                "isolation_level": "read_committed",
+                "allow_auto_create_topics": False,
+                "metrics_enabled": False,
+                "bootstrap_timeout_ms": int(idle_s * 1000),
+            }
+        )
+    except KafkaError as error:
+        raise LogUnavailable(f"no broker answers: {type(error).__name__}") from error
+    read_with(consumer)
+    try:
+        yield from _read(consumer, topic, partitions, last, idle_s)
+    except KafkaError as error:
+        raise LogUnavailable(f"the broker stopped answering: {type(error).__name__}") from error
+    finally:
+        consumer.close(autocommit=False, timeout_ms=1000)
+
+
+def _read(
+    consumer: KafkaConsumer, topic: str, partitions: Collection[int] | None, last: int | None, idle_s: float
+) -> Iterator[LogRecord]:
+    there = consumer.partitions_for_topic(topic)
+    if not there:
+        raise UnsuitableTopic(f"topic {topic} does not exist: create it")
+    chosen = [TopicPartition(topic, p) for p in sorted(there) if partitions is None or p in partitions]
+    timeout_ms = int(idle_s * 1000)
+    begins = consumer.beginning_offsets(chosen, timeout_ms=timeout_ms)
+    ends = consumer.end_offsets(chosen, timeout_ms=timeout_ms)
+    starts = {tp: begins[tp] if last is None else max(begins[tp], ends[tp] - last) for tp in chosen}
+    unread = {tp for tp in chosen if starts[tp] < ends[tp]}
+    if not unread:
+        return
+    consumer.assign(sorted(unread))
+    for tp in unread:
+        consumer.seek(tp, starts[tp])
+    positions = {tp: starts[tp] for tp in unread}
+    deadline = time.monotonic() + idle_s
+    while unread:
+        for tp, records in consumer.poll(timeout_ms=POLL_MS).items():
+            for record in records:
+                if record.offset < ends[tp]:
+                    yield LogRecord(
+                        tp.topic,
+                        tp.partition,
+                        record.offset,
+                        record.timestamp,
+                        record.key,
+                        record.value,
+                        tuple(record.headers),
+                    )
+        # Positions, not records, tell the end: the last offsets may be transaction markers or compacted away.
+        for tp in sorted(unread):
+            position = consumer.position(tp, timeout_ms=timeout_ms)
+            if position > positions[tp]:
+                positions[tp] = position
+                deadline = time.monotonic() + idle_s
+            if position >= ends[tp]:
+                unread.discard(tp)
+                consumer.pause(tp)
+        if unread and time.monotonic() > deadline:
+            raise LogUnavailable(f"no answer for {idle_s:.0f} s while reading {topic}")

@@ -1,0 +1,1 @@
+"""Commands of an operator. The service imports none of them."""

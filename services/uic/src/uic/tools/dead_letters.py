@@ -1,0 +1,409 @@
+"""`uic dead-letters`: lists, shows and replays the records that could not be folded.
+
+Delivery to the dead-letter topic is at least once, so readers drop repeats by (topic, partition, offset) of the
+original record. A replay appends the original key, value and headers to the event topic as a new event, in its key's
+partition: whatever was wrong must have been mended before, else it comes back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, TextIO
+
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
+from mimn.state import partition_of
+from uic.core import letters
+from uic.core.event import Reason, is_json
+from uic.doors.publisher import EventLog, KafkaLog, NewRecord
+from uic.errors import NotAcknowledged, UicError
+from uic.log.topic_reader import LogRecord, read_to_end
+from uic.settings import KafkaSettings
+
+REPLAY_OF: Final = "uic-replay-of"
+"""Header of a replayed record: `<topic>/<partition>/<offset>` of the original."""
+BATCH: Final = 500
+SHOWN_HEADERS: Final = 100
+SHOWN_BYTES: Final = 4096
+TIMEOUT_S: Final = 10.0
+
+Id = tuple[str, int, int]
+"""Topic, partition and offset of the original record."""
+
+
+class NotALetter(ValueError):
+    """A record of the dead-letter topic that UIC did not write."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record that could not be folded, as the dead-letter topic holds it."""
+
+    reason: str
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    """Cut if `cut_from` is set."""
+    headers: tuple[tuple[str, bytes], ...]
+    """The original record's."""
+    cut_from: int | None = None
+    """Length of the original value when it did not fit."""
+    sha256: str | None = None
+    """Of the original value when it did not fit."""
+    key_bytes: int | None = None
+    """Length of the original key when it left no room, and was left out."""
+
+    @property
+    def id(self) -> Id:
+        """Where the original lies; the same for every repeat."""
+        return self.topic, self.partition, self.offset
+
+    @property
+    def value_bytes(self) -> int:
+        """Length of the original value; 0 for null."""
+        return self.cut_from if self.cut_from is not None else len(self.value or b"")
+
+
+def read_letter(record: LogRecord) -> DeadLetter:
+    """The dead letter that `record` holds.
+
+    Raises:
+        NotALetter: the headers that UIC adds are missing or make no sense.
+    """
+    ours: dict[str, bytes] = {}
+    original = []
+    for name, value in record.headers:
+        if value is not None and name in letters.OURS:
+            ours[name] = value
+        elif value is not None:
+            original.append((name, value))
+    try:
+        sha256 = ours.get(letters.VALUE_SHA256, b"").decode()
+        if not (ours[letters.REASON].decode() + ours[letters.TOPIC].decode() + sha256).isprintable():
+            raise ValueError("its reason, topic or hash would upset a terminal")
+        cut_from, key_bytes = ours.get(letters.VALUE_BYTES), ours.get(letters.KEY_BYTES)
+        return DeadLetter(
+            reason=ours[letters.REASON].decode(),
+            topic=ours[letters.TOPIC].decode(),
+            partition=int(ours[letters.PARTITION]),
+            offset=int(ours[letters.OFFSET]),
+            timestamp_ms=int(ours[letters.TIMESTAMP]),
+            key=record.key,
+            value=None if letters.NULL in ours else record.value,
+            headers=tuple(original),
+            cut_from=None if cut_from is None else int(cut_from),
+            sha256=sha256 or None,
+            key_bytes=None if key_bytes is None else int(key_bytes),
+        )
+    except (KeyError, ValueError) as error:
+        raise NotALetter(f"partition {record.partition}, offset {record.offset}: {error!r}") from error
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which dead letters are meant; everything that is not named matches."""
+
+    reasons: frozenset[str] = frozenset()
+    partition: int | None = None
+    first: int = 0
+    last: int | None = None
+    """Offsets of the original records, both inclusive."""
+
+    def __contains__(self, letter: object) -> bool:
+        return (
+            isinstance(letter, DeadLetter)
+            and (not self.reasons or letter.reason in self.reasons)
+            and self.partition in (None, letter.partition)
+            and self.first <= letter.offset
+            and (self.last is None or letter.offset <= self.last)
+        )
+
+
+@dataclass
+class Scan:
+    """Dead letters without repeats, and what was passed over on the way."""
+
+    repeats: int = 0
+    foreign: int = 0
+
+    def letters(self, records: Iterable[LogRecord], selection: Selection) -> Iterator[DeadLetter]:
+        """The selected letters, each once."""
+        seen: set[Id] = set()
+        for record in records:
+            try:
+                letter = read_letter(record)
+            except NotALetter:
+                self.foreign += 1
+                continue
+            if letter.id in seen:
+                self.repeats += 1
+                continue
+            seen.add(letter.id)
+            if letter in selection:
+                yield letter
+
+
+def not_replayable(letter: DeadLetter, topic: str) -> str | None:
+    """Why `letter` cannot be appended to `topic` again, or None."""
+    if letter.topic != topic:
+        return "of another topic"
+    if letter.cut_from is not None:
+        return "value was cut"
+    if not letter.key:
+        return "no key"
+    return None
+
+
+def replayed(letter: DeadLetter, partitions: int) -> NewRecord:
+    """The record that replays `letter`: the original in its key's partition, with a header that says so."""
+    assert letter.key  # noqa: S101  # `not_replayable` is None
+    kept = tuple(header for header in letter.headers if header[0] != REPLAY_OF)
+    origin = f"{letter.topic}/{letter.partition}/{letter.offset}".encode()
+    return NewRecord(partition_of(letter.key, partitions), letter.key, letter.value, (*kept, (REPLAY_OF, origin)))
+
+
+def replay(
+    chosen: Sequence[DeadLetter], log: EventLog, topic: str, partitions: int, timeout_s: float
+) -> tuple[int, list[DeadLetter]]:
+    """Append the originals of `chosen` to `topic` in their order: how many were acknowledged, and which are in doubt.
+
+    Stops at the first batch that was not acknowledged in whole.
+
+    Raises:
+        LogUnavailable, UnsuitableTopic: before the first record of a batch was sent.
+    """
+    done = 0
+    for start in range(0, len(chosen), BATCH):
+        batch = chosen[start : start + BATCH]
+        try:
+            log.append(topic, partitions, [replayed(letter, partitions) for letter in batch], timeout_s)
+        except NotAcknowledged as error:
+            return done + len(batch) - len(error.positions), [batch[i] for i in error.positions]
+        done += len(batch)
+    return done, []
+
+
+def describe(letter: DeadLetter) -> Iterator[str]:
+    """Lines that show one dead letter in full. They name the user: for an operator's eyes, not for a log."""
+    yield f"reason     {letter.reason}"
+    yield f"original   topic {letter.topic}, partition {letter.partition}, offset {letter.offset}"
+    yield f"time       {_time(letter.timestamp_ms)}"
+    yield f"key        {_bytes(letter.key) if letter.key_bytes is None else f'left out: {letter.key_bytes} bytes'}"
+    for name, value in letter.headers[:SHOWN_HEADERS]:
+        yield f"header     {_bytes(name.encode())}: {_bytes(value)}"
+    if len(letter.headers) > SHOWN_HEADERS:
+        yield f"           … {len(letter.headers) - SHOWN_HEADERS:,} more headers"
+    if letter.cut_from is not None:
+        yield f"value      cut: {len(letter.value or b'')} of {letter.cut_from} bytes, sha256 {letter.sha256}"
+    else:
+        yield f"value      {'null' if letter.value is None else f'{len(letter.value)} bytes'}"
+    if letter.value is None:
+        return
+    if (event := _event(letter)) is not None:
+        text = json.dumps(event, ensure_ascii=False)
+        yield f"decoded    {text if text.isprintable() else json.dumps(event)}"
+    for at in range(0, min(len(letter.value), SHOWN_BYTES), 16):
+        row = letter.value[at : at + 16]
+        text = "".join(chr(b) if 32 <= b < 127 else "." for b in row)
+        yield f"  {at:06x}  {row.hex(' '):<47}  {text}"
+    if len(letter.value) > SHOWN_BYTES:
+        yield f"  … {len(letter.value) - SHOWN_BYTES} more bytes"
+
+
+def summary(letter: DeadLetter) -> dict[str, Any]:
+    """One dead letter as a line of `list`; it names no user."""
+    return {
+        "reason": letter.reason,
+        "topic": letter.topic,
+        "partition": letter.partition,
+        "offset": letter.offset,
+        "time": _time(letter.timestamp_ms),
+        "bytes": letter.value_bytes,
+        "cut": letter.cut_from is not None,
+    }
+
+
+def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """`rows` under a heading, in columns as wide as they need."""
+    heading = list(rows[0])
+    cells = [heading, *([str(row[name]) for name in heading] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(heading))]
+    for row in cells:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _event(letter: DeadLetter) -> dict[str, Any] | None:
+    """The value as an event, if it can be read as one at all."""
+    event = BehaviorEvent()
+    try:
+        if is_json(letter.headers):
+            json_format.Parse(letter.value or b"", event, ignore_unknown_fields=True)
+        else:
+            event.ParseFromString(letter.value or b"")
+    except (json_format.ParseError, DecodeError, ValueError, RecursionError):
+        return None
+    shown: dict[str, Any] = json_format.MessageToDict(event, preserving_proto_field_name=True)
+    return shown
+
+
+def _bytes(value: bytes | None) -> str:
+    if value is None:
+        return "null"
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        return f"0x{value.hex()}"
+    return text if text.isprintable() else repr(text)
+
+
+def _time(timestamp_ms: int) -> str:
+    if timestamp_ms < 0:
+        return "none"
+    try:
+        return datetime.fromtimestamp(timestamp_ms / 1000, UTC).isoformat(timespec="milliseconds")
+    except (OverflowError, ValueError, OSError):
+        return f"{timestamp_ms} ms"
+
+
+class _Environment(BaseSettings):
+    """The one group that this command needs, so that it runs without a bundle."""
+
+    model_config = SettingsConfigDict(env_prefix="UIC_", env_nested_delimiter="__", frozen=True, extra="ignore")
+
+    kafka: KafkaSettings = KafkaSettings()
+
+
+def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
+    """Run the command. 0: done; 1: nothing matched, or it could not be done; 2: called wrongly."""
+    options = _parser().parse_args(arguments)
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # its retries are not the operator's news
+    kafka = _Environment().kafka
+    try:
+        result: int = options.run(options, kafka, out)
+    except UicError as error:
+        print(f"uic dead-letters: {error.detail}", file=sys.stderr)
+        return 1
+    return result
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="uic dead-letters", description="Records that could not be folded: list, show, replay."
+    )
+    verbs = parser.add_subparsers(required=True, metavar="list|show|replay")
+    selection = argparse.ArgumentParser(add_help=False)
+    selection.add_argument(
+        "--reason", action="append", default=[], choices=[r.value for r in Reason], help="may be given several times"
+    )
+    selection.add_argument("--partition", type=int, help="of the original record")
+    selection.add_argument("--first", type=int, default=0, metavar="OFFSET", help="of the original record, inclusive")
+    selection.add_argument("--last", type=int, metavar="OFFSET", help="of the original record, inclusive")
+
+    listing = verbs.add_parser("list", parents=[selection], help="one line each, without users and repeats")
+    listing.add_argument("--json", action="store_true", help="one JSON object a line")
+    listing.set_defaults(run=_list)
+
+    show = verbs.add_parser("show", help="one dead letter in full, with the user's id")
+    show.add_argument("partition", type=int, help="of the original record")
+    show.add_argument("offset", type=int, help="of the original record")
+    show.set_defaults(run=_show)
+
+    again = verbs.add_parser("replay", parents=[selection], help="append the originals to the event topic again")
+    again.add_argument("--yes", action="store_true", help="do not ask")
+    again.add_argument(
+        "--limit", type=int, default=10_000, help="refuse to replay more than this (default %(default)s)"
+    )
+    again.set_defaults(run=_replay)
+    return parser
+
+
+def _selection(options: argparse.Namespace) -> Selection:
+    return Selection(frozenset(options.reason), options.partition, options.first, options.last)
+
+
+def _records(kafka: KafkaSettings) -> Iterator[LogRecord]:
+    return read_to_end(kafka.client_options(), kafka.dead_letter_topic, idle_s=TIMEOUT_S)
+
+
+def _list(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | None) -> int:
+    scan = Scan()
+    rows = [summary(letter) for letter in scan.letters(_records(kafka), _selection(options))]
+    rows.sort(key=lambda row: (row["topic"], row["partition"], row["offset"]))
+    if options.json:
+        for row in rows:
+            print(json.dumps(row), file=out)
+        return 0 if rows else 1
+    if rows:
+        for line in table(rows):
+            print(line, file=out)
+    counts = Counter(row["reason"] for row in rows)
+    by_reason = ", ".join(f"{count} {reason}" for reason, count in counts.most_common()) or "none"
+    print(f"{len(rows)} dead letters: {by_reason}; {_passed_over(scan)}", file=out)
+    return 0 if rows else 1
+
+
+def _show(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | None) -> int:
+    wanted = Selection(partition=options.partition, first=options.offset, last=options.offset)
+    found = next(Scan().letters(_records(kafka), wanted), None)
+    if found is None:
+        print(f"no dead letter of partition {options.partition}, offset {options.offset}", file=sys.stderr)
+        return 1
+    for line in describe(found):
+        print(line, file=out)
+    return 0
+
+
+def _replay(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | None) -> int:
+    scan = Scan()
+    chosen: list[DeadLetter] = []
+    skipped: Counter[str] = Counter()
+    for letter in scan.letters(_records(kafka), _selection(options)):
+        if why := not_replayable(letter, kafka.topic):
+            skipped[why] += 1
+            continue
+        chosen.append(letter)
+        if len(chosen) > options.limit:
+            print(f"more than {options.limit} match: narrow the selection or raise --limit", file=sys.stderr)
+            return 2
+    for why, count in skipped.most_common():
+        print(f"skipped {count}: {why}", file=out)
+    print(f"{len(chosen)} to replay into {kafka.topic}; {_passed_over(scan)}", file=out)
+    if not chosen:
+        return 1
+    if not options.yes and not _confirmed():
+        print("nothing was replayed", file=out)
+        return 2
+    chosen.sort(key=lambda letter: (letter.partition, letter.offset))
+    log = KafkaLog(kafka.client_options(), timeout_s=TIMEOUT_S)
+    try:
+        done, in_doubt = replay(chosen, log, kafka.topic, kafka.partitions, TIMEOUT_S)
+    finally:
+        log.close()
+    print(f"replayed {done} of {len(chosen)}", file=out)
+    for letter in in_doubt:
+        print(f"in doubt: partition {letter.partition}, offset {letter.offset}", file=out)
+    return 0 if done == len(chosen) else 1
+
+
+def _confirmed() -> bool:
+    if not sys.stdin.isatty():
+        print("not a terminal to ask on: repeat with --yes", file=sys.stderr)
+        return False
+    return input("Each becomes a new event, also if it was replayed before. Go on? [y/N] ").strip().lower() == "y"
+
+
+def _passed_over(scan: Scan) -> str:
+    return f"passed over {scan.repeats} repeats and {scan.foreign} records that UIC did not write"

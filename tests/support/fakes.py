@@ -1,0 +1,547 @@
+"""A world for UIC's fold without servers, time or threads: store, log, dead letters, erasures, and a step that anybody
+can compute by hand. The store and the dead letters pass the contract suites of the real ones.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
+from mimn.state import (
+    EMPTY_DIGEST,
+    Block,
+    Keys,
+    Progress,
+    StateLayout,
+    UserState,
+    decode_progress,
+    decode_state,
+    extend_digest,
+    partition_of,
+    user_hash,
+)
+from uic.core.commit import ABSENT, Answer, Commit, NoAnswer, Refused, Written
+from uic.core.letters import Letter
+from uic.core.ports import (
+    Advised,
+    Assigned,
+    Described,
+    Fetched,
+    LogMessage,
+    NotDescribed,
+    OutOfRange,
+    Revoked,
+)
+from uic.core.status import PartitionStatus, Phase
+from uic.core.takeup import LogBounds
+from uic.errors import LogUnavailable, NamespaceConflict, StoreUnavailable
+from uic.fold.rounds import Model
+from uic.fold.updater import StateUpdater, Topic
+from uic.metrics import Metrics
+from uic.settings import FoldSettings
+
+TOPIC = "behavior-events"
+WALL_MS = 1_700_000_000_000
+FINGERPRINT = bytes(range(32))
+LAYOUT = StateLayout((Block("sum", (3,)), Block("last", (2,))))
+INITIAL = np.array([0.5, 0.0, 0.0, 0.0, 0.0], np.float32)
+POISON_ITEM = 666
+"""An item whose step is not finite."""
+DEEP_SLEEP = 10**9
+
+
+class FakeRecord(NamedTuple):
+    """A record of the log."""
+
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    timestamp: int
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+def vectors(items: NDArray[np.uint64], categories: NDArray[np.uint64]) -> NDArray[np.float32]:
+    """[k], [k] → [k, 2]."""
+    out = np.stack([items % np.uint64(97), categories % np.uint64(89)], axis=1).astype(np.float32)
+    out[items == POISON_ITEM] = np.nan
+    return out
+
+
+def step(events: NDArray[np.float32], state: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Order matters, and row b depends on row b alone: sums that decay, a count, and the last event."""
+    after = np.empty_like(state)
+    after[:, :2] = state[:, :2] * np.float32(0.5) + events
+    after[:, 2] = state[:, 2] + np.float32(1)
+    after[:, 3:] = events
+    return after
+
+
+MODEL = Model(step, vectors, INITIAL, LAYOUT, FINGERPRINT)
+
+
+def event_value(user: str, item: int = 1, category: int = 0, event_time: int = WALL_MS, event_id: str = "") -> bytes:
+    """A behavior event in protobuf."""
+    return BehaviorEvent(
+        event_id=event_id, user_id=user, item_id=item, category_id=category, event_time=event_time
+    ).SerializeToString()
+
+
+def users_of(partition: int, partitions: int, n: int, prefix: str = "user") -> list[str]:
+    """`n` user ids that belong to a partition."""
+    found: list[str] = []
+    for i in count():
+        if partition_of(f"{prefix}{i}".encode(), partitions) == partition:
+            found.append(f"{prefix}{i}")
+            if len(found) == n:
+                break
+    return found
+
+
+class FakeStore:
+    """`StateStore` in two dictionaries, and the ways in which a store misbehaves."""
+
+    def __init__(self) -> None:
+        self.progress: dict[int, bytes] = {}
+        self.states: dict[tuple[int, str], bytes] = {}
+        self.bad: dict[int, list[bytes]] = {}
+        self.meta: tuple[int, str] | None = None
+        self.away = False
+        """Every call fails, nothing is written."""
+        self.fail_commits: list[Literal["lost request", "lost answer"]] = []
+        """What happens to the next commits: not executed, or executed without an answer."""
+        self.commits: list[Commit] = []
+        """Every commit that was executed, refused ones included."""
+        self.reads = 0
+        self.connections = 1
+
+    def check(self) -> None:
+        self._ask()
+
+    def claim_namespace(self, partitions: int, topic: str) -> None:
+        self._ask()
+        self.meta = self.meta or (partitions, topic)
+        if self.meta != (partitions, topic):
+            raise NamespaceConflict(f"the namespace belongs to {self.meta}")
+
+    def read_progress(self, partitions: Collection[int]) -> dict[int, bytes]:
+        self._ask()
+        return {p: self.progress.get(p, ABSENT) for p in partitions}
+
+    def load(self, wanted: Sequence[tuple[int, Sequence[str]]]) -> list[list[bytes | None]]:
+        self._ask()
+        self.reads += sum(len(users) for _, users in wanted)
+        return [[self.states.get((p, user)) for user in users] for p, users in wanted]
+
+    def commit(self, commits: Sequence[Commit]) -> list[Answer]:
+        answers: list[Answer] = []
+        for commit in commits:
+            failure = self.fail_commits.pop(0) if self.fail_commits else None
+            if self.away or failure == "lost request":
+                answers.append(NoAnswer("away"))
+                continue
+            answer = self._execute(commit)
+            answers.append(NoAnswer("timeout") if failure == "lost answer" else answer)
+        return answers
+
+    def set_aside(self, partition: int, values: Sequence[bytes]) -> None:
+        self._ask()
+        kept = self.bad.setdefault(partition, [])
+        kept[:0] = reversed(values)
+        del kept[100:]
+
+    def flush(self) -> None:
+        """All is gone."""
+        self.progress.clear()
+        self.states.clear()
+        self.meta = None
+
+    def snapshot(self) -> tuple[dict[int, bytes], dict[tuple[int, str], bytes]]:
+        return dict(self.progress), dict(self.states)
+
+    def restore(self, snapshot: tuple[dict[int, bytes], dict[tuple[int, str], bytes]]) -> None:
+        """Later writes are lost."""
+        self.progress, self.states = dict(snapshot[0]), dict(snapshot[1])
+
+    def _execute(self, commit: Commit) -> Answer:
+        self.commits.append(commit)
+        stored = self.progress.get(commit.partition, ABSENT)
+        if stored != commit.expected:
+            return Refused(stored)
+        for user, value in commit.values:
+            if value is None:
+                self.states.pop((commit.partition, user), None)
+                self.bad.pop(commit.partition, None)
+            else:
+                self.states[commit.partition, user] = value
+        self.progress[commit.partition] = commit.progress
+        return Written()
+
+    def _ask(self) -> None:
+        if self.away:
+            raise StoreUnavailable("away")
+
+
+@dataclass
+class FakeDelivery:
+    """A `Delivery` that a test finishes."""
+
+    letters: tuple[Letter, ...]
+    done: bool = False
+    error: str | None = None
+
+
+class FakeDeadLetters:
+    """`DeadLetters` in a list."""
+
+    def __init__(self) -> None:
+        self.arrived: list[Letter] = []
+        self.away = False
+        self.slow = False
+        """Deliveries stay open until `finish`."""
+        self.open: list[FakeDelivery] = []
+
+    def send(self, letters: Sequence[Letter]) -> FakeDelivery:
+        delivery = FakeDelivery(tuple(letters))
+        self.open.append(delivery)
+        if not self.slow:
+            self.finish()
+        return delivery
+
+    def finish(self) -> None:
+        for delivery in self.open:
+            delivery.done = True
+            delivery.error = "away" if self.away else None
+            if not self.away:
+                self.arrived += delivery.letters
+        self.open.clear()
+
+    @property
+    def reasons(self) -> dict[int, str]:
+        """By offset."""
+        return {letter.offset: letter.reason.value for letter in self.arrived}
+
+
+class FakeErasures:
+    """`Erasures` in a dictionary."""
+
+    def __init__(self) -> None:
+        self.notes: dict[int, dict[bytes, int]] = {}
+        self.away = False
+        self.asked: list[tuple[int, ...]] = []
+
+    def read(self, partitions: Collection[int], topic_id: bytes) -> Mapping[int, Mapping[bytes, int]]:
+        if self.away:
+            raise LogUnavailable("away")
+        self.asked.append(tuple(partitions))
+        return {p: dict(self.notes.get(p, {})) for p in partitions}
+
+
+@dataclass
+class Partition:
+    """One partition of a `FakeTopic`."""
+
+    records: list[FakeRecord] = field(default_factory=list)
+    start: int = 0
+    end: int = 0
+
+
+class FakeTopic:
+    """The log itself, shared by the workers that read it."""
+
+    def __init__(self, partitions: int = 1) -> None:
+        self.partitions = {p: Partition() for p in range(partitions)}
+        self.topic_id = bytes([7]) * 16
+
+    def __len__(self) -> int:
+        return len(self.partitions)
+
+    def append(
+        self,
+        partition: int,
+        key: bytes | None,
+        value: bytes | None,
+        *,
+        timestamp: int = WALL_MS,
+        headers: tuple[tuple[str, bytes], ...] = (),
+    ) -> int:
+        """The new record's offset."""
+        log = self.partitions[partition]
+        log.records.append(FakeRecord(log.end, key, value, timestamp, headers))
+        log.end += 1
+        return log.end - 1
+
+    def event(self, user: str, item: int = 1, category: int = 0) -> int:
+        """Append an event of `user` where it belongs."""
+        p = partition_of(user.encode(), len(self))
+        return self.append(p, user.encode(), event_value(user, item, category))
+
+    def erase(self, user: str) -> int:
+        return self.append(partition_of(user.encode(), len(self)), user.encode(), None)
+
+    def marker(self, partition: int) -> None:
+        """A transaction marker: takes an offset, is never seen."""
+        self.partitions[partition].end += 1
+
+    def delete_before(self, partition: int, offset: int) -> None:
+        """Retention."""
+        log = self.partitions[partition]
+        log.start = offset
+        log.records = [r for r in log.records if r.offset >= offset]
+
+    def truncate(self, partition: int, offset: int) -> None:
+        log = self.partitions[partition]
+        log.end = offset
+        log.records = [r for r in log.records if r.offset < offset]
+
+    def make_anew(self) -> None:
+        """Deleted and created again under the same name."""
+        for p in self.partitions:
+            self.partitions[p] = Partition()
+        self.topic_id = bytes([self.topic_id[0] + 1]) * 16
+
+
+class FakeLog:
+    """`Log`: one worker's consumer of a `FakeTopic`. Delivers up to `chunk` records of each partition a call."""
+
+    def __init__(self, topic: FakeTopic, chunk: int = 7) -> None:
+        self.topic = topic
+        self.chunk = chunk
+        self.away = False
+        self.coordinator_refuses = False
+        self.queued: list[LogMessage] = []
+        self.reading: dict[int, tuple[int, int]] = {}
+        """Partition → (tag, position)."""
+        self.assigned: set[int] = set()
+        self.advised: list[dict[int, int]] = []
+        self.wall_ms = WALL_MS
+        self.outstanding: dict[int, int] = {}
+        """Tag → records delivered and not yet taken."""
+
+    def assign(self, *partitions: int) -> None:
+        self.assigned |= set(partitions)
+        self.queued.append(Assigned(partitions))
+
+    def revoke(self, *partitions: int) -> None:
+        self.assigned -= set(partitions)
+        for p in partitions:
+            self.reading.pop(p, None)
+        self.queued.append(Revoked(partitions))
+
+    def messages(self, timeout_s: float) -> list[LogMessage]:
+        if not self.away:
+            for p, (tag, position) in list(self.reading.items()):
+                self._fetch(p, tag, position)
+        found, self.queued = self.queued, []
+        return found
+
+    def describe(self, tags: Mapping[int, int]) -> None:
+        if self.away:
+            self.queued.append(NotDescribed(tuple(tags.values()), "away"))
+            return
+        for p, tag in tags.items():
+            if p in self.assigned:
+                log = self.topic.partitions[p]
+                reading = self.reading.get(p)
+                position = reading[1] if reading is not None and reading[0] == tag else None
+                bounds = LogBounds(log.start, log.end, self.topic.topic_id)
+                self.queued.append(Described(p, tag, bounds, self.wall_ms, position))
+
+    def read(self, partition: int, tag: int, offset: int) -> None:
+        if partition in self.assigned:
+            self.reading[partition] = (tag, offset)
+
+    def park(self, partition: int) -> None:
+        self.reading.pop(partition, None)
+
+    def took(self, tag: int, records: int) -> None:
+        self.outstanding[tag] = self.outstanding.get(tag, 0) - records
+
+    def advise(self, offsets: Mapping[int, int]) -> None:
+        self.advised.append(dict(offsets))
+        error = "CommitFailedError" if self.coordinator_refuses else None
+        self.queued.append(Advised(tuple(offsets), error))
+
+    def _fetch(self, p: int, tag: int, position: int) -> None:
+        log = self.topic.partitions[p]
+        if position < log.start or position > log.end:
+            self.park(p)
+            self.queued.append(OutOfRange(p, tag))
+            return
+        records = [r for r in log.records if r.offset >= position][: self.chunk]
+        more = any(r.offset >= position for r in log.records[-1:]) and len(records) == self.chunk
+        after = records[-1].offset + 1 if records and more else log.end
+        self.reading[p] = (tag, after)
+        if records:
+            self.outstanding[tag] = self.outstanding.get(tag, 0) + len(records)
+            self.queued.append(Fetched(p, tag, records, after))
+
+
+class Crashed(BaseException):
+    """The process ended at a step; nothing after it ran."""
+
+
+class Worker:
+    """One UIC process: an updater with its own view of the shared world."""
+
+    def __init__(
+        self,
+        topic: FakeTopic,
+        store: FakeStore,
+        *,
+        dead_letters: FakeDeadLetters | None = None,
+        erasures: FakeErasures | None = None,
+        start: Literal["earliest", "latest"] = "earliest",
+        chunk: int = 7,
+        seed: int = 0,
+        model: Model = MODEL,
+        partitions: int | None = None,
+        **fold: Any,
+    ) -> None:
+        self.log = FakeLog(topic, chunk)
+        self.store = store
+        self.dead_letters = dead_letters or FakeDeadLetters()
+        self.erasures = erasures or FakeErasures()
+        self.metrics = Metrics()
+        self.crash_at = ""
+        self.now = 1000.0
+        numbers = random.Random(seed)
+        self.updater = StateUpdater(
+            topic=Topic(TOPIC, len(topic) if partitions is None else partitions, start),
+            model=model,
+            store=store,
+            event_log=self.log,
+            dead_letters=self.dead_letters,
+            erasures=self.erasures,
+            settings=FoldSettings(**fold),
+            metrics=self.metrics,
+            random_id=lambda: numbers.getrandbits(64) | 1,
+            after=self._after,
+        )
+
+    def turn(self, seconds: float = 0.3) -> None:
+        """Hear what there is, do what is due; then time passes."""
+        wall_ms = WALL_MS + int(self.now * 1000)
+        self.log.wall_ms = wall_ms
+        self.updater.turn(self.log.messages(0), self.now, wall_ms)
+        self.now += seconds
+
+    def settle(self, turns: int = 12) -> None:
+        """More turns than anything here needs, in less time than a read-back takes."""
+        for _ in range(turns):
+            self.turn(0.21)
+
+    def until(self, condition: Callable[[], object], turns: int = 400) -> None:
+        """Turn until it holds."""
+        for _ in range(turns):
+            if condition():
+                return
+            self.turn()
+        raise AssertionError(f"did not come true in {turns} turns; status: {self.updater.status}")
+
+    def drained(self) -> bool:
+        """Whether all assigned partitions are folded to the end of the log."""
+        return all(
+            (progress := self.progress(p)) is not None and progress.next_offset == self.log.topic.partitions[p].end
+            for p in self.log.assigned
+        )
+
+    def catch_up(self) -> None:
+        self.until(self.drained)
+
+    def progress(self, partition: int = 0) -> Progress | None:
+        """What is stored."""
+        stored = self.store.progress.get(partition)
+        return None if stored is None else decode_progress(stored)
+
+    def partition(self, partition: int = 0) -> PartitionStatus:
+        return next(p for p in self.updater.status.partitions if p.partition == partition)
+
+    def phase(self, partition: int = 0) -> Phase:
+        return self.partition(partition).phase
+
+    def counted(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+    def _after(self, at: str) -> None:
+        if at == self.crash_at:
+            raise Crashed(at)
+
+
+def stored_state(store: FakeStore, user: str, partitions: int = 1) -> UserState | None:
+    """What is stored under a user, every check made."""
+    value = store.states.get((partition_of(user.encode(), partitions), user))
+    return None if value is None else decode_state(value, FINGERPRINT, LAYOUT, user_hash(user))
+
+
+@dataclass
+class Replayed:
+    """A state as anybody computes it from the log, one event at a time."""
+
+    tensors: NDArray[np.float32] = field(default_factory=INITIAL.copy)
+    count: int = 0
+    digest: bytes = EMPTY_DIGEST
+    last_offset: int = -1
+
+
+def replay(records: Iterable[FakeRecord], partition: int, partitions: int) -> dict[str, Replayed]:
+    """Every user's state after `records` of one partition: the definition of right."""
+    states: dict[str, Replayed] = {}
+    for record in records:
+        absorb(states, record, partition, partitions)
+    return states
+
+
+def absorb(states: dict[str, Replayed], record: FakeRecord, partition: int, partitions: int) -> bool:
+    """Take one more record into account; False if it is none, and belongs to the dead letters."""
+    key = record.key
+    if not key or partition_of(key, partitions) != partition:
+        return False
+    user = key.decode()
+    if record.value is None:
+        states.pop(user, None)
+        return True
+    try:
+        event = BehaviorEvent.FromString(record.value)
+    except DecodeError:
+        return False
+    if event.user_id != user or not event.item_id or event.item_id == POISON_ITEM:
+        return False
+    before = states.get(user, Replayed())
+    inputs = vectors(np.array([event.item_id], np.uint64), np.array([event.category_id], np.uint64))
+    states[user] = replace(
+        before,
+        tensors=step(inputs, before.tensors[np.newaxis])[0],
+        count=before.count + 1,
+        digest=extend_digest(before.digest, record.offset, record.value),
+        last_offset=record.offset,
+    )
+    return True
+
+
+def assert_exactly_once(store: FakeStore, topic: FakeTopic) -> None:
+    """Every user's stored state is the replay of the log, and nobody else has one."""
+    expected = {
+        (p, user): state
+        for p, log in topic.partitions.items()
+        for user, state in replay(log.records, p, len(topic)).items()
+    }
+    assert set(store.states) == set(expected)
+    for (p, user), want in expected.items():
+        got = decode_state(store.states[p, user], FINGERPRINT, LAYOUT, user_hash(user))
+        assert (got.header.event_count, got.header.digest, got.header.last_offset) == (
+            want.count,
+            want.digest,
+            want.last_offset,
+        ), user
+        np.testing.assert_array_equal(got.tensors, want.tensors)
+
+
+KEYS = Keys("0011223344556677-0", "test")
