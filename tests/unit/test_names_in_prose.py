@@ -19,6 +19,7 @@ HISTORY = ("CHANGELOG.md",)
 """Speaks of names as they were."""
 ELSEWHERE = {
     "FusedGemm": "onnxruntime's",
+    "KAFKA_HOME": "Apache Kafka's",
     "LpNormalization": "ONNX's",
     "PREEMPT_NONE": "Linux's",
     "Session.run": "onnxruntime's",
@@ -26,6 +27,7 @@ ELSEWHERE = {
     "state.kind": "a field of the manifest",
     "stock_code": "a column of the published data",
     "state.blocks": "a field of the manifest",
+    "kafka-server-start.sh": "Apache Kafka's",
     "sketch.rule": "a field of the manifest",
     "tcpi_unacked": "Linux's",
 }
