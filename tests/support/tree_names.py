@@ -13,7 +13,7 @@ import subprocess
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 ROOTS = ("access/src", "models/src", "services/uic/src", "services/rtp/src", "deploy", "proto/gen", "tests", ".")
@@ -215,6 +215,12 @@ class Tree:
     def _made(self, path: str) -> bool:
         """Whether a program writes a file that is not in the tree: its name is in the code."""
         return re.search(rf"(?<![\w.]){re.escape(path.rpartition('/')[2])}(?![\w.])", self._code) is not None
+
+
+@cache
+def tree() -> Tree:
+    """This checkout."""
+    return Tree(Path(__file__).parents[2])
 
 
 def dotted_name(file: str) -> str:

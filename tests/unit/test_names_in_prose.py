@@ -7,12 +7,11 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
 
-from support.tree_names import Tree
+from support.tree_names import tree
 
 ROOT = Path(__file__).parents[2]
 HISTORY = ("CHANGELOG.md",)
@@ -33,11 +32,6 @@ ELSEWHERE = {
 }
 """Names that look like ours and belong to others."""
 NOTHING = "nothing"  # put together below, because a variable, a metric or a file that code names counts as known
-
-
-@cache
-def tree() -> Tree:
-    return Tree(ROOT)
 
 
 def spans(text: str, line: int) -> Iterator[tuple[int, str]]:

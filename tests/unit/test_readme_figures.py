@@ -46,7 +46,7 @@ def test_faults_survived_are_those_of_the_last_full_torture() -> None:
     survived = sum(one["faults"] for one in scenarios.values()) - leaving
     lost, doubled = (sum(one[kind] for one in scenarios.values()) for kind in ("lost", "doubled"))
     assert found["held"]
-    assert row("kills")[0] == f"{survived:,} of {survived:,}, {lost} events lost, {doubled} doubled"
+    assert row("injected faults")[0] == f"{survived:,} of {survived:,}, {lost} events lost, {doubled} doubled"
     assert f"{leaving:,}\nclients" in README
 
 

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import re
-from functools import cache
 from pathlib import Path
 
 import pytest
 
-from support.tree_names import Tree
+from support.tree_names import tree
 
 ROOT = Path(__file__).parents[2]
 STOPS = re.findall(r"^### (\d+)\. `([\w/.]+)` · `(\w+)`$", (ROOT / "docs/tour.md").read_text(), re.M)
-
-
-@cache
-def tree() -> Tree:
-    return Tree(ROOT)
 
 
 def test_there_are_ten_stops() -> None:
