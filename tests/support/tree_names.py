@@ -22,7 +22,7 @@ DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 PATHS = re.compile(r"(?!/)[\w.*@-]+(/[\w.*@-]+)*/?")
 ENDINGS = frozenset(
     ("py", "pyi", "md", "toml", "lua", "cpp", "sh", "yml", "yaml", "proto", "json", "onnx", "npy", "npz", "parquet",
-     "csv", "png", "safetensors", "bin", "txt")
+     "csv", "png", "safetensors", "bin", "txt", "properties")
 )  # fmt: skip
 """Of files. One that is named is in the tree, or a program writes it: then its name is in the code."""
 IDENTIFIER = re.compile(r"[A-Za-z_]\w*(_|[a-z][A-Z])\w*")
