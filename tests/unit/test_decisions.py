@@ -61,4 +61,4 @@ def test_a_decision_agrees_with_the_index_and_says_what_would_reopen_it(row: tup
     ]
     assert len(head) == 2, "it needs a line `Date: 2026-11-26 · Status: accepted` below its title"
     assert [head[0], re.sub(r"\[|\]\(.*?\)|decision ", "", head[1]).strip("*. ").lower()] == [date, status]
-    assert re.search(r"^\W*Reopen if\b", text, re.M), "it needs a line `Reopen if: …`"
+    assert re.search(r"^\W*(Reopen if|What would reopen it)\b", text, re.M), "it needs a line `Reopen if: …`"
