@@ -50,10 +50,10 @@ from uic.core.commit import judge
 from uic.core.event import MAX_VALUE_BYTES, Reason, check_key, decode
 from uic.core.letters import Letter, to_wire
 from uic.core.takeup import LogBounds, Mint, take_up
-from uic.doors.grpc import UserInterestCenter
-from uic.doors.publisher import Position
+from uic.doors.servicer import UserInterestCenter
 from uic.doors.slow_requests import parse_request
 from uic.log.erasures import Erasure, UnreadableErasure, decode_erasure, encode_erasure
+from uic.log.event_log import Position
 from uic.log.record_batches import LogRecord as BatchRecord
 from uic.log.record_batches import read_batch
 from uic.log.topic_reader import LogRecord

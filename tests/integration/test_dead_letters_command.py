@@ -174,7 +174,7 @@ def test_the_list_drops_repeats_names_no_user_and_counts(
     assert [line.split()[0] for line in lines] == ["bad_time", "item_zero"]
     assert "2023-11-14T22:13:20.000+00:00" in lines[0]
     assert count.startswith("2 dead letters: ")
-    assert count.endswith("passed over 1 repeats and 1 records that UIC did not write")
+    assert count.endswith("skipped 1 repeats and 1 records that UIC did not write")
     assert "private-person" not in text
 
 

@@ -17,7 +17,7 @@ from localstack.servers import DevBroker
 from localstack.wait import until
 from mimn.state import EMPTY_DIGEST, extend_digest
 from support.uic_running import RunningUic, click, running_uic
-from uic.doors.grpc import SERVICE
+from uic.doors.servicer import SERVICE
 from uic.log.topic_reader import read_to_end
 
 pytestmark = pytest.mark.servers

@@ -63,8 +63,8 @@ def test_the_hash_of_nobody_lets_nobody_in() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "holds no key"),
-        ("# only a comment\n\n", "holds no key"),
+        ("", "has no keys"),
+        ("# only a comment\n\n", "has no keys"),
         ("{id}  {digest}  predict", "line 1"),
         ("{id}  {digest}  predict  name  more", "line 1"),
         ("\n{id}  {digest}  predict,fly  name", "line 2: an unknown scope"),
@@ -115,7 +115,7 @@ def test_a_file_that_is_spoiled_changes_nothing_and_is_told_once(
         file.write_bytes({"garbage": b"what", "empty": b"", "binary": b"\xff\xfe"}[spoil])
     assert [ring.look(), ring.look()] == [False, None]
     assert ring.judge(bearer(secret), Scope.PREDICT) is Verdict.GRANTED
-    assert caplog.text.count("the 1 keys before stay") == 1
+    assert caplog.text.count("the earlier 1 keys stay in effect") == 1
     file.write_text(key.line() + "\n")
     assert ring.look() is True
 

@@ -15,10 +15,12 @@ from mimn.bundle import load_bundle
 from mimn.state import Progress
 from support.fake_log import FakeLog
 from uic.core.status import Status
-from uic.doors.admin import AdminDoor, AdminRoom
-from uic.doors.grpc import MAX_METADATA_BYTES, GrpcDoor, UserInterestCenter, methods
+from uic.doors.admin import admin_app
+from uic.doors.admin_server import AdminServer
+from uic.doors.grpc import MAX_METADATA_BYTES, GrpcDoor, methods
 from uic.doors.guard import ADMIN_RULES, GRPC_RULES, Guard
 from uic.doors.publisher import Publisher
+from uic.doors.servicer import UserInterestCenter
 from uic.metrics import Metrics
 from uic.settings import AdminSettings, GrpcSettings
 
@@ -63,7 +65,7 @@ class Rig:
         )
         self.grpc = GrpcDoor(service, settings, lambda: True, guard)
         self.channel = grpc.insecure_channel(f"127.0.0.1:{self.grpc.start()}")
-        self.admin = AdminDoor(AdminRoom(Nobody(), self.metrics, lambda: True, guard=guard), AdminSettings(port=0))
+        self.admin = AdminServer(admin_app(Nobody(), self.metrics, lambda: True, guard=guard), AdminSettings(port=0))
         self.admin.start()
 
     def make(self, scopes: set[Scope]) -> str:

@@ -21,11 +21,12 @@ from mimn.bundle import load_bundle
 from mimn.state import Progress
 from support.fake_log import FakeLog
 from uic.core.status import Status
-from uic.doors import admin
-from uic.doors import slow_requests as arrivals
-from uic.doors.admin import AdminDoor, AdminRoom
-from uic.doors.grpc import HEALTH_WORKERS, REST_WORKERS, SERVICE, GrpcDoor, UserInterestCenter
+from uic.doors import admin_server, slow_requests
+from uic.doors.admin import admin_app
+from uic.doors.admin_server import AdminServer
+from uic.doors.grpc import HEALTH_WORKERS, REST_WORKERS, GrpcDoor
 from uic.doors.publisher import Publisher
+from uic.doors.servicer import SERVICE, UserInterestCenter
 from uic.errors import NotOurs
 from uic.metrics import Metrics
 from uic.settings import AdminSettings, GrpcSettings
@@ -83,7 +84,7 @@ class Rig:
 
 @pytest.fixture
 def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
-    monkeypatch.setattr(arrivals, "ARRIVAL_S", 2.0)  # time enough to begin a dozen calls
+    monkeypatch.setattr(slow_requests, "ARRIVAL_S", 2.0)  # time enough to begin a dozen calls
     rig = Rig()
     yield rig
     rig.close()
@@ -165,15 +166,15 @@ def test_a_message_over_the_limit_is_refused_and_smaller_ones_go_on(rig: Rig) ->
 
 @pytest.fixture
 def admin_port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    monkeypatch.setattr(admin, "ARRIVAL_S", 1.0)
-    monkeypatch.setattr(admin, "MAX_CONNECTIONS", 4)
-    door = AdminDoor(AdminRoom(Nobody(), Metrics(), lambda: True), AdminSettings(port=0))
+    monkeypatch.setattr(admin_server, "ARRIVAL_S", 1.0)
+    monkeypatch.setattr(admin_server, "MAX_CONNECTIONS", 4)
+    door = AdminServer(admin_app(Nobody(), Metrics(), lambda: True), AdminSettings(port=0))
     door.start()
     yield door.port
     door.stop()
 
 
-def ask(port: int, head: bytes = b"GET /livez HTTP/1.1\r\n\r\n") -> int:
+def ask(port: int, head: bytes = b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n") -> int:
     """The status; 0 if the connection is closed without one."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as line, line.makefile("rb") as stream:
         try:
@@ -195,7 +196,7 @@ def test_the_admin_door_takes_so_many_connections_and_answers_again_when_they_ar
 
 def test_a_trickling_admin_request_is_cut(admin_port: int) -> None:
     with socket.create_connection(("127.0.0.1", admin_port), timeout=10) as line:
-        line.sendall(b"GET /livez HTTP/1.1\r\n")
+        line.sendall(b"GET /livez HTTP/1.1\r\nhost: a\r\n")
         line.settimeout(0.1)
         sent = 0
 
@@ -217,8 +218,9 @@ def test_a_trickling_admin_request_is_cut(admin_port: int) -> None:
 
 @pytest.mark.parametrize(
     "head",
-    [b"GET /livez HTTP/1.1\r\nx: " + b"y" * 17000 + b"\r\n\r\n", b"GET /livez?" + b"y" * 17000 + b" HTTP/1.1\r\n\r\n",
-     b"GET /livez HTTP/1.1\r\n" + (b"x: " + b"y" * 200 + b"\r\n") * 90 + b"\r\n"],
+    [b"GET /livez HTTP/1.1\r\nhost: a\r\nx: " + b"y" * 17000 + b"\r\n\r\n",
+     b"GET /livez?" + b"y" * 17000 + b" HTTP/1.1\r\nhost: a\r\n\r\n",
+     b"GET /livez HTTP/1.1\r\nhost: a\r\n" + (b"x: " + b"y" * 200 + b"\r\n") * 90 + b"\r\n"],
 )  # fmt: skip
 def test_an_admin_head_over_the_limit_is_431(admin_port: int, head: bytes) -> None:
     assert ask(admin_port, head) == 431

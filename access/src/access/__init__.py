@@ -1,7 +1,7 @@
-"""Who may ask the services what: keys and their scopes, the file that holds them, and TLS for listeners.
+"""API keys with scopes, the file that stores them, and TLS for listeners.
 
-Both services use it, so that one file of keys and one rule about addresses hold for both. It knows no protocol: each
-door asks `KeyRing.judge` in its own way, and answers with its own status. Standard library only.
+Both services use it, so one key file and one rule about addresses apply to both. It knows no protocol: each port calls
+`KeyRing.judge`, and answers with a status of its own. Standard library only.
 """
 
 from access.address import is_loopback
