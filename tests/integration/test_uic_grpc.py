@@ -1,4 +1,4 @@
-"""UIC's gRPC door on a real broker and a real store: what is published is folded, what is erased is gone."""
+"""UIC's gRPC port on a real broker and a real store: what is published is folded, what is erased is gone."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_a_broker_that_is_away_is_unavailable_in_time_and_nothing_comes_late(
 def test_the_store_being_away_is_unavailable_for_inspection_alone(
     tmp_path: Path, own_valkey: Any, kafka: str, make_topics: MakeTopics
 ) -> None:
-    store = RedisForTest(own_valkey.address, "t", None)  # type: ignore[arg-type]  # nobody here asks it
+    store = RedisForTest(own_valkey.address, "t", None)  # type: ignore[arg-type]  # this test does not use it
     with running_uic(tmp_path / "uic", store, make_topics(kafka, N)) as uic:
         own_valkey.stop()
         get = pb.GetUserStateRequest(user_id="u1")

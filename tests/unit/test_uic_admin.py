@@ -1,4 +1,4 @@
-"""The admin door over real HTTP, and the commands that talk to it, with an updater in memory."""
+"""The admin port over real HTTP, and the commands that talk to it, with an updater in memory."""
 
 from __future__ import annotations
 
@@ -355,7 +355,7 @@ def test_what_is_not_http_is_a_problem_that_is_counted_and_not_logged(
     head, _, body = raw(rig, sent).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert json.loads(body)["code"] == "malformed"
-    assert rig.metrics.registry.get_sample_value("uic_malformed_requests_total", {"door": "admin"}) == 1
+    assert rig.metrics.registry.get_sample_value("uic_malformed_requests_total", {"port": "admin"}) == 1
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert rig.ask("/livez")[0] == 200
 

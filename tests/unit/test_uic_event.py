@@ -1,4 +1,4 @@
-"""Which records are events, and the reason for each that is none: docs/formats/event.md, rule by rule."""
+"""Which records are valid events, and the reason for each invalid one: docs/formats/event.md, rule by rule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every method of UIC's gRPC door and every path of its admin door × every kind of credential, over real sockets."""
+"""Every method of UIC's gRPC port and every path of its admin port × every kind of credential, over real sockets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.fake_log import FakeLog
 from uic.core.status import Status
 from uic.doors.admin import admin_app
 from uic.doors.admin_server import AdminServer
-from uic.doors.grpc import MAX_METADATA_BYTES, GrpcDoor, methods
+from uic.doors.grpc import MAX_METADATA_BYTES, GrpcServer, methods
 from uic.doors.guard import ADMIN_RULES, GRPC_RULES, Guard
 from uic.doors.publisher import Publisher
 from uic.doors.servicer import UserInterestCenter
@@ -29,7 +29,7 @@ N = 8
 DENIED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
 
-class Nobody:
+class Empty:
     """A store without states, and an updater without partitions."""
 
     status = Status(True, (), ())
@@ -42,7 +42,7 @@ class Nobody:
 
 
 class Rig:
-    """Both doors behind one ring of keys."""
+    """Both ports behind one ring of keys."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "keys"
@@ -57,15 +57,15 @@ class Rig:
         settings = GrpcSettings(port=0)
         service = UserInterestCenter(
             publisher=Publisher(FakeLog({"events": N, "events.erased": N}), "events", N),
-            states=Nobody(),
+            states=Empty(),
             bundle=BUNDLE,
             partitions=N,
             metrics=self.metrics,
             settings=settings,
         )
-        self.grpc = GrpcDoor(service, settings, lambda: True, guard)
+        self.grpc = GrpcServer(service, settings, lambda: True, guard)
         self.channel = grpc.insecure_channel(f"127.0.0.1:{self.grpc.start()}")
-        self.admin = AdminServer(admin_app(Nobody(), self.metrics, lambda: True, guard=guard), AdminSettings(port=0))
+        self.admin = AdminServer(admin_app(Empty(), self.metrics, lambda: True, guard=guard), AdminSettings(port=0))
         self.admin.start()
 
     def make(self, scopes: set[Scope]) -> str:
@@ -127,8 +127,8 @@ def test_a_method_lets_in_who_its_rule_names_and_nobody_else(rig: Rig, method: s
     rule = GRPC_RULES[method]
     assert rig.call(method, good(rig, rule)) not in DENIED
     opened = rule is Door.OPEN
-    for nobody in (None, rig.bad, rig.revoked, good(rig, rule)[:-1], good(rig, rule).replace("Bearer", "Basic")):
-        assert (rig.call(method, nobody) is not grpc.StatusCode.UNAUTHENTICATED) is opened
+    for rejected in (None, rig.bad, rig.revoked, good(rig, rule)[:-1], good(rig, rule).replace("Bearer", "Basic")):
+        assert (rig.call(method, rejected) is not grpc.StatusCode.UNAUTHENTICATED) is opened
     if isinstance(rule, Scope):
         assert rig.call(method, rig.all_but[rule]) is grpc.StatusCode.PERMISSION_DENIED
 
@@ -151,8 +151,8 @@ def test_an_admin_path_lets_in_who_its_rule_names_and_nobody_else(rig: Rig, rout
 
         assert status(good(rig, rule)) not in (401, 403)
         opened = rule is Door.OPEN
-        for nobody in (None, rig.bad, rig.revoked, good(rig, rule)[:-1]):
-            assert (status(nobody) != 401) is opened
+        for rejected in (None, rig.bad, rig.revoked, good(rig, rule)[:-1]):
+            assert (status(rejected) != 401) is opened
         if isinstance(rule, Scope):
             assert status(rig.all_but[rule]) == 403
     assert opened or rig.ask("GET", path, None).getheader("WWW-Authenticate") == "Bearer"

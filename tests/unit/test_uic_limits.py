@@ -1,4 +1,4 @@
-"""What UIC's two doors bear: too many calls and connections, too large ones, and those whose request does not come."""
+"""The limits of UIC's two ports: too many calls and connections, too large ones, and requests that do not arrive."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from access import ListenerTls
 from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
 from localstack.wait import until
 from mimn.bundle import load_bundle
 from mimn.state import Progress
+from support.certificates import Certificates
 from support.fake_log import FakeLog
 from uic.core.status import Status
 from uic.doors import admin_server, slow_requests
 from uic.doors.admin import admin_app
 from uic.doors.admin_server import AdminServer
-from uic.doors.grpc import HEALTH_WORKERS, REST_WORKERS, GrpcDoor
+from uic.doors.grpc import HEALTH_WORKERS, REST_WORKERS, GrpcServer
 from uic.doors.publisher import Publisher
 from uic.doors.servicer import SERVICE, UserInterestCenter
 from uic.errors import NotOurs
@@ -36,7 +38,7 @@ N = 8
 CALLS = 2
 
 
-class Nobody:
+class Empty:
     """A store without states, and an updater without partitions."""
 
     status = Status(True, (), ())
@@ -54,13 +56,13 @@ class Rig:
         self.metrics = Metrics()
         service = UserInterestCenter(
             publisher=Publisher(FakeLog({"events": N, "events.erased": N}), "events", N),
-            states=Nobody(),
+            states=Empty(),
             bundle=BUNDLE,
             partitions=N,
             metrics=self.metrics,
             settings=settings,
         )
-        self.door = GrpcDoor(service, settings, lambda: True)
+        self.door = GrpcServer(service, settings, lambda: True)
         self.channel = grpc.insecure_channel(f"127.0.0.1:{self.door.start()}")
         self.stub = UserInterestCenterStub(self.channel)
         self.health = health_pb2_grpc.HealthStub(self.channel)
@@ -161,14 +163,14 @@ def test_a_message_over_the_limit_is_refused_and_smaller_ones_go_on(rig: Rig) ->
     assert rig.get() is grpc.StatusCode.NOT_FOUND
 
 
-# The admin door
+# The admin port
 
 
 @pytest.fixture
 def admin_port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     monkeypatch.setattr(admin_server, "ARRIVAL_S", 1.0)
     monkeypatch.setattr(admin_server, "MAX_CONNECTIONS", 4)
-    door = AdminServer(admin_app(Nobody(), Metrics(), lambda: True), AdminSettings(port=0))
+    door = AdminServer(admin_app(Empty(), Metrics(), lambda: True), AdminSettings(port=0))
     door.start()
     yield door.port
     door.stop()
@@ -228,3 +230,33 @@ def test_an_admin_head_over_the_limit_is_431(admin_port: int, head: bytes) -> No
     connection.request("GET", "/livez", headers={"x": "y" * 15000})
     assert connection.getresponse().status == 200
     connection.close()
+
+
+def test_connections_in_their_tls_handshake_count_and_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin_server, "ARRIVAL_S", 1.0)
+    monkeypatch.setattr(admin_server, "MAX_CONNECTIONS", 4)
+    issued = Certificates.issue(tmp_path)
+    tls = ListenerTls.of(issued.server, issued.server_key, None)
+    door = AdminServer(admin_app(Empty(), Metrics(), lambda: True), AdminSettings(port=0), tls)
+    door.start()
+
+    def status() -> int:
+        connection = http.client.HTTPSConnection("localhost", door.port, timeout=10, context=issued.trust())
+        try:
+            connection.request("GET", "/livez")
+            return connection.getresponse().status
+        except OSError:
+            return 0
+        finally:
+            connection.close()
+
+    try:
+        assert status() == 200
+        silent = [socket.create_connection(("127.0.0.1", door.port), timeout=10) for _ in range(4)]
+        assert status() == 0
+        assert [line.recv(1) for line in silent] == [b""] * 4, "they began no handshake, and are cut"
+        until(lambda: status() == 200, "it answers again", within_s=60)
+        for line in silent:
+            line.close()
+    finally:
+        door.stop()

@@ -1,4 +1,4 @@
-"""The gRPC door over a real channel, with the log and the store in memory: what it answers, refuses and hints."""
+"""The gRPC port over a real channel, with the log and the store in memory: what it answers, refuses and hints."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
 from mimn.bundle import load_bundle
 from mimn.state import StateHeader, UserState, encode_state, partition_of, user_hash
 from support.fake_log import FakeLog
-from uic.doors.grpc import GrpcDoor
+from uic.doors.grpc import GrpcServer
 from uic.doors.publisher import Publisher
 from uic.doors.servicer import SERVICE, STATUS, UserInterestCenter, status_of
 from uic.errors import StartRefused, StoreUnavailable, UicError
@@ -54,7 +54,7 @@ class States:
 
 
 class Rig:
-    """A door that listens, and what is behind it."""
+    """A listening server, and what it serves."""
 
     def __init__(self, **settings: Any) -> None:
         self.log = FakeLog({TOPIC: N, ERASED: N})
@@ -71,7 +71,7 @@ class Rig:
             settings=grpc_settings,
             now_ms=lambda: NOW_MS,
         )
-        self.door = GrpcDoor(self.service, grpc_settings, lambda: self.serving)
+        self.door = GrpcServer(self.service, grpc_settings, lambda: self.serving)
         self.port = self.door.start()
         self.channel = grpc.insecure_channel(f"127.0.0.1:{self.port}")
         self.stub = UserInterestCenterStub(self.channel)
@@ -386,7 +386,7 @@ def test_reflection_lists_the_service(rig: Rig) -> None:
 
 
 def test_a_port_that_is_taken_is_refused_by_name(rig: Rig) -> None:
-    second = GrpcDoor(rig.service, GrpcSettings(port=rig.port), lambda: True)
+    second = GrpcServer(rig.service, GrpcSettings(port=rig.port), lambda: True)
     with pytest.raises(StartRefused, match="UIC_GRPC__PORT"):
         second.start()
 

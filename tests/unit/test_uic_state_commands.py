@@ -14,7 +14,7 @@ from access import KeyRing, Scope, make_key
 from mimn.bundle import Bundle, load_bundle
 from support.fake_log import FakeLog
 from support.stored import Stored
-from uic.doors.grpc import GrpcDoor
+from uic.doors.grpc import GrpcServer
 from uic.doors.guard import Guard
 from uic.doors.publisher import Publisher
 from uic.doors.servicer import UserInterestCenter
@@ -49,7 +49,7 @@ class Rig:
             metrics=Metrics(),
             settings=settings,
         )
-        self.door = GrpcDoor(service, settings, lambda: True, guard)
+        self.door = GrpcServer(service, settings, lambda: True, guard)
         self.address = f"127.0.0.1:{self.door.start()}"
 
 

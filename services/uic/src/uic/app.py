@@ -23,7 +23,7 @@ from mimn.state import Keys, namespace
 from uic.core.ports import Step
 from uic.doors.admin import admin_app
 from uic.doors.admin_server import AdminServer
-from uic.doors.grpc import GrpcDoor
+from uic.doors.grpc import GrpcServer
 from uic.doors.guard import Guard
 from uic.doors.publisher import Publisher
 from uic.doors.servicer import UserInterestCenter
@@ -92,7 +92,7 @@ class App:
             metrics=self._metrics,
             settings=settings.grpc,
         )
-        self._grpc = GrpcDoor(
+        self._grpc = GrpcServer(
             service, settings.grpc, lambda: self._updater.status.serving, guard, _tls(settings.grpc, "UIC_GRPC")
         )
         self._admin = AdminServer(

@@ -122,7 +122,7 @@ class Metrics:
             "uic_partitions", "Partitions assigned to this process, by status.", ["status"], registry=r
         )
 
-        # Doors
+        # Ports
         self.rpcs = Counter(
             "uic_rpcs", "gRPC calls answered, by method and status code.", ["method", "code"], registry=r
         )
@@ -138,8 +138,8 @@ class Metrics:
         self.denied = {verdict: denied.labels(verdict.value) for verdict in Verdict if verdict is not Verdict.GRANTED}
         self.malformed = Counter(
             "uic_malformed_requests",
-            "Requests that are not gRPC messages or HTTP, or are too large, by door: grpc, admin. They are not logged.",
-            ["door"],
+            "Requests that are not gRPC messages or HTTP, or are too large, by port: grpc, admin. They are not logged.",
+            ["port"],
             registry=r,
         )
         self.keys = Gauge("uic_keys", "Keys in effect; 0 if no keys are configured.", registry=r)

@@ -69,7 +69,7 @@ def _refusing(error: UicError) -> Any:
     return grpc.stream_stream_rpc_method_handler(refuse)
 
 
-class GrpcDoor:
+class GrpcServer:
     """The listening server: the service, its health and reflection.
 
     Health is SERVING while `serving()` is true, for the whole server ("") and for the service by name, and stays
