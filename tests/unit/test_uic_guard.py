@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -193,3 +194,10 @@ def test_metadata_over_the_limit_is_refused(rig: Rig) -> None:
         rig.call(f"{UIC}GetUserState", "Bearer " + "x" * 2 * MAX_METADATA_BYTES) is grpc.StatusCode.RESOURCE_EXHAUSTED
     )
     assert rig.call(f"{UIC}GetUserState", rig.good_for[Scope.READ]) not in DENIED
+
+
+@pytest.mark.parametrize("host", ["a/livez?", "a/livez#", "a\\livez?", "user@a/livez?"])
+def test_a_host_header_does_not_change_which_path_is_judged(rig: Rig, host: str) -> None:
+    with socket.create_connection(("127.0.0.1", rig.admin.port), timeout=10) as line:
+        line.sendall(f"GET /partitions HTTP/1.1\r\nhost: {host}\r\n\r\n".encode())
+        assert line.makefile("rb").readline().split()[1] in (b"400", b"401")

@@ -158,7 +158,7 @@ class _Gate:
             return problem(HTTPStatus.FORBIDDEN, "browser", "web pages may not call this port; use curl or `uic`")
         if self._guard is None:
             return None
-        route = re.sub(r"^/partitions/[0-9]{1,9}/", "/partitions/<p>/", request.url.path)
+        route = re.sub(r"^/partitions/[0-9]{1,9}/", "/partitions/<p>/", scope["path"])
         try:
             self._guard.check(headers.get("Authorization", "") or None, ADMIN_RULES.get(route, Door.ANY_KEY))
         except UicError as error:
@@ -258,7 +258,7 @@ def _view(partition: PartitionStatus, now_ms: int) -> dict[str, Any]:
 
 def _not_offered(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101  # what it is registered for
-    path = request.url.path
+    path = request.scope["path"]
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         allowed = "POST" if path.startswith("/partitions/") else "GET"
         return problem(HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", f"{allowed} {path}")
