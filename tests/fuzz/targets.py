@@ -170,9 +170,11 @@ def _event_under(headers: Sequence[tuple[str, bytes]]) -> Callable[[bytes], None
         found = decode(value, headers, USER, NOW_MS)
         if isinstance(found, Reason):
             detail = explain(found, value, headers)
-            assert detail.isprintable() and len(detail.encode()) < 1024
+            assert detail.isprintable()
+            assert len(detail.encode()) < 1024
         else:
-            assert 0 < found[0] < 2**64 and 0 <= found[1] < 2**64
+            assert 0 < found[0] < 2**64
+            assert 0 <= found[1] < 2**64
 
     return event
 
