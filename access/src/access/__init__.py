@@ -7,10 +7,11 @@ Both services use it, so one key file and one rule about addresses apply to both
 from access.address import is_loopback
 from access.keys import BadKeys, Key, Scope, make_key, parse_keys
 from access.ring import KeyRing
-from access.rules import Door, Rule, Verdict, check_rules, judge, refusal
+from access.rules import Admission, Door, Rule, check_rules, judge, refusal
 from access.tls import BadTls, ListenerTls
 
 __all__ = [
+    "Admission",
     "BadKeys",
     "BadTls",
     "Door",
@@ -19,7 +20,6 @@ __all__ = [
     "ListenerTls",
     "Rule",
     "Scope",
-    "Verdict",
     "check_rules",
     "is_loopback",
     "judge",

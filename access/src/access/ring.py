@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from access.keys import MAX_FILE_BYTES, BadKeys, Key, parse_keys
-from access.rules import Rule, Verdict, judge
+from access.rules import Admission, Rule, judge
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class KeyRing:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def judge(self, authorization: bytes | None, rule: Rule) -> Verdict:
+    def judge(self, authorization: bytes | None, rule: Rule) -> Admission:
         """See `access.rules.judge`."""
         return judge(self._keys, authorization, rule)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
-from access import Verdict
+from access import Admission
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _DELAY_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5, 30, 120, 600, 3600, 86400)
@@ -135,7 +135,7 @@ class Metrics:
             ["reason"],
             registry=r,
         )
-        self.denied = {verdict: denied.labels(verdict.value) for verdict in Verdict if verdict is not Verdict.GRANTED}
+        self.denied = {kind: denied.labels(kind.value) for kind in Admission if kind is not Admission.GRANTED}
         self.malformed = Counter(
             "uic_malformed_requests",
             "Requests that are not gRPC messages or HTTP, or are too large, by port: grpc, admin. They are not logged.",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from access import Door, KeyRing, Rule, Scope, Verdict, refusal
+from access import Admission, Door, KeyRing, Rule, Scope, refusal
 from uic.errors import Forbidden, Unauthenticated
 from uic.metrics import Metrics
 
@@ -51,9 +51,9 @@ class Guard:
             Unauthenticated, Forbidden: it is not allowed.
         """
         sent = authorization.encode("latin-1", "replace") if isinstance(authorization, str) else authorization
-        verdict = self._keys.judge(sent, rule)
-        if verdict is Verdict.GRANTED:
+        admission = self._keys.judge(sent, rule)
+        if admission is Admission.GRANTED:
             return
-        self._denied[verdict].inc()
-        denial = Forbidden if verdict is Verdict.WRONG_SCOPE else Unauthenticated
-        raise denial(refusal(verdict, rule))
+        self._denied[admission].inc()
+        denial = Forbidden if admission is Admission.WRONG_SCOPE else Unauthenticated
+        raise denial(refusal(admission, rule))
