@@ -4,6 +4,7 @@
     ├── CallerMistake                the request is wrong; sending it again changes nothing
     │   ├── Unauthenticated          no key, or one that is not known
     │   ├── Forbidden                the key's scopes do not have it
+    │   ├── MalformedHead            not HTTP, or not exactly one valid Host
     │   ├── HeadTooLarge             request line and headers
     │   ├── MalformedBody            not JSON
     │   ├── BodyTooLarge
@@ -16,7 +17,7 @@
         ├── NotReady                 this process has not seen the namespace in the store yet (/readyz alone says so)
         ├── StateUnavailable         the caller requires a state, and the store does not give it
         ├── DeadlineMissed
-        └── ScoringFailed            the head graph failed or gave a number that is none
+        └── ScoringFailed            the head graph failed or returned a non-finite score
 
     StoreError                       why a state could not be read; degrades an answer, never fails it by itself
     ├── StoreAway                    not connected, or not asked because it was away a moment ago
@@ -24,8 +25,9 @@
     └── StoreRefused                 an error reply
 
     ReloadRefused                    a bundle that is not taken up; the one before goes on serving
+    └── ReloadTimedOut               it did not load in time
 
-No I/O and no HTTP here: the one table from these classes to statuses is in `rtp.doors.api`.
+No I/O and no HTTP here: the one table from these classes to statuses is in `rtp.doors.problems`.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ MAX_FIELD_CHARACTERS = 100
 
 
 class RtpError(Exception):
-    """Base of all that a caller can be told. `detail` is for people; `retriable` says whether trying again can help."""
+    """Base of every error that a caller can be told. `detail` is for people; `retriable`: trying again can help."""
 
     retriable = False
 
@@ -65,6 +67,10 @@ class Unauthenticated(CallerMistake):
 
 class Forbidden(CallerMistake):
     """A known key without the scope that the route asks for."""
+
+
+class MalformedHead(CallerMistake):
+    """Request line or headers are not HTTP, or there is not exactly one valid Host header."""
 
 
 class HeadTooLarge(CallerMistake):
@@ -153,3 +159,7 @@ class StoreRefused(StoreError):
 
 class ReloadRefused(Exception):
     """A bundle is not taken up; the one before goes on serving. The message says why and what to do."""
+
+
+class ReloadTimedOut(ReloadRefused):
+    """The bundle did not load in time; the thread that loads it is abandoned."""

@@ -33,6 +33,21 @@ class StateReader(Protocol):
         """
         ...
 
+    async def sample(self, pattern: str, most: int, timeout_s: float) -> tuple[list[bytes], bool]:
+        """Up to `most` different keys that match a glob pattern, in no useful order, and whether these are all there
+        are. Looks at a bounded part of the store. For background work.
+
+        Raises: as `read`.
+        """
+        ...
+
+    async def count(self, keys: Sequence[bytes], timeout_s: float) -> int:
+        """How many of `keys`, all different, exist. For background work.
+
+        Raises: as `read`.
+        """
+        ...
+
     async def close(self) -> None:
         """Close every connection."""
         ...
