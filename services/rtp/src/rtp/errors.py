@@ -1,4 +1,4 @@
-"""What can go wrong with a request, as values that the door turns into answers.
+"""What can go wrong with a request, as exceptions that the doors turn into answers.
 
     RtpError
     ├── CallerMistake                the request is wrong; sending it again changes nothing
@@ -66,7 +66,7 @@ class Unauthenticated(CallerMistake):
 
 
 class Forbidden(CallerMistake):
-    """A known key without the scope that the route asks for."""
+    """A known key without the scope that the route needs."""
 
 
 class MalformedHead(CallerMistake):
@@ -74,7 +74,7 @@ class MalformedHead(CallerMistake):
 
 
 class HeadTooLarge(CallerMistake):
-    """Request line and headers are larger than is read."""
+    """Request line and headers are larger than the limit."""
 
 
 class MalformedBody(CallerMistake):
@@ -82,7 +82,7 @@ class MalformedBody(CallerMistake):
 
 
 class BodyTooLarge(CallerMistake):
-    """The body is larger than is read."""
+    """The body is larger than the limit."""
 
 
 class SlowBody(CallerMistake):
@@ -90,12 +90,12 @@ class SlowBody(CallerMistake):
 
 
 class UnsupportedMediaType(CallerMistake):
-    """The body is declared as something else than plain JSON."""
+    """The body is declared as something other than plain JSON."""
 
 
 class InvalidRequest(CallerMistake):
-    """JSON, but not a request. Names `MAX_FAULTS` faults at most, and of each field's name the beginning: it may be the
-    caller's own word, and an answer is no echo."""
+    """JSON, but not a request. Names at most `MAX_FAULTS` faults, and of each field's name the beginning: it may be the
+    caller's own word, which answers do not repeat at length."""
 
     def __init__(self, faults: Sequence[FieldFault]) -> None:
         faults = [FieldFault(_beginning(fault.field), fault.message) for fault in faults[:MAX_FAULTS]]

@@ -1,6 +1,6 @@
-"""The two outside things that scoring needs, as seen from inside: a store of bytes, and a model.
+"""The two outside things that scoring needs: a store of bytes, and a model.
 
-`rtp.store` and `rtp.runtime` are the real ones; tests have fakes that pass the same suite.
+`rtp.store` and `rtp.runtime` implement them; tests have fakes that pass the same suite.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Model(Protocol):
         ...
 
     def cost_s(self, candidates: int) -> float:
-        """About how long `score` takes for so many candidates, in seconds."""
+        """About how long `score` takes for `candidates` candidates, in seconds."""
         ...
 
     def score(
