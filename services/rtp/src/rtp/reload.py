@@ -29,7 +29,7 @@ SAMPLE = 1000
 SAMPLE_TIMEOUT_S = 5.0
 """For each of the two questions that a sample asks the store."""
 MAX_ABANDONED = 4
-"""Loads that may hang at once; with so many the process should be restarted."""
+"""Loads that may hang at once; after that the process should be restarted."""
 
 _ENDING = "this process is shutting down"
 

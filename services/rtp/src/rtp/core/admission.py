@@ -2,9 +2,9 @@
 
 Requests are scored one after another, so a request waits for the line before it. Its length is the sum of two measures:
 the costs of the admitted work, which show a burst at once, and the line's age (how long the first in it has waited),
-which also shows whatever else keeps the processor busy. In a lasting overload this holds the line at half of what it may
-take where costs are right, at two thirds where costs are estimated at half of what they are, and never at the length
-where every answer is just too late.
+which also shows whatever else keeps the processor busy. In a lasting overload this holds the line at half of what it
+may take where costs are right, at two thirds where costs are estimated at half of what they are, and never at the
+length where every answer is just too late.
 """
 
 from __future__ import annotations
