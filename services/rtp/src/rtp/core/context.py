@@ -11,7 +11,7 @@ from rtp.errors import FieldFault, InvalidRequest
 
 MISSING = 0.0
 """The value of a feature that a request leaves out, so that a bundle with a new feature can be rolled out before
-callers send it. A feature that they send too early is refused, because nothing else would show that it has no effect."""
+callers send it. A feature that they send too early is refused, because nothing else shows that it has no effect."""
 NONE = np.zeros(0, np.float32)
 
 
