@@ -40,15 +40,15 @@ class Loader:
     def __init__(self, load: Callable[[Path], Model], timeout_s: float) -> None:
         self._load = load
         self._timeout_s = timeout_s
-        self._threads: list[threading.Thread] = []
+        self._abandoned: list[threading.Thread] = []
         self._loading: asyncio.Future[Model] | None = None
         self._closed = False
 
     @property
     def hanging(self) -> int:
         """Threads that were abandoned and have not ended yet."""
-        self._threads = [thread for thread in self._threads if thread.is_alive()]
-        return len(self._threads)
+        self._abandoned = [thread for thread in self._abandoned if thread.is_alive()]
+        return len(self._abandoned)
 
     async def load(self, path: Path) -> Model:
         """The model of the bundle at `path`.
@@ -82,7 +82,6 @@ class Loader:
                 loop.call_soon_threadsafe(settle, model, error)
 
         thread = threading.Thread(target=work, name="load-bundle", daemon=True)
-        self._threads.append(thread)
         thread.start()
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -95,6 +94,9 @@ class Loader:
                 f"the bundle did not load within {self._timeout_s:g} s: look at its file system and its graphs, "
                 "or raise RTP_BUNDLE__LOAD_TIMEOUT_S"
             ) from error
+        finally:
+            if thread.is_alive():
+                self._abandoned.append(thread)
 
     def close(self) -> None:
         """Give up the load that is in progress, and refuse further ones."""
