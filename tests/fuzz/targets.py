@@ -42,10 +42,10 @@ from mimn.state import (
 )
 from mimn.state.codec import HEADER_BYTES
 from rtp.core.context import context_vector
-from rtp.doors.api import STATUS_TABLE, problem
-from rtp.doors.schemas import decode_request
+from rtp.doors.problems import STATUS_TABLE, problem
+from rtp.doors.request_body import decode_request
 from rtp.errors import InvalidRequest, RtpError
-from rtp.watcher import NoNamespace, read_partitions
+from rtp.progress_watcher import NoNamespace, decode_meta
 from uic.core.commit import judge
 from uic.core.event import MAX_VALUE_BYTES, Reason, check_key, decode, explain
 from uic.core.letters import Letter, to_wire
@@ -158,7 +158,7 @@ KEYS: Final = Keys("0011223344556677-0", "uic")
 
 def _meta(value: bytes) -> None:
     read_meta(value)
-    partitions = read_partitions(value, KEYS)
+    partitions, _ = decode_meta(value, KEYS)
     assert 1 <= partitions <= 1 << 16
 
 

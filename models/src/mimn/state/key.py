@@ -52,6 +52,17 @@ class Keys:
         """One string a user: the state value."""
         return f"{self._tag(partition)}:s:{user_id}"
 
+    @property
+    def states(self) -> str:
+        """A glob pattern that matches every key of `state`, and no other."""
+        return f"{self.prefix}:{{{self.namespace}.*}}:s:*"
+
+    def same_user_in(self, other: Keys, key: bytes) -> bytes:
+        """The key that the user of `key`, one of our state keys, has in another namespace of as many partitions."""
+        return key.replace(
+            f"{self.prefix}:{{{self.namespace}.".encode(), f"{other.prefix}:{{{other.namespace}.".encode(), 1
+        )
+
     def progress(self, partition: int) -> str:
         """The partition's progress record."""
         return f"{self._tag(partition)}:progress"
