@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from localstack.apache_kafka import ApacheKafka, has_java
+from localstack.ports import LOOPBACK, free_port, free_ports
 from localstack.process import Ended
 from localstack.stack import living
 from localstack.topics import create_topics, topics
@@ -49,6 +51,18 @@ def test_it_serves_keeps_its_topics_over_restarts_and_ends_by_pid(home: Path, tm
         assert create_topics(again.address, topics("events", 4)) == []
     finally:
         again.stop()
+
+
+def test_a_free_port_that_is_taken_while_it_starts_is_replaced(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server((LOOPBACK, 0)) as other:
+        taken = other.getsockname()[1]
+        offered = iter([[taken, free_port()], free_ports(2)])
+        monkeypatch.setattr("localstack.server.free_ports", lambda count: next(offered) if count else [])
+        with ApacheKafka(home, tmp_path / "kafka") as server:
+            assert taken not in server.ports.values()
+            assert len(create_topics(server.address, topics("events", 4))) == 3
 
 
 def test_storage_that_cannot_be_formatted_is_named(home: Path, tmp_path: Path) -> None:
