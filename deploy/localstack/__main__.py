@@ -243,9 +243,9 @@ def tool_variables(folder: Path) -> dict[str, str]:
         partitions=at.partitions,
         prefix=at.prefix,
     )
-    admin_port = urlsplit(at.uic_admin[0]).port if at.uic_admin else None
-    # The tools call the admin port, and serve nothing themselves.
-    return uic_variables(surroundings, grpc_port=0, admin_port=admin_port or 0)
+    # The tools serve nothing; they call the first worker.
+    ports = [urlsplit(url).port or 0 for url in (f"//{at.uic[0]}", at.uic_admin[0])] if at.uic else [0, 0]
+    return uic_variables(surroundings, grpc_port=ports[0], admin_port=ports[1])
 
 
 def _doctor(folder: Path) -> int:
