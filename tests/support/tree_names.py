@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 
-ROOTS = ("access/src", "models/src", "services/uic/src", "services/rtp/src", "deploy", "proto/gen", "tests", ".")
+ROOTS = (
+    "access/src", "cli/src", "models/src", "services/uic/src", "services/rtp/src", "deploy", "proto/gen", "tests", "."
+)  # fmt: skip
 """Where imports begin, the inner ones first."""
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 PATHS = re.compile(r"(?!/)[\w.*@-]+(/[\w.*@-]+)*/?")
