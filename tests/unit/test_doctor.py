@@ -12,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimn.state import partition_of
+from uic.core import deployment
+from uic.core.deployment import Finding, TopicFacts, Verdict
 from uic.settings import BundleSettings, KafkaSettings, RedisSettings, UicSettings
 from uic.tools import doctor
 from uic.tools import findings as checks
 from uic.tools.doctor import Facts, Log, Model, Store, diagnose, gather_libraries, report, without_secrets
-from uic.tools.findings import Finding, Library, Sample, StoreFacts, TopicFacts, Verdict
+from uic.tools.findings import Library, Sample, StoreFacts
 
 OK, WARN, FAIL = Verdict.OK, Verdict.WARN, Verdict.FAIL
 N = 64
@@ -119,21 +121,21 @@ CASES: list[tuple[Finding, Verdict, str]] = [
     (checks.broker_reachable("h:1", None, (4, 3)), OK, "Kafka 4.3"),
     (checks.broker_reachable("h:1", None, None), OK, "unknown version"),
     (checks.broker_reachable("h:1", "KafkaTimeoutError", None), FAIL, "UIC_KAFKA__BOOTSTRAP_SERVERS"),
-    (checks.topic_exists("t", EVENTS, "create it"), OK, "64 partitions"),
-    (checks.topic_exists("t", None, "create it"), FAIL, "create it"),
-    (checks.topic_exists("t", topic(leaderless=2), "create it"), FAIL, "brokers back"),
-    (checks.partition_count(EVENTS, 64), OK, "64"),
-    (checks.partition_count(EVENTS, 32), FAIL, "UIC_KAFKA__PARTITIONS"),
+    (deployment.topic_exists("t", EVENTS, "create it"), OK, "64 partitions"),
+    (deployment.topic_exists("t", None, "create it"), FAIL, "create it"),
+    (deployment.topic_exists("t", topic(leaderless=2), "create it"), FAIL, "brokers back"),
+    (deployment.partition_count(EVENTS, 64), OK, "64"),
+    (deployment.partition_count(EVENTS, 32), FAIL, "UIC_KAFKA__PARTITIONS"),
     (checks.partitions_for_masters(EVENTS, 2), OK, "2 masters"),
     (checks.partitions_for_masters(EVENTS, 3), WARN, "fixed"),
-    (checks.log_cleanup(EVENTS), OK, "delete"),
-    (checks.log_cleanup(topic(config={"cleanup.policy": "compact"})), FAIL, "cleanup.policy=delete"),
-    (checks.log_cleanup(topic(config={"cleanup.policy": "compact,delete"})), FAIL, "cleanup.policy=delete"),
-    (checks.log_cleanup(silent(EVENTS)), WARN, "by hand"),
-    (checks.log_retention(EVENTS), OK, "unlimited"),
-    (checks.log_retention(topic(config={"retention.ms": "604800000"})), WARN, "7.0 days"),
-    (checks.log_retention(topic(config={"retention.bytes": "1000"})), WARN, "1000 bytes"),
-    (checks.log_retention(silent(EVENTS)), WARN, "by hand"),
+    (deployment.log_cleanup(EVENTS), OK, "delete"),
+    (deployment.log_cleanup(topic(config={"cleanup.policy": "compact"})), FAIL, "cleanup.policy=delete"),
+    (deployment.log_cleanup(topic(config={"cleanup.policy": "compact,delete"})), FAIL, "cleanup.policy=delete"),
+    (deployment.log_cleanup(silent(EVENTS)), WARN, "by hand"),
+    (deployment.log_retention(EVENTS), OK, "unlimited"),
+    (deployment.log_retention(topic(config={"retention.ms": "604800000"})), WARN, "7.0 days"),
+    (deployment.log_retention(topic(config={"retention.bytes": "1000"})), WARN, "1000 bytes"),
+    (deployment.log_retention(silent(EVENTS)), WARN, "by hand"),
     (checks.durability(EVENTS), OK, "3 replicas"),
     (checks.durability(topic(replicas=1)), WARN, "3 replicas"),
     (checks.durability(topic(config={"min.insync.replicas": "1"})), WARN, "min.insync.replicas=2"),

@@ -9,13 +9,13 @@ import logging
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
+from uic.core import deployment
+from uic.core.deployment import Finding, Verdict, creation
 from uic.core.ports import StateStore
 from uic.errors import LogUnavailable, UnsuitableTopic
+from uic.log.topic_facts import topic_facts
 from uic.logs import say
 from uic.settings import KafkaSettings
-from uic.tools import findings as checks
-from uic.tools.doctor import creation, topic_facts
-from uic.tools.findings import Finding, Verdict
 
 log = logging.getLogger("uic.preflight")
 
@@ -38,12 +38,12 @@ def check_topic(settings: KafkaSettings) -> None:
     except KafkaError as error:
         raise LogUnavailable(f"no broker answers: {type(error).__name__}") from error
     topic = topics.get(settings.topic)
-    findings = [checks.topic_exists(settings.topic, topic, creation(settings.topic, settings.partitions, "delete"))]
+    findings = [deployment.topic_exists(settings.topic, topic, creation(settings.topic, settings.partitions, "delete"))]
     if topic is not None:
         findings += [
-            checks.partition_count(topic, settings.partitions),
-            checks.log_cleanup(topic),
-            checks.log_retention(topic),
+            deployment.partition_count(topic, settings.partitions),
+            deployment.log_cleanup(topic),
+            deployment.log_retention(topic),
         ]
     _judge(findings)
 

@@ -18,18 +18,20 @@ from typing import Any, Final, TextIO
 
 import redis
 from kafka import KafkaAdminClient
-from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError
 from redis.exceptions import RedisClusterException
 
 from mimn.bundle import BundleError, GoldenMismatch, load_bundle
 from mimn.state import Keys, namespace
+from uic.core import deployment
+from uic.core.deployment import Finding, TopicFacts, Verdict, creation
 from uic.errors import UicError
+from uic.log.topic_facts import topic_facts
 from uic.log.topic_reader import read_to_end
 from uic.settings import KafkaSettings, RedisSettings, UicSettings, read_settings
 from uic.store import open_client
 from uic.tools import findings as checks
-from uic.tools.findings import Finding, Library, Sample, StoreFacts, TopicFacts, Verdict
+from uic.tools.findings import Library, Sample, StoreFacts
 
 SAMPLED_RECORDS: Final = 50
 """Of each partition, the newest."""
@@ -117,31 +119,23 @@ def _of_log(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
     if log.error is not None:
         return
     events, dead, erased = (log.topics.get(n) for n in (kafka.topic, kafka.dead_letter_topic, kafka.erased_topic))
-    yield checks.topic_exists(kafka.topic, events, creation(kafka.topic, kafka.partitions, "delete"))
+    yield deployment.topic_exists(kafka.topic, events, creation(kafka.topic, kafka.partitions, "delete"))
     if events is not None:
-        yield checks.partition_count(events, kafka.partitions)
+        yield deployment.partition_count(events, kafka.partitions)
         yield checks.partitions_for_masters(events, max(1, len(facts.store.nodes)))
-        yield checks.log_cleanup(events)
-        yield checks.log_retention(events)
+        yield deployment.log_cleanup(events)
+        yield deployment.log_retention(events)
         yield checks.durability(events)
         yield checks.record_size(events, kafka.max_request_bytes)
         yield checks.partitioner(log.samples, kafka.partitions, log.sample_error)
         yield checks.newest_event(log.samples, facts.now_ms)
-    yield checks.topic_exists(kafka.dead_letter_topic, dead, creation(kafka.dead_letter_topic, 4, "delete"))
+    yield deployment.topic_exists(kafka.dead_letter_topic, dead, creation(kafka.dead_letter_topic, 4, "delete"))
     if dead is not None and events is not None:
         yield checks.dead_letter_policy(dead, events)
-    yield checks.topic_exists(kafka.erased_topic, erased, creation(kafka.erased_topic, kafka.partitions, "compact"))
+    yield deployment.topic_exists(kafka.erased_topic, erased, creation(kafka.erased_topic, kafka.partitions, "compact"))
     if erased is not None:
         yield checks.erased_policy(erased, kafka.partitions)
         yield checks.durability(erased)
-
-
-def creation(topic: str, partitions: int, policy: str) -> str:
-    """The command that creates a topic as UIC wants it."""
-    forever = " --config retention.ms=-1" if policy == "delete" else ""
-    return (
-        f"kafka-topics.sh --create --topic {topic} --partitions {partitions} --config cleanup.policy={policy}{forever}"
-    )
 
 
 def without_secrets(url: str) -> str:
@@ -256,29 +250,6 @@ def gather_log(settings: KafkaSettings, timeout_s: float) -> Log:
         except UicError as error:
             sample_error = error.detail
     return Log(version=version, topics=topics, samples=samples, sample_error=sample_error)
-
-
-def topic_facts(admin: Any, described: Sequence[Mapping[str, Any]]) -> dict[str, TopicFacts]:
-    """The facts of topics that `describe_topics` of a kafka-python admin client has described, by name."""
-    if not described:
-        return {}
-    resources = [ConfigResource(ConfigResourceType.TOPIC, topic["name"]) for topic in described]
-    try:
-        configs = admin.describe_configs(resources, config_filter="all").get("topic", {})
-    except KafkaError:
-        configs = {}  # forbidden, or a broker that does not know the call
-    facts = {}
-    for topic in described:
-        name, partitions = topic["name"], topic["partitions"]
-        given = {k: str(v["value"]) for k, v in configs.get(name, {}).items() if v["value"] is not None}
-        facts[name] = TopicFacts(
-            name=name,
-            partitions=len(partitions),
-            replicas=min(len(p["replica_nodes"]) for p in partitions),
-            leaderless=sum(p["leader_id"] < 0 for p in partitions),
-            config=given or None,
-        )
-    return facts
 
 
 def _samples(client: Mapping[str, Any], topic: str, timeout_s: float) -> tuple[Sample, ...]:
