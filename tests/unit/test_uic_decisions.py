@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimn.state import NO_TOPIC_ID, Progress, encode_progress
+from mimn.state import NO_TOPIC_ID, Progress, encode_progress, witness
+from support.fakes import FakeRecord
+from uic.core.advance import CaughtUp, advance
 from uic.core.commit import ABSENT, Verdict, judge
 from uic.core.takeup import (
     Begin,
@@ -203,3 +205,20 @@ def test_reading_begins_within_the_log_and_never_below_progress(
         assert decision.read_from <= decision.progress.next_offset
     rebuilt = new_lineage(log, MINT)
     assert rebuilt.read_from == log.start
+
+
+LAST = FakeRecord(119, b"ann", b"value", 5)
+
+
+def test_a_batch_moves_progress_behind_its_last_record() -> None:
+    after = advance(KNOWN, writer=10, last=LAST, position=None, caught_up=CaughtUp(121, 2000))
+    said = {"next_offset": 120, "last_offset": 119, "witness": witness(b"ann", b"value", 5), "writer": 10}
+    assert after == replace(KNOWN, **said)  # type: ignore[arg-type]  # each by its own type
+    past_markers = advance(KNOWN, writer=10, last=LAST, position=121, caught_up=CaughtUp(121, 2000))
+    assert past_markers == replace(after, next_offset=121, as_of_ms=2000)
+
+
+def test_an_idle_partition_changes_nothing_but_its_time_and_its_place_behind_markers() -> None:
+    assert advance(KNOWN, writer=10, last=None, position=102, caught_up=CaughtUp(102, 2000)) == replace(
+        KNOWN, next_offset=102, writer=10, as_of_ms=2000
+    )

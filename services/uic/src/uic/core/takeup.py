@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
-from mimn.state import NO_TOPIC_ID, NOTHING_FOLDED, CorruptProgress, Progress, decode_progress
+from mimn.state import NO_TOPIC_ID, NOTHING_FOLDED, CorruptProgress, Progress, decode_progress, witness
 from uic.core.commit import ABSENT
+from uic.core.event import Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,10 @@ class Begin:
     witness: int | None
     """What the record at `read_from` must carry; it was folded before and is not folded again. None: fold it."""
 
+    def verified_by(self, first: Record) -> bool:
+        """Whether `first`, the first record read, is the one that was folded last."""
+        return (first.offset, witness(first.key, first.value, first.timestamp)) == (self.read_from, self.witness)
+
 
 @dataclass(frozen=True, slots=True)
 class Broken:
@@ -90,15 +95,13 @@ def take_up(stored: bytes, bounds: LogBounds, mint: Mint) -> Begin | Broken:
         return Broken(BrokenReason.UNREADABLE_PROGRESS)
     if progress.partitions != mint.partitions:
         return Broken(BrokenReason.PARTITION_COUNT)
-    same_topic = _same_topic(progress.topic_id, bounds.topic_id)
-    if same_topic is False:
-        return Broken(BrokenReason.TOPIC_ID)
-    if bounds.end < progress.next_offset:
-        return Broken(BrokenReason.TRUNCATED)
+    reason = contradiction(progress, bounds)
+    if reason is not None:
+        return Broken(reason)
     nothing_folded = progress.last_offset == NOTHING_FOLDED
     if not nothing_folded and progress.last_offset >= bounds.start:
         return Begin("go_on", progress, False, progress.last_offset, progress.witness)
-    if not nothing_folded and same_topic is None:
+    if not nothing_folded and _same_topic(progress.topic_id, bounds.topic_id) is None:
         return Broken(BrokenReason.UNVERIFIABLE)
     if bounds.start > progress.next_offset:
         after_gap = replace(
@@ -111,6 +114,15 @@ def take_up(stored: bytes, bounds: LogBounds, mint: Mint) -> Begin | Broken:
         )
         return Begin("gap", after_gap, True, bounds.start, None)
     return Begin("go_on", progress, False, progress.next_offset, None)
+
+
+def contradiction(progress: Progress, bounds: LogBounds) -> BrokenReason | None:
+    """Why the log, as its broker describes it, cannot be the one that was folded; None if it may be."""
+    if _same_topic(progress.topic_id, bounds.topic_id) is False:
+        return BrokenReason.TOPIC_ID
+    if bounds.end < progress.next_offset:
+        return BrokenReason.TRUNCATED
+    return None
 
 
 def new_lineage(bounds: LogBounds, mint: Mint) -> Begin:

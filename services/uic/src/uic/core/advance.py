@@ -1,0 +1,46 @@
+"""The next progress record: what holds once a batch is folded, or once an idle partition is known to be caught up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from mimn.state import Progress, witness
+from uic.core.event import Record
+
+
+@dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """Once `end` is reached, progress is as of `asked_ms`: what was in the log at that time lies below `end`."""
+
+    end: int
+    asked_ms: int
+    """Wall clock, ms."""
+
+
+def advance(
+    progress: Progress, *, writer: int, last: Record | None, position: int | None, caught_up: CaughtUp | None
+) -> Progress:
+    """The record that follows `progress`.
+
+    Args:
+        progress: what is stored.
+        writer: the session that writes.
+        last: the last record of the batch; None if nothing was read.
+        position: where the client reads on, if no fetched record waits after `last`: transaction markers, which are
+            never delivered, may lie in between.
+        caught_up: what the broker said about the log's end, if `progress` has not reached it yet.
+    """
+    next_offset = max(progress.next_offset if last is None else last.offset + 1, position or 0)
+    as_of_ms = progress.as_of_ms
+    if caught_up is not None and next_offset >= caught_up.end:
+        as_of_ms = max(as_of_ms, caught_up.asked_ms)
+    if last is None:
+        return replace(progress, next_offset=next_offset, writer=writer, as_of_ms=as_of_ms)
+    return replace(
+        progress,
+        next_offset=next_offset,
+        last_offset=last.offset,
+        witness=witness(last.key, last.value, last.timestamp),
+        writer=writer,
+        as_of_ms=as_of_ms,
+    )
