@@ -19,6 +19,7 @@ from uic.core.takeup import (
     CannotContinue,
     LogBounds,
     Mint,
+    accept_misrouted,
     continue_broken,
     new_lineage,
     take_up,
@@ -175,6 +176,15 @@ def test_where_continue_goes_on(log: LogBounds, at: int, gap: bool) -> None:
     assert p.topic_id == log.topic_id
     assert (p.gaps, p.gap_end) == ((1, at) if gap else (0, 0))
     assert isinstance(take_up(encode_progress(p), log, MINT), Begin), "what was accepted is not broken"
+
+
+def test_accepted_misrouted_records_are_those_in_the_log_now_and_the_witness_is_verified_as_ever() -> None:
+    begun = accept_misrouted(known, bounds(end=300), MINT)
+    accepted = replace(KNOWN, misrouted_to=300, writer=10)
+    assert begun == Begin("continued", accepted, True, 98, 77)
+    assert accept_misrouted(known, bounds(end=99), MINT) == Broken(BrokenReason.TRUNCATED)
+    another = continue_broken(encode_progress(accepted), bounds(end=400, topic_id=OTHER_ID), MINT)
+    assert another.progress.misrouted_to == 0, "the offset is of the old log"
 
 
 def test_continue_refuses_what_it_cannot_do() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import tracemalloc
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -36,7 +37,9 @@ from uic.core.letters import KEY_BYTES, NULL, OFFSET, PARTITION, REASON, VALUE_B
 from uic.core.ordering import LARGE, Batch, Bounds, Front, OutOfOrder, decode, take
 from uic.core.routing import MisroutedWindow
 from uic.core.status import Phase
+from uic.errors import InvalidField
 from uic.fold.decoding import WAVES_BESIDE
+from uic.fold.session import Resolution
 
 USERS = users_of(0, 1, 30)
 
@@ -113,7 +116,7 @@ def test_each_malformed_record_is_rejected_with_its_reason_and_its_neighbors_are
         records.append(FakeRecord(len(records), key, value, fakes.WALL_MS))
     batch = batch_of(records, partitions=4)
     assert batch.rejected == [(2 * i + 1, reason) for i, (_, _, reason) in enumerate(bad)]
-    assert batch.misrouted == 2
+    assert batch.misrouted_from(0) == 2
     assert batch.users == [good]
     assert len(batch.items) == len(bad)
 
@@ -386,11 +389,58 @@ def test_too_many_misrouted_records_stop_consumption_before_they_become_dead_let
     assert worker.dead_letters.arrived == []
     assert not worker.updater.status.serving
     assert worker.updater.status.reasons[0].startswith("misrouted")
-    assert worker.log.reading == {}
+    assert worker.phase(0) is Phase.BROKEN
+    assert 0 not in worker.log.reading
     accepting = Worker(topic, store, chunk=500, misrouted_share=1.0, seed=1)
     accepting.log.assign(0, 1)
     accepting.catch_up()
     assert len(accepting.dead_letters.arrived) == 150
+
+
+def test_an_operator_accepts_misrouted_records_and_no_restart_or_new_owner_stops_at_them_again() -> None:
+    topic, store, letters = FakeTopic(2), FakeStore(), FakeDeadLetters()
+    here, elsewhere = users_of(0, 2, 1)[0], users_of(1, 2, 1)[0]
+    worker = Worker(topic, store, dead_letters=letters, chunk=40)
+    worker.log.assign(0, 1)
+    topic.event(here)
+    worker.catch_up()
+    for _ in range(300):
+        topic.append(0, elsewhere.encode(), event_value(elsewhere))
+    topic.event(here)
+    worker.until(lambda: worker.phase(0) is Phase.BROKEN)
+    assert worker.partition(0).reason.startswith("misrouted: ")
+    topic.event(elsewhere)
+    worker.until(lambda: stored_state(store, elsewhere, 2) is not None)  # the other partition goes on
+
+    for action, offset in (("rebuild", None), ("continue", 7)):
+        refused = resolve(worker, 0, action, offset)
+        with pytest.raises(InvalidField, match="continue without an offset"):
+            refused.outcome.result(0)
+    resolve(worker, 0, "continue").outcome.result(0)
+    worker.until(lambda: letters.arrived)
+    heir = Worker(topic, store, dead_letters=letters, chunk=40, seed=1)
+    worker.log.revoke(0, 1)
+    heir.log.assign(0, 1)
+    heir.catch_up()
+    assert {letter.offset for letter in letters.arrived} >= set(range(2, 301)), "every one is a dead letter"
+    assert heir.updater.status.serving
+    state = stored_state(store, here, 2)
+    assert state is not None
+    assert state.header.event_count == 2
+
+    for _ in range(101):
+        topic.append(0, elsewhere.encode(), event_value(elsewhere))
+    heir.until(lambda: heir.phase(0) is Phase.BROKEN)  # what came later was not accepted
+
+
+def resolve(worker: Worker, partition: int, action: str, from_offset: int | None = None) -> Resolution:
+    """What an operator's call does, without its thread."""
+    assert action in ("continue", "rebuild")
+    outcome: Future[Progress] = Future()
+    resolution = Resolution(partition, "continue" if action == "continue" else "rebuild", from_offset, outcome)
+    worker.updater._resolutions.append(resolution)
+    worker.until(outcome.done)
+    return resolution
 
 
 def test_another_partition_count_stops_consumption() -> None:

@@ -46,9 +46,12 @@ class Batch:
     times: NDArray[np.int64]
     rejected: list[tuple[int, Reason]]
     """Index into `records`, and why."""
-    misrouted: int = 0
     erased_later: int = 0
     """Events left out of a replay because their user was erased further on in the log."""
+
+    def misrouted_from(self, offset: int) -> int:
+        """How many records at or above `offset` do not lie in their key's partition."""
+        return sum(reason is Reason.MISROUTED and self.records[at].offset >= offset for at, reason in self.rejected)
 
     def without(self, operations: Sequence[int], reason: Reason) -> Batch:
         """The same batch with some operations rejected."""
@@ -68,7 +71,6 @@ class Batch:
         return replace(
             self._of(stays & ~left_out),
             rejected=rejected,
-            misrouted=sum(reason is Reason.MISROUTED for _, reason in rejected),
             erased_later=int(np.count_nonzero(left_out)),
         )
 

@@ -28,7 +28,8 @@ class LogBounds:
 
 
 class BrokenReason(StrEnum):
-    """Why the log is not, or cannot be shown to be, the one that was folded."""
+    """Why a partition waits for an operator: the log is not, or cannot be shown to be, the one that was folded; or its
+    producers partition by another rule."""
 
     TOPIC_ID = "topic_id"
     """The topic was made anew."""
@@ -42,6 +43,8 @@ class BrokenReason(StrEnum):
     """The stored progress record is damaged or of another version."""
     PARTITION_COUNT = "partition_count"
     """Progress was written for another number of partitions."""
+    MISROUTED = "misrouted"
+    """Too many records do not lie in their key's partition."""
 
 
 Kind = Literal["new", "go_on", "gap", "continued"]
@@ -181,10 +184,22 @@ def continue_broken(stored: bytes, bounds: LogBounds, mint: Mint, from_offset: i
         witness=0,
         topic_id=bounds.topic_id,
         writer=mint.writer,
+        misrouted_to=0,
         gap_end=at if gap else progress.gap_end,
         gaps=progress.gaps + gap,
     )
     return Begin("continued", accepted, True, at, None)
+
+
+def accept_misrouted(stored: bytes, bounds: LogBounds, mint: Mint) -> Begin | Broken:
+    """Go on as `take_up` would; misrouted records that are in the log now become dead letters, however many there are.
+    Those that come later are judged as ever."""
+    decision = take_up(stored, bounds, mint)
+    if isinstance(decision, Broken):
+        return decision
+    accepted = replace(decision.progress, misrouted_to=bounds.end, writer=mint.writer)
+    kind: Kind = "gap" if decision.kind == "gap" else "continued"
+    return replace(decision, kind=kind, progress=accepted, store_first=True)
 
 
 def _same_topic(stored: bytes, now: bytes) -> bool | None:

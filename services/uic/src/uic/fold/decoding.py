@@ -11,9 +11,10 @@ from uic.core.letters import Letter
 from uic.core.ordering import LARGE, Batch, Bounds, Front, OutOfOrder, decode, take
 from uic.core.ports import DeadLetters
 from uic.core.routing import MisroutedWindow
+from uic.core.takeup import BrokenReason
 from uic.fold.health import Health
 from uic.fold.session import InHand, Reading, Sending, Sessions
-from uic.fold.take_up import Topic
+from uic.fold.take_up import TakeUp, Topic
 from uic.logs import say
 from uic.metrics import Metrics
 from uic.settings import FoldSettings
@@ -35,6 +36,7 @@ class Decoding:
         topic: Topic,
         dead_letters: DeadLetters,
         sessions: Sessions,
+        take_up: TakeUp,
         health: Health,
         settings: FoldSettings,
         metrics: Metrics,
@@ -43,6 +45,7 @@ class Decoding:
         self._topic = topic
         self._dead_letters = dead_letters
         self._sessions = sessions
+        self._take_up = take_up
         self._health = health
         self._settings = settings
         self._metrics = metrics
@@ -70,8 +73,8 @@ class Decoding:
             chosen.append(reading)
             if records >= self._settings.max_records:
                 break
-        if new and not self._decode(new):
-            return []
+        if new:
+            self._decode(new)
         in_hand = [(reading, reading.in_hand) for reading in chosen]
         return [(r, held.batch) for r, held in in_hand if held is not None and self._delivered(r, held, now)]
 
@@ -91,18 +94,22 @@ class Decoding:
             self._sessions.restart(reading, now, delay_s=self._settings.retry_interval_s)
             return None
 
-    def _decode(self, fronts: list[tuple[Reading, Front]]) -> bool:
-        """Take batches in hand; False if they show that nothing may be folded any more."""
+    def _decode(self, fronts: list[tuple[Reading, Front]]) -> None:
+        """Take batches in hand. A partition stops whose producers put too many records where they do not belong, except
+        for records that an operator has accepted."""
         for (reading, _), batch in zip(fronts, decode([front for _, front in fronts]), strict=True):
-            if self._misrouted.exceeded_by(batch.misrouted):
-                self._health.stop(
-                    f"misrouted: more than {self._settings.misrouted_share:.0%} of the last records do not lie in their"
-                    " key's partition; producers must partition by murmur2 (librdkafka: partitioner=murmur2_random)"
+            misrouted = batch.misrouted_from(reading.progress.misrouted_to)
+            if self._misrouted.exceeded_by(misrouted):
+                share = f"{self._settings.misrouted_share:.0%}"
+                self._take_up.stop(
+                    reading,
+                    BrokenReason.MISROUTED,
+                    f"more than {share} of the last records do not lie in their key's partition; producers must "
+                    "partition by murmur2 (librdkafka: partitioner=murmur2_random)",
                 )
-                return False
-            self._misrouted.add(len(batch.records), batch.misrouted)
+                continue
+            self._misrouted.add(len(batch.records), misrouted)
             reading.in_hand = InHand(batch)
-        return True
 
     def _delivered(self, reading: Reading, held: InHand, now: float) -> bool:
         """Whether all of the batch's dead letters are acknowledged; sends those that were not sent yet."""

@@ -3,7 +3,7 @@ and each holds what its phase needs and nothing else:
 
     TakingUp ──> Claiming ──> Reading       reading progress, storing a new progress record, reading and folding
         │            └──> Lost              another process wrote the partition's progress
-        └──> Broken <── Reading             the log is not the one that was folded
+        └──> Broken <── Reading             an operator decides
 
 Whenever anything about a partition is in doubt, its session is dropped and another one begins with `TakingUp`. All of
 it is owned by the fold thread.
@@ -24,7 +24,7 @@ from uic.core.event import Record
 from uic.core.fold import Part, Round
 from uic.core.ordering import Batch
 from uic.core.ports import Delivery, Log
-from uic.core.takeup import Begin
+from uic.core.takeup import Begin, BrokenReason
 from uic.errors import NotOurs
 
 Action = Literal["continue", "rebuild"]
@@ -38,6 +38,8 @@ class Resolution:
     action: Action
     from_offset: int | None
     outcome: Future[Progress]
+    about: BrokenReason | None = None
+    """Why the partition had stopped."""
 
     def refuse(self, error: Exception) -> None:
         """Tell the operator, if they still wait, that it cannot be done."""
@@ -195,7 +197,9 @@ class Lost(Session):
 
 @dataclass(slots=True, kw_only=True)
 class Broken(Session):
-    """The log is not the one that was folded: an operator decides."""
+    """An operator decides."""
+
+    cause: BrokenReason
 
 
 S = TypeVar("S", bound=Session)

@@ -20,6 +20,7 @@ from uic.core.takeup import (
     CannotContinue,
     LogBounds,
     Mint,
+    accept_misrouted,
     continue_broken,
     new_lineage,
     take_up,
@@ -89,8 +90,18 @@ class TakeUp:
                 resolution.refuse(NotOurs(f"partition {partition} is not assigned to this process"))
             elif not isinstance(session, Broken):
                 resolution.refuse(NotBroken(f"partition {partition} is not stopped: it is {phase_of(session)}"))
+            elif session.cause is BrokenReason.MISROUTED and (
+                resolution.action != "continue" or resolution.from_offset is not None
+            ):
+                resolution.refuse(
+                    InvalidField(
+                        "the partition stopped because of misrouted records: correct the producers, then continue "
+                        "without an offset, and what is misrouted so far goes to the dead letters"
+                    )
+                )
             else:
                 say(log, logging.WARNING, "operator", partition=partition, action=resolution.action)
+                resolution.about = session.cause
                 self._sessions.restart(session, now).resolution = resolution
 
     def go_on(self, now: float) -> None:
@@ -112,6 +123,8 @@ class TakeUp:
             return
         begin = self._decide(session, session.stored, bounds)
         if isinstance(begin, Stop):
+            if session.resolution is not None:
+                session.resolution.refuse(InvalidField(f"the log is broken ({begin.reason}): decide about that"))
             self.stop(session, begin.reason)
             return
         progress = begin.progress
@@ -145,19 +158,20 @@ class TakeUp:
             )
         )
 
-    def stop(self, session: TakingUp | Reading, reason: BrokenReason) -> None:
-        """The log is not the one that was folded: an operator decides."""
+    def stop(self, session: TakingUp | Reading, cause: BrokenReason, detail: str = "") -> None:
+        """Read no more of a partition until an operator has decided."""
         self._log.park(session.partition)
         self._sessions.put(
             Broken(
                 hold=session.hold,
-                reason=f"broken_log: {reason}",
+                reason=f"{cause}: {detail}" if detail else f"broken_log: {cause}",
                 end=session.end,
                 progress=session.progress,
+                cause=cause,
             )
         )
         self._metrics.take_ups.labels("broken").inc()
-        say(log, logging.ERROR, "broken log", partition=session.partition, reason=reason.value)
+        say(log, logging.ERROR, "broken log", partition=session.partition, reason=cause.value)
         self._health.changed()
 
     def _look_up(self, now: float) -> None:
@@ -186,6 +200,8 @@ class TakeUp:
         resolution = session.resolution
         if resolution is None:
             return take_up(stored, bounds, mint)
+        if resolution.about is BrokenReason.MISROUTED:
+            return accept_misrouted(stored, bounds, mint)
         if resolution.action == "rebuild":
             return new_lineage(bounds, mint)
         try:

@@ -131,6 +131,7 @@ class StateUpdater:
             topic=topic,
             dead_letters=dead_letters,
             sessions=self._sessions,
+            take_up=self._take_up,
             health=self._health,
             settings=settings,
             metrics=metrics,
