@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import redis
@@ -134,8 +135,8 @@ def test_a_store_that_evicts_nothing_is_accepted(subject: Subject) -> None:
 
 def test_a_namespace_belongs_to_one_topic_and_partition_count(subject: Subject) -> None:
     store = subject.store
-    store.claim_namespace(64, "behavior-events")
-    store.claim_namespace(64, "behavior-events")
+    identity = store.claim_namespace(64, "behavior-events")
+    assert store.claim_namespace(64, "behavior-events") == identity
     with pytest.raises(NamespaceConflict):
         store.claim_namespace(32, "behavior-events")
     with pytest.raises(NamespaceConflict):
@@ -185,13 +186,64 @@ def test_a_store_that_is_away_says_so_and_commits_have_no_answer(subject: Subjec
 @pytest.mark.servers
 def test_what_is_written_where_is_what_the_formats_say(valkey_store: tuple[RedisStore, redis.Redis]) -> None:
     store, client = valkey_store
-    store.claim_namespace(64, "behavior-events")
+    identity = store.claim_namespace(64, "behavior-events")
     store.commit([Commit(3, ABSENT, b"p1", (("ann", b"s1"),))])
-    assert client.get("contract:0011223344556677-0:meta") == b'{"partitions": 64, "topic": "behavior-events"}'
+    meta = f'{{"partitions": 64, "topic": "behavior-events", "store": "{identity}"}}'
+    assert client.get("contract:0011223344556677-0:meta") == meta.encode()
     assert client.smembers("contract:namespaces") == {b"0011223344556677-0"}
     assert client.get("contract:{0011223344556677-0.3}:progress") == b"p1"
     assert client.get("contract:{0011223344556677-0.3}:s:ann") == b"s1"
     assert client.ttl("contract:{0011223344556677-0.3}:s:ann") == -1
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("mode", ["single", "cluster"])
+def test_all_workers_of_a_store_learn_one_identity_and_keep_it_when_the_store_is_emptied(
+    request: pytest.FixtureRequest, mode: Literal["single", "cluster"]
+) -> None:
+    server: Valkey = request.getfixturevalue("server" if mode == "single" else "cluster")
+    client = redis.Redis.from_url(server.address, protocol=2)
+    client.flushall()
+    stores = [RedisStore(RedisSettings(url=server.address, mode=mode), KEYS) for _ in range(3)]
+    first, second, late = stores
+    identity = first.claim_namespace(64, "behavior-events")
+    assert second.claim_namespace(64, "behavior-events") == identity
+    client.flushall()
+    assert second.claim_namespace(64, "behavior-events") == identity
+    assert late.claim_namespace(64, "behavior-events") == identity
+    client.flushall()
+    fresh = RedisStore(RedisSettings(url=server.address, mode=mode), KEYS)
+    another = fresh.claim_namespace(64, "behavior-events")
+    assert another != identity
+    assert first.claim_namespace(64, "behavior-events") == another, "what the store says counts"
+
+    client.set(KEYS.meta, '{"partitions": 64, "topic": "behavior-events"}')  # as earlier versions wrote it
+    upgraded = {store.claim_namespace(64, "behavior-events") for store in (second, late, first)}
+    assert len(upgraded) == 1
+    for foreign in (b"null", b"[]", b"{}", b'{"partitions": 64, "topic": "behavior-events", "store": "../x"}'):
+        client.set(KEYS.meta, foreign)
+        with pytest.raises(NamespaceConflict):
+            first.claim_namespace(64, "behavior-events")
+    for store in (*stores, fresh):
+        store.close()
+    client.close()
+
+
+@pytest.mark.servers
+def test_a_store_emptied_at_any_moment_is_claimed_and_never_found_to_be_made_for_nothing(
+    valkey_store: tuple[RedisStore, redis.Redis], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, client = valkey_store
+    execute = store.client.execute_command
+
+    def emptied_after_each(*words: Any, **options: Any) -> Any:
+        answer = execute(*words, **options)
+        client.flushall()
+        return answer
+
+    monkeypatch.setattr(store.client, "execute_command", emptied_after_each)
+    identity = store.claim_namespace(64, "behavior-events")
+    assert store.claim_namespace(64, "behavior-events") == identity
 
 
 @pytest.fixture

@@ -150,7 +150,7 @@ def _progress(record: bytes) -> None:
 
 
 def _seal_progress(record: bytes) -> bytes:
-    return record[:100] + struct.pack("<I", crc32(record[:100]))
+    return record[:-4] + struct.pack("<I", crc32(record[:-4]))
 
 
 KEYS: Final = Keys("0011223344556677-0", "uic")

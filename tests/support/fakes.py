@@ -113,6 +113,7 @@ class FakeStore:
         self.states: dict[tuple[int, str], bytes] = {}
         self.bad: dict[int, list[bytes]] = {}
         self.meta: tuple[int, str] | None = None
+        self.identity = "00112233aabbccdd"
         self.away = False
         """Every call fails, nothing is written."""
         self.fail_commits: list[Literal["lost request", "lost answer"]] = []
@@ -125,11 +126,12 @@ class FakeStore:
     def check(self) -> None:
         self._ask()
 
-    def claim_namespace(self, partitions: int, topic: str) -> None:
+    def claim_namespace(self, partitions: int, topic: str) -> str:
         self._ask()
         self.meta = self.meta or (partitions, topic)
         if self.meta != (partitions, topic):
             raise NamespaceConflict(f"the namespace belongs to {self.meta}")
+        return self.identity
 
     def read_progress(self, partitions: Collection[int]) -> dict[int, bytes]:
         self._ask()

@@ -24,7 +24,7 @@ def check_topic(settings: KafkaSettings) -> None:
     """Refuse a topic that is missing, compacted or of another partition count; warn of a short retention.
 
     Raises:
-        UnsuitableTopic: the message says how to mend it.
+        UnsuitableTopic: the message says how to fix it.
         LogUnavailable: no broker answers.
     """
     timeouts = {"bootstrap_timeout_ms": settings.request_timeout_ms}
@@ -48,15 +48,15 @@ def check_topic(settings: KafkaSettings) -> None:
     _judge(findings)
 
 
-def check_store(store: StateStore, settings: KafkaSettings) -> None:
-    """Refuse a store that may evict, and a namespace that belongs to another topic.
+def check_store(store: StateStore, settings: KafkaSettings) -> str:
+    """The store's identity. Refuses a store that may evict, and a namespace that belongs to another topic.
 
     Raises:
         EvictingStore, NamespaceConflict: as the names say.
         StoreUnavailable: no answer.
     """
     store.check()
-    store.claim_namespace(settings.partitions, settings.topic)
+    return store.claim_namespace(settings.partitions, settings.topic)
 
 
 def _judge(findings: list[Finding]) -> None:

@@ -7,6 +7,8 @@ than `CHUNK_STATES` states at a time, because the server answers nobody else whi
 from __future__ import annotations
 
 import json
+import re
+import secrets
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -29,6 +31,7 @@ from uic.settings import RedisSettings
 CHUNK_STATES = 256
 FAILURES = (redis.RedisError, RedisClusterException, OSError)
 """What redis-py raises when there is no answer; a cluster that cannot be reached has a class outside the tree."""
+IDENTITY = re.compile(r"[0-9a-f]{16}")
 SCRIPT = files("uic").joinpath("commit.lua").read_text()
 _GIVEN_UP = NoAnswer("not tried: an earlier commit had no answer")
 
@@ -42,6 +45,8 @@ class RedisStore:
         self._keys = keys
         self._bad_values_kept = settings.bad_values_kept
         self._connections = 0
+        self._identity = secrets.token_hex(8)
+        """What this process names a store that has no identity; then that of the store that it has seen last."""
         self._clustered = settings.mode == "cluster"
 
     @cached_property
@@ -64,19 +69,33 @@ class RedisStore:
                     "redis-cli CONFIG SET maxmemory-policy noeviction, and the same in its configuration file"
                 )
 
-    def claim_namespace(self, partitions: int, topic: str) -> None:
-        """See `StateStore`."""
+    def claim_namespace(self, partitions: int, topic: str) -> str:
+        """See `StateStore`. Each write is one atomic script, so that a store that is emptied at any moment is claimed
+        whole or not at all; what is found wrong is what was stored. A store that was emptied while this process runs
+        gets back the identity that it had."""
         ours = {"partitions": partitions, "topic": topic}
+        claim = ours | {"store": self._identity}
         with _named("claim the namespace"):
-            self.client.set(self._keys.meta, json.dumps(ours), nx=True)
-            stored = self.client.get(self._keys.meta)
+            stored = self._replace_meta(ABSENT, claim)
+            if read_meta(stored) == ours:  # claimed by a version that gave stores no identity
+                stored = self._replace_meta(stored, claim)
             self.client.sadd(self._keys.namespaces, self._keys.namespace)
-        if read_meta(stored) != ours:
+        said = read_meta(stored)
+        identity = said.get("store") if isinstance(said, dict) else None
+        if said != ours | {"store": identity} or not isinstance(identity, str) or not IDENTITY.fullmatch(identity):
             raise NamespaceConflict(
-                f"namespace {self._keys.namespace} was made for {(stored or b'')[:200]!r}, the settings say {ours}: "
+                f"namespace {self._keys.namespace} was made for {stored[:200]!r}, the settings say {ours}: "
                 "correct UIC_KAFKA__TOPIC and UIC_KAFKA__PARTITIONS, or raise UIC_BUNDLE__GENERATION to begin a new "
                 "namespace"
             )
+        self._identity = identity
+        return identity
+
+    def _replace_meta(self, expected: bytes, new: dict[str, object]) -> bytes:
+        """Write the namespace's meta if it is the expected one (`ABSENT`: if there is none); what is stored then."""
+        record = json.dumps(new).encode()
+        reply = self.client.eval(SCRIPT, 1, self._keys.meta, expected, record)
+        return record if reply == 1 else bytes(reply)
 
     def read_progress(self, partitions: Collection[int]) -> dict[int, bytes]:
         """See `StateStore`."""

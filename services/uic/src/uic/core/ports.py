@@ -49,9 +49,10 @@ class StateStore(Protocol):
     def check(self) -> None:
         """Raises `EvictingStore` if the store may evict states or progress."""
 
-    def claim_namespace(self, partitions: int, topic: str) -> None:
-        """Record the namespace's partition count and topic if nobody has; raises `NamespaceConflict` if others are
-        recorded."""
+    def claim_namespace(self, partitions: int, topic: str) -> str:
+        """The store's identity: random, made when a namespace is first claimed, the same for all workers that write to
+        this store. Records the namespace's partition count and topic if none are recorded; raises `NamespaceConflict`
+        if others are."""
 
     def read_progress(self, partitions: Collection[int]) -> dict[int, bytes]:
         """The progress record of each partition, `ABSENT` where there is none."""

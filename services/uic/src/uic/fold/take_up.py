@@ -65,8 +65,9 @@ class TakeUp:
         settings: FoldSettings,
         metrics: Metrics,
         random_id: Callable[[], int],
+        identify: Callable[[str], None],
     ) -> None:
-        """`random_id` gives lineages their ids."""
+        """`random_id` gives lineages their ids; `identify` hears the store's identity whenever it is looked up."""
         self._topic = topic
         self._store = store
         self._log = event_log
@@ -77,6 +78,7 @@ class TakeUp:
         self._settings = settings
         self._metrics = metrics
         self._random_id = random_id
+        self._identify = identify
 
     def obey(self, resolutions: deque[Resolution], now: float) -> None:
         """Begin what operators decided; tell them at once what cannot be done."""
@@ -180,7 +182,7 @@ class TakeUp:
         if not new:
             return
         try:
-            self._store.claim_namespace(self._topic.partitions, self._topic.name)
+            self._identify(self._store.claim_namespace(self._topic.partitions, self._topic.name))
             stored = self._store.read_progress([s.partition for s in new])
         except NamespaceConflict as error:
             self._health.stop(f"namespace: {error.detail}")

@@ -77,6 +77,7 @@ class StateUpdater:
         settings: FoldSettings,
         metrics: Metrics,
         random_id: Callable[[], int] = lambda: secrets.randbits(64) or 1,
+        identify: Callable[[str], None] = lambda store: None,
         after: Callable[[str], None] = lambda step: None,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
@@ -92,6 +93,7 @@ class StateUpdater:
             settings: bounds and intervals.
             metrics: where all of it is counted.
             random_id: makes ids of writers and lineages.
+            identify: hears the store's identity, which workers of one group must agree on, whenever it is looked up.
             after: hears each step of the protocol when it is done (crash tests end the process there).
             clock: seconds; measures how long steps take, and decides nothing.
         """
@@ -126,6 +128,7 @@ class StateUpdater:
             settings=settings,
             metrics=metrics,
             random_id=random_id,
+            identify=identify,
         )
         self._decoding = Decoding(
             topic=topic,

@@ -60,21 +60,26 @@ REOPEN_S = 1.0
 Command = Callable[[KafkaConsumer], None]
 
 
+class _AnotherStore(Exception):
+    """The group is no longer that of the store's workers."""
+
+
 class LogConsumer(threading.Thread):
     """`Log` on a Kafka consumer group. Begin with `start`, end with `leave`."""
 
-    def __init__(self, settings: KafkaSettings, group: str, queue_records: int) -> None:
+    def __init__(self, settings: KafkaSettings, group: Callable[[str], str], queue_records: int) -> None:
         """Nothing is connected yet.
 
         Args:
             settings: the log.
-            group: the consumer group.
+            group: names the consumer group, given the store's identity (empty until `identify` tells it).
             queue_records: fetched records that may wait for the fold, over all partitions.
         """
         super().__init__(name="poll", daemon=True)
         self._settings = settings
         self._topic = settings.topic
         self._group = group
+        self._store = ""
         self._queue_records = queue_records
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._messages: queue.SimpleQueue[LogMessage] = queue.SimpleQueue()
@@ -87,6 +92,7 @@ class LogConsumer(threading.Thread):
         self._advising = False
         self._advise_due = 0.0
         self._check_due = 0.0
+        self._joined_as = ""
         self._topic_id = NO_TOPIC_ID
         self._identity: TopicIdentity | None = None
         # Written by the fold thread, read by the poll thread:
@@ -126,6 +132,13 @@ class LogConsumer(threading.Thread):
         newer = dict(offsets)
         self._commands.put(lambda consumer: self._advice.update(newer))
 
+    def identify(self, store: str) -> None:
+        """Join the group of the workers that write to this store; a worker that is in another group leaves it.
+
+        Without this, two stores under one topic and prefix would share one group, and each would get some partitions.
+        """
+        self._store = store
+
     def leave(self, timeout_s: float) -> bool:
         """Commit the last advice, leave the group and end the thread; False if that was not done in time."""
         self._leaving.set()
@@ -139,6 +152,7 @@ class LogConsumer(threading.Thread):
         while not self._leaving.is_set():
             consumer = None
             try:
+                self._joined_as = self._group(self._store)
                 assignor = HonestAssignor()
                 consumer = KafkaConsumer(**self._options(), partition_assignment_strategy=[assignor])
                 assignor.holds = consumer.assignment
@@ -171,7 +185,7 @@ class LogConsumer(threading.Thread):
     def _options(self) -> dict[str, Any]:
         s = self._settings
         return s.client_options() | {
-            "group_id": self._group,
+            "group_id": self._joined_as,
             "auto_offset_reset": "none",
             "enable_auto_commit": False,
             "isolation_level": "read_committed",
@@ -195,6 +209,8 @@ class LogConsumer(threading.Thread):
             self._make_room(consumer)
             self._send_advice(consumer)
             self._check_partition_count(consumer)
+            if self._joined_as != self._group(self._store):
+                raise _AnotherStore("the store has another identity: changing groups")
             _unblock_parked(consumer)
             pause_s = min(LONGEST_PAUSE_S, max(0.001, 2 * pause_s))
             try:
