@@ -143,6 +143,12 @@ def test_a_namespace_belongs_to_one_topic_and_partition_count(subject: Subject) 
         store.claim_namespace(64, "other")
 
 
+def test_the_store_says_what_time_it_is(subject: Subject) -> None:
+    first = subject.store.time_ms()
+    assert first > 1_600_000_000_000
+    assert subject.store.time_ms() >= first
+
+
 def test_unreadable_values_are_kept_newest_first_and_bounded(subject: Subject) -> None:
     for i in range(60):
         subject.store.set_aside(2, [f"{i}a".encode(), f"{i}b".encode()])
@@ -168,6 +174,7 @@ def test_a_store_that_is_away_says_so_and_commits_have_no_answer(subject: Subjec
     store = subject.store
     for call in (
         store.check,
+        store.time_ms,
         lambda: store.claim_namespace(1, "t"),
         lambda: store.read_progress([0]),
         lambda: store.load([(0, [USER])]),

@@ -122,6 +122,11 @@ class FakeStore:
         """Every commit that was executed, refused ones included."""
         self.reads = 0
         self.connections = 1
+        self.clock_ms = WALL_MS
+
+    def time_ms(self) -> int:
+        self._ask()
+        return self.clock_ms
 
     def check(self) -> None:
         self._ask()
@@ -414,6 +419,8 @@ class Worker:
         self.metrics = Metrics()
         self.crash_at = ""
         self.now = 1000.0
+        self.ahead_ms = 0
+        """How far the worker's clock is ahead of the store's."""
         numbers = random.Random(seed)
         self.updater = StateUpdater(
             topic=Topic(TOPIC, len(topic) if partitions is None else partitions, start),
@@ -426,12 +433,13 @@ class Worker:
             metrics=self.metrics,
             random_id=lambda: numbers.getrandbits(64) | 1,
             after=self._after,
+            clock=lambda: 0.0,
         )
 
     def turn(self, seconds: float = 0.3) -> None:
         """Hear what there is, do what is due; then time passes."""
-        wall_ms = WALL_MS + int(self.now * 1000)
-        self.log.wall_ms = wall_ms
+        self.store.clock_ms = WALL_MS + int(self.now * 1000)
+        wall_ms = self.log.wall_ms = self.store.clock_ms + self.ahead_ms
         self.updater.turn(self.log.messages(0), self.now, wall_ms)
         self.now += seconds
 

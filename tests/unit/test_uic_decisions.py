@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mimn.state import NO_TOPIC_ID, Progress, encode_progress, witness
 from support.fakes import FakeRecord
-from uic.core.advance import CaughtUp, advance
+from uic.core.advance import CaughtUp, advance, as_of
 from uic.core.commit import ABSENT, Verdict, judge
 from uic.core.takeup import (
     Begin,
@@ -58,6 +58,7 @@ tried = record(next_offset=120, last_offset=119)
         (record(next_offset=90), Verdict.STORE_BEHIND),
         (record(next_offset=90, writer=1), Verdict.STORE_BEHIND),
         (record(as_of_ms=900), Verdict.STORE_BEHIND),
+        (record(as_of_ms=900, writer=1), Verdict.OWNERSHIP_LOST),  # an honest writer after one with a fast clock
         (record(era=1, next_offset=500), Verdict.STORE_BEHIND),
         (record(next_offset=120, last_offset=119, writer=1), Verdict.OWNERSHIP_LOST),
         (record(next_offset=110), Verdict.OWNERSHIP_LOST),
@@ -229,6 +230,13 @@ def test_a_batch_moves_progress_behind_its_last_record() -> None:
 
 
 def test_an_idle_partition_changes_nothing_but_its_time_and_its_place_behind_markers() -> None:
+    behind_a_fast_clock = advance(KNOWN, writer=10, last=None, position=None, caught_up=CaughtUp(100, 700))
+    assert behind_a_fast_clock.as_of_ms == 700
     assert advance(KNOWN, writer=10, last=None, position=102, caught_up=CaughtUp(102, 2000)) == replace(
         KNOWN, next_offset=102, writer=10, as_of_ms=2000
     )
+
+
+@pytest.mark.parametrize(("ahead_ms", "expected"), [(3_600_000, 6_400_000), (0, 10_000_000), (-3_600_000, 10_000_000)])
+def test_a_question_was_asked_at_the_time_of_the_slower_clock(ahead_ms: int, expected: int) -> None:
+    assert as_of(10_000_000, ahead_ms) == expected

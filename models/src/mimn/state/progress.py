@@ -66,7 +66,8 @@ class Progress:
     gaps: int = 0
     """How many such ranges there were."""
     as_of_ms: int
-    """When the partition was last known to be caught up to here, by the writer's clock."""
+    """When the partition was last known to be caught up to here, by the slower of the writer's and the store's clocks.
+    May fall from one writer to the next."""
     misrouted_to: int = 0
     """An operator has accepted misrouted records below this offset: they become dead letters, however many."""
 

@@ -103,6 +103,9 @@ class Metrics:
         self.as_of = Gauge(
             "uic_as_of_timestamp_seconds", "As-of time of the partition's progress.", ["partition"], registry=r
         )
+        self.clock_skew = Gauge(
+            "uic_clock_skew_seconds", "This process's clock less the store's, when last compared.", registry=r
+        )
         self.partitions = Gauge(
             "uic_partitions", "Partitions assigned to this process, by status.", ["status"], registry=r
         )

@@ -136,6 +136,16 @@ class RedisStore:
             self.client.lpush(name, *values)
             self.client.ltrim(name, 0, self._bad_values_kept - 1)
 
+    def time_ms(self) -> int:
+        """See `StateStore`."""
+        with _named("read the store's clock"):
+            if not self._clustered:
+                clocks = [self.client.time()]
+            else:
+                said = self.client.time(target_nodes=RedisCluster.PRIMARIES)
+                clocks = list(said.values()) if isinstance(said, dict) else [said]
+        return max(int(seconds) * 1000 + int(microseconds) // 1000 for seconds, microseconds in clocks)
+
     def close(self) -> None:
         """Give up the connections."""
         if "client" in self.__dict__:

@@ -10,11 +10,23 @@ from uic.core.event import Record
 
 @dataclass(frozen=True, slots=True)
 class CaughtUp:
-    """Once `end` is reached, progress is as of `asked_ms`: what was in the log at that time lies below `end`."""
+    """Once `end` is reached, progress is as of `as_of_ms`: what was in the log at that time lies below `end`."""
 
     end: int
-    asked_ms: int
-    """Wall clock, ms."""
+    as_of_ms: int
+
+
+def as_of(asked_ms: int, ahead_ms: int) -> int:
+    """When a question was asked, by the slower of two clocks.
+
+    An as-of time in the future would hide that a partition stands still until that time has passed; one in the past
+    only shows a partition as older than it is.
+
+    Args:
+        asked_ms: by our clock.
+        ahead_ms: our clock less the store's.
+    """
+    return asked_ms - max(0, ahead_ms)
 
 
 def advance(
@@ -33,7 +45,7 @@ def advance(
     next_offset = max(progress.next_offset if last is None else last.offset + 1, position or 0)
     as_of_ms = progress.as_of_ms
     if caught_up is not None and next_offset >= caught_up.end:
-        as_of_ms = max(as_of_ms, caught_up.asked_ms)
+        as_of_ms = caught_up.as_of_ms  # lower than before if the last writer's clock was ahead
     if last is None:
         return replace(progress, next_offset=next_offset, writer=writer, as_of_ms=as_of_ms)
     return replace(

@@ -43,7 +43,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class NoAnswer:
-    """Nobody knows: no reply, or an error that does not say."""
+    """Unknown: no reply, or an error that does not say."""
 
     detail: str
 
@@ -59,7 +59,7 @@ class Verdict(StrEnum):
     UNCHANGED = "unchanged"
     """The record that we knew of: nothing was written since."""
     OWNERSHIP_LOST = "ownership_lost"
-    """Ahead of us, or somebody else's: another process has the partition."""
+    """Ahead of us, or of another writer: another process has the partition."""
     STORE_BEHIND = "store_behind"
     """Absent, or older than what the store had acknowledged: it lost writes."""
     UNREADABLE = "unreadable"
@@ -74,8 +74,9 @@ def judge(stored: bytes, known: bytes, tried: bytes | None) -> Verdict:
         known: the last record that the session read, or that the store acknowledged to it.
         tried: the record that the session tried to write over `known`, if it did.
 
-    Total: every combination has a verdict. Records are compared as (era, next offset, as-of time) within one lineage; a
-    record of another lineage can only have been written by somebody else.
+    Total: every combination has a verdict. Records are compared as (era, next offset) within one lineage, those of one
+    writer by their as-of time too: another writer's as-of time may be lower because its clock is. A record of another
+    lineage can only be another process's.
     """
     if tried is not None and stored == tried:
         return Verdict.OURS
@@ -91,10 +92,13 @@ def judge(stored: bytes, known: bytes, tried: bytes | None) -> Verdict:
         ours = decode_progress(known)
     except CorruptProgress:
         return Verdict.OWNERSHIP_LOST
-    if theirs.lineage == ours.lineage and _age(theirs) < _age(ours):
+    if theirs.lineage == ours.lineage and _is_older(theirs, ours):
         return Verdict.STORE_BEHIND
     return Verdict.OWNERSHIP_LOST
 
 
-def _age(progress: Progress) -> tuple[int, int, int]:
-    return progress.era, progress.next_offset, progress.as_of_ms
+def _is_older(one: Progress, other: Progress) -> bool:
+    ages = [(p.era, p.next_offset) for p in (one, other)]
+    if ages[0] != ages[1]:
+        return ages[0] < ages[1]
+    return one.writer == other.writer and one.as_of_ms < other.as_of_ms

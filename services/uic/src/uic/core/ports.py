@@ -67,6 +67,9 @@ class StateStore(Protocol):
     def set_aside(self, partition: int, values: Sequence[bytes]) -> None:
         """Keep unreadable values in the partition's bounded list for inspection, newest first."""
 
+    def time_ms(self) -> int:
+        """The store's clock, milliseconds since 1970-01-01 UTC; a cluster's is the one furthest ahead."""
+
     @property
     def connections(self) -> int:
         """Rises with every connection made: when it does, what the store had may be lost."""

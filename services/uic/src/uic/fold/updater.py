@@ -23,7 +23,7 @@ from concurrent.futures import Future
 from time import perf_counter
 
 from mimn.state import Progress, encode_progress
-from uic.core.advance import CaughtUp, advance
+from uic.core.advance import CaughtUp, advance, as_of
 from uic.core.cache import StateCache
 from uic.core.commit import Commit
 from uic.core.event import Reason
@@ -141,6 +141,9 @@ class StateUpdater:
         )
         self._resolutions: deque[Resolution] = deque()
         self._ask_due = 0.0
+        self._store = store
+        self._ahead_ms: int | None = None
+        """Our clock less the store's; None until they were compared."""
 
     # From any thread
 
@@ -194,7 +197,7 @@ class StateUpdater:
         if not self._health.stopped:
             self._settlement.go_on(now)
             self._take_up.go_on(now)
-            self._ask_ends(now)
+            self._ask_ends(now, lambda: wall_ms / 1000 + self._clock() - began)
             for large in (False, True):  # small batches need not wait until the batch of a flooded partition is folded
                 batches = self._decode(large, now)
                 parts = self._load(batches, now)
@@ -289,7 +292,8 @@ class StateUpdater:
             if contradiction(session.progress, bounds) is not None:
                 self._sessions.restart(session, now)  # taking it up finds the log broken
                 return
-            session.caught_up = CaughtUp(bounds.end, message.asked_ms)
+            if self._ahead_ms is not None:
+                session.caught_up = CaughtUp(bounds.end, as_of(message.asked_ms, self._ahead_ms))
             if message.position is not None:
                 session.position = max(session.position, message.position)
 
@@ -362,11 +366,19 @@ class StateUpdater:
 
     # Due by the clock
 
-    def _ask_ends(self, now: float) -> None:
-        """Ask the broker now and then where the log ends."""
+    def _ask_ends(self, now: float, wall_s: Callable[[], float]) -> None:
+        """Ask the broker now and then where the log ends, and the store what time it is."""
         if now < self._ask_due:
             return
         self._ask_due = now + self._settings.as_of_interval_s
+        asked_s = wall_s()
+        try:
+            stores_ms = self._store.time_ms()
+        except StoreUnavailable as error:
+            self._health.store_failed("time", error, [], now)
+        else:
+            self._ahead_ms = round(500 * (asked_s + wall_s())) - stores_ms  # half of the way there and back
+            self._metrics.clock_skew.set(self._ahead_ms / 1000)
         reading = {s.partition: s.tag for s in self._sessions.of(Reading)}
         if reading:
             self._log.describe(reading)
