@@ -15,7 +15,7 @@ from localstack.servers import Valkey
 from mimn.state import Keys
 from support.fakes import FakeStore
 from support.one_node_cluster import OneNodeCluster
-from uic.core.commit import ABSENT, Commit, NoAnswer, Refused, Written
+from uic.core.commit import ABSENT, Commit, NoAnswer, Refused, StatesLost, Written
 from uic.core.ports import StateStore
 from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable
 from uic.settings import RedisSettings
@@ -102,6 +102,23 @@ def test_none_deletes(subject: Subject) -> None:
     store.commit([Commit(0, ABSENT, b"p1", ((USER, b"s1"), ("bob", b"s2")))])
     assert store.commit([Commit(0, b"p1", b"p2", ((USER, None), ("nobody", None)))]) == [Written()]
     assert store.load([(0, [USER, "bob"])]) == [[None, b"s2"]]
+
+
+def test_a_user_who_should_have_had_no_state_and_had_one_is_told_and_nothing_is_written(subject: Subject) -> None:
+    store = subject.store
+    store.commit([Commit(0, ABSENT, b"p1", ((USER, b"s1"), ("bob", b"s2"), ("eve", b"s3")), created=2, listed=1)])
+    commit = Commit(0, b"p1", b"p2", (("new", b"n"), ("eve", b"s4"), (USER, b"s5")), created=3)
+    assert store.commit([commit]) == [StatesLost(("eve", USER))]
+    assert store.read_progress([0]) == {0: b"p1"}
+    assert store.load([(0, ["new", "eve"])]) == [[None, b"s3"]]
+    others = Commit(0, b"p1", b"p2", (("new", b"n"), ("eve", b"s4"), (USER, b"s5")), created=1, listed=1)
+    assert store.commit([others]) == [Written()]
+    # An erased user has none; another partition and a new lineage know of nobody.
+    assert store.commit([Commit(0, b"p2", b"p3", ((USER, None),))]) == [Written()]
+    assert store.commit([Commit(0, b"p3", b"p4", ((USER, b"s6"),), created=1)]) == [Written()]
+    assert store.commit([Commit(1, ABSENT, b"p1", (("bob", b"s"),), created=1)]) == [Written()]
+    assert store.commit([Commit(0, b"p4", b"p5", begins_lineage=True)]) == [Written()]
+    assert store.commit([Commit(0, b"p5", b"p6", (("bob", b"s"),), created=1)]) == [Written()]
 
 
 def test_each_of_several_commits_stands_for_itself(subject: Subject) -> None:

@@ -28,7 +28,7 @@ from mimn.state import (
     partition_of,
     user_hash,
 )
-from uic.core.commit import ABSENT, Answer, Commit, NoAnswer, Refused, Written
+from uic.core.commit import ABSENT, Answer, Commit, NoAnswer, Refused, StatesLost, Written
 from uic.core.letters import Letter
 from uic.core.ports import (
     Advised,
@@ -112,6 +112,8 @@ class FakeStore:
         self.progress: dict[int, bytes] = {}
         self.states: dict[tuple[int, str], bytes] = {}
         self.bad: dict[int, list[bytes]] = {}
+        self.users: set[tuple[int, str]] = set()
+        """Those with a state."""
         self.meta: tuple[int, str] | None = None
         self.identity = "00112233aabbccdd"
         self.away = False
@@ -168,6 +170,7 @@ class FakeStore:
         """All is gone."""
         self.progress.clear()
         self.states.clear()
+        self.users.clear()
         self.meta = None
 
     def snapshot(self) -> tuple[dict[int, bytes], dict[tuple[int, str], bytes]]:
@@ -176,14 +179,23 @@ class FakeStore:
     def restore(self, snapshot: tuple[dict[int, bytes], dict[tuple[int, str], bytes]]) -> None:
         """Later writes are lost."""
         self.progress, self.states = dict(snapshot[0]), dict(snapshot[1])
+        self.users = set(self.states)
 
     def _execute(self, commit: Commit) -> Answer:
         self.commits.append(commit)
         stored = self.progress.get(commit.partition, ABSENT)
         if stored != commit.expected:
             return Refused(stored)
+        created = [user for user, _ in commit.values[: commit.created]]
+        lost = [user for user in created if (commit.partition, user) in self.users]
+        if lost:
+            return StatesLost(tuple(lost))
+        if commit.begins_lineage:
+            self.users = {(p, user) for p, user in self.users if p != commit.partition}
+        self.users |= {(commit.partition, user) for user, _ in commit.values[: commit.created + commit.listed]}
         for user, value in commit.values:
             if value is None:
+                self.users.discard((commit.partition, user))
                 self.states.pop((commit.partition, user), None)
                 self.bad.pop(commit.partition, None)
             else:

@@ -765,6 +765,37 @@ def test_an_unreadable_state_is_set_aside_and_the_user_begins_anew(
     assert (neighbor.header.event_count, neighbor.header.partial) == (5, False)
 
 
+def test_a_state_that_is_gone_alone_is_noticed_counted_and_its_user_marked(topic: FakeTopic, store: FakeStore) -> None:
+    folded(topic, store)
+    del store.states[0, USERS[0]]
+    heir = Worker(topic, store, seed=1)
+    heir.log.assign(0)
+    fill(topic, 5, first=20)
+    fresh = users_of(0, 1, 6)[-1]
+    topic.event(fresh)
+    heir.catch_up()
+    expected = {USERS[0]: (1, True), USERS[1]: (5, False), fresh: (1, False)}
+    for user, want in expected.items():
+        state = stored_state(store, user)
+        assert state is not None
+        assert (state.header.event_count, state.header.partial) == want
+    assert heir.counted("uic_lost_states_total") == 1
+    topic.erase(USERS[0])
+    topic.event(USERS[0])
+    heir.catch_up()
+    heir.log.revoke(0)
+    heir.log.assign(0)
+    topic.erase(USERS[1])
+    heir.catch_up()
+    topic.event(USERS[1])
+    heir.catch_up()
+    for user in USERS[:2]:
+        state = stored_state(store, user)
+        assert state is not None
+        assert (state.header.event_count, state.header.partial) == (1, False), "an erased state is not a lost one"
+    assert heir.counted("uic_lost_states_total") == 1
+
+
 def test_another_users_state_is_not_taken_for_ours(topic: FakeTopic, store: FakeStore) -> None:
     folded(topic, store)
     store.states[0, USERS[0]] = store.states[0, USERS[1]]

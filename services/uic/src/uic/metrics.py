@@ -83,6 +83,11 @@ class Metrics:
             ["error"],
             registry=r,
         )
+        self.lost_states = Counter(
+            "uic_lost_states",
+            "States that were gone from the store when an event of their user came: started again, partial.",
+            registry=r,
+        )
         self.non_finite = Counter(
             "uic_non_finite_steps", "Events whose step was not finite: state kept, event to dead letters.", registry=r
         )

@@ -24,7 +24,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from mimn.state import Keys
-from uic.core.commit import ABSENT, Answer, Commit, NoAnswer, Refused, Written
+from uic.core.commit import ABSENT, Answer, Commit, NoAnswer, Refused, StatesLost, Written
 from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable
 from uic.settings import RedisSettings
 
@@ -162,17 +162,22 @@ class RedisStore:
                 replies = pipeline.execute(raise_on_error=False)
         except FAILURES as error:
             return [NoAnswer(_describe(error))] * len(chunk)
-        return [_answer(reply) for reply in replies]
+        return [_answer(reply, commit) for reply, commit in zip(replies, chunk, strict=True)]
 
     def _arguments(self, commit: Commit) -> list[Any]:
         p = commit.partition
-        names = [self._keys.progress(p), self._keys.bad(p), *(self._keys.state(p, user) for user, _ in commit.values)]
+        keys = self._keys
+        names = [keys.progress(p), keys.bad(p), keys.users(p), *(keys.state(p, user) for user, _ in commit.values)]
         return [
             SCRIPT,
             len(names),
             *names,
             commit.expected,
             commit.progress,
+            commit.created,
+            commit.listed,
+            len(keys.state(p, "")),
+            "1" if commit.begins_lineage else "",
             *(value or b"" for _, value in commit.values),
         ]
 
@@ -251,11 +256,13 @@ def _chunks(commits: Sequence[Commit]) -> Iterator[list[Commit]]:
         yield chunk
 
 
-def _answer(reply: object) -> Answer:
+def _answer(reply: object, commit: Commit) -> Answer:
     if reply == 1:
         return Written()
     if isinstance(reply, bytes):
         return Refused(reply)
+    if isinstance(reply, list):
+        return StatesLost(tuple(commit.values[at][0] for at in reply))
     return NoAnswer(_describe(reply))
 
 

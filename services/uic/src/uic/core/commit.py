@@ -25,7 +25,14 @@ class Commit:
     progress: bytes
     """The record that replaces it."""
     values: tuple[tuple[str, bytes | None], ...] = ()
-    """User id and state value; None deletes it, and with it all that was set aside as unreadable in the partition."""
+    """User id and state value; None deletes it, and with it all that was set aside as unreadable in the partition.
+    Those that `created` and `listed` count come first."""
+    created: int = 0
+    """How many are of users who had no state. If the store knows that one had, nothing is written."""
+    listed: int = 0
+    """How many of the next ones are of users whom the store may not have listed among those with a state."""
+    begins_lineage: bool = False
+    """Whether the states that are stored now are as if absent from here on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +49,20 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class StatesLost:
+    """Nothing was written: users of whom no state was found had one."""
+
+    users: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class NoAnswer:
     """Unknown: no reply, or an error that does not say."""
 
     detail: str
 
 
-Answer = Written | Refused | NoAnswer
+Answer = Written | Refused | StatesLost | NoAnswer
 
 
 class Verdict(StrEnum):

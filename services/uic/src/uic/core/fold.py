@@ -48,7 +48,7 @@ class Part:
     loaded: dict[int, UserState] = field(default_factory=dict)
     """By index of the user: states that the store had, of any lineage."""
     suspect: set[int] = field(default_factory=set)
-    """Users whose stored value could not be read: they begin anew, `partial`."""
+    """Users whose state could not be read, or was lost: they start again from the initial state, `partial`."""
     row_of: Integers = field(default_factory=lambda: np.empty(0, np.int64))
     """By user of the batch: row of the round with the result; `NO_ROW`: unchanged, `ERASED_ROW`: to be deleted."""
     already_folded: int = 0
@@ -89,6 +89,10 @@ class Round:
         self._from_cache: NDArray[np.intp] = np.empty(0, np.intp)
         """By row: where the cache has its tensors, `NOT_CACHED` if it has not."""
         self._from_store: list[tuple[int, NDArray[np.float32]]] = []
+        self.created: set[int] = set()
+        """Rows that begin from the initial state because there was none."""
+        self.listed: set[int] = set()
+        """Rows whose users may be new to the store's list: read from it, erased in this round, or suspect."""
         self._events: _Events
 
     def plan(self, parts: Sequence[Part]) -> None:
@@ -214,8 +218,10 @@ class Round:
             if loaded is not None and loaded.header.lineage == part.progress.lineage:
                 begun.append(loaded.header)
                 self._from_store.append((row, loaded.tensors))
+                self.listed.add(row)
             else:
                 suspect = not anew and index in part.suspect
+                (self.listed if anew or suspect else self.created).add(row)
                 owner = user_hash(part.batch.users[index])
                 begun.append(
                     StateHeader(owner, part.progress.lineage, part.progress.era, -1, 0, 0, EMPTY_DIGEST, suspect)

@@ -81,7 +81,9 @@ class Rounds:
             lacking = np.flatnonzero(cached == NOT_CACHED).tolist()
             missing.append(lacking)
             wanted.append((reading.partition, [batch.users[i] for i in lacking]))
-            parts.append((reading, Part(batch, reading.progress, cached)))
+            lost = set() if reading.in_hand is None else reading.in_hand.lost
+            suspect = {i for i, user in enumerate(batch.users) if user in lost} if lost else set()
+            parts.append((reading, Part(batch, reading.progress, cached, suspect=suspect)))
             self._metrics.states_cached.inc(len(cached) - len(lacking))
             self._metrics.states_loaded.inc(len(lacking))
         answers = self._store.load(wanted)
@@ -137,11 +139,13 @@ class Rounds:
 def _attempt(reading: Reading, work: Round, part: Part, states: list[bytes]) -> FoldedBatch:
     """The commit of a part; `states` are the round's, encoded, by row."""
     batch = part.batch
-    changed = [
-        (user, states[row] if row >= 0 else None)
-        for user, row in zip(batch.users, part.row_of.tolist(), strict=True)
-        if row != NO_ROW
-    ]
+    created: list[tuple[str, bytes | None]] = []
+    listed: list[tuple[str, bytes | None]] = []
+    others: list[tuple[str, bytes | None]] = []
+    for user, row in zip(batch.users, part.row_of.tolist(), strict=True):
+        if row != NO_ROW:
+            kind = created if row in work.created else listed if row in work.listed else others
+            kind.append((user, states[row] if row >= 0 else None))
     all_read = len(batch.records) == len(reading.pending)
     after = advance(
         part.progress,
@@ -150,5 +154,12 @@ def _attempt(reading: Reading, work: Round, part: Part, states: list[bytes]) -> 
         position=reading.position if all_read else None,
         caught_up=reading.caught_up,
     )
-    commit = Commit(reading.partition, reading.known, encode_progress(after), tuple(changed))
+    commit = Commit(
+        reading.partition,
+        reading.known,
+        encode_progress(after),
+        (*created, *listed, *others),
+        len(created),
+        len(listed),
+    )
     return FoldedBatch(commit, after, work, part)

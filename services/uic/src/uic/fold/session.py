@@ -84,6 +84,8 @@ class InHand:
     acknowledged: int = 0
     """How many of its rejected records the dead-letter topic has."""
     sending: Sending | None = None
+    lost: set[str] = field(default_factory=set)
+    """Users whose states the store has lost: folded again from the initial state, `partial`."""
 
 
 @dataclass(frozen=True, slots=True)

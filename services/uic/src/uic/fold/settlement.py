@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from uic.core.commit import NoAnswer, Verdict, Written, judge
+from uic.core.commit import NoAnswer, StatesLost, Verdict, Written, judge
 from uic.core.ports import Log, StateStore
 from uic.errors import NotOurs, StoreUnavailable
 from uic.fold.health import Health
@@ -79,10 +79,21 @@ class Settlement:
                 session.reason = "the store did not answer a commit"
                 self._health.store_failed("commit", StoreUnavailable(answer.detail), [session], now)
                 continue
+            elif isinstance(answer, StatesLost):
+                self._lost(session, answer)
+                continue
             elif not self._obey(session, attempt, judge(answer.stored, session.known, attempt.commit.progress), now):
                 continue
             written.append((session, attempt))
         return written
+
+    def _lost(self, session: Writing, answer: StatesLost) -> None:
+        """The batch stays in hand; what is folded again of these users is marked as incomplete."""
+        self._metrics.lost_states.inc(len(answer.users))
+        say(log, logging.ERROR, "states lost", partition=session.partition, users=len(answer.users))
+        session.unsure = None
+        if isinstance(session, Reading) and session.in_hand is not None:
+            session.in_hand.lost |= set(answer.users)
 
     def advise(self, written: Sequence[tuple[Writing, Attempt]]) -> None:
         """Step 6: tell the group coordinator where the partitions stand."""

@@ -267,4 +267,5 @@ class TakeUp:
 
 
 def _claim_of(session: Claiming) -> Attempt:
-    return Attempt(Commit(session.partition, session.known, encode_progress(session.progress)), session.progress)
+    record, new = encode_progress(session.progress), session.begin.kind == "new"
+    return Attempt(Commit(session.partition, session.known, record, begins_lineage=new), session.progress)
