@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 
 from pydantic import ValidationError
 
-USAGE = """usage: uic [serve | doctor | dead-letters | partitions | continue | rebuild] ...
+USAGE = """usage: uic [serve | doctor | verify | dead-letters | partitions | continue | rebuild] ...
 
   serve         fold behavior events into user states (the default); settings are UIC_<GROUP>__<NAME>
   doctor        check a deployment and say what to mend
+  verify        find users whose state is gone, and fold it again from the log
   dead-letters  list, show and replay records that could not be folded
   partitions    how each partition of a running process stands
   continue      accept the log that a broken partition has now, and keep its states
@@ -63,9 +64,16 @@ def _partitions(verb: str, arguments: Sequence[str]) -> int:
     return partitions.main(verb, arguments)
 
 
+def _verify(verb: str, arguments: Sequence[str]) -> int:
+    from uic.tools import verify
+
+    return verify.main(arguments)
+
+
 COMMANDS: dict[str, Callable[[str, Sequence[str]], int]] = {
     "serve": _serve,
     "doctor": _doctor,
+    "verify": _verify,
     "dead-letters": _dead_letters,
     "partitions": _partitions,
     "continue": _partitions,

@@ -136,6 +136,16 @@ class RedisStore:
             self.client.lpush(name, *values)
             self.client.ltrim(name, 0, self._bad_values_kept - 1)
 
+    def users(self, partition: int) -> Iterator[str]:
+        """Who has a state in the partition, in no order, each at least once: those whose state was lost included.
+
+        Raises:
+            StoreUnavailable: no answer.
+        """
+        with _named("read who has a state"):
+            for user in self.client.sscan_iter(self._keys.users(partition), count=CHUNK_STATES):
+                yield user.decode()
+
     def time_ms(self) -> int:
         """See `StateStore`."""
         with _named("read the store's clock"):

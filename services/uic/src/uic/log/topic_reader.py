@@ -39,6 +39,7 @@ def read_to_end(
     partitions: Collection[int] | None = None,
     *,
     last: int | None = None,
+    since: int = 0,
     idle_s: float = 10.0,
 ) -> Iterator[LogRecord]:
     """The committed records of `partitions` (None: all) from their beginning to the end that they have at the call.
@@ -50,6 +51,7 @@ def read_to_end(
         topic: read as it is; never created.
         partitions: which; those that the topic lacks are passed over.
         last: only about this many of the newest records of each partition, None for all.
+        since: none below this offset.
         idle_s: how long to wait for any answer before giving up.
 
     Raises:
@@ -73,7 +75,7 @@ def read_to_end(
         raise LogUnavailable(f"no broker answers: {type(error).__name__}") from error
     read_with(consumer)
     try:
-        yield from _read(consumer, topic, partitions, last, idle_s)
+        yield from _read(consumer, topic, partitions, last=last, since=since, idle_s=idle_s)
     except KafkaError as error:
         raise LogUnavailable(f"the broker stopped answering: {type(error).__name__}") from error
     finally:
@@ -81,7 +83,13 @@ def read_to_end(
 
 
 def _read(
-    consumer: KafkaConsumer, topic: str, partitions: Collection[int] | None, last: int | None, idle_s: float
+    consumer: KafkaConsumer,
+    topic: str,
+    partitions: Collection[int] | None,
+    *,
+    last: int | None,
+    since: int,
+    idle_s: float,
 ) -> Iterator[LogRecord]:
     there = consumer.partitions_for_topic(topic)
     if not there:
@@ -90,7 +98,7 @@ def _read(
     timeout_ms = int(idle_s * 1000)
     begins = consumer.beginning_offsets(chosen, timeout_ms=timeout_ms)
     ends = consumer.end_offsets(chosen, timeout_ms=timeout_ms)
-    starts = {tp: begins[tp] if last is None else max(begins[tp], ends[tp] - last) for tp in chosen}
+    starts = {tp: max(begins[tp], since, 0 if last is None else ends[tp] - last) for tp in chosen}
     unread = {tp for tp in chosen if starts[tp] < ends[tp]}
     if not unread:
         return
