@@ -38,7 +38,7 @@ from uic.core.ordering import LARGE, Batch, Bounds, Front, OutOfOrder, decode, t
 from uic.core.routing import MisroutedWindow
 from uic.core.status import Phase
 from uic.errors import InvalidField
-from uic.fold.decoding import WAVES_BESIDE
+from uic.fold.decoding import SHORT_WAVES
 from uic.fold.session import Resolution
 
 USERS = users_of(0, 1, 30)
@@ -483,7 +483,7 @@ def test_a_backlog_in_one_partition_does_not_keep_the_others_waiting() -> None:
     assert all(stored_state(store, user, 4) is not None for user in calm)
 
 
-@pytest.mark.parametrize(("flooded", "longest"), [((0,), WAVES_BESIDE), ((0, 1), 256)])
+@pytest.mark.parametrize(("flooded", "longest"), [((0,), SHORT_WAVES), ((0, 1), 256)])
 def test_a_user_who_floods_is_folded_in_short_batches_as_long_as_others_are_caught_up(
     flooded: tuple[int, ...], longest: int
 ) -> None:

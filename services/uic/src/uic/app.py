@@ -1,6 +1,6 @@
 """The composition root: builds every part from the settings, runs them, and takes them down in order.
 
-The main thread folds. Beside it run the poll thread, the dead-letter thread, and the doors' own. A signal only sets a
+The main thread folds. The poll thread, the dead-letter thread and the doors have their own. A signal only sets a
 flag.
 """
 
@@ -45,7 +45,7 @@ log = logging.getLogger("uic.app")
 IDLE_S = 0.05
 WAIT_S = 1.0
 REFUSED, FAILED = 2, 1
-"""Exit statuses: something must be mended first; something went wrong."""
+"""Exit statuses: something must be corrected first; something went wrong."""
 
 
 class App:
@@ -169,7 +169,7 @@ class App:
                 self._stopping.wait(WAIT_S)
 
     def _alive(self) -> bool:
-        """Whether the threads beside the folding one run, or have not begun yet."""
+        """Whether the poll thread and the dead-letter thread run, or have not begun yet."""
         return all(t.ident is None or t.is_alive() for t in (self._consumer, self._dead_letters))
 
 
@@ -232,7 +232,7 @@ def _keys(settings: UicSettings) -> KeyRing | None:
     hosts = {"UIC_GRPC__HOST": settings.grpc.host, "UIC_ADMIN__HOST": settings.admin.host}
     if beyond := [f"{name}={host}" for name, host in hosts.items() if not is_loopback(host)]:
         raise StartRefused(
-            f"{' and '.join(beyond)}: anybody there could call, because no keys are set. Make one with `ctr-keys make "
+            f"{' and '.join(beyond)}: any caller is let in, because no keys are set. Make one with `ctr-keys make "
             "FILE --scope publish --name NAME` and set UIC_ACCESS__KEYS_FILE to the file, or listen on 127.0.0.1"
         )
     return None

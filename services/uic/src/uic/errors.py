@@ -30,7 +30,7 @@ class UicError(Exception):
     """Base of all. `detail` is for people and never names a user."""
 
     retriable = False
-    """Whether the same call may succeed later without anybody changing anything."""
+    """Whether the same call may succeed later although nothing was changed."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
@@ -71,7 +71,7 @@ class NotAcknowledged(LogUnavailable):
     def __init__(self, positions: tuple[int, ...], total: int) -> None:
         super().__init__(
             f"{len(positions)} of {total} records were not acknowledged in time and may or may not be in the log; "
-            "whoever repeats them accepts that one that is in the log twice is folded twice"
+            "if you send them again, one that is in the log already is folded twice"
         )
         self.positions = positions
         """Which, counted from 0 in the order of the call."""
@@ -122,4 +122,4 @@ class NotOurs(RequestRefused):
 
 
 class NotBroken(RequestRefused):
-    """`continue` or `rebuild` was asked for a partition that is not stopped."""
+    """`continue` or `rebuild` of a partition that is not stopped."""

@@ -1,7 +1,7 @@
 """The state store on Redis or Valkey: single, behind Sentinel, or a cluster.
 
 Safe to share between threads (each call takes a connection of its own from the pool). A pipeline never carries more
-than `CHUNK_STATES` states at a time, because the server answers nobody else while it works one off.
+than `CHUNK_STATES` states at a time, because the server answers no one else while it works through one.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def read_meta(stored: bytes | None) -> object:
 def open_client(settings: RedisSettings, connected: Callable[[], None] = lambda: None) -> Any:
     """A redis-py client as the settings say; only a cluster's connects at once. `connected` hears of each connection.
 
-    Nothing is retried behind our back: a commit without an answer is for the protocol to settle.
+    Nothing is retried by the client: a commit without an answer is for the protocol to settle.
     """
     limits: dict[str, Any] = {
         "protocol": 2,

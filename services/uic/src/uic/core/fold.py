@@ -2,7 +2,7 @@
 
 Wave k holds the k-th pending event of every user, so the users in a wave are distinct and it is one run of the step
 graph; waves are pooled over partitions, whose users are distinct anyway. An erasure ends a user's row, and events after
-it begin a new row from the initial state, so no wave has to know of erasures.
+it begin a new row from the initial state, so waves need not know about erasures.
 
 Nothing that was read is changed: results lie in the round's own arrays until the store has acknowledged them.
 """
@@ -113,7 +113,7 @@ class Round:
             np.concatenate([getattr(batch, name) for batch in batches]) for name in ("items", "offsets", "times")
         )
         erases = items == ERASE
-        # A user's rows are numbered by how often he was erased before: one row a user unless there are erasures.
+        # A user's rows are numbered by how often the user was erased before: one row a user unless there are erasures.
         lives, ended = _lives(user_of, erases, len(part_of))
         events = np.flatnonzero(~erases)
         begun, row = np.unique(lives[events] * len(part_of) + user_of[events], return_inverse=True)
@@ -152,7 +152,7 @@ class Round:
     def run(self, step: Step, vectors: Vectors, counting: Counting | None = None) -> None:
         """Fold all queued events. A step that is not finite leaves its row as it was and is noted in its part.
 
-        Rows are placed by how many events they get, most first: then the rows of a wave are the first so many, and what
+        Rows are placed by how many events they get, most first: then the rows of a wave are the first ones, and what
         a wave gives is what the next one takes. With counters, the step has the rest of a state; they are added to in
         place.
         """
@@ -210,18 +210,18 @@ class Round:
         headers[found] = self._cache.headers[self._from_cache[found]]
         others = np.flatnonzero(self._from_cache == NOT_CACHED)
         begun = []
-        for row, at, index, anew in zip(
+        for row, at, index, erased in zip(
             others.tolist(), at_part[others].tolist(), user[others].tolist(), fresh[others].tolist(), strict=True
         ):
             part = self._parts[at]
-            loaded = None if anew else part.loaded.get(index)
+            loaded = None if erased else part.loaded.get(index)
             if loaded is not None and loaded.header.lineage == part.progress.lineage:
                 begun.append(loaded.header)
                 self._from_store.append((row, loaded.tensors))
                 self.listed.add(row)
             else:
-                suspect = not anew and index in part.suspect
-                (self.listed if anew or suspect else self.created).add(row)
+                suspect = not erased and index in part.suspect
+                (self.listed if erased or suspect else self.created).add(row)
                 owner = user_hash(part.batch.users[index])
                 begun.append(
                     StateHeader(owner, part.progress.lineage, part.progress.era, -1, 0, 0, EMPTY_DIGEST, suspect)

@@ -1,5 +1,5 @@
-"""What UIC needs of the world, one protocol each. Real ones in `store`, `consumer`, `dead_letter`, `erasures` and
-`mimn.bundle`; fakes in the tests, held to the same contract suites.
+"""What UIC needs of the world, one protocol each. Real ones in `store`, `log` and `mimn.bundle`; fakes in the tests,
+held to the same contract suites.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class PartitionCountChanged:
 
 @dataclass(frozen=True, slots=True)
 class LogAway:
-    """The client failed and is made anew; all partitions are revoked."""
+    """The client failed and is replaced; all partitions are revoked."""
 
     detail: str
 
@@ -206,7 +206,7 @@ class Log(Protocol):
         """Stop reading a partition; what was fetched is not delivered any more."""
 
     def took(self, tag: int, records: int) -> None:
-        """So many of the fetched records are dealt with: there is room for more."""
+        """This many of the fetched records are dealt with: there is room for more."""
 
     def advise(self, offsets: Mapping[int, int]) -> None:
         """Tell the group coordinator the next offsets of partitions; answered by `Advised`, for one or several

@@ -32,7 +32,7 @@ class BrokenReason(StrEnum):
     producers partition by another rule."""
 
     TOPIC_ID = "topic_id"
-    """The topic was made anew."""
+    """The topic was deleted and created again."""
     TRUNCATED = "truncated"
     """The log ends below progress."""
     WITNESS = "witness"

@@ -21,7 +21,7 @@ from uic.settings import FoldSettings
 
 log = logging.getLogger("uic.fold.decoding")
 
-WAVES_BESIDE = 64
+SHORT_WAVES = 64
 """Waves of a large batch while other partitions are nearly caught up: their events wait until it is folded, and a user
 who floods can make it a run of waves that carry an event each. A backlog in every partition is folded as fast as
 possible: batches this short take a sixth longer."""
@@ -50,13 +50,13 @@ class Decoding:
         self._settings = settings
         self._metrics = metrics
         self._bounds = Bounds(settings.max_states, settings.max_waves, settings.max_states * settings.max_waves)
-        self._bounds_beside = replace(self._bounds, max_waves=min(settings.max_waves, WAVES_BESIDE))
+        self._short_bounds = replace(self._bounds, max_waves=min(settings.max_waves, SHORT_WAVES))
         self._misrouted = MisroutedWindow(settings.misrouted_share)
 
     def batches(self, large: bool, now: float) -> list[tuple[Reading, Batch]]:
         """Batches to fold now, of partitions in turn that have many records pending (`large`), or few."""
-        beside = large and any(s.folds and len(s.pending) < LARGE for s in self._sessions.of(Reading))
-        bounds = self._bounds_beside if beside else self._bounds
+        shared = large and any(s.folds and len(s.pending) < LARGE for s in self._sessions.of(Reading))
+        bounds = self._short_bounds if shared else self._bounds
         chosen: list[Reading] = []
         new: list[tuple[Reading, Front]] = []
         records = 0
