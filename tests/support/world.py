@@ -35,6 +35,7 @@ from mimn.state import (
     partition_of,
     user_hash,
 )
+from uic.core.topics import group_name
 
 BUNDLE = Path(__file__).parents[1] / "fixtures" / "bundle_tiny" / "tiny" / "1"
 
@@ -85,7 +86,7 @@ class World:
     @property
     def group(self) -> str:
         """Their consumer group."""
-        return f"{self.keys.prefix}.{self.keys.namespace}"
+        return group_name(self.keys.prefix, self.topics.events, self.keys.namespace)
 
     def new_worker(self, **told: str) -> UicWorker:
         """One more, not started; `told` are variables for it alone."""

@@ -15,12 +15,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from access import BadKeys, BadTls, KeyRing, ListenerTls, is_loopback
 from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
 from mimn.bundle.graph import open_step
 from mimn.state import Keys, namespace
 from uic.core.ports import Step
+from uic.core.topics import group_name
 from uic.doors.admin import AdminDoor, AdminRoom
 from uic.doors.grpc import GrpcDoor, UserInterestCenter
 from uic.doors.guard import Guard
@@ -64,7 +66,8 @@ class App:
         self._metrics = Metrics()
         guard = None if self._keys is None else Guard(self._keys, self._metrics)
         self._store = RedisStore(settings.redis, Keys(self.namespace, settings.redis.prefix))
-        self._consumer = LogConsumer(kafka, f"{settings.redis.prefix}.{self.namespace}", settings.fold.queue_records)
+        group = partial(group_name, settings.redis.prefix, kafka.topic, self.namespace)
+        self._consumer = LogConsumer(kafka, group, settings.fold.queue_records)
         timeout_s = kafka.request_timeout_ms / 1000
         self._dead_letters = DeadLetterProducer(
             kafka.client_options(), kafka.dead_letter_topic, max_bytes=kafka.max_request_bytes, timeout_s=timeout_s

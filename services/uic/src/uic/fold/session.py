@@ -80,7 +80,12 @@ class Session:
     delivery: Delivery | None = None
     staged: Staged | None = None
 
+    unreadable: str = ""
+    """Why the batch behind `pending` cannot be read."""
     end: int | None = None
+    """Of the log, high watermark."""
+    held_at: int | None = None
+    """Where an open transaction begins that records below `end` wait for."""
     caught_up_at: tuple[int, int] | None = None
     """(end, ms): once `end` is reached, progress is as of `ms`."""
     read_back_due: float = 0.0
@@ -91,13 +96,17 @@ class Session:
             raise AssertionError(f"partition {self.partition} folds without progress")
         return self.progress
 
+    def held(self) -> bool:
+        """Whether all that can be read is read, and an open transaction keeps the rest."""
+        return self.phase is Phase.FOLDING and self.held_at is not None and self.position >= self.held_at
+
     def status(self) -> PartitionStatus:
         """The view for operators."""
         p = self.progress
         return PartitionStatus(
             partition=self.partition,
             phase=self.phase,
-            reason=self.reason,
+            reason=self.reason or ("the newest records wait for an open transaction to end" if self.held() else ""),
             next_offset=None if p is None else p.next_offset,
             end_offset=self.end,
             as_of_ms=None if p is None else p.as_of_ms,

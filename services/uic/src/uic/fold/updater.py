@@ -53,11 +53,13 @@ from uic.core.ports import (
     Log,
     LogAway,
     LogMessage,
+    LostGroup,
     NotDescribed,
     OutOfRange,
     PartitionCountChanged,
     Revoked,
     StateStore,
+    Unreadable,
 )
 from uic.core.routing import MisroutedWindow
 from uic.core.status import STARTING, Phase, Status
@@ -152,7 +154,7 @@ class StateUpdater:
         self._ask_due = 0.0
         self._status_due = 0.0
         self._turn_began = 0.0
-        self._joined = False
+        self._not_joined = "starting: not yet a member of the group"
         self._status = STARTING
 
     # From any thread
@@ -214,6 +216,7 @@ class StateUpdater:
             self._read_back(now)
             self._ask_ends(now)
             self._fold(now, wall_ms)
+            self._stop_unreadable()
             self._refresh_as_of(now)
         self._publish_status(now)
         return not self._stopped and any(
@@ -241,9 +244,10 @@ class StateUpdater:
             case Fetched():
                 self._fetched(message, now)
             case Assigned(partitions):
-                self._joined = True
+                self._not_joined = ""
                 self._degraded.pop("log", None)
-                say(log, logging.INFO, "assigned", partitions=_ranges(partitions))
+                if partitions:
+                    say(log, logging.INFO, "assigned", partitions=_ranges(partitions))
                 for p in partitions:
                     self._end(p)
                     self._start(p, due=now)
@@ -267,6 +271,11 @@ class StateUpdater:
                 if session is not None:
                     say(log, logging.WARNING, "position out of the log's range", partition=partition)
                     self._restart(session, now)
+            case Unreadable(partition, tag, offset, next_offset, detail):
+                session = self._tagged(partition, tag)
+                if session is not None:
+                    session.unreadable = f"the batch at offset {offset} cannot be read ({detail}); to leave it out, "
+                    session.unreadable += f"continue from offset {max(next_offset, offset + 1)}"
             case Advised(partitions, error):
                 self._advised(partitions, error, now)
             case PartitionCountChanged(count):
@@ -276,6 +285,11 @@ class StateUpdater:
             case LogAway(detail):
                 self._degraded["log"] = f"log_unavailable: {detail}"
                 say(log, logging.WARNING, "log away", detail=detail)
+                for p in list(self._sessions):
+                    self._end(p)
+            case LostGroup(detail):
+                self._not_joined = f"out_of_group: {detail}"
+                self._metrics.group_losses.inc()
                 for p in list(self._sessions):
                     self._end(p)
 
@@ -341,13 +355,19 @@ class StateUpdater:
         session = self._sessions.get(partition)
         return session if session is not None and session.tag == tag else None
 
-    def _break(self, session: Session, reason: BrokenReason) -> None:
+    def _stop_unreadable(self) -> None:
+        """Break partitions at a batch that cannot be read, once what lies before it is folded."""
+        for session in self._sessions.values():
+            if session.unreadable and session.phase in (Phase.VERIFYING, Phase.FOLDING) and not session.pending:
+                self._break(session, BrokenReason.UNREADABLE_BATCH, session.unreadable)
+
+    def _break(self, session: Session, reason: BrokenReason, detail: str = "") -> None:
         self._log.park(session.partition)
         session.pending.clear()
         session.phase = Phase.BROKEN
-        session.reason = f"broken_log: {reason}"
+        session.reason = f"broken_log: {reason}: {detail}" if detail else f"broken_log: {reason}"
         self._metrics.take_ups.labels("broken").inc()
-        say(log, logging.ERROR, "broken log", partition=session.partition, reason=reason.value)
+        say(log, logging.ERROR, "broken log", partition=session.partition, reason=reason.value, detail=detail)
         self._status_due = 0.0
 
     def _store_failed(self, operation: str, error: StoreUnavailable, sessions: Iterable[Session], now: float) -> None:
@@ -386,7 +406,8 @@ class StateUpdater:
 
     def _described(self, session: Session, answer: Described, now: float) -> None:
         bounds = answer.bounds
-        session.end = bounds.end
+        session.end = answer.log_end
+        session.held_at = bounds.end if bounds.end < answer.log_end else None
         self._degraded.pop("log", None)
         if session.phase is Phase.TAKING_UP:
             self._decide(session, bounds, now)
@@ -398,7 +419,7 @@ class StateUpdater:
             if another or bounds.end < session.folding().next_offset:
                 self._restart(session, now)  # taking it up finds the log broken
                 return
-            session.caught_up_at = (bounds.end, answer.asked_ms)
+            session.caught_up_at = (answer.log_end, answer.asked_ms)
             if answer.position is not None:
                 session.position = max(session.position, answer.position)
 
@@ -852,10 +873,12 @@ class StateUpdater:
         sessions = [self._sessions[p] for p in sorted(self._sessions)]
         broken = tuple(f"{s.reason} (partition {s.partition})" for s in sessions if s.phase is Phase.BROKEN)
         reasons = ((self._stopped,) if self._stopped else ()) + broken
-        starting = () if self._joined else ("starting: not yet a member of the group",)
+        not_joined = (self._not_joined,) if self._not_joined else ()
+        held = _ranges(s.partition for s in sessions if s.held())
+        behind = (f"open_transaction: the newest records of partitions {held} wait for it to end",) if held else ()
         self._status = Status(
-            not reasons and self._joined,
-            (*reasons, *starting, *self._degraded.values()),
+            not reasons and not not_joined,
+            (*reasons, *not_joined, *self._degraded.values(), *behind),
             tuple(s.status() for s in sessions),
         )
         phases = dict.fromkeys(Phase, 0)

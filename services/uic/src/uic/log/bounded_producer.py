@@ -8,6 +8,8 @@ from typing import Any
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
+from uic.log.kafka_repairs import end_sender
+
 
 def open_producer(
     client: Mapping[str, Any], *, timeout_s: float, max_request_bytes: int = 1 << 20, idempotent: bool = True
@@ -47,6 +49,4 @@ def close_producer(producer: KafkaProducer, wait_s: float) -> None:
     try:
         producer.close(timeout=wait_s)
     except KafkaError:
-        # `close` flushes first and raises when that takes too long, without ending the sender: it would go on for ever.
-        producer._sender.force_close()
-        producer._sender.join(1.0)
+        end_sender(producer)

@@ -15,13 +15,9 @@ from uuid import UUID
 
 import msgspec
 
+from uic.core.topics import erased_topic
 from uic.errors import LogUnavailable, UnsuitableTopic
 from uic.log.topic_reader import LogRecord, read_to_end
-
-
-def erased_topic(topic: str) -> str:
-    """The topic of erasures that belongs to event topic `topic`."""
-    return f"{topic}.erased"
 
 
 @dataclass(frozen=True, slots=True)
