@@ -168,7 +168,7 @@ def test_malformed_records_under_a_fitting_checksum_are_refused_or_read_as_the_l
         assert found == theirs
 
 
-def test_a_header_whose_name_is_no_text_stops_nobody() -> None:
+def test_a_header_whose_name_is_no_text_stops_nothing() -> None:
     data = batch([(1, b"k", b"v", [("@@", b"x"), ("n", None)]), (2, b"k", b"w", [])])
     records, _ = read(PartitionRecords, sealed(data, data.index(b"@@"), b"\xff\xfe"))
     assert [(key, value) for _, _, key, value, _ in records] == [(b"k", b"v"), (b"k", b"w")]

@@ -123,7 +123,7 @@ def _headers(data: bytes, at: int) -> tuple[list[tuple[str, bytes | None]], int]
         if number & 1:
             raise ValueError(f"a header's name of {-(number >> 1) - 1} bytes")
         # The broker takes any bytes for a name: one that is no text must not stop what lies behind it. Nor may
-        # thousands take long: `backslashreplace` would take half a microsecond for each byte that is none.
+        # thousands take long: `backslashreplace` would take half a microsecond per invalid byte.
         start, at = at, at + (number >> 1)
         name = data[start:at].decode("utf-8", "replace")
         number = data[at]
