@@ -54,8 +54,8 @@ from uic.doors.grpc import UserInterestCenter
 from uic.doors.publisher import Position
 from uic.doors.slow_requests import parse_request
 from uic.log.erasures import Erasure, UnreadableErasure, decode_erasure, encode_erasure
-from uic.log.record_batches import LogRecord as BatchRecord
-from uic.log.record_batches import read_batch
+from uic.log.kafka_repairs import read_batch
+from uic.log.record_batches import BatchRecord, Malformed
 from uic.log.topic_reader import LogRecord
 from uic.metrics import Metrics
 from uic.settings import GrpcSettings
@@ -188,7 +188,7 @@ def _batch(data: bytes) -> Any:
     byte counts."""
     return SimpleNamespace(
         magic=2, base_offset=5, first_timestamp=NOW_MS, max_timestamp=NOW_MS, timestamp_type=0, LOG_APPEND_TIME=1,
-        records_count=data[0] if data else 0, _maybe_uncompress=lambda: None, _buffer=data[1:], _pos=0,
+        records_count=data[0] if data else 0, compression_type=0, _buffer=data[1:], _pos=0,
     )  # fmt: skip
 
 
@@ -232,7 +232,7 @@ def _letter(data: bytes) -> None:
     """A record of the dead-letter topic: anybody's headers, and UIC's if the seed's survive."""
     try:
         records = read_batch(_batch(data))
-    except CorruptRecordError as error:
+    except (Malformed, CorruptRecordError) as error:
         raise NotALetter(str(error)) from error
     for r in records:
         headers: Any = tuple(r.headers)
@@ -387,7 +387,7 @@ TARGETS: Final = (
         2 * MAX_VALUE_BYTES, (*JSON_WORDS, b'"userId"', b'"user_id"', b'"itemId"', b'"action"', b'"ACTION_CLICK"'),
     ),
     Target(
-        "record-batch", _records, (CorruptRecordError,), (record_bytes(SOME_RECORDS),), 1 << 14,
+        "record-batch", _records, (Malformed, CorruptRecordError), (record_bytes(SOME_RECORDS),), 1 << 14,
         (b"\xff" * 10, b"\x01"),
     ),
     Target(

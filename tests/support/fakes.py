@@ -371,7 +371,7 @@ class FakeLog:
                 reading = self.reading.get(p)
                 position = reading[1] if reading is not None and reading[0] == tag else None
                 bounds = LogBounds(log.start, log.end, self.topic.topic_id)
-                self.queued.append(Described(p, tag, bounds, self.wall_ms, position))
+                self.queued.append(Described(p, tag, bounds, self.wall_ms, position, log.end))
 
     def read(self, partition: int, tag: int, offset: int) -> None:
         if partition in self.assigned:

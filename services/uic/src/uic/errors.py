@@ -4,10 +4,12 @@
     ├── StartRefused            a deployment that would write wrong states; the message says how to fix it
     │   ├── EvictingStore
     │   ├── NamespaceConflict
+    │   ├── UnsuitableClient
     │   └── UnsuitableTopic
     ├── StoreUnavailable        no answer, or one that says nothing about the outcome; try again
     ├── LogUnavailable          the broker does not answer, or did not acknowledge; try again
-    │   └── NotAcknowledged
+    │   ├── NotAcknowledged
+    │   └── UnreadableLog
     ├── DeadLetterUnavailable   a dead letter was not acknowledged; try again
     ├── UnreadableState         what is stored under a user is not what was written
     │   └── ForeignState
@@ -49,6 +51,10 @@ class NamespaceConflict(StartRefused):
     """The namespace belongs to another topic or partition count."""
 
 
+class UnsuitableClient(StartRefused):
+    """The installed Kafka client is not one that UIC knows how to use."""
+
+
 class UnsuitableTopic(StartRefused):
     """The topic is missing, compacted, or has another partition count than the settings say."""
 
@@ -75,6 +81,10 @@ class NotAcknowledged(LogUnavailable):
         )
         self.positions = positions
         """Which, counted from 0 in the order of the call."""
+
+
+class UnreadableLog(LogUnavailable):
+    """A batch of the log is damaged, or compressed with an unknown codec."""
 
 
 class DeadLetterUnavailable(UicError):

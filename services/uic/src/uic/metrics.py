@@ -97,6 +97,11 @@ class Metrics:
             ["outcome"],
             registry=r,
         )
+        self.group_losses = Counter(
+            "uic_group_losses",
+            "Times that this worker was no working member of its group and joined from scratch.",
+            registry=r,
+        )
         self.store_failures = Counter(
             "uic_store_failures", "Calls to the store without a usable answer, by operation.", ["operation"], registry=r
         )

@@ -110,7 +110,8 @@ class Erasures(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Assigned:
-    """The group gave us partitions. They are parked: nothing is read before `Log.read`."""
+    """We are a member of the group, and it gave us these partitions (maybe none). They are parked: nothing is read
+    before `Log.read`."""
 
     partitions: tuple[int, ...]
 
@@ -144,6 +145,9 @@ class Described:
     """Wall clock before the question was sent: what was in the log then lies below `bounds.end`."""
     position: int | None
     """Where the client reads on, if it reads for this tag."""
+    log_end: int
+    """End of the log (high watermark). While a transaction is open it is above `bounds.end` (last stable offset): the
+    acknowledged events between the two cannot be read yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +164,19 @@ class OutOfRange:
 
     partition: int
     tag: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """The batch that comes next cannot be read: damaged, or compressed with an unknown codec. Parked. The records
+    before it were delivered."""
+
+    partition: int
+    tag: int
+    offset: int
+    next_offset: int
+    """Where the next batch begins; `offset` if that is unknown."""
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +202,25 @@ class LogAway:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class LostGroup:
+    """The broker does not have us as a working member; the client is replaced; all partitions are revoked."""
+
+    detail: str
+
+
 LogMessage = (
-    Assigned | Revoked | Fetched | Described | NotDescribed | OutOfRange | Advised | PartitionCountChanged | LogAway
+    Assigned
+    | Revoked
+    | Fetched
+    | Described
+    | NotDescribed
+    | OutOfRange
+    | Unreadable
+    | Advised
+    | PartitionCountChanged
+    | LogAway
+    | LostGroup
 )
 
 

@@ -39,6 +39,8 @@ class BrokenReason(StrEnum):
     """Another record lies at the last folded offset."""
     UNVERIFIABLE = "unverifiable"
     """Retention removed the last folded record, and the broker has no topic id to go by."""
+    UNREADABLE_BATCH = "unreadable_batch"
+    """The batch of records that comes next is damaged, or compressed with a codec that this version does not know."""
     UNREADABLE_PROGRESS = "unreadable_progress"
     """The stored progress record is damaged or of another version."""
     PARTITION_COUNT = "partition_count"

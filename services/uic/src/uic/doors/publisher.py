@@ -17,9 +17,10 @@ from kafka import KafkaAdminClient, KafkaProducer
 from kafka.errors import KafkaError, UnknownTopicOrPartitionError
 
 from mimn.state import NO_TOPIC_ID, partition_of
+from uic.core.topics import erased_topic
 from uic.errors import LogUnavailable, NotAcknowledged, UnsuitableTopic
 from uic.log.bounded_producer import close_producer, open_producer
-from uic.log.erasures import Erasure, encode_erasure, erased_topic
+from uic.log.erasures import Erasure, encode_erasure
 
 VERDICT_MARGIN_S = 0.5
 """How much longer than its delivery timeout a producer may take to give its verdict before it is given up."""

@@ -32,8 +32,8 @@ class Health:
         self._as_of: set[int] = set()
         self.stopped = ""
         """Why nothing is folded any more; empty while all is well. Only a restart of the process ends it."""
-        self.joined = False
-        """Whether the group has ever assigned partitions."""
+        self.not_joined = "starting: not yet a member of the group"
+        """Why this process is no working member of the group; empty while it is one."""
         self.status = STARTING
 
     def degrade(self, what: str, reason: str) -> None:
@@ -84,9 +84,13 @@ class Health:
         sessions = sorted(self._sessions, key=lambda session: session.partition)
         broken = [f"{s.reason} (partition {s.partition})" for s in sessions if isinstance(s, Broken)]
         reasons = [*([self.stopped] if self.stopped else []), *broken]
-        starting = [] if self.joined else ["starting: not yet a member of the group"]
+        not_joined = [self.not_joined] if self.not_joined else []
+        held = ranges(s.partition for s in sessions if isinstance(s, Reading) and s.held)
+        behind = [f"open_transaction: the newest records of partitions {held} wait for it to end"] if held else []
         views = tuple(map(_view, sessions))
-        self.status = Status(not reasons and self.joined, (*reasons, *starting, *self._degraded.values()), views)
+        self.status = Status(
+            not reasons and not not_joined, (*reasons, *not_joined, *self._degraded.values(), *behind), views
+        )
         phases = dict.fromkeys(Phase, 0)
         for view in views:
             phases[view.phase] += 1
@@ -118,10 +122,11 @@ def phase_of(session: Session) -> Phase:
 
 def _view(session: Session) -> PartitionStatus:
     p = session.progress
+    held = isinstance(session, Reading) and session.held
     return PartitionStatus(
         partition=session.partition,
         phase=phase_of(session),
-        reason=session.reason,
+        reason=session.reason or ("the newest records wait for an open transaction to end" if held else ""),
         next_offset=None if p is None else p.next_offset,
         end_offset=session.end,
         as_of_ms=None if p is None else p.as_of_ms,
@@ -139,3 +144,14 @@ def _show(gauge: Gauge, values: Mapping[int, float], shown: set[int]) -> set[int
     for partition in shown - values.keys():
         gauge.remove(partition)
     return set(values)
+
+
+def ranges(partitions: Iterable[int]) -> str:
+    """Partitions as people write them: `0-3,7`."""
+    runs: list[list[int]] = []
+    for p in sorted(partitions):
+        if runs and runs[-1][1] == p - 1:
+            runs[-1][1] = p
+        else:
+            runs.append([p, p])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)

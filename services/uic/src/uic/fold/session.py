@@ -110,7 +110,7 @@ class Session:
     reason: str = ""
     """Why it does not fold; empty while it does."""
     end: int | None = None
-    """End of the log when the broker was last asked."""
+    """End of the log (high watermark) when the broker was last asked."""
     progress: Progress | None = None
     """What is stored, as far as the session knows; None before it does."""
 
@@ -173,6 +173,10 @@ class Reading(_Writing):
     read_back_due: float
     pending: list[Record] = field(default_factory=list)
     """Fetched records that are not committed, those of the batch in hand included."""
+    unreadable: str = ""
+    """Why the batch behind `pending` cannot be read."""
+    held_at: int | None = None
+    """Where an open transaction begins that records below `end` wait for."""
     in_hand: InHand | None = None
     caught_up: CaughtUp | None = None
 
@@ -180,6 +184,11 @@ class Reading(_Writing):
     def folds(self) -> bool:
         """Whether batches may be folded now."""
         return self.unsure is None and self.verify is None
+
+    @property
+    def held(self) -> bool:
+        """Whether everything that can be read is read, and an open transaction keeps the rest."""
+        return self.folds and self.held_at is not None and self.position >= self.held_at
 
     def ready(self, now: float) -> bool:
         """Whether there is something to do for the next round."""

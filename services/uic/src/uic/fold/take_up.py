@@ -163,17 +163,18 @@ class TakeUp:
     def stop(self, session: TakingUp | Reading, cause: BrokenReason, detail: str = "") -> None:
         """Read no more of a partition until an operator has decided."""
         self._log.park(session.partition)
+        named = cause.value if cause is BrokenReason.MISROUTED else f"broken_log: {cause}"
         self._sessions.put(
             Broken(
                 hold=session.hold,
-                reason=f"{cause}: {detail}" if detail else f"broken_log: {cause}",
+                reason=": ".join(part for part in (named, detail) if part),
                 end=session.end,
                 progress=session.progress,
                 cause=cause,
             )
         )
         self._metrics.take_ups.labels("broken").inc()
-        say(log, logging.ERROR, "broken log", partition=session.partition, reason=cause.value)
+        say(log, logging.ERROR, "broken log", partition=session.partition, reason=cause.value, detail=detail)
         self._health.changed()
 
     def _look_up(self, now: float) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from time import perf_counter
 
@@ -39,17 +39,19 @@ from uic.core.ports import (
     Log,
     LogAway,
     LogMessage,
+    LostGroup,
     NotDescribed,
     OutOfRange,
     PartitionCountChanged,
     Revoked,
     StateStore,
+    Unreadable,
 )
 from uic.core.status import Status
 from uic.core.takeup import BrokenReason, contradiction
 from uic.errors import InvalidField, StoreUnavailable
 from uic.fold.decoding import Decoding
-from uic.fold.health import Health
+from uic.fold.health import Health, ranges
 from uic.fold.rounds import Model, Rounds
 from uic.fold.session import Action, Attempt, FoldedBatch, Reading, Resolution, Sessions, TakingUp
 from uic.fold.settlement import Settlement
@@ -205,6 +207,7 @@ class StateUpdater:
                 written = self._commit(work, parts, now)
                 self._advise(written)
                 self._observe(written, wall_ms / 1000 + self._clock() - began)
+            self._stop_unreadable()
             self._refresh_as_of(now)
         self._health.publish(now)
         return not self._health.stopped and any(reading.ready(now) for reading in self._sessions.of(Reading))
@@ -226,14 +229,15 @@ class StateUpdater:
             case Fetched():
                 self._fetched(message)
             case Assigned(partitions):
-                self._health.joined = True
+                self._health.not_joined = ""
                 self._health.recover("log")
-                say(log, logging.INFO, "assigned", partitions=_ranges(partitions))
+                if partitions:
+                    say(log, logging.INFO, "assigned", partitions=ranges(partitions))
                 for p in partitions:
                     self._sessions.end(p)
                     self._sessions.start(p, due=now)
             case Revoked(partitions):
-                say(log, logging.INFO, "revoked", partitions=_ranges(partitions))
+                say(log, logging.INFO, "revoked", partitions=ranges(partitions))
                 for p in partitions:
                     self._sessions.end(p)
             case Described():
@@ -246,10 +250,15 @@ class StateUpdater:
                 if session is not None:
                     say(log, logging.WARNING, "position out of the log's range", partition=partition)
                     self._sessions.restart(session, now)
+            case Unreadable(partition, tag, offset, next_offset, detail):
+                session = self._sessions.tagged(partition, tag)
+                if isinstance(session, Reading):
+                    session.unreadable = f"the batch at offset {offset} cannot be read ({detail}); to leave it out, "
+                    session.unreadable += f"continue from offset {max(next_offset, offset + 1)}"
             case Advised(partitions, error):
                 self._metrics.offset_commits.labels("failed" if error else "ok").inc()
                 if error:
-                    say(log, logging.INFO, "offset commit failed", detail=error, partitions=_ranges(partitions))
+                    say(log, logging.INFO, "offset commit failed", detail=error, partitions=ranges(partitions))
                 else:
                     self._settlement.accepted(partitions, now)
             case PartitionCountChanged(count):
@@ -259,6 +268,11 @@ class StateUpdater:
             case LogAway(detail):
                 self._health.degrade("log", f"log_unavailable: {detail}")
                 say(log, logging.WARNING, "log away", detail=detail)
+                for session in self._sessions:
+                    self._sessions.end(session.partition)
+            case LostGroup(detail):
+                self._health.not_joined = f"out_of_group: {detail}"
+                self._metrics.group_losses.inc()
                 for session in self._sessions:
                     self._sessions.end(session.partition)
 
@@ -283,7 +297,7 @@ class StateUpdater:
         if session is None:
             return
         self._health.recover("log")
-        session.end = bounds.end
+        session.end = message.log_end
         if isinstance(session, TakingUp):
             self._take_up.described(session, bounds, now)
         elif isinstance(session, Reading):
@@ -292,8 +306,9 @@ class StateUpdater:
             if contradiction(session.progress, bounds) is not None:
                 self._sessions.restart(session, now)  # taking it up finds the log broken
                 return
+            session.held_at = bounds.end if bounds.end < message.log_end else None
             if self._ahead_ms is not None:
-                session.caught_up = CaughtUp(bounds.end, as_of(message.asked_ms, self._ahead_ms))
+                session.caught_up = CaughtUp(message.log_end, as_of(message.asked_ms, self._ahead_ms))
             if message.position is not None:
                 session.position = max(session.position, message.position)
 
@@ -383,6 +398,12 @@ class StateUpdater:
         if reading:
             self._log.describe(reading)
 
+    def _stop_unreadable(self) -> None:
+        """Stop partitions at a batch that cannot be read, once what lies before it is folded."""
+        for reading in self._sessions.of(Reading):
+            if reading.unreadable and reading.unsure is None and not reading.pending:
+                self._take_up.stop(reading, BrokenReason.UNREADABLE_BATCH, reading.unreadable)
+
     def _refresh_as_of(self, now: float) -> None:
         """Partitions that are caught up and idle say so in the store."""
         attempts = []
@@ -402,14 +423,3 @@ class StateUpdater:
             commit = Commit(reading.partition, reading.known, encode_progress(after))
             attempts.append((reading, Attempt(commit, after)))
         self._advise(self._settlement.commit(attempts, now))
-
-
-def _ranges(partitions: Iterable[int]) -> str:
-    """`0-3,7`."""
-    runs: list[list[int]] = []
-    for p in sorted(partitions):
-        if runs and runs[-1][1] == p - 1:
-            runs[-1][1] = p
-        else:
-            runs.append([p, p])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)

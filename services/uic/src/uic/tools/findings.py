@@ -264,7 +264,11 @@ def partitioner(samples: Iterable[Sample], partitions: int, error: str | None = 
     """
     check = "partitioner of the producers"
     if error is not None:
-        return warn(check, f"the newest records cannot be read: {error}", "allow this user to read the topic")
+        return warn(
+            check,
+            f"the newest records cannot be read: {error}",
+            "allow this user to read the topic; a damaged batch is named by its offset",
+        )
     seen = misrouted = 0
     for sample in samples:
         seen += len(sample.keys)
