@@ -22,10 +22,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from time import perf_counter
 
-from mimn.state import Progress, encode_progress
-from uic.core.advance import CaughtUp, advance, as_of
+from mimn.state import Progress
 from uic.core.cache import StateCache
-from uic.core.commit import Commit
 from uic.core.event import Reason
 from uic.core.fold import Part, Round
 from uic.core.ordering import Batch
@@ -50,6 +48,7 @@ from uic.core.ports import (
 from uic.core.status import Status
 from uic.core.takeup import BrokenReason, contradiction
 from uic.errors import InvalidField, StoreUnavailable
+from uic.fold.as_of import AsOf
 from uic.fold.decoding import Decoding
 from uic.fold.health import Health, ranges
 from uic.fold.rounds import Model, Rounds
@@ -142,10 +141,15 @@ class StateUpdater:
             metrics=metrics,
         )
         self._resolutions: deque[Resolution] = deque()
-        self._ask_due = 0.0
-        self._store = store
-        self._ahead_ms: int | None = None
-        """Our clock less the store's; None until they were compared."""
+        self._as_of = AsOf(
+            store=store,
+            event_log=event_log,
+            sessions=self._sessions,
+            settlement=self._settlement,
+            health=self._health,
+            interval_s=settings.as_of_interval_s,
+            metrics=metrics,
+        )
 
     # From any thread
 
@@ -199,7 +203,7 @@ class StateUpdater:
         if not self._health.stopped:
             self._settlement.go_on(now)
             self._take_up.go_on(now)
-            self._ask_ends(now, lambda: wall_ms / 1000 + self._clock() - began)
+            self._as_of.ask(now, lambda: wall_ms / 1000 + self._clock() - began)
             for large in (False, True):  # small batches need not wait until the batch of a flooded partition is folded
                 batches = self._decode(large, now)
                 parts = self._load(batches, now)
@@ -208,7 +212,7 @@ class StateUpdater:
                 self._advise(written)
                 self._observe(written, wall_ms / 1000 + self._clock() - began)
             self._stop_unreadable()
-            self._refresh_as_of(now)
+            self._as_of.refresh(now)
         self._health.publish(now)
         return not self._health.stopped and any(reading.ready(now) for reading in self._sessions.of(Reading))
 
@@ -307,8 +311,7 @@ class StateUpdater:
                 self._sessions.restart(session, now)  # taking it up finds the log broken
                 return
             session.held_at = bounds.end if bounds.end < message.log_end else None
-            if self._ahead_ms is not None:
-                session.caught_up = CaughtUp(message.log_end, as_of(message.asked_ms, self._ahead_ms))
+            self._as_of.described(session, message)
             if message.position is not None:
                 session.position = max(session.position, message.position)
 
@@ -381,45 +384,8 @@ class StateUpdater:
 
     # Due by the clock
 
-    def _ask_ends(self, now: float, wall_s: Callable[[], float]) -> None:
-        """Ask the broker now and then where the log ends, and the store what time it is."""
-        if now < self._ask_due:
-            return
-        self._ask_due = now + self._settings.as_of_interval_s
-        asked_s = wall_s()
-        try:
-            stores_ms = self._store.time_ms()
-        except StoreUnavailable as error:
-            self._health.store_failed("time", error, [], now)
-        else:
-            self._ahead_ms = round(500 * (asked_s + wall_s())) - stores_ms  # half of the way there and back
-            self._metrics.clock_skew.set(self._ahead_ms / 1000)
-        reading = {s.partition: s.tag for s in self._sessions.of(Reading)}
-        if reading:
-            self._log.describe(reading)
-
     def _stop_unreadable(self) -> None:
         """Stop partitions at a batch that cannot be read, once what lies before it is folded."""
         for reading in self._sessions.of(Reading):
             if reading.unreadable and reading.unsure is None and not reading.pending:
                 self._take_up.stop(reading, BrokenReason.UNREADABLE_BATCH, reading.unreadable)
-
-    def _refresh_as_of(self, now: float) -> None:
-        """Partitions that are caught up and idle say so in the store."""
-        attempts = []
-        for reading in self._sessions.of(Reading):
-            caught_up = reading.caught_up
-            if caught_up is None or not reading.folds or reading.pending or reading.due > now:
-                continue
-            if reading.position < caught_up.end:
-                continue
-            after = advance(
-                reading.progress,
-                writer=reading.hold.writer,
-                last=None,
-                position=reading.position,
-                caught_up=caught_up,
-            )
-            commit = Commit(reading.partition, reading.known, encode_progress(after))
-            attempts.append((reading, Attempt(commit, after)))
-        self._advise(self._settlement.commit(attempts, now))
