@@ -71,6 +71,10 @@ class Keys:
         """A bounded list of unreadable values of the partition, newest first, kept for inspection."""
         return f"{self._tag(partition)}:bad"
 
+    def users(self, partition: int) -> str:
+        """The set of users of the partition who have a state: tells a lost state from one that never was."""
+        return f"{self._tag(partition)}:users"
+
     @property
     def meta(self) -> str:
         """Partition count and topic of the namespace, set once."""

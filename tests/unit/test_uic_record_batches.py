@@ -1,10 +1,14 @@
-"""UIC's reader of record batches says what the client library's own says, and of broken ones that they are broken."""
+"""UIC's reader of record batches reads what the client library reads, in every codec, and names what it cannot."""
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import struct
+from collections.abc import Callable
 from typing import Any
 
+import cramjam
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +19,9 @@ from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 from kafka.record.util import calc_crc32c
 from kafka.structs import TopicPartition
 
-from uic.log.record_batches import PartitionRecords
+from uic.log.compression import GZIP, LZ4, SNAPPY, ZSTD, Undecodable, decompress
+from uic.log.kafka_repairs import PartitionRecords
+from uic.log.record_batches import UnreadableBatch
 
 AT = TopicPartition("events", 3)
 Told = tuple[int, bytes | None, bytes | None, list[tuple[str, bytes | None]]]
@@ -58,13 +64,43 @@ TRANSACTION = {"transactional": True, "producer_id": 7, "producer_epoch": 0, "ba
 def read(
     reader: Any, data: bytes | bytearray, start: int = 0, piece: int = 1000, **options: Any
 ) -> tuple[list[Any], list[int]]:
-    """All records as plain tuples, and where the client would read on after each piece."""
+    """All records as plain tuples, and where the client would read on after each piece.
+
+    Raises:
+        CorruptRecordError: a batch is unreadable; UIC's reader hands that out as a value, the library's raises.
+    """
     fetched = reader(start, AT, MemoryRecords(bytes(data)), **options)
     records, positions = [], []
     while fetched:
-        records += [(r.offset, r.timestamp, r.key, r.value, list(r.headers)) for r in fetched.take(piece)]
+        for r in fetched.take(piece):
+            if isinstance(r, UnreadableBatch):
+                raise CorruptRecordError(r.reason)
+            records.append((r.offset, r.timestamp, r.key, r.value, list(r.headers)))
         positions.append(fetched.next_fetch_offset)
     return records, positions
+
+
+def java_snappy(data: bytes) -> bytes:
+    """As Java's producers write it: blocks behind a header."""
+    blocks = [bytes(cramjam.snappy.compress_raw(data[at : at + 100])) for at in range(0, len(data), 100)]
+    return b"\x82SNAPPY\x00" + struct.pack(">ii", 1, 1) + b"".join(struct.pack(">i", len(b)) + b for b in blocks)
+
+
+COMPRESSED: dict[str, tuple[int, Callable[[bytes], bytes]]] = {
+    "gzip": (GZIP, gzip.compress),
+    "snappy": (SNAPPY, lambda data: bytes(cramjam.snappy.compress_raw(data))),
+    "snappy of Java": (SNAPPY, java_snappy),
+    "lz4": (LZ4, lambda data: bytes(cramjam.lz4.compress(data))),
+    "zstd": (ZSTD, lambda data: bytes(cramjam.zstd.compress(data))),
+}
+HEADER_BYTES = 61
+
+
+def recoded(data: bytearray, codec: int, payload: bytes) -> bytearray:
+    """A batch with another payload: its length, attributes and checksum fit."""
+    changed = bytearray(data[:HEADER_BYTES]) + payload
+    changed[8:12] = struct.pack(">i", len(changed) - 12)
+    return sealed(changed, ATTRIBUTES_AT, struct.pack(">h", codec))
 
 
 @given(first=told, second=told, gap=st.integers(0, 5), piece=st.integers(1, 7), gzip=st.booleans())
@@ -132,7 +168,7 @@ def test_malformed_records_under_a_fitting_checksum_are_refused_or_read_as_the_l
         assert found == theirs
 
 
-def test_a_header_whose_name_is_no_text_stops_nobody() -> None:
+def test_a_header_whose_name_is_no_text_stops_nothing() -> None:
     data = batch([(1, b"k", b"v", [("@@", b"x"), ("n", None)]), (2, b"k", b"w", [])])
     records, _ = read(PartitionRecords, sealed(data, data.index(b"@@"), b"\xff\xfe"))
     assert [(key, value) for _, _, key, value, _ in records] == [(b"k", b"v"), (b"k", b"w")]
@@ -150,3 +186,72 @@ def test_the_offsets_that_these_tests_write_at_are_the_formats() -> None:
     assert DefaultRecordBatch.CRC_OFFSET == CRC_AT
     assert DefaultRecordBatch.ATTRIBUTES_OFFSET == ATTRIBUTES_AT
     assert DefaultRecordBatch.HEADER_STRUCT.size == COUNT_AT + 4
+
+
+# Compression
+
+
+@pytest.mark.parametrize("name", COMPRESSED)
+@given(records=told)
+def test_every_codec_of_kafka_is_read(name: str, records: list[Told]) -> None:
+    codec, compress = COMPRESSED[name]
+    plain = batch(records, base=7)
+    assert read(PartitionRecords, recoded(plain, codec, compress(bytes(plain[HEADER_BYTES:]))), 7) == read(
+        PartitionRecords, plain, 7
+    )
+
+
+@pytest.mark.parametrize("name", COMPRESSED)
+def test_a_batch_may_decompress_to_a_bound_and_no_further(name: str) -> None:
+    codec, compress = COMPRESSED[name]
+    data = compress(bytes(100_000))
+    assert decompress(codec, data, limit=100_000) == bytes(100_000)
+    with pytest.raises(Undecodable):
+        decompress(codec, data, limit=99_999)
+
+
+@pytest.mark.parametrize("name", COMPRESSED)
+@given(data=st.binary(max_size=400), noise=st.binary(max_size=40), at=st.integers(0, 1000))
+def test_damaged_compression_is_named_and_raises_nothing_else(name: str, data: bytes, noise: bytes, at: int) -> None:
+    codec, compress = COMPRESSED[name]
+    damaged = bytearray(compress(data))
+    at %= len(damaged)
+    damaged[at : at + len(noise)] = noise
+    with contextlib.suppress(Undecodable):
+        decompress(codec, bytes(damaged), limit=1 << 16)
+
+
+# What cannot be read
+
+
+def handed_out(data: bytes | bytearray, start: int = 0) -> list[Any]:
+    """All that the client would hand to UIC."""
+    fetched: Any = PartitionRecords(start, AT, MemoryRecords(bytes(data)))
+    found: list[Any] = []
+    while fetched:
+        found += fetched.take(1000)
+    return found
+
+
+def test_an_unknown_codec_is_named_behind_what_could_be_read_and_nothing_follows() -> None:
+    first, last = batch([(1, b"k", b"v", [])], base=10), batch([(1, b"k", b"w", [])], base=13)
+    bad = recoded(batch([(1, b"k", b"v", []), (2, b"k", b"v", [])], base=11), 5, b"whatever")
+    *records, unreadable = handed_out(first + bad + last, 10)
+    assert [r.offset for r in records] == [10]
+    assert unreadable[:2] == (11, 13)
+    assert "codec 5" in unreadable.reason
+
+
+def test_a_batch_that_fails_its_checksum_is_named_with_its_place() -> None:
+    data = batch([(1, b"k", b"v", []), (2, b"k", b"v", [])], base=5)
+    data[-1] ^= 1
+    (unreadable,) = handed_out(data, 5)
+    assert unreadable[:2] == (5, 7)
+    assert "checksum" in unreadable.reason
+
+
+def test_a_batch_that_is_read_from_its_middle_is_named_from_there() -> None:
+    data = batch([(1, b"k", b"v", []), (2, b"k", b"v", [])], base=5)
+    data[-1] ^= 1
+    (unreadable,) = handed_out(data, 6)
+    assert unreadable[:2] == (6, 7)
