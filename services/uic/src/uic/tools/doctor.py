@@ -34,7 +34,7 @@ from uic.tools.findings import Finding, Library, Sample, StoreFacts, TopicFacts,
 SAMPLED_RECORDS: Final = 50
 """Of each partition, the newest."""
 MARKS: Final = {Verdict.OK: "ok  ", Verdict.WARN: "WARN", Verdict.FAIL: "FAIL"}
-_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:\[([A-Za-z0-9,_-]+)\])?(?:>=([0-9][^,;\s]*))?")
+_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:\[([A-Za-z0-9,_-]+)\])?(?:[^;]*?>=([0-9][^,;\s]*))?")
 
 
 @dataclass(frozen=True, kw_only=True)
