@@ -37,8 +37,8 @@ class Sent:
 
 
 class DeadLetterProducer(threading.Thread):
-    """`DeadLetters` on Kafka. The producer is created when first needed and replaced after a failure. Letters may come
-    twice, as the contract says."""
+    """`DeadLetters` on Kafka. The producer is created when first needed and replaced after a failure. Letters may
+    arrive twice, as the contract says."""
 
     def __init__(self, client: Mapping[str, Any], topic: str, *, max_bytes: int, timeout_s: float = 10.0) -> None:
         """Start it with `start`, end it with `close`.

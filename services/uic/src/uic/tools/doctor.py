@@ -42,7 +42,7 @@ from uic.tools.traffic import Newest, Written
 SAMPLED_RECORDS: Final = 50
 """The newest of each partition."""
 MARKS: Final = {Verdict.OK: "ok  ", Verdict.WARN: "WARN", Verdict.FAIL: "FAIL"}
-_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:\[([A-Za-z0-9,_-]+)\])?(?:>=([0-9][^,;\s]*))?")
+_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:\[([A-Za-z0-9,_-]+)\])?(?:[^;]*?>=([0-9][^,;\s]*))?")
 
 
 @dataclass(frozen=True, kw_only=True)
