@@ -36,6 +36,7 @@ $(VENV)/.installed-dev: $(PROJECTS) constraints.txt requirements-dev.txt loadtes
 	@echo "installing everything into $(VENV), torch included ..."
 	@$(PIP) setuptools
 	@$(PIP) --no-build-isolation $(SERVING) -e models[serve,train] --requirement requirements-dev.txt
+	@$(PIP) --no-deps recbole # for the data set that it ships (mimn.data.movielens); it is never imported
 	@touch $@ $(VENV)/.installed $(VENV)/.installed-load
 
 $(VENV)/.installed-load: $(PROJECTS) constraints.txt loadtest/requirements.txt | $(VENV)/.installed

@@ -54,6 +54,10 @@ def test_rows_of_one_table_differ_in_the_model_alone() -> None:
         (MINIMAL + "[model]\nslotz = 4\n", r"\[model\] unknown field slotz"),
         (MINIMAL + "[model]\nslots = 0\n", "slots must be at least 1"),
         (
+            MINIMAL + "[model]\nvariant = 'dinn'\n",
+            "variant must be one of paper, official, pooling, dnn, din, .*, delta, not 'dinn'",
+        ),
+        (
             MINIMAL.replace("synthetic", "syntetic"),
             r"dataset: .*'syntetic'; the data sets are online_retail, .* - at `\$\.data`",
         ),
@@ -89,6 +93,7 @@ def test_rows_of_one_table_differ_in_the_model_alone() -> None:
         "a first day alone",
         "a misspelt model field",
         "a model value out of range",
+        "a misspelt variant",
         "an unknown data set",
         "an unknown exclusion",
         "an unknown sampling",

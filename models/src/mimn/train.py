@@ -111,6 +111,11 @@ def train(config: RunConfig, output: Path, *, resume: bool = False, progress_bar
     if resume and (output / run.METRICS).exists():
         raise TrainingFailed(f"{output} holds a finished run: there is nothing to resume; choose another folder")
     data = run.load_data(config.data)
+    if not len(data.instances.of("validation")):
+        raise DataError(
+            f"no validation user of {config.data.dataset} has a target with enough history: the data set has too few "
+            "users to choose an epoch by"
+        )
     output.mkdir(parents=True, exist_ok=True)
     (output / run.CONFIG).write_text(resolved, "utf-8")
     file, warnings = logging.FileHandler(output / run.LOG, encoding="utf-8"), logging.StreamHandler()
