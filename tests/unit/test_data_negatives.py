@@ -76,11 +76,13 @@ def test_no_negative_of_training_is_excluded_by_the_rule(seed: int, exclude: Exc
         assert exclude == "basket" or item not in events.item_id[had]
 
 
-@given(seed=st.integers(0, 10_000), time=st.integers(0, 250 * DAY))
+@given(seed=st.integers(0, 10_000), row=st.integers(0, 1199), after=st.sampled_from([-1, 0, 1, RECENT_S, RECENT_S + 1]))
 @settings(max_examples=50, deadline=None)
-def test_popularity_at_a_time_is_that_of_train_users_in_the_four_weeks_before(seed: int, time: int) -> None:
+def test_popularity_at_a_time_is_that_of_train_users_in_the_four_weeks_before(seed: int, row: int, after: int) -> None:
+    """At and around the time of an event, and four weeks later."""
     events = made_up(seed, repeats=True)
     train, vocabulary = parts(events)
+    time = int(events.timestamp[row]) + after
     pool = Pool("recent", events, vocabulary, train)
     (first,), (end,) = pool.spans(np.array([time]))
     found = sorted(vocabulary.items[pool.entries[first:end]].tolist())

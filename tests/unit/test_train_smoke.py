@@ -175,7 +175,6 @@ def test_training_and_validation_use_the_first_sampling_and_evaluation_all(folde
         config.data,
         instances=str(folder / "recent.npz"),
         samplings=("recent", "popularity", "uniform"),
-        negatives_exclude="history",
     )
     by_popularity = train.train(config, folder / "by popularity")
     record = train.train(msgspec.structs.replace(config, data=data), folder / "by recent")
