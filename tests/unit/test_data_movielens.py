@@ -16,6 +16,7 @@ from mimn.data.instances import build_instances
 from mimn.data.negatives import NegativeRule
 from mimn.data.split import PARTS
 
+RECORDS = Path(__file__).parents[2] / "models/experiments/movielens/movielens_100k"
 SPEC = importlib.util.find_spec("recbole")
 needs_package = pytest.mark.skipif(
     SPEC is None, reason=f"{movielens.PACKAGE} is not installed (make install-dev): MovieLens 100K is not prepared"
@@ -100,3 +101,16 @@ def test_a_wheel_gives_the_same_as_the_installed_package(tmp_path: Path) -> None
             archive.write(package() / movielens.FOLDER / name, f"{movielens.FOLDER}/{name}")
     assert movielens.main(["--output", str(tmp_path / "out"), "--from", str(tmp_path / "recbole.whl")]) == 0
     assert movielens.read(tmp_path / "out").sha256 == movielens.EVENTS_SHA256
+
+
+def test_records_hold_no_ids() -> None:
+    """The data may not be redistributed: users are numbered from 0, and nothing names a film."""
+    records = sorted(RECORDS.glob("*/*.npz"))
+    assert records, "the records of MovieLens 100K are gone"
+    for path in records:
+        with np.load(path, allow_pickle=False) as archive:
+            for name in archive.files:
+                column, array = name.partition("_")[2], archive[name]
+                assert column in ("user_id", "events", "bought", "drawn") or column.startswith("200"), name
+                if column == "user_id":
+                    assert np.unique(array).tolist() == list(range(array.max() + 1))
