@@ -38,6 +38,7 @@ $(VENV)/.installed: $(PROJECTS) requirements-serving.txt | $(PY)
 $(VENV)/.installed-dev: $(VENV)/.installed constraints.txt requirements-dev.txt loadtest/requirements.txt
 	@echo "installing what development needs into $(VENV), torch included ..."
 	@$(PIP) --constraint constraints.txt --no-build-isolation -e models[serve,train] --requirement requirements-dev.txt
+	@$(PIP) --constraint constraints.txt --no-deps recbole # for the data set that it ships (mimn.data.movielens); it is never imported
 	@touch $@ $(VENV)/.installed-load
 
 $(VENV)/.installed-load: $(VENV)/.installed constraints.txt loadtest/requirements.txt

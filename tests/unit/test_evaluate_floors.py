@@ -9,7 +9,7 @@ import numpy as np
 
 from mimn.data import online_retail
 from mimn.data.events import Events
-from mimn.data.instances import SAMPLINGS, Instances, build_instances
+from mimn.data.instances import DEFAULT_RULE, Instances, build_instances
 from mimn.data.split import PARTS, parts_of
 from mimn.data.vocabulary import Vocabulary, build_vocabulary
 from mimn.metrics import auc
@@ -55,7 +55,7 @@ def test_the_floors_are_near_the_published_figures() -> None:
     events, vocabulary, instances = retail()
     others = instances.select(instances.part != PARTS.index("train"))
     found: dict[tuple[str, str], float] = {}
-    for sampling in SAMPLINGS:
+    for sampling in DEFAULT_RULE.samplings:
         labels = others.candidates(sampling).label
         for floor in floor_predictions(
             events, vocabulary, instances.of("train"), others, sampling=sampling, length=200

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from mimn import run
 from mimn.config import ConfigError
 from mimn.data.events import DataError
-from mimn.data.instances import SAMPLINGS
 from mimn.data.split import Part
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.nn.checkpoint import CheckpointError, load_model
@@ -66,12 +65,13 @@ def evaluate(folder: Path, length: int, *, parts: tuple[Part, ...] = EVALUATED, 
     stored: dict[str, NDArray[np.float32]] = {}
     for part in parts:
         instances = data.instances.of(part)
-        predictions = predict(model, ids, data.events, instances, samplings=dict.fromkeys(SAMPLINGS, 1), length=length)
+        samplings = instances.samplings
+        predictions = predict(model, ids, data.events, instances, samplings=dict.fromkeys(samplings, 1), length=length)
         result[part] = {
             sampling: figures(instances, instances.candidates(sampling), predictions[sampling])
-            for sampling in SAMPLINGS
+            for sampling in samplings
         }
-        stored |= {f"{part}_{sampling}": predictions[sampling] for sampling in SAMPLINGS}
+        stored |= {f"{part}_{sampling}": predictions[sampling] for sampling in samplings}
     if floors:
         result["floors"], floor_scores = floor_figures(data, length)
         stored |= {f"test_popularity_{name}": scores for name, scores in floor_scores.items()}
@@ -89,7 +89,7 @@ def floor_figures(
     test = data.instances.of("test")
     by_sampling: dict[str, dict[str, dict[str, Any]]] = {}
     scores = {}
-    for sampling in SAMPLINGS:
+    for sampling in test.samplings:
         predicted = floor_predictions(
             data.events, data.vocabulary, data.instances.of("train"), test, sampling=sampling, length=length
         )

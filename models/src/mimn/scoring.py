@@ -11,7 +11,8 @@ from torch import Tensor
 
 from mimn import metrics
 from mimn.data.events import Events
-from mimn.data.instances import Candidates, Instances, Sampling
+from mimn.data.instances import Candidates, Instances
+from mimn.data.negatives import Sampling
 from mimn.data.touches import addresses_of, times_ms
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.data.windows import histories

@@ -20,10 +20,11 @@ from mimn import run
 from mimn.config import ConfigError
 from mimn.data.split import FOLDS
 from mimn.data.windows import WindowPlan
-from mimn.run import RunConfig, TrainingSettings
+from mimn.run import DataSettings, RunConfig, TrainingSettings
 from mimn.table.records import FLOOR_ROW, Record
 
 PLAN = Path("models/plans/table.toml")
+_DATA_DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(DataSettings)}
 
 
 class Variation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -82,7 +83,7 @@ class Cell:
         are, and whether the step is compiled, do not matter.
         """
         config, whole = self.config, {}
-        whole["data"] = _chosen(msgspec.to_builtins(config.data), {"min_users": 5}, leave_out=("folder", "instances"))
+        whole["data"] = _chosen(msgspec.to_builtins(config.data), _DATA_DEFAULTS, leave_out=("folder", "instances"))
         if self.key != FLOOR_ROW:
             architecture = config.architecture
             whole["model"] = _chosen(asdict(architecture), asdict(type(architecture)()), leave_out=())

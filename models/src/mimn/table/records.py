@@ -118,17 +118,18 @@ def read_records(folder: Path) -> list[Record]:
 def test_rows(data: DataSet) -> dict[str, NDArray[Any]]:
     """Whom a fold's test rows are of, as the floors' record keeps it; n positives, each followed by one negative.
 
-    user_id [n] · events [n]: how many lie before the target · bought [n], drawn [n]: how often the positive, and its
-    popularity negative, is among all of them
+    user_id [n]: users numbered from 0, not their ids · events [n]: how many lie before the target · bought [n],
+    drawn [n]: how often the positive, and its popularity negative, is among all of them
     """
     test = data.instances.of("test")
     counts = np.zeros((2, len(test)), np.int32)
     for i, (begin, end) in enumerate(zip(test.begin.tolist(), test.end.tolist(), strict=True)):
         history = data.events.item_id[begin:end]
         counts[0, i] = np.count_nonzero(history == test.item[i])
-        counts[1, i] = np.count_nonzero(history == test.popularity_item[i, 0])
+        counts[1, i] = np.count_nonzero(history == test.negatives["popularity"].item[i, 0])
     return {
-        "user_id": test.user_id.astype(np.int32),
+        # Numbered here: a record holds no user ids.
+        "user_id": np.unique(test.user_id, return_inverse=True)[1].astype(np.int32),
         "events": (test.end - test.begin).astype(np.int32),
         "bought": counts[0],
         "drawn": counts[1],

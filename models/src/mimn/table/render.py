@@ -31,7 +31,12 @@ SMALL = 6 * 1024
 """Bytes of the largest state that the default recipe may have."""
 TABLE = "AUC.md"
 RECORDS = Path("models/experiments")
-TITLES = {"online_retail": "Online Retail", "complete_journey": "The Complete Journey", "synthetic": "Synthetic"}
+TITLES = {
+    "online_retail": "Online Retail",
+    "complete_journey": "The Complete Journey",
+    "synthetic": "Synthetic",
+    "movielens_100k": "MovieLens 100K",
+}
 COUNTS = "counts"
 FLOOR_TITLES = {
     "constant": "floor: constant",
