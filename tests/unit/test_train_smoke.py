@@ -5,6 +5,7 @@ follows from the run folder. Under a minute.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from mimn.bundle import load_bundle
 from mimn.config import ConfigError
 from mimn.data import synthetic
 from mimn.data.events import DataError
-from mimn.data.split import PARTS, parts_of
+from mimn.data.split import PARTS, Part, parts_of
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.export import main as export_main
 from mimn.nn.checkpoint import load_model
@@ -318,3 +319,18 @@ def test_the_command_names_a_wrong_field(tmp_path: Path, capsys: Any) -> None:
     assert train.main(["--config", str(tmp_path / "c.toml"), "--output", str(tmp_path / "run")]) == 1
     assert "unknown field `epoch`" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_too_few_users_are_a_message_and_not_a_traceback(
+    part: Part,
+    folder: Path,
+    trained: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = run.load_data(smoke_config(folder).data)
+    few = replace(data, instances=data.instances.select(data.instances.part != PARTS.index(part)))
+    monkeypatch.setattr(run, "load_data", lambda settings: few)
+    assert evaluate.main(["--run", str(folder / "whole")]) == 1
+    assert f"error: no {part} user of synthetic has a target with enough history" in capsys.readouterr().err

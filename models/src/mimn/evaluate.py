@@ -1,9 +1,9 @@
-"""Evaluate a trained run on the test users: figures into the run's `metrics.json`, predictions beside it.
+"""Evaluate a trained run on the test users: figures go into the run's `metrics.json`, predictions next to it.
 
     python -m mimn.evaluate --run runs/x [--length 200]
 
-Everything is chosen on validation users before; this opens the test users. The floors are computed on the same rows,
-so that a model is never quoted without what counting gives.
+Everything was chosen on validation users before; this is the first reading of the test users. The floors are computed
+on the same rows, so that a model's figures always stand next to those of counting.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ class EvaluationFailed(Exception):
 def evaluate(folder: Path, length: int, *, parts: tuple[Part, ...] = EVALUATED, floors: bool = True) -> dict[str, Any]:
     """The figures of the run in `folder` at the latest `length` events; also written into its `metrics.json`.
 
-    `floors` are the same for all models of a split; a caller that has them already leaves them out.
+    `floors` are the same for all models of a split; a caller that already has them leaves them out.
 
     Raises:
-        EvaluationFailed: the folder holds no finished run, or the data is not what it was trained on.
+        EvaluationFailed: the folder holds no finished run, the data is not what it was trained on, or a part of it has
+            no instances.
         ConfigError, DataError, CheckpointError: a file of the run or of the data set cannot be used.
     """
     torch.set_num_threads(1)
@@ -55,6 +56,13 @@ def evaluate(folder: Path, length: int, *, parts: tuple[Part, ...] = EVALUATED, 
         raise EvaluationFailed(f"{folder} holds no finished run ({error}): train it first") from error
     config = run.read_config(folder / run.CONFIG)
     data = run.load_data(config.data)
+    needed: list[Part] = [*parts, *(["train", "test"] if floors else [])]  # type: ignore[list-item]  # literals of Part
+    for part in needed:
+        if not len(data.instances.of(part)):
+            raise EvaluationFailed(
+                f"no {part} user of {config.data.dataset} has a target with enough history, so no figure can be "
+                "computed: the data set has too few users"
+            )
     for name, value in (("data_sha256", data.events.sha256), ("instances_sha256", data.instances.sha256)):
         if record.get(name) != value:
             raise EvaluationFailed(f"{folder}: {name} is not that of the data now: train again on this data")

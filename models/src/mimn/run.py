@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 import numpy as np
+import tomli_w
 from numpy.typing import NDArray
 
 from mimn.baselines import ModelConfig, model_config
@@ -161,12 +162,11 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             "windows": msgspec.to_builtins(self.windows),
             "training": msgspec.to_builtins(self.training),
         }
-        lines = [f"name = {json.dumps(self.name)}"]
-        for table, values in tables.items():
-            # JSON writes strings, numbers, booleans and lists of them as TOML does.
-            known = {key: value for key, value in values.items() if value is not None}
-            lines += ["", f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in known.items())]
-        return "\n".join(lines) + "\n"
+        known = {
+            table: {key: value for key, value in values.items() if value is not None}
+            for table, values in tables.items()
+        }
+        return tomli_w.dumps({"name": self.name, **known})
 
 
 def decode_config(text: str, source: str) -> RunConfig:
