@@ -1,8 +1,8 @@
 """What the tree calls its own: modules and their names, files, make targets, settings and metrics; nothing is imported.
 
 `Tree.missing` judges one name as it stands in prose. It knows a name by its form (a dotted name, a path, a make target,
-a setting) and passes over what only looks like one: `compression.type` is Kafka's, because no module or class here is
-called `compression`.
+a setting) and passes over what only looks like one: `cleanup.policy` is Kafka's, because no module or class here is
+called `cleanup`.
 """
 
 from __future__ import annotations
