@@ -129,7 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Evaluate; see the module's text."""
     parser = argparse.ArgumentParser(prog="python -m mimn.evaluate", description="Evaluate a trained run.")
     parser.add_argument("--run", type=Path, required=True, help="run folder that mimn.train wrote")
-    parser.add_argument("--length", type=int, default=200, help="read the latest so many events (default 200)")
+    parser.add_argument("--length", type=int, default=200, help="number of latest events to read (default 200)")
     options = parser.parse_args(arguments)
     try:
         result = evaluate(options.run, options.length)

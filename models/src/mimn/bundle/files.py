@@ -1,7 +1,7 @@
 """The files of a bundle: regular files inside its folder, of the sizes and with the hashes that the manifest gives.
 
 Kinds and sizes are checked before anything is read, so that a FIFO, a device, a link to elsewhere or a huge file cannot
-hold up whoever loads the bundle.
+block the process that loads the bundle.
 """
 
 from __future__ import annotations

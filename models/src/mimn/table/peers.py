@@ -181,7 +181,7 @@ def compared(
 ) -> dict[str, Any]:
     """The mean AUC over the seeds of either side, and their difference with its interval.
 
-    Both sides meet the same resampled users, and each has its own seeds drawn anew: two runs of one code differ, too.
+    Both sides meet the same resampled users, and each draws its own seeds: two runs of one code differ, too.
     """
     sides = [[metrics.auc(labels, scores) for scores in side] for side in (ours, theirs)]
     resampled = [np.array([metrics.resampled_aucs(labels, s, users) for s in side]) for side in (ours, theirs)]

@@ -235,7 +235,7 @@ def crash_after(fault: FaultSettings) -> Callable[[str], None]:
 
 
 def _keys(settings: UicSettings) -> KeyRing | None:
-    """The keys that both doors ask for; None where everybody may call, which loopback alone allows."""
+    """The keys that both doors require; None if no authentication is required, which is allowed on loopback only."""
     if settings.access.keys_file is not None:
         try:
             return KeyRing(settings.access.keys_file)
