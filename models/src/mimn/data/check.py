@@ -84,7 +84,7 @@ def event_columns(table: EventsTable) -> dict[str, Wanted]:
     for name, column, meaning in (
         ("category", table.category, "id"),
         ("together", table.together, "id"),
-        ("action", table.action, "text"),
+        ("action", table.action, "value"),
     ):
         if column is not None:
             wanted[name] = Wanted(column, meaning, f"events.{name}")  # type: ignore[arg-type]  # one of the meanings
@@ -146,14 +146,16 @@ class _Check:
                 report.findings.append(f"{shared} strings share their 64-bit id with another one: rename them")
         return report
 
-    def _read(self, table: Table, wanted: dict[str, Wanted]) -> Iterator[Columns]:
-        """The batches of a table; afterwards its refused rows are in the report.
+    def _reader(self, table: Table, wanted: dict[str, Wanted]) -> TableReader:
+        return TableReader(table, self._root, wanted, self._description.ids)
+
+    def _read(self, reader: TableReader, name: str) -> Iterator[Columns]:
+        """The batches of the table `name`; afterwards its refused rows are in the report.
 
         Raises:
             DataError: no row can be used.
         """
-        name = next(iter(wanted.values())).said.split(".")[0]
-        reader, used = TableReader(table, self._root, wanted, self._description.ids), 0
+        used = 0
         for batch in reader.batches(collisions=self._description.ids == "string"):
             used += len(next(iter(batch.values())))
             yield batch
@@ -172,7 +174,7 @@ class _Check:
         if table.category is not None:
             wanted["category"] = Wanted(table.category, "id", f"{name}.category")
         tally = Tally()
-        for batch in self._read(table, wanted):
+        for batch in self._read(self._reader(table, wanted), name):
             tally.add(batch["key"])
         repeated = tally.ids[tally.counts > 1]
         if len(repeated):
@@ -185,8 +187,9 @@ class _Check:
     def _events(self, table: EventsTable) -> None:
         categories: NDArray[np.uint64] = np.empty(0, np.uint64)
         first, last = np.iinfo(np.int64).max, -1
-        actions: Counter[str] = Counter()
-        for batch in self._read(table, event_columns(table)):
+        actions: Counter[int] = Counter()
+        reader = self._reader(table, event_columns(table))
+        for batch in self._read(reader, "events"):
             self._users.add(batch["user"])
             self._items.add(batch["item"])
             if "category" in batch:
@@ -195,6 +198,7 @@ class _Check:
                 first, last = min(first, int(batch["time"].min())), max(last, int(batch["time"].max()))
             if "action" in batch:
                 actions.update(batch["action"].tolist())
+        texts = reader.texts.get("action", {})
         lengths = self._users.counts
         self._report.values |= {
             "users": len(lengths),
@@ -206,7 +210,7 @@ class _Check:
             "events a user, 95th percentile": int(np.percentile(lengths, 95)),
             "events a user, most": int(lengths.max()),
         }
-        for action, n in sorted(actions.items(), key=str):
+        for action, n in sorted((texts.get(code, ""), n) for code, n in actions.items()):
             meant = self._description.actions.get(action)
             what = "not described" if meant is None else meant.is_ if meant.weight else f"{meant.is_}, not folded"
             self._report.values[f"action {action} ({what})"] = n
@@ -218,7 +222,7 @@ class _Check:
     def _impressions(self, table: ImpressionsTable) -> None:
         shown = clicked = late = without_user = new_item = no_row = 0
         by_day: dict[int, tuple[int, int]] = {}
-        for batch in self._read(table, impression_columns(table)):
+        for batch in self._read(self._reader(table, impression_columns(table)), "impressions"):
             label = known_labels(batch, table.window_ms)
             late += int(batch["label"].sum()) - int(label.sum())
             shown, clicked = shown + len(label), clicked + int(label.sum())

@@ -27,7 +27,7 @@ class DataError(Exception):
 class Events:
     """n behaviors, sorted by user and then by time. The order among rows of one timestamp means nothing.
 
-    All columns are [n] int64; `timestamp` is in seconds since 1970-01-01.
+    All columns are [n] int64; `timestamp` counts units of `unit_ms` milliseconds since 1970-01-01 UTC.
 
     Raises:
         DataError: the columns differ in length or are not sorted.
@@ -38,6 +38,7 @@ class Events:
     category_id: NDArray[np.int64]
     timestamp: NDArray[np.int64]
     basket_id: NDArray[np.int64]
+    unit_ms: int = 1000
 
     def __post_init__(self) -> None:
         if not len(self.user_id):
@@ -95,7 +96,8 @@ class Events:
 
     def select(self, rows: NDArray[np.bool_]) -> Events:
         """The rows where the mask is true."""
-        return Events(*(getattr(self, name)[rows] for name in COLUMNS))
+        user_id, item_id, category_id, timestamp, basket_id = (getattr(self, name)[rows] for name in COLUMNS)
+        return Events(user_id, item_id, category_id, timestamp, basket_id, self.unit_ms)
 
     @cached_property
     def sha256(self) -> str:
@@ -128,7 +130,8 @@ def read_events(path: str | Path, *, sha256: str | None = None) -> Events:
             raise DataError(f"{path}: column {name} is {table.schema.field(name).type}, not an integer")
         if table[name].null_count:
             raise DataError(f"{path}: column {name} has {table[name].null_count} nulls")
-    return Events(*(table[name].to_numpy().astype(np.int64) for name in COLUMNS))
+    user_id, item_id, category_id, timestamp, basket_id = (table[name].to_numpy().astype(np.int64) for name in COLUMNS)
+    return Events(user_id, item_id, category_id, timestamp, basket_id)
 
 
 def file_sha256(path: Path) -> str:

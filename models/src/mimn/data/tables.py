@@ -25,7 +25,7 @@ from mimn.data.description import Table, TimeUnit
 from mimn.data.events import DataError
 from mimn.data.ids import second_hashes, string_ids
 
-Meaning = Literal["id", "time", "optional_time", "label", "number", "text", "texts"]
+Meaning = Literal["id", "time", "optional_time", "label", "number", "value", "values"]
 EARLIEST_MS = 946_684_800_000
 """2000-01-01, as in the event's format."""
 LATEST_MS = 4_102_444_800_000
@@ -46,6 +46,8 @@ class Wanted:
     said: str
     """Its place in the description, such as `events.user`, for errors."""
     unit: TimeUnit = "s"
+    separator: str = "|"
+    """Between the values of a list that is written as one text."""
 
 
 @dataclass(slots=True)
@@ -70,8 +72,8 @@ class Refused:
 
 
 Columns = dict[str, NDArray[Any]]
-"""By the name in the description's table: ids uint64, times int64 ms (-1 for none), labels uint8, numbers float64 (NaN
-for none), texts object arrays of str (or lists of str), None for none."""
+"""By the name in the description's table: ids uint64; times int64 ms, -1 for none; labels uint8; numbers float64, NaN
+for none; values, and lists of values, as uint64 codes, 0 for none, whose texts are in `TableReader.texts`."""
 
 
 class TableReader:
@@ -95,6 +97,8 @@ class TableReader:
         self.refused = Refused()
         self.rows = 0
         """Rows read, refused ones included."""
+        self.texts: dict[str, dict[int, str]] = {n: {} for n, w in wanted.items() if w.meaning in ("value", "values")}
+        """The text of each code, by column. Whole numbers are written in decimal, lists joined by their separator."""
         self.hashes: list[tuple[NDArray[np.uint64], NDArray[np.uint64]]] = []
         """With string ids: id and second hash of each string, for `ids.collisions`."""
 
@@ -109,7 +113,7 @@ class TableReader:
             for batch in self._read(path):
                 out, good = {}, np.ones(batch.num_rows, np.bool_)
                 for name, want in self._wanted.items():
-                    out[name], bad = self._convert(batch.column(want.column), want, path, collisions)
+                    out[name], bad = self._convert(batch.column(want.column), name, want, path, collisions)
                     for reason, mask in bad:
                         self.refused.add(f"{want.column}: {reason}", mask, path, first_row)
                         good &= ~mask
@@ -122,12 +126,14 @@ class TableReader:
         texts = {
             w.column
             for w in self._wanted.values()
-            if w.meaning == "text" or (w.meaning == "id" and self._ids == "string")
+            if w.meaning in ("value", "values") or (w.meaning == "id" and self._ids == "string")
         }
         try:
             if path.suffix == ".parquet":
-                file = pq.ParquetFile(path, read_dictionary=sorted(texts))
-                self._check_columns(path, columns, file.schema_arrow.names)
+                schema = pq.read_schema(path)
+                self._check_columns(path, columns, schema.names)
+                plain = [name for name in sorted(texts) if not pa.types.is_nested(schema.field(name).type)]
+                file = pq.ParquetFile(path, read_dictionary=plain)
                 yield from file.iter_batches(BATCH_ROWS, columns=columns)
             else:
                 yield from self._read_csv(path, columns, texts)
@@ -151,7 +157,6 @@ class TableReader:
         if names is not None:
             self._check_columns(path, columns, names)
         types = {column: pa.dictionary(pa.int32(), pa.string()) for column in texts}
-        types |= {w.column: pa.string() for w in self._wanted.values() if w.meaning == "texts"}
         try:
             reader = pcsv.open_csv(
                 path,
@@ -184,20 +189,45 @@ class TableReader:
             raise DataError(f"{path} has no column {named}; its columns are {', '.join(there)}")
 
     def _convert(
-        self, column: pa.Array, want: Wanted, path: Path, collisions: bool
+        self, column: pa.Array, name: str, want: Wanted, path: Path, collisions: bool
     ) -> tuple[NDArray[Any], list[tuple[str, NDArray[np.bool_]]]]:
         """The column's values, and which rows cannot be used and why."""
         where = f"{path}: column {want.column} (`{want.said}`)"
-        if want.meaning == "id":
-            return self._to_ids(column, where, collisions)
-        if want.meaning in ("time", "optional_time"):
-            return _to_times(column, want, where)
-        if want.meaning == "label":
-            return _to_labels(column, where)
-        if want.meaning == "number":
-            return _to_numbers(column, where)
-        values = np.array(column.to_pylist(), dtype=object)
-        return values, []
+        match want.meaning:
+            case "id":
+                return self._to_ids(column, where, collisions)
+            case "time" | "optional_time":
+                return _to_times(column, want, where)
+            case "label":
+                return _to_labels(column, where)
+            case "number":
+                return _to_numbers(column, where)
+            case _:
+                return self._to_codes(column, name, want, where), []
+
+    def _to_codes(self, column: pa.Array, name: str, want: Wanted, where: str) -> NDArray[np.uint64]:
+        """Codes of values, or of lists of values; their texts are kept once each."""
+        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+            lists = [None if row is None else want.separator.join(map(str, row)) for row in column.to_pylist()]
+            column = pa.array(lists, pa.string())
+        if pa.types.is_boolean(column.type) or pa.types.is_integer(column.type):
+            column = column.cast(pa.string())
+        if pa.types.is_floating(column.type):
+            whole = pc.cast(column, pa.int64(), safe=False)
+            if not bool(pc.all(pc.equal(whole.cast(column.type), column), min_count=0).as_py()):
+                raise DataError(f'{where} holds fractions: make the field `kind = "numeric"`, or write it as text')
+            column = whole.cast(pa.string())
+        if not pa.types.is_dictionary(column.type):
+            if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+                raise DataError(f"{where} is {column.type}, not text, whole numbers or lists of them")
+            column = column.dictionary_encode()
+        texts = column.dictionary.to_pylist()
+        if not texts:
+            return np.zeros(len(column), np.uint64)
+        codes = string_ids("" if text is None else text for text in texts)
+        known = self.texts[name]
+        known.update((code, text) for code, text in zip(codes.tolist(), texts, strict=True) if text is not None)
+        return np.where(_mask(column.is_null()), np.uint64(0), codes[_numpy(column.indices.fill_null(0))])
 
     def _to_ids(
         self, column: pa.Array, where: str, collisions: bool
