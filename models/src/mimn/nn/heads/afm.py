@@ -41,7 +41,8 @@ class AfmHead(FieldHead):
         weights = self.dropout(torch.softmax(scores, -1))
         n = len(self.among_shared[0])
         pooled = weights[..., :n] @ of_user + (weights[..., n:].unsqueeze(-2) @ of_candidate).squeeze(-2)
-        return fields.shared_first.unsqueeze(-1) + fields.own_first + (pooled @ self.p).squeeze(-1)
+        crossed: Tensor = (pooled @ self.p).squeeze(-1)
+        return fields.shared_first.unsqueeze(-1) + fields.own_first + crossed
 
     def _scores(self, products: Tensor) -> Tensor:
         scores: Tensor = (torch.relu(self.attention(products)) @ self.h).squeeze(-1)
