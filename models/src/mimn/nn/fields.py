@@ -1,7 +1,7 @@
 """Fields in a model: the tables of their vectors, and what rows and numbers look up in them.
 
-The same order everywhere: the fields of user and context in the manifest's order make the request's vector, those of the
-item the item's. A field with a table gives its row's vector (a list the mean of its rows'), a scalar number itself.
+The same order everywhere: the fields of user and context in the manifest's order make the request's vector, those of
+the item the item's. A field with a table gives its row's vector (a list the mean of its rows'), a scalar number itself.
 """
 
 from __future__ import annotations

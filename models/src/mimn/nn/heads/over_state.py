@@ -84,4 +84,4 @@ class FieldTop(nn.Module):
         return logits
 
     def _fields(self, piece: Tensor) -> Tensor:
-        return piece.unflatten(-1, (-1, self.dim))
+        return piece.reshape(*piece.shape[:-1], piece.shape[-1] // self.dim, self.dim)
