@@ -81,6 +81,9 @@ imports: install-dev
 proto-drift: install-dev
 	@$(PY) -m localstack.checks.proto_drift
 
+docs: install-dev ## build docs/ as a site into site/; a broken link stops it
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet && echo "site/index.html"
+
 check-models: install-dev ## the tests that need torch: model, parity, a smoke training run, export
 	@$(PYTEST) $(SPREAD) -m torch $(QUICK)
 
@@ -131,4 +134,4 @@ budgets: install-load ## measure each latency and throughput budget; table and J
 	@$(PY) -m loadtest.budgets
 
 .PHONY: help install install-load install-dev demo up down status doctor check format lint types imports proto-drift \
-	check-models check-system slim test proto train evaluate export auc load torture fuzz openapi beside sequences budgets
+	docs check-models check-system slim test proto train evaluate export auc load torture fuzz openapi beside sequences budgets

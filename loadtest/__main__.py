@@ -31,7 +31,7 @@ WARM_PER_S, WARM_S = 20, 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Send, print, and write what was asked for."""
+    """Send, print and write the results."""
     given = parser().parse_args(arguments)
     try:
         told = headers(given.key_file, given.deadline_ms)
@@ -78,7 +78,7 @@ def find_knee(generator: Generator, given: argparse.Namespace) -> list[knee.Trie
     if highest is None:
         print(f"not even {given.start:g}/s holds: choose a lower --start")
     elif all(tried.holds for tried in found):
-        print(f"{highest:.1f}/s holds, and more was not asked for (--most {given.most:g})")
+        print(f"{highest:.1f}/s holds, and no higher rate was tried (--most {given.most:g})")
     else:
         print(f"knee: {highest:.1f} requests/s")
     return found
@@ -113,13 +113,15 @@ def greet(host: str, asking: Asking) -> None:
     """
     answer = httpx.post(f"{host}{asking.path}", content=asking.bodies[0], headers=dict(asking.headers), timeout=10)
     if answer.status_code in (401, 403):
-        raise ValueError(f"{host} answered {answer.status_code}: name the file of a key that may ask (--key-file)")
+        raise ValueError(
+            f"{host} answered {answer.status_code}: name a file with a key that has the scope `predict` (--key-file)"
+        )
     if answer.status_code != httpx.codes.OK:
         raise ValueError(f"{host}{asking.path} answered {answer.status_code}: {answer.text[:200]}")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; every default is small enough to be sent by mistake."""
+    """The command line; every default is small enough to be sent by accident."""
     parser = argparse.ArgumentParser(
         prog="python -m loadtest", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -132,10 +134,14 @@ def parser() -> argparse.ArgumentParser:
     common.add_argument("--seed", type=int, default=0, help="of Poisson gaps")
     common.add_argument("--users", type=int, default=USERS, help="requests under way at once (default %(default)s)")
     common.add_argument(
-        "--patience-s", type=float, default=PATIENCE_S, help="a request waits so long for one of them (%(default)s)"
+        "--patience-s", type=float, default=PATIENCE_S, help="how long a request waits for one of them (%(default)s)"
     )
     common.add_argument(
-        "--server-pid", type=int, action="append", default=[], help="local process whose CPU time is told; repeatable"
+        "--server-pid",
+        type=int,
+        action="append",
+        default=[],
+        help="local process whose CPU time is reported; repeatable",
     )
     common.add_argument("--json", type=Path, help="file for all figures and raw histograms")
     modes = parser.add_subparsers(dest="mode", required=True)

@@ -1,7 +1,7 @@
-"""The door between a schedule and locust's users: each arrival goes, when it is due, to a user that is free.
+"""Between a schedule and locust's users: each arrival goes, when it is due, to a user that is free.
 
-locust's own users decide when they ask again, which makes a load that waits for the server. Here they only take what
-is due. An arrival that finds none free waits; its latency counts from when it was due. One that has waited longer than
+locust's own users decide when to send again, so the load waits for the server. Here they only take what is due. An
+arrival that finds none free waits; its latency counts from when it was due. One that has waited longer than
 `patience_s` is dropped and counted. Runs in gevent's loop.
 """
 
@@ -40,7 +40,7 @@ class Arrival:
 
 
 class Arrivals:
-    """Hands out arrivals, and counts what becomes of them; one schedule after the other."""
+    """Hands out arrivals and counts their outcomes; one schedule after the other."""
 
     def __init__(self, patience_s: float = 1.0, server_cpu_s: Callable[[], float] | None = None) -> None:
         self._patience_s = patience_s
@@ -69,7 +69,7 @@ class Arrivals:
         return self._sent(arrival)
 
     def settle(self, arrival: Arrival, error: str | None) -> float:
-        """Count what became of an arrival that was taken; returns the seconds since it was due."""
+        """Count the outcome of an arrival that was taken; returns the seconds since it was due."""
         now = time.perf_counter()
         if error is None:
             arrival.result.answered(now - arrival.due)
@@ -80,10 +80,10 @@ class Arrivals:
         return now - arrival.due
 
     def drive(self, schedule: Schedule) -> Run:
-        """Hand out a whole schedule and return once the fate of every arrival is known.
+        """Hand out a whole schedule and return once every arrival has an outcome.
 
-        Users must be taking, and give up each request at some time. `end` cuts the schedule short there and then; what
-        has been sent is told all the same.
+        Users must be taking arrivals, and give up each request eventually. `end` cuts the schedule short at once; what
+        was sent is still reported.
         """
         due = schedule.due_s()
         self._run = run = Run([])
@@ -97,7 +97,7 @@ class Arrivals:
             try:
                 self._handing.get()
             finally:
-                self._handing.kill()  # who drives may be killed as well
+                self._handing.kill()  # the driving greenlet may be killed as well
         run.cut = self._ended
         if run.cut and run.phases:
             run.phases[-1].span_s = min(run.phases[-1].span_s, time.perf_counter() - starts[-1])
@@ -114,7 +114,7 @@ class Arrivals:
         return run
 
     def end(self) -> None:
-        """Hand out nothing more, now or later: what is being driven returns once what is under way has an outcome."""
+        """Hand out nothing more, now or later: `drive` returns once everything under way has an outcome."""
         self._ended = True
         if self._handing is not None:
             self._handing.kill(block=False)

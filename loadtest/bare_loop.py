@@ -1,7 +1,7 @@
-"""The least that could serve a prediction: an ASGI function with the same JSON, the same GET and the same head.
+"""The least code that could serve a prediction: an ASGI function with the same JSON, the same GET and the same head.
 
-No validation, deadline, admission, metrics, padding, user check or degraded answer. RTP's request rate is held against
-its rate, both measured in turn.
+No validation, deadline, admission, metrics, padding, user check or degraded answer. RTP's request rate is
+compared with its rate, both measured in turn.
 
     uvicorn --factory loadtest.bare_loop:create_app        (BARE_REDIS_URL, BARE_BUNDLE, BARE_PREFIX)
     python -m loadtest.bare_loop --rtp http://127.0.0.1:8000 --redis redis://127.0.0.1:6379/0
@@ -29,6 +29,7 @@ import uvloop
 from loadtest.client import Target
 from loadtest.population import BUNDLE, Population
 from localstack.ports import accepts, free_port
+from localstack.signals import signals_unwind
 from localstack.wait import until
 from mimn.bundle import load_bundle
 from mimn.bundle.graph import open_head
@@ -47,22 +48,18 @@ class Where(Protocol):
     @property
     def predict(self) -> str:
         """URL of RTP."""
-        ...
 
     @property
     def redis_url(self) -> str:
         """URL of the store."""
-        ...
 
     @property
     def prefix(self) -> str:
         """First part of every key."""
-        ...
 
     @property
     def bundle(self) -> str:
         """Directory of the bundle."""
-        ...
 
 
 def create_app() -> Asgi:
@@ -104,19 +101,9 @@ def serving(where: Where) -> Iterator[str]:
     environment = {
         **os.environ, "BARE_BUNDLE": where.bundle, "BARE_PREFIX": where.prefix, "BARE_REDIS_URL": where.redis_url,
     }  # fmt: skip
+    options = "--loop uvloop --http httptools --no-access-log --lifespan off --log-level error"
     command = [sys.executable, "-m", "uvicorn", "--factory", "loadtest.bare_loop:create_app", "--port", str(port)]
-    options = [
-        "--loop",
-        "uvloop",
-        "--http",
-        "httptools",
-        "--no-access-log",
-        "--lifespan",
-        "off",
-        "--log-level",
-        "error",
-    ]
-    process = subprocess.Popen([*command, *options], env=environment)
+    process = subprocess.Popen([*command, *options.split()], env=environment)
     try:
         until(lambda: accepts(port), "the bare loop accepts", within_s=30)
         yield f"http://127.0.0.1:{port}/predict"
@@ -126,13 +113,13 @@ def serving(where: Where) -> Iterator[str]:
 
 
 async def saturate(url: str, bodies: Sequence[bytes], seconds: float, connections: int = CONNECTIONS) -> float:
-    """Answers a second when each of so many connections sends its next request as soon as it has its answer.
+    """Answers a second when each connection sends its next request as soon as it has its answer.
 
     Raises:
         OSError: nothing listens there.
         RuntimeError: an answer was not 200.
     """
-    target = Target(url, deadline_ms=1000)  # how much gets done is asked here, not how fast one request is
+    target = Target(url, deadline_ms=1000)  # this measures how much gets done, not how fast one request is
     requests = [target.request(body) for body in bodies]
     until = time.perf_counter() + seconds
     answered = 0
@@ -179,7 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=20.0)
     given = parser.parse_args(arguments)
     population = Population(bundle=Path(given.bundle))
-    rtp, bare = rates(given, population.bodies(200), given.seconds)
+    with signals_unwind():
+        rtp, bare = rates(given, population.bodies(200), given.seconds)
     each = [a / b for a, b in zip(rtp, bare, strict=True)]
     print(f"RTP {statistics.median(rtp):.0f}/s, bare loop {statistics.median(bare):.0f}/s")
     print(f"ratio {statistics.median(each):.3f} (rounds: {', '.join(f'{ratio:.3f}' for ratio in each)})")

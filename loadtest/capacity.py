@@ -1,7 +1,7 @@
-"""How many partitions, workers, processes and Redis nodes a load needs: arithmetic on costs that were measured.
+"""How many partitions, workers, processes and Redis nodes a load needs: arithmetic on measured costs.
 
     python -m loadtest.capacity --users 290e6 --events-per-s 50e3 --requests-per-s 20e3
-    python -m loadtest.capacity --check            what the model says of the measured runs, beside what they gave
+    python -m loadtest.capacity --check            what the model predicts for the measured runs, and what they gave
 
 The costs are those of `python -m loadtest.scale`, whose newest record under `loadtest/results` is taken unless
 another is named. Workers and RTP processes count as one core each, because an interpreter runs on one.
@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-RESULTS = Path("loadtest/results")
+from loadtest.origin import RESULTS
+
 PARTITIONS_A_MASTER = 32
 """Fewer would leave the masters of a cluster with unequal shares (a partition lives on one master)."""
 PARTITIONS_A_WORKER = 4
@@ -82,9 +83,9 @@ class Costs:
     store_request_us: float
     """The store, one request's GET."""
     entry_bytes: float
-    """The store's memory for one user beside the value: key, entry, what its allocator rounds up."""
+    """The store's memory for one user in addition to the value: key, entry, what its allocator rounds up."""
     written_bytes: float
-    """That the store appends to its file for one event, beside the value."""
+    """What the store appends to its file for one event, in addition to the value."""
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Costs:
@@ -192,7 +193,7 @@ def plan(demand: Demand, costs: Costs, limits: Limits) -> Plan:
 
 @dataclass(frozen=True)
 class Checked:
-    """A measured throughput beside the model's."""
+    """A measured throughput and the model's prediction."""
 
     what: str
     measured: float
@@ -205,9 +206,9 @@ class Checked:
 
 
 def check(record: Mapping[str, Any]) -> list[Checked]:
-    """What the model says of the runs of a record: processes use a core each, until the machine's cores, without what
-    had nothing to do with the run, are shared by all that takes part. The costs are those of the run with one process,
-    so the first line of each kind is a check of the assumption, and the others of how it scales."""
+    """What the model predicts for the runs of a record. Each process uses a core until all that takes part shares the
+    machine's cores, less what other programs used. The costs come from the run with one process, so the first line of
+    each kind checks the assumption, and the others check how it scales."""
     cores = record["machine"]["cores"]
     rows: list[Checked] = []
     for kind, own, runs in (("UIC workers", "uic_us", record["fold"]), ("RTP processes", "rtp_us", record["predict"])):
@@ -247,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--node-gib", type=float, default=limits.node_gib, help="memory of a Redis node")
     parser.add_argument("--replicas", type=int, default=limits.replicas, help="of each master")
     parser.add_argument("--costs", type=Path, help="a scale.json (default: the newest under loadtest/results)")
-    parser.add_argument("--check", action="store_true", help="hold the model against the measured runs")
+    parser.add_argument("--check", action="store_true", help="compare the model with the measured runs")
     asked = parser.parse_args(arguments)
     try:
         path = asked.costs or newest()

@@ -1,7 +1,8 @@
-"""Latency against the length of histories and against the rate, model beside model, on a stack of its own: `make load`.
+"""Latency against the length of histories and against the rate, one model after the other on one log: `make load`.
 
-One log is produced once, through the real path. Then each model has its turn: UIC folds the log into what this model
-keeps of a user, RTP serves it, and users with histories of each length are asked about. All else is the same.
+A stack is started for it, and one log produced through the real path. Then each model has its turn: UIC folds the log
+into the states of this model, RTP serves it, and requests name users with histories of each length. All else is the
+same.
 
     python -m loadtest.comparison              some ten minutes on two cores
     python -m loadtest.comparison --reduced    under five
@@ -14,28 +15,26 @@ import itertools
 import json
 import subprocess
 import sys
-import tempfile
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 from loadtest import knee, report, wrk
-from loadtest.budgets import RESULTS, commit, machine
 from loadtest.cpu import cpu_s_of
 from loadtest.feeder import produce
-from loadtest.measures import CANDIDATES, Client, NotMeasured, absorbed
+from loadtest.origin import RESULTS, commit, dated, machine
 from loadtest.population import Population
 from loadtest.report import Comparison, Measured
 from loadtest.result import Result
 from loadtest.sending import NotSent, send
+from loadtest.stacks import CANDIDATES, Client, NotMeasured, absorbed, running
 from localstack.process import Ended
 from localstack.signals import signals_unwind
-from localstack.stack import Options, Stack, StackError
+from localstack.stack import Stack, StackError
 from localstack.wait import NotReady, until
 from mimn.bundle import BundleError, load_bundle
 
@@ -46,14 +45,14 @@ MODELS = {
     "DIEN": BUNDLES / "online-retail-dien/1",
 }
 DEADLINE_MS = 10_000
-"""Of every request to every model: who is slow is to be seen slow, and not cut off."""
+"""Of every request to every model: a slow model must show as slow, not as cut off."""
 EXPECTED = (StackError, Ended, NotReady, NotSent, NotMeasured, BundleError, subprocess.CalledProcessError)
 """Failures whose message is for the reader."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is asked."""
+    """How much is measured."""
 
     lengths: tuple[int, ...] = (10, 100, 1_000, 10_000)
     """Events in a history."""
@@ -69,9 +68,9 @@ class Sizes:
     """From one rate of the search to the next."""
     halvings: int = 3
     at_length: int = 1_000
-    """History of the users that are asked about at a rate: the paper's."""
+    """History of the users in the requests at a rate: the paper's."""
     at_rate: float = 500.0
-    """A rate that every model is asked at: the paper's."""
+    """A rate that every model is measured at: the paper's."""
 
     @classmethod
     def reduced(cls) -> Sizes:
@@ -83,7 +82,7 @@ class Sizes:
         return min(self.users, 2) if length == max(self.lengths) else self.users
 
     def histories(self) -> list[tuple[str, int]]:
-        """Every user, and the events of his history."""
+        """Every user, and the number of events in their history."""
         return [(pattern(n).format(i), n) for n in self.lengths for i in range(self.users_of(n))]
 
 
@@ -97,7 +96,7 @@ def compare(models: Mapping[str, Path], sizes: Sizes, *, say: Callable[[str], No
 
     Raises:
         StackError, Ended, NotReady: the stack did not come up, or did not fold in time.
-        NotMeasured, NotSent: requests were not answered as they should be.
+        NotMeasured, NotSent: requests were not answered correctly.
         BundleError: a bundle cannot be used.
     """
     for name, bundle in models.items():
@@ -107,7 +106,7 @@ def compare(models: Mapping[str, Path], sizes: Sizes, *, say: Callable[[str], No
     total = sum(events for _, events in histories)
     measured: list[Measured] = []
     checked: report.Checked | None = None
-    with servers() as shared:
+    with running(uic_workers=0, rtp_processes=0) as shared:
         began = time.monotonic()
         # All users' histories grow side by side, as they would.
         rounds = (user for i in range(max(sizes.lengths)) for user, events in histories if i < events)
@@ -132,7 +131,7 @@ def measure(name: str, bundle: Path, stack: Stack, sizes: Sizes, say: Callable[[
     for n, result in lengths.items():
         say(f"{name}, {n:,} events: p50 {result.quantile_ms(0.5):.2f} ms, server CPU {result.server_cpu_ms:.2f} ms")
     asked = population(bundle, sizes.at_length, sizes)
-    # What one process can do at most if nothing else were to be done: the search begins well below it.
+    # What one process can do at most with nothing else to do: the search begins well below it.
     capacity = lengths[sizes.at_length].achieved_per_s
     common = {"gaps": "poisson", "seconds": sizes.rate_s, "server_pid": pid, "deadline_ms": DEADLINE_MS}
     search = {"least": sizes.least, "factor": sizes.factor, "halvings": sizes.halvings}
@@ -154,8 +153,8 @@ def one_at_a_time(
     Args:
         host:    of RTP.
         pid:     RTP's process.
-        bodies:  by length, asked in turn.
-        seconds: all together; a tenth more is asked before, and forgotten.
+        bodies:  by length, sent in turn.
+        seconds: all together; a tenth more comes first, to warm up.
         least:   requests of each length, however long they take.
 
     Raises:
@@ -216,34 +215,12 @@ def rtp_pid(stack: Stack) -> int:
     return child.pid
 
 
-@contextmanager
-def servers() -> Iterator[Stack]:
-    """Valkey, Kafka and topics, without a service, in a folder that is removed afterwards."""
-    own = f"load-{uuid.uuid4().hex[:8]}"
-    with tempfile.TemporaryDirectory() as folder:
-        given = Options.from_environment()
-        options = replace(given, folder=Path(folder), topic=own, prefix=own, uic_workers=0, rtp_processes=0)
-        with Stack(options) as stack:
-            yield stack
-
-
-@contextmanager
-def serving(shared: Stack, bundle: Path) -> Iterator[Stack]:
+def serving(shared: Stack, bundle: Path) -> AbstractContextManager[Stack]:
     """UIC and RTP with `bundle`, on the servers and the log of `shared`."""
     at = shared.addresses
-    with tempfile.TemporaryDirectory() as folder:
-        options = Options(
-            folder=Path(folder),
-            bundle=bundle,
-            redis_url=at.redis_url,
-            bootstrap=at.bootstrap,
-            topic=at.topic,
-            prefix=at.prefix,
-            uic={"UIC_LOG__LEVEL": "warning"},
-            rtp={"RTP_DEADLINE__DEFAULT_MS": str(DEADLINE_MS), "RTP_DEADLINE__MAX_MS": str(DEADLINE_MS)},
-        )
-        with Stack(options) as stack:
-            yield stack
+    deadlines = {"RTP_DEADLINE__DEFAULT_MS": str(DEADLINE_MS), "RTP_DEADLINE__MAX_MS": str(DEADLINE_MS)}
+    on = {"redis_url": at.redis_url, "bootstrap": at.bootstrap, "topic": at.topic, "prefix": at.prefix}
+    return running(bundle=bundle, rtp=deadlines, **on)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -259,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help=f"the folder itself (default: {RESULTS}/<date>_<name>)")
     given = parser.parse_args(arguments)
     sizes = Sizes.reduced() if given.reduced else Sizes()
-    folder = given.output or RESULTS / f"{datetime.now(UTC):%Y-%m-%d}_{given.name}"
+    folder = given.output or dated(given.name)
     began = time.monotonic()
     if not wrk.installed():
         print(wrk.MISSING)

@@ -1,6 +1,6 @@
 """Produces behavior events of many users, at a rate or as fast as it goes.
 
-It is a process of its own, so that whoever measures beside it has its interpreter for itself.
+It runs as a process of its own, so that the program that measures does not share its interpreter.
 
     python -m loadtest.feeder --bootstrap 127.0.0.1:9092 --topic behavior-events --rate 2000    until it is ended
     python -m loadtest.feeder --bootstrap 127.0.0.1:9092 --topic behavior-events --count 100000
@@ -51,7 +51,7 @@ def produce(bootstrap: str, topic: str, users: Iterator[str], bundle: Path = BUN
     Args:
         bootstrap: `host:port` of a broker.
         topic: where to.
-        users: user ids; an id may come again.
+        users: user ids; an id may repeat.
         bundle: whose items are taken, in turn.
         rate: events a second; None is as fast as it goes.
     """
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--bundle", type=Path, default=BUNDLE, help="whose items and categories the events name")
     parser.add_argument("--users", type=int, default=USERS, help=f"different users, Zipf 1 (default {USERS:,})")
     parser.add_argument("--rate", type=float, help="events a second (default: as fast as it goes)")
-    parser.add_argument("--count", type=int, default=1 << 40, help="end after so many events")
+    parser.add_argument("--count", type=int, default=1 << 40, help="number of events (default: until it is ended)")
     asked = parser.parse_args(arguments)
     if asked.count < 1 or asked.users < 1 or (asked.rate is not None and asked.rate <= 0):
         parser.error("--count, --users and --rate must be positive")

@@ -1,5 +1,5 @@
-"""The generator: locust's users behind a door that opens by schedule. Importing this patches the standard library for
-gevent, so it is a process's only business: `python -m loadtest`, or `locust -f loadtest/locustfile.py`.
+"""The generator: locust's users, released by a schedule. Importing this patches the standard library for gevent, so a
+process that imports it should do nothing else: `python -m loadtest`, or `locust -f loadtest/locustfile.py`.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ def headers(key_file: Path | None = None, deadline_ms: int | None = None) -> dic
 
 def hold(environment: Environment, asking: Asking, arrivals: Arrivals) -> None:
     """Leave on locust's environment what its users need."""
-    # An environment is where locust keeps what its users share.
+    # locust keeps what its users share on its environment.
     environment.asking = asking  # type: ignore[attr-defined]
     environment.arrivals = arrivals  # type: ignore[attr-defined]
 
 
 class AdServer(FastHttpUser):
-    """Asks for scores whenever a request is due."""
+    """Requests scores whenever a request is due."""
 
     wait_time = constant(0)
     network_timeout = GIVE_UP_S
@@ -76,7 +76,7 @@ class AdServer(FastHttpUser):
     insecure = False
 
     def on_start(self) -> None:
-        """Nobody here sets cookies, and looking for them in each answer costs more than reading it."""
+        """RTP sets no cookies, and looking for them in each answer costs more than reading it."""
         self.client.client.cookiejar = None
 
     @task
@@ -124,11 +124,11 @@ class Generator:
         """No request is sent yet.
 
         Args:
-            host:        `http://host:port`, or https, whose certificate must then be one that this system trusts.
-            asking:      what is asked.
+            host:        `http://host:port`, or https with a certificate that this system trusts.
+            asking:      the requests.
             users:       requests that can be under way at once.
             patience_s:  how long an arrival waits for a free one of them.
-            server_pids: local processes whose CPU time is told.
+            server_pids: local processes whose CPU time is reported.
         """
         self._arrivals = Arrivals(patience_s, cpu_s_of(server_pids) if server_pids else None)
         self._users = users

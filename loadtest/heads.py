@@ -1,9 +1,10 @@
-"""What one run of the head costs: MIMN's beside DIN's and DIEN's, in one process, in turn.
+"""What one run of the head costs: MIMN's, DIN's and DIEN's, in one process, in turn.
 
     python -m loadtest.heads --history 1000 --candidates 100
 
-CPU time of one thread, from a user's state to scores, by the very objects that RTP scores with: no store, HTTP or JSON.
-The heads take turns, so that a busy machine slows all alike; medians over the rounds, and the 5th to 95th percentile.
+CPU time of one thread, from a user's state to scores, with the same objects that RTP scores with: no store, HTTP or
+JSON. The heads take turns, so that a busy machine slows all of them equally; medians over the rounds, and the 5th to
+95th percentile.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Timing:
 
 
 def folded(bundle: Bundle, history: int, random: np.random.Generator) -> NDArray[np.float32]:
-    """The state of a user with so many random events. [F]"""
+    """The state of a user with `history` random events. [F]"""
     step, state = open_step(bundle), bundle.initial_state[np.newaxis]
     items, categories = (random.choice(table.ids, history) for table in (bundle.items, bundle.categories))
     rest = slice(None) if bundle.sketch is None else bundle.sketch.sketch.rest
@@ -50,7 +51,7 @@ def folded(bundle: Bundle, history: int, random: np.random.Generator) -> NDArray
 
 
 def scoring(path: Path, history: int, candidates: int) -> Callable[[], NDArray[np.float32]]:
-    """A call that scores so many candidates for a user with so many events.
+    """A call that scores `candidates` candidates for a user with `history` events.
 
     Raises:
         BundleError: no bundle at `path`.

@@ -1,4 +1,4 @@
-"""The search for the knee: the highest rate that the server still answers in time. Pure: `measure` sends."""
+"""The search for the knee: the highest rate that the server can still answer in time. Pure: `measure` sends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Limits:
     """When a rate holds."""
 
     p99_ms: float | None = None
-    """At most this; None asks only that the server keeps up."""
+    """At most this; None requires only that the server keeps up."""
 
     def hold(self, run: Run) -> bool:
         """Whether the server kept up, without failures, and in time."""

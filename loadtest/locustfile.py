@@ -1,9 +1,9 @@
 """RTP under locust: `locust -f loadtest/locustfile.py --host http://127.0.0.1:8000`, with its web page or `--headless`.
 
-Users do not ask when they like but when a schedule says; their number is how many requests can be under way at once.
+A schedule says when users send; their number is how many requests can be under way at once.
 locust's page and tables count from when a request was due, as everything here does, but round their percentiles; the
 exact ones are printed when the schedule has ended. `python -m loadtest` is the same without the page, with more
-schedules. Who asks is set by LOADTEST_* (see `loadtest.population`), the key's file by LOADTEST_KEY_FILE.
+schedules. LOADTEST_* set the population (see `loadtest.population`), LOADTEST_KEY_FILE names the file with the key.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _drive(environment: Environment, arrivals: Arrivals) -> None:
     runner, told = environment.runner, environment.parsed_options
     assert runner is not None and told is not None  # noqa: S101, PT018 - locust has made both before a test starts
     while runner.state != STATE_RUNNING:
-        gevent.sleep(0.05)  # until every user is there
+        gevent.sleep(0.05)  # until every user has started
     run = arrivals.drive(Schedule(fixed(told.rate, told.seconds), told.gaps))
     print(run, flush=True)
     # In a greenlet of its own, because the end of a test ends this one.

@@ -1,4 +1,4 @@
-"""Who asks, and for what: user ids, and bodies whose candidates are items of a bundle's vocabulary."""
+"""The requests of a load: user ids, and bodies whose candidates are items of a bundle's vocabulary."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BUNDLE = Path("models/bundles/online-retail/1")
 
 @dataclass(frozen=True)
 class Population:
-    """A seeded stream of requests. The same population gives the same bodies, whoever sends them."""
+    """A seeded stream of requests. The same population always gives the same bodies."""
 
     bundle: Path = BUNDLE
     users: int = 1000

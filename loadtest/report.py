@@ -1,4 +1,4 @@
-"""The report of a comparison: tables for people, plots, a JSON file and the raw histograms. Pure but for `write`."""
+"""The report of a comparison: Markdown tables, plots, a JSON file and the raw histograms. Pure except for `write`."""
 
 from __future__ import annotations
 
@@ -34,17 +34,14 @@ class Measured:
     rates: list[Run]
     """One phase each, in the order tried: the search for the knee."""
     knee_per_s: float | None
-    """The highest rate that was held."""
+    """The highest rate that held."""
     at_rate: Run
-    """The rate that every model was asked at."""
+    """At the rate that every model was measured at."""
 
     def to_json(self) -> dict[str, Any]:
         """Everything."""
         return {
-            "name": self.name,
-            "bundle": self.bundle,
-            "kept": self.kept,
-            "knee_per_s": self.knee_per_s,
+            **vars(self),
             "lengths": {str(length): result.to_json() for length, result in self.lengths.items()},
             "rates": [run.to_json() for run in self.rates],
             "at_rate": self.at_rate.to_json(),
@@ -53,7 +50,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Checked:
-    """What wrk says of one model at one length."""
+    """What wrk measured of one model at one length."""
 
     model: str
     length: int
@@ -113,9 +110,7 @@ def write(folder: Path, found: Comparison, origin: Origin) -> None:
     (folder / "report.md").write_text(markdown(found, origin))
     histograms: dict[str, str] = {}
     stored = {
-        "machine": dict(origin.machine),
-        "commit": origin.commit,
-        "command": origin.command,
+        **vars(origin),
         "ended": origin.ended.isoformat(timespec="seconds"),
         "seconds": round(origin.seconds, 1),
         "events": found.events,
@@ -143,7 +138,7 @@ def _apart(stored: Any, name: str, histograms: dict[str, str]) -> Any:
     return stored
 
 
-# --- For people -----------------------------------------------------------------------------------------------------
+# --- Markdown -------------------------------------------------------------------------------------------------------
 
 
 def markdown(found: Comparison, origin: Origin) -> str:
@@ -202,30 +197,24 @@ def _claims(found: Comparison) -> list[str]:
     for model in found.models:
         shortest, longest = min(model.lengths), max(model.lengths)
         (at,) = model.at_rate.phases
-        asked = f"{at.offered_per_s:.0f}/s: "
-        asked += (
-            f"saturated at {at.achieved_per_s:.0f}/s"
-            if at.saturated
-            else f"p50 {at.quantile_ms(0.5):.2f} ms, p99 {at.quantile_ms(0.99):.2f} ms"
-        )
+        times = f"p50 {at.quantile_ms(0.5):.2f} ms, p99 {at.quantile_ms(0.99):.2f} ms"
+        asked = f"{at.offered_per_s:.0f}/s: {f'saturated at {at.achieved_per_s:.0f}/s' if at.saturated else times}"
         kept = f", of which it reads the last {model.kept:,}" if model.kept else ""
         lines.append(
             f"| {model.name} (`{model.bundle}`) | {p50(model, shortest):.2f} → {p50(model, longest):.2f} ms "
             f"({growth(model):.2f}x) for {shortest:,} → {longest:,} events{kept} | {_number(model.knee_per_s)} | "
             f"{asked} |"
         )
-    by_name = {model.name: model for model in found.models}
-    if "MIMN" in by_name:
-        mimn, length = by_name["MIMN"], _rate_length(found)
-        lines.append("")
-        for name, model in by_name.items():
-            if name != "MIMN":
-                times = p50(model, length) / p50(mimn, length)
-                cpu = server_cpu(model, length) / server_cpu(mimn, length) if server_cpu(mimn, length) else 0.0
-                lines.append(
-                    f"* {name} at {length:,} events takes {times:.1f} times MIMN's p50 and {cpu:.1f} times its server "
-                    f"CPU ({p50(model, length):.2f} against {p50(mimn, length):.2f} ms)."
-                )
+    lines.append("")
+    length = _rate_length(found)
+    for mimn in (model for model in found.models if model.name == "MIMN"):
+        for other in (model for model in found.models if model is not mimn):
+            slow, quick = p50(other, length), p50(mimn, length)
+            cpu = server_cpu(other, length) / server_cpu(mimn, length) if server_cpu(mimn, length) else 0.0
+            lines.append(
+                f"* {other.name} at {length:,} events takes {slow / quick:.1f} times MIMN's p50 and {cpu:.1f} times "
+                f"its server CPU ({slow:.2f} against {quick:.2f} ms)."
+            )
     return [*lines, "", f"The paper's figures, for comparison: {PAPER}"]
 
 
@@ -297,16 +286,10 @@ def plot_lengths(found: Comparison, path: Path) -> None:
         if paper_ms := PAPER_MS.get(model.name):
             label = f"paper's {paper_ms:g} ms ({'DIEN' if model.name == 'DIEN' else 'with UIC'}), its own cluster"
             axes.plot([PAPER_LENGTH], [paper_ms], "x", color=f"C{i}", markersize=9, label=label)
-    caps = {model.kept for model in found.models if model.kept}
-    for cap_at in caps:
-        axes.axvline(cap_at, color="gray", linewidth=0.8, linestyle="--")
-        axes.annotate(
-            f" lists are cut at T = {cap_at:,}",
-            (cap_at, 0.02),
-            xycoords=axes.get_xaxis_transform(),
-            fontsize=8,
-            color="gray",
-        )
+    for cut in {model.kept for model in found.models if model.kept}:
+        axes.axvline(cut, color="gray", linewidth=0.8, linestyle="--")
+        where = {"xycoords": axes.get_xaxis_transform(), "fontsize": 8, "color": "gray"}
+        axes.annotate(f" lists are cut at T = {cut:,}", (cut, 0.02), **where)
     _save(figure, path)
 
 
@@ -314,19 +297,12 @@ def plot_rates(found: Comparison, path: Path) -> None:
     """p50 and p99 against the offered rate; rates that saturate are marked on the upper edge, without a time."""
     figure, axes = _axes("offered requests/s (Poisson)", "latency from when a request was due, ms")
     for i, model in enumerate(found.models):
-        results = sorted(
-            (run.phases[0] for run in (*model.rates, model.at_rate)), key=lambda result: result.offered_per_s
-        )
+        results = _by_rate(model)
         kept = [result for result in results if not result.saturated and result.count]
         for q, style in ((0.5, "o-"), (0.99, "^:")):
-            axes.plot(
-                [result.offered_per_s for result in kept],
-                [result.quantile_ms(q) for result in kept],
-                style,
-                color=f"C{i}",
-                label=f"{model.name} p{100 * q:g}",
-                alpha=1 if q == 0.5 else 0.6,
-            )
+            times = [result.quantile_ms(q) for result in kept]
+            line = {"color": f"C{i}", "label": f"{model.name} p{100 * q:g}", "alpha": 1 if q == 0.5 else 0.6}
+            axes.plot([result.offered_per_s for result in kept], times, style, **line)
         saturated = [result.offered_per_s for result in results if result.saturated]
         axes.plot(
             saturated, [0.98 - 0.04 * i] * len(saturated), "x", color=f"C{i}", transform=axes.get_xaxis_transform(),
@@ -335,8 +311,13 @@ def plot_rates(found: Comparison, path: Path) -> None:
     _save(figure, path)
 
 
+def _by_rate(model: Measured) -> list[Result]:
+    results = [run.phases[0] for run in (*model.rates, model.at_rate)]
+    return sorted(results, key=lambda result: result.offered_per_s)
+
+
 def _axes(x: str, y: str) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure  # only whoever plots needs it
+    from matplotlib.figure import Figure  # slow to import, and only needed for plots
     from matplotlib.ticker import LogFormatter
 
     figure = Figure(figsize=(8, 5), layout="constrained")

@@ -1,4 +1,4 @@
-"""What came of a run: a histogram of latencies and the counts that say whether it may be called one.
+"""The result of a run: a histogram of latencies, and the counts that say whether they may be called latencies.
 
 Latencies count from when a request was due, in an HdrHistogram: microseconds, three significant digits, up to a minute.
 """
@@ -12,7 +12,7 @@ from typing import Any
 from hdrh.histogram import HdrHistogram
 
 LEAST_ACHIEVED = 0.99
-"""Below this share of the offered rate a run is saturated: its times are those of a queue, and no latency."""
+"""Below this share of the offered rate a run is saturated: its times are queueing times, not latencies."""
 QUANTILES = (0.5, 0.9, 0.99, 0.999, 1.0)
 HIGHEST_US = 60_000_000
 
@@ -35,26 +35,26 @@ class Result:
     """From the beginning to the last good answer less the shortest latency, at least `span_s`: as long as the schedule,
     unless answers fell ever further behind it."""
     latencies: HdrHistogram = field(default_factory=histogram)
-    """Of every request that was answered as it should be, from when it was due."""
+    """Of every request that was answered correctly, from when it was due."""
     errors: Counter[str] = field(default_factory=Counter)
-    """Requests that were answered otherwise, or not at all, by kind."""
+    """Requests that were answered in another way, or not at all, by kind."""
     dropped: int = 0
     """Requests that no connection was free for within the generator's patience: never sent."""
     server_cpu_s: float | None = None
-    """CPU time of the server's processes meanwhile; None when they are not on this machine."""
+    """CPU time of the server's processes during the phase; None when they are not on this machine."""
 
     def answered(self, latency_s: float) -> None:
-        """Count a request that was answered as it should be."""
+        """Count a request that was answered correctly."""
         self.latencies.record_value(min(max(1, round(latency_s * 1e6)), HIGHEST_US))
 
     @property
     def count(self) -> int:
-        """Requests answered as they should be."""
+        """Requests answered correctly."""
         return int(self.latencies.get_total_count())
 
     @property
     def failed(self) -> int:
-        """Requests that were sent in vain."""
+        """Requests that were sent and not answered correctly."""
         return sum(self.errors.values())
 
     @property
@@ -82,7 +82,7 @@ class Result:
         return float(self.latencies.get_value_at_percentile(100 * q)) / 1000
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, and what follows from it for whoever reads the file; the histogram in HdrHistogram's base64."""
+        """Everything, and what follows from it for readers of the file; the histogram in HdrHistogram's base64."""
         return {
             "name": self.name,
             "offered_per_s": round(self.offered_per_s, 3),
@@ -116,7 +116,7 @@ class Result:
     def __str__(self) -> str:
         lines = [
             f"{self.name}: offered {self.offered_per_s:.1f}/s, achieved {self.achieved_per_s:.1f}/s"
-            + (" — saturated: its times are those of a queue, and no latency" if self.saturated else ""),
+            + (" — saturated: its times are queueing times, not latencies" if self.saturated else ""),
             f"  {self.count} answered, {self.failed} failed, {self.dropped} dropped"
             + "".join(f"; {kind}: {count}" for kind, count in self.errors.most_common(5)),
         ]
@@ -129,13 +129,13 @@ class Result:
 
 @dataclass
 class Run:
-    """A schedule's phases, and how the generator itself fared."""
+    """A schedule's phases, and how the generator itself did."""
 
     phases: list[Result]
     generator_cpu: float = 0.0
-    """Of one core, that the generator used."""
+    """Share of one core that the generator used."""
     late: HdrHistogram = field(default_factory=histogram)
-    """How late requests were sent, for want of CPU or of a free connection; it is part of the latencies."""
+    """How late requests were sent because CPU or a free connection was missing; part of the latencies."""
     cut: bool = False
     """Whether the schedule was ended before its time."""
 

@@ -4,9 +4,9 @@
     python -m loadtest.scale --only predict      one phase of it
 
 Costs are microseconds of a core an event or a request, summed over the processes of a kind, so that they mean
-something on a machine where everything shares two cores. `others_us` is what this program and the broker took; of a
-broker that was given, only if `--broker-pid` says which process it is. `elsewhere_cores` is what the machine did
-besides, its interrupts and what it was kept from included: those cores were not to be had.
+something on a machine where everything shares two cores. `others_us` is what this program and the broker took. A broker
+that was given counts only if `--broker-pid` names its process. `elsewhere_cores` is what else the
+machine did, interrupts and stolen time included: those cores were not available.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +30,14 @@ import redis
 import uvloop
 
 from loadtest.bare_loop import saturate
-from loadtest.budgets import RESULTS, commit, machine
 from loadtest.cpu import cpu_s_of
 from loadtest.feeder import feeding, zipf_users
-from loadtest.measures import absorbed, feed, predict_body, publish, running
+from loadtest.origin import commit, dated, machine
 from loadtest.population import BUNDLE
+from loadtest.stacks import absorbed, feed, predict_body, publish, running
 from localstack.server import Server
 from localstack.servers import Valkey
+from localstack.signals import signals_unwind
 from localstack.stack import Options, Stack
 from localstack.wait import until
 from mimn.bundle import load_bundle
@@ -57,7 +57,7 @@ class Sizes:
 
     backlog: int = 150_000
     joining: int = 350_000
-    """Events more, which several workers fold while they join one after another."""
+    """Additional events, which several workers fold while they join one after another."""
     users: int = 100_000
     seconds: float = 10.0
     """Of each phase at a fixed rate, and of each closed loop."""
@@ -69,7 +69,7 @@ class Sizes:
 
 def fold(sizes: Sizes) -> list[dict[str, Any]]:
     """Backlog to committed, by number of workers, from when each of them folds. Several need a real Kafka: the small
-    broker does not share a topic out reliably among members that start together."""
+    broker does not reliably assign a topic to members that start together."""
     rows = []
     for count in COUNTS if Options.from_environment().bootstrap else COUNTS[:1]:
         with running(uic_workers=count, rtp_processes=0) as stack:
@@ -188,30 +188,17 @@ PHASES: dict[str, Callable[[Sizes], Any]] = {
 # --- What they share -----------------------------------------------------------------------------------------------
 
 
+@dataclass
 class Spent:
-    """Processor time of a stack's processes, and of the whole machine, between two moments."""
+    """Processor time of a stack's processes, and of the whole machine, while something ran."""
 
-    def __init__(self, groups: Mapping[str, Sequence[int]]) -> None:
-        """`groups` has the process ids of each kind."""
-        self._clocks = {name: [cpu_s_of([pid]) for pid in pids] for name, pids in groups.items()}
-        self._began = time.perf_counter()
-        self._before, self._busy_before = self._now(), busy_s()
-        self.seconds = 0.0
-        self.busy_s = 0.0
-        self.cpu_s: dict[str, list[float]] = {}
-        """Of each process of each kind."""
-
-    def end(self) -> None:
-        """The second moment."""
-        self.seconds = time.perf_counter() - self._began
-        self.busy_s = busy_s() - self._busy_before
-        self.cpu_s = {
-            name: [after - before for after, before in zip(now, self._before[name], strict=True)]
-            for name, now in self._now().items()
-        }
+    seconds: float = 0.0
+    busy_s: float = 0.0
+    cpu_s: dict[str, list[float]] = field(default_factory=dict)
+    """Of each process of each kind."""
 
     def row(self, units: float) -> dict[str, float]:
-        """Rate, microseconds a unit of each group, and cores that somebody else had."""
+        """Rate, microseconds a unit of each kind, and cores that were busy with anything else."""
         known_s = {name: sum(each) for name, each in self.cpu_s.items()}
         elsewhere_s = max(0.0, self.busy_s - sum(known_s.values()))
         return {
@@ -219,9 +206,6 @@ class Spent:
             **{f"{name}_us": cpu_s / units * 1e6 for name, cpu_s in known_s.items()},
             "elsewhere_cores": elsewhere_s / self.seconds,
         }
-
-    def _now(self) -> dict[str, list[float]]:
-        return {name: [cpu_s() for cpu_s in clocks] for name, clocks in self._clocks.items()}
 
 
 def busy_s() -> float:
@@ -233,16 +217,18 @@ def busy_s() -> float:
 @contextmanager
 def spending(stack: Stack, sizes: Sizes) -> Iterator[Spent]:
     """What the stack's services, its store and everything else of it spend while the body runs."""
-    spent = Spent(
-        {
-            "uic": pids(stack.uic),
-            "rtp": pids(stack.rtp),
-            "store": pids([stack.valkey]),
-            "others": [os.getpid(), *pids([stack.broker]), *([sizes.broker_pid] if sizes.broker_pid else [])],
-        }
-    )
-    yield spent
-    spent.end()
+    processes = {
+        "uic": pids(stack.uic),
+        "rtp": pids(stack.rtp),
+        "store": pids([stack.valkey]),
+        "others": [os.getpid(), *pids([stack.broker]), *([sizes.broker_pid] if sizes.broker_pid else [])],
+    }
+    clocks = {name: [cpu_s_of([pid]) for pid in some] for name, some in processes.items()}
+    began, busy, before = time.perf_counter(), busy_s(), {n: [read() for read in some] for n, some in clocks.items()}
+    yield (spent := Spent())
+    spent.seconds, spent.busy_s = time.perf_counter() - began, busy_s() - busy
+    for name, some in clocks.items():
+        spent.cpu_s[name] = [read() - at for read, at in zip(some, before[name], strict=True)]
 
 
 def pids(members: Iterable[Server | None]) -> list[int]:
@@ -261,14 +247,14 @@ def closed_loop(stack: Stack, bodies: Sequence[bytes], sizes: Sizes) -> dict[str
 
 
 def shared_out(stack: Stack) -> bool:
-    """Whether every partition is folded by somebody, and everybody folds some."""
+    """Whether every partition is folded, and every worker folds some."""
     answers = (httpx.get(f"{worker.admin_url}/partitions", timeout=5).json()["partitions"] for worker in stack.uic)
     owned = [sum(one["phase"] == "folding" for one in partitions) for partitions in answers]
     return all(owned) and sum(owned) == stack.options.partitions
 
 
 def covered(stack: Stack, events: int, within_s: float) -> None:
-    """Wait until so many records are committed."""
+    """Wait until `events` records are committed."""
     until(lambda: absorbed(stack) >= events, f"{events:,} events are folded", within_s=within_s, every_s=0.02)
 
 
@@ -315,12 +301,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="folder of the JSON file (default: results/<date>_scale)")
     parser.add_argument("--broker-pid", type=int, help="of the Kafka of KAFKA_BOOTSTRAP_SERVERS, where it runs here")
     asked = parser.parse_args(arguments)
-    record = measure(Sizes(broker_pid=asked.broker_pid), asked.only or PHASES)
+    with signals_unwind():
+        record = measure(Sizes(broker_pid=asked.broker_pid), asked.only or PHASES)
     if not asked.only:
-        folder = asked.output or RESULTS / f"{datetime.now(UTC):%Y-%m-%d}_scale"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "scale.json").write_text(json.dumps(record, indent=2) + "\n")
-        print(f"written to {folder / 'scale.json'}")
+        written = (asked.output or dated("scale")) / "scale.json"
+        written.parent.mkdir(parents=True, exist_ok=True)
+        written.write_text(json.dumps(record, indent=2) + "\n")
+        print(f"written to {written}")
     return 0
 
 

@@ -1,6 +1,6 @@
-"""When requests are due. Pure: a schedule is a value, and whoever sends looks at it, never at the server.
+"""When requests are due. Pure: a schedule is a value; the sender follows it and never looks at the server.
 
-A schedule is a row of phases, each at one rate; every mode but the search for the knee is such a row.
+A schedule is a sequence of phases, each at one rate; so is every mode except the search for the knee.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Gaps = Literal["constant", "poisson"]
-"""Arrivals evenly spaced, or at random as those of many independent people are."""
+"""Arrivals evenly spaced, or at random, as independent people send them."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Schedule:
     def due_s(self) -> list[NDArray[np.float64]]:
         """For each phase, the seconds from the start of the schedule at which its requests are due, in order.
 
-        A phase of constant gaps holds exactly rate x seconds requests; one of Poisson gaps as many as chance has it.
+        A phase of constant gaps holds exactly rate x seconds requests; one of Poisson gaps a random number.
         """
         random = np.random.default_rng(self.seed)
         due: list[NDArray[np.float64]] = []

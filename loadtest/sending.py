@@ -1,4 +1,4 @@
-"""The generator as a process of its own, for programs that do more than send: it needs its interpreter for itself."""
+"""The generator as a process of its own, for programs that do more than send: it must not share its interpreter."""
 
 from __future__ import annotations
 

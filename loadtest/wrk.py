@@ -1,7 +1,7 @@
-"""Another generator for one point: wrk, whose figures must agree with ours where both measure the same.
+"""Another generator for one point: wrk, whose figures must agree with ours where both measure the same thing.
 
-wrk asks again as soon as it has its answer, so the two are compared where that makes no difference: one connection, one
-request at a time. It is Debian's package `wrk`.
+wrk sends the next request as soon as it has an answer, so the two are compared where that makes no difference: one
+connection, one request at a time. It is Debian's package `wrk`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-MISSING = "wrk is not here, so no other generator has checked these figures: install Debian's package wrk"
+MISSING = "wrk is not installed, so no other generator has checked these figures: install Debian's package wrk"
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 
 
@@ -35,7 +35,7 @@ def installed() -> bool:
 
 
 def ask(url: str, bodies: Sequence[bytes], seconds: int, connections: int = 1) -> Wrk:
-    """Post `bodies` in turn over so many connections, each one at a time, for so many seconds.
+    """Post `bodies` in turn for `seconds`, one at a time over each of `connections`.
 
     Raises:
         subprocess.CalledProcessError: wrk failed.

@@ -1,4 +1,4 @@
-"""The forms in which onnxruntime can run DIEN's second GRU and DIN's activation unit, beside their products alone.
+"""The forms in which onnxruntime can run DIEN's second GRU and DIN's activation unit, and their products alone.
 
     python tests/bench/sequence_forms.py [--candidates 100] [--events 1000] [--rounds 15]
 

@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loadtest.measures import Client
 from loadtest.population import Population
 from loadtest.result import Run
 from loadtest.sending import NotSent, send
+from loadtest.stacks import Client
 from localstack.ports import free_port
 from support.certificates import Certificates, TlsFront
 from support.wayward_server import server
@@ -118,7 +118,7 @@ def test_a_wrong_address_or_key_is_one_error_that_says_what_to_do(tmp_path: Path
     key.write_text("ctr_secret\n")
     with server(lambda _: (0.0, 401, False), heads=heads) as url, pytest.raises(NotSent, match="--key-file"):
         send(url, ASKING, "fixed", key_file=key, deadline_ms=70)
-    assert len(heads) == 1, "nobody is asked a thousand times with a key that is refused"
+    assert len(heads) == 1, "a key that is refused is not sent a thousand times"
     told = heads[0].lower()
     assert "authorization: bearer ctr_secret" in told
     assert "x-request-deadline-ms: 70" in told

@@ -1,8 +1,8 @@
-"""`make torture`: play every scenario in full, part by part, and say what was lost and what was doubled.
+"""`make torture`: run every scenario in full, part by part, and report what was lost and what was doubled.
 
-A part that held is kept under `.torture/<commit>` and not played again for the same commit, so a run may be stopped at
-any time. The exit status is 0 if everything held that was asked for, 1 if something did not, 2 if there is no Kafka.
-`torture.json` and `torture.md` beside the results say how all parts stand, those that were not played included.
+The result of a part that held is kept under `.torture/<commit>` and not repeated for the same commit, so a run may be
+stopped at any time. The exit status is 0 if every requested part held, 1 if one did not, 2 if there is no Kafka.
+`torture.json` and `torture.md` in the same folder list all parts, those without a result included.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """UIC is killed by SIGKILL just after a step of the protocol, again and again, in the middle of a backlog.
 
 After each kill the store is a snapshot that must be the fold of exactly as much of the log as its progress says; after
-the last one a worker that nothing harms must bring it to the end of the log.
+the last one a worker that is left alone must bring it to the end of the log.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""RTP with a head that takes HEAD_S (seconds, of the environment) and no processor: what a large model is to its
-server, on a machine that has to carry the load generator as well.
+"""RTP with a head that takes HEAD_S (seconds, from the environment) and no processor time: what a large model is
+to its server, on a machine that also runs the load generator.
 
     python -m torture.fixed_cost [--fd N]        (otherwise as python -m rtp)
 """

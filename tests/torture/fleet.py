@@ -82,7 +82,7 @@ class Fleet:
 
 @contextmanager
 def producing(world: World, users: int | Sequence[str], *, a_second: int = 0) -> Iterator[Produced]:
-    """Events in the background, as fast as they are acknowledged or so many a second; the count is what is there."""
+    """Events in the background, `a_second` or as fast as they are acknowledged; the count is of those acknowledged."""
     produced = Produced(world, users, a_second)
     produced.thread.start()
     try:
@@ -121,5 +121,5 @@ class Produced:
                 self._count += n
                 if self._a_second:
                     self.stopping.wait(max(0.0, began + self._count / self._a_second - time.monotonic()))
-        except Exception as error:  # the thread's door: whoever asks for the count gets it
+        except Exception as error:  # kept for the caller that requests the count
             self.failure = error

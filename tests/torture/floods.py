@@ -2,7 +2,7 @@
 
 Freshness is the time from an event's sending until progress in the store has passed it, of a steady load of other users
 that goes on all the time. The flood comes from a process of its own, which gives way to all others: it stands for other
-machines, and must slow down neither the log and UIC nor those who measure.
+machines, and must not slow down the log, UIC or the measurement.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ AT = partition_of(HOT.encode(), N)
 A_SECOND = 400
 """Events of the steady load."""
 TIMES = 2
-"""Users of other partitions wait so many times as long as without the flood at most."""
+"""Users of other partitions wait at most this many times as long as without the flood."""
 
 
 class Flood(NamedTuple):

@@ -1,6 +1,6 @@
-"""The workers' consumer group as its coordinator has it: who that is, and every generation that the group has had.
+"""The workers' consumer group as its coordinator sees it: which broker that is, and every generation of the group.
 
-Read from the coordinator's own log, `__consumer_offsets`; UIC is not asked.
+Read from the coordinator's own log, `__consumer_offsets`, without relying on UIC.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ RESET = struct.pack("ii", 1, 0)
 
 @dataclass(frozen=True)
 class Left:
-    """What a process holds: with nobody there but the steady traffic it must be the same before and after."""
+    """What a process holds: with only the steady traffic it must be the same before and after."""
 
     clients: int
     store_connections: int
@@ -42,7 +42,8 @@ class Left:
 
 def clients_that_go_away_leave_nothing_behind(stage: Stage, size: Size) -> Tally:
     """100,000 clients (fast: 2,000) leave at a random byte of the request, while it is answered, or in the middle of
-    the answer, by a close or a reset. Steady clients beside them get the right scores; no connection and no task stays.
+    the answer, by a close or a reset. Steady clients at the same time get the right scores; no connection and no task
+    remains.
     """
     count = 100_000 if size == "full" else 2000
     store, audience = stage.valkey(), Audience()
@@ -81,7 +82,7 @@ def clients_that_go_away_leave_nothing_behind(stage: Stage, size: Size) -> Tally
 
 
 MOST_TASKS = 12
-"""Of a process that nobody asks anything: two listeners, the watcher, and the request for the metrics itself."""
+"""Of an idle process: two listeners, the watcher, and the request for the metrics itself."""
 
 
 def _left(rtp: RtpProcess, store_port: int) -> Left:
@@ -98,7 +99,7 @@ def _left(rtp: RtpProcess, store_port: int) -> Left:
 
 
 async def _leave(port: int, request: bytes, count: int, chance: random.Random) -> None:
-    """So many clients, some at a time."""
+    """`count` clients, some at a time."""
     left = iter(range(count))
 
     async def some() -> None:

@@ -100,12 +100,12 @@ def another_log_under_the_same_name_is_never_folded_into_the_old_states(stage: S
     rounds = 3 if size == "full" else 1
     url = stage.valkey().address
     parts = [(longer, asleep, n) for n in range(rounds) for longer in (True, False) for asleep in (True, False)]
-    return side_by_side(partial(_made_anew, stage, url), parts, 2)
+    return side_by_side(partial(_recreated, stage, url), parts, 2)
 
 
-def _made_anew(stage: Stage, url: str, part: tuple[bool, bool, int]) -> Tally:
+def _recreated(stage: Stage, url: str, part: tuple[bool, bool, int]) -> Tally:
     longer, asleep, n = part
-    name = f"anew-{'longer' if longer else 'shorter'}-{'asleep' if asleep else 'awake'}-{n}"
+    name = f"recreated-{'longer' if longer else 'shorter'}-{'asleep' if asleep else 'awake'}-{n}"
     # The default session: UIC sleeps for less than that, so the group does not notice.
     with stage.passing_world(name, url, partitions=N, UIC_KAFKA__SESSION_TIMEOUT_MS="10000") as world:
         worker = world.worker()

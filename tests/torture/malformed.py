@@ -74,7 +74,7 @@ Letters = dict[tuple[int, int], Reason]
 
 
 def _produce(world: World, records: int) -> Letters:
-    """Events, and among each hundred one that is none; which ones those are."""
+    """Events, and in each hundred one record that is not an event; and which ones those are."""
     due: Letters = {}
     classes = list(CLASSES)
     for n in range(records // 100):

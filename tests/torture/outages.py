@@ -77,7 +77,7 @@ def a_store_that_is_gone(scene: Scene) -> Iterator[None]:
 
 @contextmanager
 def a_store_that_fails_over(scene: Scene) -> Iterator[None]:
-    """The primary is killed; for a while nobody stands in for it, then Sentinel names the replica."""
+    """The primary is killed; for a while there is none, then Sentinel names the replica."""
     if scene.sentinel is None or scene.heir is None:
         raise AssertionError("no replica was started")
     scene.store.kill()
@@ -109,8 +109,8 @@ LABELS: dict[Fault, set[str]] = {
 
 def answers_go_on_while_the_store_is_away_slow_or_fails_over(stage: Stage, size: Size) -> Tally:
     """Five faults of 4 s (full: 15 s, twice each) under 200 requests/s: at least 99.9 % of the requests are answered
-    by their deadline and say what their scores rest on, all are warm again a second after the store is back, and nobody
-    storms it."""
+    by their deadline and say what their scores rest on, all are warm again a second after the store is back, and no
+    process floods it with connects."""
     rounds, lasts_s = (2, 15.0) if size == "full" else (1, 4.0)
     audience = Audience()
     tally = Tally()

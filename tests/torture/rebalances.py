@@ -159,7 +159,7 @@ class Shift:
 
     def _thaw(self) -> None:
         if self._frozen is None:
-            raise AssertionError("nobody was frozen")
+            raise AssertionError("no worker was frozen")
         self._frozen.thaw()
         self.workers.append(self._frozen)
         self._wait_for_its_share("the zombie")

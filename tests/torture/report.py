@@ -1,4 +1,4 @@
-"""What a run says: the table for people, and the page and the JSON that are kept."""
+"""The report of a run: the table for a terminal, and the page and the JSON that are kept."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def page(found: Mapping[str, Any], rows: Mapping[str, Tally]) -> str:
         "# The full torture",
         "",
         f"Written by `make torture`: commit `{found['commit']}`{changed}, {found['machine']}, {minutes:.0f} minutes.",
-        "[failure-table.md](failure-table.md) says what each scenario shows; `torture.json` has the same as here.",
+        "[failure-table.md](failure-table.md) says what each scenario shows; `torture.json` has the same figures.",
         "",
         "| scenario | trials | faults | lost | doubled | wrong answers | failed requests | minutes | verdict |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",

@@ -1,4 +1,4 @@
-"""Restarts in turn and bundle swaps under load: what an operator does on any day, and nobody is to notice."""
+"""Restarts in turn and bundle swaps under load: what an operator does on any day, and no caller may notice."""
 
 from __future__ import annotations
 

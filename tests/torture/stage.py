@@ -92,7 +92,7 @@ class Stage:
         return self._ending.enter_context(Valkey(self.folder / name, appendfsync=appendfsync))
 
     def own_kafka(self, *options: str) -> ScriptedBroker:
-        """A started Apache Kafka that nobody else uses; `options` as the script knows them.
+        """A started Apache Kafka for this scenario alone; `options` as the script knows them.
 
         Raises:
             LookupError: none can be started here; the message says what to set.
@@ -143,7 +143,7 @@ class Stage:
 
 
 def side_by_side(act: Callable[[T], Tally], parts: Iterable[T], lanes: int) -> Tally:
-    """The sum of `act` over `parts`, so many at once; a part that raises is a failed trial."""
+    """The sum of `act` over `parts`, some at a time; a part that raises is a failed trial."""
 
     def guarded(part: T) -> Tally:
         try:

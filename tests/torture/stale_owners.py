@@ -174,7 +174,7 @@ BACKLOG = 4000
 
 
 def refused(worker: UicWorker) -> float:
-    """How often the worker found that somebody else had written, by a refused commit or by reading progress back."""
+    """How often the worker found that another one had written, by a refused commit or by reading progress back."""
     return metric(worker, "uic_commits_total", 'outcome="ownership_lost"')
 
 

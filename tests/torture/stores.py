@@ -82,7 +82,7 @@ def one_progress_key_deleted(scene: Scene) -> None:
 
 
 def one_state_corrupted(scene: Scene) -> None:
-    """A flipped byte in a state. UIC has the state in memory: the user's next event mends it, here within the load."""
+    """A flipped byte in a state that UIC has in memory: the user's next event repairs it, here during the load."""
     user = BUSY[0]
     key = scene.world.keys.state(partition_of(user.encode(), N), user)
     value = bytearray(scene.world.client.get(key))

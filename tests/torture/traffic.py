@@ -99,7 +99,7 @@ class Audience:
 
 
 class Traffic:
-    """Requests of an audience's users in turn, so many a second, until it is closed."""
+    """Requests of an audience's users in turn, at a rate, until it is closed."""
 
     def __init__(
         self,

@@ -20,9 +20,9 @@ class Wire:
         self.delay_s = 0.0
         """What the server says arrives so much later."""
         self.swallows = False
-        """Whether what anybody says is lost, though connections are accepted and stay open."""
+        """Whether everything that is sent is lost, although connections are accepted and stay open."""
         self.connects: list[float] = []
-        """When somebody connected, in seconds of `time.monotonic`."""
+        """When clients connected, in seconds of `time.monotonic`."""
         self.port = 0
         self._to_port = to_port
         self._ready = threading.Event()

@@ -94,7 +94,7 @@ def test_processes_share_the_cores_of_the_machine_that_was_measured() -> None:
     assert [row.predicted for row in rows] == [
         pytest.approx(1e6 / 25),  # one worker keeps one core busy
         pytest.approx(2e6 / 40),  # two share both with the store and the rest
-        pytest.approx(1.5e6 / 40),  # of which somebody else had a part
+        pytest.approx(1.5e6 / 40),  # of which other programs had a part
         pytest.approx(1e6 / 500),
     ]
     assert rows[0].off == pytest.approx(40_000 / 30_000 - 1)

@@ -1,4 +1,4 @@
-"""The heads are timed on what RTP would run: each bundle's own state after so many events, in turn."""
+"""The heads are timed on what RTP would run: each bundle's own state after a number of events, in turn."""
 
 from __future__ import annotations
 

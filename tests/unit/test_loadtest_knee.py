@@ -11,7 +11,7 @@ from loadtest.result import Result, Run
 
 
 def served(capacity: float, per_s: float, *, failed: int = 0) -> Run:
-    """A second at a rate of a server that answers so many a second, in 10 ms."""
+    """One second at a rate, of a server with a fixed capacity and a latency of 10 ms."""
     result = Result("fixed", 1000, 1000 / per_s, max(1000 / per_s, 1000 / capacity))
     for _ in range(1000 - failed):
         result.answered(0.010)

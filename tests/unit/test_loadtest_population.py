@@ -1,4 +1,4 @@
-"""Who asks and how: the same requests for the same seed, whole, and a closed loop that counts what it should."""
+"""The same requests for the same seed, whole, and a closed loop that counts what it should."""
 
 from __future__ import annotations
 

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.measures import STREAMS_PEER, Folded, NotMeasured, Sizes, fold_against_streams, streams
+from loadtest.budgets import Sizes
+from loadtest.budgets.fold import Folded
+from loadtest.budgets.fold_against_streams import STREAMS_PEER, fold_against_streams, streams
+from loadtest.stacks import NotMeasured
 
 SAID = """users 61
 at_least_once memory cache=0: folded 300 in 0.01 s = 46000/s; to last commit 45000/s; cpu us/event 15.0
@@ -35,4 +38,4 @@ def test_a_peer_that_fails_is_not_a_figure(tmp_path: Path) -> None:
 def test_without_a_peer_it_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(STREAMS_PEER, raising=False)
     with pytest.raises(NotMeasured, match=STREAMS_PEER):
-        fold_against_streams(Sizes())
+        fold_against_streams.measure(Sizes())

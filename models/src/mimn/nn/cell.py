@@ -1,4 +1,5 @@
-"""MIMN's cell: one behavior event folded into a user's state. `step.onnx` is this module, and so is training's unroll.
+"""MIMN's cell: one behavior event folded into a user's state. Training unrolls this module; `step.onnx` computes the
+same in the fused form (`mimn.nn.fused`), and export compares the two.
 
 A state is a flat vector [B, F] outside and named blocks inside (`cell_layout`). Nothing about a user lives on the
 module: the state is passed in and returned.

@@ -1,4 +1,5 @@
-"""The head: a user's state and some candidates to click logits. `head.onnx` is this module with a sigmoid behind it.
+"""The head: a user's state and some candidates to click logits. `head.onnx` computes the same,
+rearranged and followed by a sigmoid (`mimn.nn.serving`).
 
 What depends on the user alone is computed once a user and broadcast over the candidates, so that the price of one more
 candidate is small. Shapes: N users, C candidates each.

@@ -41,7 +41,7 @@ class Record:
     folds: dict[int, dict[str, Any]] = field(default_factory=dict)
     """By fold: the run's metrics, `evaluation` by length."""
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
-    """By `array_name`: predictions; for the floors also the columns of `TestRows`."""
+    """By `array_name`: predictions; for the floors also the columns of the test rows."""
 
     def of_fold(self, fold: int) -> dict[str, NDArray[Any]]:
         """The arrays of one fold, by what they are."""

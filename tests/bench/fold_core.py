@@ -1,12 +1,11 @@
 """What an event costs UIC's fold, by stage: record batches in memory → states in a real Valkey, without a broker.
 
-    python -m loadtest.fold_core [--events 100000] [--rounds 3]
-    python -m loadtest.fold_core --events 20000 --at-once 10     as at 1,000 events/s, fetched every 10 ms
+    PYTHONPATH=tests python -m bench.fold_core [--events 100000] [--rounds 3]
+    PYTHONPATH=tests python -m bench.fold_core --events 20000 --at-once 10     as at 1,000 events/s, fetched every 10 ms
 
 The log is as a backlog looks from the fold thread: every partition has as many records waiting as its room allows. With
-`--at-once` so few come at a time, over all partitions.
-Figures are processor time, so that they hold beside other load; the store's own is its process's. Compare two versions
-by running them in turn.
+`--at-once N`, N records come at a time, over all partitions. Figures are processor time, so that they hold while other
+programs run; the store's own is its process's. Compare two versions by running them in turn.
 """
 
 from __future__ import annotations
@@ -151,8 +150,8 @@ def read_all(data: bytes) -> list[LogRecord]:
 
 
 def log_of(bundle: Bundle, users: int, events: int, seed: int, at_once: int | None = None) -> list[list[bytes]]:
-    """Record batches by partition: `events` events, Zipf 1 over `users`. With `at_once`, the i-th batch of each is what
-    it has of the i-th so many events, perhaps nothing."""
+    """Record batches by partition: `events` events, Zipf 1 over `users`. With `at_once`, the i-th batch of
+    each partition holds its share of the i-th `at_once` events, perhaps nothing."""
     behaviors = itertools.cycle(
         zip(bundle.items.ids[:1000].tolist(), itertools.cycle(bundle.categories.ids.tolist()), strict=False)
     )
@@ -186,7 +185,7 @@ def batches_of(log: list[list[tuple[bytes, bytes]]]) -> list[bytes]:
 def fold(
     bundle: Bundle, logs: list[list[bytes]], events: int, url: str, prefix: str, *, at_once: int | None = None
 ) -> Stopwatch:
-    """Fold all of it, from nothing, with the settings that UIC has by default."""
+    """Fold all of it, from nothing, with UIC's default settings."""
     watch, settings = Stopwatch(), FoldSettings()
     graph = StepGraph(bundle)
 
@@ -228,7 +227,7 @@ def store_pid(url: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m loadtest.fold_core", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.fold_core", description=__doc__)
     parser.add_argument("--events", type=int, default=100_000)
     parser.add_argument("--users", type=int, default=100_000, help="different users, Zipf 1")
     parser.add_argument("--rounds", type=int, default=3)

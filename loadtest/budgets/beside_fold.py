@@ -1,0 +1,61 @@
+"""How much slower is `/predict` while UIC folds a backlog?"""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import numpy as np
+
+from loadtest.budgets import Figure, Sizes, budget
+from loadtest.feeder import zipf_users
+from loadtest.stacks import Client, NotMeasured, absorbed, feed, predict_body, publish, running
+from localstack.wait import until
+
+FASTEST_FOLD = 70_000
+"""Events a second that no fold here exceeds: how large a backlog has to be to outlast a measurement."""
+
+
+@budget("/predict p99 while a backlog is folded, over without", "x", at_most=2.0)
+def beside_fold(sizes: Sizes) -> Figure:
+    """p99 of /predict at 100 requests/s while UIC folds a backlog, over p99 while it is down; each twice, in turn."""
+    quiet, busy = [], []
+    seconds = sizes.seconds / 2
+    with running() as stack:
+        publish(stack, [("reader", 100)])
+        worker = stack.uic[0]
+        worker.stop()
+        backlog = int(2 * FASTEST_FOLD * (seconds + 1))
+        before = absorbed(stack)
+        feed(stack, zipf_users(sizes.users, backlog))
+        client = Client(stack.addresses.predict)
+        body = predict_body(stack, "reader")
+        for _ in range(2):
+            quiet.append(p99_at(client, body, 100, seconds))
+            began = absorbed(stack)
+            worker.spawn()
+            until(lambda n=began: absorbed(stack) > n, "UIC folds", within_s=60, every_s=0.02)  # type: ignore[misc]
+            busy.append(p99_at(client, body, 100, seconds))
+            if absorbed(stack) == before + backlog:
+                raise NotMeasured(f"all {backlog:,} events were folded before the time was up: raise FASTEST_FOLD")
+            worker.stop()
+    ratio = statistics.median(busy) / statistics.median(quiet)
+    return Figure(ratio, f"p99 without {quiet_ms(quiet)} ms, while folding {quiet_ms(busy)} ms")
+
+
+def p99_at(client: Client, body: bytes, per_s: float, seconds: float) -> float:
+    """p99 in seconds at a fixed rate, from the intended start of each request."""
+    began = time.perf_counter()
+    delays = []
+    for i in range(int(per_s * seconds)):
+        intended = began + i / per_s
+        if (wait := intended - time.perf_counter()) > 0:
+            time.sleep(wait)
+        client.post(body)
+        delays.append(time.perf_counter() - intended)
+    return float(np.quantile(delays, 0.99))
+
+
+def quiet_ms(values: list[float]) -> str:
+    """Seconds as milliseconds, to print."""
+    return " / ".join(f"{value * 1000:.2f}" for value in values)

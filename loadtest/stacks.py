@@ -1,0 +1,112 @@
+"""A stack to measure: started in a folder that is removed afterwards, fed through its log, asked over HTTP."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import redis
+
+from loadtest.feeder import produce
+from loadtest.population import BUNDLE
+from localstack.stack import Options, Stack
+from localstack.wait import until
+from mimn.bundle import Bundle, load_bundle
+from mimn.state import Keys, decode_progress, namespace
+
+CANDIDATES = 100
+QUIET = {"UIC_LOG__LEVEL": "warning"}
+
+
+class NotMeasured(Exception):
+    """The figure cannot be taken here; the message says why."""
+
+
+@contextmanager
+def running(**options: Any) -> Iterator[Stack]:
+    """A stack in a folder that is removed afterwards: one UIC, one RTP, the bundle that budgets are for, a topic and a
+    prefix of its own; `options` are fields of `Options` that say otherwise."""
+    own = f"load-{uuid.uuid4().hex[:8]}"
+    defaults = {"bundle": BUNDLE, "topic": own, "prefix": own, "uic_workers": 1, "rtp_processes": 1, "uic": QUIET}
+    with tempfile.TemporaryDirectory() as folder:
+        made = replace(Options.from_environment(), **{"folder": Path(folder), **defaults, **options})
+        if not (made.bundle / "manifest.json").exists():
+            raise NotMeasured(f"no bundle at {made.bundle}: run from the repository's root")
+        with Stack(made) as stack:
+            yield stack
+
+
+class Client:
+    """One kept-alive connection to RTP; seconds of each request by its own clock."""
+
+    def __init__(self, url: str) -> None:
+        address = httpx.URL(url)
+        self._connection = http.client.HTTPConnection(address.host, address.port or 80, timeout=10)
+
+    def post(self, body: bytes) -> float:
+        """Seconds until the answer was read whole."""
+        began = time.perf_counter()
+        self._answer(body)
+        return time.perf_counter() - began
+
+    def events(self, body: bytes) -> int:
+        """Events folded into the user's state, as the answer says."""
+        return int(json.loads(self._answer(body))["state"]["events"] or 0)
+
+    def _answer(self, body: bytes) -> bytes:
+        self._connection.request("POST", "/predict", body, {"content-type": "application/json"})
+        response = self._connection.getresponse()
+        answer = response.read()
+        if response.status != 200:
+            raise NotMeasured(f"/predict answered {response.status}: {answer[:200]!r}")
+        if b'"unavailable"' in answer:
+            raise NotMeasured("/predict answered without the user's state")
+        return answer
+
+
+def known_items(bundle: Bundle, count: int) -> list[tuple[int, int]]:
+    """The first `count` items of the vocabulary, with some category."""
+    items, categories = bundle.items.ids, bundle.categories.ids
+    return [(int(items[i % len(items)]), int(categories[i % len(categories)])) for i in range(count)]
+
+
+def predict_body(stack: Stack, user: str, candidates: int = CANDIDATES) -> bytes:
+    """A request body with known candidates."""
+    asked = known_items(load_bundle(stack.options.bundle), candidates)
+    return json.dumps(
+        {"user_id": user, "candidates": [{"item_id": item, "category_id": category} for item, category in asked]}
+    ).encode()
+
+
+def feed(stack: Stack, users: Iterator[str]) -> None:
+    """One event for each user id, in order, acknowledged."""
+    produce(stack.addresses.bootstrap, stack.addresses.topic, users, stack.options.bundle)
+
+
+def publish(stack: Stack, histories: list[tuple[str, int]], within_s: float = 120) -> None:
+    """Events for each user, and the wait until all of them are folded."""
+    before = absorbed(stack)
+    feed(stack, (user for user, events in histories for _ in range(events)))
+    total = before + sum(events for _, events in histories)
+    until(lambda: absorbed(stack) >= total, "every event is folded", within_s=within_s, every_s=0.01)
+
+
+def absorbed(stack: Stack) -> int:
+    """Records that the progress of all partitions covers."""
+    bundle = load_bundle(stack.options.bundle)
+    keys = Keys(namespace(bundle.fingerprint.hex()), stack.options.prefix)
+    client = redis.Redis.from_url(stack.addresses.redis_url, protocol=2)
+    records = client.mget([keys.progress(p) for p in range(stack.options.partitions)])
+    client.close()
+    return sum(
+        decode_progress(record).next_offset for record in cast("list[bytes | None]", records) if record is not None
+    )

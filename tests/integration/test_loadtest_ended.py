@@ -1,0 +1,42 @@
+"""A measurement that is ended by SIGTERM, as by `timeout` or a cancelled job, takes its servers and services down."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from localstack.wait import until
+
+pytestmark = pytest.mark.servers
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("command", [["budgets", "--only", "fold_rate"], ["scale", "--only", "memory"]], ids=str)
+def test_a_measurement_that_is_ended_leaves_nothing_running(command: list[str], tmp_path: Path) -> None:
+    whole = [sys.executable, "-m", f"loadtest.{command[0]}", *command[1:], "--output", str(tmp_path)]
+    with subprocess.Popen(whole, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as measuring:
+        started: list[psutil.Process] = []
+
+        def all_run() -> bool:
+            started[:] = psutil.Process(measuring.pid).children(recursive=True)
+            commands = [" ".join(child.cmdline()) for child in started]
+            return all(any(name in said for said in commands) for name in ("valkey", "uic"))
+
+        try:
+            until(all_run, "the store and UIC run", within_s=60)
+            measuring.send_signal(signal.SIGTERM)
+            assert measuring.wait(60) == 128 + signal.SIGTERM
+            _, left = psutil.wait_procs(started, timeout=10)
+            assert left == []
+        finally:
+            for process in started:
+                if process.is_running():
+                    process.kill()
+            measuring.kill()
+    assert list(tmp_path.iterdir()) == [], "half a record is not a record"
