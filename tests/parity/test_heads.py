@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 
+from mimn.baselines import BaselineConfig
+from mimn.bundle import load_bundle
+from mimn.bundle.graph import open_head
+from mimn.config import MimnConfig
+from mimn.export import export_bundle
+from mimn.nn.checkpoint import untrained
 from mimn.nn.graphs import _to_onnx
 from mimn.nn.heads import HEADS, FieldHead, FieldInputs, HeadSizes
-from parity.heads_numpy import TWINS
+from mimn.nn.model import MimnModel
+from mimn.reference_heads import TWINS
+from parity.paper_models import CATEGORIES, ITEMS, small_model
 
 pytestmark = pytest.mark.torch
 
@@ -100,3 +111,43 @@ def test_heads_without_first_order_terms_do_not_read_them(name: str) -> None:
     with torch.no_grad():
         assert torch.equal(head(fields), head(changed)) is not head.first_order
     assert np.isfinite(head(fields).detach().numpy()).all()
+
+
+ITEM_IDS = np.arange(1, ITEMS + 1, dtype=np.uint64) * 3
+CATEGORY_IDS = np.arange(1, CATEGORIES + 1, dtype=np.uint64)
+MEMORY = MimnConfig(
+    embedding_dim=4,
+    controller_units=6,
+    slots=3,
+    history_product=True,
+    bounded_writes=True,
+    sketch_category_cells=8,
+    sketch_item_cells=16,
+    attention_units=(5, 3),
+    head_units=(7, 5),
+)
+POOLING = MimnConfig.pooling(embedding_dim=4, history_product=True, head_units=(7, 5))
+
+
+@pytest.mark.parametrize("config", [MEMORY, POOLING], ids=["memory", "pooling"])
+@pytest.mark.parametrize("name", HEADS)
+def test_any_head_on_any_state_is_exported_and_scores_by_the_equations(
+    name: str, config: MimnConfig, tmp_path: Path
+) -> None:
+    """Export itself compares ONNX, PyTorch and the equations, and refuses a bundle in which they differ."""
+    model = small_model(replace(config, head=name))  # type: ignore[arg-type]  # a name of the table
+    assert isinstance(model, MimnModel)
+    path = export_bundle(model, ITEM_IDS, CATEGORY_IDS, tmp_path, name="head", version="1")
+    bundle = load_bundle(path)
+    bundle.golden.verify_head(open_head(bundle), bundle.vectors, bundle.initial_state, bundle.sketch)
+
+
+@pytest.mark.parametrize("name", ["deepfm", "pnn_inner", "afm"])
+def test_baselines_that_read_the_events_take_the_heads_too(name: str) -> None:
+    model = untrained(BaselineConfig(variant="din", embedding_dim=4, head=name, head_units=(7, 5)), 9, 5)  # type: ignore[arg-type]  # a name of the table
+    items = torch.arange(8).reshape(2, 4)
+    with torch.no_grad():
+        score = model.scorer(items, items % 5, torch.tensor([4, 2]))
+        scores = score(torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([[1, 2, 3], [4, 0, 1]]))
+    assert scores.shape == (2, 3)
+    assert bool(((scores > 0) & (scores < 1)).all())

@@ -108,3 +108,34 @@ class FieldTables(nn.Module):
         if not self.first_order:
             return stacked, stacked.new_zeros(stacked.shape[:-2])
         return stacked[..., 1:], stacked[..., 0].sum(-1)
+
+
+class ModelFields(nn.Module):
+    """The fields of a model: the request's tables, the item's, and each item's values."""
+
+    def __init__(self, request: FieldTables, item: FieldTables, item_values: FieldValues | None = None) -> None:
+        """`item_values`: by row of the model's item table, row 0 the unknown item. They are data, not weights, but a
+        run folder without them could not be exported, so they are saved with the model."""
+        super().__init__()
+        self.request, self.item = request, item
+        self.lists = 0 if item_values is None else len(item_values.lists)
+        if item_values is not None:
+            self.register_buffer("item_rows", item_values.rows)
+            self.register_buffer("item_numbers", item_values.numbers)
+            for place, rows in enumerate(item_values.lists):
+                self.register_buffer(f"item_list_{place}", rows)
+
+    def item_vector(self, items: Tensor) -> Tensor | None:
+        """The items' vectors of their fields, None without any. [...] int64 rows → [..., W]"""
+        if not self.item.specs:
+            return None
+        values = FieldValues(
+            rows=self.get_buffer("item_rows"),
+            lists=tuple(self.get_buffer(f"item_list_{place}") for place in range(self.lists)),
+            numbers=self.get_buffer("item_numbers"),
+        )
+        return self.item.vector(values.at(items))
+
+
+NO_FIELDS = ModelFields(FieldTables((), 1, first_order=False), FieldTables((), 1, first_order=False))
+"""Of a model without fields."""

@@ -77,11 +77,14 @@ class FieldTop(nn.Module):
         if self.by_candidate is not None:
             own_first = own_first + self.by_candidate(candidate[0]).squeeze(-1)
         logits: Tensor = self.head(
-            FieldInputs(
-                torch.cat([shared[0], *of_user], -2), torch.cat([own[0], *of_candidate], -2), shared[1], own_first
-            )
+            FieldInputs(_joined(shared[0], of_user), _joined(own[0], of_candidate), shared[1], own_first)
         )
         return logits
 
     def _fields(self, piece: Tensor) -> Tensor:
         return piece.reshape(*piece.shape[:-1], piece.shape[-1] // self.dim, self.dim)
+
+
+def _joined(fields: Tensor, pieces: list[Tensor]) -> Tensor:
+    """Fields and pieces as one row of vectors; a model without fields has none. [..., F, E], [..., G, E] each"""
+    return torch.cat([fields, *pieces] if fields.shape[-2] else pieces, -2)
