@@ -21,11 +21,13 @@ from mimn.data.description import (
     ImpressionsTable,
     SideTable,
     Table,
+    TimedTable,
+    instant_ms,
     read_description,
 )
 from mimn.data.events import DataError
 from mimn.data.ids import collisions
-from mimn.data.tables import Columns, TableReader, Wanted
+from mimn.data.tables import EARLIEST_MS, LATEST_MS, Columns, TableReader, Wanted
 
 DAY_MS = 86_400_000
 PENDING_ROWS = 1 << 22
@@ -74,12 +76,19 @@ class Report:
     findings: list[str] = field(default_factory=list)
 
 
+def time_column(table: TimedTable, said: str) -> Wanted:
+    """When a row happened, within the table's `since` and `until`."""
+    since = EARLIEST_MS if table.since is None else instant_ms(table.since)
+    until = LATEST_MS if table.until is None else instant_ms(table.until)
+    return Wanted(table.time, "time", said, table.time_unit, since_ms=since, until_ms=until)
+
+
 def event_columns(table: EventsTable) -> dict[str, Wanted]:
     """What is read of `[events]`."""
     wanted = {
         "user": Wanted(table.user, "id", "events.user"),
         "item": Wanted(table.item, "id", "events.item"),
-        "time": Wanted(table.time, "time", "events.time", table.time_unit),
+        "time": time_column(table, "events.time"),
     }
     for name, column, meaning in (
         ("category", table.category, "id"),
@@ -96,7 +105,7 @@ def impression_columns(table: ImpressionsTable) -> dict[str, Wanted]:
     wanted = {
         "user": Wanted(table.user, "id", "impressions.user"),
         "item": Wanted(table.item, "id", "impressions.item"),
-        "time": Wanted(table.time, "time", "impressions.time", table.time_unit),
+        "time": time_column(table, "impressions.time"),
         "label": Wanted(table.label, "label", "impressions.label"),
     }
     if table.label_time is not None:
@@ -191,7 +200,7 @@ class _Check:
         reader = self._reader(table, event_columns(table))
         for batch in self._read(reader, "events"):
             self._users.add(batch["user"])
-            self._items.add(batch["item"])
+            self._items.add(batch["item"] + np.uint64(table.item_offset))
             if "category" in batch:
                 categories = np.union1d(categories, batch["category"])
             if len(batch["time"]):

@@ -48,6 +48,9 @@ class Wanted:
     unit: TimeUnit = "s"
     separator: str = "|"
     """Between the values of a list that is written as one text."""
+    since_ms: int = EARLIEST_MS
+    until_ms: int = LATEST_MS
+    """Times from the first to before the second can be used."""
 
 
 @dataclass(slots=True)
@@ -171,6 +174,7 @@ class TableReader:
                 convert_options=pcsv.ConvertOptions(
                     include_columns=columns if names is not None else None,
                     column_types=types,
+                    null_values=list(table.nulls),
                     strings_can_be_null=True,
                     quoted_strings_can_be_null=False,
                 ),
@@ -289,10 +293,13 @@ def _to_times(
             f"{where} is {column.type}, not a time: use whole numbers with `time_unit`, timestamps, or ISO text with "
             '`time_unit = "iso"`'
         )
-    outside = ~empty & ((ms < EARLIEST_MS) | (ms >= LATEST_MS))
+    earliest = min(EARLIEST_MS, want.since_ms)
+    outside = ~empty & ((ms < earliest) | (ms >= LATEST_MS))
     if outside.any() and bool(outside[~empty].all()):
         _refuse_unit(ms, empty, want, where)
-    bad = [("not between 2000 and 2100", outside)]
+    cut = ~empty & ~outside & ((ms < want.since_ms) | (ms >= want.until_ms))
+    year = datetime.fromtimestamp(earliest / 1000, UTC).year
+    bad = [(f"not between {year} and 2100", outside), ("before `since`, or not before `until`", cut)]
     if want.meaning == "time":
         bad.append(("empty", empty))
     return np.where(empty | outside, -1, ms), bad
