@@ -13,8 +13,8 @@ from localstack.topics import Topic, create_topics
 from mimn.state import NO_TOPIC_ID, partition_of
 from support.fake_log import FakeLog
 from support.uic_running import delete_and_wait
-from uic.doors.publisher import EventLog, KafkaLog, NewRecord, Position
 from uic.errors import LogUnavailable, UnsuitableTopic
+from uic.log.event_log import EventLog, KafkaLog, NewRecord, Position
 from uic.log.topic_reader import LogRecord, read_to_end
 
 N = 4

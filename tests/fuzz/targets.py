@@ -47,13 +47,13 @@ from rtp.doors.schemas import decode_request
 from rtp.errors import InvalidRequest, RtpError
 from rtp.watcher import NoNamespace, read_partitions
 from uic.core.commit import judge
-from uic.core.event import MAX_VALUE_BYTES, Reason, check_key, decode
+from uic.core.event import MAX_VALUE_BYTES, Reason, check_key, decode, explain
 from uic.core.letters import Letter, to_wire
 from uic.core.takeup import LogBounds, Mint, take_up
-from uic.doors.grpc import UserInterestCenter
-from uic.doors.publisher import Position
+from uic.doors.servicer import UserInterestCenter
 from uic.doors.slow_requests import parse_request
 from uic.log.erasures import Erasure, UnreadableErasure, decode_erasure, encode_erasure
+from uic.log.event_log import Position
 from uic.log.record_batches import LogRecord as BatchRecord
 from uic.log.record_batches import read_batch
 from uic.log.topic_reader import LogRecord
@@ -168,7 +168,13 @@ def _meta(value: bytes) -> None:
 def _event_under(headers: Sequence[tuple[str, bytes]]) -> Callable[[bytes], None]:
     def event(value: bytes) -> None:
         found = decode(value, headers, USER, NOW_MS)
-        assert isinstance(found, Reason) or (0 < found[0] < 2**64 and 0 <= found[1] < 2**64)
+        if isinstance(found, Reason):
+            detail = explain(found, value, headers)
+            assert detail.isprintable()
+            assert len(detail.encode()) < 1024
+        else:
+            assert 0 < found[0] < 2**64
+            assert 0 <= found[1] < 2**64
 
     return event
 
@@ -290,6 +296,9 @@ class _Call:
 
     def time_remaining(self) -> float:
         return 1.0
+
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
 
     def set_trailing_metadata(self, metadata: object) -> None:
         return

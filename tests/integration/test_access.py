@@ -67,7 +67,7 @@ def test_rtp_rotates_keys_while_it_answers(valkey: RedisForTest, tmp_path: Path)
         assert [admin("/metrics", None), admin("/metrics", old), admin("/metrics", operator)] == [401, 403, 200]
         assert [admin("/readyz", None), admin("/bundle", operator)] == [200, 200]
         hang_up(process)
-        until(lambda: "says nothing new: 2 keys" in process.log.read_text(), "SIGHUP reads the keys", within_s=60)
+        until(lambda: "has not changed: 2 keys" in process.log.read_text(), "SIGHUP reads the keys", within_s=60)
         until(lambda: process.log.read_text().count("serving bundle") == 2, "and the bundle", within_s=60)
         new = make(keys, Scope.PREDICT)
         until(lambda: predict(new) == 200, "the new key counts", within_s=60)
@@ -85,11 +85,15 @@ def test_rtp_rotates_keys_while_it_answers(valkey: RedisForTest, tmp_path: Path)
         )
         assert predict(new) == 200
         hang_up(process)
-        until(lambda: process.log.read_text().count("the 2 keys before stay") == 2, "it says so again", within_s=60)
+        until(
+            lambda: process.log.read_text().count("the earlier 2 keys stay in effect") == 2,
+            "it says so again",
+            within_s=60,
+        )
         metrics = client.get(f"{process.admin_url}/metrics", headers=told).text
         assert "rtp_keys 2.0" in metrics
         log = process.log.read_text()
-        assert "the 2 keys before stay" in log
+        assert "the earlier 2 keys stay in effect" in log
         assert not any(secret in text for secret in (old, new, operator) for text in (log, metrics))
 
 
@@ -159,7 +163,7 @@ def test_uic_lets_each_key_do_what_its_scopes_say_and_the_commands_bring_theirs(
             within_s=60,
         )
         hang_up(worker)
-        until(lambda: "says nothing new: 2 keys" in worker.log.read_text(), "SIGHUP reads the keys", within_s=60)
+        until(lambda: "has not changed: 2 keys" in worker.log.read_text(), "SIGHUP reads the keys", within_s=60)
         assert code(stub.GetUserState, get, desk) is grpc.StatusCode.NOT_FOUND, "and ends nothing"
         assert "needs_a_restart" in worker.log.read_text()
         uic.channel.close()

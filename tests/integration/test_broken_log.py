@@ -15,7 +15,7 @@ from localstack.topics import Topic, create_topics
 from localstack.wait import until
 from mimn.state import partition_of
 from support.uic_running import RunningUic, click, delete_and_wait, running_uic
-from uic.doors.grpc import SERVICE
+from uic.doors.servicer import SERVICE
 from uic.tools import partitions
 
 pytestmark = pytest.mark.servers

@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
@@ -17,7 +18,7 @@ from conftest import MakeTopics, RedisForTest, TopicsForTest
 from localstack.wait import until
 from mimn.state import partition_of
 from support.uic_running import click, running_uic
-from uic.core.event import MAX_VALUE_BYTES, Reason
+from uic.core.event import MAX_VALUE_BYTES, Reason, explain
 from uic.core.letters import Letter, to_wire
 from uic.log.topic_reader import LogRecord, read_to_end
 from uic.tools import dead_letters
@@ -91,10 +92,14 @@ def test_bad_records_of_each_class_are_named_and_their_neighbors_folded(
     topics = make_topics(kafka, N)
     good = click("u1").SerializeToString()
     here = partition_of(b"u1", N)
+    impression = click("u1").SerializeToString().replace(b"\x28\x02", b"\x28\x63")  # action 99
     as_json = [("content-type", b"application/json")]
     bad: list[tuple[Reason, dict[str, Any]]] = [
         (Reason.MALFORMED_PROTOBUF, {"key": b"u1", "value": b"\xff\xff\xff"}),
         (Reason.MALFORMED_JSON, {"key": b"u1", "value": b"{", "headers": as_json}),
+        (Reason.MALFORMED_JSON, {"key": b"u1", "value": b'{"userId": "u1", "categoriId": 3}', "headers": as_json}),
+        (Reason.UNKNOWN_ACTION, {"key": b"u1", "value": impression}),
+        (Reason.UNKNOWN_ACTION, {"key": b"u1", "value": b'{"action": "ACTION_IMPRESSION"}', "headers": as_json}),
         (Reason.MISSING_USER, {"key": b"u1", "value": click("").SerializeToString()}),
         (Reason.KEY_MISMATCH, {"key": b"u1", "value": click("u2").SerializeToString()}),
         (Reason.MISROUTED, {"key": b"u1", "value": good, "partition": (here + 1) % N}),
@@ -111,7 +116,7 @@ def test_bad_records_of_each_class_are_named_and_their_neighbors_folded(
             producer.send(topics.events, key=b"u1", value=good).get(10)
             landed = producer.send(topics.events, **record).get(10)
             sent[landed.partition, landed.offset] = (reason, record)
-        producer.send(topics.events, key=b"u1", value=good).get(10)
+        producer.send(topics.events, key=b"u1", value=good + b"\xfa\x01\x03new").get(10)
         producer.close()
 
         def folded() -> bool:
@@ -128,9 +133,15 @@ def test_bad_records_of_each_class_are_named_and_their_neighbors_folded(
             return set(found) == set(sent)
 
         until(all_there, "each bad record is a dead letter", within_s=60, every_s=0.2)
+        metrics = httpx.get(uic.worker.admin_url + "/metrics", timeout=10).text
+    assert 'uic_dead_letters_total{reason="unknown_action"} 2.0' in metrics
+    assert "uic_events_with_unknown_fields_total 1.0" in metrics
+    assert 'uic_bundle_info{fingerprint="' in metrics
+    assert "process_resident_memory_bytes" in metrics
     for at, (reason, record) in sent.items():
         dead = found[at]
         assert (dead.reason, dead.topic) == (reason, topics.events)
+        assert dead.detail == explain(reason, record["value"], record.get("headers", []))
         assert (dead.key, dead.value) == (record["key"], record["value"])
         assert list(dead.headers) == record.get("headers", [])
 
@@ -174,7 +185,7 @@ def test_the_list_drops_repeats_names_no_user_and_counts(
     assert [line.split()[0] for line in lines] == ["bad_time", "item_zero"]
     assert "2023-11-14T22:13:20.000+00:00" in lines[0]
     assert count.startswith("2 dead letters: ")
-    assert count.endswith("passed over 1 repeats and 1 records that UIC did not write")
+    assert count.endswith("skipped 1 repeats and 1 records that UIC did not write")
     assert "private-person" not in text
 
 

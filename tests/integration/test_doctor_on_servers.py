@@ -22,6 +22,7 @@ from localstack.topics import Topic, create_topics
 from localstack.wait import until
 from mimn.bundle import load_bundle
 from mimn.state import Keys, namespace, partition_of
+from support.stored import Stored, now_ms
 from support.uic_running import BUNDLE, delete_and_wait
 from uic.tools.doctor import main
 
@@ -38,7 +39,7 @@ def topics(kafka: str, make_topics: MakeTopics) -> TopicsForTest:
 
 @pytest.fixture
 def examine(topics: TopicsForTest, valkey: RedisForTest, monkeypatch: pytest.MonkeyPatch) -> Examine:
-    """Run the doctor with the environment that UIC would have: exit status, and findings by check."""
+    """Run the doctor with the environment that UIC would have: exit status, and found by check."""
     for name, value in {
         "KAFKA__BOOTSTRAP_SERVERS": topics.bootstrap,
         "KAFKA__TOPIC": topics.events,
@@ -57,26 +58,64 @@ def examine(topics: TopicsForTest, valkey: RedisForTest, monkeypatch: pytest.Mon
     return run
 
 
-def of(findings: dict[str, dict[str, str]], verdict: str) -> set[str]:
-    return {check for check, finding in findings.items() if finding["verdict"] == verdict}
+def of(found: dict[str, dict[str, str]], verdict: str) -> set[str]:
+    return {check for check, finding in found.items() if finding["verdict"] == verdict}
 
 
 def produce(topics: TopicsForTest, records: list[dict[str, Any]]) -> None:
     producer = KafkaProducer(bootstrap_servers=topics.bootstrap)
     for record in records:
-        producer.send(topics.events, value=BehaviorEvent().SerializeToString() or b"v", **record)
+        valid = BehaviorEvent(user_id=record["key"].decode(), item_id=3, event_time=time.time_ns() // 1_000_000)
+        producer.send(topics.events, **{"value": valid.SerializeToString()} | record)
     producer.flush(10)
     producer.close()
 
 
-def test_a_sound_deployment_has_nothing_to_mend(examine: Examine, topics: TopicsForTest) -> None:
+def test_a_sound_deployment_has_nothing_to_fix(examine: Examine, topics: TopicsForTest) -> None:
     produce(topics, [{"key": b"u%d" % i} for i in range(100)])
-    status, findings = examine()
+    status, found = examine()
     assert status == 0
-    assert of(findings, "FAIL") == set()
-    assert findings["partitioner of the producers"]["seen"].startswith("the newest 100 records all lie")
-    assert findings["bundle"]["verdict"] == "OK"
-    assert "not in the store yet" in findings[f"namespace {_namespace()}"]["seen"]
+    assert of(found, "FAIL") == set()
+    assert found["partitioner of the producers"]["seen"].startswith("the newest 100 records all lie")
+    assert found["bundle"]["verdict"] == "OK"
+    assert "not in the store yet" in found[f"namespace {_namespace()}"]["seen"]
+
+
+def test_records_that_cannot_be_folded_and_items_that_the_bundle_lacks_are_named(
+    examine: Examine, topics: TopicsForTest
+) -> None:
+    def click(item: int) -> bytes:
+        return BehaviorEvent(user_id="u", item_id=item, event_time=time.time_ns() // 1_000_000).SerializeToString()
+
+    produce(topics, [{"key": b"u", "value": click(item)} for item in (0, 3, 4, 5, 6)])
+    status, found = examine()
+    assert status == 1
+    assert of(found, "FAIL") == {"newest records", "items of the events"}
+    assert found["newest records"]["seen"] == "of the newest 5 records 1 cannot be folded: 1 item_zero"
+    assert found["items of the events"]["seen"].startswith("3 of the newest 4 events (75%)")
+
+
+def test_dead_letters_are_counted_against_the_log(examine: Examine, topics: TopicsForTest) -> None:
+    produce(topics, [{"key": b"u%d" % i} for i in range(81)])
+    producer = KafkaProducer(bootstrap_servers=topics.bootstrap)
+    for i in range(19):
+        producer.send(topics.dlq, key=b"u", value=b"v%d" % i)
+    producer.flush(10)
+    producer.close()
+    status, found = examine()
+    assert status == 1
+    assert of(found, "FAIL") == {"dead letters"}
+    assert found["dead letters"]["seen"] == "19 in the last 24 hours, for 81 records (23.5%)"
+
+
+def test_a_worker_with_a_clock_ahead_is_named(examine: Examine, valkey: RedisForTest, topics: TopicsForTest) -> None:
+    stored = Stored(load_bundle(BUNDLE), partitions=N, prefix=valkey.prefix)
+    stored.values[stored.keys.meta] = json.dumps({"partitions": N, "topic": topics.events}).encode()
+    for ahead_s, verdict in ((-5, "OK"), (30, "WARN"), (600, "FAIL")):
+        stored.progress(1, as_of_ms=now_ms() + ahead_s * 1000)
+        for key, value in stored.values.items():
+            valkey.client.set(key, value)
+        assert examine()[1]["clock of the workers"]["verdict"] == verdict
 
 
 def test_an_evicting_store_is_named(
@@ -85,10 +124,10 @@ def test_an_evicting_store_is_named(
     monkeypatch.setenv("UIC_REDIS__URL", own_valkey.address)
     client = redis.Redis.from_url(own_valkey.address, protocol=2)
     client.config_set("maxmemory-policy", "allkeys-lru")
-    status, findings = examine()
+    status, found = examine()
     assert status == 1
-    assert of(findings, "FAIL") == {"maxmemory-policy"}
-    assert findings["store persistence"]["verdict"] == "OK"
+    assert of(found, "FAIL") == {"maxmemory-policy"}
+    assert found["store persistence"]["verdict"] == "OK"
     client.config_set("maxmemory-policy", "volatile-lru")
     assert examine()[0] == 0
     client.close()
@@ -96,10 +135,10 @@ def test_an_evicting_store_is_named(
 
 def test_a_cluster_setting_for_a_single_server_is_named(examine: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UIC_REDIS__MODE", "cluster")
-    status, findings = examine()
+    status, found = examine()
     assert status == 1
-    assert of(findings, "FAIL") == {"store"}
-    assert "cluster" in findings["store"]["seen"].lower()
+    assert of(found, "FAIL") == {"store"}
+    assert "cluster" in found["store"]["seen"].lower()
 
 
 class ClusteredValkey(Valkey):
@@ -117,13 +156,13 @@ def test_a_cluster_is_judged_as_one_and_named_when_the_setting_says_single(
         client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         until(lambda: client.cluster("INFO")["cluster_state"] == "ok", "the cluster is up", within_s=60)
         monkeypatch.setenv("UIC_REDIS__URL", server.address)
-        status, findings = examine()
+        status, found = examine()
         assert status == 1
-        assert of(findings, "FAIL") == {"store mode"}
+        assert of(found, "FAIL") == {"store mode"}
         monkeypatch.setenv("UIC_REDIS__MODE", "cluster")
-        status, findings = examine()
+        status, found = examine()
         assert status == 0
-        assert findings["store mode"]["seen"] == "cluster"
+        assert found["store mode"]["seen"] == "cluster"
         client.config_set("maxmemory-policy", "allkeys-lfu")
         assert of(examine()[1], "FAIL") == {"maxmemory-policy"}
         client.close()
@@ -132,27 +171,27 @@ def test_a_cluster_is_judged_as_one_and_named_when_the_setting_says_single(
 def test_a_foreign_partitioner_is_named(examine: Examine, topics: TopicsForTest) -> None:
     produce(topics, [{"key": b"u%d" % i, "partition": i % N} for i in range(100)])
     here = sum(partition_of(b"u%d" % i, N) == i % N for i in range(100))
-    status, findings = examine()
+    status, found = examine()
     assert status == 1
-    assert of(findings, "FAIL") == {"partitioner of the producers"}
-    assert findings["partitioner of the producers"]["seen"].startswith(f"{100 - here} of the newest 100 records")
+    assert of(found, "FAIL") == {"partitioner of the producers"}
+    assert found["partitioner of the producers"]["seen"].startswith(f"{100 - here} of the newest 100 records")
 
 
 def test_a_producer_with_a_clock_ahead_is_named(examine: Examine, topics: TopicsForTest) -> None:
     produce(topics, [{"key": b"u1", "timestamp_ms": time.time_ns() // 1_000_000 + 600_000}])
-    status, findings = examine()
+    status, found = examine()
     assert status == 1
-    assert of(findings, "FAIL") == {"clock of the producers"}
+    assert of(found, "FAIL") == {"clock of the producers"}
 
 
 def test_settings_of_topics_are_judged(examine: Examine, topics: TopicsForTest) -> None:
     _configure(topics.events, topics, {"cleanup.policy": "compact", "retention.ms": "86400000"})
     _configure(topics.dlq, topics, {"retention.ms": "3600000"})
     _configure(topics.erased, topics, {"cleanup.policy": "delete"})
-    status, findings = examine()
+    status, found = examine()
     assert status == 1
-    assert of(findings, "FAIL") == {f"cleanup.policy of {topics.events}", f"policy of {topics.erased}"}
-    warned = of(findings, "WARN")
+    assert of(found, "FAIL") == {f"cleanup.policy of {topics.events}", f"policy of {topics.erased}"}
+    warned = of(found, "WARN")
     assert f"retention of {topics.events}" in warned
     assert f"policy of {topics.dlq}" in warned
 
@@ -161,19 +200,19 @@ def test_another_partition_count_is_named(
     examine: Examine, topics: TopicsForTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("UIC_KAFKA__PARTITIONS", "16")
-    status, findings = examine()
+    status, found = examine()
     assert status == 1
-    assert of(findings, "FAIL") == {f"partitions of {topics.events}", f"policy of {topics.erased}"}
+    assert of(found, "FAIL") == {f"partitions of {topics.events}", f"policy of {topics.erased}"}
 
 
 def test_topics_that_are_missing_come_with_the_command_that_creates_them(
     examine: Examine, topics: TopicsForTest
 ) -> None:
     delete_and_wait(topics.bootstrap, topics.dlq, topics.erased)
-    status, findings = examine()
+    status, found = examine()
     assert status == 1
-    assert of(findings, "FAIL") == {f"topic {topics.dlq}", f"topic {topics.erased}"}
-    assert "--config cleanup.policy=compact" in findings[f"topic {topics.erased}"]["fix"]
+    assert of(found, "FAIL") == {f"topic {topics.dlq}", f"topic {topics.erased}"}
+    assert "--config cleanup.policy=compact" in found[f"topic {topics.erased}"]["fix"]
     create_topics(topics.bootstrap, [Topic(topics.erased, 4, {"cleanup.policy": "compact"})])
     assert of(examine()[1], "FAIL") == {f"topic {topics.dlq}", f"policy of {topics.erased}"}
 
@@ -184,9 +223,9 @@ def test_a_namespace_of_another_topic_is_named(examine: Examine, valkey: RedisFo
     assert examine()[0] == 0
     for other in (json.dumps({"partitions": N, "topic": "another"}), "no JSON"):
         valkey.client.set(meta, other)
-        status, findings = examine()
+        status, found = examine()
         assert status == 1
-        assert of(findings, "FAIL") == {f"namespace {_namespace()}"}
+        assert of(found, "FAIL") == {f"namespace {_namespace()}"}
 
 
 def test_what_is_away_is_named_and_the_rest_is_still_judged(
@@ -194,10 +233,10 @@ def test_what_is_away_is_named_and_the_rest_is_still_judged(
 ) -> None:
     nowhere = free_port()
     monkeypatch.setenv("UIC_REDIS__URL", f"redis://someone:secret@127.0.0.1:{nowhere}/0")
-    status, findings = examine()
+    status, found = examine()
     assert status == 1
-    assert of(findings, "FAIL") == {"store"}
-    assert findings["store"]["seen"].startswith(f"redis://127.0.0.1:{nowhere}/0: ConnectionError")
+    assert of(found, "FAIL") == {"store"}
+    assert found["store"]["seen"].startswith(f"redis://127.0.0.1:{nowhere}/0: ConnectionError")
     monkeypatch.setenv("UIC_KAFKA__BOOTSTRAP_SERVERS", f"127.0.0.1:{nowhere}")
     monkeypatch.setenv("UIC_BUNDLE__PATH", "/no/such/bundle")
     assert of(examine()[1], "FAIL") == {"store", "broker", "bundle"}

@@ -15,9 +15,10 @@ from localstack.topics import Topic, create_topics
 from localstack.wait import until
 from mimn.state import EMPTY_DIGEST, NO_TOPIC_ID, extend_digest, partition_of
 from support.uic_running import click, delete_and_wait, running_uic
-from uic.doors.publisher import KafkaLog, NewRecord, Publisher
+from uic.doors.publisher import Publisher
 from uic.errors import LogUnavailable
 from uic.log.erasures import Erasure, KafkaErasures, decode_erasure, encode_erasure
+from uic.log.event_log import KafkaLog, NewRecord
 from uic.log.topic_reader import read_to_end
 
 pytestmark = pytest.mark.servers

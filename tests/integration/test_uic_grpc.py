@@ -1,4 +1,4 @@
-"""UIC's gRPC door on a real broker and a real store: what is published is folded, what is erased is gone."""
+"""UIC's gRPC port on a real broker and a real store: what is published is folded, what is erased is gone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from localstack.servers import DevBroker
 from localstack.wait import until
 from mimn.state import EMPTY_DIGEST, extend_digest
 from support.uic_running import RunningUic, click, running_uic
-from uic.doors.grpc import SERVICE
+from uic.doors.servicer import SERVICE
 from uic.log.topic_reader import read_to_end
 
 pytestmark = pytest.mark.servers
@@ -117,7 +117,7 @@ def test_a_broker_that_is_away_is_unavailable_in_time_and_nothing_comes_late(
 def test_the_store_being_away_is_unavailable_for_inspection_alone(
     tmp_path: Path, own_valkey: Any, kafka: str, make_topics: MakeTopics
 ) -> None:
-    store = RedisForTest(own_valkey.address, "t", None)  # type: ignore[arg-type]  # nobody here asks it
+    store = RedisForTest(own_valkey.address, "t", None)  # type: ignore[arg-type]  # this test does not use it
     with running_uic(tmp_path / "uic", store, make_topics(kafka, N)) as uic:
         own_valkey.stop()
         get = pb.GetUserStateRequest(user_id="u1")

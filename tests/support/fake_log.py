@@ -5,8 +5,8 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 
-from uic.doors.publisher import NewRecord, Position
 from uic.errors import LogUnavailable, NotAcknowledged, UnsuitableTopic
+from uic.log.event_log import NewRecord, Position
 
 Stored = tuple[bytes, bytes | None]
 Headers = tuple[tuple[str, bytes], ...]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from mimn.state import partition_of
 from support.fake_log import FakeLog
-from uic.core.event import Reason
-from uic.core.letters import OURS, Letter, to_wire
+from uic.core.event import Reason, explain
+from uic.core.letters import DETAIL, OURS, Letter, to_wire
 from uic.log.topic_reader import LogRecord
 from uic.tools.dead_letters import (
     BATCH,
@@ -28,7 +28,6 @@ from uic.tools.dead_letters import (
     replay,
     replayed,
     summary,
-    table,
 )
 
 N = 8
@@ -70,6 +69,7 @@ def test_a_letter_that_fits_comes_back_whole(letter: Letter) -> None:
         letter.key,
         letter.value,
         letter.headers,
+        detail=explain(letter.reason, letter.value, letter.headers),
     )
 
 
@@ -93,7 +93,15 @@ def test_any_letter_can_be_shown_and_its_summary_holds_neither_key_nor_value(let
     read = read_letter(delivered(letter))
     assert all("\n" not in line for line in describe(read))
     assert set(summary(read)) == {"reason", "topic", "partition", "offset", "time", "bytes", "cut"}
-    assert len(list(table([summary(read)]))) == 2
+
+
+def test_the_detail_is_shown_and_letters_of_older_versions_have_none() -> None:
+    value = b'{"categoriId": 3}'
+    headers = (("content-type", b"application/json"),)
+    record = delivered(Letter(Reason.MALFORMED_JSON, TOPIC, 1, 2, 3, b"u", value, headers))
+    assert any(line.startswith("detail     categoriId: is not a field") for line in describe(read_letter(record)))
+    older = replace(record, headers=tuple(header for header in record.headers if header[0] != DETAIL))
+    assert not any(line.startswith("detail") for line in describe(read_letter(older)))
 
 
 def test_of_thousands_of_headers_the_first_are_shown_and_the_others_counted() -> None:

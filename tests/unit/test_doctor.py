@@ -11,12 +11,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
+from mimn.bundle import load_bundle
 from mimn.state import partition_of
+from uic.log.topic_reader import LogRecord
 from uic.settings import BundleSettings, KafkaSettings, RedisSettings, UicSettings
-from uic.tools import doctor
-from uic.tools import findings as checks
-from uic.tools.doctor import Facts, Log, Model, Store, diagnose, gather_libraries, report, without_secrets
+from uic.tools import doctor, findings, traffic
+from uic.tools.doctor import (
+    Facts,
+    Log,
+    Model,
+    Store,
+    diagnose,
+    gather_libraries,
+    newest_of,
+    report,
+    without_secrets,
+)
 from uic.tools.findings import Finding, Library, Sample, StoreFacts, TopicFacts, Verdict
+from uic.tools.traffic import Newest, Written
 
 OK, WARN, FAIL = Verdict.OK, Verdict.WARN, Verdict.FAIL
 N = 64
@@ -83,95 +96,119 @@ def sample(right: int, wrong: int = 0, keyless: int = 0) -> list[Sample]:
     ]
 
 
+def written(recent: int, retained: int = 0) -> Written:
+    return Written(recent=recent, retained=max(recent, retained))
+
+
 META = {"partitions": "64", "topic": "behavior-events"}
 
 CASES: list[tuple[Finding, Verdict, str]] = [
-    (checks.store_reachable("redis://h", None), OK, "answers"),
-    (checks.store_reachable("redis://h", "refused"), FAIL, "UIC_REDIS__URL"),
-    (checks.store_version(store(version="7.2.4", server="redis")), OK, "redis 7.2.4"),
-    (checks.store_version(store(version="8.0")), OK, "8.0"),
-    (checks.store_version(store(version="7.0.15")), FAIL, "upgrade"),
-    (checks.store_version(store(version="6.2.1")), FAIL, "upgrade"),
-    (checks.store_version(store(version="unknown")), WARN, "7.2 or newer"),
-    (checks.store_writable(store()), OK, "master"),
-    (checks.store_writable(store(role="slave")), FAIL, "the master"),
-    (checks.store_policy(store()), OK, "noeviction"),
-    (checks.store_policy(store(policy="volatile-lru")), OK, "volatile-lru"),
-    (checks.store_policy(store(policy="allkeys-lru")), FAIL, "noeviction"),
-    (checks.store_policy(store(policy="allkeys-random")), FAIL, "noeviction"),
-    (checks.store_policy(store(policy=None)), WARN, "by hand"),
-    (checks.store_memory(store()), OK, "no limit"),
-    (checks.store_memory(store(max_bytes=100 << 20, used_bytes=79 << 20)), OK, "79%"),
-    (checks.store_memory(store(max_bytes=100 << 20, used_bytes=80 << 20)), WARN, "maxmemory"),
-    (checks.store_memory(store(max_bytes=100 << 20, used_bytes=98 << 20)), FAIL, "maxmemory"),
-    (checks.store_persistence(store()), OK, "append-only"),
-    (checks.store_persistence(store(append_only=False, snapshots="3600 1")), WARN, "appendonly yes"),
-    (checks.store_persistence(store(append_only=False, snapshots="")), WARN, "whole log"),
-    (checks.store_persistence(store(append_only=None, snapshots=None)), WARN, "by hand"),
-    (checks.store_mode(store(), "single"), OK, "single"),
-    (checks.store_mode(store(), "sentinel"), OK, "sentinel"),
-    (checks.store_mode(store(clustered=True), "cluster"), OK, "cluster"),
-    (checks.store_mode(store(clustered=True), "single"), FAIL, "UIC_REDIS__MODE=cluster"),
-    (checks.store_mode(store(), "cluster"), FAIL, "UIC_REDIS__MODE=single"),
-    (checks.clock("the store", 0.5), OK, "ahead of ours"),
-    (checks.clock("the store", -2.5), WARN, "chrony"),
-    (checks.clock("the store", 61), FAIL, "chrony"),
-    (checks.broker_reachable("h:1", None, (4, 3)), OK, "Kafka 4.3"),
-    (checks.broker_reachable("h:1", None, None), OK, "unknown version"),
-    (checks.broker_reachable("h:1", "KafkaTimeoutError", None), FAIL, "UIC_KAFKA__BOOTSTRAP_SERVERS"),
-    (checks.topic_exists("t", EVENTS, "create it"), OK, "64 partitions"),
-    (checks.topic_exists("t", None, "create it"), FAIL, "create it"),
-    (checks.topic_exists("t", topic(leaderless=2), "create it"), FAIL, "brokers back"),
-    (checks.partition_count(EVENTS, 64), OK, "64"),
-    (checks.partition_count(EVENTS, 32), FAIL, "UIC_KAFKA__PARTITIONS"),
-    (checks.partitions_for_masters(EVENTS, 2), OK, "2 masters"),
-    (checks.partitions_for_masters(EVENTS, 3), WARN, "fixed"),
-    (checks.log_cleanup(EVENTS), OK, "delete"),
-    (checks.log_cleanup(topic(config={"cleanup.policy": "compact"})), FAIL, "cleanup.policy=delete"),
-    (checks.log_cleanup(topic(config={"cleanup.policy": "compact,delete"})), FAIL, "cleanup.policy=delete"),
-    (checks.log_cleanup(silent(EVENTS)), WARN, "by hand"),
-    (checks.log_retention(EVENTS), OK, "unlimited"),
-    (checks.log_retention(topic(config={"retention.ms": "604800000"})), WARN, "7.0 days"),
-    (checks.log_retention(topic(config={"retention.bytes": "1000"})), WARN, "1000 bytes"),
-    (checks.log_retention(silent(EVENTS)), WARN, "by hand"),
-    (checks.durability(EVENTS), OK, "3 replicas"),
-    (checks.durability(topic(replicas=1)), WARN, "3 replicas"),
-    (checks.durability(topic(config={"min.insync.replicas": "1"})), WARN, "min.insync.replicas=2"),
-    (checks.durability(topic(config={"min.insync.replicas": "3"})), WARN, "stops all writes"),
-    (checks.durability(silent(EVENTS)), WARN, "unknown"),
-    (checks.erased_policy(ERASED, 64), OK, "compact"),
-    (checks.erased_policy(ERASED, 32), FAIL, "32 partitions"),
-    (checks.erased_policy(topic(ERASED, config={"cleanup.policy": "delete"}), 64), FAIL, "compact"),
-    (checks.erased_policy(topic(ERASED, config={"cleanup.policy": "compact,delete"}), 64), FAIL, "compact"),
-    (checks.erased_policy(silent(ERASED), 64), WARN, "by hand"),
-    (checks.dead_letter_policy(DEAD, EVENTS), OK, "long enough"),
-    (checks.dead_letter_policy(topic(DEAD, config={"cleanup.policy": "compact"}), EVENTS), FAIL, "delete"),
-    (checks.dead_letter_policy(topic(DEAD, config={"retention.ms": "86400000"}), EVENTS), WARN, "1.0 days"),
-    (checks.dead_letter_policy(topic(DEAD, config={"max.message.bytes": "1048588"}), EVENTS), WARN, "cut"),
-    (checks.dead_letter_policy(silent(DEAD), EVENTS), WARN, "by hand"),
-    (checks.record_size(EVENTS, 1 << 20), OK, "1048588"),
-    (checks.record_size(topic(config={"max.message.bytes": "1000"}), 1 << 20), WARN, "max.message.bytes=1048576"),
-    (checks.record_size(silent(EVENTS), 1 << 20), WARN, "by hand"),
-    (checks.partitioner([], N), OK, "no record"),
-    (checks.partitioner(sample(200), N), OK, "all lie"),
-    (checks.partitioner(sample(198, wrong=2), N), WARN, "murmur2_random"),
-    (checks.partitioner(sample(197, wrong=3), N), FAIL, "murmur2_random"),
-    (checks.partitioner(sample(99, keyless=2), N), FAIL, "user id as key"),
-    (checks.partitioner([], N, "no answer"), WARN, "cannot be read"),
-    (checks.newest_event([], NOW_MS), OK, "future"),
-    (checks.newest_event([Sample(partition=0, keys=(), newest_ms=NOW_MS - 10**9)], NOW_MS), OK, "future"),
-    (checks.newest_event([Sample(partition=0, keys=(), newest_ms=NOW_MS + 500)], NOW_MS), OK, "0.5 s"),
-    (checks.newest_event([Sample(partition=0, keys=(), newest_ms=NOW_MS + 5000)], NOW_MS), WARN, "chrony"),
-    (checks.newest_event([Sample(partition=0, keys=(), newest_ms=NOW_MS + 100_000)], NOW_MS), FAIL, "chrony"),
-    (checks.bundle_loads("/b", "tiny/1", None), OK, "golden"),
-    (checks.bundle_loads("/b", None, "sha256 differs"), FAIL, "UIC_BUNDLE__PATH"),
-    (checks.namespace_meta(None, META, "ns"), OK, "first start"),
-    (checks.namespace_meta(META, META, "ns"), OK, "partitions 64"),
-    (checks.namespace_meta(META | {"partitions": "32"}, META, "ns"), FAIL, "generation"),
-    (checks.namespace_meta({"unreadable": "x"}, META, "ns"), FAIL, "generation"),
-    (checks.library(Library("redis", "6.0", "8.1.0")), OK, "8.1.0"),
-    (checks.library(Library("redis", "6.0", "5.9.9")), FAIL, "pip install 'redis>=6.0'"),
-    (checks.library(Library("redis", "6.0", None)), FAIL, "pip install"),
+    (findings.store_reachable("redis://h", None), OK, "answers"),
+    (findings.store_reachable("redis://h", "refused"), FAIL, "UIC_REDIS__URL"),
+    (findings.store_version(store(version="7.2.4", server="redis")), OK, "redis 7.2.4"),
+    (findings.store_version(store(version="8.0")), OK, "8.0"),
+    (findings.store_version(store(version="7.0.15")), FAIL, "upgrade"),
+    (findings.store_version(store(version="6.2.1")), FAIL, "upgrade"),
+    (findings.store_version(store(version="unknown")), WARN, "7.2 or newer"),
+    (findings.store_writable(store()), OK, "master"),
+    (findings.store_writable(store(role="slave")), FAIL, "the master"),
+    (findings.store_policy(store()), OK, "noeviction"),
+    (findings.store_policy(store(policy="volatile-lru")), OK, "volatile-lru"),
+    (findings.store_policy(store(policy="allkeys-lru")), FAIL, "noeviction"),
+    (findings.store_policy(store(policy="allkeys-random")), FAIL, "noeviction"),
+    (findings.store_policy(store(policy=None)), WARN, "by hand"),
+    (findings.store_memory(store()), OK, "no limit"),
+    (findings.store_memory(store(max_bytes=100 << 20, used_bytes=79 << 20)), OK, "79%"),
+    (findings.store_memory(store(max_bytes=100 << 20, used_bytes=80 << 20)), WARN, "maxmemory"),
+    (findings.store_memory(store(max_bytes=100 << 20, used_bytes=98 << 20)), FAIL, "maxmemory"),
+    (findings.store_persistence(store()), OK, "append-only"),
+    (findings.store_persistence(store(append_only=False, snapshots="3600 1")), WARN, "appendonly yes"),
+    (findings.store_persistence(store(append_only=False, snapshots="")), WARN, "whole log"),
+    (findings.store_persistence(store(append_only=None, snapshots=None)), WARN, "by hand"),
+    (findings.store_mode(store(), "single"), OK, "single"),
+    (findings.store_mode(store(), "sentinel"), OK, "sentinel"),
+    (findings.store_mode(store(clustered=True), "cluster"), OK, "cluster"),
+    (findings.store_mode(store(clustered=True), "single"), FAIL, "UIC_REDIS__MODE=cluster"),
+    (findings.store_mode(store(), "cluster"), FAIL, "UIC_REDIS__MODE=single"),
+    (findings.clock("the store", 0.5), OK, "ahead of ours"),
+    (findings.clock("the store", -2.5), WARN, "chrony"),
+    (findings.clock("the store", 61), FAIL, "chrony"),
+    (findings.broker_reachable("h:1", None, (4, 3)), OK, "Kafka 4.3"),
+    (findings.broker_reachable("h:1", None, None), OK, "unknown version"),
+    (findings.broker_reachable("h:1", "KafkaTimeoutError", None), FAIL, "UIC_KAFKA__BOOTSTRAP_SERVERS"),
+    (findings.topic_exists("t", EVENTS, "create it"), OK, "64 partitions"),
+    (findings.topic_exists("t", None, "create it"), FAIL, "create it"),
+    (findings.topic_exists("t", topic(leaderless=2), "create it"), FAIL, "brokers back"),
+    (findings.partition_count(EVENTS, 64), OK, "64"),
+    (findings.partition_count(EVENTS, 32), FAIL, "UIC_KAFKA__PARTITIONS"),
+    (findings.partitions_for_masters(EVENTS, 2), OK, "2 masters"),
+    (findings.partitions_for_masters(EVENTS, 3), WARN, "fixed"),
+    (findings.log_cleanup(EVENTS), OK, "delete"),
+    (findings.log_cleanup(topic(config={"cleanup.policy": "compact"})), FAIL, "cleanup.policy=delete"),
+    (findings.log_cleanup(topic(config={"cleanup.policy": "compact,delete"})), FAIL, "cleanup.policy=delete"),
+    (findings.log_cleanup(silent(EVENTS)), WARN, "by hand"),
+    (findings.log_retention(EVENTS), OK, "unlimited"),
+    (findings.log_retention(topic(config={"retention.ms": "604800000"})), WARN, "7.0 days"),
+    (findings.log_retention(topic(config={"retention.bytes": "1000"})), WARN, "1000 bytes"),
+    (findings.log_retention(silent(EVENTS)), WARN, "by hand"),
+    (findings.durability(EVENTS), OK, "3 replicas"),
+    (findings.durability(topic(replicas=1)), WARN, "3 replicas"),
+    (findings.durability(topic(config={"min.insync.replicas": "1"})), WARN, "min.insync.replicas=2"),
+    (findings.durability(topic(config={"min.insync.replicas": "3"})), WARN, "stops all writes"),
+    (findings.durability(silent(EVENTS)), WARN, "unknown"),
+    (findings.erased_policy(ERASED, 64), OK, "compact"),
+    (findings.erased_policy(ERASED, 32), FAIL, "32 partitions"),
+    (findings.erased_policy(topic(ERASED, config={"cleanup.policy": "delete"}), 64), FAIL, "compact"),
+    (findings.erased_policy(topic(ERASED, config={"cleanup.policy": "compact,delete"}), 64), FAIL, "compact"),
+    (findings.erased_policy(silent(ERASED), 64), WARN, "by hand"),
+    (findings.dead_letter_policy(DEAD, EVENTS), OK, "long enough"),
+    (findings.dead_letter_policy(topic(DEAD, config={"cleanup.policy": "compact"}), EVENTS), FAIL, "delete"),
+    (findings.dead_letter_policy(topic(DEAD, config={"retention.ms": "86400000"}), EVENTS), WARN, "1.0 days"),
+    (findings.dead_letter_policy(topic(DEAD, config={"max.message.bytes": "1048588"}), EVENTS), WARN, "cut"),
+    (findings.dead_letter_policy(silent(DEAD), EVENTS), WARN, "by hand"),
+    (findings.record_size(EVENTS, 1 << 20), OK, "1048588"),
+    (findings.record_size(topic(config={"max.message.bytes": "1000"}), 1 << 20), WARN, "max.message.bytes=1048576"),
+    (findings.record_size(silent(EVENTS), 1 << 20), WARN, "by hand"),
+    (findings.partitioner([], N), OK, "no record"),
+    (findings.partitioner(sample(200), N), OK, "all lie"),
+    (findings.partitioner(sample(198, wrong=2), N), WARN, "murmur2_random"),
+    (findings.partitioner(sample(197, wrong=3), N), FAIL, "murmur2_random"),
+    (findings.partitioner(sample(99, keyless=2), N), FAIL, "user id as key"),
+    (findings.partitioner([], N, "no answer"), WARN, "cannot be read"),
+    (findings.newest_event([], NOW_MS), OK, "future"),
+    (findings.newest_event([Sample(partition=0, keys=(), newest_ms=NOW_MS - 10**9)], NOW_MS), OK, "future"),
+    (findings.newest_event([Sample(partition=0, keys=(), newest_ms=NOW_MS + 500)], NOW_MS), OK, "0.5 s"),
+    (findings.newest_event([Sample(partition=0, keys=(), newest_ms=NOW_MS + 5000)], NOW_MS), WARN, "chrony"),
+    (findings.newest_event([Sample(partition=0, keys=(), newest_ms=NOW_MS + 100_000)], NOW_MS), FAIL, "chrony"),
+    (findings.bundle_loads("/b", "tiny/1", None), OK, "golden"),
+    (findings.bundle_loads("/b", None, "sha256 differs"), FAIL, "UIC_BUNDLE__PATH"),
+    (findings.namespace_meta(None, META, "ns"), OK, "first start"),
+    (findings.namespace_meta(META, META, "ns"), OK, "partitions 64"),
+    (findings.namespace_meta(META | {"partitions": "32"}, META, "ns"), FAIL, "generation"),
+    (findings.namespace_meta({"unreadable": "x"}, META, "ns"), FAIL, "generation"),
+    (findings.library(Library("redis", "6.0", "8.1.0")), OK, "8.1.0"),
+    (traffic.newest_records(Newest()), OK, "newest 0 records"),
+    (traffic.newest_records(Newest(records=400)), OK, "0 cannot be folded"),
+    (traffic.newest_records(Newest(records=400, reasons={"item_zero": 4})), WARN, "4 item_zero"),
+    (traffic.newest_records(Newest(records=400, reasons={"item_zero": 5})), FAIL, "dead-letters.md"),
+    (traffic.unknown_items(Newest()), OK, "(0%)"),
+    (traffic.unknown_items(Newest(events=100, unknown_items=10)), OK, "(10%)"),
+    (traffic.unknown_items(Newest(events=100, unknown_items=11)), WARN, "recent data"),
+    (traffic.unknown_items(Newest(events=100, unknown_items=51)), FAIL, "another catalog"),
+    (traffic.dead_letters(None, None), WARN, "cannot be read"),
+    (traffic.dead_letters(written(0), written(0)), OK, "0 in the last 24 hours"),
+    (traffic.dead_letters(written(1000), written(1)), OK, "(0.1%)"),
+    (traffic.dead_letters(written(1000), written(2)), WARN, "(0.2%)"),
+    (traffic.dead_letters(written(1000), written(10)), WARN, "(1.0%)"),
+    (traffic.dead_letters(written(1000), written(190)), FAIL, "dead-letters list"),
+    (traffic.dead_letters(written(0, 10_000), written(5)), OK, "for 10000 records"),
+    (traffic.dead_letters(written(0, 0), written(5)), FAIL, "(100.0%)"),
+    (traffic.worker_clocks(None, NOW_MS), OK, "future"),
+    (traffic.worker_clocks(NOW_MS - 10**9, NOW_MS), OK, "future"),
+    (traffic.worker_clocks(NOW_MS + 5000, NOW_MS), WARN, "chrony"),
+    (traffic.worker_clocks(NOW_MS + 100_000, NOW_MS), FAIL, "chrony"),
+    (findings.library(Library("redis", "6.0", "5.9.9")), FAIL, "pip install 'redis>=6.0'"),
+    (findings.library(Library("redis", "6.0", None)), FAIL, "pip install"),
 ]
 
 
@@ -191,13 +228,13 @@ def test_verdict(finding: Finding, verdict: Verdict, says: str) -> None:
     [("7.2.4", (7, 2, 4)), ("2.9.post0", (2, 9)), ("1.0rc1", (1, 0)), ("x", ()), ("", ()), ("10", (10,))],
 )
 def test_version_numbers(text: str, numbers: tuple[int, ...]) -> None:
-    assert checks.version_numbers(text) == numbers
+    assert findings.version_numbers(text) == numbers
 
 
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=5), st.lists(st.integers(0, 10**6), min_size=1, max_size=5))
 def test_versions_compare_as_their_numbers(a: list[int], b: list[int]) -> None:
     text = [".".join(map(str, numbers)) for numbers in (a, b)]
-    older = checks.version_numbers(text[0]) < checks.version_numbers(text[1])
+    older = findings.version_numbers(text[0]) < findings.version_numbers(text[1])
     assert older == (a < b)
 
 
@@ -209,24 +246,30 @@ SETTINGS = UicSettings(
 HEALTHY = Facts(
     now_ms=NOW_MS,
     store=Store(nodes=(STORE,), meta=META),
-    log=Log(version=(4, 3), topics={t.name: t for t in (EVENTS, DEAD, ERASED)}, samples=tuple(sample(200))),
+    log=Log(
+        version=(4, 3),
+        topics={t.name: t for t in (EVENTS, DEAD, ERASED)},
+        samples=tuple(sample(200)),
+        newest=Newest(records=200, events=200),
+        written={"behavior-events": written(5000), "behavior-events.dlq": written(0)},
+    ),
     model=Model(name="tiny/1", fingerprint="ab" * 32),
     libraries=(Library("redis", "6.0", "8.1.0"),),
 )
 
 
 def test_a_healthy_deployment_is_ok_throughout() -> None:
-    findings = list(diagnose(HEALTHY, SETTINGS))
-    assert [f for f in findings if f.verdict is not OK] == []
-    assert checks.worst(findings) is OK
-    assert len(findings) > 20
+    found = list(diagnose(HEALTHY, SETTINGS))
+    assert [f for f in found if f.verdict is not OK] == []
+    assert findings.worst(found) is OK
+    assert len(found) > 20
 
 
 def test_what_cannot_be_reached_is_one_failure_and_the_rest_is_still_judged() -> None:
     facts = replace(HEALTHY, store=Store(error="refused"), log=Log(error="KafkaTimeoutError", topics={}))
-    findings = list(diagnose(facts, SETTINGS))
-    assert [f.check for f in findings if f.verdict is FAIL] == ["store", "broker"]
-    assert any(f.check == "bundle" and f.verdict is OK for f in findings)
+    found = list(diagnose(facts, SETTINGS))
+    assert [f.check for f in found if f.verdict is FAIL] == ["store", "broker"]
+    assert any(f.check == "bundle" and f.verdict is OK for f in found)
 
 
 def test_missing_topics_come_with_the_command_that_creates_them() -> None:
@@ -242,11 +285,32 @@ def test_missing_topics_come_with_the_command_that_creates_them() -> None:
     }
 
 
+def test_a_fifth_of_the_records_in_the_dead_letters_is_a_failure() -> None:
+    log = replace(HEALTHY.log, written={"behavior-events": written(100), "behavior-events.dlq": written(19)})
+    assert [f.check for f in diagnose(replace(HEALTHY, log=log), SETTINGS) if f.verdict is FAIL] == ["dead letters"]
+
+
+def test_newest_records_are_decoded_as_uic_would() -> None:
+    def record(value: bytes | None, key: bytes | None = b"ann") -> LogRecord:
+        return LogRecord("behavior-events", 0, 0, NOW_MS, key, value, ())
+
+    def click(item: int) -> bytes:
+        return BehaviorEvent(user_id="ann", item_id=item, event_time=NOW_MS).SerializeToString()
+
+    bundle = load_bundle(Path(__file__).parents[1] / "fixtures" / "bundle_tiny" / "tiny" / "1")
+    known = int(bundle.items.ids[0])
+    values = [click(known), click(known + 1), click(0), b"\xff", None]
+    records = [*map(record, values), record(click(known), None), record(click(known), b"\xff")]
+    assert newest_of(records, bundle) == Newest(
+        records=4, reasons={"item_zero": 1, "malformed_protobuf": 1}, events=2, unknown_items=1
+    )
+
+
 def test_each_master_of_a_cluster_is_judged() -> None:
     nodes = (store(clustered=True), store(clustered=True, policy="allkeys-lru"))
     settings = SETTINGS.model_copy(update={"redis": RedisSettings(mode="cluster")})
-    findings = list(diagnose(replace(HEALTHY, store=Store(nodes=nodes, meta=META)), settings))
-    assert [f.check for f in findings if f.verdict is FAIL] == ["maxmemory-policy (master 2)"]
+    found = list(diagnose(replace(HEALTHY, store=Store(nodes=nodes, meta=META)), settings))
+    assert [f.check for f in found if f.verdict is FAIL] == ["maxmemory-policy (master 2)"]
 
 
 def test_the_report_marks_verdicts_gives_fixes_and_counts() -> None:
@@ -254,7 +318,7 @@ def test_the_report_marks_verdicts_gives_fixes_and_counts() -> None:
     lines = list(report(list(diagnose(facts, SETTINGS))))
     [at] = [i for i, line in enumerate(lines) if line.startswith("FAIL  maxmemory-policy")]
     assert "CONFIG SET maxmemory-policy noeviction" in lines[at + 1]
-    assert lines[-1].endswith("ok, 1 to consider, 1 to mend")
+    assert lines[-1].endswith("ok, 1 to consider, 1 to fix")
     assert not any("secret" in line for line in lines)
 
 

@@ -1,18 +1,22 @@
-"""The admin door over real HTTP, and the commands that talk to it, with an updater in memory."""
+"""The admin port over real HTTP, and the commands that talk to it, with an updater in memory."""
 
 from __future__ import annotations
 
 import http.client
 import io
 import json
+import logging
+import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from mimn.state import Progress
-from uic.core.status import STARTING, PartitionStatus, Phase, Status
-from uic.doors.admin import PROBLEM_JSON, TABLE, Action, AdminDoor, AdminRoom, row_of
+from uic.core.status import STARTING, Action, PartitionStatus, Phase, Status
+from uic.doors.admin import PROBLEM_JSON, TABLE, admin_app, row_of
+from uic.doors.admin_server import AdminServer
 from uic.errors import InvalidField, NotBroken, NotOurs, StartRefused, StoreUnavailable, UicError
 from uic.metrics import Metrics
 from uic.settings import AdminSettings
@@ -65,8 +69,8 @@ class Rig:
         self.updater = Updater()
         self.metrics = Metrics()
         self.alive = True
-        room = AdminRoom(self.updater, self.metrics, lambda: self.alive, lambda: NOW_MS)
-        self.door = AdminDoor(room, AdminSettings(port=0))
+        app = admin_app(self.updater, self.metrics, lambda: self.alive, lambda: NOW_MS)
+        self.door = AdminServer(app, AdminSettings(port=0), malformed=self.metrics.malformed.labels("admin").inc)
         self.door.start()
         self.url = f"http://127.0.0.1:{self.door.port}"
 
@@ -194,9 +198,9 @@ def test_a_web_page_decides_nothing(rig: Rig, headers: dict[str, str]) -> None:
 
 
 def test_a_port_that_is_taken_is_refused_by_name(rig: Rig) -> None:
-    room = AdminRoom(rig.updater, rig.metrics, lambda: True)
+    app = admin_app(rig.updater, rig.metrics, lambda: True)
     with pytest.raises(StartRefused, match="UIC_ADMIN__PORT"):
-        AdminDoor(room, AdminSettings(port=rig.door.port))
+        AdminServer(app, AdminSettings(port=rig.door.port))
 
 
 def subclasses(kind: type[UicError]) -> Iterator[type[UicError]]:
@@ -260,3 +264,111 @@ def test_a_wrong_call_is_a_usage_error(arguments: tuple[str, ...]) -> None:
     with pytest.raises(SystemExit) as ended:
         partitions.main("continue", arguments)
     assert ended.value.code == 2
+
+
+# Several workers
+
+
+@pytest.fixture
+def fleet() -> Iterator[tuple[Rig, Rig]]:
+    rigs = Rig(), Rig()
+    yield rigs
+    for rig in rigs:
+        rig.door.stop()
+
+
+def of(partition: int, phase: Phase = Phase.FOLDING) -> PartitionStatus:
+    return replace(FOLDING, partition=partition, phase=phase)
+
+
+def run_fleet(rigs: tuple[Rig, Rig], *arguments: str) -> tuple[int, str]:
+    out = io.StringIO()
+    code = partitions.main("partitions", [*arguments, "--admin", ",".join(rig.url for rig in rigs)], out)
+    return code, out.getvalue()
+
+
+def test_the_views_of_all_workers_are_one_table_and_each_partition_has_its_worker(fleet: tuple[Rig, Rig]) -> None:
+    fleet[0].updater.status = Status(True, (), (of(0), of(3)))
+    fleet[1].updater.status = Status(True, (), (of(1), of(2)))
+    code, text = run_fleet(fleet, "--total", "4")
+    assert code == 0
+    heading, *rows = text.splitlines()
+    assert heading.split() == [*partitions.COLUMNS[:-1], "worker", "reason"]
+    assert [(row.split()[0], row.split()[-1]) for row in rows] == [
+        ("0", fleet[0].url), ("1", fleet[1].url), ("2", fleet[1].url), ("3", fleet[0].url)
+    ]  # fmt: skip
+
+
+def test_partitions_without_an_owner_or_with_two_are_findings(fleet: tuple[Rig, Rig]) -> None:
+    fleet[0].updater.status = Status(True, (), (of(0), of(1)))
+    fleet[1].updater.status = Status(True, (), (of(1),))
+    code, text = run_fleet(fleet, "--total", "4")
+    assert code == 1
+    assert text.splitlines()[:2] == ["! no worker owns partition 2, 3", "! more than one worker owns partition 1"]
+    view = json.loads(run_fleet(fleet, "--total", "4", "--json")[1])
+    assert (view["unowned"], view["owned_twice"], view["serving"]) == ([2, 3], [1], True)
+
+
+def test_a_worker_that_does_not_serve_or_answer_is_a_finding_and_the_others_are_shown(fleet: tuple[Rig, Rig]) -> None:
+    fleet[0].updater.status = Status(True, (), (of(0), of(1)))
+    fleet[1].updater.status = Status(False, ("broken_log: witness",), ())
+    code, text = run_fleet(fleet, "--total", "2")
+    assert code == 1
+    assert f"! {fleet[1].url}: broken_log: witness" in text
+    fleet[1].door.stop()
+    code, text = run_fleet(fleet, "--total", "2")
+    assert code == 1
+    assert f"! {fleet[1].url}: no answer" in text
+    assert len([line for line in text.splitlines() if line.startswith(("0 ", "1 "))]) == 2
+
+
+def test_a_decision_goes_to_one_worker(fleet: tuple[Rig, Rig], capsys: pytest.CaptureFixture[str]) -> None:
+    urls = ",".join(rig.url for rig in fleet)
+    assert partitions.main("rebuild", ["--partition", "1", "--admin", urls]) == 2
+    assert "give one --admin" in capsys.readouterr().err
+    assert fleet[0].updater.asked == []
+
+
+# Bytes that are not a request
+
+
+def raw(rig: Rig, sent: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", rig.door.port), timeout=10) as line:
+        line.sendall(sent)
+        return line.makefile("rb").read()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"hello\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nhost: a\r\nno colon\r\n\r\n",
+    ],
+    ids=["no HTTP", "no host", "two hosts", "no header"],
+)
+def test_what_is_not_http_is_a_problem_that_is_counted_and_not_logged(
+    rig: Rig, caplog: pytest.LogCaptureFixture, sent: bytes
+) -> None:
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # as `uic.logs.configure` does
+    head, _, body = raw(rig, sent).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert json.loads(body)["code"] == "malformed"
+    assert rig.metrics.registry.get_sample_value("uic_malformed_requests_total", {"port": "admin"}) == 1
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert rig.ask("/livez")[0] == 200
+
+
+def test_a_body_is_not_read_and_a_connection_has_one_request(rig: Rig) -> None:
+    sent = b"GET /livez HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000000\r\n\r\n" + b"x" * 100
+    assert raw(rig, sent).startswith(b"HTTP/1.1 200 OK\r\n")
+    twice = b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n" * 2
+    assert raw(rig, twice).count(b"HTTP/1.1") == 1
+
+
+def test_metrics_tell_of_the_process_and_the_bundle(rig: Rig) -> None:
+    rig.metrics.bundle.info({"name": "tiny", "version": "1", "fingerprint": "ab", "namespace": "ab-0"})
+    body = rig.ask("/metrics")[2]
+    assert "process_resident_memory_bytes" in body
+    assert 'uic_bundle_info{fingerprint="ab",name="tiny",namespace="ab-0",version="1"} 1.0' in body

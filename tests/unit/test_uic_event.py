@@ -1,4 +1,4 @@
-"""Which records are events, and the reason for each that is none: docs/formats/event.md, rule by rule."""
+"""Which records are valid events, and the reason for each invalid one: docs/formats/event.md, rule by rule."""
 
 from __future__ import annotations
 
@@ -12,7 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ctr.event.v1.behavior_event_pb2 import Action, BehaviorEvent
-from uic.core.event import EARLIEST_MS, MAX_VALUE_BYTES, Reason, check_key, decode, decode_all
+from uic.core.event import (
+    ACTIONS,
+    EARLIEST_MS,
+    MAX_VALUE_BYTES,
+    SHOWN_NAME,
+    Reason,
+    check_key,
+    decode,
+    decode_all,
+    explain,
+)
 
 NOW_MS = 1_700_000_000_000
 DAY_MS = 86_400_000
@@ -54,10 +64,71 @@ def test_json_takes_numbers_strings_and_both_spellings_of_a_field() -> None:
     assert read(json.dumps(value).encode(), AS_JSON) == (5, 7, NOW_MS)
 
 
-def test_fields_of_a_later_version_are_ignored_in_both_forms() -> None:
-    assert read(event().SerializeToString() + b"\xfa\x01\x03new") == (2**64 - 1, 7, NOW_MS)
-    value = {"userId": "ann", "itemId": 5, "eventTime": str(NOW_MS), "new": {"a": 1}}
-    assert read(json.dumps(value).encode(), AS_JSON) == (5, 0, NOW_MS)
+@pytest.mark.parametrize("few", [1, 100])
+def test_protobuf_fields_of_a_later_version_are_ignored_and_counted(few: int) -> None:
+    known, later = event().SerializeToString(), event().SerializeToString() + b"\xfa\x01\x03new"
+    values = [known, later, b"\xff", later] * few
+    items, *_, reasons, extended = decode_all(values, [()] * len(values), [b"ann"] * len(values), np.tile(NOW, few))
+    assert extended == [i for i in range(len(values)) if i % 2]
+    assert set(items.tolist()) == {2**64 - 1, 0}
+    assert len(reasons) == few
+
+
+def test_a_json_field_that_is_not_one_is_named_and_the_event_is_not_folded() -> None:
+    value = json.dumps({"userId": "ann", "itemId": 5, "eventTime": str(NOW_MS), "categoriId": 7}).encode()
+    assert read(value, AS_JSON) is Reason.MALFORMED_JSON
+    assert explain(Reason.MALFORMED_JSON, value, AS_JSON).startswith(
+        "categoriId: is not a field; the fields are eventId"
+    )
+
+
+def test_actions_are_the_numbers_from_zero_that_the_enum_names() -> None:
+    assert sorted(ACTIONS) == list(range(len(Action.keys())))
+
+
+@pytest.mark.parametrize("action", Action.values())
+def test_every_action_of_the_enum_is_folded_in_both_forms(action: int) -> None:
+    made = event(action=action)
+    assert isinstance(read(made.SerializeToString()), tuple)
+    assert isinstance(read(json_format.MessageToJson(made).encode(), AS_JSON), tuple)
+
+
+@pytest.mark.parametrize("action", [6, 99, -1, 2**31 - 1])
+@pytest.mark.usefixtures("however_few")
+def test_an_action_that_the_enum_does_not_name_is_a_dead_letter_in_both_forms(action: int) -> None:
+    value = event(action=action, item_id=5).SerializeToString()  # an item whose number is read together with others
+    assert read(value) is Reason.UNKNOWN_ACTION
+    *_, reasons, _ = decode_all([value] * 4, [()] * 4, [b"ann"] * 4, NOW)
+    assert set(reasons.values()) == {Reason.UNKNOWN_ACTION}
+    fields = {"userId": "ann", "itemId": 5, "eventTime": str(NOW_MS)}
+    for name in (action, "ACTION_IMPRESSION", "ACTION_VIEWW"):
+        assert read(json.dumps(fields | {"action": name}).encode(), AS_JSON) is Reason.UNKNOWN_ACTION
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (b"{", "value: is not JSON"),
+        (b"[1]", "value: is not a JSON object"),
+        (b'{"itemId": "my secret"}', "itemId: is not an integer from 0 to 2^64 - 1"),
+        (b'{"user_id": 3}', "user_id: is not a string"),
+        (b'{"eventTime": 1.5}', "eventTime: is not an integer from -2^63 to 2^63 - 1"),
+        (b'{"userId": "my secret", "userId": "b"}', "value: names a field twice"),
+        (b'{"my\\u001bname": 1}', "'my\\x1bname': is not a field"),
+        (b'{"' + b"x" * 5000 + b'": 1}', "x" * SHOWN_NAME + ": is not a field"),
+    ],
+)
+def test_a_detail_names_field_and_rule_and_no_value(value: bytes, says: str) -> None:
+    assert read(value, AS_JSON) is Reason.MALFORMED_JSON
+    detail = explain(Reason.MALFORMED_JSON, value, AS_JSON)
+    assert detail.startswith(says)
+    assert "secret" not in detail
+    assert detail.isprintable()
+
+
+@given(st.sampled_from(Reason), st.none() | st.binary(max_size=100) | st.text(max_size=60).map(str.encode))
+def test_every_reason_has_a_detail_for_any_record(reason: Reason, value: bytes | None) -> None:
+    assert explain(reason, value, AS_JSON).isprintable()
 
 
 def test_the_last_content_type_counts_and_others_mean_protobuf() -> None:
@@ -96,7 +167,7 @@ def test_a_record_that_breaks_a_rule(value: bytes, reason: Reason) -> None:
         event(event_time=EARLIEST_MS).SerializeToString(),
         event(event_time=NOW_MS + DAY_MS).SerializeToString(),
         event(category_id=0).SerializeToString(),
-        event(action=99).SerializeToString(),
+        event(action=Action.ACTION_PURCHASE).SerializeToString(),
     ],
 )
 def test_the_bounds_themselves_are_within(value: bytes) -> None:
@@ -187,7 +258,7 @@ fields = st.fixed_dictionaries(
 
 
 @st.composite
-def told(draw: st.DrawFn) -> tuple[bytes, Sequence[tuple[str, bytes]], bytes, int]:
+def sent_records(draw: st.DrawFn) -> tuple[bytes, Sequence[tuple[str, bytes]], bytes, int]:
     """A record as producers send it, sometimes as JSON, sometimes with a byte changed, cut off, or put behind."""
     key = draw(st.sampled_from(KEYS))
     made = event(**{"user_id": key, **draw(fields)})
@@ -222,12 +293,12 @@ def however_few() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("however_few")
-@given(st.lists(told(), max_size=30))
+@given(st.lists(sent_records(), max_size=30))
 def test_records_decoded_together_are_those_decoded_alone(
     records: list[tuple[bytes, Sequence[tuple[str, bytes]], bytes, int]],
 ) -> None:
     values, headers, keys, timestamps = zip(*records, strict=True) if records else ((), (), (), ())
-    items, categories, times, reasons = decode_all(values, headers, keys, np.array(timestamps, np.int64))
+    items, categories, times, reasons, _ = decode_all(values, headers, keys, np.array(timestamps, np.int64))
     got = [reasons.get(i) or told for i, told in enumerate(zip(items, categories, times, strict=True))]
     assert got == [decode(value, told, key.decode(), at) for value, told, key, at in records]
 
@@ -240,9 +311,10 @@ def test_what_serializers_write_is_decoded_together(monkeypatch: pytest.MonkeyPa
         event(item_id=1, event_id="i" * 64).SerializeToString(),
         event(item_id=2**63 - 1).SerializeToString(),
     ]
-    monkeypatch.delattr("uic.core.event.decode")
-    items, categories, times, reasons = decode_all(values, [(), [("trace", b"x")], (), ()], [b"ann"] * 4, NOW)
+    monkeypatch.delattr("uic.core.event.parse")
+    items, categories, times, reasons, extended = decode_all(values, [(), [("trace", b"x")], (), ()], [b"ann"] * 4, NOW)
     assert items.tolist() == [5, 6, 1, 2**63 - 1]
     assert categories.tolist() == [7, 0, 7, 7]
     assert times.tolist() == [NOW_MS] * 4
     assert not reasons
+    assert not extended

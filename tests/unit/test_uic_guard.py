@@ -1,8 +1,9 @@
-"""Every method of UIC's gRPC door and every path of its admin door × every kind of credential, over real sockets."""
+"""Every method of UIC's gRPC port and every path of its admin port × every kind of credential, over real sockets."""
 
 from __future__ import annotations
 
 import http.client
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from mimn.bundle import load_bundle
 from mimn.state import Progress
 from support.fake_log import FakeLog
 from uic.core.status import Status
-from uic.doors.admin import AdminDoor, AdminRoom
-from uic.doors.grpc import MAX_METADATA_BYTES, GrpcDoor, UserInterestCenter, methods
+from uic.doors.admin import admin_app
+from uic.doors.admin_server import AdminServer
+from uic.doors.grpc import MAX_METADATA_BYTES, GrpcServer, methods
 from uic.doors.guard import ADMIN_RULES, GRPC_RULES, Guard
 from uic.doors.publisher import Publisher
+from uic.doors.servicer import UserInterestCenter
 from uic.metrics import Metrics
 from uic.settings import AdminSettings, GrpcSettings
 
@@ -27,7 +30,7 @@ N = 8
 DENIED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
 
-class Nobody:
+class Empty:
     """A store without states, and an updater without partitions."""
 
     status = Status(True, (), ())
@@ -40,7 +43,7 @@ class Nobody:
 
 
 class Rig:
-    """Both doors behind one ring of keys."""
+    """Both ports behind one ring of keys."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "keys"
@@ -55,15 +58,15 @@ class Rig:
         settings = GrpcSettings(port=0)
         service = UserInterestCenter(
             publisher=Publisher(FakeLog({"events": N, "events.erased": N}), "events", N),
-            states=Nobody(),
+            states=Empty(),
             bundle=BUNDLE,
             partitions=N,
             metrics=self.metrics,
             settings=settings,
         )
-        self.grpc = GrpcDoor(service, settings, lambda: True, guard)
+        self.grpc = GrpcServer(service, settings, lambda: True, guard)
         self.channel = grpc.insecure_channel(f"127.0.0.1:{self.grpc.start()}")
-        self.admin = AdminDoor(AdminRoom(Nobody(), self.metrics, lambda: True, guard=guard), AdminSettings(port=0))
+        self.admin = AdminServer(admin_app(Empty(), self.metrics, lambda: True, guard=guard), AdminSettings(port=0))
         self.admin.start()
 
     def make(self, scopes: set[Scope]) -> str:
@@ -125,8 +128,8 @@ def test_a_method_lets_in_who_its_rule_names_and_nobody_else(rig: Rig, method: s
     rule = GRPC_RULES[method]
     assert rig.call(method, good(rig, rule)) not in DENIED
     opened = rule is Door.OPEN
-    for nobody in (None, rig.bad, rig.revoked, good(rig, rule)[:-1], good(rig, rule).replace("Bearer", "Basic")):
-        assert (rig.call(method, nobody) is not grpc.StatusCode.UNAUTHENTICATED) is opened
+    for rejected in (None, rig.bad, rig.revoked, good(rig, rule)[:-1], good(rig, rule).replace("Bearer", "Basic")):
+        assert (rig.call(method, rejected) is not grpc.StatusCode.UNAUTHENTICATED) is opened
     if isinstance(rule, Scope):
         assert rig.call(method, rig.all_but[rule]) is grpc.StatusCode.PERMISSION_DENIED
 
@@ -149,8 +152,8 @@ def test_an_admin_path_lets_in_who_its_rule_names_and_nobody_else(rig: Rig, rout
 
         assert status(good(rig, rule)) not in (401, 403)
         opened = rule is Door.OPEN
-        for nobody in (None, rig.bad, rig.revoked, good(rig, rule)[:-1]):
-            assert (status(nobody) != 401) is opened
+        for rejected in (None, rig.bad, rig.revoked, good(rig, rule)[:-1]):
+            assert (status(rejected) != 401) is opened
         if isinstance(rule, Scope):
             assert status(rig.all_but[rule]) == 403
     assert opened or rig.ask("GET", path, None).getheader("WWW-Authenticate") == "Bearer"
@@ -191,3 +194,10 @@ def test_metadata_over_the_limit_is_refused(rig: Rig) -> None:
         rig.call(f"{UIC}GetUserState", "Bearer " + "x" * 2 * MAX_METADATA_BYTES) is grpc.StatusCode.RESOURCE_EXHAUSTED
     )
     assert rig.call(f"{UIC}GetUserState", rig.good_for[Scope.READ]) not in DENIED
+
+
+@pytest.mark.parametrize("host", ["a/livez?", "a/livez#", "a\\livez?", "user@a/livez?"])
+def test_a_host_header_does_not_change_which_path_is_judged(rig: Rig, host: str) -> None:
+    with socket.create_connection(("127.0.0.1", rig.admin.port), timeout=10) as line:
+        line.sendall(f"GET /partitions HTTP/1.1\r\nhost: {host}\r\n\r\n".encode())
+        assert line.makefile("rb").readline().split()[1] in (b"400", b"401")

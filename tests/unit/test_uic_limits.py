@@ -1,4 +1,4 @@
-"""What UIC's two doors bear: too many calls and connections, too large ones, and those whose request does not come."""
+"""The limits of UIC's two ports: too many calls and connections, too large ones, and requests that do not arrive."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from access import ListenerTls
 from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
 from localstack.wait import until
 from mimn.bundle import load_bundle
 from mimn.state import Progress
+from support.certificates import Certificates
 from support.fake_log import FakeLog
 from uic.core.status import Status
-from uic.doors import admin
-from uic.doors import slow_requests as arrivals
-from uic.doors.admin import AdminDoor, AdminRoom
-from uic.doors.grpc import HEALTH_WORKERS, REST_WORKERS, SERVICE, GrpcDoor, UserInterestCenter
+from uic.doors import admin_server, slow_requests
+from uic.doors.admin import admin_app
+from uic.doors.admin_server import AdminServer
+from uic.doors.grpc import HEALTH_WORKERS, REST_WORKERS, GrpcServer
 from uic.doors.publisher import Publisher
+from uic.doors.servicer import SERVICE, UserInterestCenter
 from uic.errors import NotOurs
 from uic.metrics import Metrics
 from uic.settings import AdminSettings, GrpcSettings
@@ -35,7 +38,7 @@ N = 8
 CALLS = 2
 
 
-class Nobody:
+class Empty:
     """A store without states, and an updater without partitions."""
 
     status = Status(True, (), ())
@@ -53,13 +56,13 @@ class Rig:
         self.metrics = Metrics()
         service = UserInterestCenter(
             publisher=Publisher(FakeLog({"events": N, "events.erased": N}), "events", N),
-            states=Nobody(),
+            states=Empty(),
             bundle=BUNDLE,
             partitions=N,
             metrics=self.metrics,
             settings=settings,
         )
-        self.door = GrpcDoor(service, settings, lambda: True)
+        self.door = GrpcServer(service, settings, lambda: True)
         self.channel = grpc.insecure_channel(f"127.0.0.1:{self.door.start()}")
         self.stub = UserInterestCenterStub(self.channel)
         self.health = health_pb2_grpc.HealthStub(self.channel)
@@ -83,7 +86,7 @@ class Rig:
 
 @pytest.fixture
 def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
-    monkeypatch.setattr(arrivals, "ARRIVAL_S", 2.0)  # time enough to begin a dozen calls
+    monkeypatch.setattr(slow_requests, "ARRIVAL_S", 2.0)  # time enough to begin a dozen calls
     rig = Rig()
     yield rig
     rig.close()
@@ -160,20 +163,20 @@ def test_a_message_over_the_limit_is_refused_and_smaller_ones_go_on(rig: Rig) ->
     assert rig.get() is grpc.StatusCode.NOT_FOUND
 
 
-# The admin door
+# The admin port
 
 
 @pytest.fixture
 def admin_port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    monkeypatch.setattr(admin, "ARRIVAL_S", 1.0)
-    monkeypatch.setattr(admin, "MAX_CONNECTIONS", 4)
-    door = AdminDoor(AdminRoom(Nobody(), Metrics(), lambda: True), AdminSettings(port=0))
+    monkeypatch.setattr(admin_server, "ARRIVAL_S", 1.0)
+    monkeypatch.setattr(admin_server, "MAX_CONNECTIONS", 4)
+    door = AdminServer(admin_app(Empty(), Metrics(), lambda: True), AdminSettings(port=0))
     door.start()
     yield door.port
     door.stop()
 
 
-def ask(port: int, head: bytes = b"GET /livez HTTP/1.1\r\n\r\n") -> int:
+def ask(port: int, head: bytes = b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n") -> int:
     """The status; 0 if the connection is closed without one."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as line, line.makefile("rb") as stream:
         try:
@@ -195,7 +198,7 @@ def test_the_admin_door_takes_so_many_connections_and_answers_again_when_they_ar
 
 def test_a_trickling_admin_request_is_cut(admin_port: int) -> None:
     with socket.create_connection(("127.0.0.1", admin_port), timeout=10) as line:
-        line.sendall(b"GET /livez HTTP/1.1\r\n")
+        line.sendall(b"GET /livez HTTP/1.1\r\nhost: a\r\n")
         line.settimeout(0.1)
         sent = 0
 
@@ -217,8 +220,9 @@ def test_a_trickling_admin_request_is_cut(admin_port: int) -> None:
 
 @pytest.mark.parametrize(
     "head",
-    [b"GET /livez HTTP/1.1\r\nx: " + b"y" * 17000 + b"\r\n\r\n", b"GET /livez?" + b"y" * 17000 + b" HTTP/1.1\r\n\r\n",
-     b"GET /livez HTTP/1.1\r\n" + (b"x: " + b"y" * 200 + b"\r\n") * 90 + b"\r\n"],
+    [b"GET /livez HTTP/1.1\r\nhost: a\r\nx: " + b"y" * 17000 + b"\r\n\r\n",
+     b"GET /livez?" + b"y" * 17000 + b" HTTP/1.1\r\nhost: a\r\n\r\n",
+     b"GET /livez HTTP/1.1\r\nhost: a\r\n" + (b"x: " + b"y" * 200 + b"\r\n") * 90 + b"\r\n"],
 )  # fmt: skip
 def test_an_admin_head_over_the_limit_is_431(admin_port: int, head: bytes) -> None:
     assert ask(admin_port, head) == 431
@@ -226,3 +230,33 @@ def test_an_admin_head_over_the_limit_is_431(admin_port: int, head: bytes) -> No
     connection.request("GET", "/livez", headers={"x": "y" * 15000})
     assert connection.getresponse().status == 200
     connection.close()
+
+
+def test_connections_in_their_tls_handshake_count_and_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin_server, "ARRIVAL_S", 1.0)
+    monkeypatch.setattr(admin_server, "MAX_CONNECTIONS", 4)
+    issued = Certificates.issue(tmp_path)
+    tls = ListenerTls.of(issued.server, issued.server_key, None)
+    door = AdminServer(admin_app(Empty(), Metrics(), lambda: True), AdminSettings(port=0), tls)
+    door.start()
+
+    def status() -> int:
+        connection = http.client.HTTPSConnection("localhost", door.port, timeout=10, context=issued.trust())
+        try:
+            connection.request("GET", "/livez")
+            return connection.getresponse().status
+        except OSError:
+            return 0
+        finally:
+            connection.close()
+
+    try:
+        assert status() == 200
+        silent = [socket.create_connection(("127.0.0.1", door.port), timeout=10) for _ in range(4)]
+        assert status() == 0
+        assert [line.recv(1) for line in silent] == [b""] * 4, "they began no handshake, and are cut"
+        until(lambda: status() == 200, "it answers again", within_s=60)
+        for line in silent:
+            line.close()
+    finally:
+        door.stop()

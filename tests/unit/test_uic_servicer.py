@@ -1,4 +1,4 @@
-"""The gRPC door over a real channel, with the log and the store in memory: what it answers, refuses and hints."""
+"""The gRPC port over a real channel, with the log and the store in memory: what it answers, refuses and hints."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
 from mimn.bundle import load_bundle
 from mimn.state import StateHeader, UserState, encode_state, partition_of, user_hash
 from support.fake_log import FakeLog
-from uic.core.event import Reason
-from uic.doors.grpc import RULES, SERVICE, STATUS, GrpcDoor, UserInterestCenter, status_of
+from uic.doors.grpc import GrpcServer
 from uic.doors.publisher import Publisher
+from uic.doors.servicer import SERVICE, STATUS, UserInterestCenter, status_of
 from uic.errors import StartRefused, StoreUnavailable, UicError
 from uic.log.erasures import decode_erasure
 from uic.metrics import Metrics
@@ -54,7 +54,7 @@ class States:
 
 
 class Rig:
-    """A door that listens, and what is behind it."""
+    """A listening server, and what it serves."""
 
     def __init__(self, **settings: Any) -> None:
         self.log = FakeLog({TOPIC: N, ERASED: N})
@@ -71,7 +71,7 @@ class Rig:
             settings=grpc_settings,
             now_ms=lambda: NOW_MS,
         )
-        self.door = GrpcDoor(self.service, grpc_settings, lambda: self.serving)
+        self.door = GrpcServer(self.service, grpc_settings, lambda: self.serving)
         self.port = self.door.start()
         self.channel = grpc.insecure_channel(f"127.0.0.1:{self.port}")
         self.stub = UserInterestCenterStub(self.channel)
@@ -148,7 +148,7 @@ def test_a_call_has_1_to_1000_events(rig: Rig, count: int) -> None:
     request = pb.PublishBehaviorsRequest(events=[event()] * count)
     code, detail, _ = refused(lambda: rig.stub.PublishBehaviors(request))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert f"events: {count} of them" in detail
+    assert f"events: there are {count}" in detail
     assert len(rig.stub.PublishBehaviors(pb.PublishBehaviorsRequest(events=[event()] * 1000)).positions) == 1000
 
 
@@ -386,7 +386,7 @@ def test_reflection_lists_the_service(rig: Rig) -> None:
 
 
 def test_a_port_that_is_taken_is_refused_by_name(rig: Rig) -> None:
-    second = GrpcDoor(rig.service, GrpcSettings(port=rig.port), lambda: True)
+    second = GrpcServer(rig.service, GrpcSettings(port=rig.port), lambda: True)
     with pytest.raises(StartRefused, match="UIC_GRPC__PORT"):
         second.start()
 
@@ -407,12 +407,14 @@ def test_every_error_class_has_a_status() -> None:
             assert code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED), kind
 
 
-def test_every_reason_that_a_call_can_run_into_has_a_rule() -> None:
-    only_in_the_log = {
-        Reason.MISROUTED,
-        Reason.MALFORMED_PROTOBUF,
-        Reason.MALFORMED_JSON,
-        Reason.KEY_MISMATCH,
-        Reason.NON_FINITE,
-    }
-    assert set(RULES) == set(Reason) - only_in_the_log
+def test_a_request_id_is_the_callers_or_a_new_one_and_comes_back(rig: Rig) -> None:
+    def answered(*sent: tuple[str, str]) -> str:
+        _, call = rig.stub.PublishBehaviors.with_call(
+            pb.PublishBehaviorsRequest(events=[event()]), metadata=sent, timeout=10
+        )
+        return str(dict(call.trailing_metadata())["x-request-id"])
+
+    assert answered(("x-request-id", "abc-1")) == "abc-1"
+    assert len(answered()) == 16
+    assert "\x07" not in answered(("x-request-id", "a b"))
+    assert answered(("x-request-id", "x" * 200)) != "x" * 200

@@ -5,15 +5,27 @@ from __future__ import annotations
 import json
 import logging
 import signal
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from pydantic import ValidationError
+from structlog.contextvars import bound_contextvars
 
 from uic.__main__ import COMMANDS, main
 from uic.app import crash_after
-from uic.logs import Formatter, say
-from uic.settings import FaultSettings, KafkaSettings, RedisSettings, UicSettings, read_settings
+from uic.log.erasures import erased_topic
+from uic.logs import ORDER, formatter, say
+from uic.settings import (
+    FaultSettings,
+    KafkaSettings,
+    RedisSettings,
+    UicSettings,
+    UnknownSetting,
+    read_client_settings,
+    read_settings,
+)
 
 BUNDLE = Path(__file__).parents[1] / "fixtures" / "bundle_tiny" / "tiny" / "1"
 
@@ -29,7 +41,7 @@ def test_the_defaults_listen_on_loopback_and_read_the_designed_topics() -> None:
     assert (settings.admin.host, settings.admin.port) == ("127.0.0.1", 8003)
     kafka = settings.kafka
     assert (kafka.topic, kafka.partitions, kafka.start) == ("behavior-events", 64, "earliest")
-    assert (kafka.dead_letter_topic, kafka.erased_topic) == ("behavior-events.dlq", "behavior-events.erased")
+    assert (kafka.dead_letter_topic, erased_topic(kafka.topic)) == ("behavior-events.dlq", "behavior-events.erased")
     assert not settings.fault.crash_after
 
 
@@ -45,7 +57,6 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("UIC_KAFKA__PARTITONS", "8"),
         ("UIC_KAFKA__PARTITIONS", "0"),
         ("UIC_KAFKA__TOPIC", "no spaces"),
         ("UIC_REDIS__URL", "host:6379"),
@@ -58,7 +69,7 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
         ("UIC_GRPC__PORT", "70000"),
     ],
 )
-def test_a_typo_or_a_value_out_of_bounds_ends_the_start_and_is_named(
+def test_a_value_out_of_bounds_ends_the_start_and_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -67,6 +78,37 @@ def test_a_typo_or_a_value_out_of_bounds_ends_the_start_and_is_named(
     assert main(["serve"]) == 2
     group = name.split("__", maxsplit=1)[0]
     assert group in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("UIC_KAFKA__PARTITONS", "UIC_KAFKA__PARTITIONS"),
+        ("UIC_KAFAK__TOPIC", "UIC_KAFKA__TOPIC"),
+        ("UIC_KAFKA_TOPIC", "UIC_KAFKA__TOPIC"),
+        ("uic_redis__ulr", "UIC_REDIS__URL"),
+        ("UIC_BUNDLE_PATH", "UIC_BUNDLE__PATH"),
+        ("UIC_", "UIC_LOG"),
+    ],
+)
+def test_a_variable_that_is_not_a_setting_stops_every_command_and_the_nearest_setting_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, nearest: str
+) -> None:
+    monkeypatch.setenv(name, "hush")
+    with pytest.raises(UnknownSetting):
+        read_client_settings()
+    for command in (["serve"], ["doctor"], ["partitions"], ["dead-letters", "list"], ["rebuild", "--partition", "1"]):
+        assert main(command) == 2
+        said = capsys.readouterr().err
+        assert f"{name} is not a setting of UIC; did you mean {nearest}?" in said
+        assert "hush" not in said
+
+
+def test_settings_are_read_in_either_case_and_by_whole_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("uic_kafka__topic", "a")
+    monkeypatch.setenv("UIC_REDIS", '{"prefix": "b"}')
+    settings = read_settings()
+    assert (settings.kafka.topic, settings.redis.prefix) == ("a", "b")
 
 
 def test_a_missing_bundle_is_named_with_its_variable(
@@ -134,16 +176,35 @@ def test_a_log_line_is_one_line_of_fields(caplog: pytest.LogCaptureFixture) -> N
         say(logger, logging.INFO, "taken up", partition=3, detail='a "b"\nc')
         say(logger, logging.DEBUG, "not this")
     [record] = caplog.records
-    line = json.loads(Formatter("json").format(record))
+    line = json.loads(formatter("json").format(record))
+    assert list(line)[:4] == list(ORDER[:4])
+    assert datetime.fromisoformat(line["timestamp"]).tzinfo is UTC
     assert (line["event"], line["partition"], line["detail"], line["level"]) == ("taken up", 3, 'a "b"\nc', "info")
-    text = Formatter("logfmt").format(record)
+    text = formatter("logfmt").format(record)
     assert "\n" not in text
+    assert text.startswith("timestamp=")
     assert 'event="taken up" partition=3 detail="a \\"b\\"\\nc"' in text
+
+
+@pytest.mark.parametrize("form", ["json", "logfmt"])
+def test_a_line_within_a_call_has_its_request_id_and_an_exception_stays_on_the_line(
+    caplog: pytest.LogCaptureFixture, form: Literal["json", "logfmt"]
+) -> None:
+    with bound_contextvars(request_id="abc"):
+        try:
+            raise ValueError("why")
+        except ValueError:
+            logging.getLogger("uic.test").exception("%s failed", "it")
+        text = formatter(form).format(caplog.records[-1])
+    assert "\n" not in text
+    assert "abc" in text
+    assert "ValueError: why" in text
+    assert "abc" not in formatter(form).format(caplog.records[-1])
 
 
 def test_a_librarys_log_line_has_its_text_as_event() -> None:
     record = logging.LogRecord("kafka.x", logging.WARNING, "f", 1, "lost %s", ("it",), None)
-    assert json.loads(Formatter("json").format(record))["event"] == "lost it"
+    assert json.loads(formatter("json").format(record))["event"] == "lost it"
 
 
 @pytest.mark.parametrize("name", ["UIC_GRPC__HOST", "UIC_ADMIN__HOST"])

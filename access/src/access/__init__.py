@@ -1,16 +1,17 @@
-"""Who may ask the services what: keys and their scopes, the file that holds them, and TLS for listeners.
+"""API keys with scopes, the file that stores them, and TLS for listeners.
 
-Both services use it, so that one file of keys and one rule about addresses hold for both. It knows no protocol: each
-door asks `KeyRing.judge` in its own way, and answers with its own status. Standard library only.
+Both services use it, so one key file and one rule about addresses apply to both. It knows no protocol: each port calls
+`KeyRing.judge`, and answers with a status of its own. Standard library only.
 """
 
 from access.address import is_loopback
 from access.keys import BadKeys, Key, Scope, make_key, parse_keys
 from access.ring import KeyRing
-from access.rules import Door, Rule, Verdict, check_rules, judge, refusal
+from access.rules import Admission, Door, Rule, check_rules, judge, refusal
 from access.tls import BadTls, ListenerTls
 
 __all__ = [
+    "Admission",
     "BadKeys",
     "BadTls",
     "Door",
@@ -19,7 +20,6 @@ __all__ = [
     "ListenerTls",
     "Rule",
     "Scope",
-    "Verdict",
     "check_rules",
     "is_loopback",
     "judge",

@@ -11,22 +11,22 @@ from pathlib import Path
 from access.keys import BadKeys, Scope, make_key, parse_keys
 
 FILE_MODE = 0o644
-"""Readable by the services' users, which are others' in containers; it holds nothing but hashes."""
+"""Readable by the services' users, which differ in containers; it holds only hashes."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; exit status 0, or 1 with a line on stderr."""
     parser = argparse.ArgumentParser(prog="ctr-keys", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    make = commands.add_parser("make", help="add a key; prints its secret, this once")
-    make.add_argument("file", type=Path, help="made if it is not there")
-    make.add_argument("--scope", action="append", required=True, choices=[*Scope], help="several are allowed")
-    make.add_argument("--name", required=True, help="who gets it, for people")
+    make = commands.add_parser("make", help="add a key; prints its secret, only this once")
+    make.add_argument("file", type=Path, help="created if it does not exist")
+    make.add_argument("--scope", action="append", required=True, choices=[*Scope], help="may be given several times")
+    make.add_argument("--name", required=True, help="who gets the key, for people")
     listing = commands.add_parser("list", help="ids, scopes and names")
     listing.add_argument("file", type=Path)
     revoke = commands.add_parser("revoke", help="remove a key; the services notice within seconds")
     revoke.add_argument("file", type=Path)
-    revoke.add_argument("id", help="as `list` shows it: what stands between ctr_ and the next _ of the secret")
+    revoke.add_argument("id", help="as `list` shows it: the part of the secret between ctr_ and the next _")
     given = parser.parse_args(arguments)
     try:
         if given.command == "make":
@@ -50,7 +50,7 @@ def _make(file: Path, scopes: list[Scope], name: str) -> None:
     between = "" if not before or before.endswith("\n") else "\n"
     _write(file, f"{before}{between}{key.line()}\n")
     print(secret)
-    print(f"key {key.id} is in {file}; what stands above is its secret and is shown this once", file=sys.stderr)
+    print(f"key {key.id} is in {file}; the line above is its secret, shown only this once", file=sys.stderr)
 
 
 def _revoke(file: Path, identity: str) -> None:
@@ -64,7 +64,7 @@ def _revoke(file: Path, identity: str) -> None:
 
 
 def _write(file: Path, text: str) -> None:
-    """In place: a container that has the file mounted holds on to the file, not to its name."""
+    """Write in place: a container that mounts the file keeps the file, not its name."""
     file.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT, FILE_MODE)
     with os.fdopen(descriptor, "wb") as target:

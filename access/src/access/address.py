@@ -1,4 +1,4 @@
-"""Which addresses only this machine can reach: there, and nowhere else, a door may stand open without keys."""
+"""Which addresses only this machine can reach: only there may a service listen without keys."""
 
 from __future__ import annotations
 

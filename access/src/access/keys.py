@@ -1,10 +1,10 @@
-"""A key, and the file that holds keys: one line each, with a hash instead of the secret.
+"""A key, and the file that stores keys: one line each, with a hash instead of the secret.
 
     # id          sha256 of the whole secret (hex)   scopes             name
     3f9c2a7be1d0  9f86d081884c7d65…                  predict,metrics    ad-server-blue
 
-The secret is `ctr_<id>_<64 hex digits>`: the prefix is for scanners that look for leaked secrets, the id finds the
-line, and 256 random bits make a plain sha256 enough (a slow password hash is for what people can remember).
+The secret is `ctr_<id>_<64 hex digits>`: the prefix lets scanners find leaked secrets, the id finds the line, and with
+256 random bits a plain sha256 is enough (slow password hashes protect secrets that people can remember).
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from typing import Final
 ID_HEX: Final = 12
 SECRET: Final = re.compile(rb"ctr_[0-9a-f]{12}_[0-9a-f]{64}")
 LOOKUP_BYTES: Final = len("ctr_") + ID_HEX
-"""How much of a secret says which key it claims to be."""
+"""The first bytes of a secret, which say which key it claims to be."""
 MAX_FILE_BYTES: Final = 1 << 17
-"""Some thousand keys. Reading them holds up the process that answers callers, so there is an end."""
+"""About a thousand keys. Reading them delays the process that answers callers, so the size is limited."""
 _ID: Final = re.compile(rf"[0-9a-f]{{{ID_HEX}}}")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _NAME: Final = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 
 
 class Scope(StrEnum):
-    """What a key may do. No scope contains another."""
+    """What a key allows. No scope includes another."""
 
     PREDICT = "predict"
-    """RTP: ask for scores."""
+    """RTP: request scores."""
     ADMIN = "admin"
-    """RTP's admin port: see and reload the bundle."""
+    """RTP's admin port: read and reload the bundle."""
     PUBLISH = "publish"
     """UIC: write behavior events into the log."""
     READ = "read"
@@ -42,13 +42,13 @@ class Scope(StrEnum):
     ERASE = "erase"
     """UIC: erase a user."""
     OPERATE = "operate"
-    """UIC's admin port: see partitions, and decide about broken ones."""
+    """UIC's admin port: read partitions, and decide about broken ones."""
     METRICS = "metrics"
     """Both admin ports: read metrics."""
 
 
 class BadKeys(ValueError):
-    """A file of keys that cannot be used. Names the line, never what stands in it."""
+    """A key file that cannot be used. Names the line, never its content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +60,23 @@ class Key:
     """sha256 of the secret, 32 bytes."""
     scopes: frozenset[Scope]
     name: str
-    """Who has it, for people."""
+    """Who has the key, for people."""
 
     @property
     def lookup(self) -> bytes:
-        """The first bytes of its secret, which are none."""
+        """The first bytes of its secret, which are not secret."""
         return f"ctr_{self.id}".encode()
 
     def line(self) -> str:
-        """Its line in the file, without the end of line."""
+        """Its line in the file, without the newline."""
         return f"{self.id}  {self.digest.hex()}  {','.join(sorted(self.scopes))}  {self.name}"
 
 
 def make_key(scopes: Collection[Scope], name: str) -> tuple[str, Key]:
-    """A fresh secret, and the key that knows its hash.
+    """A new secret, and the key that holds its hash.
 
     Raises:
-        BadKeys: no scope, or a name that would not fit into a line.
+        BadKeys: no scope, or a name with other characters than the file allows.
     """
     if not scopes:
         raise BadKeys(f"a key needs a scope: {', '.join(Scope)}")
@@ -88,14 +88,14 @@ def make_key(scopes: Collection[Scope], name: str) -> tuple[str, Key]:
 
 
 def parse_keys(text: str) -> Mapping[bytes, Key]:
-    """The keys of a file, by the first bytes of their secrets. Blank lines and those that begin with # are left out.
+    """The keys of a file, by the first bytes of their secrets. Blank lines and lines that begin with # are skipped.
 
     Raises:
-        BadKeys: a line is no key, a scope is unknown, an id occurs twice, or there is no key at all.
+        BadKeys: a line is not a key, a scope is unknown, an id occurs twice, or there is no key at all.
     """
     found: dict[bytes, Key] = {}
     for number, whole in enumerate(text.splitlines(), 1):
-        line = whole.lstrip()  # before it is split: a file of nothing but comments would take twice as long
+        line = whole.lstrip()  # before splitting, which would take twice as long for a file of comments
         if not line or line[0] == "#":
             continue
         key = _key(line.split(), number)
@@ -103,13 +103,15 @@ def parse_keys(text: str) -> Mapping[bytes, Key]:
             raise BadKeys(f"line {number}: its id occurs twice; remove one of the lines")
         found[key.lookup] = key
     if not found:
-        raise BadKeys("holds no key: make one with `ctr-keys make`")
+        raise BadKeys("has no keys: make one with `ctr-keys make`")
     return found
 
 
 def _key(words: list[str], number: int) -> Key:
     if len(words) != 4 or not _ID.fullmatch(words[0]) or not _DIGEST.fullmatch(words[1]):
-        raise BadKeys(f"line {number}: not `<id> <sha256> <scope>[,<scope>] <name>`, as `ctr-keys make` writes it")
+        raise BadKeys(
+            f"line {number}: not `<id> <sha256> <scope>[,<scope>] <name>`, the format that `ctr-keys make` writes"
+        )
     if not _NAME.fullmatch(words[3]):
         raise BadKeys(f"line {number}: a name is 1 to 64 letters, digits and . _ @ -")
     try:

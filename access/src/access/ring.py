@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from access.keys import MAX_FILE_BYTES, BadKeys, Key, parse_keys
-from access.rules import Rule, Verdict, judge
+from access.rules import Admission, Rule, judge
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ EVERY_S: Final = 1.0
 
 
 class KeyRing:
-    """The keys that count now. Safe to ask from several threads."""
+    """The keys in effect. Safe to use from several threads."""
 
     def __init__(self, path: Path) -> None:
         """Reads the file.
@@ -43,18 +43,18 @@ class KeyRing:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def judge(self, authorization: bytes | None, rule: Rule) -> Verdict:
+    def judge(self, authorization: bytes | None, rule: Rule) -> Admission:
         """See `access.rules.judge`."""
         return judge(self._keys, authorization, rule)
 
     def look(self, *, asked: bool = False) -> bool | None:
-        """Read the file: True if it has changed and its keys count from now on, False if it cannot be used and the
-        keys before it stay, None if there is nothing new, which the log says to who has asked."""
+        """Read the file: True if it has changed and its keys are now in effect, False if it cannot be used and the
+        earlier keys stay in effect, None if it has not changed (logged if `asked`)."""
         try:
             content = _read(self._path)
             if content == self._content and not (asked and self._trouble):
                 if asked:
-                    log.info("%s says nothing new: %d keys", self._path, len(self._keys))
+                    log.info("%s has not changed: %d keys", self._path, len(self._keys))
                 return None
             self._content = content
             self._keys = _parse(self._path, content)
@@ -62,15 +62,15 @@ class KeyRing:
             if str(error) == self._trouble and not asked:
                 return None
             self._trouble = str(error)
-            log.error("%s; the %d keys before stay", error, len(self._keys))
+            log.error("%s; the earlier %d keys stay in effect", error, len(self._keys))
             return False
         self._trouble = ""
-        log.info("%s is read again: %d keys", self._path, len(self._keys))
+        log.info("%s was read again: %d keys", self._path, len(self._keys))
         return True
 
     def watch(self, report: Callable[[bool], None], every_s: float = EVERY_S) -> None:
-        """Look every `every_s` seconds and when asked to, on a thread of its own, until `close`; `report` hears of
-        every change."""
+        """Check the file every `every_s` seconds and on `look_now`, on a thread of its own, until `close`; every change
+        is passed to `report`."""
 
         def run() -> None:
             while True:
@@ -85,7 +85,7 @@ class KeyRing:
         self._watcher.start()
 
     def look_now(self) -> None:
-        """Have the watch look at once. May be called from a signal handler."""
+        """Check the file at once. May be called from a signal handler."""
         self._asked.set()
 
     def close(self) -> None:
@@ -100,7 +100,7 @@ def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_mode & stat.S_IWOTH:
-                raise BadKeys(f"{path}: anybody may write to it, and so add a key: chmod o-w {path}")
+                raise BadKeys(f"{path}: every user can write to it, and so add a key: chmod o-w {path}")
             content = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise BadKeys(f"{path}: cannot be read ({error.strerror or error})") from error

@@ -1,4 +1,4 @@
-"""What a door asks of its callers, and the judgement: one hash and one comparison in constant time."""
+"""What a port requires of its callers, and the check: one hash and one comparison in constant time."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ class Door(Enum):
     """The rules that name no scope."""
 
     OPEN = "open"
-    """No key is asked for: health, which says nothing that is anybody's."""
+    """No key is required: health, which tells nothing about users."""
     ANY_KEY = "any key"
-    """Whatever its scope: descriptions of the interface, and paths that do not exist."""
+    """A key with any scope: descriptions of the interface, and paths that do not exist."""
 
 
 Rule = Scope | Door
-"""What one route or method asks for."""
+"""What one route or method requires."""
 
 
-class Verdict(Enum):
-    """What comes of a call's credential."""
+class Admission(Enum):
+    """The result of checking a call's credential."""
 
     GRANTED = "granted"
     NO_KEY = "no_key"
@@ -36,46 +36,46 @@ class Verdict(Enum):
 
 MAX_CREDENTIAL_BYTES: Final = 256
 """More is not hashed."""
-_NOBODY: Final = bytes(32)
-"""No secret has this hash: compared with when the id is unknown, so that both cases take the same time."""
+_NO_DIGEST: Final = bytes(32)
+"""No secret has this hash. It is compared when the id is unknown, so that both cases take the same time."""
 
 
-def refusal(verdict: Verdict, rule: Rule) -> str:
-    """What a caller that was not let in is told."""
-    if verdict is Verdict.NO_KEY:
+def refusal(admission: Admission, rule: Rule) -> str:
+    """What a rejected caller is told."""
+    if admission is Admission.NO_KEY:
         return "no key: send authorization: Bearer <key>"
-    if verdict is Verdict.BAD_KEY:
-        return "the key is not known here: it is wrong, or was revoked"
+    if admission is Admission.BAD_KEY:
+        return "the key is unknown: it is wrong, or was revoked"
     return f"the key lacks the scope {rule.value}"
 
 
 def check_rules(names: Iterable[str], rules: Mapping[str, Rule], where: str) -> None:
-    """Make sure that every route, method or path has a rule; `where` is the module that holds them.
+    """Make sure that every route, method or path has a rule; `where` is the module that holds the rules.
 
     Raises:
-        LookupError: names those that have none.
+        LookupError: names those without a rule.
     """
     if missing := sorted(set(names) - rules.keys()):
-        raise LookupError(f"{', '.join(missing)}: say in {where} who may ask it")
+        raise LookupError(f"{', '.join(missing)}: say in {where} which key may call it")
 
 
-def judge(keys: Mapping[bytes, Key], authorization: bytes | None, rule: Rule) -> Verdict:
-    """Whether a call that brings `authorization` may pass under `rule`.
+def judge(keys: Mapping[bytes, Key], authorization: bytes | None, rule: Rule) -> Admission:
+    """Whether a call with this `authorization` is allowed under `rule`.
 
     Args:
         keys: as `parse_keys` gives them.
         authorization: the value of the header or metadata entry of that name, `Bearer <secret>`; None if there is none.
-        rule: what the door asks for.
+        rule: what the route or method requires.
     """
     if rule is Door.OPEN:
-        return Verdict.GRANTED
+        return Admission.GRANTED
     if authorization is None:
-        return Verdict.NO_KEY
+        return Admission.NO_KEY
     secret = authorization[7:]
     if authorization[:7].lower() != b"bearer " or len(secret) > MAX_CREDENTIAL_BYTES:
-        return Verdict.BAD_KEY
+        return Admission.BAD_KEY
     key = keys.get(secret[:LOOKUP_BYTES])
-    same = compare_digest(sha256(secret).digest(), _NOBODY if key is None else key.digest)
+    same = compare_digest(sha256(secret).digest(), _NO_DIGEST if key is None else key.digest)
     if key is None or not same:
-        return Verdict.BAD_KEY
-    return Verdict.GRANTED if rule is Door.ANY_KEY or rule in key.scopes else Verdict.WRONG_SCOPE
+        return Admission.BAD_KEY
+    return Admission.GRANTED if rule is Door.ANY_KEY or rule in key.scopes else Admission.WRONG_SCOPE

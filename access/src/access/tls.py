@@ -1,4 +1,4 @@
-"""TLS of a listener, from files: its certificate and key, and optionally the authority of those who may connect."""
+"""TLS of a listener, from files: its certificate and key, and optionally the CA of its clients' certificates."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from typing import Self
 
 
 class BadTls(ValueError):
-    """Files of which no TLS can be made. Names the file and the fix."""
+    """TLS files that cannot be used. Names the file and the fix."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListenerTls:
-    """What a listener needs to speak TLS, read and found to fit together."""
+    """What a listener needs for TLS; the files were read and fit together."""
 
     cert_file: Path
-    """The certificate and those that lead to its authority, PEM."""
+    """Certificate chain, PEM."""
     key_file: Path
-    """Its private key, PEM, without a passphrase."""
+    """Private key of the certificate, PEM, without a passphrase."""
     client_ca_file: Path | None = None
-    """Who connects must show a certificate of this authority (mTLS). It opens the connection, and grants no scope."""
+    """Clients must present a certificate signed by this CA (mTLS). It permits the connection, and grants no scope."""
 
     @classmethod
     def of(cls, cert_file: Path | None, key_file: Path | None, client_ca_file: Path | None) -> Self | None:
-        """TLS of these files, None if none is named.
+        """TLS from these files, or None if none is given.
 
         Raises:
-            BadTls: one is named without the other, or they cannot be used.
+            BadTls: one is given without the other, or they cannot be used.
         """
         if cert_file is None and key_file is None:
             if client_ca_file is not None:
-                raise BadTls("a client authority without TLS: name the certificate and the key as well")
+                raise BadTls("a client CA without TLS: set the certificate and the key as well")
             return None
         if cert_file is None or key_file is None:
-            raise BadTls("a certificate and its key belong together: name both")
+            raise BadTls("a certificate and its key belong together: set both")
         tls = cls(cert_file, key_file, client_ca_file)
         tls.context()
         return tls
 
     def context(self) -> ssl.SSLContext:
-        """For servers of the standard library's kind: TLS 1.2 and newer.
+        """For servers that use Python's `ssl`: TLS 1.2 and newer.
 
         Raises:
             BadTls: as `of`.
@@ -49,7 +49,7 @@ class ListenerTls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
-            # A password that is asked for at the terminal would stop the start for ever.
+            # A password prompt at the terminal would block the start forever.
             context.load_cert_chain(self.cert_file, self.key_file, password=_no_passphrase)
         except (OSError, ValueError) as error:
             raise BadTls(f"certificate {self.cert_file} with key {self.key_file}: {_why(error)}") from error
@@ -58,11 +58,11 @@ class ListenerTls:
             try:
                 context.load_verify_locations(self.client_ca_file)
             except OSError as error:
-                raise BadTls(f"client authority {self.client_ca_file}: {_why(error)}") from error
+                raise BadTls(f"client CA {self.client_ca_file}: {_why(error)}") from error
         return context
 
     def pem(self) -> tuple[bytes, bytes, bytes | None]:
-        """Key, certificate chain and client authority, as they stand in the files."""
+        """Key, certificate chain and client CA, as they are in the files."""
         authority = None if self.client_ca_file is None else self.client_ca_file.read_bytes()
         return self.key_file.read_bytes(), self.cert_file.read_bytes(), authority
 

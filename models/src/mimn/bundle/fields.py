@@ -157,12 +157,12 @@ class FieldEncoder:
 
     def numbers(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Transformed and standardized numbers; a missing or infinite one is 0, the mean. [n] → [n]"""
-        x = (self._transformed(values) - self.spec.mean) / self.spec.deviation
+        x = (self.transformed(values) - self.spec.mean) / self.spec.deviation
         return np.where(np.isfinite(x), x, 0.0)
 
     def intervals(self, values: NDArray[np.float64]) -> NDArray[np.int64]:
         """Rows of a number's interval, `MISSING` where there is none. [n] → [n]"""
-        x = self._transformed(values)
+        x = self.transformed(values)
         return np.where(np.isfinite(x), FIRST + np.searchsorted(self.spec.edges, x, "right"), MISSING)
 
     def number(self, value: float) -> float:
@@ -178,7 +178,8 @@ class FieldEncoder:
     def _transformed_one(self, value: float) -> float:
         return value if self.spec.transform == "none" else copysign(log1p(abs(value)), value)
 
-    def _transformed(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def transformed(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Numbers after the field's transform: log1p keeps the sign. [n] → [n]"""
         if self.spec.transform == "none":
             return values
         return np.sign(values) * np.log1p(np.abs(values))

@@ -195,6 +195,8 @@ class TimeSplit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     train_until: datetime
     validate_until: datetime
     test_until: datetime | None = None
+    labels_until: datetime | None = None
+    """Training uses labels whose window is over by then; None: by `train_until`, as if it ran at that time."""
 
     def __post_init__(self) -> None:
         ends = [instant_ms(end) for end in (self.train_until, self.validate_until, self.test_until) if end is not None]

@@ -7,7 +7,7 @@ import math
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from access import Verdict
+from access import Admission
 from rtp.core.standing import Status
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -78,7 +78,7 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
-        self.denied = {verdict: denied.labels(verdict.value) for verdict in Verdict if verdict is not Verdict.GRANTED}
+        self.denied = {kind: denied.labels(kind.value) for kind in Admission if kind is not Admission.GRANTED}
         self.keys = Gauge("rtp_keys", "Keys that count now; 0 if none is asked for.", registry=registry)
         self.key_reads = Counter(
             "rtp_key_reads", "Changes of the file of keys: taken_up, or refused and the keys before stay.", ["result"],

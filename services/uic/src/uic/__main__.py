@@ -7,14 +7,18 @@ from collections.abc import Callable, Sequence
 
 from pydantic import ValidationError
 
-USAGE = """usage: uic [serve | doctor | dead-letters | partitions | continue | rebuild] ...
+from uic.settings import UnknownSetting
+
+USAGE = """usage: uic [serve | doctor | dead-letters | partitions | continue | rebuild | state | erase] ...
 
   serve         fold behavior events into user states (the default); settings are UIC_<GROUP>__<NAME>
-  doctor        check a deployment and say what to mend
+  doctor        check a deployment and say what to fix
   dead-letters  list, show and replay records that could not be folded
-  partitions    how each partition of a running process stands
-  continue      accept the log that a broken partition has now, and keep its states
-  rebuild       fold a broken partition anew from the log's beginning
+  partitions    the partitions of a running process, or of all workers, and their status
+  continue      accept the current log of a broken partition, and keep its states
+  rebuild       fold a broken partition again from the log's beginning
+  state         show one user's stored state, decoded
+  erase         erase one user's state
 
 `uic <command> --help` says more.
 """
@@ -30,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if asked else 2
     try:
         return COMMANDS[verb](verb, given)
+    except UnknownSetting as error:
+        print(f"uic: {error}", file=sys.stderr)
+        return 2
     except ValidationError as error:
         for problem in error.errors():
             place = [*problem["loc"], *(["path"] if problem["loc"] == ("bundle",) else [])]
@@ -63,6 +70,18 @@ def _partitions(verb: str, arguments: Sequence[str]) -> int:
     return partitions.main(verb, arguments)
 
 
+def _state(verb: str, arguments: Sequence[str]) -> int:
+    from uic.tools import state
+
+    return state.main(arguments)
+
+
+def _erase(verb: str, arguments: Sequence[str]) -> int:
+    from uic.tools import erase
+
+    return erase.main(arguments)
+
+
 COMMANDS: dict[str, Callable[[str, Sequence[str]], int]] = {
     "serve": _serve,
     "doctor": _doctor,
@@ -70,6 +89,8 @@ COMMANDS: dict[str, Callable[[str, Sequence[str]], int]] = {
     "partitions": _partitions,
     "continue": _partitions,
     "rebuild": _partitions,
+    "state": _state,
+    "erase": _erase,
 }
 
 if __name__ == "__main__":

@@ -21,16 +21,19 @@ from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
 from mimn.bundle.graph import open_step
 from mimn.state import Keys, namespace
 from uic.core.ports import Step
-from uic.doors.admin import AdminDoor, AdminRoom
-from uic.doors.grpc import GrpcDoor, UserInterestCenter
+from uic.doors.admin import admin_app
+from uic.doors.admin_server import AdminServer
+from uic.doors.grpc import GrpcServer
 from uic.doors.guard import Guard
-from uic.doors.publisher import KafkaLog, Publisher
+from uic.doors.publisher import Publisher
+from uic.doors.servicer import UserInterestCenter
 from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
 from uic.fold.rounds import Model
 from uic.fold.updater import StateUpdater, Topic
 from uic.log.consumer import LogConsumer
 from uic.log.dead_letter_topic import DeadLetterProducer
 from uic.log.erasures import KafkaErasures
+from uic.log.event_log import KafkaLog
 from uic.logs import configure, say
 from uic.metrics import Metrics
 from uic.preflight import check_store, check_topic
@@ -89,11 +92,20 @@ class App:
             metrics=self._metrics,
             settings=settings.grpc,
         )
-        self._grpc = GrpcDoor(
+        self._grpc = GrpcServer(
             service, settings.grpc, lambda: self._updater.status.serving, guard, _tls(settings.grpc, "UIC_GRPC")
         )
-        room = AdminRoom(self._updater, self._metrics, self._alive, guard=guard)
-        self._admin = AdminDoor(room, settings.admin, _tls(settings.admin, "UIC_ADMIN"))
+        self._admin = AdminServer(
+            admin_app(self._updater, self._metrics, self._alive, guard=guard),
+            settings.admin,
+            _tls(settings.admin, "UIC_ADMIN"),
+            self._metrics.malformed.labels("admin").inc,
+        )
+        name, _, version = bundle.name.rpartition("/")
+        fingerprint = bundle.manifest.fingerprint[:16]
+        self._metrics.bundle.info(
+            {"name": name, "version": version, "fingerprint": fingerprint, "namespace": self.namespace}
+        )
         say(log, logging.INFO, "bundle", name=bundle.name, namespace=self.namespace)
 
     def run(self) -> None:

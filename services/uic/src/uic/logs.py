@@ -1,14 +1,20 @@
-"""Log lines: an event's name and its fields, as logfmt or JSON, on stderr. No field holds a user, a key or a value."""
+"""Log lines on stderr: an event's name and its fields, as logfmt or JSON. No field holds a user, a key or a value.
+
+Every line has `timestamp` (ISO 8601, UTC), `level`, `logger` and `event`, and `request_id` within a gRPC call. RTP's
+lines have the same form. Lines of libraries, and of `logging` itself, pass through the same processors.
+"""
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
-from datetime import UTC, datetime
+from collections.abc import MutableMapping
 from typing import Any, Literal
 
+import structlog
+
 _FIELDS = "uic_fields"
+ORDER = ("timestamp", "level", "logger", "event", "request_id")
 
 
 def say(logger: logging.Logger, level: int, name: str, /, *, exc_info: bool = False, **fields: Any) -> None:
@@ -17,39 +23,46 @@ def say(logger: logging.Logger, level: int, name: str, /, *, exc_info: bool = Fa
         logger.log(level, name, extra={_FIELDS: fields}, exc_info=exc_info)
 
 
-class Formatter(logging.Formatter):
-    """One line a record; libraries' own lines get their text as the name."""
-
-    def __init__(self, form: Literal["json", "logfmt"]) -> None:
-        super().__init__()
-        self._json = form == "json"
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line."""
-        line: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "event": record.getMessage(),
-            **getattr(record, _FIELDS, {}),
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        if self._json:
-            return json.dumps(line, default=str)
-        return " ".join(f"{name}={_quoted(value)}" for name, value in line.items())
+def formatter(form: Literal["json", "logfmt"]) -> logging.Formatter:
+    """What renders each record as one line."""
+    renderer: structlog.types.Processor = structlog.processors.LogfmtRenderer(bool_as_flag=False)
+    if form == "json":
+        renderer = structlog.processors.JSONRenderer(default=str)
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[
+            _fields,
+            structlog.contextvars.merge_contextvars,
+            structlog.stdlib.add_log_level,
+            structlog.stdlib.add_logger_name,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+        ],
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            _in_order,
+            renderer,
+        ],
+    )
 
 
 def configure(level: str, form: Literal["json", "logfmt"]) -> None:
-    """Send everything of `level` and above to stderr; kafka-python's own lines only from warning on."""
+    """Send everything of `level` and above to stderr, but of kafka-python warnings and above only, and of uvicorn
+    errors only: its one warning for each malformed request would let anyone flood the log."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Formatter(form))
+    handler.setFormatter(formatter(form))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.getLogger("kafka").setLevel(max(logging.WARNING, root.level))
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
 
 
-def _quoted(value: object) -> str:
-    text = str(value)
-    return json.dumps(text) if not text or any(c in text for c in ' "=\n') else text
+def _fields(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Add the fields that `say` was given."""
+    event.update(getattr(event["_record"], _FIELDS, {}))
+    return event
+
+
+def _in_order(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Put the common keys first."""
+    return {name: event[name] for name in ORDER if name in event} | dict(event)

@@ -1,13 +1,13 @@
-"""Every metric of UIC, declared once with its unit and meaning. No label ever carries a user, an item or a key.
+"""Every metric of UIC, declared once with its unit and meaning. No label ever holds a user, an item or a key.
 
-An object and not module globals, so that importing defines nothing in a global registry and a test has its own.
+The metrics are an object, not module globals, so that an import registers nothing and each test has its own registry.
 """
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
-from access import Verdict
+from access import Admission
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _DELAY_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5, 30, 120, 600, 3600, 86400)
@@ -20,6 +20,14 @@ class Metrics:
         self.registry = registry if registry is not None else CollectorRegistry()
         r = self.registry
 
+        # Process
+        ProcessCollector(registry=r)  # process_*: CPU, memory, open files, start time
+        self.bundle = Info(
+            "uic_bundle",
+            "The bundle that this process runs: name, version, fingerprint (first 16 hex digits), namespace.",
+            registry=r,
+        )
+
         # Records
         self.records = Counter(
             "uic_records",
@@ -30,6 +38,11 @@ class Metrics:
         )
         self.dead_letters = Counter(
             "uic_dead_letters", "Records acknowledged by the dead-letter topic, by reason.", ["reason"], registry=r
+        )
+        self.unknown_fields = Counter(
+            "uic_events_with_unknown_fields",
+            "Committed events with protobuf fields that this version of UIC does not know, and ignores.",
+            registry=r,
         )
         self.event_to_commit = Histogram(
             "uic_event_to_commit_seconds",
@@ -47,16 +60,16 @@ class Metrics:
             registry=r,
         )
         self.batch_records = Histogram(
-            "uic_batch_records", "Records of a batch.", buckets=(1, 4, 16, 64, 256, 1024, 4096), registry=r
+            "uic_batch_records", "Records per batch.", buckets=(1, 4, 16, 64, 256, 1024, 4096), registry=r
         )
         self.batch_states = Histogram(
-            "uic_batch_states", "States that a batch writes.", buckets=(1, 4, 16, 64, 128, 256), registry=r
+            "uic_batch_states", "States written per batch.", buckets=(1, 4, 16, 64, 128, 256), registry=r
         )
         self.waves = Counter("uic_waves", "Runs of the step graph.", registry=r)
-        self.states_cached = Counter("uic_states_cached", "States that a batch found in memory.", registry=r)
-        self.states_loaded = Counter("uic_states_loaded", "States that a batch asked the store for.", registry=r)
+        self.states_cached = Counter("uic_states_cached", "States that batches found in memory.", registry=r)
+        self.states_loaded = Counter("uic_states_loaded", "States that batches read from the store.", registry=r)
         self.cache_states = Gauge("uic_cache_states", "States in memory.", registry=r)
-        self.queued_records = Gauge("uic_queued_records", "Fetched records that wait for the fold.", registry=r)
+        self.queued_records = Gauge("uic_queued_records", "Fetched records that wait to be folded.", registry=r)
 
         # Protocol
         self.commits = Counter(
@@ -67,24 +80,26 @@ class Metrics:
         )
         self.take_ups = Counter(
             "uic_take_ups",
-            "Sessions begun, by what was found: new, go_on, gap, continued, broken.",
+            "Partitions taken up, by what was found: new, go_on, gap, continued, broken.",
             ["decision"],
             registry=r,
         )
         self.rewinds = Counter(
-            "uic_rewinds", "Times that the store had lost writes, which were then folded again.", registry=r
+            "uic_rewinds", "Times the store had lost writes, which were then folded again.", registry=r
         )
         self.gaps = Counter(
             "uic_data_gaps", "Ranges of the log that retention removed before they were folded.", registry=r
         )
         self.unreadable_states = Counter(
             "uic_unreadable_states",
-            "Stored values moved aside because they could not be read, by error.",
+            "Unreadable stored values that were set aside, by error.",
             ["error"],
             registry=r,
         )
         self.non_finite = Counter(
-            "uic_non_finite_steps", "Events whose step was not finite: state kept, event to dead letters.", registry=r
+            "uic_non_finite_steps",
+            "Events for which the step graph returned a non-finite number: state kept, event sent to the dead letters.",
+            registry=r,
         )
         self.offset_commits = Counter(
             "uic_offset_commits",
@@ -107,7 +122,7 @@ class Metrics:
             "uic_partitions", "Partitions assigned to this process, by status.", ["status"], registry=r
         )
 
-        # Doors
+        # Ports
         self.rpcs = Counter(
             "uic_rpcs", "gRPC calls answered, by method and status code.", ["method", "code"], registry=r
         )
@@ -116,16 +131,22 @@ class Metrics:
         )
         denied = Counter(
             "uic_denied",
-            "Calls to either door that were not let in (not in uic_rpcs), by reason: no_key, bad_key, wrong_scope.",
+            "Rejected gRPC and admin calls (not in uic_rpcs), by reason: no_key, bad_key, wrong_scope.",
             ["reason"],
             registry=r,
         )
-        self.denied = {verdict: denied.labels(verdict.value) for verdict in Verdict if verdict is not Verdict.GRANTED}
-        self.keys = Gauge("uic_keys", "Keys that count now; 0 if none is asked for.", registry=r)
+        self.denied = {kind: denied.labels(kind.value) for kind in Admission if kind is not Admission.GRANTED}
+        self.malformed = Counter(
+            "uic_malformed_requests",
+            "Requests that are not gRPC messages or HTTP, or are too large, by port: grpc, admin. They are not logged.",
+            ["port"],
+            registry=r,
+        )
+        self.keys = Gauge("uic_keys", "Keys in effect; 0 if no keys are configured.", registry=r)
         self.key_reads = Counter(
             "uic_key_reads",
-            "Changes of the file of keys, by result: taken_up, or refused and the keys before stay.",
+            "Changes of the key file, by result: taken_up, or refused (the earlier keys stay in effect).",
             ["result"],
             registry=r,
         )
-        self.published = Counter("uic_published_events", "Events produced to the log through gRPC.", registry=r)
+        self.published = Counter("uic_published_events", "Events written to the log through gRPC.", registry=r)

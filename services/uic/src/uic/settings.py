@@ -1,11 +1,14 @@
 """UIC's settings: environment variables `UIC_<GROUP>__<NAME>`, read once by `__main__`, frozen, passed down by value.
 
-Every knob lies in a group and a group forbids unknown names, so that a typo stops the start instead of being ignored.
-Hyper-parameters of the model are not here: they come with the bundle.
+An unknown name stops the start instead of being ignored, so a typo cannot go unnoticed. Hyper-parameters of the model
+are not here: they come with the bundle.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,46 +26,46 @@ class TlsListener(Group):
     """TLS of a listener; plain text without a certificate."""
 
     tls_cert_file: Path | None = None
-    """Certificate and those that lead to its authority, PEM."""
+    """Certificate chain, PEM."""
     tls_key_file: Path | None = None
-    """Its private key, PEM, without a passphrase."""
+    """Private key of the certificate, PEM, without a passphrase."""
     tls_client_ca_file: Path | None = None
-    """Who connects must show a certificate of this authority (mTLS); it needs a key all the same."""
+    """Clients must present a certificate signed by this CA (mTLS), and still need an API key."""
 
 
 class KafkaSettings(Group):
     """The log."""
 
     bootstrap_servers: str = "127.0.0.1:9092"
-    """`host:port`, several with commas."""
+    """`host:port`, several separated by commas."""
     topic: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")] = "behavior-events"
     partitions: Annotated[int, Field(ge=1, le=100_000)] = 64
-    """N: the topic's partition count. Users' keys in the store depend on it, so it never changes in a namespace."""
+    """N: the topic's partition count. Keys in the store depend on it, so it never changes within a namespace."""
     start: Literal["earliest", "latest"] = "earliest"
-    """Where a partition without progress begins."""
+    """Where a partition without stored progress begins."""
     session_timeout_ms: Annotated[int, Field(ge=1_000)] = 10_000
     heartbeat_interval_ms: Annotated[int, Field(ge=100)] = 1_000
     max_poll_interval_ms: Annotated[int, Field(ge=1_000)] = 30_000
     request_timeout_ms: Annotated[int, Field(ge=1_000)] = 10_000
     reconnect_backoff_max_ms: Annotated[int, Field(ge=50)] = 1_000
     max_poll_records: Annotated[int, Field(ge=1)] = 1_000
-    """Records that one poll may return."""
+    """Most records that one poll returns."""
     fetch_min_bytes: Annotated[int, Field(ge=1)] = 16 << 10
-    """A broker gathers so much, or waits `fetch_max_wait_ms`, before it answers a fetch: what comes together is folded
-    together, at a fraction of the cost."""
+    """A broker collects this much, or waits `fetch_max_wait_ms`, before it answers a fetch: records that arrive
+    together are folded together, at a fraction of the cost."""
     fetch_max_wait_ms: Annotated[int, Field(ge=1)] = 10
-    """How long a broker may hold a fetch open: bounds what gathering costs in freshness, and the delay of a seek and of
-    a resumed partition."""
+    """How long a broker may hold a fetch open: bounds what collecting costs in freshness, and the delay of a seek and
+    of a resumed partition."""
     max_partition_fetch_bytes: Annotated[int, Field(ge=1 << 10)] = 256 << 10
     max_request_bytes: Annotated[int, Field(ge=1 << 10)] = 1 << 20
     """Largest record that UIC's own producers send; a larger dead letter is cut to fit."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     ssl_cafile: str | None = None
-    """Authority of the brokers' certificates, PEM; the system's own if unset."""
+    """CA of the brokers' certificates, PEM; the system's CAs if unset."""
     ssl_certfile: str | None = None
-    """Our certificate, PEM, for brokers that ask for one."""
+    """UIC's client certificate, PEM, for brokers that require one."""
     ssl_keyfile: str | None = None
-    """Its private key, PEM."""
+    """Private key of the client certificate, PEM."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
     sasl_username: str | None = None
     sasl_password: SecretStr | None = None
@@ -71,11 +74,6 @@ class KafkaSettings(Group):
     def dead_letter_topic(self) -> str:
         """Where records that cannot be folded go."""
         return f"{self.topic}.dlq"
-
-    @property
-    def erased_topic(self) -> str:
-        """The compacted topic that remembers erasures."""
-        return f"{self.topic}.erased"
 
     def client_options(self) -> dict[str, Any]:
         """What every kafka-python client of this process is built with: addresses, security, timeouts."""
@@ -112,24 +110,24 @@ class RedisSettings(Group):
     """The state store, Redis or Valkey."""
 
     url: Annotated[str, Field(pattern=r"^(rediss?|unix)://", repr=False)] = "redis://127.0.0.1:6379/0"
-    """`redis://`, `rediss://` (TLS, towards Sentinels too) or `unix://`. In mode `cluster` any node; in mode `sentinel`
-    its user, password and database are used, its host is not. Not shown, because it may hold a password."""
+    """`redis://`, `rediss://` (TLS, to Sentinels too) or `unix://`. In mode `cluster` any node; in mode `sentinel` its
+    user, password and database are used, and its host is not. Never shown, because it may hold a password."""
     tls_ca_file: Path | None = None
-    """Authority of the servers' certificates, PEM; the system's own if unset."""
+    """CA of the servers' certificates, PEM; the system's CAs if unset."""
     tls_cert_file: Path | None = None
-    """Our certificate, PEM, for servers that ask for one."""
+    """UIC's client certificate, PEM, for servers that require one."""
     tls_key_file: Path | None = None
-    """Its private key, PEM."""
+    """Private key of the client certificate, PEM."""
     prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = "uic"
-    """First part of every key. RTP needs the same."""
+    """First part of every key; RTP needs the same. Unique per Kafka cluster: consumer groups are named by it."""
     mode: Literal["single", "sentinel", "cluster"] = "single"
     sentinels: str = ""
-    """`host:port`, several with commas; mode `sentinel` only."""
+    """`host:port`, several separated by commas; mode `sentinel` only."""
     sentinel_service: str = "mymaster"
     timeout_s: Annotated[float, Field(gt=0, le=60)] = 1.0
-    """For connecting and for each call. A call without answer by then counts as unknown, and progress is read."""
+    """For connecting and for each call. The outcome of an unanswered call is unknown, so progress is read again."""
     bad_values_kept: Annotated[int, Field(ge=1, le=100_000)] = 100
-    """Unreadable values kept for inspection, a partition."""
+    """Unreadable values kept for inspection, per partition."""
 
     @model_validator(mode="after")
     def _check(self) -> RedisSettings:
@@ -148,68 +146,68 @@ class BundleSettings(Group):
     path: Path
     """Directory `<name>/<version>`."""
     generation: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    """Part of the namespace: a higher one starts all states anew beside the old ones. RTP needs the same."""
+    """Part of the namespace: a higher one starts all states from nothing and keeps the old ones. RTP needs the same."""
 
 
 class GrpcSettings(TlsListener):
-    """The door for publishing, inspection and erasure."""
+    """The port for publishing events, reading states and erasing users."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8001
-    """0 takes a free one."""
+    """0 picks a free port."""
     timeout_s: Annotated[float, Field(gt=0, le=60)] = 5.0
-    """How long a published record may be on its way to the log; a caller's shorter deadline counts before it."""
+    """How long a published record may take to reach the log; a caller's shorter deadline takes precedence."""
     max_calls: Annotated[int, Field(ge=1, le=1024)] = 16
-    """Calls at once; more are refused with RESOURCE_EXHAUSTED."""
+    """Concurrent calls; more are refused with RESOURCE_EXHAUSTED."""
     max_message_bytes: Annotated[int, Field(ge=1 << 10, le=1 << 26)] = 1 << 18
-    """Largest request: room for 1,000 events of the longest ids. Parsed, it may take forty times its size in memory."""
+    """Largest request: fits 1,000 events with the longest ids. Parsed, it may take forty times its size in memory."""
 
 
 class AdminSettings(TlsListener):
-    """Metrics, health and operator's calls. Keep it on loopback or a private network, keys or not."""
+    """The port for metrics, health and operators. Keep it on loopback or a private network, with keys or without."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8003
-    """0 takes a free one."""
+    """0 picks a free port."""
 
 
 class AccessSettings(Group):
-    """Who may call. Without a file of keys everybody may who reaches a door, so that doors stay on loopback then."""
+    """API keys. Without a key file no authentication is required, and both ports must stay on loopback."""
 
     keys_file: Path | None = None
-    """As `ctr-keys make` writes it. Both doors ask for a key of it; it is read again when it changes."""
+    """As `ctr-keys make` writes it. Both ports require one of its keys; it is read again when it changes."""
     secret_file: Path | None = None
-    """For the commands `partitions`, `continue` and `rebuild`: holds the secret that they show to the admin door."""
+    """Holds the secret that the commands `partitions`, `continue`, `rebuild`, `state` and `erase` send."""
     ca_file: Path | None = None
-    """For the same commands: authority of the admin door's certificate, PEM; the system's own if unset."""
+    """For the same commands: CA of the server's certificate, PEM; the system's CAs if unset."""
 
 
 class FoldSettings(Group):
-    """Bounds of the fold and of its memory, and its clocks."""
+    """Limits of the fold and of its memory, and its intervals."""
 
     max_states: Annotated[int, Field(ge=1, le=4096)] = 256
-    """States that one commit writes: bounds how long the script holds the store."""
+    """Most states that one commit writes: bounds how long the commit script blocks the store."""
     max_waves: Annotated[int, Field(ge=1, le=4096)] = 256
-    """Events of one user in a batch: bounds how many runs of the step graph a batch needs. While another partition is
-    nearly caught up, 64 at most."""
+    """Most events of one user in a batch: bounds how many runs of the step graph a batch needs. While another partition
+    is nearly caught up, at most 64."""
     max_records: Annotated[int, Field(ge=1)] = 8192
-    """Records that one round over all partitions takes at most, give or take one batch."""
+    """Most records in one round over all partitions, give or take one batch."""
     misrouted_share: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Of the last 10,000 records: when more lie in another partition than their key's, consumption stops. 1: never."""
+    """Consumption stops when more than this share of the last 10,000 records is not in its key's partition. 1: off."""
     queue_records: Annotated[int, Field(ge=1)] = 50_000
-    """Fetched records that wait for the fold, a process; beyond it partitions are paused."""
+    """Fetched records that may wait to be folded, per process; above it partitions are paused."""
     cache_mib: Annotated[int, Field(ge=1)] = 256
-    """States kept in memory between batches, a process."""
+    """Memory for states between batches, per process."""
     nice: Annotated[int, Field(ge=0, le=19)] = 0
-    """Added to the process's niceness: above 0, a backlog gives way to what else runs on the machine."""
+    """Added to the process's niceness: above 0, a backlog yields to other programs on the machine."""
     read_back_interval_s: Annotated[float, Field(gt=0)] = 5.0
     """How often each partition's stored progress is compared with ours."""
     as_of_interval_s: Annotated[float, Field(gt=0)] = 5.0
-    """How often a partition that is caught up says so in the store."""
+    """How often a partition that is caught up records that in the store."""
     retry_interval_s: Annotated[float, Field(gt=0)] = 0.5
-    """How soon what failed for want of the store, the log or the dead-letter topic is tried again."""
+    """Pause before a retry when the store, the log or the dead-letter topic is unavailable."""
     drain_timeout_s: Annotated[float, Field(gt=0)] = 8.0
-    """After SIGTERM: how long the batch in hand, the commit and leaving the group may take together."""
+    """After SIGTERM: time limit for the current batch, its commit and leaving the group, together."""
 
 
 class LogSettings(Group):
@@ -220,15 +218,15 @@ class LogSettings(Group):
 
 
 class FaultSettings(Group):
-    """For crash tests: end the process by SIGKILL just after a step. Off in production, that is, by default."""
+    """For crash tests: kill the process with SIGKILL just after a step. Off by default, and in production."""
 
     crash_after: Literal["", "poll", "decode", "load", "fold", "commit", "advise"] = ""
     batches: Annotated[int, Field(ge=0)] = 0
-    """Batches that pass unharmed first."""
+    """Batches to let pass first."""
 
 
 class UicSettings(BaseSettings):
-    """All of it. `UicSettings()` reads the environment; every field can be given by keyword in tests."""
+    """All settings. `UicSettings()` reads the environment; tests give fields by keyword."""
 
     model_config = SettingsConfigDict(env_prefix="UIC_", env_nested_delimiter="__", frozen=True, extra="forbid")
 
@@ -243,10 +241,54 @@ class UicSettings(BaseSettings):
     fault: FaultSettings = FaultSettings()
 
 
+class ClientSettings(BaseSettings):
+    """The groups that the commands around the service need, which run without a bundle."""
+
+    model_config = SettingsConfigDict(env_prefix="UIC_", env_nested_delimiter="__", frozen=True, extra="ignore")
+
+    kafka: KafkaSettings = KafkaSettings()
+    grpc: GrpcSettings = GrpcSettings()
+    admin: AdminSettings = AdminSettings()
+    access: AccessSettings = AccessSettings()
+
+
+class UnknownSetting(ValueError):
+    """A variable begins with UIC_ and is not a setting. Names it and the nearest setting; never shows a value."""
+
+
 def read_settings() -> UicSettings:
-    """The settings that the environment gives.
+    """The service's settings, from the environment.
 
     Raises:
-        pydantic.ValidationError: a value is missing, unknown or out of bounds; it names the field.
+        UnknownSetting: a variable is not a setting.
+        pydantic.ValidationError: a value is missing or out of bounds; it names the field.
     """
+    check_names(os.environ)
     return UicSettings()  # type: ignore[call-arg]  # pydantic-settings fills `bundle` from the environment
+
+
+def read_client_settings() -> ClientSettings:
+    """The commands' settings, from the environment.
+
+    Raises:
+        UnknownSetting, pydantic.ValidationError: as `read_settings`.
+    """
+    check_names(os.environ)
+    return ClientSettings()
+
+
+def check_names(variables: Iterable[str]) -> None:
+    """Make sure that each variable that begins with UIC_ is a setting, or a whole group as JSON.
+
+    Raises:
+        UnknownSetting: names the first that is not.
+    """
+    known = []
+    for group, field in UicSettings.model_fields.items():
+        assert isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)  # noqa: S101, PT018
+        known.append(f"UIC_{group}".upper())
+        known += [f"UIC_{group}__{name}".upper() for name in field.annotation.model_fields]
+    for name in sorted(variables):
+        if name.upper().startswith("UIC_") and name.upper() not in known:
+            nearest = get_close_matches(name.upper(), known, 1, 0)[0]
+            raise UnknownSetting(f"{name} is not a setting of UIC; did you mean {nearest}?")

@@ -55,7 +55,7 @@ class UserInterestCenterServicer:
     """Missing associated documentation comment in .proto file."""
 
     def PublishBehaviors(self, request, context):
-        """Writes events to the log and answers where each one landed. The log is the only way into a state: an answer means
+        """Writes events to the log and returns the position of each. States change only through the log: an answer means
         "durably logged", not "folded".
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -63,14 +63,14 @@ class UserInterestCenterServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetUserState(self, request, context):
-        """Reads one user's stored state, decoded, for inspection. Never on the path of a prediction.
+        """Reads one user's stored state, decoded, for inspection. Predictions never use it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EraseUser(self, request, context):
-        """Writes an erasure for the user to the log; the state is gone once the log is folded up to the answered offset.
+        """Writes the user's erasure to the log; the state is gone once the log is folded up to the returned offset.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -12,7 +12,7 @@ from typing import Final
 from starlette.routing import BaseRoute
 from starlette.types import Scope
 
-from access import Door, KeyRing, Rule, Verdict, check_rules, refusal
+from access import Admission, Door, KeyRing, Rule, check_rules, refusal
 from access import Scope as May
 from rtp.errors import Forbidden, RtpError, Unauthenticated
 from rtp.metrics import Metrics
@@ -47,12 +47,12 @@ class Guard:
         rule = self._rules.get(scope["path"], Door.ANY_KEY)
         credentials = [value for name, value in scope["headers"] if name == b"authorization"]
         # Two of them are one too many: a proxy may have looked at the other one.
-        verdict = self._keys.judge(b",".join(credentials) if credentials else None, rule)
-        if verdict is Verdict.GRANTED:
+        admission = self._keys.judge(b",".join(credentials) if credentials else None, rule)
+        if admission is Admission.GRANTED:
             return None
-        self._denied[verdict].inc()
-        denial = Forbidden if verdict is Verdict.WRONG_SCOPE else Unauthenticated
-        return denial(refusal(verdict, rule))
+        self._denied[admission].inc()
+        denial = Forbidden if admission is Admission.WRONG_SCOPE else Unauthenticated
+        return denial(refusal(admission, rule))
 
 
 def check_routes(routes: Iterable[BaseRoute], rules: Mapping[str, Rule]) -> None:

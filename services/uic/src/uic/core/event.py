@@ -1,27 +1,29 @@
-"""From the bytes of one log record to a behavior event, or to the reason why it is none.
+"""From the bytes of one log record to a behavior event, or to the reason why the record is not a valid event.
 
-The rules are docs/formats/event.md. What breaks one is a value, `Reason`, and never an exception: a bad record is
-expected, goes to the dead letters and stops nobody. `decode` runs once for every record of the log, so it returns a
-plain tuple.
+The rules are docs/formats/event.md. A broken rule is a value, `Reason`, and never an exception: bad records are
+expected, go to the dead letters, and stop nothing. Decoding runs for every record of the log, so it returns plain
+tuples and arrays; `explain` says more about the few that fail.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Final, Protocol
 
 import numpy as np
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
 from numpy.typing import NDArray
 
-from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
+from ctr.event.v1.behavior_event_pb2 import Action, BehaviorEvent
 
 MAX_KEY_BYTES: Final = 128
 MAX_EVENT_ID_BYTES: Final = 64
 MAX_VALUE_BYTES: Final = 64 * 1024
-"""More than any sane event, in JSON with fields that we do not know too."""
+"""More than any sane event needs, in either form."""
 EARLIEST_MS: Final = 946_684_800_000
 """2000-01-01 UTC."""
 DAY_MS: Final = 86_400_000
@@ -37,7 +39,7 @@ class Reason(StrEnum):
     BAD_KEY = "bad_key"
     """The key is longer than 128 bytes or not UTF-8."""
     MISROUTED = "misrouted"
-    """The record does not lie in its key's partition."""
+    """The record is not in its key's partition."""
     TOO_LARGE = "too_large"
     """The value is longer than `MAX_VALUE_BYTES`."""
     MALFORMED_PROTOBUF = "malformed_protobuf"
@@ -50,8 +52,37 @@ class Reason(StrEnum):
     """Longer than 64 bytes."""
     BAD_TIME = "bad_time"
     """Before 2000, or more than a day after the record's own time."""
+    UNKNOWN_ACTION = "unknown_action"
+    """The action is not one of the enum's values."""
     NON_FINITE = "non_finite"
-    """The step graph answered with a number that is not finite; the state was kept as it was."""
+    """The step graph returned a non-finite number; the state was kept as it was."""
+
+
+ACTIONS: Final = frozenset(Action.values())
+"""The actions that are folded: all that the enum names, UNSPECIFIED included. They are 0 to `_LAST_ACTION`."""
+_LAST_ACTION: Final = max(ACTIONS)
+
+RULES: Final[Mapping[Reason, tuple[str, str]]] = {
+    Reason.MISSING_KEY: ("key", "is empty: 1 to 128 bytes of UTF-8"),
+    Reason.BAD_KEY: ("key", "is too long or not UTF-8: 1 to 128 bytes of UTF-8"),
+    Reason.MISROUTED: ("key", "belongs in another partition: (murmur2(key) & 0x7fffffff) % N"),
+    Reason.TOO_LARGE: ("", f"is too large: at most {MAX_VALUE_BYTES} bytes, unknown fields included"),
+    Reason.MALFORMED_PROTOBUF: (
+        "value",
+        "is not a BehaviorEvent in protobuf; JSON needs content-type application/json",
+    ),
+    Reason.MALFORMED_JSON: ("value", "is not a BehaviorEvent in proto3 JSON"),
+    Reason.MISSING_USER: ("user_id", "is empty: 1 to 128 bytes of UTF-8"),
+    Reason.KEY_MISMATCH: ("user_id", "differs from the record's key"),
+    Reason.ITEM_ZERO: ("item_id", "is 0: name the item, ids begin at 1"),
+    Reason.BAD_EVENT_ID: ("event_id", "is too long: at most 64 bytes of UTF-8"),
+    Reason.BAD_TIME: ("event_time", "is out of bounds: milliseconds since 1970, from 2000-01-01 to a day from now"),
+    Reason.UNKNOWN_ACTION: ("action", f"is unknown: one of {', '.join(Action.keys())}"),
+    Reason.NON_FINITE: ("", "made the step graph return a non-finite number; the state was kept"),
+}
+"""For each reason the field (empty: the whole event) and the rule that it breaks, in words for the producer."""
+SHOWN_NAME: Final = 64
+"""Characters of an unknown JSON field's name that `explain` repeats."""
 
 
 class Record(Protocol):
@@ -94,7 +125,7 @@ def check_key(key: bytes | None) -> Reason | None:
 def check_event(event: BehaviorEvent, key: str, timestamp_ms: int) -> Reason | None:
     """What is wrong with an event under the record key `key` (UTF-8 decoded) at `timestamp_ms`, or None.
 
-    A record without a time of its own (-1) bounds `event_time` from below only.
+    For a record without a time of its own (-1), `event_time` has a lower bound only.
     """
     user_id = event.user_id
     if user_id != key:
@@ -107,41 +138,49 @@ def check_event(event: BehaviorEvent, key: str, timestamp_ms: int) -> Reason | N
     event_id = event.event_id
     if len(event_id) > MAX_EVENT_ID_BYTES or (not event_id.isascii() and len(event_id.encode()) > MAX_EVENT_ID_BYTES):
         return Reason.BAD_EVENT_ID
+    if event.action not in ACTIONS:
+        return Reason.UNKNOWN_ACTION
     return None
 
 
-def decode(
+def parse(
     value: bytes, headers: Sequence[tuple[str, bytes | None]], key: str, timestamp_ms: int
-) -> tuple[int, int, int] | Reason:
-    """(item id, category id, event time in ms) of the event that `value` holds, or what is wrong with it.
+) -> BehaviorEvent | Reason:
+    """The event that `value` holds, or the rule that it breaks.
 
     Args:
         value: the record's value, not null.
-        headers: the record's; `content-type: application/json` says that the value is proto3 JSON.
+        headers: the record's headers; with `content-type: application/json` the value is proto3 JSON.
         key: the record's key, already checked (`check_key`) and decoded.
-        timestamp_ms: the record's, -1 for none.
+        timestamp_ms: the record's timestamp, -1 for none.
     """
     if len(value) > MAX_VALUE_BYTES:
         return Reason.TOO_LARGE
     if headers and is_json(headers):
         parsed = _parse_json(value)
-        if parsed is None:
-            return Reason.MALFORMED_JSON
+        if isinstance(parsed, Reason):
+            return parsed
         event = parsed
     else:
         try:
             event = BehaviorEvent.FromString(value)
         except DecodeError:
             return Reason.MALFORMED_PROTOBUF
-    wrong = check_event(event, key, timestamp_ms)
-    if wrong is not None:
-        return wrong
-    return event.item_id, event.category_id, event.event_time
+    return check_event(event, key, timestamp_ms) or event
+
+
+def decode(
+    value: bytes, headers: Sequence[tuple[str, bytes | None]], key: str, timestamp_ms: int
+) -> tuple[int, int, int] | Reason:
+    """(item id, category id, event time in ms) of the event that `value` holds, or the rule that it breaks; see
+    `parse`."""
+    event = parse(value, headers, key, timestamp_ms)
+    return event if isinstance(event, Reason) else (event.item_id, event.category_id, event.event_time)
 
 
 FEW = 64
-"""Fewer records are decoded sooner one by one: reading them together costs a fraction of a millisecond, whatever their
-number, and where events arrive at a rate each partition has one or two."""
+"""Fewer records than this are decoded one by one: reading them together has a fixed cost of a fraction of a
+millisecond, and at a steady rate each partition has only one or two records."""
 
 
 def decode_all(
@@ -149,16 +188,16 @@ def decode_all(
     headers: Sequence[Sequence[tuple[str, bytes | None]]],
     keys: Sequence[bytes],
     timestamps_ms: NDArray[np.int64],
-) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int64], dict[int, Reason]]:
-    """What `decode` says of each record: item ids, category ids and event times, and the reasons of those that are no
-    events (whose ids and times are 0).
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int64], dict[int, Reason], list[int]]:
+    """What `decode` returns for each record: item ids [n], category ids [n] and event times [n]; the reasons of invalid
+    records, by index (their ids and times are 0); and the indices of valid ones with unknown protobuf fields.
 
-    Nearly all values are what protobuf's serializers write: many are read together, field by field (`_read_common`).
-    The rest, and few, are decoded one by one.
+    Nearly all values are what protobuf's serializers write, and are read together, field by field (`_read_common`).
+    The rest, and short lists, are decoded one by one.
 
     Args:
         values, headers, timestamps_ms: of n records.
-        keys: theirs, already checked.
+        keys: of the same records, already checked.
     """
     if len(values) < FEW:
         items, categories = np.zeros((2, len(values)), np.uint64)
@@ -166,29 +205,34 @@ def decode_all(
     else:
         items, categories, times, common = _read_common(values, keys)
     common &= (items != 0) & (times >= EARLIEST_MS) & ((timestamps_ms < 0) | (times <= timestamps_ms + DAY_MS))
-    for at, told in enumerate(headers):
-        if told and common[at] and is_json(told):
+    for at, some in enumerate(headers):
+        if some and common[at] and is_json(some):
             common[at] = False
     reasons: dict[int, Reason] = {}
+    extended: list[int] = []
     for at in np.flatnonzero(~common).tolist():
-        event = decode(values[at], headers[at], keys[at].decode(), int(timestamps_ms[at]))
+        event = parse(values[at], headers[at], keys[at].decode(), int(timestamps_ms[at]))
         if isinstance(event, Reason):
-            reasons[at], event = event, (0, 0, 0)
-        items[at], categories[at], times[at] = event
-    return items, categories, times, reasons
+            reasons[at] = event
+            items[at] = categories[at] = times[at] = 0
+            continue
+        items[at], categories[at], times[at] = event.item_id, event.category_id, event.event_time
+        if len(UnknownFieldSet(event)):
+            extended.append(at)
+    return items, categories, times, reasons, extended
 
 
 _SLACK = bytes(1024)
-"""Behind the last value: more than `_read_common` can run past a value's end before it notices."""
+"""Padding after the last value: more than `_read_common` can read past a value's end before it notices."""
 
 
 def _read_common(
     values: Sequence[bytes], keys: Sequence[bytes]
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Item id, category id and event time of each value that has the common form, and which do.
+    """Item id, category id and event time of each value in the common form, and which values are in it.
 
-    The common form: known fields only, each once, in the order of their numbers; an event id of at most 64 ASCII
-    characters, or none; the user id equal to the key; numbers of at most nine bytes. Wire format:
+    The common form: known fields only, each at most once, in the order of their numbers; an event id of at most 64
+    ASCII characters, or none; the user id equal to the key; a known action; numbers of at most nine bytes. Wire format:
     https://protobuf.dev/programming-guides/encoding/
     """
     data = np.frombuffer(b"".join(values) + _SLACK, np.uint8)
@@ -214,15 +258,15 @@ def _read_common(
 
     item, at = _field(data, at, 0x18, common)
     category, at = _field(data, at, 0x20, common)
-    _, at = _field(data, at, 0x28, common)
+    action, at = _field(data, at, 0x28, common)
     time, at = _field(data, at, 0x30, common)
-    return item, category, time.astype(np.int64), common & (at == ends)
+    return item, category, time.astype(np.int64), common & (at == ends) & (action <= _LAST_ACTION)
 
 
 def _field(
     data: NDArray[np.uint8], at: NDArray[np.int64], tag: int, common: NDArray[np.bool_]
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """The numbers of a field that begins at `at` where it is not left out, and where the next field begins. Clears
+    """The numbers of the field that begins at `at` (0 where it is left out), and where the next field begins. Clears
     `common` where a number has more than nine bytes."""
     goes_on = data[at] == tag
     at = at + goes_on
@@ -246,12 +290,65 @@ def is_json(headers: Sequence[tuple[str, bytes | None]]) -> bool:
     return False
 
 
-def _parse_json(value: bytes) -> BehaviorEvent | None:
+def explain(reason: Reason, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> str:
+    """The field and the rule that a record with this value and these headers broke. It never repeats a value; of JSON
+    it may name an unknown field."""
+    field, rule = RULES[reason]
+    if reason is Reason.MALFORMED_JSON:
+        return _explain_json(value or b"")
+    return f"{field}: {rule}" if field else rule
+
+
+def _parse_json(value: bytes) -> BehaviorEvent | Reason:
     if not value.lstrip().startswith(b"{"):  # the parser takes some arrays and strings for empty messages
-        return None
+        return Reason.MALFORMED_JSON
     event = BehaviorEvent()
     try:
-        json_format.Parse(value, event, ignore_unknown_fields=True)
+        json_format.Parse(value, event)
+        return event
     except (json_format.ParseError, ValueError, RecursionError):
-        return None
-    return event
+        return Reason.UNKNOWN_ACTION if _only_the_action_is_unknown(value) else Reason.MALFORMED_JSON
+
+
+def _only_the_action_is_unknown(value: bytes) -> bool:
+    """Whether JSON that was refused is sound but for the name of its action."""
+    try:
+        fields = json.loads(value)
+        if not isinstance(fields.pop("action", None), str):
+            return False
+        json_format.Parse(value, BehaviorEvent(), ignore_unknown_fields=True)  # also ignores unknown names of enums
+        json_format.ParseDict(fields, BehaviorEvent())
+    except (json_format.ParseError, ValueError, RecursionError, AttributeError):
+        return False
+    return True
+
+
+def _explain_json(value: bytes) -> str:
+    try:
+        fields = json.loads(value)
+    except (ValueError, RecursionError):
+        return "value: is not JSON"
+    if not isinstance(fields, dict):
+        return "value: is not a JSON object"
+    known = [name for field in BehaviorEvent.DESCRIPTOR.fields for name in (field.json_name, field.name)]
+    for name in fields:
+        if name not in known:
+            shown = name[:SHOWN_NAME] if name.isprintable() else ascii(name)[:SHOWN_NAME]
+            return f"{shown}: is not a field; the fields are {', '.join(dict.fromkeys(known))}"
+    for name, content in fields.items():
+        try:
+            json_format.ParseDict({name: content}, BehaviorEvent())
+        except (json_format.ParseError, ValueError, RecursionError):
+            kind = BehaviorEvent.DESCRIPTOR.fields_by_camelcase_name.get(name)
+            kind = kind or BehaviorEvent.DESCRIPTOR.fields_by_name[name]
+            return f"{name}: is not {_KINDS[kind.type]}"
+    return "value: names a field twice"
+
+
+_KINDS: Final = {
+    BehaviorEvent.DESCRIPTOR.fields_by_name["user_id"].type: "a string",
+    BehaviorEvent.DESCRIPTOR.fields_by_name["item_id"].type: "an integer from 0 to 2^64 - 1",
+    BehaviorEvent.DESCRIPTOR.fields_by_name["event_time"].type: "an integer from -2^63 to 2^63 - 1",
+    BehaviorEvent.DESCRIPTOR.fields_by_name["action"].type: f"one of {', '.join(Action.keys())}",
+}
+"""By protobuf type: what JSON must hold."""

@@ -1,7 +1,7 @@
-"""A dead letter: the record that could not be folded, and why, as the record that the dead-letter topic gets.
+"""A dead letter: a record that could not be folded, and why, in the form that the dead-letter topic stores.
 
-Key, value and headers are the original's; the headers named here are added, so that a reader can tell where the record
-came from, drop repeats (delivery is at least once) and replay it.
+Key, value and headers are the original's. The headers named here are added, so that a reader can tell where the record
+came from, drop repeats (delivery is at least once), and replay it.
 """
 
 from __future__ import annotations
@@ -11,23 +11,27 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
-from uic.core.event import Reason, Record
+from uic.core.event import Reason, Record, explain
 
 REASON: Final = "uic-reason"
+DETAIL: Final = "uic-detail"
+"""The field and the rule that it breaks; never a value."""
 TOPIC: Final = "uic-topic"
 PARTITION: Final = "uic-partition"
 OFFSET: Final = "uic-offset"
 TIMESTAMP: Final = "uic-timestamp"
 """Of the original record, ms."""
 KEY_BYTES: Final = "uic-key-bytes"
-"""Length of the original key; present only when it left no room and was left out."""
+"""Length of the original key; present only when the key did not fit and was left out."""
 VALUE_BYTES: Final = "uic-value-bytes"
 """Length of the original value; present only when it was cut."""
 NULL: Final = "uic-null"
-"""Present, empty, when the record had neither key nor value: Kafka's clients want one, so the value is empty."""
+"""Present, empty, when the record had neither key nor value: Kafka's clients need one, so the value is empty."""
 VALUE_SHA256: Final = "uic-value-sha256"
 """Hex, of the original value; present only when it was cut."""
-OURS: Final = frozenset((REASON, TOPIC, PARTITION, OFFSET, TIMESTAMP, KEY_BYTES, VALUE_BYTES, VALUE_SHA256, NULL))
+OURS: Final = frozenset(
+    (REASON, DETAIL, TOPIC, PARTITION, OFFSET, TIMESTAMP, KEY_BYTES, VALUE_BYTES, VALUE_SHA256, NULL)
+)
 
 _RECORD_OVERHEAD_BYTES: Final = 512
 """More than the framing of a record batch with one record, and of each header's lengths for any sane count."""
@@ -60,11 +64,12 @@ Wire = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
 def to_wire(letter: Letter, max_bytes: int) -> Wire:
     """The record to produce, of at most `max_bytes` with all overhead.
 
-    A value that does not fit is cut, and its length and sha256 go into headers. Original headers that would not fit
-    beside the key and ours are left out, last ones first; so is a key that leaves no room.
+    A value that does not fit is cut, and its length and sha256 go into headers. Original headers that do not
+    fit with the key and our headers are left out, last ones first; so is a key that does not fit.
     """
     ours = [
         (REASON, letter.reason.value.encode()),
+        (DETAIL, explain(letter.reason, letter.value, letter.headers).encode()),
         (TOPIC, letter.topic.encode()),
         (PARTITION, str(letter.partition).encode()),
         (OFFSET, str(letter.offset).encode()),

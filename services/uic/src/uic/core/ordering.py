@@ -49,6 +49,8 @@ class Cut:
     misrouted: int = 0
     erased_later: int = 0
     """Events left out of a replay because their user was erased further on in the log."""
+    extended: int = 0
+    """Events with protobuf fields that this version does not know."""
 
     def without(self, operations: Sequence[int], reason: Reason) -> Cut:
         """The same batch with some operations rejected."""
@@ -197,13 +199,14 @@ def decode(batches: Sequence[Taken]) -> list[Cut]:
     chosen = [records[at] for at in events.tolist()]
     items, categories = np.full(len(records), ERASE, np.uint64), np.zeros(len(records), np.uint64)
     times = np.zeros(len(records), np.int64)
-    items[events], categories[events], times[events], reasons = decode_all(
+    items[events], categories[events], times[events], reasons, extended = decode_all(
         [record.value or b"" for record in chosen],
         [record.headers for record in chosen],
         [record.key or b"" for record in chosen],
         np.array([record.timestamp for record in chosen], np.int64),
     )
     rejected = {int(events[at]): reason for at, reason in reasons.items()}
+    unknown = np.sort(events[extended])
     stays[list(rejected)] = False
     all_stay = bool(stays.all())
     cuts = []
@@ -222,6 +225,7 @@ def decode(batches: Sequence[Taken]) -> list[Cut]:
             categories=categories[begin:end],
             times=times[begin:end],
             rejected=[],
+            extended=int(np.diff(np.searchsorted(unknown, (begin, end)))[0]) if extended else 0,
         )
         if taken.erased or not all_stay:
             away = np.flatnonzero(~stays[begin:end]).tolist()

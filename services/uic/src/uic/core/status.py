@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
+
+Action = Literal["continue", "rebuild"]
+"""What an operator can decide about a broken partition."""
 
 
 class Phase(StrEnum):

@@ -1,1 +1,1 @@
-"""Where calls come in: gRPC and the admin port. Doors translate, and decide nothing."""
+"""The ports that clients connect to: gRPC and admin. They translate, and decide nothing."""

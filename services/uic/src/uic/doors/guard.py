@@ -1,7 +1,7 @@
-"""Who may call what: one table for the gRPC door and one for the admin door, and the check before all else.
+"""Which key may call what: one table for the gRPC port, one for the admin port, and the check that both use.
 
-A method or path that its table does not name stops the start, so that none is open by oversight. Without keys, which
-`uic.app` allows on loopback alone, nobody is asked.
+A method or path that is missing from its table stops the start, so that none is open by mistake. Without keys, which
+`uic.app` allows on loopback only, no authentication is required.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from access import Door, KeyRing, Rule, Scope, Verdict, refusal
+from access import Admission, Door, KeyRing, Rule, Scope, refusal
 from uic.errors import Forbidden, Unauthenticated
 from uic.metrics import Metrics
 
@@ -34,26 +34,26 @@ ADMIN_RULES: Final[Mapping[str, Rule]] = {
 
 
 class Guard:
-    """Judges calls of both doors by one ring of keys. Safe to call from several threads."""
+    """Checks calls of both ports against one ring of keys. Safe to call from several threads."""
 
     def __init__(self, keys: KeyRing, metrics: Metrics) -> None:
         self._keys = keys
         self._denied = metrics.denied
 
     def check(self, authorization: str | bytes | None, rule: Rule) -> None:
-        """Return if the call may pass.
+        """Return if the call is allowed.
 
         Args:
             authorization: the header or metadata entry of that name, None if there is none.
-            rule: what the method or path asks for.
+            rule: what the method or path requires.
 
         Raises:
-            Unauthenticated, Forbidden: it may not.
+            Unauthenticated, Forbidden: it is not allowed.
         """
-        brought = authorization.encode("latin-1", "replace") if isinstance(authorization, str) else authorization
-        verdict = self._keys.judge(brought, rule)
-        if verdict is Verdict.GRANTED:
+        sent = authorization.encode("latin-1", "replace") if isinstance(authorization, str) else authorization
+        admission = self._keys.judge(sent, rule)
+        if admission is Admission.GRANTED:
             return
-        self._denied[verdict].inc()
-        denial = Forbidden if verdict is Verdict.WRONG_SCOPE else Unauthenticated
-        raise denial(refusal(verdict, rule))
+        self._denied[admission].inc()
+        denial = Forbidden if admission is Admission.WRONG_SCOPE else Unauthenticated
+        raise denial(refusal(admission, rule))

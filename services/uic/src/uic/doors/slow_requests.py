@@ -1,8 +1,8 @@
-"""Keeps calls whose request does not come from holding the gRPC door's threads.
+"""Keeps calls whose request does not arrive from holding the gRPC server's threads.
 
-The library gives a call one of the door's threads before its message has arrived, and waits without end. Here the wait
-has a time and each kind of call a number that may wait at once, so that callers of our methods, of health and of
-reflection cannot take each other's threads.
+The gRPC library assigns a thread to a call before its message has arrived, and waits for the message forever. Here the
+wait has a time limit, and each kind of call has a maximum number that may wait at once, so that callers of our methods,
+of health and of reflection cannot take each other's threads.
 """
 
 from __future__ import annotations
@@ -17,35 +17,48 @@ import grpc
 from google.protobuf.message import DecodeError
 
 ARRIVAL_S: Final = 5.0
-"""How long a call's request may be on its way; a call of streams has so long altogether."""
-REFUSAL: Final = "too many calls at once: try again, with a pause that grows"
+"""Time limit for the arrival of a call's request; a streaming call has this long in total."""
+TOO_MANY_CALLS: Final = "too many concurrent calls: retry with exponential backoff"
 
 
-def parse_request(parse: Callable[[bytes], Any], data: bytes, context: grpc.ServicerContext) -> Any:
-    """The message that `data` holds. Bytes that hold none end the call as the caller's mistake, which the library would
-    call an error of the server's, and log."""
+def parse_request(
+    parse: Callable[[bytes], Any],
+    data: bytes,
+    context: grpc.ServicerContext,
+    malformed: Callable[[], None] = lambda: None,
+) -> Any:
+    """The message in `data`. Bytes that are not a message end the call as the caller's mistake, after a call of
+    `malformed`; the gRPC library would report and log them as an error of the server."""
     try:
         return parse(data)
     except DecodeError:
+        malformed()
         context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the request is not the message that the method takes")
 
 
-class Arrivals(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
-    """Reads each call's request itself, as long as `cut_late` lets it."""
+class SlowRequestLimit(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
+    """Reads each call's request itself, until `cut_late` ends the call."""
 
-    def __init__(self, at_once: Callable[[str], threading.Semaphore], refused: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        at_once: Callable[[str], threading.Semaphore],
+        refused: Callable[[str], None],
+        malformed: Callable[[], None],
+    ) -> None:
         """
         Args:
             at_once: for a method's full name, how many calls like it may wait at once.
-            refused: hears the method of each call that was one too many.
+            refused: called with the method of each call that exceeds the limit.
+            malformed: called for each call whose bytes are not the method's message.
         """
         self._at_once = at_once
         self._refused = refused
+        self._malformed = malformed
         self._lock = threading.Lock()
         self._waiting: dict[int, tuple[grpc.ServicerContext, float]] = {}
 
     def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
-        """The handler, changed to be called before the request is there."""
+        """The handler, changed so that it is called before the request has arrived."""
         handler = continuation(handler_call_details)
         if handler is None:
             return None
@@ -54,7 +67,8 @@ class Arrivals(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
             return self._streams(handler, method)
 
         def parsed(requests: Iterator[bytes], context: grpc.ServicerContext) -> Any:
-            return parse_request(handler.request_deserializer, self._first(requests, context, method), context)
+            data = self._first(requests, context, method)
+            return parse_request(handler.request_deserializer, data, context, self._malformed)
 
         def unary(requests: Iterator[bytes], context: grpc.ServicerContext) -> Any:
             return handler.unary_unary(parsed(requests, context), context)
@@ -70,7 +84,7 @@ class Arrivals(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
         return grpc.stream_stream_rpc_method_handler(stream, *coding)
 
     def cut_late(self, now: float) -> None:
-        """End the calls whose request should have been here before `now` (monotonic)."""
+        """End the calls whose request should have arrived before `now` (monotonic)."""
         with self._lock:
             late = [context for context, cut_at in self._waiting.values() if now > cut_at]
         for context in late:
@@ -95,7 +109,7 @@ class Arrivals(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
         permits = self._at_once(method)
         if not permits.acquire(blocking=False):
             self._refused(method)
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, REFUSAL)
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, TOO_MANY_CALLS)
         with self._lock:
             self._waiting[id(context)] = context, time.monotonic() + ARRIVAL_S
         try:

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Literal
 
 from mimn.state import Progress
 from uic.core.cache import Shelf
@@ -16,10 +15,8 @@ from uic.core.event import Record
 from uic.core.fold import Part, Round
 from uic.core.ordering import Cut
 from uic.core.ports import Delivery
-from uic.core.status import PartitionStatus, Phase
+from uic.core.status import Action, PartitionStatus, Phase
 from uic.core.takeup import Begin
-
-Action = Literal["continue", "rebuild"]
 
 
 @dataclass(slots=True)

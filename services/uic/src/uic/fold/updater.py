@@ -60,7 +60,7 @@ from uic.core.ports import (
     StateStore,
 )
 from uic.core.routing import MisroutedWindow
-from uic.core.status import STARTING, Phase, Status
+from uic.core.status import STARTING, Action, Phase, Status
 from uic.core.takeup import (
     Begin,
     Broken,
@@ -81,7 +81,7 @@ from uic.errors import (
     StoreUnavailable,
 )
 from uic.fold.rounds import Model, Rounds
-from uic.fold.session import Action, Resolution, Session, Staged
+from uic.fold.session import Resolution, Session, Staged
 from uic.logs import say
 from uic.metrics import Metrics
 from uic.settings import FoldSettings
@@ -745,6 +745,7 @@ class StateUpdater:
         ):
             if n:
                 m.records.labels(outcome).inc(n)
+        m.unknown_fields.inc(batch.extended)
         m.batch_records.observe(len(batch.records))
         m.batch_states.observe(states)
         oldest = batch.records[0].timestamp

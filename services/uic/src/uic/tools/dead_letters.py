@@ -2,7 +2,7 @@
 
 Delivery to the dead-letter topic is at least once, so readers drop repeats by (topic, partition, offset) of the
 original record. A replay appends the original key, value and headers to the event topic as a new event, in its key's
-partition: whatever was wrong must have been mended before, else it comes back.
+partition. Fix the cause first, or the record becomes a dead letter again.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from typing import Any, Final, TextIO
 
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from mimn.state import partition_of
 from uic.core import letters
 from uic.core.event import Reason, is_json
-from uic.doors.publisher import EventLog, KafkaLog, NewRecord
 from uic.errors import NotAcknowledged, UicError
+from uic.log.event_log import EventLog, KafkaLog, NewRecord
 from uic.log.topic_reader import LogRecord, read_to_end
-from uic.settings import KafkaSettings
+from uic.settings import KafkaSettings, read_client_settings
+from uic.tools.table import table
 
 REPLAY_OF: Final = "uic-replay-of"
 """Header of a replayed record: `<topic>/<partition>/<offset>` of the original."""
@@ -64,7 +64,9 @@ class DeadLetter:
     sha256: str | None = None
     """Of the original value when it did not fit."""
     key_bytes: int | None = None
-    """Length of the original key when it left no room, and was left out."""
+    """Length of the original key when it did not fit and was left out."""
+    detail: str = ""
+    """The field and the rule that it breaks; empty in letters of older versions."""
 
     @property
     def id(self) -> Id:
@@ -92,8 +94,9 @@ def read_letter(record: LogRecord) -> DeadLetter:
             original.append((name, value))
     try:
         sha256 = ours.get(letters.VALUE_SHA256, b"").decode()
-        if not (ours[letters.REASON].decode() + ours[letters.TOPIC].decode() + sha256).isprintable():
-            raise ValueError("its reason, topic or hash would upset a terminal")
+        detail = ours.get(letters.DETAIL, b"").decode()
+        if not (ours[letters.REASON].decode() + ours[letters.TOPIC].decode() + sha256 + detail).isprintable():
+            raise ValueError("its reason, detail, topic or hash holds control characters")
         cut_from, key_bytes = ours.get(letters.VALUE_BYTES), ours.get(letters.KEY_BYTES)
         return DeadLetter(
             reason=ours[letters.REASON].decode(),
@@ -107,6 +110,7 @@ def read_letter(record: LogRecord) -> DeadLetter:
             cut_from=None if cut_from is None else int(cut_from),
             sha256=sha256 or None,
             key_bytes=None if key_bytes is None else int(key_bytes),
+            detail=detail,
         )
     except (KeyError, ValueError) as error:
         raise NotALetter(f"partition {record.partition}, offset {record.offset}: {error!r}") from error
@@ -114,7 +118,7 @@ def read_letter(record: LogRecord) -> DeadLetter:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which dead letters are meant; everything that is not named matches."""
+    """Which dead letters to use; a field left at its default matches all."""
 
     reasons: frozenset[str] = frozenset()
     partition: int | None = None
@@ -134,7 +138,7 @@ class Selection:
 
 @dataclass
 class Scan:
-    """Dead letters without repeats, and what was passed over on the way."""
+    """Dead letters without repeats, and counts of the records that were skipped."""
 
     repeats: int = 0
     foreign: int = 0
@@ -157,7 +161,7 @@ class Scan:
 
 
 def not_replayable(letter: DeadLetter, topic: str) -> str | None:
-    """Why `letter` cannot be appended to `topic` again, or None."""
+    """Why `letter` cannot be replayed into `topic`, or None."""
     if letter.topic != topic:
         return "of another topic"
     if letter.cut_from is not None:
@@ -178,9 +182,9 @@ def replayed(letter: DeadLetter, partitions: int) -> NewRecord:
 def replay(
     chosen: Sequence[DeadLetter], log: EventLog, topic: str, partitions: int, timeout_s: float
 ) -> tuple[int, list[DeadLetter]]:
-    """Append the originals of `chosen` to `topic` in their order: how many were acknowledged, and which are in doubt.
+    """Append the originals of `chosen` to `topic` in order; returns how many were acknowledged and which are in doubt.
 
-    Stops at the first batch that was not acknowledged in whole.
+    Stops at the first batch that was not fully acknowledged.
 
     Raises:
         LogUnavailable, UnsuitableTopic: before the first record of a batch was sent.
@@ -197,8 +201,10 @@ def replay(
 
 
 def describe(letter: DeadLetter) -> Iterator[str]:
-    """Lines that show one dead letter in full. They name the user: for an operator's eyes, not for a log."""
+    """Lines that show one dead letter in full. They contain the user id: for an operator, not for a log."""
     yield f"reason     {letter.reason}"
+    if letter.detail:
+        yield f"detail     {letter.detail}"
     yield f"original   topic {letter.topic}, partition {letter.partition}, offset {letter.offset}"
     yield f"time       {_time(letter.timestamp_ms)}"
     yield f"key        {_bytes(letter.key) if letter.key_bytes is None else f'left out: {letter.key_bytes} bytes'}"
@@ -224,7 +230,7 @@ def describe(letter: DeadLetter) -> Iterator[str]:
 
 
 def summary(letter: DeadLetter) -> dict[str, Any]:
-    """One dead letter as a line of `list`; it names no user."""
+    """One dead letter as a line of `list`, without the user id."""
     return {
         "reason": letter.reason,
         "topic": letter.topic,
@@ -236,17 +242,8 @@ def summary(letter: DeadLetter) -> dict[str, Any]:
     }
 
 
-def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """`rows` under a heading, in columns as wide as they need."""
-    heading = list(rows[0])
-    cells = [heading, *([str(row[name]) for name in heading] for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(heading))]
-    for row in cells:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-
-
 def _event(letter: DeadLetter) -> dict[str, Any] | None:
-    """The value as an event, if it can be read as one at all."""
+    """The value as an event, unknown JSON fields ignored; None if it cannot be read as one."""
     event = BehaviorEvent()
     try:
         if is_json(letter.headers):
@@ -278,19 +275,11 @@ def _time(timestamp_ms: int) -> str:
         return f"{timestamp_ms} ms"
 
 
-class _Environment(BaseSettings):
-    """The one group that this command needs, so that it runs without a bundle."""
-
-    model_config = SettingsConfigDict(env_prefix="UIC_", env_nested_delimiter="__", frozen=True, extra="ignore")
-
-    kafka: KafkaSettings = KafkaSettings()
-
-
 def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     """Run the command. 0: done; 1: nothing matched, or it could not be done; 2: called wrongly."""
     options = _parser().parse_args(arguments)
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # its retries are not the operator's news
-    kafka = _Environment().kafka
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # the operator does not need its retry messages
+    kafka = read_client_settings().kafka
     try:
         result: int = options.run(options, kafka, out)
     except UicError as error:
@@ -322,7 +311,7 @@ def _parser() -> argparse.ArgumentParser:
     show.set_defaults(run=_show)
 
     again = verbs.add_parser("replay", parents=[selection], help="append the originals to the event topic again")
-    again.add_argument("--yes", action="store_true", help="do not ask")
+    again.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     again.add_argument(
         "--limit", type=int, default=10_000, help="refuse to replay more than this (default %(default)s)"
     )
@@ -347,7 +336,7 @@ def _list(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | None)
             print(json.dumps(row), file=out)
         return 0 if rows else 1
     if rows:
-        for line in table(rows):
+        for line in table(list(rows[0]), (list(row.values()) for row in rows)):
             print(line, file=out)
     counts = Counter(row["reason"] for row in rows)
     by_reason = ", ".join(f"{count} {reason}" for reason, count in counts.most_common()) or "none"
@@ -359,7 +348,7 @@ def _show(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | None)
     wanted = Selection(partition=options.partition, first=options.offset, last=options.offset)
     found = next(Scan().letters(_records(kafka), wanted), None)
     if found is None:
-        print(f"no dead letter of partition {options.partition}, offset {options.offset}", file=sys.stderr)
+        print(f"there is no dead letter of partition {options.partition}, offset {options.offset}", file=sys.stderr)
         return 1
     for line in describe(found):
         print(line, file=out)
@@ -400,10 +389,10 @@ def _replay(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | Non
 
 def _confirmed() -> bool:
     if not sys.stdin.isatty():
-        print("not a terminal to ask on: repeat with --yes", file=sys.stderr)
+        print("stdin is not a terminal, so it cannot ask for confirmation: repeat with --yes", file=sys.stderr)
         return False
-    return input("Each becomes a new event, also if it was replayed before. Go on? [y/N] ").strip().lower() == "y"
+    return input("Each becomes a new event, even if it was replayed before. Continue? [y/N] ").strip().lower() == "y"
 
 
 def _passed_over(scan: Scan) -> str:
-    return f"passed over {scan.repeats} repeats and {scan.foreign} records that UIC did not write"
+    return f"skipped {scan.repeats} repeats and {scan.foreign} records that UIC did not write"

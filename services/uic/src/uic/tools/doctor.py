@@ -1,7 +1,7 @@
-"""`uic doctor`: looks at a deployment with the settings that UIC would run with, and says what to mend.
+"""`uic doctor`: checks a deployment with the settings that UIC would run with, and says what to fix.
 
-Gathers facts and prints what `findings` makes of them. It only reads: nothing is written to the store or to the
-log, and no consumer group is joined. Exit status 1 when a check failed.
+Gathers facts, and prints what `findings` and `traffic` conclude from them. It only reads: it writes nothing to the
+store or the log, and joins no consumer group. Exit status 1 when a check failed.
 """
 
 from __future__ import annotations
@@ -11,65 +11,77 @@ import json
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from typing import Any, Final, TextIO
 
+import numpy as np
 import redis
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError
 from redis.exceptions import RedisClusterException
 
-from mimn.bundle import BundleError, GoldenMismatch, load_bundle
-from mimn.state import Keys, namespace
+from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
+from mimn.state import CorruptProgress, Keys, decode_progress, namespace
+from uic.core.event import Reason, check_key, decode
 from uic.errors import UicError
-from uic.log.topic_reader import read_to_end
+from uic.log.erasures import erased_topic
+from uic.log.topic_reader import LogRecord, read_to_end
 from uic.settings import KafkaSettings, RedisSettings, UicSettings, read_settings
 from uic.store import open_client
-from uic.tools import findings as checks
+from uic.tools import findings, traffic
 from uic.tools.findings import Finding, Library, Sample, StoreFacts, TopicFacts, Verdict
+from uic.tools.table import table
+from uic.tools.traffic import Newest, Written
 
 SAMPLED_RECORDS: Final = 50
-"""Of each partition, the newest."""
+"""The newest of each partition."""
 MARKS: Final = {Verdict.OK: "ok  ", Verdict.WARN: "WARN", Verdict.FAIL: "FAIL"}
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:\[([A-Za-z0-9,_-]+)\])?(?:>=([0-9][^,;\s]*))?")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Store:
-    """What was learned of the store; `error` is why the rest is empty."""
+    """What was learned about the store; `error` is why the rest is empty."""
 
     error: str | None = None
     nodes: tuple[StoreFacts, ...] = ()
-    """Its masters: one, but for a cluster."""
+    """Its masters: one, except in a cluster."""
     meta: Mapping[str, str] | None = None
+    newest_as_of_ms: int | None = None
+    """The latest as-of time in the namespace's progress records."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Log:
-    """What was learned of the log; `error` is why the rest is empty."""
+    """What was learned about the log; `error` is why the rest is empty."""
 
     error: str | None = None
     version: tuple[int, ...] | None = None
     topics: Mapping[str, TopicFacts]
     samples: tuple[Sample, ...] = ()
     sample_error: str | None = None
+    newest: Newest = field(default_factory=Newest)
+    written: Mapping[str, Written] = field(default_factory=dict)
+    """By topic."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """What was learned of the bundle; `error` is why the rest is empty."""
+    """What was learned about the bundle; `error` is why the rest is empty."""
 
     error: str | None = None
     name: str | None = None
     fingerprint: str | None = None
+    bundle: Bundle | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """All that the checks judge."""
+    """Everything that the checks look at."""
 
     now_ms: int
     store: Store
@@ -79,65 +91,74 @@ class Facts:
 
 
 def diagnose(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
-    """All findings, in the order in which one would mend them. Pure."""
-    yield from (checks.library(library) for library in facts.libraries)
-    yield checks.bundle_loads(str(settings.bundle.path), facts.model.name, facts.model.error)
+    """All findings, in the order in which to fix them. Pure."""
+    yield from (findings.library(library) for library in facts.libraries)
+    yield findings.bundle_loads(str(settings.bundle.path), facts.model.name, facts.model.error)
     yield from _of_store(facts, settings)
     yield from _of_log(facts, settings)
 
 
 def _of_store(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
     store = facts.store
-    yield checks.store_reachable(without_secrets(settings.redis.url), store.error)
+    yield findings.store_reachable(without_secrets(settings.redis.url), store.error)
     if store.error is not None:
         return
     for i, node in enumerate(store.nodes):
-        findings = [
-            checks.store_version(node),
-            checks.store_writable(node),
-            checks.store_policy(node),
-            checks.store_memory(node),
-            checks.store_persistence(node),
-            checks.clock("the store", node.clock_ahead_s),
+        found = [
+            findings.store_version(node),
+            findings.store_writable(node),
+            findings.store_policy(node),
+            findings.store_memory(node),
+            findings.store_persistence(node),
+            findings.clock("the store", node.clock_ahead_s),
         ]
         suffix = f" (master {i + 1})" if len(store.nodes) > 1 else ""
-        yield from (replace(finding, check=finding.check + suffix) for finding in findings)
+        yield from (replace(finding, check=finding.check + suffix) for finding in found)
     if store.nodes:
-        yield checks.store_mode(store.nodes[0], settings.redis.mode)
+        yield findings.store_mode(store.nodes[0], settings.redis.mode)
+        yield traffic.worker_clocks(store.newest_as_of_ms, facts.now_ms + store.nodes[0].clock_ahead_s * 1000)
     if facts.model.fingerprint is not None:
         expected = {"partitions": str(settings.kafka.partitions), "topic": settings.kafka.topic}
-        yield checks.namespace_meta(
+        yield findings.namespace_meta(
             store.meta, expected, namespace(facts.model.fingerprint, settings.bundle.generation)
         )
 
 
 def _of_log(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
     log, kafka = facts.log, settings.kafka
-    yield checks.broker_reachable(kafka.bootstrap_servers, log.error, log.version)
+    yield findings.broker_reachable(kafka.bootstrap_servers, log.error, log.version)
     if log.error is not None:
         return
-    events, dead, erased = (log.topics.get(n) for n in (kafka.topic, kafka.dead_letter_topic, kafka.erased_topic))
-    yield checks.topic_exists(kafka.topic, events, creation(kafka.topic, kafka.partitions, "delete"))
+    events, dead, erased = (
+        log.topics.get(n) for n in (kafka.topic, kafka.dead_letter_topic, erased_topic(kafka.topic))
+    )
+    yield findings.topic_exists(kafka.topic, events, creation(kafka.topic, kafka.partitions, "delete"))
     if events is not None:
-        yield checks.partition_count(events, kafka.partitions)
-        yield checks.partitions_for_masters(events, max(1, len(facts.store.nodes)))
-        yield checks.log_cleanup(events)
-        yield checks.log_retention(events)
-        yield checks.durability(events)
-        yield checks.record_size(events, kafka.max_request_bytes)
-        yield checks.partitioner(log.samples, kafka.partitions, log.sample_error)
-        yield checks.newest_event(log.samples, facts.now_ms)
-    yield checks.topic_exists(kafka.dead_letter_topic, dead, creation(kafka.dead_letter_topic, 4, "delete"))
+        yield findings.partition_count(events, kafka.partitions)
+        yield findings.partitions_for_masters(events, max(1, len(facts.store.nodes)))
+        yield findings.log_cleanup(events)
+        yield findings.log_retention(events)
+        yield findings.durability(events)
+        yield findings.record_size(events, kafka.max_request_bytes)
+        yield findings.partitioner(log.samples, kafka.partitions, log.sample_error)
+        yield findings.newest_event(log.samples, facts.now_ms)
+        yield traffic.newest_records(log.newest)
+        if facts.model.bundle is not None:
+            yield traffic.unknown_items(log.newest)
+    yield findings.topic_exists(kafka.dead_letter_topic, dead, creation(kafka.dead_letter_topic, 4, "delete"))
     if dead is not None and events is not None:
-        yield checks.dead_letter_policy(dead, events)
-    yield checks.topic_exists(kafka.erased_topic, erased, creation(kafka.erased_topic, kafka.partitions, "compact"))
+        yield findings.dead_letter_policy(dead, events)
+        yield traffic.dead_letters(log.written.get(kafka.topic), log.written.get(kafka.dead_letter_topic))
+    yield findings.topic_exists(
+        erased_topic(kafka.topic), erased, creation(erased_topic(kafka.topic), kafka.partitions, "compact")
+    )
     if erased is not None:
-        yield checks.erased_policy(erased, kafka.partitions)
-        yield checks.durability(erased)
+        yield findings.erased_policy(erased, kafka.partitions)
+        yield findings.durability(erased)
 
 
 def creation(topic: str, partitions: int, policy: str) -> str:
-    """The command that creates a topic as UIC wants it."""
+    """The command that creates a topic as UIC needs it."""
     forever = " --config retention.ms=-1" if policy == "delete" else ""
     return (
         f"kafka-topics.sh --create --topic {topic} --partitions {partitions} --config cleanup.policy={policy}{forever}"
@@ -150,15 +171,15 @@ def without_secrets(url: str) -> str:
 
 
 def gather(settings: UicSettings, timeout_s: float) -> Facts:
-    """Ask the store, the brokers, the bundle and the installation; each may fail alone."""
+    """Ask the store, the brokers, the bundle and the installation; each may fail by itself."""
     model = gather_model(settings)
     keys = None
     if model.fingerprint is not None:
         keys = Keys(namespace(model.fingerprint, settings.bundle.generation), settings.redis.prefix)
     return Facts(
         now_ms=time.time_ns() // 1_000_000,
-        store=gather_store(settings.redis, keys, timeout_s),
-        log=gather_log(settings.kafka, timeout_s),
+        store=gather_store(settings.redis, keys, settings.kafka.partitions, timeout_s),
+        log=gather_log(settings.kafka, model.bundle, timeout_s),
         model=model,
         libraries=gather_libraries("uic"),
     )
@@ -174,21 +195,35 @@ def gather_model(settings: UicSettings) -> Model:
         bundle.golden.verify_head(open_head(bundle), bundle.vectors, bundle.initial_state, bundle.sketch)
     except (BundleError, GoldenMismatch) as error:
         return Model(error=str(error))
-    return Model(name=bundle.name, fingerprint=bundle.manifest.fingerprint)
+    return Model(name=bundle.name, fingerprint=bundle.manifest.fingerprint, bundle=bundle)
 
 
-def gather_store(settings: RedisSettings, keys: Keys | None, timeout_s: float) -> Store:
-    """Ask each master what it is, and the namespace what it belongs to."""
+def gather_store(settings: RedisSettings, keys: Keys | None, partitions: int, timeout_s: float) -> Store:
+    """Ask each master for its version and settings, and the namespace for its topic and progress."""
     try:
         client, masters = _connect(settings, timeout_s)
         try:
             nodes = tuple(_store_facts(master) for master in masters)
             stored = None if keys is None else client.get(keys.meta)
+            as_of_ms = [] if keys is None or stored is None else _as_of_ms(client, keys, partitions)
         finally:
             client.close()
     except (redis.RedisError, RedisClusterException, OSError) as error:
         return Store(error=f"{type(error).__name__}: {error}")
-    return Store(nodes=nodes, meta=None if stored is None else _meta(stored))
+    meta = None if stored is None else _meta(stored)
+    return Store(nodes=nodes, meta=meta, newest_as_of_ms=max(as_of_ms, default=None))
+
+
+def _as_of_ms(client: Any, keys: Keys, partitions: int) -> list[int]:
+    """The as-of times of the progress records that can be read."""
+    found = []
+    for partition in range(partitions):
+        stored = client.get(keys.progress(partition))
+        try:
+            found += [] if stored is None else [decode_progress(stored).as_of_ms]
+        except CorruptProgress:
+            continue  # UIC stops at it and says so
+    return found
 
 
 def _meta(stored: bytes) -> dict[str, str]:
@@ -230,15 +265,15 @@ def _store_facts(client: Any) -> StoreFacts:
     )
 
 
-def gather_log(settings: KafkaSettings, timeout_s: float) -> Log:
-    """Ask the brokers for the topics, their settings and the newest records."""
+def gather_log(settings: KafkaSettings, bundle: Bundle | None, timeout_s: float) -> Log:
+    """Ask the brokers for the topics, their settings, their offsets and the newest records."""
     timeout_ms = int(timeout_s * 1000)
     client = settings.client_options()
     try:
         admin = KafkaAdminClient(**client | {"bootstrap_timeout_ms": timeout_ms, "request_timeout_ms": timeout_ms})
     except KafkaError as error:
         return Log(error=type(error).__name__, topics={})
-    names = [settings.topic, settings.dead_letter_topic, settings.erased_topic]
+    names = [settings.topic, settings.dead_letter_topic, erased_topic(settings.topic)]
     try:
         described = [t for t in admin.describe_topics(names) if t["error_code"] == 0]
         topics = topic_facts(admin, described)
@@ -248,14 +283,21 @@ def gather_log(settings: KafkaSettings, timeout_s: float) -> Log:
         return Log(error=f"{type(error).__name__}: {error}", topics={})
     finally:
         admin.close()
-    samples: tuple[Sample, ...] = ()
+    records: list[LogRecord] = []
     sample_error = None
     if settings.topic in topics:
         try:
-            samples = _samples(client, settings.topic, timeout_s)
+            records = list(read_to_end(client, settings.topic, last=SAMPLED_RECORDS, idle_s=timeout_s))
         except UicError as error:
             sample_error = error.detail
-    return Log(version=version, topics=topics, samples=samples, sample_error=sample_error)
+    return Log(
+        version=version,
+        topics=topics,
+        samples=_samples(records),
+        sample_error=sample_error,
+        newest=newest_of(records, bundle),
+        written=_written(client, [name for name in names[:2] if name in topics], timeout_s),
+    )
 
 
 def topic_facts(admin: Any, described: Sequence[Mapping[str, Any]]) -> dict[str, TopicFacts]:
@@ -281,13 +323,53 @@ def topic_facts(admin: Any, described: Sequence[Mapping[str, Any]]) -> dict[str,
     return facts
 
 
-def _samples(client: Mapping[str, Any], topic: str, timeout_s: float) -> tuple[Sample, ...]:
+def _samples(records: Sequence[LogRecord]) -> tuple[Sample, ...]:
     keys: dict[int, list[bytes | None]] = {}
     newest: dict[int, int] = {}
-    for record in read_to_end(client, topic, last=SAMPLED_RECORDS, idle_s=timeout_s):
+    for record in records:
         keys.setdefault(record.partition, []).append(record.key)
         newest[record.partition] = max(record.timestamp_ms, newest.get(record.partition, record.timestamp_ms))
     return tuple(Sample(partition=p, keys=tuple(found), newest_ms=newest[p]) for p, found in sorted(keys.items()))
+
+
+def newest_of(records: Sequence[LogRecord], bundle: Bundle | None) -> Newest:
+    """The records with valid keys, decoded as UIC would; erasures are left out."""
+    reasons: Counter[str] = Counter()
+    items = []
+    for record in records:
+        if record.key is None or check_key(record.key) is not None or record.value is None:
+            continue
+        event = decode(record.value, record.headers, record.key.decode(), record.timestamp_ms)
+        if isinstance(event, Reason):
+            reasons[event.value] += 1
+        else:
+            items.append(event[0])
+    unknown = 0 if bundle is None else int((bundle.items.rows(np.array(items, np.uint64)) == 0).sum())
+    return Newest(records=len(items) + reasons.total(), reasons=dict(reasons), events=len(items), unknown_items=unknown)
+
+
+def _written(client: Mapping[str, Any], topics: Sequence[str], timeout_s: float) -> dict[str, Written]:
+    """How many records each topic has; nothing of those that the broker does not tell."""
+    timeout_ms = int(timeout_s * 1000)
+    since_ms = time.time_ns() // 1_000_000 - traffic.RECENT_MS
+    written = {}
+    try:
+        consumer = KafkaConsumer(**dict(client) | {"group_id": None, "bootstrap_timeout_ms": timeout_ms})
+    except KafkaError:
+        return {}
+    try:
+        for topic in topics:
+            places = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
+            begins = consumer.beginning_offsets(places, timeout_ms=timeout_ms)
+            ends = consumer.end_offsets(places, timeout_ms=timeout_ms)
+            since = consumer.offsets_for_times(dict.fromkeys(places, since_ms), timeout_ms=timeout_ms)
+            recent = sum(ends[at] - first.offset for at, first in since.items() if first is not None)
+            written[topic] = Written(recent=recent, retained=sum(ends[at] - begins[at] for at in places))
+    except KafkaError:
+        return written
+    finally:
+        consumer.close()
+    return written
 
 
 def gather_libraries(distribution: str) -> tuple[Library, ...]:
@@ -320,30 +402,31 @@ def _installed(name: str) -> str | None:
         return None
 
 
-def report(findings: Sequence[Finding]) -> Iterator[str]:
+def report(found: Sequence[Finding]) -> Iterator[str]:
     """The findings as lines for people."""
-    width = max(len(finding.check) for finding in findings)
-    for finding in findings:
-        yield f"{MARKS[finding.verdict]}  {finding.check:<{width}}  {finding.seen}"
+    rows = []
+    for finding in found:
+        rows.append((MARKS[finding.verdict], finding.check, finding.seen))
         if finding.fix:
-            yield f"      {'':<{width}}  → {finding.fix}"
-    counts = {verdict: sum(f.verdict is verdict for f in findings) for verdict in Verdict}
-    yield f"{counts[Verdict.OK]} ok, {counts[Verdict.WARN]} to consider, {counts[Verdict.FAIL]} to mend"
+            rows.append(("", "", f"→ {finding.fix}"))
+    yield from table(("", "", ""), rows)
+    counts = {verdict: sum(f.verdict is verdict for f in found) for verdict in Verdict}
+    yield f"{counts[Verdict.OK]} ok, {counts[Verdict.WARN]} to consider, {counts[Verdict.FAIL]} to fix"
 
 
 def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     """Run the command. 0: no check failed; 1: one did; 2: called wrongly."""
-    parser = argparse.ArgumentParser(prog="uic doctor", description="Check a deployment and say what to mend.")
+    parser = argparse.ArgumentParser(prog="uic doctor", description="Check a deployment and say what to fix.")
     parser.add_argument("--json", action="store_true", help="one JSON object: verdict and findings")
     parser.add_argument("--timeout", type=float, default=5.0, metavar="S", help="for each server (default %(default)s)")
     options = parser.parse_args(arguments)
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what matters of its retries is in the report
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # the report has what matters of its retries
     settings = read_settings()
-    findings = list(diagnose(gather(settings, options.timeout), settings))
-    verdict = checks.worst(findings)
+    found = list(diagnose(gather(settings, options.timeout), settings))
+    verdict = findings.worst(found)
     if options.json:
-        print(json.dumps({"verdict": verdict, "findings": [asdict(f) for f in findings]}, indent=2), file=out)
+        print(json.dumps({"verdict": verdict, "findings": [asdict(f) for f in found]}, indent=2), file=out)
     else:
-        for line in report(findings):
+        for line in report(found):
             print(line, file=out)
     return 1 if verdict is Verdict.FAIL else 0

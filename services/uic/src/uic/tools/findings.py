@@ -1,8 +1,8 @@
-"""What must hold of a deployment, as functions from gathered facts to verdicts; `uic doctor` gathers and prints.
+"""The checks of a deployment, as functions from facts to findings; `uic doctor` gathers the facts and prints.
 
-Every check says what it saw and, where that is not good, what to do. FAIL means that UIC would stop, refuse to start or
-write wrong states; WARN means that it works, with less safety than the design promises. A fact that could not be
-gathered is None, and the check says so instead of passing.
+Every check says what it saw and, unless that is good, what to do. FAIL means that UIC would stop, refuse to start or
+write wrong states; WARN means that it works, but is less safe than it should be. A fact that could not be gathered is
+None, and the check says so instead of passing.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ CLOCK_WARN_S = 2.0
 CLOCK_FAIL_S = 60.0
 DAY_MS = 24 * 3600 * 1000
 FEW_DAYS_MS = 7 * DAY_MS
-NO_ANSWER_FIX = "allow the call to this user, or look the value up on the server by hand"
+NO_ANSWER_FIX = "permit this user to read it, or check the value on the server by hand"
 
 
 class Verdict(StrEnum):
-    """How a check came out."""
+    """The result of a check."""
 
     OK = "OK"
     WARN = "WARN"
@@ -59,12 +59,12 @@ def _fail(check: str, seen: str, fix: str) -> Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class StoreFacts:
-    """What the store says of itself."""
+    """What the store reports about itself."""
 
     server: str
     """"redis" or "valkey"."""
     version: str
-    """As the server counts its own releases."""
+    """The server's own version number."""
     policy: str | None
     """`maxmemory-policy`."""
     max_bytes: int
@@ -77,7 +77,7 @@ class StoreFacts:
     role: str
     """"master" or "slave"."""
     clock_ahead_s: float
-    """Store's clock less ours, half the round trip taken off."""
+    """The store's clock minus ours, corrected by half the round trip."""
 
 
 def store_reachable(url: str, error: str | None) -> Finding:
@@ -92,14 +92,14 @@ def store_version(facts: StoreFacts) -> Finding:
     seen = f"{facts.server} {facts.version}"
     numbers = version_numbers(facts.version)
     if len(numbers) < 2:
-        return _warn("store version", seen, "the version cannot be read: make sure that it is 7.2 or newer")
+        return _warn("store version", seen, "the version is unreadable: make sure that it is 7.2 or newer")
     if numbers[:2] < OLDEST_STORE:
         return _fail("store version", seen, "upgrade to Redis 7.2 or Valkey 7.2, or newer")
     return _ok("store version", seen)
 
 
 def store_writable(facts: StoreFacts) -> Finding:
-    """We talk to a master."""
+    """The connection is to a master."""
     if facts.role != "master":
         return _fail("store role", f"connected to a {facts.role}", "point UIC_REDIS__URL at the master")
     return _ok("store role", "master")
@@ -109,7 +109,7 @@ def store_policy(facts: StoreFacts) -> Finding:
     """Nothing without a TTL is ever evicted: states and progress have none, so the `volatile-` policies keep them."""
     check = "maxmemory-policy"
     if facts.policy is None:
-        return _warn(check, "the server does not tell", NO_ANSWER_FIX)
+        return _warn(check, "the server does not report it", NO_ANSWER_FIX)
     if facts.policy.startswith("allkeys-"):
         return _fail(
             check,
@@ -140,7 +140,7 @@ def store_persistence(facts: StoreFacts) -> Finding:
     if facts.append_only:
         return _ok(check, "append-only file on")
     if facts.append_only is None and facts.snapshots is None:
-        return _warn(check, "the server does not tell", NO_ANSWER_FIX)
+        return _warn(check, "the server does not report it", NO_ANSWER_FIX)
     if facts.snapshots:
         return _warn(
             check,
@@ -155,20 +155,20 @@ def store_persistence(facts: StoreFacts) -> Finding:
 
 
 def store_mode(facts: StoreFacts, mode: str) -> Finding:
-    """The client is told what the server is. `mode` is the setting: single, sentinel or cluster."""
+    """The setting matches the server. `mode` is the setting: single, sentinel or cluster."""
     check = "store mode"
     if facts.clustered and mode != "cluster":
         return _fail(check, f"the server runs in cluster mode, the setting says {mode}", "set UIC_REDIS__MODE=cluster")
     if mode == "cluster" and not facts.clustered:
-        return _fail(check, "the setting says cluster, the server is none", "set UIC_REDIS__MODE=single")
+        return _fail(check, "the setting says cluster, the server is not in cluster mode", "set UIC_REDIS__MODE=single")
     return _ok(check, mode)
 
 
 def clock(what: str, ahead_s: float | None) -> Finding:
-    """Our clock and another machine's agree: as-of times and the bounds on event times compare them."""
+    """Our clock and another machine's agree: as-of times and the limits of event times compare them."""
     check = f"clock of {what}"
     if ahead_s is None:
-        return _ok(check, "nothing to compare with yet")
+        return _ok(check, "nothing to compare yet")
     seen = f"{abs(ahead_s):.1f} s {'ahead of' if ahead_s > 0 else 'behind'} ours"
     fix = "synchronize both clocks (chrony or ntpd)"
     if abs(ahead_s) > CLOCK_FAIL_S:
@@ -183,7 +183,7 @@ def clock(what: str, ahead_s: float | None) -> Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class TopicFacts:
-    """One topic: its partitions, and its settings by name; `config` is None where the broker does not tell."""
+    """One topic: its partitions, and its settings by name; `config` is None if the broker does not report them."""
 
     name: str
     partitions: int
@@ -206,7 +206,7 @@ class TopicFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Keys of a partition's newest records (None for a record without key), and the newest record's timestamp."""
+    """Keys of a partition's newest records (None for a record without a key), and the newest timestamp."""
 
     partition: int
     keys: tuple[bytes | None, ...]
@@ -222,7 +222,7 @@ def broker_reachable(servers: str, error: str | None, version: tuple[int, ...] |
 
 
 def topic_exists(name: str, topic: TopicFacts | None, create: str) -> Finding:
-    """The topic is there, with a leader for each partition. `create` is the command that makes it."""
+    """The topic exists, with a leader for each partition. `create` is the command that creates it."""
     check = f"topic {name}"
     if topic is None:
         return _fail(check, "does not exist", create)
@@ -232,7 +232,7 @@ def topic_exists(name: str, topic: TopicFacts | None, create: str) -> Finding:
 
 
 def partition_count(topic: TopicFacts, partitions: int) -> Finding:
-    """The topic has N partitions, now and for ever: users' keys in the store depend on it."""
+    """The topic has N partitions, which must never change: users' keys in the store depend on it."""
     check = f"partitions of {topic.name}"
     if topic.partitions != partitions:
         return _fail(
@@ -262,7 +262,7 @@ def log_cleanup(topic: TopicFacts) -> Finding:
     """The event log is never compacted: compaction keeps one event a user."""
     check = f"cleanup.policy of {topic.name}"
     if topic.config is None:
-        return _warn(check, "the broker does not tell", NO_ANSWER_FIX)
+        return _warn(check, "the broker does not report it", NO_ANSWER_FIX)
     if topic.policies != {"delete"}:
         return _fail(
             check,
@@ -278,7 +278,7 @@ def log_retention(topic: TopicFacts) -> Finding:
     check = f"retention of {topic.name}"
     time_ms, size = topic.number("retention.ms"), topic.number("retention.bytes")
     if time_ms is None:
-        return _warn(check, "the broker does not tell", NO_ANSWER_FIX)
+        return _warn(check, "the broker does not report it", NO_ANSWER_FIX)
     fix = (
         f"kafka-configs.sh --alter --topic {topic.name} --add-config retention.ms=-1,retention.bytes=-1, "
         "or accept that a rebuild restores no more than this"
@@ -304,7 +304,7 @@ def durability(topic: TopicFacts) -> Finding:
 
 
 def erased_policy(topic: TopicFacts, partitions: int) -> Finding:
-    """The topic of erasures is compacted and has the event log's partitions: its partition p names p's users."""
+    """The topic of erasures is compacted and has as many partitions as the log: partition p holds p's users."""
     check = f"policy of {topic.name}"
     if topic.partitions != partitions:
         return _fail(
@@ -313,7 +313,7 @@ def erased_policy(topic: TopicFacts, partitions: int) -> Finding:
             f"replace it by a compacted topic of {partitions} partitions, and write its records there again",
         )
     if topic.config is None:
-        return _warn(check, "the broker does not tell", NO_ANSWER_FIX)
+        return _warn(check, "the broker does not report it", NO_ANSWER_FIX)
     if topic.policies != {"compact"}:
         return _fail(
             check,
@@ -325,10 +325,10 @@ def erased_policy(topic: TopicFacts, partitions: int) -> Finding:
 
 
 def dead_letter_policy(dead: TopicFacts, log: TopicFacts) -> Finding:
-    """Dead letters are kept long enough to be looked at, and any record of the log fits."""
+    """Dead letters are kept long enough to be examined, and every record of the log fits."""
     check = f"policy of {dead.name}"
     if dead.config is None:
-        return _warn(check, "the broker does not tell", NO_ANSWER_FIX)
+        return _warn(check, "the broker does not report it", NO_ANSWER_FIX)
     if "compact" in dead.policies:
         return _fail(
             check,
@@ -355,11 +355,11 @@ def dead_letter_policy(dead: TopicFacts, log: TopicFacts) -> Finding:
 
 
 def record_size(topic: TopicFacts, max_request_bytes: int) -> Finding:
-    """What UIC's own producer may send, the topic takes."""
+    """The topic accepts the largest request of UIC's own producer."""
     check = f"max.message.bytes of {topic.name}"
     largest = topic.number("max.message.bytes")
     if largest is None:
-        return _warn(check, "the broker does not tell", NO_ANSWER_FIX)
+        return _warn(check, "the broker does not report it", NO_ANSWER_FIX)
     if largest < max_request_bytes:
         return _warn(
             check,
@@ -370,7 +370,7 @@ def record_size(topic: TopicFacts, max_request_bytes: int) -> Finding:
 
 
 def partitioner(samples: Iterable[Sample], partitions: int, error: str | None = None) -> Finding:
-    """Producers put a key where Kafka's murmur2 puts it; more than 1 % elsewhere stops UIC.
+    """Producers choose a key's partition by Kafka's murmur2; more than 1 % elsewhere stops UIC.
 
     `error` says why the newest records could not be read.
     """
@@ -382,7 +382,7 @@ def partitioner(samples: Iterable[Sample], partitions: int, error: str | None = 
         seen += len(sample.keys)
         misrouted += sum(key is None or partition_of(key, partitions) != sample.partition for key in sample.keys)
     if not seen:
-        return _ok(check, "no record to judge by yet")
+        return _ok(check, "no record to check yet")
     found = f"{misrouted} of the newest {seen} records lie in another partition than their key's"
     fix = (
         "librdkafka producers (C, Go, .NET, confluent-kafka) must set partitioner=murmur2_random, "
@@ -396,7 +396,7 @@ def partitioner(samples: Iterable[Sample], partitions: int, error: str | None = 
 
 
 def newest_event(samples: Iterable[Sample], now_ms: int) -> Finding:
-    """No record carries a time ahead of our clock: its producer's clock would be wrong, or ours."""
+    """No record has a timestamp ahead of our clock; otherwise its producer's clock is wrong, or ours."""
     newest = max((s.newest_ms for s in samples if s.newest_ms is not None), default=None)
     if newest is None or newest <= now_ms:
         return _ok("clock of the producers", "no record from the future")
@@ -407,14 +407,14 @@ def newest_event(samples: Iterable[Sample], now_ms: int) -> Finding:
 
 
 def bundle_loads(path: str, name: str | None, error: str | None) -> Finding:
-    """The bundle is whole, and this process computes the numbers that its exporter computed."""
+    """The bundle is complete, and this process computes the same numbers as its exporter."""
     if error is not None:
         return _fail("bundle", f"{path}: {error}", "export or copy the bundle again, or correct UIC_BUNDLE__PATH")
     return _ok("bundle", f"{name} loads, golden cases pass")
 
 
 def namespace_meta(stored: Mapping[str, str] | None, expected: Mapping[str, str], namespace: str) -> Finding:
-    """What the store says of the namespace is what the settings say. `stored` is None before UIC's first start."""
+    """The namespace in the store matches the settings. `stored` is None before UIC's first start."""
     check = f"namespace {namespace}"
     if not stored:
         return _ok(check, "not in the store yet: UIC writes it at its first start")
@@ -430,7 +430,7 @@ def namespace_meta(stored: Mapping[str, str] | None, expected: Mapping[str, str]
 
 @dataclass(frozen=True)
 class Library:
-    """A library that UIC needs: the oldest version it accepts, and the installed one."""
+    """A library that UIC needs: the oldest accepted version, and the installed one."""
 
     name: str
     oldest: str
@@ -438,7 +438,7 @@ class Library:
 
 
 def library(facts: Library) -> Finding:
-    """The library is installed, in a version that UIC was written for."""
+    """The library is installed, in an accepted version."""
     check = f"library {facts.name}"
     fix = f"pip install '{facts.name}>={facts.oldest}'"
     if facts.installed is None:

@@ -1,4 +1,8 @@
-"""`uic partitions`, `uic continue` and `uic rebuild`: an operator's view and word, through a process's admin port."""
+"""`uic partitions`, `uic continue` and `uic rebuild`: an operator's view and decisions, through the admin ports.
+
+`partitions` asks one process, or with several addresses all workers of a group: it then merges their views, and says
+which partitions no worker owns, or more than one.
+"""
 
 from __future__ import annotations
 
@@ -7,43 +11,42 @@ import http.client
 import json
 import ssl
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, TextIO
 from urllib.parse import urlsplit
 
-from pydantic_settings import BaseSettings, SettingsConfigDict
-
-from uic.settings import AccessSettings, AdminSettings
+from uic.settings import AccessSettings, read_client_settings
+from uic.tools.table import table
 
 TIMEOUT_S: Final = 60.0
 DENIED: Final = (http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN)
 COLUMNS: Final = ("partition", "phase", "next_offset", "end_offset", "lag", "as_of_age_s", "lineage", "era", "reason")
 
 
-class _Environment(BaseSettings):
-    """The groups that these commands need, so that they run without a bundle."""
-
-    model_config = SettingsConfigDict(env_prefix="UIC_", env_nested_delimiter="__", frozen=True, extra="ignore")
-
-    admin: AdminSettings = AdminSettings()
-    access: AccessSettings = AccessSettings()
-
-
 class Refused(Exception):
-    """The admin port refused, or did not answer; the message says what it said."""
+    """The admin port refused, or did not answer; the message says why."""
 
 
 def main(verb: str, arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
-    """Run the command `verb`. 0: done; 1: refused or no answer, or (`partitions`) not serving; 2: called wrongly."""
+    """Run the command `verb`. 0: done, nothing found; 1: refused, no answer, or (`partitions`) a worker that is not
+    serving or a partition without exactly one owner; 2: called wrongly."""
     options = _parser(verb).parse_args(arguments)
-    environment = _Environment()
-    admin, access = environment.admin, environment.access
-    url = options.admin or f"http{'s' if admin.tls_cert_file else ''}://{admin.host}:{admin.port}"
+    settings = read_client_settings()
+    admin, access = settings.admin, settings.access
+    urls = [url for given in options.admin for url in given.split(",") if url]
+    urls = urls or [f"http{'s' if admin.tls_cert_file else ''}://{admin.host}:{admin.port}"]
+    if len(urls) > 1 and verb != "partitions":
+        print(f"uic {verb}: give one --admin, that of the worker that owns the partition", file=sys.stderr)
+        return 2
     try:
+        if verb == "partitions" and len(urls) > 1:
+            views = {url: _ask(url, access) for url in urls}
+            return _show_fleet(merged(views, options.total or settings.kafka.partitions), as_json=options.json, out=out)
         if verb == "partitions":
-            return _show(call(url, "GET", "/partitions", access), as_json=options.json, out=out)
+            return _show(call(urls[0], "GET", "/partitions", access), as_json=options.json, out=out)
         offset = "" if getattr(options, "offset", None) is None else f"?offset={options.offset}"
-        stored = call(url, "POST", f"/partitions/{options.partition}/{verb}{offset}", access)
+        stored = call(urls[0], "POST", f"/partitions/{options.partition}/{verb}{offset}", access)
     except Refused as refusal:
         print(f"uic {verb}: {refusal}", file=sys.stderr)
         return 1
@@ -55,15 +58,45 @@ def main(verb: str, arguments: Sequence[str] | None = None, out: TextIO | None =
     return 0
 
 
+def merged(views: Mapping[str, dict[str, Any] | str], total: int) -> dict[str, Any]:
+    """One view of all workers of a group whose topic has `total` partitions.
+
+    Args:
+        views: by address what its `/partitions` answered, or why it did not answer.
+    """
+    answers = {url: view for url, view in views.items() if isinstance(view, dict)}
+    rows = [row | {"worker": url} for url, view in answers.items() for row in view["partitions"]]
+    owners = Counter(row["partition"] for row in rows)
+    return {
+        "serving": len(answers) == len(views) and all(view["serving"] for view in answers.values()),
+        "workers": [
+            {"worker": url, "serving": view["serving"], "reasons": view["reasons"]}
+            if isinstance(view, dict)
+            else {"worker": url, "serving": False, "reasons": [view]}
+            for url, view in views.items()
+        ],
+        "partitions": sorted(rows, key=lambda row: row["partition"]),
+        "unowned": [p for p in range(total) if p not in owners],
+        "owned_twice": sorted(p for p, count in owners.items() if count > 1),
+    }
+
+
+def _ask(url: str, access: AccessSettings) -> dict[str, Any] | str:
+    try:
+        return call(url, "GET", "/partitions", access)
+    except Refused as refusal:
+        return str(refusal)
+
+
 def call(url: str, method: str, target: str, access: AccessSettings) -> dict[str, Any]:
-    """The answer's JSON. `access` has the secret to show, and the authority to trust.
+    """The answer's JSON. `access` has the secret to send, and the CA to trust.
 
     Raises:
         Refused: no answer, or an error.
     """
     address = urlsplit(url)
     if address.scheme not in ("http", "https") or not address.hostname:
-        raise Refused(f"{url!r} is no address: give http://host:port or https://host:port")
+        raise Refused(f"{url!r} is not an address: give http://host:port or https://host:port")
     try:
         secret = access.secret_file.read_text().strip() if access.secret_file else ""
         trusted = ssl.create_default_context(cafile=access.ca_file) if address.scheme == "https" else None
@@ -97,27 +130,51 @@ def _show(view: dict[str, Any], *, as_json: bool, out: TextIO | None) -> int:
     else:
         for reason in view["reasons"]:
             print(f"! {reason}", file=out)
-        rows = [COLUMNS, *(tuple(_cell(row[name]) for name in COLUMNS) for row in view["partitions"])]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
-        for row in rows:
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), file=out)
+        for line in table(COLUMNS, ([row[name] for name in COLUMNS] for row in view["partitions"])):
+            print(line, file=out)
     return 0 if view["serving"] else 1
 
 
-def _cell(value: object) -> str:
-    return "-" if value is None else str(value)
+def _show_fleet(view: dict[str, Any], *, as_json: bool, out: TextIO | None) -> int:
+    if as_json:
+        print(json.dumps(view, indent=2), file=out)
+    else:
+        for worker in view["workers"]:
+            for reason in worker["reasons"]:
+                print(f"! {worker['worker']}: {reason}", file=out)
+        for found, what in (("unowned", "no worker owns"), ("owned_twice", "more than one worker owns")):
+            if view[found]:
+                print(f"! {what} partition {', '.join(map(str, view[found]))}", file=out)
+        columns = (*COLUMNS[:-1], "worker", COLUMNS[-1])
+        for line in table(columns, ([row[name] for name in columns] for row in view["partitions"])):
+            print(line, file=out)
+    return 0 if view["serving"] and not view["unowned"] and not view["owned_twice"] else 1
 
 
 def _parser(verb: str) -> argparse.ArgumentParser:
     described = {
-        "partitions": "The partitions that a UIC process has, and how each stands.",
-        "continue": "Accept the log that a broken partition has now: keep its states, go on in a new era.",
-        "rebuild": "Give up a broken partition's states, and fold the log from its beginning in a new lineage.",
+        "partitions": "The partitions that a UIC process owns and their status; with several --admin, those of all.",
+        "continue": "Accept the current log of a broken partition: keep its states, go on in a new era.",
+        "rebuild": "Discard a broken partition's states, and fold the log from its beginning in a new lineage.",
     }
-    parser = argparse.ArgumentParser(prog=f"uic {verb}", description=described[verb])
-    parser.add_argument("--admin", metavar="URL", help="the process's admin address (default: from UIC_ADMIN__…)")
+    parser = argparse.ArgumentParser(
+        prog=f"uic {verb}",
+        description=described[verb],
+        epilog="Exit status: 0 done and nothing found, 1 a finding or a failure, 2 called wrongly.",
+    )
+    parser.add_argument(
+        "--admin",
+        metavar="URL",
+        action="append",
+        default=[],
+        help="the process's admin address (default: from UIC_ADMIN__…)"
+        + ("; give it several times, or several separated by commas, for all workers" if verb == "partitions" else ""),
+    )
     if verb == "partitions":
-        parser.add_argument("--json", action="store_true", help="as the admin port answers")
+        parser.add_argument("--json", action="store_true", help="as the admin port answers; of several, merged")
+        parser.add_argument(
+            "--total", type=int, metavar="N", help="partitions of the topic (default: UIC_KAFKA__PARTITIONS)"
+        )
         return parser
     parser.add_argument("--partition", type=int, required=True)
     if verb == "continue":

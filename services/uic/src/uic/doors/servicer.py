@@ -1,0 +1,288 @@
+"""The gRPC service: publish behaviors to the log, read a stored state, erase a user.
+
+It translates and decides nothing. Publishing ends in the log (`Publisher`), never in a state; a state is read from the
+store each time, never from the fold's memory. Contract: proto/ctr/uic/v1/uic_service.proto. `uic.doors.grpc` serves it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Protocol, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+from structlog.contextvars import bound_contextvars
+
+from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
+from ctr.uic.v1 import uic_service_pb2 as pb
+from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterServicer
+from mimn.bundle import Bundle
+from mimn.state import CorruptState, StateError, WrongUser, decode_state, partition_of, user_hash
+from uic.core.event import MAX_VALUE_BYTES, RULES, Reason, check_event, check_key
+from uic.doors.publisher import Publisher
+from uic.doors.slow_requests import TOO_MANY_CALLS
+from uic.errors import (
+    DeadLetterUnavailable,
+    Forbidden,
+    ForeignState,
+    InvalidField,
+    LogUnavailable,
+    NoState,
+    NotAcknowledged,
+    Overloaded,
+    RequestRefused,
+    StartRefused,
+    StoreUnavailable,
+    UicError,
+    Unauthenticated,
+    UnreadableState,
+)
+from uic.log.event_log import Position
+from uic.metrics import Metrics
+from uic.settings import GrpcSettings
+
+log = logging.getLogger(__name__)
+
+SERVICE: Final = pb.DESCRIPTOR.services_by_name["UserInterestCenter"].full_name
+MAX_EVENTS: Final = 1000
+DEADLINE_MARGIN_S: Final = 0.05
+"""Part of the caller's deadline that is kept for the way back, so that it gets our answer and not its own timeout."""
+REQUEST_ID: Final = "x-request-id"
+"""Metadata entry that names a call in the log; a caller may choose it, and every answer has it."""
+_SANE_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
+
+STATUS: Final[Mapping[type[UicError], grpc.StatusCode]] = {
+    StartRefused: grpc.StatusCode.FAILED_PRECONDITION,
+    StoreUnavailable: grpc.StatusCode.UNAVAILABLE,
+    LogUnavailable: grpc.StatusCode.UNAVAILABLE,
+    DeadLetterUnavailable: grpc.StatusCode.UNAVAILABLE,
+    UnreadableState: grpc.StatusCode.DATA_LOSS,
+    ForeignState: grpc.StatusCode.FAILED_PRECONDITION,
+    RequestRefused: grpc.StatusCode.FAILED_PRECONDITION,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    Forbidden: grpc.StatusCode.PERMISSION_DENIED,
+    InvalidField: grpc.StatusCode.INVALID_ARGUMENT,
+    NoState: grpc.StatusCode.NOT_FOUND,
+    Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+"""The one table from errors to status codes. A class without a row of its own uses its nearest base's."""
+
+Answer = TypeVar("Answer", bound=Message)
+
+
+class StateReader(Protocol):
+    """What reading a state needs of the store."""
+
+    def load(self, wanted: Sequence[tuple[int, Sequence[str]]]) -> list[list[bytes | None]]:
+        """The stored values of users now, by (partition, user ids); None where nothing is stored.
+
+        Raises:
+            StoreUnavailable: no answer.
+        """
+
+
+def status_of(error: UicError) -> grpc.StatusCode:
+    """The status code that a caller gets for `error`."""
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+class UserInterestCenter(UserInterestCenterServicer):
+    """The service's three calls. Safe to call from several threads."""
+
+    def __init__(
+        self,
+        *,
+        publisher: Publisher,
+        states: StateReader,
+        bundle: Bundle,
+        partitions: int,
+        metrics: Metrics,
+        settings: GrpcSettings,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        """`partitions` is N, the topic's partition count."""
+        self._publisher = publisher
+        self._states = states
+        self._bundle = bundle
+        self._partitions = partitions
+        self._metrics = metrics
+        self._timeout_s = settings.timeout_s
+        self._max_calls = settings.max_calls
+        self._calls = threading.Semaphore(settings.max_calls)
+        self._now_ms = now_ms
+
+    def PublishBehaviors(  # noqa: N802  # the contract's names
+        self, request: pb.PublishBehaviorsRequest, context: grpc.ServicerContext
+    ) -> pb.PublishBehaviorsResponse:
+        """Validates all events, then appends all; returns the position of each."""
+
+        def publish() -> pb.PublishBehaviorsResponse:
+            records = validated(request.events, self._now_ms())
+            positions = self._publisher.publish(records, self._time_left_s(context))
+            self._metrics.published.inc(len(positions))
+            return pb.PublishBehaviorsResponse(positions=[_position(p) for p in positions])
+
+        return self._answer("PublishBehaviors", context, publish)
+
+    def GetUserState(  # noqa: N802
+        self, request: pb.GetUserStateRequest, context: grpc.ServicerContext
+    ) -> pb.GetUserStateResponse:
+        """The user's stored state, decoded."""
+
+        def get() -> pb.GetUserStateResponse:
+            key = validated_user(request.user_id)
+            partition = partition_of(key, self._partitions)
+            [[value]] = self._states.load([(partition, [request.user_id])])
+            if value is None:
+                raise NoState(f"no state is stored for this user (partition {partition})")
+            return self._decoded(value, partition, request.user_id)
+
+        return self._answer("GetUserState", context, get)
+
+    def EraseUser(  # noqa: N802
+        self, request: pb.EraseUserRequest, context: grpc.ServicerContext
+    ) -> pb.EraseUserResponse:
+        """Appends the erasure to the log, and the note for rebuilds."""
+
+        def erase() -> pb.EraseUserResponse:
+            validated_user(request.user_id)
+            return pb.EraseUserResponse(
+                position=_position(self._publisher.erase(request.user_id, self._time_left_s(context)))
+            )
+
+        return self._answer("EraseUser", context, erase)
+
+    def count_refused(self, method: str) -> None:
+        """Count a call of `method` (full name) that was refused before its request arrived."""
+        service, _, name = method.strip("/").partition("/")
+        if service == SERVICE:
+            self._metrics.rpcs.labels(name, grpc.StatusCode.RESOURCE_EXHAUSTED.name).inc()
+
+    def count_malformed(self) -> None:
+        """Count a call whose bytes are not the message that its method takes."""
+        self._metrics.malformed.labels("grpc").inc()
+
+    def finish(self, within_s: float) -> None:
+        """Admit no more calls, and return once none runs or `within_s` seconds are over."""
+        deadline = time.monotonic() + within_s
+        for _ in range(self._max_calls):
+            self._calls.acquire(timeout=max(0.0, deadline - time.monotonic()))
+
+    def _decoded(self, value: bytes, partition: int, user_id: str) -> pb.GetUserStateResponse:
+        layout = self._bundle.layout
+        try:
+            state = decode_state(value, self._bundle.fingerprint, layout, user_hash(user_id))
+        except (CorruptState, WrongUser) as error:
+            raise UnreadableState(f"{type(error).__name__}: {error}") from error
+        except StateError as error:
+            raise ForeignState(f"{type(error).__name__}: {error}") from error
+        header = state.header
+        named = layout.view(state.tensors)
+        return pb.GetUserStateResponse(
+            partition=partition,
+            fingerprint=self._bundle.fingerprint[:16].hex(),
+            lineage=header.lineage,
+            era=header.era,
+            last_offset=header.last_offset,
+            event_count=header.event_count,
+            last_event_time=header.last_event_time,
+            digest=header.digest,
+            partial=header.partial,
+            blocks=[
+                pb.StateBlock(
+                    name=block.name, shape=block.shape, dtype=block.dtype, values=named[block.name].ravel().tolist()
+                )
+                for block in layout.blocks
+            ],
+        )
+
+    def _time_left_s(self, context: grpc.ServicerContext) -> float:
+        remaining: float | None = context.time_remaining()  # the stubs omit None: no deadline
+        if remaining is None:
+            return self._timeout_s
+        return max(0.0, min(self._timeout_s, remaining - DEADLINE_MARGIN_S))
+
+    def _answer(self, method: str, context: grpc.ServicerContext, work: Callable[[], Answer]) -> Answer:
+        """Run `work`, count it, and turn its error into a status; at most `max_calls` run at once."""
+        code, detail = grpc.StatusCode.OK, ""
+        request_id = _request_id(context)
+        told: tuple[tuple[str, str], ...] = ((REQUEST_ID, request_id),)
+        admitted = self._calls.acquire(blocking=False)
+        with bound_contextvars(request_id=request_id), self._metrics.rpc_seconds.labels(method).time():
+            try:
+                if not admitted:
+                    raise Overloaded(TOO_MANY_CALLS)
+                answer = work()
+            except UicError as error:
+                code, detail = status_of(error), error.detail
+                told += hints(error)
+            except Exception:
+                log.exception("%s failed with an unexpected error", method)
+                code, detail = grpc.StatusCode.INTERNAL, "an error in UIC itself; its log has it"
+            finally:
+                if admitted:
+                    self._calls.release()
+        self._metrics.rpcs.labels(method, code.name).inc()
+        context.set_trailing_metadata(told)
+        if code is not grpc.StatusCode.OK:
+            context.abort(code, detail)
+        return answer
+
+
+def validated(events: Any, now_ms: int) -> list[tuple[bytes, bytes]]:
+    """Record keys and values of the request's events: all of them, or none.
+
+    Raises:
+        InvalidField: names the event by its index, and the field.
+    """
+    if not 1 <= len(events) <= MAX_EVENTS:
+        raise InvalidField(f"events: there are {len(events)}; send 1 to {MAX_EVENTS} in a call")
+    return [_record(event, i, now_ms) for i, event in enumerate(events)]
+
+
+def validated_user(user_id: str) -> bytes:
+    """The record key of `user_id`.
+
+    Raises:
+        InvalidField: empty or too long.
+    """
+    key = user_id.encode()
+    if wrong := check_key(key):
+        raise InvalidField(f"user_id: {RULES[wrong][1]}")
+    return key
+
+
+def _record(event: BehaviorEvent, index: int, now_ms: int) -> tuple[bytes, bytes]:
+    key = event.user_id.encode()
+    value = event.SerializeToString()
+    wrong = check_key(key) or check_event(event, event.user_id, now_ms)
+    if wrong is None and len(value) > MAX_VALUE_BYTES:
+        wrong = Reason.TOO_LARGE
+    if wrong is not None:
+        field, rule = RULES[wrong]
+        field = {"": "", "key": ".user_id"}.get(field, f".{field}")
+        raise InvalidField(f"events[{index}]{field}: {rule}")
+    return key, value
+
+
+def _position(position: Position) -> pb.LogPosition:
+    return pb.LogPosition(partition=position.partition, offset=position.offset)
+
+
+def hints(error: UicError) -> tuple[tuple[str, str], ...]:
+    """Trailing metadata for programs: whether to retry, and which events a retry should contain."""
+    hints = [("retriable", "true" if error.retriable else "false")]
+    if isinstance(error, NotAcknowledged):
+        hints.append(("unacknowledged", ",".join(map(str, error.positions))))
+    return tuple(hints)
+
+
+def _request_id(context: grpc.ServicerContext) -> str:
+    """The caller's request id, or a new one if it sent none that is safe to log."""
+    sent = next((str(value) for name, value in context.invocation_metadata() if name == REQUEST_ID), "")
+    return sent if _SANE_REQUEST_ID.fullmatch(sent) else secrets.token_hex(8)

@@ -1,0 +1,181 @@
+"""Appending records to topics: the port `EventLog`, and `KafkaLog`, its implementation on Kafka.
+
+`KafkaLog` makes its idempotent producer when it is first needed, and replaces it once it can no longer be trusted. The
+gRPC service (`uic.doors.publisher`) and the replay of dead letters append through it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+from uuid import UUID
+
+from kafka import KafkaAdminClient, KafkaProducer
+from kafka.errors import KafkaError, UnknownTopicOrPartitionError
+
+from mimn.state import NO_TOPIC_ID
+from uic.errors import LogUnavailable, NotAcknowledged, UnsuitableTopic
+from uic.log.bounded_producer import close_producer, open_producer
+
+VERDICT_MARGIN_S = 0.5
+"""How much longer than its delivery timeout a producer may take to report before it is given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewRecord:
+    """A record to append: the partition is the key's, chosen here and not by the Kafka client."""
+
+    partition: int
+    key: bytes
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a record landed."""
+
+    partition: int
+    offset: int
+
+
+class EventLog(Protocol):
+    """A log of topics that can be appended to. Safe to call from several threads."""
+
+    def append(self, topic: str, partitions: int, records: Sequence[NewRecord], timeout_s: float) -> list[Position]:
+        """Where the records landed, in their order; all are acknowledged by all in-sync replicas.
+
+        Records of one partition keep their order. `partitions` is the count that the topic must have.
+
+        Raises:
+            LogUnavailable: no broker answers; nothing was written.
+            NotAcknowledged: some were not acknowledged within `timeout_s`.
+            UnsuitableTopic: missing, or of another partition count; nothing was written.
+        """
+
+    def topic_id(self, topic: str) -> bytes:
+        """16 bytes; zeros if the broker has no topic ids.
+
+        Raises:
+            LogUnavailable: no broker answers.
+            UnsuitableTopic: there is no such topic.
+        """
+
+    def close(self) -> None:
+        """Close connections; acknowledged records stay."""
+
+
+class KafkaLog:
+    """`EventLog` on Kafka."""
+
+    def __init__(self, client: Mapping[str, Any], *, timeout_s: float, max_request_bytes: int = 1 << 20) -> None:
+        """Nothing is connected yet.
+
+        Args:
+            client: options of the Kafka client (`bootstrap_servers` and what it takes to connect).
+            timeout_s: how long a record may be on its way; after that it is never sent again.
+            max_request_bytes: largest request, and so largest record.
+        """
+        self._client = dict(client)
+        self._timeout_s = timeout_s
+        self._max_request_bytes = max_request_bytes
+        self._lock = threading.Lock()
+        self._producer: KafkaProducer | None = None
+        self._admin: KafkaAdminClient | None = None
+
+    def append(self, topic: str, partitions: int, records: Sequence[NewRecord], timeout_s: float) -> list[Position]:
+        """See `EventLog`."""
+        started = time.monotonic()
+        verdict_by = started + self._timeout_s + VERDICT_MARGIN_S
+        deadline = min(started + timeout_s, verdict_by)
+        producer = self._connected()
+        _check_topic(producer, topic, partitions)
+        futures = []
+        for record in records:
+            try:
+                futures.append(
+                    producer.send(
+                        topic,
+                        key=record.key,
+                        value=record.value,
+                        headers=list(record.headers),
+                        partition=record.partition,
+                    )
+                )
+            except KafkaError as error:
+                if not futures:
+                    raise LogUnavailable(f"the producer accepts no records now: {type(error).__name__}") from error
+                break  # its buffer is full: what is in it already may arrive, the rest does not
+        positions: list[Position] = []
+        missing: list[int] = list(range(len(futures), len(records)))
+        trusted = True
+        for i, future in enumerate(futures):
+            try:
+                landed = future.get(timeout=max(deadline - time.monotonic(), 0))
+                positions.append(Position(landed.partition, landed.offset))
+            except KafkaError as error:
+                missing.append(i)
+                given = future.is_done
+                trusted &= error.retriable if given else time.monotonic() < verdict_by
+        if not trusted:
+            self._give_up(producer)
+        if missing:
+            raise NotAcknowledged(tuple(sorted(missing)), len(records))
+        return positions
+
+    def topic_id(self, topic: str) -> bytes:
+        """See `EventLog`."""
+        timeout_ms = int(self._timeout_s * 1000)
+        try:
+            with self._lock:
+                if self._admin is None:
+                    self._admin = KafkaAdminClient(
+                        **self._client | {"bootstrap_timeout_ms": timeout_ms, "request_timeout_ms": timeout_ms}
+                    )
+                [found] = self._admin.describe_topics([topic])
+        except KafkaError as error:
+            raise LogUnavailable(f"no broker answers: {type(error).__name__}") from error
+        if found["error_code"] == UnknownTopicOrPartitionError.errno:
+            raise UnsuitableTopic(f"topic {topic} does not exist: create it")
+        identity = found["topic_id"]
+        return NO_TOPIC_ID if identity is None else UUID(str(identity)).bytes
+
+    def close(self) -> None:
+        """See `EventLog`."""
+        with self._lock:
+            producer, self._producer = self._producer, None
+            admin, self._admin = self._admin, None
+        if producer is not None:
+            close_producer(producer, wait_s=1.0)
+        if admin is not None:
+            admin.close()
+
+    def _connected(self) -> KafkaProducer:
+        with self._lock:
+            if self._producer is None:
+                try:
+                    self._producer = open_producer(
+                        self._client, timeout_s=self._timeout_s, max_request_bytes=self._max_request_bytes
+                    )
+                except KafkaError as error:
+                    raise LogUnavailable(f"no broker answers: {type(error).__name__}") from error
+            return self._producer
+
+    def _give_up(self, producer: KafkaProducer) -> None:
+        """Drop a producer that failed or did not report, so that it sends nothing after its callers were answered."""
+        with self._lock:
+            if self._producer is producer:
+                self._producer = None
+        close_producer(producer, wait_s=0)
+
+
+def _check_topic(producer: KafkaProducer, topic: str, partitions: int) -> None:
+    try:
+        found = producer.partitions_for(topic)
+    except KafkaError as error:
+        raise LogUnavailable(f"no metadata of topic {topic}, does it exist? {type(error).__name__}") from error
+    if len(found) != partitions:
+        raise UnsuitableTopic(f"topic {topic} has {len(found)} partitions, the settings say {partitions}")

@@ -1,0 +1,151 @@
+"""`uic state` and `uic erase` over a real gRPC port: what they show, ask, and say when they are refused."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from access import KeyRing, Scope, make_key
+from mimn.bundle import Bundle, load_bundle
+from support.fake_log import FakeLog
+from support.stored import Stored
+from uic.doors.grpc import GrpcServer
+from uic.doors.guard import Guard
+from uic.doors.publisher import Publisher
+from uic.doors.servicer import UserInterestCenter
+from uic.metrics import Metrics
+from uic.settings import GrpcSettings
+from uic.tools import erase, state
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+N = 4
+
+
+class States:
+    """A store's values."""
+
+    def __init__(self, stored: Stored) -> None:
+        self._stored = stored
+
+    def load(self, wanted: Sequence[tuple[int, Sequence[str]]]) -> list[list[bytes | None]]:
+        return [[self._stored.values.get(self._stored.key(user)) for user in users] for _, users in wanted]
+
+
+class Rig:
+    def __init__(self, bundle: Bundle, guard: Guard | None = None) -> None:
+        settings = GrpcSettings(port=0)
+        self.stored = Stored(bundle, partitions=N)
+        self.log = FakeLog({"events": N, "events.erased": N})
+        service = UserInterestCenter(
+            publisher=Publisher(self.log, "events", N),
+            states=States(self.stored),
+            bundle=bundle,
+            partitions=N,
+            metrics=Metrics(),
+            settings=settings,
+        )
+        self.door = GrpcServer(service, settings, lambda: True, guard)
+        self.address = f"127.0.0.1:{self.door.start()}"
+
+
+@pytest.fixture(params=["tiny", "tiny_sketch"])
+def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    folder = FIXTURES / ("bundle_" + request.param)
+    rig = Rig(load_bundle(next(folder.rglob("manifest.json")).parent))
+    yield rig
+    rig.door.drain(0)
+
+
+def show(rig: Rig, *arguments: str) -> tuple[int, str]:
+    out = io.StringIO()
+    return state.main([*arguments, "--grpc", rig.address], out), out.getvalue()
+
+
+def test_a_state_is_shown_with_its_memory_and_counters(rig: Rig) -> None:
+    tensors = rig.stored.state("ann", events=7, last_offset=41, partial=True)
+    bundle = rig.stored.bundle
+    code, text = show(rig, "ann", "--json", "--bundle", str(bundle.path))
+    assert code == 0
+    view = json.loads(text)
+    assert (view["events"], view["last_offset"], view["partial"], view["digest"]) == (7, 41, True, "00" * 8)
+    named = bundle.layout.view(tensors)
+    assert view["blocks"] == {name: list(values.shape) for name, values in named.items()}
+    if "memory" in named:
+        assert view["memory"]["slots"] == len(named["memory"])
+        assert sum(view["memory"]["utilization"]) == pytest.approx(1, abs=0.01)
+    if "channels" in named:
+        assert view["channels"] == len(named["channels"])
+    assert ("counters" in view) == (bundle.sketch is not None)
+    lines = show(rig, "ann")[1].splitlines()
+    assert any(line.split() == ["events", "7"] for line in lines)
+
+
+def test_counters_are_named_by_the_items_and_categories_that_the_bundle_knows() -> None:
+    bundle = load_bundle(next((FIXTURES / "bundle_tiny_sketch").rglob("manifest.json")).parent)
+    assert bundle.sketch is not None
+    sketch = bundle.sketch.sketch
+    rig = Rig(bundle)
+    try:
+        tensors = rig.stored.state("ann")
+        states = np.array([tensors])
+        states[:, : sketch.values] = 0
+        item, category = bundle.items.ids[:1], bundle.categories.ids[:1]
+        for _ in range(3):
+            sketch.add(states, bundle.sketch.addresses(item, category), sketch.moments(np.array([0])))
+        response = show(rig, "ann", "--bundle", str(bundle.path), "--json")[1]
+        assert json.loads(response)["counters"]
+        top = state._top_counters(bundle.layout.view(states[0])["counters"][0], bundle, 1)
+    finally:
+        rig.door.drain(0)
+    assert [one["id"] for one in top["items"]] == [int(item[0])]
+    assert [one["id"] for one in top["categories"]] == [int(category[0])]
+
+
+def test_a_user_without_a_state_and_an_address_without_uic_are_said(
+    rig: Rig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert show(rig, "bob")[0] == 1
+    assert "no state is stored" in capsys.readouterr().err
+    rig.door.drain(0)
+    assert show(rig, "bob")[0] == 1
+    assert "is UIC running at" in capsys.readouterr().err
+
+
+def test_an_erasure_asks_unless_told_and_says_where_it_is(
+    rig: Rig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert erase.main(["ann", "--grpc", rig.address]) == 2
+    assert "--yes" in capsys.readouterr().err
+    assert not any(rig.log.records["events"])
+    out = io.StringIO()
+    assert erase.main(["ann", "--yes", "--json", "--grpc", rig.address], out) == 0
+    where = json.loads(out.getvalue())
+    assert where == {"partition": rig.stored.partition("ann"), "offset": 0}
+    [record] = rig.log.records["events"][where["partition"]]
+    assert record == (b"ann", None)
+
+
+def test_the_key_of_the_settings_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret, key = make_key({Scope.READ}, "k")
+    (tmp_path / "keys").write_text(key.line())
+    (tmp_path / "secret").write_text(secret + "\n")
+    bundle = load_bundle(next((FIXTURES / "bundle_tiny").rglob("manifest.json")).parent)
+    rig = Rig(bundle, Guard(KeyRing(tmp_path / "keys"), Metrics()))
+    try:
+        rig.stored.state("ann")
+        assert show(rig, "ann")[0] == 1
+        assert "set UIC_ACCESS__SECRET_FILE" in capsys.readouterr().err
+        monkeypatch.setenv("UIC_ACCESS__SECRET_FILE", str(tmp_path / "secret"))
+        assert show(rig, "ann")[0] == 0
+        assert erase.main(["ann", "--yes", "--grpc", rig.address]) == 1
+        assert "PERMISSION_DENIED" in capsys.readouterr().err
+    finally:
+        rig.door.drain(0)
