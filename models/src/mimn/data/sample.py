@@ -7,7 +7,7 @@ The history is what happened strictly before it. Ids of string data sets are sho
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -17,7 +17,8 @@ from rich.table import Table
 
 from mimn.data.description import ACTIONS
 from mimn.data.events import DataError
-from mimn.data.prepared import Prepared, Side
+from mimn.data.labelled import Labelled
+from mimn.data.prepared import Impressions, Prepared, Side
 from mimn.data.presets import paper_instances
 
 Value = str | float | None
@@ -120,19 +121,30 @@ class _Sampling:
         shown = self._data.impressions
         if shown is None:
             raise DataError("the data set has no `[impressions]`")
+        picked = np.array(_chosen(len(shown), rows, rng), np.int64)
+        context = {name: values[picked] for name, values in shown.context.items()}
+        arrays = {f.name: getattr(shown, f.name)[picked] for f in fields(shown) if f.name != "context"}
+        # The rule of training, on these rows alone.
+        chosen = Labelled(self._data.events, Impressions(**arrays, context=context), np.zeros(len(picked), np.int8))
+        shown = chosen.impressions
         samples = []
-        for row in _chosen(len(shown), rows, rng):
-            user, time_ms = int(shown.user_id[row]), int(shown.time_ms[row])
-            begin, stop = self._user(user)
-            # Strictly before: an event's time is whole units, so one of the impression's own unit may be later.
-            unit = self._data.events.unit_ms
-            end = begin + int(np.searchsorted(self._data.events.timestamp[begin:stop], time_ms // unit))
-            context = {name: self._value(name, values[row]) for name, values in shown.context.items()}
-            if not np.isnan(shown.position[row]):
-                context["position"] = float(shown.position[row])
-            item, category = int(shown.item_id[row]), int(shown.category_id[row])
-            asked = _Asked(user, time_ms, begin, end, item, category, int(shown.label[row]))
-            samples.append(self._sample(asked, context))
+        for i in range(len(shown)):
+            values = {name: self._value(name, of[i]) for name, of in context.items()}
+            if not np.isnan(shown.position[i]):
+                values["position"] = float(shown.position[i])
+            user, time_ms, begin, end, item, category, label = (
+                int(of[i])
+                for of in (
+                    shown.user_id,
+                    shown.time_ms,
+                    chosen.begin,
+                    chosen.end,
+                    shown.item_id,
+                    shown.category_id,
+                    shown.label,
+                )
+            )
+            samples.append(self._sample(_Asked(user, time_ms, begin, end, item, category, label), values))
         return samples
 
     def _of_events(self, rows: int, rng: np.random.Generator) -> list[Sample]:
@@ -178,7 +190,7 @@ class _Sampling:
                     (asked.time_ms - int(events.timestamp[row]) * events.unit_ms) / 1000,
                 )
             )
-        fields = {
+        sources = {
             "user": self._side("user", asked.user),
             "item": self._side("item", asked.item),
             "context": context,
@@ -191,7 +203,7 @@ class _Sampling:
             history=history,
             item=self._id(asked.item),
             category=self._id(asked.category),
-            fields={source: values for source, values in fields.items() if values},
+            fields={source: values for source, values in sources.items() if values},
             label=asked.label,
         )
 
