@@ -232,7 +232,7 @@ def test_sample_shows_history_candidate_fields_and_label(shop: Path, capsys: pyt
 def test_sample_is_a_readable_table(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sample", str(shop), "--cache", str(shop.parent / "cache")]) == 0
     shown = capsys.readouterr().out
-    assert "1. user 1, 2017-11-26T09:53:20.000Z, label 1 (clicked)" in shown
+    assert "1. user 1, 2017-11-26T09:53:20.000Z, label 1" in shown
     assert 'context fields: hour "9", price 1.5, position 2.0' in shown
     assert "history: the latest 3 of 3 events" in shown
     assert re.search(r"11 +1 +purchase +3 +1\.0 d", shown)

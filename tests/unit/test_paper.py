@@ -16,6 +16,7 @@ from mimn import paper
 from mimn.config import ConfigError
 from mimn.data import __main__ as data
 from mimn.data.description import read_description
+from mimn.data.prepared import prepare
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "models/reproduce/README.md").read_text()
@@ -92,7 +93,7 @@ def test_a_row_is_trained_tested_and_says_what_its_figure_is(
 
 def test_the_same_seed_gives_the_same_figure(taobao: Path) -> None:
     config = paper.read_config(ROOT / "models/reproduce/embedding_mlp.toml")
-    prepared = data.prepare(taobao, taobao.parents[2] / "cache")
+    prepared = prepare(taobao, taobao.parents[2] / "cache")
     first, again = (paper.train(config, prepared, taobao.parents[2] / name, 19) for name in "ab")
     assert first["tests"] == again["tests"]
     assert torch.get_num_threads() == 1

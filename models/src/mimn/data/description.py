@@ -55,7 +55,7 @@ Transform = Literal["none", "log1p"]
 Source = Literal["user", "item", "context"]
 SOURCES: tuple[Source, ...] = ("user", "item", "context")
 ACTIONS = ("view", "click", "cart", "favorite", "purchase")
-"""The actions of the wire (`ctr.event.v1.Action`) without its prefix."""
+"""The actions of the wire (enum Action of the behavior event) without their prefix."""
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Column = Annotated[str, msgspec.Meta(min_length=1)]
@@ -88,6 +88,8 @@ class TimedTable(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     item: Column
     time: Column
     time_unit: TimeUnit = "s"
+    category: Column | None = None
+    """None: the category of the item in `[items]`, or 0 without one."""
     since: datetime | None = None
     """Rows before this time (UTC) are refused and counted. None: 2000-01-01, as in the event's format."""
     until: datetime | None = None
@@ -100,8 +102,6 @@ class EventsTable(TimedTable, frozen=True, kw_only=True, forbid_unknown_fields=T
     item_offset: Annotated[int, msgspec.Meta(ge=0, le=1 << 62)] = 0
     """Added to every item id of this table: keeps ids of another kind (brands, articles) apart from those of
     `[impressions]` and `[items]`."""
-    category: Column | None = None
-    """None: the category of the item in `[items]`, or 0 without one."""
     action: Column | None = None
     """None: `[actions]` must be absent, all events are alike."""
     together: Column | None = None
@@ -115,7 +115,6 @@ class ImpressionsTable(TimedTable, frozen=True, kw_only=True, forbid_unknown_fie
     """0 or 1, or true and false."""
     window: str
     """How long after its time an impression can still be clicked, such as "30m" or "7d"."""
-    category: Column | None = None
     label_time: Column | None = None
     """When it was clicked, in `time_unit`; null without a click. A click after the window is none."""
     weight: Column | None = None

@@ -68,8 +68,7 @@ def sample(data: Prepared, rows: int, events: int, seed: int) -> list[Sample]:
 def rendered(samples: list[Sample], console: Console) -> None:
     """Print rows as tables."""
     for number, one in enumerate(samples, 1):
-        label = "clicked" if one.label else "not clicked"
-        console.print(f"[bold]{number}. user {one.user}, {one.time}, label {one.label} ({label})[/bold]")
+        console.print(f"[bold]{number}. user {one.user}, {one.time}, label {one.label}[/bold]")
         console.print(f"   candidate: item {one.item}, category {one.category}")
         for source, values in one.fields.items():
             said = ", ".join(f"{name} {'missing' if v is None else json.dumps(v)}" for name, v in values.items())

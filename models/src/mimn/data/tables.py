@@ -44,7 +44,7 @@ class Wanted:
     column: str
     meaning: Meaning
     said: str
-    """Its place in the description, such as `events.user`, for errors."""
+    """Its place in the description, for errors: the table, a dot, the key."""
     unit: TimeUnit = "s"
     separator: str = "|"
     """Between the values of a list that is written as one text."""
