@@ -37,13 +37,11 @@ from mimn.data.__main__ import cache_folder
 from mimn.data.events import DataError, Events
 from mimn.data.prepared import Prepared, prepare
 from mimn.data.presets import PaperInstances, paper_instances
-from mimn.data.split import Part
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.nn.checkpoint import untrained
 from mimn.nn.model import Batch, ClickModel
 
 Ints = NDArray[np.int64]
-PAPER_PARTS: tuple[Part, ...] = ("train", "test")
 TEST_ROWS = 512
 """Rows that are scored together."""
 DRAWS = 20
@@ -146,7 +144,7 @@ def train(
     model = untrained(config.architecture, len(ids.items) + 1, len(ids.categories) + 1)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     began = time.process_time()
-    parts = (_rows(instances, part, events, ids) for part in PAPER_PARTS)
+    parts = _rows(instances, events, ids)
     tests = _train(config, model, *parts, seed=seed, progress_bar=progress_bar)
     best = max(tests, key=lambda test: test[1])
     record = {
@@ -170,12 +168,16 @@ def train(
     return record
 
 
-def _rows(instances: PaperInstances, part: Part, events: Events, ids: EmbeddingIds) -> _Rows:
-    chosen = instances.of(part)
-    items, categories = ids.item_rows(events.item_id), ids.category_rows(events.category_id)
-    distinct, first = np.unique(items, return_index=True)
-    candidates = ids.item_rows(chosen.item), ids.category_rows(chosen.category)
-    return _Rows(chosen, (items, categories), candidates, (distinct, categories[first]))
+def _rows(instances: PaperInstances, events: Events, ids: EmbeddingIds) -> tuple[_Rows, _Rows]:
+    """The train rows and the test rows."""
+    of_events = ids.item_rows(events.item_id), ids.category_rows(events.category_id)
+    distinct, first = np.unique(of_events[0], return_index=True)
+
+    def rows(chosen: PaperInstances) -> _Rows:
+        candidates = ids.item_rows(chosen.item), ids.category_rows(chosen.category)
+        return _Rows(chosen, of_events, candidates, (distinct, of_events[1][first]))
+
+    return rows(instances.of("train")), rows(instances.of("test"))
 
 
 def _train(

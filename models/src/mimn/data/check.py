@@ -27,7 +27,7 @@ from mimn.data.description import (
     read_description,
 )
 from mimn.data.events import DataError
-from mimn.data.ids import collisions
+from mimn.data.ids import Strings
 from mimn.data.split import LEFT_OUT, PARTS, time_parts
 from mimn.data.tables import EARLIEST_MS, LATEST_MS, Columns, TableReader, Wanted
 
@@ -137,7 +137,7 @@ class _Check:
     def __init__(self, description: Description, root: Path) -> None:
         self._description, self._root = description, root
         self._report = Report({"name": description.name})
-        self._hashes: list[tuple[NDArray[np.uint64], NDArray[np.uint64]]] = []
+        self._strings = Strings()
         self._users, self._items = Tally(), Tally()
         self._item_keys: NDArray[np.uint64] | None = None
 
@@ -151,7 +151,7 @@ class _Check:
         if described.impressions is not None:
             self._impressions(described.impressions)
         if described.ids == "string":
-            shared = collisions(*(np.concatenate(part) for part in zip(*self._hashes, strict=True)))
+            shared = self._strings.collisions
             report.values["strings that share an id"] = shared
             if shared:
                 report.findings.append(f"{shared} strings share their 64-bit id with another one: rename them")
@@ -167,10 +167,9 @@ class _Check:
             DataError: no row can be used.
         """
         used = 0
-        for batch in reader.batches(collisions=self._description.ids == "string"):
+        for batch in reader.batches(strings=self._strings if self._description.ids == "string" else None):
             used += len(next(iter(batch.values())))
             yield batch
-        self._hashes += reader.hashes
         self._report.values[f"rows of [{name}]"] = reader.rows
         for reason, n in reader.refused.rows.items():
             first = reader.refused.first[reason]
