@@ -18,6 +18,7 @@ from mimn import metrics
 from mimn.data.__main__ import main
 from mimn.data.description import Protocol
 from mimn.data.events import DataError, Events
+from mimn.data.ids import string_id
 from mimn.data.presets import PaperInstances, paper_instances
 
 Preset = Literal["mimn-paper-taobao", "mimn-paper-amazon"]
@@ -171,6 +172,12 @@ kind = "categorical"
 kind = "categorical"
 [fields.context.price]
 kind = "numeric"
+[fields.context."shop.page"]
+kind = "categorical"
+column = "page"
+[fields.context.query]
+kind = "categorical"
+buckets = 100
 [actions]
 buy = { is = "purchase", weight = 3.0 }
 pv = { is = "view" }
@@ -191,6 +198,8 @@ TABLES: dict[str, dict[str, list[Any]]] = {
         "y": [1, 0],
         "p": [2, None],
         "hour": ["9", None],
+        "page": ["home", None],
+        "query": ["red shoes", None],
         "price": [1.5, None],
     },
     "users": {"u": [1], "age": ["30-39"]},
@@ -212,6 +221,8 @@ def sampled(path: Path, capsys: pytest.CaptureFixture[str], *more: str) -> Any:
 
 def test_sample_shows_history_candidate_fields_and_label(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = sampled(shop, capsys, "--events", "2")
+    query = f"#{string_id('red shoes'):016x}"
+    context = {"hour": "9", "price": 1.5, "shop.page": "home", "query": query, "position": 2.0}
     assert first == {
         "user": "1",
         "time": "2017-11-26T09:53:20.000Z",
@@ -222,18 +233,21 @@ def test_sample_shows_history_candidate_fields_and_label(shop: Path, capsys: pyt
         ],
         "item": "11",
         "category": "1",
-        "fields": {"user": {"age": "30-39"}, "context": {"hour": "9", "price": 1.5, "position": 2.0}},
+        "fields": {"user": {"age": "30-39"}, "context": context},
         "label": 1,
     }, "the event of the impression's own second is not history"
     assert (second["user"], second["history"], second["history_events"], second["label"]) == ("3", [], 0, 0)
-    assert second["fields"] == {"user": {"age": None}, "context": {"hour": None, "price": None}}
+    assert second["fields"] == {
+        "user": {"age": None},
+        "context": dict.fromkeys(("hour", "price", "shop.page", "query")),
+    }
 
 
 def test_sample_is_a_readable_table(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sample", str(shop), "--cache", str(shop.parent / "cache")]) == 0
     shown = capsys.readouterr().out
     assert "1. user 1, 2017-11-26T09:53:20.000Z, label 1" in shown
-    assert 'context fields: hour "9", price 1.5, position 2.0' in shown
+    assert 'context fields: hour "9", price 1.5, shop.page "home"' in shown
     assert "history: the latest 3 of 3 events" in shown
     assert re.search(r"11 +1 +purchase +3 +1\.0 d", shown)
     assert "user fields: age missing" in shown

@@ -5,7 +5,7 @@
 
 The rows are those of the description's preset (`mimn.data.presets`). As in the authors' scripts there is one pass over
 the train users in random order, Adam, and a test every `test_every` batches; what they publish is the **best** of these
-tests, so the test users choose the checkpoint. `metrics.json` has that figure and the one behind the last batch.
+tests, so the test users choose the checkpoint. `metrics.json` has that figure and the one after the last batch.
 Histories are not padded: the published MIMN runs its cell over the padding, ours has none.
 
 For everything else train by the clean protocol: `mimn.train`.

@@ -319,7 +319,7 @@ def _records(path: Path, read: Callable[[str], Row], done: Converted, *, encodin
                     used += 1
                     yield row
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read behind line {number}: {error}; download it again") from error
+        raise DataError(f"{path} cannot be read after line {number}: {error}; download it again") from error
     if not used:
         reasons = [
             f"{reason}: {n - before.get(reason, 0)}" for reason, n in done.refused.items() if n > before.get(reason, 0)

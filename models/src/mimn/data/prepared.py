@@ -137,7 +137,7 @@ class Prepared:
 
     @cached_property
     def texts(self) -> dict[str, dict[int, str]]:
-        """By field: the text of each code."""
+        """By field: the text of each code. A hashed field has none."""
         stored = json.loads((self.folder / TEXTS).read_text("utf-8"))
         return {name: dict(zip(codes, texts, strict=True)) for name, (codes, texts) in stored.items()}
 
@@ -194,7 +194,7 @@ class _Preparation:
             used += len(next(iter(batch.values())))
             yield batch
         for name, texts in reader.texts.items():
-            self._texts.setdefault(name.split(".")[-1], {}).update(texts)
+            self._texts.setdefault(name.partition(".")[2] or name, {}).update(texts)
         self._rows[table] = used
         self._refused |= {f"{table}: {reason}": n for reason, n in reader.refused.rows.items()}
         if not used:
@@ -349,6 +349,7 @@ def field_columns(description: Description, source: Source, prefix: str = "field
             field.column or name,
             "number" if field.kind == "numeric" else "values" if field.kind == "multi" else "value",
             f"fields.{source}.{name}",
+            texts=field.buckets is None or field.kind == "multi",  # a hashed value's row is found by its code
         )
         for name, field in fields.items()
         if field.kind != "cross"

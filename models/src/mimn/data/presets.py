@@ -5,7 +5,7 @@
 | target | the user's last behavior | the user's last review |
 | rows | one a user: a coin chooses the real item or a drawn one | two a user: a drawn item, then the real one |
 | drawn item | uniformly from all items, not the real one | from all reviews, so by popularity, not the real one |
-| history | all earlier behaviors, the latest 199, **and the candidate behind them** | the latest 100 earlier reviews |
+| history | all earlier behaviors, the latest 199, **followed by the candidate** | the latest 100 earlier reviews |
 | users | all | those with at least 20 earlier reviews |
 | test | users whose last behavior is later than that of 70 % of the users | one user in ten |
 
@@ -18,7 +18,7 @@ What makes these figures mean less than those of the clean protocol (`mimn.data.
 4. Ids and drawn items come from train and test users together.
 
 Known differences from the scripts: draws are hashes of (seed, user), so that they are the same everywhere; rows of one
-timestamp keep the order of the file; the scripts drop the users behind the last whole batch.
+timestamp keep the order of the file; the scripts drop the users after the last whole batch.
 
 Source: the published code of Pi et al., Practice on Long Sequential User Behavior Modeling for Click-Through Rate
 Prediction (KDD 2019), and, for Amazon, the scripts of DIEN (Zhou et al., AAAI 2019) that it builds on.
@@ -71,7 +71,7 @@ class PaperInstances:
     length: int
     """Elements of a history, at most."""
     candidate_last: bool
-    """Whether the candidate stands behind the history, as its last element: the leak of the Taobao script."""
+    """Whether the candidate follows the history, as its last element: the leak of the Taobao script."""
 
     def __len__(self) -> int:
         return len(self.item)

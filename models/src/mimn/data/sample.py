@@ -35,7 +35,7 @@ class Past:
     weight: float
     """What the event counts."""
     age_s: float | None
-    """Seconds before the row's time; None for the candidate that a preset puts behind the history."""
+    """Seconds before the row's time; None for the candidate that a preset appends to the history."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Sample:
     item: str
     category: str
     fields: dict[str, dict[str, Value]]
-    """By source and name. None: missing; the unknown row, or the default, when it is served."""
+    """By source and name; a hashed value as its code. None: missing."""
     label: int
 
 
@@ -214,7 +214,8 @@ class _Sampling:
     def _value(self, name: str, value: Any) -> Value:
         if value.dtype.kind == "f":
             return None if np.isnan(value) else float(value)
-        return self._data.texts.get(name, {}).get(int(value))
+        code = int(value)
+        return self._data.texts.get(name, {}).get(code, f"#{code:016x}") if code else None
 
     def _user(self, user: int) -> tuple[int, int]:
         """The user's rows of the events: first, and first behind the last. Equal without events."""

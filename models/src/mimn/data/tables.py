@@ -48,6 +48,8 @@ class Wanted:
     unit: TimeUnit = "s"
     separator: str = "|"
     """Between the values of a list that is written as one text."""
+    texts: bool = True
+    """Whether the texts of its codes are kept: memory for each distinct one."""
     since_ms: int = EARLIEST_MS
     until_ms: int = LATEST_MS
     """Times from the first to before the second can be used."""
@@ -101,7 +103,8 @@ class TableReader:
         self.rows = 0
         """Rows read, refused ones included."""
         self.texts: dict[str, dict[int, str]] = {n: {} for n, w in wanted.items() if w.meaning in ("value", "values")}
-        """The text of each code, by column. Whole numbers are written in decimal, lists joined by their separator."""
+        """The text of each code, by column; empty where texts are not kept. Whole numbers are written in decimal,
+        lists joined by their separator."""
 
     def batches(self, *, strings: Strings | None = None) -> Iterator[Columns]:
         """The rows that can be used, in the order of the files. `strings` also notes the strings that are ids.
@@ -229,13 +232,14 @@ class TableReader:
         codes = xxh64(data, offsets)
         codes[codes == 0] = 1
         codes[_mask(column.dictionary.is_null())] = 0
-        known = self.texts[name]
-        new = [at for at, code in enumerate(codes.tolist()) if code and code not in known]
-        try:
-            texts = column.dictionary.take(pa.array(new, pa.int64())).to_pylist()
-        except UnicodeDecodeError as error:
-            raise DataError(f"{where} holds text that is not UTF-8: {error}") from error
-        known.update(zip(codes[new].tolist(), texts, strict=True))
+        if want.texts:
+            known = self.texts[name]
+            new = [at for at, code in enumerate(codes.tolist()) if code and code not in known]
+            try:
+                texts = column.dictionary.take(pa.array(new, pa.int64())).to_pylist()
+            except UnicodeDecodeError as error:
+                raise DataError(f"{where} holds text that is not UTF-8: {error}") from error
+            known.update(zip(codes[new].tolist(), texts, strict=True))
         return np.where(_mask(column.is_null()), np.uint64(0), codes[_numpy(column.indices.fill_null(0))])
 
     def _to_ids(
