@@ -374,3 +374,50 @@ def test_a_value_that_is_not_utf_8_is_named(make: Make) -> None:
     path = make(impressions=IMPRESSIONS | {"hour": bad})
     with pytest.raises(DataError, match=r"column hour .* holds text that is not UTF-8"):
         prepared(path)
+
+
+def test_only_the_named_texts_mean_no_value(tmp_path: Path) -> None:
+    rows = ["1,2,1600000000,1,NA,1.5", "1,2,1600000001,0,NULL,NULL", '1,2,1600000002,0,"",-', "1,2,1600000003,0,,2"]
+    (tmp_path / "e.csv").write_text("u,i,t,y,country,price\n" + "\n".join(rows) + "\n")
+    table = 'files = ["e.csv"]\nuser = "u"\nitem = "i"\ntime = "t"\n'
+    fields = '[fields.context]\ncountry = { kind = "categorical" }\nprice = { kind = "numeric" }\n'
+    shown = f'name = "x"\n[events]\n{table}[impressions]\n{table}label = "y"\nwindow = "1s"\n'
+    path = tmp_path / "dataset.toml"
+    path.write_text(shown + fields)
+    with pytest.raises(DataError, match=r"column price \(`fields.context.price`\) is string, not a number"):
+        prepared(path)
+    path.write_text(f'{shown}nulls = ["", "NULL", "-"]\n{fields}')
+    data = prepared(path)
+    assert data.impressions is not None
+    codes = data.impressions.context["country"].tolist()
+    assert [data.texts["country"].get(code) for code in codes] == ["NA", None, "", None], "Namibia is a country"
+    assert np.array_equal(data.impressions.context["price"], [1.5, np.nan, np.nan, 2.0], equal_nan=True)
+
+
+def test_times_outside_of_since_and_until_are_refused_and_counted(make: Make) -> None:
+    until = datetime.fromtimestamp(T + 9, UTC).isoformat()
+    path = make(
+        TOML.replace('time = "ts"', f'time = "ts"\nsince = {datetime.fromtimestamp(T + 3, UTC)}\nuntil = {until}', 1)
+    )
+    data = prepared(path)
+    assert data.events.timestamp.tolist() == [T + 3, T + 5]
+    assert data.meta.refused == {"events: ts: before `since`, or not before `until`": 2}
+    first = f"{path.parent}/events.parquet, row 2"
+    assert any(found.endswith(f"the first is {first}") for found in check(path).findings)
+
+
+def test_a_time_before_2000_needs_since(make: Make) -> None:
+    old = EVENTS | {"ts": [800_000_000, T, T + 1, T + 2]}
+    assert len(prepared(make(events=old)).events) == 3
+    assert (
+        len(prepared(make(TOML.replace('time = "ts"', 'time = "ts"\nsince = 1995-01-01', 1), events=old)).events) == 4
+    )
+
+
+def test_an_offset_keeps_items_of_behaviors_apart(make: Make) -> None:
+    toml = TOML.replace('item = "sku"', 'item = "sku"\nitem_offset = 1000', 1)
+    path = make(toml)
+    assert prepared(path).events.item_id.tolist() == [1010, 1010 + 1, 1010, 1012]
+    assert check(path).values["share of impressions whose item has no event"] == 1.0
+    with pytest.raises(DataError, match=r"`events.item_offset` belongs to `ids = \"uint64\"`"):
+        read_description(make(f'ids = "string"\n{toml}'))
