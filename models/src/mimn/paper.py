@@ -33,9 +33,8 @@ from tqdm import tqdm
 from mimn import metrics, run
 from mimn.baselines import ModelConfig, model_config
 from mimn.config import ConfigError
-from mimn.data.__main__ import cache_folder
 from mimn.data.events import DataError, Events
-from mimn.data.prepared import Prepared, prepare
+from mimn.data.prepared import Prepared, cache_folder, prepare
 from mimn.data.presets import PaperInstances, paper_instances
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.nn.checkpoint import untrained

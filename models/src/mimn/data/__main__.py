@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -20,17 +19,11 @@ from rich.console import Console
 from mimn.data import convert
 from mimn.data.check import Report, check
 from mimn.data.events import DataError
-from mimn.data.prepared import prepare
+from mimn.data.prepared import cache_folder, prepare
 from mimn.data.sample import as_json, sample
 from mimn.data.sample import rendered as samples_rendered
 
 SHOWN_DAYS = 14
-
-
-def cache_folder() -> Path:
-    """Where prepared data sets are kept: `$CTR_CACHE`, else `ctr-serving` in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("CTR_CACHE") or Path(base) / "ctr-serving") / "data"
 
 
 def main(arguments: list[str] | None = None) -> int:

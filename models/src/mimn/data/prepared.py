@@ -147,6 +147,12 @@ def unit_ms(description: Description) -> int:
     return 1000 if description.events.time_unit == "s" else 1
 
 
+def cache_folder() -> Path:
+    """Where prepared data sets are kept: `$CTR_CACHE`, else `ctr-serving` in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("CTR_CACHE") or Path(base) / "ctr-serving") / "data"
+
+
 def prepare(path: Path, cache: Path) -> Prepared:
     """The data set that the description at `path` describes, read from its files or from `cache`.
 
