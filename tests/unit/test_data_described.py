@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +21,7 @@ from mimn.data.__main__ import main
 from mimn.data.check import check
 from mimn.data.description import read_description
 from mimn.data.events import DataError
-from mimn.data.ids import collisions, second_hashes, string_id, string_ids
+from mimn.data.ids import Strings, string_id, string_ids, xxh64
 from mimn.data.prepared import Prepared, prepare
 
 T = 1_600_000_000
@@ -336,7 +337,87 @@ def test_the_rule_of_string_ids_has_fixed_vectors() -> None:
     assert string_ids(["a", "abc"]).tolist() == [string_id("a"), string_id("abc")]
 
 
-def test_strings_that_share_an_id_are_counted() -> None:
-    ids = np.array([1, 1, 2, 2], np.uint64)
-    assert collisions(ids, np.array([5, 5, 6, 7], np.uint64)) == 1
-    assert collisions(string_ids(["a", "b", "a"]), second_hashes(["a", "b", "a"])) == 0
+@pytest.mark.parametrize("pending", [1, 3, 1 << 22])
+def test_strings_that_share_an_id_are_counted(monkeypatch: pytest.MonkeyPatch, pending: int) -> None:
+    monkeypatch.setattr("mimn.data.ids.PENDING", pending)
+    seen = Strings()
+    for ids, seconds in (([1, 1, 2], [5, 5, 6]), ([2, 3], [7, 9]), ([1, 2], [5, 6])):
+        seen.add(np.array(ids, np.uint64), np.array(seconds, np.uint64))
+    assert seen.collisions == 1, "2 is the id of two strings, 1 that of one string which came three times"
+    none = Strings()
+    none.add(string_ids(["a", "b", "a"]), string_ids(["c", "d", "c"]))
+    assert none.collisions == 0
+
+
+@given(texts=st.lists(st.binary(max_size=300), max_size=30), seed=st.sampled_from([0, 1, 2**63]))
+def test_many_strings_are_hashed_at_once_as_one_by_one(texts: list[bytes], seed: int) -> None:
+    offsets = np.cumsum([0, *map(len, texts)]).astype(np.int64)
+    data = np.frombuffer(b"".join(texts), np.uint8)
+    assert xxh64(data, offsets, seed).tolist() == [xxhash.xxh64_intdigest(text, seed) for text in texts]
+
+
+def test_texts_of_a_slice_and_with_nulls_get_the_ids_of_their_own(tmp_path: Path) -> None:
+    texts = ["x", "ab", None, "", "Größe", "a" * 129, "ab"]
+    column = pa.array(texts, pa.large_string()).slice(1)
+    pq.write_table(pa.table({"u": column, "i": ["1"] * 6, "t": [T] * 6}), tmp_path / "e.parquet")
+    (tmp_path / "dataset.toml").write_text(
+        'name = "x"\nids = "string"\n[events]\nfiles = ["e.parquet"]\nuser = "u"\nitem = "i"\ntime = "t"\n'
+    )
+    data = prepared(tmp_path / "dataset.toml")
+    expected = [string_id("ab"), string_id("ab"), string_id("Größe")]
+    assert sorted(data.events.user_id.view(np.uint64).tolist()) == sorted(expected)
+    assert data.meta.refused == {"events: u: empty": 1, "events: u: empty, or longer than 128 bytes": 2}
+
+
+def test_a_value_that_is_not_utf_8_is_named(make: Make) -> None:
+    bad = pa.array([b"ok", b"\xff", b"ok"], pa.binary()).view(pa.string())
+    path = make(impressions=IMPRESSIONS | {"hour": bad})
+    with pytest.raises(DataError, match=r"column hour .* holds text that is not UTF-8"):
+        prepared(path)
+
+
+def test_only_the_named_texts_mean_no_value(tmp_path: Path) -> None:
+    rows = ["1,2,1600000000,1,NA,1.5", "1,2,1600000001,0,NULL,NULL", '1,2,1600000002,0,"",-', "1,2,1600000003,0,,2"]
+    (tmp_path / "e.csv").write_text("u,i,t,y,country,price\n" + "\n".join(rows) + "\n")
+    table = 'files = ["e.csv"]\nuser = "u"\nitem = "i"\ntime = "t"\n'
+    fields = '[fields.context]\ncountry = { kind = "categorical" }\nprice = { kind = "numeric" }\n'
+    shown = f'name = "x"\n[events]\n{table}[impressions]\n{table}label = "y"\nwindow = "1s"\n'
+    path = tmp_path / "dataset.toml"
+    path.write_text(shown + fields)
+    with pytest.raises(DataError, match=r"column price \(`fields.context.price`\) is string, not a number"):
+        prepared(path)
+    path.write_text(f'{shown}nulls = ["", "NULL", "-"]\n{fields}')
+    data = prepared(path)
+    assert data.impressions is not None
+    codes = data.impressions.context["country"].tolist()
+    assert [data.texts["country"].get(code) for code in codes] == ["NA", None, "", None], "Namibia is a country"
+    assert np.array_equal(data.impressions.context["price"], [1.5, np.nan, np.nan, 2.0], equal_nan=True)
+
+
+def test_times_outside_of_since_and_until_are_refused_and_counted(make: Make) -> None:
+    until = datetime.fromtimestamp(T + 9, UTC).isoformat()
+    path = make(
+        TOML.replace('time = "ts"', f'time = "ts"\nsince = {datetime.fromtimestamp(T + 3, UTC)}\nuntil = {until}', 1)
+    )
+    data = prepared(path)
+    assert data.events.timestamp.tolist() == [T + 3, T + 5]
+    assert data.meta.refused == {"events: ts: before `since`, or not before `until`": 2}
+    first = f"{path.parent}/events.parquet, row 2"
+    assert any(found.endswith(f"the first is {first}") for found in check(path).findings)
+
+
+def test_a_time_before_2000_needs_since(make: Make) -> None:
+    old = EVENTS | {"ts": [800_000_000, T, T + 1, T + 2]}
+    assert len(prepared(make(events=old)).events) == 3
+    assert (
+        len(prepared(make(TOML.replace('time = "ts"', 'time = "ts"\nsince = 1995-01-01', 1), events=old)).events) == 4
+    )
+
+
+def test_an_offset_keeps_items_of_behaviors_apart(make: Make) -> None:
+    toml = TOML.replace('item = "sku"', 'item = "sku"\nitem_offset = 1000', 1)
+    path = make(toml)
+    assert prepared(path).events.item_id.tolist() == [1010, 1010 + 1, 1010, 1012]
+    assert check(path).values["share of impressions whose item has no event"] == 1.0
+    with pytest.raises(DataError, match=r"`events.item_offset` belongs to `ids = \"uint64\"`"):
+        read_description(make(f'ids = "string"\n{toml}'))

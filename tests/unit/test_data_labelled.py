@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimn.data.events import DataError
-from mimn.data.labelled import CANDIDATES, LEFT_OUT, Labelled, OccasionSampler, label_parts
+from mimn.data.labelled import CANDIDATES, Labelled, OccasionSampler, label_parts
 from mimn.data.prepared import prepare
-from mimn.data.split import PARTS, Part
+from mimn.data.split import LEFT_OUT, PARTS, Part
 
 DAY = 86_400
 T = 1_600_000_000 // DAY * DAY

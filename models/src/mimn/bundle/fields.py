@@ -134,11 +134,20 @@ class FieldEncoder:
         self._row_of = {code: FIRST + at for at, code in enumerate(self._codes.tolist())} if spec.listed else {}
 
     def rows(self, codes: NDArray[np.uint64], texts: Mapping[int, str]) -> NDArray[np.int64]:
-        """Rows of a categorical column. Codes [n] uint64, 0 where missing; `texts` gives their texts → [n] int64"""
-        found, place = np.unique(codes, return_inverse=True)
-        of_found = [MISSING if code == 0 else self.row(texts[code]) for code in found.tolist()]
-        rows: NDArray[np.int64] = np.array(of_found, np.int64)[place]
-        return rows
+        """Rows of a categorical column. Codes [n] uint64, 0 where missing; `texts` gives their texts → [n] int64
+
+        Only whole numbers need the texts: a code is the hash of its text, which is what a table is found by.
+        """
+        if self.spec.hashed:
+            rows = FIRST + (codes % np.uint64(self.spec.rows - FIRST)).astype(np.int64)
+        elif self.spec.listed:
+            at = np.searchsorted(self._codes, codes)
+            rows = np.where(np.append(self._codes, np.uint64(0))[at] == codes, FIRST + at, UNKNOWN)
+        else:
+            found, place = np.unique(codes, return_inverse=True)
+            of_found = [MISSING if code == 0 else self.row(texts[code]) for code in found.tolist()]
+            return np.array(of_found, np.int64)[place]
+        return np.where(codes == 0, MISSING, rows)
 
     def row(self, value: Value) -> int:
         """The row of one value.

@@ -21,11 +21,15 @@ from mimn.data.description import (
     ImpressionsTable,
     SideTable,
     Table,
+    TimedTable,
+    TimeSplit,
+    instant_ms,
     read_description,
 )
 from mimn.data.events import DataError
-from mimn.data.ids import collisions
-from mimn.data.tables import Columns, TableReader, Wanted
+from mimn.data.ids import Strings
+from mimn.data.split import LEFT_OUT, PARTS, time_parts
+from mimn.data.tables import EARLIEST_MS, LATEST_MS, Columns, TableReader, Wanted
 
 DAY_MS = 86_400_000
 PENDING_ROWS = 1 << 22
@@ -74,12 +78,19 @@ class Report:
     findings: list[str] = field(default_factory=list)
 
 
+def time_column(table: TimedTable, said: str) -> Wanted:
+    """When a row happened, within the table's `since` and `until`."""
+    since = EARLIEST_MS if table.since is None else instant_ms(table.since)
+    until = LATEST_MS if table.until is None else instant_ms(table.until)
+    return Wanted(table.time, "time", said, table.time_unit, since_ms=since, until_ms=until)
+
+
 def event_columns(table: EventsTable) -> dict[str, Wanted]:
     """What is read of `[events]`."""
     wanted = {
         "user": Wanted(table.user, "id", "events.user"),
         "item": Wanted(table.item, "id", "events.item"),
-        "time": Wanted(table.time, "time", "events.time", table.time_unit),
+        "time": time_column(table, "events.time"),
     }
     for name, column, meaning in (
         ("category", table.category, "id"),
@@ -96,7 +107,7 @@ def impression_columns(table: ImpressionsTable) -> dict[str, Wanted]:
     wanted = {
         "user": Wanted(table.user, "id", "impressions.user"),
         "item": Wanted(table.item, "id", "impressions.item"),
-        "time": Wanted(table.time, "time", "impressions.time", table.time_unit),
+        "time": time_column(table, "impressions.time"),
         "label": Wanted(table.label, "label", "impressions.label"),
     }
     if table.label_time is not None:
@@ -126,7 +137,7 @@ class _Check:
     def __init__(self, description: Description, root: Path) -> None:
         self._description, self._root = description, root
         self._report = Report({"name": description.name})
-        self._hashes: list[tuple[NDArray[np.uint64], NDArray[np.uint64]]] = []
+        self._strings = Strings()
         self._users, self._items = Tally(), Tally()
         self._item_keys: NDArray[np.uint64] | None = None
 
@@ -140,7 +151,7 @@ class _Check:
         if described.impressions is not None:
             self._impressions(described.impressions)
         if described.ids == "string":
-            shared = collisions(*(np.concatenate(part) for part in zip(*self._hashes, strict=True)))
+            shared = self._strings.collisions
             report.values["strings that share an id"] = shared
             if shared:
                 report.findings.append(f"{shared} strings share their 64-bit id with another one: rename them")
@@ -156,10 +167,9 @@ class _Check:
             DataError: no row can be used.
         """
         used = 0
-        for batch in reader.batches(collisions=self._description.ids == "string"):
+        for batch in reader.batches(strings=self._strings if self._description.ids == "string" else None):
             used += len(next(iter(batch.values())))
             yield batch
-        self._hashes += reader.hashes
         self._report.values[f"rows of [{name}]"] = reader.rows
         for reason, n in reader.refused.rows.items():
             first = reader.refused.first[reason]
@@ -186,18 +196,21 @@ class _Check:
 
     def _events(self, table: EventsTable) -> None:
         categories: NDArray[np.uint64] = np.empty(0, np.uint64)
+        no_category = 0
         first, last = np.iinfo(np.int64).max, -1
         actions: Counter[int] = Counter()
         reader = self._reader(table, event_columns(table))
         for batch in self._read(reader, "events"):
             self._users.add(batch["user"])
-            self._items.add(batch["item"])
+            self._items.add(batch["item"] + np.uint64(table.item_offset))
+            no_category += self._without_category(table, batch["item"] + np.uint64(table.item_offset))
             if "category" in batch:
                 categories = np.union1d(categories, batch["category"])
             if len(batch["time"]):
                 first, last = min(first, int(batch["time"].min())), max(last, int(batch["time"].max()))
             if "action" in batch:
                 actions.update(batch["action"].tolist())
+        self._find_without_category(no_category, "events")
         texts = reader.texts.get("action", {})
         lengths = self._users.counts
         self._report.values |= {
@@ -220,7 +233,9 @@ class _Check:
                 )
 
     def _impressions(self, table: ImpressionsTable) -> None:
-        shown = clicked = late = without_user = new_item = no_row = 0
+        shown = clicked = late = without_user = new_item = no_row = no_category = 0
+        parts: Counter[tuple[int, int]] = Counter()
+        split = self._description.split
         by_day: dict[int, tuple[int, int]] = {}
         for batch in self._read(self._reader(table, impression_columns(table)), "impressions"):
             label = known_labels(batch, table.window_ms)
@@ -235,6 +250,11 @@ class _Check:
             new_item += _outside(batch["item"], self._items.ids)
             if self._item_keys is not None:
                 no_row += _outside(batch["item"], self._item_keys)
+            no_category += self._without_category(table, batch["item"])
+            if isinstance(split, TimeSplit):
+                part = time_parts(split, table.window_ms, batch["time"])
+                parts.update(zip(part.tolist(), label.tolist(), strict=True))
+        self._find_without_category(no_category, "impressions")
         self._report.values |= {
             "clicked": clicked,
             "click rate": clicked / shown,
@@ -248,6 +268,36 @@ class _Check:
             self._report.findings.append(
                 f"`{table.label}`: {clicked} of {shown} impressions are clicked, so there is nothing to learn: "
                 "check the column, and that the files hold both kinds"
+            )
+        if isinstance(split, TimeSplit):
+            self._parts(parts)
+
+    def _parts(self, parts: Counter[tuple[int, int]]) -> None:
+        """Report the parts of a split by time. `parts`: impressions by part and label."""
+        for at, name in enumerate(PARTS):
+            rows, clicks = parts[at, 0] + parts[at, 1], parts[at, 1]
+            self._report.values[f"impressions of the part {name}"] = rows
+            if clicks in (0, rows):
+                self._report.findings.append(
+                    f"`[split]`: the part {name} has {clicks} clicks in {rows} impressions: move the cuts, so that "
+                    "each part has clicked and unclicked impressions"
+                )
+        self._report.values["impressions of no part, their label is not known in time"] = (
+            parts[LEFT_OUT, 0] + parts[LEFT_OUT, 1]
+        )
+
+    def _without_category(self, table: TimedTable, items: NDArray[np.uint64]) -> int:
+        """How many of the items need a row in `[items]` for their category, and have none."""
+        side = self._description.items
+        if table.category is not None or side is None or side.category is None or self._item_keys is None:
+            return 0
+        return _outside(items, self._item_keys)
+
+    def _find_without_category(self, rows: int, table: str) -> None:
+        if rows:
+            self._report.findings.append(
+                f"`{table}`: the items of {rows} rows have no row in `[items]`, so no category: add the rows, or name "
+                f"a column `{table}.category`"
             )
 
 

@@ -55,7 +55,7 @@ Transform = Literal["none", "log1p"]
 Source = Literal["user", "item", "context"]
 SOURCES: tuple[Source, ...] = ("user", "item", "context")
 ACTIONS = ("view", "click", "cart", "favorite", "purchase")
-"""The actions of the wire (`ctr.event.v1.Action`) without its prefix."""
+"""The actions of the wire (enum Action of the behavior event) without their prefix."""
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Column = Annotated[str, msgspec.Meta(min_length=1)]
@@ -77,10 +77,12 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """CSV: the text's encoding."""
     quote: bool = True
     """CSV: whether a field may stand in double quotes."""
+    nulls: tuple[str, ...] = ("", "NULL", "null", "NaN", "nan")
+    """CSV: texts that mean "no value"."""
 
 
-class EventsTable(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[events]`: behaviors, the users' history."""
+class TimedTable(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Rows that happened at a time."""
 
     user: Column
     item: Column
@@ -88,24 +90,31 @@ class EventsTable(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     time_unit: TimeUnit = "s"
     category: Column | None = None
     """None: the category of the item in `[items]`, or 0 without one."""
+    since: datetime | None = None
+    """Rows before this time (UTC) are refused and counted. None: 2000-01-01, as in the event's format."""
+    until: datetime | None = None
+    """Rows at or after this time are refused and counted. None: 2100-01-01."""
+
+
+class EventsTable(TimedTable, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[events]`: behaviors, the users' history."""
+
+    item_offset: Annotated[int, msgspec.Meta(ge=0, le=1 << 62)] = 0
+    """Added to every item id of this table: keeps ids of another kind (brands, articles) apart from those of
+    `[impressions]` and `[items]`."""
     action: Column | None = None
     """None: `[actions]` must be absent, all events are alike."""
     together: Column | None = None
     """Events of one user with the same value happened at once (an order, a basket): none is another's past."""
 
 
-class ImpressionsTable(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ImpressionsTable(TimedTable, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[impressions]`: what was shown, and whether it was clicked."""
 
-    user: Column
-    item: Column
-    time: Column
-    time_unit: TimeUnit = "s"
     label: Column
     """0 or 1, or true and false."""
     window: str
     """How long after its time an impression can still be clicked, such as "30m" or "7d"."""
-    category: Column | None = None
     label_time: Column | None = None
     """When it was clicked, in `time_unit`; null without a click. A click after the window is none."""
     weight: Column | None = None
@@ -200,6 +209,14 @@ class UserSplit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     fold: Annotated[int, msgspec.Meta(ge=0, le=4)] | None = None
 
 
+class Protocol(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[protocol]`: make instances as the MIMN authors' published scripts do (`mimn.data.presets`), leaks included."""
+
+    preset: Literal["mimn-paper-taobao", "mimn-paper-amazon"]
+    seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Of the drawn negatives, and of Amazon's split."""
+
+
 class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole of `dataset.toml`."""
 
@@ -216,8 +233,14 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     fields: Fields = Fields()
     actions: dict[str, Action] = {}
     split: TimeSplit | UserSplit = UserSplit()
+    protocol: Protocol | None = None
+    """None: the clean protocol (`mimn.data.instances`), or the labels of `[impressions]`."""
 
     def __post_init__(self) -> None:
+        if self.protocol is not None and self.impressions is not None:
+            raise ValueError("`[protocol]` draws negatives: it goes without `[impressions]`")
+        if self.events.item_offset and self.ids == "string":
+            raise ValueError('`events.item_offset` belongs to `ids = "uint64"`: give strings a prefix in the file')
         if bool(self.actions) != (self.events.action is not None):
             raise ValueError("`events.action` and `[actions]` need each other")
         if self.users is not None and self.users.category is not None:

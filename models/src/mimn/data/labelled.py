@@ -16,13 +16,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.data.description import TimeSplit, instant_ms
+from mimn.data.description import TimeSplit
 from mimn.data.events import DataError, Events
 from mimn.data.prepared import Impressions, Prepared
-from mimn.data.split import PARTS, Part, parts_of
+from mimn.data.split import PARTS, Part, parts_of, time_parts
 
 Ints = NDArray[np.int64]
-LEFT_OUT = -1
 CANDIDATES = 64
 """Most impressions of an occasion that are read together; a larger one is read in pieces."""
 
@@ -34,7 +33,7 @@ class Labelled:
     events: Events
     impressions: Impressions
     part: NDArray[np.int8]
-    """[m]: place in `PARTS`, `LEFT_OUT` where the label is not known in time."""
+    """[m]: place in `PARTS`, `mimn.data.split.LEFT_OUT` where the label is not known in time."""
 
     @cached_property
     def end(self) -> Ints:
@@ -137,15 +136,8 @@ def label_parts(data: Prepared, fold: int | None = None) -> Labelled:
     if shown is None or described.impressions is None:
         raise DataError("the data set has no `[impressions]`, so no labels: negatives are drawn instead")
     split = described.split
-    part = np.full(len(shown), LEFT_OUT, np.int8)
     if isinstance(split, TimeSplit):
-        known = shown.time_ms + described.impressions.window_ms
-        first, second = instant_ms(split.train_until), instant_ms(split.validate_until)
-        labels = first if split.labels_until is None else instant_ms(split.labels_until)
-        part[(shown.time_ms < first) & (known <= labels)] = PARTS.index("train")
-        part[(shown.time_ms >= first) & (shown.time_ms < second)] = PARTS.index("validation")
-        last = np.iinfo(np.int64).max if split.test_until is None else instant_ms(split.test_until)
-        part[(shown.time_ms >= second) & (shown.time_ms < last)] = PARTS.index("test")
+        part = time_parts(split, described.impressions.window_ms, shown.time_ms)
     else:
         users, place = np.unique(shown.user_id, return_inverse=True)
         part = parts_of(users, split.fold if fold is None else fold)[place]

@@ -24,13 +24,13 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from mimn.data.check import event_columns, impression_columns, known_labels
-from mimn.data.description import Description, Field, SideTable, Source, read_description
+from mimn.data.description import ACTIONS, Description, Field, SideTable, Source, read_description
 from mimn.data.events import DataError, Events
 from mimn.data.sorting import SortingWriter
 from mimn.data.tables import Columns, TableReader, Wanted
 
 Ints = NDArray[np.int64]
-FORMAT = 1
+FORMAT = 2
 """Raised when the same files give other arrays: older folders are then made again."""
 META, TEXTS = "prepared.json", "texts.json"
 LARGEST_ID = (1 << 63) - 1
@@ -112,6 +112,11 @@ class Prepared:
         return self._column("events", "weight") if self.description.actions else None
 
     @cached_property
+    def event_action(self) -> NDArray[np.uint8] | None:
+        """What each event was: its place in `ACTIONS`. [n]; None: the data set does not say."""
+        return self._column("events", "action") if self.description.actions else None
+
+    @cached_property
     def impressions(self) -> Impressions | None:
         """The labelled impressions; None if negatives are to be drawn."""
         if self.description.impressions is None:
@@ -132,7 +137,7 @@ class Prepared:
 
     @cached_property
     def texts(self) -> dict[str, dict[int, str]]:
-        """By field: the text of each code."""
+        """By field: the text of each code. A hashed field has none."""
         stored = json.loads((self.folder / TEXTS).read_text("utf-8"))
         return {name: dict(zip(codes, texts, strict=True)) for name, (codes, texts) in stored.items()}
 
@@ -140,6 +145,12 @@ class Prepared:
 def unit_ms(description: Description) -> int:
     """Milliseconds of the unit that prepared times of events are in: a second if the files' times are in seconds."""
     return 1000 if description.events.time_unit == "s" else 1
+
+
+def cache_folder() -> Path:
+    """Where prepared data sets are kept: `$CTR_CACHE`, else `ctr-serving` in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("CTR_CACHE") or Path(base) / "ctr-serving") / "data"
 
 
 def prepare(path: Path, cache: Path) -> Prepared:
@@ -189,7 +200,7 @@ class _Preparation:
             used += len(next(iter(batch.values())))
             yield batch
         for name, texts in reader.texts.items():
-            self._texts.setdefault(name.split(".")[-1], {}).update(texts)
+            self._texts.setdefault(name.partition(".")[2] or name, {}).update(texts)
         self._rows[table] = used
         self._refused |= {f"{table}: {reason}": n for reason, n in reader.refused.rows.items()}
         if not used:
@@ -229,7 +240,7 @@ class _Preparation:
         reader = self._reader(table, event_columns(table))
         dtypes: dict[str, DTypeLike] = dict.fromkeys(("user", "item", "category", "time", "together"), np.int64)
         if described.actions:
-            dtypes["weight"] = np.float32
+            dtypes |= {"weight": np.float32, "action": np.uint8}
         folder = self._folder / "events"
         folder.mkdir()
         left_out = 0
@@ -237,7 +248,7 @@ class _Preparation:
             for batch in self._read(reader, "events"):
                 columns: Columns = {
                     "user": self._signed(batch["user"], table.user),
-                    "item": self._signed(batch["item"], table.item),
+                    "item": self._signed(batch["item"], table.item) + table.item_offset,
                     "time": batch["time"] // unit,
                 }
                 columns["category"] = self._categories(batch, columns["item"], table.category, "events")
@@ -247,7 +258,7 @@ class _Preparation:
                     else writer.rows + np.arange(len(batch["user"]))
                 )
                 if described.actions:
-                    columns["weight"] = self._weights(batch["action"], reader.texts["action"])
+                    columns["weight"], columns["action"] = self._actions(batch["action"], reader.texts["action"])
                     folded = columns["weight"] > 0
                     left_out += len(folded) - int(folded.sum())
                     columns = {name: values[folded] for name, values in columns.items()}
@@ -259,10 +270,12 @@ class _Preparation:
         if not writer.rows:
             raise DataError("`[actions]`: no event has an action of weight above 0, so nothing is folded")
 
-    def _weights(self, codes: NDArray[np.uint64], texts: Mapping[int, str]) -> NDArray[np.float32]:
-        weights = np.empty(len(codes), np.float32)
+    def _actions(
+        self, codes: NDArray[np.uint64], texts: Mapping[int, str]
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """What each event counts, and its place in `ACTIONS`. [n] → [n], [n]"""
         found, place = np.unique(codes, return_inverse=True)
-        of = np.empty(len(found), np.float32)
+        weights, meanings = np.empty(len(found), np.float32), np.empty(len(found), np.uint8)
         for at, code in enumerate(found.tolist()):
             action = self._description.actions.get(texts.get(code, ""))
             if action is None:
@@ -270,9 +283,8 @@ class _Preparation:
                     f"`[actions]` lacks {texts.get(code, '(none)')!r}, which column {self._description.events.action} "
                     "holds: give it a line, with weight 0 to leave its events out"
                 )
-            of[at] = action.weight
-        weights[:] = of[place]
-        return weights
+            weights[at], meanings[at] = action.weight, ACTIONS.index(action.is_)
+        return weights[place], meanings[place]
 
     def _impressions(self) -> None:
         described = self._description
@@ -343,6 +355,7 @@ def field_columns(description: Description, source: Source, prefix: str = "field
             field.column or name,
             "number" if field.kind == "numeric" else "values" if field.kind == "multi" else "value",
             f"fields.{source}.{name}",
+            texts=field.buckets is None or field.kind == "multi",  # a hashed value's row is found by its code
         )
         for name, field in fields.items()
         if field.kind != "cross"
@@ -355,8 +368,12 @@ def _own(description: Description, source: Source) -> list[str]:
 
 
 def _key(description: Description, path: Path) -> str:
-    """16 hex digits that change with the description, and with the files' names, sizes and times of change."""
-    digest = hashlib.sha256(f"{FORMAT}\0".encode() + msgspec.json.encode(description, order="sorted"))
+    """16 hex digits that change with the description, and with the files' names, sizes and times of change.
+
+    `[protocol]` is left out: it changes what is made of the arrays, not the arrays.
+    """
+    stored = msgspec.structs.replace(description, protocol=None)
+    digest = hashlib.sha256(f"{FORMAT}\0".encode() + msgspec.json.encode(stored, order="sorted"))
     tables = [description.events, description.impressions, description.users, description.items]
     for table in tables:
         if table is not None:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from mimn.data.description import Table, TimeUnit
 from mimn.data.events import DataError
-from mimn.data.ids import second_hashes, string_ids
+from mimn.data.ids import SECOND_SEED, Strings, xxh64
 
 Meaning = Literal["id", "time", "optional_time", "label", "number", "value", "values"]
 EARLIEST_MS = 946_684_800_000
@@ -44,15 +44,20 @@ class Wanted:
     column: str
     meaning: Meaning
     said: str
-    """Its place in the description, such as `events.user`, for errors."""
+    """Its place in the description, for errors: the table, a dot, the key."""
     unit: TimeUnit = "s"
     separator: str = "|"
     """Between the values of a list that is written as one text."""
+    texts: bool = True
+    """Whether the texts of its codes are kept: memory for each distinct one."""
+    since_ms: int = EARLIEST_MS
+    until_ms: int = LATEST_MS
+    """Times from the first to before the second can be used."""
 
 
 @dataclass(slots=True)
 class Refused:
-    """Rows that were left out, by reason; and the strings that were seen, to count collisions."""
+    """Rows that were left out, by reason."""
 
     rows: dict[str, int] = field(default_factory=dict)
     first: dict[str, str] = field(default_factory=dict)
@@ -98,12 +103,11 @@ class TableReader:
         self.rows = 0
         """Rows read, refused ones included."""
         self.texts: dict[str, dict[int, str]] = {n: {} for n, w in wanted.items() if w.meaning in ("value", "values")}
-        """The text of each code, by column. Whole numbers are written in decimal, lists joined by their separator."""
-        self.hashes: list[tuple[NDArray[np.uint64], NDArray[np.uint64]]] = []
-        """With string ids: id and second hash of each string, for `ids.collisions`."""
+        """The text of each code, by column; empty where texts are not kept. Whole numbers are written in decimal,
+        lists joined by their separator."""
 
-    def batches(self, *, collisions: bool = False) -> Iterator[Columns]:
-        """The rows that can be used, in the order of the files. `collisions`: also fill `hashes`.
+    def batches(self, *, strings: Strings | None = None) -> Iterator[Columns]:
+        """The rows that can be used, in the order of the files. `strings` also notes the strings that are ids.
 
         Raises:
             DataError: a file cannot be read, or a whole column cannot be used.
@@ -113,7 +117,7 @@ class TableReader:
             for batch in self._read(path):
                 out, good = {}, np.ones(batch.num_rows, np.bool_)
                 for name, want in self._wanted.items():
-                    out[name], bad = self._convert(batch.column(want.column), name, want, path, collisions)
+                    out[name], bad = self._convert(batch.column(want.column), name, want, path, strings)
                     for reason, mask in bad:
                         self.refused.add(f"{want.column}: {reason}", mask, path, first_row)
                         good &= ~mask
@@ -171,6 +175,7 @@ class TableReader:
                 convert_options=pcsv.ConvertOptions(
                     include_columns=columns if names is not None else None,
                     column_types=types,
+                    null_values=list(table.nulls),
                     strings_can_be_null=True,
                     quoted_strings_can_be_null=False,
                 ),
@@ -189,13 +194,13 @@ class TableReader:
             raise DataError(f"{path} has no column {named}; its columns are {', '.join(there)}")
 
     def _convert(
-        self, column: pa.Array, name: str, want: Wanted, path: Path, collisions: bool
+        self, column: pa.Array, name: str, want: Wanted, path: Path, strings: Strings | None
     ) -> tuple[NDArray[Any], list[tuple[str, NDArray[np.bool_]]]]:
         """The column's values, and which rows cannot be used and why."""
         where = f"{path}: column {want.column} (`{want.said}`)"
         match want.meaning:
             case "id":
-                return self._to_ids(column, where, collisions)
+                return self._to_ids(column, where, strings)
             case "time" | "optional_time":
                 return _to_times(column, want, where)
             case "label":
@@ -221,16 +226,24 @@ class TableReader:
             if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
                 raise DataError(f"{where} is {column.type}, not text, whole numbers or lists of them")
             column = column.dictionary_encode()
-        texts = column.dictionary.to_pylist()
-        if not texts:
+        if not len(column.dictionary):
             return np.zeros(len(column), np.uint64)
-        codes = string_ids("" if text is None else text for text in texts)
-        known = self.texts[name]
-        known.update((code, text) for code, text in zip(codes.tolist(), texts, strict=True) if text is not None)
+        data, offsets = _bytes_of(column.dictionary)
+        codes = xxh64(data, offsets)
+        codes[codes == 0] = 1
+        codes[_mask(column.dictionary.is_null())] = 0
+        if want.texts:
+            known = self.texts[name]
+            new = [at for at, code in enumerate(codes.tolist()) if code and code not in known]
+            try:
+                texts = column.dictionary.take(pa.array(new, pa.int64())).to_pylist()
+            except UnicodeDecodeError as error:
+                raise DataError(f"{where} holds text that is not UTF-8: {error}") from error
+            known.update(zip(codes[new].tolist(), texts, strict=True))
         return np.where(_mask(column.is_null()), np.uint64(0), codes[_numpy(column.indices.fill_null(0))])
 
     def _to_ids(
-        self, column: pa.Array, where: str, collisions: bool
+        self, column: pa.Array, where: str, strings: Strings | None
     ) -> tuple[NDArray[np.uint64], list[tuple[str, NDArray[np.bool_]]]]:
         empty = _mask(column.is_null())
         if self._ids == "uint64":
@@ -250,11 +263,15 @@ class TableReader:
             if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
                 raise DataError(f'{where} is {column.type}, not text: set `ids = "uint64"`, or convert the column')
             column = column.dictionary_encode()
-        texts = column.dictionary.to_pylist()
-        hashed = string_ids("" if text is None else text for text in texts) if texts else np.zeros(1, np.uint64)
-        if collisions and texts:
-            self.hashes.append((hashed, second_hashes("" if text is None else text for text in texts)))
-        long = np.array([text is None or not text or len(text.encode()) > MAX_TEXT_BYTES for text in texts] or [True])
+        data, offsets = _bytes_of(column.dictionary)
+        hashed = xxh64(data, offsets)
+        hashed[hashed == 0] = 1
+        if strings is not None:
+            strings.add(hashed, xxh64(data, offsets, SECOND_SEED))
+        lengths = np.diff(offsets)
+        long = (lengths == 0) | (lengths > MAX_TEXT_BYTES) | _mask(column.dictionary.is_null())
+        if not len(hashed):  # a batch without any value
+            hashed, long = np.zeros(1, np.uint64), np.ones(1, np.bool_)
         codes = _numpy(column.indices.fill_null(0)).astype(np.int64)
         return hashed[codes], [
             ("empty", empty),
@@ -289,10 +306,13 @@ def _to_times(
             f"{where} is {column.type}, not a time: use whole numbers with `time_unit`, timestamps, or ISO text with "
             '`time_unit = "iso"`'
         )
-    outside = ~empty & ((ms < EARLIEST_MS) | (ms >= LATEST_MS))
+    earliest = min(EARLIEST_MS, want.since_ms)
+    outside = ~empty & ((ms < earliest) | (ms >= LATEST_MS))
     if outside.any() and bool(outside[~empty].all()):
         _refuse_unit(ms, empty, want, where)
-    bad = [("not between 2000 and 2100", outside)]
+    cut = ~empty & ~outside & ((ms < want.since_ms) | (ms >= want.until_ms))
+    year = datetime.fromtimestamp(earliest / 1000, UTC).year
+    bad = [(f"not between {year} and 2100", outside), ("before `since`, or not before `until`", cut)]
     if want.meaning == "time":
         bad.append(("empty", empty))
     return np.where(empty | outside, -1, ms), bad
@@ -336,6 +356,16 @@ def _expand(patterns: Sequence[str], root: Path) -> list[Path]:
             raise DataError(f"`files`: nothing matches {pattern} in {root}")
         paths += map(Path, found)
     return paths
+
+
+def _bytes_of(texts: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The bytes of n texts behind one another, without a copy, and where each begins. → [bytes], [n + 1]"""
+    _, offsets, data = texts.buffers()
+    if not len(texts):
+        return np.empty(0, np.uint8), np.zeros(1, np.int64)
+    width = np.int64 if pa.types.is_large_string(texts.type) else np.int32
+    begins = np.frombuffer(offsets, width)[texts.offset : texts.offset + len(texts) + 1].astype(np.int64)
+    return np.empty(0, np.uint8) if data is None else np.frombuffer(data, np.uint8), begins
 
 
 def _mask(array: pa.Array) -> NDArray[np.bool_]:

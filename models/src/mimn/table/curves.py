@@ -208,8 +208,7 @@ def repeat_histories(events: Events, instances: Instances, length: int) -> tuple
         columns["user_id"][-1] = np.full(rounds * (end - begin), user)
         sizes.append(rounds * (end - begin))
     stops = np.cumsum(sizes)
-    user_id, item_id, category_id, timestamp, basket_id = (np.concatenate(columns[name]) for name in COLUMNS)
-    joined = Events(user_id, item_id, category_id, timestamp, basket_id, events.unit_ms)
+    joined = Events(unit_ms=events.unit_ms, **{name: np.concatenate(values) for name, values in columns.items()})
     return joined, replace(instances, begin=stops - np.array(sizes), end=stops)
 
 
