@@ -1,20 +1,22 @@
-# `make` prints the targets. Every recipe is one command; what has logic is a Python module with tests.
+# `make` prints the targets. Every recipe is one command; anything with logic is a Python module with tests.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
-PIP := $(PY) -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
-SERVING := -e proto -e access -e models[serve] -e services/uic -e services/rtp -e deploy
-PROJECTS := $(wildcard proto/pyproject.toml access/pyproject.toml models/pyproject.toml services/*/pyproject.toml deploy/pyproject.toml)
-CODE := access models services deploy tests loadtest
+CTR := $(BIN)/ctr
+PIP := $(PY) -m pip install --quiet --quiet --disable-pip-version-check
+MEMBERS := proto access models services/uic services/rtp deploy cli
+PROJECTS := $(MEMBERS:%=%/pyproject.toml)
+CODE := access models services deploy cli tests loadtest
 PYTEST := $(PY) -m pytest --quiet --durations 10
 QUICK := tests/unit tests/contract tests/parity
 SPREAD := --numprocesses 2 --dist loadfile
-CONFIG ?= models/configs/online_retail_pooling_sketch_1280.toml
+CONFIG ?= models/configs/online_retail_mimn_sketch.toml
 RUN ?= runs/online-retail
 BUNDLES ?= models/bundles
+NAME ?= online-retail-sketch
 VERSION ?= 2
 LOAD ?=
 export OMP_NUM_THREADS ?= 1
@@ -26,42 +28,46 @@ $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
 	@$(PYTHON) -m venv $(VENV) || { echo "cannot make $(VENV): install your system's package for venv (Debian: python3-venv)"; exit 1; }
 
-$(VENV)/.installed: $(PROJECTS) constraints.txt | $(PY)
+# Packages of other projects are checked against the hashes they were locked with; ours are installed from the tree.
+$(VENV)/.installed: $(PROJECTS) requirements-serving.txt | $(PY)
 	@echo "installing into $(VENV) ..."
-	@$(PIP) setuptools
-	@$(PIP) --no-build-isolation $(SERVING)
+	@$(PIP) --require-hashes --requirement requirements-serving.txt
+	@$(PIP) --no-deps --no-build-isolation $(MEMBERS:%=-e ./%)
 	@touch $@
 
-$(VENV)/.installed-dev: $(PROJECTS) constraints.txt requirements-dev.txt loadtest/requirements.txt | $(PY)
-	@echo "installing everything into $(VENV), torch included ..."
-	@$(PIP) setuptools
-	@$(PIP) --no-build-isolation $(SERVING) -e models[serve,train] --requirement requirements-dev.txt
-	@touch $@ $(VENV)/.installed $(VENV)/.installed-load
+$(VENV)/.installed-dev: $(VENV)/.installed constraints.txt requirements-dev.txt loadtest/requirements.txt
+	@echo "installing what development needs into $(VENV), torch included ..."
+	@$(PIP) --constraint constraints.txt --no-build-isolation -e models[serve,train] --requirement requirements-dev.txt
+	@$(PIP) --constraint constraints.txt --no-deps recbole # for the data set that it ships (mimn.data.movielens); it is never imported
+	@touch $@ $(VENV)/.installed-load
 
-$(VENV)/.installed-load: $(PROJECTS) constraints.txt loadtest/requirements.txt | $(VENV)/.installed
-	@$(PIP) --requirement loadtest/requirements.txt
+$(VENV)/.installed-load: $(VENV)/.installed constraints.txt loadtest/requirements.txt
+	@$(PIP) --constraint constraints.txt --requirement loadtest/requirements.txt
 	@touch $@
 
-install: $(VENV)/.installed ## .venv with what serving and the demo need: no torch
+install: $(VENV)/.installed ## .venv for serving and the demo, every package checked by hash; no torch
 
-install-load: $(VENV)/.installed-load ## .venv with what the load generator needs besides: no torch
+install-load: $(VENV)/.installed-load ## .venv for the load generator as well; no torch
 
 install-dev: $(VENV)/.installed-dev ## .venv with everything, torch included
 
-demo: install ## real behaviors through Kafka into scores, on this machine: nothing stays running
-	@$(PY) -m localstack demo
+demo: install ## real shop events through Kafka into scores, on this machine; nothing keeps running
+	@$(CTR) demo
 
 up: install ## start the stack and keep it running; prints addresses and commands to paste
-	@$(PY) -m localstack up
+	@$(CTR) up
 
-down: install ## end the stack by pid; its data stays in .stack
-	@$(PY) -m localstack down
+down: install ## stop the stack by pid; its data stays in .stack
+	@$(CTR) down
 
 status: install ## what of the stack runs, and whether it is ready
-	@$(PY) -m localstack status
+	@$(CTR) status
 
-doctor: install ## check the stack that runs, or the deployment that UIC_... variables name, and say what to fix
-	@$(PY) -m localstack doctor
+doctor: install ## check the running stack, or the deployment that UIC_... variables name, and say what to fix
+	@$(CTR) doctor
+
+licenses: install ## list the license of every installed package
+	@$(CTR) licenses
 
 check: install-dev format lint types imports proto-drift ## format, lint, types, import contracts, stubs; unit and contract tests that use no torch
 	@$(PYTEST) $(SPREAD) -m "not torch" $(QUICK)
@@ -73,7 +79,7 @@ lint: install-dev
 	@$(BIN)/ruff check $(CODE)
 
 types: install-dev
-	@$(BIN)/mypy $(wildcard access/src models/src services/*/src deploy/localstack tests loadtest)
+	@$(BIN)/mypy $(wildcard access/src models/src services/*/src deploy/localstack cli/src tests loadtest)
 
 imports: install-dev
 	@$(BIN)/lint-imports
@@ -90,48 +96,51 @@ check-models: install-dev ## the tests that need torch: model, parity, a smoke t
 check-system: install-dev ## the tests of running processes, one at a time: real servers, the demo, the golden path
 	@$(PYTEST) tests $(QUICK:%=--ignore %)
 
+pins: install-dev ## write the requirements files with hashes again, after a change of a dependency
+	@$(PY) -m localstack.checks.pins
+
 slim: install-dev ## install each service alone and prove that it imports without torch
 	@$(PY) -m localstack.checks.slim
 
 test: check check-models check-system slim ## everything that CI runs
 	@echo "all green"
 
-proto: install-dev ## generate the stubs of proto/gen anew
+proto: install-dev ## generate the stubs of proto/gen again
 	@PYTHON=$(abspath $(PY)) PATH=$(abspath $(BIN)):$$PATH proto/generate.sh
 
 train: install-dev ## train CONFIG into RUN
-	@$(PY) -m mimn.train --config $(CONFIG) --output $(RUN)
+	@$(CTR) train --config $(CONFIG) --output $(RUN)
 
 evaluate: install-dev ## evaluate RUN on the test part
-	@$(PY) -m mimn.evaluate --run $(RUN)
+	@$(CTR) evaluate --run $(RUN)
 
-export: install-dev ## write RUN's bundle to BUNDLES/online-retail-pooling-sketch/VERSION
-	@$(PY) -m mimn.export --run $(RUN) --output $(BUNDLES) --name online-retail-pooling-sketch --version $(VERSION)
+export: install-dev ## write RUN's bundle to BUNDLES/NAME/VERSION
+	@$(CTR) export --run $(RUN) --output $(BUNDLES) --name $(NAME) --version $(VERSION)
 
-auc: install-dev ## run a reduced table of models on Online Retail and print it; what is finished is not run again
+auc: install-dev ## run a reduced table of models on Online Retail and print it; finished rows are not run again
 	@$(PY) -m mimn.table.run --plan models/plans/reduced.toml --cpu-minutes 25
 	@cat runs/auc/records/AUC.md
 
 load: install-load ## latency against history length and rate, MIMN, DIN and DIEN: report and plots (LOAD=--reduced: under 5 minutes)
-	@$(PY) -m loadtest.comparison $(LOAD)
+	@$(CTR) load $(LOAD)
 
-torture: install-dev ## kill, freeze, empty and cut off everything, in full (about two hours, resumable); table, page and JSON
+torture: install-dev ## kill, freeze, empty and disconnect everything, in full (about two hours, resumable); table, page, JSON
 	@PYTHONPATH=tests $(PY) -m torture
 
 fuzz: install-dev ## fuzz every decoder, ten minutes each (two hours, resumable)
 	@PYTHONPATH=tests $(PY) -m fuzz
 
-openapi: install-dev ## 20,000 requests made from RTP's OpenAPI, every answer checked (ten minutes or so)
+openapi: install-dev ## 20,000 requests generated from RTP's OpenAPI, every answer checked (about ten minutes)
 	@PYTHONPATH=tests $(PY) -m fuzz.openapi
 
-beside: install-dev ## healthy traffic's p99 beside hostile clients, in turn with and without (a minute or two)
+beside: install-dev ## p99 of healthy traffic with and without hostile clients, alternating (a minute or two)
 	@PYTHONPATH=tests $(PY) -m fuzz.beside
 
-sequences: install-dev ## 5,000 random lives of UIC's core against a model (four minutes or so)
+sequences: install-dev ## 5,000 random runs of UIC's core against a model (about four minutes)
 	@CTR_SEQUENCES=5000 $(PYTEST) tests/unit/test_uic_machine.py
 
 budgets: install-load ## measure each latency and throughput budget; table and JSON
-	@$(PY) -m loadtest.budgets
+	@$(CTR) budgets
 
-.PHONY: help install install-load install-dev demo up down status doctor check format lint types imports proto-drift \
-	docs check-models check-system slim test proto train evaluate export auc load torture fuzz openapi beside sequences budgets
+.PHONY: help install install-load install-dev demo up down status doctor licenses check format lint types imports proto-drift \
+	docs check-models check-system pins slim test proto train evaluate export auc load torture fuzz openapi beside sequences budgets

@@ -1,4 +1,4 @@
-"""`python -m localstack`: start, look at and stop the whole system on this machine, or run the demo."""
+"""Start, look at and stop the whole system on this machine, or run the demo."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from kafka.errors import KafkaError
 
 from localstack import demo
+from localstack.catalogue import OtherCatalogue, check_catalogue
 from localstack.process import Ended
 from localstack.replay import States, expect, moved_to_now, replay, wait_folded
 from localstack.services import Surroundings, grpc_serves, http_ok, uic_variables
@@ -24,6 +26,7 @@ from localstack.shoppers import Shopper, read_events, shoppers
 from localstack.signals import signals_unwind
 from localstack.stack import (
     BUNDLE,
+    CHEAPER_BUNDLE,
     FOLDER,
     Addresses,
     Options,
@@ -31,66 +34,95 @@ from localstack.stack import (
     Stack,
     StackError,
     addresses_of,
+    command,
     living,
     take_down,
     wipe,
 )
 from localstack.topics import EVENTS, PARTITIONS, TopicMismatch, create_topics, topics
 from localstack.wait import NotReady
-from mimn.bundle import BundleError
+from mimn.bundle import BundleError, load_bundle
 from mimn.data.events import DataError
+from mimn.state.codec import HEADER_BYTES
 
-EXPECTED = (StackError, Ended, NotReady, TopicMismatch, demo.DemoFailed, BundleError, DataError, KafkaError)
-"""Failures whose message is for the reader; anything else is a fault of ours and shows its traceback."""
+EXPECTED = (
+    StackError,
+    Ended,
+    NotReady,
+    TopicMismatch,
+    OtherCatalogue,
+    demo.DemoFailed,
+    BundleError,
+    DataError,
+    KafkaError,
+)
+"""Failures whose message is for the user; any other is a bug and shows its traceback."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m localstack") -> int:
     """Run one command; the exit status is 0, or 1 with a line on stderr that says what to change."""
-    parser = argparse.ArgumentParser(prog="localstack", description=__doc__)
-    parser.add_argument("--folder", type=Path, default=FOLDER, help=f"data, logs and pids (default {FOLDER})")
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, text in (
-        ("demo", "replay real behaviors, ask for scores, print what came out; leaves nothing running"),
-        ("up", "start the stack and leave it running"),
-    ):
-        command = commands.add_parser(name, help=text)
-        command.add_argument("--bundle", type=Path, default=BUNDLE, help=f"the model's directory (default {BUNDLE})")
-    command.add_argument("--uic", type=int, default=1, metavar="N", help="UIC workers (default 1)")
-    command.add_argument("--rtp", type=int, default=1, metavar="N", help="RTP processes on one socket (default 1)")
-    command.add_argument("--empty", action="store_true", help="do not replay the demo's histories into a new topic")
-    commands.add_parser("down", help="end whatever of the stack runs, by pid; data stays")
-    commands.add_parser("status", help="what runs, and where; exit status 1 unless all is ready")
-    commands.add_parser("doctor", help="`uic doctor` on the stack that runs, else on what the environment names")
-    commands.add_parser("wipe", help="remove the data of a stack that is down")
-    command = commands.add_parser("topics", help="create the topics that are missing on any Kafka")
-    command.add_argument("--bootstrap-servers", required=True)
-    command.add_argument("--topic", default=EVENTS)
-    command.add_argument("--partitions", type=int, default=PARTITIONS)
-    command.add_argument("--replication", type=int, default=-1, help="copies of a partition (default: the broker's)")
-    given = parser.parse_args(arguments)
+    given = parser(prog).parse_args(arguments)
     try:
         with signals_unwind():
             return _run(given)
     except EXPECTED as failure:
-        print(f"localstack: {failure}", file=sys.stderr)
+        print(f"{given.command}: {failure}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
 
 
+def parser(prog: str) -> argparse.ArgumentParser:
+    """The commands and their options."""
+    root = argparse.ArgumentParser(prog=prog, description=__doc__)
+    text = f"data, logs and pids of the stack (default {FOLDER})"
+    root.add_argument("--folder", type=Path, default=FOLDER, help=text)
+    folder = argparse.ArgumentParser(add_help=False)
+    folder.add_argument("--folder", type=Path, default=argparse.SUPPRESS, help=text)
+    as_json = argparse.ArgumentParser(add_help=False)
+    as_json.add_argument(
+        "--json", action="store_true", help="print one JSON document on stdout, and progress on stderr"
+    )
+    bundle = argparse.ArgumentParser(add_help=False)
+    bundle.add_argument("--bundle", type=Path, default=BUNDLE, help=f"the model's directory (default {BUNDLE})")
+    commands = root.add_subparsers(dest="command", required=True)
+
+    def add(name: str, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", parents=parents)
+
+    add(
+        "demo", "replay real shop events, score them, print the results; nothing keeps running", folder, bundle, as_json
+    )
+    up = add("up", "start the stack and keep it running", folder, bundle, as_json)
+    up.add_argument("--uic", type=int, default=1, metavar="N", help="UIC workers (default 1)")
+    up.add_argument("--rtp", type=int, default=1, metavar="N", help="RTP processes on one socket (default 1)")
+    up.add_argument("--empty", action="store_true", help="do not replay the demo's histories into a new topic")
+    add("down", "stop every process of the stack, by pid; data stays", folder, as_json)
+    add("status", "what runs, and where; exit status 1 unless everything is ready", folder, as_json)
+    add("doctor", "`uic doctor` on the running stack, or on what the UIC_... variables name", folder)
+    add("wipe", "remove the data of a stack that does not run", folder)
+    create = add("topics", "create the topics that are missing on any Kafka")
+    create.add_argument("--bootstrap-servers", required=True)
+    create.add_argument("--topic", default=EVENTS)
+    create.add_argument("--partitions", type=int, default=PARTITIONS)
+    create.add_argument("--replication", type=int, default=-1, help="copies of a partition (default: the broker's)")
+    return root
+
+
 def _run(given: argparse.Namespace) -> int:
     match given.command:
         case "demo":
-            said = partial(print, flush=True)
-            demo.run(replace(Options.from_environment(), folder=given.folder / "demo", bundle=given.bundle), say=said)
-            print("`make up` keeps a stack like this one running, with these users in it, and `make down` ends it.")
+            return _demo(given)
         case "up":
             return _up(given)
         case "down":
-            ended = take_down(given.folder, say=print)
-            print("The stack is down; its data stays." if ended else f"Nothing runs in {given.folder}.")
+            ended = take_down(given.folder, say=_progress(given))
+            if given.json:
+                print(json.dumps({"folder": str(given.folder), "ended": ended}))
+            else:
+                print("The stack is down; its data stays." if ended else f"Nothing runs in {given.folder}.")
         case "status":
-            return _status(given.folder)
+            return _status(given.folder, as_json=given.json)
         case "doctor":
             return _doctor(given.folder)
         case "wipe":
@@ -99,9 +131,36 @@ def _run(given: argparse.Namespace) -> int:
             wanted = topics(given.topic, given.partitions)
             made = create_topics(given.bootstrap_servers, wanted, replication=given.replication)
             for topic in wanted:
-                what = "created" if topic.name in made else "was there"
+                what = "created" if topic.name in made else "existed already"
                 print(f"{topic.name}: {topic.partitions} partitions, {what}")
     return 0
+
+
+def _progress(given: argparse.Namespace) -> partial[None]:
+    """Where progress goes: stdout, or stderr when stdout is for JSON."""
+    return partial(print, file=sys.stderr if given.json else sys.stdout, flush=True)
+
+
+def _demo(given: argparse.Namespace) -> int:
+    options = replace(Options.from_environment(), folder=given.folder / "demo", bundle=given.bundle)
+    outcome = demo.run(options, say=_progress(given))
+    if given.json:
+        print(json.dumps(asdict(outcome)))
+        return 0
+    if given.bundle == BUNDLE:
+        print(cheaper())
+    up, down = command("up", given.folder), command("down", given.folder)
+    print(f"`{up}` starts a stack like this one, with these users, and keeps it running; `{down}` stops it.")
+    return 0
+
+
+def cheaper() -> str:
+    """What to serve instead of the default model to save memory."""
+    size = HEADER_BYTES + load_bundle(CHEAPER_BUNDLE).layout.stored_bytes
+    return (
+        f"The cheaper choice is sum pooling with a sketch (--bundle {CHEAPER_BUNDLE}): {size:,} bytes a user, less to "
+        "compute,\nand the same quality on this shop. MIMN's memory pays where targets are mostly new to their users."
+    )
 
 
 def _up(given: argparse.Namespace) -> int:
@@ -112,10 +171,14 @@ def _up(given: argparse.Namespace) -> int:
         uic_workers=given.uic,
         rtp_processes=given.rtp,
         ports=Ports.usual(),
+        outlives=True,
     )
     events = read_events()
     people = shoppers(events, candidates=3)
-    stack = Stack(options, say=partial(print, flush=True))
+    say = _progress(given)
+    if not given.empty:
+        check_catalogue(options.bundle, events, people)
+    stack = Stack(options, say=say)
     at = stack.start()
     try:
         if options.topic in stack.created_topics and not given.empty:
@@ -123,15 +186,17 @@ def _up(given: argparse.Namespace) -> int:
             records = replay(at.bootstrap, at.topic, recent, people)
             states = States(at.redis_url, options.bundle, prefix=at.prefix, partitions=options.partitions)
             wait_folded(states, {user: expect(sent) for user, sent in records.items()}, within_s=60)
-            states.close()
             with demo.client_of(at.predict) as client:
                 demo.ask_when_warm(client, people)
             folded = sum(map(len, records.values()))
-            print(f"{folded:,} behaviors of {len(people)} shoppers are folded, their times moved to the present.")
+            say(f"{folded:,} events of {len(people)} shoppers are folded, their times moved to the present.\n")
+            for line in demo.holds(states, recent, people[-1]):
+                say(line)
+            states.close()
+        print(json.dumps(asdict(at)) if given.json else how_to_use(at, people[-1], options.folder), flush=True)
     except BaseException:
         stack.stop()
         raise
-    print(how_to_use(at, people[-1], options.folder))
     return 0
 
 
@@ -141,11 +206,11 @@ def how_to_use(at: Addresses, shopper: Shopper, folder: Path) -> str:
     event = ", ".join(f"{name}={value!r}" for name, value in fields.items())
     metrics = ", ".join(f"{url}/metrics" for url in (*at.rtp_admin, *at.uic_admin))
     return f"""
-# Ask for the scores of what user {shopper.user_id} bought next, and of two other items:
+# Score what user {shopper.user_id} bought next, and two other items:
 
 curl -s {at.predict}/predict -H 'content-type: application/json' -d '{json.dumps(demo.request(shopper))}'
 
-# Tell the system that he bought it:
+# Send the event that they bought it:
 
 {shlex.quote(sys.executable)} - <<'EOF'
 import time
@@ -162,34 +227,44 @@ EOF
 # metrics  {metrics}
 # API      {at.predict}/docs
 # logs     {folder / "logs"}
-# stop     make down"""
+# stop     {command("down", folder)}"""
+
+
+def tool_variables(folder: Path) -> dict[str, str]:
+    """The `UIC_...` variables that point UIC's tools at the stack of `folder`; none when it does not run."""
+    if not living(folder):
+        return {}
+    at = addresses_of(folder)
+    surroundings = Surroundings(
+        bootstrap=at.bootstrap,
+        redis_url=at.redis_url,
+        bundle=Path(at.bundle),
+        topic=at.topic,
+        partitions=at.partitions,
+        prefix=at.prefix,
+    )
+    # The tools serve nothing; they call the first worker.
+    ports = [urlsplit(url).port or 0 for url in (f"//{at.uic[0]}", at.uic_admin[0])] if at.uic else [0, 0]
+    return uic_variables(surroundings, grpc_port=ports[0], admin_port=ports[1])
 
 
 def _doctor(folder: Path) -> int:
-    environment = dict(os.environ)
-    if living(folder):
-        at = addresses_of(folder)
-        surroundings = Surroundings(
-            bootstrap=at.bootstrap,
-            redis_url=at.redis_url,
-            bundle=Path(at.bundle),
-            topic=at.topic,
-            partitions=at.partitions,
-            prefix=at.prefix,
-        )
-        # The doctor starts no server, so it needs no port.
-        environment |= uic_variables(surroundings, grpc_port=0, admin_port=0)
+    environment = {**os.environ, **tool_variables(folder)}
     return subprocess.run([sys.executable, "-m", "uic", "doctor"], env=environment, check=False).returncode
 
 
-def _status(folder: Path) -> int:
+def _status(folder: Path, *, as_json: bool) -> int:
     at = addresses_of(folder)
-    for name, identity in living(folder).items():
-        print(f"{name}: runs, pid {identity.pid}")
-    ready = [(at.predict, http_ok(f"{at.predict}/readyz")), *((address, grpc_serves(address)) for address in at.uic)]
-    for address, answers in ready:
-        print(f"{address}: {'ready' if answers else 'not ready'}")
-    return 0 if all(answers for _, answers in ready) else 1
+    running = {name: identity.pid for name, identity in living(folder).items()}
+    ready = {at.predict: http_ok(f"{at.predict}/readyz")} | {address: grpc_serves(address) for address in at.uic}
+    if as_json:
+        print(json.dumps({"running": running, "ready": ready, "addresses": asdict(at)}))
+    else:
+        for name, pid in running.items():
+            print(f"{name}: runs, pid {pid}")
+        for address, answers in ready.items():
+            print(f"{address}: {'ready' if answers else 'not ready'}")
+    return 0 if all(ready.values()) else 1
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The demo: real shop behavior through Kafka into user states, and where each user's actual next purchase ranks.
+"""The demo: real shop events through Kafka into user states, and where each user's actual next purchase ranks.
 
 It starts the whole stack in a folder of its own, replays the histories of the test users, waits until every event is
-folded, asks `/predict` for each of them, and takes the stack down again.
+folded, asks `/predict` for each of them, shows what one state holds, and stops the stack.
 """
 
 from __future__ import annotations
@@ -13,24 +13,30 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import httpx
+import numpy as np
 import redis
 
+from localstack.catalogue import check_catalogue
+from localstack.contents import contents
 from localstack.replay import States, expect, moved_to_now, replay, wait_folded
 from localstack.shoppers import Shopper, read_events, shoppers
 from localstack.stack import Options, Stack, wipe
 from localstack.topics import delete_topics, topics
 from localstack.wait import until
+from mimn.bundle import Bundle
+from mimn.data.events import Events
+from mimn.state.codec import HEADER_BYTES
 
 CANDIDATES = 100
 ROWS_SHOWN = 12
 PROBES = 200
 GROUP = 8
 PATIENT = {"X-Request-Deadline-Ms": "1000"}
-"""A laptop that is busy with other things must not turn the demo into a lesson about deadlines."""
+"""On a busy laptop the default deadline would be missed."""
 
 
 class DemoFailed(RuntimeError):
-    """The system answered something else than what it was fed."""
+    """The system's answers do not agree with the events that were produced."""
 
 
 @dataclass(frozen=True)
@@ -41,58 +47,108 @@ class Answer:
     events: int
     status: str
     rank: int
-    """Of the real next item among the candidates, 1 is best; ties count against it."""
+    """Of the real next item among the candidates; 1 is best, and ties count against it."""
     score: float
 
 
-def run(options: Options, *, say: Callable[[str], None] = print) -> None:
-    """Run the demo and print what it saw.
+@dataclass(frozen=True)
+class Outcome:
+    """The demo's figures."""
+
+    bundle: str
+    state_bytes: int
+    """Of one stored state, whatever the history's length."""
+    users: int
+    events: int
+    fold_s: float
+    """From the first event produced until every event was folded."""
+    candidates: int
+    best_tenth: int
+    """Users whose real next item is in the best tenth of the candidates."""
+    median_rank: float
+    short_events: float
+    """Mean length of the short histories that were timed."""
+    short_p50_ms: float
+    long_events: float
+    long_p50_ms: float
+    requests: int
+    """Timed for each of the two lengths."""
+
+
+def run(options: Options, *, say: Callable[[str], None] = print) -> Outcome:
+    """Run the demo, say what happens, and return the figures.
 
     Raises:
+        OtherCatalogue: the bundle is for other items than the demo's.
         DemoFailed: a count that `/predict` reports is not the number of events that were produced.
-        StackError, Ended, NotReady: the stack did not come up, or did not fold in time.
+        StackError, Ended, NotReady: the stack did not start, or did not fold in time.
     """
     began = time.monotonic()
-    external = options.redis_url or options.bootstrap
-    if external:  # servers that others use too: names of our own, removed at the end
+    if options.redis_url or options.bootstrap:  # servers that others use too: names of our own, removed at the end
         name = f"demo-{uuid.uuid4().hex[:8]}"
         options = replace(options, topic=name, prefix=name)
-    wipe(options.folder)
     events = read_events()
-    asked = shoppers(events, candidates=CANDIDATES)
+    people = shoppers(events, candidates=CANDIDATES)
+    known = check_catalogue(options.bundle, events, people)
+    wipe(options.folder)
     try:
         with Stack(options, say=say) as stack:
-            at = stack.addresses
-            states = States(at.redis_url, options.bundle, prefix=at.prefix, partitions=options.partitions)
-            try:
-                started = time.monotonic()
-                recent = moved_to_now(events, asked, now_s=time.time())
-                days = int(recent.timestamp[0] - events.timestamp[0]) // 86_400
-                say(f"\nReplaying the histories of {len(asked)} real users through Kafka ...")
-                say(f"Their times are moved by {days:,} days, so that the newest is a minute old; order and gaps stay.")
-                records = replay(at.bootstrap, at.topic, recent, asked)
-                expected = {user: expect(sent) for user, sent in records.items()}
-                wait_folded(states, expected, within_s=60)
-                total = sum(len(sent) for sent in records.values())
-                took = time.monotonic() - started
-                say(f"{total:,} events produced and folded in {took:.1f} s; each user's digest says: once, in order.")
-                with client_of(at.predict) as client:
-                    answers = ask_when_warm(client, asked)
-                    check(answers)
-                    short, long = asked[:GROUP], asked[-GROUP:]
-                    times = probe(client, short, long)
-                say("")
-                for line in table(answers):
-                    say(line)
-                say("")
-                for line in summary(answers, short, long, times):
-                    say(line)
-            finally:
-                states.close()
+            outcome = _replay_and_ask(stack, events, people, known, say)
     finally:
-        if external:  # once UIC has ended: it writes its namespace again when its topic goes
+        if options.redis_url or options.bootstrap:  # once UIC has ended: it recreates its namespace when its topic goes
             _leave_no_trace(options)
-    say(f"\nAll of it, from start to here: {time.monotonic() - began:.0f} s. The stack is down again.")
+    say(f"\nAll of it took {time.monotonic() - began:.0f} s. The stack is stopped.")
+    return outcome
+
+
+def _replay_and_ask(
+    stack: Stack, events: Events, people: list[Shopper], known: float, say: Callable[[str], None]
+) -> Outcome:
+    at, options = stack.addresses, stack.options
+    states = States(at.redis_url, options.bundle, prefix=at.prefix, partitions=options.partitions)
+    try:
+        bundle = states.bundle
+        state_bytes = HEADER_BYTES + bundle.layout.stored_bytes
+        say(f"\nModel {bundle.name}: a state is {state_bytes:,} bytes, however long the history is.")
+        recent = moved_to_now(events, people, now_s=time.time())
+        days = int(recent.timestamp[0] - events.timestamp[0]) // 86_400
+        say(f"Replaying the histories of {len(people)} real users through Kafka; it knows {known:.0%} of their items.")
+        say(f"Their times are moved by {days:,} days, so that the newest is a minute old; order and gaps stay.")
+        started = time.monotonic()
+        records = replay(at.bootstrap, at.topic, recent, people)
+        wait_folded(states, {user: expect(sent) for user, sent in records.items()}, within_s=60)
+        fold_s = time.monotonic() - started
+        produced = sum(len(sent) for sent in records.values())
+        say(f"{produced:,} events produced and folded in {fold_s:.1f} s; each user's digest says: once, in order.")
+        with client_of(at.predict) as client:
+            answers = ask_when_warm(client, people)
+            check(answers)
+            short, long = people[:GROUP], people[-GROUP:]
+            times = probe(client, short, long)
+        outcome = figures(bundle, answers, short, long, times, fold_s=fold_s)
+        for line in ("", *table(answers), "", *summary(outcome), "", *holds(states, recent, people[-1])):
+            say(line)
+        return outcome
+    finally:
+        states.close()
+
+
+def holds(states: States, events: Events, shopper: Shopper) -> list[str]:
+    """What the stored state of one shopper holds; `events` are those that were replayed."""
+    state = states.read(shopper.user_id)
+    if state is None:
+        raise DemoFailed(f"user {shopper.user_id} has no state any more")
+    rows = np.arange(shopper.rows.start, shopper.rows.stop)
+    return [
+        f"What the state of user {shopper.user_id} holds after {state.header.event_count:,} events:",
+        *contents(
+            states.bundle,
+            state,
+            items=events.item_id[rows].astype(np.uint64),
+            categories=events.category_id[rows].astype(np.uint64),
+            now_ms=int(time.time() * 1000),
+        ),
+    ]
 
 
 def client_of(url: str) -> httpx.Client:
@@ -101,7 +157,7 @@ def client_of(url: str) -> httpx.Client:
 
 
 def ask_when_warm(client: httpx.Client, asked: list[Shopper], *, within_s: float = 20) -> list[Answer]:
-    """Ask for every shopper, again until no state counts as stale: RTP looks at how far the log is folded every 2 s.
+    """Ask for every shopper until no state counts as stale: RTP checks only every 2 s how far the log is folded.
 
     Raises:
         NotReady: some state is still stale at the deadline.
@@ -112,12 +168,12 @@ def ask_when_warm(client: httpx.Client, asked: list[Shopper], *, within_s: float
         answers[:] = [ask(client, shopper) for shopper in asked]
         return all(answer.status != "stale" for answer in answers)
 
-    until(none_stale, "RTP has seen how far the log is folded: no state is stale", within_s=within_s, every_s=0.2)
+    until(none_stale, "RTP knows how far the log is folded, and no state is stale", within_s=within_s, every_s=0.2)
     return answers
 
 
 def ask(client: httpx.Client, shopper: Shopper) -> Answer:
-    """Ask for one shopper's scores, the real next item in front of the sampled ones.
+    """Ask for one shopper's scores: of the real next item first, then of the sampled ones.
 
     Raises:
         DemoFailed: the answer is not 200.
@@ -141,7 +197,7 @@ def request(shopper: Shopper) -> dict[str, object]:
 
 
 def check(answers: list[Answer]) -> None:
-    """Compare what `/predict` reports with what was produced.
+    """Compare the event counts that `/predict` reports with what was produced.
 
     Raises:
         DemoFailed: they differ; the message says how.
@@ -155,8 +211,7 @@ def check(answers: list[Answer]) -> None:
 
 
 def probe(client: httpx.Client, short: list[Shopper], long: list[Shopper]) -> tuple[list[float], list[float]]:
-    """Seconds that `/predict` takes for users with short and with long histories, in turn so that both see the same
-    machine."""
+    """Seconds that `/predict` takes for short and for long histories, alternating so that both see the same machine."""
     times: tuple[list[float], list[float]] = ([], [])
     for i in range(PROBES):
         for group, taken in zip((short, long), times, strict=True):
@@ -180,21 +235,46 @@ def table(answers: list[Answer]) -> list[str]:
     return [head, "-" * len(head), *rows]
 
 
-def summary(
-    answers: list[Answer], short: list[Shopper], long: list[Shopper], times: tuple[list[float], list[float]]
-) -> list[str]:
-    """The ranks over all users, and the latency by length of history."""
+def figures(
+    bundle: Bundle,
+    answers: list[Answer],
+    short: list[Shopper],
+    long: list[Shopper],
+    times: tuple[list[float], list[float]],
+    *,
+    fold_s: float,
+) -> Outcome:
+    """The ranks over all users, and the latency by length of history; `times` are seconds."""
     candidates = len(answers[0].shopper.others) + 1
     ranks = [answer.rank for answer in answers]
-    near = sum(rank <= candidates // 10 for rank in ranks)
     lengths = [statistics.mean(len(shopper.rows) for shopper in group) for group in (short, long)]
-    p50 = [statistics.median(taken) * 1000 for taken in times]
+    p50_ms = [statistics.median(taken) * 1000 for taken in times]
+    return Outcome(
+        bundle=bundle.name,
+        state_bytes=HEADER_BYTES + bundle.layout.stored_bytes,
+        users=len(answers),
+        events=sum(answer.events for answer in answers),
+        fold_s=fold_s,
+        candidates=candidates,
+        best_tenth=sum(rank <= candidates // 10 for rank in ranks),
+        median_rank=statistics.median(ranks),
+        short_events=lengths[0],
+        short_p50_ms=p50_ms[0],
+        long_events=lengths[1],
+        long_p50_ms=p50_ms[1],
+        requests=len(times[0]),
+    )
+
+
+def summary(outcome: Outcome) -> list[str]:
+    """The figures in words."""
     return [
-        f"All {len(answers)} users: for {near} the real next item is in the best tenth of {candidates} candidates "
-        f"(by chance {len(answers) / 10:.0f}).",
-        f"Its median rank is {statistics.median(ranks):g} (by chance {(candidates + 1) / 2:g}).",
-        f"/predict with {candidates} candidates, p50 over {len(times[0])} requests each, in turn: "
-        f"{p50[0]:.2f} ms for histories of {lengths[0]:.0f} events, {p50[1]:.2f} ms for {lengths[1]:.0f}.",
+        f"All {outcome.users} users: for {outcome.best_tenth} the real next item is in the best tenth of "
+        f"{outcome.candidates} candidates (by chance {outcome.users / 10:.0f}).",
+        f"Its median rank is {outcome.median_rank:g} (by chance {(outcome.candidates + 1) / 2:g}).",
+        f"/predict with {outcome.candidates} candidates, p50 over {outcome.requests} requests each, alternating: "
+        f"{outcome.short_p50_ms:.2f} ms for histories of {outcome.short_events:.0f} events, "
+        f"{outcome.long_p50_ms:.2f} ms for {outcome.long_events:.0f}.",
     ]
 
 

@@ -9,7 +9,7 @@ LOOPBACK = "127.0.0.1"
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` distinct loopback ports that are free now; whoever starts a server on one may still find it taken."""
+    """`count` distinct loopback ports that are free now; another program may still take one first."""
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(count)]
         for listener in sockets:

@@ -1,7 +1,7 @@
 """A process that this package started: known by pid and birth, ended by pid, never by name.
 
-A pid alone may have been given to another program since; pid and start time together name one process, also across
-runs of the launcher (the state file keeps both).
+A pid alone may since have been given to another program; pid and start time together name one process, also across
+runs of the launcher (the pid file keeps both).
 """
 
 from __future__ import annotations
@@ -10,18 +10,34 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from localstack.signals import end_with_us, has_ended
 from localstack.wait import NotReady, until
 
 GRACE_S = 15.0
 """How long an orderly stop may take before the process is killed."""
 _CLOCK_SLACK_S = 2.0
-"""A process's start time is computed from the clock, which may have been set a little in between."""
+"""A process's start time is computed from the clock, which may have been adjusted a little in between."""
+_END_WITH_PARENT = """
+import ctypes, os, signal, sys
+PR_SET_PDEATHSIG = 1
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("the launcher has ended")
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+"""Asks Linux for SIGTERM when the parent dies, then becomes the program, under the same pid. Not a `preexec_fn`: that
+runs Python between fork and exec, which can deadlock once the launcher has threads. Python ignores SIGPIPE and SIGXFSZ,
+which the program would inherit."""
 
 
 class Ended(RuntimeError):
@@ -30,7 +46,7 @@ class Ended(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One process, for ever: a pid and when it was born (seconds since 1970)."""
+    """One process: its pid, and when it was born (seconds since 1970)."""
 
     pid: int
     born: float
@@ -48,7 +64,7 @@ class Identity:
             raise Ended(f"process {pid} has ended") from None
 
     def alive(self) -> bool:
-        """Whether this very process still runs (a zombie does not)."""
+        """Whether this same process still runs (a zombie does not)."""
         return self._process() is not None
 
     def send(self, sign: signal.Signals) -> None:
@@ -58,7 +74,7 @@ class Identity:
                 os.kill(self.pid, sign)
 
     def end(self, grace_s: float = GRACE_S) -> bool:
-        """End the process and return whether it went in good order: SIGTERM, and SIGKILL after `grace_s` seconds."""
+        """End the process: SIGTERM, and SIGKILL after `grace_s` seconds. Returns whether SIGTERM was enough."""
         self.send(signal.SIGCONT)
         self.send(signal.SIGTERM)
         try:
@@ -79,7 +95,12 @@ class Identity:
 
 
 class Child:
-    """A started process that logs to a file, in a session of its own: Ctrl-C reaches the launcher alone."""
+    """A started process that logs to a file, in a session of its own: Ctrl-C reaches the launcher alone.
+
+    It ends with its launcher, however that ends: SIGTERM and SIGHUP end it first (`signals.end_with_us`), and on Linux
+    the kernel sends it SIGTERM when the launcher dies of anything else. The kernel watches the thread that started the
+    process, so it is asked only where that is the main thread.
+    """
 
     def __init__(
         self,
@@ -89,10 +110,28 @@ class Child:
         log: Path,
         env: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
+        outlives: bool = False,
     ) -> None:
+        """Start it.
+
+        Args:
+            name:     for messages.
+            command:  the program and its arguments.
+            log:      file that its output is appended to.
+            env:      its variables; None: ours.
+            pass_fds: descriptors that it inherits.
+            outlives: it keeps running when the launcher has ended.
+
+        Raises:
+            Ended: it ended at once.
+            OSError: the program does not exist or cannot be run.
+        """
         self.name = name
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
+        watched = not outlives and sys.platform == "linux" and threading.current_thread() is threading.main_thread()
+        if watched:
+            command = [sys.executable, "-I", "-S", "-c", _END_WITH_PARENT, str(os.getpid()), *command]
         with log.open("ab") as out:
             self._process = subprocess.Popen(
                 command,
@@ -107,6 +146,8 @@ class Child:
             self.identity = Identity.of(self._process.pid)
         except Ended:
             raise self._ended() from None
+        if not outlives:
+            end_with_us(self.identity.end)
 
     @property
     def pid(self) -> int:
@@ -123,21 +164,25 @@ class Child:
             raise self._ended()
 
     def stop(self, grace_s: float = GRACE_S) -> int:
-        """End it in good order (SIGTERM), by SIGKILL after `grace_s`; return the exit status (negative: the signal)."""
+        """SIGTERM, and SIGKILL after `grace_s` seconds; return the exit status (negative: the signal)."""
         self.send(signal.SIGCONT)
         self.send(signal.SIGTERM)
         try:
-            return self._process.wait(grace_s)
+            status = self._process.wait(grace_s)
         except subprocess.TimeoutExpired:
             return self.kill()
+        has_ended(self.identity.end)
+        return status
 
     def kill(self) -> int:
         """SIGKILL, as a crash would; return the exit status."""
         self.send(signal.SIGKILL)
-        return self._process.wait(10)
+        status = self._process.wait(10)
+        has_ended(self.identity.end)
+        return status
 
     def listens(self, port: int) -> bool:
-        """Whether this very process, and not another program that came first, listens on `port`."""
+        """Whether this process, and not another program that was there first, listens on `port`."""
         try:
             connections = psutil.Process(self.pid).net_connections("tcp")
         except psutil.NoSuchProcess:

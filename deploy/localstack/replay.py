@@ -1,7 +1,7 @@
-"""Behaviors of real users through Kafka, and the proof that each was folded once and in order.
+"""Events of real users through Kafka, and the proof that each was folded once and in order.
 
-The producer learns where each record landed; from that it computes the digest that every stored state must carry
-(docs/formats/state.md), so that the check compares the store with the log and with nothing that UIC says.
+The producer learns the offset of each record; from that it computes the digest that every stored state must carry
+(docs/formats/state.md). So the check compares the store with the log, and takes nothing from UIC on trust.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from localstack.topics import PARTITIONS
 from localstack.wait import NotReady, until
 from mimn.bundle import load_bundle
 from mimn.data.events import Events
-from mimn.state import EMPTY_DIGEST, Keys, decode_state, extend_digest, namespace, partition_of, user_hash
+from mimn.state import EMPTY_DIGEST, Keys, UserState, decode_state, extend_digest, namespace, partition_of, user_hash
 
 
 @dataclass(frozen=True)
@@ -36,20 +36,22 @@ class States:
     """The stored states of a running stack, read from Redis as RTP reads them."""
 
     def __init__(self, redis_url: str, bundle: Path, *, prefix: str = "uic", partitions: int = PARTITIONS) -> None:
-        loaded = load_bundle(bundle)
-        self._fingerprint = loaded.fingerprint
-        self._layout = loaded.layout
+        self.bundle = load_bundle(bundle)
         self._partitions = partitions
-        self._keys = Keys(namespace(loaded.fingerprint.hex()), prefix)
+        self._keys = Keys(namespace(self.bundle.fingerprint.hex()), prefix)
         self._client = redis.Redis.from_url(redis_url, protocol=2, socket_timeout=10)
 
-    def folded(self, user_id: str) -> Folded:
-        """What is stored for the user; nothing folded when there is no state."""
+    def read(self, user_id: str) -> UserState | None:
+        """The user's state; None when there is none."""
         value = self._client.get(self._keys.state(partition_of(user_id.encode(), self._partitions), user_id))
         if not isinstance(value, bytes):
-            return Folded()
-        header = decode_state(value, self._fingerprint, self._layout, user_hash(user_id)).header
-        return Folded(header.event_count, header.digest)
+            return None
+        return decode_state(value, self.bundle.fingerprint, self.bundle.layout, user_hash(user_id))
+
+    def folded(self, user_id: str) -> Folded:
+        """How much of the user's log is in the state; nothing when there is no state."""
+        state = self.read(user_id)
+        return Folded(state.header.event_count, state.header.digest) if state else Folded()
 
     def close(self) -> None:
         """Close the connections."""
@@ -61,14 +63,14 @@ Records = list[tuple[int, bytes]]
 
 
 RECENT_S = 60
-"""How long before now the newest replayed behavior lies: clocks of producer and RTP need not agree to the second."""
+"""How long before now the newest replayed event lies: clocks of producer and RTP need not agree to the second."""
 
 
 def moved_to_now(events: Events, shoppers: Iterable[Shopper], *, now_s: float) -> Events:
-    """`events` later by one constant, so that the newest of the shoppers' behaviors was a minute before `now_s`.
+    """`events`, all moved by the same time, so that the newest event of the shoppers was a minute before `now_s`.
 
-    Counters of a sketch halve with time and are read at RTP's clock: of histories that end years ago nothing would be
-    left, and no real producer sends such. Order and gaps stay. `now_s` is in seconds since 1970-01-01.
+    A sketch's counters halve with time and are read at RTP's clock, so histories that end years ago would leave nothing
+    in them. Order and gaps stay. `now_s` is in seconds since 1970-01-01.
     """
     newest = max(int(events.timestamp[shopper.rows[-1]]) for shopper in shoppers)
     return replace(events, timestamp=events.timestamp + (int(now_s) - RECENT_S - newest))
@@ -76,8 +78,8 @@ def moved_to_now(events: Events, shoppers: Iterable[Shopper], *, now_s: float) -
 
 def replay(bootstrap: str, topic: str, events: Events, shoppers: Iterable[Shopper]) -> dict[str, Records]:
     """Produce the histories in the order of time, and return where each user's records landed."""
-    everybody = {row: shopper.user_id for shopper in shoppers for row in shopper.rows}
-    rows = np.fromiter(everybody, np.int64, len(everybody))
+    owner = {row: shopper.user_id for shopper in shoppers for row in shopper.rows}
+    rows = np.fromiter(owner, np.int64, len(owner))
     rows = rows[np.lexsort((rows, events.timestamp[rows]))]
     producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, linger_ms=5)
     try:
@@ -85,7 +87,7 @@ def replay(bootstrap: str, topic: str, events: Events, shoppers: Iterable[Shoppe
         for row in rows.tolist():
             event = BehaviorEvent(
                 event_id=f"online-retail-{row}",
-                user_id=everybody[row],
+                user_id=owner[row],
                 item_id=int(events.item_id[row]),
                 category_id=int(events.category_id[row]),
                 action=ACTION_PURCHASE,

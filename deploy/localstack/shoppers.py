@@ -1,7 +1,7 @@
-"""Real users of Online Retail for the demo: what each did before an occasion, and what he bought then.
+"""Real users of Online Retail for the demo: their events before an occasion, and what they bought then.
 
 They are the users of the test part, so no model of this repository was trained on them, and a history ends before the
-basket that is asked about (docs and code of the protocol: `mimn.data.instances`).
+basket that is asked about (`mimn.data.instances` has the protocol).
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Shopper:
     rows: range
     """Rows of the events, oldest first: all of them strictly before the occasion."""
     item_id: int
-    """What he bought next."""
+    """What they bought next."""
     category_id: int
     others: tuple[tuple[int, int], ...]
-    """Item and category of sampled candidates, drawn in proportion to popularity, none of them in the basket."""
+    """Item and category of the other candidates: drawn in proportion to popularity, none of them in the basket."""
 
 
 def shoppers(events: Events, *, candidates: int) -> list[Shopper]:

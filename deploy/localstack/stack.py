@@ -1,8 +1,7 @@
-"""The whole system as a value: servers, topics, UIC and RTP, started in order, taken down in the opposite one.
+"""The whole system as a value: servers, topics, UIC and RTP, started in order and stopped in the opposite order.
 
-The demo, `make up`, the tests and the load generator all use this one launcher. Whatever interrupts it, nothing stays
-behind: members that it knows are stopped on the way out, and members of a launcher that was itself killed are found by
-their pid files.
+The demo, `make up`, the tests and the load generator all use this one launcher. Its members end with it, unless they
+are meant to stay (`Options.outlives`). What a killed launcher leaves behind is found by its pid files.
 """
 
 from __future__ import annotations
@@ -11,13 +10,16 @@ import contextlib
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import socket
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
+from localstack.apache_kafka import ApacheKafka, NoKafka, find_kafka
 from localstack.ports import accepts, shared_listener
 from localstack.process import GRACE_S, Identity
 from localstack.server import Server, read_pid, remove_pid
@@ -27,7 +29,10 @@ from localstack.topics import EVENTS, PARTITIONS, create_topics, topics
 from localstack.wait import until
 
 FOLDER = Path(".stack")
-BUNDLE = Path("models/bundles/online-retail-pooling-sketch/1")
+BUNDLE = Path("models/bundles/online-retail-sketch/1")
+"""MIMN with a sketch: averages, an NTM memory, its channels and counters in one state."""
+CHEAPER_BUNDLE = Path("models/bundles/online-retail-pooling-sketch/1")
+"""Sum pooling with a sketch: a smaller state and less to compute, level with MIMN on this shop (decision 87)."""
 
 
 class StackError(RuntimeError):
@@ -64,7 +69,9 @@ class Options:
     redis_url: str | None = None
     """A Redis that already runs; None starts a Valkey."""
     bootstrap: str | None = None
-    """A Kafka that already runs; None starts a small broker."""
+    """A Kafka that already runs; None starts one."""
+    kafka_home: Path | None = None
+    """The Kafka distribution to start; None starts the small broker from a wheel."""
     topic: str = EVENTS
     partitions: int = PARTITIONS
     prefix: str = "uic"
@@ -76,11 +83,23 @@ class Options:
     """More variables for UIC."""
     rtp: Mapping[str, str] = field(default_factory=dict)
     """More variables for RTP."""
+    outlives: bool = False
+    """Members keep running when the launcher has ended, as `make up` wants."""
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str] = os.environ) -> Options:
-        """Defaults, with the servers that `REDIS_URL` and `KAFKA_BOOTSTRAP_SERVERS` name."""
-        return cls(redis_url=env.get("REDIS_URL") or None, bootstrap=env.get("KAFKA_BOOTSTRAP_SERVERS") or None)
+        """Defaults, with the servers that `REDIS_URL` and `KAFKA_BOOTSTRAP_SERVERS` name, and a real Kafka if one is
+        installed (`apache_kafka.find_kafka`).
+
+        Raises:
+            StackError: `KAFKA_HOME` cannot be used.
+        """
+        bootstrap = env.get("KAFKA_BOOTSTRAP_SERVERS") or None
+        try:
+            home = None if bootstrap else find_kafka(env)
+        except NoKafka as missing:
+            raise StackError(str(missing)) from None
+        return cls(redis_url=env.get("REDIS_URL") or None, bootstrap=bootstrap, kafka_home=home)
 
 
 @dataclass(frozen=True)
@@ -109,22 +128,22 @@ class Stack:
     """
 
     def __init__(self, options: Options, *, say: Callable[[str], None] | None = None) -> None:
-        """Nothing runs yet; `say` hears what happens, a line at a time."""
+        """Nothing runs yet; `say` is called with a line about each step."""
         self.options = options
         self.valkey: Valkey | None = None
-        self.broker: DevBroker | None = None
+        self.broker: DevBroker | ApacheKafka | None = None
         self.uic: list[UicWorker] = []
         self.rtp: list[RtpProcess] = []
         self.created_topics: list[str] = []
-        """Topics that this start made: empty when the stack goes on with what it had."""
+        """Topics that this start created: none when the folder already had its data."""
         self._listener: socket.socket | None = None
         self._say = say or (lambda _: None)
 
     def start(self) -> Addresses:
-        """Start every member and wait until each is ready; on any failure or interruption, take down what was started.
+        """Start every member and wait until each is ready; on any failure or interruption, stop what was started.
 
         Raises:
-            StackError: the folder holds a running stack, or the bundle is missing.
+            StackError: the folder holds a running stack or another broker's log, or the bundle is missing.
             Ended, NotReady: a member did not come up; the message has the end of its log.
         """
         options = self.options
@@ -134,7 +153,9 @@ class Stack:
         with _locked(options.folder):
             if running := living(options.folder):
                 names = ", ".join(running)
-                raise StackError(f"a stack runs in {options.folder} ({names}): `make down` ends it")
+                raise StackError(
+                    f"a stack runs in {options.folder} ({names}): `{command('down', options.folder)}` ends it"
+                )
             try:
                 return self._start()
             except BaseException:
@@ -147,6 +168,7 @@ class Stack:
         redis_url = options.redis_url
         if redis_url is None:
             self.valkey = Valkey(options.folder / "valkey", port=ports.redis, logs=logs)
+            self.valkey.outlives = options.outlives
             redis_url = self.valkey.start()
             self._say(f"Valkey at {redis_url}")
         else:
@@ -154,9 +176,13 @@ class Stack:
             until(lambda: redis_answers(given), f"the Redis of REDIS_URL answers PING ({_bare(given)})", within_s=5)
         bootstrap = options.bootstrap
         if bootstrap is None:
-            self.broker = DevBroker(options.folder / "broker", port=ports.kafka, logs=logs)
+            self.broker = self._new_broker(logs)
+            self.broker.outlives = options.outlives
             bootstrap = self.broker.start()
-            self._say(f"Kafka-protocol broker at {bootstrap}")
+            what = "Small Kafka-protocol broker (noida-db)"
+            if options.kafka_home:
+                what = f"Apache Kafka of {options.kafka_home}"
+            self._say(f"{what} at {bootstrap}")
         else:
             given_broker = bootstrap
             until(
@@ -187,6 +213,7 @@ class Stack:
                 admin_port=ports.uic_admin if first else 0,
                 logs=logs,
             )
+            worker.outlives = options.outlives
             self.uic.append(worker)
             worker.spawn()
         port, fd = ports.rtp, None
@@ -203,6 +230,7 @@ class Stack:
                 shared_fd=fd,
                 logs=logs,
             )
+            process.outlives = options.outlives
             self.rtp.append(process)
             process.spawn()
         for member in (*self.uic, *self.rtp):
@@ -222,13 +250,26 @@ class Stack:
         (options.folder / "stack.json").write_text(json.dumps(asdict(addresses), indent=2) + "\n")
         return addresses
 
+    def _new_broker(self, logs: Path) -> DevBroker | ApacheKafka:
+        folder, home, port = self.options.folder, self.options.kafka_home, self.options.ports.kafka
+        mine, other = (folder / "kafka", folder / "broker") if home else (folder / "broker", folder / "kafka")
+        if other.is_dir():
+            before = "the small broker" if home else "an Apache Kafka"
+            raise StackError(
+                f"the events of {folder} are in the log of {before}, which is not the broker of this start: "
+                f"`{command('wipe', folder)}` removes them, or {'unset' if home else 'set'} KAFKA_HOME"
+            )
+        if home:
+            return ApacheKafka(home, mine, port=port, logs=logs)
+        return DevBroker(mine, port=port, logs=logs)
+
     def members(self) -> list[Server]:
-        """Every process of the stack, in the order of taking down: doors first, stores last."""
+        """Every process of the stack, in the order of stopping: services first, stores last."""
         servers = [server for server in (self.broker, self.valkey) if server]
         return [*self.rtp, *self.uic, *servers]
 
     def stop(self, grace_s: float = GRACE_S) -> None:
-        """Take every member down, also when one of them resists; data stays in the folder."""
+        """Stop every member, even when one of them fails to stop; data stays in the folder."""
         with contextlib.ExitStack() as ending:
             # An ExitStack runs all of its callbacks even if one raises, the last one pushed first.
             if self._listener:
@@ -255,11 +296,11 @@ def addresses_of(folder: Path) -> Addresses:
     try:
         return Addresses(**json.loads((folder / "stack.json").read_text()))
     except FileNotFoundError:
-        raise StackError(f"no stack runs in {folder}: `make up` starts one") from None
+        raise StackError(f"no stack runs in {folder}: `{command('up', folder)}` starts one") from None
 
 
 def living(folder: Path) -> dict[str, Identity]:
-    """The members of the stack of `folder` that run, by name, in the order of taking down.
+    """The running members of the stack of `folder`, by name, in the order of stopping.
 
     A pid file whose process has ended, or whose pid now belongs to another program, does not count.
     """
@@ -269,7 +310,7 @@ def living(folder: Path) -> dict[str, Identity]:
 
 
 def take_down(folder: Path, *, say: Callable[[str], None], grace_s: float = GRACE_S) -> int:
-    """End, by pid, whatever runs of the stack of `folder`, and return how many processes that were. Data stays."""
+    """End every running member of the stack of `folder` by pid, and return how many there were. Data stays."""
     if not folder.is_dir():
         return 0
     with _locked(folder):
@@ -291,18 +332,33 @@ def wipe(folder: Path) -> None:
         StackError: the stack runs.
     """
     if running := living(folder):
-        raise StackError(f"a stack runs in {folder} ({', '.join(running)}): `make down` ends it")
+        names = ", ".join(running)
+        raise StackError(f"a stack runs in {folder} ({names}): `{command('down', folder)}` ends it")
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def command(verb: str, folder: Path) -> str:
+    """What a user types to run `verb` on the stack of `folder`."""
+    if folder == FOLDER:
+        return f"make {verb}" if verb in ("up", "down", "status") else f"{_python()} -m localstack {verb}"
+    return f"{_python()} -m localstack {verb} --folder {shlex.quote(str(folder))}"
+
+
+def _python() -> str:
+    """This interpreter, short where it lies below the current folder."""
+    program = Path(sys.executable)
+    here = Path.cwd()
+    return shlex.quote(str(program.relative_to(here) if program.is_relative_to(here) else program))
 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep two launchers out of one folder."""
+    """Keep a second launcher out of the folder."""
     with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StackError(f"another launcher is at work in {folder}: wait until it has finished") from None
+            raise StackError(f"another launcher is using {folder}: wait until it has finished") from None
         yield
 
 

@@ -1,6 +1,6 @@
-"""The topics of the system: names, partitions and settings, in one place, and their creation through Kafka's admin API.
+"""The topics of the system: names, partitions and settings, and their creation through Kafka's admin API.
 
-`deploy/docker-compose.yml` creates the same ones with `python -m localstack topics`.
+`deploy/docker-compose.yml` creates the same topics; a test compares the two.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PARTITIONS = 64
 """At least 32 for each Redis master ever planned; fixed at creation (docs/formats/event.md)."""
 DLQ_PARTITIONS = 4
 MAX_DEAD_LETTER_BYTES = 2_097_152
-"""A dead letter carries the record's value and more headers, so its topic takes larger messages than the events'."""
+"""A dead letter has the record's value and more headers, so its topic takes larger messages than the event topic."""
 
 
 class TopicMismatch(RuntimeError):
@@ -48,7 +48,7 @@ def topics(events: str = EVENTS, partitions: int = PARTITIONS) -> list[Topic]:
 
 
 def create_topics(bootstrap: str, wanted: list[Topic], *, replication: int = -1) -> list[str]:
-    """Create those of `wanted` that do not exist, wait until each has a leader, and return the names created.
+    """Create the topics of `wanted` that do not exist, wait until each has a leader, and return the names created.
 
     Args:
         bootstrap:   Kafka's address, `host:port[,host:port]`.
@@ -74,7 +74,7 @@ def create_topics(bootstrap: str, wanted: list[Topic], *, replication: int = -1)
                 admin.create_topics({topic.name: layout})
                 created.append(topic.name)
             except TopicAlreadyExistsError:
-                pass  # another launcher was quicker; its partition count is compared below like any other's
+                pass  # another launcher was faster; the topic's partition count is checked below
         admin.wait_for_topics([topic.name for topic in wanted])
         found = _partition_counts(admin, wanted)
     finally:
@@ -89,7 +89,7 @@ def create_topics(bootstrap: str, wanted: list[Topic], *, replication: int = -1)
 
 
 def _partition_counts(admin: KafkaAdminClient, wanted: list[Topic]) -> dict[str, int]:
-    """By name. Of several brokers one may be asked that has not heard of a new topic yet, and says it has none."""
+    """By name. One of several brokers may not know a new topic yet, and reports no partitions."""
     found: dict[str, int] = {}
 
     def known() -> bool:
@@ -102,7 +102,7 @@ def _partition_counts(admin: KafkaAdminClient, wanted: list[Topic]) -> dict[str,
 
 
 def delete_topics(bootstrap: str, names: list[str]) -> None:
-    """Delete topics; those that do not exist are left out."""
+    """Delete the topics of these names that exist."""
     admin = KafkaAdminClient(bootstrap_servers=bootstrap)
     try:
         if present := sorted(set(admin.list_topics()) & set(names)):

@@ -1,4 +1,4 @@
-"""Waiting for a condition, with a deadline and a reason: what the launcher and the tests do instead of sleeping."""
+"""Waiting for a condition with a deadline, instead of sleeping: for the launcher and the tests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class NotReady(TimeoutError):
-    """A condition did not come true within its deadline; the message says which, and what was seen last."""
+    """A condition did not become true within its deadline; the message names it and the last error."""
 
 
 def until(
@@ -23,11 +23,11 @@ def until(
     An OSError from the condition (a refused or reset connection) counts as "not yet" and is named in the failure.
 
     Args:
-        condition: asked again and again, at least once.
-        what:      completes the sentence "... did not happen: <what>".
+        condition: called repeatedly, at least once.
+        what:      the condition in words, for the failure's message.
         within_s:  deadline in seconds.
-        every_s:   pause between two questions, in seconds.
-        alive:     called between questions; raises to stop waiting early (a process that ended never becomes ready).
+        every_s:   pause between two calls, in seconds.
+        alive:     called after each call; raises to stop waiting early (a process that ended never becomes ready).
 
     Raises:
         NotReady: the deadline has passed.

@@ -41,7 +41,8 @@ from uic.core.ports import Assigned, Delivery, Described, Fetched, LogMessage
 from uic.core.takeup import LogBounds
 from uic.fold.rounds import Model
 from uic.fold.updater import StateUpdater, Topic
-from uic.log.record_batches import LogRecord, read_batch
+from uic.log.kafka_repairs import read_batch
+from uic.log.record_batches import BatchRecord
 from uic.metrics import Metrics
 from uic.settings import FoldSettings, RedisSettings
 from uic.store import RedisStore
@@ -94,7 +95,9 @@ class MemoryLog:
 
     def describe(self, tags: Mapping[int, int]) -> None:
         """See `Log`."""
-        self._queued += [Described(p, tag, LogBounds(0, 1 << 40, bytes(16)), 1, None) for p, tag in tags.items()]
+        self._queued += [
+            Described(p, tag, LogBounds(0, 1 << 40, bytes(16)), 1, None, 1 << 40) for p, tag in tags.items()
+        ]
 
     def read(self, partition: int, tag: int, offset: int) -> None:
         """See `Log`."""
@@ -141,7 +144,7 @@ class TimedStore(RedisStore):
         return answers
 
 
-def read_all(data: bytes) -> list[LogRecord]:
+def read_all(data: bytes) -> list[BatchRecord]:
     """The records of one batch, its checksum checked."""
     batch: Any = MemoryRecords(data).next_batch()
     if not batch.validate_crc():

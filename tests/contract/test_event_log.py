@@ -96,7 +96,7 @@ def test_an_unknown_topic_is_refused_and_not_created(case: Case) -> None:
 
 
 @pytest.mark.servers
-def test_a_topic_that_is_made_anew_has_another_identity(real_kafka: str, make_topics: Callable[..., Any]) -> None:
+def test_a_recreated_topic_has_another_identity(real_kafka: str, make_topics: Callable[..., Any]) -> None:
     topic = make_topics(real_kafka, N).events
     log = KafkaLog({"bootstrap_servers": real_kafka}, timeout_s=5)
     before = log.topic_id(topic)

@@ -148,6 +148,30 @@ def test_many_are_read_in_order_with_none_for_what_is_absent(subject: Subject) -
     assert subject.run(lambda reader: reader.read_many(["c", "b", "a"], PATIENT_S)) == [b"", None, b"1"]
 
 
+def test_a_sample_has_only_keys_that_match_and_says_whether_it_has_all(subject: Subject) -> None:
+    ours = {f"uic:{{abc-0.{i % 4}}}:s:{i}".encode() for i in range(300)}
+    for key in (*(key.decode() for key in ours), "uic:{abc-0.1}:progress", "uic:{abc-1.1}:s:7", "x:{abc-0.1}:s:7"):
+        subject.put(key, b"1")
+
+    async def test(reader: StateReader) -> tuple[tuple[list[bytes], bool], tuple[list[bytes], bool]]:
+        pattern = "uic:{abc-0.*}:s:*"
+        return await reader.sample(pattern, 1000, PATIENT_S), await reader.sample(pattern, 50, PATIENT_S)
+
+    (found, whole), (some, not_whole) = subject.run(test)
+    assert whole
+    assert sorted(found) == sorted(ours)
+    assert not not_whole
+    assert len(some) == len(set(some)) == 50
+    assert set(some) <= ours
+
+
+def test_keys_that_exist_are_counted(subject: Subject) -> None:
+    there = [f"uic:{{abc-0.{i % 4}}}:s:{i}".encode() for i in range(100)]
+    for key in there[:60]:
+        subject.put(key.decode(), b"1")
+    assert subject.run(lambda reader: reader.count(there, PATIENT_S)) == 60
+
+
 def test_an_error_reply_is_refused_and_the_next_read_works(subject: Subject) -> None:
     subject.make_refused("list")
     subject.put("a", b"1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import redis
@@ -14,7 +15,7 @@ from localstack.servers import Valkey
 from mimn.state import Keys
 from support.fakes import FakeStore
 from support.one_node_cluster import OneNodeCluster
-from uic.core.commit import ABSENT, Commit, NoAnswer, Refused, Written
+from uic.core.commit import ABSENT, Commit, NoAnswer, Refused, StatesLost, Written
 from uic.core.ports import StateStore
 from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable
 from uic.settings import RedisSettings
@@ -103,6 +104,23 @@ def test_none_deletes(subject: Subject) -> None:
     assert store.load([(0, [USER, "bob"])]) == [[None, b"s2"]]
 
 
+def test_a_user_who_should_have_had_no_state_and_had_one_is_told_and_nothing_is_written(subject: Subject) -> None:
+    store = subject.store
+    store.commit([Commit(0, ABSENT, b"p1", ((USER, b"s1"), ("bob", b"s2"), ("eve", b"s3")), created=2, listed=1)])
+    commit = Commit(0, b"p1", b"p2", (("new", b"n"), ("eve", b"s4"), (USER, b"s5")), created=3)
+    assert store.commit([commit]) == [StatesLost(("eve", USER))]
+    assert store.read_progress([0]) == {0: b"p1"}
+    assert store.load([(0, ["new", "eve"])]) == [[None, b"s3"]]
+    others = Commit(0, b"p1", b"p2", (("new", b"n"), ("eve", b"s4"), (USER, b"s5")), created=1, listed=1)
+    assert store.commit([others]) == [Written()]
+    # An erased user has none; another partition and a new lineage know of nobody.
+    assert store.commit([Commit(0, b"p2", b"p3", ((USER, None),))]) == [Written()]
+    assert store.commit([Commit(0, b"p3", b"p4", ((USER, b"s6"),), created=1)]) == [Written()]
+    assert store.commit([Commit(1, ABSENT, b"p1", (("bob", b"s"),), created=1)]) == [Written()]
+    assert store.commit([Commit(0, b"p4", b"p5", begins_lineage=True)]) == [Written()]
+    assert store.commit([Commit(0, b"p5", b"p6", (("bob", b"s"),), created=1)]) == [Written()]
+
+
 def test_each_of_several_commits_stands_for_itself(subject: Subject) -> None:
     store = subject.store
     store.commit([Commit(1, ABSENT, b"p1")])
@@ -134,12 +152,18 @@ def test_a_store_that_evicts_nothing_is_accepted(subject: Subject) -> None:
 
 def test_a_namespace_belongs_to_one_topic_and_partition_count(subject: Subject) -> None:
     store = subject.store
-    store.claim_namespace(64, "behavior-events")
-    store.claim_namespace(64, "behavior-events")
+    identity = store.claim_namespace(64, "behavior-events")
+    assert store.claim_namespace(64, "behavior-events") == identity
     with pytest.raises(NamespaceConflict):
         store.claim_namespace(32, "behavior-events")
     with pytest.raises(NamespaceConflict):
         store.claim_namespace(64, "other")
+
+
+def test_the_store_says_what_time_it_is(subject: Subject) -> None:
+    first = subject.store.time_ms()
+    assert first > 1_600_000_000_000
+    assert subject.store.time_ms() >= first
 
 
 def test_unreadable_values_are_kept_newest_first_and_bounded(subject: Subject) -> None:
@@ -167,6 +191,7 @@ def test_a_store_that_is_away_says_so_and_commits_have_no_answer(subject: Subjec
     store = subject.store
     for call in (
         store.check,
+        store.time_ms,
         lambda: store.claim_namespace(1, "t"),
         lambda: store.read_progress([0]),
         lambda: store.load([(0, [USER])]),
@@ -185,13 +210,64 @@ def test_a_store_that_is_away_says_so_and_commits_have_no_answer(subject: Subjec
 @pytest.mark.servers
 def test_what_is_written_where_is_what_the_formats_say(valkey_store: tuple[RedisStore, redis.Redis]) -> None:
     store, client = valkey_store
-    store.claim_namespace(64, "behavior-events")
+    identity = store.claim_namespace(64, "behavior-events")
     store.commit([Commit(3, ABSENT, b"p1", (("ann", b"s1"),))])
-    assert client.get("contract:0011223344556677-0:meta") == b'{"partitions": 64, "topic": "behavior-events"}'
+    meta = f'{{"partitions": 64, "topic": "behavior-events", "store": "{identity}"}}'
+    assert client.get("contract:0011223344556677-0:meta") == meta.encode()
     assert client.smembers("contract:namespaces") == {b"0011223344556677-0"}
     assert client.get("contract:{0011223344556677-0.3}:progress") == b"p1"
     assert client.get("contract:{0011223344556677-0.3}:s:ann") == b"s1"
     assert client.ttl("contract:{0011223344556677-0.3}:s:ann") == -1
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("mode", ["single", "cluster"])
+def test_all_workers_of_a_store_learn_one_identity_and_keep_it_when_the_store_is_emptied(
+    request: pytest.FixtureRequest, mode: Literal["single", "cluster"]
+) -> None:
+    server: Valkey = request.getfixturevalue("server" if mode == "single" else "cluster")
+    client = redis.Redis.from_url(server.address, protocol=2)
+    client.flushall()
+    stores = [RedisStore(RedisSettings(url=server.address, mode=mode), KEYS) for _ in range(3)]
+    first, second, late = stores
+    identity = first.claim_namespace(64, "behavior-events")
+    assert second.claim_namespace(64, "behavior-events") == identity
+    client.flushall()
+    assert second.claim_namespace(64, "behavior-events") == identity
+    assert late.claim_namespace(64, "behavior-events") == identity
+    client.flushall()
+    fresh = RedisStore(RedisSettings(url=server.address, mode=mode), KEYS)
+    another = fresh.claim_namespace(64, "behavior-events")
+    assert another != identity
+    assert first.claim_namespace(64, "behavior-events") == another, "what the store says counts"
+
+    client.set(KEYS.meta, '{"partitions": 64, "topic": "behavior-events"}')  # as earlier versions wrote it
+    upgraded = {store.claim_namespace(64, "behavior-events") for store in (second, late, first)}
+    assert len(upgraded) == 1
+    for foreign in (b"null", b"[]", b"{}", b'{"partitions": 64, "topic": "behavior-events", "store": "../x"}'):
+        client.set(KEYS.meta, foreign)
+        with pytest.raises(NamespaceConflict):
+            first.claim_namespace(64, "behavior-events")
+    for store in (*stores, fresh):
+        store.close()
+    client.close()
+
+
+@pytest.mark.servers
+def test_a_store_emptied_at_any_moment_is_claimed_and_never_found_to_be_made_for_nothing(
+    valkey_store: tuple[RedisStore, redis.Redis], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, client = valkey_store
+    execute = store.client.execute_command
+
+    def emptied_after_each(*words: Any, **options: Any) -> Any:
+        answer = execute(*words, **options)
+        client.flushall()
+        return answer
+
+    monkeypatch.setattr(store.client, "execute_command", emptied_after_each)
+    identity = store.claim_namespace(64, "behavior-events")
+    assert store.claim_namespace(64, "behavior-events") == identity
 
 
 @pytest.fixture

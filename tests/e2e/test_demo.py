@@ -1,4 +1,4 @@
-"""The main job, as a user does it: `make demo`, `make up`, the printed commands pasted into a shell, `make down`."""
+"""The main job, as a user does it: `ctr demo`, `ctr up`, the printed commands pasted into a shell."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def localstack(folder: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "localstack", "--folder", str(folder), *arguments]
+    return [sys.executable, "-m", "ctr_cli", "--folder", str(folder), *arguments]
 
 
 def run(folder: Path, *arguments: str) -> str:
@@ -50,21 +50,58 @@ def test_the_demo_folds_real_behaviors_scores_them_and_leaves_nothing_running(tm
     assert near
     assert int(near[2]) > 0.15 * int(near[1])  # by chance: a tenth
     assert re.search(r"([\d.]+) ms for histories of \d+ events, ([\d.]+) ms for \d+", text)
+    assert "Model online-retail-sketch/1: a state is 5,984 bytes" in text
+    shares = re.search(r"memory +4 slots of 32 values; share of all writes by slot: (.*)$", text, re.M)
+    assert shares
+    assert 98 <= sum(int(share.removesuffix(" %")) for share in shares[1].split(", ")) <= 102
+    assert re.search(r"channels +one per slot, 32 values; their lengths: (\d\.\d\d(, |$)){4}", text, re.M)
+    assert re.search(r"items \d+: \d+\.\d, .*\n +categories \d+: \d+\.\d", text)
+    assert "The cheaper choice is sum pooling with a sketch" in text
     assert living(tmp_path / "demo") == {}
     assert logging_into(tmp_path) == []
 
 
-def test_an_interrupted_demo_leaves_nothing_running(tmp_path: Path) -> None:
+def test_the_demo_as_json_is_one_document_and_says_the_rest_on_stderr(tmp_path: Path) -> None:
+    done = subprocess.run(
+        localstack(tmp_path, "demo", "--json"), cwd=ROOT, capture_output=True, text=True, timeout=150, check=True
+    )
+    seen = json.loads(done.stdout)
+    assert (seen["bundle"], seen["users"], seen["candidates"]) == ("online-retail-sketch/1", 208, 100)
+    assert "events produced and folded" in done.stderr
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_demo_leaves_nothing_running(tmp_path: Path, sign: signal.Signals) -> None:
     # A test run in the background has Ctrl-C switched off, and so would the demo.
-    command = ["env", "--default-signal=INT", *localstack(tmp_path, "demo")]
+    command = ["env", "--default-signal=INT,TERM,HUP", *localstack(tmp_path, "demo")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as demo:
         until(lambda: "uic-1" in living(tmp_path / "demo"), "UIC is being started", within_s=60)
         running = living(tmp_path / "demo")
-        demo.send_signal(signal.SIGINT)
-        assert demo.wait(60) == 130
+        demo.send_signal(sign)
+        assert demo.wait(60) == 128 + sign
     assert running
     assert not any(identity.alive() for identity in running.values())
     assert living(tmp_path / "demo") == {}
+
+
+@pytest.mark.parametrize("command", [["-m", "ctr_cli", "budgets"], ["-m", "loadtest.budgets"]], ids=["ctr", "module"])
+def test_a_measurement_that_is_terminated_leaves_no_server_running(command: list[str]) -> None:
+    """A `timeout` or a canceled job sends SIGTERM."""
+    command = ["env", "--default-signal=TERM", sys.executable, *command, "--only", "fold_rate"]
+    own = {name: value for name, value in os.environ.items() if name not in ("KAFKA_BOOTSTRAP_SERVERS", "REDIS_URL")}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as measuring:
+        launcher = psutil.Process(measuring.pid)
+        until(lambda: len(launcher.children()) >= 3, "Valkey, a broker and UIC are started", within_s=60)
+        started = launcher.children()
+        measuring.terminate()
+        assert measuring.wait(60) in (-signal.SIGTERM, 128 + signal.SIGTERM)
+    until(lambda: not any(alive(process) for process in started), "all of them have ended", within_s=60)
+
+
+def alive(process: psutil.Process) -> bool:
+    return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
 
 
 def logging_into(folder: Path) -> list[str]:
@@ -96,9 +133,21 @@ def test_up_prints_commands_that_work_when_pasted_and_down_ends_it(tmp_path: Pat
             within_s=60,
         )
         assert httpx.get(f"{at.predict}/docs").status_code == 200
+        seen = json.loads(run(folder, "status", "--json"))
+        assert set(seen["running"]) == {"rtp-1", "uic-1", "broker", "valkey"}
+        assert all(seen["ready"].values())
+        assert "What the state of user" in text
+        doctor = subprocess.run(
+            localstack(folder, "doctor", "--json"), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert json.loads(doctor.stdout)["verdict"], doctor.stderr  # it found the stack of this folder
+        stop = re.search(r"^# stop +(.*)$", text, re.M)
+        assert stop
+        stopped = pasted(stop[1])
     finally:
         ended = take_down(folder, say=print)
-    assert ended == 4
+    assert stopped.count(" ended") == 4
+    assert ended == 0
     assert "Nothing runs" in run(folder, "down")
 
 
@@ -117,13 +166,13 @@ def test_the_demo_cleans_up_on_servers_that_others_use(
     monkeypatch.setitem(os.environ, "REDIS_URL", valkey_url)
     monkeypatch.setitem(os.environ, "KAFKA_BOOTSTRAP_SERVERS", kafka)
     client, admin = redis.Redis.from_url(valkey_url), KafkaAdminClient(bootstrap_servers=kafka)
-    client.set("somebody else's", "1")
+    client.set("another user's", "1")
     try:
         run(tmp_path, "demo")
-        assert client.get("somebody else's") == b"1"
+        assert client.get("another user's") == b"1"
         assert not list(client.scan_iter(match="demo-*"))
         assert not [name for name in admin.list_topics() if name.startswith("demo-")]
     finally:
-        client.delete("somebody else's")
+        client.delete("another user's")
         client.close()
         admin.close()

@@ -1,4 +1,4 @@
-"""What schemathesis, which loads this file, changes in a request before it sends it: three things no schema can say."""
+"""What schemathesis, which loads this file, changes in a request before it sends it: two things no schema can say."""
 
 from __future__ import annotations
 
@@ -14,22 +14,12 @@ ENOUGH_MS = "5000"
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
-    """A valid deadline becomes one that can be kept, else most answers would say that it was not. And integers are
-    written as such: JSON Schema takes 241.0 for one, and RTP does not, because ids beyond 2^53 are others then. And a
-    user id that fits by its characters, which a schema counts, is cut to the bytes that its description allows."""
+    """A valid deadline becomes one that can be kept, else most answers would say that it was not. And a user id that
+    fits by its characters, which a schema counts, is cut to the bytes that its description allows."""
     deadline = str((case.headers or {}).get(DEADLINE, ""))
     if deadline.isascii() and deadline.isdigit() and int(deadline) > 0:
         case.headers[DEADLINE] = ENOUGH_MS
-    case.body = fitting(integers(case.body))
-
-
-def integers(value: Any) -> Any:
-    """`value` with whole floats as integers, in whatever it is made of."""
-    if isinstance(value, dict):
-        return {name: integers(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [integers(inner) for inner in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    case.body = fitting(case.body)
 
 
 def fitting(body: Any) -> Any:

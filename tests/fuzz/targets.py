@@ -42,10 +42,10 @@ from mimn.state import (
 )
 from mimn.state.codec import HEADER_BYTES
 from rtp.core.context import context_vector
-from rtp.doors.api import STATUS_TABLE, problem
-from rtp.doors.schemas import decode_request
+from rtp.doors.problems import STATUS_TABLE, problem
+from rtp.doors.request_body import decode_request
 from rtp.errors import InvalidRequest, RtpError
-from rtp.watcher import NoNamespace, read_partitions
+from rtp.progress_watcher import NoNamespace, decode_meta
 from uic.core.commit import judge
 from uic.core.event import MAX_VALUE_BYTES, Reason, check_key, decode, explain
 from uic.core.letters import Letter, to_wire
@@ -54,8 +54,8 @@ from uic.doors.servicer import UserInterestCenter
 from uic.doors.slow_requests import parse_request
 from uic.log.erasures import Erasure, UnreadableErasure, decode_erasure, encode_erasure
 from uic.log.event_log import Position
-from uic.log.record_batches import LogRecord as BatchRecord
-from uic.log.record_batches import read_batch
+from uic.log.kafka_repairs import read_batch
+from uic.log.record_batches import BatchRecord, Malformed
 from uic.log.topic_reader import LogRecord
 from uic.metrics import Metrics
 from uic.settings import GrpcSettings
@@ -150,7 +150,7 @@ def _progress(record: bytes) -> None:
 
 
 def _seal_progress(record: bytes) -> bytes:
-    return record[:100] + struct.pack("<I", crc32(record[:100]))
+    return record[:-4] + struct.pack("<I", crc32(record[:-4]))
 
 
 KEYS: Final = Keys("0011223344556677-0", "uic")
@@ -158,7 +158,7 @@ KEYS: Final = Keys("0011223344556677-0", "uic")
 
 def _meta(value: bytes) -> None:
     read_meta(value)
-    partitions = read_partitions(value, KEYS)
+    partitions, _ = decode_meta(value, KEYS)
     assert 1 <= partitions <= 1 << 16
 
 
@@ -194,7 +194,7 @@ def _batch(data: bytes) -> Any:
     byte counts."""
     return SimpleNamespace(
         magic=2, base_offset=5, first_timestamp=NOW_MS, max_timestamp=NOW_MS, timestamp_type=0, LOG_APPEND_TIME=1,
-        records_count=data[0] if data else 0, _maybe_uncompress=lambda: None, _buffer=data[1:], _pos=0,
+        records_count=data[0] if data else 0, compression_type=0, _buffer=data[1:], _pos=0,
     )  # fmt: skip
 
 
@@ -238,7 +238,7 @@ def _letter(data: bytes) -> None:
     """A record of the dead-letter topic: anybody's headers, and UIC's if the seed's survive."""
     try:
         records = read_batch(_batch(data))
-    except CorruptRecordError as error:
+    except (Malformed, CorruptRecordError) as error:
         raise NotALetter(str(error)) from error
     for r in records:
         headers: Any = tuple(r.headers)
@@ -396,7 +396,7 @@ TARGETS: Final = (
         2 * MAX_VALUE_BYTES, (*JSON_WORDS, b'"userId"', b'"user_id"', b'"itemId"', b'"action"', b'"ACTION_CLICK"'),
     ),
     Target(
-        "record-batch", _records, (CorruptRecordError,), (record_bytes(SOME_RECORDS),), 1 << 14,
+        "record-batch", _records, (Malformed, CorruptRecordError), (record_bytes(SOME_RECORDS),), 1 << 14,
         (b"\xff" * 10, b"\x01"),
     ),
     Target(

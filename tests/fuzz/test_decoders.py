@@ -20,7 +20,7 @@ from _pytest.mark import ParameterSet
 import fuzz.__main__ as command
 from fuzz.targets import CORPUS, SOME_RECORDS, TARGETS, Target, a_letter, record_bytes
 from fuzz.trial import CPU_S, SPARE_BYTES, Failure, attempt, fuzz
-from uic.log.record_batches import LogRecord as BatchRecord
+from uic.log.record_batches import BatchRecord
 
 BY_NAME = {target.name: target for target in TARGETS}
 CPU_IN_CI_S = 4.0

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import re
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from localstack.servers import Valkey
@@ -207,3 +209,63 @@ def test_healthy_traffic_goes_on_beside_clients_of_every_bad_kind(rtp: RtpProces
     # Loose, because all share a machine with whatever else runs there, and the clients one process: it finds a loop
     # that stands still for them. `make beside` measures the p99, with and without in turn, on a quiet machine.
     assert beside < 5 * quiet, f"{beside * 1000:.2f} ms beside them, {quiet * 1000:.2f} ms without"
+
+
+# What is not HTTP
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize(
+    "hosts",
+    [b"", b"host: a\r\nhost: a\r\n", b"host: a\r\nhost: b\r\n", b"host: a b\r\n", b"host: http://a/\r\n"],
+    ids=["none", "the same twice", "two", "with a space", "a URL"],
+)
+def test_a_request_without_exactly_one_valid_host_is_400_and_the_connection_ends(
+    rtp: RtpProcess, door: str, hosts: bytes
+) -> None:
+    with Line(rtp.ports[door]) as line:
+        line.send(b"GET /livez HTTP/1.1\r\n" + hosts + b"\r\nGET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+        status, said = line.answer()
+        assert (status, said["code"]) == (400, "malformed_head")
+        assert "exactly one Host" in said["detail"]
+        assert line.closed()
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+@pytest.mark.parametrize("host", [b"x", b"x:80", b"", b"[::1]:8000", b"a.example.", b"127.0.0.1:8000"])
+def test_one_valid_host_is_answered(rtp: RtpProcess, host: bytes, version: bytes) -> None:
+    with Line(rtp.ports["http"]) as line:
+        line.send(b"GET /livez HTTP/%s\r\nhost: %s\r\n\r\n" % (version, host))
+        assert line.answer()[0] == 200
+
+
+def test_http_1_0_needs_no_host(rtp: RtpProcess) -> None:
+    with Line(rtp.ports["http"]) as line:
+        line.send(b"GET /livez HTTP/1.0\r\n\r\n")
+        assert line.answer()[0] == 200
+
+
+def test_a_flood_of_what_is_not_http_is_counted_and_fills_no_log(rtp: RtpProcess) -> None:
+    before, lines = counted(rtp), rtp.log.read_text().count("Invalid HTTP request")
+    began = time.monotonic()
+    for _ in range(300):
+        with Line(rtp.ports["http"]) as line:
+            line.send(b"\x16\x03\x01\x02\x00 this is no HTTP\r\n\r\n")
+            status, said = line.answer()
+            assert (status, said["code"]) == (400, "malformed_head")
+    seconds = time.monotonic() - began
+    assert counted(rtp) == before + 300
+    assert rtp.log.read_text().count("Invalid HTTP request") - lines <= 2 + seconds
+
+
+def counted(rtp: RtpProcess) -> float:
+    text = httpx.get(f"{rtp.admin_url}/metrics", timeout=5).text
+    found = re.search(r'^rtp_answers_total\{code="malformed_head",status="400"\} (\S+)$', text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def test_a_refusal_before_the_body_gives_back_the_requests_id(rtp: RtpProcess) -> None:
+    with Line(rtp.ports["http"]) as line:
+        line.send(b"GET /livez HTTP/1.1\r\nhost: a\r\nhost: b\r\nx-request-id: trace-7\r\n\r\n")
+        raw = line.socket.recv(65536)
+    assert b"\r\nx-request-id: trace-7\r\n" in raw

@@ -254,7 +254,7 @@ def test_sighup_swaps_a_bundle_without_a_failed_request_and_a_bad_one_changes_no
 ) -> None:
     write(own_valkey, stored)
     current, second = tmp_path / "current", version(tmp_path / "bundles", "2")
-    bad = tmp_path / "bad"
+    bad = tmp_path / "bad/tiny/2"
     shutil.copytree(second, bad)
     (bad / "items.vectors.npy").write_bytes((bad / "items.vectors.npy").read_bytes()[:-4] + b"\0\0\0\1")
     current.symlink_to(TINY)

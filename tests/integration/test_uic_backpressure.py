@@ -1,4 +1,4 @@
-"""More events than may wait for the fold: partitions are paused and resumed many times, and none stays silent."""
+"""More events than may wait for the fold: partitions pause and resume many times, and every one goes on."""
 
 from __future__ import annotations
 

@@ -27,8 +27,8 @@ def softmax(scores: list[float]) -> list[float]:
     return [power / sum(powers) for power in powers]
 
 
-def cosine(a: Vector, b: Vector) -> float:
-    return float(a @ b / math.sqrt((a @ a) * (b @ b)))
+def cosine(a: Vector, b: Vector, epsilon: float) -> float:
+    return float(a @ b / (math.sqrt((a @ a) * (b @ b)) + epsilon))
 
 
 class Naive:
@@ -110,7 +110,10 @@ class Naive:
 
     def rum(self, q: Vector, events: list[Vector]) -> tuple[list[Vector], list[Vector]]:
         w, D, H, m = self.weights, self.config.width, self.config.units, self.config.slots
+        published = self.config.form == "official"
         h, r, memory = np.zeros(H), np.zeros(D), [w["interest.initial_memory"][i].copy() for i in range(m)]
+        if published:
+            r, memory = np.tanh(w["interest.initial_read"]), [np.tanh(slot) for slot in memory]
         for x in events:
             total = (
                 x @ w["interest.controller.event"] + r @ w["interest.controller.side"] + w["interest.controller.bias"]
@@ -119,11 +122,14 @@ class Naive:
             reset, keep = gates[:H], gates[H:]
             h = keep * h + (1 - keep) * np.tanh(total[2 * H :] + (reset * h) @ w["interest.controller.candidate"])
             controls = w["interest.controls.weight"] @ h + w["interest.controls.bias"]
+            if published:
+                controls = np.clip(controls, -20, 20)
             read_key, write_key = np.tanh(controls[:D]), np.tanh(controls[D : 2 * D])
             read_strength, write_strength = np.log1p(np.exp(controls[2 * D : 2 * D + 2])) + 1
             erase, add = sigmoid(controls[2 * D + 2 : 3 * D + 2]), np.tanh(controls[3 * D + 2 :])
-            read_weights = softmax([read_strength * cosine(read_key, slot) for slot in memory])
-            write_weights = softmax([write_strength * cosine(write_key, slot) for slot in memory])
+            epsilon = 1e-8 if published else 0.0
+            read_weights = softmax([read_strength * cosine(read_key, slot, epsilon) for slot in memory])
+            write_weights = softmax([write_strength * cosine(write_key, slot, epsilon) for slot in memory])
             r = sum((read_weights[i] * memory[i] for i in range(m)), np.zeros(D))
             memory = [memory[i] * (1 - write_weights[i] * erase) + write_weights[i] * add for i in range(m)]
         return [h], [self.attention("interest.attention", q, memory)]

@@ -120,6 +120,34 @@ def test_logits_follow_the_equations(config: BaselineConfig) -> None:
                 assert got[b, p, c].item() == pytest.approx(reference.logit(history, candidate), abs=1e-10)
 
 
+def test_the_published_rum_clips_its_heads_parameters() -> None:
+    model = model_of(CONFIGS["official RUM"])
+    with torch.no_grad():
+        model.get_parameter("interest.controls.weight").mul_(100.0)
+    got, reference = logits(model), naive(model)
+    for b in range(B):
+        n = int(POSITIONS[b, 0])
+        history = pairs(HISTORY[0][b, :n], HISTORY[1][b, :n])
+        want = reference.logit(history, (int(CANDIDATES[0][b, 0, 0]), int(CANDIDATES[1][b, 0, 0])))
+        assert got[b, 0, 0].item() == pytest.approx(want, abs=1e-10)
+
+
+def test_the_published_rum_starts_as_its_authors_start_it() -> None:
+    """The first read vector is learned, Glorot-uniform over one input; the head layer is a truncated normal."""
+    torch.manual_seed(2)
+    config = replace(CONFIGS["official RUM"], embedding_dim=64, units=100)
+    model = BaselineModel(config, ITEMS, CATEGORIES)
+    first_read, heads = model.get_parameter("interest.initial_read"), model.get_parameter("interest.controls.weight")
+    limit = (6 / 129) ** 0.5
+    assert 0.8 * limit < first_read.abs().max().item() <= limit
+    # Two standard deviations of a normal with 1 / sqrt(100); what is cut there leaves 0.88 of the deviation.
+    assert 0.18 < heads.abs().max().item() <= 0.2
+    assert heads.std().item() == pytest.approx(0.088, rel=0.02)
+    start = model.interest.encode(torch.zeros(1, 0, 128))[0, 0]
+    assert start[:100].eq(0.0).all()
+    torch.testing.assert_close(start[100:228], torch.tanh(first_read))
+
+
 def test_a_sketch_is_read_beside_what_a_baseline_knows() -> None:
     model = model_of(SKETCHED)
     counts = 5.0 * torch.rand(B, P, C, 3, 2, generator=torch.Generator().manual_seed(7), dtype=torch.float64)

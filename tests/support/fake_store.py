@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 
 from rtp.errors import StoreAway, StoreLate, StoreRefused
 
@@ -41,6 +42,15 @@ class FakeStateReader:
         if self.refused.intersection(keys):
             raise StoreRefused("refused")
         return [self.values.get(key) for key in keys]
+
+    async def sample(self, pattern: str, most: int, timeout_s: float) -> tuple[list[bytes], bool]:
+        await self.read_many([], timeout_s)
+        found = [key.encode() for key in self.values if fnmatchcase(key, pattern)]
+        return found[:most], len(found) <= most
+
+    async def count(self, keys: Sequence[bytes], timeout_s: float) -> int:
+        await self.read_many([], timeout_s)
+        return sum(key.decode() in self.values for key in keys)
 
     async def close(self) -> None:
         self.closed = True

@@ -28,7 +28,7 @@ from mimn.state import (
     partition_of,
     user_hash,
 )
-from uic.core.commit import ABSENT, Answer, Commit, NoAnswer, Refused, Written
+from uic.core.commit import ABSENT, Answer, Commit, NoAnswer, Refused, StatesLost, Written
 from uic.core.letters import Letter
 from uic.core.ports import (
     Advised,
@@ -112,7 +112,10 @@ class FakeStore:
         self.progress: dict[int, bytes] = {}
         self.states: dict[tuple[int, str], bytes] = {}
         self.bad: dict[int, list[bytes]] = {}
+        self.users: set[tuple[int, str]] = set()
+        """Those with a state."""
         self.meta: tuple[int, str] | None = None
+        self.identity = "00112233aabbccdd"
         self.away = False
         """Every call fails, nothing is written."""
         self.fail_commits: list[Literal["lost request", "lost answer"]] = []
@@ -121,15 +124,21 @@ class FakeStore:
         """Every commit that was executed, refused ones included."""
         self.reads = 0
         self.connections = 1
+        self.clock_ms = WALL_MS
+
+    def time_ms(self) -> int:
+        self._ask()
+        return self.clock_ms
 
     def check(self) -> None:
         self._ask()
 
-    def claim_namespace(self, partitions: int, topic: str) -> None:
+    def claim_namespace(self, partitions: int, topic: str) -> str:
         self._ask()
         self.meta = self.meta or (partitions, topic)
         if self.meta != (partitions, topic):
             raise NamespaceConflict(f"the namespace belongs to {self.meta}")
+        return self.identity
 
     def read_progress(self, partitions: Collection[int]) -> dict[int, bytes]:
         self._ask()
@@ -161,6 +170,7 @@ class FakeStore:
         """All is gone."""
         self.progress.clear()
         self.states.clear()
+        self.users.clear()
         self.meta = None
 
     def snapshot(self) -> tuple[dict[int, bytes], dict[tuple[int, str], bytes]]:
@@ -169,14 +179,23 @@ class FakeStore:
     def restore(self, snapshot: tuple[dict[int, bytes], dict[tuple[int, str], bytes]]) -> None:
         """Later writes are lost."""
         self.progress, self.states = dict(snapshot[0]), dict(snapshot[1])
+        self.users = set(self.states)
 
     def _execute(self, commit: Commit) -> Answer:
         self.commits.append(commit)
         stored = self.progress.get(commit.partition, ABSENT)
         if stored != commit.expected:
             return Refused(stored)
+        created = [user for user, _ in commit.values[: commit.created]]
+        lost = [user for user in created if (commit.partition, user) in self.users]
+        if lost:
+            return StatesLost(tuple(lost))
+        if commit.begins_lineage:
+            self.users = {(p, user) for p, user in self.users if p != commit.partition}
+        self.users |= {(commit.partition, user) for user, _ in commit.values[: commit.created + commit.listed]}
         for user, value in commit.values:
             if value is None:
+                self.users.discard((commit.partition, user))
                 self.states.pop((commit.partition, user), None)
                 self.bad.pop(commit.partition, None)
             else:
@@ -352,7 +371,7 @@ class FakeLog:
                 reading = self.reading.get(p)
                 position = reading[1] if reading is not None and reading[0] == tag else None
                 bounds = LogBounds(log.start, log.end, self.topic.topic_id)
-                self.queued.append(Described(p, tag, bounds, self.wall_ms, position))
+                self.queued.append(Described(p, tag, bounds, self.wall_ms, position, log.end))
 
     def read(self, partition: int, tag: int, offset: int) -> None:
         if partition in self.assigned:
@@ -412,6 +431,8 @@ class Worker:
         self.metrics = Metrics()
         self.crash_at = ""
         self.now = 1000.0
+        self.ahead_ms = 0
+        """How far the worker's clock is ahead of the store's."""
         numbers = random.Random(seed)
         self.updater = StateUpdater(
             topic=Topic(TOPIC, len(topic) if partitions is None else partitions, start),
@@ -424,12 +445,13 @@ class Worker:
             metrics=self.metrics,
             random_id=lambda: numbers.getrandbits(64) | 1,
             after=self._after,
+            clock=lambda: 0.0,
         )
 
     def turn(self, seconds: float = 0.3) -> None:
         """Hear what there is, do what is due; then time passes."""
-        wall_ms = WALL_MS + int(self.now * 1000)
-        self.log.wall_ms = wall_ms
+        self.store.clock_ms = WALL_MS + int(self.now * 1000)
+        wall_ms = self.log.wall_ms = self.store.clock_ms + self.ahead_ms
         self.updater.turn(self.log.messages(0), self.now, wall_ms)
         self.now += seconds
 

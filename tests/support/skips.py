@@ -15,6 +15,9 @@ NO_REAL_KAFKA = (
     "needs a real Apache Kafka: set KAFKA_BOOTSTRAP_SERVERS to one that runs, or CTR_KAFKA_BROKER to a script that "
     "starts one (`SCRIPT start --data DIR` prints its address)"
 )
+NO_KAFKA_HOME = (
+    "needs a Kafka distribution and Java: set KAFKA_HOME to one, or CTR_KAFKA_BROKER to a script with its jars in libs/"
+)
 NO_REFERENCE_DATA = (
     "needs the reference data files: set CTR_SHARED_DATA to a folder with complete_journey/events.parquet and "
     "items.parquet as first prepared; without it their committed hashes stand for them"
@@ -25,6 +28,7 @@ NO_WRK = "needs wrk, another load generator: install Debian's package wrk"
 
 _ALLOWED: Mapping[str, str] = {
     NO_REAL_KAFKA: "CTR_KAFKA_BROKER",
+    NO_KAFKA_HOME: "CTR_KAFKA_BROKER",
     NO_COMPOSE: "CTR_COMPOSE",
     NO_TLS_REDIS: "CTR_TLS_REDIS",
     NO_REFERENCE_DATA: "CTR_SHARED_DATA",

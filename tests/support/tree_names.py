@@ -1,8 +1,8 @@
 """What the tree calls its own: modules and their names, files, make targets, settings and metrics; nothing is imported.
 
 `Tree.missing` judges one name as it stands in prose. It knows a name by its form (a dotted name, a path, a make target,
-a setting) and passes over what only looks like one: `compression.type` is Kafka's, because no module or class here is
-called `compression`.
+a setting) and passes over what only looks like one: `cleanup.policy` is Kafka's, because no module or class here is
+called `cleanup`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 
-ROOTS = ("access/src", "models/src", "services/uic/src", "services/rtp/src", "deploy", "proto/gen", "tests", ".")
+ROOTS = (
+    "access/src", "cli/src", "models/src", "services/uic/src", "services/rtp/src", "deploy", "proto/gen", "tests", "."
+)  # fmt: skip
 """Where imports begin, the inner ones first."""
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 PATHS = re.compile(r"(?!/)[\w.*@-]+(/[\w.*@-]+)*/?")

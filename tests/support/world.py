@@ -6,6 +6,7 @@ own, and so with consumer groups of their own, can share a broker and a store, a
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,7 @@ from mimn.state import (
     partition_of,
     user_hash,
 )
+from uic.core.topics import group_name
 
 BUNDLE = Path(__file__).parents[1] / "fixtures" / "bundle_tiny" / "tiny" / "1"
 
@@ -84,8 +86,9 @@ class World:
 
     @property
     def group(self) -> str:
-        """Their consumer group."""
-        return f"{self.keys.prefix}.{self.keys.namespace}"
+        """Their consumer group, once the first of them has claimed the namespace."""
+        claimed = json.loads(self.client.get(self.keys.meta) or b"{}")
+        return group_name(self.keys.prefix, self.topics.events, self.keys.namespace, claimed.get("store", ""))
 
     def new_worker(self, **told: str) -> UicWorker:
         """One more, not started; `told` are variables for it alone."""

@@ -327,3 +327,60 @@ def test_a_vocabulary_that_float32_cannot_count_is_refused() -> None:
     check_countable("items", 2**24)
     with pytest.raises(BundleError, match="items: 16777217 rows"):
         check_countable("items", 2**24 + 1)
+
+
+# What may not be read
+
+
+def test_a_size_that_differs_is_refused_before_any_file_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path)
+    (path / "items.vectors.npy").write_bytes(b"")
+    monkeypatch.setattr("mimn.bundle.files.hashlib.file_digest", None)
+    with pytest.raises(BundleError, match=r"items\.vectors\.npy has 0 bytes, the exported file has \d+"):
+        load_bundle(path)
+
+
+def test_a_bundle_from_before_sizes_loads(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["sizes"]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    assert load_bundle(path).name == "toy/1"
+
+
+@pytest.mark.parametrize("sizes", [{}, {"head.onnx": 4}])
+def test_sizes_are_given_for_all_files_or_none(tmp_path: Path, sizes: dict[str, int]) -> None:
+    path = write(tmp_path)
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(manifest | {"sizes": sizes}))
+    with pytest.raises(BundleError, match="`sizes` must give a size for each of `files`"):
+        load_bundle(path)
+
+
+def test_a_link_inside_the_folder_is_followed_and_one_that_leads_out_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    (path / "..data").mkdir()
+    (path / "head.onnx").rename(path / "..data/head.onnx")
+    (path / "head.onnx").symlink_to("..data/head.onnx")
+    assert load_bundle(path).name == "toy/1"
+    (path / "..data/head.onnx").rename(tmp_path / "head.onnx")
+    (path / "head.onnx").unlink()
+    (path / "head.onnx").symlink_to(tmp_path / "head.onnx")
+    with pytest.raises(BundleError, match="leads out of the bundle's folder"):
+        load_bundle(path)
+
+
+@pytest.mark.parametrize("target", ["toy/2", "toys/1", "copy"])
+def test_a_folder_of_another_name_is_refused(tmp_path: Path, target: str) -> None:
+    moved = tmp_path / "elsewhere" / target
+    moved.parent.mkdir(parents=True)
+    write(tmp_path).rename(moved)
+    with pytest.raises(BundleError, match=r"holds bundle toy/1: move it"):
+        load_bundle(moved)
+
+
+def test_a_link_to_a_bundle_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "current").symlink_to(write(tmp_path))
+    assert load_bundle(tmp_path / "current").name == "toy/1"

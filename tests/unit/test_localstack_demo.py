@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,16 +18,20 @@ from hypothesis import strategies as st
 
 from localstack import demo
 from localstack.__main__ import how_to_use, main
+from localstack.catalogue import OtherCatalogue, check_catalogue
+from localstack.contents import contents
 from localstack.demo import Answer, DemoFailed
 from localstack.replay import expect, moved_to_now
 from localstack.shoppers import DATA, Shopper, read_events, shoppers
-from localstack.stack import Addresses
+from localstack.stack import BUNDLE, CHEAPER_BUNDLE, FOLDER, Addresses, command
 from localstack.wait import NotReady
+from mimn.bundle import load_bundle
 from mimn.data.events import Events
 from mimn.data.split import part_of
-from mimn.state import EMPTY_DIGEST, extend_digest
+from mimn.state import EMPTY_DIGEST, StateHeader, UserState, extend_digest
 
 ROOT = Path(__file__).parents[2]
+TINY = ROOT / "tests" / "fixtures" / "bundle_tiny" / "tiny" / "1"
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +179,10 @@ def test_the_table_and_summary_show_the_figures() -> None:
     assert len(lines) == 2 + demo.ROWS_SHOWN
     assert re.search(r"1019\s+20\s+warm\s+4 of\s+4\s+0\.250", lines[-1])
     assert len({len(line) for line in lines}) == 1
-    text = " ".join(demo.summary(answers, [shopper()], [shopper(length=500)], ([0.001] * 3, [0.002] * 3)))
+    bundle = load_bundle(ROOT / BUNDLE)
+    seen = demo.figures(bundle, answers, [shopper()], [shopper(length=500)], ([0.001] * 3, [0.002] * 3), fold_s=1.5)
+    assert (seen.bundle, seen.events, seen.fold_s) == ("online-retail-sketch/1", sum(range(1, 21)), 1.5)
+    text = " ".join(demo.summary(seen))
     assert "All 20 users" in text
     assert "median rank is 2.5 (by chance 2.5)" in text
     assert "1.00 ms for histories of 3 events, 2.00 ms for 500" in text
@@ -206,13 +216,99 @@ def test_the_printed_commands_can_be_pasted(tmp_path: Path) -> None:
     assert program
     compile(program.group(1), "producer", "exec")
     assert all(line == line.lstrip() for line in text.splitlines())
+    assert text.splitlines()[-1] == f"# stop     {command('down', tmp_path)}"
 
 
 def test_a_missing_bundle_is_one_line_on_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--folder", str(tmp_path), "demo", "--bundle", str(tmp_path / "none")]) == 1
     out = capsys.readouterr()
-    assert out.err.startswith("localstack: no bundle at")
+    assert out.err.startswith("demo: no bundle at")
     assert len(out.err.splitlines()) == 1
+
+
+def test_a_bundle_of_another_catalogue_is_refused_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    for verb in ("demo", "up"):
+        assert main([verb, "--folder", str(tmp_path / "stack"), "--bundle", str(TINY)]) == 1
+        out = capsys.readouterr()
+        assert re.search(r"for another catalogue: 1% of the demo's events .* Use a bundle trained on", out.err)
+        assert not out.out
+        assert not (tmp_path / "stack").exists()
+
+
+def test_equal_ids_do_not_make_another_data_set_the_demos(
+    tmp_path: Path, events: Events, people: list[Shopper]
+) -> None:
+    """Data sets number their items from 1 on, so a film catalogue shares ids with a shop's."""
+    copy = tmp_path / "films" / Path(BUNDLE).parent.name / "1"
+    shutil.copytree(ROOT / BUNDLE, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["training"]["dataset"] = "movielens"
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(OtherCatalogue, match="was trained on movielens: 99% of the demo's events"):
+        check_catalogue(copy, events, people)
+
+
+def test_every_shipped_bundle_knows_the_demos_shop(events: Events, people: list[Shopper]) -> None:
+    for bundle in sorted((ROOT / "models" / "bundles").glob("*/*")):
+        assert check_catalogue(bundle, events, people) > 0.99, bundle
+
+
+def test_what_a_state_holds_is_shown_as_it_is_stored() -> None:
+    """Slots, channels and counters of a state made by hand: one item bought twice now, another one a half-life ago."""
+    bundle = load_bundle(ROOT / BUNDLE)
+    assert bundle.sketch
+    blocks = bundle.layout.view(bundle.initial_state.copy())
+    blocks["shares"][:] = [0.7, 0.2, 0.1, 0]
+    blocks["channels"][1] = 0.5
+    now_ms = 1_790_000_000_000
+    half_life_ms = bundle.sketch.sketch.half_lives[0] * 86_400_000
+    items, categories = np.array([17, 29], np.uint64), np.array([3, 4], np.uint64)
+    tensors = bundle.layout.flatten(blocks)[np.newaxis]
+    for item, times in ((1, [now_ms - half_life_ms]), (0, [now_ms, now_ms])):
+        for time_ms in times:
+            where = bundle.sketch.addresses(items[[item]], categories[[item]])
+            bundle.sketch.sketch.add(tensors, where, bundle.sketch.sketch.moments(np.array([time_ms])))
+    header = StateHeader(1, 0, 0, 2, 3, now_ms, EMPTY_DIGEST)
+    text = "\n".join(contents(bundle, UserState(header, tensors[0]), items=items, categories=categories, now_ms=now_ms))
+    assert "share of all writes by slot: 70 %, 20 %, 10 %, 0 %" in text
+    assert f"their lengths: 0.00, {0.5 * 32**0.5:.2f}, 0.00, 0.00" in text
+    assert "halving every 240 days" in text
+    assert "items 17: 2.0, 29: 0.5" in text
+    assert "categories 3: 2.0, 4: 0.5" in text
+
+
+@pytest.mark.parametrize(
+    ("bundle", "parts"),
+    [
+        (CHEAPER_BUNDLE, ["history_mean", "counters"]),
+        (Path("models/bundles/online-retail/1"), ["memory", "channels"]),
+        (Path("models/bundles/online-retail-dien/1"), ["events"]),
+    ],
+)
+def test_other_models_states_are_described_by_what_they_have(bundle: Path, parts: list[str]) -> None:
+    loaded = load_bundle(ROOT / bundle)
+    header = StateHeader(1, 0, 0, 2, 3, 0, EMPTY_DIGEST)
+    none = np.array([1], np.uint64)
+    lines = contents(loaded, UserState(header, loaded.initial_state), items=none, categories=none, now_ms=0)
+    named = [line.split()[0] for line in lines]
+    assert set(parts) <= set(named)
+    assert ("memory" in named) == ("memory" in parts)
+
+
+def test_the_command_that_stops_a_stack_names_its_folder(tmp_path: Path) -> None:
+    assert command("down", FOLDER) == "make down"
+    named = shlex.split(command("down", tmp_path / "my stack"))
+    assert named[1:] == ["-m", "localstack", "down", "--folder", str(tmp_path / "my stack")]
+    done = subprocess.run(named, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == f"Nothing runs in {tmp_path / 'my stack'}.\n"
+
+
+def test_down_as_json_is_one_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["down", "--folder", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"folder": str(tmp_path), "ended": 0}
 
 
 def test_down_where_nothing_runs_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

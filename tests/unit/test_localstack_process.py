@@ -79,6 +79,89 @@ def test_a_child_lives_in_a_session_of_its_own_so_that_ctrl_c_reaches_the_launch
     assert os.getsid(sleeper.pid) == sleeper.pid != os.getsid(0)
 
 
+LAUNCHER = """
+import sys, threading, time
+from pathlib import Path
+from localstack.process import Child
+folder, outlives, thread = Path(sys.argv[1]), sys.argv[2] == "outlives", sys.argv[3] == "thread"
+program = [sys.executable, "-c", "import time; time.sleep(600)"]
+children = []
+def start():
+    for name in ("older", "newer"):
+        children.append(Child(name, program, log=folder / (name + ".log"), outlives=outlives))
+if thread:
+    Child("first", program, log=folder / "first.log")
+    starting = threading.Thread(target=start)
+    starting.start()
+    starting.join()
+else:
+    start()
+print(*(f"{child.identity.pid} {child.identity.born}" for child in children), flush=True)
+time.sleep(600)
+"""
+
+
+def launched(folder: Path, *how: str) -> tuple[subprocess.Popen[str], list[Identity]]:
+    """A launcher that handles no signal itself, and the two children that it has started."""
+    command = ["env", "--default-signal=TERM,HUP,INT", sys.executable, "-c", LAUNCHER, str(folder), *how]
+    launcher = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert launcher.stdout
+    words = launcher.stdout.readline().split()
+    return launcher, [Identity(int(pid), float(born)) for pid, born in zip(words[::2], words[1::2], strict=True)]
+
+
+@pytest.mark.parametrize("thread", ["main", "thread"])
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_children_of_a_launcher_that_handles_none_and_then_the_launcher(
+    tmp_path: Path, sign: signal.Signals, thread: str
+) -> None:
+    launcher, children = launched(tmp_path, "ends", thread)
+    assert all(child.alive() for child in children)
+    launcher.send_signal(sign)
+    assert launcher.wait(60) == -sign  # as its parent expects: dead of the signal
+    assert not any(child.alive() for child in children)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: only its kernel tells a child that its parent died")
+def test_children_end_when_their_launcher_is_killed(tmp_path: Path) -> None:
+    launcher, children = launched(tmp_path, "ends", "main")
+    launcher.kill()
+    launcher.wait(60)
+    until(lambda: not any(child.alive() for child in children), "the children have ended", within_s=60)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL, signal.SIGINT])
+def test_children_that_outlive_their_launcher_keep_running(tmp_path: Path, sign: signal.Signals) -> None:
+    launcher, children = launched(tmp_path, "outlives", "main")
+    launcher.send_signal(sign)
+    launcher.wait(60)
+    try:
+        assert all(child.alive() for child in children)
+    finally:
+        assert all(child.end(grace_s=10) for child in children)
+
+
+def test_a_child_of_a_thread_outlives_the_thread(tmp_path: Path) -> None:
+    """The kernel counts a thread as the parent, and threads end before their launcher does."""
+    launcher, children = launched(tmp_path, "ends", "thread")
+    assert all(child.alive() for child in children)
+    launcher.terminate()
+    launcher.wait(60)
+
+
+def test_a_child_starts_with_the_signals_and_variables_that_it_was_given(tmp_path: Path) -> None:
+    program = "import os; print(os.environ['GIVEN'], os.getppid())"
+    child = Child("one", [sys.executable, "-c", program], log=tmp_path / "one.log", env={**os.environ, "GIVEN": "yes"})
+    until(lambda: not child.alive(), "it has ended", within_s=60)
+    assert child.tail() == f"yes {os.getpid()}"
+    plain = subprocess.run(["cat", "/proc/self/status"], capture_output=True, text=True, check=False)
+    if plain.returncode == 0:  # Linux: the set of ignored signals is an ordinary child's
+        shown = Child("two", ["cat", "/proc/self/status"], log=tmp_path / "two.log")
+        until(lambda: not shown.alive(), "it has ended", within_s=60)
+        ignored = [line for line in plain.stdout.splitlines() if line.startswith("SigIgn")]
+        assert ignored == [line for line in shown.log.read_text().splitlines() if line.startswith("SigIgn")]
+
+
 def test_the_end_of_a_child_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
     child = Child("broken", [sys.executable, "-c", "raise SystemExit('no such bundle')"], log=tmp_path / "broken.log")
     with pytest.raises(Ended, match=r"(?s)broken ended with status 1.*no such bundle"):
@@ -100,7 +183,7 @@ def test_waiting_returns_when_the_condition_holds_and_counts_a_refused_connectio
 
 def test_waiting_ends_at_the_deadline_and_names_what_was_awaited_and_seen() -> None:
     def condition() -> bool:
-        raise ConnectionRefusedError("nobody listens")
+        raise ConnectionRefusedError("nothing listens")
 
-    with pytest.raises(NotReady, match=r"not after 0.05 s: the store answers \(last: nobody listens\)"):
+    with pytest.raises(NotReady, match=r"not after 0.05 s: the store answers \(last: nothing listens\)"):
         until(condition, "the store answers", within_s=0.05)

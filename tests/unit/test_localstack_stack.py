@@ -18,7 +18,19 @@ from localstack import stack as stack_module
 from localstack.ports import LOOPBACK, accepts, free_port, free_ports, shared_listener
 from localstack.process import Child, Ended, Identity
 from localstack.server import Server, read_pid, write_pid
-from localstack.stack import DOCUMENTED_PORTS, Options, Ports, Stack, StackError, addresses_of, living, take_down, wipe
+from localstack.stack import (
+    DOCUMENTED_PORTS,
+    FOLDER,
+    Options,
+    Ports,
+    Stack,
+    StackError,
+    addresses_of,
+    command,
+    living,
+    take_down,
+    wipe,
+)
 from localstack.wait import NotReady, until
 
 LISTENER = """
@@ -135,7 +147,7 @@ def test_a_running_stack_is_not_wiped_and_not_started_twice(tmp_path: Path) -> N
     bundle.mkdir()
     (bundle / "manifest.json").write_text("{}")
     with Listener("valkey", folder / "valkey", {"it": 0}):
-        with pytest.raises(StackError, match=r"a stack runs in .* \(valkey\): `make down` ends it"):
+        with pytest.raises(StackError, match=rf"a stack runs in .* \(valkey\): `.* down --folder {folder}` ends it"):
             wipe(folder)
         with pytest.raises(StackError, match="a stack runs"):
             Stack(Options(folder=folder, bundle=bundle)).start()
@@ -192,13 +204,18 @@ with signals_unwind(), Listener("valkey", Path({str(tmp_path)!r}) / "valkey", {{
 
 
 def test_two_launchers_do_not_work_in_one_folder(tmp_path: Path) -> None:
-    with stack_module._locked(tmp_path), pytest.raises(StackError, match="another launcher is at work"):
+    with stack_module._locked(tmp_path), pytest.raises(StackError, match="another launcher is using"):
         take_down(tmp_path, say=print)
 
 
-def test_addresses_of_a_stack_that_does_not_run_say_how_to_start_one(tmp_path: Path) -> None:
-    with pytest.raises(StackError, match="`make up` starts one"):
+def test_addresses_of_a_stack_that_does_not_run_say_how_to_start_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StackError, match=f"`.* up --folder {tmp_path}` starts one"):
         addresses_of(tmp_path)
+    with pytest.raises(StackError, match="`make up` starts one"):
+        addresses_of(FOLDER)
 
 
 def test_the_documented_ports_give_way_to_free_ones_where_something_listens(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,10 +227,31 @@ def test_the_documented_ports_give_way_to_free_ones_where_something_listens(monk
 
 
 def test_the_environment_names_servers_that_already_run() -> None:
-    given = Options.from_environment({"REDIS_URL": "redis://there:1/0", "KAFKA_BOOTSTRAP_SERVERS": "there:2"})
+    given = Options.from_environment(
+        {"REDIS_URL": "redis://there:1/0", "KAFKA_BOOTSTRAP_SERVERS": "there:2", "KAFKA_HOME": "/not looked at"}
+    )
     assert (given.redis_url, given.bootstrap) == ("redis://there:1/0", "there:2")
     assert Options.from_environment({"REDIS_URL": "", "KAFKA_BOOTSTRAP_SERVERS": ""}) == Options()
     assert replace(given, redis_url=None, bootstrap=None) == Options()
+
+
+def test_a_stack_keeps_the_broker_that_has_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another broker would have no event of the states in the store."""
+    (tmp_path / "manifest.json").write_text("{}")
+    monkeypatch.setattr(stack_module, "Valkey", lambda folder, **_: Listener("valkey", folder, {"it": 0}))
+    monkeypatch.setattr(stack_module, "DevBroker", lambda folder, **_: Listener("broker", folder, {"it": 0}))
+    kafka = Options(folder=tmp_path / "one", bundle=tmp_path, kafka_home=tmp_path)
+    small = Options(folder=tmp_path / "two", bundle=tmp_path)
+    (kafka.folder / "broker").mkdir(parents=True)
+    (small.folder / "kafka").mkdir(parents=True)
+    for options, words in (
+        (kafka, "log of the small broker.*unset KAFKA_HOME"),
+        (small, "an Apache Kafka.* set KAFKA"),
+    ):
+        with pytest.raises(StackError, match=f"{words}") as refused:
+            Stack(options).start()
+        assert command("wipe", options.folder) in str(refused.value)
+        assert living(options.folder) == {}
 
 
 def test_a_password_is_not_shown_when_the_store_does_not_answer(

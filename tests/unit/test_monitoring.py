@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from rtp.core.standing import Status
+from rtp.core.fold_progress import Status
 from rtp.metrics import Metrics as RtpMetrics
 from uic.core.status import Phase
 from uic.metrics import Metrics as UicMetrics

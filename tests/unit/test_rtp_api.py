@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -15,11 +16,12 @@ from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message
+from structlog.testing import capture_logs
 
 from mimn.bundle import load_bundle
 from rtp import errors
 from rtp.app import create_app, create_service
-from rtp.doors.api import HTTP_CODES, STATUS_TABLE
+from rtp.doors.problems import HTTP_CODES, STATUS_TABLE
 from rtp.doors.schemas import PredictResponse, Problem
 from rtp.errors import RtpError
 from rtp.runtime import OnnxModel
@@ -277,11 +279,75 @@ class Surprised(OnnxModel):
         raise ZeroDivisionError
 
 
-def test_what_nobody_foresaw_is_a_problem_without_its_text(caplog: pytest.LogCaptureFixture) -> None:
-    response = post(create_app(settings(), store=FakeStateReader(), runtime=Surprised()))
-    assert (response.status_code, problem(response).code) == (500, "internal")
+class Broken(OnnxModel):
+    """A model whose scores cannot be used."""
+
+    def __init__(self) -> None:
+        super().__init__(load_bundle(TINY))
+
+    def score(self, *_: object) -> Any:
+        raise errors.ScoringFailed("the head graph returned a non-finite score")
+
+
+@pytest.mark.parametrize(("broken", "code"), [(Surprised, "internal"), (Broken, "scoring_failed")])
+def test_a_fault_of_ours_is_a_problem_without_its_text_and_the_log_has_it_under_the_requests_id(
+    broken: Callable[[], OnnxModel], code: str
+) -> None:
+    with capture_logs() as logs:
+        response = post(
+            create_app(settings(), store=FakeStateReader(), runtime=broken()), headers={"x-request-id": "trace-7"}
+        )
+    assert (response.status_code, problem(response).code) == (500, code)
     assert b"ZeroDivision" not in response.content
-    assert "ZeroDivisionError" in caplog.text
+    assert response.headers["x-request-id"] == "trace-7"
+    [line] = [line for line in logs if line["event"] == "request failed"]
+    assert (line["request_id"], line["log_level"]) == ("trace-7", "error")
+    assert line["exc_info"]
+
+
+def test_each_failed_request_has_a_line_and_one_a_second_the_traceback() -> None:
+    async def many(client: httpx.AsyncClient) -> None:
+        for i in range(20):
+            await client.post("/predict", json={**USUAL, "request_id": f"r{i}"})
+
+    with capture_logs() as logs:
+        serve(many, create_app(settings(), store=FakeStateReader(), runtime=Surprised()))
+    lines = [line for line in logs if line["event"] == "request failed"]
+    assert [line["request_id"] for line in lines] == [f"r{i}" for i in range(20)]
+    assert lines[0]["exc_info"]
+    assert sum(line["exc_info"] is None for line in lines) >= 10
+
+
+@pytest.mark.parametrize(
+    ("header", "field", "answered", "known_as"),
+    [
+        (None, "body-id", "body-id", "body-id"),
+        ("head-id", None, "head-id", "head-id"),
+        ("head-id", "body-id", "body-id", "head-id"),
+        ("with space", "body-id", "body-id", "body-id"),
+        ("x" * 129, "body-id", "body-id", "body-id"),
+        ("x" * 128, None, "x" * 128, "x" * 128),
+        (None, "naïve", "naïve", None),
+        ("tab\tbed", None, None, None),
+    ],
+)
+def test_by_which_id_a_request_is_known(
+    header: str | None, field: str | None, answered: str | None, known_as: str | None
+) -> None:
+    """None: made up."""
+    told = {} if header is None else {"x-request-id": header}
+    response = post(app_on(), json.dumps({**USUAL, **({} if field is None else {"request_id": field})}).encode(), told)
+    assert response.status_code == 200
+    made_up = response.headers["x-request-id"]
+    assert made_up == known_as or (known_as is None and re.fullmatch(r"[0-9a-f]{12}-1", made_up))
+    assert response.json()["request_id"] == (answered or made_up)
+
+
+def test_refusals_of_every_kind_carry_the_requests_id() -> None:
+    for content, headers in ((b"{", {}), (b"{}", {}), (None, {"x-request-deadline-ms": "soon"})):
+        response = post(app_on(), content, {**headers, "x-request-id": "trace-7"})
+        assert 400 <= response.status_code < 500
+        assert response.headers["x-request-id"] == "trace-7"
 
 
 @pytest.mark.parametrize(
@@ -292,6 +358,7 @@ def test_errors_of_the_framework_are_problems_too(method: str, path: str, status
     assert (response.status_code, problem(response).code) == (status, HTTP_CODES[status])
     if status == 405:
         assert response.headers["allow"] == "POST"
+        assert "send POST with Content-Type: application/json" in problem(response).detail
 
 
 def leaves(base: type[Exception]) -> set[type[Exception]]:
@@ -396,6 +463,8 @@ def test_metrics_count_what_was_answered_and_name_no_user() -> None:
     text = serve(ask, service.app)
     assert 'rtp_answers_total{code="",status="200"} 1.0' in text
     assert 'rtp_answers_total{code="malformed_body",status="400"} 1.0' in text
+    for kind, count in (("2xx", 1), ("4xx", 1), ("5xx", 0)):
+        assert f'rtp_request_seconds_count{{status="{kind}"}} {count}.0' in text
     assert 'rtp_states_total{status="warm"} 1.0' in text
     assert "rtp_store_up 1.0" in text
     assert "secret-user" not in text

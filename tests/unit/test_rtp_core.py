@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -17,10 +18,11 @@ from hypothesis import strategies as st
 from mimn.state import Progress, StateHeader, UserState, encode_progress
 from rtp.core.admission import FOR_THE_LINE, Admission
 from rtp.core.context import context_vector
+from rtp.core.fold_progress import FoldProgress, PartitionProgress, Status, fold_progress
+from rtp.core.handover import Coverage, objections
 from rtp.core.outage import Outage
-from rtp.core.standing import Standing, Status, standing_from
 from rtp.errors import DeadlineMissed, Draining, InvalidRequest, Overloaded
-from rtp.turns import Turns
+from rtp.head_queue import HeadQueue
 
 NOW_MS = 1_700_000_000_000
 
@@ -43,12 +45,18 @@ def state(*, last_offset: int = 50, partial: bool = False, lineage: int = 7) -> 
     return UserState(header, np.zeros(3, np.float32))
 
 
+def read(records: Sequence[bytes | None], last: FoldProgress | None = None, now_ms: int = NOW_MS) -> FoldProgress:
+    """What the records say to a reader that believes times up to 5 s ahead of its clock."""
+    return fold_progress(records, "t", last, now_ms, 5_000)[0]
+
+
 def report(user_state: UserState | None, record: Progress | None, stale_after_ms: float = 60_000) -> tuple[object, ...]:
-    said = Standing((record,)).report(user_state, 0, NOW_MS, stale_after_ms)
+    stored = None if record is None else encode_progress(record)
+    said = read([stored]).report(user_state, 0, NOW_MS, stale_after_ms)
     return said.status, said.events, said.age_ms, said.partial
 
 
-# Standing
+# What is said of a state
 
 
 def test_a_state_of_an_up_to_date_partition_is_warm() -> None:
@@ -90,33 +98,118 @@ def test_without_a_progress_record_nobody_knows_how_old_and_how_whole() -> None:
     assert report(None, None) == (Status.COLD, 0, None, True)
 
 
-def test_a_standing_is_what_the_records_say() -> None:
+def known(record: Progress) -> PartitionProgress:
+    return PartitionProgress(record, record.as_of_ms)
+
+
+def test_progress_is_what_the_records_say() -> None:
     first, second = progress(), progress(age_ms=900)
-    standing, unreadable = standing_from([encode_progress(first), encode_progress(second)], None)
-    assert standing == Standing((first, second))
+    found, unreadable = fold_progress([encode_progress(first), encode_progress(second)], "t", None, NOW_MS, 5_000)
+    assert found == FoldProgress((known(first), known(second)), "t")
     assert unreadable == 0
-    assert standing.oldest_ms(NOW_MS) == 900
+    assert found.oldest_ms(NOW_MS) == 900
 
 
 def test_an_unreadable_record_keeps_the_last_good_one_and_is_counted() -> None:
     good = encode_progress(progress())
     flipped = good[:30] + bytes([good[30] ^ 1]) + good[31:]
-    before = Standing((progress(age_ms=1), progress(age_ms=2)))
-    assert standing_from([flipped, good], before) == (Standing((progress(age_ms=1), progress())), 1)
-    assert standing_from([flipped, good], None) == (Standing((None, progress())), 1)
+    before = FoldProgress((known(progress(age_ms=1)), known(progress(age_ms=2))), "t")
+    kept = FoldProgress((known(progress(age_ms=1)), known(progress())), "t")
+    assert fold_progress([flipped, good], "t", before, NOW_MS, 5_000) == (kept, 1)
+    lost = FoldProgress((None, known(progress())), "t")
+    assert fold_progress([flipped, good], "t", None, NOW_MS, 5_000) == (lost, 1)
 
 
 def test_a_record_that_is_gone_is_gone() -> None:
-    before = Standing((progress(), progress()))
-    standing, _ = standing_from([None, encode_progress(progress())], before)
-    assert standing == Standing((None, progress()))
-    assert standing.oldest_ms(NOW_MS) is None
+    before = FoldProgress((known(progress()), known(progress())), "t")
+    found = read([None, encode_progress(progress())], before)
+    assert found == FoldProgress((None, known(progress())), "t")
+    assert found.oldest_ms(NOW_MS) is None
 
 
 def test_another_partition_count_forgets_what_was_known() -> None:
-    standing, unreadable = standing_from([b"x", b"x", b"x"], Standing((progress(), progress())))
-    assert standing == Standing((None, None, None))
+    before = FoldProgress((known(progress()), known(progress())), "t")
+    found, unreadable = fold_progress([b"x", b"x", b"x"], "t", before, NOW_MS, 5_000)
+    assert found == FoldProgress((None, None, None), "t")
     assert unreadable == 3
+
+
+# Clocks that differ
+
+
+def test_an_as_of_time_ahead_of_the_readers_clock_is_not_believed() -> None:
+    assert report(state(), progress(age_ms=-5_001)) == (Status.STALE, 12, None, False)
+    assert report(None, progress(age_ms=-5_001)) == (Status.COLD, 0, None, False)
+    found = read([encode_progress(progress(age_ms=-3_600_000)), encode_progress(progress())])
+    assert found.ahead_ms(NOW_MS) == 3_600_000
+    assert found.oldest_ms(NOW_MS) is None
+
+
+def test_a_time_that_was_not_believed_stays_so_when_the_clock_has_caught_up_until_another_is_written() -> None:
+    ahead = encode_progress(progress(age_ms=-3_600_000))
+    found = read([ahead])
+    later = NOW_MS + 3_600_000
+    found = read([ahead], found, later)
+    assert found.report(state(), 0, later, 60_000).status is Status.STALE
+    found = read([encode_progress(progress(age_ms=-3_600_001))], found, later)
+    assert found.report(state(), 0, later, 60_000).status is Status.WARM
+
+
+@given(
+    ahead_ms=st.integers(-10_000_000, 10_000_000),
+    reads=st.lists(st.integers(0, 20_000), min_size=1, max_size=300),
+    stale_after_ms=st.integers(1, 120_000),
+)
+def test_whatever_the_writers_clock_a_dead_partition_is_never_warm_for_longer_than_promised(
+    ahead_ms: int, reads: list[int], stale_after_ms: int
+) -> None:
+    """The last record is written at NOW_MS by a clock that is `ahead_ms` ahead; the reader reads it again and again."""
+    record = encode_progress(progress(age_ms=-ahead_ms))
+    found, now_ms = None, NOW_MS
+    first_read_ms = NOW_MS + reads[0]
+    for passed_ms in reads:
+        now_ms += passed_ms
+        found = read([record], found, now_ms)
+        said = found.report(state(), 0, now_ms, stale_after_ms)
+        if said.status is Status.WARM:
+            assert now_ms - first_read_ms <= stale_after_ms
+            assert said.age_ms is not None
+            assert said.age_ms >= now_ms - first_read_ms
+        elif ahead_ms == 0:
+            assert now_ms - NOW_MS > stale_after_ms
+
+
+# Which release may replace another
+
+
+def grown(*ages_ms: int | None, topic: str = "t") -> FoldProgress:
+    records = [None if age_ms is None else encode_progress(progress(age_ms=age_ms)) for age_ms in ages_ms]
+    return fold_progress(records, topic, None, NOW_MS, 5_000)[0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "coverage", "words"),
+    [
+        (grown(0, 0), grown(0, 0), Coverage(1000, 990), []),
+        (grown(0, 0), grown(0, 0), Coverage(1000, 989), ["989 of 1000 sampled users"]),
+        (grown(0, 0), grown(0, 0), Coverage(0, 0, whole=True), []),
+        (grown(0, 0), grown(0, 0), Coverage(0, 0), ["no state of the namespace in service"]),
+        (grown(0, 0), grown(0, None), Coverage(9, 9), ["1 of its 2 partitions have no progress"]),
+        (grown(0, 0), grown(0, 60_001), Coverage(9, 9), ["last caught up 60 s ago"]),
+        (grown(0, 0), grown(0, -60_000), Coverage(9, 9), ["ahead of this process's clock"]),
+        (grown(0, 0), grown(0), Coverage(9, 9), ["has 1 partitions"]),
+        (grown(0, 0), grown(0, 0, topic="u"), Coverage(9, 9), ["of topic u, those in service of t"]),
+        (None, grown(0, 0), Coverage(0, 0, whole=True), []),
+        (grown(0, 0), grown(None, topic="u"), Coverage(9, 0), ["topic u", "1 partitions", "no progress", "0 of 9"]),
+    ],
+)
+def test_a_release_replaces_another_only_if_users_keep_their_states(
+    old: FoldProgress | None, new: FoldProgress, coverage: Coverage, words: list[str]
+) -> None:
+    against = list(objections(old, new, coverage, now_ms=NOW_MS, stale_after_ms=60_000, least_coverage=0.99))
+    assert len(against) == len(words)
+    for objection, word in zip(against, words, strict=True):
+        assert word in objection
 
 
 # Outage
@@ -341,16 +434,16 @@ def test_nobody_is_refused_below_the_knee(thought: float, deadline: float) -> No
     assert line.refused == 0
 
 
-# Turns
+# The line before the head
 
 
 def test_one_turn_a_pass_of_the_loop_and_the_first_comes_first() -> None:
     async def play() -> list[str]:
-        turns, loop = Turns(), asyncio.get_running_loop()
+        line, loop = HeadQueue(), asyncio.get_running_loop()
         passes: list[str] = []
 
         async def one(name: str) -> None:
-            await turns.take(0.0)
+            await line.turn(0.0)
             passes.append(name)
 
         def tick() -> None:
@@ -368,28 +461,28 @@ def test_one_turn_a_pass_of_the_loop_and_the_first_comes_first() -> None:
 
 def test_the_line_is_as_old_as_the_first_in_it() -> None:
     async def play() -> list[float]:
-        turns = Turns()
-        ages = [turns.age_s(5.0)]
-        waiting = [asyncio.create_task(turns.take(since)) for since in (1.0, 2.0, 3.0)]
+        line = HeadQueue()
+        ages = [line.age_s(5.0)]
+        waiting = [asyncio.create_task(line.turn(since)) for since in (1.0, 2.0, 3.0)]
         await asyncio.sleep(0)  # the first has its turn, the others wait
-        ages.append(turns.age_s(5.0))
+        ages.append(line.age_s(5.0))
         await asyncio.gather(*waiting)
-        return [*ages, turns.age_s(5.0)]
+        return [*ages, line.age_s(5.0)]
 
     assert asyncio.run(play()) == [0.0, 3.0, 0.0]
 
 
 def test_who_gives_up_in_the_line_keeps_nobody_waiting() -> None:
     async def play() -> None:
-        turns = Turns()
-        await turns.take(0.0)
-        first, second = (asyncio.create_task(turns.take(0.0)) for _ in range(2))
+        line = HeadQueue()
+        await line.turn(0.0)
+        first, second = (asyncio.create_task(line.turn(0.0)) for _ in range(2))
         await asyncio.sleep(0)
         first.cancel()
         async with asyncio.timeout(60):
             await second
             for _ in range(3):
-                await turns.take(0.0)
+                await line.turn(0.0)
 
     asyncio.run(play())
 

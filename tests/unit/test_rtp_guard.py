@@ -12,9 +12,9 @@ import pytest
 
 from access import Door, KeyRing, Rule, Scope, make_key
 from mimn.bundle import load_bundle
-from rtp.app import Service, create_service
-from rtp.doors.api import GuardedApp
-from rtp.doors.guard import ADMIN_RULES, PUBLIC_RULES, Guard, check_routes
+from rtp.app import create_service
+from rtp.doors.guard import ADMIN_RULES, PUBLIC_RULES, Guard, GuardedApp, check_routes
+from rtp.doors.listeners import Service
 from rtp.metrics import Metrics
 from rtp.runtime import OnnxModel
 from rtp.settings import AccessSettings, RtpSettings

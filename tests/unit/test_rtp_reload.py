@@ -1,26 +1,29 @@
-"""Swapping a bundle and watching the store, with fakes: a good bundle is taken up whole, a bad one changes nothing."""
+"""Replacing a bundle and reading progress, with fakes: a good bundle is taken up whole, a bad one changes nothing."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from dataclasses import dataclass
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from mimn.bundle import BundleError, GoldenMismatch, load_bundle
 from mimn.state import Keys
 from rtp.core.ports import Model
-from rtp.errors import ReloadRefused
+from rtp.errors import ReloadRefused, ReloadTimedOut
 from rtp.metrics import Metrics
-from rtp.reload import Reloader
+from rtp.progress_watcher import NoNamespace, ProgressReader, ProgressWatcher
+from rtp.release import InService, Release
+from rtp.reload import MAX_ABANDONED, SAMPLE, Loader, Reloader
 from rtp.runtime import OnnxModel
-from rtp.serving import Holder, Serving
-from rtp.watcher import NoNamespace, Watcher, read_standing
 from support.fake_store import FakeStateReader
-from support.stored import Stored
+from support.stored import Stored, now_ms
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 TINY = FIXTURES / "bundle_tiny/tiny/1"
@@ -37,24 +40,35 @@ class World:
     """A process that serves the tiny bundle, and the bundle that a reload finds."""
 
     found: Model | Exception
+    load_timeout_s: float = 60.0
+    stored: Stored = field(default_factory=lambda: Stored(load_bundle(TINY)))
 
     def __post_init__(self) -> None:
         self.store = FakeStateReader()
-        self.store.values = Stored(load_bundle(TINY)).values
+        self.store.values = dict(self.stored.values)
         self.metrics = Metrics()
-        self.holder = Holder(Serving.of(model(TINY), prefix="uic", generation=0))
-        self.before = self.holder.current
+        self.in_service = InService(Release.of(model(TINY), prefix="uic", generation=0))
+        self.before = self.in_service.current
+        self.reader = ProgressReader(self.store, timeout_s=1.0, ahead_within_ms=5_000)
+        self.loader = Loader(self.load, self.load_timeout_s)
         self.reloader = Reloader(
-            self.holder, self.store, self.metrics, path=Path("x"), generation=0, timeout_s=1.0, load=self.load
-        )
+            self.in_service, self.store, self.reader, self.metrics, self.loader, path=Path("x"), generation=0,
+            stale_after_ms=60_000, least_coverage=0.99,
+        )  # fmt: skip
 
     def load(self, _: Path) -> Model:
         if isinstance(self.found, Exception):
             raise self.found
         return self.found
 
-    def reload(self) -> Serving:
-        return asyncio.run(self.reloader.reload())
+    def reload(self, *, force: bool = False) -> Release:
+        async def learned() -> Release:
+            progress, _ = await self.reader.read(self.before.keys, None)
+            self.in_service.learn(self.before.keys, progress)
+            self.before = self.in_service.current
+            return await self.reloader.reload(force=force)
+
+        return asyncio.run(learned())
 
     def count(self, result: str) -> float:
         return self.metrics.registry.get_sample_value("rtp_bundle_reloads_total", {"result": result}) or 0.0
@@ -63,25 +77,78 @@ class World:
 def test_a_bundle_of_the_same_fingerprint_is_taken_up_with_what_is_known_of_the_store() -> None:
     again = OnnxModel(load_bundle(TINY))
     world = World(again)
-    standing, _ = asyncio.run(read_standing(world.store, world.before.keys, None, 1.0))
-    world.holder.learn(world.before.keys, standing)
+    world.in_service.learn(world.before.keys, asyncio.run(world.reader.read(world.before.keys, None))[0])
     world.store.away = True  # not needed: the namespace is the same
-    serving = world.reload()
-    assert world.holder.current is serving
-    assert serving.model is again
-    assert serving.standing is standing
+    release = asyncio.run(world.reloader.reload())
+    assert world.in_service.current is release
+    assert release.model is again
+    assert release.progress is not None
     assert world.count("taken_up") == 1
 
 
-def test_a_bundle_of_another_fingerprint_is_taken_up_when_its_namespace_exists() -> None:
-    world = World(model(CONTEXT))
-    world.store.values.update(Stored(load_bundle(CONTEXT), partitions=7).values)
-    serving = world.reload()
-    assert serving.keys != world.before.keys
-    assert serving.standing is not None
-    assert serving.standing.partitions == 7
-    labels = {"name": "tiny-context", "version": "1", "namespace": serving.keys.namespace}
+USERS = [f"user-{i}" for i in range(200)]
+
+
+def with_users(users: list[str], bundle: Path = TINY, partitions: int = 4) -> Stored:
+    stored = Stored(load_bundle(bundle), partitions)
+    for user in users:
+        stored.state(user)
+    return stored
+
+
+def change(users_there: list[str], edit: Callable[[Stored], object] = lambda _: None, partitions: int = 4) -> World:
+    """A process whose next bundle reads another namespace, in which `users_there` have a state."""
+    world = World(model(CONTEXT), stored=with_users(USERS))
+    other = with_users(users_there, CONTEXT, partitions)
+    edit(other)
+    world.store.values.update(other.values)
+    return world
+
+
+def test_a_bundle_of_another_fingerprint_is_taken_up_when_users_have_their_states_there() -> None:
+    world = change(USERS[:198])
+    release = world.reload()
+    assert release.keys != world.before.keys
+    assert release.progress is not None
+    labels = {"name": "tiny-context", "version": "1", "namespace": release.keys.namespace}
     assert world.metrics.registry.get_sample_value("rtp_bundle", labels) == 1
+
+
+@pytest.mark.parametrize(
+    ("world", "words"),
+    [
+        (lambda: change([]), "0 of 200 sampled users"),
+        (lambda: change(USERS[:197]), "197 of 200 sampled users"),
+        (lambda: change(USERS, partitions=7), "it has 7 partitions"),
+        (lambda: change(USERS, lambda stored: stored.progress(2, as_of_ms=1)), "last caught up"),
+        (lambda: change(USERS, lambda stored: stored.values.pop(stored.keys.progress(2))), "no progress record"),
+    ],
+    ids=["empty", "some are missing", "other partitions", "stale", "without progress"],
+)
+def test_a_namespace_in_which_users_lose_their_states_is_refused_unless_forced(
+    world: Callable[[], World], words: str
+) -> None:
+    refusing = world()
+    with pytest.raises(ReloadRefused, match=words):
+        refusing.reload()
+    assert refusing.in_service.current is refusing.before
+    assert (refusing.count("refused"), refusing.count("taken_up")) == (1, 0)
+    forced = world()
+    assert forced.reload(force=True).model is model(CONTEXT)
+    assert (forced.count("refused"), forced.count("forced")) == (0, 1)
+
+
+def test_a_sample_is_bounded_and_other_keys_are_no_users() -> None:
+    many = [f"u:s:{i}" for i in range(SAMPLE + 500)]
+    world = World(model(CONTEXT), stored=with_users(many))
+    world.store.values.update(with_users(many, CONTEXT).values)
+    assert world.reload().model is model(CONTEXT)
+
+
+def test_without_a_state_in_service_there_is_nothing_to_lose() -> None:
+    world = World(model(CONTEXT))
+    world.store.values.update(Stored(load_bundle(CONTEXT)).values)
+    assert world.reload().model is model(CONTEXT)
 
 
 @pytest.mark.parametrize(
@@ -92,72 +159,94 @@ def test_a_bundle_of_another_fingerprint_is_taken_up_when_its_namespace_exists()
         (MemoryError("no more"), "MemoryError"),
     ],
 )
-def test_a_bad_bundle_changes_nothing_and_is_counted(
-    found: Exception, words: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_bad_bundle_changes_nothing_and_is_counted(found: Exception, words: str) -> None:
     world = World(found)
-    with pytest.raises(ReloadRefused, match=words):
+    with capture_logs() as logs, pytest.raises(ReloadRefused, match=words):
         world.reload()
-    assert world.holder.current is world.before
+    assert world.in_service.current is world.before
     assert world.count("refused") == 1
-    assert words in caplog.text
+    assert any(words in line.get("reason", "") for line in logs)
+
+
+def test_a_load_that_hangs_is_given_up_and_later_ones_work() -> None:
+    world = World(model(TINY), load_timeout_s=0.05)
+    hold = threading.Event()
+    world.loader = hanging = Loader(lambda path: (hold.wait(), world.load(path))[1], 0.05)
+    world.reloader._loader = hanging  # the same process: its loads hang until `hold` is set
+
+    async def many() -> None:
+        for _ in range(MAX_ABANDONED):
+            with pytest.raises(ReloadTimedOut, match="RTP_BUNDLE__LOAD_TIMEOUT_S"):
+                await world.reloader.reload()
+        with pytest.raises(ReloadTimedOut, match="restart this process"):
+            await world.reloader.reload()
+        hold.set()
+        async with asyncio.timeout(60):
+            while world.reloader.hanging:
+                await asyncio.sleep(0.01)
+        assert (await world.reloader.reload()).model is model(TINY)
+
+    asyncio.run(many())
+    assert (world.count("timed_out"), world.count("taken_up")) == (MAX_ABANDONED + 1, 1)
 
 
 def test_a_bundle_whose_states_nobody_folds_is_refused() -> None:
     world = World(model(CONTEXT))
     with pytest.raises(ReloadRefused, match="let UIC build its states first"):
         world.reload()
-    assert world.holder.current is world.before
+    assert world.in_service.current is world.before
+    assert world.reload(force=True).progress is None
 
 
 def test_a_bundle_of_another_namespace_is_refused_while_the_store_cannot_be_asked() -> None:
     world = World(model(CONTEXT))
     world.store.away = True
     with pytest.raises(ReloadRefused, match="when the store is back"):
-        world.reload()
-    assert world.holder.current is world.before
+        asyncio.run(world.reloader.reload())
+    assert world.in_service.current is world.before
 
 
 def test_what_the_watcher_learned_while_a_bundle_was_loading_is_kept() -> None:
     world = World(model(TINY))
 
-    async def reload() -> Serving:
+    async def reload() -> Release:
         reading = asyncio.create_task(world.reloader.reload())
         await asyncio.sleep(0)
-        standing, _ = await read_standing(world.store, world.before.keys, None, 1.0)
-        world.holder.learn(world.before.keys, standing)
+        progress, _ = await world.reader.read(world.before.keys, None)
+        world.in_service.learn(world.before.keys, progress)
         return await reading
 
-    assert asyncio.run(reload()).standing is not None
+    assert asyncio.run(reload()).progress is not None
 
 
 # Watching
 
 
 def known(world: World) -> bool:
-    return world.holder.current.standing is not None
+    return world.in_service.current.progress is not None
 
 
-def trouble(watching: Watcher) -> str | None:
+def trouble(watching: ProgressWatcher) -> str | None:
     return watching.trouble
 
 
-def watcher(world: World) -> Watcher:
-    return Watcher(world.holder, world.store, world.metrics, every_s=0.01, timeout_s=0.05)
+def watcher(world: World) -> ProgressWatcher:
+    reader = ProgressReader(world.store, timeout_s=0.05, ahead_within_ms=5_000)
+    return ProgressWatcher(world.in_service, reader, world.metrics, every_s=0.01)
 
 
-def test_the_last_good_standing_is_kept_while_the_store_is_away() -> None:
+def test_the_last_good_progress_is_kept_while_the_store_is_away() -> None:
     world = World(model(TINY))
     watching = watcher(world)
 
     async def look() -> None:
         await watching.look()
-        good = world.holder.current.standing
+        good = world.in_service.current.progress
         assert good is not None
         assert trouble(watching) is None
         world.store.frozen = True
         await watching.look()
-        assert world.holder.current.standing is good
+        assert world.in_service.current.progress is good
         assert trouble(watching)
         assert world.metrics.registry.get_sample_value("rtp_store_up") == 0
         world.store.frozen = False
@@ -178,12 +267,22 @@ def test_an_emptied_store_keeps_the_partition_count_and_forgets_the_progress() -
         await watching.look()
 
     asyncio.run(look())
-    standing = world.holder.current.standing
-    assert standing is not None
-    assert standing.progress == (None,) * 4
+    progress = world.in_service.current.progress
+    assert progress is not None
+    assert progress.partitions == (None,) * 4
 
 
-def test_trouble_is_logged_when_it_begins_and_not_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fast_clock_is_a_metric_and_the_age_is_unknown() -> None:
+    world = World(model(TINY))
+    world.stored.progress(1, as_of_ms=now_ms() + 3_600_000)
+    world.store.values = dict(world.stored.values)
+    asyncio.run(watcher(world).look())
+    value = world.metrics.registry.get_sample_value
+    assert 3_500 < (value("rtp_clock_skew_seconds") or 0) <= 3_600
+    assert math.isnan(value("rtp_oldest_partition_age_seconds") or 0)
+
+
+def test_trouble_is_logged_when_it_begins_and_not_again() -> None:
     world = World(model(TINY))
     world.store.away = True
     watching = watcher(world)
@@ -192,9 +291,9 @@ def test_trouble_is_logged_when_it_begins_and_not_again(caplog: pytest.LogCaptur
         for _ in range(3):
             await watching.look()
 
-    with caplog.at_level(logging.WARNING):
+    with capture_logs() as logs:
         asyncio.run(look())
-    assert len(caplog.records) == 1
+    assert len(logs) == 1
 
 
 def test_it_looks_again_and_again_until_cancelled() -> None:
@@ -224,4 +323,4 @@ def test_a_meta_that_says_nothing_usable_is_named(meta: bytes) -> None:
     keys = Keys("abc-0")
     store.values[keys.meta] = meta
     with pytest.raises(NoNamespace, match="uic:abc-0:meta"):
-        asyncio.run(read_standing(store, keys, None, 1.0))
+        asyncio.run(ProgressReader(store, timeout_s=1.0, ahead_within_ms=0).read(keys, None))

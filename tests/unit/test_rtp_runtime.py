@@ -123,7 +123,7 @@ def test_a_link_is_followed_when_it_is_loaded_and_a_changed_file_is_refused(tmp_
     link = tmp_path / "current"
     link.symlink_to(TINY)
     assert load_model(link).version == "1"
-    copy = tmp_path / "copy"
+    copy = tmp_path / "tiny/1"
     shutil.copytree(TINY, copy)
     (copy / "head.onnx").write_bytes((copy / "head.onnx").read_bytes()[:-1] + b"x")
     link.unlink()

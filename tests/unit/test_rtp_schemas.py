@@ -11,18 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from rtp.core.fold_progress import StateReport, Status
 from rtp.core.request import MAX_CANDIDATES, MAX_CONTEXT_BYTES, MAX_ID, ScoreRequest
-from rtp.core.standing import StateReport, Status
-from rtp.doors import schemas
-from rtp.doors.schemas import (
-    NAMED_WITHIN_BYTES,
-    PredictRequest,
-    PredictResponse,
-    Problem,
-    decode_request,
-    encode_answer,
-    encode_problem,
-)
+from rtp.doors.answer_body import encode_answer, encode_problem
+from rtp.doors.request_body import NAMED_WITHIN_BYTES, decode_request
+from rtp.doors.schemas import ID, PredictRequest, PredictResponse, Problem
 from rtp.errors import MAX_FAULTS, FieldFault, InvalidRequest, MalformedBody
 
 ONE = {"item_id": 1, "category_id": 2}
@@ -63,11 +56,54 @@ def test_ids_may_be_decimal_strings_mixed_with_numbers() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [0, -1, MAX_ID + 1, 10**30, 1.0, 1.5, True, None, "", "0", "01", "+1", " 1", "1_0", "-1", "１", "0x1",
+    [0, -1, MAX_ID + 1, 10**30, 0.0, -1.0, 1.5, 1e30, True, None, "", "0", "01", "+1", " 1", "1_0", "-1", "１", "0x1",
      str(MAX_ID + 1), "9" * 40, [], {}],
 )  # fmt: skip
 def test_what_is_not_an_item_id(value: Any) -> None:
     assert list(faults(body(candidates=[ONE, {"item_id": value, "category_id": 0}]))) == ["candidates[1].item_id"]
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("19113.0", 19113),
+        ("1e3", 1000),
+        ("1.9113E+4", 19113),
+        ("9007199254740993.0", 2**53 + 1),
+        ("1.8446744073709551615e19", MAX_ID),
+        ("18446744073709551615.000", MAX_ID),
+        ("10e-1", 1),
+    ],
+)
+@pytest.mark.parametrize("others", [0, 400], ids=["a short body", "a long body"])
+def test_an_id_may_be_any_whole_json_number_and_keeps_every_digit(written: str, value: int, others: int) -> None:
+    """JSON Schema's `integer` is any number without a fraction, so the document promises it."""
+    candidates = ",".join(['{"item_id":1,"category_id":"2"}'] * others + [f'{{"item_id":{written},"category_id":0.0}}'])
+    request = decode_request(f'{{"user_id":"u","candidates":[{candidates}],"context":{{"hour":3.0}}}}'.encode())
+    assert request.item_ids.tolist() == [1] * others + [value]
+    assert request.category_ids.tolist() == [2] * others + [0]
+    assert request.context == {"hour": 3.0}
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "1.5",
+        "18446744073709551616.0",
+        "1e20",
+        "1e308",
+        "1e-1",
+        "1e100000000",
+        "1e-99999999999999999999",
+        "0e99999999999999999999",
+        "0.0",
+        "-1.0",
+    ],
+)
+@pytest.mark.parametrize("others", [0, 400], ids=["a short body", "a long body"])
+def test_a_number_that_is_no_whole_id_is_refused(written: str, others: int) -> None:
+    candidates = ",".join(['{"item_id":1,"category_id":2}'] * others + [f'{{"item_id":{written},"category_id":0}}'])
+    assert list(faults(f'{{"user_id":"u","candidates":[{candidates}]}}'.encode())) == [f"candidates[{others}].item_id"]
 
 
 @pytest.mark.parametrize(
@@ -157,8 +193,11 @@ def padded(data: bytes) -> bytes:
         (b'{"candidates": [{"item_id": 1}]}', FieldFault("candidates[0].category_id", "required")),
         (b'{"candidates": [{"item_id": 1, "Price": 2}]}',
          FieldFault("candidates[0].Price", "unknown field: remove it")),
-        (b'{"candidates": [{"item_id": 1.5}]}',
-         FieldFault("candidates[0].item_id", "must be int | str, not float")),
+        # Whether a number that is not written as an integer is one is looked at when the rest is known to be right.
+        (b'{"candidates": [{"item_id": 1.5}]}', FieldFault("candidates[0].category_id", "required")),
+        (b'{"user_id": "u", "candidates": [{"item_id": 1.5, "category_id": 1}]}',
+         FieldFault("candidates[0].item_id", f"must be an integer up to {MAX_ID}, as a whole JSON number or as a "
+                    "decimal string without leading zeros")),
         (b'{"candidates": [{"item_id": %s}]}' % (b"9" * 5000),
          FieldFault("candidates[0].item_id", "integer value out of range")),
     ],
@@ -250,8 +289,8 @@ def test_any_bytes_are_a_request_or_a_named_mistake_of_the_caller(data: bytes) -
 
 @given(st.integers(0, MAX_ID + 1000), st.integers(1, 40))
 def test_the_pattern_of_decimal_ids_is_exact(value: int, zeros: int) -> None:
-    assert bool(schemas._ID.fullmatch(str(value))) == (value <= MAX_ID)
-    assert not schemas._ID.fullmatch("0" * zeros + str(value))
+    assert bool(ID.fullmatch(str(value))) == (value <= MAX_ID)
+    assert not ID.fullmatch("0" * zeros + str(value))
 
 
 def test_an_answer_is_what_its_schema_says() -> None:

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from mimn.bundle import load_bundle
 from rtp.core.admission import Admission
+from rtp.core.fold_progress import FoldProgress, Status
 from rtp.core.request import ScoreRequest
-from rtp.core.standing import Standing, Status
 from rtp.errors import DeadlineMissed, InvalidRequest, Overloaded, ScoringFailed, StateUnavailable
 from rtp.metrics import Metrics
+from rtp.progress_watcher import ProgressReader
+from rtp.release import InService, Release
 from rtp.runtime import OnnxModel
 from rtp.scorer import PATIENCE, Scored, Scorer
-from rtp.serving import Holder, Serving
-from rtp.watcher import read_standing
 from support.fake_store import FakeStateReader
 from support.stored import Stored, now_ms
 
@@ -43,19 +43,20 @@ class World:
         self.stored = Stored(load_bundle(TINY), partitions=3)
         self.metrics = Metrics()
         self.admission = Admission(max_in_flight)
-        self.holder = Holder(Serving.of(serves or model(), prefix="uic", generation=0))
+        self.in_service = InService(Release.of(serves or model(), prefix="uic", generation=0))
         self.now = 100.0
         """Stands still, so that no deadline passes because the machine is busy."""
+        self.reader = ProgressReader(self.store, timeout_s=1.0, ahead_within_ms=5_000)
         self.scorer = Scorer(
-            self.holder, self.store, self.admission, self.metrics, stale_after_ms=60_000,
+            self.in_service, self.store, self.admission, self.metrics, stale_after_ms=60_000,
             clock=lambda: self.now, wall_ms=wall_ms,
         )  # fmt: skip
 
     async def look(self) -> None:
         self.store.values.update(self.stored.values)
-        keys = self.holder.current.keys
-        standing, _ = await read_standing(self.store, keys, self.holder.current.standing, 1.0)
-        self.holder.learn(keys, standing)
+        keys = self.in_service.current.keys
+        progress, _ = await self.reader.read(keys, self.in_service.current.progress)
+        self.in_service.learn(keys, progress)
 
     async def ask(self, user_id: str = "u", *, within_s: float = 1.0, require_state: bool = False) -> Scored:
         request = ScoreRequest(user_id, ITEMS, CATEGORIES, require_state=require_state)
@@ -272,22 +273,22 @@ def test_requests_beyond_the_limit_are_refused_while_the_others_are_answered() -
 
 def test_a_request_finishes_with_the_model_that_it_began_with() -> None:
     world = World()
-    other = Serving.of(Broken(), prefix="uic", generation=0)
+    other = Release.of(Broken(), prefix="uic", generation=0)
 
     async def ask() -> Scored:
         await world.look()
         world.store.frozen = True
         asked = asyncio.create_task(world.ask(within_s=0.5))
         await asyncio.sleep(0)
-        world.holder.take_up(other)
+        world.in_service.replace(other)
         return await asked
 
     assert asyncio.run(ask()).model is model()
 
 
-def test_a_standing_of_a_namespace_that_is_served_no_more_is_dropped() -> None:
+def test_progress_of_a_namespace_that_is_served_no_more_is_dropped() -> None:
     world = World()
-    old = world.holder.current.keys
-    world.holder.take_up(Serving.of(model(), prefix="uic", generation=1))
-    world.holder.learn(old, Standing((None,)))
-    assert world.holder.current.standing is None
+    old = world.in_service.current.keys
+    world.in_service.replace(Release.of(model(), prefix="uic", generation=1))
+    world.in_service.learn(old, FoldProgress((None,), "t"))
+    assert world.in_service.current.progress is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from rtp.doors.sharing import SharedListener, part_of, patience_s, waiting_on
 
@@ -117,7 +117,7 @@ def test_one_that_closes_leaves_what_waits_to_the_others(listener: socket.socket
 
 
 def test_a_client_that_left_and_a_process_without_descriptors_end_nothing(
-    listener: socket.socket, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rtp.doors.sharing._PAUSE_S", 0.01)
 
@@ -146,9 +146,9 @@ def test_a_client_that_left_and_a_process_without_descriptors_end_nothing(
         for client in (*clients, poor):
             client.close()
 
-    with caplog.at_level(logging.ERROR):
+    with capture_logs() as logs:
         uvloop.run(go_on())
-    assert "Too many open files" in caplog.text
+    assert any(line.get("reason") == "Too many open files" for line in logs)
 
 
 def test_a_socket_that_says_nothing_of_its_line_is_taken_from_one_at_a_time(tmp_path: Path) -> None:

@@ -32,6 +32,12 @@ class OneReply:
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         return [await self.get(key) for key in keys]
 
+    async def sample(self, pattern: str, most: int) -> tuple[list[bytes], bool]:
+        raise NotImplementedError
+
+    async def count(self, keys: Sequence[bytes]) -> int:
+        raise NotImplementedError
+
     async def close(self) -> None:
         self._ours.close()
 

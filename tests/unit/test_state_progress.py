@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from mimn.state import (
     user_hash,
     witness,
 )
+from mimn.state.progress import PROGRESS_BYTES
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PROGRESS = Progress(
@@ -38,6 +40,7 @@ PROGRESS = Progress(
     gap_end=500,
     gaps=1,
     as_of_ms=1_320_000_000_000,
+    misrouted_to=900,
 )
 U64 = st.integers(0, 2**64 - 1)
 U32 = st.integers(0, 2**32 - 1)
@@ -59,13 +62,14 @@ I64 = st.integers(-1, 2**63 - 1)
         gap_end=I64,
         gaps=U32,
         as_of_ms=I64,
+        misrouted_to=I64,
     )
 )
 def test_decode_inverts_encode(progress: Progress) -> None:
     assert decode_progress(encode_progress(progress)) == progress
 
 
-@given(st.integers(0, 103), st.integers(1, 255))
+@given(st.integers(0, PROGRESS_BYTES - 1), st.integers(1, 255))
 def test_any_flipped_byte_is_noticed(at: int, flip: int) -> None:
     record = bytearray(encode_progress(PROGRESS))
     record[at] ^= flip
@@ -83,6 +87,14 @@ def test_stored_bytes_are_pinned() -> None:
     golden = (GOLDEN / "progress.bin").read_bytes()
     assert encode_progress(PROGRESS).hex() == golden.hex()
     assert decode_progress(golden) == PROGRESS
+
+
+def test_a_record_of_version_1_is_read_as_one_in_which_no_misrouted_record_was_accepted() -> None:
+    old = (GOLDEN / "progress_1.bin").read_bytes()
+    assert decode_progress(old) == replace(PROGRESS, misrouted_to=0)
+    for at in range(len(old)):
+        with pytest.raises(CorruptProgress):
+            decode_progress(old[:at] + bytes([old[at] ^ 1]) + old[at + 1 :])
 
 
 @pytest.mark.parametrize(("base", "gap_end", "expected"), [(0, 0, 0), (7, 0, 7), (0, 9, 9), (7, 9, 9), (9, 7, 9)])

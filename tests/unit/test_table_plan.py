@@ -122,7 +122,7 @@ def test_what_a_record_has_is_not_run_again(plan: Plan) -> None:
     first = next(cell for cell in cells(plan) if cell.key == "pooling")
     record = record_of(plan, first)
     assert record.name == first.config.name
-    one = {"config_sha256": first.fingerprint, "evaluation": {"50": {}, "200": {}}, "predictions_sha256": _NOTHING}
+    one = {"config_sha256": first.fingerprint, "evaluation": {"50": {}, "200": {}}, "ranks_sha256": _NOTHING}
     record.put(0, one, {})
     record.save(Path(plan.records))
     assert ("pooling", 0) not in {(cell.key, cell.fold) for cell in open_cells(plan)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def test_an_ended_run_goes_on_and_the_table_follows(
     with monkeypatch.context() as patch:
         patch.setattr(table, "train", is_ended)
         assert table.main(["--plan", str(plan)]) == 130
-    assert "goes on from here" in capsys.readouterr().err
+    assert "continues from here" in capsys.readouterr().err
 
     assert table.main(["--plan", str(plan), "--cpu-minutes", "0.0000001"]) == 0
     out = capsys.readouterr().out
@@ -73,11 +74,18 @@ def test_an_ended_run_goes_on_and_the_table_follows(
         assert pooling.folds[fold]["seed"] == fold
         assert pooling.folds[fold]["instances_sha256"] == floors.folds[fold]["instances_sha256"]
         rows = pooling.folds[fold]["evaluation"]["50"]["popularity"]["rows"]
-        assert rows == 2 * len(floors.of_fold(fold)["user_id"]) == len(pooling.of_fold(fold)["50"])
-    assert not set(floors.of_fold(0)["user_id"].tolist()) & set(floors.of_fold(3)["user_id"].tolist())
-    text = (plan.parent / "records" / "AUC.md").read_text()
+        assert rows == 2 * len(floors.of_fold(fold)["user"]) == len(pooling.of_fold(fold)["50"])
+        users = floors.of_fold(fold)["user"]
+        assert np.unique(users).tolist() == list(range(users.max() + 1)), "records number users, and hold no ids"
+    tested = [
+        set(run.load_data(cell.config.data).instances.of("test").user_id.tolist())
+        for cell in cells(read_plan(plan))
+        if cell.key == "pooling"
+    ]
+    assert not tested[0] & tested[1]
+    text = (plan.parent / "records" / "AUC-appendix.md").read_text()
     assert f"| {pooling.name} | 2 |" in text
-    assert "Not run" not in text.split("## Synthetic, latest 20 events")[1]
+    assert "Not run" not in text.split("## synthetic, latest 20 events")[1]
 
     def must_not_run(*arguments: Any, **named: Any) -> Any:
         raise AssertionError("a finished cell was run again")
@@ -197,3 +205,35 @@ def test_curves_are_written_as_csv_and_png(tmp_path: Path) -> None:
     curves.draw_shares(shares, tmp_path / "b.png")
     for name in ("a.png", "b.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_data_set_that_is_not_there_is_said_before_anything_is_trained(
+    plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second stage's folder is missing: the first stage must not have trained for minutes by then."""
+    configs = tmp_path / "configs"
+    configs.mkdir()
+    text = (plan.parent / "synthetic_pooling.toml").read_text()
+    (configs / "synthetic_pooling.toml").write_text(text)
+    missing = re.sub('folder = ".*"', f'folder = "{tmp_path}/absent"', text)
+    (configs / "elsewhere_pooling.toml").write_text(
+        missing.replace('dataset = "synthetic"', 'dataset = "online_retail"')
+    )
+    other = tmp_path / "plan.toml"
+    other.write_text(
+        f'configs = "{configs}"\nrecords = "{tmp_path}/records"\nruns = "{tmp_path}/runs"\n'
+        '[[stages]]\ndataset = "synthetic"\nrows = ["pooling"]\nfolds = [0]\n'
+        '[[stages]]\ndataset = "elsewhere"\nrows = ["pooling"]\nfolds = [0]\n'
+    )
+
+    def must_not_train(*arguments: Any, **named: Any) -> Any:
+        raise AssertionError("a row was trained before the data of all rows was read")
+
+    monkeypatch.setattr(table, "train", must_not_train)
+    assert table.main(["--plan", str(other)]) == 1
+    assert "absent" in capsys.readouterr().err
+
+
+def test_a_data_set_that_the_plan_does_not_name_is_rendered_by_its_key(complete: Path) -> None:
+    assert read_plan(complete).datasets == {}
+    assert "| synthetic |" in (complete.parent / "records" / "AUC.md").read_text()

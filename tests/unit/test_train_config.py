@@ -22,14 +22,14 @@ def test_a_committed_configuration_resolves_to_itself(path: Path) -> None:
     assert (again.data, again.windows, again.training) == (config.data, config.windows, config.training)
 
 
-def test_there_are_configurations_of_both_data_sets_with_and_without_memory() -> None:
+def test_there_are_configurations_of_all_data_sets_with_and_without_memory() -> None:
     found = {(read_config(path).data.dataset, read_config(path).architecture.variant) for path in CONFIGS}
-    for dataset in ("online_retail", "complete_journey"):
+    for dataset in ("online_retail", "complete_journey", "movielens_100k"):
         assert {(dataset, "paper"), (dataset, "pooling")} <= found
 
 
 def test_rows_of_one_table_differ_in_the_model_alone() -> None:
-    for dataset in ("online_retail", "complete_journey"):
+    for dataset in ("online_retail", "complete_journey", "movielens_100k"):
         configs = [read_config(path) for path in CONFIGS if path.stem.startswith(dataset)]
         assert len({config.name for config in configs}) == len(configs)
         for config in configs:
@@ -53,7 +53,32 @@ def test_rows_of_one_table_differ_in_the_model_alone() -> None:
         (MINIMAL + "[windows]\nwithout = ['2017-11-16']\n", r"length 2.*\$\.windows\.without"),
         (MINIMAL + "[model]\nslotz = 4\n", r"\[model\] unknown field slotz"),
         (MINIMAL + "[model]\nslots = 0\n", "slots must be at least 1"),
-        (MINIMAL.replace("synthetic", "syntetic"), r"syntetic.*\$\.data\.dataset"),
+        (
+            MINIMAL + "[model]\nvariant = 'dinn'\n",
+            "variant must be one of paper, official, pooling, dnn, din, .*, delta, not 'dinn'",
+        ),
+        (
+            MINIMAL.replace("synthetic", "syntetic"),
+            r"dataset: .*'syntetic'; the data sets are online_retail, .* - at `\$\.data`",
+        ),
+        (
+            MINIMAL + "negatives_exclude = 'histroy'\n",
+            r"'histroy' - at `\$\.data\.negatives_exclude`; it must be one of basket, history$",
+        ),
+        (
+            MINIMAL + "samplings = ['popularity', 'recnet']\n",
+            r"'recnet' - at `\$\.data\.samplings\[1\]`; it must be one of popularity, uniform, recent$",
+        ),
+        (MINIMAL + "samplings = ['recent']\n", r"samplings must be distinct and include 'popularity'.*\$\.data"),
+        (
+            MINIMAL + "[training]\nepochs = 'atuo'\n",
+            r"'atuo' - at `\$\.training\.epochs`; it must be one of a whole number, auto$",
+        ),
+        (
+            MINIMAL + "[model]\nvariant = 'pooling'\nmemory_induction = false\nutilization = false\n"
+            "context_features = ['hour']\n",
+            r"\[model\] context_features must be empty in a run, not \['hour'\]: data sets have no values for them yet",
+        ),
         (MINIMAL + "[colour]\n", "unknown field `colour`"),
         ('name = "x"\n', "missing required field `data`"),
         ("name = \n", "line 1"),
@@ -68,7 +93,13 @@ def test_rows_of_one_table_differ_in_the_model_alone() -> None:
         "a first day alone",
         "a misspelt model field",
         "a model value out of range",
+        "a misspelt variant",
         "an unknown data set",
+        "an unknown exclusion",
+        "an unknown sampling",
+        "samplings without popularity",
+        "epochs that are no number",
+        "context features",
         "an unknown table",
         "a missing table",
         "not TOML",

@@ -5,8 +5,9 @@ follows from the run folder. Under a minute.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -14,6 +15,10 @@ import pytest
 
 from mimn import evaluate, run, train
 from mimn.bundle import load_bundle
+from mimn.config import ConfigError
+from mimn.data import synthetic
+from mimn.data.events import DataError
+from mimn.data.split import PARTS, Part, parts_of
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.export import main as export_main
 from mimn.nn.checkpoint import load_model
@@ -35,8 +40,8 @@ def smoke_config(folder: Path) -> RunConfig:
     return msgspec.structs.replace(config, data=data, model=config.model | {"head_dropout": 0.1})
 
 
-def epochs(config: RunConfig, number: int) -> RunConfig:
-    return msgspec.structs.replace(config, training=msgspec.structs.replace(config.training, epochs=number))
+def epochs(config: RunConfig, number: int | Literal["auto"], **training: Any) -> RunConfig:
+    return msgspec.structs.replace(config, training=msgspec.structs.replace(config.training, epochs=number, **training))
 
 
 def without_times(record: dict[str, Any]) -> dict[str, Any]:
@@ -74,27 +79,112 @@ class Interrupted(Exception):
     """Stands for a killed process."""
 
 
-def test_a_resumed_run_ends_like_an_unbroken_one(
-    folder: Path, trained: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config, output, real = smoke_config(folder), folder / "resumed", train.run_epoch
+def train_until_killed(config: RunConfig, output: Path, patch: pytest.MonkeyPatch, *, after: int) -> None:
+    """Start a run that is killed in the epoch after `after` of them."""
+    real = train.run_epoch
 
-    def dies_in_epoch_three(*arguments: Any, **named: Any) -> Any:
-        if len(arguments[4].curve) == 2:
+    def dies(*arguments: Any, **named: Any) -> Any:
+        if len(arguments[4].curve) == after:
             raise Interrupted
         return real(*arguments, **named)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "run_epoch", dies_in_epoch_three)
+    with patch.context() as patched:
+        patched.setattr(train, "run_epoch", dies)
         with pytest.raises(Interrupted):
             train.train(config, output)
+
+
+def test_a_resumed_run_ends_like_an_unbroken_one(
+    folder: Path, trained: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, output = smoke_config(folder), folder / "resumed"
+    train_until_killed(config, output, monkeypatch, after=2)
     assert (output / run.CHECKPOINT).exists()
     assert not (output / run.METRICS).exists()
 
     resumed = train.train(config, output, resume=True)
     assert without_times(resumed) == without_times(trained)
     assert (output / run.MODEL).read_bytes() == (folder / "whole" / run.MODEL).read_bytes()
-    assert "resumed behind epoch 2" in (output / run.LOG).read_text()
+    assert "resumed after epoch 2" in (output / run.LOG).read_text()
+
+
+def test_a_schedule_chosen_by_validation_ends_when_patience_runs_out_and_resumes_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = epochs(smoke_config(folder), "auto", patience=2, learning_rate=5e-2, learning_rate_decay=0.5)
+    record = train.train(config, folder / "auto")
+    assert record["epochs"] == record["best_epoch"] + 2 < run.AUTO_EPOCHS
+    assert not [one for one in caplog.records if one.levelname == "WARNING"]
+    train_until_killed(config, folder / "auto again", monkeypatch, after=record["best_epoch"] + 1)
+    resumed = train.train(config, folder / "auto again", resume=True)
+    assert without_times(resumed) == without_times(record)
+
+
+@pytest.mark.parametrize(("schedule", "lowered"), [(20, [0, 1, 2, 3, 4]), ("auto", [0, 0, 0, 1, 1])])
+def test_a_schedule_chosen_by_validation_lowers_the_rate_only_after_epochs_that_were_not_the_best(
+    folder: Path, schedule: int | Literal["auto"], lowered: list[int]
+) -> None:
+    settings = epochs(smoke_config(folder), schedule, learning_rate=1.0, learning_rate_decay=0.5).training
+    aucs, rates = [0.5, 0.6, 0.6, 0.7], []
+    for number in range(len(aucs) + 1):
+        curve = [train.Epoch(loss=1.0, validation_auc=auc, targets=1, events=1, cpu_s=0.0) for auc in aucs[:number]]
+        progress = train.Progress(None, None, {}, curve)  # type: ignore[arg-type]  # neither is read
+        rates.append(progress.learning_rate(settings))
+    assert rates == [0.5**times for times in lowered]
+
+
+@pytest.mark.parametrize(("aucs", "warned"), [([0.5, 0.6], True), ([0.6, 0.5], False)])
+def test_training_warns_when_the_last_epoch_is_the_best(
+    folder: Path,
+    aucs: list[float],
+    warned: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    validated = iter(aucs)
+    monkeypatch.setattr(train, "validation_auc", lambda *_: next(validated))
+    output = folder / f"warned {warned}"
+    train.train(epochs(smoke_config(folder), 2), output)
+    said = f"{output}: the last of 2 epochs is the best on validation"
+    assert (f"warning: {said}" in capsys.readouterr().err) == warned
+    assert (said in (output / run.LOG).read_text()) == warned
+
+
+def test_a_model_with_context_features_is_refused_before_anything_is_written(folder: Path, tmp_path: Path) -> None:
+    config = smoke_config(folder)
+    config = msgspec.structs.replace(config, model=config.model | {"context_features": ["hour"]})
+    with pytest.raises(ConfigError, match=r"context_features must be empty in a run, not \['hour'\]"):
+        train.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_without_a_validation_user_is_refused_before_anything_is_written(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = synthetic.make(users=60)
+    few = events.select((parts_of(events.users) != PARTS.index("validation"))[events.user_index])
+    monkeypatch.setattr(run, "read_dataset", lambda *_: few)
+    config = smoke_config(tmp_path)
+    with pytest.raises(DataError, match=r"no validation user of synthetic has a target .* too few users"):
+        train.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_and_validation_use_the_first_sampling_and_evaluation_all(folder: Path) -> None:
+    config = epochs(smoke_config(folder), 1)
+    data = msgspec.structs.replace(
+        config.data,
+        instances=str(folder / "recent.npz"),
+        samplings=("recent", "popularity", "uniform"),
+    )
+    by_popularity = train.train(config, folder / "by popularity")
+    record = train.train(msgspec.structs.replace(config, data=data), folder / "by recent")
+    assert record["instances_sha256"] != by_popularity["instances_sha256"]
+    assert record["curve"][0]["loss"] != by_popularity["curve"][0]["loss"]
+    found = evaluate.evaluate(folder / "by recent", 50)
+    assert found["test"].keys() == found["floors"].keys() == {"recent", "popularity", "uniform"}
+    again = run.read_config(folder / "by recent" / run.CONFIG)
+    assert again.data == data
 
 
 def test_another_seed_is_another_run(folder: Path, trained: dict[str, Any]) -> None:
@@ -106,7 +196,7 @@ def test_another_seed_is_another_run(folder: Path, trained: dict[str, Any]) -> N
 def test_a_run_is_not_overwritten_nor_resumed_as_another(folder: Path, trained: dict[str, Any]) -> None:
     assert trained
     config = smoke_config(folder)
-    with pytest.raises(TrainingFailed, match="holds a run already"):
+    with pytest.raises(TrainingFailed, match="already holds a run"):
         train.train(config, folder / "whole")
     with pytest.raises(TrainingFailed, match="no run to resume"):
         train.train(config, folder / "absent", resume=True)
@@ -229,3 +319,18 @@ def test_the_command_names_a_wrong_field(tmp_path: Path, capsys: Any) -> None:
     assert train.main(["--config", str(tmp_path / "c.toml"), "--output", str(tmp_path / "run")]) == 1
     assert "unknown field `epoch`" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_too_few_users_are_a_message_and_not_a_traceback(
+    part: Part,
+    folder: Path,
+    trained: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = run.load_data(smoke_config(folder).data)
+    few = replace(data, instances=data.instances.select(data.instances.part != PARTS.index(part)))
+    monkeypatch.setattr(run, "load_data", lambda settings: few)
+    assert evaluate.main(["--run", str(folder / "whole")]) == 1
+    assert f"error: no {part} user of synthetic has a target with enough history" in capsys.readouterr().err

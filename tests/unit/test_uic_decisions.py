@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimn.state import NO_TOPIC_ID, Progress, encode_progress
+from mimn.state import NO_TOPIC_ID, Progress, encode_progress, witness
+from support.fakes import FakeRecord
+from uic.core.advance import CaughtUp, advance, as_of
 from uic.core.commit import ABSENT, Verdict, judge
 from uic.core.takeup import (
     Begin,
@@ -17,6 +19,7 @@ from uic.core.takeup import (
     CannotContinue,
     LogBounds,
     Mint,
+    accept_misrouted,
     continue_broken,
     new_lineage,
     take_up,
@@ -55,6 +58,7 @@ tried = record(next_offset=120, last_offset=119)
         (record(next_offset=90), Verdict.STORE_BEHIND),
         (record(next_offset=90, writer=1), Verdict.STORE_BEHIND),
         (record(as_of_ms=900), Verdict.STORE_BEHIND),
+        (record(as_of_ms=900, writer=1), Verdict.OWNERSHIP_LOST),  # an honest writer after one with a fast clock
         (record(era=1, next_offset=500), Verdict.STORE_BEHIND),
         (record(next_offset=120, last_offset=119, writer=1), Verdict.OWNERSHIP_LOST),
         (record(next_offset=110), Verdict.OWNERSHIP_LOST),
@@ -175,6 +179,15 @@ def test_where_continue_goes_on(log: LogBounds, at: int, gap: bool) -> None:
     assert isinstance(take_up(encode_progress(p), log, MINT), Begin), "what was accepted is not broken"
 
 
+def test_accepted_misrouted_records_are_those_in_the_log_now_and_the_witness_is_verified_as_ever() -> None:
+    begun = accept_misrouted(known, bounds(end=300), MINT)
+    accepted = replace(KNOWN, misrouted_to=300, writer=10)
+    assert begun == Begin("continued", accepted, True, 98, 77)
+    assert accept_misrouted(known, bounds(end=99), MINT) == Broken(BrokenReason.TRUNCATED)
+    another = continue_broken(encode_progress(accepted), bounds(end=400, topic_id=OTHER_ID), MINT)
+    assert another.progress.misrouted_to == 0, "the offset is of the old log"
+
+
 def test_continue_refuses_what_it_cannot_do() -> None:
     with pytest.raises(CannotContinue, match="10 to 20"):
         continue_broken(known, bounds(10, 20), MINT, 21)
@@ -203,3 +216,27 @@ def test_reading_begins_within_the_log_and_never_below_progress(
         assert decision.read_from <= decision.progress.next_offset
     rebuilt = new_lineage(log, MINT)
     assert rebuilt.read_from == log.start
+
+
+LAST = FakeRecord(119, b"ann", b"value", 5)
+
+
+def test_a_batch_moves_progress_behind_its_last_record() -> None:
+    after = advance(KNOWN, writer=10, last=LAST, position=None, caught_up=CaughtUp(121, 2000))
+    said = {"next_offset": 120, "last_offset": 119, "witness": witness(b"ann", b"value", 5), "writer": 10}
+    assert after == replace(KNOWN, **said)  # type: ignore[arg-type]  # each by its own type
+    past_markers = advance(KNOWN, writer=10, last=LAST, position=121, caught_up=CaughtUp(121, 2000))
+    assert past_markers == replace(after, next_offset=121, as_of_ms=2000)
+
+
+def test_an_idle_partition_changes_nothing_but_its_time_and_its_place_behind_markers() -> None:
+    behind_a_fast_clock = advance(KNOWN, writer=10, last=None, position=None, caught_up=CaughtUp(100, 700))
+    assert behind_a_fast_clock.as_of_ms == 700
+    assert advance(KNOWN, writer=10, last=None, position=102, caught_up=CaughtUp(102, 2000)) == replace(
+        KNOWN, next_offset=102, writer=10, as_of_ms=2000
+    )
+
+
+@pytest.mark.parametrize(("ahead_ms", "expected"), [(3_600_000, 6_400_000), (0, 10_000_000), (-3_600_000, 10_000_000)])
+def test_a_question_was_asked_at_the_time_of_the_slower_clock(ahead_ms: int, expected: int) -> None:
+    assert as_of(10_000_000, ahead_ms) == expected

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import tracemalloc
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -33,15 +34,17 @@ from uic.core.commit import Answer, Commit, Verdict
 from uic.core.event import Reason
 from uic.core.fold import Part, Round
 from uic.core.letters import KEY_BYTES, NULL, OFFSET, PARTITION, REASON, VALUE_BYTES, VALUE_SHA256, Letter, to_wire
-from uic.core.ordering import LARGE, Bounds, Cut, OutOfOrder, Taken, decode, take
+from uic.core.ordering import LARGE, Batch, Bounds, Front, OutOfOrder, decode, take
 from uic.core.routing import MisroutedWindow
 from uic.core.status import Phase
-from uic.fold.updater import WAVES_BESIDE
+from uic.errors import InvalidField
+from uic.fold.decoding import SHORT_WAVES
+from uic.fold.session import Resolution
 
 USERS = users_of(0, 1, 30)
 
 
-def taken_of(records: Sequence[FakeRecord], **changes: object) -> Taken:
+def front_of(records: Sequence[FakeRecord], **changes: object) -> Front:
     arguments: dict[str, object] = {
         "floor": 0,
         "partition": 0,
@@ -53,8 +56,8 @@ def taken_of(records: Sequence[FakeRecord], **changes: object) -> Taken:
     return take(records, **{**arguments, **changes})  # type: ignore[arg-type]  # each by its own type
 
 
-def cut_of(records: Sequence[FakeRecord], **changes: object) -> Cut:
-    return decode([taken_of(records, **changes)])[0]
+def batch_of(records: Sequence[FakeRecord], **changes: object) -> Batch:
+    return decode([front_of(records, **changes)])[0]
 
 
 def records_of(users: Sequence[str]) -> list[FakeRecord]:
@@ -63,10 +66,10 @@ def records_of(users: Sequence[str]) -> list[FakeRecord]:
 
 def test_a_batch_ends_before_the_user_or_the_wave_that_would_be_too_many() -> None:
     a, b, c = USERS[:3]
-    assert len(cut_of(records_of([a, b, a, c, a]), bounds=Bounds(2, 64, 100)).records) == 3
-    assert len(cut_of(records_of([a, b, a, c, a]), bounds=Bounds(9, 2, 100)).records) == 4
-    assert len(cut_of(records_of([a, b, a, c, a]), bounds=Bounds(9, 9, 2)).records) == 2
-    assert len(cut_of(records_of([a, a]), bounds=Bounds(1, 1, 1)).records) == 1
+    assert len(batch_of(records_of([a, b, a, c, a]), bounds=Bounds(2, 64, 100)).records) == 3
+    assert len(batch_of(records_of([a, b, a, c, a]), bounds=Bounds(9, 2, 100)).records) == 4
+    assert len(batch_of(records_of([a, b, a, c, a]), bounds=Bounds(9, 9, 2)).records) == 2
+    assert len(batch_of(records_of([a, a]), bounds=Bounds(1, 1, 1)).records) == 1
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=80), st.integers(1, 5), st.integers(1, 5))
@@ -74,7 +77,7 @@ def test_cuts_keep_within_their_bounds_and_lose_nothing(order: list[int], max_st
     pending = records_of([USERS[i] for i in order])
     taken: list[int] = []
     while pending:
-        batch = cut_of(pending, bounds=Bounds(max_states, max_waves, 1000))
+        batch = batch_of(pending, bounds=Bounds(max_states, max_waves, 1000))
         assert batch.records == pending[: len(batch.records)]
         assert 0 < len(batch.users) <= max_states
         assert max(np.bincount(batch.user_of)) <= max_waves
@@ -88,7 +91,7 @@ def test_offsets_that_do_not_rise_or_begin_below_progress_are_refused(offsets: l
     user = USERS[0]
     records = [FakeRecord(o, user.encode(), event_value(user), fakes.WALL_MS) for o in offsets]
     with pytest.raises(OutOfOrder):
-        cut_of(records, floor=6 if offsets == [5] else 0)
+        batch_of(records, floor=6 if offsets == [5] else 0)
 
 
 def test_each_malformed_record_is_rejected_with_its_reason_and_its_neighbors_are_not() -> None:
@@ -111,9 +114,9 @@ def test_each_malformed_record_is_rejected_with_its_reason_and_its_neighbors_are
     for key, value, _ in bad:
         records.append(FakeRecord(len(records), good.encode(), event_value(good), fakes.WALL_MS))
         records.append(FakeRecord(len(records), key, value, fakes.WALL_MS))
-    batch = cut_of(records, partitions=4)
+    batch = batch_of(records, partitions=4)
     assert batch.rejected == [(2 * i + 1, reason) for i, (_, _, reason) in enumerate(bad)]
-    assert batch.misrouted == 2
+    assert batch.misrouted_from(0) == 2
     assert batch.users == [good]
     assert len(batch.items) == len(bad)
 
@@ -122,14 +125,14 @@ def test_a_replay_leaves_out_the_events_of_users_erased_later_and_still_erases()
     a, b = USERS[:2]
     records = records_of([a, b, a, a, a])
     records[3] = records[3]._replace(value=None)
-    batch = cut_of(records, erased={a.encode(): 3})
+    batch = batch_of(records, erased={a.encode(): 3})
     assert [batch.records[i].offset for i in batch.record_of] == [1, 3, 4]
     assert batch.erased_later == 2
 
 
 def test_a_batch_of_refused_records_alone_is_cut_in_a_replay_too() -> None:
     refused = [FakeRecord(0, None, b"x", fakes.WALL_MS), FakeRecord(1, b"a" * 129, b"x", fakes.WALL_MS)]
-    batch = cut_of(refused, erased={b"somebody": 7})
+    batch = batch_of(refused, erased={b"somebody": 7})
     assert [reason for _, reason in batch.rejected] == [Reason.MISSING_KEY, Reason.BAD_KEY]
     assert (len(batch.items), batch.erased_later) == (0, 0)
 
@@ -157,16 +160,16 @@ def test_partitions_cut_and_folded_together_come_out_as_each_does_alone(
             value = {"erasure": None, "garbage": b"\xff"}.get(kind, event_value(name, item))
             records.append(FakeRecord(offset, None if kind == "no key" else name.encode(), value, fakes.WALL_MS))
         erased = {users[0].encode(): len(touches) // 2} if replay_ else {}
-        taken.append(taken_of(records, partition=p, partitions=count, erased=erased))
+        taken.append(front_of(records, partition=p, partitions=count, erased=erased))
 
     together = decode(taken)
     alone = [decode([one])[0] for one in taken]
     for ours, theirs in zip(together, alone, strict=True):
-        for field in fields(Cut):
-            both = [getattr(cut, field.name) for cut in (ours, theirs)]
+        for field in fields(Batch):
+            both = [getattr(batch, field.name) for batch in (ours, theirs)]
             assert both[0].tolist() == both[1].tolist() if isinstance(both[0], np.ndarray) else both[0] == both[1]
 
-    def parts_of(cuts: list[Cut]) -> list[Part]:
+    def parts_of(cuts: list[Batch]) -> list[Part]:
         return [
             Part(
                 batch,
@@ -386,11 +389,58 @@ def test_too_many_misrouted_records_stop_consumption_before_they_become_dead_let
     assert worker.dead_letters.arrived == []
     assert not worker.updater.status.serving
     assert worker.updater.status.reasons[0].startswith("misrouted")
-    assert worker.log.reading == {}
+    assert worker.phase(0) is Phase.BROKEN
+    assert 0 not in worker.log.reading
     accepting = Worker(topic, store, chunk=500, misrouted_share=1.0, seed=1)
     accepting.log.assign(0, 1)
     accepting.catch_up()
     assert len(accepting.dead_letters.arrived) == 150
+
+
+def test_an_operator_accepts_misrouted_records_and_no_restart_or_new_owner_stops_at_them_again() -> None:
+    topic, store, letters = FakeTopic(2), FakeStore(), FakeDeadLetters()
+    here, elsewhere = users_of(0, 2, 1)[0], users_of(1, 2, 1)[0]
+    worker = Worker(topic, store, dead_letters=letters, chunk=40)
+    worker.log.assign(0, 1)
+    topic.event(here)
+    worker.catch_up()
+    for _ in range(300):
+        topic.append(0, elsewhere.encode(), event_value(elsewhere))
+    topic.event(here)
+    worker.until(lambda: worker.phase(0) is Phase.BROKEN)
+    assert worker.partition(0).reason.startswith("misrouted: ")
+    topic.event(elsewhere)
+    worker.until(lambda: stored_state(store, elsewhere, 2) is not None)  # the other partition goes on
+
+    for action, offset in (("rebuild", None), ("continue", 7)):
+        refused = resolve(worker, 0, action, offset)
+        with pytest.raises(InvalidField, match="continue without an offset"):
+            refused.outcome.result(0)
+    resolve(worker, 0, "continue").outcome.result(0)
+    worker.until(lambda: letters.arrived)
+    heir = Worker(topic, store, dead_letters=letters, chunk=40, seed=1)
+    worker.log.revoke(0, 1)
+    heir.log.assign(0, 1)
+    heir.catch_up()
+    assert {letter.offset for letter in letters.arrived} >= set(range(2, 301)), "every one is a dead letter"
+    assert heir.updater.status.serving
+    state = stored_state(store, here, 2)
+    assert state is not None
+    assert state.header.event_count == 2
+
+    for _ in range(101):
+        topic.append(0, elsewhere.encode(), event_value(elsewhere))
+    heir.until(lambda: heir.phase(0) is Phase.BROKEN)  # what came later was not accepted
+
+
+def resolve(worker: Worker, partition: int, action: str, from_offset: int | None = None) -> Resolution:
+    """What an operator's call does, without its thread."""
+    assert action in ("continue", "rebuild")
+    outcome: Future[Progress] = Future()
+    resolution = Resolution(partition, "continue" if action == "continue" else "rebuild", from_offset, outcome)
+    worker.updater._resolutions.append(resolution)
+    worker.until(outcome.done)
+    return resolution
 
 
 def test_another_partition_count_stops_consumption() -> None:
@@ -433,7 +483,7 @@ def test_a_backlog_in_one_partition_does_not_keep_the_others_waiting() -> None:
     assert all(stored_state(store, user, 4) is not None for user in calm)
 
 
-@pytest.mark.parametrize(("flooded", "longest"), [((0,), WAVES_BESIDE), ((0, 1), 256)])
+@pytest.mark.parametrize(("flooded", "longest"), [((0,), SHORT_WAVES), ((0, 1), 256)])
 def test_a_user_who_floods_is_folded_in_short_batches_as_long_as_others_are_caught_up(
     flooded: tuple[int, ...], longest: int
 ) -> None:
@@ -487,12 +537,12 @@ class WitnessedStore(FakeStore):
 def test_states_are_cached_within_bounds_and_read_again_after_they_had_to_go() -> None:
     topic, store = FakeTopic(), FakeStore()
     worker = Worker(topic, store, chunk=1000)
-    worker.updater._cache = StateCache(8, len(fakes.INITIAL))
+    worker.updater._sessions.cache = StateCache(8, len(fakes.INITIAL))
     worker.log.assign(0)
     for user in (*USERS[:20], *USERS[:20]):
         topic.event(user)
         worker.catch_up()
-    assert len(worker.updater._cache) == 8
+    assert len(worker.updater._sessions.cache) == 8
     assert store.reads == 40
     for user in USERS[15:20] * 3:
         topic.event(user)
@@ -649,7 +699,7 @@ def test_counters_folded_in_waves_are_those_of_single_events_and_a_poisoned_even
         FakeRecord(i, USERS[user].encode(), event_value(USERS[user], items[i], item, times[i]), times[i])
         for i, (user, item, _) in enumerate(touches)
     ]
-    batch, cache = cut_of(records), StateCache(1, len(initial))
+    batch, cache = batch_of(records), StateCache(1, len(initial))
     part = Part(
         batch,
         Progress(partitions=1, next_offset=0, lineage=1, writer=1, base=0, as_of_ms=0),

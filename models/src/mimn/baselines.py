@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from mimn.config import ConfigError, MimnConfig, SharedConfig, at_least_one, one_of, state_layout
+from mimn.config import ConfigError, MimnConfig, SharedConfig, Variant, at_least_one, one_of, state_layout
 from mimn.state.layout import Block, StateLayout
 
 BaselineVariant = Literal["dnn", "din", "gru4rec", "arnn", "rum", "dien", "sim", "hashed", "delta"]
@@ -79,8 +79,12 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
     Raises:
         ConfigError: an unknown field, a value of the wrong type, or one that cannot be used.
     """
-    if values.get("variant") in get_args(BaselineVariant):
+    variant = values.get("variant", MimnConfig.variant)
+    if variant in get_args(BaselineVariant):
         return BaselineConfig.from_mapping(values)
+    if variant not in get_args(Variant):
+        known = ", ".join((*get_args(Variant), *get_args(BaselineVariant)))
+        raise ConfigError(f"variant must be one of {known}, not {variant!r}")
     return MimnConfig.from_mapping(values)
 
 

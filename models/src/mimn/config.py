@@ -1,7 +1,7 @@
 """The model's hyper-parameters: one frozen value, written into every run folder and every bundle.
 
-Training, export and the parity tests read it; the services never do (they read the bundle's layout and graphs).
-Switches are named in the paper's vocabulary; the published code's choices are one preset, `official`.
+Training, export and the parity tests read it. The services do not: they read the bundle's layout and graphs. Switches
+have the paper's names; the choices of the published code are one preset, `official`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class SharedConfig:
-    """What all models have: embeddings, an auxiliary loss where there are steps, a sketch, and the head's MLP."""
+    """What all models share: embeddings, the auxiliary loss of models with steps, a sketch, and the head's MLP."""
 
     embedding_dim: int = 16
     """E: width of one id's embedding."""
@@ -51,21 +51,21 @@ class SharedConfig:
     """Predict the next event from each step's output (DIEN's auxiliary loss)."""
     auxiliary_weight: float = 1.0
     history_product: bool = False
-    """The head also reads the candidate times the mean event vector, element by element: how alike the two are. Not in
-    the paper; free in the state, which holds the sum anyway."""
+    """The head also reads the elementwise product of the candidate and the mean event vector, a measure of how similar
+    they are. Not in the paper. It makes the state no larger, since the state holds the mean anyway."""
     sketch_category_cells: int = 0
-    """Counters of categories (`mimn.state.sketch`), which the head reads for the candidate; 0 = none."""
+    """Counters of categories (`mimn.state.sketch`); the head reads the candidate's. 0 = no counters."""
     sketch_item_cells: int = 0
-    """Counters in each of the two hashed rows of items; 0 = none."""
+    """Counters in each of the two hashed rows of items; 0 = no counters."""
     sketch_half_lives: tuple[int, ...] = (0, 30)
-    """Days after which an event counts half, once for each set of counters; 0 = never. Read only with a sketch."""
+    """Days after which an event counts half, one value per set of counters; 0 = never. Used only with a sketch."""
     head: HeadName = "paper"
     """What stands above the state's read-outs: `paper` is the model's own, the others are field heads
     (`mimn.nn.heads`), which take any state."""
     head_units: tuple[int, int] = (200, 80)
     """Hidden widths of the MLP, and of a field head's deep part."""
     head_norm: HeadNorm = "none"
-    """Batch normalization of the MLP's input. The published heads have their own affine there, whatever this says."""
+    """Batch normalization of the MLP's input. The published heads always have their own affine layer there."""
     head_dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -104,7 +104,7 @@ class SharedConfig:
 
     @property
     def sketch(self) -> Sketch | None:
-        """The counters in a user's state, None without any."""
+        """The counters in a user's state, None if there are no counters."""
         sketch = Sketch(self.sketch_category_cells, self.sketch_item_cells, self.sketch_half_lives)
         return sketch if sketch.cells else None
 
@@ -124,7 +124,7 @@ def two_widths(config: Any, field: str) -> None:
 
 
 def one_of(config: Any, field: str, values: Any) -> None:
-    """Raises ConfigError if a field of `config` is none of the values of a Literal."""
+    """Raises ConfigError if a field of `config` is not one of the values of a Literal."""
     if getattr(config, field) not in get_args(values):
         raise ConfigError(f"{field} must be one of {', '.join(get_args(values))}, not {getattr(config, field)!r}")
 
@@ -133,10 +133,10 @@ def one_of(config: Any, field: str, values: Any) -> None:
 class MimnConfig(SharedConfig):
     """Sizes and switches of MIMN.
 
-    `paper` is the paper's equations, completed where they are silent; `official` is the authors' published code, bug
-    for bug; `pooling` is the baseline without memory (the mean of the event vectors) behind the same interface. The
-    event vector is item embedding ++ category embedding, so the width D is twice the embedding size E, and D is also
-    the width of a memory slot and of an interest channel.
+    `paper` is the paper's equations, with our choices where the paper says nothing; `official` is the authors'
+    published code, including its bugs; `pooling` is the baseline without memory (the mean of the event vectors) behind
+    the same interface. The event vector is item embedding ++ category embedding, so its width D is twice the embedding
+    size E. D is also the width of a memory slot and of an interest channel.
     """
 
     variant: Variant = "paper"
@@ -145,24 +145,25 @@ class MimnConfig(SharedConfig):
     slots: int = 4
     """m: memory slots, and interest channels when `memory_induction` is on."""
     memory_induction: bool = True
-    """MIU: one interest channel a slot (paper, eq. 9)."""
+    """MIU: one interest channel per slot (paper, eq. 9)."""
     utilization: bool = True
-    """MUR: re-balance the write weights by past utilization, and regularize it (paper, eq. 6 to 8)."""
+    """MUR: re-balance the write weights by past utilization, and regularize utilization (paper, eq. 6 to 8)."""
     rebalance: Rebalance = "transfer"
     """How MUR re-balances: `transfer` = the paper's weight transfer matrix, `shift` = the published code's shift and
-    sharpen. Read only with `utilization`."""
+    sharpen. Used only with `utilization`."""
     bounded_writes: bool = False
-    """Add only as much as is erased: M_i + w_i e (a - M_i), so that a slot stays within [-1, 1] at any length. The
-    paper's rule (False) adds freely; where training closes the erase gate, a slot grows with the history."""
+    """Add only as much as is erased: M_i + w_i e (a - M_i), so a slot stays within [-1, 1] at any length. The paper's
+    rule (False) adds without a bound: if training closes the erase gate, a slot grows with the history."""
     utilization_weight: float = 1e-5
-    """lambda of the utilization loss. The loss is a sum of squares of write weights summed over a history, so it grows
-    with the square of the history's length: 1e-5 makes all writes of 200 events in one of four slots cost 0.3. In the
-    published code's form (`official`, where it is 1e-3) it is further divided by m^2 and the batch."""
+    """lambda of the utilization loss. The loss sums squares of write weights that are summed over a history, so it
+    grows with the square of the history's length: with 1e-5, 200 events all written to one of four slots cost 0.3. The
+    form in the published code (`official`, with 1e-3) is also divided by m^2 and the batch size."""
     padding: Padding = "hold"
-    """What a masked event does: `hold` keeps the whole state (the only rule under which a batch equals incremental
-    folding); the published code has `reset` (most of the state returns to its start) and `run` (a zero event)."""
+    """What a masked event does. `hold` keeps the whole state; only then does a batch equal incremental folding. The
+    published code has `reset` (most of the state returns to its initial value) and `run` (a zero event)."""
     context_features: tuple[str, ...] = ()
-    """Names of numeric request features that the head reads beside the candidate and the state."""
+    """Names of numeric request features that the head reads in addition to the candidate and the state. A bundle may
+    have them, but data sets have no values for them yet, so training refuses them (`mimn.run`)."""
     attention_units: tuple[int, int] = (80, 40)
     """Hidden widths of the channel attention."""
 
@@ -205,7 +206,7 @@ class MimnConfig(SharedConfig):
 
     @classmethod
     def official(cls, **changes: Any) -> Self:
-        """The published code's choices, with `changes`: both flags off, padding run through the cell (Amazon Books)."""
+        """The published code's choices, with `changes`: both flags off, padding runs the cell (Amazon Books)."""
         defaults: dict[str, Any] = {
             "variant": "official",
             "memory_induction": False,
@@ -237,7 +238,7 @@ def typed_fields(config: type[Any], values: Mapping[str, Any]) -> dict[str, Any]
     """`values` as arguments of the dataclass `config`, whose fields all have defaults.
 
     Raises:
-        ConfigError: an unknown field, or a value of another type than the field's default.
+        ConfigError: an unknown field, or a value that does not have the type of the field's default.
     """
     known = {field.name: field for field in fields(config)}
     if unknown := sorted(set(values) - set(known)):
@@ -259,7 +260,7 @@ def _typed(name: str, value: Any, default: Any) -> Any:
 
 
 def state_layout(config: MimnConfig, dtype: BlockType = "float32") -> StateLayout:
-    """The blocks of a user's state in `config`: those of the cell, between the two of the sketch if there is one.
+    """The blocks of a user's state in `config`: the cell's blocks, between the two of the sketch if there is one.
 
     Raises:
         LayoutError: as `cell_layout`.
@@ -271,9 +272,9 @@ def state_layout(config: MimnConfig, dtype: BlockType = "float32") -> StateLayou
 def cell_layout(config: MimnConfig, dtype: BlockType = "float32") -> StateLayout:
     """The blocks of a state that the step graph reads and writes.
 
-    `dtype` is how the recurrent part (controller, read vector, memory, channels: all in or near [-1, 1]) is stored; the
-    means are always float32: the 1,000th event moves a mean by a thousandth, which float16 would round away. Means and
-    not sums, so that no number grows with the history and the last place of a value means the same at any length.
+    `dtype` is how the recurrent part (controller, read vector, memory, channels: all in or near [-1, 1]) is stored. The
+    means are always float32: the 1,000th event moves a mean by a thousandth, which float16 would round away. They are
+    means and not sums, so no number grows with the history and precision is the same at any length.
 
     Raises:
         LayoutError: float16 with an odd number of recurrent values (an odd `controller_units`).
@@ -285,8 +286,8 @@ def cell_layout(config: MimnConfig, dtype: BlockType = "float32") -> StateLayout
     if config.memory_induction:
         blocks.append(Block("channels", (m, D), dtype))
     if config.variant == "official":
-        # What the published code carries from step to step besides: the step's output, the channel that was updated
-        # last (all others zero), and the add vectors by slot.
+        # What the published code also carries from step to step: the step's output, the channel that was updated last
+        # (all others are zero), and the add vectors by slot.
         blocks.append(Block("output", (H,)))
         if config.memory_induction:
             blocks.append(Block("last_channel", (m, D)))

@@ -1,9 +1,9 @@
-"""Evaluate a trained run on the test users: figures into the run's `metrics.json`, predictions beside it.
+"""Evaluate a trained run on the test users: figures go into the run's `metrics.json`, predictions next to it.
 
     python -m mimn.evaluate --run runs/x [--length 200]
 
-Everything is chosen on validation users before; this opens the test users. The floors are computed on the same rows,
-so that a model is never quoted without what counting gives.
+Everything was chosen on validation users before; this is the first reading of the test users. The floors are computed
+on the same rows, so that a model's figures always stand next to those of counting.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from mimn import run
 from mimn.config import ConfigError
 from mimn.data.events import DataError
-from mimn.data.instances import SAMPLINGS
 from mimn.data.split import Part
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.nn.checkpoint import CheckpointError, load_model
@@ -41,10 +40,11 @@ class EvaluationFailed(Exception):
 def evaluate(folder: Path, length: int, *, parts: tuple[Part, ...] = EVALUATED, floors: bool = True) -> dict[str, Any]:
     """The figures of the run in `folder` at the latest `length` events; also written into its `metrics.json`.
 
-    `floors` are the same for all models of a split; a caller that has them already leaves them out.
+    `floors` are the same for all models of a split; a caller that already has them leaves them out.
 
     Raises:
-        EvaluationFailed: the folder holds no finished run, or the data is not what it was trained on.
+        EvaluationFailed: the folder holds no finished run, the data is not what it was trained on, or a part of it has
+            no instances.
         ConfigError, DataError, CheckpointError: a file of the run or of the data set cannot be used.
     """
     torch.set_num_threads(1)
@@ -56,6 +56,13 @@ def evaluate(folder: Path, length: int, *, parts: tuple[Part, ...] = EVALUATED, 
         raise EvaluationFailed(f"{folder} holds no finished run ({error}): train it first") from error
     config = run.read_config(folder / run.CONFIG)
     data = run.load_data(config.data)
+    needed: list[Part] = [*parts, *(["train", "test"] if floors else [])]  # type: ignore[list-item]  # literals of Part
+    for part in needed:
+        if not len(data.instances.of(part)):
+            raise EvaluationFailed(
+                f"no {part} user of {config.data.dataset} has a target with enough history, so no figure can be "
+                "computed: the data set has too few users"
+            )
     for name, value in (("data_sha256", data.events.sha256), ("instances_sha256", data.instances.sha256)):
         if record.get(name) != value:
             raise EvaluationFailed(f"{folder}: {name} is not that of the data now: train again on this data")
@@ -66,12 +73,13 @@ def evaluate(folder: Path, length: int, *, parts: tuple[Part, ...] = EVALUATED, 
     stored: dict[str, NDArray[np.float32]] = {}
     for part in parts:
         instances = data.instances.of(part)
-        predictions = predict(model, ids, data.events, instances, samplings=dict.fromkeys(SAMPLINGS, 1), length=length)
+        samplings = instances.samplings
+        predictions = predict(model, ids, data.events, instances, samplings=dict.fromkeys(samplings, 1), length=length)
         result[part] = {
             sampling: figures(instances, instances.candidates(sampling), predictions[sampling])
-            for sampling in SAMPLINGS
+            for sampling in samplings
         }
-        stored |= {f"{part}_{sampling}": predictions[sampling] for sampling in SAMPLINGS}
+        stored |= {f"{part}_{sampling}": predictions[sampling] for sampling in samplings}
     if floors:
         result["floors"], floor_scores = floor_figures(data, length)
         stored |= {f"test_popularity_{name}": scores for name, scores in floor_scores.items()}
@@ -89,7 +97,7 @@ def floor_figures(
     test = data.instances.of("test")
     by_sampling: dict[str, dict[str, dict[str, Any]]] = {}
     scores = {}
-    for sampling in SAMPLINGS:
+    for sampling in test.samplings:
         predicted = floor_predictions(
             data.events, data.vocabulary, data.instances.of("train"), test, sampling=sampling, length=length
         )
@@ -121,7 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Evaluate; see the module's text."""
     parser = argparse.ArgumentParser(prog="python -m mimn.evaluate", description="Evaluate a trained run.")
     parser.add_argument("--run", type=Path, required=True, help="run folder that mimn.train wrote")
-    parser.add_argument("--length", type=int, default=200, help="read the latest so many events (default 200)")
+    parser.add_argument("--length", type=int, default=200, help="number of latest events to read (default 200)")
     options = parser.parse_args(arguments)
     try:
         result = evaluate(options.run, options.length)

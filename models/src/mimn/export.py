@@ -412,7 +412,7 @@ def export_again(old: Path, weights: Path, output: Path, *, name: str, version: 
 
 
 def untrained_model(config: ModelConfig, items: int, categories: int, seed: int) -> ClickModel:
-    """A model of `config` as it is before training, with so many items and categories."""
+    """A model of `config` as it is before training, with the given numbers of items and categories."""
     torch.manual_seed(seed)
     return untrained(config, items + 1, categories + 1)
 
@@ -450,7 +450,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mimn.export", description="Write a model as a bundle for serving.")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--run", type=Path, help="folder of a training run")
-    source.add_argument("--again", type=Path, metavar="BUNDLE", help="a bundle whose model is exported anew")
+    source.add_argument("--again", type=Path, metavar="BUNDLE", help="a bundle whose model is exported again")
     source.add_argument("--untrained", action="store_true", help="a model with random weights")
     parser.add_argument("--output", type=Path, required=True, help="folder of all bundles")
     parser.add_argument("--name", required=True, help="name of the bundle")

@@ -1,27 +1,30 @@
 """A run: its configuration, strictly read from TOML, and the data set that the configuration names.
 
-Training, evaluation and export share this module; a run folder holds the resolved configuration, so that everything
-else about the run can be found from the folder alone.
+Training, evaluation and export share this module. A run folder holds the resolved configuration, so the folder alone
+says everything about the run.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 import numpy as np
+import tomli_w
 from numpy.typing import NDArray
 
 from mimn.baselines import ModelConfig, model_config
 from mimn.config import ConfigError
-from mimn.data import complete_journey, online_retail, synthetic
-from mimn.data.events import Events
-from mimn.data.instances import Instances, stored_instances
+from mimn.data.datasets import check_name, read_dataset
+from mimn.data.events import DataError, Events
+from mimn.data.instances import DEFAULT_RULE, Instances, stored_instances
+from mimn.data.negatives import Exclusion, NegativeRule, Sampling
 from mimn.data.split import FOLDS, PARTS, parts_of
 from mimn.data.vocabulary import Vocabulary, build_vocabulary
 from mimn.data.windows import WindowPlan
@@ -35,26 +38,44 @@ CONFIG, METRICS, MODEL, CHECKPOINT, LOG, CURVES = (
     "curves.png",
 )
 PREDICTIONS = "predictions-{length}.npz"
+AUTO_EPOCHS = 500
+"""The most epochs of a training run whose end validation chooses."""
 
 
 class DataSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Table `[data]`."""
 
-    dataset: Literal["online_retail", "complete_journey", "synthetic"]
+    dataset: str
+    """One of `mimn.data.datasets.READERS`."""
     folder: str
-    """Where the data set's files are, relative to the working directory; the instances file is kept beside them, or
-    under `instances`."""
+    """Folder of the data set's files, relative to the working directory."""
     instances: str
-    """The instances file that all models and seeds share; made when it does not exist. A fold's has its number at the
-    end of its name."""
+    """The instances file, which all models and seeds share; it is made if it does not exist. The file of a fold has the
+    fold's number at the end of its name."""
     min_users: int = 5
     """Frequency cut: items that fewer train users touched share the unknown row."""
     fold: int | None = None
-    """Which fifth of the users is tested (`mimn.data.split`); none: the split into eight, one and one tenths."""
+    """Which fifth of the users is tested (`mimn.data.split`); without it, the split into eight, one and one tenths."""
+    samplings: tuple[Sampling, ...] = DEFAULT_RULE.samplings
+    """How negatives are drawn (`mimn.data.negatives`): `popularity`, `uniform`, `recent`. The first is what training
+    draws and what chooses the epoch; all are evaluated."""
+    negatives_exclude: Exclusion = DEFAULT_RULE.exclude
+    """What a negative must not be: an item of the target's `basket`, or also one of the user's `history`, which is
+    right where no user has an item twice."""
 
     def __post_init__(self) -> None:
+        try:
+            check_name(self.dataset)
+        except DataError as error:
+            raise ValueError(f"dataset: {error}") from error
         if self.fold is not None and not 0 <= self.fold < FOLDS:
             raise ValueError(f"fold must be 0 to {FOLDS - 1}, not {self.fold}")
+        _ = self.negatives
+
+    @property
+    def negatives(self) -> NegativeRule:
+        """How negatives are drawn."""
+        return NegativeRule(self.samplings, self.negatives_exclude)
 
     @property
     def instances_path(self) -> Path:
@@ -67,14 +88,16 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Table `[training]`."""
 
     seed: int = 0
-    epochs: int = 20
-    """At most."""
+    epochs: int | Literal["auto"] = 20
+    """The most epochs. `auto` lets validation choose the schedule: it trains until `patience` runs out (at most
+    `AUTO_EPOCHS`) and lowers the learning rate only after epochs that were not the best so far."""
     patience: int = 5
-    """Epochs without a better validation AUC after which training stops."""
+    """Training stops after this many epochs in a row without a better validation AUC."""
     windows_per_batch: int = 32
     learning_rate: float = 3e-3
     learning_rate_decay: float = 1.0
-    """The learning rate is multiplied by this after every epoch."""
+    """The learning rate is multiplied by this after every epoch; with `epochs = "auto"`, after every epoch that was not
+    the best so far."""
     embedding_l2: float = 1e-5
     """Weight decay of the embedding tables, inside Adam."""
     gradient_clip: float = 5.0
@@ -82,18 +105,23 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     validation_length: int = 200
     """Events of history that validation reads."""
     compile: bool = False
-    """Compile what is computed once an event: MIMN in some seconds and ten times as fast, the others' steps in minutes.
-    Without a C++ compiler nothing is compiled."""
+    """Compile the step that runs once per event. MIMN compiles in seconds and then trains ten times as fast; the steps
+    of other models take minutes to compile. Without a C++ compiler nothing is compiled."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "patience", "windows_per_batch", "validation_length"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) != "auto" and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("learning_rate", "learning_rate_decay", "gradient_clip"):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
         if self.seed < 0 or not self.embedding_l2 >= 0.0:
             raise ValueError("seed and embedding_l2 must be 0 or more")
+
+    @property
+    def most_epochs(self) -> int:
+        """How many epochs training may have."""
+        return AUTO_EPOCHS if self.epochs == "auto" else self.epochs
 
 
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -103,14 +131,24 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """What the model is called in tables."""
     data: DataSettings
     model: dict[str, Any] = msgspec.field(default_factory=dict)
-    """The fields of `MimnConfig`, or of `BaselineConfig` where `variant` is one of its."""
+    """The fields of `MimnConfig`, or of `BaselineConfig` if `variant` is one of its variants."""
     windows: WindowPlan = WindowPlan()
     training: TrainingSettings = TrainingSettings()
 
     @property
     def architecture(self) -> ModelConfig:
-        """The model's configuration."""
-        return model_config(self.model)
+        """The model's configuration.
+
+        Raises:
+            ConfigError: it cannot be used, or it names context features: the data has none to train on.
+        """
+        config = model_config(self.model)
+        if config.context_features:
+            raise ConfigError(
+                f"context_features must be empty in a run, not {list(config.context_features)}: data sets have no "
+                "values for them yet, so they cannot be trained"
+            )
+        return config
 
     def with_seed(self, seed: int) -> RunConfig:
         """The same run with another seed."""
@@ -124,12 +162,11 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             "windows": msgspec.to_builtins(self.windows),
             "training": msgspec.to_builtins(self.training),
         }
-        lines = [f"name = {json.dumps(self.name)}"]
-        for table, values in tables.items():
-            # JSON writes strings, numbers, true and false, and lists of them, as TOML does.
-            known = {key: value for key, value in values.items() if value is not None}
-            lines += ["", f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in known.items())]
-        return "\n".join(lines) + "\n"
+        known = {
+            table: {key: value for key, value in values.items() if value is not None}
+            for table, values in tables.items()
+        }
+        return tomli_w.dumps({"name": self.name, **known})
 
 
 def decode_config(text: str, source: str) -> RunConfig:
@@ -140,13 +177,36 @@ def decode_config(text: str, source: str) -> RunConfig:
     """
     try:
         config = msgspec.convert(tomllib.loads(text), RunConfig)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source}: {error}") from error
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{source}: {with_allowed_values(str(error), RunConfig)}") from error
     try:
-        model_config(config.model)
+        _ = config.architecture
     except ConfigError as error:
         raise ConfigError(f"{source}: [model] {error}") from error
     return config
+
+
+def with_allowed_values(message: str, config: type) -> str:
+    """msgspec's `message` on a value of the struct `config`; for a wrong literal, followed by the allowed ones.
+
+    msgspec says "Invalid enum value 'x' - at `$.table.field`" and leaves them out.
+    """
+    path = re.fullmatch(r"Invalid enum value .* - at `\$\.(.+)`", message)
+    if path is None:
+        return message
+    kind: Any = config
+    for name in path[1].split("."):
+        kind = get_type_hints(kind)[name.partition("[")[0]]
+    return f"{message}; it must be one of {', '.join(_literals(kind))}"
+
+
+def _literals(kind: Any) -> list[str]:
+    """The values of all literals in a type."""
+    if get_origin(kind) is Literal:
+        return [str(value) for value in get_args(kind)]
+    return ["a whole number"] * (kind is int) + [value for part in get_args(kind) for value in _literals(part)]
 
 
 def read_config(path: Path) -> RunConfig:
@@ -179,19 +239,15 @@ def load_data(settings: DataSettings) -> DataSet:
     Raises:
         DataError: files are missing or damaged.
     """
-    if settings.dataset == "online_retail":
-        events = online_retail.read(settings.folder)
-    elif settings.dataset == "complete_journey":
-        events = complete_journey.read(settings.folder)
-    else:
-        events = synthetic.make()
+    events = read_dataset(settings.dataset, settings.folder)
     train_users = parts_of(events.users, settings.fold) == PARTS.index("train")
     vocabulary = build_vocabulary(events, train_users)
-    return DataSet(events, train_users, vocabulary, stored_instances(settings.instances_path, events, settings.fold))
+    instances = stored_instances(settings.instances_path, events, settings.fold, settings.negatives)
+    return DataSet(events, train_users, vocabulary, instances)
 
 
 def commit() -> str:
-    """The source's git commit, `+` behind it when this package's files differ from it; empty outside a checkout."""
+    """The source's git commit, with `+` appended if this package's files differ from it; empty outside a checkout."""
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:

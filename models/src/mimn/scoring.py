@@ -1,4 +1,8 @@
-"""What a trained model predicts for instances, each on exactly the latest events before it, and how good that is."""
+"""What a trained model predicts for instances, each on exactly the latest events before it, and how good that is.
+
+With a sketch, each history is added to counters one event at a time, by the code that UIC folds with: an offline score
+is the score that RTP serves for the same events.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,13 @@ from torch import Tensor
 
 from mimn import metrics
 from mimn.data.events import Events
-from mimn.data.instances import Candidates, Instances, Sampling
+from mimn.data.instances import Candidates, Instances
+from mimn.data.negatives import Sampling
 from mimn.data.touches import addresses_of, times_ms
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.data.windows import histories
 from mimn.nn.model import ClickModel
-from mimn.nn.sketch import Touches, window_counts
+from mimn.nn.sketch import folded_counters, read_counters
 
 HISTORIES_PER_BATCH = 128
 LENGTH_EDGES = (20, 50, 100, 200, 500, 1000)
@@ -56,21 +61,19 @@ def predict(
             instances.begin[chosen], instances.end[chosen], item_rows, category_rows, length
         )
         score = model.scorer(tensor(item), tensor(category), tensor(lengths))
-        # The events' rows; behind a history's end any row will do.
-        at = np.minimum((instances.end[chosen] - lengths)[:, np.newaxis] + np.arange(item.shape[1]), len(events) - 1)
+        counters = None
+        if sketch is not None and addresses is not None:
+            # The rows of each history's events; after its end any row will do.
+            at = (instances.end[chosen] - lengths)[:, np.newaxis] + np.arange(item.shape[1])
+            at = np.minimum(at, len(events) - 1)
+            counters = folded_counters(sketch, addresses[at], times[at], lengths)
         for sampling, candidates in rows.items():
             shape = out[sampling].shape
             items, categories = candidates.item.reshape(shape)[chosen], candidates.category.reshape(shape)[chosen]
             counts: dict[str, Tensor] = {}
-            if sketch is not None and addresses is not None:
-                touches = Touches(
-                    addresses=tensor(addresses[at]),
-                    times=tensor(times[at]),
-                    candidate_addresses=tensor(addresses_of(sketch, ids, items, categories)).unsqueeze(1),
-                    now=tensor(instances.timestamp[chosen] * 1000).unsqueeze(-1),
-                )
-                positions = tensor(lengths).unsqueeze(-1)
-                counts["counts"] = window_counts(sketch, touches, positions).squeeze(1)
+            if sketch is not None and counters is not None:
+                cells, now = addresses_of(sketch, ids, items, categories), instances.timestamp[chosen] * 1000
+                counts["counts"] = read_counters(sketch, counters, cells, now).to(device)
             scores = score(
                 tensor(ids.item_rows(items.reshape(-1)).reshape(items.shape)),
                 tensor(ids.category_rows(categories.reshape(-1)).reshape(items.shape)),

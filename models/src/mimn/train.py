@@ -3,11 +3,11 @@
     python -m mimn.train --config models/configs/online_retail_mimn.toml --output runs/x [--seed 1] [--resume]
 
 The run folder holds `config.toml` (resolved), `model.safetensors` (the epoch with the best validation AUC), the id
-arrays of its tables, `metrics.json`, `train.log`, `curves.png` and, until training has ended, a checkpoint.
+arrays of its embedding tables, `metrics.json`, `train.log`, `curves.png` and, until training ends, a checkpoint.
 
-Every epoch draws from generators seeded by (seed, epoch), so a run resumed at an epoch's end continues as if it had
-never stopped, and a checkpoint needs no generator state: it is the model, the best model, the optimizer's moments and
-the curve so far.
+Each epoch draws from generators seeded by (seed, epoch), so a run that is resumed after an epoch continues as if it had
+never stopped. A checkpoint therefore needs no generator state: it is the model, the best model, the optimizer's moments
+and the curve so far.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from mimn.data.windows import WindowSampler
 from mimn.nn.checkpoint import save_model, untrained
 from mimn.nn.model import Batch, ClickModel
 from mimn.nn.sketch import Touches
-from mimn.run import DataSet, RunConfig
+from mimn.run import DataSet, RunConfig, TrainingSettings
 from mimn.scoring import predict
 
 log = logging.getLogger("mimn.train")
 
 VALIDATION_NEGATIVES = 4
-"""All drawn negatives choose the epoch: one alone is too noisy."""
+"""All drawn negatives choose the epoch: a single one is too noisy."""
 
 
 class TrainingFailed(Exception):
@@ -60,16 +60,16 @@ class Epoch(msgspec.Struct, frozen=True, kw_only=True):
     loss: float
     """Mean click loss over the epoch's targets, in nats."""
     validation_auc: float
-    """Popularity negatives, four a positive."""
+    """Four negatives per positive, of the first sampling."""
     targets: int
     events: int
     cpu_s: float
-    """Processor seconds of the passes, validation not included."""
+    """CPU seconds of the training passes, without validation."""
 
 
 @dataclass
 class Progress:
-    """Where a training run is: everything that the next epoch depends on, beside the seed."""
+    """Where a training run is: everything that the next epoch depends on, except the seed."""
 
     model: ClickModel
     optimizer: torch.optim.Adam
@@ -78,8 +78,16 @@ class Progress:
 
     @property
     def best_epoch(self) -> int:
-        """Place in the curve of the highest validation AUC, the first of equals."""
+        """Index in the curve of the highest validation AUC, the first of equals."""
         return int(np.argmax([epoch.validation_auc for epoch in self.curve]))
+
+    def learning_rate(self, settings: TrainingSettings) -> float:
+        """The rate of the next epoch: lowered after every epoch, or after every one that was not the best so far."""
+        lowered = len(self.curve)
+        if settings.epochs == "auto":
+            aucs = [epoch.validation_auc for epoch in self.curve]
+            lowered -= sum(auc > max(aucs[:number], default=-1.0) for number, auc in enumerate(aucs))
+        return settings.learning_rate * settings.learning_rate_decay**lowered
 
 
 def train(config: RunConfig, output: Path, *, resume: bool = False, progress_bar: bool = False) -> dict[str, Any]:
@@ -90,29 +98,39 @@ def train(config: RunConfig, output: Path, *, resume: bool = False, progress_bar
         TrainingFailed: the folder is taken, there is nothing to resume, or the loss is not finite.
     """
     torch.set_num_threads(1)
+    resolved = config.to_toml()
     if not resume and (output / run.CONFIG).exists():
-        raise TrainingFailed(f"{output} holds a run already: continue it with --resume, or choose another folder")
+        raise TrainingFailed(f"{output} already holds a run: continue it with --resume, or choose another folder")
     if resume and not (output / run.CONFIG).exists():
         raise TrainingFailed(f"{output} holds no run to resume: start without --resume")
-    # Both with today's defaults: a run may have begun before a field was added.
-    if resume and _resolved(run.read_config(output / run.CONFIG)) != _resolved(config):
+    # Both with today's defaults: the run may have started before a field was added.
+    if resume and run.read_config(output / run.CONFIG).to_toml() != resolved:
         raise TrainingFailed(
-            f"{output / run.CONFIG} is another configuration: resume with the one that the run began with"
+            f"{output / run.CONFIG} is another configuration: resume with the one that the run started with"
         )
     if resume and (output / run.METRICS).exists():
         raise TrainingFailed(f"{output} holds a finished run: there is nothing to resume; choose another folder")
     data = run.load_data(config.data)
+    if not len(data.instances.of("validation")):
+        raise DataError(
+            f"no validation user of {config.data.dataset} has a target with enough history: the data set has too few "
+            "users to choose an epoch by"
+        )
     output.mkdir(parents=True, exist_ok=True)
-    (output / run.CONFIG).write_text(config.to_toml(), "utf-8")
-    handler = logging.FileHandler(output / run.LOG, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    log.addHandler(handler)
+    (output / run.CONFIG).write_text(resolved, "utf-8")
+    file, warnings = logging.FileHandler(output / run.LOG, encoding="utf-8"), logging.StreamHandler()
+    file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    warnings.setFormatter(logging.Formatter("warning: %(message)s"))
+    warnings.setLevel(logging.WARNING)
     log.setLevel(logging.INFO)
+    log.addHandler(file)
+    log.addHandler(warnings)
     try:
         return _train(config, data, output, resume, progress_bar)
     finally:
-        log.removeHandler(handler)
-        handler.close()
+        log.removeHandler(warnings)
+        log.removeHandler(file)
+        file.close()
 
 
 def _train(config: RunConfig, data: DataSet, output: Path, resume: bool, progress_bar: bool) -> dict[str, Any]:
@@ -123,9 +141,15 @@ def _train(config: RunConfig, data: DataSet, output: Path, resume: bool, progres
     checkpoint = output / run.CHECKPOINT
     if resume and checkpoint.exists():
         load_checkpoint(progress, checkpoint)
-        log.info("resumed behind epoch %d", len(progress.curve))
+        log.info("resumed after epoch %d", len(progress.curve))
     sampler = WindowSampler(
-        data.events, data.vocabulary, ids, data.train_users, config.windows, sketch=config.architecture.sketch
+        data.events,
+        data.vocabulary,
+        ids,
+        data.train_users,
+        config.windows,
+        sketch=config.architecture.sketch,
+        rule=config.data.negatives,
     )
     if settings.compile:
         progress.model.compile_steps()
@@ -139,7 +163,7 @@ def _train(config: RunConfig, data: DataSet, output: Path, resume: bool, progres
         data.events.sha256[:16],
         data.instances.sha256[:16],
     )
-    while len(progress.curve) < settings.epochs and not _out_of_patience(progress, settings.patience):
+    while len(progress.curve) < settings.most_epochs and not _out_of_patience(progress, settings.patience):
         epoch = run_epoch(config, data, ids, sampler, progress, progress_bar=progress_bar)
         save_checkpoint(progress, checkpoint)
         log.info(
@@ -149,6 +173,13 @@ def _train(config: RunConfig, data: DataSet, output: Path, resume: bool, progres
             epoch.validation_auc,
             epoch.targets,
             epoch.cpu_s,
+        )
+    if progress.best_epoch + 1 == len(progress.curve):
+        log.warning(
+            "%s: the last of %d epochs is the best on validation, so more training may give a better model: raise "
+            'training.epochs, or set epochs = "auto" to stop by validation',
+            output,
+            len(progress.curve),
         )
     progress.model.load_state_dict(progress.best)
     save_model(progress.model, output / run.MODEL)
@@ -160,7 +191,7 @@ def _train(config: RunConfig, data: DataSet, output: Path, resume: bool, progres
 
 
 def start(config: RunConfig, ids: EmbeddingIds) -> Progress:
-    """An untrained model, on the GPU if there is one, and its optimizer; both depend on the seed alone."""
+    """An untrained model, on the GPU if there is one, and its optimizer; both depend only on the seed."""
     torch.manual_seed(config.training.seed)
     model = untrained(config.architecture, len(ids.items) + 1, len(ids.categories) + 1)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -183,7 +214,7 @@ def run_epoch(
     *,
     progress_bar: bool = False,
 ) -> Epoch:
-    """One pass over fresh windows, then validation; `progress` is taken one epoch further.
+    """One pass over newly drawn windows, then validation; `progress` moves on by one epoch.
 
     Raises:
         TrainingFailed: the loss is not finite.
@@ -191,8 +222,9 @@ def run_epoch(
     settings, model, number = config.training, progress.model, len(progress.curve)
     rng = np.random.default_rng([settings.seed, number])
     torch.manual_seed(int(rng.integers(2**62)))
+    learning_rate = progress.learning_rate(settings)
     for group in progress.optimizer.param_groups:
-        group["lr"] = settings.learning_rate * settings.learning_rate_decay**number
+        group["lr"] = learning_rate
     model.train()
     began, total, targets, events = time.process_time(), 0.0, 0, 0
     batches = sampler.epoch(rng, settings.windows_per_batch)
@@ -222,11 +254,12 @@ def run_epoch(
 
 
 def validation_auc(model: ClickModel, ids: EmbeddingIds, data: DataSet, length: int) -> float:
-    """AUC on the validation users, popularity negatives, four a positive."""
+    """AUC on the validation users, four negatives per positive, of the first sampling."""
     instances = data.instances.of("validation")
-    scores = predict(model, ids, data.events, instances, samplings={"popularity": VALIDATION_NEGATIVES}, length=length)
-    labels = instances.candidates("popularity", VALIDATION_NEGATIVES).label
-    return metrics.auc(labels, scores["popularity"].astype(np.float64))
+    sampling = instances.samplings[0]
+    scores = predict(model, ids, data.events, instances, samplings={sampling: VALIDATION_NEGATIVES}, length=length)
+    labels = instances.candidates(sampling, VALIDATION_NEGATIVES).label
+    return metrics.auc(labels, scores[sampling].astype(np.float64))
 
 
 def to_tensors(batch: windows.Batch, *, auxiliary: bool) -> Batch:
@@ -271,15 +304,15 @@ def save_checkpoint(progress: Progress, path: Path) -> None:
 
 
 def load_checkpoint(progress: Progress, path: Path) -> None:
-    """Take `progress` to where `save_checkpoint` wrote `path`.
+    """Set `progress` to what `save_checkpoint` wrote into `path`.
 
     Raises:
-        TrainingFailed: the file cannot be read, or is of another model.
+        TrainingFailed: the file cannot be read, or belongs to another model.
     """
     try:
         with safe_open(str(path), framework="pt") as file:
             curve = msgspec.json.decode(file.metadata()["curve"], type=list[Epoch])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
         for name, value in tensors.items():
             part, _, rest = name.partition(".")
@@ -293,7 +326,7 @@ def load_checkpoint(progress: Progress, path: Path) -> None:
             {"state": state, "param_groups": progress.optimizer.state_dict()["param_groups"]}
         )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise TrainingFailed(f"{path} cannot be resumed ({error}): delete the run folder and start again") from error
+        raise TrainingFailed(f"{path} cannot be resumed ({error}): start again in another folder") from error
     progress.best, progress.curve = parts["best"], curve
 
 
@@ -346,10 +379,6 @@ def _out_of_patience(progress: Progress, patience: int) -> bool:
     return bool(progress.curve) and len(progress.curve) - 1 - progress.best_epoch >= patience
 
 
-def _resolved(config: RunConfig) -> RunConfig:
-    return run.decode_config(config.to_toml(), "configuration")
-
-
 def _copy(model: ClickModel) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
@@ -358,8 +387,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Train; see the module's text."""
     parser = argparse.ArgumentParser(prog="python -m mimn.train", description="Train one model.")
     parser.add_argument("--config", type=Path, required=True, help="TOML file, see models/configs")
-    parser.add_argument("--output", type=Path, required=True, help="run folder")
-    parser.add_argument("--seed", type=int, help="instead of training.seed")
+    parser.add_argument("--output", type=Path, required=True, help="run folder to write")
+    parser.add_argument("--seed", type=int, help="use this seed, not training.seed")
     parser.add_argument("--resume", action="store_true", help="continue the run in the folder")
     options = parser.parse_args(arguments)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.bundle import manifest as m
+from mimn.bundle.files import check_files, opened
 from mimn.bundle.golden import Golden
 from mimn.bundle.manifest import BundleError, Manifest, check_countable, decode_manifest
 from mimn.bundle.vocabulary import EmbeddingTable
@@ -80,25 +80,25 @@ class Bundle:
 
 
 def load_bundle(path: str | Path) -> Bundle:
-    """The bundle in directory `path`, every file checked against its hash.
+    """The bundle in directory `path`, or in the one that `path` links to; every file is checked against its hash.
 
     Raises:
         BundleError: the directory, a file or a field is missing, changed or does not fit; the message says which.
     """
-    path = Path(path)
-    try:
-        with (path / m.MANIFEST).open("rb") as file:
-            data = file.read(MAX_MANIFEST_BYTES + 1)
-    except OSError as error:
-        raise BundleError(f"no bundle at {path}: cannot read {m.MANIFEST} ({error.strerror})") from error
+    path = Path(path).resolve()
+    if not path.is_dir():
+        raise BundleError(f"no bundle at {path}: there is no such folder")
+    with opened(path, m.MANIFEST) as file:
+        data = file.read(MAX_MANIFEST_BYTES + 1)
     if len(data) > MAX_MANIFEST_BYTES:
         raise BundleError(f"{path / m.MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes: not a manifest")
     manifest = decode_manifest(data)
-    for name in m.FILES[manifest.state.kind]:
-        if _sha256(path / name) != manifest.files[name]:
-            raise BundleError(
-                f"{path / name} is not the file that was exported (sha256 differs): copy the bundle again"
-            )
+    if (path.parent.name, path.name) != (manifest.name, manifest.version):
+        raise BundleError(
+            f"{path} holds bundle {manifest.name}/{manifest.version}: move it to a folder "
+            f"…/{manifest.name}/{manifest.version}, or set the path of the bundle that you mean"
+        )
+    check_files(path, manifest)
     layout = manifest.layout
     initial = _array(path / m.INITIAL_STATE)
     if initial.shape != (layout.floats,) or initial.dtype != np.float32:
@@ -129,11 +129,3 @@ def _array(path: Path) -> NDArray[Any]:
         raise BundleError(f"{path} is not a plain array: {error}") from error
     # Still the mapped file, but without the subclass, whose indexing costs several times a plain array's.
     return array.view(np.ndarray)
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise BundleError(f"the bundle lacks {path.name} ({error.strerror}): copy the bundle again") from error

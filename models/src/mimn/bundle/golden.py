@@ -1,7 +1,7 @@
 """Golden cases: a few histories with the states and scores that the exporting process computed for them.
 
-Whoever loads a bundle folds them through its own runtime before serving, so that a wrong library version or a wrong
-file is found at start and not in a click-through rate; the same runs warm the runtime up.
+A program that loads a bundle folds them through its own runtime before serving, so that a wrong library version or a
+wrong file is found at start and not in a click-through rate; the same runs warm the runtime up.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 `open_step` and `open_head` give what folds and what scores, whatever the kind of the bundle's states.
 
-One thread, because a process serves one request or folds one wave at a time, and spinning threads steal the core of the
-process beside it.
+One thread, because a process serves one request or folds one wave at a time, and spinning threads would take
+the core from the process next to it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a bundle says of itself: `manifest.json`, decoded strictly, and the fingerprint that follows from it.
+"""A bundle's description of itself: `manifest.json`, decoded strictly, and the fingerprint that follows from it.
 
-Whoever reads a manifest gets a value in which every field has been checked, or a `BundleError` that names the field.
+Reading a manifest gives a value in which every field has been checked, or a `BundleError` that names the field.
 """
 
 from __future__ import annotations
@@ -123,6 +123,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     fingerprint: str
     sketch: SketchSpec | None = None
     """Absent without counters."""
+    sizes: dict[str, int] | None = None
+    """Bytes of each of `files`. Absent in bundles exported before it was introduced."""
 
     @property
     def layout(self) -> StateLayout:
@@ -199,6 +201,10 @@ def decode_manifest(data: bytes) -> Manifest:
     expected = fingerprint_of(manifest.state, manifest.input, manifest.fold_version, manifest.files, manifest.sketch)
     if manifest.fingerprint != expected:
         raise BundleError(f"{MANIFEST}: fingerprint {manifest.fingerprint[:16]}… does not follow from the other fields")
+    if manifest.sizes is not None and (
+        manifest.sizes.keys() != manifest.files.keys() or min(manifest.sizes.values()) < 0
+    ):
+        raise BundleError(f"{MANIFEST}: `sizes` must give a size for each of `files`")
     if len(set(manifest.context)) != len(manifest.context):
         raise BundleError(f"{MANIFEST}: `context` names a feature twice")
     return manifest

@@ -1,4 +1,4 @@
-"""Ids to embedding vectors: a sorted id array beside its vectors, both memory-mapped.
+"""Ids to embedding vectors: a sorted id array and its vectors, both memory-mapped.
 
 Row 0 of the vectors is the unknown id; row i + 1 belongs to `ids[i]`. Sorted arrays need no index of their own, so a
 table of hundreds of millions of rows is shared by all processes of a host through the page cache.

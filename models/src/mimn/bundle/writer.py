@@ -1,4 +1,4 @@
-"""Write a bundle: into a folder beside its place, then one rename, so that a half-written bundle is never seen."""
+"""Write a bundle: into a folder next to its place, then one rename, so that a half-written bundle is never seen."""
 
 from __future__ import annotations
 
@@ -74,6 +74,7 @@ def write_bundle(
         model=model,
         training=training,
         files=files,
+        sizes={file: len(data) for file, data in contents.items()},
         fingerprint=m.fingerprint_of(state, input_spec, m.FOLD_VERSION, files, sketch),
         sketch=sketch,
     )

@@ -1,5 +1,5 @@
 """Behavior data sets and the protocol that turns them into instances: readers, split, targets and negatives, windows.
 
-Numpy and pyarrow only: whoever replays or serves the data (the demo does) needs no torch to know which users are test
-users, where a history ends and what was asked.
+It needs numpy and pyarrow only: a program that replays or serves the data, such as the demo, needs no torch to know the
+test users, where each history ends and which candidates are scored.
 """

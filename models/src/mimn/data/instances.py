@@ -1,8 +1,9 @@
 """The clean protocol: from behaviors to positives and negatives that every model, length and seed of a split shares.
 
-A positive is one row of one of a user's last occasions; its history is what the user did before that basket began. Each
-choice is a hash of the instance and of what is chosen, so that the same data gives the same instances on every machine
-and under every library version; they are written to a file all the same, and their hash stands in every record.
+A positive is one row of one of a user's last occasions; its history is what the user did before that basket began. How
+negatives are drawn is in `mimn.data.negatives`. Each choice is a hash of the instance and of what is chosen, so the
+same data gives the same instances on every machine and with every library version. They are still written to a file,
+and their hash is in every record.
 
     draw(what, user, timestamp, attempt, below) =
         first 8 bytes, big-endian, of sha256("instances-v1:what:user:timestamp:attempt"), modulo `below`
@@ -12,25 +13,27 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mimn.data.events import DataError, Events
+from mimn.data.negatives import NegativeRule, Pool, Sampling
 from mimn.data.split import PARTS, Part, parts_of
 from mimn.data.vocabulary import Vocabulary, build_vocabulary
 
-Sampling = Literal["popularity", "uniform"]
-SAMPLINGS: tuple[Sampling, ...] = ("popularity", "uniform")
 Protocol = Literal["A", "B"]
 
 RULE = "instances-v1"
+DEFAULT_RULE = NegativeRule()
+OTHER_FILE = "name another file in data.instances, and it is made there"
 OCCASIONS = 10
-"""Protocol B: targets come from a user's last ten occasions. Protocol A takes the very last alone."""
+"""Protocol B: targets come from a user's last ten occasions. Protocol A takes only the very last."""
 MIN_HISTORY = 20
 """Events that must precede a target."""
 NEGATIVES = 4
@@ -39,8 +42,18 @@ MAX_ATTEMPTS = 1000
 
 
 @dataclass(frozen=True)
+class Negatives:
+    """The drawn items of n positives."""
+
+    item: NDArray[np.int64]
+    """[n, NEGATIVES]: all different, of the train users' items."""
+    category: NDArray[np.int64]
+    """[n, NEGATIVES]"""
+
+
+@dataclass(frozen=True)
 class Instances:
-    """n positives, each with its negatives, in the order of the events. All arrays are int64 but for `last`."""
+    """n positives, each with its negatives, in the order of the events. All arrays are int64 except `last`."""
 
     part: NDArray[np.int64]
     """[n]: place in `PARTS`."""
@@ -58,19 +71,17 @@ class Instances:
     """[n]: the real next item."""
     category: NDArray[np.int64]
     """[n]"""
-    popularity_item: NDArray[np.int64]
-    """[n, NEGATIVES]: drawn in proportion to train events."""
-    popularity_category: NDArray[np.int64]
-    """[n, NEGATIVES]"""
-    uniform_item: NDArray[np.int64]
-    """[n, NEGATIVES]: drawn uniformly from the items of train users."""
-    uniform_category: NDArray[np.int64]
-    """[n, NEGATIVES]"""
+    negatives: Mapping[Sampling, Negatives]
     unknown: NDArray[np.int64]
     """[3]: targets of each part that were dropped because no train user has the item."""
 
     def __len__(self) -> int:
         return len(self.item)
+
+    @property
+    def samplings(self) -> tuple[Sampling, ...]:
+        """How negatives were drawn. The first is what training draws."""
+        return tuple(self.negatives)
 
     def of(self, part: Part, protocol: Protocol = "B") -> Instances:
         """The instances of one part."""
@@ -79,62 +90,81 @@ class Instances:
 
     def select(self, mask: NDArray[np.bool_]) -> Instances:
         """The instances where the mask is true."""
-        rows = {f.name: getattr(self, f.name)[mask] for f in fields(self) if f.name != "unknown"}
-        return replace(self, **rows)
+        rows = {name: getattr(self, name)[mask] for name in POSITIVES}
+        negatives = {
+            sampling: Negatives(drawn.item[mask], drawn.category[mask]) for sampling, drawn in self.negatives.items()
+        }
+        return replace(self, **rows, negatives=negatives)
 
     def candidates(self, sampling: Sampling, negatives: int = 1) -> Candidates:
         """The rows to score: each positive, then its first `negatives` negatives."""
+        drawn = self.negatives[sampling]
         item, category = (
             np.concatenate([positive[:, np.newaxis], negative[:, :negatives]], axis=1)
-            for positive, negative in (
-                (self.item, getattr(self, f"{sampling}_item")),
-                (self.category, getattr(self, f"{sampling}_category")),
-            )
+            for positive, negative in ((self.item, drawn.item), (self.category, drawn.category))
         )
         instance = np.repeat(np.arange(len(self)), negatives + 1)
         label = np.zeros((len(self), negatives + 1), np.int64)
         label[:, 0] = 1
         return Candidates(instance, item.reshape(-1), category.reshape(-1), label.reshape(-1), self.user_id[instance])
 
+    @property
+    def arrays(self) -> dict[str, NDArray[np.int64] | NDArray[np.bool_]]:
+        """All arrays by their names in a file, in the order in which they are hashed."""
+        arrays = {name: getattr(self, name) for name in POSITIVES}
+        for sampling, drawn in self.negatives.items():
+            arrays |= {f"{sampling}_item": drawn.item, f"{sampling}_category": drawn.category}
+        return arrays | {"unknown": self.unknown}
+
     @cached_property
     def sha256(self) -> str:
-        """sha256 over the arrays in the order of the fields, little-endian int64."""
+        """sha256 over `arrays` in their order, little-endian int64."""
         digest = hashlib.sha256()
-        for field in fields(self):
-            digest.update(np.ascontiguousarray(getattr(self, field.name), "<i8").tobytes())
+        for array in self.arrays.values():
+            digest.update(np.ascontiguousarray(array, "<i8").tobytes())
         return digest.hexdigest()
 
-    def save(self, path: Path, events: Events, fold: int | None = None) -> None:
-        """Write an .npz archive of plain arrays, whole or not at all; `events` are those that the instances are of."""
+    def save(self, path: Path, origin: str) -> None:
+        """Write an .npz archive of plain arrays, whole or not at all; `origin` is their `source`."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         with partial.open("wb") as file:
-            np.savez_compressed(
-                file,
-                sha256=np.array(self.sha256),
-                source=np.array(source(events, fold)),
-                **{f.name: getattr(self, f.name) for f in fields(self)},
-            )
+            whole: dict[str, Any] = {"sha256": np.array(self.sha256), "source": np.array(origin)} | self.arrays
+            np.savez_compressed(file, **whole)
         partial.replace(path)
 
     @classmethod
-    def load(cls, path: Path, events: Events, fold: int | None = None) -> Instances:
-        """The instances of `events` and a split that `save` wrote.
+    def load(cls, path: Path, origin: str, rule: NegativeRule = DEFAULT_RULE) -> Instances:
+        """The instances that `save` wrote.
 
         Raises:
-            DataError: the file is missing, is not one of ours, was changed, or is of other events or another rule.
+            DataError: the file is missing, is not one of ours, was changed, or does not have this `origin`.
         """
         try:
             with np.load(path, allow_pickle=False) as archive:
-                instances = cls(**{f.name: archive[f.name] for f in fields(cls)})
                 stated, of = str(archive["sha256"]), str(archive["source"])
+                arrays = {name: archive[name] for name in archive.files}
         except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"{path} holds no instances ({error}): delete it, it is made again") from error
+            raise DataError(f"{path} holds no instances ({error}): {OTHER_FILE}") from error
+        if of != origin:
+            raise DataError(f"{path} was made from other events or by another rule: {OTHER_FILE}")
+        try:
+            negatives = {
+                sampling: Negatives(arrays[f"{sampling}_item"], arrays[f"{sampling}_category"])
+                for sampling in rule.samplings
+            }
+            instances = cls(
+                **{name: arrays[name] for name in POSITIVES}, negatives=negatives, unknown=arrays["unknown"]
+            )
+        except KeyError as error:
+            raise DataError(f"{path} holds no instances ({error}): {OTHER_FILE}") from error
         if instances.sha256 != stated:
-            raise DataError(f"{path} was changed after it was written: delete it, it is made again")
-        if of != source(events, fold):
-            raise DataError(f"{path} is of other events or another rule: delete it, it is made again")
+            raise DataError(f"{path} was changed after it was written: {OTHER_FILE}")
         return instances
+
+
+POSITIVES = tuple(field.name for field in fields(Instances) if field.name not in ("negatives", "unknown"))
+"""The fields of `Instances` with a row for each positive."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +172,7 @@ class Candidates:
     """Rows to score. All [r] int64."""
 
     instance: NDArray[np.int64]
-    """Place of the instance whose history the row is scored on."""
+    """Index of the instance whose history the row is scored on."""
     item: NDArray[np.int64]
     category: NDArray[np.int64]
     label: NDArray[np.int64]
@@ -156,32 +186,36 @@ def draw(what: str, user_id: int, timestamp: int, attempt: int, below: int) -> i
     return int.from_bytes(digest[:8], "big") % below
 
 
-def build_instances(events: Events, vocabulary: Vocabulary | None = None, fold: int | None = None) -> Instances:
+def build_instances(
+    events: Events,
+    vocabulary: Vocabulary | None = None,
+    fold: int | None = None,
+    rule: NegativeRule = DEFAULT_RULE,
+) -> Instances:
     """All instances of a data set, all parts of a split, protocol B (`last` marks those of protocol A).
 
-    The positives of two folds are the same but for those that one's train users do not know; the negatives are drawn
-    from what each one's train users bought.
+    Two folds have the same positives, except those that one fold's train users do not know; the negatives of a fold are
+    drawn from what its own train users did.
 
     Raises:
-        DataError: the data set has no train users, or no target with enough history.
+        DataError: the data set has no train users, no target with enough history, or too few items.
     """
     part = parts_of(events.users, fold)
+    train_users = part == PARTS.index("train")
     if vocabulary is None:
-        vocabulary = build_vocabulary(events, part == PARTS.index("train"))
-    rows, unknown = [], [0, 0, 0]
-    columns: dict[str, list[list[int]]] = {sampling: [] for sampling in SAMPLINGS}
+        vocabulary = build_vocabulary(events, train_users)
+    rows, excluded, unknown = [], [], [0, 0, 0]
     for u, (begin, end) in enumerate(zip(events.bounds[:-1], events.bounds[1:], strict=True)):
         for row, basket in _targets(events, int(begin), int(end)):
             if vocabulary.item_places(events.item_id[row : row + 1])[0] < 0:
                 unknown[part[u]] += 1
                 continue
             rows.append(row)
-            for sampling in SAMPLINGS:
-                columns[sampling].append(_negatives(vocabulary, sampling, events, row, basket))
+            history = events.item_id[begin : events.history_end[row]].tolist() if rule.exclude == "history" else ()
+            excluded.append(basket.union(history))
     if not rows:
         raise DataError(f"no target has {MIN_HISTORY} events before it: the data set is too small")
     target = np.array(rows)
-    drawn = {sampling: np.array(chosen) for sampling, chosen in columns.items()}
     last_occasion = events.occasion[events.bounds[1:] - 1]
     return Instances(
         part=part[events.user_index[target]].astype(np.int64),
@@ -192,28 +226,38 @@ def build_instances(events: Events, vocabulary: Vocabulary | None = None, fold: 
         last=events.occasion[target] == last_occasion[events.user_index[target]],
         item=events.item_id[target],
         category=events.category_id[target],
-        popularity_item=vocabulary.items[drawn["popularity"]],
-        popularity_category=vocabulary.item_category[drawn["popularity"]],
-        uniform_item=vocabulary.items[drawn["uniform"]],
-        uniform_category=vocabulary.item_category[drawn["uniform"]],
+        negatives={
+            sampling: _negatives(events, vocabulary, target, excluded, Pool(sampling, events, vocabulary, train_users))
+            for sampling in rule.samplings
+        },
         unknown=np.array(unknown, np.int64),
     )
 
 
-def stored_instances(path: Path, events: Events, fold: int | None = None) -> Instances:
+def stored_instances(
+    path: Path, events: Events, fold: int | None = None, rule: NegativeRule = DEFAULT_RULE
+) -> Instances:
     """The instances of `events` and a split: read from `path`, or made and written there first.
 
     Raises:
-        DataError: the file is damaged, or is of other events.
+        DataError: the file is damaged, or was made from other events or by another rule.
     """
+    origin = source(events, fold, rule)
     if not path.exists():
-        build_instances(events, fold=fold).save(path, events, fold)
-    return Instances.load(path, events, fold)
+        build_instances(events, fold=fold, rule=rule).save(path, origin)
+    return Instances.load(path, origin, rule)
 
 
-def source(events: Events, fold: int | None = None) -> str:
-    """What instances are made of: the rule, the data and the split."""
-    return f"{RULE} of {events.sha256}" + ("" if fold is None else f", fold {fold}")
+def source(events: Events, fold: int | None = None, rule: NegativeRule = DEFAULT_RULE) -> str:
+    """What instances are made from: the rule, the data and the split. Defaults are left out, as in older files."""
+    parts = [f"{RULE} of {events.sha256}"]
+    if fold is not None:
+        parts.append(f"fold {fold}")
+    if rule.samplings != DEFAULT_RULE.samplings:
+        parts.append(f"samplings {' '.join(rule.samplings)}")
+    if rule.exclude != DEFAULT_RULE.exclude:
+        parts.append(f"negatives exclude {rule.exclude}")
+    return ", ".join(parts)
 
 
 def _targets(events: Events, begin: int, end: int) -> list[tuple[int, set[int]]]:
@@ -233,19 +277,29 @@ def _targets(events: Events, begin: int, end: int) -> list[tuple[int, set[int]]]
     return targets
 
 
-def _negatives(vocabulary: Vocabulary, sampling: Sampling, events: Events, row: int, basket: set[int]) -> list[int]:
-    """Places in `vocabulary.items` of the drawn items, none of them in the basket, all different."""
-    user, timestamp = int(events.user_id[row]), int(events.timestamp[row])
-    below = len(vocabulary.event_items) if sampling == "popularity" else len(vocabulary.items)
-    chosen: list[int] = []
-    for attempt in range(MAX_ATTEMPTS):
-        place = draw(sampling, user, timestamp, attempt, below)
-        if sampling == "popularity":
-            place = int(vocabulary.event_items[place])
-        if place not in chosen and int(vocabulary.items[place]) not in basket:
-            chosen.append(place)
-            if len(chosen) == NEGATIVES:
-                return chosen
-    raise DataError(
-        f"no {NEGATIVES} negatives outside one basket in {MAX_ATTEMPTS} draws: the data set has too few items"
-    )
+def _negatives(
+    events: Events, vocabulary: Vocabulary, targets: NDArray[np.int64], excluded: list[set[int]], pool: Pool
+) -> Negatives:
+    """The negatives of all `targets` (rows), none of them among the target's `excluded` items."""
+    first, end = pool.spans(events.timestamp[targets])
+    chosen = np.empty((len(targets), NEGATIVES), np.int64)
+    for i, row in enumerate(targets.tolist()):
+        user, timestamp = int(events.user_id[row]), int(events.timestamp[row])
+        found: list[int] = []
+        for attempt in range(MAX_ATTEMPTS):
+            entries = pool.entries[first[i] : end[i]]
+            if not len(entries) or attempt >= MAX_ATTEMPTS // 2:
+                # At the start of the data four weeks may hold too few other items: then by popularity.
+                entries = vocabulary.event_items
+            place = int(entries[draw(pool.sampling, user, timestamp, attempt, len(entries))])
+            if place not in found and int(vocabulary.items[place]) not in excluded[i]:
+                found.append(place)
+                if len(found) == NEGATIVES:
+                    break
+        else:
+            raise DataError(
+                f"{MAX_ATTEMPTS} draws gave fewer than {NEGATIVES} items that may be a target's negatives "
+                "(data.negatives_exclude): the data set has too few items"
+            )
+        chosen[i] = found
+    return Negatives(vocabulary.items[chosen], vocabulary.item_category[chosen])

@@ -1,7 +1,7 @@
-"""Online Retail: a year of purchases at a UK web shop; its prepared files are part of this repository.
+"""Online Retail: a year of purchases at a UK web shop; its prepared files are in this repository.
 
 Chen, D. (2015), Online Retail, UCI Machine Learning Repository, DOI 10.24432/C5BW33, CC BY 4.0; changes are listed in
-the README beside the files.
+the README in the folder of the files.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which part of a data set a user belongs to: decided by the user id alone, so that no list has to be kept.
+"""Which part of a data set a user belongs to: decided by the user id alone, so no list has to be kept.
 
-Either one split, eight tenths, one and one, or one of five folds, each of which tests other users: over all five, every
-user is tested once.
+There is one split (eight tenths train, one validates, one is tested), and there are five folds, each of which tests
+other users: over all five, every user is tested once.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A small made-up data set with a taste to learn: for smoke tests, where a real one would take too long.
+"""A small synthetic data set with a preference to learn: for smoke tests, where a real one would take too long.
 
-Each user has a favorite category and, often, buys it again: a target is of the favorite category with probability
-`LOYALTY`, which popularity cannot know and a history shows. Seeded; no relation to any real data.
+Each user has a favorite category and often buys from it: a target is of that category with probability `LOYALTY`,
+which popularity cannot know and a history shows. Seeded; unrelated to any real data.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Events and candidates as the sketch sees them: which cells, and when."""
+"""Events and candidates as the sketch sees them: which cells they add to, and when."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ def addresses_of(sketch: Sketch, ids: EmbeddingIds, items: Ints, categories: Int
 
 
 def times_ms(events: Events) -> Ints:
-    """[n]: when each event happened, in ms, as the log has it."""
+    """[n]: when each event happened, in ms, as in the log."""
     return events.timestamp * events.unit_ms

@@ -1,7 +1,7 @@
-"""The ids that a model knows, learnt from train users alone, and the rows that they take in an embedding table.
+"""The ids that a model knows, taken from train users alone, and their rows in an embedding table.
 
-`Vocabulary` counts everything that train users touched; `EmbeddingIds` is the part of it that gets rows of its own. An
-id without a row is the one unknown row 0, in training as in serving (`mimn.bundle.vocabulary` has the same rule).
+`Vocabulary` counts everything that train users touched; `EmbeddingIds` are the ids that get a row of their own. All
+other ids share the unknown row 0, in training as in serving (`mimn.bundle.vocabulary` has the same rule).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ UNKNOWN_ROW = 0
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Items and categories of the train users' events; every array beside an id array has its length."""
+    """Items and categories of the train users' events. `item_…` arrays are [I], `category_…` arrays [K]."""
 
     items: NDArray[np.int64]
     """[I], rising."""

@@ -1,8 +1,8 @@
 """Training passes: windows of train users' histories, each with many targets.
 
-One pass over a window gives the state before every target in it, so that a target costs a head and not a history. A
-window's targets, their negatives and its place in a long history are drawn anew in every epoch. Left-aligned and padded
-at the end: the recurrence then is the same arithmetic as folding events one by one.
+One pass over a window gives the state before every target in it, so a target costs one head and not one history. Each
+epoch draws a window's targets, their negatives and its place in a long history again. Windows are left-aligned and
+padded at the end, so the recurrence is the same arithmetic as folding events one by one.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.data.events import DataError, Events
+from mimn.data.instances import DEFAULT_RULE
+from mimn.data.negatives import NegativeRule, Pool
 from mimn.data.touches import addresses_of, times_ms
 from mimn.data.vocabulary import EmbeddingIds, Vocabulary, places
 from mimn.state.sketch import Sketch
@@ -27,17 +29,17 @@ class WindowPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """How windows are cut."""
 
     length: int = 256
-    """Most events of a window."""
+    """Most events in a window."""
     per_user: int = 4
-    """Most windows of a user in an epoch."""
+    """Most windows per user in an epoch."""
     occasions: int = 24
-    """Most target occasions of a window."""
+    """Most target occasions in a window."""
     rows_per_occasion: int = 1
-    """Targets of one occasion, different rows of it."""
+    """Targets per occasion, different rows of it."""
     min_history: int = 20
     """Events of the window that must precede a target."""
     without: tuple[date, date] | None = None
-    """No target is of these days (UTC), from the first to before the second. As history they stay."""
+    """Days (UTC) without targets, from the first to before the second. Their events stay in the histories."""
 
     def __post_init__(self) -> None:
         for name in ("length", "per_user", "occasions", "rows_per_occasion", "min_history"):
@@ -68,11 +70,11 @@ class Batch:
     """W windows of at most T events with at most P targets each; ids as rows of the embedding tables.
 
     Target (w, j) is scored on the state after `position[w, j]` events of window w. A window with fewer targets than P
-    repeats its own with weight 0, so that padding looks like any other target to a batch statistic.
+    repeats its own with weight 0, so padding looks like any other target to batch statistics.
     """
 
     item: Ints
-    """[W, T], 0 behind the end."""
+    """[W, T], 0 after the end."""
     category: Ints
     """[W, T]"""
     length: Ints
@@ -90,7 +92,7 @@ class Batch:
     foreign_category: Ints
     """[W, T]"""
     sketch: SketchBatch | None = None
-    """With a sketch only."""
+    """Only with a sketch."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,10 @@ class _Window:
 
 
 class WindowSampler:
-    """Epochs of batches over the train users. Holds no state between epochs: each is a function of its generator."""
+    """Epochs of batches over the train users. It keeps no state between epochs: each depends on its generator alone.
+
+    Negatives are drawn as `rule` says, from its first sampling (`mimn.data.negatives`).
+    """
 
     def __init__(
         self,
@@ -113,6 +118,7 @@ class WindowSampler:
         plan: WindowPlan,
         *,
         sketch: Sketch | None = None,
+        rule: NegativeRule = DEFAULT_RULE,
     ) -> None:
         self._events, self._vocabulary, self._plan = events, vocabulary, plan
         self._item_rows, self._category_rows = ids.item_rows(events.item_id), ids.category_rows(events.category_id)
@@ -129,13 +135,20 @@ class WindowSampler:
                 addresses_of(sketch, ids, events.item_id, events.category_id),
                 addresses_of(sketch, ids, vocabulary.items, vocabulary.item_category),
             )
-        # What a negative must not be: an item of the target's occasion or of its basket, as sorted (key, item) pairs.
-        item_place = places(np.unique(events.item_id), events.item_id)
-        self._item_space = int(item_place.max()) + 1
-        self._vocabulary_place = places(np.unique(events.item_id), vocabulary.items)
+        self._pool = Pool(rule.samplings[0], events, vocabulary, train_users)
+        self._later = Pool("popularity", events, vocabulary, train_users)
+        # What a negative must not be, an item of the target's occasion or basket, as sorted (key, item) pairs; and the
+        # row in which a user first had an item.
+        all_items = np.unique(events.item_id)
+        item_place = places(all_items, events.item_id)
+        self._item_space = len(all_items)
+        self._vocabulary_place = places(all_items, vocabulary.items)
         _, self._basket = np.unique(events.basket_id, return_inverse=True)
         self._occasion_items = np.unique(events.occasion * self._item_space + item_place)
         self._basket_items = np.unique(self._basket * self._item_space + item_place)
+        self._seen: tuple[Ints, Ints] | None = None
+        if rule.exclude == "history":
+            self._seen = np.unique(events.user_index * self._item_space + item_place, return_index=True)
 
     def epoch(self, rng: np.random.Generator, windows_per_batch: int) -> Iterator[Batch]:
         """The batches of one epoch, in random order; windows of like length share a batch, so that little is padded.
@@ -153,22 +166,32 @@ class WindowSampler:
             yield self._batch([windows[i] for i in batches[place]], rng)
 
     def negatives(self, targets: Ints, rng: np.random.Generator) -> Ints:
-        """Places in `vocabulary.items`, drawn by popularity, none in its target's occasion or basket. [p] → [p]"""
-        drawn = self._vocabulary.event_items[rng.integers(len(self._vocabulary.event_items), size=len(targets))]
+        """Places in `vocabulary.items`, none excluded by the rule for its target. [p] rows → [p]
+
+        Raises:
+            DataError: nearly all items are excluded for a target.
+        """
+        times = self._events.timestamp[targets]
+        drawn = self._pool.draw(times, rng)
         open_ = np.arange(len(targets))
-        for _ in range(1000):
-            item = self._vocabulary_place[drawn[open_]]
-            rows = targets[open_]
-            bought = (places(self._occasion_items, self._events.occasion[rows] * self._item_space + item) >= 0) | (
-                places(self._basket_items, self._basket[rows] * self._item_space + item) >= 0
-            )
-            open_ = open_[bought]
+        for attempt in range(1000):
+            open_ = open_[self._excluded(targets[open_], drawn[open_])]
             if not len(open_):
                 return drawn
-            drawn[open_] = self._vocabulary.event_items[
-                rng.integers(len(self._vocabulary.event_items), size=len(open_))
-            ]
-        raise DataError("a basket holds nearly all items: no negative outside it was drawn")
+            # At the start of the data four weeks may hold too few other items: after some draws, by popularity.
+            drawn[open_] = (self._pool if attempt < 100 else self._later).draw(times[open_], rng)
+        raise DataError("a target's basket or history holds nearly all items: no negative outside it was drawn")
+
+    def _excluded(self, targets: Ints, drawn: Ints) -> NDArray[np.bool_]:
+        """Whether each drawn item must not be a negative of its target. [p], [p] → [p]"""
+        item = self._vocabulary_place[drawn]
+        of_occasion = places(self._occasion_items, self._events.occasion[targets] * self._item_space + item) >= 0
+        excluded = of_occasion | (places(self._basket_items, self._basket[targets] * self._item_space + item) >= 0)
+        if self._seen is not None:
+            pairs, first_row = self._seen
+            at = places(pairs, self._events.user_index[targets] * self._item_space + item)
+            excluded |= (at >= 0) & (first_row[at] < self._events.history_end[targets])
+        return excluded
 
     def _windows(self, user: int, rng: np.random.Generator) -> list[_Window]:
         plan, begin, end = self._plan, int(self._events.bounds[user]), int(self._events.bounds[user + 1])

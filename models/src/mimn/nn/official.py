@@ -52,8 +52,7 @@ class OfficialCell(Cell):
         self.controls_weight = truncated_normal(inputs, sum(self.columns), 1 / sqrt(H))
         self.controls_bias = nn.Parameter(torch.zeros(sum(self.columns)))
         self.slot_keys = nn.Parameter(torch.randn(m, D) * 0.5)
-        limit = sqrt(6 / (1 + D))
-        self.initial_read = nn.Parameter(torch.empty(D).uniform_(-limit, limit))
+        self.initial_read = learned_read(D)
         self.initial_memory: Tensor
         self.register_buffer("initial_memory", torch.randn(m, D) * 1e-5)
         if config.memory_induction:
@@ -253,6 +252,12 @@ def cosine(keys: Tensor, slots: Tensor) -> Tensor:
     key_norm = (keys * keys).sum(-1, keepdim=True).clamp_min(TINY).sqrt()
     slot_norm = (slots * slots).sum(-1).clamp_min(TINY).sqrt().unsqueeze(-2)
     return keys @ slots.transpose(-1, -2) / (key_norm * slot_norm + COSINE_EPSILON)
+
+
+def learned_read(width: int) -> nn.Parameter:
+    """The read vector before any event, before its tanh; uniform within sqrt(6 / (1 + D)) at the start. → [D]"""
+    limit = sqrt(6 / (1 + width))
+    return nn.Parameter(torch.empty(width).uniform_(-limit, limit))
 
 
 def truncated_normal(inputs: int, outputs: int, std: float) -> nn.Parameter:

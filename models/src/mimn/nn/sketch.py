@@ -1,7 +1,9 @@
-"""The sketch on the side of training and of the head: what a candidate's own cells hold, and what the head reads of it.
+"""The sketch in training, in evaluation and in the head: what a candidate's own cells hold, and what the head reads.
 
-Training never builds counters. A cell holds a sum over the events that added to it (`mimn.state.sketch`), and all that
-a candidate reads are its own few cells: so the events before it are compared with it and summed.
+Training builds no counters. A cell holds a sum over the events that added to it (`mimn.state.sketch`), and a candidate
+reads only its own few cells, so training compares the events before a candidate with it and sums those that share a
+cell. These sums are exact. Served counters are rounded to float16 at every event, so evaluation adds events to counters
+one by one, with the code that UIC uses, and reads them with the code that is in `head.onnx`.
 """
 
 from __future__ import annotations
@@ -9,7 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mimn.state.sketch import DAY_MS, Sketch
@@ -76,3 +80,31 @@ def window_counts(sketch: Sketch, touches: Touches, positions: Tensor) -> Tensor
     events, candidates = touches.addresses.permute(2, 0, 1), touches.candidate_addresses.permute(3, 0, 1, 2)
     same = (candidates.unsqueeze(-1) == events.unsqueeze(2).unsqueeze(2)).to(weights.dtype)
     return (same @ weights).permute(1, 2, 3, 0, 4)
+
+
+def folded_counters(
+    sketch: Sketch, addresses: NDArray[np.int64], times_ms: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """The counters and periods of B users after their events, added one by one as UIC does.
+
+    addresses [B, T, A]; times_ms [B, T]; lengths [B]: row b has events at 0 to lengths[b] - 1 → [B, S * N + S], a state
+    without its other blocks
+    """
+    B, T = times_ms.shape
+    states = np.zeros((B, sketch.values + len(sketch.half_lives)), np.float32)
+    moments = sketch.moments(times_ms.reshape(-1)).reshape(B, T, 2, -1)
+    for t in range(int(lengths.max(initial=0))):
+        sketch.add(states, addresses[:, t], moments[:, t], t < lengths)
+    return states
+
+
+def read_counters(
+    sketch: Sketch, states: NDArray[np.float32], addresses: NDArray[np.int64], now_ms: NDArray[np.int64]
+) -> Tensor:
+    """What the counters of B users hold for candidates, as `head.onnx` reads them.
+
+    states [B, F]; addresses [B, C, A]; now_ms [B] → [B, C, A, S]
+    """
+    reader, moments = SketchReader(sketch), torch.from_numpy(sketch.moments(now_ms)).unsqueeze(1)
+    users = zip(torch.from_numpy(states).unsqueeze(1), torch.from_numpy(addresses), moments, strict=True)
+    return torch.cat([reader.counts(state, cells, now) for state, cells, now in users])

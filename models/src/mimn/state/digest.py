@@ -1,6 +1,6 @@
 """The hashes that stored values carry: digest, witness and user hash, all BLAKE2b with 8 bytes.
 
-The digest lets anybody check that exactly the right events were folded, once and in order, without trusting floats.
+The digest lets an operator check that exactly the right events were folded, once and in order, without trusting floats.
 """
 
 from __future__ import annotations

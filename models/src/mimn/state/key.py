@@ -52,6 +52,17 @@ class Keys:
         """One string a user: the state value."""
         return f"{self._tag(partition)}:s:{user_id}"
 
+    @property
+    def states(self) -> str:
+        """A glob pattern that matches every key of `state`, and no other."""
+        return f"{self.prefix}:{{{self.namespace}.*}}:s:*"
+
+    def same_user_in(self, other: Keys, key: bytes) -> bytes:
+        """The key that the user of `key`, one of our state keys, has in another namespace of as many partitions."""
+        return key.replace(
+            f"{self.prefix}:{{{self.namespace}.".encode(), f"{other.prefix}:{{{other.namespace}.".encode(), 1
+        )
+
     def progress(self, partition: int) -> str:
         """The partition's progress record."""
         return f"{self._tag(partition)}:progress"
@@ -59,6 +70,10 @@ class Keys:
     def bad(self, partition: int) -> str:
         """A bounded list of unreadable values of the partition, newest first, kept for inspection."""
         return f"{self._tag(partition)}:bad"
+
+    def users(self, partition: int) -> str:
+        """The set of users of the partition who have a state: tells a lost state from one that never was."""
+        return f"{self._tag(partition)}:users"
 
     @property
     def meta(self) -> str:

@@ -4,10 +4,12 @@ UIC writes it and refuses to write over one that it has not read; RTP reads its 
 docs/formats/progress.md.
 
      0  4s  magic "UIPR"      16  i64 next offset      56  u64 lineage      88  i64 as-of time, ms
-     4  u16 version           24  i64 last offset      64  u64 writer       96  u32 gaps
-     6  u16 zero              32  u64 witness          72  i64 base        100  u32 checksum
-     8  u32 partitions N      40  16s topic id         80  i64 gap end     104  end
-    12  u32 era
+     4  u16 version           24  i64 last offset      64  u64 writer       96  i64 misrouted to
+     6  u16 zero              32  u64 witness          72  i64 base        104  u32 gaps
+     8  u32 partitions N      40  16s topic id         80  i64 gap end     108  u32 checksum
+    12  u32 era                                                            112  end
+
+Version 1, which is still read, has gaps at 96, the checksum at 100, and ends at 104.
 """
 
 from __future__ import annotations
@@ -17,14 +19,17 @@ from struct import Struct
 from zlib import crc32
 
 MAGIC = b"UIPR"
-VERSION = 1
+VERSION = 2
 NO_TOPIC_ID = bytes(16)
 """What a broker without topic ids leaves in `topic_id`."""
 NOTHING_FOLDED = -1
 """`last_offset` of a partition from which nothing was absorbed yet."""
-_BODY = Struct("<4sHHIIqqQ16sQQqqqI")
+_BODY = Struct("<4sHHIIqqQ16sQQqqqqI")
+_BODY_1 = Struct("<4sHHIIqqQ16sQQqqqI")
 _CHECKSUM = Struct("<I")
 PROGRESS_BYTES = _BODY.size + _CHECKSUM.size
+_BODY_OF = {PROGRESS_BYTES: (VERSION, _BODY), _BODY_1.size + _CHECKSUM.size: (1, _BODY_1)}
+"""Version and layout, by the length of the record."""
 
 
 class CorruptProgress(ValueError):
@@ -61,7 +66,10 @@ class Progress:
     gaps: int = 0
     """How many such ranges there were."""
     as_of_ms: int
-    """When the partition was last known to be caught up to here, by the writer's clock."""
+    """When the partition was last known to be caught up to here, by the slower of the writer's and the store's clocks.
+    May fall from one writer to the next."""
+    misrouted_to: int = 0
+    """An operator has accepted misrouted records below this offset: they become dead letters, however many."""
 
     @property
     def complete_from(self) -> int:
@@ -87,24 +95,26 @@ def encode_progress(progress: Progress) -> bytes:
         progress.base,
         progress.gap_end,
         progress.as_of_ms,
+        progress.misrouted_to,
         progress.gaps,
     )
     return body + _CHECKSUM.pack(crc32(body))
 
 
 def decode_progress(record: bytes) -> Progress:
-    """The progress that `record` holds.
+    """The progress that `record`, of this version or version 1, holds.
 
     Raises:
         CorruptProgress: wrong length, magic, version or checksum.
     """
-    if len(record) != PROGRESS_BYTES or record[:4] != MAGIC:
+    if record[:4] != MAGIC or len(record) not in _BODY_OF:
         raise CorruptProgress(f"{len(record)} bytes that are not a progress record")
-    if _CHECKSUM.unpack_from(record, _BODY.size)[0] != crc32(record[: _BODY.size]):
+    version, body = _BODY_OF[len(record)]
+    if _CHECKSUM.unpack_from(record, body.size)[0] != crc32(record[: body.size]):
         raise CorruptProgress("the checksum of the progress record does not match")
-    fields = _BODY.unpack_from(record)
-    if fields[1] != VERSION:
-        raise CorruptProgress(f"progress record of version {fields[1]}; this program reads version {VERSION}")
+    fields = body.unpack_from(record)
+    if fields[1] != version:
+        raise CorruptProgress(f"progress record of version {fields[1]}; this program reads versions 1 and {VERSION}")
     return Progress(
         partitions=fields[3],
         era=fields[4],
@@ -117,5 +127,6 @@ def decode_progress(record: bytes) -> Progress:
         base=fields[11],
         gap_end=fields[12],
         as_of_ms=fields[13],
-        gaps=fields[14],
+        misrouted_to=fields[14] if version > 1 else 0,
+        gaps=fields[-1],
     )

@@ -1,126 +1,175 @@
-"""What `curves`, `weeks` and `trials` left as CSV, as tables for `AUC.md`."""
+"""`AUC-appendix.md`: how the table is measured, what it answers, and every row, at every length."""
 
 from __future__ import annotations
 
-import csv
-import itertools
-import math
-import textwrap
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 
-from mimn.table import weeks
+from mimn.table.answers import answers
+from mimn.table.compare import Entry, Results
+from mimn.table.plan import Plan
+from mimn.table.wording import (
+    COUNTS,
+    FLOOR_TITLES,
+    figures,
+    grid,
+    mean_std,
+    name,
+    prose,
+    state_size,
+)
 
-CURVES = "curves"
-WEEKS = "weeks"
-SIZES = "trials/sizes"
-MEMORIES = "trials/memories"
-VALIDATION = "On The Complete Journey's validation users of fold 0, who are tested in fold 1."
-TITLES = {
-    "length": (
-        "AUC by events read",
-        "On the test rows whose users have at least 1,000 events, whatever is read of them (the paper's Figure 1).",
-    ),
-    "delay": (
-        "AUC by hours that the state lacks",
-        "The latest 200 events of those up to so many hours before the request; the request stays where it is (Table "
-        "5's row for states that are out of step).",
-    ),
-    "long": (
-        "AUC when the same behavior goes on, by events read",
-        "Test users with at least 1,000 events who did all of it again and again before, the last time when they "
-        "really did. What there is to know of them stays the same, and the models were trained on windows of 256 "
-        "events: a fall is the state's.",
-    ),
-    "utilization": (
-        "Share of the writes by slot",
-        "Of the latest 200 events, a user's most written slot first, the mean over test users (Figure 6).",
-    ),
-}
+REFERENCES = (COUNTS, "pooling_product", "din_product", "pooling_sketch")
+"""The rows that every other row is compared with."""
+LONGER = ("pooling_sketch_16_1280", "mimn_sketch_16")
+"""Rows that were trained longer than the others."""
+_TRIALS = (
+    "The rows of 16 epochs were chosen on the validation users of fold 0, who are tested in fold 1: sum pooling with a "
+    "sketch had trials of three more schedules and sizes, MIMN with a sketch of two, no other row had any "
+    "(`trials/longer`). "
+)
 
 
-def appendix(records: Path, datasets: Mapping[str, str]) -> list[str]:
-    """Markdown lines: a section for each curve of a data set, which `datasets` gives its title, then weeks and trials.
+def appendix(
+    found: Sequence[Results], plan: Plan, open_rows: Mapping[str, Sequence[str]], others: Iterable[str]
+) -> str:
+    """The text of `AUC-appendix.md`.
 
-    Raises:
-        OSError, msgspec.ValidationError: a file cannot be read.
+    `open_rows` has the lines of what is still to be run, by the command that runs it; `others` are lines on what is not
+    a row.
     """
-    lines: list[str] = []
-    for (curve, (title, text)), (dataset, name) in itertools.product(TITLES.items(), datasets.items()):
-        path = records / CURVES / f"{dataset}_{curve}.csv"
-        if path.exists():
-            lines += ["", f"## {name}: {title}", "", *_wrapped(text), "", *_pivot(path)]
-            lines += ["", f"![{title}]({CURVES}/{path.stem}.png)"]
-    counted = {name: records / WEEKS / f"{dataset}.csv" for dataset, name in datasets.items()}
-    if any(path.exists() for path in counted.values()):
-        lines += ["", "## Purchases in seven days", ""]
-        lines += _wrapped("Any seven days in a row, UTC: the most, and the median.")
-        lines += ["", *_weeks({name: path for name, path in counted.items() if path.exists()})]
-    if (path := records / SIZES / "trials.csv").exists():
-        lines += ["", "## Trials: AUC by the bytes of a state", "", *_wrapped(VALIDATION)]
-        lines += ["", *_sizes(path), "", f"![AUC by KiB]({SIZES}/trials.png)"]
-    if (path := records / MEMORIES / "trials.csv").exists():
-        lines += ["", "## Trials: does a memory earn its place?", ""]
-        lines += _wrapped(
-            f"{VALIDATION} What a memory gives is what it adds to the same model without one; a sketch is a memory, "
-            "of counts. Intervals are over the users; another seed moves a figure by some thousandths."
-        )
-        lines += ["", *_sizes(path), "", *_differences(path.with_name("differences.csv"))]
-    return lines
+    lines = [
+        "# AUC: appendix",
+        "",
+        *prose(
+            "Made by `python -m mimn.table.render` from the records in this folder, which `python -m mimn.table` "
+            "makes. The answers are in [AUC.md](AUC.md)."
+        ),
+        "",
+        "## How it is measured",
+        "",
+        *prose(
+            "Users of train, validation and test are disjoint. A history ends before the target's basket begins. The "
+            "vocabulary is that of the train users, and the checkpoint is chosen on validation users. Each of five "
+            "folds tests two tenths of the users, validates on one and trains on seven, so that every user is tested "
+            "once; the fold is also the seed. Each positive has one negative, drawn by popularity (the figure to read) "
+            "or uniformly. The models learn from popularity negatives only, for which popularity is no evidence, while "
+            "the floors are fitted separately for each kind of negative: do not compare the two columns."
+        ),
+        "",
+        *prose(
+            "Two folds are two models, and their scores are not ranked against each other: an AUC is the mean of the "
+            "folds' AUCs, ± their sample standard deviation. Differences are on the same rows and on the folds that "
+            "both sides have, with 95 % intervals from 2,000 resamples of users within folds. The intervals cover the "
+            "choice of users, not the randomness of training. That shows in the number of folds that each side won, "
+            "and in the row `MIMN, other seeds`, which differs from `MIMN` in its seed alone: a difference of that "
+            "size does not tell two models apart. `better` and `worse` mean that the interval excludes 0 and that the "
+            "difference exceeds 0.001."
+        ),
+        "",
+        *prose(
+            "No row has trials of its own, except those named here: epochs, rates, dropout and weight decay are the "
+            "same for all rows and were chosen with sum pooling on validation users of an earlier split. The sketch's "
+            "cells and half-life were chosen there too; those users, a tenth of all, are tested here in the last fold. "
+            + (_TRIALS if any(key in one.models for one in found for key in LONGER) else "")
+            + f"All runs in this file together took {_cpu_hours(found):.1f} CPU-hours."
+        ),
+    ]
+    for one in found:
+        lines += ["", f"## {plan.title(one.dataset)}: answers", *answers(one, plan.of(one.dataset))]
+    for one in found:
+        for length in one.lengths():
+            lines += _section(one, plan.title(one.dataset), length)
+    lines += others
+    if open_rows:
+        lines += ["", "## Not run"]
+    for command, rows in open_rows.items():
+        lines += ["", f"`{command}` runs them, cheapest answers first:", "", *(f"* {line}" for line in rows)]
+    return "\n".join(lines) + "\n"
 
 
-def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, 118, break_on_hyphens=False)
+def _cpu_hours(found: Sequence[Results]) -> float:
+    records = (record for one in found for record in (one.floors, *one.models.values()))
+    return float(sum(fold["cpu_s"] for record in records for fold in record.folds.values()) / 3600)
 
 
-def _pivot(path: Path) -> list[str]:
-    """A curve's points: a line for each model, a column for each x. The third field is x, the fourth y."""
-    with path.open(encoding="utf-8", newline="") as file:
-        names, *points = csv.reader(file)
-    row, x, y, folds = 1, 2, 3, names.index("folds")
-    values: dict[tuple[str, str], dict[str, str]] = {}
-    for point in points:
-        values.setdefault((point[row], point[folds]), {})[point[x]] = f"{float(point[y]):.4f}"
-    columns = list(dict.fromkeys(point[x] for point in points))
-    body = ([name, count, *(of.get(at, "-") for at in columns)] for (name, count), of in values.items())
-    return _table(["row", "folds", *(f"{int(at):,}" for at in columns)], body)
+def _section(one: Results, title: str, length: int) -> list[str]:
+    floors = one.floors.folds[min(one.floors.folds)]
+    positives = sum(len(one.floors.of_fold(fold)["user"]) for fold in one.floors.folds)
+    users = sum(len(set(one.floors.of_fold(fold)["user"].tolist())) for fold in one.floors.folds)
+    hashes = ", ".join(f"`{one.floors.folds[fold]['instances_sha256'][:12]}`" for fold in sorted(one.floors.folds))
+    lines = [
+        "",
+        f"## {title}, latest {length:,} events",
+        "",
+        *prose(
+            f"{positives:,} positives of {users:,} users, as many negatives; data `{floors['data_sha256'][:16]}`, "
+            f"instances by fold {hashes}."
+        ),
+        "",
+    ]
+    keys = [*FLOOR_TITLES, *sorted(one.models, key=lambda key: _order(one, Entry(key, length)))]
+    entries = [entry for key in keys if one.has(entry := Entry(key, length))]
+    samplings = [f"AUC, {sampling}" for sampling in one.samplings(length)]
+    lines += grid(["row", "folds", *samplings, *_COLUMNS], (_row(one, entry) for entry in entries))
+    references = [key for key in REFERENCES if one.has(Entry(key, length))]
+    lines += [
+        "",
+        "Differences of AUC, popularity negatives; the last figure says in how many folds the row is ahead.",
+        "",
+        *grid(
+            ["row", *(f"− {name(one, key)}" for key in references)],
+            (
+                [name(one, entry.key), *(_cell(one, entry, Entry(key, length)) for key in references)]
+                for entry in entries
+                if entry.key in one.models
+            ),
+        ),
+    ]
+    return [*lines, *_calibration(one, entries)]
 
 
-def _weeks(paths: Mapping[str, Path]) -> list[str]:
-    body = []
-    for name, path in paths.items():
-        counted = weeks.read(path)
-        most, usual = weeks.busiest(counted), weeks.median(counted)
-        times = f"{most.purchases / usual:.2f}"
-        body.append([name, f"{most.first_day}", f"{most.purchases:,}", f"{usual:,}", times])
-    return _table(["data set", "most from", "purchases", "median", "times"], body)
+def _order(one: Results, entry: Entry) -> float:
+    return one.auc(entry) if one.has(entry) else 0.0
 
 
-def _differences(path: Path) -> list[str]:
-    body = []
-    with path.open(encoding="utf-8", newline="") as file:
-        for one in csv.DictReader(file):
-            auc, low, high = (float(one[name]) for name in ("auc", "low", "high"))
-            body.append([f"`{one['difference']}`", f"{int(one['length']):,}", f"{auc:+.4f} [{low:+.4f}, {high:+.4f}]"])
-    return _table(["difference", "events", "AUC"], body)
+def _row(one: Results, entry: Entry) -> list[str]:
+    found = [one.record(entry.key).folds[fold] for fold in one.folds(entry)]
+    others = [statistics.fmean(one.figures(entry, "popularity", figure)) for figure in _FIGURES]
+    aucs = [mean_std(one.figures(entry, sampling, "auc")) for sampling in one.samplings(entry.length)]
+    model = entry.key in one.models
+    speed = f"{statistics.fmean(f['targets_per_cpu_s'] for f in found):,.0f}" if model else "-"
+    state = state_size(one.state_bytes(entry.key)) if model else "-"
+    commits = ", ".join(f"`{commit}`" for commit in dict.fromkeys(f["commit"] for f in found))
+    return [name(one, entry.key), str(len(found)), *aucs, *(f"{value:.4f}" for value in others), state, speed, commits]
 
 
-def _sizes(path: Path) -> list[str]:
-    with path.open(encoding="utf-8", newline="") as file:
-        trials = list(csv.DictReader(file))
-    lengths = list(dict.fromkeys(trial["length"] for trial in trials))
-    values: dict[tuple[float, str, str], dict[str, str]] = {}
-    for trial in trials:
-        # A model that reads the events has no state: it comes last.
-        key = (float(trial["state_bytes"] or math.inf), trial["name"], trial["row"])
-        values.setdefault(key, {})[trial["length"]] = f"{float(trial['validation_auc']):.4f}"
+_COLUMNS = ["GAUC", "logloss", "NE", "PCOC", "state bytes", "targets a CPU-second", "commit"]
+_FIGURES = ("gauc", "logloss", "normalized_entropy", "pcoc")
+
+
+def _calibration(one: Results, entries: list[Entry]) -> list[str]:
+    """PCOC by the length of the whole history. The mean label is 1/2 in every fold, so folds are weighted by rows."""
+    spans: dict[str, None] = {}
+    values: dict[Entry, dict[str, float]] = {}
+    for entry in entries:
+        rows: dict[str, int] = {}
+        sums: dict[str, float] = {}
+        for by_length in one.figures(entry, "popularity", "pcoc_by_history"):
+            for span, found in dict(by_length).items():  # type: ignore[call-overload]  # this figure is a table
+                rows[span] = rows.get(span, 0) + found["rows"]
+                sums[span] = sums.get(span, 0.0) + found["rows"] * found["pcoc"]
+        values[entry] = {span: sums[span] / rows[span] for span in rows}
+        spans |= dict.fromkeys(rows)
     body = (
-        [f"{size:,.0f}" if size < math.inf else "-", name, f"`{row}`", *(of.get(length, "-") for length in lengths)]
-        for (size, name, row), of in sorted(values.items())
+        [name(one, entry.key), *(f"{found[span]:.3f}" if span in found else "-" for span in spans)]
+        for entry, found in values.items()
     )
-    return _table(["bytes", "name", "row", *(f"{int(length):,} events" for length in lengths)], body)
+    return ["", "PCOC by the number of events in the user's whole history:", "", *grid(["row", *spans], body)]
 
 
-def _table(head: list[str], body: Iterable[list[str]]) -> list[str]:
-    rule = "| " + " | ".join(["---"] * len(head)) + " |"
-    return [f"| {' | '.join(head)} |", rule, *(f"| {' | '.join(cells)} |" for cells in body)]
+def _cell(one: Results, first: Entry, second: Entry) -> str:
+    if first == second:
+        return "-"
+    comparison = one.compare(first, second)
+    return "not on one fold" if comparison is None else f"{figures(comparison)}, {comparison.verdict}"

@@ -1,14 +1,14 @@
-"""Rows of the table against each other, on the same test rows: what differs, and how sure that is.
+"""Rows of the table against each other, on the same test rows: by how much they differ, and how sure that is.
 
 Scores of two folds come from two models, so no positive of one fold is ranked against a negative of another: an AUC
-over folds is the mean of the folds' AUCs. A difference is that of two rows on the folds that both have; its interval
-resamples users within folds (2,000 times), each user with all his test rows, the same users for both sides.
+over folds is the mean of the folds' AUCs. Two rows are compared on the folds that both have; the interval of their
+difference resamples users within folds (2,000 times), each user with all their test rows, the same for both sides.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -21,12 +21,12 @@ from mimn.table.floors import FLOORS
 from mimn.table.records import FLOOR_ROW, NoRecord, Record
 
 CERTAIN = 0.001
-"""A difference is one when its interval excludes 0 and it is larger than this."""
+"""A difference counts as one when its interval excludes 0 and it is larger than this."""
 LONG = 1000
 """Events of a long history."""
 
 Group = Literal["all", "bought", "new", "long"]
-"""Of test rows: all; those whose positive the user bought before, or did not; those with at least `LONG` events."""
+"""Test rows: all, those whose positive the user bought before or did not, those with at least `LONG` events."""
 
 
 class Entry(NamedTuple):
@@ -68,7 +68,7 @@ class Results:
     """The records of one data set.
 
     Raises:
-        NoRecord: there are no floors, or a record rests on other instances than they do.
+        NoRecord: there are no floors, or a record was made on other instances than they were.
     """
 
     dataset: str
@@ -81,8 +81,8 @@ class Results:
             for fold, found in record.folds.items():
                 if found["instances_sha256"] != self.floors.folds.get(fold, {}).get("instances_sha256"):
                     raise NoRecord(
-                        f"{self.dataset} {record.key}: fold {fold} rests on other instances than the floors do, or "
-                        "they were not run on it: run the row and the floors again"
+                        f"{self.dataset} {record.key}: fold {fold} was made on other instances than the floors, or the "
+                        "floors were not run on it: run the row and the floors again"
                     )
 
     def lengths(self) -> list[int]:
@@ -96,7 +96,7 @@ class Results:
         return sorted(found)
 
     def record(self, key: str) -> Record:
-        """The record that an entry's key is of: a model's, or that of all floors."""
+        """The record that holds an entry: a model's own, or the floors'."""
         return self.models.get(key, self.floors)
 
     def folds(self, entry: Entry) -> list[int]:
@@ -110,15 +110,25 @@ class Results:
         ]
 
     def figures(self, entry: Entry, sampling: str, name: str) -> list[float]:
-        """A figure of every fold of an entry."""
+        """A figure of every fold of an entry; none of a sampling that it was not evaluated with."""
         found = []
         for fold in self.folds(entry):
-            evaluation = self.record(entry.key).folds[fold]["evaluation"][str(entry.length)][sampling]
-            found.append((evaluation if entry.key in self.models else evaluation[entry.key])[name])
+            evaluation = self.record(entry.key).folds[fold]["evaluation"][str(entry.length)]
+            if sampling in evaluation:
+                of = evaluation[sampling]
+                found.append((of if entry.key in self.models else of[entry.key])[name])
         return found
 
+    def samplings(self, length: int) -> list[str]:
+        """How negatives were drawn at a length."""
+        found = (fold["evaluation"].get(str(length), {}) for fold in self.floors.folds.values())
+        return list(dict.fromkeys(sampling for evaluation in found for sampling in evaluation))
+
     def scores(self, entry: Entry, fold: int) -> NDArray[np.float64]:
-        """An entry's predictions for a fold's rows, popularity negatives. [r]"""
+        """An entry's ranks of a fold's rows, popularity negatives: they order positives and negatives as its scores do.
+
+        → [r] float64
+        """
         name = str(entry.length) if entry.key in self.models else f"{entry.length}_{entry.key}"
         return self.record(entry.key).of_fold(fold)[name].astype(np.float64)
 
@@ -126,12 +136,12 @@ class Results:
         """Labels and users of a fold's rows in a group, and which of all rows those are. [g], [g], [r]"""
         of = self.floors.of_fold(fold)
         chosen = {
-            "all": np.ones(len(of["user_id"]), bool),
-            "bought": of["bought"] > 0,
-            "new": of["bought"] == 0,
+            "all": np.ones(len(of["user"]), bool),
+            "bought": of["bought"],
+            "new": ~of["bought"],
             "long": of["events"] >= LONG,
         }[group]
-        users = np.repeat(of["user_id"].astype(np.int64)[chosen], 2)
+        users = np.repeat(of["user"].astype(np.int64)[chosen], 2)
         return np.tile(np.array([1, 0]), int(chosen.sum())), users, np.repeat(chosen, 2)
 
     def aucs(self, entry: Entry, group: Group = "all", folds: Iterable[int] | None = None) -> list[float]:
@@ -151,13 +161,35 @@ class Results:
         masks = [self.rows(fold, group)[2] for fold in sorted(self.floors.folds)]
         return float(np.concatenate(masks).mean())
 
+    def state_bytes(self, key: str) -> int | None:
+        """Bytes of a user's state in a model's row; None if it reads the events themselves."""
+        found: int | None = next(iter(self.models[key].folds.values()))["state_bytes"]
+        return found
+
+    def best_on_validation(self, length: int, accepts: Callable[[int | None], bool]) -> str | None:
+        """The row with the highest validation AUC among those read at a length whose state's bytes are accepted.
+
+        Two rows are compared on the folds that both have.
+        """
+        keys = [key for key in self.models if self.has(Entry(key, length)) and accepts(self.state_bytes(key))]
+        if not keys:
+            return None
+        best = keys[0]
+        for key in keys[1:]:
+            ours, theirs = self.models[key].folds, self.models[best].folds
+            common = ours.keys() & theirs.keys()
+            if sum(ours[fold]["validation_auc"] - theirs[fold]["validation_auc"] for fold in common) > 0:
+                best = key
+        return best
+
     def has(self, entry: Entry) -> bool:
         """Whether any fold of the entry was run."""
         return bool(self.folds(entry))
 
     def compare(self, first: Entry, second: Entry, group: Group = "all") -> Comparison | None:
-        """`first` minus `second`; None where no fold has both."""
-        folds = [fold for fold in self.folds(first) if fold in self.folds(second)]
+        """`first` minus `second`, on the folds with test rows of the group; None where no fold has both."""
+        common = set(self.folds(first)) & set(self.folds(second))
+        folds = [fold for fold in sorted(common) if self.rows(fold, group)[2].any()]
         if not folds:
             return None
         ours, theirs = self.aucs(first, group, folds), self.aucs(second, group, folds)
@@ -185,6 +217,8 @@ def results(records: list[Record]) -> list[Results]:
     for dataset in sorted({record.dataset for record in records}):
         of = {record.key: record for record in records if record.dataset == dataset}
         if FLOOR_ROW not in of:
-            raise NoRecord(f"{dataset} has no record {FLOOR_ROW!r}: run that row first, it says whom all rows are of")
+            raise NoRecord(
+                f"{dataset} has no record {FLOOR_ROW!r}: run that row first: it says which users the test rows are of"
+            )
         found.append(Results(dataset, of.pop(FLOOR_ROW), of))
     return found

@@ -46,7 +46,7 @@ from mimn.table.plan import PLAN, Cell, cells, read_plan
 LENGTHS = (10, 20, 50, 100, 200, 500, 1000)
 LONG_LENGTHS = (200, 1000, 3000, 10000)
 LONG_POSITIVES = 128
-"""Of each fold, at most about so many: 10,000 events each are much to read."""
+"""About the most positives of a fold: 10,000 events each take long to read."""
 DELAYS_H = (0, 1, 6, 24, 72, 168)
 CURVE_ROWS = (
     "mimn",
@@ -80,7 +80,7 @@ Reading = Callable[[DataSet], tuple[Events, Instances]]
 
 @dataclass(frozen=True)
 class Trained:
-    """One row on one fold, its model at hand."""
+    """One row on one fold, with its model loaded."""
 
     cell: Cell
     model: ClickModel
@@ -178,7 +178,7 @@ def ends_before(data: DataSet, instances: Instances, seconds: int) -> NDArray[np
 def long_curve(models: Iterable[Trained], lengths: tuple[int, ...] = LONG_LENGTHS) -> list[Point]:
     """AUC when users go on for much longer than any of the data: the same behavior again and again, up to a length.
 
-    What there is to know of a user stays what it is from a whole history on, so a fall is the state's doing.
+    From one whole history on, repeating adds no information, so if the AUC falls, the state loses some.
     """
 
     def repeated(length: int) -> Reading:
@@ -194,8 +194,8 @@ def long_curve(models: Iterable[Trained], lengths: tuple[int, ...] = LONG_LENGTH
 
 
 def repeat_histories(events: Events, instances: Instances, length: int) -> tuple[Events, Instances]:
-    """Users of their own for the instances, whose history came to pass again and again before: `length` events or more,
-    each round a day before the next one began. The latest round is the real one, at its real time."""
+    """A user for each instance, whose history is repeated before the real one until it has at least `length` events.
+    Each round ends a day before the next one begins; the latest round is the real one, at its real time."""
     columns: dict[str, list[NDArray[np.int64]]] = {name: [] for name in COLUMNS}
     sizes = []
     for user, (begin, end) in enumerate(zip(instances.begin.tolist(), instances.end.tolist(), strict=True)):
@@ -270,8 +270,8 @@ def _user_shares(model: MimnModel, one: Trained, length: int) -> NDArray[np.floa
 
 
 def write_weights(model: MimnModel, items: Tensor, categories: Tensor) -> Tensor:
-    """What each event of left-aligned histories writes with, by slot: recomputed from the states around it, because a
-    memory without MUR keeps no account of it. [B, T], [B, T] int64 rows → [B, T, m]"""
+    """The write weights of each event of left-aligned histories, by slot: recomputed from the states around it, because
+    a memory without MUR does not keep them. [B, T], [B, T] int64 rows → [B, T, m]"""
     cell = model.cell
     assert isinstance(cell, MimnCell)  # noqa: S101 (variant `paper` has no other)
     states = model.unroll(items, categories)

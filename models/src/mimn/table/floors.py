@@ -14,7 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from mimn.data.events import Events
-from mimn.data.instances import Candidates, Instances, Sampling
+from mimn.data.instances import Candidates, Instances
+from mimn.data.negatives import Sampling
 from mimn.data.vocabulary import Vocabulary
 
 FEATURES = ("item_popularity", "category_popularity", "item_count", "category_share", "last_category")

@@ -1,4 +1,4 @@
-"""The baselines against a package that has them too: the same rows, features, sizes and optimizer, two codes.
+"""The baselines against a package that also has them: the same rows, features, sizes and optimizer, two codes.
 
     python -m mimn.table.peers --dataset complete_journey --output models/experiments/peers
 
@@ -181,7 +181,7 @@ def compared(
 ) -> dict[str, Any]:
     """The mean AUC over the seeds of either side, and their difference with its interval.
 
-    Both sides meet the same resampled users, and each has its own seeds drawn anew: two runs of one code differ, too.
+    Both sides meet the same resampled users, and each draws its own seeds: two runs of one code differ, too.
     """
     sides = [[metrics.auc(labels, scores) for scores in side] for side in (ours, theirs)]
     resampled = [np.array([metrics.resampled_aucs(labels, s, users) for s in side]) for side in (ours, theirs)]
@@ -238,12 +238,12 @@ def compare(kind: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def main(arguments: list[str] | None = None) -> int:
     """Compare; see the module's text."""
     parser = argparse.ArgumentParser(prog="python -m mimn.table.peers", description="Our baselines and a package's.")
-    parser.add_argument("--dataset", default="complete_journey", choices=("complete_journey", "online_retail"))
+    parser.add_argument("--dataset", default="complete_journey", help="default complete_journey")
     parser.add_argument("--models", nargs="+", default=list(KINDS), choices=tuple(KINDS))
     parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--length", type=int, default=100, help="events of history (default 100)")
-    parser.add_argument("--targets", type=int, default=20_000, help="at most so many train positives")
+    parser.add_argument("--targets", type=int, default=20_000, help="at most this many train positives")
     parser.add_argument("--runs", type=Path, default=Path("runs/peers"), help="rows, scores and the environment")
     parser.add_argument("--output", type=Path, required=True, help="folder of the record")
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""The plan of the table: which rows, on which folds, with what in common; and which of them are still to be run.
+"""The plan of the table: its rows, their folds, the settings that they share, and which rows are still to be run.
 
 A plan is a TOML file that names the configurations that its rows are made of. A cell, one row on one fold, is done when
 its record (`mimn.table.records`) says that it was run with the same configuration.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from mimn import run
 from mimn.config import ConfigError
 from mimn.data.split import FOLDS
 from mimn.data.windows import WindowPlan
-from mimn.run import RunConfig, TrainingSettings
+from mimn.run import DataSettings, RunConfig, TrainingSettings
 from mimn.table.records import FLOOR_ROW, Record
 
 PLAN = Path("models/plans/table.toml")
+_DATA_DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(DataSettings)}
 
 
 class Variation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,8 +44,19 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     rows: tuple[str, ...]
     """`floors`, a variation, or X for the configuration `<dataset>_X.toml`."""
     lengths: tuple[int, ...] = (200,)
-    """Each trained model is evaluated on the latest so many events."""
+    """Each trained model is evaluated on histories of these lengths, a user's latest events."""
     folds: tuple[int, ...] = tuple(range(FOLDS))
+
+
+class DataSetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the rendered table says of a data set."""
+
+    title: str
+    week_rows: tuple[str, ...] = ()
+    """Rows that are `mimn_bounded` without the targets of one week: of the busiest, and of one with as many purchases
+    as the median (`mimn.table.weeks`)."""
+    expected: tuple[tuple[int, float], ...] = ()
+    """Length and test AUC that the best small model was expected to reach before anything was run."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,6 +73,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Fields of `[training]` that all rows have instead of their own."""
     windows: dict[str, Any] = {}
     variations: dict[str, Variation] = {}
+    datasets: dict[str, DataSetPlan] = {}
+
+    def of(self, dataset: str) -> DataSetPlan:
+        """What the plan says of a data set; one that it does not name is called by its key."""
+        return self.datasets.get(dataset) or DataSetPlan(title=dataset)
+
+    def title(self, dataset: str) -> str:
+        """A data set's title."""
+        return self.of(dataset).title
 
 
 @dataclass(frozen=True)
@@ -78,11 +99,11 @@ class Cell:
     def fingerprint(self) -> str:
         """sha256 of what decides the cell's figures, the code aside.
 
-        Of every value that is not its field's default, so that a field that is added later changes nothing; where files
-        are, and whether the step is compiled, do not matter.
+        It covers every value that is not its field's default, so that a field that is added later changes nothing.
+        Where files are and whether the step is compiled do not matter.
         """
         config, whole = self.config, {}
-        whole["data"] = _chosen(msgspec.to_builtins(config.data), {"min_users": 5}, leave_out=("folder", "instances"))
+        whole["data"] = _chosen(msgspec.to_builtins(config.data), _DATA_DEFAULTS, leave_out=("folder", "instances"))
         if self.key != FLOOR_ROW:
             architecture = config.architecture
             whole["model"] = _chosen(asdict(architecture), asdict(type(architecture)()), leave_out=())
@@ -98,7 +119,7 @@ class Cell:
 
     @property
     def title(self) -> str:
-        """What the cell is called while it runs."""
+        """How messages name the cell."""
         return f"{self.dataset} {self.key}, fold {self.fold}"
 
 
@@ -121,6 +142,18 @@ def read_plan(path: Path) -> Plan:
         return msgspec.convert(tomllib.loads(path.read_text("utf-8")), Plan)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def plan_files(folder: Path) -> list[Path]:
+    """The files of a folder that are plans: TOML with stages.
+
+    Raises:
+        ConfigError: a TOML file cannot be read.
+    """
+    try:
+        return [path for path in sorted(folder.glob("*.toml")) if "stages" in tomllib.loads(path.read_text("utf-8"))]
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"a plan in {folder} cannot be read: {error}") from error
 
 
 def cells(plan: Plan) -> list[Cell]:
@@ -164,6 +197,16 @@ def _of_fold(config: RunConfig, fold: int) -> RunConfig:
     """The configuration on one fold, whose number is added to its seed."""
     data = msgspec.structs.replace(config.data, fold=fold)
     return msgspec.structs.replace(config, data=data).with_seed(config.training.seed + fold)
+
+
+def check_data(of: Iterable[Cell]) -> None:
+    """Load each data set of some cells once, so that missing data is an error before anything is trained.
+
+    Raises:
+        DataError: files are missing or damaged.
+    """
+    for cell in {cell.dataset: cell for cell in of}.values():
+        run.load_data(cell.config.data)
 
 
 def open_cells(plan: Plan) -> list[Cell]:

@@ -1,8 +1,8 @@
 """Records of the table: what every row measured on every fold, in plain files that are committed.
 
 A record is a folder `<records>/<dataset>/<row>`: `config.toml` (resolved, without its fold), `metrics.json` (each
-fold's figures, hashes and commit) and `predictions.npz` (each fold's predictions for its test users, popularity
-negatives). The row `floors` also holds whom a fold's test rows are of. Models and data are not needed to compare rows.
+fold's figures, hashes and commit) and `ranks.npz` (how each fold's model ranks its test rows, popularity negatives).
+The row `floors` also says which user each test row belongs to. Models and data are not needed to compare rows.
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ from mimn.run import DataSet
 
 FLOOR_ROW = "floors"
 """Key of the record of the predictors without a network."""
-PREDICTIONS = "predictions.npz"
-
-Floats = NDArray[np.float32]
+RANKS = "ranks.npz"
 
 
 class NoRecord(Exception):
@@ -41,7 +39,7 @@ class Record:
     folds: dict[int, dict[str, Any]] = field(default_factory=dict)
     """By fold: the run's metrics, `evaluation` by length."""
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
-    """By `array_name`: predictions; for the floors also the columns of the test rows."""
+    """By `array_name`: ranks (`ranks`) by length; for the floors also the columns of `test_rows`."""
 
     def of_fold(self, fold: int) -> dict[str, NDArray[Any]]:
         """The arrays of one fold, by what they are."""
@@ -49,7 +47,7 @@ class Record:
         return {name.removeprefix(prefix): value for name, value in self.arrays.items() if name.startswith(prefix)}
 
     def put(self, fold: int, found: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
-        """Take in one fold; `arrays` by what they are. What was known of the fold before is gone."""
+        """Add or replace one fold; `arrays` by what they are."""
         for name in self.of_fold(fold):
             del self.arrays[array_name(fold, name)]
         self.folds[fold] = found
@@ -61,10 +59,10 @@ class Record:
         folder.mkdir(parents=True, exist_ok=True)
         if config is not None:
             (folder / run.CONFIG).write_text(config, "utf-8")
-        partial = folder / f".{PREDICTIONS}.{os.getpid()}.tmp"
+        partial = folder / f".{RANKS}.{os.getpid()}.tmp"
         with partial.open("wb") as file:
             np.savez_compressed(file, **dict(sorted(self.arrays.items())))  # type: ignore[arg-type]  # as in evaluate
-        partial.replace(folder / PREDICTIONS)
+        partial.replace(folder / RANKS)
         folds = {str(fold): self.folds[fold] for fold in sorted(self.folds)}
         run.write_json(folder / run.METRICS, {"name": self.name, "dataset": self.dataset, "folds": folds})
 
@@ -73,27 +71,27 @@ class Record:
         """The record that `save` wrote.
 
         Raises:
-            NoRecord: it cannot be read, or its predictions are not those that its metrics are of.
+            NoRecord: it cannot be read, or its ranks do not have the hash that its metrics state.
         """
         try:
             found = json.loads((folder / run.METRICS).read_text("utf-8"))
-            with np.load(folder / PREDICTIONS, allow_pickle=False) as archive:
+            with np.load(folder / RANKS, allow_pickle=False) as archive:
                 arrays = dict(archive)
             folds = {int(fold): one for fold, one in found["folds"].items()}
             record = cls(found["dataset"], folder.name, found["name"], folds, arrays)
-            stated = {fold: one["predictions_sha256"] for fold, one in folds.items()}
+            stated = {fold: one["ranks_sha256"] for fold, one in folds.items()}
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise NoRecord(
                 f"{folder} cannot be read ({error}): restore it, or delete it and run the row again"
             ) from error
         for fold, sha256 in stated.items():
             if arrays_sha256(record.of_fold(fold)) != sha256:
-                raise NoRecord(f"{folder}: the predictions of fold {fold} were changed: delete it, run the row again")
+                raise NoRecord(f"{folder}: the ranks of fold {fold} were changed: delete it and run the row again")
         return record
 
 
 def array_name(fold: int, what: str) -> str:
-    """The name of an array of a fold in `predictions.npz`."""
+    """The name of an array of a fold in `ranks.npz`."""
     return f"fold{fold}_{what}"
 
 
@@ -115,21 +113,37 @@ def read_records(folder: Path) -> list[Record]:
     return [Record.load(path.parent) for path in sorted(folder.glob(f"*/*/{run.METRICS}"))]
 
 
-def test_rows(data: DataSet) -> dict[str, NDArray[Any]]:
-    """Whom a fold's test rows are of, as the floors' record keeps it; n positives, each followed by one negative.
+def ranks(scores: NDArray[np.floating[Any]]) -> NDArray[np.uint16]:
+    """What an AUC needs of the scores of r rows, positives and negatives in turn: [r] → [r], 0 to 65535.
 
-    user_id [n] · events [n]: how many lie before the target · bought [n], drawn [n]: how often the positive, and its
-    popularity negative, is among all of them
+    A positive and a negative compare by their ranks as they do by their scores, ties included, whichever rows or users
+    are chosen: an AUC and its resamples are the same number to the last bit. Rows of one label that no other label
+    stands between share a rank, so there are few ranks and they compress well.
+
+    Raises:
+        ValueError: there are more ranks than 65,536.
+    """
+    values, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    positives = np.bincount(place[::2], minlength=len(values))
+    # Of each distinct score: negatives alone, positives alone, or both, which no neighbor may join.
+    label = np.select([positives == 0, positives == counts], [0, 1], 2)
+    begins = (label[1:] != label[:-1]) | (label[1:] == 2)
+    found = np.concatenate([[0], np.cumsum(begins)])[place]
+    if found.max(initial=0) > np.iinfo(np.uint16).max:
+        raise ValueError(f"{len(scores):,} rows have more ranks than 65,536")
+    return found.astype(np.uint16)
+
+
+def test_rows(data: DataSet) -> dict[str, NDArray[Any]]:
+    """Which users a fold's test rows belong to, for the floors' record; n positives, each followed by a negative.
+
+    user [n] int32: numbered from 0, because a record holds no user ids · events [n] int32: how many lie before the
+    target · bought [n] bool: the positive is among them
     """
     test = data.instances.of("test")
-    counts = np.zeros((2, len(test)), np.int32)
-    for i, (begin, end) in enumerate(zip(test.begin.tolist(), test.end.tolist(), strict=True)):
-        history = data.events.item_id[begin:end]
-        counts[0, i] = np.count_nonzero(history == test.item[i])
-        counts[1, i] = np.count_nonzero(history == test.popularity_item[i, 0])
+    histories = zip(test.begin.tolist(), test.end.tolist(), test.item.tolist(), strict=True)
     return {
-        "user_id": test.user_id.astype(np.int32),
+        "user": np.unique(test.user_id, return_inverse=True)[1].astype(np.int32),
         "events": (test.end - test.begin).astype(np.int32),
-        "bought": counts[0],
-        "drawn": counts[1],
+        "bought": np.array([bool((data.events.item_id[begin:end] == item).any()) for begin, end, item in histories]),
     }

@@ -1,10 +1,11 @@
-"""The table of models: every row on every fold, cheapest answers first, until all is done or the time is up.
+"""The table of models: every row on every fold, cheapest answers first, until all are done or the time is up.
 
     python -m mimn.table [--plan models/plans/table.toml] [--cpu-minutes 60] [--list]
 
-A plan (`mimn.table.plan`) names the rows and the settings that all of them share. A fold of a row that its record
-(`records`) has for the same configuration is not run again, and a run that was interrupted goes on at the end of
-its last epoch: the command can be ended and started at any time. One process, one thread.
+A plan (`mimn.table.plan`) names the rows and the settings that they share. The data of all rows is read before
+anything is trained. A fold of a row that its record (`records`) has for the same configuration is not run again, and an
+interrupted run continues after its last whole epoch: the command can be stopped and started at any time. One process,
+one thread.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ from mimn.baselines import state_bytes
 from mimn.config import ConfigError
 from mimn.data.events import DataError
 from mimn.evaluate import EvaluationFailed, evaluate, floor_figures
+from mimn.metrics import UndefinedMetric
 from mimn.run import RunConfig
-from mimn.table import render as experiments
+from mimn.table import render
 from mimn.table.floors import FLOORS
-from mimn.table.plan import PLAN, Cell, Plan, open_cells, read_plan, record_of, remaining
-from mimn.table.records import FLOOR_ROW, NoRecord, arrays_sha256, test_rows
+from mimn.table.plan import PLAN, Cell, Plan, check_data, open_cells, read_plan, record_of, remaining
+from mimn.table.records import FLOOR_ROW, NoRecord, arrays_sha256, ranks, test_rows
 from mimn.train import TrainingFailed, train
 
 
@@ -44,15 +46,15 @@ def run_cell(plan: Plan, cell: Cell) -> dict[str, Any]:
     record = record_of(plan, cell)
     before = record.folds.get(cell.fold, {})
     spent = before["cpu_s"] if before.get("config_sha256") == cell.fingerprint else 0.0
-    # A run that another command has trained, trials say, costs at least what its passes took.
+    # A run that another command trained (`trials`) costs at least what its passes took.
     passes = sum(epoch["cpu_s"] for epoch in found.get("curve", ()))
     found |= {
         "config_sha256": cell.fingerprint,
-        "predictions_sha256": arrays_sha256(arrays),
+        "ranks_sha256": arrays_sha256(arrays),
         "cpu_s": round(max(spent + time.process_time() - began, passes), 1),
     }
     record.put(cell.fold, found, arrays)
-    # The record's configuration is the one that its latest fold ran with; what each ran with is in its hash.
+    # The record's configuration is that of its latest fold; each fold has the hash of its own.
     record.save(Path(plan.records), None if cell.key == FLOOR_ROW else _without_fold(cell).to_toml())
     return found
 
@@ -68,7 +70,7 @@ def _floors(cell: Cell) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     arrays, evaluation = test_rows(data), {}
     for length in cell.lengths:
         evaluation[str(length)], scores = floor_figures(data, length)
-        arrays |= {f"{length}_{name}": scores[name] for name in FLOORS}
+        arrays |= {f"{length}_{name}": ranks(scores[name]) for name in FLOORS}
     found = {
         "data_sha256": data.events.sha256,
         "instances_sha256": data.instances.sha256,
@@ -80,8 +82,8 @@ def _floors(cell: Cell) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
 
 
 def _trained(cell: Cell, folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Train and evaluate the cell in its run folder, going on where an earlier attempt ended."""
-    # The last row's step is other code under the same name: without this torch would stop compiling at some row.
+    """Train and evaluate the cell in its run folder, continuing an earlier attempt."""
+    # Each row compiles a different step under the same name: without a reset torch stops compiling after some rows.
     torch.compiler.reset()
     if not (folder / run.METRICS).exists():
         train(cell.config, folder, resume=(folder / run.CONFIG).exists(), progress_bar=sys.stderr.isatty())
@@ -91,7 +93,7 @@ def _trained(cell: Cell, folder: Path) -> tuple[dict[str, Any], dict[str, NDArra
         if str(length) not in known:
             evaluate(folder, length, parts=("test",), floors=False)
         with np.load(folder / run.PREDICTIONS.format(length=length), allow_pickle=False) as archive:
-            arrays[str(length)] = archive["test_popularity"]
+            arrays[str(length)] = ranks(archive["test_popularity"])
     found = msgspec.json.decode((folder / run.METRICS).read_bytes())
     found["evaluation"] = {str(length): found["evaluation"][str(length)]["test"] for length in cell.lengths}
     return found | {"state_bytes": state_bytes(cell.config.architecture)}, arrays
@@ -101,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a plan; see the module's text."""
     parser = argparse.ArgumentParser(prog="python -m mimn.table", description="Run the table of models, row by row.")
     parser.add_argument("--plan", type=Path, default=PLAN, help=f"TOML file (default {PLAN})")
-    parser.add_argument("--cpu-minutes", type=float, default=720.0, help="begin no run after so many (default 720)")
+    parser.add_argument("--cpu-minutes", type=float, default=720.0, help="start no run after this many (default 720)")
     parser.add_argument("--list", action="store_true", help="only print what remains")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -111,24 +113,26 @@ def main(arguments: list[str] | None = None) -> int:
             _run(plan, options.plan, options.cpu_minutes)
         lines = list(remaining(plan))
         print("\n".join(["remaining:", *lines] if lines else ["the table is complete"]))
-    except (ConfigError, DataError, TrainingFailed, EvaluationFailed, NoRecord) as error:
+    except (ConfigError, DataError, TrainingFailed, EvaluationFailed, NoRecord, UndefinedMetric) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print("interrupted; the same command continues from here", file=sys.stderr)
         return 130
     return 0
 
 
 def _run(plan: Plan, path: Path, cpu_minutes: float) -> None:
-    """Run the open cells; the table is written once, at the end, however it comes: it costs as much as a short run.
+    """Run the open cells. Rendering costs as much as a short run, so it is done once, at the end, even after an error.
 
-    A command that was killed wrote none: the next one does, whatever it still has to run.
+    A command that was killed rendered nothing; the next one does.
     """
     began = time.process_time()
-    written = (Path(plan.records) / experiments.TABLE).exists()
+    written = (Path(plan.records) / render.TABLE).exists()
     try:
-        for cell in open_cells(plan):
+        open_ones = open_cells(plan)
+        check_data(open_ones)
+        for cell in open_ones:
             if time.process_time() - began > 60.0 * cpu_minutes:
                 print(f"{cpu_minutes:g} CPU minutes are used up")
                 break
@@ -138,7 +142,7 @@ def _run(plan: Plan, path: Path, cpu_minutes: float) -> None:
             print(f"{cell.title}: test AUC {aucs} in {found['cpu_s']:.0f} CPU s", flush=True)
     finally:
         if not written and any(Path(plan.records).glob(f"*/*/{run.METRICS}")):
-            experiments.write_table(Path(plan.records), path)
+            render.write(Path(plan.records), path)
 
 
 def _auc(cell: Cell, figures: dict[str, Any]) -> float:

@@ -89,6 +89,7 @@ def lines(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """`trials.csv`: a line for each run and length; a run of two stages has one."""
     found = {
         (one.cell.dataset, one.cell.key, one.cell.fold, length): {
+            "dataset": one.cell.dataset,
             "row": one.cell.key,
             "name": one.cell.config.name,
             "fold": one.cell.fold,

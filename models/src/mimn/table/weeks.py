@@ -1,4 +1,5 @@
-"""How many purchases any seven days in a row had: which seven a table's plan may leave out as a sale, and which not.
+"""How many purchases any seven days in a row had: the busiest are what a plan leaves out as a sale, and ones like the
+median are left out for comparison.
 
 python -m mimn.table.weeks --dataset online_retail [--output models/experiments/weeks]
 """
@@ -33,7 +34,7 @@ class Week(msgspec.Struct, frozen=True):
 
 
 def weeks(events: Events) -> list[Week]:
-    """Each seven days in a row that the events span whole, UTC. A span of less is none."""
+    """All seven days in a row that the events cover, UTC; empty if they cover less."""
     by_day = np.bincount(events.timestamp // DAY_S - events.timestamp.min() // DAY_S)
     if len(by_day) < DAYS:
         return []
@@ -48,7 +49,7 @@ def busiest(found: Sequence[Week]) -> Week:
 
 
 def median(found: Sequence[Week]) -> int:
-    """The purchases of seven days than which half have no more."""
+    """The median of the purchases in seven days."""
     return sorted(week.purchases for week in found)[(len(found) - 1) // 2]
 
 
@@ -65,7 +66,7 @@ def read(path: Path) -> list[Week]:
 def main(arguments: list[str] | None = None) -> int:
     """Count a data set's purchases; see the module's text."""
     parser = argparse.ArgumentParser(prog="python -m mimn.table.weeks", description="Purchases in seven days.")
-    parser.add_argument("--dataset", default="complete_journey", choices=("complete_journey", "online_retail"))
+    parser.add_argument("--dataset", required=True, help="X of models/configs/X_pooling.toml")
     parser.add_argument("--output", type=Path, default=OUTPUT, help=f"folder of the CSV (default {OUTPUT})")
     options = parser.parse_args(arguments)
     try:

@@ -17,29 +17,25 @@ from access import BadKeys, BadTls, is_loopback
 from mimn.bundle import BundleError, GoldenMismatch
 from rtp.app import create_service
 from rtp.doors.listeners import bind, inherited, run
+from rtp.logs import configure
 from rtp.settings import RtpSettings
-
-log = logging.getLogger("rtp")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve, and return the exit status: 0 after a drain, 2 for what the caller of the program must correct."""
+    """Serve, and return the exit status: 0 after a drain, 2 if settings, keys or bundle must be corrected first."""
     parser = argparse.ArgumentParser(
         prog="rtp", description="Real-Time Prediction: scores candidate ads over HTTP.",
         epilog="Everything else is set by RTP_<GROUP>__<FIELD>, such as RTP_REDIS__URL; see rtp.settings.",
     )  # fmt: skip
     parser.add_argument(
-        "--fd", type=int, metavar="N", help="accept on this inherited listening socket rather than on RTP_HTTP__PORT"
+        "--fd", type=int, metavar="N", help="accept on this inherited listening socket instead of RTP_HTTP__PORT"
     )
     given = parser.parse_args(arguments)
     try:
         settings = load_settings(os.environ)
     except ValueError as error:
         return _refuse(str(error))
-    logging.basicConfig(
-        level=settings.log.level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    configure(settings.log.level, settings.log.format)
     try:
         public = bind(settings.http.host, settings.http.port) if given.fd is None else inherited(given.fd)
         admin = bind(settings.admin.host, settings.admin.port)
@@ -51,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     if settings.access.keys_file is None and (open_to := [where for where in map(_beyond, (public, admin)) if where]):
         return _refuse(
-            f"{' and '.join(open_to)}: anybody there could ask, because no keys are set. Make one with `ctr-keys make "
+            f"{' and '.join(open_to)} needs authentication, and no keys are set. Make one with `ctr-keys make "
             "FILE --scope predict --name NAME` and set RTP_ACCESS__KEYS_FILE to the file, or set RTP_HTTP__HOST and "
             "RTP_ADMIN__HOST to 127.0.0.1"
         )
@@ -63,10 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(f"{error}. RTP_HTTP__TLS_… and RTP_ADMIN__TLS_… name them")
     except (BundleError, GoldenMismatch) as error:
         return _refuse(f"{error}. RTP_BUNDLE__PATH is {settings.bundle.path}")
-    # What is alive now lives as long as the process: the collector need not walk it during requests.
+    # What exists now lives as long as the process: the garbage collector need not visit it during requests.
     gc.collect()
     gc.freeze()
     uvloop.run(run(service, settings, public, admin, shared=given.fd is not None))
+    if service.reloader.hanging:
+        # An abandoned thread may be inside a graph: the libraries' clean-up at exit would take the graph away from it.
+        logging.shutdown()
+        os._exit(0)
     return 0
 
 
@@ -74,7 +74,7 @@ def load_settings(environment: Mapping[str, str]) -> RtpSettings:
     """The settings that the environment gives.
 
     Raises:
-        ValueError: a variable has a bad value or no meaning; the message names each and never shows a value.
+        ValueError: a variable is unknown or has a bad value; the message names each and never shows a value.
     """
     groups = {f"RTP_{name.upper()}" for name in RtpSettings.model_fields}
     if foreign := sorted(
@@ -94,8 +94,8 @@ def _fault(location: tuple[int | str, ...], message: str) -> str:
 
 
 def _beyond(bound: socket.socket) -> str | None:
-    """The address that a socket has, if others than this machine can reach it. What it is bound to counts, and not what
-    was asked for: a launcher may have handed it down."""
+    """The address of a socket that other machines can reach; None for others. What it is bound to counts, not the
+    settings: a launcher may have passed it on."""
     name = bound.getsockname()
     if bound.family == socket.AF_UNIX or is_loopback(name[0]):
         return None

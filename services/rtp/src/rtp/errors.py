@@ -1,9 +1,10 @@
-"""What can go wrong with a request, as values that the door turns into answers.
+"""What can go wrong with a request, as exceptions that the doors turn into answers.
 
     RtpError
     ├── CallerMistake                the request is wrong; sending it again changes nothing
     │   ├── Unauthenticated          no key, or one that is not known
     │   ├── Forbidden                the key's scopes do not have it
+    │   ├── MalformedHead            not HTTP, or not exactly one valid Host
     │   ├── HeadTooLarge             request line and headers
     │   ├── MalformedBody            not JSON
     │   ├── BodyTooLarge
@@ -16,7 +17,7 @@
         ├── NotReady                 this process has not seen the namespace in the store yet (/readyz alone says so)
         ├── StateUnavailable         the caller requires a state, and the store does not give it
         ├── DeadlineMissed
-        └── ScoringFailed            the head graph failed or gave a number that is none
+        └── ScoringFailed            the head graph failed or returned a non-finite score
 
     StoreError                       why a state could not be read; degrades an answer, never fails it by itself
     ├── StoreAway                    not connected, or not asked because it was away a moment ago
@@ -24,8 +25,9 @@
     └── StoreRefused                 an error reply
 
     ReloadRefused                    a bundle that is not taken up; the one before goes on serving
+    └── ReloadTimedOut               it did not load in time
 
-No I/O and no HTTP here: the one table from these classes to statuses is in `rtp.doors.api`.
+No I/O and no HTTP here: the one table from these classes to statuses is in `rtp.doors.problems`.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ MAX_FIELD_CHARACTERS = 100
 
 
 class RtpError(Exception):
-    """Base of all that a caller can be told. `detail` is for people; `retriable` says whether trying again can help."""
+    """Base of every error that a caller can be told. `detail` is for people; `retriable`: trying again can help."""
 
     retriable = False
 
@@ -64,11 +66,15 @@ class Unauthenticated(CallerMistake):
 
 
 class Forbidden(CallerMistake):
-    """A known key without the scope that the route asks for."""
+    """A known key without the scope that the route needs."""
+
+
+class MalformedHead(CallerMistake):
+    """Request line or headers are not HTTP, or there is not exactly one valid Host header."""
 
 
 class HeadTooLarge(CallerMistake):
-    """Request line and headers are larger than is read."""
+    """Request line and headers are larger than the limit."""
 
 
 class MalformedBody(CallerMistake):
@@ -76,7 +82,7 @@ class MalformedBody(CallerMistake):
 
 
 class BodyTooLarge(CallerMistake):
-    """The body is larger than is read."""
+    """The body is larger than the limit."""
 
 
 class SlowBody(CallerMistake):
@@ -84,12 +90,12 @@ class SlowBody(CallerMistake):
 
 
 class UnsupportedMediaType(CallerMistake):
-    """The body is declared as something else than plain JSON."""
+    """The body is declared as something other than plain JSON."""
 
 
 class InvalidRequest(CallerMistake):
-    """JSON, but not a request. Names `MAX_FAULTS` faults at most, and of each field's name the beginning: it may be the
-    caller's own word, and an answer is no echo."""
+    """JSON, but not a request. Names at most `MAX_FAULTS` faults, and of each field's name the beginning: it may be the
+    caller's own word, which answers do not repeat at length."""
 
     def __init__(self, faults: Sequence[FieldFault]) -> None:
         faults = [FieldFault(_beginning(fault.field), fault.message) for fault in faults[:MAX_FAULTS]]
@@ -153,3 +159,7 @@ class StoreRefused(StoreError):
 
 class ReloadRefused(Exception):
     """A bundle is not taken up; the one before goes on serving. The message says why and what to do."""
+
+
+class ReloadTimedOut(ReloadRefused):
+    """The bundle did not load in time; the thread that loads it is abandoned."""

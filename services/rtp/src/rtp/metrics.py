@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from access import Admission
-from rtp.core.standing import Status
+from rtp.core.fold_progress import Status
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _LATENCY_S = (0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
@@ -22,7 +22,7 @@ class Metrics:
         ProcessCollector(registry=registry)
         self.answers = Counter(
             "rtp_answers",
-            "Answers of /predict and requests refused before their path was looked at, by HTTP status and problem code "
+            "Answers of /predict and of requests refused before their path was read, by HTTP status and problem code "
             "(empty for 200).",
             ["status", "code"],
             registry=registry,
@@ -30,16 +30,21 @@ class Metrics:
         self.states = Counter(
             "rtp_states", "Scored requests by what the score rests on.", ["status"], registry=registry
         )
-        self.partial = Counter("rtp_partial_states", "Scored requests whose state may miss events.", registry=registry)
+        self.partial = Counter("rtp_partial_states", "Scored requests whose state may lack events.", registry=registry)
         self.unreadable = Counter(
             "rtp_unreadable_states", "Stored values that could not be used, by error.", ["error"], registry=registry
         )
         self.store_errors = Counter(
             "rtp_store_errors", "Reads of a request that failed, by error.", ["error"], registry=registry
         )
-        self.request_seconds = Histogram(
-            "rtp_request_seconds", "From a request's first byte to its answer.", buckets=_LATENCY_S, registry=registry
-        )
+        seconds = Histogram(
+            "rtp_request_seconds",
+            "From the first byte of a request to /predict to its answer, by status class: 2xx, 4xx, 5xx. Without the "
+            "refusals given before the body is read.",
+            ["status"],
+            buckets=_LATENCY_S,
+            registry=registry,
+        )  # fmt: skip
         self.store_seconds = Histogram(
             "rtp_store_seconds", "Reading the state, from the request's point of view.", buckets=_LATENCY_S,
             registry=registry,
@@ -54,39 +59,60 @@ class Metrics:
         self.candidates = Counter("rtp_candidates", "Candidates scored.", registry=registry)
         self.in_flight = Gauge("rtp_in_flight", "Requests between acceptance and answer.", registry=registry)
         self.tasks = Gauge(
-            "rtp_tasks", "Tasks of the event loop: a few of its own, and one a request under way.", registry=registry
+            "rtp_tasks",
+            "Tasks of the event loop: a few of its own, and one for each request in progress.",
+            registry=registry,
         )
         self.store_up = Gauge(
             "rtp_store_up", "1 if the last background read of the store succeeded.", registry=registry
         )
         self.partition_age = Gauge(
             "rtp_oldest_partition_age_seconds",
-            "Age of the as-of time of the partition that lags most; NaN if one has no progress.",
+            "Age of the as-of time of the partition that lags most; NaN if the age of one is unknown.",
             registry=registry,
         )
         self.partition_age.set(math.nan)
+        self.clock_skew = Gauge(
+            "rtp_clock_skew_seconds",
+            "How far the furthest as-of time lies ahead of this process's clock; 0 if none does. One too far ahead is "
+            "not believed, and states of its partition are stale.",
+            registry=registry,
+        )
         self.unreadable_progress = Counter(
             "rtp_unreadable_progress", "Progress records that could not be decoded.", registry=registry
         )
         self.bundle = Gauge(
             "rtp_bundle", "1 for the bundle that is served.", ["name", "version", "namespace"], registry=registry
         )
-        self.reloads = Counter("rtp_bundle_reloads", "Bundle swaps by result.", ["result"], registry=registry)
+        self.reloads = Counter(
+            "rtp_bundle_reloads",
+            "Reloads by result: taken_up, forced (without a look at the states), refused, timed_out.",
+            ["result"],
+            registry=registry,
+        )  # fmt: skip
+        for result in ("taken_up", "forced", "refused", "timed_out"):
+            self.reloads.labels(result)
+        self.hanging_loads = Gauge(
+            "rtp_hanging_loads",
+            "Loads of a bundle that were given up and have not ended; a graph among them that never ends uses a core.",
+            registry=registry,
+        )
         denied = Counter(
             "rtp_denied",
-            "Requests to either door that were not let in (not in rtp_answers): no_key, bad_key, wrong_scope.",
+            "Requests to either door that were denied (not in rtp_answers): no_key, bad_key, wrong_scope.",
             ["reason"],
             registry=registry,
         )
         self.denied = {kind: denied.labels(kind.value) for kind in Admission if kind is not Admission.GRANTED}
-        self.keys = Gauge("rtp_keys", "Keys that count now; 0 if none is asked for.", registry=registry)
+        self.keys = Gauge("rtp_keys", "Keys in effect; 0 if no authentication is required.", registry=registry)
         self.key_reads = Counter(
-            "rtp_key_reads", "Changes of the file of keys: taken_up, or refused and the keys before stay.", ["result"],
-            registry=registry,
+            "rtp_key_reads", "Changes of the file of keys: taken_up, or refused (the keys before stay in effect).",
+            ["result"], registry=registry,
         )  # fmt: skip
         # Children of the hot path, looked up once.
         self.state_of = {status: self.states.labels(status.value) for status in Status}
         self.ok = self.answers.labels("200", "")
+        self.seconds_of = {kind: seconds.labels(f"{kind}xx") for kind in (2, 4, 5)}
 
     def render(self) -> bytes:
         """All metrics in the OpenMetrics text format."""

@@ -1,7 +1,7 @@
 """The model on onnxruntime: a bundle, its head graph, and the candidate counts that the graph is run at.
 
 Candidates are padded to one of a few counts (buckets), so that the graph meets only shapes that were warmed up, and the
-input of each bucket is one array that is filled anew for every request.
+input of each bucket is one array that is overwritten for every request.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ class OnnxModel:
         self._addresses: list[NDArray[np.int64]] = []
         if bundle.sketch is not None:
             self._addresses = [np.zeros((count, bundle.sketch.sketch.addresses), np.int64) for count in BUCKETS]
-        # Where a state is a list, what it costs depends on its length, which nobody knows before it is read: the first
-        # estimate is for the longest, and requests bring it down to what they are.
+        # Where a state is a list, the cost depends on its length, which is unknown before the state is read: the first
+        # estimate is for the longest list, and requests bring it down.
         self._warm_state = bundle.initial_state if bundle.event_list is None else bundle.event_list.longest()
         self._cost_s = [self._warm(bucket) for bucket in range(len(BUCKETS))]
 
     def cost_s(self, candidates: int) -> float:
-        """About how long `score` takes for so many candidates, in seconds: a moving average of what it took."""
+        """About how long `score` takes for `candidates` candidates, in seconds: a moving average."""
         return self._cost_s[bisect_left(BUCKETS, candidates)]
 
     def score(
@@ -78,7 +78,7 @@ class OnnxModel:
         bucket = bisect_left(BUCKETS, count)
         inputs = self._inputs[bucket]
         items, categories = self._bundle.items, self._bundle.categories
-        # Rows behind `count` keep an earlier request's candidates: finite, and no score depends on another row.
+        # Rows from `count` on keep an earlier request's candidates: finite, and no score depends on another row.
         inputs[:count, : items.width] = items.vectors[items.rows(item_ids)]
         category_rows = categories.rows(category_ids)
         inputs[:count, items.width :] = categories.vectors[category_rows]
@@ -90,12 +90,12 @@ class OnnxModel:
         except Exception as error:  # onnxruntime's errors have no common base of their own
             raise ScoringFailed(f"the head graph failed: {type(error).__name__}") from error
         if not np.isfinite(scores).all():
-            raise ScoringFailed("the head graph gave a score that is not a finite number")
+            raise ScoringFailed("the head graph returned a non-finite score")
         self._cost_s[bucket] += _SMOOTHING * (perf_counter() - began - self._cost_s[bucket])
         return scores
 
     def _reading(self, bucket: int, now_ms: int) -> tuple[NDArray[np.int64], NDArray[np.float32]] | tuple[()]:
-        """What a head with a sketch takes besides: the candidates' cells, and the moment of reading."""
+        """The further inputs of a head with a sketch: the candidates' cells, and the time of reading."""
         if self._bundle.sketch is None:
             return ()
         return self._addresses[bucket], self._bundle.sketch.sketch.moments(np.array([now_ms]))[0]
@@ -112,7 +112,7 @@ class OnnxModel:
 
 
 def load_model(path: Path) -> OnnxModel:
-    """The bundle at `path`, verified and warm. Takes some 100 ms; call it outside of the event loop.
+    """The bundle at `path`, verified and warm. Takes about 100 ms; call it outside of the event loop.
 
     Raises:
         BundleError, GoldenMismatch: as `load_bundle` and `OnnxModel`.

@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from mimn.state import StateError, UserState, decode_state, user_hash
 from rtp.core.admission import Admission
 from rtp.core.context import context_vector
+from rtp.core.fold_progress import UNAVAILABLE, StateReport, Status
 from rtp.core.ports import Model, StateReader
 from rtp.core.request import ScoreRequest
-from rtp.core.standing import UNAVAILABLE, StateReport, Status
 from rtp.errors import DeadlineMissed, StateUnavailable, StoreError
+from rtp.head_queue import HeadQueue
 from rtp.metrics import Metrics
-from rtp.serving import Holder, Serving
-from rtp.turns import Turns
+from rtp.release import InService, Release
 
 PATIENCE = 2 / 3
 """Share of a deadline that the store may take, of what the line before the head leaves: the rest is for a timer that
-fires late, and for encoding and sending, so that who gives up on a store still answers in time."""
+fires late, and for encoding and sending, so that a request that gives up on the store is still answered in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +37,11 @@ class Scored:
 
 
 class Scorer:
-    """Scores requests with whatever the holder says is served. One GET and one run of the head a request."""
+    """Scores requests with the release in service. One GET and one run of the head for each request."""
 
     def __init__(
         self,
-        holder: Holder,
+        in_service: InService,
         store: StateReader,
         admission: Admission,
         metrics: Metrics,
@@ -51,24 +51,23 @@ class Scorer:
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         """`clock` gives seconds of the same steady clock that deadlines are measured by."""
-        self._holder = holder
+        self._in_service = in_service
         self._store = store
         self._admission = admission
         self._metrics = metrics
-        self._turns = Turns()
+        self._queue = HeadQueue()
         self._expecting = False
         self._stale_after_ms = stale_after_ms
         self._clock = clock
         self._wall_ms = wall_ms
 
     def expect(self, deadline: float) -> None:
-        """Make sure that it is worth reading a request with this deadline at all; `score` follows in the loop's next
-        pass, or later.
+        """Check that a request with this deadline is worth reading; `score` follows in the loop's next pass, or later.
 
         Raises: as `Admission.admit`.
         """
         now = self._clock()
-        self._admission.expect(deadline - now, self._turns.age_s(now))
+        self._admission.expect(deadline - now, self._queue.age_s(now))
         if not self._expecting:
             self._expecting = True
             asyncio.get_running_loop().call_soon(self._expected)
@@ -89,20 +88,20 @@ class Scorer:
             DeadlineMissed: there was no time left to score.
             ScoringFailed: the model failed.
         """
-        serving = self._holder.current
-        model = serving.model
+        release = self._in_service.current
+        model = release.model
         context = context_vector(model.context, request.context)
         cost_s = model.cost_s(len(request.item_ids))
         now = self._clock()
         remaining_s = deadline - now
-        self._admission.admit(cost_s, remaining_s, self._turns.age_s(now))
+        self._admission.admit(cost_s, remaining_s, self._queue.age_s(now))
         try:
             # Requests that give up on a store at the same time are scored one after another: leave time for them all.
-            state, report = await self._state(serving, request, PATIENCE * (remaining_s - self._admission.ahead_s))
+            state, report = await self._state(release, request, PATIENCE * (remaining_s - self._admission.ahead_s))
             if request.require_state and report.status is Status.UNAVAILABLE:
                 raise StateUnavailable("the store does not give this user's state, and the request requires it")
             ready = self._clock()
-            await self._turns.take(ready)
+            await self._queue.turn(ready)
             began = self._clock()
             # No scores rather than late ones, at the cost of those behind in the line.
             if began >= deadline or (self._admission.in_flight > 1 and began + cost_s > deadline):
@@ -120,16 +119,16 @@ class Scorer:
         return Scored(scores, model, report)
 
     async def _state(
-        self, serving: Serving, request: ScoreRequest, within_s: float
+        self, release: Release, request: ScoreRequest, within_s: float
     ) -> tuple[NDArray[np.float32], StateReport]:
-        """The tensors to score with and what to say of them; the initial state when the store does not help."""
-        model, standing = serving.model, serving.standing
-        if standing is None:
+        """The tensors to score with and what to say about them; the initial state if the stored one cannot be had."""
+        model, progress = release.model, release.progress
+        if progress is None:
             return model.initial_state, UNAVAILABLE
-        partition = standing.partition_of(request.user_id)
+        partition = progress.partition_of(request.user_id)
         began = self._clock()
         try:
-            value = await self._store.read(serving.keys.state(partition, request.user_id), within_s)
+            value = await self._store.read(release.keys.state(partition, request.user_id), within_s)
         except StoreError as error:
             self._metrics.store_errors.labels(type(error).__name__).inc()
             return model.initial_state, UNAVAILABLE
@@ -141,5 +140,5 @@ class Scorer:
             except StateError as error:
                 self._metrics.unreadable.labels(type(error).__name__).inc()
                 return model.initial_state, UNAVAILABLE
-        report = standing.report(state, partition, self._wall_ms(), self._stale_after_ms)
+        report = progress.report(state, partition, self._wall_ms(), self._stale_after_ms)
         return (model.initial_state if state is None else state.tensors), report

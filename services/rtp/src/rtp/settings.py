@@ -1,7 +1,6 @@
-"""Every knob of the service: built once in `__main__` from the environment, frozen, and passed down by value.
+"""All settings of the service: built once in `__main__` from the environment, frozen, and passed down by value.
 
-A name is `RTP_<GROUP>__<FIELD>`, such as `RTP_REDIS__URL`. A group refuses a field that it does not know, so a typo
-fails at start.
+A name is `RTP_<GROUP>__<FIELD>`, such as `RTP_REDIS__URL`. A group refuses unknown fields, so a typo fails at start.
 """
 
 from __future__ import annotations
@@ -24,23 +23,23 @@ class TlsListener(_Group):
     """TLS of a listener; plain text without a certificate."""
 
     tls_cert_file: Path | None = None
-    """Certificate and those that lead to its authority, PEM."""
+    """Certificate, followed by those up to its CA, PEM."""
     tls_key_file: Path | None = None
     """Its private key, PEM, without a passphrase."""
     tls_client_ca_file: Path | None = None
-    """Who connects must show a certificate of this authority (mTLS); it needs a key all the same."""
+    """Clients must present a certificate signed by this CA (mTLS) and still need an API key."""
 
 
 class RedisSettings(_Group):
-    """Where the states are, and how hard to try."""
+    """Where the states are, and how long to try."""
 
     url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
-    """`redis://`, `rediss://` (TLS, towards Sentinels too) or `unix://`. In mode `cluster` any node; in mode `sentinel`
+    """`redis://`, `rediss://` (TLS, to Sentinels too) or `unix://`. In mode `cluster` any node; in mode `sentinel`
     its user, password and database are used, its host is not. Secret, because it may hold a password."""
     tls_ca_file: Path | None = None
-    """Authority of the servers' certificates, PEM; the system's own if unset."""
+    """CA of the servers' certificates, PEM; the system's own if unset."""
     tls_cert_file: Path | None = None
-    """Our certificate, PEM, for servers that ask for one."""
+    """Our certificate, PEM, for servers that require one."""
     tls_key_file: Path | None = None
     """Its private key, PEM."""
     prefix: str = Field(default="uic", min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")
@@ -51,15 +50,15 @@ class RedisSettings(_Group):
     sentinel_service: str = "mymaster"
     """Name of the master that the Sentinels watch."""
     pool_size: int = Field(default=16, ge=1, le=1024)
-    """Connections that this process opens at most."""
+    """Most connections that this process opens."""
     connect_timeout_ms: int = Field(default=250, ge=1)
     """A new connection takes at most this, or what the deadline leaves, whichever is less."""
     background_timeout_ms: int = Field(default=1000, ge=1)
     """Reads outside of requests (progress, meta) take at most this."""
     failures_to_pause: int = Field(default=5, ge=1)
-    """Late replies in a row after which requests stop asking the store; a failed connection counts as all of them."""
+    """Late replies in a row after which requests stop asking the store. A failed connection counts as this many."""
     retry_every_ms: int = Field(default=100, ge=1)
-    """While requests do not ask, one of them tries this often."""
+    """While requests do not ask the store, one of them tries this often."""
 
     @property
     def tls(self) -> bool:
@@ -82,10 +81,15 @@ class RedisSettings(_Group):
 class BundleSettings(_Group):
     """Which model is served."""
 
-    path: Path = Path("models/bundles/online-retail-pooling-sketch/1")
-    """Directory of the bundle. May be a symbolic link: point it elsewhere and send SIGHUP to swap."""
+    path: Path = Path("models/bundles/online-retail-sketch/1")
+    """Directory of the bundle. May be a symbolic link to a `<name>/<version>`: point it elsewhere and send SIGHUP."""
     generation: int = Field(default=0, ge=0)
-    """Part of the namespace, the same as UIC's: raised to build states anew beside the old ones."""
+    """Part of the namespace, the same as UIC's: raised to build new states while the old ones are still served."""
+    load_timeout_s: float = Field(default=60.0, gt=0)
+    """A reload whose bundle has not loaded after this is given up, and the bundle before goes on serving."""
+    least_coverage: float = Field(default=0.99, gt=0, le=1)
+    """A reload onto another namespace is refused if fewer of the users with a state have one there, as a share of a
+    sample."""
 
 
 class HttpSettings(TlsListener):
@@ -95,32 +99,32 @@ class HttpSettings(TlsListener):
     port: Port = 8000
     backlog: int = Field(default=2048, ge=1)
     keep_alive_s: int = Field(default=75, ge=1)
-    """An idle connection is closed after this."""
+    """Idle connections are closed after this."""
     max_body_bytes: int = Field(default=65536, ge=1024)
     max_head_bytes: int = Field(default=16384, ge=1024)
-    """Request line and headers together. Holds for the admin listener as well, as the next one does."""
+    """Request line and headers together. This and the next apply to the admin listener too."""
     arrival_s: float = Field(default=10.0, gt=0)
-    """From a connection's beginning, or a request's first byte, to the last: who takes longer is cut off. A request's
-    own deadline comes before it."""
+    """From a connection's beginning, or a request's first byte, to its last byte; slower ones are cut off. A request's
+    own deadline is usually sooner."""
 
 
 class AdminSettings(TlsListener):
-    """The listener for metrics and admin calls. Not for callers: keep it on loopback or behind a network policy,
-    keys or not."""
+    """The listener for metrics and admin calls. Not for callers: keep it on loopback or behind a network policy, with
+    or without keys."""
 
     host: str = "127.0.0.1"
     port: Port = 8002
 
 
 class AccessSettings(_Group):
-    """Who may ask. Without a file of keys everybody may who reaches a door, so that doors stay on loopback then."""
+    """Who may call. Without a file of keys no authentication is required, so the doors must stay on loopback."""
 
     keys_file: Path | None = None
-    """As `ctr-keys make` writes it. Both doors ask for a key of it; it is read again when it changes."""
+    """Written by `ctr-keys make`. Both doors require a key from it; it is read again when it changes."""
 
 
 class DeadlineSettings(_Group):
-    """How long a request may take, from its first byte here to its answer."""
+    """How long a request may take, from its first byte to its answer."""
 
     default_ms: int = Field(default=250, ge=1)
     """Without the header `X-Request-Deadline-Ms`."""
@@ -140,7 +144,7 @@ class LoadSettings(_Group):
     """How much work is accepted."""
 
     max_in_flight: int = Field(default=256, ge=1)
-    """Requests between their acceptance and their answer; more are refused with 503 at once."""
+    """Most requests between acceptance and answer; others are refused with 503 at once."""
 
 
 class StateSettings(_Group):
@@ -150,16 +154,19 @@ class StateSettings(_Group):
     """A partition whose as-of time is older is `stale`."""
     refresh_every_s: float = Field(default=2.0, gt=0)
     """How often all partitions' progress is read, outside of requests."""
+    clock_ahead_s: float = Field(default=5.0, ge=0)
+    """An as-of time further ahead of this process's clock is not believed, and the states of its partition are `stale`:
+    see `rtp_clock_skew_seconds`."""
 
 
 class DrainSettings(_Group):
     """What happens at SIGTERM. The three together stay below 10 s, within which the process ends."""
 
     announce_s: float = Field(default=0.0, ge=0)
-    """First /readyz says no for this long while everything else goes on, for load balancers that look at it."""
+    """First /readyz answers 503 for this long while everything else goes on, for load balancers that poll it."""
     linger_s: float = Field(default=1.0, ge=0)
-    """Then it stops accepting, and goes on answering on open connections for this long, telling each client to close,
-    so that no request meets a closed connection."""
+    """Then it stops accepting, and still answers on open connections for this long, telling each client to close, so
+    that no request meets a closed connection."""
     finish_s: float = Field(default=8.0, gt=0)
     """Then idle connections are closed, and requests that are still running after this are cut off."""
 
@@ -174,8 +181,9 @@ class LogSettings(_Group):
     """What is written to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "logfmt", "console"] = "logfmt"
     request_sample: int = Field(default=0, ge=0)
-    """Write one line for every n-th request; 0 writes none. Never a user id."""
+    """Write a line for every n-th request; 0 writes none. Never a user id."""
 
 
 class RtpSettings(BaseSettings):

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 from redis.asyncio import RedisCluster, Sentinel
+from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import AbstractConnection, ConnectionPool, parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelConnectionPool
@@ -27,10 +28,13 @@ from rtp.settings import RedisSettings
 
 T = TypeVar("T")
 _IN_VAIN_S = 1.25
-"""So long a connection counts that has given no answer: a second, and what one connection may take longer to get there
-than the next."""
+"""How long an unanswered connection counts against the limit: a second, and some more because connections do not all
+take the same time to be made."""
 _AWAY = (RedisError, RedisClusterException, OSError)
-"""Whatever redis-py raises but an error reply; that a cluster cannot be reached has a class outside of the tree."""
+"""All that redis-py raises except error replies; `RedisClusterException` (no node to reach) is not a `RedisError`."""
+_SCAN_COUNT = 1000
+_SCAN_CALLS = 500
+"""How much of the store a sample may look at: half a million keys, a second or so."""
 
 
 class Commands(Protocol):
@@ -44,13 +48,21 @@ class Commands(Protocol):
         """Many GETs, in as few round trips as the mode allows."""
         ...
 
+    async def sample(self, pattern: str, most: int) -> tuple[list[bytes], bool]:
+        """SCAN until `most` keys are found, the end is reached or enough was looked at; whether it was the end."""
+        ...
+
+    async def count(self, keys: Sequence[bytes]) -> int:
+        """One EXISTS."""
+        ...
+
     async def close(self) -> None:
         """Close every connection."""
         ...
 
 
 class RedisStateReader:
-    """Reads under a timeout, and does without the store for a while when it is away. Implements `StateReader`."""
+    """Reads under a timeout, and stops asking the store for a while when it is away. Implements `StateReader`."""
 
     def __init__(self, commands: Commands, outage: Outage, clock: Callable[[], float] = time.monotonic) -> None:
         self._commands = commands
@@ -72,12 +84,26 @@ class RedisStateReader:
         return await self._within(self._commands.get(key), timeout_s)
 
     async def read_many(self, keys: Sequence[str], timeout_s: float) -> list[bytes | None]:
-        """The values under `keys`, in order; asks even while requests do not. That it gets an answer, with more time
-        than a request has, says nothing about whether requests would.
+        """The values under `keys`, in order; asks even while requests do not. An answer here, with more time than a
+        request has, does not show that requests would get one.
 
         Raises: as `read`.
         """
         return await self._within(self._commands.get_many(keys), timeout_s, watched=False)
+
+    async def sample(self, pattern: str, most: int, timeout_s: float) -> tuple[list[bytes], bool]:
+        """Up to `most` keys that match `pattern`, and whether these are all there are; asks like `read_many`.
+
+        Raises: as `read`.
+        """
+        return await self._within(self._commands.sample(pattern, most), timeout_s, watched=False)
+
+    async def count(self, keys: Sequence[bytes], timeout_s: float) -> int:
+        """How many of `keys` exist; asks like `read_many`.
+
+        Raises: as `read`.
+        """
+        return await self._within(self._commands.count(keys), timeout_s, watched=False)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -113,19 +139,32 @@ class RedisStateReader:
 
 
 def _expire(limit: asyncio.Timeout) -> None:
-    with suppress(RuntimeError):  # it is over by now
+    with suppress(RuntimeError):  # the read has ended meanwhile
         limit.reschedule(0)
 
 
 class _TooManyConnects(Exception):
-    """A connection would be one too many in this second; says nothing about the store."""
+    """A pool's worth of connections got no answer within a second; says nothing about the store."""
+
+
+async def _scan(step: Callable[[int], Awaitable[tuple[int, Sequence[bytes]]]], most: int) -> tuple[list[bytes], bool]:
+    """Up to `most` different keys that `step` (cursor → next cursor, keys) finds, and whether the end was reached."""
+    found: dict[bytes, None] = {}
+    cursor = 0
+    for _ in range(_SCAN_CALLS):
+        cursor, keys = await step(cursor)
+        found |= dict.fromkeys(keys)
+        if not cursor or len(found) >= most:
+            break
+    return list(found)[:most], not cursor and len(found) <= most
 
 
 class _PoolCommands:
-    """One server: a bounded set of connections, each one request's at a time.
+    """One server: a bounded set of connections, each used by one request at a time.
 
-    A connection whose reply was not read to its end is closed, never reused: a late reply would answer somebody else.
-    At most as many as the pool holds are opened in vain within a second: a store that struggles is not also stormed.
+    A connection whose reply was not read to its end is closed, never reused: a late reply would answer another request.
+    At most as many as the pool holds are opened without success within a second, so that a store in trouble is not also
+    flooded with connections.
     """
 
     def __init__(self, pool: ConnectionPool, size: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -133,11 +172,11 @@ class _PoolCommands:
         self._clock = clock
         self._size = size
         self._in_vain: deque[float] = deque()
-        """When connections were opened that have given no answer so far."""
+        """When the connections were opened that have not answered yet."""
         self._idle: list[AbstractConnection] = []
         self._slots = asyncio.Semaphore(size)
         self._epoch = 0
-        """Raised when all connections are to be given up; those in use then are not kept either."""
+        """Raised to drop all connections; those in use at that moment are not kept either."""
 
     async def get(self, key: str) -> bytes | None:
         value: bytes | None = await self._ask("GET", key)
@@ -147,26 +186,37 @@ class _PoolCommands:
         values: list[bytes | None] = await self._ask("MGET", *keys)
         return values
 
+    async def sample(self, pattern: str, most: int) -> tuple[list[bytes], bool]:
+        async def step(cursor: int) -> tuple[int, Sequence[bytes]]:
+            answer: Any = await self._ask("SCAN", str(cursor), "MATCH", pattern, "COUNT", str(_SCAN_COUNT))
+            return int(answer[0]), answer[1]
+
+        return await _scan(step, most)
+
+    async def count(self, keys: Sequence[bytes]) -> int:
+        found: int = await self._ask("EXISTS", *keys)
+        return found
+
     async def close(self) -> None:
         self._epoch += 1
         idle, self._idle = self._idle, []
         for connection in idle:
             await connection.disconnect(nowait=True)
 
-    async def _ask(self, *command: str) -> Any:
+    async def _ask(self, *command: str | bytes) -> Any:
         async with self._slots:
             if self._idle:
                 connection = self._idle.pop()
                 try:
                     return await self._exchange(connection, command)
                 except (RedisConnectionError, OSError):
-                    # The server closed an idle connection, or restarted; the others are as old. One new try.
+                    # The server closed an idle connection, or restarted; the others are as old. Try once more.
                     await self.close()
             now = self._clock()
             while self._in_vain and self._in_vain[0] <= now - _IN_VAIN_S:
                 self._in_vain.popleft()
             if len(self._in_vain) >= self._size:
-                raise _TooManyConnects("a pool's worth of connections gave no answer within a second: no more for now")
+                raise _TooManyConnects("a pool's worth of connections got no answer within a second: no more for now")
             self._in_vain.append(now)
             fresh = self._pool.make_connection()  # type: ignore[no-untyped-call] # redis-py has no annotation here
             answer = await self._exchange(fresh, command)
@@ -174,7 +224,7 @@ class _PoolCommands:
                 self._in_vain.pop()
             return answer
 
-    async def _exchange(self, connection: AbstractConnection, command: tuple[str, ...]) -> Any:
+    async def _exchange(self, connection: AbstractConnection, command: tuple[str | bytes, ...]) -> Any:
         epoch = self._epoch
         try:
             if not connection.is_connected:
@@ -191,7 +241,7 @@ class _PoolCommands:
 
 class _SentinelCommands(_PoolCommands):
     """The master that the Sentinels name. A new connection asks them; background reads notice a master that was demoted
-    but goes on answering, with what it last heard from the new one."""
+    and still answers, with the data it last got from the new one."""
 
     def __init__(self, pool: SentinelConnectionPool, size: int) -> None:
         super().__init__(pool, size)
@@ -221,6 +271,31 @@ class _ClusterCommands:
         async with self._slots:
             values: list[bytes | None] = await self._cluster.mget_nonatomic(keys)
         return values
+
+    async def sample(self, pattern: str, most: int) -> tuple[list[bytes], bool]:
+        await self._cluster.initialize()
+        primaries = self._cluster.get_primaries()
+        found: list[bytes] = []
+        whole = True
+        for node in primaries:
+
+            async def step(cursor: int, node: ClusterNode = node) -> tuple[int, Sequence[bytes]]:
+                async with self._slots:
+                    cursors: Any
+                    cursors, keys = await self._cluster.scan(
+                        cursor, match=pattern, count=_SCAN_COUNT, target_nodes=node
+                    )
+                return cursors[node.name], [key for key in keys if isinstance(key, bytes)]
+
+            some, all_of_it = await _scan(step, -(-most // len(primaries)))
+            found += some
+            whole &= all_of_it
+        return found[:most], whole
+
+    async def count(self, keys: Sequence[bytes]) -> int:
+        async with self._slots:
+            found: int = await self._cluster.exists(*keys)
+        return found
 
     async def close(self) -> None:
         await self._cluster.aclose()

@@ -9,10 +9,11 @@ from pydantic import ValidationError
 
 from uic.settings import UnknownSetting
 
-USAGE = """usage: uic [serve | doctor | dead-letters | partitions | continue | rebuild | state | erase] ...
+USAGE = """usage: uic [serve | doctor | verify | dead-letters | partitions | continue | rebuild | state | erase] ...
 
   serve         fold behavior events into user states (the default); settings are UIC_<GROUP>__<NAME>
   doctor        check a deployment and say what to fix
+  verify        find users whose state is lost, and fold it again from the log
   dead-letters  list, show and replay records that could not be folded
   partitions    the partitions of a running process, or of all workers, and their status
   continue      accept the current log of a broken partition, and keep its states
@@ -82,9 +83,16 @@ def _erase(verb: str, arguments: Sequence[str]) -> int:
     return erase.main(arguments)
 
 
+def _verify(verb: str, arguments: Sequence[str]) -> int:
+    from uic.tools import verify
+
+    return verify.main(arguments)
+
+
 COMMANDS: dict[str, Callable[[str, Sequence[str]], int]] = {
     "serve": _serve,
     "doctor": _doctor,
+    "verify": _verify,
     "dead-letters": _dead_letters,
     "partitions": _partitions,
     "continue": _partitions,

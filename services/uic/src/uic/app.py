@@ -1,6 +1,6 @@
 """The composition root: builds every part from the settings, runs them, and takes them down in order.
 
-The main thread folds. Beside it run the poll thread, the dead-letter thread, and the doors' own. A signal only sets a
+The main thread folds. The poll thread, the dead-letter thread and the doors have their own. A signal only sets a
 flag.
 """
 
@@ -15,12 +15,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from access import BadKeys, BadTls, KeyRing, ListenerTls, is_loopback
 from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
 from mimn.bundle.graph import open_step
 from mimn.state import Keys, namespace
 from uic.core.ports import Step
+from uic.core.topics import group_name
 from uic.doors.admin import admin_app
 from uic.doors.admin_server import AdminServer
 from uic.doors.grpc import GrpcServer
@@ -46,7 +48,7 @@ log = logging.getLogger("uic.app")
 IDLE_S = 0.05
 WAIT_S = 1.0
 REFUSED, FAILED = 2, 1
-"""Exit statuses: something must be mended first; something went wrong."""
+"""Exit statuses: something must be corrected first; something went wrong."""
 
 
 class App:
@@ -67,7 +69,8 @@ class App:
         self._metrics = Metrics()
         guard = None if self._keys is None else Guard(self._keys, self._metrics)
         self._store = RedisStore(settings.redis, Keys(self.namespace, settings.redis.prefix))
-        self._consumer = LogConsumer(kafka, f"{settings.redis.prefix}.{self.namespace}", settings.fold.queue_records)
+        group = partial(group_name, settings.redis.prefix, kafka.topic, self.namespace)
+        self._consumer = LogConsumer(kafka, group, settings.fold.queue_records)
         timeout_s = kafka.request_timeout_ms / 1000
         self._dead_letters = DeadLetterProducer(
             kafka.client_options(), kafka.dead_letter_topic, max_bytes=kafka.max_request_bytes, timeout_s=timeout_s
@@ -81,6 +84,7 @@ class App:
             erasures=KafkaErasures(kafka.client_options(), kafka.topic, timeout_s=timeout_s),
             settings=settings.fold,
             metrics=self._metrics,
+            identify=self._consumer.identify,
             after=crash_after(settings.fault),
         )
         self._event_log = KafkaLog(kafka.client_options(), timeout_s=settings.grpc.timeout_s)
@@ -122,7 +126,7 @@ class App:
         port = self._grpc.start()
         say(log, logging.INFO, "listening", grpc=port, admin=self._admin.port)
         try:
-            self._wait_for(lambda: check_store(self._store, self._settings.kafka), "store")
+            self._wait_for(lambda: self._consumer.identify(check_store(self._store, self._settings.kafka)), "store")
             self._wait_for(lambda: check_topic(self._settings.kafka), "log")
             self._consumer.start()
             self._dead_letters.start()
@@ -177,7 +181,7 @@ class App:
                 self._stopping.wait(WAIT_S)
 
     def _alive(self) -> bool:
-        """Whether the threads beside the folding one run, or have not begun yet."""
+        """Whether the poll thread and the dead-letter thread run, or have not begun yet."""
         return all(t.ident is None or t.is_alive() for t in (self._consumer, self._dead_letters))
 
 
@@ -231,7 +235,7 @@ def crash_after(fault: FaultSettings) -> Callable[[str], None]:
 
 
 def _keys(settings: UicSettings) -> KeyRing | None:
-    """The keys that both doors ask for; None where everybody may call, which loopback alone allows."""
+    """The keys that both doors require; None if no authentication is required, which is allowed on loopback only."""
     if settings.access.keys_file is not None:
         try:
             return KeyRing(settings.access.keys_file)
@@ -240,7 +244,7 @@ def _keys(settings: UicSettings) -> KeyRing | None:
     hosts = {"UIC_GRPC__HOST": settings.grpc.host, "UIC_ADMIN__HOST": settings.admin.host}
     if beyond := [f"{name}={host}" for name, host in hosts.items() if not is_loopback(host)]:
         raise StartRefused(
-            f"{' and '.join(beyond)}: anybody there could call, because no keys are set. Make one with `ctr-keys make "
+            f"{' and '.join(beyond)}: any caller is let in, because no keys are set. Make one with `ctr-keys make "
             "FILE --scope publish --name NAME` and set UIC_ACCESS__KEYS_FILE to the file, or listen on 127.0.0.1"
         )
     return None

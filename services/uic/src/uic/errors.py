@@ -4,10 +4,12 @@
     ├── StartRefused            a deployment that would write wrong states; the message says how to fix it
     │   ├── EvictingStore
     │   ├── NamespaceConflict
+    │   ├── UnsuitableClient
     │   └── UnsuitableTopic
     ├── StoreUnavailable        no answer, or one that says nothing about the outcome; try again
     ├── LogUnavailable          the broker does not answer, or did not acknowledge; try again
-    │   └── NotAcknowledged
+    │   ├── NotAcknowledged
+    │   └── UnreadableLog
     ├── DeadLetterUnavailable   a dead letter was not acknowledged; try again
     ├── UnreadableState         what is stored under a user is not what was written
     │   └── ForeignState
@@ -30,7 +32,7 @@ class UicError(Exception):
     """Base of all. `detail` is for people and never names a user."""
 
     retriable = False
-    """Whether the same call may succeed later without anybody changing anything."""
+    """Whether the same call may succeed later although nothing was changed."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
@@ -47,6 +49,10 @@ class EvictingStore(StartRefused):
 
 class NamespaceConflict(StartRefused):
     """The namespace belongs to another topic or partition count."""
+
+
+class UnsuitableClient(StartRefused):
+    """The installed Kafka client is not one that UIC knows how to use."""
 
 
 class UnsuitableTopic(StartRefused):
@@ -71,10 +77,14 @@ class NotAcknowledged(LogUnavailable):
     def __init__(self, positions: tuple[int, ...], total: int) -> None:
         super().__init__(
             f"{len(positions)} of {total} records were not acknowledged in time and may or may not be in the log; "
-            "whoever repeats them accepts that one that is in the log twice is folded twice"
+            "if you send them again, one that is in the log already is folded twice"
         )
         self.positions = positions
         """Which, counted from 0 in the order of the call."""
+
+
+class UnreadableLog(LogUnavailable):
+    """A batch of the log is damaged, or compressed with an unknown codec."""
 
 
 class DeadLetterUnavailable(UicError):
@@ -122,4 +132,4 @@ class NotOurs(RequestRefused):
 
 
 class NotBroken(RequestRefused):
-    """`continue` or `rebuild` was asked for a partition that is not stopped."""
+    """`continue` or `rebuild` of a partition that is not stopped."""

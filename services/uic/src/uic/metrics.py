@@ -96,6 +96,11 @@ class Metrics:
             ["error"],
             registry=r,
         )
+        self.lost_states = Counter(
+            "uic_lost_states",
+            "States that were gone from the store when an event of their user came: started again, partial.",
+            registry=r,
+        )
         self.non_finite = Counter(
             "uic_non_finite_steps",
             "Events for which the step graph returned a non-finite number: state kept, event sent to the dead letters.",
@@ -105,6 +110,11 @@ class Metrics:
             "uic_offset_commits",
             "Offset commits to the group coordinator, by outcome: ok, failed.",
             ["outcome"],
+            registry=r,
+        )
+        self.group_losses = Counter(
+            "uic_group_losses",
+            "Times that this worker was no working member of its group and joined from scratch.",
             registry=r,
         )
         self.store_failures = Counter(
@@ -117,6 +127,9 @@ class Metrics:
         )
         self.as_of = Gauge(
             "uic_as_of_timestamp_seconds", "As-of time of the partition's progress.", ["partition"], registry=r
+        )
+        self.clock_skew = Gauge(
+            "uic_clock_skew_seconds", "This process's clock less the store's, when last compared.", registry=r
         )
         self.partitions = Gauge(
             "uic_partitions", "Partitions assigned to this process, by status.", ["status"], registry=r

@@ -9,13 +9,13 @@ import logging
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
+from uic.core import deployment
+from uic.core.deployment import Finding, Verdict, creation
 from uic.core.ports import StateStore
 from uic.errors import LogUnavailable, UnsuitableTopic
+from uic.log.topic_facts import topic_facts
 from uic.logs import say
 from uic.settings import KafkaSettings
-from uic.tools import findings as checks
-from uic.tools.doctor import creation, topic_facts
-from uic.tools.findings import Finding, Verdict
 
 log = logging.getLogger("uic.preflight")
 
@@ -24,7 +24,7 @@ def check_topic(settings: KafkaSettings) -> None:
     """Refuse a topic that is missing, compacted or of another partition count; warn of a short retention.
 
     Raises:
-        UnsuitableTopic: the message says how to mend it.
+        UnsuitableTopic: the message says how to fix it.
         LogUnavailable: no broker answers.
     """
     timeouts = {"bootstrap_timeout_ms": settings.request_timeout_ms}
@@ -38,25 +38,25 @@ def check_topic(settings: KafkaSettings) -> None:
     except KafkaError as error:
         raise LogUnavailable(f"no broker answers: {type(error).__name__}") from error
     topic = topics.get(settings.topic)
-    findings = [checks.topic_exists(settings.topic, topic, creation(settings.topic, settings.partitions, "delete"))]
+    findings = [deployment.topic_exists(settings.topic, topic, creation(settings.topic, settings.partitions, "delete"))]
     if topic is not None:
         findings += [
-            checks.partition_count(topic, settings.partitions),
-            checks.log_cleanup(topic),
-            checks.log_retention(topic),
+            deployment.partition_count(topic, settings.partitions),
+            deployment.log_cleanup(topic),
+            deployment.log_retention(topic),
         ]
     _judge(findings)
 
 
-def check_store(store: StateStore, settings: KafkaSettings) -> None:
-    """Refuse a store that may evict, and a namespace that belongs to another topic.
+def check_store(store: StateStore, settings: KafkaSettings) -> str:
+    """The store's identity. Refuses a store that may evict, and a namespace that belongs to another topic.
 
     Raises:
         EvictingStore, NamespaceConflict: as the names say.
         StoreUnavailable: no answer.
     """
     store.check()
-    store.claim_namespace(settings.partitions, settings.topic)
+    return store.claim_namespace(settings.partitions, settings.topic)
 
 
 def _judge(findings: list[Finding]) -> None:

@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from uic.core.topics import dead_letter_topic
+
 
 class Group(BaseModel):
     """A group of settings: frozen, unknown names refused."""
@@ -73,7 +75,7 @@ class KafkaSettings(Group):
     @property
     def dead_letter_topic(self) -> str:
         """Where records that cannot be folded go."""
-        return f"{self.topic}.dlq"
+        return dead_letter_topic(self.topic)
 
     def client_options(self) -> dict[str, Any]:
         """What every kafka-python client of this process is built with: addresses, security, timeouts."""

@@ -1,12 +1,14 @@
 """The state store on Redis or Valkey: single, behind Sentinel, or a cluster.
 
 Safe to share between threads (each call takes a connection of its own from the pool). A pipeline never carries more
-than `CHUNK_STATES` states at a time, because the server answers nobody else while it works one off.
+than `CHUNK_STATES` states at a time, because the server answers no one else while it works through one.
 """
 
 from __future__ import annotations
 
 import json
+import re
+import secrets
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -22,13 +24,14 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from mimn.state import Keys
-from uic.core.commit import ABSENT, Answer, Commit, NoAnswer, Refused, Written
+from uic.core.commit import ABSENT, Answer, Commit, NoAnswer, Refused, StatesLost, Written
 from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable
 from uic.settings import RedisSettings
 
 CHUNK_STATES = 256
 FAILURES = (redis.RedisError, RedisClusterException, OSError)
 """What redis-py raises when there is no answer; a cluster that cannot be reached has a class outside the tree."""
+IDENTITY = re.compile(r"[0-9a-f]{16}")
 SCRIPT = files("uic").joinpath("commit.lua").read_text()
 _GIVEN_UP = NoAnswer("not tried: an earlier commit had no answer")
 
@@ -42,6 +45,8 @@ class RedisStore:
         self._keys = keys
         self._bad_values_kept = settings.bad_values_kept
         self._connections = 0
+        self._identity = secrets.token_hex(8)
+        """What this process names a store that has no identity; then that of the store that it has seen last."""
         self._clustered = settings.mode == "cluster"
 
     @cached_property
@@ -64,19 +69,33 @@ class RedisStore:
                     "redis-cli CONFIG SET maxmemory-policy noeviction, and the same in its configuration file"
                 )
 
-    def claim_namespace(self, partitions: int, topic: str) -> None:
-        """See `StateStore`."""
+    def claim_namespace(self, partitions: int, topic: str) -> str:
+        """See `StateStore`. Each write is one atomic script, so that a store that is emptied at any moment is claimed
+        whole or not at all; what is found wrong is what was stored. A store that was emptied while this process runs
+        gets back the identity that it had."""
         ours = {"partitions": partitions, "topic": topic}
+        claim = ours | {"store": self._identity}
         with _named("claim the namespace"):
-            self.client.set(self._keys.meta, json.dumps(ours), nx=True)
-            stored = self.client.get(self._keys.meta)
+            stored = self._replace_meta(ABSENT, claim)
+            if read_meta(stored) == ours:  # claimed by a version that gave stores no identity
+                stored = self._replace_meta(stored, claim)
             self.client.sadd(self._keys.namespaces, self._keys.namespace)
-        if read_meta(stored) != ours:
+        said = read_meta(stored)
+        identity = said.get("store") if isinstance(said, dict) else None
+        if said != ours | {"store": identity} or not isinstance(identity, str) or not IDENTITY.fullmatch(identity):
             raise NamespaceConflict(
-                f"namespace {self._keys.namespace} was made for {(stored or b'')[:200]!r}, the settings say {ours}: "
+                f"namespace {self._keys.namespace} was made for {stored[:200]!r}, the settings say {ours}: "
                 "correct UIC_KAFKA__TOPIC and UIC_KAFKA__PARTITIONS, or raise UIC_BUNDLE__GENERATION to begin a new "
                 "namespace"
             )
+        self._identity = identity
+        return identity
+
+    def _replace_meta(self, expected: bytes, new: dict[str, object]) -> bytes:
+        """Write the namespace's meta if it is the expected one (`ABSENT`: if there is none); what is stored then."""
+        record = json.dumps(new).encode()
+        reply = self.client.eval(SCRIPT, 1, self._keys.meta, expected, record)
+        return record if reply == 1 else bytes(reply)
 
     def read_progress(self, partitions: Collection[int]) -> dict[int, bytes]:
         """See `StateStore`."""
@@ -117,6 +136,26 @@ class RedisStore:
             self.client.lpush(name, *values)
             self.client.ltrim(name, 0, self._bad_values_kept - 1)
 
+    def users(self, partition: int) -> Iterator[str]:
+        """Who has a state in the partition, in no order, each at least once: those whose state was lost included.
+
+        Raises:
+            StoreUnavailable: no answer.
+        """
+        with _named("read who has a state"):
+            for user in self.client.sscan_iter(self._keys.users(partition), count=CHUNK_STATES):
+                yield user.decode()
+
+    def time_ms(self) -> int:
+        """See `StateStore`."""
+        with _named("read the store's clock"):
+            if not self._clustered:
+                clocks = [self.client.time()]
+            else:
+                said = self.client.time(target_nodes=RedisCluster.PRIMARIES)
+                clocks = list(said.values()) if isinstance(said, dict) else [said]
+        return max(int(seconds) * 1000 + int(microseconds) // 1000 for seconds, microseconds in clocks)
+
     def close(self) -> None:
         """Give up the connections."""
         if "client" in self.__dict__:
@@ -133,17 +172,22 @@ class RedisStore:
                 replies = pipeline.execute(raise_on_error=False)
         except FAILURES as error:
             return [NoAnswer(_describe(error))] * len(chunk)
-        return [_answer(reply) for reply in replies]
+        return [_answer(reply, commit) for reply, commit in zip(replies, chunk, strict=True)]
 
     def _arguments(self, commit: Commit) -> list[Any]:
         p = commit.partition
-        names = [self._keys.progress(p), self._keys.bad(p), *(self._keys.state(p, user) for user, _ in commit.values)]
+        keys = self._keys
+        names = [keys.progress(p), keys.bad(p), keys.users(p), *(keys.state(p, user) for user, _ in commit.values)]
         return [
             SCRIPT,
             len(names),
             *names,
             commit.expected,
             commit.progress,
+            commit.created,
+            commit.listed,
+            len(keys.state(p, "")),
+            "1" if commit.begins_lineage else "",
             *(value or b"" for _, value in commit.values),
         ]
 
@@ -171,7 +215,7 @@ def read_meta(stored: bytes | None) -> object:
 def open_client(settings: RedisSettings, connected: Callable[[], None] = lambda: None) -> Any:
     """A redis-py client as the settings say; only a cluster's connects at once. `connected` hears of each connection.
 
-    Nothing is retried behind our back: a commit without an answer is for the protocol to settle.
+    Nothing is retried by the client: a commit without an answer is for the protocol to settle.
     """
     limits: dict[str, Any] = {
         "protocol": 2,
@@ -222,11 +266,13 @@ def _chunks(commits: Sequence[Commit]) -> Iterator[list[Commit]]:
         yield chunk
 
 
-def _answer(reply: object) -> Answer:
+def _answer(reply: object, commit: Commit) -> Answer:
     if reply == 1:
         return Written()
     if isinstance(reply, bytes):
         return Refused(reply)
+    if isinstance(reply, list):
+        return StatesLost(tuple(commit.values[at][0] for at in reply))
     return NoAnswer(_describe(reply))
 
 

@@ -16,7 +16,7 @@ from mimn.nn.baselines.dnn import Dnn
 from mimn.nn.baselines.gru4rec import Gru4Rec
 from mimn.nn.baselines.hashed import Hashed
 from mimn.nn.baselines.interest import Features, Interest, Occasions, Window
-from mimn.nn.baselines.rum import Rum
+from mimn.nn.baselines.rum import OfficialRum, Rum
 from mimn.nn.baselines.sim import Sim
 from mimn.nn.cell import states_at
 from mimn.nn.fields import NO_FIELDS, ModelFields
@@ -36,6 +36,8 @@ INTERESTS: dict[BaselineVariant, type[Interest]] = {
     "hashed": Hashed,
     "delta": Delta,
 }
+PUBLISHED: dict[BaselineVariant, type[Interest]] = {"dien": OfficialDien, "rum": OfficialRum}
+"""Where the form of MIMN's authors has a recurrence of its own."""
 
 
 class BaselineModel(ClickModel):
@@ -50,7 +52,7 @@ class BaselineModel(ClickModel):
         super().__init__(config, item_rows, category_rows, fields)
         self.config = config
         published = config.form == "official"
-        interests = INTERESTS | {"dien": OfficialDien} if published else INTERESTS
+        interests = INTERESTS | PUBLISHED if published else INTERESTS
         self.interest = interests[config.variant](config)
         self.sketch = None if config.sketch is None else SketchReader(config.sketch)
         D = config.width

@@ -5,11 +5,13 @@ MIMN without what MIMN adds: no slot keys, no re-balancing, no interest channels
 
 from __future__ import annotations
 
+from math import sqrt
+
 import torch
 from torch import Tensor, nn
 
 from mimn.baselines import BaselineConfig
-from mimn.nn import addressing
+from mimn.nn import addressing, official
 from mimn.nn.baselines.attention import attention_unit
 from mimn.nn.baselines.interest import Features, Interest, Occasions, Window
 from mimn.nn.cell import states_at
@@ -23,7 +25,7 @@ class Rum(Interest):
     """The controller at each occasion, and for each candidate the memory slots' sum weighted by how well each fits.
 
     One step: h_t = GRU([x_t; r_{t-1}], h_{t-1}); a read and a write head, linear in h_t; r_t = w^r_t M_{t-1}; M_t by
-    erase and add. A head's weights are softmax_i((softplus(strength) + 1) cos(k, M_i)).
+    erase and add. A head's weights are softmax_i((softplus(strength) + 1) cos(k, M_i)). h_0 and r_0 are zero.
     """
 
     def __init__(self, config: BaselineConfig) -> None:
@@ -36,14 +38,18 @@ class Rum(Interest):
         self.columns = [2 * D, 2, D, D]
         self.controls = linear(H, sum(self.columns))
         self.attention = attention_unit(config)
-        # Blank in size but not in direction: equal slots would stay equal.
+        # Almost zero, but not equal: slots that start equal would stay equal.
         self.initial_memory: Tensor
         self.register_buffer("initial_memory", torch.randn(m, D) * 1e-5)
 
+    def initial(self) -> Tensor:
+        """Controller, read vector and memory before any event. → [H + D + m * D]"""
+        memory = self.initial_memory.flatten()
+        return torch.cat([memory.new_zeros(sum(self.sizes[:2])), memory])
+
     def encode(self, events: Tensor) -> Tensor:
         """Controller, read vector and memory after each event. [B, T, D] → [B, T + 1, H + D + m * D]"""
-        start = events.new_zeros(len(events), sum(self.sizes[:2]))
-        states = [torch.cat([start, self.initial_memory.flatten().expand(len(events), -1)], -1)]
+        states = [self.initial().expand(len(events), -1)]
         for projected in self.controller.project(events).unbind(1):
             states.append(self.step(projected, states[-1]))
         return torch.stack(states, 1)
@@ -53,14 +59,23 @@ class Rum(Interest):
         controller, read_vector, flat = torch.split(state, self.sizes, -1)
         memory = torch.unflatten(flat, -1, self.shape)
         controller = self.controller.step(projected, read_vector, controller)
-        keys, strengths, erase, add = torch.split(self.controls(controller), self.columns, -1)
+        keys, strengths, erase, add = torch.split(self.parameters_of(controller), self.columns, -1)
         keys = torch.unflatten(torch.tanh(keys), -1, (2, self.shape[1]))
-        similarity = addressing.direction(keys) @ addressing.direction(memory).transpose(-1, -2)
+        similarity = self.similarity(keys, memory)
         weights = torch.softmax((nn.functional.softplus(strengths).unsqueeze(-1) + 1.0) * similarity, -1)
         read_weights, write_weights = weights.unbind(-2)
         read_vector = read(memory, read_weights.unsqueeze(-2)).squeeze(-2)
         memory = write(memory, write_weights, torch.sigmoid(erase), torch.tanh(add))
         return torch.cat([controller, read_vector, memory.flatten(-2)], -1)
+
+    def parameters_of(self, controller: Tensor) -> Tensor:
+        """What the two heads are told: keys, strengths, erase and add. [B, H] → [B, 4D + 2]"""
+        parameters: Tensor = self.controls(controller)
+        return parameters
+
+    def similarity(self, keys: Tensor, memory: Tensor) -> Tensor:
+        """The cosine of each key and each slot. [B, 2, D], [B, m, D] → [B, 2, m]"""
+        return addressing.direction(keys) @ addressing.direction(memory).transpose(-1, -2)
 
     def forward(self, window: Window, occasions: Occasions) -> Features:
         """→ user [H], candidate [D]"""
@@ -72,3 +87,28 @@ class Rum(Interest):
     def compile_steps(self) -> None:
         """Compile the step."""
         self.step = compiled(self.step)  # type: ignore[method-assign]  # what torch.compile is for
+
+
+class OfficialRum(Rum):
+    """RUM as MIMN's authors published it (UIC-Paper/MIMN, commit 5cd5ccf): the first read vector is learned, head
+    parameters are clipped to ±20, the cosine has 1e-8 in its denominator, and the head layer starts as a truncated
+    normal of standard deviation 1 / sqrt(H)."""
+
+    def __init__(self, config: BaselineConfig) -> None:
+        super().__init__(config)
+        deviation = 1.0 / sqrt(config.units)
+        nn.init.trunc_normal_(self.controls.weight, std=deviation, a=-2 * deviation, b=2 * deviation)
+        self.initial_read = official.learned_read(config.width)
+
+    def initial(self) -> Tensor:
+        """As `Rum.initial`; read vector and memory pass through tanh."""
+        controller = self.initial_read.new_zeros(self.sizes[0])
+        return torch.cat([controller, torch.tanh(self.initial_read), torch.tanh(self.initial_memory).flatten()])
+
+    def parameters_of(self, controller: Tensor) -> Tensor:
+        """As `Rum.parameters_of`, clipped."""
+        return super().parameters_of(controller).clamp(-official.CLIP, official.CLIP)
+
+    def similarity(self, keys: Tensor, memory: Tensor) -> Tensor:
+        """As `Rum.similarity`, with 1e-8 in the denominator."""
+        return official.cosine(keys, memory)

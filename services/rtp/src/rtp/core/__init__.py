@@ -1,1 +1,1 @@
-"""Pure core of Real-Time Prediction: features and ranking without I/O, clocks, logs or metrics."""
+"""Pure core of Real-Time Prediction: admission, freshness, requests; without I/O, clocks, logs or metrics."""

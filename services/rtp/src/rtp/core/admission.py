@@ -1,10 +1,10 @@
 """Whether a request may begin: refuse early what could not be answered in time, so that the rest is.
 
-Work is done one request after another, so what a request waits for is the line before it: the costs of the admitted
-work, which know of a burst at once. What else keeps the processor busy they do not know; the line's age does, which is
-how long the first in it has waited already. The two are added. So a lasting overload holds the line at half of what it
-may take where costs are right, at two thirds where they are thought half as high as they are, and never where every
-answer is just too late.
+Requests are scored one after another, so a request waits for the line before it. Its length is the sum of two measures:
+the costs of the admitted work, which show a burst at once, and the line's age (how long the first in it has waited),
+which also shows whatever else keeps the processor busy. In a lasting overload this holds the line at half of what it
+may take where costs are right, at two thirds where costs are estimated at half of what they are, and never at the
+length where every answer is just too late.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from dataclasses import dataclass, field
 from rtp.errors import DeadlineMissed, Draining, Overloaded
 
 FOR_THE_LINE = 2 / 3
-"""Share of what is left of a deadline that the line may take. Without the rest a request would be let in that has no
-time to ask the store (`rtp.scorer.PATIENCE`), and so is answered worse than it could be elsewhere."""
+"""Share of the rest of a deadline that the line may take. With more, a request would be let in that has no time left to
+ask the store (`rtp.scorer.PATIENCE`), and gets a worse answer than another process could give."""
 
 
 @dataclass
 class Admission:
     """Counts the admitted requests and their expected costs, in seconds.
 
-    Invariant: at most `max_in_flight` are admitted, and, but for a request that is alone, none for which the costs up
-    to its own and the line's age exceed `FOR_THE_LINE` of what is left of its deadline.
+    Invariant: at most `max_in_flight` are admitted, and, except for a request that is alone, none for which the costs
+    up to its own and the line's age exceed `FOR_THE_LINE` of the rest of its deadline.
     """
 
     max_in_flight: int
@@ -31,15 +31,15 @@ class Admission:
     in_flight: int = field(default=0, init=False)
     ahead_s: float = field(default=0.0, init=False)
     _expected: int = field(default=0, init=False)
-    """Requests that were let in without their cost, and not admitted yet."""
+    """Requests that were let in before their cost was known, and are not admitted yet."""
     _usual_s: float = field(default=0.0, init=False)
-    """The cost of the last that was admitted."""
+    """The cost of the last admitted request."""
 
     def expect(self, remaining_s: float, age_s: float) -> None:
-        """Let a request in whose cost is not known yet, as if that were the usual one. `admitting` follows.
+        """Let a request in whose cost is not known yet, as if it had the usual cost. `admitting` follows.
 
         Before it is admitted the head may run once, which shortens its deadline and makes the line older. There must be
-        time for that as well: else it would wait for that run only to be refused.
+        time for that too: otherwise it would wait for that run only to be refused.
 
         Raises: as `admit`.
         """
@@ -47,7 +47,7 @@ class Admission:
         self._expected += 1
 
     def admitting(self) -> None:
-        """From now on those that are expected come to be admitted."""
+        """The expected requests are admitted from now on."""
         self._expected = 0
 
     def admit(self, cost_s: float, remaining_s: float, age_s: float = 0.0) -> None:

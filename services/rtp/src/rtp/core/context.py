@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from rtp.errors import FieldFault, InvalidRequest
 
 MISSING = 0.0
-"""The value of a feature that a request leaves out. So a bundle that reads a new feature can be rolled out before its
-callers send it; one that they send too early is refused, because nobody would notice that it has no effect."""
+"""The value of a feature that a request leaves out, so that a bundle with a new feature can be rolled out before
+callers send it. A feature that they send too early is refused, because nothing else shows that it has no effect."""
 NONE = np.zeros(0, np.float32)
 
 

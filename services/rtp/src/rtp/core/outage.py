@@ -1,6 +1,6 @@
 """When requests stop asking a store that does not answer, and when one of them tries again.
 
-Without it every request would open a connection to a store that is down, and wait its whole budget for one that hangs.
+Otherwise every request would open a connection to a store that is down, and wait its whole time for one that hangs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Outage:
-    """Counts failures and says who may ask. Time is an argument, in seconds of any steady clock.
+    """Counts failures and decides which request may ask. Time is an argument, in seconds of any steady clock.
 
     Invariant: while paused, `may_ask` says yes at most once every `retry_every_s`.
     """

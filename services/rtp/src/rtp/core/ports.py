@@ -1,6 +1,6 @@
-"""The two outside things that scoring needs, as seen from inside: a store of bytes, and a model.
+"""The two outside things that scoring needs: a store of bytes, and a model.
 
-`rtp.store` and `rtp.runtime` are the real ones; tests have fakes that pass the same suite.
+`rtp.store` and `rtp.runtime` implement them; tests have fakes that pass the same suite.
 """
 
 from __future__ import annotations
@@ -28,6 +28,21 @@ class StateReader(Protocol):
 
     async def read_many(self, keys: Sequence[str], timeout_s: float) -> list[bytes | None]:
         """The values under `keys`, in order. For background work: it asks even while `read` does not.
+
+        Raises: as `read`.
+        """
+        ...
+
+    async def sample(self, pattern: str, most: int, timeout_s: float) -> tuple[list[bytes], bool]:
+        """Up to `most` different keys that match a glob pattern, in no useful order, and whether these are all there
+        are. Looks at a bounded part of the store. For background work.
+
+        Raises: as `read`.
+        """
+        ...
+
+    async def count(self, keys: Sequence[bytes], timeout_s: float) -> int:
+        """How many of `keys`, all different, exist. For background work.
 
         Raises: as `read`.
         """
@@ -72,7 +87,7 @@ class Model(Protocol):
         ...
 
     def cost_s(self, candidates: int) -> float:
-        """About how long `score` takes for so many candidates, in seconds."""
+        """About how long `score` takes for `candidates` candidates, in seconds."""
         ...
 
     def score(

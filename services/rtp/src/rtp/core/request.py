@@ -18,7 +18,7 @@ MAX_ID = 2**64 - 1
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
-    """What a caller asks: how likely is this user to click each of these candidates.
+    """A caller's question: how likely is this user to click each of these candidates?
 
     Invariant: 1 to `MAX_CANDIDATES` candidates, a user id of 1 to `MAX_USER_ID_BYTES` bytes, finite context values.
     """

@@ -1,4 +1,4 @@
-"""The admin door: metrics, health, and the bundle. For operators, never for callers."""
+"""The admin door: metrics, health, and the bundle. For operators, not for callers."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ from typing import Any
 
 from fastapi import Request, Response
 
-from rtp.doors.api import GuardedApp, Row, add_health, add_problems, problem_response
+from rtp.doors.guard import GuardedApp
+from rtp.doors.health import add_health
+from rtp.doors.problems import PROBLEM_JSON, Row, add_problems, problem_response
+from rtp.doors.schemas import Problem
 from rtp.errors import ReloadRefused
 from rtp.metrics import CONTENT_TYPE, Metrics
+from rtp.release import InService, Release
 from rtp.reload import Reloader
-from rtp.serving import Holder, Serving
 
 REFUSED = Row(409, "reload_refused")
+_PROBLEM = {"model": Problem, "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
 
 
 def create_admin_app(
-    holder: Holder, reloader: Reloader, metrics: Metrics, unready: Callable[[], str | None]
+    in_service: InService, reloader: Reloader, metrics: Metrics, unready: Callable[[], str | None]
 ) -> GuardedApp:
     """`/metrics`, `/livez`, `/readyz`, `GET /bundle`, `POST /bundle/reload`."""
     app = GuardedApp(title="RTP admin", redirect_slashes=False)
@@ -30,11 +34,18 @@ def create_admin_app(
 
     @app.get("/bundle")
     async def bundle() -> dict[str, Any]:
-        return _served(holder.current)
+        return _served(in_service.current)
 
-    @app.post("/bundle/reload")
-    async def reload() -> dict[str, Any]:
-        return _served(await reloader.reload())
+    @app.post(
+        "/bundle/reload",
+        responses={
+            409: {"description": "Refused; the bundle before goes on serving. `detail` says why.", **_PROBLEM},
+            422: {"description": "`force` is neither true nor false.", **_PROBLEM},
+        },
+    )
+    async def reload(force: bool = False) -> dict[str, Any]:
+        """Serve the bundle that lies under RTP_BUNDLE__PATH now; with `force` even if users lose their states."""
+        return _served(await reloader.reload(force=force))
 
     @app.exception_handler(ReloadRefused)
     async def refused(_: Request, error: ReloadRefused) -> Response:
@@ -43,13 +54,13 @@ def create_admin_app(
     return app
 
 
-def _served(serving: Serving) -> dict[str, Any]:
-    model = serving.model
+def _served(release: Release) -> dict[str, Any]:
+    model = release.model
     return {
         "name": model.name,
         "version": model.version,
         "fingerprint": model.fingerprint.hex(),
-        "namespace": serving.keys.namespace,
+        "namespace": release.keys.namespace,
         "context": list(model.context),
-        "partitions": serving.standing.partitions if serving.standing else None,
+        "partitions": len(release.progress.partitions) if release.progress else None,
     }

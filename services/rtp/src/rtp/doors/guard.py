@@ -1,19 +1,22 @@
-"""Who may ask which route: one table a door, looked at before anything else happens to a request.
+"""Which key may use which route: one table for each door, consulted before anything else happens to a request.
 
 A route that its table does not name stops the start, so that none is open by oversight. Without keys, which
-`rtp.__main__` allows on loopback alone, nobody is asked and nothing is paid.
+`rtp.__main__` allows on loopback alone, no authentication is required and none of this runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
+from fastapi import FastAPI
 from starlette.routing import BaseRoute
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
 from access import Admission, Door, KeyRing, Rule, check_rules, refusal
 from access import Scope as May
+from rtp.doors.problems import STATUS_TABLE, headers_of, problem, send_answer
+from rtp.doors.request_id import NAME, given_id
 from rtp.errors import Forbidden, RtpError, Unauthenticated
 from rtp.metrics import Metrics
 
@@ -46,7 +49,7 @@ class Guard:
         """Why the request is not let in, None if it is."""
         rule = self._rules.get(scope["path"], Door.ANY_KEY)
         credentials = [value for name, value in scope["headers"] if name == b"authorization"]
-        # Two of them are one too many: a proxy may have looked at the other one.
+        # Two are refused: a proxy in front may have checked the other one.
         admission = self._keys.judge(b",".join(credentials) if credentials else None, rule)
         if admission is Admission.GRANTED:
             return None
@@ -62,3 +65,23 @@ def check_routes(routes: Iterable[BaseRoute], rules: Mapping[str, Rule]) -> None
         LookupError: names those that have none.
     """
     check_rules((getattr(route, "path", repr(route)) for route in routes), rules, "rtp.doors.guard")
+
+
+class GuardedApp(FastAPI):
+    """FastAPI that answers only requests that its guard admits; all of them while it has no guard."""
+
+    guard: Callable[[Scope], RtpError | None] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if self.guard is not None and scope["type"] == "http" and (error := self.guard(scope)):
+            row = STATUS_TABLE[type(error)]
+            given = given_id(scope["headers"])
+            echo = [] if given is None else [(NAME, given.encode())]
+            await send_answer(send, row.status, headers_of(row) + echo, problem(row, error))
+        else:
+            await self.admitted(scope, receive, send)
+
+    async def admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI, of requests that the guard admitted."""
+        await super().__call__(scope, receive, send)

@@ -1,33 +1,73 @@
 """Running the two doors in one process: sockets, signals, and an end that fails no request.
 
-Public and admin listener are two uvicorn servers in one event loop. Ending goes: not ready → stop accepting → go on
-answering on open connections, telling each client to close → close idle connections, finish the rest → end.
+Public and admin listener are two uvicorn servers in one event loop. The end has five steps: not ready → stop accepting
+→ still answer on open connections, telling each client to close → close idle connections, finish the rest → end.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from time import monotonic
 
+import structlog
 import uvicorn
 
-from rtp.app import Lifecycle, Service
+from access import KeyRing, ListenerTls
+from rtp.core.admission import Admission
+from rtp.doors.guard import GuardedApp
+from rtp.doors.predict import Headers
 from rtp.doors.protocol import bounded, cut_late
 from rtp.doors.sharing import SharedListener
-from rtp.errors import ReloadRefused
+from rtp.errors import ReloadRefused, RtpError
+from rtp.reload import Reloader
 from rtp.settings import DrainSettings, RtpSettings
 
-log = logging.getLogger(__name__)
+log = structlog.stdlib.get_logger(__name__)
 _TICK_S = 0.02
 
 
+@dataclass
+class Lifecycle:
+    """Where the process is between its start and its end."""
+
+    admission: Admission
+    draining: bool = False
+
+    def announce_drain(self) -> None:
+        """Not ready from now on; requests are still answered."""
+        self.draining = True
+
+    def refuse_requests(self) -> None:
+        """Requests that begin after this get 503."""
+        self.admission.draining = True
+
+
+@dataclass(frozen=True)
+class Service:
+    """The parts of a process that `run` needs; `rtp.app.create_service` makes them."""
+
+    app: GuardedApp
+    """The public door; its lifespan runs the background work."""
+    admin: GuardedApp
+    tls: ListenerTls | None
+    """Of the public listener."""
+    admin_tls: ListenerTls | None
+    refused: Callable[[RtpError], None]
+    """Called for each request that is refused before it reaches a door."""
+    shed: Callable[[Headers, float], RtpError | None]
+    """Called for each prediction as soon as its headers are there: why it is not worth reading now."""
+    reloader: Reloader
+    keys: KeyRing | None
+    lifecycle: Lifecycle
+
+
 class _Server(uvicorn.Server):
-    """A uvicorn server whose signals are its owner's."""
+    """A uvicorn server that leaves signals to `run`."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -59,7 +99,7 @@ class PublicServer(_Server):
         for one in sockets:
             one.listen(self.config.backlog)
         connections = self.server_state.connections
-        self.servers = [SharedListener(one, self._protocol, connections, self.config.ssl) for one in sockets]  # type: ignore[misc]  # what uvicorn calls of a server it has
+        self.servers = [SharedListener(one, self._protocol, connections, self.config.ssl) for one in sockets]  # type: ignore[misc]  # it has what uvicorn calls
 
     def _protocol(self) -> asyncio.Protocol:
         make: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
@@ -87,8 +127,8 @@ class PublicServer(_Server):
 async def run(
     service: Service, settings: RtpSettings, public: socket.socket, admin: socket.socket, *, shared: bool
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. SIGHUP reloads what can be: the bundle and the keys. `shared`: other
-    processes accept on `public` as well."""
+    """Serve until SIGTERM or SIGINT, then drain. SIGHUP reloads the bundle and the keys. `shared`: other processes
+    accept on `public` as well."""
     loop = asyncio.get_running_loop()
     main = PublicServer(_config(service, settings, drain=True), settings.drain, service.lifecycle, shared=shared)
     side = _Server(_config(service, settings, drain=False))
@@ -98,14 +138,12 @@ async def run(
         main.should_exit = True
 
     def interrupt() -> None:
-        main.force_exit = main.should_exit  # asked twice at the keyboard: do not wait for anybody
+        main.force_exit = main.should_exit  # Ctrl-C twice: wait for no request
         main.should_exit = True
 
     def reload() -> None:
-        if service.keys is None:
-            log.info("SIGHUP: reading the bundle at %s again; there is no file of keys", settings.bundle.path)
-        else:
-            log.info("SIGHUP: reading the bundle at %s and the keys again", settings.bundle.path)
+        log.info("SIGHUP: reload", bundle=str(settings.bundle.path), keys=service.keys is not None)
+        if service.keys is not None:
             service.keys.look_now()
         task = asyncio.create_task(_reload(service))
         reloads.add(task)
@@ -114,12 +152,13 @@ async def run(
     loop.add_signal_handler(signal.SIGTERM, end)
     loop.add_signal_handler(signal.SIGINT, interrupt)
     loop.add_signal_handler(signal.SIGHUP, reload)
-    log.info("admin on %s", _address(admin))
+    log.info("listening", door="admin", address=_address(admin))
     side_task = asyncio.create_task(side.serve(sockets=[admin]))
     try:
-        log.info("listening on %s", _address(public))
+        log.info("listening", door="public", address=_address(public))
         await main.serve(sockets=[public])
     finally:
+        service.reloader.close()
         side.should_exit = True
         await side_task
 
@@ -128,7 +167,7 @@ async def _reload(service: Service) -> None:
     try:
         await service.reloader.reload()
     except ReloadRefused:
-        return  # said in the log and counted where it was refused
+        return  # logged and counted where it was refused
 
 
 def _config(service: Service, settings: RtpSettings, *, drain: bool) -> uvicorn.Config:
@@ -157,10 +196,10 @@ def _config(service: Service, settings: RtpSettings, *, drain: bool) -> uvicorn.
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A bound socket that does not listen yet, so that a port that is taken is found before a bundle is loaded.
+    """A bound socket that does not listen yet, so that a port in use is found before a bundle is loaded.
 
     Raises:
-        OSError: the address cannot be had.
+        OSError: the address is not available.
     """
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     bound = socket.socket(family, kind, protocol)
@@ -174,7 +213,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def inherited(descriptor: int) -> socket.socket:
-    """The socket that a launcher handed down; several processes may accept on it.
+    """The socket that a launcher passed on; several processes may accept on it.
 
     Raises:
         OSError: the descriptor is not an open stream socket.

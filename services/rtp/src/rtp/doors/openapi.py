@@ -10,8 +10,12 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from rtp.doors.api import DEADLINE_HEADER, INTERNAL, PREDICT_PATHS, PROBLEM_JSON, STATUS_TABLE, Row
-from rtp.doors.schemas import NAMED_WITHIN_BYTES, PredictRequest, PredictResponse, Problem
+from rtp.core.request import MAX_REQUEST_ID_CHARACTERS
+from rtp.doors import request_id
+from rtp.doors.predict import DEADLINE_HEADER, PREDICT_PATHS
+from rtp.doors.problems import INTERNAL, PROBLEM_JSON, STATUS_TABLE, Row
+from rtp.doors.request_body import NAMED_WITHIN_BYTES
+from rtp.doors.schemas import PredictRequest, PredictResponse, Problem
 from rtp.errors import MAX_FAULTS
 
 _REQUEST_EXAMPLE = {
@@ -26,15 +30,21 @@ _RESPONSE_EXAMPLE = {
     "state": {"status": "warm", "events": 312, "age_ms": 840, "partial": False},
 }
 _FEATURE = {"type": "number", "minimum": -float(np.finfo(np.float32).max), "maximum": float(np.finfo(np.float32).max)}
-_TIMING = {
+_HEADERS = {
     "Server-Timing": {
         "description": "`rtp;dur=` and the milliseconds from the request's first byte to this answer, by RTP's clock.",
         "schema": {"type": "string"},
-    }
+    },
+    request_id.HEADER: {
+        "description": "The request's header of this name; else its body's `request_id`, if it can stand in a header; "
+        "else made up. Log lines about the request carry it. A refusal given before the body is read has it only if "
+        "the request has.",
+        "schema": {"type": "string"},
+    },
 }
 _MEANING = {
-    400: "The body is not JSON in UTF-8.",
-    401: "No key, or one that is not known. Never on a service that asks for none.",
+    400: "The body is not JSON in UTF-8, or the request is not HTTP/1.1 with exactly one Host header.",
+    401: "No key, or one that is not known. Never where no authentication is required.",
     403: "The key lacks the scope `predict`.",
     408: "The body did not arrive within the deadline.",
     413: "The body is too large.",
@@ -49,7 +59,7 @@ _MEANING = {
 
 
 def describe(app: FastAPI, max_deadline_ms: int, context: Callable[[], tuple[str, ...]]) -> None:
-    """Make `app.openapi()` tell the whole truth about `/predict`, `/livez` and `/readyz`.
+    """Make `app.openapi()` complete about `/predict`, `/livez` and `/readyz`.
 
     `context` gives the features that the model served now reads: others are refused, so the document names them.
     """
@@ -92,7 +102,8 @@ def describe(app: FastAPI, max_deadline_ms: int, context: Callable[[], tuple[str
 def _predict(path: str, max_deadline_ms: int) -> dict[str, Any]:
     rows = [row for row in (*STATUS_TABLE.values(), INTERNAL) if row.code != "not_ready"]
     errors = {str(status): _problem(status, [r for r in rows if r.status == status]) for status in sorted(_MEANING)}
-    errors["503"]["headers"] |= _TIMING
+    for answer in errors.values():
+        answer.setdefault("headers", {}).update(_HEADERS)
     return {
         "tags": ["score"],
         "summary": "Click probability of each candidate",
@@ -108,18 +119,26 @@ def _predict(path: str, max_deadline_ms: int) -> dict[str, Any]:
                 "required": False,
                 "description": f"Milliseconds that the answer may take; more than {max_deadline_ms} is not granted.",
                 "schema": {"type": "integer", "minimum": 1},
-            }
+            },
+            {
+                "name": request_id.HEADER,
+                "in": "header",
+                "required": False,
+                "description": "Given back in the answer's header of this name, and in log lines about the request. "
+                f"1 to {MAX_REQUEST_ID_CHARACTERS} visible ASCII characters; other values are passed over.",
+                "schema": {"type": "string"},
+            },
         ],
         "requestBody": {
             "required": True,
             "content": {"application/json": {"schema": _ref(PredictRequest), "example": _REQUEST_EXAMPLE}},
         },
-        # Either a key or, where the service asks for none, nothing.
+        # Either a key or, where no authentication is required, nothing.
         "security": [{"key": []}, {}],
         "responses": {
             "200": {
                 "description": "Scores.",
-                "headers": _TIMING,
+                "headers": _HEADERS,
                 "content": {"application/json": {"schema": _ref(PredictResponse), "example": _RESPONSE_EXAMPLE}},
             },
             **errors,

@@ -1,15 +1,16 @@
-"""uvicorn's HTTP with bounds that it lacks: how large a request's head may be, how long a request may arrive, and that
-an overloaded process refuses a request as soon as its headers are there.
+"""uvicorn's HTTP with what it lacks: a limit for a request's head, a limit for the time it takes to arrive, exactly one
+Host, and the refusal of a request as soon as its headers are there when the process is overloaded.
 
-All hold before any route or key is looked at, because a head of a gigabyte, or one byte a minute, needs neither, and
-because refusing must cost next to nothing: at five times the load that can be served there are four refusals an answer.
-`rtp.doors.listeners` looks for late connections about once a second; a request in time pays for a comparison and a sum.
+All of it comes before routes and keys, because a head of a gigabyte, or one byte a minute, needs neither, and because
+refusing must cost next to nothing: at five times the load that can be served, four of five requests are refused.
+`rtp.doors.listeners` looks for late connections about once a second; a request in time costs a comparison and a sum.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from time import monotonic
@@ -17,10 +18,14 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from rtp.doors.api import ARRIVED, PREDICT_PATHS, STATUS_TABLE, WHOLE, Headers, headers_of, problem, server_timing
-from rtp.errors import HeadTooLarge, RtpError, SlowBody
+from rtp.doors.predict import ARRIVED, PREDICT_PATHS, WHOLE, Headers, server_timing
+from rtp.doors.problems import STATUS_TABLE, headers_of, problem
+from rtp.doors.request_id import NAME, given_id
+from rtp.errors import HeadTooLarge, MalformedHead, RtpError, SlowBody
 
 _PREDICT_URLS = frozenset(path.encode() for path in PREDICT_PATHS)
+_HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]+|\[[\w.~!$&'()*+,;=:%-]+\])?(?::\d*)?", re.ASCII)
+"""RFC 3986, `host [":" port]`, of which RFC 9112 asks exactly one in HTTP/1.1. It may be empty."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -31,7 +36,7 @@ class BoundedProtocol(HttpToolsProtocol):
     arrival_s: float
     """From a connection's beginning, or a request's first byte, to the request's last."""
     refused: Callable[[RtpError], None]
-    """Hears of each request that is refused here."""
+    """Called for each request that is refused here."""
     shed: Callable[[Headers, float], RtpError | None]
     """Why a prediction with these headers, arrived then, is not worth reading now."""
 
@@ -50,7 +55,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """See asyncio."""
         if self._over:
             return
-        # What of the data belongs to a head is known if all of it does: the head was there before, or is its beginning.
+        # The data counts if all of it belongs to a head: to one that has begun before, or begins with it.
         head = self._heads if self._in_head else self._heads + 1
         whole = self._in_head or self._between
         super().data_received(data)
@@ -59,9 +64,16 @@ class BoundedProtocol(HttpToolsProtocol):
             if self._head_bytes > self.max_head_bytes:
                 self._refuse(self._too_large())
 
+    def send_400_response(self, msg: str) -> None:
+        """What arrived is not HTTP; uvicorn has logged it (`rtp.logs` keeps that to a line a second)."""
+        if not self._over:
+            self._over = True
+            error = MalformedHead("this is not an HTTP/1.1 request, or its body's length is ambiguous")
+            self._answer(error, keep=False, asked=[])
+
     def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio has it
-        """The client sends no more. What it has asked for in full is answered, and the connection ends then; else it
-        ends now. (The library ends it now in any case, and logs an error for each answer that is still on its way.)"""
+        """The client sends no more. A request that has arrived whole is still answered before the connection ends; in
+        all other cases it ends now. (uvicorn always ends it now, and logs an error for each answer not sent yet.)"""
         if self.cycle is None or self.cycle.response_complete:
             return False
         if (
@@ -75,7 +87,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     @property
     def _between(self) -> bool:
-        """Whether no request is under way."""
+        """Whether no request is in progress."""
         return self._heads == 0 or self.late_at == math.inf
 
     def on_message_begin(self) -> None:
@@ -88,16 +100,28 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
 
     def on_headers_complete(self) -> None:
-        """Its head is whole."""
+        """Its head has arrived whole."""
         self._in_head = False
-        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > self.max_head_bytes:
+        size, hosts = len(self.url), []
+        for name, value in self.headers:
+            size += len(name) + len(value)
+            if name == b"host":
+                hosts.append(value)
+        if size > self.max_head_bytes:
             self._refuse(self._too_large())
+        elif not self._has_host(hosts):
+            self._refuse(MalformedHead("send exactly one Host header, with a host name and perhaps a port"))
         elif not self._over and not self._sheds():
             super().on_headers_complete()
 
+    def _has_host(self, hosts: list[bytes]) -> bool:
+        if len(hosts) == 1:
+            return _HOST.fullmatch(hosts[0]) is not None
+        return not hosts and self.parser.get_http_version() == "1.0"
+
     def _sheds(self) -> bool:
-        """Whether the request is refused for the load. Its body is not kept, and the answer follows when it is whole,
-        so that the connection can go on."""
+        """Whether the request is refused because of the load. Its body is not kept, and the answer is sent when the
+        body has arrived, so that the connection can go on."""
         if (
             self.url not in _PREDICT_URLS
             or self.parser.get_method() != b"POST"
@@ -109,12 +133,12 @@ class BoundedProtocol(HttpToolsProtocol):
         return self._shed is not None
 
     def on_body(self, body: bytes) -> None:
-        """Some of its body."""
+        """A piece of its body."""
         if not self._over and self._shed is None:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """It is whole."""
+        """The request has arrived whole."""
         self.late_at = math.inf
         if self._over:
             return
@@ -124,12 +148,12 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         error, self._shed = self._shed, None
         keep = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
-        self._answer(error, keep=keep)
+        self._answer(error, keep=keep, asked=self.headers)
         if keep:
             self.on_response_complete()
 
     def cut(self) -> None:
-        """The request is late: say so if nobody has answered it yet, and close."""
+        """The request is late: say so if its head has not arrived, and close."""
         if self._in_head:
             self._refuse(SlowBody(f"the request did not arrive within {self.arrival_s:g} s"))
         else:
@@ -140,15 +164,20 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _refuse(self, error: RtpError) -> None:
         self._over = True
-        self._answer(error, keep=False)
+        self._answer(error, keep=False, asked=self.headers)
 
-    def _answer(self, error: RtpError, *, keep: bool) -> None:
+    def _answer(self, error: RtpError, *, keep: bool, asked: Headers) -> None:
+        """Refuse the request with the headers `asked`."""
         row = STATUS_TABLE[type(error)]
         body = problem(row, error)
-        headers = [*headers_of(row), (b"content-length", b"%d" % len(body)), server_timing(monotonic() - self._arrived)]
+        now = monotonic()
+        timing = server_timing(now - (self._arrived or now))
+        headers = [*headers_of(row), (b"content-length", b"%d" % len(body)), timing]
+        if (given := given_id(asked)) is not None:
+            headers.append((NAME, given.encode()))
         if not keep:
             headers.append((b"connection", b"close"))
-        elif self.server_state.default_headers:  # where a process that drains tells its clients to close
+        elif self.server_state.default_headers:  # with which a draining process tells its clients to close
             headers += self.server_state.default_headers
             keep = (b"connection", b"close") not in headers
         lines = [b"HTTP/1.1 %d %s" % (row.status, HTTPStatus(row.status).phrase.encode())]
@@ -165,7 +194,7 @@ def bounded(
     refused: Callable[[RtpError], None],
     shed: Callable[[Headers, float], RtpError | None],
 ) -> type[BoundedProtocol]:
-    """The protocol with these bounds, as uvicorn wants it: a class."""
+    """The protocol with these bounds, as a class, because uvicorn makes the instances."""
     members: dict[str, Any] = {"max_head_bytes": max_head_bytes, "arrival_s": arrival_s}
     members |= {"refused": staticmethod(refused), "shed": staticmethod(shed)}
     return type("Protocol", (BoundedProtocol,), members)

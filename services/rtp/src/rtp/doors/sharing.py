@@ -1,42 +1,44 @@
 """Accepting on a listening socket that several processes share, so that each gets its part of the connections.
 
-A connection that comes wakes every process, and whoever is on a processor first takes it: of sixteen connections opened
-at once one process can get all, and since they are kept alive, it works alone from then on. Nobody here knows of the
-others, so each waits before it takes, the longer the more connections it has, and takes a part of those that wait: who
-has fewer comes first. One socket, and not one a process (SO_REUSEPORT): what waits in a socket that is closed is lost.
+A new connection wakes every process, and the one that runs first takes it: of sixteen connections opened at once one
+process can get all, and since they are kept alive, it then does all the work. The processes do not know of each other,
+so each waits before it accepts, longer the more connections it has, and then takes a part of the waiting ones: the
+process with fewer connections comes first. They share one socket rather than having one each (SO_REUSEPORT), because
+connections that wait in a socket are lost when it is closed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import socket
 import ssl
 from collections.abc import Callable, Sized
 
-log = logging.getLogger(__name__)
+import structlog
+
+log = structlog.stdlib.get_logger(__name__)
 
 _DOUBLING_S = 0.001
 _PART = 4
 _PAUSE_S = 1.0
 _UNACKED = slice(24, 28)
-"""`tcpi_unacked` in Linux's `struct tcp_info`; of a socket that listens it is the number of connections that wait."""
+"""`tcpi_unacked` in Linux's `struct tcp_info`; for a listening socket it is the number of waiting connections."""
 
 
 def patience_s(held: int) -> float:
-    """How long a process that holds so many connections leaves a new one to the others: nothing if it holds none, and
-    a millisecond for each doubling, so that who has half as many is clearly first however many there are."""
+    """How long a process that holds `held` connections waits before it accepts another: not at all if it holds none,
+    and a millisecond more for each doubling, so that a process with half as many is always clearly first."""
     return _DOUBLING_S * math.log2(1 + held)
 
 
 def part_of(waiting: int) -> int:
-    """How many of the connections that wait are taken before the others are let in again: at least one."""
+    """How many of the waiting connections are taken before the other processes get their turn: at least one."""
     return max(1, waiting // _PART)
 
 
 def waiting_on(listener: socket.socket) -> int:
-    """How many connections wait to be accepted; 1 where the system does not say."""
+    """How many connections wait to be accepted; 1 where the system does not tell."""
     try:
         info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED.stop)
     except OSError:  # not TCP
@@ -45,7 +47,7 @@ def waiting_on(listener: socket.socket) -> int:
 
 
 class SharedListener:
-    """Stands in for the `asyncio.Server` of a socket on which other processes accept as well."""
+    """Takes the place of the `asyncio.Server` of a socket on which other processes accept as well."""
 
     def __init__(
         self,
@@ -54,7 +56,7 @@ class SharedListener:
         connections: Sized,
         tls: ssl.SSLContext | None,
     ) -> None:
-        """`connections` are those that protocols have begun and not ended. The socket stays its owner's to close."""
+        """`connections` are the open ones. The socket is closed by its owner."""
         self._listener = listener
         self._protocol = protocol
         self._connections = connections
@@ -63,19 +65,19 @@ class SharedListener:
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self.beginning: set[asyncio.Task[None]] = set()
-        """Connections that were accepted and have no protocol yet."""
+        """Accepted connections that have no protocol yet."""
         listener.setblocking(False)
         self._watch()
 
     def close(self) -> None:
-        """Accept no more; what waits is left to the others."""
+        """Accept no more; waiting connections are left to the other processes."""
         self._closed = True
         self._loop.remove_reader(self._listener)
         if self._timer is not None:
             self._timer.cancel()
 
     async def wait_closed(self) -> None:
-        """See `asyncio.Server`; there is nothing to wait for but the connections, which have an owner."""
+        """See `asyncio.Server`. Nothing to wait for: uvicorn waits for the connections."""
 
     def _watch(self) -> None:
         self._loop.add_reader(self._listener, self._some_wait)
@@ -97,9 +99,9 @@ class SharedListener:
                 self.beginning.add(task)
                 task.add_done_callback(self.beginning.discard)
         except (BlockingIOError, ConnectionAbortedError):
-            pass  # somebody else took it, or its client has gone
+            pass  # another process took it, or its client has gone
         except OSError as error:
-            log.error("cannot accept connections, trying again in %g s: %s", _PAUSE_S, error.strerror)
+            log.error("cannot accept connections", reason=error.strerror, next_try_s=_PAUSE_S)
             self._timer = self._loop.call_later(_PAUSE_S, self._watch)
             return
         self._watch()
@@ -109,4 +111,4 @@ class SharedListener:
             await self._loop.connect_accepted_socket(self._protocol, connection, ssl=self._tls)
         except OSError as error:  # TLS that fails, or a client that left; TLS errors are OSErrors
             connection.close()
-            log.debug("a connection did not begin: %s", type(error).__name__)
+            log.debug("a connection did not begin", error=type(error).__name__)

@@ -15,7 +15,7 @@ from mimn.state import HEADERS
 
 NOT_CACHED = -1
 ENTRY_BYTES = 400
-"""What an entry takes beside its tensors, with a user id of the longest kind: header, key, and its place in a shelf."""
+"""What an entry takes in addition to its tensors, with the longest user id: header, key, and its place in a shelf."""
 
 
 class StateCache:

@@ -25,7 +25,14 @@ class Commit:
     progress: bytes
     """The record that replaces it."""
     values: tuple[tuple[str, bytes | None], ...] = ()
-    """User id and state value; None deletes it, and with it all that was set aside as unreadable in the partition."""
+    """User id and state value; None deletes it, and with it all that was set aside as unreadable in the partition.
+    Those that `created` and `listed` count come first."""
+    created: int = 0
+    """How many are of users who had no state. If the store knows that one had, nothing is written."""
+    listed: int = 0
+    """How many of the next ones are of users whom the store may not have listed among those with a state."""
+    begins_lineage: bool = False
+    """Whether the states that are stored now are as if absent from here on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +49,20 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class StatesLost:
+    """Nothing was written: users of whom no state was found had one."""
+
+    users: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class NoAnswer:
-    """Nobody knows: no reply, or an error that does not say."""
+    """Unknown: no reply, or an error that does not say."""
 
     detail: str
 
 
-Answer = Written | Refused | NoAnswer
+Answer = Written | Refused | StatesLost | NoAnswer
 
 
 class Verdict(StrEnum):
@@ -59,7 +73,7 @@ class Verdict(StrEnum):
     UNCHANGED = "unchanged"
     """The record that we knew of: nothing was written since."""
     OWNERSHIP_LOST = "ownership_lost"
-    """Ahead of us, or somebody else's: another process has the partition."""
+    """Ahead of us, or of another writer: another process has the partition."""
     STORE_BEHIND = "store_behind"
     """Absent, or older than what the store had acknowledged: it lost writes."""
     UNREADABLE = "unreadable"
@@ -74,8 +88,9 @@ def judge(stored: bytes, known: bytes, tried: bytes | None) -> Verdict:
         known: the last record that the session read, or that the store acknowledged to it.
         tried: the record that the session tried to write over `known`, if it did.
 
-    Total: every combination has a verdict. Records are compared as (era, next offset, as-of time) within one lineage; a
-    record of another lineage can only have been written by somebody else.
+    Total: every combination has a verdict. Records are compared as (era, next offset) within one lineage, those of one
+    writer by their as-of time too: another writer's as-of time may be lower because its clock is. A record of another
+    lineage can only be another process's.
     """
     if tried is not None and stored == tried:
         return Verdict.OURS
@@ -91,10 +106,13 @@ def judge(stored: bytes, known: bytes, tried: bytes | None) -> Verdict:
         ours = decode_progress(known)
     except CorruptProgress:
         return Verdict.OWNERSHIP_LOST
-    if theirs.lineage == ours.lineage and _age(theirs) < _age(ours):
+    if theirs.lineage == ours.lineage and _is_older(theirs, ours):
         return Verdict.STORE_BEHIND
     return Verdict.OWNERSHIP_LOST
 
 
-def _age(progress: Progress) -> tuple[int, int, int]:
-    return progress.era, progress.next_offset, progress.as_of_ms
+def _is_older(one: Progress, other: Progress) -> bool:
+    ages = [(p.era, p.next_offset) for p in (one, other)]
+    if ages[0] != ages[1]:
+        return ages[0] < ages[1]
+    return one.writer == other.writer and one.as_of_ms < other.as_of_ms

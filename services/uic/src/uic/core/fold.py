@@ -2,7 +2,7 @@
 
 Wave k holds the k-th pending event of every user, so the users in a wave are distinct and it is one run of the step
 graph; waves are pooled over partitions, whose users are distinct anyway. An erasure ends a user's row, and events after
-it begin a new row from the initial state, so no wave has to know of erasures.
+it begin a new row from the initial state, so waves need not know about erasures.
 
 Nothing that was read is changed: results lie in the round's own arrays until the store has acknowledged them.
 """
@@ -29,7 +29,7 @@ from mimn.state import (
     user_hash,
 )
 from uic.core.cache import NOT_CACHED, StateCache
-from uic.core.ordering import ERASE, Cut
+from uic.core.ordering import ERASE, Batch
 from uic.core.ports import Counting, Step, Vectors
 
 NO_ROW = -1
@@ -39,18 +39,18 @@ Integers = NDArray[np.int64]
 
 @dataclass(slots=True)
 class Part:
-    """One partition's share of a round: its cut, what is known of the users' states, and where the results lie."""
+    """One partition's share of a round: its batch, what is known of the users' states, and where the results lie."""
 
-    cut: Cut
+    batch: Batch
     progress: Progress
     cached: NDArray[np.intp]
-    """By user of the cut: row of the cache, `NOT_CACHED` if there is none."""
+    """By user of the batch: row of the cache, `NOT_CACHED` if there is none."""
     loaded: dict[int, UserState] = field(default_factory=dict)
     """By index of the user: states that the store had, of any lineage."""
     suspect: set[int] = field(default_factory=set)
-    """Users whose stored value could not be read: they begin anew, `partial`."""
+    """Users whose state could not be read, or was lost: they start again from the initial state, `partial`."""
     row_of: Integers = field(default_factory=lambda: np.empty(0, np.int64))
-    """By user of the cut: row of the round that holds the result; `NO_ROW`: unchanged, `ERASED_ROW`: to be deleted."""
+    """By user of the batch: row of the round with the result; `NO_ROW`: unchanged, `ERASED_ROW`: to be deleted."""
     already_folded: int = 0
     not_finite: list[int] = field(default_factory=list)
     """Operations whose step was not finite. The part's headers are then wrong: plan it again without them."""
@@ -63,7 +63,7 @@ class _Events:
     row: Integers
     """Of the round."""
     operation: Integers
-    """Counted over the parts' cuts."""
+    """Counted over the parts' batches."""
     item: NDArray[np.uint64]
     category: NDArray[np.uint64]
     time: Integers
@@ -89,6 +89,10 @@ class Round:
         self._from_cache: NDArray[np.intp] = np.empty(0, np.intp)
         """By row: where the cache has its tensors, `NOT_CACHED` if it has not."""
         self._from_store: list[tuple[int, NDArray[np.float32]]] = []
+        self.created: set[int] = set()
+        """Rows that begin from the initial state because there was none."""
+        self.listed: set[int] = set()
+        """Rows whose users may be new to the store's list: read from it, erased in this round, or suspect."""
         self._events: _Events
 
     def plan(self, parts: Sequence[Part]) -> None:
@@ -96,17 +100,20 @@ class Round:
 
         For all parts together: where events arrive at a rate, a part has one or two, and it is the calls that cost.
         """
-        cuts = [part.cut for part in parts]
-        sizes, users = np.array([len(cut.items) for cut in cuts]), np.array([len(cut.users) for cut in cuts])
+        batches = [part.batch for part in parts]
+        sizes, users = (
+            np.array([len(batch.items) for batch in batches]),
+            np.array([len(batch.users) for batch in batches]),
+        )
         self._parts, self._first_operation = parts, np.cumsum(sizes) - sizes
         first_user = np.cumsum(users) - users
         part_of = np.repeat(np.arange(len(parts)), users)
-        user_of = np.concatenate([cut.user_of for cut in cuts]) + np.repeat(first_user, sizes)
+        user_of = np.concatenate([batch.user_of for batch in batches]) + np.repeat(first_user, sizes)
         items, offsets, times = (
-            np.concatenate([getattr(cut, name) for cut in cuts]) for name in ("items", "offsets", "times")
+            np.concatenate([getattr(batch, name) for batch in batches]) for name in ("items", "offsets", "times")
         )
         erases = items == ERASE
-        # A user's rows are numbered by how often he was erased before: one row a user unless there are erasures.
+        # A user's rows are numbered by how often the user was erased before: one row a user unless there are erasures.
         lives, ended = _lives(user_of, erases, len(part_of))
         events = np.flatnonzero(~erases)
         begun, row = np.unique(lives[events] * len(part_of) + user_of[events], return_inverse=True)
@@ -126,7 +133,7 @@ class Round:
         headers["last_offset"][some] = offsets[events[latest[some]]]
         headers["last_event_time"][some] = times[events[latest[some]]]
         digests = headers["digest"].tolist()
-        values = [cut.records[at].value or b"" for cut in cuts for at in cut.record_of.tolist()]
+        values = [batch.records[at].value or b"" for batch in batches for at in batch.record_of.tolist()]
         extend_digests(digests, row.tolist(), offsets[events], [values[at] for at in events.tolist()])
         headers["digest"] = np.frombuffer(b"".join(digests), "V8")
 
@@ -139,13 +146,13 @@ class Round:
             part.row_of = row_of[begin : begin + count]
             part.already_folded = before
             part.not_finite = []
-        categories = np.concatenate([cut.categories for cut in cuts])
+        categories = np.concatenate([batch.categories for batch in batches])
         self._events = _Events(row, events, items[events], categories[events], times[events])
 
     def run(self, step: Step, vectors: Vectors, counting: Counting | None = None) -> None:
         """Fold all queued events. A step that is not finite leaves its row as it was and is noted in its part.
 
-        Rows are placed by how many events they get, most first: then the rows of a wave are the first so many, and what
+        Rows are placed by how many events they get, most first: then the rows of a wave are the first ones, and what
         a wave gives is what the next one takes. With counters, the step has the rest of a state; they are added to in
         place.
         """
@@ -195,7 +202,7 @@ class Round:
 
         Args:
             at_part: by row, whose.
-            user: by row, index of the user in that part's cut.
+            user: by row, index of the user in that part's batch.
             fresh: by row.
         """
         headers = np.zeros(len(user), HEADERS)
@@ -203,17 +210,19 @@ class Round:
         headers[found] = self._cache.headers[self._from_cache[found]]
         others = np.flatnonzero(self._from_cache == NOT_CACHED)
         begun = []
-        for row, at, index, anew in zip(
+        for row, at, index, erased in zip(
             others.tolist(), at_part[others].tolist(), user[others].tolist(), fresh[others].tolist(), strict=True
         ):
             part = self._parts[at]
-            loaded = None if anew else part.loaded.get(index)
+            loaded = None if erased else part.loaded.get(index)
             if loaded is not None and loaded.header.lineage == part.progress.lineage:
                 begun.append(loaded.header)
                 self._from_store.append((row, loaded.tensors))
+                self.listed.add(row)
             else:
-                suspect = not anew and index in part.suspect
-                owner = user_hash(part.cut.users[index])
+                suspect = not erased and index in part.suspect
+                (self.listed if erased or suspect else self.created).add(row)
+                owner = user_hash(part.batch.users[index])
                 begun.append(
                     StateHeader(owner, part.progress.lineage, part.progress.era, -1, 0, 0, EMPTY_DIGEST, suspect)
                 )

@@ -1,6 +1,6 @@
-"""Cutting: how many of a partition's pending records make one batch, and what each of them is.
+"""Batches: how many of a partition's pending records make one, and what each of them is.
 
-A batch is cut by offset before anything is folded, so that it writes a bounded number of states and needs a bounded
+A batch ends by offset before anything is folded, so that it writes a bounded number of states and needs a bounded
 number of waves. The result is arrays over operations (fold an event, or erase a user), in log order.
 """
 
@@ -23,7 +23,7 @@ LARGE = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class Batch:
     """One batch of one partition.
 
     Invariant: operations are in log order; `user_of`, `record_of`, `offsets`, `items`, `categories` and `times` run in
@@ -46,20 +46,23 @@ class Cut:
     times: NDArray[np.int64]
     rejected: list[tuple[int, Reason]]
     """Index into `records`, and why."""
-    misrouted: int = 0
     erased_later: int = 0
     """Events left out of a replay because their user was erased further on in the log."""
     extended: int = 0
     """Events with protobuf fields that this version does not know."""
 
-    def without(self, operations: Sequence[int], reason: Reason) -> Cut:
+    def misrouted_from(self, offset: int) -> int:
+        """How many records at or above `offset` do not lie in their key's partition."""
+        return sum(reason is Reason.MISROUTED and self.records[at].offset >= offset for at, reason in self.rejected)
+
+    def without(self, operations: Sequence[int], reason: Reason) -> Batch:
         """The same batch with some operations rejected."""
         rejected = [*self.rejected, *((int(at), reason) for at in np.sort(self.record_of[operations]))]
         stays = np.ones(len(self.items), np.bool_)
         stays[operations] = False
         return replace(self._of(stays), rejected=rejected)
 
-    def _of_those_that_stay(self, erased: Mapping[bytes, int], rejected: list[tuple[int, Reason]]) -> Cut:
+    def _of_those_that_stay(self, erased: Mapping[bytes, int], rejected: list[tuple[int, Reason]]) -> Batch:
         """The same batch, all of whose records are operations yet, without those that are `rejected` or left out."""
         stays = np.ones(len(self.records), np.bool_)
         stays[[at for at, _ in rejected]] = False
@@ -70,11 +73,10 @@ class Cut:
         return replace(
             self._of(stays & ~left_out),
             rejected=rejected,
-            misrouted=sum(reason is Reason.MISROUTED for _, reason in rejected),
             erased_later=int(np.count_nonzero(left_out)),
         )
 
-    def _of(self, stays: NDArray[np.bool_]) -> Cut:
+    def _of(self, stays: NDArray[np.bool_]) -> Batch:
         """The same batch with some operations alone."""
         touched, user_of = np.unique(self.user_of[stays], return_inverse=True)
         return replace(
@@ -104,8 +106,8 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """Records that make one batch, and whose they are; nothing of them is decoded."""
+class Front:
+    """The records at the head of a partition's queue that make the next batch, and whose they are; none is decoded."""
 
     partition: int
     records: Sequence[Record]
@@ -127,8 +129,8 @@ def take(
     known: Collection[bytes],
     erased: Mapping[bytes, int],
     bounds: Bounds,
-) -> Taken:
-    """A long batch from the front of `pending` that keeps within `bounds`, counting records that turn out to be no
+) -> Front:
+    """The longest front of `pending` that keeps within `bounds`, counting records that turn out to be no
     events as if they were.
 
     Args:
@@ -172,7 +174,7 @@ def take(
     offsets = [record.offset for record in records]
     if offsets and (offsets[0] < floor or not all(map(lt, offsets, offsets[1:]))):
         raise OutOfOrder(f"offsets {offsets[0]} to {offsets[-1]} do not rise from {floor} or more")
-    return Taken(partition, records, keys, places, refused, erased)
+    return Front(partition, records, keys, places, refused, erased)
 
 
 def _misplaced(key: bytes | None, partition: int, partitions: int) -> Reason | None:
@@ -183,17 +185,17 @@ def _misplaced(key: bytes | None, partition: int, partitions: int) -> Reason | N
     return reason
 
 
-def decode(batches: Sequence[Taken]) -> list[Cut]:
-    """The cuts of batches. All their records are decoded together, because each batch has few where events arrive at a
-    rate; a cut's arrays are parts of common ones.
+def decode(fronts: Sequence[Front]) -> list[Batch]:
+    """The batches that fronts make. All their records are decoded together, because each front has few where events
+    arrive at a steady rate; a batch's arrays are parts of common ones.
 
     Records that are no events, or whose key is refused, are rejected; events of users that are erased further on in the
     log are left out.
     """
-    records = [record for taken in batches for record in taken.records]
-    places = np.array([place for taken in batches for place in taken.places], np.int64)
+    records = [record for front in fronts for record in front.records]
+    places = np.array([place for front in fronts for place in front.places], np.int64)
     offsets = np.array([record.offset for record in records], np.int64)
-    record_of = np.concatenate([np.arange(len(taken.records)) for taken in batches])
+    record_of = np.concatenate([np.arange(len(front.records)) for front in fronts])
     stays = places >= 0
     events = np.flatnonzero(stays & np.array([record.value is not None for record in records], np.bool_))
     chosen = [records[at] for at in events.tolist()]
@@ -209,15 +211,15 @@ def decode(batches: Sequence[Taken]) -> list[Cut]:
     unknown = np.sort(events[extended])
     stays[list(rejected)] = False
     all_stay = bool(stays.all())
-    cuts = []
+    batches = []
     end = 0
-    for taken in batches:
-        begin, end = end, end + len(taken.records)
-        batch = Cut(
-            partition=taken.partition,
-            records=taken.records,
-            keys=taken.keys,
-            users=[key.decode() for key in taken.keys],
+    for front in fronts:
+        begin, end = end, end + len(front.records)
+        batch = Batch(
+            partition=front.partition,
+            records=front.records,
+            keys=front.keys,
+            users=[key.decode() for key in front.keys],
             user_of=places[begin:end],
             record_of=record_of[begin:end],
             offsets=offsets[begin:end],
@@ -227,10 +229,10 @@ def decode(batches: Sequence[Taken]) -> list[Cut]:
             rejected=[],
             extended=int(np.diff(np.searchsorted(unknown, (begin, end)))[0]) if extended else 0,
         )
-        if taken.erased or not all_stay:
+        if front.erased or not all_stay:
             away = np.flatnonzero(~stays[begin:end]).tolist()
             batch = batch._of_those_that_stay(
-                taken.erased, [(at, rejected.get(begin + at) or taken.refused[taken.records[at].key]) for at in away]
+                front.erased, [(at, rejected.get(begin + at) or front.refused[front.records[at].key]) for at in away]
             )
-        cuts.append(batch)
-    return cuts
+        batches.append(batch)
+    return batches

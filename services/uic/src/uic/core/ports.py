@@ -1,5 +1,5 @@
-"""What UIC needs of the world, one protocol each. Real ones in `store`, `consumer`, `dead_letter`, `erasures` and
-`mimn.bundle`; fakes in the tests, held to the same contract suites.
+"""What UIC needs of the world, one protocol each. Real ones in `store`, `log` and `mimn.bundle`; fakes in the tests,
+held to the same contract suites.
 """
 
 from __future__ import annotations
@@ -49,9 +49,10 @@ class StateStore(Protocol):
     def check(self) -> None:
         """Raises `EvictingStore` if the store may evict states or progress."""
 
-    def claim_namespace(self, partitions: int, topic: str) -> None:
-        """Record the namespace's partition count and topic if nobody has; raises `NamespaceConflict` if others are
-        recorded."""
+    def claim_namespace(self, partitions: int, topic: str) -> str:
+        """The store's identity: random, made when a namespace is first claimed, the same for all workers that write to
+        this store. Records the namespace's partition count and topic if none are recorded; raises `NamespaceConflict`
+        if others are."""
 
     def read_progress(self, partitions: Collection[int]) -> dict[int, bytes]:
         """The progress record of each partition, `ABSENT` where there is none."""
@@ -65,6 +66,9 @@ class StateStore(Protocol):
 
     def set_aside(self, partition: int, values: Sequence[bytes]) -> None:
         """Keep unreadable values in the partition's bounded list for inspection, newest first."""
+
+    def time_ms(self) -> int:
+        """The store's clock, milliseconds since 1970-01-01 UTC; a cluster's is the one furthest ahead."""
 
     @property
     def connections(self) -> int:
@@ -106,7 +110,8 @@ class Erasures(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Assigned:
-    """The group gave us partitions. They are parked: nothing is read before `Log.read`."""
+    """We are a member of the group, and it gave us these partitions (maybe none). They are parked: nothing is read
+    before `Log.read`."""
 
     partitions: tuple[int, ...]
 
@@ -140,6 +145,9 @@ class Described:
     """Wall clock before the question was sent: what was in the log then lies below `bounds.end`."""
     position: int | None
     """Where the client reads on, if it reads for this tag."""
+    log_end: int
+    """End of the log (high watermark). While a transaction is open it is above `bounds.end` (last stable offset): the
+    acknowledged events between the two cannot be read yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +164,19 @@ class OutOfRange:
 
     partition: int
     tag: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """The batch that comes next cannot be read: damaged, or compressed with an unknown codec. Parked. The records
+    before it were delivered."""
+
+    partition: int
+    tag: int
+    offset: int
+    next_offset: int
+    """Where the next batch begins; `offset` if that is unknown."""
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,13 +197,30 @@ class PartitionCountChanged:
 
 @dataclass(frozen=True, slots=True)
 class LogAway:
-    """The client failed and is made anew; all partitions are revoked."""
+    """The client failed and is replaced; all partitions are revoked."""
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class LostGroup:
+    """The broker does not have us as a working member; the client is replaced; all partitions are revoked."""
 
     detail: str
 
 
 LogMessage = (
-    Assigned | Revoked | Fetched | Described | NotDescribed | OutOfRange | Advised | PartitionCountChanged | LogAway
+    Assigned
+    | Revoked
+    | Fetched
+    | Described
+    | NotDescribed
+    | OutOfRange
+    | Unreadable
+    | Advised
+    | PartitionCountChanged
+    | LogAway
+    | LostGroup
 )
 
 
@@ -202,7 +240,7 @@ class Log(Protocol):
         """Stop reading a partition; what was fetched is not delivered any more."""
 
     def took(self, tag: int, records: int) -> None:
-        """So many of the fetched records are dealt with: there is room for more."""
+        """This many of the fetched records are dealt with: there is room for more."""
 
     def advise(self, offsets: Mapping[int, int]) -> None:
         """Tell the group coordinator the next offsets of partitions; answered by `Advised`, for one or several

@@ -1,7 +1,8 @@
-"""Whether producers put records where their keys belong, and when so many do not that reading must stop.
+"""Whether producers put records where their keys belong, and when too many do not to go on reading.
 
 A few misrouted records are dead letters. Many mean that a whole fleet of producers partitions differently, or that the
-topic has another partition count: then going on would move every one of their events to the dead letters.
+topic has another partition count: then going on would move every one of their events to the dead letters, and an
+operator has to accept that first.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class Phase(StrEnum):
     OWNERSHIP_LOST = "ownership_lost"
     """Another process wrote; waiting for the group to say who owns the partition."""
     BROKEN = "broken"
-    """The log is not the one that was folded; an operator decides."""
+    """The log is not the one that was folded, or its records are misrouted; an operator decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Status:
     """The whole process."""
 
     serving: bool
-    """What the health service says. An outage of the store or of the broker is no reason for False: it mends itself."""
+    """What the health service says. An outage of the store or the broker is no reason for False: it ends by itself."""
     reasons: tuple[str, ...]
     """Why not serving, or what is degraded; empty when all is well."""
     partitions: tuple[PartitionStatus, ...]

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
-from mimn.state import NO_TOPIC_ID, NOTHING_FOLDED, CorruptProgress, Progress, decode_progress
+from mimn.state import NO_TOPIC_ID, NOTHING_FOLDED, CorruptProgress, Progress, decode_progress, witness
 from uic.core.commit import ABSENT
+from uic.core.event import Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,20 +28,25 @@ class LogBounds:
 
 
 class BrokenReason(StrEnum):
-    """Why the log is not, or cannot be shown to be, the one that was folded."""
+    """Why a partition waits for an operator: the log is not, or cannot be shown to be, the one that was folded; or its
+    producers partition by another rule."""
 
     TOPIC_ID = "topic_id"
-    """The topic was made anew."""
+    """The topic was deleted and created again."""
     TRUNCATED = "truncated"
     """The log ends below progress."""
     WITNESS = "witness"
     """Another record lies at the last folded offset."""
     UNVERIFIABLE = "unverifiable"
     """Retention removed the last folded record, and the broker has no topic id to go by."""
+    UNREADABLE_BATCH = "unreadable_batch"
+    """The batch of records that comes next is damaged, or compressed with a codec that this version does not know."""
     UNREADABLE_PROGRESS = "unreadable_progress"
     """The stored progress record is damaged or of another version."""
     PARTITION_COUNT = "partition_count"
     """Progress was written for another number of partitions."""
+    MISROUTED = "misrouted"
+    """Too many records do not lie in their key's partition."""
 
 
 Kind = Literal["new", "go_on", "gap", "continued"]
@@ -58,6 +64,10 @@ class Begin:
     read_from: int
     witness: int | None
     """What the record at `read_from` must carry; it was folded before and is not folded again. None: fold it."""
+
+    def verified_by(self, first: Record) -> bool:
+        """Whether `first`, the first record read, is the one that was folded last."""
+        return (first.offset, witness(first.key, first.value, first.timestamp)) == (self.read_from, self.witness)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +100,13 @@ def take_up(stored: bytes, bounds: LogBounds, mint: Mint) -> Begin | Broken:
         return Broken(BrokenReason.UNREADABLE_PROGRESS)
     if progress.partitions != mint.partitions:
         return Broken(BrokenReason.PARTITION_COUNT)
-    same_topic = _same_topic(progress.topic_id, bounds.topic_id)
-    if same_topic is False:
-        return Broken(BrokenReason.TOPIC_ID)
-    if bounds.end < progress.next_offset:
-        return Broken(BrokenReason.TRUNCATED)
+    reason = contradiction(progress, bounds)
+    if reason is not None:
+        return Broken(reason)
     nothing_folded = progress.last_offset == NOTHING_FOLDED
     if not nothing_folded and progress.last_offset >= bounds.start:
         return Begin("go_on", progress, False, progress.last_offset, progress.witness)
-    if not nothing_folded and same_topic is None:
+    if not nothing_folded and _same_topic(progress.topic_id, bounds.topic_id) is None:
         return Broken(BrokenReason.UNVERIFIABLE)
     if bounds.start > progress.next_offset:
         after_gap = replace(
@@ -111,6 +119,15 @@ def take_up(stored: bytes, bounds: LogBounds, mint: Mint) -> Begin | Broken:
         )
         return Begin("gap", after_gap, True, bounds.start, None)
     return Begin("go_on", progress, False, progress.next_offset, None)
+
+
+def contradiction(progress: Progress, bounds: LogBounds) -> BrokenReason | None:
+    """Why the log, as its broker describes it, cannot be the one that was folded; None if it may be."""
+    if _same_topic(progress.topic_id, bounds.topic_id) is False:
+        return BrokenReason.TOPIC_ID
+    if bounds.end < progress.next_offset:
+        return BrokenReason.TRUNCATED
+    return None
 
 
 def new_lineage(bounds: LogBounds, mint: Mint) -> Begin:
@@ -169,10 +186,22 @@ def continue_broken(stored: bytes, bounds: LogBounds, mint: Mint, from_offset: i
         witness=0,
         topic_id=bounds.topic_id,
         writer=mint.writer,
+        misrouted_to=0,
         gap_end=at if gap else progress.gap_end,
         gaps=progress.gaps + gap,
     )
     return Begin("continued", accepted, True, at, None)
+
+
+def accept_misrouted(stored: bytes, bounds: LogBounds, mint: Mint) -> Begin | Broken:
+    """Go on as `take_up` would; misrouted records that are in the log now become dead letters, however many there are.
+    Those that come later are judged as ever."""
+    decision = take_up(stored, bounds, mint)
+    if isinstance(decision, Broken):
+        return decision
+    accepted = replace(decision.progress, misrouted_to=bounds.end, writer=mint.writer)
+    kind: Kind = "gap" if decision.kind == "gap" else "continued"
+    return replace(decision, kind=kind, progress=accepted, store_first=True)
 
 
 def _same_topic(stored: bytes, now: bytes) -> bool | None:

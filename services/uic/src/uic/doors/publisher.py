@@ -6,7 +6,8 @@ import time
 from collections.abc import Sequence
 
 from mimn.state import partition_of
-from uic.log.erasures import Erasure, encode_erasure, erased_topic
+from uic.core.topics import erased_topic
+from uic.log.erasures import Erasure, encode_erasure
 from uic.log.event_log import EventLog, NewRecord, Position
 
 

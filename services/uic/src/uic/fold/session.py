@@ -1,105 +1,285 @@
-"""One partition as this process has it: progress, states, and the batch in hand. Made when an assignment is taken up,
-dropped whole when anything about it is in doubt.
+"""One partition as this process has it, from the assignment until it is dropped whole. A session is one of five values,
+and each holds what its phase needs and nothing else:
+
+    TakingUp ──> Claiming ──> Reading       reading progress, storing a new progress record, reading and folding
+        │            └──> Lost              another process wrote the partition's progress
+        └──> Broken <── Reading             an operator decides
+
+Whenever anything about a partition is in doubt, its session is dropped and another one begins with `TakingUp`. All of
+it is owned by the fold thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from mimn.state import Progress
-from uic.core.cache import Shelf
-from uic.core.commit import ABSENT, Commit
+from uic.core.advance import CaughtUp
+from uic.core.cache import Shelf, StateCache
+from uic.core.commit import Commit
 from uic.core.event import Record
 from uic.core.fold import Part, Round
-from uic.core.ordering import Cut
-from uic.core.ports import Delivery
-from uic.core.status import Action, PartitionStatus, Phase
-from uic.core.takeup import Begin
+from uic.core.ordering import Batch
+from uic.core.ports import Delivery, Log
+from uic.core.status import Action
+from uic.core.takeup import Begin, BrokenReason
+from uic.errors import NotOurs
 
 
 @dataclass(slots=True)
 class Resolution:
-    """An operator's word on a broken partition, and where the answer goes."""
+    """An operator's decision about a broken partition, and where the answer goes."""
 
     partition: int
     action: Action
     from_offset: int | None
     outcome: Future[Progress]
+    about: BrokenReason | None = None
+    """Why the partition had stopped."""
+
+    def refuse(self, error: Exception) -> None:
+        """Tell the operator, if they still wait, that it cannot be done."""
+        if not self.outcome.done():
+            self.outcome.set_exception(error)
+
+    def fulfil(self, progress: Progress) -> None:
+        """Tell the operator, if they still wait, what was stored."""
+        if not self.outcome.done():
+            self.outcome.set_result(progress)
 
 
-@dataclass(slots=True)
-class Staged:
-    """A commit on its way, and what holds once it is acknowledged."""
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A commit on its way, and the progress that holds once the store has it."""
 
     commit: Commit
     progress: Progress
-    round: Round | None = None
-    part: Part | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FoldedBatch(Attempt):
+    """The attempt that writes the batch in hand."""
+
+    round: Round
+    part: Part
 
 
 @dataclass(slots=True)
-class Session:
-    """Everything about one partition. Owned by the fold thread.
+class Sending:
+    """Dead letters on their way: those of the batch's rejected records up to `upto`."""
 
-    Invariant: `known` is the encoding of `progress` once the phase is past `CLAIMING`; `shelf` holds states exactly as
-    they are stored under `progress`.
-    """
+    delivery: Delivery
+    upto: int
+
+
+@dataclass(slots=True)
+class InHand:
+    """The batch that is folded next, or again: kept until it is written."""
+
+    batch: Batch
+    acknowledged: int = 0
+    """How many of its rejected records the dead-letter topic has."""
+    sending: Sending | None = None
+    lost: set[str] = field(default_factory=set)
+    """Users whose states the store has lost: folded again from the initial state, `partial`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What a session keeps through all of its phases."""
 
     partition: int
     tag: int
     """Unique in the process: tells this session's records from those of earlier ones."""
     writer: int
     shelf: Shelf
-    phase: Phase = Phase.TAKING_UP
-    reason: str = ""
+    """The states in memory, exactly as they are stored under the session's progress."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Session:
+    """What all phases have in common."""
+
+    hold: Hold
     due: float = 0.0
     """Nothing is tried before this time (monotonic, s)."""
-    asked: bool = False
-    """Whether the log was asked for its bounds."""
-    known: bytes = ABSENT
-    progress: Progress | None = None
-    begin: Begin | None = None
-    resolution: Resolution | None = None
-    erased: Mapping[bytes, int] = field(default_factory=dict)
-    wants_erasures: bool = False
-
-    reading: bool = False
-    """Whether the log was told to read for this session."""
-    pending: list[Record] = field(default_factory=list)
-    position: int = 0
-    cut: Cut | None = None
-    letters_sent: int = 0
-    """How many of the cut's rejected records were acknowledged."""
-    letters_due: int = 0
-    """How many of them are on their way."""
-    delivery: Delivery | None = None
-    staged: Staged | None = None
-
+    reason: str = ""
+    """Why it does not fold; empty while it does."""
     end: int | None = None
-    caught_up_at: tuple[int, int] | None = None
-    """(end, ms): once `end` is reached, progress is as of `ms`."""
-    read_back_due: float = 0.0
+    """End of the log (high watermark) when the broker was last asked."""
+    progress: Progress | None = None
+    """What is stored, as far as the session knows; None before it does."""
 
-    def folding(self) -> Progress:
-        """Progress, of a session that has one."""
-        if self.progress is None:
-            raise AssertionError(f"partition {self.partition} folds without progress")
-        return self.progress
+    @property
+    def partition(self) -> int:
+        """Which partition."""
+        return self.hold.partition
 
-    def status(self) -> PartitionStatus:
-        """The view for operators."""
-        p = self.progress
-        return PartitionStatus(
-            partition=self.partition,
-            phase=self.phase,
-            reason=self.reason,
-            next_offset=None if p is None else p.next_offset,
-            end_offset=self.end,
-            as_of_ms=None if p is None else p.as_of_ms,
-            lineage=None if p is None else p.lineage,
-            era=None if p is None else p.era,
-            base=None if p is None else p.base,
-            gaps=None if p is None else p.gaps,
-        )
+    @property
+    def tag(self) -> int:
+        """What its records carry."""
+        return self.hold.tag
+
+
+@dataclass(slots=True, kw_only=True)
+class TakingUp(Session):
+    """The stored progress is read and the log is asked for its bounds; then `core.takeup` decides."""
+
+    resolution: Resolution | None = None
+    """What an operator decided, in place of `take_up`."""
+    stored: bytes | None = None
+    """The progress record; None until it is read and the log is asked."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Writing(Session):
+    """What the phases that write have in common."""
+
+    progress: Progress
+    known: bytes
+    """The stored progress record."""
+    unsure: Attempt | None = None
+    """A commit without an answer: progress is read until it is known what became of it."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Claiming(_Writing):
+    """Decided; before the first record, the erasures are read if it is a replay, and new progress is stored."""
+
+    begin: Begin
+    claimed: bool
+    """Whether the store has `progress`, which is `begin`'s."""
+    resolution: Resolution | None = None
+    wants_erasures: bool = False
+    erased: Mapping[bytes, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True)
+class Reading(_Writing):
+    """Records are read and folded.
+
+    Invariant: `known` is the encoding of `progress`, and the store acknowledged it.
+    """
+
+    erased: Mapping[bytes, int]
+    verify: Begin | None
+    """While the first record, which must carry the witness, has not arrived."""
+    position: int
+    """Where the client reads on."""
+    read_back_due: float
+    pending: list[Record] = field(default_factory=list)
+    """Fetched records that are not committed, those of the batch in hand included."""
+    unreadable: str = ""
+    """Why the batch behind `pending` cannot be read."""
+    held_at: int | None = None
+    """Where an open transaction begins that records below `end` wait for."""
+    in_hand: InHand | None = None
+    caught_up: CaughtUp | None = None
+
+    @property
+    def folds(self) -> bool:
+        """Whether batches may be folded now."""
+        return self.unsure is None and self.verify is None
+
+    @property
+    def held(self) -> bool:
+        """Whether everything that can be read is read, and an open transaction keeps the rest."""
+        return self.folds and self.held_at is not None and self.position >= self.held_at
+
+    def ready(self, now: float) -> bool:
+        """Whether there is something to do for the next round."""
+        if self.due > now or not self.folds:
+            return False
+        if self.in_hand is not None:
+            return self.in_hand.sending is None or self.in_hand.sending.delivery.done
+        return bool(self.pending)
+
+
+@dataclass(slots=True, kw_only=True)
+class Lost(Session):
+    """Another process wrote the partition's progress: wait for the group to say who owns it."""
+
+    progress: Progress
+
+
+@dataclass(slots=True, kw_only=True)
+class Broken(Session):
+    """An operator decides."""
+
+    cause: BrokenReason
+
+
+S = TypeVar("S", bound=Session)
+
+
+class Sessions:
+    """The sessions of all assigned partitions, one a partition, in the order of their turns."""
+
+    def __init__(self, cache: StateCache, event_log: Log, random_id: Callable[[], int]) -> None:
+        """None yet. `random_id` gives writers their ids."""
+        self.cache = cache
+        self._log = event_log
+        self._random_id = random_id
+        self._last_tag = 0
+        self._of: dict[int, Session] = {}
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(list(self._of.values()))
+
+    def __getitem__(self, partition: int) -> Session:
+        return self._of[partition]
+
+    def get(self, partition: int) -> Session | None:
+        """The session of a partition, None if it is not assigned."""
+        return self._of.get(partition)
+
+    def of(self, kind: type[S]) -> list[S]:
+        """Those in a phase."""
+        return [session for session in self._of.values() if isinstance(session, kind)]
+
+    def tagged(self, partition: int, tag: int) -> Session | None:
+        """The session that a message is for, None if it was dropped since."""
+        session = self._of.get(partition)
+        return session if session is not None and session.tag == tag else None
+
+    def in_turn(self) -> Iterator[Session]:
+        """Each once, the one that waited longest first; those handed out wait from then on."""
+        for partition in list(self._of):
+            session = self._of.pop(partition)
+            self._of[partition] = session
+            yield session
+
+    def start(self, partition: int, *, due: float, resolution: Resolution | None = None) -> TakingUp:
+        """Begin a session."""
+        self._last_tag += 1
+        hold = Hold(partition, self._last_tag, self._random_id(), self.cache.open())
+        session = self._of[partition] = TakingUp(hold=hold, due=due, resolution=resolution)
+        return session
+
+    def park(self, partition: int) -> None:
+        """Stop reading."""
+        self._log.park(partition)
+
+    def put(self, session: Session) -> None:
+        """The same session, in another phase."""
+        self._of[session.partition] = session
+
+    def end(self, partition: int) -> None:
+        """Drop a session, if there is one, with all that it holds."""
+        session = self._of.pop(partition, None)
+        if session is not None:
+            self.cache.close(session.hold.shelf)
+            if isinstance(session, TakingUp | Claiming) and session.resolution is not None:
+                session.resolution.refuse(NotOurs(f"partition {partition} was taken away in the meantime"))
+
+    def restart(self, session: Session, now: float, *, delay_s: float = 0.0) -> TakingUp:
+        """Drop everything, and take the partition up again from what is stored."""
+        self.park(session.partition)
+        resolution = None
+        if isinstance(session, TakingUp | Claiming):
+            resolution, session.resolution = session.resolution, None
+        self.end(session.partition)
+        return self.start(session.partition, due=now + delay_s, resolution=resolution)

@@ -1,1 +1,1 @@
-"""Everything of Kafka: the consumer, the topics beside the log, and repairs of the client library."""
+"""Everything of Kafka: the consumer, the dead letters and erasures, and repairs of the client library."""

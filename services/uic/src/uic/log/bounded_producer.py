@@ -1,4 +1,4 @@
-"""A Kafka producer that answers in bounded time and can be ended for good."""
+"""A Kafka producer that answers in bounded time and can always be ended."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
+from uic.log.kafka_repairs import end_sender
+
 
 def open_producer(
     client: Mapping[str, Any], *, timeout_s: float, max_request_bytes: int = 1 << 20, idempotent: bool = True
@@ -16,10 +18,10 @@ def open_producer(
 
     Args:
         client: options of the Kafka client (`bootstrap_servers` and what it takes to connect).
-        timeout_s: bounds connecting, and how long a record may be on its way.
+        timeout_s: bounds connecting, and how long delivering a record may take.
         max_request_bytes: largest request, and so largest record.
-        idempotent: no repeats; but one record that the topic finds too large ends such a producer for good. Without,
-            each record is a batch of its own, so that a large one takes no others with it.
+        idempotent: no repeats, but one record that is too large for the topic ends such a producer for good. Without
+            it, each record is its own batch, so a large one fails alone.
 
     Raises:
         KafkaError: no broker answers in time.
@@ -43,10 +45,8 @@ def open_producer(
 
 
 def close_producer(producer: KafkaProducer, wait_s: float) -> None:
-    """End `producer` and its thread; what is not acknowledged within `wait_s` is not sent any more."""
+    """End `producer` and its thread; what is not acknowledged within `wait_s` is given up."""
     try:
         producer.close(timeout=wait_s)
     except KafkaError:
-        # `close` flushes first and raises when that takes too long, without ending the sender: it would go on for ever.
-        producer._sender.force_close()
-        producer._sender.join(1.0)
+        end_sender(producer)

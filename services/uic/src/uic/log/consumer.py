@@ -1,10 +1,10 @@
 """The poll thread: the one owner of the Kafka consumer, which is never shared between threads.
 
-It polls all the time, whatever the store does, so that the group keeps us; it obeys commands, and queues all that
-happens for the fold thread. It never waits for the store and chooses no position: a partition that the group gives us
-is parked (`seek(0)` and `pause`) until the fold thread says from where to read.
+It polls all the time, whatever the store does, so that the group keeps us. It obeys commands, and queues everything
+that happens for the fold thread. It never waits for the store and chooses no position: a partition that the group
+assigns to us is parked (`seek(0)` and `pause`) until the fold thread says where to read.
 
-Records carry the tag of the command that caused them, so what was fetched before a rewind or for an earlier assignment
+Records carry the tag of the command that caused them, so records fetched before a rewind or for an earlier assignment
 can be told apart. A partition with too many records on their way to the fold is paused until there is room.
 """
 
@@ -16,12 +16,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
-from uuid import UUID
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
-from kafka.coordinator.base import MemberState
-from kafka.coordinator.consumer import ConsumerCoordinator
-from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError, UnknownTopicOrPartitionError
+from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
 from kafka.structs import OffsetAndMetadata
 
 from mimn.state import NO_TOPIC_ID
@@ -32,15 +29,27 @@ from uic.core.ports import (
     Fetched,
     LogAway,
     LogMessage,
+    LostGroup,
     NotDescribed,
     OutOfRange,
     PartitionCountChanged,
     Revoked,
+    Unreadable,
 )
 from uic.core.takeup import LogBounds
-from uic.log.assignor import HonestAssignor
-from uic.log.record_batches import read_with
-from uic.log.topic_identity import TopicIdentity
+from uic.log.broker_view import BrokerView
+from uic.log.kafka_repairs import (
+    check_client,
+    fresh_topic_id,
+    is_settled,
+    learn_topic,
+    open_consumer,
+    partition_count,
+    position,
+    unblock_paused,
+)
+from uic.log.record_batches import UnreadableBatch
+from uic.log.watchdog import LOOK_AGAIN_S, LOOK_S, Watchdog
 from uic.logs import say
 from uic.settings import KafkaSettings
 
@@ -49,32 +58,43 @@ log = logging.getLogger("uic.log.consumer")
 POLL_MS = 20
 """How long a poll may wait for the answer to an open fetch, with which it ends: with Kafka this is no delay."""
 JOIN_MS = 500
-"""How long a poll may take while we are not a stable member with partitions: joining is not for short polls."""
+"""How long a poll may take while we are not a stable member with partitions: joining needs longer polls."""
 LONGEST_PAUSE_S = 0.032
-"""Between polls that bring nothing. A poll alone does not rest: brokers that answer an empty fetch at once (the small
-one of the local stack does) would be asked again and again, at the price of a core."""
+"""Between polls that bring nothing. Some brokers answer an empty fetch at once (the local stack's small one does), so
+polling without a pause would cost a core."""
 DESCRIBE_MS = 3000
 ADVISE_INTERVAL_S = 0.2
 CHECK_INTERVAL_S = 1.0
 REOPEN_S = 1.0
+BATCH_READS = 3
+"""How often an unreadable batch is fetched before its partition stops: damage in transit is gone the next time."""
 Command = Callable[[KafkaConsumer], None]
+
+
+class _Lost(Exception):
+    """The watchdog found that this client is no working member of the group."""
 
 
 class LogConsumer(threading.Thread):
     """`Log` on a Kafka consumer group. Begin with `start`, end with `leave`."""
 
-    def __init__(self, settings: KafkaSettings, group: str, queue_records: int) -> None:
+    def __init__(self, settings: KafkaSettings, group: Callable[[str], str], queue_records: int) -> None:
         """Nothing is connected yet.
 
         Args:
             settings: the log.
-            group: the consumer group.
+            group: names the consumer group, given the store's identity (empty until `identify` tells it).
             queue_records: fetched records that may wait for the fold, over all partitions.
+
+        Raises:
+            UnsuitableClient: the installed kafka-python cannot be used.
         """
+        check_client()
         super().__init__(name="poll", daemon=True)
         self._settings = settings
         self._topic = settings.topic
         self._group = group
+        self._store = ""
         self._queue_records = queue_records
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._messages: queue.SimpleQueue[LogMessage] = queue.SimpleQueue()
@@ -87,8 +107,13 @@ class LogConsumer(threading.Thread):
         self._advising = False
         self._advise_due = 0.0
         self._check_due = 0.0
+        self._look_due = 0.0
         self._topic_id = NO_TOPIC_ID
-        self._identity: TopicIdentity | None = None
+        self._joined_as = ""
+        self._announced = False
+        self._bad_reads: dict[int, tuple[int, int]] = {}
+        self._watchdog = Watchdog()
+        self._broker: BrokerView | None = None
         # Written by the fold thread, read by the poll thread:
         self._taken: dict[int, int] = {}
 
@@ -126,6 +151,13 @@ class LogConsumer(threading.Thread):
         newer = dict(offsets)
         self._commands.put(lambda consumer: self._advice.update(newer))
 
+    def identify(self, store: str) -> None:
+        """Join the group of the workers that write to this store; a worker that is in another group leaves it.
+
+        Without this, two stores under one topic and prefix would share one group, and each would get some partitions.
+        """
+        self._store = store
+
     def leave(self, timeout_s: float) -> bool:
         """Commit the last advice, leave the group and end the thread; False if that was not done in time."""
         self._leaving.set()
@@ -139,18 +171,18 @@ class LogConsumer(threading.Thread):
         while not self._leaving.is_set():
             consumer = None
             try:
-                assignor = HonestAssignor()
-                consumer = KafkaConsumer(**self._options(), partition_assignment_strategy=[assignor])
-                assignor.holds = consumer.assignment
-                read_with(consumer)
-                _hear_joins(consumer)
+                self._joined_as = self._group(self._store)
+                consumer = open_consumer(**self._options())
                 consumer.subscribe([self._topic], listener=_Parking(consumer, self))
-                _learn_topic(consumer, self._topic, self._settings.request_timeout_ms)
+                learn_topic(consumer, self._topic, self._settings.request_timeout_ms)
                 self._consume(consumer)
                 self._obey(consumer)
                 if last := self._due_advice(consumer):
                     consumer.commit(last, timeout_ms=1000)
-            except Exception as error:  # kafka-python's, or a broken record batch: a new consumer begins clean
+            except _Lost as lost:
+                say(log, logging.WARNING, "not a working member of the group: joining from scratch", detail=str(lost))
+                self._messages.put(LostGroup(str(lost)))
+            except Exception as error:  # kafka-python's: a new consumer starts clean
                 say(log, logging.WARNING, "consumer failed", detail=repr(error))
                 self._messages.put(LogAway(f"{type(error).__name__}: {str(error)[:120]}"))
             if consumer is not None:
@@ -163,15 +195,16 @@ class LogConsumer(threading.Thread):
         for partition in list(self._tags):
             self._forget(partition)
         self._advice.clear()
-        self._advising = False
-        if self._identity is not None:
-            self._identity.close()
-            self._identity = None
+        self._advising = self._announced = False
+        self._watchdog = Watchdog()
+        if self._broker is not None:
+            self._broker.close()
+            self._broker = None
 
     def _options(self) -> dict[str, Any]:
         s = self._settings
         return s.client_options() | {
-            "group_id": self._group,
+            "group_id": self._joined_as,
             "auto_offset_reset": "none",
             "enable_auto_commit": False,
             "isolation_level": "read_committed",
@@ -195,10 +228,11 @@ class LogConsumer(threading.Thread):
             self._make_room(consumer)
             self._send_advice(consumer)
             self._check_partition_count(consumer)
-            _unblock_parked(consumer)
+            self._check_membership(consumer)
+            unblock_paused(consumer)
             pause_s = min(LONGEST_PAUSE_S, max(0.001, 2 * pause_s))
             try:
-                batches = consumer.poll(timeout_ms=POLL_MS if _settled(consumer) else JOIN_MS)
+                batches = consumer.poll(timeout_ms=POLL_MS if is_settled(consumer) else JOIN_MS)
             except OffsetOutOfRangeError as error:
                 self._out_of_range(consumer, error.args[0])
             except LogTruncationError as error:
@@ -222,23 +256,33 @@ class LogConsumer(threading.Thread):
             return
 
     def _same_log(self, consumer: KafkaConsumer) -> bool:
-        """Whether what was just fetched is of the topic that was described; asked after the fetch, every time. Records
-        are fetched by name: from a topic that was deleted and made again while we heard nothing, they would be another
-        log's, at offsets that look right. If they are, the fold thread hears that first, and no session takes what
-        comes after."""
+        """Whether what was just fetched belongs to the topic that was described; asked after every fetch.
+
+        Records are fetched by name: if the topic was deleted and created again while we heard nothing, they would come
+        from another log, at offsets that look right. Then the fold thread hears that first, and no session takes what
+        comes after.
+        """
         if not any(self._topic_id):
             return True
         try:
-            if self._identity is None:
-                self._identity = TopicIdentity(
-                    self._settings.client_options() | {"request_timeout_ms": DESCRIBE_MS}, self._topic
-                )
-            found = self._identity.now()
+            found = self._asked().topic_id()
         except KafkaError:
             return False
         if found != self._topic_id:
             self._describe(consumer, dict(self._tags))
         return found == self._topic_id
+
+    def _asked(self) -> BrokerView:
+        """The broker, for questions; connected when first needed.
+
+        Raises:
+            KafkaError: no broker answers.
+        """
+        if self._broker is None:
+            bounded = {"request_timeout_ms": DESCRIBE_MS, "bootstrap_timeout_ms": DESCRIBE_MS}
+            options = self._settings.client_options() | bounded
+            self._broker = BrokerView(options, self._topic, self._joined_as)
+        return self._broker
 
     def _give_back(self, consumer: KafkaConsumer, batches: Mapping[TopicPartition, list[Any]]) -> None:
         """Fetch again later what was fetched now."""
@@ -250,11 +294,27 @@ class LogConsumer(threading.Thread):
         tag = self._tags.get(tp.partition)
         if tag is None:
             return
-        self._given[tag] = self._given.get(tag, 0) + len(records)
-        self._messages.put(Fetched(tp.partition, tag, records, _position(consumer, tp) or records[-1].offset + 1))
+        bad = records.pop() if isinstance(records[-1], UnreadableBatch) else None
+        if records:
+            self._given[tag] = self._given.get(tag, 0) + len(records)
+            after = position(consumer, tp) or records[-1].offset + 1
+            self._messages.put(Fetched(tp.partition, tag, records, after))
+        if bad is not None:
+            self._unreadable(consumer, tp, tag, bad)
+            return
         if self._waiting(tag) > self._room():
             consumer.pause(tp)
             self._full.add(tp.partition)
+
+    def _unreadable(self, consumer: KafkaConsumer, tp: TopicPartition, tag: int, bad: UnreadableBatch) -> None:
+        """Read the batch again, or stop this partition and say why; the others go on."""
+        offset, reads = self._bad_reads.get(tag, (-1, 0))
+        reads = reads + 1 if offset == bad.offset else 1
+        self._bad_reads[tag] = (bad.offset, reads)
+        if reads < BATCH_READS:
+            return  # the client is still positioned at the batch
+        self._park(consumer, tp.partition)
+        self._messages.put(Unreadable(tp.partition, tag, bad.offset, bad.next_offset, bad.reason))
 
     def _make_room(self, consumer: KafkaConsumer) -> None:
         for p in list(self._full):
@@ -292,6 +352,7 @@ class LogConsumer(threading.Thread):
         self._full.discard(partition)
         if tag is not None:
             self._given.pop(tag, None)
+            self._bad_reads.pop(tag, None)
         for old in [tag for tag in list(self._taken) if tag not in self._given]:
             self._taken.pop(old, None)
 
@@ -303,20 +364,27 @@ class LogConsumer(threading.Thread):
         asked_ms = time.time_ns() // 1_000_000
         partitions = [self._tp(p) for p in wanted]
         try:
-            topic_id = _topic_id(consumer, self._topic)
-            if topic_id != self._topic_id:  # all that is read has to be looked at anew
+            topic_id = fresh_topic_id(consumer, self._topic, DESCRIBE_MS)
+            if topic_id != self._topic_id:  # everything that is read must be checked again
                 wanted = {p: tag for p, tag in self._tags.items() if self._tp(p) in assigned} | wanted
                 partitions = [self._tp(p) for p in wanted]
             starts = consumer.beginning_offsets(partitions, timeout_ms=DESCRIBE_MS)
-            ends = consumer.end_offsets(partitions, timeout_ms=DESCRIBE_MS)
+            ends = consumer.end_offsets(partitions, timeout_ms=DESCRIBE_MS)  # the last stable offsets
+            log_ends = self._asked().log_ends([tp.partition for tp in partitions])
         except KafkaError as error:
             self._messages.put(NotDescribed(tuple(wanted.values()), f"{type(error).__name__}: {str(error)[:120]}"))
             return
+        behind = {}
         for p, tag in wanted.items():
             tp = self._tp(p)
-            position = _position(consumer, tp) if self._tags.get(p) == tag else None
-            self._messages.put(Described(p, tag, LogBounds(starts[tp], ends[tp], topic_id), asked_ms, position))
+            at = position(consumer, tp) if self._tags.get(p) == tag else None
+            bounds = LogBounds(starts[tp], ends[tp], topic_id)
+            self._messages.put(Described(p, tag, bounds, asked_ms, at, max(log_ends[p], ends[tp])))
+            if at is not None and at < ends[tp] and p not in self._full:
+                behind[tag] = at
         self._topic_id = topic_id
+        if problem := self._watchdog.progress(behind, time.monotonic()):
+            raise _Lost(problem)
 
     def _out_of_range(self, consumer: KafkaConsumer, partitions: Iterable[TopicPartition]) -> None:
         for tp in partitions:
@@ -329,9 +397,32 @@ class LogConsumer(threading.Thread):
         if time.monotonic() < self._check_due:
             return
         self._check_due = time.monotonic() + CHECK_INTERVAL_S
-        count = len(_cluster(consumer).partitions_for_topic(self._topic) or ())
+        count = partition_count(consumer, self._topic)
         if count and count != self._settings.partitions:
             self._messages.put(PartitionCountChanged(count))
+
+    def _check_membership(self, consumer: KafkaConsumer) -> None:
+        """Ask the group's coordinator whether we are what our client believes: see `watchdog`.
+
+        Raises:
+            _Lost: we are not, or another store was named since.
+        """
+        if self._joined_as != self._group(self._store):
+            raise _Lost("the store has another identity: changing groups")
+        if time.monotonic() < self._look_due:
+            return
+        try:
+            view, pause_s = self._asked().group(), LOOK_S
+        except KafkaError:  # asking took a while, and other partitions' leaders may answer well
+            view, pause_s = None, LOOK_AGAIN_S
+        self._look_due = time.monotonic() + pause_s
+        member = consumer.group_metadata().member_id
+        holds = frozenset(tp.partition for tp in consumer.assignment())
+        if problem := self._watchdog.look(view, member, holds, time.monotonic()):
+            raise _Lost(problem)
+        if not self._announced and view is not None and view.stable and member in view.members:
+            self._announced = True  # a member without partitions is a member, and nothing else would say so
+            self._messages.put(Assigned(()))
 
     def _send_advice(self, consumer: KafkaConsumer) -> None:
         """One offset commit at a time, carrying the newest of what was said meanwhile."""
@@ -389,89 +480,8 @@ class _Parking(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python
         self._owner._revoked(list(revoked))
 
 
-def _settled(consumer: KafkaConsumer) -> bool:
-    """Whether we are a member of the group, no rebalance is under way, and there is something to read."""
-    return bool(consumer.assignment()) and consumer.group_metadata().state is MemberState.STABLE
-
-
-# kafka-python has no public way to these.
-
-
-def _cluster(consumer: KafkaConsumer) -> Any:
-    return consumer._cluster
-
-
-def _position(consumer: KafkaConsumer, tp: TopicPartition) -> int | None:
-    """Where the client reads on, without asking anybody (`position` may fetch committed offsets)."""
-    state = consumer._subscription.assignment.get(tp)
-    return None if state is None or state.position is None else int(state.position.offset)
-
-
-def _topic_id(consumer: KafkaConsumer, topic: str) -> bytes:
-    """The topic's id by fresh metadata, zeros if the broker has none."""
-    _refresh(consumer, DESCRIBE_MS)
-    found = _cluster(consumer).topic_id(topic)
-    return found.bytes if isinstance(found, UUID) else NO_TOPIC_ID
-
-
-def _learn_topic(consumer: KafkaConsumer, topic: str, timeout_ms: int) -> None:
-    """Know the topic's partitions before joining: a leader that does not gives nobody any."""
-    _refresh(consumer, timeout_ms)
-    if not _cluster(consumer).partitions_for_topic(topic):
-        raise UnknownTopicOrPartitionError(topic)
-
-
-def _refresh(consumer: KafkaConsumer, timeout_ms: int) -> None:
-    """Fetch fresh metadata."""
-    refreshed = _cluster(consumer).request_update()
-    consumer._net.run(consumer._manager.wait_for, refreshed, timeout_ms)
-
-
 def _close(consumer: KafkaConsumer) -> None:
     try:
         consumer.close(autocommit=False, timeout_ms=2000)
-    except Exception as error:  # it is given up anyway
+    except Exception as error:  # we are done with it
         say(log, logging.DEBUG, "closing the consumer failed", detail=repr(error))
-
-
-def _unblock_parked(consumer: KafkaConsumer) -> None:
-    """Let kafka-python hand out what it had fetched of a partition before that was paused.
-
-    kafka-python (seen in 3.0.12) puts such records aside and takes them back only when its place for the records in
-    line is None; after use it holds an empty object instead, so a resumed partition would stay silent for ever.
-    """
-    fetcher = consumer._fetcher
-    if fetcher._next_partition_records is not None and not fetcher._next_partition_records:
-        fetcher._next_partition_records = None
-
-
-class _Unheard:
-    """A join that nobody has heard the end of: never done, until it is waited for."""
-
-    is_done = False
-
-    def __init__(self, join: Any) -> None:
-        self.add_callback, self.add_errback = join.add_callback, join.add_errback
-
-
-class _Hearing(ConsumerCoordinator):  # type: ignore[misc]  # kafka-python has no types
-    """A coordinator that hears what became of every join that it began.
-
-    kafka-python (seen in 3.0.12) joins once more if a join has ended between two of its looks at it, and what was
-    assigned is lost. Polls are short, and one looks several times near its end, because timers within it round down: a
-    new member cost the group three or four rebalances, and a pause at each, instead of two.
-    """
-
-    @property
-    def _join_task(self) -> _Unheard | None:
-        join: _Unheard | None = self.__dict__.get("_join")
-        return join
-
-    @_join_task.setter
-    def _join_task(self, join: Any) -> None:
-        self.__dict__["_join"] = None if join is None else _Unheard(join)
-
-
-def _hear_joins(consumer: KafkaConsumer) -> None:
-    """Once, before the consumer subscribes."""
-    consumer._coordinator.__class__ = _Hearing

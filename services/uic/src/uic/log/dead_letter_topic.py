@@ -1,4 +1,4 @@
-"""The dead-letter topic: a thread of its own that produces letters, so that a topic that is away blocks nobody."""
+"""The dead-letter topic: a thread of its own that produces letters, so an unreachable topic blocks nothing else."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Sent:
 
 
 class DeadLetterProducer(threading.Thread):
-    """`DeadLetters` on Kafka. The producer is made when first needed, and made anew after a failure. Letters may arrive
-    twice, as the contract says."""
+    """`DeadLetters` on Kafka. The producer is created when first needed and replaced after a failure. Letters may
+    arrive twice, as the contract says."""
 
     def __init__(self, client: Mapping[str, Any], topic: str, *, max_bytes: int, timeout_s: float = 10.0) -> None:
         """Start it with `start`, end it with `close`.
@@ -46,8 +46,8 @@ class DeadLetterProducer(threading.Thread):
         Args:
             client: options of the Kafka client.
             topic: the dead-letter topic.
-            max_bytes: largest record to try; learns by itself when the topic takes less.
-            timeout_s: how long a letter may be on its way.
+            max_bytes: largest record to try; lowered by itself when the topic takes less.
+            timeout_s: how long delivering a letter may take.
         """
         super().__init__(name="dead-letters", daemon=True)
         self._client = dict(client)
@@ -74,7 +74,7 @@ class DeadLetterProducer(threading.Thread):
             try:
                 producer = producer or self._connect()
                 self._deliver(producer, letters)
-            except Exception as error:  # whatever it was: the producer is made anew and the partition tries again
+            except Exception as error:  # any failure: the producer is replaced and the partition tries again
                 say(log, logging.WARNING, "not delivered", letters=len(letters), detail=repr(error))
                 if producer is not None:
                     close_producer(producer, wait_s=0)

@@ -1,8 +1,8 @@
 """The compacted topic `<topic>.erased`: which users were erased, and up to where in the log.
 
-A partition that starts from nothing reads the whole log again, and would bring every erased user back until it came to
-the erasure itself, or for good if retention had removed that. So it reads these notes first and leaves out what lies
-at or below them. Partition p of this topic holds the users of partition p of the log. The record is specified in
+A partition that starts from nothing reads the whole log again. It would bring every erased user back until it reached
+the erasure itself, or for good if retention had removed that. So it reads these notes first and leaves out what lies at
+or below them. Partition p of this topic holds the users of partition p of the log. The record is specified in
 docs/formats/erased.md.
 """
 
@@ -15,13 +15,9 @@ from uuid import UUID
 
 import msgspec
 
+from uic.core.topics import erased_topic
 from uic.errors import LogUnavailable, UnsuitableTopic
 from uic.log.topic_reader import LogRecord, read_to_end
-
-
-def erased_topic(topic: str) -> str:
-    """The topic of erasures that belongs to event topic `topic`."""
-    return f"{topic}.erased"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +70,12 @@ class KafkaErasures:
     def read(self, partitions: Collection[int], topic_id: bytes) -> dict[int, dict[bytes, int]]:
         """Partition → user's key → offset up to which (inclusive) the user's events of log `topic_id` are erased.
 
-        Every partition asked for has an entry. Notes of another log (the topic was made anew) are left out, and so is
+        Every partition asked for has an entry. Notes of another log (the topic was recreated) are left out, and so is
         an unreadable one: it names no offset. Of several notes under a key the highest offset counts; a null value
         takes the earlier ones back.
 
         Raises:
-            LogUnavailable: no broker answers, or there is no topic of erasures; then nobody can tell whom a replay
+            LogUnavailable: no broker answers, or there is no topic of erasures; then it is unknown whom a replay
                 would bring back, and it has to wait.
         """
         notes: dict[int, dict[bytes, int]] = {p: {} for p in partitions}

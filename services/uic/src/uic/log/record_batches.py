@@ -1,21 +1,19 @@
 """Record batches of Kafka's format v2 to records, several times faster than the client library's reader.
 
 Every event passes through here, so it is one loop over the batch's bytes with the common case, a varint of one byte,
-spelled out, and a record is a tuple of the five things that a fold needs. Checksums, decompression, transactions and
-positions are the library's. The batch format: https://kafka.apache.org/documentation/#recordbatch
+spelled out, and a record is a tuple of the five things that a fold needs. Checksums, transactions and positions are the
+library's (`kafka_repairs`). The batch format: https://kafka.apache.org/documentation/#recordbatch
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from kafka import KafkaConsumer
-from kafka.consumer.fetcher import Fetcher, IsolationLevel
-from kafka.errors import CorruptRecordError
+from uic.log.compression import Undecodable, decompress
 
 
-class LogRecord(NamedTuple):
+class BatchRecord(NamedTuple):
     """One record of the log (`uic.core.event.Record`)."""
 
     offset: int
@@ -26,66 +24,45 @@ class LogRecord(NamedTuple):
     headers: Sequence[tuple[str, bytes | None]]
 
 
-class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-python has no types
-    """What the client fetched of one partition, handed out as `LogRecord`s."""
+class UnreadableBatch(NamedTuple):
+    """Handed out in place of the records of a batch that cannot be read; nothing of its partition follows it."""
 
-    def _unpack_records(self, tp: Any, records: Any, *_: object) -> Iterator[LogRecord]:
-        batch = records.next_batch()
-        last = None
-        while batch is not None:
-            last = batch
-            if self.check_crcs and not batch.validate_crc():
-                raise CorruptRecordError(f"batch of {tp} at offset {batch.base_offset} fails its checksum")
-            if not self._to_skip(batch):
-                for record in read_batch(batch):
-                    self.next_fetch_offset = record.offset + 1
-                    yield record
-            elif batch.magic == 2:
-                self.next_fetch_offset = batch.next_offset
-            batch = records.next_batch()
-        if last is not None and last.magic == 2:
-            # Compaction may have removed the batch's last records: what comes next begins behind them.
-            self.next_fetch_offset = last.next_offset
-        self.drain()
-
-    def _to_skip(self, batch: Any) -> bool:
-        """Whether the batch holds no events: a transaction's marker, or part of one that was aborted."""
-        if batch.magic != 2:
-            return False
-        self.leader_epoch = batch.leader_epoch
-        if self.isolation_level == IsolationLevel.READ_COMMITTED and batch.has_producer_id():
-            self._consume_aborted_transactions_up_to(batch.last_offset)
-            if self._contains_abort_marker(batch):
-                self.aborted_producer_ids.discard(batch.producer_id)
-            elif self._is_batch_aborted(batch):
-                return True
-        return bool(batch.is_control_batch)
+    offset: int
+    """Where reading stopped: of the batch's first record that was wanted."""
+    next_offset: int
+    """Where the next batch begins; `offset` if even that cannot be told."""
+    reason: str
 
 
-def read_with(consumer: KafkaConsumer) -> None:
-    """Make `consumer` hand out `LogRecord`s."""
-    consumer._fetcher.PartitionRecords = PartitionRecords
+class Malformed(ValueError):
+    """A batch's bytes are not what its header says, or cannot be decompressed."""
 
 
-def read_batch(batch: Any) -> list[LogRecord]:
-    """The records of a batch that the client library has framed.
+def read_records(batch: Any, payload: bytes) -> list[BatchRecord]:
+    """The records of a batch of format v2.
+
+    Args:
+        batch: the client library's view of the header.
+        payload: what follows the header, compressed as the header says.
 
     Raises:
-        CorruptRecordError: the bytes are not what the batch's header says.
+        Malformed: the message says why.
     """
-    if batch.magic != 2:
-        return [LogRecord(r.offset, r.timestamp, r.key, r.value, r.headers) for r in batch]
-    batch._maybe_uncompress()
     try:
-        return _records(batch, bytes(batch._buffer), batch._pos)
+        if batch.compression_type:
+            payload = decompress(batch.compression_type, payload)
+        return _records(batch, payload)
+    except Undecodable as error:
+        raise Malformed(str(error)) from error
     except (ValueError, IndexError) as error:
-        raise CorruptRecordError(f"batch at offset {batch.base_offset} is malformed: {error!r}") from error
+        raise Malformed(f"malformed records: {error!r}") from error
 
 
-def _records(batch: Any, data: bytes, at: int) -> list[LogRecord]:
+def _records(batch: Any, data: bytes) -> list[BatchRecord]:
     base_offset, first_ms = batch.base_offset, batch.first_timestamp
     append_ms = batch.max_timestamp if batch.timestamp_type == batch.LOG_APPEND_TIME else None
     found = []
+    at = 0
     for _ in range(batch.records_count):
         # Numbers are zigzag varints: of one byte below 128, which is 2n for n >= 0 and -2n - 1 below.
         number = data[at]
@@ -126,7 +103,7 @@ def _records(batch: Any, data: bytes, at: int) -> list[LogRecord]:
             at += 1
         if at != end:
             raise ValueError(f"a record that should end at byte {end} ends at {at}")
-        found.append(LogRecord(offset, timestamp, key, value, headers))
+        found.append(BatchRecord(offset, timestamp, key, value, headers))
     if at != len(data):
         raise ValueError(f"{len(data) - at} bytes after the last record")
     return found
@@ -146,7 +123,7 @@ def _headers(data: bytes, at: int) -> tuple[list[tuple[str, bytes | None]], int]
         if number & 1:
             raise ValueError(f"a header's name of {-(number >> 1) - 1} bytes")
         # The broker takes any bytes for a name: one that is no text must not stop what lies behind it. Nor may
-        # thousands take long: `backslashreplace` would take half a microsecond for each byte that is none.
+        # thousands take long: `backslashreplace` would take half a microsecond per invalid byte.
         start, at = at, at + (number >> 1)
         name = data[start:at].decode("utf-8", "replace")
         number = data[at]

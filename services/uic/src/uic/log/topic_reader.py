@@ -1,7 +1,7 @@
 """Reads a topic from some offsets to where it ends now, outside any consumer group.
 
-For whoever needs a finite answer from a log: the erasures before a rebuild, the dead-letter command, the doctor. The
-consumer lives as long as the call, commits nothing and chooses no position: every one is given or looked up here.
+For callers that need a finite answer from a log: the erasures before a rebuild, the dead-letter command, the doctor.
+The consumer lives as long as the call, commits nothing and chooses no position: each is given or looked up here.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
-from uic.errors import LogUnavailable, UnsuitableTopic
-from uic.log.record_batches import read_with
+from uic.errors import LogUnavailable, UnreadableLog, UnsuitableTopic
+from uic.log.kafka_repairs import read_batches_with_uic
+from uic.log.record_batches import UnreadableBatch
 
 POLL_MS = 200
 
 
 @dataclass(frozen=True, slots=True)
 class LogRecord:
-    """One record as it lies in the log."""
+    """One record and its place in the log."""
 
     topic: str
     partition: int
@@ -39,21 +40,24 @@ def read_to_end(
     partitions: Collection[int] | None = None,
     *,
     last: int | None = None,
+    since: int = 0,
     idle_s: float = 10.0,
 ) -> Iterator[LogRecord]:
-    """The committed records of `partitions` (None: all) from their beginning to the end that they have at the call.
+    """The committed records of `partitions` (None: all), from their beginning to where they end at the call.
 
     A partition's records come in the order of their offsets; partitions are mixed.
 
     Args:
         client: options of the Kafka client (`bootstrap_servers` and what it takes to connect).
-        topic: read as it is; never created.
-        partitions: which; those that the topic lacks are passed over.
-        last: only about this many of the newest records of each partition, None for all.
+        topic: never created.
+        partitions: which; those that the topic lacks are ignored.
+        last: only about this many of the newest records of each partition; None for all.
+        since: none below this offset.
         idle_s: how long to wait for any answer before giving up.
 
     Raises:
         LogUnavailable: no broker answers, or it stops answering.
+        UnreadableLog: a batch is damaged, or compressed with an unknown codec.
         UnsuitableTopic: the topic does not exist.
     """
     try:
@@ -71,9 +75,9 @@ def read_to_end(
         )
     except KafkaError as error:
         raise LogUnavailable(f"no broker answers: {type(error).__name__}") from error
-    read_with(consumer)
+    read_batches_with_uic(consumer)
     try:
-        yield from _read(consumer, topic, partitions, last, idle_s)
+        yield from _read(consumer, topic, partitions, last=last, since=since, idle_s=idle_s)
     except KafkaError as error:
         raise LogUnavailable(f"the broker stopped answering: {type(error).__name__}") from error
     finally:
@@ -81,7 +85,13 @@ def read_to_end(
 
 
 def _read(
-    consumer: KafkaConsumer, topic: str, partitions: Collection[int] | None, last: int | None, idle_s: float
+    consumer: KafkaConsumer,
+    topic: str,
+    partitions: Collection[int] | None,
+    *,
+    last: int | None,
+    since: int,
+    idle_s: float,
 ) -> Iterator[LogRecord]:
     there = consumer.partitions_for_topic(topic)
     if not there:
@@ -90,7 +100,7 @@ def _read(
     timeout_ms = int(idle_s * 1000)
     begins = consumer.beginning_offsets(chosen, timeout_ms=timeout_ms)
     ends = consumer.end_offsets(chosen, timeout_ms=timeout_ms)
-    starts = {tp: begins[tp] if last is None else max(begins[tp], ends[tp] - last) for tp in chosen}
+    starts = {tp: max(begins[tp], since, 0 if last is None else ends[tp] - last) for tp in chosen}
     unread = {tp for tp in chosen if starts[tp] < ends[tp]}
     if not unread:
         return
@@ -102,6 +112,11 @@ def _read(
     while unread:
         for tp, records in consumer.poll(timeout_ms=POLL_MS).items():
             for record in records:
+                if isinstance(record, UnreadableBatch):
+                    raise UnreadableLog(
+                        f"{topic}, partition {tp.partition}: the batch at offset {record.offset} cannot be read: "
+                        f"{record.reason}"
+                    )
                 if record.offset < ends[tp]:
                     yield LogRecord(
                         tp.topic,

@@ -20,27 +20,29 @@ from typing import Any, Final, TextIO
 import numpy as np
 import redis
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
-from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError
 from redis.exceptions import RedisClusterException
 
 from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
 from mimn.state import CorruptProgress, Keys, decode_progress, namespace
+from uic.core import deployment
+from uic.core.deployment import Finding, TopicFacts, Verdict, creation
 from uic.core.event import Reason, check_key, decode
+from uic.core.topics import erased_topic
 from uic.errors import UicError
-from uic.log.erasures import erased_topic
+from uic.log.topic_facts import topic_facts
 from uic.log.topic_reader import LogRecord, read_to_end
 from uic.settings import KafkaSettings, RedisSettings, UicSettings, read_settings
 from uic.store import open_client
 from uic.tools import findings, traffic
-from uic.tools.findings import Finding, Library, Sample, StoreFacts, TopicFacts, Verdict
+from uic.tools.findings import Library, Sample, StoreFacts
 from uic.tools.table import table
 from uic.tools.traffic import Newest, Written
 
 SAMPLED_RECORDS: Final = 50
 """The newest of each partition."""
 MARKS: Final = {Verdict.OK: "ok  ", Verdict.WARN: "WARN", Verdict.FAIL: "FAIL"}
-_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:\[([A-Za-z0-9,_-]+)\])?(?:>=([0-9][^,;\s]*))?")
+_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:\[([A-Za-z0-9,_-]+)\])?(?:[^;]*?>=([0-9][^,;\s]*))?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,12 +134,12 @@ def _of_log(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
     events, dead, erased = (
         log.topics.get(n) for n in (kafka.topic, kafka.dead_letter_topic, erased_topic(kafka.topic))
     )
-    yield findings.topic_exists(kafka.topic, events, creation(kafka.topic, kafka.partitions, "delete"))
+    yield deployment.topic_exists(kafka.topic, events, creation(kafka.topic, kafka.partitions, "delete"))
     if events is not None:
-        yield findings.partition_count(events, kafka.partitions)
+        yield deployment.partition_count(events, kafka.partitions)
         yield findings.partitions_for_masters(events, max(1, len(facts.store.nodes)))
-        yield findings.log_cleanup(events)
-        yield findings.log_retention(events)
+        yield deployment.log_cleanup(events)
+        yield deployment.log_retention(events)
         yield findings.durability(events)
         yield findings.record_size(events, kafka.max_request_bytes)
         yield findings.partitioner(log.samples, kafka.partitions, log.sample_error)
@@ -145,24 +147,16 @@ def _of_log(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
         yield traffic.newest_records(log.newest)
         if facts.model.bundle is not None:
             yield traffic.unknown_items(log.newest)
-    yield findings.topic_exists(kafka.dead_letter_topic, dead, creation(kafka.dead_letter_topic, 4, "delete"))
+    yield deployment.topic_exists(kafka.dead_letter_topic, dead, creation(kafka.dead_letter_topic, 4, "delete"))
     if dead is not None and events is not None:
         yield findings.dead_letter_policy(dead, events)
         yield traffic.dead_letters(log.written.get(kafka.topic), log.written.get(kafka.dead_letter_topic))
-    yield findings.topic_exists(
+    yield deployment.topic_exists(
         erased_topic(kafka.topic), erased, creation(erased_topic(kafka.topic), kafka.partitions, "compact")
     )
     if erased is not None:
         yield findings.erased_policy(erased, kafka.partitions)
         yield findings.durability(erased)
-
-
-def creation(topic: str, partitions: int, policy: str) -> str:
-    """The command that creates a topic as UIC needs it."""
-    forever = " --config retention.ms=-1" if policy == "delete" else ""
-    return (
-        f"kafka-topics.sh --create --topic {topic} --partitions {partitions} --config cleanup.policy={policy}{forever}"
-    )
 
 
 def without_secrets(url: str) -> str:
@@ -298,29 +292,6 @@ def gather_log(settings: KafkaSettings, bundle: Bundle | None, timeout_s: float)
         newest=newest_of(records, bundle),
         written=_written(client, [name for name in names[:2] if name in topics], timeout_s),
     )
-
-
-def topic_facts(admin: Any, described: Sequence[Mapping[str, Any]]) -> dict[str, TopicFacts]:
-    """The facts of topics that `describe_topics` of a kafka-python admin client has described, by name."""
-    if not described:
-        return {}
-    resources = [ConfigResource(ConfigResourceType.TOPIC, topic["name"]) for topic in described]
-    try:
-        configs = admin.describe_configs(resources, config_filter="all").get("topic", {})
-    except KafkaError:
-        configs = {}  # forbidden, or a broker that does not know the call
-    facts = {}
-    for topic in described:
-        name, partitions = topic["name"], topic["partitions"]
-        given = {k: str(v["value"]) for k, v in configs.get(name, {}).items() if v["value"] is not None}
-        facts[name] = TopicFacts(
-            name=name,
-            partitions=len(partitions),
-            replicas=min(len(p["replica_nodes"]) for p in partitions),
-            leaderless=sum(p["leader_id"] < 0 for p in partitions),
-            config=given or None,
-        )
-    return facts
 
 
 def _samples(records: Sequence[LogRecord]) -> tuple[Sample, ...]:

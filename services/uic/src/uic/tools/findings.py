@@ -9,49 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
 from mimn.state import partition_of
+from uic.core.deployment import DAY_MS, NO_ANSWER_FIX, Finding, TopicFacts, Verdict, fail, ok, warn
 
 OLDEST_STORE = (7, 2)
 PARTITIONS_A_MASTER = 32
 MISROUTED_SHARE = 0.01
 CLOCK_WARN_S = 2.0
 CLOCK_FAIL_S = 60.0
-DAY_MS = 24 * 3600 * 1000
 FEW_DAYS_MS = 7 * DAY_MS
-NO_ANSWER_FIX = "permit this user to read it, or check the value on the server by hand"
-
-
-class Verdict(StrEnum):
-    """The result of a check."""
-
-    OK = "OK"
-    WARN = "WARN"
-    FAIL = "FAIL"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report."""
-
-    check: str
-    verdict: Verdict
-    seen: str
-    fix: str = ""
-    """Empty exactly when the verdict is OK."""
-
-
-def _ok(check: str, seen: str) -> Finding:
-    return Finding(check, Verdict.OK, seen)
-
-
-def _warn(check: str, seen: str, fix: str) -> Finding:
-    return Finding(check, Verdict.WARN, seen, fix)
-
-
-def _fail(check: str, seen: str, fix: str) -> Finding:
-    return Finding(check, Verdict.FAIL, seen, fix)
 
 
 # Redis or Valkey
@@ -83,8 +50,8 @@ class StoreFacts:
 def store_reachable(url: str, error: str | None) -> Finding:
     """The store answers. `url` without credentials."""
     if error is None:
-        return _ok("store", f"{url} answers")
-    return _fail("store", f"{url}: {error}", "start Redis or Valkey there, or correct UIC_REDIS__URL")
+        return ok("store", f"{url} answers")
+    return fail("store", f"{url}: {error}", "start Redis or Valkey there, or correct UIC_REDIS__URL")
 
 
 def store_version(facts: StoreFacts) -> Finding:
@@ -92,31 +59,31 @@ def store_version(facts: StoreFacts) -> Finding:
     seen = f"{facts.server} {facts.version}"
     numbers = version_numbers(facts.version)
     if len(numbers) < 2:
-        return _warn("store version", seen, "the version is unreadable: make sure that it is 7.2 or newer")
+        return warn("store version", seen, "the version is unreadable: make sure that it is 7.2 or newer")
     if numbers[:2] < OLDEST_STORE:
-        return _fail("store version", seen, "upgrade to Redis 7.2 or Valkey 7.2, or newer")
-    return _ok("store version", seen)
+        return fail("store version", seen, "upgrade to Redis 7.2 or Valkey 7.2, or newer")
+    return ok("store version", seen)
 
 
 def store_writable(facts: StoreFacts) -> Finding:
     """The connection is to a master."""
     if facts.role != "master":
-        return _fail("store role", f"connected to a {facts.role}", "point UIC_REDIS__URL at the master")
-    return _ok("store role", "master")
+        return fail("store role", f"connected to a {facts.role}", "point UIC_REDIS__URL at the master")
+    return ok("store role", "master")
 
 
 def store_policy(facts: StoreFacts) -> Finding:
     """Nothing without a TTL is ever evicted: states and progress have none, so the `volatile-` policies keep them."""
     check = "maxmemory-policy"
     if facts.policy is None:
-        return _warn(check, "the server does not report it", NO_ANSWER_FIX)
+        return warn(check, "the server does not report it", NO_ANSWER_FIX)
     if facts.policy.startswith("allkeys-"):
-        return _fail(
+        return fail(
             check,
             f"{facts.policy} may evict states and progress",
             "redis-cli CONFIG SET maxmemory-policy noeviction, and the same in the server's configuration file",
         )
-    return _ok(check, facts.policy)
+    return ok(check, facts.policy)
 
 
 def store_memory(facts: StoreFacts) -> Finding:
@@ -124,30 +91,30 @@ def store_memory(facts: StoreFacts) -> Finding:
     check = "store memory"
     mib = 1 << 20
     if not facts.max_bytes:
-        return _ok(check, f"{facts.used_bytes / mib:.0f} MiB used, no limit set")
+        return ok(check, f"{facts.used_bytes / mib:.0f} MiB used, no limit set")
     share = facts.used_bytes / facts.max_bytes
     seen = f"{facts.used_bytes / mib:.0f} of {facts.max_bytes / mib:.0f} MiB used ({share:.0%})"
     if share >= 0.98:
-        return _fail(check, seen, "raise maxmemory or add memory: a full store refuses every commit")
+        return fail(check, seen, "raise maxmemory or add memory: a full store refuses every commit")
     if share >= 0.8:
-        return _warn(check, seen, "raise maxmemory before the store is full and refuses commits")
-    return _ok(check, seen)
+        return warn(check, seen, "raise maxmemory before the store is full and refuses commits")
+    return ok(check, seen)
 
 
 def store_persistence(facts: StoreFacts) -> Finding:
     """Without persistence a restart loses all states, and every partition is folded again from the log."""
     check = "store persistence"
     if facts.append_only:
-        return _ok(check, "append-only file on")
+        return ok(check, "append-only file on")
     if facts.append_only is None and facts.snapshots is None:
-        return _warn(check, "the server does not report it", NO_ANSWER_FIX)
+        return warn(check, "the server does not report it", NO_ANSWER_FIX)
     if facts.snapshots:
-        return _warn(
+        return warn(
             check,
             f"snapshots only ({facts.snapshots})",
             "appendonly yes: with snapshots a crash rewinds states by minutes, and they are folded again",
         )
-    return _warn(
+    return warn(
         check,
         "off",
         "appendonly yes: without persistence a restart means folding the whole log again",
@@ -158,50 +125,27 @@ def store_mode(facts: StoreFacts, mode: str) -> Finding:
     """The setting matches the server. `mode` is the setting: single, sentinel or cluster."""
     check = "store mode"
     if facts.clustered and mode != "cluster":
-        return _fail(check, f"the server runs in cluster mode, the setting says {mode}", "set UIC_REDIS__MODE=cluster")
+        return fail(check, f"the server runs in cluster mode, the setting says {mode}", "set UIC_REDIS__MODE=cluster")
     if mode == "cluster" and not facts.clustered:
-        return _fail(check, "the setting says cluster, the server is not in cluster mode", "set UIC_REDIS__MODE=single")
-    return _ok(check, mode)
+        return fail(check, "the setting says cluster, the server is not in cluster mode", "set UIC_REDIS__MODE=single")
+    return ok(check, mode)
 
 
 def clock(what: str, ahead_s: float | None) -> Finding:
     """Our clock and another machine's agree: as-of times and the limits of event times compare them."""
     check = f"clock of {what}"
     if ahead_s is None:
-        return _ok(check, "nothing to compare yet")
+        return ok(check, "nothing to compare yet")
     seen = f"{abs(ahead_s):.1f} s {'ahead of' if ahead_s > 0 else 'behind'} ours"
     fix = "synchronize both clocks (chrony or ntpd)"
     if abs(ahead_s) > CLOCK_FAIL_S:
-        return _fail(check, seen, fix)
+        return fail(check, seen, fix)
     if abs(ahead_s) > CLOCK_WARN_S:
-        return _warn(check, seen, fix)
-    return _ok(check, seen)
+        return warn(check, seen, fix)
+    return ok(check, seen)
 
 
 # Kafka
-
-
-@dataclass(frozen=True, kw_only=True)
-class TopicFacts:
-    """One topic: its partitions, and its settings by name; `config` is None if the broker does not report them."""
-
-    name: str
-    partitions: int
-    replicas: int
-    """The smallest replica count of its partitions."""
-    leaderless: int
-    """Partitions without a leader now."""
-    config: Mapping[str, str] | None
-
-    def number(self, name: str) -> int | None:
-        """A numeric setting, None if unknown."""
-        value = (self.config or {}).get(name)
-        return None if value is None else int(value)
-
-    @property
-    def policies(self) -> frozenset[str]:
-        """`cleanup.policy`, as a set."""
-        return frozenset(p.strip() for p in (self.config or {}).get("cleanup.policy", "").split(",") if p.strip())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,32 +160,9 @@ class Sample:
 def broker_reachable(servers: str, error: str | None, version: tuple[int, ...] | None) -> Finding:
     """A broker answers."""
     if error is not None:
-        return _fail("broker", f"{servers}: {error}", "start Kafka there, or correct UIC_KAFKA__BOOTSTRAP_SERVERS")
+        return fail("broker", f"{servers}: {error}", "start Kafka there, or correct UIC_KAFKA__BOOTSTRAP_SERVERS")
     spoken = ".".join(map(str, version)) if version else "of unknown version"
-    return _ok("broker", f"{servers} answers, protocol of Kafka {spoken}")
-
-
-def topic_exists(name: str, topic: TopicFacts | None, create: str) -> Finding:
-    """The topic exists, with a leader for each partition. `create` is the command that creates it."""
-    check = f"topic {name}"
-    if topic is None:
-        return _fail(check, "does not exist", create)
-    if topic.leaderless:
-        return _fail(check, f"{topic.leaderless} partitions have no leader", "bring the missing brokers back")
-    return _ok(check, f"{topic.partitions} partitions, {topic.replicas} replicas")
-
-
-def partition_count(topic: TopicFacts, partitions: int) -> Finding:
-    """The topic has N partitions, which must never change: users' keys in the store depend on it."""
-    check = f"partitions of {topic.name}"
-    if topic.partitions != partitions:
-        return _fail(
-            check,
-            f"{topic.partitions}, the setting says {partitions}",
-            "set UIC_KAFKA__PARTITIONS to the topic's count if this namespace is new; a topic that has grown must be "
-            "replaced by a new topic and a new generation",
-        )
-    return _ok(check, str(partitions))
+    return ok("broker", f"{servers} answers, protocol of Kafka {spoken}")
 
 
 def partitions_for_masters(topic: TopicFacts, masters: int) -> Finding:
@@ -249,46 +170,13 @@ def partitions_for_masters(topic: TopicFacts, masters: int) -> Finding:
     check = "partitions per store master"
     seen = f"{topic.partitions} partitions for {masters} master{'s' if masters != 1 else ''}"
     if topic.partitions < PARTITIONS_A_MASTER * masters:
-        return _warn(
+        return warn(
             check,
             seen,
             f"plan {PARTITIONS_A_MASTER} partitions a master: N is fixed once the topic exists, so use a new topic "
             "while there is little in it",
         )
-    return _ok(check, seen)
-
-
-def log_cleanup(topic: TopicFacts) -> Finding:
-    """The event log is never compacted: compaction keeps one event a user."""
-    check = f"cleanup.policy of {topic.name}"
-    if topic.config is None:
-        return _warn(check, "the broker does not report it", NO_ANSWER_FIX)
-    if topic.policies != {"delete"}:
-        return _fail(
-            check,
-            ",".join(sorted(topic.policies)) or "empty",
-            f"kafka-configs.sh --alter --topic {topic.name} --add-config cleanup.policy=delete; "
-            "events that were compacted away are gone",
-        )
-    return _ok(check, "delete")
-
-
-def log_retention(topic: TopicFacts) -> Finding:
-    """The log reaches back as far as a rebuild must: unlimited, unless chosen otherwise."""
-    check = f"retention of {topic.name}"
-    time_ms, size = topic.number("retention.ms"), topic.number("retention.bytes")
-    if time_ms is None:
-        return _warn(check, "the broker does not report it", NO_ANSWER_FIX)
-    fix = (
-        f"kafka-configs.sh --alter --topic {topic.name} --add-config retention.ms=-1,retention.bytes=-1, "
-        "or accept that a rebuild restores no more than this"
-    )
-    if time_ms < 0 and (size is None or size < 0):
-        return _ok(check, "unlimited")
-    limits = [f"{time_ms / DAY_MS:.1f} days"] if time_ms >= 0 else []
-    if size is not None and size >= 0:
-        limits.append(f"{size} bytes a partition")
-    return _warn(check, " and ".join(limits), fix)
+    return ok(check, seen)
 
 
 def durability(topic: TopicFacts) -> Finding:
@@ -297,40 +185,40 @@ def durability(topic: TopicFacts) -> Finding:
     least = topic.number("min.insync.replicas")
     seen = f"{topic.replicas} replicas, min.insync.replicas {'unknown' if least is None else least}"
     if topic.replicas < 3 or (least or 0) < 2:
-        return _warn(check, seen, "3 replicas with min.insync.replicas=2 outlive the loss of a broker")
+        return warn(check, seen, "3 replicas with min.insync.replicas=2 outlive the loss of a broker")
     if least is not None and least >= topic.replicas:
-        return _warn(check, seen, "min.insync.replicas below the replica count, else one lost broker stops all writes")
-    return _ok(check, seen)
+        return warn(check, seen, "min.insync.replicas below the replica count, else one lost broker stops all writes")
+    return ok(check, seen)
 
 
 def erased_policy(topic: TopicFacts, partitions: int) -> Finding:
     """The topic of erasures is compacted and has as many partitions as the log: partition p holds p's users."""
     check = f"policy of {topic.name}"
     if topic.partitions != partitions:
-        return _fail(
+        return fail(
             check,
             f"{topic.partitions} partitions, the log has {partitions}",
             f"replace it by a compacted topic of {partitions} partitions, and write its records there again",
         )
     if topic.config is None:
-        return _warn(check, "the broker does not report it", NO_ANSWER_FIX)
+        return warn(check, "the broker does not report it", NO_ANSWER_FIX)
     if topic.policies != {"compact"}:
-        return _fail(
+        return fail(
             check,
             f"cleanup.policy {','.join(sorted(topic.policies))}",
             f"kafka-configs.sh --alter --topic {topic.name} --add-config cleanup.policy=compact: "
             "an erasure that is deleted lets a rebuild bring the user back",
         )
-    return _ok(check, "compact, as many partitions as the log")
+    return ok(check, "compact, as many partitions as the log")
 
 
 def dead_letter_policy(dead: TopicFacts, log: TopicFacts) -> Finding:
     """Dead letters are kept long enough to be examined, and every record of the log fits."""
     check = f"policy of {dead.name}"
     if dead.config is None:
-        return _warn(check, "the broker does not report it", NO_ANSWER_FIX)
+        return warn(check, "the broker does not report it", NO_ANSWER_FIX)
     if "compact" in dead.policies:
-        return _fail(
+        return fail(
             check,
             f"cleanup.policy {','.join(sorted(dead.policies))}",
             f"kafka-configs.sh --alter --topic {dead.name} --add-config cleanup.policy=delete: "
@@ -338,20 +226,20 @@ def dead_letter_policy(dead: TopicFacts, log: TopicFacts) -> Finding:
         )
     kept = dead.number("retention.ms")
     if kept is not None and 0 <= kept < FEW_DAYS_MS:
-        return _warn(
+        return warn(
             check,
             f"kept for {kept / DAY_MS:.1f} days",
             f"kafka-configs.sh --alter --topic {dead.name} --add-config retention.ms={4 * FEW_DAYS_MS}",
         )
     largest, largest_of_log = dead.number("max.message.bytes"), log.number("max.message.bytes")
     if largest is not None and largest_of_log is not None and largest <= largest_of_log:
-        return _warn(
+        return warn(
             check,
             f"max.message.bytes {largest}, the log's is {largest_of_log}",
             f"kafka-configs.sh --alter --topic {dead.name} --add-config max.message.bytes={largest_of_log + 65536}: "
             "a dead letter is its record plus headers, and a larger one is cut",
         )
-    return _ok(check, "kept long enough, takes every record of the log")
+    return ok(check, "kept long enough, takes every record of the log")
 
 
 def record_size(topic: TopicFacts, max_request_bytes: int) -> Finding:
@@ -359,14 +247,14 @@ def record_size(topic: TopicFacts, max_request_bytes: int) -> Finding:
     check = f"max.message.bytes of {topic.name}"
     largest = topic.number("max.message.bytes")
     if largest is None:
-        return _warn(check, "the broker does not report it", NO_ANSWER_FIX)
+        return warn(check, "the broker does not report it", NO_ANSWER_FIX)
     if largest < max_request_bytes:
-        return _warn(
+        return warn(
             check,
             f"{largest} bytes, a produce request has up to {max_request_bytes}",
             f"kafka-configs.sh --alter --topic {topic.name} --add-config max.message.bytes={max_request_bytes}",
         )
-    return _ok(check, f"{largest} bytes")
+    return ok(check, f"{largest} bytes")
 
 
 def partitioner(samples: Iterable[Sample], partitions: int, error: str | None = None) -> Finding:
@@ -376,30 +264,30 @@ def partitioner(samples: Iterable[Sample], partitions: int, error: str | None = 
     """
     check = "partitioner of the producers"
     if error is not None:
-        return _warn(check, f"the newest records cannot be read: {error}", "allow this user to read the topic")
+        return warn(check, f"the newest records cannot be read: {error}", "allow this user to read the topic")
     seen = misrouted = 0
     for sample in samples:
         seen += len(sample.keys)
         misrouted += sum(key is None or partition_of(key, partitions) != sample.partition for key in sample.keys)
     if not seen:
-        return _ok(check, "no record to check yet")
+        return ok(check, "no record to check yet")
     found = f"{misrouted} of the newest {seen} records lie in another partition than their key's"
     fix = (
         "librdkafka producers (C, Go, .NET, confluent-kafka) must set partitioner=murmur2_random, "
         "and every record needs its user id as key"
     )
     if misrouted > MISROUTED_SHARE * seen:
-        return _fail(check, found, fix)
+        return fail(check, found, fix)
     if misrouted:
-        return _warn(check, found, fix)
-    return _ok(check, f"the newest {seen} records all lie where murmur2 puts their key")
+        return warn(check, found, fix)
+    return ok(check, f"the newest {seen} records all lie where murmur2 puts their key")
 
 
 def newest_event(samples: Iterable[Sample], now_ms: int) -> Finding:
     """No record has a timestamp ahead of our clock; otherwise its producer's clock is wrong, or ours."""
     newest = max((s.newest_ms for s in samples if s.newest_ms is not None), default=None)
     if newest is None or newest <= now_ms:
-        return _ok("clock of the producers", "no record from the future")
+        return ok("clock of the producers", "no record from the future")
     return clock("the producers", (newest - now_ms) / 1000)
 
 
@@ -409,23 +297,23 @@ def newest_event(samples: Iterable[Sample], now_ms: int) -> Finding:
 def bundle_loads(path: str, name: str | None, error: str | None) -> Finding:
     """The bundle is complete, and this process computes the same numbers as its exporter."""
     if error is not None:
-        return _fail("bundle", f"{path}: {error}", "export or copy the bundle again, or correct UIC_BUNDLE__PATH")
-    return _ok("bundle", f"{name} loads, golden cases pass")
+        return fail("bundle", f"{path}: {error}", "export or copy the bundle again, or correct UIC_BUNDLE__PATH")
+    return ok("bundle", f"{name} loads, golden cases pass")
 
 
 def namespace_meta(stored: Mapping[str, str] | None, expected: Mapping[str, str], namespace: str) -> Finding:
     """The namespace in the store matches the settings. `stored` is None before UIC's first start."""
     check = f"namespace {namespace}"
     if not stored:
-        return _ok(check, "not in the store yet: UIC writes it at its first start")
+        return ok(check, "not in the store yet: UIC writes it at its first start")
     wrong = {k: (stored.get(k), v) for k, v in expected.items() if stored.get(k) != v}
     if wrong:
-        return _fail(
+        return fail(
             check,
             "; ".join(f"{k} is {have!r} in the store, {want!r} by the settings" for k, (have, want) in wrong.items()),
             "correct the settings, or raise the generation (UIC and RTP both) to start a new namespace",
         )
-    return _ok(check, ", ".join(f"{k} {v}" for k, v in expected.items()))
+    return ok(check, ", ".join(f"{k} {v}" for k, v in expected.items()))
 
 
 @dataclass(frozen=True)
@@ -442,10 +330,10 @@ def library(facts: Library) -> Finding:
     check = f"library {facts.name}"
     fix = f"pip install '{facts.name}>={facts.oldest}'"
     if facts.installed is None:
-        return _fail(check, "not installed", fix)
+        return fail(check, "not installed", fix)
     if version_numbers(facts.installed) < version_numbers(facts.oldest):
-        return _fail(check, f"{facts.installed}, older than {facts.oldest}", fix)
-    return _ok(check, facts.installed)
+        return fail(check, f"{facts.installed}, older than {facts.oldest}", fix)
+    return ok(check, facts.installed)
 
 
 def version_numbers(version: str) -> tuple[int, ...]:

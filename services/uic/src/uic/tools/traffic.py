@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from uic.tools.findings import Finding, Verdict, clock
+from uic.core.deployment import Finding, Verdict
+from uic.tools.findings import clock
 
 INVALID: Final = (0.0, 0.01)
 """Of the newest records, which would become dead letters."""

@@ -1,0 +1,146 @@
+"""`ctr`: one command for ctr-serving.
+
+It imports nothing but typer until a subcommand runs, and then only that subcommand's part: a serving installation has
+no torch, and `ctr --help` is quick.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module, util
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from ctr_cli.commands import COMMANDS, LOCAL_MODULE, Command
+
+if TYPE_CHECKING:
+    import typer
+
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 a finding or a failure, and a line that says what to do; 2 wrong usage; 128 + n ended by "
+    "signal n: 130 Ctrl-C, 143 SIGTERM, 141 closed pipe. Commands that take --json print one document on stdout."
+)
+STACK = Path(".stack")
+"""Where `ctr up` keeps its data, unless told otherwise."""
+OWN_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+"""The command's module reads its own arguments, `--help` included."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `ctr` and return its exit status; see `EXIT_CODES`."""
+    try:
+        try:
+            with _signals_raise():
+                _app()(args=None if arguments is None else list(arguments), prog_name="ctr")
+        except SystemExit as left:
+            status = left.code if isinstance(left.code, int) else int(left.code is not None)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        return _pipe_closed()
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _app() -> typer.Typer:
+    import typer
+
+    app = typer.Typer(
+        help="ctr-serving: click scores from long user histories, at constant latency.",
+        epilog=EXIT_CODES,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+
+    def root(
+        context: typer.Context,
+        folder: Path = typer.Option(STACK, help="Data, logs and pids of the stack on this machine."),  # noqa: B008
+    ) -> None:
+        context.obj = folder
+
+    def runner(command: Command) -> Callable[[typer.Context], None]:
+        def run(context: typer.Context) -> None:
+            raise SystemExit(_run(command, context.args, folder=context.obj))
+
+        return run
+
+    # typer reads annotations by evaluating them in the module, where typer is not imported.
+    root.__annotations__ |= {"context": typer.Context, "folder": Path}
+    app.callback()(root)
+    for command in COMMANDS:
+        run = runner(command)
+        run.__annotations__ |= {"context": typer.Context}
+        named = app.command(
+            command.name, help=command.help, rich_help_panel=command.group, context_settings=OWN_ARGUMENTS
+        )
+        named(run)
+    return app
+
+
+def _run(command: Command, arguments: list[str], *, folder: Path) -> int:
+    """Run the command's module, and turn what ends it into an exit status."""
+    try:
+        leading = list(command.leading)
+        if command.module == LOCAL_MODULE:
+            leading = ["--folder", str(folder), *leading]
+        elif command.of_stack and (folder / "stack.json").is_file() and "UIC_BUNDLE__PATH" not in os.environ:
+            os.environ.update(import_module(LOCAL_MODULE).tool_variables(folder))
+        named = {"prog": command.prog} if command.prog else {}
+        status = _entry(command.module)([*leading, *arguments], **named)
+        sys.stdout.flush()
+        return int(status or 0)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        return _pipe_closed()
+    except ModuleNotFoundError as missing:
+        package, _, inside = (missing.name or "").partition(".")
+        if not package or (inside and util.find_spec(package)):
+            raise  # a mistake in an installed package
+        print(f"ctr {command.name} needs {package}, which is not installed: {command.install}", file=sys.stderr)
+        return 1
+
+
+def _entry(module: str) -> Callable[..., Any]:
+    """The `main` of a module, or of a package's `__main__`."""
+    here = str(Path.cwd())
+    if here not in sys.path:  # as `python -m` does: the load tests are a folder of the repository
+        sys.path.insert(0, here)
+    found = import_module(module)
+    if not hasattr(found, "main"):
+        found = import_module(f"{module}.__main__")
+    entry: Callable[..., Any] = found.main
+    return entry
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Make SIGTERM and SIGHUP leave the body by SystemExit, so that whatever it started is stopped on the way out."""
+
+    def leave(number: int, _: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    # A signal that our parent has switched off (`nohup`) stays off.
+    heard = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is not signal.SIG_IGN]
+    before = {sign: signal.signal(sign, leave) for sign in heard}
+    try:
+        yield
+    finally:
+        for sign, handler in before.items():
+            signal.signal(sign, handler)
+
+
+def _pipe_closed() -> int:
+    # Python flushes stdout once more when it exits, and needs something to write to.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

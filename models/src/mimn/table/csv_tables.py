@@ -1,0 +1,131 @@
+"""What `curves`, `weeks` and `trials` left as CSV, as Markdown tables for the appendix."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from mimn.table import weeks
+from mimn.table.plan import Plan
+from mimn.table.wording import grid, prose
+
+CURVES = "curves"
+WEEKS = "weeks"
+TRIALS = "trials"
+TITLES = {
+    "length": (
+        "AUC by events read",
+        "On the test rows whose users have at least 1,000 events, however few of them are read (the paper's Figure 1).",
+    ),
+    "delay": (
+        "AUC by hours that the state is behind",
+        "The state lacks the events of the last hours before the request, which stays where it is (out-of-sync states "
+        "in the paper's Table 5). The latest 200 events before that are read.",
+    ),
+    "long": (
+        "AUC when the same behavior goes on, by events read",
+        "Test users with at least 1,000 events, whose whole history is repeated before the real one, as often as the "
+        "length needs. Their tastes stay the same, and the models were trained on windows of 256 events: if the AUC "
+        "falls, the state loses information.",
+    ),
+    "utilization": (
+        "Share of the writes by slot",
+        "Of the latest 200 events, a user's most written slot first, averaged over test users (Figure 6).",
+    ),
+}
+QUESTIONS = {
+    "sizes": "What do the sizes of a state give?",
+    "memories": "Does a memory add to counters, and do counters add to a model that reads the events?",
+    "longer": "What does longer training give?",
+}
+"""What a plan of trials asks, by the name of its record's folder."""
+
+
+def csv_tables(records: Path, plan: Plan) -> list[str]:
+    """Markdown lines: a section for each curve of each data set that has files, then weeks and trials.
+
+    Raises:
+        OSError, msgspec.ValidationError: a file cannot be read.
+    """
+    lines: list[str] = []
+    datasets = sorted({path.stem.rpartition("_")[0] for path in (records / CURVES).glob("*.csv")})
+    for (curve, (title, text)), dataset in itertools.product(TITLES.items(), datasets):
+        path = records / CURVES / f"{dataset}_{curve}.csv"
+        if path.exists():
+            lines += ["", f"## {plan.title(dataset)}: {title}", "", *prose(text), "", *_pivot(path)]
+            lines += ["", f"![{title}]({CURVES}/{path.stem}.png)"]
+    counted = {plan.title(path.stem): path for path in sorted((records / WEEKS).glob("*.csv"))}
+    if counted:
+        lines += ["", "## Purchases in seven days", ""]
+        lines += prose("Of any seven days in a row, UTC: the most purchases, and the median.")
+        lines += ["", *_weeks(counted)]
+    for path in sorted((records / TRIALS).glob("*/trials.csv")):
+        lines += _trials(path, plan)
+    return lines
+
+
+def _trials(path: Path, plan: Plan) -> list[str]:
+    """A record of trials: each run by the bytes of its state, and each row against the first of its stage."""
+    with path.open(encoding="utf-8", newline="") as file:
+        trials = list(csv.DictReader(file))
+    key = path.parent.name
+    titles = ", ".join(plan.title(dataset) for dataset in dict.fromkeys(trial["dataset"] for trial in trials))
+    folds = ", ".join(dict.fromkeys(trial["fold"] for trial in trials))
+    lines = ["", f"## Trials `{key}`", ""]
+    lines += prose(
+        f"{QUESTIONS.get(key, '')} Validation AUC on {titles}, fold {folds}; the users of these trials are tested in "
+        "another fold. Intervals are over the users; another seed moves a figure by some thousandths.".lstrip()
+    )
+    lines += ["", *_sizes(trials)]
+    if (differences := path.with_name("differences.csv")).exists():
+        lines += ["", *_differences(differences)]
+    return [*lines, "", f"![AUC by KiB of a state]({TRIALS}/{key}/trials.png)"]
+
+
+def _pivot(path: Path) -> list[str]:
+    """A curve's points: a line for each model, a column for each x. The third field is x, the fourth y."""
+    with path.open(encoding="utf-8", newline="") as file:
+        names, *points = csv.reader(file)
+    row, x, y, folds = 1, 2, 3, names.index("folds")
+    values: dict[tuple[str, str], dict[str, str]] = {}
+    for point in points:
+        values.setdefault((point[row], point[folds]), {})[point[x]] = f"{float(point[y]):.4f}"
+    columns = list(dict.fromkeys(point[x] for point in points))
+    body = ([name, count, *(of.get(at, "-") for at in columns)] for (name, count), of in values.items())
+    return grid(["row", "folds", *(f"{int(at):,}" for at in columns)], body)
+
+
+def _weeks(paths: Mapping[str, Path]) -> list[str]:
+    body = []
+    for name, path in paths.items():
+        counted = weeks.read(path)
+        most, usual = weeks.busiest(counted), weeks.median(counted)
+        times = f"{most.purchases / usual:.2f}"
+        body.append([name, f"{most.first_day}", f"{most.purchases:,}", f"{usual:,}", times])
+    return grid(["data set", "most from", "purchases", "median", "times"], body)
+
+
+def _differences(path: Path) -> list[str]:
+    body = []
+    with path.open(encoding="utf-8", newline="") as file:
+        for one in csv.DictReader(file):
+            auc, low, high = (float(one[name]) for name in ("auc", "low", "high"))
+            body.append([f"`{one['difference']}`", f"{int(one['length']):,}", f"{auc:+.4f} [{low:+.4f}, {high:+.4f}]"])
+    return grid(["difference", "events", "AUC"], body)
+
+
+def _sizes(trials: list[dict[str, str]]) -> list[str]:
+    lengths = list(dict.fromkeys(trial["length"] for trial in trials))
+    values: dict[tuple[float, str, str], dict[str, str]] = {}
+    for trial in trials:
+        # A model that reads the events has no state: it comes last.
+        key = (float(trial["state_bytes"] or math.inf), trial["name"], trial["row"])
+        values.setdefault(key, {})[trial["length"]] = f"{float(trial['validation_auc']):.4f}"
+    body = (
+        [f"{size:,.0f}" if size < math.inf else "-", name, f"`{row}`", *(of.get(length, "-") for length in lengths)]
+        for (size, name, row), of in sorted(values.items())
+    )
+    return grid(["bytes", "name", "row", *(f"{int(length):,} events" for length in lengths)], body)

@@ -1,0 +1,134 @@
+"""How far UIC has folded the log, as last read from the store, and what that says about one user's state.
+
+`FoldProgress` is read in the background for all partitions at once; a request only looks its partition up.
+
+As-of times are written by UIC's clocks and compared with this process's clock. A time that lies ahead of it does not
+tell how old the states are, so it is not believed, and stays so until UIC writes another one: otherwise a partition
+whose worker died would look up to date again once this clock has caught up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from mimn.state import CorruptProgress, Progress, UserState, decode_progress, partition_of
+
+
+class Status(Enum):
+    """What the scores of an answer rest on."""
+
+    WARM = "warm"
+    """The user's stored state, of a partition that is up to date."""
+    STALE = "stale"
+    """The user's stored state; newer events may not be folded yet."""
+    COLD = "cold"
+    """The initial state: the store knows no event of this user."""
+    UNAVAILABLE = "unavailable"
+    """The initial state: the store is away or late, or the stored value cannot be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateReport:
+    """What an answer says about the state it rests on."""
+
+    status: Status
+    events: int | None
+    """Events folded into the state; None when it could not be read."""
+    age_ms: int | None
+    """How long ago the user's partition was last known to be folded up to the end of the log; None if unknown."""
+    partial: bool
+    """Events of the user may be missing from the state."""
+
+
+UNAVAILABLE = StateReport(Status.UNAVAILABLE, None, None, partial=True)
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionProgress:
+    """One partition's progress record, and how much of its as-of time is believed."""
+
+    record: Progress
+    as_of_ms: int | None
+    """When the partition was last known to be caught up, by this process's clock; None if the record's time was ahead
+    of that clock when it was first seen."""
+
+
+@dataclass(frozen=True)
+class FoldProgress:
+    """The progress of each of the N partitions of a namespace; None where the store has none."""
+
+    partitions: tuple[PartitionProgress | None, ...]
+    topic: str
+    """Whose events the states are made of."""
+
+    def partition_of(self, user_id: str) -> int:
+        """The partition that holds a user's events and state."""
+        return partition_of(user_id.encode(), len(self.partitions))
+
+    def oldest_ms(self, now_ms: int) -> int | None:
+        """Age of the partition that lags most, None if the age of one is unknown."""
+        oldest = 0
+        for partition in self.partitions:
+            if partition is None or partition.as_of_ms is None:
+                return None
+            oldest = max(oldest, now_ms - partition.as_of_ms)
+        return oldest
+
+    def ahead_ms(self, now_ms: int) -> int:
+        """How far the as-of time that lies furthest ahead of `now_ms` does so; 0 if none does."""
+        return max([0, *(known.record.as_of_ms - now_ms for known in self.partitions if known is not None)])
+
+    def report(self, state: UserState | None, partition: int, now_ms: int, stale_after_ms: float) -> StateReport:
+        """What to say about `state` (None if the store has none), read from `partition` at `now_ms`."""
+        known = self.partitions[partition]
+        record = None if known is None else known.record
+        as_of_ms = None if known is None else known.as_of_ms
+        age_ms = None if as_of_ms is None else max(0, now_ms - as_of_ms)
+        if state is None:
+            return StateReport(Status.COLD, 0, age_ms, partial=record is None or record.complete_from > 0)
+        header = state.header
+        if record is None or header.lineage != record.lineage:
+            # The state was built in another lineage than the one being folded now: usable, but of unknown age.
+            return StateReport(Status.STALE, header.event_count, age_ms, partial=True)
+        fresh = age_ms is not None and age_ms <= stale_after_ms
+        return StateReport(
+            Status.WARM if fresh else Status.STALE,
+            header.event_count,
+            age_ms,
+            partial=header.partial or header.last_offset < record.complete_from,
+        )
+
+
+def fold_progress(
+    records: Sequence[bytes | None], topic: str, last: FoldProgress | None, now_ms: int, ahead_within_ms: float
+) -> tuple[FoldProgress, int]:
+    """What the N stored records say, and how many of them are unreadable.
+
+    An unreadable record keeps the partition's last good one. `last` is the reading before, `now_ms` the time of this
+    one by this process's clock; an as-of time up to `ahead_within_ms` ahead of it counts as `now_ms`.
+    """
+    same = last is not None and len(last.partitions) == len(records)
+    before = last.partitions if last is not None and same else (None,) * len(records)
+    partitions: list[PartitionProgress | None] = []
+    unreadable = 0
+    for record, known in zip(records, before, strict=True):
+        try:
+            decoded = None if record is None else decode_progress(record)
+        except CorruptProgress:
+            unreadable += 1
+            partitions.append(known)
+            continue
+        if decoded is None:
+            partitions.append(None)
+        else:
+            partitions.append(PartitionProgress(decoded, _believed(decoded.as_of_ms, known, now_ms, ahead_within_ms)))
+    return FoldProgress(tuple(partitions), topic), unreadable
+
+
+def _believed(as_of_ms: int, before: PartitionProgress | None, now_ms: int, ahead_within_ms: float) -> int | None:
+    """What is believed of an as-of time: decided when it is first seen, and kept for as long as it stays the same."""
+    if before is not None and before.record.as_of_ms == as_of_ms:
+        return before.as_of_ms
+    return None if as_of_ms > now_ms + ahead_within_ms else min(as_of_ms, now_ms)

@@ -1,0 +1,23 @@
+"""`/livez` and `/readyz`, the same on both doors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import FastAPI
+
+from rtp.errors import NotReady
+
+
+def add_health(app: FastAPI, unready: Callable[[], str | None]) -> None:
+    """Add both routes. `unready` says why the process should get no requests, None if it should."""
+
+    @app.get("/livez", summary="Whether the process is alive; looks at nothing else", tags=["health"])
+    async def livez() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @app.get("/readyz", summary="Whether the process should get requests", tags=["health"])
+    async def readyz() -> dict[str, str]:
+        if reason := unready():
+            raise NotReady(reason)
+        return {"status": "ready"}

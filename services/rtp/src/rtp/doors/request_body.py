@@ -1,0 +1,295 @@
+"""JSON to `ScoreRequest`.
+
+The models of `rtp.doors.schemas` define what is accepted. A typed decoder takes a request straight from the body's
+bytes; where it refuses a body, the models name the faults, each with its field.
+Invariant: the decoder accepts exactly what the models accept, with the same result.
+
+An id may be written as any whole JSON number, such as 19113.0 or 1.9113e4: JSON Schema counts these as integers, and
+some callers' libraries write them. Such bodies are rare and take a second decoding.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from rtp.core.request import (
+    MAX_CANDIDATES,
+    MAX_CONTEXT_BYTES,
+    MAX_CONTEXT_FEATURES,
+    MAX_ID,
+    MAX_REQUEST_ID_CHARACTERS,
+    MAX_USER_ID_BYTES,
+    ScoreRequest,
+)
+from rtp.doors.schemas import ID, Candidate, PredictRequest, is_id
+from rtp.errors import MAX_FAULTS, FieldFault, InvalidRequest, MalformedBody
+
+_NO_CONTEXT = msgspec.Raw(b"{}")
+
+
+class _WireCandidate(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    item_id: int | str
+    category_id: int | str
+
+
+class _WireRequest(msgspec.Struct, forbid_unknown_fields=True):
+    user_id: str
+    candidates: list[_WireCandidate]
+    request_id: str | None = None
+    context: msgspec.Raw = _NO_CONTEXT
+    require_state: bool = False
+
+
+class _TokenCandidate(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    item_id: msgspec.Raw
+    category_id: msgspec.Raw
+
+
+class _TokenRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """As `_WireRequest`, with ids as they are written."""
+
+    user_id: str
+    candidates: list[_TokenCandidate]
+    request_id: str | None = None
+    context: msgspec.Raw = _NO_CONTEXT
+    require_state: bool = False
+
+
+NAMED_WITHIN_BYTES = 2048
+"""For a longer body only one fault is named. Finding them all can take a hundred times as long, and all other requests
+wait for the one thread."""
+
+
+def _number_of(text: str) -> float | int:
+    """A number that is not written as an integer: as one, with all its digits, if it is whole and may be an id."""
+    value = float(text)
+    if not value.is_integer() or abs(value) > MAX_ID + 1:
+        return value
+    return int(Decimal(text)) if value else 0
+
+
+# msgspec's own parser of floats takes 8 µs for one such as 1e308, Python's 0.2 µs: a body of them would take 0.1 s. It
+# can be replaced for untyped values alone.
+_decode_strictly = msgspec.json.Decoder(_WireRequest).decode
+_decode_tokens = msgspec.json.Decoder(_TokenRequest).decode
+_decode_any = msgspec.json.Decoder(float_hook=_number_of).decode
+_decode_context = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_skip = msgspec.json.Decoder(msgspec.Raw).decode
+_NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_INT = {int}
+
+
+def decode_request(body: bytes | bytearray) -> ScoreRequest:
+    """The request that `body` holds.
+
+    Raises:
+        MalformedBody: not JSON in UTF-8.
+        InvalidRequest: JSON, but not a request; names up to `MAX_FAULTS` faults, each with its field, or only the first
+            if the body is longer than `NAMED_WITHIN_BYTES`.
+    """
+    try:
+        wire = _decode(body)
+        context = _context(wire.context)
+    except msgspec.ValidationError as error:
+        raise _refusal(body, error) from error
+    except _NOT_JSON as error:
+        raise _malformed(error) from error
+    request = None if context is None else _request(wire, context)
+    if request is None:
+        most = MAX_FAULTS if len(body) <= NAMED_WITHIN_BYTES else 1
+        raise InvalidRequest(_faults(_shown(wire, context, most))[:most])
+    return request
+
+
+def _decode(body: bytes | bytearray) -> _WireRequest:
+    """Raises what msgspec raises. An id may turn out to be neither an integer nor a string: `_ids` checks them."""
+    try:
+        return _decode_strictly(body)
+    except msgspec.ValidationError as error:
+        if "got `float`" not in str(error):
+            raise
+    wire = _decode_tokens(body)
+    few = wire.candidates[: MAX_CANDIDATES + 1]  # one more than allowed is refused like all of them
+    tokens = b",".join(token for one in few for token in (one.item_id, one.category_id))
+    ids = iter(_decode_any(b"[" + tokens + b"]"))
+    candidates = list(map(_WireCandidate, ids, ids))
+    return _WireRequest(wire.user_id, candidates, wire.request_id, wire.context, wire.require_state)
+
+
+_Context = dict[str, float | None]
+"""None in place of a value that is not a number."""
+
+
+def _context(value: msgspec.Raw) -> _Context | None:
+    """None if it is not an object. Raises InvalidRequest if it is longer than is read."""
+    if value is _NO_CONTEXT:
+        return {}
+    text = memoryview(value)
+    if len(text) > MAX_CONTEXT_BYTES:
+        raise InvalidRequest([FieldFault("context", f"must have at most {MAX_CONTEXT_BYTES} bytes")])
+    try:
+        context = _decode_context(text)
+    except msgspec.ValidationError:
+        return None
+    return {name: _number(value) for name, value in context.items()}
+
+
+def _number(value: msgspec.Raw) -> float | None:
+    """None for JSON that is not a number, infinity for one that is too large."""
+    token = memoryview(value)
+    if token[0] not in b"-0123456789":
+        return None
+    try:
+        return float(_decode_any(token))
+    except (msgspec.ValidationError, OverflowError):
+        return math.inf
+
+
+def _request(wire: _WireRequest, context: _Context) -> ScoreRequest | None:
+    """None if there is a fault."""
+    if (
+        not 1 <= len(wire.candidates) <= MAX_CANDIDATES
+        or not 1 <= len(wire.user_id.encode()) <= MAX_USER_ID_BYTES
+        or len(context) > MAX_CONTEXT_FEATURES
+        or (wire.request_id is not None and not 1 <= len(wire.request_id) <= MAX_REQUEST_ID_CHARACTERS)
+    ):
+        return None
+    numbers = {name: value for name, value in context.items() if value is not None and math.isfinite(value)}
+    item_ids = _ids([candidate.item_id for candidate in wire.candidates])
+    category_ids = _ids([candidate.category_id for candidate in wire.candidates])
+    if len(numbers) < len(context) or item_ids is None or category_ids is None or not item_ids.all():
+        return None
+    return ScoreRequest(
+        user_id=wire.user_id,
+        item_ids=item_ids,
+        category_ids=category_ids,
+        request_id=wire.request_id,
+        context=numbers,
+        require_state=wire.require_state,
+    )
+
+
+def _ids(values: list[int | str]) -> NDArray[np.uint64] | None:
+    """None if one of the values is not an id."""
+    if set(map(type, values)) != _INT:
+        if not all(type(value) is int or (type(value) is str and ID.fullmatch(value)) for value in values):
+            return None
+        values = list(map(int, values))
+    try:
+        return np.array(values, np.uint64)
+    except OverflowError:
+        return None
+
+
+def _shown(wire: _WireRequest, context: _Context | None, most: int) -> dict[str, Any]:
+    """What the models are shown of a request whose types are right (except perhaps in the context), to find `most`
+    faults."""
+    shown = {name: getattr(wire, name) for name in wire.__struct_fields__} | {"context": context}
+    if len(wire.candidates) <= MAX_CANDIDATES:
+        each = ({"item_id": one.item_id, "category_id": one.category_id} for one in wire.candidates)
+        shown["candidates"] = _enough(each, most)
+    return shown
+
+
+def _refusal(body: bytes | bytearray, error: msgspec.ValidationError) -> InvalidRequest | MalformedBody:
+    """Why a body is refused that the decoder did not take."""
+    faults = [_first_fault(error)]
+    try:
+        if len(body) > NAMED_WITHIN_BYTES:
+            _skip(body)
+        else:
+            value = _decode_any(body)
+            if type(value) is dict and type(candidates := value.get("candidates")) is list:
+                value["candidates"] = _enough(candidates, MAX_FAULTS)
+            # The models may find none: of a name that is given twice they see the last value only.
+            faults = _faults(value) or faults
+    except msgspec.ValidationError:
+        pass
+    except _NOT_JSON as malformed:
+        return _malformed(malformed)
+    return InvalidRequest(faults)
+
+
+def _malformed(error: Exception) -> MalformedBody:
+    reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+    return MalformedBody(f"the body is not JSON in UTF-8: {reason}")
+
+
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(.*)`")
+_TYPE = re.compile(r"Expected `(.*)`, got `(.*)`")
+_PLACE = re.compile(r" - at `\$\.?([\w.\[\]]*)`$")
+
+
+def _first_fault(error: msgspec.ValidationError) -> FieldFault:
+    """In the words of `_message` where it has any."""
+    message, place = str(error), ""
+    if found := _PLACE.search(message):
+        message, place = message[: found.start()], found[1]
+    for pattern, kind in ((_UNKNOWN, "extra_forbidden"), (_MISSING, "missing")):
+        if named := pattern.fullmatch(message):
+            return FieldFault(f"{place}.{named[1]}" if place else named[1], _message(kind, ""))
+    message = _TYPE.sub(r"must be \1, not \2", message)
+    return FieldFault(place or "(body)", message[:1].lower() + message[1:])
+
+
+def _faults(value: Any) -> list[FieldFault]:
+    """The faults that the models find in a value."""
+    try:
+        PredictRequest.model_validate(value)
+    except ValidationError as error:
+        return [
+            FieldFault(_path(fault["loc"]), _message(fault["type"], fault["msg"]))
+            for fault in error.errors(include_url=False, include_context=False, include_input=False)
+        ]
+    return []
+
+
+_FIELDS = Candidate.model_fields.keys()
+
+
+def _enough(candidates: Iterable[Any], most: int) -> list[Any]:
+    """The first candidates, up to the last one whose faults are named, or one more than are allowed: to check all 512
+    takes the models 2 ms."""
+    shown: list[Any] = []
+    faulty = 0
+    for candidate in candidates:
+        shown.append(candidate)
+        faulty += not (
+            type(candidate) is dict
+            and candidate.keys() == _FIELDS
+            and is_id(candidate["item_id"], 1)
+            and is_id(candidate["category_id"], 0)
+        )
+        if faulty == most or len(shown) > MAX_CANDIDATES:
+            break
+    return shown
+
+
+def _path(location: Sequence[str | int]) -> str:
+    """`candidates[3].item_id` for ("candidates", 3, "item_id")."""
+    path = ""
+    for part in location:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path or "(body)"
+
+
+def _message(kind: str, message: str) -> str:
+    if kind == "extra_forbidden":
+        return "unknown field: remove it"
+    if kind == "missing":
+        return "required"
+    if kind == "model_type":
+        return "must be an object"
+    if kind == "too_long":
+        message = message.partition(" after validation")[0]
+    return message.removeprefix("Value error, ").replace("Input should be", "must be").replace("Dictionary", "Object")

@@ -1,0 +1,138 @@
+"""Reads, outside of any request, how far the log has been folded: the namespace's meta and every partition's progress.
+
+The last good reading is kept while the store is away; it ages, so that states become `stale` by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+
+import msgspec
+import structlog
+
+from mimn.state import Keys
+from rtp.core.fold_progress import FoldProgress, fold_progress
+from rtp.core.ports import StateReader
+from rtp.errors import StoreError
+from rtp.metrics import Metrics
+from rtp.release import InService
+
+log = structlog.stdlib.get_logger(__name__)
+MAX_PARTITIONS = 1 << 16
+
+
+class _Meta(msgspec.Struct):
+    partitions: int
+    topic: str
+
+
+class NoNamespace(Exception):
+    """The store does not have the namespace, or its meta cannot be read; the message says what to look at."""
+
+
+def wall_ms() -> int:
+    """This process's clock, in ms since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+class ProgressReader:
+    """Reads the progress of a namespace."""
+
+    def __init__(
+        self,
+        store: StateReader,
+        *,
+        timeout_s: float,
+        ahead_within_ms: float,
+        clock_ms: Callable[[], int] = wall_ms,
+    ) -> None:
+        """`timeout_s` bounds each of the two round trips; `ahead_within_ms` as in `fold_progress`."""
+        self._store = store
+        self._timeout_s = timeout_s
+        self._ahead_within_ms = ahead_within_ms
+        self.clock_ms = clock_ms
+
+    async def read(self, keys: Keys, last: FoldProgress | None) -> tuple[FoldProgress, int]:
+        """The namespace's progress now, and how many progress records were unreadable. `last` is the reading before.
+
+        Raises:
+            NoNamespace: there is no meta under these keys.
+            StoreError: the store did not answer.
+        """
+        meta = (await self._store.read_many([keys.meta], self._timeout_s))[0]
+        if meta is None:
+            if last is None:
+                raise NoNamespace(
+                    f"the store has no {keys.meta}: start UIC on this bundle, or correct RTP_REDIS__PREFIX, "
+                    "RTP_BUNDLE__GENERATION or RTP_BUNDLE__PATH"
+                )
+            partitions, topic = len(last.partitions), last.topic
+        else:
+            partitions, topic = decode_meta(meta, keys)
+        records = await self._store.read_many(
+            [keys.progress(partition) for partition in range(partitions)], self._timeout_s
+        )
+        return fold_progress(records, topic, last, self.clock_ms(), self._ahead_within_ms)
+
+
+def decode_meta(meta: bytes, keys: Keys) -> tuple[int, str]:
+    """N and the topic, as the namespace's meta gives them.
+
+    Raises:
+        NoNamespace: it is not a meta.
+    """
+    try:
+        decoded = msgspec.json.decode(meta, type=_Meta)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise NoNamespace(
+            f"{keys.meta} is not a namespace's meta ({error}): has another program written it?"
+        ) from error
+    if not 1 <= decoded.partitions <= MAX_PARTITIONS:
+        raise NoNamespace(f"{keys.meta}: partitions is {decoded.partitions}, not from 1 to {MAX_PARTITIONS}")
+    return decoded.partitions, decoded.topic
+
+
+class ProgressWatcher:
+    """Keeps the progress of the release in service up to date until cancelled."""
+
+    def __init__(self, in_service: InService, reader: ProgressReader, metrics: Metrics, *, every_s: float) -> None:
+        self._in_service = in_service
+        self._reader = reader
+        self._metrics = metrics
+        self._every_s = every_s
+        self.trouble: str | None = "the store has not been read yet"
+        """Why the last reading failed, None if it did not."""
+
+    async def run(self) -> None:
+        """Read now and then every `every_s` seconds (ten times as often until the first success), forever."""
+        while True:
+            await self.look()
+            await asyncio.sleep(self._every_s if self._in_service.current.progress else self._every_s / 10)
+
+    async def look(self) -> None:
+        """Read once. Never raises for what the store does."""
+        release = self._in_service.current
+        try:
+            progress, unreadable = await self._reader.read(release.keys, release.progress)
+        except (StoreError, NoNamespace) as error:
+            self._failed(f"{type(error).__name__}: {error}")
+            return
+        if self.trouble:
+            log.info("progress is read", namespace=release.keys.namespace, partitions=len(progress.partitions))
+        self.trouble = None
+        self._in_service.learn(release.keys, progress)
+        now_ms = self._reader.clock_ms()
+        oldest = progress.oldest_ms(now_ms)
+        self._metrics.store_up.set(1)
+        self._metrics.partition_age.set(math.nan if oldest is None else oldest / 1000)
+        self._metrics.clock_skew.set(progress.ahead_ms(now_ms) / 1000)
+        self._metrics.unreadable_progress.inc(unreadable)
+
+    def _failed(self, trouble: str) -> None:
+        if trouble != self.trouble:
+            log.warning("progress cannot be read", reason=trouble)
+        self.trouble = trouble
+        self._metrics.store_up.set(0)

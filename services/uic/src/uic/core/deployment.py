@@ -1,0 +1,136 @@
+"""What must hold of a deployment before UIC starts, as functions from gathered facts to findings. The preflight refuses
+to start on a failed one; the doctor prints them among its own.
+
+FAIL means that UIC would stop, refuse to start or write wrong states; WARN means that it works, with less safety than
+the design promises. A fact that could not be gathered is None, and the check says so instead of passing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+NO_ANSWER_FIX = "permit this user to read it, or check the value on the server by hand"
+DAY_MS = 24 * 3600 * 1000
+
+
+class Verdict(StrEnum):
+    """The result of a check."""
+
+    OK = "OK"
+    WARN = "WARN"
+    FAIL = "FAIL"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    check: str
+    verdict: Verdict
+    seen: str
+    fix: str = ""
+    """Empty exactly when the verdict is OK."""
+
+
+def ok(check: str, seen: str) -> Finding:
+    """All is well."""
+    return Finding(check, Verdict.OK, seen)
+
+
+def warn(check: str, seen: str, fix: str) -> Finding:
+    """Works, with less safety."""
+    return Finding(check, Verdict.WARN, seen, fix)
+
+
+def fail(check: str, seen: str, fix: str) -> Finding:
+    """Would stop, or do harm."""
+    return Finding(check, Verdict.FAIL, seen, fix)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopicFacts:
+    """One topic: its partitions, and its settings by name; `config` is None if the broker does not report them."""
+
+    name: str
+    partitions: int
+    replicas: int
+    """The smallest replica count of its partitions."""
+    leaderless: int
+    """Partitions without a leader now."""
+    config: Mapping[str, str] | None
+
+    def number(self, name: str) -> int | None:
+        """A numeric setting, None if unknown."""
+        value = (self.config or {}).get(name)
+        return None if value is None else int(value)
+
+    @property
+    def policies(self) -> frozenset[str]:
+        """`cleanup.policy`, as a set."""
+        return frozenset(p.strip() for p in (self.config or {}).get("cleanup.policy", "").split(",") if p.strip())
+
+
+def topic_exists(name: str, topic: TopicFacts | None, create: str) -> Finding:
+    """The topic exists, with a leader for each partition. `create` is the command that creates it."""
+    check = f"topic {name}"
+    if topic is None:
+        return fail(check, "does not exist", create)
+    if topic.leaderless:
+        return fail(check, f"{topic.leaderless} partitions have no leader", "bring the missing brokers back")
+    return ok(check, f"{topic.partitions} partitions, {topic.replicas} replicas")
+
+
+def partition_count(topic: TopicFacts, partitions: int) -> Finding:
+    """The topic has N partitions, which must never change: users' keys in the store depend on it."""
+    check = f"partitions of {topic.name}"
+    if topic.partitions != partitions:
+        return fail(
+            check,
+            f"{topic.partitions}, the setting says {partitions}",
+            "set UIC_KAFKA__PARTITIONS to the topic's count if this namespace is new; a topic that has grown must be "
+            "replaced by a new topic and a new generation",
+        )
+    return ok(check, str(partitions))
+
+
+def log_cleanup(topic: TopicFacts) -> Finding:
+    """The event log is never compacted: compaction keeps one event a user."""
+    check = f"cleanup.policy of {topic.name}"
+    if topic.config is None:
+        return warn(check, "the broker does not report it", NO_ANSWER_FIX)
+    if topic.policies != {"delete"}:
+        return fail(
+            check,
+            ",".join(sorted(topic.policies)) or "empty",
+            f"kafka-configs.sh --alter --topic {topic.name} --add-config cleanup.policy=delete; "
+            "events that were compacted away are gone",
+        )
+    return ok(check, "delete")
+
+
+def log_retention(topic: TopicFacts) -> Finding:
+    """The log reaches back as far as a rebuild must: unlimited, unless chosen otherwise."""
+    check = f"retention of {topic.name}"
+    time_ms, size = topic.number("retention.ms"), topic.number("retention.bytes")
+    if time_ms is None:
+        return warn(check, "the broker does not report it", NO_ANSWER_FIX)
+    fix = (
+        f"kafka-configs.sh --alter --topic {topic.name} --add-config retention.ms=-1,retention.bytes=-1, "
+        "or accept that a rebuild restores no more than this"
+    )
+    if time_ms < 0 and (size is None or size < 0):
+        return ok(check, "unlimited")
+    limits = [f"{time_ms / DAY_MS:.1f} days"] if time_ms >= 0 else []
+    if size is not None and size >= 0:
+        limits.append(f"{size} bytes a partition")
+    return warn(check, " and ".join(limits), fix)
+
+
+def creation(topic: str, partitions: int, policy: str) -> str:
+    """The command that creates a topic as UIC wants it."""
+    forever = " --config retention.ms=-1" if policy == "delete" else ""
+    return (
+        f"kafka-topics.sh --create --topic {topic} --partitions {partitions} --config cleanup.policy={policy}{forever}"
+    )

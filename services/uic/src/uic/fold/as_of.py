@@ -1,0 +1,86 @@
+"""As-of times: ask the broker where the log ends and the store what time it is, and say in the store that idle
+partitions are caught up. Busy ones say so with their batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mimn.state import encode_progress
+from uic.core.advance import CaughtUp, advance, as_of
+from uic.core.commit import Commit
+from uic.core.ports import Described, Log, StateStore
+from uic.errors import StoreUnavailable
+from uic.fold.health import Health
+from uic.fold.session import Attempt, Reading, Sessions
+from uic.fold.settlement import Settlement
+from uic.metrics import Metrics
+
+
+class AsOf:
+    """Owned by the fold thread."""
+
+    def __init__(
+        self,
+        *,
+        store: StateStore,
+        event_log: Log,
+        sessions: Sessions,
+        settlement: Settlement,
+        health: Health,
+        interval_s: float,
+        metrics: Metrics,
+    ) -> None:
+        """`interval_s`: how often broker and store are asked."""
+        self._store = store
+        self._log = event_log
+        self._sessions = sessions
+        self._settlement = settlement
+        self._health = health
+        self._interval_s = interval_s
+        self._metrics = metrics
+        self._due = 0.0
+        self._ahead_ms: int | None = None
+        """Our clock less the store's; None until they were compared."""
+
+    def ask(self, now: float, wall_s: Callable[[], float]) -> None:
+        """Ask the broker now and then where the log ends, and the store what time it is (`wall_s` says it of ours)."""
+        if now < self._due:
+            return
+        self._due = now + self._interval_s
+        asked_s = wall_s()
+        try:
+            stores_ms = self._store.time_ms()
+        except StoreUnavailable as error:
+            self._health.store_failed("time", error, [], now)
+        else:
+            self._ahead_ms = round(500 * (asked_s + wall_s())) - stores_ms  # half of the way there and back
+            self._metrics.clock_skew.set(self._ahead_ms / 1000)
+        reading = {s.partition: s.tag for s in self._sessions.of(Reading)}
+        if reading:
+            self._log.describe(reading)
+
+    def described(self, reading: Reading, message: Described) -> None:
+        """The broker answered."""
+        if self._ahead_ms is not None:
+            reading.caught_up = CaughtUp(message.log_end, as_of(message.asked_ms, self._ahead_ms))
+
+    def refresh(self, now: float) -> None:
+        """Partitions that are caught up and idle say so in the store."""
+        attempts = []
+        for reading in self._sessions.of(Reading):
+            caught_up = reading.caught_up
+            if caught_up is None or not reading.folds or reading.pending or reading.due > now:
+                continue
+            if reading.position < caught_up.end:
+                continue
+            after = advance(
+                reading.progress,
+                writer=reading.hold.writer,
+                last=None,
+                position=reading.position,
+                caught_up=caught_up,
+            )
+            commit = Commit(reading.partition, reading.known, encode_progress(after))
+            attempts.append((reading, Attempt(commit, after)))
+        self._settlement.advise(self._settlement.commit(attempts, now))

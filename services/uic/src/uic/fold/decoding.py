@@ -1,0 +1,138 @@
+"""Step 2 of the protocol: which records are folded next, as batches of operations. Records that are no events go to the
+dead letters, and a batch stays in hand until all of its own are acknowledged.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from uic.core.letters import Letter
+from uic.core.ordering import LARGE, Batch, Bounds, Front, OutOfOrder, decode, take
+from uic.core.ports import DeadLetters
+from uic.core.routing import MisroutedWindow
+from uic.core.takeup import BrokenReason
+from uic.fold.health import Health
+from uic.fold.session import InHand, Reading, Sending, Sessions
+from uic.fold.take_up import TakeUp, Topic
+from uic.logs import say
+from uic.metrics import Metrics
+from uic.settings import FoldSettings
+
+log = logging.getLogger("uic.fold.decoding")
+
+SHORT_WAVES = 64
+"""Waves of a large batch while other partitions are nearly caught up: their events wait until it is folded, and a user
+who floods can make it a run of waves that carry an event each. A backlog in every partition is folded as fast as
+possible: batches this short take a sixth longer."""
+
+
+class Decoding:
+    """Chooses records, decodes them and delivers dead letters. Owned by the fold thread."""
+
+    def __init__(
+        self,
+        *,
+        topic: Topic,
+        dead_letters: DeadLetters,
+        sessions: Sessions,
+        take_up: TakeUp,
+        health: Health,
+        settings: FoldSettings,
+        metrics: Metrics,
+    ) -> None:
+        """`settings` bound the batches."""
+        self._topic = topic
+        self._dead_letters = dead_letters
+        self._sessions = sessions
+        self._take_up = take_up
+        self._health = health
+        self._settings = settings
+        self._metrics = metrics
+        self._bounds = Bounds(settings.max_states, settings.max_waves, settings.max_states * settings.max_waves)
+        self._short_bounds = replace(self._bounds, max_waves=min(settings.max_waves, SHORT_WAVES))
+        self._misrouted = MisroutedWindow(settings.misrouted_share)
+
+    def batches(self, large: bool, now: float) -> list[tuple[Reading, Batch]]:
+        """Batches to fold now, of partitions in turn that have many records pending (`large`), or few."""
+        shared = large and any(s.folds and len(s.pending) < LARGE for s in self._sessions.of(Reading))
+        bounds = self._short_bounds if shared else self._bounds
+        chosen: list[Reading] = []
+        new: list[tuple[Reading, Front]] = []
+        records = 0
+        for reading in self._sessions.in_turn():
+            if not isinstance(reading, Reading) or not reading.ready(now) or (len(reading.pending) >= LARGE) != large:
+                continue
+            if reading.in_hand is not None:
+                records += len(reading.in_hand.batch.records)
+            elif (front := self._take(reading, bounds, now)) is not None:
+                new.append((reading, front))
+                records += len(front.records)
+            else:
+                continue
+            chosen.append(reading)
+            if records >= self._settings.max_records:
+                break
+        if new:
+            self._decode(new)
+        in_hand = [(reading, reading.in_hand) for reading in chosen]
+        return [(r, held.batch) for r, held in in_hand if held is not None and self._delivered(r, held, now)]
+
+    def _take(self, reading: Reading, bounds: Bounds, now: float) -> Front | None:
+        try:
+            return take(
+                reading.pending,
+                floor=reading.progress.next_offset,
+                partition=reading.partition,
+                partitions=self._topic.partitions,
+                known=reading.hold.shelf.rows,
+                erased=reading.erased,
+                bounds=bounds,
+            )
+        except OutOfOrder as error:
+            say(log, logging.ERROR, "records out of order", partition=reading.partition, detail=str(error))
+            self._sessions.restart(reading, now, delay_s=self._settings.retry_interval_s)
+            return None
+
+    def _decode(self, fronts: list[tuple[Reading, Front]]) -> None:
+        """Take batches in hand. A partition stops whose producers put too many records where they do not belong, except
+        for records that an operator has accepted."""
+        for (reading, _), batch in zip(fronts, decode([front for _, front in fronts]), strict=True):
+            misrouted = batch.misrouted_from(reading.progress.misrouted_to)
+            if self._misrouted.exceeded_by(misrouted):
+                share = f"{self._settings.misrouted_share:.0%}"
+                self._take_up.stop(
+                    reading,
+                    BrokenReason.MISROUTED,
+                    f"more than {share} of the last records do not lie in their key's partition; producers must "
+                    "partition by murmur2 (librdkafka: partitioner=murmur2_random)",
+                )
+                continue
+            self._misrouted.add(len(batch.records), misrouted)
+            reading.in_hand = InHand(batch)
+
+    def _delivered(self, reading: Reading, held: InHand, now: float) -> bool:
+        """Whether all of the batch's dead letters are acknowledged; sends those that were not sent yet."""
+        rejected, records = held.batch.rejected, held.batch.records
+        sending, held.sending = held.sending, None
+        if sending is not None:
+            error = sending.delivery.error
+            if error is not None:
+                reading.reason = f"dead_letters: {error}"
+                reading.due = now + self._settings.retry_interval_s
+                self._health.degrade("dead_letters", f"dead_letter_topic_unavailable: {error}")
+                say(log, logging.WARNING, "dead letters away", partition=reading.partition, detail=error)
+                return False
+            for _, reason in rejected[held.acknowledged : sending.upto]:
+                self._metrics.dead_letters.labels(reason.value).inc()
+            held.acknowledged = sending.upto
+            reading.reason = ""
+            self._health.recover("dead_letters")
+        if held.acknowledged == len(rejected):
+            return True
+        letters = [
+            Letter.of(records[at], reason, self._topic.name, reading.partition)
+            for at, reason in rejected[held.acknowledged :]
+        ]
+        held.sending = Sending(self._dead_letters.send(letters), len(rejected))
+        return False

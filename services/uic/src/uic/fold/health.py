@@ -1,0 +1,157 @@
+"""What the fold says about itself: whether it serves, what is degraded, and the gauges of its partitions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+
+from prometheus_client import Gauge
+
+from uic.core.status import STARTING, PartitionStatus, Phase, Status
+from uic.errors import StoreUnavailable
+from uic.fold.session import Broken, Claiming, Lost, Reading, Session, Sessions, TakingUp
+from uic.logs import say
+from uic.metrics import Metrics
+
+log = logging.getLogger("uic.fold.health")
+
+INTERVAL_S = 0.2
+
+
+class Health:
+    """Owned by the fold thread, except for `status`, which is replaced whole and may be read from any."""
+
+    def __init__(self, sessions: Sessions, metrics: Metrics, retry_interval_s: float) -> None:
+        """Not yet a member of the group."""
+        self._sessions = sessions
+        self._metrics = metrics
+        self._retry_interval_s = retry_interval_s
+        self._degraded: dict[str, str] = {}
+        self._due = 0.0
+        self._lag: set[int] = set()
+        self._as_of: set[int] = set()
+        self.stopped = ""
+        """Why nothing is folded any more; empty while all is well. Only a restart of the process ends it."""
+        self.not_joined = "starting: not yet a member of the group"
+        """Why this process is no working member of the group; empty while it is one."""
+        self.status = STARTING
+
+    def degrade(self, what: str, reason: str) -> None:
+        """`what` does not work, which is no reason to stop serving."""
+        self._degraded[what] = reason
+
+    def recover(self, what: str) -> bool:
+        """`what` works; True if it did not before."""
+        return self._degraded.pop(what, None) is not None
+
+    def store_failed(self, operation: str, error: StoreUnavailable, sessions: Iterable[Session], now: float) -> None:
+        """The store did not answer: try again later."""
+        self._metrics.store_failures.labels(operation).inc()
+        if "store" not in self._degraded:
+            say(log, logging.WARNING, "store away", operation=operation, detail=error.detail)
+        self.degrade("store", f"store_unavailable: {error.detail}")
+        for session in sessions:
+            session.due = now + self._retry_interval_s
+
+    def store_answered(self) -> None:
+        """The store works."""
+        if self.recover("store"):
+            say(log, logging.INFO, "store back")
+
+    def stop(self, reason: str) -> None:
+        """Fold nothing any more, and say why; the events wait in the log. Only a restart ends it."""
+        if not self.stopped:
+            self.stopped = reason
+            say(log, logging.ERROR, "consumption stopped", reason=reason)
+            for session in self._sessions:
+                self._sessions.park(session.partition)
+                session.reason = reason
+        self.changed()
+
+    def changed(self) -> None:
+        """Publish at the end of this turn."""
+        self._due = 0.0
+
+    def drain(self) -> None:
+        """Say that the end is near."""
+        self.status = Status(False, ("draining",), self.status.partitions)
+
+    def publish(self, now: float) -> None:
+        """Renew the status and the gauges, a few times a second."""
+        if now < self._due:
+            return
+        self._due = now + INTERVAL_S
+        sessions = sorted(self._sessions, key=lambda session: session.partition)
+        broken = [f"{s.reason} (partition {s.partition})" for s in sessions if isinstance(s, Broken)]
+        reasons = [*([self.stopped] if self.stopped else []), *broken]
+        not_joined = [self.not_joined] if self.not_joined else []
+        held = ranges(s.partition for s in sessions if isinstance(s, Reading) and s.held)
+        behind = [f"open_transaction: the newest records of partitions {held} wait for it to end"] if held else []
+        views = tuple(map(_view, sessions))
+        self.status = Status(
+            not reasons and not not_joined, (*reasons, *not_joined, *self._degraded.values(), *behind), views
+        )
+        phases = dict.fromkeys(Phase, 0)
+        for view in views:
+            phases[view.phase] += 1
+        for phase, n in phases.items():
+            self._metrics.partitions.labels(phase.value).set(n)
+        self._lag = _show(self._metrics.lag, {v.partition: v.lag for v in views if v.lag is not None}, self._lag)
+        as_of = {v.partition: v.as_of_ms / 1000 for v in views if v.as_of_ms}
+        self._as_of = _show(self._metrics.as_of, as_of, self._as_of)
+        self._metrics.cache_states.set(len(self._sessions.cache))
+        self._metrics.queued_records.set(sum(len(s.pending) for s in sessions if isinstance(s, Reading)))
+
+
+def phase_of(session: Session) -> Phase:
+    """As operators see it."""
+    match session:
+        case TakingUp():
+            return Phase.TAKING_UP
+        case Claiming() | Reading() if session.unsure is not None:
+            return Phase.UNSURE
+        case Claiming():
+            return Phase.CLAIMING
+        case Reading():
+            return Phase.FOLDING if session.verify is None else Phase.VERIFYING
+        case Lost():
+            return Phase.OWNERSHIP_LOST
+        case _:
+            return Phase.BROKEN
+
+
+def _view(session: Session) -> PartitionStatus:
+    p = session.progress
+    held = isinstance(session, Reading) and session.held
+    return PartitionStatus(
+        partition=session.partition,
+        phase=phase_of(session),
+        reason=session.reason or ("the newest records wait for an open transaction to end" if held else ""),
+        next_offset=None if p is None else p.next_offset,
+        end_offset=session.end,
+        as_of_ms=None if p is None else p.as_of_ms,
+        lineage=None if p is None else p.lineage,
+        era=None if p is None else p.era,
+        base=None if p is None else p.base,
+        gaps=None if p is None else p.gaps,
+    )
+
+
+def _show(gauge: Gauge, values: Mapping[int, float], shown: set[int]) -> set[int]:
+    """Set a gauge by partition, and remove what it showed of others; the partitions that it shows now."""
+    for partition, value in values.items():
+        gauge.labels(partition).set(value)
+    for partition in shown - values.keys():
+        gauge.remove(partition)
+    return set(values)
+
+
+def ranges(partitions: Iterable[int]) -> str:
+    """Partitions as people write them: `0-3,7`."""
+    runs: list[list[int]] = []
+    for p in sorted(partitions):
+        if runs and runs[-1][1] == p - 1:
+            runs[-1][1] = p
+        else:
+            runs.append([p, p])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)

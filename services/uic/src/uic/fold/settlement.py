@@ -1,0 +1,250 @@
+"""What becomes of commits: adopted once the store has them; else what is stored instead is judged and obeyed.
+
+Written                  adopt
+Refused, ours            an earlier try had arrived: adopt
+Refused, ahead of us or  ownership lost: wait for the next assignment, or for the coordinator to accept an offset
+  of another writer        commit of ours
+Refused, behind, absent  the store lost writes: take the partition up again, from what is stored
+NoAnswer                 unsure: read progress until it is one of the above, or unchanged: then commit again
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from uic.core.commit import NoAnswer, StatesLost, Verdict, Written, judge
+from uic.core.ports import Log, StateStore
+from uic.errors import NotOurs, StoreUnavailable
+from uic.fold.health import Health
+from uic.fold.rounds import Rounds
+from uic.fold.session import Attempt, Claiming, FoldedBatch, Lost, Reading, Sessions
+from uic.logs import say
+from uic.metrics import Metrics
+from uic.settings import FoldSettings
+
+log = logging.getLogger("uic.fold.settlement")
+
+COORDINATOR_INTERVAL_S = 5.0
+Writing = Claiming | Reading
+"""The phases that write."""
+W = TypeVar("W", bound=Writing)
+A = TypeVar("A", bound=Attempt)
+
+
+class Settlement:
+    """Steps 5 and 6 of the protocol. Owned by the fold thread."""
+
+    def __init__(
+        self,
+        *,
+        store: StateStore,
+        event_log: Log,
+        rounds: Rounds,
+        sessions: Sessions,
+        health: Health,
+        settings: FoldSettings,
+        metrics: Metrics,
+        after: Callable[[str], None],
+    ) -> None:
+        """`after` hears each step of the protocol when it is done."""
+        self._store = store
+        self._log = event_log
+        self._rounds = rounds
+        self._sessions = sessions
+        self._health = health
+        self._settings = settings
+        self._metrics = metrics
+        self._after = after
+        self._connections = 0
+
+    def commit(self, attempts: Sequence[tuple[W, A]], now: float) -> list[tuple[W, A]]:
+        """Step 5: ask the store to write, and adopt or obey the answers. Returns what is written."""
+        if not attempts:
+            return []
+        answers = self._store.commit([attempt.commit for _, attempt in attempts])
+        self._after("commit")
+        written = []
+        for (session, attempt), answer in zip(attempts, answers, strict=True):
+            if isinstance(answer, Written):
+                self._metrics.commits.labels("ok").inc()
+                self._health.store_answered()
+                self._adopt(session, attempt)
+            elif isinstance(answer, NoAnswer):
+                self._metrics.commits.labels("unknown").inc()
+                session.unsure = attempt
+                session.reason = "the store did not answer a commit"
+                self._health.store_failed("commit", StoreUnavailable(answer.detail), [session], now)
+                continue
+            elif isinstance(answer, StatesLost):
+                self._lost(session, answer)
+                continue
+            elif not self._obey(session, attempt, judge(answer.stored, session.known, attempt.commit.progress), now):
+                continue
+            written.append((session, attempt))
+        return written
+
+    def _lost(self, session: Writing, answer: StatesLost) -> None:
+        """The batch stays in hand; what is folded again of these users is marked as incomplete."""
+        self._metrics.lost_states.inc(len(answer.users))
+        say(log, logging.ERROR, "states lost", partition=session.partition, users=len(answer.users))
+        session.unsure = None
+        if isinstance(session, Reading) and session.in_hand is not None:
+            session.in_hand.lost |= set(answer.users)
+
+    def advise(self, written: Sequence[tuple[Writing, Attempt]]) -> None:
+        """Step 6: tell the group coordinator where the partitions stand."""
+        if written:
+            self._log.advise({session.partition: attempt.progress.next_offset for session, attempt in written})
+            self._after("advise")
+
+    def go_on(self, now: float) -> None:
+        """What is due by the clock: commits without an answer, lost partitions, progress to read back."""
+        self._find_out(now)
+        self._ask_who_owns(now)
+        self._read_back(now)
+
+    def accepted(self, partitions: Sequence[int], now: float) -> None:
+        """The group coordinator took an offset commit of ours: it says that we own these."""
+        for partition in partitions:
+            session = self._sessions.get(partition)
+            if isinstance(session, Lost):
+                say(log, logging.INFO, "the group says that we own it", partition=partition)
+                self._sessions.restart(session, now)
+
+    def _adopt(self, session: Writing, attempt: Attempt) -> None:
+        """The store has it: it is what the session knows from now on."""
+        session.unsure = None
+        session.known = attempt.commit.progress
+        session.reason = ""
+        if isinstance(session, Claiming):
+            session.claimed = True
+            return
+        session.progress = attempt.progress
+        if session.caught_up is not None and attempt.progress.next_offset >= session.caught_up.end:
+            session.caught_up = None
+        if isinstance(attempt, FoldedBatch):
+            self._rounds.keep(session, attempt)
+            records = len(attempt.part.batch.records)
+            del session.pending[:records]
+            session.in_hand = None
+            self._log.took(session.tag, records)
+            self._count(attempt)
+
+    def _obey(self, session: Writing, attempt: Attempt | None, verdict: Verdict, now: float) -> bool:
+        """Do what a stored record that is not the known one asks for; True if the attempt turned out written."""
+        if verdict is Verdict.OURS and attempt is not None:
+            self._metrics.commits.labels("arrived_before").inc()
+            self._adopt(session, attempt)
+            return True
+        say(log, logging.WARNING, "stored progress differs", partition=session.partition, verdict=verdict.value)
+        if verdict is Verdict.OWNERSHIP_LOST:
+            self._metrics.commits.labels("ownership_lost").inc()
+            self._lose(session, now)
+            return False
+        if verdict is Verdict.STORE_BEHIND:
+            self._metrics.commits.labels("store_behind").inc()
+            self._metrics.rewinds.inc()
+        self._sessions.restart(session, now)
+        return False
+
+    def _lose(self, session: Writing, now: float) -> None:
+        if isinstance(session, Claiming) and session.resolution is not None:
+            session.resolution.refuse(NotOurs(f"another process has written partition {session.partition}"))
+            session.resolution = None
+        again = self._sessions.restart(session, now)
+        self._sessions.put(
+            Lost(
+                hold=again.hold,
+                due=now + COORDINATOR_INTERVAL_S,
+                reason="another process wrote this partition's progress",
+                progress=session.progress,
+            )
+        )
+
+    def _find_out(self, now: float) -> None:
+        """What became of commits without an answer."""
+        unsure = [
+            (session, session.unsure)
+            for session in self._sessions
+            if isinstance(session, Writing) and session.unsure is not None and session.due <= now
+        ]
+        again, written = [], []
+        stored = self._stored([session for session, _ in unsure], now)
+        for session, attempt in unsure if stored else []:
+            record = stored[session.partition]
+            verdict = judge(record, session.known, attempt.commit.progress)
+            if verdict is Verdict.UNCHANGED and not record:
+                # A claim that others may have seen, built upon and lost again: a lineage begins from nothing once.
+                self._sessions.restart(session, now)
+            elif verdict is Verdict.UNCHANGED:
+                again.append((session, attempt))
+            elif self._obey(session, attempt, verdict, now):
+                written.append((session, attempt))
+        self.advise(written + self.commit(again, now))
+
+    def _ask_who_owns(self, now: float) -> None:
+        for session in self._sessions.of(Lost):
+            if session.due <= now:
+                session.due = now + COORDINATOR_INTERVAL_S
+                self._log.advise({session.partition: session.progress.next_offset})
+
+    def _read_back(self, now: float) -> None:
+        """Whether the store still has what it acknowledged, for partitions that write nothing now."""
+        connections = self._store.connections
+        reconnected, self._connections = connections != self._connections, connections
+        due = [
+            reading
+            for reading in self._sessions.of(Reading)
+            if reading.unsure is None and reading.due <= now and (reconnected or reading.read_back_due <= now)
+        ]
+        stored = self._stored(due, now)
+        for reading in due if stored else []:
+            reading.read_back_due = now + self._settings.read_back_interval_s
+            verdict = judge(stored[reading.partition], reading.known, None)
+            if verdict is not Verdict.UNCHANGED:
+                self._obey(reading, None, verdict, now)
+
+    def _stored(self, sessions: Sequence[Writing], now: float) -> dict[int, bytes]:
+        """The stored progress of these, nothing if there are none or the store does not answer."""
+        if not sessions:
+            return {}
+        try:
+            stored = self._store.read_progress([session.partition for session in sessions])
+        except StoreUnavailable as error:
+            self._health.store_failed("read_back", error, sessions, now)
+            return {}
+        self._health.store_answered()
+        return stored
+
+    def _count(self, written: FoldedBatch) -> None:
+        batch, part, m = written.part.batch, written.part, self._metrics
+        states = len(written.commit.values)
+        erasures = len(batch.items) - int(np.count_nonzero(batch.items))
+        for outcome, n in (
+            ("folded", len(batch.items) - erasures - part.already_folded),
+            ("erased", erasures),
+            ("dead_letter", len(batch.rejected)),
+            ("already_folded", part.already_folded),
+            ("erased_later", batch.erased_later),
+        ):
+            if n:
+                m.records.labels(outcome).inc(n)
+        m.unknown_fields.inc(batch.extended)
+        m.batch_records.observe(len(batch.records))
+        m.batch_states.observe(states)
+        if log.isEnabledFor(logging.DEBUG):
+            say(
+                log,
+                logging.DEBUG,
+                "batch",
+                partition=batch.partition,
+                first=batch.records[0].offset,
+                last=batch.records[-1].offset,
+                records=len(batch.records),
+                states=states,
+                dead_letters=len(batch.rejected),
+            )

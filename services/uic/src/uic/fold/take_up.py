@@ -1,0 +1,272 @@
+"""Taking partitions up: look up what is stored, ask the log for its bounds, decide (`core.takeup`), read the erasures
+if it is a replay, store progress that is new, and begin to read. An operator's decision about a broken partition is
+one more way to begin.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mimn.state import encode_progress
+from uic.core.commit import Commit
+from uic.core.ports import Erasures, Log, StateStore
+from uic.core.takeup import (
+    Begin,
+    BrokenReason,
+    CannotContinue,
+    LogBounds,
+    Mint,
+    accept_misrouted,
+    continue_broken,
+    new_lineage,
+    take_up,
+)
+from uic.core.takeup import Broken as Stop
+from uic.errors import InvalidField, LogUnavailable, NamespaceConflict, NotBroken, NotOurs, StoreUnavailable
+from uic.fold.health import Health, phase_of
+from uic.fold.session import Attempt, Broken, Claiming, Reading, Resolution, Sessions, TakingUp
+from uic.fold.settlement import Settlement
+from uic.logs import say
+from uic.metrics import Metrics
+from uic.settings import FoldSettings
+
+log = logging.getLogger("uic.fold.take_up")
+
+REPLAY_RECORDS = 10_000
+"""A partition this far behind is replaying, and reads the erasures first; nearer ones reach them soon enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """The log that is folded."""
+
+    name: str
+    partitions: int
+    start: Literal["earliest", "latest"] = "earliest"
+
+
+class TakeUp:
+    """From an assigned partition to one that is read. Owned by the fold thread."""
+
+    def __init__(
+        self,
+        *,
+        topic: Topic,
+        store: StateStore,
+        event_log: Log,
+        erasures: Erasures,
+        sessions: Sessions,
+        settlement: Settlement,
+        health: Health,
+        settings: FoldSettings,
+        metrics: Metrics,
+        random_id: Callable[[], int],
+        identify: Callable[[str], None],
+    ) -> None:
+        """`random_id` gives lineages their ids; `identify` hears the store's identity whenever it is looked up."""
+        self._topic = topic
+        self._store = store
+        self._log = event_log
+        self._erasures = erasures
+        self._sessions = sessions
+        self._settlement = settlement
+        self._health = health
+        self._settings = settings
+        self._metrics = metrics
+        self._random_id = random_id
+        self._identify = identify
+
+    def obey(self, resolutions: deque[Resolution], now: float) -> None:
+        """Begin what operators decided; tell them at once what cannot be done."""
+        while resolutions:
+            resolution = resolutions.popleft()
+            partition = resolution.partition
+            if resolution.outcome.cancelled():
+                continue
+            session = self._sessions.get(partition)
+            if session is None:
+                resolution.refuse(NotOurs(f"partition {partition} is not assigned to this process"))
+            elif not isinstance(session, Broken):
+                resolution.refuse(NotBroken(f"partition {partition} is not stopped: it is {phase_of(session)}"))
+            elif session.cause is BrokenReason.MISROUTED and (
+                resolution.action != "continue" or resolution.from_offset is not None
+            ):
+                resolution.refuse(
+                    InvalidField(
+                        "the partition stopped because of misrouted records: correct the producers, then continue "
+                        "without an offset, and what is misrouted so far goes to the dead letters"
+                    )
+                )
+            else:
+                say(log, logging.WARNING, "operator", partition=partition, action=resolution.action)
+                resolution.about = session.cause
+                self._sessions.restart(session, now).resolution = resolution
+
+    def go_on(self, now: float) -> None:
+        """What is due by the clock."""
+        self._look_up(now)
+        self._claim(now)
+
+    def not_described(self, tags: Sequence[int], detail: str, now: float) -> None:
+        """The log did not answer: ask again later."""
+        for session in self._sessions.of(TakingUp):
+            if session.tag in tags:
+                session.stored = None
+                session.due = now + self._settings.retry_interval_s
+                session.reason = f"the log does not answer: {detail}"
+
+    def described(self, session: TakingUp, bounds: LogBounds, now: float) -> None:
+        """The log answered: decide."""
+        if session.stored is None:
+            return
+        begin = self._decide(session, session.stored, bounds)
+        if isinstance(begin, Stop):
+            if session.resolution is not None:
+                session.resolution.refuse(InvalidField(f"the log is broken ({begin.reason}): decide about that"))
+            self.stop(session, begin.reason)
+            return
+        progress = begin.progress
+        self._metrics.take_ups.labels(begin.kind).inc()
+        say(
+            log,
+            logging.WARNING if begin.kind in ("gap", "continued") else logging.INFO,
+            "taken up",
+            partition=session.partition,
+            kind=begin.kind,
+            next_offset=progress.next_offset,
+            end=bounds.end,
+            lineage=f"{progress.lineage:016x}",
+            era=progress.era,
+        )
+        if begin.kind == "gap" or (begin.kind == "new" and progress.base > 0 and self._topic.start == "earliest"):
+            self._metrics.gaps.inc()
+            say(log, logging.ERROR, "data gap", partition=session.partition, complete_from=progress.complete_from)
+        untouched = progress.next_offset == progress.base
+        self._sessions.put(
+            Claiming(
+                hold=session.hold,
+                due=now,
+                end=bounds.end,
+                progress=progress,
+                begin=begin,
+                known=session.stored,
+                claimed=not begin.store_first,
+                resolution=session.resolution,
+                wants_erasures=untouched or bounds.end - progress.next_offset > REPLAY_RECORDS,
+            )
+        )
+
+    def stop(self, session: TakingUp | Reading, cause: BrokenReason, detail: str = "") -> None:
+        """Read no more of a partition until an operator has decided."""
+        self._log.park(session.partition)
+        named = cause.value if cause is BrokenReason.MISROUTED else f"broken_log: {cause}"
+        self._sessions.put(
+            Broken(
+                hold=session.hold,
+                reason=": ".join(part for part in (named, detail) if part),
+                end=session.end,
+                progress=session.progress,
+                cause=cause,
+            )
+        )
+        self._metrics.take_ups.labels("broken").inc()
+        say(log, logging.ERROR, "broken log", partition=session.partition, reason=cause.value, detail=detail)
+        self._health.changed()
+
+    def _look_up(self, now: float) -> None:
+        """Read what is stored of new sessions, and ask the log for their bounds."""
+        new = [s for s in self._sessions.of(TakingUp) if s.stored is None and s.due <= now]
+        if not new:
+            return
+        try:
+            self._identify(self._store.claim_namespace(self._topic.partitions, self._topic.name))
+            stored = self._store.read_progress([s.partition for s in new])
+        except NamespaceConflict as error:
+            self._health.stop(f"namespace: {error.detail}")
+            return
+        except StoreUnavailable as error:
+            self._health.store_failed("read_progress", error, new, now)
+            return
+        self._health.store_answered()
+        for session in new:
+            session.stored = stored[session.partition]
+        self._log.describe({s.partition: s.tag for s in new})
+
+    def _decide(self, session: TakingUp, stored: bytes, bounds: LogBounds) -> Begin | Stop:
+        mint = Mint(self._topic.partitions, self._topic.start, self._random_id(), session.hold.writer)
+        if session.resolution is not None and session.resolution.outcome.cancelled():
+            session.resolution = None
+        resolution = session.resolution
+        if resolution is None:
+            return take_up(stored, bounds, mint)
+        if resolution.about is BrokenReason.MISROUTED:
+            return accept_misrouted(stored, bounds, mint)
+        if resolution.action == "rebuild":
+            return new_lineage(bounds, mint)
+        try:
+            return continue_broken(stored, bounds, mint, resolution.from_offset)
+        except CannotContinue as error:
+            resolution.refuse(InvalidField(str(error)))
+            session.resolution = None
+            return take_up(stored, bounds, mint)
+
+    def _claim(self, now: float) -> None:
+        """Before the first record: read the erasures if it is a replay, and store progress that is new."""
+        ready = [s for s in self._sessions.of(Claiming) if s.unsure is None and s.due <= now]
+        if not ready:
+            return
+        if not self._read_erasures([s for s in ready if s.wants_erasures], now):
+            ready = [s for s in ready if not s.wants_erasures]
+        claims = [(s, _claim_of(s)) for s in ready if not s.claimed]
+        self._settlement.advise(self._settlement.commit(claims, now))
+        begun = [session for session in ready if session.claimed]
+        for session in begun:
+            self._begin_reading(session, now)
+        if begun:
+            self._log.describe({s.partition: s.tag for s in begun})  # so that an idle one soon knows it is caught up
+
+    def _read_erasures(self, replaying: list[Claiming], now: float) -> bool:
+        by_topic: dict[bytes, list[Claiming]] = {}
+        for session in replaying:
+            by_topic.setdefault(session.progress.topic_id, []).append(session)
+        for topic_id, sessions in by_topic.items():
+            try:
+                erased = self._erasures.read([s.partition for s in sessions], topic_id)
+            except LogUnavailable as error:
+                say(log, logging.WARNING, "erasures cannot be read", detail=error.detail)
+                for session in replaying:
+                    session.due = now + self._settings.retry_interval_s
+                    session.reason = "waiting for the erasures"
+                return False
+            for session in sessions:
+                session.erased = erased[session.partition]
+                session.wants_erasures = False
+        return True
+
+    def _begin_reading(self, session: Claiming, now: float) -> None:
+        begin = session.begin
+        self._sessions.put(
+            Reading(
+                hold=session.hold,
+                due=session.due,
+                end=session.end,
+                progress=session.progress,
+                known=session.known,
+                erased=session.erased,
+                verify=None if begin.witness is None else begin,
+                position=session.progress.next_offset,
+                read_back_due=now + self._settings.read_back_interval_s,
+            )
+        )
+        if session.resolution is not None:
+            session.resolution.fulfil(session.progress)
+        self._log.read(session.partition, session.tag, begin.read_from)
+
+
+def _claim_of(session: Claiming) -> Attempt:
+    record, new = encode_progress(session.progress), session.begin.kind == "new"
+    return Attempt(Commit(session.partition, session.known, record, begins_lineage=new), session.progress)

@@ -1,0 +1,85 @@
+"""What the broker itself says about the topic and the group, asked on a connection of its own.
+
+On the consumer's connection a question would wait behind the open fetch. And what the consumer believes about its
+membership is exactly what is to be checked here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from kafka import KafkaAdminClient, TopicPartition
+from kafka.admin import OffsetSpec
+from kafka.errors import UnsupportedVersionError
+
+from mimn.state import NO_TOPIC_ID
+
+
+@dataclass(frozen=True, slots=True)
+class GroupView:
+    """A consumer group as its coordinator has it."""
+
+    stable: bool
+    """No rebalance is under way, so `members` says who owns what."""
+    members: Mapping[str, frozenset[int]]
+    """Member id → partitions of the topic that it owns."""
+
+
+class BrokerView:
+    """Asks a broker. Seen on 2 busy cores: 0.5 ms a question, of which 0.3 ms are our own CPU."""
+
+    def __init__(self, options: Mapping[str, Any], topic: str, group: str) -> None:
+        """Connects; `options` are a client's.
+
+        Raises:
+            KafkaError: no broker answers.
+        """
+        self._topic = topic
+        self._group = group
+        self._admin = KafkaAdminClient(**options)
+
+    def topic_id(self) -> bytes:
+        """The topic's id as of a moment between call and return; zeros if there is no such topic, or it has no id.
+
+        Raises:
+            KafkaError: no answer.
+        """
+        try:
+            # One partition is enough, and with hundreds the answer takes a hundred times as long to read.
+            (found,) = self._admin.describe_topic_partitions([self._topic], response_partition_limit=1)["topics"]
+        except UnsupportedVersionError:  # brokers before 3.7
+            (found,) = self._admin.describe_topics([self._topic])
+        told = found.get("topic_id")
+        return UUID(str(told)).bytes if told else NO_TOPIC_ID
+
+    def log_ends(self, partitions: Collection[int]) -> dict[int, int]:
+        """Partition → the log's end (high watermark): records of transactions that are still open lie below it.
+
+        Raises:
+            KafkaError: no answer.
+        """
+        wanted = {TopicPartition(self._topic, p): OffsetSpec.LATEST for p in partitions}
+        return {tp.partition: int(at.offset) for tp, at in self._admin.list_partition_offsets(wanted).items()}
+
+    def group(self) -> GroupView | None:
+        """The group; None if the broker does not say, for example because we may not ask.
+
+        Raises:
+            KafkaError: no answer.
+        """
+        found = self._admin.describe_groups([self._group])[self._group]
+        if found["error"] and found["group_state"] != "Dead":  # Dead: no such group, which is an answer
+            return None
+        members = {m["member_id"]: self._owned(m["member_assignment"]) for m in found["members"]}
+        return GroupView(found["group_state"] == "Stable", members)
+
+    def _owned(self, assignment: Any) -> frozenset[int]:
+        topics = assignment["assigned_partitions"] if isinstance(assignment, Mapping) else ()
+        return frozenset(p for each in topics if each["topic"] == self._topic for p in each["partitions"])
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._admin.close()

@@ -1,0 +1,319 @@
+"""All that reaches into kafka-python's private parts, each part behind an assumption that is checked before use.
+
+Two kinds: what the library has no public way to (a position without a network call, fresh metadata, faster reading of
+batches), and repairs of its faults, seen in 3.0.12:
+
+* `_Coordinator`: a finished join is collected, whenever it finishes.
+* `ClaimingAssignor`: a member that joins claims the partitions that it holds.
+* `unblock_paused`: a resumed partition is not silent for ever.
+
+Another version of the library may move any of this, so `check_client` names the first assumption that does not hold.
+Decision 32 says what each repair is for.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from typing import Any, Final
+from uuid import UUID
+
+import kafka
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.cluster import ClusterMetadata
+from kafka.consumer.fetcher import Fetcher, IsolationLevel
+from kafka.consumer.subscription_state import SubscriptionState
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.coordinator.base import BaseCoordinator
+from kafka.coordinator.consumer import ConsumerCoordinator
+from kafka.errors import CorruptRecordError, UnknownTopicOrPartitionError, UnsupportedCodecError
+from kafka.producer.sender import Sender
+from kafka.record.default_records import DefaultRecordBatch
+from kafka.structs import MemberState
+
+from mimn.state import NO_TOPIC_ID
+from uic.errors import UnsuitableClient
+from uic.log.record_batches import BatchRecord, Malformed, UnreadableBatch, read_records
+
+# What is assumed
+
+
+def _uses(function: Any, *names: str) -> bool:
+    """Whether `function` touches attributes of these names."""
+    return set(names) <= set(function.__code__.co_names)
+
+
+def _takes(function: Any, *parameters: str) -> bool:
+    return tuple(inspect.signature(function).parameters)[: len(parameters)] == parameters
+
+
+ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
+    "a consumer has _coordinator, _fetcher, _subscription, _cluster, _net and _manager": lambda: _uses(
+        KafkaConsumer.__init__, "_coordinator", "_fetcher", "_subscription", "_cluster", "_net", "_manager"
+    ),
+    "a join in progress is kept in _join_task and begun again if that is_done": lambda: (
+        _uses(BaseCoordinator.__init__, "_join_task")
+        and _uses(BaseCoordinator.join_group_async, "_join_task", "is_done")
+    ),
+    "_join_task is an attribute of the instance, not of the class": lambda: (
+        not hasattr(ConsumerCoordinator, "_join_task") and ConsumerCoordinator.__dictoffset__ != 0
+    ),
+    "joining goes on while need_rejoin() says so": lambda: (
+        _takes(ConsumerCoordinator.need_rejoin, "self")
+        and _uses(BaseCoordinator.join_group_async, "need_rejoin")
+        and _uses(ConsumerCoordinator.poll, "need_rejoin")
+    ),
+    "an assignor claims member_assignment when it makes its metadata(topics)": lambda: (
+        _takes(CooperativeStickyAssignor.metadata, "self", "topics")
+        and _uses(CooperativeStickyAssignor.metadata, "member_assignment")
+    ),
+    "a fetch is read by the class that Fetcher.PartitionRecords names": lambda: (
+        inspect.isclass(Fetcher.PartitionRecords) and _uses(Fetcher._parse_fetched_data, "PartitionRecords")
+    ),
+    "PartitionRecords reads with _unpack_records(tp, records, …) and ends with drain()": lambda: (
+        _takes(Fetcher.PartitionRecords._unpack_records, "self", "tp", "records")
+        and _takes(Fetcher.PartitionRecords.drain, "self")
+        and _uses(
+            Fetcher.PartitionRecords.__init__, "_unpack_records", "next_fetch_offset", "leader_epoch", "check_crcs"
+        )
+    ),
+    "PartitionRecords tells which transactions were aborted": lambda: (
+        _takes(Fetcher.PartitionRecords._consume_aborted_transactions_up_to, "self", "offset")
+        and _takes(Fetcher.PartitionRecords._is_batch_aborted, "self", "batch")
+        and _takes(Fetcher.PartitionRecords._contains_abort_marker, "self", "batch")
+    ),
+    "a fetcher keeps the records in line in _next_partition_records": lambda: _uses(
+        Fetcher.fetched_records, "_next_partition_records", "_paused_partition_records"
+    ),
+    "a batch's records lie at _pos of its _buffer": lambda: {"_buffer", "_pos"} <= set(DefaultRecordBatch.__slots__),
+    "a subscription keeps positions in assignment": lambda: _uses(SubscriptionState.__init__, "assignment"),
+    "a cluster has request_update(), topic_id(topic) and partitions_for_topic(topic)": lambda: (
+        _takes(ClusterMetadata.request_update, "self")
+        and _takes(ClusterMetadata.topic_id, "self")
+        and _takes(ClusterMetadata.partitions_for_topic, "self", "topic")
+    ),
+    "a producer has a thread _sender with force_close()": lambda: (
+        _uses(KafkaProducer.__init__, "_sender") and _takes(Sender.force_close, "self") and hasattr(Sender, "join")
+    ),
+}
+
+
+def broken_assumptions() -> list[str]:
+    """Names of the assumptions that this version of the library does not meet."""
+    return [name for name, holds in ASSUMPTIONS.items() if not _met(holds)]
+
+
+def _met(holds: Callable[[], bool]) -> bool:
+    try:
+        return holds()
+    except (AttributeError, TypeError, ValueError):  # what is looked at is not there, or is something else
+        return False
+
+
+@cache
+def check_client() -> None:
+    """Once, before the first consumer.
+
+    Raises:
+        UnsuitableClient: the installed kafka-python is not one that these repairs are for.
+    """
+    if broken := broken_assumptions():
+        raise UnsuitableClient(
+            f"kafka-python {kafka.__version__} does not work with this version of UIC, which assumes that "
+            f"{'; '.join(broken)}. "
+            "Install kafka-python>=3.0.12,<3.1"
+        )
+
+
+# Joining the group
+
+
+class _Unfinished:
+    """A join in progress or finished, which the library must await and never begin again."""
+
+    is_done = False
+
+    def __init__(self, join: Any) -> None:
+        self.add_callback, self.add_errback = join.add_callback, join.add_errback
+
+
+class _Coordinator(ConsumerCoordinator):  # type: ignore[misc]  # kafka-python has no types
+    """A coordinator that collects every join that it began, also one that finishes between two polls.
+
+    The library loses such a join in two ways. It begins another one when it finds the first done: then what was
+    assigned is lost, and the group goes through one more rebalance. And it does not look at all if nothing asks for a
+    rejoin any more, which is so after a rejoin that only a change of metadata caused: then heartbeats stay off, and the
+    broker expels the member for good.
+    """
+
+    @property
+    def _join_task(self) -> _Unfinished | None:
+        join: _Unfinished | None = self.__dict__.get("_join")
+        return join
+
+    @_join_task.setter
+    def _join_task(self, join: Any) -> None:
+        self.__dict__["_join"] = None if join is None else _Unfinished(join)
+
+    def need_rejoin(self) -> bool:
+        """Also while a join is not collected."""
+        return self._join_task is not None or super().need_rejoin()
+
+
+class ClaimingAssignor(CooperativeStickyAssignor):  # type: ignore[misc]  # kafka-python has no types
+    """Cooperative-sticky, with members that claim what they hold when they join.
+
+    The library claims what it was last assigned, also after the group gave it up. The leader keeps a claimed partition
+    from its next owner until the claimant gives it up, which a member that does not hold it never does: the partition
+    had no owner until the group changed again. Java's client claims what it holds.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.holds: Callable[[], Iterable[TopicPartition]] = tuple
+        """Set once there is a consumer: its `assignment`."""
+
+    def metadata(self, topics: Iterable[str]) -> Any:
+        """What the member says of itself when it joins."""
+        self.member_assignment = sorted(self.holds())
+        return super().metadata(topics)
+
+
+def open_consumer(**options: Any) -> KafkaConsumer:
+    """A member of a group, with all repairs. Subscribe next."""
+    check_client()
+    assignor = ClaimingAssignor()
+    consumer = KafkaConsumer(**options, partition_assignment_strategy=[assignor])
+    assignor.holds = consumer.assignment
+    read_batches_with_uic(consumer)
+    consumer._coordinator.__class__ = _Coordinator
+    return consumer
+
+
+def is_settled(consumer: KafkaConsumer) -> bool:
+    """Whether we are a member of the group, no rebalance is under way, and there is something to read."""
+    return bool(consumer.assignment()) and consumer.group_metadata().state is MemberState.STABLE
+
+
+# Reading
+
+
+class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-python has no types
+    """What the client fetched of one partition, as `BatchRecord`s, or an `UnreadableBatch` where a batch is unreadable.
+
+    The library raises instead, from a poll that reads many partitions, and raises again at every later poll: one bad
+    batch would stop them all.
+    """
+
+    def _unpack_records(self, tp: Any, records: Any, *_: object) -> Iterator[BatchRecord | UnreadableBatch]:
+        batch = last = None
+        try:
+            while (batch := records.next_batch()) is not None:
+                last = batch
+                if self.check_crcs and not batch.validate_crc():
+                    raise Malformed("the checksum does not match")
+                if not self._to_skip(batch):
+                    for record in read_batch(batch):
+                        self.next_fetch_offset = record.offset + 1
+                        yield record
+                elif batch.magic == 2:
+                    self.next_fetch_offset = batch.next_offset
+        except (Malformed, CorruptRecordError, UnsupportedCodecError) as error:
+            at = self.next_fetch_offset
+            behind = batch.next_offset if batch is not None and batch.magic == 2 else at
+            yield UnreadableBatch(at, max(at, behind), str(error))
+            self.drain()
+            return
+        if last is not None and last.magic == 2:
+            # Compaction may have removed the batch's last records: what comes next begins behind them.
+            self.next_fetch_offset = last.next_offset
+        self.drain()
+
+    def _to_skip(self, batch: Any) -> bool:
+        """Whether the batch holds no events: a transaction's marker, or part of an aborted transaction."""
+        if batch.magic != 2:
+            return False
+        self.leader_epoch = batch.leader_epoch
+        if self.isolation_level == IsolationLevel.READ_COMMITTED and batch.has_producer_id():
+            self._consume_aborted_transactions_up_to(batch.last_offset)
+            if self._contains_abort_marker(batch):
+                self.aborted_producer_ids.discard(batch.producer_id)
+            elif self._is_batch_aborted(batch):
+                return True
+        return bool(batch.is_control_batch)
+
+
+def read_batch(batch: Any) -> list[BatchRecord]:
+    """The records of a batch that the client library has framed.
+
+    Raises:
+        Malformed, CorruptRecordError, UnsupportedCodecError: the batch cannot be read.
+    """
+    if batch.magic != 2:
+        return [BatchRecord(r.offset, r.timestamp, r.key, r.value, r.headers) for r in batch]
+    return read_records(batch, bytes(memoryview(batch._buffer)[batch._pos :]))
+
+
+def read_batches_with_uic(consumer: KafkaConsumer) -> None:
+    """Make `consumer` hand out what `PartitionRecords` does."""
+    check_client()
+    consumer._fetcher.PartitionRecords = PartitionRecords
+
+
+def position(consumer: KafkaConsumer, tp: TopicPartition) -> int | None:
+    """Where the client reads on, without a network call (`KafkaConsumer.position` may fetch committed offsets)."""
+    state = consumer._subscription.assignment.get(tp)
+    return None if state is None or state.position is None else int(state.position.offset)
+
+
+def unblock_paused(consumer: KafkaConsumer) -> None:
+    """Let the library hand out what it had fetched of a partition before that was paused.
+
+    It puts such records aside and takes them back only when its place for the records in line is None; after use it
+    holds an empty object instead, so a resumed partition would stay silent for ever.
+    """
+    fetcher = consumer._fetcher
+    if fetcher._next_partition_records is not None and not fetcher._next_partition_records:
+        fetcher._next_partition_records = None
+
+
+# Metadata
+
+
+def partition_count(consumer: KafkaConsumer, topic: str) -> int:
+    """As of the client's latest metadata; 0 if unknown."""
+    return len(consumer._cluster.partitions_for_topic(topic) or ())
+
+
+def fresh_topic_id(consumer: KafkaConsumer, topic: str, timeout_ms: int) -> bytes:
+    """The topic's id by fresh metadata, zeros if the broker has none."""
+    _refresh(consumer, timeout_ms)
+    found = consumer._cluster.topic_id(topic)
+    return found.bytes if isinstance(found, UUID) else NO_TOPIC_ID
+
+
+def learn_topic(consumer: KafkaConsumer, topic: str, timeout_ms: int) -> None:
+    """Learn the topic's partitions before joining: a leader that does not know them assigns none.
+
+    Raises:
+        UnknownTopicOrPartitionError: there is no such topic.
+    """
+    _refresh(consumer, timeout_ms)
+    if not partition_count(consumer, topic):
+        raise UnknownTopicOrPartitionError(topic)
+
+
+def _refresh(consumer: KafkaConsumer, timeout_ms: int) -> None:
+    refreshed = consumer._cluster.request_update()
+    consumer._net.run(consumer._manager.wait_for, refreshed, timeout_ms)
+
+
+# Producing
+
+
+def end_sender(producer: KafkaProducer) -> None:
+    """End the producer's thread at once. `close` flushes first and, when that takes too long, raises and lets the
+    thread go on for ever."""
+    producer._sender.force_close()
+    producer._sender.join(1.0)

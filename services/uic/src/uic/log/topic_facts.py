@@ -1,0 +1,34 @@
+"""What the brokers say about topics: partitions, replicas and settings, as `uic.core.deployment` judges them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import KafkaError
+
+from uic.core.deployment import TopicFacts
+
+
+def topic_facts(admin: Any, described: Sequence[Mapping[str, Any]]) -> dict[str, TopicFacts]:
+    """The facts of topics that `describe_topics` of a kafka-python admin client has described, by name."""
+    if not described:
+        return {}
+    resources = [ConfigResource(ConfigResourceType.TOPIC, topic["name"]) for topic in described]
+    try:
+        configs = admin.describe_configs(resources, config_filter="all").get("topic", {})
+    except KafkaError:
+        configs = {}  # forbidden, or a broker that does not know the call
+    facts = {}
+    for topic in described:
+        name, partitions = topic["name"], topic["partitions"]
+        given = {k: str(v["value"]) for k, v in configs.get(name, {}).items() if v["value"] is not None}
+        facts[name] = TopicFacts(
+            name=name,
+            partitions=len(partitions),
+            replicas=min(len(p["replica_nodes"]) for p in partitions),
+            leaderless=sum(p["leader_id"] < 0 for p in partitions),
+            config=given or None,
+        )
+    return facts

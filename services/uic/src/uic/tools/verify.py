@@ -1,0 +1,312 @@
+"""`uic verify`: whether every user who should have a state has one, and with `--repair` those states folded again.
+
+Works while UIC runs. Of a user whose state is gone, unreadable or marked as incomplete, the tool folds the records that
+the log still has, up to the partition's progress. Then it writes the partition's progress as a writer of its own: the
+worker that has the partition finds that out at its next commit and waits some seconds, in which progress stands still.
+The tool folds what came in the meantime and commits the states over that very progress record, so that no event is
+missing or doubled. The worker then takes the partition up again from what is stored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import secrets
+import sys
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from typing import Final, NamedTuple, TextIO
+
+import numpy as np
+
+from mimn.bundle import Bundle, BundleError, load_bundle
+from mimn.bundle.graph import open_step
+from mimn.state import (
+    CorruptProgress,
+    Keys,
+    Progress,
+    StateError,
+    UserState,
+    decode_progress,
+    decode_state,
+    encode_progress,
+    namespace,
+    user_hash,
+    witness,
+)
+from uic.core.cache import NOT_CACHED, StateCache
+from uic.core.commit import Commit, Refused, Written
+from uic.core.event import Reason
+from uic.core.fold import ERASED_ROW, Part, Round
+from uic.core.ordering import Bounds, decode, take
+from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
+from uic.fold.rounds import Model
+from uic.log.topic_reader import read_to_end
+from uic.settings import UicSettings, read_settings
+from uic.store import RedisStore
+
+CHUNK: Final = 500
+"""Users whose states are read at a time."""
+FOLDED_AT_ONCE: Final = 5_000
+"""Records."""
+TRIES: Final = 5
+MAX_STATES: Final = 256
+"""Of one commit; more are repaired in several."""
+
+
+class CannotRepair(Exception):
+    """The partition is left as it is; the message says why and what to do."""
+
+
+class _Record(NamedTuple):
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One partition."""
+
+    partition: int
+    users: int
+    """Who should have a state."""
+    lost: int = 0
+    """Whose state is gone or unreadable."""
+    incomplete: int = 0
+    """Whose state is marked as incomplete."""
+    repaired: int = 0
+    error: str = ""
+
+
+def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
+    """Run the command. 0: nothing is lost, or all of it was repaired; 1: states are lost, or no answer; 2: usage."""
+    parser = argparse.ArgumentParser(
+        prog="uic verify", description="Find users whose state is gone from the store, and fold their events again."
+    )
+    parser.add_argument("--repair", action="store_true", help="fold lost and incomplete states again from the log")
+    parser.add_argument("--partition", type=int, action="append", help="this one only; may be repeated")
+    parser.add_argument("--json", action="store_true", help="one JSON object a partition")
+    options = parser.parse_args(arguments)
+    settings = read_settings()
+    if wrong := [p for p in options.partition or () if not 0 <= p < settings.kafka.partitions]:
+        parser.error(f"--partition {wrong[0]}: there are partitions 0 to {settings.kafka.partitions - 1}")
+    try:
+        bundle = load_bundle(settings.bundle.path)
+        keys = Keys(namespace(bundle.manifest.fingerprint, settings.bundle.generation), settings.redis.prefix)
+        verifier = Verifier(settings, bundle, RedisStore(settings.redis, keys))
+        found = [verifier.look(p, repair=options.repair) for p in options.partition or range(settings.kafka.partitions)]
+    except (BundleError, StartRefused, StoreUnavailable, LogUnavailable) as error:
+        print(f"uic verify: {error}", file=sys.stderr)
+        return 1
+    for row in found:
+        if options.json:
+            print(json.dumps(asdict(row)), file=out)
+        elif row.lost or row.incomplete or row.error:
+            print(
+                f"partition {row.partition}: {row.users} users, {row.lost} states lost, {row.incomplete} incomplete, "
+                f"{row.repaired} repaired{'; ' + row.error if row.error else ''}",
+                file=out,
+            )
+    lost, repaired = sum(row.lost for row in found), sum(row.repaired for row in found)
+    if not options.json:
+        users = sum(row.users for row in found)
+        print(f"{users} users, {lost} states lost, {repaired} repaired", file=out)
+    return 1 if any(row.error for row in found) or (lost and not options.repair) else 0
+
+
+class Verifier:
+    """Looks at one partition after the other."""
+
+    def __init__(self, settings: UicSettings, bundle: Bundle, store: RedisStore) -> None:
+        """Nothing is asked yet."""
+        self._settings = settings
+        self._store = store
+        self._bundle = bundle
+        self._model = Model(
+            open_step(bundle), bundle.events, bundle.initial_state, bundle.layout, bundle.fingerprint, bundle.sketch
+        )
+
+    def look(self, partition: int, *, repair: bool) -> Found:
+        """What is wrong with a partition's states; with `repair`, after as much as possible was repaired.
+
+        Raises:
+            StoreUnavailable, LogUnavailable: no answer.
+        """
+        stored = self._store.read_progress([partition])[partition]
+        if not stored:
+            return Found(partition, 0)
+        try:
+            progress = decode_progress(stored)
+        except CorruptProgress as error:
+            return Found(partition, 0, error=f"{error}: see docs/runbooks/broken-log.md")
+        users, lost, incomplete = 0, [], []
+        everyone = self._store.users(partition)
+        while some := list(islice(everyone, CHUNK)):
+            users += len(some)
+            for user, state in self._states(partition, progress, some):
+                if state is None:
+                    lost.append(user)
+                elif state.header.partial:
+                    incomplete.append(user)
+        found = Found(partition, users, len(lost), len(incomplete))
+        wanted = [*lost, *incomplete]
+        if not repair or not wanted:
+            return found
+        try:
+            done = [
+                self._repair(partition, progress, wanted[at : at + MAX_STATES])
+                for at in range(0, len(wanted), MAX_STATES)
+            ]
+        except CannotRepair as error:
+            return replace(found, error=str(error))
+        return replace(found, repaired=sum(done))
+
+    def _states(
+        self, partition: int, progress: Progress, users: Sequence[str]
+    ) -> Iterator[tuple[str, UserState | None]]:
+        """The states of users; None where there is none that UIC would go on from."""
+        for user, value in zip(users, self._store.load([(partition, users)])[0], strict=True):
+            state = None
+            if value is not None:
+                try:
+                    state = decode_state(value, self._model.fingerprint, self._model.layout, user_hash(user))
+                except StateError:
+                    state = None
+            yield user, state if state is not None and state.header.lineage == progress.lineage else None
+
+    def _repair(self, partition: int, progress: Progress, users: Sequence[str]) -> int:
+        """How many states were written."""
+        again = Refold(self._model, partition, progress, users)
+        again.fold(self._records(partition, again, progress))
+        for _ in range(TRIES):
+            held, progress = self._take_over(partition, progress)
+            again.fold(self._records(partition, again, progress))
+            values = []
+            for user, state in self._states(partition, progress, users):
+                better = again.states.get(user)
+                if better is not None and _is_better(better, state):
+                    values.append((user, again.encoded[user]))
+            after = replace(progress, writer=secrets.randbits(64) or 1)
+            commit = Commit(partition, held, encode_progress(after), tuple(values), listed=len(values))
+            if isinstance(self._store.commit([commit])[0], Written):
+                return len(values)
+        raise CannotRepair("the partition's worker was faster each time: try again when fewer events arrive")
+
+    def _take_over(self, partition: int, progress: Progress) -> tuple[bytes, Progress]:
+        """Write progress as a writer of our own, so that it stands still for some seconds; its record and content."""
+        stored = self._store.read_progress([partition])[partition]
+        for _ in range(100 * TRIES):
+            try:
+                now = decode_progress(stored)
+            except CorruptProgress as error:
+                raise CannotRepair(
+                    "the partition's progress is gone or damaged: UIC has to settle that first"
+                ) from error
+            if (now.lineage, now.era) != (progress.lineage, progress.era):
+                raise CannotRepair("the partition was begun again in the meantime: run this again")
+            ours = replace(now, writer=secrets.randbits(64) or 1)
+            record = encode_progress(ours)
+            answer = self._store.commit([Commit(partition, stored, record)])[0]
+            if isinstance(answer, Written):
+                return record, ours
+            if not isinstance(answer, Refused):
+                raise StoreUnavailable("the store did not answer a commit")
+            stored = answer.stored
+        raise CannotRepair("the partition's worker was faster each time: try again when fewer events arrive")
+
+    def _records(self, partition: int, again: Refold, progress: Progress) -> Iterator[_Record]:
+        """The records between what was folded again and progress; checks that it is the log that was folded."""
+        kafka = self._settings.kafka
+        for record in read_to_end(
+            kafka.client_options(),
+            kafka.topic,
+            [partition],
+            since=again.next_offset,
+            idle_s=kafka.request_timeout_ms / 1000,
+        ):
+            if record.offset >= progress.next_offset:
+                return
+            if record.offset == progress.last_offset and progress.witness != witness(
+                record.key, record.value, record.timestamp_ms
+            ):
+                raise CannotRepair("the log is not the one that was folded: see docs/runbooks/broken-log.md")
+            yield _Record(record.offset, record.timestamp_ms, record.key, record.value, record.headers)
+
+
+class Refold:
+    """The states of some users of one partition, folded again from the log as UIC folds them."""
+
+    def __init__(self, model: Model, partition: int, progress: Progress, users: Collection[str]) -> None:
+        """Nothing is folded yet."""
+        self._model = model
+        self._partition = partition
+        self._progress = progress
+        self._keys = {user.encode() for user in users}
+        self._cache = StateCache(1, len(model.initial_state))
+        self._begun = False
+        self.next_offset = 0
+        self.states: dict[str, UserState] = {}
+        self.encoded: dict[str, bytes] = {}
+
+    def fold(self, records: Iterable[_Record]) -> None:
+        """Fold more records, in log order: those of the users, and no others."""
+        waiting: list[_Record] = []
+        for record in records:
+            if not self._begun:
+                # States are complete only from the first record that is still there.
+                self._progress = replace(self._progress, base=max(self._progress.base, record.offset))
+                self._begun = True
+            self.next_offset = record.offset + 1
+            if record.key in self._keys:
+                waiting.append(record)
+            if len(waiting) >= FOLDED_AT_ONCE:
+                self._fold(waiting)
+                waiting = []
+        self._fold(waiting)
+
+    def _fold(self, waiting: list[_Record]) -> None:
+        model, bounds = self._model, Bounds(MAX_STATES, 4096, FOLDED_AT_ONCE)
+        while waiting:
+            front = take(
+                waiting,
+                floor=0,
+                partition=self._partition,
+                partitions=self._progress.partitions,
+                known=(),
+                erased={},
+                bounds=bounds,
+            )
+            waiting = waiting[len(front.records) :]
+            batch = decode([front])[0]
+            while True:
+                known = {i: self.states[user] for i, user in enumerate(batch.users) if user in self.states}
+                # What an earlier era folded came from another log, which cannot be read any more.
+                suspect = set(range(len(batch.users))) if self._progress.era else set()
+                part = Part(
+                    batch, self._progress, np.full(len(batch.users), NOT_CACHED, np.intp), loaded=known, suspect=suspect
+                )
+                work = Round(model.initial_state, self._cache)
+                work.plan([part])
+                work.run(model.step, model.vectors, model.counting)
+                if not part.not_finite:
+                    break
+                batch = batch.without(part.not_finite, Reason.NON_FINITE)
+            values = work.values(model.fingerprint, model.layout)
+            for user, row in zip(batch.users, part.row_of.tolist(), strict=True):
+                if row == ERASED_ROW:
+                    self.states.pop(user, None)
+                elif row >= 0:
+                    self.encoded[user] = values[row]
+                    self.states[user] = decode_state(values[row], model.fingerprint, model.layout, user_hash(user))
+
+
+def _is_better(new: UserState, stored: UserState | None) -> bool:
+    """Whether the state that the log gives knows more than the stored one."""
+    if stored is None:
+        return True
+    counts = new.header.event_count, stored.header.event_count
+    return counts[0] > counts[1] or (counts[0] == counts[1] and stored.header.partial and not new.header.partial)

@@ -1,0 +1,352 @@
+"""What only a real Kafka does to UIC: codecs, damage on the broker's disk, open transactions, memberships that end."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from kafka import KafkaAdminClient, KafkaProducer
+from kafka.admin import ConfigResource, ConfigResourceType
+
+from conftest import MakeTopics, RedisForTest, TopicsForTest
+from localstack.servers import ScriptedBroker, Valkey
+from localstack.wait import until
+from mimn.bundle import load_bundle
+from mimn.state import namespace, partition_of
+from support.uic_running import BUNDLE, RunningUic, click, running_uic
+from torture.groups import generations
+from uic.core.ports import Assigned, Described, Fetched, LostGroup
+from uic.core.topics import group_name
+from uic.log.broker_view import BrokerView
+from uic.log.consumer import LogConsumer
+from uic.log.kafka_repairs import fresh_topic_id, is_settled, open_consumer
+from uic.log.topic_reader import read_to_end
+from uic.settings import KafkaSettings
+from uic.tools import partitions as partitions_command
+
+pytestmark = pytest.mark.servers
+
+N = 3
+USERS = [f"u{i}" for i in range(24)]
+AT = {user: partition_of(user.encode(), N) for user in USERS}
+BROKEN = 1
+"""The partition that is damaged."""
+
+
+def ready(uic: RunningUic) -> tuple[int, str]:
+    answer = httpx.get(f"{uic.worker.admin_url}/readyz", timeout=5)
+    return answer.status_code, answer.text
+
+
+def partition(uic: RunningUic, number: int) -> dict[str, Any]:
+    found: dict[str, Any] = next(p for p in uic.admin("/partitions")["partitions"] if p["partition"] == number)
+    return found
+
+
+def counts(uic: RunningUic, users: list[str]) -> dict[str, int]:
+    """Events folded, by user."""
+    states = {user: uic.state(user) for user in users}
+    return {user: 0 if state is None else state.event_count for user, state in states.items()}
+
+
+# Codecs
+
+
+def set_compression(bootstrap: str, topic: str, codec: str) -> None:
+    """The broker compresses with it from now on, whatever producers do."""
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    try:
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs={"compression.type": codec})])
+    finally:
+        admin.close()
+
+
+def test_batches_of_every_codec_are_folded(
+    tmp_path: Path, valkey: RedisForTest, real_kafka: str, make_topics: MakeTopics
+) -> None:
+    topics = make_topics(real_kafka, N)
+    with running_uic(tmp_path, valkey, topics) as uic:
+        for rounds, codec in enumerate(("gzip", "snappy", "lz4", "zstd"), start=1):
+            set_compression(real_kafka, topics.events, codec)
+            uic.wait_folded(uic.publish(*[click(user) for user in USERS for _ in range(10)]))
+            assert counts(uic, USERS) == dict.fromkeys(USERS, 10 * rounds), codec
+        assert ready(uic)[0] == 200
+        read = read_to_end({"bootstrap_servers": real_kafka}, topics.events)  # as the doctor does
+        assert sum(1 for _ in read) == 40 * len(USERS)
+
+
+# Damage
+
+
+def test_a_damaged_batch_stops_its_partition_by_name_and_no_other(
+    tmp_path: Path, valkey: RedisForTest, own_real_kafka: ScriptedBroker, make_topics: MakeTopics
+) -> None:
+    bootstrap = own_real_kafka.address
+    topics = make_topics(bootstrap, N)
+    here, elsewhere = [u for u in USERS if AT[u] == BROKEN], [u for u in USERS if AT[u] != BROKEN]
+    with running_uic(tmp_path / "before", valkey, topics) as uic:
+        uic.wait_folded(uic.publish(*[click(user) for user in USERS]))
+        # From here on nothing is read: what is published next must lie on the disk before it is.
+        uic.worker.freeze()
+        producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all")
+        for users in (USERS, here[:1], elsewhere):
+            sent = [producer.send(topics.events, key=u.encode(), value=click(u).SerializeToString()) for u in users]
+            places = [future.get(timeout=10) for future in sent]
+            if users == here[:1]:
+                damaged = places[0].offset
+        (segment,) = (tmp_path / "own-kafka").rglob(f"{topics.events}-{BROKEN}/00000000000000000000.log")
+        data = bytearray(segment.read_bytes())
+        data[-1] ^= 0xFF  # the last batch of this partition: one event
+        segment.write_bytes(data)
+        producer.close(timeout=5)
+        uic.worker.thaw()
+
+        until(lambda: partition(uic, BROKEN)["phase"] == "broken", "the partition stops", within_s=60)
+        reason = partition(uic, BROKEN)["reason"]
+        assert "unreadable_batch" in reason
+        assert "checksum" in reason
+        assert f"offset {damaged + 1}" in reason
+        assert partition(uic, BROKEN)["next_offset"] == damaged
+        until(lambda: ready(uic)[0] == 503, "/readyz follows", within_s=10)
+        assert "unreadable_batch" in ready(uic)[1]
+        assert 'uic_partitions{status="broken"} 1.0' in httpx.get(f"{uic.worker.admin_url}/metrics", timeout=5).text
+
+        # The others go on, and so does the group: no member joins again and again.
+        joins = generations(bootstrap, group_of(topics, valkey))
+        more = uic.publish(*[click(user) for user in elsewhere])
+        uic.wait_folded(more)
+        assert counts(uic, elsewhere) == dict.fromkeys(elsewhere, 4)
+        assert counts(uic, here) == dict.fromkeys(here, 2)
+        assert generations(bootstrap, group_of(topics, valkey)) == joins
+
+        out = io.StringIO()
+        told = ["--partition", str(BROKEN), "--offset", str(damaged + 1), "--admin", uic.worker.admin_url]
+        assert partitions_command.main("continue", told, out) == 0
+        until(lambda: ready(uic)[0] == 200, "ready again", within_s=60)
+        uic.wait_folded(uic.publish(*[click(user) for user in here]))
+        assert counts(uic, here) == dict.fromkeys(here, 3)
+
+
+def group_of(topics: TopicsForTest, redis: RedisForTest) -> str:
+    """The worker's consumer group."""
+    return group_name(redis.prefix, topics.events, namespace(load_bundle(BUNDLE).manifest.fingerprint, 0))
+
+
+# Transactions
+
+
+def as_of(uic: RunningUic) -> float:
+    """Of partition `BROKEN`, as the metric says it."""
+    text = httpx.get(f"{uic.worker.admin_url}/metrics", timeout=5).text
+    (line,) = (at for at in text.splitlines() if at.startswith(f'uic_as_of_timestamp_seconds{{partition="{BROKEN}"}}'))
+    return float(line.rsplit(" ", 1)[1])
+
+
+@pytest.mark.parametrize("commits", [True, False], ids=["committed", "aborted"])
+def test_events_behind_an_open_transaction_count_as_lag_until_it_ends(
+    commits: bool, tmp_path: Path, valkey: RedisForTest, real_kafka: str, make_topics: MakeTopics
+) -> None:
+    topics = make_topics(real_kafka, N)
+    user = next(u for u in USERS if AT[u] == BROKEN)
+    with running_uic(tmp_path, valkey, topics, UIC_FOLD__AS_OF_INTERVAL_S="0.2") as uic:
+        uic.wait_folded(uic.publish(click(user)))
+        until(lambda: partition(uic, BROKEN)["as_of_age_s"] is not None, "caught up", within_s=30)
+        producer = KafkaProducer(bootstrap_servers=real_kafka, transactional_id=f"tx-{topics.events}", acks="all")
+        producer.init_transactions()
+        producer.begin_transaction()
+        event = click(user).SerializeToString()
+        producer.send(topics.events, key=user.encode(), value=event).get(timeout=10)
+        behind = uic.publish(click(user))[0]  # acknowledged, and not to be read before the transaction ends
+
+        def waiting() -> bool:
+            view = partition(uic, BROKEN)
+            return bool(view["lag"] == 2 and "open transaction" in view["reason"])
+
+        until(waiting, "lag says that acknowledged events wait", within_s=30)
+        until(lambda: "open_transaction" in ready(uic)[1], "and so does /readyz", within_s=10)
+        stopped = as_of(uic)
+        until(
+            lambda: partition(uic, 0)["as_of_age_s"] < 1 < partition(uic, BROKEN)["as_of_age_s"], "as of", within_s=30
+        )
+        assert as_of(uic) == stopped
+        assert counts(uic, [user]) == {user: 1}
+
+        (producer.commit_transaction if commits else producer.abort_transaction)()
+        uic.wait_folded([behind])
+        assert counts(uic, [user]) == {user: 3 if commits else 2}
+        until(lambda: partition(uic, BROKEN)["lag"] == 0, "nothing waits", within_s=30)
+        until(lambda: as_of(uic) > stopped, "as-of rises again", within_s=30)
+        until(lambda: "open_transaction" not in ready(uic)[1], "/readyz follows", within_s=10)
+        producer.close(timeout=5)
+
+
+# Membership
+
+
+SESSION_MS = 3000
+WATCHED_S = 15
+"""How soon a member that fell out is to be back."""
+
+
+class Member:
+    """A log consumer without a fold: reads what it is assigned from the start."""
+
+    def __init__(self, topics: TopicsForTest, group: str) -> None:
+        settings = KafkaSettings(
+            bootstrap_servers=topics.bootstrap,
+            topic=topics.events,
+            partitions=topics.partitions,
+            session_timeout_ms=SESSION_MS,
+            heartbeat_interval_ms=300,
+        )
+        self.log = LogConsumer(settings, lambda store: group + store, 10_000)
+        self.records = 0
+        self.owns: set[int] = set()
+        self.lost = 0
+        self._tag = 0
+
+    def turn(self) -> None:
+        """Do what the fold would."""
+        for message in self.log.messages(0.01):
+            match message:
+                case Assigned(partitions):
+                    self.owns |= set(partitions)
+                    for p in partitions:
+                        self._tag += 1
+                        self.log.describe({p: self._tag})
+                case Described(partition=p, tag=tag, position=None):
+                    self.log.read(p, tag, 0)
+                case Fetched(tag=tag, records=records):
+                    self.records += len(records)
+                    self.log.took(tag, len(records))
+                case LostGroup():
+                    self.lost += 1
+                    self.owns.clear()
+                    self.records = 0
+
+
+@contextmanager
+def members(*made: Member) -> Iterator[Callable[..., None]]:
+    """Start them; what it gives waits for a condition while all of them take turns."""
+    for member in made:
+        member.log.start()
+
+    def wait(condition: Callable[[], object], what: str, within_s: float) -> None:
+        def looked() -> object:
+            for member in made:
+                member.turn()
+            return condition()
+
+        until(looked, what, within_s=within_s)
+
+    try:
+        yield wait
+    finally:
+        for member in made:
+            member.log.leave(5)
+
+
+def produce(topics: TopicsForTest, n: int) -> None:
+    producer = KafkaProducer(bootstrap_servers=topics.bootstrap, acks="all")
+    for i in range(n):
+        producer.send(topics.events, key=b"k", value=b"v", partition=i % topics.partitions)
+    producer.flush(timeout=30)
+    producer.close(timeout=5)
+
+
+def test_a_join_that_only_metadata_asked_for_is_collected_though_it_ends_between_polls(
+    real_kafka: str, make_topics: MakeTopics
+) -> None:
+    topics = make_topics(real_kafka, N)
+    client = open_consumer(
+        bootstrap_servers=real_kafka,
+        group_id=f"grows-{topics.events}",
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+        session_timeout_ms=SESSION_MS,
+        heartbeat_interval_ms=300,
+    )
+    try:
+        client.subscribe([topics.events])
+        until(lambda: client.poll(timeout_ms=100) or len(client.assignment()) == N, "it joins", within_s=30)
+        admin = KafkaAdminClient(bootstrap_servers=real_kafka)
+        admin.create_partitions({topics.events: N + 1})
+        admin.close()
+
+        def joins() -> Any:
+            fresh_topic_id(client, topics.events, 1000)
+            client.poll(timeout_ms=0)  # begins to join, and does not wait for the answer
+            return client._coordinator._join_task
+
+        until(joins, "new metadata makes it join", within_s=10)
+        ended = threading.Event()
+        client._coordinator._join_task.add_callback(lambda _: ended.set())
+        assert ended.wait(10)
+        until(
+            lambda: client.poll(timeout_ms=10) or len(client.assignment()) == N + 1,
+            "it has the new partition",
+            within_s=10,
+        )
+        assert is_settled(client)
+    finally:
+        client.close(autocommit=False, timeout_ms=2000)
+
+
+def test_a_member_that_fell_out_without_noticing_joins_again(real_kafka: str, make_topics: MakeTopics) -> None:
+    topics = make_topics(real_kafka, N)
+    group = f"deaf-{topics.events}"
+    member = Member(topics, group)
+    with members(member) as wait:
+        wait(lambda: len(member.owns) == N, "it has its partitions", within_s=30)
+        seen = BrokerView({"bootstrap_servers": real_kafka}, topics.events, group)
+        member.log._commands.put(lambda client: client._coordinator._disable_heartbeat())
+
+        def expelled() -> bool:
+            view = seen.group()
+            return view is not None and not view.members
+
+        wait(expelled, "the broker expels it", within_s=30)
+        gone = time.monotonic()
+        wait(lambda: member.lost == 1, "it says that it is out", within_s=WATCHED_S)
+        wait(lambda: len(member.owns) == N, "it has its partitions again", within_s=WATCHED_S)
+        produce(topics, 60)
+        wait(lambda: member.records == 60, "it reads again", within_s=WATCHED_S)
+        assert time.monotonic() - gone < WATCHED_S
+        seen.close()
+
+
+def test_a_worker_that_hears_of_another_store_changes_groups(real_kafka: str, make_topics: MakeTopics) -> None:
+    topics = make_topics(real_kafka, N)
+    member, other = Member(topics, f"stores-{topics.events}."), Member(topics, f"stores-{topics.events}.")
+    member.log.identify("store-a")
+    other.log.identify("store-a")
+    with members(member, other) as wait:
+        wait(lambda: len(member.owns) + len(other.owns) >= N and other.owns and member.owns, "shared", within_s=30)
+        other.log.identify("store-b")
+        wait(lambda: other.lost and len(other.owns) == N, "it has all of them, in its own group", within_s=30)
+        wait(lambda: len(member.owns) == N, "and so has the first", within_s=30)
+
+
+def test_two_installations_of_one_prefix_fold_their_own_topics(
+    tmp_path: Path, valkey: RedisForTest, own_valkey: Valkey, real_kafka: str, make_topics: MakeTopics
+) -> None:
+    topics = make_topics(real_kafka, N), make_topics(real_kafka, N)
+    second = RedisForTest(own_valkey.address, valkey.prefix, valkey.client)
+    told: dict[str, Any] = {"UIC_KAFKA__SESSION_TIMEOUT_MS": str(SESSION_MS), "UIC_KAFKA__HEARTBEAT_INTERVAL_MS": "300"}
+    with (
+        running_uic(tmp_path / "a", valkey, topics[0], **told) as a,
+        running_uic(tmp_path / "b", second, topics[1], **told) as b,
+    ):
+        for rounds in range(1, 4):
+            for uic in (a, b):
+                uic.wait_folded(uic.publish(*[click(user) for user in USERS]), within_s=30)
+                assert counts(uic, USERS) == dict.fromkeys(USERS, rounds)
+                assert len(uic.admin("/partitions")["partitions"]) == N
+                assert ready(uic)[0] == 200

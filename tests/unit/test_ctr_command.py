@@ -1,0 +1,232 @@
+"""The command `ctr`: it imports only what a subcommand needs, says what is missing, and ends as shells expect."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from email.message import Message
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from ctr_cli import licenses
+from ctr_cli.__main__ import main
+from ctr_cli.commands import COMMANDS
+from ctr_cli.licenses import Package, license_of
+from uic.__main__ import COMMANDS as UIC_COMMANDS
+
+ROOT = Path(__file__).parents[2]
+CTR = [sys.executable, "-m", "ctr_cli"]
+HEAVY = {
+    "torch",
+    "numpy",
+    "kafka",
+    "onnxruntime",
+    "redis",
+    "grpc",
+    "pyarrow",
+    "mimn",
+    "uic",
+    "rtp",
+    "localstack",
+    "access",
+}
+"""What `ctr` must not import before a subcommand runs."""
+
+
+def ctr(*arguments: str, env: dict[str, str] | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*CTR, *arguments], cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, check=False
+    )
+
+
+def imported(*arguments: str) -> set[str]:
+    """Top-level packages that are loaded once `ctr` has run with these arguments."""
+    program = (
+        "import sys; from ctr_cli.__main__ import main; status = main(sys.argv[1:]); "
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}), status, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return set(done.stderr.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needed"),
+    [
+        (["--help"], set()),
+        (["licenses", "--json"], set()),
+        (["keys", "list", "/nowhere"], {"access"}),
+        (["data", "complete-journey", "--help"], {"mimn", "pyarrow", "numpy"}),
+        (["partitions", "--help"], {"uic"}),
+    ],
+)
+def test_a_subcommand_imports_only_its_own_part(arguments: list[str], needed: set[str]) -> None:
+    loaded = imported(*arguments) & HEAVY
+    assert loaded >= needed
+    assert not loaded - needed - ({"numpy", "mimn"} if "uic" in needed else set())
+
+
+@pytest.mark.parametrize("name", [command.name for command in COMMANDS])
+def test_every_subcommand_has_its_own_help(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert main([name, "--help"]) == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_help_lists_every_subcommand_and_the_exit_codes() -> None:
+    done = ctr("--help", env={"COLUMNS": "200", "NO_COLOR": "1"})
+    assert done.returncode == 0
+    for command in COMMANDS:
+        assert re.search(rf"^\W*{command.name} +{re.escape(command.help[:20])}", done.stdout, re.M), command.name
+    assert "Exit codes: 0 done; 1 a finding or a failure" in done.stdout
+    assert "ctr-serving" in done.stdout
+
+
+def test_each_subcommand_of_uic_is_one_that_uic_has() -> None:
+    for command in COMMANDS:
+        if command.module == "uic.__main__":
+            assert command.leading[0] in UIC_COMMANDS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [([], 2), (["nonsense"], 2), (["up", "--nonsense"], 2), (["data"], 2), (["keys", "list", "/nowhere"], 1)],
+)
+def test_wrong_usage_is_2_and_a_failure_is_1_with_a_line_on_stderr(arguments: list[str], status: int) -> None:
+    done = ctr(*arguments)
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr
+    assert arguments == [] or done.stderr
+
+
+def test_a_package_that_is_not_installed_is_named_with_what_to_install(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for name in [name for name in sys.modules if name.startswith("mimn.")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert main(["train", "--config", "x", "--output", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert said == (
+        "ctr train needs torch, which is not installed: pip install -e 'models[serve,train]', or make install-dev\n"
+    )
+
+
+def test_a_missing_module_of_an_installed_package_is_a_bug_and_not_an_installation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "access.__main__", None)
+    with pytest.raises(ModuleNotFoundError):
+        main(["keys", "list", "x"])
+
+
+def test_a_closed_pipe_leaves_no_traceback() -> None:
+    """`ctr licenses | head -1`: the reader goes away while there is more to write."""
+    program = f"{sys.executable} -m ctr_cli licenses --json | head -1; echo ${{PIPESTATUS[0]}}"
+    for buffered in ("", "1"):  # written at once, or when the process ends
+        done = subprocess.run(
+            ["bash", "-c", program], cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": buffered},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert done.stderr == ""
+        assert done.stdout.splitlines()[0] == "["
+        assert done.stdout.splitlines()[1] in ("0", "1", str(128 + signal.SIGPIPE))
+
+
+WAITING = """
+import sys, time
+from pathlib import Path
+import ctr_cli.__main__ as ctr
+
+def wait(module):
+    def main(arguments, **_):
+        try:
+            print("waiting", flush=True)
+            time.sleep(600)
+        finally:
+            Path(sys.argv[1]).write_text("ended in order")
+    return main
+
+ctr._entry = wait
+sys.exit(ctr.main(["licenses"]))
+"""
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_in_order_without_a_traceback(tmp_path: Path, sign: signal.Signals) -> None:
+    command = ["env", "--default-signal=INT,TERM,HUP", sys.executable, "-c", WAITING, str(tmp_path / "trace")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout
+        assert running.stderr
+        assert running.stdout.readline() == "waiting\n"
+        running.send_signal(sign)
+        assert running.wait(60) == 128 + sign
+        assert running.stderr.read() == ""
+    assert (tmp_path / "trace").read_text() == "ended in order"
+
+
+def test_the_folder_is_passed_on_to_the_commands_of_the_stack(tmp_path: Path) -> None:
+    done = ctr("--folder", str(tmp_path), "down")
+    assert (done.returncode, done.stdout) == (0, f"Nothing runs in {tmp_path}.\n")
+    assert json.loads(ctr("--folder", str(tmp_path), "down", "--json").stdout)["ended"] == 0
+    assert "up --folder" in ctr("status", "--folder", str(tmp_path)).stderr
+
+
+def test_the_installed_command_is_this_one() -> None:
+    [script] = [point for point in metadata.entry_points(group="console_scripts") if point.name == "ctr"]
+    assert script.load() is main
+    [alias] = [point for point in metadata.entry_points(group="console_scripts") if point.name == "ctr-keys"]
+    assert alias.load() is importlib.import_module("access.__main__").main
+
+
+def described(**fields: str | list[str]) -> Message:
+    message = Message()
+    for name, values in fields.items():
+        for value in [values] if isinstance(values, str) else values:
+            message[name.replace("_", "-")] = value
+    return message
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"License_Expression": "MIT", "License": "the whole text"}, "MIT"),
+        ({"Classifier": ["License :: OSI Approved :: BSD License", "Topic :: x"], "License": "y"}, "BSD License"),
+        ({"License": "Apache-2.0"}, "Apache-2.0"),
+        ({"License": "UNKNOWN"}, licenses.UNKNOWN),
+        ({"License": "Copyright " + "x" * 100}, licenses.UNKNOWN),
+        ({"Classifier": ["License :: OSI Approved"]}, licenses.UNKNOWN),
+        ({}, licenses.UNKNOWN),
+    ],
+)
+def test_a_license_is_what_the_package_says_most_precisely(fields: dict[str, str | list[str]], expected: str) -> None:
+    assert license_of(described(**fields)) == expected  # type: ignore[arg-type] # the protocol that Message fulfills
+
+
+def test_a_package_without_a_license_is_a_finding(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(licenses, "installed", lambda _: [Package("good", "1", "MIT"), Package("bad", "2", "unknown")])
+    assert licenses.main([]) == 1
+    assert "2 packages; no license named by: bad" in capsys.readouterr().out
+    monkeypatch.setattr(licenses, "installed", lambda _: [Package("good", "1", "MIT")])
+    assert licenses.main(["--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"name": "good", "version": "1", "license": "MIT"}]
+
+
+def test_every_package_that_serving_installs_names_its_license() -> None:
+    locked = re.findall(r"^([\w.-]+)==", (ROOT / "requirements-serving.txt").read_text(), re.M)
+    here = {d.metadata["Name"].lower().replace("_", "-").replace(".", "-"): d for d in metadata.distributions()}
+    found = {name: license_of(here[name].metadata) for name in locked if name in here}
+    assert len(found) > 40
+    assert licenses.UNKNOWN not in found.values()

@@ -1,0 +1,214 @@
+"""AUC.md and its appendix: every figure and every word follows from the records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mimn.data.split import FOLDS
+from mimn.table import render
+from mimn.table.csv_tables import csv_tables
+from mimn.table.plan import PLAN, DataSetPlan, Plan
+from mimn.table.records import NoRecord, Record, read_records
+from mimn.table.render import APPENDIX, TABLE
+from mimn.table.wording import mean_std
+from support.table_records import floors, model
+
+REPOSITORY = Path(__file__).parents[2]
+NAMED = DataSetPlan(
+    title="The Complete Journey",
+    week_rows=("mimn_without_busy_week", "mimn_without_plain_week"),
+    expected=((200, 0.99), (1000, 0.1)),
+)
+PLAN_OF_TWO = Plan(configs="", records="", runs="", stages=(), datasets={"complete_journey": NAMED})
+
+
+def page(*records: Record) -> str:
+    return render.texts(list(records), PLAN_OF_TWO)[TABLE]
+
+
+def appendix(*records: Record) -> str:
+    return render.texts(list(records), PLAN_OF_TWO)[APPENDIX]
+
+
+def test_the_table_has_mean_and_sample_deviation_of_the_folds() -> None:
+    record = model("pooling", 1.0)
+    text = appendix(floors(0.0), record)
+    aucs = [record.folds[fold]["evaluation"]["200"]["popularity"]["auc"] for fold in range(FOLDS)]
+    assert f"| the pooling | 5 | {np.mean(aucs):.4f} ± {np.std(aucs, ddof=1):.4f} |" in text
+    assert mean_std([0.5]) == "0.5000"
+
+
+def test_a_floor_that_is_near_or_above_mimn_is_on_the_first_page() -> None:
+    near = page(floors(1.0), model("mimn", 1.02))
+    assert "is above 0 of 1 forms of MIMN and less than 0.01 below 1; the best of these is the mimn (" in near
+    above = page(floors(1.0), model("mimn", 0.5), model("ntm", 3.0))
+    assert "floor: logistic regression on counts (" in above
+    assert "is above 1 of 2 forms of MIMN; the best of these is the mimn (" in above
+    assert "forms of MIMN" not in page(floors(0.0), model("mimn", 2.0))
+
+
+def test_the_first_page_says_what_the_memory_and_the_counters_add() -> None:
+    text = page(
+        floors(0.0),
+        model("pooling_product", 0.5),
+        model("pooling_sketch", 2.0, validation=0.8),
+        model("mimn_bounded", 0.1),
+        model("mimn_sketch", 2.0),
+        model("din_product", 1.0, state=None),
+    )
+    assert "the counters of the sketch carry the signal, and MIMN's memory adds nothing to them." in text
+    assert "* The sketch adds +" in text
+    assert "* MIMN's memory adds nothing measurable to the pooling_sketch: +0.0000 [+0.0000, +0.0000]." in text
+    assert "* MIMN's memory makes the pooling_product worse: -" in text
+    assert "* the mimn_sketch beats the din_product: +" in text
+    assert "| The Complete Journey | 60% | the pooling_sketch: " in text
+    assert "| the din_product | reads the events | " in text
+
+
+def test_a_data_set_of_new_targets_is_judged_by_itself_and_needs_no_code() -> None:
+    """Only rows that it has are named, and a data set that the plan does not name is called by its key."""
+    records = [floors(0.0), model("pooling", 0.5), model("mimn", 2.0, validation=0.8)]
+    for record in records:
+        record.dataset = "films"
+    for fold in range(FOLDS):
+        records[0].arrays[f"fold{fold}_bought"][:] = False
+    text = page(*records, floors(0.0), model("pooling_sketch", 1.0))
+    assert "| films | 0% | the mimn: " in text
+    assert "* Where targets are mostly new (films), MIMN's memory adds +" in text
+    assert "## films: answers" in appendix(*records)
+
+
+def test_plans_that_write_to_the_same_records_are_rendered_together(tmp_path: Path) -> None:
+    text = 'configs = "c"\nrecords = "{}"\nruns = "r"\nstages = []\n[datasets.{}]\ntitle = "{}"\n'
+    for file, of in {"a": ("here", "films", "Films"), "b": ("here", "shop", "A shop"), "c": ("else", "x", "X")}.items():
+        (tmp_path / f"{file}.toml").write_text(text.format(*of))
+    plan, open_rows = render.together(tmp_path / "b.toml")
+    assert [plan.title(key) for key in ("films", "shop", "x")] == ["Films", "A shop", "x"]
+    assert open_rows == {f"python -m mimn.table --plan {tmp_path}/{file}.toml": [] for file in "ba"}
+
+
+def test_the_first_page_fits_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = (REPOSITORY / render.RECORDS / TABLE).read_text("utf-8").splitlines()
+    assert len(lines) < 90
+    assert lines[0] == "# AUC: which model to use"
+
+
+def answer(text: str, question: str) -> str:
+    return next(line for line in text.splitlines() if line.startswith(f"**{question}"))
+
+
+def test_the_answers_follow_from_the_intervals() -> None:
+    question = "Does MIMN beat DIEN, DIN and sum pooling at equal length?"
+    rivals = [model("pooling", 0.3), model("din_product", 0.4, state=None)]
+    yes = appendix(floors(0.0), model("mimn", 2.0), *rivals)
+    assert answer(yes, question).endswith("Yes: better in 2 of 2 comparisons, worse in 0.")
+    assert answer(yes, "Does MIMN beat counting?").endswith("Yes: better in 1 of 1 comparisons, worse in 0.")
+    no = appendix(floors(2.0), model("mimn", 0.1), model("pooling", 0.1), model("din_product", 2.0, state=None))
+    assert answer(no, question).endswith("No: better in 0 of 2 comparisons, worse in 1.")
+    assert answer(no, "Does MIMN beat counting?").endswith("No: better in 0 of 1 comparisons, worse in 1.")
+    part = appendix(floors(0.0), model("mimn", 1.0), model("pooling", 0.3), model("din_product", 2.0, state=None))
+    assert answer(part, question).endswith("In part: better in 1 of 2 comparisons, worse in 1.")
+    assert answer(appendix(floors(0.0), *rivals), question).endswith("Not run.")
+    assert "| the din_product | 5 |" in yes
+    assert "| reads the events |" in yes
+
+
+def test_the_best_small_model_is_within_the_bytes_and_chosen_on_validation_users() -> None:
+    text = appendix(
+        floors(0.0),
+        model("a", 1.0, state=6144, validation=0.75),
+        model("b", 2.0, state=6145, validation=0.8),
+        model("c", 1.5, state=8, validation=0.74),
+        model("d", 0.5, range(1, 3), validation=0.751),
+    )
+    best = next(line for line in text.splitlines() if line.startswith("* 200 events: the d, "))
+    assert "(2 of 5 folds) with 100 bytes" in best, "of its own folds alone it is the best, which is said"
+    assert best.endswith("; expected were 0.99, which it misses.")
+    text = appendix(floors(0.0), model("a", 1.0, state=6144, validation=0.75), model("c", 1.5, validation=0.74))
+    assert "* 200 events: the a, " in text, "though c does better on test users"
+    assert "with 6,144 bytes" in text
+
+
+def test_the_published_forms_are_compared_among_themselves_where_they_were_run() -> None:
+    question = "Does MIMN beat the others in the form in which its authors ran them all (Table 2)?"
+    assert question not in appendix(floors(0.0), model("mimn", 2.0), model("dnn_official", 1.0))
+    text = appendix(floors(0.0), model("mimn_official", 2.0), model("dnn_official", 1.0), model("mimn", 0.0))
+    assert answer(text, question).endswith("Yes: better in 1 of 1 comparisons, worse in 0.")
+
+
+def test_leaving_out_a_busy_week_is_compared_with_leaving_out_a_plain_one() -> None:
+    text = appendix(floors(0.0), model("mimn_bounded", 1.0), model("mimn_without_busy_week", 2.0))
+    lines = text.split("**Should a model be trained on a sale?**")[1].splitlines()
+    (busy, plain) = (line for line in lines[:8] if line.startswith("* "))
+    assert busy.startswith("* 200 events: the mimn_without_busy_week against the mimn_bounded")
+    assert busy.endswith("ahead in 5 of 5, better.")
+    assert plain == "* 1 more comparison: not run."
+
+
+def test_what_is_not_run_is_said_with_the_command_that_runs_it() -> None:
+    found = render.texts(
+        [floors(0.0), model("mimn", 2.0)], PLAN_OF_TWO, {"the command": ["complete_journey dien_product: fold 3"]}
+    )
+    assert "**The table is not complete**: 1 rows lack folds" in found[TABLE].splitlines()[2]
+    assert found[APPENDIX].endswith(
+        "`the command` runs them, cheapest answers first:\n\n* complete_journey dien_product: fold 3\n"
+    )
+
+
+def test_curves_weeks_and_trials_are_tables_of_what_their_files_say(tmp_path: Path) -> None:
+    (tmp_path / "curves").mkdir()
+    (tmp_path / "curves/complete_journey_delay.csv").write_text(
+        "dataset,row,x,auc,low,high,folds,positives\n"
+        'complete_journey,"MIMN, wide",0,0.71234,0.7,0.72,2,10\ncomplete_journey,"MIMN, wide",1000,0.7,0.6,0.8,2,10\n'
+    )
+    (tmp_path / "trials/sizes").mkdir(parents=True)
+    (tmp_path / "trials/sizes/trials.csv").write_text(
+        "dataset,row,name,fold,state_bytes,length,validation_auc\n"
+        "complete_journey,large,a,0,6000,200,0.8\ncomplete_journey,small,b,0,900,200,0.75\n"
+        "complete_journey,small,b,0,900,1000,0.76\n"
+    )
+    (tmp_path / "trials/memories").mkdir()
+    (tmp_path / "trials/memories/trials.csv").write_text(
+        "dataset,row,name,fold,state_bytes,length,validation_auc\n"
+        "complete_journey,reads,c,0,,200,0.9\ncomplete_journey,slots,d,0,800,200,0.7\n"
+    )
+    (tmp_path / "trials/memories/differences.csv").write_text(
+        "difference,length,folds,auc,low,high\nslots - reads,1000,1,-0.2,-0.31,0.1\n"
+    )
+    (tmp_path / "weeks").mkdir()
+    (tmp_path / "weeks/complete_journey.csv").write_text(
+        "first_day,purchases\n2024-02-27,1000\n2024-02-28,1210\n2024-02-29,900\n"
+    )
+    lines = csv_tables(tmp_path, PLAN_OF_TWO)
+    assert "## The Complete Journey: AUC by hours that the state is behind" in lines
+    assert "| row | folds | 0 | 1,000 |" in lines
+    assert "| MIMN, wide | 2 | 0.7123 | 0.7000 |" in lines
+    small, large = (line for line in lines if "`small`" in line or "`large`" in line)
+    assert small == "| 900 | b | `small` | 0.7500 | 0.7600 |"
+    assert large == "| 6,000 | a | `large` | 0.8000 | - |"
+    assert "| - | c | `reads` | 0.9000 |" in lines
+    assert "| `slots - reads` | 1,000 | -0.2000 [-0.3100, +0.1000] |" in lines
+    assert "| The Complete Journey | 2024-02-28 | 1,210 | 1,000 | 1.21 |" in lines
+    assert csv_tables(tmp_path / "nothing", PLAN_OF_TWO) == []
+
+
+def test_rows_on_different_instances_are_not_put_into_one_table() -> None:
+    other = model("pooling", 1.0)
+    other.folds[3]["instances_sha256"] = "another"
+    with pytest.raises(NoRecord, match="fold 3 was made on other instances"):
+        appendix(floors(0.0), other)
+    with pytest.raises(NoRecord, match="no record 'floors'"):
+        appendix(model("pooling", 1.0))
+    with pytest.raises(NoRecord, match="there are no records"):
+        appendix()
+
+
+def test_the_committed_files_are_what_the_committed_records_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    plan, open_rows = render.together(PLAN)
+    found = render.texts(read_records(render.RECORDS), plan, open_rows, csv_tables(render.RECORDS, plan))
+    for file, text in found.items():
+        assert (render.RECORDS / file).read_text("utf-8") == text

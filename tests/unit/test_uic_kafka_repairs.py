@@ -1,0 +1,162 @@
+"""What UIC assumes about kafka-python is checked by name, and its repairs of the library do what they are for."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from kafka import KafkaConsumer, TopicPartition
+from kafka.cluster import ClusterMetadata
+from kafka.consumer.fetcher import Fetcher
+from kafka.consumer.subscription_state import SubscriptionState
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.coordinator.base import BaseCoordinator
+from kafka.coordinator.consumer import ConsumerCoordinator
+from kafka.future import Future
+from kafka.producer.sender import Sender
+from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment
+from kafka.record.default_records import DefaultRecordBatch
+
+from uic.errors import UnsuitableClient
+from uic.log import kafka_repairs
+from uic.log.kafka_repairs import ASSUMPTIONS, ClaimingAssignor, broken_assumptions, check_client
+
+TOPIC = "behavior-events"
+ALL = [TopicPartition(TOPIC, p) for p in range(8)]
+CLUSTER = SimpleNamespace(topics=lambda: {TOPIC}, partitions_for_topic=lambda topic: set(range(8)))
+
+
+def member(name: str, assigned: list[TopicPartition], holds: list[TopicPartition]) -> tuple[str, ClaimingAssignor]:
+    assignor = ClaimingAssignor()
+    assignor.holds = lambda: holds
+    partitions = [tp.partition for tp in assigned]
+    assignor.on_assignment(ConsumerProtocolAssignment(1, [(TOPIC, partitions)], b""), 7)
+    return name, assignor
+
+
+def joined(*members: tuple[str, ClaimingAssignor]) -> dict[str, set[TopicPartition]]:
+    """What each gets in one round of a rebalance."""
+    told: Any = [SimpleNamespace(member_id=name, metadata=a.metadata([TOPIC])) for name, a in members]
+    found = members[0][1].assign(CLUSTER, told)
+    return {name: set(assignment.partitions()) for name, assignment in found.items()}
+
+
+def test_who_lost_its_partitions_claims_none_and_each_gets_an_owner_at_once() -> None:
+    got = joined(member("woke up", ALL, []), member("new", [], []))
+    assert got["woke up"] | got["new"] == set(ALL)
+    assert len(got["woke up"]) == len(got["new"]) == 4
+
+
+def test_what_is_held_stays_where_it_is_until_it_is_given_up() -> None:
+    got = joined(member("old", ALL, ALL), member("new", [], []))
+    assert got["new"] == set()
+    assert len(got["old"]) == 4
+    kept = sorted(got["old"])
+    assert joined(member("old", kept, kept), member("new", [], []))["new"] == set(ALL) - set(kept)
+
+
+# The assumptions
+
+
+def other(self: Any, *arguments: Any) -> None:
+    """What a method may have become."""
+
+
+Broken = Callable[[pytest.MonkeyPatch], None]
+CHANGES: dict[str, Broken] = {
+    "a consumer has _coordinator, _fetcher, _subscription, _cluster, _net and _manager": lambda patch: patch.setattr(
+        KafkaConsumer, "__init__", other
+    ),
+    "a join in progress is kept in _join_task and begun again if that is_done": lambda patch: patch.setattr(
+        BaseCoordinator, "join_group_async", other
+    ),
+    "_join_task is an attribute of the instance, not of the class": lambda patch: patch.setattr(
+        BaseCoordinator, "_join_task", None, raising=False
+    ),
+    "joining goes on while need_rejoin() says so": lambda patch: patch.delattr(ConsumerCoordinator, "poll"),
+    "an assignor claims member_assignment when it makes its metadata(topics)": lambda patch: patch.setattr(
+        CooperativeStickyAssignor, "metadata", other
+    ),
+    "a fetch is read by the class that Fetcher.PartitionRecords names": lambda patch: patch.setattr(
+        Fetcher, "_parse_fetched_data", other
+    ),
+    "PartitionRecords reads with _unpack_records(tp, records, …) and ends with drain()": lambda patch: patch.delattr(
+        Fetcher.PartitionRecords, "_unpack_records"
+    ),
+    "PartitionRecords tells which transactions were aborted": lambda patch: patch.delattr(
+        Fetcher.PartitionRecords, "_is_batch_aborted"
+    ),
+    "a fetcher keeps the records in line in _next_partition_records": lambda patch: patch.setattr(
+        Fetcher, "fetched_records", other
+    ),
+    "a batch's records lie at _pos of its _buffer": lambda patch: patch.setattr(
+        DefaultRecordBatch, "__slots__", ("_data",)
+    ),
+    "a subscription keeps positions in assignment": lambda patch: patch.setattr(SubscriptionState, "__init__", other),
+    "a cluster has request_update(), topic_id(topic) and partitions_for_topic(topic)": lambda patch: patch.delattr(
+        ClusterMetadata, "topic_id"
+    ),
+    "a producer has a thread _sender with force_close()": lambda patch: patch.delattr(Sender, "force_close"),
+}
+
+
+def test_the_installed_client_meets_every_assumption() -> None:
+    assert broken_assumptions() == []
+    assert set(CHANGES) == set(ASSUMPTIONS)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_client_that_breaks_an_assumption_is_refused_by_its_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    CHANGES[name](monkeypatch)
+    assert name in broken_assumptions()
+    with pytest.raises(UnsuitableClient) as refused:
+        check_client.__wrapped__()
+    assert name in refused.value.detail
+    assert "kafka-python" in refused.value.detail
+
+
+# Joins
+
+
+def coordinator(**state: Any) -> Any:
+    """The repaired coordinator without a broker, in the state given."""
+    made: Any = object.__new__(kafka_repairs._Coordinator)
+    joined = {"events"}
+    vars(made).update(
+        rejoin_needed=False,
+        _joined_subscription=joined,
+        _assignment_snapshot=None,
+        _metadata_snapshot={"events": {0}},
+        _subscription=SimpleNamespace(partitions_auto_assigned=lambda: True, subscription=joined),
+        config={"group_id": "group", "api_version": (4, 0)},
+        _join_task=None,
+    )
+    vars(made).update(state)
+    return made
+
+
+def test_a_join_that_finished_between_two_polls_is_still_collected() -> None:
+    member = coordinator(_assignment_snapshot={"events": set()})
+    assert member.need_rejoin()  # the topic's partitions changed, and nothing else asks for a rejoin
+    join = Future()
+    member._join_task = join
+    join.success(b"assignment")
+    member._assignment_snapshot = member._metadata_snapshot  # as the leader does while it joins
+    assert not ConsumerCoordinator.need_rejoin(member)  # the library would never look at the join again
+    assert member.need_rejoin()
+    assert not member._join_task.is_done  # nor begin another one
+    collected: list[bytes] = []
+    member._join_task.add_callback(collected.append)
+    assert collected == [b"assignment"]
+    member._join_task = None
+    assert not member.need_rejoin()
+
+
+def test_the_library_still_needs_each_repair() -> None:
+    """When this fails, a new kafka-python has fixed something: look whether a repair can go."""
+    source = inspect.getsource(BaseCoordinator.join_group_async)
+    assert "self._join_task is None or self._join_task.is_done" in source
+    assert "while self.need_rejoin()" in source

@@ -1,0 +1,105 @@
+"""What the fold does when the log is in trouble: an unreadable batch, a lost membership, an open transaction."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.fakes import FakeStore, FakeTopic, Worker, assert_exactly_once, users_of
+from uic.core.ports import Assigned, Described, LostGroup, Unreadable
+from uic.core.status import Phase
+from uic.core.takeup import LogBounds
+
+USERS = users_of(0, 1, 5)
+
+
+@pytest.fixture
+def worker() -> Worker:
+    """Has folded 20 events."""
+    made = Worker(FakeTopic(), FakeStore())
+    for i in range(20):
+        made.log.topic.event(USERS[i % 5], item=1 + i)
+    made.log.assign(0)
+    made.catch_up()
+    return made
+
+
+def unreadable(worker: Worker, offset: int) -> Unreadable:
+    return Unreadable(0, worker.log.reading[0][0], offset, offset + 3, "codec 5 is unknown")
+
+
+def test_what_lies_before_an_unreadable_batch_is_folded_and_then_the_partition_stops_by_name(worker: Worker) -> None:
+    topic = worker.log.topic
+    topic.event(USERS[0])
+    event = worker.log.messages(0)
+    worker.log.queued = [*event, unreadable(worker, 21)]
+    worker.settle()
+    assert worker.phase() is Phase.BROKEN
+    assert_exactly_once(worker.store, topic)
+    assert worker.partition().next_offset == 21
+    (reason,) = worker.updater.status.reasons
+    assert not worker.updater.status.serving
+    for told in ("unreadable_batch", "offset 21", "codec 5 is unknown", "continue from offset 24", "partition 0"):
+        assert told in reason
+
+
+def test_an_unreadable_batch_of_an_earlier_session_stops_nothing(worker: Worker) -> None:
+    late = unreadable(worker, 20)
+    worker.log.revoke(0)
+    worker.log.assign(0)
+    worker.settle()
+    worker.log.queued.append(late)
+    worker.settle()
+    assert worker.phase() is Phase.FOLDING
+
+
+def test_a_worker_that_lost_its_group_is_not_ready_until_it_is_a_member_again(worker: Worker) -> None:
+    worker.log.reading.clear()
+    worker.log.queued.append(LostGroup("the coordinator does not know this member"))
+    worker.settle()
+    status = worker.updater.status
+    assert not status.serving
+    assert not status.partitions
+    assert any(reason.startswith("out_of_group: the coordinator") for reason in status.reasons)
+    assert worker.counted("uic_group_losses_total") == 1
+    worker.log.assign(0)
+    worker.catch_up()
+    worker.settle()
+    assert worker.updater.status.serving
+    assert not worker.updater.status.reasons
+    assert_exactly_once(worker.store, worker.log.topic)
+
+
+def test_a_member_without_partitions_is_ready() -> None:
+    worker = Worker(FakeTopic(), FakeStore())
+    worker.settle()
+    assert not worker.updater.status.serving
+    worker.log.queued.append(Assigned(()))
+    worker.settle()
+    assert worker.updater.status.serving
+
+
+def test_events_behind_an_open_transaction_are_lag_and_hold_as_of_back(worker: Worker) -> None:
+    topic = worker.log.topic
+    tag, position = worker.log.reading[0]
+    worker.settle()
+    before = worker.partition().as_of_ms
+
+    def described(log_end: int, asked_ms: int) -> Described:
+        return Described(0, tag, LogBounds(0, 20, topic.topic_id), asked_ms, position, log_end)
+
+    worker.log.describe = lambda tags: None  # type: ignore[method-assign]  # answered by hand here
+    worker.log.queued.append(described(23, worker.log.wall_ms + 60_000))
+    worker.settle()
+    view = worker.partition()
+    assert (view.phase, view.lag, view.as_of_ms) == (Phase.FOLDING, 3, before)
+    assert "open transaction" in view.reason
+    assert worker.updater.status.serving
+    assert any(reason.startswith("open_transaction: ") for reason in worker.updater.status.reasons)
+    worker.log.queued.append(described(20, worker.log.wall_ms + 60_000))  # it ended, and left nothing
+    worker.settle()
+    view = worker.partition()
+    assert (view.lag, view.reason) == (0, "")
+    assert view.as_of_ms is not None
+    assert before is not None
+    assert view.as_of_ms > before
+    assert not worker.updater.status.reasons

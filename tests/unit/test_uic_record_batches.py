@@ -1,0 +1,257 @@
+"""UIC's reader of record batches reads what the client library reads, in every codec, and names what it cannot."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import cramjam
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kafka.consumer.fetcher import Fetcher, IsolationLevel
+from kafka.errors import CorruptRecordError
+from kafka.record.default_records import DefaultRecordBatch
+from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
+from kafka.record.util import calc_crc32c
+from kafka.structs import TopicPartition
+
+from uic.log.compression import GZIP, LZ4, SNAPPY, ZSTD, Undecodable, decompress
+from uic.log.kafka_repairs import PartitionRecords
+from uic.log.record_batches import UnreadableBatch
+
+AT = TopicPartition("events", 3)
+Told = tuple[int, bytes | None, bytes | None, list[tuple[str, bytes | None]]]
+CRC_AT, ATTRIBUTES_AT, LAST_DELTA_AT, COUNT_AT = 17, 21, 23, 57
+maybe = st.none() | st.binary(max_size=300)
+told = st.lists(
+    st.tuples(st.integers(0, 2**42), maybe, maybe, st.lists(st.tuples(st.text(max_size=9), maybe), max_size=3)),
+    min_size=1,
+    max_size=20,
+)
+
+
+def batch(records: list[Told], *, base: int = 0, compression: int = 0, **producer: Any) -> bytearray:
+    """The bytes of one batch."""
+    builder = MemoryRecordsBuilder(2, compression, 1 << 24, **producer)
+    for timestamp, key, value, headers in records:
+        builder.append(timestamp, key, value, headers)
+    builder.close()
+    return bytearray(struct.pack(">q", base) + builder.buffer()[8:])  # as a broker does; the checksum begins later
+
+
+def sealed(data: bytearray, at: int, packed: bytes) -> bytearray:
+    """`data` with some bytes replaced, and a checksum that fits."""
+    data[at : at + len(packed)] = packed
+    data[CRC_AT : CRC_AT + 4] = struct.pack(">I", calc_crc32c(memoryview(data)[ATTRIBUTES_AT:]))
+    return data
+
+
+def marker(base: int, *, abort: bool) -> bytearray:
+    """The end of producer 7's transaction."""
+    data = batch([(5, struct.pack(">hh", 0, int(not abort)), b"\0" * 6, [])], base=base, **TRANSACTION)
+    return sealed(data, ATTRIBUTES_AT, struct.pack(">h", 0x30))
+
+
+BEFORE_ALL = -(2**63)
+"""Nothing is left out as read before, however low an offset is."""
+TRANSACTION = {"transactional": True, "producer_id": 7, "producer_epoch": 0, "base_sequence": 0}
+
+
+def read(
+    reader: Any, data: bytes | bytearray, start: int = 0, piece: int = 1000, **options: Any
+) -> tuple[list[Any], list[int]]:
+    """All records as plain tuples, and where the client would read on after each piece.
+
+    Raises:
+        CorruptRecordError: a batch is unreadable; UIC's reader hands that out as a value, the library's raises.
+    """
+    fetched = reader(start, AT, MemoryRecords(bytes(data)), **options)
+    records, positions = [], []
+    while fetched:
+        for r in fetched.take(piece):
+            if isinstance(r, UnreadableBatch):
+                raise CorruptRecordError(r.reason)
+            records.append((r.offset, r.timestamp, r.key, r.value, list(r.headers)))
+        positions.append(fetched.next_fetch_offset)
+    return records, positions
+
+
+def java_snappy(data: bytes) -> bytes:
+    """As Java's producers write it: blocks behind a header."""
+    blocks = [bytes(cramjam.snappy.compress_raw(data[at : at + 100])) for at in range(0, len(data), 100)]
+    return b"\x82SNAPPY\x00" + struct.pack(">ii", 1, 1) + b"".join(struct.pack(">i", len(b)) + b for b in blocks)
+
+
+COMPRESSED: dict[str, tuple[int, Callable[[bytes], bytes]]] = {
+    "gzip": (GZIP, gzip.compress),
+    "snappy": (SNAPPY, lambda data: bytes(cramjam.snappy.compress_raw(data))),
+    "snappy of Java": (SNAPPY, java_snappy),
+    "lz4": (LZ4, lambda data: bytes(cramjam.lz4.compress(data))),
+    "zstd": (ZSTD, lambda data: bytes(cramjam.zstd.compress(data))),
+}
+HEADER_BYTES = 61
+
+
+def recoded(data: bytearray, codec: int, payload: bytes) -> bytearray:
+    """A batch with another payload: its length, attributes and checksum fit."""
+    changed = bytearray(data[:HEADER_BYTES]) + payload
+    changed[8:12] = struct.pack(">i", len(changed) - 12)
+    return sealed(changed, ATTRIBUTES_AT, struct.pack(">h", codec))
+
+
+@given(first=told, second=told, gap=st.integers(0, 5), piece=st.integers(1, 7), gzip=st.booleans())
+def test_it_reads_what_the_library_reads(
+    first: list[Told], second: list[Told], gap: int, piece: int, gzip: bool
+) -> None:
+    data = batch(first, base=40, compression=int(gzip)) + batch(second, base=40 + len(first) + gap)
+    for start in (40, 41, 40 + len(first)):
+        assert read(PartitionRecords, data, start, piece) == read(Fetcher.PartitionRecords, data, start, piece)
+    assert len(read(PartitionRecords, data, 40)[0]) == len(first) + len(second)
+
+
+def test_the_time_of_appending_counts_where_the_topic_says_so() -> None:
+    data = sealed(batch([(100, b"k", b"v", []), (200, b"k", b"v", [])]), ATTRIBUTES_AT, struct.pack(">h", 8))
+    assert [r[1] for r in read(PartitionRecords, data)[0]] == [200, 200]
+    assert read(PartitionRecords, data) == read(Fetcher.PartitionRecords, data)
+
+
+def test_reading_goes_on_behind_records_that_compaction_removed() -> None:
+    data = sealed(batch([(1, b"k", b"v", [])], base=10), LAST_DELTA_AT, struct.pack(">i", 4))
+    assert read(PartitionRecords, data, 10)[1][-1] == 15
+
+
+@pytest.mark.parametrize("abort", [True, False])
+def test_an_aborted_transaction_is_not_read_and_a_committed_one_is(abort: bool) -> None:
+    class Aborted:
+        producer_id, first_offset = 7, 0
+
+    inside = batch([(1, b"in", b"v", []), (2, b"in", b"v", [])], **TRANSACTION)
+    data = inside + marker(2, abort=abort) + batch([(3, b"after", b"v", [])], base=3, **TRANSACTION)
+    options = {"isolation_level": IsolationLevel.READ_COMMITTED, "aborted_transactions": [Aborted()] if abort else []}
+    records, positions = read(PartitionRecords, data, **options)
+    assert [r[2] for r in records] == ([b"after"] if abort else [b"in", b"in", b"after"])
+    assert positions[-1] == 4
+    assert (records, positions) == read(Fetcher.PartitionRecords, data, **options)
+
+
+@given(records=told, at=st.integers(LAST_DELTA_AT, 5000), byte=st.integers(0, 255))
+def test_a_changed_byte_is_noticed(records: list[Told], at: int, byte: int) -> None:
+    data = batch(records)
+    at = at % len(data)
+    if at < ATTRIBUTES_AT or data[at] == byte:
+        return
+    data[at] = byte
+    with pytest.raises(CorruptRecordError):
+        read(PartitionRecords, data)
+
+
+@given(records=told, at=st.integers(61, 5000), byte=st.integers(0, 255))
+def test_malformed_records_under_a_fitting_checksum_are_refused_or_read_as_the_library_reads_them(
+    records: list[Told], at: int, byte: int
+) -> None:
+    data = batch(records)
+    data = sealed(data, 61 + at % (len(data) - 61), bytes([byte]))
+    try:
+        found = read(PartitionRecords, data, BEFORE_ALL)
+    except CorruptRecordError:  # and no other error
+        return
+    assert len(found[0]) == len(records)
+    if byte < 128:  # else it may be a record's attributes: one byte, which the library takes for a number of several
+        try:
+            theirs = read(Fetcher.PartitionRecords, data, BEFORE_ALL)
+        except CorruptRecordError:  # the name of a header that is no text, which ends the library's reading for good
+            return
+        assert found == theirs
+
+
+def test_a_header_whose_name_is_no_text_stops_nothing() -> None:
+    data = batch([(1, b"k", b"v", [("@@", b"x"), ("n", None)]), (2, b"k", b"w", [])])
+    records, _ = read(PartitionRecords, sealed(data, data.index(b"@@"), b"\xff\xfe"))
+    assert [(key, value) for _, _, key, value, _ in records] == [(b"k", b"v"), (b"k", b"w")]
+    assert records[0][4] == [("\N{REPLACEMENT CHARACTER}" * 2, b"x"), ("n", None)]
+
+
+@pytest.mark.parametrize("count", [0, 2, 2**31 - 1, -1])
+def test_a_count_that_is_not_the_number_of_records_is_refused(count: int) -> None:
+    data = sealed(batch([(1, b"k", b"v", [])]), COUNT_AT, struct.pack(">i", count))
+    with pytest.raises(CorruptRecordError):
+        read(PartitionRecords, data)
+
+
+def test_the_offsets_that_these_tests_write_at_are_the_formats() -> None:
+    assert DefaultRecordBatch.CRC_OFFSET == CRC_AT
+    assert DefaultRecordBatch.ATTRIBUTES_OFFSET == ATTRIBUTES_AT
+    assert DefaultRecordBatch.HEADER_STRUCT.size == COUNT_AT + 4
+
+
+# Compression
+
+
+@pytest.mark.parametrize("name", COMPRESSED)
+@given(records=told)
+def test_every_codec_of_kafka_is_read(name: str, records: list[Told]) -> None:
+    codec, compress = COMPRESSED[name]
+    plain = batch(records, base=7)
+    assert read(PartitionRecords, recoded(plain, codec, compress(bytes(plain[HEADER_BYTES:]))), 7) == read(
+        PartitionRecords, plain, 7
+    )
+
+
+@pytest.mark.parametrize("name", COMPRESSED)
+def test_a_batch_may_decompress_to_a_bound_and_no_further(name: str) -> None:
+    codec, compress = COMPRESSED[name]
+    data = compress(bytes(100_000))
+    assert decompress(codec, data, limit=100_000) == bytes(100_000)
+    with pytest.raises(Undecodable):
+        decompress(codec, data, limit=99_999)
+
+
+@pytest.mark.parametrize("name", COMPRESSED)
+@given(data=st.binary(max_size=400), noise=st.binary(max_size=40), at=st.integers(0, 1000))
+def test_damaged_compression_is_named_and_raises_nothing_else(name: str, data: bytes, noise: bytes, at: int) -> None:
+    codec, compress = COMPRESSED[name]
+    damaged = bytearray(compress(data))
+    at %= len(damaged)
+    damaged[at : at + len(noise)] = noise
+    with contextlib.suppress(Undecodable):
+        decompress(codec, bytes(damaged), limit=1 << 16)
+
+
+# What cannot be read
+
+
+def handed_out(data: bytes | bytearray, start: int = 0) -> list[Any]:
+    """All that the client would hand to UIC."""
+    fetched: Any = PartitionRecords(start, AT, MemoryRecords(bytes(data)))
+    found: list[Any] = []
+    while fetched:
+        found += fetched.take(1000)
+    return found
+
+
+def test_an_unknown_codec_is_named_behind_what_could_be_read_and_nothing_follows() -> None:
+    first, last = batch([(1, b"k", b"v", [])], base=10), batch([(1, b"k", b"w", [])], base=13)
+    bad = recoded(batch([(1, b"k", b"v", []), (2, b"k", b"v", [])], base=11), 5, b"whatever")
+    *records, unreadable = handed_out(first + bad + last, 10)
+    assert [r.offset for r in records] == [10]
+    assert unreadable[:2] == (11, 13)
+    assert "codec 5" in unreadable.reason
+
+
+def test_a_batch_that_fails_its_checksum_is_named_with_its_place() -> None:
+    data = batch([(1, b"k", b"v", []), (2, b"k", b"v", [])], base=5)
+    data[-1] ^= 1
+    (unreadable,) = handed_out(data, 5)
+    assert unreadable[:2] == (5, 7)
+    assert "checksum" in unreadable.reason
+
+
+def test_a_batch_that_is_read_from_its_middle_is_named_from_there() -> None:
+    data = batch([(1, b"k", b"v", []), (2, b"k", b"v", [])], base=5)
+    data[-1] ^= 1
+    (unreadable,) = handed_out(data, 6)
+    assert unreadable[:2] == (6, 7)
