@@ -202,5 +202,18 @@ def _piecewise(x: Floats, labels: Floats, counts: Floats) -> Piecewise:
             weight = before[0] + pool[0]
             pool = (weight, before[1] + pool[1], (before[0] * before[2] + pool[0] * pool[2]) / weight)
         pools.append(pool)
-    rates = np.array([clicked / rows for rows, clicked, _ in pools])
-    return Piecewise(tuple(at for _, _, at in pools), tuple(logit(rates).tolist()))
+    knots, heights = (
+        np.array([at for _, _, at in pools]),
+        logit(np.array([clicked / rows for rows, clicked, _ in pools])),
+    )
+
+    def predicted(shift: float) -> float:
+        fitted = Piecewise(tuple(knots.tolist()), tuple((heights + shift).tolist()))
+        return float(counts @ fitted.apply(sigmoid(x)))
+
+    # Lines between knots are not the bins' rates: one shift of all knots makes predicted clicks the clicks.
+    low, high = -5.0, 5.0
+    for _ in range(50):
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if predicted(middle) < clicks.sum() else (low, middle)
+    return Piecewise(tuple(knots.tolist()), tuple((heights + high).tolist()))

@@ -132,7 +132,8 @@ def read_events(path: str | Path, *, sha256: str | None = None) -> Events:
             table = file.read(columns=list(COLUMNS))
         columns = {name: _integers(table[name], name) for name in COLUMNS}
         _check_values(columns)
-        return Events(*columns.values())
+        user_id, item_id, category_id, timestamp, basket_id = columns.values()
+        return Events(user_id, item_id, category_id, timestamp, basket_id)
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{path} cannot be read as parquet: {error}") from error
     except DataError as error:
