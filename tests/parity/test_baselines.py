@@ -152,7 +152,7 @@ def test_a_sketch_is_read_beside_what_a_baseline_knows() -> None:
     model = model_of(SKETCHED)
     counts = 5.0 * torch.rand(B, P, C, 3, 2, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
     with torch.no_grad():
-        got = model.logits(model.window(*HISTORY), POSITIONS, *CANDIDATES, counts)
+        got = model.logits(model.window(*HISTORY), POSITIONS, *CANDIDATES, counts=counts)
         n = POSITIONS[:, 0]
         scores = model.scorer(*HISTORY, n)(CANDIDATES[0][:, 0], CANDIDATES[1][:, 0], counts=counts[:, 0])
     torch.testing.assert_close(torch.logit(scores), got[:, 0], atol=1e-10, rtol=0)
@@ -175,7 +175,7 @@ def test_a_baseline_with_a_sketch_learns_from_what_the_windows_hold() -> None:
     one = batch(touches=touches)
     with torch.no_grad():
         counts = window_counts(sketch, touches, POSITIONS)
-        logits = model.logits(model.window(*HISTORY), POSITIONS, *CANDIDATES, counts)
+        logits = model.logits(model.window(*HISTORY), POSITIONS, *CANDIDATES, counts=counts)
     want = torch.nn.functional.binary_cross_entropy_with_logits(logits, one.labels)
     assert model.loss(one).click.item() == pytest.approx(want.item(), abs=1e-6)
     with pytest.raises(BatchError, match="`touches`"):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mimn.nn.head import MimnHead
+from mimn.nn.head import MimnHead, MlpTop
 from mimn.nn.serving import ServingHead
 from parity.paper_models import BASE, CONFIGS, small_model
 
@@ -48,6 +48,7 @@ def test_the_served_head_is_the_trained_one(name: str, candidates: int) -> None:
 def test_slopes_of_any_size_are_the_trained_ones(slopes: tuple[float, float]) -> None:
     model = small_model(BASE)
     assert isinstance(model.head, MimnHead)
+    assert isinstance(model.head.mlp, MlpTop)
     with torch.no_grad():
         for slope in (model.head.mlp.first_slope.weight, model.head.mlp.second_slope.weight):
             slope.copy_(torch.linspace(*slopes, len(slope)))

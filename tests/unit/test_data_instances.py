@@ -236,7 +236,8 @@ def test_embedding_ids_come_back_as_a_bundle_would_hold_them(tmp_path: Path) -> 
 
 
 def test_an_item_of_two_categories_is_refused() -> None:
-    events = Events(*(np.array(column) for column in ([1, 1], [5, 5], [1, 2], [0, 1], [1, 2])))
+    user, item, category, time, basket = (np.array(column) for column in ([1, 1], [5, 5], [1, 2], [0, 1], [1, 2]))
+    events = Events(user, item, category, time, basket)
     with pytest.raises(DataError, match="item 5 has two categories"):
         build_vocabulary(events, np.array([True]))
 

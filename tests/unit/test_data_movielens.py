@@ -16,7 +16,7 @@ from mimn.data.instances import build_instances
 from mimn.data.negatives import NegativeRule
 from mimn.data.split import PARTS
 
-RECORDS = Path(__file__).parents[2] / "models/experiments/movielens/movielens_100k"
+RECORDS = Path(__file__).parents[2] / "models/experiments/movielens_100k"
 SPEC = importlib.util.find_spec("recbole")
 needs_package = pytest.mark.skipif(
     SPEC is None, reason=f"{movielens.PACKAGE} is not installed (make install-dev): MovieLens 100K is not prepared"
@@ -111,6 +111,6 @@ def test_records_hold_no_ids() -> None:
         with np.load(path, allow_pickle=False) as archive:
             for name in archive.files:
                 column, array = name.partition("_")[2], archive[name]
-                assert column in ("user_id", "events", "bought", "drawn") or column.startswith("200"), name
-                if column == "user_id":
+                assert column in ("user", "events", "bought") or column.startswith("200"), name
+                if column == "user":
                     assert np.unique(array).tolist() == list(range(array.max() + 1))

@@ -13,7 +13,7 @@ from torch import Tensor
 from mimn.config import MimnConfig
 from mimn.nn.cell import MimnCell
 from mimn.nn.checkpoint import CheckpointError, load_model, save_model
-from mimn.nn.head import BatchNorm, ChannelAttention, MimnHead, Mlp, prelu
+from mimn.nn.head import BatchNorm, ChannelAttention, MimnHead, Mlp, MlpTop, prelu
 from mimn.nn.model import Batch, BatchError, MimnModel, utilization_loss
 
 pytestmark = pytest.mark.torch
@@ -101,6 +101,7 @@ def test_the_head_reads_the_count_in_one_place_alone() -> None:
     doubled = {"count": 2 * blocks["count"]}
     with torch.no_grad():
         assert isinstance(model.head, MimnHead)
+        assert isinstance(model.head.mlp, MlpTop)
         model.head.mlp.by_user.weight[:, CONFIG.width] = 0.0  # the column of the count
     candidates = rows(ITEMS, B, 5), rows(CATEGORIES, B, 5)
     one = model.logits(model.cell.pack(blocks), *candidates)

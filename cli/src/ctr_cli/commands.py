@@ -53,7 +53,7 @@ COMMANDS = (
     _local("down", "Stop the stack by pid; its data stays."),
     _local("status", "What of the stack runs, and whether it is ready."),
     _uic("doctor", RUN, "Check the running stack, or the deployment that UIC_... variables name."),
-    Command("data", TRAIN, "Prepare a data set.", "ctr_cli.data", TRAINING),
+    Command("data", TRAIN, "Check, prepare, sample or convert a data set.", "ctr_cli.data", TRAINING),
     Command("train", TRAIN, "Train one model.", "mimn.train", TRAINING),
     Command("evaluate", TRAIN, "Evaluate a trained run.", "mimn.evaluate", TRAINING),
     Command("export", TRAIN, "Write a trained run as a bundle for serving.", "mimn.export", TRAINING),

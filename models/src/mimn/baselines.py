@@ -61,6 +61,8 @@ class BaselineConfig(SharedConfig):
             raise ConfigError(f"history_product must be {wanted} in form 'official' of variant {self.variant!r}")
         if self.sketch is not None:
             raise ConfigError("sketch cells must be 0 in form 'official': MIMN's authors had none")
+        if self.head != "paper":
+            raise ConfigError(f"head must be 'paper' in form 'official', not {self.head!r}")
 
     @property
     def context_features(self) -> tuple[str, ...]:

@@ -17,6 +17,21 @@ Variant = Literal["paper", "official", "pooling"]
 Rebalance = Literal["none", "shift", "transfer"]
 Padding = Literal["hold", "reset", "run"]
 HeadNorm = Literal["none", "batch"]
+HeadName = Literal[
+    "paper",
+    "mlp",
+    "deep_crossing",
+    "fm",
+    "fnn",
+    "pnn_inner",
+    "pnn_outer",
+    "wide_deep",
+    "deepfm",
+    "dcn",
+    "dcn_v2",
+    "nfm",
+    "afm",
+]
 
 
 MAX_SKETCH_CELLS = 1 << 16
@@ -44,8 +59,11 @@ class SharedConfig:
     """Counters in each of the two hashed rows of items; 0 = no counters."""
     sketch_half_lives: tuple[int, ...] = (0, 30)
     """Days after which an event counts half, one value per set of counters; 0 = never. Used only with a sketch."""
+    head: HeadName = "paper"
+    """What stands above the state's read-outs: `paper` is the model's own, the others are field heads
+    (`mimn.nn.heads`), which take any state."""
     head_units: tuple[int, int] = (200, 80)
-    """Hidden widths of the MLP."""
+    """Hidden widths of the MLP, and of a field head's deep part."""
     head_norm: HeadNorm = "none"
     """Batch normalization of the MLP's input. The published heads always have their own affine layer there."""
     head_dropout: float = 0.0
@@ -53,7 +71,10 @@ class SharedConfig:
     def __post_init__(self) -> None:
         at_least_one(self, "embedding_dim")
         two_widths(self, "head_units")
+        one_of(self, "head", HeadName)
         one_of(self, "head_norm", HeadNorm)
+        if self.head != "paper" and self.head_norm != "none":
+            raise ConfigError(f"head_norm must be 'none' with head {self.head!r}: only the paper's MLP has it")
         if not self.auxiliary_weight >= 0.0:
             raise ConfigError(f"auxiliary_weight must be 0 or more, not {self.auxiliary_weight}")
         if not 0.0 <= self.head_dropout < 1.0:
@@ -156,6 +177,8 @@ class MimnConfig(SharedConfig):
             raise ConfigError(f"utilization_weight must be 0 or more, not {self.utilization_weight}")
         if len(set(self.context_features)) != len(self.context_features) or not all(self.context_features):
             raise ConfigError(f"context_features must be distinct and not empty, not {self.context_features}")
+        if self.context_features and self.head != "paper":
+            raise ConfigError(f"context_features must be empty with head {self.head!r}: it reads fields")
         if self.shifts and self.slots < 3:
             raise ConfigError(f"slots must be at least 3 with rebalance 'shift', not {self.slots}")
         if (self.padding == "hold") == (self.variant == "official"):
@@ -173,6 +196,8 @@ class MimnConfig(SharedConfig):
     def _check_official(self) -> None:
         if self.utilization and self.rebalance != "shift":
             raise ConfigError(f"rebalance must be 'shift' in variant 'official', not {self.rebalance!r}")
+        if self.head != "paper":
+            raise ConfigError(f"head must be 'paper' in variant 'official', not {self.head!r}")
         if self.context_features or self.history_product or self.bounded_writes or self.sketch:
             raise ConfigError(
                 "context_features must be empty, history_product and bounded_writes false, sketch cells 0 in variant "

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.config import MimnConfig, cell_layout
+from mimn.reference_heads import TWINS
 from mimn.state.layout import BlockType
 
 Array = NDArray[np.float64]
@@ -103,7 +104,7 @@ class Reference:
         """The click probability of one candidate [D] with context [K], and with a sketch what its cells hold [A, S]."""
         c = self.config
         q = np.asarray(candidate, np.float64)
-        user = np.concatenate([blocks["history_mean"], np.log(1 + blocks["count"]) / 7, context])
+        user = [blocks["history_mean"], np.log(1 + blocks["count"]) / 7]
         features = [q]
         if c.variant == "paper":
             features += [blocks["add_mean"] * q, self._read_out(blocks, q)]
@@ -112,12 +113,15 @@ class Reference:
         if c.history_product:
             features.append(q * blocks["history_mean"])
         if counts is not None:
-            rows = list(counts)
+            rows, read = list(counts), []
             if c.sketch_category_cells:
-                features.append(np.log(1 + rows.pop(0)))
+                read.append(np.log(1 + rows.pop(0)))
             if c.sketch_item_cells:
-                features.append(np.log(1 + np.array([min(one, other) for one, other in zip(*rows, strict=True)])))
-        return float(sigmoid(self._mlp(user, np.concatenate(features))))
+                read.append(np.log(1 + np.array([min(one, other) for one, other in zip(*rows, strict=True)])))
+            features.append(np.concatenate(read))
+        if c.head != "paper":
+            return float(sigmoid(np.array(self._field_head(user, features))))
+        return float(sigmoid(self._mlp(np.concatenate([*user, context]), np.concatenate(features))))
 
     def flat(self, blocks: Blocks) -> NDArray[np.float32]:
         """The flat float32 vector [F] of `blocks`."""
@@ -181,6 +185,27 @@ class Reference:
         x = prelu(first @ x + W["head.mlp.by_user.bias"], W["head.mlp.first_slope.weight"])
         x = prelu(W["head.mlp.second.weight"] @ x + W["head.mlp.second.bias"], W["head.mlp.second_slope.weight"])
         return float((W["head.mlp.third.weight"] @ x + W["head.mlp.third.bias"])[0])
+
+    def _field_head(self, user: list[Array], candidate: list[Array]) -> float:
+        """A field head over the read-outs: a piece as wide as an event vector is two fields, any other becomes one."""
+        E, prefix = self.config.embedding_dim, "head.mlp.over."
+        W = {name.removeprefix(prefix): value for name, value in self._weights.items() if name.startswith(prefix)}
+
+        def fields(side: str, pieces: list[Array]) -> list[Array]:
+            out: list[Array] = []
+            for at, piece in enumerate(pieces):
+                if len(piece) == 2 * E:
+                    out += [piece[:E], piece[E:]]
+                else:
+                    out.append(W[f"{side}.{at}.weight"] @ piece + W[f"{side}.{at}.bias"])
+            return out
+
+        first = 0.0
+        if "by_candidate.weight" in W:
+            first = float((W["by_candidate.weight"] @ candidate[0] + W["by_candidate.bias"])[0])
+        head = {name.removeprefix("head."): value for name, value in W.items() if name.startswith("head.")}
+        twin = TWINS[self.config.head]
+        return twin(head, fields("user", user), fields("candidate", candidate), (0.0, first))
 
     def _normalized(self, piece: str, x: Array) -> Array:
         W, name = self._weights, f"head.mlp.{piece}_norm.norm"

@@ -34,10 +34,10 @@ class DataError(Exception):
 class Events:
     """n behaviors, sorted by user and then by time. The order among rows with one timestamp means nothing.
 
-    All columns are [n] int64, 0 or more; `timestamp` is in seconds since 1970-01-01.
+    All columns are [n] int64; `timestamp` counts units of `unit_ms` milliseconds since 1970-01-01 UTC.
 
     Raises:
-        DataError: the columns differ in length or are not sorted, an id is negative, or times are not in seconds.
+        DataError: the columns differ in length or are not sorted.
     """
 
     user_id: NDArray[np.int64]
@@ -45,6 +45,7 @@ class Events:
     category_id: NDArray[np.int64]
     timestamp: NDArray[np.int64]
     basket_id: NDArray[np.int64]
+    unit_ms: int = 1000
 
     def __post_init__(self) -> None:
         if not len(self.user_id):
@@ -52,16 +53,6 @@ class Events:
         for name in COLUMNS:
             if len(getattr(self, name)) != len(self.user_id):
                 raise DataError(f"column {name} has {len(getattr(self, name))} rows, user_id has {len(self.user_id)}")
-            if int(getattr(self, name).min()) < 0:
-                row = int(np.argmax(getattr(self, name) < 0))
-                fix = "use seconds since 1970-01-01" if name == "timestamp" else "number the ids from 0 or 1 up"
-                raise DataError(f"column {name} has {getattr(self, name)[row]} in row {row}, below 0: {fix}")
-        if int(self.timestamp.max()) >= LATEST:
-            row = int(np.argmax(self.timestamp >= LATEST))
-            raise DataError(
-                f"column timestamp has {self.timestamp[row]} in row {row}: times are in seconds since 1970-01-01; "
-                f"{_unit_fix(int(self.timestamp[row]))}"
-            )
         same_user = self.user_id[1:] == self.user_id[:-1]
         in_order = np.where(same_user, self.timestamp[1:] >= self.timestamp[:-1], self.user_id[1:] > self.user_id[:-1])
         if not bool(in_order.all()):
@@ -112,7 +103,8 @@ class Events:
 
     def select(self, rows: NDArray[np.bool_]) -> Events:
         """The rows where the mask is true."""
-        return Events(*(getattr(self, name)[rows] for name in COLUMNS))
+        user_id, item_id, category_id, timestamp, basket_id = (getattr(self, name)[rows] for name in COLUMNS)
+        return Events(user_id, item_id, category_id, timestamp, basket_id, self.unit_ms)
 
     @cached_property
     def sha256(self) -> str:
@@ -138,7 +130,10 @@ def read_events(path: str | Path, *, sha256: str | None = None) -> Events:
         with pq.ParquetFile(path) as file:
             _check_schema(file.schema_arrow)
             table = file.read(columns=list(COLUMNS))
-        return Events(*(_integers(table[name], name) for name in COLUMNS))
+        columns = {name: _integers(table[name], name) for name in COLUMNS}
+        _check_values(columns)
+        user_id, item_id, category_id, timestamp, basket_id = columns.values()
+        return Events(user_id, item_id, category_id, timestamp, basket_id)
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{path} cannot be read as parquet: {error}") from error
     except DataError as error:
@@ -172,6 +167,22 @@ def _integers(column: pa.ChunkedArray, name: str) -> NDArray[np.int64]:
             "map the ids to smaller numbers"
         )
     return values.astype(np.int64)
+
+
+def _check_values(columns: Mapping[str, NDArray[np.int64]]) -> None:
+    """Raise DataError if an id is negative, or times are not in seconds."""
+    for name, values in columns.items():
+        if len(values) and int(values.min()) < 0:
+            row = int(np.argmax(values < 0))
+            fix = "use seconds since 1970-01-01" if name == "timestamp" else "number the ids from 0 or 1 up"
+            raise DataError(f"column {name} has {values[row]} in row {row}, below 0: {fix}")
+    times = columns["timestamp"]
+    if len(times) and int(times.max()) >= LATEST:
+        row = int(np.argmax(times >= LATEST))
+        raise DataError(
+            f"column timestamp has {times[row]} in row {row}: times are in seconds since 1970-01-01; "
+            f"{_unit_fix(int(times[row]))}"
+        )
 
 
 def _unit_fix(timestamp: int) -> str:

@@ -12,9 +12,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mimn.data.description import TimeSplit, instant_ms
+
 Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
 FOLDS = 5
+LEFT_OUT = -1
+"""In place of a part: an impression whose label is not known in time, or behind the end."""
 
 
 def part_of(user_id: int, fold: int | None = None) -> Part:
@@ -34,3 +38,18 @@ def part_of(user_id: int, fold: int | None = None) -> Part:
 def parts_of(user_ids: NDArray[np.int64], fold: int | None = None) -> NDArray[np.int8]:
     """Each user's place in `PARTS`. [U] → [U] int8."""
     return np.array([PARTS.index(part_of(int(user), fold)) for user in user_ids], np.int8)
+
+
+def time_parts(split: TimeSplit, window_ms: int, time_ms: NDArray[np.int64]) -> NDArray[np.int8]:
+    """Each impression's place in `PARTS`, or `LEFT_OUT`. [m] ms → [m]
+
+    An impression trains if its window is over when training begins: a label that is not known yet is no label.
+    """
+    part = np.full(len(time_ms), LEFT_OUT, np.int8)
+    first, second = instant_ms(split.train_until), instant_ms(split.validate_until)
+    labels = first if split.labels_until is None else instant_ms(split.labels_until)
+    last = np.iinfo(np.int64).max if split.test_until is None else instant_ms(split.test_until)
+    part[(time_ms < first) & (time_ms + window_ms <= labels)] = PARTS.index("train")
+    part[(time_ms >= first) & (time_ms < second)] = PARTS.index("validation")
+    part[(time_ms >= second) & (time_ms < last)] = PARTS.index("test")
+    return part

@@ -30,4 +30,5 @@ def make(seed: int = 0, users: int = USERS) -> Events:
             time, basket = 1_577_836_800 + start + 86400 * occasion, user * 1000 + occasion
             columns += [(user, item, (item - 1) // ITEMS_PER_CATEGORY + 1, time, basket) for item in sorted(taken)]
     table = np.array(columns, np.int64)
-    return Events(*(np.ascontiguousarray(table[:, column]) for column in range(5)))
+    user_id, item_id, category_id, timestamp, basket_id = np.ascontiguousarray(table.T)
+    return Events(user_id, item_id, category_id, timestamp, basket_id)

@@ -20,4 +20,4 @@ def addresses_of(sketch: Sketch, ids: EmbeddingIds, items: Ints, categories: Int
 
 def times_ms(events: Events) -> Ints:
     """[n]: when each event happened, in ms, as in the log."""
-    return events.timestamp * 1000
+    return events.timestamp * events.unit_ms

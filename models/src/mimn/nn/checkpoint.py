@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from mimn.baselines import BaselineConfig, ModelConfig, model_config
 from mimn.config import ConfigError
 from mimn.nn.baselines.model import BaselineModel
+from mimn.nn.fields import ModelFields
 from mimn.nn.model import ClickModel, MimnModel
 
 
@@ -19,11 +20,11 @@ class CheckpointError(Exception):
     """A model file that cannot be read; the message names the file and the fix."""
 
 
-def untrained(config: ModelConfig, item_rows: int, category_rows: int) -> ClickModel:
+def untrained(config: ModelConfig, item_rows: int, category_rows: int, fields: ModelFields | None = None) -> ClickModel:
     """The model of `config` with weights drawn from torch's generator; the rows count the unknown ones."""
     if isinstance(config, BaselineConfig):
-        return BaselineModel(config, item_rows, category_rows)
-    return MimnModel(config, item_rows, category_rows)
+        return BaselineModel(config, item_rows, category_rows, fields)
+    return MimnModel(config, item_rows, category_rows, fields)
 
 
 def save_model(model: ClickModel, path: str | Path) -> None:

@@ -21,7 +21,7 @@ from mimn.nn.baselines.model import BaselineModel
 from mimn.nn.baselines.serving import SequenceHead, functions
 from mimn.nn.cell import MimnCell
 from mimn.nn.fused import FusedCell
-from mimn.nn.head import MimnHead
+from mimn.nn.head import MimnHead, MlpTop
 from mimn.nn.model import MimnModel
 from mimn.nn.serving import ServingHead
 from mimn.nn.sketch import SketchReader
@@ -69,7 +69,8 @@ class HeadModule(nn.Module):
     def __init__(self, model: MimnModel, *, serving: bool = False) -> None:
         """With `serving`, rearranged so that a candidate costs less (`mimn.nn.serving`)."""
         super().__init__()
-        self.head = ServingHead(model.head) if serving and isinstance(model.head, MimnHead) else model.head
+        rearranged = serving and isinstance(model.head, MimnHead) and isinstance(model.head.mlp, MlpTop)
+        self.head = ServingHead(model.head) if rearranged and isinstance(model.head, MimnHead) else model.head
         # Registered here, because the head reads its weights and does not own it.
         self.cell = model.cell
 

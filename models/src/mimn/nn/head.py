@@ -7,6 +7,8 @@ candidate is small. Shapes: N users, C candidates each.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +16,10 @@ from mimn.baselines import ModelConfig
 from mimn.config import MimnConfig
 from mimn.nn import addressing
 from mimn.nn.cell import Cell, MimnCell, State
+from mimn.nn.fields import NO_FIELDS, ModelFields
 from mimn.nn.gru import glorot_
+from mimn.nn.heads import HEADS
+from mimn.nn.heads.over_state import FieldTop
 from mimn.nn.memory import read
 from mimn.nn.sketch import SketchReader
 
@@ -104,7 +109,7 @@ class MimnHead(nn.Module):
     """The head of variant `paper`. It reads the state with the candidate as if that were the next event, but writes
     nothing: the controller takes the candidate in, its read head reads the memory, and the output layer sees both."""
 
-    def __init__(self, config: MimnConfig, cell: MimnCell) -> None:
+    def __init__(self, config: MimnConfig, cell: MimnCell, fields: ModelFields = NO_FIELDS) -> None:
         super().__init__()
         D, H = config.width, config.controller_units
         self.config = config
@@ -114,8 +119,8 @@ class MimnHead(nn.Module):
         if config.memory_induction:
             self.attention = ChannelAttention(D, config.attention_units)
         self.sketch = None if config.sketch is None else SketchReader(config.sketch)
-        candidate_width = 2 * D + H + D * (config.memory_induction + config.history_product) + sketch_width(self.sketch)
-        self.mlp = Mlp(D + 1 + len(config.context_features), candidate_width, config)
+        products = [D] * (config.memory_induction + config.history_product)
+        self.mlp = top(config, [D, 1], [D, D, H, *products, *sketch_widths(self.sketch)], fields)
 
     @property
     def mimn_cell(self) -> MimnCell:
@@ -140,7 +145,12 @@ class MimnHead(nn.Module):
         return self.step_output(h, read(blocks["memory"], weights))
 
     def forward(
-        self, states: Tensor, candidates: Tensor, context: Tensor | None = None, counts: Tensor | None = None
+        self,
+        states: Tensor,
+        candidates: Tensor,
+        context: Tensor | None = None,
+        counts: Tensor | None = None,
+        item_fields: Tensor | None = None,
     ) -> Tensor:
         """The click logits; candidates do not influence each other.
 
@@ -154,23 +164,28 @@ class MimnHead(nn.Module):
             features.append(history_product(blocks, candidates))
         if self.sketch is not None:
             features.append(self.sketch(counts))
-        logits: Tensor = self.mlp(user_features(blocks, context), torch.cat(features, -1))
+        logits: Tensor = self.mlp(user_pieces(blocks), features, context, item_fields)
         return logits
 
 
 class PoolingHead(nn.Module):
     """The head of variant `pooling` (Embedding&MLP): the candidate and the mean of the user's events."""
 
-    def __init__(self, config: MimnConfig, cell: Cell) -> None:
+    def __init__(self, config: MimnConfig, cell: Cell, fields: ModelFields = NO_FIELDS) -> None:
         super().__init__()
         self.config = config
         self._cell = [cell]
         self.sketch = None if config.sketch is None else SketchReader(config.sketch)
-        candidate_width = config.width * (1 + config.history_product) + sketch_width(self.sketch)
-        self.mlp = Mlp(config.width + 1 + len(config.context_features), candidate_width, config)
+        D = config.width
+        self.mlp = top(config, [D, 1], [D] * (1 + config.history_product) + sketch_widths(self.sketch), fields)
 
     def forward(
-        self, states: Tensor, candidates: Tensor, context: Tensor | None = None, counts: Tensor | None = None
+        self,
+        states: Tensor,
+        candidates: Tensor,
+        context: Tensor | None = None,
+        counts: Tensor | None = None,
+        item_fields: Tensor | None = None,
     ) -> Tensor:
         """The click logits; as `MimnHead`. [N, F], [N, C, D], [N, K], [N, C, A, S] → [N, C]"""
         blocks = self._cell[0].unpack(states)
@@ -179,24 +194,88 @@ class PoolingHead(nn.Module):
             features.append(history_product(blocks, candidates))
         if self.sketch is not None:
             features.append(self.sketch(counts))
-        logits: Tensor = self.mlp(
-            user_features(blocks, context), torch.cat(features, -1) if features[1:] else candidates
-        )
+        logits: Tensor = self.mlp(user_pieces(blocks), features, context, item_fields)
         return logits
 
 
-def sketch_width(reader: SketchReader | None) -> int:
-    """Values that a head reads of the sketch for one candidate."""
-    return 0 if reader is None else reader.width
+def sketch_widths(reader: SketchReader | None) -> list[int]:
+    """Values that a head reads of the sketch for one candidate: none without it."""
+    return [] if reader is None else [reader.width]
 
 
-def user_features(blocks: State, context: Tensor | None) -> Tensor:
-    """What the MLP reads of the user and the request: mean event vector, log of the count, context. → [N, D + 1 + K]
+def user_pieces(blocks: State) -> list[Tensor]:
+    """What a head reads of the user: the mean event vector [N, D] and the log of the count [N, 1].
 
     The paper's sums enter as means: a head trained on 200 events would not know the sum of 10,000.
     """
-    features = [blocks["history_mean"], torch.log1p(blocks["count"]) * COUNT_SCALE]
-    return torch.cat(features if context is None else [*features, context], -1)
+    return [blocks["history_mean"], torch.log1p(blocks["count"]) * COUNT_SCALE]
+
+
+def user_features(blocks: State, context: Tensor | None) -> Tensor:
+    """`user_pieces` and the request's vector behind one another. → [N, D + 1 + K]"""
+    pieces = user_pieces(blocks)
+    return torch.cat(pieces if context is None else [*pieces, context], -1)
+
+
+class MlpTop(Mlp):
+    """The layers above the read-outs as the paper has them: everything behind one another through the MLP."""
+
+    def forward(  # type: ignore[override]  # it takes the pieces that `Mlp` takes concatenated
+        self,
+        user: Sequence[Tensor],
+        candidate: Sequence[Tensor],
+        request: Tensor | None = None,
+        item_fields: Tensor | None = None,
+    ) -> Tensor:
+        """The logits. [N, ...] each, [N, C, ...] each, [N, K], [N, C, W] → [N, C]"""
+        users = [*user, *([] if request is None else [request])]
+        candidates = [*candidate, *([] if item_fields is None else [item_fields])]
+        logits: Tensor = super().forward(torch.cat(users, -1), torch.cat(candidates, -1))
+        return logits
+
+
+class FieldHeadTop(nn.Module):
+    """A field head in the same place: the vectors of request and item are cut into their fields."""
+
+    def __init__(self, top: FieldTop, fields: ModelFields) -> None:
+        super().__init__()
+        self.over = top
+        # The tables belong to the model; here they only say how a vector is cut.
+        self._fields = [fields]
+
+    def forward(
+        self,
+        user: Sequence[Tensor],
+        candidate: Sequence[Tensor],
+        request: Tensor | None = None,
+        item_fields: Tensor | None = None,
+    ) -> Tensor:
+        """The logits; as `MlpTop.forward`."""
+        fields, of_user, of_candidate = self._fields[0], user[0], candidate[0]
+        vector = of_user.new_zeros((len(of_user), 0)) if request is None else request
+        items = of_candidate.new_zeros((*of_candidate.shape[:2], 0)) if item_fields is None else item_fields
+        logits: Tensor = self.over(user, candidate, fields.request.fields(vector), fields.item.fields(items))
+        return logits
+
+
+def top(
+    config: ModelConfig, user_widths: Sequence[int], candidate_widths: Sequence[int], fields: ModelFields
+) -> MlpTop | FieldHeadTop:
+    """The layers above the read-outs of these widths that `config.head` names."""
+    if config.head == "paper":
+        request = len(config.context_features) + fields.request.width
+        return MlpTop(sum(user_widths) + request, sum(candidate_widths) + fields.item.width, config)
+    over = FieldTop(
+        HEADS[config.head],
+        user_widths=user_widths,
+        candidate_widths=candidate_widths,
+        shared_fields=len(fields.request.specs),
+        own_fields=len(fields.item.specs),
+        dim=config.embedding_dim,
+        units=config.head_units,
+        dropout=config.head_dropout,
+    )
+    return FieldHeadTop(over, fields)
 
 
 def history_product(blocks: State, candidates: Tensor) -> Tensor:

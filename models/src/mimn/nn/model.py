@@ -21,6 +21,7 @@ from mimn.nn import native, official
 from mimn.nn.auxiliary import AuxiliaryNet
 from mimn.nn.cell import Cell, MimnCell, PoolingCell, State, states_at, unroll
 from mimn.nn.compilation import compiled
+from mimn.nn.fields import NO_FIELDS, FieldValues, ModelFields
 from mimn.nn.head import MimnHead, PoolingHead
 from mimn.nn.official import OfficialAuxiliaryNet, OfficialCell, OfficialHead
 from mimn.nn.sketch import Touches, window_counts
@@ -60,6 +61,8 @@ class Batch:
     """[B, P, C] float32, what each label counts (0: no such occasion); None counts each as 1."""
     context: Tensor | None = None
     """[B, P, K] float32, with `context_features` only."""
+    request: FieldValues | None = None
+    """[B, P, ...]: values of the fields of user and context, with fields only."""
     negative_items: Tensor | None = None
     """[B, T] int64 rows, for the auxiliary loss: an event that did not happen at that step."""
     negative_categories: Tensor | None = None
@@ -94,9 +97,12 @@ class ClickModel(nn.Module, ABC):
 
     config: ModelConfig
 
-    def __init__(self, config: ModelConfig, item_rows: int, category_rows: int) -> None:
-        """`item_rows` and `category_rows` count the unknown row."""
+    def __init__(
+        self, config: ModelConfig, item_rows: int, category_rows: int, fields: ModelFields | None = None
+    ) -> None:
+        """`item_rows` and `category_rows` count the unknown row; `fields` is None for a model that reads none."""
         super().__init__()
+        self.fields = fields
         self.items = nn.Embedding(item_rows, config.embedding_dim)
         self.categories = nn.Embedding(category_rows, config.embedding_dim)
         for table in (self.items, self.categories):
@@ -105,6 +111,22 @@ class ClickModel(nn.Module, ABC):
     def vectors(self, items: Tensor, categories: Tensor) -> Tensor:
         """Events or candidates as the model reads them. [...], [...] int64 → [..., D]"""
         return torch.cat([self.items(items), self.categories(categories)], -1)
+
+    def request_vector(self, values: FieldValues | None) -> Tensor | None:
+        """The request's vector of its fields, None for a model without. → [..., K]
+
+        Raises:
+            BatchError: the model has fields and there are no values.
+        """
+        if self.fields is None or not self.fields.request.specs:
+            return None
+        if values is None:
+            raise BatchError("a model with fields needs `request`, their values")
+        return self.fields.request.vector(values)
+
+    def item_vector(self, items: Tensor) -> Tensor | None:
+        """The items' vectors of their fields, None for a model without. [...] int64 rows → [..., W]"""
+        return None if self.fields is None else self.fields.item_vector(items)
 
     def counts(self, touches: Touches | None, positions: Tensor) -> Tensor | None:
         """What the candidates' cells hold after `positions` [B, P] events each, None without a sketch.
@@ -140,22 +162,25 @@ class MimnModel(ClickModel):
 
     config: MimnConfig
 
-    def __init__(self, config: MimnConfig, item_rows: int, category_rows: int) -> None:
+    def __init__(
+        self, config: MimnConfig, item_rows: int, category_rows: int, fields: ModelFields | None = None
+    ) -> None:
         """`item_rows` and `category_rows` count the unknown row."""
-        super().__init__(config, item_rows, category_rows)
+        super().__init__(config, item_rows, category_rows, fields)
         self.config = config
+        of_head = fields or NO_FIELDS
         self.cell: Cell
         self.head: MimnHead | PoolingHead | OfficialHead
         self.auxiliary: AuxiliaryNet | OfficialAuxiliaryNet | None = None
         if config.variant == "paper":
             cell = MimnCell(config)
-            self.cell, self.head = cell, MimnHead(config, cell)
+            self.cell, self.head = cell, MimnHead(config, cell, of_head)
         elif config.variant == "official":
             published = OfficialCell(config)
             self.cell, self.head = published, OfficialHead(config, published)
         else:
             self.cell = PoolingCell(config)
-            self.head = PoolingHead(config, self.cell)
+            self.head = PoolingHead(config, self.cell, of_head)
         if config.auxiliary_loss:
             net = OfficialAuxiliaryNet if config.variant == "official" else AuxiliaryNet
             self.auxiliary = net(config.controller_units, config.width)
@@ -183,15 +208,19 @@ class MimnModel(ClickModel):
         context: Tensor | None = None,
         counts: Tensor | None = None,
     ) -> Tensor:
-        """[N, F], [N, C], [N, C] int64 rows, [N, K], with a sketch [N, C, A, S] (see `counts`) → [N, C]"""
-        candidates = self.vectors(items, categories)
-        logits: Tensor
-        if self.config.sketch is None:
-            logits = self.head(states, candidates, context)
-        elif counts is None:
+        """[N, F], [N, C], [N, C] int64 rows, [N, K], with a sketch [N, C, A, S] (see `counts`) → [N, C]
+
+        `context` is the context features and, with fields, the request's vector behind them.
+        """
+        if self.config.sketch is not None and counts is None:
             raise BatchError("a model with a sketch needs `counts`, or a batch's `touches`")
-        else:
-            logits = self.head(states, candidates, context, counts)
+        known = {"counts": counts, "item_fields": self.item_vector(items)}
+        logits: Tensor = self.head(
+            states,
+            self.vectors(items, categories),
+            context,
+            **{name: value for name, value in known.items() if value is not None},
+        )
         return logits
 
     def score(
@@ -235,11 +264,13 @@ class MimnModel(ClickModel):
         last = states[:, P]
 
         counts = self.counts(batch.touches, batch.positions)
+        both = [value for value in (batch.context, self.request_vector(batch.request)) if value is not None]
+        context = torch.cat(both, -1) if both else None
         logits = self.logits(
             states[:, :P].flatten(0, 1),
             batch.candidate_items.flatten(0, 1),
             batch.candidate_categories.flatten(0, 1),
-            None if batch.context is None else batch.context.flatten(0, 1),
+            None if context is None else context.flatten(0, 1),
             None if counts is None else counts.flatten(0, 1),
         ).view_as(batch.labels)
         click = self._click_loss(logits, batch.labels, batch.weights)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import prelu, softplus
 
 from mimn.nn import addressing
-from mimn.nn.head import BatchNorm, MimnHead, user_features
+from mimn.nn.head import BatchNorm, MimnHead, MlpTop, user_features
 
 
 class ServingHead(nn.Module):
@@ -46,7 +46,7 @@ class ServingHead(nn.Module):
     by_channels: Tensor
     """[D, U], of an interest channel."""
     by_counts: Tensor
-    """[R, U], of what is read of the sketch."""
+    """[R + W, U], of what is read of the sketch, and of the item's fields."""
     attend: Tensor
     """The attention's first layer of the candidate [D, A],"""
     attend_product: Tensor
@@ -64,6 +64,8 @@ class ServingHead(nn.Module):
         self.cell, self.sketch = head.mimn_cell, head.sketch
         D, H = config.width, config.controller_units
         mlp = head.mlp
+        if not isinstance(mlp, MlpTop):
+            raise TypeError("only the paper's head has a served form of its own")
         with torch.no_grad():
             by_user, user_shift = _normalized(mlp.by_user.weight, mlp.user_norm)
             by_candidate, candidate_shift = _normalized(mlp.by_candidate.weight, mlp.candidate_norm)
@@ -95,11 +97,16 @@ class ServingHead(nn.Module):
         self.register_buffer(name, value.detach().clone())
 
     def forward(
-        self, state: Tensor, candidates: Tensor, context: Tensor | None = None, counts: Tensor | None = None
+        self,
+        state: Tensor,
+        candidates: Tensor,
+        context: Tensor | None = None,
+        counts: Tensor | None = None,
+        item_fields: Tensor | None = None,
     ) -> Tensor:
         """The click logits; as `MimnHead.forward`, but for one user.
 
-        [1, F], [1, C, D], [1, K], [1, C, A, S] → [1, C]
+        [1, F], [1, C, D], [1, K], [1, C, A, S], [1, C, W] → [1, C]
         """
         q = candidates.squeeze(0)
         blocks = {name: value.squeeze(0) for name, value in self.cell.unpack(state).items()}
@@ -114,6 +121,9 @@ class ServingHead(nn.Module):
             rows.append(blocks["channels"] @ self.by_channels)
         if self.sketch is not None:
             inputs.append(self.sketch(counts).squeeze(0))
+        if item_fields is not None:
+            inputs.append(item_fields.squeeze(0))
+        if len(self.by_counts):
             rows.append(self.by_counts)
         user = torch.addmm(self.bias, user_features(self.cell.unpack(state), context), self.by_user)
         hidden = self.first_activation(torch.addmm(user, torch.cat(inputs, -1), torch.cat(rows)))

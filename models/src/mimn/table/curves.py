@@ -208,7 +208,7 @@ def repeat_histories(events: Events, instances: Instances, length: int) -> tuple
         columns["user_id"][-1] = np.full(rounds * (end - begin), user)
         sizes.append(rounds * (end - begin))
     stops = np.cumsum(sizes)
-    joined = Events(**{name: np.concatenate(values) for name, values in columns.items()})
+    joined = Events(unit_ms=events.unit_ms, **{name: np.concatenate(values) for name, values in columns.items()})
     return joined, replace(instances, begin=stops - np.array(sizes), end=stops)
 
 

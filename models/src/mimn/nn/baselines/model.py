@@ -19,7 +19,8 @@ from mimn.nn.baselines.interest import Features, Interest, Occasions, Window
 from mimn.nn.baselines.rum import OfficialRum, Rum
 from mimn.nn.baselines.sim import Sim
 from mimn.nn.cell import states_at
-from mimn.nn.head import Mlp, sketch_width, user_features
+from mimn.nn.fields import NO_FIELDS, ModelFields
+from mimn.nn.head import FieldHeadTop, MlpTop, sketch_widths, top, user_pieces
 from mimn.nn.model import Batch, BatchError, ClickModel, Losses, Scorer, click_loss
 from mimn.nn.official import OfficialAuxiliaryNet, OfficialMlp
 from mimn.nn.sketch import SketchReader
@@ -44,21 +45,26 @@ class BaselineModel(ClickModel):
 
     config: BaselineConfig
 
-    def __init__(self, config: BaselineConfig, item_rows: int, category_rows: int) -> None:
+    def __init__(
+        self, config: BaselineConfig, item_rows: int, category_rows: int, fields: ModelFields | None = None
+    ) -> None:
         """`item_rows` and `category_rows` count the unknown row."""
-        super().__init__(config, item_rows, category_rows)
+        super().__init__(config, item_rows, category_rows, fields)
         self.config = config
         published = config.form == "official"
         interests = INTERESTS | PUBLISHED if published else INTERESTS
         self.interest = interests[config.variant](config)
         self.sketch = None if config.sketch is None else SketchReader(config.sketch)
         D = config.width
-        candidate_width = D * (1 + config.history_product) + self.interest.candidate_width + sketch_width(self.sketch)
-        self.mlp: Mlp | OfficialMlp
+        user, candidate = self.interest.user_width, self.interest.candidate_width
+        products = D * (1 + config.history_product)
+        self.mlp: MlpTop | FieldHeadTop | OfficialMlp
         if published:
-            self.mlp = OfficialMlp(D + self.interest.user_width + candidate_width, config.head_units)
+            self.mlp = OfficialMlp(D + user + products + candidate, config.head_units)
         else:
-            self.mlp = Mlp(D + 1 + self.interest.user_width, candidate_width, config)
+            of_user = [D, 1] + ([user] if user else [])
+            of_candidate = [D] + ([candidate] if candidate else []) + [D] * config.history_product
+            self.mlp = top(config, of_user, of_candidate + sketch_widths(self.sketch), fields or NO_FIELDS)
         self.auxiliary: AuxiliaryNet | OfficialAuxiliaryNet | None = None
         if config.auxiliary_loss:
             self.auxiliary = (OfficialAuxiliaryNet if published else AuxiliaryNet)(D, D)
@@ -69,24 +75,44 @@ class BaselineModel(ClickModel):
         return Window(events, categories, self.interest.encode(events))
 
     def logits(
-        self, window: Window, positions: Tensor, items: Tensor, categories: Tensor, counts: Tensor | None = None
+        self,
+        window: Window,
+        positions: Tensor,
+        items: Tensor,
+        categories: Tensor,
+        *,
+        counts: Tensor | None = None,
+        request: Tensor | None = None,
     ) -> Tensor:
-        """The click logits. [B, P], [B, P, C], [B, P, C] int64 rows, with a sketch [B, P, C, A, S] → [B, P, C]"""
+        """The click logits.
+
+        [B, P], [B, P, C], [B, P, C] int64 rows, with a sketch [B, P, C, A, S], with fields [B, P, K] → [B, P, C]
+        """
         occasions = Occasions(positions, self.vectors(items, categories), categories)
         features = self.interest(window, occasions)
         if isinstance(self.mlp, OfficialMlp):
             return self._official_logits(self.mlp, window, occasions, features)
         mean = states_at(means(window.events), positions)
         count = positions.unsqueeze(-1).to(mean.dtype)
-        user = [user_features({"history_mean": mean, "count": count}, None), *features.user]
-        candidate = [occasions.candidates, *features.candidate]
+        user = user_pieces({"history_mean": mean, "count": count})
+        if features.user:
+            user.append(torch.cat(features.user, -1))
+        candidate = [occasions.candidates]
+        if features.candidate:
+            candidate.append(torch.cat(features.candidate, -1))
         if self.config.history_product:
             candidate.append(occasions.candidates * mean.unsqueeze(-2))
         if self.sketch is not None:
             if counts is None:
                 raise BatchError("a model with a sketch needs `counts`, or a batch's `touches`")
             candidate.append(self.sketch(counts))
-        logits: Tensor = self.mlp(torch.cat(user, -1).flatten(0, 1), torch.cat(candidate, -1).flatten(0, 1))
+        item_fields = self.item_vector(items)
+        logits: Tensor = self.mlp(
+            [piece.flatten(0, 1) for piece in user],
+            [piece.flatten(0, 1) for piece in candidate],
+            None if request is None else request.flatten(0, 1),
+            None if item_fields is None else item_fields.flatten(0, 1),
+        )
         return logits.view(items.shape)
 
     def _official_logits(self, mlp: OfficialMlp, window: Window, occasions: Occasions, features: Features) -> Tensor:
@@ -101,9 +127,13 @@ class BaselineModel(ClickModel):
         """What scores candidates after the histories (see `ClickModel.scorer`)."""
         window, positions = self.window(items, categories), lengths.unsqueeze(-1)
 
-        def score(items: Tensor, categories: Tensor, counts: Tensor | None = None) -> Tensor:
-            known = None if counts is None else counts.unsqueeze(1)
-            logits = self.logits(window, positions, items.unsqueeze(1), categories.unsqueeze(1), known)
+        def score(
+            items: Tensor, categories: Tensor, *, counts: Tensor | None = None, context: Tensor | None = None
+        ) -> Tensor:
+            known, request = (None if value is None else value.unsqueeze(1) for value in (counts, context))
+            logits = self.logits(
+                window, positions, items.unsqueeze(1), categories.unsqueeze(1), counts=known, request=request
+            )
             return torch.sigmoid(logits).squeeze(1)
 
         return score
@@ -118,7 +148,14 @@ class BaselineModel(ClickModel):
             raise BatchError("a baseline needs `lengths`, and neither `state` nor `context`: it reads whole windows")
         window = self.window(batch.items, batch.categories)
         counts = self.counts(batch.touches, batch.positions)
-        logits = self.logits(window, batch.positions, batch.candidate_items, batch.candidate_categories, counts)
+        logits = self.logits(
+            window,
+            batch.positions,
+            batch.candidate_items,
+            batch.candidate_categories,
+            counts=counts,
+            request=self.request_vector(batch.request),
+        )
         loss = official.click_loss if self.config.form == "official" else click_loss
         click = loss(logits, batch.labels, batch.weights)
         zero = click.new_zeros(())

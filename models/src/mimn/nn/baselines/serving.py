@@ -21,7 +21,7 @@ from mimn.nn.baselines.attention import ActivationUnit
 from mimn.nn.baselines.dien import Dien
 from mimn.nn.baselines.din import Din
 from mimn.nn.baselines.model import BaselineModel
-from mimn.nn.head import masked_softmax, user_features
+from mimn.nn.head import masked_softmax, user_pieces
 from mimn.nn.official import OfficialMlp
 
 DOMAIN = "mimn"
@@ -52,11 +52,11 @@ class SequenceHead(nn.Module):
         """[C, D], [L, D] oldest first, [1] int64 (how many of the L are real, the first ones) → [C] in (0, 1)"""
         real = torch.arange(history.shape[0]) < length
         mean = real.to(history.dtype).unsqueeze(0) @ history / length.clamp(min=1)
-        user = user_features({"history_mean": mean, "count": length.to(history.dtype).unsqueeze(0)}, None)
+        user = user_pieces({"history_mean": mean, "count": length.to(history.dtype).unsqueeze(0)})
         features = [candidates, self.reader(candidates, history, real)]
         if self.product:
             features.append(candidates * mean)
-        logits: Tensor = self.mlp(user, torch.cat(features, -1).unsqueeze(0))
+        logits: Tensor = self.mlp(user, [piece.unsqueeze(0) for piece in features])
         return torch.sigmoid(logits).squeeze(0)
 
 

@@ -1,0 +1,315 @@
+"""Fields: what a model reads of the user, the item and the request beside ids and history.
+
+One definition for training, export and serving. A value becomes text (whole numbers in decimal), the text a 64-bit
+code, and the code a row of the field's table; a number is transformed and standardized. Row 0 is a value that training
+did not know, row 1 a value that is missing.
+
+    request vector [K] = the fields of user and context in the order of the manifest, E floats each, a scalar number 1
+    item vector    [W] = the same of the item's fields, joined at export: one gather a candidate
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from math import copysign, isfinite, log1p
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+UNKNOWN, MISSING, FIRST = 0, 1, 2
+"""Rows of a field's table: unknown, missing, and the first value."""
+MAX_FIELDS = 256
+MAX_LIST = 64
+"""Most values of a multi-valued field in a request."""
+MAX_TEXT = 256
+Source = Literal["user", "item", "context"]
+Kind = Literal["categorical", "multi", "numeric", "cross"]
+Transform = Literal["none", "log1p"]
+Value = str | int | float | bool | None
+
+
+class FieldSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One field as the manifest describes it."""
+
+    name: str
+    source: Source
+    kind: Kind
+    rows: int = 0
+    """Rows of its table, unknown and missing included; 0: a scalar number without a table."""
+    hashed: bool = False
+    """Codes become rows by a remainder, and none is unknown."""
+    whole: bool = False
+    """Values are the whole numbers 0 to rows - 3, and row v + 2 is that of v."""
+    transform: Transform = "none"
+    mean: float = 0.0
+    deviation: float = 1.0
+    edges: tuple[float, ...] = ()
+    """numeric with intervals: row 2 + the number of edges at or below the transformed value."""
+    of: tuple[str, ...] = ()
+    """cross: the fields that it crosses, of one source or of user and context."""
+    training_only: bool = False
+    """Its value is the missing one whenever the model is served: the position on the page."""
+
+    @property
+    def tabled(self) -> bool:
+        """Whether it has a table of vectors."""
+        return self.rows > 0
+
+    @property
+    def listed(self) -> bool:
+        """Whether its codes are a list that the bundle holds."""
+        return self.tabled and not (self.hashed or self.whole or self.edges)
+
+    def width(self, embedding_dim: int) -> int:
+        """Floats that it takes in the request's or the item's vector."""
+        return embedding_dim if self.tabled else 1
+
+
+def text_of(value: Value) -> str | None:
+    """A value as text: whole numbers in decimal, true and false as 1 and 0; None is missing.
+
+    Raises:
+        ValueError: a fraction, which has no one text.
+    """
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, float):
+        if not value.is_integer():
+            raise ValueError("a categorical value is a string or a whole number")
+        value = int(value)
+    return str(int(value))
+
+
+def code_of(text: str) -> int:
+    """The 64-bit code of a text: XXH64 of its UTF-8, 1 in place of 0 (as `mimn.data.ids`)."""
+    return xxhash.xxh64_intdigest(text.encode()) or 1
+
+
+def crossed_rows(rows: Sequence[NDArray[np.int64]], buckets: int) -> NDArray[np.int64]:
+    """The rows of a cross from the rows of its parts: their hash modulo `buckets`, behind the two special rows.
+
+    [n] each → [n]. Multiply and shift by the finalizer of MurmurHash3, so that training and serving agree everywhere.
+    """
+    mixed = np.zeros(len(rows[0]), np.uint64)
+    for part in rows:
+        mixed = _mix(mixed * np.uint64(0x9E3779B97F4A7C15) + part.astype(np.uint64) + np.uint64(1))
+    return (mixed % np.uint64(buckets)).astype(np.int64) + FIRST
+
+
+def crossed_row(rows: Iterable[int], buckets: int) -> int:
+    """`crossed_rows` for one row of each part, in whole numbers: a request pays no array for it."""
+    mixed = 0
+    for part in rows:
+        x = (mixed * 0x9E3779B97F4A7C15 + part + 1) & _BITS
+        x = ((x ^ (x >> 33)) * 0xFF51AFD7ED558CCD) & _BITS
+        x = ((x ^ (x >> 33)) * 0xC4CEB9FE1A85EC53) & _BITS
+        mixed = x ^ (x >> 33)
+    return mixed % buckets + FIRST
+
+
+_BITS = (1 << 64) - 1
+
+
+def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    x = (x ^ (x >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
+    x = (x ^ (x >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
+    return x ^ (x >> np.uint64(33))
+
+
+class FieldEncoder:
+    """Codes and numbers of one field to rows of its table, or to standardized numbers.
+
+    Training encodes columns, serving single values; both are one rule.
+    """
+
+    def __init__(self, spec: FieldSpec, codes: NDArray[np.uint64] | None = None) -> None:
+        """`codes`: [rows - 2] uint64, rising: the values of a listed field."""
+        self.spec = spec
+        self._codes = np.empty(0, np.uint64) if codes is None else codes
+        self._row_of = {code: FIRST + at for at, code in enumerate(self._codes.tolist())} if spec.listed else {}
+
+    def rows(self, codes: NDArray[np.uint64], texts: Mapping[int, str]) -> NDArray[np.int64]:
+        """Rows of a categorical column. Codes [n] uint64, 0 where missing; `texts` gives their texts → [n] int64
+
+        Only whole numbers need the texts: a code is the hash of its text, which is what a table is found by.
+        """
+        if self.spec.hashed:
+            rows = FIRST + (codes % np.uint64(self.spec.rows - FIRST)).astype(np.int64)
+        elif self.spec.listed:
+            at = np.searchsorted(self._codes, codes)
+            rows = np.where(np.append(self._codes, np.uint64(0))[at] == codes, FIRST + at, UNKNOWN)
+        else:
+            found, place = np.unique(codes, return_inverse=True)
+            of_found = [MISSING if code == 0 else self.row(texts[code]) for code in found.tolist()]
+            return np.array(of_found, np.int64)[place]
+        return np.where(codes == 0, MISSING, rows)
+
+    def row(self, value: Value) -> int:
+        """The row of one value.
+
+        Raises:
+            ValueError: a fraction.
+        """
+        text = text_of(value)
+        if text is None:
+            return MISSING
+        spec = self.spec
+        if spec.whole:
+            return FIRST + int(text) if text.isdecimal() and int(text) < spec.rows - FIRST else UNKNOWN
+        code = code_of(text)
+        return FIRST + code % (spec.rows - FIRST) if spec.hashed else self._row_of.get(code, UNKNOWN)
+
+    def numbers(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Transformed and standardized numbers; a missing or infinite one is 0, the mean. [n] → [n]"""
+        x = (self.transformed(values) - self.spec.mean) / self.spec.deviation
+        return np.where(np.isfinite(x), x, 0.0)
+
+    def intervals(self, values: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Rows of a number's interval, `MISSING` where there is none. [n] → [n]"""
+        x = self.transformed(values)
+        return np.where(np.isfinite(x), FIRST + np.searchsorted(self.spec.edges, x, "right"), MISSING)
+
+    def number(self, value: float) -> float:
+        """`numbers` of one value."""
+        x = (self._transformed_one(value) - self.spec.mean) / self.spec.deviation
+        return x if isfinite(x) else 0.0
+
+    def interval(self, value: float) -> int:
+        """`intervals` of one value."""
+        x = self._transformed_one(value)
+        return FIRST + bisect_right(self.spec.edges, x) if isfinite(x) else MISSING
+
+    def _transformed_one(self, value: float) -> float:
+        return value if self.spec.transform == "none" else copysign(log1p(abs(value)), value)
+
+    def transformed(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Numbers after the field's transform: log1p keeps the sign. [n] → [n]"""
+        if self.spec.transform == "none":
+            return values
+        return np.sign(values) * np.log1p(np.abs(values))
+
+
+class FieldFault(ValueError):
+    """A value in a request that a field cannot take: `field`, and what to send instead."""
+
+    def __init__(self, field: str, detail: str) -> None:
+        super().__init__(f"{field}: {detail}")
+        self.field, self.detail = field, detail
+
+
+class RequestFields:
+    """The fields of user and context of a bundle: values by name to the vector that the head reads.
+
+    Not for two threads at once: the counts are plain integers.
+    """
+
+    def __init__(
+        self,
+        specs: Iterable[FieldSpec],
+        encoders: Mapping[str, FieldEncoder],
+        tables: Mapping[str, NDArray[np.float32]],
+    ) -> None:
+        """
+        Args:
+            specs: of the manifest; those of the item are left out.
+            encoders: by field.
+            tables: [rows, E] float32, by field with a table.
+        """
+        self._specs = [spec for spec in specs if spec.source != "item"]
+        self._encoders, self._tables = encoders, tables
+        self.names: dict[str, frozenset[str]] = {
+            source: frozenset(
+                s.name for s in self._specs if s.source == source and s.kind != "cross" and not s.training_only
+            )
+            for source in ("user", "context")
+        }
+        self.unknown: Counter[str] = Counter()
+        self.missing: Counter[str] = Counter()
+        self.width = sum(tables[s.name].shape[1] if s.tabled else 1 for s in self._specs)
+
+    def vector(self, user: Mapping[str, Any], context: Mapping[str, Any]) -> NDArray[np.float32]:
+        """The request's vector. Values are strings, numbers, booleans, None, and lists of them for multi-valued fields.
+
+        → [K] float32
+
+        Raises:
+            FieldFault: a name that the bundle does not know, or a value of the wrong type.
+        """
+        given = {"user": user, "context": context}
+        for source, names in self.names.items():
+            for name in given[source]:
+                if name not in names:
+                    known = ", ".join(sorted(names)) or "none"
+                    raise FieldFault(f"{source}.{name}", f"not a field of this model; it reads {known}")
+        out = np.empty(self.width, np.float32)
+        rows: dict[str, int] = {}
+        at = 0
+        for spec in self._specs:
+            value = None if spec.training_only else given[spec.source].get(spec.name)
+            try:
+                at = self._write(out, at, spec, value, rows)
+            except (ValueError, TypeError, OverflowError) as error:
+                raise FieldFault(f"{spec.source}.{spec.name}", str(error)) from error
+        return out
+
+    def _write(self, out: NDArray[np.float32], at: int, spec: FieldSpec, value: Any, rows: dict[str, int]) -> int:
+        name = spec.name
+        encoder = self._encoders[name]
+        if spec.kind == "numeric":
+            number = _number(value)
+            if not spec.tabled:
+                out[at] = encoder.number(number)
+                self.missing[name] += not isfinite(number)
+                return at + 1
+            row = encoder.interval(number)
+        elif spec.kind == "cross":
+            row = crossed_row([rows[part] for part in spec.of], spec.rows - FIRST)
+        elif spec.kind == "multi":
+            return self._write_list(out, at, spec, value)
+        else:
+            row = encoder.row(_short(value))
+        rows[name] = row
+        self.unknown[name] += row == UNKNOWN
+        self.missing[name] += row == MISSING and not spec.training_only
+        table = self._tables[name]
+        end = at + len(table[row])
+        out[at:end] = table[row]
+        return end
+
+    def _write_list(self, out: NDArray[np.float32], at: int, spec: FieldSpec, value: Any) -> int:
+        values = [] if value is None else value if isinstance(value, list) else [value]
+        if len(values) > MAX_LIST:
+            raise ValueError(f"at most {MAX_LIST} values, not {len(values)}")
+        encoder, table = self._encoders[spec.name], self._tables[spec.name]
+        rows = [encoder.row(_short(one)) for one in values] or [MISSING]
+        self.unknown[spec.name] += rows.count(UNKNOWN)
+        self.missing[spec.name] += not values
+        end = at + len(table[0])
+        out[at:end] = table[rows[0]] if len(rows) == 1 else table[rows].mean(axis=0)
+        return end
+
+
+def _number(value: Any) -> float:
+    if value is None:
+        return float("nan")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("must be a number")
+    return float(value)
+
+
+def _short(value: Any) -> Value:
+    if isinstance(value, str):
+        if len(value) > MAX_TEXT:
+            raise ValueError(f"at most {MAX_TEXT} characters")
+        return value
+    if value is None or isinstance(value, int | float):
+        return value
+    raise ValueError("must be a string or a whole number")
+
+
+Specs = Annotated[tuple[FieldSpec, ...], msgspec.Meta(max_length=MAX_FIELDS)]

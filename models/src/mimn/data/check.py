@@ -1,0 +1,319 @@
+"""What a described data set holds, before anything is trained: counts, spans, label rates, and what was refused.
+
+One pass over each table, with memory for the distinct ids and not for the rows. Nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimn.data.description import (
+    Description,
+    EventsTable,
+    ImpressionsTable,
+    SideTable,
+    Table,
+    TimedTable,
+    TimeSplit,
+    instant_ms,
+    read_description,
+)
+from mimn.data.events import DataError
+from mimn.data.ids import Strings
+from mimn.data.split import LEFT_OUT, PARTS, time_parts
+from mimn.data.tables import EARLIEST_MS, LATEST_MS, Columns, TableReader, Wanted
+
+DAY_MS = 86_400_000
+PENDING_ROWS = 1 << 22
+
+
+class Tally:
+    """How often each id was seen."""
+
+    def __init__(self) -> None:
+        self._ids: NDArray[np.uint64] = np.empty(0, np.uint64)
+        self._counts: NDArray[np.int64] = np.empty(0, np.int64)
+        self._pending: list[NDArray[np.uint64]] = []
+        self._rows = 0
+
+    def add(self, ids: NDArray[np.uint64]) -> None:
+        """Count ids. [n]"""
+        self._pending.append(ids)
+        self._rows += len(ids)
+        if self._rows >= PENDING_ROWS:
+            self._merge()
+
+    def _merge(self) -> None:
+        found, counts = np.unique(np.concatenate([np.empty(0, np.uint64), *self._pending]), return_counts=True)
+        ids, place = np.unique(np.concatenate([self._ids, found]), return_inverse=True)
+        self._counts = np.bincount(place, np.concatenate([self._counts, counts]), len(ids)).astype(np.int64)
+        self._ids, self._pending, self._rows = ids, [], 0
+
+    @property
+    def ids(self) -> NDArray[np.uint64]:
+        """Distinct ids, rising. [k]"""
+        self._merge()
+        return self._ids
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """How often each of `ids` was seen. [k]"""
+        self._merge()
+        return self._counts
+
+
+@dataclass(slots=True)
+class Report:
+    """What `check` found. `values` is what is printed, in order; `findings` is what its owner should fix."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    findings: list[str] = field(default_factory=list)
+
+
+def time_column(table: TimedTable, said: str) -> Wanted:
+    """When a row happened, within the table's `since` and `until`."""
+    since = EARLIEST_MS if table.since is None else instant_ms(table.since)
+    until = LATEST_MS if table.until is None else instant_ms(table.until)
+    return Wanted(table.time, "time", said, table.time_unit, since_ms=since, until_ms=until)
+
+
+def event_columns(table: EventsTable) -> dict[str, Wanted]:
+    """What is read of `[events]`."""
+    wanted = {
+        "user": Wanted(table.user, "id", "events.user"),
+        "item": Wanted(table.item, "id", "events.item"),
+        "time": time_column(table, "events.time"),
+    }
+    for name, column, meaning in (
+        ("category", table.category, "id"),
+        ("together", table.together, "id"),
+        ("action", table.action, "value"),
+    ):
+        if column is not None:
+            wanted[name] = Wanted(column, meaning, f"events.{name}")  # type: ignore[arg-type]  # one of the meanings
+    return wanted
+
+
+def impression_columns(table: ImpressionsTable) -> dict[str, Wanted]:
+    """What is read of `[impressions]` beside its context fields."""
+    wanted = {
+        "user": Wanted(table.user, "id", "impressions.user"),
+        "item": Wanted(table.item, "id", "impressions.item"),
+        "time": time_column(table, "impressions.time"),
+        "label": Wanted(table.label, "label", "impressions.label"),
+    }
+    if table.label_time is not None:
+        wanted["label_time"] = Wanted(table.label_time, "optional_time", "impressions.label_time", table.time_unit)
+    if table.category is not None:
+        wanted["category"] = Wanted(table.category, "id", "impressions.category")
+    for name, column in (("weight", table.weight), ("position", table.position)):
+        if column is not None:
+            wanted[name] = Wanted(column, "number", f"impressions.{name}")
+    if table.request is not None:
+        wanted["request"] = Wanted(table.request, "id", "impressions.request")
+    return wanted
+
+
+def check(path: Path) -> Report:
+    """The report of the data set that the description at `path` describes.
+
+    Raises:
+        DataError: the description or a whole column cannot be used; the message names file, column and fix.
+    """
+    return _Check(read_description(path), path.parent).run()
+
+
+class _Check:
+    """One run of `check`."""
+
+    def __init__(self, description: Description, root: Path) -> None:
+        self._description, self._root = description, root
+        self._report = Report({"name": description.name})
+        self._strings = Strings()
+        self._users, self._items = Tally(), Tally()
+        self._item_keys: NDArray[np.uint64] | None = None
+
+    def run(self) -> Report:
+        described, report = self._description, self._report
+        if described.users is not None:
+            self._side(described.users, "users")
+        if described.items is not None:
+            self._item_keys = self._side(described.items, "items")
+        self._events(described.events)
+        if described.impressions is not None:
+            self._impressions(described.impressions)
+        if described.ids == "string":
+            shared = self._strings.collisions
+            report.values["strings that share an id"] = shared
+            if shared:
+                report.findings.append(f"{shared} strings share their 64-bit id with another one: rename them")
+        return report
+
+    def _reader(self, table: Table, wanted: dict[str, Wanted]) -> TableReader:
+        return TableReader(table, self._root, wanted, self._description.ids)
+
+    def _read(self, reader: TableReader, name: str) -> Iterator[Columns]:
+        """The batches of the table `name`; afterwards its refused rows are in the report.
+
+        Raises:
+            DataError: no row can be used.
+        """
+        used = 0
+        for batch in reader.batches(strings=self._strings if self._description.ids == "string" else None):
+            used += len(next(iter(batch.values())))
+            yield batch
+        self._report.values[f"rows of [{name}]"] = reader.rows
+        for reason, n in reader.refused.rows.items():
+            first = reader.refused.first[reason]
+            self._report.values[f"refused in [{name}], {reason}"] = n
+            self._report.findings.append(f"`{name}`: {n} rows refused, {reason}; the first is {first}")
+        if not used:
+            reasons = "; ".join(f"{reason}: {n}" for reason, n in reader.refused.rows.items()) or "there are none"
+            raise DataError(f"`{name}`: none of {reader.rows} rows can be used: {reasons}")
+
+    def _side(self, table: SideTable, name: str) -> NDArray[np.uint64]:
+        wanted = {"key": Wanted(table.key, "id", f"{name}.key")}
+        if table.category is not None:
+            wanted["category"] = Wanted(table.category, "id", f"{name}.category")
+        tally = Tally()
+        for batch in self._read(self._reader(table, wanted), name):
+            tally.add(batch["key"])
+        repeated = tally.ids[tally.counts > 1]
+        if len(repeated):
+            shown = f" (such as {int(repeated[0])})" if self._description.ids == "uint64" else ""
+            self._report.findings.append(
+                f"`{name}`: {len(repeated)} keys have more than one row{shown}: keep one row a key"
+            )
+        return tally.ids
+
+    def _events(self, table: EventsTable) -> None:
+        categories: NDArray[np.uint64] = np.empty(0, np.uint64)
+        no_category = 0
+        first, last = np.iinfo(np.int64).max, -1
+        actions: Counter[int] = Counter()
+        reader = self._reader(table, event_columns(table))
+        for batch in self._read(reader, "events"):
+            self._users.add(batch["user"])
+            self._items.add(batch["item"] + np.uint64(table.item_offset))
+            no_category += self._without_category(table, batch["item"] + np.uint64(table.item_offset))
+            if "category" in batch:
+                categories = np.union1d(categories, batch["category"])
+            if len(batch["time"]):
+                first, last = min(first, int(batch["time"].min())), max(last, int(batch["time"].max()))
+            if "action" in batch:
+                actions.update(batch["action"].tolist())
+        self._find_without_category(no_category, "events")
+        texts = reader.texts.get("action", {})
+        lengths = self._users.counts
+        self._report.values |= {
+            "users": len(lengths),
+            "items": len(self._items.ids),
+            "categories": len(categories),
+            "events from": _day(first),
+            "events to": _day(last),
+            "events a user, median": int(np.median(lengths)),
+            "events a user, 95th percentile": int(np.percentile(lengths, 95)),
+            "events a user, most": int(lengths.max()),
+        }
+        for action, n in sorted((texts.get(code, ""), n) for code, n in actions.items()):
+            meant = self._description.actions.get(action)
+            what = "not described" if meant is None else meant.is_ if meant.weight else f"{meant.is_}, not folded"
+            self._report.values[f"action {action} ({what})"] = n
+            if meant is None:
+                self._report.findings.append(
+                    f"`[actions]` lacks {action!r} ({n} events): give it a line, with weight 0 to leave it out"
+                )
+
+    def _impressions(self, table: ImpressionsTable) -> None:
+        shown = clicked = late = without_user = new_item = no_row = no_category = 0
+        parts: Counter[tuple[int, int]] = Counter()
+        split = self._description.split
+        by_day: dict[int, tuple[int, int]] = {}
+        for batch in self._read(self._reader(table, impression_columns(table)), "impressions"):
+            label = known_labels(batch, table.window_ms)
+            late += int(batch["label"].sum()) - int(label.sum())
+            shown, clicked = shown + len(label), clicked + int(label.sum())
+            days, place = np.unique(batch["time"] // DAY_MS, return_inverse=True)
+            of_day = zip(np.bincount(place).tolist(), np.bincount(place, label).tolist(), strict=True)
+            for day, (n, k) in zip(days.tolist(), of_day, strict=True):
+                before = by_day.get(day, (0, 0))
+                by_day[day] = before[0] + n, before[1] + int(k)
+            without_user += _outside(batch["user"], self._users.ids)
+            new_item += _outside(batch["item"], self._items.ids)
+            if self._item_keys is not None:
+                no_row += _outside(batch["item"], self._item_keys)
+            no_category += self._without_category(table, batch["item"])
+            if isinstance(split, TimeSplit):
+                part = time_parts(split, table.window_ms, batch["time"])
+                parts.update(zip(part.tolist(), label.tolist(), strict=True))
+        self._find_without_category(no_category, "impressions")
+        self._report.values |= {
+            "clicked": clicked,
+            "click rate": clicked / shown,
+            "clicked after the window, counted as not clicked": late,
+            "share of impressions whose user has no event": without_user / shown,
+            "share of impressions whose item has no event": new_item / shown,
+            "share of impressions whose item has no row in [items]": no_row / shown,
+            "click rate by day": {_day(day * DAY_MS): (n, k / n) for day, (n, k) in sorted(by_day.items())},
+        }
+        if clicked in (0, shown):
+            self._report.findings.append(
+                f"`{table.label}`: {clicked} of {shown} impressions are clicked, so there is nothing to learn: "
+                "check the column, and that the files hold both kinds"
+            )
+        if isinstance(split, TimeSplit):
+            self._parts(parts)
+
+    def _parts(self, parts: Counter[tuple[int, int]]) -> None:
+        """Report the parts of a split by time. `parts`: impressions by part and label."""
+        for at, name in enumerate(PARTS):
+            rows, clicks = parts[at, 0] + parts[at, 1], parts[at, 1]
+            self._report.values[f"impressions of the part {name}"] = rows
+            if clicks in (0, rows):
+                self._report.findings.append(
+                    f"`[split]`: the part {name} has {clicks} clicks in {rows} impressions: move the cuts, so that "
+                    "each part has clicked and unclicked impressions"
+                )
+        self._report.values["impressions of no part, their label is not known in time"] = (
+            parts[LEFT_OUT, 0] + parts[LEFT_OUT, 1]
+        )
+
+    def _without_category(self, table: TimedTable, items: NDArray[np.uint64]) -> int:
+        """How many of the items need a row in `[items]` for their category, and have none."""
+        side = self._description.items
+        if table.category is not None or side is None or side.category is None or self._item_keys is None:
+            return 0
+        return _outside(items, self._item_keys)
+
+    def _find_without_category(self, rows: int, table: str) -> None:
+        if rows:
+            self._report.findings.append(
+                f"`{table}`: the items of {rows} rows have no row in `[items]`, so no category: add the rows, or name "
+                f"a column `{table}.category`"
+            )
+
+
+def known_labels(impressions: Columns, window_ms: int) -> NDArray[np.int64]:
+    """The labels of impressions whose clicks count within the window alone. [n] 0 or 1"""
+    label = impressions["label"].astype(np.int64)
+    if "label_time" in impressions:
+        label[impressions["label_time"] > impressions["time"] + window_ms] = 0
+    return label
+
+
+def _outside(ids: NDArray[np.uint64], known: NDArray[np.uint64]) -> int:
+    if not len(known):
+        return len(ids)
+    return int(np.count_nonzero(known.take(known.searchsorted(ids), mode="clip") != ids))
+
+
+def _day(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).date().isoformat()

@@ -1,0 +1,308 @@
+"""Fields of a described data set as rows and numbers: vocabularies and scales from the train part alone.
+
+`fit_fields` decides what each field's values mean (`mimn.bundle.fields.FieldSpec`) by what the train impressions
+showed; `EncodedFields` holds every user's, item's and impression's values by those meanings. Validation, test and
+serving only look up: a value that training did not see is the unknown row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mimn.bundle.fields import FIRST, MAX_LIST, MISSING, FieldEncoder, FieldSpec, code_of, crossed_rows
+from mimn.data.description import SOURCES, Field, Source
+from mimn.data.events import DataError
+from mimn.data.labelled import Labelled
+from mimn.data.prepared import Prepared
+from mimn.data.split import PARTS
+
+Ints = NDArray[np.int64]
+Column = NDArray[np.uint64] | NDArray[np.float64]
+"""Codes of values, 0 for none; or numbers, NaN for none."""
+SEPARATOR = "|"
+POSITION = "position"
+POSITIONS = 1024
+"""Positions from here on share the unknown row."""
+FILE = "fields.json"
+
+
+@dataclass(frozen=True)
+class Values:
+    """n rows of some fields' values; `mimn.nn.fields.FieldValues` on the side of the data."""
+
+    rows: NDArray[np.int32]
+    """[n, S]: one column a tabled field with one value."""
+    lists: tuple[NDArray[np.int32], ...]
+    """[n, M] each, -1 behind the end."""
+    numbers: NDArray[np.float32]
+    """[n, Q]"""
+
+
+@dataclass(frozen=True)
+class FittedFields:
+    """What the fields mean."""
+
+    specs: tuple[FieldSpec, ...]
+    """User fields, context fields, then item fields, each in the description's order, crosses behind their source's."""
+    codes: Mapping[str, NDArray[np.uint64]]
+    """Of listed fields: the codes of their values, rising."""
+
+    def encoder(self, spec: FieldSpec) -> FieldEncoder:
+        """What turns the field's values into rows or numbers."""
+        return FieldEncoder(spec, self.codes.get(spec.name))
+
+    def of(self, *sources: Source) -> tuple[FieldSpec, ...]:
+        """The fields of some sources, in order."""
+        return tuple(spec for spec in self.specs if spec.source in sources)
+
+    def save(self, folder: Path) -> None:
+        """Write the specs as JSON and the codes as plain arrays."""
+        (folder / FILE).write_bytes(msgspec.json.format(msgspec.json.encode(self.specs)))
+        for name, codes in self.codes.items():
+            np.save(folder / f"field.{name}.codes.npy", codes, allow_pickle=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> FittedFields:
+        """What `save` wrote.
+
+        Raises:
+            DataError: a file is missing or damaged.
+        """
+        try:
+            specs = msgspec.json.decode((folder / FILE).read_bytes(), type=tuple[FieldSpec, ...])
+            listed = [spec.name for spec in specs if spec.listed]
+            return cls(specs, {n: np.load(folder / f"field.{n}.codes.npy", allow_pickle=False) for n in listed})
+        except (OSError, ValueError, msgspec.ValidationError) as error:
+            raise DataError(f"{folder} holds no fields of a run: {error}") from error
+
+
+def fit_fields(data: Prepared, labelled: Labelled) -> FittedFields:
+    """The meaning of every field, by the train impressions.
+
+    Raises:
+        DataError: a field has no usable value there.
+    """
+    train = labelled.part == PARTS.index("train")
+    specs: list[FieldSpec] = []
+    codes: dict[str, NDArray[np.uint64]] = {}
+    for source in ("user", "context", "item"):
+        described: dict[str, Field] = getattr(data.description.fields, source)
+        for name, field in sorted(described.items(), key=lambda entry: entry[1].kind == "cross"):
+            if field.kind == "cross":
+                _check_parts(name, field, source, data)
+                buckets = field.buckets or 0
+                specs.append(
+                    FieldSpec(name=name, source=source, kind="cross", rows=buckets + FIRST, hashed=True, of=field.of)
+                )
+                continue
+            column, weight = _column_of(data, labelled, source, name, train)
+            said = f"fields.{source}.{name}"
+            blank = FieldSpec(name=name, source=source, kind=field.kind, transform=field.transform)
+            if field.kind == "numeric":
+                specs.append(_fit_numeric(blank, said, field, column.astype(np.float64), weight))
+                continue
+            spec, listed = _fit_values(blank, said, field, _counts(field, column, weight, data.texts[name]))
+            specs.append(spec)
+            if listed is not None:
+                codes[name] = listed
+        if source == "context" and data.description.impressions and data.description.impressions.position:
+            specs.append(
+                FieldSpec(
+                    name=POSITION,
+                    source="context",
+                    kind="categorical",
+                    rows=POSITIONS + FIRST,
+                    whole=True,
+                    training_only=True,
+                )
+            )
+    return FittedFields(tuple(specs), codes)
+
+
+def _column_of(
+    data: Prepared, labelled: Labelled, source: Source, name: str, train: NDArray[np.bool_]
+) -> tuple[Column, Ints]:
+    """A field's values and how many train impressions showed each."""
+    shown = labelled.impressions
+    if source == "context":
+        return shown.context[name], train.astype(np.int64)
+    side = data.side(source)
+    rows = side.rows(shown.user_id if source == "user" else shown.item_id)
+    seen = rows[train & (rows >= 0)]
+    return side.fields[name], np.bincount(seen, minlength=len(side.key))
+
+
+def _fit_numeric(spec: FieldSpec, said: str, field: Field, column: NDArray[np.float64], weight: Ints) -> FieldSpec:
+    """A number's scale, or its intervals of equal mass, over the train impressions."""
+    x = FieldEncoder(spec).transformed(column)
+    real = np.isfinite(x) & (weight > 0)
+    if not bool(real.any()):
+        raise DataError(f"`{said}`: no train impression has a number")
+    if field.buckets:
+        order = np.argsort(x[real], kind="stable")
+        mass = np.cumsum(weight[real][order])
+        at = np.searchsorted(mass, np.arange(1, field.buckets) * mass[-1] / field.buckets, "right")
+        edges = np.unique(x[real][order][np.minimum(at, len(mass) - 1)])
+        return msgspec.structs.replace(spec, rows=len(edges) + 1 + FIRST, edges=tuple(edges.tolist()))
+    mean = float(np.average(x[real], weights=weight[real]))
+    deviation = float(np.sqrt(np.average((x[real] - mean) ** 2, weights=weight[real])))
+    return msgspec.structs.replace(spec, mean=mean, deviation=deviation if deviation > 0 else 1.0)
+
+
+def _fit_values(
+    spec: FieldSpec, said: str, field: Field, counts: Mapping[int, int]
+) -> tuple[FieldSpec, NDArray[np.uint64] | None]:
+    """A field's table, and the codes of its values if they are listed."""
+    if field.vocabulary is not None:
+        return msgspec.structs.replace(spec, rows=field.vocabulary + FIRST, whole=True), None
+    if field.buckets is not None:
+        return msgspec.structs.replace(spec, rows=field.buckets + FIRST, hashed=True), None
+    kept = np.array(sorted(code for code, n in counts.items() if n >= field.min_count), np.uint64)
+    if not len(kept):
+        raise DataError(f"`{said}`: no value stands in {field.min_count} train impressions: lower `min_count`")
+    return msgspec.structs.replace(spec, rows=len(kept) + FIRST), kept
+
+
+def _counts(field: Field, column: Column, weight: Ints, texts: Mapping[int, str]) -> dict[int, int]:
+    """How many train impressions showed each value, by code."""
+    counts: dict[int, int] = {}
+    found, place = np.unique(column, return_inverse=True)
+    for code, n in zip(found.tolist(), np.bincount(place, weight, len(found)).tolist(), strict=True):
+        for value in _values_of(int(code), field, texts):
+            counts[value] = counts.get(value, 0) + int(n)
+    return counts
+
+
+def _values_of(code: int, field: Field, texts: Mapping[int, str]) -> Iterable[int]:
+    if code == 0:
+        return ()
+    if field.kind != "multi":
+        return (code,)
+    return {code_of(part) for part in texts[code].split(SEPARATOR) if part}
+
+
+def _check_parts(name: str, field: Field, source: Source, data: Prepared) -> None:
+    of = {part: next(s for s in SOURCES if part in getattr(data.description.fields, s)) for part in field.of}
+    if source == "item" and set(of.values()) != {"item"}:
+        raise DataError(f"`fields.item.{name}.of`: a cross of the item takes fields of the item alone")
+    if source != "item" and "item" in of.values():
+        raise DataError(
+            f"`fields.{source}.{name}.of`: a cross of the request takes fields of user and context; what a user and an "
+            "item have in common is read from the state"
+        )
+
+
+def encode(
+    fitted: FittedFields,
+    specs: Iterable[FieldSpec],
+    columns: Mapping[str, Column],
+    data: Prepared,
+    others: Mapping[str, Ints] | None = None,
+) -> Values:
+    """The values of n rows, by columns of that length; `others` gives rows of other fields that crosses name."""
+    n = len(next(iter(columns.values()))) if columns else 0
+    rows: list[NDArray[np.int32]] = []
+    lists: list[NDArray[np.int32]] = []
+    numbers: list[NDArray[np.float32]] = []
+    row_of = dict(others or {})
+    for spec in specs:
+        encoder = fitted.encoder(spec)
+        if spec.kind == "cross":
+            made = crossed_rows([row_of[part] for part in spec.of], spec.rows - FIRST)
+        elif spec.kind == "numeric":
+            values = columns[spec.name].astype(np.float64)
+            if not spec.tabled:
+                numbers.append(encoder.numbers(values).astype(np.float32))
+                continue
+            made = encoder.intervals(values)
+        elif spec.kind == "multi":
+            lists.append(_lists(encoder, columns[spec.name], data.texts[spec.name]))
+            continue
+        elif spec.name == POSITION and spec.training_only:
+            made = _positions(columns[POSITION], spec)
+        else:
+            made = encoder.rows(columns[spec.name].astype(np.uint64), data.texts[spec.name])
+        row_of[spec.name] = made
+        rows.append(made.astype(np.int32))
+    return Values(
+        np.stack(rows, -1) if rows else np.zeros((n, 0), np.int32),
+        tuple(lists),
+        np.stack(numbers, -1) if numbers else np.zeros((n, 0), np.float32),
+    )
+
+
+def _positions(positions: Column, spec: FieldSpec) -> Ints:
+    known = np.isfinite(positions)
+    place = np.where(known, positions, 0).astype(np.int64)
+    inside = (place >= 0) & (place < spec.rows - FIRST)
+    return np.where(known, np.where(inside, place + FIRST, 0), MISSING)
+
+
+def _lists(encoder: FieldEncoder, codes: Column, texts: Mapping[int, str]) -> NDArray[np.int32]:
+    """Rows of lists, -1 behind the end; a missing or empty list is the missing row. [n] → [n, M]"""
+    found, place = np.unique(codes, return_inverse=True)
+    of_found = [
+        [encoder.row(part) for part in texts[int(code)].split(SEPARATOR) if part][:MAX_LIST] if code else []
+        for code in found.tolist()
+    ]
+    width = max((len(rows) for rows in of_found), default=1) or 1
+    out = np.full((len(found), width), -1, np.int32)
+    for at, rows in enumerate(of_found):
+        out[at, : len(rows) or 1] = rows or [MISSING]
+    return out[place]
+
+
+@dataclass(frozen=True)
+class EncodedFields:
+    """All values of a data set by their meanings."""
+
+    fitted: FittedFields
+    users: Values
+    """[users + 1]: the last row is a user without one."""
+    user_row: Ints
+    """[m]: by impression, the row of its user."""
+    context: Values
+    """[m]"""
+    items: Values
+    """[items + 1]: the last row is an item without one."""
+    item_key: Ints
+    """[items], rising: whose rows."""
+
+
+def encode_fields(data: Prepared, labelled: Labelled, fitted: FittedFields) -> EncodedFields:
+    """Every user's, impression's and item's values."""
+    shown = labelled.impressions
+    users, items = data.side("user"), data.side("item")
+    at = users.rows(shown.user_id)
+    context: dict[str, Column] = dict(shown.context)
+    context[POSITION] = shown.position.astype(np.float64)
+    of_user = fitted.of("user")
+    encoded = encode(fitted, of_user, _with_none(users.fields, len(users.key)), data)
+    user_row = np.where(at >= 0, at, len(users.key))
+    single = [spec.name for spec in of_user if spec.tabled and spec.kind != "multi"]
+    rows_of_user = {name: encoded.rows[:, k].astype(np.int64)[user_row] for k, name in enumerate(single)}
+    return EncodedFields(
+        fitted,
+        encoded,
+        user_row,
+        encode(fitted, fitted.of("context"), context, data, rows_of_user),
+        encode(fitted, fitted.of("item"), _with_none(items.fields, len(items.key)), data),
+        items.key,
+    )
+
+
+def _with_none(fields: Mapping[str, Column], rows: int) -> dict[str, Column]:
+    """The columns with one more row, whose values are missing."""
+    if not fields:
+        return {"": np.zeros(rows + 1)}
+    longer: dict[str, Column] = {}
+    for name, values in fields.items():
+        none = np.nan if values.dtype == np.float64 else 0
+        longer[name] = np.concatenate([values, np.array([none], values.dtype)])
+    return longer

@@ -1,0 +1,229 @@
+"""Labelled impressions as training and evaluation see them: parts, occasions, and windows with many occasions each.
+
+An **occasion** is what a user was shown at one time by one request: its impressions share the history, the user's
+fields and one pass over the events. Its history is the events strictly before its time.
+
+    part      train while its label is known before the cut, validation between the cuts, test behind the second
+    window    events start : start + length of one user, and the occasions whose histories end in it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimn.data.description import TimeSplit
+from mimn.data.events import DataError, Events
+from mimn.data.prepared import Impressions, Prepared
+from mimn.data.split import PARTS, Part, parts_of, time_parts
+
+Ints = NDArray[np.int64]
+CANDIDATES = 64
+"""Most impressions of an occasion that are read together; a larger one is read in pieces."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The impressions of a data set beside its events."""
+
+    events: Events
+    impressions: Impressions
+    part: NDArray[np.int8]
+    """[m]: place in `PARTS`, `mimn.data.split.LEFT_OUT` where the label is not known in time."""
+
+    @cached_property
+    def end(self) -> Ints:
+        """[m]: the first event of the user that is not in the impression's history; 0 for users without events.
+
+        Events at the impression's very time are not in it: which came first is not known.
+        """
+        shown, events = self.impressions, self.events
+        user = np.searchsorted(events.users, shown.user_id)
+        known = events.users[np.minimum(user, len(events.users) - 1)] == shown.user_id
+        user = np.where(known, user, 0)
+        begin, stop = events.bounds[user], events.bounds[user + 1]
+        # One binary search for all: within a user the times rise, so (user, time) pairs do.
+        end = _first_not_before(events.timestamp, begin, stop, -(-shown.time_ms // events.unit_ms))
+        return np.where(known, end, 0)
+
+    @cached_property
+    def begin(self) -> Ints:
+        """[m]: the user's first event; equal to `end` without history."""
+        shown, events = self.impressions, self.events
+        user = np.minimum(np.searchsorted(events.users, shown.user_id), len(events.users) - 1)
+        return np.where(events.users[user] == shown.user_id, events.bounds[user], 0)
+
+    def occasions(self, part: Part) -> Occasions:
+        """The occasions of a part, by user and time."""
+        rows = np.flatnonzero(self.part == PARTS.index(part))
+        shown = self.impressions
+        keys = np.stack([shown.user_id[rows], shown.time_ms[rows], shown.request[rows]])
+        order = np.lexsort((rows, keys[2], keys[1], keys[0]))
+        rows, keys = rows[order], keys[:, order]
+        new = np.ones(len(rows), np.bool_)
+        new[1:] = (keys[:, 1:] != keys[:, :-1]).any(0)
+        first = np.flatnonzero(new)
+        size = np.diff(np.append(first, len(rows)))
+        pieces = -(-size // CANDIDATES)
+        number = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        at = np.repeat(first, pieces) + CANDIDATES * number
+        length = np.minimum(np.repeat(first + size, pieces) - at, CANDIDATES)
+        return Occasions(self, rows, at, length)
+
+
+@dataclass(frozen=True)
+class Occasions:
+    """q occasions of one part."""
+
+    labelled: Labelled
+    rows: Ints
+    """Impressions of the part, an occasion's behind one another."""
+    first: Ints
+    """[q]: place in `rows` of an occasion's first impression."""
+    size: Ints
+    """[q]: its impressions, 1 to `CANDIDATES`."""
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    @cached_property
+    def begin(self) -> Ints:
+        """[q]"""
+        return self.labelled.begin[self.rows[self.first]]
+
+    @cached_property
+    def end(self) -> Ints:
+        """[q]: the history is the events `begin:end`."""
+        return self.labelled.end[self.rows[self.first]]
+
+    def impressions(self, chosen: Ints, width: int) -> tuple[Ints, NDArray[np.float32]]:
+        """Rows of the chosen occasions' impressions, and 1 for a real one. [k] → [k, width], [k, width]
+
+        Behind an occasion's last impression its own are repeated, so that padding looks like any other candidate.
+        """
+        size = self.size[chosen, np.newaxis]
+        place = np.arange(width)
+        return self.rows[self.first[chosen, np.newaxis] + place % size], (place < size).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class OccasionBatch:
+    """W windows of at most T events with at most P occasions of at most C impressions each."""
+
+    start: Ints
+    """[W]: each window's first event."""
+    length: Ints
+    """[W]"""
+    position: Ints
+    """[W, P]: events of the window before each occasion."""
+    impression: Ints
+    """[W, P, C]: rows of the impressions."""
+    real: NDArray[np.float32]
+    """[W, P, C]: 1, or 0 for padding."""
+
+
+def label_parts(data: Prepared, fold: int | None = None) -> Labelled:
+    """The impressions of a prepared data set with the part of each.
+
+    Raises:
+        DataError: there are no impressions, or a part is empty or has one label alone.
+    """
+    shown, described = data.impressions, data.description
+    if shown is None or described.impressions is None:
+        raise DataError("the data set has no `[impressions]`, so no labels: negatives are drawn instead")
+    split = described.split
+    if isinstance(split, TimeSplit):
+        part = time_parts(split, described.impressions.window_ms, shown.time_ms)
+    else:
+        users, place = np.unique(shown.user_id, return_inverse=True)
+        part = parts_of(users, split.fold if fold is None else fold)[place]
+    for at, name in enumerate(PARTS):
+        rows = part == at
+        clicks = int(shown.label[rows].sum())
+        if clicks in (0, int(rows.sum())):
+            raise DataError(
+                f"`[split]`: the part {name} has {clicks} clicks in {int(rows.sum())} impressions: move the cuts, so "
+                "that each part has clicked and unclicked impressions"
+            )
+    return Labelled(data.events, shown, part)
+
+
+class OccasionSampler:
+    """Epochs of windows over the train occasions. Each epoch is a function of its generator alone."""
+
+    def __init__(self, occasions: Occasions, length: int, per_window: int, negatives_kept: float = 1.0) -> None:
+        """
+        Args:
+            occasions: of the train part.
+            length: T, most events of a window.
+            per_window: P, most occasions of a window.
+            negatives_kept: w, the share of unclicked impressions that an epoch reads, drawn anew in each.
+        """
+        self._occasions, self._length, self._per_window = occasions, length, per_window
+        self._kept = negatives_kept
+        order = np.lexsort((occasions.end, occasions.begin))
+        self._order = order
+        changes = np.flatnonzero(np.diff(occasions.begin[order])) + 1
+        self._user_first = np.concatenate([[0], changes]).astype(np.int64)
+        self._user_stop = np.append(changes, len(order))
+
+    def epoch(self, rng: np.random.Generator, windows_per_batch: int) -> Iterator[OccasionBatch]:
+        """The batches of one epoch, in random order; windows of like length share a batch."""
+        users = zip(self._user_first.tolist(), self._user_stop.tolist(), strict=True)
+        windows = [window for first, stop in users for window in self._windows(first, stop, rng)]
+        lengths = np.array([stop - start for start, stop, _ in windows])
+        order = np.argsort(lengths + rng.random(len(windows)) * 16.0)
+        batches = [order[i : i + windows_per_batch] for i in range(0, len(order), windows_per_batch)]
+        for place in rng.permutation(len(batches)):
+            yield self._batch([windows[i] for i in batches[place]], rng)
+
+    def _windows(self, first: int, stop: int, rng: np.random.Generator) -> Iterator[tuple[int, int, Ints]]:
+        """Windows (start, stop, occasions) of one user: every occasion once, behind at least half a window of events,
+        or behind all that there are."""
+        occasions = self._order[first:stop]
+        begin = int(self._occasions.begin[occasions[0]])
+        ends = self._occasions.end[occasions]
+        half = max(self._length // 2, 1)
+        offset = int(rng.integers(half))
+        tile = np.maximum(ends - begin + offset, 0) // half
+        for each in np.unique(tile):
+            of_tile = occasions[tile == each]
+            start = max(begin, begin - offset + (int(each) - 1) * half)
+            for i in range(0, len(of_tile), self._per_window):
+                chosen = of_tile[i : i + self._per_window]
+                yield start, max(int(self._occasions.end[chosen].max()), start), chosen
+
+    def _batch(self, windows: list[tuple[int, int, Ints]], rng: np.random.Generator) -> OccasionBatch:
+        counts = np.array([len(chosen) for _, _, chosen in windows])
+        start = np.array([window[0] for window in windows])
+        place = np.arange(int(counts.max()))
+        chosen = np.stack([of[place % len(of)] for _, _, of in windows])
+        there = place < counts[:, np.newaxis]
+        width = int(self._occasions.size[chosen].max())
+        rows, real = self._occasions.impressions(chosen.reshape(-1), width)
+        real = real.reshape(*chosen.shape, width) * there[..., np.newaxis]
+        rows = rows.reshape(*chosen.shape, width)
+        if self._kept < 1.0:
+            label = self._occasions.labelled.impressions.label[rows]
+            real = real * ((label == 1) | (rng.random(rows.shape) < self._kept))
+        return OccasionBatch(
+            start=start,
+            length=np.array([stop for _, stop, _ in windows]) - start,
+            position=self._occasions.end[chosen] - start[:, np.newaxis],
+            impression=rows,
+            real=real.astype(np.float32),
+        )
+
+
+def _first_not_before(times: Ints, begin: Ints, stop: Ints, at: Ints) -> Ints:
+    """By row, the first place in `times[begin:stop]` whose time is not below `at`. [m] each → [m]"""
+    low, high = begin.copy(), stop.copy()
+    while bool((low < high).any()):
+        middle = (low + high) // 2
+        before = (low < high) & (times[np.minimum(middle, len(times) - 1)] < at)
+        low, high = np.where(before, middle + 1, low), np.where((low < high) & ~before, middle, high)
+    return low

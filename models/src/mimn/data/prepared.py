@@ -1,0 +1,399 @@
+"""A described data set, read once and kept as memory-mapped arrays: what everything behind the description works on.
+
+    prepare(Path("dataset.toml"))  →  <cache>/<name>-<key>/   events, impressions, users, items as plain .npy columns
+
+The key is a hash of the description and of the names, sizes and change times of its files, so a changed file is read
+again and an unchanged one never. The folder appears by one rename when it is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from mimn.data.check import event_columns, impression_columns, known_labels
+from mimn.data.description import ACTIONS, Description, Field, SideTable, Source, read_description
+from mimn.data.events import DataError, Events
+from mimn.data.sorting import SortingWriter
+from mimn.data.tables import Columns, TableReader, Wanted
+
+Ints = NDArray[np.int64]
+FORMAT = 2
+"""Raised when the same files give other arrays: older folders are then made again."""
+META, TEXTS = "prepared.json", "texts.json"
+LARGEST_ID = (1 << 63) - 1
+
+
+class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a prepared folder says of itself."""
+
+    format: int
+    name: str
+    rows: dict[str, int]
+    """Rows that can be used, by table."""
+    refused: dict[str, int]
+    """Rows that were left out, by table and reason."""
+
+
+@dataclass(frozen=True)
+class Impressions:
+    """m impressions, sorted by user and then by time. All arrays are [m]."""
+
+    user_id: Ints
+    item_id: Ints
+    category_id: Ints
+    time_ms: Ints
+    label: NDArray[np.uint8]
+    """1: clicked within the window."""
+    request: Ints
+    """Impressions with the same number were shown together; a number of its own each without a column."""
+    weight: NDArray[np.float32]
+    position: NDArray[np.float32]
+    """NaN where unknown."""
+    context: Mapping[str, NDArray[Any]]
+    """By field: uint64 codes of values, or float64 numbers."""
+
+    def __len__(self) -> int:
+        return len(self.user_id)
+
+
+@dataclass(frozen=True)
+class Side:
+    """Fields of users or of items, one row a key."""
+
+    key: Ints
+    """[k], rising."""
+    fields: Mapping[str, NDArray[Any]]
+    """[k] by field, as `Impressions.context`."""
+
+    def rows(self, ids: Ints) -> Ints:
+        """The row of each id, -1 where it has none. [n] → [n]"""
+        if not len(self.key):
+            return np.full(len(ids), -1)
+        at = np.minimum(np.searchsorted(self.key, ids), len(self.key) - 1)
+        return np.where(self.key[at] == ids, at, -1)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared data set. Arrays are mapped when they are first asked for."""
+
+    folder: Path
+    description: Description
+    meta: Meta
+
+    def _column(self, table: str, name: str) -> NDArray[Any]:
+        mapped: NDArray[Any] = np.load(self.folder / table / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        return mapped.view(np.ndarray)
+
+    @cached_property
+    def events(self) -> Events:
+        """The behaviors that are folded."""
+        user, item, category, time, together = (
+            self._column("events", name) for name in ("user", "item", "category", "time", "together")
+        )
+        return Events(user, item, category, time, together, unit_ms(self.description))
+
+    @cached_property
+    def event_weight(self) -> NDArray[np.float32] | None:
+        """What each event counts, by its action. [n]; None: all count 1."""
+        return self._column("events", "weight") if self.description.actions else None
+
+    @cached_property
+    def event_action(self) -> NDArray[np.uint8] | None:
+        """What each event was: its place in `ACTIONS`. [n]; None: the data set does not say."""
+        return self._column("events", "action") if self.description.actions else None
+
+    @cached_property
+    def impressions(self) -> Impressions | None:
+        """The labelled impressions; None if negatives are to be drawn."""
+        if self.description.impressions is None:
+            return None
+        names = {"user_id": "user", "item_id": "item", "category_id": "category", "time_ms": "time"}
+        names |= {name: name for name in ("label", "request", "weight", "position")}
+        context = {name: self._column("impressions", f"context.{name}") for name in _own(self.description, "context")}
+        return Impressions(
+            **{name: self._column("impressions", column) for name, column in names.items()}, context=context
+        )
+
+    def side(self, source: Source) -> Side:
+        """The table of user or item fields; empty without one."""
+        fields = {name: self._column(f"{source}s", f"field.{name}") for name in _own(self.description, source)}
+        if getattr(self.description, f"{source}s") is None:
+            return Side(np.empty(0, np.int64), fields)
+        return Side(self._column(f"{source}s", "key"), fields)
+
+    @cached_property
+    def texts(self) -> dict[str, dict[int, str]]:
+        """By field: the text of each code. A hashed field has none."""
+        stored = json.loads((self.folder / TEXTS).read_text("utf-8"))
+        return {name: dict(zip(codes, texts, strict=True)) for name, (codes, texts) in stored.items()}
+
+
+def unit_ms(description: Description) -> int:
+    """Milliseconds of the unit that prepared times of events are in: a second if the files' times are in seconds."""
+    return 1000 if description.events.time_unit == "s" else 1
+
+
+def cache_folder() -> Path:
+    """Where prepared data sets are kept: `$CTR_CACHE`, else `ctr-serving` in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("CTR_CACHE") or Path(base) / "ctr-serving") / "data"
+
+
+def prepare(path: Path, cache: Path) -> Prepared:
+    """The data set that the description at `path` describes, read from its files or from `cache`.
+
+    Raises:
+        DataError: the description, a file, a column or a row cannot be used; the message names it and the fix. Nothing
+            is left behind then.
+    """
+    description = read_description(path)
+    folder = cache / f"{description.name}-{_key(description, path)}"
+    if not (folder / META).exists():
+        with _whole(folder) as partial:
+            _Preparation(description, path.parent, partial).run()
+    meta = msgspec.json.decode((folder / META).read_bytes(), type=Meta)
+    return Prepared(folder, description, meta)
+
+
+class _Preparation:
+    """One reading of all tables into a folder."""
+
+    def __init__(self, description: Description, root: Path, folder: Path) -> None:
+        self._description, self._root, self._folder = description, root, folder
+        self._rows: dict[str, int] = {}
+        self._refused: dict[str, int] = {}
+        self._texts: dict[str, dict[int, str]] = {}
+        self._category_of: tuple[Ints, Ints] | None = None
+        """Items and their categories, by the table of items."""
+
+    def run(self) -> None:
+        described = self._description
+        if described.items is not None:
+            self._side(described.items, "item")
+        if described.users is not None:
+            self._side(described.users, "user")
+        self._events()
+        if described.impressions is not None:
+            self._impressions()
+        texts = {name: (list(of), list(of.values())) for name, of in self._texts.items()}
+        (self._folder / TEXTS).write_text(json.dumps(texts, ensure_ascii=False), "utf-8")
+        meta = Meta(format=FORMAT, name=described.name, rows=self._rows, refused=self._refused)
+        (self._folder / META).write_bytes(msgspec.json.format(msgspec.json.encode(meta)))
+
+    def _read(self, reader: TableReader, table: str) -> Iterator[Columns]:
+        used = 0
+        for batch in reader.batches():
+            used += len(next(iter(batch.values())))
+            yield batch
+        for name, texts in reader.texts.items():
+            self._texts.setdefault(name.partition(".")[2] or name, {}).update(texts)
+        self._rows[table] = used
+        self._refused |= {f"{table}: {reason}": n for reason, n in reader.refused.rows.items()}
+        if not used:
+            reasons = "; ".join(f"{reason}: {n}" for reason, n in reader.refused.rows.items()) or "there are none"
+            raise DataError(f"`{table}`: none of {reader.rows} rows can be used: {reasons}")
+
+    def _reader(self, table: Any, wanted: Mapping[str, Wanted]) -> TableReader:
+        return TableReader(table, self._root, wanted, self._description.ids)
+
+    def _side(self, table: SideTable, source: Source) -> None:
+        wanted = {"key": Wanted(table.key, "id", f"{source}s.key"), **field_columns(self._description, source)}
+        if table.category is not None:
+            wanted["category"] = Wanted(table.category, "id", f"{source}s.category")
+        reader = self._reader(table, wanted)
+        batches = list(self._read(reader, f"{source}s"))
+        columns = {name: np.concatenate([batch[name] for batch in batches]) for name in wanted}
+        key = self._signed(columns["key"], table.key)
+        order = np.argsort(key, kind="stable")
+        key = key[order]
+        repeated = np.flatnonzero(key[1:] == key[:-1])
+        if len(repeated):
+            raise DataError(
+                f"`{source}s`: key {self._shown(key[repeated[0]])} has more than one row ({len(repeated)} repeated "
+                "rows): keep one row a key"
+            )
+        folder = self._folder / f"{source}s"
+        folder.mkdir()
+        np.save(folder / "key.npy", key, allow_pickle=False)
+        for name in field_columns(self._description, source):
+            np.save(folder / f"{name}.npy", columns[name][order], allow_pickle=False)
+        if table.category is not None:
+            self._category_of = key, self._signed(columns["category"], table.category)[order]
+
+    def _events(self) -> None:
+        described = self._description
+        table, unit = described.events, unit_ms(described)
+        reader = self._reader(table, event_columns(table))
+        dtypes: dict[str, DTypeLike] = dict.fromkeys(("user", "item", "category", "time", "together"), np.int64)
+        if described.actions:
+            dtypes |= {"weight": np.float32, "action": np.uint8}
+        folder = self._folder / "events"
+        folder.mkdir()
+        left_out = 0
+        with SortingWriter(folder, dtypes, ("user", "time")) as writer:
+            for batch in self._read(reader, "events"):
+                columns: Columns = {
+                    "user": self._signed(batch["user"], table.user),
+                    "item": self._signed(batch["item"], table.item) + table.item_offset,
+                    "time": batch["time"] // unit,
+                }
+                columns["category"] = self._categories(batch, columns["item"], table.category, "events")
+                columns["together"] = (
+                    batch["together"].view(np.int64)
+                    if "together" in batch
+                    else writer.rows + np.arange(len(batch["user"]))
+                )
+                if described.actions:
+                    columns["weight"], columns["action"] = self._actions(batch["action"], reader.texts["action"])
+                    folded = columns["weight"] > 0
+                    left_out += len(folded) - int(folded.sum())
+                    columns = {name: values[folded] for name, values in columns.items()}
+                writer.add(columns)
+            writer.finish()
+            self._rows["events"] = writer.rows
+        if left_out:
+            self._refused["events: action of weight 0, not folded"] = left_out
+        if not writer.rows:
+            raise DataError("`[actions]`: no event has an action of weight above 0, so nothing is folded")
+
+    def _actions(
+        self, codes: NDArray[np.uint64], texts: Mapping[int, str]
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """What each event counts, and its place in `ACTIONS`. [n] → [n], [n]"""
+        found, place = np.unique(codes, return_inverse=True)
+        weights, meanings = np.empty(len(found), np.float32), np.empty(len(found), np.uint8)
+        for at, code in enumerate(found.tolist()):
+            action = self._description.actions.get(texts.get(code, ""))
+            if action is None:
+                raise DataError(
+                    f"`[actions]` lacks {texts.get(code, '(none)')!r}, which column {self._description.events.action} "
+                    "holds: give it a line, with weight 0 to leave its events out"
+                )
+            weights[at], meanings[at] = action.weight, ACTIONS.index(action.is_)
+        return weights[place], meanings[place]
+
+    def _impressions(self) -> None:
+        described = self._description
+        table = described.impressions
+        assert table is not None  # noqa: S101 (the caller looked)
+        context = field_columns(described, "context", prefix="context")
+        reader = self._reader(table, impression_columns(table) | context)
+        dtypes: dict[str, DTypeLike] = dict.fromkeys(("user", "item", "category", "time", "request"), np.int64)
+        dtypes |= {"label": np.uint8, "weight": np.float32, "position": np.float32}
+        dtypes |= {name: np.float64 if want.meaning == "number" else np.uint64 for name, want in context.items()}
+        folder = self._folder / "impressions"
+        folder.mkdir()
+        clicks = 0
+        with SortingWriter(folder, dtypes, ("user", "time")) as writer:
+            for batch in self._read(reader, "impressions"):
+                n = len(batch["user"])
+                columns: Columns = {
+                    "user": self._signed(batch["user"], table.user),
+                    "item": self._signed(batch["item"], table.item),
+                    "time": batch["time"],
+                    "label": known_labels(batch, table.window_ms),
+                    "request": batch["request"].view(np.int64) if "request" in batch else writer.rows + np.arange(n),
+                    "weight": batch.get("weight", np.ones(n)),
+                    "position": batch.get("position", np.full(n, np.nan)),
+                    **{name: batch[name] for name in context},
+                }
+                columns["category"] = self._categories(batch, columns["item"], table.category, "impressions")
+                if not bool(np.all(columns["weight"] > 0)):
+                    raise DataError(f"`impressions.weight`: column {table.weight} has a weight that is not above 0")
+                clicks += int(columns["label"].sum())
+                writer.add(columns)
+            writer.finish()
+        if clicks in (0, writer.rows):
+            raise DataError(
+                f"`impressions.label`: {clicks} of {writer.rows} impressions are clicked, so there is nothing to learn"
+            )
+
+    def _categories(self, batch: Columns, items: Ints, column: str | None, table: str) -> Ints:
+        if column is not None:
+            return batch["category"].view(np.int64)
+        if self._category_of is None:
+            return np.zeros(len(items), np.int64)
+        keys, categories = self._category_of
+        at = np.minimum(np.searchsorted(keys, items), len(keys) - 1)
+        missing = keys[at] != items
+        if bool(missing.any()):
+            raise DataError(
+                f"`{table}`: item {self._shown(items[np.argmax(missing)])} has no row in `[items]`, so no category: "
+                f"add the row, or name a column `{table}.category`"
+            )
+        return categories[at]
+
+    def _signed(self, ids: NDArray[np.uint64], column: str) -> Ints:
+        """Ids as int64. Hashes of strings use all 64 bits; whole numbers keep their value."""
+        if self._description.ids == "uint64" and bool((ids > LARGEST_ID).any()):
+            raise DataError(f"column {column} has the id {int(ids.max())}: ids reach from 0 to {LARGEST_ID}")
+        return ids.view(np.int64)
+
+    def _shown(self, identity: Any) -> str:
+        return str(int(identity)) if self._description.ids == "uint64" else f"with hash {int(identity) & (2**64 - 1):x}"
+
+
+def field_columns(description: Description, source: Source, prefix: str = "field") -> dict[str, Wanted]:
+    """The columns that hold the fields of a source, by `<prefix>.<field>`. Crosses have none."""
+    fields: dict[str, Field] = getattr(description.fields, source)
+    return {
+        f"{prefix}.{name}": Wanted(
+            field.column or name,
+            "number" if field.kind == "numeric" else "values" if field.kind == "multi" else "value",
+            f"fields.{source}.{name}",
+            texts=field.buckets is None or field.kind == "multi",  # a hashed value's row is found by its code
+        )
+        for name, field in fields.items()
+        if field.kind != "cross"
+    }
+
+
+def _own(description: Description, source: Source) -> list[str]:
+    """The fields of a source that have a column."""
+    return [name for name, field in getattr(description.fields, source).items() if field.kind != "cross"]
+
+
+def _key(description: Description, path: Path) -> str:
+    """16 hex digits that change with the description, and with the files' names, sizes and times of change.
+
+    `[protocol]` is left out: it changes what is made of the arrays, not the arrays.
+    """
+    stored = msgspec.structs.replace(description, protocol=None)
+    digest = hashlib.sha256(f"{FORMAT}\0".encode() + msgspec.json.encode(stored, order="sorted"))
+    tables = [description.events, description.impressions, description.users, description.items]
+    for table in tables:
+        if table is not None:
+            for file in TableReader(table, path.parent, {}, description.ids).paths:
+                stat = file.stat()
+                digest.update(f"{file.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """A folder to write into that becomes `folder` if all goes well, and else vanishes."""
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if folder.exists():  # someone else was faster, with the same content
+            shutil.rmtree(partial)
+        else:
+            partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise

@@ -1,0 +1,236 @@
+"""A few rows as a model sees them before ids and values become numbers of tables: history, candidate, fields, label.
+
+With `[impressions]` a row is an impression; with a preset, one of its instances; else an event that happened (label 1).
+The history is what happened strictly before it. Ids of string data sets are shown as their 64-bit hashes in hex.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from mimn.data.description import ACTIONS
+from mimn.data.events import DataError
+from mimn.data.labelled import Labelled
+from mimn.data.prepared import Impressions, Prepared, Side
+from mimn.data.presets import paper_instances
+
+Value = str | float | None
+
+
+@dataclass(frozen=True)
+class Past:
+    """One event of a history."""
+
+    item: str
+    category: str
+    action: str | None
+    """None: the data set has no actions."""
+    weight: float
+    """What the event counts."""
+    age_s: float | None
+    """Seconds before the row's time; None for the candidate that a preset appends to the history."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row."""
+
+    user: str
+    time: str
+    """UTC."""
+    history_events: int
+    """Events before the row; `history` has the latest of them."""
+    history: list[Past]
+    """Oldest first."""
+    item: str
+    category: str
+    fields: dict[str, dict[str, Value]]
+    """By source and name; a hashed value as its code. None: missing."""
+    label: int
+
+
+def sample(data: Prepared, rows: int, events: int, seed: int) -> list[Sample]:
+    """`rows` random rows with the latest `events` events of each one's history; the same seed gives the same rows.
+
+    Raises:
+        DataError: `[protocol]` cannot make rows of the data set.
+    """
+    return _Sampling(data, events).draw(rows, np.random.default_rng(seed))
+
+
+def rendered(samples: list[Sample], console: Console) -> None:
+    """Print rows as tables."""
+    for number, one in enumerate(samples, 1):
+        console.print(f"[bold]{number}. user {one.user}, {one.time}, label {one.label}[/bold]")
+        console.print(f"   candidate: item {one.item}, category {one.category}")
+        for source, values in one.fields.items():
+            said = ", ".join(f"{name} {'missing' if v is None else json.dumps(v)}" for name, v in values.items())
+            if said:
+                console.print(f"   {source} fields: {said}", markup=False)
+        table = Table("item", "category", "action", "weight", "age", box=None, padding=(0, 2))
+        for past in one.history:
+            table.add_row(past.item, past.category, past.action or "", f"{past.weight:g}", age(past.age_s))
+        console.print(f"   history: the latest {len(one.history)} of {one.history_events} events")
+        console.print(table)
+
+
+def age(seconds: float | None) -> str:
+    """Seconds in the unit that reads best."""
+    if seconds is None:
+        return "the candidate itself"
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:g} s"
+
+
+class _Asked(NamedTuple):
+    """A row by ids; its history is the events `begin:end`."""
+
+    user: int
+    time_ms: int
+    begin: int
+    end: int
+    item: int
+    category: int
+    label: int
+
+
+class _Sampling:
+    """One reading of a prepared data set."""
+
+    def __init__(self, data: Prepared, events: int) -> None:
+        self._data, self._latest = data, events
+        self._described = data.description
+        self._sides: dict[str, Side] = {"user": data.side("user"), "item": data.side("item")}
+
+    def draw(self, rows: int, rng: np.random.Generator) -> list[Sample]:
+        if self._described.protocol is not None:
+            return self._of_preset(rows, rng)
+        return self._of_events(rows, rng) if self._data.impressions is None else self._of_impressions(rows, rng)
+
+    def _of_impressions(self, rows: int, rng: np.random.Generator) -> list[Sample]:
+        shown = self._data.impressions
+        if shown is None:
+            raise DataError("the data set has no `[impressions]`")
+        picked = np.array(_chosen(len(shown), rows, rng), np.int64)
+        context = {name: values[picked] for name, values in shown.context.items()}
+        arrays = {f.name: getattr(shown, f.name)[picked] for f in fields(shown) if f.name != "context"}
+        # The rule of training, on these rows alone.
+        chosen = Labelled(self._data.events, Impressions(**arrays, context=context), np.zeros(len(picked), np.int8))
+        shown = chosen.impressions
+        samples = []
+        for i in range(len(shown)):
+            values = {name: self._value(name, of[i]) for name, of in context.items()}
+            if not np.isnan(shown.position[i]):
+                values["position"] = float(shown.position[i])
+            user, time_ms, begin, end, item, category, label = (
+                int(of[i])
+                for of in (
+                    shown.user_id,
+                    shown.time_ms,
+                    chosen.begin,
+                    chosen.end,
+                    shown.item_id,
+                    shown.category_id,
+                    shown.label,
+                )
+            )
+            samples.append(self._sample(_Asked(user, time_ms, begin, end, item, category, label), values))
+        return samples
+
+    def _of_events(self, rows: int, rng: np.random.Generator) -> list[Sample]:
+        events = self._data.events
+        samples = []
+        for row in _chosen(len(events), rows, rng):
+            user, time_ms = int(events.user_id[row]), int(events.timestamp[row]) * events.unit_ms
+            begin, end = self._user(user)[0], int(events.history_end[row])
+            item, category = int(events.item_id[row]), int(events.category_id[row])
+            samples.append(self._sample(_Asked(user, time_ms, begin, end, item, category, 1), {}))
+        return samples
+
+    def _of_preset(self, rows: int, rng: np.random.Generator) -> list[Sample]:
+        protocol, events = self._described.protocol, self._data.events
+        if protocol is None:
+            raise DataError("the data set has no `[protocol]`")
+        made = paper_instances(events, protocol)
+        samples = []
+        for row in _chosen(len(made), rows, rng):
+            user, begin, end, item, category, label = (
+                int(of[row]) for of in (made.user_id, made.begin, made.end, made.item, made.category, made.label)
+            )
+            time_ms = int(made.timestamp[row]) * events.unit_ms
+            one = self._sample(_Asked(user, time_ms, begin, end, item, category, label), {})
+            if made.candidate_last and self._latest:
+                leaked = Past(one.item, one.category, None, 1.0, None)
+                one.history[:] = [*one.history, leaked][-self._latest :]
+            samples.append(one)
+        return samples
+
+    def _sample(self, asked: _Asked, context: dict[str, Value]) -> Sample:
+        events, weight = self._data.events, self._data.event_weight
+        actions = self._data.event_action
+        history = []
+        for row in range(max(asked.begin, asked.end - self._latest), asked.end):
+            action = None if actions is None else ACTIONS[actions[row]]
+            history.append(
+                Past(
+                    self._id(int(events.item_id[row])),
+                    self._id(int(events.category_id[row])),
+                    action,
+                    1.0 if weight is None else float(weight[row]),
+                    (asked.time_ms - int(events.timestamp[row]) * events.unit_ms) / 1000,
+                )
+            )
+        sources = {
+            "user": self._side("user", asked.user),
+            "item": self._side("item", asked.item),
+            "context": context,
+        }
+        time = datetime.fromtimestamp(asked.time_ms / 1000, UTC).isoformat(timespec="milliseconds")
+        return Sample(
+            user=self._id(asked.user),
+            time=time.replace("+00:00", "Z"),
+            history_events=asked.end - asked.begin,
+            history=history,
+            item=self._id(asked.item),
+            category=self._id(asked.category),
+            fields={source: values for source, values in sources.items() if values},
+            label=asked.label,
+        )
+
+    def _side(self, source: str, key: int) -> dict[str, Value]:
+        side = self._sides[source]
+        row = int(side.rows(np.array([key]))[0])
+        return {name: None if row < 0 else self._value(name, values[row]) for name, values in side.fields.items()}
+
+    def _value(self, name: str, value: Any) -> Value:
+        if value.dtype.kind == "f":
+            return None if np.isnan(value) else float(value)
+        code = int(value)
+        return self._data.texts.get(name, {}).get(code, f"#{code:016x}") if code else None
+
+    def _user(self, user: int) -> tuple[int, int]:
+        """The user's rows of the events: first, and first behind the last. Equal without events."""
+        ids = self._data.events.user_id
+        return int(np.searchsorted(ids, user)), int(np.searchsorted(ids, user, "right"))
+
+    def _id(self, identity: int) -> str:
+        return str(identity) if self._described.ids == "uint64" else f"{identity & (2**64 - 1):016x}"
+
+
+def _chosen(there: int, rows: int, rng: np.random.Generator) -> list[int]:
+    """Different rows, in order."""
+    return sorted(rng.choice(there, min(rows, there), replace=False).tolist())
+
+
+def as_json(samples: list[Sample]) -> str:
+    """Rows as JSON."""
+    return json.dumps([asdict(one) for one in samples], indent=2, ensure_ascii=False)

@@ -1,0 +1,90 @@
+"""Any field head over any state: what a state says of the user, and of a candidate, become fields too.
+
+A piece as wide as an event vector is two fields, its item half and its category half; a piece of another width (a
+controller's output, counts, the number of events) goes through a linear layer to one field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mimn.nn.heads.interface import FieldHead, FieldInputs, HeadSizes, linear
+
+
+class FieldTop(nn.Module):
+    """The layers above a state's read-outs, in place of `mimn.nn.head.Mlp`, when a field head is chosen."""
+
+    def __init__(
+        self,
+        head: type[FieldHead],
+        *,
+        user_widths: Sequence[int],
+        candidate_widths: Sequence[int],
+        shared_fields: int,
+        own_fields: int,
+        dim: int,
+        units: tuple[int, ...],
+        dropout: float,
+    ) -> None:
+        """
+        Args:
+            head: which.
+            user_widths, candidate_widths: of the state's read-outs; the first of the candidate is its own event vector.
+            shared_fields, own_fields: fields of the request and of the item.
+            dim: E, half the width of an event vector.
+            units, dropout: of the head's deep part.
+        """
+        super().__init__()
+        self.dim = dim
+        self.user = nn.ModuleList(nn.Identity() if width == 2 * dim else linear(width, dim) for width in user_widths)
+        self.candidate = nn.ModuleList(
+            nn.Identity() if width == 2 * dim else linear(width, dim) for width in candidate_widths
+        )
+        sizes = HeadSizes(
+            shared=shared_fields + sum(1 + (width == 2 * dim) for width in user_widths),
+            own=own_fields + sum(1 + (width == 2 * dim) for width in candidate_widths),
+            dim=dim,
+            units=units,
+            dropout=dropout,
+        )
+        self.head = head(sizes)
+        self.by_candidate = linear(2 * dim, 1) if self.head.first_order else None
+        """First-order weight of the candidate's ids, from their vectors: a table of its own would say no more."""
+
+    def forward(
+        self,
+        user: Sequence[Tensor],
+        candidate: Sequence[Tensor],
+        shared: tuple[Tensor, Tensor],
+        own: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """The click logits.
+
+        Args:
+            user: [N, width] each.
+            candidate: [N, C, width] each.
+            shared: the request's fields [N, F, E] and their first-order sum [N].
+            own: the items' [N, C, G, E] and [N, C].
+
+        Returns: [N, C]
+        """
+        of_user = [self._fields(layer(piece)) for layer, piece in zip(self.user, user, strict=True)]
+        of_candidate = [self._fields(layer(piece)) for layer, piece in zip(self.candidate, candidate, strict=True)]
+        own_first = own[1]
+        if self.by_candidate is not None:
+            own_first = own_first + self.by_candidate(candidate[0]).squeeze(-1)
+        logits: Tensor = self.head(
+            FieldInputs(_joined(shared[0], of_user), _joined(own[0], of_candidate), shared[1], own_first)
+        )
+        return logits
+
+    def _fields(self, piece: Tensor) -> Tensor:
+        return piece.reshape(*piece.shape[:-1], piece.shape[-1] // self.dim, self.dim)
+
+
+def _joined(fields: Tensor, pieces: list[Tensor]) -> Tensor:
+    """Fields and pieces as one row of vectors; a model without fields has none. [..., F, E], [..., G, E] each"""
+    return torch.cat([fields, *pieces] if fields.shape[-2] else pieces, -2)

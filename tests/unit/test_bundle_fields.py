@@ -1,0 +1,142 @@
+"""A value of a field means the same in a training column and in a request."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mimn.bundle.fields import (
+    FIRST,
+    MISSING,
+    UNKNOWN,
+    FieldEncoder,
+    FieldFault,
+    FieldSpec,
+    RequestFields,
+    code_of,
+    crossed_row,
+    crossed_rows,
+)
+from mimn.data.ids import string_id
+
+E = 3
+VALUES = ("a", "b", "7")
+CODES = np.sort(np.array([code_of(value) for value in VALUES], np.uint64))
+
+
+def spec(name: str, **changes: object) -> FieldSpec:
+    return FieldSpec(**({"name": name, "source": "context", "kind": "categorical"} | changes))  # type: ignore[arg-type]
+
+
+LISTED = spec("listed", rows=len(VALUES) + FIRST)
+HASHED = spec("hashed", rows=11 + FIRST, hashed=True)
+WHOLE = spec("hour", rows=24 + FIRST, whole=True)
+NUMBER = spec("price", kind="numeric", transform="log1p", mean=1.0, deviation=2.0)
+STEPS = spec("steps", kind="numeric", rows=3 + FIRST, edges=(0.0, 10.0))
+TAGS = spec("tags", kind="multi", rows=len(VALUES) + FIRST, source="user")
+CROSS = spec("both", kind="cross", rows=50 + FIRST, hashed=True, of=("listed", "hour"))
+POSITION = spec("position", rows=9 + FIRST, whole=True, training_only=True)
+SPECS = (LISTED, HASHED, WHOLE, NUMBER, STEPS, TAGS, CROSS, POSITION)
+
+
+def fields() -> RequestFields:
+    rng = np.random.default_rng(0)
+    encoders = {s.name: FieldEncoder(s, CODES if s.listed else None) for s in SPECS}
+    return RequestFields(SPECS, encoders, {s.name: table(rng, s) for s in SPECS if s.tabled})
+
+
+def table(rng: np.random.Generator, of: FieldSpec) -> np.ndarray:
+    return rng.normal(size=(of.rows, E)).astype(np.float32)
+
+
+def parts(vector: np.ndarray) -> dict[str, np.ndarray]:
+    ends = np.cumsum([s.width(E) for s in SPECS])
+    return {s.name: vector[end - s.width(E) : end] for s, end in zip(SPECS, ends.tolist(), strict=True)}
+
+
+@given(st.lists(st.one_of(st.none(), st.sampled_from(VALUES), st.integers(0, 30).map(str), st.text(max_size=4))))
+def test_a_column_and_single_values_have_the_same_rows(texts: list[str | None]) -> None:
+    codes = np.array([0 if text is None else code_of(text) for text in texts], np.uint64)
+    of = {code_of(text): text for text in texts if text is not None}
+    for each in (LISTED, HASHED, WHOLE):
+        encoder = FieldEncoder(each, CODES if each.listed else None)
+        rows = encoder.rows(codes, of)
+        assert rows.tolist() == [encoder.row(text) for text in texts]
+        assert all(0 <= row < each.rows for row in rows.tolist())
+
+
+def test_unknown_and_missing_values_have_rows_of_their_own_and_are_counted() -> None:
+    made = fields()
+    table_of = made._tables["listed"]
+    vector = parts(made.vector({}, {"listed": "never seen"}))
+    assert np.array_equal(vector["listed"], table_of[UNKNOWN])
+    assert np.array_equal(vector["hour"], made._tables["hour"][MISSING])
+    assert vector["price"][0] == 0.0
+    assert {name for name, n in made.unknown.items() if n} == {"listed"}
+    assert {name for name, n in made.missing.items() if n} == {"hashed", "hour", "price", "steps", "tags"}
+
+
+def test_a_request_takes_numbers_strings_and_lists() -> None:
+    made = fields()
+    vector = parts(made.vector({"tags": ["a", "b"]}, {"listed": 7, "hour": 23, "price": np.e - 1, "steps": 10.0}))
+    rows = FieldEncoder(LISTED, CODES)
+    assert np.array_equal(vector["listed"], made._tables["listed"][rows.row("7")])
+    assert np.array_equal(vector["hour"], made._tables["hour"][25])
+    assert vector["price"][0] == pytest.approx(0.0, abs=1e-6)
+    assert np.array_equal(vector["steps"], made._tables["steps"][FIRST + 2])
+    both = [made._tables["tags"][rows.row(tag)] for tag in ("a", "b")]
+    assert vector["tags"] == pytest.approx(np.mean(both, 0))
+    cross = crossed_rows([np.array([rows.row("7")]), np.array([25])], 50)
+    assert np.array_equal(vector["both"], made._tables["both"][cross[0]])
+
+
+def test_a_training_only_field_is_missing_when_served() -> None:
+    made = fields()
+    assert np.array_equal(parts(made.vector({}, {}))["position"], made._tables["position"][MISSING])
+    with pytest.raises(FieldFault, match=r"context.position: not a field of this model; it reads hashed, hour"):
+        made.vector({}, {"position": 1})
+
+
+@pytest.mark.parametrize(
+    ("user", "context", "message"),
+    [
+        ({}, {"color": "red"}, "context.color: not a field of this model"),
+        ({"hour": 3}, {}, "user.hour: not a field of this model; it reads tags"),
+        ({}, {"hour": 1.5}, "context.hour: a categorical value is a string or a whole number"),
+        ({}, {"price": "1"}, "context.price: must be a number"),
+        ({}, {"listed": ["a"]}, "context.listed: must be a string or a whole number"),
+        ({"tags": ["a"] * 65}, {}, "user.tags: at most 64 values, not 65"),
+        ({}, {"listed": "x" * 257}, "context.listed: at most 256 characters"),
+    ],
+)
+def test_what_a_field_cannot_take_is_refused_by_name(
+    user: dict[str, object], context: dict[str, object], message: str
+) -> None:
+    with pytest.raises(FieldFault, match=message):
+        fields().vector(user, context)
+
+
+@given(st.floats(allow_nan=True, allow_infinity=True))
+def test_every_number_has_a_finite_encoding(value: float) -> None:
+    number, steps, column = FieldEncoder(NUMBER), FieldEncoder(STEPS), np.array([value])
+    assert np.isfinite(number.numbers(column)[0])
+    assert number.number(value) == pytest.approx(number.numbers(column)[0], rel=1e-12)
+    assert MISSING <= steps.intervals(column)[0] < STEPS.rows
+    assert steps.interval(value) == steps.intervals(column)[0]
+
+
+@given(st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 1 << 20)), min_size=1), st.integers(1, 1000))
+def test_crosses_stay_in_their_table_and_depend_on_order(pairs: list[tuple[int, int]], buckets: int) -> None:
+    a, b = np.array(pairs, np.int64).T
+    rows = crossed_rows([a, b], buckets)
+    assert rows.tolist() == [crossed_row(pair, buckets) for pair in pairs]
+    assert rows.min() >= FIRST
+    assert rows.max() < FIRST + buckets
+    one, two = np.array([1]), np.array([2])
+    assert crossed_rows([one, two], 1 << 30) != crossed_rows([two, one], 1 << 30)
+
+
+def test_codes_of_fields_and_ids_of_strings_are_one_rule() -> None:
+    assert [code_of(text) for text in ("", "a", "æ")] == [string_id(text) for text in ("", "a", "æ")]

@@ -1,0 +1,139 @@
+"""What cannot be used is found by `check`, and refused by `prepare` and `sample` in the same words; nothing is left."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mimn.data.__main__ import main
+
+T = 1_600_000_000
+TOML = """
+name = "shop"
+[events]
+files = ["events.parquet"]
+user = "uid"
+item = "sku"
+time = "ts"
+[impressions]
+files = ["impressions.csv"]
+user = "uid"
+item = "sku"
+time = "ts"
+label = "clicked"
+label_time = "at"
+window = "1m"
+[users]
+files = ["users.parquet"]
+key = "uid"
+[items]
+files = ["items.parquet"]
+key = "sku"
+category = "cat"
+[split]
+by = "time"
+train_until = 2020-09-14
+validate_until = 2020-09-15
+"""
+DAY = 86_400
+EVENTS: dict[str, list[Any]] = {"uid": [1, 2], "sku": [5, 6], "ts": [T, T + 1]}
+USERS: dict[str, list[Any]] = {"uid": [1, 2]}
+ITEMS: dict[str, list[Any]] = {"sku": [5, 6], "cat": [1, 1]}
+IMPRESSIONS = "uid,sku,ts,clicked,at\n" + "".join(
+    f"{1 + i % 2},{5 + i % 2},{T + day * DAY + i},{i % 2},{T + day * DAY + i + 30 if i % 2 else ''}\n"
+    for day in range(4)
+    for i in range(4)
+)
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Callable[..., Path]:
+    def made(
+        toml: str = TOML,
+        impressions: str = IMPRESSIONS,
+        events: dict[str, list[Any]] = EVENTS,
+        users: dict[str, list[Any]] = USERS,
+        items: dict[str, list[Any]] = ITEMS,
+    ) -> Path:
+        for name, columns in (("events", events), ("users", users), ("items", items)):
+            pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
+        (tmp_path / "impressions.csv").write_text(impressions)
+        (tmp_path / "dataset.toml").write_text(toml)
+        return tmp_path / "dataset.toml"
+
+    return made
+
+
+def ran(capsys: pytest.CaptureFixture[str], path: Path, command: str) -> tuple[int, str]:
+    cache = [] if command == "check" else ["--cache", str(path.parent / "cache")]
+    status = main([command, str(path), *cache])
+    captured = capsys.readouterr()
+    return status, captured.out + captured.err
+
+
+def test_a_data_set_without_faults_passes_each_command(
+    shop: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("check", "prepare", "sample"):
+        status, said = ran(capsys, shop(), command)
+        assert status == 0, said
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"impressions": IMPRESSIONS.replace("clicked", "klicked")}, ["impressions.csv", "'clicked'", "klicked"]),
+        ({"impressions": IMPRESSIONS.replace(f"{T}", "noon")}, ["impressions.csv", "column ts", "not a time"]),
+        ({"events": EVENTS | {"sku": ["a", "b"]}}, ["events.parquet", "column sku", 'ids = "string"']),
+        ({"events": EVENTS | {"ts": [T * 10**6] * 2}}, ["events.parquet", "column ts", 'time_unit = "us"']),
+        ({"users": {"uid": [1, 1]}}, ["`users`", "more than one row", "keep one row a key"]),
+        ({"items": {"sku": [5], "cat": [1]}}, ["`events`", "no row in `[items]`", "events.category"]),
+        (
+            {"impressions": IMPRESSIONS.replace(",0,", ",1,")},
+            ["16 of 16 impressions are clicked", "nothing to learn"],
+        ),
+        ({"toml": TOML.replace("files = [", "fils = [", 1)}, ["dataset.toml", "fils"]),
+        ({"toml": TOML.replace("dataset.toml", "").replace("users.parquet", "user.pq")}, ["nothing matches user.pq"]),
+    ],
+    ids=["column", "type of a time", "ids", "unit", "user twice", "no category", "all clicked", "key", "file"],
+)
+def test_what_prepare_refuses_check_finds_and_nothing_is_half_written(
+    shop: Callable[..., Path], capsys: pytest.CaptureFixture[str], change: dict[str, Any], words: list[str]
+) -> None:
+    path = shop(**change)
+    for command in ("check", "prepare", "sample"):
+        status, said = ran(capsys, path, command)
+        assert status == 1, command
+        assert [word for word in words if word not in said] == [], f"{command} said {said}"
+    cache = path.parent / "cache"
+    assert not cache.exists() or not list(cache.iterdir())
+
+
+def test_check_finds_an_empty_part_and_counts_labels_that_come_too_late(
+    shop: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, said = ran(capsys, shop(TOML.replace("2020-09-15", "2020-12-24")), "check")
+    assert status == 1
+    assert "the part test has 0 clicks in 0 impressions: move the cuts" in said
+    status, said = ran(capsys, shop(TOML.replace('"1m"', '"20s"')), "check")
+    assert re.search("clicked after the window, counted as not clicked +8\n", said)
+    assert status == 1, "and then nothing is clicked"
+    status, said = ran(
+        capsys, shop(TOML.replace("2020-09-14\n", "2020-09-13T12:26:42Z\nlabels_until = 2020-09-14\n")), "check"
+    )
+    assert status == 0, said
+
+
+def test_a_label_is_of_no_part_while_its_window_is_open(
+    shop: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The first day's impressions are at 12:26:40 to 12:26:43; the cut is 12:27:41, 61 seconds behind the first.
+    _, said = ran(capsys, shop(TOML.replace("2020-09-14\n", "2020-09-13T12:27:41Z\n")), "check")
+    assert re.search("impressions of the part train +2\n", said)
+    assert re.search("impressions of no part, their label is not known in time +2\n", said)

@@ -1,0 +1,60 @@
+"""`docs/formats/dataset.md` names every key and no other, its example is read, and its messages are the code's."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from mimn.data import description
+from mimn.data.__main__ import parser
+from mimn.data.description import read_description
+
+ROOT = Path(__file__).parents[2]
+DOCUMENT = (ROOT / "docs/formats/dataset.md").read_text()
+SECTIONS = dict(re.findall(r"^## (.+)\n((?:(?!## ).*\n)*)", DOCUMENT, re.M))
+CODE = " ".join(path.read_text() for path in sorted((ROOT / "models/src/mimn/data").glob("*.py")))
+STRUCTS = {
+    "Top level": (description.Description,),
+    "Tables of files": (description.EventsTable, description.ImpressionsTable, description.SideTable),
+    "Fields": (description.Field,),
+    "Actions": (description.Action,),
+    "Split": (description.TimeSplit, description.UserSplit),
+    "Protocol": (description.Protocol,),
+}
+
+
+@pytest.mark.parametrize("section", STRUCTS)
+def test_a_sections_tables_have_every_key_and_no_other(section: str) -> None:
+    rows = re.findall(r"^\| (`[a-z_`, ]+`) \|", SECTIONS[section], re.M)
+    documented = {key for row in rows for key in re.findall(r"`([a-z_]+)`", row)}
+    tag = {"by"} if section == "Split" else set()
+    assert documented == {f.encode_name for struct in STRUCTS[section] for f in msgspec.structs.fields(struct)} | tag
+
+
+def test_the_example_is_read(tmp_path: Path) -> None:
+    example = re.search(r"```toml\n(.*?)```", DOCUMENT, re.S)
+    assert example is not None
+    (tmp_path / "dataset.toml").write_text(example[1])
+    assert read_description(tmp_path / "dataset.toml").name == "my-shop"
+
+
+def test_the_messages_are_what_the_code_says() -> None:
+    rows = re.findall(r"^\| .+? \| (.*`.+`.*) \| .+ \|$", SECTIONS["What is refused"], re.M)
+    fragments = [said.replace("2000", "{year}") for row in rows for said in re.findall(r"`+([^`]+)`+", row)]
+    assert len(fragments) >= 12
+    missing = [said for said in fragments if said not in CODE and said.replace("{year}", "2000") not in CODE]
+    assert not missing
+
+
+def test_every_public_data_set_and_conversion_is_named() -> None:
+    table = SECTIONS["Public data sets"]
+    assert set(re.findall(r"`([a-z0-9-]+)`", "".join(re.findall(r"^\| (`.+?) \|", table, re.M)))) == {
+        path.stem for path in (ROOT / "models/datasets").glob("*.toml")
+    }
+    conversions = re.findall(r"python -m mimn.data convert ([\w-]+)", table)
+    for name in conversions:
+        with pytest.raises(SystemExit, match="0"):
+            parser().parse_args(["convert", name, "--help"])

@@ -1,0 +1,126 @@
+"""Rows of the paper's tables: every command parses and names files that exist, and each kind of model trains and is
+tested by the authors' protocol on a small file in the published format."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mimn import paper
+from mimn.config import ConfigError
+from mimn.data import __main__ as data
+from mimn.data.description import read_description
+from mimn.data.prepared import prepare
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "models/reproduce/README.md").read_text()
+COMMANDS = re.findall(r"^\| ([^|]+) \| ([^|]+) \| `python -m (mimn\.\w+) ([^`]+)` \|$", README, re.M)
+CONFIGS = sorted((ROOT / "models/reproduce").glob("*.toml"))
+T = 1_511_600_000
+
+
+def test_every_configuration_has_a_row_for_each_data_set() -> None:
+    rows = [(name, paper.parser().parse_args(shlex.split(options)).config.stem) for name, _, _, options in table_2()]
+    assert sorted({stem for _, stem in rows}) == [path.stem for path in CONFIGS]
+    assert len(rows) == 2 * len(CONFIGS)
+    assert all(paper.read_config(ROOT / f"models/reproduce/{stem}.toml").name == name for name, stem in rows)
+
+
+def table_2() -> list[tuple[str, str, str, str]]:
+    return [command for command in COMMANDS if command[2] == "mimn.paper"]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: f"{command[0]}, {command[1][:12]}")
+def test_a_rows_command_parses_and_names_what_exists(command: tuple[str, str, str, str]) -> None:
+    _, dataset, module, options = command
+    if module == "mimn.data":
+        assert data.parser().parse_args(shlex.split(options)).command == "convert"
+        return
+    parsed = paper.parser().parse_args(shlex.split(options))
+    assert (ROOT / parsed.config).is_file()
+    described = read_description(ROOT / parsed.description)
+    assert described.protocol is not None
+    assert described.name == {"Taobao": "taobao", "Amazon Books": "amazon-books"}[dataset]
+
+
+@pytest.fixture
+def taobao(tmp_path: Path) -> Path:
+    """UserBehavior.csv of 150 users who keep to one category, and a description with the preset."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for user in range(1, 151):
+        favorite = int(rng.integers(6))
+        for i in range(int(rng.integers(2, 30))):
+            category = favorite if rng.random() < 0.8 else int(rng.integers(6))
+            item = category * 20 + int(rng.integers(20)) + 1
+            time = T + user * 100 + i * 3600
+            lines.append(f"{user},{item},{category},{rng.choice(['pv', 'buy'])},{time}")
+    path = tmp_path / "data/taobao/UserBehavior.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text("\n".join(lines) + "\n")
+    description = tmp_path / "models/datasets/taobao-paper.toml"
+    description.parent.mkdir(parents=True)
+    description.write_bytes((ROOT / "models/datasets/taobao-paper.toml").read_bytes())
+    return description
+
+
+def run(taobao: Path, config: str, *more: str) -> int:
+    root = taobao.parents[2]
+    where = ["--description", str(taobao), "--cache", str(root / "cache"), "--output", str(root / "run")]
+    return paper.main(["--config", str(ROOT / f"models/reproduce/{config}.toml"), *where, *more])
+
+
+@pytest.mark.parametrize("config", ["embedding_mlp", "mimn", "mimn_auxiliary", "dien_auxiliary", "gru4rec"])
+def test_a_row_is_trained_tested_and_says_what_its_figure_is(
+    taobao: Path, capsys: pytest.CaptureFixture[str], config: str
+) -> None:
+    assert run(taobao, config, "--rows-per-batch", "32") == 0
+    told = json.loads(capsys.readouterr().out)
+    record = json.loads((taobao.parents[2] / "run/metrics.json").read_text())
+    assert told["protocol"] == "official: mimn-paper-taobao, checkpoint chosen on the test users"
+    assert record["candidate_in_history"] is True
+    assert record["rows"]["train"] + record["rows"]["test"] == 150
+    assert 0.0 <= record["test_auc_last"] <= record["test_auc_best"] <= 1.0
+    assert run(taobao, config) == 1
+    assert "holds a run already" in capsys.readouterr().err
+
+
+def test_the_same_seed_gives_the_same_figure(taobao: Path) -> None:
+    config = paper.read_config(ROOT / "models/reproduce/embedding_mlp.toml")
+    prepared = prepare(taobao, taobao.parents[2] / "cache")
+    first, again = (paper.train(config, prepared, taobao.parents[2] / name, 19) for name in "ab")
+    assert first["tests"] == again["tests"]
+    assert torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.partition("[protocol]")[0], "the description has no `[protocol]`"),
+        (lambda text: text.replace("mimn-paper-taobao", "din-paper"), "Invalid enum value 'din-paper'"),
+    ],
+)
+def test_a_description_without_a_preset_is_refused(
+    taobao: Path, capsys: pytest.CaptureFixture[str], change: object, message: str
+) -> None:
+    assert callable(change)
+    taobao.write_text(change(taobao.read_text()))
+    assert run(taobao, "mimn") == 1
+    assert message in capsys.readouterr().err
+    assert not (taobao.parents[2] / "run").exists()
+
+
+def test_bad_options_and_configurations_are_named(
+    taobao: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run(taobao, "mimn", "--rows-per-batch", "0") == 1
+    assert "rows_per_batch must be at least 1, not 0" in capsys.readouterr().err
+    (tmp_path / "bad.toml").write_text('name = "x"\n[model]\nvariant = "official"\npading = "run"\n')
+    with pytest.raises(ConfigError, match=r"bad\.toml: unknown field pading"):
+        paper.read_config(tmp_path / "bad.toml")
