@@ -35,8 +35,8 @@ STATE_FILES: dict[Kind, tuple[str, ...]] = {
     "sequence": (INITIAL_STATE, ITEM_IDS, CATEGORY_IDS),
 }
 """The files that give a state its meaning: the fingerprint covers their hashes. The head is not one of them, so states
-stay valid under a new head. A list of events holds row numbers of the vocabularies and nothing learned, so it also stays
-valid under new vectors."""
+stay valid under a new head. A list of events holds row numbers of the vocabularies and nothing learned, so it also
+stays valid under new vectors."""
 INPUT_RULE = "item++category"
 """The one rule from event to graph input today: item vector ++ category vector, unknown ids as row 0."""
 SKETCH_RULE = "category row, two halves of mixed item id; periods of a half-life; float16"

@@ -1,4 +1,4 @@
-"""A model to a file and back: safetensors, so that nothing is pickled. The configuration travels inside the file."""
+"""Saves and loads models as safetensors, so nothing is pickled. The file also contains the configuration."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class CheckpointError(Exception):
 
 
 def untrained(config: ModelConfig, item_rows: int, category_rows: int) -> ClickModel:
-    """The model of `config` with weights drawn from torch's generator; the rows count the unknown ones."""
+    """The model of `config` with weights drawn from torch's generator; row counts include the unknown rows."""
     if isinstance(config, BaselineConfig):
         return BaselineModel(config, item_rows, category_rows)
     return MimnModel(config, item_rows, category_rows)
 
 
 def save_model(model: ClickModel, path: str | Path) -> None:
-    """Write weights and configuration of `model` to `path`; the same model gives the same bytes."""
+    """Write the weights and the configuration of `model` to `path`; the same model gives the same bytes."""
     tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
     save_file(tensors, str(path), metadata={"config": json.dumps(asdict(model.config), sort_keys=True)})
 

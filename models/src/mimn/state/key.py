@@ -1,7 +1,7 @@
 """The keys in Redis, and the partition that a user belongs to.
 
-The part of a key in braces is Redis Cluster's hash tag. It puts all keys of a partition into one slot, so one script can
-write states and progress in a cluster, too.
+The part of a key in braces is Redis Cluster's hash tag. It puts all keys of a partition into one slot, so one script
+can write states and progress in a cluster, too.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class Keys:
         return f"{self.prefix}:{{{self.namespace}.*}}:s:*"
 
     def same_user_in(self, other: Keys, key: bytes) -> bytes:
-        """The key in another namespace for the user of `key`, one of our state keys. Both have the same partition count."""
+        """The key in another namespace for the user of `key`, one of our state keys. Both have the same partition
+        count."""
         return key.replace(
             f"{self.prefix}:{{{self.namespace}.".encode(), f"{other.prefix}:{{{other.namespace}.".encode(), 1
         )

@@ -42,8 +42,8 @@ class Sketch:
     """
 
     category_cells: int
-    """K: the category in row r of its table uses cell r % K, so no two share a cell if K is at least the number of rows.
-    Unknown categories share row 0. 0: categories are not counted."""
+    """K: the category in row r of its table uses cell r % K, so no two share a cell if K is at least the number of
+    rows. Unknown categories share row 0. 0: categories are not counted."""
     item_cells: int
     """Cells of each of the two hashed rows. 0: items are not counted."""
     half_lives: tuple[int, ...]
