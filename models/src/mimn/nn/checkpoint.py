@@ -20,7 +20,7 @@ class CheckpointError(Exception):
 
 
 def untrained(config: ModelConfig, item_rows: int, category_rows: int) -> ClickModel:
-    """The model of `config` with weights drawn from torch's generator; row counts include the unknown rows."""
+    """The model of `config` with weights drawn from torch's generator; the rows count the unknown ones."""
     if isinstance(config, BaselineConfig):
         return BaselineModel(config, item_rows, category_rows)
     return MimnModel(config, item_rows, category_rows)

@@ -71,7 +71,7 @@ class HeadModule(nn.Module):
         """`serving`: use the form in which a candidate costs less (`mimn.nn.serving`)."""
         super().__init__()
         self.head = ServingHead(model.head) if serving and isinstance(model.head, MimnHead) else model.head
-        # Registered here, because the head reads its weights but does not own it.
+        # Registered here, because the head reads its weights and does not own it.
         self.cell = model.cell
 
     def forward(self, candidates: Tensor, state: Tensor, context: Tensor | None = None) -> Tensor:

@@ -187,14 +187,14 @@ class PoolingHead(nn.Module):
 
 
 def sketch_width(reader: SketchReader | None) -> int:
-    """How many values a head reads from the sketch for one candidate."""
+    """Values that a head reads of the sketch for one candidate."""
     return 0 if reader is None else reader.width
 
 
 def user_features(blocks: State, context: Tensor | None) -> Tensor:
-    """The MLP's features of user and request: mean event vector, log of the count, context. → [N, D + 1 + K]
+    """What the MLP reads of the user and the request: mean event vector, log of the count, context. → [N, D + 1 + K]
 
-    The paper's sums are used as means: a head trained on 200 events has never seen sums of 10,000.
+    The paper's sums enter as means: a head trained on 200 events would not know the sum of 10,000.
     """
     features = [blocks["history_mean"], torch.log1p(blocks["count"]) * COUNT_SCALE]
     return torch.cat(features if context is None else [*features, context], -1)

@@ -46,7 +46,7 @@ class ServingHead(nn.Module):
     by_channels: Tensor
     """[D, U], of an interest channel."""
     by_counts: Tensor
-    """[R, U], of the values read from the sketch."""
+    """[R, U], of what is read of the sketch."""
     attend: Tensor
     """The attention's first layer of the candidate [D, A],"""
     attend_product: Tensor
