@@ -1,8 +1,10 @@
 """The poll thread: the one owner of the Kafka consumer, which is never shared between threads.
 
-It polls all the time, whatever the store does, so that the group keeps us. It obeys commands, and queues everything
-that happens for the fold thread. It never waits for the store and chooses no position: a partition that the group
-assigns to us is parked (`seek(0)` and `pause`) until the fold thread says where to read.
+The file is long because everything in it runs on that thread and shares its state.
+
+The thread polls all the time, whatever the store does, to stay in the group. It executes commands of the fold thread and
+queues everything that happens for it. It never waits for the store and chooses no position: a newly assigned partition
+is parked (`seek(0)` and `pause`) until the fold thread says where to read.
 
 Records carry the tag of the command that caused them, so records fetched before a rewind or for an earlier assignment
 can be recognized. `backpressure` decides which partitions are paused, `offset_commits` commits offsets to the group.
