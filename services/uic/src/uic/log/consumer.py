@@ -2,7 +2,7 @@
 
 The file is long because everything in it runs on that thread and shares its state.
 
-The thread polls all the time, whatever the store does, to stay in the group. It executes commands of the fold thread and
+The thread polls all the time, whatever the store does, to stay in the group. It executes the fold thread's commands and
 queues everything that happens for it. It never waits for the store and chooses no position: a newly assigned partition
 is parked (`seek(0)` and `pause`) until the fold thread says where to read.
 
