@@ -2,8 +2,8 @@
 
     python models/peers/deepctr.py ROWS.npz SCORES.npy din SEED
 
-Runs in the peers' environment: nothing of this repository can be imported here. The package gives the model; the
-optimizer, the order of the rows and the sizes come with the rows and are those of the model that it is compared with.
+Runs in the peers' environment, so nothing from this repository can be imported. The package provides the model; the
+optimizer, the order of the rows and the sizes come with the rows and match the model that it is compared with.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-# On import the package asks its index for a newer version; without `requests` it does not.
+# On import the package checks its index for a newer version, but not without `requests`.
 sys.modules.setdefault("requests", types.ModuleType("requests"))
 
 from deepctr_torch.inputs import DenseFeat, SparseFeat, VarLenSparseFeat  # noqa: E402  (after the line above)
@@ -41,7 +41,7 @@ def columns(rows: dict[str, Any], pooled: bool) -> list[Any]:
 
 
 def inputs(rows: dict[str, Any], part: str, candidates: Any, pooled: bool) -> torch.Tensor:
-    """One row a candidate, in the order of `columns`: [n C, .]. Id 0 is padding, so each table row is one higher."""
+    """One row per candidate, in the order of `columns`: [n C, .]. Id 0 is padding, so each table row is one higher."""
     items, categories, lengths = (rows[f"{part}_{name}"] for name in ("items", "categories", "lengths"))
     each = candidates[0].shape[1]
     real = np.arange(items.shape[1]) < lengths[:, np.newaxis]
@@ -55,12 +55,12 @@ def inputs(rows: dict[str, Any], part: str, candidates: Any, pooled: bool) -> to
 
 
 def build(kind: str, rows: dict[str, Any], seed: int) -> Any:
-    """The package's model, with the rows' sizes."""
+    """The package's model, with the sizes in `rows`."""
     history, hidden = ["item", "category"], tuple(rows["head_units"].tolist())
     common: dict[str, Any] = {"l2_reg_embedding": 0.0, "init_std": 0.1, "seed": seed}
     common |= {"dnn_hidden_units": hidden, "dnn_activation": "prelu"}
     if kind == "pooling":
-        # Its PNN without products is the plain network over embeddings, the history's mean among them.
+        # Its PNN without products is the plain network over embeddings, including the history's mean.
         model = PNN(columns(rows, pooled=False), use_inner=False, **common)
     elif kind == "din":
         model = DIN(
@@ -73,7 +73,7 @@ def build(kind: str, rows: dict[str, Any], seed: int) -> Any:
         )
     else:
         model = DIEN(columns(rows, pooled=False), history, gru_type="AUGRU", **common)
-    # The package starts dense layers at 1e-4, and would spend these few steps on leaving that.
+    # The package initializes dense layers with 1e-4, and these few steps would not be enough to leave that.
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):
             torch.nn.init.xavier_uniform_(module.weight)

@@ -1,4 +1,4 @@
-"""Real certificates of an authority of the test's own, as files, and a listener that ends TLS before a plain server."""
+"""Real certificates from a test CA, as files, and a listener that terminates TLS in front of a plain server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 @dataclass(frozen=True)
 class Certificates:
-    """An authority, and what it issued for a server on loopback and for one client."""
+    """A CA, and the certificates that it issued for a server on loopback and for one client."""
 
     ca: Path
     server: Path
@@ -26,7 +26,7 @@ class Certificates:
 
     @classmethod
     def issue(cls, folder: Path) -> Self:
-        """All of it, as PEM files in `folder`; keys in PKCS #8, which Java reads as well."""
+        """Create everything as PEM files in `folder`; keys are in PKCS #8, which Java also reads."""
         folder.mkdir(parents=True, exist_ok=True)
         authority = trustme.CA()
         authority.cert_pem.write_to_path(str(folder / "ca.pem"))
@@ -42,7 +42,7 @@ class Certificates:
         return cls(*(folder / name for name in names))
 
     def trust(self, *, as_client: bool = False) -> ssl.SSLContext:
-        """For a client that trusts this authority alone, and shows the client's certificate if asked to."""
+        """Context for a client that trusts only this CA; `as_client`: it also presents the client's certificate."""
         context = ssl.create_default_context(cafile=str(self.ca))
         if as_client:
             context.load_cert_chain(self.client, self.client_key)
@@ -50,7 +50,7 @@ class Certificates:
 
 
 class TlsFront:
-    """Listens with TLS on loopback and hands everything on to a plain port; a context manager."""
+    """Listens with TLS on loopback and forwards everything to a plain port; a context manager."""
 
     def __init__(self, certificates: Certificates, port: int, *, ask_clients: bool = False) -> None:
         self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

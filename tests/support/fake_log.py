@@ -1,4 +1,4 @@
-"""A log in memory behind the port `EventLog`, which can be away and can withhold acknowledgments."""
+"""A log in memory behind the port `EventLog`, which can be unavailable and can withhold acknowledgments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Headers = tuple[tuple[str, bytes], ...]
 
 
 class FakeLog:
-    """Topics as lists. Known gap: it never answers late, so a deadline cannot be missed on it."""
+    """Topics as lists. Known gap: it never answers late, so a deadline cannot be missed."""
 
     def __init__(self, topics: dict[str, int]) -> None:
         """Names and partition counts of the topics that exist."""
@@ -24,7 +24,7 @@ class FakeLog:
         self.away = False
         self.away_topics: set[str] = set()
         self.withheld: set[int] = set()
-        """Indexes within the next call whose records are lost on the way."""
+        """Indexes of the records in the next call that are lost in transit."""
         self.closed = False
 
     def append(self, topic: str, partitions: int, records: Sequence[NewRecord], timeout_s: float) -> list[Position]:

@@ -1,4 +1,4 @@
-"""A `StateReader` of a dictionary, for the tests of scoring. It passes the contract suite of the real one."""
+"""A `StateReader` over a dictionary, for the tests of scoring. It passes the contract suite of the real one."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from rtp.errors import StoreAway, StoreLate, StoreRefused
 
 
 class FakeStateReader:
-    """Values in memory, and the ways in which a store misbehaves."""
+    """Values in memory, and switches for the ways in which a store fails."""
 
     def __init__(self) -> None:
         self.values: dict[str, bytes] = {}
         self.refused: set[str] = set()
-        """Keys that the store answers with an error."""
+        """Keys for which the store returns an error."""
         self.frozen = False
         """No reply, connections stay open."""
         self.away = False
         """No connection."""
         self.asked: list[str] = []
-        """Every key that `read` was asked for."""
+        """Every key passed to `read`."""
         self.budgets_s: list[float] = []
-        """How long each `read` was given."""
+        """The timeout of each `read`."""
         self.closed = False
 
     async def read(self, key: str, timeout_s: float) -> bytes | None:

@@ -1,5 +1,5 @@
-"""A world for UIC's fold without servers, time or threads: store, log, dead letters, erasures, and a step that anybody
-can compute by hand. The store and the dead letters pass the contract suites of the real ones.
+"""A world for UIC's fold without servers, time or threads: store, log, dead letters, erasures, and a step that
+can be computed by hand. The store and the dead letters pass the contract suites of the real ones.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ FINGERPRINT = bytes(range(32))
 LAYOUT = StateLayout((Block("sum", (3,)), Block("last", (2,))))
 INITIAL = np.array([0.5, 0.0, 0.0, 0.0, 0.0], np.float32)
 POISON_ITEM = 666
-"""An item whose step is not finite."""
+"""An item whose step gives a non-finite value."""
 DEEP_SLEEP = 10**9
 
 
@@ -76,7 +76,7 @@ def vectors(items: NDArray[np.uint64], categories: NDArray[np.uint64]) -> NDArra
 
 
 def step(events: NDArray[np.float32], state: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Order matters, and row b depends on row b alone: sums that decay, a count, and the last event."""
+    """Decaying sums, a count, and the last event: order matters, and row b depends only on row b."""
     after = np.empty_like(state)
     after[:, :2] = state[:, :2] * np.float32(0.5) + events
     after[:, 2] = state[:, 2] + np.float32(1)
@@ -106,22 +106,22 @@ def users_of(partition: int, partitions: int, n: int, prefix: str = "user") -> l
 
 
 class FakeStore:
-    """`StateStore` in two dictionaries, and the ways in which a store misbehaves."""
+    """`StateStore` in two dictionaries, and switches for the ways in which a store fails."""
 
     def __init__(self) -> None:
         self.progress: dict[int, bytes] = {}
         self.states: dict[tuple[int, str], bytes] = {}
         self.bad: dict[int, list[bytes]] = {}
         self.users: set[tuple[int, str]] = set()
-        """Those with a state."""
+        """Users with a state."""
         self.meta: tuple[int, str] | None = None
         self.identity = "00112233aabbccdd"
         self.away = False
-        """Every call fails, nothing is written."""
+        """Every call fails, and nothing is written."""
         self.fail_commits: list[Literal["lost request", "lost answer"]] = []
         """What happens to the next commits: not executed, or executed without an answer."""
         self.commits: list[Commit] = []
-        """Every commit that was executed, refused ones included."""
+        """Every commit that was executed, including refused ones."""
         self.reads = 0
         self.connections = 1
         self.clock_ms = WALL_MS
@@ -167,7 +167,7 @@ class FakeStore:
         del kept[100:]
 
     def flush(self) -> None:
-        """All is gone."""
+        """Everything is deleted."""
         self.progress.clear()
         self.states.clear()
         self.users.clear()
@@ -210,7 +210,7 @@ class FakeStore:
 
 @dataclass
 class FakeDelivery:
-    """A `Delivery` that a test finishes."""
+    """A `Delivery` that the test completes."""
 
     letters: tuple[Letter, ...]
     done: bool = False
@@ -298,7 +298,7 @@ class FakeTopic:
         return log.end - 1
 
     def event(self, user: str, item: int = 1, category: int = 0) -> int:
-        """Append an event of `user` where it belongs."""
+        """Append an event of `user` to the user's partition."""
         p = partition_of(user.encode(), len(self))
         return self.append(p, user.encode(), event_value(user, item, category))
 
@@ -306,7 +306,7 @@ class FakeTopic:
         return self.append(partition_of(user.encode(), len(self)), user.encode(), None)
 
     def marker(self, partition: int) -> None:
-        """A transaction marker: takes an offset, is never seen."""
+        """A transaction marker: uses an offset, is never delivered."""
         self.partitions[partition].end += 1
 
     def delete_before(self, partition: int, offset: int) -> None:
@@ -321,14 +321,14 @@ class FakeTopic:
         log.records = [r for r in log.records if r.offset < offset]
 
     def make_anew(self) -> None:
-        """Deleted and created again under the same name."""
+        """The topic is deleted and created again under the same name."""
         for p in self.partitions:
             self.partitions[p] = Partition()
         self.topic_id = bytes([self.topic_id[0] + 1]) * 16
 
 
 class FakeLog:
-    """`Log`: one worker's consumer of a `FakeTopic`. Delivers up to `chunk` records of each partition a call."""
+    """`Log`: one worker's consumer of a `FakeTopic`. Delivers up to `chunk` records of each partition per call."""
 
     def __init__(self, topic: FakeTopic, chunk: int = 7) -> None:
         self.topic = topic
@@ -342,7 +342,7 @@ class FakeLog:
         self.advised: list[dict[int, int]] = []
         self.wall_ms = WALL_MS
         self.outstanding: dict[int, int] = {}
-        """Tag → records delivered and not yet taken."""
+        """Tag → records delivered but not yet taken."""
 
     def assign(self, *partitions: int) -> None:
         self.assigned |= set(partitions)
@@ -404,7 +404,7 @@ class FakeLog:
 
 
 class Crashed(BaseException):
-    """The process ended at a step; nothing after it ran."""
+    """The process ended at a step; nothing after that step ran."""
 
 
 class Worker:
@@ -449,24 +449,24 @@ class Worker:
         )
 
     def turn(self, seconds: float = 0.3) -> None:
-        """Hear what there is, do what is due; then time passes."""
+        """Handle all messages and due work, then advance the clock."""
         self.store.clock_ms = WALL_MS + int(self.now * 1000)
         wall_ms = self.log.wall_ms = self.store.clock_ms + self.ahead_ms
         self.updater.turn(self.log.messages(0), self.now, wall_ms)
         self.now += seconds
 
     def settle(self, turns: int = 12) -> None:
-        """More turns than anything here needs, in less time than a read-back takes."""
+        """More turns than any test needs, in less time than a read-back takes."""
         for _ in range(turns):
             self.turn(0.21)
 
     def until(self, condition: Callable[[], object], turns: int = 400) -> None:
-        """Turn until it holds."""
+        """Turn until the condition holds."""
         for _ in range(turns):
             if condition():
                 return
             self.turn()
-        raise AssertionError(f"did not come true in {turns} turns; status: {self.updater.status}")
+        raise AssertionError(f"the condition did not hold within {turns} turns; status: {self.updater.status}")
 
     def drained(self) -> bool:
         """Whether all assigned partitions are folded to the end of the log."""
@@ -479,7 +479,7 @@ class Worker:
         self.until(self.drained)
 
     def progress(self, partition: int = 0) -> Progress | None:
-        """What is stored."""
+        """The stored progress."""
         stored = self.store.progress.get(partition)
         return None if stored is None else decode_progress(stored)
 
@@ -498,14 +498,14 @@ class Worker:
 
 
 def stored_state(store: FakeStore, user: str, partitions: int = 1) -> UserState | None:
-    """What is stored under a user, every check made."""
+    """A user's stored state, with every check applied."""
     value = store.states.get((partition_of(user.encode(), partitions), user))
     return None if value is None else decode_state(value, FINGERPRINT, LAYOUT, user_hash(user))
 
 
 @dataclass
 class Replayed:
-    """A state as anybody computes it from the log, one event at a time."""
+    """A state computed from the log, one event at a time."""
 
     tensors: NDArray[np.float32] = field(default_factory=INITIAL.copy)
     count: int = 0
@@ -514,7 +514,7 @@ class Replayed:
 
 
 def replay(records: Iterable[FakeRecord], partition: int, partitions: int) -> dict[str, Replayed]:
-    """Every user's state after `records` of one partition: the definition of right."""
+    """Every user's state after `records` of one partition: the definition of correct."""
     states: dict[str, Replayed] = {}
     for record in records:
         absorb(states, record, partition, partitions)
@@ -522,7 +522,7 @@ def replay(records: Iterable[FakeRecord], partition: int, partitions: int) -> di
 
 
 def absorb(states: dict[str, Replayed], record: FakeRecord, partition: int, partitions: int) -> bool:
-    """Take one more record into account; False if it is none, and belongs to the dead letters."""
+    """Fold one more record; False if it is not valid and belongs to the dead letters."""
     key = record.key
     if not key or partition_of(key, partitions) != partition:
         return False
@@ -549,7 +549,7 @@ def absorb(states: dict[str, Replayed], record: FakeRecord, partition: int, part
 
 
 def assert_exactly_once(store: FakeStore, topic: FakeTopic) -> None:
-    """Every user's stored state is the replay of the log, and nobody else has one."""
+    """Every user's stored state is the replay of the log, and no other user has a state."""
     expected = {
         (p, user): state
         for p, log in topic.partitions.items()

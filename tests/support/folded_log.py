@@ -1,4 +1,4 @@
-"""A stack that has folded a small log: what the end-to-end tests of one kind of state begin with."""
+"""A stack that has folded a small log: the starting point of the end-to-end tests of one kind of state."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class FoldedLog:
         self._redis = redis.Redis.from_url(at.redis_url, protocol=2)
 
     def state(self, user_id: str) -> UserState:
-        """What is stored for a user; it must be there."""
+        """A user's stored state, which must exist."""
         value = self._redis.get(self._keys.state(partition_of(user_id.encode(), PARTITIONS), user_id))
         assert isinstance(value, bytes)
         return decode_state(value, self._bundle.fingerprint, self._bundle.layout, user_hash(user_id))
 
     def predict(self, user_id: str, items: NDArray[np.uint64], categories: NDArray[np.uint64]) -> dict[str, Any]:
-        """RTP's answer for these candidates; it must be one."""
+        """RTP's answer for these candidates, which must succeed."""
         asked = [{"item_id": str(i), "category_id": str(c)} for i, c in zip(items, categories, strict=True)]
         response = httpx.post(
             f"{self._at.predict}/predict",
@@ -54,7 +54,7 @@ class FoldedLog:
         return answer
 
     def close(self) -> None:
-        """Let the store's connections go."""
+        """Close the store's connections."""
         self._redis.close()
 
 
@@ -68,7 +68,7 @@ def folded_stack(
     partitions: int = PARTITIONS,
     within_s: float = 60,
 ) -> Iterator[tuple[Addresses, dict[str, Records]]]:
-    """A stack with the bundle at `path` that has folded all events of `users`, and what each user's records were."""
+    """A stack with the bundle at `path` that has folded all events of `users`, and each user's records."""
     given, name = Options.from_environment(), f"folded-{time.time_ns()}"
     options = Options(
         folder=folder / "stack",

@@ -1,4 +1,4 @@
-"""Clients of RTP that mean it no good, beside one that behaves."""
+"""Hostile clients of RTP, and one that behaves."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Line:
         self.socket.close()
 
     def send(self, data: bytes) -> bool:
-        """Whether the other side still takes it."""
+        """Send; returns whether the other side still accepts data."""
         try:
             self.socket.sendall(data)
         except OSError:
@@ -65,17 +65,17 @@ class Line:
 
 
 class Healthy:
-    """One client that behaves: a request after the other on one connection, each timed."""
+    """A well-behaved client: sequential requests on one connection, each timed."""
 
     def __init__(self, port: int) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
 
     def median_s(self, requests: int) -> float:
-        """Of so many requests."""
+        """Median latency of `requests` requests."""
         return statistics.median(self.times_s(requests))
 
     def times_s(self, requests: int) -> list[float]:
-        """How long each of so many requests took; each must be answered 200."""
+        """The latency of each of `requests` requests; each must be answered 200."""
         took = []
         headers = {"content-type": "application/json", "x-request-deadline-ms": "5000"}
         for _ in range(requests):
@@ -89,14 +89,14 @@ class Healthy:
 
 
 class HostileClients:
-    """Connections that say nothing, heads that trickle, heads and bodies over the limit, bodies that are compressed,
-    slow to decode, or nothing but faults: `EACH` clients of every kind, again and again."""
+    """Silent connections, trickling heads, heads and bodies over the limit, and bodies that are compressed, slow to
+    decode, or full of errors: `EACH` clients of every kind, repeatedly."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._over = threading.Event()
         self.done = dict.fromkeys(("trickled", *EXPECTED), 0)
-        """How often each kind was turned away."""
+        """How often each kind was refused."""
         self.wrong: list[tuple[str, int]] = []
         """Kind and status of answers that were not the expected ones."""
         kinds = [kind for kind in self.done for _ in range(EACH)]

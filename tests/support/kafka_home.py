@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 SCRIPT = """#!/bin/sh
-# As Apache's script of this name: it becomes Java, under the same pid.
+# Like Apache's script of this name: it execs Java, which keeps the pid.
 exec "${{JAVA_HOME:+$JAVA_HOME/bin/}}java" $KAFKA_HEAP_OPTS -XX:+UseSerialGC -XX:TieredStopAtLevel=1 \\
     -Dlog4j2.configurationFile={log4j} -cp "{libs}/*" {main} "$@"
 """
@@ -18,7 +18,7 @@ appender.console.name = console
 appender.console.layout.type = PatternLayout
 appender.console.layout.pattern = [%d] %p %m (%c)%n
 """
-"""Kafka's messages on its output, as Apache's own settings have them."""
+"""Kafka logs to its output, as with Apache's settings."""
 
 
 def kafka_home(jars: Path, folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Redis clusters for tests: a node that others can meet, and the smallest cluster, a single server with every slot."""
+"""Redis clusters for tests: a node that others can join, and the smallest cluster, a single server with every slot."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from localstack.servers import Valkey
 
 
 class ClusterNode(Valkey):
-    """One node, which knows of no other and owns no slot yet. Speaks the cluster's protocol: slots, hash tags, and no
+    """One node, which knows no other node and owns no slot yet. It enforces the cluster rules: slots, hash tags, and no
     script over two slots."""
 
     def __init__(self, folder: Path, *, appendfsync: str = "off") -> None:
         super().__init__(folder, appendfsync=appendfsync)
-        # By default the bus listens at the port + 10,000, which a high free port does not leave room for.
+        # By default the bus listens at port + 10,000, which is out of range for a high port.
         self.bus = free_port()
 
     def command(self) -> list[str]:
@@ -28,7 +28,7 @@ class OneNodeCluster(ClusterNode):
     """Owns every slot."""
 
     def ready(self) -> bool:
-        """Owns every slot, and says that the cluster is up."""
+        """Owns every slot, and reports that the cluster is up."""
         if not super().ready():
             return False
         with redis.Redis.from_url(self.address, protocol=2, socket_timeout=1) as client:

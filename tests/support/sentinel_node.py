@@ -1,4 +1,4 @@
-"""A Sentinel as small as one can be."""
+"""A minimal Sentinel."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from localstack.servers import Valkey
 
 
 class SentinelNode(Valkey):
-    """One Sentinel, which watches one master and believes itself."""
+    """One Sentinel, which watches one master and needs no other Sentinel to agree (quorum 1)."""
 
     def __init__(self, folder: Path, master: Valkey) -> None:
         super().__init__(folder, name="sentinel")

@@ -1,7 +1,7 @@
-"""Which skips CI accepts: only those for something that this machine cannot have. Any other skipped test fails there.
+"""Which skips CI accepts: only skips for things that the CI machine cannot have. Any other skipped test fails in CI.
 
-A test that is skipped on a developer's machine says what to install or set. CI has all of that, so a skip in CI is a
-test that silently stopped running.
+A test that is skipped on a developer's machine says what to install or set. CI has all of that, so a skip in CI means
+that a test silently stopped running.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _ALLOWED: Mapping[str, str] = {
     NO_REFERENCE_DATA: "CTR_SHARED_DATA",
     NO_WRK: "CTR_WRK",
 }
-"""Reason of a skip → the variable that, when set, says that the thing is there and the skip is a fault."""
+"""Reason of a skip → the variable that, when set, says that the thing exists, so the skip is an error."""
 
 
 def tls_redis() -> str:
-    """The program of `CTR_TLS_REDIS`; the test is skipped without one."""
+    """The program in `CTR_TLS_REDIS`; without it the test is skipped."""
     program = os.environ.get("CTR_TLS_REDIS")
     if not program:
         pytest.skip(NO_TLS_REDIS)

@@ -1,4 +1,4 @@
-"""What UIC leaves in a store, made without UIC: meta, progress and states of a few users, as keys and values."""
+"""What UIC writes to a store, made without UIC: meta, progress and states of a few users, as keys and values."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def now_ms() -> int:
 
 @dataclass
 class Stored:
-    """A namespace in the making. `values` is what to put into the store."""
+    """Builds a namespace. `values` is what to put into the store."""
 
     bundle: Bundle
     partitions: int = 4

@@ -1,4 +1,4 @@
-"""Records of made-up rows: predictions of a chosen quality, and floors whose counting has one."""
+"""Records of made-up rows: predictions of a chosen quality, and floors in which only counting has a chosen quality."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ USERS, PER_USER = 40, 5
 
 
 def noise(fold: int) -> np.ndarray:
-    """What all rows of a fold share."""
+    """The noise that all rows of a fold share."""
     return np.random.default_rng(fold).normal(size=2 * USERS * PER_USER)
 
 
@@ -24,7 +24,7 @@ def label() -> np.ndarray:
 
 
 def of_quality(fold: int, quality: float) -> np.ndarray:
-    """Predictions that separate the labels better with a higher `quality`."""
+    """Predictions that separate the labels better for a higher `quality`."""
     scores: np.ndarray = (1.0 / (1.0 + np.exp(-noise(fold) - quality * (label() - 0.5)))).astype(np.float32)
     return scores
 

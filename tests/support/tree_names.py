@@ -1,8 +1,8 @@
-"""What the tree calls its own: modules and their names, files, make targets, settings and metrics; nothing is imported.
+"""The names in the tree: modules and their members, files, make targets, settings and metrics. Imports nothing.
 
-`Tree.missing` judges one name as it stands in prose. It knows a name by its form (a dotted name, a path, a make target,
-a setting) and passes over what only looks like one: `cleanup.policy` is Kafka's, because no module or class here is
-called `cleanup`.
+`Tree.missing` checks one name from prose. It recognizes a name by its form (a dotted name, a path, a make target, a
+setting) and ignores what only looks like one: `cleanup.policy` is Kafka's, because no module or class here is named
+`cleanup`.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from pathlib import Path
 ROOTS = (
     "access/src", "cli/src", "models/src", "services/uic/src", "services/rtp/src", "deploy", "proto/gen", "tests", "."
 )  # fmt: skip
-"""Where imports begin, the inner ones first."""
+"""Import roots, the inner ones first."""
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 PATHS = re.compile(r"(?!/)[\w.*@-]+(/[\w.*@-]+)*/?")
 ENDINGS = frozenset(
     ("py", "pyi", "md", "toml", "lua", "cpp", "sh", "yml", "yaml", "proto", "json", "onnx", "npy", "npz", "parquet",
      "csv", "png", "safetensors", "bin", "txt", "properties")
 )  # fmt: skip
-"""Of files. One that is named is in the tree, or a program writes it: then its name is in the code."""
+"""File suffixes. A file named in prose is in the tree, or a program writes it: then its name is in the code."""
 IDENTIFIER = re.compile(r"[A-Za-z_]\w*(_|[a-z][A-Z])\w*")
-"""A word that is no word of English."""
+"""A word that cannot be an English word."""
 VARIABLES = re.compile(r"\b(UIC|RTP|CTR|LOADTEST|BARE)_[A-Z][A-Z0-9_]*\b")
 
 
 @dataclass
 class Class:
-    """A class, by the names of its members."""
+    """The names of a class's members."""
 
     members: set[str] = field(default_factory=set)
     bases: list[str] = field(default_factory=list)
@@ -42,11 +42,11 @@ class Class:
 
 @dataclass
 class Module:
-    """A module's names, those of classes with their members."""
+    """A module's names; classes with their members."""
 
     names: dict[str, Class | None] = field(default_factory=dict)
     words: set[str] = field(default_factory=set)
-    """Every identifier and every string but docstrings."""
+    """Every identifier and every string except docstrings."""
 
 
 class Tree:
@@ -67,7 +67,7 @@ class Tree:
 
     @staticmethod
     def listed(root: Path) -> list[str]:
-        """The checkout's files, ignored ones left out; paths from its root."""
+        """The checkout's files without ignored ones; paths from its root."""
         command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
         found = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
         return sorted(name for name in found.stdout.splitlines() if (root / name).is_file())
@@ -81,10 +81,10 @@ class Tree:
         return module
 
     def missing(self, said: str) -> str | None:
-        """Why a name does not resolve; None where it does, or is no name of this tree.
+        """Why a name does not resolve; None if it resolves, or is not a name of this tree.
 
         Args:
-            said: as it stands between backticks, or a command line.
+            said: the text between backticks, or a command line.
         """
         for variable in VARIABLES.finditer(said):
             if not said[variable.end() :].startswith(("…", "...", "*", "<")) and not self._knows_variable(variable[0]):
@@ -119,7 +119,7 @@ class Tree:
 
     @cached_property
     def _code(self) -> str:
-        """All names and strings of code, and configuration; comments and docstrings are prose, and prove nothing."""
+        """All names and strings of code, and configuration; comments and docstrings are prose and do not count."""
         kinds = (".yml", ".yaml", ".sh", ".toml", ".lua", ".cpp", ".proto", ".json", "Makefile", ".ci/run", ".example")
         configured = [(self.root / name).read_text() for name in self.files if name.endswith(kinds)]
         return "\n".join([*configured, *(word for module in self.modules.values() for word in module.words)])
@@ -154,7 +154,7 @@ class Tree:
         return bool({name, stem} & self._words)
 
     def _resolves(self, name: str) -> bool:
-        """Whether a dotted name leads to something; also if its first part is no module or class of this tree."""
+        """Whether a dotted name resolves; also true if its first part is not a module or class of this tree."""
         parts = name.split(".")
         if name in self._messages or not (parts[0] in self._basenames or parts[0] in self.classes):
             return True
@@ -209,13 +209,13 @@ class Tree:
         return {str(parent) for name in self.files for parent in Path(name).parents} - {"."}
 
     def at(self, path: str) -> list[str]:
-        """Files (or, for a folder, what is in it) that a path may mean, from the root or from any folder."""
+        """Files (for a folder: its contents) that a path may mean, relative to the root or to any folder."""
         pattern = re.escape(path.lstrip("./")).replace(r"\*", "[^/]*")
         found = re.compile(rf"(?:.*/)?{pattern}(?:/.*)?")
         return [name for name in self.files if found.fullmatch(name)]
 
     def _made(self, path: str) -> bool:
-        """Whether a program writes a file that is not in the tree: its name is in the code."""
+        """Whether a program writes this file, which is not in the tree: its name is in the code."""
         return re.search(rf"(?<![\w.]){re.escape(path.rpartition('/')[2])}(?![\w.])", self._code) is not None
 
 
@@ -235,7 +235,7 @@ def dotted_name(file: str) -> str:
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Statements of a module or class, those within `if` and `try` included."""
+    """Statements of a module or class, including those within `if` and `try`."""
     for node in body:
         yield node
         for inner in ("body", "orelse", "handlers", "finalbody") if isinstance(node, ast.If | ast.Try) else ():

@@ -1,4 +1,4 @@
-"""A UIC process for a test, on the tiny bundle, with a channel to its gRPC door."""
+"""A UIC process for a test, with the tiny bundle and a channel to its gRPC port."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class RunningUic:
         return view
 
     def wait_folded(self, positions: list[pb.LogPosition], within_s: float = 60) -> None:
-        """Wait until progress has passed every one of `positions`."""
+        """Wait until progress has passed all of `positions`."""
 
         def passed() -> bool:
             stored = {p["partition"]: p["next_offset"] or 0 for p in self.admin("/partitions")["partitions"]}
@@ -66,7 +66,8 @@ class RunningUic:
 def running_uic(
     folder: Path, redis: RedisForTest, topics: TopicsForTest, *, serving: bool = True, **variables: str
 ) -> Iterator[RunningUic]:
-    """Start UIC on the test's own topics and keys, and stop it afterwards. `serving`: wait until its health says so."""
+    """Start UIC with the test's own topics and keys, and stop it afterwards. `serving`: wait until health is
+    SERVING."""
     surroundings = Surroundings(
         bootstrap=topics.bootstrap,
         redis_url=redis.url,
@@ -91,7 +92,7 @@ def running_uic(
 
 
 def delete_and_wait(bootstrap: str, *names: str) -> None:
-    """Delete topics, and wait until the broker knows them no more: it answers before that."""
+    """Delete topics, and wait until the broker no longer lists them, which is after its answer."""
     delete_topics(bootstrap, list(names))
     admin = KafkaAdminClient(bootstrap_servers=bootstrap)
     try:
@@ -101,7 +102,7 @@ def delete_and_wait(bootstrap: str, *names: str) -> None:
 
 
 def click(user: str, item: int = 3, **fields: Any) -> BehaviorEvent:
-    """A valid event of now."""
+    """A valid event with the current time."""
     return BehaviorEvent(
         user_id=user, item_id=item, action=ACTION_CLICK, event_time=time.time_ns() // 1_000_000, **fields
     )

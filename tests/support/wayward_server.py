@@ -1,4 +1,4 @@
-"""An HTTP server that answers as badly as it is told, for the tests of the load generator."""
+"""An HTTP server that misbehaves on request, for the tests of the load generator."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ Behave = Callable[[int], tuple[float, int, bool]]
 
 @contextmanager
 def server(behave: Behave, *, one_at_a_time: bool = False, heads: list[str] | None = None) -> Iterator[str]:
-    """An HTTP server in a thread of its own that behaves as told, and keeps the `heads` of requests; yields its URL."""
+    """Run an HTTP server in a separate thread that behaves as `behave` says, and collect the requests' `heads`; yields
+    its URL."""
     started, ended = threading.Event(), threading.Event()
     seen, port = 0, 0
     turn = asyncio.Lock()

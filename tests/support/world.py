@@ -1,7 +1,7 @@
-"""One topic, one store, any number of workers, and the truth: what running-process tests of UIC act in.
+"""One topic, one store, any number of workers, and the expected states: the setting of UIC's process tests.
 
-The truth is the log, replayed by the verifier; nothing that UIC says is asked. Worlds with topics and prefixes of their
-own, and so with consumer groups of their own, can share a broker and a store, also at the same time.
+The expected states come from the log, replayed by the verifier, never from UIC. Worlds with different topics and
+prefixes, and so with different consumer groups, can share a broker and a store, even at the same time.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class World:
         client: Any = None,
         bundle: Path = BUNDLE,
     ) -> None:
-        """Nothing runs yet. `told` are variables for every worker; `client` reads the store if `url` alone cannot."""
+        """Nothing runs yet. `told`: environment variables for every worker; `client` reads the store if `url` is not
+        enough."""
         self.folder = folder
         self.topics = topics
         self.bundle: Bundle = load_bundle(bundle)
@@ -77,7 +78,7 @@ class World:
         self.client: Any = client
         self.workers: list[UicWorker] = []
         self.dead: set[tuple[int, int]] = set()
-        """(partition, offset) of records that are to be left out."""
+        """(partition, offset) of records that the replay leaves out."""
         self.judge = Judge(self.bundle, open_step(self.bundle), topics.partitions)
         self._producer: KafkaProducer | None = None
         self._reader: LogReader | None = None
@@ -86,12 +87,12 @@ class World:
 
     @property
     def group(self) -> str:
-        """Their consumer group, once the first of them has claimed the namespace."""
+        """The workers' consumer group, once the first worker has claimed the namespace."""
         claimed = json.loads(self.client.get(self.keys.meta) or b"{}")
         return group_name(self.keys.prefix, self.topics.events, self.keys.namespace, claimed.get("store", ""))
 
     def new_worker(self, **told: str) -> UicWorker:
-        """One more, not started; `told` are variables for it alone."""
+        """One more worker, not started; `told`: environment variables only for it."""
         name = f"uic-{len(self.workers)}"
         surroundings = replace(self.surroundings, uic={**self.surroundings.uic, **told})
         worker = UicWorker(name, self.folder / name, surroundings)
@@ -99,7 +100,7 @@ class World:
         return worker
 
     def worker(self, **told: str) -> UicWorker:
-        """One more, started."""
+        """One more worker, started."""
         worker = self.new_worker(**told)
         worker.start()
         return worker
@@ -108,7 +109,7 @@ class World:
 
     @property
     def producer(self) -> KafkaProducer:
-        """The world's own: idempotent, acknowledged by all."""
+        """The world's producer: idempotent, with acks=all."""
         if self._producer is None:
             self._producer = KafkaProducer(
                 bootstrap_servers=self.topics.bootstrap,
@@ -120,7 +121,7 @@ class World:
         return self._producer
 
     def event(self, user: str) -> BehaviorEvent:
-        """A random one."""
+        """A random event."""
         return BehaviorEvent(
             user_id=user,
             item_id=self.random.randint(1, 80),
@@ -129,7 +130,7 @@ class World:
         )
 
     def send(self, user: str) -> Any:
-        """One random event of `user`, protobuf or JSON; the future of its place."""
+        """Send a random event of `user`, protobuf or JSON; returns the future of its position."""
         event = self.event(user)
         as_json = self.random.random() < 0.2
         value = json_format.MessageToJson(event).encode() if as_json else event.SerializeToString()
@@ -137,7 +138,7 @@ class World:
         return self.producer.send(self.topics.events, key=user.encode(), value=value, headers=headers)
 
     def produce(self, n: int, users: int | Sequence[str] = 40) -> None:
-        """`n` events of random users (so many, or these), acknowledged."""
+        """Send `n` events of random users and wait for acknowledgment; `users` is their number or their ids."""
         some = [f"user-{i}" for i in range(users)] if isinstance(users, int) else users
         sent = [self.send(self.random.choice(some)) for _ in range(n)]
         self.producer.flush(timeout=60)
@@ -145,13 +146,13 @@ class World:
             future.get(timeout=10)
 
     def log(self) -> Log:
-        """All that was ever seen of the topic, and where it ends now."""
+        """All records ever seen in the topic, and its current end."""
         if self._reader is None:
             self._reader = LogReader(self.topics.bootstrap, self.topics.events, self.topics.partitions)
         return self._reader.read()
 
     def forget_log(self) -> None:
-        """The topic was made anew: what was read of the old one is no truth any more."""
+        """The topic was created again: forget what was read from the old one."""
         if self._reader is not None:
             self._reader.close()
             self._reader = None
@@ -162,7 +163,7 @@ class World:
     # The store
 
     def stored(self) -> Stored:
-        """All that lies in the store under this namespace."""
+        """Everything in the store under this namespace."""
         front = f"{self.keys.prefix}:{{{self.keys.namespace}."
         names = list(self.client.scan_iter(match=f"{front}*}}:s:*", count=1000))
         get_many = self.client.mget_nonatomic if isinstance(self.client, redis.RedisCluster) else self.client.mget
@@ -175,17 +176,17 @@ class World:
         return Stored(self.progress_records(), states)
 
     def progress_records(self) -> dict[int, bytes]:
-        """Raw, of the partitions that have one."""
+        """Raw progress records of the partitions that have one."""
         found = {p: self.client.get(self.keys.progress(p)) for p in range(self.topics.partitions)}
         return {p: value for p, value in found.items() if value is not None}
 
     def progress(self, partition: int) -> Progress | None:
-        """One partition's."""
+        """One partition's progress."""
         record = self.client.get(self.keys.progress(partition))
         return None if record is None else decode_progress(record)
 
     def state(self, user: str) -> UserState | None:
-        """One user's."""
+        """One user's stored state."""
         value = self.client.get(self.keys.state(partition_of(user.encode(), self.topics.partitions), user))
         if value is None:
             return None
@@ -207,10 +208,10 @@ class World:
         return at == log.ends
 
     def wait_folded(self, within_s: float = 60, **more: Any) -> float:
-        """Wait until the store is what the log says, and return the seconds that took.
+        """Wait until the store matches the log; returns the seconds that it took.
 
         Raises:
-            Differs: it is not, at the deadline.
+            Differs: the store does not match at the deadline.
         """
         began = time.monotonic()
         log = self.log()
@@ -228,7 +229,7 @@ class World:
         return time.monotonic() - began
 
     def close(self) -> None:
-        """End the workers, and let go of the servers."""
+        """Stop the workers and close the connections."""
         for worker in self.workers:
             worker.thaw()
             if worker.alive():

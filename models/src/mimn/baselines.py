@@ -1,11 +1,12 @@
-"""Hyper-parameters of the models that are not MIMN: the others of the paper's Table 2, SIM, and two other memories.
+"""Hyper-parameters of the models other than MIMN: the others in the paper's Table 2, SIM, and two other memories.
 
-Form `paper` is what their papers say, made as strong as we could; form `official` is what MIMN's authors ran
-(UIC-Paper/MIMN, commit 5cd5ccf), but for the padding that it needs and windows have not. They share embeddings,
-features and MLP with MIMN, each form with its own, and are trained on whole windows; `mimn.nn.baselines` has a file
-for each. `model_config` tells their `[model]` tables from MIMN's by `variant`.
+Form `paper` follows their papers, made as strong as we could; form `official` is what MIMN's authors ran
+(UIC-Paper/MIMN, commit 5cd5ccf), without its padding, which windows do not need. Each form shares embeddings, features
+and MLP with the same form of MIMN, and all are trained on whole windows; `mimn.nn.baselines` has a file for each.
+`model_config` uses `variant` to distinguish their `[model]` tables from MIMN's.
 
-`hashed` and `delta` are memories of constant size as MIMN's is, tried in its place (`models/plans/memories.toml`).
+`hashed` and `delta` are memories of constant size, like MIMN's, and were tried in its place
+(`models/plans/memories.toml`).
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ Form = Literal["paper", "official"]
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineConfig(SharedConfig):
-    """Sizes and switches of one baseline; a field that its variant does not read has no effect."""
+    """Sizes and switches of one baseline; fields that its variant does not read have no effect."""
 
     variant: BaselineVariant = "din"
     form: Form = "paper"
-    """`official`: attention, AUGRU, head and losses of MIMN's authors, the events' sum in place of their mean."""
+    """`official`: attention, AUGRU, head and losses of MIMN's authors, and the events' sum instead of their mean."""
     units: int = 32
     """H: units of RUM's controller, of DIEN's second GRU and of a slot of `hashed`."""
     slots: int = 4
@@ -35,7 +36,7 @@ class BaselineConfig(SharedConfig):
     found: int = 32
     """SIM: how many of the latest events of the candidate's category are read."""
     recent: int = 32
-    """SIM: how many of the latest events are read whatever their category."""
+    """SIM: how many of the latest events of any category are read."""
     attention_units: int = 36
     """Hidden width of the activation unit of DIN, ARNN, RUM and SIM, at least 2."""
 
@@ -66,7 +67,7 @@ class BaselineConfig(SharedConfig):
 
     @property
     def context_features(self) -> tuple[str, ...]:
-        """None: the baselines read the candidate and the history alone."""
+        """None: the baselines read only the candidate and the history."""
         return ()
 
 
@@ -74,10 +75,10 @@ ModelConfig = MimnConfig | BaselineConfig
 
 
 def model_config(values: Mapping[str, Any]) -> ModelConfig:
-    """The configuration that a `[model]` table holds, of the kind that its `variant` names.
+    """The configuration in a `[model]` table; `variant` decides its class.
 
     Raises:
-        ConfigError: an unknown field, a value of the wrong type, or one that cannot be used.
+        ConfigError: an unknown field, or a value of the wrong type or out of range.
     """
     variant = values.get("variant", MimnConfig.variant)
     if variant in get_args(BaselineVariant):
@@ -89,11 +90,11 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
 
 
 def state_bytes(config: ModelConfig) -> int | None:
-    """Bytes of a user's state as it is stored; None for a model that needs the events themselves."""
+    """Bytes of a user's stored state; None for a model that needs the events themselves."""
     if isinstance(config, MimnConfig):
         return state_layout(config).stored_bytes
     D, H, m = config.width, config.units, config.slots
-    # Some know the events without the candidate, so a state would do for them: theirs, mean and count, and the sketch.
+    # Some read the events without the candidate, so a state is enough: recurrent values, mean, count, sketch.
     recurrent = {"gru4rec": D, "rum": H + D + m * D, "hashed": m * H, "delta": m * D}.get(config.variant)
     if recurrent is None:
         return None

@@ -1,4 +1,4 @@
-"""Export: a trained model to a bundle, or nothing when the computations of it disagree.
+"""Export: writes a trained model as a bundle, or nothing if the computations of the model disagree.
 
     python -m mimn.export --run RUN_FOLDER --output bundles --name retail --version 1
     python -m mimn.export --run RUN_FOLDER_OF_DIEN --events 1000 --output bundles --name retail-dien --version 1
@@ -7,9 +7,10 @@
 
 A run of DIN or DIEN becomes a bundle of kind `sequence`, whose states are lists of a user's last events.
 
-Again: the graphs of today's code for a bundle that was exported before, with its ids and training record.
+`--again` makes new graphs with the current code for a bundle that was exported before, and keeps its ids and training
+record.
 
-The untrained form has the sizes of a real bundle and nonsense for scores: for load tests and for developing services.
+The untrained form has the sizes of a real bundle but meaningless scores: for load tests and for developing services.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ MODEL_FILE, METRICS_FILE = "model.safetensors", "metrics.json"
 ITEM_IDS_FILE, CATEGORY_IDS_FILE = "items.ids.npy", "categories.ids.npy"
 GOLDEN_DRAWN, GOLDEN_USERS, GOLDEN_EVENTS, GOLDEN_CANDIDATES = 16, 4, 20, 9
 EVENTS = 1000
-"""T: events that the lists of a sequence bundle keep."""
+"""T: how many events the lists of a sequence bundle keep."""
 GOLDEN_TIMES = (1_700_000_000_000, 1_700_000_000_000 + 100 * DAY_MS)
 
 
@@ -81,15 +82,15 @@ def export_bundle(
     """Write the bundle `<output>/<name>/<version>` and return its path.
 
     Args:
-        model: any mode; it is not changed.
+        model: in any mode; it is not changed.
         item_ids, category_ids: [n] rising; id i has row i + 1 of the model's table.
         output: the folder of all bundles.
         name, version: of the bundle.
         state_dtype: how the recurrent part of a state is stored.
-        training: what the manifest tells people about the run.
+        training: information about the run for the manifest.
 
     Raises:
-        ExportError: a variant that cannot be served, or ids that do not fit the tables.
+        ExportError: a variant that cannot be served, or ids that do not match the tables.
         ParityError: ONNX, PyTorch and the equations disagree; nothing is written.
         BundleError: the bundle exists already.
         LayoutError: float16 with an odd number of recurrent values.
@@ -148,15 +149,15 @@ def export_sequence(
     """Write the bundle `<output>/<name>/<version>` of DIN or DIEN, whose states are lists, and return its path.
 
     Args:
-        model: any mode; it is not changed.
+        model: in any mode; it is not changed.
         item_ids, category_ids: [n] rising; id i has row i + 1 of the model's table.
         output: the folder of all bundles.
         name, version: of the bundle.
         events: T, how many of a user's last events a list keeps.
-        training: what the manifest tells people about the run.
+        training: information about the run for the manifest.
 
     Raises:
-        ExportError: a variant that cannot be served, ids that do not fit the tables, or no event to keep.
+        ExportError: a variant that cannot be served, ids that do not match the tables, or `events` below 1.
         ParityError: ONNX and PyTorch disagree; nothing is written.
         BundleError: the bundle exists already, or a vocabulary is too large for a list.
     """
@@ -195,10 +196,10 @@ def export_sequence(
 
 
 def _tables(model: ClickModel, item_ids: Ids, category_ids: Ids) -> tuple[EmbeddingTable, EmbeddingTable]:
-    """The items and the categories, ids and vectors.
+    """The embedding tables of items and categories.
 
     Raises:
-        ExportError: ids that do not fit the tables.
+        ExportError: ids that do not match the tables.
     """
     tables = []
     for what, ids, table in (("item", item_ids, model.items), ("category", category_ids, model.categories)):
@@ -219,7 +220,7 @@ def draw_ids(random: np.random.Generator, table: EmbeddingTable, *shape: int) ->
 
 
 def sequence_golden_cases(rule: EventList, head: Graph, tables: tuple[EmbeddingTable, EmbeddingTable]) -> Golden:
-    """Some histories, a tenth of their ids unknown, with their lists and the scores that the graph gives them."""
+    """Some histories, a tenth of their ids unknown, with their lists and the graph's scores for them."""
     items, categories = tables
     random = np.random.default_rng(0)
     history = [draw_ids(random, table, GOLDEN_USERS, GOLDEN_EVENTS) for table in tables]
@@ -257,10 +258,10 @@ def golden_cases(
     tables: tuple[EmbeddingTable, EmbeddingTable],
     initial: NDArray[np.float32],
 ) -> Golden:
-    """Some histories, a tenth of their ids unknown, with the states and scores that the graphs give them.
+    """Some histories, a tenth of their ids unknown, with the states and scores that the graphs compute for them.
 
-    Of several drawn histories those are taken whose interest channels are chosen most clearly, so that another
-    processor's rounding cannot choose another channel.
+    Several histories are drawn, and those with the clearest choice of interest channels are used, so that rounding on
+    another processor cannot change the choice.
     """
     step, head = graphs
     items, categories = tables
@@ -319,7 +320,7 @@ def golden_cases(
 
 @contextmanager
 def _evaluation(model: ClickModel) -> Iterator[None]:
-    """`model` without dropout, batch statistics and gradients, and as it was afterwards."""
+    """`model` without dropout, batch statistics and gradients; its mode is restored afterwards."""
     was = model.training
     model.eval()
     try:
@@ -341,7 +342,7 @@ def export_any(
     events: int,
     training: dict[str, Any],
 ) -> Path:
-    """The bundle of a model of whatever variant.
+    """The bundle of a model of any variant.
 
     Raises: as `export_bundle` and `export_sequence`.
     """
@@ -371,7 +372,7 @@ def export_any(
 def export_run(
     run: Path, output: Path, name: str, version: str, state_dtype: BlockType, *, events: int = EVENTS
 ) -> Path:
-    """The bundle of a training run's folder.
+    """Export the model in a training run's folder; returns the bundle's path.
 
     Raises:
         ExportError, ParityError, BundleError, LayoutError, CheckpointError: as the names say.
@@ -392,7 +393,7 @@ def export_run(
 
 
 def export_again(old: Path, weights: Path, output: Path, *, name: str, version: str, state_dtype: BlockType) -> Path:
-    """The bundle of the model that the one at `old` was made of, whose weights lie in a file: as today's code makes it.
+    """Export a bundle's model again with the current code, given the file with its weights; returns the new path.
 
     Raises:
         ExportError, ParityError, BundleError, LayoutError, CheckpointError: as the names say.
@@ -412,7 +413,7 @@ def export_again(old: Path, weights: Path, output: Path, *, name: str, version: 
 
 
 def untrained_model(config: ModelConfig, items: int, categories: int, seed: int) -> ClickModel:
-    """A model of `config` as it is before training, with the given numbers of items and categories."""
+    """A model of `config` before training, with the given numbers of items and categories."""
     torch.manual_seed(seed)
     return untrained(config, items + 1, categories + 1)
 
@@ -459,7 +460,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--events", type=int, default=EVENTS, help=f"DIN and DIEN: last events that a list keeps (default: {EVENTS})"
     )
-    parser.add_argument("--weights", type=Path, help="with --again: the model.safetensors that the bundle was made of")
+    parser.add_argument("--weights", type=Path, help="with --again: the model.safetensors of the bundle's model")
     random = parser.add_argument_group("with --untrained")
     random.add_argument("--config", type=Path, help="TOML file with a [model] table (default: the default sizes)")
     random.add_argument("--items", type=int, default=3600, help="ids 1 to ITEMS (default: 3600)")
@@ -467,7 +468,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     random.add_argument("--seed", type=int, default=0, help="(default: 0)")
     args = parser.parse_args(arguments)
     if (args.again is None) != (args.weights is None):
-        parser.error("--again and --weights go together: a bundle holds graphs, the weights lie beside the records")
+        parser.error("--again and --weights go together: a bundle holds only graphs, not the weights")
     torch.set_num_threads(1)
     try:
         if args.run is not None:

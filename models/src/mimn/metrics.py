@@ -1,6 +1,7 @@
-"""How good predictions are: pure functions of labels and predictions, exact where exactness is possible.
+"""Metrics of predictions: pure functions of labels and predictions, exact where possible.
 
-Labels are 0 or 1, predictions probabilities unless said otherwise; all [n]. Nothing here knows of models or data sets.
+Labels are 0 or 1, predictions are probabilities unless stated otherwise; all [n]. Nothing here depends on models or
+data sets.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
 EPSILON = 1e-7
-"""Predictions are kept this far from 0 and 1 in a logarithm."""
+"""Before a logarithm, predictions are clipped to at least this distance from 0 and 1."""
 
 
 class UndefinedMetric(ValueError):
-    """The rows do not determine the figure: there are none, or all have one label."""
+    """The metric is undefined on these rows: there are no rows, or all have the same label."""
 
 
 def midranks(values: Array) -> Array:
-    """The rank of each value from 1 on, equal values sharing the mean of their ranks. [n] → [n]"""
+    """The rank of each value, starting at 1; equal values get the mean of their ranks. [n] → [n]"""
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     ranks: Array = (last - (counts - 1) / 2.0)[place]
@@ -45,7 +46,7 @@ def auc(labels: Labels, scores: Array) -> float:
 
 @dataclass(frozen=True)
 class GroupAuc:
-    """AUC within groups, averaged by the groups' rows."""
+    """AUC within groups, averaged with the groups' row counts as weights."""
 
     value: float
     share: float
@@ -53,7 +54,7 @@ class GroupAuc:
 
 
 def group_auc(labels: Labels, scores: Array, groups: NDArray[np.int64]) -> GroupAuc:
-    """AUC among the rows of each group (a user), averaged with the number of rows as weight.
+    """AUC within each group (a user), averaged with the groups' row counts as weights.
 
     Raises:
         UndefinedMetric: no group has both labels.
@@ -72,7 +73,7 @@ def group_auc(labels: Labels, scores: Array, groups: NDArray[np.int64]) -> Group
 
 
 def logloss(labels: Labels, predictions: Array) -> float:
-    """The mean of -log(predicted probability of what happened), in nats.
+    """The mean of -log(predicted probability of the actual label), in nats.
 
     Raises:
         UndefinedMetric: there are no rows.
@@ -84,7 +85,7 @@ def logloss(labels: Labels, predictions: Array) -> float:
 
 
 def normalized_entropy(labels: Labels, predictions: Array) -> float:
-    """logloss over the logloss of always predicting the mean label: below 1 is better than that.
+    """logloss divided by the logloss of always predicting the mean label: below 1 is better than the mean.
 
     Raises:
         UndefinedMetric: all labels are the same.
@@ -96,10 +97,10 @@ def normalized_entropy(labels: Labels, predictions: Array) -> float:
 
 
 def pcoc(labels: Labels, predictions: Array) -> float:
-    """Predicted clicks over clicks: mean prediction over mean label; 1 is calibrated.
+    """Predicted clicks over clicks: mean prediction divided by mean label; 1 is calibrated.
 
     Raises:
-        UndefinedMetric: there is no positive.
+        UndefinedMetric: there are no positives.
     """
     if not int(labels.sum()):
         raise UndefinedMetric("PCOC needs a positive")
@@ -116,10 +117,10 @@ class Interval:
 
 
 def interval(difference: float, resampled: Array) -> Interval:
-    """`difference` with the 95 % interval of its resamples; those that are not a number are left out.
+    """`difference` with the 95 % interval of its resamples; NaN resamples are left out.
 
     Raises:
-        UndefinedMetric: more than half of them are not a number.
+        UndefinedMetric: more than half of the resamples are NaN.
     """
     known = resampled[~np.isnan(resampled)]
     if 2 * len(known) < len(resampled):
@@ -131,17 +132,17 @@ def interval(difference: float, resampled: Array) -> Interval:
 def resampled_aucs(
     labels: Labels, scores: Array, users: NDArray[np.int64], *, resamples: int = 2000, seed: int = 0
 ) -> Array:
-    """AUC as it would have been if other users had come: [resamples], not a number where one label is missing.
+    """AUC on bootstrap resamples of users: [resamples], NaN where a label is missing.
 
-    Users are drawn with replacement, each with all rows, because the rows of a user are not independent. Which users
-    are drawn depends on their number and the seed alone, so two models' AUCs on the same rows are paired, resample by
-    resample. Exact, ties one half; a user who is drawn k times counts k times, against himself as well.
+    Users are drawn with replacement, each with all rows, because the rows of a user are not independent. The drawn
+    users depend only on the number of users and the seed, so two models' AUCs on the same rows are paired, resample by
+    resample. Exact, ties count one half; a user who is drawn k times counts k times, also in pairs with themselves.
     """
     wins, positives, negatives = _wins_by_user(labels, scores, users)
     drawn = np.random.default_rng(seed).multinomial(
         len(positives), np.full(len(positives), 1.0 / len(positives)), size=resamples
     )
-    drawn = drawn.astype(np.float64)  # counts: exact all the same, and BLAS multiplies no integers
+    drawn = drawn.astype(np.float64)  # counts: still exact, and BLAS does not multiply integers
     pairs = (drawn @ positives) * (drawn @ negatives)
     won = ((drawn @ wins) * drawn).sum(1)
     aucs: Array = np.divide(won, pairs, out=np.full(resamples, np.nan), where=pairs > 0)

@@ -1,8 +1,8 @@
 """Three computations of one model must agree before it is written: ONNX, PyTorch and the plain equations.
 
-Compared are single steps from many states, whole histories folded one event at a time against the unrolled sequence,
-and scores, at several batch sizes. An interest channel is chosen by an argmax, so a history whose two largest read
-weights ever come closer than `MARGIN` may rightly differ: such histories are counted, not compared.
+The comparison covers single steps from many states, whole histories folded one event at a time against the unrolled
+sequence, and scores, at several batch sizes. An argmax chooses the interest channel, so results may legitimately differ
+if the two largest read weights of a history ever come closer than `MARGIN`: such histories are counted, not compared.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ TOLERANCE = 1e-5
 SHARP_FOLD_TOLERANCE = 1e-4
 """After a history with rebalance `shift`, whose sharpening multiplies a difference by up to 84 at every event."""
 HALF_TOLERANCE = 2e-3
-"""The same for one step of a float16 bundle: a value that lies between two float16 numbers may fall to either side."""
+"""The same for one step of a float16 bundle: a value between two float16 numbers may be rounded to either side."""
 HALF_FOLD_TOLERANCE = 2e-2
-"""And after a history, in which such a difference is carried on."""
+"""The same after a history, through which such a difference persists."""
 SKETCH_TOLERANCE = 1e-2
-"""What a counter holds after a history, each addition rounded to float16."""
+"""For counters after a history, with each addition rounded to float16."""
 HISTORY = 40
-"""Events of the histories that are folded."""
+"""Number of events in each folded history."""
 
 
 class ParityError(Exception):
@@ -55,7 +55,7 @@ class ParityReport:
     scores: int
     histories: int
     undecided: int
-    """Steps and histories left out, because a channel hung on a gap below `MARGIN`."""
+    """Steps and histories left out, because a gap below `MARGIN` chose a channel."""
     largest_difference: float
 
 
@@ -83,7 +83,7 @@ def check_parity(
         model: in evaluation mode.
         layout: as the bundle stores states.
         step_onnx, head_onnx: the graphs.
-        seed: of the events, candidates and contexts, drawn from the model's own tables.
+        seed: for drawing events, candidates and contexts; ids come from the model's tables.
 
     Raises:
         ParityError: a difference beyond the tolerance, or no history that could be compared.
@@ -127,7 +127,7 @@ class _Check:
         if not self.histories:
             raise ParityError(
                 f"no history could be compared: in each of {max(BATCHES)} the two largest read weights came closer "
-                f"than {MARGIN}; the model does not tell its slots apart: train it further"
+                f"than {MARGIN}; the model does not distinguish its slots: train it further"
             )
         return ParityReport(self.steps, self.scores, self.histories, self.undecided, self.largest)
 
@@ -138,7 +138,7 @@ class _Check:
         return vectors
 
     def _fold(self, initial: Floats) -> Floats:
-        """Fold histories in all three ways; returns the states on the way, [users * (HISTORY + 1), F]."""
+        """Fold histories in all three ways; returns all intermediate states, [users * (HISTORY + 1), F]."""
         users = max(BATCHES)
         events = self.vectors(users, HISTORY)
         state = np.tile(initial, (users, 1))
@@ -179,7 +179,7 @@ class _Check:
             self._equal_states(where, "the equations", got[row], self.reference.flat(blocks), self.step_tolerance)
 
     def _score(self, state: Floats, candidates: int, events: int = HISTORY) -> None:
-        """Compare the scores of some candidates on one state, around which a sketch has counted some events."""
+        """Compare the scores of some candidates on one state; with a sketch its counters hold some events."""
         vectors = self.vectors(candidates)
         context = self.random.normal(size=(1, len(self.model.config.context_features))).astype(np.float32)
         inputs: list[NDArray[Any]] = [vectors, state[np.newaxis]]
@@ -205,11 +205,11 @@ class _Check:
     def _counted(
         self, sketch: Sketch, state: Floats, candidates: int, events: int
     ) -> tuple[Floats, NDArray[np.int64], Floats, Floats]:
-        """`state` with counters of some events around it, and what candidates read of them: their addresses, the
-        moment, and what their cells hold [C, A, S]; compared with sums over the events."""
+        """`state` with the counters of some events added, and what candidates read: their addresses, the time, and the
+        values of their cells [C, A, S]. The values are compared with sums over the events."""
         config, random = self.model.config, self.random
         items = random.integers(2**64, size=events + candidates, dtype=np.uint64)
-        # Few different ones, so that cells are touched again, and some late.
+        # Few different items, so cells repeat; some events are late.
         items = items[random.integers(-(-len(items) // 4), size=len(items))]
         rows = random.integers(self.model.categories.num_embeddings, size=len(items))
         times = 1_700_000_000_000 + np.sort(random.integers(200 * DAY_MS, size=events))
@@ -241,7 +241,7 @@ class _Check:
             raise ParityError(f"{what}: shape {got.shape} from ONNX, {want.shape} from {other}")
         difference = np.abs(got.astype(np.float64) - want)
         allowed = tolerance * (1 + np.abs(want))
-        # Written so that a NaN on either side is a disagreement.
+        # In this form a NaN on either side also counts as a difference.
         if not bool(np.all(difference <= allowed)):
             raise ParityError(
                 f"{what}: ONNX and {other} differ by {float(np.max(difference)):.3g}, "

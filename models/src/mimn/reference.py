@@ -1,7 +1,7 @@
 """The equations of variant `paper` in plain numpy, one user, one slot, one candidate at a time.
 
 Export refuses a bundle that disagrees with this. It is written from the equations and shares no code with `mimn.nn`:
-float64, no batching, no factored products, nothing computed ahead. Slow on purpose.
+float64, no batching, no factored products, no precomputation. Slow on purpose.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class Reference:
         return self._stored(blocks)
 
     def step(self, event: Array, old: Blocks) -> tuple[Blocks, float]:
-        """The blocks after `event` [D], and the gap between the two largest read weights (which decides a channel)."""
+        """The blocks after `event` [D], and the gap between the two largest read weights (the largest chooses a
+        channel)."""
         if self.config.variant == "pooling":
             count = old["count"] + 1
             return {"history_mean": mean_after(old["history_mean"], event, count), "count": count}, np.inf
@@ -93,7 +94,7 @@ class Reference:
         return self._stored(new), float(top[0] - top[1]) if c.memory_induction and m > 1 else np.inf
 
     def fold(self, events: Sequence[Array] | Array, blocks: Blocks) -> tuple[Blocks, float]:
-        """The blocks after all `events` [T, D], and the smallest gap on the way."""
+        """The blocks after all `events` [T, D], and the smallest gap of all steps."""
         smallest = np.inf
         for event in events:
             blocks, gap = self.step(np.asarray(event, np.float64), blocks)
@@ -101,7 +102,8 @@ class Reference:
         return blocks, smallest
 
     def score(self, blocks: Blocks, candidate: Array, context: Array, counts: Array | None = None) -> float:
-        """The click probability of one candidate [D] with context [K], and with a sketch what its cells hold [A, S]."""
+        """The click probability of one candidate [D] with context [K], and with a sketch the values of its cells [A,
+        S]."""
         c = self.config
         q = np.asarray(candidate, np.float64)
         user = [blocks["history_mean"], np.log(1 + blocks["count"]) / 7]
@@ -214,7 +216,7 @@ class Reference:
 
 
 def cells(config: MimnConfig, item: int, category_row: int) -> list[int]:
-    """The cells of an item id and a category's row: the category's, then the item's in either hashed row."""
+    """The cells of an item id and a category's row: the category's, then the item's in both hashed rows."""
     K, n = config.sketch_category_cells, config.sketch_item_cells
     x = item
     for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
@@ -225,8 +227,8 @@ def cells(config: MimnConfig, item: int, category_row: int) -> list[int]:
 
 
 def count(cell: int, half_life_days: int, touched: Sequence[tuple[int, Sequence[int]]], now_ms: int) -> float:
-    """What a cell holds at `now_ms`, of events (time in ms, their cells): each counts half after a half-life; 0 = whole
-    for ever."""
+    """The value of a cell at `now_ms`, given events (time in ms, cells). An event counts half after one half-life;
+    half-life 0: no decay."""
     total = 0.0
     for time_ms, its in touched:
         if cell in its:
@@ -235,7 +237,7 @@ def count(cell: int, half_life_days: int, touched: Sequence[tuple[int, Sequence[
 
 
 def mean_after(mean: Array, value: Array, count: Array) -> Array:
-    """The mean of `count` [1] values: of `mean`, which is that of the others, and of `value`."""
+    """The mean of `count` [1] values, given the last one (`value`) and the `mean` of the others."""
     return (mean * (count - 1) + value) / count
 
 
@@ -250,7 +252,7 @@ def softplus(x: Any) -> Any:
 
 
 def softmax(x: Array) -> Array:
-    """e^x over its sum, of one vector."""
+    """e^x divided by its sum, for one vector."""
     powers = np.exp(x - x.max())
     return np.asarray(powers / powers.sum())
 

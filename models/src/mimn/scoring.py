@@ -1,7 +1,7 @@
-"""What a trained model predicts for instances, each on exactly the latest events before it, and how good that is.
+"""Predictions of a trained model for instances, each from exactly the latest events before it, and their metrics.
 
-With a sketch, each history is added to counters one event at a time, by the code that UIC folds with: an offline score
-is the score that RTP serves for the same events.
+With a sketch, each history is added to counters one event at a time by the code that UIC uses: an offline score equals
+the score that RTP serves for the same events.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def predict(
 ) -> dict[Sampling, NDArray[np.float32]]:
     """The click probability of each row of `instances.candidates(sampling, negatives)`, by sampling.
 
-    `samplings` gives the negatives of each sampling; one reading of a history serves them all. The order of the rows
-    and the other rows do not influence a prediction.
+    `samplings` gives the number of negatives for each sampling; each history is read once for all of them. A prediction
+    does not depend on the other rows or their order.
     """
     model.eval()
     device = model.items.weight.device
@@ -63,7 +63,7 @@ def predict(
         score = model.scorer(tensor(item), tensor(category), tensor(lengths))
         counters = None
         if sketch is not None and addresses is not None:
-            # The rows of each history's events; after its end any row will do.
+            # The rows of each history's events; after the end of a history any row is fine.
             at = (instances.end[chosen] - lengths)[:, np.newaxis] + np.arange(item.shape[1])
             at = np.minimum(at, len(events) - 1)
             counters = folded_counters(sketch, addresses[at], times[at], lengths)

@@ -1,8 +1,8 @@
 """Two computations of DIN or DIEN must agree before a sequence bundle is written: `head.onnx` and PyTorch.
 
-PyTorch's is the one that training and evaluation use, in which nothing is cut or computed ahead. Compared are scores at
-the lengths where something changes: nothing, one event, the edges of the lengths that a history is padded to, a full
-list, and a list that events have fallen out of.
+The PyTorch code is the one that training and evaluation use; it truncates nothing and computes nothing ahead. Scores
+are compared at the lengths where something changes: no event, one event, the boundaries of the padded lengths, a full
+list, and a list that has dropped events.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from mimn.parity import BATCHES, TOLERANCE, Graph, ParityError
 from mimn.state.event_list import EventList
 
 PAST_CAPACITY = 5
-"""Events beyond T of the longest history."""
+"""By how many events the longest history exceeds T."""
 
 
 def lengths(capacity: int) -> list[int]:
-    """Events of the histories that are compared, rising; the last is longer than a list of `capacity`."""
+    """Lengths of the compared histories, rising; the last is longer than a list of `capacity`."""
     edges = (0, 1, 2, 7, LENGTHS[0], LENGTHS[0] + 1, LENGTHS[-1], LENGTHS[-1] + 1)
     return sorted({*(length for length in edges if length <= capacity), capacity, capacity + PAST_CAPACITY})
 
 
 def check_sequence_parity(model: BaselineModel, rule: EventList, head_onnx: bytes, seed: int = 0) -> float:
-    """The largest difference between the graph, given lists that were appended to, and PyTorch, given the last events.
+    """The largest difference between the graph (on lists built by appending) and PyTorch (on the last events).
 
     Args:
         model: in evaluation mode.
         rule: of the lists.
         head_onnx: the graph.
-        seed: of the events and candidates, drawn from the model's own tables.
+        seed: for drawing events and candidates; ids come from the model's tables.
 
     Raises:
         ParityError: a difference beyond the tolerance.
@@ -48,7 +48,7 @@ def check_sequence_parity(model: BaselineModel, rule: EventList, head_onnx: byte
             state = rule.append(event[np.newaxis], state)
         got, want = _by_graph(model, head, rule, state[0], asked), by_pytorch(model, events[-rule.capacity :], asked)
         difference = np.abs(got - want) if got.shape == want.shape else np.full(1, np.inf)
-        # Written so that a NaN on either side is a disagreement.
+        # In this form a NaN on either side also counts as a difference.
         if not bool(np.all(difference <= TOLERANCE * (1 + np.abs(want)))):
             raise ParityError(
                 f"scores of {len(asked)} candidates after {length} events: ONNX and PyTorch differ by "
@@ -60,7 +60,7 @@ def check_sequence_parity(model: BaselineModel, rule: EventList, head_onnx: byte
 
 def by_pytorch(model: BaselineModel, events: NDArray[np.intp], asked: NDArray[np.intp]) -> NDArray[np.float32]:
     """The scores as evaluation computes them. Rows of the tables: [n, 2], [C, 2] → [C]"""
-    # A window needs an event; which one it is has no influence where no event is real.
+    # A window needs an event; which one does not matter if no event is real.
     window = torch.from_numpy(events if len(events) else np.zeros((1, 2), np.intp)).unsqueeze(0)
     candidates = torch.from_numpy(asked).unsqueeze(0)
     with torch.no_grad():

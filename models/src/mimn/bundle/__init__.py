@@ -1,7 +1,7 @@
-"""The bundle: everything serving needs of one trained model, as a directory that never changes once written.
+"""The bundle: everything that serving needs from one trained model, as a directory that never changes once written.
 
-Numpy only, but for `graph`, which runs the graphs with onnxruntime (extra `serve`) and is imported by name. The format
-is specified in docs/formats/bundle.md.
+Numpy only, except for `graph`, which runs the graphs with onnxruntime (extra `serve`) and must be imported by name. The
+format is specified in docs/formats/bundle.md.
 """
 
 from mimn.bundle.bundle import Bundle, IdSketch, load_bundle

@@ -1,4 +1,4 @@
-"""A loaded bundle: the manifest, the layout and the tables. Loading refuses whatever does not match its hash."""
+"""A loaded bundle: the manifest, the layout and the tables. Loading refuses any file that does not match its hash."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_MANIFEST_BYTES = 1 << 18
 
 @dataclass(frozen=True)
 class IdSketch:
-    """A bundle's sketch, and the table by which it knows categories."""
+    """A bundle's sketch, and the table that maps category ids to rows."""
 
     sketch: Sketch
     categories: EmbeddingTable
@@ -48,7 +48,7 @@ class Bundle:
     golden: Golden
     sketch: IdSketch | None = None
     event_list: EventList | None = None
-    """What a user's state is in a bundle of kind `sequence`; None in others."""
+    """The rule for states in a bundle of kind `sequence`; None in others."""
 
     @property
     def name(self) -> str:
@@ -73,17 +73,17 @@ class Bundle:
         return out
 
     def events(self, item_ids: NDArray[np.uint64], category_ids: NDArray[np.uint64]) -> NDArray[np.float32]:
-        """Events as a step takes them: their vectors, or where states are lists their rows. [k], [k] → [k, D or 2]"""
+        """Events as input of a step: their vectors, or their rows if states are lists. [k], [k] → [k, D or 2]"""
         if self.event_list is None:
             return self.vectors(item_ids, category_ids)
         return np.stack([self.items.rows(item_ids), self.categories.rows(category_ids)], -1).astype(np.float32)
 
 
 def load_bundle(path: str | Path) -> Bundle:
-    """The bundle in directory `path`, or in the one that `path` links to; every file is checked against its hash.
+    """Load the bundle in directory `path` (a link is followed). Every file is checked against its hash.
 
     Raises:
-        BundleError: the directory, a file or a field is missing, changed or does not fit; the message says which.
+        BundleError: the directory, a file or a field is missing, changed or inconsistent; the message says which.
     """
     path = Path(path).resolve()
     if not path.is_dir():

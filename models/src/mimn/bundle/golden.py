@@ -1,7 +1,7 @@
 """Golden cases: a few histories with the states and scores that the exporting process computed for them.
 
-A program that loads a bundle folds them through its own runtime before serving, so that a wrong library version or a
-wrong file is found at start and not in a click-through rate; the same runs warm the runtime up.
+A program that loads a bundle folds them through its own runtime before serving. A wrong library version or file is then
+found at startup and not in a lower click-through rate. The same runs warm up the runtime.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from mimn.state.sketch import Sketch
 
 StepFunction = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
-"""(events [B, D or 2], state [B, F]) → state [B, F], with a sketch the `rest` of a state alone"""
+"""(events [B, D or 2], state [B, F]) → state [B, F], with a sketch only the `rest` of a state"""
 HeadFunction = Callable[..., NDArray[np.float32]]
 """(candidates [C, D], state [F], context [K]), with a sketch also (addresses [C, A], now [2, S]) → scores [C]"""
 VectorFunction = Callable[[NDArray[np.uint64], NDArray[np.uint64]], NDArray[np.float32]]
-"""(item ids [k], category ids [k]) → vectors [k, D], of a list's events rows [k, 2]"""
+"""(item ids [k], category ids [k]) → vectors [k, D], or rows [k, 2] if states are lists"""
 
 
 class Addressing(Protocol):
-    """A sketch, and how ids find their cells (`mimn.bundle.IdSketch`)."""
+    """A sketch, and the mapping from ids to its cells (`mimn.bundle.IdSketch`)."""
 
     @property
     def sketch(self) -> Sketch:
@@ -38,12 +38,12 @@ class Addressing(Protocol):
 TOLERANCE = 1e-5
 """Absolute, and relative to the value."""
 HALF = 1e-2
-"""The same for the states of a float16 bundle: a value that lies between two float16 numbers may be rounded to
-either side by another processor, and the difference is carried on."""
+"""The same for the states of a float16 bundle: another processor may round a value between two float16 numbers to the
+other side, and the difference persists through later events."""
 
 
 class GoldenMismatch(Exception):
-    """This process computes other numbers than the one that exported the bundle."""
+    """This process computes different numbers than the process that exported the bundle."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Golden:
     now: NDArray[np.int64] | None = None
     """[n], ms: when the candidates are scored; with a sketch only."""
     half_floats: int = 0
-    """Of the layout, not stored here: how many leading values of a state are stored as float16."""
+    """From the layout, not stored here: how many leading values of a state are stored as float16."""
 
     def to_bytes(self) -> bytes:
         """An uncompressed .npz archive of plain arrays."""
@@ -82,7 +82,7 @@ class Golden:
 
     @classmethod
     def from_bytes(cls, data: bytes, half_floats: int = 0) -> Golden:
-        """Raises ValueError or KeyError when the archive is not one of ours."""
+        """Read the archive that `to_bytes` wrote. Raises ValueError or KeyError for any other."""
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             optional = {name: archive[name] for name in SKETCH_ARRAYS if name in archive.files}
             return cls(**{name: archive[name] for name in ARRAYS}, **optional, half_floats=half_floats)
@@ -94,7 +94,7 @@ class Golden:
         initial: NDArray[np.float32],
         sketch: Addressing | None = None,
     ) -> None:
-        """Fold the histories with `step`, and into the bundle's `sketch` if it has one, and compare.
+        """Fold the histories with `step`, and into the bundle's `sketch` if there is one, and compare the states.
 
         Raises:
             GoldenMismatch: a state differs by more than 1e-5 + 1e-5 * |x| (1e-2 in a float16 bundle).
@@ -115,7 +115,7 @@ class Golden:
         initial: NDArray[np.float32],
         sketch: Addressing | None = None,
     ) -> None:
-        """Score the candidates with `head` and compare.
+        """Score the candidates with `head` and compare the scores.
 
         Raises:
             GoldenMismatch: a score differs by more than 1e-5 + 1e-5 * |x|.

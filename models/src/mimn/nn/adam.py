@@ -1,7 +1,7 @@
 """Adam as TensorFlow 1 computes it, for variant `official`: epsilon is added outside the bias correction.
 
-`torch.optim.Adam` corrects the second moment before it adds epsilon, which is a larger step while moments are small.
-Rows of a table that a batch does not touch keep moving here, as dense gradients make them do there.
+`torch.optim.Adam` corrects the second moment before it adds epsilon, which gives larger steps while moments are small.
+Table rows that are not in a batch keep moving here, as they do there under dense gradients.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class TensorFlowAdam(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # a closure has no use here
-        """Move every parameter that has a gradient by one step."""
+        """Update every parameter that has a gradient by one step."""
         for group in self.param_groups:
             first, second = group["betas"]
             for parameter in group["params"]:

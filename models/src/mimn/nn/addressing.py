@@ -1,4 +1,4 @@
-"""Where to read and where to write: weights over the m memory slots that are positive and sum to 1.
+"""Read and write addressing: positive weights over the m memory slots that sum to 1.
 
 Pure functions of tensors. Two forms of re-balancing exist for the write weights: the paper's weight transfer matrix and
 the published code's shift and sharpen.
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 TINY = 1e-12
-"""Least sum of squares that a vector is divided by, so that the direction of a zero vector is zero and its gradient
-finite. Far below a blank memory slot's (about 4e-9). A floor and not a summand: the ONNX optimizer takes a summand this
-small for zero and drops it."""
+"""Floor for the sum of squares that a vector is divided by: the direction of a zero vector is zero and its gradient
+finite. Far below the value of a blank memory slot (about 4e-9). A floor and not a summand, because the ONNX optimizer
+treats a summand this small as zero and drops it."""
 LOG_FLOOR = 1e-30
-"""Smallest weight that sharpening tells from zero; its logarithm and the gradient of that are finite."""
+"""Smallest weight that sharpening distinguishes from zero; its logarithm and the logarithm's gradient are finite."""
 
 
 def direction(x: Tensor) -> Tensor:
@@ -23,9 +23,9 @@ def direction(x: Tensor) -> Tensor:
 
 
 def landmarks(memory: Tensor, slot_keys: Tensor) -> Tensor:
-    """What a key is compared with: per slot the direction of its content plus that of its learned static key.
+    """What a key is compared with: for each slot, the sum of the directions of its content and its learned static key.
 
-    Content alone would not keep the slots apart: after the first writes they all look alike.
+    Content is not enough to keep the slots apart: after the first writes all slots are similar.
 
     memory [..., m, D], slot_keys [m, D] → [..., m, D]
     """
@@ -57,9 +57,9 @@ def transfer(weights: Tensor, logits: Tensor) -> Tensor:
 
 
 def shift_and_sharpen(weights: Tensor, shift: Tensor, gamma: Tensor) -> Tensor:
-    """The published code's re-balancing: a circular shift by one slot at most, then a power, normalized.
+    """The published code's re-balancing: a circular shift by at most one slot, then a power, normalized.
 
-    (q0 w_i + q1 w_{i-1} + q2 w_{i+1})^gamma / sum, computed in logarithms: the power underflows to 0/0 otherwise.
+    (q0 w_i + q1 w_{i-1} + q2 w_{i+1})^gamma / sum, computed in logarithms, because the power can underflow to 0/0.
 
     weights [B, m], shift [B, 3] summing to 1 (stay, from the slot before, from the slot after), gamma [B, 1] → [B, m]
     """

@@ -1,4 +1,4 @@
-"""The auxiliary loss (DIEN's): each step's output must tell the next event from one that did not happen."""
+"""The auxiliary loss (DIEN's): each step's output must distinguish the next event from one that did not happen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ UNITS = (100, 50)
 
 
 class AuxiliaryNet(nn.Module):
-    """How likely an event follows a step's output: [o; e] → 100 sigmoid → 50 sigmoid → one logit."""
+    """Scores how likely an event follows a step's output: [o; e] → 100 sigmoid → 50 sigmoid → one logit."""
 
     def __init__(self, output_width: int, event_width: int) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """MIMN's cell: one behavior event folded into a user's state. Training unrolls this module; `step.onnx` computes the
-same in the fused form (`mimn.nn.fused`), and export compares the two.
+same in a fused form (`mimn.nn.fused`), and export compares the two.
 
-A state is a flat vector [B, F] outside and named blocks inside (`cell_layout`). Nothing about a user lives on the
-module: the state is passed in and returned.
+Callers see a state as a flat vector [B, F]; inside it consists of named blocks (`cell_layout`). The module holds
+nothing about a user: the state is passed in and returned.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ State = dict[str, Tensor]
 
 
 class Cell(nn.Module, ABC):
-    """What every cell has: a layout, an initial state, and a step from (event, state) to state."""
+    """Base of all cells: a layout, an initial state, and a step from (event, state) to state."""
 
     def __init__(self, layout: StateLayout) -> None:
         super().__init__()
         self.layout = layout
         self._sizes = [block.size for block in layout.blocks]
         self.zero: Tensor
-        """On the cell's device and of its type, whatever weights it has."""
+        """On the cell's device and of its type, even for a cell without weights."""
         self.register_buffer("zero", torch.zeros(()), persistent=False)
 
     def initial(self, batch: int) -> Tensor:
@@ -39,7 +39,7 @@ class Cell(nn.Module, ABC):
         return self.pack({name: value.expand(batch, *value.shape) for name, value in self.initial_blocks().items()})
 
     def initial_blocks(self) -> State:
-        """The initial blocks, each of its own shape, without a batch axis: zero unless a cell says otherwise."""
+        """The initial blocks, without a batch axis: zero unless a cell overrides this."""
         return {block.name: self.zero.expand(block.shape) for block in self.layout.blocks}
 
     def unpack(self, state: Tensor) -> State:
@@ -56,17 +56,18 @@ class Cell(nn.Module, ABC):
 
     @abstractmethod
     def project(self, events: Tensor) -> Tensor:
-        """The part of a step that depends on the event alone, so that an unroll takes it for all steps at once.
+        """The part of a step that depends only on the event. An unroll computes it for all steps at once.
 
         [..., D] → [..., P]
         """
 
     @abstractmethod
     def step(self, projected: Tensor, event: Tensor, state: Tensor) -> Tensor:
-        """The states after one event each. [B, P], [B, D], [B, F] → [B, F]; row b depends on row b alone."""
+        """The states after one event each. [B, P], [B, D], [B, F] → [B, F]; row b depends only on row b."""
 
     def pad(self, stepped: Tensor, state: Tensor, real: Tensor) -> Tensor:
-        """The states after a step that was an event only in rows with `real` ([B, 1] bool): the others are held."""
+        """The states after a step: the new ones in rows with `real` ([B, 1] bool), the old ones in rows with
+        padding."""
         return torch.where(real, stepped, state)
 
     def forward(self, event: Tensor, state: Tensor) -> Tensor:
@@ -82,10 +83,11 @@ class MimnCell(Cell):
     3. addressing    w^r_t and w^w_t over the slots of M_{t-1}
     4. re-balancing  w^w_t by the slots' utilization g_{t-1}
     5. reading       r_t = w^r_t M_{t-1}, before the write
-    6. induction     the channel of the slot that is read most takes in x_t and M_{t-1}(i)
-    7. writing       M_t by erase and add; g_t = g_{t-1} + w^w_t, because what really writes is what counts
+    6. induction     the channel of the slot with the largest read weight takes in x_t and M_{t-1}(i)
+    7. writing       M_t by erase and add; g_t = g_{t-1} + w^w_t: the re-balanced weights are what is counted
 
-    The sums over all events (g_t, the add vectors, the event vectors) are kept as means: nothing reads them otherwise.
+    The sums over all events (g_t, the add vectors, the event vectors) are stored as means, the only form in which they
+    are read.
     """
 
     def __init__(self, config: MimnConfig) -> None:
@@ -97,7 +99,7 @@ class MimnCell(Cell):
         self.slot_keys = nn.Parameter(torch.randn(m, D) * 0.5)
         limit = (6.0 / (1 + D)) ** 0.5
         self.initial_read = nn.Parameter(torch.empty(D).uniform_(-limit, limit))
-        # Blank in size but not in direction; the same for all users and not trained.
+        # Near zero, but with distinct directions; the same for all users and not trained.
         self.initial_memory: Tensor
         self.register_buffer("initial_memory", torch.randn(m, D) * 1e-5)
         if config.memory_induction:
@@ -105,11 +107,11 @@ class MimnCell(Cell):
         if config.transfers:
             self.transfer = nn.Linear(m, m * m)
             nn.init.normal_(self.transfer.weight, std=0.1)
-            # Near identity: from a uniform matrix all slots would get the same writes and stay alike for ever.
+            # Near identity: with a uniform matrix all slots would get the same writes and stay the same forever.
             self.transfer.bias = nn.Parameter(4.0 * torch.eye(m).flatten())
 
     def initial_blocks(self) -> State:
-        """Zero, but for a learned read vector and the blank memory."""
+        """Zero, except for a learned read vector and the blank memory."""
         blocks = super().initial_blocks()
         return blocks | {"read": torch.tanh(self.initial_read), "memory": torch.tanh(self.initial_memory)}
 
@@ -118,7 +120,7 @@ class MimnCell(Cell):
         return torch.tanh(self.slot_keys)
 
     def shares(self, blocks: State) -> Tensor:
-        """g / count: each slot's part of the writes so far, without a gradient. → [..., m]"""
+        """g / count: each slot's share of the writes so far, without a gradient. → [..., m]"""
         return blocks["shares"].detach()
 
     def project(self, events: Tensor) -> Tensor:
@@ -165,13 +167,13 @@ class MimnCell(Cell):
 
 
 class PoolingCell(Cell):
-    """The baseline's cell (variant `pooling`): the mean of the event vectors, and their number."""
+    """The baseline's cell (variant `pooling`): the mean and the count of the event vectors."""
 
     def __init__(self, config: MimnConfig) -> None:
         super().__init__(cell_layout(config))
 
     def project(self, events: Tensor) -> Tensor:
-        """Nothing is to be computed ahead. [..., D] → [..., 0]"""
+        """There is nothing to compute ahead. [..., D] → [..., 0]"""
         return events[..., :0]
 
     def step(self, projected: Tensor, event: Tensor, state: Tensor) -> Tensor:
@@ -182,7 +184,8 @@ class PoolingCell(Cell):
 
 
 def running_mean(mean: Tensor, value: Tensor, count: Tensor) -> Tensor:
-    """The mean of `count` values, the last of which is `value`, from the `mean` of those before. [..., W], [..., 1]"""
+    """The mean of `count` values, given the last one (`value`) and the `mean` of the earlier ones. [..., W], [...,
+    1]"""
     return mean + (value - mean) / count
 
 
@@ -192,8 +195,8 @@ def unroll(cell: Cell, events: Tensor, state: Tensor, real: Tensor | None = None
     Args:
         events: [B, T, D].
         state: [B, F], where the histories start (`cell.initial(B)`, or the end of the window before).
-        real: [B, T] bool, False where `events` is padding; None when nothing is. Without it end padding is harmless as
-            long as only states before the padding are used, and the steps are cheaper.
+        real: [B, T] bool, False where `events` is padding; None if there is no padding. None also works with padding at
+            the end, as long as only states before the padding are used, and makes the steps cheaper.
 
     Returns: [B, T + 1, F]; entry n is the state after the first n events, so entry 0 is `state`.
     """

@@ -1,4 +1,4 @@
-"""A model to a file and back: safetensors, so that nothing is pickled. The configuration travels inside the file."""
+"""Saves and loads models as safetensors, so nothing is pickled. The file also contains the configuration."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def untrained(config: ModelConfig, item_rows: int, category_rows: int, fields: M
 
 
 def save_model(model: ClickModel, path: str | Path) -> None:
-    """Write weights and configuration of `model` to `path`; the same model gives the same bytes."""
+    """Write the weights and the configuration of `model` to `path`; the same model gives the same bytes."""
     tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
     save_file(tensors, str(path), metadata={"config": json.dumps(asdict(model.config), sort_keys=True)})
 

@@ -1,4 +1,4 @@
-"""Compiling what runs once an event, where the machine can."""
+"""Compiles the functions that run once per event, if the machine can."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ log = logging.getLogger("mimn.train")
 
 
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
-    """`function` compiled for any batch size, or itself where there is no C++ compiler: slower, the same values."""
+    """`function` compiled for any batch size. Without a C++ compiler, `function` itself: the same values, but
+    slower."""
     if not compiler():
         log.warning("no C++ compiler found: training runs uncompiled, several times slower; install g++ or set CXX")
         return function

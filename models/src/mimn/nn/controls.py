@@ -1,4 +1,4 @@
-"""What the controller tells the heads at one step: one linear layer, its columns cut into named control signals."""
+"""The controller's signals to the heads at one step: one linear layer, its columns split into named signals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Controls(NamedTuple):
     keys: Tensor
     """[B, 2, D] in (-1, 1), read and write (k)."""
     add: Tensor
-    """[B, D] in (-1, 1) (a); already times the erase gate with `bounded_writes`."""
+    """[B, D] in (-1, 1) (a); with `bounded_writes` already multiplied by the erase gate."""
     erase: Tensor
     """[B, D] in (0, 1) (e)."""
     shift: Tensor | None
@@ -64,7 +64,7 @@ class ControlLayer(nn.Module):
         )
 
     def read_head(self, controller: Tensor, shares: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Strength and key of the read head alone. [..., H], [..., m] → [..., 1], [..., D]"""
+        """Only the read head's strength and key. [..., H], [..., m] → [..., 1], [..., D]"""
         columns = [0, *range(2, 2 + self.width)]
         own = self._inputs(controller, shares) @ self.weight[:, columns] + self.bias[columns]
         strength, key = torch.split(own, [1, self.width], -1)

@@ -1,9 +1,9 @@
-"""MIMN's step in as few operations as it can be had, for `step.onnx`: the cell's equations, arranged otherwise.
+"""MIMN's step in as few operations as possible, for `step.onnx`: the cell's equations in another arrangement.
 
-UIC runs the step for a few users at a time, and a hot user's events one by one: there an operation's own cost outweighs
-its arithmetic. So products of one input are one product, a slot is gathered by index and not multiplied out by a
-one-hot vector, and the running means, neighbors in the state, are one. Training keeps the cell, whose form suits an
-unroll; export compares the two.
+UIC runs the step for a few users at a time, and for a hot user's events one by one. There the fixed cost of an
+operation exceeds the cost of its arithmetic. So all products with the same input are one product, a slot is gathered by
+index instead of multiplied by a one-hot vector, and the running means, adjacent in the state, are updated together.
+Training uses the cell, whose form suits an unroll; export compares the two.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ class FusedCell(nn.Module):
         if config.memory_induction:
             self.channel = FusedGru(cell.channel)
             self.places: Tensor
-            """Row i: where slot i lies in flat memory, or its channel in flat channels."""
+            """Row i: the place of slot i in the flat memory, or of its channel in the flat channels."""
             self.register_buffer("places", torch.arange(config.slots * D).view(config.slots, D))
         if config.transfers:
             self.transfer = cell.transfer
 
     def forward(self, event: Tensor, state: Tensor) -> Tensor:
-        """The states after one event each. [B, D], [B, F] → [B, F]; row b depends on row b alone."""
+        """The states after one event each. [B, D], [B, F] → [B, F]; row b depends only on row b."""
         config, D, m, slots = self.config, self.config.width, self.config.slots, self.config.slots * self.config.width
         means = m * config.utilization + 2 * D
         sizes = [config.controller_units, D, slots] + [slots] * config.memory_induction + [means, 1]
@@ -109,6 +109,6 @@ class FusedCell(nn.Module):
 
 
 def _length(x: Tensor) -> Tensor:
-    """What `addressing.direction` divides by. [..., D] → [..., 1]"""
+    """The divisor of `addressing.direction`. [..., D] → [..., 1]"""
     length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return length.clamp_min(addressing.TINY**0.5)

@@ -1,7 +1,7 @@
 """PyTorch to ONNX: the two graphs of a bundle, and the one of a sequence bundle.
 
-The graphs take vectors and states, never ids. Everything about the machine that exports (paths, traces, versions) is
-stripped, so that the same weights give the same bytes.
+The graphs take vectors and states, never ids. Everything about the exporting machine (paths, traces, versions) is
+stripped, so the same weights give the same bytes.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ from mimn.state.sketch import Sketch
 
 OPSET = 20
 _EXAMPLE_ROWS = 3
-"""More than one, because the exporter takes an axis of 1 for a constant."""
+"""More than one, because the exporter treats an axis of size 1 as a constant."""
 
 
 class StepModule(nn.Module):
-    """What `step.onnx` computes: the cell, its result rounded as it is stored: cached, stored and replayed are one."""
+    """What `step.onnx` computes: the cell, with its result rounded as stored, so cached and stored states are the
+    same."""
 
     def __init__(self, model: MimnModel, layout: StateLayout) -> None:
         super().__init__()
@@ -64,10 +65,10 @@ class FusedStepModule(nn.Module):
 
 
 class HeadModule(nn.Module):
-    """What `head.onnx` computes: the head of one user, and probabilities instead of logits."""
+    """What `head.onnx` computes: the head for one user, with probabilities instead of logits."""
 
     def __init__(self, model: MimnModel, *, serving: bool = False) -> None:
-        """With `serving`, rearranged so that a candidate costs less (`mimn.nn.serving`)."""
+        """`serving`: use the form in which a candidate costs less (`mimn.nn.serving`)."""
         super().__init__()
         rearranged = serving and isinstance(model.head, MimnHead) and isinstance(model.head.mlp, MlpTop)
         self.head = ServingHead(model.head) if rearranged and isinstance(model.head, MimnHead) else model.head
@@ -81,14 +82,14 @@ class HeadModule(nn.Module):
 
 
 class SketchHeadModule(HeadModule):
-    """The same with a sketch: takes a user's whole state, and reads the candidates' cells at the moment `now`."""
+    """The same with a sketch: takes a user's whole state, and reads the candidates' cells at time `now`."""
 
     def __init__(self, model: MimnModel, sketch: Sketch, *, serving: bool = False) -> None:
         super().__init__(model, serving=serving)
         self.sketch = sketch
         self.reader = SketchReader(sketch)
 
-    def forward(  # type: ignore[override]  # one more pair of inputs is the point
+    def forward(  # type: ignore[override]  # takes two more inputs on purpose
         self, candidates: Tensor, state: Tensor, addresses: Tensor, now: Tensor, context: Tensor | None = None
     ) -> Tensor:
         """[C, D], [1, F], [C, A], [1, 2, S], [1, K] → [C] in (0, 1)"""
@@ -98,7 +99,7 @@ class SketchHeadModule(HeadModule):
 
 
 def head_module(model: MimnModel, *, serving: bool = False) -> HeadModule:
-    """What `head.onnx` of a model computes: as it is trained, or as it is served."""
+    """What `head.onnx` of a model computes, in the form for training or for serving."""
     sketch = model.config.sketch
     return HeadModule(model, serving=serving) if sketch is None else SketchHeadModule(model, sketch, serving=serving)
 
@@ -112,7 +113,7 @@ def round_state(state: Tensor, layout: StateLayout) -> Tensor:
 
 
 def step_graph(model: MimnModel, layout: StateLayout) -> tuple[bytes, GraphSpec]:
-    """`step.onnx` of a model in evaluation mode, and what the manifest says of it. `layout` is the cell's."""
+    """`step.onnx` of a model in evaluation mode, and its manifest entry. `layout` is the cell's."""
     D, F = model.config.width, layout.floats
     plain = StepModule(model, layout)
     example = (torch.randn(_EXAMPLE_ROWS, D), plain.initial(_EXAMPLE_ROWS))
@@ -123,7 +124,7 @@ def step_graph(model: MimnModel, layout: StateLayout) -> tuple[bytes, GraphSpec]
 
 
 def head_graph(model: MimnModel, layout: StateLayout) -> tuple[bytes, GraphSpec]:
-    """`head.onnx` of a model in evaluation mode, and what the manifest says of it. `layout` is a user's whole one."""
+    """`head.onnx` of a model in evaluation mode, and its manifest entry. `layout` is for a user's whole state."""
     D, F, K = model.config.width, layout.floats, len(model.config.context_features)
     sketch = model.config.sketch
     example = [torch.randn(_EXAMPLE_ROWS, D), torch.rand(1, F)]
@@ -145,7 +146,7 @@ def head_graph(model: MimnModel, layout: StateLayout) -> tuple[bytes, GraphSpec]
 
 
 def sequence_head_graph(model: BaselineModel) -> tuple[bytes, GraphSpec]:
-    """`head.onnx` of DIN or DIEN in evaluation mode, and what the manifest says of it.
+    """`head.onnx` of DIN or DIEN in evaluation mode, and its manifest entry.
 
     Raises:
         TypeError: another baseline.
@@ -197,8 +198,8 @@ def _to_onnx(
 
 
 def _plain_softplus(graph: onnx.GraphProto) -> None:
-    """Put `Softplus(x)` in place of the exporter's `Where(x > 20, x, Softplus(x))`: in float32 that is the same, in one
-    operation that the runtime can fuse with the product before it."""
+    """Replace the exporter's `Where(x > 20, x, Softplus(x))` by `Softplus(x)`. In float32 both are equal, and the
+    runtime can fuse the single operation with the product before it."""
     made = {output: node for node in graph.node for output in node.output}
     thresholds = set()
     for where in [node for node in graph.node if node.op_type == "Where"]:
@@ -216,7 +217,7 @@ def _plain_softplus(graph: onnx.GraphProto) -> None:
 
 
 def _strip(proto: onnx.ModelProto) -> None:
-    """Remove what says where and how the graph was made."""
+    """Remove everything that says where and how the graph was made."""
     proto.ClearField("producer_version")
     proto.ClearField("metadata_props")
     proto.ClearField("doc_string")
@@ -229,7 +230,7 @@ def _strip(proto: onnx.ModelProto) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress and its remarks on packages that are not installed off the terminal."""
+    """Suppress the exporter's progress output and its notes about packages that are not installed."""
     registration = logging.getLogger("torch.onnx")
     before = registration.level
     registration.setLevel(logging.ERROR)

@@ -1,7 +1,7 @@
 """The GRU that the controller and the interest channels share, in the form of the published code.
 
-The reset gate multiplies the state *before* the candidate's product, and the update gate says how much of the old state
-stays. `torch.nn.GRUCell` resets after the product, so its weights mean something else and it cannot stand in.
+The reset gate multiplies the state *before* the candidate's product, and the update gate is the fraction of the old
+state that stays. `torch.nn.GRUCell` resets after the product, so its weights mean something else and it cannot be used.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 class Gru(nn.Module):
     """A GRU over an event and a side input (the read vector, or a memory slot).
 
-    The event's products do not depend on the state, so they are a function of their own (`project`): an unroll takes
-    them for all steps in one go.
+    The event's products do not depend on the state, so a separate function (`project`) computes them: an unroll calls
+    it once for all steps.
     """
 
     def __init__(self, event_width: int, side_width: int, units: int) -> None:
@@ -33,7 +33,7 @@ class Gru(nn.Module):
         glorot_(self.candidate, fan_in, units)
 
     def project(self, event: Tensor) -> Tensor:
-        """What the event gives to reset gate, update gate and candidate. [..., D] → [..., 3 * units]"""
+        """The event's contribution to reset gate, update gate and candidate. [..., D] → [..., 3 * units]"""
         return event @ self.event + self.bias
 
     def step(self, projected: Tensor, side: Tensor, state: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class Gru(nn.Module):
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`x @ weight + bias`, as one operation where the shapes allow it."""
+    """`x @ weight + bias`, as one operation if the shapes allow it."""
     if x.dim() == 2 and bias.dim() == 2:
         return torch.addmm(bias, x, weight)
     return x @ weight + bias

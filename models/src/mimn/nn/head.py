@@ -1,8 +1,8 @@
 """The head: a user's state and some candidates to click logits. `head.onnx` computes the same,
 rearranged and followed by a sigmoid (`mimn.nn.serving`).
 
-What depends on the user alone is computed once a user and broadcast over the candidates, so that the price of one more
-candidate is small. Shapes: N users, C candidates each.
+Everything that depends only on the user is computed once per user and broadcast over the candidates, so one more
+candidate costs little. Shapes: N users, C candidates each.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ COUNT_SCALE = 1 / 7.0
 class ChannelAttention(nn.Module):
     """How much each interest channel matters for a candidate (DIN's attention over the channels).
 
-    A channel f and a candidate q are compared by [q; f; q - f; q * f] → sigmoid → sigmoid → 1, and the channels are
-    summed by the softmax of that. The first product falls apart into q (W1 + W3) + f (W2 - W3) + (q * f) W4: the first
-    is needed once a candidate, the second once a user.
+    A channel f and a candidate q are compared by [q; f; q - f; q * f] → sigmoid → sigmoid → 1, and the softmax of the
+    results weights the sum of the channels. The first product splits into q (W1 + W3) + f (W2 - W3) + (q * f) W4: the
+    first term is computed once per candidate, the second once per user.
     """
 
     def __init__(self, width: int, units: tuple[int, int]) -> None:
@@ -44,7 +44,7 @@ class ChannelAttention(nn.Module):
         self.third = linear(units[1], 1)
 
     def forward(self, q: Tensor, channels: Tensor, real: Tensor | None = None) -> Tensor:
-        """The channels' weighted sum for each candidate, those alone that are `real` if that is given.
+        """The channels' weighted sum for each candidate; if `real` is given, over the real channels only.
 
         [..., C, D], [..., m, D], bool that broadcasts to [..., C, m] → [..., C, D]
         """
@@ -63,9 +63,9 @@ class ChannelAttention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """The layers above the features: two hidden ones with a PReLU of a slope per unit, then one logit.
+    """The layers above the features: two hidden layers with a PReLU (one slope per unit), then one logit.
 
-    The first is cut in two: what only depends on the user goes through it once a user.
+    The first is split in two: features that depend only on the user go through it once per user.
     """
 
     def __init__(self, user_width: int, candidate_width: int, config: ModelConfig) -> None:
@@ -93,7 +93,7 @@ class Mlp(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalization of the last axis, whatever the axes before it."""
+    """Batch normalization of the last axis, with any number of axes before it."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -106,14 +106,14 @@ class BatchNorm(nn.Module):
 
 
 class MimnHead(nn.Module):
-    """The head of variant `paper`. It reads the state with the candidate as if that were the next event, but writes
-    nothing: the controller takes the candidate in, its read head reads the memory, and the output layer sees both."""
+    """The head of variant `paper`. It reads the state as if the candidate were the next event, but writes nothing:
+    the controller takes in the candidate, its read head reads the memory, and the output layer sees both."""
 
     def __init__(self, config: MimnConfig, cell: MimnCell, fields: ModelFields = NO_FIELDS) -> None:
         super().__init__()
         D, H = config.width, config.controller_units
         self.config = config
-        # The cell belongs to the model; here it is only read, so it is not registered a second time.
+        # The cell belongs to the model and is only read here, so it is not registered again.
         self._cell = [cell]
         self.output = linear(H + D, H)
         if config.memory_induction:
@@ -128,7 +128,7 @@ class MimnHead(nn.Module):
         return self._cell[0]
 
     def step_output(self, controller: Tensor, read_vector: Tensor) -> Tensor:
-        """o = [h; r] Wo + bo, of a step or of a read-out. [..., H], [..., D] → [..., H]"""
+        """o = [h; r] Wo + bo, for a step or a read-out. [..., H], [..., D] → [..., H]"""
         output: Tensor = self.output(torch.cat([controller, read_vector], -1))
         return output
 
@@ -154,7 +154,8 @@ class MimnHead(nn.Module):
     ) -> Tensor:
         """The click logits; candidates do not influence each other.
 
-        [N, F] of the cell, [N, C, D], [N, K], and with a sketch what each candidate's cells hold [N, C, A, S] → [N, C]
+        [N, F] of the cell, [N, C, D], [N, K], and with a sketch the values of each candidate's cells [N, C, A, S] → [N,
+        C]
         """
         blocks = self._cell[0].unpack(states)
         features = [candidates, blocks["add_mean"].unsqueeze(-2) * candidates, self.read_out(blocks, candidates)]
@@ -284,12 +285,12 @@ def history_product(blocks: State, candidates: Tensor) -> Tensor:
 
 
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
-    """The softmax over the places where `mask` is true, exactly 0 elsewhere; a row without any is all 0."""
+    """The softmax over the places where `mask` is true, exactly 0 elsewhere; a row without any true place is all 0."""
     return torch.softmax(scores.masked_fill(~mask, -1e9), -1) * mask
 
 
 def prelu(x: Tensor, slope: Tensor) -> Tensor:
-    """x where positive, slope * x elsewhere; one slope a unit. [..., U], [U] → [..., U]"""
+    """x where positive, slope * x elsewhere; one slope per unit. [..., U], [U] → [..., U]"""
     return torch.where(x > 0, x, slope * x)
 
 

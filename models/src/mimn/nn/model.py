@@ -1,7 +1,7 @@
-"""The whole model: embedding tables, cell and head behind one interface, whatever the variant.
+"""The whole model: embedding tables, cell and head behind one interface for all variants.
 
-The trainer calls `loss`, evaluation `scorer`, export reads the parts. Ids are table rows here: row 0 of each table is
-the unknown id, a row that is trained; lengths, not an id, say what is padding.
+The trainer calls `loss`, evaluation calls `scorer`, and export reads the parts. Ids are table rows here. Row 0 of each
+table is the unknown id and is trained. Padding is marked by lengths, not by an id.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ EMBEDDING_STD = 0.1
 
 
 class BatchError(ValueError):
-    """A batch that lacks what the configuration needs; the message names the field."""
+    """A batch lacks a field that the configuration needs; the message names it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """B windows of at most T events, and P occasions in each, with C candidates.
+    """B windows of at most T events, each with P occasions of C candidates.
 
-    An occasion lies after the window's first `positions` events and sees none of the later ones. Which events are real
-    is said by `lengths` (windows are left-aligned: the cheap way, no step is masked) or else by `real`.
+    An occasion comes after the window's first `positions` events and does not see later ones. Either `lengths` or
+    `real` says which events are real. With `lengths` windows are left-aligned and no step is masked, which is cheaper.
     """
 
     items: Tensor
@@ -54,11 +54,11 @@ class Batch:
     labels: Tensor
     """[B, P, C] float32, 1 for a click."""
     lengths: Tensor | None = None
-    """[B] int64, 0 to T: how many of a window's events are real, the first ones."""
+    """[B] int64, 0 to T: number of real events at the beginning of a window."""
     real: Tensor | None = None
-    """[B, T] bool, with padding anywhere."""
+    """[B, T] bool: which events are real; padding may be anywhere."""
     weights: Tensor | None = None
-    """[B, P, C] float32, what each label counts (0: no such occasion); None counts each as 1."""
+    """[B, P, C] float32, the weight of each label (0: no such occasion); None: all weights are 1."""
     context: Tensor | None = None
     """[B, P, K] float32, with `context_features` only."""
     request: FieldValues | None = None
@@ -67,9 +67,9 @@ class Batch:
     """[B, T] int64 rows, for the auxiliary loss: an event that did not happen at that step."""
     negative_categories: Tensor | None = None
     state: Tensor | None = None
-    """[B, F], where the windows start; None starts users without events."""
+    """[B, F], the states where the windows start; None: users without events."""
     touches: Touches | None = None
-    """With a sketch only: the events and candidates as it sees them."""
+    """With a sketch only: the cells and times of events and candidates."""
 
     def to(self, device: torch.device) -> Self:
         """The batch with its tensors on `device`."""
@@ -77,7 +77,7 @@ class Batch:
 
 
 class Losses(NamedTuple):
-    """Scalars, each as it enters `total`, which is to be minimized; and where the windows ended."""
+    """Scalars: the parts of `total`, which training minimizes; and the states at the end of the windows."""
 
     total: Tensor
     click: Tensor
@@ -93,7 +93,7 @@ with a sketch also takes `counts` [N, C, A, S]."""
 
 
 class ClickModel(nn.Module, ABC):
-    """What training and evaluation need of a model, whether it keeps a state or reads the events."""
+    """What training and evaluation need from a model, with a state or with a list of events."""
 
     config: ModelConfig
 
@@ -129,7 +129,7 @@ class ClickModel(nn.Module, ABC):
         return None if self.fields is None else self.fields.item_vector(items)
 
     def counts(self, touches: Touches | None, positions: Tensor) -> Tensor | None:
-        """What the candidates' cells hold after `positions` [B, P] events each, None without a sketch.
+        """The values of the candidates' cells after `positions` [B, P] events each; None without a sketch.
 
         → [B, P, C, A, S]
         """
@@ -147,14 +147,14 @@ class ClickModel(nn.Module, ABC):
 
     @abstractmethod
     def scorer(self, items: Tensor, categories: Tensor, lengths: Tensor) -> Scorer:
-        """What scores candidates for left-aligned histories, having read them once.
+        """Read left-aligned histories once; returns a function that scores candidates for them.
 
         [N, T], [N, T] int64 rows, [N] int64, 0 to T: how many of a history's events are real
         """
 
     @abstractmethod
     def compile_steps(self) -> None:
-        """Compile what is computed once an event."""
+        """Compile the code that runs once per event."""
 
 
 class MimnModel(ClickModel):
@@ -235,12 +235,12 @@ class MimnModel(ClickModel):
         return torch.sigmoid(self.logits(states, items, categories, context, counts))
 
     def scorer(self, items: Tensor, categories: Tensor, lengths: Tensor) -> Scorer:
-        """What scores candidates on the states after the histories (see `ClickModel.scorer`)."""
+        """A function that scores candidates on the states after the histories (see `ClickModel.scorer`)."""
         states = self.states(self.vectors(items, categories), self.cell.initial(len(items)), lengths.unsqueeze(-1))
         return partial(self.score, states.squeeze(1))
 
     def compile_steps(self) -> None:
-        """Read histories by the compiled recurrence where it can be used, else compile the cell's step."""
+        """Use the compiled recurrence for histories if possible, else compile the cell's step."""
         self.native = native.usable(self.cell, self.items.weight)
         if not self.native:
             self.cell.step = compiled(self.cell.step)  # type: ignore[method-assign]  # what torch.compile is for
@@ -305,7 +305,7 @@ class MimnModel(ClickModel):
         negatives = self.vectors(batch.negative_items, batch.negative_categories)
         if self.config.variant == "official":
             negatives = negatives * real.unsqueeze(-1)
-        # The output after event t has to tell event t + 1; entry 0 of `states` is before any event.
+        # The output after event t must predict event t + 1; entry 0 of `states` is before any event.
         before = self.cell.unpack(states[:, 1:-1])
         outputs = before["output"] if isinstance(self.head, OfficialHead) else self._outputs(before)
         loss: Tensor = cast(AuxiliaryNet, self.auxiliary).loss(outputs, events[:, 1:], negatives[:, 1:], real[:, 1:])

@@ -1,8 +1,8 @@
-"""MIMN's recurrence in C++: the same states and gradients as the cell's own steps, several times as fast.
+"""MIMN's recurrence in C++: the same states and gradients as the cell's steps, several times as fast.
 
-`recurrence.cpp` is built with the machine's own compiler, for this processor, when a training starts, in some seconds.
-Where it can be used is a question here (a C++ compiler, tensors in main memory, a cell whose switches it knows); what a
-step is, `mimn.nn.cell` says.
+When training starts, the machine's compiler builds `recurrence.cpp` for this processor, which takes some seconds. This
+module decides where it can be used (a C++ compiler, tensors in main memory, a cell whose switches it supports);
+`mimn.nn.cell` defines the step.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ REAL = {torch.float32: "float", torch.float64: "double"}
 
 @cache
 def library(dtype: torch.dtype) -> ctypes.CDLL | None:
-    """The compiled recurrence for a type, built once a process; None where that fails, and the log says why."""
+    """The compiled recurrence for a type, built once per process; None if that fails (the log says why)."""
     path = compiler()
     if path is None:
         log.warning("no C++ compiler found: training is several times slower; install g++ or set CXX")
@@ -58,24 +58,24 @@ def library(dtype: torch.dtype) -> ctypes.CDLL | None:
 
 
 def known(cell: Cell) -> bool:
-    """Whether the compiled recurrence knows the cell's switches: all of variant `paper` but rebalance `shift`."""
+    """Whether the compiled recurrence supports the cell's switches: all of variant `paper` except rebalance `shift`."""
     return isinstance(cell, MimnCell) and not cell.config.shifts
 
 
 def usable(cell: Cell, events: Tensor) -> bool:
-    """Whether it can take these events through this cell."""
+    """Whether the compiled recurrence can fold these events with this cell."""
     return known(cell) and events.device.type == "cpu" and events.dtype in REAL and library(events.dtype) is not None
 
 
 def states_at(cell: MimnCell, events: Tensor, state: Tensor, positions: Tensor) -> Tensor:
-    """The states after `positions` events each; differentiable once, by all but the counts.
+    """The states after `positions` events each; differentiable once, with respect to everything but the counts.
 
-    No state between is kept but every sixteenth for the way back, and no step beyond a user's last position is taken.
+    Only every sixteenth state is kept for the backward pass, and no step after a user's last position is computed.
 
     [B, T, D], [B, F], [B, P] int64 of 0 to T → [B, P, F]
 
     Raises:
-        ValueError: shapes, types or positions that do not fit: C++ would read what is not there.
+        ValueError: wrong shapes, types or positions, with which C++ would read out of bounds.
     """
     config, B = cell.config, len(events)
     if events.shape[2:] != (config.width,) or state.shape != (B, cell.layout.floats) or positions.shape[:-1] != (B,):
@@ -108,7 +108,7 @@ class _Recurrence(torch.autograd.Function):
     ) -> Tensor:
         (B, T, _), F, P = events.shape, state.shape[1], positions.shape[1]
         if {tensor.dtype for tensor in (state, *weights)} != {events.dtype} or positions.dtype != torch.int64:
-            raise ValueError(f"state and weights must be {events.dtype} as the events are, positions int64")
+            raise ValueError(f"state and weights must be {events.dtype} like the events, positions int64")
         if positions.numel() and not 0 <= int(positions.min()) <= int(positions.max()) <= T:
             raise ValueError(f"positions must be 0 to {T}, the number of events")
         sizes = (B, T, P, *sizes)

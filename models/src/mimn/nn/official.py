@@ -1,12 +1,12 @@
-"""Variant `official`: the published code (UIC-Paper/MIMN, commit 5cd5ccf), bug for bug, behind the same interface.
+"""Variant `official`: the published code (UIC-Paper/MIMN, commit 5cd5ccf), bugs included, behind the same interface.
 
-For comparison with the published tables, never for serving. What differs from the paper's cell on purpose:
+For comparison with the published tables, never for serving. Intended differences from the paper's cell:
 
 * padding runs through the cell, or resets most of the state, but not the read vector, the utilization and the sums;
-* the head sees one interest channel, the one of the last step; the others are zero there, though their states are kept;
-* the utilization that is regularized is sharpened twice, the write once;
-* utilization enters divided by 400, sums enter undivided, batch normalization is an affine map that is never trained as
-  a normalization, the click loss is half the usual one, the utilization loss is divided by slots and batch twice.
+* the head sees one interest channel, the last step's; the others are zero for the head, but their states are kept;
+* the regularized utilization is sharpened twice, the write only once;
+* utilization is divided by 400 and sums are not divided, batch normalization is an affine map whose statistics are
+  never trained, the click loss is half the usual one, and the utilization loss is divided by slots and batch twice.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from mimn.nn.memory import read, write
 
 CLIP = 20.0
 LONGEST = 400.0
-"""What utilization is divided by, whatever the history's length."""
+"""Divisor of the utilization, independent of the history's length."""
 COSINE_EPSILON = 1e-8
 TINY = 1e-24
-"""Least sum of squares under a root: the gradient of a zero vector's length stays finite, no value changes by more than
-1e-12."""
+"""Floor for a sum of squares under a root: the gradient of a zero vector's length is finite, and no value changes by
+more than 1e-12."""
 RESET = ("controller", "memory", "channels", "add_sum")
 """The blocks that padding resets."""
 
@@ -38,7 +38,7 @@ RESET = ("controller", "memory", "channels", "add_sum")
 class OfficialCell(Cell):
     """One step of the published cell.
 
-    The columns of its controls: for the read head, then for the write head, key D, strength 1, one that is never used,
+    The columns of its controls: for the read head, then for the write head, key D, strength 1, an unused one,
     shift 3, sharpening 1; then erase D and add D.
     """
 
@@ -61,7 +61,7 @@ class OfficialCell(Cell):
         self.output_bias = nn.Parameter(torch.zeros(H))
 
     def initial_blocks(self) -> State:
-        """Zero, but for a learned read vector and the blank memory."""
+        """Zero, except for a learned read vector and the blank memory."""
         blocks = super().initial_blocks()
         return blocks | {"read": torch.tanh(self.initial_read), "memory": torch.tanh(self.initial_memory)}
 
@@ -73,7 +73,7 @@ class OfficialCell(Cell):
         return projected
 
     def controls(self, controller: Tensor, utilization: Tensor) -> tuple[Tensor, ...]:
-        """The columns of the parameter layer, cut. [..., H], [..., m] → 12 tensors"""
+        """The columns of the parameter layer, split. [..., H], [..., m] → 12 tensors"""
         if self.config.utilization:
             share = (utilization / LONGEST).detach().expand(*controller.shape[:-1], -1)
             controller = torch.cat([controller, share], -1)
@@ -128,7 +128,7 @@ class OfficialCell(Cell):
         return self.pack(new)
 
     def pad(self, stepped: Tensor, state: Tensor, real: Tensor) -> Tensor:
-        """The states after a step whose rows without `real` were padding (a zero event)."""
+        """The states after a step in which the rows without `real` were padding (a zero event)."""
         if self.config.padding == "run":
             return stepped
         start, after = self.unpack(self.initial(len(stepped))), self.unpack(stepped)
@@ -170,8 +170,8 @@ class OfficialHead(nn.Module):
 
 
 class OfficialMlp(nn.Module):
-    """The published layers above the features. Their two logits leave as their difference: a softmax of two is a
-    sigmoid of that."""
+    """The published layers above the features. Returns the difference of the two logits: the softmax of two logits is
+    the sigmoid of their difference."""
 
     def __init__(self, width: int, units: tuple[int, int]) -> None:
         super().__init__()
@@ -223,7 +223,7 @@ class OfficialAuxiliaryNet(nn.Module):
         return torch.softmax(logits, -1)[..., 0] + 1e-6
 
     def loss(self, outputs: Tensor, events: Tensor, negatives: Tensor, real: Tensor) -> Tensor:
-        """The mean over all steps, real or not, where padding counts as 0.
+        """The mean over all steps, real or not; padding counts as 0.
 
         outputs [B, T, H]; events [B, T, D], one step later; negatives [B, T, D]; real [B, T] bool, of `events` → []
         """
@@ -234,7 +234,7 @@ class OfficialAuxiliaryNet(nn.Module):
 def click_loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
     """Half the mean log loss, because the mean runs over both classes. All [...] → []
 
-    `weights` are not in the published code, which has one occasion a row: windows need them to leave places empty.
+    The published code has one occasion per row and no `weights`; windows need weights for empty places.
     """
     click, no_click = torch.sigmoid(logits) + 1e-8, torch.sigmoid(-logits) + 1e-8
     losses = -(labels * torch.log(click) + (1.0 - labels) * torch.log(no_click)) / 2.0

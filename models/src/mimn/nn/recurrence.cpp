@@ -1,11 +1,11 @@
-// MIMN's recurrence over whole histories, forward and back: what training spends its time on. `mimn.nn.cell` says what a
-// step is and why; this file repeats it, adds the derivatives by hand, and is held to it by tests in float64. It is built
-// by and called from `mimn.nn.native`, which defines REAL as float or double.
+// MIMN's recurrence over whole histories, forward and backward: most of the training time. `mimn.nn.cell` defines and
+// explains a step; this file repeats it and adds hand-written derivatives, and tests compare both in float64.
+// `mimn.nn.native` builds and calls it, and defines REAL as float or double.
 //
-// A number here is a `V`: one number for each of LANES users, who go through the same steps side by side. So the code
-// reads as if for one user, and every operation is one of the vector unit. Users are taken LANES at a time ("a tile"), all
-// of a tile's numbers stay in the cache. The way forward keeps a state every SEGMENT steps; the way back repeats a segment
-// with all that its derivatives need, so memory does not grow with the history but by those states.
+// A number here is a `V`: one number for each of LANES users, who go through the same steps in parallel. So the code reads
+// as if for one user, and every operation is a vector operation. Users are processed LANES at a time ("a tile"), and all
+// numbers of a tile stay in the cache. The forward pass keeps a state every SEGMENT steps; the backward pass recomputes a
+// segment with everything that its derivatives need, so only those states grow with the history.
 
 #include <algorithm>
 #include <cmath>
@@ -18,7 +18,7 @@ namespace {
 constexpr int SEGMENT = 16;
 #ifdef __AVX512F__
 constexpr int ROWS = 12;  // rows of a product that are summed at a time, in registers
-constexpr int BLOCK = 4;  // as much for a weight's gradient, squared
+constexpr int BLOCK = 4;  // the same for a weight's gradient, squared
 #else
 constexpr int ROWS = 6;
 constexpr int BLOCK = 2;
@@ -56,13 +56,13 @@ template <class Real> struct Recurrence {
   using I = typename Lane<Real>::I;
   static constexpr int LANES = sizeof(V) / sizeof(Real);
   static constexpr Real TINY = Real(1e-12);  // as mimn.nn.addressing
-  static constexpr Real INVERSE_OF_TINY = Real(1e6);  // 1 / sqrt(TINY): what stands for the inverse length of a short vector
+  static constexpr Real INVERSE_OF_TINY = Real(1e6);  // 1 / sqrt(TINY): the inverse length used for a short vector
 
   // --- functions of a V
 
   static V all(Real x) { return x - V{}; }
 
-  // exp by 2^n e^r, |r| <= ln 2 / 2: n is rounded by adding and taking away a large number, whose last bits it then is.
+  // exp by 2^n e^r, |r| <= ln 2 / 2: n is rounded by adding and subtracting a large number; its low bits then hold n.
   static V exponential(V x) {
     using L = Lane<Real>;
     x = x < -L::FAR ? all(-L::FAR) : x;
@@ -148,7 +148,7 @@ template <class Real> struct Recurrence {
     }
   }
 
-  // --- what is known of one step
+  // --- the values of one step
 
   int B, T, P, m, D, H;
   bool channels, shares, transfers, bounded;
@@ -177,7 +177,7 @@ template <class Real> struct Recurrence {
     slot = place(D), channel = place(D), i_gates = place(2 * D), i_reset_h = place(D), i_proposed = place(D);
     selected = place(m), g_controller = place(3 * H), g_channel = place(3 * D), g_controls = place(2 + 4 * D);
     g_matrix = place(m * m), g_static = place(2 * m);
-    trace = end + 1 - end % 2;  // an odd number of cache lines: the same number of two steps never fights for one place
+    trace = end + 1 - end % 2;  // an odd number of cache lines: the same number of two steps never shares a cache set
     for (int i = 0; i < WEIGHT_COUNT; ++i) {
       w[i] = static_cast<const Real*>(tensors[WEIGHTS + i]);
       dw[i] = static_cast<Real*>(tensors[WEIGHTS + WEIGHT_COUNT + i]);
@@ -456,7 +456,7 @@ template <class Real> struct Recurrence {
   int scratch_rows() const { return 8 * (H + D) + 8 * m; }
   int segments() const { return (T + SEGMENT - 1) / SEGMENT; }
 
-  // Lane l of the tile from user `first` on; lanes beyond the last user repeat it, and nothing is asked of them.
+  // Lane l of the tile from user `first` on; lanes after the last user repeat it, and their results are ignored.
   int user(int first, int l) const { return std::min(first + l, B - 1); }
   void load(V* to, const Real* rows, long to_next_user, int values, int first) const {
     for (int l = 0; l < LANES; ++l) {
@@ -470,7 +470,7 @@ template <class Real> struct Recurrence {
       for (int i = 0; i < values; ++i) row[i] = from[i][l];
     }
   }
-  // How many steps the tile's users take: up to the last position that is asked for.
+  // How many steps the tile's users take: up to the last requested position.
   int length(const int64_t* sorted, int first) const {
     int64_t last = 0;
     for (int b = first; P && b < std::min(first + LANES, B); ++b) last = std::max(last, sorted[b * P + P - 1]);
@@ -531,7 +531,7 @@ template <class Real> struct Recurrence {
         weights_back(t.data(), end - begin);
       }
       take(0);
-      a[s_count] = V{};  // a count is a number of events: nothing learns it
+      a[s_count] = V{};  // a count is a number of events, so it has no gradient
       store(a.data(), d_state, F, F, first);
     }
   }
@@ -540,7 +540,7 @@ template <class Real> struct Recurrence {
 }  // namespace
 
 extern "C" {
-// Numbers of the tensor KEPT, which the way forward fills for the way back: a tile's state every SEGMENT steps.
+// Size of the tensor KEPT, which the forward pass fills for the backward pass: a tile's state every SEGMENT steps.
 int64_t kept_values(int64_t users, int64_t steps, int64_t state_values) {
   const int64_t lanes = Recurrence<REAL>::LANES;
   return (users + lanes - 1) / lanes * lanes * ((steps + SEGMENT - 1) / SEGMENT) * state_values;

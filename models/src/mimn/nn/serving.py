@@ -1,16 +1,16 @@
-"""The head as it is served: the numbers of `MimnHead` for one user, by fewer products.
+"""The head for serving: the same numbers as `MimnHead` for one user, with fewer products.
 
-A head is linear between its activations, so whatever the user's state alone decides is multiplied into the weights once
-a request, and what is constant is multiplied out once an export. What is left for a candidate is its own vector's way:
+A head is linear between its activations. So everything that depends only on the user's state is multiplied into the
+weights once per request, and constants are multiplied out once per export. Per candidate this remains:
 
 * the attention's first product q (W1 + W3) + (q * f_k) W4 is q A_k, with A_k = (W1 + W3) + diag(f_k) W4 for the m
   channels side by side: one product instead of m, and no q * f_k;
-* the first layer above the features never sees the features. Candidate times a mean is a diagonal on the weights;
-  read-out and channels' sum are weights [C, m] over m vectors, so the vectors go through the layer and the weights are
-  applied behind it; batch normalization in evaluation mode is a scale and a shift.
+* the first layer above the features, without computing the features. Candidate times a mean is a diagonal on the
+  weights; the read-out and the channels' sum are weights [C, m] over m vectors, so the m vectors go through the layer
+  and the weights are applied afterwards; batch normalization in evaluation mode is a scale and a shift.
 
-Training needs the features themselves (batch statistics, dropout), so this is a module of its own, which export makes
-from a trained head, and parity compares with that head and with the equations.
+Training needs the features (batch statistics, dropout), so this is a separate module. Export makes it from a trained
+head, and parity compares it with that head and with the equations.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mimn.nn.head import BatchNorm, MimnHead, MlpTop, user_features
 
 
 class ServingHead(nn.Module):
-    """`MimnHead` in evaluation mode for one user at a time. Its weights are those of the head when it was made.
+    """`MimnHead` in evaluation mode for one user at a time. Its weights are the head's at construction.
 
     The first layer above the features, U units, behind its normalization:
     """
@@ -132,7 +132,7 @@ class ServingHead(nn.Module):
         return logits.unsqueeze(0)
 
     def controller(self, q: Tensor, state: Tensor) -> Tensor:
-        """The controller after each candidate, were it the next event. [C, D], [1, F] → [C, H]"""
+        """The controller as if each candidate were the next event. [C, D], [1, F] → [C, H]"""
         gru, blocks = self.cell.controller, self.cell.unpack(state)
         side, h = blocks["read"], blocks["controller"]
         units = gru.units
@@ -154,19 +154,19 @@ class ServingHead(nn.Module):
         return torch.softmax((key @ marks.T) * ((softplus(strength) + 1.0) / length), -1)
 
     def channel_weights(self, q: Tensor, channels: Tensor) -> Tensor:
-        """How much of each interest channel counts for each candidate. [C, D], [m, D] → [C, m]"""
+        """The weight of each interest channel for each candidate. [C, D], [m, D] → [C, m]"""
         m, D = channels.shape
         weights = self.attend.unsqueeze(1) + channels.T.unsqueeze(-1) * self.attend_product.unsqueeze(1)
         bias = torch.addmm(self.attend_bias.unsqueeze(0), channels, self.attend_channel)
         hidden = torch.sigmoid(torch.addmm(bias.reshape(1, -1), q, weights.reshape(D, -1)))
         hidden = torch.sigmoid(self.attend_second(hidden.reshape(-1, bias.shape[-1])))
-        # The third layer's bias is the same for all channels, so the softmax does not see it.
+        # The third layer's bias is the same for all channels, so it does not change the softmax.
         return torch.softmax((hidden @ self.attend_third.weight.T).reshape(-1, m), -1)
 
 
 class _Prelu(nn.Module):
-    """PReLU. With no slope above 1 it is the larger of x and slope * x, which onnxruntime computes with vector
-    instructions, and its own PReLU one value after the other."""
+    """PReLU. If no slope is above 1 it is the larger of x and slope * x, which onnxruntime computes with vector
+    instructions; it computes its PReLU operator one value at a time."""
 
     def __init__(self, trained: nn.PReLU) -> None:
         super().__init__()
@@ -179,14 +179,14 @@ class _Prelu(nn.Module):
 
 
 def _normalized(weight: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """A layer behind a normalization in evaluation mode, as one layer: weights [W, U] and bias [U].
+    """A normalization in evaluation mode and the weights before it, as one layer: weights [W, U] and bias [U].
 
     weight [U, W] → x W' + b' = norm(x) weight^T
     """
     if not isinstance(norm, BatchNorm):
         return weight.T, torch.zeros(len(weight))
     batch = norm.norm
-    assert batch.running_mean is not None  # noqa: S101 (batch norm of ours always keeps statistics)
+    assert batch.running_mean is not None  # noqa: S101 (our batch norms always keep statistics)
     assert batch.running_var is not None  # noqa: S101 (as above)
     scale = batch.weight * torch.rsqrt(batch.running_var + batch.eps)
     return scale.unsqueeze(-1) * weight.T, (batch.bias - batch.running_mean * scale) @ weight.T

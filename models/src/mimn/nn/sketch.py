@@ -1,9 +1,9 @@
-"""The sketch in training, in evaluation and in the head: what a candidate's own cells hold, and what the head reads.
+"""The sketch in training, in evaluation and in the head: the values of a candidate's cells, and what the head reads.
 
 Training builds no counters. A cell holds a sum over the events that added to it (`mimn.state.sketch`), and a candidate
-reads only its own few cells, so training compares the events before a candidate with it and sums those that share a
-cell. These sums are exact. Served counters are rounded to float16 at every event, so evaluation adds events to counters
-one by one, with the code that UIC uses, and reads them with the code that is in `head.onnx`.
+reads only a few cells. So training sums over the events before a candidate that share a cell with it. These sums are
+exact. Served counters are rounded to float16 at every event, so evaluation adds events to counters one by one with the
+code that UIC uses, and reads them with the code that is in `head.onnx`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mimn.state.sketch import DAY_MS, Sketch
 
 @dataclass(frozen=True, kw_only=True)
 class Touches:
-    """B windows of T events and P occasions in each with C candidates, as the sketch sees them."""
+    """Cells and times for B windows of T events, each with P occasions of C candidates."""
 
     addresses: Tensor
     """[B, T, A] int64: the cells that each event adds to."""
@@ -30,7 +30,7 @@ class Touches:
     candidate_addresses: Tensor
     """[B, P, C, A] int64: the cells that each candidate reads."""
     now: Tensor
-    """[B, P] int64, ms: when each occasion reads; not before its events."""
+    """[B, P] int64, ms: the time of each occasion; not before its events."""
 
     def to(self, device: torch.device) -> Self:
         """The same on `device`."""
@@ -38,7 +38,7 @@ class Touches:
 
 
 class SketchReader(nn.Module):
-    """What a head reads of the sketch. Has no weights."""
+    """Computes what a head reads from the sketch. Has no weights."""
 
     def __init__(self, sketch: Sketch) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class SketchReader(nn.Module):
         self.width = len(sketch.half_lives) * ((sketch.category_cells > 0) + (sketch.item_cells > 0))
 
     def forward(self, counts: Tensor) -> Tensor:
-        """log1p of what the category's cell holds, then of the smaller of the item's two. [..., A, S] → [..., R]"""
+        """log1p of the category's cell, then of the smaller of the item's two cells. [..., A, S] → [..., R]"""
         pieces = []
         if self.sketch.category_cells:
             pieces.append(counts[..., 0, :])
@@ -55,10 +55,10 @@ class SketchReader(nn.Module):
         return torch.log1p(torch.cat(pieces, -1))
 
     def counts(self, state: Tensor, addresses: Tensor, now: Tensor) -> Tensor:
-        """What a user's counters hold for candidates at a moment, decayed to then; as `head.onnx` does it.
+        """The values of a user's counters for candidates, decayed to a given time, as `head.onnx` computes them.
 
-        state [1, F], flat; addresses [C, A]; now [1, 2, S] (`Sketch.moments`) → [1, C, A, S]. A moment before the
-        period that the counters stand in counts as its beginning.
+        state [1, F], flat; addresses [C, A]; now [1, 2, S] (`Sketch.moments`) → [1, C, A, S]. A time before the
+        counters' period counts as the beginning of that period.
         """
         S, N = len(self.sketch.half_lives), self.sketch.cells
         held = state[0, : S * N].view(S, N)[:, addresses].permute(1, 2, 0)
@@ -67,9 +67,9 @@ class SketchReader(nn.Module):
 
 
 def window_counts(sketch: Sketch, touches: Touches, positions: Tensor) -> Tensor:
-    """What the counters of users who began with each window hold for each candidate, at its time.
+    """The counter values for each candidate at its time, if each user's first event is the first of the window.
 
-    positions [B, P] int64: how many of the window's events lie before each occasion → [B, P, C, A, S]
+    positions [B, P] int64: how many of the window's events precede each occasion → [B, P, C, A, S]
     """
     T = touches.times.shape[1]
     before = torch.arange(T, device=positions.device) < positions.unsqueeze(-1)
@@ -101,7 +101,7 @@ def folded_counters(
 def read_counters(
     sketch: Sketch, states: NDArray[np.float32], addresses: NDArray[np.int64], now_ms: NDArray[np.int64]
 ) -> Tensor:
-    """What the counters of B users hold for candidates, as `head.onnx` reads them.
+    """The values of the counters of B users for candidates, as `head.onnx` reads them.
 
     states [B, F]; addresses [B, C, A]; now_ms [B] → [B, C, A, S]
     """

@@ -1,7 +1,7 @@
 """The user state as a value, as bytes and under a key: the contract between UIC, its writer, and RTP, its reader.
 
 Numpy only. Nothing here does I/O. The bytes are specified in docs/formats/state.md and docs/formats/progress.md and are
-pinned by golden files: changing one is a rebuild for every user of the system.
+pinned by golden files: a change of the bytes forces every deployment to rebuild its states.
 """
 
 from mimn.state.codec import (

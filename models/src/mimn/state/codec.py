@@ -1,4 +1,4 @@
-"""A user state to bytes and back. The bytes are specified in docs/formats/state.md.
+"""Encodes a user state as bytes and decodes it. The bytes are specified in docs/formats/state.md.
 
     0  4s  magic "UIST"             32  u64 lineage          64  i64 last event time, ms
     4  u16 layout version           40  u32 era              72  8s  digest
@@ -7,9 +7,9 @@
     8  16s fingerprint              56  u64 event count
    24  u64 user hash
 
-Little-endian. The checksum is CRC-32 (zlib) over everything but itself. Unreadable values are three named errors, told
-apart in this order: a flipped byte is `CorruptState`, another layout `ForeignLayout`, another bundle's state
-`ForeignFingerprint`.
+Little-endian. The checksum is CRC-32 (zlib) over everything but itself. An unreadable value raises one of three named
+errors, checked in this order: `CorruptState` for a flipped byte, `ForeignLayout` for another layout, and
+`ForeignFingerprint` for another bundle's state.
 """
 
 from __future__ import annotations
@@ -67,15 +67,15 @@ class ForeignFingerprint(StateError):
 
 
 class WrongUser(StateError):
-    """A sound state, but another user's."""
+    """A valid state that belongs to another user."""
 
 
 def encode_state(state: UserState, fingerprint: bytes, layout: StateLayout) -> bytes:
     """The stored value of `state`.
 
     Args:
-        state: tensors [F] float32, already rounded to the layout (`StateLayout.round`), else bits are lost here.
-        fingerprint: at least 16 bytes, the bundle's; the first 16 are stored.
+        state: tensors [F] float32, already rounded to the layout (`StateLayout.round`); otherwise bits are lost here.
+        fingerprint: the bundle's, at least 16 bytes; the first 16 are stored.
         layout: the bundle's.
 
     Returns: `HEADER_BYTES + layout.stored_bytes` bytes.
@@ -86,12 +86,12 @@ def encode_state(state: UserState, fingerprint: bytes, layout: StateLayout) -> b
 def encode_states(
     headers: NDArray[np.void], tensors: NDArray[np.float32], fingerprint: bytes, layout: StateLayout
 ) -> list[bytes]:
-    """The stored values of n states: column by column, because UIC writes thousands at a time.
+    """The stored values of n states. Encodes column by column, because UIC writes thousands at a time.
 
     Args:
         headers: [n] of dtype `HEADERS`.
         tensors: [n, F] float32, rounded to the layout.
-        fingerprint: at least 16 bytes, the bundle's.
+        fingerprint: the bundle's, at least 16 bytes.
         layout: the bundle's.
     """
     half, size = layout.half_floats, HEADER_BYTES + layout.stored_bytes
@@ -131,10 +131,10 @@ def decode_state(value: bytes, fingerprint: bytes, layout: StateLayout, user: in
         value: a stored value.
         fingerprint: the loaded bundle's, at least 16 bytes.
         layout: the loaded bundle's.
-        user: the hash that the state must carry (`user_hash`), or None to take any.
+        user: the hash that the state must carry (`user_hash`), or None to accept any user.
 
     Raises:
-        CorruptState, ForeignLayout, ForeignFingerprint, WrongUser: as the names say.
+        CorruptState, ForeignLayout, ForeignFingerprint, WrongUser: see each class.
     """
     if len(value) < HEADER_BYTES or value[:4] != MAGIC:
         raise CorruptState(f"{len(value)} bytes that do not begin with a state's magic")
@@ -164,7 +164,7 @@ def decode_state(value: bytes, fingerprint: bytes, layout: StateLayout, user: in
 
 
 def decode_tensors(value: bytes, layout: StateLayout) -> NDArray[np.float32]:
-    """The flat vector [F] of a stored value; a view where nothing was stored as float16."""
+    """The flat vector [F] of a stored value; a view if no block is stored as float16."""
     half = layout.half_floats
     wide = np.frombuffer(value, "<f4", layout.floats - half, HEADER_BYTES + 2 * half)
     if not half:

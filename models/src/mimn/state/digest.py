@@ -16,7 +16,7 @@ _OFFSET = Struct("<Q")
 _LENGTHS = Struct("<qqq")
 
 EMPTY_DIGEST = bytes(8)
-"""The digest of a state that no event was folded into."""
+"""The digest of a state before its first event."""
 
 
 def extend_digest(digest: bytes, offset: int, value: bytes) -> bytes:
@@ -36,14 +36,14 @@ def extend_digests(
 
 
 def user_hash(user_id: str) -> int:
-    """The 64-bit hash that a state carries, so that a reader never takes another user's state for this one's."""
+    """The 64-bit hash that a state carries: readers use it to detect another user's state under this user's key."""
     return int.from_bytes(blake2b(user_id.encode(), digest_size=8).digest(), "little")
 
 
 def witness(key: bytes | None, value: bytes | None, timestamp_ms: int) -> int:
-    """The 64-bit hash that pins one log record: its key, value and timestamp.
+    """The 64-bit hash that identifies one log record by its key, value and timestamp.
 
-    Lengths are hashed in front (-1 for null), so that no two records share an input.
+    The lengths (-1 for null) are hashed first, so two different records never have the same input.
     """
     lengths = _LENGTHS.pack(-1 if key is None else len(key), -1 if value is None else len(value), timestamp_ms)
     return int.from_bytes(blake2b(lengths + (key or b"") + (value or b""), digest_size=8).digest(), "little")

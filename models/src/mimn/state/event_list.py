@@ -1,8 +1,8 @@
 """The state of a model that reads the events themselves (DIEN, DIN): the list of a user's last T events.
 
-An event is two rows of the bundle's vocabularies, its item's and its category's, as whole numbers in float32; so such a
-state is a flat float32 vector like any other, and is stored, cached, committed and erased by the same code. No graph
-writes it: UIC appends, and the head reads the vectors of the rows.
+An event is two row numbers of the bundle's vocabularies, the item's and the category's, as whole numbers in float32.
+Such a state is a flat float32 vector like any other: the same code stores, caches, commits and erases it. No graph
+updates it: UIC appends to the list, and the head reads the vectors of the rows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mimn.state.layout import Block, LayoutError, StateLayout
 
 MAX_ROWS = 1 << 24
-"""Rows of a vocabulary up to here are exact in float32."""
+"""Row numbers below this are exact in float32."""
 WIDTH = 2
 """Values of one event: item row, category row."""
 
@@ -24,14 +24,14 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class EventList:
-    """The rule of `state.kind: sequence`. A pure value: the lists lie in the users' states.
+    """The rule of `state.kind: sequence`. A pure value: the lists are stored in the users' states.
 
     Invariant of a state: `length` is at most T, the last `length` rows of `events` are the latest events, newest last,
     and all rows before them are 0.
     """
 
     capacity: int
-    """T: events that are kept; the oldest one leaves when a new one comes."""
+    """T: how many events are kept. A new event pushes out the oldest one."""
 
     @property
     def layout(self) -> StateLayout:
@@ -43,7 +43,7 @@ class EventList:
         """The rule whose states have this layout.
 
         Raises:
-            LayoutError: there is none.
+            LayoutError: no rule has this layout.
         """
         last = layout.blocks[-1].shape
         if not last or layout != (rule := cls(last[0])).layout:
@@ -53,8 +53,8 @@ class EventList:
     def append(self, events: Floats, states: Floats) -> Floats:
         """The lists with one more event each; the arguments are not modified. [B, 2], [B, F] → [B, F]
 
-        The list moves by one event, which costs no more than copying it; so it can be read without knowing where a
-        ring begins.
+        All events move by one place, which costs no more than copying the list. Unlike a ring buffer, the list can be
+        read without knowing where it begins.
         """
         after = np.empty_like(states)
         np.minimum(states[:, 0] + 1, self.capacity, out=after[:, 0])
@@ -74,7 +74,7 @@ class EventList:
         return state[begin:].astype(np.intp).reshape(-1, WIDTH)
 
     def longest(self) -> Floats:
-        """A list of T events, all of row 0: what costs most to read. [F]"""
+        """A list of T events, all of row 0: the most expensive list to read. [F]"""
         state = np.zeros(1 + WIDTH * self.capacity, np.float32)
         state[0] = self.capacity
         return state

@@ -1,7 +1,7 @@
-"""Where things lie in Redis, and which partition a user belongs to.
+"""The keys in Redis, and the partition that a user belongs to.
 
-The part of a key in braces is Redis Cluster's hash tag: everything of one partition lives in one slot, so that states
-and progress are written by one script, in a cluster too.
+The part of a key in braces is Redis Cluster's hash tag. It puts all keys of a partition into one slot, so one script
+can write states and progress in a cluster, too.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def partition_of(key: bytes, partitions: int) -> int:
 
 
 def namespace(fingerprint: str, generation: int = 0) -> str:
-    """What all states of one meaning share: `<first 16 hex digits of the fingerprint>-<generation>`."""
+    """The namespace of all states with the same meaning: `<first 16 hex digits of the fingerprint>-<generation>`."""
     return f"{fingerprint[:NAMESPACE_DIGITS]}-{generation}"
 
 
@@ -54,11 +54,12 @@ class Keys:
 
     @property
     def states(self) -> str:
-        """A glob pattern that matches every key of `state`, and no other."""
+        """A glob pattern that matches exactly the keys of `state`."""
         return f"{self.prefix}:{{{self.namespace}.*}}:s:*"
 
     def same_user_in(self, other: Keys, key: bytes) -> bytes:
-        """The key that the user of `key`, one of our state keys, has in another namespace of as many partitions."""
+        """The key in another namespace for the user of `key`, one of our state keys. Both have the same partition
+        count."""
         return key.replace(
             f"{self.prefix}:{{{self.namespace}.".encode(), f"{other.prefix}:{{{other.namespace}.".encode(), 1
         )
@@ -72,7 +73,7 @@ class Keys:
         return f"{self._tag(partition)}:bad"
 
     def users(self, partition: int) -> str:
-        """The set of users of the partition who have a state: tells a lost state from one that never was."""
+        """The set of the partition's users who have a state: distinguishes a lost state from one that never existed."""
         return f"{self._tag(partition)}:users"
 
     @property

@@ -1,8 +1,8 @@
-"""Which named tensors a state is made of, in which order, and how each is stored.
+"""The named tensors of a state, their order, and how each is stored.
 
-A state is one flat float32 vector wherever it is computed with (the graphs take and give it whole); a block names a
-piece of that vector and says as what it is stored. The order comes from the bundle's manifest, so a new kind of block
-changes the fingerprint and no code here.
+All computation uses a state as one flat float32 vector (the graphs take and return the whole vector). A block names a
+piece of that vector and gives its stored type. The order comes from the bundle's manifest, so a new kind of block
+changes the fingerprint but no code here.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ BlockType = Literal["float32", "float16"]
 ItemSize: Mapping[str, int] = {"float32": 4, "float16": 2}
 
 MAX_AXES = 8
-"""Of a block. A shape of thousands would have a size of thousands of digits."""
+"""Of a block. With thousands of axes the size of a block would have thousands of digits."""
 MAX_FLOATS = 1 << 20
-"""More values than any sane state has; a manifest beyond it is refused before memory is taken."""
+"""More values than any reasonable state has. A larger manifest is refused before any memory is allocated."""
 
 
 class LayoutError(ValueError):
@@ -31,7 +31,7 @@ class LayoutError(ValueError):
 
 @dataclass(frozen=True)
 class Block:
-    """One named tensor of the state: its shape, and the type that it is stored as."""
+    """One named tensor of the state: its shape and its stored type."""
 
     name: str
     shape: tuple[int, ...]
@@ -47,8 +47,8 @@ class Block:
 class StateLayout:
     """The blocks of a state, in order.
 
-    Invariant: names are distinct, sizes positive, and float16 blocks come before float32 ones, so that the stored bytes
-    are at most two runs and every float32 value stays aligned.
+    Invariant: names are distinct, sizes are positive, and float16 blocks come before float32 ones. So the stored bytes
+    are at most two runs, and every float32 value is aligned.
     """
 
     blocks: tuple[Block, ...]
@@ -90,7 +90,7 @@ class StateLayout:
 
     @cached_property
     def stored_bytes(self) -> int:
-        """Bytes of the stored tensors: 2 or 4 a value, padded to 8."""
+        """Bytes of the stored tensors: 2 or 4 per value, padded to a multiple of 8."""
         raw = 2 * self.half_floats + 4 * (self.floats - self.half_floats)
         return -(-raw // 8) * 8
 

@@ -1,6 +1,6 @@
-"""How far a partition's log has been absorbed: a fixed record that is written in one script with the states.
+"""How far a partition's log has been absorbed: a fixed-size record that one script writes together with the states.
 
-UIC writes it and refuses to write over one that it has not read; RTP reads its as-of time. The bytes are specified in
+UIC writes it, and never overwrites a record that it has not read. RTP reads its as-of time. The bytes are specified in
 docs/formats/progress.md.
 
      0  4s  magic "UIPR"      16  i64 next offset      56  u64 lineage      88  i64 as-of time, ms
@@ -21,9 +21,9 @@ from zlib import crc32
 MAGIC = b"UIPR"
 VERSION = 2
 NO_TOPIC_ID = bytes(16)
-"""What a broker without topic ids leaves in `topic_id`."""
+"""`topic_id` when the broker has no topic ids."""
 NOTHING_FOLDED = -1
-"""`last_offset` of a partition from which nothing was absorbed yet."""
+"""`last_offset` of a partition before its first record is absorbed."""
 _BODY = Struct("<4sHHIIqqQ16sQQqqqqI")
 _BODY_1 = Struct("<4sHHIIqqQ16sQQqqqI")
 _CHECKSUM = Struct("<I")
@@ -47,7 +47,7 @@ class Progress:
     partitions: int
     """N, the topic's partition count."""
     next_offset: int
-    """Where reading goes on."""
+    """Where reading continues."""
     last_offset: int = NOTHING_FOLDED
     """Offset of the last record absorbed (folded, skipped or sent to the dead letters)."""
     witness: int = 0
@@ -60,21 +60,21 @@ class Progress:
     writer: int
     """Random id of the session that wrote this."""
     base: int
-    """Where this lineage began; above 0 the users' events before it are missing."""
+    """The offset at which this lineage began. If above 0, the events before it are missing."""
     gap_end: int = 0
-    """End of the latest range of offsets that retention removed before they were folded; 0 if there was none."""
+    """End of the latest range of offsets that retention removed before they were folded; 0 if there is none."""
     gaps: int = 0
-    """How many such ranges there were."""
+    """Number of such ranges."""
     as_of_ms: int
     """When the partition was last known to be caught up to here, by the slower of the writer's and the store's clocks.
-    May fall from one writer to the next."""
+    It may decrease when the writer changes."""
     misrouted_to: int = 0
-    """An operator has accepted misrouted records below this offset: they become dead letters, however many."""
+    """An operator has accepted misrouted records below this offset: all of them become dead letters."""
 
     @property
     def complete_from(self) -> int:
-        """A state whose last event lies below this offset may miss events: it is `partial`. So may a user without a
-        state, unless this is 0."""
+        """A state whose last event is below this offset may lack events: it is `partial`. The same holds for a user
+        without a state, unless this is 0."""
         return max(self.base, self.gap_end)
 
 

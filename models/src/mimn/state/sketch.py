@@ -1,17 +1,17 @@
-"""The sketch: counters in a user's state that tell how often, and how lately, a candidate was touched before.
+"""The sketch: counters in a user's state that say how often, and how recently, the user touched a candidate.
 
-An event adds to a few cells: that of its category, and that of its item in each of two hashed rows. Whoever reads
-takes the smaller of the item's two, because others can only have added to it. Every cell is kept once a half-life h: it
-holds the sum of 2^((t - now) / h) over the events at times t that added to it. Half-life 0 is plain counting.
+An event adds to a few cells: its category's cell, and its item's cell in each of two hashed rows. A reader takes the
+smaller of the item's two cells, because other items can only have increased it. Every cell exists once per half-life h:
+it holds the sum of 2^((t - now) / h) over the events at times t that added to it. Half-life 0 is plain counting.
 
-Decay costs nothing until it is read. Time is cut into periods of one half-life, and a state remembers in which period
-its counters stand: an event adds 2^phase, the part of its period that had passed, times 2^-k if it is k periods late.
-When an event begins a new period, the user's counters are multiplied by a power of two, which rounds nothing. So no
-number grows with the years, and an event that comes late counts exactly as if it had come in time.
+Decay costs nothing until the counters are read. Time is divided into periods of one half-life, and a state stores the
+period of its counters. An event adds 2^phase (the phase is the part of its period that has passed), times 2^-k if it is
+k periods late. When an event begins a new period, the user's counters are multiplied by a power of two, which is exact.
+So values do not grow over the years, and a late event counts exactly as if it had arrived on time.
 
-UIC adds, training computes the same sums from whole histories (`mimn.nn.sketch`), and the head reads. Counters hold
-float16 values, rounded as they are written: what is cached, stored and replayed is one thing. A plain counter counts to
-2,048 and stays there.
+UIC adds events, training computes the same sums from whole histories (`mimn.nn.sketch`), and the head reads them.
+Counters hold float16 values, rounded on each write, so cached, stored and replayed values are identical. A plain
+counter stops at 2,048.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from numpy.typing import NDArray
 from mimn.state.layout import Block
 
 HASHES = 2
-"""Cells of an item. The hash gives two halves, one for each."""
+"""Cells of an item: one for each half of the item's hash."""
 DAY_MS = 86_400_000
 LAST_PERIOD = 1 << 24
-"""Periods up to here are exact in float32: 46,000 years of one day each."""
+"""Periods below this are exact in float32: 46,000 years with periods of one day."""
 MOST_PERIODS_LATE = 64
-"""2^-64 of an event is nothing to a float16 counter."""
+"""2^-64 of an event does not change a float16 counter."""
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Sketch:
-    """The sizes of a sketch, and its rules. A pure value: the counters lie in the users' states.
+    """The sizes of a sketch, and its rules. A pure value: the counters are stored in the users' states.
 
     Invariant of a state: every counter is a float16 value, 0 or more.
     """
 
     category_cells: int
-    """K: a category in row r of its table has the cell r % K, so all have their own if K is at least the table's rows.
-    Unknown categories share row 0. 0: categories are not counted."""
+    """K: the category in row r of its table uses cell r % K, so no two share a cell if K is at least the number of
+    rows. Unknown categories share row 0. 0: categories are not counted."""
     item_cells: int
     """Cells of each of the two hashed rows. 0: items are not counted."""
     half_lives: tuple[int, ...]
-    """Days; 0 = never."""
+    """Days; 0 = no decay."""
 
     @property
     def cells(self) -> int:
@@ -56,7 +56,7 @@ class Sketch:
 
     @property
     def addresses(self) -> int:
-        """A: cells that an event adds to."""
+        """A: number of cells that an event adds to."""
         return (self.category_cells > 0) + HASHES * (self.item_cells > 0)
 
     @property
@@ -66,17 +66,17 @@ class Sketch:
 
     @property
     def first_block(self) -> Block:
-        """The counters, in front of a state's other blocks: [S, N]."""
+        """The counters, before a state's other blocks: [S, N]."""
         return Block("counters", (len(self.half_lives), self.cells), "float16")
 
     @property
     def last_block(self) -> Block:
-        """The periods that the counters stand in, behind a state's other blocks: [S]."""
+        """The periods of the counters, after a state's other blocks: [S]."""
         return Block("periods", (len(self.half_lives),))
 
     @property
     def rest(self) -> slice:
-        """Where the other blocks lie in a flat state: what the step graph reads and writes."""
+        """The place of the other blocks in a flat state: the part that the step graph reads and writes."""
         return slice(self.values, -len(self.half_lives))
 
     def addresses_of(self, item_ids: NDArray[np.uint64], category_rows: NDArray[np.intp]) -> NDArray[np.int64]:
@@ -92,7 +92,7 @@ class Sketch:
         return np.stack(columns, -1).astype(np.int64, copy=False)
 
     def moments(self, times_ms: NDArray[np.int64]) -> Floats:
-        """Times, as counters need them: for each half-life the period, and 2^phase in [1, 2). [k] → [k, 2, S]"""
+        """Times in the form that counters need: for each half-life the period and 2^phase in [1, 2). [k] → [k, 2, S]"""
         moments = np.zeros((len(times_ms), 2, len(self.half_lives)), np.float32)
         for s, days in enumerate(self.half_lives):
             if days:
@@ -107,7 +107,7 @@ class Sketch:
     def add(
         self, states: Floats, addresses: NDArray[np.int64], moments: Floats, chosen: NDArray[np.bool_] | None = None
     ) -> None:
-        """Add one event each to the `chosen` states (all, if None), in place; the rest of a state stays as it is.
+        """Add one event to each of the `chosen` states (None: to all), in place; the rest of a state is unchanged.
 
         states [B, F] flat; addresses [B, A]; moments [B, 2, S]; chosen [B].
         """
@@ -124,7 +124,7 @@ class Sketch:
         states[at] = half(states[at] + added)
 
     def _enter(self, states: Floats, rows: NDArray[np.intp], newer: NDArray[np.bool_], periods: Floats) -> None:
-        """Bring counters into a later period: halve them once a period."""
+        """Move counters to a later period: halve them once for each period."""
         counters = states[:, : self.values].reshape(len(states), -1, self.cells)
         which, s = np.nonzero(newer)
         row, place = rows[which], s - len(self.half_lives)
@@ -134,8 +134,8 @@ class Sketch:
 
 
 def mix(ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """A bijection of 64-bit numbers in which every bit of the argument moves every bit of the result (MurmurHash3's
-    finalizer). [k] → [k]"""
+    """A bijection of 64-bit numbers in which every input bit affects every output bit (MurmurHash3's finalizer).
+    [k] → [k]"""
     x: NDArray[np.uint64] = ids ^ (ids >> np.uint64(33))
     x = x * np.uint64(0xFF51AFD7ED558CCD)
     x = x ^ (x >> np.uint64(33))

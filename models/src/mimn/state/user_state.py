@@ -1,4 +1,5 @@
-"""A user's state as a value: who, how far, and the flat tensor vector. Frozen; folding returns a new one."""
+"""A user's state as a value: a header (whose, up to which event) and the flat tensor vector. Frozen; folding returns a
+new one."""
 
 from __future__ import annotations
 
@@ -11,14 +12,14 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class StateHeader:
-    """What a stored state says about itself besides its tensors."""
+    """Everything in a stored state except its tensors."""
 
     user: int
     """64-bit hash of the user id (`user_hash`)."""
     lineage: int
-    """Which start from nothing of the partition this state descends from."""
+    """The partition's lineage that this state belongs to."""
     era: int
-    """How often a broken log had been accepted when this state was written."""
+    """How many times a broken log had been accepted when this state was written."""
     last_offset: int
     """Offset of the last event folded."""
     event_count: int

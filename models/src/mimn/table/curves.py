@@ -1,15 +1,15 @@
-"""Curves from the trained folds of the table, without training anything: PNG and CSV.
+"""Curves from the trained folds of the table, as PNG and CSV. Trains nothing.
 
     python -m mimn.table.curves [--plan models/plans/table.toml] [--output models/experiments/curves]
 
-* `length`: AUC against how many of the latest events are read, always on the same test rows, those whose users have
-  at least as many as the longest reading (the paper's Figure 1 asks this of its base model).
+* `length`: AUC against how many of the latest events are read, always on the same test rows: those whose users have at
+  least as many events as the longest reading (the paper's Figure 1 shows this for its base model).
 * `delay`: AUC when the state lacks the events of the last hours before the request (Table 5's out-of-sync row).
 * `long`: AUC when the same behavior goes on for up to 10,000 events, from models trained on windows of 256.
-* `utilization`: how the writes of a user's events are spread over the memory's slots (Figure 6).
+* `utilization`: how the writes of a user's events are distributed over the memory's slots (Figure 6).
 
-The models are those that `run` left in the plan's run folders; a row without one is left out, and a curve is of
-the folds that all its rows have. AUCs are means of the folds' AUCs, with 95 % intervals from 2,000 resamples of users
+The models are the ones that `run` left in the plan's run folders. Rows without a model are left out, and a curve uses
+the folds that all its rows have. AUCs are means over the folds, with 95 % intervals from 2,000 resamples of users
 within folds.
 """
 
@@ -46,7 +46,7 @@ from mimn.table.plan import PLAN, Cell, cells, read_plan
 LENGTHS = (10, 20, 50, 100, 200, 500, 1000)
 LONG_LENGTHS = (200, 1000, 3000, 10000)
 LONG_POSITIVES = 128
-"""About the most positives of a fold: 10,000 events each take long to read."""
+"""Approximate limit of positives per fold: 10,000 events each take long to read."""
 DELAYS_H = (0, 1, 6, 24, 72, 168)
 CURVE_ROWS = (
     "mimn",
@@ -66,16 +66,16 @@ AXES = {
     "delay": ("hours that the state lacks", False),
     "long": ("events read, the same behavior repeated", True),
 }
-"""Each curve's axis, and whether it is logarithmic."""
+"""Each curve's x axis, and whether it is logarithmic."""
 CURVES = (*AXES, "utilization")
 
 
 class NothingTrained(Exception):
-    """No run folder holds a row of the curve."""
+    """No run folder has a model for any row of the curve."""
 
 
 Reading = Callable[[DataSet], tuple[Events, Instances]]
-"""Which events and instances a point of a curve is read on."""
+"""The events and instances of one point of a curve."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Point:
     dataset: str
     row: str
     x: int
-    """Events that are read, or hours that the state lacks."""
+    """Number of events read, or hours that the state lacks."""
     auc: float
     low: float
     high: float
@@ -105,7 +105,7 @@ class Point:
 
 @dataclass(frozen=True)
 class SlotShare:
-    """How much of the writes goes to a user's n-th most written slot, the mean over users."""
+    """The share of writes to a user's n-th most written slot, averaged over users."""
 
     dataset: str
     row: str
@@ -117,8 +117,8 @@ class SlotShare:
 
 
 def trained(plan: Path, dataset: str, rows: Iterable[str], runs: Path | None = None) -> Iterator[Trained]:
-    """The trained cells of some rows of a plan, row by row, on the folds that all of the rows have that have any: one
-    fold is easier than another.
+    """The trained cells of some rows of a plan, row by row. Rows without any trained fold are left out; the others use
+    the folds that all of them have, because some folds are easier than others.
 
     Raises:
         ConfigError, DataError, CheckpointError: a file cannot be read.
@@ -144,7 +144,7 @@ def trained(plan: Path, dataset: str, rows: Iterable[str], runs: Path | None = N
 
 
 def length_curve(models: Iterable[Trained], lengths: tuple[int, ...] = LENGTHS) -> list[Point]:
-    """AUC by events read, on the instances that have as many as the longest reading."""
+    """AUC by events read, on the instances with at least as many events as the longest reading."""
 
     def chosen(data: DataSet) -> Instances:
         test = data.instances.of("test")
@@ -154,7 +154,7 @@ def length_curve(models: Iterable[Trained], lengths: tuple[int, ...] = LENGTHS) 
 
 
 def delay_curve(models: Iterable[Trained], hours: tuple[int, ...] = DELAYS_H, length: int = 200) -> list[Point]:
-    """AUC by hours that the state lacks; the request, and the time that a sketch is read at, stay where they are."""
+    """AUC by hours that the state lacks; the times of the request and of reading a sketch do not change."""
 
     def delayed(by_h: int) -> Reading:
         def reading(data: DataSet) -> tuple[Events, Instances]:
@@ -167,7 +167,7 @@ def delay_curve(models: Iterable[Trained], hours: tuple[int, ...] = DELAYS_H, le
 
 
 def ends_before(data: DataSet, instances: Instances, seconds: int) -> NDArray[np.int64]:
-    """Where each history ends without the events of the last `seconds` before its target; one event is left. [n]"""
+    """The end of each history without the last `seconds` before its target; at least one event is kept. [n]"""
     ends = instances.end.copy()
     for i, (begin, end, now) in enumerate(zip(instances.begin, instances.end, instances.timestamp, strict=True)):
         kept = int(np.searchsorted(data.events.timestamp[begin:end], now - seconds, side="right"))
@@ -176,9 +176,9 @@ def ends_before(data: DataSet, instances: Instances, seconds: int) -> NDArray[np
 
 
 def long_curve(models: Iterable[Trained], lengths: tuple[int, ...] = LONG_LENGTHS) -> list[Point]:
-    """AUC when users go on for much longer than any of the data: the same behavior again and again, up to a length.
+    """AUC for histories much longer than any in the data: the same behavior repeated up to a length.
 
-    From one whole history on, repeating adds no information, so if the AUC falls, the state loses some.
+    Beyond one whole history, repetition adds no information, so if the AUC falls, the state has lost some.
     """
 
     def repeated(length: int) -> Reading:
@@ -194,8 +194,8 @@ def long_curve(models: Iterable[Trained], lengths: tuple[int, ...] = LONG_LENGTH
 
 
 def repeat_histories(events: Events, instances: Instances, length: int) -> tuple[Events, Instances]:
-    """A user for each instance, whose history is repeated before the real one until it has at least `length` events.
-    Each round ends a day before the next one begins; the latest round is the real one, at its real time."""
+    """One user per instance, with earlier copies of the history added until it has at least `length` events. Each copy
+    ends a day before the next one begins; the last one is the real history at its real time."""
     columns: dict[str, list[NDArray[np.int64]]] = {name: [] for name in COLUMNS}
     sizes = []
     for user, (begin, end) in enumerate(zip(instances.begin.tolist(), instances.end.tolist(), strict=True)):
@@ -213,7 +213,7 @@ def repeat_histories(events: Events, instances: Instances, length: int) -> tuple
 
 
 def _points(models: Iterable[Trained], readings: dict[int, tuple[Reading, int]]) -> list[Point]:
-    """A point for each row and reading: which events and instances, read at which length."""
+    """A point for each row and reading; a reading gives events and instances, and the length to read."""
     aucs: dict[tuple[str, str, int], list[tuple[float, NDArray[np.float64], int]]] = {}
     for one in models:
         for x, (reading, length) in readings.items():
@@ -237,7 +237,7 @@ def _points(models: Iterable[Trained], readings: dict[int, tuple[Reading, int]])
 
 @torch.inference_mode()
 def slot_shares(models: Iterable[Trained], length: int = 200) -> list[SlotShare]:
-    """How the write weights of the latest `length` events are spread over the slots of each user's memory."""
+    """How the write weights of the latest `length` events are distributed over the slots of each user's memory."""
     shares: dict[tuple[str, str], list[NDArray[np.float64]]] = {}
     for one in models:
         if isinstance(one.model, MimnModel) and one.model.config.variant == "paper":
@@ -251,7 +251,7 @@ def slot_shares(models: Iterable[Trained], length: int = 200) -> list[SlotShare]
 
 
 def _user_shares(model: MimnModel, one: Trained, length: int) -> NDArray[np.float64]:
-    """Each test user's shares of the writes by slot, the largest first. [users, m]"""
+    """Each test user's shares of the writes by slot, largest first. [users, m]"""
     test = one.data.instances.of("test")
     _, last = np.unique(test.user_id[::-1], return_index=True)
     rows = len(test) - 1 - last
@@ -270,8 +270,8 @@ def _user_shares(model: MimnModel, one: Trained, length: int) -> NDArray[np.floa
 
 
 def write_weights(model: MimnModel, items: Tensor, categories: Tensor) -> Tensor:
-    """The write weights of each event of left-aligned histories, by slot: recomputed from the states around it, because
-    a memory without MUR does not keep them. [B, T], [B, T] int64 rows → [B, T, m]"""
+    """The write weights of each event of left-aligned histories, by slot: recomputed from the states before and after
+    it, because a memory without MUR does not store them. [B, T], [B, T] int64 rows → [B, T, m]"""
     cell = model.cell
     assert isinstance(cell, MimnCell)  # noqa: S101 (variant `paper` has no other)
     states = model.unroll(items, categories)
@@ -288,7 +288,7 @@ def write_weights(model: MimnModel, items: Tensor, categories: Tensor) -> Tensor
 
 
 def write_csv(lines: list[Point] | list[SlotShare], path: Path) -> None:
-    """One line a point, under the names of its fields."""
+    """One line per point, with the field names as the header."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, [f.name for f in fields(lines[0])], lineterminator="\n")
@@ -338,7 +338,7 @@ def draw_shares(shares: list[SlotShare], path: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Draw the curves; see the module's text."""
+    """Draw the curves; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m mimn.table.curves", description="Curves from the table's models.")
     parser.add_argument("--plan", type=Path, default=PLAN, help=f"TOML file (default {PLAN})")
     parser.add_argument("--runs", type=Path, help="folder of the run folders (default: the plan's)")

@@ -1,14 +1,14 @@
-"""The baselines against a package that also has them: the same rows, features, sizes and optimizer, two codes.
+"""Compares the baselines with a package that also has them: two programs, same rows, features, sizes and optimizer.
 
     python -m mimn.table.peers --dataset complete_journey --output models/experiments/peers
 
-The rows of one fold are written to a file: the protocol's train instances with another of their four popularity
-negatives each epoch, and its test instances. The package's models (`models/peers`) learn from it in an environment of
-their own, ours in this one. `<dataset>_<model>.csv` says how far the test AUCs are apart, with a 95 % interval over the
-users and the seeds.
+The rows of one fold are written to a file: the protocol's train instances, with another of their four popularity
+negatives each epoch, and its test instances. The package's models (`models/peers`) are trained on it in a separate
+environment, ours in this one. `<dataset>_<model>.csv` gives the difference of the test AUCs, with a 95 % interval over
+users and seeds.
 
-Rows are unrolled one by one, without the table's windows, which the packages do not have: these figures are of fewer
-targets and a shorter history than those of `AUC.md`, and compare code with code, not model with model.
+Rows are unrolled one by one, without the table's windows, which the package does not have. So these figures use fewer
+targets and shorter histories than `AUC.md`; they compare two programs, not two models.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ CONFIGS = Path("models/configs")
 KINDS = {"pooling": "pooling", "din": "din_product", "dien": "dien_product"}
 """The models that both sides have, and our configurations of them."""
 BATCH = 64
-"""Positives a step, each with one negative."""
+"""Positives per step, each with one negative."""
 LEARNING_RATE = 2e-3
 
 Rows = dict[str, NDArray[Any]]
 
 
 def export_rows(config: RunConfig, data: DataSet, ids: EmbeddingIds, *, length: int, targets: int) -> Rows:
-    """What both sides learn from and are tested on, as arrays of table rows.
+    """The training and test data of both sides, as arrays of table rows.
 
     n train and r test positives, e = 4 epochs, T = `length`; part is `train` or `test`:
 
     <part>_items, <part>_categories [n, T] · <part>_lengths [n] · train_candidate_items, -_categories [e, n, 2] ·
-    test_candidate_items, -_categories [r, 2] · order [e, n]: in which order an epoch takes the rows
+    test_candidate_items, -_categories [r, 2] · order [e, n]: the order of the rows in each epoch
     """
     item_rows, category_rows = ids.item_rows(data.events.item_id), ids.category_rows(data.events.category_id)
     rng = np.random.default_rng(config.training.seed)
@@ -96,10 +96,10 @@ def export_rows(config: RunConfig, data: DataSet, ids: EmbeddingIds, *, length: 
 
 
 def train_ours(architecture: ModelConfig, rows: Rows, seed: int, *, random_start: bool) -> NDArray[np.float32]:
-    """Scores of the test rows by our model, trained on the rows as the peers are. → [r, 2]
+    """Scores of the test rows by our model, trained on the same rows as the peers. → [r, 2]
 
-    `random_start`: DIN's activation unit starts at random, as in the packages, and not as the product of candidate and
-    event.
+    `random_start`: DIN's activation unit starts from random weights, as in the package, instead of the product of
+    candidate and event.
     """
     torch.manual_seed(seed)
     model = untrained(architecture, int(rows["item_rows"]), int(rows["category_rows"]))
@@ -150,9 +150,9 @@ def _batch(rows: Rows, chosen: NDArray[np.int64], items: NDArray[np.int64], cate
 
 
 def environment(folder: Path) -> Path:
-    """The python of the peers' environment, which is made if it is not there.
+    """The Python interpreter of the peers' environment, which is created if it does not exist.
 
-    It has the packages of `models/peers/requirements.txt` and sees this one's torch and numpy, so that both sides
+    It has the packages of `models/peers/requirements.txt` and uses this environment's torch and numpy, so both sides
     compute with the same build.
     """
     python = folder / "bin" / "python"
@@ -179,9 +179,9 @@ def compared(
     ours: list[NDArray[np.float64]],
     theirs: list[NDArray[np.float64]],
 ) -> dict[str, Any]:
-    """The mean AUC over the seeds of either side, and their difference with its interval.
+    """The mean AUC over the seeds of each side, and the difference with its interval.
 
-    Both sides meet the same resampled users, and each draws its own seeds: two runs of one code differ, too.
+    Both sides use the same resampled users, and each draws its own seeds, because two runs of one program differ, too.
     """
     sides = [[metrics.auc(labels, scores) for scores in side] for side in (ours, theirs)]
     resampled = [np.array([metrics.resampled_aucs(labels, s, users) for s in side]) for side in (ours, theirs)]
@@ -201,7 +201,7 @@ def compared(
 
 
 def compare(kind: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Lines of a model's record; DIN has a second one with the package's start.
+    """Lines of a model's record; DIN has a second line with the package's initialization.
 
     Raises:
         ConfigError, DataError: a configuration or the data set cannot be used.
@@ -217,7 +217,7 @@ def compare(kind: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     file = runs / f"{options.dataset}-{kind}-{options.fold}.npz"
     np.savez(file, **rows)  # type: ignore[arg-type]  # as in evaluate
     theirs = [train_theirs(python, kind, file, seed) for seed in options.seeds]
-    # The head without what the package's has not: the product, batch normalization, dropout.
+    # The head without the parts that the package lacks: the product, batch normalization, dropout.
     architecture = model_config(config.model | {"history_product": False, "head_norm": "none", "head_dropout": 0.0})
     test = data.instances.of("test").candidates("popularity")
     for random_start in (False, True) if kind == "din" else (False,):
@@ -236,7 +236,7 @@ def compare(kind: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Compare; see the module's text."""
+    """Compare; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m mimn.table.peers", description="Our baselines and a package's.")
     parser.add_argument("--dataset", default="complete_journey", help="default complete_journey")
     parser.add_argument("--models", nargs="+", default=list(KINDS), choices=tuple(KINDS))

@@ -1,11 +1,11 @@
-"""Trials: what is tried before it becomes a row of the table, judged on validation users alone.
+"""Trials: candidates for rows of the table, judged only on validation users.
 
     python -m mimn.table.trials models/plans/sizes.toml
 
-The plan is one as the table's (`plan`): the rows of a stage are trained on each of its folds, for all of their
-epochs, and read at each of its lengths; the first row of a stage is what its others are compared with. The record, in
+The plan has the format of the table's plan (`plan`): the rows of a stage are trained on each of its folds, for all
+epochs, and evaluated at each of its lengths; the other rows of a stage are compared with the first one. The record, in
 the plan's `records`, is `trials.csv` (one line a run and length), `differences.csv` (95 % intervals over the users) and
-`trials.png` (AUC against the bytes of a user's state). Runs that are finished are not repeated, and test users are
+`trials.png` (AUC against the bytes of a user's state). Finished runs are not repeated, and test users are
 never read.
 """
 
@@ -46,9 +46,9 @@ class Outcome:
 
     cell: Cell
     found: dict[str, Any]
-    """What its run's metrics say."""
+    """The metrics of its run."""
     scores: dict[int, NDArray[np.float32]]
-    """Validation predictions by length: each positive, then its four popularity negatives."""
+    """Validation predictions by length: for each instance the positive, then its four popularity negatives."""
     aucs: dict[int, float]
 
 
@@ -56,7 +56,7 @@ def run_trial(plan: Plan, cell: Cell) -> Outcome:
     """Train the cell, unless its run is finished, and score the fold's validation users.
 
     Raises:
-        ConfigError, DataError, TrainingFailed, CheckpointError: it cannot be trained or read.
+        ConfigError, DataError, TrainingFailed, CheckpointError: the cell cannot be trained or read.
     """
     folder = Path(plan.runs) / cell.run_folder
     torch.compiler.reset()
@@ -86,7 +86,7 @@ def _rows(data: DataSet) -> Any:
 
 
 def lines(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """`trials.csv`: a line for each run and length; a run of two stages has one."""
+    """`trials.csv`: a line for each run and length; a run that belongs to two stages has one line."""
     found = {
         (one.cell.dataset, one.cell.key, one.cell.fold, length): {
             "dataset": one.cell.dataset,
@@ -109,7 +109,7 @@ def lines(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
 
 
 def differences(plan: Plan, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """`differences.csv`: each row of a stage minus the stage's first, the mean over the folds that both were run on."""
+    """`differences.csv`: each row of a stage minus the stage's first row, averaged over the folds that both have."""
     by_cell = {
         (one.cell.dataset, one.cell.key, one.cell.fold, length): one for one in outcomes for length in one.cell.lengths
     }
@@ -144,9 +144,9 @@ def _resampled(one: Outcome, length: int) -> NDArray[np.float64]:
 
 
 def draw(plan: Plan, outcomes: Sequence[Outcome], path: Path) -> None:
-    """AUC against bytes: a line a stage and length through the means of the folds, each run a point.
+    """AUC against bytes: a point for each run, and for each stage and length a line through the means of the folds.
 
-    A stage whose rows are all of one size is no line.
+    A stage whose rows all have the same size gets no line.
     """
     import matplotlib as mpl
 
@@ -174,7 +174,7 @@ def draw(plan: Plan, outcomes: Sequence[Outcome], path: Path) -> None:
 
 
 def write_csv(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write rows with the same keys; none at all is no file."""
+    """Write rows with the same keys; without rows no file is written."""
     rows = list(rows)
     if rows:
         with path.open("w", encoding="utf-8", newline="") as file:
@@ -194,7 +194,7 @@ def write_record(plan: Plan, outcomes: Sequence[Outcome]) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the trials of a plan; see the module's text."""
+    """Run the trials of a plan; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m mimn.table.trials", description="Try models on validation users.")
     parser.add_argument("plan", type=Path, help="TOML file, see models/plans")
     options = parser.parse_args(arguments)
@@ -210,7 +210,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print("interrupted; the same command continues from here", file=sys.stderr)
         return 130
     return 0
 

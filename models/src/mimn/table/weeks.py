@@ -1,5 +1,5 @@
-"""How many purchases any seven days in a row had: the busiest are what a plan leaves out as a sale, and ones like the
-median are left out for comparison.
+"""Purchases in each period of seven days. A plan leaves out the busiest period as a sale, and for comparison one with
+about as many purchases as the median.
 
 python -m mimn.table.weeks --dataset online_retail [--output models/experiments/weeks]
 """
@@ -34,7 +34,7 @@ class Week(msgspec.Struct, frozen=True):
 
 
 def weeks(events: Events) -> list[Week]:
-    """All seven days in a row that the events cover, UTC; empty if they cover less."""
+    """Every period of seven days that the events cover, UTC; empty if they cover fewer days."""
     by_day = np.bincount(events.timestamp // DAY_S - events.timestamp.min() // DAY_S)
     if len(by_day) < DAYS:
         return []
@@ -44,7 +44,7 @@ def weeks(events: Events) -> list[Week]:
 
 
 def busiest(found: Sequence[Week]) -> Week:
-    """The seven days with the most purchases, the first of equals."""
+    """The seven days with the most purchases; the first if several are equal."""
     return max(found, key=lambda week: week.purchases)
 
 
@@ -64,7 +64,7 @@ def read(path: Path) -> list[Week]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Count a data set's purchases; see the module's text."""
+    """Count a data set's purchases; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m mimn.table.weeks", description="Purchases in seven days.")
     parser.add_argument("--dataset", required=True, help="X of models/configs/X_pooling.toml")
     parser.add_argument("--output", type=Path, default=OUTPUT, help=f"folder of the CSV (default {OUTPUT})")

@@ -93,6 +93,26 @@ class KafkaSettings(Group):
             options["sasl_plain_password"] = self.sasl_password.get_secret_value() if self.sasl_password else None
         return options
 
+    def consumer_options(self, group: str) -> dict[str, Any]:
+        """What the consumer of the event topic is built with, as a member of `group`."""
+        return self.client_options() | {
+            "group_id": group,
+            "auto_offset_reset": "none",
+            "enable_auto_commit": False,
+            "isolation_level": "read_committed",
+            "session_timeout_ms": self.session_timeout_ms,
+            "heartbeat_interval_ms": self.heartbeat_interval_ms,
+            "max_poll_interval_ms": self.max_poll_interval_ms,
+            "max_poll_records": self.max_poll_records,
+            "fetch_min_bytes": self.fetch_min_bytes,
+            "fetch_max_wait_ms": self.fetch_max_wait_ms,
+            "max_partition_fetch_bytes": self.max_partition_fetch_bytes,
+            "metadata_max_age_ms": 30_000,
+            "bootstrap_timeout_ms": self.request_timeout_ms,
+            "allow_auto_create_topics": False,
+            "metrics_enabled": False,
+        }
+
     @model_validator(mode="after")
     def _check(self) -> KafkaSettings:
         if self.heartbeat_interval_ms * 3 > self.session_timeout_ms:

@@ -1,7 +1,7 @@
 """The state store on Redis or Valkey: single, behind Sentinel, or a cluster.
 
-Safe to share between threads (each call takes a connection of its own from the pool). A pipeline never carries more
-than `CHUNK_STATES` states at a time, because the server answers no one else while it works through one.
+Thread-safe: each call takes a separate connection from the pool. A pipeline never carries more than `CHUNK_STATES`
+states, because the server answers no other client while it executes one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from uic.settings import RedisSettings
 
 CHUNK_STATES = 256
 FAILURES = (redis.RedisError, RedisClusterException, OSError)
-"""What redis-py raises when there is no answer; a cluster that cannot be reached has a class outside the tree."""
+"""What redis-py raises when there is no answer; for an unreachable cluster it is not a subclass of `RedisError`."""
 IDENTITY = re.compile(r"[0-9a-f]{16}")
 SCRIPT = files("uic").joinpath("commit.lua").read_text()
 _GIVEN_UP = NoAnswer("not tried: an earlier commit had no answer")
@@ -46,12 +46,13 @@ class RedisStore:
         self._bad_values_kept = settings.bad_values_kept
         self._connections = 0
         self._identity = secrets.token_hex(8)
-        """What this process names a store that has no identity; then that of the store that it has seen last."""
+        """The identity that this process gives to a store without one; later the identity of the store that it saw
+        last."""
         self._clustered = settings.mode == "cluster"
 
     @cached_property
     def client(self) -> Any:
-        """The redis-py client. A cluster's asks for the slots at once, so this fails as any call does."""
+        """The redis-py client. In cluster mode it requests the slots immediately, so this can fail like any call."""
         return open_client(self._settings, self._connected)
 
     @property
@@ -70,9 +71,9 @@ class RedisStore:
                 )
 
     def claim_namespace(self, partitions: int, topic: str) -> str:
-        """See `StateStore`. Each write is one atomic script, so that a store that is emptied at any moment is claimed
-        whole or not at all; what is found wrong is what was stored. A store that was emptied while this process runs
-        gets back the identity that it had."""
+        """See `StateStore`. Each write is one atomic script, so a store that is emptied at any time is claimed
+        completely or not at all, and a reported conflict is always with what was stored. A store that is emptied while
+        this process runs gets its identity back."""
         ours = {"partitions": partitions, "topic": topic}
         claim = ours | {"store": self._identity}
         with _named("claim the namespace"):
@@ -92,7 +93,8 @@ class RedisStore:
         return identity
 
     def _replace_meta(self, expected: bytes, new: dict[str, object]) -> bytes:
-        """Write the namespace's meta if it is the expected one (`ABSENT`: if there is none); what is stored then."""
+        """Replace the namespace's meta if it is the expected one (`ABSENT`: none); returns what is stored
+        afterwards."""
         record = json.dumps(new).encode()
         reply = self.client.eval(SCRIPT, 1, self._keys.meta, expected, record)
         return record if reply == 1 else bytes(reply)
@@ -111,7 +113,7 @@ class RedisStore:
         """See `StateStore`."""
         names = [[self._keys.state(p, user) for user in users] for p, users in wanted]
         with _named("load states"):
-            if self._clustered:  # one MGET a partition: its keys share a slot
+            if self._clustered:  # one MGET per partition: its keys share a slot
                 return [self.client.mget(some) if some else [] for some in names]
             flat = [name for some in names for name in some]
             values: list[bytes | None] = []
@@ -137,7 +139,7 @@ class RedisStore:
             self.client.ltrim(name, 0, self._bad_values_kept - 1)
 
     def users(self, partition: int) -> Iterator[str]:
-        """Who has a state in the partition, in no order, each at least once: those whose state was lost included.
+        """The partition's users who have a state or lost it, in no particular order, each at least once.
 
         Raises:
             StoreUnavailable: no answer.
@@ -157,13 +159,13 @@ class RedisStore:
         return max(int(seconds) * 1000 + int(microseconds) // 1000 for seconds, microseconds in clocks)
 
     def close(self) -> None:
-        """Give up the connections."""
+        """Close the connections."""
         if "client" in self.__dict__:
             self.client.close()
 
     def _commit_chunk(self, chunk: Sequence[Commit]) -> list[Answer]:
         try:
-            if self._clustered or len(chunk) == 1:  # a cluster's pipeline carries no scripts
+            if self._clustered or len(chunk) == 1:  # a cluster's pipeline cannot run scripts
                 replies = [self.client.eval(*self._arguments(commit)) for commit in chunk]
             else:
                 pipeline = self.client.pipeline(transaction=False)
@@ -197,14 +199,14 @@ class RedisStore:
                 return [self.client.info(section)]
             said = self.client.info(section, target_nodes=RedisCluster.PRIMARIES)
         several = all(isinstance(answer, dict) for answer in said.values())
-        return list(said.values()) if several else [said]  # redis-py unwraps the answer of a single master
+        return list(said.values()) if several else [said]  # redis-py unwraps the answer if there is a single master
 
     def _connected(self) -> None:
         self._connections += 1
 
 
 def read_meta(stored: bytes | None) -> object:
-    """What a namespace's meta says, None if it is no JSON."""
+    """The content of a namespace's meta; None if it is not JSON."""
     try:
         said: object = json.loads(stored or b"")
     except (ValueError, RecursionError):
@@ -213,9 +215,10 @@ def read_meta(stored: bytes | None) -> object:
 
 
 def open_client(settings: RedisSettings, connected: Callable[[], None] = lambda: None) -> Any:
-    """A redis-py client as the settings say; only a cluster's connects at once. `connected` hears of each connection.
+    """A redis-py client for the settings; only in cluster mode it connects immediately. `connected` is called for each
+    new connection.
 
-    Nothing is retried by the client: a commit without an answer is for the protocol to settle.
+    The client retries nothing: the commit protocol settles a commit without an answer.
     """
     limits: dict[str, Any] = {
         "protocol": 2,
@@ -235,12 +238,12 @@ def open_client(settings: RedisSettings, connected: Callable[[], None] = lambda:
         connection.on_connect()
         connected()
 
-    if settings.mode == "cluster":  # whose clients run the usual on_connect themselves
+    if settings.mode == "cluster":  # cluster clients run the usual on_connect themselves
         return RedisCluster.from_url(
             settings.url, **limits | {"retry": Retry(NoBackoff(), 1)}, redis_connect_func=lambda _: connected()
         )
     if settings.mode == "sentinel":
-        given = parse_url(settings.url)  # type: ignore[no-untyped-call]  # redis-py leaves it bare
+        given = parse_url(settings.url)  # type: ignore[no-untyped-call]  # redis-py has no types here
         login = {name: given[name] for name in ("username", "password", "db") if name in given}
         hosts = [
             (host.strip("[] "), int(port))
@@ -277,13 +280,13 @@ def _answer(reply: object, commit: Commit) -> Answer:
 
 
 def _describe(error: object) -> str:
-    """Class and first words: server errors begin with a code such as READONLY, LOADING, OOM."""
+    """Class and first words: server errors begin with a code, for example READONLY, LOADING or OOM."""
     return f"{type(error).__name__}: {str(error)[:120]}"
 
 
 @contextmanager
 def _named(what: str) -> Iterator[None]:
-    """Turns redis-py's errors into `StoreUnavailable`, which says what was tried."""
+    """Turns redis-py's errors into `StoreUnavailable`, whose message says what was tried."""
     try:
         yield
     except FAILURES as error:

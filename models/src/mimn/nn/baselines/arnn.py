@@ -1,4 +1,4 @@
-"""ARNN: GRU4REC whose candidate also attends to all the GRU's states, as MIMN's authors compare with."""
+"""ARNN: GRU4REC whose candidate also attends to all the GRU's states, the form that MIMN's authors compare with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mimn.nn.baselines.interest import Features, Occasions, Window
 
 
 class Arnn(Gru4Rec):
-    """The GRU's state at each occasion, and for each candidate the sum of the states weighted by how well each fits."""
+    """The GRU's state at each occasion, and for each candidate the sum of the states weighted by their scores."""
 
     def __init__(self, config: BaselineConfig) -> None:
         super().__init__(config)

@@ -1,9 +1,9 @@
-"""Attention units: how much each of a user's facts matters for a candidate. DIN, ARNN, RUM and SIM read by one.
+"""Attention units: how much each fact about a user matters for a candidate. Used by DIN, ARNN, RUM and SIM.
 
-`official` has that of the interest channels, two layers of sigmoids. DIN's paper has one hidden layer with a PReLU of a
-slope per unit. What decides on purchases is whether a fact is the candidate itself or like it, and from small random
-embeddings that is learnt too late: other weights have overfitted by then, and DIN ends level with sum pooling. So a
-score starts as the product q f, carried by two units.
+`official` uses the unit of the interest channels, with two sigmoid layers. DIN's paper has one hidden layer with a
+PReLU (one slope per unit). For purchases it matters most whether a fact is the candidate itself or similar to it. With
+small random embeddings the unit learns this too late: other weights have overfitted by then, and DIN is no better than
+sum pooling. So a score starts as the product q f, computed by two units.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mimn.nn.gru import glorot_
 from mimn.nn.head import ChannelAttention, linear, masked_softmax
 
 LIKENESS = 10.0
-"""How much of q f a score starts with: about 3 for a candidate that meets itself, as tables start."""
+"""Initial factor of q f: with the initial tables a candidate's score for itself is about 3."""
 SLOPE = 0.25
 OFFICIAL_UNITS = (80, 40)
 
@@ -30,12 +30,12 @@ def attention_unit(config: BaselineConfig) -> ActivationUnit | ChannelAttention:
 
 
 def compile_scores(unit: ActivationUnit | ChannelAttention) -> None:
-    """Compile the comparing of candidates and facts: over whole windows it costs more than all else in training."""
+    """Compile the comparison of candidates and facts: over whole windows it is the largest cost of training."""
     unit.scores = compiled(unit.scores)  # type: ignore[assignment,method-assign]  # what torch.compile is for
 
 
 class ActivationUnit(nn.Module):
-    """[q; f; q - f; q * f] → PReLU → one score. The first product is cut as in `mimn.nn.head.ChannelAttention`."""
+    """[q; f; q - f; q * f] → PReLU → one score. The first product is split as in `mimn.nn.head.ChannelAttention`."""
 
     def __init__(self, width: int, units: int) -> None:
         super().__init__()
@@ -52,17 +52,17 @@ class ActivationUnit(nn.Module):
                 self.second.weight[0, unit] = sign * LIKENESS / (1.0 + SLOPE)
 
     def forward(self, q: Tensor, facts: Tensor, real: Tensor) -> Tensor:
-        """The real facts' sum, weighted by the softmax of how well each fits; 0 where there is none.
+        """The sum of the real facts, weighted by the softmax of their scores; 0 if there are no real facts.
 
-        q [..., C, D]; facts [..., K, D], of all candidates, or [..., C, K, D], of each; real: bool, broadcasts to
-        [..., C, K] → [..., C, D]
+        q [..., C, D]; facts [..., K, D], shared by all candidates, or [..., C, K, D], per candidate; real: bool,
+        broadcasts to [..., C, K] → [..., C, D]
         """
         shared = facts.dim() == q.dim()
         weights = masked_softmax(self.scores(q, facts.unsqueeze(-3) if shared else facts), real)
         return weights @ facts if shared else (weights.unsqueeze(-2) @ facts).squeeze(-2)
 
     def scores(self, q: Tensor, facts: Tensor) -> Tensor:
-        """How well each fact fits. [..., C, D], [..., C or 1, K, D] → [..., C, K]"""
+        """The score of each fact for each candidate. [..., C, D], [..., C or 1, K, D] → [..., C, K]"""
         q_weight, f_weight, difference, product = self.first.unbind(0)
         by_candidate = q @ (q_weight + difference)
         by_fact = facts @ (f_weight - difference) + self.first_bias

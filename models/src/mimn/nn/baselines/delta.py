@@ -1,7 +1,8 @@
 """A memory that corrects itself: the gated delta rule of Yang et al. (Gated DeltaNet, ICLR 2025).
 
-The memory is a matrix that maps keys to values. An event asks it for the value under its key, and writes what that
-lacks of its own; a candidate asks under its key. Keys are directions, so m of them can be told apart at most.
+The memory is a matrix that maps keys to values. An event reads the value for its key and writes the
+difference to its own value; a candidate reads the value for its key. Keys are directions in m dimensions, so at most m
+of them can be fully separate.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from mimn.nn.compilation import compiled
 from mimn.nn.head import linear
 
 KEPT = 5.0
-"""The bias of the forget gate at the start: sigmoid(5) = 0.993 of a memory outlives an event."""
+"""The bias of the forget gate at the start: sigmoid(5) = 0.993 of the memory remains after an event."""
 
 
 class Delta(Interest):
-    """What the memory holds under the candidate's key, and how alike that is to the candidate's own value.
+    """The memory's value for the candidate's key, and its similarity to the candidate's own value.
 
     One step, S in R^{m x D}: S_t = a_t (S_{t-1} - b_t k_t (k_t S_{t-1})) + b_t k_t v_t, with k_t = direction(W_k x_t),
-    v_t = W_v x_t, and a_t, b_t = sigmoid of what is linear in x_t. Reading: k(q) S.
+    v_t = W_v x_t, and a_t, b_t = sigmoid of a linear function of x_t. Reading: k(q) S.
     """
 
     def __init__(self, config: BaselineConfig) -> None:

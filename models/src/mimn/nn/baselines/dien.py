@@ -1,4 +1,4 @@
-"""DIEN: a GRU over the events, and a second one over its states that renews itself only as far as the candidate cares.
+"""DIEN: a GRU over the events, and a second one over its states, whose update is scaled by the candidate's attention.
 
 Zhou et al., AAAI 2019, eq. 9 to 16. The second GRU (AUGRU) depends on the candidate and is unrolled once for each.
 """
@@ -28,7 +28,8 @@ class Dien(Interest):
         self.second = self.evolution()
 
     def evolution(self) -> Recurrence:
-        """The second GRU. The attentions of a history sum to 1 and scale the renewals down, so these start near 1."""
+        """The second GRU. Attention weights of a history sum to 1 and reduce the updates, so its update gates start
+        near 1."""
         return Recurrence(self.config.width, self.config.units, renewal=1.0)
 
     def add_attention(self) -> None:
@@ -38,7 +39,7 @@ class Dien(Interest):
         glorot_(self.fit, D, D)
 
     def fits(self, candidates: Tensor, states: Tensor) -> Tensor:
-        """How well each state fits a candidate. [B, K, D], [B, T, D] → [B, K, T]"""
+        """The score of each state for a candidate. [B, K, D], [B, T, D] → [B, K, T]"""
         return (candidates @ self.fit.T) @ states.transpose(1, 2)
 
     def encode(self, events: Tensor) -> Tensor:
@@ -64,7 +65,7 @@ class OfficialDien(Dien):
     """With the attention and the second GRU of MIMN's authors."""
 
     def evolution(self) -> Recurrence:
-        """The second GRU, which starts slow."""
+        """The second GRU, whose state changes slowly at first."""
         return OfficialRecurrence(self.config.width, self.config.units, renewal=-1.0)
 
     def add_attention(self) -> None:

@@ -11,7 +11,7 @@ from mimn.nn.head import ChannelAttention
 
 
 class Din(Interest):
-    """For each candidate, the events' sum weighted by how well each fits it."""
+    """For each candidate, the sum of the events weighted by their scores."""
 
     def __init__(self, config: BaselineConfig) -> None:
         super().__init__(config)
@@ -28,7 +28,7 @@ class Din(Interest):
 
 
 def attend(attention: ActivationUnit | ChannelAttention, facts: Tensor, occasions: Occasions) -> Tensor:
-    """The weighted sum of those facts that lie before each occasion. [B, T, D] → [B, P, C, D]"""
+    """The weighted sum of the facts before each occasion. [B, T, D] → [B, P, C, D]"""
     candidates = occasions.candidates
     real = occasions.before(facts.shape[1]).repeat_interleave(candidates.shape[2], 1)
     read: Tensor = attention(candidates.flatten(1, 2), facts, real)

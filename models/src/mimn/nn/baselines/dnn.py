@@ -1,4 +1,4 @@
-"""Embedding&MLP: nothing but what all models have, the events' sum and the candidate."""
+"""Embedding&MLP: only the features of all models, the events' sum and the candidate."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from mimn.nn.baselines.interest import Features, Interest, Occasions, Window
 
 
 class Dnn(Interest):
-    """Nothing besides."""
+    """Adds no features."""
 
     def forward(self, window: Window, occasions: Occasions) -> Features:
         """→ nothing"""

@@ -1,7 +1,7 @@
-"""Slots addressed by a hash: each event renews the one slot of its category, and a candidate reads that of its own.
+"""Slots addressed by a hash: each event updates its category's slot, and a candidate reads its own category's slot.
 
-A GRU whose state is a bank of m small ones. Nothing has to be learnt about where to write, and no other category's
-events can wash a slot out, but those that share it.
+A GRU whose state consists of m small states. Where to write need not be learned, and only the categories that share a
+slot can overwrite it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mimn.nn.head import linear
 
 
 class Hashed(Interest):
-    """The slot of the candidate's category, and how alike it is to the candidate, element by element.
+    """The slot of the candidate's category, and its similarity to the candidate, element by element.
 
     A category in row r of its table has slot r % m, as in a sketch.
     """
@@ -31,7 +31,7 @@ class Hashed(Interest):
         """→ candidate [H], [H]"""
         m, T = self.config.slots, window.events.shape[1]
         written = window.categories % m
-        # Row 0 is a slot that nothing was written to; row 1 + b T + t is the slot that event t of window b left behind.
+        # Row 0 is an unwritten slot; row 1 + b T + t is the slot after event t of window b.
         states = torch.cat([window.events.new_zeros(1, self.config.units), self.chains(window.events, written)])
         same = written[:, None, None] == (occasions.categories % m).unsqueeze(-1)
         steps = torch.arange(1, T + 1, device=written.device)
@@ -41,10 +41,10 @@ class Hashed(Interest):
         return Features([], [slots, slots * self.likeness(occasions.candidates)])
 
     def chains(self, events: Tensor, written: Tensor) -> Tensor:
-        """What each event leaves in its slot. [B, T, D], [B, T] int64, the slots → [B T, H]
+        """The slot after each event. [B, T, D], [B, T] int64, the slots → [B T, H]
 
-        The events of one slot form a chain; all chains of all windows advance together, the longest first, so that
-        those that still go on are always the first ones.
+        The events of one slot form a chain; all chains of all windows advance together, longest first, so
+        the unfinished chains are always the first ones.
         """
         B, m = len(written), self.config.slots
         chain = (written + m * torch.arange(B, device=written.device).unsqueeze(-1)).flatten()

@@ -1,7 +1,7 @@
-"""What a baseline is: what it makes of a window's events, and what it then knows of an occasion's candidates.
+"""The interface of a baseline: it encodes a window's events, then computes features for an occasion's candidates.
 
-One pass over a window serves all its occasions; an occasion sees the events before its position and no other. Shapes:
-B windows of T events, P occasions in each, C candidates an occasion.
+One pass over a window serves all its occasions; an occasion sees only the events before its position. Shapes:
+B windows of T events, P occasions per window, C candidates per occasion.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ class Window(NamedTuple):
 
 
 class Occasions(NamedTuple):
-    """What is scored: candidates at places between a window's events."""
+    """The candidates to score, at positions between a window's events."""
 
     positions: Tensor
-    """[B, P] int64, 0 to T: how many events lie before."""
+    """[B, P] int64, 0 to T: how many events precede the occasion."""
     candidates: Tensor
     """[B, P, C, D]"""
     categories: Tensor
     """[B, P, C] int64 rows."""
 
     def before(self, events: int) -> Tensor:
-        """Which of a window's `events` lie before each occasion. → [B, P, T] bool"""
+        """Which of a window's `events` precede each occasion. → [B, P, T] bool"""
         return torch.arange(events, device=self.positions.device) < self.positions.unsqueeze(-1)
 
 
@@ -51,7 +51,7 @@ class Features(NamedTuple):
 
 
 class Interest(nn.Module, ABC):
-    """One baseline, without what all have."""
+    """One baseline, without the parts that all share."""
 
     user_width = 0
     """Sum of the widths of `Features.user`."""
@@ -63,15 +63,15 @@ class Interest(nn.Module, ABC):
         self.config = config
 
     def encode(self, events: Tensor) -> Tensor:
-        """What depends on the events alone; by default nothing is made of them. [B, T, D] → [B, ...]
+        """Encode the events; depends on nothing else. The default returns them unchanged. [B, T, D] → [B, ...]
 
-        An encoding with a time axis of T + 1 has in row n what is known after the first n events.
+        In an encoding with a time axis of T + 1, row n covers the first n events.
         """
         return events
 
     @abstractmethod
     def forward(self, window: Window, occasions: Occasions) -> Features:
-        """What is known at each occasion; rows of `window` at or after its position have no influence."""
+        """The features of each occasion; rows of `window` at or after its position have no influence."""
 
     def compile_steps(self) -> None:
-        """Compile what is computed once an event; by default there is nothing."""
+        """Compile the code that runs once per event; the default does nothing."""

@@ -37,11 +37,11 @@ INTERESTS: dict[BaselineVariant, type[Interest]] = {
     "delta": Delta,
 }
 PUBLISHED: dict[BaselineVariant, type[Interest]] = {"dien": OfficialDien, "rum": OfficialRum}
-"""Where the form of MIMN's authors has a recurrence of its own."""
+"""The variants for which form `official` has a separate class."""
 
 
 class BaselineModel(ClickModel):
-    """Tables, one baseline's interest, and the MLP that MIMN has as well."""
+    """Tables, one baseline's interest, and the same MLP as MIMN."""
 
     config: BaselineConfig
 
@@ -124,7 +124,7 @@ class BaselineModel(ClickModel):
         return logits
 
     def scorer(self, items: Tensor, categories: Tensor, lengths: Tensor) -> Scorer:
-        """What scores candidates after the histories (see `ClickModel.scorer`)."""
+        """A function that scores candidates after the histories (see `ClickModel.scorer`)."""
         window, positions = self.window(items, categories), lengths.unsqueeze(-1)
 
         def score(
@@ -142,7 +142,8 @@ class BaselineModel(ClickModel):
         """The training loss of one batch: click + auxiliary.
 
         Raises:
-            BatchError: the batch lacks what this configuration needs, or asks for what only a state can do.
+            BatchError: the batch lacks what this configuration needs, or has fields that only a model with a state can
+            use.
         """
         if batch.lengths is None or batch.state is not None or batch.context is not None:
             raise BatchError("a baseline needs `lengths`, and neither `state` nor `context`: it reads whole windows")

@@ -1,7 +1,7 @@
 """A GRU over a window, in the form of Cho et al. that GRU4REC and DIEN cite: the reset gate acts before the product.
 
-h_t = h_{t-1} + a_t u_t (c_t - h_{t-1}), where u_t says how much is renewed. a_t is 1, or the attention that an event
-gets from a candidate (DIEN's AUGRU): an event without attention leaves the state as it is, bit by bit.
+h_t = h_{t-1} + a_t u_t (c_t - h_{t-1}), where u_t is the update gate. a_t is 1, or the candidate's attention to the
+event (DIEN's AUGRU): an event without attention leaves the state exactly unchanged.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from mimn.nn.gru import glorot_
 
 
 class Recurrence(nn.Module):
-    """The GRU's weights and its unrolls. The events' products are taken for all steps at once."""
+    """The GRU's weights and its unrolls. The events' products are computed for all steps at once."""
 
     def __init__(self, inputs: int, units: int, renewal: float) -> None:
-        """`renewal`: the update gate's bias at the start; below 0 the state starts slow."""
+        """`renewal`: the update gate's bias at the start; below 0, states change slowly at first."""
         super().__init__()
         self.units = units
         self.event = nn.Parameter(torch.empty(inputs, 3 * units))
@@ -39,7 +39,7 @@ class Recurrence(nn.Module):
     def attended(self, events: Tensor, attention: Tensor, real: Tensor) -> Tensor:
         """The last state of K passes over each window, which differ in their attention and in which events are real.
 
-        Attention is 0 where an event is not, which is all that is needed here: the state stays as it is.
+        Attention is 0 where an event is not real, which is enough here: the state does not change.
 
         [B, T, D], [B, K, T], [B, K, T] bool → [B, K, U]
         """
@@ -50,7 +50,7 @@ class Recurrence(nn.Module):
         return state
 
     def project(self, events: Tensor) -> Tensor:
-        """What the events give to reset gate, update gate and candidate. [..., D] → [..., 3U]"""
+        """The events' contribution to reset gate, update gate and candidate. [..., D] → [..., 3U]"""
         return events @ self.event + self.bias
 
     def step(self, projected: Tensor, state: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class Recurrence(nn.Module):
         return state + attention * update * change
 
     def change(self, projected: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """How much is renewed, and by what: update gate, and candidate minus state."""
+        """The update gate, and candidate minus state."""
         gates, candidate = torch.split(projected, [2 * self.units, self.units], -1)
         reset, update = torch.sigmoid(gates + state @ self.gates).chunk(2, -1)
         return update, torch.tanh(candidate + (reset * state) @ self.candidate) - state
@@ -76,8 +76,9 @@ class Recurrence(nn.Module):
 
 
 class OfficialRecurrence(Recurrence):
-    """Attention as MIMN's authors have it: it scales what is kept of the state, (1 - a_t) (1 - u_t). An event without
-    attention is then a step like any other, and over a long history, whose attentions are small, so is every event."""
+    """Attention as in the code of MIMN's authors: it scales the kept part of the state, (1 - a_t) (1 - u_t). An event
+    without attention is then a step like any other, and over a long history, whose attentions are small, so is every
+    event."""
 
     def attended(self, events: Tensor, attention: Tensor, real: Tensor) -> Tensor:
         """As `Recurrence.attended`."""

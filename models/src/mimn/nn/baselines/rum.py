@@ -1,6 +1,6 @@
 """RUM: a memory that the candidate attends to. Chen et al., WSDM 2018, in the form that MIMN's authors compare with.
 
-MIMN without what MIMN adds: no slot keys, no re-balancing, no interest channels, a plain cosine.
+Like MIMN without its additions: no slot keys, no re-balancing, no interest channels, a plain cosine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mimn.nn.memory import read, write
 
 
 class Rum(Interest):
-    """The controller at each occasion, and for each candidate the memory slots' sum weighted by how well each fits.
+    """The controller at each occasion, and for each candidate the memory slots' sum weighted by their scores.
 
     One step: h_t = GRU([x_t; r_{t-1}], h_{t-1}); a read and a write head, linear in h_t; r_t = w^r_t M_{t-1}; M_t by
     erase and add. A head's weights are softmax_i((softplus(strength) + 1) cos(k, M_i)). h_0 and r_0 are zero.
@@ -69,7 +69,7 @@ class Rum(Interest):
         return torch.cat([controller, read_vector, memory.flatten(-2)], -1)
 
     def parameters_of(self, controller: Tensor) -> Tensor:
-        """What the two heads are told: keys, strengths, erase and add. [B, H] → [B, 4D + 2]"""
+        """The parameters of the two heads: keys, strengths, erase and add. [B, H] → [B, 4D + 2]"""
         parameters: Tensor = self.controls(controller)
         return parameters
 

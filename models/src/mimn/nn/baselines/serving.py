@@ -1,9 +1,9 @@
 """What `head.onnx` of a sequence bundle computes: DIN or DIEN for one user's list of events and many candidates.
 
-The same numbers as `BaselineModel`, which makes them for windows of training, as fast as onnxruntime gives them on one
-core. What does not depend on the candidate is computed once; the rest is one batch over the candidates. Three pieces
-have no form in PyTorch that the exporter turns into a fast one: they are functions of the graph, written as ONNX here
-(`FUNCTIONS`), so this module can be exported, but not run.
+The same numbers as `BaselineModel`, which computes them for training windows, but fast with onnxruntime on one core.
+Everything that does not depend on the candidate is computed once; the rest is one batch over the candidates. Three
+pieces have no PyTorch form that the exporter turns into a fast one: they are functions of the graph, written in ONNX
+here (`FUNCTIONS`), so this module can be exported, but not run.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class SequenceHead(nn.Module):
             raise TypeError(f"variant {model.config.variant!r} has no served form")
 
     def forward(self, candidates: Tensor, history: Tensor, length: Tensor) -> Tensor:
-        """[C, D], [L, D] oldest first, [1] int64 (how many of the L are real, the first ones) → [C] in (0, 1)"""
+        """[C, D], [L, D] oldest first, [1] int64 (the number of real events, which come first) → [C] in (0, 1)"""
         real = torch.arange(history.shape[0]) < length
         mean = real.to(history.dtype).unsqueeze(0) @ history / length.clamp(min=1)
         user = user_pieces({"history_mean": mean, "count": length.to(history.dtype).unsqueeze(0)})
@@ -61,7 +61,7 @@ class SequenceHead(nn.Module):
 
 
 class Reader(nn.Module, ABC):
-    """What one baseline makes of the history for each candidate."""
+    """What one baseline computes from the history for each candidate."""
 
     @abstractmethod
     def forward(self, candidates: Tensor, history: Tensor, real: Tensor) -> Tensor:
@@ -69,12 +69,12 @@ class Reader(nn.Module, ABC):
 
 
 class DinReader(Reader):
-    """The activation unit, cut so that no array of candidates x events x D is ever made.
+    """The activation unit, split so that no array of candidates x events x D is ever created.
 
     For a candidate q its first layer is a matrix over the events, f (diag(q) W4 + W2 - W3) + q (W1 + W3) + b. A PReLU
     is slope * x + (1 - slope) * relu(x), so its first part goes through the second layer as part of that matrix, and
-    only the second part needs the hidden layer. The second layer's bias moves all scores of a softmax alike: it is left
-    out.
+    only the second part needs the hidden layer. The second layer's bias adds the same to all scores of a softmax, so it
+    is left out.
     """
 
     def __init__(self, unit: ActivationUnit) -> None:
@@ -103,7 +103,7 @@ class DienReader(Reader):
         self.fit, self.second = dien.fit, dien.second
         first = dien.first
         self.units = first.units
-        # As ONNX's own GRU has them. Its update gate says what is kept, ours what is renewed: a negated sum is that.
+        # As ONNX's GRU operator has them. Its update gate is what is kept, ours is what is replaced, so it is negated.
         bias = _by_gate(first.bias.unsqueeze(-1), first.units).squeeze(-1)
         self.input = nn.Buffer(_by_gate(first.event.T, first.units))
         self.recurrent = nn.Buffer(_by_gate(torch.cat([first.gates, first.candidate], -1).T, first.units))
@@ -154,7 +154,7 @@ def _gru_function(units: int) -> onnx.FunctionProto:
 
 
 def _augru_function() -> onnx.FunctionProto:
-    """One step of all candidates a turn of a Scan: h + a u (c - h)."""
+    """Each iteration of a Scan is one step of all candidates: h + a u (c - h)."""
     step = [
         _node("Gemm", ["state", "reset_weight", "reset_in"], "reset_sum"),
         _node("Sigmoid", ["reset_sum"], "reset"),
@@ -179,7 +179,7 @@ def _augru_function() -> onnx.FunctionProto:
 
 
 def _relu_scores_function() -> onnx.FunctionProto:
-    """One candidate a turn of a Scan, so that its hidden layer [H, L] stays in the cache.
+    """Each iteration of a Scan is one candidate, so its hidden layer [H, L] stays in the CPU cache.
 
     weights relu(matrix facts)
     """
@@ -209,5 +209,5 @@ def _constant(name: str, values: list[int]) -> onnx.NodeProto:
 
 
 def _value(name: str, axes: int | None = None) -> onnx.ValueInfoProto:
-    """A Scan wants to know how many axes its turns' outputs have."""
+    """A Scan needs the number of axes of its iterations' outputs."""
     return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None if axes is None else [None] * axes)

@@ -1,7 +1,7 @@
 """SIM with hard search: the candidate attends to the events of its own category. Pi et al., CIKM 2020.
 
-The reference of what a model gets that may keep a user's events: it looks for those of the candidate's category and
-reads the latest of them, besides the very latest events. Both are read by DIN's attention.
+The reference for models that may keep a user's events: it finds the events of the candidate's category and reads the
+latest of them, in addition to the latest events of any category. Both are read by DIN's attention.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Sim(Interest):
 
 
 def read_at(attention: ActivationUnit, events: Tensor, places: Tensor, candidates: Tensor) -> Tensor:
-    """The weighted sum of the events at some places; a place below 0 is none.
+    """The weighted sum of the events at some places; a place below 0 means no event.
 
     [B, T, D], [B, P, C or 1, K], [B, P, C, D] → [B, P, C, D]
     """

@@ -1,7 +1,8 @@
 """States kept in memory between batches, so that a user's next event needs no read of the store.
 
-Two arrays for the whole process, bounded: headers and tensors by row; one `Shelf` a partition session, dropped with it,
-says whose a row is. A shelf holds only what the store has acknowledged: results enter after the commit, never before.
+Two bounded arrays for the whole process hold headers and tensors by row. Each partition session has a `Shelf`, which
+maps users to rows and is dropped with the session. A shelf holds only states that the store has acknowledged: results
+enter after the commit, never before.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from mimn.state import HEADERS
 
 NOT_CACHED = -1
 ENTRY_BYTES = 400
-"""What an entry takes in addition to its tensors, with the longest user id: header, key, and its place in a shelf."""
+"""Size of an entry besides its tensors, with the longest user id: header, key, and entry of a shelf."""
 
 
 class StateCache:
@@ -25,7 +26,7 @@ class StateCache:
     """
 
     def __init__(self, capacity: int, floats: int) -> None:
-        """Room for `capacity` states of `floats` values. Memory is taken as rows are first used."""
+        """Room for `capacity` states of `floats` values. Memory is used only when a row is first written."""
         self.headers: NDArray[np.void] = np.empty(capacity, HEADERS)
         self.tensors: NDArray[np.float32] = np.empty((capacity, floats), np.float32)
         self.capacity = capacity
@@ -48,8 +49,8 @@ class StateCache:
         return shelf
 
     def take_row(self, taker: Shelf) -> int:
-        """A free row for `taker`. When there is none the least recently used key goes: of `taker` if it has its fair
-        share already, else of the fullest shelf."""
+        """A free row for `taker`. If there is none, the least recently used key is evicted: from `taker` if it already
+        has its fair share, else from the fullest shelf."""
         if self._free:
             return self._free.pop()
         if self._fresh < self.capacity:
@@ -64,7 +65,7 @@ class StateCache:
         self._free.extend(rows)
 
     def close(self, shelf: Shelf) -> None:
-        """Drop a shelf and all that is on it."""
+        """Drop a shelf with all its entries."""
         if shelf in self._shelves:
             self._shelves.remove(shelf)
             self.release(list(shelf.rows.values()))
@@ -87,12 +88,12 @@ class Shelf:
         return iter(self.rows)
 
     def find(self, keys: Sequence[bytes]) -> NDArray[np.intp]:
-        """The rows of keys, `NOT_CACHED` where there is none; their places in the order are unchanged. → [n]"""
+        """The rows of keys, `NOT_CACHED` for others; the order of use is unchanged. → [n]"""
         get = self.rows.get
         return np.array([get(key, NOT_CACHED) for key in keys], np.intp)
 
     def touch(self, key: bytes) -> int:
-        """The row of a key, made if need be, as the most recently used one. The caller fills it."""
+        """The row of a key, which becomes the most recently used. A new row is taken if needed; the caller fills it."""
         row = self.rows.pop(key, NOT_CACHED)
         if row < 0:
             row = self._cache.take_row(self)
@@ -106,5 +107,5 @@ class Shelf:
             self._cache.release([row])
 
     def drop_oldest(self) -> int:
-        """Forget the least recently used key and return its row, which is the caller's now."""
+        """Forget the least recently used key and return its row, which now belongs to the caller."""
         return self.rows.pop(next(iter(self.rows)))

@@ -1,7 +1,7 @@
-"""What a commit asks of the store, what the store may answer, and what follows from an answer.
+"""What a commit asks the store to write, what the store may answer, and what follows from an answer.
 
 The script writes a partition's states and its progress if, and only if, the whole stored progress record is the one
-that the session read or wrote last. So a refusal hands back a record, and comparing it with ours tells what happened.
+that the session read or wrote last. So a refusal returns a record, and comparing it with ours tells what happened.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from enum import StrEnum
 from mimn.state import CorruptProgress, Progress, decode_progress
 
 ABSENT = b""
-"""In place of a progress record that the store does not have."""
+"""Represents a progress record that the store does not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,19 +25,19 @@ class Commit:
     progress: bytes
     """The record that replaces it."""
     values: tuple[tuple[str, bytes | None], ...] = ()
-    """User id and state value; None deletes it, and with it all that was set aside as unreadable in the partition.
-    Those that `created` and `listed` count come first."""
+    """User id and state value; None deletes it, together with everything in the partition that was set aside as
+    unreadable. The users that `created` and `listed` count come first."""
     created: int = 0
-    """How many are of users who had no state. If the store knows that one had, nothing is written."""
+    """How many belong to users who had no state. If the store's list says that one had a state, nothing is written."""
     listed: int = 0
-    """How many of the next ones are of users whom the store may not have listed among those with a state."""
+    """How many of the next ones belong to users who may be missing from the store's list of users with a state."""
     begins_lineage: bool = False
-    """Whether the states that are stored now are as if absent from here on."""
+    """Whether the currently stored states count as absent from now on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """All of it was written."""
+    """Everything was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class StatesLost:
-    """Nothing was written: users of whom no state was found had one."""
+    """Nothing was written: some users whose state was not found had one before."""
 
     users: tuple[str, ...]
 
@@ -71,11 +71,11 @@ class Verdict(StrEnum):
     OURS = "ours"
     """The record that we tried to write: an earlier try had arrived."""
     UNCHANGED = "unchanged"
-    """The record that we knew of: nothing was written since."""
+    """The record that we knew: nothing was written since."""
     OWNERSHIP_LOST = "ownership_lost"
-    """Ahead of us, or of another writer: another process has the partition."""
+    """Ahead of ours, or from another writer: another process has the partition."""
     STORE_BEHIND = "store_behind"
-    """Absent, or older than what the store had acknowledged: it lost writes."""
+    """Absent, or older than what the store had acknowledged: the store lost writes."""
     UNREADABLE = "unreadable"
     """No progress record."""
 
@@ -88,9 +88,9 @@ def judge(stored: bytes, known: bytes, tried: bytes | None) -> Verdict:
         known: the last record that the session read, or that the store acknowledged to it.
         tried: the record that the session tried to write over `known`, if it did.
 
-    Total: every combination has a verdict. Records are compared as (era, next offset) within one lineage, those of one
-    writer by their as-of time too: another writer's as-of time may be lower because its clock is. A record of another
-    lineage can only be another process's.
+    Total: every combination has a verdict. Within one lineage records are compared as (era, next offset), and records
+    of one writer also by their as-of time: another writer's as-of time may be lower because its clock is slower. A
+    record of another lineage can only come from another process.
     """
     if tried is not None and stored == tried:
         return Verdict.OURS

@@ -1,10 +1,10 @@
-"""Folding: planned operations of several partitions' batches, pooled into waves, from loaded states to staged ones.
+"""Folding: applies the operations of several partitions' batches to loaded states, in waves, and stages the results.
 
-Wave k holds the k-th pending event of every user, so the users in a wave are distinct and it is one run of the step
-graph; waves are pooled over partitions, whose users are distinct anyway. An erasure ends a user's row, and events after
-it begin a new row from the initial state, so waves need not know about erasures.
+Wave k holds the k-th pending event of every user. The users in a wave are distinct, so a wave is one run of the step
+graph. Waves combine partitions, whose users are distinct anyway. An erasure ends a user's row, and later events begin a
+new row from the initial state, so waves need no special case for erasures.
 
-Nothing that was read is changed: results lie in the round's own arrays until the store has acknowledged them.
+Loaded states are never modified: results stay in the round's own arrays until the store has acknowledged them.
 """
 
 from __future__ import annotations
@@ -39,31 +39,31 @@ Integers = NDArray[np.int64]
 
 @dataclass(slots=True)
 class Part:
-    """One partition's share of a round: its batch, what is known of the users' states, and where the results lie."""
+    """One partition's share of a round: its batch, what is known about the users' states, and where the results are."""
 
     batch: Batch
     progress: Progress
     cached: NDArray[np.intp]
-    """By user of the batch: row of the cache, `NOT_CACHED` if there is none."""
+    """By user of the batch: row of the cache, or `NOT_CACHED`."""
     loaded: dict[int, UserState] = field(default_factory=dict)
-    """By index of the user: states that the store had, of any lineage."""
+    """By index of the user: states read from the store, of any lineage."""
     suspect: set[int] = field(default_factory=set)
     """Users whose state could not be read, or was lost: they start again from the initial state, `partial`."""
     row_of: Integers = field(default_factory=lambda: np.empty(0, np.int64))
-    """By user of the batch: row of the round with the result; `NO_ROW`: unchanged, `ERASED_ROW`: to be deleted."""
+    """By user of the batch: row of the round with the result; `NO_ROW`: unchanged, `ERASED_ROW`: delete the state."""
     already_folded: int = 0
     not_finite: list[int] = field(default_factory=list)
-    """Operations whose step was not finite. The part's headers are then wrong: plan it again without them."""
+    """Operations whose step gave a non-finite value. The part's headers are then wrong: plan it again without them."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Events:
-    """Events that are to be folded, in log order within a part, one array a field."""
+    """The events to fold, in log order within a part; one array per field."""
 
     row: Integers
-    """Of the round."""
+    """Row of the round."""
     operation: Integers
-    """Counted over the parts' batches."""
+    """Index over the operations of all parts' batches."""
     item: NDArray[np.uint64]
     category: NDArray[np.uint64]
     time: Integers
@@ -82,23 +82,23 @@ class Round:
         self.headers: NDArray[np.void] = np.empty(0, HEADERS)
         self.tensors: NDArray[np.float32] = np.empty((0, len(initial)), np.float32)
         self.place: NDArray[np.intp] = np.empty(0, np.intp)
-        """Where a row's tensors lie."""
+        """By row: index of its tensors."""
         self._parts: Sequence[Part] = ()
         self._first_operation: Integers = np.empty(0, np.int64)
-        """Of each part."""
+        """By part: index of its first operation."""
         self._from_cache: NDArray[np.intp] = np.empty(0, np.intp)
-        """By row: where the cache has its tensors, `NOT_CACHED` if it has not."""
+        """By row: its row in the cache, or `NOT_CACHED`."""
         self._from_store: list[tuple[int, NDArray[np.float32]]] = []
         self.created: set[int] = set()
-        """Rows that begin from the initial state because there was none."""
+        """Rows that begin from the initial state because the user had no state."""
         self.listed: set[int] = set()
-        """Rows whose users may be new to the store's list: read from it, erased in this round, or suspect."""
+        """Rows whose users the store may not list: read from the store, erased in this round, or suspect."""
         self._events: _Events
 
     def plan(self, parts: Sequence[Part]) -> None:
-        """Stage the headers of at least one part and queue the events. Fills each part's `row_of`.
+        """Stage the headers of one or more parts and queue the events. Fills each part's `row_of`.
 
-        For all parts together: where events arrive at a rate, a part has one or two, and it is the calls that cost.
+        All parts are planned together: at a steady rate a part has one or two events, and the calls dominate the cost.
         """
         batches = [part.batch for part in parts]
         sizes, users = (
@@ -113,7 +113,7 @@ class Round:
             np.concatenate([getattr(batch, name) for batch in batches]) for name in ("items", "offsets", "times")
         )
         erases = items == ERASE
-        # A user's rows are numbered by how often the user was erased before: one row a user unless there are erasures.
+        # A user's rows are numbered by how many erasures precede them: one row per user if there are no erasures.
         lives, ended = _lives(user_of, erases, len(part_of))
         events = np.flatnonzero(~erases)
         begun, row = np.unique(lives[events] * len(part_of) + user_of[events], return_inverse=True)
@@ -150,11 +150,11 @@ class Round:
         self._events = _Events(row, events, items[events], categories[events], times[events])
 
     def run(self, step: Step, vectors: Vectors, counting: Counting | None = None) -> None:
-        """Fold all queued events. A step that is not finite leaves its row as it was and is noted in its part.
+        """Fold all queued events. A step with a non-finite result leaves its row unchanged and is noted in its part.
 
-        Rows are placed by how many events they get, most first: then the rows of a wave are the first ones, and what
-        a wave gives is what the next one takes. With counters, the step has the rest of a state; they are added to in
-        place.
+        Rows are ordered by their number of events, most first. So the rows of a wave are the first ones, and the output
+        of a wave is the input of the next. With a sketch, the step gets the rest of a state, and the counters are
+        updated in place.
         """
         queued = self._events
         row = queued.row
@@ -181,7 +181,7 @@ class Round:
             end = begin + width
             before, states = states, step(inputs[begin:end], states)
             good: NDArray[np.bool_] | None = None
-            if not isfinite(np.vdot(states, states)):  # then one may be, or is large; asking each costs twice as much
+            if not isfinite(np.vdot(states, states)):  # or only large; checking each costs twice as much
                 sound: NDArray[np.bool_] = np.isfinite(states).min(axis=1)
                 self._note(order[begin:end][~sound])
                 states = np.where(sound[:, np.newaxis], states, before)
@@ -198,12 +198,12 @@ class Round:
         return encode_states(self.headers, self.tensors[self.place], fingerprint, layout)
 
     def _begin(self, at_part: Integers, user: Integers, fresh: NDArray[np.bool_]) -> NDArray[np.void]:
-        """The headers of rows that continue states, or begin from the initial one (`fresh`: just erased).
+        """The headers of rows that continue states or begin from the initial state.
 
         Args:
-            at_part: by row, whose.
+            at_part: by row, index of the part.
             user: by row, index of the user in that part's batch.
-            fresh: by row.
+            fresh: by row, whether the user was just erased.
         """
         headers = np.zeros(len(user), HEADERS)
         found = np.flatnonzero(self._from_cache != NOT_CACHED)
@@ -228,10 +228,10 @@ class Round:
                 )
         headers[others] = header_rows(begun)
         progress = [part.progress for part in self._parts]
-        # After an erasure nothing is missing: what came before is not to be known.
+        # After an erasure nothing is missing: the earlier events must stay unknown.
         complete_from = np.array([p.complete_from for p in progress])[at_part]
         headers["partial"] |= ~fresh & (np.maximum(headers["last_offset"], 0) < complete_from)
-        # Offsets of an earlier era are another log's, or another reading of this one.
+        # Offsets of an earlier era belong to another log, or to another reading of this log.
         era = np.array([p.era for p in progress], headers["era"].dtype)[at_part]
         headers["last_offset"][headers["era"] != era] = -1
         headers["era"] = era
@@ -249,14 +249,14 @@ class Round:
         return self.tensors
 
     def _note(self, events: Integers) -> None:
-        """Note events whose step was not finite in their parts."""
+        """Note events with a non-finite step in their parts."""
         for operation in self._events.operation[events].tolist():
             at = int(np.searchsorted(self._first_operation, operation, "right")) - 1
             self._parts[at].not_finite.append(operation - int(self._first_operation[at]))
 
 
 def _lives(user_of: NDArray[np.intp], erases: NDArray[np.bool_], users: int) -> tuple[Integers, Integers]:
-    """How often an operation's user was erased before it, by operation, and how often in all, by user."""
+    """By operation, how often its user was erased before it; by user, how often in total."""
     lives, ended = np.zeros(len(user_of), np.int64), [0] * users
     if erases.any():
         for at, (user, erase) in enumerate(zip(user_of.tolist(), erases.tolist(), strict=True)):

@@ -1,7 +1,7 @@
-"""Batches: how many of a partition's pending records make one, and what each of them is.
+"""Batches: how many of a partition's pending records form a batch, and what each record is.
 
-A batch ends by offset before anything is folded, so that it writes a bounded number of states and needs a bounded
-number of waves. The result is arrays over operations (fold an event, or erase a user), in log order.
+The end of a batch is chosen before anything is folded, which bounds the number of states that it writes and the number
+of waves that it needs. The result is arrays over operations (fold an event, or erase a user), in log order.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from mimn.state import partition_of
 from uic.core.event import Reason, Record, check_key, decode_all
 
 ERASE = 0
-"""In place of an item id: the operation erases the user. No event has item 0."""
+"""Replaces the item id if the operation erases the user. No event has item 0."""
 LARGE = 128
-"""Records. Of one user alone they take 5 ms to fold (0.04 ms a wave); a round of its own costs 1 to 2 ms."""
+"""Records. If all are one user's, they take 5 ms to fold (0.04 ms per wave); a separate round costs 1 to 2 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,8 @@ class Batch:
     """One batch of one partition.
 
     Invariant: operations are in log order; `user_of`, `record_of`, `offsets`, `items`, `categories` and `times` run in
-    parallel over them. Every record is an operation, rejected, or counted in `erased_later`; every user has one.
+    parallel over them. Every record is an operation, rejected, or counted in `erased_later`; every user has at
+    least one operation.
     """
 
     partition: int
@@ -41,18 +42,18 @@ class Batch:
     """Index into `records`."""
     offsets: NDArray[np.int64]
     items: NDArray[np.uint64]
-    """`ERASE` where the operation is no event."""
+    """`ERASE` if the operation is an erasure."""
     categories: NDArray[np.uint64]
     times: NDArray[np.int64]
     rejected: list[tuple[int, Reason]]
     """Index into `records`, and why."""
     erased_later: int = 0
-    """Events left out of a replay because their user was erased further on in the log."""
+    """Events left out of a replay because their user was erased later in the log."""
     extended: int = 0
     """Events with protobuf fields that this version does not know."""
 
     def misrouted_from(self, offset: int) -> int:
-        """How many records at or above `offset` do not lie in their key's partition."""
+        """How many records at or above `offset` are not in their key's partition."""
         return sum(reason is Reason.MISROUTED and self.records[at].offset >= offset for at, reason in self.rejected)
 
     def without(self, operations: Sequence[int], reason: Reason) -> Batch:
@@ -63,7 +64,8 @@ class Batch:
         return replace(self._of(stays), rejected=rejected)
 
     def _of_those_that_stay(self, erased: Mapping[bytes, int], rejected: list[tuple[int, Reason]]) -> Batch:
-        """The same batch, all of whose records are operations yet, without those that are `rejected` or left out."""
+        """For a batch in which every record is still an operation: the batch without `rejected` and left-out
+        records."""
         stays = np.ones(len(self.records), np.bool_)
         stays[[at for at, _ in rejected]] = False
         left_out = np.zeros(len(self.records), np.bool_)
@@ -77,7 +79,7 @@ class Batch:
         )
 
     def _of(self, stays: NDArray[np.bool_]) -> Batch:
-        """The same batch with some operations alone."""
+        """The same batch with only the operations in `stays`."""
         touched, user_of = np.unique(self.user_of[stays], return_inverse=True)
         return replace(
             self,
@@ -93,12 +95,12 @@ class Batch:
 
 
 class OutOfOrder(Exception):
-    """Offsets do not rise, or begin below progress: the client did not read what it was told to."""
+    """Offsets do not rise, or begin below progress: the client did not read from the requested position."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How large a batch may become."""
+    """Limits on the size of a batch."""
 
     max_states: int
     max_waves: int
@@ -107,14 +109,15 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """The records at the head of a partition's queue that make the next batch, and whose they are; none is decoded."""
+    """The records at the head of a partition's queue that form the next batch, and their users. Nothing is decoded
+    yet."""
 
     partition: int
     records: Sequence[Record]
     keys: list[bytes]
     """In order of appearance."""
     places: list[int]
-    """By record: index into `keys`, -1 where the key is refused."""
+    """By record: index into `keys`, -1 if the key is refused."""
     refused: Mapping[bytes | None, Reason]
     erased: Mapping[bytes, int]
     """Key → offset up to which the user's events are left out."""
@@ -130,20 +133,20 @@ def take(
     erased: Mapping[bytes, int],
     bounds: Bounds,
 ) -> Front:
-    """The longest front of `pending` that keeps within `bounds`, counting records that turn out to be no
-    events as if they were.
+    """The longest front of `pending` within `bounds`. Records that later turn out to be invalid count as events.
 
     Args:
         pending: records in log order.
-        floor: the lowest offset that the first may have.
-        partition: where they lie.
+        floor: the lowest offset that the first record may have.
+        partition: the records' partition.
         partitions: N.
-        known: keys that were found to belong here before; theirs are not hashed again.
-        erased: key → offset up to which the user's events are left out; an erasure never is: there may be a state.
-        bounds: at least one record is taken, whatever they say.
+        known: keys already known to belong to this partition; they are not hashed again.
+        erased: key → offset up to which the user's events are left out. An erasure is never left out, because there
+            may be a state.
+        bounds: limits; at least one record is taken in any case.
 
     Raises:
-        OutOfOrder: as the name says.
+        OutOfOrder: see the class.
     """
     keys: list[bytes] = []
     index: dict[bytes | None, int] = {}
@@ -178,7 +181,7 @@ def take(
 
 
 def _misplaced(key: bytes | None, partition: int, partitions: int) -> Reason | None:
-    """What is wrong with a key here, or None."""
+    """Why a key does not belong in this partition, or None."""
     reason = check_key(key)
     if reason is None and key is not None and partition_of(key, partitions) != partition:
         reason = Reason.MISROUTED
@@ -186,11 +189,11 @@ def _misplaced(key: bytes | None, partition: int, partitions: int) -> Reason | N
 
 
 def decode(fronts: Sequence[Front]) -> list[Batch]:
-    """The batches that fronts make. All their records are decoded together, because each front has few where events
-    arrive at a steady rate; a batch's arrays are parts of common ones.
+    """Decode fronts into batches. All records are decoded together, because at a steady rate each front has only a few;
+    a batch's arrays are slices of shared ones.
 
-    Records that are no events, or whose key is refused, are rejected; events of users that are erased further on in the
-    log are left out.
+    Invalid records and records whose key is refused are rejected. Events of users who are erased later in the log are
+    left out.
     """
     records = [record for front in fronts for record in front.records]
     places = np.array([place for front in fronts for place in front.places], np.int64)

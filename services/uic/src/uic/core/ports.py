@@ -22,7 +22,7 @@ class Step(Protocol):
     """The step graph."""
 
     def __call__(self, events: NDArray[np.float32], state: NDArray[np.float32], /) -> NDArray[np.float32]:
-        """[B, D], [B, F] → [B, F], float32; row b depends on row b alone."""
+        """[B, D], [B, F] → [B, F], float32; row b depends only on row b."""
 
 
 class Vectors(Protocol):
@@ -55,10 +55,10 @@ class StateStore(Protocol):
         if others are."""
 
     def read_progress(self, partitions: Collection[int]) -> dict[int, bytes]:
-        """The progress record of each partition, `ABSENT` where there is none."""
+        """The progress record of each partition, or `ABSENT`."""
 
     def load(self, wanted: Sequence[tuple[int, Sequence[str]]]) -> list[list[bytes | None]]:
-        """The values of users, by (partition, user ids); None where there is none."""
+        """The values of users, by (partition, user ids); None for a user without one."""
 
     def commit(self, commits: Sequence[Commit]) -> list[Answer]:
         """What became of each commit, in order; each is atomic by itself. Does not raise. After a `NoAnswer` the rest

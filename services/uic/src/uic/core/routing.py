@@ -1,8 +1,8 @@
-"""Whether producers put records where their keys belong, and when too many do not to go on reading.
+"""Decides when too many records are in a partition that is not their key's.
 
-A few misrouted records are dead letters. Many mean that a whole fleet of producers partitions differently, or that the
-topic has another partition count: then going on would move every one of their events to the dead letters, and an
-operator has to accept that first.
+A few misrouted records become dead letters. Many mean that all producers of some kind partition differently, or that
+the topic has another partition count. Then continuing would move all their events to the dead letters, so an operator
+must accept that first.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections import deque
 
 
 class MisroutedWindow:
-    """Counts misrouted records among the last `size`.
+    """Counts misrouted records among the newest `size` records.
 
     Invariant: `misrouted` is the count within the newest batches that together hold at least `size` records, or within
-    all if there were fewer.
+    all batches if there were fewer records.
     """
 
     def __init__(self, share: float, size: int = 10_000) -> None:
-        """`share` of `size` is the most that is tolerated; 1 tolerates all."""
+        """Up to `share` of `size` is tolerated; 1 tolerates all."""
         self._limit = share * size
         self._size = size
         self._batches: deque[tuple[int, int]] = deque()
@@ -26,8 +26,8 @@ class MisroutedWindow:
         self.misrouted = 0
 
     def exceeded_by(self, misrouted: int) -> bool:
-        """Whether `misrouted` more would be too many. The share is of the full window, so that the first few records
-        of a process cannot stop it."""
+        """Whether `misrouted` more would be too many. The share refers to the full window, so the first few records of
+        a process cannot stop it."""
         return misrouted > 0 and self.misrouted + misrouted > self._limit
 
     def add(self, records: int, misrouted: int) -> None:

@@ -1,7 +1,7 @@
 """How a partition is taken up: from what is stored and what the log is now to a decision, before anything is read.
 
-Kafka never chooses a position. It follows from the progress record, and is believed only as long as the log is the one
-that was folded: same topic id, long enough, and with the same record (the witness) at the last folded offset.
+Kafka never chooses a position. The position comes from the progress record and is valid only if the log is the one that
+was folded: same topic id, long enough, and with the same record (the witness) at the last folded offset.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class LogBounds:
     """A partition of the log as its broker describes it."""
 
     start: int
-    """Offset of the first record still there."""
+    """Offset of the first record that still exists."""
     end: int
     """Offset that the next visible record will get."""
     topic_id: bytes
@@ -46,7 +46,7 @@ class BrokenReason(StrEnum):
     PARTITION_COUNT = "partition_count"
     """Progress was written for another number of partitions."""
     MISROUTED = "misrouted"
-    """Too many records do not lie in their key's partition."""
+    """Too many records are not in their key's partition."""
 
 
 Kind = Literal["new", "go_on", "gap", "continued"]
@@ -58,12 +58,13 @@ class Begin:
 
     kind: Kind
     progress: Progress
-    """What holds from now on."""
+    """The progress from now on."""
     store_first: bool
-    """Whether `progress` is new and has to be stored before the first record is read."""
+    """Whether `progress` is new and must be stored before the first record is read."""
     read_from: int
     witness: int | None
-    """What the record at `read_from` must carry; it was folded before and is not folded again. None: fold it."""
+    """The witness that the record at `read_from` must have; it was folded before and is not folded again. None: fold
+    it."""
 
     def verified_by(self, first: Record) -> bool:
         """Whether `first`, the first record read, is the one that was folded last."""
@@ -79,19 +80,19 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class Mint:
-    """What new progress records are made of."""
+    """The inputs for new progress records."""
 
     partitions: int
     """N."""
     start: Literal["earliest", "latest"]
     lineage: int
-    """Random, used if a lineage begins."""
+    """Random; used for a new lineage."""
     writer: int
     """Random, the session's."""
 
 
 def take_up(stored: bytes, bounds: LogBounds, mint: Mint) -> Begin | Broken:
-    """How to go on from the stored progress record (`ABSENT` if there is none)."""
+    """How to continue from the stored progress record (`ABSENT` if there is none)."""
     if stored == ABSENT:
         return new_lineage(bounds, mint)
     try:
@@ -122,7 +123,7 @@ def take_up(stored: bytes, bounds: LogBounds, mint: Mint) -> Begin | Broken:
 
 
 def contradiction(progress: Progress, bounds: LogBounds) -> BrokenReason | None:
-    """Why the log, as its broker describes it, cannot be the one that was folded; None if it may be."""
+    """Why the log, as its broker describes it, cannot be the one that was folded; None if it can be."""
     if _same_topic(progress.topic_id, bounds.topic_id) is False:
         return BrokenReason.TOPIC_ID
     if bounds.end < progress.next_offset:
@@ -131,8 +132,8 @@ def contradiction(progress: Progress, bounds: LogBounds) -> BrokenReason | None:
 
 
 def new_lineage(bounds: LogBounds, mint: Mint) -> Begin:
-    """Begin from nothing: the states of other lineages are as if absent, those of this one `partial` if the log, or the
-    part of it that the settings ask for, does not begin at 0."""
+    """Start a new lineage: states of other lineages count as absent, and states of this one are `partial` if the log,
+    or the part of it that the settings select, does not begin at 0."""
     base = bounds.start if mint.start == "earliest" else bounds.end
     progress = Progress(
         partitions=mint.partitions,
@@ -147,17 +148,17 @@ def new_lineage(bounds: LogBounds, mint: Mint) -> Begin:
 
 
 class CannotContinue(Exception):
-    """What the operator asks for is not possible; the message says why and what is."""
+    """The operator's request is not possible; the message says why, and what is possible."""
 
 
 def continue_broken(stored: bytes, bounds: LogBounds, mint: Mint, from_offset: int | None = None) -> Begin:
     """Accept the log as it is now, keep the states, and begin a new era.
 
-    Goes on at `from_offset` if given; else at the log's start if the topic is another one, else at progress, or at the
-    end of the log if that is lower. What lies between progress and there counts as a gap.
+    Continues at `from_offset` if given; else at the log's start if it is another topic; else at progress, or at the end
+    of the log if that is lower. The range between progress and that offset counts as a gap.
 
     Raises:
-        CannotContinue: the progress record is absent, unreadable or for another partition count, or `from_offset` lies
+        CannotContinue: the progress record is absent, unreadable or for another partition count, or `from_offset` is
             outside the log.
     """
     try:
@@ -194,8 +195,8 @@ def continue_broken(stored: bytes, bounds: LogBounds, mint: Mint, from_offset: i
 
 
 def accept_misrouted(stored: bytes, bounds: LogBounds, mint: Mint) -> Begin | Broken:
-    """Go on as `take_up` would; misrouted records that are in the log now become dead letters, however many there are.
-    Those that come later are judged as ever."""
+    """Continue as `take_up` would, but all misrouted records that are in the log now become dead letters. The limit
+    still applies to later ones."""
     decision = take_up(stored, bounds, mint)
     if isinstance(decision, Broken):
         return decision
@@ -205,7 +206,7 @@ def accept_misrouted(stored: bytes, bounds: LogBounds, mint: Mint) -> Begin | Br
 
 
 def _same_topic(stored: bytes, now: bytes) -> bool | None:
-    """None: at least one of the two says nothing."""
+    """None: at least one of the two has no topic id."""
     if NO_TOPIC_ID in (stored, now):
         return None
     return stored == now

@@ -1,11 +1,13 @@
 """The poll thread: the one owner of the Kafka consumer, which is never shared between threads.
 
-It polls all the time, whatever the store does, so that the group keeps us. It obeys commands, and queues everything
-that happens for the fold thread. It never waits for the store and chooses no position: a partition that the group
-assigns to us is parked (`seek(0)` and `pause`) until the fold thread says where to read.
+The file is long because everything in it runs on that thread and shares its state.
+
+The thread polls all the time, whatever the store does, to stay in the group. It executes the fold thread's commands and
+queues everything that happens for it. It never waits for the store and chooses no position: a newly assigned partition
+is parked (`seek(0)` and `pause`) until the fold thread says where to read.
 
 Records carry the tag of the command that caused them, so records fetched before a rewind or for an earlier assignment
-can be told apart. A partition with too many records on their way to the fold is paused until there is room.
+can be recognized. `backpressure` decides which partitions are paused, `offset_commits` commits offsets to the group.
 """
 
 from __future__ import annotations
@@ -19,11 +21,9 @@ from typing import Any
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
-from kafka.structs import OffsetAndMetadata
 
 from mimn.state import NO_TOPIC_ID
 from uic.core.ports import (
-    Advised,
     Assigned,
     Described,
     Fetched,
@@ -37,6 +37,7 @@ from uic.core.ports import (
     Unreadable,
 )
 from uic.core.takeup import LogBounds
+from uic.log.backpressure import Backpressure
 from uic.log.broker_view import BrokerView
 from uic.log.kafka_repairs import (
     check_client,
@@ -48,6 +49,7 @@ from uic.log.kafka_repairs import (
     position,
     unblock_paused,
 )
+from uic.log.offset_commits import OffsetCommits
 from uic.log.record_batches import UnreadableBatch
 from uic.log.watchdog import LOOK_AGAIN_S, LOOK_S, Watchdog
 from uic.logs import say
@@ -63,7 +65,6 @@ LONGEST_PAUSE_S = 0.032
 """Between polls that bring nothing. Some brokers answer an empty fetch at once (the local stack's small one does), so
 polling without a pause would cost a core."""
 DESCRIBE_MS = 3000
-ADVISE_INTERVAL_S = 0.2
 CHECK_INTERVAL_S = 1.0
 REOPEN_S = 1.0
 BATCH_READS = 3
@@ -95,17 +96,13 @@ class LogConsumer(threading.Thread):
         self._topic = settings.topic
         self._group = group
         self._store = ""
-        self._queue_records = queue_records
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._messages: queue.SimpleQueue[LogMessage] = queue.SimpleQueue()
         self._leaving = threading.Event()
-        # Owned by the poll thread (and the listener, which runs while that waits in `poll`):
+        # Owned by the poll thread (and the listener, which runs while the poll thread waits in `poll`):
         self._tags: dict[int, int] = {}
-        self._full: set[int] = set()
-        self._given: dict[int, int] = {}
-        self._advice: dict[int, int] = {}
-        self._advising = False
-        self._advise_due = 0.0
+        self._backpressure = Backpressure(queue_records)
+        self._commits = OffsetCommits(self._topic, self._messages.put)
         self._check_due = 0.0
         self._look_due = 0.0
         self._topic_id = NO_TOPIC_ID
@@ -114,8 +111,6 @@ class LogConsumer(threading.Thread):
         self._bad_reads: dict[int, tuple[int, int]] = {}
         self._watchdog = Watchdog()
         self._broker: BrokerView | None = None
-        # Written by the fold thread, read by the poll thread:
-        self._taken: dict[int, int] = {}
 
     # For the fold thread
 
@@ -144,12 +139,12 @@ class LogConsumer(threading.Thread):
 
     def took(self, tag: int, records: int) -> None:
         """See `Log`."""
-        self._taken[tag] = self._taken.get(tag, 0) + records
+        self._backpressure.took(tag, records)
 
     def advise(self, offsets: Mapping[int, int]) -> None:
         """See `Log`."""
         newer = dict(offsets)
-        self._commands.put(lambda consumer: self._advice.update(newer))
+        self._commands.put(lambda consumer: self._commits.advise(newer))
 
     def identify(self, store: str) -> None:
         """Join the group of the workers that write to this store; a worker that is in another group leaves it.
@@ -172,13 +167,12 @@ class LogConsumer(threading.Thread):
             consumer = None
             try:
                 self._joined_as = self._group(self._store)
-                consumer = open_consumer(**self._options())
+                consumer = open_consumer(**self._settings.consumer_options(self._joined_as))
                 consumer.subscribe([self._topic], listener=_Parking(consumer, self))
                 learn_topic(consumer, self._topic, self._settings.request_timeout_ms)
                 self._consume(consumer)
                 self._obey(consumer)
-                if last := self._due_advice(consumer):
-                    consumer.commit(last, timeout_ms=1000)
+                self._commits.finish(consumer)
             except _Lost as lost:
                 say(log, logging.WARNING, "not a working member of the group: joining from scratch", detail=str(lost))
                 self._messages.put(LostGroup(str(lost)))
@@ -194,39 +188,20 @@ class LogConsumer(threading.Thread):
         """Forget what belonged to a consumer that is gone."""
         for partition in list(self._tags):
             self._forget(partition)
-        self._advice.clear()
-        self._advising = self._announced = False
+        self._commits = OffsetCommits(self._topic, self._messages.put)
+        self._announced = False
         self._watchdog = Watchdog()
         if self._broker is not None:
             self._broker.close()
             self._broker = None
 
-    def _options(self) -> dict[str, Any]:
-        s = self._settings
-        return s.client_options() | {
-            "group_id": self._joined_as,
-            "auto_offset_reset": "none",
-            "enable_auto_commit": False,
-            "isolation_level": "read_committed",
-            "session_timeout_ms": s.session_timeout_ms,
-            "heartbeat_interval_ms": s.heartbeat_interval_ms,
-            "max_poll_interval_ms": s.max_poll_interval_ms,
-            "max_poll_records": s.max_poll_records,
-            "fetch_min_bytes": s.fetch_min_bytes,
-            "fetch_max_wait_ms": s.fetch_max_wait_ms,
-            "max_partition_fetch_bytes": s.max_partition_fetch_bytes,
-            "metadata_max_age_ms": 30_000,
-            "bootstrap_timeout_ms": s.request_timeout_ms,
-            "allow_auto_create_topics": False,
-            "metrics_enabled": False,
-        }
-
     def _consume(self, consumer: KafkaConsumer) -> None:
         pause_s = 0.0
         while not self._leaving.is_set():
             self._obey(consumer, pause_s)
-            self._make_room(consumer)
-            self._send_advice(consumer)
+            for partition in self._backpressure.relieved():
+                consumer.resume(self._tp(partition))
+            self._commits.send(consumer)
             self._check_partition_count(consumer)
             self._check_membership(consumer)
             unblock_paused(consumer)
@@ -296,15 +271,14 @@ class LogConsumer(threading.Thread):
             return
         bad = records.pop() if isinstance(records[-1], UnreadableBatch) else None
         if records:
-            self._given[tag] = self._given.get(tag, 0) + len(records)
+            self._backpressure.gave(tag, len(records))
             after = position(consumer, tp) or records[-1].offset + 1
             self._messages.put(Fetched(tp.partition, tag, records, after))
         if bad is not None:
             self._unreadable(consumer, tp, tag, bad)
             return
-        if self._waiting(tag) > self._room():
+        if self._backpressure.overflows(tag, tp.partition):
             consumer.pause(tp)
-            self._full.add(tp.partition)
 
     def _unreadable(self, consumer: KafkaConsumer, tp: TopicPartition, tag: int, bad: UnreadableBatch) -> None:
         """Read the batch again, or stop this partition and say why; the others go on."""
@@ -316,27 +290,13 @@ class LogConsumer(threading.Thread):
         self._park(consumer, tp.partition)
         self._messages.put(Unreadable(tp.partition, tag, bad.offset, bad.next_offset, bad.reason))
 
-    def _make_room(self, consumer: KafkaConsumer) -> None:
-        for p in list(self._full):
-            tag = self._tags.get(p)
-            if tag is None:
-                self._full.discard(p)
-            elif self._waiting(tag) <= self._room() // 2:
-                self._full.discard(p)
-                consumer.resume(self._tp(p))
-
-    def _waiting(self, tag: int) -> int:
-        return self._given.get(tag, 0) - self._taken.get(tag, 0)
-
-    def _room(self) -> int:
-        return self._queue_records // max(1, len(self._tags))
-
     def _read(self, consumer: KafkaConsumer, partition: int, tag: int, offset: int) -> None:
         tp = self._tp(partition)
         if tp not in consumer.assignment():
             return  # taken away since; the fold thread is about to hear of it
         self._forget(partition)
         self._tags[partition] = tag
+        self._backpressure.begin(tag)
         consumer.seek(tp, offset)
         consumer.resume(tp)
 
@@ -349,12 +309,9 @@ class LogConsumer(threading.Thread):
 
     def _forget(self, partition: int) -> None:
         tag = self._tags.pop(partition, None)
-        self._full.discard(partition)
         if tag is not None:
-            self._given.pop(tag, None)
+            self._backpressure.forget(tag)
             self._bad_reads.pop(tag, None)
-        for old in [tag for tag in list(self._taken) if tag not in self._given]:
-            self._taken.pop(old, None)
 
     def _describe(self, consumer: KafkaConsumer, tags: dict[int, int]) -> None:
         assigned = consumer.assignment()
@@ -380,7 +337,7 @@ class LogConsumer(threading.Thread):
             at = position(consumer, tp) if self._tags.get(p) == tag else None
             bounds = LogBounds(starts[tp], ends[tp], topic_id)
             self._messages.put(Described(p, tag, bounds, asked_ms, at, max(log_ends[p], ends[tp])))
-            if at is not None and at < ends[tp] and p not in self._full:
+            if at is not None and at < ends[tp] and not self._backpressure.is_full(tag):
                 behind[tag] = at
         self._topic_id = topic_id
         if problem := self._watchdog.progress(behind, time.monotonic()):
@@ -423,31 +380,6 @@ class LogConsumer(threading.Thread):
         if not self._announced and view is not None and view.stable and member in view.members:
             self._announced = True  # a member without partitions is a member, and nothing else would say so
             self._messages.put(Assigned(()))
-
-    def _send_advice(self, consumer: KafkaConsumer) -> None:
-        """One offset commit at a time, carrying the newest of what was said meanwhile."""
-        if not self._advice or self._advising or time.monotonic() < self._advise_due:
-            return
-        offsets = self._due_advice(consumer)
-        if not offsets:
-            return
-        self._advising = True
-        self._advise_due = time.monotonic() + ADVISE_INTERVAL_S
-        partitions = tuple(tp.partition for tp in offsets)
-
-        def answered(_: object, response: object) -> None:
-            self._advising = False
-            error = f"{type(response).__name__}: {response}" if isinstance(response, BaseException) else None
-            self._messages.put(Advised(partitions, error))
-
-        consumer.commit_async(offsets, callback=answered)
-
-    def _due_advice(self, consumer: KafkaConsumer) -> dict[TopicPartition, OffsetAndMetadata]:
-        assigned = consumer.assignment()
-        advice, self._advice = self._advice, {}
-        return {
-            self._tp(p): OffsetAndMetadata(offset, "", -1) for p, offset in advice.items() if self._tp(p) in assigned
-        }
 
     def _tp(self, partition: int) -> TopicPartition:
         return TopicPartition(self._topic, partition)
