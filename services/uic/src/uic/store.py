@@ -77,7 +77,7 @@ class RedisStore:
         ours = {"partitions": partitions, "topic": topic}
         claim = ours | {"store": self._identity}
         with _named("claim the namespace"):
-            stored = self._replace_meta(ABSENT, claim)
+            stored = self.client.get(self._keys.meta) or self._replace_meta(ABSENT, claim)
             if read_meta(stored) == ours:  # claimed by a version that gave stores no identity
                 stored = self._replace_meta(stored, claim)
             self.client.sadd(self._keys.namespaces, self._keys.namespace)
