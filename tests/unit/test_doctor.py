@@ -15,7 +15,7 @@ from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from mimn.bundle import load_bundle
 from mimn.state import partition_of
 from uic.core import deployment
-from uic.core.deployment import Finding, TopicFacts, Verdict
+from uic.core.deployment import Finding, Severity, TopicFacts
 from uic.log.topic_reader import LogRecord
 from uic.settings import BundleSettings, KafkaSettings, RedisSettings, UicSettings
 from uic.tools import doctor, findings, traffic
@@ -33,7 +33,7 @@ from uic.tools.doctor import (
 from uic.tools.findings import Library, Sample, StoreFacts
 from uic.tools.traffic import Newest, Written
 
-OK, WARN, FAIL = Verdict.OK, Verdict.WARN, Verdict.FAIL
+OK, WARN, FAIL = Severity.OK, Severity.WARN, Severity.FAIL
 N = 64
 NOW_MS = 1_700_000_000_000
 STORE = StoreFacts(
@@ -104,7 +104,7 @@ def written(recent: int, retained: int = 0) -> Written:
 
 META = {"partitions": "64", "topic": "behavior-events"}
 
-CASES: list[tuple[Finding, Verdict, str]] = [
+CASES: list[tuple[Finding, Severity, str]] = [
     (findings.store_reachable("redis://h", None), OK, "answers"),
     (findings.store_reachable("redis://h", "refused"), FAIL, "UIC_REDIS__URL"),
     (findings.store_version(store(version="7.2.4", server="redis")), OK, "redis 7.2.4"),
@@ -219,7 +219,7 @@ CASES: list[tuple[Finding, Verdict, str]] = [
     CASES,
     ids=[f"{i}-{f.check}-{v}".replace(" ", "_") for i, (f, v, _) in enumerate(CASES)],
 )
-def test_verdict(finding: Finding, verdict: Verdict, says: str) -> None:
+def test_verdict(finding: Finding, verdict: Severity, says: str) -> None:
     assert finding.verdict is verdict
     assert says in f"{finding.seen} {finding.fix}"
     assert (finding.fix == "") == (verdict is OK)

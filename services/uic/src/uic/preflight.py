@@ -10,7 +10,7 @@ from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from uic.core import deployment
-from uic.core.deployment import Finding, Verdict, creation
+from uic.core.deployment import Finding, Severity, creation
 from uic.core.ports import StateStore
 from uic.errors import LogUnavailable, UnsuitableTopic
 from uic.log.topic_facts import topic_facts
@@ -61,8 +61,8 @@ def check_store(store: StateStore, settings: KafkaSettings) -> str:
 
 def _judge(findings: list[Finding]) -> None:
     for finding in findings:
-        if finding.verdict is Verdict.WARN:
+        if finding.verdict is Severity.WARN:
             say(log, logging.WARNING, finding.check, seen=finding.seen, fix=finding.fix)
-    failed = [f"{f.check}: {f.seen}; {f.fix}" for f in findings if f.verdict is Verdict.FAIL]
+    failed = [f"{f.check}: {f.seen}; {f.fix}" for f in findings if f.verdict is Severity.FAIL]
     if failed:
         raise UnsuitableTopic("; ".join(failed))

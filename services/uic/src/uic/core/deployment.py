@@ -15,7 +15,7 @@ NO_ANSWER_FIX = "permit this user to read it, or check the value on the server b
 DAY_MS = 24 * 3600 * 1000
 
 
-class Verdict(StrEnum):
+class Severity(StrEnum):
     """The result of a check."""
 
     OK = "OK"
@@ -28,7 +28,7 @@ class Finding:
     """One line of the report."""
 
     check: str
-    verdict: Verdict
+    verdict: Severity
     seen: str
     fix: str = ""
     """Empty exactly when the verdict is OK."""
@@ -36,17 +36,17 @@ class Finding:
 
 def ok(check: str, seen: str) -> Finding:
     """All is well."""
-    return Finding(check, Verdict.OK, seen)
+    return Finding(check, Severity.OK, seen)
 
 
 def warn(check: str, seen: str, fix: str) -> Finding:
     """Works, with less safety."""
-    return Finding(check, Verdict.WARN, seen, fix)
+    return Finding(check, Severity.WARN, seen, fix)
 
 
 def fail(check: str, seen: str, fix: str) -> Finding:
     """Would stop, or do harm."""
-    return Finding(check, Verdict.FAIL, seen, fix)
+    return Finding(check, Severity.FAIL, seen, fix)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from redis.exceptions import RedisClusterException
 from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
 from mimn.state import CorruptProgress, Keys, decode_progress, namespace
 from uic.core import deployment
-from uic.core.deployment import Finding, TopicFacts, Verdict, creation
+from uic.core.deployment import Finding, Severity, TopicFacts, creation
 from uic.core.event import Reason, check_key, decode
 from uic.core.topics import erased_topic
 from uic.errors import UicError
@@ -41,7 +41,7 @@ from uic.tools.traffic import Newest, Written
 
 SAMPLED_RECORDS: Final = 50
 """The newest of each partition."""
-MARKS: Final = {Verdict.OK: "ok  ", Verdict.WARN: "WARN", Verdict.FAIL: "FAIL"}
+MARKS: Final = {Severity.OK: "ok  ", Severity.WARN: "WARN", Severity.FAIL: "FAIL"}
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:\[([A-Za-z0-9,_-]+)\])?(?:[^;]*?>=([0-9][^,;\s]*))?")
 
 
@@ -381,8 +381,8 @@ def report(found: Sequence[Finding]) -> Iterator[str]:
         if finding.fix:
             rows.append(("", "", f"→ {finding.fix}"))
     yield from table(("", "", ""), rows)
-    counts = {verdict: sum(f.verdict is verdict for f in found) for verdict in Verdict}
-    yield f"{counts[Verdict.OK]} ok, {counts[Verdict.WARN]} to consider, {counts[Verdict.FAIL]} to fix"
+    counts = {verdict: sum(f.verdict is verdict for f in found) for verdict in Severity}
+    yield f"{counts[Severity.OK]} ok, {counts[Severity.WARN]} to consider, {counts[Severity.FAIL]} to fix"
 
 
 def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
@@ -400,4 +400,4 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
     else:
         for line in report(found):
             print(line, file=out)
-    return 1 if verdict is Verdict.FAIL else 0
+    return 1 if verdict is Severity.FAIL else 0

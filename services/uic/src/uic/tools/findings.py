@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mimn.state import partition_of
-from uic.core.deployment import DAY_MS, NO_ANSWER_FIX, Finding, TopicFacts, Verdict, fail, ok, warn
+from uic.core.deployment import DAY_MS, NO_ANSWER_FIX, Finding, Severity, TopicFacts, fail, ok, warn
 
 OLDEST_STORE = (7, 2)
 PARTITIONS_A_MASTER = 32
@@ -349,7 +349,7 @@ def version_numbers(version: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def worst(findings: Iterable[Finding]) -> Verdict:
+def worst(findings: Iterable[Finding]) -> Severity:
     """FAIL if any check failed, else WARN if any warned, else OK."""
     verdicts = {finding.verdict for finding in findings}
-    return next((v for v in (Verdict.FAIL, Verdict.WARN) if v in verdicts), Verdict.OK)
+    return next((v for v in (Severity.FAIL, Severity.WARN) if v in verdicts), Severity.OK)

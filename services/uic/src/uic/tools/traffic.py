@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from uic.core.deployment import Finding, Verdict
+from uic.core.deployment import Finding, Severity
 from uic.tools.findings import clock
 
 INVALID: Final = (0.0, 0.01)
@@ -49,7 +49,7 @@ def newest_records(newest: Newest) -> Finding:
     by_reason = ", ".join(f"{count} {reason}" for reason, count in sorted(newest.reasons.items()))
     seen = f"of the newest {newest.records} records {invalid} cannot be folded" + (f": {by_reason}" if invalid else "")
     fix = "fix the producer, by the table of reasons in docs/runbooks/dead-letters.md"
-    return _by_share(Finding("newest records", Verdict.OK, seen, fix), invalid / max(newest.records, 1), INVALID)
+    return _by_share(Finding("newest records", Severity.OK, seen, fix), invalid / max(newest.records, 1), INVALID)
 
 
 def unknown_items(newest: Newest) -> Finding:
@@ -57,7 +57,7 @@ def unknown_items(newest: Newest) -> Finding:
     share = newest.unknown_items / max(newest.events, 1)
     seen = f"{newest.unknown_items} of the newest {newest.events} events ({share:.0%}) have items that the bundle lacks"
     fix = "train and export on recent data; if nearly all are unknown, the bundle is of another catalog"
-    return _by_share(Finding("items of the events", Verdict.OK, seen, fix), share, UNKNOWN)
+    return _by_share(Finding("items of the events", Severity.OK, seen, fix), share, UNKNOWN)
 
 
 def dead_letters(log: Written | None, dead: Written | None) -> Finding:
@@ -67,18 +67,20 @@ def dead_letters(log: Written | None, dead: Written | None) -> Finding:
     """
     check = "dead letters"
     if log is None or dead is None:
-        return Finding(check, Verdict.WARN, "the topics' offsets cannot be read", "allow this user to read both topics")
+        return Finding(
+            check, Severity.WARN, "the topics' offsets cannot be read", "allow this user to read both topics"
+        )
     records = log.recent if log.recent >= dead.recent else max(log.retained, dead.recent)
     share = dead.recent / max(records, 1)
     seen = f"{dead.recent} in the last 24 hours, for {records} records ({share:.1%})"
     fix = "`uic dead-letters list` shows them; fix the cause, then replay those that can be"
-    return _by_share(Finding(check, Verdict.OK, seen, fix), share, DEAD)
+    return _by_share(Finding(check, Severity.OK, seen, fix), share, DEAD)
 
 
 def worker_clocks(newest_as_of_ms: int | None, store_now_ms: float) -> Finding:
     """No worker's clock is ahead: it would hide that states are stale until time has caught up."""
     if newest_as_of_ms is None or newest_as_of_ms <= store_now_ms:
-        return Finding("clock of the workers", Verdict.OK, "no progress from the future")
+        return Finding("clock of the workers", Severity.OK, "no progress from the future")
     return clock("the workers", (newest_as_of_ms - store_now_ms) / 1000)
 
 
@@ -86,5 +88,5 @@ def _by_share(finding: Finding, share: float, limits: tuple[float, float]) -> Fi
     """The finding with the verdict that `share` deserves: above the first limit WARN, above the second FAIL."""
     warn, fail = limits
     if share > warn:
-        return replace(finding, verdict=Verdict.FAIL if share > fail else Verdict.WARN)
+        return replace(finding, verdict=Severity.FAIL if share > fail else Severity.WARN)
     return replace(finding, fix="")
