@@ -161,7 +161,7 @@ class OccasionSampler:
             occasions: of the train part.
             length: T, most events of a window.
             per_window: P, most occasions of a window.
-            negatives_kept: w, the share of unclicked impressions that an epoch reads, drawn anew in each.
+            negatives_kept: w, the share of unclicked impressions that an epoch reads; each draws its own.
         """
         self._occasions, self._length, self._per_window = occasions, length, per_window
         self._kept = negatives_kept
