@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from mimn.config import ConfigError
 from mimn.data.fields import FittedFields
 from mimn.data.ids import string_ids
 from mimn.data.labelled import OccasionSampler
+from mimn.data.split import PARTS
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.impressions.__main__ import main
 from mimn.impressions.calibrate import calibrate
@@ -33,7 +35,10 @@ from mimn.impressions.train import train
 from mimn.impressions.trained import RunFault, TrainedRun
 from mimn.nn.checkpoint import load_model
 from mimn.run import TrainingSettings
+from support import skips
 
+ROOT = Path(__file__).parents[2]
+SHARED = os.environ.get("CTR_SHARED_DATA")
 DAY = 86_400
 T = 1_600_000_000 // DAY * DAY
 USERS, SHOWN = 150, 30
@@ -58,6 +63,7 @@ class Log:
     columns: str = ""
     """More of `[impressions]`."""
     top: str = ""
+    split: str = 'by = "time"\ntrain_until = 2020-09-23\nvalidate_until = 2020-09-28\n'
 
     def write(self, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,8 +77,7 @@ class Log:
         path.write_text(
             f'name = "x"\n{self.top}\n[events]\nfiles = ["events.parquet"]\nuser = "u"\nitem = "i"\ntime = "t"\n'
             'category = "c"\n[impressions]\nfiles = ["shown.parquet"]\nuser = "u"\nitem = "i"\ntime = "t"\n'
-            f'label = "y"\ncategory = "c"\nwindow = "1h"\n{self.columns}\n{items}{self.fields}\n[split]\nby = "time"\n'
-            "train_until = 2020-09-23\nvalidate_until = 2020-09-28\n"
+            f'label = "y"\ncategory = "c"\nwindow = "1h"\n{self.columns}\n{items}{self.fields}\n[split]\n{self.split}'
         )
         return path
 
@@ -338,6 +343,39 @@ def test_a_position_is_read_in_training_and_missing_afterwards(tmp_path: Path) -
     assert losses[-1]["loss"] < 0.52, "the position explains the clicks of training"
 
 
+def test_a_vocabulary_knows_train_users_alone(tmp_path: Path) -> None:
+    log = made(np.random.default_rng(12), graded, split='by = "user"\n')
+    for table in (log.events, log.shown):
+        table["i"] = np.asarray(table["u"]) * 100 + np.asarray(table["i"]) % 2
+    data = loaded(log.write(tmp_path))
+    train_users = set(data.labelled.impressions.user_id[data.rows("train")].tolist())
+    known = set((data.known_ids(1).ids.items // 100).tolist())
+    assert known == train_users
+
+
+def test_sample_weights_and_files_without_some_negatives_are_accounted_for(tmp_path: Path) -> None:
+    columns = 'weight = "w"\nnegatives_kept = 0.5'
+    log = made(np.random.default_rng(13), graded, columns=columns, fields=context("signal"))
+    log.shown["w"] = np.random.default_rng(14).integers(1, 9, USERS * SHOWN).astype(float)
+    path = log.write(tmp_path)
+    train(path, configured(DEEPFM, epochs=3, kept=0.5), tmp_path / "run", cache=tmp_path / "cache")
+    trained = TrainedRun.load(tmp_path / "run", tmp_path / "cache")
+    assert calibrate(trained, "prior", 16) == Prior(0.25)
+    predicted = trained.predict("test", 16)
+    assert predicted.weights.tolist() == np.where(predicted.labels == 1, 1.0, 2.0).tolist()
+    fitted = calibrate(trained, "platt", 16)
+    validation = trained.predict("validation", 16)
+    assert np.isclose(validation.weights @ fitted.apply(validation.scores), validation.labels.sum())
+    rng = np.random.default_rng(0)
+    windows = next(OccasionSampler(trained.data.labelled.occasions("train"), 16, 8).epoch(rng, 8))
+    weights = trained.reader.batch(windows, rng).weights
+    assert weights is not None
+    real = windows.real > 0
+    shown = trained.data.labelled.impressions
+    assert weights.numpy()[real].tolist() == shown.weight[windows.impression[real]].tolist()
+    assert not weights.numpy()[~real].any()
+
+
 def test_figures_equal_those_counted_by_hand() -> None:
     labels = np.array([1, 0, 0, 1])
     p = np.array([0.8, 0.6, 0.2, 0.4])
@@ -451,3 +489,23 @@ def test_other_states_train_and_score(model: dict[str, Any], tmp_path: Path) -> 
     train(path, config, tmp_path / "run", cache=tmp_path / "cache")
     trained = TrainedRun.load(tmp_path / "run", tmp_path / "cache")
     assert np.isfinite(trained.predict("test", 8).scores).all()
+
+
+@pytest.mark.skipif(SHARED is None, reason=skips.NO_COUPON_MAIL)
+def test_the_coupon_log_is_described_in_forty_lines(tmp_path: Path) -> None:
+    described = (ROOT / "models/datasets/coupon-mail.toml").read_text()
+    assert len(described.splitlines()) <= 40
+    path = tmp_path / "dataset.toml"
+    path.write_text(described.replace("../../data/", f"{SHARED}/"))
+    data = ImpressionData.load(path, tmp_path / "cache")
+    labels = data.labelled.impressions.label
+    found = {part: (len(rows), int(labels[rows].sum())) for part in PARTS for rows in [data.rows(part)]}
+    assert found["test"] == (213_777, 681)
+    assert found["validation"] == (4_758, 25)
+    assert found["train"][0] == 656_802 - 213_777 - 4_758
+    assert {spec.name for spec in data.fit_fields().of("item")} == {
+        "department",
+        "brand",
+        "manufacturer_id",
+        "products",
+    }
