@@ -31,6 +31,7 @@ from mimn.impressions.config import ImpressionConfig, OccasionPlan
 from mimn.impressions.data import ImpressionData, ImpressionReader
 from mimn.impressions.evaluate import evaluate
 from mimn.impressions.figures import Rows, figures
+from mimn.impressions.progressive import Labels, progressive
 from mimn.impressions.train import train
 from mimn.impressions.trained import RunFault, TrainedRun
 from mimn.nn.checkpoint import load_model
@@ -187,6 +188,7 @@ def test_calibration_is_a_step_of_its_own_and_evaluation_says_both(
     assert main(["evaluate", *arguments]) == 0
     overall = json.loads(capsys.readouterr().out)["overall"]
     assert overall["raw"] != overall["calibrated"]
+    assert overall["progressive"] != overall["calibrated"]
     (signal_run.folder / "calibration.json").unlink()
 
 
@@ -413,6 +415,25 @@ def test_an_interval_over_users_is_that_of_the_exact_figures() -> None:
         for part in name.split("."):
             mine = mine[part]
         assert np.allclose([mine["low"], mine["high"]], np.percentile(values, [2.5, 97.5]))
+
+
+def test_progressive_calibration_follows_a_drift_and_knows_no_label_too_early() -> None:
+    """Ten days at twice the rate that the scores say; a label is known after two days."""
+    rng = np.random.default_rng(15)
+    day = np.repeat(np.arange(10), 2000)
+    scores = rng.choice([0.05, 0.1, 0.2], 20_000)
+    labels = (rng.random(20_000) < 2 * scores).astype(np.int64)
+    masks = [day == number for number in range(10)]
+
+    def calibrated(labels: NDArray[np.int64]) -> NDArray[np.float64]:
+        return progressive(Labels(scores, labels, np.ones(20_000), day + 2), scores, day, masks, "platt")
+
+    found = calibrated(labels)
+    assert found[day < 2].tolist() == scores[day < 2].tolist(), "nothing is known yet"
+    assert 0.9 < found[day >= 3].sum() / labels[day >= 3].sum() < 1.1
+    other = calibrated(np.where(day == 5, 1 - labels, labels))
+    assert other[day < 7].tolist() == found[day < 7].tolist()
+    assert other[day == 7].tolist() != found[day == 7].tolist()
 
 
 def test_one_label_alone_is_said_and_not_a_traceback() -> None:

@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn import metrics, run
+from mimn.calibration import Method, Piecewise, Platt
 from mimn.data.labelled import Labelled
 from mimn.data.prepared import Prepared
 from mimn.evaluate import save_predictions
 from mimn.impressions.figures import RESAMPLES, Rows, figures
+from mimn.impressions.progressive import Labels, progressive
 from mimn.impressions.trained import Predicted, TrainedRun
 
 HISTORY_EDGES = (0, 1, 20, 50, 100, 200, 500, 1000)
@@ -39,6 +41,9 @@ def evaluate(trained: TrainedRun, length: int, resamples: int = RESAMPLES) -> di
     probabilities = {"raw": predicted.scores}
     if calibration is not None:
         probabilities["calibrated"] = calibration.apply(predicted.scores)
+    if isinstance(calibration, Platt | Piecewise):
+        method: Method = "platt" if isinstance(calibration, Platt) else "piecewise"
+        probabilities["progressive"] = _progressive(trained, predicted, method, length)
     shown = trained.data.labelled.impressions
     users = shown.user_id[predicted.occasions.rows]
     rows = Rows(predicted.labels, predicted.scores, probabilities, users, predicted.weights)
@@ -53,6 +58,19 @@ def evaluate(trained: TrainedRun, length: int, resamples: int = RESAMPLES) -> di
     trained.record.setdefault("evaluation", {})[str(length)] = result
     run.write_json(trained.folder / run.METRICS, trained.record)
     return result
+
+
+def _progressive(trained: TrainedRun, predicted: Predicted, method: Method, length: int) -> NDArray[np.float64]:
+    """Probabilities by a calibrator that is fitted again before every day (month) of the test. [n]"""
+    both = [trained.predict("validation", length), predicted]
+    times = [trained.data.labelled.impressions.time_ms[one.occasions.rows] for one in both]
+    past = Labels(
+        np.concatenate([one.scores for one in both]),
+        np.concatenate([one.labels for one in both]),
+        np.concatenate([one.weights for one in both]),
+        np.concatenate(times) + trained.window_ms,
+    )
+    return progressive(past, predicted.scores, times[1], (mask for _, _, mask in _days(times[1])), method)
 
 
 def slices(trained: TrainedRun, predicted: Predicted) -> Iterator[tuple[str, str, Mask]]:

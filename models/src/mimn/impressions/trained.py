@@ -82,8 +82,19 @@ class TrainedRun:
     @property
     def kept_in_files(self) -> float:
         """The share of unclicked impressions that the data set's files still hold."""
-        table: ImpressionsTable | None = self.data.prepared.description.impressions
-        return 1.0 if table is None else table.negatives_kept
+        return self._impressions.negatives_kept
+
+    @property
+    def window_ms(self) -> int:
+        """How long after an impression its label is known, in ms."""
+        return self._impressions.window_ms
+
+    @property
+    def _impressions(self) -> ImpressionsTable:
+        table = self.data.prepared.description.impressions
+        if table is None:
+            raise RunFault("the description has no `[impressions]`")
+        return table
 
     def calibration(self) -> Calibration | None:
         """The calibrator of the run, None before `calibrate`.
