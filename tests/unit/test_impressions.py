@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -267,9 +266,8 @@ def test_a_score_reads_only_the_latest_events_strictly_before(signal_run: Traine
     log.events["i"] = np.where(moved, 1 + np.asarray(log.events["i"]) % 19, log.events["i"])
     data = loaded(log.write(tmp_path))
     ids, fitted = EmbeddingIds.load(signal_run.folder), FittedFields.load(signal_run.folder)
-    other = msgspec.structs.replace(signal_run.config)
     changed = TrainedRun(
-        signal_run.folder, {}, other, data, ImpressionReader(data, ids, fitted, None), signal_run.model
+        signal_run.folder, {}, signal_run.config, data, ImpressionReader(data, ids, fitted, None), signal_run.model
     )
     first, second = signal_run.predict("test", 16), changed.predict("test", 16)
     times = signal_run.data.labelled.impressions.time_ms[first.occasions.rows] // 1000

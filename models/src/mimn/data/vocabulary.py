@@ -73,11 +73,11 @@ class EmbeddingIds:
 
     def item_rows(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Embedding rows of item ids. [n] → [n]"""
-        return places(self.items.astype(np.uint64), ids.astype(np.uint64)) + 1
+        return places(self.items.view(np.uint64), ids.astype(np.uint64)) + 1
 
     def category_rows(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Embedding rows of category ids. [n] → [n]"""
-        return places(self.categories.astype(np.uint64), ids.astype(np.uint64)) + 1
+        return places(self.categories.view(np.uint64), ids.astype(np.uint64)) + 1
 
     def save(self, folder: Path) -> None:
         """Write both arrays into `folder`, as the uint64 arrays that a bundle holds."""
