@@ -22,6 +22,7 @@ NO_REFERENCE_DATA = (
     "needs the reference data files: set CTR_SHARED_DATA to a folder with complete_journey/events.parquet and "
     "items.parquet as first prepared; without it their committed hashes stand for them"
 )
+NO_COUPON_MAIL = "needs the coupon log: set CTR_SHARED_DATA to a folder with coupon_mail and complete_journey"
 NO_COMPOSE = "needs the compose command line: install Debian's package docker-compose, or Docker's compose plugin"
 NO_TLS_REDIS = "needs a redis-server or valkey-server that was built with TLS: set CTR_TLS_REDIS to its path"
 NO_WRK = "needs wrk, another load generator: install Debian's package wrk"
@@ -32,6 +33,7 @@ _ALLOWED: Mapping[str, str] = {
     NO_COMPOSE: "CTR_COMPOSE",
     NO_TLS_REDIS: "CTR_TLS_REDIS",
     NO_REFERENCE_DATA: "CTR_SHARED_DATA",
+    NO_COUPON_MAIL: "CTR_SHARED_DATA",
     NO_WRK: "CTR_WRK",
 }
 """Reason of a skip → the variable that, when set, says that the thing exists, so the skip is an error."""

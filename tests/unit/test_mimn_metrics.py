@@ -164,3 +164,21 @@ def test_the_bootstrap_is_a_function_of_its_seed() -> None:
     first, again, other = (difference(labels, good, noise, users, seed) for seed in (1, 1, 2))
     assert first == again
     assert first != other
+
+
+def test_bins_of_equal_mass_keep_equal_predictions_together() -> None:
+    labels, p = np.array([0, 1, 0, 1, 1, 0]), np.array([0.1, 0.1, 0.1, 0.5, 0.6, 0.9])
+    bins = metrics.reliability(labels, p, bins=3)
+    assert bins[:, 0].tolist() == pytest.approx([0.1, 0.5, 0.75])
+    assert bins[:, 1].tolist() == pytest.approx([1 / 3, 1.0, 0.5])
+    assert bins[:, 2].tolist() == pytest.approx([1 / 2, 1 / 6, 1 / 3])
+    expected = (1 / 3 - 0.1) / 2 + 0.5 / 6 + 0.25 / 3
+    assert metrics.expected_calibration_error(labels, p, bins=3) == pytest.approx(expected)
+
+
+def test_a_weight_counts_as_that_many_rows() -> None:
+    rng = np.random.default_rng(4)
+    labels, p, times = rng.integers(0, 2, 50), rng.random(50), rng.integers(1, 4, 50)
+    for measure in (metrics.logloss, metrics.normalized_entropy, metrics.pcoc):
+        repeated = measure(np.repeat(labels, times), np.repeat(p, times))
+        assert measure(labels, p, times.astype(float)) == pytest.approx(repeated)

@@ -56,6 +56,13 @@ COMMANDS = (
     Command("data", TRAIN, "Check, prepare, sample or convert a data set.", "ctr_cli.data", TRAINING),
     Command("train", TRAIN, "Train one model.", "mimn.train", TRAINING),
     Command("evaluate", TRAIN, "Evaluate a trained run.", "mimn.evaluate", TRAINING),
+    Command(
+        "impressions",
+        TRAIN,
+        "Train, calibrate and evaluate on labelled impressions.",
+        "mimn.impressions.__main__",
+        TRAINING,
+    ),
     Command("export", TRAIN, "Write a trained run as a bundle for serving.", "mimn.export", TRAINING),
     _uic("state", OPERATE, "Show what is stored for one user."),
     _uic("erase", OPERATE, "Erase one user: the state, and the history that a rebuild would read."),

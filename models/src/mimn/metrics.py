@@ -59,20 +59,35 @@ def group_auc(labels: Labels, scores: Array, groups: NDArray[np.int64]) -> Group
     Raises:
         UndefinedMetric: no group has both labels.
     """
-    order = np.argsort(groups, kind="stable")
-    starts = np.flatnonzero(np.diff(groups[order], prepend=groups[order][:1] - 1))
-    total, kept = 0.0, 0
-    for rows in np.split(order, starts[1:]):
-        positives = int(labels[rows].sum())
-        if 0 < positives < len(rows):
-            total += auc(labels[rows], scores[rows]) * len(rows)
-            kept += len(rows)
+    aucs, rows = aucs_by_group(labels, scores, groups)
+    total, kept = 0.0, int(rows.sum())
+    for of_group, count in zip(aucs.tolist(), rows.tolist(), strict=True):
+        total += of_group * count
     if not kept:
         raise UndefinedMetric("GAUC needs a group with both labels")
     return GroupAuc(total / kept, kept / len(labels))
 
 
-def logloss(labels: Labels, predictions: Array) -> float:
+def aucs_by_group(labels: Labels, scores: Array, groups: NDArray[np.int64]) -> tuple[Array, NDArray[np.int64]]:
+    """AUC within each group and its rows, in the order of the groups; both 0 where a label is missing. → [G], [G]"""
+    order = np.argsort(groups, kind="stable")
+    starts = np.flatnonzero(np.diff(groups[order], prepend=groups[order][:1] - 1))
+    aucs, counts = np.zeros(len(starts)), np.zeros(len(starts), np.int64)
+    for group, rows in enumerate(np.split(order, starts[1:])):
+        positives = int(labels[rows].sum())
+        if 0 < positives < len(rows):
+            aucs[group], counts[group] = auc(labels[rows], scores[rows]), len(rows)
+    return aucs, counts
+
+
+def log_losses(labels: Labels, predictions: Array) -> Array:
+    """-log(predicted probability of the actual label) of each row, in nats. → [n]"""
+    p = np.clip(predictions.astype(np.float64), EPSILON, 1.0 - EPSILON)
+    losses: Array = -np.where(labels == 1, np.log(p), np.log1p(-p))
+    return losses
+
+
+def logloss(labels: Labels, predictions: Array, weights: Array | None = None) -> float:
     """The mean of -log(predicted probability of the actual label), in nats.
 
     Raises:
@@ -80,23 +95,22 @@ def logloss(labels: Labels, predictions: Array) -> float:
     """
     if not len(labels):
         raise UndefinedMetric("logloss needs at least one row")
-    p = np.clip(predictions.astype(np.float64), EPSILON, 1.0 - EPSILON)
-    return float(-np.mean(np.where(labels == 1, np.log(p), np.log1p(-p))))
+    return _mean(log_losses(labels, predictions), weights)
 
 
-def normalized_entropy(labels: Labels, predictions: Array) -> float:
+def normalized_entropy(labels: Labels, predictions: Array, weights: Array | None = None) -> float:
     """logloss divided by the logloss of always predicting the mean label: below 1 is better than the mean.
 
     Raises:
         UndefinedMetric: all labels are the same.
     """
-    rate = float(np.mean(labels)) if len(labels) else 0.0
+    rate = _mean(labels.astype(np.float64), weights) if len(labels) else 0.0
     if not 0.0 < rate < 1.0:
         raise UndefinedMetric("normalized entropy needs both labels")
-    return logloss(labels, predictions) / logloss(labels, np.full(len(labels), rate))
+    return logloss(labels, predictions, weights) / logloss(labels, np.full(len(labels), rate), weights)
 
 
-def pcoc(labels: Labels, predictions: Array) -> float:
+def pcoc(labels: Labels, predictions: Array, weights: Array | None = None) -> float:
     """Predicted clicks over clicks: mean prediction divided by mean label; 1 is calibrated.
 
     Raises:
@@ -104,7 +118,40 @@ def pcoc(labels: Labels, predictions: Array) -> float:
     """
     if not int(labels.sum()):
         raise UndefinedMetric("PCOC needs a positive")
-    return float(np.mean(predictions.astype(np.float64)) / np.mean(labels))
+    return _mean(predictions.astype(np.float64), weights) / _mean(labels.astype(np.float64), weights)
+
+
+def reliability(labels: Labels, predictions: Array, weights: Array | None = None, bins: int = 20) -> Array:
+    """Bins of equal mass by prediction, rising: mean prediction, mean label, share of the mass. Equal predictions share
+    a bin, so there may be fewer. → [k, 3]
+    """
+    mass = np.ones(len(labels)) if weights is None else weights
+    order = np.argsort(predictions, kind="stable")
+    p, y, mass = predictions[order].astype(np.float64), labels[order], mass[order]
+    before = (np.cumsum(mass) - mass) / mass.sum()
+    bin_of = np.minimum(before * bins, bins - 1).astype(np.int64)[np.searchsorted(p, p, "left")]
+    held = np.bincount(bin_of, mass, bins)
+    sums = np.stack([np.bincount(bin_of, mass * values, bins) for values in (p, y)], -1)
+    there = held > 0
+    return np.column_stack([sums[there] / held[there, np.newaxis], held[there] / mass.sum()])
+
+
+def expected_calibration_error(
+    labels: Labels, predictions: Array, weights: Array | None = None, bins: int = 20
+) -> float:
+    """The mean distance of mean prediction and mean label over bins of equal mass (ECE).
+
+    Raises:
+        UndefinedMetric: there are no rows.
+    """
+    if not len(labels):
+        raise UndefinedMetric("ECE needs at least one row")
+    p, y, share = reliability(labels, predictions, weights, bins).T
+    return float(share @ np.abs(p - y))
+
+
+def _mean(values: Array, weights: Array | None) -> float:
+    return float(np.mean(values)) if weights is None else float(np.average(values, weights=weights))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import subprocess
 import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 import numpy as np
@@ -169,18 +169,34 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return tomli_w.dumps({"name": self.name, **known})
 
 
+class HasArchitecture(Protocol):
+    """A configuration file's value that describes a model."""
+
+    @property
+    def architecture(self) -> ModelConfig:
+        """The model's configuration."""
+
+
+C = TypeVar("C", bound=HasArchitecture)
+
+
 def decode_config(text: str, source: str) -> RunConfig:
-    """The configuration in `text`; `source` names it in errors.
+    """The configuration in `text`; see `decode`."""
+    return decode(text, source, RunConfig)
+
+
+def decode(text: str, source: str, kind: type[C]) -> C:
+    """The configuration of type `kind` in `text`; `source` names it in errors.
 
     Raises:
         ConfigError: not TOML, or a field is unknown, missing, of the wrong type or out of range; the message names it.
     """
     try:
-        config = msgspec.convert(tomllib.loads(text), RunConfig)
+        config = msgspec.convert(tomllib.loads(text), kind)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source}: {error}") from error
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{source}: {with_allowed_values(str(error), RunConfig)}") from error
+        raise ConfigError(f"{source}: {with_allowed_values(str(error), kind)}") from error
     try:
         _ = config.architecture
     except ConfigError as error:
@@ -210,16 +226,21 @@ def _literals(kind: Any) -> list[str]:
 
 
 def read_config(path: Path) -> RunConfig:
-    """The configuration in a file.
+    """The configuration in a file; see `read`."""
+    return read(path, RunConfig)
+
+
+def read(path: Path, kind: type[C]) -> C:
+    """The configuration of type `kind` in a file.
 
     Raises:
-        ConfigError: the file cannot be read, or see `decode_config`.
+        ConfigError: the file cannot be read, or see `decode`.
     """
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
-    return decode_config(text, str(path))
+    return decode(text, str(path), kind)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ import math
 import platform
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,7 +120,14 @@ def train(config: RunConfig, output: Path, *, resume: bool = False, progress_bar
         )
     output.mkdir(parents=True, exist_ok=True)
     (output / run.CONFIG).write_text(resolved, "utf-8")
-    file, warnings = logging.FileHandler(output / run.LOG, encoding="utf-8"), logging.StreamHandler()
+    with logged(output):
+        return _train(config, data, output, resume, progress_bar)
+
+
+@contextmanager
+def logged(folder: Path) -> Iterator[None]:
+    """Meanwhile, write what `log` says into the run folder's log, and warnings to standard error as well."""
+    file, warnings = logging.FileHandler(folder / run.LOG, encoding="utf-8"), logging.StreamHandler()
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     warnings.setFormatter(logging.Formatter("warning: %(message)s"))
     warnings.setLevel(logging.WARNING)
@@ -126,7 +135,7 @@ def train(config: RunConfig, output: Path, *, resume: bool = False, progress_bar
     log.addHandler(file)
     log.addHandler(warnings)
     try:
-        return _train(config, data, output, resume, progress_bar)
+        yield
     finally:
         log.removeHandler(warnings)
         log.removeHandler(file)
@@ -195,14 +204,36 @@ def start(config: RunConfig, ids: EmbeddingIds) -> Progress:
     torch.manual_seed(config.training.seed)
     model = untrained(config.architecture, len(ids.items) + 1, len(ids.categories) + 1)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return Progress(model, optimizer_of(model, config.training), best=copied(model))
+
+
+def optimizer_of(model: ClickModel, settings: TrainingSettings) -> torch.optim.Adam:
+    """Adam, with weight decay for the embedding tables alone."""
     tables = [model.items.weight, model.categories.weight]
+    if model.fields is not None:
+        tables += [module.weight for module in model.fields.modules() if isinstance(module, nn.Embedding)]
     others = [parameter for parameter in model.parameters() if not any(parameter is table for table in tables)]
-    groups: list[dict[str, Any]] = [
-        {"params": tables, "weight_decay": config.training.embedding_l2},
-        {"params": others},
-    ]
-    optimizer = torch.optim.Adam(groups, lr=config.training.learning_rate)
-    return Progress(model, optimizer, best=_copy(model))
+    groups: list[dict[str, Any]] = [{"params": tables, "weight_decay": settings.embedding_l2}, {"params": others}]
+    return torch.optim.Adam(groups, lr=settings.learning_rate)
+
+
+def take_step(
+    model: ClickModel, optimizer: torch.optim.Adam, batch: Batch, settings: TrainingSettings, epoch: int
+) -> float:
+    """One step of the optimizer on one batch; returns its click loss. `epoch`, from 1 on, is for the message.
+
+    Raises:
+        TrainingFailed: the loss is not finite.
+    """
+    losses = model.loss(batch.to(model.items.weight.device))
+    click = float(losses.click.detach())
+    if not math.isfinite(click):
+        raise TrainingFailed(f"the loss is {click} in epoch {epoch}: lower training.learning_rate")
+    optimizer.zero_grad(set_to_none=True)
+    losses.total.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
+    optimizer.step()
+    return click
 
 
 def run_epoch(
@@ -229,14 +260,8 @@ def run_epoch(
     began, total, targets, events = time.process_time(), 0.0, 0, 0
     batches = sampler.epoch(rng, settings.windows_per_batch)
     for batch in tqdm(batches, f"epoch {number + 1}", disable=not progress_bar, unit="batch", leave=False):
-        losses = model.loss(to_tensors(batch, auxiliary=model.config.auxiliary_loss).to(model.items.weight.device))
-        click = float(losses.click.detach())
-        if not math.isfinite(click):
-            raise TrainingFailed(f"the loss is {click} in epoch {number + 1}: lower training.learning_rate")
-        progress.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
-        progress.optimizer.step()
+        tensors = to_tensors(batch, auxiliary=model.config.auxiliary_loss)
+        click = take_step(model, progress.optimizer, tensors, settings, number + 1)
         count = int(batch.weight.sum())
         total, targets, events = total + click * count, targets + count, events + int(batch.length.sum())
     cpu_s = time.process_time() - began
@@ -249,7 +274,7 @@ def run_epoch(
     )
     progress.curve.append(epoch)
     if progress.best_epoch == number:
-        progress.best = _copy(model)
+        progress.best = copied(model)
     return epoch
 
 
@@ -356,7 +381,7 @@ def _record(config: RunConfig, data: DataSet, ids: EmbeddingIds, progress: Progr
         "data_sha256": data.events.sha256,
         "instances_sha256": data.instances.sha256,
         "commit": commit,
-        "machine": f"{platform.machine()}, {_device(progress.model)}, torch {torch.__version__}",
+        "machine": machine(progress.model),
         "items": len(ids.items),
         "categories": len(ids.categories),
         "parameters": sum(parameter.numel() for parameter in progress.model.parameters()),
@@ -370,16 +395,19 @@ def _record(config: RunConfig, data: DataSet, ids: EmbeddingIds, progress: Progr
     }
 
 
-def _device(model: ClickModel) -> str:
+def machine(model: ClickModel) -> str:
+    """What a model was trained on, for its record."""
     device = model.items.weight.device
-    return "one thread" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    used = "one thread" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    return f"{platform.machine()}, {used}, torch {torch.__version__}"
 
 
 def _out_of_patience(progress: Progress, patience: int) -> bool:
     return bool(progress.curve) and len(progress.curve) - 1 - progress.best_epoch >= patience
 
 
-def _copy(model: ClickModel) -> dict[str, Tensor]:
+def copied(model: ClickModel) -> dict[str, Tensor]:
+    """The model's tensors as they are now."""
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 

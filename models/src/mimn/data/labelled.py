@@ -1,7 +1,8 @@
 """Labelled impressions as training and evaluation see them: parts, occasions, and windows with many occasions each.
 
-An **occasion** is what a user was shown at one time by one request: its impressions share the history, the user's
-fields and one pass over the events. Its history is the events strictly before its time.
+An **occasion** is what a user was shown at one time by one request in one context: its impressions share the history,
+the values of all context fields (the position too), the user's fields and one pass over the events. Its history is the
+events strictly before its time.
 
     part      train while its label is known before the cut, validation between the cuts, test behind the second
     window    events start : start + length of one user, and the occasions whose histories end in it
@@ -66,6 +67,9 @@ class Labelled:
         rows, keys = rows[order], keys[:, order]
         new = np.ones(len(rows), np.bool_)
         new[1:] = (keys[:, 1:] != keys[:, :-1]).any(0)
+        for column in (*shown.context.values(), shown.position):
+            bits = column[rows].view(f"u{column.itemsize}")  # one missing number equals another
+            new[1:] |= bits[1:] != bits[:-1]
         first = np.flatnonzero(new)
         size = np.diff(np.append(first, len(rows)))
         pieces = -(-size // CANDIDATES)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mimn.data.events import DataError, Events
 
 UNKNOWN_ROW = 0
+Ids = NDArray[np.int64] | NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -49,25 +50,34 @@ class Vocabulary:
 
     def embedding_ids(self, min_users: int) -> EmbeddingIds:
         """The ids that get an embedding: items that at least `min_users` train users touched, and all categories."""
-        return EmbeddingIds(self.items[self.item_users >= min_users], self.categories)
+        return EmbeddingIds.of(self.items[self.item_users >= min_users], self.categories)
 
 
 @dataclass(frozen=True)
 class EmbeddingIds:
-    """The ids that have a row of their own: id `items[i]` has row i + 1, every other id row 0."""
+    """The ids that have a row of their own: id `items[i]` has row i + 1, every other id row 0.
+
+    Hashes of strings use all 64 bits and are held as the int64 with the same bits; their order is that of uint64, as in
+    a bundle.
+    """
 
     items: NDArray[np.int64]
-    """[I'], rising."""
+    """[I'], rising as uint64."""
     categories: NDArray[np.int64]
-    """[K], rising."""
+    """[K], rising as uint64."""
+
+    @classmethod
+    def of(cls, items: NDArray[np.int64], categories: NDArray[np.int64]) -> EmbeddingIds:
+        """The distinct ids in their order."""
+        return cls(*(np.unique(ids.astype(np.uint64)).astype(np.int64) for ids in (items, categories)))
 
     def item_rows(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Embedding rows of item ids."""
-        return places(self.items, ids) + 1
+        """Embedding rows of item ids. [n] → [n]"""
+        return places(self.items.view(np.uint64), ids.astype(np.uint64)) + 1
 
     def category_rows(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Embedding rows of category ids."""
-        return places(self.categories, ids) + 1
+        """Embedding rows of category ids. [n] → [n]"""
+        return places(self.categories.view(np.uint64), ids.astype(np.uint64)) + 1
 
     def save(self, folder: Path) -> None:
         """Write both arrays into `folder`, as the uint64 arrays that a bundle holds."""
@@ -113,8 +123,8 @@ def build_vocabulary(events: Events, train_users: NDArray[np.bool_]) -> Vocabula
     return Vocabulary(items, item_category, counts, item_users, categories, category_events, places_)
 
 
-def places(sorted_ids: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Each id's place in `sorted_ids`, -1 where it is absent."""
+def places(sorted_ids: Ids, ids: Ids) -> NDArray[np.int64]:
+    """Each id's place in `sorted_ids`, -1 where it is absent. Both have one type. [k], [n] → [n]"""
     if not len(sorted_ids):
         return np.full(len(ids), -1)
     at = np.minimum(np.searchsorted(sorted_ids, ids), len(sorted_ids) - 1)

@@ -1,18 +1,24 @@
-"""Saves and loads models as safetensors, so nothing is pickled. The file also contains the configuration."""
+"""Saves and loads models as safetensors, so nothing is pickled. The file also contains the configuration and the
+descriptions of the fields."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import msgspec
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from mimn.baselines import BaselineConfig, ModelConfig, model_config
+from mimn.bundle.fields import FieldSpec
 from mimn.config import ConfigError
 from mimn.nn.baselines.model import BaselineModel
-from mimn.nn.fields import ModelFields
+from mimn.nn.fields import FieldTables, FieldValues, ModelFields
+from mimn.nn.heads import HEADS
 from mimn.nn.model import ClickModel, MimnModel
 
 
@@ -27,10 +33,29 @@ def untrained(config: ModelConfig, item_rows: int, category_rows: int, fields: M
     return MimnModel(config, item_rows, category_rows, fields)
 
 
+def model_fields(
+    config: ModelConfig,
+    specs: Sequence[FieldSpec],
+    item_values: FieldValues | None = None,
+    embedding_rows: Tensor | None = None,
+) -> ModelFields:
+    """Untrained tables of the fields `specs` for a model of `config`; the other arguments as `ModelFields`."""
+    dim, first_order = config.embedding_dim, config.head != "paper" and HEADS[config.head].first_order
+    request, item = (
+        FieldTables([spec for spec in specs if (spec.source == "item") == own], dim, first_order=first_order)
+        for own in (False, True)
+    )
+    return ModelFields(request, item, item_values, embedding_rows)
+
+
 def save_model(model: ClickModel, path: str | Path) -> None:
     """Write the weights and the configuration of `model` to `path`; the same model gives the same bytes."""
     tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
-    save_file(tensors, str(path), metadata={"config": json.dumps(asdict(model.config), sort_keys=True)})
+    metadata = {"config": json.dumps(asdict(model.config), sort_keys=True)}
+    if model.fields is not None:
+        specs = [*model.fields.request.specs, *model.fields.item.specs]
+        metadata["fields"] = msgspec.json.encode(specs).decode()
+    save_file(tensors, str(path), metadata=metadata)
 
 
 def load_model(path: str | Path) -> ClickModel:
@@ -47,8 +72,25 @@ def load_model(path: str | Path) -> ClickModel:
         raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
     try:
         config = model_config(json.loads(metadata["config"]))
-        model = untrained(config, len(tensors["items.weight"]), len(tensors["categories.weight"]))
+        fields = _fields(config, metadata, tensors)
+        model = untrained(config, len(tensors["items.weight"]), len(tensors["categories.weight"]), fields)
         model.load_state_dict(tensors)
     except (KeyError, ValueError, ConfigError, RuntimeError) as error:
         raise CheckpointError(f"{path} is not a model of this program version: {error}") from error
     return model.eval()
+
+
+def _fields(config: ModelConfig, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> ModelFields | None:
+    """Tables and item values of the shapes that the file has, None for a model without fields."""
+    if "fields" not in metadata:
+        return None
+    specs = msgspec.json.decode(metadata["fields"], type=tuple[FieldSpec, ...])
+    values = None
+    if "fields.item_rows" in tensors:
+        lists = sum(name.startswith("fields.item_list_") for name in tensors)
+        values = FieldValues(
+            rows=tensors["fields.item_rows"],
+            lists=tuple(tensors[f"fields.item_list_{place}"] for place in range(lists)),
+            numbers=tensors["fields.item_numbers"],
+        )
+    return model_fields(config, specs, values, tensors.get("fields.embedding_rows"))

@@ -113,10 +113,25 @@ class FieldTables(nn.Module):
 class ModelFields(nn.Module):
     """The fields of a model: the request's tables, the item's, and each item's values."""
 
-    def __init__(self, request: FieldTables, item: FieldTables, item_values: FieldValues | None = None) -> None:
-        """`item_values`: by row of the model's item table, row 0 the unknown item. They are data, not weights, but a
-        run folder without them could not be exported, so they are saved with the model."""
+    def __init__(
+        self,
+        request: FieldTables,
+        item: FieldTables,
+        item_values: FieldValues | None = None,
+        embedding_rows: Tensor | None = None,
+    ) -> None:
+        """
+        Args:
+            request, item: the tables of each side.
+            item_values: by row of the model's item table, row 0 the unknown item. They are data, not weights, but a run
+                folder without them could not be exported, so they are saved with the model.
+            embedding_rows: [items] int64, the row of each item's id embedding: its own, or 0 for an item that has
+                fields and was not shown in training. None: every item has its own.
+        """
         super().__init__()
+        if embedding_rows is not None:
+            self.register_buffer("embedding_rows", embedding_rows)
+        self.tied = embedding_rows is not None
         self.request, self.item = request, item
         self.lists = 0 if item_values is None else len(item_values.lists)
         if item_values is not None:
@@ -124,6 +139,10 @@ class ModelFields(nn.Module):
             self.register_buffer("item_numbers", item_values.numbers)
             for place, rows in enumerate(item_values.lists):
                 self.register_buffer(f"item_list_{place}", rows)
+
+    def id_rows(self, items: Tensor) -> Tensor:
+        """The rows of the items' id embeddings. [...] int64 rows → [...]"""
+        return self.get_buffer("embedding_rows")[items] if self.tied else items
 
     def item_vector(self, items: Tensor) -> Tensor | None:
         """The items' vectors of their fields, None without any. [...] int64 rows → [..., W]"""

@@ -110,7 +110,8 @@ class ClickModel(nn.Module, ABC):
 
     def vectors(self, items: Tensor, categories: Tensor) -> Tensor:
         """Events or candidates as the model reads them. [...], [...] int64 → [..., D]"""
-        return torch.cat([self.items(items), self.categories(categories)], -1)
+        rows = items if self.fields is None else self.fields.id_rows(items)
+        return torch.cat([self.items(rows), self.categories(categories)], -1)
 
     def request_vector(self, values: FieldValues | None) -> Tensor | None:
         """The request's vector of its fields, None for a model without. → [..., K]

@@ -1,0 +1,88 @@
+"""Models of labelled impressions, from a description to click probabilities.
+
+python -m mimn.impressions train --description dataset.toml --config model.toml --output runs/x [--seed 1]
+python -m mimn.impressions calibrate --run runs/x --method platt      fitted on the validation impressions
+python -m mimn.impressions evaluate --run runs/x                      figures on the test impressions
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+
+from mimn import run
+from mimn.calibration import CalibrationError, Method
+from mimn.config import ConfigError
+from mimn.data.events import DataError
+from mimn.data.prepared import cache_folder
+from mimn.impressions.calibrate import calibrate
+from mimn.impressions.config import ImpressionConfig
+from mimn.impressions.evaluate import evaluate
+from mimn.impressions.train import train
+from mimn.impressions.trained import RunFault, TrainedRun
+from mimn.nn.checkpoint import CheckpointError
+from mimn.train import TrainingFailed
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; see the module's text. Exit status 1: it could not be done."""
+    options = parser().parse_args(arguments)
+    try:
+        print(json.dumps(_run(options), indent=2))
+    except (ConfigError, DataError, TrainingFailed, RunFault, CheckpointError, CalibrationError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Commands and options."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mimn.impressions", description="Train, calibrate and evaluate on labelled impressions."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    training = commands.add_parser("train", help="train a model", description="Train a model.")
+    training.add_argument("--description", type=Path, required=True, help="dataset.toml with [impressions]")
+    training.add_argument("--config", type=Path, required=True, help="TOML file of the model")
+    training.add_argument("--output", type=Path, required=True, help="run folder to write")
+    training.add_argument("--seed", type=int, help="use this seed, not training.seed")
+    calibrating = commands.add_parser("calibrate", help="fit click probabilities to validation impressions")
+    calibrating.add_argument("--method", choices=get_args(Method), required=True, help="see docs/impressions.md")
+    evaluating = commands.add_parser("evaluate", help="figures on the test impressions")
+    for command in (calibrating, evaluating):
+        command.add_argument("--run", type=Path, required=True, help="run folder of train")
+        command.add_argument("--description", type=Path, help="where the description is now, if it has moved")
+        command.add_argument("--length", type=int, help="latest events to read (training.validation_length)")
+    for command in (training, calibrating, evaluating):
+        command.add_argument("--cache", type=Path, default=cache_folder(), help="prepared data (%(default)s)")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> Any:
+    if options.command == "train":
+        config = run.read(options.config, ImpressionConfig)
+        if options.seed is not None:
+            config = config.with_seed(options.seed)
+        record = train(
+            options.description, config, options.output, cache=options.cache, progress_bar=sys.stderr.isatty()
+        )
+        shown = ("name", "dataset", "seed", "epochs", "best_epoch", "validation_logloss", "validation_auc")
+        return {name: record[name] for name in shown}
+    trained = TrainedRun.load(options.run, options.cache, options.description)
+    length = trained.config.training.validation_length if options.length is None else options.length
+    if length < 1:
+        raise ConfigError(f"length must be at least 1, not {length}")
+    if options.command == "calibrate":
+        return msgspec.to_builtins(calibrate(trained, options.method, length))
+    return evaluate(trained, length)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

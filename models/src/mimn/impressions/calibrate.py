@@ -1,0 +1,36 @@
+"""Fit a calibrator to a run's scores of the validation impressions, which training did not learn from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from mimn.calibration import Calibration, Method, fit
+from mimn.impressions.trained import CALIBRATION, TrainedRun
+
+
+def calibrate(trained: TrainedRun, method: Method, length: int) -> Calibration:
+    """The calibrator by `method`, written into the run as `calibration.json`.
+
+    `prior` undoes the down-sampling of negatives, in the files and in training, and looks at no impression.
+
+    Raises:
+        CalibrationError: it cannot be fitted; the file stays as it was.
+    """
+    predicted = trained.predict("validation", length)
+    fitted = fit(
+        method,
+        predicted.scores,
+        predicted.labels.astype(float),
+        predicted.weights,
+        rate=trained.config.windows.negatives_kept * trained.kept_in_files,
+    )
+    _write(trained.folder / CALIBRATION, fitted)
+    return fitted
+
+
+def _write(path: Path, calibration: Calibration) -> None:
+    partial = path.with_name(f".{path.name}.tmp")
+    partial.write_bytes(msgspec.json.format(msgspec.json.encode(calibration)))
+    partial.replace(path)

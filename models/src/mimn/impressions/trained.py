@@ -1,0 +1,124 @@
+"""A finished run with the data that it was trained on: what evaluation and calibration begin with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mimn import run
+from mimn.calibration import Calibration, CalibrationError
+from mimn.data.description import ImpressionsTable, read_description
+from mimn.data.fields import FittedFields
+from mimn.data.labelled import Occasions
+from mimn.data.split import Part
+from mimn.data.vocabulary import EmbeddingIds
+from mimn.impressions.config import ImpressionConfig
+from mimn.impressions.data import ImpressionData, ImpressionReader
+from mimn.impressions.scoring import predict
+from mimn.impressions.train import DESCRIPTION
+from mimn.nn.checkpoint import load_model
+from mimn.nn.model import ClickModel
+
+CALIBRATION = "calibration.json"
+
+
+class RunFault(Exception):
+    """A run that cannot be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """One run."""
+
+    folder: Path
+    record: dict[str, Any]
+    config: ImpressionConfig
+    data: ImpressionData
+    reader: ImpressionReader
+    model: ClickModel
+
+    @classmethod
+    def load(cls, folder: Path, cache: Path, description: Path | None = None) -> TrainedRun:
+        """The run in a folder. `description`: where the data set's description is now, if it has moved.
+
+        Raises:
+            RunFault: the folder holds no finished run, or the data is not what it was trained on.
+            ConfigError, DataError, CheckpointError: a file of the run or of the data set cannot be used.
+        """
+        torch.set_num_threads(1)
+        try:
+            record = json.loads((folder / run.METRICS).read_text("utf-8"))
+            path = Path(record["description"]) if description is None else description
+        except (OSError, ValueError, KeyError) as error:
+            raise RunFault(f"{folder} holds no finished run on impressions ({error}): train it first") from error
+        config = run.read(folder / run.CONFIG, ImpressionConfig)
+        if not path.exists():
+            raise RunFault(f"{path}, which the run was trained with, is gone: name the description by --description")
+        if read_description(path) != read_description(folder / DESCRIPTION):
+            raise RunFault(f"{path} differs from {folder / DESCRIPTION}: restore it, or train again")
+        data = ImpressionData.load(path, cache)
+        if data.sha256 != record["data_sha256"]:
+            raise RunFault(f"{folder}: the data of {path} is not that of training: train again on this data")
+        ids, fitted, model = EmbeddingIds.load(folder), FittedFields.load(folder), load_model(folder / run.MODEL)
+        if config.training.compile:
+            model.compile_steps()
+        return cls(folder, record, config, data, ImpressionReader(data, ids, fitted, config.architecture.sketch), model)
+
+    def predict(self, part: Part, length: int) -> Predicted:
+        """The scores of a part's impressions on the latest `length` events before each."""
+        occasions = self.data.labelled.occasions(part)
+        shown = self.data.labelled.impressions
+        labels = shown.label[occasions.rows].astype(np.int64)
+        weights = np.where(labels == 1, 1.0, 1.0 / self.kept_in_files)
+        return Predicted(occasions, labels, weights, predict(self.model, self.reader, occasions, length))
+
+    @property
+    def kept_in_files(self) -> float:
+        """The share of unclicked impressions that the data set's files still hold."""
+        return self._impressions.negatives_kept
+
+    @property
+    def window_ms(self) -> int:
+        """How long after an impression its label is known, in ms."""
+        return self._impressions.window_ms
+
+    @property
+    def _impressions(self) -> ImpressionsTable:
+        table = self.data.prepared.description.impressions
+        if table is None:
+            raise RunFault("the description has no `[impressions]`")
+        return table
+
+    def calibration(self) -> Calibration | None:
+        """The calibrator of the run, None before `calibrate`.
+
+        Raises:
+            RunFault: its file is damaged.
+        """
+        path = self.folder / CALIBRATION
+        try:
+            found: Calibration = msgspec.json.decode(path.read_bytes(), type=Calibration)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.MsgspecError, CalibrationError) as error:
+            raise RunFault(f"{path} cannot be used ({error}): calibrate again") from error
+        return found
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Scores of the n impressions of a part, by user and time."""
+
+    occasions: Occasions
+    labels: NDArray[np.int64]
+    weights: NDArray[np.float64]
+    """What each impression counts: an unclicked one stands for those that the files left out."""
+    scores: NDArray[np.float64]
+    """As the model gives them."""

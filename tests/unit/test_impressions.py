@@ -1,0 +1,530 @@
+"""Models of labelled impressions: what they may read, what they learn, and what is said of them afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from mimn import run
+from mimn.calibration import Platt, Prior
+from mimn.config import ConfigError
+from mimn.data.fields import FittedFields
+from mimn.data.ids import string_ids
+from mimn.data.labelled import OccasionSampler
+from mimn.data.split import PARTS
+from mimn.data.vocabulary import EmbeddingIds
+from mimn.impressions.__main__ import main
+from mimn.impressions.calibrate import calibrate
+from mimn.impressions.config import ImpressionConfig, OccasionPlan
+from mimn.impressions.data import ImpressionData, ImpressionReader
+from mimn.impressions.evaluate import evaluate
+from mimn.impressions.figures import Rows, figures
+from mimn.impressions.progressive import Labels, progressive
+from mimn.impressions.train import train
+from mimn.impressions.trained import RunFault, TrainedRun
+from mimn.nn.checkpoint import load_model
+from mimn.run import TrainingSettings
+from support import skips
+
+ROOT = Path(__file__).parents[2]
+SHARED = os.environ.get("CTR_SHARED_DATA")
+DAY = 86_400
+T = 1_600_000_000 // DAY * DAY
+USERS, SHOWN = 150, 30
+POOLING: dict[str, Any] = {
+    "variant": "pooling",
+    "memory_induction": False,
+    "utilization": False,
+    "embedding_dim": 4,
+    "head_units": [16, 8],
+}
+DEEPFM = POOLING | {"head": "deepfm"}
+
+
+@dataclass
+class Log:
+    """A log of our own, and what its description says besides."""
+
+    events: dict[str, Any]
+    shown: dict[str, Any]
+    items: dict[str, Any] = field(default_factory=dict)
+    fields: str = ""
+    columns: str = ""
+    """More of `[impressions]`."""
+    top: str = ""
+    split: str = 'by = "time"\ntrain_until = 2020-09-23\nvalidate_until = 2020-09-28\n'
+
+    def write(self, folder: Path) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table(self.events), folder / "events.parquet")
+        pq.write_table(pa.table(self.shown), folder / "shown.parquet")
+        items = ""
+        if self.items:
+            pq.write_table(pa.table(self.items), folder / "items.parquet")
+            items = '[items]\nfiles = ["items.parquet"]\nkey = "i"\n'
+        path = folder / "dataset.toml"
+        path.write_text(
+            f'name = "x"\n{self.top}\n[events]\nfiles = ["events.parquet"]\nuser = "u"\nitem = "i"\ntime = "t"\n'
+            'category = "c"\n[impressions]\nfiles = ["shown.parquet"]\nuser = "u"\nitem = "i"\ntime = "t"\n'
+            f'label = "y"\ncategory = "c"\nwindow = "1h"\n{self.columns}\n{items}{self.fields}\n[split]\n{self.split}'
+        )
+        return path
+
+
+def made(rng: np.random.Generator, rate: Callable[[NDArray[np.int64]], NDArray[np.float64]], **more: Any) -> Log:
+    """Clicks whose probability is `rate` of the column `signal` (0 to 3); the column `noise` means nothing."""
+    n = USERS * SHOWN
+    signal = rng.integers(0, 4, n)
+    events = USERS * 10
+    item = rng.integers(1, 20, events)
+    shown_item = rng.integers(1, 20, n)
+    return Log(
+        {"u": rng.integers(1, USERS, events), "i": item, "c": item % 3, "t": T + rng.integers(0, 20 * DAY, events)},
+        {
+            "u": np.repeat(np.arange(1, USERS + 1), SHOWN),
+            "i": shown_item,
+            "c": shown_item % 3,
+            "t": T + rng.integers(0, 20 * DAY, n),
+            "y": (rng.random(n) < rate(signal)).astype(np.int64),
+            "signal": [f"s{value}" for value in signal],
+            "noise": [f"n{value}" for value in rng.integers(0, 4, n)],
+        },
+        **more,
+    )
+
+
+def graded(signal: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.array([0.05, 0.1, 0.3, 0.6])[signal]
+
+
+def context(*names: str) -> str:
+    return "".join(f'[fields.context.{name}]\nkind = "categorical"\n' for name in names)
+
+
+def configured(model: dict[str, Any], *, epochs: int = 4, kept: float = 1.0) -> ImpressionConfig:
+    return ImpressionConfig(
+        name="x",
+        model=model,
+        windows=OccasionPlan(length=16, occasions=16, negatives_kept=kept),
+        training=TrainingSettings(
+            epochs=epochs, windows_per_batch=16, learning_rate=1e-2, validation_length=16, patience=3
+        ),
+    )
+
+
+def loaded(path: Path) -> ImpressionData:
+    return ImpressionData.load(path, path.parent / "cache")
+
+
+@pytest.fixture(scope="module")
+def signal_run(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
+    folder = tmp_path_factory.mktemp("signal")
+    path = made(np.random.default_rng(0), graded, fields=context("signal")).write(folder)
+    train(path, configured(DEEPFM), folder / "run", cache=folder / "cache")
+    return TrainedRun.load(folder / "run", folder / "cache")
+
+
+def test_a_field_that_carries_the_signal_is_learned(signal_run: TrainedRun) -> None:
+    result = evaluate(signal_run, 16, resamples=20)
+    assert result["overall"]["auc"]["value"] > 0.72
+    assert result["overall"]["raw"]["ne"]["value"] < 0.95
+    assert 0.8 < result["overall"]["raw"]["pcoc"]["value"] < 1.25
+
+
+def test_a_field_that_is_noise_is_not(tmp_path: Path) -> None:
+    path = made(np.random.default_rng(0), graded, fields=context("noise")).write(tmp_path)
+    train(path, configured(DEEPFM, epochs=2), tmp_path / "run", cache=tmp_path / "cache")
+    result = evaluate(TrainedRun.load(tmp_path / "run", tmp_path / "cache"), 16, resamples=2)
+    assert 0.45 < result["overall"]["auc"]["value"] < 0.55
+
+
+def test_a_saved_run_scores_as_before(signal_run: TrainedRun) -> None:
+    again = TrainedRun.load(signal_run.folder, signal_run.folder.parent / "cache")
+    first, second = (one.predict("test", 16) for one in (signal_run, again))
+    assert first.scores.tolist() == second.scores.tolist()
+    assert np.isclose(
+        again.record["validation_auc"], max(e["validation_auc"] for e in again.record["curve"]), atol=0.05
+    )
+    model = load_model(signal_run.folder / run.MODEL)
+    assert model.fields is not None
+    assert [spec.name for spec in model.fields.request.specs] == ["signal"]
+
+
+def test_evaluation_says_each_slice_and_leaves_out_what_is_undefined(signal_run: TrainedRun) -> None:
+    result = evaluate(signal_run, 16, resamples=20)
+    assert set(result["slices"]) == {"history", "item", "context.signal", "day"}
+    assert set(result["slices"]["context.signal"]) == {"s0", "s1", "s2", "s3"}
+    rows = len(signal_run.data.rows("test"))
+    for family in result["slices"].values():
+        assert sum(of["rows"] for of in family.values()) == rows
+    assert result["overall"]["auc"]["low"] < result["overall"]["auc"]["value"] < result["overall"]["auc"]["high"]
+    assert (signal_run.folder / "evaluation-16.png").stat().st_size > 10_000
+    stored = json.loads((signal_run.folder / run.METRICS).read_text())
+    assert stored["evaluation"]["16"] == result
+
+
+def test_calibration_is_a_step_of_its_own_and_evaluation_says_both(
+    signal_run: TrainedRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--run", str(signal_run.folder), "--cache", str(signal_run.folder.parent / "cache")]
+    assert main(["calibrate", *arguments, "--method", "platt"]) == 0
+    assert json.loads(capsys.readouterr().out)["method"] == "platt"
+    fitted = signal_run.calibration()
+    assert isinstance(fitted, Platt)
+    validation = signal_run.predict("validation", 16)
+    assert np.isclose(fitted.apply(validation.scores).sum(), validation.labels.sum())
+    assert main(["evaluate", *arguments]) == 0
+    overall = json.loads(capsys.readouterr().out)["overall"]
+    assert overall["raw"] != overall["calibrated"]
+    assert overall["progressive"] != overall["calibrated"]
+    (signal_run.folder / "calibration.json").unlink()
+
+
+def test_all_rows_and_corrected_fewer_rows_give_the_same_mean(tmp_path: Path) -> None:
+    path = made(np.random.default_rng(1), graded, fields=context("signal")).write(tmp_path)
+    means = []
+    for kept in (1.0, 0.3):
+        folder = tmp_path / f"run{kept}"
+        record = train(path, configured(DEEPFM, epochs=6, kept=kept), folder, cache=tmp_path / "cache")
+        assert record["negatives_kept"] == kept
+        trained = TrainedRun.load(folder, tmp_path / "cache")
+        calibration = calibrate(trained, "prior", 16)
+        assert calibration == Prior(kept)
+        predicted = trained.predict("test", 16)
+        means.append(float(calibration.apply(predicted.scores).mean()))
+        if kept < 1.0:
+            assert predicted.scores.mean() > 1.5 * means[0], "without the correction scores are too high"
+    truth = graded(np.arange(4)).mean()
+    assert np.isclose(means[0], means[1], rtol=0.15)
+    assert np.allclose(means, truth, rtol=0.15)
+
+
+def test_what_lies_behind_the_cut_changes_nothing_that_is_fitted(tmp_path: Path) -> None:
+    """The vocabulary, the fields, and every batch of an epoch are the same, whatever happened after `train_until`."""
+    found = []
+    for folder, later in (("a", False), ("b", True)):
+        log = made(np.random.default_rng(2), graded, fields=context("signal") + NUMBER)
+        log.shown["price"] = np.random.default_rng(3).random(USERS * SHOWN) * 10
+        for table in (log.events, log.shown):
+            behind = np.asarray(table["t"]) >= T + 10 * DAY
+            if later:
+                for name in ("i", "c"):
+                    table[name] = np.where(behind, 1000 + np.asarray(table[name]), table[name])
+                if "y" in table:
+                    table["y"] = np.where(behind, 1 - np.asarray(table["y"]), table["y"])
+                    table["price"] = np.where(behind, 1e6, table["price"])
+                    table["signal"] = [f"new{v}" if b else v for v, b in zip(table["signal"], behind, strict=True)]
+        data = loaded(log.write(tmp_path / folder))
+        known, fitted = data.known_ids(5), data.fit_fields()
+        reader = ImpressionReader(data, known.ids, fitted, None)
+        sampler = OccasionSampler(data.labelled.occasions("train"), 16, 8)
+        rng = np.random.default_rng(0)
+        batches = [reader.batch(windows, rng) for windows in sampler.epoch(rng, 8)]
+        assert known.ids.items.max() < 1000
+        found.append((known, fitted, batches))
+    (known_a, fitted_a, batches_a), (known_b, fitted_b, batches_b) = found
+    assert known_a.ids.items.tolist() == known_b.ids.items.tolist()
+    assert known_a.ids.categories.tolist() == known_b.ids.categories.tolist()
+    assert fitted_a.specs == fitted_b.specs
+    assert len(batches_a) == len(batches_b) > 3
+    for a, b in zip(batches_a, batches_b, strict=True):
+        assert torch.equal(a.labels, b.labels)
+        assert a.weights is not None
+        assert b.weights is not None
+        assert torch.equal(a.weights, b.weights)
+        assert a.lengths is not None
+        # Behind a window's end the rows are whatever comes next in the file.
+        real = torch.arange(a.items.shape[1]) < a.lengths.unsqueeze(-1)
+        assert torch.equal(a.items[real], b.items[real])
+        assert a.request is not None
+        assert b.request is not None
+        assert torch.equal(a.request.rows, b.request.rows)
+        assert torch.equal(a.request.numbers, b.request.numbers)
+
+
+NUMBER = '[fields.context.price]\nkind = "numeric"\n'
+
+
+def test_a_score_reads_only_the_latest_events_strictly_before(signal_run: TrainedRun, tmp_path: Path) -> None:
+    """Events at or after an impression, older than the latest T, and labels do not move its score."""
+    log = made(np.random.default_rng(0), graded, fields=context("signal"))
+    shown = log.shown
+    cut = T + 16 * DAY
+    shown["y"] = np.where(np.asarray(shown["t"]) >= cut, 1 - np.asarray(shown["y"]), shown["y"])
+    moved = np.asarray(log.events["t"]) >= cut
+    log.events["i"] = np.where(moved, 1 + np.asarray(log.events["i"]) % 19, log.events["i"])
+    data = loaded(log.write(tmp_path))
+    ids, fitted = EmbeddingIds.load(signal_run.folder), FittedFields.load(signal_run.folder)
+    changed = TrainedRun(
+        signal_run.folder, {}, signal_run.config, data, ImpressionReader(data, ids, fitted, None), signal_run.model
+    )
+    first, second = signal_run.predict("test", 16), changed.predict("test", 16)
+    times = signal_run.data.labelled.impressions.time_ms[first.occasions.rows] // 1000
+    early = times <= cut
+    assert early.sum() > 50
+    assert first.scores[early].tolist() == second.scores[early].tolist()
+    assert first.scores[~early].tolist() != second.scores[~early].tolist()
+
+
+def test_ids_that_training_did_not_see_share_the_unknown_row(tmp_path: Path) -> None:
+    log = made(np.random.default_rng(4), graded)
+    late = np.asarray(log.shown["t"]) >= T + 15 * DAY
+    log.shown["i"] = np.where(late & (np.arange(len(late)) % 2 == 0), 777, log.shown["i"])
+    path = log.write(tmp_path)
+    train(path, configured(POOLING, epochs=1), tmp_path / "run", cache=tmp_path / "cache")
+    result = evaluate(TrainedRun.load(tmp_path / "run", tmp_path / "cache"), 16, resamples=2)
+    assert result["slices"]["item"]["new"]["rows"] > 50
+
+
+def test_a_new_item_with_a_row_of_fields_is_scored_by_its_fields(tmp_path: Path) -> None:
+    """Items 1 to 19 are trained; 100 to 119 come later. The item's grade alone decides clicks."""
+    rng = np.random.default_rng(5)
+    log = made(rng, graded)
+    late = np.asarray(log.shown["t"]) >= T + 15 * DAY
+    log.shown["i"] = np.where(late, np.asarray(log.shown["i"]) + 100, log.shown["i"])
+    log.shown["y"] = (rng.random(len(late)) < graded(np.asarray(log.shown["i"]) % 4)).astype(np.int64)
+    every = np.concatenate([np.arange(1, 20), np.arange(101, 120)])
+    log.items = {"i": every, "grade": [f"g{item % 4}" for item in every]}
+    log.fields = '[fields.item.grade]\nkind = "categorical"\n'
+    path = log.write(tmp_path)
+    train(path, configured(DEEPFM), tmp_path / "run", cache=tmp_path / "cache")
+    trained = TrainedRun.load(tmp_path / "run", tmp_path / "cache")
+    result = evaluate(trained, 16, resamples=2)
+    assert set(result["slices"]["item"]) == {"new"}
+    assert trained.model.fields is not None
+    rows = trained.model.fields.id_rows(torch.arange(1, 39)).tolist()
+    assert rows == [*range(1, 20), *[0] * 19], "new items share the unknown embedding"
+    assert result["overall"]["auc"]["value"] > 0.7
+
+
+def test_hashes_of_strings_are_ordered_and_found_as_unsigned(tmp_path: Path) -> None:
+    log = made(np.random.default_rng(6), graded, top='ids = "string"')
+    for table in (log.events, log.shown):
+        for name in ("u", "i", "c"):
+            table[name] = [f"{name}-{value}" for value in table[name]]
+    path = log.write(tmp_path)
+    train(path, configured(POOLING, epochs=1), tmp_path / "run", cache=tmp_path / "cache")
+    items = np.load(tmp_path / "run" / "items.ids.npy")
+    assert items.dtype == np.uint64
+    assert (items[1:] > items[:-1]).all()
+    assert (items >= 1 << 63).any()
+    ids = EmbeddingIds.load(tmp_path / "run")
+    wanted = string_ids(f"i-{value}" for value in range(1, 20))
+    assert sorted(ids.item_rows(wanted.view(np.int64)).tolist()) == list(range(1, 20))
+
+
+def test_a_position_is_read_in_training_and_missing_afterwards(tmp_path: Path) -> None:
+    """Clicks follow the position alone, which differs within a request. Served scores do not know it."""
+    log = made(np.random.default_rng(7), graded, columns='position = "signal"\nrequest = "q"')
+    log.shown["signal"] = np.array([int(value[1:]) for value in log.shown["signal"]], float)
+    log.shown["q"] = np.arange(USERS * SHOWN) // 5
+    log.shown["t"] = np.repeat(log.shown["t"][::5], 5)
+    path = log.write(tmp_path)
+    train(path, configured(DEEPFM), tmp_path / "run", cache=tmp_path / "cache")
+    trained = TrainedRun.load(tmp_path / "run", tmp_path / "cache")
+    result = evaluate(trained, 16, resamples=2)
+    assert 0.44 < result["overall"]["auc"]["value"] < 0.56
+    data = trained.data.labelled
+    rows = trained.data.rows("train")[:6]
+    values = trained.reader.request(rows, np.zeros(6, np.bool_))
+    assert values.rows[:, 0].tolist() == (data.impressions.position[rows].astype(int) + 2).tolist()
+    losses = trained.record["curve"]
+    assert losses[-1]["loss"] < 0.52, "the position explains the clicks of training"
+
+
+def test_a_vocabulary_knows_train_users_alone(tmp_path: Path) -> None:
+    log = made(np.random.default_rng(12), graded, split='by = "user"\n')
+    for table in (log.events, log.shown):
+        table["i"] = np.asarray(table["u"]) * 100 + np.asarray(table["i"]) % 2
+    data = loaded(log.write(tmp_path))
+    train_users = set(data.labelled.impressions.user_id[data.rows("train")].tolist())
+    known = set((data.known_ids(1).ids.items // 100).tolist())
+    assert known == train_users
+
+
+def test_sample_weights_and_files_without_some_negatives_are_accounted_for(tmp_path: Path) -> None:
+    columns = 'weight = "w"\nnegatives_kept = 0.5'
+    log = made(np.random.default_rng(13), graded, columns=columns, fields=context("signal"))
+    log.shown["w"] = np.random.default_rng(14).integers(1, 9, USERS * SHOWN).astype(float)
+    path = log.write(tmp_path)
+    train(path, configured(DEEPFM, epochs=3, kept=0.5), tmp_path / "run", cache=tmp_path / "cache")
+    trained = TrainedRun.load(tmp_path / "run", tmp_path / "cache")
+    assert calibrate(trained, "prior", 16) == Prior(0.25)
+    predicted = trained.predict("test", 16)
+    assert predicted.weights.tolist() == np.where(predicted.labels == 1, 1.0, 2.0).tolist()
+    fitted = calibrate(trained, "platt", 16)
+    validation = trained.predict("validation", 16)
+    assert np.isclose(validation.weights @ fitted.apply(validation.scores), validation.labels.sum())
+    rng = np.random.default_rng(0)
+    windows = next(OccasionSampler(trained.data.labelled.occasions("train"), 16, 8).epoch(rng, 8))
+    weights = trained.reader.batch(windows, rng).weights
+    assert weights is not None
+    real = windows.real > 0
+    shown = trained.data.labelled.impressions
+    assert weights.numpy()[real].tolist() == shown.weight[windows.impression[real]].tolist()
+    assert not weights.numpy()[~real].any()
+
+
+def test_figures_equal_those_counted_by_hand() -> None:
+    labels = np.array([1, 0, 0, 1])
+    p = np.array([0.8, 0.6, 0.2, 0.4])
+    rows = Rows(labels, p, {"raw": p}, np.array([1, 1, 2, 2]), np.array([1.0, 2.0, 2.0, 1.0]))
+    found = figures(rows, resamples=10)
+    assert found["auc"]["value"] == 0.75
+    assert found["gauc"]["value"] == 1.0
+    loss = -(np.log(0.8) + 2 * np.log(0.4) + 2 * np.log(0.8) + np.log(0.4)) / 6
+    entropy = -(np.log(1 / 3) + 2 * np.log(2 / 3)) / 3
+    assert np.isclose(found["raw"]["logloss"]["value"], loss)
+    assert np.isclose(found["raw"]["ne"]["value"], loss / entropy)
+    assert np.isclose(found["raw"]["pcoc"]["value"], (0.8 + 1.2 + 0.4 + 0.4) / 2)
+    assert np.isclose(found["raw"]["ece"]["value"], (0.2 + 2 * 0.6 + 2 * 0.2 + 0.6) / 6)
+
+
+def test_an_interval_over_users_is_that_of_the_exact_figures() -> None:
+    rng = np.random.default_rng(8)
+    users = rng.integers(0, 12, 200)
+    labels, p = rng.integers(0, 2, 200), rng.random(200).round(1)
+    found = figures(Rows(labels, p, {"raw": p}, users, np.ones(200)), resamples=60)
+    rng = np.random.default_rng(0)
+    expected = []
+    for _ in range(60):
+        count = rng.multinomial(12, np.full(12, 1 / 12))
+        rows = np.repeat(np.arange(200), count[users])
+        expected.append(figures(Rows(labels[rows], p[rows], {"raw": p[rows]}, users[rows], np.ones(len(rows))), 1))
+    for name in ("auc", "raw.logloss", "raw.ne", "raw.pcoc"):
+        values = []
+        for one in expected:
+            value: Any = one
+            for part in name.split("."):
+                value = value[part]
+            values.append(value["value"])
+        mine: Any = found
+        for part in name.split("."):
+            mine = mine[part]
+        assert np.allclose([mine["low"], mine["high"]], np.percentile(values, [2.5, 97.5]))
+
+
+def test_progressive_calibration_follows_a_drift_and_knows_no_label_too_early() -> None:
+    """Ten days at twice the rate that the scores say; a label is known after two days."""
+    rng = np.random.default_rng(15)
+    day = np.repeat(np.arange(10), 2000)
+    scores = rng.choice([0.05, 0.1, 0.2], 20_000)
+    labels = (rng.random(20_000) < 2 * scores).astype(np.int64)
+    masks = [day == number for number in range(10)]
+
+    def calibrated(labels: NDArray[np.int64]) -> NDArray[np.float64]:
+        return progressive(Labels(scores, labels, np.ones(20_000), day + 2), scores, day, masks, "platt")
+
+    found = calibrated(labels)
+    assert found[day < 2].tolist() == scores[day < 2].tolist(), "nothing is known yet"
+    assert 0.9 < found[day >= 3].sum() / labels[day >= 3].sum() < 1.1
+    other = calibrated(np.where(day == 5, 1 - labels, labels))
+    assert other[day < 7].tolist() == found[day < 7].tolist()
+    assert other[day == 7].tolist() != found[day == 7].tolist()
+
+
+def test_one_label_alone_is_said_and_not_a_traceback() -> None:
+    p = np.array([0.5, 0.5])
+    found = figures(Rows(np.zeros(2, np.int64), p, {"raw": p}, np.array([1, 2]), np.ones(2)), resamples=3)
+    assert found["auc"] == {"undefined": "AUC needs both labels: 0 positives, 2 negatives"}
+    assert "undefined" in found["raw"]["pcoc"]
+    assert found["raw"]["logloss"]["value"] > 0
+
+
+def message(path: Path, config: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    output = path.parent / "out"
+    arguments = ["--description", str(path), "--config", str(config), "--output", str(output)]
+    assert main(["train", *arguments, "--cache", str(path.parent / "cache")]) == 1
+    assert not output.exists()
+    return capsys.readouterr().err
+
+
+def test_what_cannot_be_used_is_said_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "model.toml"
+    config.write_text("")
+    log = made(np.random.default_rng(9), graded)
+    assert "name" in message(log.write(tmp_path), config, capsys)
+    config.write_text('name = "x"\n[windows]\nnegatives_kept = 0.0\n')
+    assert "negatives_kept must be above 0" in message(log.write(tmp_path), config, capsys)
+    config.write_text('name = "x"\n')
+    clicks = log.shown["y"]
+    log.shown["y"] = np.ones_like(clicks)
+    assert "so there is nothing to learn" in message(log.write(tmp_path / "all"), config, capsys)
+    log.shown["y"] = np.where(np.asarray(log.shown["t"]) >= T + 15 * DAY, 1, clicks)
+    assert "the part test has" in message(log.write(tmp_path / "test"), config, capsys)
+    log.shown["y"] = clicks
+    log.shown["t"] = np.minimum(log.shown["t"], T + 14 * DAY)
+    assert "the part test has 0 clicks in 0 impressions" in message(log.write(tmp_path / "empty"), config, capsys)
+
+
+def test_actions_of_other_weights_are_refused(tmp_path: Path) -> None:
+    path = made(np.random.default_rng(9), graded).write(tmp_path)
+    text = path.read_text().replace('category = "c"\n[impr', 'category = "c"\naction = "c"\n[impr')
+    actions = "".join(f'{k} = {{ is = "view", weight = {w} }}\n' for k, w in ((0, 0), (1, 1), (2, 2.5)))
+    path.write_text(text.replace("[split]", f"[actions]\n{actions}[split]"))
+    with pytest.raises(ConfigError, match=r"\[actions\] gives 2 a weight other than 0 and 1"):
+        train(path, configured(POOLING), tmp_path / "run", cache=tmp_path / "cache")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_on_other_data_is_refused(tmp_path: Path) -> None:
+    log = made(np.random.default_rng(10), graded)
+    path = log.write(tmp_path)
+    train(path, configured(POOLING, epochs=1), tmp_path / "run", cache=tmp_path / "cache")
+    log.shown["y"] = np.roll(log.shown["y"], 1)
+    log.write(tmp_path)
+    with pytest.raises(RunFault, match="is not that of training: train again"):
+        TrainedRun.load(tmp_path / "run", tmp_path / "cache")
+    path.write_text(path.read_text().replace('"1h"', '"2h"'))
+    with pytest.raises(RunFault, match="differs from"):
+        TrainedRun.load(tmp_path / "run", tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        POOLING | {"sketch_category_cells": 4, "sketch_item_cells": 8},
+        {"variant": "paper", "embedding_dim": 4, "head": "dcn_v2", "controller_units": 8},
+        {"variant": "din", "embedding_dim": 4, "head": "wide_deep"},
+        {"variant": "dien", "embedding_dim": 4},
+    ],
+    ids=["sketch", "mimn", "din", "dien"],
+)
+def test_other_states_train_and_score(model: dict[str, Any], tmp_path: Path) -> None:
+    log = made(np.random.default_rng(11), graded, fields=context("signal"))
+    path = log.write(tmp_path)
+    config = configured({"head_units": [8, 4], **model}, epochs=1)
+    train(path, config, tmp_path / "run", cache=tmp_path / "cache")
+    trained = TrainedRun.load(tmp_path / "run", tmp_path / "cache")
+    assert np.isfinite(trained.predict("test", 8).scores).all()
+
+
+@pytest.mark.skipif(SHARED is None, reason=skips.NO_COUPON_MAIL)
+def test_the_coupon_log_is_described_in_forty_lines(tmp_path: Path) -> None:
+    described = (ROOT / "models/datasets/coupon-mail.toml").read_text()
+    assert len(described.splitlines()) <= 40
+    path = tmp_path / "dataset.toml"
+    path.write_text(described.replace("../../data/", f"{SHARED}/"))
+    data = ImpressionData.load(path, tmp_path / "cache")
+    labels = data.labelled.impressions.label
+    found = {part: (len(rows), int(labels[rows].sum())) for part in PARTS for rows in [data.rows(part)]}
+    assert found["test"] == (213_777, 681)
+    assert found["validation"] == (4_758, 25)
+    assert found["train"][0] == 656_802 - 213_777 - 4_758
+    assert {spec.name for spec in data.fit_fields().of("item")} == {
+        "department",
+        "brand",
+        "manufacturer_id",
+        "products",
+    }
