@@ -528,3 +528,12 @@ def test_the_coupon_log_is_described_in_forty_lines(tmp_path: Path) -> None:
         "manufacturer_id",
         "products",
     }
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted((Path(__file__).parents[2] / "models/configs/impressions").glob("*.toml")),
+    ids=lambda path: path.stem,
+)
+def test_a_committed_configuration_is_read(path: Path) -> None:
+    assert run.read(path, ImpressionConfig).architecture.head != "paper"
