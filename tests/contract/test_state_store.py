@@ -220,6 +220,20 @@ def test_what_is_written_where_is_what_the_formats_say(valkey_store: tuple[Redis
     assert client.ttl("contract:{0011223344556677-0.3}:s:ann") == -1
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_server_that_forgot_the_script_is_sent_it_again(mode: str, request: pytest.FixtureRequest) -> None:
+    server: Valkey = request.getfixturevalue("server" if mode == "single" else "cluster")
+    keys = Keys("0011223344556677-0", f"forgotten-{mode}")
+    store = RedisStore(RedisSettings(url=server.address, mode="single" if mode == "single" else "cluster"), keys)
+    with redis.Redis.from_url(server.address, protocol=2) as client:
+        for partitions in ([0], [1, 2, 3]):  # one commit, and a pipeline of several
+            client.script_flush()
+            commits = [Commit(p, ABSENT, b"p1", ((USER, b"s1"),)) for p in partitions]
+            assert store.commit(commits) == [Written()] * len(partitions)
+            assert store.commit(commits) == [Refused(b"p1")] * len(partitions)
+    store.close()
+
+
 @pytest.mark.servers
 @pytest.mark.parametrize("mode", ["single", "cluster"])
 def test_all_workers_of_a_store_learn_one_identity_and_keep_it_when_the_store_is_emptied(
