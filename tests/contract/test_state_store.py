@@ -113,7 +113,7 @@ def test_a_user_who_should_have_had_no_state_and_had_one_is_told_and_nothing_is_
     assert store.load([(0, ["new", "eve"])]) == [[None, b"s3"]]
     others = Commit(0, b"p1", b"p2", (("new", b"n"), ("eve", b"s4"), (USER, b"s5")), created=1, listed=1)
     assert store.commit([others]) == [Written()]
-    # An erased user has none; another partition and a new lineage know of nobody.
+    # An erased user has none; another partition and a new lineage know of no user.
     assert store.commit([Commit(0, b"p2", b"p3", ((USER, None),))]) == [Written()]
     assert store.commit([Commit(0, b"p3", b"p4", ((USER, b"s6"),), created=1)]) == [Written()]
     assert store.commit([Commit(1, ABSENT, b"p1", (("bob", b"s"),), created=1)]) == [Written()]
