@@ -17,13 +17,14 @@ from mimn.bundle.manifest import (
     TensorSpec,
 )
 from mimn.bundle.vocabulary import EmbeddingTable
-from mimn.bundle.writer import write_bundle
+from mimn.bundle.writer import FieldData, write_bundle
 
 __all__ = [
     "BlockSpec",
     "Bundle",
     "BundleError",
     "EmbeddingTable",
+    "FieldData",
     "Golden",
     "GoldenMismatch",
     "GraphSpec",

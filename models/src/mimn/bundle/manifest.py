@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
 
+from mimn.bundle.fields import FieldSpec, Specs, check_fields
+from mimn.calibration import UNCALIBRATED, Calibration
 from mimn.state.event_list import MAX_ROWS, EventList
 from mimn.state.layout import MAX_FLOATS, Block, BlockType, LayoutError, StateLayout
 from mimn.state.sketch import Sketch
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""What is written. 1 is read as well: it has neither fields nor a calibrator."""
 MANIFEST = "manifest.json"
 STEP = "step.onnx"
 HEAD = "head.onnx"
@@ -23,13 +27,15 @@ INITIAL_STATE = "initial_state.npy"
 ITEM_IDS, ITEM_VECTORS = "items.ids.npy", "items.vectors.npy"
 CATEGORY_IDS, CATEGORY_VECTORS = "categories.ids.npy", "categories.vectors.npy"
 GOLDEN = "golden.npz"
+FIELD_CODES, FIELD_VECTORS = "fields.codes.npy", "fields.vectors.npy"
+ITEM_CANDIDATES = "items.candidates.npy"
 Kind = Literal["recurrent", "sequence"]
 _TABLES = (ITEM_IDS, ITEM_VECTORS, CATEGORY_IDS, CATEGORY_VECTORS)
 FILES: dict[Kind, tuple[str, ...]] = {
     "recurrent": (STEP, HEAD, INITIAL_STATE, *_TABLES, GOLDEN),
     "sequence": (HEAD, INITIAL_STATE, *_TABLES, GOLDEN),
 }
-"""The files of a bundle."""
+"""The files of a bundle; those of its fields come on top (`field_files`)."""
 STATE_FILES: dict[Kind, tuple[str, ...]] = {
     "recurrent": (STEP, INITIAL_STATE, *_TABLES),
     "sequence": (INITIAL_STATE, ITEM_IDS, CATEGORY_IDS),
@@ -125,6 +131,18 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Absent without counters."""
     sizes: dict[str, int] | None = None
     """Bytes of each of `files`. Absent in bundles exported before it was introduced."""
+    fields: Specs = ()
+    """What the head reads of user, context and item. Like `calibration` it says nothing about a state."""
+    calibration: Calibration = UNCALIBRATED
+    """From the head's scores to click probabilities."""
+    negatives_kept: float = 1.0
+    """The share of unclicked impressions that training read."""
+
+    @property
+    def request_fields(self) -> tuple[FieldSpec, ...]:
+        """The fields of a request in the head's order: those that `context` names are plain numbers, 0 by default."""
+        named = tuple(FieldSpec(name=name, source="context", kind="numeric") for name in self.context)
+        return named + tuple(spec for spec in self.fields if spec.source != "item")
 
     @property
     def layout(self) -> StateLayout:
@@ -137,6 +155,17 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             return StateLayout(tuple(Block(b.name, b.shape, b.dtype) for b in self.state.blocks))
         except LayoutError as error:
             raise BundleError(f"manifest field `state.blocks`: {error}") from error
+
+
+def field_files(specs: Sequence[FieldSpec]) -> tuple[str, ...]:
+    """The files that a bundle with these fields has besides `FILES`."""
+    request = [spec for spec in specs if spec.source != "item"]
+    has = {
+        FIELD_CODES: any(spec.listed for spec in request),
+        FIELD_VECTORS: any(spec.tabled for spec in request),
+        ITEM_CANDIDATES: len(request) < len(specs),
+    }
+    return tuple(file for file, there in has.items() if there)
 
 
 def fingerprint_of(
@@ -173,11 +202,14 @@ def decode_manifest(data: bytes) -> Manifest:
         manifest = _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{MANIFEST}: {error}") from error
-    if manifest.schema_version != SCHEMA_VERSION:
+    if not 1 <= manifest.schema_version <= SCHEMA_VERSION:
         raise BundleError(
-            f"{MANIFEST}: schema_version {manifest.schema_version}; this program reads {SCHEMA_VERSION}: "
+            f"{MANIFEST}: schema_version {manifest.schema_version}; this program reads 1 to {SCHEMA_VERSION}: "
             "export the bundle again, or install the program version that wrote it"
         )
+    if manifest.schema_version == 1 and (manifest.fields or manifest.calibration is not UNCALIBRATED):
+        raise BundleError(f"{MANIFEST}: schema_version 1 has no `fields` and no `calibration`")
+    _check_fields(manifest)
     if manifest.input.rule != INPUT_RULE:
         raise BundleError(f"{MANIFEST}: input.rule {manifest.input.rule!r}; this program knows {INPUT_RULE!r}")
     if manifest.fold_version != FOLD_VERSION:
@@ -186,10 +218,11 @@ def decode_manifest(data: bytes) -> Manifest:
             "export the bundle again and rebuild the states"
         )
     kind = manifest.state.kind
-    missing = sorted(set(FILES[kind]) - set(manifest.files))
+    wanted = {*FILES[kind], *field_files(manifest.fields)}
+    missing = sorted(wanted - set(manifest.files))
     if missing:
         raise BundleError(f"{MANIFEST}: `files` lacks the hash of {', '.join(missing)}")
-    foreign = sorted(set(manifest.files) - set(FILES[kind]))
+    foreign = sorted(set(manifest.files) - wanted)
     if foreign:
         raise BundleError(f"{MANIFEST}: `files` names unknown files: {', '.join(foreign)}")
     if (manifest.step is None) != (kind == "sequence"):
@@ -205,9 +238,19 @@ def decode_manifest(data: bytes) -> Manifest:
         manifest.sizes.keys() != manifest.files.keys() or min(manifest.sizes.values()) < 0
     ):
         raise BundleError(f"{MANIFEST}: `sizes` must give a size for each of `files`")
-    if len(set(manifest.context)) != len(manifest.context):
-        raise BundleError(f"{MANIFEST}: `context` names a feature twice")
+    names = [*manifest.context, *(spec.name for spec in manifest.fields)]
+    if len(set(names)) != len(names):
+        raise BundleError(f"{MANIFEST}: `context` names a feature twice, or one of `fields`")
     return manifest
+
+
+def _check_fields(manifest: Manifest) -> None:
+    try:
+        check_fields(manifest.fields)
+    except ValueError as error:
+        raise BundleError(f"{MANIFEST}: `fields`: {error}") from error
+    if not 0.0 < manifest.negatives_kept <= 1.0:
+        raise BundleError(f"{MANIFEST}: `negatives_kept` must be above 0 and at most 1, not {manifest.negatives_kept}")
 
 
 def _check_sequence(manifest: Manifest) -> None:
