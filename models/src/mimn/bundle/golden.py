@@ -21,7 +21,10 @@ StepFunction = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.f
 HeadFunction = Callable[..., NDArray[np.float32]]
 """(candidates [C, D], state [F], context [K]), with a sketch also (addresses [C, A], now [2, S]) → scores [C]"""
 VectorFunction = Callable[[NDArray[np.uint64], NDArray[np.uint64]], NDArray[np.float32]]
-"""(item ids [k], category ids [k]) → vectors [k, D], or rows [k, 2] if states are lists"""
+"""(item ids [k], category ids [k]) → vectors of candidates [k, D]"""
+EventFunction = Callable[..., NDArray[np.float32]]
+"""(item ids [k], category ids [k]), with actions also (their numbers [k]) → vectors [k, D], or rows [k, 2] if states
+are lists"""
 
 
 class Addressing(Protocol):
@@ -33,6 +36,9 @@ class Addressing(Protocol):
 
     def addresses(self, item_ids: NDArray[np.uint64], category_ids: NDArray[np.uint64], /) -> NDArray[np.int64]:
         """[k], [k] → [k, A]"""
+
+    def moments(self, times_ms: NDArray[np.int64], actions: NDArray[np.integer], /) -> NDArray[np.float32]:
+        """When events happened, and what they count. [k], [k] → [k, 2, S]"""
 
 
 TOLERANCE = 1e-5
@@ -70,13 +76,15 @@ class Golden:
     """[n, T], ms; with a sketch only."""
     now: NDArray[np.int64] | None = None
     """[n], ms: when the candidates are scored; with a sketch only."""
+    actions: NDArray[np.uint8] | None = None
+    """[n, T]: numbers on the wire; with actions only."""
     half_floats: int = 0
     """From the layout, not stored here: how many leading values of a state are stored as float16."""
 
     def to_bytes(self) -> bytes:
         """An uncompressed .npz archive of plain arrays."""
         buffer = io.BytesIO()
-        arrays = {name: getattr(self, name) for name in ARRAYS + SKETCH_ARRAYS}
+        arrays = {name: getattr(self, name) for name in ARRAYS + OPTIONAL}
         np.savez(buffer, **{name: array for name, array in arrays.items() if array is not None})
         return buffer.getvalue()
 
@@ -84,13 +92,13 @@ class Golden:
     def from_bytes(cls, data: bytes, half_floats: int = 0) -> Golden:
         """Read the archive that `to_bytes` wrote. Raises ValueError or KeyError for any other."""
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            optional = {name: archive[name] for name in SKETCH_ARRAYS if name in archive.files}
+            optional = {name: archive[name] for name in OPTIONAL if name in archive.files}
             return cls(**{name: archive[name] for name in ARRAYS}, **optional, half_floats=half_floats)
 
     def verify_step(
         self,
         step: StepFunction,
-        events: VectorFunction,
+        events: EventFunction,
         initial: NDArray[np.float32],
         sketch: Addressing | None = None,
     ) -> None:
@@ -103,9 +111,11 @@ class Golden:
         rest = slice(None) if sketch is None else sketch.sketch.rest
         for t in range(self.items.shape[1]):
             ids = self.items[:, t], self.categories[:, t]
-            state[:, rest] = step(events(*ids), np.ascontiguousarray(state[:, rest]))
+            actions = np.zeros(len(state), np.uint8) if self.actions is None else self.actions[:, t]
+            inputs = events(*ids) if self.actions is None else events(*ids, actions)
+            state[:, rest] = step(inputs, np.ascontiguousarray(state[:, rest]))
             if sketch is not None:
-                sketch.sketch.add(state, sketch.addresses(*ids), sketch.sketch.moments(_array(self.times)[:, t]))
+                sketch.sketch.add(state, sketch.addresses(*ids), sketch.moments(_array(self.times)[:, t], actions))
         _compare("state", state, self.states, HALF if self.half_floats else TOLERANCE)
 
     def verify_head(
@@ -132,8 +142,8 @@ class Golden:
         _compare("cold score", cold, self.cold_scores)
 
 
-SKETCH_ARRAYS = ("times", "now")
-ARRAYS = tuple(field.name for field in fields(Golden) if field.name not in (*SKETCH_ARRAYS, "half_floats"))
+OPTIONAL = ("times", "now", "actions")
+ARRAYS = tuple(field.name for field in fields(Golden) if field.name not in (*OPTIONAL, "half_floats"))
 
 
 def _array(array: NDArray[np.int64] | None) -> NDArray[np.int64]:

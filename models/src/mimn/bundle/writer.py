@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from mimn.bundle import manifest as m
 from mimn.bundle.golden import Golden
-from mimn.bundle.manifest import BundleError, GraphSpec, InputSpec, Manifest, SketchSpec, StateSpec
+from mimn.bundle.manifest import ActionSpec, BundleError, GraphSpec, InputSpec, Manifest, SketchSpec, StateSpec
 from mimn.bundle.vocabulary import EmbeddingTable
+from mimn.state.actions import ActionName
 
 
 def write_bundle(
@@ -37,6 +38,7 @@ def write_bundle(
     model: dict[str, Any],
     training: dict[str, Any],
     sketch: SketchSpec | None = None,
+    actions: dict[ActionName, ActionSpec] | None = None,
 ) -> Path:
     """Write `<root>/<name>/<version>` and return its path.
 
@@ -75,8 +77,9 @@ def write_bundle(
         training=training,
         files=files,
         sizes={file: len(data) for file, data in contents.items()},
-        fingerprint=m.fingerprint_of(state, input_spec, m.FOLD_VERSION, files, sketch),
+        fingerprint=m.fingerprint_of(state, input_spec, m.FOLD_VERSION, files, sketch, actions),
         sketch=sketch,
+        actions=actions,
     )
     contents[m.MANIFEST] = m.encode_manifest(manifest)
     m.decode_manifest(contents[m.MANIFEST])

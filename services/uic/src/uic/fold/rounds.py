@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mimn.bundle import Bundle
 from mimn.state import (
+    Actions,
     CorruptState,
     ForeignFingerprint,
     ForeignLayout,
@@ -54,6 +56,21 @@ class Model:
     fingerprint: bytes
     counting: Counting | None = None
     """With a sketch only."""
+    actions: Actions | None = None
+    """Which actions are folded, and how; None: all, alike."""
+
+    @classmethod
+    def of(cls, bundle: Bundle, step: Step) -> Model:
+        """What a bundle and its step make of events."""
+        return cls(
+            step,
+            bundle.events,
+            bundle.initial_state,
+            bundle.layout,
+            bundle.fingerprint,
+            bundle.sketch,
+            bundle.actions,
+        )
 
 
 class Rounds:

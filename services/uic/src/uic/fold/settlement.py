@@ -230,6 +230,7 @@ class Settlement:
             ("dead_letter", len(batch.rejected)),
             ("already_folded", part.already_folded),
             ("erased_later", batch.erased_later),
+            ("ignored", batch.ignored),
         ):
             if n:
                 m.records.labels(outcome).inc(n)
