@@ -22,10 +22,10 @@ from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from mimn.bundle import Bundle
 from mimn.bundle.golden import StepFunction
 from mimn.state import (
-    Actions,
     EMPTY_DIGEST,
     NO_TOPIC_ID,
     NOTHING_FOLDED,
+    Actions,
     CorruptProgress,
     Progress,
     StateError,

@@ -300,6 +300,7 @@ def to_tensors(batch: windows.Batch, *, auxiliary: bool) -> Batch:
         candidate_categories=torch.from_numpy(batch.target_category),
         labels=labels,
         weights=torch.from_numpy(batch.weight).unsqueeze(-1).expand_as(labels),
+        actions=None if batch.action is None else torch.from_numpy(batch.action),
         negative_items=torch.from_numpy(batch.foreign_item) if auxiliary else None,
         negative_categories=torch.from_numpy(batch.foreign_category) if auxiliary else None,
         touches=None if batch.sketch is None else to_touches(batch.sketch),
@@ -313,6 +314,7 @@ def to_touches(batch: windows.SketchBatch) -> Touches:
         times=torch.from_numpy(batch.time),
         candidate_addresses=torch.from_numpy(batch.target_address),
         now=torch.from_numpy(batch.target_time),
+        weights=None if batch.weight is None else torch.from_numpy(batch.weight),
     )
 
 

@@ -18,7 +18,7 @@ from mimn.bundle.manifest import (
     TensorSpec,
 )
 from mimn.bundle.vocabulary import EmbeddingTable
-from mimn.bundle.writer import write_bundle
+from mimn.bundle.writer import FieldData, write_bundle
 
 __all__ = [
     "ActionSpec",
@@ -26,6 +26,7 @@ __all__ = [
     "Bundle",
     "BundleError",
     "EmbeddingTable",
+    "FieldData",
     "Golden",
     "GoldenMismatch",
     "GraphSpec",

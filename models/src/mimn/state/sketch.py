@@ -5,13 +5,14 @@ smaller of the item's two cells, because other items can only have increased it.
 it holds the sum of 2^((t - now) / h) over the events at times t that added to it. Half-life 0 is plain counting.
 
 Decay costs nothing until the counters are read. Time is divided into periods of one half-life, and a state stores the
-period of its counters. An event adds its weight (1, or its action's: `mimn.state.actions`) times 2^phase (the phase is
-the part of its period that has passed), times 2^-k if it is k periods late. When an event begins a new period, the user's counters are multiplied by a power of two, which is exact.
+period of its counters. An event adds 2^phase (the phase is the part of its period that has passed), times 2^-k if it is
+k periods late; the weight of its action multiplies that (`mimn.state.actions`). When an event begins a new period, the
+user's counters are multiplied by a power of two, which is exact.
 So values do not grow over the years, and a late event counts exactly as if it had arrived on time.
 
 UIC adds events, training computes the same sums from whole histories (`mimn.nn.sketch`), and the head reads them.
 Counters hold float16 values, rounded on each write, so cached, stored and replayed values are identical. A plain
-counter stops at 2,048.
+counter stops at 2,048 times the largest weight.
 """
 
 from __future__ import annotations

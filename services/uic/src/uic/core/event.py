@@ -188,9 +188,7 @@ def decode_all(
     headers: Sequence[Sequence[tuple[str, bytes | None]]],
     keys: Sequence[bytes],
     timestamps_ms: NDArray[np.int64],
-) -> tuple[
-    NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int64], NDArray[np.uint8], dict[int, Reason], list[int]
-]:
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int64], NDArray[np.uint8], dict[int, Reason], list[int]]:
     """What `decode` returns for each record: item ids [n], category ids [n], event times [n] and actions [n]; the
     reasons of invalid records, by index (their numbers are 0); and the indices of valid ones with unknown protobuf
     fields.
