@@ -72,7 +72,7 @@ def predict(
             items, categories = candidates.item.reshape(shape)[chosen], candidates.category.reshape(shape)[chosen]
             counts: dict[str, Tensor] = {}
             if sketch is not None and counters is not None:
-                cells, now = addresses_of(sketch, ids, items, categories), instances.timestamp[chosen] * 1000
+                cells, now = addresses_of(sketch, ids, items, categories), instances.timestamp[chosen] * events.unit_ms
                 counts["counts"] = read_counters(sketch, counters, cells, now).to(device)
             scores = score(
                 tensor(ids.item_rows(items.reshape(-1)).reshape(items.shape)),

@@ -115,7 +115,7 @@ def train(config: RunConfig, output: Path, *, resume: bool = False, progress_bar
     data = run.load_data(config.data)
     if not len(data.instances.of("validation")):
         raise DataError(
-            f"no validation user of {config.data.dataset} has a target with enough history: the data set has too few "
+            f"no validation user of {data.name} has a target with enough history: the data set has too few "
             "users to choose an epoch by"
         )
     output.mkdir(parents=True, exist_ok=True)
@@ -165,7 +165,7 @@ def _train(config: RunConfig, data: DataSet, output: Path, resume: bool, progres
     log.info(
         "%s on %s: %d items, %d categories, %d parameters, data %s, instances %s",
         config.name,
-        config.data.dataset,
+        data.name,
         len(ids.items),
         len(ids.categories),
         sum(parameter.numel() for parameter in progress.model.parameters()),
@@ -376,7 +376,7 @@ def _record(config: RunConfig, data: DataSet, ids: EmbeddingIds, progress: Progr
     targets, cpu_s = sum(e.targets for e in progress.curve), sum(e.cpu_s for e in progress.curve)
     return {
         "name": config.name,
-        "dataset": config.data.dataset,
+        "dataset": data.name,
         "seed": config.training.seed,
         "data_sha256": data.events.sha256,
         "instances_sha256": data.instances.sha256,
