@@ -117,6 +117,8 @@ class EventsTable(TimedTable, frozen=True, kw_only=True, forbid_unknown_fields=T
     """None: `[actions]` must be absent, all events are alike."""
     together: Column | None = None
     """Events of one user with the same value happened at once (an order, a basket): none is another's past."""
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")] | None = None
+    """`Events.sha256` of the events that published figures were made from: others are refused. None: any events."""
 
 
 class ImpressionsTable(TimedTable, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -195,7 +197,8 @@ class Action(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Fields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[fields]`, by where their values come from. The order is that of the file."""
+    """`[fields]`, by where their values come from: `[users]`, `[items]`, and for the context `[impressions]`, or the
+    events where negatives are drawn. The order is that of the file."""
 
     user: dict[Name, Field] = {}
     item: dict[Name, Field] = {}
@@ -267,8 +270,6 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError("`[fields.user]` needs a table `[users]`")
         if self.fields.item and self.items is None:
             raise ValueError("`[fields.item]` needs a table `[items]`")
-        if self.fields.context and self.impressions is None:
-            raise ValueError("`[fields.context]` needs a table `[impressions]`")
         if isinstance(self.split, TimeSplit) and self.impressions is None:
             raise ValueError('`split.by = "time"` needs `[impressions]`: drawn negatives are split by user')
         names = [name for source in SOURCES for name in getattr(self.fields, source)]

@@ -109,6 +109,13 @@ class Prepared:
         return Events(user, item, category, time, together, unit_ms(self.description), action)
 
     @cached_property
+    def event_context(self) -> Mapping[str, NDArray[Any]]:
+        """By field, as `Impressions.context`: the context of each event. [n]; none where impressions have it."""
+        if self.description.impressions is not None:
+            return {}
+        return {name: self._column("events", f"context.{name}") for name in _own(self.description, "context")}
+
+    @cached_property
     def impressions(self) -> Impressions | None:
         """The labelled impressions; None if negatives are to be drawn."""
         if self.description.impressions is None:
@@ -153,12 +160,26 @@ def prepare(path: Path, cache: Path) -> Prepared:
             is left behind then.
     """
     description = read_description(path)
-    folder = cache / f"{description.name}-{_key(description, path)}"
+    try:
+        folder = cache / f"{description.name}-{_key(description, path)}"
+    except DataError as error:
+        hint = f" ({description.source})" if description.source else ""
+        raise DataError(f"{path}: {error}{hint}") from error
     if not (folder / META).exists():
         with _whole(folder) as partial:
-            _Preparation(description, path.parent, partial).run()
+            _check_events(path, _Preparation(description, path.parent, partial).run())
     meta = msgspec.json.decode((folder / META).read_bytes(), type=Meta)
     return Prepared(folder, description, meta)
+
+
+def _check_events(path: Path, made: Prepared) -> None:
+    """Raises DataError if the events are not those that the description names."""
+    expected = made.description.events.sha256
+    if expected is not None and made.events.sha256 != expected:
+        raise DataError(
+            f"{path}: these are not the events of `events.sha256`, which published figures were made from: restore the "
+            "files, or describe yours in a description of your own, without that line"
+        )
 
 
 class _Preparation:
@@ -172,7 +193,7 @@ class _Preparation:
         self._category_of: tuple[Ints, Ints] | None = None
         """Items and their categories, by the table of items."""
 
-    def run(self) -> None:
+    def run(self) -> Prepared:
         described = self._description
         if described.items is not None:
             self._side(described.items, "item")
@@ -185,6 +206,7 @@ class _Preparation:
         (self._folder / TEXTS).write_text(json.dumps(texts, ensure_ascii=False), "utf-8")
         meta = Meta(format=FORMAT, name=described.name, rows=self._rows, refused=self._refused)
         (self._folder / META).write_bytes(msgspec.json.format(msgspec.json.encode(meta)))
+        return Prepared(self._folder, described, meta)
 
     def _read(self, reader: TableReader, table: str) -> Iterator[Columns]:
         used = 0
@@ -229,10 +251,12 @@ class _Preparation:
     def _events(self) -> None:
         described = self._description
         table, unit = described.events, unit_ms(described)
-        reader = self._reader(table, event_columns(table))
+        context = {} if described.impressions else field_columns(described, "context", prefix="context")
+        reader = self._reader(table, event_columns(table) | context)
         dtypes: dict[str, DTypeLike] = dict.fromkeys(("user", "item", "category", "time", "together"), np.int64)
         if described.actions:
             dtypes |= {"action": np.uint8}
+        dtypes |= _dtypes(context)
         folder = self._folder / "events"
         folder.mkdir()
         left_out = 0
@@ -242,6 +266,7 @@ class _Preparation:
                     "user": self._signed(batch["user"], table.user),
                     "item": self._signed(batch["item"], table.item) + table.item_offset,
                     "time": batch["time"] // unit,
+                    **{name: batch[name] for name in context},
                 }
                 columns["category"] = self._categories(batch, columns["item"], table.category, "events")
                 columns["together"] = (
@@ -286,7 +311,7 @@ class _Preparation:
         reader = self._reader(table, impression_columns(table) | context)
         dtypes: dict[str, DTypeLike] = dict.fromkeys(("user", "item", "category", "time", "request"), np.int64)
         dtypes |= {"label": np.uint8, "weight": np.float32, "position": np.float32}
-        dtypes |= {name: np.float64 if want.meaning == "number" else np.uint64 for name, want in context.items()}
+        dtypes |= _dtypes(context)
         folder = self._folder / "impressions"
         folder.mkdir()
         clicks = 0
@@ -352,6 +377,11 @@ def field_columns(description: Description, source: Source, prefix: str = "field
         for name, field in fields.items()
         if field.kind != "cross"
     }
+
+
+def _dtypes(fields: Mapping[str, Wanted]) -> dict[str, DTypeLike]:
+    """Of columns of fields: numbers, or codes of values."""
+    return {name: np.float64 if want.meaning == "number" else np.uint64 for name, want in fields.items()}
 
 
 def _own(description: Description, source: Source) -> list[str]:

@@ -153,7 +153,8 @@ class _Sampling:
             user, time_ms = int(events.user_id[row]), int(events.timestamp[row]) * events.unit_ms
             begin, end = self._user(user)[0], int(events.history_end[row])
             item, category = int(events.item_id[row]), int(events.category_id[row])
-            samples.append(self._sample(_Asked(user, time_ms, begin, end, item, category, 1), {}))
+            context = {name: self._value(name, of[row]) for name, of in self._data.event_context.items()}
+            samples.append(self._sample(_Asked(user, time_ms, begin, end, item, category, 1), context))
         return samples
 
     def _of_preset(self, rows: int, rng: np.random.Generator) -> list[Sample]:

@@ -134,7 +134,7 @@ class WindowSampler:
         self._users = np.flatnonzero(train_users)
         self._trained_on = np.ones(len(events.timestamp), np.bool_)
         if plan.without is not None:
-            first, end = np.array(plan.without, "datetime64[s]").astype(np.int64)
+            first, end = np.array(plan.without, "datetime64[ms]").astype(np.int64) // events.unit_ms
             self._trained_on = (events.timestamp < first) | (events.timestamp >= end)
         self._addresses: tuple[Ints, Ints] | None = None
         if sketch is not None:
