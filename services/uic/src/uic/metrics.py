@@ -32,7 +32,8 @@ class Metrics:
         self.records = Counter(
             "uic_records",
             "Records absorbed and committed, by outcome: folded, erased, dead_letter, already_folded "
-            "(at or below the state's last offset), erased_later (skipped by a replay).",
+            "(at or below the state's last offset), erased_later (skipped by a replay), ignored (the bundle gives the "
+            "event's action weight 0).",
             ["outcome"],
             registry=r,
         )

@@ -12,7 +12,9 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
+from mimn.bundle import Bundle
 from mimn.state import (
+    Actions,
     CorruptState,
     ForeignFingerprint,
     ForeignLayout,
@@ -55,6 +57,21 @@ class Model:
     fingerprint: bytes
     counting: Counting | None = None
     """With a sketch only."""
+    actions: Actions | None = None
+    """Which actions are folded, and how; None: all, alike."""
+
+    @classmethod
+    def of(cls, bundle: Bundle, step: Step) -> Model:
+        """What a bundle and its step make of events."""
+        return cls(
+            step,
+            bundle.events,
+            bundle.initial_state,
+            bundle.layout,
+            bundle.fingerprint,
+            bundle.sketch,
+            bundle.actions,
+        )
 
 
 class Rounds:

@@ -234,6 +234,7 @@ class Settlement:
             ("dead_letter", len(batch.rejected)),
             ("already_folded", part.already_folded),
             ("erased_later", batch.erased_later),
+            ("ignored", batch.ignored),
         ):
             if n:
                 m.records_of[outcome].inc(n)
