@@ -237,7 +237,7 @@ SOME_RECORDS: Final = (
 
 
 def _letter(data: bytes) -> None:
-    """A record of the dead-letter topic: anybody's headers, and UIC's if the seed's survive."""
+    """A record of the dead-letter topic: arbitrary headers, and UIC's if the seed's survive."""
     try:
         records = read_batch(_batch(data))
     except (Malformed, CorruptRecordError) as error:

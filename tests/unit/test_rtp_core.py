@@ -96,7 +96,7 @@ def test_a_state_of_another_lineage_is_stale_and_partial() -> None:
     assert report(state(lineage=8), progress()) == (Status.STALE, 12, 0, True)
 
 
-def test_without_a_progress_record_nobody_knows_how_old_and_how_whole() -> None:
+def test_without_a_progress_record_age_and_completeness_are_unknown() -> None:
     assert report(state(), None) == (Status.STALE, 12, None, True)
     assert report(None, None) == (Status.COLD, 0, None, True)
 
@@ -351,7 +351,7 @@ def test_a_deadline_that_has_passed_and_a_process_that_ends_admit_nothing() -> N
 
 
 @given(st.lists(st.tuples(st.booleans(), st.floats(0.0, 0.3), st.floats(0.001, 1.0), st.floats(0.0, 0.3)), max_size=80))
-def test_nobody_is_admitted_to_a_line_that_is_longer_than_his_share(
+def test_no_request_is_admitted_to_a_line_longer_than_its_share(
     steps: list[tuple[bool, float, float, float]],
 ) -> None:
     admission = Admission(max_in_flight=5)
@@ -430,7 +430,7 @@ def test_goodput_holds_under_overload_even_if_costs_are_thought_too_low(
 
 
 @given(thought=st.floats(0.5, 1.5), deadline=st.floats(20.0, 100.0))
-def test_nobody_is_refused_below_the_knee(thought: float, deadline: float) -> None:
+def test_no_request_is_refused_below_the_knee(thought: float, deadline: float) -> None:
     line = Line(Admission(max_in_flight=100), thought * 0.005, 0.005, deadline * 0.005)
     for i in range(500):
         line.come(i * 0.006)
@@ -475,7 +475,7 @@ def test_the_line_is_as_old_as_the_first_in_it() -> None:
     assert asyncio.run(play()) == [0.0, 3.0, 0.0]
 
 
-def test_who_gives_up_in_the_line_keeps_nobody_waiting() -> None:
+def test_a_request_that_gives_up_in_the_line_delays_no_other() -> None:
     async def play() -> None:
         line = HeadQueue()
         await line.turn(0.0)

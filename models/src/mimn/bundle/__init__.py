@@ -7,6 +7,7 @@ format is specified in docs/formats/bundle.md.
 from mimn.bundle.bundle import Bundle, IdSketch, load_bundle
 from mimn.bundle.golden import Golden, GoldenMismatch
 from mimn.bundle.manifest import (
+    ActionSpec,
     BlockSpec,
     BundleError,
     GraphSpec,
@@ -20,6 +21,7 @@ from mimn.bundle.vocabulary import EmbeddingTable
 from mimn.bundle.writer import FieldData, write_bundle
 
 __all__ = [
+    "ActionSpec",
     "BlockSpec",
     "Bundle",
     "BundleError",

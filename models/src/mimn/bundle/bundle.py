@@ -17,6 +17,7 @@ from mimn.bundle.golden import Golden
 from mimn.bundle.manifest import BundleError, Manifest, check_countable, decode_manifest
 from mimn.bundle.request_fields import RequestFields
 from mimn.bundle.vocabulary import EmbeddingTable
+from mimn.state.actions import Actions
 from mimn.state.event_list import EventList
 from mimn.state.layout import StateLayout
 from mimn.state.sketch import Sketch
@@ -26,14 +27,19 @@ MAX_MANIFEST_BYTES = 1 << 18
 
 @dataclass(frozen=True)
 class IdSketch:
-    """A bundle's sketch, and the table that maps category ids to rows."""
+    """A bundle's sketch, the table that maps category ids to rows, and what each action counts."""
 
     sketch: Sketch
     categories: EmbeddingTable
+    actions: Actions | None = None
 
     def addresses(self, item_ids: NDArray[np.uint64], category_ids: NDArray[np.uint64]) -> NDArray[np.int64]:
         """The cells of events or candidates. [k], [k] → [k, A]"""
         return self.sketch.addresses_of(item_ids, self.categories.rows(category_ids))
+
+    def moments(self, times_ms: NDArray[np.int64], actions: NDArray[np.integer]) -> NDArray[np.float32]:
+        """When events happened, and what they count (`Sketch.moments`). [k], [k] numbers of actions → [k, 2, S]"""
+        return self.sketch.moments(times_ms, None if self.actions is None else self.actions.weight[actions])
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,8 @@ class Bundle:
     sketch: IdSketch | None = None
     event_list: EventList | None = None
     """The rule for states in a bundle of kind `sequence`; None in others."""
+    actions: Actions | None = None
+    """The actions that the bundle names; None: all events are folded alike."""
 
     @property
     def name(self) -> str:
@@ -92,10 +100,23 @@ class Bundle:
         out[:, items.width :] = self.categories.vectors[self.categories.rows(category_ids)]
         return out
 
-    def events(self, item_ids: NDArray[np.uint64], category_ids: NDArray[np.uint64]) -> NDArray[np.float32]:
-        """Events as input of a step: their vectors, or their rows if states are lists. [k], [k] → [k, D or 2]"""
+    def events(
+        self, item_ids: NDArray[np.uint64], category_ids: NDArray[np.uint64], actions: NDArray[np.integer] | None = None
+    ) -> NDArray[np.float32]:
+        """Events as input of a step: vectors that their actions have changed, or their rows if states are lists.
+
+        [k], [k], [k] numbers of folded actions; None suits a bundle that names none → [k, D or 2]
+
+        Raises:
+            ValueError: the bundle names actions, and there are none.
+        """
         if self.event_list is None:
-            return self.vectors(item_ids, category_ids)
+            vectors = self.vectors(item_ids, category_ids)
+            if self.actions is None or self.actions.plain:
+                return vectors
+            if actions is None:
+                raise ValueError(f"{self.name} names actions: events need theirs")
+            return self.actions.apply(vectors, actions)
         return np.stack([self.items.rows(item_ids), self.categories.rows(category_ids)], -1).astype(np.float32)
 
 
@@ -133,7 +154,10 @@ def load_bundle(path: str | Path) -> Bundle:
         golden = Golden.from_bytes((path / m.GOLDEN).read_bytes(), layout.half_floats)
     except (ValueError, KeyError, OSError) as error:
         raise BundleError(f"{m.GOLDEN} cannot be read: {error}") from error
-    sketch = None if manifest.sketch is None else IdSketch(manifest.sketch.sketch, categories)
+    actions = manifest.named_actions
+    if actions is not None and golden.actions is None:
+        raise BundleError(f"{m.GOLDEN} has no actions, and the manifest names some: export the bundle again")
+    sketch = None if manifest.sketch is None else IdSketch(manifest.sketch.sketch, categories, actions)
     event_list = None
     if manifest.state.kind == "sequence":
         check_countable("items", len(items.vectors))
@@ -141,7 +165,7 @@ def load_bundle(path: str | Path) -> Bundle:
         event_list = EventList.of(layout)
     request, asked_items = _fields(path, manifest, items)
     bundle = Bundle(
-        path, manifest, layout, initial, items, categories, golden, request, asked_items, sketch, event_list
+        path, manifest, layout, initial, items, categories, golden, request, asked_items, sketch, event_list, actions
     )
     _check_widths(bundle)
     return bundle

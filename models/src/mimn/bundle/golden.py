@@ -22,7 +22,10 @@ StepFunction = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.f
 HeadFunction = Callable[..., NDArray[np.float32]]
 """(candidates [C, D], state [F], context [K]), with a sketch also (addresses [C, A], now [2, S]) → scores [C]"""
 VectorFunction = Callable[[NDArray[np.uint64], NDArray[np.uint64]], NDArray[np.float32]]
-"""(item ids [k], category ids [k]) → vectors [k, D], or rows [k, 2] if states are lists"""
+"""(item ids [k], category ids [k]) → vectors of candidates [k, D]"""
+EventFunction = Callable[..., NDArray[np.float32]]
+"""(item ids [k], category ids [k]), with actions also (their numbers [k]) → vectors [k, D], or rows [k, 2] if states
+are lists"""
 
 
 class Encoded(Protocol):
@@ -46,6 +49,9 @@ class Addressing(Protocol):
 
     def addresses(self, item_ids: NDArray[np.uint64], category_ids: NDArray[np.uint64], /) -> NDArray[np.int64]:
         """[k], [k] → [k, A]"""
+
+    def moments(self, times_ms: NDArray[np.int64], actions: NDArray[np.integer], /) -> NDArray[np.float32]:
+        """When events happened, and what they count. [k], [k] → [k, 2, S]"""
 
 
 TOLERANCE = 1e-5
@@ -83,6 +89,8 @@ class Golden:
     """[n, T], ms; with a sketch only."""
     now: NDArray[np.int64] | None = None
     """[n], ms: when the candidates are scored; with a sketch only."""
+    actions: NDArray[np.uint8] | None = None
+    """[n, T]: numbers on the wire; with actions only."""
     requests: NDArray[np.str_] | None = None
     """[n]: the fields themselves, as JSON; with fields only."""
     half_floats: int = 0
@@ -105,7 +113,7 @@ class Golden:
     def verify_step(
         self,
         step: StepFunction,
-        events: VectorFunction,
+        events: EventFunction,
         initial: NDArray[np.float32],
         sketch: Addressing | None = None,
     ) -> None:
@@ -118,9 +126,11 @@ class Golden:
         rest = slice(None) if sketch is None else sketch.sketch.rest
         for t in range(self.items.shape[1]):
             ids = self.items[:, t], self.categories[:, t]
-            state[:, rest] = step(events(*ids), np.ascontiguousarray(state[:, rest]))
+            actions = np.zeros(len(state), np.uint8) if self.actions is None else self.actions[:, t]
+            inputs = events(*ids) if self.actions is None else events(*ids, actions)
+            state[:, rest] = step(inputs, np.ascontiguousarray(state[:, rest]))
             if sketch is not None:
-                sketch.sketch.add(state, sketch.addresses(*ids), sketch.sketch.moments(_array(self.times)[:, t]))
+                sketch.sketch.add(state, sketch.addresses(*ids), sketch.moments(_array(self.times)[:, t], actions))
         _compare("state", state, self.states, HALF if self.half_floats else TOLERANCE)
 
     def verify_request(self, vector: RequestFunction) -> None:
@@ -158,7 +168,7 @@ class Golden:
         _compare("cold score", cold, self.cold_scores)
 
 
-OPTIONAL_ARRAYS = ("times", "now", "requests")
+OPTIONAL_ARRAYS = ("times", "now", "actions", "requests")
 ARRAYS = tuple(field.name for field in fields(Golden) if field.name not in (*OPTIONAL_ARRAYS, "half_floats"))
 
 

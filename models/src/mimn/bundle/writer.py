@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from mimn.bundle import manifest as m
 from mimn.bundle.fields import FieldSpec
 from mimn.bundle.golden import Golden
-from mimn.bundle.manifest import BundleError, GraphSpec, InputSpec, Manifest, SketchSpec, StateSpec
+from mimn.bundle.manifest import ActionSpec, BundleError, GraphSpec, InputSpec, Manifest, SketchSpec, StateSpec
 from mimn.bundle.request_fields import RequestFields
 from mimn.bundle.vocabulary import EmbeddingTable
 from mimn.calibration import UNCALIBRATED, Calibration
+from mimn.state.actions import ActionName
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def write_bundle(
     model: dict[str, Any],
     training: dict[str, Any],
     sketch: SketchSpec | None = None,
+    actions: dict[ActionName, ActionSpec] | None = None,
     fields: FieldData = NO_FIELDS,
     calibration: Calibration = UNCALIBRATED,
     negatives_kept: float = 1.0,
@@ -122,8 +124,9 @@ def write_bundle(
         training=training,
         files=files,
         sizes={file: len(data) for file, data in contents.items()},
-        fingerprint=m.fingerprint_of(state, input_spec, m.FOLD_VERSION, files, sketch),
+        fingerprint=m.fingerprint_of(state, input_spec, m.FOLD_VERSION, files, sketch, actions=actions),
         sketch=sketch,
+        actions=actions,
         fields=fields.specs,
         calibration=calibration,
         negatives_kept=negatives_kept,

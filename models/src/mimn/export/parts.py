@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mimn.bundle import EmbeddingTable, FieldData
+from mimn.bundle import ActionSpec, EmbeddingTable, FieldData
 from mimn.bundle.fields import FIRST, FieldSpec
 from mimn.bundle.request_fields import RequestFields, asked_for
 from mimn.calibration import UNCALIBRATED, Calibration
 from mimn.nn.model import ClickModel
+from mimn.state.actions import NAMES, ActionName, Actions
 
 Ids = NDArray[np.uint64]
 GOLDEN_USERS, GOLDEN_EVENTS, GOLDEN_CANDIDATES = 4, 20, 9
@@ -101,6 +102,30 @@ def _item_vectors(model: ClickModel, rows: torch.Tensor) -> NDArray[np.float32]:
     if vectors is None:
         raise ExportError("the model has no item fields")
     return np.asarray(vectors.numpy())
+
+
+def action_specs(actions: Actions | None) -> dict[ActionName, ActionSpec] | None:
+    """The manifest's `actions`; None for a model to which all events are alike."""
+    if actions is None:
+        return None
+    specs: dict[ActionName, ActionSpec] = {}
+    for at in np.flatnonzero(actions.named).tolist():
+        vector = None if actions.vector is None else actions.vector[at]
+        learned = vector is not None and bool(vector.any())
+        specs[NAMES[at]] = ActionSpec(
+            float(actions.weight[at]), tuple(vector.tolist()) if learned and vector is not None else None
+        )
+    return specs
+
+
+def draw_actions(random: np.random.Generator, actions: Actions | None, *shape: int) -> NDArray[np.uint8] | None:
+    """Folded actions, each at least once; None for a model to which all events are alike."""
+    if actions is None:
+        return None
+    folded = np.flatnonzero(actions.folded).astype(np.uint8)
+    drawn = folded[random.integers(len(folded), size=shape)]
+    drawn[..., : len(folded)] = folded
+    return drawn
 
 
 def draw_ids(random: np.random.Generator, table: EmbeddingTable, *shape: int) -> Ids:

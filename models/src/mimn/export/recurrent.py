@@ -21,6 +21,8 @@ from mimn.export.parts import (
     ExportError,
     Ids,
     RunFacts,
+    action_specs,
+    draw_actions,
     draw_ids,
     draw_requests,
     evaluation,
@@ -33,6 +35,7 @@ from mimn.nn.graphs import OPSET, head_graph, step_graph
 from mimn.nn.model import MimnModel
 from mimn.parity import Graph, check_parity
 from mimn.reference import Reference
+from mimn.state.actions import Actions
 from mimn.state.layout import BlockType
 from mimn.state.sketch import DAY_MS
 
@@ -78,6 +81,7 @@ def export_bundle(
         raise ExportError("a model has context_features or fields: describe the features as fields, [fields.context]")
     items, categories = tables(model, item_ids, category_ids)
     layout, sketch = state_layout(config, state_dtype), config.sketch
+    actions = None if model.actions is None else model.actions.value
     with evaluation(model):
         fields = field_data(model, facts.codes)
         step_onnx, step_spec = step_graph(model, cell_layout(config, state_dtype))
@@ -88,7 +92,8 @@ def export_bundle(
         blank = {block.name: np.zeros(block.shape, np.float32) for block in layout.blocks}
         initial = layout.round(layout.flatten(blank | blocks))
         reference = Reference(config, {key: value.numpy() for key, value in model.state_dict().items()}, state_dtype)
-        golden = golden_cases(reference, (Graph(step_onnx), Graph(head_onnx)), (items, categories), initial, fields)
+        graphs = Graph(step_onnx), Graph(head_onnx)
+        golden = golden_cases(reference, graphs, (items, categories), initial, fields=fields, actions=actions)
     return write_bundle(
         output,
         name=name,
@@ -105,6 +110,7 @@ def export_bundle(
         sketch=None
         if sketch is None
         else SketchSpec(SKETCH_RULE, sketch.category_cells, sketch.item_cells, sketch.half_lives),
+        actions=action_specs(actions),
         context=config.context_features,
         opset=OPSET,
         model=asdict(config),
@@ -120,9 +126,12 @@ def golden_cases(
     graphs: tuple[Graph, Graph],
     tables: tuple[EmbeddingTable, EmbeddingTable],
     initial: NDArray[np.float32],
+    *,
     fields: FieldData,
+    actions: Actions | None,
 ) -> Golden:
-    """Some histories, a tenth of their ids unknown, with the states and scores that the graphs compute for them.
+    """Some histories, a tenth of their ids unknown, with the states and scores that the graphs compute for them. Every
+    folded action occurs in each.
 
     Several histories are drawn, and those with the clearest choice of interest channels are used, so that rounding on
     another processor cannot change the choice.
@@ -140,12 +149,16 @@ def golden_cases(
         draw_ids(random, categories, GOLDEN_DRAWN, GOLDEN_EVENTS),
     )
     events = vectors(history[0].reshape(-1), history[1].reshape(-1)).reshape(GOLDEN_DRAWN, GOLDEN_EVENTS, -1)
+    done = draw_actions(random, actions, GOLDEN_DRAWN, GOLDEN_EVENTS)
+    if actions is not None and done is not None:
+        events = actions.apply(events.reshape(-1, events.shape[-1]), done.reshape(-1)).reshape(events.shape)
     gaps = [reference.fold(user, reference.initial())[1] for user in events.astype(np.float64)]
     clearest = np.sort(np.argsort(gaps, kind="stable")[-GOLDEN_USERS:])
 
     states = np.tile(initial, (GOLDEN_USERS, 1))
     config = reference.config
-    sketch = None if config.sketch is None else IdSketch(config.sketch, categories)
+    sketch = None if config.sketch is None else IdSketch(config.sketch, categories, actions)
+    done = None if done is None else done[clearest]
     rest = slice(None) if sketch is None else sketch.sketch.rest
     for t in range(GOLDEN_EVENTS):
         states[:, rest] = step(np.ascontiguousarray(events[clearest, t]), np.ascontiguousarray(states[:, rest]))
@@ -161,7 +174,8 @@ def golden_cases(
         now = np.array([GOLDEN_TIMES[1]] * GOLDEN_USERS) + random.integers(9 * DAY_MS, size=GOLDEN_USERS)
         for t in range(GOLDEN_EVENTS):
             ids = history[0][clearest, t], history[1][clearest, t]
-            sketch.sketch.add(states, sketch.addresses(*ids), sketch.sketch.moments(times[:, t]))
+            acts = np.zeros(GOLDEN_USERS, np.uint8) if done is None else done[:, t]
+            sketch.sketch.add(states, sketch.addresses(*ids), sketch.moments(times[:, t], acts))
         addresses = sketch.addresses(*candidates)
         reads = [(addresses, moment[np.newaxis]) for moment in sketch.sketch.moments(now)]
 
@@ -184,5 +198,6 @@ def golden_cases(
         cold_scores=scores(initial, np.zeros_like(context[0]), reads[0]),
         times=times,
         now=now,
+        actions=done,
         requests=requests,
     )

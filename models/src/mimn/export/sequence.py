@@ -19,6 +19,8 @@ from mimn.export.parts import (
     ExportError,
     Ids,
     RunFacts,
+    action_specs,
+    draw_actions,
     draw_ids,
     draw_requests,
     evaluation,
@@ -31,6 +33,7 @@ from mimn.nn.baselines.model import BaselineModel
 from mimn.nn.graphs import OPSET, sequence_head_graph
 from mimn.parity import Graph
 from mimn.sequence_parity import check_sequence_parity
+from mimn.state.actions import Actions
 from mimn.state.event_list import EventList
 
 EVENTS = 1000
@@ -59,12 +62,19 @@ def export_sequence(
         facts: what the run says beside its model.
 
     Raises:
-        ExportError: a variant that cannot be served, ids that do not match the tables, or `events` below 1.
+        ExportError: a variant that cannot be served, ids that do not match the tables, `events` below 1, or actions
+            that differ by more than being folded or not.
         ParityError: ONNX and PyTorch disagree; nothing is written.
         BundleError: the bundle exists already, or a vocabulary is too large for a list.
     """
     if events < 1:
         raise ExportError(f"a list of {events} events keeps nothing: keep at least 1")
+    if model.actions is not None and not model.actions.plain:
+        raise ExportError(
+            "a list of events holds no actions, so a model that reads them differently cannot be served: give every "
+            "action that is folded the weight 1 in `[actions]`, and train again"
+        )
+    actions = None if model.actions is None else model.actions.value
     items, categories = tables(model, item_ids, category_ids)
     for what, table in (("items", items), ("categories", categories)):
         check_countable(what, len(table.vectors))
@@ -77,7 +87,7 @@ def export_sequence(
             raise ExportError(f"{error}: export a run of variant 'din', 'dien', 'paper' or 'pooling'") from error
         check_sequence_parity(model, rule, head_onnx)
         check_fields_parity(model, fields, draw_requests(np.random.default_rng(1), fields.request, REQUESTS))
-        golden = sequence_golden_cases(rule, Graph(head_onnx), (items, categories), fields)
+        golden = sequence_golden_cases(rule, Graph(head_onnx), (items, categories), fields, actions)
     layout = rule.layout
     return write_bundle(
         output,
@@ -92,6 +102,7 @@ def export_sequence(
         items=items,
         categories=categories,
         golden=golden,
+        actions=action_specs(actions),
         context=(),
         opset=OPSET,
         model=asdict(model.config),
@@ -103,7 +114,11 @@ def export_sequence(
 
 
 def sequence_golden_cases(
-    rule: EventList, head: Graph, tables: tuple[EmbeddingTable, EmbeddingTable], fields: FieldData
+    rule: EventList,
+    head: Graph,
+    tables: tuple[EmbeddingTable, EmbeddingTable],
+    fields: FieldData,
+    actions: Actions | None = None,
 ) -> Golden:
     """Some histories, a tenth of their ids unknown, with their lists and the graph's scores for them."""
     items, categories = tables
@@ -135,5 +150,6 @@ def sequence_golden_cases(
         context=context,
         scores=np.stack([scores(*case) for case in zip(states, context, strict=True)]),
         cold_scores=scores(np.zeros_like(states[0]), np.zeros_like(context[0])),
+        actions=draw_actions(random, actions, GOLDEN_USERS, GOLDEN_EVENTS),
         requests=requests,
     )
