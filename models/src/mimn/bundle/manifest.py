@@ -237,8 +237,8 @@ def decode_manifest(data: bytes) -> Manifest:
             f"{MANIFEST}: schema_version {manifest.schema_version}; this program reads 1 to {SCHEMA_VERSION}: "
             "export the bundle again, or install the program version that wrote it"
         )
-    if manifest.schema_version == 1 and (newer := [name for name in SINCE_2 if name in msgspec.to_builtins(manifest)]):
-        raise BundleError(f"{MANIFEST}: schema_version 1 has no `{newer[0]}`")
+    if manifest.schema_version == 1 and (manifest.fields or manifest.calibration is not UNCALIBRATED):
+        raise BundleError(f"{MANIFEST}: schema_version 1 has no `fields` and no `calibration`")
     _check_fields(manifest)
     if manifest.input.rule != INPUT_RULE:
         raise BundleError(f"{MANIFEST}: input.rule {manifest.input.rule!r}; this program knows {INPUT_RULE!r}")

@@ -37,6 +37,11 @@ class Metrics:
             ["outcome"],
             registry=r,
         )
+        # Looked up once: small batches come a thousand times a second.
+        self.records_of = {
+            outcome: self.records.labels(outcome)
+            for outcome in ("folded", "erased", "dead_letter", "already_folded", "erased_later")
+        }
         self.dead_letters = Counter(
             "uic_dead_letters", "Records acknowledged by the dead-letter topic, by reason.", ["reason"], registry=r
         )
@@ -79,6 +84,7 @@ class Metrics:
             ["outcome"],
             registry=r,
         )
+        self.commits_ok = self.commits.labels("ok")
         self.take_ups = Counter(
             "uic_take_ups",
             "Partitions taken up, by what was found: new, go_on, gap, continued, broken.",
