@@ -150,7 +150,7 @@ def test_drawn_negatives_from_a_foreign_layout_to_served_scores(
         asked,
         samplings={"popularity": NEGATIVES},
         length=10_000,
-    )["popularity"]
+    )["popularity"].reshape(len(asked), -1)
 
     logs = visits(tmp_path / "shop")
     named = {number(who): who for who in logs}
