@@ -40,16 +40,20 @@ class FoldedLog:
         assert isinstance(value, bytes)
         return decode_state(value, self._bundle.fingerprint, self._bundle.layout, user_hash(user_id))
 
-    def predict(self, user_id: str, items: NDArray[np.uint64], categories: NDArray[np.uint64]) -> dict[str, Any]:
-        """RTP's answer for these candidates, which must succeed."""
+    def predict(
+        self, user_id: str, items: NDArray[np.uint64], categories: NDArray[np.uint64], /, **fields: Any
+    ) -> dict[str, Any]:
+        """RTP's answer for these candidates, which must succeed. `fields`: `user` and `context`."""
         asked = [{"item_id": str(i), "category_id": str(c)} for i, c in zip(items, categories, strict=True)]
-        response = httpx.post(
-            f"{self._at.predict}/predict",
-            json={"user_id": user_id, "candidates": asked},
-            timeout=60,
-            headers=PATIENT,
-        )
-        assert response.status_code == 200, response.text
+        return self._ask(200, user_id=user_id, candidates=asked, **fields)
+
+    def refused(self, user_id: str, **fields: Any) -> dict[str, Any]:
+        """What RTP says to a request whose fields are wrong."""
+        return self._ask(422, user_id=user_id, candidates=[{"item_id": 1, "category_id": 0}], **fields)
+
+    def _ask(self, status: int, **body: Any) -> dict[str, Any]:
+        response = httpx.post(f"{self._at.predict}/predict", json=body, timeout=60, headers=PATIENT)
+        assert response.status_code == status, response.text
         answer: dict[str, Any] = response.json()
         return answer
 

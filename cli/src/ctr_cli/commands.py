@@ -63,7 +63,7 @@ COMMANDS = (
         "mimn.impressions.__main__",
         TRAINING,
     ),
-    Command("export", TRAIN, "Write a trained run as a bundle for serving.", "mimn.export", TRAINING),
+    Command("export", TRAIN, "Write a trained run as a bundle for serving.", "mimn.export.__main__", TRAINING),
     _uic("state", OPERATE, "Show what is stored for one user."),
     _uic("erase", OPERATE, "Erase one user: the state, and the history that a rebuild would read."),
     _uic("dead-letters", OPERATE, "List, show and replay records that could not be folded."),

@@ -3,6 +3,7 @@
 python -m mimn.impressions train --description dataset.toml --config model.toml --output runs/x [--seed 1]
 python -m mimn.impressions calibrate --run runs/x --method platt      fitted on the validation impressions
 python -m mimn.impressions evaluate --run runs/x                      figures on the test impressions
+python -m mimn.impressions export --run runs/x --output bundles --name shop --version 1   a bundle for serving
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from mimn.calibration import CalibrationError, Method
 from mimn.config import ConfigError
 from mimn.data.events import DataError
 from mimn.data.prepared import cache_folder
+from mimn.export.__main__ import FAILURES, add_bundle_arguments
+from mimn.export.run import export_run
 from mimn.impressions.calibrate import calibrate
 from mimn.impressions.config import ImpressionConfig
 from mimn.impressions.evaluate import evaluate
 from mimn.impressions.train import train
 from mimn.impressions.trained import RunFault, TrainedRun
-from mimn.nn.checkpoint import CheckpointError
 from mimn.train import TrainingFailed
 
 
@@ -34,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         print(json.dumps(_run(options), indent=2))
-    except (ConfigError, DataError, TrainingFailed, RunFault, CheckpointError, CalibrationError) as error:
+    except (DataError, TrainingFailed, RunFault, CalibrationError, *FAILURES) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -45,7 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """Commands and options."""
     parser = argparse.ArgumentParser(
-        prog="python -m mimn.impressions", description="Train, calibrate and evaluate on labelled impressions."
+        prog="python -m mimn.impressions",
+        description="Train, calibrate, evaluate and export models of labelled impressions.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     training = commands.add_parser("train", help="train a model", description="Train a model.")
@@ -60,6 +63,9 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--run", type=Path, required=True, help="run folder of train")
         command.add_argument("--description", type=Path, help="where the description is now, if it has moved")
         command.add_argument("--length", type=int, help="latest events to read (training.validation_length)")
+    exporting = commands.add_parser("export", help="write the run as a bundle for serving, with fields and calibrator")
+    exporting.add_argument("--run", type=Path, required=True, help="run folder of train")
+    add_bundle_arguments(exporting)
     for command in (training, calibrating, evaluating):
         command.add_argument("--cache", type=Path, default=cache_folder(), help="prepared data (%(default)s)")
     return parser
@@ -75,6 +81,11 @@ def _run(options: argparse.Namespace) -> Any:
         )
         shown = ("name", "dataset", "seed", "epochs", "best_epoch", "validation_logloss", "validation_auc")
         return {name: record[name] for name in shown}
+    if options.command == "export":
+        made = export_run(
+            options.run, options.output, options.name, options.version, options.state_dtype, events=options.events
+        )
+        return {"bundle": str(made)}
     trained = TrainedRun.load(options.run, options.cache, options.description)
     length = trained.config.training.validation_length if options.length is None else options.length
     if length < 1:
