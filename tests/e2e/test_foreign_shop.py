@@ -26,6 +26,7 @@ from localstack.shoppers import Shopper
 from mimn import run
 from mimn.bundle import load_bundle
 from mimn.data.vocabulary import EmbeddingIds
+from mimn.impressions.trained import TrainedRun
 from mimn.nn.checkpoint import load_model
 from mimn.scoring import predict
 from support import foreign_shop
@@ -40,11 +41,7 @@ DEEDS = {
     "put in cart": Action.ACTION_CART,
     "bought": Action.ACTION_PURCHASE,
 }
-CONFIG = """
-name = "MIMN with counters"
-[data]
-description = "{description}"
-min_users = 2
+MODEL = """
 [model]
 variant = "paper"
 embedding_dim = 4
@@ -58,7 +55,22 @@ length = 64
 [training]
 epochs = 2
 windows_per_batch = 16
+validation_length = 1000
 """
+
+
+class Asked(NamedTuple):
+    """What is asked of a visitor after some of the events, and the scores that evaluation gives."""
+
+    who: str
+    until_ms: int
+    """Events before this time are folded."""
+    events: int
+    """So many of them, by training's count."""
+    items: NDArray[np.uint64]
+    categories: NDArray[np.uint64]
+    scores: NDArray[np.float64]
+    context: dict[str, int]
 
 
 class Visit(NamedTuple):
@@ -130,44 +142,96 @@ def unsigned(ids: NDArray[np.int64]) -> NDArray[np.uint64]:
     return ids.view(np.uint64)
 
 
+def assert_served(folder: Path, asked: list[Asked]) -> None:
+    """Fold what happened before each question, ask it, and compare."""
+    logs, bundle = visits(folder / "shop"), folder / "shop" / "1"
+    before = {one.who: [visit for visit in logs[one.who] if visit.at_ms < one.until_ms] for one in asked}
+    with folded_stack(folder, bundle, lambda bootstrap, topic: produce(bootstrap, topic, before)) as (at, records):
+        served = FoldedLog(load_bundle(bundle), [Shopper(one.who, range(0), 0, 0, ()) for one in asked], at)
+        for one in asked:
+            assert served.state(one.who).header.event_count == len(records[one.who]) == one.events
+            fields = {"context": one.context} if one.context else {}
+            answer = served.predict(one.who, one.items, one.categories, **fields)
+            np.testing.assert_allclose(answer["scores"], one.scores, atol=1e-5, rtol=0)
+        served.close()
+    assert np.ptp([one.scores[0] for one in asked]) > 1e-3, "visitors differ"
+
+
+def named(folder: Path) -> dict[int, str]:
+    """The visitors by the id that training has for them."""
+    return {number(who): who for who in visits(folder / "shop")}
+
+
 def test_drawn_negatives_from_a_foreign_layout_to_served_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     description = foreign_shop.write(tmp_path / "shop", ROWS, labelled=False)
     assert "nothing to fix" in ctr(tmp_path, "data", "check", description)
-    (tmp_path / "model.toml").write_text(CONFIG.format(description=description), "utf-8")
+    data_table = f'name = "x"\n[data]\ndescription = "{description}"\nmin_users = 2\n'
+    (tmp_path / "model.toml").write_text(data_table + MODEL, "utf-8")
     ctr(tmp_path, "train", "--config", tmp_path / "model.toml", "--output", tmp_path / "run")
     ctr(tmp_path, "export", "--run", tmp_path / "run", "--output", tmp_path, "--name", "shop", "--version", "1")
 
     monkeypatch.setenv("CTR_CACHE", str(tmp_path / "cache"))
     data = run.load_data(run.read_config(tmp_path / "run" / run.CONFIG).data)
-    asked = data.instances.of("test", "A")
-    asked = asked.select(np.arange(len(asked)) < ASKED)
-    offline = predict(
+    test = data.instances.of("test", "A")
+    test = test.select(np.arange(len(test)) < ASKED)
+    scores = predict(
         load_model(tmp_path / "run" / run.MODEL),
         EmbeddingIds.load(tmp_path / "run"),
         data.events,
-        asked,
+        test,
         samplings={"popularity": NEGATIVES},
-        length=10_000,
-    )["popularity"].reshape(len(asked), -1)
+        length=1000,
+    )["popularity"].reshape(len(test), -1)
+    candidates, who = test.candidates("popularity", NEGATIVES), named(tmp_path)
+    items, categories = (unsigned(ids).reshape(len(test), -1) for ids in (candidates.item, candidates.category))
+    asked = [
+        Asked(
+            who[int(unsigned(test.user_id)[row])],
+            int(test.timestamp[row]),
+            int(test.end[row] - test.begin[row]),
+            items[row],
+            categories[row],
+            scores[row].astype(np.float64),
+            {},
+        )
+        for row in range(len(test))
+    ]
+    assert scores.std(axis=1).min() > 1e-4, "candidates differ"
+    assert_served(tmp_path, asked)
 
-    logs = visits(tmp_path / "shop")
-    named = {number(who): who for who in logs}
-    users = [named[int(user)] for user in unsigned(asked.user_id)]
-    # What had happened before each target.
-    until = dict(zip(users, asked.timestamp.tolist(), strict=True))
-    before = {who: [visit for visit in logs[who] if visit.at_ms < until[who]] for who in users}
-    bundle = tmp_path / "shop" / "1"
-    with folded_stack(tmp_path, bundle, lambda bootstrap, topic: produce(bootstrap, topic, before)) as (at, records):
-        shoppers = [Shopper(who, range(0), 0, 0, ()) for who in users]
-        served = FoldedLog(load_bundle(bundle), shoppers, at)
-        candidates = asked.candidates("popularity", NEGATIVES)
-        items, categories = (unsigned(ids).reshape(len(users), -1) for ids in (candidates.item, candidates.category))
-        for row, who in enumerate(users):
-            assert served.state(who).header.event_count == len(records[who]) == asked.end[row] - asked.begin[row]
-            answer = served.predict(who, items[row], categories[row])
-            np.testing.assert_allclose(answer["scores"], offline[row], atol=1e-5, rtol=0)
-        served.close()
-    assert offline.std(axis=0).max() > 1e-3, "users differ"
-    assert offline.std(axis=1).min() > 1e-4, "candidates differ"
+
+def test_labelled_impressions_from_a_foreign_layout_to_served_probabilities(tmp_path: Path) -> None:
+    description = foreign_shop.write(tmp_path / "shop", ROWS, labelled=True)
+    assert "nothing to fix" in ctr(tmp_path, "data", "check", description)
+    (tmp_path / "model.toml").write_text(f'name = "x"\nmin_count = 2\n{MODEL}', "utf-8")
+    output: list[str | Path] = ["--output", tmp_path / "run"]
+    ctr(tmp_path, "impressions", "train", "--description", description, "--config", tmp_path / "model.toml", *output)
+    ctr(tmp_path, "impressions", "calibrate", "--run", tmp_path / "run", "--method", "platt")
+    ctr(tmp_path, "impressions", "evaluate", "--run", tmp_path / "run")
+    into: list[str | Path] = ["--output", tmp_path, "--name", "shop", "--version", "1"]
+    ctr(tmp_path, "impressions", "export", "--run", tmp_path / "run", *into)
+
+    trained = TrainedRun.load(tmp_path / "run", tmp_path / "cache")
+    shown, occasions, who = trained.data.labelled.impressions, trained.data.labelled.occasions("test"), named(tmp_path)
+    with np.load(tmp_path / "run" / run.PREDICTIONS.format(length=1000)) as saved:
+        scores = saved["calibrated"]
+    history = trained.data.labelled.end - trained.data.labelled.begin
+    last = {int(unsigned(shown.user_id)[row]): place for place, row in enumerate(occasions.rows.tolist())}
+    asked = []
+    for user, place in list(last.items())[:ASKED]:
+        row = slice(int(occasions.rows[place]), int(occasions.rows[place]) + 1)
+        at_ms = int(shown.time_ms[row][0])
+        asked.append(
+            Asked(
+                who[user],
+                at_ms,
+                int(history[row][0]),
+                unsigned(shown.item_id[row]),
+                unsigned(shown.category_id[row]),
+                scores[place : place + 1],
+                {"hour": at_ms // 3_600_000 % 24},
+            )
+        )
+    assert_served(tmp_path, asked)
