@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -49,6 +50,8 @@ class Bundle:
     sketch: IdSketch | None = None
     event_list: EventList | None = None
     """The rule for states in a bundle of kind `sequence`; None in others."""
+    sha256: str = ""
+    """Of `manifest.json`, in hex: it holds the hash of every other file, so this is the whole bundle's."""
 
     @property
     def name(self) -> str:
@@ -119,7 +122,8 @@ def load_bundle(path: str | Path) -> Bundle:
         check_countable("items", len(items.vectors))
         check_countable("categories", len(categories.vectors))
         event_list = EventList.of(layout)
-    return Bundle(path, manifest, layout, initial, items, categories, golden, sketch, event_list)
+    sha256 = hashlib.sha256(data).hexdigest()
+    return Bundle(path, manifest, layout, initial, items, categories, golden, sketch, event_list, sha256)
 
 
 def _array(path: Path) -> NDArray[Any]:
