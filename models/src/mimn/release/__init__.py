@@ -9,6 +9,7 @@ from mimn.release.gates import Comparison, Finding, Gate, behind, compare, forei
 from mimn.release.headers import Headers, read_headers
 from mimn.release.record import (
     MAX_RECORD_BYTES,
+    OPEN,
     Arm,
     CorruptRecord,
     Entry,
@@ -31,6 +32,8 @@ from mimn.release.rollout import (
     begin,
     canary,
     collect,
+    free_generation,
+    left_behind,
     observe,
     promote,
     retire,
@@ -41,6 +44,7 @@ from mimn.release.rollout import (
 __all__ = [
     "BUCKETS",
     "MAX_RECORD_BYTES",
+    "OPEN",
     "Arm",
     "Buckets",
     "Checked",
@@ -69,6 +73,8 @@ __all__ = [
     "decode_record",
     "encode_record",
     "foreign",
+    "free_generation",
+    "left_behind",
     "not_built",
     "observe",
     "out_of_memory",
