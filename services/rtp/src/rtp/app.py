@@ -149,7 +149,7 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
     )
     add_problems(app, dict.fromkeys(PREDICT_PATHS, HINT))
     add_health(app, unready, lambda: follower.details)
-    describe(app, settings.deadline.max_ms, lambda: in_service.current.model.context)
+    describe(app, settings.deadline.max_ms, lambda: in_service.current.model.request)
     admin = create_admin_app(in_service, reloader, follower, metrics, unready)
     for guarded, rules in ((app, PUBLIC_RULES), (admin, ADMIN_RULES)):
         check_routes(guarded.routes, rules)

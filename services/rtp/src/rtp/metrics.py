@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
@@ -78,6 +78,13 @@ class Metrics:
             "rtp_head_seconds", "Looking candidates up and running the head.", buckets=_LATENCY_S, registry=registry
         )
         self.candidates = Counter("rtp_candidates", "Candidates scored.", registry=registry)
+        self.fields = Counter(
+            "rtp_request_fields",
+            "Scored requests by field: with a value that training did not see (unknown), or without one (missing).",
+            ["field", "value"],
+            registry=registry,
+        )
+        self._field_of: dict[tuple[str, str], Counter] = {}
         self.in_flight = Gauge("rtp_in_flight", "Requests between acceptance and answer.", registry=registry)
         self.tasks = Gauge(
             "rtp_tasks",
@@ -195,6 +202,15 @@ class Metrics:
             families = (self.shadow_seconds, self.shadow_difference, self.shadow_correlation)
             known = self._of_shadow[arm, bundle] = ShadowMetrics(*(one.labels(arm, bundle) for one in families))
         return known
+
+    def count_fields(self, unknown: Iterable[str], missing: Iterable[str]) -> None:
+        """Count a scored request under the fields whose value it did not say in the model's words."""
+        for value, names in (("unknown", unknown), ("missing", missing)):
+            for name in names:
+                child = self._field_of.get((name, value))
+                if child is None:
+                    child = self._field_of[name, value] = self.fields.labels(name, value)
+                child.inc()
 
     def render(self) -> bytes:
         """All metrics in the OpenMetrics text format."""

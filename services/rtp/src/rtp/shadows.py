@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.state import StateError, decode_state, user_hash
-from rtp.core.context import context_vector
+from rtp.core.fields import request_vector
 from rtp.core.ports import StateReader
 from rtp.core.request import ScoreRequest
 from rtp.core.shadowing import ShadowBudget, difference, rank_correlation
@@ -87,13 +87,13 @@ class Shadows:
     ) -> None:
         try:
             model = shadow.release.model
-            context = context_vector(model.context, request.context)
+            fields = request_vector(model.request, request).values
             if state is None:
                 state = await self._read(shadow.release, request.user_id)
             if not await self._turn():
                 return self._shed(shadow, "busy")
             began = self._clock()
-            scores = model.score(request.item_ids, request.category_ids, state, context, self._wall_ms())
+            scores = model.score(request.item_ids, request.category_ids, state, fields, self._wall_ms())
             took_s = self._clock() - began
             self._budget.ran(took_s)
         except (RtpError, StoreError, StateError) as error:

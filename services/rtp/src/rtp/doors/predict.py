@@ -100,6 +100,7 @@ class PredictDoor:
                 scored.scores,
                 scored.report,
                 arm=scored.arm,
+                calibrated=scored.model.calibrated,
             )
             self._metrics.ok.inc()
         except ClientGone:
