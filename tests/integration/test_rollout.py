@@ -5,15 +5,19 @@ from __future__ import annotations
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+import redis
 
 from conftest import MakeTopics, RedisForTest
 from localstack.wait import until
 from mimn.release import BUCKETS, State, bucket_of
+from support.one_node_cluster import ClusterNode, form, replicate
 from support.rollouts import QUICK, deployed
 
 pytestmark = pytest.mark.servers
@@ -21,6 +25,19 @@ USERS = [f"user-{i}" for i in range(60)]
 QUIET = USERS[:30]
 """Users without events while the traffic moves: what their scores must be is known."""
 BUSY = USERS[30:]
+
+
+@pytest.fixture
+def own_cluster(tmp_path: Path) -> Iterator[RedisForTest]:
+    """A cluster of three masters, each with a replica of its own."""
+    with ExitStack() as ending:
+        nodes = [ending.enter_context(ClusterNode(tmp_path / f"node-{i}")) for i in range(6)]
+        form(nodes[:3])
+        for replica, master in zip(nodes[3:], nodes[:3], strict=True):
+            replicate(replica, master)
+        client = redis.RedisCluster.from_url(nodes[0].address, protocol=2, socket_timeout=10)
+        yield RedisForTest(nodes[0].address, "shop", client)  # type: ignore[arg-type] # the cluster's client
+        client.close()
 
 
 def test_another_head_is_in_service_within_seconds_and_out_again(
@@ -284,3 +301,25 @@ def test_rtp_refuses_a_release_that_is_not_on_its_disk_and_takes_it_up_when_it_i
         running.done("promote", identity, "--rtp", admin)
         until(lambda: traffic.answers[-1].model == "tiny/2", "the new head answers", within_s=30)
     assert traffic.failed() == []
+
+
+def test_a_migration_in_a_cluster(
+    own_cluster: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
+) -> None:
+    topics = make_topics(kafka, 4)
+    with (
+        deployed(tmp_path, own_cluster, topics, USERS, mode="cluster") as running,
+        running.traffic(QUIET, 50) as traffic,
+    ):
+        identity = running.ready()
+        running.wait_loaded("tiny-sketch/1")
+        running.done("promote", identity, *QUICK, "--rtp", running.rtp.admin_url, "--keep-for", "0")
+        until(lambda: traffic.answers[-1].model == "tiny-sketch/1", "the new release answers", within_s=30)
+        running.done("rollback", identity)
+        until(lambda: traffic.answers[-1].model == "tiny/1", "the old release answers", within_s=30)
+        for worker in running.new.workers:
+            worker.stop()
+        until(lambda: running.done("gc")["refused"] == [], "the namespace has been quiet", within_s=60)
+        assert not list(own_cluster.client.scan_iter(match=f"*{running.new.keys.namespace}*"))
+    assert traffic.failed() == []
+    assert {one.state for one in traffic.answers} <= {"warm", "stale"}

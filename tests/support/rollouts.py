@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conftest import RedisForTest, TopicsForTest
+from localstack.ports import LOOPBACK
 from localstack.services import RtpProcess, Surroundings, uic_variables
 from localstack.wait import until
 from mimn.bundle import Bundle, load_bundle
@@ -73,7 +75,7 @@ class Traffic:
 class Deployment:
     """One log, one store, a release in service, and bundles to roll out."""
 
-    def __init__(self, folder: Path, redis: RedisForTest, topics: TopicsForTest) -> None:
+    def __init__(self, folder: Path, redis: RedisForTest, topics: TopicsForTest, mode: str = "single") -> None:
         self.folder = folder
         self.redis = redis
         self.topics = topics
@@ -82,11 +84,12 @@ class Deployment:
             shutil.copytree(path, root / path.parent.name / path.name)
         self.old_bundle, self.new_bundle = root / "tiny/1", root / "tiny-sketch/1"
         self.other_head = with_scaled_head(root, self.old_bundle, "2", 0.5)
-        self.old = World(folder / "old", topics, redis.url, redis.prefix, {}, bundle=self.old_bundle)
-        self.new = World(folder / "new", topics, redis.url, redis.prefix, {}, bundle=self.new_bundle, seed=8)
+        told = {"UIC_REDIS__MODE": mode}
+        self.old = World(folder / "old", topics, redis.url, redis.prefix, told, bundle=self.old_bundle)
+        self.new = World(folder / "new", topics, redis.url, redis.prefix, told, bundle=self.new_bundle, seed=8)
         self.surroundings = Surroundings(
             topics.bootstrap, redis.url, self.old_bundle, topic=topics.events, partitions=topics.partitions,
-            prefix=redis.prefix, rtp={"RTP_STATE__REFRESH_EVERY_S": "0.5"},
+            prefix=redis.prefix, uic=told, rtp={"RTP_STATE__REFRESH_EVERY_S": "0.5", "RTP_REDIS__MODE": mode},
         )  # fmt: skip
         self.rtp = RtpProcess("rtp", folder / "rtp", self.surroundings)
         self.variables = uic_variables(self.surroundings, grpc_port=1, admin_port=2)
@@ -140,20 +143,20 @@ class Deployment:
 
     # Requests
 
-    def predict(self, user: str, client: httpx.Client | None = None) -> Answered:
-        """One request."""
+    def predict(self, user: str, connection: HTTPConnection) -> Answered:
+        """One request, over an open connection."""
         began = time.monotonic()
-        post = httpx.post if client is None else client.post
-        body = {"user_id": user, "candidates": BODY_CANDIDATES}
+        body = json.dumps({"user_id": user, "candidates": BODY_CANDIDATES})
+        headers = {"Content-Type": "application/json", "X-Request-Deadline-Ms": "1000"}
         try:
-            answer = post(
-                f"{self.rtp.address}/predict", json=body, headers={"X-Request-Deadline-Ms": "1000"}, timeout=10
-            )
-        except httpx.TransportError as error:
+            connection.request("POST", "/predict", body, headers)
+            answer = connection.getresponse()
+            told = json.loads(answer.read())
+        except (OSError, HTTPException) as error:
+            connection.close()
             return Answered(began, time.monotonic(), user, 599, model=type(error).__name__)
-        told = answer.json()
-        if answer.status_code != 200:
-            return Answered(began, time.monotonic(), user, answer.status_code, model=told.get("code", ""))
+        if answer.status != 200:
+            return Answered(began, time.monotonic(), user, answer.status, model=told.get("code", ""))
         model = f"{told['model']['name']}/{told['model']['version']}"
         return Answered(
             began, time.monotonic(), user, 200, model, told["arm"], told["state"]["status"], tuple(told["scores"])
@@ -165,13 +168,14 @@ class Deployment:
         traffic, over = Traffic(), threading.Event()
 
         def send(first: int) -> None:
-            with httpx.Client() as client:
-                number, due = first, time.monotonic()
-                while not over.is_set():
-                    traffic.answers.append(self.predict(users[number % len(users)], client))
-                    number += threads
-                    due = max(due + threads / per_second, time.monotonic() - 0.1)
-                    over.wait(max(0.0, due - time.monotonic()))
+            connection = HTTPConnection(LOOPBACK, self.rtp.ports["http"], timeout=10)
+            number, due = first, time.monotonic()
+            while not over.is_set():
+                traffic.answers.append(self.predict(users[number % len(users)], connection))
+                number += threads
+                due = max(due + threads / per_second, time.monotonic() - 0.1)
+                over.wait(max(0.0, due - time.monotonic()))
+            connection.close()
 
         running = [threading.Thread(target=send, args=(i,), daemon=True) for i in range(threads)]
         for thread in running:
@@ -209,7 +213,7 @@ class Deployment:
             bundle = load_bundle(path)
             self._heads[key] = bundle, open_head(bundle)
         bundle, head = self._heads[key]
-        world = self.new if path == self.new_bundle else self.old
+        world = self.new if path.parent == self.new_bundle.parent else self.old
         value = self.redis.client.get(world.keys.state(partition_of(user.encode(), self.topics.partitions), user))
         assert isinstance(value, bytes)
         state = decode_state(value, bundle.fingerprint, bundle.layout, user_hash(user)).tensors
@@ -255,9 +259,10 @@ def deployed(
     *,
     new: bool = True,
     rtp: bool = True,
+    mode: str = "single",
 ) -> Iterator[Deployment]:
     """A deployment in which every user has events, folded by the old release, and with `new` by the new one too."""
-    deployment = Deployment(folder, redis, topics)
+    deployment = Deployment(folder, redis, topics, mode)
     try:
         deployment.old.worker()
         if new:

@@ -1,7 +1,8 @@
 """Removes a namespace that nothing needs any more, in slices, so that the store answers others meanwhile.
 
-Run again after an interruption, it goes on: the users of a partition are forgotten after their states, and the
-namespace at the very end.
+Progress goes first: whoever folds the namespace again afterwards begins a new lineage, to which no state that is still
+there belongs. Run again after an interruption, it goes on: the users of a partition are forgotten after their states,
+and the namespace at the very end.
 """
 
 from __future__ import annotations
@@ -37,9 +38,11 @@ def remove(client: Any, namespace: Namespace, now_ms: int) -> int:
     removed = 0
     keys = namespace.keys
     for p in range(reading.partitions):
+        client.unlink(keys.progress(p))
+    for p in range(reading.partitions):
         for users in _slices(namespace, p):
             removed += int(client.unlink(*(keys.state(p, user) for user in users)))
-        client.unlink(keys.progress(p), keys.users(p), keys.bad(p))
+        client.unlink(keys.users(p), keys.bad(p))
     client.unlink(keys.meta)
     client.srem(keys.namespaces, keys.namespace)
     return removed
