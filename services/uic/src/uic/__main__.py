@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from uic.settings import UnknownSetting
 
-USAGE = """usage: uic [serve | doctor | verify | dead-letters | partitions | continue | rebuild | state | erase] ...
+USAGE = """usage: uic [serve | doctor | verify | dead-letters | partitions | continue | rebuild | state | erase |
+            rollout] ...
 
   serve         fold behavior events into user states (the default); settings are UIC_<GROUP>__<NAME>
   doctor        check a deployment and say what to fix
@@ -20,6 +21,7 @@ USAGE = """usage: uic [serve | doctor | verify | dead-letters | partitions | con
   rebuild       fold a broken partition again from the log's beginning
   state         show one user's stored state, decoded
   erase         erase one user's state
+  rollout       move traffic from one release to another, and back
 
 `uic <command> --help` says more.
 """
@@ -83,6 +85,12 @@ def _erase(verb: str, arguments: Sequence[str]) -> int:
     return erase.main(arguments)
 
 
+def _rollout(verb: str, arguments: Sequence[str]) -> int:
+    from uic.tools.rollout import main
+
+    return main.main(arguments)
+
+
 def _verify(verb: str, arguments: Sequence[str]) -> int:
     from uic.tools import verify
 
@@ -99,6 +107,7 @@ COMMANDS: dict[str, Callable[[str, Sequence[str]], int]] = {
     "rebuild": _partitions,
     "state": _state,
     "erase": _erase,
+    "rollout": _rollout,
 }
 
 if __name__ == "__main__":
