@@ -98,8 +98,11 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     learning_rate_decay: float = 1.0
     """The learning rate is multiplied by this after every epoch; with `epochs = "auto"`, after every epoch that was not
     the best so far."""
+    embeddings: Literal["dense", "sparse"] = "dense"
+    """How the embedding tables learn: every row in every step, or only the rows that a batch looks up, at a cost that
+    follows their number (`mimn.training.optimizers`)."""
     embedding_l2: float = 1e-5
-    """Weight decay of the embedding tables, inside Adam."""
+    """Weight decay of the embedding tables, inside Adam; with sparse embeddings, of the rows that a batch looks up."""
     gradient_clip: float = 5.0
     """Largest norm of a step's gradient."""
     validation_length: int = 200
@@ -175,6 +178,13 @@ class HasArchitecture(Protocol):
     @property
     def architecture(self) -> ModelConfig:
         """The model's configuration."""
+
+
+class HasToml(HasArchitecture, Protocol):
+    """A configuration that a run folder holds."""
+
+    def to_toml(self) -> str:
+        """The configuration with every field written out."""
 
 
 C = TypeVar("C", bound=HasArchitecture)

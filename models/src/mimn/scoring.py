@@ -37,11 +37,13 @@ def predict(
     *,
     samplings: dict[Sampling, int],
     length: int,
+    share: slice = slice(None),
 ) -> dict[Sampling, NDArray[np.float32]]:
     """The click probability of each row of `instances.candidates(sampling, negatives)`, by sampling.
 
     `samplings` gives the number of negatives for each sampling; each history is read once for all of them. A prediction
-    does not depend on the other rows or their order.
+    does not depend on the other rows or their order. `share` computes only some of the batches of histories, and leaves
+    0 in the other rows.
     """
     model.eval()
     device = model.items.weight.device
@@ -53,9 +55,9 @@ def predict(
     rows = {sampling: instances.candidates(sampling, negatives) for sampling, negatives in samplings.items()}
     sketch, times = model.config.sketch, times_ms(events)
     addresses = None if sketch is None else addresses_of(sketch, ids, events.item_id, events.category_id)
-    out = {sampling: np.empty((len(instances), negatives + 1), np.float32) for sampling, negatives in samplings.items()}
+    out = {sampling: np.zeros((len(instances), negatives + 1), np.float32) for sampling, negatives in samplings.items()}
     order = np.argsort(np.minimum(instances.end - instances.begin, length), kind="stable")
-    for start in range(0, len(order), HISTORIES_PER_BATCH):
+    for start in range(0, len(order), HISTORIES_PER_BATCH)[share]:
         chosen = order[start : start + HISTORIES_PER_BATCH]
         item, category, lengths = histories(
             instances.begin[chosen], instances.end[chosen], item_rows, category_rows, length
