@@ -84,8 +84,11 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     learning_rate_decay: float = 1.0
     """The learning rate is multiplied by this after every epoch; with `epochs = "auto"`, after every epoch that was not
     the best so far."""
+    embeddings: Literal["dense", "sparse"] = "dense"
+    """How the embedding tables learn: every row in every step, or only the rows that a batch looks up, at a cost that
+    follows their number (`mimn.training.optimizers`)."""
     embedding_l2: float = 1e-5
-    """Weight decay of the embedding tables, inside Adam."""
+    """Weight decay of the embedding tables, inside Adam; with sparse embeddings, of the rows that a batch looks up."""
     gradient_clip: float = 5.0
     """Largest norm of a step's gradient."""
     validation_length: int = 200
@@ -163,6 +166,13 @@ class HasArchitecture(Protocol):
         """The model's configuration."""
 
 
+class HasToml(HasArchitecture, Protocol):
+    """A configuration that a run folder holds."""
+
+    def to_toml(self) -> str:
+        """The configuration with every field written out."""
+
+
 C = TypeVar("C", bound=HasArchitecture)
 
 
@@ -233,13 +243,17 @@ def read(path: Path, kind: type[C]) -> C:
 class DataSet:
     """Everything that training and evaluation need of the data."""
 
-    name: str
-    """As the description says."""
+    prepared: Prepared
     events: Events
     train_users: NDArray[np.bool_]
     """[U]"""
     vocabulary: Vocabulary
     instances: Instances
+
+    @property
+    def name(self) -> str:
+        """As the description says."""
+        return self.prepared.description.name
 
 
 def load_data(settings: DataSettings) -> DataSet:
@@ -256,7 +270,7 @@ def load_data(settings: DataSettings) -> DataSet:
     train_users = parts_of(events.users, fold) == PARTS.index("train")
     vocabulary = build_vocabulary(events, train_users)
     instances = stored_instances(prepared.folder, events, fold, settings.negatives)
-    return DataSet(prepared.description.name, events, train_users, vocabulary, instances)
+    return DataSet(prepared, events, train_users, vocabulary, instances)
 
 
 def _check_trainable(path: Path, prepared: Prepared) -> None:

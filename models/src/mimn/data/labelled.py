@@ -17,6 +17,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from mimn.data.batches import Batches
 from mimn.data.description import TimeSplit
 from mimn.data.events import DataError, Events
 from mimn.data.prepared import Impressions, Prepared
@@ -129,6 +130,10 @@ class OccasionBatch:
     real: NDArray[np.float32]
     """[W, P, C]: 1, or 0 for padding."""
 
+    def share(self, rows: slice) -> OccasionBatch:
+        """Some of the windows."""
+        return OccasionBatch(**{name: value[rows] for name, value in vars(self).items()})
+
 
 def label_parts(data: Prepared, fold: int | None = None) -> Labelled:
     """The impressions of a prepared data set with the part of each.
@@ -175,15 +180,15 @@ class OccasionSampler:
         self._user_first = np.concatenate([[0], changes]).astype(np.int64)
         self._user_stop = np.append(changes, len(order))
 
-    def epoch(self, rng: np.random.Generator, windows_per_batch: int) -> Iterator[OccasionBatch]:
+    def epoch(self, rng: np.random.Generator, windows_per_batch: int) -> Batches[OccasionBatch]:
         """The batches of one epoch, in random order; windows of like length share a batch."""
         users = zip(self._user_first.tolist(), self._user_stop.tolist(), strict=True)
         windows = [window for first, stop in users for window in self._windows(first, stop, rng)]
         lengths = np.array([stop - start for start, stop, _ in windows])
         order = np.argsort(lengths + rng.random(len(windows)) * 16.0)
         batches = [order[i : i + windows_per_batch] for i in range(0, len(order), windows_per_batch)]
-        for place in rng.permutation(len(batches)):
-            yield self._batch([windows[i] for i in batches[place]], rng)
+        order = rng.permutation(len(batches))
+        return Batches(len(order), (self._batch([windows[i] for i in batches[place]], rng) for place in order))
 
     def _windows(self, first: int, stop: int, rng: np.random.Generator) -> Iterator[tuple[int, int, Ints]]:
         """Windows (start, stop, occasions) of one user: every occasion once, behind at least half a window of events,

@@ -26,19 +26,22 @@ from mimn.impressions.evaluate import evaluate
 from mimn.impressions.train import train
 from mimn.impressions.trained import RunFault, TrainedRun
 from mimn.nn.checkpoint import CheckpointError
-from mimn.train import TrainingFailed
+from mimn.training.command import add_options, running
+from mimn.training.folder import TrainingFailed
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; see the module's text. Exit status 1: it could not be done."""
     options = parser().parse_args(arguments)
     try:
-        print(json.dumps(_run(options), indent=2))
+        found = _run(options)
     except (ConfigError, DataError, TrainingFailed, RunFault, CheckpointError, CalibrationError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+    if found is not None:
+        print(json.dumps(found, indent=2))
     return 0
 
 
@@ -51,8 +54,7 @@ def parser() -> argparse.ArgumentParser:
     training = commands.add_parser("train", help="train a model", description="Train a model.")
     training.add_argument("--description", type=Path, required=True, help="dataset.toml with [impressions]")
     training.add_argument("--config", type=Path, required=True, help="TOML file of the model")
-    training.add_argument("--output", type=Path, required=True, help="run folder to write")
-    training.add_argument("--seed", type=int, help="use this seed, not training.seed")
+    add_options(training)
     calibrating = commands.add_parser("calibrate", help="fit click probabilities to validation impressions")
     calibrating.add_argument("--method", choices=get_args(Method), required=True, help="see docs/impressions.md")
     evaluating = commands.add_parser("evaluate", help="figures on the test impressions")
@@ -66,13 +68,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> Any:
+    """What the command prints as JSON; None in a process that is not the first."""
     if options.command == "train":
         config = run.read(options.config, ImpressionConfig)
         if options.seed is not None:
             config = config.with_seed(options.seed)
-        record = train(
-            options.description, config, options.output, cache=options.cache, progress_bar=sys.stderr.isatty()
-        )
+        with running(options) as how:
+            record = train(options.description, config, options.output, how, cache=options.cache, resume=options.resume)
+            if not how.processes.first:
+                return None
         shown = ("name", "dataset", "seed", "epochs", "best_epoch", "validation_logloss", "validation_auc")
         return {name: record[name] for name in shown}
     trained = TrainedRun.load(options.run, options.cache, options.description)

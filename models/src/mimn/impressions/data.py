@@ -150,8 +150,11 @@ class ImpressionReader:
         cells = None if self._sketch is None else self._cells(*ids)
         return History(items, categories, length, cells, events.timestamp[at] * events.unit_ms)
 
-    def batch(self, windows: OccasionBatch, rng: np.random.Generator) -> Batch:
-        """A training batch; `rng` chooses the occasions whose training-only fields are hidden."""
+    def batch(self, windows: OccasionBatch, rng: np.random.Generator, share: slice = slice(None)) -> Batch:
+        """A training batch of some of the windows; `rng` chooses the occasions whose training-only fields are hidden,
+        among all windows."""
+        hidden = (rng.random(windows.position.shape) < POSITION_HIDDEN)[share]
+        windows = windows.share(share)
         shown, impressions = self._labelled.impressions, windows.impression
         history = self.history(windows.start, windows.length)
         items, categories = self.candidates(impressions)
@@ -173,7 +176,7 @@ class ImpressionReader:
             candidate_categories=categories,
             labels=torch.from_numpy(shown.label[impressions].astype(np.float32)),
             weights=torch.from_numpy(windows.real * shown.weight[impressions]),
-            request=self.request(first, rng.random(first.shape) < POSITION_HIDDEN),
+            request=self.request(first, hidden),
             touches=touches,
         )
 

@@ -51,11 +51,11 @@ def model_fields(
 def save_model(model: ClickModel, path: str | Path) -> None:
     """Write the weights and the configuration of `model` to `path`; the same model gives the same bytes."""
     tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
-    metadata = {"config": json.dumps(asdict(model.config), sort_keys=True)}
+    # One entry: safetensors writes several in any order.
+    values = asdict(model.config)
     if model.fields is not None:
-        specs = [*model.fields.request.specs, *model.fields.item.specs]
-        metadata["fields"] = msgspec.json.encode(specs).decode()
-    save_file(tensors, str(path), metadata=metadata)
+        values["fields"] = msgspec.to_builtins([*model.fields.request.specs, *model.fields.item.specs])
+    save_file(tensors, str(path), metadata={"config": json.dumps(values, sort_keys=True)})
 
 
 def load_model(path: str | Path) -> ClickModel:
@@ -71,8 +71,8 @@ def load_model(path: str | Path) -> ClickModel:
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
     try:
-        config = model_config(json.loads(metadata["config"]))
-        fields = _fields(config, metadata, tensors)
+        config, specs = described(metadata)
+        fields = _fields(config, specs, tensors)
         model = untrained(config, len(tensors["items.weight"]), len(tensors["categories.weight"]), fields)
         model.load_state_dict(tensors)
     except (KeyError, ValueError, ConfigError, RuntimeError) as error:
@@ -80,11 +80,25 @@ def load_model(path: str | Path) -> ClickModel:
     return model.eval()
 
 
-def _fields(config: ModelConfig, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> ModelFields | None:
+def described(metadata: Mapping[str, str]) -> tuple[ModelConfig, tuple[FieldSpec, ...] | None]:
+    """The configuration in a model file's metadata, and the fields; None for a model without.
+
+    Raises:
+        KeyError, ValueError, ConfigError: it is not a model's.
+    """
+    values = json.loads(metadata["config"])
+    fields = values.pop("fields", None)
+    if "fields" in metadata:  # files of earlier versions
+        fields = json.loads(metadata["fields"])
+    return model_config(values), None if fields is None else msgspec.convert(fields, tuple[FieldSpec, ...])
+
+
+def _fields(
+    config: ModelConfig, specs: tuple[FieldSpec, ...] | None, tensors: Mapping[str, Tensor]
+) -> ModelFields | None:
     """Tables and item values of the shapes that the file has, None for a model without fields."""
-    if "fields" not in metadata:
+    if specs is None:
         return None
-    specs = msgspec.json.decode(metadata["fields"], type=tuple[FieldSpec, ...])
     values = None
     if "fields.item_rows" in tensors:
         lists = sum(name.startswith("fields.item_list_") for name in tensors)
