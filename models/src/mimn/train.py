@@ -28,7 +28,7 @@ from mimn.data.batches import Batches
 from mimn.data.events import DataError
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.data.windows import WindowSampler
-from mimn.event_fields import EventFields, RequestOf, ids_with_fields
+from mimn.event_fields import EventFields, ids_with_fields
 from mimn.nn.checkpoint import untrained
 from mimn.nn.model import Batch, ClickModel
 from mimn.nn.sketch import Touches

@@ -113,7 +113,7 @@ def _pairs(plan: Plan, added: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def _line(row: str, against: str, folds: Iterable[int], compared: Comparison) -> Line:
-    ours, theirs = compared.by_fold
+    ours, theirs = compared.aucs
     found = compared.difference
     return Line(
         row=row,
