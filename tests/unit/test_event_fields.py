@@ -1,0 +1,147 @@
+"""Fields where negatives are drawn: fitted on train users, the same for a target and its negatives, learned, stored."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mimn import evaluate, run, train
+from mimn.baselines import model_config
+from mimn.config import ConfigError
+from mimn.data.instances import build_instances, target_rows
+from mimn.data.split import PARTS, parts_of
+from mimn.event_fields import EventFields, ids_with_fields
+from mimn.nn.checkpoint import load_model
+from mimn.run import DataSet, RunConfig
+from support import datasets
+
+pytestmark = pytest.mark.torch
+
+FIELDS = """
+[users]
+files = ["users.parquet"]
+key = "user_id"
+
+[items]
+files = ["items.parquet"]
+key = "item_id"
+
+[fields.user]
+taste = { kind = "categorical", min_count = 1 }
+
+[fields.context]
+weekday = { kind = "categorical", vocabulary = 7 }
+
+[fields.item]
+brand = { kind = "categorical", min_count = 1 }
+price = { kind = "numeric" }
+"""
+NEW_ITEM = 4711
+POOLING = {"variant": "pooling", "memory_induction": False, "utilization": False, "embedding_dim": 8}
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The made-up data set with fields; half the brands say which items a user's taste is for."""
+    folder = tmp_path_factory.mktemp("fields")
+    path = datasets.made_up(folder)
+    file = folder / "synthetic/events.parquet"
+    table = pq.read_table(file)
+    weekday = table["timestamp"].to_numpy() // 86400 % 7
+    pq.write_table(table.append_column("weekday", pa.array(weekday)), file)
+    user, item, category = (table[name].to_numpy() for name in ("user_id", "item_id", "category_id"))
+    users = np.unique(user)
+    taste = [int(np.bincount(category[user == one]).argmax()) for one in users]
+    train = parts_of(users) == PARTS.index("train")
+    texts = [f"likes {t}" if known else f"only {u} likes {t}" for u, t, known in zip(users, taste, train, strict=True)]
+    pq.write_table(pa.table({"user_id": users, "taste": texts}), folder / "users.parquet")
+    items, first = np.unique(item, return_index=True)
+    pq.write_table(
+        pa.table(
+            {
+                "item_id": [*items.tolist(), NEW_ITEM],
+                "brand": [*(f"brand {c}" for c in category[first]), "brand 1"],
+                "price": [float(c) for c in [*category[first], 1]],
+            }
+        ),
+        folder / "items.parquet",
+    )
+    path.write_text(path.read_text("utf-8").replace('"synthetic"', '"with-fields"') + FIELDS, "utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def config(described: Path) -> RunConfig:
+    text = datasets.SMOKE.read_text("utf-8").replace("models/datasets/synthetic.toml", str(described))
+    config = run.decode_config(text, "test")
+    training = msgspec.structs.replace(config.training, epochs=2)
+    return msgspec.structs.replace(config, model=POOLING, training=training)
+
+
+@pytest.fixture(scope="module")
+def data(config: RunConfig) -> DataSet:
+    return run.load_data(config.data)
+
+
+def test_target_rows_are_the_events_that_the_positives_were(data: DataSet) -> None:
+    rows = target_rows(data.events, data.instances)
+    for name, column in (("user_id", "user_id"), ("item_id", "item"), ("timestamp", "timestamp")):
+        np.testing.assert_array_equal(getattr(data.events, name)[rows], getattr(data.instances, column))
+
+
+def test_what_values_mean_comes_from_train_users_alone(data: DataSet) -> None:
+    fields = EventFields.fit(data.prepared, data.train_users)
+    taste = next(spec for spec in fields.fitted.specs if spec.name == "taste")
+    assert taste.rows == 2 + 8, "the texts of validation and test users are unknown"
+    outside = np.flatnonzero(~data.train_users[data.events.user_index])
+    assert set(fields.request(outside).rows[:, 0].tolist()) == {0}
+
+
+def test_context_is_that_of_the_target(data: DataSet) -> None:
+    rows = target_rows(data.events, data.instances)
+    found = EventFields.fit(data.prepared, data.train_users).request(rows).rows[:, 1].numpy()
+    np.testing.assert_array_equal(found - 2, data.instances.timestamp // 86400 % 7)
+
+
+def test_an_item_that_nobody_bought_is_read_by_its_fields(data: DataSet) -> None:
+    ids, embedding_rows = ids_with_fields(data.vocabulary, data.prepared, 1)
+    row = int(ids.item_rows(np.array([NEW_ITEM]))[0])
+    assert row > 0
+    assert embedding_rows[row] == 0, "it shares the unknown item's embedding"
+    tables = EventFields.fit(data.prepared, data.train_users).model(model_config(POOLING), ids, embedding_rows)
+    of_category_1 = int(ids.item_rows(data.events.item_id[data.events.category_id == 1][:1])[0])
+    values = tables.get_buffer("item_rows")
+    assert values[row].tolist() == values[of_category_1].tolist() != values[0].tolist()
+
+
+def test_a_run_learns_from_fields_and_its_folder_is_all_that_evaluation_needs(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    record = train.train(config, tmp_path / "run")
+    assert record["dataset"] == "with-fields"
+    model = load_model(tmp_path / "run" / run.MODEL)
+    assert model.fields is not None
+    assert float(model.fields.item.tables["brand"].weight.detach().abs().max()) > 0
+    evaluated = evaluate.evaluate(tmp_path / "run", 50)
+    again = evaluate.evaluate(tmp_path / "run", 50)
+    assert evaluated == again
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["evaluation"]["50"]["test"] == evaluated["test"]
+
+
+def test_fields_change_no_instance(data: DataSet) -> None:
+    assert build_instances(data.events).sha256 == data.instances.sha256
+
+
+def test_a_published_model_with_fields_is_refused_before_anything_is_written(config: RunConfig, tmp_path: Path) -> None:
+    official = msgspec.structs.replace(
+        config, model={"variant": "official", "rebalance": "shift", "padding": "run", "embedding_dim": 8}
+    )
+    with pytest.raises(ConfigError, match="the published models read no fields"):
+        train.train(official, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
