@@ -7,15 +7,12 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from mimn import evaluate, run, train
 from mimn.baselines import model_config
 from mimn.config import ConfigError
 from mimn.data.instances import build_instances, target_rows
-from mimn.data.split import PARTS, parts_of
 from mimn.event_fields import EventFields, ids_with_fields
 from mimn.nn.checkpoint import load_model
 from mimn.run import DataSet, RunConfig
@@ -23,57 +20,12 @@ from support import datasets
 
 pytestmark = pytest.mark.torch
 
-FIELDS = """
-[users]
-files = ["users.parquet"]
-key = "user_id"
-
-[items]
-files = ["items.parquet"]
-key = "item_id"
-
-[fields.user]
-taste = { kind = "categorical", min_count = 1 }
-
-[fields.context]
-weekday = { kind = "categorical", vocabulary = 7 }
-
-[fields.item]
-brand = { kind = "categorical", min_count = 1 }
-price = { kind = "numeric" }
-"""
-NEW_ITEM = 4711
 POOLING = {"variant": "pooling", "memory_induction": False, "utilization": False, "embedding_dim": 8}
 
 
 @pytest.fixture(scope="module")
 def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The made-up data set with fields; half the brands say which items a user's taste is for."""
-    folder = tmp_path_factory.mktemp("fields")
-    path = datasets.made_up(folder)
-    file = folder / "synthetic/events.parquet"
-    table = pq.read_table(file)
-    weekday = table["timestamp"].to_numpy() // 86400 % 7
-    pq.write_table(table.append_column("weekday", pa.array(weekday)), file)
-    user, item, category = (table[name].to_numpy() for name in ("user_id", "item_id", "category_id"))
-    users = np.unique(user)
-    taste = [int(np.bincount(category[user == one]).argmax()) for one in users]
-    train = parts_of(users) == PARTS.index("train")
-    texts = [f"likes {t}" if known else f"only {u} likes {t}" for u, t, known in zip(users, taste, train, strict=True)]
-    pq.write_table(pa.table({"user_id": users, "taste": texts}), folder / "users.parquet")
-    items, first = np.unique(item, return_index=True)
-    pq.write_table(
-        pa.table(
-            {
-                "item_id": [*items.tolist(), NEW_ITEM],
-                "brand": [*(f"brand {c}" for c in category[first]), "brand 1"],
-                "price": [float(c) for c in [*category[first], 1]],
-            }
-        ),
-        folder / "items.parquet",
-    )
-    path.write_text(path.read_text("utf-8").replace('"synthetic"', '"with-fields"') + FIELDS, "utf-8")
-    return path
+    return datasets.made_up_with_fields(tmp_path_factory.mktemp("fields"))
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +63,7 @@ def test_context_is_that_of_the_target(data: DataSet) -> None:
 
 def test_an_item_that_nobody_bought_is_read_by_its_fields(data: DataSet) -> None:
     ids, embedding_rows = ids_with_fields(data.vocabulary, data.prepared, 1)
-    row = int(ids.item_rows(np.array([NEW_ITEM]))[0])
+    row = int(ids.item_rows(np.array([datasets.NEW_ITEM]))[0])
     assert row > 0
     assert embedding_rows[row] == 0, "it shares the unknown item's embedding"
     tables = EventFields.fit(data.prepared, data.train_users).model(model_config(POOLING), ids, embedding_rows)
