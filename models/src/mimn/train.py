@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
@@ -37,6 +38,7 @@ from mimn.training.folder import TrainingFailed, check_folder, draw_curves, log,
 from mimn.training.loop import ONCE, Running, Step, fit
 from mimn.training.processes import Processes
 from mimn.training.schedule import Measure, Schedule
+from mimn.training.warm import Origin
 
 VALIDATION_NEGATIVES = 4
 """All drawn negatives choose the epoch: a single one is too noisy."""
@@ -82,8 +84,12 @@ class DrawnNegatives:
         return {"auc": validation_auc(model, self._ids, self._data, self._config, self._processes)}
 
 
-def train(config: RunConfig, output: Path, running: Running = ONCE, *, resume: bool = False) -> dict[str, Any]:
+def train(
+    config: RunConfig, output: Path, running: Running = ONCE, *, resume: bool = False, start: Path | None = None
+) -> dict[str, Any]:
     """Train `config` into the folder `output` and return what `metrics.json` says.
+
+    `start`: a finished run whose weights this one begins with (`mimn.training.warm`).
 
     Raises:
         ConfigError, DataError: the configuration or the data set cannot be used.
@@ -94,6 +100,9 @@ def train(config: RunConfig, output: Path, running: Running = ONCE, *, resume: b
     with processes.first_alone():
         if processes.first:
             check_folder(output, config, resume=resume)
+        origin = Origin.of(output, start, resume=resume)
+        if origin is not None:
+            origin.check(config.architecture)
         data = run.load_data(config.data)
         if not len(data.instances.of("validation")):
             raise DataError(
@@ -101,13 +110,19 @@ def train(config: RunConfig, output: Path, running: Running = ONCE, *, resume: b
                 "few users to choose an epoch by"
             )
         ids = data.vocabulary.embedding_ids(config.data.min_users)
+        if origin is not None:
+            ids = origin.grown(ids)
         if processes.first:
             output.mkdir(parents=True, exist_ok=True)
+            if origin is not None:
+                origin.save(output)
             (output / run.CONFIG).write_text(resolved, "utf-8")
             ids.save(output)
     with logged(output, file=processes.first):
         torch.manual_seed(config.training.seed)
         model = untrained(config.architecture, len(ids.items) + 1, len(ids.categories) + 1)
+        if origin is not None:
+            origin.give(model, ids)
         log.info(
             "%s on %s: %d items, %d categories, %d parameters, data %s, instances %s",
             config.name,
@@ -121,6 +136,8 @@ def train(config: RunConfig, output: Path, running: Running = ONCE, *, resume: b
         task = DrawnNegatives(config, data, ids, processes)
         schedule = fit(model, task, config.training, output, running, resume=resume)
         record = _record(config, data, ids, model, schedule, commit=commit)
+        if origin is not None:
+            record["from"] = msgspec.to_builtins(origin.source)
         if processes.first:
             draw_curves(schedule, output / run.CURVES, config.name)
             run.write_json(output / run.METRICS, record)
@@ -213,7 +230,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.seed is not None:
             config = config.with_seed(options.seed)
         with running(options) as how:
-            record = train(config, options.output, how, resume=options.resume)
+            record = train(config, options.output, how, resume=options.resume, start=options.start)
             if not how.processes.first:
                 return 0
     except (ConfigError, DataError, TrainingFailed) as error:

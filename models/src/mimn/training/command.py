@@ -17,6 +17,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, help="run folder to write")
     parser.add_argument("--seed", type=int, help="use this seed, not training.seed")
     parser.add_argument("--resume", action="store_true", help="continue the run in the folder")
+    parser.add_argument(
+        "--from", dest="start", type=Path, metavar="RUN", help="begin with the weights of a finished run"
+    )
 
 
 @contextmanager
