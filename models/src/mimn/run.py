@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import tomllib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
@@ -25,7 +26,7 @@ from mimn.data.datasets import check_name, read_dataset
 from mimn.data.events import DataError, Events
 from mimn.data.instances import DEFAULT_RULE, Instances, stored_instances
 from mimn.data.negatives import Exclusion, NegativeRule, Sampling
-from mimn.data.split import FOLDS, PARTS, parts_of
+from mimn.data.split import FOLDS, PARTS, Part, parts_of
 from mimn.data.vocabulary import Vocabulary, build_vocabulary
 from mimn.data.windows import WindowPlan
 
@@ -264,8 +265,8 @@ class DataSet:
     instances: Instances
 
 
-def load_data(settings: DataSettings) -> DataSet:
-    """The data set that the settings name, and its instances.
+def load_data(settings: DataSettings, parts: Sequence[Part] = PARTS) -> DataSet:
+    """The data set that the settings name, and the instances of `parts`.
 
     Raises:
         DataError: files are missing or damaged.
@@ -274,7 +275,8 @@ def load_data(settings: DataSettings) -> DataSet:
     train_users = parts_of(events.users, settings.fold) == PARTS.index("train")
     vocabulary = build_vocabulary(events, train_users)
     instances = stored_instances(settings.instances_path, events, settings.fold, settings.negatives)
-    return DataSet(events, train_users, vocabulary, instances)
+    wanted = np.isin(instances.part, [PARTS.index(part) for part in parts])
+    return DataSet(events, train_users, vocabulary, instances if wanted.all() else instances.select(wanted))
 
 
 def commit() -> str:

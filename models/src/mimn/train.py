@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from mimn.config import ConfigError
 from mimn.data import windows
 from mimn.data.batches import Batches
 from mimn.data.events import DataError
+from mimn.data.split import PARTS, Part
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.data.windows import WindowSampler
 from mimn.nn.checkpoint import untrained
@@ -85,11 +86,18 @@ class DrawnNegatives:
 
 
 def train(
-    config: RunConfig, output: Path, running: Running = ONCE, *, resume: bool = False, start: Path | None = None
+    config: RunConfig,
+    output: Path,
+    running: Running = ONCE,
+    *,
+    resume: bool = False,
+    start: Path | None = None,
+    parts: Sequence[Part] = PARTS,
 ) -> dict[str, Any]:
     """Train `config` into the folder `output` and return what `metrics.json` says.
 
-    `start`: a finished run whose weights this one begins with (`mimn.training.warm`).
+    `start`: a finished run whose weights this one begins with (`mimn.training.warm`). `parts`: whose instances are
+    read at all.
 
     Raises:
         ConfigError, DataError: the configuration or the data set cannot be used.
@@ -103,7 +111,7 @@ def train(
         origin = Origin.of(output, start, resume=resume)
         if origin is not None:
             origin.check(config.architecture)
-        data = run.load_data(config.data)
+        data = run.load_data(config.data, parts)
         if not len(data.instances.of("validation")):
             raise DataError(
                 f"no validation user of {config.data.dataset} has a target with enough history: the data set has too "

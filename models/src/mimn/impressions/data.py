@@ -7,6 +7,7 @@ impressions, and the events before its end or of its users.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -53,14 +54,14 @@ class ImpressionData:
     labelled: Labelled
 
     @classmethod
-    def load(cls, description: Path, cache: Path) -> ImpressionData:
-        """The data set of a description, read from its files or from `cache`.
+    def load(cls, description: Path, cache: Path, parts: Sequence[Part] = PARTS) -> ImpressionData:
+        """The data set of a description, read from its files or from `cache`; of its labels those of `parts` alone.
 
         Raises:
             DataError: it cannot be used, or has no `[impressions]`, or a part without both labels.
         """
         prepared = prepare(description, cache)
-        return cls(prepared, label_parts(prepared))
+        return cls(prepared, label_parts(prepared, parts=parts))
 
     @cached_property
     def sha256(self) -> str:

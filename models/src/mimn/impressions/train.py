@@ -8,7 +8,7 @@ training ends, a checkpoint.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from mimn.calibration import Prior
 from mimn.data.batches import Batches
 from mimn.data.description import read_description
 from mimn.data.labelled import OccasionBatch, OccasionSampler
-from mimn.data.split import PARTS
+from mimn.data.split import PARTS, Part
 from mimn.data.vocabulary import UNKNOWN_ROW
 from mimn.impressions.config import ImpressionConfig
 from mimn.impressions.data import ImpressionData, ImpressionReader, KnownIds
@@ -88,9 +88,11 @@ def train(
     cache: Path,
     resume: bool = False,
     start: Path | None = None,
+    parts: Sequence[Part] = PARTS,
 ) -> dict[str, Any]:
     """Train `config` on the data set of `description` into the folder `output`; returns what `metrics.json` says.
 
+    `parts`: whose labels are read at all. A run without the part test has other data, and cannot be evaluated there.
     `start`: a finished run whose weights this one begins with (`mimn.training.warm`).
 
     Raises:
@@ -107,7 +109,7 @@ def train(
         origin = Origin.of(output, start, resume=resume)
         if origin is not None:
             origin.check(config.architecture)
-        data = ImpressionData.load(description, cache)
+        data = ImpressionData.load(description, cache, parts)
         config.check_against(data.prepared.description)
         known, fitted = data.known_ids(config.min_count), data.fit_fields()
         if origin is not None:
