@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import tomli_w
 
-CONFIG = Path(__file__).parents[2] / "models/configs/synthetic_mimn.toml"
+from support import datasets
+
 DAY, T = 86_400, 1_600_000_000 // 86_400 * 86_400
 TEST_FROM = T + 16 * DAY
 """The test impressions of `labelled` begin here; none is in between."""
@@ -18,8 +19,7 @@ TEST_FROM = T + 16 * DAY
 
 def drawn(folder: Path, **training: Any) -> list[str]:
     """Arguments of a training on drawn negatives, its configuration in `folder`."""
-    whole = tomllib.loads(CONFIG.read_text("utf-8"))
-    whole["data"]["instances"] = str(folder / "instances.npz")
+    whole = tomllib.loads(datasets.smoke_text(folder))
     whole["training"] |= {"epochs": 2, **training}
     path = folder / "drawn.toml"
     path.write_text(tomli_w.dumps(whole))

@@ -29,6 +29,7 @@ from mimn.training import loop
 from mimn.training.folder import TrainingFailed
 from mimn.training.schedule import Epoch
 from mimn.training.warm import FROM
+from support import datasets
 
 pytestmark = pytest.mark.torch
 
@@ -244,8 +245,8 @@ def test_a_warm_run_resumes_from_its_start_and_from_no_other(
 
 
 def test_drawn_negatives_start_warm_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = run.read_config(Path(__file__).parents[2] / "models/configs/synthetic_mimn.toml")
-    data = msgspec.structs.replace(config.data, instances=str(tmp_path / "i.npz"), min_users=200)
+    config = run.decode_config(datasets.smoke_text(tmp_path), "test")
+    data = msgspec.structs.replace(config.data, min_users=200)
     training = msgspec.structs.replace(config.training, epochs=1)
     config = msgspec.structs.replace(config, data=data, training=training)
     drawn.train(config, tmp_path / "a")

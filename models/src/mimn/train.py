@@ -25,6 +25,7 @@ from mimn.baselines import state_bytes
 from mimn.config import ConfigError
 from mimn.data import windows
 from mimn.data.batches import Batches
+from mimn.data.description import weights_of
 from mimn.data.events import DataError
 from mimn.data.split import PARTS, Part
 from mimn.data.vocabulary import EmbeddingIds
@@ -34,6 +35,7 @@ from mimn.nn.model import Batch, ClickModel
 from mimn.nn.sketch import Touches
 from mimn.run import DataSet, RunConfig
 from mimn.scoring import predict
+from mimn.state.actions import Actions
 from mimn.training.command import add_options, running
 from mimn.training.folder import TrainingFailed, check_folder, draw_curves, log, logged, machine
 from mimn.training.loop import ONCE, Running, Step, fit
@@ -52,6 +54,8 @@ class DrawnNegatives:
     first_epoch = 0
 
     def __init__(self, config: RunConfig, data: DataSet, ids: EmbeddingIds, processes: Processes) -> None:
+        rules = data.action_rules
+        actions = Actions.of(weights_of(rules)) if rules else None
         self._config, self._data, self._ids, self._processes = config, data, ids, processes
         self._sampler = WindowSampler(
             data.events,
@@ -61,6 +65,7 @@ class DrawnNegatives:
             config.windows,
             sketch=config.architecture.sketch,
             rule=config.data.negatives,
+            actions=actions,
         )
 
     @property
@@ -114,11 +119,12 @@ def train(
         data = run.load_data(config.data, parts)
         if not len(data.instances.of("validation")):
             raise DataError(
-                f"no validation user of {config.data.dataset} has a target with enough history: the data set has too "
-                "few users to choose an epoch by"
+                f"no validation user of {data.name} has a target with enough history: the data set has too few "
+                "users to choose an epoch by"
             )
         ids = data.vocabulary.embedding_ids(config.data.min_users)
         if origin is not None:
+            origin.check_actions(data.action_rules)
             ids = origin.grown(ids)
         if processes.first:
             output.mkdir(parents=True, exist_ok=True)
@@ -128,13 +134,13 @@ def train(
             ids.save(output)
     with logged(output, file=processes.first):
         torch.manual_seed(config.training.seed)
-        model = untrained(config.architecture, len(ids.items) + 1, len(ids.categories) + 1)
+        model = untrained(config.architecture, len(ids.items) + 1, len(ids.categories) + 1, actions=data.action_rules)
         if origin is not None:
             origin.give(model, ids)
         log.info(
             "%s on %s: %d items, %d categories, %d parameters, data %s, instances %s",
             config.name,
-            config.data.dataset,
+            data.name,
             len(ids.items),
             len(ids.categories),
             sum(parameter.numel() for parameter in model.parameters()),
@@ -185,6 +191,7 @@ def to_tensors(batch: windows.Batch, *, auxiliary: bool) -> Batch:
         candidate_categories=torch.from_numpy(batch.target_category),
         labels=labels,
         weights=torch.from_numpy(batch.weight).unsqueeze(-1).expand_as(labels),
+        actions=None if batch.action is None else torch.from_numpy(batch.action),
         negative_items=torch.from_numpy(batch.foreign_item) if auxiliary else None,
         negative_categories=torch.from_numpy(batch.foreign_category) if auxiliary else None,
         touches=None if batch.sketch is None else to_touches(batch.sketch),
@@ -198,6 +205,7 @@ def to_touches(batch: windows.SketchBatch) -> Touches:
         times=torch.from_numpy(batch.time),
         candidate_addresses=torch.from_numpy(batch.target_address),
         now=torch.from_numpy(batch.target_time),
+        weights=None if batch.weight is None else torch.from_numpy(batch.weight),
     )
 
 
@@ -208,7 +216,7 @@ def _record(
     targets, cpu_s = sum(epoch.counts["targets"] for epoch in curve), sum(epoch.cpu_s for epoch in curve)
     return {
         "name": config.name,
-        "dataset": config.data.dataset,
+        "dataset": data.name,
         "seed": config.training.seed,
         "data_sha256": data.events.sha256,
         "instances_sha256": data.instances.sha256,

@@ -113,6 +113,7 @@ def train(
         config.check_against(data.prepared.description)
         known, fitted = data.known_ids(config.min_count), data.fit_fields()
         if origin is not None:
+            origin.check_actions(data.prepared.description.action_rules)
             known, fitted = grown(known, origin), origin.grown_fields(fitted)
         reader = ImpressionReader(data, known.ids, fitted, config.architecture.sketch)
         torch.manual_seed(config.training.seed)
@@ -120,7 +121,9 @@ def train(
         if fitted.specs:
             rows = torch.from_numpy(known.embedding_rows)
             fields = model_fields(config.architecture, fitted.specs, reader.item_values(), rows)
-        model = untrained(config.architecture, len(known.ids.items) + 1, len(known.ids.categories) + 1, fields)
+        rules = data.prepared.description.action_rules
+        rows_of = len(known.ids.items) + 1, len(known.ids.categories) + 1
+        model = untrained(config.architecture, *rows_of, fields, rules)
         if processes.first:
             output.mkdir(parents=True, exist_ok=True)
             (output / run.CONFIG).write_text(resolved, "utf-8")

@@ -14,6 +14,7 @@ pre-training (`mimn.nn.heads.fnn`): the tower alone is drawn.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +29,8 @@ from mimn import run
 from mimn.baselines import ModelConfig
 from mimn.bundle.fields import FIRST, UNKNOWN, FieldSpec
 from mimn.config import ConfigError
-from mimn.data.events import DataError, file_sha256
+from mimn.data.description import ActionRules
+from mimn.data.events import DataError
 from mimn.data.fields import FILE, FittedFields
 from mimn.data.vocabulary import UNKNOWN_ROW, EmbeddingIds, places
 from mimn.nn.checkpoint import described
@@ -62,6 +64,7 @@ class Origin:
 
     source: From
     config: ModelConfig
+    actions: ActionRules
     ids: EmbeddingIds
     fitted: FittedFields
     embedding_rows: Ints
@@ -103,14 +106,16 @@ class Origin:
             ids = EmbeddingIds.load(folder)
             fitted = FittedFields.load(folder) if (folder / FILE).exists() else NO_FIELDS
             with safe_open(str(path), framework="pt") as file:
-                config, _ = described(file.metadata() or {})
+                known = described(file.metadata() or {})
                 rows = np.arange(len(ids.items) + 1)
                 if "fields.embedding_rows" in file.keys():  # noqa: SIM118 (not a dict)
                     rows = file.get_tensor("fields.embedding_rows").numpy()
-            sha256 = file_sha256(path)
+            with path.open("rb") as whole:
+                sha256 = hashlib.file_digest(whole, "sha256").hexdigest()
         except (OSError, SafetensorError, KeyError, ValueError, ConfigError, DataError) as error:
             raise TrainingFailed(f"{folder} cannot be started from ({error}): name another run by --from") from error
-        return cls(From(run=str(folder.resolve()), model_sha256=sha256), config, ids, fitted, rows)
+        source = From(run=str(folder.resolve()), model_sha256=sha256)
+        return cls(source, known.config, known.actions, ids, fitted, rows)
 
     def check(self, config: ModelConfig) -> None:
         """Whether a model of `config` can begin with these weights.
@@ -132,6 +137,18 @@ class Origin:
             raise ConfigError(
                 f"[model] {', '.join(differing)}: --from {self.source.run} needs the model of that run; only a head "
                 "'fm' can start another one, 'fnn'"
+            )
+
+    def check_actions(self, rules: ActionRules) -> None:
+        """Whether the data set's actions mean what they meant.
+
+        Raises:
+            ConfigError: they do not.
+        """
+        if dict(rules) != dict(self.actions):
+            raise ConfigError(
+                f"[actions] {dict(rules)} is not what {self.source.run} was trained with, {dict(self.actions)}: "
+                "restore it, or train without --from"
             )
 
     def save(self, output: Path) -> None:
