@@ -13,7 +13,7 @@ from mimn import evaluate, run, train
 from mimn.baselines import model_config
 from mimn.config import ConfigError
 from mimn.data.instances import build_instances, target_rows
-from mimn.event_fields import EventFields, ids_with_fields
+from mimn.event_fields import EventFields, fit_event_fields, known_ids
 from mimn.nn.checkpoint import load_model
 from mimn.run import DataSet, RunConfig
 from support import datasets
@@ -41,6 +41,11 @@ def data(config: RunConfig) -> DataSet:
     return run.load_data(config.data)
 
 
+def fields_of(data: DataSet) -> EventFields:
+    fitted = fit_event_fields(data.prepared, data.train_users)
+    return EventFields.of(data.prepared, data.train_users, fitted)
+
+
 def test_target_rows_are_the_events_that_the_positives_were(data: DataSet) -> None:
     rows = target_rows(data.events, data.instances)
     for name, column in (("user_id", "user_id"), ("item_id", "item"), ("timestamp", "timestamp")):
@@ -48,7 +53,7 @@ def test_target_rows_are_the_events_that_the_positives_were(data: DataSet) -> No
 
 
 def test_what_values_mean_comes_from_train_users_alone(data: DataSet) -> None:
-    fields = EventFields.fit(data.prepared, data.train_users)
+    fields = fields_of(data)
     taste = next(spec for spec in fields.fitted.specs if spec.name == "taste")
     assert taste.rows == 2 + 8, "the texts of validation and test users are unknown"
     outside = np.flatnonzero(~data.train_users[data.events.user_index])
@@ -57,17 +62,17 @@ def test_what_values_mean_comes_from_train_users_alone(data: DataSet) -> None:
 
 def test_context_is_that_of_the_target(data: DataSet) -> None:
     rows = target_rows(data.events, data.instances)
-    found = EventFields.fit(data.prepared, data.train_users).request(rows).rows[:, 1].numpy()
+    found = fields_of(data).request(rows).rows[:, 1].numpy()
     np.testing.assert_array_equal(found - 2, data.instances.timestamp // 86400 % 7)
 
 
 def test_an_item_that_nobody_bought_is_read_by_its_fields(data: DataSet) -> None:
-    ids, embedding_rows = ids_with_fields(data.vocabulary, data.prepared, 1)
-    row = int(ids.item_rows(np.array([datasets.NEW_ITEM]))[0])
+    known = known_ids(data.vocabulary, data.prepared, 1)
+    row = int(known.ids.item_rows(np.array([datasets.NEW_ITEM]))[0])
     assert row > 0
-    assert embedding_rows[row] == 0, "it shares the unknown item's embedding"
-    tables = EventFields.fit(data.prepared, data.train_users).model(model_config(POOLING), ids, embedding_rows)
-    of_category_1 = int(ids.item_rows(data.events.item_id[data.events.category_id == 1][:1])[0])
+    assert known.embedding_rows[row] == 0, "it shares the unknown item's embedding"
+    tables = fields_of(data).model(model_config(POOLING), known)
+    of_category_1 = int(known.ids.item_rows(data.events.item_id[data.events.category_id == 1][:1])[0])
     values = tables.get_buffer("item_rows")
     assert values[row].tolist() == values[of_category_1].tolist() != values[0].tolist()
 
@@ -79,7 +84,7 @@ def test_a_run_learns_from_fields_and_its_folder_is_all_that_evaluation_needs(
     assert record["dataset"] == "with-fields"
     model = load_model(tmp_path / "run" / run.MODEL)
     assert model.fields is not None
-    assert float(model.fields.item.tables["brand"].weight.detach().abs().max()) > 0
+    assert {spec.name for spec in model.fields.item.specs} == {"brand", "price"}
     evaluated = evaluate.evaluate(tmp_path / "run", 50)
     again = evaluate.evaluate(tmp_path / "run", 50)
     assert evaluated == again

@@ -143,7 +143,7 @@ def test_training_warns_when_the_last_epoch_is_the_best(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     validated = iter(aucs)
-    monkeypatch.setattr(train, "validation_auc", lambda *_: next(validated))
+    monkeypatch.setattr(train.DrawnNegatives, "validate", lambda *_: {"auc": next(validated)})
     output = folder / f"warned {warned}"
     train.train(epochs(smoke_config(folder), 2), output)
     said = f"{output}: the last of 2 epochs is the best on validation"
@@ -373,17 +373,13 @@ def test_a_description_of_ones_own_trains_by_drawn_negatives(tmp_path: Path) -> 
         ('[impressions]\nfiles = ["events.csv"]\nuser = "u"\nitem = "i"\ntime = "t"\nlabel = "l"\nwindow = "1m"\n',
          "ctr impressions train"),
         ('[protocol]\npreset = "mimn-paper-taobao"\n', "python -m mimn.paper"),
-        ('[actions]\n"1" = { is = "view", weight = 2.0 }\n', "a weight other than 0 and 1"),
     ],
-    ids=["labels", "the authors' instances", "weights"],
+    ids=["labels", "the authors' instances"],
 )  # fmt: skip
 def test_what_drawn_negatives_cannot_train_on_is_refused_with_the_fix(tmp_path: Path, more: str, fix: str) -> None:
     (tmp_path / "events.csv").write_text("u,i,t,l\n1,5,1600000000,1\n2,6,1600000000,0\n", "utf-8")
-    action = 'action = "l"\n' if "actions" in more else ""
     (tmp_path / "d.toml").write_text(
-        f'name = "d"\n[events]\nfiles = ["events.csv"]\nuser = "u"\nitem = "i"\ntime = "t"\n{action}{more}', "utf-8"
+        f'name = "d"\n[events]\nfiles = ["events.csv"]\nuser = "u"\nitem = "i"\ntime = "t"\n{more}', "utf-8"
     )
-    if "actions" in more:
-        (tmp_path / "events.csv").write_text("u,i,t,l\n1,5,1600000000,1\n", "utf-8")
     with pytest.raises(DataError, match=fix):
         run.load_data(run.DataSettings(description=str(tmp_path / "d.toml")))

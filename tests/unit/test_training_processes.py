@@ -20,62 +20,11 @@ from mimn.nn.checkpoint import untrained
 from mimn.train import DrawnNegatives, to_tensors
 from mimn.training import loop
 from mimn.training.processes import ALONE, Processes
+from support.trainings import drawn, labelled
 
 pytestmark = pytest.mark.torch
 
-ROOT = Path(__file__).parents[2]
-CONFIG = ROOT / "models/configs/synthetic_mimn.toml"
 DEADLINE_S = 240
-DAY, T = 86_400, 1_600_000_000 // 86_400 * 86_400
-
-
-def drawn(folder: Path, **training: Any) -> list[str]:
-    """Arguments of a training on drawn negatives, its configuration in `folder`."""
-    text = CONFIG.read_text("utf-8").replace("data/instances/synthetic.npz", str(folder / "instances.npz"))
-    path = folder / "drawn.toml"
-    path.write_text(text.replace("[training]", "[training]\n" + _toml(training)).replace("epochs = 4", "epochs = 2"))
-    return ["-m", "mimn.train", "--config", str(path)]
-
-
-def labelled(folder: Path, *, epochs: int, **training: Any) -> list[str]:
-    """Arguments of a training on labelled impressions, its data and its configuration in `folder`."""
-    rng = np.random.default_rng(0)
-    n, users = 3000, 100
-    signal, shown, item = rng.integers(0, 4, n), rng.integers(1, 20, n), rng.integers(1, 20, 1000)
-    clicked = (rng.random(n) < np.array([0.05, 0.1, 0.3, 0.6])[signal]).astype(int)
-    _csv(
-        folder / "shown.csv",
-        u=rng.integers(1, users, n), i=shown, c=shown % 3, t=T + rng.integers(0, 20 * DAY, n), y=clicked, signal=signal,
-    )  # fmt: skip
-    _csv(
-        folder / "events.csv",
-        u=rng.integers(1, users, 1000), i=item, c=item % 3, t=T + rng.integers(0, 20 * DAY, 1000),
-    )  # fmt: skip
-    (folder / "dataset.toml").write_text(
-        'name = "x"\n[events]\nfiles = ["events.csv"]\nuser = "u"\nitem = "i"\ntime = "t"\ncategory = "c"\n'
-        '[impressions]\nfiles = ["shown.csv"]\nuser = "u"\nitem = "i"\ntime = "t"\nlabel = "y"\ncategory = "c"\n'
-        'window = "1h"\n[fields.context.signal]\nkind = "categorical"\n'
-        '[split]\nby = "time"\ntrain_until = 2020-09-23\nvalidate_until = 2020-09-28\n'
-    )
-    (folder / "labelled.toml").write_text(
-        'name = "x"\n[model]\nvariant = "pooling"\nmemory_induction = false\nutilization = false\nembedding_dim = 4\n'
-        'head = "deepfm"\nhead_units = [16, 8]\n[windows]\nlength = 16\noccasions = 8\n'
-        f"[training]\nepochs = {epochs}\npatience = {epochs}\nwindows_per_batch = 5\nlearning_rate = 1e-2\n"
-        + _toml(training)
-    )
-    return [
-        "-m", "mimn.impressions", "train", "--description", str(folder / "dataset.toml"),
-        "--config", str(folder / "labelled.toml"), "--cache", str(folder / "cache"),
-    ]  # fmt: skip
-
-
-def _csv(path: Path, **columns: Any) -> None:
-    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-    path.write_text("\n".join([",".join(columns), *(",".join(map(str, row)) for row in rows)]) + "\n")
-
-
-def _toml(values: dict[str, Any]) -> str:
-    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
 
 
 def by_processes(count: int, arguments: list[str], output: Path) -> dict[str, Any]:

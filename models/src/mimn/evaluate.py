@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from mimn import run
 from mimn.config import ConfigError
 from mimn.data.events import DataError
+from mimn.data.fields import FittedFields
 from mimn.data.split import Part
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.event_fields import EventFields
@@ -72,7 +73,7 @@ def evaluate(folder: Path, length: int, *, parts: tuple[Part, ...] = EVALUATED, 
         model.compile_steps()
     request = None
     if model.fields is not None:
-        request = EventFields.load(data.prepared, data.train_users, folder).request
+        request = EventFields.of(data.prepared, data.train_users, FittedFields.load(folder)).request
     result: dict[str, Any] = {}
     stored: dict[str, NDArray[np.float32]] = {}
     for part in parts:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from mimn.data.labelled import Labelled
 from mimn.data.prepared import Impressions, Prepared
 from mimn.data.split import LEFT_OUT, PARTS
 from mimn.data.vocabulary import UNKNOWN_ROW, EmbeddingIds, Vocabulary, places
+from mimn.impressions.data import KnownIds
 from mimn.nn.checkpoint import model_fields
 from mimn.nn.fields import FieldValues, ModelFields
 
@@ -38,24 +38,8 @@ class EventFields:
     _encoded: EncodedFields
 
     @classmethod
-    def fit(cls, data: Prepared, train_users: NDArray[np.bool_]) -> EventFields:
-        """The meaning of the fields by the events of the train users. [U]
-
-        Raises:
-            DataError: a field has no usable value there.
-        """
-        labelled = events_as_impressions(data, train_users)
-        fitted = fit_fields(data, labelled)
-        return cls(fitted, encode_fields(data, labelled, fitted))
-
-    @classmethod
-    def load(cls, data: Prepared, train_users: NDArray[np.bool_], folder: Path) -> EventFields:
-        """The fields of the run in `folder`.
-
-        Raises:
-            DataError: a file of them is missing or damaged.
-        """
-        fitted = FittedFields.load(folder)
+    def of(cls, data: Prepared, train_users: NDArray[np.bool_], fitted: FittedFields) -> EventFields:
+        """The values of a data set by their meanings. [U]"""
         return cls(fitted, encode_fields(data, events_as_impressions(data, train_users), fitted))
 
     def request(self, rows: Ints) -> FieldValues:
@@ -68,31 +52,42 @@ class EventFields:
             numbers=torch.from_numpy(np.concatenate([side.numbers for side in sides], -1)),
         )
 
-    def model(self, config: ModelConfig, ids: EmbeddingIds, embedding_rows: Ints) -> ModelFields:
+    def model(self, config: ModelConfig, known: KnownIds) -> ModelFields:
         """Untrained tables for a model of `config`, with the items' values by row; row 0 has none."""
         none = len(self._encoded.item_key)
-        at = places(self._encoded.item_key, ids.items)
+        at = places(self._encoded.item_key, known.ids.items)
         of = _at(self._encoded.items, np.append([none], np.where(at >= 0, at, none)))
         values = FieldValues(
             rows=torch.from_numpy(of.rows),
             lists=tuple(map(torch.from_numpy, of.lists)),
             numbers=torch.from_numpy(of.numbers),
         )
-        return model_fields(config, self.fitted.specs, values, torch.from_numpy(embedding_rows))
+        return model_fields(config, self.fitted.specs, values, torch.from_numpy(known.embedding_rows))
 
 
-def ids_with_fields(vocabulary: Vocabulary, data: Prepared, min_users: int) -> tuple[EmbeddingIds, Ints]:
-    """The ids that have rows, and by row of the item table the row of its embedding.
+def fit_event_fields(data: Prepared, train_users: NDArray[np.bool_]) -> FittedFields:
+    """The meaning of the fields by the events of the train users; none for a data set without fields. [U]
 
-    Items that at least `min_users` train users touched have an embedding of their own. If items have fields, the other
-    ones of `[items]` have a row as well, for their values, and share the unknown item's embedding.
+    Raises:
+        DataError: a field has no usable value there.
+    """
+    if not data.description.fields:
+        return FittedFields((), {})
+    return fit_fields(data, events_as_impressions(data, train_users))
+
+
+def known_ids(vocabulary: Vocabulary, data: Prepared, min_users: int) -> KnownIds:
+    """The ids that have rows: items that at least `min_users` train users touched, with an embedding of their own.
+
+    If items have fields, the other ones of `[items]` have a row as well, for their values, and share the unknown item's
+    embedding.
     """
     often = vocabulary.embedding_ids(min_users)
     keys = data.side("item").key if data.description.fields.item else np.empty(0, np.int64)
     ids = EmbeddingIds.of(np.concatenate([often.items, keys]), often.categories)
     own = np.arange(1, len(ids.items) + 1)
     own = np.where(places(often.items, ids.items) >= 0, own, UNKNOWN_ROW)
-    return ids, np.concatenate([[UNKNOWN_ROW], own])
+    return KnownIds(ids, np.concatenate([[UNKNOWN_ROW], own]))
 
 
 def events_as_impressions(data: Prepared, train_users: NDArray[np.bool_]) -> Labelled:

@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import tomllib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
@@ -21,12 +22,12 @@ from numpy.typing import NDArray
 
 from mimn.baselines import ModelConfig, model_config
 from mimn.config import ConfigError
-from mimn.data.description import UserSplit
+from mimn.data.description import ActionRules, UserSplit
 from mimn.data.events import DataError, Events
 from mimn.data.instances import DEFAULT_RULE, Instances, stored_instances
 from mimn.data.negatives import Exclusion, NegativeRule, Sampling
 from mimn.data.prepared import Prepared, cache_folder, prepare
-from mimn.data.split import FOLDS, PARTS, parts_of
+from mimn.data.split import FOLDS, PARTS, Part, parts_of
 from mimn.data.vocabulary import Vocabulary, build_vocabulary
 from mimn.data.windows import WindowPlan
 
@@ -249,6 +250,8 @@ class DataSet:
     """[U]"""
     vocabulary: Vocabulary
     instances: Instances
+    action_rules: ActionRules
+    """What each action makes of an event; empty if all events are alike."""
 
     @property
     def name(self) -> str:
@@ -256,8 +259,9 @@ class DataSet:
         return self.prepared.description.name
 
 
-def load_data(settings: DataSettings) -> DataSet:
-    """The data set that the settings describe, and its instances: all models and seeds of a split share these.
+def load_data(settings: DataSettings, parts: Sequence[Part] = PARTS) -> DataSet:
+    """The data set that the settings describe, and its instances of `parts`: all models and seeds of a split share
+    these.
 
     Raises:
         DataError: the description or a file of it cannot be used, or another command trains on it.
@@ -270,23 +274,25 @@ def load_data(settings: DataSettings) -> DataSet:
     train_users = parts_of(events.users, fold) == PARTS.index("train")
     vocabulary = build_vocabulary(events, train_users)
     instances = stored_instances(prepared.folder, events, fold, settings.negatives)
-    return DataSet(prepared, events, train_users, vocabulary, instances)
+    wanted = np.isin(instances.part, [PARTS.index(part) for part in parts])
+    return DataSet(
+        prepared=prepared,
+        events=events,
+        train_users=train_users,
+        vocabulary=vocabulary,
+        instances=instances if wanted.all() else instances.select(wanted),
+        action_rules=prepared.description.action_rules,
+    )
 
 
 def _check_trainable(path: Path, prepared: Prepared) -> None:
-    """Raises DataError if positives are not events, or events do not count alike."""
+    """Raises DataError if positives are not events."""
     described = prepared.description
     if described.impressions is not None:
         raise DataError(f"{path} has `[impressions]`: train on their labels with `ctr impressions train`")
     if described.protocol is not None:
         raise DataError(
             f"{path} has `[protocol]`, the authors' own instances: train on them with `python -m mimn.paper`"
-        )
-    weighted = sorted(name for name, action in described.actions.items() if action.weight not in (0.0, 1.0))
-    if weighted:
-        raise DataError(
-            f"{path}: [actions] gives {', '.join(weighted)} a weight other than 0 and 1, which training by drawn "
-            "negatives does not read: set it to 1 to fold the action, or to 0 to leave it out"
         )
 
 

@@ -65,13 +65,17 @@ def predict(
         item, category, lengths = histories(
             instances.begin[chosen], instances.end[chosen], item_rows, category_rows, length
         )
-        score = model.scorer(tensor(item), tensor(category), tensor(lengths))
+        # The rows of each history's events; after the end of a history any row is fine.
+        at = (instances.end[chosen] - lengths)[:, np.newaxis] + np.arange(item.shape[1])
+        at = np.minimum(at, len(events) - 1)
+        actions = None if events.action is None else events.action[at].astype(np.int64)
+        score = model.scorer(
+            tensor(item), tensor(category), tensor(lengths), actions=None if actions is None else tensor(actions)
+        )
         counters = None
         if sketch is not None and addresses is not None:
-            # The rows of each history's events; after the end of a history any row is fine.
-            at = (instances.end[chosen] - lengths)[:, np.newaxis] + np.arange(item.shape[1])
-            at = np.minimum(at, len(events) - 1)
-            counters = folded_counters(sketch, addresses[at], times[at], lengths)
+            weights = None if model.actions is None else model.actions.value.weight[actions]
+            counters = folded_counters(sketch, addresses[at], times[at], lengths, weights)
         known: dict[str, Tensor | None] = {}
         if request is not None and targets is not None:
             known["context"] = model.request_vector(request(targets[chosen]).to(device))

@@ -12,11 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
@@ -25,20 +26,25 @@ from mimn.baselines import check_reads_fields, state_bytes
 from mimn.config import ConfigError
 from mimn.data import windows
 from mimn.data.batches import Batches
+from mimn.data.description import weights_of
 from mimn.data.events import DataError
+from mimn.data.split import PARTS, Part
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.data.windows import WindowSampler
-from mimn.event_fields import EventFields, ids_with_fields
+from mimn.event_fields import EventFields, fit_event_fields, known_ids
+from mimn.impressions.train import grown
 from mimn.nn.checkpoint import untrained
 from mimn.nn.model import Batch, ClickModel
 from mimn.nn.sketch import Touches
 from mimn.run import DataSet, RunConfig
 from mimn.scoring import predict
+from mimn.state.actions import Actions
 from mimn.training.command import add_options, running
 from mimn.training.folder import TrainingFailed, check_folder, draw_curves, log, logged, machine
 from mimn.training.loop import ONCE, Running, Step, fit
 from mimn.training.processes import Processes
 from mimn.training.schedule import Measure, Schedule
+from mimn.training.warm import Origin
 
 VALIDATION_NEGATIVES = 4
 """All drawn negatives choose the epoch: a single one is too noisy."""
@@ -51,8 +57,15 @@ class DrawnNegatives:
     first_epoch = 0
 
     def __init__(
-        self, config: RunConfig, data: DataSet, ids: EmbeddingIds, fields: EventFields | None, processes: Processes
+        self,
+        config: RunConfig,
+        data: DataSet,
+        ids: EmbeddingIds,
+        processes: Processes,
+        fields: EventFields | None = None,
     ) -> None:
+        rules = data.action_rules
+        actions = Actions.of(weights_of(rules)) if rules else None
         self._config, self._data, self._ids, self._processes = config, data, ids, processes
         self._request = None if fields is None else fields.request
         self._sampler = WindowSampler(
@@ -63,6 +76,7 @@ class DrawnNegatives:
             config.windows,
             sketch=config.architecture.sketch,
             rule=config.data.negatives,
+            actions=actions,
         )
 
     @property
@@ -103,8 +117,19 @@ class DrawnNegatives:
         return {"auc": metrics.auc(labels, self._processes.add_up_scores(scores).astype(np.float64))}
 
 
-def train(config: RunConfig, output: Path, running: Running = ONCE, *, resume: bool = False) -> dict[str, Any]:
+def train(
+    config: RunConfig,
+    output: Path,
+    running: Running = ONCE,
+    *,
+    resume: bool = False,
+    start: Path | None = None,
+    parts: Sequence[Part] = PARTS,
+) -> dict[str, Any]:
     """Train `config` into the folder `output` and return what `metrics.json` says.
+
+    `start`: a finished run whose weights this one begins with (`mimn.training.warm`). `parts`: whose instances are
+    read at all.
 
     Raises:
         ConfigError, DataError: the configuration or the data set cannot be used.
@@ -115,27 +140,41 @@ def train(config: RunConfig, output: Path, running: Running = ONCE, *, resume: b
     with processes.first_alone():
         if processes.first:
             check_folder(output, config, resume=resume)
-        data = run.load_data(config.data)
+        origin = Origin.of(output, start, resume=resume)
+        if origin is not None:
+            origin.check(config.architecture)
+        data = run.load_data(config.data, parts)
         if not len(data.instances.of("validation")):
             raise DataError(
-                f"no validation user of {data.name} has a target with enough history: the data set has too "
-                "few users to choose an epoch by"
+                f"no validation user of {data.name} has a target with enough history: the data set has too few "
+                "users to choose an epoch by"
             )
-        ids, embedding_rows = ids_with_fields(data.vocabulary, data.prepared, config.data.min_users)
-        fields = None
-        if data.prepared.description.fields:
+        known = known_ids(data.vocabulary, data.prepared, config.data.min_users)
+        fitted = fit_event_fields(data.prepared, data.train_users)
+        if fitted.specs:
             check_reads_fields(config.architecture)
-            fields = EventFields.fit(data.prepared, data.train_users)
+        if origin is not None:
+            origin.check_actions(data.action_rules)
+            known, fitted = grown(known, origin), origin.grown_fields(fitted)
+        ids, fields = known.ids, None
+        if fitted.specs:
+            fields = EventFields.of(data.prepared, data.train_users, fitted)
         if processes.first:
             output.mkdir(parents=True, exist_ok=True)
+            if origin is not None:
+                origin.save(output)
             (output / run.CONFIG).write_text(resolved, "utf-8")
             ids.save(output)
-            if fields is not None:
-                fields.fitted.save(output)
+            if fitted.specs:
+                fitted.save(output)
     with logged(output, file=processes.first):
         torch.manual_seed(config.training.seed)
-        tables = None if fields is None else fields.model(config.architecture, ids, embedding_rows)
-        model = untrained(config.architecture, len(ids.items) + 1, len(ids.categories) + 1, tables)
+        tables = None if fields is None else fields.model(config.architecture, known)
+        model = untrained(
+            config.architecture, len(ids.items) + 1, len(ids.categories) + 1, tables, actions=data.action_rules
+        )
+        if origin is not None:
+            origin.give(model, ids, fitted)
         log.info(
             "%s on %s: %d items, %d categories, %d parameters, data %s, instances %s",
             config.name,
@@ -146,9 +185,11 @@ def train(config: RunConfig, output: Path, running: Running = ONCE, *, resume: b
             data.events.sha256[:16],
             data.instances.sha256[:16],
         )
-        task = DrawnNegatives(config, data, ids, fields, processes)
+        task = DrawnNegatives(config, data, ids, processes, fields)
         schedule = fit(model, task, config.training, output, running, resume=resume)
         record = _record(config, data, ids, model, schedule, commit=commit)
+        if origin is not None:
+            record["from"] = msgspec.to_builtins(origin.source)
         if processes.first:
             draw_curves(schedule, output / run.CURVES, config.name)
             run.write_json(output / run.METRICS, record)
@@ -169,6 +210,7 @@ def to_tensors(batch: windows.Batch, *, auxiliary: bool) -> Batch:
         candidate_categories=torch.from_numpy(batch.target_category),
         labels=labels,
         weights=torch.from_numpy(batch.weight).unsqueeze(-1).expand_as(labels),
+        actions=None if batch.action is None else torch.from_numpy(batch.action),
         negative_items=torch.from_numpy(batch.foreign_item) if auxiliary else None,
         negative_categories=torch.from_numpy(batch.foreign_category) if auxiliary else None,
         touches=None if batch.sketch is None else to_touches(batch.sketch),
@@ -182,6 +224,7 @@ def to_touches(batch: windows.SketchBatch) -> Touches:
         times=torch.from_numpy(batch.time),
         candidate_addresses=torch.from_numpy(batch.target_address),
         now=torch.from_numpy(batch.target_time),
+        weights=None if batch.weight is None else torch.from_numpy(batch.weight),
     )
 
 
@@ -222,7 +265,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.seed is not None:
             config = config.with_seed(options.seed)
         with running(options) as how:
-            record = train(config, options.output, how, resume=options.resume)
+            record = train(config, options.output, how, resume=options.resume, start=options.start)
             if not how.processes.first:
                 return 0
     except (ConfigError, DataError, TrainingFailed) as error:

@@ -36,6 +36,8 @@ class Events:
     timestamp: NDArray[np.int64]
     basket_id: NDArray[np.int64]
     unit_ms: int = 1000
+    action: NDArray[np.uint8] | None = None
+    """[n]: number on the wire (`mimn.state.actions.NAMES`); None: the data set does not say."""
 
     def __post_init__(self) -> None:
         if not len(self.user_id):
@@ -43,6 +45,8 @@ class Events:
         for name in COLUMNS:
             if len(getattr(self, name)) != len(self.user_id):
                 raise DataError(f"column {name} has {len(getattr(self, name))} rows, user_id has {len(self.user_id)}")
+        if self.action is not None and len(self.action) != len(self.user_id):
+            raise DataError(f"column action has {len(self.action)} rows, user_id has {len(self.user_id)}")
         same_user = self.user_id[1:] == self.user_id[:-1]
         in_order = np.where(same_user, self.timestamp[1:] >= self.timestamp[:-1], self.user_id[1:] > self.user_id[:-1])
         if not bool(in_order.all()):
@@ -94,12 +98,16 @@ class Events:
     def select(self, rows: NDArray[np.bool_]) -> Events:
         """The rows where the mask is true."""
         user_id, item_id, category_id, timestamp, basket_id = (getattr(self, name)[rows] for name in COLUMNS)
-        return Events(user_id, item_id, category_id, timestamp, basket_id, self.unit_ms)
+        action = None if self.action is None else self.action[rows]
+        return Events(user_id, item_id, category_id, timestamp, basket_id, self.unit_ms, action)
 
     @cached_property
     def sha256(self) -> str:
-        """sha256 over the columns' little-endian int64 bytes: the data hash that every record states."""
+        """sha256 over the columns' little-endian int64 bytes, then the actions': the data hash that every record
+        states."""
         digest = hashlib.sha256()
         for name in COLUMNS:
             digest.update(np.ascontiguousarray(getattr(self, name), "<i8").tobytes())
+        if self.action is not None:
+            digest.update(np.ascontiguousarray(self.action).tobytes())
         return digest.hexdigest()

@@ -10,8 +10,8 @@ events strictly before its time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -21,7 +21,7 @@ from mimn.data.batches import Batches
 from mimn.data.description import TimeSplit
 from mimn.data.events import DataError, Events
 from mimn.data.prepared import Impressions, Prepared
-from mimn.data.split import PARTS, Part, parts_of, time_parts
+from mimn.data.split import LEFT_OUT, PARTS, Part, parts_of, time_parts
 
 Ints = NDArray[np.int64]
 CANDIDATES = 64
@@ -135,8 +135,15 @@ class OccasionBatch:
         return OccasionBatch(**{name: value[rows] for name, value in vars(self).items()})
 
 
-def label_parts(data: Prepared, fold: int | None = None) -> Labelled:
+WITHHELD = 255
+"""In place of a label that must not be known. Nothing can be computed from it: a label is 0 or 1."""
+
+
+def label_parts(data: Prepared, fold: int | None = None, parts: Sequence[Part] = PARTS) -> Labelled:
     """The impressions of a prepared data set with the part of each.
+
+    `parts`: which parts there shall be. The impressions of the others belong to no part then, and their labels are not
+    in memory: `WITHHELD` stands there.
 
     Raises:
         DataError: there are no impressions, or a part is empty or has one label alone.
@@ -150,8 +157,12 @@ def label_parts(data: Prepared, fold: int | None = None) -> Labelled:
     else:
         users, place = np.unique(shown.user_id, return_inverse=True)
         part = parts_of(users, split.fold if fold is None else fold)[place]
-    for at, name in enumerate(PARTS):
-        rows = part == at
+    if missing := set(PARTS) - set(parts):
+        kept = ~np.isin(part, [PARTS.index(name) for name in missing])
+        part = np.where(kept, part, LEFT_OUT).astype(part.dtype)
+        shown = replace(shown, label=np.where(part == LEFT_OUT, WITHHELD, shown.label).astype(np.uint8))
+    for name in parts:
+        rows = part == PARTS.index(name)
         clicks = int(shown.label[rows].sum())
         if clicks in (0, int(rows.sum())):
             raise DataError(

@@ -24,13 +24,14 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from mimn.data.check import event_columns, impression_columns, known_labels
-from mimn.data.description import ACTIONS, Description, Field, SideTable, Source, read_description
+from mimn.data.description import Description, Field, SideTable, Source, read_description
 from mimn.data.events import DataError, Events
 from mimn.data.sorting import SortingWriter
 from mimn.data.tables import Columns, TableReader, Wanted
+from mimn.state.actions import NAMES
 
 Ints = NDArray[np.int64]
-FORMAT = 2
+FORMAT = 3
 """Raised when the same files give other arrays: older folders are then made again."""
 META, TEXTS = "prepared.json", "texts.json"
 LARGEST_ID = (1 << 63) - 1
@@ -104,17 +105,8 @@ class Prepared:
         user, item, category, time, together = (
             self._column("events", name) for name in ("user", "item", "category", "time", "together")
         )
-        return Events(user, item, category, time, together, unit_ms(self.description))
-
-    @cached_property
-    def event_weight(self) -> NDArray[np.float32] | None:
-        """What each event counts, by its action. [n]; None: all count 1."""
-        return self._column("events", "weight") if self.description.actions else None
-
-    @cached_property
-    def event_action(self) -> NDArray[np.uint8] | None:
-        """What each event was: its place in `ACTIONS`. [n]; None: the data set does not say."""
-        return self._column("events", "action") if self.description.actions else None
+        action = self._column("events", "action") if self.description.actions else None
+        return Events(user, item, category, time, together, unit_ms(self.description), action)
 
     @cached_property
     def event_context(self) -> Mapping[str, NDArray[Any]]:
@@ -263,7 +255,7 @@ class _Preparation:
         reader = self._reader(table, event_columns(table) | context)
         dtypes: dict[str, DTypeLike] = dict.fromkeys(("user", "item", "category", "time", "together"), np.int64)
         if described.actions:
-            dtypes |= {"weight": np.float32, "action": np.uint8}
+            dtypes |= {"action": np.uint8}
         dtypes |= _dtypes(context)
         folder = self._folder / "events"
         folder.mkdir()
@@ -283,8 +275,7 @@ class _Preparation:
                     else writer.rows + np.arange(len(batch["user"]))
                 )
                 if described.actions:
-                    columns["weight"], columns["action"] = self._actions(batch["action"], reader.texts["action"])
-                    folded = columns["weight"] > 0
+                    columns["action"], folded = self._actions(batch["action"], reader.texts["action"])
                     left_out += len(folded) - int(folded.sum())
                     columns = {name: values[folded] for name, values in columns.items()}
                 writer.add(columns)
@@ -297,10 +288,10 @@ class _Preparation:
 
     def _actions(
         self, codes: NDArray[np.uint64], texts: Mapping[int, str]
-    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """What each event counts, and its place in `ACTIONS`. [n] → [n], [n]"""
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """What each event was, by number on the wire, and whether it is folded. [n] → [n], [n]"""
         found, place = np.unique(codes, return_inverse=True)
-        weights, meanings = np.empty(len(found), np.float32), np.empty(len(found), np.uint8)
+        numbers, folded = np.zeros(len(found), np.uint8), np.zeros(len(found), np.bool_)
         for at, code in enumerate(found.tolist()):
             action = self._description.actions.get(texts.get(code, ""))
             if action is None:
@@ -308,8 +299,9 @@ class _Preparation:
                     f"`[actions]` lacks {texts.get(code, '(none)')!r}, which column {self._description.events.action} "
                     "holds: give it a line, with weight 0 to leave its events out"
                 )
-            weights[at], meanings[at] = action.weight, ACTIONS.index(action.is_)
-        return weights[place], meanings[place]
+            if action.is_ is not None and action.weight != 0.0:
+                numbers[at], folded[at] = NAMES.index(action.is_), True
+        return numbers[place], folded[place]
 
     def _impressions(self) -> None:
         described = self._description

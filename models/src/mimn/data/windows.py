@@ -7,7 +7,7 @@ padded at the end, so the recurrence is the same arithmetic as folding events on
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
@@ -21,6 +21,7 @@ from mimn.data.instances import DEFAULT_RULE
 from mimn.data.negatives import NegativeRule, Pool
 from mimn.data.touches import addresses_of, times_ms
 from mimn.data.vocabulary import EmbeddingIds, Vocabulary, places
+from mimn.state.actions import Actions
 from mimn.state.sketch import Sketch
 
 Ints = NDArray[np.int64]
@@ -64,6 +65,8 @@ class SketchBatch:
     """[W, P, 2, A]"""
     target_time: Ints
     """[W, P], ms"""
+    weight: NDArray[np.float32] | None = None
+    """[W, T]: what each event counts; None: 1."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +99,17 @@ class Batch:
     """[W, P]: the rows of the targets among all events."""
     sketch: SketchBatch | None = None
     """Only with a sketch."""
+    action: Ints | None = None
+    """[W, T]: numbers on the wire; only if the data set has actions."""
 
     def share(self, rows: slice) -> Batch:
         """Some of the windows."""
-        columns: dict[str, Any] = {name: value[rows] for name, value in vars(self).items() if name != "sketch"}
-        sketch = self.sketch
-        if sketch is not None:
-            sketch = SketchBatch(**{name: value[rows] for name, value in vars(sketch).items()})
-        return Batch(**columns, sketch=sketch)
+        sketch = None if self.sketch is None else SketchBatch(**_share(self.sketch, rows))
+        return replace(Batch(**_share(self, rows)), sketch=sketch)
+
+
+def _share(batch: Batch | SketchBatch, rows: slice) -> dict[str, Any]:
+    return {name: value[rows] for name, value in vars(batch).items() if isinstance(value, np.ndarray)}
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,9 @@ class WindowSampler:
         *,
         sketch: Sketch | None = None,
         rule: NegativeRule = DEFAULT_RULE,
+        actions: Actions | None = None,
     ) -> None:
+        self._actions = actions
         self._events, self._vocabulary, self._plan = events, vocabulary, plan
         self._item_rows, self._category_rows = ids.item_rows(events.item_id), ids.category_rows(events.category_id)
         self._vocabulary_item_rows = ids.item_rows(vocabulary.items)
@@ -238,11 +246,13 @@ class WindowSampler:
 
     def _batch(self, windows: list[_Window], rng: np.random.Generator) -> Batch:
         length = np.array([window.length for window in windows])
-        item, category = np.zeros((2, len(windows), int(length.max())), np.int64)
+        item, category, action = np.zeros((3, len(windows), int(length.max())), np.int64)
         for w, window in enumerate(windows):
             rows = slice(window.start, window.start + window.length)
             item[w, : window.length] = self._item_rows[rows]
             category[w, : window.length] = self._category_rows[rows]
+            if self._events.action is not None:
+                action[w, : window.length] = self._events.action[rows]
         counts = np.array([len(window.targets) for window in windows])
         grid = np.arange(int(counts.max())) % counts[:, np.newaxis]
         weight = (np.arange(int(counts.max())) < counts[:, np.newaxis]).astype(np.float32)
@@ -262,19 +272,23 @@ class WindowSampler:
             foreign_item=self._vocabulary_item_rows[foreign],
             foreign_category=self._vocabulary_category_rows[foreign],
             target=targets[flat],
-            sketch=self._sketch(windows, item.shape, targets[flat], drawn[flat]),
+            sketch=self._sketch(windows, action, targets[flat], drawn[flat]),
+            action=None if self._events.action is None else action,
         )
 
-    def _sketch(self, windows: list[_Window], shape: tuple[int, ...], targets: Ints, drawn: Ints) -> SketchBatch | None:
+    def _sketch(self, windows: list[_Window], action: Ints, targets: Ints, drawn: Ints) -> SketchBatch | None:
         if self._addresses is None:
             return None
+        shape = action.shape
         of_events, of_vocabulary = self._addresses
         times = times_ms(self._events)
         address, time = np.zeros((*shape, of_events.shape[-1]), np.int64), np.zeros(shape, np.int64)
         for w, window in enumerate(windows):
             rows = slice(window.start, window.start + window.length)
             address[w, : window.length], time[w, : window.length] = of_events[rows], times[rows]
-        return SketchBatch(address, time, np.stack([of_events[targets], of_vocabulary[drawn]], 2), times[targets])
+        asked = np.stack([of_events[targets], of_vocabulary[drawn]], 2)
+        weight = None if self._actions is None else self._actions.weight[action]
+        return SketchBatch(address, time, asked, times[targets], weight)
 
 
 def histories(begin: Ints, end: Ints, item_rows: Ints, category_rows: Ints, length: int) -> tuple[Ints, Ints, Ints]:

@@ -1,6 +1,7 @@
 """Models of labelled impressions, from a description to click probabilities.
 
 python -m mimn.impressions train --description dataset.toml --config model.toml --output runs/x [--seed 1]
+python -m mimn.impressions tune --description dataset.toml --config model.toml --space space.toml --output runs/search
 python -m mimn.impressions calibrate --run runs/x --method platt      fitted on the validation impressions
 python -m mimn.impressions evaluate --run runs/x                      figures on the test impressions
 """
@@ -23,11 +24,13 @@ from mimn.data.prepared import cache_folder
 from mimn.impressions.calibrate import calibrate
 from mimn.impressions.config import ImpressionConfig
 from mimn.impressions.evaluate import evaluate
-from mimn.impressions.train import train
+from mimn.impressions.train import LabelledImpressions, train
 from mimn.impressions.trained import RunFault, TrainedRun
 from mimn.nn.checkpoint import CheckpointError
-from mimn.training.command import add_options, running
+from mimn.training.command import add_options, add_search_options, end_search, running
 from mimn.training.folder import TrainingFailed
+from mimn.training.loop import Running
+from mimn.training.search import SEEN, Search, read_space
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,6 +58,14 @@ def parser() -> argparse.ArgumentParser:
     training.add_argument("--description", type=Path, required=True, help="dataset.toml with [impressions]")
     training.add_argument("--config", type=Path, required=True, help="TOML file of the model")
     add_options(training)
+    tuning = commands.add_parser(
+        "tune",
+        help="search for settings, on validation alone",
+        description="Search for settings on the validation impressions; test labels are not read.",
+    )
+    tuning.add_argument("--description", type=Path, required=True, help="dataset.toml with [impressions]")
+    tuning.add_argument("--config", type=Path, required=True, help="TOML file of the model to begin with")
+    add_search_options(tuning)
     calibrating = commands.add_parser("calibrate", help="fit click probabilities to validation impressions")
     calibrating.add_argument("--method", choices=get_args(Method), required=True, help="see docs/impressions.md")
     evaluating = commands.add_parser("evaluate", help="figures on the test impressions")
@@ -62,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--run", type=Path, required=True, help="run folder of train")
         command.add_argument("--description", type=Path, help="where the description is now, if it has moved")
         command.add_argument("--length", type=int, help="latest events to read (training.validation_length)")
-    for command in (training, calibrating, evaluating):
+    for command in (training, tuning, calibrating, evaluating):
         command.add_argument("--cache", type=Path, default=cache_folder(), help="prepared data (%(default)s)")
     return parser
 
@@ -79,6 +90,8 @@ def _run(options: argparse.Namespace) -> Any:
                 return None
         shown = ("name", "dataset", "seed", "epochs", "best_epoch", "validation_logloss", "validation_auc")
         return {name: record[name] for name in shown}
+    if options.command == "tune":
+        return _tune(options)
     trained = TrainedRun.load(options.run, options.cache, options.description)
     length = trained.config.training.validation_length if options.length is None else options.length
     if length < 1:
@@ -86,6 +99,14 @@ def _run(options: argparse.Namespace) -> Any:
     if options.command == "calibrate":
         return msgspec.to_builtins(calibrate(trained, options.method, length))
     return evaluate(trained, length)
+
+
+def _tune(options: argparse.Namespace) -> None:
+    def trained(config: ImpressionConfig, folder: Path, running: Running, resume: bool) -> dict[str, Any]:
+        return train(options.description, config, folder, running, cache=options.cache, resume=resume, parts=SEEN)
+
+    base, space = run.read(options.config, ImpressionConfig), read_space(options.space, options.trials)
+    end_search(Search(base, space, options.output, LabelledImpressions.measure, trained, sys.stderr.isatty()))
 
 
 if __name__ == "__main__":

@@ -8,10 +8,11 @@ training ends, a checkpoint.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
@@ -20,9 +21,10 @@ from mimn.calibration import Prior
 from mimn.data.batches import Batches
 from mimn.data.description import read_description
 from mimn.data.labelled import OccasionBatch, OccasionSampler
-from mimn.data.split import PARTS
+from mimn.data.split import PARTS, Part
+from mimn.data.vocabulary import UNKNOWN_ROW
 from mimn.impressions.config import ImpressionConfig
-from mimn.impressions.data import ImpressionData, ImpressionReader
+from mimn.impressions.data import ImpressionData, ImpressionReader, KnownIds
 from mimn.impressions.scoring import predict
 from mimn.nn.checkpoint import model_fields, untrained
 from mimn.nn.model import ClickModel
@@ -30,6 +32,7 @@ from mimn.training.folder import TrainingFailed, check_folder, logged, machine
 from mimn.training.loop import ONCE, Running, Step, fit
 from mimn.training.processes import Processes
 from mimn.training.schedule import Measure, Schedule
+from mimn.training.warm import Origin
 
 DESCRIPTION = "dataset.toml"
 
@@ -84,8 +87,13 @@ def train(
     *,
     cache: Path,
     resume: bool = False,
+    start: Path | None = None,
+    parts: Sequence[Part] = PARTS,
 ) -> dict[str, Any]:
     """Train `config` on the data set of `description` into the folder `output`; returns what `metrics.json` says.
+
+    `parts`: whose labels are read at all. A run without the part test has other data, and cannot be evaluated there.
+    `start`: a finished run whose weights this one begins with (`mimn.training.warm`).
 
     Raises:
         ConfigError, DataError: the configuration or the data set cannot be used; nothing is written then.
@@ -98,23 +106,35 @@ def train(
             check_folder(output, config, resume=resume)
             if resume and read_description(description) != read_description(output / DESCRIPTION):
                 raise TrainingFailed(f"{description} differs from {output / DESCRIPTION}: resume with that description")
-        data = ImpressionData.load(description, cache)
+        origin = Origin.of(output, start, resume=resume)
+        if origin is not None:
+            origin.check(config.architecture)
+        data = ImpressionData.load(description, cache, parts)
         config.check_against(data.prepared.description)
         known, fitted = data.known_ids(config.min_count), data.fit_fields()
+        if origin is not None:
+            origin.check_actions(data.prepared.description.action_rules)
+            known, fitted = grown(known, origin), origin.grown_fields(fitted)
         reader = ImpressionReader(data, known.ids, fitted, config.architecture.sketch)
         torch.manual_seed(config.training.seed)
         fields = None
         if fitted.specs:
             rows = torch.from_numpy(known.embedding_rows)
             fields = model_fields(config.architecture, fitted.specs, reader.item_values(), rows)
-        model = untrained(config.architecture, len(known.ids.items) + 1, len(known.ids.categories) + 1, fields)
+        rules = data.prepared.description.action_rules
+        rows_of = len(known.ids.items) + 1, len(known.ids.categories) + 1
+        model = untrained(config.architecture, *rows_of, fields, rules)
         if processes.first:
             output.mkdir(parents=True, exist_ok=True)
             (output / run.CONFIG).write_text(resolved, "utf-8")
             shutil.copyfile(description, output / DESCRIPTION)
             known.ids.save(output)
             fitted.save(output)
+            if origin is not None:
+                origin.save(output)
     with logged(output, file=processes.first):
+        if origin is not None:
+            origin.give(model, known.ids, fitted)
         task = LabelledImpressions(config, data, reader, processes)
         schedule = fit(model, task, config.training, output, running, resume=resume)
         record = {
@@ -124,10 +144,21 @@ def train(
             "fields": [spec.name for spec in fitted.specs],
             **_record(config, data, model, schedule, commit=commit),
         }
+        if origin is not None:
+            record["from"] = msgspec.to_builtins(origin.source)
         if processes.first:
             run.write_json(output / run.METRICS, record)
             (output / run.CHECKPOINT).unlink(missing_ok=True)
         return record
+
+
+def grown(known: KnownIds, origin: Origin) -> KnownIds:
+    """The ids of the new data and of the run that is started from; an item that had its own embedding keeps it."""
+    ids = origin.grown(known.ids)
+    own = known.embedding_rows[known.ids.item_rows(ids.items)] != UNKNOWN_ROW
+    own |= origin.own_embedding(ids)
+    rows = np.where(own, np.arange(1, len(own) + 1), UNKNOWN_ROW)
+    return KnownIds(ids, np.concatenate([[UNKNOWN_ROW], rows]))
 
 
 def _record(

@@ -209,8 +209,18 @@ def repeat_histories(events: Events, instances: Instances, length: int) -> tuple
         columns["user_id"][-1] = np.full(rounds * (end - begin), user)
         sizes.append(rounds * (end - begin))
     stops = np.cumsum(sizes)
-    joined = Events(unit_ms=events.unit_ms, **{name: np.concatenate(values) for name, values in columns.items()})
+    users, items, categories, times, baskets = (np.concatenate(columns[name]) for name in COLUMNS)
+    actions = _tiled(events, instances, length)
+    joined = Events(users, items, categories, times, baskets, events.unit_ms, actions)
     return joined, replace(instances, begin=stops - np.array(sizes), end=stops)
+
+
+def _tiled(events: Events, instances: Instances, length: int) -> NDArray[np.uint8] | None:
+    """The actions of `repeat_histories`."""
+    if events.action is None:
+        return None
+    spans = zip(instances.begin.tolist(), instances.end.tolist(), strict=True)
+    return np.concatenate([np.tile(events.action[begin:end], -(-length // (end - begin))) for begin, end in spans])
 
 
 def _points(models: Iterable[Trained], readings: dict[int, tuple[Reading, int]]) -> list[Point]:

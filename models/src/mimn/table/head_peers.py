@@ -30,8 +30,8 @@ from mimn.config import ConfigError, HeadName, MimnConfig
 from mimn.data.events import DataError
 from mimn.data.instances import MIN_HISTORY, Instances, target_rows
 from mimn.data.split import PARTS
-from mimn.data.vocabulary import EmbeddingIds
-from mimn.event_fields import EventFields, ids_with_fields
+from mimn.event_fields import EventFields, fit_event_fields, known_ids
+from mimn.impressions.data import KnownIds
 from mimn.nn.checkpoint import untrained
 from mimn.nn.fields import FieldValues, ModelFields
 from mimn.nn.model import Batch, ClickModel
@@ -62,9 +62,7 @@ def thinned(data: DataSet, targets: int, seed: int) -> DataSet:
     return replace(data, instances=data.instances.select(~np.isin(np.arange(len(data.instances)), left_out)))
 
 
-def rows_with_fields(
-    config: RunConfig, data: DataSet, ids: EmbeddingIds, embedding_rows: NDArray[np.int64], fields: EventFields
-) -> Rows:
+def rows_with_fields(config: RunConfig, data: DataSet, known: KnownIds, fields: EventFields) -> Rows:
     """`export_rows`, and the rows of all fields' values in their tables.
 
     train_request [n, S], test_request [r, S]: user and context · item_values [items + 1, G] · embedding_rows
@@ -76,37 +74,30 @@ def rows_with_fields(
     if any(not spec.tabled or spec.kind == "multi" for spec in fields.fitted.specs):
         raise DataError(f"{data.name}: only categorical fields, crosses and intervals can be compared")
     config = msgspec.structs.replace(config, model=config.model | SIZES)
-    rows = export_rows(config, data, ids, length=MIN_HISTORY, targets=len(data.instances))
-    values = _item_values(fields, config, ids, embedding_rows)
+    rows = export_rows(config, data, known.ids, length=MIN_HISTORY, targets=len(data.instances))
+    values = fields.model(config.architecture, known).get_buffer("item_rows").numpy()
     for part in ("train", "test"):
         instances: Instances = data.instances.of(part)
         rows[f"{part}_request"] = fields.request(target_rows(data.events, instances)).rows.numpy()
     specs = [*fields.fitted.of("user"), *fields.fitted.of("context"), *fields.fitted.of("item")]
     rows |= {
         "item_values": values,
-        "embedding_rows": embedding_rows,
+        "embedding_rows": known.embedding_rows,
         "field_names": np.array([spec.name for spec in specs]),
         "field_rows": np.array([spec.rows for spec in specs]),
     }
     return rows
 
 
-def _item_values(
-    fields: EventFields, config: RunConfig, ids: EmbeddingIds, embedding_rows: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    values: NDArray[np.int64] = fields.model(config.architecture, ids, embedding_rows).get_buffer("item_rows").numpy()
-    return values
-
-
-def train_ours(head: HeadName, rows: Rows, fields: EventFields, ids: EmbeddingIds, seed: int) -> NDArray[np.float32]:
+def train_ours(head: HeadName, rows: Rows, fields: EventFields, known: KnownIds, seed: int) -> NDArray[np.float32]:
     """Scores of the test rows by our head, trained on the same rows as the package's. → [r, 2]
 
     FNN begins with the tables that a factorization machine learned on the same epochs.
     """
     torch.manual_seed(seed)
-    model = _model(head, rows, fields, ids)
+    model = _model(head, rows, fields, known)
     if head == "fnn":
-        machine = _model("fm", rows, fields, ids)
+        machine = _model("fm", rows, fields, known)
         _train(machine, rows)
         tables = {name: value for name, value in machine.state_dict().items() if not name.startswith("head.")}
         model.load_state_dict(tables, strict=False)
@@ -114,9 +105,9 @@ def train_ours(head: HeadName, rows: Rows, fields: EventFields, ids: EmbeddingId
     return _scores(model, rows)
 
 
-def _model(head: HeadName, rows: Rows, fields: EventFields, ids: EmbeddingIds) -> ClickModel:
+def _model(head: HeadName, rows: Rows, fields: EventFields, known: KnownIds) -> ClickModel:
     config = MimnConfig.pooling(head=head, **SIZES)
-    tables: ModelFields = fields.model(config, ids, rows["embedding_rows"])
+    tables: ModelFields = fields.model(config, known)
     return untrained(config, int(rows["item_rows"]), int(rows["category_rows"]), tables)
 
 
@@ -186,16 +177,17 @@ def compare(heads: Sequence[HeadName], options: argparse.Namespace) -> list[dict
     config = run.read_config(CONFIGS / f"{options.dataset}_pooling.toml").with_seed(options.fold)
     settings = msgspec.structs.replace(config.data, fold=options.fold, description=str(options.description))
     data = thinned(run.load_data(settings), options.targets, options.fold)
-    ids, embedding_rows = ids_with_fields(data.vocabulary, data.prepared, config.data.min_users)
-    fields = EventFields.fit(data.prepared, data.train_users)
-    rows = rows_with_fields(config, data, ids, embedding_rows, fields)
+    known = known_ids(data.vocabulary, data.prepared, config.data.min_users)
+    fitted = fit_event_fields(data.prepared, data.train_users)
+    fields = EventFields.of(data.prepared, data.train_users, fitted)
+    rows = rows_with_fields(config, data, known, fields)
     file = runs / f"{options.dataset}-heads-{options.fold}.npz"
     np.savez(file, **rows)  # type: ignore[arg-type]  # as in evaluate
     test = data.instances.of("test").candidates("popularity")
     lines = []
     for head in heads:
         sides = (
-            [train_ours(head, rows, fields, ids, seed) for seed in options.seeds],
+            [train_ours(head, rows, fields, known, seed) for seed in options.seeds],
             [train_theirs(python, head, file, seed) for seed in options.seeds],
         )
         flat = [[scores.reshape(-1).astype(np.float64) for scores in side] for side in sides]

@@ -18,6 +18,9 @@ from mimn.training.folder import TrainingFailed
 from mimn.training.optimizers import Optimizers
 from mimn.training.schedule import Epoch
 
+Past = tuple[list[Epoch], int]
+"""The curve so far, and the steps taken."""
+
 
 def save_best(model: ClickModel, path: Path) -> None:
     """Write the model of the best epoch so far."""
@@ -26,19 +29,17 @@ def save_best(model: ClickModel, path: Path) -> None:
     partial.replace(path)
 
 
-def save_checkpoint(
-    path: Path, model: ClickModel, optimizers: Optimizers, curve: list[Epoch], data_sha256: str
-) -> None:
+def save_checkpoint(path: Path, model: ClickModel, optimizers: Optimizers, past: Past, data_sha256: str) -> None:
     """Write all that the next epoch depends on, except the seed."""
     tensors = {f"model/{name}": value.detach().contiguous() for name, value in model.state_dict().items()}
     tensors |= {f"optimizer/{name}": value.contiguous() for name, value in optimizers.tensors()}
     partial = path.with_name(f".{path.name}.tmp")
-    save_file(tensors, partial, metadata={"curve": msgspec.json.encode(curve).decode(), "data": data_sha256})
+    save_file(tensors, partial, metadata={"past": msgspec.json.encode(past).decode(), "data": data_sha256})
     partial.replace(path)
 
 
-def load_checkpoint(path: Path, model: ClickModel, optimizers: Optimizers, data_sha256: str) -> list[Epoch]:
-    """Set model and optimizers to what `save_checkpoint` wrote; returns the curve.
+def load_checkpoint(path: Path, model: ClickModel, optimizers: Optimizers, data_sha256: str) -> Past:
+    """Set model and optimizers to what `save_checkpoint` wrote; returns what was before.
 
     Raises:
         TrainingFailed: the file cannot be read, or belongs to another model or other data.
@@ -46,7 +47,7 @@ def load_checkpoint(path: Path, model: ClickModel, optimizers: Optimizers, data_
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            curve = msgspec.json.decode(metadata["curve"], type=list[Epoch])
+            past: Past = msgspec.json.decode(metadata["past"], type=Past)
             if metadata["data"] != data_sha256:
                 raise TrainingFailed(f"{path} was trained on other data: restore it, or start in another folder")
             parts = {
@@ -57,7 +58,7 @@ def load_checkpoint(path: Path, model: ClickModel, optimizers: Optimizers, data_
         optimizers.load(parts["optimizer"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise TrainingFailed(f"{path} cannot be resumed ({error}): start again in another folder") from error
-    return curve
+    return past
 
 
 def _names(keys: list[str], part: str) -> list[str]:

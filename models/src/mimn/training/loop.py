@@ -65,6 +65,9 @@ class Task(Protocol):
 class Watcher(Protocol):
     """Is told how training goes, in the first process."""
 
+    def begin(self, step: int) -> None:
+        """Before the first step; a resumed run has taken `step` of them before."""
+
     def step(self, step: int, loss: float) -> None:
         """After each step; `step` counts over all epochs from 1."""
 
@@ -107,19 +110,21 @@ def fit(
         )
     model.to(processes.device)
     optimizers, schedule = Optimizers(model, settings), Schedule(settings, task.measure)
-    checkpoint = folder / run.CHECKPOINT
+    checkpoint, steps = folder / run.CHECKPOINT, 0
     if resume and checkpoint.exists():
-        schedule.curve = load_checkpoint(checkpoint, model, optimizers, task.data_sha256)
+        schedule.curve, steps = load_checkpoint(checkpoint, model, optimizers, task.data_sha256)
         log.info("resumed after epoch %d", len(schedule.curve))
     if settings.compile:
         model.compile_steps()
-    epochs = Epochs(model, task, schedule, optimizers, running)
+    epochs = Epochs(model, task, schedule, optimizers, running, steps)
+    for watcher in epochs.watchers:
+        watcher.begin(steps)
     while not schedule.over:
         epoch = epochs.run()
         if processes.first:
             if schedule.last_is_best:
                 save_best(model, folder / run.MODEL)
-            save_checkpoint(checkpoint, model, optimizers, schedule.curve, task.data_sha256)
+            save_checkpoint(checkpoint, model, optimizers, (schedule.curve, epochs.steps), task.data_sha256)
         log.info("epoch %d: %s", len(schedule.curve), said(epoch))
     if schedule.last_is_best:
         log.warning(
@@ -151,7 +156,8 @@ class Epochs:
     """Steps taken, for the watchers."""
 
     @property
-    def _watchers(self) -> Sequence[Watcher]:
+    def watchers(self) -> Sequence[Watcher]:
+        """Those that this process tells."""
         return self.running.watchers if self.running.processes.first else ()
 
     def run(self) -> Epoch:
@@ -182,7 +188,7 @@ class Epochs:
                 total, weight = total + loss * labels, weight + labels
                 counts = {name: counts.get(name, 0) + value for name, value in step.counts.items()}
                 self.steps += 1
-                for watcher in self._watchers:
+                for watcher in self.watchers:
                     watcher.step(self.steps, loss)
                 name, samples = next(iter(counts.items()))
                 rate = samples / (time.perf_counter() - wall)
@@ -196,7 +202,7 @@ class Epochs:
             cpu_s=round(cpu_s, 2),
         )
         self.schedule.curve.append(epoch)
-        for watcher in self._watchers:
+        for watcher in self.watchers:
             watcher.epoch(number, self.steps, epoch, learning_rate, per_second)
         return epoch
 
