@@ -62,7 +62,7 @@ class RedisStore:
 
     def check(self) -> None:
         """See `StateStore`."""
-        for said in self._info("memory"):
+        for said in self.info("memory"):
             policy = said.get("maxmemory_policy")
             if isinstance(policy, str) and policy.startswith("allkeys-"):
                 raise EvictingStore(
@@ -193,7 +193,12 @@ class RedisStore:
             *(value or b"" for _, value in commit.values),
         ]
 
-    def _info(self, section: str) -> list[dict[str, Any]]:
+    def info(self, section: str) -> list[dict[str, Any]]:
+        """A section of INFO, of each master.
+
+        Raises:
+            StoreUnavailable: no answer.
+        """
         with _named("read the store's configuration"):
             if not self._clustered:
                 return [self.client.info(section)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from zlib import crc32
 
 import numpy as np
@@ -83,6 +83,18 @@ class Tally:
             self.rejected[reason] = self.rejected.get(reason, 0) + 1
 
 
+class Rows(Protocol):
+    """States by row."""
+
+    @property
+    def headers(self) -> NDArray[np.void]:
+        """[n] of dtype `HEADERS`."""
+
+    @property
+    def tensors(self) -> NDArray[np.float32]:
+        """[n, F]"""
+
+
 @dataclass(frozen=True, slots=True)
 class FoldedPartition:
     """Every user's state after a partition's records."""
@@ -91,19 +103,29 @@ class FoldedPartition:
     progress: Progress
     users: list[bytes]
     """Record keys."""
-    headers: NDArray[np.void]
-    """By user, of dtype `HEADERS`."""
-    tensors: NDArray[np.float32]
-    """By user. [n, F]"""
+    rows: NDArray[np.int64]
+    """By user: row in `states`, which other partitions share."""
+    states: Rows
     tally: Tally
+
+    @property
+    def headers(self) -> NDArray[np.void]:
+        """By user, of dtype `HEADERS`; a copy."""
+        return self.states.headers[self.rows]
+
+    @property
+    def tensors(self) -> NDArray[np.float32]:
+        """By user; a copy. [n, F]"""
+        return self.states.tensors[self.rows]
 
     def values(self, model: Model) -> Iterator[tuple[list[bytes], list[bytes]]]:
         """Users and their states as they are stored, some thousand at a time."""
+        headers, tensors = self.states.headers, self.states.tensors
         for at in range(0, len(self.users), ENCODED_AT_ONCE):
-            some = slice(at, at + ENCODED_AT_ONCE)
+            rows = self.rows[at : at + ENCODED_AT_ONCE]
             yield (
-                self.users[some],
-                encode_states(self.headers[some], self.tensors[some], model.fingerprint, model.layout),
+                self.users[at : at + ENCODED_AT_ONCE],
+                encode_states(headers[rows], tensors[rows], model.fingerprint, model.layout),
             )
 
 
@@ -233,8 +255,7 @@ class _Table:
         """What all records came to."""
         progress = replace(self.progress, next_offset=max(self.progress.next_offset, self.log.end))
         rows = np.fromiter(self.rows.values(), np.int64, len(self.rows))
-        headers, tensors = self._states.headers[rows], self._states.tensors[rows]
-        return FoldedPartition(self.log.partition, progress, list(self.rows), headers, tensors, self.tally)
+        return FoldedPartition(self.log.partition, progress, list(self.rows), rows, self._states, self.tally)
 
 
 def _fold(read: Sequence[tuple[_Table, pa.RecordBatch]], states: _States, model: Model) -> None:
