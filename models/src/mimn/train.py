@@ -37,6 +37,7 @@ from mimn import metrics, run
 from mimn.baselines import state_bytes
 from mimn.config import ConfigError
 from mimn.data import windows
+from mimn.data.description import ActionRules
 from mimn.data.events import DataError
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.data.windows import WindowSampler
@@ -115,7 +116,7 @@ def train(config: RunConfig, output: Path, *, resume: bool = False, progress_bar
     data = run.load_data(config.data)
     if not len(data.instances.of("validation")):
         raise DataError(
-            f"no validation user of {config.data.dataset} has a target with enough history: the data set has too few "
+            f"no validation user of {data.name} has a target with enough history: the data set has too few "
             "users to choose an epoch by"
         )
     output.mkdir(parents=True, exist_ok=True)
@@ -146,7 +147,7 @@ def _train(config: RunConfig, data: DataSet, output: Path, resume: bool, progres
     settings, commit = config.training, run.commit()
     ids = data.vocabulary.embedding_ids(config.data.min_users)
     ids.save(output)
-    progress = start(config, ids)
+    progress = start(config, ids, data.action_rules)
     checkpoint = output / run.CHECKPOINT
     if resume and checkpoint.exists():
         load_checkpoint(progress, checkpoint)
@@ -159,13 +160,14 @@ def _train(config: RunConfig, data: DataSet, output: Path, resume: bool, progres
         config.windows,
         sketch=config.architecture.sketch,
         rule=config.data.negatives,
+        actions=None if progress.model.actions is None else progress.model.actions.value,
     )
     if settings.compile:
         progress.model.compile_steps()
     log.info(
         "%s on %s: %d items, %d categories, %d parameters, data %s, instances %s",
         config.name,
-        config.data.dataset,
+        data.name,
         len(ids.items),
         len(ids.categories),
         sum(parameter.numel() for parameter in progress.model.parameters()),
@@ -199,10 +201,10 @@ def _train(config: RunConfig, data: DataSet, output: Path, resume: bool, progres
     return record
 
 
-def start(config: RunConfig, ids: EmbeddingIds) -> Progress:
+def start(config: RunConfig, ids: EmbeddingIds, rules: ActionRules) -> Progress:
     """An untrained model, on the GPU if there is one, and its optimizer; both depend only on the seed."""
     torch.manual_seed(config.training.seed)
-    model = untrained(config.architecture, len(ids.items) + 1, len(ids.categories) + 1)
+    model = untrained(config.architecture, len(ids.items) + 1, len(ids.categories) + 1, actions=rules)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     return Progress(model, optimizer_of(model, config.training), best=copied(model))
 
@@ -300,6 +302,7 @@ def to_tensors(batch: windows.Batch, *, auxiliary: bool) -> Batch:
         candidate_categories=torch.from_numpy(batch.target_category),
         labels=labels,
         weights=torch.from_numpy(batch.weight).unsqueeze(-1).expand_as(labels),
+        actions=None if batch.action is None else torch.from_numpy(batch.action),
         negative_items=torch.from_numpy(batch.foreign_item) if auxiliary else None,
         negative_categories=torch.from_numpy(batch.foreign_category) if auxiliary else None,
         touches=None if batch.sketch is None else to_touches(batch.sketch),
@@ -313,6 +316,7 @@ def to_touches(batch: windows.SketchBatch) -> Touches:
         times=torch.from_numpy(batch.time),
         candidate_addresses=torch.from_numpy(batch.target_address),
         now=torch.from_numpy(batch.target_time),
+        weights=None if batch.weight is None else torch.from_numpy(batch.weight),
     )
 
 
@@ -376,7 +380,7 @@ def _record(config: RunConfig, data: DataSet, ids: EmbeddingIds, progress: Progr
     targets, cpu_s = sum(e.targets for e in progress.curve), sum(e.cpu_s for e in progress.curve)
     return {
         "name": config.name,
-        "dataset": config.data.dataset,
+        "dataset": data.name,
         "seed": config.training.seed,
         "data_sha256": data.events.sha256,
         "instances_sha256": data.instances.sha256,
