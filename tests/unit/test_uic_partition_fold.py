@@ -33,9 +33,7 @@ Row = tuple[int, int, bytes | None, bytes | None, list[dict[str, object]] | None
 
 def model_of(path: Path) -> Model:
     bundle = load_bundle(path)
-    return Model(
-        open_step(bundle), bundle.events, bundle.initial_state, bundle.layout, bundle.fingerprint, bundle.sketch
-    )
+    return Model.of(bundle, open_step(bundle))
 
 
 MODEL, SKETCH_MODEL = model_of(TINY), model_of(SKETCH)
@@ -78,7 +76,7 @@ def test_states_and_progress_are_the_fold_of_each_users_records_in_order() -> No
                 digest, last = extend_digest(digest, offset, value), offset
                 event = BehaviorEvent.FromString(value)
                 ids = np.array([event.item_id], np.uint64), np.array([event.category_id], np.uint64)
-                state = MODEL.step(MODEL.vectors(*ids), state)
+                state = MODEL.step(MODEL.vectors(*ids, np.zeros(1, np.uint8)), state)
         header = folded.headers[at]
         assert (bytes(header["digest"]), header["last_offset"]) == (digest, last)
         assert (header["user"], header["lineage"], header["partial"]) == (user_hash(key.decode()), 77, False)

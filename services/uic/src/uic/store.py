@@ -151,6 +151,16 @@ class RedisStore:
             for user in self.client.sscan_iter(self._keys.users(partition), count=CHUNK_STATES):
                 yield user.decode()
 
+    def lists(self, partition: int, users: Sequence[str]) -> list[bool]:
+        """Which of some users have a state or lost it.
+
+        Raises:
+            StoreUnavailable: no answer.
+        """
+        with _named("read who has a state"):
+            known = self.client.smismember(self._keys.users(partition), list(users)) if users else []
+        return [bool(one) for one in known]
+
     def time_ms(self) -> int:
         """See `StateStore`."""
         with _named("read the store's clock"):

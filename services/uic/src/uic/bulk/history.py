@@ -18,12 +18,13 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ctr.event.v1.behavior_event_pb2 import Action, BehaviorEvent
+from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from mimn.data.check import event_columns
-from mimn.data.description import ACTIONS, Description, read_description
+from mimn.data.description import Description, read_description
 from mimn.data.events import DataError
 from mimn.data.sorting import SortingWriter
 from mimn.data.tables import TableReader, Wanted
+from mimn.state.actions import NAMES
 from uic.bulk.archive import Archive
 from uic.bulk.errors import BulkRefused
 from uic.core.event import MAX_KEY_BYTES
@@ -200,6 +201,9 @@ class DescribedHistory:
                 (sizes == 0) | (sizes > MAX_KEY_BYTES)
             )[place],
             f"{self._description.events.item}: item 0": columns["item"] == 0,
+            f"{self._description.events.action}: an action that is none of the wire": (
+                columns["action"] == NOT_ON_THE_WIRE
+            ),
         }
         good = np.ones(len(codes), np.bool_)
         for reason, mask in bad.items():
@@ -217,12 +221,12 @@ class DescribedHistory:
                     f"`[actions]` lacks {texts.get(code, '(none)')!r}, which column {self._description.events.action} "
                     "holds: give it a line"
                 )
-            wire[at] = WIRE_ACTIONS[meant.is_]
+            wire[at] = NOT_ON_THE_WIRE if meant.is_ is None else NAMES.index(meant.is_)
         return wire[place]
 
 
 _ALL_BITS: Final = (1 << 64) - 1
-WIRE_ACTIONS: Final = {name: Action.Value(f"ACTION_{name.upper()}") for name in ACTIONS}
+NOT_ON_THE_WIRE: Final = -1
 
 
 def _categories(described: Description, root: Path) -> tuple[NDArray[np.uint64], NDArray[np.uint64]] | None:

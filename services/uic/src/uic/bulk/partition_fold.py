@@ -70,6 +70,8 @@ class Tally:
     erasures: int = 0
     erased_later: int = 0
     """Events left out because their user was erased later in the log."""
+    ignored: int = 0
+    """Events with an action that the bundle names and does not fold."""
     rejected: dict[Reason, int] = field(default_factory=dict)
     """Records that are no events: dead letters of a live UIC."""
 
@@ -79,6 +81,7 @@ class Tally:
         self.folded += folded
         self.erasures += len(batch.items) - folded
         self.erased_later += batch.erased_later
+        self.ignored += batch.ignored
         for _, reason in batch.rejected:
             self.rejected[reason] = self.rejected.get(reason, 0) + 1
 
@@ -272,7 +275,7 @@ def _fold(read: Sequence[tuple[_Table, pa.RecordBatch]], states: _States, model:
         )
         for table, some in read
     ]
-    batches = decode(fronts) if fronts else []
+    batches = decode(fronts, model.actions) if fronts else []
     while batches:
         parts = [
             Part(batch, table.progress, np.array([table.rows.get(key, NOT_CACHED) for key in batch.keys], np.intp))

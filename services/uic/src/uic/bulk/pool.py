@@ -186,9 +186,7 @@ def _refuse_misrouted(partition: int, misrouted: int, records: int) -> None:
 def load_model(path: str) -> Model:
     """The model of a bundle, once a process."""
     bundle = load_bundle(Path(path))
-    return Model(
-        open_step(bundle), bundle.events, bundle.initial_state, bundle.layout, bundle.fingerprint, bundle.sketch
-    )
+    return Model.of(bundle, open_step(bundle))
 
 
 def processors() -> int:

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.state import EMPTY_DIGEST, StateError, decode_state, extend_digest, user_hash
+from mimn.state import EMPTY_DIGEST, Actions, StateError, decode_state, extend_digest, user_hash
 from uic.core.event import Reason, Record, check_key, parse
 from uic.fold.rounds import Model
 
@@ -27,6 +27,7 @@ class Expected:
     items: list[int] = field(default_factory=list)
     categories: list[int] = field(default_factory=list)
     times: list[int] = field(default_factory=list)
+    actions: list[int] = field(default_factory=list)
     digest: bytes = EMPTY_DIGEST
     last_offset: int = -1
 
@@ -58,7 +59,9 @@ class Verdict:
         return self.missing + self.too_many + self.count + self.digest + self.tensors
 
 
-def expect(records: Iterable[Record], users: Collection[bytes], erased: Mapping[bytes, int]) -> dict[bytes, Expected]:
+def expect(
+    records: Iterable[Record], users: Collection[bytes], erased: Mapping[bytes, int], actions: Actions | None
+) -> dict[bytes, Expected]:
     """What the log says of some users; those without an event left are not in the result."""
     found: dict[bytes, Expected] = {}
     for record in records:
@@ -71,12 +74,13 @@ def expect(records: Iterable[Record], users: Collection[bytes], erased: Mapping[
         if erased.get(key, -1) >= record.offset:
             continue
         event = parse(record.value, record.headers, key.decode(), record.timestamp)
-        if isinstance(event, Reason):
+        if isinstance(event, Reason) or (actions is not None and not actions.folded[event.action]):
             continue
         one = found.setdefault(key, Expected())
         one.items.append(event.item_id)
         one.categories.append(event.category_id)
         one.times.append(event.event_time)
+        one.actions.append(event.action)
         one.digest = extend_digest(one.digest, record.offset, record.value)
         one.last_offset = record.offset
     return found
@@ -93,11 +97,12 @@ def tensors(expected: Mapping[bytes, Expected], model: Model) -> dict[bytes, NDA
         width = len(now)
         ids = (np.array([e.items[k] for e in now], np.uint64), np.array([e.categories[k] for e in now], np.uint64))
         before = np.ascontiguousarray(states[:width, rest])
-        after = model.step(model.vectors(*ids), before)
+        actions = np.array([e.actions[k] for e in now], np.uint8)
+        after = model.step(model.vectors(*ids, actions), before)
         sound: NDArray[np.bool_] = np.isfinite(after).min(axis=1)
         states[:width, rest] = np.where(sound[:, np.newaxis], after, before)
         if counting is not None:
-            moments = counting.sketch.moments(np.array([e.times[k] for e in now], np.int64))
+            moments = counting.moments(np.array([e.times[k] for e in now], np.int64), actions)
             counting.sketch.add(states[:width], counting.addresses(*ids), moments, sound)
     return dict(zip(users, states, strict=True))
 

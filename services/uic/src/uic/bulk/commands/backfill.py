@@ -187,7 +187,7 @@ class Backfill:
             users = [u for some, _ in states_of(folder, saved) for u in some if choose.random() < share]
             if not users:
                 continue
-            expected = expect(self._records(job, saved), set(users), job.erased_keys(saved.partition))
+            expected = expect(self._records(job, saved), set(users), job.erased_keys(saved.partition), model.actions)
             values = self._store.load([(saved.partition, [u.decode() for u in users])])[0]
             compare(
                 dict(zip(users, values, strict=True)),
