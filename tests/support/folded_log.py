@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,13 +66,15 @@ class FoldedLog:
 def folded_stack(
     folder: Path,
     path: Path,
-    events: Events,
-    users: list[Shopper],
+    feed: Callable[[str, str], dict[str, Records]],
     *,
     partitions: int = PARTITIONS,
     within_s: float = 60,
 ) -> Iterator[tuple[Addresses, dict[str, Records]]]:
-    """A stack with the bundle at `path` that has folded all events of `users`, and each user's records."""
+    """A stack with the bundle at `path` that has folded what `feed` produces, and each user's records.
+
+    `feed` gets the broker's address and the topic; it returns each user's records that are to be folded.
+    """
     given, name = Options.from_environment(), f"folded-{time.time_ns()}"
     options = Options(
         folder=folder / "stack",
@@ -85,7 +87,7 @@ def folded_stack(
     )
     with Stack(options) as stack:
         at = stack.addresses
-        records = replay(at.bootstrap, name, events, users)
+        records = feed(at.bootstrap, name)
         states = States(at.redis_url, path, prefix=name, partitions=partitions)
         wait_folded(states, {user: expect(rows) for user, rows in records.items()}, within_s=within_s)
         states.close()
@@ -100,7 +102,7 @@ def folded_log(folder: Path, path: Path, events: Events) -> Iterator[FoldedLog]:
         Shopper(str(user), range(int(begin), int(end)), 0, 0, ())
         for user, begin, end in zip(events.users, bounds[:-1], bounds[1:], strict=True)
     ]
-    with folded_stack(folder, path, events, users) as (at, _):
+    with folded_stack(folder, path, lambda bootstrap, topic: replay(bootstrap, topic, events, users)) as (at, _):
         log = FoldedLog(bundle, users, at)
         some = bundle.items.ids[:1], bundle.categories.ids[:1]
         until(
