@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
 from mimn.baselines import ModelConfig, model_config
 from mimn.bundle import load_bundle
+from mimn.bundle.fields import FIRST, FieldSpec, check_fields, code_of
 from mimn.calibration import UNCALIBRATED
 from mimn.config import ConfigError, MimnConfig
 from mimn.data.description import read_description
@@ -23,7 +26,8 @@ from mimn.export.sequence import EVENTS, export_sequence
 from mimn.impressions.train import DESCRIPTION
 from mimn.impressions.trained import RunFault, calibration_of
 from mimn.nn.baselines.model import BaselineModel
-from mimn.nn.checkpoint import load_model, untrained
+from mimn.nn.checkpoint import load_model, model_fields, untrained
+from mimn.nn.fields import FieldValues
 from mimn.nn.model import ClickModel, MimnModel
 from mimn.state.event_list import EventList
 from mimn.state.layout import BlockType
@@ -144,10 +148,49 @@ def facts_of(run: Path) -> RunFacts:
     )
 
 
-def untrained_model(config: ModelConfig, items: int, categories: int, seed: int) -> ClickModel:
-    """A model of `config` before training, with the given numbers of items and categories."""
+def untrained_model(
+    config: ModelConfig, items: int, categories: int, seed: int, specs: Sequence[FieldSpec] = ()
+) -> ClickModel:
+    """A model of `config` before training, with the given numbers of items and categories, and fields."""
     torch.manual_seed(seed)
-    return untrained(config, items + 1, categories + 1)
+    fields = model_fields(config, specs, drawn_values(specs, items + 1)) if specs else None
+    return untrained(config, items + 1, categories + 1, fields)
+
+
+def drawn_values(specs: Sequence[FieldSpec], items: int) -> FieldValues:
+    """Random values of the items' fields, two in each list."""
+    own = [spec for spec in specs if spec.source == "item"]
+    single = [torch.randint(spec.rows, (items,)) for spec in own if spec.tabled and spec.kind != "multi"]
+    return FieldValues(
+        rows=torch.stack(single, -1) if single else torch.empty(items, 0, dtype=torch.int64),
+        lists=tuple(torch.randint(spec.rows, (items, 2)) for spec in own if spec.kind == "multi"),
+        numbers=torch.randn(items, sum(not spec.tabled for spec in own)),
+    )
+
+
+def drawn_codes(specs: Sequence[FieldSpec]) -> dict[str, Ids]:
+    """The codes of the values "0", "1" and so on of listed fields."""
+    return {
+        spec.name: np.sort(np.array([code_of(str(value)) for value in range(spec.rows - FIRST)], np.uint64))
+        for spec in specs
+        if spec.listed
+    }
+
+
+def specs_of(path: Path | None) -> tuple[FieldSpec, ...]:
+    """The fields that a JSON file describes, such as a run's `fields.json`; none without one.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    if path is None:
+        return ()
+    try:
+        specs = msgspec.json.decode(path.read_bytes(), type=tuple[FieldSpec, ...])
+        check_fields(specs)
+    except (OSError, ValueError, msgspec.DecodeError) as error:
+        raise ConfigError(f"--fields: {path} does not describe fields: {error}") from error
+    return specs
 
 
 def _ids(path: Path) -> Ids:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -92,11 +92,8 @@ class FieldTables(nn.Module):
                 row += 1
         return torch.cat(pieces, -1) if pieces else values.numbers
 
-    def fields(self, vector: Tensor) -> tuple[Tensor, Tensor]:
-        """A vector as fields of one width, and the sum of their first-order weights (0 without).
-
-        [..., W] → [..., F, E], [...]
-        """
+    def fields(self, vector: Tensor) -> FieldVectors:
+        """A vector cut into its fields. [..., W] → [..., F, E], [...]"""
         wide = self.dim + self.first_order
         pieces, at, number = [], 0, 0
         for spec in self.specs:
@@ -107,11 +104,41 @@ class FieldTables(nn.Module):
                 pieces.append(vector[..., at : at + 1] * self.directions[number])
                 at, number = at + 1, number + 1
         if not pieces:
-            return vector.new_zeros((*vector.shape[:-1], 0, self.dim)), vector.new_zeros(vector.shape[:-1])
+            return FieldVectors(
+                vector.new_zeros((*vector.shape[:-1], 0, self.dim)), vector.new_zeros(vector.shape[:-1])
+            )
         stacked = torch.stack(pieces, -2)
         if not self.first_order:
-            return stacked, stacked.new_zeros(stacked.shape[:-2])
-        return stacked[..., 1:], stacked[..., 0].sum(-1)
+            return FieldVectors(stacked, stacked.new_zeros(stacked.shape[:-2]))
+        return FieldVectors(stacked[..., 1:], stacked[..., 0].sum(-1))
+
+
+class FieldVectors(NamedTuple):
+    """Fields of one width, as a field head takes them."""
+
+    vectors: Tensor
+    """[..., F, E]"""
+    first: Tensor
+    """[...]: the sum of their first-order weights, 0 without."""
+
+
+class ServedFields(nn.Module):
+    """`FieldTables.fields` as one product with a constant matrix: a served graph pays for every operation."""
+
+    matrix: Tensor
+    """[W, F E + 1]"""
+
+    def __init__(self, tables: FieldTables) -> None:
+        super().__init__()
+        self.count, self.dim = len(tables.specs), tables.dim
+        with torch.no_grad():
+            cut = tables.fields(torch.eye(tables.width))
+            self.register_buffer("matrix", torch.cat([cut.vectors.flatten(-2), cut.first.unsqueeze(-1)], -1))
+
+    def forward(self, vector: Tensor) -> FieldVectors:
+        """[..., W] → [..., F, E], [...]"""
+        product = vector @ self.matrix
+        return FieldVectors(product[..., :-1].view(*product.shape[:-1], self.count, self.dim), product[..., -1])
 
 
 class ModelFields(nn.Module):
@@ -158,6 +185,28 @@ class ModelFields(nn.Module):
             numbers=self.get_buffer("item_numbers"),
         )
         return self.item.vector(values.at(items))
+
+
+class HeadFields(nn.Module):
+    """The fields of one user's request and of the candidates, as a served graph takes them."""
+
+    def __init__(self, fields: ModelFields | None, *, cut: bool) -> None:
+        """`cut`: the head takes vectors of fields, and not all behind one another."""
+        super().__init__()
+        self.width = item_width(fields)
+        self.request = ServedFields(fields.request) if cut and request_width(fields) and fields is not None else None
+        self.item = ServedFields(fields.item) if cut and self.width and fields is not None else None
+
+    def split(self, candidates: Tensor) -> tuple[Tensor, Tensor | FieldVectors | None]:
+        """The candidates' own vectors, and the item fields in front of them. [C, W + D] → [1, C, D], [1, C, ...]"""
+        if not self.width:
+            return candidates.unsqueeze(0), None
+        fields, own = candidates[:, : self.width].unsqueeze(0), candidates[:, self.width :].unsqueeze(0)
+        return own, fields if self.item is None else self.item(fields)
+
+    def of_request(self, context: Tensor | None) -> Tensor | FieldVectors | None:
+        """The request's fields. [1, K]"""
+        return context if context is None or self.request is None else self.request(context)
 
 
 def item_width(fields: ModelFields | None) -> int:
