@@ -251,6 +251,17 @@ def build_instances(
     )
 
 
+def target_rows(events: Events, instances: Instances) -> NDArray[np.int64]:
+    """The event that each positive is; the first of several of one item at one time. [n]"""
+    user = np.searchsorted(events.users, instances.user_id)
+    rows = np.empty(len(instances), np.int64)
+    stops, times, items = events.bounds[user + 1].tolist(), events.timestamp, events.item_id
+    for i, (begin, stop) in enumerate(zip(instances.begin.tolist(), stops, strict=True)):
+        first, end = begin + np.searchsorted(times[begin:stop], [instances.timestamp[i], instances.timestamp[i] + 1])
+        rows[i] = first + int(np.argmax(items[first:end] == instances.item[i]))
+    return rows
+
+
 def stored_instances(
     folder: Path, events: Events, fold: int | None = None, rule: NegativeRule = DEFAULT_RULE
 ) -> Instances:

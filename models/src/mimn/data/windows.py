@@ -7,14 +7,15 @@ padded at the end, so the recurrence is the same arithmetic as folding events on
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mimn.data.batches import Batches
 from mimn.data.events import DataError, Events
 from mimn.data.instances import DEFAULT_RULE
 from mimn.data.negatives import NegativeRule, Pool
@@ -94,10 +95,21 @@ class Batch:
     """[W, T]: for each event, an item drawn uniformly (for the auxiliary loss)."""
     foreign_category: Ints
     """[W, T]"""
+    target: Ints
+    """[W, P]: the rows of the targets among all events."""
     sketch: SketchBatch | None = None
     """Only with a sketch."""
     action: Ints | None = None
     """[W, T]: numbers on the wire; only if the data set has actions."""
+
+    def share(self, rows: slice) -> Batch:
+        """Some of the windows."""
+        sketch = None if self.sketch is None else SketchBatch(**_share(self.sketch, rows))
+        return replace(Batch(**_share(self, rows)), sketch=sketch)
+
+
+def _share(batch: Batch | SketchBatch, rows: slice) -> dict[str, Any]:
+    return {name: value[rows] for name, value in vars(batch).items() if isinstance(value, np.ndarray)}
 
 
 @dataclass(frozen=True)
@@ -156,7 +168,7 @@ class WindowSampler:
         if rule.exclude == "history":
             self._seen = np.unique(events.user_index * self._item_space + item_place, return_index=True)
 
-    def epoch(self, rng: np.random.Generator, windows_per_batch: int) -> Iterator[Batch]:
+    def epoch(self, rng: np.random.Generator, windows_per_batch: int) -> Batches[Batch]:
         """The batches of one epoch, in random order; windows of like length share a batch, so that little is padded.
 
         Raises:
@@ -168,8 +180,8 @@ class WindowSampler:
         lengths = np.array([window.length for window in windows])
         order = np.argsort(lengths + rng.random(len(windows)) * 16.0)
         batches = [order[i : i + windows_per_batch] for i in range(0, len(order), windows_per_batch)]
-        for place in rng.permutation(len(batches)):
-            yield self._batch([windows[i] for i in batches[place]], rng)
+        order = rng.permutation(len(batches))
+        return Batches(len(order), (self._batch([windows[i] for i in batches[place]], rng) for place in order))
 
     def negatives(self, targets: Ints, rng: np.random.Generator) -> Ints:
         """Places in `vocabulary.items`, none excluded by the rule for its target. [p] rows → [p]
@@ -260,6 +272,7 @@ class WindowSampler:
             foreign_item=self._vocabulary_item_rows[foreign],
             foreign_category=self._vocabulary_category_rows[foreign],
             sketch=self._touches(windows, action, targets[flat], drawn[flat]),
+            target=targets[flat],
             action=None if self._events.action is None else action,
         )
 
