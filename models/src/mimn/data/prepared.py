@@ -31,7 +31,7 @@ from mimn.data.tables import Columns, TableReader, Wanted
 from mimn.state.actions import NAMES
 
 Ints = NDArray[np.int64]
-FORMAT = 3
+FORMAT = 4
 """Raised when the same files give other arrays: older folders are then made again."""
 META, TEXTS = "prepared.json", "texts.json"
 LARGEST_ID = (1 << 63) - 1
@@ -259,7 +259,7 @@ class _Preparation:
         dtypes |= _dtypes(context)
         folder = self._folder / "events"
         folder.mkdir()
-        left_out = 0
+        left_out = read = 0
         with SortingWriter(folder, dtypes, ("user", "time")) as writer:
             for batch in self._read(reader, "events"):
                 columns: Columns = {
@@ -272,8 +272,9 @@ class _Preparation:
                 columns["together"] = (
                     batch["together"].view(np.int64)
                     if "together" in batch
-                    else writer.rows + np.arange(len(batch["user"]))
+                    else read + np.arange(len(batch["user"]))
                 )
+                read += len(batch["user"])
                 if described.actions:
                     columns["action"], folded = self._actions(batch["action"], reader.texts["action"])
                     left_out += len(folded) - int(folded.sum())
