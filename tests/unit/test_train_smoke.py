@@ -22,7 +22,7 @@ from mimn.data import synthetic
 from mimn.data.events import COLUMNS, DataError
 from mimn.data.split import PARTS, Part, parts_of
 from mimn.data.vocabulary import EmbeddingIds
-from mimn.export import main as export_main
+from mimn.export.__main__ import main as export_main
 from mimn.nn.checkpoint import load_model
 from mimn.nn.model import MimnModel
 from mimn.run import RunConfig
@@ -143,7 +143,7 @@ def test_training_warns_when_the_last_epoch_is_the_best(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     validated = iter(aucs)
-    monkeypatch.setattr(train, "validation_auc", lambda *_: next(validated))
+    monkeypatch.setattr(train.DrawnNegatives, "validate", lambda *_: {"auc": next(validated)})
     output = folder / f"warned {warned}"
     train.train(epochs(smoke_config(folder), 2), output)
     said = f"{output}: the last of 2 epochs is the best on validation"

@@ -244,8 +244,7 @@ def read(path: Path, kind: type[C]) -> C:
 class DataSet:
     """Everything that training and evaluation need of the data."""
 
-    name: str
-    """As the description says."""
+    prepared: Prepared
     events: Events
     train_users: NDArray[np.bool_]
     """[U]"""
@@ -253,6 +252,11 @@ class DataSet:
     instances: Instances
     action_rules: ActionRules
     """What each action makes of an event; empty if all events are alike."""
+
+    @property
+    def name(self) -> str:
+        """As the description says."""
+        return self.prepared.description.name
 
 
 def load_data(settings: DataSettings, parts: Sequence[Part] = PARTS) -> DataSet:
@@ -272,7 +276,7 @@ def load_data(settings: DataSettings, parts: Sequence[Part] = PARTS) -> DataSet:
     instances = stored_instances(prepared.folder, events, fold, settings.negatives)
     wanted = np.isin(instances.part, [PARTS.index(part) for part in parts])
     return DataSet(
-        name=prepared.description.name,
+        prepared=prepared,
         events=events,
         train_users=train_users,
         vocabulary=vocabulary,

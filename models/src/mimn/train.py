@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 
 from mimn import metrics, run
-from mimn.baselines import state_bytes
+from mimn.baselines import check_reads_fields, state_bytes
 from mimn.config import ConfigError
 from mimn.data import windows
 from mimn.data.batches import Batches
@@ -30,6 +31,8 @@ from mimn.data.events import DataError
 from mimn.data.split import PARTS, Part
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.data.windows import WindowSampler
+from mimn.event_fields import EventFields, fit_event_fields, known_ids
+from mimn.impressions.train import grown
 from mimn.nn.checkpoint import untrained
 from mimn.nn.model import Batch, ClickModel
 from mimn.nn.sketch import Touches
@@ -53,10 +56,18 @@ class DrawnNegatives:
     measure = Measure("auc", higher_is_better=True)
     first_epoch = 0
 
-    def __init__(self, config: RunConfig, data: DataSet, ids: EmbeddingIds, processes: Processes) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        data: DataSet,
+        ids: EmbeddingIds,
+        processes: Processes,
+        fields: EventFields | None = None,
+    ) -> None:
         rules = data.action_rules
         actions = Actions.of(weights_of(rules)) if rules else None
         self._config, self._data, self._ids, self._processes = config, data, ids, processes
+        self._request = None if fields is None else fields.request
         self._sampler = WindowSampler(
             data.events,
             data.vocabulary,
@@ -82,12 +93,28 @@ class DrawnNegatives:
         for batch in batches:
             counts = {"targets": int(batch.weight.sum()), "events": int(batch.length.sum())}
             mine = batch.share(self._processes.share)
-            tensors = to_tensors(mine, auxiliary=self._config.architecture.auxiliary_loss) if len(mine.item) else None
-            yield Step(tensors, counts)
+            yield Step(self._tensors(mine) if len(mine.item) else None, counts)
+
+    def _tensors(self, batch: windows.Batch) -> Batch:
+        tensors = to_tensors(batch, auxiliary=self._config.architecture.auxiliary_loss)
+        return tensors if self._request is None else replace(tensors, request=self._request(batch.target))
 
     def validate(self, model: ClickModel) -> dict[str, float]:
         """AUC on the validation users, four negatives per positive, of the first sampling."""
-        return {"auc": validation_auc(model, self._ids, self._data, self._config, self._processes)}
+        instances = self._data.instances.of("validation")
+        sampling = instances.samplings[0]
+        scores = predict(
+            model,
+            self._ids,
+            self._data.events,
+            instances,
+            samplings={sampling: VALIDATION_NEGATIVES},
+            length=self._config.training.validation_length,
+            share=self._processes.share,
+            request=self._request,
+        )[sampling]
+        labels = instances.candidates(sampling, VALIDATION_NEGATIVES).label
+        return {"auc": metrics.auc(labels, self._processes.add_up_scores(scores).astype(np.float64))}
 
 
 def train(
@@ -122,21 +149,32 @@ def train(
                 f"no validation user of {data.name} has a target with enough history: the data set has too few "
                 "users to choose an epoch by"
             )
-        ids = data.vocabulary.embedding_ids(config.data.min_users)
+        known = known_ids(data.vocabulary, data.prepared, config.data.min_users)
+        fitted = fit_event_fields(data.prepared, data.train_users)
+        if fitted.specs:
+            check_reads_fields(config.architecture)
         if origin is not None:
             origin.check_actions(data.action_rules)
-            ids = origin.grown(ids)
+            known, fitted = grown(known, origin), origin.grown_fields(fitted)
+        ids, fields = known.ids, None
+        if fitted.specs:
+            fields = EventFields.of(data.prepared, data.train_users, fitted)
         if processes.first:
             output.mkdir(parents=True, exist_ok=True)
             if origin is not None:
                 origin.save(output)
             (output / run.CONFIG).write_text(resolved, "utf-8")
             ids.save(output)
+            if fitted.specs:
+                fitted.save(output)
     with logged(output, file=processes.first):
         torch.manual_seed(config.training.seed)
-        model = untrained(config.architecture, len(ids.items) + 1, len(ids.categories) + 1, actions=data.action_rules)
+        tables = None if fields is None else fields.model(config.architecture, known)
+        model = untrained(
+            config.architecture, len(ids.items) + 1, len(ids.categories) + 1, tables, actions=data.action_rules
+        )
         if origin is not None:
-            origin.give(model, ids)
+            origin.give(model, ids, fitted)
         log.info(
             "%s on %s: %d items, %d categories, %d parameters, data %s, instances %s",
             config.name,
@@ -147,7 +185,7 @@ def train(
             data.events.sha256[:16],
             data.instances.sha256[:16],
         )
-        task = DrawnNegatives(config, data, ids, processes)
+        task = DrawnNegatives(config, data, ids, processes, fields)
         schedule = fit(model, task, config.training, output, running, resume=resume)
         record = _record(config, data, ids, model, schedule, commit=commit)
         if origin is not None:
@@ -157,25 +195,6 @@ def train(
             run.write_json(output / run.METRICS, record)
             (output / run.CHECKPOINT).unlink(missing_ok=True)
         return record
-
-
-def validation_auc(
-    model: ClickModel, ids: EmbeddingIds, data: DataSet, config: RunConfig, processes: Processes
-) -> float:
-    """AUC on the validation users, four negatives per positive, of the first sampling."""
-    instances = data.instances.of("validation")
-    sampling = instances.samplings[0]
-    scores = predict(
-        model,
-        ids,
-        data.events,
-        instances,
-        samplings={sampling: VALIDATION_NEGATIVES},
-        length=config.training.validation_length,
-        share=processes.share,
-    )[sampling]
-    labels = instances.candidates(sampling, VALIDATION_NEGATIVES).label
-    return metrics.auc(labels, processes.add_up_scores(scores).astype(np.float64))
 
 
 def to_tensors(batch: windows.Batch, *, auxiliary: bool) -> Batch:
