@@ -29,7 +29,7 @@ from mimn.bundle.fields import (
 from mimn.data.description import SOURCES, Field, Source
 from mimn.data.events import DataError
 from mimn.data.labelled import Labelled
-from mimn.data.prepared import Prepared
+from mimn.data.prepared import Prepared, Side
 from mimn.data.split import PARTS
 
 Ints = NDArray[np.int64]
@@ -52,6 +52,10 @@ class Values:
     """[n, M] each, -1 behind the end."""
     numbers: NDArray[np.float32]
     """[n, Q]"""
+
+    def at(self, rows: Ints) -> Values:
+        """Some of the rows, in any order. [k] → [k]"""
+        return Values(self.rows[rows], tuple(of[rows] for of in self.lists), self.numbers[rows])
 
 
 @dataclass(frozen=True)
@@ -281,40 +285,45 @@ def _lists(encoder: FieldEncoder, codes: Column, texts: Mapping[int, str]) -> ND
 
 @dataclass(frozen=True)
 class EncodedFields:
-    """All values of a data set by their meanings."""
+    """The values of a data set by their meanings: users and items at once, impressions as they are asked for.
+
+    There are far more impressions than users or items, and a batch reads few of them: their columns stay on disk.
+    """
 
     fitted: FittedFields
     users: Values
     """[users + 1]: the last row is a user without one."""
-    user_row: Ints
-    """[m]: by impression, the row of its user."""
-    context: Values
-    """[m]"""
     items: Values
     """[items + 1]: the last row is an item without one."""
     item_key: Ints
     """[items], rising: whose rows."""
+    _data: Prepared
+    _labelled: Labelled
+    _user: Side
+
+    def of(self, impressions: Ints) -> tuple[Values, Values]:
+        """The values of user and context fields of impressions. [n] → [n], [n]"""
+        shown = self._labelled.impressions
+        at = self._user.rows(shown.user_id[impressions])
+        of_user = self.users.at(np.where(at >= 0, at, len(self._user.key)))
+        columns: dict[str, Column] = {name: column[impressions] for name, column in shown.context.items()}
+        columns[POSITION] = shown.position[impressions].astype(np.float64)
+        single = [spec.name for spec in self.fitted.of("user") if spec.tabled and spec.kind != "multi"]
+        others = {name: of_user.rows[:, k].astype(np.int64) for k, name in enumerate(single)}
+        return of_user, encode(self.fitted, self.fitted.of("context"), columns, self._data, others)
 
 
 def encode_fields(data: Prepared, labelled: Labelled, fitted: FittedFields) -> EncodedFields:
-    """Every user's, impression's and item's values."""
-    shown = labelled.impressions
+    """Every user's and item's values, and where those of impressions are."""
     users, items = data.side("user"), data.side("item")
-    at = users.rows(shown.user_id)
-    context: dict[str, Column] = dict(shown.context)
-    context[POSITION] = shown.position.astype(np.float64)
-    of_user = fitted.of("user")
-    encoded = encode(fitted, of_user, _with_none(users.fields, len(users.key)), data)
-    user_row = np.where(at >= 0, at, len(users.key))
-    single = [spec.name for spec in of_user if spec.tabled and spec.kind != "multi"]
-    rows_of_user = {name: encoded.rows[:, k].astype(np.int64)[user_row] for k, name in enumerate(single)}
     return EncodedFields(
         fitted,
-        encoded,
-        user_row,
-        encode(fitted, fitted.of("context"), context, data, rows_of_user),
+        encode(fitted, fitted.of("user"), _with_none(users.fields, len(users.key)), data),
         encode(fitted, fitted.of("item"), _with_none(items.fields, len(items.key)), data),
         items.key,
+        data,
+        labelled,
+        users,
     )
 
 

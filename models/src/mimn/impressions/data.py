@@ -7,10 +7,11 @@ impressions, and the events before its end or of its users.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,7 +71,7 @@ class ImpressionData:
         shown = self.labelled.impressions
         digest = hashlib.sha256(self.labelled.events.sha256.encode())
         for column in (shown.user_id, shown.item_id, shown.time_ms, shown.label, *shown.context.values()):
-            digest.update(np.ascontiguousarray(column).tobytes())
+            digest.update(np.ascontiguousarray(column).data)
         return digest.hexdigest()
 
     def rows(self, part: Part) -> Ints:
@@ -120,12 +121,11 @@ class ImpressionReader:
         encoded: EncodedFields = self._fields
         none = len(encoded.item_key)
         at = places(encoded.item_key, self._ids.items)
-        return _values([encoded.items], [np.append([none], np.where(at >= 0, at, none))])
+        return _values([encoded.items.at(np.append([none], np.where(at >= 0, at, none)))], (len(at) + 1,))
 
     def request(self, impressions: Ints, hidden: NDArray[np.bool_]) -> FieldValues:
         """The values of user and context fields. Training-only ones are missing where `hidden`. [...], [...] → [...]"""
-        encoded = self._fields
-        values = _values([encoded.users, encoded.context], [encoded.user_row[impressions], impressions])
+        values = _values(self._fields.of(impressions.reshape(-1)), impressions.shape)
         for column in self._training_only:
             values.rows[..., column][torch.from_numpy(hidden)] = MISSING
         return values
@@ -214,19 +214,15 @@ class History:
     """[W, T]: what each event adds to counters; None: 1."""
 
 
-def _values(sides: list[Values], rows: list[Ints]) -> FieldValues:
-    """The values of some sides at some of their rows, behind one another. [...] each"""
-    found = [
-        replace(
-            side,
-            rows=side.rows[at].astype(np.int64),
-            lists=tuple(of[at].astype(np.int64) for of in side.lists),
-            numbers=side.numbers[at],
-        )
-        for side, at in zip(sides, rows, strict=True)
-    ]
+def _values(sides: Iterable[Values], shape: tuple[int, ...]) -> FieldValues:
+    """The values of some sides behind one another. [n] each → `shape`, of n elements"""
+
+    def tensor(values: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(values.reshape(*shape, values.shape[-1]))
+
+    found = list(sides)
     return FieldValues(
-        rows=torch.from_numpy(np.concatenate([side.rows for side in found], -1)),
-        lists=tuple(torch.from_numpy(of) for side in found for of in side.lists),
-        numbers=torch.from_numpy(np.concatenate([side.numbers for side in found], -1)),
+        rows=tensor(np.concatenate([side.rows for side in found], -1).astype(np.int64)),
+        lists=tuple(tensor(of.astype(np.int64)) for side in found for of in side.lists),
+        numbers=tensor(np.concatenate([side.numbers for side in found], -1)),
     )
