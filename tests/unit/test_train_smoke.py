@@ -22,7 +22,7 @@ from mimn.data import synthetic
 from mimn.data.events import COLUMNS, DataError
 from mimn.data.split import PARTS, Part, parts_of
 from mimn.data.vocabulary import EmbeddingIds
-from mimn.export import main as export_main
+from mimn.export.__main__ import main as export_main
 from mimn.nn.checkpoint import load_model
 from mimn.nn.model import MimnModel
 from mimn.run import RunConfig

@@ -26,6 +26,8 @@ from mimn.data.split import LEFT_OUT, PARTS, Part, parts_of, time_parts
 Ints = NDArray[np.int64]
 CANDIDATES = 64
 """Most impressions of an occasion that are read together; a larger one is read in pieces."""
+TOGETHER = 1 << 20
+"""Impressions whose histories are found together: memory for so many, however long the log."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,21 @@ class Labelled:
 
         Events at the impression's very time are not in it: which came first is not known.
         """
-        shown, events = self.impressions, self.events
-        user = np.searchsorted(events.users, shown.user_id)
-        known = events.users[np.minimum(user, len(events.users) - 1)] == shown.user_id
+        end = np.empty(len(self.impressions), np.int64)
+        for first in range(0, len(end), TOGETHER):
+            rows = slice(first, first + TOGETHER)
+            end[rows] = self._end_of(self.impressions.user_id[rows], self.impressions.time_ms[rows])
+        return end
+
+    def _end_of(self, user_id: Ints, time_ms: Ints) -> Ints:
+        """`end` of some impressions. [k], [k] → [k]"""
+        events = self.events
+        user = np.searchsorted(events.users, user_id)
+        known = events.users[np.minimum(user, len(events.users) - 1)] == user_id
         user = np.where(known, user, 0)
         begin, stop = events.bounds[user], events.bounds[user + 1]
         # One binary search for all: within a user the times rise, so (user, time) pairs do.
-        end = _first_not_before(events.timestamp, begin, stop, -(-shown.time_ms // events.unit_ms))
+        end = _first_not_before(events.timestamp, begin, stop, -(-time_ms // events.unit_ms))
         return np.where(known, end, 0)
 
     @cached_property

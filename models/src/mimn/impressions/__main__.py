@@ -4,6 +4,7 @@ python -m mimn.impressions train --description dataset.toml --config model.toml 
 python -m mimn.impressions tune --description dataset.toml --config model.toml --space space.toml --output runs/search
 python -m mimn.impressions calibrate --run runs/x --method platt      fitted on the validation impressions
 python -m mimn.impressions evaluate --run runs/x                      figures on the test impressions
+python -m mimn.impressions export --run runs/x --output bundles --name shop --version 1   a bundle for serving
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from mimn.calibration import CalibrationError, Method
 from mimn.config import ConfigError
 from mimn.data.events import DataError
 from mimn.data.prepared import cache_folder
+from mimn.export.__main__ import FAILURES, add_bundle_arguments
+from mimn.export.run import export_run
 from mimn.impressions.calibrate import calibrate
 from mimn.impressions.config import ImpressionConfig
 from mimn.impressions.evaluate import evaluate
 from mimn.impressions.train import LabelledImpressions, train
 from mimn.impressions.trained import RunFault, TrainedRun
-from mimn.nn.checkpoint import CheckpointError
 from mimn.training.command import add_options, add_search_options, end_search, running
 from mimn.training.folder import TrainingFailed
 from mimn.training.loop import Running
@@ -38,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         found = _run(options)
-    except (ConfigError, DataError, TrainingFailed, RunFault, CheckpointError, CalibrationError) as error:
+    except (DataError, TrainingFailed, RunFault, CalibrationError, *FAILURES) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -51,7 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """Commands and options."""
     parser = argparse.ArgumentParser(
-        prog="python -m mimn.impressions", description="Train, calibrate and evaluate on labelled impressions."
+        prog="python -m mimn.impressions",
+        description="Train, calibrate, evaluate and export models of labelled impressions.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     training = commands.add_parser("train", help="train a model", description="Train a model.")
@@ -73,6 +76,9 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--run", type=Path, required=True, help="run folder of train")
         command.add_argument("--description", type=Path, help="where the description is now, if it has moved")
         command.add_argument("--length", type=int, help="latest events to read (training.validation_length)")
+    exporting = commands.add_parser("export", help="write the run as a bundle for serving, with fields and calibrator")
+    exporting.add_argument("--run", type=Path, required=True, help="run folder of train")
+    add_bundle_arguments(exporting)
     for command in (training, tuning, calibrating, evaluating):
         command.add_argument("--cache", type=Path, default=cache_folder(), help="prepared data (%(default)s)")
     return parser
@@ -90,6 +96,11 @@ def _run(options: argparse.Namespace) -> Any:
                 return None
         shown = ("name", "dataset", "seed", "epochs", "best_epoch", "validation_logloss", "validation_auc")
         return {name: record[name] for name in shown}
+    if options.command == "export":
+        made = export_run(
+            options.run, options.output, options.name, options.version, options.state_dtype, events=options.events
+        )
+        return {"bundle": str(made)}
     if options.command == "tune":
         return _tune(options)
     trained = TrainedRun.load(options.run, options.cache, options.description)
