@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import tomli_w
 
-from mimn.baselines import BaselineConfig, ModelConfig, model_config
+from mimn.baselines import ModelConfig, check_reads_fields, model_config
 from mimn.config import ConfigError
 from mimn.data.description import Description
 from mimn.run import TrainingSettings
@@ -72,10 +72,8 @@ class ImpressionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         Raises:
             ConfigError: the data set has fields that the model cannot read.
         """
-        config = self.architecture
-        official = config.form == "official" if isinstance(config, BaselineConfig) else config.variant == "official"
-        if official and (description.fields or (description.impressions and description.impressions.position)):
-            raise ConfigError("the published models read no fields: choose another variant or form, or remove [fields]")
+        if description.fields or (description.impressions and description.impressions.position):
+            check_reads_fields(self.architecture)
 
     def with_seed(self, seed: int) -> ImpressionConfig:
         """The same run with another seed."""

@@ -80,6 +80,14 @@ class Keys:
         """The set of the partition's users who have a state: distinguishes a lost state from one that never existed."""
         return f"{self._tag(partition)}:users"
 
+    def loading(self, partition: int) -> str:
+        """Which load in bulk may write the partition's states now; only while there is no progress record."""
+        return f"{self._tag(partition)}:loading"
+
+    def staged(self, partition: int) -> str:
+        """The users of a load that is not complete: becomes `users` together with the progress record."""
+        return f"{self._tag(partition)}:staged"
+
     @property
     def meta(self) -> str:
         """Partition count and topic of the namespace, set once."""

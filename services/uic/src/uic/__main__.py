@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 from pydantic import ValidationError
 
 from uic.settings import UnknownSetting
 
-USAGE = """usage: uic [serve | doctor | verify | dead-letters | partitions | continue | rebuild | state | erase |
-            rollout] ...
+USAGE = """usage: uic COMMAND ...
 
   serve         fold behavior events into user states (the default); settings are UIC_<GROUP>__<NAME>
   doctor        check a deployment and say what to fix
@@ -23,6 +23,13 @@ USAGE = """usage: uic [serve | doctor | verify | dead-letters | partitions | con
   erase         erase one user's state
   rollout       move traffic from one release to another, and back
 
+  archive       copy the log's raw records to Parquet files
+  import        append history to the topic, from described files or from an archive
+  backfill      fold a whole log or archive, and load the states
+  snapshot      save, verify and restore the states of a namespace
+  namespaces    the namespaces of a store: size, lag, who reads them; drop one
+
+The last five need the extra `bulk`: pip install -e 'services/uic[bulk]'.
 `uic <command> --help` says more.
 """
 
@@ -97,6 +104,25 @@ def _verify(verb: str, arguments: Sequence[str]) -> int:
     return verify.main(arguments)
 
 
+def _bulk(verb: str, arguments: Sequence[str]) -> int:
+    try:
+        module = import_module(f"uic.bulk.commands.{BULK[verb]}")
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").partition(".")[0] in ("uic", "mimn"):
+            raise
+        print(f"uic {verb} needs {missing.name}: pip install -e 'services/uic[bulk]'", file=sys.stderr)
+        return 1
+    return int(module.main(arguments))
+
+
+BULK = {
+    "archive": "archive",
+    "import": "import_history",
+    "backfill": "backfill",
+    "snapshot": "snapshot",
+    "namespaces": "namespaces",
+}
+"""Command → its module in `uic.bulk.commands`."""
 COMMANDS: dict[str, Callable[[str, Sequence[str]], int]] = {
     "serve": _serve,
     "doctor": _doctor,
@@ -108,6 +134,7 @@ COMMANDS: dict[str, Callable[[str, Sequence[str]], int]] = {
     "state": _state,
     "erase": _erase,
     "rollout": _rollout,
+    **dict.fromkeys(BULK, _bulk),
 }
 
 if __name__ == "__main__":
