@@ -36,7 +36,7 @@ EPILOG: Final = (
 
 def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     """Run a subcommand; see `EPILOG` for what it returns."""
-    options = _parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     settings = read_client_settings()
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     client = None
@@ -98,7 +98,8 @@ def _run(verbs: Verbs, options: argparse.Namespace) -> Answer:
             return verbs.gc()
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The arguments of every subcommand."""
     parser = argparse.ArgumentParser(
         prog="ctr rollout", description="Move traffic from one release to another, and back.", epilog=EPILOG
     )
