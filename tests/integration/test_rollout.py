@@ -226,7 +226,7 @@ def test_a_command_that_is_killed_at_any_step_is_run_again_and_finishes(
         assert (record.serving.bundle, record.rollouts[0].state) == ("tiny/1", State.ROLLED_BACK)
         for worker in running.new.workers:
             worker.stop()
-        until(lambda: running.done("gc")["refused"] == [], "the namespace has been quiet", within_s=60)
+        until(lambda: running.done("gc")["refused"] == [], "the namespace has been quiet", within_s=120)
         assert running.record().rollouts[0].state is State.COLLECTED
         left = list(valkey.client.scan_iter(match=f"{valkey.prefix}:*{running.new.keys.namespace}*"))
         assert left == []
@@ -323,7 +323,7 @@ def test_a_migration_in_a_cluster(
         until(lambda: traffic.answers[-1].model == "tiny/1", "the old release answers", within_s=30)
         for worker in running.new.workers:
             worker.stop()
-        until(lambda: running.done("gc")["refused"] == [], "the namespace has been quiet", within_s=60)
+        until(lambda: running.done("gc")["refused"] == [], "the namespace has been quiet", within_s=120)
         assert not list(own_cluster.client.scan_iter(match=f"*{running.new.keys.namespace}*"))
     assert traffic.failed() == []
     assert {one.state for one in traffic.answers} <= {"warm", "stale"}
@@ -351,7 +351,7 @@ def test_the_runbooks_of_a_migration_and_of_a_rollback_do_what_they_say(
         until(lambda: traffic.answers[-1].model == "tiny/1", "the old release answers", within_s=30)
         for worker in running.new.workers:
             worker.stop()
-        until(lambda: running.done("gc")["refused"] == [], "the namespace has been quiet", within_s=60)
+        until(lambda: running.done("gc")["refused"] == [], "the namespace has been quiet", within_s=120)
     assert traffic.failed() == []
     assert {one.state for one in traffic.answers} <= {"warm", "stale"}
 
