@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -226,7 +228,7 @@ def test_a_command_that_is_killed_at_any_step_is_run_again_and_finishes(
         assert (record.serving.bundle, record.rollouts[0].state) == ("tiny/1", State.ROLLED_BACK)
         for worker in running.new.workers:
             worker.stop()
-        until(lambda: running.done("gc")["refused"] == [], "the namespace has been quiet", within_s=60)
+        until(lambda: running.done("gc")["refused"] == [], "the namespace has been quiet", within_s=120)
         assert running.record().rollouts[0].state is State.COLLECTED
         left = list(valkey.client.scan_iter(match=f"{valkey.prefix}:*{running.new.keys.namespace}*"))
         assert left == []
@@ -323,7 +325,7 @@ def test_a_migration_in_a_cluster(
         until(lambda: traffic.answers[-1].model == "tiny/1", "the old release answers", within_s=30)
         for worker in running.new.workers:
             worker.stop()
-        until(lambda: running.done("gc")["refused"] == [], "the namespace has been quiet", within_s=60)
+        until(lambda: running.done("gc")["refused"] == [], "the namespace has been quiet", within_s=120)
         assert not list(own_cluster.client.scan_iter(match=f"*{running.new.keys.namespace}*"))
     assert traffic.failed() == []
     assert {one.state for one in traffic.answers} <= {"warm", "stale"}
@@ -351,9 +353,26 @@ def test_the_runbooks_of_a_migration_and_of_a_rollback_do_what_they_say(
         until(lambda: traffic.answers[-1].model == "tiny/1", "the old release answers", within_s=30)
         for worker in running.new.workers:
             worker.stop()
-        until(lambda: running.done("gc")["refused"] == [], "the namespace has been quiet", within_s=60)
+        until(lambda: running.done("gc")["refused"] == [], "the namespace has been quiet", within_s=120)
     assert traffic.failed() == []
     assert {one.state for one in traffic.answers} <= {"warm", "stale"}
+
+
+def test_a_migration_by_a_backfill_passes_the_same_gates(
+    valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
+) -> None:
+    topics = make_topics(kafka, 4)
+    with deployed(tmp_path, valkey, topics, USERS, new=False, rtp=False) as running:
+        started = running.done("start", str(running.new_bundle), "--from", "backfill")
+        assert "ctr backfill" in " ".join(started["notes"])
+        told = {**os.environ, **running.variables, "UIC_BUNDLE__PATH": str(running.new_bundle)}
+        backfill = [sys.executable, "-m", "uic", "backfill", "--work", str(tmp_path / "job"), "--workers", "1"]
+        subprocess.run(backfill, env=told, check=True, timeout=240, capture_output=True)
+        running.old.produce(40, BUSY)
+        running.new.worker()
+        running.done("wait", started["id"], "--timeout", "120s", *QUICK)
+        promoted = running.done("promote", started["id"], *QUICK, "--whole", "4")
+        assert (promoted["from"], promoted["compared"]) == ("backfill", len(USERS))
 
 
 def test_a_migration_goes_on_over_killed_workers_and_a_killed_store(
