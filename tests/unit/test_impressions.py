@@ -227,7 +227,7 @@ def test_what_lies_behind_the_cut_changes_nothing_that_is_fitted(tmp_path: Path)
                     table["signal"] = [f"new{v}" if b else v for v, b in zip(table["signal"], behind, strict=True)]
         data = loaded(log.write(tmp_path / folder))
         known, fitted = data.known_ids(5), data.fit_fields()
-        reader = ImpressionReader(data, known.ids, fitted, None)
+        reader = ImpressionReader(data, known.ids, fitted, configured(DEEPFM))
         sampler = OccasionSampler(data.labelled.occasions("train"), 16, 8)
         rng = np.random.default_rng(0)
         batches = [reader.batch(windows, rng) for windows in sampler.epoch(rng, 8)]
@@ -267,7 +267,12 @@ def test_a_score_reads_only_the_latest_events_strictly_before(signal_run: Traine
     data = loaded(log.write(tmp_path))
     ids, fitted = EmbeddingIds.load(signal_run.folder), FittedFields.load(signal_run.folder)
     changed = TrainedRun(
-        signal_run.folder, {}, signal_run.config, data, ImpressionReader(data, ids, fitted, None), signal_run.model
+        signal_run.folder,
+        {},
+        signal_run.config,
+        data,
+        ImpressionReader(data, ids, fitted, signal_run.config),
+        signal_run.model,
     )
     first, second = signal_run.predict("test", 16), changed.predict("test", 16)
     times = signal_run.data.labelled.impressions.time_ms[first.occasions.rows] // 1000
@@ -527,7 +532,10 @@ def test_the_coupon_log_is_described_in_forty_lines(tmp_path: Path) -> None:
         "brand",
         "manufacturer_id",
         "products",
+        "redeemed",
     }
+    assert data.prepared.members is not None
+    assert len(data.prepared.members) == 105_262
 
 
 @pytest.mark.parametrize(

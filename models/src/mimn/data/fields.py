@@ -82,8 +82,8 @@ class FittedFields:
             raise DataError(f"{folder} holds no fields of a run: {error}") from error
 
 
-def fit_fields(data: Prepared, labelled: Labelled) -> FittedFields:
-    """The meaning of every field, by the train impressions.
+def fit_fields(data: Prepared, labelled: Labelled, rates: Mapping[str, NDArray[np.float64]]) -> FittedFields:
+    """The meaning of every field, by the train impressions. `rates`: `PastRates.of_impressions`.
 
     Raises:
         DataError: a field has no usable value there.
@@ -100,6 +100,10 @@ def fit_fields(data: Prepared, labelled: Labelled) -> FittedFields:
                 specs.append(
                     FieldSpec(name=name, source=source, kind="cross", rows=buckets + FIRST, hashed=True, of=field.of)
                 )
+                continue
+            if field.kind == "past_rate":
+                blank = FieldSpec(name=name, source=source, kind="numeric", transform="log", past_rate=True)
+                specs.append(_fit_numeric(blank, f"fields.{source}.{name}", field, rates[name], train.astype(np.int64)))
                 continue
             column, weight = _column_of(data, labelled, source, name, train)
             said = f"fields.{source}.{name}"
@@ -263,6 +267,10 @@ class EncodedFields:
     """All values of a data set by their meanings."""
 
     fitted: FittedFields
+    user_rates: NDArray[np.float32]
+    """[m, Q]: past rates of the user, which `users` leaves empty, in the fields' order."""
+    item_rates: NDArray[np.float32]
+    """[m, Q]: the same of the item."""
     users: Values
     """[users + 1]: the last row is a user without one."""
     user_row: Ints
@@ -275,34 +283,49 @@ class EncodedFields:
     """[items], rising: whose rows."""
 
 
-def encode_fields(data: Prepared, labelled: Labelled, fitted: FittedFields) -> EncodedFields:
-    """Every user's, impression's and item's values."""
+def encode_fields(
+    data: Prepared, labelled: Labelled, fitted: FittedFields, rates: Mapping[str, NDArray[np.float64]]
+) -> EncodedFields:
+    """Every user's, impression's and item's values. `rates`: `PastRates.of_impressions`."""
     shown = labelled.impressions
     users, items = data.side("user"), data.side("item")
     at = users.rows(shown.user_id)
     context: dict[str, Column] = dict(shown.context)
     context[POSITION] = shown.position.astype(np.float64)
-    of_user = fitted.of("user")
-    encoded = encode(fitted, of_user, _with_none(users.fields, len(users.key)), data)
+    context |= {spec.name: rates[spec.name] for spec in fitted.of("context") if spec.name in rates}
+    of_user, of_item = fitted.of("user"), fitted.of("item")
+    encoded = encode(fitted, of_user, _with_none(users.fields, len(users.key), of_user), data)
     user_row = np.where(at >= 0, at, len(users.key))
     single = [spec.name for spec in of_user if spec.tabled and spec.kind != "multi"]
     rows_of_user = {name: encoded.rows[:, k].astype(np.int64)[user_row] for k, name in enumerate(single)}
     return EncodedFields(
         fitted,
+        _rates(fitted, of_user, rates, len(shown)),
+        _rates(fitted, of_item, rates, len(shown)),
         encoded,
         user_row,
         encode(fitted, fitted.of("context"), context, data, rows_of_user),
-        encode(fitted, fitted.of("item"), _with_none(items.fields, len(items.key)), data),
+        encode(fitted, of_item, _with_none(items.fields, len(items.key), of_item), data),
         items.key,
     )
 
 
-def _with_none(fields: Mapping[str, Column], rows: int) -> dict[str, Column]:
-    """The columns with one more row, whose values are missing."""
-    if not fields:
-        return {"": np.zeros(rows + 1)}
-    longer: dict[str, Column] = {}
-    for name, values in fields.items():
-        none = np.nan if values.dtype == np.float64 else 0
-        longer[name] = np.concatenate([values, np.array([none], values.dtype)])
+def _rates(
+    fitted: FittedFields, specs: Iterable[FieldSpec], rates: Mapping[str, NDArray[np.float64]], rows: int
+) -> NDArray[np.float32]:
+    """The past rates among some fields as a model reads them. [m] each → [m, Q]"""
+    columns = [fitted.encoder(spec).numbers(rates[spec.name]) for spec in specs if spec.past_rate]
+    return np.stack(columns, -1).astype(np.float32) if columns else np.zeros((rows, 0), np.float32)
+
+
+def _with_none(fields: Mapping[str, Column], rows: int, specs: Iterable[FieldSpec]) -> dict[str, Column]:
+    """The columns with one more row, whose values are missing; a field without a column is missing everywhere."""
+    longer: dict[str, Column] = {"": np.zeros(rows + 1)}
+    for spec in specs:
+        if spec.name in fields:
+            values = fields[spec.name]
+            none = np.nan if values.dtype == np.float64 else 0
+            longer[spec.name] = np.concatenate([values, np.array([none], values.dtype)])
+        elif spec.kind == "numeric":
+            longer[spec.name] = np.full(rows + 1, np.nan)
     return longer

@@ -141,7 +141,7 @@ def label_parts(data: Prepared, fold: int | None = None) -> Labelled:
         raise DataError("the data set has no `[impressions]`, so no labels: negatives are drawn instead")
     split = described.split
     if isinstance(split, TimeSplit):
-        part = time_parts(split, described.impressions.window_ms, shown.time_ms)
+        part = time_parts(split, shown.known_ms, shown.time_ms)
     else:
         users, place = np.unique(shown.user_id, return_inverse=True)
         part = parts_of(users, split.fold if fold is None else fold)[place]
@@ -213,7 +213,7 @@ class OccasionSampler:
         rows = rows.reshape(*chosen.shape, width)
         if self._kept < 1.0:
             label = self._occasions.labelled.impressions.label[rows]
-            real = real * ((label == 1) | (rng.random(rows.shape) < self._kept))
+            rows, real = _compact(rows, (real > 0) & ((label == 1) | (rng.random(rows.shape) < self._kept)))
         return OccasionBatch(
             start=start,
             length=np.array([stop for _, stop, _ in windows]) - start,
@@ -221,6 +221,13 @@ class OccasionSampler:
             impression=rows,
             real=real.astype(np.float32),
         )
+
+
+def _compact(rows: Ints, kept: NDArray[np.bool_]) -> tuple[Ints, NDArray[np.float32]]:
+    """The kept impressions of each occasion in front, as wide as the fullest one needs. [W, P, C] → [W, P, C'] each"""
+    width = max(int(kept.sum(-1).max()), 1)
+    order = np.argsort(~kept, axis=-1, kind="stable")[..., :width]
+    return np.take_along_axis(rows, order, -1), np.take_along_axis(kept, order, -1).astype(np.float32)
 
 
 def _first_not_before(times: Ints, begin: Ints, stop: Ints, at: Ints) -> Ints:

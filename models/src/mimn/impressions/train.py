@@ -87,12 +87,12 @@ def train(
     data = ImpressionData.load(description, cache)
     config.check_against(data.prepared.description)
     known, fitted = data.known_ids(config.min_count), data.fit_fields()
-    reader = ImpressionReader(data, known.ids, fitted, config.architecture.sketch)
+    reader = ImpressionReader(data, known.ids, fitted, config)
     torch.manual_seed(config.training.seed)
-    fields = None
-    if fitted.specs:
+    fields, members = None, data.item_members(known)
+    if fitted.specs or members is not None:
         rows = torch.from_numpy(known.embedding_rows)
-        fields = model_fields(config.architecture, fitted.specs, reader.item_values(), rows)
+        fields = model_fields(config.architecture, fitted.specs, reader.item_values(), rows, members)
     model = untrained(config.architecture, len(known.ids.items) + 1, len(known.ids.categories) + 1, fields)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     output.mkdir(parents=True, exist_ok=True)

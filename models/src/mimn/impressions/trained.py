@@ -69,7 +69,7 @@ class TrainedRun:
         ids, fitted, model = EmbeddingIds.load(folder), FittedFields.load(folder), load_model(folder / run.MODEL)
         if config.training.compile:
             model.compile_steps()
-        return cls(folder, record, config, data, ImpressionReader(data, ids, fitted, config.architecture.sketch), model)
+        return cls(folder, record, config, data, ImpressionReader(data, ids, fitted, config), model)
 
     def predict(self, part: Part, length: int) -> Predicted:
         """The scores of a part's impressions on the latest `length` events before each."""

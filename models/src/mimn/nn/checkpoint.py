@@ -17,7 +17,7 @@ from mimn.baselines import BaselineConfig, ModelConfig, model_config
 from mimn.bundle.fields import FieldSpec
 from mimn.config import ConfigError
 from mimn.nn.baselines.model import BaselineModel
-from mimn.nn.fields import FieldTables, FieldValues, ModelFields
+from mimn.nn.fields import FieldTables, FieldValues, ItemMembers, ModelFields
 from mimn.nn.heads import HEADS
 from mimn.nn.model import ClickModel, MimnModel
 
@@ -38,6 +38,7 @@ def model_fields(
     specs: Sequence[FieldSpec],
     item_values: FieldValues | None = None,
     embedding_rows: Tensor | None = None,
+    members: ItemMembers | None = None,
 ) -> ModelFields:
     """Untrained tables of the fields `specs` for a model of `config`; the other arguments as `ModelFields`."""
     dim, first_order = config.embedding_dim, config.head != "paper" and HEADS[config.head].first_order
@@ -45,7 +46,7 @@ def model_fields(
         FieldTables([spec for spec in specs if (spec.source == "item") == own], dim, first_order=first_order)
         for own in (False, True)
     )
-    return ModelFields(request, item, item_values, embedding_rows)
+    return ModelFields(request, item, item_values, embedding_rows, members)
 
 
 def save_model(model: ClickModel, path: str | Path) -> None:
@@ -93,4 +94,7 @@ def _fields(config: ModelConfig, metadata: Mapping[str, str], tensors: Mapping[s
             lists=tuple(tensors[f"fields.item_list_{place}"] for place in range(lists)),
             numbers=tensors["fields.item_numbers"],
         )
-    return model_fields(config, specs, values, tensors.get("fields.embedding_rows"))
+    members = None
+    if "fields.member_first" in tensors:
+        members = ItemMembers(tensors["fields.member_first"], tensors["fields.member_rows"])
+    return model_fields(config, specs, values, tensors.get("fields.embedding_rows"), members)
