@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from mimn import run
-from mimn.calibration import Platt, Prior
+from mimn.calibration import Platt, Prior, Uncalibrated
 from mimn.config import ConfigError
 from mimn.data.fields import FittedFields
 from mimn.data.ids import string_ids
@@ -429,7 +429,8 @@ def test_progressive_calibration_follows_a_drift_and_knows_no_label_too_early() 
     masks = [day == number for number in range(10)]
 
     def calibrated(labels: NDArray[np.int64]) -> NDArray[np.float64]:
-        return progressive(Labels(scores, labels, np.ones(20_000), day + 2), scores, day, masks, "platt")
+        past = Labels(scores, labels, np.ones(20_000), day, day + 2, day + 2)
+        return progressive(past, scores, day, masks, method="platt", start=Uncalibrated(), delays_ms=np.array([2]))
 
     found = calibrated(labels)
     assert found[day < 2].tolist() == scores[day < 2].tolist(), "nothing is known yet"
@@ -437,6 +438,30 @@ def test_progressive_calibration_follows_a_drift_and_knows_no_label_too_early() 
     other = calibrated(np.where(day == 5, 1 - labels, labels))
     assert other[day < 7].tolist() == found[day < 7].tolist()
     assert other[day == 7].tolist() != found[day == 7].tolist()
+
+
+def test_a_shift_counts_the_clicks_of_open_windows() -> None:
+    """Clicks come 0 to 4 days later, and twice as often as the scores say; no window is over before the sixth day."""
+    rng = np.random.default_rng(16)
+    day = np.repeat(np.arange(6), 4000)
+    scores = rng.choice([0.05, 0.1, 0.2], 24_000)
+    labels = (rng.random(24_000) < 2 * scores).astype(np.int64)
+    delay = rng.integers(0, 5, 24_000)
+    masks = [day == number for number in range(6)]
+
+    def calibrated(labels: NDArray[np.int64], delay: NDArray[np.int64]) -> NDArray[np.float64]:
+        past = Labels(scores, labels, np.ones(24_000), day, day + delay, day + 6)
+        delays = np.repeat(np.arange(5), 100)
+        return progressive(past, scores, day, masks, method="shift", start=Uncalibrated(), delays_ms=delays)
+
+    found = calibrated(labels, delay)
+    assert np.allclose(found[day == 0], scores[day == 0]), "nothing was seen yet"
+    for number in (2, 3, 4, 5):
+        assert 0.9 < found[day == number].sum() / labels[day == number].sum() < 1.1
+    later = day + delay >= 3
+    other = calibrated(np.where(later, 1, labels), delay)
+    assert other[day <= 3].tolist() == found[day <= 3].tolist()
+    assert other[day == 4].tolist() != found[day == 4].tolist()
 
 
 def test_one_label_alone_is_said_and_not_a_traceback() -> None:

@@ -124,6 +124,8 @@ class ImpressionsTable(TimedTable, frozen=True, kw_only=True, forbid_unknown_fie
     """Where on the page it stood: a field of training alone, served at its default."""
     request: Column | None = None
     """Impressions of one request share their history and context."""
+    slices: tuple[Name, ...] = ()
+    """Columns by whose values evaluation also says its figures; no model reads them."""
     negatives_kept: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 1.0
     """Share of the unclicked impressions that the files still hold; scores are corrected by it."""
 
@@ -275,6 +277,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if isinstance(self.split, TimeSplit) and self.impressions is None:
             raise ValueError('`split.by = "time"` needs `[impressions]`: drawn negatives are split by user')
         names = [name for source in SOURCES for name in getattr(self.fields, source)]
+        names += [] if self.impressions is None else self.impressions.slices
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"`[fields]`: {', '.join(repeated)} is named twice; give each field a name of its own")
         for source in SOURCES:

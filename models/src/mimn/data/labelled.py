@@ -58,8 +58,8 @@ class Labelled:
         user = np.minimum(np.searchsorted(events.users, shown.user_id), len(events.users) - 1)
         return np.where(events.users[user] == shown.user_id, events.bounds[user], 0)
 
-    def occasions(self, part: Part) -> Occasions:
-        """The occasions of a part, by user and time."""
+    def occasions(self, part: Part, *, history: bool = True) -> Occasions:
+        """The occasions of a part, by user and time; with the events before them, or as if there were none."""
         rows = np.flatnonzero(self.part == PARTS.index(part))
         shown = self.impressions
         keys = np.stack([shown.user_id[rows], shown.time_ms[rows], shown.request[rows]])
@@ -76,7 +76,7 @@ class Labelled:
         number = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
         at = np.repeat(first, pieces) + CANDIDATES * number
         length = np.minimum(np.repeat(first + size, pieces) - at, CANDIDATES)
-        return Occasions(self, rows, at, length)
+        return Occasions(self, rows, at, length, history)
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,8 @@ class Occasions:
     """[q]: place in `rows` of an occasion's first impression."""
     size: Ints
     """[q]: its impressions, 1 to `CANDIDATES`."""
+    history: bool = True
+    """Whether there are events before them."""
 
     def __len__(self) -> int:
         return len(self.first)
@@ -97,12 +99,12 @@ class Occasions:
     @cached_property
     def begin(self) -> Ints:
         """[q]"""
-        return self.labelled.begin[self.rows[self.first]]
+        return self.labelled.begin[self.rows[self.first]] if self.history else np.zeros(len(self), np.int64)
 
     @cached_property
     def end(self) -> Ints:
         """[q]: the history is the events `begin:end`."""
-        return self.labelled.end[self.rows[self.first]]
+        return self.labelled.end[self.rows[self.first]] if self.history else np.zeros(len(self), np.int64)
 
     def impressions(self, chosen: Ints, width: int) -> tuple[Ints, NDArray[np.float32]]:
         """Rows of the chosen occasions' impressions, and 1 for a real one. [k] → [k, width], [k, width]

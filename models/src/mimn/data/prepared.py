@@ -71,6 +71,8 @@ class Impressions:
     """NaN where unknown."""
     context: Mapping[str, NDArray[Any]]
     """By field: uint64 codes of values, or float64 numbers."""
+    slices: Mapping[str, NDArray[np.uint64]]
+    """By column that evaluation divides by: codes of values."""
 
     def __len__(self) -> int:
         return len(self.user_id)
@@ -133,7 +135,9 @@ class Prepared:
         names |= {name: name for name in ("label", "request", "weight", "position")}
         context = {name: self._column("impressions", f"context.{name}") for name in _own(self.description, "context")}
         return Impressions(
-            **{name: self._column("impressions", column) for name, column in names.items()}, context=context
+            **{name: self._column("impressions", column) for name, column in names.items()},
+            context=context,
+            slices={name: self._column("impressions", f"slice.{name}") for name in self.description.impressions.slices},
         )
 
     def side(self, source: Source) -> Side:
@@ -308,11 +312,14 @@ class _Preparation:
         table = described.impressions
         assert table is not None  # noqa: S101 (the caller looked)
         context = field_columns(described, "context", prefix="context")
-        reader = self._reader(table, impression_columns(table) | context)
+        sliced = {f"slice.{name}": Wanted(name, "value", "impressions.slices") for name in table.slices}
+        reader = self._reader(table, impression_columns(table) | context | sliced)
         ids = ("user", "item", "category", "time", "request", "known", "seen")
         dtypes: dict[str, DTypeLike] = dict.fromkeys(ids, np.int64)
         dtypes |= {"label": np.uint8, "weight": np.float32, "position": np.float32}
-        dtypes |= {name: np.float64 if want.meaning == "number" else np.uint64 for name, want in context.items()}
+        dtypes |= {
+            name: np.float64 if want.meaning == "number" else np.uint64 for name, want in (context | sliced).items()
+        }
         folder = self._folder / "impressions"
         folder.mkdir()
         clicks = 0
@@ -331,7 +338,7 @@ class _Preparation:
                     "request": batch["request"].view(np.int64) if "request" in batch else writer.rows + np.arange(n),
                     "weight": batch.get("weight", np.ones(n)),
                     "position": batch.get("position", np.full(n, np.nan)),
-                    **{name: batch[name] for name in context},
+                    **{name: batch[name] for name in context | sliced},
                 }
                 columns["category"] = self._categories(batch, columns["item"], table.category, "impressions")
                 if not bool(np.all(columns["weight"] > 0)):

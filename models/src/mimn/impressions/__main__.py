@@ -3,6 +3,7 @@
 python -m mimn.impressions train --description dataset.toml --config model.toml --output runs/x [--seed 1]
 python -m mimn.impressions calibrate --run runs/x --method platt      fitted on the validation impressions
 python -m mimn.impressions evaluate --run runs/x                      figures on the test impressions
+python -m mimn.impressions table --plan plan.toml                     rows and seeds that are missing, then the page
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from mimn.data.prepared import cache_folder
 from mimn.impressions.calibrate import calibrate
 from mimn.impressions.config import ImpressionConfig
 from mimn.impressions.evaluate import evaluate
+from mimn.impressions.page import rendered
+from mimn.impressions.table import make, read_plan, read_results
 from mimn.impressions.train import train
 from mimn.impressions.trained import RunFault, TrainedRun
 from mimn.nn.checkpoint import CheckpointError
@@ -60,7 +63,11 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--run", type=Path, required=True, help="run folder of train")
         command.add_argument("--description", type=Path, help="where the description is now, if it has moved")
         command.add_argument("--length", type=int, help="latest events to read (training.validation_length)")
-    for command in (training, calibrating, evaluating):
+    table = commands.add_parser("table", help="train and measure the rows of a plan that are missing; write its page")
+    table.add_argument("--plan", type=Path, required=True, help="TOML file, such as models/plans/coupon_mail.toml")
+    table.add_argument("--row", action="append", help="only this row; may be given several times")
+    table.add_argument("--page-only", action="store_true", help="train nothing, write the page of what there is")
+    for command in (training, calibrating, evaluating, table):
         command.add_argument("--cache", type=Path, default=cache_folder(), help="prepared data (%(default)s)")
     return parser
 
@@ -75,6 +82,15 @@ def _run(options: argparse.Namespace) -> Any:
         )
         shown = ("name", "dataset", "seed", "epochs", "best_epoch", "validation_logloss", "validation_auc")
         return {name: record[name] for name in shown}
+    if options.command == "table":
+        plan = read_plan(options.plan)
+        bar = sys.stderr.isatty()
+        if options.page_only:
+            done = read_results(Path(plan.results))
+        else:
+            done = make(plan, options.cache, only=options.row, progress_bar=bar)
+        Path(plan.page).write_text(rendered(plan, done), "utf-8")
+        return {"page": plan.page, "models": len(done)}
     trained = TrainedRun.load(options.run, options.cache, options.description)
     length = trained.config.training.validation_length if options.length is None else options.length
     if length < 1:

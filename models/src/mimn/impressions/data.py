@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -63,8 +63,7 @@ class ImpressionData:
         Raises:
             DataError: it cannot be used, or has no `[impressions]`, or a part without both labels.
         """
-        prepared = prepare(description, cache)
-        return cls(prepared, label_parts(prepared))
+        return _loaded(prepare(description, cache).folder, description, cache)
 
     @cached_property
     def sha256(self) -> str:
@@ -244,6 +243,13 @@ class ImpressionReader:
         if self._sketch is None:
             return np.empty((*items.shape, 0), np.int64)
         return addresses_of(self._sketch, self._ids, items, categories)
+
+
+@lru_cache(maxsize=1)
+def _loaded(folder: Path, description: Path, cache: Path) -> ImpressionData:
+    """The data set that was prepared in `folder`: read once, however many models are trained on it."""
+    prepared = prepare(description, cache)
+    return ImpressionData(prepared, label_parts(prepared))
 
 
 @dataclass(frozen=True)

@@ -129,8 +129,10 @@ def _epochs(
     if settings.compile:
         model.compile_steps()
     optimizer = optimizer_of(model, settings)
-    sampler = OccasionSampler(data.labelled.occasions("train"), plan.length, plan.occasions, plan.negatives_kept)
-    validation = data.labelled.occasions("validation")
+    sampler = OccasionSampler(
+        data.labelled.occasions("train", history=config.history), plan.length, plan.occasions, plan.negatives_kept
+    )
+    validation = data.labelled.occasions("validation", history=config.history)
     progress = _Progress(copied(model))
     while not progress.over(config):
         number = len(progress.curve) + 1
