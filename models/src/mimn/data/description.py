@@ -147,9 +147,9 @@ class MembersTable(Table, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """`[members]`: what a candidate stands for, one row a pair: a coupon's products, the items of an ad or a bundle."""
 
     key: Column
-    """The candidate, as `impressions.item` has it."""
+    """The candidate, as column `item` of `[impressions]` has it."""
     item: Column
-    """One of its members, as `events.item` has it."""
+    """One of its members, as column `item` of `[events]` has it."""
 
 
 class Field(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,13 +24,14 @@ def rendered(plan: Plan, done: Sequence[Done]) -> str:
 
 def _said(plan: Plan, done: Sequence[Done]) -> str:
     commits = sorted({one.commit for one in done})
-    return (
-        f"Made by `python -m mimn.impressions table` from `{plan.base}` and the plan's rows.\nTest impressions, opened once "
-        f"a trained model. Means over the seeds that were run ({len(plan.seeds)} are planned), ± the standard\ndeviation "
-        "over them; in brackets a 95 % interval over resampled users, the mean of the seeds' intervals. NE and ΣP/Σy\nare "
-        "of the probabilities that are corrected for the negatives that training left out; progressive ones by\n"
-        f"`{plan.calibration}`. Commits: {', '.join(commits) or 'none'}."
+    text = (
+        f"Made by `python -m mimn.impressions table` from `{plan.base}` and the plan's rows. Test impressions, opened "
+        f"once a trained model. Means over the seeds that were run ({len(plan.seeds)} are planned), ± the standard "
+        "deviation over them; in brackets a 95 % interval over resampled users, the mean of the seeds' intervals. NE "
+        "and ΣP/Σy are of the probabilities that are corrected for the negatives that training left out; progressive "
+        f"ones by `{plan.calibration}`. Commits: {', '.join(commits) or 'none'}."
     )
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def _group_title(group: str, done: Sequence[Done]) -> str:

@@ -37,7 +37,7 @@ SHARED = frozenset(field.name for field in fields(SharedConfig))
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One model: the plan's base with some other settings. With another `model.variant` the base's fields that not all
+    """One model: the plan's base with some other settings. With another variant the fields of the base that not all
     variants have are dropped."""
 
     name: str
