@@ -26,7 +26,18 @@ from ctr.event.v1.behavior_event_pb2 import ACTION_CLICK, BehaviorEvent
 from ctr.uic.v1 import uic_service_pb2 as pb
 from mimn.bundle import BundleError, load_bundle
 from mimn.bundle.bundle import MAX_MANIFEST_BYTES
+from mimn.bundle.fields import FieldSpec
 from mimn.bundle.manifest import decode_manifest
+from mimn.bundle.request_fields import RequestFields
+from mimn.release import (
+    BUCKETS,
+    MAX_RECORD_BYTES,
+    CorruptRecord,
+    decode_record,
+    encode_record,
+    table,
+)
+from mimn.release.rollout import left_behind
 from mimn.state import (
     Block,
     CorruptProgress,
@@ -41,7 +52,7 @@ from mimn.state import (
     user_hash,
 )
 from mimn.state.codec import HEADER_BYTES
-from rtp.core.context import context_vector
+from rtp.core.fields import request_vector
 from rtp.doors.problems import STATUS_TABLE, problem
 from rtp.doors.request_body import decode_request
 from rtp.errors import InvalidRequest, RtpError
@@ -141,6 +152,23 @@ MINT: Final = Mint(N, "earliest", 5, 6)
 GOLDEN: Final = {path.stem: path.read_bytes() for path in (TESTS / "golden").iterdir()}
 
 
+def _rollout(value: bytes) -> None:
+    """RTP routes by it, and the tool looks at every rollout."""
+    record = decode_record(value)
+    assert (
+        len(table(arm.buckets for arm in record.arms)) == len(table(arm.buckets for arm in record.shadows)) == BUCKETS
+    )
+    assert record.serving in record.held
+    for rollout in record.rollouts:
+        left_behind(record, rollout)
+    assert decode_record(encode_record(record)) == record
+
+
+def _seal_rollout(value: bytes) -> bytes:
+    document = value[16:]
+    return value[:8] + struct.pack("<II", len(document), crc32(document)) + document
+
+
 def _progress(record: bytes) -> None:
     judge(record, GOLDEN["progress"], None)
     judge(GOLDEN["progress"], record, None)
@@ -235,7 +263,7 @@ SOME_RECORDS: Final = (
 
 
 def _letter(data: bytes) -> None:
-    """A record of the dead-letter topic: anybody's headers, and UIC's if the seed's survive."""
+    """A record of the dead-letter topic: arbitrary headers, and UIC's if the seed's survive."""
     try:
         records = read_batch(_batch(data))
     except (Malformed, CorruptRecordError) as error:
@@ -264,11 +292,24 @@ ONE_MORE: Final = b'{"item_id":1,"category_id":"2"},'
 MAX_ANSWER_BYTES: Final = 16 << 10
 
 
+FIELDS: Final = RequestFields(
+    [
+        FieldSpec(name="hour", source="context", kind="numeric", transform="log1p"),
+        FieldSpec(name="day", source="context", kind="categorical", rows=9, whole=True),
+        FieldSpec(name="tags", source="context", kind="multi", rows=30, hashed=True),
+        FieldSpec(name="age", source="user", kind="numeric", rows=5, edges=(18.0, 65.0)),
+        FieldSpec(name="both", source="context", kind="cross", rows=40, hashed=True, of=("day", "age")),
+    ],
+    {},
+    np.ones((9 + 30 + 5 + 40, 2), np.float32),
+)
+
+
 def _predict(body: bytes) -> None:
     """As the door does: an error is told, and its answer is bounded and JSON."""
     try:
         request = decode_request(body)
-        context_vector(("hour", "day"), request.context)
+        assert np.isfinite(request_vector(FIELDS, request).values).all()
     except RtpError as error:
         told = problem(STATUS_TABLE[type(error)], error)
         said = json.loads(told)
@@ -378,6 +419,10 @@ TARGETS: Final = (
     ),
     Target("progress", _progress, (CorruptProgress,), (GOLDEN["progress"],), 4096, (b"UIPR",), _seal_progress),
     Target(
+        "rollout", _rollout, (CorruptRecord,), (GOLDEN["rollout"],), MAX_RECORD_BYTES,
+        (b"UIRO", *JSON_WORDS, b'"buckets"', b'"state"', b'"canary"', b'"arms"', b"[0,500]", b"10000"), _seal_rollout,
+    ),
+    Target(
         "meta", _meta, (NoNamespace,),
         (b'{"partitions": 8, "topic": "behavior-events"}', b'{"topic": "t", "partitions": 64, "x": [1, {"a": null}]}'),
         1 << 16, (*JSON_WORDS, b'"partitions"', b'"topic"'),
@@ -418,10 +463,12 @@ TARGETS: Final = (
         (
             _a_request(),
             _a_request(request_id="r", context={"hour": 3.5, "day": 1}, require_state=True),
+            _a_request(user={"age": 30}, context={"hour": None, "day": "7", "tags": ["a", 5, True, 2.0]}),
             _a_request(candidates=[{"item_id": i + 1, "category_id": i % 7} for i in range(100)]),
         ),
         1 << 16,
-        (*JSON_WORDS, b'"user_id"', b'"candidates"', ONE_MORE, b'"context"', b'"request_id"', b'"require_state"'),
+        (*JSON_WORDS, b'"user_id"', b'"candidates"', ONE_MORE, b'"context"', b'"user"', b'"tags"', b'"request_id"',
+         b'"require_state"'),
     ),
     Target(
         "grpc", _grpc, (Aborted,),

@@ -177,7 +177,7 @@ class MimnConfig(SharedConfig):
     published code has `reset` (most of the state returns to its initial value) and `run` (a zero event)."""
     context_features: tuple[str, ...] = ()
     """Names of numeric request features that the head reads in addition to the candidate and the state. A bundle may
-    have them, but data sets have no values for them yet, so training refuses them (`mimn.run`)."""
+    have them; what is trained has fields instead (`mimn.run`)."""
     attention_units: tuple[int, int] = (80, 40)
     """Hidden widths of the channel attention."""
 

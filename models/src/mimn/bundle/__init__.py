@@ -7,6 +7,7 @@ format is specified in docs/formats/bundle.md.
 from mimn.bundle.bundle import Bundle, IdSketch, load_bundle
 from mimn.bundle.golden import Golden, GoldenMismatch
 from mimn.bundle.manifest import (
+    ActionSpec,
     BlockSpec,
     BundleError,
     GraphSpec,
@@ -17,13 +18,15 @@ from mimn.bundle.manifest import (
     TensorSpec,
 )
 from mimn.bundle.vocabulary import EmbeddingTable
-from mimn.bundle.writer import write_bundle
+from mimn.bundle.writer import FieldData, write_bundle
 
 __all__ = [
+    "ActionSpec",
     "BlockSpec",
     "Bundle",
     "BundleError",
     "EmbeddingTable",
+    "FieldData",
     "Golden",
     "GoldenMismatch",
     "GraphSpec",

@@ -26,6 +26,11 @@ class StepGraph:
     """`step.onnx`: (events [B, D], state [B, F]) → next state [B, F], float32. Pure; safe to call from one thread.
 
     With a sketch, `state` is the part of a user's state at `Sketch.rest`.
+
+    The graph always runs on an even number of rows, because onnxruntime's matrix product takes rows in pairs and
+    computes a single last row by another kernel, whose sums differ in the last bit. So a row's bits do not depend on
+    how many rows share the run: a service that folds one event at a time and a replay of the whole log store the same
+    bytes.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -35,19 +40,22 @@ class StepGraph:
 
     def __call__(self, events: NDArray[np.float32], state: NDArray[np.float32]) -> NDArray[np.float32]:
         """The states after one event each; row b depends only on row b."""
+        rows = len(events)
+        if rows % 2:
+            events, state = np.concatenate([events, events[-1:]]), np.concatenate([state, state[-1:]])
         output: NDArray[np.float32] = self._session.run(None, {"event": events, "state": state})[0]
-        return output
+        return output[:rows]
 
 
 class HeadGraph:
-    """`head.onnx`: (candidates [C, D], state [F], context [K]) → scores [C] in (0, 1), float32.
+    """`head.onnx`: (candidates [C, W + D], state [F], context [K]) → scores [C] in (0, 1), float32.
 
     With a sketch it also takes the candidates' cells [C, A] int64 and the time of reading [2, S] (`Sketch.moments`).
     """
 
     def __init__(self, bundle: Bundle) -> None:
         self._session = open_graph(bundle, bundle.manifest.head)
-        self._reads_context = bool(bundle.manifest.context)
+        self._reads_context = bool(bundle.request.width)
 
     def __call__(
         self,
@@ -79,7 +87,8 @@ def padded_length(length: int, capacity: int) -> int:
 
 
 class SequenceHead:
-    """`head.onnx` of a sequence bundle: (candidates [C, D], history [L, D], length [1]) → scores [C] in (0, 1).
+    """`head.onnx` of a sequence bundle: (candidates [C, W + D], history [L, D], length [1], context [1, K]) → scores
+    [C] in (0, 1).
 
     Called like `HeadGraph`, with a user's list as the state. Not thread-safe: the history's vectors are gathered into
     one shared array, and the graph gets the part that the user's events need.
@@ -89,10 +98,11 @@ class SequenceHead:
         self._session = open_graph(bundle, bundle.manifest.head)
         self._bundle = bundle
         self._list = event_list
+        self._reads_context = bool(bundle.request.width)
         self._history = np.zeros((event_list.capacity, bundle.width), np.float32)
 
     def __call__(
-        self, candidates: NDArray[np.float32], state: NDArray[np.float32], _: NDArray[np.float32]
+        self, candidates: NDArray[np.float32], state: NDArray[np.float32], context: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """The click probability of each candidate for the user of `state`; candidates do not influence each other."""
         items, categories = self._bundle.items, self._bundle.categories
@@ -102,7 +112,13 @@ class SequenceHead:
         history[:length, : items.width] = items.vectors[rows[:, 0]]
         history[:length, items.width :] = categories.vectors[rows[:, 1]]
         history[length:] = 0.0
-        feed = {"candidates": candidates, "history": history, "length": np.array([length], np.int64)}
+        feed: dict[str, NDArray[Any]] = {
+            "candidates": candidates,
+            "history": history,
+            "length": np.array([length], np.int64),
+        }
+        if self._reads_context:
+            feed["context"] = context[np.newaxis]
         output: NDArray[np.float32] = self._session.run(None, feed)[0]
         return output
 

@@ -10,16 +10,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.bundle.fields import FIRST, MAX_LIST, MISSING, FieldEncoder, FieldSpec, code_of, crossed_rows
+from mimn.bundle.fields import (
+    FIRST,
+    MAX_EXAMPLES,
+    MAX_LIST,
+    MAX_TEXT,
+    MISSING,
+    FieldEncoder,
+    FieldSpec,
+    code_of,
+    crossed_rows,
+)
 from mimn.data.description import SOURCES, Field, Source
 from mimn.data.events import DataError
 from mimn.data.labelled import Labelled
-from mimn.data.prepared import Prepared
+from mimn.data.prepared import Prepared, Side
 from mimn.data.split import PARTS
 
 Ints = NDArray[np.int64]
@@ -30,6 +41,8 @@ POSITION = "position"
 POSITIONS = 1024
 """Positions from here on share the unknown row."""
 FILE = "fields.json"
+NO_RATES: Mapping[str, NDArray[np.float64]] = MappingProxyType({})
+"""Of a data set without past rates."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +55,10 @@ class Values:
     """[n, M] each, -1 behind the end."""
     numbers: NDArray[np.float32]
     """[n, Q]"""
+
+    def at(self, rows: Ints) -> Values:
+        """Some of the rows, in any order. [k] → [k]"""
+        return Values(self.rows[rows], tuple(of[rows] for of in self.lists), self.numbers[rows])
 
 
 @dataclass(frozen=True)
@@ -82,7 +99,7 @@ class FittedFields:
             raise DataError(f"{folder} holds no fields of a run: {error}") from error
 
 
-def fit_fields(data: Prepared, labelled: Labelled, rates: Mapping[str, NDArray[np.float64]]) -> FittedFields:
+def fit_fields(data: Prepared, labelled: Labelled, rates: Mapping[str, NDArray[np.float64]] = NO_RATES) -> FittedFields:
     """The meaning of every field, by the train impressions. `rates`: `PastRates.of_impressions`.
 
     Raises:
@@ -111,7 +128,9 @@ def fit_fields(data: Prepared, labelled: Labelled, rates: Mapping[str, NDArray[n
             if field.kind == "numeric":
                 specs.append(_fit_numeric(blank, said, field, column.astype(np.float64), weight))
                 continue
-            spec, listed = _fit_values(blank, said, field, _counts(field, column, weight, data.texts[name]))
+            spec, listed = _fit_values(
+                blank, said, field, _counts(field, column, weight, data.texts[name]), data.texts[name]
+            )
             specs.append(spec)
             if listed is not None:
                 codes[name] = listed
@@ -160,7 +179,7 @@ def _fit_numeric(spec: FieldSpec, said: str, field: Field, column: NDArray[np.fl
 
 
 def _fit_values(
-    spec: FieldSpec, said: str, field: Field, counts: Mapping[int, int]
+    spec: FieldSpec, said: str, field: Field, counts: Mapping[int, int], texts: Mapping[int, str]
 ) -> tuple[FieldSpec, NDArray[np.uint64] | None]:
     """A field's table, and the codes of its values if they are listed."""
     if field.vocabulary is not None:
@@ -170,7 +189,16 @@ def _fit_values(
     kept = np.array(sorted(code for code, n in counts.items() if n >= field.min_count), np.uint64)
     if not len(kept):
         raise DataError(f"`{said}`: no value stands in {field.min_count} train impressions: lower `min_count`")
-    return msgspec.structs.replace(spec, rows=len(kept) + FIRST), kept
+    return msgspec.structs.replace(spec, rows=len(kept) + FIRST, examples=_examples(field, counts, texts)), kept
+
+
+def _examples(field: Field, counts: Mapping[int, int], texts: Mapping[int, str]) -> tuple[str, ...]:
+    """The most frequent values that have a row, as texts."""
+    of_code = texts
+    if field.kind == "multi":
+        of_code = {code_of(part): part for text in texts.values() for part in text.split(SEPARATOR) if part}
+    known = [code for code, n in counts.items() if n >= field.min_count and len(of_code[code]) <= MAX_TEXT]
+    return tuple(of_code[code] for code in sorted(known, key=lambda code: (-counts[code], code))[:MAX_EXAMPLES])
 
 
 def _counts(field: Field, column: Column, weight: Ints, texts: Mapping[int, str]) -> dict[int, int]:
@@ -264,58 +292,60 @@ def _lists(encoder: FieldEncoder, codes: Column, texts: Mapping[int, str]) -> ND
 
 @dataclass(frozen=True)
 class EncodedFields:
-    """All values of a data set by their meanings."""
+    """The values of a data set by their meanings: users and items at once, impressions as they are asked for.
+
+    There are far more impressions than users or items, and a batch reads few of them: their columns stay on disk.
+    """
 
     fitted: FittedFields
-    user_rates: NDArray[np.float32]
-    """[m, Q]: past rates of the user, which `users` leaves empty, in the fields' order."""
-    item_rates: NDArray[np.float32]
-    """[m, Q]: the same of the item."""
     users: Values
     """[users + 1]: the last row is a user without one."""
-    user_row: Ints
-    """[m]: by impression, the row of its user."""
-    context: Values
-    """[m]"""
     items: Values
     """[items + 1]: the last row is an item without one."""
     item_key: Ints
     """[items], rising: whose rows."""
+    _data: Prepared
+    _labelled: Labelled
+    _user: Side
+    _rates: Mapping[str, NDArray[np.float64]]
+
+    def of(self, impressions: Ints) -> tuple[Values, Values]:
+        """The values of user and context fields of impressions. [n] → [n], [n]"""
+        shown = self._labelled.impressions
+        at = self._user.rows(shown.user_id[impressions])
+        of_user = self.users.at(np.where(at >= 0, at, len(self._user.key)))
+        dated = [spec.past_rate for spec in self.fitted.of("user") if not spec.tabled]
+        of_user.numbers[:, dated] = self.rates("user", impressions)
+        columns: dict[str, Column] = {name: column[impressions] for name, column in shown.context.items()}
+        columns[POSITION] = shown.position[impressions].astype(np.float64)
+        columns |= {spec.name: self._rates[spec.name][impressions] for spec in self.fitted.of("context") if spec.past_rate}
+        single = [spec.name for spec in self.fitted.of("user") if spec.tabled and spec.kind != "multi"]
+        others = {name: of_user.rows[:, k].astype(np.int64) for k, name in enumerate(single)}
+        return of_user, encode(self.fitted, self.fitted.of("context"), columns, self._data, others)
+
+    def rates(self, source: Source, impressions: Ints) -> NDArray[np.float32]:
+        """The past rates of a source as of impressions, as a model reads them, in the fields' order. [n] → [n, Q]"""
+        specs = [spec for spec in self.fitted.of(source) if spec.past_rate]
+        numbers = [self.fitted.encoder(spec).numbers(self._rates[spec.name][impressions]) for spec in specs]
+        return np.stack(numbers, -1).astype(np.float32) if numbers else np.zeros((len(impressions), 0), np.float32)
 
 
 def encode_fields(
-    data: Prepared, labelled: Labelled, fitted: FittedFields, rates: Mapping[str, NDArray[np.float64]]
+    data: Prepared, labelled: Labelled, fitted: FittedFields, rates: Mapping[str, NDArray[np.float64]] = NO_RATES
 ) -> EncodedFields:
-    """Every user's, impression's and item's values. `rates`: `PastRates.of_impressions`."""
-    shown = labelled.impressions
-    users, items = data.side("user"), data.side("item")
-    at = users.rows(shown.user_id)
-    context: dict[str, Column] = dict(shown.context)
-    context[POSITION] = shown.position.astype(np.float64)
-    context |= {spec.name: rates[spec.name] for spec in fitted.of("context") if spec.name in rates}
+    """Every user's and item's values, and where those of impressions are. `rates`: `PastRates.of_impressions`."""
     of_user, of_item = fitted.of("user"), fitted.of("item")
-    encoded = encode(fitted, of_user, _with_none(users.fields, len(users.key), of_user), data)
-    user_row = np.where(at >= 0, at, len(users.key))
-    single = [spec.name for spec in of_user if spec.tabled and spec.kind != "multi"]
-    rows_of_user = {name: encoded.rows[:, k].astype(np.int64)[user_row] for k, name in enumerate(single)}
+    users, items = data.side("user"), data.side("item")
     return EncodedFields(
         fitted,
-        _rates(fitted, of_user, rates, len(shown)),
-        _rates(fitted, of_item, rates, len(shown)),
-        encoded,
-        user_row,
-        encode(fitted, fitted.of("context"), context, data, rows_of_user),
+        encode(fitted, of_user, _with_none(users.fields, len(users.key), of_user), data),
         encode(fitted, of_item, _with_none(items.fields, len(items.key), of_item), data),
         items.key,
+        data,
+        labelled,
+        users,
+        rates,
     )
-
-
-def _rates(
-    fitted: FittedFields, specs: Iterable[FieldSpec], rates: Mapping[str, NDArray[np.float64]], rows: int
-) -> NDArray[np.float32]:
-    """The past rates among some fields as a model reads them. [m] each → [m, Q]"""
-    columns = [fitted.encoder(spec).numbers(rates[spec.name]) for spec in specs if spec.past_rate]
-    return np.stack(columns, -1).astype(np.float32) if columns else np.zeros((rows, 0), np.float32)
 
 
 def _with_none(fields: Mapping[str, Column], rows: int, specs: Iterable[FieldSpec]) -> dict[str, Column]:

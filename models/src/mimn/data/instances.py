@@ -31,7 +31,7 @@ Protocol = Literal["A", "B"]
 
 RULE = "instances-v1"
 DEFAULT_RULE = NegativeRule()
-OTHER_FILE = "name another file in data.instances, and it is made there"
+MAKE_AGAIN = "delete it, and it is made again"
 OCCASIONS = 10
 """Protocol B: targets come from a user's last ten occasions. Protocol A takes only the very last."""
 MIN_HISTORY = 20
@@ -39,6 +39,8 @@ MIN_HISTORY = 20
 NEGATIVES = 4
 """Negatives drawn for each positive. The first is the protocol's; all four choose the checkpoint on validation."""
 MAX_ATTEMPTS = 1000
+TOGETHER = 4096
+"""Targets whose negatives are drawn together."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Instances:
     user_id: NDArray[np.int64]
     """[n]"""
     timestamp: NDArray[np.int64]
-    """[n]: of the target's occasion, in seconds."""
+    """[n]: of the target's occasion, as in the events."""
     begin: NDArray[np.int64]
     """[n]: first row of the user's events."""
     end: NDArray[np.int64]
@@ -145,9 +147,9 @@ class Instances:
                 stated, of = str(archive["sha256"]), str(archive["source"])
                 arrays = {name: archive[name] for name in archive.files}
         except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"{path} holds no instances ({error}): {OTHER_FILE}") from error
+            raise DataError(f"{path} holds no instances ({error}): {MAKE_AGAIN}") from error
         if of != origin:
-            raise DataError(f"{path} was made from other events or by another rule: {OTHER_FILE}")
+            raise DataError(f"{path} was made from other events or by another rule: {MAKE_AGAIN}")
         try:
             negatives = {
                 sampling: Negatives(arrays[f"{sampling}_item"], arrays[f"{sampling}_category"])
@@ -157,9 +159,9 @@ class Instances:
                 **{name: arrays[name] for name in POSITIVES}, negatives=negatives, unknown=arrays["unknown"]
             )
         except KeyError as error:
-            raise DataError(f"{path} holds no instances ({error}): {OTHER_FILE}") from error
+            raise DataError(f"{path} holds no instances ({error}): {MAKE_AGAIN}") from error
         if instances.sha256 != stated:
-            raise DataError(f"{path} was changed after it was written: {OTHER_FILE}")
+            raise DataError(f"{path} was changed after it was written: {MAKE_AGAIN}")
         return instances
 
 
@@ -204,7 +206,19 @@ def build_instances(
     train_users = part == PARTS.index("train")
     if vocabulary is None:
         vocabulary = build_vocabulary(events, train_users)
-    rows, excluded, unknown = [], [], [0, 0, 0]
+    rows: list[int] = []
+    excluded: list[set[int]] = []
+    unknown = [0, 0, 0]
+    pools = {sampling: Pool(sampling, events, vocabulary, train_users) for sampling in rule.samplings}
+    drawn: dict[Sampling, list[NDArray[np.int64]]] = {sampling: [] for sampling in rule.samplings}
+
+    def draw_negatives() -> None:
+        """For the targets since the last call: what they exclude is as large as the data, and is not kept."""
+        latest = np.array(rows[len(rows) - len(excluded) :], np.int64)
+        for sampling, pool in pools.items():
+            drawn[sampling].append(_negatives(events, vocabulary, latest, excluded, pool))
+        excluded.clear()
+
     for u, (begin, end) in enumerate(zip(events.bounds[:-1], events.bounds[1:], strict=True)):
         for row, basket in _targets(events, int(begin), int(end)):
             if vocabulary.item_places(events.item_id[row : row + 1])[0] < 0:
@@ -213,6 +227,9 @@ def build_instances(
             rows.append(row)
             history = events.item_id[begin : events.history_end[row]].tolist() if rule.exclude == "history" else ()
             excluded.append(basket.union(history))
+        if len(excluded) >= TOGETHER:
+            draw_negatives()
+    draw_negatives()
     if not rows:
         raise DataError(f"no target has {MIN_HISTORY} events before it: the data set is too small")
     target = np.array(rows)
@@ -227,22 +244,34 @@ def build_instances(
         item=events.item_id[target],
         category=events.category_id[target],
         negatives={
-            sampling: _negatives(events, vocabulary, target, excluded, Pool(sampling, events, vocabulary, train_users))
-            for sampling in rule.samplings
+            sampling: Negatives(vocabulary.items[places], vocabulary.item_category[places])
+            for sampling, places in ((sampling, np.concatenate(of)) for sampling, of in drawn.items())
         },
         unknown=np.array(unknown, np.int64),
     )
 
 
+def target_rows(events: Events, instances: Instances) -> NDArray[np.int64]:
+    """The event that each positive is; the first of several of one item at one time. [n]"""
+    user = np.searchsorted(events.users, instances.user_id)
+    rows = np.empty(len(instances), np.int64)
+    stops, times, items = events.bounds[user + 1].tolist(), events.timestamp, events.item_id
+    for i, (begin, stop) in enumerate(zip(instances.begin.tolist(), stops, strict=True)):
+        first, end = begin + np.searchsorted(times[begin:stop], [instances.timestamp[i], instances.timestamp[i] + 1])
+        rows[i] = first + int(np.argmax(items[first:end] == instances.item[i]))
+    return rows
+
+
 def stored_instances(
-    path: Path, events: Events, fold: int | None = None, rule: NegativeRule = DEFAULT_RULE
+    folder: Path, events: Events, fold: int | None = None, rule: NegativeRule = DEFAULT_RULE
 ) -> Instances:
-    """The instances of `events` and a split: read from `path`, or made and written there first.
+    """The instances of `events` and a split: read from their file in `folder`, or made and written there first.
 
     Raises:
-        DataError: the file is damaged, or was made from other events or by another rule.
+        DataError: the file is damaged, or the data set is too small.
     """
     origin = source(events, fold, rule)
+    path = folder / f"instances-{hashlib.sha256(origin.encode()).hexdigest()[:16]}.npz"
     if not path.exists():
         build_instances(events, fold=fold, rule=rule).save(path, origin)
     return Instances.load(path, origin, rule)
@@ -279,8 +308,9 @@ def _targets(events: Events, begin: int, end: int) -> list[tuple[int, set[int]]]
 
 def _negatives(
     events: Events, vocabulary: Vocabulary, targets: NDArray[np.int64], excluded: list[set[int]], pool: Pool
-) -> Negatives:
-    """The negatives of all `targets` (rows), none of them among the target's `excluded` items."""
+) -> NDArray[np.int64]:
+    """Places in `vocabulary.items` of the negatives of all `targets` (rows), none of them among the target's `excluded`
+    items. → [n, NEGATIVES]"""
     first, end = pool.spans(events.timestamp[targets])
     chosen = np.empty((len(targets), NEGATIVES), np.int64)
     for i, row in enumerate(targets.tolist()):
@@ -302,4 +332,4 @@ def _negatives(
                 "(data.negatives_exclude): the data set has too few items"
             )
         chosen[i] = found
-    return Negatives(vocabulary.items[chosen], vocabulary.item_category[chosen])
+    return chosen

@@ -7,9 +7,11 @@ impressions, and the events before its end or of its users.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mimn.bundle.fields import MISSING
-from mimn.data.description import TimeSplit, instant_ms
+from mimn.data.description import TimeSplit, instant_ms, weights_of
 from mimn.data.fields import EncodedFields, FittedFields, Values, encode_fields, fit_fields
 from mimn.data.labelled import Labelled, OccasionBatch, label_parts
 from mimn.data.member_reads import MemberReads
@@ -31,6 +33,7 @@ from mimn.impressions.config import ImpressionConfig
 from mimn.nn.fields import FieldValues, ItemMembers
 from mimn.nn.model import Batch
 from mimn.nn.sketch import Touches
+from mimn.state.actions import Actions
 
 Ints = NDArray[np.int64]
 POSITION_HIDDEN = 0.1
@@ -57,13 +60,13 @@ class ImpressionData:
     labelled: Labelled
 
     @classmethod
-    def load(cls, description: Path, cache: Path) -> ImpressionData:
-        """The data set of a description, read from its files or from `cache`.
+    def load(cls, description: Path, cache: Path, parts: Sequence[Part] = PARTS) -> ImpressionData:
+        """The data set of a description, read from its files or from `cache`; of its labels those of `parts` alone.
 
         Raises:
             DataError: it cannot be used, or has no `[impressions]`, or a part without both labels.
         """
-        return _loaded(prepare(description, cache).folder, description, cache)
+        return _loaded(prepare(description, cache).folder, description, cache, tuple(parts))
 
     @cached_property
     def sha256(self) -> str:
@@ -74,7 +77,7 @@ class ImpressionData:
         if self.prepared.members is not None:
             columns += [self.prepared.members.key, self.prepared.members.item]
         for column in columns:
-            digest.update(np.ascontiguousarray(column).tobytes())
+            digest.update(np.ascontiguousarray(column).data)
         return digest.hexdigest()
 
     def rows(self, part: Part) -> Ints:
@@ -136,14 +139,14 @@ class ImpressionReader:
 
     def __init__(self, data: ImpressionData, ids: EmbeddingIds, fitted: FittedFields, config: ImpressionConfig) -> None:
         model = config.architecture
+        rules = data.prepared.description.action_rules
+        self._weight = Actions.of(weights_of(rules)).weight if rules else None
         self._data, self._labelled, self._ids, self._sketch = data, data.labelled, ids, model.sketch
         self._length = config.training.validation_length
         self._members: MemberReads | None = None
         if model.member_reads:
             self._members = MemberReads(data.labelled, data.prepared.members, model.member_half_lives)
         self._fields = encode_fields(data.prepared, data.labelled, fitted, data.rates)
-        scalars = [spec for spec in fitted.of("user") if not spec.tabled]
-        self._user_rates = [place for place, spec in enumerate(scalars) if spec.past_rate]
         of_user = sum(spec.tabled and spec.kind != "multi" for spec in fitted.of("user"))
         single = [spec for spec in fitted.of("context") if spec.tabled and spec.kind != "multi"]
         self._training_only = [of_user + place for place, spec in enumerate(single) if spec.training_only]
@@ -153,7 +156,7 @@ class ImpressionReader:
         encoded: EncodedFields = self._fields
         none = len(encoded.item_key)
         at = places(encoded.item_key, self._ids.items)
-        values = _values([encoded.items], [np.append([none], np.where(at >= 0, at, none))])
+        values = _values([encoded.items.at(np.append([none], np.where(at >= 0, at, none)))], (len(at) + 1,))
         now = self._data.past_rates.of_items(self._ids.items)
         scalars = [spec for spec in encoded.fitted.of("item") if not spec.tabled]
         for place, spec in enumerate(scalars):
@@ -163,10 +166,7 @@ class ImpressionReader:
 
     def request(self, impressions: Ints, hidden: NDArray[np.bool_]) -> FieldValues:
         """The values of user and context fields. Training-only ones are missing where `hidden`. [...], [...] → [...]"""
-        encoded = self._fields
-        values = _values([encoded.users, encoded.context], [encoded.user_row[impressions], impressions])
-        if self._user_rates:
-            values.numbers[..., self._user_rates] = torch.from_numpy(encoded.user_rates[impressions])
+        values = _values(self._fields.of(impressions.reshape(-1)), impressions.shape)
         for column in self._training_only:
             values.rows[..., column][torch.from_numpy(hidden)] = MISSING
         return values
@@ -180,8 +180,8 @@ class ImpressionReader:
 
     def item_rates(self, impressions: Ints) -> Tensor | None:
         """The candidates' past rates as of each impression, None without such fields. [...] → [..., Q]"""
-        rates = self._fields.item_rates
-        return torch.from_numpy(rates[impressions]) if rates.shape[-1] else None
+        rates = self._fields.rates("item", impressions.reshape(-1))
+        return torch.from_numpy(rates.reshape(*impressions.shape, -1)) if rates.shape[-1] else None
 
     def reads(self, impressions: Ints, length: int) -> Tensor | None:
         """What is read of the candidates' members over the latest `length` events; None without `member_reads`.
@@ -208,10 +208,15 @@ class ImpressionReader:
         items = self._ids.item_rows(ids[0].reshape(-1)).reshape(at.shape)
         categories = self._ids.category_rows(ids[1].reshape(-1)).reshape(at.shape)
         cells = None if self._sketch is None else self._cells(*ids)
-        return History(items, categories, length, cells, events.timestamp[at] * events.unit_ms)
+        actions = None if events.action is None else events.action[at].astype(np.int64)
+        weights = None if actions is None or self._weight is None else self._weight[actions]
+        return History(items, categories, length, cells, events.timestamp[at] * events.unit_ms, actions, weights)
 
-    def batch(self, windows: OccasionBatch, rng: np.random.Generator) -> Batch:
-        """A training batch; `rng` chooses the occasions whose training-only fields are hidden."""
+    def batch(self, windows: OccasionBatch, rng: np.random.Generator, share: slice = slice(None)) -> Batch:
+        """A training batch of some of the windows; `rng` chooses the occasions whose training-only fields are hidden,
+        among all windows."""
+        hidden = (rng.random(windows.position.shape) < POSITION_HIDDEN)[share]
+        windows = windows.share(share)
         shown, impressions = self._labelled.impressions, windows.impression
         history = self.history(windows.start, windows.length)
         items, categories = self.candidates(impressions)
@@ -223,6 +228,7 @@ class ImpressionReader:
                 times=torch.from_numpy(history.times_ms),
                 candidate_addresses=torch.from_numpy(self.cells(impressions)),
                 now=torch.from_numpy(shown.time_ms[first]),
+                weights=None if history.weights is None else torch.from_numpy(history.weights),
             )
         return Batch(
             items=torch.from_numpy(history.items),
@@ -233,7 +239,8 @@ class ImpressionReader:
             candidate_categories=categories,
             labels=torch.from_numpy(shown.label[impressions].astype(np.float32)),
             weights=torch.from_numpy(windows.real * shown.weight[impressions]),
-            request=self.request(first, rng.random(first.shape) < POSITION_HIDDEN),
+            actions=None if history.actions is None else torch.from_numpy(history.actions),
+            request=self.request(first, hidden),
             item_rates=self.item_rates(impressions),
             reads=self.reads(impressions, self._length),
             touches=touches,
@@ -246,10 +253,10 @@ class ImpressionReader:
 
 
 @lru_cache(maxsize=1)
-def _loaded(folder: Path, description: Path, cache: Path) -> ImpressionData:
+def _loaded(folder: Path, description: Path, cache: Path, parts: tuple[Part, ...]) -> ImpressionData:
     """The data set that was prepared in `folder`: read once, however many models are trained on it."""
     prepared = prepare(description, cache)
-    return ImpressionData(prepared, label_parts(prepared))
+    return ImpressionData(prepared, label_parts(prepared, parts=parts))
 
 
 @dataclass(frozen=True)
@@ -266,21 +273,21 @@ class History:
     """[W, T, A], with a sketch."""
     times_ms: Ints
     """[W, T]"""
+    actions: Ints | None
+    """[W, T]: numbers on the wire; None: the data set does not say."""
+    weights: NDArray[np.float32] | None
+    """[W, T]: what each event adds to counters; None: 1."""
 
 
-def _values(sides: list[Values], rows: list[Ints]) -> FieldValues:
-    """The values of some sides at some of their rows, behind one another. [...] each"""
-    found = [
-        replace(
-            side,
-            rows=side.rows[at].astype(np.int64),
-            lists=tuple(of[at].astype(np.int64) for of in side.lists),
-            numbers=side.numbers[at],
-        )
-        for side, at in zip(sides, rows, strict=True)
-    ]
+def _values(sides: Iterable[Values], shape: tuple[int, ...]) -> FieldValues:
+    """The values of some sides behind one another. [n] each → `shape`, of n elements"""
+
+    def tensor(values: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(values.reshape(*shape, values.shape[-1]))
+
+    found = list(sides)
     return FieldValues(
-        rows=torch.from_numpy(np.concatenate([side.rows for side in found], -1)),
-        lists=tuple(torch.from_numpy(of) for side in found for of in side.lists),
-        numbers=torch.from_numpy(np.concatenate([side.numbers for side in found], -1)),
+        rows=tensor(np.concatenate([side.rows for side in found], -1).astype(np.int64)),
+        lists=tuple(tensor(of.astype(np.int64)) for side in found for of in side.lists),
+        numbers=tensor(np.concatenate([side.numbers for side in found], -1)),
     )

@@ -30,6 +30,7 @@ from mimn.impressions.evaluate import probabilities_of
 from mimn.impressions.figures import Rows, figures
 from mimn.impressions.train import train
 from mimn.impressions.trained import TrainedRun
+from mimn.training.loop import Running
 
 log = logging.getLogger("mimn.table")
 Mask = NDArray[np.bool_]
@@ -175,7 +176,7 @@ def make(plan: Plan, cache: Path, *, only: Sequence[str] | None = None, progress
         folder = Path(plan.runs) / hashlib.sha256(f"{row.name}\0{seed}".encode()).hexdigest()[:16]
         shutil.rmtree(folder, ignore_errors=True)  # of a run that was cut off
         config = plan.config(row, seed)
-        train(description, config, folder, cache=cache, progress_bar=progress_bar)
+        train(description, config, folder, Running(progress_bar=progress_bar), cache=cache)
         one = measure(plan, row, TrainedRun.load(folder, cache, description))
         done = [other for other in done if (other.row, other.seed) != (row.name, seed)] + [one]
         _write(results, done)

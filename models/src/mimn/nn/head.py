@@ -16,7 +16,7 @@ from mimn.baselines import ModelConfig
 from mimn.config import MimnConfig
 from mimn.nn import addressing
 from mimn.nn.cell import Cell, MimnCell, State
-from mimn.nn.fields import NO_FIELDS, ModelFields
+from mimn.nn.fields import NO_FIELDS, FieldVectors, ModelFields
 from mimn.nn.gru import glorot_
 from mimn.nn.heads import HEADS
 from mimn.nn.heads.over_state import FieldTop
@@ -257,15 +257,33 @@ class FieldHeadTop(nn.Module):
         self,
         user: Sequence[Tensor],
         candidate: Sequence[Tensor],
-        request: Tensor | None = None,
-        item_fields: Tensor | None = None,
+        request: Tensor | FieldVectors | None = None,
+        item_fields: Tensor | FieldVectors | None = None,
     ) -> Tensor:
         """The logits; as `MlpTop.forward`."""
-        fields, of_user, of_candidate = self._fields[0], user[0], candidate[0]
-        vector = of_user.new_zeros((len(of_user), 0)) if request is None else request
-        items = of_candidate.new_zeros((*of_candidate.shape[:2], 0)) if item_fields is None else item_fields
-        logits: Tensor = self.over(user, candidate, fields.request.fields(vector), fields.item.fields(items))
+        logits: Tensor = self.over(user, candidate, *self.cut(user[0], candidate[0], request, item_fields))
         return logits
+
+    def cut(
+        self,
+        of_user: Tensor,
+        of_candidate: Tensor,
+        request: Tensor | FieldVectors | None,
+        item_fields: Tensor | FieldVectors | None,
+    ) -> tuple[FieldVectors, FieldVectors]:
+        """The fields of the request and of the items; those that are cut already stay as they are.
+
+        [N, .], [N, C, .], [N, K], [N, C, W]; the first two say how many users and candidates there are
+        """
+        fields = self._fields[0]
+        if request is None:
+            request = of_user.new_zeros((len(of_user), 0))
+        if item_fields is None:
+            item_fields = of_candidate.new_zeros((*of_candidate.shape[:2], 0))
+        return (
+            request if isinstance(request, FieldVectors) else fields.request.fields(request),
+            item_fields if isinstance(item_fields, FieldVectors) else fields.item.fields(item_fields),
+        )
 
 
 def top(

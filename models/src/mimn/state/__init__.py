@@ -4,6 +4,7 @@ Numpy only. Nothing here does I/O. The bytes are specified in docs/formats/state
 pinned by golden files: a change of the bytes forces every deployment to rebuild its states.
 """
 
+from mimn.state.actions import Actions
 from mimn.state.codec import (
     CorruptState,
     ForeignFingerprint,
@@ -13,6 +14,7 @@ from mimn.state.codec import (
     decode_state,
     encode_state,
     encode_states,
+    last_offset_of,
 )
 from mimn.state.digest import EMPTY_DIGEST, extend_digest, extend_digests, user_hash, witness
 from mimn.state.event_list import EventList
@@ -27,6 +29,7 @@ __all__ = [
     "HEADERS",
     "NOTHING_FOLDED",
     "NO_TOPIC_ID",
+    "Actions",
     "Block",
     "CorruptProgress",
     "CorruptState",
@@ -50,6 +53,7 @@ __all__ = [
     "extend_digest",
     "extend_digests",
     "header_rows",
+    "last_offset_of",
     "murmur2",
     "namespace",
     "partition_of",

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isfinite
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ from mimn.state import (
     header_rows,
     user_hash,
 )
-from uic.core.cache import NOT_CACHED, StateCache
+from uic.core.cache import NOT_CACHED
 from uic.core.ordering import ERASE, Batch
 from uic.core.ports import Counting, Step, Vectors
 
@@ -67,6 +68,19 @@ class _Events:
     item: NDArray[np.uint64]
     category: NDArray[np.uint64]
     time: Integers
+    action: NDArray[np.uint8]
+
+
+class Held(Protocol):
+    """States in memory by row, as `StateCache` keeps them. Only read."""
+
+    @property
+    def headers(self) -> NDArray[np.void]:
+        """[n] of dtype `HEADERS`."""
+
+    @property
+    def tensors(self) -> NDArray[np.float32]:
+        """[n, F]"""
 
 
 class Round:
@@ -75,7 +89,7 @@ class Round:
     Built by `plan`, then `run`.
     """
 
-    def __init__(self, initial: NDArray[np.float32], cache: StateCache) -> None:
+    def __init__(self, initial: NDArray[np.float32], cache: Held) -> None:
         self._initial = initial
         self._cache = cache
         self.waves = 0
@@ -146,8 +160,10 @@ class Round:
             part.row_of = row_of[begin : begin + count]
             part.already_folded = before
             part.not_finite = []
-        categories = np.concatenate([batch.categories for batch in batches])
-        self._events = _Events(row, events, items[events], categories[events], times[events])
+        categories, actions = (
+            np.concatenate([getattr(batch, name) for batch in batches]) for name in ("categories", "actions")
+        )
+        self._events = _Events(row, events, items[events], categories[events], times[events], actions[events])
 
     def run(self, step: Step, vectors: Vectors, counting: Counting | None = None) -> None:
         """Fold all queued events. A step with a non-finite result leaves its row unchanged and is noted in its part.
@@ -168,12 +184,12 @@ class Round:
         wave = np.empty(len(row), np.int64)
         wave[by_row] = np.arange(len(row)) - np.repeat(np.cumsum(depth) - depth, depth)
         order = np.lexsort((self.place[row], wave))
-        ids = (queued.item[order], queued.category[order])
-        inputs = vectors(*ids)
+        ids, actions = (queued.item[order], queued.category[order]), queued.action[order]
+        inputs = vectors(*ids, actions)
         rest = slice(None) if counting is None else counting.sketch.rest
         if counting is not None:
             addresses = counting.addresses(*ids)
-            moments = counting.sketch.moments(queued.time[order])
+            moments = counting.moments(queued.time[order], actions)
         widths = np.bincount(wave).tolist()
         states = np.ascontiguousarray(tensors[: widths[0], rest])
         begin = 0
