@@ -156,7 +156,7 @@ class ImpressionReader:
         encoded: EncodedFields = self._fields
         none = len(encoded.item_key)
         at = places(encoded.item_key, self._ids.items)
-        values = _values([encoded.items.at(np.append([none], np.where(at >= 0, at, none)))], (len(at) + 1,))
+        values = field_values([encoded.items.at(np.append([none], np.where(at >= 0, at, none)))], (len(at) + 1,))
         now = self._data.past_rates.of_items(self._ids.items)
         scalars = [spec for spec in encoded.fitted.of("item") if not spec.tabled]
         for place, spec in enumerate(scalars):
@@ -166,7 +166,7 @@ class ImpressionReader:
 
     def request(self, impressions: Ints, hidden: NDArray[np.bool_]) -> FieldValues:
         """The values of user and context fields. Training-only ones are missing where `hidden`. [...], [...] → [...]"""
-        values = _values(self._fields.of(impressions.reshape(-1)), impressions.shape)
+        values = field_values(self._fields.of(impressions.reshape(-1)), impressions.shape)
         for column in self._training_only:
             values.rows[..., column][torch.from_numpy(hidden)] = MISSING
         return values
@@ -279,7 +279,7 @@ class History:
     """[W, T]: what each event adds to counters; None: 1."""
 
 
-def _values(sides: Iterable[Values], shape: tuple[int, ...]) -> FieldValues:
+def field_values(sides: Iterable[Values], shape: tuple[int, ...]) -> FieldValues:
     """The values of some sides behind one another. [n] each → `shape`, of n elements"""
 
     def tensor(values: NDArray[Any]) -> Tensor:
