@@ -50,8 +50,12 @@ def export_any(
 ) -> Path:
     """The bundle of a model of any variant.
 
-    Raises: as `export_bundle` and `export_sequence`.
+    Raises: as `export_bundle` and `export_sequence`; ExportError also for a model with `member_reads`.
     """
+    if model.config.member_reads:
+        raise ExportError(
+            "the model has member_reads, which no bundle holds yet: train it with member_reads = false to serve it"
+        )
     if isinstance(model, BaselineModel):
         if state_dtype != "float32":
             raise ExportError(

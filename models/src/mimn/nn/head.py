@@ -120,7 +120,7 @@ class MimnHead(nn.Module):
             self.attention = ChannelAttention(D, config.attention_units)
         self.sketch = None if config.sketch is None else SketchReader(config.sketch)
         products = [D] * (config.memory_induction + config.history_product)
-        self.mlp = top(config, [D, 1], [D, D, H, *products, *sketch_widths(self.sketch)], fields)
+        self.mlp = top(config, [D, 1], [D, D, H, *products, *sketch_widths(self.sketch), *config.read_widths], fields)
 
     @property
     def mimn_cell(self) -> MimnCell:
@@ -150,12 +150,14 @@ class MimnHead(nn.Module):
         candidates: Tensor,
         context: Tensor | None = None,
         counts: Tensor | None = None,
+        *,
+        reads: Tensor | None = None,
         item_fields: Tensor | None = None,
     ) -> Tensor:
         """The click logits; candidates do not influence each other.
 
-        [N, F] of the cell, [N, C, D], [N, K], and with a sketch the values of each candidate's cells [N, C, A, S] → [N,
-        C]
+        [N, F] of the cell, [N, C, D], [N, K], with a sketch the values of each candidate's cells [N, C, A, S], with
+        member reads [N, C, R], with fields of the item [N, C, W] → [N, C]
         """
         blocks = self._cell[0].unpack(states)
         features = [candidates, blocks["add_mean"].unsqueeze(-2) * candidates, self.read_out(blocks, candidates)]
@@ -165,6 +167,8 @@ class MimnHead(nn.Module):
             features.append(history_product(blocks, candidates))
         if self.sketch is not None:
             features.append(self.sketch(counts))
+        if reads is not None:
+            features.append(reads)
         logits: Tensor = self.mlp(user_pieces(blocks), features, context, item_fields)
         return logits
 
@@ -178,7 +182,8 @@ class PoolingHead(nn.Module):
         self._cell = [cell]
         self.sketch = None if config.sketch is None else SketchReader(config.sketch)
         D = config.width
-        self.mlp = top(config, [D, 1], [D] * (1 + config.history_product) + sketch_widths(self.sketch), fields)
+        reads = [*sketch_widths(self.sketch), *config.read_widths]
+        self.mlp = top(config, [D, 1], [D] * (1 + config.history_product) + reads, fields)
 
     def forward(
         self,
@@ -186,15 +191,19 @@ class PoolingHead(nn.Module):
         candidates: Tensor,
         context: Tensor | None = None,
         counts: Tensor | None = None,
+        *,
+        reads: Tensor | None = None,
         item_fields: Tensor | None = None,
     ) -> Tensor:
-        """The click logits; as `MimnHead`. [N, F], [N, C, D], [N, K], [N, C, A, S] → [N, C]"""
+        """The click logits; as `MimnHead.forward`. → [N, C]"""
         blocks = self._cell[0].unpack(states)
         features = [candidates]
         if self.config.history_product:
             features.append(history_product(blocks, candidates))
         if self.sketch is not None:
             features.append(self.sketch(counts))
+        if reads is not None:
+            features.append(reads)
         logits: Tensor = self.mlp(user_pieces(blocks), features, context, item_fields)
         return logits
 
