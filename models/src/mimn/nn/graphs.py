@@ -82,7 +82,7 @@ class HeadModule(nn.Module):
     def forward(self, candidates: Tensor, state: Tensor, context: Tensor | None = None) -> Tensor:
         """[C, W + D], [1, F], [1, K] → [C] in (0, 1)"""
         q, item_fields = self.fields.split(candidates)
-        logits: Tensor = self.head(state, q, self.fields.of_request(context), None, item_fields)
+        logits: Tensor = self.head(state, q, self.fields.of_request(context), item_fields=item_fields)
         return torch.sigmoid(logits).squeeze(0)
 
 
@@ -100,7 +100,9 @@ class SketchHeadModule(HeadModule):
         """[C, W + D], [1, F], [C, A], [1, 2, S], [1, K] → [C] in (0, 1)"""
         counts = self.reader.counts(state, addresses, now)
         q, item_fields = self.fields.split(candidates)
-        logits: Tensor = self.head(state[:, self.sketch.rest], q, self.fields.of_request(context), counts, item_fields)
+        logits: Tensor = self.head(
+            state[:, self.sketch.rest], q, self.fields.of_request(context), counts, item_fields=item_fields
+        )
         return torch.sigmoid(logits).squeeze(0)
 
 
