@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mimn import run
@@ -22,7 +25,7 @@ from mimn.data.fields import FittedFields
 from mimn.data.ids import string_ids
 from mimn.data.labelled import OccasionSampler
 from mimn.data.split import PARTS
-from mimn.data.vocabulary import EmbeddingIds
+from mimn.data.vocabulary import UNKNOWN_ROW, EmbeddingIds
 from mimn.impressions.__main__ import main
 from mimn.impressions.calibrate import calibrate
 from mimn.impressions.config import ImpressionConfig, OccasionPlan
@@ -209,6 +212,29 @@ def test_all_rows_and_corrected_fewer_rows_give_the_same_mean(tmp_path: Path) ->
     assert np.allclose(means, truth, rtol=0.15)
 
 
+@settings(max_examples=4, deadline=None)
+@given(kept=st.floats(0.2, 0.8), seed=st.integers(0, 999))
+def test_all_rows_and_corrected_fewer_rows_give_the_same_probability_to_every_kind_of_impression(
+    tmp_path_factory: pytest.TempPathFactory, kept: float, seed: int
+) -> None:
+    folder = tmp_path_factory.mktemp("kept")
+    path = made(np.random.default_rng(seed), graded, fields=context("signal")).write(folder)
+    of_signal = []
+    for share in (1.0, kept):
+        run_folder, config = folder / f"run{share}", configured(DEEPFM, epochs=8, kept=share)
+        settled = msgspec.structs.replace(config.training, learning_rate_decay=0.6)
+        train(path, msgspec.structs.replace(config, training=settled), run_folder, cache=folder / "cache")
+        trained = TrainedRun.load(run_folder, folder / "cache")
+        predicted = trained.predict("test", 16)
+        p = calibrate(trained, "prior", 16).apply(predicted.scores)
+        signal = trained.data.labelled.impressions.context["signal"][predicted.occasions.rows]
+        of_signal.append([float(p[signal == code].mean()) for code in np.unique(signal)])
+    everything, fewer = np.array(of_signal)
+    assert len(everything) == 4
+    assert np.ptp(everything) > 0.3, "the kinds differ by far more than what is allowed between the two models"
+    np.testing.assert_allclose(fewer, everything, atol=0.06)
+
+
 def test_what_lies_behind_the_cut_changes_nothing_that_is_fitted(tmp_path: Path) -> None:
     """The vocabulary, the fields, and every batch of an epoch are the same, whatever happened after `train_until`."""
     found = []
@@ -282,7 +308,11 @@ def test_ids_that_training_did_not_see_share_the_unknown_row(tmp_path: Path) -> 
     log.shown["i"] = np.where(late & (np.arange(len(late)) % 2 == 0), 777, log.shown["i"])
     path = log.write(tmp_path)
     train(path, configured(POOLING, epochs=1), tmp_path / "run", cache=tmp_path / "cache")
-    result = evaluate(TrainedRun.load(tmp_path / "run", tmp_path / "cache"), 16, resamples=2)
+    trained = TrainedRun.load(tmp_path / "run", tmp_path / "cache")
+    unseen = np.flatnonzero(trained.data.labelled.impressions.item_id == 777)
+    assert len(unseen) > 50
+    assert set(trained.reader.candidates(unseen)[0].tolist()) == {UNKNOWN_ROW}
+    result = evaluate(trained, 16, resamples=2)
     assert result["slices"]["item"]["new"]["rows"] > 50
 
 
