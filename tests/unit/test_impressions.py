@@ -212,14 +212,14 @@ def test_all_rows_and_corrected_fewer_rows_give_the_same_mean(tmp_path: Path) ->
     assert np.allclose(means, truth, rtol=0.15)
 
 
-@settings(max_examples=4, deadline=None)
-@given(kept=st.floats(0.2, 0.8), seed=st.integers(0, 999))
+@settings(max_examples=3, deadline=None)
+@given(kept=st.floats(0.1, 0.5), seed=st.integers(0, 999))
 def test_all_rows_and_corrected_fewer_rows_give_the_same_probability_to_every_kind_of_impression(
     tmp_path_factory: pytest.TempPathFactory, kept: float, seed: int
 ) -> None:
     folder = tmp_path_factory.mktemp("kept")
     path = made(np.random.default_rng(seed), graded, fields=context("signal")).write(folder)
-    of_signal = []
+    logits = []
     for share in (1.0, kept):
         run_folder, config = folder / f"run{share}", configured(DEEPFM, epochs=8, kept=share)
         settled = msgspec.structs.replace(config.training, learning_rate_decay=0.6)
@@ -227,12 +227,16 @@ def test_all_rows_and_corrected_fewer_rows_give_the_same_probability_to_every_ki
         trained = TrainedRun.load(run_folder, folder / "cache")
         predicted = trained.predict("test", 16)
         p = calibrate(trained, "prior", 16).apply(predicted.scores)
-        signal = trained.data.labelled.impressions.context["signal"][predicted.occasions.rows]
-        of_signal.append([float(p[signal == code].mean()) for code in np.unique(signal)])
-    everything, fewer = np.array(of_signal)
-    assert len(everything) == 4
-    assert np.ptp(everything) > 0.3, "the kinds differ by far more than what is allowed between the two models"
-    np.testing.assert_allclose(fewer, everything, atol=0.06)
+        shown = trained.data.labelled.impressions
+        signal, kinds = shown.context["signal"], np.unique(shown.context["signal"])
+        of_kind = np.array([p[signal[predicted.occasions.rows] == kind].mean() for kind in kinds])
+        logits.append(np.log(of_kind / (1 - of_kind)))
+    rows = trained.data.rows("train")
+    negatives = np.array([np.sum((signal[rows] == kind) & (shown.label[rows] == 0)) for kind in kinds])
+    # An epoch keeps a binomial number of them, whose log has this standard deviation; and training is not exact.
+    allowed = 4 * np.sqrt((1 - kept) / (kept * negatives)) + 0.1
+    assert (np.abs(logits[1] - logits[0]) < allowed).all()
+    assert (allowed < -np.log(kept)).all(), "without the correction every kind would be too high by this much"
 
 
 def test_what_lies_behind_the_cut_changes_nothing_that_is_fitted(tmp_path: Path) -> None:
