@@ -17,10 +17,11 @@ from mimn.bundle import BundleError, GoldenMismatch, load_bundle
 from mimn.state import Keys
 from rtp.core.ports import Model
 from rtp.errors import ReloadRefused, ReloadTimedOut
+from rtp.loader import MAX_ABANDONED, Loader
 from rtp.metrics import Metrics
 from rtp.progress_watcher import NoNamespace, ProgressReader, ProgressWatcher
 from rtp.release import InService, Release
-from rtp.reload import MAX_ABANDONED, SAMPLE, Loader, Reloader
+from rtp.reload import SAMPLE, Reloader
 from rtp.runtime import OnnxModel
 from support.fake_store import FakeStateReader
 from support.stored import Stored, now_ms
@@ -136,6 +137,13 @@ def test_a_namespace_in_which_users_lose_their_states_is_refused_unless_forced(
     forced = world()
     assert forced.reload(force=True).model is model(CONTEXT)
     assert (forced.count("refused"), forced.count("forced")) == (0, 1)
+
+
+def test_a_namespace_of_other_events_is_refused() -> None:
+    world = change(USERS, lambda stored: [stored.state(user, events=4) for user in USERS[:3]])
+    with pytest.raises(ReloadRefused, match="3 of the compared users have a state of other events"):
+        world.reload()
+    assert world.in_service.current is world.before
 
 
 def test_a_sample_is_bounded_and_other_keys_are_no_users() -> None:

@@ -60,8 +60,10 @@ class BaselineConfig(SharedConfig):
         if self.variant != "dnn" and self.history_product != (self.variant == "dien"):
             wanted = "true" if self.variant == "dien" else "false"
             raise ConfigError(f"history_product must be {wanted} in form 'official' of variant {self.variant!r}")
-        if self.sketch is not None:
-            raise ConfigError("sketch cells must be 0 in form 'official': MIMN's authors had none")
+        if self.sketch is not None or self.member_reads:
+            raise ConfigError(
+                "sketch cells must be 0 and member_reads false in form 'official': MIMN's authors had none"
+            )
         if self.head != "paper":
             raise ConfigError(f"head must be 'paper' in form 'official', not {self.head!r}")
 
@@ -102,3 +104,10 @@ def state_bytes(config: ModelConfig) -> int | None:
     if config.sketch is not None:
         blocks = [config.sketch.first_block, *blocks, config.sketch.last_block]
     return StateLayout(tuple(blocks)).stored_bytes
+
+
+def check_reads_fields(config: ModelConfig) -> None:
+    """Raises ConfigError if a model of `config` reads ids and history alone."""
+    official = config.form == "official" if isinstance(config, BaselineConfig) else config.variant == "official"
+    if official:
+        raise ConfigError("the published models read no fields: choose another variant or form, or remove [fields]")

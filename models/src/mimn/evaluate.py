@@ -23,8 +23,10 @@ from numpy.typing import NDArray
 from mimn import run
 from mimn.config import ConfigError
 from mimn.data.events import DataError
+from mimn.data.fields import FittedFields
 from mimn.data.split import Part
 from mimn.data.vocabulary import EmbeddingIds
+from mimn.event_fields import EventFields
 from mimn.nn.checkpoint import CheckpointError, load_model
 from mimn.run import DataSet
 from mimn.scoring import figures, predict
@@ -69,12 +71,23 @@ def evaluate(folder: Path, length: int, *, parts: tuple[Part, ...] = EVALUATED, 
     model, ids = load_model(folder / run.MODEL), EmbeddingIds.load(folder)
     if config.training.compile:
         model.compile_steps()
+    request = None
+    if model.fields is not None:
+        request = EventFields.of(data.prepared, data.train_users, FittedFields.load(folder)).request
     result: dict[str, Any] = {}
     stored: dict[str, NDArray[np.float32]] = {}
     for part in parts:
         instances = data.instances.of(part)
         samplings = instances.samplings
-        predictions = predict(model, ids, data.events, instances, samplings=dict.fromkeys(samplings, 1), length=length)
+        predictions = predict(
+            model,
+            ids,
+            data.events,
+            instances,
+            samplings=dict.fromkeys(samplings, 1),
+            length=length,
+            request=request,
+        )
         result[part] = {
             sampling: figures(instances, instances.candidates(sampling), predictions[sampling])
             for sampling in samplings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -63,6 +64,8 @@ class Bundle:
     """The rule for states in a bundle of kind `sequence`; None in others."""
     actions: Actions | None = None
     """The actions that the bundle names; None: all events are folded alike."""
+    sha256: str = ""
+    """Of `manifest.json`, in hex: it holds the hash of every other file, so this is the whole bundle's."""
 
     @property
     def name(self) -> str:
@@ -165,7 +168,19 @@ def load_bundle(path: str | Path) -> Bundle:
         event_list = EventList.of(layout)
     request, asked_items = _fields(path, manifest, items)
     bundle = Bundle(
-        path, manifest, layout, initial, items, categories, golden, request, asked_items, sketch, event_list, actions
+        path,
+        manifest,
+        layout,
+        initial,
+        items,
+        categories,
+        golden,
+        request,
+        asked_items,
+        sketch,
+        event_list,
+        actions,
+        hashlib.sha256(data).hexdigest(),
     )
     _check_widths(bundle)
     return bundle

@@ -20,10 +20,11 @@ from mimn.bundle.manifest import HEAD, STEP, GraphSpec, TensorSpec
 from mimn.nn.baselines.model import BaselineModel
 from mimn.nn.baselines.serving import SequenceHead, functions
 from mimn.nn.cell import MimnCell
+from mimn.nn.fields import HeadFields, item_width, request_width
 from mimn.nn.fused import FusedCell
 from mimn.nn.head import MimnHead, MlpTop
 from mimn.nn.model import MimnModel
-from mimn.nn.serving import ServingHead
+from mimn.nn.serving import ServingFieldHead, ServingHead
 from mimn.nn.sketch import SketchReader
 from mimn.state.layout import StateLayout
 from mimn.state.sketch import Sketch
@@ -70,14 +71,18 @@ class HeadModule(nn.Module):
     def __init__(self, model: MimnModel, *, serving: bool = False) -> None:
         """`serving`: use the form in which a candidate costs less (`mimn.nn.serving`)."""
         super().__init__()
-        rearranged = serving and isinstance(model.head, MimnHead) and isinstance(model.head.mlp, MlpTop)
-        self.head = ServingHead(model.head) if rearranged and isinstance(model.head, MimnHead) else model.head
-        # Registered here, because the head reads its weights and does not own it.
+        self.head: nn.Module = model.head
+        if serving and isinstance(model.head, MimnHead):
+            paper = isinstance(model.head.mlp, MlpTop)
+            self.head = ServingHead(model.head) if paper else ServingFieldHead(model.head)
+        # Registered here, because the head reads their weights and does not own them.
         self.cell = model.cell
+        self.fields = HeadFields(model.fields, cut=serving and model.config.head != "paper")
 
     def forward(self, candidates: Tensor, state: Tensor, context: Tensor | None = None) -> Tensor:
-        """[C, D], [1, F], [1, K] → [C] in (0, 1)"""
-        logits: Tensor = self.head(state, candidates.unsqueeze(0), context)
+        """[C, W + D], [1, F], [1, K] → [C] in (0, 1)"""
+        q, item_fields = self.fields.split(candidates)
+        logits: Tensor = self.head(state, q, self.fields.of_request(context), None, item_fields)
         return torch.sigmoid(logits).squeeze(0)
 
 
@@ -92,9 +97,10 @@ class SketchHeadModule(HeadModule):
     def forward(  # type: ignore[override]  # takes two more inputs on purpose
         self, candidates: Tensor, state: Tensor, addresses: Tensor, now: Tensor, context: Tensor | None = None
     ) -> Tensor:
-        """[C, D], [1, F], [C, A], [1, 2, S], [1, K] → [C] in (0, 1)"""
+        """[C, W + D], [1, F], [C, A], [1, 2, S], [1, K] → [C] in (0, 1)"""
         counts = self.reader.counts(state, addresses, now)
-        logits: Tensor = self.head(state[:, self.sketch.rest], candidates.unsqueeze(0), context, counts)
+        q, item_fields = self.fields.split(candidates)
+        logits: Tensor = self.head(state[:, self.sketch.rest], q, self.fields.of_request(context), counts, item_fields)
         return torch.sigmoid(logits).squeeze(0)
 
 
@@ -125,7 +131,8 @@ def step_graph(model: MimnModel, layout: StateLayout) -> tuple[bytes, GraphSpec]
 
 def head_graph(model: MimnModel, layout: StateLayout) -> tuple[bytes, GraphSpec]:
     """`head.onnx` of a model in evaluation mode, and its manifest entry. `layout` is for a user's whole state."""
-    D, F, K = model.config.width, layout.floats, len(model.config.context_features)
+    D, F = item_width(model.fields) + model.config.width, layout.floats
+    K = len(model.config.context_features) + request_width(model.fields)
     sketch = model.config.sketch
     example = [torch.randn(_EXAMPLE_ROWS, D), torch.rand(1, F)]
     inputs = [TensorSpec("candidates", ("candidates", D)), TensorSpec("state", (1, F))]
@@ -151,18 +158,21 @@ def sequence_head_graph(model: BaselineModel) -> tuple[bytes, GraphSpec]:
     Raises:
         TypeError: another baseline.
     """
-    D = model.config.width
-    example = (torch.randn(_EXAMPLE_ROWS, D), torch.randn(_EXAMPLE_ROWS + 2, D), torch.tensor([_EXAMPLE_ROWS]))
-    inputs = (
-        TensorSpec("candidates", ("candidates", D)),
+    D, W, K = model.config.width, item_width(model.fields), request_width(model.fields)
+    example = [torch.randn(_EXAMPLE_ROWS, W + D), torch.randn(_EXAMPLE_ROWS + 2, D), torch.tensor([_EXAMPLE_ROWS])]
+    inputs = [
+        TensorSpec("candidates", ("candidates", W + D)),
         TensorSpec("history", ("history", D)),
         TensorSpec("length", (1,), "int64"),
-    )
-    free: tuple[dict[int, str], ...] = ({0: "candidates"}, {0: "history"}, {})
-    data = _to_onnx(
-        SequenceHead(model), example, [spec.name for spec in inputs], "scores", free, functions=functions(D)
-    )
-    return data, GraphSpec(HEAD, inputs, (TensorSpec("scores", ("candidates",)),))
+    ]
+    free: list[dict[int, str]] = [{0: "candidates"}, {0: "history"}, {}]
+    if K:
+        example.append(torch.randn(1, K))
+        inputs.append(TensorSpec("context", (1, K)))
+        free.append({})
+    module, names = SequenceHead(model), [spec.name for spec in inputs]
+    data = _to_onnx(module, tuple(example), names, "scores", tuple(free), functions=functions(D))
+    return data, GraphSpec(HEAD, tuple(inputs), (TensorSpec("scores", ("candidates",)),))
 
 
 def _to_onnx(

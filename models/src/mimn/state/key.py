@@ -64,6 +64,10 @@ class Keys:
             f"{self.prefix}:{{{self.namespace}.".encode(), f"{other.prefix}:{{{other.namespace}.".encode(), 1
         )
 
+    def partition_in(self, key: bytes) -> int:
+        """The partition that `key`, one of our state keys, names."""
+        return int(key[len(f"{self.prefix}:{{{self.namespace}.".encode()) :].partition(b"}")[0])
+
     def progress(self, partition: int) -> str:
         """The partition's progress record."""
         return f"{self._tag(partition)}:progress"

@@ -21,6 +21,7 @@ USAGE = """usage: uic COMMAND ...
   rebuild       fold a broken partition again from the log's beginning
   state         show one user's stored state, decoded
   erase         erase one user's state
+  rollout       move traffic from one release to another, and back
 
   archive       copy the log's raw records to Parquet files
   import        append history to the topic, from described files or from an archive
@@ -91,6 +92,12 @@ def _erase(verb: str, arguments: Sequence[str]) -> int:
     return erase.main(arguments)
 
 
+def _rollout(verb: str, arguments: Sequence[str]) -> int:
+    from uic.rollout import main
+
+    return main.main(arguments)
+
+
 def _verify(verb: str, arguments: Sequence[str]) -> int:
     from uic.tools import verify
 
@@ -126,6 +133,7 @@ COMMANDS: dict[str, Callable[[str, Sequence[str]], int]] = {
     "rebuild": _partitions,
     "state": _state,
     "erase": _erase,
+    "rollout": _rollout,
     **dict.fromkeys(BULK, _bulk),
 }
 

@@ -1,0 +1,230 @@
+"""Where exported models come from: a run's folder, a bundle that was exported before, or nowhere (untrained)."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+
+from mimn.baselines import ModelConfig, model_config
+from mimn.bundle import load_bundle
+from mimn.bundle.fields import FIRST, FieldSpec, check_fields, code_of
+from mimn.calibration import UNCALIBRATED
+from mimn.config import ConfigError, MimnConfig
+from mimn.data.description import read_description
+from mimn.data.events import DataError
+from mimn.data.fields import FILE, FittedFields
+from mimn.export.parts import NO_RUN, ExportError, Ids, RunFacts
+from mimn.export.recurrent import export_bundle
+from mimn.export.sequence import EVENTS, export_sequence
+from mimn.impressions.train import DESCRIPTION
+from mimn.impressions.trained import RunFault, calibration_of
+from mimn.nn.baselines.model import BaselineModel
+from mimn.nn.checkpoint import load_model, model_fields, untrained
+from mimn.nn.fields import FieldValues
+from mimn.nn.model import ClickModel, MimnModel
+from mimn.state.event_list import EventList
+from mimn.state.layout import BlockType
+
+MODEL_FILE, METRICS_FILE = "model.safetensors", "metrics.json"
+ITEM_IDS_FILE, CATEGORY_IDS_FILE = "items.ids.npy", "categories.ids.npy"
+
+
+def export_any(
+    model: ClickModel,
+    item_ids: Ids,
+    category_ids: Ids,
+    output: Path,
+    *,
+    name: str,
+    version: str,
+    state_dtype: BlockType,
+    events: int,
+    facts: RunFacts = NO_RUN,
+) -> Path:
+    """The bundle of a model of any variant.
+
+    Raises: as `export_bundle` and `export_sequence`; ExportError also for a model with `member_reads`.
+    """
+    if model.config.member_reads:
+        raise ExportError(
+            "the model has member_reads, which no bundle holds yet: train it with member_reads = false to serve it"
+        )
+    if isinstance(model, BaselineModel):
+        if state_dtype != "float32":
+            raise ExportError(
+                f"--state-dtype {state_dtype}: a list of events holds row numbers, which float16 would round away; "
+                "leave it out"
+            )
+        return export_sequence(
+            model, item_ids, category_ids, output, name=name, version=version, events=events, facts=facts
+        )
+    if not isinstance(model, MimnModel):
+        raise TypeError(f"{type(model).__name__} is a kind of model that export does not know")
+    return export_bundle(
+        model,
+        item_ids,
+        category_ids,
+        output,
+        name=name,
+        version=version,
+        state_dtype=state_dtype,
+        facts=facts,
+    )
+
+
+def export_run(
+    run: Path, output: Path, name: str, version: str, state_dtype: BlockType, *, events: int = EVENTS
+) -> Path:
+    """Export the model in a training run's folder; returns the bundle's path.
+
+    Raises:
+        ExportError, ParityError, BundleError, LayoutError, CheckpointError: as the names say.
+    """
+    if not run.is_dir():
+        raise ExportError(f"--run: {run} is not a folder: give the folder that the training command printed")
+    return export_any(
+        load_model(run / MODEL_FILE),
+        _ids(run / ITEM_IDS_FILE),
+        _ids(run / CATEGORY_IDS_FILE),
+        output,
+        name=name,
+        version=version,
+        state_dtype=state_dtype,
+        events=events,
+        facts=facts_of(run),
+    )
+
+
+def export_again(old: Path, weights: Path, output: Path, *, name: str, version: str, state_dtype: BlockType) -> Path:
+    """Export a bundle's model again with the current code, given the file with its weights; returns the new path.
+
+    Raises:
+        ExportError, ParityError, BundleError, LayoutError, CheckpointError: as the names say.
+    """
+    before = load_bundle(old)
+    return export_any(
+        load_model(weights),
+        before.items.ids,
+        before.categories.ids,
+        output,
+        name=name,
+        version=version,
+        state_dtype=state_dtype,
+        events=EventList.of(before.layout).capacity if before.manifest.state.kind == "sequence" else EVENTS,
+        facts=RunFacts(
+            training=dict(before.manifest.training),
+            codes=before.request.codes,
+            calibration=before.manifest.calibration,
+            negatives_kept=before.manifest.negatives_kept,
+        ),
+    )
+
+
+def facts_of(run: Path) -> RunFacts:
+    """What a run's folder says beside its model: the values of its fields, and of a run on impressions its calibrator.
+
+    Raises:
+        ExportError: a file of the run is missing or damaged.
+    """
+    training = _metrics(run / METRICS_FILE)
+    try:
+        codes = FittedFields.load(run).codes if (run / FILE).exists() else {}
+        impressions = read_description(run / DESCRIPTION).impressions if (run / DESCRIPTION).exists() else None
+        calibration = calibration_of(run)
+    except (DataError, RunFault) as error:
+        raise ExportError(str(error)) from error
+    if impressions is None:
+        return RunFacts(training=training, codes=codes)
+    evaluated = {length: figures.get("overall") for length, figures in training.get("evaluation", {}).items()}
+    told = {name: value for name, value in training.items() if name != "description"}
+    return RunFacts(
+        training=told | {"evaluation": evaluated},  # by slice it would be longer than all the rest of a manifest
+        codes=codes,
+        calibration=UNCALIBRATED if calibration is None else calibration,
+        negatives_kept=training.get("negatives_kept", 1.0) * impressions.negatives_kept,
+    )
+
+
+def untrained_model(
+    config: ModelConfig, items: int, categories: int, seed: int, specs: Sequence[FieldSpec] = ()
+) -> ClickModel:
+    """A model of `config` before training, with the given numbers of items and categories, and fields."""
+    torch.manual_seed(seed)
+    fields = model_fields(config, specs, drawn_values(specs, items + 1)) if specs else None
+    return untrained(config, items + 1, categories + 1, fields)
+
+
+def drawn_values(specs: Sequence[FieldSpec], items: int) -> FieldValues:
+    """Random values of the items' fields, two in each list."""
+    own = [spec for spec in specs if spec.source == "item"]
+    single = [torch.randint(spec.rows, (items,)) for spec in own if spec.tabled and spec.kind != "multi"]
+    return FieldValues(
+        rows=torch.stack(single, -1) if single else torch.empty(items, 0, dtype=torch.int64),
+        lists=tuple(torch.randint(spec.rows, (items, 2)) for spec in own if spec.kind == "multi"),
+        numbers=torch.randn(items, sum(not spec.tabled for spec in own)),
+    )
+
+
+def drawn_codes(specs: Sequence[FieldSpec]) -> dict[str, Ids]:
+    """The codes of the values "0", "1" and so on of listed fields."""
+    return {
+        spec.name: np.sort(np.array([code_of(str(value)) for value in range(spec.rows - FIRST)], np.uint64))
+        for spec in specs
+        if spec.listed
+    }
+
+
+def specs_of(path: Path | None) -> tuple[FieldSpec, ...]:
+    """The fields that a JSON file describes, such as a run's `fields.json`; none without one.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    if path is None:
+        return ()
+    try:
+        specs = msgspec.json.decode(path.read_bytes(), type=tuple[FieldSpec, ...])
+        check_fields(specs)
+    except (OSError, ValueError, msgspec.DecodeError) as error:
+        raise ConfigError(f"--fields: {path} does not describe fields: {error}") from error
+    return specs
+
+
+def _ids(path: Path) -> Ids:
+    try:
+        ids = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{path} cannot be read as an array of ids: {error}") from error
+    return np.asarray(ids).astype(np.uint64)
+
+
+def _metrics(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        metrics = json.loads(path.read_text())
+    except ValueError as error:
+        raise ExportError(f"{path} is not JSON: {error}") from error
+    return metrics if isinstance(metrics, dict) else {"metrics": metrics}
+
+
+def config_of(path: Path | None) -> ModelConfig:
+    """The `[model]` table of a TOML file, the default sizes without one.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    if path is None:
+        return MimnConfig()
+    try:
+        table = tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"--config: {path} cannot be read as TOML: {error}") from error
+    return model_config(table.get("model", {}))
