@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, get_args
 
+from mimn.bundle.members import read_width
 from mimn.state.layout import Block, BlockType, StateLayout
 from mimn.state.sketch import Sketch
 
@@ -59,6 +60,11 @@ class SharedConfig:
     """Counters in each of the two hashed rows of items; 0 = no counters."""
     sketch_half_lives: tuple[int, ...] = (0, 30)
     """Days after which an event counts half, one value per set of counters; 0 = never. Used only with a sketch."""
+    member_reads: bool = False
+    """The head also reads how often and how recently the user touched the items that the candidate stands for, or the
+    candidate itself (`mimn.bundle.members`): what a state says that remembers items."""
+    member_half_lives: tuple[int, ...] = (7, 30, 120)
+    """Days after which a touch of a member counts half. Used only with `member_reads`."""
     head: HeadName = "paper"
     """What stands above the state's read-outs: `paper` is the model's own, the others are field heads
     (`mimn.nn.heads`), which take any state."""
@@ -85,6 +91,9 @@ class SharedConfig:
         half_lives = self.sketch_half_lives
         if not half_lives or min(half_lives) < 0 or len(set(half_lives)) != len(half_lives):
             raise ConfigError(f"sketch_half_lives must be distinct days, 0 or more, not {half_lives}")
+        lives = self.member_half_lives
+        if not lives or min(lives) < 1 or len(set(lives)) != len(lives):
+            raise ConfigError(f"member_half_lives must be distinct days, 1 or more, not {lives}")
         if self.sketch_category_cells % 2:
             raise ConfigError(f"sketch_category_cells must be even, not {self.sketch_category_cells}")
 
@@ -101,6 +110,11 @@ class SharedConfig:
     def width(self) -> int:
         """D: width of an event vector, of a memory slot and of an interest channel."""
         return 2 * self.embedding_dim
+
+    @property
+    def read_widths(self) -> list[int]:
+        """Widths of what the head reads of a candidate's members: none, or one."""
+        return [read_width(self.member_half_lives)] if self.member_reads else []
 
     @property
     def sketch(self) -> Sketch | None:
@@ -163,7 +177,7 @@ class MimnConfig(SharedConfig):
     published code has `reset` (most of the state returns to its initial value) and `run` (a zero event)."""
     context_features: tuple[str, ...] = ()
     """Names of numeric request features that the head reads in addition to the candidate and the state. A bundle may
-    have them, but data sets have no values for them yet, so training refuses them (`mimn.run`)."""
+    have them; what is trained has fields instead (`mimn.run`)."""
     attention_units: tuple[int, int] = (80, 40)
     """Hidden widths of the channel attention."""
 
@@ -198,10 +212,10 @@ class MimnConfig(SharedConfig):
             raise ConfigError(f"rebalance must be 'shift' in variant 'official', not {self.rebalance!r}")
         if self.head != "paper":
             raise ConfigError(f"head must be 'paper' in variant 'official', not {self.head!r}")
-        if self.context_features or self.history_product or self.bounded_writes or self.sketch:
+        if self.context_features or self.history_product or self.bounded_writes or self.sketch or self.member_reads:
             raise ConfigError(
-                "context_features must be empty, history_product and bounded_writes false, sketch cells 0 in variant "
-                "'official': the published code has none of them"
+                "context_features must be empty, history_product, bounded_writes and member_reads false, sketch cells "
+                "0 in variant 'official': the published code has none of them"
             )
 
     @classmethod
