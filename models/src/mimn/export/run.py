@@ -19,7 +19,7 @@ from mimn.calibration import UNCALIBRATED
 from mimn.config import ConfigError, MimnConfig
 from mimn.data.description import read_description
 from mimn.data.events import DataError
-from mimn.data.fields import FittedFields
+from mimn.data.fields import FILE, FittedFields
 from mimn.export.parts import NO_RUN, ExportError, Ids, RunFacts
 from mimn.export.recurrent import export_bundle
 from mimn.export.sequence import EVENTS, export_sequence
@@ -128,27 +128,27 @@ def export_again(old: Path, weights: Path, output: Path, *, name: str, version: 
 
 
 def facts_of(run: Path) -> RunFacts:
-    """What a run's folder says beside its model; a run on impressions has fields and perhaps a calibrator.
+    """What a run's folder says beside its model: the values of its fields, and of a run on impressions its calibrator.
 
     Raises:
         ExportError: a file of the run is missing or damaged.
     """
     training = _metrics(run / METRICS_FILE)
-    if not (run / DESCRIPTION).exists():
-        return RunFacts(training=training)
     try:
-        impressions = read_description(run / DESCRIPTION).impressions
-        fitted, calibration = FittedFields.load(run), calibration_of(run)
+        codes = FittedFields.load(run).codes if (run / FILE).exists() else {}
+        impressions = read_description(run / DESCRIPTION).impressions if (run / DESCRIPTION).exists() else None
+        calibration = calibration_of(run)
     except (DataError, RunFault) as error:
         raise ExportError(str(error)) from error
+    if impressions is None:
+        return RunFacts(training=training, codes=codes)
     evaluated = {length: figures.get("overall") for length, figures in training.get("evaluation", {}).items()}
     told = {name: value for name, value in training.items() if name != "description"}
-    kept_in_files = 1.0 if impressions is None else impressions.negatives_kept
     return RunFacts(
         training=told | {"evaluation": evaluated},  # by slice it would be longer than all the rest of a manifest
-        codes=fitted.codes,
+        codes=codes,
         calibration=UNCALIBRATED if calibration is None else calibration,
-        negatives_kept=training.get("negatives_kept", 1.0) * kept_in_files,
+        negatives_kept=training.get("negatives_kept", 1.0) * impressions.negatives_kept,
     )
 
 

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 
 from mimn.release import Finding, Gate, compare
-from uic.tools.rollout.namespaces import Namespace
+from uic.rollout.namespaces import Namespace
 
 LOOKS: Final = 12
 PAUSE_S: Final = 0.25
