@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from mimn import run
+from mimn.bundle.item_table import ItemTable
 from mimn.config import ConfigError
 from mimn.data.events import DataError
 from mimn.data.split import Part
@@ -67,6 +68,7 @@ def evaluate(folder: Path, length: int, *, parts: tuple[Part, ...] = EVALUATED, 
         if record.get(name) != value:
             raise EvaluationFailed(f"{folder}: {name} is not that of the data now: train again on this data")
     model, ids = load_model(folder / run.MODEL), EmbeddingIds.load(folder)
+    table = None if model.config.ledger is None else ItemTable.load(folder)
     if config.training.compile:
         model.compile_steps()
     result: dict[str, Any] = {}
@@ -74,7 +76,9 @@ def evaluate(folder: Path, length: int, *, parts: tuple[Part, ...] = EVALUATED, 
     for part in parts:
         instances = data.instances.of(part)
         samplings = instances.samplings
-        predictions = predict(model, ids, data.events, instances, samplings=dict.fromkeys(samplings, 1), length=length)
+        predictions = predict(
+            model, ids, data.events, instances, samplings=dict.fromkeys(samplings, 1), length=length, table=table
+        )
         result[part] = {
             sampling: figures(instances, instances.candidates(sampling), predictions[sampling])
             for sampling in samplings

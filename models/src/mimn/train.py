@@ -35,9 +35,11 @@ from tqdm import tqdm
 
 from mimn import metrics, run
 from mimn.baselines import state_bytes
+from mimn.bundle.item_table import ItemTable
 from mimn.config import ConfigError
 from mimn.data import windows
 from mimn.data.events import DataError
+from mimn.data.ledger_reads import LedgerReader, ledger_model, make_fold_tables, make_table
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.data.windows import WindowSampler
 from mimn.nn.checkpoint import save_model, untrained
@@ -158,8 +160,10 @@ def _train(config: RunConfig, data: DataSet, output: Path, resume: bool, progres
         data.train_users,
         config.windows,
         sketch=config.architecture.sketch,
+        ledger=train_reader(config, data, output),
         rule=config.data.negatives,
     )
+    table = None if config.architecture.ledger is None else ItemTable.load(output)
     if settings.compile:
         progress.model.compile_steps()
     log.info(
@@ -173,7 +177,7 @@ def _train(config: RunConfig, data: DataSet, output: Path, resume: bool, progres
         data.instances.sha256[:16],
     )
     while len(progress.curve) < settings.most_epochs and not _out_of_patience(progress, settings.patience):
-        epoch = run_epoch(config, data, ids, sampler, progress, progress_bar=progress_bar)
+        epoch = run_epoch(config, data, ids, sampler, progress, table=table, progress_bar=progress_bar)
         save_checkpoint(progress, checkpoint)
         log.info(
             "epoch %d: loss %.4f, validation AUC %.4f, %d targets, %.1f CPU s",
@@ -197,6 +201,17 @@ def _train(config: RunConfig, data: DataSet, output: Path, resume: bool, progres
     run.write_json(output / run.METRICS, record)
     checkpoint.unlink(missing_ok=True)
     return record
+
+
+def train_reader(config: RunConfig, data: DataSet, output: Path) -> LedgerReader | None:
+    """What reads ledgers in training, None without one. Writes the table of items into the run folder: evaluation and
+    the bundle read with it, training with tables that leave each user's own group out."""
+    model = ledger_model(config.architecture)
+    if model is None:
+        return None
+    make_table(model, data.events, data.train_users, config.data.folder).save(output)
+    groups, tables = make_fold_tables(model, data.events, data.train_users, config.data.folder)
+    return LedgerReader(model, data.events, tables, groups)
 
 
 def start(config: RunConfig, ids: EmbeddingIds) -> Progress:
@@ -243,6 +258,7 @@ def run_epoch(
     sampler: WindowSampler,
     progress: Progress,
     *,
+    table: ItemTable | None = None,
     progress_bar: bool = False,
 ) -> Epoch:
     """One pass over newly drawn windows, then validation; `progress` moves on by one epoch.
@@ -267,7 +283,7 @@ def run_epoch(
     cpu_s = time.process_time() - began
     epoch = Epoch(
         loss=total / targets,
-        validation_auc=validation_auc(model, ids, data, settings.validation_length),
+        validation_auc=validation_auc(model, ids, data, settings.validation_length, table),
         targets=targets,
         events=events,
         cpu_s=round(cpu_s, 2),
@@ -278,11 +294,14 @@ def run_epoch(
     return epoch
 
 
-def validation_auc(model: ClickModel, ids: EmbeddingIds, data: DataSet, length: int) -> float:
+def validation_auc(
+    model: ClickModel, ids: EmbeddingIds, data: DataSet, length: int, table: ItemTable | None = None
+) -> float:
     """AUC on the validation users, four negatives per positive, of the first sampling."""
     instances = data.instances.of("validation")
     sampling = instances.samplings[0]
-    scores = predict(model, ids, data.events, instances, samplings={sampling: VALIDATION_NEGATIVES}, length=length)
+    samplings = {sampling: VALIDATION_NEGATIVES}
+    scores = predict(model, ids, data.events, instances, samplings=samplings, length=length, table=table)
     labels = instances.candidates(sampling, VALIDATION_NEGATIVES).label
     return metrics.auc(labels, scores[sampling].astype(np.float64))
 
@@ -303,6 +322,7 @@ def to_tensors(batch: windows.Batch, *, auxiliary: bool) -> Batch:
         negative_items=torch.from_numpy(batch.foreign_item) if auxiliary else None,
         negative_categories=torch.from_numpy(batch.foreign_category) if auxiliary else None,
         touches=None if batch.sketch is None else to_touches(batch.sketch),
+        reads=None if batch.reads is None else torch.from_numpy(batch.reads),
     )
 
 

@@ -8,7 +8,7 @@ padded at the end, so the recurrence is the same arithmetic as folding events on
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 
 import msgspec
@@ -17,12 +17,15 @@ from numpy.typing import NDArray
 
 from mimn.data.events import DataError, Events
 from mimn.data.instances import DEFAULT_RULE
+from mimn.data.ledger_reads import LedgerReader, Questions
 from mimn.data.negatives import NegativeRule, Pool
 from mimn.data.touches import addresses_of, times_ms
 from mimn.data.vocabulary import EmbeddingIds, Vocabulary, places
 from mimn.state.sketch import Sketch
 
 Ints = NDArray[np.int64]
+READ_TOGETHER = 8
+"""Batches whose windows are folded into ledgers together, which costs less than one after another."""
 
 
 class WindowPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -91,8 +94,16 @@ class Batch:
     """[W, T]: for each event, an item drawn uniformly (for the auxiliary loss)."""
     foreign_category: Ints
     """[W, T]"""
+    start: Ints
+    """[W]: the events' row in which each window begins."""
+    target_id: Ints
+    """[W, P, 2]: ids of the real item and the drawn one."""
+    now_ms: Ints
+    """[W, P]: when each target happened."""
     sketch: SketchBatch | None = None
     """Only with a sketch."""
+    reads: NDArray[np.float32] | None = None
+    """[W, P, 2, R]: what the head reads of the ledger; only with one."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +129,10 @@ class WindowSampler:
         plan: WindowPlan,
         *,
         sketch: Sketch | None = None,
+        ledger: LedgerReader | None = None,
         rule: NegativeRule = DEFAULT_RULE,
     ) -> None:
+        self._ledger = ledger
         self._events, self._vocabulary, self._plan = events, vocabulary, plan
         self._item_rows, self._category_rows = ids.item_rows(events.item_id), ids.category_rows(events.category_id)
         self._vocabulary_item_rows = ids.item_rows(vocabulary.items)
@@ -162,8 +175,11 @@ class WindowSampler:
         lengths = np.array([window.length for window in windows])
         order = np.argsort(lengths + rng.random(len(windows)) * 16.0)
         batches = [order[i : i + windows_per_batch] for i in range(0, len(order), windows_per_batch)]
-        for place in rng.permutation(len(batches)):
-            yield self._batch([windows[i] for i in batches[place]], rng)
+        shuffled = rng.permutation(len(batches)).tolist()
+        for begin in range(0, len(shuffled), READ_TOGETHER):
+            some = shuffled[begin : begin + READ_TOGETHER]
+            drawn = [self._batch([windows[i] for i in batches[place]], rng) for place in some]
+            yield from drawn if self._ledger is None else _with_reads(self._ledger, drawn)
 
     def negatives(self, targets: Ints, rng: np.random.Generator) -> Ints:
         """Places in `vocabulary.items`, none excluded by the rule for its target. [p] rows → [p]
@@ -250,6 +266,9 @@ class WindowSampler:
             weight=weight,
             foreign_item=self._vocabulary_item_rows[foreign],
             foreign_category=self._vocabulary_category_rows[foreign],
+            start=start,
+            target_id=np.stack([self._events.item_id[targets], self._vocabulary.items[drawn]], 1)[flat],
+            now_ms=times_ms(self._events)[targets][flat],
             sketch=self._sketch(windows, item.shape, targets[flat], drawn[flat]),
         )
 
@@ -263,6 +282,27 @@ class WindowSampler:
             rows = slice(window.start, window.start + window.length)
             address[w, : window.length], time[w, : window.length] = of_events[rows], times[rows]
         return SketchBatch(address, time, np.stack([of_events[targets], of_vocabulary[drawn]], 2), times[targets])
+
+
+def _with_reads(ledger: LedgerReader, batches: list[Batch]) -> Iterator[Batch]:
+    """The batches with what the head reads of ledgers; all windows are folded together. Repeated targets are read once."""
+    windows = np.cumsum([0, *(len(batch.length) for batch in batches)])
+    real = [np.nonzero(batch.weight) for batch in batches]
+    asked = Questions(
+        history=np.concatenate([first + w for first, (w, _) in zip(windows[:-1], real, strict=True)]),
+        position=np.concatenate([batch.position[at] for batch, at in zip(batches, real, strict=True)]),
+        items=np.concatenate([batch.target_id[at] for batch, at in zip(batches, real, strict=True)]),
+        now_ms=np.concatenate([batch.now_ms[at] for batch, at in zip(batches, real, strict=True)]),
+    )
+    start, length = (np.concatenate([getattr(batch, name) for batch in batches]) for name in ("start", "length"))
+    reads = ledger.read(start, length, asked)
+    first = 0
+    for batch in batches:
+        count = batch.weight.sum(1).astype(np.int64)
+        begin = first + np.cumsum(count) - count
+        at = begin[:, np.newaxis] + np.arange(batch.weight.shape[1]) % count[:, np.newaxis]
+        yield replace(batch, reads=reads[at])
+        first += int(count.sum())
 
 
 def histories(begin: Ints, end: Ints, item_rows: Ints, category_rows: Ints, length: int) -> tuple[Ints, Ints, Ints]:

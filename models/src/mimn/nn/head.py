@@ -120,7 +120,7 @@ class MimnHead(nn.Module):
             self.attention = ChannelAttention(D, config.attention_units)
         self.sketch = None if config.sketch is None else SketchReader(config.sketch)
         products = [D] * (config.memory_induction + config.history_product)
-        self.mlp = top(config, [D, 1], [D, D, H, *products, *sketch_widths(self.sketch)], fields)
+        self.mlp = top(config, [D, 1], [D, D, H, *products, *sketch_widths(self.sketch), *read_widths(config)], fields)
 
     @property
     def mimn_cell(self) -> MimnCell:
@@ -151,11 +151,12 @@ class MimnHead(nn.Module):
         context: Tensor | None = None,
         counts: Tensor | None = None,
         item_fields: Tensor | None = None,
+        reads: Tensor | None = None,
     ) -> Tensor:
         """The click logits; candidates do not influence each other.
 
-        [N, F] of the cell, [N, C, D], [N, K], and with a sketch the values of each candidate's cells [N, C, A, S] → [N,
-        C]
+        [N, F] of the cell, [N, C, D], [N, K], with a sketch the values of each candidate's cells [N, C, A, S], with
+        fields [N, C, W], with a ledger what is read of it [N, C, R] → [N, C]
         """
         blocks = self._cell[0].unpack(states)
         features = [candidates, blocks["add_mean"].unsqueeze(-2) * candidates, self.read_out(blocks, candidates)]
@@ -165,6 +166,8 @@ class MimnHead(nn.Module):
             features.append(history_product(blocks, candidates))
         if self.sketch is not None:
             features.append(self.sketch(counts))
+        if reads is not None:
+            features.append(reads)
         logits: Tensor = self.mlp(user_pieces(blocks), features, context, item_fields)
         return logits
 
@@ -178,7 +181,12 @@ class PoolingHead(nn.Module):
         self._cell = [cell]
         self.sketch = None if config.sketch is None else SketchReader(config.sketch)
         D = config.width
-        self.mlp = top(config, [D, 1], [D] * (1 + config.history_product) + sketch_widths(self.sketch), fields)
+        self.mlp = top(
+            config,
+            [D, 1],
+            [D] * (1 + config.history_product) + sketch_widths(self.sketch) + read_widths(config),
+            fields,
+        )
 
     def forward(
         self,
@@ -187,6 +195,7 @@ class PoolingHead(nn.Module):
         context: Tensor | None = None,
         counts: Tensor | None = None,
         item_fields: Tensor | None = None,
+        reads: Tensor | None = None,
     ) -> Tensor:
         """The click logits; as `MimnHead`. [N, F], [N, C, D], [N, K], [N, C, A, S] → [N, C]"""
         blocks = self._cell[0].unpack(states)
@@ -195,6 +204,8 @@ class PoolingHead(nn.Module):
             features.append(history_product(blocks, candidates))
         if self.sketch is not None:
             features.append(self.sketch(counts))
+        if reads is not None:
+            features.append(reads)
         logits: Tensor = self.mlp(user_pieces(blocks), features, context, item_fields)
         return logits
 
@@ -202,6 +213,11 @@ class PoolingHead(nn.Module):
 def sketch_widths(reader: SketchReader | None) -> list[int]:
     """Values that a head reads of the sketch for one candidate: none without it."""
     return [] if reader is None else [reader.width]
+
+
+def read_widths(config: ModelConfig) -> list[int]:
+    """Values that a head reads of the ledger for one candidate: none without it."""
+    return [config.read_width] if config.read_width else []
 
 
 def user_pieces(blocks: State) -> list[Tensor]:

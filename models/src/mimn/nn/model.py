@@ -70,6 +70,8 @@ class Batch:
     """[B, F], the states where the windows start; None: users without events."""
     touches: Touches | None = None
     """With a sketch only: the cells and times of events and candidates."""
+    reads: Tensor | None = None
+    """[B, P, C, R], with a ledger only: what the head reads of it for each candidate (`mimn.bundle.reads`)."""
 
     def to(self, device: torch.device) -> Self:
         """The batch with its tensors on `device`."""
@@ -89,7 +91,7 @@ class Losses(NamedTuple):
 
 Scorer = Callable[..., Tensor]
 """Click probabilities of candidates for N histories: items [N, C], categories [N, C] int64 rows → [N, C]. A model
-with a sketch also takes `counts` [N, C, A, S]."""
+with a sketch also takes `counts` [N, C, A, S], one with a ledger `reads` [N, C, R]."""
 
 
 class ClickModel(nn.Module, ABC):
@@ -208,14 +210,18 @@ class MimnModel(ClickModel):
         categories: Tensor,
         context: Tensor | None = None,
         counts: Tensor | None = None,
+        reads: Tensor | None = None,
     ) -> Tensor:
-        """[N, F], [N, C], [N, C] int64 rows, [N, K], with a sketch [N, C, A, S] (see `counts`) → [N, C]
+        """[N, F], [N, C], [N, C] int64 rows, [N, K], with a sketch [N, C, A, S] (see `counts`), with a ledger
+        [N, C, R] → [N, C]
 
         `context` is the context features and, with fields, the request's vector behind them.
         """
         if self.config.sketch is not None and counts is None:
             raise BatchError("a model with a sketch needs `counts`, or a batch's `touches`")
-        known = {"counts": counts, "item_fields": self.item_vector(items)}
+        if self.config.ledger is not None and reads is None:
+            raise BatchError("a model with a ledger needs `reads`")
+        known = {"counts": counts, "reads": reads, "item_fields": self.item_vector(items)}
         logits: Tensor = self.head(
             states,
             self.vectors(items, categories),
@@ -231,9 +237,10 @@ class MimnModel(ClickModel):
         categories: Tensor,
         context: Tensor | None = None,
         counts: Tensor | None = None,
+        reads: Tensor | None = None,
     ) -> Tensor:
         """Click probabilities; as `logits`."""
-        return torch.sigmoid(self.logits(states, items, categories, context, counts))
+        return torch.sigmoid(self.logits(states, items, categories, context, counts, reads))
 
     def scorer(self, items: Tensor, categories: Tensor, lengths: Tensor) -> Scorer:
         """A function that scores candidates on the states after the histories (see `ClickModel.scorer`)."""
@@ -273,6 +280,7 @@ class MimnModel(ClickModel):
             batch.candidate_categories.flatten(0, 1),
             None if context is None else context.flatten(0, 1),
             None if counts is None else counts.flatten(0, 1),
+            None if batch.reads is None else batch.reads.flatten(0, 1),
         ).view_as(batch.labels)
         click = self._click_loss(logits, batch.labels, batch.weights)
         utilization = auxiliary = click.new_zeros(())

@@ -46,7 +46,7 @@ class ServingHead(nn.Module):
     by_channels: Tensor
     """[D, U], of an interest channel."""
     by_counts: Tensor
-    """[R + W, U], of what is read of the sketch, and of the item's fields."""
+    """[R + W, U], of what is read of the sketch and the ledger, and of the item's fields."""
     attend: Tensor
     """The attention's first layer of the candidate [D, A],"""
     attend_product: Tensor
@@ -103,10 +103,11 @@ class ServingHead(nn.Module):
         context: Tensor | None = None,
         counts: Tensor | None = None,
         item_fields: Tensor | None = None,
+        reads: Tensor | None = None,
     ) -> Tensor:
         """The click logits; as `MimnHead.forward`, but for one user.
 
-        [1, F], [1, C, D], [1, K], [1, C, A, S], [1, C, W] → [1, C]
+        [1, F], [1, C, D], [1, K], [1, C, A, S], [1, C, W], [1, C, R] → [1, C]
         """
         q = candidates.squeeze(0)
         blocks = {name: value.squeeze(0) for name, value in self.cell.unpack(state).items()}
@@ -121,6 +122,8 @@ class ServingHead(nn.Module):
             rows.append(blocks["channels"] @ self.by_channels)
         if self.sketch is not None:
             inputs.append(self.sketch(counts).squeeze(0))
+        if reads is not None:
+            inputs.append(reads.squeeze(0))
         if item_fields is not None:
             inputs.append(item_fields.squeeze(0))
         if len(self.by_counts):

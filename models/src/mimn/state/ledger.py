@@ -63,9 +63,9 @@ class Keys(NamedTuple):
 
 
 class Entries(NamedTuple):
-    """Entries as numbers; the shape is the caller's. Where `count` is 0 there is no entry and the rest means nothing."""
+    """Entries as numbers; the shape is the caller's. Where `n` is 0 there is no entry and the rest means nothing."""
 
-    count: Ints
+    n: Ints
     """Baskets with the item, at most 63."""
     day: Ints
     """Days since 1970 of the last one, not before the user's base."""
@@ -193,7 +193,7 @@ class Ledger:
     def _entries(self, item: Ints, time: Ints, scalars: Ints) -> Entries:
         basket = scalars[BASKETS] - scalars[BASKET_BASE]
         return Entries(
-            count=item >> LEVEL_BITS & MOST_BASKETS,
+            n=item >> LEVEL_BITS & MOST_BASKETS,
             day=scalars[DAY_BASE] + (time >> BASKET_BITS),
             gap=SIXTEENTHS[item & LAST_LEVEL],
             baskets_ago=np.maximum(basket - (time & LAST_BASKET), 0),

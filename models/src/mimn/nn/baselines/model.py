@@ -20,7 +20,7 @@ from mimn.nn.baselines.rum import OfficialRum, Rum
 from mimn.nn.baselines.sim import Sim
 from mimn.nn.cell import states_at
 from mimn.nn.fields import NO_FIELDS, ModelFields
-from mimn.nn.head import FieldHeadTop, MlpTop, sketch_widths, top, user_pieces
+from mimn.nn.head import FieldHeadTop, MlpTop, read_widths, sketch_widths, top, user_pieces
 from mimn.nn.model import Batch, BatchError, ClickModel, Losses, Scorer, click_loss
 from mimn.nn.official import OfficialAuxiliaryNet, OfficialMlp
 from mimn.nn.sketch import SketchReader
@@ -64,7 +64,8 @@ class BaselineModel(ClickModel):
         else:
             of_user = [D, 1] + ([user] if user else [])
             of_candidate = [D] + ([candidate] if candidate else []) + [D] * config.history_product
-            self.mlp = top(config, of_user, of_candidate + sketch_widths(self.sketch), fields or NO_FIELDS)
+            of_candidate += sketch_widths(self.sketch) + read_widths(config)
+            self.mlp = top(config, of_user, of_candidate, fields or NO_FIELDS)
         self.auxiliary: AuxiliaryNet | OfficialAuxiliaryNet | None = None
         if config.auxiliary_loss:
             self.auxiliary = (OfficialAuxiliaryNet if published else AuxiliaryNet)(D, D)
@@ -82,11 +83,13 @@ class BaselineModel(ClickModel):
         categories: Tensor,
         *,
         counts: Tensor | None = None,
+        reads: Tensor | None = None,
         request: Tensor | None = None,
     ) -> Tensor:
         """The click logits.
 
-        [B, P], [B, P, C], [B, P, C] int64 rows, with a sketch [B, P, C, A, S], with fields [B, P, K] → [B, P, C]
+        [B, P], [B, P, C], [B, P, C] int64 rows, with a sketch [B, P, C, A, S], with a ledger [B, P, C, R], with fields
+        [B, P, K] → [B, P, C]
         """
         occasions = Occasions(positions, self.vectors(items, categories), categories)
         features = self.interest(window, occasions)
@@ -106,6 +109,10 @@ class BaselineModel(ClickModel):
             if counts is None:
                 raise BatchError("a model with a sketch needs `counts`, or a batch's `touches`")
             candidate.append(self.sketch(counts))
+        if self.config.ledger is not None:
+            if reads is None:
+                raise BatchError("a model with a ledger needs `reads`")
+            candidate.append(reads)
         item_fields = self.item_vector(items)
         logits: Tensor = self.mlp(
             [piece.flatten(0, 1) for piece in user],
@@ -128,11 +135,22 @@ class BaselineModel(ClickModel):
         window, positions = self.window(items, categories), lengths.unsqueeze(-1)
 
         def score(
-            items: Tensor, categories: Tensor, *, counts: Tensor | None = None, context: Tensor | None = None
+            items: Tensor,
+            categories: Tensor,
+            *,
+            counts: Tensor | None = None,
+            reads: Tensor | None = None,
+            context: Tensor | None = None,
         ) -> Tensor:
-            known, request = (None if value is None else value.unsqueeze(1) for value in (counts, context))
+            known, read, request = (None if value is None else value.unsqueeze(1) for value in (counts, reads, context))
             logits = self.logits(
-                window, positions, items.unsqueeze(1), categories.unsqueeze(1), counts=known, request=request
+                window,
+                positions,
+                items.unsqueeze(1),
+                categories.unsqueeze(1),
+                counts=known,
+                reads=read,
+                request=request,
             )
             return torch.sigmoid(logits).squeeze(1)
 
@@ -155,6 +173,7 @@ class BaselineModel(ClickModel):
             batch.candidate_items,
             batch.candidate_categories,
             counts=counts,
+            reads=batch.reads,
             request=self.request_vector(batch.request),
         )
         loss = official.click_loss if self.config.form == "official" else click_loss
