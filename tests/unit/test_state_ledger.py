@@ -95,9 +95,9 @@ class Twin:
         day = max(day, self.day_base)
 
         mine = {way: self.ways.get((bucket, way)) for way in range(self.ledger.ways)}
-        for entry in mine.values():
-            if entry is not None and entry.tag == tag:
-                self._again(entry, day, late)
+        for known in mine.values():
+            if known is not None and known.tag == tag:
+                self._again(known, day, late)
                 return
         self.lines += 1
         free = [way for way, entry in mine.items() if entry is None]
@@ -200,7 +200,7 @@ def test_it_stays_within_its_words_whatever_comes() -> None:
         blank(),
         [(int(i), int(t)) for i, t in zip(random.integers(1, 2**63, 500), random.integers(0, 2**62, 500), strict=True)],
     )
-    keys, entries = LEDGER.known(LEDGER.of(state)[0])
+    keys, _ = LEDGER.known(LEDGER.of(state)[0])
     assert len(keys.tags) == LEDGER.entries
     assert LEDGER.scalars(LEDGER.of(state))[0, EVICTED] == 500 - LEDGER.entries
     assert state.shape == (1, OTHER + LEDGER.words)

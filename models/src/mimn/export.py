@@ -36,12 +36,17 @@ from mimn.bundle import (
     EmbeddingTable,
     Golden,
     IdSketch,
+    ItemTable,
+    ItemTableSpec,
+    LedgerSpec,
+    Reads,
     SketchSpec,
     StateSpec,
     load_bundle,
     write_bundle,
 )
-from mimn.bundle.manifest import SKETCH_RULE, check_countable
+from mimn.bundle.item_table import STATISTICS
+from mimn.bundle.manifest import LEDGER_RULE, SKETCH_RULE, check_countable
 from mimn.config import ConfigError, MimnConfig, cell_layout, state_layout
 from mimn.nn.baselines.model import BaselineModel
 from mimn.nn.checkpoint import CheckpointError, load_model, untrained
@@ -52,6 +57,7 @@ from mimn.reference import Reference
 from mimn.sequence_parity import check_sequence_parity
 from mimn.state.event_list import EventList
 from mimn.state.layout import BlockType, LayoutError
+from mimn.state.ledger import rest_of
 from mimn.state.sketch import DAY_MS
 
 Ids = NDArray[np.uint64]
@@ -78,6 +84,7 @@ def export_bundle(
     version: str,
     state_dtype: BlockType = "float32",
     training: dict[str, Any] | None = None,
+    table: ItemTable | None = None,
 ) -> Path:
     """Write the bundle `<output>/<name>/<version>` and return its path.
 
@@ -88,9 +95,10 @@ def export_bundle(
         name, version: of the bundle.
         state_dtype: how the recurrent part of a state is stored.
         training: information about the run for the manifest.
+        table: of items, needed with a ledger.
 
     Raises:
-        ExportError: a variant that cannot be served, or ids that do not match the tables.
+        ExportError: a variant that cannot be served, or ids or a table of items that do not match the model.
         ParityError: ONNX, PyTorch and the equations disagree; nothing is written.
         BundleError: the bundle exists already.
         LayoutError: float16 with an odd number of recurrent values.
@@ -104,6 +112,7 @@ def export_bundle(
         )
     items, categories = _tables(model, item_ids, category_ids)
     layout, sketch = state_layout(config, state_dtype), config.sketch
+    reads = _reads(config, table)
     with _evaluation(model):
         step_onnx, step_spec = step_graph(model, cell_layout(config, state_dtype))
         head_onnx, head_spec = head_graph(model, layout)
@@ -124,14 +133,43 @@ def export_bundle(
         initial_state=initial,
         items=items,
         categories=categories,
-        golden=golden_cases(reference, (Graph(step_onnx), Graph(head_onnx)), (items, categories), initial),
+        golden=golden_cases(reference, (Graph(step_onnx), Graph(head_onnx)), (items, categories), initial, reads),
         sketch=None
         if sketch is None
         else SketchSpec(SKETCH_RULE, sketch.category_cells, sketch.item_cells, sketch.half_lives),
+        ledger=None if reads is None else LedgerSpec(LEDGER_RULE, reads.ledger.buckets, reads.ledger.ways),
+        item_table=None if reads is None else (ItemTableSpec(reads.groups, config.ledger_types), reads.table),
         context=config.context_features,
         opset=OPSET,
         model=asdict(config),
         training=training or {},
+    )
+
+
+def _reads(config: MimnConfig, table: ItemTable | None) -> Reads | None:
+    if config.ledger is None:
+        return None
+    if table is None:
+        raise ExportError("a model with a ledger is exported with the table of items of its run")
+    try:
+        table.check()
+    except ValueError as error:
+        raise ExportError(str(error)) from error
+    if table.types.shape[1] != len(config.ledger_types):
+        raise ExportError(f"the table of items has {table.types.shape[1]} kinds of types, not {config.ledger_types}")
+    return Reads(config.ledger, table, config.read_groups)
+
+
+def drawn_table(config: ModelConfig, item_ids: Ids, random: np.random.Generator) -> ItemTable | None:
+    """A table of items with random values, for untrained models; None without a ledger."""
+    if config.ledger is None:
+        return None
+    shape = len(item_ids) + 1
+    return ItemTable(
+        ids=item_ids,
+        statistics=random.gamma(2.0, 1.0, (shape, len(STATISTICS))).astype(np.float32),
+        types=random.integers(0, 9, (shape, len(config.ledger_types)), dtype=np.int32),
+        vectors=random.normal(size=(shape, config.ledger_vectors)).astype(np.float32),
     )
 
 
@@ -163,6 +201,8 @@ def export_sequence(
     """
     if events < 1:
         raise ExportError(f"a list of {events} events keeps nothing: keep at least 1")
+    if model.config.ledger is not None:
+        raise ExportError("a list of events goes without a ledger: train with ledger_buckets = 0")
     items, categories = _tables(model, item_ids, category_ids)
     for what, table in (("items", items), ("categories", categories)):
         check_countable(what, len(table.vectors))
@@ -257,6 +297,7 @@ def golden_cases(
     graphs: tuple[Graph, Graph],
     tables: tuple[EmbeddingTable, EmbeddingTable],
     initial: NDArray[np.float32],
+    ledger: Reads | None = None,
 ) -> Golden:
     """Some histories, a tenth of their ids unknown, with the states and scores that the graphs compute for them.
 
@@ -282,27 +323,37 @@ def golden_cases(
     states = np.tile(initial, (GOLDEN_USERS, 1))
     config = reference.config
     sketch = None if config.sketch is None else IdSketch(config.sketch, categories)
-    rest = slice(None) if sketch is None else sketch.sketch.rest
+    words = 0 if ledger is None else ledger.ledger.words
+    rest = rest_of(config.sketch, config.ledger)
     for t in range(GOLDEN_EVENTS):
         states[:, rest] = step(np.ascontiguousarray(events[clearest, t]), np.ascontiguousarray(states[:, rest]))
     candidates = draw_ids(random, items, GOLDEN_CANDIDATES), draw_ids(random, categories, GOLDEN_CANDIDATES)
     context = random.normal(size=(GOLDEN_USERS, len(config.context_features))).astype(np.float32)
     times = now = None
     reads: list[tuple[NDArray[Any], ...]] = [()] * GOLDEN_USERS
-    if sketch is not None:
+    if sketch is not None or ledger is not None:
         times = np.sort(random.integers(*GOLDEN_TIMES, size=(GOLDEN_USERS, GOLDEN_EVENTS)))
         times[:, ::6] -= 3 * DAY_MS  # some late
         now = np.array([GOLDEN_TIMES[1]] * GOLDEN_USERS) + random.integers(9 * DAY_MS, size=GOLDEN_USERS)
         for t in range(GOLDEN_EVENTS):
             ids = history[0][clearest, t], history[1][clearest, t]
-            sketch.sketch.add(states, sketch.addresses(*ids), sketch.sketch.moments(times[:, t]))
+            if sketch is not None:
+                plain = states[:, : states.shape[1] - words]
+                sketch.sketch.add(plain, sketch.addresses(*ids), sketch.sketch.moments(times[:, t]))
+            if ledger is not None:
+                ledger.ledger.add(states, ledger.ledger.keys(ids[0]), times[:, t])
+    if sketch is not None and now is not None:
         addresses = sketch.addresses(*candidates)
         reads = [(addresses, moment[np.newaxis]) for moment in sketch.sketch.moments(now)]
 
     def scores(
-        state: NDArray[np.float32], row: NDArray[np.float32], read: tuple[NDArray[Any], ...]
+        state: NDArray[np.float32], row: NDArray[np.float32], read: tuple[NDArray[Any], ...], now_ms: int
     ) -> NDArray[np.float32]:
-        return head(vectors(*candidates), state[np.newaxis], *read, *([row[np.newaxis]] if len(row) else []))
+        seen = state[np.newaxis, : len(state) - words]
+        of_ledger = [] if ledger is None else [ledger.read(ledger.ledger.of(state), candidates[0], now_ms)]
+        return head(vectors(*candidates), seen, *read, *of_ledger, *([row[np.newaxis]] if len(row) else []))
+
+    at = [0] * GOLDEN_USERS if now is None else now.tolist()
 
     return Golden(
         items=history[0][clearest],
@@ -311,8 +362,8 @@ def golden_cases(
         candidate_items=candidates[0],
         candidate_categories=candidates[1],
         context=context,
-        scores=np.stack([scores(*case) for case in zip(states, context, reads, strict=True)]),
-        cold_scores=scores(initial, np.zeros_like(context[0]), reads[0]),
+        scores=np.stack([scores(*case) for case in zip(states, context, reads, at, strict=True)]),
+        cold_scores=scores(initial, np.zeros_like(context[0]), reads[0], at[0]),
         times=times,
         now=now,
     )
@@ -341,6 +392,7 @@ def export_any(
     state_dtype: BlockType,
     events: int,
     training: dict[str, Any],
+    table: ItemTable | None = None,
 ) -> Path:
     """The bundle of a model of any variant.
 
@@ -366,6 +418,7 @@ def export_any(
         version=version,
         state_dtype=state_dtype,
         training=training,
+        table=table,
     )
 
 
@@ -379,8 +432,9 @@ def export_run(
     """
     if not run.is_dir():
         raise ExportError(f"--run: {run} is not a folder: give the folder that the training command printed")
+    model = load_model(run / MODEL_FILE)
     return export_any(
-        load_model(run / MODEL_FILE),
+        model,
         _ids(run / ITEM_IDS_FILE),
         _ids(run / CATEGORY_IDS_FILE),
         output,
@@ -389,7 +443,15 @@ def export_run(
         state_dtype=state_dtype,
         events=events,
         training=_metrics(run / METRICS_FILE),
+        table=None if model.config.ledger is None else _item_table(run),
     )
+
+
+def _item_table(folder: Path) -> ItemTable:
+    try:
+        return ItemTable.load(folder)
+    except ValueError as error:
+        raise ExportError(str(error)) from error
 
 
 def export_again(old: Path, weights: Path, output: Path, *, name: str, version: str, state_dtype: BlockType) -> Path:
@@ -409,6 +471,7 @@ def export_again(old: Path, weights: Path, output: Path, *, name: str, version: 
         state_dtype=state_dtype,
         events=EventList.of(before.layout).capacity if before.manifest.state.kind == "sequence" else EVENTS,
         training=dict(before.manifest.training),
+        table=None if before.reads is None else before.reads.table,
     )
 
 
@@ -444,6 +507,10 @@ def _config(path: Path | None) -> ModelConfig:
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"--config: {path} cannot be read as TOML: {error}") from error
     return model_config(table.get("model", {}))
+
+
+def _untrained(args: argparse.Namespace) -> ClickModel:
+    return untrained_model(_config(args.config), args.items, args.categories, args.seed)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -483,9 +550,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 state_dtype=args.state_dtype,
             )
         else:
+            model, ids = _untrained(args), np.arange(1, args.items + 1, dtype=np.uint64)
             path = export_any(
-                untrained_model(_config(args.config), args.items, args.categories, args.seed),
-                np.arange(1, args.items + 1, dtype=np.uint64),
+                model,
+                ids,
                 np.arange(1, args.categories + 1, dtype=np.uint64),
                 args.output,
                 name=args.name,
@@ -493,6 +561,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 state_dtype=args.state_dtype,
                 events=args.events,
                 training={"untrained": True, "seed": args.seed},
+                table=drawn_table(model.config, ids, np.random.default_rng(args.seed)),
             )
     except (ExportError, ParityError, BundleError, LayoutError, ConfigError, CheckpointError) as error:
         print(f"export: {error}", file=sys.stderr)

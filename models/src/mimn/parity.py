@@ -187,15 +187,20 @@ class _Check:
         if self.model.config.sketch is not None:
             whole, addresses, now, counts = self._counted(self.model.config.sketch, state, candidates, events)
             inputs, held = [vectors, whole, addresses, now], list(counts)
-        inputs += [context] if context.size else []
+        reads = self.random.normal(size=(candidates, self.model.config.read_width)).astype(np.float32)
+        inputs += [value for value in (reads, context) if value.size]
         got = self.head(*inputs)
         pytorch = self.torch_head(*(torch.from_numpy(value) for value in inputs)).numpy()
         blocks = self.reference.blocks(state)
         equations = [
             self.reference.score(
-                blocks, vector, context[0].astype(np.float64), None if holds is None else holds.astype(np.float64)
+                blocks,
+                vector,
+                context[0].astype(np.float64),
+                None if holds is None else holds.astype(np.float64),
+                read.astype(np.float64) if read.size else None,
             )
-            for vector, holds in zip(vectors, held, strict=True)
+            for vector, holds, read in zip(vectors, held, reads, strict=True)
         ]
         self.scores += candidates
         where = f"scores of {candidates} candidates"

@@ -101,9 +101,11 @@ class Reference:
             smallest = min(smallest, gap)
         return blocks, smallest
 
-    def score(self, blocks: Blocks, candidate: Array, context: Array, counts: Array | None = None) -> float:
-        """The click probability of one candidate [D] with context [K], and with a sketch the values of its cells [A,
-        S]."""
+    def score(
+        self, blocks: Blocks, candidate: Array, context: Array, counts: Array | None = None, reads: Array | None = None
+    ) -> float:
+        """The click probability of one candidate [D] with context [K], with a sketch the values of its cells [A, S],
+        and with a ledger what is read of it [R]."""
         c = self.config
         q = np.asarray(candidate, np.float64)
         user = [blocks["history_mean"], np.log(1 + blocks["count"]) / 7]
@@ -121,6 +123,8 @@ class Reference:
             if c.sketch_item_cells:
                 read.append(np.log(1 + np.array([min(one, other) for one, other in zip(*rows, strict=True)])))
             features.append(np.concatenate(read))
+        if reads is not None:
+            features.append(reads)
         if c.head != "paper":
             return float(sigmoid(np.array(self._field_head(user, features))))
         return float(sigmoid(self._mlp(np.concatenate([*user, context]), np.concatenate(features))))

@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 from mimn.bundle import manifest as m
 from mimn.bundle.files import check_files, opened
 from mimn.bundle.golden import Golden
+from mimn.bundle.item_table import ItemTable
 from mimn.bundle.manifest import BundleError, Manifest, check_countable, decode_manifest
+from mimn.bundle.reads import Reads
 from mimn.bundle.vocabulary import EmbeddingTable
 from mimn.state.event_list import EventList
 from mimn.state.layout import StateLayout
+from mimn.state.ledger import Ledger, rest_of
 from mimn.state.sketch import Sketch
 
 MAX_MANIFEST_BYTES = 1 << 18
@@ -49,6 +52,8 @@ class Bundle:
     sketch: IdSketch | None = None
     event_list: EventList | None = None
     """The rule for states in a bundle of kind `sequence`; None in others."""
+    reads: Reads | None = None
+    """What the head reads of a ledger; None without one."""
 
     @property
     def name(self) -> str:
@@ -59,6 +64,16 @@ class Bundle:
     def fingerprint(self) -> bytes:
         """32 bytes."""
         return bytes.fromhex(self.manifest.fingerprint)
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """The ledger in a user's state; None if there is none."""
+        return None if self.reads is None else self.reads.ledger
+
+    @property
+    def rest(self) -> slice:
+        """The place in a flat state of what the step graph reads and writes."""
+        return rest_of(None if self.sketch is None else self.sketch.sketch, self.ledger)
 
     @property
     def width(self) -> int:
@@ -119,7 +134,20 @@ def load_bundle(path: str | Path) -> Bundle:
         check_countable("items", len(items.vectors))
         check_countable("categories", len(categories.vectors))
         event_list = EventList.of(layout)
-    return Bundle(path, manifest, layout, initial, items, categories, golden, sketch, event_list)
+    reads = _reads(path, manifest)
+    return Bundle(path, manifest, layout, initial, items, categories, golden, sketch, event_list, reads)
+
+
+def _reads(path: Path, manifest: Manifest) -> Reads | None:
+    if manifest.ledger is None or manifest.item_table is None:
+        return None
+    try:
+        table = ItemTable.load(path)
+    except ValueError as error:
+        raise BundleError(str(error)) from error
+    if table.types.shape[1] != len(manifest.item_table.types):
+        raise BundleError(f"{m.MANIFEST}: item_table.types does not name the {table.types.shape[1]} kinds of the table")
+    return Reads(manifest.ledger.ledger, table, manifest.item_table.reads)
 
 
 def _array(path: Path) -> NDArray[Any]:

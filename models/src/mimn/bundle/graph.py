@@ -25,7 +25,7 @@ from mimn.state.event_list import EventList
 class StepGraph:
     """`step.onnx`: (events [B, D], state [B, F]) → next state [B, F], float32. Pure; safe to call from one thread.
 
-    With a sketch, `state` is the part of a user's state at `Sketch.rest`.
+    With a sketch or a ledger, `state` is the part of a user's state at `Bundle.rest`.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -42,12 +42,15 @@ class StepGraph:
 class HeadGraph:
     """`head.onnx`: (candidates [C, D], state [F], context [K]) → scores [C] in (0, 1), float32.
 
-    With a sketch it also takes the candidates' cells [C, A] int64 and the time of reading [2, S] (`Sketch.moments`).
+    With a sketch it also takes the candidates' cells [C, A] int64 and the time of reading [2, S] (`Sketch.moments`),
+    with a ledger what is read of it [C, R] (`mimn.bundle.reads`).
     """
 
     def __init__(self, bundle: Bundle) -> None:
         self._session = open_graph(bundle, bundle.manifest.head)
         self._reads_context = bool(bundle.manifest.context)
+        ledger = bundle.ledger
+        self._seen = slice(None) if ledger is None else slice(-ledger.words)
 
     def __call__(
         self,
@@ -56,11 +59,15 @@ class HeadGraph:
         context: NDArray[np.float32],
         addresses: NDArray[np.int64] | None = None,
         now: NDArray[np.float32] | None = None,
+        *,
+        reads: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
         """The click probability of each candidate for the user of `state`; candidates do not influence each other."""
-        feed: dict[str, NDArray[Any]] = {"candidates": candidates, "state": state[np.newaxis]}
+        feed: dict[str, NDArray[Any]] = {"candidates": candidates, "state": state[np.newaxis, self._seen]}
         if addresses is not None and now is not None:
             feed |= {"addresses": addresses, "now": now[np.newaxis]}
+        if reads is not None:
+            feed["reads"] = reads
         if self._reads_context:
             feed["context"] = context[np.newaxis]
         output: NDArray[np.float32] = self._session.run(None, feed)[0]

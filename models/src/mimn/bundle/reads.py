@@ -72,7 +72,8 @@ class Reads:
 
     @cached_property
     def _gaps(self) -> Values:
-        return self.table.statistics[:, GAP].astype(np.float64)
+        gaps: Values = self.table.statistics[:, GAP].astype(np.float64)
+        return gaps
 
     @cached_property
     def _static(self) -> Values:
@@ -82,11 +83,13 @@ class Reads:
 
     @cached_property
     def _entry_weights(self) -> Values:
-        return np.sqrt(self.table.statistics[:, IDF])
+        weights: Values = np.sqrt(self.table.statistics[:, IDF])
+        return weights
 
     @cached_property
     def _lengths(self) -> Values:
-        return np.maximum(np.linalg.norm(self.table.vectors, axis=1), 1e-12)
+        lengths: Values = np.maximum(np.linalg.norm(self.table.vectors, axis=1), 1e-12)
+        return lengths
 
     def read(self, words: Words, item_ids: NDArray[np.uint64], now_ms: int) -> NDArray[np.float32]:
         """What a head reads for candidates of one user at a time. [words], [C] → [C, R]"""
@@ -136,7 +139,8 @@ class Reads:
         for place, weights in enumerate((n.repeat(kinds), recent.repeat(kinds), None)):
             sums[place] = np.bincount(codes, weights, end)[asked]
         sums *= self.table.types[rows] > 0
-        return np.log1p(sums).transpose(1, 2, 0).reshape(len(rows), -1)
+        read: Values = np.log1p(sums).transpose(1, 2, 0).reshape(len(rows), -1)
+        return read
 
     def _vectors(
         self, rows: NDArray[np.intp], known: NDArray[np.intp], n: NDArray[np.int64], ages: NDArray[np.int64]

@@ -14,7 +14,18 @@ from numpy.typing import NDArray
 
 from mimn.bundle import manifest as m
 from mimn.bundle.golden import Golden
-from mimn.bundle.manifest import BundleError, GraphSpec, InputSpec, Manifest, SketchSpec, StateSpec
+from mimn.bundle.item_table import FILES as TABLE
+from mimn.bundle.item_table import ItemTable
+from mimn.bundle.manifest import (
+    BundleError,
+    GraphSpec,
+    InputSpec,
+    ItemTableSpec,
+    LedgerSpec,
+    Manifest,
+    SketchSpec,
+    StateSpec,
+)
 from mimn.bundle.vocabulary import EmbeddingTable
 
 
@@ -37,6 +48,8 @@ def write_bundle(
     model: dict[str, Any],
     training: dict[str, Any],
     sketch: SketchSpec | None = None,
+    ledger: LedgerSpec | None = None,
+    item_table: tuple[ItemTableSpec, ItemTable] | None = None,
 ) -> Path:
     """Write `<root>/<name>/<version>` and return its path.
 
@@ -58,6 +71,8 @@ def write_bundle(
         m.CATEGORY_VECTORS: _npy(categories.vectors),
         m.GOLDEN: golden.to_bytes(),
     }
+    if item_table is not None:
+        contents |= {file: _npy(getattr(item_table[1], name)) for name, file in TABLE.items()}
     files = {file: hashlib.sha256(data).hexdigest() for file, data in contents.items()}
     input_spec = InputSpec(m.INPUT_RULE, items.width, categories.width)
     manifest = Manifest(
@@ -75,8 +90,10 @@ def write_bundle(
         training=training,
         files=files,
         sizes={file: len(data) for file, data in contents.items()},
-        fingerprint=m.fingerprint_of(state, input_spec, m.FOLD_VERSION, files, sketch),
+        fingerprint=m.fingerprint_of(state, input_spec, m.FOLD_VERSION, files, sketch, ledger=ledger),
         sketch=sketch,
+        ledger=ledger,
+        item_table=None if item_table is None else item_table[0],
     )
     contents[m.MANIFEST] = m.encode_manifest(manifest)
     m.decode_manifest(contents[m.MANIFEST])

@@ -156,7 +156,8 @@ def _directions(matrix: csr_matrix, count: int) -> NDArray[np.float64]:
     if most > 0:
         _, _, right = svds(matrix.astype(np.float64), k=most, v0=np.ones(min(matrix.shape)), random_state=0)
         found[:, :most] = right.T[:, ::-1]
-    return found * np.sqrt(matrix.shape[1] / max(count, 1))
+    found *= np.sqrt(matrix.shape[1] / max(count, 1))
+    return found
 
 
 def fold_tables(

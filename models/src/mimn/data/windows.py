@@ -285,7 +285,7 @@ class WindowSampler:
 
 
 def _with_reads(ledger: LedgerReader, batches: list[Batch]) -> Iterator[Batch]:
-    """The batches with what the head reads of ledgers; all windows are folded together. Repeated targets are read once."""
+    """The batches with what the head reads of ledgers, all windows folded together; repeated targets are read once."""
     windows = np.cumsum([0, *(len(batch.length) for batch in batches)])
     real = [np.nonzero(batch.weight) for batch in batches]
     asked = Questions(

@@ -151,6 +151,7 @@ class MimnHead(nn.Module):
         context: Tensor | None = None,
         counts: Tensor | None = None,
         item_fields: Tensor | None = None,
+        *,
         reads: Tensor | None = None,
     ) -> Tensor:
         """The click logits; candidates do not influence each other.
@@ -195,6 +196,7 @@ class PoolingHead(nn.Module):
         context: Tensor | None = None,
         counts: Tensor | None = None,
         item_fields: Tensor | None = None,
+        *,
         reads: Tensor | None = None,
     ) -> Tensor:
         """The click logits; as `MimnHead`. [N, F], [N, C, D], [N, K], [N, C, A, S] → [N, C]"""

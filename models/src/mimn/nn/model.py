@@ -210,6 +210,7 @@ class MimnModel(ClickModel):
         categories: Tensor,
         context: Tensor | None = None,
         counts: Tensor | None = None,
+        *,
         reads: Tensor | None = None,
     ) -> Tensor:
         """[N, F], [N, C], [N, C] int64 rows, [N, K], with a sketch [N, C, A, S] (see `counts`), with a ledger
@@ -237,10 +238,11 @@ class MimnModel(ClickModel):
         categories: Tensor,
         context: Tensor | None = None,
         counts: Tensor | None = None,
+        *,
         reads: Tensor | None = None,
     ) -> Tensor:
         """Click probabilities; as `logits`."""
-        return torch.sigmoid(self.logits(states, items, categories, context, counts, reads))
+        return torch.sigmoid(self.logits(states, items, categories, context, counts, reads=reads))
 
     def scorer(self, items: Tensor, categories: Tensor, lengths: Tensor) -> Scorer:
         """A function that scores candidates on the states after the histories (see `ClickModel.scorer`)."""
@@ -280,7 +282,7 @@ class MimnModel(ClickModel):
             batch.candidate_categories.flatten(0, 1),
             None if context is None else context.flatten(0, 1),
             None if counts is None else counts.flatten(0, 1),
-            None if batch.reads is None else batch.reads.flatten(0, 1),
+            reads=None if batch.reads is None else batch.reads.flatten(0, 1),
         ).view_as(batch.labels)
         click = self._click_loss(logits, batch.labels, batch.weights)
         utilization = auxiliary = click.new_zeros(())

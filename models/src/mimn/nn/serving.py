@@ -103,6 +103,7 @@ class ServingHead(nn.Module):
         context: Tensor | None = None,
         counts: Tensor | None = None,
         item_fields: Tensor | None = None,
+        *,
         reads: Tensor | None = None,
     ) -> Tensor:
         """The click logits; as `MimnHead.forward`, but for one user.

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 BlockType = Literal["float32", "float16", "uint32"]
-"""`uint32` is a block of whole numbers. Its places in the flat vector hold their bits, not their values: such a block is
-copied and viewed (`.view(np.uint32)`), never computed with."""
+"""`uint32` is a block of whole numbers. Its places in the flat vector hold their bits, not their values: such a block
+is copied and viewed (`.view(np.uint32)`), never computed with."""
 ItemSize: Mapping[str, int] = {"float32": 4, "float16": 2, "uint32": 4}
 
 MAX_AXES = 8

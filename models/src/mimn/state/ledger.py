@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.state.layout import Block
-from mimn.state.sketch import mix
+from mimn.state.sketch import Sketch, mix
 
 Words = NDArray[np.uint32]
 Ints = NDArray[np.int64]
@@ -60,6 +60,10 @@ class Keys(NamedTuple):
 
     buckets: Ints
     tags: Ints
+
+    def part(self, begin: int, end: int) -> Keys:
+        """The keys from `begin` to before `end`."""
+        return Keys(self.buckets[begin:end], self.tags[begin:end])
 
 
 class Entries(NamedTuple):
@@ -153,7 +157,7 @@ class Ledger:
         scalars[:, EVICTED] += ~known & (counts[at] > 0)
         words[rows, -len(SCALARS) :] = np.minimum(scalars, LAST_MINUTE).astype(np.uint32)
         item = tags << (COUNT_BITS + LEVEL_BITS) | count << LEVEL_BITS | level
-        self._put(words, rows, buckets, way, item, last << BASKET_BITS | number)
+        self._put(words, rows, buckets * self.ways + way, item, last << BASKET_BITS | number)
 
     def forget(self, state: NDArray[np.float32], item_id: int) -> bool:
         """Erase what is known of an item from one flat state, in place; whether there was an entry. [F]
@@ -166,7 +170,7 @@ class Ledger:
         found = (items >> (COUNT_BITS + LEVEL_BITS) == keys.tags) & (items >> LEVEL_BITS & MOST_BASKETS > 0)
         ways, zero = np.flatnonzero(found[0]), np.zeros(1, np.int64)
         if len(ways):
-            self._put(words, rows, keys.buckets, ways, zero, zero)
+            self._put(words, rows, keys.buckets * self.ways + ways, zero, zero)
         return bool(len(ways))
 
     def look_up(self, words: Words, keys: Keys) -> Entries:
@@ -233,10 +237,17 @@ class Ledger:
         pairs = words[rows[:, np.newaxis], column].astype(np.int64)
         return items, np.concatenate([pairs & 0xFFFF, pairs >> 16], 1)
 
-    def _put(self, words: Words, rows: NDArray[np.intp], buckets: Ints, ways: Ints, items: Ints, times: Ints) -> None:
-        """Write one entry of each user. All but `words` [k]."""
+    def _put(self, words: Words, rows: NDArray[np.intp], place: Ints, item: Ints, time: Ints) -> None:
+        """Write one entry of each user; `place` is bucket times W plus way. All but `words` [k]."""
         half = self.ways // 2
-        words[rows, buckets * self.ways + ways] = items.astype(np.uint32)
-        column, shift = self.entries + buckets * half + ways % half, 16 * (ways // half)
+        words[rows, place] = item.astype(np.uint32)
+        bucket, way = np.divmod(place, self.ways)
+        column, shift = self.entries + bucket * half + way % half, 16 * (way // half)
         kept = words[rows, column].astype(np.int64) & ~(0xFFFF << shift)
-        words[rows, column] = (kept | times << shift).astype(np.uint32)
+        words[rows, column] = (kept | time << shift).astype(np.uint32)
+
+
+def rest_of(sketch: Sketch | None, ledger: Ledger | None) -> slice:
+    """The place of a flat state that the step graph reads and writes: between counters, periods and ledger."""
+    behind = (0 if sketch is None else len(sketch.half_lives)) + (0 if ledger is None else ledger.words)
+    return slice(0 if sketch is None else sketch.values, -behind or None)

@@ -77,7 +77,15 @@ class App:
         )
         self._updater = StateUpdater(
             topic=Topic(kafka.topic, kafka.partitions, kafka.start),
-            model=Model(step, bundle.events, bundle.initial_state, bundle.layout, bundle.fingerprint, bundle.sketch),
+            model=Model(
+                step,
+                bundle.events,
+                bundle.initial_state,
+                bundle.layout,
+                bundle.fingerprint,
+                bundle.sketch,
+                bundle.ledger,
+            ),
             store=self._store,
             event_log=self._consumer,
             dead_letters=self._dead_letters,
@@ -262,7 +270,7 @@ def _model(settings: UicSettings) -> tuple[Bundle, Step]:
     try:
         bundle = load_bundle(settings.bundle.path)
         step = open_step(bundle)
-        bundle.golden.verify_step(step, bundle.events, bundle.initial_state, bundle.sketch)
+        bundle.golden.verify_step(step, bundle.events, bundle.initial_state, bundle.sketch, bundle.ledger)
     except (BundleError, GoldenMismatch) as error:
         raise StartRefused(str(error)) from error
     return bundle, step

@@ -15,6 +15,7 @@ from mimn.state import (
     CorruptState,
     ForeignFingerprint,
     ForeignLayout,
+    Ledger,
     StateError,
     StateLayout,
     WrongUser,
@@ -54,6 +55,7 @@ class Model:
     fingerprint: bytes
     counting: Counting | None = None
     """With a sketch only."""
+    ledger: Ledger | None = None
 
 
 class Rounds:
@@ -112,7 +114,7 @@ class Rounds:
         """Step 4: all events of at least one part, in waves."""
         work = Round(self._model.initial_state, self._sessions.cache)
         work.plan(parts)
-        work.run(self._model.step, self._model.vectors, self._model.counting)
+        work.run(self._model.step, self._model.vectors, self._model.counting, self._model.ledger)
         self._metrics.waves.inc(work.waves)
         return work
 

@@ -127,7 +127,13 @@ class Verifier:
         self._store = store
         self._bundle = bundle
         self._model = Model(
-            open_step(bundle), bundle.events, bundle.initial_state, bundle.layout, bundle.fingerprint, bundle.sketch
+            open_step(bundle),
+            bundle.events,
+            bundle.initial_state,
+            bundle.layout,
+            bundle.fingerprint,
+            bundle.sketch,
+            bundle.ledger,
         )
 
     def look(self, partition: int, *, repair: bool) -> Found:
@@ -291,7 +297,7 @@ class Refold:
                 )
                 work = Round(model.initial_state, self._cache)
                 work.plan([part])
-                work.run(model.step, model.vectors, model.counting)
+                work.run(model.step, model.vectors, model.counting, model.ledger)
                 if not part.not_finite:
                     break
                 batch = batch.without(part.not_finite, Reason.NON_FINITE)
