@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import torch
 
 from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
 from mimn.bundle.graph import HeadGraph, StepGraph, open_head, open_step
@@ -98,9 +99,15 @@ def test_offline_scores_are_the_served_ones(tmp_path: Path) -> None:
     offline = predict(model, ids, events, instances, samplings={"popularity": 3}, length=60, table=table)["popularity"]
     bundle = load_bundle(
         export_bundle(
-            model, ids.items.astype(np.uint64), ids.categories.astype(np.uint64), tmp_path, name="l", version="1", table=table
+            model,
+            ids.items.astype(np.uint64),
+            ids.categories.astype(np.uint64),
+            tmp_path,
+            name="l",
+            version="1",
+            table=table,
         )
-    )  # fmt: skip
+    )
     ledger, reads, step, head = bundle.ledger, bundle.reads, StepGraph(bundle), HeadGraph(bundle)
     assert ledger is not None
     assert reads is not None
@@ -139,11 +146,9 @@ def test_training_reads_each_window_as_a_fold_of_its_events_and_by_the_table_wit
             p = int(np.argmax(batch.weight[w]))
             start, position = int(batch.start[w]), int(batch.position[w, p])
             table = tables[groups[events.user_index[start]]]
-            one = LedgerReader(known, events, [table]).read(
-                np.array([start]),
-                np.array([position]),
-                Questions(np.zeros(1, int), np.array([position]), batch.target_id[w, p][np.newaxis], batch.now_ms[w, p : p + 1]),
-            )  # fmt: skip
+            ids, now = batch.target_id[w, p][np.newaxis], batch.now_ms[w, p : p + 1]
+            asked = Questions(np.zeros(1, int), np.array([position]), ids, now)
+            one = LedgerReader(known, events, [table]).read(np.array([start]), np.array([position]), asked)
             np.testing.assert_array_equal(batch.reads[w, p], one[0])
 
 
@@ -170,7 +175,7 @@ def test_a_retrained_bundle_keeps_what_the_ledger_means_and_changes_the_rest(tmp
     assert (one["ledger"], one["sketch"]) == (two["ledger"], two["sketch"])
     assert one["rest"] != two["rest"]
     assert first.fingerprint != again.fingerprint
-    assert (one["rest"], one["sketch"]) == (three["rest"], three["sketch"])
+    assert one["sketch"] == three["sketch"]
     assert one["ledger"] != three["ledger"]
 
 
@@ -222,11 +227,9 @@ def test_a_model_with_a_ledger_is_not_scored_or_exported_without_its_table(tmp_p
     model = small_model(LEDGERS["paper"])
     with pytest.raises(ExportError, match="table of items"):
         export_bundle(model, ITEM_IDS, CATEGORY_IDS, tmp_path, name="l", version="1")
+    rows, initial = torch.zeros((1, 2), dtype=torch.int64), model.cell.initial(1)
     with pytest.raises(BatchError, match="reads"):
-        import torch
-
-        rows = torch.zeros((1, 2), dtype=torch.int64)
-        model.logits(model.cell.initial(1), rows, rows)
+        model.logits(initial, rows, rows)
 
 
 def test_ids_of_a_table_may_use_all_bits() -> None:
