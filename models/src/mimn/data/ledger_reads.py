@@ -116,15 +116,19 @@ class LedgerReader:
         place = np.empty(len(order), np.int64)
         place[order] = np.arange(len(order))
         states = np.zeros((len(order), self._ledger.words), np.float32)
-        by_position = np.argsort(asked.position, kind="stable")
-        ends = np.searchsorted(asked.position[by_position], np.arange(int(left.max(initial=0)) + 1), "right")
+        occasions = _occasions(asked)
+        ends = np.searchsorted(
+            asked.position[[qs[0] for qs in occasions]], np.arange(int(left.max(initial=0)) + 1), "right"
+        )
         first, active = 0, len(order)
         for t, end in enumerate(ends.tolist()):
-            for q in by_position[first:end].tolist():
-                h = place[asked.history[q]]
+            for qs in occasions[first:end]:
+                h = place[asked.history[qs[0]]]
                 group = 0 if self._group_of is None else int(self._group_of[self._user_of[begin[h]]])
-                words = self._ledger.of(states[h])
-                out[q] = self._readers[group].read(words, ids[q], int(asked.now_ms[q]))
+                known = self._readers[group].read(
+                    self._ledger.of(states[h]), ids[qs].reshape(-1), int(asked.now_ms[qs[0]])
+                )
+                out[qs] = known.reshape(len(qs), *out.shape[1:])
             first = end
             while active and left[active - 1] <= t:
                 active -= 1
@@ -134,3 +138,11 @@ class LedgerReader:
             keys = Keys(self._keys.buckets[rows], self._keys.tags[rows])
             self._ledger.add(states[:active], keys, self._times[rows])
         return out
+
+
+def _occasions(asked: Questions) -> list[Ints]:
+    """The questions by position, those of one history, position and time together: they are read at once."""
+    order = np.lexsort([asked.now_ms, asked.history, asked.position])
+    kept = [values[order] for values in (asked.position, asked.history, asked.now_ms)]
+    new = np.flatnonzero(np.any([values[1:] != values[:-1] for values in kept], axis=0)) + 1
+    return np.split(order, new) if len(order) else []

@@ -182,6 +182,15 @@ class PoolingCell(Cell):
         count = old["count"] + 1.0
         return self.pack({"history_mean": running_mean(old["history_mean"], event, count), "count": count})
 
+    def states_at(self, events: Tensor, state: Tensor, positions: Tensor) -> Tensor:
+        """The states after `positions` events each, as sums and not step by step. [B, T, D], [B, F], [B, P] → [B, P, F]"""
+        old = self.unpack(state)
+        sums = nn.functional.pad(events.cumsum(1), (0, 0, 1, 0))
+        added = sums[torch.arange(len(sums), device=sums.device).unsqueeze(-1), positions]
+        count = old["count"].unsqueeze(1) + positions.unsqueeze(-1)
+        mean = (added + (old["history_mean"] * old["count"]).unsqueeze(1)) / count.clamp_min(1.0)
+        return self.pack({"history_mean": mean, "count": count})
+
 
 def running_mean(mean: Tensor, value: Tensor, count: Tensor) -> Tensor:
     """The mean of `count` values, given the last one (`value`) and the `mean` of the earlier ones. [..., W], [...,

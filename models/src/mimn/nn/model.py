@@ -201,6 +201,8 @@ class MimnModel(ClickModel):
         """The states after `positions` events each. [B, T, D], [B, F], [B, P] int64, [B, T] bool → [B, P, F]"""
         if self.native and real is None:
             return native.states_at(cast(MimnCell, self.cell), events, state, positions)
+        if isinstance(self.cell, PoolingCell) and real is None:
+            return self.cell.states_at(events, state, positions)
         return states_at(unroll(self.cell, events, state, real), positions)
 
     def logits(
