@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -200,7 +201,7 @@ def test_a_bundle_that_does_not_fit_itself_is_refused(bundles: dict[str, Bundle]
     manifest = bundles["paper"].manifest
     assert manifest.ledger is not None
     assert manifest.item_table is not None
-    broken = {
+    broken: dict[str, dict[str, Any]] = {
         "ledger.rule": {"ledger": msgspec.structs.replace(manifest.ledger, rule="x")},
         "ways": {"ledger": msgspec.structs.replace(manifest.ledger, ways=7)},
         "must end with": {"ledger": msgspec.structs.replace(manifest.ledger, buckets=5)},

@@ -23,6 +23,7 @@ FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 TINY = FIXTURES / "bundle_tiny/tiny/1"
 CONTEXT = FIXTURES / "bundle_tiny_context/tiny-context/1"
 SKETCH = FIXTURES / "bundle_tiny_sketch/tiny-sketch/1"
+LEDGER = FIXTURES / "bundle_tiny_ledger/tiny-ledger/1"
 DIEN = FIXTURES / "bundle_tiny_dien/tiny-dien/1"
 DIN = FIXTURES / "bundle_tiny_din/tiny-din/1"
 NOW = 1_700_000_000_000
@@ -42,7 +43,7 @@ def expected(path: Path, items: NDArray[np.uint64], categories: NDArray[np.uint6
     return np.concatenate([head(vectors[i : i + 1], golden.states[0], golden.context[0]) for i in range(len(items))])
 
 
-@pytest.mark.parametrize("path", [TINY, CONTEXT, SKETCH, DIEN, DIN], ids=["tiny", "context", "sketch", "dien", "din"])
+@pytest.mark.parametrize("path", [TINY, CONTEXT, SKETCH, LEDGER, DIEN, DIN], ids=lambda path: path.parent.name)
 def test_the_golden_scores_come_out_of_the_padded_path(path: Path) -> None:
     bundle, model = loaded(path)
     golden = bundle.golden

@@ -295,8 +295,9 @@ def decode_manifest(data: bytes) -> Manifest:
 
 
 def _check_sequence(manifest: Manifest) -> None:
-    if manifest.sketch is not None or manifest.ledger is not None:
-        raise BundleError(f"{MANIFEST}: neither `sketch` nor `ledger` goes with state.kind `sequence`")
+    for name in ("sketch", "ledger"):
+        if getattr(manifest, name) is not None:
+            raise BundleError(f"{MANIFEST}: `{name}` does not go with state.kind `sequence`")
     try:
         EventList.of(manifest.layout)
     except LayoutError as error:

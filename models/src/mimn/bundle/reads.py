@@ -66,6 +66,10 @@ class Reads:
         """R: values of a candidate."""
         return width(self.groups, self.table.types.shape[1])
 
+    def rows(self, keys: Keys) -> NDArray[np.intp]:
+        """The table's rows of entries, 0 for items that it does not have. [k] → [k]"""
+        return self._index.rows(keys)
+
     @cached_property
     def _index(self) -> KeyIndex:
         return KeyIndex(self.ledger, self.table.ids)
@@ -106,7 +110,7 @@ class Reads:
             if "user" in self.groups:
                 columns.append(np.broadcast_to(_user(scalars, minute, len(entries.n)), (len(rows), WIDTHS["user"])))
             ages = np.maximum(today - entries.day, 0)
-            known = self._index.rows(keys)
+            known = self.rows(keys)
             if "types" in self.groups:
                 columns.append(self._types(rows, known, entries.n, ages))
             if "vectors" in self.groups:

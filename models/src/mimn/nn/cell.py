@@ -183,7 +183,7 @@ class PoolingCell(Cell):
         return self.pack({"history_mean": running_mean(old["history_mean"], event, count), "count": count})
 
     def states_at(self, events: Tensor, state: Tensor, positions: Tensor) -> Tensor:
-        """The states after `positions` events each, as sums and not step by step. [B, T, D], [B, F], [B, P] → [B, P, F]"""
+        """The states after `positions` events each, as sums. [B, T, D], [B, F], [B, P] → [B, P, F]"""
         old = self.unpack(state)
         sums = nn.functional.pad(events.cumsum(1), (0, 0, 1, 0))
         added = sums[torch.arange(len(sums), device=sums.device).unsqueeze(-1), positions]
