@@ -52,7 +52,7 @@ def naive(known: ItemTable, words: NDArray[np.uint32], item: int, now_ms: int) -
     rows = {int(i): r + 1 for r, i in enumerate(known.ids)}
     row = rows.get(item, 0)
     scalars = LEDGER.scalars(words)
-    every = {}
+    every: dict[tuple[int, int], dict[str, int]] = {}
     keys, entries = LEDGER.known(words)
     for place, pair in enumerate(zip(keys.buckets.tolist(), keys.tags.tolist(), strict=True)):
         every[pair] = {name: int(values[place]) for name, values in entries._asdict().items()}
@@ -85,13 +85,15 @@ def naive(known: ItemTable, words: NDArray[np.uint32], item: int, now_ms: int) -
         sums = [sum(e["n"] for e in alike), sum(e["n"] * 2 ** (-(today - e["day"]) / 60) for e in alike), len(alike)]
         out += [log(1 + value) for value in sums]
     dots, cosines = [], []
-    for days in (float("inf"), 30):
+    for days in (float("inf"), 30.0):
         p = np.zeros(known.vectors.shape[1])
         for r, e in held:
-            p += log(1 + e["n"]) * known.statistics[r, 5] ** 0.5 * 2 ** (-(today - e["day"]) / days) * known.vectors[r]
+            decay = 2.0 ** (-(today - e["day"]) / days)
+            p += log(1 + e["n"]) * float(known.statistics[r, 5]) ** 0.5 * decay * known.vectors[r]
         v = known.vectors[row].astype(float)
         dots.append(asinh(p @ v))
-        cosines.append(p @ v / (max(np.linalg.norm(p), 1e-12) * max(np.linalg.norm(v), 1e-12)))
+        lengths = [max(float(np.linalg.norm(one)), 1e-12) for one in (p, v)]
+        cosines.append(p @ v / (lengths[0] * lengths[1]))
     return [float(value) for value in (*out, *dots, *cosines)]
 
 
