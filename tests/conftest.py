@@ -4,8 +4,11 @@ for every test. `REDIS_URL` and `KAFKA_BOOTSTRAP_SERVERS` make the tests use ser
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 import uuid
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
@@ -25,6 +28,11 @@ pytest_plugins = ["pytester"]
 
 # What a shell started in the background ignores interrupts, and so would the processes that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Prepared data sets of a test run, workers included, are in one folder that goes with it.
+if "CTR_CACHE" not in os.environ:
+    os.environ["CTR_CACHE"] = tempfile.mkdtemp(prefix="ctr-cache-")
+    atexit.register(shutil.rmtree, os.environ["CTR_CACHE"], ignore_errors=True)
 
 # How long an example takes says how busy the machine is. CI draws the same examples each time, so that it is red for a
 # reason; developers' runs look for new ones.

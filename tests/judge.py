@@ -25,6 +25,7 @@ from mimn.state import (
     EMPTY_DIGEST,
     NO_TOPIC_ID,
     NOTHING_FOLDED,
+    Actions,
     CorruptProgress,
     Progress,
     StateError,
@@ -72,6 +73,7 @@ class Due:
     categories: list[int] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
     values: list[bytes] = field(default_factory=list)
+    actions: list[int] = field(default_factory=list)
     digest: bytes = EMPTY_DIGEST
     partial: bool = False
 
@@ -84,6 +86,7 @@ class Due:
         self.categories.append(event.category_id)
         self.offsets.append(record.offset)
         self.values.append(value)
+        self.actions.append(event.action)
         self.digest = extend_digest(self.digest, record.offset, value)
 
 
@@ -93,9 +96,11 @@ def replay(
     upto: Mapping[int, int] | None = None,
     since: Mapping[int, int] | None = None,
     dead: Dead = frozenset(),
+    actions: Actions | None = None,
 ) -> dict[Place, Due]:
     """Every user's state after the log, or after what of it lies below `upto` (by partition).
 
+    Of the events, only those whose action the bundle folds reach a state; `actions` are the bundle's.
     `since` is where each partition's latest gap ends: a state that goes on behind it may miss events (`partial`).
     """
     due: dict[Place, Due] = {}
@@ -115,6 +120,8 @@ def replay(
                 json_format.Parse(record.value, event)
             else:
                 event.ParseFromString(record.value)
+            if actions is not None and not actions.folded[event.action]:
+                continue
             due.setdefault(place, Due()).add(record, event, 0 if since is None else since.get(partition, 0))
     return due
 
@@ -130,7 +137,8 @@ def tensors(due: Mapping[Place, Due], bundle: Bundle, step: StepFunction) -> dic
             width -= 1
         items = np.array([due[place].items[k] for place in places[:width]], np.uint64)
         categories = np.array([due[place].categories[k] for place in places[:width]], np.uint64)
-        states[:width] = step(bundle.events(items, categories), states[:width])
+        actions = np.array([due[place].actions[k] for place in places[:width]], np.uint8)
+        states[:width] = step(bundle.events(items, categories, actions), states[:width])
     return dict(zip(places, states, strict=True))
 
 
@@ -206,7 +214,7 @@ class Judge:
         findings = Findings()
         progress = self._progress(log, stored, snapshot, findings)
         upto = {p: record.next_offset for p, record in progress.items()}
-        due = replay(log.records, upto=upto if snapshot else None, since=since, dead=dead)
+        due = replay(log.records, upto=upto if snapshot else None, since=since, dead=dead, actions=self.bundle.actions)
         numbers = tensors(due, self.bundle, self.step)
         found = self._states(stored, progress, snapshot, rebuilt, findings)
         for place in sorted(due.keys() | found.keys()):

@@ -13,9 +13,9 @@ import numpy as np
 
 from localstack.shoppers import DATA, Shopper
 from mimn.bundle import Bundle, load_bundle
+from mimn.data.description import read_description
 from mimn.data.events import Events
 
-SHOP = DATA.name
 LEAST_KNOWN = 0.9
 """Share of the replayed events whose item the bundle must know; the shipped bundles know 0.99."""
 
@@ -39,11 +39,12 @@ def check_catalogue(path: Path, events: Events, people: list[Shopper]) -> float:
     """
     bundle = load_bundle(path)
     share = known_share(bundle, events, people)
-    trained_on = bundle.manifest.training.get("dataset", SHOP)
-    if trained_on == SHOP and share >= LEAST_KNOWN:
+    shop = read_description(DATA).name
+    trained_on = bundle.manifest.training.get("dataset", shop)
+    if trained_on == shop and share >= LEAST_KNOWN:
         return share
-    reason = f"{path} was trained on {trained_on}" if trained_on != SHOP else f"{path} is for another catalogue"
+    reason = f"{path} was trained on {trained_on}" if trained_on != shop else f"{path} is for another catalogue"
     raise OtherCatalogue(
-        f"{reason}: {share:.0%} of the demo's events have an item id that it knows, and the demo replays {SHOP}. "
+        f"{reason}: {share:.0%} of the demo's events have an item id that it knows, and the demo replays {shop}. "
         "Use a bundle trained on that data set (the default is one), or `up --empty` and your own events"
     )

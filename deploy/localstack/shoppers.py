@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from mimn.data import online_retail
 from mimn.data.events import Events
 from mimn.data.instances import Instances, build_instances
+from mimn.data.prepared import cache_folder, prepare
 from mimn.data.split import PARTS, parts_of
 from mimn.data.vocabulary import Vocabulary, build_vocabulary
 
-DATA = Path("models/data/online_retail")
+DATA = Path("models/datasets/online-retail.toml")
+"""The description of the demo's data set."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,9 @@ def shoppers(events: Events, *, candidates: int) -> list[Shopper]:
     return sorted(found, key=lambda shopper: (len(shopper.rows), shopper.user_id))
 
 
-def read_events(folder: Path = DATA) -> Events:
-    """The prepared data of this repository; its hash is checked."""
-    return online_retail.read(folder)
+def read_events(description: Path = DATA) -> Events:
+    """The events of a described data set; the hash of this repository's is checked."""
+    return prepare(description, cache_folder()).events
 
 
 def _shopper(events: Events, vocabulary: Vocabulary, asked: Instances, i: int, negatives: int) -> Shopper:

@@ -206,7 +206,7 @@ def fold(
     log = MemoryLog(logs, room, watch)
     updater = StateUpdater(
         topic=Topic("behavior-events", PARTITIONS),
-        model=Model(step, bundle.vectors, bundle.initial_state, bundle.layout, bundle.fingerprint, bundle.sketch),
+        model=Model.of(bundle, step),
         store=store,
         event_log=log,
         dead_letters=Nothing(),

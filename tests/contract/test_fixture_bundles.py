@@ -14,11 +14,13 @@ RECURRENT = [
     FIXTURES / "bundle_tiny_context/tiny-context/1",
     FIXTURES / "bundle_tiny_sketch/tiny-sketch/1",
     FIXTURES / "bundle_tiny_ledger/tiny-ledger/1",
+    FIXTURES / "bundle_tiny_actions/tiny-actions/1",
 ]
 BUNDLES = Path(__file__).parents[2] / "models/bundles"
 SEQUENCES = [
     FIXTURES / "bundle_tiny_dien/tiny-dien/1",
     FIXTURES / "bundle_tiny_din/tiny-din/1",
+    FIXTURES / "bundle_tiny_actions_din/tiny-actions-din/1",
     BUNDLES / "online-retail-dien/1",
     BUNDLES / "online-retail-din/1",
 ]

@@ -113,7 +113,7 @@ def test_a_user_who_should_have_had_no_state_and_had_one_is_told_and_nothing_is_
     assert store.load([(0, ["new", "eve"])]) == [[None, b"s3"]]
     others = Commit(0, b"p1", b"p2", (("new", b"n"), ("eve", b"s4"), (USER, b"s5")), created=1, listed=1)
     assert store.commit([others]) == [Written()]
-    # An erased user has none; another partition and a new lineage know of nobody.
+    # An erased user has none; another partition and a new lineage know of no user.
     assert store.commit([Commit(0, b"p2", b"p3", ((USER, None),))]) == [Written()]
     assert store.commit([Commit(0, b"p3", b"p4", ((USER, b"s6"),), created=1)]) == [Written()]
     assert store.commit([Commit(1, ABSENT, b"p1", (("bob", b"s"),), created=1)]) == [Written()]
@@ -218,6 +218,20 @@ def test_what_is_written_where_is_what_the_formats_say(valkey_store: tuple[Redis
     assert client.get("contract:{0011223344556677-0.3}:progress") == b"p1"
     assert client.get("contract:{0011223344556677-0.3}:s:ann") == b"s1"
     assert client.ttl("contract:{0011223344556677-0.3}:s:ann") == -1
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_server_that_forgot_the_script_is_sent_it_again(mode: str, request: pytest.FixtureRequest) -> None:
+    server: Valkey = request.getfixturevalue("server" if mode == "single" else "cluster")
+    keys = Keys("0011223344556677-0", f"forgotten-{mode}")
+    store = RedisStore(RedisSettings(url=server.address, mode="single" if mode == "single" else "cluster"), keys)
+    with redis.Redis.from_url(server.address, protocol=2) as client:
+        for partitions in ([0], [1, 2, 3]):  # one commit, and a pipeline of several
+            client.script_flush()
+            commits = [Commit(p, ABSENT, b"p1", ((USER, b"s1"),)) for p in partitions]
+            assert store.commit(commits) == [Written()] * len(partitions)
+            assert store.commit(commits) == [Refused(b"p1")] * len(partitions)
+    store.close()
 
 
 @pytest.mark.servers

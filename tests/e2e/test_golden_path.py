@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from localstack.demo import PATIENT
 from localstack.replay import Records, expect
-from localstack.shoppers import Shopper, read_events
+from localstack.shoppers import DATA, Shopper, read_events
 from localstack.stack import Addresses
 from mimn.bundle import Bundle, load_bundle
 from mimn.config import MimnConfig
@@ -68,7 +68,7 @@ class GoldenRun:
 def golden(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GoldenRun]:
     """The stack with the trained model of `online-retail/1`, and 25,000 events of 40 users, from few to thousands."""
     folder = tmp_path_factory.mktemp("golden")
-    events = read_events(REPOSITORY / "models" / "data" / "online_retail")
+    events = read_events(REPOSITORY / DATA)
     model, bundle_path = exported(events, folder)
     users = chosen_users(events)
     with folded_stack(folder, bundle_path, events, users, partitions=PARTITIONS, within_s=120) as (at, records):

@@ -26,7 +26,9 @@ from ctr.event.v1.behavior_event_pb2 import ACTION_CLICK, BehaviorEvent
 from ctr.uic.v1 import uic_service_pb2 as pb
 from mimn.bundle import BundleError, load_bundle
 from mimn.bundle.bundle import MAX_MANIFEST_BYTES
+from mimn.bundle.fields import FieldSpec
 from mimn.bundle.manifest import decode_manifest
+from mimn.bundle.request_fields import RequestFields
 from mimn.state import (
     Block,
     CorruptProgress,
@@ -41,7 +43,7 @@ from mimn.state import (
     user_hash,
 )
 from mimn.state.codec import HEADER_BYTES
-from rtp.core.context import context_vector
+from rtp.core.fields import request_vector
 from rtp.doors.problems import STATUS_TABLE, problem
 from rtp.doors.request_body import decode_request
 from rtp.errors import InvalidRequest, RtpError
@@ -235,7 +237,7 @@ SOME_RECORDS: Final = (
 
 
 def _letter(data: bytes) -> None:
-    """A record of the dead-letter topic: anybody's headers, and UIC's if the seed's survive."""
+    """A record of the dead-letter topic: arbitrary headers, and UIC's if the seed's survive."""
     try:
         records = read_batch(_batch(data))
     except (Malformed, CorruptRecordError) as error:
@@ -264,11 +266,24 @@ ONE_MORE: Final = b'{"item_id":1,"category_id":"2"},'
 MAX_ANSWER_BYTES: Final = 16 << 10
 
 
+FIELDS: Final = RequestFields(
+    [
+        FieldSpec(name="hour", source="context", kind="numeric", transform="log1p"),
+        FieldSpec(name="day", source="context", kind="categorical", rows=9, whole=True),
+        FieldSpec(name="tags", source="context", kind="multi", rows=30, hashed=True),
+        FieldSpec(name="age", source="user", kind="numeric", rows=5, edges=(18.0, 65.0)),
+        FieldSpec(name="both", source="context", kind="cross", rows=40, hashed=True, of=("day", "age")),
+    ],
+    {},
+    np.ones((9 + 30 + 5 + 40, 2), np.float32),
+)
+
+
 def _predict(body: bytes) -> None:
     """As the door does: an error is told, and its answer is bounded and JSON."""
     try:
         request = decode_request(body)
-        context_vector(("hour", "day"), request.context)
+        assert np.isfinite(request_vector(FIELDS, request).values).all()
     except RtpError as error:
         told = problem(STATUS_TABLE[type(error)], error)
         said = json.loads(told)
@@ -418,10 +433,12 @@ TARGETS: Final = (
         (
             _a_request(),
             _a_request(request_id="r", context={"hour": 3.5, "day": 1}, require_state=True),
+            _a_request(user={"age": 30}, context={"hour": None, "day": "7", "tags": ["a", 5, True, 2.0]}),
             _a_request(candidates=[{"item_id": i + 1, "category_id": i % 7} for i in range(100)]),
         ),
         1 << 16,
-        (*JSON_WORDS, b'"user_id"', b'"candidates"', ONE_MORE, b'"context"', b'"request_id"', b'"require_state"'),
+        (*JSON_WORDS, b'"user_id"', b'"candidates"', ONE_MORE, b'"context"', b'"user"', b'"tags"', b'"request_id"',
+         b'"require_state"'),
     ),
     Target(
         "grpc", _grpc, (Aborted,),

@@ -28,7 +28,7 @@ ONE = b'{"item_id":1,"category_id":1}'
 
 
 def members(n: int) -> bytes:
-    """The inside of an object with so many members that nobody knows."""
+    """The inside of an object with so many unknown members."""
     return b",".join(b'"%d":1' % i for i in range(n))
 
 
@@ -46,8 +46,8 @@ def no_text(data: bytes) -> bytes:
 
 
 LARGE: dict[str, tuple[str, Callable[[], bytes]]] = {
-    "6800 fields that nobody knows": ("predict", lambda: predict(ONE, b"," + members(6800))),
-    "a candidate of 6800 fields that nobody knows": ("predict", lambda: predict(b"{" + members(6800) + b"}")),
+    "6800 unknown fields": ("predict", lambda: predict(ONE, b"," + members(6800))),
+    "a candidate of 6800 unknown fields": ("predict", lambda: predict(b"{" + members(6800) + b"}")),
     "512 candidates with ten faults each": ("predict", lambda: predict(b",".join([b"{" + members(10) + b"}"] * 512))),
     "512 candidates with ids out of range": (
         "predict",

@@ -166,3 +166,9 @@ def test_a_client_that_sends_no_more_is_answered_what_it_has_asked(rtp: RtpProce
 def test_an_odd_path_is_refused_and_no_error_of_ours(rtp: RtpProcess, target: bytes) -> None:
     raw = talk(rtp, b"GET %s HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n" % target)
     assert raw.startswith(b"HTTP/1.1 4"), raw[:200]
+
+
+def test_an_answer_without_a_body_arrives(rtp: RtpProcess) -> None:
+    back = talk(rtp, b"HEAD /predict HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    assert back.startswith(b"HTTP/1.1 405 ")
+    assert back.endswith(b"\r\n\r\n")

@@ -174,7 +174,7 @@ def test_a_head_that_trickles_is_408_when_its_time_is_over(rtp: RtpProcess, door
 @pytest.mark.parametrize(
     "begun",
     [b"", b"POST /livez HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{", HEAD + b"content-length: 100\r\n\r\n{"],
-    ids=["silence", "a body that nobody reads", "a body that stalls"],
+    ids=["silence", "a body that is not read", "a body that stalls"],
 )
 def test_a_connection_that_does_not_bring_its_request_is_closed(rtp: RtpProcess, door: str, begun: bytes) -> None:
     with Line(rtp.ports[door]) as line:

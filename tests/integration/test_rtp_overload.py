@@ -95,7 +95,7 @@ def test_a_refusal_comes_before_the_line_and_the_connection_goes_on(
     assert (status, said["code"], headers["retry-after"]) == (503, "overloaded", "1")
     assert headers["connection"] is None
     assert server_s(f"server-timing: {headers['server-timing']}\r\n".encode()) < 0.1
-    assert metric(rtp, "rtp_in_flight") > 0, "the line is still there: nobody had to wait for it"
+    assert metric(rtp, "rtp_in_flight") > 0, "the line is still there: the answer did not wait for it"
     assert metric(rtp, "rtp_answers_total", 'code="overloaded"') >= 1
     client.ask(body, 10_000)
     status, answer, _ = client.answer()

@@ -47,7 +47,7 @@ def issued(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """Issued by an authority that nobody here trusts."""
+    """Issued by an authority that is not trusted here."""
     return Certificates.issue(tmp_path_factory.mktemp("foreign"))
 
 
@@ -156,7 +156,7 @@ def test_uic_speaks_tls_on_both_doors(
         with grpc.secure_channel(address, credentials) as channel:
             stub = UserInterestCenterStub(channel)
             assert stub.PublishBehaviors(pb.PublishBehaviorsRequest(events=[click("u1")]), timeout=10).positions
-        # A client that never says hello holds up nobody at the admin door.
+        # A client that never says hello holds up no other at the admin door.
         with socket.create_connection(("127.0.0.1", uic.ports["admin"])):
             assert _get(f"https://127.0.0.1:{uic.ports['admin']}/partitions", issued.trust()) == 200
         assert _get(f"https://127.0.0.1:{uic.ports['admin']}/livez", foreign.trust()) is None

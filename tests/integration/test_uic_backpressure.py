@@ -9,7 +9,7 @@ import pytest
 from conftest import MakeTopics, RedisForTest
 from localstack.replay import States, expect, replay, wait_folded
 from localstack.services import Surroundings, UicWorker
-from localstack.shoppers import Shopper, read_events
+from localstack.shoppers import DATA, Shopper, read_events
 
 pytestmark = [pytest.mark.servers]
 
@@ -22,7 +22,7 @@ def test_hot_partitions_are_paused_and_resumed_until_every_event_is_folded(
     tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics
 ) -> None:
     topics = make_topics(kafka, partitions=PARTITIONS)
-    events = read_events(REPOSITORY / "models" / "data" / "online_retail")
+    events = read_events(REPOSITORY / DATA)
     lengths = [int(events.bounds[i + 1] - events.bounds[i]) for i in range(len(events.users))]
     hot = [i for i, length in enumerate(lengths) if 500 <= length < 1500][:6]
     users = [

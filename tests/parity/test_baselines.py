@@ -269,7 +269,7 @@ def test_the_official_click_loss_is_half_the_usual() -> None:
         ({"sketch_item_cells": -8}, "sketch_item_cells must be 0 to"),
     ],
 )
-def test_a_form_that_nobody_published_is_refused(changes: dict[str, Any], message: str) -> None:
+def test_a_form_that_was_never_published_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         replace(BASE, **changes)
 

@@ -17,9 +17,11 @@ from mimn.bundle.item_table import ItemTable
 from mimn.bundle.manifest import Manifest, decode_manifest, encode_manifest, fingerprint_of, part_fingerprints
 from mimn.config import MimnConfig
 from mimn.data import synthetic
+from mimn.data.events import DataError
 from mimn.data.instances import build_instances
-from mimn.data.item_statistics import ItemTypes, fold_tables, item_table, read_types
+from mimn.data.item_statistics import ItemTypes, fold_tables, item_table, item_types
 from mimn.data.ledger_reads import LedgerReader, Questions, ledger_model
+from mimn.data.prepared import Side
 from mimn.data.split import parts_of
 from mimn.data.vocabulary import EmbeddingIds, build_vocabulary
 from mimn.data.windows import WindowPlan, WindowSampler
@@ -37,6 +39,7 @@ LEDGERS: dict[str, MimnConfig] = {
     "pooling with a sketch": replace(CONFIGS["pooling with context"], sketch_category_cells=4, **SIZES),  # type: ignore[arg-type]
     "some reads": replace(BASE, ledger_reads=("own", "static"), context_features=("hour",), **SIZES),  # type: ignore[arg-type]
 }
+NO_FIELDS = Side(np.zeros(0, np.int64), {})
 ITEM_IDS = np.arange(100, 100 + ITEMS, dtype=np.uint64)
 CATEGORY_IDS = np.arange(7, 7 + CATEGORIES, dtype=np.uint64)
 
@@ -94,7 +97,7 @@ def test_offline_scores_are_the_served_ones(tmp_path: Path) -> None:
     model = MimnModel(config, len(ids.items) + 1, len(ids.categories) + 1)
     known = ledger_model(config)
     assert known is not None
-    table = item_table(events, train, read_types("", ("category",), events), vectors=3, least_users=1)
+    table = item_table(events, train, item_types(events, NO_FIELDS, ("category",)), vectors=3, least_users=1)
     instances = build_instances(events).of("test")
     instances = instances.select(np.arange(len(instances)) < 6)
     offline = predict(model, ids, events, instances, samplings={"popularity": 3}, length=60, table=table)["popularity"]
@@ -133,7 +136,7 @@ def test_training_reads_each_window_as_a_fold_of_its_events_and_by_the_table_wit
     train = parts_of(events.users, None) == 0
     vocabulary = build_vocabulary(events, train)
     groups, tables = fold_tables(
-        events, train, read_types("", ("category",), events), vectors=3, least_users=1, groups=3
+        events, train, item_types(events, NO_FIELDS, ("category",)), vectors=3, least_users=1, groups=3
     )
     plan = WindowPlan(length=50, per_user=2, occasions=4, min_history=5)
     sampler = WindowSampler(
@@ -183,7 +186,13 @@ def test_a_retrained_bundle_keeps_what_the_ledger_means_and_changes_the_rest(tmp
 def parts(manifest: Manifest) -> dict[str, str]:
     assert manifest.ledger is not None
     return part_fingerprints(
-        manifest.state, manifest.input, manifest.fold_version, manifest.files, manifest.sketch, ledger=manifest.ledger
+        manifest.state,
+        manifest.input,
+        manifest.fold_version,
+        manifest.files,
+        manifest.sketch,
+        actions=None,
+        ledger=manifest.ledger,
     )
 
 
@@ -240,3 +249,24 @@ def test_ids_of_a_table_may_use_all_bits() -> None:
     assert table.rows(np.array([2**64 - 1, 7, 1], np.uint64)).tolist() == [3, 0, 1]
     assert EmbeddingIds.of(ids.astype(np.int64), ids.astype(np.int64)).items.dtype == np.int64
     assert Ledger(2).keys(ids).tags.max() < 1 << 20
+
+
+def test_types_are_fields_of_items_and_pairs_of_them_and_a_missing_one_is_none() -> None:
+    events = synthetic.make()
+    items = np.unique(events.item_id)
+    makers = np.where(np.arange(len(items)) % 3 == 0, 0, np.arange(len(items)) % 5 + 100).astype(np.uint64)
+    side = Side(items[1:], {"maker": makers[1:], "price": np.ones(len(items) - 1)})
+    types = item_types(events, side, ("category", "maker", "maker*category"))
+    category = {int(i): int(c) for i, c in zip(events.item_id, events.category_id, strict=True)}
+    seen: dict[tuple[int, ...], set[int]] = {}
+    for i, (of_category, of_maker, pair) in enumerate(types.of(items).tolist()):
+        if i == 0 or makers[i] == 0:
+            assert (of_maker, pair) == (0, 0)
+        else:
+            seen.setdefault((category[int(items[i])], int(makers[i])), set()).add(pair)
+        assert of_category > 0
+    assert all(len(pairs) == 1 for pairs in seen.values())
+    assert len(set.union(*seen.values())) == len(seen) > 3
+    assert types.of(np.array([-7])).tolist() == [[0, 0, 0]]
+    with pytest.raises(DataError, match=r"price.*category, maker"):
+        item_types(events, side, ("price",))

@@ -68,8 +68,10 @@ class FakeRecord(NamedTuple):
     headers: tuple[tuple[str, bytes], ...] = ()
 
 
-def vectors(items: NDArray[np.uint64], categories: NDArray[np.uint64]) -> NDArray[np.float32]:
-    """[k], [k] → [k, 2]."""
+def vectors(
+    items: NDArray[np.uint64], categories: NDArray[np.uint64], _actions: NDArray[np.uint8] | None = None
+) -> NDArray[np.float32]:
+    """[k], [k], [k] → [k, 2]; actions make no difference."""
     out = np.stack([items % np.uint64(97), categories % np.uint64(89)], axis=1).astype(np.float32)
     out[items == POISON_ITEM] = np.nan
     return out

@@ -141,7 +141,7 @@ def test_a_damaged_value_is_found() -> None:
     assert "CorruptState" in str(findings(store))
 
 
-def test_a_missing_state_and_one_of_nobody_are_found() -> None:
+def test_a_missing_state_and_one_of_an_unknown_user_are_found() -> None:
     store = stored()
     place = next(iter(store.states))
     store.states[place[0], "nobody"] = state("nobody", [logged(3, "nobody", 1)])

@@ -55,7 +55,7 @@ def test_whatever_a_caller_sends_is_judged_without_an_error(sent: bytes) -> None
         assert judge(keys, credential, Scope.PREDICT) is Admission.BAD_KEY
 
 
-def test_the_hash_of_nobody_lets_nobody_in() -> None:
+def test_the_hash_of_no_key_admits_no_caller() -> None:
     _, key = make_key([Scope.PREDICT], "k")
     assert judge(parse_keys(key.line()), bearer("ctr_000000000000_" + "0" * 64), Door.ANY_KEY) is Admission.BAD_KEY
 
@@ -133,7 +133,7 @@ def test_the_watch_notices_by_itself(tmp_path: Path) -> None:
         ring.close()
 
 
-def test_a_file_that_anybody_may_write_to_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_every_user_may_write_to_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(make_key([Scope.PREDICT], "k")[1].line())
     file.chmod(0o666)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mimn.bundle import (
     BlockSpec,
     BundleError,
     EmbeddingTable,
+    FieldData,
     Golden,
     GoldenMismatch,
     GraphSpec,
@@ -25,7 +27,9 @@ from mimn.bundle import (
     load_bundle,
     write_bundle,
 )
+from mimn.bundle.fields import FieldSpec, code_of
 from mimn.bundle.manifest import FILES, STATE_FILES, check_countable, decode_manifest, fingerprint_of
+from mimn.calibration import Platt
 
 TINY_DIEN = Path(__file__).parents[1] / "fixtures/bundle_tiny_dien/tiny-dien/1"
 BIG = 2**63 + 11
@@ -133,7 +137,26 @@ def unknown_rule(manifest: dict[str, Any]) -> None:
 
 
 def newer_schema(manifest: dict[str, Any]) -> None:
-    manifest["schema_version"] = 2
+    manifest["schema_version"] = 3
+
+
+def newer_field(manifest: dict[str, Any]) -> None:
+    manifest |= {"schema_version": 1, "calibration": {"method": "none"}}
+
+
+def a_field(**changes: Any) -> Callable[[dict[str, Any]], None]:
+    def edit(manifest: dict[str, Any]) -> None:
+        manifest["fields"] = [{"name": "hour", "source": "context", "kind": "numeric"} | changes]
+
+    return edit
+
+
+def reversed_knots(manifest: dict[str, Any]) -> None:
+    manifest["calibration"] = {"method": "piecewise", "x": [1.0, 0.0], "y": [0.0, 1.0]}
+
+
+def no_negatives(manifest: dict[str, Any]) -> None:
+    manifest["negatives_kept"] = 0.0
 
 
 def typo(manifest: dict[str, Any]) -> None:
@@ -163,7 +186,15 @@ def other_fold(manifest: dict[str, Any]) -> None:
         (sequence_with_a_step, "`step` belongs to state.kind `recurrent`"),
         (no_step, "`step` belongs to state.kind `recurrent`"),
         (unknown_rule, "input.rule 'item'"),
-        (newer_schema, "schema_version 2"),
+        (newer_schema, "schema_version 3; this program reads 1 to 2"),
+        (newer_field, "schema_version 1 has no `fields` and no `calibration`"),
+        (a_field(kind="set"), "'set'"),
+        (a_field(deviation=0.0), "context.hour: .*`deviation` is above 0"),
+        (a_field(kind="categorical", rows=9), r"lacks the hash of fields\.codes\.npy, fields\.vectors\.npy"),
+        (a_field(source="item"), r"lacks the hash of items\.candidates\.npy"),
+        (a_field(), r"the head's input `context` is None, and tables and fields give 1 values"),
+        (reversed_knots, "knots must rise"),
+        (no_negatives, "`negatives_kept` must be above 0"),
         (typo, "fold_versoin"),
         (wrong_type, r"opset"),
         (foreign_file, "unknown files"),
@@ -180,6 +211,58 @@ def test_a_manifest_that_cannot_be_served_is_refused_by_field(
     path.write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match=message):
         load_bundle(path.parent)
+
+
+HOUR = FieldSpec(name="hour", source="context", kind="categorical", rows=26, whole=True)
+CITY = FieldSpec(name="city", source="user", kind="categorical", rows=4, examples=("Rome", "Oslo"))
+PRICE = FieldSpec(name="price", source="item", kind="numeric")
+CITIES = np.sort(np.array([code_of(city) for city in CITY.examples], np.uint64))
+WITH_FIELDS: dict[str, Any] = {
+    "fields": FieldData(
+        (CITY, HOUR, PRICE),
+        {"city": CITIES},
+        np.arange(60, dtype=np.float32).reshape(30, 2),
+        np.array([[0.0], [1.5], [2.5], [3.5]], np.float32),
+    ),
+    "head": GraphSpec(
+        "head.onnx",
+        (TensorSpec("candidates", ("C", 6)), TensorSpec("context", (1, 4))),
+        (TensorSpec("scores", ("C",)),),
+    ),
+    "calibration": Platt(0.5, -1.0),
+    "negatives_kept": 0.25,
+}
+
+
+def test_fields_calibration_and_sampling_rate_are_in_the_bundle_and_not_in_its_fingerprint(tmp_path: Path) -> None:
+    plain, bundle = load_bundle(write(tmp_path / "a")), load_bundle(write(tmp_path / "b", **WITH_FIELDS))
+    assert bundle.fingerprint == plain.fingerprint
+    assert bundle.manifest.calibration == Platt(0.5, -1.0)
+    assert bundle.manifest.negatives_kept == 0.25
+    assert bundle.manifest.fields == (CITY, HOUR, PRICE)
+    asked = bundle.candidates(np.array([8, 9], np.uint64), np.array([5, 5], np.uint64))
+    assert asked.tolist() == [[2.5, 4, 5, 3, 4, 5], [0.0, 0, 1, 3, 4, 5]]
+    assert bundle.vectors(np.array([8], np.uint64), np.array([5], np.uint64)).tolist() == [[4, 5, 3, 4, 5]]
+    made = bundle.request.vector({"city": "Oslo"}, {"hour": 3})
+    row = 2 + int(np.searchsorted(CITIES, code_of("Oslo")))
+    assert made.values.tolist() == [2 * row, 2 * row + 1, 8 + 2 * 5, 9 + 2 * 5]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"codes": {"city": CITIES[:1]}}, r"fields\.codes\.npy is uint64 \(1,\)"),
+        ({"codes": {"city": CITIES[::-1]}}, "values of city must rise"),
+        ({"vectors": np.zeros((29, 2), np.float32)}, "`fields` have 30 rows"),
+        ({"vectors": np.zeros((30, 3), np.float32)}, "head's input `context` is .1, 4., .* give 6 values"),
+        ({"item_vectors": np.zeros((4, 2), np.float32)}, "head's input `candidates` is .'C', 6., .* give 7 values"),
+        ({"item_vectors": np.zeros((4, 1), np.float64)}, "items as candidates: vectors must be float32"),
+    ],
+)
+def test_field_files_that_do_not_fit_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    path = write(tmp_path, **WITH_FIELDS | {"fields": replace(WITH_FIELDS["fields"], **changes)})
+    with pytest.raises(BundleError, match=message):
+        load_bundle(path)
 
 
 @given(st.binary(max_size=200))

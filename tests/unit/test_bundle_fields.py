@@ -12,13 +12,13 @@ from mimn.bundle.fields import (
     MISSING,
     UNKNOWN,
     FieldEncoder,
-    FieldFault,
     FieldSpec,
-    RequestFields,
+    check_fields,
     code_of,
     crossed_row,
     crossed_rows,
 )
+from mimn.bundle.request_fields import FieldFaults, RequestFields
 from mimn.data.ids import string_id
 
 E = 3
@@ -41,14 +41,13 @@ POSITION = spec("position", rows=9 + FIRST, whole=True, training_only=True)
 SPECS = (LISTED, HASHED, WHOLE, NUMBER, STEPS, TAGS, CROSS, POSITION)
 
 
+ENDS = np.cumsum([s.rows for s in SPECS])
+VECTORS = np.random.default_rng(0).normal(size=(int(ENDS[-1]), E)).astype(np.float32)
+TABLES = {s.name: VECTORS[end - s.rows : end] for s, end in zip(SPECS, ENDS.tolist(), strict=True)}
+
+
 def fields() -> RequestFields:
-    rng = np.random.default_rng(0)
-    encoders = {s.name: FieldEncoder(s, CODES if s.listed else None) for s in SPECS}
-    return RequestFields(SPECS, encoders, {s.name: table(rng, s) for s in SPECS if s.tabled})
-
-
-def table(rng: np.random.Generator, of: FieldSpec) -> np.ndarray:
-    return rng.normal(size=(of.rows, E)).astype(np.float32)
+    return RequestFields(SPECS, {s.name: CODES for s in SPECS if s.listed}, VECTORS)
 
 
 def parts(vector: np.ndarray) -> dict[str, np.ndarray]:
@@ -68,34 +67,33 @@ def test_a_column_and_single_values_have_the_same_rows(texts: list[str | None]) 
 
 
 def test_unknown_and_missing_values_have_rows_of_their_own_and_are_counted() -> None:
-    made = fields()
-    table_of = made._tables["listed"]
-    vector = parts(made.vector({}, {"listed": "never seen"}))
-    assert np.array_equal(vector["listed"], table_of[UNKNOWN])
-    assert np.array_equal(vector["hour"], made._tables["hour"][MISSING])
+    made = fields().vector({}, {"listed": "never seen"})
+    vector = parts(made.values)
+    assert np.array_equal(vector["listed"], TABLES["listed"][UNKNOWN])
+    assert np.array_equal(vector["hour"], TABLES["hour"][MISSING])
     assert vector["price"][0] == 0.0
-    assert {name for name, n in made.unknown.items() if n} == {"listed"}
-    assert {name for name, n in made.missing.items() if n} == {"hashed", "hour", "price", "steps", "tags"}
+    assert made.unknown == ["listed"]
+    assert made.missing == ["hashed", "hour", "price", "steps", "tags"]
 
 
 def test_a_request_takes_numbers_strings_and_lists() -> None:
-    made = fields()
-    vector = parts(made.vector({"tags": ["a", "b"]}, {"listed": 7, "hour": 23, "price": np.e - 1, "steps": 10.0}))
+    made = fields().vector({"tags": ["a", "b"]}, {"listed": 7, "hour": 23, "price": np.e - 1, "steps": 10.0})
+    vector = parts(made.values)
     rows = FieldEncoder(LISTED, CODES)
-    assert np.array_equal(vector["listed"], made._tables["listed"][rows.row("7")])
-    assert np.array_equal(vector["hour"], made._tables["hour"][25])
+    assert np.array_equal(vector["listed"], TABLES["listed"][rows.row("7")])
+    assert np.array_equal(vector["hour"], TABLES["hour"][25])
     assert vector["price"][0] == pytest.approx(0.0, abs=1e-6)
-    assert np.array_equal(vector["steps"], made._tables["steps"][FIRST + 2])
-    both = [made._tables["tags"][rows.row(tag)] for tag in ("a", "b")]
+    assert np.array_equal(vector["steps"], TABLES["steps"][FIRST + 2])
+    both = [TABLES["tags"][rows.row(tag)] for tag in ("a", "b")]
     assert vector["tags"] == pytest.approx(np.mean(both, 0))
     cross = crossed_rows([np.array([rows.row("7")]), np.array([25])], 50)
-    assert np.array_equal(vector["both"], made._tables["both"][cross[0]])
+    assert np.array_equal(vector["both"], TABLES["both"][cross[0]])
 
 
 def test_a_training_only_field_is_missing_when_served() -> None:
     made = fields()
-    assert np.array_equal(parts(made.vector({}, {}))["position"], made._tables["position"][MISSING])
-    with pytest.raises(FieldFault, match=r"context.position: not a field of this model; it reads hashed, hour"):
+    assert np.array_equal(parts(made.vector({}, {}).values)["position"], TABLES["position"][MISSING])
+    with pytest.raises(FieldFaults, match=r"context.position: not a field of this model; it reads hashed, hour"):
         made.vector({}, {"position": 1})
 
 
@@ -103,19 +101,65 @@ def test_a_training_only_field_is_missing_when_served() -> None:
     ("user", "context", "message"),
     [
         ({}, {"color": "red"}, "context.color: not a field of this model"),
-        ({"hour": 3}, {}, "user.hour: not a field of this model; it reads tags"),
+        ({"age": 3}, {}, "user.age: not a field of this model; it reads tags"),
+        ({"hour": 3}, {}, "user.hour: this model reads it in `context`"),
+        ({}, {"both": "a"}, "context.both: not a field of this model"),
         ({}, {"hour": 1.5}, "context.hour: a categorical value is a string or a whole number"),
         ({}, {"price": "1"}, "context.price: must be a number"),
         ({}, {"listed": ["a"]}, "context.listed: must be a string or a whole number"),
+        ({}, {"price": True}, "context.price: must be a number"),
+        ({}, {"price": 1e400}, "context.price: must lie within"),
+        ({}, {"price": 10**400}, "context.price: must lie within"),
+        ({}, {"listed": float("inf")}, "context.listed: must be a string or a whole number"),
         ({"tags": ["a"] * 65}, {}, "user.tags: at most 64 values, not 65"),
+        ({"tags": ["a", None]}, {}, "user.tags: a list has no null"),
+        ({"tags": [["a"]]}, {}, "user.tags: must be a string or a whole number"),
         ({}, {"listed": "x" * 257}, "context.listed: at most 256 characters"),
     ],
 )
 def test_what_a_field_cannot_take_is_refused_by_name(
     user: dict[str, object], context: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(FieldFault, match=message):
+    with pytest.raises(FieldFaults, match=message):
         fields().vector(user, context)
+
+
+def test_all_faults_of_a_request_are_named() -> None:
+    with pytest.raises(FieldFaults) as refused:
+        fields().vector({"x": 1}, {"price": "1", "hour": 1.5})
+    assert [name for name, _ in refused.value.faults] == ["user.x", "context.hour", "context.price"]
+
+
+def test_a_number_that_float32_cannot_hold_is_refused() -> None:
+    plain = RequestFields([spec("n", kind="numeric", deviation=1e-30)], {}, np.empty((0, 1), np.float32))
+    assert plain.vector({}, {"n": 1.0}).values == pytest.approx(1e30)
+    with pytest.raises(FieldFaults, match=r"context.n: must lie within .3.403e\+38"):
+        plain.vector({}, {"n": 1e10})
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (spec("a", rows=2), "a table has 3 to"),
+        (spec("listed", rows=5), "two fields of this name"),
+        (spec("a", kind="numeric", rows=4, edges=(2.0, 1.0)), "`edges` rise"),
+        (spec("a", kind="numeric", rows=3, edges=(1.0,)), "a row for each interval"),
+        (spec("a", kind="numeric", deviation=0.0), "`deviation` is above 0"),
+        (spec("a"), "others have a table"),
+        (spec("a", rows=9, hashed=True, whole=True), "`hashed`, `whole` or of intervals"),
+        (spec("a", kind="cross", rows=9, hashed=True), "names its parts in `of`"),
+        (spec("a", kind="cross", rows=9, of=("listed", "hour")), "a cross is `hashed`"),
+        (spec("a", kind="cross", rows=9, hashed=True, of=("listed", "later")), "fields that stand before it"),
+        (spec("a", kind="cross", rows=9, hashed=True, of=("listed", "tags")), "fields with one row each"),
+        (spec("a", kind="cross", rows=9, hashed=True, of=("listed", "hour"), source="item"), "mixes item and request"),
+        (spec("x" * 101, rows=9), "1 to 100 characters"),
+        (spec("a", rows=9, examples=("x" * 257,)), "at most 8 `examples`"),
+    ],
+)
+def test_a_field_that_cannot_be_encoded_is_refused(changed: FieldSpec, message: str) -> None:
+    check_fields(SPECS)
+    with pytest.raises(ValueError, match=message):
+        check_fields((*SPECS, changed))
 
 
 @given(st.floats(allow_nan=True, allow_infinity=True))

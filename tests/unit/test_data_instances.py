@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 
 from mimn.data import instances as protocol
-from mimn.data import online_retail, synthetic
+from mimn.data import synthetic
 from mimn.data.events import DataError, Events
 from mimn.data.instances import DEFAULT_RULE, NEGATIVES, Instances, build_instances, source, stored_instances
+from mimn.data.negatives import NegativeRule
 from mimn.data.split import PARTS, part_of, parts_of
 from mimn.data.vocabulary import EmbeddingIds, Vocabulary, build_vocabulary
 from mimn.metrics import auc
+from support import datasets
 
-ONLINE_RETAIL = Path(__file__).parents[2] / "models/data/online_retail"
 INSTANCES_SHA256 = "598874c36ca1c24fdee3f0582bac94fbc0ec553ae87b15dabb562391ae5a269d"
 """What every figure on Online Retail is based on: if it changes, all records are incomparable."""
 SAMPLINGS = DEFAULT_RULE.samplings
@@ -25,7 +26,7 @@ SAMPLINGS = DEFAULT_RULE.samplings
 
 @cache
 def retail() -> tuple[Events, Vocabulary, Instances]:
-    events = online_retail.read(ONLINE_RETAIL)
+    events = datasets.retail()
     vocabulary = build_vocabulary(events, parts_of(events.users) == 0)
     return events, vocabulary, build_instances(events)
 
@@ -179,33 +180,36 @@ def test_an_instances_file_that_was_changed_is_refused(tmp_path: Path) -> None:
         arrays = dict(archive)
     arrays["item"][0] += 1
     np.savez(path, **arrays)
-    with pytest.raises(DataError, match=r"was changed.* name another file in data\.instances"):
+    with pytest.raises(DataError, match=r"was changed.* delete it, and it is made again"):
         Instances.load(path, source(events))
 
 
 @pytest.mark.parametrize("what", ["text", "another archive"])
-def test_a_file_that_is_not_ours_is_never_to_be_deleted(tmp_path: Path, what: str) -> None:
-    """data.instances may name a file of the user's own by mistake."""
-    path, events = tmp_path / "i.npz", synthetic.make()
+def test_a_file_that_holds_no_instances_is_named_with_the_fix(tmp_path: Path, what: str) -> None:
+    events = synthetic.make()
+    stored_instances(tmp_path, events)
+    (path,) = tmp_path.iterdir()
     path.write_bytes(b"nothing")
     if what == "another archive":
         np.savez(path, mine=np.arange(3))
-    before = path.read_bytes()
-    with pytest.raises(DataError, match=r"name another file in data\.instances") as refused:
-        stored_instances(path, events)
-    assert "delete" not in str(refused.value)
-    assert path.read_bytes() == before
+    with pytest.raises(DataError, match=rf"{path} holds no instances .* delete it, and it is made again"):
+        stored_instances(tmp_path, events)
 
 
-def test_stored_instances_are_made_once_and_refuse_other_events(tmp_path: Path) -> None:
-    path, events = tmp_path / "i.npz", synthetic.make()
-    made = stored_instances(path, events)
+def test_stored_instances_are_made_once_for_each_data_set_fold_and_rule(tmp_path: Path) -> None:
+    events = synthetic.make()
+    made = stored_instances(tmp_path, events)
+    (path,) = tmp_path.iterdir()
     stamp = path.stat().st_mtime_ns
-    assert stored_instances(path, events).sha256 == made.sha256
+    assert stored_instances(tmp_path, events).sha256 == made.sha256
     assert path.stat().st_mtime_ns == stamp
-    with pytest.raises(DataError, match="other events") as refused:
-        stored_instances(path, synthetic.make(users=300))
-    assert "delete" not in str(refused.value)
+    others = [
+        stored_instances(tmp_path, synthetic.make(users=300)),
+        stored_instances(tmp_path, events, 1),
+        stored_instances(tmp_path, events, 2),
+        stored_instances(tmp_path, events, rule=NegativeRule(exclude="history")),
+    ]
+    assert len({made.sha256, *(one.sha256 for one in others)}) == len(list(tmp_path.iterdir())) == 5
 
 
 def test_items_below_the_cut_share_the_unknown_row() -> None:
@@ -260,12 +264,3 @@ def test_a_folds_candidates_are_known_to_its_own_train_users_and_its_targets_are
     here, there = targets(fold.of("test")), targets(instances.of("test"))
     assert len(there - here) <= fold.unknown[PARTS.index("test")]
     assert len(there & here) > 800
-
-
-def test_instances_of_another_fold_are_refused(tmp_path: Path) -> None:
-    path, events = tmp_path / "i.npz", synthetic.make()
-    stored_instances(path, events, 1)
-    with pytest.raises(DataError, match="another rule"):
-        stored_instances(path, events, 2)
-    with pytest.raises(DataError, match="another rule"):
-        stored_instances(path, events)

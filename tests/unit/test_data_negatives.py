@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimn.data import online_retail
 from mimn.data.events import DataError, Events
 from mimn.data.instances import Instances, build_instances, source, stored_instances
-from mimn.data.negatives import RECENT_S, Exclusion, NegativeRule, Pool, Sampling
+from mimn.data.negatives import RECENT_MS, Exclusion, NegativeRule, Pool, Sampling
 from mimn.data.split import PARTS, parts_of
 from mimn.data.vocabulary import Vocabulary, build_vocabulary
 from mimn.data.windows import WindowPlan, WindowSampler
 from mimn.metrics import auc
+from support import datasets
 
-ONLINE_RETAIL = Path(__file__).parents[2] / "models/data/online_retail"
+RECENT_S = RECENT_MS // 1000
 ALL: tuple[Sampling, ...] = ("popularity", "uniform", "recent")
 DAY = 86_400
 
@@ -146,7 +146,7 @@ def test_where_nothing_repeats_being_new_gives_the_positive_away_unless_the_hist
 
 @cache
 def retail() -> tuple[Events, np.ndarray, Vocabulary, Instances]:
-    events = online_retail.read(ONLINE_RETAIL)
+    events = datasets.retail()
     train, vocabulary = parts(events)
     return events, train, vocabulary, build_instances(events, vocabulary, rule=NegativeRule(ALL))
 
@@ -176,15 +176,21 @@ def test_a_third_sampling_changes_nothing_in_the_other_two() -> None:
     assert instances.sha256 != default.sha256
 
 
-def test_instances_of_another_rule_are_refused(tmp_path: Path) -> None:
-    path, events = tmp_path / "i.npz", made_up(0, repeats=True)
+def test_instances_of_each_rule_have_a_file_of_their_own(tmp_path: Path) -> None:
+    events = made_up(0, repeats=True)
     rules = [NegativeRule(), NegativeRule(ALL), NegativeRule(exclude="history"), NegativeRule(("recent", "popularity"))]
     assert len({source(events, rule=rule) for rule in rules}) == len(rules)
-    stored_instances(path, events, rule=rules[1])
-    assert stored_instances(path, events, rule=rules[1]).samplings == ALL
-    for rule in (rules[0], *rules[2:]):
-        with pytest.raises(DataError, match="by another rule"):
-            stored_instances(path, events, rule=rule)
+    for rule in rules:
+        assert stored_instances(tmp_path, events, rule=rule).samplings == rule.samplings
+    assert len(list(tmp_path.iterdir())) == len(rules)
+
+
+def test_four_weeks_are_four_weeks_whatever_the_unit_of_time() -> None:
+    events = made_up(0, repeats=True)
+    in_ms = replace(events, timestamp=events.timestamp * 1000, unit_ms=1)
+    train, vocabulary = parts(events)
+    spans = Pool("recent", events, vocabulary, train).spans(events.timestamp)
+    np.testing.assert_array_equal(spans, Pool("recent", in_ms, vocabulary, train).spans(in_ms.timestamp))
 
 
 def test_a_data_set_with_too_few_items_is_refused() -> None:

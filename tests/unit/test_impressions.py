@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from mimn import run
 from mimn.calibration import Platt, Prior
-from mimn.config import ConfigError
 from mimn.data.fields import FittedFields
 from mimn.data.ids import string_ids
 from mimn.data.labelled import OccasionSampler
@@ -468,14 +467,52 @@ def test_what_cannot_be_used_is_said_and_nothing_is_written(tmp_path: Path, caps
     assert "the part test has 0 clicks in 0 impressions" in message(log.write(tmp_path / "empty"), config, capsys)
 
 
-def test_actions_of_other_weights_are_refused(tmp_path: Path) -> None:
-    path = made(np.random.default_rng(9), graded).write(tmp_path)
-    text = path.read_text().replace('category = "c"\n[impr', 'category = "c"\naction = "c"\n[impr')
-    actions = "".join(f'{k} = {{ is = "view", weight = {w} }}\n' for k, w in ((0, 0), (1, 1), (2, 2.5)))
-    path.write_text(text.replace("[split]", f"[actions]\n{actions}[split]"))
-    with pytest.raises(ConfigError, match=r"\[actions\] gives 2 a weight other than 0 and 1"):
-        train(path, configured(POOLING), tmp_path / "run", cache=tmp_path / "cache")
-    assert not (tmp_path / "run").exists()
+def acted(rng: np.random.Generator, weight: str, *, buys: str) -> Log:
+    """Every user touches items of three categories alike often. Some are bought: those of a category that the user
+    likes (`buys` = "category"), or all of a user who buys ("user"). Clicks follow."""
+    events, shown = 9 * USERS, SHOWN * USERS
+    user, category = np.repeat(np.arange(1, USERS + 1), 9), np.tile([0, 1, 2], 3 * USERS)
+    viewed, asked = np.repeat(np.arange(1, USERS + 1), SHOWN), rng.integers(0, 3, shown)
+    likes = rng.integers(0, 3, USERS + 1)
+    bought = likes[user] == (category if buys == "category" else 0)
+    clicks = likes[viewed] == (asked if buys == "category" else 0)
+    log = made(rng, graded)
+    log.events = {
+        "u": user,
+        "i": 1 + category + 3 * rng.integers(0, 4, events),
+        "c": category,
+        "act": np.where(bought, "buy", "pv"),
+        "t": T - rng.integers(1, 9 * DAY, events),
+    }
+    log.shown |= {
+        "i": 1 + asked + 3 * rng.integers(0, 4, shown),
+        "c": asked,
+        "y": (rng.random(shown) < np.where(clicks, 0.8, 0.05)) * 1,
+    }
+    log.split += f'[actions]\nbuy = {{ is = "purchase", weight = {weight} }}\npv = {{ is = "view" }}\n'
+    return log
+
+
+@pytest.mark.parametrize(
+    ("weight", "buys", "model"),
+    [
+        ("8.0", "category", POOLING | {"history_product": True}),
+        ("8.0", "category", POOLING | {"sketch_category_cells": 4}),
+        ('"embedding"', "user", POOLING),
+        ('"embedding"', "user", {"variant": "din", "embedding_dim": 4}),
+    ],
+    ids=["weights-in-means", "weights-in-counters", "vectors", "vectors-in-a-list"],
+)
+def test_what_a_user_did_is_learned_from_the_action(
+    tmp_path: Path, weight: str, buys: str, model: dict[str, Any]
+) -> None:
+    path = acted(np.random.default_rng(21), weight, buys=buys).write(tmp_path)
+    path.write_text(path.read_text().replace('category = "c"', 'category = "c"\naction = "act"', 1))
+    record = train(path, configured(model), tmp_path / "run", cache=tmp_path / "cache")
+    assert record["validation_auc"] > 0.8
+    path.write_text(path.read_text().replace(f"weight = {weight}", "weight = 1.0"))
+    alike = train(path, configured(model), tmp_path / "alike", cache=tmp_path / "cache")
+    assert alike["validation_auc"] < 0.6, "every category was touched equally often"
 
 
 def test_a_run_on_other_data_is_refused(tmp_path: Path) -> None:

@@ -270,7 +270,7 @@ def test_a_client_that_goes_away_in_mid_body_gets_no_answer_and_raises_nothing()
 
 
 class Surprised(OnnxModel):
-    """A model that raises what nobody foresaw."""
+    """A model that raises an unforeseen error."""
 
     def __init__(self) -> None:
         super().__init__(load_bundle(TINY))

@@ -15,12 +15,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mimn.bundle.fields import FieldSpec
+from mimn.bundle.request_fields import RequestFields
 from mimn.state import Progress, StateHeader, UserState, encode_progress
 from rtp.core.admission import FOR_THE_LINE, Admission
-from rtp.core.context import context_vector
+from rtp.core.fields import request_vector
 from rtp.core.fold_progress import FoldProgress, PartitionProgress, Status, fold_progress
 from rtp.core.handover import Coverage, objections
 from rtp.core.outage import Outage
+from rtp.core.request import FieldValue, ScoreRequest
 from rtp.errors import DeadlineMissed, Draining, InvalidRequest, Overloaded
 from rtp.head_queue import HeadQueue
 
@@ -93,7 +96,7 @@ def test_a_state_of_another_lineage_is_stale_and_partial() -> None:
     assert report(state(lineage=8), progress()) == (Status.STALE, 12, 0, True)
 
 
-def test_without_a_progress_record_nobody_knows_how_old_and_how_whole() -> None:
+def test_without_a_progress_record_age_and_completeness_are_unknown() -> None:
     assert report(state(), None) == (Status.STALE, 12, None, True)
     assert report(None, None) == (Status.COLD, 0, None, True)
 
@@ -348,7 +351,7 @@ def test_a_deadline_that_has_passed_and_a_process_that_ends_admit_nothing() -> N
 
 
 @given(st.lists(st.tuples(st.booleans(), st.floats(0.0, 0.3), st.floats(0.001, 1.0), st.floats(0.0, 0.3)), max_size=80))
-def test_nobody_is_admitted_to_a_line_that_is_longer_than_his_share(
+def test_no_request_is_admitted_to_a_line_longer_than_its_share(
     steps: list[tuple[bool, float, float, float]],
 ) -> None:
     admission = Admission(max_in_flight=5)
@@ -427,7 +430,7 @@ def test_goodput_holds_under_overload_even_if_costs_are_thought_too_low(
 
 
 @given(thought=st.floats(0.5, 1.5), deadline=st.floats(20.0, 100.0))
-def test_nobody_is_refused_below_the_knee(thought: float, deadline: float) -> None:
+def test_no_request_is_refused_below_the_knee(thought: float, deadline: float) -> None:
     line = Line(Admission(max_in_flight=100), thought * 0.005, 0.005, deadline * 0.005)
     for i in range(500):
         line.come(i * 0.006)
@@ -472,7 +475,7 @@ def test_the_line_is_as_old_as_the_first_in_it() -> None:
     assert asyncio.run(play()) == [0.0, 3.0, 0.0]
 
 
-def test_who_gives_up_in_the_line_keeps_nobody_waiting() -> None:
+def test_a_request_that_gives_up_in_the_line_delays_no_other() -> None:
     async def play() -> None:
         line = HeadQueue()
         await line.turn(0.0)
@@ -490,19 +493,37 @@ def test_who_gives_up_in_the_line_keeps_nobody_waiting() -> None:
 # Features
 
 
+def numbers(*names: str) -> RequestFields:
+    """The features that a manifest of schema 1 names."""
+    specs = [FieldSpec(name=name, source="context", kind="numeric") for name in names]
+    return RequestFields(specs, {}, np.empty((0, 1), np.float32))
+
+
+def asking(**context: FieldValue) -> ScoreRequest:
+    return ScoreRequest("u", np.ones(1, np.uint64), np.zeros(1, np.uint64), context=context)
+
+
 def test_context_is_read_by_name_in_the_order_of_the_manifest_and_0_if_left_out() -> None:
-    assert context_vector(("hour", "price", "day"), {"price": 2.5, "hour": 3}).tolist() == [3.0, 2.5, 0.0]
-    assert context_vector((), {}).shape == (0,)
+    read = request_vector(numbers("hour", "price", "day"), asking(price=2.5, hour=3))
+    assert read.values.tolist() == [3.0, 2.5, 0.0]
+    assert read.missing == ["day"]
+    assert request_vector(numbers(), asking()).values.shape == (0,)
 
 
 def test_a_feature_that_the_model_does_not_read_is_refused_by_name() -> None:
     with pytest.raises(InvalidRequest) as refused:
-        context_vector(("hour", "price"), {"hour": 1, "hours": 2, "x": 3})
+        request_vector(numbers("hour", "price"), asking(hour=1, hours=2, x=3))
     assert [fault.field for fault in refused.value.faults] == ["context.hours", "context.x"]
     assert "hour, price" in refused.value.faults[0].message
 
 
 def test_a_value_that_float32_cannot_hold_is_refused() -> None:
     with pytest.raises(InvalidRequest) as refused:
-        context_vector(("hour",), {"hour": -1e39})
+        request_vector(numbers("hour"), asking(hour=-1e39))
     assert [fault.field for fault in refused.value.faults] == ["context.hour"]
+
+
+@pytest.mark.parametrize("value", ["3", True, [1.0]])
+def test_a_number_is_not_read_from_anything_else(value: FieldValue) -> None:
+    with pytest.raises(InvalidRequest, match=r"context\.hour: must be a number"):
+        request_vector(numbers("hour"), asking(hour=value))

@@ -74,7 +74,7 @@ def let_in(response: httpx.Response) -> bool:
 
 
 @pytest.mark.parametrize(("door", "path", "rule"), ROUTES, ids=str)
-def test_a_route_lets_in_who_its_rule_names_and_nobody_else(door: str, path: str, rule: Rule, tmp_path: Path) -> None:
+def test_a_route_admits_only_the_callers_its_rule_names(door: str, path: str, rule: Rule, tmp_path: Path) -> None:
     credentials = Credentials(tmp_path)
     needed = {rule} if isinstance(rule, Scope) else {Scope.READ}
     good, other = credentials.make(needed), credentials.make(set(Scope) - needed)
@@ -92,8 +92,8 @@ def test_a_route_lets_in_who_its_rule_names_and_nobody_else(door: str, path: str
     opened = rule is Door.OPEN
     for method in methods:
         assert let_in(ask(app, path, good, method))
-        for nobody in (None, bad, revoked, good[:-1], good.replace("Bearer", "Basic")):
-            response = ask(app, path, nobody, method)
+        for refused in (None, bad, revoked, good[:-1], good.replace("Bearer", "Basic")):
+            response = ask(app, path, refused, method)
             assert let_in(response) is opened
             if not opened:
                 assert (response.status_code, response.headers["www-authenticate"]) == (401, "Bearer")
@@ -138,7 +138,7 @@ def test_two_credentials_are_none(tmp_path: Path) -> None:
     assert asyncio.run(asked()).status_code == 401
 
 
-def test_without_a_file_of_keys_nobody_is_asked() -> None:
+def test_without_a_file_of_keys_no_authentication_is_required() -> None:
     made = service()
     assert ask(made.app, "/predict", None).status_code == 200
     assert ask(made.admin, "/metrics", None, "GET").status_code == 200

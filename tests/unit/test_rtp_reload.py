@@ -190,7 +190,7 @@ def test_a_load_that_hangs_is_given_up_and_later_ones_work() -> None:
     assert (world.count("timed_out"), world.count("taken_up")) == (MAX_ABANDONED + 1, 1)
 
 
-def test_a_bundle_whose_states_nobody_folds_is_refused() -> None:
+def test_a_bundle_whose_states_are_not_folded_is_refused() -> None:
     world = World(model(CONTEXT))
     with pytest.raises(ReloadRefused, match="let UIC build its states first"):
         world.reload()

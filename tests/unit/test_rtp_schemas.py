@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from rtp.core.fold_progress import StateReport, Status
-from rtp.core.request import MAX_CANDIDATES, MAX_CONTEXT_BYTES, MAX_ID, ScoreRequest
+from rtp.core.request import MAX_CANDIDATES, MAX_FIELDS_BYTES, MAX_ID, ScoreRequest
 from rtp.doors.answer_body import encode_answer, encode_problem
 from rtp.doors.request_body import NAMED_WITHIN_BYTES, decode_request
 from rtp.doors.schemas import ID, PredictRequest, PredictResponse, Problem
@@ -125,11 +125,16 @@ def test_a_number_that_is_no_whole_id_is_refused(written: str, others: int) -> N
         ({"request_id": 5}, "request_id"),
         ({"context": []}, "context"),
         ({"context": None}, "context"),
-        ({"context": {"hour": "3"}}, "context.hour"),
-        ({"context": {"hour": None}}, "context.hour"),
-        ({"context": {"hour": True}}, "context.hour"),
-        ({"context": {f"f{i}": 0 for i in range(65)}}, "context"),
-        ({"context": {"x" * MAX_CONTEXT_BYTES: 0}}, "context"),
+        ({"context": {"hour": {}}}, "context.hour"),
+        ({"context": {"hour": [[]]}}, "context.hour"),
+        ({"context": {"hour": [None]}}, "context.hour"),
+        ({"context": {"hour": ["x"] * 65}}, "context.hour"),
+        ({"context": {"hour": "x" * 257}}, "context.hour"),
+        ({"context": {f"f{i}": 0 for i in range(257)}}, "context"),
+        ({"context": {"x" * MAX_FIELDS_BYTES: 0}}, "context"),
+        ({"user": []}, "user"),
+        ({"user": {"age": {}}}, "user.age"),
+        ({"user": {"x" * MAX_FIELDS_BYTES: 0}}, "user"),
         ({"require_state": 1}, "require_state"),
         ({"require_state": None}, "require_state"),
     ],
@@ -230,12 +235,16 @@ ids = st.one_of(
 candidates = st.lists(
     st.fixed_dictionaries({"item_id": ids, "category_id": ids}, optional={"x": st.none()}), min_size=0, max_size=4
 )
+scalars = st.one_of(
+    st.floats(allow_nan=False, allow_infinity=False), st.integers(), st.booleans(), st.text(max_size=3), st.none()
+)
+values = st.one_of(scalars, st.lists(scalars, max_size=3), st.lists(st.just(1), min_size=64, max_size=65))
 requests = st.fixed_dictionaries(
     {"user_id": st.one_of(st.text(max_size=5), st.text("ü", min_size=63, max_size=65)), "candidates": candidates},
     optional={
         "request_id": st.one_of(st.none(), st.text(max_size=3), st.integers()),
-        "context": st.dictionaries(st.text(max_size=2), st.one_of(st.floats(allow_nan=False, allow_infinity=False),
-                                                                   st.integers(), st.booleans()), max_size=2),
+        "user": st.dictionaries(st.text(max_size=2), values, max_size=2),
+        "context": st.dictionaries(st.text(max_size=2), values, max_size=2),
         "require_state": st.one_of(st.booleans(), st.integers(0, 1)),
         "foo": st.none(),
     },
@@ -261,7 +270,7 @@ def test_the_fast_decoder_never_disagrees_with_the_models(value: dict[str, Any])
         expected.request_id,
         expected.require_state,
     )
-    assert got.context == expected.context
+    assert (got.user, got.context) == (expected.user, expected.context)
 
 
 json_values = st.recursive(
@@ -295,7 +304,7 @@ def test_the_pattern_of_decimal_ids_is_exact(value: int, zeros: int) -> None:
 
 def test_an_answer_is_what_its_schema_says() -> None:
     scores = np.array([0.25, 0.1], np.float32)
-    encoded = encode_answer("r", "tiny", "1", scores, StateReport(Status.STALE, 4, None, partial=True))
+    encoded = encode_answer("r", "tiny", "1", scores, StateReport(Status.STALE, 4, None, partial=True), calibrated=True)
     answer = PredictResponse.model_validate_json(encoded)
     assert np.array_equal(np.array(answer.scores, np.float32), scores)
     assert json.loads(encoded)["state"] == {"status": "stale", "events": 4, "age_ms": None, "partial": True}

@@ -114,7 +114,7 @@ def test_a_lagging_partition_makes_its_users_stale_and_no_others() -> None:
     assert world.score(other).report.status is Status.WARM
 
 
-def test_a_state_becomes_stale_by_itself_when_nobody_can_look_any_more() -> None:
+def test_a_state_becomes_stale_by_itself_when_progress_cannot_be_read() -> None:
     clock = now_ms()
     world = World(wall_ms=lambda: clock + 61_000)
     world.stored.state("u")

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 
-from mimn.data import online_retail
 from mimn.data.events import Events
 from mimn.data.instances import DEFAULT_RULE, Instances, build_instances
 from mimn.data.split import PARTS, parts_of
 from mimn.data.vocabulary import Vocabulary, build_vocabulary
 from mimn.metrics import auc
 from mimn.table.floors import FEATURES, FLOORS, features, floor_predictions
-
-ONLINE_RETAIL = Path(__file__).parents[2] / "models/data/online_retail"
+from support import datasets
 
 
 @cache
 def retail() -> tuple[Events, Vocabulary, Instances]:
-    events = online_retail.read(ONLINE_RETAIL)
+    events = datasets.retail()
     return events, build_vocabulary(events, parts_of(events.users) == 0), build_instances(events)
 
 

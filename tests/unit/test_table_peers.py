@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -11,17 +9,14 @@ from mimn import metrics, run
 from mimn.baselines import BaselineConfig
 from mimn.data.instances import NEGATIVES
 from mimn.table import peers
+from support import datasets
 
 pytestmark = pytest.mark.torch
-
-SYNTHETIC = Path(__file__).parents[2] / "models/configs/synthetic_mimn.toml"
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[peers.Rows, run.DataSet]:
-    folder = tmp_path_factory.mktemp("peers")
-    text = SYNTHETIC.read_text("utf-8").replace("data/instances", f"{folder}/instances")
-    config = run.decode_config(text, "test")
+    config = run.decode_config(datasets.smoke_text(tmp_path_factory.mktemp("peers")), "test")
     data = run.load_data(config.data)
     ids = data.vocabulary.embedding_ids(config.data.min_users)
     return peers.export_rows(config, data, ids, length=20, targets=1500), data

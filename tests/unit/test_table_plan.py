@@ -102,7 +102,7 @@ def test_a_rows_own_seed_is_added_to_the_folds(plan: Plan) -> None:
     assert before.fingerprint != after.fingerprint
 
 
-def test_a_fingerprint_is_of_what_decides_the_figures(plan: Plan) -> None:
+def test_a_fingerprint_is_of_what_decides_the_figures(plan: Plan, tmp_path: Path) -> None:
     *_, pooling, wide = cells(plan)
     assert pooling.fingerprint != wide.fingerprint
 
@@ -112,7 +112,13 @@ def test_a_fingerprint_is_of_what_decides_the_figures(plan: Plan) -> None:
             config = msgspec.structs.replace(config, **{name: msgspec.structs.replace(getattr(config, name), **values)})
         return replace(pooling, config=config).fingerprint
 
-    assert changed(training={"compile": True}, data={"folder": "elsewhere"}) == pooling.fingerprint
+    described = (CONFIGS.parent / "datasets/online-retail.toml").read_text("utf-8")
+    (tmp_path / "moved.toml").write_text(described, "utf-8")
+    side = '\n[items]\nfiles = ["i"]\nkey = "k"\n[fields.item.brand]\nkind = "categorical"\n'
+    (tmp_path / "fields.toml").write_text(described + side, "utf-8")
+    moved: dict[str, object] = {"description": str(tmp_path / "moved.toml")}
+    assert changed(training={"compile": True}, data=moved) == pooling.fingerprint
+    assert changed(data={"description": str(tmp_path / "fields.toml")}) != pooling.fingerprint
     assert changed(training={"epochs": 4}) != pooling.fingerprint
     assert changed(data={"fold": 0}) != pooling.fingerprint
     assert changed(windows={"length": 128}) != pooling.fingerprint

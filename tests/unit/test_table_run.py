@@ -19,10 +19,10 @@ from mimn.table import curves
 from mimn.table import run as table
 from mimn.table.plan import cells, read_plan
 from mimn.table.records import read_records
+from support import datasets
 
 pytestmark = pytest.mark.torch
 
-SYNTHETIC = Path(__file__).parents[2] / "models/configs/synthetic_mimn.toml"
 POOLING = 'variant = "pooling"\nmemory_induction = false\nutilization = false\n'
 
 
@@ -30,7 +30,7 @@ POOLING = 'variant = "pooling"\nmemory_induction = false\nutilization = false\n'
 def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A plan of floors and sum pooling on two folds, its configurations beside it."""
     folder = tmp_path_factory.mktemp("table")
-    text = SYNTHETIC.read_text("utf-8").replace("data/instances", f"{folder}/instances")
+    text = datasets.smoke_text(folder)
     head, _, rest = text.partition("[model]\n")
     rest = rest[rest.index("[windows]") :]
     (folder / "synthetic_pooling.toml").write_text(f"{head}[model]\n{POOLING}embedding_dim = 8\n\n{rest}")
@@ -215,10 +215,8 @@ def test_a_data_set_that_is_not_there_is_said_before_anything_is_trained(
     configs.mkdir()
     text = (plan.parent / "synthetic_pooling.toml").read_text()
     (configs / "synthetic_pooling.toml").write_text(text)
-    missing = re.sub('folder = ".*"', f'folder = "{tmp_path}/absent"', text)
-    (configs / "elsewhere_pooling.toml").write_text(
-        missing.replace('dataset = "synthetic"', 'dataset = "online_retail"')
-    )
+    missing = re.sub('description = ".*"', f'description = "{tmp_path}/absent.toml"', text)
+    (configs / "elsewhere_pooling.toml").write_text(missing)
     other = tmp_path / "plan.toml"
     other.write_text(
         f'configs = "{configs}"\nrecords = "{tmp_path}/records"\nruns = "{tmp_path}/runs"\n'

@@ -15,17 +15,16 @@ from mimn.baselines import state_bytes
 from mimn.data.instances import Instances
 from mimn.table import trials
 from mimn.table.plan import cells, read_plan
+from support import datasets
 
 pytestmark = pytest.mark.torch
-
-SYNTHETIC = Path(__file__).parents[2] / "models/configs/synthetic_mimn.toml"
 
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sum pooling with and without a sketch, on two folds."""
     folder = tmp_path_factory.mktemp("trials")
-    text = SYNTHETIC.read_text("utf-8").replace("data/instances", f"{folder}/instances")
+    text = datasets.smoke_text(folder)
     head, _, rest = text.partition("[model]\n")
     model = 'variant = "pooling"\nmemory_induction = false\nutilization = false\nembedding_dim = 8\n\n'
     (folder / "synthetic_pooling.toml").write_text(f"{head}[model]\n{model}{rest[rest.index('[windows]') :]}")

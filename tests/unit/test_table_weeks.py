@@ -11,7 +11,7 @@ import pytest
 from mimn.data.events import Events
 from mimn.table import weeks
 from mimn.table.plan import PLAN, cells, read_plan
-from mimn.table.weeks import DAY_S, Week
+from mimn.table.weeks import DAY_MS, Week
 
 pytestmark = pytest.mark.torch
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 def bought(*days: int) -> Events:
     """A purchase at noon on each of some days after 2024-02-27."""
-    noon = np.array(days, np.int64) * DAY_S + int(np.datetime64("2024-02-27T12:00:00", "s").astype(np.int64))
+    noon = np.array(days, np.int64) * (DAY_MS // 1000) + int(np.datetime64("2024-02-27T12:00:00", "s").astype(np.int64))
     ids = np.ones(len(days), np.int64)
     return Events(user_id=ids, item_id=ids, category_id=ids, timestamp=noon, basket_id=ids)
 

@@ -11,13 +11,15 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mimn import evaluate, run, train
 from mimn.bundle import load_bundle
 from mimn.config import ConfigError
 from mimn.data import synthetic
-from mimn.data.events import DataError
+from mimn.data.events import COLUMNS, DataError
 from mimn.data.split import PARTS, Part, parts_of
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.export import main as export_main
@@ -26,18 +28,16 @@ from mimn.nn.model import MimnModel
 from mimn.run import RunConfig
 from mimn.scoring import predict
 from mimn.train import TrainingFailed
+from support import datasets
 
 pytestmark = pytest.mark.torch
-
-CONFIG = Path(__file__).parents[2] / "models/configs/synthetic_mimn.toml"
 
 
 def smoke_config(folder: Path) -> RunConfig:
     """The committed smoke configuration, its instances in `folder`, with dropout so that a resumed run must get its
     random numbers right as well."""
-    config = run.read_config(CONFIG)
-    data = msgspec.structs.replace(config.data, instances=str(folder / "instances.npz"))
-    return msgspec.structs.replace(config, data=data, model=config.model | {"head_dropout": 0.1})
+    config = run.decode_config(datasets.smoke_text(folder), "test")
+    return msgspec.structs.replace(config, model=config.model | {"head_dropout": 0.1})
 
 
 def epochs(config: RunConfig, number: int | Literal["auto"], **training: Any) -> RunConfig:
@@ -159,12 +159,13 @@ def test_a_model_with_context_features_is_refused_before_anything_is_written(fol
 
 
 def test_data_without_a_validation_user_is_refused_before_anything_is_written(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    events = synthetic.make(users=60)
-    few = events.select((parts_of(events.users) != PARTS.index("validation"))[events.user_index])
-    monkeypatch.setattr(run, "read_dataset", lambda *_: few)
     config = smoke_config(tmp_path)
+    file = tmp_path / "synthetic/events.parquet"
+    table = pq.read_table(file)
+    user = table["user_id"].to_numpy()
+    pq.write_table(table.filter(pa.array(parts_of(user) != PARTS.index("validation"))), file)
     with pytest.raises(DataError, match=r"no validation user of synthetic has a target .* too few users"):
         train.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -174,7 +175,6 @@ def test_training_and_validation_use_the_first_sampling_and_evaluation_all(folde
     config = epochs(smoke_config(folder), 1)
     data = msgspec.structs.replace(
         config.data,
-        instances=str(folder / "recent.npz"),
         samplings=("recent", "popularity", "uniform"),
     )
     by_popularity = train.train(config, folder / "by popularity")
@@ -315,7 +315,7 @@ def test_evaluation_refuses_what_is_no_finished_run(folder: Path, trained: dict[
 
 
 def test_the_command_names_a_wrong_field(tmp_path: Path, capsys: Any) -> None:
-    (tmp_path / "c.toml").write_text(CONFIG.read_text().replace("epochs", "epoch"))
+    (tmp_path / "c.toml").write_text(datasets.SMOKE.read_text().replace("epochs", "epoch"))
     assert train.main(["--config", str(tmp_path / "c.toml"), "--output", str(tmp_path / "run")]) == 1
     assert "unknown field `epoch`" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
@@ -355,3 +355,51 @@ def test_a_model_with_a_ledger_is_trained_evaluated_and_exported_from_its_run_fo
     assert bundle.manifest.item_table is not None
     assert bundle.manifest.item_table.types == ("category",)
     assert len(bundle.reads.table.ids) == len(bundle.items.ids)
+
+
+def test_a_description_of_ones_own_trains_by_drawn_negatives(tmp_path: Path) -> None:
+    """Texts for ids, CSV with quotes, unsorted, milliseconds: what the made-up data set is in another shop's layout."""
+    events = synthetic.make(users=120)
+    lines = [
+        f'"s ""{item}""",u{user},c-{category},{1000 * time + 7},{user}/{basket}'
+        for user, item, category, time, basket in zip(*(getattr(events, name) for name in COLUMNS), strict=True)
+    ]
+    np.random.default_rng(0).shuffle(lines)
+    (tmp_path / "events.csv").write_text("\n".join(["sku,uid,cat,ts,order", *lines]) + "\n", "utf-8")
+    (tmp_path / "own.toml").write_text(
+        'name = "own"\nids = "string"\n[events]\nfiles = ["events.csv"]\nuser = "uid"\nitem = "sku"\n'
+        'category = "cat"\ntime = "ts"\ntime_unit = "ms"\ntogether = "order"\n',
+        "utf-8",
+    )
+    config = epochs(run.decode_config(datasets.smoke_text(tmp_path), "test"), 3)
+    config = msgspec.structs.replace(
+        config,
+        data=msgspec.structs.replace(
+            config.data, description=str(tmp_path / "own.toml"), samplings=("popularity", "recent")
+        ),
+        model={"variant": "pooling", "memory_induction": False, "utilization": False, "history_product": True},
+    )
+    (tmp_path / "config.toml").write_text(config.to_toml(), "utf-8")
+    assert train.main(["--config", str(tmp_path / "config.toml"), "--output", str(tmp_path / "run")]) == 0
+    record = json.loads((tmp_path / "run" / run.METRICS).read_text())
+    assert record["dataset"] == "own"
+    assert record["validation_auc"] > 0.6
+    assert set(evaluate.evaluate(tmp_path / "run", 50)["test"]) == {"popularity", "recent"}
+
+
+@pytest.mark.parametrize(
+    ("more", "fix"),
+    [
+        ('[impressions]\nfiles = ["events.csv"]\nuser = "u"\nitem = "i"\ntime = "t"\nlabel = "l"\nwindow = "1m"\n',
+         "ctr impressions train"),
+        ('[protocol]\npreset = "mimn-paper-taobao"\n', "python -m mimn.paper"),
+    ],
+    ids=["labels", "the authors' instances"],
+)  # fmt: skip
+def test_what_drawn_negatives_cannot_train_on_is_refused_with_the_fix(tmp_path: Path, more: str, fix: str) -> None:
+    (tmp_path / "events.csv").write_text("u,i,t,l\n1,5,1600000000,1\n2,6,1600000000,0\n", "utf-8")
+    (tmp_path / "d.toml").write_text(
+        f'name = "d"\n[events]\nfiles = ["events.csv"]\nuser = "u"\nitem = "i"\ntime = "t"\n{more}', "utf-8"
+    )
+    with pytest.raises(DataError, match=fix):
+        run.load_data(run.DataSettings(description=str(tmp_path / "d.toml")))

@@ -72,7 +72,7 @@ def test_what_a_stored_record_means(stored: bytes, verdict: Verdict) -> None:
     assert judge(stored, known, tried) is verdict
 
 
-def test_without_a_record_of_ours_any_other_is_somebody_elses() -> None:
+def test_without_a_record_of_ours_any_other_is_of_another_writer() -> None:
     assert judge(known, ABSENT, tried) is Verdict.OWNERSHIP_LOST
     assert judge(tried, ABSENT, tried) is Verdict.OURS
     assert judge(ABSENT, ABSENT, tried) is Verdict.UNCHANGED

@@ -43,12 +43,12 @@ def event(**changes: object) -> BehaviorEvent:
 
 def read(
     value: bytes, headers: Sequence[tuple[str, bytes]] = (), key: str = "ann", timestamp_ms: int = NOW_MS
-) -> tuple[int, int, int] | Reason:
+) -> tuple[int, int, int, int] | Reason:
     return decode(value, headers, key, timestamp_ms)
 
 
 def test_a_protobuf_event() -> None:
-    assert read(event().SerializeToString()) == (2**64 - 1, 7, NOW_MS)
+    assert read(event().SerializeToString()) == (2**64 - 1, 7, NOW_MS, Action.ACTION_CLICK)
 
 
 @pytest.mark.parametrize(
@@ -56,12 +56,12 @@ def test_a_protobuf_event() -> None:
 )
 def test_a_json_event(content_type: bytes) -> None:
     value = json_format.MessageToJson(event()).encode()
-    assert read(value, [("Content-Type", content_type)]) == (2**64 - 1, 7, NOW_MS)
+    assert read(value, [("Content-Type", content_type)]) == (2**64 - 1, 7, NOW_MS, Action.ACTION_CLICK)
 
 
 def test_json_takes_numbers_strings_and_both_spellings_of_a_field() -> None:
     value = {"user_id": "ann", "itemId": 5, "category_id": "7", "action": "ACTION_VIEW", "eventTime": str(NOW_MS)}
-    assert read(json.dumps(value).encode(), AS_JSON) == (5, 7, NOW_MS)
+    assert read(json.dumps(value).encode(), AS_JSON) == (5, 7, NOW_MS, Action.ACTION_VIEW)
 
 
 @pytest.mark.parametrize("few", [1, 100])
@@ -133,7 +133,7 @@ def test_every_reason_has_a_detail_for_any_record(reason: Reason, value: bytes |
 
 def test_the_last_content_type_counts_and_others_mean_protobuf() -> None:
     headers = [("content-type", b"application/json"), ("content-type", b"application/x-protobuf")]
-    assert read(event().SerializeToString(), headers) == (2**64 - 1, 7, NOW_MS)
+    assert read(event().SerializeToString(), headers) == (2**64 - 1, 7, NOW_MS, Action.ACTION_CLICK)
 
 
 @pytest.mark.parametrize(
@@ -232,14 +232,17 @@ def test_no_bytes_raise(value: bytes, headers: list[tuple[str, bytes]], timestam
     st.integers(0, 2**64 - 1),
     st.integers(EARLIEST_MS, NOW_MS),
     st.text(min_size=1, max_size=20),
+    st.sampled_from(Action.values()),
 )
 def test_both_forms_of_an_event_mean_the_same(
-    event_id: str, item: int, category: int, event_time: int, user: str
+    event_id: str, item: int, category: int, event_time: int, user: str, action: Action
 ) -> None:
-    made = BehaviorEvent(event_id=event_id, user_id=user, item_id=item, category_id=category, event_time=event_time)
+    made = BehaviorEvent(
+        event_id=event_id, user_id=user, item_id=item, category_id=category, event_time=event_time, action=action
+    )
     in_json = json_format.MessageToJson(made).encode()
-    assert decode(made.SerializeToString(), [], user, NOW_MS) == (item, category, event_time)
-    assert decode(in_json, AS_JSON, user, NOW_MS) == (item, category, event_time)
+    assert decode(made.SerializeToString(), [], user, NOW_MS) == (item, category, event_time, action)
+    assert decode(in_json, AS_JSON, user, NOW_MS) == (item, category, event_time, action)
 
 
 NOW = np.full(4, NOW_MS)
@@ -298,8 +301,8 @@ def test_records_decoded_together_are_those_decoded_alone(
     records: list[tuple[bytes, Sequence[tuple[str, bytes]], bytes, int]],
 ) -> None:
     values, headers, keys, timestamps = zip(*records, strict=True) if records else ((), (), (), ())
-    items, categories, times, reasons, _ = decode_all(values, headers, keys, np.array(timestamps, np.int64))
-    got = [reasons.get(i) or told for i, told in enumerate(zip(items, categories, times, strict=True))]
+    *columns, reasons, _ = decode_all(values, headers, keys, np.array(timestamps, np.int64))
+    got = [reasons.get(i) or told for i, told in enumerate(zip(*columns, strict=True))]
     assert got == [decode(value, told, key.decode(), at) for value, told, key, at in records]
 
 
@@ -312,9 +315,12 @@ def test_what_serializers_write_is_decoded_together(monkeypatch: pytest.MonkeyPa
         event(item_id=2**63 - 1).SerializeToString(),
     ]
     monkeypatch.delattr("uic.core.event.parse")
-    items, categories, times, reasons, extended = decode_all(values, [(), [("trace", b"x")], (), ()], [b"ann"] * 4, NOW)
+    items, categories, times, actions, reasons, extended = decode_all(
+        values, [(), [("trace", b"x")], (), ()], [b"ann"] * 4, NOW
+    )
     assert items.tolist() == [5, 6, 1, 2**63 - 1]
     assert categories.tolist() == [7, 0, 7, 7]
     assert times.tolist() == [NOW_MS] * 4
+    assert actions.tolist() == [event().action, 0, event().action, event().action]
     assert not reasons
     assert not extended

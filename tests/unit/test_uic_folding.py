@@ -682,6 +682,9 @@ class Counting:
     def addresses(self, item_ids: NDArray[np.uint64], category_ids: NDArray[np.uint64], /) -> NDArray[np.int64]:
         return self.sketch.addresses_of(item_ids, category_ids.astype(np.intp))
 
+    def moments(self, times_ms: NDArray[np.int64], _: NDArray[np.uint8], /) -> NDArray[np.float32]:
+        return self.sketch.moments(times_ms)
+
 
 @given(
     st.lists(st.tuples(st.integers(0, 4), st.integers(1, 9), st.integers(-9, 9)), min_size=1, max_size=40),

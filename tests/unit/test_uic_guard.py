@@ -124,7 +124,7 @@ def good(rig: Rig, rule: Rule) -> str:
 
 
 @pytest.mark.parametrize("method", methods())
-def test_a_method_lets_in_who_its_rule_names_and_nobody_else(rig: Rig, method: str) -> None:
+def test_a_method_admits_only_the_callers_its_rule_names(rig: Rig, method: str) -> None:
     rule = GRPC_RULES[method]
     assert rig.call(method, good(rig, rule)) not in DENIED
     opened = rule is Door.OPEN
@@ -140,7 +140,7 @@ def test_a_method_that_does_not_exist_says_so_only_to_who_has_a_key(rig: Rig) ->
 
 
 @pytest.mark.parametrize("route", ADMIN_RULES)
-def test_an_admin_path_lets_in_who_its_rule_names_and_nobody_else(rig: Rig, route: str) -> None:
+def test_an_admin_path_admits_only_the_callers_its_rule_names(rig: Rig, route: str) -> None:
     rule = ADMIN_RULES[route]
     path = route.replace("<p>", "5")
     for method in ("GET", "POST", "HEAD", "PUT", "DELETE"):

@@ -425,7 +425,7 @@ def test_only_a_broken_partition_of_ours_can_be_resolved(topic: FakeTopic, store
         worker.updater.resolve(0, "rebuild", 3)
     with pytest.raises(TimeoutError):
         worker.updater.resolve(0, "rebuild", timeout_s=0.01)
-    assert worker.updater._resolutions[0].outcome.cancelled(), "what nobody waits for any more is not done later"
+    assert worker.updater._resolutions[0].outcome.cancelled(), "what is no longer waited for is not done later"
 
 
 def test_an_unreadable_progress_record_stops_the_partition_until_it_is_rebuilt(

@@ -101,6 +101,7 @@ class Piecewise(msgspec.Struct, frozen=True, tag_field="method", tag="piecewise"
 
 
 Calibration = Uncalibrated | Prior | Platt | Piecewise
+UNCALIBRATED = Uncalibrated()
 
 
 def logit(scores: Floats) -> Floats:

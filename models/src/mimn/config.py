@@ -67,7 +67,7 @@ class SharedConfig:
     ledger_reads: tuple[str, ...] = ()
     """The groups of values that the head reads (`mimn.bundle.reads`); empty: all of them."""
     ledger_types: tuple[str, ...] = ()
-    """Kinds of types that items have: `category`, columns of the data set's `items.parquet`, or two as `a*b`."""
+    """Kinds of types that items have: `category`, fields of items in the data set's description, or pairs as `a*b`."""
     ledger_vectors: int = 32
     """Width of the vectors in the table of items. Used only with a ledger."""
     ledger_least_users: int = 2

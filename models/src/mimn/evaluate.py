@@ -61,7 +61,7 @@ def evaluate(folder: Path, length: int, *, parts: tuple[Part, ...] = EVALUATED, 
     for part in needed:
         if not len(data.instances.of(part)):
             raise EvaluationFailed(
-                f"no {part} user of {config.data.dataset} has a target with enough history, so no figure can be "
+                f"no {part} user of {data.name} has a target with enough history, so no figure can be "
                 "computed: the data set has too few users"
             )
     for name, value in (("data_sha256", data.events.sha256), ("instances_sha256", data.instances.sha256)):

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from mimn.baselines import ModelConfig, model_config
 from mimn.bundle import (
+    ActionSpec,
     BlockSpec,
     BundleError,
     EmbeddingTable,
@@ -55,6 +56,7 @@ from mimn.nn.model import ClickModel, MimnModel
 from mimn.parity import Graph, ParityError, check_parity
 from mimn.reference import Reference
 from mimn.sequence_parity import check_sequence_parity
+from mimn.state.actions import NAMES, ActionName, Actions
 from mimn.state.event_list import EventList
 from mimn.state.layout import BlockType, LayoutError
 from mimn.state.ledger import rest_of
@@ -113,6 +115,7 @@ def export_bundle(
     items, categories = _tables(model, item_ids, category_ids)
     layout, sketch = state_layout(config, state_dtype), config.sketch
     reads = _reads(config, table)
+    actions = None if model.actions is None else model.actions.value
     with _evaluation(model):
         step_onnx, step_spec = step_graph(model, cell_layout(config, state_dtype))
         head_onnx, head_spec = head_graph(model, layout)
@@ -133,12 +136,15 @@ def export_bundle(
         initial_state=initial,
         items=items,
         categories=categories,
-        golden=golden_cases(reference, (Graph(step_onnx), Graph(head_onnx)), (items, categories), initial, reads),
+        ledger=None if reads is None else LedgerSpec(LEDGER_RULE, reads.ledger.buckets, reads.ledger.ways),
+        item_table=None if reads is None else (ItemTableSpec(reads.groups, config.ledger_types), reads.table),
+        golden=golden_cases(
+            reference, (Graph(step_onnx), Graph(head_onnx)), (items, categories), initial, actions, ledger=reads
+        ),
         sketch=None
         if sketch is None
         else SketchSpec(SKETCH_RULE, sketch.category_cells, sketch.item_cells, sketch.half_lives),
-        ledger=None if reads is None else LedgerSpec(LEDGER_RULE, reads.ledger.buckets, reads.ledger.ways),
-        item_table=None if reads is None else (ItemTableSpec(reads.groups, config.ledger_types), reads.table),
+        actions=action_specs(actions),
         context=config.context_features,
         opset=OPSET,
         model=asdict(config),
@@ -195,7 +201,8 @@ def export_sequence(
         training: information about the run for the manifest.
 
     Raises:
-        ExportError: a variant that cannot be served, ids that do not match the tables, or `events` below 1.
+        ExportError: a variant that cannot be served, ids that do not match the tables, `events` below 1, or actions
+            that differ by more than being folded or not.
         ParityError: ONNX and PyTorch disagree; nothing is written.
         BundleError: the bundle exists already, or a vocabulary is too large for a list.
     """
@@ -203,6 +210,12 @@ def export_sequence(
         raise ExportError(f"a list of {events} events keeps nothing: keep at least 1")
     if model.config.ledger is not None:
         raise ExportError("a list of events goes without a ledger: train with ledger_buckets = 0")
+    if model.actions is not None and not model.actions.plain:
+        raise ExportError(
+            "a list of events holds no actions, so a model that reads them differently cannot be served: give every "
+            "action that is folded the weight 1 in `[actions]`, and train again"
+        )
+    actions = None if model.actions is None else model.actions.value
     items, categories = _tables(model, item_ids, category_ids)
     for what, table in (("items", items), ("categories", categories)):
         check_countable(what, len(table.vectors))
@@ -213,7 +226,7 @@ def export_sequence(
         except TypeError as error:
             raise ExportError(f"{error}: export a run of variant 'din', 'dien', 'paper' or 'pooling'") from error
         check_sequence_parity(model, rule, head_onnx)
-        golden = sequence_golden_cases(rule, Graph(head_onnx), (items, categories))
+        golden = sequence_golden_cases(rule, Graph(head_onnx), (items, categories), actions)
     layout = rule.layout
     return write_bundle(
         output,
@@ -228,6 +241,7 @@ def export_sequence(
         items=items,
         categories=categories,
         golden=golden,
+        actions=action_specs(actions),
         context=(),
         opset=OPSET,
         model=asdict(model.config),
@@ -253,13 +267,39 @@ def _tables(model: ClickModel, item_ids: Ids, category_ids: Ids) -> tuple[Embedd
     return tables[0], tables[1]
 
 
+def action_specs(actions: Actions | None) -> dict[ActionName, ActionSpec] | None:
+    """The manifest's `actions`; None for a model to which all events are alike."""
+    if actions is None:
+        return None
+    specs: dict[ActionName, ActionSpec] = {}
+    for at in np.flatnonzero(actions.named).tolist():
+        vector = None if actions.vector is None else actions.vector[at]
+        learned = vector is not None and bool(vector.any())
+        specs[NAMES[at]] = ActionSpec(
+            float(actions.weight[at]), tuple(vector.tolist()) if learned and vector is not None else None
+        )
+    return specs
+
+
+def draw_actions(random: np.random.Generator, actions: Actions | None, *shape: int) -> NDArray[np.uint8] | None:
+    """Folded actions, each at least once; None for a model to which all events are alike."""
+    if actions is None:
+        return None
+    folded = np.flatnonzero(actions.folded).astype(np.uint8)
+    drawn = folded[random.integers(len(folded), size=shape)]
+    drawn[..., : len(folded)] = folded
+    return drawn
+
+
 def draw_ids(random: np.random.Generator, table: EmbeddingTable, *shape: int) -> Ids:
     """Ids of the table, a tenth of them unknown."""
     known = table.ids[random.integers(len(table.ids), size=shape)] if len(table.ids) else np.zeros(shape, np.uint64)
     return np.where(random.random(shape) < 0.1, np.uint64(2**64 - 1), known)
 
 
-def sequence_golden_cases(rule: EventList, head: Graph, tables: tuple[EmbeddingTable, EmbeddingTable]) -> Golden:
+def sequence_golden_cases(
+    rule: EventList, head: Graph, tables: tuple[EmbeddingTable, EmbeddingTable], actions: Actions | None = None
+) -> Golden:
     """Some histories, a tenth of their ids unknown, with their lists and the graph's scores for them."""
     items, categories = tables
     random = np.random.default_rng(0)
@@ -289,6 +329,7 @@ def sequence_golden_cases(rule: EventList, head: Graph, tables: tuple[EmbeddingT
         context=np.zeros((GOLDEN_USERS, 0), np.float32),
         scores=np.stack([scores(state) for state in states]),
         cold_scores=scores(np.zeros_like(states[0])),
+        actions=draw_actions(random, actions, GOLDEN_USERS, GOLDEN_EVENTS),
     )
 
 
@@ -297,9 +338,12 @@ def golden_cases(
     graphs: tuple[Graph, Graph],
     tables: tuple[EmbeddingTable, EmbeddingTable],
     initial: NDArray[np.float32],
+    actions: Actions | None = None,
+    *,
     ledger: Reads | None = None,
 ) -> Golden:
-    """Some histories, a tenth of their ids unknown, with the states and scores that the graphs compute for them.
+    """Some histories, a tenth of their ids unknown, with the states and scores that the graphs compute for them. Every
+    folded action occurs in each.
 
     Several histories are drawn, and those with the clearest choice of interest channels are used, so that rounding on
     another processor cannot change the choice.
@@ -317,12 +361,16 @@ def golden_cases(
         draw_ids(random, categories, GOLDEN_DRAWN, GOLDEN_EVENTS),
     )
     events = vectors(history[0].reshape(-1), history[1].reshape(-1)).reshape(GOLDEN_DRAWN, GOLDEN_EVENTS, -1)
+    done = draw_actions(random, actions, GOLDEN_DRAWN, GOLDEN_EVENTS)
+    if actions is not None and done is not None:
+        events = actions.apply(events.reshape(-1, events.shape[-1]), done.reshape(-1)).reshape(events.shape)
     gaps = [reference.fold(user, reference.initial())[1] for user in events.astype(np.float64)]
     clearest = np.sort(np.argsort(gaps, kind="stable")[-GOLDEN_USERS:])
 
     states = np.tile(initial, (GOLDEN_USERS, 1))
     config = reference.config
-    sketch = None if config.sketch is None else IdSketch(config.sketch, categories)
+    sketch = None if config.sketch is None else IdSketch(config.sketch, categories, actions)
+    done = None if done is None else done[clearest]
     words = 0 if ledger is None else ledger.ledger.words
     rest = rest_of(config.sketch, config.ledger)
     for t in range(GOLDEN_EVENTS):
@@ -339,7 +387,8 @@ def golden_cases(
             ids = history[0][clearest, t], history[1][clearest, t]
             if sketch is not None:
                 plain = states[:, : states.shape[1] - words]
-                sketch.sketch.add(plain, sketch.addresses(*ids), sketch.sketch.moments(times[:, t]))
+                acts = np.zeros(GOLDEN_USERS, np.uint8) if done is None else done[:, t]
+                sketch.sketch.add(plain, sketch.addresses(*ids), sketch.moments(times[:, t], acts))
             if ledger is not None:
                 ledger.ledger.add(states, ledger.ledger.keys(ids[0]), times[:, t])
     if sketch is not None and now is not None:
@@ -366,6 +415,7 @@ def golden_cases(
         cold_scores=scores(initial, np.zeros_like(context[0]), reads[0], at[0]),
         times=times,
         now=now,
+        actions=done,
     )
 
 

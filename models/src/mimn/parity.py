@@ -22,6 +22,7 @@ from mimn.nn.graphs import StepModule, head_module
 from mimn.nn.model import MimnModel
 from mimn.nn.sketch import SketchReader
 from mimn.reference import Reference, cells, count
+from mimn.state.actions import NAMES
 from mimn.state.layout import BlockType, StateLayout
 from mimn.state.sketch import DAY_MS, Sketch
 
@@ -119,7 +120,7 @@ class _Check:
             )
             states = self._fold(initial)
             for batch in BATCHES:
-                self._one_step(states[self.random.integers(len(states), size=batch)], self.vectors(batch))
+                self._one_step(states[self.random.integers(len(states), size=batch)], self.events(batch))
             self._one_step(np.zeros_like(states[:2]), np.zeros_like(self.vectors(2)))
             for candidates in BATCHES:
                 self._score(states[self.random.integers(len(states))], candidates)
@@ -137,10 +138,30 @@ class _Check:
         vectors: Floats = self.model.vectors(items, categories).numpy()
         return vectors
 
+    def events(self, *shape: int) -> Floats:
+        """Vectors that drawn actions have changed, as UIC computes them; compared with PyTorch and with the rule."""
+        if self.model.actions is None:
+            return self.vectors(*shape)
+        items = torch.from_numpy(self.random.integers(self.model.items.num_embeddings, size=shape))
+        categories = torch.from_numpy(self.random.integers(self.model.categories.num_embeddings, size=shape))
+        rule = self.model.actions.value
+        actions = self.random.choice(np.flatnonzero(rule.folded), size=shape)
+        vectors: Floats = self.model.vectors(items, categories).numpy()
+        events = rule.apply(vectors.reshape(-1, vectors.shape[-1]), actions.reshape(-1)).reshape(vectors.shape)
+        pytorch = self.model.events(items, categories, torch.from_numpy(actions)).numpy()
+        self._equal("events with their actions", "PyTorch", events, pytorch, TOLERANCE)
+        plain = [
+            self.reference.event(vector.astype(np.float64), int(action), self.model.actions.rules[NAMES[action]])
+            for vector, action in zip(vectors.reshape(-1, vectors.shape[-1]), actions.reshape(-1), strict=True)
+        ]
+        equations = np.array(plain, np.float32).reshape(events.shape)
+        self._equal("events with their actions", "the equations", events, equations, TOLERANCE)
+        return events
+
     def _fold(self, initial: Floats) -> Floats:
         """Fold histories in all three ways; returns all intermediate states, [users * (HISTORY + 1), F]."""
         users = max(BATCHES)
-        events = self.vectors(users, HISTORY)
+        events = self.events(users, HISTORY)
         state = np.tile(initial, (users, 1))
         way = [state]
         for t in range(HISTORY):

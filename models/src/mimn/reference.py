@@ -42,6 +42,13 @@ class Reference:
             blocks["memory"] = np.tanh(self._weights["cell.initial_memory"])
         return self._stored(blocks)
 
+    def event(self, vector: Array, action: int, rule: float | str) -> Array:
+        """What the cell reads of an event: the vector [D] of its ids times the weight of its action, or plus the vector
+        of its action, by its number on the wire and its rule."""
+        if rule == "embedding":
+            return np.asarray(vector + self._weights["actions.vectors"][action])
+        return np.asarray(vector * float(rule))
+
     def step(self, event: Array, old: Blocks) -> tuple[Blocks, float]:
         """The blocks after `event` [D], and the gap between the two largest read weights (the largest chooses a
         channel)."""

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 
 from mimn.baselines import ModelConfig, model_config
 from mimn.config import ConfigError
-from mimn.data.datasets import check_name, read_dataset
+from mimn.data.description import ActionRules, UserSplit
 from mimn.data.events import DataError, Events
 from mimn.data.instances import DEFAULT_RULE, Instances, stored_instances
 from mimn.data.negatives import Exclusion, NegativeRule, Sampling
+from mimn.data.prepared import Prepared, Side, cache_folder, prepare
 from mimn.data.split import FOLDS, PARTS, parts_of
 from mimn.data.vocabulary import Vocabulary, build_vocabulary
 from mimn.data.windows import WindowPlan
@@ -45,17 +46,12 @@ AUTO_EPOCHS = 500
 class DataSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Table `[data]`."""
 
-    dataset: str
-    """One of `mimn.data.datasets.READERS`."""
-    folder: str
-    """Folder of the data set's files, relative to the working directory."""
-    instances: str
-    """The instances file, which all models and seeds share; it is made if it does not exist. The file of a fold has the
-    fold's number at the end of its name."""
+    description: str
+    """The data set's `dataset.toml`, relative to the working directory."""
     min_users: int = 5
     """Frequency cut: items that fewer train users touched share the unknown row."""
     fold: int | None = None
-    """Which fifth of the users is tested (`mimn.data.split`); without it, the split into eight, one and one tenths."""
+    """Which fifth of the users is tested (`mimn.data.split`); None: as the description says."""
     samplings: tuple[Sampling, ...] = DEFAULT_RULE.samplings
     """How negatives are drawn (`mimn.data.negatives`): `popularity`, `uniform`, `recent`. The first is what training
     draws and what chooses the epoch; all are evaluated."""
@@ -64,10 +60,6 @@ class DataSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     right where no user has an item twice."""
 
     def __post_init__(self) -> None:
-        try:
-            check_name(self.dataset)
-        except DataError as error:
-            raise ValueError(f"dataset: {error}") from error
         if self.fold is not None and not 0 <= self.fold < FOLDS:
             raise ValueError(f"fold must be 0 to {FOLDS - 1}, not {self.fold}")
         _ = self.negatives
@@ -76,12 +68,6 @@ class DataSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def negatives(self) -> NegativeRule:
         """How negatives are drawn."""
         return NegativeRule(self.samplings, self.negatives_exclude)
-
-    @property
-    def instances_path(self) -> Path:
-        """The instances file of the fold."""
-        path = Path(self.instances)
-        return path if self.fold is None else path.with_name(f"{path.stem}-fold{self.fold}{path.suffix}")
 
 
 class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -247,24 +233,53 @@ def read(path: Path, kind: type[C]) -> C:
 class DataSet:
     """Everything that training and evaluation need of the data."""
 
+    name: str
+    """As the description says."""
     events: Events
     train_users: NDArray[np.bool_]
     """[U]"""
     vocabulary: Vocabulary
     instances: Instances
+    action_rules: ActionRules
+    """What each action makes of an event; empty if all events are alike."""
+    items: Side
+    """Fields of the items."""
 
 
 def load_data(settings: DataSettings) -> DataSet:
-    """The data set that the settings name, and its instances.
+    """The data set that the settings describe, and its instances: all models and seeds of a split share these.
 
     Raises:
-        DataError: files are missing or damaged.
+        DataError: the description or a file of it cannot be used, or another command trains on it.
     """
-    events = read_dataset(settings.dataset, settings.folder)
-    train_users = parts_of(events.users, settings.fold) == PARTS.index("train")
+    path = Path(settings.description)
+    prepared = prepare(path, cache_folder())
+    _check_trainable(path, prepared)
+    events, split = prepared.events, prepared.description.split
+    fold = split.fold if settings.fold is None and isinstance(split, UserSplit) else settings.fold
+    train_users = parts_of(events.users, fold) == PARTS.index("train")
     vocabulary = build_vocabulary(events, train_users)
-    instances = stored_instances(settings.instances_path, events, settings.fold, settings.negatives)
-    return DataSet(events, train_users, vocabulary, instances)
+    instances = stored_instances(prepared.folder, events, fold, settings.negatives)
+    return DataSet(
+        prepared.description.name,
+        events,
+        train_users,
+        vocabulary,
+        instances,
+        prepared.description.action_rules,
+        prepared.side("item"),
+    )
+
+
+def _check_trainable(path: Path, prepared: Prepared) -> None:
+    """Raises DataError if positives are not events."""
+    described = prepared.description
+    if described.impressions is not None:
+        raise DataError(f"{path} has `[impressions]`: train on their labels with `ctr impressions train`")
+    if described.protocol is not None:
+        raise DataError(
+            f"{path} has `[protocol]`, the authors' own instances: train on them with `python -m mimn.paper`"
+        )
 
 
 def commit() -> str:

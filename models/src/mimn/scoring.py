@@ -68,19 +68,23 @@ def predict(
         item, category, lengths = histories(
             instances.begin[chosen], instances.end[chosen], item_rows, category_rows, length
         )
-        score = model.scorer(tensor(item), tensor(category), tensor(lengths))
+        # The rows of each history's events; after the end of a history any row is fine.
+        at = (instances.end[chosen] - lengths)[:, np.newaxis] + np.arange(item.shape[1])
+        at = np.minimum(at, len(events) - 1)
+        actions = None if events.action is None else events.action[at].astype(np.int64)
+        score = model.scorer(
+            tensor(item), tensor(category), tensor(lengths), actions=None if actions is None else tensor(actions)
+        )
         counters = None
         if sketch is not None and addresses is not None:
-            # The rows of each history's events; after the end of a history any row is fine.
-            at = (instances.end[chosen] - lengths)[:, np.newaxis] + np.arange(item.shape[1])
-            at = np.minimum(at, len(events) - 1)
-            counters = folded_counters(sketch, addresses[at], times[at], lengths)
+            weights = None if model.actions is None else model.actions.value.weight[actions]
+            counters = folded_counters(sketch, addresses[at], times[at], lengths, weights)
         for sampling, candidates in rows.items():
             shape = out[sampling].shape
             items, categories = candidates.item.reshape(shape)[chosen], candidates.category.reshape(shape)[chosen]
             counts: dict[str, Tensor] = {}
             if sketch is not None and counters is not None:
-                cells, now = addresses_of(sketch, ids, items, categories), instances.timestamp[chosen] * 1000
+                cells, now = addresses_of(sketch, ids, items, categories), instances.timestamp[chosen] * events.unit_ms
                 counts["counts"] = read_counters(sketch, counters, cells, now).to(device)
             if reader is not None:
                 now = instances.timestamp[chosen] * 1000

@@ -38,6 +38,7 @@ from mimn.baselines import state_bytes
 from mimn.bundle.item_table import ItemTable
 from mimn.config import ConfigError
 from mimn.data import windows
+from mimn.data.description import ActionRules
 from mimn.data.events import DataError
 from mimn.data.ledger_reads import LedgerReader, ledger_model, make_fold_tables, make_table
 from mimn.data.vocabulary import EmbeddingIds
@@ -117,7 +118,7 @@ def train(config: RunConfig, output: Path, *, resume: bool = False, progress_bar
     data = run.load_data(config.data)
     if not len(data.instances.of("validation")):
         raise DataError(
-            f"no validation user of {config.data.dataset} has a target with enough history: the data set has too few "
+            f"no validation user of {data.name} has a target with enough history: the data set has too few "
             "users to choose an epoch by"
         )
     output.mkdir(parents=True, exist_ok=True)
@@ -148,7 +149,7 @@ def _train(config: RunConfig, data: DataSet, output: Path, resume: bool, progres
     settings, commit = config.training, run.commit()
     ids = data.vocabulary.embedding_ids(config.data.min_users)
     ids.save(output)
-    progress = start(config, ids)
+    progress = start(config, ids, data.action_rules)
     checkpoint = output / run.CHECKPOINT
     if resume and checkpoint.exists():
         load_checkpoint(progress, checkpoint)
@@ -162,6 +163,7 @@ def _train(config: RunConfig, data: DataSet, output: Path, resume: bool, progres
         sketch=config.architecture.sketch,
         ledger=train_reader(config, data, output),
         rule=config.data.negatives,
+        actions=None if progress.model.actions is None else progress.model.actions.value,
     )
     table = None if config.architecture.ledger is None else ItemTable.load(output)
     if settings.compile:
@@ -169,7 +171,7 @@ def _train(config: RunConfig, data: DataSet, output: Path, resume: bool, progres
     log.info(
         "%s on %s: %d items, %d categories, %d parameters, data %s, instances %s",
         config.name,
-        config.data.dataset,
+        data.name,
         len(ids.items),
         len(ids.categories),
         sum(parameter.numel() for parameter in progress.model.parameters()),
@@ -209,15 +211,15 @@ def train_reader(config: RunConfig, data: DataSet, output: Path) -> LedgerReader
     model = ledger_model(config.architecture)
     if model is None:
         return None
-    make_table(model, data.events, data.train_users, config.data.folder).save(output)
-    groups, tables = make_fold_tables(model, data.events, data.train_users, config.data.folder)
+    make_table(model, data.events, data.train_users, data.items).save(output)
+    groups, tables = make_fold_tables(model, data.events, data.train_users, data.items)
     return LedgerReader(model, data.events, tables, groups)
 
 
-def start(config: RunConfig, ids: EmbeddingIds) -> Progress:
+def start(config: RunConfig, ids: EmbeddingIds, rules: ActionRules) -> Progress:
     """An untrained model, on the GPU if there is one, and its optimizer; both depend only on the seed."""
     torch.manual_seed(config.training.seed)
-    model = untrained(config.architecture, len(ids.items) + 1, len(ids.categories) + 1)
+    model = untrained(config.architecture, len(ids.items) + 1, len(ids.categories) + 1, actions=rules)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     return Progress(model, optimizer_of(model, config.training), best=copied(model))
 
@@ -319,6 +321,7 @@ def to_tensors(batch: windows.Batch, *, auxiliary: bool) -> Batch:
         candidate_categories=torch.from_numpy(batch.target_category),
         labels=labels,
         weights=torch.from_numpy(batch.weight).unsqueeze(-1).expand_as(labels),
+        actions=None if batch.action is None else torch.from_numpy(batch.action),
         negative_items=torch.from_numpy(batch.foreign_item) if auxiliary else None,
         negative_categories=torch.from_numpy(batch.foreign_category) if auxiliary else None,
         touches=None if batch.sketch is None else to_touches(batch.sketch),
@@ -333,6 +336,7 @@ def to_touches(batch: windows.SketchBatch) -> Touches:
         times=torch.from_numpy(batch.time),
         candidate_addresses=torch.from_numpy(batch.target_address),
         now=torch.from_numpy(batch.target_time),
+        weights=None if batch.weight is None else torch.from_numpy(batch.weight),
     )
 
 
@@ -396,7 +400,7 @@ def _record(config: RunConfig, data: DataSet, ids: EmbeddingIds, progress: Progr
     targets, cpu_s = sum(e.targets for e in progress.curve), sum(e.cpu_s for e in progress.curve)
     return {
         "name": config.name,
-        "dataset": config.data.dataset,
+        "dataset": data.name,
         "seed": config.training.seed,
         "data_sha256": data.events.sha256,
         "instances_sha256": data.instances.sha256,

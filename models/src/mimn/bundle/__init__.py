@@ -8,6 +8,7 @@ from mimn.bundle.bundle import Bundle, IdSketch, load_bundle
 from mimn.bundle.golden import Golden, GoldenMismatch
 from mimn.bundle.item_table import ItemTable
 from mimn.bundle.manifest import (
+    ActionSpec,
     BlockSpec,
     BundleError,
     GraphSpec,
@@ -21,13 +22,15 @@ from mimn.bundle.manifest import (
 )
 from mimn.bundle.reads import Reads
 from mimn.bundle.vocabulary import EmbeddingTable
-from mimn.bundle.writer import write_bundle
+from mimn.bundle.writer import FieldData, write_bundle
 
 __all__ = [
+    "ActionSpec",
     "BlockSpec",
     "Bundle",
     "BundleError",
     "EmbeddingTable",
+    "FieldData",
     "Golden",
     "GoldenMismatch",
     "GraphSpec",

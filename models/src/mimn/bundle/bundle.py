@@ -11,12 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.bundle import manifest as m
+from mimn.bundle.fields import FIRST
 from mimn.bundle.files import check_files, opened
 from mimn.bundle.golden import Golden
 from mimn.bundle.item_table import ItemTable
 from mimn.bundle.manifest import BundleError, Manifest, check_countable, decode_manifest
 from mimn.bundle.reads import Reads
+from mimn.bundle.request_fields import RequestFields
 from mimn.bundle.vocabulary import EmbeddingTable
+from mimn.state.actions import Actions
 from mimn.state.event_list import EventList
 from mimn.state.layout import StateLayout
 from mimn.state.ledger import Ledger, rest_of
@@ -27,14 +30,19 @@ MAX_MANIFEST_BYTES = 1 << 18
 
 @dataclass(frozen=True)
 class IdSketch:
-    """A bundle's sketch, and the table that maps category ids to rows."""
+    """A bundle's sketch, the table that maps category ids to rows, and what each action counts."""
 
     sketch: Sketch
     categories: EmbeddingTable
+    actions: Actions | None = None
 
     def addresses(self, item_ids: NDArray[np.uint64], category_ids: NDArray[np.uint64]) -> NDArray[np.int64]:
         """The cells of events or candidates. [k], [k] → [k, A]"""
         return self.sketch.addresses_of(item_ids, self.categories.rows(category_ids))
+
+    def moments(self, times_ms: NDArray[np.int64], actions: NDArray[np.integer]) -> NDArray[np.float32]:
+        """When events happened, and what they count (`Sketch.moments`). [k], [k] numbers of actions → [k, 2, S]"""
+        return self.sketch.moments(times_ms, None if self.actions is None else self.actions.weight[actions])
 
 
 @dataclass(frozen=True)
@@ -49,11 +57,17 @@ class Bundle:
     items: EmbeddingTable
     categories: EmbeddingTable
     golden: Golden
+    request: RequestFields
+    """What the head reads of a request beside user and candidates."""
+    asked_items: EmbeddingTable
+    """Items as candidates: the vectors of their fields in front of their own. `items` itself without item fields."""
     sketch: IdSketch | None = None
     event_list: EventList | None = None
     """The rule for states in a bundle of kind `sequence`; None in others."""
     reads: Reads | None = None
     """What the head reads of a ledger; None without one."""
+    actions: Actions | None = None
+    """The actions that the bundle names; None: all events are folded alike."""
 
     @property
     def name(self) -> str:
@@ -77,20 +91,47 @@ class Bundle:
 
     @property
     def width(self) -> int:
-        """D: width of an event or candidate vector."""
+        """D: width of an event's vector."""
         return self.items.width + self.categories.width
 
+    @property
+    def asked_width(self) -> int:
+        """W + D: width of a candidate's vector, with W floats of the item's fields."""
+        return self.asked_items.width + self.categories.width
+
     def vectors(self, item_ids: NDArray[np.uint64], category_ids: NDArray[np.uint64]) -> NDArray[np.float32]:
-        """The graphs' input of events or candidates: item vector ++ category vector. [k], [k] → [k, D] float32."""
-        out = np.empty((len(item_ids), self.width), np.float32)
-        out[:, : self.items.width] = self.items.vectors[self.items.rows(item_ids)]
-        out[:, self.items.width :] = self.categories.vectors[self.categories.rows(category_ids)]
+        """The step's input of events: item vector ++ category vector. [k], [k] → [k, D] float32."""
+        return self._joined(self.items, item_ids, category_ids)
+
+    def candidates(self, item_ids: NDArray[np.uint64], category_ids: NDArray[np.uint64]) -> NDArray[np.float32]:
+        """The head's input: item fields ++ item vector ++ category vector. [k], [k] → [k, W + D] float32."""
+        return self._joined(self.asked_items, item_ids, category_ids)
+
+    def _joined(
+        self, items: EmbeddingTable, item_ids: NDArray[np.uint64], category_ids: NDArray[np.uint64]
+    ) -> NDArray[np.float32]:
+        out = np.empty((len(item_ids), items.width + self.categories.width), np.float32)
+        out[:, : items.width] = items.vectors[items.rows(item_ids)]
+        out[:, items.width :] = self.categories.vectors[self.categories.rows(category_ids)]
         return out
 
-    def events(self, item_ids: NDArray[np.uint64], category_ids: NDArray[np.uint64]) -> NDArray[np.float32]:
-        """Events as input of a step: their vectors, or their rows if states are lists. [k], [k] → [k, D or 2]"""
+    def events(
+        self, item_ids: NDArray[np.uint64], category_ids: NDArray[np.uint64], actions: NDArray[np.integer] | None = None
+    ) -> NDArray[np.float32]:
+        """Events as input of a step: vectors that their actions have changed, or their rows if states are lists.
+
+        [k], [k], [k] numbers of folded actions; None suits a bundle that names none → [k, D or 2]
+
+        Raises:
+            ValueError: the bundle names actions, and there are none.
+        """
         if self.event_list is None:
-            return self.vectors(item_ids, category_ids)
+            vectors = self.vectors(item_ids, category_ids)
+            if self.actions is None or self.actions.plain:
+                return vectors
+            if actions is None:
+                raise ValueError(f"{self.name} names actions: events need theirs")
+            return self.actions.apply(vectors, actions)
         return np.stack([self.items.rows(item_ids), self.categories.rows(category_ids)], -1).astype(np.float32)
 
 
@@ -128,14 +169,33 @@ def load_bundle(path: str | Path) -> Bundle:
         golden = Golden.from_bytes((path / m.GOLDEN).read_bytes(), layout.half_floats)
     except (ValueError, KeyError, OSError) as error:
         raise BundleError(f"{m.GOLDEN} cannot be read: {error}") from error
-    sketch = None if manifest.sketch is None else IdSketch(manifest.sketch.sketch, categories)
+    actions = manifest.named_actions
+    if actions is not None and golden.actions is None:
+        raise BundleError(f"{m.GOLDEN} has no actions, and the manifest names some: export the bundle again")
+    sketch = None if manifest.sketch is None else IdSketch(manifest.sketch.sketch, categories, actions)
     event_list = None
     if manifest.state.kind == "sequence":
         check_countable("items", len(items.vectors))
         check_countable("categories", len(categories.vectors))
         event_list = EventList.of(layout)
-    reads = _reads(path, manifest)
-    return Bundle(path, manifest, layout, initial, items, categories, golden, sketch, event_list, reads)
+    request, asked_items = _fields(path, manifest, items)
+    bundle = Bundle(
+        path=path,
+        manifest=manifest,
+        layout=layout,
+        initial_state=initial,
+        items=items,
+        categories=categories,
+        golden=golden,
+        request=request,
+        asked_items=asked_items,
+        sketch=sketch,
+        event_list=event_list,
+        actions=actions,
+        reads=_reads(path, manifest),
+    )
+    _check_widths(bundle)
+    return bundle
 
 
 def _reads(path: Path, manifest: Manifest) -> Reads | None:
@@ -148,6 +208,47 @@ def _reads(path: Path, manifest: Manifest) -> Reads | None:
     if table.types.shape[1] != len(manifest.item_table.types):
         raise BundleError(f"{m.MANIFEST}: item_table.types does not name the {table.types.shape[1]} kinds of the table")
     return Reads(manifest.ledger.ledger, table, manifest.item_table.reads)
+
+
+def _fields(path: Path, manifest: Manifest, items: EmbeddingTable) -> tuple[RequestFields, EmbeddingTable]:
+    """The fields of a request, and items with theirs.
+
+    Raises:
+        BundleError: a file does not fit the manifest's fields.
+    """
+    specs, asked = manifest.request_fields, items
+    codes, vectors = np.empty(0, np.uint64), np.empty((0, 1), np.float32)
+    if m.FIELD_CODES in manifest.files:
+        codes = _array(path / m.FIELD_CODES)
+    if m.FIELD_VECTORS in manifest.files:
+        vectors = _array(path / m.FIELD_VECTORS)
+    listed = [spec for spec in specs if spec.listed]
+    ends = np.cumsum([spec.rows - FIRST for spec in listed], dtype=np.int64).tolist()
+    if codes.dtype != np.uint64 or codes.shape != (ends[-1] if ends else 0,):
+        raise BundleError(f"{m.FIELD_CODES} is {codes.dtype} {codes.shape}: not the listed values of `fields`")
+    rows = sum(spec.rows for spec in specs)
+    if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != rows or not vectors.shape[1]:
+        raise BundleError(f"{m.FIELD_VECTORS} is {vectors.dtype} {vectors.shape}, `fields` have {rows} rows")
+    of = {spec.name: codes[end - spec.rows + FIRST : end] for spec, end in zip(listed, ends, strict=True)}
+    for name, own in of.items():
+        if not bool(np.all(own[1:] > own[:-1])):
+            raise BundleError(f"{m.FIELD_CODES}: the values of {name} must rise strictly")
+    if m.ITEM_CANDIDATES in manifest.files:
+        asked = EmbeddingTable(items.ids, _array(path / m.ITEM_CANDIDATES))
+        asked.check("items as candidates")
+    return RequestFields(specs, of, vectors), asked
+
+
+def _check_widths(bundle: Bundle) -> None:
+    """Whether the head takes what the tables give: a graph with other widths would fail in the first request."""
+    shapes = {tensor.name: tensor.shape for tensor in bundle.manifest.head.inputs}
+    wanted = {"candidates": bundle.asked_width} | ({"context": bundle.request.width} if bundle.request.width else {})
+    for name, width in wanted.items():
+        if name not in shapes or shapes[name][-1:] != (width,):
+            raise BundleError(
+                f"{m.MANIFEST}: the head's input `{name}` is {shapes.get(name)}, and tables and fields give {width} "
+                "values"
+            )
 
 
 def _array(path: Path) -> NDArray[Any]:

@@ -11,10 +11,10 @@ did not know, row 1 a value that is missing.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from math import copysign, isfinite, log1p
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
@@ -22,8 +22,11 @@ import xxhash
 from numpy.typing import NDArray
 
 UNKNOWN, MISSING, FIRST = 0, 1, 2
-"""Rows of a field's table: unknown, missing, and the first value."""
+"""Rows of a field's table: unknown, missing (the default), and the first value."""
 MAX_FIELDS = 256
+MAX_ROWS = 1 << 31
+MAX_NAME = 100
+MAX_EXAMPLES = 8
 MAX_LIST = 64
 """Most values of a multi-valued field in a request."""
 MAX_TEXT = 256
@@ -54,6 +57,8 @@ class FieldSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """cross: the fields that it crosses, of one source or of user and context."""
     training_only: bool = False
     """Its value is the missing one whenever the model is served: the position on the page."""
+    examples: tuple[str, ...] = ()
+    """Some of a listed field's values, the most frequent of training first: for documents, and for golden cases."""
 
     @property
     def tabled(self) -> bool:
@@ -194,122 +199,41 @@ class FieldEncoder:
         return np.sign(values) * np.log1p(np.abs(values))
 
 
-class FieldFault(ValueError):
-    """A value in a request that a field cannot take: `field`, and what to send instead."""
-
-    def __init__(self, field: str, detail: str) -> None:
-        super().__init__(f"{field}: {detail}")
-        self.field, self.detail = field, detail
-
-
-class RequestFields:
-    """The fields of user and context of a bundle: values by name to the vector that the head reads.
-
-    Not for two threads at once: the counts are plain integers.
-    """
-
-    def __init__(
-        self,
-        specs: Iterable[FieldSpec],
-        encoders: Mapping[str, FieldEncoder],
-        tables: Mapping[str, NDArray[np.float32]],
-    ) -> None:
-        """
-        Args:
-            specs: of the manifest; those of the item are left out.
-            encoders: by field.
-            tables: [rows, E] float32, by field with a table.
-        """
-        self._specs = [spec for spec in specs if spec.source != "item"]
-        self._encoders, self._tables = encoders, tables
-        self.names: dict[str, frozenset[str]] = {
-            source: frozenset(
-                s.name for s in self._specs if s.source == source and s.kind != "cross" and not s.training_only
-            )
-            for source in ("user", "context")
-        }
-        self.unknown: Counter[str] = Counter()
-        self.missing: Counter[str] = Counter()
-        self.width = sum(tables[s.name].shape[1] if s.tabled else 1 for s in self._specs)
-
-    def vector(self, user: Mapping[str, Any], context: Mapping[str, Any]) -> NDArray[np.float32]:
-        """The request's vector. Values are strings, numbers, booleans, None, and lists of them for multi-valued fields.
-
-        → [K] float32
-
-        Raises:
-            FieldFault: a name that the bundle does not know, or a value of the wrong type.
-        """
-        given = {"user": user, "context": context}
-        for source, names in self.names.items():
-            for name in given[source]:
-                if name not in names:
-                    known = ", ".join(sorted(names)) or "none"
-                    raise FieldFault(f"{source}.{name}", f"not a field of this model; it reads {known}")
-        out = np.empty(self.width, np.float32)
-        rows: dict[str, int] = {}
-        at = 0
-        for spec in self._specs:
-            value = None if spec.training_only else given[spec.source].get(spec.name)
-            try:
-                at = self._write(out, at, spec, value, rows)
-            except (ValueError, TypeError, OverflowError) as error:
-                raise FieldFault(f"{spec.source}.{spec.name}", str(error)) from error
-        return out
-
-    def _write(self, out: NDArray[np.float32], at: int, spec: FieldSpec, value: Any, rows: dict[str, int]) -> int:
-        name = spec.name
-        encoder = self._encoders[name]
-        if spec.kind == "numeric":
-            number = _number(value)
-            if not spec.tabled:
-                out[at] = encoder.number(number)
-                self.missing[name] += not isfinite(number)
-                return at + 1
-            row = encoder.interval(number)
-        elif spec.kind == "cross":
-            row = crossed_row([rows[part] for part in spec.of], spec.rows - FIRST)
-        elif spec.kind == "multi":
-            return self._write_list(out, at, spec, value)
-        else:
-            row = encoder.row(_short(value))
-        rows[name] = row
-        self.unknown[name] += row == UNKNOWN
-        self.missing[name] += row == MISSING and not spec.training_only
-        table = self._tables[name]
-        end = at + len(table[row])
-        out[at:end] = table[row]
-        return end
-
-    def _write_list(self, out: NDArray[np.float32], at: int, spec: FieldSpec, value: Any) -> int:
-        values = [] if value is None else value if isinstance(value, list) else [value]
-        if len(values) > MAX_LIST:
-            raise ValueError(f"at most {MAX_LIST} values, not {len(values)}")
-        encoder, table = self._encoders[spec.name], self._tables[spec.name]
-        rows = [encoder.row(_short(one)) for one in values] or [MISSING]
-        self.unknown[spec.name] += rows.count(UNKNOWN)
-        self.missing[spec.name] += not values
-        end = at + len(table[0])
-        out[at:end] = table[rows[0]] if len(rows) == 1 else table[rows].mean(axis=0)
-        return end
-
-
-def _number(value: Any) -> float:
-    if value is None:
-        return float("nan")
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError("must be a number")
-    return float(value)
-
-
-def _short(value: Any) -> Value:
-    if isinstance(value, str):
-        if len(value) > MAX_TEXT:
-            raise ValueError(f"at most {MAX_TEXT} characters")
-        return value
-    if value is None or isinstance(value, int | float):
-        return value
-    raise ValueError("must be a string or a whole number")
-
-
 Specs = Annotated[tuple[FieldSpec, ...], msgspec.Meta(max_length=MAX_FIELDS)]
+
+
+def check_fields(specs: Sequence[FieldSpec]) -> None:
+    """Whether these are fields that a program can encode.
+
+    Raises:
+        ValueError: names the field and what is wrong with it.
+    """
+    before: dict[str, FieldSpec] = {}
+    for spec in specs:
+        if fault := next((text for wrong, text in _faults(spec, before) if wrong), None):
+            raise ValueError(f"{spec.source}.{spec.name[:MAX_NAME]}: {fault}")
+        before[spec.name] = spec
+
+
+def _faults(spec: FieldSpec, before: Mapping[str, FieldSpec]) -> Iterable[tuple[bool, str]]:
+    yield not 1 <= len(spec.name) <= MAX_NAME, f"a name has 1 to {MAX_NAME} characters"
+    yield spec.name in before, "there are two fields of this name"
+    yield spec.rows != 0 and not FIRST < spec.rows <= MAX_ROWS, f"a table has {FIRST + 1} to {MAX_ROWS} rows"
+    finite = all(map(isfinite, (spec.mean, spec.deviation, *spec.edges)))
+    yield not finite or spec.deviation <= 0.0, "`mean`, `deviation` and `edges` are finite, and `deviation` is above 0"
+    intervals = len(spec.edges) + 1 + FIRST if spec.edges else 0
+    yield any(a >= b for a, b in pairwise(spec.edges)), "`edges` rise"
+    yield spec.kind == "numeric" and spec.rows != intervals, "a number has a row for each interval, or no table"
+    yield (
+        spec.kind != "numeric" and (bool(spec.edges) or not spec.tabled),
+        "`edges` are for numbers, others have a table",
+    )
+    yield spec.hashed + spec.whole + bool(spec.edges) > 1, "a table is `hashed`, `whole` or of intervals"
+    yield (spec.kind == "cross") != bool(spec.of), "a cross names its parts in `of`, and no other field does"
+    yield spec.kind == "cross" and not spec.hashed, "a cross is `hashed`"
+    parts = [before[part] for part in spec.of if part in before]
+    yield len(parts) < len(spec.of), "`of` names fields that stand before it"
+    yield any(not part.tabled or part.kind == "multi" for part in parts), "`of` names fields with one row each"
+    yield any((part.source == "item") != (spec.source == "item") for part in parts), "`of` mixes item and request"
+    long = len(spec.examples) > MAX_EXAMPLES or any(len(example) > MAX_TEXT for example in spec.examples)
+    yield long, f"at most {MAX_EXAMPLES} `examples` of {MAX_TEXT} characters"

@@ -7,6 +7,7 @@ found at startup and not in a lower click-through rate. The same runs warm up th
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
@@ -24,7 +25,22 @@ HeadFunction = Callable[..., NDArray[np.float32]]
 """(candidates [C, D], state [F], context [K]), with a sketch also (addresses [C, A], now [2, S]), with a ledger also
 (reads [C, R]) by name → scores [C]"""
 VectorFunction = Callable[[NDArray[np.uint64], NDArray[np.uint64]], NDArray[np.float32]]
-"""(item ids [k], category ids [k]) → vectors [k, D], or rows [k, 2] if states are lists"""
+"""(item ids [k], category ids [k]) → vectors of candidates [k, D]"""
+EventFunction = Callable[..., NDArray[np.float32]]
+"""(item ids [k], category ids [k]), with actions also (their numbers [k]) → vectors [k, D], or rows [k, 2] if states
+are lists"""
+
+
+class Encoded(Protocol):
+    """`mimn.bundle.request_fields.RequestVector`."""
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """[K]"""
+
+
+RequestFunction = Callable[..., Encoded]
+"""(user, context), both by name → the fields' vector"""
 
 
 class Addressing(Protocol):
@@ -36,6 +52,9 @@ class Addressing(Protocol):
 
     def addresses(self, item_ids: NDArray[np.uint64], category_ids: NDArray[np.uint64], /) -> NDArray[np.int64]:
         """[k], [k] → [k, A]"""
+
+    def moments(self, times_ms: NDArray[np.int64], actions: NDArray[np.integer], /) -> NDArray[np.float32]:
+        """When events happened, and what they count. [k], [k] → [k, 2, S]"""
 
 
 TOLERANCE = 1e-5
@@ -64,7 +83,7 @@ class Golden:
     candidate_categories: NDArray[np.uint64]
     """[C]"""
     context: NDArray[np.float32]
-    """[n, K]"""
+    """[n, K]: the requests' fields, encoded."""
     scores: NDArray[np.float32]
     """[n, C]"""
     cold_scores: NDArray[np.float32]
@@ -73,13 +92,17 @@ class Golden:
     """[n, T], ms; with a sketch or a ledger only."""
     now: NDArray[np.int64] | None = None
     """[n], ms: when the candidates are scored; with a sketch or a ledger only."""
+    actions: NDArray[np.uint8] | None = None
+    """[n, T]: numbers on the wire; with actions only."""
+    requests: NDArray[np.str_] | None = None
+    """[n]: the fields themselves, as JSON; with fields only."""
     half_floats: int = 0
     """From the layout, not stored here: how many leading values of a state are stored as float16."""
 
     def to_bytes(self) -> bytes:
         """An uncompressed .npz archive of plain arrays."""
         buffer = io.BytesIO()
-        arrays = {name: getattr(self, name) for name in ARRAYS + SKETCH_ARRAYS}
+        arrays = {name: getattr(self, name) for name in ARRAYS + OPTIONAL_ARRAYS}
         np.savez(buffer, **{name: array for name, array in arrays.items() if array is not None})
         return buffer.getvalue()
 
@@ -87,13 +110,13 @@ class Golden:
     def from_bytes(cls, data: bytes, half_floats: int = 0) -> Golden:
         """Read the archive that `to_bytes` wrote. Raises ValueError or KeyError for any other."""
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            optional = {name: archive[name] for name in SKETCH_ARRAYS if name in archive.files}
+            optional = {name: archive[name] for name in OPTIONAL_ARRAYS if name in archive.files}
             return cls(**{name: archive[name] for name in ARRAYS}, **optional, half_floats=half_floats)
 
     def verify_step(
         self,
         step: StepFunction,
-        events: VectorFunction,
+        events: EventFunction,
         initial: NDArray[np.float32],
         sketch: Addressing | None = None,
         ledger: Ledger | None = None,
@@ -111,15 +134,28 @@ class Golden:
         plain = state[:, : state.shape[1] - words]
         for t in range(self.items.shape[1]):
             ids = self.items[:, t], self.categories[:, t]
-            state[:, rest] = step(events(*ids), np.ascontiguousarray(state[:, rest]))
+            actions = np.zeros(len(state), np.uint8) if self.actions is None else self.actions[:, t]
+            inputs = events(*ids) if self.actions is None else events(*ids, actions)
+            state[:, rest] = step(inputs, np.ascontiguousarray(state[:, rest]))
             if sketch is not None:
-                sketch.sketch.add(plain, sketch.addresses(*ids), sketch.sketch.moments(_array(self.times)[:, t]))
+                sketch.sketch.add(plain, sketch.addresses(*ids), sketch.moments(_array(self.times)[:, t], actions))
             if ledger is not None:
                 ledger.add(state, ledger.keys(ids[0]), _array(self.times)[:, t])
         want = self.states[:, : plain.shape[1]]
         _compare("state", plain, want, HALF if self.half_floats else TOLERANCE)
         if ledger is not None and ledger.of(state).tobytes() != ledger.of(self.states).tobytes():
             raise GoldenMismatch("golden ledgers differ: this program writes them by another rule; export it again")
+
+    def verify_request(self, vector: RequestFunction) -> None:
+        """Encode the requests and compare with what the head was given.
+
+        Raises:
+            GoldenMismatch: a value differs by more than 1e-5 + 1e-5 * |x|.
+        """
+        if self.requests is None:
+            return
+        for request, context in zip(self.requests.tolist(), self.context, strict=True):
+            _compare("request", vector(**json.loads(request)).values, context)
 
     def verify_head(
         self,
@@ -152,8 +188,8 @@ class Golden:
         _compare("cold score", cold, self.cold_scores)
 
 
-SKETCH_ARRAYS = ("times", "now")
-ARRAYS = tuple(field.name for field in fields(Golden) if field.name not in (*SKETCH_ARRAYS, "half_floats"))
+OPTIONAL_ARRAYS = ("times", "now", "actions", "requests")
+ARRAYS = tuple(field.name for field in fields(Golden) if field.name not in (*OPTIONAL_ARRAYS, "half_floats"))
 
 
 def _array(array: NDArray[np.int64] | None) -> NDArray[np.int64]:

@@ -40,7 +40,7 @@ class StepGraph:
 
 
 class HeadGraph:
-    """`head.onnx`: (candidates [C, D], state [F], context [K]) → scores [C] in (0, 1), float32.
+    """`head.onnx`: (candidates [C, W + D], state [F], context [K]) → scores [C] in (0, 1), float32.
 
     With a sketch it also takes the candidates' cells [C, A] int64 and the time of reading [2, S] (`Sketch.moments`),
     with a ledger what is read of it [C, R] (`mimn.bundle.reads`).
@@ -51,6 +51,7 @@ class HeadGraph:
         self._reads_context = bool(bundle.manifest.context)
         ledger = bundle.ledger
         self._seen = slice(None) if ledger is None else slice(-ledger.words)
+        self._reads_context = bool(bundle.request.width)
 
     def __call__(
         self,
@@ -86,7 +87,8 @@ def padded_length(length: int, capacity: int) -> int:
 
 
 class SequenceHead:
-    """`head.onnx` of a sequence bundle: (candidates [C, D], history [L, D], length [1]) → scores [C] in (0, 1).
+    """`head.onnx` of a sequence bundle: (candidates [C, W + D], history [L, D], length [1], context [1, K]) → scores
+    [C] in (0, 1).
 
     Called like `HeadGraph`, with a user's list as the state. Not thread-safe: the history's vectors are gathered into
     one shared array, and the graph gets the part that the user's events need.
@@ -96,10 +98,11 @@ class SequenceHead:
         self._session = open_graph(bundle, bundle.manifest.head)
         self._bundle = bundle
         self._list = event_list
+        self._reads_context = bool(bundle.request.width)
         self._history = np.zeros((event_list.capacity, bundle.width), np.float32)
 
     def __call__(
-        self, candidates: NDArray[np.float32], state: NDArray[np.float32], _: NDArray[np.float32]
+        self, candidates: NDArray[np.float32], state: NDArray[np.float32], context: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """The click probability of each candidate for the user of `state`; candidates do not influence each other."""
         items, categories = self._bundle.items, self._bundle.categories
@@ -109,7 +112,13 @@ class SequenceHead:
         history[:length, : items.width] = items.vectors[rows[:, 0]]
         history[:length, items.width :] = categories.vectors[rows[:, 1]]
         history[length:] = 0.0
-        feed = {"candidates": candidates, "history": history, "length": np.array([length], np.int64)}
+        feed: dict[str, NDArray[Any]] = {
+            "candidates": candidates,
+            "history": history,
+            "length": np.array([length], np.int64),
+        }
+        if self._reads_context:
+            feed["context"] = context[np.newaxis]
         output: NDArray[np.float32] = self._session.run(None, feed)[0]
         return output
 

@@ -7,18 +7,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 
+from mimn.bundle.fields import FieldSpec, Specs, check_fields
 from mimn.bundle.item_table import FILES as TABLE
 from mimn.bundle.reads import GROUPS, width
+from mimn.calibration import UNCALIBRATED, Calibration
+from mimn.state.actions import LARGEST_WEIGHT, ActionName, Actions
 from mimn.state.event_list import MAX_ROWS, EventList
 from mimn.state.layout import MAX_FLOATS, Block, BlockType, LayoutError, StateLayout
 from mimn.state.ledger import Ledger
 from mimn.state.sketch import Sketch
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""What is written; 1 is read as well, and has none of `SINCE_2`."""
+SINCE_2 = ("actions", "fields", "calibration", "negatives_kept")
 MANIFEST = "manifest.json"
 STEP = "step.onnx"
 HEAD = "head.onnx"
@@ -26,13 +33,15 @@ INITIAL_STATE = "initial_state.npy"
 ITEM_IDS, ITEM_VECTORS = "items.ids.npy", "items.vectors.npy"
 CATEGORY_IDS, CATEGORY_VECTORS = "categories.ids.npy", "categories.vectors.npy"
 GOLDEN = "golden.npz"
+FIELD_CODES, FIELD_VECTORS = "fields.codes.npy", "fields.vectors.npy"
+ITEM_CANDIDATES = "items.candidates.npy"
 Kind = Literal["recurrent", "sequence"]
 _TABLES = (ITEM_IDS, ITEM_VECTORS, CATEGORY_IDS, CATEGORY_VECTORS)
 FILES: dict[Kind, tuple[str, ...]] = {
     "recurrent": (STEP, HEAD, INITIAL_STATE, *_TABLES, GOLDEN),
     "sequence": (HEAD, INITIAL_STATE, *_TABLES, GOLDEN),
 }
-"""The files of a bundle."""
+"""The files of a bundle; those of its fields come on top (`field_files`)."""
 STATE_FILES: dict[Kind, tuple[str, ...]] = {
     "recurrent": (STEP, INITIAL_STATE, *_TABLES),
     "sequence": (INITIAL_STATE, ITEM_IDS, CATEGORY_IDS),
@@ -114,6 +123,15 @@ class ItemTableSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Names of the kinds of types that the table has, for readers."""
 
 
+class ActionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an action makes of an event (`mimn.state.actions`): a weight, or a vector."""
+
+    weight: float = 1.0
+    """0: events of the action are not folded, and are counted."""
+    vector: tuple[float, ...] | None = None
+    """[D], added to the event's vector."""
+
+
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One input or output of a graph; a string in `shape` names a free axis."""
 
@@ -154,8 +172,30 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Absent without a ledger."""
     item_table: ItemTableSpec | None = None
     """With a ledger only."""
+    actions: dict[ActionName, ActionSpec] | None = None
+    """The actions of the wire that the bundle names. Absent: all events are folded alike."""
     sizes: dict[str, int] | None = None
     """Bytes of each of `files`. Absent in bundles exported before it was introduced."""
+    fields: Specs = ()
+    """What the head reads of user, context and item. Like `calibration` it says nothing about a state."""
+    calibration: Calibration = UNCALIBRATED
+    """From the head's scores to click probabilities."""
+    negatives_kept: float = 1.0
+    """The share of unclicked impressions that training read."""
+
+    @property
+    def request_fields(self) -> tuple[FieldSpec, ...]:
+        """The fields of a request in the head's order: those that `context` names are plain numbers, 0 by default."""
+        named = tuple(FieldSpec(name=name, source="context", kind="numeric") for name in self.context)
+        return named + tuple(spec for spec in self.fields if spec.source != "item")
+
+    @property
+    def named_actions(self) -> Actions | None:
+        """`actions` as arrays."""
+        if self.actions is None:
+            return None
+        vectors = {name: np.array(of.vector, np.float32) for name, of in self.actions.items() if of.vector is not None}
+        return Actions.of({name: of.weight for name, of in self.actions.items()}, vectors)
 
     @property
     def layout(self) -> StateLayout:
@@ -170,6 +210,17 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise BundleError(f"manifest field `state.blocks`: {error}") from error
 
 
+def field_files(specs: Sequence[FieldSpec]) -> tuple[str, ...]:
+    """The files that a bundle with these fields has besides `FILES`."""
+    request = [spec for spec in specs if spec.source != "item"]
+    has = {
+        FIELD_CODES: any(spec.listed for spec in request),
+        FIELD_VECTORS: any(spec.tabled for spec in request),
+        ITEM_CANDIDATES: len(request) < len(specs),
+    }
+    return tuple(file for file, there in has.items() if there)
+
+
 def fingerprint_of(
     state: StateSpec,
     input_spec: InputSpec,
@@ -177,11 +228,13 @@ def fingerprint_of(
     files: dict[str, str],
     sketch: SketchSpec | None = None,
     *,
+    actions: dict[ActionName, ActionSpec] | None = None,
     ledger: LedgerSpec | None = None,
 ) -> str:
     """sha256, in hex, over everything that gives a state its meaning; with a ledger over `part_fingerprints`."""
     if ledger is not None:
-        return _sha256(part_fingerprints(state, input_spec, fold_version, files, sketch, ledger=ledger))
+        parts = part_fingerprints(state, input_spec, fold_version, files, sketch, actions=actions, ledger=ledger)
+        return _sha256(parts)
     meaning = {
         "fold_version": fold_version,
         "input": msgspec.to_builtins(input_spec),
@@ -190,6 +243,8 @@ def fingerprint_of(
     }
     if sketch is not None:
         meaning["sketch"] = msgspec.to_builtins(sketch)
+    if actions is not None:
+        meaning["actions"] = msgspec.to_builtins(actions)
     return _sha256(meaning)
 
 
@@ -200,6 +255,7 @@ def part_fingerprints(
     files: dict[str, str],
     sketch: SketchSpec | None,
     *,
+    actions: dict[ActionName, ActionSpec] | None,
     ledger: LedgerSpec,
 ) -> dict[str, str]:
     """What each part of a state with a ledger means, as sha256 in hex: parts that are equal in two bundles hold the
@@ -222,6 +278,11 @@ def part_fingerprints(
     if sketch is not None:
         ids = [CATEGORY_IDS] if sketch.category_cells else []
         parts["sketch"] = {"sketch": msgspec.to_builtins(sketch), "files": {name: files[name] for name in ids}}
+    if actions is not None:
+        folded = {name: spec.weight > 0 for name, spec in actions.items()}
+        parts["ledger"]["actions"] = folded
+        for name in parts.keys() - {"ledger"}:
+            parts[name]["actions"] = msgspec.to_builtins(actions)
     return {name: _sha256({"fold_version": fold_version, **meaning}) for name, meaning in parts.items()}
 
 
@@ -231,7 +292,8 @@ def _sha256(meaning: dict[str, Any]) -> str:
 
 def files_of(manifest: Manifest) -> tuple[str, ...]:
     """The files that the bundle must have, besides the manifest."""
-    return FILES[manifest.state.kind] + (() if manifest.item_table is None else tuple(TABLE.values()))
+    table = () if manifest.item_table is None else tuple(TABLE.values())
+    return (*FILES[manifest.state.kind], *field_files(manifest.fields), *table)
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -253,11 +315,14 @@ def decode_manifest(data: bytes) -> Manifest:
         manifest = _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{MANIFEST}: {error}") from error
-    if manifest.schema_version != SCHEMA_VERSION:
+    if not 1 <= manifest.schema_version <= SCHEMA_VERSION:
         raise BundleError(
-            f"{MANIFEST}: schema_version {manifest.schema_version}; this program reads {SCHEMA_VERSION}: "
+            f"{MANIFEST}: schema_version {manifest.schema_version}; this program reads 1 to {SCHEMA_VERSION}: "
             "export the bundle again, or install the program version that wrote it"
         )
+    if manifest.schema_version == 1 and (manifest.fields or manifest.calibration is not UNCALIBRATED):
+        raise BundleError(f"{MANIFEST}: schema_version 1 has no `fields` and no `calibration`")
+    _check_fields(manifest)
     if manifest.input.rule != INPUT_RULE:
         raise BundleError(f"{MANIFEST}: input.rule {manifest.input.rule!r}; this program knows {INPUT_RULE!r}")
     if manifest.fold_version != FOLD_VERSION:
@@ -281,17 +346,35 @@ def decode_manifest(data: bytes) -> Manifest:
     if manifest.sketch is not None:
         _check_sketch(manifest.sketch, manifest.layout, 0 if manifest.ledger is None else 1)
     expected = fingerprint_of(
-        manifest.state, manifest.input, manifest.fold_version, manifest.files, manifest.sketch, ledger=manifest.ledger
+        manifest.state,
+        manifest.input,
+        manifest.fold_version,
+        manifest.files,
+        manifest.sketch,
+        actions=manifest.actions,
+        ledger=manifest.ledger,
     )
+    if manifest.actions is not None:
+        _check_actions(manifest.actions, manifest)
     if manifest.fingerprint != expected:
         raise BundleError(f"{MANIFEST}: fingerprint {manifest.fingerprint[:16]}… does not follow from the other fields")
     if manifest.sizes is not None and (
         manifest.sizes.keys() != manifest.files.keys() or min(manifest.sizes.values()) < 0
     ):
         raise BundleError(f"{MANIFEST}: `sizes` must give a size for each of `files`")
-    if len(set(manifest.context)) != len(manifest.context):
-        raise BundleError(f"{MANIFEST}: `context` names a feature twice")
+    names = [*manifest.context, *(spec.name for spec in manifest.fields)]
+    if len(set(names)) != len(names):
+        raise BundleError(f"{MANIFEST}: `context` names a feature twice, or one of `fields`")
     return manifest
+
+
+def _check_fields(manifest: Manifest) -> None:
+    try:
+        check_fields(manifest.fields)
+    except ValueError as error:
+        raise BundleError(f"{MANIFEST}: `fields`: {error}") from error
+    if not 0.0 < manifest.negatives_kept <= 1.0:
+        raise BundleError(f"{MANIFEST}: `negatives_kept` must be above 0 and at most 1, not {manifest.negatives_kept}")
 
 
 def _check_sequence(manifest: Manifest) -> None:
@@ -333,6 +416,20 @@ def _check_ledger(manifest: Manifest) -> None:
     wanted = ("candidates", width(table.reads, len(table.types)))
     if not any(tensor.name == "reads" and tensor.shape == wanted for tensor in manifest.head.inputs):
         raise BundleError(f"{MANIFEST}: the head must have an input `reads` of shape {list(wanted)}, by `item_table`")
+
+
+def _check_actions(actions: dict[ActionName, ActionSpec], manifest: Manifest) -> None:
+    width = manifest.input.item_width + manifest.input.category_width
+    for name, spec in actions.items():
+        what = f"{MANIFEST}: actions.{name}"
+        if not 0.0 <= spec.weight <= LARGEST_WEIGHT:
+            raise BundleError(f"{what}: weight {spec.weight}; it must be 0 to {LARGEST_WEIGHT:g}")
+        if spec.vector is not None and (len(spec.vector) != width or spec.weight != 1.0):
+            raise BundleError(f"{what}: `vector` needs {width} values, as wide as an event, and no `weight`")
+        if manifest.state.kind == "sequence" and (spec.vector is not None or spec.weight not in (0.0, 1.0)):
+            raise BundleError(f"{what}: a list of events holds no action, so the weight must be 0 or 1")
+    if not any(spec.weight for spec in actions.values()):
+        raise BundleError(f"{MANIFEST}: `actions` names none that is folded")
 
 
 def _check_sketch(spec: SketchSpec, layout: StateLayout, behind: int) -> None:

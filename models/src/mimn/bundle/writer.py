@@ -6,6 +6,8 @@ import hashlib
 import io
 import os
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.bundle import manifest as m
+from mimn.bundle.fields import FieldSpec
 from mimn.bundle.golden import Golden
 from mimn.bundle.item_table import FILES as TABLE
 from mimn.bundle.item_table import ItemTable
 from mimn.bundle.manifest import (
+    ActionSpec,
     BundleError,
     GraphSpec,
     InputSpec,
@@ -26,7 +30,48 @@ from mimn.bundle.manifest import (
     SketchSpec,
     StateSpec,
 )
+from mimn.bundle.request_fields import RequestFields
 from mimn.bundle.vocabulary import EmbeddingTable
+from mimn.calibration import UNCALIBRATED, Calibration
+from mimn.state.actions import ActionName
+
+
+@dataclass(frozen=True)
+class FieldData:
+    """The fields of a bundle, and their tables."""
+
+    specs: tuple[FieldSpec, ...] = ()
+    """Those of the request in the head's order, then those of the item."""
+    codes: Mapping[str, NDArray[np.uint64]] = field(default_factory=dict)
+    """Of listed fields of the request: the codes of their values, rising."""
+    vectors: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 1), np.float32))
+    """[R, E]: the tables of the request's fields behind one another."""
+    item_vectors: NDArray[np.float32] | None = None
+    """[items + 1, W]: by row, the vectors of the item's fields; None without any."""
+
+    @property
+    def request(self) -> RequestFields:
+        """What encodes a request."""
+        return RequestFields(self.specs, self.codes, self.vectors)
+
+    def asked_items(self, items: EmbeddingTable) -> EmbeddingTable:
+        """Items as candidates: the vectors of their fields in front of their own."""
+        if self.item_vectors is None:
+            return items
+        return EmbeddingTable(items.ids, np.concatenate([self.item_vectors, items.vectors], -1))
+
+    def files(self, items: EmbeddingTable) -> dict[str, bytes]:
+        """The bundle's files of its fields."""
+        listed = [self.codes[spec.name] for spec in self.specs if spec.listed and spec.source != "item"]
+        made = {
+            m.FIELD_CODES: lambda: _npy(np.concatenate(listed)),
+            m.FIELD_VECTORS: lambda: _npy(self.vectors),
+            m.ITEM_CANDIDATES: lambda: _npy(self.asked_items(items).vectors),
+        }
+        return {file: made[file]() for file in m.field_files(self.specs)}
+
+
+NO_FIELDS = FieldData()
 
 
 def write_bundle(
@@ -50,6 +95,10 @@ def write_bundle(
     sketch: SketchSpec | None = None,
     ledger: LedgerSpec | None = None,
     item_table: tuple[ItemTableSpec, ItemTable] | None = None,
+    actions: dict[ActionName, ActionSpec] | None = None,
+    fields: FieldData = NO_FIELDS,
+    calibration: Calibration = UNCALIBRATED,
+    negatives_kept: float = 1.0,
 ) -> Path:
     """Write `<root>/<name>/<version>` and return its path.
 
@@ -73,6 +122,7 @@ def write_bundle(
     }
     if item_table is not None:
         contents |= {file: _npy(getattr(item_table[1], name)) for name, file in TABLE.items()}
+    contents |= fields.files(items)
     files = {file: hashlib.sha256(data).hexdigest() for file, data in contents.items()}
     input_spec = InputSpec(m.INPUT_RULE, items.width, categories.width)
     manifest = Manifest(
@@ -90,10 +140,14 @@ def write_bundle(
         training=training,
         files=files,
         sizes={file: len(data) for file, data in contents.items()},
-        fingerprint=m.fingerprint_of(state, input_spec, m.FOLD_VERSION, files, sketch, ledger=ledger),
-        sketch=sketch,
+        fingerprint=m.fingerprint_of(state, input_spec, m.FOLD_VERSION, files, sketch, actions=actions, ledger=ledger),
         ledger=ledger,
         item_table=None if item_table is None else item_table[0],
+        sketch=sketch,
+        actions=actions,
+        fields=fields.specs,
+        calibration=calibration,
+        negatives_kept=negatives_kept,
     )
     contents[m.MANIFEST] = m.encode_manifest(manifest)
     m.decode_manifest(contents[m.MANIFEST])

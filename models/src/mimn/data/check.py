@@ -225,7 +225,7 @@ class _Check:
         }
         for action, n in sorted((texts.get(code, ""), n) for code, n in actions.items()):
             meant = self._description.actions.get(action)
-            what = "not described" if meant is None else meant.is_ if meant.weight else f"{meant.is_}, not folded"
+            what = "not described" if meant is None else f"{meant.is_}" if meant.weight else "not folded"
             self._report.values[f"action {action} ({what})"] = n
             if meant is None:
                 self._report.findings.append(

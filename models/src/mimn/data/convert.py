@@ -4,6 +4,8 @@
     movielens-1m   ratings.dat, movies.dat and users.dat: Latin-1, fields separated by `::`
     criteo         train.txt: a label, 13 numbers, 26 values; no users, no items, no times
 
+Data sets that a Python package ships have a module of their own: `mimn.data.complete_journey`, `mimn.data.movielens`.
+
 Files are streamed and may be gzipped. Lines that cannot be used are counted by reason. The output folder appears by one
 rename when it is complete, or not at all.
 """
@@ -16,7 +18,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,7 +78,7 @@ def amazon_books(reviews: Path, meta: Path, output: Path) -> Converted:
         DataError: a file cannot be read or has no line that can be used, or `output` exists. Nothing is left then.
     """
     done = Converted()
-    with _whole(output) as folder:
+    with new_folder(output) as folder:
         category_of = _Categories(meta, done)
         schema = pa.schema(
             [
@@ -217,7 +219,7 @@ def movielens_1m(folder: Path, output: Path) -> Converted:
         DataError: a file cannot be read or has no line that can be used, or `output` exists. Nothing is left then.
     """
     done = Converted()
-    with _whole(output) as partial:
+    with new_folder(output) as partial:
         for name, columns in MOVIELENS_1M.items():
             whole = [pa.types.is_integer(kind) for kind in columns.values()]
 
@@ -255,7 +257,7 @@ def criteo(path: Path, output: Path) -> Converted:
         broken += 1
         return "skip"
 
-    with _whole(output) as folder:
+    with new_folder(output) as folder:
         rows = 0
         try:
             reader = pcsv.open_csv(
@@ -382,8 +384,15 @@ class _Rows:
         self._pending.clear()
 
 
+def write_tables(folder: Path, tables: Mapping[str, pa.Table]) -> Converted:
+    """Write each table as `<name>.parquet` into `folder`."""
+    for name, table in tables.items():
+        pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
+    return Converted({f"{name}.parquet": table.num_rows for name, table in tables.items()})
+
+
 @contextmanager
-def _whole(output: Path) -> Iterator[Path]:
+def new_folder(output: Path) -> Iterator[Path]:
     """A folder to write into that becomes `output` if all goes well, and else vanishes.
 
     Raises:

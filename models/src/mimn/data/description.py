@@ -26,6 +26,7 @@
 
     [actions]
     buy = { is = "purchase", weight = 3.0 }
+    cart = { is = "cart", weight = "embedding" }
     pv = { is = "view", weight = 0.0 }
 
     [split]
@@ -41,6 +42,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -48,14 +50,23 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from mimn.data.events import DataError
+from mimn.state.actions import LARGEST_WEIGHT, ActionName
 
 TimeUnit = Literal["s", "ms", "us", "ns", "iso"]
 FieldKind = Literal["categorical", "multi", "numeric", "cross"]
 Transform = Literal["none", "log1p"]
 Source = Literal["user", "item", "context"]
 SOURCES: tuple[Source, ...] = ("user", "item", "context")
-ACTIONS = ("view", "click", "cart", "favorite", "purchase")
-"""The actions of the wire (enum Action of the behavior event) without their prefix."""
+EMBEDDING: Literal["embedding"] = "embedding"
+"""In place of a weight: the action's events get a learned vector."""
+ActionRules = Mapping[ActionName, float | Literal["embedding"]]
+"""What each action of the wire makes of an event."""
+
+
+def weights_of(rules: ActionRules) -> dict[ActionName, float]:
+    """What each action's events count: its weight, and 1 with a vector."""
+    return {name: 1.0 if rule == EMBEDDING else float(rule) for name, rule in rules.items()}
+
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Column = Annotated[str, msgspec.Meta(min_length=1)]
@@ -106,6 +117,8 @@ class EventsTable(TimedTable, frozen=True, kw_only=True, forbid_unknown_fields=T
     """None: `[actions]` must be absent, all events are alike."""
     together: Column | None = None
     """Events of one user with the same value happened at once (an order, a basket): none is another's past."""
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")] | None = None
+    """`Events.sha256` of the events that published figures were made from: others are refused. None: any events."""
 
 
 class ImpressionsTable(TimedTable, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -172,13 +185,20 @@ class Field(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Action(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[actions]`: what a value of the action column means."""
 
-    is_: Literal["view", "click", "cart", "favorite", "purchase"] = msgspec.field(name="is")
-    weight: Annotated[float, msgspec.Meta(ge=0.0)] = 1.0
-    """What the event counts in means and counters; 0: it is not folded, and counted."""
+    is_: Literal["view", "click", "cart", "favorite", "purchase"] | None = msgspec.field(name="is", default=None)
+    """The action of the wire. None, with weight 0 alone: producers do not send such events."""
+    weight: Annotated[float, msgspec.Meta(ge=0.0, le=LARGEST_WEIGHT)] | Literal["embedding"] = 1.0
+    """Multiplies the event's vector, and is what the event adds to counters; 0: it is not folded, and is counted.
+    "embedding": a learned vector is added to the event's vector."""
+
+    def __post_init__(self) -> None:
+        if self.is_ is None and self.weight != 0.0:
+            raise ValueError("an action that is folded needs `is`, the action of the wire")
 
 
 class Fields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[fields]`, by where their values come from. The order is that of the file."""
+    """`[fields]`, by where their values come from: `[users]`, `[items]`, and for the context `[impressions]`, or the
+    events where negatives are drawn. The order is that of the file."""
 
     user: dict[Name, Field] = {}
     item: dict[Name, Field] = {}
@@ -243,14 +263,13 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError('`events.item_offset` belongs to `ids = "uint64"`: give strings a prefix in the file')
         if bool(self.actions) != (self.events.action is not None):
             raise ValueError("`events.action` and `[actions]` need each other")
+        _ = self.action_rules
         if self.users is not None and self.users.category is not None:
             raise ValueError("`users.category`: only items have a category")
         if self.fields.user and self.users is None:
             raise ValueError("`[fields.user]` needs a table `[users]`")
         if self.fields.item and self.items is None:
             raise ValueError("`[fields.item]` needs a table `[items]`")
-        if self.fields.context and self.impressions is None:
-            raise ValueError("`[fields.context]` needs a table `[impressions]`")
         if isinstance(self.split, TimeSplit) and self.impressions is None:
             raise ValueError('`split.by = "time"` needs `[impressions]`: drawn negatives are split by user')
         names = [name for source in SOURCES for name in getattr(self.fields, source)]
@@ -264,6 +283,27 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                         raise ValueError(f"`fields.{source}.{name}.of`: {part} is not a categorical field")
         if self.impressions is not None:
             duration_ms(self.impressions.window)
+
+    @property
+    def action_rules(self) -> dict[ActionName, float | Literal["embedding"]]:
+        """What each action of the wire makes of an event; empty without `[actions]`.
+
+        Raises:
+            ValueError: two values of the column mean one action of the wire with different weights.
+        """
+        rules: dict[ActionName, float | Literal["embedding"]] = {}
+        named: dict[ActionName, str] = {}
+        for name, action in self.actions.items():
+            if action.is_ is None:
+                continue
+            if rules.setdefault(action.is_, action.weight) != action.weight:
+                raise ValueError(
+                    f"`[actions]`: {named[action.is_]} and {name} are both {action.is_} with different weights, and "
+                    "events on the wire say no more than that: give them one weight, or leave `is` out of the one with "
+                    "weight 0"
+                )
+            named.setdefault(action.is_, name)
+        return rules
 
 
 def duration_ms(text: str) -> int:

@@ -31,7 +31,7 @@ Protocol = Literal["A", "B"]
 
 RULE = "instances-v1"
 DEFAULT_RULE = NegativeRule()
-OTHER_FILE = "name another file in data.instances, and it is made there"
+MAKE_AGAIN = "delete it, and it is made again"
 OCCASIONS = 10
 """Protocol B: targets come from a user's last ten occasions. Protocol A takes only the very last."""
 MIN_HISTORY = 20
@@ -60,7 +60,7 @@ class Instances:
     user_id: NDArray[np.int64]
     """[n]"""
     timestamp: NDArray[np.int64]
-    """[n]: of the target's occasion, in seconds."""
+    """[n]: of the target's occasion, as in the events."""
     begin: NDArray[np.int64]
     """[n]: first row of the user's events."""
     end: NDArray[np.int64]
@@ -145,9 +145,9 @@ class Instances:
                 stated, of = str(archive["sha256"]), str(archive["source"])
                 arrays = {name: archive[name] for name in archive.files}
         except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"{path} holds no instances ({error}): {OTHER_FILE}") from error
+            raise DataError(f"{path} holds no instances ({error}): {MAKE_AGAIN}") from error
         if of != origin:
-            raise DataError(f"{path} was made from other events or by another rule: {OTHER_FILE}")
+            raise DataError(f"{path} was made from other events or by another rule: {MAKE_AGAIN}")
         try:
             negatives = {
                 sampling: Negatives(arrays[f"{sampling}_item"], arrays[f"{sampling}_category"])
@@ -157,9 +157,9 @@ class Instances:
                 **{name: arrays[name] for name in POSITIVES}, negatives=negatives, unknown=arrays["unknown"]
             )
         except KeyError as error:
-            raise DataError(f"{path} holds no instances ({error}): {OTHER_FILE}") from error
+            raise DataError(f"{path} holds no instances ({error}): {MAKE_AGAIN}") from error
         if instances.sha256 != stated:
-            raise DataError(f"{path} was changed after it was written: {OTHER_FILE}")
+            raise DataError(f"{path} was changed after it was written: {MAKE_AGAIN}")
         return instances
 
 
@@ -235,14 +235,15 @@ def build_instances(
 
 
 def stored_instances(
-    path: Path, events: Events, fold: int | None = None, rule: NegativeRule = DEFAULT_RULE
+    folder: Path, events: Events, fold: int | None = None, rule: NegativeRule = DEFAULT_RULE
 ) -> Instances:
-    """The instances of `events` and a split: read from `path`, or made and written there first.
+    """The instances of `events` and a split: read from their file in `folder`, or made and written there first.
 
     Raises:
-        DataError: the file is damaged, or was made from other events or by another rule.
+        DataError: the file is damaged, or the data set is too small.
     """
     origin = source(events, fold, rule)
+    path = folder / f"instances-{hashlib.sha256(origin.encode()).hexdigest()[:16]}.npz"
     if not path.exists():
         build_instances(events, fold=fold, rule=rule).save(path, origin)
     return Instances.load(path, origin, rule)

@@ -9,22 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from scipy.sparse.linalg import svds
 
 from mimn.bundle.item_table import ItemTable
 from mimn.data.events import DataError, Events
+from mimn.data.prepared import Side
 
 Ints = NDArray[np.int64]
 PRIOR = 3.0
 """A repeat rate and a gap count as if the average of all items had been seen so many times before."""
 DAY_S = 86_400
-ITEMS_FILE = "items.parquet"
+MISSING_CODE = 0
+"""Of a field's value in a prepared data set."""
 
 
 @dataclass(frozen=True)
@@ -47,49 +47,39 @@ class ItemTypes:
         return found
 
 
-def read_types(folder: str | Path, kinds: Sequence[str], events: Events) -> ItemTypes:
-    """The types that columns of `items.parquet` in the data set's folder say. `category` comes from the events, and
-    `a*b` is the pair of two columns.
+def item_types(events: Events, side: Side, kinds: Sequence[str]) -> ItemTypes:
+    """The types of the items of some events: their `category`, and fields of items that the data set describes. `a*b` is
+    the pair of two.
 
     Raises:
-        DataError: the file or a column is missing.
+        DataError: the data set has no such field.
     """
     items, first = np.unique(events.item_id, return_index=True)
-    columns: dict[str, NDArray[np.int32]] = {"category": _numbers(events.category_id[first])}
-    wanted = {name for kind in kinds for name in kind.split("*")} - {"category"}
-    if wanted:
-        path = Path(folder) / ITEMS_FILE
-        try:
-            table = pq.read_table(path, columns=["item_id", *sorted(wanted)])
-        except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"{path} lacks a column of the kinds of types {', '.join(kinds)}: {error}") from error
-        if missing := wanted - set(table.column_names):
-            raise DataError(f"{path} has no column {', '.join(sorted(missing))}, which model.ledger_types names")
-        ids = table["item_id"].to_numpy().astype(np.int64)
-        order = np.argsort(ids)
-        at = np.minimum(np.searchsorted(ids[order], items), len(ids) - 1)
-        rows, known = order[at], ids[order][at] == items
-        for name in wanted:
-            values = np.array(["" if value is None else str(value) for value in table[name].to_pylist()])
-            columns[name] = np.where(known, _numbers(values, empty="")[rows], 0).astype(np.int32)
+    rows = side.rows(items)
+    columns: dict[str, Ints] = {"category": _numbers(events.category_id[first])}
+    for name in {name for kind in kinds for name in kind.split("*")} - {"category"}:
+        if name not in side.fields or side.fields[name].dtype != np.uint64:
+            known = ", ".join(["category", *(name for name, of in side.fields.items() if of.dtype == np.uint64)])
+            raise DataError(
+                f"model.ledger_types names {name!r}: the types that this data set's items have are {known}; describe "
+                f"others as `fields.item.{name}` of kind categorical"
+            )
+        values = side.fields[name][rows]
+        columns[name] = np.where((rows >= 0) & (values != MISSING_CODE), _numbers(values), 0)
     types = np.zeros((len(items), len(kinds)), np.int32)
     for k, kind in enumerate(kinds):
-        parts = [columns[name].astype(np.int64) for name in kind.split("*")]
-        if len(parts) == 1:
-            types[:, k] = parts[0]
-        else:
-            pair = np.where(
-                (parts[0] > 0) & (parts[1] > 0), parts[0] * (int(parts[1].max(initial=0)) + 1) + parts[1], 0
-            )
-            types[:, k] = _numbers(pair, empty=0)
+        parts = [columns[name] for name in kind.split("*")]
+        numbers = parts[0]
+        for part in parts[1:]:
+            both = (numbers > 0) & (part > 0)
+            numbers = np.where(both, _numbers(numbers * (int(part.max(initial=0)) + 1) + part), 0)
+        types[:, k] = numbers
     return ItemTypes(tuple(kinds), items, types)
 
 
-def _numbers(values: NDArray[np.generic], empty: object = None) -> NDArray[np.int32]:
-    """Values as numbers from 1 on, 0 for `empty`."""
-    found, places = np.unique(values, return_inverse=True)
-    numbers = np.cumsum(found != empty) * (found != empty) if empty is not None else np.arange(1, len(found) + 1)
-    return numbers[places].astype(np.int32)
+def _numbers(values: NDArray[np.generic]) -> Ints:
+    """Values as numbers from 1 on."""
+    return np.unique(values, return_inverse=True)[1].astype(np.int64) + 1
 
 
 def item_table(

@@ -14,7 +14,8 @@ from mimn.baselines import ModelConfig
 from mimn.bundle.item_table import ItemTable
 from mimn.bundle.reads import Reads
 from mimn.data.events import Events
-from mimn.data.item_statistics import fold_tables, item_table, read_types
+from mimn.data.item_statistics import fold_tables, item_table, item_types
+from mimn.data.prepared import Side
 from mimn.data.touches import times_ms
 from mimn.state.ledger import Keys, Ledger
 
@@ -30,7 +31,7 @@ class LedgerModel(NamedTuple):
     groups: tuple[str, ...]
     """Of `mimn.bundle.reads`."""
     kinds: tuple[str, ...]
-    """Kinds of types: columns of `items.parquet`."""
+    """Kinds of types (`mimn.data.item_statistics.item_types`)."""
     vectors: int
     """V: width of the items' vectors."""
     least_users: int
@@ -60,25 +61,25 @@ class Questions:
     """[q]"""
 
 
-def make_table(model: LedgerModel, events: Events, users: NDArray[np.bool_], folder: str) -> ItemTable:
-    """The table that a bundle gets, from the events of the `users` [U].
+def make_table(model: LedgerModel, events: Events, users: NDArray[np.bool_], side: Side) -> ItemTable:
+    """The table that a bundle gets, from the events of the `users` [U] and the items' fields.
 
     Raises:
-        DataError: a kind of types is not in the data set's folder.
+        DataError: the items have no field of a kind of types.
     """
-    types = read_types(folder, model.kinds, events)
+    types = item_types(events, side, model.kinds)
     return item_table(events, users, types, vectors=model.vectors, least_users=model.least_users)
 
 
 def make_fold_tables(
-    model: LedgerModel, events: Events, users: NDArray[np.bool_], folder: str
+    model: LedgerModel, events: Events, users: NDArray[np.bool_], side: Side
 ) -> tuple[Ints, list[ItemTable]]:
     """Groups of users, and the tables that train users are read with (`mimn.data.item_statistics.fold_tables`).
 
     Raises:
         DataError: as `make_table`.
     """
-    types = read_types(folder, model.kinds, events)
+    types = item_types(events, side, model.kinds)
     return fold_tables(
         events, users, types, vectors=model.vectors, least_users=model.least_users, groups=GROUPS_OF_USERS
     )

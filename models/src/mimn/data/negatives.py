@@ -25,8 +25,8 @@ from mimn.data.vocabulary import Vocabulary
 Sampling = Literal["popularity", "uniform", "recent"]
 Exclusion = Literal["basket", "history"]
 
-RECENT_S = 28 * 86_400
-"""Four weeks, in seconds."""
+RECENT_MS = 28 * 86_400_000
+"""Four weeks."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class Pool:
         self.entries = vocabulary.event_items
         """Places in `vocabulary.items`; each entry of a target's `spans` is equally likely."""
         self._times: NDArray[np.int64] | None = None
+        self._recent = RECENT_MS // events.unit_ms
         if sampling == "uniform":
             self.entries = np.arange(len(vocabulary.items))
         elif sampling == "recent":
@@ -70,7 +71,7 @@ class Pool:
         if self._times is None:
             return np.zeros(len(timestamps), np.int64), np.full(len(timestamps), len(self.entries))
         return (
-            np.searchsorted(self._times, timestamps - RECENT_S, side="left"),
+            np.searchsorted(self._times, timestamps - self._recent, side="left"),
             np.searchsorted(self._times, timestamps, side="left"),
         )
 

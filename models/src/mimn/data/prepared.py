@@ -24,13 +24,14 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from mimn.data.check import event_columns, impression_columns, known_labels
-from mimn.data.description import ACTIONS, Description, Field, SideTable, Source, read_description
+from mimn.data.description import Description, Field, SideTable, Source, read_description
 from mimn.data.events import DataError, Events
 from mimn.data.sorting import SortingWriter
 from mimn.data.tables import Columns, TableReader, Wanted
+from mimn.state.actions import NAMES
 
 Ints = NDArray[np.int64]
-FORMAT = 2
+FORMAT = 3
 """Raised when the same files give other arrays: older folders are then made again."""
 META, TEXTS = "prepared.json", "texts.json"
 LARGEST_ID = (1 << 63) - 1
@@ -104,17 +105,15 @@ class Prepared:
         user, item, category, time, together = (
             self._column("events", name) for name in ("user", "item", "category", "time", "together")
         )
-        return Events(user, item, category, time, together, unit_ms(self.description))
+        action = self._column("events", "action") if self.description.actions else None
+        return Events(user, item, category, time, together, unit_ms(self.description), action)
 
     @cached_property
-    def event_weight(self) -> NDArray[np.float32] | None:
-        """What each event counts, by its action. [n]; None: all count 1."""
-        return self._column("events", "weight") if self.description.actions else None
-
-    @cached_property
-    def event_action(self) -> NDArray[np.uint8] | None:
-        """What each event was: its place in `ACTIONS`. [n]; None: the data set does not say."""
-        return self._column("events", "action") if self.description.actions else None
+    def event_context(self) -> Mapping[str, NDArray[Any]]:
+        """By field, as `Impressions.context`: the context of each event. [n]; none where impressions have it."""
+        if self.description.impressions is not None:
+            return {}
+        return {name: self._column("events", f"context.{name}") for name in _own(self.description, "context")}
 
     @cached_property
     def impressions(self) -> Impressions | None:
@@ -161,12 +160,26 @@ def prepare(path: Path, cache: Path) -> Prepared:
             is left behind then.
     """
     description = read_description(path)
-    folder = cache / f"{description.name}-{_key(description, path)}"
+    try:
+        folder = cache / f"{description.name}-{_key(description, path)}"
+    except DataError as error:
+        hint = f" ({description.source})" if description.source else ""
+        raise DataError(f"{path}: {error}{hint}") from error
     if not (folder / META).exists():
         with _whole(folder) as partial:
-            _Preparation(description, path.parent, partial).run()
+            _check_events(path, _Preparation(description, path.parent, partial).run())
     meta = msgspec.json.decode((folder / META).read_bytes(), type=Meta)
     return Prepared(folder, description, meta)
+
+
+def _check_events(path: Path, made: Prepared) -> None:
+    """Raises DataError if the events are not those that the description names."""
+    expected = made.description.events.sha256
+    if expected is not None and made.events.sha256 != expected:
+        raise DataError(
+            f"{path}: these are not the events of `events.sha256`, which published figures were made from: restore the "
+            "files, or describe yours in a description of your own, without that line"
+        )
 
 
 class _Preparation:
@@ -180,7 +193,7 @@ class _Preparation:
         self._category_of: tuple[Ints, Ints] | None = None
         """Items and their categories, by the table of items."""
 
-    def run(self) -> None:
+    def run(self) -> Prepared:
         described = self._description
         if described.items is not None:
             self._side(described.items, "item")
@@ -193,6 +206,7 @@ class _Preparation:
         (self._folder / TEXTS).write_text(json.dumps(texts, ensure_ascii=False), "utf-8")
         meta = Meta(format=FORMAT, name=described.name, rows=self._rows, refused=self._refused)
         (self._folder / META).write_bytes(msgspec.json.format(msgspec.json.encode(meta)))
+        return Prepared(self._folder, described, meta)
 
     def _read(self, reader: TableReader, table: str) -> Iterator[Columns]:
         used = 0
@@ -237,10 +251,12 @@ class _Preparation:
     def _events(self) -> None:
         described = self._description
         table, unit = described.events, unit_ms(described)
-        reader = self._reader(table, event_columns(table))
+        context = {} if described.impressions else field_columns(described, "context", prefix="context")
+        reader = self._reader(table, event_columns(table) | context)
         dtypes: dict[str, DTypeLike] = dict.fromkeys(("user", "item", "category", "time", "together"), np.int64)
         if described.actions:
-            dtypes |= {"weight": np.float32, "action": np.uint8}
+            dtypes |= {"action": np.uint8}
+        dtypes |= _dtypes(context)
         folder = self._folder / "events"
         folder.mkdir()
         left_out = 0
@@ -250,6 +266,7 @@ class _Preparation:
                     "user": self._signed(batch["user"], table.user),
                     "item": self._signed(batch["item"], table.item) + table.item_offset,
                     "time": batch["time"] // unit,
+                    **{name: batch[name] for name in context},
                 }
                 columns["category"] = self._categories(batch, columns["item"], table.category, "events")
                 columns["together"] = (
@@ -258,8 +275,7 @@ class _Preparation:
                     else writer.rows + np.arange(len(batch["user"]))
                 )
                 if described.actions:
-                    columns["weight"], columns["action"] = self._actions(batch["action"], reader.texts["action"])
-                    folded = columns["weight"] > 0
+                    columns["action"], folded = self._actions(batch["action"], reader.texts["action"])
                     left_out += len(folded) - int(folded.sum())
                     columns = {name: values[folded] for name, values in columns.items()}
                 writer.add(columns)
@@ -272,10 +288,10 @@ class _Preparation:
 
     def _actions(
         self, codes: NDArray[np.uint64], texts: Mapping[int, str]
-    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """What each event counts, and its place in `ACTIONS`. [n] → [n], [n]"""
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """What each event was, by number on the wire, and whether it is folded. [n] → [n], [n]"""
         found, place = np.unique(codes, return_inverse=True)
-        weights, meanings = np.empty(len(found), np.float32), np.empty(len(found), np.uint8)
+        numbers, folded = np.zeros(len(found), np.uint8), np.zeros(len(found), np.bool_)
         for at, code in enumerate(found.tolist()):
             action = self._description.actions.get(texts.get(code, ""))
             if action is None:
@@ -283,8 +299,9 @@ class _Preparation:
                     f"`[actions]` lacks {texts.get(code, '(none)')!r}, which column {self._description.events.action} "
                     "holds: give it a line, with weight 0 to leave its events out"
                 )
-            weights[at], meanings[at] = action.weight, ACTIONS.index(action.is_)
-        return weights[place], meanings[place]
+            if action.is_ is not None and action.weight != 0.0:
+                numbers[at], folded[at] = NAMES.index(action.is_), True
+        return numbers[place], folded[place]
 
     def _impressions(self) -> None:
         described = self._description
@@ -294,7 +311,7 @@ class _Preparation:
         reader = self._reader(table, impression_columns(table) | context)
         dtypes: dict[str, DTypeLike] = dict.fromkeys(("user", "item", "category", "time", "request"), np.int64)
         dtypes |= {"label": np.uint8, "weight": np.float32, "position": np.float32}
-        dtypes |= {name: np.float64 if want.meaning == "number" else np.uint64 for name, want in context.items()}
+        dtypes |= _dtypes(context)
         folder = self._folder / "impressions"
         folder.mkdir()
         clicks = 0
@@ -360,6 +377,11 @@ def field_columns(description: Description, source: Source, prefix: str = "field
         for name, field in fields.items()
         if field.kind != "cross"
     }
+
+
+def _dtypes(fields: Mapping[str, Wanted]) -> dict[str, DTypeLike]:
+    """Of columns of fields: numbers, or codes of values."""
+    return {name: np.float64 if want.meaning == "number" else np.uint64 for name, want in fields.items()}
 
 
 def _own(description: Description, source: Source) -> list[str]:

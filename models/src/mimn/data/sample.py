@@ -15,11 +15,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from mimn.data.description import ACTIONS
 from mimn.data.events import DataError
 from mimn.data.labelled import Labelled
 from mimn.data.prepared import Impressions, Prepared, Side
 from mimn.data.presets import paper_instances
+from mimn.state.actions import NAMES
 
 Value = str | float | None
 
@@ -32,8 +32,8 @@ class Past:
     category: str
     action: str | None
     """None: the data set has no actions."""
-    weight: float
-    """What the event counts."""
+    weight: float | str
+    """What the event counts, or "embedding"."""
     age_s: float | None
     """Seconds before the row's time; None for the candidate that a preset appends to the history."""
 
@@ -76,7 +76,7 @@ def rendered(samples: list[Sample], console: Console) -> None:
                 console.print(f"   {source} fields: {said}", markup=False)
         table = Table("item", "category", "action", "weight", "age", box=None, padding=(0, 2))
         for past in one.history:
-            table.add_row(past.item, past.category, past.action or "", f"{past.weight:g}", age(past.age_s))
+            table.add_row(past.item, past.category, past.action or "", f"{past.weight}", age(past.age_s))
         console.print(f"   history: the latest {len(one.history)} of {one.history_events} events")
         console.print(table)
 
@@ -153,7 +153,8 @@ class _Sampling:
             user, time_ms = int(events.user_id[row]), int(events.timestamp[row]) * events.unit_ms
             begin, end = self._user(user)[0], int(events.history_end[row])
             item, category = int(events.item_id[row]), int(events.category_id[row])
-            samples.append(self._sample(_Asked(user, time_ms, begin, end, item, category, 1), {}))
+            context = {name: self._value(name, of[row]) for name, of in self._data.event_context.items()}
+            samples.append(self._sample(_Asked(user, time_ms, begin, end, item, category, 1), context))
         return samples
 
     def _of_preset(self, rows: int, rng: np.random.Generator) -> list[Sample]:
@@ -175,17 +176,16 @@ class _Sampling:
         return samples
 
     def _sample(self, asked: _Asked, context: dict[str, Value]) -> Sample:
-        events, weight = self._data.events, self._data.event_weight
-        actions = self._data.event_action
+        events, rules = self._data.events, self._described.action_rules
         history = []
         for row in range(max(asked.begin, asked.end - self._latest), asked.end):
-            action = None if actions is None else ACTIONS[actions[row]]
+            action = None if events.action is None else NAMES[events.action[row]]
             history.append(
                 Past(
                     self._id(int(events.item_id[row])),
                     self._id(int(events.category_id[row])),
                     action,
-                    1.0 if weight is None else float(weight[row]),
+                    1.0 if action is None else rules[action],
                     (asked.time_ms - int(events.timestamp[row]) * events.unit_ms) / 1000,
                 )
             )

@@ -1,14 +1,20 @@
 """A small synthetic data set with a preference to learn: for smoke tests, where a real one would take too long.
 
+    python -m mimn.data convert synthetic --output data/synthetic
+
 Each user has a favorite category and often buys from it: a target is of that category with probability `LOYALTY`,
 which popularity cannot know and a history shows. Seeded; unrelated to any real data.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
 
-from mimn.data.events import Events
+import numpy as np
+import pyarrow as pa
+
+from mimn.data.convert import Converted, new_folder, write_tables
+from mimn.data.events import COLUMNS, Events
 
 USERS, CATEGORIES, ITEMS_PER_CATEGORY = 400, 8, 12
 OCCASIONS, BASKET = 14, 4
@@ -32,3 +38,14 @@ def make(seed: int = 0, users: int = USERS) -> Events:
     table = np.array(columns, np.int64)
     user_id, item_id, category_id, timestamp, basket_id = np.ascontiguousarray(table.T)
     return Events(user_id, item_id, category_id, timestamp, basket_id)
+
+
+def convert(output: Path, users: int = USERS) -> Converted:
+    """Write `events.parquet` into the new folder `output`.
+
+    Raises:
+        DataError: `output` exists.
+    """
+    events = make(users=users)
+    with new_folder(output) as folder:
+        return write_tables(folder, {"events": pa.table({name: getattr(events, name) for name in COLUMNS})})

@@ -21,6 +21,7 @@ from mimn.data.ledger_reads import LedgerReader, Questions
 from mimn.data.negatives import NegativeRule, Pool
 from mimn.data.touches import addresses_of, times_ms
 from mimn.data.vocabulary import EmbeddingIds, Vocabulary, places
+from mimn.state.actions import Actions
 from mimn.state.sketch import Sketch
 
 Ints = NDArray[np.int64]
@@ -66,6 +67,8 @@ class SketchBatch:
     """[W, P, 2, A]"""
     target_time: Ints
     """[W, P], ms"""
+    weight: NDArray[np.float32] | None = None
+    """[W, T]: what each event counts; None: 1."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,8 @@ class Batch:
     """Only with a sketch."""
     reads: NDArray[np.float32] | None = None
     """[W, P, 2, R]: what the head reads of the ledger; only with one."""
+    action: Ints | None = None
+    """[W, T]: numbers on the wire; only if the data set has actions."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +136,10 @@ class WindowSampler:
         sketch: Sketch | None = None,
         ledger: LedgerReader | None = None,
         rule: NegativeRule = DEFAULT_RULE,
+        actions: Actions | None = None,
     ) -> None:
         self._ledger = ledger
+        self._actions = actions
         self._events, self._vocabulary, self._plan = events, vocabulary, plan
         self._item_rows, self._category_rows = ids.item_rows(events.item_id), ids.category_rows(events.category_id)
         self._vocabulary_item_rows = ids.item_rows(vocabulary.items)
@@ -140,7 +147,7 @@ class WindowSampler:
         self._users = np.flatnonzero(train_users)
         self._trained_on = np.ones(len(events.timestamp), np.bool_)
         if plan.without is not None:
-            first, end = np.array(plan.without, "datetime64[s]").astype(np.int64)
+            first, end = np.array(plan.without, "datetime64[ms]").astype(np.int64) // events.unit_ms
             self._trained_on = (events.timestamp < first) | (events.timestamp >= end)
         self._addresses: tuple[Ints, Ints] | None = None
         if sketch is not None:
@@ -243,11 +250,13 @@ class WindowSampler:
 
     def _batch(self, windows: list[_Window], rng: np.random.Generator) -> Batch:
         length = np.array([window.length for window in windows])
-        item, category = np.zeros((2, len(windows), int(length.max())), np.int64)
+        item, category, action = np.zeros((3, len(windows), int(length.max())), np.int64)
         for w, window in enumerate(windows):
             rows = slice(window.start, window.start + window.length)
             item[w, : window.length] = self._item_rows[rows]
             category[w, : window.length] = self._category_rows[rows]
+            if self._events.action is not None:
+                action[w, : window.length] = self._events.action[rows]
         counts = np.array([len(window.targets) for window in windows])
         grid = np.arange(int(counts.max())) % counts[:, np.newaxis]
         weight = (np.arange(int(counts.max())) < counts[:, np.newaxis]).astype(np.float32)
@@ -269,19 +278,23 @@ class WindowSampler:
             start=start,
             target_id=np.stack([self._events.item_id[targets], self._vocabulary.items[drawn]], 1)[flat],
             now_ms=times_ms(self._events)[targets][flat],
-            sketch=self._sketch(windows, item.shape, targets[flat], drawn[flat]),
+            sketch=self._sketch(windows, action, targets[flat], drawn[flat]),
+            action=None if self._events.action is None else action,
         )
 
-    def _sketch(self, windows: list[_Window], shape: tuple[int, ...], targets: Ints, drawn: Ints) -> SketchBatch | None:
+    def _sketch(self, windows: list[_Window], action: Ints, targets: Ints, drawn: Ints) -> SketchBatch | None:
         if self._addresses is None:
             return None
+        shape = action.shape
         of_events, of_vocabulary = self._addresses
         times = times_ms(self._events)
         address, time = np.zeros((*shape, of_events.shape[-1]), np.int64), np.zeros(shape, np.int64)
         for w, window in enumerate(windows):
             rows = slice(window.start, window.start + window.length)
             address[w, : window.length], time[w, : window.length] = of_events[rows], times[rows]
-        return SketchBatch(address, time, np.stack([of_events[targets], of_vocabulary[drawn]], 2), times[targets])
+        asked = np.stack([of_events[targets], of_vocabulary[drawn]], 2)
+        weight = None if self._actions is None else self._actions.weight[action]
+        return SketchBatch(address, time, asked, times[targets], weight)
 
 
 def _with_reads(ledger: LedgerReader, batches: list[Batch]) -> Iterator[Batch]:

@@ -70,14 +70,8 @@ class ImpressionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         """Whether the data set can train this model.
 
         Raises:
-            ConfigError: the data set has actions of different weights, or fields that the model cannot read.
+            ConfigError: the data set has fields that the model cannot read.
         """
-        weighted = sorted(name for name, action in description.actions.items() if action.weight not in (0.0, 1.0))
-        if weighted:
-            raise ConfigError(
-                f"[actions] gives {', '.join(weighted)} a weight other than 0 and 1, which training on impressions "
-                "does not read: set it to 1 to fold the action, or to 0 to leave it out"
-            )
         config = self.architecture
         official = config.form == "official" if isinstance(config, BaselineConfig) else config.variant == "official"
         if official and (description.fields or (description.impressions and description.impressions.position)):

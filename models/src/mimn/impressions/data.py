@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mimn.bundle.fields import MISSING
-from mimn.data.description import TimeSplit, instant_ms
+from mimn.data.description import TimeSplit, instant_ms, weights_of
 from mimn.data.fields import EncodedFields, FittedFields, Values, encode_fields, fit_fields
 from mimn.data.labelled import Labelled, OccasionBatch, label_parts
 from mimn.data.prepared import Prepared, prepare
@@ -27,6 +27,7 @@ from mimn.data.vocabulary import UNKNOWN_ROW, EmbeddingIds, places
 from mimn.nn.fields import FieldValues
 from mimn.nn.model import Batch
 from mimn.nn.sketch import Touches
+from mimn.state.actions import Actions
 from mimn.state.sketch import Sketch
 
 Ints = NDArray[np.int64]
@@ -105,6 +106,8 @@ class ImpressionReader:
     """Impressions and histories as tensors, by one vocabulary and one meaning of the fields."""
 
     def __init__(self, data: ImpressionData, ids: EmbeddingIds, fitted: FittedFields, sketch: Sketch | None) -> None:
+        rules = data.prepared.description.action_rules
+        self._weight = Actions.of(weights_of(rules)).weight if rules else None
         self._labelled, self._ids, self._sketch = data.labelled, ids, sketch
         self._fields = encode_fields(data.prepared, data.labelled, fitted)
         of_user = sum(spec.tabled and spec.kind != "multi" for spec in fitted.of("user"))
@@ -148,7 +151,9 @@ class ImpressionReader:
         items = self._ids.item_rows(ids[0].reshape(-1)).reshape(at.shape)
         categories = self._ids.category_rows(ids[1].reshape(-1)).reshape(at.shape)
         cells = None if self._sketch is None else self._cells(*ids)
-        return History(items, categories, length, cells, events.timestamp[at] * events.unit_ms)
+        actions = None if events.action is None else events.action[at].astype(np.int64)
+        weights = None if actions is None or self._weight is None else self._weight[actions]
+        return History(items, categories, length, cells, events.timestamp[at] * events.unit_ms, actions, weights)
 
     def batch(self, windows: OccasionBatch, rng: np.random.Generator) -> Batch:
         """A training batch; `rng` chooses the occasions whose training-only fields are hidden."""
@@ -163,6 +168,7 @@ class ImpressionReader:
                 times=torch.from_numpy(history.times_ms),
                 candidate_addresses=torch.from_numpy(self.cells(impressions)),
                 now=torch.from_numpy(shown.time_ms[first]),
+                weights=None if history.weights is None else torch.from_numpy(history.weights),
             )
         return Batch(
             items=torch.from_numpy(history.items),
@@ -173,6 +179,7 @@ class ImpressionReader:
             candidate_categories=categories,
             labels=torch.from_numpy(shown.label[impressions].astype(np.float32)),
             weights=torch.from_numpy(windows.real * shown.weight[impressions]),
+            actions=None if history.actions is None else torch.from_numpy(history.actions),
             request=self.request(first, rng.random(first.shape) < POSITION_HIDDEN),
             touches=touches,
         )
@@ -197,6 +204,10 @@ class History:
     """[W, T, A], with a sketch."""
     times_ms: Ints
     """[W, T]"""
+    actions: Ints | None
+    """[W, T]: numbers on the wire; None: the data set does not say."""
+    weights: NDArray[np.float32] | None
+    """[W, T]: what each event adds to counters; None: 1."""
 
 
 def _values(sides: list[Values], rows: list[Ints]) -> FieldValues:

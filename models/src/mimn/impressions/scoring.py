@@ -34,7 +34,8 @@ def predict(model: ClickModel, reader: ImpressionReader, occasions: Occasions, l
         chosen = order[at : at + HISTORIES_PER_BATCH]
         history = reader.history(occasions.end[chosen] - past[chosen], past[chosen])
         events = (torch.from_numpy(of).to(device) for of in (history.items, history.categories, history.lengths))
-        score = model.scorer(*events)
+        actions = None if history.actions is None else torch.from_numpy(history.actions).to(device)
+        score = model.scorer(*events, actions=actions)
         width = int(occasions.size[chosen].max())
         impressions, real = occasions.impressions(chosen, width)
         items, categories = (rows.to(device) for rows in reader.candidates(impressions))
@@ -42,7 +43,7 @@ def predict(model: ClickModel, reader: ImpressionReader, occasions: Occasions, l
         request = reader.request(impressions[:, 0], np.ones(len(chosen), np.bool_)).to(device)
         known["context"] = model.request_vector(request)
         if sketch is not None and history.cells is not None:
-            counters = folded_counters(sketch, history.cells, history.times_ms, history.lengths)
+            counters = folded_counters(sketch, history.cells, history.times_ms, history.lengths, history.weights)
             now = occasions.labelled.impressions.time_ms[impressions[:, 0]]
             known["counts"] = read_counters(sketch, counters, reader.cells(impressions), now).to(device)
         scores = score(items, categories, **known).cpu().numpy()

@@ -93,7 +93,8 @@ def train(
     if fitted.specs:
         rows = torch.from_numpy(known.embedding_rows)
         fields = model_fields(config.architecture, fitted.specs, reader.item_values(), rows)
-    model = untrained(config.architecture, len(known.ids.items) + 1, len(known.ids.categories) + 1, fields)
+    rules = data.prepared.description.action_rules
+    model = untrained(config.architecture, len(known.ids.items) + 1, len(known.ids.categories) + 1, fields, rules)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     output.mkdir(parents=True, exist_ok=True)
     (output / run.CONFIG).write_text(resolved, "utf-8")

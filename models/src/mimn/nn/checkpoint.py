@@ -16,6 +16,8 @@ from torch import Tensor
 from mimn.baselines import BaselineConfig, ModelConfig, model_config
 from mimn.bundle.fields import FieldSpec
 from mimn.config import ConfigError
+from mimn.data.description import ActionRules
+from mimn.nn.actions import event_rules, model_actions
 from mimn.nn.baselines.model import BaselineModel
 from mimn.nn.fields import FieldTables, FieldValues, ModelFields
 from mimn.nn.heads import HEADS
@@ -26,11 +28,18 @@ class CheckpointError(Exception):
     """A model file that cannot be read; the message names the file and the fix."""
 
 
-def untrained(config: ModelConfig, item_rows: int, category_rows: int, fields: ModelFields | None = None) -> ClickModel:
+def untrained(
+    config: ModelConfig,
+    item_rows: int,
+    category_rows: int,
+    fields: ModelFields | None = None,
+    actions: ActionRules | None = None,
+) -> ClickModel:
     """The model of `config` with weights drawn from torch's generator; the rows count the unknown ones."""
+    of_events = model_actions(actions or {}, config.width)
     if isinstance(config, BaselineConfig):
-        return BaselineModel(config, item_rows, category_rows, fields)
-    return MimnModel(config, item_rows, category_rows, fields)
+        return BaselineModel(config, item_rows, category_rows, fields, of_events)
+    return MimnModel(config, item_rows, category_rows, fields, of_events)
 
 
 def model_fields(
@@ -55,6 +64,8 @@ def save_model(model: ClickModel, path: str | Path) -> None:
     if model.fields is not None:
         specs = [*model.fields.request.specs, *model.fields.item.specs]
         metadata["fields"] = msgspec.json.encode(specs).decode()
+    if model.actions is not None:
+        metadata["actions"] = json.dumps(model.actions.rules, sort_keys=True)
     save_file(tensors, str(path), metadata=metadata)
 
 
@@ -73,7 +84,8 @@ def load_model(path: str | Path) -> ClickModel:
     try:
         config = model_config(json.loads(metadata["config"]))
         fields = _fields(config, metadata, tensors)
-        model = untrained(config, len(tensors["items.weight"]), len(tensors["categories.weight"]), fields)
+        actions = event_rules(json.loads(metadata.get("actions", "{}")))
+        model = untrained(config, len(tensors["items.weight"]), len(tensors["categories.weight"]), fields, actions)
         model.load_state_dict(tensors)
     except (KeyError, ValueError, ConfigError, RuntimeError) as error:
         raise CheckpointError(f"{path} is not a model of this program version: {error}") from error

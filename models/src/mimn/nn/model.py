@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mimn.baselines import ModelConfig
 from mimn.config import MimnConfig
 from mimn.nn import native, official
+from mimn.nn.actions import ModelActions
 from mimn.nn.auxiliary import AuxiliaryNet
 from mimn.nn.cell import Cell, MimnCell, PoolingCell, State, states_at, unroll
 from mimn.nn.compilation import compiled
@@ -59,6 +60,8 @@ class Batch:
     """[B, T] bool: which events are real; padding may be anywhere."""
     weights: Tensor | None = None
     """[B, P, C] float32, the weight of each label (0: no such occasion); None: all weights are 1."""
+    actions: Tensor | None = None
+    """[B, T] int64: the events' actions by number on the wire, for a model that names actions only."""
     context: Tensor | None = None
     """[B, P, K] float32, with `context_features` only."""
     request: FieldValues | None = None
@@ -100,20 +103,40 @@ class ClickModel(nn.Module, ABC):
     config: ModelConfig
 
     def __init__(
-        self, config: ModelConfig, item_rows: int, category_rows: int, fields: ModelFields | None = None
+        self,
+        config: ModelConfig,
+        item_rows: int,
+        category_rows: int,
+        fields: ModelFields | None = None,
+        actions: ModelActions | None = None,
     ) -> None:
-        """`item_rows` and `category_rows` count the unknown row; `fields` is None for a model that reads none."""
+        """`item_rows` and `category_rows` count the unknown row; `fields` is None for a model that reads none,
+        `actions` for one to which all events are alike."""
         super().__init__()
-        self.fields = fields
+        self.fields, self.actions = fields, actions
         self.items = nn.Embedding(item_rows, config.embedding_dim)
         self.categories = nn.Embedding(category_rows, config.embedding_dim)
         for table in (self.items, self.categories):
             nn.init.normal_(table.weight, std=EMBEDDING_STD)
 
     def vectors(self, items: Tensor, categories: Tensor) -> Tensor:
-        """Events or candidates as the model reads them. [...], [...] int64 → [..., D]"""
+        """Candidates as the model reads them. [...], [...] int64 → [..., D]"""
         rows = items if self.fields is None else self.fields.id_rows(items)
         return torch.cat([self.items(rows), self.categories(categories)], -1)
+
+    def events(self, items: Tensor, categories: Tensor, actions: Tensor | None = None) -> Tensor:
+        """Events as the model reads them. [...], [...] int64 rows, [...] int64 → [..., D]
+
+        Raises:
+            BatchError: to the model actions differ, and there are none.
+        """
+        vectors = self.vectors(items, categories)
+        if self.actions is None or self.actions.plain:
+            return vectors
+        if actions is None:
+            raise BatchError("a model that names actions needs `actions`, those of the events")
+        events: Tensor = self.actions(vectors, actions)
+        return events
 
     def request_vector(self, values: FieldValues | None) -> Tensor | None:
         """The request's vector of its fields, None for a model without. → [..., K]
@@ -149,10 +172,10 @@ class ClickModel(nn.Module, ABC):
         """
 
     @abstractmethod
-    def scorer(self, items: Tensor, categories: Tensor, lengths: Tensor) -> Scorer:
+    def scorer(self, items: Tensor, categories: Tensor, lengths: Tensor, *, actions: Tensor | None = None) -> Scorer:
         """Read left-aligned histories once; returns a function that scores candidates for them.
 
-        [N, T], [N, T] int64 rows, [N] int64, 0 to T: how many of a history's events are real
+        [N, T], [N, T] int64 rows, [N] int64, 0 to T: how many of a history's events are real; [N, T] int64 `actions`
         """
 
     @abstractmethod
@@ -166,10 +189,15 @@ class MimnModel(ClickModel):
     config: MimnConfig
 
     def __init__(
-        self, config: MimnConfig, item_rows: int, category_rows: int, fields: ModelFields | None = None
+        self,
+        config: MimnConfig,
+        item_rows: int,
+        category_rows: int,
+        fields: ModelFields | None = None,
+        actions: ModelActions | None = None,
     ) -> None:
         """`item_rows` and `category_rows` count the unknown row."""
-        super().__init__(config, item_rows, category_rows, fields)
+        super().__init__(config, item_rows, category_rows, fields, actions)
         self.config = config
         of_head = fields or NO_FIELDS
         self.cell: Cell
@@ -191,11 +219,17 @@ class MimnModel(ClickModel):
         """Whether histories go through the compiled recurrence (`mimn.nn.native`) instead of the cell's steps."""
 
     def unroll(
-        self, items: Tensor, categories: Tensor, state: Tensor | None = None, real: Tensor | None = None
+        self,
+        items: Tensor,
+        categories: Tensor,
+        state: Tensor | None = None,
+        real: Tensor | None = None,
+        *,
+        actions: Tensor | None = None,
     ) -> Tensor:
         """The states before, between and after the events (see `mimn.nn.cell.unroll`). [B, T] int64 → [B, T + 1, F]"""
         start = self.cell.initial(len(items)) if state is None else state
-        return unroll(self.cell, self.vectors(items, categories), start, real)
+        return unroll(self.cell, self.events(items, categories, actions), start, real)
 
     def states(self, events: Tensor, state: Tensor, positions: Tensor, real: Tensor | None = None) -> Tensor:
         """The states after `positions` events each. [B, T, D], [B, F], [B, P] int64, [B, T] bool → [B, P, F]"""
@@ -246,9 +280,11 @@ class MimnModel(ClickModel):
         """Click probabilities; as `logits`."""
         return torch.sigmoid(self.logits(states, items, categories, context, counts, reads=reads))
 
-    def scorer(self, items: Tensor, categories: Tensor, lengths: Tensor) -> Scorer:
+    def scorer(self, items: Tensor, categories: Tensor, lengths: Tensor, *, actions: Tensor | None = None) -> Scorer:
         """A function that scores candidates on the states after the histories (see `ClickModel.scorer`)."""
-        states = self.states(self.vectors(items, categories), self.cell.initial(len(items)), lengths.unsqueeze(-1))
+        states = self.states(
+            self.events(items, categories, actions), self.cell.initial(len(items)), lengths.unsqueeze(-1)
+        )
         return partial(self.score, states.squeeze(1))
 
     def compile_steps(self) -> None:
@@ -264,7 +300,7 @@ class MimnModel(ClickModel):
             BatchError: the batch lacks what this configuration needs.
         """
         real = self._real(batch)
-        events = self.vectors(batch.items, batch.categories)
+        events = self.events(batch.items, batch.categories, batch.actions)
         if self.config.variant == "official":
             events = events * real.unsqueeze(-1)
         start = self.cell.initial(len(events)) if batch.state is None else batch.state
@@ -315,7 +351,8 @@ class MimnModel(ClickModel):
     def _auxiliary_loss(self, batch: Batch, events: Tensor, states: Tensor, real: Tensor) -> Tensor:
         if batch.negative_items is None or batch.negative_categories is None:
             raise BatchError("auxiliary_loss needs `negative_items` and `negative_categories`")
-        negatives = self.vectors(batch.negative_items, batch.negative_categories)
+        # With the actions of the real events: an action must not tell which event did not happen.
+        negatives = self.events(batch.negative_items, batch.negative_categories, batch.actions)
         if self.config.variant == "official":
             negatives = negatives * real.unsqueeze(-1)
         # The output after event t must predict event t + 1; entry 0 of `states` is before any event.

@@ -31,10 +31,12 @@ class Touches:
     """[B, P, C, A] int64: the cells that each candidate reads."""
     now: Tensor
     """[B, P] int64, ms: the time of each occasion; not before its events."""
+    weights: Tensor | None = None
+    """[B, T] float32: what each event counts; None: 1."""
 
     def to(self, device: torch.device) -> Self:
         """The same on `device`."""
-        return replace(self, **{name: value.to(device) for name, value in vars(self).items()})
+        return replace(self, **{name: value.to(device) for name, value in vars(self).items() if value is not None})
 
 
 class SketchReader(nn.Module):
@@ -77,22 +79,29 @@ def window_counts(sketch: Sketch, touches: Touches, positions: Tensor) -> Tensor
     weights = torch.stack(
         [before * (torch.exp2(-age.clamp_min(0.0) / days) if days else 1.0) for days in sketch.half_lives], -1
     )
+    if touches.weights is not None:
+        weights = weights * touches.weights[:, None, :, None]
     events, candidates = touches.addresses.permute(2, 0, 1), touches.candidate_addresses.permute(3, 0, 1, 2)
     same = (candidates.unsqueeze(-1) == events.unsqueeze(2).unsqueeze(2)).to(weights.dtype)
     return (same @ weights).permute(1, 2, 3, 0, 4)
 
 
 def folded_counters(
-    sketch: Sketch, addresses: NDArray[np.int64], times_ms: NDArray[np.int64], lengths: NDArray[np.int64]
+    sketch: Sketch,
+    addresses: NDArray[np.int64],
+    times_ms: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    weights: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """The counters and periods of B users after their events, added one by one as UIC does.
 
-    addresses [B, T, A]; times_ms [B, T]; lengths [B]: row b has events at 0 to lengths[b] - 1 → [B, S * N + S], a state
-    without its other blocks
+    addresses [B, T, A]; times_ms [B, T]; lengths [B]: row b has events at 0 to lengths[b] - 1; weights [B, T]: what
+    each event counts → [B, S * N + S], a state without its other blocks
     """
     B, T = times_ms.shape
     states = np.zeros((B, sketch.values + len(sketch.half_lives)), np.float32)
-    moments = sketch.moments(times_ms.reshape(-1)).reshape(B, T, 2, -1)
+    counted = None if weights is None else weights.reshape(-1)
+    moments = sketch.moments(times_ms.reshape(-1), counted).reshape(B, T, 2, -1)
     for t in range(int(lengths.max(initial=0))):
         sketch.add(states, addresses[:, t], moments[:, t], t < lengths)
     return states

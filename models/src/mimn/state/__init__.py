@@ -4,6 +4,7 @@ Numpy only. Nothing here does I/O. The bytes are specified in docs/formats/state
 pinned by golden files: a change of the bytes forces every deployment to rebuild its states.
 """
 
+from mimn.state.actions import Actions
 from mimn.state.codec import (
     CorruptState,
     ForeignFingerprint,
@@ -28,6 +29,7 @@ __all__ = [
     "HEADERS",
     "NOTHING_FOLDED",
     "NO_TOPIC_ID",
+    "Actions",
     "Block",
     "CorruptProgress",
     "CorruptState",

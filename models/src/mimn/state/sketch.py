@@ -6,12 +6,13 @@ it holds the sum of 2^((t - now) / h) over the events at times t that added to i
 
 Decay costs nothing until the counters are read. Time is divided into periods of one half-life, and a state stores the
 period of its counters. An event adds 2^phase (the phase is the part of its period that has passed), times 2^-k if it is
-k periods late. When an event begins a new period, the user's counters are multiplied by a power of two, which is exact.
+k periods late; the weight of its action multiplies that (`mimn.state.actions`). When an event begins a new period, the
+user's counters are multiplied by a power of two, which is exact.
 So values do not grow over the years, and a late event counts exactly as if it had arrived on time.
 
 UIC adds events, training computes the same sums from whole histories (`mimn.nn.sketch`), and the head reads them.
 Counters hold float16 values, rounded on each write, so cached, stored and replayed values are identical. A plain
-counter stops at 2,048.
+counter stops at 2,048 times the largest weight.
 """
 
 from __future__ import annotations
@@ -91,8 +92,11 @@ class Sketch:
                 columns.append(first + (part % np.uint64(self.item_cells)).astype(np.int64))
         return np.stack(columns, -1).astype(np.int64, copy=False)
 
-    def moments(self, times_ms: NDArray[np.int64]) -> Floats:
-        """Times in the form that counters need: for each half-life the period and 2^phase in [1, 2). [k] → [k, 2, S]"""
+    def moments(self, times_ms: NDArray[np.int64], weights: Floats | None = None) -> Floats:
+        """Times in the form that counters need: for each half-life the period and 2^phase in [1, 2). [k] → [k, 2, S]
+
+        `weights` [k]: what each event counts, multiplied into 2^phase; None: 1.
+        """
         moments = np.zeros((len(times_ms), 2, len(self.half_lives)), np.float32)
         for s, days in enumerate(self.half_lives):
             if days:
@@ -102,6 +106,8 @@ class Sketch:
                 moments[:, 1, s] = np.exp2(periods - whole)
             else:
                 moments[:, 1, s] = 1.0
+        if weights is not None:
+            moments[:, 1] *= weights[:, np.newaxis]
         return moments
 
     def add(

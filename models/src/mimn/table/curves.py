@@ -42,6 +42,7 @@ from mimn.run import DataSet
 from mimn.scoring import predict
 from mimn.table.compare import LONG
 from mimn.table.plan import PLAN, Cell, cells, read_plan
+from mimn.table.weeks import DAY_MS
 
 LENGTHS = (10, 20, 50, 100, 200, 500, 1000)
 LONG_LENGTHS = (200, 1000, 3000, 10000)
@@ -168,9 +169,9 @@ def delay_curve(models: Iterable[Trained], hours: tuple[int, ...] = DELAYS_H, le
 
 def ends_before(data: DataSet, instances: Instances, seconds: int) -> NDArray[np.int64]:
     """The end of each history without the last `seconds` before its target; at least one event is kept. [n]"""
-    ends = instances.end.copy()
+    ends, before = instances.end.copy(), 1000 * seconds // data.events.unit_ms
     for i, (begin, end, now) in enumerate(zip(instances.begin, instances.end, instances.timestamp, strict=True)):
-        kept = int(np.searchsorted(data.events.timestamp[begin:end], now - seconds, side="right"))
+        kept = int(np.searchsorted(data.events.timestamp[begin:end], now - before, side="right"))
         ends[i] = begin + max(kept, 1)
     return np.minimum(ends, instances.end)
 
@@ -201,15 +202,25 @@ def repeat_histories(events: Events, instances: Instances, length: int) -> tuple
     for user, (begin, end) in enumerate(zip(instances.begin.tolist(), instances.end.tolist(), strict=True)):
         history = {name: getattr(events, name)[begin:end] for name in COLUMNS}
         rounds = -(-length // (end - begin))
-        span = int(history["timestamp"][-1] - history["timestamp"][0]) + 86400
+        span = int(history["timestamp"][-1] - history["timestamp"][0]) + DAY_MS // events.unit_ms
         for name in COLUMNS:
             columns[name].append(np.tile(history[name], rounds))
         columns["timestamp"][-1] -= np.repeat(np.arange(rounds - 1, -1, -1) * span, end - begin)
         columns["user_id"][-1] = np.full(rounds * (end - begin), user)
         sizes.append(rounds * (end - begin))
     stops = np.cumsum(sizes)
-    joined = Events(unit_ms=events.unit_ms, **{name: np.concatenate(values) for name, values in columns.items()})
+    users, items, categories, times, baskets = (np.concatenate(columns[name]) for name in COLUMNS)
+    actions = _tiled(events, instances, length)
+    joined = Events(users, items, categories, times, baskets, events.unit_ms, actions)
     return joined, replace(instances, begin=stops - np.array(sizes), end=stops)
+
+
+def _tiled(events: Events, instances: Instances, length: int) -> NDArray[np.uint8] | None:
+    """The actions of `repeat_histories`."""
+    if events.action is None:
+        return None
+    spans = zip(instances.begin.tolist(), instances.end.tolist(), strict=True)
+    return np.concatenate([np.tile(events.action[begin:end], -(-length // (end - begin))) for begin, end in spans])
 
 
 def _points(models: Iterable[Trained], readings: dict[int, tuple[Reading, int]]) -> list[Point]:

@@ -18,6 +18,7 @@ import msgspec
 
 from mimn import run
 from mimn.config import ConfigError
+from mimn.data.description import read_description
 from mimn.data.split import FOLDS
 from mimn.data.windows import WindowPlan
 from mimn.run import DataSettings, RunConfig, TrainingSettings
@@ -103,7 +104,11 @@ class Cell:
         Where files are and whether the step is compiled do not matter.
         """
         config, whole = self.config, {}
-        whole["data"] = _chosen(msgspec.to_builtins(config.data), _DATA_DEFAULTS, leave_out=("folder", "instances"))
+        chosen = _chosen(msgspec.to_builtins(config.data), _DATA_DEFAULTS, leave_out=("description",))
+        described = read_description(config.data.description)
+        whole["data"] = {"dataset": described.name} | chosen
+        if described.fields:
+            whole["fields"] = msgspec.to_builtins(described.fields)
         if self.key != FLOOR_ROW:
             architecture = config.architecture
             whole["model"] = _chosen(asdict(architecture), asdict(type(architecture)()), leave_out=())

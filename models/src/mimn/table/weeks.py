@@ -23,7 +23,7 @@ from mimn.data.events import DataError, Events
 CONFIGS = Path("models/configs")
 OUTPUT = Path("models/experiments/weeks")
 DAYS = 7
-DAY_S = 86_400
+DAY_MS = 86_400_000
 
 
 class Week(msgspec.Struct, frozen=True):
@@ -35,11 +35,12 @@ class Week(msgspec.Struct, frozen=True):
 
 def weeks(events: Events) -> list[Week]:
     """Every period of seven days that the events cover, UTC; empty if they cover fewer days."""
-    by_day = np.bincount(events.timestamp // DAY_S - events.timestamp.min() // DAY_S)
+    day = events.timestamp * events.unit_ms // DAY_MS
+    by_day = np.bincount(day - day.min())
     if len(by_day) < DAYS:
         return []
     sums = np.convolve(by_day, np.ones(DAYS, np.int64), "valid")
-    start = date.fromordinal(date(1970, 1, 1).toordinal() + int(events.timestamp.min()) // DAY_S)
+    start = date.fromordinal(date(1970, 1, 1).toordinal() + int(day.min()))
     return [Week(start + timedelta(days=day), purchases) for day, purchases in enumerate(sums.tolist())]
 
 

@@ -118,7 +118,7 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
     )
     add_problems(app, dict.fromkeys(PREDICT_PATHS, HINT))
     add_health(app, unready)
-    describe(app, settings.deadline.max_ms, lambda: in_service.current.model.context)
+    describe(app, settings.deadline.max_ms, lambda: in_service.current.model.request)
     admin = create_admin_app(in_service, reloader, metrics, unready)
     for guarded, rules in ((app, PUBLIC_RULES), (admin, ADMIN_RULES)):
         check_routes(guarded.routes, rules)

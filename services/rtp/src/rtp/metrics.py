@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -57,6 +58,13 @@ class Metrics:
             "rtp_head_seconds", "Looking candidates up and running the head.", buckets=_LATENCY_S, registry=registry
         )
         self.candidates = Counter("rtp_candidates", "Candidates scored.", registry=registry)
+        self.fields = Counter(
+            "rtp_request_fields",
+            "Scored requests by field: with a value that training did not see (unknown), or without one (missing).",
+            ["field", "value"],
+            registry=registry,
+        )
+        self._field_of: dict[tuple[str, str], Counter] = {}
         self.in_flight = Gauge("rtp_in_flight", "Requests between acceptance and answer.", registry=registry)
         self.tasks = Gauge(
             "rtp_tasks",
@@ -113,6 +121,15 @@ class Metrics:
         self.state_of = {status: self.states.labels(status.value) for status in Status}
         self.ok = self.answers.labels("200", "")
         self.seconds_of = {kind: seconds.labels(f"{kind}xx") for kind in (2, 4, 5)}
+
+    def count_fields(self, unknown: Iterable[str], missing: Iterable[str]) -> None:
+        """Count a scored request under the fields whose value it did not say in the model's words."""
+        for value, names in (("unknown", unknown), ("missing", missing)):
+            for name in names:
+                child = self._field_of.get((name, value))
+                if child is None:
+                    child = self._field_of[name, value] = self.fields.labels(name, value)
+                child.inc()
 
     def render(self) -> bytes:
         """All metrics in the OpenMetrics text format."""

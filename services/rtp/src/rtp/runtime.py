@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mimn.bundle import Bundle, load_bundle
 from mimn.bundle.graph import open_head
+from mimn.calibration import Uncalibrated
 from mimn.state import StateLayout
 from rtp.core.request import MAX_CANDIDATES
 from rtp.errors import ScoringFailed
@@ -41,14 +42,16 @@ class OnnxModel:
         """
         self._bundle = bundle
         self._head = open_head(bundle)
-        bundle.golden.verify_head(self._head, bundle.vectors, bundle.initial_state, bundle.sketch, bundle.reads)
+        bundle.golden.verify_request(bundle.request.vector)
+        bundle.golden.verify_head(self._head, bundle.candidates, bundle.initial_state, bundle.sketch, bundle.reads)
         self.initial_state = bundle.initial_state
         self.name = bundle.manifest.name
         self.version = bundle.manifest.version
         self.fingerprint = bundle.fingerprint
         self.layout: StateLayout = bundle.layout
-        self.context = bundle.manifest.context
-        self._inputs = [np.zeros((count, bundle.width), np.float32) for count in BUCKETS]
+        self.request = bundle.request
+        self.calibrated = not isinstance(bundle.manifest.calibration, Uncalibrated)
+        self._inputs = [np.zeros((count, bundle.asked_width), np.float32) for count in BUCKETS]
         self._addresses: list[NDArray[np.int64]] = []
         if bundle.sketch is not None:
             self._addresses = [np.zeros((count, bundle.sketch.sketch.addresses), np.int64) for count in BUCKETS]
@@ -72,7 +75,7 @@ class OnnxModel:
         context: NDArray[np.float32],
         now_ms: int,
     ) -> NDArray[np.float32]:
-        """The click probability of each candidate. [C], [C], [F], [K] → [C] float32.
+        """The score of each candidate, calibrated if the bundle has a calibrator. [C], [C], [F], [K] → [C] float32.
 
         Raises:
             ScoringFailed: the graph failed, or a score is not a finite number.
@@ -81,7 +84,7 @@ class OnnxModel:
         count = len(item_ids)
         bucket = bisect_left(BUCKETS, count)
         inputs = self._inputs[bucket]
-        items, categories = self._bundle.items, self._bundle.categories
+        items, categories = self._bundle.asked_items, self._bundle.categories
         # Rows from `count` on keep an earlier request's candidates: finite, and no score depends on another row.
         inputs[:count, : items.width] = items.vectors[items.rows(item_ids)]
         category_rows = categories.rows(category_ids)
@@ -97,6 +100,8 @@ class OnnxModel:
             raise ScoringFailed(f"the head graph failed: {type(error).__name__}") from error
         if not np.isfinite(scores).all():
             raise ScoringFailed("the head graph returned a non-finite score")
+        if self.calibrated:
+            scores = self._bundle.manifest.calibration.apply(scores.astype(np.float64)).astype(np.float32)
         self._cost_s[bucket] += _SMOOTHING * (perf_counter() - began - self._cost_s[bucket])
         return scores
 
@@ -113,7 +118,7 @@ class OnnxModel:
 
     def _warm(self, bucket: int) -> float:
         """Run one bucket a few times; the fastest run's seconds."""
-        context = np.zeros(len(self.context), np.float32)
+        context = np.zeros(self.request.width, np.float32)
         seconds = []
         for _ in range(_WARM_RUNS):
             began = perf_counter()

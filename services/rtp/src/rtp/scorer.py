@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mimn.state import StateError, UserState, decode_state, user_hash
 from rtp.core.admission import Admission
-from rtp.core.context import context_vector
+from rtp.core.fields import request_vector
 from rtp.core.fold_progress import UNAVAILABLE, StateReport, Status
 from rtp.core.ports import Model, StateReader
 from rtp.core.request import ScoreRequest
@@ -82,7 +82,7 @@ class Scorer:
         A state that cannot be read in time degrades the answer to the cold scores.
 
         Raises:
-            InvalidRequest: the context does not fit the model.
+            InvalidRequest: the fields do not fit the model.
             Overloaded, Draining: not admitted.
             StateUnavailable: the request requires a state and the store does not give it.
             DeadlineMissed: there was no time left to score.
@@ -90,7 +90,7 @@ class Scorer:
         """
         release = self._in_service.current
         model = release.model
-        context = context_vector(model.context, request.context)
+        fields = request_vector(model.request, request)
         cost_s = model.cost_s(len(request.item_ids))
         now = self._clock()
         remaining_s = deadline - now
@@ -106,7 +106,7 @@ class Scorer:
             # No scores rather than late ones, at the cost of those behind in the line.
             if began >= deadline or (self._admission.in_flight > 1 and began + cost_s > deadline):
                 raise DeadlineMissed("the deadline passed before the candidates could be scored")
-            scores = model.score(request.item_ids, request.category_ids, state, context, self._wall_ms())
+            scores = model.score(request.item_ids, request.category_ids, state, fields.values, self._wall_ms())
         finally:
             self._admission.leave(cost_s)
         metrics = self._metrics
@@ -116,6 +116,7 @@ class Scorer:
         metrics.candidates.inc(len(scores))
         if report.partial:
             metrics.partial.inc()
+        metrics.count_fields(fields.unknown, fields.missing)
         return Scored(scores, model, report)
 
     async def _state(

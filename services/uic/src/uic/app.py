@@ -77,15 +77,7 @@ class App:
         )
         self._updater = StateUpdater(
             topic=Topic(kafka.topic, kafka.partitions, kafka.start),
-            model=Model(
-                step,
-                bundle.events,
-                bundle.initial_state,
-                bundle.layout,
-                bundle.fingerprint,
-                bundle.sketch,
-                bundle.ledger,
-            ),
+            model=Model.of(bundle, step),
             store=self._store,
             event_log=self._consumer,
             dead_letters=self._dead_letters,

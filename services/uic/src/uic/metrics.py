@@ -32,10 +32,16 @@ class Metrics:
         self.records = Counter(
             "uic_records",
             "Records absorbed and committed, by outcome: folded, erased, dead_letter, already_folded "
-            "(at or below the state's last offset), erased_later (skipped by a replay).",
+            "(at or below the state's last offset), erased_later (skipped by a replay), ignored (the bundle gives the "
+            "event's action weight 0).",
             ["outcome"],
             registry=r,
         )
+        # Looked up once: small batches come a thousand times a second.
+        self.records_of = {
+            outcome: self.records.labels(outcome)
+            for outcome in ("folded", "erased", "dead_letter", "already_folded", "erased_later")
+        }
         self.dead_letters = Counter(
             "uic_dead_letters", "Records acknowledged by the dead-letter topic, by reason.", ["reason"], registry=r
         )
@@ -78,6 +84,7 @@ class Metrics:
             ["outcome"],
             registry=r,
         )
+        self.commits_ok = self.commits.labels("ok")
         self.take_ups = Counter(
             "uic_take_ups",
             "Partitions taken up, by what was found: new, go_on, gap, continued, broken.",

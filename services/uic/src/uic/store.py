@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from hashlib import sha1
 from importlib.resources import files
 from typing import Any
 
@@ -19,7 +20,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster
 from redis.connection import parse_url
-from redis.exceptions import RedisClusterException
+from redis.exceptions import NoScriptError, RedisClusterException
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -33,6 +34,8 @@ FAILURES = (redis.RedisError, RedisClusterException, OSError)
 """What redis-py raises when there is no answer; for an unreachable cluster it is not a subclass of `RedisError`."""
 IDENTITY = re.compile(r"[0-9a-f]{16}")
 SCRIPT = files("uic").joinpath("commit.lua").read_text()
+SCRIPT_NAME = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
+"""What the server calls the script once it has run it: sending the name spares both sides the text of each commit."""
 _GIVEN_UP = NoAnswer("not tried: an earlier commit had no answer")
 
 
@@ -166,22 +169,32 @@ class RedisStore:
     def _commit_chunk(self, chunk: Sequence[Commit]) -> list[Answer]:
         try:
             if self._clustered or len(chunk) == 1:  # a cluster's pipeline cannot run scripts
-                replies = [self.client.eval(*self._arguments(commit)) for commit in chunk]
+                replies = [self._run(commit) for commit in chunk]
             else:
                 pipeline = self.client.pipeline(transaction=False)
                 for commit in chunk:
-                    pipeline.eval(*self._arguments(commit))
-                replies = pipeline.execute(raise_on_error=False)
+                    pipeline.evalsha(SCRIPT_NAME, *self._arguments(commit))
+                replies = [
+                    self.client.eval(SCRIPT, *self._arguments(commit)) if isinstance(reply, NoScriptError) else reply
+                    for commit, reply in zip(chunk, pipeline.execute(raise_on_error=False), strict=True)
+                ]
         except FAILURES as error:
             return [NoAnswer(_describe(error))] * len(chunk)
         return [_answer(reply, commit) for reply, commit in zip(replies, chunk, strict=True)]
+
+    def _run(self, commit: Commit) -> object:
+        """The script's reply. A server that does not know the script, because it is new or restarted, is sent its text,
+        and knows it from then on."""
+        try:
+            return self.client.evalsha(SCRIPT_NAME, *self._arguments(commit))
+        except NoScriptError:
+            return self.client.eval(SCRIPT, *self._arguments(commit))
 
     def _arguments(self, commit: Commit) -> list[Any]:
         p = commit.partition
         keys = self._keys
         names = [keys.progress(p), keys.bad(p), keys.users(p), *(keys.state(p, user) for user, _ in commit.values)]
         return [
-            SCRIPT,
             len(names),
             *names,
             commit.expected,

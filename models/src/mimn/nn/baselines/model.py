@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mimn.baselines import BaselineConfig, BaselineVariant
 from mimn.nn import official
+from mimn.nn.actions import ModelActions
 from mimn.nn.auxiliary import AuxiliaryNet
 from mimn.nn.baselines.arnn import Arnn
 from mimn.nn.baselines.delta import Delta
@@ -46,10 +47,15 @@ class BaselineModel(ClickModel):
     config: BaselineConfig
 
     def __init__(
-        self, config: BaselineConfig, item_rows: int, category_rows: int, fields: ModelFields | None = None
+        self,
+        config: BaselineConfig,
+        item_rows: int,
+        category_rows: int,
+        fields: ModelFields | None = None,
+        actions: ModelActions | None = None,
     ) -> None:
         """`item_rows` and `category_rows` count the unknown row."""
-        super().__init__(config, item_rows, category_rows, fields)
+        super().__init__(config, item_rows, category_rows, fields, actions)
         self.config = config
         published = config.form == "official"
         interests = INTERESTS | PUBLISHED if published else INTERESTS
@@ -70,9 +76,9 @@ class BaselineModel(ClickModel):
         if config.auxiliary_loss:
             self.auxiliary = (OfficialAuxiliaryNet if published else AuxiliaryNet)(D, D)
 
-    def window(self, items: Tensor, categories: Tensor) -> Window:
-        """The events of windows, read once. [B, T], [B, T] int64 rows"""
-        events = self.vectors(items, categories)
+    def window(self, items: Tensor, categories: Tensor, actions: Tensor | None = None) -> Window:
+        """The events of windows, read once. [B, T], [B, T] int64 rows, [B, T] int64"""
+        events = self.events(items, categories, actions)
         return Window(events, categories, self.interest.encode(events))
 
     def logits(
@@ -130,9 +136,9 @@ class BaselineModel(ClickModel):
         logits: Tensor = mlp(torch.cat([q, *every, *features.candidate, *product], -1))
         return logits
 
-    def scorer(self, items: Tensor, categories: Tensor, lengths: Tensor) -> Scorer:
+    def scorer(self, items: Tensor, categories: Tensor, lengths: Tensor, *, actions: Tensor | None = None) -> Scorer:
         """A function that scores candidates after the histories (see `ClickModel.scorer`)."""
-        window, positions = self.window(items, categories), lengths.unsqueeze(-1)
+        window, positions = self.window(items, categories, actions), lengths.unsqueeze(-1)
 
         def score(
             items: Tensor,
@@ -165,7 +171,7 @@ class BaselineModel(ClickModel):
         """
         if batch.lengths is None or batch.state is not None or batch.context is not None:
             raise BatchError("a baseline needs `lengths`, and neither `state` nor `context`: it reads whole windows")
-        window = self.window(batch.items, batch.categories)
+        window = self.window(batch.items, batch.categories, batch.actions)
         counts = self.counts(batch.touches, batch.positions)
         logits = self.logits(
             window,
@@ -190,7 +196,7 @@ class BaselineModel(ClickModel):
     def _auxiliary_loss(self, net: AuxiliaryNet | OfficialAuxiliaryNet, batch: Batch, window: Window) -> Tensor:
         if batch.negative_items is None or batch.negative_categories is None or batch.lengths is None:
             raise BatchError("auxiliary_loss needs `negative_items` and `negative_categories`")
-        negatives = self.vectors(batch.negative_items, batch.negative_categories)
+        negatives = self.events(batch.negative_items, batch.negative_categories, batch.actions)
         real = torch.arange(batch.items.shape[1], device=batch.items.device) < batch.lengths.unsqueeze(-1)
         loss = net.loss(window.encoded[:, 1:-1], window.events[:, 1:], negatives[:, 1:], real[:, 1:])
         return self.config.auxiliary_weight * loss

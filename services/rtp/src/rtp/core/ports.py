@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mimn.bundle.request_fields import RequestFields
 from mimn.state import StateLayout
 
 
@@ -82,8 +83,13 @@ class Model(Protocol):
         ...
 
     @property
-    def context(self) -> tuple[str, ...]:
-        """Names of the context features, in the head's order."""
+    def request(self) -> RequestFields:
+        """The fields of a request that the head reads."""
+        ...
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether scores are click probabilities."""
         ...
 
     def cost_s(self, candidates: int) -> float:
@@ -98,9 +104,9 @@ class Model(Protocol):
         context: NDArray[np.float32],
         now_ms: int,
     ) -> NDArray[np.float32]:
-        """The click probability of each candidate at the time `now_ms`. [C], [C], [F], [K] → [C] float32.
+        """The score of each candidate at the time `now_ms`. [C], [C], [F], [K] → [C] float32 in [0, 1].
 
-        A candidate's score depends on nothing but itself, the state, the context, and with a sketch the time.
+        A candidate's score depends on nothing but itself, the state, the request's fields, and with a sketch the time.
 
         Raises:
             ScoringFailed: the graph failed, or a score is not a finite number.

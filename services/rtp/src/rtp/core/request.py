@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mimn.bundle.fields import MAX_LIST, MAX_TEXT, Value
+
 MAX_CANDIDATES = 512
 MAX_USER_ID_BYTES = 128
 MAX_REQUEST_ID_CHARACTERS = 128
-MAX_CONTEXT_FEATURES = 64
-MAX_CONTEXT_BYTES = 8192
+MAX_FIELDS_BYTES = 8192
+"""Of `user`, and of `context`, as JSON."""
 MAX_ID = 2**64 - 1
+FieldValue = Value | list[Value]
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
     """A caller's question: how likely is this user to click each of these candidates?
 
-    Invariant: 1 to `MAX_CANDIDATES` candidates, a user id of 1 to `MAX_USER_ID_BYTES` bytes, finite context values.
+    Invariant: 1 to `MAX_CANDIDATES` candidates, a user id of 1 to `MAX_USER_ID_BYTES` bytes, field values that
+    `field_fault` has nothing against.
     """
 
     user_id: str
@@ -29,6 +34,28 @@ class ScoreRequest:
     category_ids: NDArray[np.uint64]
     """[C]"""
     request_id: str | None = None
-    context: Mapping[str, float] = field(default_factory=dict)
+    user: Mapping[str, FieldValue] = field(default_factory=dict)
+    """Fields of the user, by the manifest's names."""
+    context: Mapping[str, FieldValue] = field(default_factory=dict)
+    """Fields of this request."""
     require_state: bool = False
     """Fail rather than score without the stored state."""
+
+
+def field_fault(value: object) -> str | None:
+    """Why a decoded JSON value cannot be one of a field of any model; None if it can."""
+    if not isinstance(value, list):
+        return _fault(value)
+    if len(value) > MAX_LIST:
+        return f"must have at most {MAX_LIST} items"
+    if None in value:
+        return "a list has no null"
+    return next((fault for fault in map(_fault, value) if fault), None)
+
+
+def _fault(value: object) -> str | None:
+    if isinstance(value, str):
+        return f"must have at most {MAX_TEXT} characters" if len(value) > MAX_TEXT else None
+    if isinstance(value, int | float):
+        return None if isinstance(value, int) or isfinite(value) else "must be a finite number"
+    return None if value is None else "must be a string, a number, true, false, null or a list of these"

@@ -61,6 +61,8 @@ def _served(release: Release) -> dict[str, Any]:
         "version": model.version,
         "fingerprint": model.fingerprint.hex(),
         "namespace": release.keys.namespace,
-        "context": list(model.context),
+        "user": list(model.request.names["user"]),
+        "context": list(model.request.names["context"]),
+        "calibrated": model.calibrated,
         "partitions": len(release.progress.partitions) if release.progress else None,
     }

@@ -30,15 +30,18 @@ class _WireAnswer(msgspec.Struct, gc=False):
     model: _WireModel
     scores: list[float]
     state: _WireState
+    calibrated: bool
 
 
 _encode = msgspec.json.Encoder().encode
 
 
-def encode_answer(request_id: str, name: str, version: str, scores: NDArray[np.float32], report: StateReport) -> bytes:
+def encode_answer(
+    request_id: str, name: str, version: str, scores: NDArray[np.float32], report: StateReport, *, calibrated: bool
+) -> bytes:
     """The body of an answer: `PredictResponse` as JSON."""
     state = _WireState(report.status.value, report.events, report.age_ms, report.partial)
-    return _encode(_WireAnswer(request_id, _WireModel(name, version), scores.tolist(), state))
+    return _encode(_WireAnswer(request_id, _WireModel(name, version), scores.tolist(), state, calibrated))
 
 
 def encode_problem(status: int, title: str, code: str, detail: str, faults: Sequence[FieldFault] = ()) -> bytes:

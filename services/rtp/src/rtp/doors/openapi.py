@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
+from mimn.bundle.request_fields import RequestFields
 from rtp.core.request import MAX_REQUEST_ID_CHARACTERS
 from rtp.doors import request_id
+from rtp.doors.fields_schema import example as example_of
+from rtp.doors.fields_schema import fields_schema
 from rtp.doors.predict import DEADLINE_HEADER, PREDICT_PATHS
 from rtp.doors.problems import INTERNAL, PROBLEM_JSON, STATUS_TABLE, Row
 from rtp.doors.request_body import NAMED_WITHIN_BYTES
@@ -28,8 +30,8 @@ _RESPONSE_EXAMPLE = {
     "model": {"name": "online-retail", "version": "1"},
     "scores": [0.0812, 0.0341],
     "state": {"status": "warm", "events": 312, "age_ms": 840, "partial": False},
+    "calibrated": True,
 }
-_FEATURE = {"type": "number", "minimum": -float(np.finfo(np.float32).max), "maximum": float(np.finfo(np.float32).max)}
 _HEADERS = {
     "Server-Timing": {
         "description": "`rtp;dur=` and the milliseconds from the request's first byte to this answer, by RTP's clock.",
@@ -58,18 +60,18 @@ _MEANING = {
 }
 
 
-def describe(app: FastAPI, max_deadline_ms: int, context: Callable[[], tuple[str, ...]]) -> None:
+def describe(app: FastAPI, max_deadline_ms: int, fields: Callable[[], RequestFields]) -> None:
     """Make `app.openapi()` complete about `/predict`, `/livez` and `/readyz`.
 
-    `context` gives the features that the model served now reads: others are refused, so the document names them.
+    `fields` gives what the model served now reads: others are refused, so the document names them.
     """
     document: dict[str, Any] | None = None
-    named: tuple[str, ...] = ()
+    named: RequestFields | None = None
 
     def openapi() -> dict[str, Any]:
         nonlocal document, named
-        if document is None or named != context():
-            named = context()
+        if document is None or named is not fields():
+            named = fields()
             document = get_openapi(
                 title=app.title,
                 version=app.version,
@@ -83,13 +85,15 @@ def describe(app: FastAPI, max_deadline_ms: int, context: Callable[[], tuple[str
             )
             components = document.setdefault("components", {})
             components.setdefault("schemas", {}).update(schemas["$defs"])
-            schemas["$defs"]["PredictRequest"]["properties"]["context"] |= {
-                "properties": dict.fromkeys(named, _FEATURE),
-                "additionalProperties": False,
-            }
+            asked = schemas["$defs"]["PredictRequest"]["properties"]
+            example: dict[str, Any] = dict(_REQUEST_EXAMPLE)
+            for source in ("user", "context"):
+                asked[source] |= fields_schema(named, source)
+                if values := example_of(named, source):
+                    example[source] = values
             components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             for path in PREDICT_PATHS:
-                document["paths"][path] = {"post": _predict(path, max_deadline_ms)}
+                document["paths"][path] = {"post": _predict(path, max_deadline_ms, example)}
             for path in ("/livez", "/readyz"):
                 document["paths"][path]["get"]["responses"]["500"] = _problem(500, [INTERNAL])
             not_ready = [row for row in STATUS_TABLE.values() if row.code == "not_ready"]
@@ -99,17 +103,18 @@ def describe(app: FastAPI, max_deadline_ms: int, context: Callable[[], tuple[str
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _predict(path: str, max_deadline_ms: int) -> dict[str, Any]:
+def _predict(path: str, max_deadline_ms: int, example: dict[str, Any]) -> dict[str, Any]:
     rows = [row for row in (*STATUS_TABLE.values(), INTERNAL) if row.code != "not_ready"]
     errors = {str(status): _problem(status, [r for r in rows if r.status == status]) for status in sorted(_MEANING)}
     for answer in errors.values():
         answer.setdefault("headers", {}).update(_HEADERS)
     return {
         "tags": ["score"],
-        "summary": "Click probability of each candidate",
+        "summary": "Score of each candidate",
         "description": (
             "Scores each candidate by the user's stored state, in the order of the request. A store that is away or "
-            "late degrades the answer (see `state.status`) rather than failing it."
+            "late degrades the answer (see `state.status`) rather than failing it. `calibrated` says whether a score "
+            "is a click probability."
         ),
         "operationId": path.strip("/").replace("/", "_"),
         "parameters": [
@@ -131,7 +136,7 @@ def _predict(path: str, max_deadline_ms: int) -> dict[str, Any]:
         ],
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": _ref(PredictRequest), "example": _REQUEST_EXAMPLE}},
+            "content": {"application/json": {"schema": _ref(PredictRequest), "example": example}},
         },
         # Either a key or, where no authentication is required, nothing.
         "security": [{"key": []}, {}],

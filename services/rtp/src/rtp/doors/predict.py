@@ -99,6 +99,7 @@ class PredictDoor:
                 scored.model.version,
                 scored.scores,
                 scored.report,
+                calibrated=scored.model.calibrated,
             )
             self._metrics.ok.inc()
         except ClientGone:

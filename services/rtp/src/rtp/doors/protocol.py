@@ -28,6 +28,39 @@ _HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]+|\[[\w.~!$&'()*+,;=:%-]+\])?(?::\d*
 """RFC 3986, `host [":" port]`, of which RFC 9112 asks exactly one in HTTP/1.1. It may be empty."""
 
 
+class JoinedWrites:
+    """A connection's transport that sends an answer's head together with the first piece of its body: one call to the
+    system, and one packet, where uvicorn makes two."""
+
+    __slots__ = ("_head", "_transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        """Keep a head until what follows it."""
+        if not self._head and data.startswith(b"HTTP/1.1 "):
+            self._head = data
+        else:
+            self._transport.write(self._head + data)
+            self._head = b""
+
+    def flush(self) -> None:
+        """Nothing follows the head."""
+        if self._head:
+            self.write(b"")
+
+    def close(self) -> None:
+        """Send what is kept, and close."""
+        self.flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """See asyncio."""
+        return self._transport.is_closing()
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """One connection."""
 
@@ -43,6 +76,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
         """See asyncio."""
         super().connection_made(transport)
+        self._joined = JoinedWrites(transport)
         self.late_at = self.loop.time() + self.arrival_s
         self._heads = 0
         self._in_head = False
@@ -113,6 +147,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(MalformedHead("send exactly one Host header, with a host name and perhaps a port"))
         elif not self._over and not self._sheds():
             super().on_headers_complete()
+            if not self.expect_100_continue:  # "100 Continue" is a head that must go out by itself
+                self.cycle.transport = self._joined  # type: ignore[assignment]  # all that a cycle calls of it
 
     def _has_host(self, hosts: list[bytes]) -> bool:
         if len(hosts) == 1:
@@ -151,6 +187,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._answer(error, keep=keep, asked=self.headers)
         if keep:
             self.on_response_complete()
+
+    def on_response_complete(self) -> None:
+        """An answer has been written."""
+        self._joined.flush()  # it had no body, as those to HEAD
+        super().on_response_complete()
 
     def cut(self) -> None:
         """The request is late: say so if its head has not arrived, and close."""

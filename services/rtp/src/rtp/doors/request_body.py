@@ -21,19 +21,21 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from mimn.bundle.fields import MAX_FIELDS
 from rtp.core.request import (
     MAX_CANDIDATES,
-    MAX_CONTEXT_BYTES,
-    MAX_CONTEXT_FEATURES,
+    MAX_FIELDS_BYTES,
     MAX_ID,
     MAX_REQUEST_ID_CHARACTERS,
     MAX_USER_ID_BYTES,
+    FieldValue,
     ScoreRequest,
+    field_fault,
 )
 from rtp.doors.schemas import ID, Candidate, PredictRequest, is_id
 from rtp.errors import MAX_FAULTS, FieldFault, InvalidRequest, MalformedBody
 
-_NO_CONTEXT = msgspec.Raw(b"{}")
+_NO_FIELDS = msgspec.Raw(b"{}")
 
 
 class _WireCandidate(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -45,7 +47,8 @@ class _WireRequest(msgspec.Struct, forbid_unknown_fields=True):
     user_id: str
     candidates: list[_WireCandidate]
     request_id: str | None = None
-    context: msgspec.Raw = _NO_CONTEXT
+    user: msgspec.Raw = _NO_FIELDS
+    context: msgspec.Raw = _NO_FIELDS
     require_state: bool = False
 
 
@@ -60,7 +63,8 @@ class _TokenRequest(msgspec.Struct, forbid_unknown_fields=True):
     user_id: str
     candidates: list[_TokenCandidate]
     request_id: str | None = None
-    context: msgspec.Raw = _NO_CONTEXT
+    user: msgspec.Raw = _NO_FIELDS
+    context: msgspec.Raw = _NO_FIELDS
     require_state: bool = False
 
 
@@ -82,7 +86,9 @@ def _number_of(text: str) -> float | int:
 _decode_strictly = msgspec.json.Decoder(_WireRequest).decode
 _decode_tokens = msgspec.json.Decoder(_TokenRequest).decode
 _decode_any = msgspec.json.Decoder(float_hook=_number_of).decode
-_decode_context = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_fields = msgspec.json.Decoder(dict[str, Any], float_hook=float).decode
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_value = msgspec.json.Decoder(float_hook=float).decode
 _skip = msgspec.json.Decoder(msgspec.Raw).decode
 _NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _INT = {int}
@@ -98,15 +104,15 @@ def decode_request(body: bytes | bytearray) -> ScoreRequest:
     """
     try:
         wire = _decode(body)
-        context = _context(wire.context)
+        user, context = _fields("user", wire.user), _fields("context", wire.context)
     except msgspec.ValidationError as error:
         raise _refusal(body, error) from error
     except _NOT_JSON as error:
         raise _malformed(error) from error
-    request = None if context is None else _request(wire, context)
+    request = None if user is None or context is None else _request(wire, user, context)
     if request is None:
         most = MAX_FAULTS if len(body) <= NAMED_WITHIN_BYTES else 1
-        raise InvalidRequest(_faults(_shown(wire, context, most))[:most])
+        raise InvalidRequest(_faults(_shown(wire, user, context, most))[:most])
     return request
 
 
@@ -122,58 +128,60 @@ def _decode(body: bytes | bytearray) -> _WireRequest:
     tokens = b",".join(token for one in few for token in (one.item_id, one.category_id))
     ids = iter(_decode_any(b"[" + tokens + b"]"))
     candidates = list(map(_WireCandidate, ids, ids))
-    return _WireRequest(wire.user_id, candidates, wire.request_id, wire.context, wire.require_state)
+    return _WireRequest(wire.user_id, candidates, wire.request_id, wire.user, wire.context, wire.require_state)
 
 
-_Context = dict[str, float | None]
-"""None in place of a value that is not a number."""
+_Fields = dict[str, FieldValue]
 
 
-def _context(value: msgspec.Raw) -> _Context | None:
+def _fields(which: str, value: msgspec.Raw) -> _Fields | None:
     """None if it is not an object. Raises InvalidRequest if it is longer than is read."""
-    if value is _NO_CONTEXT:
+    if value is _NO_FIELDS:
         return {}
     text = memoryview(value)
-    if len(text) > MAX_CONTEXT_BYTES:
-        raise InvalidRequest([FieldFault("context", f"must have at most {MAX_CONTEXT_BYTES} bytes")])
+    if len(text) > MAX_FIELDS_BYTES:
+        raise InvalidRequest([FieldFault(which, f"must have at most {MAX_FIELDS_BYTES} bytes")])
     try:
-        context = _decode_context(text)
+        return _decode_fields(text)
+    except msgspec.ValidationError:
+        pass
+    try:
+        members = _decode_members(text)
     except msgspec.ValidationError:
         return None
-    return {name: _number(value) for name, value in context.items()}
+    return {name: _value(member) for name, member in members.items()}
 
 
-def _number(value: msgspec.Raw) -> float | None:
-    """None for JSON that is not a number, infinity for one that is too large."""
-    token = memoryview(value)
-    if token[0] not in b"-0123456789":
-        return None
+def _value(member: msgspec.Raw) -> FieldValue:
+    """Infinity for one with a whole number that is too large to be read."""
     try:
-        return float(_decode_any(token))
-    except (msgspec.ValidationError, OverflowError):
+        value: FieldValue = _decode_value(memoryview(member))
+    except msgspec.ValidationError:
         return math.inf
+    return value
 
 
-def _request(wire: _WireRequest, context: _Context) -> ScoreRequest | None:
+def _request(wire: _WireRequest, user: _Fields, context: _Fields) -> ScoreRequest | None:
     """None if there is a fault."""
     if (
         not 1 <= len(wire.candidates) <= MAX_CANDIDATES
         or not 1 <= len(wire.user_id.encode()) <= MAX_USER_ID_BYTES
-        or len(context) > MAX_CONTEXT_FEATURES
+        or max(len(user), len(context)) > MAX_FIELDS
+        or any(map(field_fault, (*user.values(), *context.values())))
         or (wire.request_id is not None and not 1 <= len(wire.request_id) <= MAX_REQUEST_ID_CHARACTERS)
     ):
         return None
-    numbers = {name: value for name, value in context.items() if value is not None and math.isfinite(value)}
     item_ids = _ids([candidate.item_id for candidate in wire.candidates])
     category_ids = _ids([candidate.category_id for candidate in wire.candidates])
-    if len(numbers) < len(context) or item_ids is None or category_ids is None or not item_ids.all():
+    if item_ids is None or category_ids is None or not item_ids.all():
         return None
     return ScoreRequest(
         user_id=wire.user_id,
         item_ids=item_ids,
         category_ids=category_ids,
         request_id=wire.request_id,
-        context=numbers,
+        user=user,
+        context=context,
         require_state=wire.require_state,
     )
 
@@ -190,10 +198,10 @@ def _ids(values: list[int | str]) -> NDArray[np.uint64] | None:
         return None
 
 
-def _shown(wire: _WireRequest, context: _Context | None, most: int) -> dict[str, Any]:
-    """What the models are shown of a request whose types are right (except perhaps in the context), to find `most`
+def _shown(wire: _WireRequest, user: _Fields | None, context: _Fields | None, most: int) -> dict[str, Any]:
+    """What the models are shown of a request whose types are right (except perhaps in its fields), to find `most`
     faults."""
-    shown = {name: getattr(wire, name) for name in wire.__struct_fields__} | {"context": context}
+    shown = {name: getattr(wire, name) for name in wire.__struct_fields__} | {"user": user, "context": context}
     if len(wire.candidates) <= MAX_CANDIDATES:
         each = ({"item_id": one.item_id, "category_id": one.category_id} for one in wire.candidates)
         shown["candidates"] = _enough(each, most)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -20,13 +20,14 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from mimn.bundle.fields import MAX_FIELDS, MAX_LIST, MAX_TEXT
 from rtp.core.request import (
     MAX_CANDIDATES,
-    MAX_CONTEXT_BYTES,
-    MAX_CONTEXT_FEATURES,
+    MAX_FIELDS_BYTES,
     MAX_ID,
     MAX_REQUEST_ID_CHARACTERS,
     MAX_USER_ID_BYTES,
+    field_fault,
 )
 
 # What is accepted
@@ -99,6 +100,32 @@ ItemId = Annotated[int, BeforeValidator(partial(_id, least=1)), _id_schema(1, "U
 CategoryId = Annotated[int, BeforeValidator(partial(_id, least=0)), _id_schema(0, "0 if there is none.")]
 
 
+def _field(value: object) -> object:
+    if fault := field_fault(value):
+        raise ValueError(fault)
+    return value
+
+
+VALUE_SCHEMA = {"type": ["string", "number", "boolean"], "maxLength": MAX_TEXT}
+FieldInput = Annotated[
+    Any,
+    BeforeValidator(_field),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                VALUE_SCHEMA,
+                {"type": "null"},
+                {"type": "array", "items": VALUE_SCHEMA, "maxItems": MAX_LIST},
+            ]
+        }
+    ),
+]
+_FIELDS = (
+    "A value that training did not see is read as unknown; one that is left out, or null, as missing. A name that the "
+    f"model does not read is refused. At most {MAX_FIELDS_BYTES} bytes of JSON."
+)
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -127,13 +154,15 @@ class PredictRequest(_Model):
     request_id: Annotated[StrictStr, Field(min_length=1, max_length=MAX_REQUEST_ID_CHARACTERS)] | None = Field(
         None, description="Given back in the answer; made up if absent."
     )
-    context: dict[str, Annotated[float, Field(strict=True, allow_inf_nan=False)]] = Field(
+    user: dict[str, FieldInput] = Field(
         default={},
-        max_length=MAX_CONTEXT_FEATURES,
-        description=(
-            "Numeric features of the request, by the manifest's names. One that is left out is 0. At most "
-            f"{MAX_CONTEXT_BYTES} bytes of JSON."
-        ),
+        max_length=MAX_FIELDS,
+        description=f"What the model reads of the user beside the state, by name. {_FIELDS}",
+    )
+    context: dict[str, FieldInput] = Field(
+        default={},
+        max_length=MAX_FIELDS,
+        description=f"What the model reads of this request, by name. {_FIELDS}",
     )
     require_state: StrictBool = Field(
         False, description="Answer 503 rather than score without the stored state when the store does not give it."
@@ -172,12 +201,21 @@ class StateAnswer(_Model):
 
 
 class PredictResponse(_Model):
-    """The click probability of each candidate, in the order of the request."""
+    """The score of each candidate, in the order of the request."""
 
     request_id: str
     model: ModelName
-    scores: list[Annotated[float, Field(ge=0, le=1)]]
+    scores: list[Annotated[float, Field(ge=0, le=1)]] = Field(
+        description="Higher is likelier to be clicked. Whether a score is a click probability, `calibrated` says."
+    )
     state: StateAnswer
+    calibrated: bool = Field(
+        description=(
+            "true: a score is the probability that the user clicks the candidate if it is shown, by a calibrator that "
+            "was fitted on impressions which the model did not learn from. false: scores order candidates, and one "
+            "alone says nothing about how often it is clicked."
+        )
+    )
 
 
 class ProblemField(_Model):

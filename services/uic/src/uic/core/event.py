@@ -53,13 +53,13 @@ class Reason(StrEnum):
     BAD_TIME = "bad_time"
     """Before 2000, or more than a day after the record's own time."""
     UNKNOWN_ACTION = "unknown_action"
-    """The action is not one of the enum's values."""
+    """The action is not one of the enum's values, or the bundle does not name it."""
     NON_FINITE = "non_finite"
     """The step graph returned a non-finite number; the state was kept as it was."""
 
 
 ACTIONS: Final = frozenset(Action.values())
-"""The actions that are folded: all that the enum names, UNSPECIFIED included. They are 0 to `_LAST_ACTION`."""
+"""The actions that an event may have: all that the enum names, UNSPECIFIED included. They are 0 to `_LAST_ACTION`."""
 _LAST_ACTION: Final = max(ACTIONS)
 
 RULES: Final[Mapping[Reason, tuple[str, str]]] = {
@@ -77,7 +77,7 @@ RULES: Final[Mapping[Reason, tuple[str, str]]] = {
     Reason.ITEM_ZERO: ("item_id", "is 0: name the item, ids begin at 1"),
     Reason.BAD_EVENT_ID: ("event_id", "is too long: at most 64 bytes of UTF-8"),
     Reason.BAD_TIME: ("event_time", "is out of bounds: milliseconds since 1970, from 2000-01-01 to a day from now"),
-    Reason.UNKNOWN_ACTION: ("action", f"is unknown: one of {', '.join(Action.keys())}"),
+    Reason.UNKNOWN_ACTION: ("action", f"is not one that the bundle names, of {', '.join(Action.keys())}"),
     Reason.NON_FINITE: ("", "made the step graph return a non-finite number; the state was kept"),
 }
 """For each reason the field (empty: the whole event) and the rule that it breaks, in words for the producer."""
@@ -171,11 +171,11 @@ def parse(
 
 def decode(
     value: bytes, headers: Sequence[tuple[str, bytes | None]], key: str, timestamp_ms: int
-) -> tuple[int, int, int] | Reason:
-    """(item id, category id, event time in ms) of the event that `value` holds, or the rule that it breaks; see
+) -> tuple[int, int, int, int] | Reason:
+    """(item id, category id, event time in ms, action) of the event that `value` holds, or the rule that it breaks; see
     `parse`."""
     event = parse(value, headers, key, timestamp_ms)
-    return event if isinstance(event, Reason) else (event.item_id, event.category_id, event.event_time)
+    return event if isinstance(event, Reason) else (event.item_id, event.category_id, event.event_time, event.action)
 
 
 FEW = 64
@@ -188,9 +188,10 @@ def decode_all(
     headers: Sequence[Sequence[tuple[str, bytes | None]]],
     keys: Sequence[bytes],
     timestamps_ms: NDArray[np.int64],
-) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int64], dict[int, Reason], list[int]]:
-    """What `decode` returns for each record: item ids [n], category ids [n] and event times [n]; the reasons of invalid
-    records, by index (their ids and times are 0); and the indices of valid ones with unknown protobuf fields.
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int64], NDArray[np.uint8], dict[int, Reason], list[int]]:
+    """What `decode` returns for each record: item ids [n], category ids [n], event times [n] and actions [n]; the
+    reasons of invalid records, by index (their numbers are 0); and the indices of valid ones with unknown protobuf
+    fields.
 
     Nearly all values are what protobuf's serializers write, and are read together, field by field (`_read_common`).
     The rest, and short lists, are decoded one by one.
@@ -202,8 +203,9 @@ def decode_all(
     if len(values) < FEW:
         items, categories = np.zeros((2, len(values)), np.uint64)
         times, common = np.zeros(len(values), np.int64), np.zeros(len(values), np.bool_)
+        actions = np.zeros(len(values), np.uint8)
     else:
-        items, categories, times, common = _read_common(values, keys)
+        items, categories, times, actions, common = _read_common(values, keys)
     common &= (items != 0) & (times >= EARLIEST_MS) & ((timestamps_ms < 0) | (times <= timestamps_ms + DAY_MS))
     for at, some in enumerate(headers):
         if some and common[at] and is_json(some):
@@ -214,12 +216,13 @@ def decode_all(
         event = parse(values[at], headers[at], keys[at].decode(), int(timestamps_ms[at]))
         if isinstance(event, Reason):
             reasons[at] = event
-            items[at] = categories[at] = times[at] = 0
+            items[at] = categories[at] = times[at] = actions[at] = 0
             continue
         items[at], categories[at], times[at] = event.item_id, event.category_id, event.event_time
+        actions[at] = event.action
         if len(UnknownFieldSet(event)):
             extended.append(at)
-    return items, categories, times, reasons, extended
+    return items, categories, times, actions, reasons, extended
 
 
 _SLACK = bytes(1024)
@@ -228,8 +231,8 @@ _SLACK = bytes(1024)
 
 def _read_common(
     values: Sequence[bytes], keys: Sequence[bytes]
-) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Item id, category id and event time of each value in the common form, and which values are in it.
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int64], NDArray[np.uint8], NDArray[np.bool_]]:
+    """Item id, category id, event time and action of each value in the common form, and which values are in it.
 
     The common form: known fields only, each at most once, in the order of their numbers; an event id of at most 64
     ASCII characters, or none; the user id equal to the key; a known action; numbers of at most nine bytes. Wire format:
@@ -260,7 +263,8 @@ def _read_common(
     category, at = _field(data, at, 0x20, common)
     action, at = _field(data, at, 0x28, common)
     time, at = _field(data, at, 0x30, common)
-    return item, category, time.astype(np.int64), common & (at == ends) & (action <= _LAST_ACTION)
+    common &= (at == ends) & (action <= _LAST_ACTION)
+    return item, category, time.astype(np.int64), action.astype(np.uint8), common
 
 
 def _field(

@@ -69,6 +69,7 @@ class _Events:
     item: NDArray[np.uint64]
     category: NDArray[np.uint64]
     time: Integers
+    action: NDArray[np.uint8]
 
 
 class Round:
@@ -148,8 +149,10 @@ class Round:
             part.row_of = row_of[begin : begin + count]
             part.already_folded = before
             part.not_finite = []
-        categories = np.concatenate([batch.categories for batch in batches])
-        self._events = _Events(row, events, items[events], categories[events], times[events])
+        categories, actions = (
+            np.concatenate([getattr(batch, name) for batch in batches]) for name in ("categories", "actions")
+        )
+        self._events = _Events(row, events, items[events], categories[events], times[events], actions[events])
 
     def run(self, step: Step, vectors: Vectors, counting: Counting | None = None, ledger: Ledger | None = None) -> None:
         """Fold all queued events. A step with a non-finite result leaves its row unchanged and is noted in its part.
@@ -170,14 +173,14 @@ class Round:
         wave = np.empty(len(row), np.int64)
         wave[by_row] = np.arange(len(row)) - np.repeat(np.cumsum(depth) - depth, depth)
         order = np.lexsort((self.place[row], wave))
-        ids = (queued.item[order], queued.category[order])
-        inputs = vectors(*ids)
+        ids, actions = (queued.item[order], queued.category[order]), queued.action[order]
+        inputs = vectors(*ids, actions)
         rest = rest_of(None if counting is None else counting.sketch, ledger)
         before_ledger = tensors if ledger is None else tensors[:, : -ledger.words]
         times = queued.time[order]
         if counting is not None:
             addresses = counting.addresses(*ids)
-            moments = counting.sketch.moments(times)
+            moments = counting.moments(times, actions)
         if ledger is not None:
             keys = ledger.keys(ids[0])
         widths = np.bincount(wave).tolist()

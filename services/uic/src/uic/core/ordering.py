@@ -13,7 +13,7 @@ from operator import lt
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.state import partition_of
+from mimn.state import Actions, partition_of
 from uic.core.event import Reason, Record, check_key, decode_all
 
 ERASE = 0
@@ -26,9 +26,9 @@ LARGE = 128
 class Batch:
     """One batch of one partition.
 
-    Invariant: operations are in log order; `user_of`, `record_of`, `offsets`, `items`, `categories` and `times` run in
-    parallel over them. Every record is an operation, rejected, or counted in `erased_later`; every user has at
-    least one operation.
+    Invariant: operations are in log order; `user_of`, `record_of`, `offsets`, `items`, `categories`, `times` and
+    `actions` run in parallel over them. Every record is an operation, rejected, or counted in `erased_later` or
+    `ignored`; every user has at least one operation.
     """
 
     partition: int
@@ -45,10 +45,14 @@ class Batch:
     """`ERASE` if the operation is an erasure."""
     categories: NDArray[np.uint64]
     times: NDArray[np.int64]
+    actions: NDArray[np.uint8]
+    """Numbers on the wire."""
     rejected: list[tuple[int, Reason]]
     """Index into `records`, and why."""
     erased_later: int = 0
     """Events left out of a replay because their user was erased later in the log."""
+    ignored: int = 0
+    """Events left out because the bundle gives their action weight 0."""
     extended: int = 0
     """Events with protobuf fields that this version does not know."""
 
@@ -63,10 +67,12 @@ class Batch:
         stays[operations] = False
         return replace(self._of(stays), rejected=rejected)
 
-    def _of_those_that_stay(self, erased: Mapping[bytes, int], rejected: list[tuple[int, Reason]]) -> Batch:
-        """For a batch in which every record is still an operation: the batch without `rejected` and left-out
+    def _of_those_that_stay(
+        self, erased: Mapping[bytes, int], rejected: list[tuple[int, Reason]], ignored: NDArray[np.bool_]
+    ) -> Batch:
+        """For a batch in which every record is still an operation: the batch without `rejected`, `ignored` and left-out
         records."""
-        stays = np.ones(len(self.records), np.bool_)
+        stays = ~ignored
         stays[[at for at, _ in rejected]] = False
         left_out = np.zeros(len(self.records), np.bool_)
         if erased and self.keys:
@@ -76,6 +82,7 @@ class Batch:
             self._of(stays & ~left_out),
             rejected=rejected,
             erased_later=int(np.count_nonzero(left_out)),
+            ignored=int(np.count_nonzero(ignored)),
         )
 
     def _of(self, stays: NDArray[np.bool_]) -> Batch:
@@ -91,6 +98,7 @@ class Batch:
             items=self.items[stays],
             categories=self.categories[stays],
             times=self.times[stays],
+            actions=self.actions[stays],
         )
 
 
@@ -188,12 +196,13 @@ def _misplaced(key: bytes | None, partition: int, partitions: int) -> Reason | N
     return reason
 
 
-def decode(fronts: Sequence[Front]) -> list[Batch]:
+def decode(fronts: Sequence[Front], named: Actions | None = None) -> list[Batch]:
     """Decode fronts into batches. All records are decoded together, because at a steady rate each front has only a few;
     a batch's arrays are slices of shared ones.
 
-    Invalid records and records whose key is refused are rejected. Events of users who are erased later in the log are
-    left out.
+    Invalid records and records whose key is refused are rejected; so are events whose action is not `named` (None: all
+    actions are folded). Events of users who are erased later in the log are left out, and so are those whose action has
+    weight 0.
     """
     records = [record for front in fronts for record in front.records]
     places = np.array([place for front in fronts for place in front.places], np.int64)
@@ -203,8 +212,8 @@ def decode(fronts: Sequence[Front]) -> list[Batch]:
     events = np.flatnonzero(stays & np.array([record.value is not None for record in records], np.bool_))
     chosen = [records[at] for at in events.tolist()]
     items, categories = np.full(len(records), ERASE, np.uint64), np.zeros(len(records), np.uint64)
-    times = np.zeros(len(records), np.int64)
-    items[events], categories[events], times[events], reasons, extended = decode_all(
+    times, actions = np.zeros(len(records), np.int64), np.zeros(len(records), np.uint8)
+    items[events], categories[events], times[events], actions[events], reasons, extended = decode_all(
         [record.value or b"" for record in chosen],
         [record.headers for record in chosen],
         [record.key or b"" for record in chosen],
@@ -213,7 +222,14 @@ def decode(fronts: Sequence[Front]) -> list[Batch]:
     rejected = {int(events[at]): reason for at, reason in reasons.items()}
     unknown = np.sort(events[extended])
     stays[list(rejected)] = False
-    all_stay = bool(stays.all())
+    ignored = np.zeros(len(records), np.bool_)
+    if named is not None:
+        sound = stays & (items != ERASE)
+        foreign = sound & ~named.named[actions]
+        rejected |= dict.fromkeys(np.flatnonzero(foreign).tolist(), Reason.UNKNOWN_ACTION)
+        ignored = sound & ~foreign & ~named.folded[actions]
+        stays &= ~foreign
+    all_stay = bool((stays & ~ignored).all())
     batches = []
     end = 0
     for front in fronts:
@@ -229,13 +245,16 @@ def decode(fronts: Sequence[Front]) -> list[Batch]:
             items=items[begin:end],
             categories=categories[begin:end],
             times=times[begin:end],
+            actions=actions[begin:end],
             rejected=[],
             extended=int(np.diff(np.searchsorted(unknown, (begin, end)))[0]) if extended else 0,
         )
         if front.erased or not all_stay:
             away = np.flatnonzero(~stays[begin:end]).tolist()
             batch = batch._of_those_that_stay(
-                front.erased, [(at, rejected.get(begin + at) or front.refused[front.records[at].key]) for at in away]
+                front.erased,
+                [(at, rejected.get(begin + at) or front.refused[front.records[at].key]) for at in away],
+                ignored[begin:end],
             )
         batches.append(batch)
     return batches

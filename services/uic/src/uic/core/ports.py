@@ -26,10 +26,12 @@ class Step(Protocol):
 
 
 class Vectors(Protocol):
-    """Ids to graph input."""
+    """Events to graph input."""
 
-    def __call__(self, item_ids: NDArray[np.uint64], category_ids: NDArray[np.uint64], /) -> NDArray[np.float32]:
-        """[k], [k] → [k, D] float32."""
+    def __call__(
+        self, item_ids: NDArray[np.uint64], category_ids: NDArray[np.uint64], actions: NDArray[np.uint8], /
+    ) -> NDArray[np.float32]:
+        """[k], [k], [k] → [k, D] float32."""
 
 
 class Counting(Protocol):
@@ -41,6 +43,9 @@ class Counting(Protocol):
 
     def addresses(self, item_ids: NDArray[np.uint64], category_ids: NDArray[np.uint64], /) -> NDArray[np.int64]:
         """The cells of events. [k], [k] → [k, A]"""
+
+    def moments(self, times_ms: NDArray[np.int64], actions: NDArray[np.uint8], /) -> NDArray[np.float32]:
+        """When events happened, and what they count. [k], [k] → [k, 2, S]"""
 
 
 class StateStore(Protocol):

@@ -24,7 +24,7 @@ from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterServicer
 from mimn.bundle import Bundle
-from mimn.state import Block, CorruptState, StateError, WrongUser, decode_state, partition_of, user_hash
+from mimn.state import Actions, Block, CorruptState, StateError, WrongUser, decode_state, partition_of, user_hash
 from uic.core.event import MAX_VALUE_BYTES, RULES, Reason, check_event, check_key
 from uic.doors.publisher import Publisher
 from uic.doors.slow_requests import TOO_MANY_CALLS
@@ -124,7 +124,7 @@ class UserInterestCenter(UserInterestCenterServicer):
         """Validates all events, then appends all; returns the position of each."""
 
         def publish() -> pb.PublishBehaviorsResponse:
-            records = validated(request.events, self._now_ms())
+            records = validated(request.events, self._now_ms(), self._bundle.actions)
             positions = self._publisher.publish(records, self._time_left_s(context))
             self._metrics.published.inc(len(positions))
             return pb.PublishBehaviorsResponse(positions=[_position(p) for p in positions])
@@ -236,15 +236,15 @@ class UserInterestCenter(UserInterestCenterServicer):
         return answer
 
 
-def validated(events: Any, now_ms: int) -> list[tuple[bytes, bytes]]:
-    """Record keys and values of the request's events: all of them, or none.
+def validated(events: Any, now_ms: int, actions: Actions | None = None) -> list[tuple[bytes, bytes]]:
+    """Record keys and values of the request's events: all of them, or none. `actions` are the bundle's.
 
     Raises:
         InvalidField: names the event by its index, and the field.
     """
     if not 1 <= len(events) <= MAX_EVENTS:
         raise InvalidField(f"events: there are {len(events)}; send 1 to {MAX_EVENTS} in a call")
-    return [_record(event, i, now_ms) for i, event in enumerate(events)]
+    return [_record(event, i, now_ms, actions) for i, event in enumerate(events)]
 
 
 def validated_user(user_id: str) -> bytes:
@@ -259,10 +259,12 @@ def validated_user(user_id: str) -> bytes:
     return key
 
 
-def _record(event: BehaviorEvent, index: int, now_ms: int) -> tuple[bytes, bytes]:
+def _record(event: BehaviorEvent, index: int, now_ms: int, actions: Actions | None) -> tuple[bytes, bytes]:
     key = event.user_id.encode()
     value = event.SerializeToString()
     wrong = check_key(key) or check_event(event, event.user_id, now_ms)
+    if wrong is None and actions is not None and not actions.named[event.action]:
+        wrong = Reason.UNKNOWN_ACTION
     if wrong is None and len(value) > MAX_VALUE_BYTES:
         wrong = Reason.TOO_LARGE
     if wrong is not None:

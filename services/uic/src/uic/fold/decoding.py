@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
+from mimn.state import Actions
 from uic.core.letters import Letter
 from uic.core.ordering import LARGE, Batch, Bounds, Front, OutOfOrder, decode, take
 from uic.core.ports import DeadLetters
@@ -34,6 +35,7 @@ class Decoding:
         self,
         *,
         topic: Topic,
+        actions: Actions | None,
         dead_letters: DeadLetters,
         sessions: Sessions,
         take_up: TakeUp,
@@ -41,8 +43,9 @@ class Decoding:
         settings: FoldSettings,
         metrics: Metrics,
     ) -> None:
-        """`settings` bound the batches."""
+        """`actions` are the bundle's; `settings` bound the batches."""
         self._topic = topic
+        self._actions = actions
         self._dead_letters = dead_letters
         self._sessions = sessions
         self._take_up = take_up
@@ -97,7 +100,8 @@ class Decoding:
     def _decode(self, fronts: list[tuple[Reading, Front]]) -> None:
         """Take batches in hand. A partition stops whose producers put too many records where they do not belong, except
         for records that an operator has accepted."""
-        for (reading, _), batch in zip(fronts, decode([front for _, front in fronts]), strict=True):
+        batches = decode([front for _, front in fronts], self._actions)
+        for (reading, _), batch in zip(fronts, batches, strict=True):
             misrouted = batch.misrouted_from(reading.progress.misrouted_to)
             if self._misrouted.exceeded_by(misrouted):
                 share = f"{self._settings.misrouted_share:.0%}"

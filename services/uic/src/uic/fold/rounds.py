@@ -7,11 +7,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mimn.bundle import Bundle
 from mimn.state import (
+    Actions,
     CorruptState,
     ForeignFingerprint,
     ForeignLayout,
@@ -55,7 +58,23 @@ class Model:
     fingerprint: bytes
     counting: Counting | None = None
     """With a sketch only."""
+    actions: Actions | None = None
+    """Which actions are folded, and how; None: all, alike."""
     ledger: Ledger | None = None
+
+    @classmethod
+    def of(cls, bundle: Bundle, step: Step) -> Model:
+        """What a bundle and its step make of events."""
+        return cls(
+            step,
+            bundle.events,
+            bundle.initial_state,
+            bundle.layout,
+            bundle.fingerprint,
+            bundle.sketch,
+            bundle.actions,
+            bundle.ledger,
+        )
 
 
 class Rounds:
@@ -123,19 +142,21 @@ class Rounds:
         states = work.values(self._model.fingerprint, self._model.layout)
         return [(reading, _attempt(reading, work, part, states)) for reading, part in parts if not part.not_finite]
 
-    def keep(self, reading: Reading, written: FoldedBatch) -> None:
-        """The store has the batch: put its states into the cache."""
-        work, part, shelf, cache = written.round, written.part, reading.hold.shelf, self._sessions.cache
-        rows = {}
-        for key, row in zip(part.batch.keys, part.row_of.tolist(), strict=True):
-            if row == ERASED_ROW:
-                shelf.drop(key)
-            elif row >= 0:
-                rows[shelf.touch(key)] = row  # a full cache may give a row away again
-        if rows:
-            to, these = list(rows), list(rows.values())
-            cache.headers[to] = work.headers[these]
-            cache.tensors[to] = work.tensors[work.place[these]]
+    def keep(self, written: Sequence[tuple[Reading, FoldedBatch]]) -> None:
+        """The store has these batches: put their states into the cache, those of one round together."""
+        for work, batches in groupby(written, lambda each: each[1].round):
+            rows: dict[int, int] = {}
+            for reading, batch in batches:
+                shelf = reading.hold.shelf
+                for key, row in zip(batch.part.batch.keys, batch.part.row_of.tolist(), strict=True):
+                    if row == ERASED_ROW:
+                        shelf.drop(key)
+                    elif row >= 0:
+                        rows[shelf.touch(key)] = row  # a full cache may give a row away again
+            if rows:
+                to, these = np.array(list(rows)), np.array(list(rows.values()))
+                self._sessions.cache.headers[to] = work.headers[these]
+                self._sessions.cache.tensors[to] = work.tensors[work.place[these]]
 
 
 def _attempt(reading: Reading, work: Round, part: Part, states: list[bytes]) -> FoldedBatch:

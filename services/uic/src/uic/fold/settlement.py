@@ -70,9 +70,8 @@ class Settlement:
         written = []
         for (session, attempt), answer in zip(attempts, answers, strict=True):
             if isinstance(answer, Written):
-                self._metrics.commits.labels("ok").inc()
+                self._metrics.commits_ok.inc()
                 self._health.store_answered()
-                self._adopt(session, attempt)
             elif isinstance(answer, NoAnswer):
                 self._metrics.commits.labels("unknown").inc()
                 session.unsure = attempt
@@ -85,6 +84,7 @@ class Settlement:
             elif not self._obey(session, attempt, judge(answer.stored, session.known, attempt.commit.progress), now):
                 continue
             written.append((session, attempt))
+        self._adopt(written)
         return written
 
     def _lost(self, session: Writing, answer: StatesLost) -> None:
@@ -115,30 +115,33 @@ class Settlement:
                 say(log, logging.INFO, "the group says that we own it", partition=partition)
                 self._sessions.restart(session, now)
 
-    def _adopt(self, session: Writing, attempt: Attempt) -> None:
-        """The store has it: it is what the session knows from now on."""
-        session.unsure = None
-        session.known = attempt.commit.progress
-        session.reason = ""
-        if isinstance(session, Claiming):
-            session.claimed = True
-            return
-        session.progress = attempt.progress
-        if session.caught_up is not None and attempt.progress.next_offset >= session.caught_up.end:
-            session.caught_up = None
-        if isinstance(attempt, FoldedBatch):
-            self._rounds.keep(session, attempt)
-            records = len(attempt.part.batch.records)
-            del session.pending[:records]
-            session.in_hand = None
-            self._log.took(session.tag, records)
-            self._count(attempt)
+    def _adopt(self, written: Sequence[tuple[Writing, Attempt]]) -> None:
+        """The store has these: they are what the sessions know from now on."""
+        folded: list[tuple[Reading, FoldedBatch]] = []
+        for session, attempt in written:
+            session.unsure = None
+            session.known = attempt.commit.progress
+            session.reason = ""
+            if isinstance(session, Claiming):
+                session.claimed = True
+                continue
+            session.progress = attempt.progress
+            if session.caught_up is not None and attempt.progress.next_offset >= session.caught_up.end:
+                session.caught_up = None
+            if isinstance(attempt, FoldedBatch):
+                folded.append((session, attempt))
+                records = len(attempt.part.batch.records)
+                del session.pending[:records]
+                session.in_hand = None
+                self._log.took(session.tag, records)
+                self._count(attempt)
+        self._rounds.keep(folded)
 
     def _obey(self, session: Writing, attempt: Attempt | None, verdict: Verdict, now: float) -> bool:
-        """Do what a stored record that is not the known one asks for; True if the attempt turned out written."""
+        """Do what a stored record that is not the known one asks for; True if the attempt turned out written, and is to
+        be adopted."""
         if verdict is Verdict.OURS and attempt is not None:
             self._metrics.commits.labels("arrived_before").inc()
-            self._adopt(session, attempt)
             return True
         say(log, logging.WARNING, "stored progress differs", partition=session.partition, verdict=verdict.value)
         if verdict is Verdict.OWNERSHIP_LOST:
@@ -184,6 +187,7 @@ class Settlement:
                 again.append((session, attempt))
             elif self._obey(session, attempt, verdict, now):
                 written.append((session, attempt))
+        self._adopt(written)
         self.advise(written + self.commit(again, now))
 
     def _ask_who_owns(self, now: float) -> None:
@@ -230,9 +234,10 @@ class Settlement:
             ("dead_letter", len(batch.rejected)),
             ("already_folded", part.already_folded),
             ("erased_later", batch.erased_later),
+            ("ignored", batch.ignored),
         ):
             if n:
-                m.records.labels(outcome).inc(n)
+                m.records_of[outcome].inc(n)
         m.unknown_fields.inc(batch.extended)
         m.batch_records.observe(len(batch.records))
         m.batch_states.observe(states)

@@ -307,12 +307,15 @@ def newest_of(records: Sequence[LogRecord], bundle: Bundle | None) -> Newest:
     """The records with valid keys, decoded as UIC would; erasures are left out."""
     reasons: Counter[str] = Counter()
     items = []
+    named = None if bundle is None else bundle.actions
     for record in records:
         if record.key is None or check_key(record.key) is not None or record.value is None:
             continue
         event = decode(record.value, record.headers, record.key.decode(), record.timestamp_ms)
         if isinstance(event, Reason):
             reasons[event.value] += 1
+        elif named is not None and not named.named[event[3]]:
+            reasons[Reason.UNKNOWN_ACTION.value] += 1
         else:
             items.append(event[0])
     unknown = 0 if bundle is None else int((bundle.items.rows(np.array(items, np.uint64)) == 0).sum())

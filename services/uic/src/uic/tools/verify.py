@@ -126,15 +126,7 @@ class Verifier:
         self._settings = settings
         self._store = store
         self._bundle = bundle
-        self._model = Model(
-            open_step(bundle),
-            bundle.events,
-            bundle.initial_state,
-            bundle.layout,
-            bundle.fingerprint,
-            bundle.sketch,
-            bundle.ledger,
-        )
+        self._model = Model.of(bundle, open_step(bundle))
 
     def look(self, partition: int, *, repair: bool) -> Found:
         """What is wrong with a partition's states; with `repair`, after as much as possible was repaired.
@@ -287,7 +279,7 @@ class Refold:
                 bounds=bounds,
             )
             waiting = waiting[len(front.records) :]
-            batch = decode([front])[0]
+            batch = decode([front], model.actions)[0]
             while True:
                 known = {i: self.states[user] for i, user in enumerate(batch.users) if user in self.states}
                 # What an earlier era folded came from another log, which cannot be read any more.

@@ -1,0 +1,199 @@
+"""The fields of a request, by name, as the vector that a bundle's head reads.
+
+    {"user": {"age": "25-34"}, "context": {"hour": 20, "tags": ["a", "b"]}}  →  [K] float32
+
+A value that training did not see has the unknown row, one that is left out (or null) the missing row, the field's
+default; both are told to the caller, who counts them. Training-only fields always have their default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimn.bundle.fields import FIRST, MAX_LIST, MAX_TEXT, MISSING, UNKNOWN, FieldEncoder, FieldSpec, Value, crossed_row
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+class FieldFaults(ValueError):
+    """Fields of a request that a bundle cannot take: where, and what to send instead."""
+
+    def __init__(self, faults: list[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{name}: {message}" for name, message in faults))
+        self.faults = faults
+
+
+@dataclass(slots=True)
+class RequestVector:
+    """One request's fields, encoded."""
+
+    values: NDArray[np.float32]
+    """[K]"""
+    unknown: list[str]
+    """Fields with a value that training did not see."""
+    missing: list[str]
+    """Fields without a value."""
+
+
+class RequestFields:
+    """The fields of user and context of a bundle. Immutable."""
+
+    def __init__(
+        self, specs: Iterable[FieldSpec], codes: Mapping[str, NDArray[np.uint64]], vectors: NDArray[np.float32]
+    ) -> None:
+        """
+        Args:
+            specs: of the manifest; those of the item are left out.
+            codes: by listed field, [rows - 2] rising.
+            vectors: [R, E], the tables of the fields that have one, behind one another in the fields' order.
+        """
+        self.specs = tuple(spec for spec in specs if spec.source != "item")
+        self._vectors = vectors
+        self.names: dict[str, tuple[str, ...]] = {
+            source: tuple(sorted(spec.name for spec in self.specs if spec.source == source and asked_for(spec)))
+            for source in ("user", "context")
+        }
+        self._writers: list[tuple[FieldSpec, _Writer]] = []
+        at = first = 0
+        for spec in self.specs:
+            end = at + spec.width(vectors.shape[1])
+            place = _Place(slice(at, end), vectors[first : first + spec.rows])
+            encoder = FieldEncoder(spec, codes.get(spec.name))
+            self._writers.append((spec, _writer(spec, encoder, place)))
+            at, first = end, first + spec.rows
+        self.width = at
+        """K"""
+
+    def vector(self, user: Mapping[str, Any], context: Mapping[str, Any]) -> RequestVector:
+        """The request's vector. Values are strings, numbers, booleans, None, and lists of them for multi-valued fields.
+
+        Raises:
+            FieldFaults: names that the bundle does not know, and values of the wrong type.
+        """
+        given = {"user": user, "context": context}
+        faults = [
+            (f"{source}.{name}", self._not_known(source, name))
+            for source, names in self.names.items()
+            for name in given[source]
+            if name not in names
+        ]
+        made = _Made(np.empty(self.width, np.float32))
+        for spec, write in self._writers:
+            value = given[spec.source].get(spec.name) if asked_for(spec) else None
+            try:
+                write(made, value)
+            except ValueError as error:
+                faults.append((f"{spec.source}.{spec.name}", str(error)))
+        if faults:
+            raise FieldFaults(faults)
+        return RequestVector(made.out, made.unknown, made.missing)
+
+    def _not_known(self, source: str, name: str) -> str:
+        other = "context" if source == "user" else "user"
+        if name in self.names[other]:
+            return f"this model reads it in `{other}`"
+        known = ", ".join(self.names[source]) or "none"
+        return f"not a field of this model; it reads {known}"
+
+
+def asked_for(spec: FieldSpec) -> bool:
+    """Whether a request may give the field's value: not of a cross, which follows from others, nor in training only."""
+    return spec.kind != "cross" and not spec.training_only
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a field stands in the vector, and its table [rows, E]."""
+
+    at: slice
+    table: NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class _Made:
+    """A vector in the making."""
+
+    out: NDArray[np.float32]
+    unknown: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    rows: dict[str, int] = field(default_factory=dict)
+
+    def keep(self, spec: FieldSpec, place: _Place, row: int) -> None:
+        """Write the row's vector, and remember what crosses and counts need."""
+        self.rows[spec.name] = row
+        self.out[place.at] = place.table[row]
+        if row < FIRST and asked_for(spec):
+            (self.unknown if row == UNKNOWN else self.missing).append(spec.name)
+
+
+_Writer = Callable[[_Made, Any], None]
+
+
+def _writer(spec: FieldSpec, encoder: FieldEncoder, place: _Place) -> _Writer:
+    """The function that writes a value of the field."""
+
+    def scalar(made: _Made, value: Any) -> None:
+        number = encoder.number(_number(value))
+        if abs(number) > FLOAT32_MAX:
+            raise ValueError(f"must lie within ±{FLOAT32_MAX:.4g} (float32)")
+        made.out[place.at] = number
+        if value is None:
+            made.missing.append(spec.name)
+
+    def interval(made: _Made, value: Any) -> None:
+        made.keep(spec, place, encoder.interval(_number(value)))
+
+    def cross(made: _Made, _: Any) -> None:
+        if all(part in made.rows for part in spec.of):  # else one of them has a fault, which is told
+            made.keep(spec, place, crossed_row([made.rows[part] for part in spec.of], spec.rows - FIRST))
+
+    def several(made: _Made, value: Any) -> None:
+        values = [] if value is None else value if isinstance(value, list) else [value]
+        if len(values) > MAX_LIST:
+            raise ValueError(f"at most {MAX_LIST} values, not {len(values)}")
+        if None in values:
+            raise ValueError("a list has no null")
+        rows = [encoder.row(_short(one)) for one in values] or [MISSING]
+        made.out[place.at] = place.table[rows[0]] if len(rows) == 1 else place.table[rows].mean(axis=0)
+        if UNKNOWN in rows:
+            made.unknown.append(spec.name)
+        if not values:
+            made.missing.append(spec.name)
+
+    def single(made: _Made, value: Any) -> None:
+        made.keep(spec, place, encoder.row(_short(value)))
+
+    if spec.kind == "numeric":
+        return interval if spec.tabled else scalar
+    return {"cross": cross, "multi": several}.get(spec.kind, single)
+
+
+def _number(value: Any) -> float:
+    """NaN for none."""
+    if value is None:
+        return float("nan")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("must be a number")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = float("inf")
+    if not isfinite(number):
+        raise ValueError(f"must lie within ±{FLOAT32_MAX:.4g} (float32)")
+    return number
+
+
+def _short(value: Any) -> Value:
+    if isinstance(value, str):
+        if len(value) > MAX_TEXT:
+            raise ValueError(f"at most {MAX_TEXT} characters")
+        return value
+    if value is None or isinstance(value, int) or (isinstance(value, float) and isfinite(value)):
+        return value
+    raise ValueError("must be a string or a whole number")

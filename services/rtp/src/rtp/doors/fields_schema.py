@@ -1,0 +1,52 @@
+"""The fields that a model reads, as JSON Schema: what a caller may send under `user` and `context`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mimn.bundle.fields import FIRST, MAX_LIST, MAX_TEXT, FieldSpec
+from mimn.bundle.request_fields import FLOAT32_MAX, RequestFields, asked_for
+
+_NULL = {"type": "null"}
+_CATEGORY = {
+    "anyOf": [{"type": "string", "maxLength": MAX_TEXT}, {"type": "integer"}, {"type": "boolean"}],
+}
+
+
+def fields_schema(fields: RequestFields, source: str) -> dict[str, Any]:
+    """What `user` or `context` may hold."""
+    named = {spec.name: _schema(spec) for spec in fields.specs if spec.source == source and asked_for(spec)}
+    return {"properties": dict(sorted(named.items())), "additionalProperties": False}
+
+
+def example(fields: RequestFields, source: str) -> dict[str, Any]:
+    """Values that a request could have."""
+    specs = sorted((s for s in fields.specs if s.source == source and asked_for(s)), key=lambda spec: spec.name)
+    return {spec.name: _example(spec) for spec in specs}
+
+
+def _schema(spec: FieldSpec) -> dict[str, Any]:
+    if spec.kind == "numeric":
+        number = {"type": "number", "minimum": -FLOAT32_MAX, "maximum": FLOAT32_MAX}
+        default = "0" if not spec.tabled and spec.mean == 0.0 and spec.transform == "none" else "the mean of training"
+        if spec.tabled:
+            default = "a value of its own"
+        return {"description": f"A number. Missing: {default}.", "anyOf": [number, _NULL]}
+    if spec.whole:
+        known = f"A whole number from 0 to {spec.rows - FIRST - 1}"
+    elif spec.hashed:
+        known = f"Any value, hashed to {spec.rows - FIRST} rows"
+    else:
+        such = f", such as {', '.join(f'`{value}`' for value in spec.examples)}" if spec.examples else ""
+        known = f"One of {spec.rows - FIRST} values{such}"
+    if spec.kind != "multi":
+        return {"description": f"{known}.", "anyOf": [*_CATEGORY["anyOf"], _NULL]}
+    several = {"type": "array", "items": _CATEGORY, "maxItems": MAX_LIST}
+    return {"description": f"{known}, or a list of them.", "anyOf": [several, *_CATEGORY["anyOf"], _NULL]}
+
+
+def _example(spec: FieldSpec) -> Any:
+    if spec.kind == "numeric":
+        return 1.5
+    value: Any = 1 if spec.whole or not spec.examples else spec.examples[0]
+    return [value] if spec.kind == "multi" else value

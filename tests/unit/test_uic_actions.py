@@ -1,0 +1,185 @@
+"""What UIC makes of an event's action: folded with a weight or a vector, left out and counted, or a dead letter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from ctr.event.v1.behavior_event_pb2 import Action, BehaviorEvent
+from mimn.bundle import Bundle, load_bundle
+from mimn.bundle.graph import open_step
+from mimn.state import Progress, partition_of
+from mimn.state.actions import NAMES
+from support import fakes
+from support.fakes import (
+    FakeDeadLetters,
+    FakeRecord,
+    FakeStore,
+    FakeTopic,
+    Worker,
+    users_of,
+)
+from uic.core.cache import StateCache
+from uic.core.event import Reason
+from uic.core.fold import Part, Round
+from uic.core.ordering import Batch, Bounds, decode, take
+from uic.doors.servicer import validated
+from uic.errors import InvalidField
+from uic.fold.rounds import Model
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+BUNDLE = load_bundle(FIXTURES / "bundle_tiny_actions/tiny-actions/1")
+PLAIN = load_bundle(FIXTURES / "bundle_tiny_sketch/tiny-sketch/1")
+LISTS = load_bundle(FIXTURES / "bundle_tiny_actions_din/tiny-actions-din/1")
+VIEW, CLICK, CART, FAVORITE, PURCHASE = range(1, 6)
+USERS = users_of(0, 1, 4)
+Sent = tuple[int, int, int, int]
+"""User, item, category, action."""
+sent_events = st.lists(
+    st.tuples(st.integers(0, 3), st.integers(1, 300), st.integers(0, 25), st.integers(0, 5)), max_size=40
+)
+
+
+def records_of(events: Sequence[Sent]) -> list[FakeRecord]:
+    made = []
+    for i, (user, item, category, action) in enumerate(events):
+        event = BehaviorEvent(
+            user_id=USERS[user],
+            item_id=item,
+            category_id=category,
+            action=action,  # type: ignore[arg-type]  # an enum's values are numbers
+            event_time=fakes.WALL_MS + i * 3_600_000,
+        )
+        made.append(FakeRecord(i, USERS[user].encode(), event.SerializeToString(), fakes.WALL_MS + i * 3_600_000))
+    return made
+
+
+def batch_of(events: Sequence[Sent], bundle: Bundle = BUNDLE) -> Batch:
+    front = take(
+        records_of(events),
+        floor=0,
+        partition=0,
+        partitions=1,
+        known=(),
+        erased={},
+        bounds=Bounds(256, 64, 10_000),
+    )
+    return decode([front], bundle.actions)[0]
+
+
+def folded(events: Sequence[Sent], bundle: Bundle) -> dict[str, NDArray[np.float32]]:
+    """Every user's tensors after a round."""
+    batch, cache = batch_of(events, bundle), StateCache(1, len(bundle.initial_state))
+    progress = Progress(partitions=1, next_offset=0, lineage=1, writer=1, base=0, as_of_ms=0)
+    part = Part(batch, progress, cache.open().find(batch.keys))
+    work = Round(bundle.initial_state, cache)
+    work.plan([part])
+    model = Model.of(bundle, open_step(bundle))
+    work.run(model.step, model.vectors, model.counting)
+    return {user: work.tensors[work.place[row]] for user, row in zip(batch.users, part.row_of, strict=True)}
+
+
+def test_the_names_are_those_of_the_wire_by_number() -> None:
+    assert [f"ACTION_{name.upper()}" for name in NAMES] == list(Action.keys())
+    assert list(Action.values()) == list(range(len(NAMES)))
+
+
+def test_without_actions_in_the_bundle_every_action_of_the_wire_is_folded_alike() -> None:
+    events = [(0, 3, 2, action) for action in range(6)]
+    batch = batch_of(events, PLAIN)
+    assert len(batch.items) == 6
+    assert not batch.rejected
+    assert not batch.ignored
+    alike = folded([(0, 3, 2, CLICK)] * 6, PLAIN)
+    for user, tensors in folded(events, PLAIN).items():
+        np.testing.assert_array_equal(tensors, alike[user])
+
+
+def test_an_action_of_weight_0_is_counted_and_one_that_is_not_named_is_rejected() -> None:
+    batch = batch_of([(0, 3, 2, CLICK), (1, 4, 2, VIEW), (0, 5, 2, 0), (2, 6, 2, VIEW), (0, 7, 2, PURCHASE)])
+    assert batch.items.tolist() == [3, 7]
+    assert batch.actions.tolist() == [CLICK, PURCHASE]
+    assert batch.users == [USERS[0]], "whose events are all left out is not touched"
+    assert batch.ignored == 2
+    assert batch.rejected == [(2, Reason.UNKNOWN_ACTION)]
+
+
+@given(sent_events)
+def test_every_record_is_folded_rejected_or_ignored(events: list[Sent]) -> None:
+    batch = batch_of(events)
+    assert len(batch.items) + len(batch.rejected) + batch.ignored == len(events)
+    assert BUNDLE.actions is not None
+    assert BUNDLE.actions.folded[batch.actions].all()
+    assert {reason for _, reason in batch.rejected} <= {Reason.UNKNOWN_ACTION}
+
+
+@given(sent_events)
+def test_a_round_is_the_rule_applied_to_one_event_after_the_other(events: list[Sent]) -> None:
+    actions, counting = BUNDLE.actions, BUNDLE.sketch
+    assert actions is not None
+    assert counting is not None
+    step, sketch = open_step(BUNDLE), counting.sketch
+    want: dict[str, NDArray[np.float32]] = {}
+    for i, (user, item, category, action) in enumerate(events):
+        if action in (0, VIEW):
+            continue
+        state = want.setdefault(USERS[user], BUNDLE.initial_state.copy()[np.newaxis])
+        ids = np.array([item], np.uint64), np.array([category], np.uint64)
+        vector = actions.weight[action] * BUNDLE.vectors(*ids)
+        if actions.vector is not None:
+            vector = vector + actions.vector[action]
+        state[:, sketch.rest] = step(vector, np.ascontiguousarray(state[:, sketch.rest]))
+        moment = sketch.moments(np.array([fakes.WALL_MS + i * 3_600_000]), actions.weight[[action]])
+        sketch.add(state, counting.addresses(*ids), moment)
+    got = folded(events, BUNDLE)
+    assert got.keys() == want.keys()
+    for name, tensors in got.items():
+        np.testing.assert_allclose(tensors, want[name][0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("action", [CART, FAVORITE, PURCHASE])
+def test_an_action_changes_the_state(action: int) -> None:
+    [click], [other] = (folded([(0, 3, 2, a)], BUNDLE).values() for a in (CLICK, action))
+    assert not np.allclose(click, other, atol=1e-3)
+
+
+def test_a_counter_adds_the_weight() -> None:
+    [tensors] = folded([(0, 3, 2, CART), (0, 3, 2, CLICK)], BUNDLE).values()
+    counters = BUNDLE.layout.view(tensors)["counters"]
+    assert sorted(set(counters[0].tolist())) == [0.0, 3.5], "2.5 of the cart, 1 of the click, no decay"
+
+
+def test_a_list_keeps_the_folded_actions_alone() -> None:
+    [tensors] = folded([(0, 3, 2, CLICK), (0, 4, 2, VIEW), (0, 10, 2, PURCHASE)], LISTS).values()
+    assert LISTS.event_list is not None
+    assert len(LISTS.event_list.read(tensors)) == 2
+
+
+def test_a_worker_counts_what_it_leaves_out_and_sends_the_rest_to_the_dead_letters() -> None:
+    topic, letters = FakeTopic(1), FakeDeadLetters()
+    for record in records_of([(0, 3, 2, CLICK), (1, 4, 2, VIEW), (0, 5, 2, 0), (3, 6, 2, PURCHASE)]):
+        topic.append(0, record.key, record.value, timestamp=record.timestamp)
+    model = Model.of(BUNDLE, open_step(BUNDLE))
+    worker = Worker(topic, FakeStore(), dead_letters=letters, model=model)
+    worker.log.assign(0)
+    worker.catch_up()
+    assert worker.counted("uic_records_total", outcome="folded") == 2
+    assert worker.counted("uic_records_total", outcome="ignored") == 1
+    assert worker.counted("uic_records_total", outcome="dead_letter") == 1
+    assert [letter.reason for letter in letters.arrived] == [Reason.UNKNOWN_ACTION]
+
+
+def test_the_door_refuses_an_action_that_the_bundle_does_not_name() -> None:
+    event = BehaviorEvent(user_id=USERS[0], item_id=3, event_time=fakes.WALL_MS)
+    assert validated([event], fakes.WALL_MS, PLAIN.actions)
+    with pytest.raises(InvalidField, match=r"events\[0\].action: is not one that the bundle names"):
+        validated([event], fakes.WALL_MS, BUNDLE.actions)
+    event.action = Action.ACTION_VIEW
+    assert validated([event], fakes.WALL_MS, BUNDLE.actions), "of weight 0, but named"
+    assert partition_of(USERS[0].encode(), 1) == 0
