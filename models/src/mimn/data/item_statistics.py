@@ -48,8 +48,7 @@ class ItemTypes:
 
 
 def item_types(events: Events, side: Side, kinds: Sequence[str]) -> ItemTypes:
-    """The types of the items of some events: their `category`, and fields of items that the data set describes. `a*b` is
-    the pair of two.
+    """The types of the items of some events: their `category`, and fields that the data set describes. `a*b`: pairs.
 
     Raises:
         DataError: the data set has no such field.
@@ -79,7 +78,8 @@ def item_types(events: Events, side: Side, kinds: Sequence[str]) -> ItemTypes:
 
 def _numbers(values: NDArray[np.generic]) -> Ints:
     """Values as numbers from 1 on."""
-    return np.unique(values, return_inverse=True)[1].astype(np.int64) + 1
+    numbers: Ints = np.unique(values, return_inverse=True)[1].astype(np.int64) + 1
+    return numbers
 
 
 def item_table(
