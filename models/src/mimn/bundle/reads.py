@@ -19,12 +19,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from math import log, log1p
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.bundle.item_table import GAP, IDF, ItemTable, KeyIndex
+from mimn.bundle.item_table import GAP, IDF, Floats, ItemTable, KeyIndex
 from mimn.state.ledger import (
     BASKETS,
     FIRST_DAY,
@@ -32,7 +33,10 @@ from mimn.state.ledger import (
     LINES,
     MINUTE,
     MINUTES_OF_DAY,
+    MOST_BASKETS,
     REPEATS,
+    SCALARS,
+    Entries,
     Keys,
     Ledger,
     Words,
@@ -41,9 +45,12 @@ from mimn.state.ledger import (
 GROUPS = ("static", "own", "user", "types", "vectors")
 WIDTHS = {"static": 5, "own": 9, "user": 5, "types": 3, "vectors": 4}
 """Values of each group; of `types` for each kind."""
-TYPE_DAYS, VECTOR_DAYS = 60.0, 30.0
-"""Half-lives."""
-HALF_DAY = 0.5
+OLDEST = 2048
+"""Days; what is older counts as that old."""
+DECAY = np.exp2(-np.arange(OLDEST + 1) / 60)
+"""By days: halves every 60."""
+LOG1P = np.log1p(np.arange(MOST_BASKETS + 1)).astype(np.float32)
+HALF_DAY, TINY = 0.5, np.float32(1e-12)
 
 Values = NDArray[np.floating[Any]]
 
@@ -62,9 +69,14 @@ class Reads:
     groups: tuple[str, ...]
 
     @cached_property
+    def widths(self) -> dict[str, int]:
+        """Values of each group."""
+        return {group: width((group,), self.table.types.shape[1]) for group in self.groups}
+
+    @cached_property
     def width(self) -> int:
         """R: values of a candidate."""
-        return width(self.groups, self.table.types.shape[1])
+        return sum(self.widths.values())
 
     def rows(self, keys: Keys) -> NDArray[np.intp]:
         """The table's rows of entries, 0 for items that it does not have. [k] → [k]"""
@@ -80,89 +92,101 @@ class Reads:
         return gaps
 
     @cached_property
-    def _static(self) -> Values:
-        statistics = self.table.statistics[:, : GAP + 1].astype(np.float64)
+    def _static(self) -> Floats:
+        statistics = self.table.statistics[:, : GAP + 1].copy()
         statistics[:, GAP] = np.log1p(statistics[:, GAP])
         return statistics
 
     @cached_property
-    def _entry_weights(self) -> Values:
-        weights: Values = np.sqrt(self.table.statistics[:, IDF])
+    def _entry_weights(self) -> Floats:
+        weights: Floats = np.sqrt(np.maximum(self.table.statistics[:, IDF], 0))
         return weights
 
     @cached_property
-    def _lengths(self) -> Values:
-        lengths: Values = np.maximum(np.linalg.norm(self.table.vectors, axis=1), 1e-12)
+    def _lengths(self) -> Floats:
+        """[I + 1, 1]"""
+        lengths: Floats = np.maximum(np.linalg.norm(self.table.vectors, axis=1, keepdims=True), TINY)
         return lengths
 
     def read(self, words: Words, item_ids: NDArray[np.uint64], now_ms: int) -> NDArray[np.float32]:
         """What a head reads for candidates of one user at a time. [words], [C] → [C, R]"""
         rows = self.table.rows(item_ids)
         minute = min(max(now_ms // 60_000, 0), LAST_MINUTE)
-        today, scalars = minute // MINUTES_OF_DAY, self.ledger.scalars(words)
-        columns: list[Values] = []
-        if "static" in self.groups:
-            columns.append(self._static[rows])
-        if "own" in self.groups:
-            columns.append(self._own(words, self.ledger.keys(item_ids), rows, int(scalars[BASKETS]), today))
+        today, scalars = minute // MINUTES_OF_DAY, words[-len(SCALARS) :].tolist()
+        out, at = np.empty((len(rows), self.width), np.float32), 0
+        known: _Known | None = None
         if not {"user", "types", "vectors"}.isdisjoint(self.groups):
             keys, entries = self.ledger.known(words)
-            if "user" in self.groups:
-                columns.append(np.broadcast_to(_user(scalars, minute, len(entries.n)), (len(rows), WIDTHS["user"])))
-            ages = np.maximum(today - entries.day, 0)
-            known = self.rows(keys)
-            if "types" in self.groups:
-                columns.append(self._types(rows, known, entries.n, ages))
-            if "vectors" in self.groups:
-                columns.append(self._vectors(rows, known, entries.n, ages))
-        return np.concatenate(columns, 1).astype(np.float32)
+            ages = np.minimum(np.maximum(today - entries.day, 0), OLDEST)
+            known = _Known(self.rows(keys), entries.n, DECAY[ages])
+        for group in self.groups:
+            part = out[:, at : (at := at + self.widths[group])]
+            if group == "static":
+                part[:] = self._static[rows]
+            elif group == "own":
+                found = self.ledger.look_up(words, self.ledger.keys(item_ids))
+                self._own(part, found, rows, baskets=scalars[BASKETS], today=today)
+            elif known is not None and group == "user":
+                part[:] = _user(scalars, minute, len(known.n))
+            elif known is not None and group == "types":
+                self._types(part, rows, known)
+            elif known is not None:
+                self._vectors(part, rows, known)
+        return out
 
-    def _own(self, words: Words, keys: Keys, rows: NDArray[np.intp], baskets: int, today: int) -> Values:
-        entry = self.ledger.look_up(words, keys)
-        n = entry.n.astype(np.float64)
+    def _own(
+        self, out: Floats, found: tuple[NDArray[np.intp], Entries], rows: NDArray[np.intp], *, baskets: int, today: int
+    ) -> None:
+        out[:] = 0
+        asked, entry = found
+        if not len(asked):
+            return
+        n, usual = entry.n.astype(np.float64), self._gaps[rows[asked]] + HALF_DAY
         age, gap = np.maximum(today - entry.day, 0) + HALF_DAY, entry.gap / 16 + HALF_DAY
-        usual = self._gaps[rows] + HALF_DAY
-        due = (gap * np.maximum(n - 1, 0) + 2 * usual) / (n + 1)
-        logs = np.log(np.stack([n + 1, age, entry.baskets_ago + 1.0, gap, due, usual, (n + 1) / (baskets + 1)], 1))
-        own = np.empty((len(n), WIDTHS["own"]))
-        own[:, 0] = 1
-        own[:, 1:5] = logs[:, :4]
-        own[:, 5] = (logs[:, 1] - logs[:, 3]) * (n > 1)
-        own[:, 6] = logs[:, 1] - logs[:, 5]
-        own[:, 7] = logs[:, 1] - logs[:, 4]
-        own[:, 8] = logs[:, 6]
-        return own * (n > 0)[:, np.newaxis]
+        due = (gap * (n - 1) + 2 * usual) / (n + 1)
+        logs = np.log(np.array([n + 1, age, entry.baskets_ago + 1.0, gap, usual, due]))
+        own = np.empty((WIDTHS["own"], len(n)))
+        own[0], own[1:5] = 1, logs[:4]
+        own[5:8] = logs[1] - logs[3:]
+        own[5] *= n > 1
+        own[8] = logs[0] - log(baskets + 1)
+        out[asked] = own.T
 
-    def _types(
-        self, rows: NDArray[np.intp], known: NDArray[np.intp], n: NDArray[np.int64], ages: NDArray[np.int64]
-    ) -> Values:
+    def _types(self, out: Floats, rows: NDArray[np.intp], known: _Known) -> None:
         kinds, end = self.table.types.shape[1], int(self.table.offsets[-1])
-        codes, asked = self.table.codes[known].reshape(-1), self.table.codes[rows]
-        sums = np.empty((3, *asked.shape))
-        recent = n * np.exp2(ages * (-1 / TYPE_DAYS))
-        for place, weights in enumerate((n.repeat(kinds), recent.repeat(kinds), None)):
-            sums[place] = np.bincount(codes, weights, end)[asked]
-        sums *= self.table.types[rows] > 0
-        read: Values = np.log1p(sums).transpose(1, 2, 0).reshape(len(rows), -1)
-        return read
+        codes, asked = self.table.codes[known.rows].reshape(-1), self.table.codes[rows]
+        sums = np.empty((*asked.shape, WIDTHS["types"]))
+        for place, weights in enumerate((known.n, known.n * known.decay, None)):
+            every = weights if weights is None or kinds == 1 else weights.repeat(kinds)
+            sums[..., place] = np.bincount(codes, every, end)[asked]
+        sums *= (self.table.types[rows] > 0)[..., np.newaxis]
+        out[:] = np.log1p(sums).reshape(len(rows), -1)
 
-    def _vectors(
-        self, rows: NDArray[np.intp], known: NDArray[np.intp], n: NDArray[np.int64], ages: NDArray[np.int64]
-    ) -> Values:
-        weights = np.log1p(n) * self._entry_weights[known]
-        both = np.stack([weights, weights * np.exp2(ages * (-1 / VECTOR_DAYS))]).astype(np.float32)
-        p = both @ self.table.vectors[known]
+    def _vectors(self, out: Floats, rows: NDArray[np.intp], known: _Known) -> None:
+        weights = np.empty((2, len(known.n)), np.float32)
+        weights[0] = LOG1P[known.n] * self._entry_weights[known.rows]
+        weights[1] = weights[0] * known.decay * known.decay  # 30 days are half of 60
+        p = weights @ self.table.vectors[known.rows]
         dots = self.table.vectors[rows] @ p.T
-        lengths = np.maximum(np.linalg.norm(p, axis=1), 1e-12)
-        cosines = dots / (lengths * self._lengths[rows, np.newaxis])
-        return np.concatenate([np.arcsinh(dots), cosines], 1)
+        lengths = np.maximum(np.sqrt((p * p).sum(1)), TINY)
+        np.arcsinh(dots, out=out[:, :2])
+        np.divide(dots, lengths * self._lengths[rows], out=out[:, 2:])
 
 
-def _user(scalars: NDArray[np.int64], minute: int, entries: int) -> Values:
-    baskets = float(scalars[BASKETS])
+class _Known(NamedTuple):
+    """A user's entries, [k] each."""
+
+    rows: NDArray[np.intp]
+    """Of the table; 0 if it does not have the item."""
+    n: NDArray[np.int64]
+    decay: Values
+    """Halves every 60 days since the last basket."""
+
+
+def _user(scalars: list[int], minute: int, entries: int) -> list[float]:
+    baskets = scalars[BASKETS]
     if not baskets:
-        return np.zeros(WIDTHS["user"])
-    interval = (scalars[MINUTE] / MINUTES_OF_DAY - scalars[FIRST_DAY]) / max(baskets - 1, 1)
+        return [0.0] * WIDTHS["user"]
+    interval = max(scalars[MINUTE] / MINUTES_OF_DAY - scalars[FIRST_DAY], 0) / max(baskets - 1, 1)
     since = max(minute - scalars[MINUTE], 0) / MINUTES_OF_DAY
-    share = scalars[REPEATS] / max(scalars[LINES], 1)
-    return np.array([*np.log1p([baskets, max(interval, 0), since, entries]), share])
+    return [log1p(baskets), log1p(interval), log1p(since), log1p(entries), scalars[REPEATS] / max(scalars[LINES], 1)]

@@ -20,6 +20,7 @@ has one basket more unless it was last in a basket on that very day.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +41,7 @@ PAUSE_MINUTES = 30
 """A pause of this length ends a basket."""
 TAG_BITS, COUNT_BITS, LEVEL_BITS, DAY_BITS, BASKET_BITS = 20, 6, 6, 9, 7
 MOST_BASKETS = (1 << COUNT_BITS) - 1
+TAG_SHIFT, ANY_BASKET = COUNT_BITS + LEVEL_BITS, MOST_BASKETS << LEVEL_BITS
 LAST_LEVEL, LAST_DAY, LAST_BASKET = (1 << LEVEL_BITS) - 1, (1 << DAY_BITS) - 1, (1 << BASKET_BITS) - 1
 DAYS_AHEAD, BASKETS_AHEAD = 64, 32
 """How far a base moves at least, so that it moves rarely."""
@@ -67,7 +69,7 @@ class Keys(NamedTuple):
 
 
 class Entries(NamedTuple):
-    """Entries as numbers; the shape is the caller's. Where `n` is 0 there is no entry and the rest means nothing."""
+    """Entries as numbers. [k] each."""
 
     n: Ints
     """Baskets with the item, at most 63."""
@@ -138,7 +140,7 @@ class Ledger:
 
         items, times = self._bucket(words, rows, buckets)
         counts, lasts = items >> LEVEL_BITS & MOST_BASKETS, times >> BASKET_BITS
-        found = (items >> (COUNT_BITS + LEVEL_BITS) == tags[:, np.newaxis]) & (counts > 0)
+        found = (items >> TAG_SHIFT == tags[:, np.newaxis]) & (counts > 0)
         way = np.where(found, -2, np.where(counts == 0, -1, lasts + WORTH[counts])).argmin(1)
         at = np.arange(len(rows)), way
         known = found[at]
@@ -156,7 +158,7 @@ class Ledger:
         scalars[:, REPEATS] += new & known
         scalars[:, EVICTED] += ~known & (counts[at] > 0)
         words[rows, -len(SCALARS) :] = np.minimum(scalars, LAST_MINUTE).astype(np.uint32)
-        item = tags << (COUNT_BITS + LEVEL_BITS) | count << LEVEL_BITS | level
+        item = tags << TAG_SHIFT | count << LEVEL_BITS | level
         self._put(words, rows, buckets * self.ways + way, item, last << BASKET_BITS | number)
 
     def forget(self, state: NDArray[np.float32], item_id: int) -> bool:
@@ -167,40 +169,43 @@ class Ledger:
         words, keys = self.of(state[np.newaxis]), self.keys(np.array([item_id], np.uint64))
         rows = np.zeros(1, np.int64)
         items, _ = self._bucket(words, rows, keys.buckets)
-        found = (items >> (COUNT_BITS + LEVEL_BITS) == keys.tags) & (items >> LEVEL_BITS & MOST_BASKETS > 0)
+        found = (items >> TAG_SHIFT == keys.tags) & (items >> LEVEL_BITS & MOST_BASKETS > 0)
         ways, zero = np.flatnonzero(found[0]), np.zeros(1, np.int64)
         if len(ways):
             self._put(words, rows, keys.buckets * self.ways + ways, zero, zero)
         return bool(len(ways))
 
-    def look_up(self, words: Words, keys: Keys) -> Entries:
-        """What one user's ledger knows of items. [words], [k] → [k] each"""
-        rows = np.zeros(len(keys.tags), np.int64)
-        items, times = self._bucket(words[np.newaxis], rows, keys.buckets)
-        counts = items >> LEVEL_BITS & MOST_BASKETS
-        found = (items >> (COUNT_BITS + LEVEL_BITS) == keys.tags[:, np.newaxis]) & (counts > 0)
-        at = np.arange(len(items)), found.argmax(1)
-        item = np.where(found[at], items[at], 0)
-        return self._entries(item, times[at], self.scalars(words))
+    def look_up(self, words: Words, keys: Keys) -> tuple[NDArray[np.intp], Entries]:
+        """Which of some items one user's ledger knows, and what. [words], [k] → [h] places, rising, and [h] each"""
+        items = words[: self.entries].reshape(self.buckets, self.ways)[keys.buckets]
+        found = (items >> TAG_SHIFT == keys.tags[:, np.newaxis]) & (items & ANY_BASKET > 0)
+        asked, way = np.nonzero(found)
+        return asked, self._entries(words, items[asked, way], keys.buckets[asked] * self.ways + way)
 
     def known(self, words: Words) -> tuple[Keys, Entries]:
         """All entries of one user, by bucket and way, and the keys of their items. [words] → [k] each"""
-        N, half = self.entries, self.ways // 2
-        items = words[:N]
-        place = np.flatnonzero(items >> np.uint32(LEVEL_BITS) & np.uint32(MOST_BASKETS))
-        item = items[place].astype(np.int64)
-        bucket, way = np.divmod(place, self.ways)
-        pairs = words[N + bucket * half + way % half].astype(np.int64)
-        times = pairs >> 16 * (way // half) & 0xFFFF
-        return Keys(bucket, item >> (COUNT_BITS + LEVEL_BITS)), self._entries(item, times, self.scalars(words))
+        items = words[: self.entries]
+        place = np.flatnonzero(items & ANY_BASKET)
+        item = items[place]
+        return Keys(self._places[0][place], (item >> TAG_SHIFT).astype(np.int64)), self._entries(words, item, place)
 
-    def _entries(self, item: Ints, time: Ints, scalars: Ints) -> Entries:
-        basket = scalars[BASKETS] - scalars[BASKET_BASE]
+    @cached_property
+    def _places(self) -> tuple[Ints, Ints, Ints]:
+        """By place of an item: its bucket, the word of its times, and their shift in it. [B W] each"""
+        bucket, way = np.divmod(np.arange(self.entries), self.ways)
+        half = self.ways // 2
+        return bucket, self.entries + bucket * half + way % half, 16 * (way // half)
+
+    def _entries(self, words: Words, item: Words, place: Ints) -> Entries:
+        """The entries at places of one user, whose items are given. [words], [k], [k] → [k] each"""
+        _, columns, shifts = self._places
+        time = words[columns[place]].astype(np.int64) >> shifts[place]
+        scalars = words[-len(SCALARS) :].tolist()
         return Entries(
-            n=item >> LEVEL_BITS & MOST_BASKETS,
-            day=scalars[DAY_BASE] + (time >> BASKET_BITS),
+            n=(item >> LEVEL_BITS & MOST_BASKETS).astype(np.int64),
+            day=(time >> BASKET_BITS & LAST_DAY) + scalars[DAY_BASE],
             gap=SIXTEENTHS[item & LAST_LEVEL],
-            baskets_ago=np.maximum(basket - (time & LAST_BASKET), 0),
+            baskets_ago=np.maximum(scalars[BASKETS] - scalars[BASKET_BASE] - (time & LAST_BASKET), 0),
         )
 
     def _begin(self, words: Words, rows: NDArray[np.intp], scalars: Ints, minutes: Ints, days: Ints) -> None:
@@ -239,10 +244,8 @@ class Ledger:
 
     def _put(self, words: Words, rows: NDArray[np.intp], place: Ints, item: Ints, time: Ints) -> None:
         """Write one entry of each user; `place` is bucket times W plus way. All but `words` [k]."""
-        half = self.ways // 2
         words[rows, place] = item.astype(np.uint32)
-        bucket, way = np.divmod(place, self.ways)
-        column, shift = self.entries + bucket * half + way % half, 16 * (way // half)
+        column, shift = self._places[1][place], self._places[2][place]
         kept = words[rows, column].astype(np.int64) & ~(0xFFFF << shift)
         words[rows, column] = (kept | time << shift).astype(np.uint32)
 
