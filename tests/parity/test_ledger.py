@@ -37,6 +37,14 @@ SIZES = {"ledger_buckets": 4, "ledger_types": ("category",), "ledger_vectors": 3
 LEDGERS: dict[str, MimnConfig] = {
     "paper": replace(BASE, **SIZES),  # type: ignore[arg-type]
     "pooling with a sketch": replace(CONFIGS["pooling with context"], sketch_category_cells=4, **SIZES),  # type: ignore[arg-type]
+    "nothing else": MimnConfig(
+        variant="ledger",
+        memory_induction=False,
+        utilization=False,
+        embedding_dim=BASE.embedding_dim,
+        head_units=BASE.head_units,
+        **SIZES,  # type: ignore[arg-type]
+    ),
     "some reads": replace(BASE, ledger_reads=("own", "static"), context_features=("hour",), **SIZES),  # type: ignore[arg-type]
 }
 NO_FIELDS = Side(np.zeros(0, np.int64), {})
@@ -204,6 +212,35 @@ def test_newer_statistics_of_items_and_a_new_head_keep_every_state(tmp_path: Pat
     again = load_bundle(export_bundle(model, ITEM_IDS, CATEGORY_IDS, tmp_path, name="l", version="2", table=table))
     assert again.manifest.files != first.manifest.files
     assert again.fingerprint == first.fingerprint
+
+
+def test_of_a_state_of_a_ledger_alone_every_new_model_is_a_new_head(tmp_path: Path) -> None:
+    """Other weights, other vocabularies, another width of vectors: the states that are stored stay valid."""
+    config = LEDGERS["nothing else"]
+    first, again = export(config, tmp_path), export(config, tmp_path, seed=1, version="2")
+    assert again.manifest.files["items.vectors.npy"] != first.manifest.files["items.vectors.npy"]
+    assert again.fingerprint == first.fingerprint
+    wider = MimnModel(replace(config, embedding_dim=config.embedding_dim + 1), 5, 4)
+    other = load_bundle(
+        export_bundle(
+            wider,
+            ITEM_IDS[:4],
+            CATEGORY_IDS[:3],
+            tmp_path,
+            name="l",
+            version="3",
+            table=drawn_table(config, ITEM_IDS[:4], np.random.default_rng(3)),
+        )
+    )
+    assert other.fingerprint == first.fingerprint
+    state, ids = first.golden.states[0], (other.items.ids, other.categories.ids[[0, 1, 2, 0]])
+    assert other.reads is not None
+    read = other.reads.read(other.reads.ledger.of(state), ids[0], 1_700_000_000_000)
+    scores = open_head(other)(other.vectors(*ids), state, np.zeros(0, np.float32), reads=read)
+    assert np.isfinite(scores).all()
+    assert scores.std() > 0
+    larger = export(replace(config, ledger_buckets=5), tmp_path, version="4")
+    assert larger.fingerprint != first.fingerprint
 
 
 def test_a_bundle_that_does_not_fit_itself_is_refused(bundles: dict[str, Bundle]) -> None:

@@ -15,7 +15,7 @@ from mimn.state.layout import Block, BlockType, StateLayout
 from mimn.state.ledger import Ledger
 from mimn.state.sketch import Sketch
 
-Variant = Literal["paper", "official", "pooling"]
+Variant = Literal["paper", "official", "pooling", "ledger"]
 Rebalance = Literal["none", "shift", "transfer"]
 Padding = Literal["hold", "reset", "run"]
 HeadNorm = Literal["none", "batch"]
@@ -168,8 +168,9 @@ class MimnConfig(SharedConfig):
 
     `paper` is the paper's equations, with our choices where the paper says nothing; `official` is the authors'
     published code, including its bugs; `pooling` is the baseline without memory (the mean of the event vectors) behind
-    the same interface. The event vector is item embedding ++ category embedding, so its width D is twice the embedding
-    size E. D is also the width of a memory slot and of an interest channel.
+    the same interface; `ledger` keeps nothing that weights write: a count of events, and a ledger. The event vector is
+    item embedding ++ category embedding, so its width D is twice the embedding size E. D is also the width of a memory
+    slot and of an interest channel.
     """
 
     variant: Variant = "paper"
@@ -219,9 +220,16 @@ class MimnConfig(SharedConfig):
                 f"padding {self.padding!r} does not exist in variant {self.variant!r}: "
                 "official has 'reset' and 'run', the others have 'hold'"
             )
-        if self.variant == "pooling" and (self.memory_induction or self.utilization or self.auxiliary_loss):
+        without_memory = self.variant in ("pooling", "ledger")
+        if without_memory and (self.memory_induction or self.utilization or self.auxiliary_loss):
             raise ConfigError(
-                "memory_induction, utilization and auxiliary_loss must be false in variant 'pooling': it has no memory"
+                f"memory_induction, utilization and auxiliary_loss must be false in variant {self.variant!r}: "
+                "it has no memory"
+            )
+        if self.variant == "ledger" and (not self.ledger_buckets or self.history_product):
+            raise ConfigError(
+                "ledger_buckets must be above 0 and history_product false in variant 'ledger': its state is a ledger "
+                "and a count of events"
             )
         if self.variant == "official":
             self._check_official()
@@ -316,6 +324,8 @@ def cell_layout(config: MimnConfig, dtype: BlockType = "float32") -> StateLayout
         LayoutError: float16 with an odd number of recurrent values (an odd `controller_units`).
     """
     m, D, H = config.slots, config.width, config.controller_units
+    if config.variant == "ledger":
+        return StateLayout((Block("count", (1,)),))
     if config.variant == "pooling":
         return StateLayout((Block("history_mean", (D,)), Block("count", (1,))))
     blocks = [Block("controller", (H,), dtype), Block("read", (D,), dtype), Block("memory", (m, D), dtype)]

@@ -46,6 +46,7 @@ from mimn.bundle import (
     load_bundle,
     write_bundle,
 )
+from mimn.bundle.golden import StepFunction
 from mimn.bundle.item_table import STATISTICS
 from mimn.bundle.manifest import LEDGER_RULE, SKETCH_RULE, check_countable
 from mimn.config import ConfigError, MimnConfig, cell_layout, state_layout
@@ -59,7 +60,7 @@ from mimn.sequence_parity import check_sequence_parity
 from mimn.state.actions import NAMES, ActionName, Actions
 from mimn.state.event_list import EventList
 from mimn.state.layout import BlockType, LayoutError
-from mimn.state.ledger import rest_of
+from mimn.state.ledger import count_events, rest_of
 from mimn.state.sketch import DAY_MS
 
 Ids = NDArray[np.uint64]
@@ -117,7 +118,9 @@ def export_bundle(
     reads = _reads(config, table)
     actions = None if model.actions is None else model.actions.value
     with _evaluation(model):
-        step_onnx, step_spec = step_graph(model, cell_layout(config, state_dtype))
+        step_onnx, step_spec = None, None
+        if config.variant != "ledger":
+            step_onnx, step_spec = step_graph(model, cell_layout(config, state_dtype))
         head_onnx, head_spec = head_graph(model, layout)
         check_parity(model, layout, step_onnx, head_onnx)
         blocks = {name: value.numpy() for name, value in model.cell.initial_blocks().items()}
@@ -128,7 +131,10 @@ def export_bundle(
         output,
         name=name,
         version=version,
-        state=StateSpec("recurrent", tuple(BlockSpec(b.name, b.shape, b.dtype) for b in layout.blocks)),
+        state=StateSpec(
+            "ledger" if step_spec is None else "recurrent",
+            tuple(BlockSpec(b.name, b.shape, b.dtype) for b in layout.blocks),
+        ),
         step=step_spec,
         head=head_spec,
         step_onnx=step_onnx,
@@ -139,7 +145,12 @@ def export_bundle(
         ledger=None if reads is None else LedgerSpec(LEDGER_RULE, reads.ledger.buckets, reads.ledger.ways),
         item_table=None if reads is None else (ItemTableSpec(reads.groups, config.ledger_types), reads.table),
         golden=golden_cases(
-            reference, (Graph(step_onnx), Graph(head_onnx)), (items, categories), initial, actions, ledger=reads
+            reference,
+            (count_events if step_onnx is None else Graph(step_onnx), Graph(head_onnx)),
+            (items, categories),
+            initial,
+            actions,
+            ledger=reads,
         ),
         sketch=None
         if sketch is None
@@ -335,7 +346,7 @@ def sequence_golden_cases(
 
 def golden_cases(
     reference: Reference,
-    graphs: tuple[Graph, Graph],
+    graphs: tuple[StepFunction, Graph],
     tables: tuple[EmbeddingTable, EmbeddingTable],
     initial: NDArray[np.float32],
     actions: Actions | None = None,

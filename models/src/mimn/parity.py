@@ -16,6 +16,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
+from mimn.bundle.golden import StepFunction
 from mimn.config import cell_layout
 from mimn.nn.cell import unroll
 from mimn.nn.graphs import StepModule, head_module
@@ -24,6 +25,7 @@ from mimn.nn.sketch import SketchReader
 from mimn.reference import Reference, cells, count
 from mimn.state.actions import NAMES
 from mimn.state.layout import BlockType, StateLayout
+from mimn.state.ledger import count_events
 from mimn.state.sketch import DAY_MS, Sketch
 
 Floats = NDArray[np.float32]
@@ -76,14 +78,14 @@ class Graph:
 
 
 def check_parity(
-    model: MimnModel, layout: StateLayout, step_onnx: bytes, head_onnx: bytes, seed: int = 0
+    model: MimnModel, layout: StateLayout, step_onnx: bytes | None, head_onnx: bytes, seed: int = 0
 ) -> ParityReport:
     """Compare the two graphs with PyTorch and with the equations.
 
     Args:
         model: in evaluation mode.
         layout: as the bundle stores states.
-        step_onnx, head_onnx: the graphs.
+        step_onnx, head_onnx: the graphs; no first one for a state that only counts events (`count_events`).
         seed: for drawing events, candidates and contexts; ids come from the model's tables.
 
     Raises:
@@ -98,10 +100,13 @@ def counters(sketch: Sketch | None) -> int:
 
 
 class _Check:
-    def __init__(self, model: MimnModel, layout: StateLayout, step_onnx: bytes, head_onnx: bytes, seed: int) -> None:
+    def __init__(
+        self, model: MimnModel, layout: StateLayout, step_onnx: bytes | None, head_onnx: bytes, seed: int
+    ) -> None:
         dtype: BlockType = "float16" if layout.half_floats > counters(model.config.sketch) else "float32"
         self.model, self.layout = model, cell_layout(model.config, dtype)
-        self.step, self.head = Graph(step_onnx), Graph(head_onnx)
+        self.step: StepFunction = count_events if step_onnx is None else Graph(step_onnx)
+        self.head = Graph(head_onnx)
         self.torch_step, self.torch_head = StepModule(model, self.layout), head_module(model)
         weights = {name: value.numpy() for name, value in model.state_dict().items()}
         self.reference = Reference(model.config, weights, dtype)

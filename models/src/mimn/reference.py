@@ -24,7 +24,7 @@ class Reference:
     """One model's equations.
 
     Args:
-        config: variant `paper` or `pooling`.
+        config: variant `paper`, `pooling` or `ledger`.
         weights: the model's weights by name, as in its `state_dict`.
         state_dtype: `float16` rounds the recurrent blocks after every step, as such a bundle does.
     """
@@ -52,6 +52,8 @@ class Reference:
     def step(self, event: Array, old: Blocks) -> tuple[Blocks, float]:
         """The blocks after `event` [D], and the gap between the two largest read weights (the largest chooses a
         channel)."""
+        if self.config.variant == "ledger":
+            return {"count": old["count"] + 1}, np.inf
         if self.config.variant == "pooling":
             count = old["count"] + 1
             return {"history_mean": mean_after(old["history_mean"], event, count), "count": count}, np.inf
@@ -115,7 +117,8 @@ class Reference:
         and with a ledger what is read of it [R]."""
         c = self.config
         q = np.asarray(candidate, np.float64)
-        user = [blocks["history_mean"], np.log(1 + blocks["count"]) / 7]
+        user = [blocks["history_mean"]] if "history_mean" in blocks else []
+        user.append(np.log(1 + blocks["count"]) / 7)
         features = [q]
         if c.variant == "paper":
             features += [blocks["add_mean"] * q, self._read_out(blocks, q)]

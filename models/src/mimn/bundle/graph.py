@@ -20,6 +20,7 @@ from mimn.bundle.bundle import Bundle
 from mimn.bundle.golden import HeadFunction, StepFunction
 from mimn.bundle.manifest import BundleError, GraphSpec
 from mimn.state.event_list import EventList
+from mimn.state.ledger import count_events
 
 
 class StepGraph:
@@ -30,7 +31,7 @@ class StepGraph:
 
     def __init__(self, bundle: Bundle) -> None:
         if bundle.manifest.step is None:
-            raise BundleError(f"{bundle.name} has no step graph: its states are lists of events (state.kind)")
+            raise BundleError(f"{bundle.name} has no step graph: its states are of kind {bundle.manifest.state.kind}")
         self._session = open_graph(bundle, bundle.manifest.step)
 
     def __call__(self, events: NDArray[np.float32], state: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -129,6 +130,8 @@ def open_step(bundle: Bundle) -> StepFunction:
     Raises:
         BundleError: as `open_graph`.
     """
+    if bundle.manifest.state.kind == "ledger":
+        return count_events
     return StepGraph(bundle) if bundle.event_list is None else bundle.event_list.append
 
 

@@ -35,16 +35,18 @@ CATEGORY_IDS, CATEGORY_VECTORS = "categories.ids.npy", "categories.vectors.npy"
 GOLDEN = "golden.npz"
 FIELD_CODES, FIELD_VECTORS = "fields.codes.npy", "fields.vectors.npy"
 ITEM_CANDIDATES = "items.candidates.npy"
-Kind = Literal["recurrent", "sequence"]
+Kind = Literal["recurrent", "sequence", "ledger"]
 _TABLES = (ITEM_IDS, ITEM_VECTORS, CATEGORY_IDS, CATEGORY_VECTORS)
 FILES: dict[Kind, tuple[str, ...]] = {
     "recurrent": (STEP, HEAD, INITIAL_STATE, *_TABLES, GOLDEN),
     "sequence": (HEAD, INITIAL_STATE, *_TABLES, GOLDEN),
+    "ledger": (HEAD, INITIAL_STATE, *_TABLES, GOLDEN),
 }
 """The files of a bundle; those of its fields come on top (`field_files`)."""
 STATE_FILES: dict[Kind, tuple[str, ...]] = {
     "recurrent": (STEP, INITIAL_STATE, *_TABLES),
     "sequence": (INITIAL_STATE, ITEM_IDS, CATEGORY_IDS),
+    "ledger": (INITIAL_STATE,),
 }
 """The files that give a state its meaning: the fingerprint covers their hashes. The head is not one of them, so states
 stay valid under a new head. A list of events holds row numbers of the vocabularies and nothing learned, so it also
@@ -73,7 +75,7 @@ class BlockSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class StateSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`kind: recurrent` is a state that a step graph updates; `sequence` is the list of a user's last events
-    (`mimn.state.EventList`), which the head reads as a whole."""
+    (`mimn.state.EventList`), which the head reads as a whole; `ledger` is a count of events and a ledger."""
 
     kind: Kind
     blocks: tuple[BlockSpec, ...]
@@ -270,7 +272,7 @@ def part_fingerprints(
     parts: dict[str, Any] = {
         "ledger": {"ledger": msgspec.to_builtins(ledger)},
         "rest": {
-            "input": msgspec.to_builtins(input_spec),
+            "input": None if state.kind == "ledger" else msgspec.to_builtins(input_spec),
             "state": msgspec.to_builtins(StateSpec(state.kind, tuple(rest))),
             "files": {name: files[name] for name in STATE_FILES[state.kind]},
         },
@@ -338,7 +340,7 @@ def decode_manifest(data: bytes) -> Manifest:
     foreign = sorted(set(manifest.files) - wanted)
     if foreign:
         raise BundleError(f"{MANIFEST}: `files` names unknown files: {', '.join(foreign)}")
-    if (manifest.step is None) != (kind == "sequence"):
+    if (manifest.step is None) != (kind != "recurrent"):
         raise BundleError(f"{MANIFEST}: `step` belongs to state.kind `recurrent` and to no other")
     if kind == "sequence":
         _check_sequence(manifest)
@@ -395,6 +397,12 @@ def check_countable(what: str, rows: int) -> None:
 
 def _check_ledger(manifest: Manifest) -> None:
     spec, table = manifest.ledger, manifest.item_table
+    if manifest.state.kind == "ledger":
+        others = [block for block in manifest.state.blocks if block.name not in ("counters", "periods", "ledger")]
+        if spec is None or others != [BlockSpec("count", (1,), "float32")]:
+            raise BundleError(
+                f"{MANIFEST}: state.kind `ledger` needs `ledger`, and `count` [1] besides it and a sketch"
+            )
     if (spec is None) != (table is None):
         raise BundleError(f"{MANIFEST}: `ledger` and `item_table` go together")
     if spec is None or table is None:

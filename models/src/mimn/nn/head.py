@@ -174,7 +174,8 @@ class MimnHead(nn.Module):
 
 
 class PoolingHead(nn.Module):
-    """The head of variant `pooling` (Embedding&MLP): the candidate and the mean of the user's events."""
+    """The head of variants `pooling` (Embedding&MLP) and `ledger`: the candidate, and the mean of the user's events if
+    the state has it."""
 
     def __init__(self, config: MimnConfig, cell: Cell, fields: ModelFields = NO_FIELDS) -> None:
         super().__init__()
@@ -184,7 +185,7 @@ class PoolingHead(nn.Module):
         D = config.width
         self.mlp = top(
             config,
-            [D, 1],
+            [1] if config.variant == "ledger" else [D, 1],
             [D] * (1 + config.history_product) + sketch_widths(self.sketch) + read_widths(config),
             fields,
         )
@@ -223,11 +224,12 @@ def read_widths(config: ModelConfig) -> list[int]:
 
 
 def user_pieces(blocks: State) -> list[Tensor]:
-    """What a head reads of the user: the mean event vector [N, D] and the log of the count [N, 1].
+    """What a head reads of the user: the mean event vector [N, D] if the state has it, and the log of the count [N, 1].
 
     The paper's sums enter as means: a head trained on 200 events would not know the sum of 10,000.
     """
-    return [blocks["history_mean"], torch.log1p(blocks["count"]) * COUNT_SCALE]
+    means = [blocks["history_mean"]] if "history_mean" in blocks else []
+    return [*means, torch.log1p(blocks["count"]) * COUNT_SCALE]
 
 
 def user_features(blocks: State, context: Tensor | None) -> Tensor:

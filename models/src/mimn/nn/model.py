@@ -20,7 +20,7 @@ from mimn.config import MimnConfig
 from mimn.nn import native, official
 from mimn.nn.actions import ModelActions
 from mimn.nn.auxiliary import AuxiliaryNet
-from mimn.nn.cell import Cell, MimnCell, PoolingCell, State, states_at, unroll
+from mimn.nn.cell import Cell, CountCell, MimnCell, PoolingCell, State, states_at, unroll
 from mimn.nn.compilation import compiled
 from mimn.nn.fields import NO_FIELDS, FieldValues, ModelFields
 from mimn.nn.head import MimnHead, PoolingHead
@@ -210,7 +210,7 @@ class MimnModel(ClickModel):
             published = OfficialCell(config)
             self.cell, self.head = published, OfficialHead(config, published)
         else:
-            self.cell = PoolingCell(config)
+            self.cell = CountCell(config) if config.variant == "ledger" else PoolingCell(config)
             self.head = PoolingHead(config, self.cell, of_head)
         if config.auxiliary_loss:
             net = OfficialAuxiliaryNet if config.variant == "official" else AuxiliaryNet
@@ -235,7 +235,7 @@ class MimnModel(ClickModel):
         """The states after `positions` events each. [B, T, D], [B, F], [B, P] int64, [B, T] bool → [B, P, F]"""
         if self.native and real is None:
             return native.states_at(cast(MimnCell, self.cell), events, state, positions)
-        if isinstance(self.cell, PoolingCell) and real is None:
+        if isinstance(self.cell, PoolingCell | CountCell) and real is None:
             return self.cell.states_at(events, state, positions)
         return states_at(unroll(self.cell, events, state, real), positions)
 

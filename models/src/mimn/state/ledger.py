@@ -250,6 +250,11 @@ class Ledger:
         words[rows, column] = (kept | time << shift).astype(np.uint32)
 
 
+def count_events(events: NDArray[np.float32], states: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The step of a state that has only a count of events besides its ledger. [B, D], [B, 1] → [B, 1]"""
+    return states + np.float32(1)
+
+
 def rest_of(sketch: Sketch | None, ledger: Ledger | None) -> slice:
     """The place of a flat state that the step graph reads and writes: between counters, periods and ledger."""
     behind = (0 if sketch is None else len(sketch.half_lives)) + (0 if ledger is None else ledger.words)
