@@ -91,7 +91,7 @@ def replay(bootstrap: str, topic: str, events: Events, shoppers: Iterable[Shoppe
                 item_id=int(events.item_id[row]),
                 category_id=int(events.category_id[row]),
                 action=ACTION_PURCHASE,
-                event_time=int(events.timestamp[row]) * 1000,
+                event_time=int(events.timestamp[row]) * events.unit_ms,
             )
             value = event.SerializeToString()
             sent.append((event.user_id, value, producer.send(topic, key=event.user_id.encode(), value=value)))

@@ -1,11 +1,13 @@
 """The committed bundles load, and this machine's onnxruntime reproduces the numbers that were exported with them."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mimn.bundle import Bundle, load_bundle
+from mimn.bundle import Bundle, GoldenMismatch, load_bundle
 from mimn.bundle.graph import StepGraph, open_head, open_step
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
@@ -15,12 +17,14 @@ RECURRENT = [
     FIXTURES / "bundle_tiny_sketch/tiny-sketch/1",
     FIXTURES / "bundle_tiny_ledger/tiny-ledger/1",
     FIXTURES / "bundle_tiny_actions/tiny-actions/1",
+    FIXTURES / "bundle_tiny_fields/tiny-fields/1",
 ]
 BUNDLES = Path(__file__).parents[2] / "models/bundles"
 SEQUENCES = [
     FIXTURES / "bundle_tiny_dien/tiny-dien/1",
     FIXTURES / "bundle_tiny_din/tiny-din/1",
     FIXTURES / "bundle_tiny_actions_din/tiny-actions-din/1",
+    FIXTURES / "bundle_tiny_din_fields/tiny-din-fields/1",
     BUNDLES / "online-retail-dien/1",
     BUNDLES / "online-retail-din/1",
 ]
@@ -44,7 +48,8 @@ def rest_of(bundle: Bundle) -> slice:
 def test_golden_cases_hold(any_bundle: Bundle) -> None:
     bundle = any_bundle
     bundle.golden.verify_step(open_step(bundle), bundle.events, bundle.initial_state, bundle.sketch, bundle.ledger)
-    bundle.golden.verify_head(open_head(bundle), bundle.vectors, bundle.initial_state, bundle.sketch, bundle.reads)
+    bundle.golden.verify_request(bundle.request.vector)
+    bundle.golden.verify_head(open_head(bundle), bundle.candidates, bundle.initial_state, bundle.sketch, bundle.reads)
 
 
 def test_golden_cases_hold_unknown_ids_and_tell_candidates_apart(any_bundle: Bundle) -> None:
@@ -53,6 +58,18 @@ def test_golden_cases_hold_unknown_ids_and_tell_candidates_apart(any_bundle: Bun
     assert (bundle.items.rows(golden.items.ravel()) != 0).any()
     assert golden.scores.std(axis=1).min() > 1e-3, "candidates get different scores"
     assert golden.scores.std(axis=0).max() > 1e-3, "users get different scores"
+
+
+def test_golden_requests_hold_known_unknown_and_missing_values() -> None:
+    bundle = load_bundle(RECURRENT[-1])
+    assert bundle.golden.requests is not None
+    made = [bundle.request.vector(**json.loads(request)) for request in bundle.golden.requests.tolist()]
+    assert any(one.unknown for one in made)
+    assert any(one.missing for one in made)
+    assert len({tuple(one.values.tolist()) for one in made}) == len(made)
+    other = replace(bundle.golden, requests=np.roll(bundle.golden.requests, 1))
+    with pytest.raises(GoldenMismatch, match="golden request differs"):
+        other.verify_request(bundle.request.vector)
 
 
 def test_dimensions_all_differ(bundle: Bundle) -> None:

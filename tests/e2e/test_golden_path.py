@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from localstack.demo import PATIENT
-from localstack.replay import Records, expect
+from localstack.replay import Records, expect, replay
 from localstack.shoppers import DATA, Shopper, read_events
 from localstack.stack import Addresses
 from mimn.bundle import Bundle, load_bundle
@@ -71,7 +71,13 @@ def golden(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GoldenRun]:
     events = read_events(REPOSITORY / DATA)
     model, bundle_path = exported(events, folder)
     users = chosen_users(events)
-    with folded_stack(folder, bundle_path, events, users, partitions=PARTITIONS, within_s=120) as (at, records):
+    with folded_stack(
+        folder,
+        bundle_path,
+        lambda bootstrap, topic: replay(bootstrap, topic, events, users),
+        partitions=PARTITIONS,
+        within_s=120,
+    ) as (at, records):
         yield GoldenRun(at, load_bundle(bundle_path), model, events, users, records)
 
 

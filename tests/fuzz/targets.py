@@ -29,6 +29,15 @@ from mimn.bundle.bundle import MAX_MANIFEST_BYTES
 from mimn.bundle.fields import FieldSpec
 from mimn.bundle.manifest import decode_manifest
 from mimn.bundle.request_fields import RequestFields
+from mimn.release import (
+    BUCKETS,
+    MAX_RECORD_BYTES,
+    CorruptRecord,
+    decode_record,
+    encode_record,
+    table,
+)
+from mimn.release.rollout import left_behind
 from mimn.state import (
     Block,
     CorruptProgress,
@@ -141,6 +150,23 @@ def _a_state(layout: StateLayout) -> bytes:
 BOUNDS: Final = (LogBounds(0, 50, bytes(16)), LogBounds(5, 2**62, bytes([7]) * 16))
 MINT: Final = Mint(N, "earliest", 5, 6)
 GOLDEN: Final = {path.stem: path.read_bytes() for path in (TESTS / "golden").iterdir()}
+
+
+def _rollout(value: bytes) -> None:
+    """RTP routes by it, and the tool looks at every rollout."""
+    record = decode_record(value)
+    assert (
+        len(table(arm.buckets for arm in record.arms)) == len(table(arm.buckets for arm in record.shadows)) == BUCKETS
+    )
+    assert record.serving in record.held
+    for rollout in record.rollouts:
+        left_behind(record, rollout)
+    assert decode_record(encode_record(record)) == record
+
+
+def _seal_rollout(value: bytes) -> bytes:
+    document = value[16:]
+    return value[:8] + struct.pack("<II", len(document), crc32(document)) + document
 
 
 def _progress(record: bytes) -> None:
@@ -392,6 +418,10 @@ TARGETS: Final = (
         4096, (b"UIST", FINGERPRINT[:16]), _seal_state,
     ),
     Target("progress", _progress, (CorruptProgress,), (GOLDEN["progress"],), 4096, (b"UIPR",), _seal_progress),
+    Target(
+        "rollout", _rollout, (CorruptRecord,), (GOLDEN["rollout"],), MAX_RECORD_BYTES,
+        (b"UIRO", *JSON_WORDS, b'"buckets"', b'"state"', b'"canary"', b'"arms"', b"[0,500]", b"10000"), _seal_rollout,
+    ),
     Target(
         "meta", _meta, (NoNamespace,),
         (b'{"partitions": 8, "topic": "behavior-events"}', b'{"topic": "t", "partitions": 64, "x": [1, {"a": null}]}'),

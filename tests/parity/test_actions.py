@@ -15,7 +15,7 @@ from mimn.bundle import load_bundle
 from mimn.bundle.graph import StepGraph
 from mimn.bundle.manifest import BundleError
 from mimn.data.description import ActionRules
-from mimn.export import ExportError, export_any
+from mimn.export import ExportError, RunFacts, export_any
 from mimn.nn.checkpoint import load_model, save_model
 from mimn.nn.model import Batch, BatchError, ClickModel
 from mimn.nn.sketch import Touches, folded_counters, window_counts
@@ -29,7 +29,15 @@ B, T = 3, 9
 
 def exported(model: ClickModel, folder: Path, name: str = "a") -> Path:
     return export_any(
-        model, ITEM_IDS, CATEGORY_IDS, folder, name=name, version="1", state_dtype="float32", events=20, training={}
+        model,
+        ITEM_IDS,
+        CATEGORY_IDS,
+        folder,
+        name=name,
+        version="1",
+        state_dtype="float32",
+        events=20,
+        facts=RunFacts(),
     )
 
 

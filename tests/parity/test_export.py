@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from mimn.bundle import Bundle, GoldenMismatch, load_bundle
 from mimn.bundle.graph import HeadGraph, StepGraph
 from mimn.config import MimnConfig
-from mimn.export import ExportError, export_bundle, main
+from mimn.export import ExportError, export_bundle
+from mimn.export.__main__ import main
 from mimn.nn.checkpoint import save_model
 from mimn.nn.graphs import StepModule
 from mimn.nn.model import MimnModel

@@ -139,7 +139,7 @@ def test_any_head_on_any_state_is_exported_and_scores_by_the_equations(
     assert isinstance(model, MimnModel)
     path = export_bundle(model, ITEM_IDS, CATEGORY_IDS, tmp_path, name="head", version="1")
     bundle = load_bundle(path)
-    bundle.golden.verify_head(open_head(bundle), bundle.vectors, bundle.initial_state, bundle.sketch)
+    bundle.golden.verify_head(open_head(bundle), bundle.candidates, bundle.initial_state, bundle.sketch)
 
 
 @pytest.mark.parametrize("name", ["deepfm", "pnn_inner", "afm"])

@@ -25,7 +25,8 @@ from mimn.data.prepared import Side
 from mimn.data.split import parts_of
 from mimn.data.vocabulary import EmbeddingIds, build_vocabulary
 from mimn.data.windows import WindowPlan, WindowSampler
-from mimn.export import ExportError, drawn_table, export_bundle
+from mimn.export import ExportError, RunFacts, export_bundle
+from mimn.export.parts import drawn_table
 from mimn.nn.model import BatchError, MimnModel
 from mimn.scoring import predict
 from mimn.state import Ledger
@@ -60,9 +61,16 @@ def export(config: MimnConfig, folder: Path, *, seed: int = 0, version: str = "1
     table = drawn_table(config, ITEM_IDS, np.random.default_rng(seed))
     return load_bundle(
         export_bundle(
-            model, ITEM_IDS, CATEGORY_IDS, folder, name="l", version=version, state_dtype=dtype, table=table  # type: ignore[arg-type]
+            model,
+            ITEM_IDS,
+            CATEGORY_IDS,
+            folder,
+            name="l",
+            version=version,
+            state_dtype=dtype,  # type: ignore[arg-type]
+            facts=RunFacts(table=table),
         )
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +125,7 @@ def test_offline_scores_are_the_served_ones(tmp_path: Path) -> None:
             tmp_path,
             name="l",
             version="1",
-            table=table,
+            facts=RunFacts(table=table),
         )
     )
     ledger, reads, step, head = bundle.ledger, bundle.reads, StepGraph(bundle), HeadGraph(bundle)
@@ -158,7 +166,9 @@ def test_training_reads_each_window_as_a_fold_of_its_events_and_by_the_table_wit
             p = int(np.argmax(batch.weight[w]))
             start, position = int(batch.start[w]), int(batch.position[w, p])
             table = tables[groups[events.user_index[start]]]
-            ids, now = batch.target_id[w, p][np.newaxis], batch.now_ms[w, p : p + 1]
+            target = batch.target[w, p]
+            ids = np.array([[events.item_id[target], batch.drawn_id[w, p]]])
+            now = events.timestamp[[target]] * events.unit_ms
             asked = Questions(np.zeros(1, int), np.array([position]), ids, now)
             one = LedgerReader(known, events, [table]).read(np.array([start]), np.array([position]), asked)
             np.testing.assert_array_equal(batch.reads[w, p], one[0])
@@ -209,7 +219,9 @@ def test_newer_statistics_of_items_and_a_new_head_keep_every_state(tmp_path: Pat
     model, table = small_model(LEDGERS["paper"]), drawn_table(LEDGERS["paper"], ITEM_IDS, np.random.default_rng(5))
     for parameter in model.head.mlp.parameters():
         parameter.data.mul_(1.5)
-    again = load_bundle(export_bundle(model, ITEM_IDS, CATEGORY_IDS, tmp_path, name="l", version="2", table=table))
+    again = load_bundle(
+        export_bundle(model, ITEM_IDS, CATEGORY_IDS, tmp_path, name="l", version="2", facts=RunFacts(table=table))
+    )
     assert again.manifest.files != first.manifest.files
     assert again.fingerprint == first.fingerprint
 
@@ -229,7 +241,7 @@ def test_of_a_state_of_a_ledger_alone_every_new_model_is_a_new_head(tmp_path: Pa
             tmp_path,
             name="l",
             version="3",
-            table=drawn_table(config, ITEM_IDS[:4], np.random.default_rng(3)),
+            facts=RunFacts(table=drawn_table(config, ITEM_IDS[:4], np.random.default_rng(3))),
         )
     )
     assert other.fingerprint == first.fingerprint

@@ -11,12 +11,13 @@ import onnx.numpy_helper
 import pytest
 import torch
 
-import mimn.export
+import mimn.export.sequence
 from fixtures.write_bundles import CATEGORY_IDS, EVENTS, ITEM_IDS, TINY_DIEN, TINY_DIN, tiny_model
 from mimn.baselines import BaselineConfig
 from mimn.bundle import Bundle, BundleError, load_bundle
 from mimn.bundle.graph import LENGTHS, StepGraph, open_head, open_step, padded_length
-from mimn.export import ExportError, export_sequence, main
+from mimn.export import ExportError, export_sequence
+from mimn.export.__main__ import main
 from mimn.nn.baselines.model import BaselineModel
 from mimn.nn.checkpoint import save_model
 from mimn.nn.graphs import sequence_head_graph
@@ -123,7 +124,7 @@ def test_a_graph_that_disagrees_with_pytorch_is_refused_and_nothing_is_written(
     proto = onnx.load_from_string(data)
     changed = max(proto.graph.initializer, key=lambda tensor: len(tensor.raw_data))
     changed.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(changed) * 1.5, changed.name))
-    monkeypatch.setattr(mimn.export, "sequence_head_graph", lambda _: (proto.SerializeToString(), spec))
+    monkeypatch.setattr(mimn.export.sequence, "sequence_head_graph", lambda _: (proto.SerializeToString(), spec))
     with pytest.raises(ParityError, match=r"after \d+ events: ONNX and PyTorch differ"):
         export(model, tmp_path)
     assert not list(tmp_path.iterdir())

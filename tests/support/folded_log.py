@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,16 +40,20 @@ class FoldedLog:
         assert isinstance(value, bytes)
         return decode_state(value, self._bundle.fingerprint, self._bundle.layout, user_hash(user_id))
 
-    def predict(self, user_id: str, items: NDArray[np.uint64], categories: NDArray[np.uint64]) -> dict[str, Any]:
-        """RTP's answer for these candidates, which must succeed."""
+    def predict(
+        self, user_id: str, items: NDArray[np.uint64], categories: NDArray[np.uint64], /, **fields: Any
+    ) -> dict[str, Any]:
+        """RTP's answer for these candidates, which must succeed. `fields`: `user` and `context`."""
         asked = [{"item_id": str(i), "category_id": str(c)} for i, c in zip(items, categories, strict=True)]
-        response = httpx.post(
-            f"{self._at.predict}/predict",
-            json={"user_id": user_id, "candidates": asked},
-            timeout=60,
-            headers=PATIENT,
-        )
-        assert response.status_code == 200, response.text
+        return self._ask(200, user_id=user_id, candidates=asked, **fields)
+
+    def refused(self, user_id: str, **fields: Any) -> dict[str, Any]:
+        """What RTP says to a request whose fields are wrong."""
+        return self._ask(422, user_id=user_id, candidates=[{"item_id": 1, "category_id": 0}], **fields)
+
+    def _ask(self, status: int, **body: Any) -> dict[str, Any]:
+        response = httpx.post(f"{self._at.predict}/predict", json=body, timeout=60, headers=PATIENT)
+        assert response.status_code == status, response.text
         answer: dict[str, Any] = response.json()
         return answer
 
@@ -62,13 +66,15 @@ class FoldedLog:
 def folded_stack(
     folder: Path,
     path: Path,
-    events: Events,
-    users: list[Shopper],
+    feed: Callable[[str, str], dict[str, Records]],
     *,
     partitions: int = PARTITIONS,
     within_s: float = 60,
 ) -> Iterator[tuple[Addresses, dict[str, Records]]]:
-    """A stack with the bundle at `path` that has folded all events of `users`, and each user's records."""
+    """A stack with the bundle at `path` that has folded what `feed` produces, and each user's records.
+
+    `feed` gets the broker's address and the topic; it returns each user's records that are to be folded.
+    """
     given, name = Options.from_environment(), f"folded-{time.time_ns()}"
     options = Options(
         folder=folder / "stack",
@@ -81,7 +87,7 @@ def folded_stack(
     )
     with Stack(options) as stack:
         at = stack.addresses
-        records = replay(at.bootstrap, name, events, users)
+        records = feed(at.bootstrap, name)
         states = States(at.redis_url, path, prefix=name, partitions=partitions)
         wait_folded(states, {user: expect(rows) for user, rows in records.items()}, within_s=within_s)
         states.close()
@@ -96,7 +102,7 @@ def folded_log(folder: Path, path: Path, events: Events) -> Iterator[FoldedLog]:
         Shopper(str(user), range(int(begin), int(end)), 0, 0, ())
         for user, begin, end in zip(events.users, bounds[:-1], bounds[1:], strict=True)
     ]
-    with folded_stack(folder, path, events, users) as (at, _):
+    with folded_stack(folder, path, lambda bootstrap, topic: replay(bootstrap, topic, events, users)) as (at, _):
         log = FoldedLog(bundle, users, at)
         some = bundle.items.ids[:1], bundle.categories.ids[:1]
         until(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import redis
 
-from localstack.ports import free_port
+from localstack.ports import LOOPBACK, free_port
 from localstack.servers import Valkey
+from localstack.wait import until
+
+SLOTS = 16384
 
 
 class ClusterNode(Valkey):
@@ -35,3 +39,44 @@ class OneNodeCluster(ClusterNode):
             if client.cluster("INFO")["cluster_slots_assigned"] == "0":
                 client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
             return bool(client.cluster("INFO")["cluster_state"] == "ok")
+
+
+def connect(node: ClusterNode) -> Any:
+    """A client of one node, which knows nothing of clusters; redis-py leaves their commands without types."""
+    return redis.Redis.from_url(node.address, protocol=2, socket_timeout=10)
+
+
+def form(nodes: list[ClusterNode]) -> None:
+    """Three masters that share the slots and know of each other."""
+    bounds = [round(SLOTS * i / len(nodes)) for i in range(len(nodes) + 1)]
+    for node, first, end in zip(nodes, bounds, bounds[1:], strict=False):
+        with connect(node) as client:
+            client.execute_command("CLUSTER ADDSLOTSRANGE", first, end - 1)
+            if node is not nodes[0]:
+                client.execute_command("CLUSTER MEET", LOOPBACK, nodes[0].port, nodes[0].bus)
+
+    def whole() -> bool:
+        for node in nodes:
+            with connect(node) as client:
+                told = client.execute_command("CLUSTER INFO")
+                if (told["cluster_state"], told["cluster_known_nodes"]) != ("ok", str(len(nodes))):
+                    return False
+        return True
+
+    until(whole, "the cluster is whole", within_s=60)
+
+
+def replicate(replica: ClusterNode, master: ClusterNode) -> None:
+    """Make a node that owns no slot the replica of a master."""
+    with connect(replica) as client, connect(master) as of:
+        client.execute_command("CLUSTER MEET", LOOPBACK, master.port, master.bus)
+        identity = of.execute_command("CLUSTER MYID").decode()
+
+        def replicates() -> bool:
+            try:
+                client.execute_command("CLUSTER REPLICATE", identity)
+            except redis.ResponseError:  # it has not heard of the master yet
+                return False
+            return bool(client.info("replication")["master_link_status"] == "up")
+
+        until(replicates, "the replica follows its master", within_s=60)

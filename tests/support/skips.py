@@ -6,7 +6,9 @@ that a test silently stopped running.
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 from collections.abc import Mapping
 
 import pytest
@@ -25,6 +27,7 @@ NO_REFERENCE_DATA = (
 NO_COUPON_MAIL = "needs the coupon log: set CTR_SHARED_DATA to a folder with coupon_mail and complete_journey"
 NO_COMPOSE = "needs the compose command line: install Debian's package docker-compose, or Docker's compose plugin"
 NO_TLS_REDIS = "needs a redis-server or valkey-server that was built with TLS: set CTR_TLS_REDIS to its path"
+NO_SPARK = "needs PySpark and Java: pip install -e 'services/uic[spark]', and install Java 17 or newer"
 NO_WRK = "needs wrk, another load generator: install Debian's package wrk"
 
 _ALLOWED: Mapping[str, str] = {
@@ -35,6 +38,7 @@ _ALLOWED: Mapping[str, str] = {
     NO_REFERENCE_DATA: "CTR_SHARED_DATA",
     NO_COUPON_MAIL: "CTR_SHARED_DATA",
     NO_WRK: "CTR_WRK",
+    NO_SPARK: "CTR_SPARK",
 }
 """Reason of a skip → the variable that, when set, says that the thing exists, so the skip is an error."""
 
@@ -45,6 +49,12 @@ def tls_redis() -> str:
     if not program:
         pytest.skip(NO_TLS_REDIS)
     return program
+
+
+def spark() -> None:
+    """Skips the test if there is no Spark."""
+    if importlib.util.find_spec("pyspark") is None or shutil.which("java") is None:
+        pytest.skip(NO_SPARK)
 
 
 def accepted_in_ci(reason: str, env: Mapping[str, str] = os.environ) -> bool:

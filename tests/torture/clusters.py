@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from typing import Any
-
-import redis
 
 from judge import Differs
 from localstack.ports import LOOPBACK
 from localstack.wait import until
-from support.one_node_cluster import ClusterNode
+from support.one_node_cluster import ClusterNode, connect, form
 from support.world import World
 from torture.fleet import producing
 from torture.stage import Size, Stage, Tally
 
 N = 12
-SLOTS = 16384
 WITHIN_S = 30
 
 
@@ -61,31 +57,6 @@ def _back(world: World, what: str) -> Tally:
     except Differs as late:
         return Tally.failed(late, of=what)
     return Tally.of(world.compare(), figures={f"back after the fault, s ({what})": time.monotonic() - began})
-
-
-def connect(node: ClusterNode) -> Any:
-    """A client of one node, which knows nothing of clusters; redis-py leaves their commands without types."""
-    return redis.Redis.from_url(node.address, protocol=2, socket_timeout=10)
-
-
-def form(nodes: list[ClusterNode]) -> None:
-    """Three masters that share the slots and know of each other."""
-    bounds = [round(SLOTS * i / len(nodes)) for i in range(len(nodes) + 1)]
-    for node, first, end in zip(nodes, bounds, bounds[1:], strict=False):
-        with connect(node) as client:
-            client.execute_command("CLUSTER ADDSLOTSRANGE", first, end - 1)
-            if node is not nodes[0]:
-                client.execute_command("CLUSTER MEET", LOOPBACK, nodes[0].port, nodes[0].bus)
-
-    def whole() -> bool:
-        for node in nodes:
-            with connect(node) as client:
-                told = client.execute_command("CLUSTER INFO")
-                if (told["cluster_state"], told["cluster_known_nodes"]) != ("ok", str(len(nodes))):
-                    return False
-        return True
-
-    until(whole, "the cluster is whole", within_s=60)
 
 
 def move(world: World, nodes: list[ClusterNode], partition: int) -> None:

@@ -187,7 +187,7 @@ def other_fold(manifest: dict[str, Any]) -> None:
         (no_step, "`step` belongs to state.kind `recurrent`"),
         (unknown_rule, "input.rule 'item'"),
         (newer_schema, "schema_version 3; this program reads 1 to 2"),
-        (newer_field, "schema_version 1 has no `fields` and no `calibration`"),
+        (newer_field, "schema_version 1 has no `actions`, no `fields` and no `calibration`"),
         (a_field(kind="set"), "'set'"),
         (a_field(deviation=0.0), "context.hour: .*`deviation` is above 0"),
         (a_field(kind="categorical", rows=9), r"lacks the hash of fields\.codes\.npy, fields\.vectors\.npy"),

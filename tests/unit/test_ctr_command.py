@@ -64,7 +64,7 @@ def imported(*arguments: str) -> set[str]:
         (["--help"], set()),
         (["licenses", "--json"], set()),
         (["keys", "list", "/nowhere"], {"access"}),
-        (["data", "complete-journey", "--help"], {"mimn", "pyarrow", "numpy"}),
+        (["data", "convert", "--help"], {"mimn", "pyarrow", "numpy"}),
         (["partitions", "--help"], {"uic"}),
     ],
 )

@@ -149,7 +149,7 @@ def test_days_that_are_left_out_have_no_target_and_stay_history() -> None:
 def test_a_plan_that_no_user_satisfies_is_refused() -> None:
     _, _, windows = sampler(WindowPlan(length=300, min_history=200))
     with pytest.raises(DataError, match="lower min_history"):
-        next(windows.epoch(np.random.default_rng(0), 8))
+        windows.epoch(np.random.default_rng(0), 8)
 
 
 @pytest.mark.parametrize("field", ["length", "per_user", "occasions", "rows_per_occasion", "min_history"])

@@ -366,7 +366,7 @@ def test_sample_weights_and_files_without_some_negatives_are_accounted_for(tmp_p
     validation = trained.predict("validation", 16)
     assert np.isclose(validation.weights @ fitted.apply(validation.scores), validation.labels.sum())
     rng = np.random.default_rng(0)
-    windows = next(OccasionSampler(trained.data.labelled.occasions("train"), 16, 8).epoch(rng, 8))
+    windows = next(iter(OccasionSampler(trained.data.labelled.occasions("train"), 16, 8).epoch(rng, 8)))
     weights = trained.reader.batch(windows, rng).weights
     assert weights is not None
     real = windows.real > 0

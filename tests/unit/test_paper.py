@@ -13,10 +13,13 @@ import pytest
 import torch
 
 from mimn import paper
+from mimn import run as runs
+from mimn.baselines import check_reads_fields
 from mimn.config import ConfigError
 from mimn.data import __main__ as data
 from mimn.data.description import read_description
 from mimn.data.prepared import prepare
+from mimn.impressions.config import ImpressionConfig
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "models/reproduce/README.md").read_text()
@@ -36,7 +39,40 @@ def table_2() -> list[tuple[str, str, str, str]]:
     return [command for command in COMMANDS if command[2] == "mimn.paper"]
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: f"{command[0]}, {command[1][:12]}")
+PAPER = [command for command in COMMANDS if command[2] in ("mimn.paper", "mimn.data")]
+CLEAN = [command for command in COMMANDS if command not in PAPER]
+
+
+@pytest.mark.parametrize("command", CLEAN, ids=lambda command: command[0])
+def test_a_command_of_the_clean_protocol_names_a_configuration_that_fits_its_description(
+    command: tuple[str, str, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What can be told without the files: both are read, and the model can read what the data set has."""
+    monkeypatch.chdir(ROOT)
+    _, _, module, options = command
+    given = dict(zip(*[iter(word for word in shlex.split(options) if word != "train")] * 2, strict=True))
+    if module == "mimn.train":
+        config = runs.read_config(Path(given["--config"]))
+        described = read_description(config.data.description)
+        assert described.impressions is None
+        assert described.protocol is None
+        if described.fields:
+            check_reads_fields(config.architecture)
+        return
+    assert module == "mimn.impressions"
+    shown = read_description(given["--description"])
+    assert shown.impressions is not None
+    runs.read(Path(given["--config"]), ImpressionConfig).check_against(shown)
+
+
+def test_every_public_data_set_has_a_command() -> None:
+    text = README + "".join(path.read_text("utf-8") for path in (ROOT / "models/configs/public").glob("*.toml"))
+    own = {"online-retail", "complete-journey", "complete-journey-fields", "movielens-100k", "synthetic", "coupon-mail"}
+    for path in (ROOT / "models/datasets").glob("*.toml"):
+        assert path.stem in own or f"models/datasets/{path.name}" in text, path.stem
+
+
+@pytest.mark.parametrize("command", PAPER, ids=lambda command: f"{command[0]}, {command[1][:12]}")
 def test_a_rows_command_parses_and_names_what_exists(command: tuple[str, str, str, str]) -> None:
     _, dataset, module, options = command
     if module == "mimn.data":
@@ -76,7 +112,7 @@ def run(taobao: Path, config: str, *more: str) -> int:
     return paper.main(["--config", str(ROOT / f"models/reproduce/{config}.toml"), *where, *more])
 
 
-@pytest.mark.parametrize("config", ["embedding_mlp", "mimn", "mimn_auxiliary", "dien_auxiliary", "gru4rec"])
+@pytest.mark.parametrize("config", ["embedding_mlp", "pnn", "mimn", "mimn_auxiliary", "dien_auxiliary", "gru4rec"])
 def test_a_row_is_trained_tested_and_says_what_its_figure_is(
     taobao: Path, capsys: pytest.CaptureFixture[str], config: str
 ) -> None:

@@ -17,10 +17,11 @@ from mimn.bundle import BundleError, GoldenMismatch, load_bundle
 from mimn.state import Keys
 from rtp.core.ports import Model
 from rtp.errors import ReloadRefused, ReloadTimedOut
+from rtp.loader import MAX_ABANDONED, Loader
 from rtp.metrics import Metrics
 from rtp.progress_watcher import NoNamespace, ProgressReader, ProgressWatcher
 from rtp.release import InService, Release
-from rtp.reload import MAX_ABANDONED, SAMPLE, Loader, Reloader
+from rtp.reload import SAMPLE, Reloader
 from rtp.runtime import OnnxModel
 from support.fake_store import FakeStateReader
 from support.stored import Stored, now_ms

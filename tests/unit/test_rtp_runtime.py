@@ -26,6 +26,8 @@ SKETCH = FIXTURES / "bundle_tiny_sketch/tiny-sketch/1"
 LEDGER = FIXTURES / "bundle_tiny_ledger/tiny-ledger/1"
 DIEN = FIXTURES / "bundle_tiny_dien/tiny-dien/1"
 DIN = FIXTURES / "bundle_tiny_din/tiny-din/1"
+FIELDS = FIXTURES / "bundle_tiny_fields/tiny-fields/1"
+DIN_FIELDS = FIXTURES / "bundle_tiny_din_fields/tiny-din-fields/1"
 NOW = 1_700_000_000_000
 
 
@@ -43,14 +45,22 @@ def expected(path: Path, items: NDArray[np.uint64], categories: NDArray[np.uint6
     return np.concatenate([head(vectors[i : i + 1], golden.states[0], golden.context[0]) for i in range(len(items))])
 
 
-@pytest.mark.parametrize("path", [TINY, CONTEXT, SKETCH, LEDGER, DIEN, DIN], ids=lambda path: path.parent.name)
+@pytest.mark.parametrize(
+    "path", [TINY, CONTEXT, SKETCH, LEDGER, DIEN, DIN, FIELDS, DIN_FIELDS], ids=lambda path: path.parent.name
+)
 def test_the_golden_scores_come_out_of_the_padded_path(path: Path) -> None:
     bundle, model = loaded(path)
     golden = bundle.golden
     times = [NOW] * len(golden.states) if golden.now is None else golden.now.tolist()
     for state, context, now, scores in zip(golden.states, golden.context, times, golden.scores, strict=True):
         got = model.score(golden.candidate_items, golden.candidate_categories, state, context, now)
-        np.testing.assert_allclose(got, scores, rtol=1e-5, atol=1e-5)
+        want = bundle.manifest.calibration.apply(scores.astype(np.float64))
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_says_whether_its_scores_are_calibrated() -> None:
+    assert loaded(FIELDS)[1].calibrated
+    assert not loaded(SKETCH)[1].calibrated
 
 
 def test_every_count_from_one_to_the_most_has_a_bucket_that_is_not_much_larger() -> None:

@@ -304,7 +304,8 @@ def test_the_pattern_of_decimal_ids_is_exact(value: int, zeros: int) -> None:
 
 def test_an_answer_is_what_its_schema_says() -> None:
     scores = np.array([0.25, 0.1], np.float32)
-    encoded = encode_answer("r", "tiny", "1", scores, StateReport(Status.STALE, 4, None, partial=True), calibrated=True)
+    report = StateReport(Status.STALE, 4, None, partial=True)
+    encoded = encode_answer("r", "tiny", "1", scores, report, arm="serving", calibrated=True)
     answer = PredictResponse.model_validate_json(encoded)
     assert np.array_equal(np.array(answer.scores, np.float32), scores)
     assert json.loads(encoded)["state"] == {"status": "stale", "events": 4, "age_ms": None, "partial": True}

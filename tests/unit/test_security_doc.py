@@ -32,7 +32,7 @@ def test_a_threat_is_met_and_the_tests_that_show_it_exist(row: list[str]) -> Non
 
 def test_there_are_threats_and_every_scope_is_explained() -> None:
     assert len(THREATS) > 15
-    assert {Scope(name) for name in re.findall(r"^\| `(\w+)` \|", TEXT, re.M)} == set(Scope)
+    assert {Scope(name) for name in re.findall(r"^\| `([\w:]+)` \|", TEXT, re.M)} == set(Scope)
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#:]+)[^)]*\)", TEXT))))

@@ -22,12 +22,14 @@ from mimn.data import synthetic
 from mimn.data.events import COLUMNS, DataError
 from mimn.data.split import PARTS, Part, parts_of
 from mimn.data.vocabulary import EmbeddingIds
-from mimn.export import main as export_main
+from mimn.export.__main__ import main as export_main
 from mimn.nn.checkpoint import load_model
 from mimn.nn.model import MimnModel
 from mimn.run import RunConfig
 from mimn.scoring import predict
-from mimn.train import TrainingFailed
+from mimn.training import loop
+from mimn.training.folder import TrainingFailed
+from mimn.training.schedule import Epoch, Measure, Schedule
 from support import datasets
 
 pytestmark = pytest.mark.torch
@@ -81,15 +83,15 @@ class Interrupted(Exception):
 
 def train_until_killed(config: RunConfig, output: Path, patch: pytest.MonkeyPatch, *, after: int) -> None:
     """Start a run that is killed in the epoch after `after` of them."""
-    real = train.run_epoch
+    real = loop.Epochs.run
 
-    def dies(*arguments: Any, **named: Any) -> Any:
-        if len(arguments[4].curve) == after:
+    def dies(epochs: loop.Epochs) -> Epoch:
+        if len(epochs.schedule.curve) == after:
             raise Interrupted
-        return real(*arguments, **named)
+        return real(epochs)
 
     with patch.context() as patched:
-        patched.setattr(train, "run_epoch", dies)
+        patched.setattr(loop.Epochs, "run", dies)
         with pytest.raises(Interrupted):
             train.train(config, output)
 
@@ -127,9 +129,8 @@ def test_a_schedule_chosen_by_validation_lowers_the_rate_only_after_epochs_that_
     settings = epochs(smoke_config(folder), schedule, learning_rate=1.0, learning_rate_decay=0.5).training
     aucs, rates = [0.5, 0.6, 0.6, 0.7], []
     for number in range(len(aucs) + 1):
-        curve = [train.Epoch(loss=1.0, validation_auc=auc, targets=1, events=1, cpu_s=0.0) for auc in aucs[:number]]
-        progress = train.Progress(None, None, {}, curve)  # type: ignore[arg-type]  # neither is read
-        rates.append(progress.learning_rate(settings))
+        curve = [Epoch(loss=1.0, validation={"auc": auc}, counts={}, cpu_s=0.0) for auc in aucs[:number]]
+        rates.append(Schedule(settings, Measure("auc", higher_is_better=True), curve).learning_rate)
     assert rates == [0.5**times for times in lowered]
 
 
@@ -142,7 +143,7 @@ def test_training_warns_when_the_last_epoch_is_the_best(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     validated = iter(aucs)
-    monkeypatch.setattr(train, "validation_auc", lambda *_: next(validated))
+    monkeypatch.setattr(train.DrawnNegatives, "validate", lambda *_: {"auc": next(validated)})
     output = folder / f"warned {warned}"
     train.train(epochs(smoke_config(folder), 2), output)
     said = f"{output}: the last of 2 epochs is the best on validation"

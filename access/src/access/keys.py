@@ -43,6 +43,10 @@ class Scope(StrEnum):
     """UIC: erase a user."""
     OPERATE = "operate"
     """UIC's admin port: read partitions, and decide about broken ones."""
+    ROLLOUT_READ = "rollout:read"
+    """RTP's admin port: read which releases are loaded, and why others are not."""
+    ROLLOUT_WRITE = "rollout:write"
+    """RTP's admin port: look for the rollout record's releases again."""
     METRICS = "metrics"
     """Both admin ports: read metrics."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+BULK = "pip install -e 'services/uic[bulk]', or make install-dev"
 SERVING = "pip install -e proto -e access -e 'models[serve]' -e services/uic"
 LOCAL = "make install"
 TRAINING = "pip install -e 'models[serve,train]', or make install-dev"
@@ -43,8 +44,8 @@ def _local(name: str, text: str) -> Command:
     return Command(name, RUN, text, LOCAL_MODULE, LOCAL, leading=(name,), prog="ctr")
 
 
-def _uic(name: str, group: str, text: str) -> Command:
-    return Command(name, group, text, "uic.__main__", SERVING, leading=(name,), of_stack=True)
+def _uic(name: str, group: str, text: str, install: str = SERVING) -> Command:
+    return Command(name, group, text, "uic.__main__", install, leading=(name,), of_stack=True)
 
 
 COMMANDS = (
@@ -63,13 +64,19 @@ COMMANDS = (
         "mimn.impressions.__main__",
         TRAINING,
     ),
-    Command("export", TRAIN, "Write a trained run as a bundle for serving.", "mimn.export", TRAINING),
+    Command("export", TRAIN, "Write a trained run as a bundle for serving.", "mimn.export.__main__", TRAINING),
     _uic("state", OPERATE, "Show what is stored for one user."),
     _uic("erase", OPERATE, "Erase one user: the state, and the history that a rebuild would read."),
+    _uic("rollout", OPERATE, "Move traffic from one release to another, and back."),
     _uic("dead-letters", OPERATE, "List, show and replay records that could not be folded."),
     _uic("partitions", OPERATE, "How each partition stands, over all workers that --admin names."),
     _uic("continue", OPERATE, "Accept the log that a broken partition has now, and keep its states."),
     _uic("rebuild", OPERATE, "Fold a broken partition again from the log's beginning."),
+    _uic("archive", OPERATE, "Copy the log's raw records to Parquet files.", BULK),
+    _uic("import", OPERATE, "Append history to the topic, from described files or from an archive.", BULK),
+    _uic("backfill", OPERATE, "Fold a whole log or archive, and load the states.", BULK),
+    _uic("snapshot", OPERATE, "Save, verify and restore the states of a namespace.", BULK),
+    _uic("namespaces", OPERATE, "The namespaces of a store: size, lag, who reads them; drop one.", BULK),
     Command("keys", OPERATE, "Make, list and revoke API keys.", "access.__main__", ACCESS, prog="ctr keys"),
     Command("licenses", OPERATE, "List the license of every installed package.", "ctr_cli.licenses", LOCAL),
     Command(

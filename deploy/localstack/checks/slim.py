@@ -38,10 +38,13 @@ class Alone:
     """Top-level modules that must not be importable."""
     only: frozenset[str] | None = None
     """All distributions that may be installed; None means any."""
+    besides: Sequence[str] = ()
+    """Packages below `imports` that need an extra which is not installed here."""
 
 
 ENVIRONMENTS = (
-    Alone("uic", "uic", ("uic",), ("torch", "rtp", "onnx", "pyarrow", *EMBEDDED)),
+    Alone("uic", "uic", ("uic",), ("torch", "rtp", "onnx", "pyarrow", *EMBEDDED), besides=("uic.bulk",)),
+    Alone("uic with bulk work", "uic[bulk]", ("uic",), ("torch", "rtp", "onnx", *EMBEDDED)),
     Alone("rtp", "rtp", ("rtp",), ("torch", "uic", "onnx", "pyarrow", "kafka", *EMBEDDED)),
     Alone(
         "mimn without extras",
@@ -56,13 +59,15 @@ PROBE = """
 import importlib, importlib.util, json, pkgutil, sys
 from importlib.metadata import distributions
 
-imports, absent = json.loads(sys.argv[1])
+imports, absent, besides = json.loads(sys.argv[1])
 modules = []
 for name in imports:
     module = importlib.import_module(name)
     modules.append(name)
     if "." not in name:
         for found in pkgutil.walk_packages(module.__path__, name + "."):
+            if any(found.name == other or found.name.startswith(other + ".") for other in besides):
+                continue
             importlib.import_module(found.name)
             modules.append(found.name)
 print(json.dumps({
@@ -109,7 +114,7 @@ def check(alone: Alone, wheels: Path, constraints: Path, *, index: bool = True) 
         into = ["--python", str(python), "install", "--find-links", str(wheels)]
         into += [] if index else ["--no-index"]
         _pip([*into, "--constraint", str(constraints.resolve()), alone.install])
-        probe = [str(python), "-I", "-c", PROBE, json.dumps([alone.imports, alone.absent])]
+        probe = [str(python), "-I", "-c", PROBE, json.dumps([alone.imports, alone.absent, alone.besides])]
         done = subprocess.run(probe, capture_output=True, text=True, cwd=folder, check=False)
     if done.returncode:
         raise NotSlim(f"{alone.name} does not import alone: {done.stderr.strip().splitlines()[-1]}")

@@ -104,3 +104,10 @@ def state_bytes(config: ModelConfig) -> int | None:
     if config.ledger is not None:
         blocks.append(config.ledger.block)
     return StateLayout(tuple(blocks)).stored_bytes
+
+
+def check_reads_fields(config: ModelConfig) -> None:
+    """Raises ConfigError if a model of `config` reads ids and history alone."""
+    official = config.form == "official" if isinstance(config, BaselineConfig) else config.variant == "official"
+    if official:
+        raise ConfigError("the published models read no fields: choose another variant or form, or remove [fields]")

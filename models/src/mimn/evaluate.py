@@ -24,8 +24,10 @@ from mimn import run
 from mimn.bundle.item_table import ItemTable
 from mimn.config import ConfigError
 from mimn.data.events import DataError
+from mimn.data.fields import FittedFields
 from mimn.data.split import Part
 from mimn.data.vocabulary import EmbeddingIds
+from mimn.event_fields import EventFields
 from mimn.nn.checkpoint import CheckpointError, load_model
 from mimn.run import DataSet
 from mimn.scoring import figures, predict
@@ -68,16 +70,26 @@ def evaluate(folder: Path, length: int, *, parts: tuple[Part, ...] = EVALUATED, 
         if record.get(name) != value:
             raise EvaluationFailed(f"{folder}: {name} is not that of the data now: train again on this data")
     model, ids = load_model(folder / run.MODEL), EmbeddingIds.load(folder)
-    table = None if model.config.ledger is None else ItemTable.load(folder)
     if config.training.compile:
         model.compile_steps()
+    table = None if model.config.ledger is None else ItemTable.load(folder)
+    request = None
+    if model.fields is not None:
+        request = EventFields.of(data.prepared, data.train_users, FittedFields.load(folder)).request
     result: dict[str, Any] = {}
     stored: dict[str, NDArray[np.float32]] = {}
     for part in parts:
         instances = data.instances.of(part)
         samplings = instances.samplings
         predictions = predict(
-            model, ids, data.events, instances, samplings=dict.fromkeys(samplings, 1), length=length, table=table
+            model,
+            ids,
+            data.events,
+            instances,
+            samplings=dict.fromkeys(samplings, 1),
+            length=length,
+            request=request,
+            table=table,
         )
         result[part] = {
             sampling: figures(instances, instances.candidates(sampling), predictions[sampling])

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from mimn.bundle.golden import StepFunction
 from mimn.config import cell_layout
 from mimn.nn.cell import unroll
+from mimn.nn.fields import item_width, request_width
 from mimn.nn.graphs import StepModule, head_module
-from mimn.nn.model import MimnModel
+from mimn.nn.model import ClickModel, MimnModel
 from mimn.nn.sketch import SketchReader
 from mimn.reference import Reference, cells, count
 from mimn.state.actions import NAMES
@@ -94,6 +95,16 @@ def check_parity(
     return _Check(model, layout, step_onnx, head_onnx, seed).run()
 
 
+def with_item_fields(model: ClickModel, vectors: Floats, items: NDArray[np.int64]) -> Floats:
+    """Candidates as a bundle's head takes them, with the fields of the items in these rows in front.
+
+    [C, D], [C] → [C, W + D]
+    """
+    with torch.no_grad():
+        fields = model.item_vector(torch.from_numpy(items))
+    return vectors if fields is None else np.concatenate([fields.numpy(), vectors], -1)
+
+
 def counters(sketch: Sketch | None) -> int:
     """How many values of a state are the sketch's counters."""
     return 0 if sketch is None else sketch.values
@@ -109,7 +120,8 @@ class _Check:
         self.head = Graph(head_onnx)
         self.torch_step, self.torch_head = StepModule(model, self.layout), head_module(model)
         weights = {name: value.numpy() for name, value in model.state_dict().items()}
-        self.reference = Reference(model.config, weights, dtype)
+        specs = (model.fields.request.specs, model.fields.item.specs) if model.fields else ((), ())
+        self.reference = Reference(model.config, weights, dtype, *specs)
         self.random = np.random.default_rng(seed)
         self.steps = self.scores = self.histories = self.undecided = 0
         self.largest = 0.0
@@ -138,10 +150,13 @@ class _Check:
         return ParityReport(self.steps, self.scores, self.histories, self.undecided, self.largest)
 
     def vectors(self, *shape: int) -> Floats:
-        items = torch.from_numpy(self.random.integers(self.model.items.num_embeddings, size=shape))
+        return self._drawn(*shape)[0]
+
+    def _drawn(self, *shape: int) -> tuple[Floats, NDArray[np.int64]]:
+        """Vectors of events or candidates, and the rows of their items."""
+        items = self.random.integers(self.model.items.num_embeddings, size=shape)
         categories = torch.from_numpy(self.random.integers(self.model.categories.num_embeddings, size=shape))
-        vectors: Floats = self.model.vectors(items, categories).numpy()
-        return vectors
+        return self.model.vectors(torch.from_numpy(items), categories).numpy(), items
 
     def events(self, *shape: int) -> Floats:
         """Vectors that drawn actions have changed, as UIC computes them; compared with PyTorch and with the rule."""
@@ -206,27 +221,31 @@ class _Check:
 
     def _score(self, state: Floats, candidates: int, events: int = HISTORY) -> None:
         """Compare the scores of some candidates on one state; with a sketch its counters hold some events."""
-        vectors = self.vectors(candidates)
-        context = self.random.normal(size=(1, len(self.model.config.context_features))).astype(np.float32)
-        inputs: list[NDArray[Any]] = [vectors, state[np.newaxis]]
+        vectors, items = self._drawn(candidates)
+        width = len(self.model.config.context_features) + request_width(self.model.fields)
+        context = self.random.normal(size=(1, width)).astype(np.float32)
+        asked = with_item_fields(self.model, vectors, items)
+        inputs: list[NDArray[Any]] = [asked, state[np.newaxis]]
         held: Sequence[Floats | None] = [None] * candidates
         if self.model.config.sketch is not None:
             whole, addresses, now, counts = self._counted(self.model.config.sketch, state, candidates, events)
-            inputs, held = [vectors, whole, addresses, now], list(counts)
+            inputs, held = [asked, whole, addresses, now], list(counts)
         reads = self.random.normal(size=(candidates, self.model.config.read_width)).astype(np.float32)
         inputs += [value for value in (reads, context) if value.size]
         got = self.head(*inputs)
         pytorch = self.torch_head(*(torch.from_numpy(value) for value in inputs)).numpy()
         blocks = self.reference.blocks(state)
+        of_items = asked[:, : item_width(self.model.fields)].astype(np.float64)
         equations = [
             self.reference.score(
                 blocks,
                 vector,
                 context[0].astype(np.float64),
                 None if holds is None else holds.astype(np.float64),
-                read.astype(np.float64) if read.size else None,
+                of_item,
+                reads=read.astype(np.float64) if read.size else None,
             )
-            for vector, holds, read in zip(vectors, held, reads, strict=True)
+            for vector, holds, of_item, read in zip(vectors, held, of_items, reads, strict=True)
         ]
         self.scores += candidates
         where = f"scores of {candidates} candidates"

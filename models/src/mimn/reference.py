@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mimn.bundle.fields import FieldSpec
 from mimn.config import MimnConfig, cell_layout
 from mimn.reference_heads import TWINS
 from mimn.state.layout import BlockType
@@ -27,10 +28,19 @@ class Reference:
         config: variant `paper`, `pooling` or `ledger`.
         weights: the model's weights by name, as in its `state_dict`.
         state_dtype: `float16` rounds the recurrent blocks after every step, as such a bundle does.
+        request_fields, item_fields: what the head reads beside the state, in order.
     """
 
-    def __init__(self, config: MimnConfig, weights: Mapping[str, NDArray[Any]], state_dtype: BlockType = "float32"):
+    def __init__(
+        self,
+        config: MimnConfig,
+        weights: Mapping[str, NDArray[Any]],
+        state_dtype: BlockType = "float32",
+        request_fields: Sequence[FieldSpec] = (),
+        item_fields: Sequence[FieldSpec] = (),
+    ):
         self.config = config
+        self._fields = {"request": request_fields, "item": item_fields}
         self.layout = cell_layout(config, state_dtype)
         self._weights = {name: np.asarray(value, np.float64) for name, value in weights.items()}
 
@@ -111,10 +121,17 @@ class Reference:
         return blocks, smallest
 
     def score(
-        self, blocks: Blocks, candidate: Array, context: Array, counts: Array | None = None, reads: Array | None = None
+        self,
+        blocks: Blocks,
+        candidate: Array,
+        context: Array,
+        counts: Array | None = None,
+        of_item: Array | None = None,
+        *,
+        reads: Array | None = None,
     ) -> float:
-        """The click probability of one candidate [D] with context [K], with a sketch the values of its cells [A, S],
-        and with a ledger what is read of it [R]."""
+        """The score of one candidate [D] with the request's vector [K], with a sketch the values of its cells [A, S],
+        with item fields their vector [W], and with a ledger what is read of it [R]."""
         c = self.config
         q = np.asarray(candidate, np.float64)
         user = [blocks["history_mean"]] if "history_mean" in blocks else []
@@ -135,9 +152,10 @@ class Reference:
             features.append(np.concatenate(read))
         if reads is not None:
             features.append(reads)
+        item = np.zeros(0) if of_item is None else of_item
         if c.head != "paper":
-            return float(sigmoid(np.array(self._field_head(user, features))))
-        return float(sigmoid(self._mlp(np.concatenate([*user, context]), np.concatenate(features))))
+            return float(sigmoid(np.array(self._field_head(user, features, context, item))))
+        return float(sigmoid(self._mlp(np.concatenate([*user, context]), np.concatenate([*features, item]))))
 
     def flat(self, blocks: Blocks) -> NDArray[np.float32]:
         """The flat float32 vector [F] of `blocks`."""
@@ -202,8 +220,8 @@ class Reference:
         x = prelu(W["head.mlp.second.weight"] @ x + W["head.mlp.second.bias"], W["head.mlp.second_slope.weight"])
         return float((W["head.mlp.third.weight"] @ x + W["head.mlp.third.bias"])[0])
 
-    def _field_head(self, user: list[Array], candidate: list[Array]) -> float:
-        """A field head over the read-outs: a piece as wide as an event vector is two fields, any other becomes one."""
+    def _field_head(self, user: list[Array], candidate: list[Array], request: Array, item: Array) -> float:
+        """A field head over fields and read-outs: an event vector's width makes two fields, any other one."""
         E, prefix = self.config.embedding_dim, "head.mlp.over."
         W = {name.removeprefix(prefix): value for name, value in self._weights.items() if name.startswith(prefix)}
 
@@ -216,12 +234,29 @@ class Reference:
                     out.append(W[f"{side}.{at}.weight"] @ piece + W[f"{side}.{at}.bias"])
             return out
 
-        first = 0.0
+        of_request, by_request = self._cut("request", request)
+        of_item, by_item = self._cut("item", item)
         if "by_candidate.weight" in W:
-            first = float((W["by_candidate.weight"] @ candidate[0] + W["by_candidate.bias"])[0])
+            by_item += float((W["by_candidate.weight"] @ candidate[0] + W["by_candidate.bias"])[0])
         head = {name.removeprefix("head."): value for name, value in W.items() if name.startswith("head.")}
         twin = TWINS[self.config.head]
-        return twin(head, fields("user", user), fields("candidate", candidate), (0.0, first))
+        shared, own = of_request + fields("user", user), of_item + fields("candidate", candidate)
+        return twin(head, shared, own, (by_request, by_item))
+
+    def _cut(self, side: str, vector: Array) -> tuple[list[Array], float]:
+        """The vectors of the fields of one side, and the sum of their first-order weights, which stand in front."""
+        at, scalars, vectors, first = 0, 0, [], 0.0
+        for spec in self._fields[side]:
+            directions = self._weights[f"fields.{side}.directions"]
+            if spec.tabled:
+                one = vector[at : at + directions.shape[1]]
+            else:
+                one, scalars = vector[at] * directions[scalars], scalars + 1
+            at += len(one) if spec.tabled else 1
+            before = len(one) - self.config.embedding_dim
+            first += float(one[:before].sum())
+            vectors.append(one[before:])
+        return vectors, first
 
     def _normalized(self, piece: str, x: Array) -> Array:
         W, name = self._weights, f"head.mlp.{piece}_norm.norm"

@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import tomllib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
@@ -25,8 +26,8 @@ from mimn.data.description import ActionRules, UserSplit
 from mimn.data.events import DataError, Events
 from mimn.data.instances import DEFAULT_RULE, Instances, stored_instances
 from mimn.data.negatives import Exclusion, NegativeRule, Sampling
-from mimn.data.prepared import Prepared, Side, cache_folder, prepare
-from mimn.data.split import FOLDS, PARTS, parts_of
+from mimn.data.prepared import Prepared, cache_folder, prepare
+from mimn.data.split import FOLDS, PARTS, Part, parts_of
 from mimn.data.vocabulary import Vocabulary, build_vocabulary
 from mimn.data.windows import WindowPlan
 
@@ -84,8 +85,11 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     learning_rate_decay: float = 1.0
     """The learning rate is multiplied by this after every epoch; with `epochs = "auto"`, after every epoch that was not
     the best so far."""
+    embeddings: Literal["dense", "sparse"] = "dense"
+    """How the embedding tables learn: every row in every step, or only the rows that a batch looks up, at a cost that
+    follows their number (`mimn.training.optimizers`)."""
     embedding_l2: float = 1e-5
-    """Weight decay of the embedding tables, inside Adam."""
+    """Weight decay of the embedding tables, inside Adam; with sparse embeddings, of the rows that a batch looks up."""
     gradient_clip: float = 5.0
     """Largest norm of a step's gradient."""
     validation_length: int = 200
@@ -163,6 +167,13 @@ class HasArchitecture(Protocol):
         """The model's configuration."""
 
 
+class HasToml(HasArchitecture, Protocol):
+    """A configuration that a run folder holds."""
+
+    def to_toml(self) -> str:
+        """The configuration with every field written out."""
+
+
 C = TypeVar("C", bound=HasArchitecture)
 
 
@@ -233,8 +244,7 @@ def read(path: Path, kind: type[C]) -> C:
 class DataSet:
     """Everything that training and evaluation need of the data."""
 
-    name: str
-    """As the description says."""
+    prepared: Prepared
     events: Events
     train_users: NDArray[np.bool_]
     """[U]"""
@@ -242,12 +252,16 @@ class DataSet:
     instances: Instances
     action_rules: ActionRules
     """What each action makes of an event; empty if all events are alike."""
-    items: Side
-    """Fields of the items."""
+
+    @property
+    def name(self) -> str:
+        """As the description says."""
+        return self.prepared.description.name
 
 
-def load_data(settings: DataSettings) -> DataSet:
-    """The data set that the settings describe, and its instances: all models and seeds of a split share these.
+def load_data(settings: DataSettings, parts: Sequence[Part] = PARTS) -> DataSet:
+    """The data set that the settings describe, and its instances of `parts`: all models and seeds of a split share
+    these.
 
     Raises:
         DataError: the description or a file of it cannot be used, or another command trains on it.
@@ -260,14 +274,14 @@ def load_data(settings: DataSettings) -> DataSet:
     train_users = parts_of(events.users, fold) == PARTS.index("train")
     vocabulary = build_vocabulary(events, train_users)
     instances = stored_instances(prepared.folder, events, fold, settings.negatives)
+    wanted = np.isin(instances.part, [PARTS.index(part) for part in parts])
     return DataSet(
-        prepared.description.name,
-        events,
-        train_users,
-        vocabulary,
-        instances,
-        prepared.description.action_rules,
-        prepared.side("item"),
+        prepared=prepared,
+        events=events,
+        train_users=train_users,
+        vocabulary=vocabulary,
+        instances=instances if wanted.all() else instances.select(wanted),
+        action_rules=prepared.description.action_rules,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -68,6 +69,8 @@ class Bundle:
     """What the head reads of a ledger; None without one."""
     actions: Actions | None = None
     """The actions that the bundle names; None: all events are folded alike."""
+    sha256: str = ""
+    """Of `manifest.json`, in hex: it holds the hash of every other file, so this is the whole bundle's."""
 
     @property
     def name(self) -> str:
@@ -193,6 +196,7 @@ def load_bundle(path: str | Path) -> Bundle:
         event_list=event_list,
         actions=actions,
         reads=_reads(path, manifest),
+        sha256=hashlib.sha256(data).hexdigest(),
     )
     _check_widths(bundle)
     return bundle

@@ -27,6 +27,11 @@ class StepGraph:
     """`step.onnx`: (events [B, D], state [B, F]) → next state [B, F], float32. Pure; safe to call from one thread.
 
     With a sketch or a ledger, `state` is the part of a user's state at `Bundle.rest`.
+
+    The graph always runs on an even number of rows, because onnxruntime's matrix product takes rows in pairs and
+    computes a single last row by another kernel, whose sums differ in the last bit. So a row's bits do not depend on
+    how many rows share the run: a service that folds one event at a time and a replay of the whole log store the same
+    bytes.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -36,8 +41,11 @@ class StepGraph:
 
     def __call__(self, events: NDArray[np.float32], state: NDArray[np.float32]) -> NDArray[np.float32]:
         """The states after one event each; row b depends only on row b."""
+        rows = len(events)
+        if rows % 2:
+            events, state = np.concatenate([events, events[-1:]]), np.concatenate([state, state[-1:]])
         output: NDArray[np.float32] = self._session.run(None, {"event": events, "state": state})[0]
-        return output
+        return output[:rows]
 
 
 class HeadGraph:

@@ -24,8 +24,7 @@ from mimn.state.ledger import Ledger
 from mimn.state.sketch import Sketch
 
 SCHEMA_VERSION = 2
-"""What is written; 1 is read as well, and has none of `SINCE_2`."""
-SINCE_2 = ("actions", "fields", "calibration", "negatives_kept")
+"""What is written. 1 is read as well: it has no actions, no fields and no calibrator."""
 MANIFEST = "manifest.json"
 STEP = "step.onnx"
 HEAD = "head.onnx"
@@ -322,8 +321,9 @@ def decode_manifest(data: bytes) -> Manifest:
             f"{MANIFEST}: schema_version {manifest.schema_version}; this program reads 1 to {SCHEMA_VERSION}: "
             "export the bundle again, or install the program version that wrote it"
         )
-    if manifest.schema_version == 1 and (manifest.fields or manifest.calibration is not UNCALIBRATED):
-        raise BundleError(f"{MANIFEST}: schema_version 1 has no `fields` and no `calibration`")
+    since_2 = manifest.fields or manifest.actions or manifest.calibration is not UNCALIBRATED
+    if manifest.schema_version == 1 and since_2:
+        raise BundleError(f"{MANIFEST}: schema_version 1 has no `actions`, no `fields` and no `calibration`")
     _check_fields(manifest)
     if manifest.input.rule != INPUT_RULE:
         raise BundleError(f"{MANIFEST}: input.rule {manifest.input.rule!r}; this program knows {INPUT_RULE!r}")

@@ -54,6 +54,7 @@ class RequestFields:
             vectors: [R, E], the tables of the fields that have one, behind one another in the fields' order.
         """
         self.specs = tuple(spec for spec in specs if spec.source != "item")
+        self.codes = codes
         self._vectors = vectors
         self.names: dict[str, tuple[str, ...]] = {
             source: tuple(sorted(spec.name for spec in self.specs if spec.source == source and asked_for(spec)))

@@ -80,6 +80,12 @@ class Events:
         return np.cumsum(new) - 1
 
     @cached_property
+    def alone(self) -> bool:
+        """Whether every row is a basket of its own."""
+        baskets = np.sort(self.basket_id)
+        return bool((baskets[1:] != baskets[:-1]).all())
+
+    @cached_property
     def history_end(self) -> NDArray[np.int64]:
         """[n]: the first row that is *not* in this row's history.
 
@@ -87,12 +93,14 @@ class Events:
         the row's own basket. A basket normally has one timestamp; where a shop's clock advanced while a basket was
         being entered, the basket's earlier rows are not in the history of its later rows either.
         """
+        occasion_start = np.concatenate([[0], np.flatnonzero(np.diff(self.occasion)) + 1])
+        if self.alone:
+            return occasion_start[self.occasion]
         _, basket = np.unique(self.basket_id, return_inverse=True)
         # The pair keeps baskets of two users apart where the data gives both the same number.
         _, first_row, key = np.unique(
             basket * len(self.users) + self.user_index, return_index=True, return_inverse=True
         )
-        occasion_start = np.concatenate([[0], np.flatnonzero(np.diff(self.occasion)) + 1])
         return occasion_start[self.occasion[first_row]][key]
 
     def select(self, rows: NDArray[np.bool_]) -> Events:

@@ -15,7 +15,17 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.bundle.fields import FIRST, MAX_LIST, MISSING, FieldEncoder, FieldSpec, code_of, crossed_rows
+from mimn.bundle.fields import (
+    FIRST,
+    MAX_EXAMPLES,
+    MAX_LIST,
+    MAX_TEXT,
+    MISSING,
+    FieldEncoder,
+    FieldSpec,
+    code_of,
+    crossed_rows,
+)
 from mimn.data.description import SOURCES, Field, Source
 from mimn.data.events import DataError
 from mimn.data.labelled import Labelled
@@ -107,7 +117,9 @@ def fit_fields(data: Prepared, labelled: Labelled) -> FittedFields:
             if field.kind == "numeric":
                 specs.append(_fit_numeric(blank, said, field, column.astype(np.float64), weight))
                 continue
-            spec, listed = _fit_values(blank, said, field, _counts(field, column, weight, data.texts[name]))
+            spec, listed = _fit_values(
+                blank, said, field, _counts(field, column, weight, data.texts[name]), data.texts[name]
+            )
             specs.append(spec)
             if listed is not None:
                 codes[name] = listed
@@ -156,7 +168,7 @@ def _fit_numeric(spec: FieldSpec, said: str, field: Field, column: NDArray[np.fl
 
 
 def _fit_values(
-    spec: FieldSpec, said: str, field: Field, counts: Mapping[int, int]
+    spec: FieldSpec, said: str, field: Field, counts: Mapping[int, int], texts: Mapping[int, str]
 ) -> tuple[FieldSpec, NDArray[np.uint64] | None]:
     """A field's table, and the codes of its values if they are listed."""
     if field.vocabulary is not None:
@@ -166,7 +178,16 @@ def _fit_values(
     kept = np.array(sorted(code for code, n in counts.items() if n >= field.min_count), np.uint64)
     if not len(kept):
         raise DataError(f"`{said}`: no value stands in {field.min_count} train impressions: lower `min_count`")
-    return msgspec.structs.replace(spec, rows=len(kept) + FIRST), kept
+    return msgspec.structs.replace(spec, rows=len(kept) + FIRST, examples=_examples(field, counts, texts)), kept
+
+
+def _examples(field: Field, counts: Mapping[int, int], texts: Mapping[int, str]) -> tuple[str, ...]:
+    """The most frequent values that have a row, as texts."""
+    of_code = texts
+    if field.kind == "multi":
+        of_code = {code_of(part): part for text in texts.values() for part in text.split(SEPARATOR) if part}
+    known = [code for code, n in counts.items() if n >= field.min_count and len(of_code[code]) <= MAX_TEXT]
+    return tuple(of_code[code] for code in sorted(known, key=lambda code: (-counts[code], code))[:MAX_EXAMPLES])
 
 
 def _counts(field: Field, column: Column, weight: Ints, texts: Mapping[int, str]) -> dict[int, int]:

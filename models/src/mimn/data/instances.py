@@ -39,6 +39,8 @@ MIN_HISTORY = 20
 NEGATIVES = 4
 """Negatives drawn for each positive. The first is the protocol's; all four choose the checkpoint on validation."""
 MAX_ATTEMPTS = 1000
+TOGETHER = 4096
+"""Targets whose negatives are drawn together."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,19 @@ def build_instances(
     train_users = part == PARTS.index("train")
     if vocabulary is None:
         vocabulary = build_vocabulary(events, train_users)
-    rows, excluded, unknown = [], [], [0, 0, 0]
+    rows: list[int] = []
+    excluded: list[set[int]] = []
+    unknown = [0, 0, 0]
+    pools = {sampling: Pool(sampling, events, vocabulary, train_users) for sampling in rule.samplings}
+    drawn: dict[Sampling, list[NDArray[np.int64]]] = {sampling: [] for sampling in rule.samplings}
+
+    def draw_negatives() -> None:
+        """For the targets since the last call: what they exclude is as large as the data, and is not kept."""
+        latest = np.array(rows[len(rows) - len(excluded) :], np.int64)
+        for sampling, pool in pools.items():
+            drawn[sampling].append(_negatives(events, vocabulary, latest, excluded, pool))
+        excluded.clear()
+
     for u, (begin, end) in enumerate(zip(events.bounds[:-1], events.bounds[1:], strict=True)):
         for row, basket in _targets(events, int(begin), int(end)):
             if vocabulary.item_places(events.item_id[row : row + 1])[0] < 0:
@@ -213,6 +227,9 @@ def build_instances(
             rows.append(row)
             history = events.item_id[begin : events.history_end[row]].tolist() if rule.exclude == "history" else ()
             excluded.append(basket.union(history))
+        if len(excluded) >= TOGETHER:
+            draw_negatives()
+    draw_negatives()
     if not rows:
         raise DataError(f"no target has {MIN_HISTORY} events before it: the data set is too small")
     target = np.array(rows)
@@ -227,11 +244,22 @@ def build_instances(
         item=events.item_id[target],
         category=events.category_id[target],
         negatives={
-            sampling: _negatives(events, vocabulary, target, excluded, Pool(sampling, events, vocabulary, train_users))
-            for sampling in rule.samplings
+            sampling: Negatives(vocabulary.items[places], vocabulary.item_category[places])
+            for sampling, places in ((sampling, np.concatenate(of)) for sampling, of in drawn.items())
         },
         unknown=np.array(unknown, np.int64),
     )
+
+
+def target_rows(events: Events, instances: Instances) -> NDArray[np.int64]:
+    """The event that each positive is; the first of several of one item at one time. [n]"""
+    user = np.searchsorted(events.users, instances.user_id)
+    rows = np.empty(len(instances), np.int64)
+    stops, times, items = events.bounds[user + 1].tolist(), events.timestamp, events.item_id
+    for i, (begin, stop) in enumerate(zip(instances.begin.tolist(), stops, strict=True)):
+        first, end = begin + np.searchsorted(times[begin:stop], [instances.timestamp[i], instances.timestamp[i] + 1])
+        rows[i] = first + int(np.argmax(items[first:end] == instances.item[i]))
+    return rows
 
 
 def stored_instances(
@@ -280,8 +308,9 @@ def _targets(events: Events, begin: int, end: int) -> list[tuple[int, set[int]]]
 
 def _negatives(
     events: Events, vocabulary: Vocabulary, targets: NDArray[np.int64], excluded: list[set[int]], pool: Pool
-) -> Negatives:
-    """The negatives of all `targets` (rows), none of them among the target's `excluded` items."""
+) -> NDArray[np.int64]:
+    """Places in `vocabulary.items` of the negatives of all `targets` (rows), none of them among the target's `excluded`
+    items. → [n, NEGATIVES]"""
     first, end = pool.spans(events.timestamp[targets])
     chosen = np.empty((len(targets), NEGATIVES), np.int64)
     for i, row in enumerate(targets.tolist()):
@@ -303,4 +332,4 @@ def _negatives(
                 "(data.negatives_exclude): the data set has too few items"
             )
         chosen[i] = found
-    return Negatives(vocabulary.items[chosen], vocabulary.item_category[chosen])
+    return chosen

@@ -10,21 +10,24 @@ events strictly before its time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mimn.data.batches import Batches
 from mimn.data.description import TimeSplit
 from mimn.data.events import DataError, Events
 from mimn.data.prepared import Impressions, Prepared
-from mimn.data.split import PARTS, Part, parts_of, time_parts
+from mimn.data.split import LEFT_OUT, PARTS, Part, parts_of, time_parts
 
 Ints = NDArray[np.int64]
 CANDIDATES = 64
 """Most impressions of an occasion that are read together; a larger one is read in pieces."""
+TOGETHER = 1 << 20
+"""Impressions whose histories are found together: memory for so many, however long the log."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,21 @@ class Labelled:
 
         Events at the impression's very time are not in it: which came first is not known.
         """
-        shown, events = self.impressions, self.events
-        user = np.searchsorted(events.users, shown.user_id)
-        known = events.users[np.minimum(user, len(events.users) - 1)] == shown.user_id
+        end = np.empty(len(self.impressions), np.int64)
+        for first in range(0, len(end), TOGETHER):
+            rows = slice(first, first + TOGETHER)
+            end[rows] = self._end_of(self.impressions.user_id[rows], self.impressions.time_ms[rows])
+        return end
+
+    def _end_of(self, user_id: Ints, time_ms: Ints) -> Ints:
+        """`end` of some impressions. [k], [k] → [k]"""
+        events = self.events
+        user = np.searchsorted(events.users, user_id)
+        known = events.users[np.minimum(user, len(events.users) - 1)] == user_id
         user = np.where(known, user, 0)
         begin, stop = events.bounds[user], events.bounds[user + 1]
         # One binary search for all: within a user the times rise, so (user, time) pairs do.
-        end = _first_not_before(events.timestamp, begin, stop, -(-shown.time_ms // events.unit_ms))
+        end = _first_not_before(events.timestamp, begin, stop, -(-time_ms // events.unit_ms))
         return np.where(known, end, 0)
 
     @cached_property
@@ -129,9 +140,20 @@ class OccasionBatch:
     real: NDArray[np.float32]
     """[W, P, C]: 1, or 0 for padding."""
 
+    def share(self, rows: slice) -> OccasionBatch:
+        """Some of the windows."""
+        return OccasionBatch(**{name: value[rows] for name, value in vars(self).items()})
 
-def label_parts(data: Prepared, fold: int | None = None) -> Labelled:
+
+WITHHELD = 255
+"""In place of a label that must not be known. Nothing can be computed from it: a label is 0 or 1."""
+
+
+def label_parts(data: Prepared, fold: int | None = None, parts: Sequence[Part] = PARTS) -> Labelled:
     """The impressions of a prepared data set with the part of each.
+
+    `parts`: which parts there shall be. The impressions of the others belong to no part then, and their labels are not
+    in memory: `WITHHELD` stands there.
 
     Raises:
         DataError: there are no impressions, or a part is empty or has one label alone.
@@ -145,8 +167,12 @@ def label_parts(data: Prepared, fold: int | None = None) -> Labelled:
     else:
         users, place = np.unique(shown.user_id, return_inverse=True)
         part = parts_of(users, split.fold if fold is None else fold)[place]
-    for at, name in enumerate(PARTS):
-        rows = part == at
+    if missing := set(PARTS) - set(parts):
+        kept = ~np.isin(part, [PARTS.index(name) for name in missing])
+        part = np.where(kept, part, LEFT_OUT).astype(part.dtype)
+        shown = replace(shown, label=np.where(part == LEFT_OUT, WITHHELD, shown.label).astype(np.uint8))
+    for name in parts:
+        rows = part == PARTS.index(name)
         clicks = int(shown.label[rows].sum())
         if clicks in (0, int(rows.sum())):
             raise DataError(
@@ -175,15 +201,15 @@ class OccasionSampler:
         self._user_first = np.concatenate([[0], changes]).astype(np.int64)
         self._user_stop = np.append(changes, len(order))
 
-    def epoch(self, rng: np.random.Generator, windows_per_batch: int) -> Iterator[OccasionBatch]:
+    def epoch(self, rng: np.random.Generator, windows_per_batch: int) -> Batches[OccasionBatch]:
         """The batches of one epoch, in random order; windows of like length share a batch."""
         users = zip(self._user_first.tolist(), self._user_stop.tolist(), strict=True)
         windows = [window for first, stop in users for window in self._windows(first, stop, rng)]
         lengths = np.array([stop - start for start, stop, _ in windows])
         order = np.argsort(lengths + rng.random(len(windows)) * 16.0)
         batches = [order[i : i + windows_per_batch] for i in range(0, len(order), windows_per_batch)]
-        for place in rng.permutation(len(batches)):
-            yield self._batch([windows[i] for i in batches[place]], rng)
+        order = rng.permutation(len(batches))
+        return Batches(len(order), (self._batch([windows[i] for i in batches[place]], rng) for place in order))
 
     def _windows(self, first: int, stop: int, rng: np.random.Generator) -> Iterator[tuple[int, int, Ints]]:
         """Windows (start, stop, occasions) of one user: every occasion once, behind at least half a window of events,

@@ -147,3 +147,25 @@ def _occasions(asked: Questions) -> list[Ints]:
     kept = [values[order] for values in (asked.position, asked.history, asked.now_ms)]
     new = np.flatnonzero(np.any([values[1:] != values[:-1] for values in kept], axis=0)) + 1
     return np.split(order, new) if len(order) else []
+
+
+class Ledgers(NamedTuple):
+    """What a model with a ledger is trained with."""
+
+    table: ItemTable
+    """Of all train users: evaluation and the bundle read with it."""
+    reader: LedgerReader
+    """Reads each train user with a table that leaves their group out."""
+
+
+def ledgers_of(config: ModelConfig, events: Events, users: NDArray[np.bool_], side: Side) -> Ledgers | None:
+    """The tables of items, and what reads ledgers in training; None without a ledger. Users [U] are the train users.
+
+    Raises:
+        DataError: the items have no field of a kind of types.
+    """
+    model = ledger_model(config)
+    if model is None:
+        return None
+    groups, tables = make_fold_tables(model, events, users, side)
+    return Ledgers(make_table(model, events, users, side), LedgerReader(model, events, tables, groups))

@@ -10,16 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import date
+from itertools import islice
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mimn.data.batches import Batches
 from mimn.data.events import DataError, Events
 from mimn.data.instances import DEFAULT_RULE
 from mimn.data.ledger_reads import LedgerReader, Questions
 from mimn.data.negatives import NegativeRule, Pool
-from mimn.data.touches import addresses_of, times_ms
+from mimn.data.touches import addresses_of
 from mimn.data.vocabulary import EmbeddingIds, Vocabulary, places
 from mimn.state.actions import Actions
 from mimn.state.sketch import Sketch
@@ -97,18 +100,27 @@ class Batch:
     """[W, T]: for each event, an item drawn uniformly (for the auxiliary loss)."""
     foreign_category: Ints
     """[W, T]"""
+    target: Ints
+    """[W, P]: the rows of the targets among all events."""
     start: Ints
     """[W]: the events' row in which each window begins."""
-    target_id: Ints
-    """[W, P, 2]: ids of the real item and the drawn one."""
-    now_ms: Ints
-    """[W, P]: when each target happened."""
+    drawn_id: Ints
+    """[W, P]: ids of the drawn items."""
     sketch: SketchBatch | None = None
     """Only with a sketch."""
     reads: NDArray[np.float32] | None = None
     """[W, P, 2, R]: what the head reads of the ledger; only with one."""
     action: Ints | None = None
     """[W, T]: numbers on the wire; only if the data set has actions."""
+
+    def share(self, rows: slice) -> Batch:
+        """Some of the windows."""
+        sketch = None if self.sketch is None else SketchBatch(**_share(self.sketch, rows))
+        return replace(Batch(**_share(self, rows)), sketch=sketch)
+
+
+def _share(batch: Batch | SketchBatch, rows: slice) -> dict[str, Any]:
+    return {name: value[rows] for name, value in vars(batch).items() if isinstance(value, np.ndarray)}
 
 
 @dataclass(frozen=True)
@@ -141,7 +153,9 @@ class WindowSampler:
         self._ledger = ledger
         self._actions = actions
         self._events, self._vocabulary, self._plan = events, vocabulary, plan
-        self._item_rows, self._category_rows = ids.item_rows(events.item_id), ids.category_rows(events.category_id)
+        # One number an event: 32 bits, so that long logs leave room.
+        self._item_rows = ids.item_rows(events.item_id).astype(np.int32)
+        self._category_rows = ids.category_rows(events.category_id).astype(np.int32)
         self._vocabulary_item_rows = ids.item_rows(vocabulary.items)
         self._vocabulary_category_rows = ids.category_rows(vocabulary.item_category)
         self._users = np.flatnonzero(train_users)
@@ -149,12 +163,7 @@ class WindowSampler:
         if plan.without is not None:
             first, end = np.array(plan.without, "datetime64[ms]").astype(np.int64) // events.unit_ms
             self._trained_on = (events.timestamp < first) | (events.timestamp >= end)
-        self._addresses: tuple[Ints, Ints] | None = None
-        if sketch is not None:
-            self._addresses = (
-                addresses_of(sketch, ids, events.item_id, events.category_id),
-                addresses_of(sketch, ids, vocabulary.items, vocabulary.item_category),
-            )
+        self._sketch, self._ids = sketch, ids
         self._pool = Pool(rule.samplings[0], events, vocabulary, train_users)
         self._later = Pool("popularity", events, vocabulary, train_users)
         # What a negative must not be, an item of the target's occasion or basket, as sorted (key, item) pairs; and the
@@ -163,14 +172,16 @@ class WindowSampler:
         item_place = places(all_items, events.item_id)
         self._item_space = len(all_items)
         self._vocabulary_place = places(all_items, vocabulary.items)
-        _, self._basket = np.unique(events.basket_id, return_inverse=True)
-        self._occasion_items = np.unique(events.occasion * self._item_space + item_place)
-        self._basket_items = np.unique(self._basket * self._item_space + item_place)
+        self._occasion_items = _pairs(events.occasion, item_place, self._item_space)
+        self._basket: Ints | None = None
+        if not events.alone:
+            _, self._basket = np.unique(events.basket_id, return_inverse=True)
+            self._basket_items = _pairs(self._basket, item_place, self._item_space)
         self._seen: tuple[Ints, Ints] | None = None
         if rule.exclude == "history":
             self._seen = np.unique(events.user_index * self._item_space + item_place, return_index=True)
 
-    def epoch(self, rng: np.random.Generator, windows_per_batch: int) -> Iterator[Batch]:
+    def epoch(self, rng: np.random.Generator, windows_per_batch: int) -> Batches[Batch]:
         """The batches of one epoch, in random order; windows of like length share a batch, so that little is padded.
 
         Raises:
@@ -182,11 +193,9 @@ class WindowSampler:
         lengths = np.array([window.length for window in windows])
         order = np.argsort(lengths + rng.random(len(windows)) * 16.0)
         batches = [order[i : i + windows_per_batch] for i in range(0, len(order), windows_per_batch)]
-        shuffled = rng.permutation(len(batches)).tolist()
-        for begin in range(0, len(shuffled), READ_TOGETHER):
-            some = shuffled[begin : begin + READ_TOGETHER]
-            drawn = [self._batch([windows[i] for i in batches[place]], rng) for place in some]
-            yield from drawn if self._ledger is None else _with_reads(self._ledger, drawn)
+        order = rng.permutation(len(batches))
+        made = (self._batch([windows[i] for i in batches[place]], rng) for place in order)
+        return Batches(len(order), made if self._ledger is None else self._with_reads(self._ledger, made))
 
     def negatives(self, targets: Ints, rng: np.random.Generator) -> Ints:
         """Places in `vocabulary.items`, none excluded by the rule for its target. [p] rows → [p]
@@ -208,8 +217,9 @@ class WindowSampler:
     def _excluded(self, targets: Ints, drawn: Ints) -> NDArray[np.bool_]:
         """Whether each drawn item must not be a negative of its target. [p], [p] → [p]"""
         item = self._vocabulary_place[drawn]
-        of_occasion = places(self._occasion_items, self._events.occasion[targets] * self._item_space + item) >= 0
-        excluded = of_occasion | (places(self._basket_items, self._basket[targets] * self._item_space + item) >= 0)
+        excluded = places(self._occasion_items, self._events.occasion[targets] * self._item_space + item) >= 0
+        if self._basket is not None:
+            excluded |= places(self._basket_items, self._basket[targets] * self._item_space + item) >= 0
         if self._seen is not None:
             pairs, first_row = self._seen
             at = places(pairs, self._events.user_index[targets] * self._item_space + item)
@@ -275,47 +285,66 @@ class WindowSampler:
             weight=weight,
             foreign_item=self._vocabulary_item_rows[foreign],
             foreign_category=self._vocabulary_category_rows[foreign],
+            sketch=self._touches(windows, action, targets[flat], drawn[flat]),
+            target=targets[flat],
             start=start,
-            target_id=np.stack([self._events.item_id[targets], self._vocabulary.items[drawn]], 1)[flat],
-            now_ms=times_ms(self._events)[targets][flat],
-            sketch=self._sketch(windows, action, targets[flat], drawn[flat]),
+            drawn_id=self._vocabulary.items[drawn][flat],
             action=None if self._events.action is None else action,
         )
 
-    def _sketch(self, windows: list[_Window], action: Ints, targets: Ints, drawn: Ints) -> SketchBatch | None:
-        if self._addresses is None:
+    def _with_reads(self, ledger: LedgerReader, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches with what the head reads of ledgers: the windows of some are folded together, and targets that
+        are repeated are read once."""
+        while some := list(islice(batches, READ_TOGETHER)):
+            windows = np.cumsum([0, *(len(batch.length) for batch in some)])
+            real = [np.nonzero(batch.weight) for batch in some]
+            targets, drawn, position = (
+                np.concatenate([getattr(batch, name)[at] for batch, at in zip(some, real, strict=True)])
+                for name in ("target", "drawn_id", "position")
+            )
+            asked = Questions(
+                history=np.concatenate([first + w for first, (w, _) in zip(windows[:-1], real, strict=True)]),
+                position=position,
+                items=np.stack([self._events.item_id[targets], drawn], 1),
+                now_ms=self._events.timestamp[targets] * self._events.unit_ms,
+            )
+            start, length = (np.concatenate([getattr(batch, name) for batch in some]) for name in ("start", "length"))
+            reads, first = ledger.read(start, length, asked), 0
+            for batch in some:
+                count = batch.weight.sum(1).astype(np.int64)
+                begin = first + np.cumsum(count) - count
+                at = begin[:, np.newaxis] + np.arange(batch.weight.shape[1]) % count[:, np.newaxis]
+                yield replace(batch, reads=reads[at])
+                first += int(count.sum())
+
+    def _touches(self, windows: list[_Window], action: Ints, targets: Ints, drawn: Ints) -> SketchBatch | None:
+        if self._sketch is None:
             return None
-        shape = action.shape
-        of_events, of_vocabulary = self._addresses
-        times = times_ms(self._events)
-        address, time = np.zeros((*shape, of_events.shape[-1]), np.int64), np.zeros(shape, np.int64)
+        events, vocabulary = self._events, self._vocabulary
+        item, category, time = np.zeros((3, *action.shape), np.int64)
         for w, window in enumerate(windows):
             rows = slice(window.start, window.start + window.length)
-            address[w, : window.length], time[w, : window.length] = of_events[rows], times[rows]
-        asked = np.stack([of_events[targets], of_vocabulary[drawn]], 2)
-        weight = None if self._actions is None else self._actions.weight[action]
-        return SketchBatch(address, time, asked, times[targets], weight)
+            item[w, : window.length], category[w, : window.length] = events.item_id[rows], events.category_id[rows]
+            time[w, : window.length] = events.timestamp[rows] * events.unit_ms
+        asked = np.stack([events.item_id[targets], vocabulary.items[drawn]], 2)
+        of_asked = np.stack([events.category_id[targets], vocabulary.item_category[drawn]], 2)
+        return SketchBatch(
+            address=addresses_of(self._sketch, self._ids, item, category),
+            time=time,
+            target_address=addresses_of(self._sketch, self._ids, asked, of_asked),
+            target_time=events.timestamp[targets] * events.unit_ms,
+            weight=None if self._actions is None else self._actions.weight[action],
+        )
 
 
-def _with_reads(ledger: LedgerReader, batches: list[Batch]) -> Iterator[Batch]:
-    """The batches with what the head reads of ledgers, all windows folded together; repeated targets are read once."""
-    windows = np.cumsum([0, *(len(batch.length) for batch in batches)])
-    real = [np.nonzero(batch.weight) for batch in batches]
-    asked = Questions(
-        history=np.concatenate([first + w for first, (w, _) in zip(windows[:-1], real, strict=True)]),
-        position=np.concatenate([batch.position[at] for batch, at in zip(batches, real, strict=True)]),
-        items=np.concatenate([batch.target_id[at] for batch, at in zip(batches, real, strict=True)]),
-        now_ms=np.concatenate([batch.now_ms[at] for batch, at in zip(batches, real, strict=True)]),
-    )
-    start, length = (np.concatenate([getattr(batch, name) for batch in batches]) for name in ("start", "length"))
-    reads = ledger.read(start, length, asked)
-    first = 0
-    for batch in batches:
-        count = batch.weight.sum(1).astype(np.int64)
-        begin = first + np.cumsum(count) - count
-        at = begin[:, np.newaxis] + np.arange(batch.weight.shape[1]) % count[:, np.newaxis]
-        yield replace(batch, reads=reads[at])
-        first += int(count.sum())
+def _pairs(keys: Ints, items: Ints, item_space: int) -> Ints:
+    """The distinct pairs of a key and an item's place, as rising numbers `key * item_space + place`. [n], [n] → [k]"""
+    pairs = keys * item_space
+    pairs += items
+    pairs.sort()
+    new = np.ones(len(pairs), np.bool_)
+    new[1:] = pairs[1:] != pairs[:-1]
+    return pairs[new]
 
 
 def histories(begin: Ints, end: Ints, item_rows: Ints, category_rows: Ints, length: int) -> tuple[Ints, Ints, Ints]:

@@ -1,8 +1,10 @@
 """Models of labelled impressions, from a description to click probabilities.
 
 python -m mimn.impressions train --description dataset.toml --config model.toml --output runs/x [--seed 1]
+python -m mimn.impressions tune --description dataset.toml --config model.toml --space space.toml --output runs/search
 python -m mimn.impressions calibrate --run runs/x --method platt      fitted on the validation impressions
 python -m mimn.impressions evaluate --run runs/x                      figures on the test impressions
+python -m mimn.impressions export --run runs/x --output bundles --name shop --version 1   a bundle for serving
 """
 
 from __future__ import annotations
@@ -20,39 +22,53 @@ from mimn.calibration import CalibrationError, Method
 from mimn.config import ConfigError
 from mimn.data.events import DataError
 from mimn.data.prepared import cache_folder
+from mimn.export.__main__ import FAILURES, add_bundle_arguments
+from mimn.export.run import export_run
 from mimn.impressions.calibrate import calibrate
 from mimn.impressions.config import ImpressionConfig
 from mimn.impressions.evaluate import evaluate
-from mimn.impressions.train import train
+from mimn.impressions.train import LabelledImpressions, train
 from mimn.impressions.trained import RunFault, TrainedRun
-from mimn.nn.checkpoint import CheckpointError
-from mimn.train import TrainingFailed
+from mimn.training.command import add_options, add_search_options, end_search, running
+from mimn.training.folder import TrainingFailed
+from mimn.training.loop import Running
+from mimn.training.search import SEEN, Search, read_space
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; see the module's text. Exit status 1: it could not be done."""
     options = parser().parse_args(arguments)
     try:
-        print(json.dumps(_run(options), indent=2))
-    except (ConfigError, DataError, TrainingFailed, RunFault, CheckpointError, CalibrationError) as error:
+        found = _run(options)
+    except (DataError, TrainingFailed, RunFault, CalibrationError, *FAILURES) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+    if found is not None:
+        print(json.dumps(found, indent=2))
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
     """Commands and options."""
     parser = argparse.ArgumentParser(
-        prog="python -m mimn.impressions", description="Train, calibrate and evaluate on labelled impressions."
+        prog="python -m mimn.impressions",
+        description="Train, calibrate, evaluate and export models of labelled impressions.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     training = commands.add_parser("train", help="train a model", description="Train a model.")
     training.add_argument("--description", type=Path, required=True, help="dataset.toml with [impressions]")
     training.add_argument("--config", type=Path, required=True, help="TOML file of the model")
-    training.add_argument("--output", type=Path, required=True, help="run folder to write")
-    training.add_argument("--seed", type=int, help="use this seed, not training.seed")
+    add_options(training)
+    tuning = commands.add_parser(
+        "tune",
+        help="search for settings, on validation alone",
+        description="Search for settings on the validation impressions; test labels are not read.",
+    )
+    tuning.add_argument("--description", type=Path, required=True, help="dataset.toml with [impressions]")
+    tuning.add_argument("--config", type=Path, required=True, help="TOML file of the model to begin with")
+    add_search_options(tuning)
     calibrating = commands.add_parser("calibrate", help="fit click probabilities to validation impressions")
     calibrating.add_argument("--method", choices=get_args(Method), required=True, help="see docs/impressions.md")
     evaluating = commands.add_parser("evaluate", help="figures on the test impressions")
@@ -60,21 +76,33 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--run", type=Path, required=True, help="run folder of train")
         command.add_argument("--description", type=Path, help="where the description is now, if it has moved")
         command.add_argument("--length", type=int, help="latest events to read (training.validation_length)")
-    for command in (training, calibrating, evaluating):
+    exporting = commands.add_parser("export", help="write the run as a bundle for serving, with fields and calibrator")
+    exporting.add_argument("--run", type=Path, required=True, help="run folder of train")
+    add_bundle_arguments(exporting)
+    for command in (training, tuning, calibrating, evaluating):
         command.add_argument("--cache", type=Path, default=cache_folder(), help="prepared data (%(default)s)")
     return parser
 
 
 def _run(options: argparse.Namespace) -> Any:
+    """What the command prints as JSON; None in a process that is not the first."""
     if options.command == "train":
         config = run.read(options.config, ImpressionConfig)
         if options.seed is not None:
             config = config.with_seed(options.seed)
-        record = train(
-            options.description, config, options.output, cache=options.cache, progress_bar=sys.stderr.isatty()
-        )
+        with running(options) as how:
+            record = train(options.description, config, options.output, how, cache=options.cache, resume=options.resume)
+            if not how.processes.first:
+                return None
         shown = ("name", "dataset", "seed", "epochs", "best_epoch", "validation_logloss", "validation_auc")
         return {name: record[name] for name in shown}
+    if options.command == "export":
+        made = export_run(
+            options.run, options.output, options.name, options.version, options.state_dtype, events=options.events
+        )
+        return {"bundle": str(made)}
+    if options.command == "tune":
+        return _tune(options)
     trained = TrainedRun.load(options.run, options.cache, options.description)
     length = trained.config.training.validation_length if options.length is None else options.length
     if length < 1:
@@ -82,6 +110,14 @@ def _run(options: argparse.Namespace) -> Any:
     if options.command == "calibrate":
         return msgspec.to_builtins(calibrate(trained, options.method, length))
     return evaluate(trained, length)
+
+
+def _tune(options: argparse.Namespace) -> None:
+    def trained(config: ImpressionConfig, folder: Path, running: Running, resume: bool) -> dict[str, Any]:
+        return train(options.description, config, folder, running, cache=options.cache, resume=resume, parts=SEEN)
+
+    base, space = run.read(options.config, ImpressionConfig), read_space(options.space, options.trials)
+    end_search(Search(base, space, options.output, LabelledImpressions.measure, trained, sys.stderr.isatty()))
 
 
 if __name__ == "__main__":

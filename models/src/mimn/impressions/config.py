@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import tomli_w
 
-from mimn.baselines import BaselineConfig, ModelConfig, model_config
+from mimn.baselines import ModelConfig, check_reads_fields, model_config
 from mimn.config import ConfigError
 from mimn.data.description import Description
 from mimn.run import TrainingSettings
@@ -62,6 +62,8 @@ class ImpressionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             raise ConfigError(
                 "context_features must be empty: describe the fields in dataset.toml, [fields.context], instead"
             )
+        if config.ledger is not None:
+            raise ConfigError("ledger_buckets must be 0: training on impressions does not read a ledger yet")
         if config.auxiliary_loss:
             raise ConfigError("auxiliary_loss must be false: training on impressions draws no foreign events for it")
         return config
@@ -72,10 +74,8 @@ class ImpressionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         Raises:
             ConfigError: the data set has fields that the model cannot read.
         """
-        config = self.architecture
-        official = config.form == "official" if isinstance(config, BaselineConfig) else config.variant == "official"
-        if official and (description.fields or (description.impressions and description.impressions.position)):
-            raise ConfigError("the published models read no fields: choose another variant or form, or remove [fields]")
+        if description.fields or (description.impressions and description.impressions.position):
+            check_reads_fields(self.architecture)
 
     def with_seed(self, seed: int) -> ImpressionConfig:
         """The same run with another seed."""

@@ -7,6 +7,7 @@ impressions, and the events before its end or of its users.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -54,14 +55,14 @@ class ImpressionData:
     labelled: Labelled
 
     @classmethod
-    def load(cls, description: Path, cache: Path) -> ImpressionData:
-        """The data set of a description, read from its files or from `cache`.
+    def load(cls, description: Path, cache: Path, parts: Sequence[Part] = PARTS) -> ImpressionData:
+        """The data set of a description, read from its files or from `cache`; of its labels those of `parts` alone.
 
         Raises:
             DataError: it cannot be used, or has no `[impressions]`, or a part without both labels.
         """
         prepared = prepare(description, cache)
-        return cls(prepared, label_parts(prepared))
+        return cls(prepared, label_parts(prepared, parts=parts))
 
     @cached_property
     def sha256(self) -> str:
@@ -155,8 +156,11 @@ class ImpressionReader:
         weights = None if actions is None or self._weight is None else self._weight[actions]
         return History(items, categories, length, cells, events.timestamp[at] * events.unit_ms, actions, weights)
 
-    def batch(self, windows: OccasionBatch, rng: np.random.Generator) -> Batch:
-        """A training batch; `rng` chooses the occasions whose training-only fields are hidden."""
+    def batch(self, windows: OccasionBatch, rng: np.random.Generator, share: slice = slice(None)) -> Batch:
+        """A training batch of some of the windows; `rng` chooses the occasions whose training-only fields are hidden,
+        among all windows."""
+        hidden = (rng.random(windows.position.shape) < POSITION_HIDDEN)[share]
+        windows = windows.share(share)
         shown, impressions = self._labelled.impressions, windows.impression
         history = self.history(windows.start, windows.length)
         items, categories = self.candidates(impressions)
@@ -180,7 +184,7 @@ class ImpressionReader:
             labels=torch.from_numpy(shown.label[impressions].astype(np.float32)),
             weights=torch.from_numpy(windows.real * shown.weight[impressions]),
             actions=None if history.actions is None else torch.from_numpy(history.actions),
-            request=self.request(first, rng.random(first.shape) < POSITION_HIDDEN),
+            request=self.request(first, hidden),
             touches=touches,
         )
 

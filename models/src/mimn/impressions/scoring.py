@@ -20,17 +20,20 @@ HISTORIES_PER_BATCH = 128
 
 
 @torch.inference_mode()
-def predict(model: ClickModel, reader: ImpressionReader, occasions: Occasions, length: int) -> NDArray[np.float64]:
+def predict(
+    model: ClickModel, reader: ImpressionReader, occasions: Occasions, length: int, share: slice = slice(None)
+) -> NDArray[np.float64]:
     """The model's score of each impression in `occasions.rows`, on the latest `length` events before it. → [rows]
 
-    The order of the impressions and the other impressions do not influence a score.
+    The order of the impressions and the other impressions do not influence a score. `share` computes only some of the
+    batches of histories, and leaves 0 in the other rows.
     """
     model.eval()
     device, sketch = model.items.weight.device, model.config.sketch
-    out = np.empty(len(occasions.rows))
+    out = np.zeros(len(occasions.rows))
     past = np.minimum(occasions.end - occasions.begin, length)
     order = np.argsort(past, kind="stable")
-    for at in range(0, len(order), HISTORIES_PER_BATCH):
+    for at in range(0, len(order), HISTORIES_PER_BATCH)[share]:
         chosen = order[at : at + HISTORIES_PER_BATCH]
         history = reader.history(occasions.end[chosen] - past[chosen], past[chosen])
         events = (torch.from_numpy(of).to(device) for of in (history.items, history.categories, history.lengths))

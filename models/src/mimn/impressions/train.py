@@ -1,208 +1,184 @@
 """Train one model of labelled impressions: a description and a configuration in, a run folder out.
 
 The folder holds `config.toml` (resolved), `dataset.toml` (a copy), the ids and fields as they were fitted on the train
-part, `model.safetensors` (the epoch with the lowest validation log loss), `metrics.json` and `train.log`.
+part, `model.safetensors` (the epoch with the lowest validation log loss), `metrics.json`, `train.log` and, until
+training ends, a checkpoint.
 """
 
 from __future__ import annotations
 
-import logging
 import shutil
-import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
 from mimn import metrics, run
 from mimn.calibration import Prior
-from mimn.data.labelled import Occasions, OccasionSampler
-from mimn.data.split import PARTS
+from mimn.data.batches import Batches
+from mimn.data.description import read_description
+from mimn.data.labelled import OccasionBatch, OccasionSampler
+from mimn.data.split import PARTS, Part
+from mimn.data.vocabulary import UNKNOWN_ROW
 from mimn.impressions.config import ImpressionConfig
-from mimn.impressions.data import ImpressionData, ImpressionReader
+from mimn.impressions.data import ImpressionData, ImpressionReader, KnownIds
 from mimn.impressions.scoring import predict
-from mimn.nn.checkpoint import model_fields, save_model, untrained
+from mimn.nn.checkpoint import model_fields, untrained
 from mimn.nn.model import ClickModel
-from mimn.train import TrainingFailed, copied, logged, machine, optimizer_of, take_step
+from mimn.training.folder import TrainingFailed, check_folder, logged, machine
+from mimn.training.loop import ONCE, Running, Step, fit
+from mimn.training.processes import Processes
+from mimn.training.schedule import Measure, Schedule
+from mimn.training.warm import Origin
 
-log = logging.getLogger("mimn.train")
 DESCRIPTION = "dataset.toml"
 
 
-class Epoch(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the curve."""
+class LabelledImpressions:
+    """The task: whether each impression of the train part was clicked, in windows of histories."""
 
-    loss: float
-    """Mean weighted click loss over the epoch's impressions, in nats; with fewer negatives kept, of those kept."""
-    validation_logloss: float
-    """Of all validation impressions, after the correction for the negatives that training left out."""
-    validation_auc: float
-    impressions: int
-    cpu_s: float
-    """CPU seconds of the training passes, without validation."""
+    measure = Measure("logloss", higher_is_better=False)
+    first_epoch = 1
 
+    def __init__(
+        self, config: ImpressionConfig, data: ImpressionData, reader: ImpressionReader, processes: Processes
+    ) -> None:
+        plan = config.windows
+        self._config, self._reader, self._processes = config, reader, processes
+        self._sampler = OccasionSampler(
+            data.labelled.occasions("train"), plan.length, plan.occasions, plan.negatives_kept
+        )
+        self._validation = data.labelled.occasions("validation")
+        self.data_sha256 = data.sha256
 
-@dataclass
-class _Progress:
-    best: dict[str, Tensor]
-    curve: list[Epoch] = field(default_factory=list)
+    def steps(self, rng: np.random.Generator) -> Batches[Step]:
+        """One epoch of windows with their impressions."""
+        batches = self._sampler.epoch(rng, self._config.training.windows_per_batch)
+        return Batches(len(batches), self._steps(batches, rng))
 
-    @property
-    def best_epoch(self) -> int:
-        """Index of the lowest validation log loss, the first of equals."""
-        return int(np.argmin([epoch.validation_logloss for epoch in self.curve]))
+    def _steps(self, batches: Batches[OccasionBatch], rng: np.random.Generator) -> Iterator[Step]:
+        mine = self._processes.share
+        for windows in batches:
+            if not windows.real.any():  # all of its negatives were left out
+                continue
+            batch = self._reader.batch(windows, rng, mine)
+            yield Step(batch if len(batch.items) else None, {"impressions": int(windows.real.sum())})
 
-    def over(self, config: ImpressionConfig) -> bool:
-        """Whether training ends here."""
-        settings, done = config.training, len(self.curve)
-        return done >= settings.most_epochs or (done > 0 and done - 1 - self.best_epoch >= settings.patience)
-
-    def learning_rate(self, config: ImpressionConfig) -> float:
-        """Of the next epoch: lowered after every epoch, with `auto` after those that were not the best so far."""
-        settings, lowered = config.training, len(self.curve)
-        if settings.epochs == "auto":
-            losses = [epoch.validation_logloss for epoch in self.curve]
-            lowered -= sum(loss < min(losses[:at], default=np.inf) for at, loss in enumerate(losses))
-        return settings.learning_rate * settings.learning_rate_decay**lowered
+    def validate(self, model: ClickModel) -> dict[str, float]:
+        """Log loss and AUC on the validation impressions, the loss after the correction for the negatives that training
+        left out."""
+        processes, validation = self._processes, self._validation
+        scores = processes.add_up_scores(
+            predict(model, self._reader, validation, self._config.training.validation_length, processes.share)
+        )
+        labels = validation.labelled.impressions.label[validation.rows].astype(np.int64)
+        corrected = Prior(self._config.windows.negatives_kept).apply(scores)
+        return {"logloss": metrics.logloss(labels, corrected), "auc": metrics.auc(labels, scores)}
 
 
 def train(
-    description: Path, config: ImpressionConfig, output: Path, *, cache: Path, progress_bar: bool = False
+    description: Path,
+    config: ImpressionConfig,
+    output: Path,
+    running: Running = ONCE,
+    *,
+    cache: Path,
+    resume: bool = False,
+    start: Path | None = None,
+    parts: Sequence[Part] = PARTS,
 ) -> dict[str, Any]:
     """Train `config` on the data set of `description` into the folder `output`; returns what `metrics.json` says.
 
+    `parts`: whose labels are read at all. A run without the part test has other data, and cannot be evaluated there.
+    `start`: a finished run whose weights this one begins with (`mimn.training.warm`).
+
     Raises:
         ConfigError, DataError: the configuration or the data set cannot be used; nothing is written then.
-        TrainingFailed: the folder is taken, or the loss is not finite.
+        TrainingFailed: the folder is taken, there is nothing to resume, or the loss is not finite.
     """
     torch.set_num_threads(1)
-    if output.exists() and any(output.iterdir()):
-        raise TrainingFailed(f"{output} is not empty: choose another folder")
-    resolved = config.to_toml()
-    data = ImpressionData.load(description, cache)
-    config.check_against(data.prepared.description)
-    known, fitted = data.known_ids(config.min_count), data.fit_fields()
-    reader = ImpressionReader(data, known.ids, fitted, config.architecture.sketch)
-    torch.manual_seed(config.training.seed)
-    fields = None
-    if fitted.specs:
-        rows = torch.from_numpy(known.embedding_rows)
-        fields = model_fields(config.architecture, fitted.specs, reader.item_values(), rows)
-    rules = data.prepared.description.action_rules
-    model = untrained(config.architecture, len(known.ids.items) + 1, len(known.ids.categories) + 1, fields, rules)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    output.mkdir(parents=True, exist_ok=True)
-    (output / run.CONFIG).write_text(resolved, "utf-8")
-    shutil.copyfile(description, output / DESCRIPTION)
-    known.ids.save(output)
-    fitted.save(output)
-    with logged(output):
-        progress = _epochs(config, data, reader, model, progress_bar)
-        if progress.best_epoch + 1 == len(progress.curve):
-            log.warning(
-                "%s: the last of %d epochs is the best on validation, so more training may give a better model: raise "
-                'training.epochs, or set epochs = "auto" to stop by validation',
-                output,
-                len(progress.curve),
-            )
-    model.load_state_dict(progress.best)
-    save_model(model, output / run.MODEL)
-    record = {
-        "description": str(description.resolve()),
-        "items": len(known.ids.items),
-        "categories": len(known.ids.categories),
-        "fields": [spec.name for spec in fitted.specs],
-        **_record(config, data, progress, model),
-    }
-    run.write_json(output / run.METRICS, record)
-    return record
+    processes, resolved, commit = running.processes, config.to_toml(), run.commit()
+    with processes.first_alone():
+        if processes.first:
+            check_folder(output, config, resume=resume)
+            if resume and read_description(description) != read_description(output / DESCRIPTION):
+                raise TrainingFailed(f"{description} differs from {output / DESCRIPTION}: resume with that description")
+        origin = Origin.of(output, start, resume=resume)
+        if origin is not None:
+            origin.check(config.architecture)
+        data = ImpressionData.load(description, cache, parts)
+        config.check_against(data.prepared.description)
+        known, fitted = data.known_ids(config.min_count), data.fit_fields()
+        if origin is not None:
+            origin.check_actions(data.prepared.description.action_rules)
+            known, fitted = grown(known, origin), origin.grown_fields(fitted)
+        reader = ImpressionReader(data, known.ids, fitted, config.architecture.sketch)
+        torch.manual_seed(config.training.seed)
+        fields = None
+        if fitted.specs:
+            rows = torch.from_numpy(known.embedding_rows)
+            fields = model_fields(config.architecture, fitted.specs, reader.item_values(), rows)
+        rules = data.prepared.description.action_rules
+        rows_of = len(known.ids.items) + 1, len(known.ids.categories) + 1
+        model = untrained(config.architecture, *rows_of, fields, rules)
+        if processes.first:
+            output.mkdir(parents=True, exist_ok=True)
+            (output / run.CONFIG).write_text(resolved, "utf-8")
+            shutil.copyfile(description, output / DESCRIPTION)
+            known.ids.save(output)
+            fitted.save(output)
+            if origin is not None:
+                origin.save(output)
+    with logged(output, file=processes.first):
+        if origin is not None:
+            origin.give(model, known.ids, fitted)
+        task = LabelledImpressions(config, data, reader, processes)
+        schedule = fit(model, task, config.training, output, running, resume=resume)
+        record = {
+            "description": str(description.resolve()),
+            "items": len(known.ids.items),
+            "categories": len(known.ids.categories),
+            "fields": [spec.name for spec in fitted.specs],
+            **_record(config, data, model, schedule, commit=commit),
+        }
+        if origin is not None:
+            record["from"] = msgspec.to_builtins(origin.source)
+        if processes.first:
+            run.write_json(output / run.METRICS, record)
+            (output / run.CHECKPOINT).unlink(missing_ok=True)
+        return record
 
 
-def _epochs(
-    config: ImpressionConfig, data: ImpressionData, reader: ImpressionReader, model: ClickModel, progress_bar: bool
-) -> _Progress:
-    plan, settings = config.windows, config.training
-    if settings.compile:
-        model.compile_steps()
-    optimizer = optimizer_of(model, settings)
-    sampler = OccasionSampler(data.labelled.occasions("train"), plan.length, plan.occasions, plan.negatives_kept)
-    validation = data.labelled.occasions("validation")
-    progress = _Progress(copied(model))
-    while not progress.over(config):
-        number = len(progress.curve) + 1
-        rng = np.random.default_rng([settings.seed, number])
-        torch.manual_seed(int(rng.integers(2**62)))
-        for group in optimizer.param_groups:
-            group["lr"] = progress.learning_rate(config)
-        model.train()
-        began, total, weight, impressions = time.process_time(), 0.0, 0.0, 0
-        batches = sampler.epoch(rng, settings.windows_per_batch)
-        for windows in tqdm(batches, f"epoch {number}", disable=not progress_bar, unit="batch", leave=False):
-            if not windows.real.any():  # all of its negatives were left out
-                continue
-            batch = reader.batch(windows, rng)
-            click = take_step(model, optimizer, batch, settings, number)
-            counted = 0.0 if batch.weights is None else float(batch.weights.sum())
-            total, weight, impressions = (
-                total + click * counted,
-                weight + counted,
-                impressions + int(windows.real.sum()),
-            )
-        cpu_s = round(time.process_time() - began, 2)
-        logloss, auc = _validate(config, model, reader, validation)
-        progress.curve.append(
-            Epoch(
-                loss=total / weight,
-                validation_logloss=logloss,
-                validation_auc=auc,
-                impressions=impressions,
-                cpu_s=cpu_s,
-            )
-        )
-        if progress.best_epoch + 1 == number:
-            progress.best = copied(model)
-        log.info(
-            "epoch %d: loss %.5f, validation log loss %.5f, AUC %.4f, %d impressions, %.1f CPU s",
-            number,
-            total / weight,
-            logloss,
-            auc,
-            impressions,
-            cpu_s,
-        )
-    return progress
+def grown(known: KnownIds, origin: Origin) -> KnownIds:
+    """The ids of the new data and of the run that is started from; an item that had its own embedding keeps it."""
+    ids = origin.grown(known.ids)
+    own = known.embedding_rows[known.ids.item_rows(ids.items)] != UNKNOWN_ROW
+    own |= origin.own_embedding(ids)
+    rows = np.where(own, np.arange(1, len(own) + 1), UNKNOWN_ROW)
+    return KnownIds(ids, np.concatenate([[UNKNOWN_ROW], rows]))
 
 
-def _validate(
-    config: ImpressionConfig, model: ClickModel, reader: ImpressionReader, validation: Occasions
-) -> tuple[float, float]:
-    """Log loss and AUC on the validation impressions."""
-    scores = predict(model, reader, validation, config.training.validation_length)
-    labels = validation.labelled.impressions.label[validation.rows].astype(np.int64)
-    return metrics.logloss(labels, Prior(config.windows.negatives_kept).apply(scores)), metrics.auc(labels, scores)
-
-
-def _record(config: ImpressionConfig, data: ImpressionData, progress: _Progress, model: ClickModel) -> dict[str, Any]:
-    best = progress.curve[progress.best_epoch]
+def _record(
+    config: ImpressionConfig, data: ImpressionData, model: ClickModel, schedule: Schedule, *, commit: str
+) -> dict[str, Any]:
+    best = schedule.curve[schedule.best_epoch]
     return {
         "name": config.name,
         "dataset": data.prepared.description.name,
         "seed": config.training.seed,
         "data_sha256": data.sha256,
-        "commit": run.commit(),
+        "commit": commit,
         "machine": machine(model),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "negatives_kept": config.windows.negatives_kept,
         "impressions": {part: len(data.rows(part)) for part in PARTS},
-        "epochs": len(progress.curve),
-        "best_epoch": progress.best_epoch + 1,
-        "validation_logloss": best.validation_logloss,
-        "validation_auc": best.validation_auc,
-        "curve": [msgspec.to_builtins(epoch) for epoch in progress.curve],
+        "epochs": len(schedule.curve),
+        "best_epoch": schedule.best_epoch + 1,
+        "validation_logloss": best.validation["logloss"],
+        "validation_auc": best.validation["auc"],
+        "curve": [epoch.row() for epoch in schedule.curve],
         "evaluation": {},
     }

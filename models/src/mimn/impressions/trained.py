@@ -97,19 +97,24 @@ class TrainedRun:
         return table
 
     def calibration(self) -> Calibration | None:
-        """The calibrator of the run, None before `calibrate`.
+        """As `calibration_of`."""
+        return calibration_of(self.folder)
 
-        Raises:
-            RunFault: its file is damaged.
-        """
-        path = self.folder / CALIBRATION
-        try:
-            found: Calibration = msgspec.json.decode(path.read_bytes(), type=Calibration)
-        except FileNotFoundError:
-            return None
-        except (OSError, msgspec.MsgspecError, CalibrationError) as error:
-            raise RunFault(f"{path} cannot be used ({error}): calibrate again") from error
-        return found
+
+def calibration_of(run: Path) -> Calibration | None:
+    """The calibrator of the run in a folder, None before `calibrate`.
+
+    Raises:
+        RunFault: its file is damaged.
+    """
+    path = run / CALIBRATION
+    try:
+        found: Calibration = msgspec.json.decode(path.read_bytes(), type=Calibration)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError, CalibrationError) as error:
+        raise RunFault(f"{path} cannot be used ({error}): calibrate again") from error
+    return found
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import msgspec
@@ -60,13 +60,13 @@ def model_fields(
 def save_model(model: ClickModel, path: str | Path) -> None:
     """Write the weights and the configuration of `model` to `path`; the same model gives the same bytes."""
     tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
-    metadata = {"config": json.dumps(asdict(model.config), sort_keys=True)}
+    # One entry: safetensors writes several in any order.
+    values = asdict(model.config)
     if model.fields is not None:
-        specs = [*model.fields.request.specs, *model.fields.item.specs]
-        metadata["fields"] = msgspec.json.encode(specs).decode()
+        values["fields"] = msgspec.to_builtins([*model.fields.request.specs, *model.fields.item.specs])
     if model.actions is not None:
-        metadata["actions"] = json.dumps(model.actions.rules, sort_keys=True)
-    save_file(tensors, str(path), metadata=metadata)
+        values["actions"] = model.actions.rules
+    save_file(tensors, str(path), metadata={"config": json.dumps(values, sort_keys=True)})
 
 
 def load_model(path: str | Path) -> ClickModel:
@@ -82,21 +82,46 @@ def load_model(path: str | Path) -> ClickModel:
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
     try:
-        config = model_config(json.loads(metadata["config"]))
-        fields = _fields(config, metadata, tensors)
-        actions = event_rules(json.loads(metadata.get("actions", "{}")))
-        model = untrained(config, len(tensors["items.weight"]), len(tensors["categories.weight"]), fields, actions)
+        known = described(metadata)
+        fields = _fields(known.config, known.specs, tensors)
+        rows = len(tensors["items.weight"]), len(tensors["categories.weight"])
+        model = untrained(known.config, *rows, fields, known.actions)
         model.load_state_dict(tensors)
     except (KeyError, ValueError, ConfigError, RuntimeError) as error:
         raise CheckpointError(f"{path} is not a model of this program version: {error}") from error
     return model.eval()
 
 
-def _fields(config: ModelConfig, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> ModelFields | None:
+@dataclass(frozen=True)
+class Described:
+    """What a model file says of its model."""
+
+    config: ModelConfig
+    specs: tuple[FieldSpec, ...] | None
+    """None for a model without fields."""
+    actions: ActionRules
+
+
+def described(metadata: Mapping[str, str]) -> Described:
+    """The description in a model file's metadata.
+
+    Raises:
+        KeyError, ValueError, ConfigError: it is not a model's.
+    """
+    values = json.loads(metadata["config"])
+    # Files of earlier versions have entries of their own for fields and actions.
+    found = {name: json.loads(metadata[name]) for name in ("fields", "actions") if name in metadata}
+    found |= {name: values.pop(name) for name in ("fields", "actions") if name in values}
+    specs = msgspec.convert(found["fields"], tuple[FieldSpec, ...]) if "fields" in found else None
+    return Described(model_config(values), specs, event_rules(found.get("actions", {})))
+
+
+def _fields(
+    config: ModelConfig, specs: tuple[FieldSpec, ...] | None, tensors: Mapping[str, Tensor]
+) -> ModelFields | None:
     """Tables and item values of the shapes that the file has, None for a model without fields."""
-    if "fields" not in metadata:
+    if specs is None:
         return None
-    specs = msgspec.json.decode(metadata["fields"], type=tuple[FieldSpec, ...])
     values = None
     if "fields.item_rows" in tensors:
         lists = sum(name.startswith("fields.item_list_") for name in tensors)

@@ -69,6 +69,10 @@ class FieldTables(nn.Module):
         """Floats of `vector`."""
         return sum(self.dim + self.first_order if spec.tabled else 1 for spec in self.specs)
 
+    def table(self, name: str) -> Tensor:
+        """A field's vectors, the first-order weight in front. → [rows, E]"""
+        return self.tables[name].get_parameter("weight")
+
     def vector(self, values: FieldValues) -> Tensor:
         """The fields behind one another, as the request's or the item's vector in a bundle. → [..., W]"""
         pieces: list[Tensor] = []
@@ -154,6 +158,16 @@ class ModelFields(nn.Module):
             numbers=self.get_buffer("item_numbers"),
         )
         return self.item.vector(values.at(items))
+
+
+def item_width(fields: ModelFields | None) -> int:
+    """W: floats of the item's fields, 0 for a model without."""
+    return 0 if fields is None else fields.item.width
+
+
+def request_width(fields: ModelFields | None) -> int:
+    """K: floats of the request's fields."""
+    return 0 if fields is None else fields.request.width
 
 
 NO_FIELDS = ModelFields(FieldTables((), 1, first_order=False), FieldTables((), 1, first_order=False))

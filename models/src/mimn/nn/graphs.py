@@ -20,9 +20,10 @@ from mimn.bundle.manifest import HEAD, STEP, GraphSpec, TensorSpec
 from mimn.nn.baselines.model import BaselineModel
 from mimn.nn.baselines.serving import SequenceHead, functions
 from mimn.nn.cell import MimnCell
+from mimn.nn.fields import item_width, request_width
 from mimn.nn.fused import FusedCell
 from mimn.nn.head import MimnHead, MlpTop
-from mimn.nn.model import MimnModel
+from mimn.nn.model import ClickModel, MimnModel
 from mimn.nn.serving import ServingHead
 from mimn.nn.sketch import SketchReader
 from mimn.state.layout import StateLayout
@@ -72,13 +73,22 @@ class HeadModule(nn.Module):
         super().__init__()
         rearranged = serving and isinstance(model.head, MimnHead) and isinstance(model.head.mlp, MlpTop)
         self.head = ServingHead(model.head) if rearranged and isinstance(model.head, MimnHead) else model.head
-        # Registered here, because the head reads its weights and does not own it.
+        # Registered here, because the head reads their weights and does not own them.
         self.cell = model.cell
+        self.directions = directions(model)
+        self.item_width = item_width(model.fields)
 
     def forward(self, candidates: Tensor, state: Tensor, context: Tensor | None = None) -> Tensor:
-        """[C, D], [1, F], [1, K] → [C] in (0, 1)"""
-        logits: Tensor = self.head(state, candidates.unsqueeze(0), context)
+        """[C, W + D], [1, F], [1, K] → [C] in (0, 1)"""
+        logits: Tensor = self.head(state, context=context, **self.asked(candidates))
         return torch.sigmoid(logits).squeeze(0)
+
+    def asked(self, candidates: Tensor) -> dict[str, Tensor]:
+        """The candidates' vectors and, in front of them in a bundle, the item's fields, as the head takes them."""
+        if not self.item_width:
+            return {"candidates": candidates.unsqueeze(0)}
+        fields, own = candidates[:, : self.item_width], candidates[:, self.item_width :]
+        return {"candidates": own.unsqueeze(0), "item_fields": fields.unsqueeze(0)}
 
 
 class SketchHeadModule(HeadModule):
@@ -92,9 +102,9 @@ class SketchHeadModule(HeadModule):
     def forward(  # type: ignore[override]  # takes two more inputs on purpose
         self, candidates: Tensor, state: Tensor, addresses: Tensor, now: Tensor, context: Tensor | None = None
     ) -> Tensor:
-        """[C, D], [1, F], [C, A], [1, 2, S], [1, K] → [C] in (0, 1)"""
+        """[C, W + D], [1, F], [C, A], [1, 2, S], [1, K] → [C] in (0, 1)"""
         counts = self.reader.counts(state, addresses, now)
-        logits: Tensor = self.head(state[:, self.sketch.rest], candidates.unsqueeze(0), context, counts)
+        logits: Tensor = self.head(state[:, self.sketch.rest], context=context, counts=counts, **self.asked(candidates))
         return torch.sigmoid(logits).squeeze(0)
 
 
@@ -104,8 +114,8 @@ class LedgerHeadModule(HeadModule):
     def forward(  # type: ignore[override]  # takes one more input on purpose
         self, candidates: Tensor, state: Tensor, reads: Tensor, context: Tensor | None = None
     ) -> Tensor:
-        """[C, D], [1, F], [C, R], [1, K] → [C] in (0, 1)"""
-        logits: Tensor = self.head(state, candidates.unsqueeze(0), context, reads=reads.unsqueeze(0))
+        """[C, W + D], [1, F], [C, R], [1, K] → [C] in (0, 1)"""
+        logits: Tensor = self.head(state, context=context, reads=reads.unsqueeze(0), **self.asked(candidates))
         return torch.sigmoid(logits).squeeze(0)
 
 
@@ -121,12 +131,17 @@ class SketchLedgerHeadModule(SketchHeadModule):
         reads: Tensor,
         context: Tensor | None = None,
     ) -> Tensor:
-        """[C, D], [1, F], [C, A], [1, 2, S], [C, R], [1, K] → [C] in (0, 1)"""
-        counts = self.reader.counts(state, addresses, now)
-        logits: Tensor = self.head(
-            state[:, self.sketch.rest], candidates.unsqueeze(0), context, counts, reads=reads.unsqueeze(0)
-        )
+        """[C, W + D], [1, F], [C, A], [1, 2, S], [C, R], [1, K] → [C] in (0, 1)"""
+        known = {"counts": self.reader.counts(state, addresses, now), "reads": reads.unsqueeze(0)}
+        logits: Tensor = self.head(state[:, self.sketch.rest], context=context, **known, **self.asked(candidates))
         return torch.sigmoid(logits).squeeze(0)
+
+
+def directions(model: ClickModel) -> nn.ParameterList:
+    """What the model's field heads multiply scalars by; the tables themselves stay outside of the graph."""
+    if model.fields is None:
+        return nn.ParameterList()
+    return nn.ParameterList([model.fields.request.directions, model.fields.item.directions])
 
 
 def head_module(model: MimnModel, *, serving: bool = False) -> HeadModule:
@@ -161,7 +176,8 @@ def head_graph(model: MimnModel, layout: StateLayout) -> tuple[bytes, GraphSpec]
 
     The ledger is not an input: what is read of it is (`mimn.bundle.reads`).
     """
-    D, F, K = model.config.width, layout.floats, len(model.config.context_features)
+    D, F = item_width(model.fields) + model.config.width, layout.floats
+    K = len(model.config.context_features) + request_width(model.fields)
     sketch, ledger = model.config.sketch, model.config.ledger
     F -= 0 if ledger is None else ledger.words
     example = [torch.randn(_EXAMPLE_ROWS, D), torch.rand(1, F)]
@@ -192,18 +208,22 @@ def sequence_head_graph(model: BaselineModel) -> tuple[bytes, GraphSpec]:
     Raises:
         TypeError: another baseline.
     """
-    D = model.config.width
-    example = (torch.randn(_EXAMPLE_ROWS, D), torch.randn(_EXAMPLE_ROWS + 2, D), torch.tensor([_EXAMPLE_ROWS]))
-    inputs = (
-        TensorSpec("candidates", ("candidates", D)),
+    D, W, K = model.config.width, item_width(model.fields), request_width(model.fields)
+    example = [torch.randn(_EXAMPLE_ROWS, W + D), torch.randn(_EXAMPLE_ROWS + 2, D), torch.tensor([_EXAMPLE_ROWS])]
+    inputs = [
+        TensorSpec("candidates", ("candidates", W + D)),
         TensorSpec("history", ("history", D)),
         TensorSpec("length", (1,), "int64"),
-    )
-    free: tuple[dict[int, str], ...] = ({0: "candidates"}, {0: "history"}, {})
-    data = _to_onnx(
-        SequenceHead(model), example, [spec.name for spec in inputs], "scores", free, functions=functions(D)
-    )
-    return data, GraphSpec(HEAD, inputs, (TensorSpec("scores", ("candidates",)),))
+    ]
+    free: list[dict[int, str]] = [{0: "candidates"}, {0: "history"}, {}]
+    if K:
+        example.append(torch.randn(1, K))
+        inputs.append(TensorSpec("context", (1, K)))
+        free.append({})
+    module, names = SequenceHead(model), [spec.name for spec in inputs]
+    module.directions = directions(model)
+    data = _to_onnx(module, tuple(example), names, "scores", tuple(free), functions=functions(D))
+    return data, GraphSpec(HEAD, tuple(inputs), (TensorSpec("scores", ("candidates",)),))
 
 
 def _to_onnx(

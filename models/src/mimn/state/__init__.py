@@ -14,6 +14,7 @@ from mimn.state.codec import (
     decode_state,
     encode_state,
     encode_states,
+    last_offset_of,
 )
 from mimn.state.digest import EMPTY_DIGEST, extend_digest, extend_digests, user_hash, witness
 from mimn.state.event_list import EventList
@@ -54,6 +55,7 @@ __all__ = [
     "extend_digest",
     "extend_digests",
     "header_rows",
+    "last_offset_of",
     "murmur2",
     "namespace",
     "partition_of",

@@ -163,6 +163,12 @@ def decode_state(value: bytes, fingerprint: bytes, layout: StateLayout, user: in
     return UserState(header, decode_tensors(value, layout))
 
 
+def last_offset_of(value: bytes) -> int:
+    """The last offset that a stored value says it has folded; nothing else of it is looked at."""
+    offset: int = _AFTER.unpack_from(value, _AFTER_AT)[0]
+    return offset
+
+
 def decode_tensors(value: bytes, layout: StateLayout) -> NDArray[np.float32]:
     """The flat vector [F] of a stored value; a view if no block is stored as float16."""
     half = layout.half_floats

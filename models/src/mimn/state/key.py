@@ -64,6 +64,10 @@ class Keys:
             f"{self.prefix}:{{{self.namespace}.".encode(), f"{other.prefix}:{{{other.namespace}.".encode(), 1
         )
 
+    def partition_in(self, key: bytes) -> int:
+        """The partition that `key`, one of our state keys, names."""
+        return int(key[len(f"{self.prefix}:{{{self.namespace}.".encode()) :].partition(b"}")[0])
+
     def progress(self, partition: int) -> str:
         """The partition's progress record."""
         return f"{self._tag(partition)}:progress"
@@ -75,6 +79,14 @@ class Keys:
     def users(self, partition: int) -> str:
         """The set of the partition's users who have a state: distinguishes a lost state from one that never existed."""
         return f"{self._tag(partition)}:users"
+
+    def loading(self, partition: int) -> str:
+        """Which load in bulk may write the partition's states now; only while there is no progress record."""
+        return f"{self._tag(partition)}:loading"
+
+    def staged(self, partition: int) -> str:
+        """The users of a load that is not complete: becomes `users` together with the progress record."""
+        return f"{self._tag(partition)}:staged"
 
     @property
     def meta(self) -> str:

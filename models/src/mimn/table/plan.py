@@ -47,6 +47,8 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     lengths: tuple[int, ...] = (200,)
     """Each trained model is evaluated on histories of these lengths, a user's latest events."""
     folds: tuple[int, ...] = tuple(range(FOLDS))
+    description: str | None = None
+    """The data set's description, instead of that of the configurations: the same events with other fields."""
 
 
 class DataSetPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -169,7 +171,7 @@ def cells(plan: Plan) -> list[Cell]:
     """
     found = []
     for stage in plan.stages:
-        rows = {key: _row_config(plan, stage.dataset, key) for key in stage.rows}
+        rows = {key: _row_config(plan, stage, key) for key in stage.rows}
         if len({config.data for config in rows.values()}) > 1:
             raise ConfigError(f"the rows of {stage.dataset} differ in [data]: they cannot be compared")
         for fold in stage.folds:
@@ -177,15 +179,17 @@ def cells(plan: Plan) -> list[Cell]:
     return found
 
 
-def _row_config(plan: Plan, dataset: str, key: str) -> RunConfig:
+def _row_config(plan: Plan, stage: Stage, key: str) -> RunConfig:
     variation = plan.variations.get(key)
     name = "pooling" if key == FLOOR_ROW else key if variation is None else variation.config
-    path = Path(plan.configs) / f"{dataset}_{name}.toml"
+    path = Path(plan.configs) / f"{stage.dataset}_{name}.toml"
     config = run.read_config(path)
     changes: dict[str, Any] = {
         "training": msgspec.to_builtins(config.training) | plan.training,
         "windows": msgspec.to_builtins(config.windows) | plan.windows,
     }
+    if stage.description is not None:
+        changes["data"] = msgspec.to_builtins(config.data) | {"description": stage.description}
     if variation is not None:
         changes |= {"name": variation.name, "model": config.model | variation.model}
         changes["training"] |= variation.training

@@ -32,7 +32,9 @@ from mimn.table import render
 from mimn.table.floors import FLOORS
 from mimn.table.plan import PLAN, Cell, Plan, check_data, open_cells, read_plan, record_of, remaining
 from mimn.table.records import FLOOR_ROW, NoRecord, arrays_sha256, ranks, test_rows
-from mimn.train import TrainingFailed, train
+from mimn.train import train
+from mimn.training.folder import TrainingFailed
+from mimn.training.loop import Running
 
 
 def run_cell(plan: Plan, cell: Cell) -> dict[str, Any]:
@@ -86,7 +88,8 @@ def _trained(cell: Cell, folder: Path) -> tuple[dict[str, Any], dict[str, NDArra
     # Each row compiles a different step under the same name: without a reset torch stops compiling after some rows.
     torch.compiler.reset()
     if not (folder / run.METRICS).exists():
-        train(cell.config, folder, resume=(folder / run.CONFIG).exists(), progress_bar=sys.stderr.isatty())
+        running = Running(progress_bar=sys.stderr.isatty())
+        train(cell.config, folder, running, resume=(folder / run.CONFIG).exists())
     arrays: dict[str, NDArray[Any]] = {}
     for length in cell.lengths:
         known = msgspec.json.decode((folder / run.METRICS).read_bytes())["evaluation"]

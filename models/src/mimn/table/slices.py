@@ -23,11 +23,12 @@ from mimn import metrics, run
 from mimn.bundle.item_table import ItemTable
 from mimn.config import ConfigError
 from mimn.data.events import DataError, Events
+from mimn.data.fields import FittedFields
 from mimn.data.instances import Instances, stored_instances
 from mimn.data.negatives import NegativeRule, Sampling
-from mimn.data.prepared import cache_folder, prepare
 from mimn.data.split import Part
 from mimn.data.vocabulary import EmbeddingIds
+from mimn.event_fields import EventFields
 from mimn.nn.checkpoint import CheckpointError, load_model
 from mimn.scoring import predict
 from mimn.table.plan import Cell, cells, read_plan
@@ -56,13 +57,15 @@ def slices(cell: Cell, folder: Path, part: Part) -> list[dict[str, Any]]:
     """
     settings = cell.config.data
     data = run.load_data(settings)
-    prepared = prepare(Path(settings.description), cache_folder())
     rule = NegativeRule(SAMPLINGS, settings.negatives_exclude)
-    instances = stored_instances(prepared.folder, data.events, settings.fold, rule).of(part)
+    instances = stored_instances(data.prepared.folder, data.events, settings.fold, rule).of(part)
     model, ids = load_model(folder / run.MODEL), EmbeddingIds.load(folder)
     if cell.config.training.compile:
         model.compile_steps()
     table = None if model.config.ledger is None else ItemTable.load(folder)
+    request = None
+    if model.fields is not None:
+        request = EventFields.of(data.prepared, data.train_users, FittedFields.load(folder)).request
     before = bought_before(data.events, instances)
     negatives, found = NEGATIVES[part], []
     for length in cell.lengths:
@@ -74,6 +77,7 @@ def slices(cell: Cell, folder: Path, part: Part) -> list[dict[str, Any]]:
             samplings=dict.fromkeys(SAMPLINGS, negatives),
             length=length,
             table=table,
+            request=request,
         )
         for sampling in SAMPLINGS:
             by_target = scores[sampling].reshape(len(instances), -1).astype(np.float64)

@@ -35,7 +35,9 @@ from mimn.nn.checkpoint import CheckpointError, load_model
 from mimn.run import DataSet
 from mimn.scoring import predict
 from mimn.table.plan import Cell, Plan, cells, read_plan
-from mimn.train import VALIDATION_NEGATIVES, TrainingFailed, train
+from mimn.train import VALIDATION_NEGATIVES, train
+from mimn.training.folder import TrainingFailed
+from mimn.training.loop import Running
 
 SCORES = "trial-{length}.npy"
 RESAMPLES = 2000
@@ -62,7 +64,8 @@ def run_trial(plan: Plan, cell: Cell) -> Outcome:
     folder = Path(plan.runs) / cell.run_folder
     torch.compiler.reset()
     if not (folder / run.METRICS).exists():
-        train(cell.config, folder, resume=(folder / run.CONFIG).exists(), progress_bar=sys.stderr.isatty())
+        running = Running(progress_bar=sys.stderr.isatty())
+        train(cell.config, folder, running, resume=(folder / run.CONFIG).exists())
     data = run.load_data(cell.config.data)
     for length in cell.lengths:
         if not (folder / SCORES.format(length=length)).exists():

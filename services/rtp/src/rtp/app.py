@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from access import KeyRing, ListenerTls
 from rtp.core.admission import Admission
 from rtp.core.ports import Model, StateReader
+from rtp.core.shadowing import ShadowBudget
 from rtp.doors.admin import create_admin_app
 from rtp.doors.guard import ADMIN_RULES, PUBLIC_RULES, Guard, GuardedApp, check_routes
 from rtp.doors.health import add_health
@@ -20,10 +21,12 @@ from rtp.doors.openapi import describe
 from rtp.doors.predict import HINT, PREDICT_PATHS, PredictApp, PredictDoor
 from rtp.doors.problems import STATUS_TABLE, add_problems
 from rtp.errors import RtpError
+from rtp.loader import Loader
 from rtp.metrics import Metrics
 from rtp.progress_watcher import ProgressReader, ProgressWatcher
 from rtp.release import InService, Release
-from rtp.reload import Loader, Reloader, announce
+from rtp.reload import Reloader, announce
+from rtp.rollout_follower import Bundles, RolloutFollower
 from rtp.runtime import load_model
 from rtp.scorer import Scorer
 from rtp.settings import RtpSettings, TlsListener
@@ -47,29 +50,53 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
     metrics.in_flight.set_function(lambda: admission.in_flight)
     lifecycle = Lifecycle(admission)
     stale_after_ms = settings.state.stale_after_s * 1000
-    scorer = Scorer(in_service, reader, admission, metrics, stale_after_ms=stale_after_ms)
+    scorer = Scorer(
+        in_service,
+        reader,
+        admission,
+        metrics,
+        stale_after_ms=stale_after_ms,
+        shadow_budget=ShadowBudget(settings.shadow.cpu_share, settings.shadow.max_pending),
+    )
     progress_reader = ProgressReader(
         reader,
         timeout_s=settings.redis.background_timeout_ms / 1000,
         ahead_within_ms=settings.state.clock_ahead_s * 1000,
     )
     watcher = ProgressWatcher(in_service, progress_reader, metrics, every_s=settings.state.refresh_every_s)
+    loader = Loader(load_model, settings.bundle.load_timeout_s)
+    path = settings.bundle.path
+    follower = RolloutFollower(
+        in_service,
+        reader,
+        progress_reader,
+        metrics,
+        loader,
+        bundles=Bundles(settings.bundles.folder or path.resolve().parents[1], path),
+        prefix=settings.redis.prefix,
+        timeout_s=settings.redis.background_timeout_ms / 1000,
+        every_s=settings.bundles.follow_every_s,
+        retry_every_s=settings.bundles.retry_every_s,
+    )
     reloader = Reloader(
         in_service,
         reader,
         progress_reader,
         metrics,
-        Loader(load_model, settings.bundle.load_timeout_s),
-        path=settings.bundle.path,
+        loader,
+        path=path,
         generation=settings.bundle.generation,
         stale_after_ms=stale_after_ms,
         least_coverage=settings.bundle.least_coverage,
+        governed=lambda: follower.governor,
     )
     metrics.hanging_loads.set_function(lambda: reloader.hanging)
 
     def unready() -> str | None:
         if lifecycle.draining:
             return "shutting down"
+        if reason := follower.unready:
+            return reason
         if in_service.current.progress is None:
             return f"the namespace was not found in the store yet: {watcher.trouble}"
         return None
@@ -87,7 +114,8 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
         loop = asyncio.get_running_loop()
         metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
         await watcher.look()
-        watching = asyncio.create_task(watcher.run())
+        await follower.begin()
+        background = [asyncio.create_task(watcher.run()), asyncio.create_task(follower.run())]
         if keys is not None:
             keys.watch(keys_read)
         try:
@@ -95,9 +123,12 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
         finally:
             if keys is not None:
                 keys.close()
-            watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await watching
+            follower.close()
+            scorer.shadows.close()
+            for task in background:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
             await reader.close()
 
     door = PredictDoor(
@@ -117,9 +148,9 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
         lifespan=lifespan,
     )
     add_problems(app, dict.fromkeys(PREDICT_PATHS, HINT))
-    add_health(app, unready)
+    add_health(app, unready, lambda: follower.details)
     describe(app, settings.deadline.max_ms, lambda: in_service.current.model.request)
-    admin = create_admin_app(in_service, reloader, metrics, unready)
+    admin = create_admin_app(in_service, reloader, follower, metrics, unready)
     for guarded, rules in ((app, PUBLIC_RULES), (admin, ADMIN_RULES)):
         check_routes(guarded.routes, rules)
         if keys is not None:

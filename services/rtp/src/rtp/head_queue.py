@@ -18,6 +18,11 @@ class HeadQueue:
         self._taken = False
         """Whether a request had its turn in this pass, or will have it in the next."""
 
+    @property
+    def busy(self) -> bool:
+        """Whether a request has the head in this pass of the loop, or waits for it."""
+        return self._taken
+
     def age_s(self, now: float) -> float:
         """How long the first in the line has waited, in seconds; 0 if the line is empty."""
         return now - self._line[0][0] if self._line else 0.0

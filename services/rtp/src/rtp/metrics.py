@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -12,7 +13,26 @@ from access import Admission
 from rtp.core.fold_progress import Status
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+_DIFFERENCE = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+_CORRELATION = (-0.5, 0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0)
 _LATENCY_S = (0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ArmMetrics:
+    """The metrics of one arm with one bundle, looked up once."""
+
+    state_of: Mapping[Status, Counter]
+    head_seconds: Histogram
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowMetrics:
+    """The metrics of one shadow with one bundle."""
+
+    seconds: Histogram
+    difference: Histogram
+    correlation: Histogram
 
 
 class Metrics:
@@ -92,6 +112,53 @@ class Metrics:
         self.bundle = Gauge(
             "rtp_bundle", "1 for the bundle that is served.", ["name", "version", "namespace"], registry=registry
         )
+        self.releases = Gauge(
+            "rtp_release",
+            "1 for each release that is loaded, by role: the name of its arm, `shadow:` and the name, or `standby` "
+            "(loaded, and not asked).",
+            ["bundle", "namespace", "role"],
+            registry=registry,
+        )  # fmt: skip
+        self.releases_refused = Gauge(
+            "rtp_release_refused", "1 for each release of the rollout record that this process could not load.",
+            ["bundle"], registry=registry,
+        )  # fmt: skip
+        self.revision = Gauge(
+            "rtp_rollout_revision", "Revision of the rollout record that is followed; 0 without one.", registry=registry
+        )
+        self.record_up = Gauge(
+            "rtp_rollout_up",
+            "1 if the last look at the rollout record was good: read, or found absent before one was ever seen.",
+            registry=registry,
+        )
+        self.arm_scored = Counter(
+            "rtp_arm_scored", "Scored requests by arm, bundle, and what the score rests on.",
+            ["arm", "bundle", "state"], registry=registry,
+        )  # fmt: skip
+        self.arm_head_seconds = Histogram(
+            "rtp_arm_head_seconds", "As rtp_head_seconds, by arm and bundle.", ["arm", "bundle"], buckets=_LATENCY_S,
+            registry=registry,
+        )  # fmt: skip
+        self.shadow_seconds = Histogram(
+            "rtp_shadow_seconds", "Runs of a shadow's head.", ["arm", "bundle"], buckets=_LATENCY_S, registry=registry
+        )
+        self.shadow_difference = Histogram(
+            "rtp_shadow_abs_difference", "Mean |Δp| of a request's candidates, a shadow against the answer.",
+            ["arm", "bundle"], buckets=_DIFFERENCE, registry=registry,
+        )  # fmt: skip
+        self.shadow_correlation = Histogram(
+            "rtp_shadow_rank_correlation",
+            "Spearman's correlation over a request's candidates, a shadow against the answer.",
+            ["arm", "bundle"], buckets=_CORRELATION, registry=registry,
+        )  # fmt: skip
+        self.shadow_shed = Counter(
+            "rtp_shadow_shed",
+            "Requests that a shadow did not score: full, busy, or the error's name.",
+            ["arm", "bundle", "reason"],
+            registry=registry,
+        )  # fmt: skip
+        self._of_arm: dict[tuple[str, str], ArmMetrics] = {}
+        self._of_shadow: dict[tuple[str, str], ShadowMetrics] = {}
         self.reloads = Counter(
             "rtp_bundle_reloads",
             "Reloads by result: taken_up, forced (without a look at the states), refused, timed_out.",
@@ -121,6 +188,20 @@ class Metrics:
         self.state_of = {status: self.states.labels(status.value) for status in Status}
         self.ok = self.answers.labels("200", "")
         self.seconds_of = {kind: seconds.labels(f"{kind}xx") for kind in (2, 4, 5)}
+
+    def of_arm(self, arm: str, bundle: str) -> ArmMetrics:
+        """The metrics of an arm with a bundle, `<name>/<version>`."""
+        if (known := self._of_arm.get((arm, bundle))) is None:
+            states = {status: self.arm_scored.labels(arm, bundle, status.value) for status in Status}
+            known = self._of_arm[arm, bundle] = ArmMetrics(states, self.arm_head_seconds.labels(arm, bundle))
+        return known
+
+    def of_shadow(self, arm: str, bundle: str) -> ShadowMetrics:
+        """The metrics of a shadow with a bundle."""
+        if (known := self._of_shadow.get((arm, bundle))) is None:
+            families = (self.shadow_seconds, self.shadow_difference, self.shadow_correlation)
+            known = self._of_shadow[arm, bundle] = ShadowMetrics(*(one.labels(arm, bundle) for one in families))
+        return known
 
     def count_fields(self, unknown: Iterable[str], missing: Iterable[str]) -> None:
         """Count a scored request under the fields whose value it did not say in the model's words."""

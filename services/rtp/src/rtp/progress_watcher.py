@@ -96,15 +96,22 @@ def decode_meta(meta: bytes, keys: Keys) -> tuple[int, str]:
 
 
 class ProgressWatcher:
-    """Keeps the progress of the release in service up to date until cancelled."""
+    """Keeps the progress of every loaded release's namespace up to date until cancelled."""
 
     def __init__(self, in_service: InService, reader: ProgressReader, metrics: Metrics, *, every_s: float) -> None:
         self._in_service = in_service
         self._reader = reader
         self._metrics = metrics
         self._every_s = every_s
-        self.trouble: str | None = "the store has not been read yet"
-        """Why the last reading failed, None if it did not."""
+        self._troubles: dict[str, str] = {}
+        """Why the last reading of a namespace failed."""
+        self._read: set[str] = set()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the last reading of the namespace in service failed, None if it did not."""
+        keys = self._in_service.current.keys
+        return self._troubles.get(keys.namespace, None if self._in_service.current.progress else "it was not read yet")
 
     async def run(self) -> None:
         """Read now and then every `every_s` seconds (ten times as often until the first success), forever."""
@@ -114,25 +121,40 @@ class ProgressWatcher:
 
     async def look(self) -> None:
         """Read once. Never raises for what the store does."""
-        release = self._in_service.current
-        try:
-            progress, unreadable = await self._reader.read(release.keys, release.progress)
-        except (StoreError, NoNamespace) as error:
-            self._failed(f"{type(error).__name__}: {error}")
-            return
-        if self.trouble:
-            log.info("progress is read", namespace=release.keys.namespace, partitions=len(progress.partitions))
-        self.trouble = None
-        self._in_service.learn(release.keys, progress)
-        now_ms = self._reader.clock_ms()
-        oldest = progress.oldest_ms(now_ms)
-        self._metrics.store_up.set(1)
-        self._metrics.partition_age.set(math.nan if oldest is None else oldest / 1000)
-        self._metrics.clock_skew.set(progress.ahead_ms(now_ms) / 1000)
+        namespaces = self._in_service.namespaces
+        unreadable = 0
+        for one in namespaces:
+            name = one.keys.namespace
+            try:
+                progress, bad = await self._reader.read(one.keys, one.progress)
+            except (StoreError, NoNamespace) as error:
+                self._failed(name, f"{type(error).__name__}: {error}")
+                continue
+            if name in self._troubles or name not in self._read:
+                log.info("progress is read", namespace=name, partitions=progress.size)
+            self._troubles.pop(name, None)
+            self._read.add(name)
+            self._in_service.learn(one.keys, progress)
+            unreadable += bad
+        known = {one.keys.namespace for one in namespaces}
+        self._troubles = {name: trouble for name, trouble in self._troubles.items() if name in known}
+        self._read &= known
+        self._metrics.store_up.set(0 if self.trouble else 1)
         self._metrics.unreadable_progress.inc(unreadable)
+        self._measure()
 
-    def _failed(self, trouble: str) -> None:
-        if trouble != self.trouble:
-            log.warning("progress cannot be read", reason=trouble)
-        self.trouble = trouble
-        self._metrics.store_up.set(0)
+    def _measure(self) -> None:
+        """Set the gauges: of what answers users, the worst."""
+        answering = [release.progress for release in self._in_service.answering if release.progress is not None]
+        if not answering:
+            return
+        now_ms = self._reader.clock_ms()
+        oldest = [progress.oldest_ms(now_ms) for progress in answering]
+        known = [age for age in oldest if age is not None]
+        self._metrics.partition_age.set(math.nan if len(known) < len(oldest) else max(known) / 1000)
+        self._metrics.clock_skew.set(max(progress.ahead_ms(now_ms) for progress in answering) / 1000)
+
+    def _failed(self, namespace: str, trouble: str) -> None:
+        if trouble != self._troubles.get(namespace):
+            log.warning("progress cannot be read", namespace=namespace, reason=trouble)
+        self._troubles[namespace] = trouble

@@ -1,23 +1,24 @@
 """Replacing the bundle without missing a request: load, verify and warm the new one, then one assignment.
 
 A reload can end in four ways, and only the first two change what is served: taken up, forced, refused, timed out.
-Loading runs in a thread of its own that is abandoned after a time limit, because a file system that hangs, or a graph
-that never ends, cannot be interrupted. An abandoned thread holds up neither later reloads nor the end of the process.
+While a rollout record is in force (`rtp.rollout_follower`), every reload is refused: two masters would undo each
+other's work.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import structlog
 
+from mimn.release import compare, read_headers
 from rtp.core.handover import Coverage, objections
-from rtp.core.ports import Model, StateReader
+from rtp.core.ports import StateReader
 from rtp.errors import ReloadRefused, ReloadTimedOut, StoreError
+from rtp.loader import Loader
 from rtp.metrics import Metrics
 from rtp.progress_watcher import NoNamespace, ProgressReader
 from rtp.release import InService, Release
@@ -28,81 +29,8 @@ SAMPLE = 1000
 """Users of the namespace in service that are looked for in the new one: enough to tell 98 % from 99 %."""
 SAMPLE_TIMEOUT_S = 5.0
 """For each of the two questions that a sample asks the store."""
-MAX_ABANDONED = 4
-"""Loads that may hang at once; after that the process should be restarted."""
-
-_ENDING = "this process is shutting down"
-
-
-class Loader:
-    """Loads bundles, each in a daemon thread that is given up when its time is over."""
-
-    def __init__(self, load: Callable[[Path], Model], timeout_s: float) -> None:
-        self._load = load
-        self._timeout_s = timeout_s
-        self._abandoned: list[threading.Thread] = []
-        self._loading: asyncio.Future[Model] | None = None
-        self._closed = False
-
-    @property
-    def hanging(self) -> int:
-        """Threads that were abandoned and have not ended yet."""
-        self._abandoned = [thread for thread in self._abandoned if thread.is_alive()]
-        return len(self._abandoned)
-
-    async def load(self, path: Path) -> Model:
-        """The model of the bundle at `path`.
-
-        Raises:
-            ReloadTimedOut: it did not load in time, or too many loads hang already.
-            Exception: whatever loading raises.
-        """
-        if self._closed:
-            raise ReloadRefused(_ENDING)
-        if self.hanging >= MAX_ABANDONED:
-            raise ReloadTimedOut(f"{self.hanging} earlier loads still hang: restart this process")
-        loop = asyncio.get_running_loop()
-        self._loading = loaded = loop.create_future()
-
-        def settle(model: Model | None, error: BaseException | None) -> None:
-            if loaded.done():  # given up
-                return
-            if model is not None:
-                loaded.set_result(model)
-            else:
-                loaded.set_exception(error or RuntimeError("nothing was loaded"))
-
-        def work() -> None:
-            model, error = None, None
-            try:
-                model = self._load(path)
-            except BaseException as raised:
-                error = raised
-            with suppress(RuntimeError):  # the loop has ended meanwhile
-                loop.call_soon_threadsafe(settle, model, error)
-
-        thread = threading.Thread(target=work, name="load-bundle", daemon=True)
-        thread.start()
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                model: Model = await loaded
-                return model
-        except TimeoutError as error:
-            if loaded.done() and not loaded.cancelled():  # the load itself raised a TimeoutError
-                raise
-            raise ReloadTimedOut(
-                f"the bundle did not load within {self._timeout_s:g} s: look at its file system and its graphs, "
-                "or raise RTP_BUNDLE__LOAD_TIMEOUT_S"
-            ) from error
-        finally:
-            if thread.is_alive():
-                self._abandoned.append(thread)
-
-    def close(self) -> None:
-        """Give up the load that is in progress, and refuse further ones."""
-        self._closed = True
-        if self._loading is not None and not self._loading.done():
-            self._loading.set_exception(ReloadRefused(_ENDING))
+COMPARED = 200
+"""Of these users, how many states are compared."""
 
 
 class Reloader:
@@ -120,7 +48,9 @@ class Reloader:
         generation: int,
         stale_after_ms: float,
         least_coverage: float,
+        governed: Callable[[], str | None] = lambda: None,
     ) -> None:
+        """`governed` says what else decides what is served, None if nothing does."""
         self._in_service = in_service
         self._store = store
         self._reader = reader
@@ -130,6 +60,7 @@ class Reloader:
         self._generation = generation
         self._stale_after_ms = stale_after_ms
         self._least_coverage = least_coverage
+        self._governed = governed
         self._one_at_a_time = asyncio.Lock()
 
     @property
@@ -153,7 +84,9 @@ class Reloader:
         """
         async with self._one_at_a_time:
             try:
+                self._check_ungoverned()
                 release = await self._prepare(force=force)
+                self._check_ungoverned()  # a record may have come up meanwhile
             except Exception as error:
                 refused = (
                     error if isinstance(error, ReloadRefused) else ReloadRefused(f"{type(error).__name__}: {error}")
@@ -170,16 +103,20 @@ class Reloader:
             announce(release, self._metrics)
             return release
 
+    def _check_ungoverned(self) -> None:
+        if (governor := self._governed()) is not None:
+            raise ReloadRefused(f"{governor} decides what is served: change that with `ctr rollout`, not by a reload")
+
     async def _prepare(self, *, force: bool) -> Release:
         model = await self._loader.load(self._path)
         old = self._in_service.current
-        new = Release.of(model, prefix=old.keys.prefix, generation=self._generation)
-        if new.keys == old.keys:
-            return Release(model, old.keys, old.progress)
+        known = self._in_service.namespaces
+        new = Release.of(model, prefix=old.keys.prefix, generation=self._generation, known=known)
+        if new.namespace is old.namespace:
+            return new
         what = f"bundle {model.name}/{model.version} reads namespace {new.keys.namespace}"
-        progress = None
         try:
-            progress, _ = await self._reader.read(new.keys, None)
+            new.namespace.progress, _ = await self._reader.read(new.keys, None)
             coverage = await self._coverage(old, new)
         except NoNamespace as error:
             if not force:
@@ -196,7 +133,7 @@ class Reloader:
             against = list(
                 objections(
                     old.progress,
-                    progress,
+                    new.namespace.progress,
                     coverage,
                     now_ms=self._reader.clock_ms(),
                     stale_after_ms=self._stale_after_ms,
@@ -209,7 +146,7 @@ class Reloader:
                     "then reload; `POST /bundle/reload?force=true` reloads all the same"
                 )
         log.warning("the namespace changes", before=old.keys.namespace, after=new.keys.namespace, forced=force)
-        return Release(model, new.keys, progress)
+        return new
 
     async def _coverage(self, old: Release, new: Release) -> Coverage:
         """Of a sample of users with a state in the namespace of `old`, how many have one in that of `new`.
@@ -220,7 +157,19 @@ class Reloader:
         keys, whole = await self._store.sample(old.keys.states, SAMPLE, SAMPLE_TIMEOUT_S)
         there = [old.keys.same_user_in(new.keys, key) for key in keys]
         found = await self._store.count(there, SAMPLE_TIMEOUT_S) if there else 0
-        return Coverage(len(keys), found, whole)
+        return Coverage(len(keys), found, whole, await self._different(old, new, keys[:COMPARED]))
+
+    async def _different(self, old: Release, new: Release, keys: Sequence[bytes]) -> int:
+        """How many of some users have states of other events in the two namespaces; see `mimn.release.compare`."""
+        if not keys or old.progress is None or new.progress is None or old.progress.size != new.progress.size:
+            return 0
+        names = [key.decode() for key in keys]
+        others = [old.keys.same_user_in(new.keys, key).decode() for key in keys]
+        ours = read_headers(await self._store.read_many(names, SAMPLE_TIMEOUT_S), old.model.fingerprint)
+        theirs = read_headers(await self._store.read_many(others, SAMPLE_TIMEOUT_S), new.model.fingerprint)
+        partitions = np.array([old.keys.partition_in(key) for key in keys])
+        seen = compare(ours, theirs, old.progress.next_offsets[partitions], new.progress.next_offsets[partitions])
+        return int(seen.different.sum())
 
 
 def announce(release: Release, metrics: Metrics) -> None:
@@ -228,4 +177,4 @@ def announce(release: Release, metrics: Metrics) -> None:
     model, namespace = release.model, release.keys.namespace
     metrics.bundle.clear()
     metrics.bundle.labels(model.name, model.version, namespace).set(1)
-    log.info("serving", bundle=f"{model.name}/{model.version}", namespace=namespace)
+    log.info("serving", bundle=release.bundle, namespace=namespace)

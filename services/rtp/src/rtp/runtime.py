@@ -47,6 +47,7 @@ class OnnxModel:
         self.initial_state = bundle.initial_state
         self.name = bundle.manifest.name
         self.version = bundle.manifest.version
+        self.sha256 = bundle.sha256
         self.fingerprint = bundle.fingerprint
         self.layout: StateLayout = bundle.layout
         self.request = bundle.request

@@ -16,10 +16,12 @@ from rtp.core.fields import request_vector
 from rtp.core.fold_progress import UNAVAILABLE, StateReport, Status
 from rtp.core.ports import Model, StateReader
 from rtp.core.request import ScoreRequest
+from rtp.core.shadowing import ShadowBudget
 from rtp.errors import DeadlineMissed, StateUnavailable, StoreError
 from rtp.head_queue import HeadQueue
 from rtp.metrics import Metrics
 from rtp.release import InService, Release
+from rtp.shadows import Shadows
 
 PATIENCE = 2 / 3
 """Share of a deadline that the store may take, of what the line before the head leaves: the rest is for a timer that
@@ -34,10 +36,12 @@ class Scored:
     """[C], in the order of the request."""
     model: Model
     report: StateReport
+    arm: str
+    """Of the user; the model is its release's."""
 
 
 class Scorer:
-    """Scores requests with the release in service. One GET and one run of the head for each request."""
+    """Scores requests, each with the release of its user's arm. One GET and one run of the head for each request."""
 
     def __init__(
         self,
@@ -47,10 +51,12 @@ class Scorer:
         metrics: Metrics,
         *,
         stale_after_ms: float,
+        shadow_budget: ShadowBudget | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
-        """`clock` gives seconds of the same steady clock that deadlines are measured by."""
+        """`clock` gives seconds of the same steady clock that deadlines are measured by. Without a `shadow_budget` no
+        shadow scores."""
         self._in_service = in_service
         self._store = store
         self._admission = admission
@@ -60,6 +66,8 @@ class Scorer:
         self._stale_after_ms = stale_after_ms
         self._clock = clock
         self._wall_ms = wall_ms
+        budget = ShadowBudget(0.0, 0) if shadow_budget is None else shadow_budget
+        self.shadows = Shadows(store, self._queue, budget, metrics, wall_ms=wall_ms, clock=clock)
 
     def expect(self, deadline: float) -> None:
         """Check that a request with this deadline is worth reading; `score` follows in the loop's next pass, or later.
@@ -88,7 +96,8 @@ class Scorer:
             DeadlineMissed: there was no time left to score.
             ScoringFailed: the model failed.
         """
-        release = self._in_service.current
+        arm, shadow = self._in_service.traffic.route(request.user_id)
+        release = arm.release
         model = release.model
         fields = request_vector(model.request, request)
         cost_s = model.cost_s(len(request.item_ids))
@@ -97,7 +106,9 @@ class Scorer:
         self._admission.admit(cost_s, remaining_s, self._queue.age_s(now))
         try:
             # Requests that give up on a store at the same time are scored one after another: leave time for them all.
-            state, report = await self._state(release, request, PATIENCE * (remaining_s - self._admission.ahead_s))
+            state, report = await self._state(
+                release, request.user_id, PATIENCE * (remaining_s - self._admission.ahead_s)
+            )
             if request.require_state and report.status is Status.UNAVAILABLE:
                 raise StateUnavailable("the store does not give this user's state, and the request requires it")
             ready = self._clock()
@@ -110,26 +121,30 @@ class Scorer:
         finally:
             self._admission.leave(cost_s)
         metrics = self._metrics
+        took_s = self._clock() - began
         metrics.turn_seconds.observe(began - ready)
-        metrics.head_seconds.observe(self._clock() - began)
+        metrics.head_seconds.observe(took_s)
         metrics.state_of[report.status].inc()
+        of_arm = metrics.of_arm(arm.name, release.bundle)
+        of_arm.state_of[report.status].inc()
+        of_arm.head_seconds.observe(took_s)
         metrics.candidates.inc(len(scores))
         if report.partial:
             metrics.partial.inc()
         metrics.count_fields(fields.unknown, fields.missing)
-        return Scored(scores, model, report)
+        if shadow is not None:
+            self.shadows.offer(shadow, release, request, scores, state)
+        return Scored(scores, model, report, arm.name)
 
-    async def _state(
-        self, release: Release, request: ScoreRequest, within_s: float
-    ) -> tuple[NDArray[np.float32], StateReport]:
+    async def _state(self, release: Release, user_id: str, within_s: float) -> tuple[NDArray[np.float32], StateReport]:
         """The tensors to score with and what to say about them; the initial state if the stored one cannot be had."""
         model, progress = release.model, release.progress
         if progress is None:
             return model.initial_state, UNAVAILABLE
-        partition = progress.partition_of(request.user_id)
+        partition = progress.partition_of(user_id)
         began = self._clock()
         try:
-            value = await self._store.read(release.keys.state(partition, request.user_id), within_s)
+            value = await self._store.read(release.keys.state(partition, user_id), within_s)
         except StoreError as error:
             self._metrics.store_errors.labels(type(error).__name__).inc()
             return model.initial_state, UNAVAILABLE
@@ -137,7 +152,7 @@ class Scorer:
         state: UserState | None = None
         if value is not None:
             try:
-                state = decode_state(value, model.fingerprint, model.layout, user_hash(request.user_id))
+                state = decode_state(value, model.fingerprint, model.layout, user_hash(user_id))
             except StateError as error:
                 self._metrics.unreadable.labels(type(error).__name__).inc()
                 return model.initial_state, UNAVAILABLE

@@ -92,6 +92,26 @@ class BundleSettings(_Group):
     sample."""
 
 
+class BundlesSettings(_Group):
+    """The releases of a rollout record; without a record in the store, `bundle` alone is served."""
+
+    folder: Path | None = None
+    """Where their bundles are, as `<name>/<version>`; if unset, the folder that has the one of RTP_BUNDLE__PATH so."""
+    follow_every_s: float = Field(default=0.5, gt=0, le=1)
+    """How often the rollout record is read."""
+    retry_every_s: float = Field(default=5.0, gt=0)
+    """How often a release that could not be loaded is tried again."""
+
+
+class ShadowSettings(_Group):
+    """What releases that score in the background may take."""
+
+    cpu_share: float = Field(default=0.2, ge=0, le=1)
+    """Most of one core that their heads take; beyond it, requests are not scored by them."""
+    max_pending: int = Field(default=8, ge=0)
+    """Most requests that wait to be scored by them."""
+
+
 class HttpSettings(TlsListener):
     """The public listener."""
 
@@ -193,6 +213,8 @@ class RtpSettings(BaseSettings):
 
     redis: RedisSettings = RedisSettings()
     bundle: BundleSettings = BundleSettings()
+    bundles: BundlesSettings = BundlesSettings()
+    shadow: ShadowSettings = ShadowSettings()
     http: HttpSettings = HttpSettings()
     admin: AdminSettings = AdminSettings()
     access: AccessSettings = AccessSettings()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 from pydantic import ValidationError
 
 from uic.settings import UnknownSetting
 
-USAGE = """usage: uic [serve | doctor | verify | dead-letters | partitions | continue | rebuild | state | erase] ...
+USAGE = """usage: uic COMMAND ...
 
   serve         fold behavior events into user states (the default); settings are UIC_<GROUP>__<NAME>
   doctor        check a deployment and say what to fix
@@ -20,7 +21,15 @@ USAGE = """usage: uic [serve | doctor | verify | dead-letters | partitions | con
   rebuild       fold a broken partition again from the log's beginning
   state         show one user's stored state, decoded
   erase         erase one user's state
+  rollout       move traffic from one release to another, and back
 
+  archive       copy the log's raw records to Parquet files
+  import        append history to the topic, from described files or from an archive
+  backfill      fold a whole log or archive, and load the states
+  snapshot      save, verify and restore the states of a namespace
+  namespaces    the namespaces of a store: size, lag, who reads them; drop one
+
+The last five need the extra `bulk`: pip install -e 'services/uic[bulk]'.
 `uic <command> --help` says more.
 """
 
@@ -83,12 +92,37 @@ def _erase(verb: str, arguments: Sequence[str]) -> int:
     return erase.main(arguments)
 
 
+def _rollout(verb: str, arguments: Sequence[str]) -> int:
+    from uic.tools.rollout import main
+
+    return main.main(arguments)
+
+
 def _verify(verb: str, arguments: Sequence[str]) -> int:
     from uic.tools import verify
 
     return verify.main(arguments)
 
 
+def _bulk(verb: str, arguments: Sequence[str]) -> int:
+    try:
+        module = import_module(f"uic.bulk.commands.{BULK[verb]}")
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").partition(".")[0] in ("uic", "mimn"):
+            raise
+        print(f"uic {verb} needs {missing.name}: pip install -e 'services/uic[bulk]'", file=sys.stderr)
+        return 1
+    return int(module.main(arguments))
+
+
+BULK = {
+    "archive": "archive",
+    "import": "import_history",
+    "backfill": "backfill",
+    "snapshot": "snapshot",
+    "namespaces": "namespaces",
+}
+"""Command → its module in `uic.bulk.commands`."""
 COMMANDS: dict[str, Callable[[str, Sequence[str]], int]] = {
     "serve": _serve,
     "doctor": _doctor,
@@ -99,6 +133,8 @@ COMMANDS: dict[str, Callable[[str, Sequence[str]], int]] = {
     "rebuild": _partitions,
     "state": _state,
     "erase": _erase,
+    "rollout": _rollout,
+    **dict.fromkeys(BULK, _bulk),
 }
 
 if __name__ == "__main__":

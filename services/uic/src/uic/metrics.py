@@ -40,7 +40,7 @@ class Metrics:
         # Looked up once: small batches come a thousand times a second.
         self.records_of = {
             outcome: self.records.labels(outcome)
-            for outcome in ("folded", "erased", "dead_letter", "already_folded", "erased_later")
+            for outcome in ("folded", "erased", "dead_letter", "already_folded", "erased_later", "ignored")
         }
         self.dead_letters = Counter(
             "uic_dead_letters", "Records acknowledged by the dead-letter topic, by reason.", ["reason"], registry=r

@@ -269,6 +269,8 @@ class ClientSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="UIC_", env_nested_delimiter="__", frozen=True, extra="ignore")
 
     kafka: KafkaSettings = KafkaSettings()
+    redis: RedisSettings = RedisSettings()
+    bundle: BundleSettings | None = None
     grpc: GrpcSettings = GrpcSettings()
     admin: AdminSettings = AdminSettings()
     access: AccessSettings = AccessSettings()

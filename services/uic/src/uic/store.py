@@ -65,7 +65,7 @@ class RedisStore:
 
     def check(self) -> None:
         """See `StateStore`."""
-        for said in self._info("memory"):
+        for said in self.info("memory"):
             policy = said.get("maxmemory_policy")
             if isinstance(policy, str) and policy.startswith("allkeys-"):
                 raise EvictingStore(
@@ -151,6 +151,16 @@ class RedisStore:
             for user in self.client.sscan_iter(self._keys.users(partition), count=CHUNK_STATES):
                 yield user.decode()
 
+    def lists(self, partition: int, users: Sequence[str]) -> list[bool]:
+        """Which of some users have a state or lost it.
+
+        Raises:
+            StoreUnavailable: no answer.
+        """
+        with _named("read who has a state"):
+            known = self.client.smismember(self._keys.users(partition), list(users)) if users else []
+        return [bool(one) for one in known]
+
     def time_ms(self) -> int:
         """See `StateStore`."""
         with _named("read the store's clock"):
@@ -206,7 +216,12 @@ class RedisStore:
             *(value or b"" for _, value in commit.values),
         ]
 
-    def _info(self, section: str) -> list[dict[str, Any]]:
+    def info(self, section: str) -> list[dict[str, Any]]:
+        """A section of INFO, of each master.
+
+        Raises:
+            StoreUnavailable: no answer.
+        """
         with _named("read the store's configuration"):
             if not self._clustered:
                 return [self.client.info(section)]

@@ -21,6 +21,7 @@ from mimn.nn.baselines.attention import ActivationUnit
 from mimn.nn.baselines.dien import Dien
 from mimn.nn.baselines.din import Din
 from mimn.nn.baselines.model import BaselineModel
+from mimn.nn.fields import item_width
 from mimn.nn.head import masked_softmax, user_pieces
 from mimn.nn.official import OfficialMlp
 
@@ -39,6 +40,7 @@ class SequenceHead(nn.Module):
             raise TypeError("form 'official' has no served form")
         self.mlp = model.mlp
         self.product = model.config.history_product
+        self.item_width = item_width(model.fields)
         interest = model.interest
         self.reader: Reader
         if isinstance(interest, Din) and isinstance(interest.attention, ActivationUnit):
@@ -48,15 +50,20 @@ class SequenceHead(nn.Module):
         else:
             raise TypeError(f"variant {model.config.variant!r} has no served form")
 
-    def forward(self, candidates: Tensor, history: Tensor, length: Tensor) -> Tensor:
-        """[C, D], [L, D] oldest first, [1] int64 (the number of real events, which come first) → [C] in (0, 1)"""
+    def forward(self, candidates: Tensor, history: Tensor, length: Tensor, context: Tensor | None = None) -> Tensor:
+        """[C, W + D], [L, D] oldest first, [1] int64 (the number of real events, which come first), [1, K] → [C] in
+        (0, 1)"""
+        item_fields = None
+        if self.item_width:
+            item_fields = candidates[:, : self.item_width].unsqueeze(0)
+            candidates = candidates[:, self.item_width :]
         real = torch.arange(history.shape[0]) < length
         mean = real.to(history.dtype).unsqueeze(0) @ history / length.clamp(min=1)
         user = user_pieces({"history_mean": mean, "count": length.to(history.dtype).unsqueeze(0)})
         features = [candidates, self.reader(candidates, history, real)]
         if self.product:
             features.append(candidates * mean)
-        logits: Tensor = self.mlp(user, [piece.unsqueeze(0) for piece in features])
+        logits: Tensor = self.mlp(user, [piece.unsqueeze(0) for piece in features], context, item_fields)
         return torch.sigmoid(logits).squeeze(0)
 
 

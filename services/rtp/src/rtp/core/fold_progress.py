@@ -13,6 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mimn.state import CorruptProgress, Progress, UserState, decode_progress, partition_of
 
 
@@ -62,6 +65,16 @@ class FoldProgress:
     partitions: tuple[PartitionProgress | None, ...]
     topic: str
     """Whose events the states are made of."""
+
+    @property
+    def size(self) -> int:
+        """N."""
+        return len(self.partitions)
+
+    @property
+    def next_offsets(self) -> NDArray[np.int64]:
+        """[N]: below these, every event is in the states; 0 without progress."""
+        return np.array([0 if one is None else one.record.next_offset for one in self.partitions], np.int64)
 
     def partition_of(self, user_id: str) -> int:
         """The partition that holds a user's events and state."""

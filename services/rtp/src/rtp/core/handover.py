@@ -20,6 +20,8 @@ class Coverage:
     found: int
     whole: bool = False
     """The sample is every user of the namespace in service. An empty sample proves nothing unless it is whole."""
+    different: int = 0
+    """Of those compared, how many have a state of other events there."""
 
     @property
     def share(self) -> float | None:
@@ -56,4 +58,9 @@ def objections(
         yield (
             f"only {coverage.found} of {coverage.sampled} sampled users have a state in it ({share:.1%}, at least "
             f"{least_coverage:.1%} are required)"
+        )
+    if coverage.different:
+        yield (
+            f"{coverage.different} of the compared users have a state of other events in it: another (events, last "
+            "offset, digest)"
         )

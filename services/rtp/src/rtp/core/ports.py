@@ -68,6 +68,11 @@ class Model(Protocol):
         ...
 
     @property
+    def sha256(self) -> str:
+        """Of the bundle's manifest, in hex: the same bundle has the same."""
+        ...
+
+    @property
     def fingerprint(self) -> bytes:
         """32 bytes: states are read under this fingerprint only."""
         ...

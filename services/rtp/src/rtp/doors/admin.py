@@ -7,26 +7,32 @@ from typing import Any
 
 from fastapi import Request, Response
 
+from mimn.release import size
 from rtp.doors.guard import GuardedApp
 from rtp.doors.health import add_health
 from rtp.doors.problems import PROBLEM_JSON, Row, add_problems, problem_response
 from rtp.doors.schemas import Problem
 from rtp.errors import ReloadRefused
 from rtp.metrics import CONTENT_TYPE, Metrics
-from rtp.release import InService, Release
+from rtp.release import Arm, InService, Release
 from rtp.reload import Reloader
+from rtp.rollout_follower import RolloutFollower
 
 REFUSED = Row(409, "reload_refused")
 _PROBLEM = {"model": Problem, "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
 
 
 def create_admin_app(
-    in_service: InService, reloader: Reloader, metrics: Metrics, unready: Callable[[], str | None]
+    in_service: InService,
+    reloader: Reloader,
+    follower: RolloutFollower,
+    metrics: Metrics,
+    unready: Callable[[], str | None],
 ) -> GuardedApp:
-    """`/metrics`, `/livez`, `/readyz`, `GET /bundle`, `POST /bundle/reload`."""
+    """`/metrics`, `/livez`, `/readyz`, `GET /bundle`, `POST /bundle/reload`, `GET /releases`, `POST /releases/look`."""
     app = GuardedApp(title="RTP admin", redirect_slashes=False)
     add_problems(app)
-    add_health(app, unready)
+    add_health(app, unready, lambda: follower.details)
 
     @app.get("/metrics", response_class=Response)
     async def render() -> Response:
@@ -47,11 +53,44 @@ def create_admin_app(
         """Serve the bundle that lies under RTP_BUNDLE__PATH now; with `force` even if users lose their states."""
         return _served(await reloader.reload(force=force))
 
+    @app.get("/releases")
+    async def releases() -> dict[str, Any]:
+        """Every release that is loaded or was refused, by arm, and the revision of the rollout record."""
+        return _releases(in_service, follower)
+
+    @app.post("/releases/look")
+    async def look() -> dict[str, Any]:
+        """Read the rollout record now, and try refused releases again: their bundles may have been copied here."""
+        follower.retry()
+        await follower.look()
+        await follower.settled()
+        return _releases(in_service, follower)
+
     @app.exception_handler(ReloadRefused)
     async def refused(_: Request, error: ReloadRefused) -> Response:
         return problem_response(REFUSED, detail=str(error))
 
     return app
+
+
+def _releases(in_service: InService, follower: RolloutFollower) -> dict[str, Any]:
+    traffic, record = in_service.traffic, follower.record
+    return {
+        "revision": None if record is None else record.revision,
+        "arms": [_arm(arm) for arm in traffic.arms],
+        "shadows": [_arm(arm) for arm in traffic.shadows],
+        "standby": [_bundle(release) for release in in_service.standby],
+        "refused": [{"bundle": one.bundle, "reason": refusal.reason} for one, refusal in follower.refused.items()],
+        "trouble": follower.trouble,
+    }
+
+
+def _arm(arm: Arm) -> dict[str, Any]:
+    return {"arm": arm.name, "buckets": size(arm.buckets) if arm.buckets else None, **_bundle(arm.release)}
+
+
+def _bundle(release: Release) -> dict[str, Any]:
+    return {"bundle": release.bundle, "manifest": release.model.sha256, "namespace": release.keys.namespace}
 
 
 def _served(release: Release) -> dict[str, Any]:

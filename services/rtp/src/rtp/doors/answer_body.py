@@ -28,6 +28,7 @@ class _WireModel(msgspec.Struct, gc=False):
 class _WireAnswer(msgspec.Struct, gc=False):
     request_id: str
     model: _WireModel
+    arm: str
     scores: list[float]
     state: _WireState
     calibrated: bool
@@ -37,11 +38,18 @@ _encode = msgspec.json.Encoder().encode
 
 
 def encode_answer(
-    request_id: str, name: str, version: str, scores: NDArray[np.float32], report: StateReport, *, calibrated: bool
+    request_id: str,
+    name: str,
+    version: str,
+    scores: NDArray[np.float32],
+    report: StateReport,
+    *,
+    arm: str,
+    calibrated: bool,
 ) -> bytes:
     """The body of an answer: `PredictResponse` as JSON."""
     state = _WireState(report.status.value, report.events, report.age_ms, report.partial)
-    return _encode(_WireAnswer(request_id, _WireModel(name, version), scores.tolist(), state, calibrated))
+    return _encode(_WireAnswer(request_id, _WireModel(name, version), arm, scores.tolist(), state, calibrated))
 
 
 def encode_problem(status: int, title: str, code: str, detail: str, faults: Sequence[FieldFault] = ()) -> bytes:

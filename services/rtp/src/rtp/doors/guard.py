@@ -34,6 +34,8 @@ ADMIN_RULES: Final[Mapping[str, Rule]] = {
     "/metrics": May.METRICS,
     "/bundle": May.ADMIN,
     "/bundle/reload": May.ADMIN,
+    "/releases": May.ROLLOUT_READ,
+    "/releases/look": May.ROLLOUT_WRITE,
 }
 
 

@@ -9,8 +9,9 @@ from fastapi import FastAPI
 from rtp.errors import NotReady
 
 
-def add_health(app: FastAPI, unready: Callable[[], str | None]) -> None:
-    """Add both routes. `unready` says why the process should get no requests, None if it should."""
+def add_health(app: FastAPI, unready: Callable[[], str | None], details: Callable[[], str] = str) -> None:
+    """Add both routes. `unready` says why the process should get no requests, None if it should; `details`, what is
+    not as it should be all the same, such as a release that could not be loaded."""
 
     @app.get("/livez", summary="Whether the process is alive; looks at nothing else", tags=["health"])
     async def livez() -> dict[str, str]:
@@ -20,4 +21,5 @@ def add_health(app: FastAPI, unready: Callable[[], str | None]) -> None:
     async def readyz() -> dict[str, str]:
         if reason := unready():
             raise NotReady(reason)
-        return {"status": "ready"}
+        about = details()
+        return {"status": "ready", "detail": about} if about else {"status": "ready"}

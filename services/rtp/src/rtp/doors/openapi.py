@@ -28,6 +28,7 @@ _REQUEST_EXAMPLE = {
 _RESPONSE_EXAMPLE = {
     "request_id": "a1b2",
     "model": {"name": "online-retail", "version": "1"},
+    "arm": "serving",
     "scores": [0.0812, 0.0341],
     "state": {"status": "warm", "events": 312, "age_ms": 840, "partial": False},
     "calibrated": True,

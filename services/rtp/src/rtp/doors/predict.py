@@ -99,6 +99,7 @@ class PredictDoor:
                 scored.model.version,
                 scored.scores,
                 scored.report,
+                arm=scored.arm,
                 calibrated=scored.model.calibrated,
             )
             self._metrics.ok.inc()
@@ -120,6 +121,8 @@ class PredictDoor:
                 ms=round(took_s * 1000, 2),
                 candidates=len(scored.scores) if scored else None,
                 state=scored.report.status.value if scored else None,
+                model=f"{scored.model.name}/{scored.model.version}" if scored else None,
+                arm=scored.arm if scored else None,
             )
 
     def _known_as(self, given: str | None, request: ScoreRequest | None, number: int) -> str:

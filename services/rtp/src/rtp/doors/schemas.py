@@ -205,6 +205,10 @@ class PredictResponse(_Model):
 
     request_id: str
     model: ModelName
+    arm: str = Field(
+        description="Of the user: `serving`, unless a rollout tries another release on some users. A user keeps it for "
+        "as long as the arms stay."
+    )
     scores: list[Annotated[float, Field(ge=0, le=1)]] = Field(
         description="Higher is likelier to be clicked. Whether a score is a click probability, `calibrated` says."
     )

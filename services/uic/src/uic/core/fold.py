@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isfinite
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ from mimn.state import (
     rest_of,
     user_hash,
 )
-from uic.core.cache import NOT_CACHED, StateCache
+from uic.core.cache import NOT_CACHED
 from uic.core.ordering import ERASE, Batch
 from uic.core.ports import Counting, Step, Vectors
 
@@ -72,13 +73,25 @@ class _Events:
     action: NDArray[np.uint8]
 
 
+class Held(Protocol):
+    """States in memory by row, as `StateCache` keeps them. Only read."""
+
+    @property
+    def headers(self) -> NDArray[np.void]:
+        """[n] of dtype `HEADERS`."""
+
+    @property
+    def tensors(self) -> NDArray[np.float32]:
+        """[n, F]"""
+
+
 class Round:
     """The rows of one round: staged headers by row, staged tensors by `place[row]`.
 
     Built by `plan`, then `run`.
     """
 
-    def __init__(self, initial: NDArray[np.float32], cache: StateCache) -> None:
+    def __init__(self, initial: NDArray[np.float32], cache: Held) -> None:
         self._initial = initial
         self._cache = cache
         self.waves = 0

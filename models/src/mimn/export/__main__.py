@@ -1,0 +1,88 @@
+"""The command; see `mimn.export`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mimn.bundle import BundleError
+from mimn.config import ConfigError
+from mimn.export.parts import ExportError, RunFacts, drawn_table
+from mimn.export.run import config_of, export_again, export_any, export_run, untrained_model
+from mimn.export.sequence import EVENTS
+from mimn.nn.checkpoint import CheckpointError
+from mimn.parity import ParityError
+from mimn.state.layout import LayoutError
+
+FAILURES = (ExportError, ParityError, BundleError, LayoutError, ConfigError, CheckpointError)
+
+
+def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every export takes."""
+    parser.add_argument("--output", type=Path, required=True, help="folder of all bundles")
+    parser.add_argument("--name", required=True, help="name of the bundle")
+    parser.add_argument("--version", required=True, help="version of the bundle; must not exist yet")
+    parser.add_argument("--state-dtype", choices=("float32", "float16"), default="float32", help="(default: float32)")
+    parser.add_argument(
+        "--events", type=int, default=EVENTS, help=f"DIN and DIEN: last events that a list keeps (default: {EVENTS})"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m mimn.export", description="Write a model as a bundle for serving.")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--run", type=Path, help="folder of a training run")
+    source.add_argument("--again", type=Path, metavar="BUNDLE", help="a bundle whose model is exported again")
+    source.add_argument("--untrained", action="store_true", help="a model with random weights")
+    add_bundle_arguments(parser)
+    parser.add_argument("--weights", type=Path, help="with --again: the model.safetensors of the bundle's model")
+    random = parser.add_argument_group("with --untrained")
+    random.add_argument("--config", type=Path, help="TOML file with a [model] table (default: the default sizes)")
+    random.add_argument("--items", type=int, default=3600, help="ids 1 to ITEMS (default: 3600)")
+    random.add_argument("--categories", type=int, default=40, help="ids 1 to CATEGORIES (default: 40)")
+    random.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    args = parser.parse_args(arguments)
+    if (args.again is None) != (args.weights is None):
+        parser.error("--again and --weights go together: a bundle holds only graphs, not the weights")
+    torch.set_num_threads(1)
+    try:
+        if args.run is not None:
+            path = export_run(args.run, args.output, args.name, args.version, args.state_dtype, events=args.events)
+        elif args.again is not None:
+            path = export_again(
+                args.again,
+                args.weights,
+                args.output,
+                name=args.name,
+                version=args.version,
+                state_dtype=args.state_dtype,
+            )
+        else:
+            config, ids = config_of(args.config), np.arange(1, args.items + 1, dtype=np.uint64)
+            table = drawn_table(config, ids, np.random.default_rng(args.seed))
+            path = export_any(
+                untrained_model(config, args.items, args.categories, args.seed),
+                ids,
+                np.arange(1, args.categories + 1, dtype=np.uint64),
+                args.output,
+                name=args.name,
+                version=args.version,
+                state_dtype=args.state_dtype,
+                events=args.events,
+                facts=RunFacts(training={"untrained": True, "seed": args.seed}, table=table),
+            )
+    except FAILURES as error:
+        print(f"export: {error}", file=sys.stderr)
+        return 1
+    print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

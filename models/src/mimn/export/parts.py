@@ -1,0 +1,227 @@
+"""What the exports of both kinds of bundle share: tables, fields, and what golden cases are drawn from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import copysign, expm1
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mimn.baselines import ModelConfig
+from mimn.bundle import ActionSpec, EmbeddingTable, FieldData, ItemTable, Reads
+from mimn.bundle.fields import FIRST, FieldSpec
+from mimn.bundle.item_table import STATISTICS
+from mimn.bundle.request_fields import RequestFields, asked_for
+from mimn.calibration import UNCALIBRATED, Calibration
+from mimn.nn.model import ClickModel
+from mimn.state.actions import NAMES, ActionName, Actions
+
+Ids = NDArray[np.uint64]
+GOLDEN_USERS, GOLDEN_EVENTS, GOLDEN_CANDIDATES = 4, 20, 9
+REQUESTS = 20
+"""Drawn requests whose encoding is compared."""
+ROWS_AT_ONCE = 1 << 16
+
+
+class ExportError(Exception):
+    """A model that cannot become a bundle; the message says why and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What a training run says beside its model."""
+
+    training: dict[str, Any] = field(default_factory=dict)
+    """About the run, for readers of the manifest."""
+    codes: Mapping[str, Ids] = field(default_factory=dict)
+    """Of listed fields: the codes of their values, rising."""
+    table: ItemTable | None = None
+    """Of items, for a model with a ledger."""
+    calibration: Calibration = UNCALIBRATED
+    negatives_kept: float = 1.0
+    """The share of unclicked impressions that training read, in the files and of the files."""
+
+
+NO_RUN = RunFacts()
+
+
+def tables(model: ClickModel, item_ids: Ids, category_ids: Ids) -> tuple[EmbeddingTable, EmbeddingTable]:
+    """The embedding tables of items and categories.
+
+    Raises:
+        ExportError: ids that do not match the tables.
+    """
+    made = []
+    for what, ids, table in (("item", item_ids, model.items), ("category", category_ids, model.categories)):
+        if len(ids) + 1 != table.num_embeddings:
+            raise ExportError(
+                f"{len(ids)} {what} ids do not fit a table of {table.num_embeddings} rows (one more than ids): "
+                "take the id files of the run that trained the model"
+            )
+        vectors = table.weight.detach()
+        if what == "item" and model.fields is not None:
+            vectors = vectors[model.fields.id_rows(torch.arange(len(vectors)))]
+        made.append(EmbeddingTable(ids, vectors.numpy()))
+        made[-1].check(f"{what}s")
+    return made[0], made[1]
+
+
+def field_data(model: ClickModel, codes: Mapping[str, Ids]) -> FieldData:
+    """The fields of a model as a bundle has them; the model is in evaluation mode, without gradients.
+
+    Raises:
+        ExportError: the codes of a listed field are missing, or do not fit its table.
+    """
+    if model.fields is None:
+        return FieldData()
+    request, item = model.fields.request, model.fields.item
+    for spec in request.specs:
+        known = len(codes.get(spec.name, ()))
+        if spec.listed and known != spec.rows - FIRST:
+            raise ExportError(
+                f"field {spec.name}: {known} values do not fit a table of {spec.rows} rows: take the files of the run "
+                "that trained the model"
+            )
+    made = [request.table(spec.name).numpy() for spec in request.specs if spec.tabled]
+    item_vectors = None
+    if item.specs:
+        every = torch.split(torch.arange(model.items.num_embeddings), ROWS_AT_ONCE)
+        item_vectors = np.concatenate([_item_vectors(model, rows) for rows in every])
+    return FieldData(
+        (*request.specs, *item.specs),
+        {spec.name: codes[spec.name] for spec in request.specs if spec.listed},
+        np.concatenate(made) if made else np.empty((0, 1), np.float32),
+        item_vectors,
+    )
+
+
+def _item_vectors(model: ClickModel, rows: torch.Tensor) -> NDArray[np.float32]:
+    vectors = model.item_vector(rows)
+    if vectors is None:
+        raise ExportError("the model has no item fields")
+    return np.asarray(vectors.numpy())
+
+
+def reads_of(config: ModelConfig, table: ItemTable | None) -> Reads | None:
+    """What the head of a model with a ledger reads; None without one.
+
+    Raises:
+        ExportError: there is no table of items, or it does not fit the model.
+    """
+    if config.ledger is None:
+        return None
+    if table is None:
+        raise ExportError("a model with a ledger is exported with the table of items of its run")
+    try:
+        table.check()
+    except ValueError as error:
+        raise ExportError(str(error)) from error
+    if table.types.shape[1] != len(config.ledger_types):
+        raise ExportError(f"the table of items has {table.types.shape[1]} kinds of types, not {config.ledger_types}")
+    return Reads(config.ledger, table, config.read_groups)
+
+
+def drawn_table(config: ModelConfig, item_ids: Ids, random: np.random.Generator) -> ItemTable | None:
+    """A table of items with random values, for untrained models; None without a ledger."""
+    if config.ledger is None:
+        return None
+    rows = len(item_ids) + 1
+    return ItemTable(
+        ids=item_ids,
+        statistics=random.gamma(2.0, 1.0, (rows, len(STATISTICS))).astype(np.float32),
+        types=random.integers(0, 9, (rows, len(config.ledger_types)), dtype=np.int32),
+        vectors=random.normal(size=(rows, config.ledger_vectors)).astype(np.float32),
+    )
+
+
+def action_specs(actions: Actions | None) -> dict[ActionName, ActionSpec] | None:
+    """The manifest's `actions`; None for a model to which all events are alike."""
+    if actions is None:
+        return None
+    specs: dict[ActionName, ActionSpec] = {}
+    for at in np.flatnonzero(actions.named).tolist():
+        vector = None if actions.vector is None else actions.vector[at]
+        learned = vector is not None and bool(vector.any())
+        specs[NAMES[at]] = ActionSpec(
+            float(actions.weight[at]), tuple(vector.tolist()) if learned and vector is not None else None
+        )
+    return specs
+
+
+def draw_actions(random: np.random.Generator, actions: Actions | None, *shape: int) -> NDArray[np.uint8] | None:
+    """Folded actions, each at least once; None for a model to which all events are alike."""
+    if actions is None:
+        return None
+    folded = np.flatnonzero(actions.folded).astype(np.uint8)
+    drawn = folded[random.integers(len(folded), size=shape)]
+    drawn[..., : len(folded)] = folded
+    return drawn
+
+
+def draw_ids(random: np.random.Generator, table: EmbeddingTable, *shape: int) -> Ids:
+    """Ids of the table, a tenth of them unknown."""
+    known = table.ids[random.integers(len(table.ids), size=shape)] if len(table.ids) else np.zeros(shape, np.uint64)
+    return np.where(random.random(shape) < 0.1, np.uint64(2**64 - 1), known)
+
+
+GIVEN_AND_KNOWN = ((0.9, 0.9), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0))
+"""Of each four drawn requests: the chance that a field has a value, and that training knew it."""
+
+
+def draw_requests(random: np.random.Generator, fields: RequestFields, count: int) -> list[dict[str, Any]]:
+    """Requests with known, unknown and missing values. Each value is drawn by itself: none is a real user's request."""
+    requests: list[dict[str, Any]] = []
+    for number in range(count):
+        given, known = GIVEN_AND_KNOWN[number % len(GIVEN_AND_KNOWN)]
+        request: dict[str, Any] = {"user": {}, "context": {}}
+        for spec in fields.specs:
+            if asked_for(spec) and random.random() < given:
+                request[spec.source][spec.name] = _draw_value(random, spec, known)
+        requests.append(request)
+    return requests
+
+
+def _draw_value(random: np.random.Generator, spec: FieldSpec, known: float) -> Any:
+    if spec.kind == "numeric":
+        x = float(random.choice(spec.edges) if spec.edges else random.normal(spec.mean, spec.deviation))
+        return round(x if spec.transform == "none" else copysign(expm1(min(abs(x), 50.0)), x), 3)
+    if spec.kind == "multi":
+        return [_draw_category(random, spec, known) for _ in range(1 + int(random.integers(3)))]
+    return _draw_category(random, spec, known)
+
+
+def _draw_category(random: np.random.Generator, spec: FieldSpec, known: float) -> str | int:
+    if random.random() < known and spec.whole:
+        return int(random.integers(spec.rows - FIRST))
+    if random.random() < known and spec.examples:
+        return str(random.choice(spec.examples))
+    return f"value-{random.integers(1000)}"
+
+
+def golden_requests(
+    random: np.random.Generator, fields: RequestFields
+) -> tuple[NDArray[np.float32], NDArray[np.str_] | None]:
+    """The requests of the golden users: encoded [n, K], and as JSON [n]; without fields [n, 0] and None."""
+    if not fields.specs:
+        return np.zeros((GOLDEN_USERS, 0), np.float32), None
+    drawn = draw_requests(random, fields, GOLDEN_USERS)
+    encoded = np.stack([fields.vector(**request).values for request in drawn])
+    return encoded, np.array([json.dumps(request, sort_keys=True) for request in drawn])
+
+
+@contextmanager
+def evaluation(model: ClickModel) -> Iterator[None]:
+    """`model` without dropout, batch statistics and gradients; its mode is restored afterwards."""
+    was = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was)

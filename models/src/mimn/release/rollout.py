@@ -1,0 +1,401 @@
+"""How the rollout record may change. Every function takes a record and returns the next one, or refuses.
+
+    planned → building → catching_up → verifying → ready → canary → serving → retired → collected
+                 └──────────┴─────────────┴──────────┴─→ failing          └→ rolled_back → collected
+              any of these, and canary → aborted → collected
+
+Three mistakes that published blue/green controllers have made are ruled out by shape. A check carries the revision that
+it was made of, and a record of any other revision does not accept it. What a rollout waits for (`hold`,
+`keep_until_ms`) is part of the rollout and is cleared by every end. The namespace of an aborted rollout is never used
+again: the next rollout of the same bundle gets another generation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from mimn.release.arms import BUCKETS, resized
+from mimn.release.gates import Finding, Gate
+from mimn.release.record import (
+    MAX_ENTRIES,
+    MAX_REASON,
+    MAX_ROLLOUTS,
+    OPEN,
+    Arm,
+    Entry,
+    Hold,
+    Record,
+    Release,
+    Rollout,
+    State,
+)
+
+CANARY = "canary"
+SHADOW = "shadow"
+_ENDED = frozenset({State.COLLECTED, State.ABORTED, State.ROLLED_BACK, State.RETIRED})
+
+
+class Refused(Exception):
+    """The record does not change; the message says why, and what to do."""
+
+
+class NotAllowed(Refused):
+    """Not in this state, or not at all."""
+
+
+class Conflict(Refused):
+    """The record has changed since it was looked at."""
+
+
+class GateClosed(Refused):
+    """Gates are closed: `findings` names each."""
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        super().__init__("; ".join(f"{one.gate}: {one.reason}" for one in findings))
+        self.findings = tuple(findings)
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a look at the gates found, and the revision of the record that it looked for."""
+
+    revision: int
+    findings: tuple[Finding, ...]
+    lineages: str = "0" * 16
+    """A hash of the new namespace's lineages: a partition that began anew makes another one."""
+    steady_ms: int = 0
+    """For how long the lag must have been within its allowance."""
+
+
+def begin(
+    record: Record | None,
+    release: Release,
+    *,
+    serving: Release,
+    origin: str,
+    salt: str,
+    now_ms: int,
+    by: str = "",
+) -> Record:
+    """A rollout of `release`. `serving` is what serves if there is no record yet.
+
+    The same release again, while it is on its way, changes nothing, so that a tool that was killed can be run again.
+
+    Raises:
+        NotAllowed: it serves already, another rollout is on its way, or its namespace is that of an aborted one.
+    """
+    if record is None:
+        record = Record(revision=0, salt=salt, serving=serving)
+    if (going := record.open) is not None:
+        if going.release == release:
+            return record
+        raise NotAllowed(
+            f"rollout {going.id} of {going.release.bundle} is {going.state}: promote or abort it before another begins"
+        )
+    if release == record.serving:
+        raise NotAllowed(f"{release.bundle} serves already")
+    if release.namespace in spoiled(record):
+        raise NotAllowed(
+            f"namespace {release.namespace} is that of an aborted rollout: begin with generation "
+            f"{free_generation(record, release.fingerprint)}"
+        )
+    number = record.begun + 1
+    rollout = Rollout(
+        id=f"r{number}",
+        release=release,
+        replaces=record.serving,
+        origin="none" if release.namespace == record.serving.namespace else origin,
+        state=State.PLANNED,
+        reason="begun",
+        begun_ms=now_ms,
+        changed_ms=now_ms,
+    )
+    kept = record.rollouts
+    while len(kept) >= MAX_ROLLOUTS:
+        oldest = next((one for one in kept if one.state is State.COLLECTED), None)
+        if oldest is None:
+            raise NotAllowed(f"{len(kept)} rollouts have namespaces that are not needed: `rollout gc` removes them")
+        kept = tuple(one for one in kept if one is not oldest)
+    begun = replace(record, rollouts=(*kept, rollout), begun=number, salt=salt, arms=(), shadows=())
+    return _noted(begun, rollout, now_ms, by)
+
+
+def spoiled(record: Record) -> frozenset[str]:
+    """Namespaces of aborted rollouts: what was wrong with one must not come back by its states."""
+    return frozenset(
+        one.release.namespace for one in record.rollouts if one.state is State.ABORTED and not one.head_only
+    )
+
+
+def free_generation(record: Record | None, fingerprint: str, least: int = 0) -> int:
+    """The lowest generation from `least` on whose namespace is not an aborted rollout's."""
+    taken = set() if record is None else spoiled(record)
+    generation = least
+    while f"{fingerprint[:16]}-{generation}" in taken:
+        generation += 1
+    return generation
+
+
+def observe(
+    record: Record, identity: str, checked: Checked, *, now_ms: int, by: str = ""
+) -> tuple[Record, tuple[Finding, ...]]:
+    """Move a rollout to the state that a look at its gates shows; returns the gates that are closed still.
+
+    Nothing changes for a rollout that serves users already, or has ended.
+
+    Raises:
+        Conflict: the record has another revision than the one that was looked at.
+        NotAllowed: there is no such rollout.
+    """
+    rollout = _found(record, identity)
+    _check_revision(record, checked)
+    hold = _held(rollout, checked, now_ms)
+    closed = _closed(record, rollout, checked, now_ms)
+    if rollout.state is State.CANARY or rollout.state not in OPEN:
+        return record, closed
+    state = _shown(closed)
+    reason = "; ".join(f"{one.gate}: {one.reason}" for one in closed)[:MAX_REASON] or "every gate is open"
+    if state is rollout.state and hold == rollout.hold:
+        return record, closed
+    return _moved(record, rollout, state, reason, now_ms=now_ms, by=by, hold=hold), closed
+
+
+def canary(record: Record, identity: str, checked: Checked, *, percent: float, now_ms: int, by: str = "") -> Record:
+    """Serve `percent` of the users by a rollout that is ready; growing takes nobody from another arm.
+
+    Raises:
+        Conflict, GateClosed, NotAllowed: as `promote`; or the share is not from 0.01 to 100.
+    """
+    rollout = _checked(record, identity, checked, now_ms)
+    arms = _with_arm(record.arms, CANARY, rollout.release, percent)
+    if arms == record.arms and rollout.state is State.CANARY:
+        return record
+    moved = _moved(
+        record, rollout, State.CANARY, f"serves {percent:g} % of the users", now_ms=now_ms, by=by, hold=rollout.hold
+    )
+    return replace(moved, arms=arms)
+
+
+def shadow(record: Record, identity: str, *, percent: float, now_ms: int, by: str = "") -> Record:
+    """Score the requests of `percent` of the users by this rollout too, without answering with it; 0 ends that.
+
+    Raises:
+        NotAllowed: it is neither ready nor a canary, or the share is not from 0 to 100.
+    """
+    rollout = _found(record, identity)
+    if rollout.state not in (State.READY, State.CANARY):
+        raise NotAllowed(f"rollout {identity} is {rollout.state}: only one that is ready or a canary can be a shadow")
+    others = tuple(arm for arm in record.shadows if arm.name != SHADOW)
+    shadows = others if percent == 0 else _with_arm(record.shadows, SHADOW, rollout.release, percent)
+    if shadows == record.shadows:
+        return record
+    moved = _moved(record, rollout, rollout.state, f"shadow of {percent:g} %", now_ms=now_ms, by=by, hold=rollout.hold)
+    return replace(moved, shadows=shadows)
+
+
+def promote(record: Record, identity: str, checked: Checked, *, keep_ms: int, now_ms: int, by: str = "") -> Record:
+    """Serve everybody by a rollout; the release that served until now is kept for `keep_ms`.
+
+    Raises:
+        Conflict: the gates were looked at for another revision of the record.
+        GateClosed: a gate is closed.
+        NotAllowed: it is neither ready nor a canary.
+    """
+    if (served := record.find(identity)) is not None and served.state is State.SERVING:
+        return record
+    rollout = _checked(record, identity, checked, now_ms)
+    if (before := record.served_by) is not None:
+        record = _moved(record, before, State.RETIRED, f"{rollout.id} serves now", now_ms=now_ms, by=by, counted=False)
+    moved = _moved(
+        record, rollout, State.SERVING, "every gate is open", now_ms=now_ms, by=by, keep_until_ms=now_ms + keep_ms
+    )
+    return replace(moved, serving=rollout.release, arms=(), shadows=())
+
+
+def abort(record: Record, identity: str, *, reason: str, now_ms: int, by: str = "") -> Record:
+    """Give up a rollout that does not serve everybody yet. Its users go back to the release in service.
+
+    Raises:
+        NotAllowed: it serves everybody (roll it back), or has ended.
+    """
+    rollout = _found(record, identity)
+    if rollout.state is State.ABORTED:
+        return record
+    if rollout.state not in OPEN:
+        hint = f": use rollback {identity}" if rollout.state is State.SERVING else ""
+        raise NotAllowed(f"rollout {identity} is {rollout.state}{hint}")
+    moved = _moved(record, rollout, State.ABORTED, reason, now_ms=now_ms, by=by)
+    return replace(moved, arms=(), shadows=())
+
+
+def rollback(record: Record, identity: str, *, reason: str, now_ms: int, by: str = "") -> Record:
+    """Serve everybody by the release that served before this rollout.
+
+    A rollout that is on its way meanwhile fails its gate `conflict` from then on.
+
+    Raises:
+        NotAllowed: it does not serve, or the release before was given up.
+    """
+    rollout = _found(record, identity)
+    if rollout.state is State.ROLLED_BACK:
+        return record
+    if rollout.state is not State.SERVING:
+        hint = f": use abort {identity}" if rollout.state in OPEN else ""
+        raise NotAllowed(f"rollout {identity} is {rollout.state}{hint}")
+    if (going := record.open) is not None:
+        lost = f"{rollout.id}, which it set out to replace, was rolled back: abort it and start again"
+        record = _moved(record, going, State.FAILING, lost, now_ms=now_ms, by=by, counted=False)
+    moved = _moved(record, rollout, State.ROLLED_BACK, reason, now_ms=now_ms, by=by)
+    return replace(moved, serving=rollout.replaces, arms=(), shadows=())
+
+
+def retire(record: Record, *, now_ms: int, by: str = "") -> Record:
+    """Give up the release before the one that serves, once it was kept for long enough; otherwise nothing changes."""
+    served = record.served_by
+    if served is None or now_ms < served.keep_until_ms:
+        return record
+    return _moved(record, served, State.RETIRED, "the release before was kept for long enough", now_ms=now_ms, by=by)
+
+
+def collect(record: Record, identity: str, *, now_ms: int, by: str = "") -> Record:
+    """Note that the namespace which an ended rollout left behind was removed.
+
+    Raises:
+        NotAllowed: it has not ended.
+    """
+    rollout = _found(record, identity)
+    if rollout.state is State.COLLECTED:
+        return record
+    if rollout.state not in _ENDED:
+        raise NotAllowed(f"rollout {identity} is {rollout.state}")
+    return _moved(record, rollout, State.COLLECTED, f"{rollout.state}; nothing of it is left", now_ms=now_ms, by=by)
+
+
+def left_behind(record: Record, rollout: Rollout) -> str | None:
+    """The namespace that an ended rollout leaves in the store, None if something may still read it."""
+    if rollout.state not in _ENDED - {State.COLLECTED}:
+        return None
+    name = (rollout.replaces if rollout.state is State.RETIRED else rollout.release).namespace
+    needed = {one.namespace for one in record.held}
+    if record.open is not None:
+        needed |= {record.open.release.namespace, record.open.replaces.namespace}
+    return None if name in needed else name
+
+
+def _found(record: Record, identity: str) -> Rollout:
+    rollout = record.find(identity)
+    if rollout is None:
+        known = ", ".join(one.id for one in record.rollouts[-5:]) or "none"
+        raise NotAllowed(f"there is no rollout {identity}; the latest are {known}")
+    return rollout
+
+
+def _check_revision(record: Record, checked: Checked) -> None:
+    if checked.revision != record.revision:
+        raise Conflict(
+            f"the gates were looked at for revision {checked.revision}, and the record is at {record.revision} by now: "
+            "look again"
+        )
+
+
+def _checked(record: Record, identity: str, checked: Checked, now_ms: int) -> Rollout:
+    rollout = _found(record, identity)
+    _check_revision(record, checked)
+    if rollout.state not in OPEN:
+        raise NotAllowed(f"rollout {identity} is {rollout.state}: {rollout.reason}")
+    if findings := _closed(record, rollout, checked, now_ms):
+        raise GateClosed(findings)
+    if rollout.state not in (State.READY, State.CANARY):
+        raise NotAllowed(f"rollout {identity} is {rollout.state}, not ready: `rollout wait` looks at it")
+    return rollout
+
+
+def _closed(record: Record, rollout: Rollout, checked: Checked, now_ms: int) -> tuple[Finding, ...]:
+    """Every closed gate: those that the look found, and those that the record itself tells."""
+    findings = list(checked.findings)
+    hold = _held(rollout, checked, now_ms)
+    waited = 0 if hold is None else now_ms - hold.since_ms
+    if hold is not None and waited < checked.steady_ms and not rollout.head_only:
+        text = f"within the allowance for {waited / 1000:.0f} s of {checked.steady_ms / 1000:g} s"
+        findings.append(Finding(Gate.STEADY, text, passes=True))
+    if (conflict := _conflict(record, rollout)) is not None:
+        findings.insert(0, conflict)
+    return tuple(findings)
+
+
+def _conflict(record: Record, rollout: Rollout) -> Finding | None:
+    if rollout.state in OPEN and record.serving != rollout.replaces:
+        return Finding(
+            Gate.CONFLICT,
+            f"{record.serving.bundle} serves, and this rollout set out to replace {rollout.replaces.bundle}: abort it "
+            "and start again",
+        )
+    return None
+
+
+def _held(rollout: Rollout, checked: Checked, now_ms: int) -> Hold | None:
+    early = {Gate.LOG, Gate.BUILT, Gate.LAG}
+    if any(one.gate in early for one in checked.findings):
+        return None
+    if rollout.hold is not None and rollout.hold.lineages == checked.lineages:
+        return rollout.hold
+    return Hold(now_ms, checked.lineages)
+
+
+def _shown(findings: Sequence[Finding]) -> State:
+    """The state that closed gates show: the first stage that is not done, or failing."""
+    if any(not one.passes for one in findings):
+        return State.FAILING
+    gates = {one.gate for one in findings}
+    if gates & {Gate.BUILT, Gate.LOG}:
+        return State.BUILDING
+    if gates & {Gate.LAG, Gate.STEADY}:
+        return State.CATCHING_UP
+    return State.VERIFYING if gates else State.READY
+
+
+def _with_arm(arms: tuple[Arm, ...], name: str, release: Release, percent: float) -> tuple[Arm, ...]:
+    count = round(percent / 100 * BUCKETS)
+    if not 1 <= count <= BUCKETS:
+        raise NotAllowed(f"a share of {percent:g} % is not from 0.01 to 100")
+    own = next((arm.buckets for arm in arms if arm.name == name), ())
+    others = [arm for arm in arms if arm.name != name]
+    try:
+        buckets = resized(own, [arm.buckets for arm in others], count)
+    except ValueError as error:
+        raise NotAllowed(str(error)) from error
+    return (*others, Arm(name, release, buckets))
+
+
+def _moved(
+    record: Record,
+    rollout: Rollout,
+    state: State,
+    reason: str,
+    *,
+    now_ms: int,
+    by: str,
+    hold: Hold | None = None,
+    keep_until_ms: int = 0,
+    counted: bool = True,
+) -> Record:
+    """The next record, with this rollout changed. What it waits for is cleared unless it is given again."""
+    moved = replace(
+        rollout,
+        state=state,
+        reason=reason[:MAX_REASON],
+        changed_ms=now_ms if state is not rollout.state else rollout.changed_ms,
+        hold=hold,
+        keep_until_ms=keep_until_ms,
+    )
+    rollouts = tuple(moved if one.id == rollout.id else one for one in record.rollouts)
+    return _noted(replace(record, rollouts=rollouts), moved, now_ms, by, counted=counted)
+
+
+def _noted(record: Record, rollout: Rollout, now_ms: int, by: str, *, counted: bool = True) -> Record:
+    revision = record.revision + 1
+    entry = Entry(now_ms, revision, rollout.id, rollout.state, rollout.reason, by[:MAX_REASON])
+    return replace(record, revision=revision if counted else record.revision, log=(*record.log, entry)[-MAX_ENTRIES:])

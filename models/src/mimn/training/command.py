@@ -1,0 +1,72 @@
+"""The options that every command that trains has, and the processes and watchers that they name."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from mimn.training.folder import TrainingFailed
+from mimn.training.loop import Running
+from mimn.training.processes import joined
+from mimn.training.search import Search
+from mimn.training.tensorboard import TensorBoard
+
+WIDTH = 160
+"""Columns of a table that goes into a file."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Where the run goes, and how it starts."""
+    parser.add_argument("--output", type=Path, required=True, help="run folder to write")
+    parser.add_argument("--seed", type=int, help="use this seed, not training.seed")
+    parser.add_argument("--resume", action="store_true", help="continue the run in the folder")
+    parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="write curves for TensorBoard into this folder")
+    parser.add_argument(
+        "--from", dest="start", type=Path, metavar="RUN", help="begin with the weights of a finished run"
+    )
+
+
+@contextmanager
+def running(options: argparse.Namespace) -> Iterator[Running]:
+    """How the training runs: by the processes of `torchrun`, with a progress bar on a terminal.
+
+    Raises:
+        TrainingFailed: TensorBoard is wanted and not installed.
+    """
+    with joined() as processes, ExitStack() as closed:
+        watchers = []
+        if options.tensorboard is not None and processes.first:
+            watchers.append(closed.enter_context(closing(TensorBoard(options.tensorboard))))
+        yield Running(processes, progress_bar=sys.stderr.isatty(), watchers=watchers)
+
+
+def add_search_options(parser: argparse.ArgumentParser) -> None:
+    """What is searched, and where the search goes."""
+    parser.add_argument("--space", type=Path, required=True, help="TOML file of the settings to search")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder of the search; it goes on with what is there"
+    )
+    parser.add_argument("--trials", type=int, help="trials in all, not those of the space's file")
+
+
+def end_search(search: Search[Any]) -> None:
+    """Run what is left of a search; print its trials, the best first, and where the best configuration is.
+
+    Raises:
+        ConfigError, DataError, TrainingFailed: the search, or all of its trials, cannot be made.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise TrainingFailed("a search is one process: start it without torchrun")
+    try:
+        best = search.run()
+    finally:
+        if search.begun:
+            Console(width=None if sys.stdout.isatty() else WIDTH).print(search.table())
+    print(f"best configuration: {best}")

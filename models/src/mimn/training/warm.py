@@ -1,0 +1,252 @@
+"""A warm start: a new run begins with the weights of a finished one, whose vocabularies have grown since.
+
+    rows of known ids and values     keep their vectors; none is dropped, whether today's data has it or not
+    rows of new ids and values       begin as the unknown row, which is what stood for them until now
+    numbers                          keep the scale or the intervals that the old weights were learned on
+    all other weights                are taken over; Adam's moments begin at zero
+
+So before its first step the new model gives the scores of the old one on any input, new ids included. The exception is
+a cross of fields whose vocabulary grew: its rows are hashes of other rows, so it begins anew.
+
+The model must be the same but for one thing: a run with head `fm` can start one with head `fnn`. That is FNN's
+pre-training (`mimn.nn.heads.fnn`): the tower alone is drawn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from mimn import run
+from mimn.baselines import ModelConfig
+from mimn.bundle.fields import FIRST, UNKNOWN, FieldSpec
+from mimn.config import ConfigError
+from mimn.data.description import ActionRules
+from mimn.data.events import DataError
+from mimn.data.fields import FILE, FittedFields
+from mimn.data.vocabulary import UNKNOWN_ROW, EmbeddingIds, places
+from mimn.nn.checkpoint import described
+from mimn.nn.model import ClickModel
+from mimn.training.folder import TrainingFailed, log
+
+Ints = NDArray[np.int64]
+TABLES = {"request": "fields.request.tables.{}.weight", "item": "fields.item.tables.{}.weight"}
+OF_DATA = ("fields.item_", "fields.embedding_rows")
+"""Beginnings of the names of tensors that hold data and not weights."""
+OF_HEAD = ".over.head."
+"""In the names of the weights of a field head, below the layers that all heads share."""
+PRE_TRAINING = ("fm", "fnn")
+FROM = "from.json"
+
+
+NO_FIELDS = FittedFields((), {})
+
+
+class From(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a run started from, for its record."""
+
+    run: str
+    """The folder, absolute."""
+    model_sha256: str
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A finished run to start from."""
+
+    source: From
+    config: ModelConfig
+    actions: ActionRules
+    ids: EmbeddingIds
+    fitted: FittedFields
+    embedding_rows: Ints
+    """[items + 1]: by row, the row of the item's embedding (`mimn.nn.fields.ModelFields`)."""
+
+    @classmethod
+    def of(cls, output: Path, folder: Path | None, *, resume: bool) -> Origin | None:
+        """What the run in `output` starts from: the run in `folder`, or, if it is resumed, what it started from.
+
+        Raises:
+            TrainingFailed: as `load`; or the resumed run started from another one, or that one was changed.
+        """
+        if not resume:
+            return None if folder is None else cls.load(folder)
+        recorded = output / FROM
+        if not recorded.exists():
+            if folder is not None:
+                raise TrainingFailed(f"{output} was started without --from: resume without it")
+            return None
+        source = msgspec.json.decode(recorded.read_bytes(), type=From)
+        if folder is not None and str(folder.resolve()) != source.run:
+            raise TrainingFailed(f"{output} was started from {source.run}: resume without --from")
+        origin = cls.load(Path(source.run))
+        if origin.source != source:
+            raise TrainingFailed(f"{source.run} is not what {output} was started from any more: start again")
+        return origin
+
+    @classmethod
+    def load(cls, folder: Path) -> Origin:
+        """The run in a folder.
+
+        Raises:
+            TrainingFailed: it holds no finished run, or a file of it is damaged.
+        """
+        path = folder / run.MODEL
+        if not (folder / run.METRICS).exists():
+            raise TrainingFailed(f"{folder} holds no finished run to start from: finish it, or name another by --from")
+        try:
+            ids = EmbeddingIds.load(folder)
+            fitted = FittedFields.load(folder) if (folder / FILE).exists() else NO_FIELDS
+            with safe_open(str(path), framework="pt") as file:
+                known = described(file.metadata() or {})
+                rows = np.arange(len(ids.items) + 1)
+                if "fields.embedding_rows" in file.keys():  # noqa: SIM118 (not a dict)
+                    rows = file.get_tensor("fields.embedding_rows").numpy()
+            with path.open("rb") as whole:
+                sha256 = hashlib.file_digest(whole, "sha256").hexdigest()
+        except (OSError, SafetensorError, KeyError, ValueError, ConfigError, DataError) as error:
+            raise TrainingFailed(f"{folder} cannot be started from ({error}): name another run by --from") from error
+        source = From(run=str(folder.resolve()), model_sha256=sha256)
+        return cls(source, known.config, known.actions, ids, fitted, rows)
+
+    def check(self, config: ModelConfig) -> None:
+        """Whether a model of `config` can begin with these weights.
+
+        Raises:
+            ConfigError: it is another architecture; the message names what differs.
+        """
+        mine, new = asdict(self.config), asdict(config)
+        if (mine.get("head"), new.get("head")) == PRE_TRAINING:
+            # An FM has no tower, so what a configuration says of its units and dropout means nothing.
+            for name in ("head", "head_units", "head_dropout"):
+                mine.pop(name), new.pop(name)
+        differing = [
+            f"{name} = {new.get(name)!r} (there {mine.get(name)!r})"
+            for name in sorted(mine.keys() | new.keys())
+            if mine.get(name) != new.get(name)
+        ]
+        if differing:
+            raise ConfigError(
+                f"[model] {', '.join(differing)}: --from {self.source.run} needs the model of that run; only a head "
+                "'fm' can start another one, 'fnn'"
+            )
+
+    def check_actions(self, rules: ActionRules) -> None:
+        """Whether the data set's actions mean what they meant.
+
+        Raises:
+            ConfigError: they do not.
+        """
+        if dict(rules) != dict(self.actions):
+            raise ConfigError(
+                f"[actions] {dict(rules)} is not what {self.source.run} was trained with, {dict(self.actions)}: "
+                "restore it, or train without --from"
+            )
+
+    def save(self, output: Path) -> None:
+        """Note in the run folder `output` where it starts from, for a resumed run."""
+        (output / FROM).write_bytes(msgspec.json.format(msgspec.json.encode(self.source)))
+
+    def grown(self, ids: EmbeddingIds) -> EmbeddingIds:
+        """The ids of both."""
+        items, categories = (self.ids.items, ids.items), (self.ids.categories, ids.categories)
+        return EmbeddingIds.of(np.concatenate(items), np.concatenate(categories))
+
+    def own_embedding(self, ids: EmbeddingIds) -> NDArray[np.bool_]:
+        """Which of the items `ids` had an embedding of their own. → [items]"""
+        own: NDArray[np.bool_] = self.embedding_rows[self.ids.item_rows(ids.items)] != UNKNOWN_ROW
+        return own
+
+    def grown_fields(self, fitted: FittedFields) -> FittedFields:
+        """What the fields of the new data mean: their values and those known before, numbers as before.
+
+        Raises:
+            ConfigError: the fields are others, or a field's kind or its number of buckets is.
+        """
+        before, now = ([spec.name for spec in one.specs] for one in (self.fitted, fitted))
+        if before != now:
+            raise ConfigError(
+                f"the description has the fields {', '.join(now) or '(none)'}, and --from {self.source.run} was "
+                f"trained with {', '.join(before) or '(none)'}: start from a run with the same fields in the same order"
+            )
+        specs, codes = [], {}
+        for old, new in zip(self.fitted.specs, fitted.specs, strict=True):
+            if _lasting(old) != _lasting(new):
+                raise ConfigError(
+                    f"fields.{new.source}.{new.name} is described otherwise than in {self.source.run}: give it the "
+                    "same source, kind, transform and buckets, or train without --from"
+                )
+            if new.listed:
+                codes[new.name] = np.union1d(self.fitted.codes[new.name], fitted.codes[new.name])
+                specs.append(msgspec.structs.replace(new, rows=len(codes[new.name]) + FIRST))
+            else:
+                specs.append(msgspec.structs.replace(old, rows=max(old.rows, new.rows)) if new.whole else old)
+        return FittedFields(tuple(specs), codes)
+
+    @torch.no_grad()
+    def give(self, model: ClickModel, ids: EmbeddingIds, fitted: FittedFields = NO_FIELDS) -> None:
+        """Set the weights of `model`, which reads `ids` and `fitted` (both grown from this run's), to this run's.
+
+        Raises:
+            TrainingFailed: the file cannot be read any more.
+        """
+        rows, anew = self._rows(ids, fitted)
+        if anew:
+            log.warning("crosses of fields whose vocabulary grew begin anew: %s", ", ".join(anew.values()))
+        try:
+            with safe_open(str(Path(self.source.run) / run.MODEL), framework="pt") as file:
+                known = set(file.keys())
+                for name, value in model.state_dict(keep_vars=True).items():
+                    if name.startswith(OF_DATA) or name in anew or (OF_HEAD in name and name not in known):
+                        continue
+                    stored = file.get_tensor(name)
+                    if name in rows:
+                        torch.index_select(stored, 0, torch.from_numpy(rows[name]), out=value.detach())
+                    else:
+                        value.copy_(stored)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise TrainingFailed(f"{self.source.run} cannot be started from: {error}") from error
+
+    def _rows(self, ids: EmbeddingIds, fitted: FittedFields) -> tuple[dict[str, Ints], dict[str, str]]:
+        """By table, the old row that each row begins as; and the tables that begin anew, with their fields' names."""
+        items, categories = self.ids.item_rows(ids.items), self.ids.category_rows(ids.categories)
+        rows = {
+            "items.weight": np.concatenate([[UNKNOWN_ROW], self.embedding_rows[items]]),
+            "categories.weight": np.concatenate([[UNKNOWN_ROW], categories]),
+        }
+        old = {spec.name: spec for spec in self.fitted.specs}
+        grew = {
+            spec.name
+            for spec in fitted.specs
+            if spec.listed and not np.array_equal(fitted.codes[spec.name], self.fitted.codes[spec.name])
+        }
+        anew: dict[str, str] = {}
+        for spec in fitted.specs:
+            name = TABLES["item" if spec.source == "item" else "request"].format(spec.name)
+            if spec.kind == "cross" and grew & set(spec.of):
+                anew[name] = spec.name
+            elif spec.tabled:
+                rows[name] = self._field_rows(old[spec.name], spec, fitted.codes)
+        return rows, anew
+
+    def _field_rows(self, old: FieldSpec, new: FieldSpec, codes: Mapping[str, NDArray[np.uint64]]) -> Ints:
+        if not new.listed:
+            every = np.arange(new.rows)
+            return np.where(every < old.rows, every, UNKNOWN)
+        at = places(self.fitted.codes[new.name], codes[new.name])
+        return np.concatenate([np.arange(FIRST), np.where(at >= 0, at + FIRST, UNKNOWN)])
+
+
+def _lasting(spec: FieldSpec) -> tuple[FieldSpec, bool]:
+    """What must not change of a field: all but what is fitted to the data, or grows with it."""
+    fitted = spec.listed or spec.whole or spec.kind == "numeric"
+    rows = 0 if fitted else spec.rows
+    return msgspec.structs.replace(spec, rows=rows, edges=(), mean=0.0, deviation=1.0), spec.tabled

@@ -1,0 +1,266 @@
+"""Follows the rollout record: loads the releases that it names, drops those that it does not, and routes by its arms.
+
+What serves changes by one assignment, and only to releases that are loaded here and whose namespace was read. A release
+that cannot be loaded leaves its users with the release in service, and the others alone. The record is followed for as
+long as this process lives: one that is gone or unreadable stays in force as last read, because a store that was emptied
+is no order to serve something else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from mimn import release as rollouts
+from mimn.release import CorruptRecord, Record, decode_record, record_key
+from rtp.core.ports import StateReader
+from rtp.errors import ReloadRefused, StoreError
+from rtp.loader import Loader
+from rtp.metrics import Metrics
+from rtp.progress_watcher import NoNamespace, ProgressReader
+from rtp.release import SERVING, Arm, InService, Release, Traffic
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Bundles:
+    """Where the bundles of releases may be: under a folder as `<name>/<version>`, and at the configured path."""
+
+    folder: Path
+    configured: Path
+
+    def of(self, release: rollouts.Release) -> Path:
+        """The first of the two places that has a bundle of this name; the folder if neither has."""
+        under = self.folder / release.name / release.version
+        configured = self.configured.resolve()
+        if not under.is_dir() and (configured.parent.name, configured.name) == (release.name, release.version):
+            return configured
+        return under
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a release could not be loaded, and when it is tried again, in seconds of the clock."""
+
+    reason: str
+    again_at: float
+
+
+class RolloutFollower:
+    """Serves what the record says."""
+
+    def __init__(
+        self,
+        in_service: InService,
+        store: StateReader,
+        reader: ProgressReader,
+        metrics: Metrics,
+        loader: Loader,
+        *,
+        bundles: Bundles,
+        prefix: str,
+        timeout_s: float,
+        every_s: float,
+        retry_every_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._in_service = in_service
+        self._store = store
+        self._reader = reader
+        self._metrics = metrics
+        self._loader = loader
+        self._bundles = bundles
+        self._prefix = prefix
+        self._key = record_key(prefix)
+        self._timeout_s = timeout_s
+        self._every_s = every_s
+        self._retry_every_s = retry_every_s
+        self._clock = clock
+        self._value: bytes | None = None
+        self._loaded: dict[rollouts.Release, Release] = {}
+        self._loading: asyncio.Task[None] | None = None
+        self._obeyed = False
+        """Whether the release in service has been what the record says, if only once."""
+        self.record: Record | None = None
+        """The record in force; None while none was ever seen."""
+        self.refused: dict[rollouts.Release, Refusal] = {}
+        self.trouble: str | None = None
+        """Why the last look at the record was no good."""
+        metrics.record_up.set(1)
+
+    @property
+    def governor(self) -> str | None:
+        """What decides what is served instead of a reload, for people."""
+        return None if self.record is None else f"the rollout record (revision {self.record.revision})"
+
+    @property
+    def unready(self) -> str | None:
+        """Why this process cannot answer for the release in service, None if it does, or serves what it did before."""
+        if self.record is None or self._obeyed:
+            return None
+        return f"{self.record.serving.bundle} is in service and is not loaded here: {self._why(self.record.serving)}"
+
+    @property
+    def details(self) -> str:
+        """What is not as the record wants it, for people; empty if nothing."""
+        refused = [f"{release.bundle} is not loaded here: {one.reason}" for release, one in self.refused.items()]
+        return "; ".join([*refused, *([self.trouble] if self.trouble else [])])
+
+    async def run(self) -> None:
+        """Look at the record every so often, forever."""
+        while True:
+            await asyncio.sleep(self._every_s)
+            await self.look()
+
+    def close(self) -> None:
+        """Give up what is being loaded."""
+        if self._loading is not None:
+            self._loading.cancel()
+
+    def retry(self) -> None:
+        """Try every refused release again at the next look: its bundle may have been copied here meanwhile."""
+        self.refused = {release: Refusal(one.reason, 0.0) for release, one in self.refused.items()}
+
+    async def look(self) -> None:
+        """Read the record once, and take up what it says. Never raises for what the store does."""
+        try:
+            value = (await self._store.read_many([self._key], self._timeout_s))[0]
+            if value is None:
+                if self.record is not None:
+                    raise CorruptRecord("it is gone from the store; the last one stays in force")
+            elif value != self._value:
+                record = decode_record(value)
+                log.info("rollout record", revision=record.revision, serving=record.serving.bundle)
+                self._value, self.record = value, record
+                self._take_up()
+        except (StoreError, CorruptRecord) as error:
+            self._trouble(f"the rollout record cannot be read: {error}")
+        else:
+            self._trouble(None)
+        self._load()
+
+    async def begin(self) -> None:
+        """Look for the first time, and return when the release in service is loaded or refused."""
+        await self.look()
+        while self.record and self.record.serving not in self._loaded.keys() | self.refused.keys():
+            await asyncio.sleep(0.01)
+
+    async def settled(self) -> None:
+        """Return when no load is going on."""
+        while self._loading is not None and not self._loading.done():
+            await asyncio.wait([self._loading])
+
+    # Loading
+
+    def _load(self) -> None:
+        if (self._loading is None or self._loading.done()) and next(self._wanted(), None) is not None:
+            self._loading = asyncio.create_task(self._load_wanted())
+
+    def _wanted(self) -> Iterator[rollouts.Release]:
+        """What the record holds and this process lacks, except for refusals whose time has not come."""
+        if self.record is not None:
+            now = self._clock()
+            for release in self.record.held:
+                refusal = self.refused.get(release)
+                if release not in self._loaded and (refusal is None or refusal.again_at <= now):
+                    yield release
+
+    async def _load_wanted(self) -> None:
+        """Load one after another; the record is followed meanwhile."""
+        while (release := next(self._wanted(), None)) is not None:
+            try:
+                self._loaded[release] = await self._open(release)
+                self.refused.pop(release, None)
+            except Exception as error:
+                reason = str(error) if isinstance(error, ReloadRefused) else f"{type(error).__name__}: {error}"
+                known = self.refused.get(release)
+                if known is None or known.reason != reason:
+                    log.error("release refused, the others go on", bundle=release.bundle, reason=reason)
+                self.refused[release] = Refusal(reason, self._clock() + self._retry_every_s)
+            self._take_up()
+
+    async def _open(self, wanted: rollouts.Release) -> Release:
+        """The release, loaded and with its namespace read.
+
+        Raises:
+            ReloadRefused: the bundle is another one than the record's.
+            Exception: whatever loading, or reading the namespace, raises.
+        """
+        served = self._in_service.current.model
+        model = served if served.sha256 == wanted.manifest else None
+        if model is None:
+            path = self._bundles.of(wanted)
+            model = await self._loader.load(path)
+            if model.sha256 != wanted.manifest:
+                raise ReloadRefused(
+                    f"{path} is another bundle than the one that was rolled out (sha256 of the manifest is "
+                    f"{model.sha256[:12]}…, not {wanted.manifest[:12]}…): copy that one here"
+                )
+        known = self._in_service.namespaces
+        release = Release.of(model, prefix=self._prefix, generation=wanted.generation, known=known)
+        if release.progress is None:
+            try:
+                release.namespace.progress, _ = await self._reader.read(release.keys, None)
+            except NoNamespace as error:
+                raise ReloadRefused(f"the store has no namespace {release.keys.namespace}") from error
+        return release
+
+    # Serving
+
+    def _why(self, release: rollouts.Release) -> str:
+        refusal = self.refused.get(release)
+        return "it is being loaded" if refusal is None else refusal.reason
+
+    def _take_up(self) -> None:
+        """Make the assignment that the record asks for, as far as its releases are loaded."""
+        record = self.record
+        if record is None:
+            return
+        held = set(record.held)
+        serving = self._loaded.get(record.serving, self._in_service.current)
+        self._obeyed |= record.serving in self._loaded
+        self._loaded = {
+            release: loaded for release, loaded in self._loaded.items() if release in held or loaded is serving
+        }
+        self.refused = {release: one for release, one in self.refused.items() if release in held}
+        traffic = Traffic(
+            (Arm(SERVING, serving), *self._arms(record.arms)),
+            tuple(self._arms(record.shadows)),
+            record.salt.encode(),
+        )
+        asked = {arm.release for arm in (*traffic.arms, *traffic.shadows)}
+        standby = [loaded for loaded in self._loaded.values() if loaded not in asked]
+        self._in_service.take_up(traffic, standby)
+        self._show(record, traffic, standby)
+
+    def _arms(self, arms: tuple[rollouts.Arm, ...]) -> Iterator[Arm]:
+        for arm in arms:
+            if (release := self._loaded.get(arm.release)) is not None:
+                yield Arm(arm.name, release, arm.buckets)
+
+    def _show(self, record: Record, traffic: Traffic, standby: list[Release]) -> None:
+        metrics = self._metrics
+        serving = traffic.arms[0].release
+        metrics.revision.set(record.revision)
+        metrics.bundle.clear()
+        metrics.bundle.labels(serving.model.name, serving.model.version, serving.keys.namespace).set(1)
+        metrics.releases.clear()
+        roles = [(arm.release, arm.name) for arm in traffic.arms]
+        roles += [(arm.release, f"shadow:{arm.name}") for arm in traffic.shadows]
+        for release, role in [*roles, *((release, "standby") for release in standby)]:
+            metrics.releases.labels(release.bundle, release.keys.namespace, role).set(1)
+        metrics.releases_refused.clear()
+        for refused in self.refused:
+            metrics.releases_refused.labels(refused.bundle).set(1)
+
+    def _trouble(self, trouble: str | None) -> None:
+        if trouble != self.trouble and trouble is not None:
+            log.warning("the rollout record is not followed", reason=trouble)
+        self.trouble = trouble
+        self._metrics.record_up.set(0 if trouble else 1)

@@ -1,0 +1,281 @@
+"""The archive of a log: its raw records in Parquet files, so that Kafka need only keep days.
+
+    <root>/<topic id>/archive.json                            topic, N
+    <root>/<topic id>/<partition>/manifest.json               what of the partition is archived, file by file
+    <root>/<topic id>/<partition>/<first>-<last>.parquet      records of these offsets (`partition_fold.RECORDS`)
+
+A file covers a range of offsets; ranges are contiguous, and a range may have no record where transactions left
+markers. The manifest alone says what counts: a file that it does not name is what a killed job left, or was put there
+by hand. Specified in docs/formats/archive.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+from uuid import UUID
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from uic.bulk.errors import BadArchive, DamagedFile
+from uic.bulk.folder import Folder
+from uic.bulk.partition_fold import RECORDS
+from uic.log.record_batches import BatchRecord
+
+VERSION: Final = 1
+ARCHIVE: Final = "archive.json"
+MANIFEST: Final = "manifest.json"
+ROWS_A_GROUP: Final = 1 << 16
+
+
+class About(msgspec.Struct, frozen=True, kw_only=True):
+    """`archive.json`."""
+
+    version: int = VERSION
+    topic: str
+    topic_id: str
+    partitions: int
+
+
+class ArchivedFile(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of a partition's manifest."""
+
+    first: int
+    last: int
+    """Offsets covered, both included."""
+    records: int
+    bytes: int
+    sha256: str
+    after_gap: bool = False
+    """The offsets before `first` were lost to retention before they were archived, and an operator accepted that."""
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return f"{self.first:020d}-{self.last:020d}.parquet"
+
+
+class PartitionManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """`manifest.json` of a partition."""
+
+    version: int = VERSION
+    topic_id: str
+    partition: int
+    base: int
+    """Where the log began when the partition was first archived."""
+    files: tuple[ArchivedFile, ...] = ()
+
+    @property
+    def end(self) -> int:
+        """Where archiving goes on."""
+        return self.files[-1].last + 1 if self.files else self.base
+
+    @property
+    def gap_ends(self) -> list[int]:
+        """Where gaps end."""
+        return [file.first for file in self.files if file.after_gap]
+
+    @property
+    def records(self) -> int:
+        """How many records there are."""
+        return sum(file.records for file in self.files)
+
+
+class Archive:
+    """One topic's archive."""
+
+    def __init__(self, folder: Folder, about: About) -> None:
+        """Use `open_archive` or `begin_archive`."""
+        self.folder = folder
+        self.about = about
+        self.after: Callable[[str], None] = lambda step: None
+        """Hears each step of writing when it is done."""
+
+    @property
+    def topic_id(self) -> bytes:
+        """16 bytes."""
+        return UUID(self.about.topic_id).bytes
+
+    @property
+    def partitions(self) -> int:
+        """N."""
+        return self.about.partitions
+
+    def manifest(self, partition: int) -> PartitionManifest | None:
+        """What of a partition is archived; None before its first run.
+
+        Raises:
+            BadArchive: the manifest is of another topic or partition, or cannot be read.
+        """
+        folder = self._of(partition)
+        if not folder.exists(MANIFEST):
+            return None
+        try:
+            manifest = msgspec.json.decode(folder.read(MANIFEST), type=PartitionManifest)
+        except (msgspec.DecodeError, ValueError) as error:
+            raise BadArchive(f"{folder.url}/{MANIFEST} cannot be read: {error}") from error
+        if (manifest.topic_id, manifest.partition) != (self.about.topic_id, partition):
+            raise BadArchive(
+                f"{folder.url} holds records of topic {manifest.topic_id}, partition {manifest.partition}: "
+                "it was copied into another archive; remove it"
+            )
+        return manifest
+
+    def checked(self, partition: int) -> PartitionManifest:
+        """The manifest of a partition whose files are there and cover its range without a hole or an overlap.
+
+        Raises:
+            BadArchive: they do not; the message names the file.
+        """
+        manifest, folder = self.manifest(partition), self._of(partition)
+        if manifest is None:
+            raise BadArchive(f"{folder.url} does not exist: archive all {self.partitions} partitions (ctr archive)")
+        end = manifest.base
+        for file in manifest.files:
+            if file.first < end:
+                raise BadArchive(f"{folder.url}/{file.name} begins below {end}, where the file before it ends")
+            if file.first > end and not file.after_gap:
+                raise BadArchive(f"{folder.url} has a hole: offsets {end} to {file.first - 1} are in no file")
+            end = file.last + 1
+        there, named = set(folder.names()) - {MANIFEST}, {file.name for file in manifest.files}
+        if missing := sorted(named - there):
+            raise BadArchive(f"{folder.url} has a hole: {missing[0]} is in the manifest and does not exist")
+        if foreign := sorted(there - named):
+            raise BadArchive(
+                f"{folder.url}/{foreign[0]} is not in the manifest: a doubled or foreign file, or a killed run's; "
+                "remove it, or run ctr archive again"
+            )
+        return manifest
+
+    def add(
+        self, manifest: PartitionManifest, records: Sequence[pa.RecordBatch], first: int, last: int
+    ) -> PartitionManifest:
+        """Write a file that covers `first` to `last`, then the manifest that names it; returns that manifest."""
+        folder = self._of(manifest.partition)
+        place = {
+            "topic_id": self.about.topic_id,
+            "partition": str(manifest.partition),
+            "first": str(first),
+            "last": str(last),
+        }
+        file = ArchivedFile(
+            first=first,
+            last=last,
+            records=sum(map(len, records)),
+            bytes=0,
+            sha256="",
+            after_gap=first > manifest.end,
+        )
+        with folder.writing(file.name) as (out, written):
+            schema = RECORDS.with_metadata(place)
+            with pq.ParquetWriter(pa.PythonFile(out, "w"), schema, compression="zstd") as parquet:
+                for some in records:
+                    parquet.write_batch(some, row_group_size=ROWS_A_GROUP)
+        self.after("file")
+        file = msgspec.structs.replace(file, bytes=written.bytes, sha256=written.sha256)
+        manifest = self.put(msgspec.structs.replace(manifest, files=(*manifest.files, file)))
+        self.after("manifest")
+        return manifest
+
+    def put(self, manifest: PartitionManifest) -> PartitionManifest:
+        """Write or replace a partition's manifest."""
+        self._of(manifest.partition).write(MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
+        return manifest
+
+    def tidy(self, partition: int, manifest: PartitionManifest) -> None:
+        """Remove what a killed run left: files that the manifest does not name. For the one job that archives this
+        partition."""
+        folder = self._of(partition)
+        for name in set(folder.names()) - {MANIFEST, *(file.name for file in manifest.files)}:
+            folder.remove(name)
+
+    def records(self, manifest: PartitionManifest, rows: int = ROWS_A_GROUP) -> Iterator[pa.RecordBatch]:
+        """The partition's records in log order, at most `rows` at a time; no batch spans files.
+
+        Raises:
+            DamagedFile, BadArchive: a file is not the one that was written, or not of this partition.
+        """
+        for file in manifest.files:
+            yield from self._open(manifest, file).iter_batches(rows)
+
+    def keys(self, manifest: PartitionManifest) -> Iterator[pa.Array]:
+        """The keys of a partition's records."""
+        for file in manifest.files:
+            for some in self._open(manifest, file).iter_batches(ROWS_A_GROUP, columns=["key"]):
+                yield some.column(0)
+
+    def _open(self, manifest: PartitionManifest, file: ArchivedFile) -> pq.ParquetFile:
+        folder = self._of(manifest.partition)
+        data = folder.read(file.name, file.sha256)
+        try:
+            found = pq.ParquetFile(pa.BufferReader(data))
+        except pa.ArrowException as error:
+            raise DamagedFile(f"{folder.url}/{file.name} is not a Parquet file: {error}") from error
+        said = {k.decode(): v.decode() for k, v in (found.schema_arrow.metadata or {}).items()}
+        want = (self.about.topic_id, str(manifest.partition), str(file.first), str(file.last))
+        have = tuple(said.get(name) for name in ("topic_id", "partition", "first", "last"))
+        if have != want:
+            raise BadArchive(
+                f"{folder.url}/{file.name} says that it holds topic {have[0]}, partition {have[1]}, offsets "
+                f"{have[2]} to {have[3]}: it belongs elsewhere; take the right copy"
+            )
+        if not found.schema_arrow.remove_metadata().equals(RECORDS):
+            raise BadArchive(f"{folder.url}/{file.name} has other columns than an archive: {found.schema_arrow.names}")
+        return found
+
+    def _of(self, partition: int) -> Folder:
+        return self.folder.below(str(partition))
+
+
+def begin_archive(root: Folder, topic: str, topic_id: bytes, partitions: int) -> Archive:
+    """The archive of a topic below `root`, made if there is none.
+
+    Raises:
+        BadArchive: the archive under this topic id says another topic or partition count.
+    """
+    about = About(topic=topic, topic_id=str(UUID(bytes=topic_id)), partitions=partitions)
+    folder = root.below(about.topic_id)
+    if folder.exists(ARCHIVE):
+        there = open_archive(root, topic_id)
+        if there.about != about:
+            raise BadArchive(
+                f"{folder.url} was made for topic {there.about.topic} of {there.partitions} partitions, and the topic "
+                f"is {topic} of {partitions}: archive into another folder"
+            )
+        return there
+    folder.write(ARCHIVE, msgspec.json.encode(about))
+    return Archive(folder, about)
+
+
+def open_archive(root: Folder, topic_id: bytes | None = None) -> Archive:
+    """The archive of a topic id below `root`, or of the only topic there is.
+
+    Raises:
+        BadArchive: there is none, or more than one to choose from.
+    """
+    there = [name for name in root.names() if root.below(name).exists(ARCHIVE)]
+    wanted = there if topic_id is None else [str(UUID(bytes=topic_id))]
+    if len(wanted) != 1 or wanted[0] not in there:
+        asked = "no topic id was given" if topic_id is None else f"the topic's id is {wanted[0]}"
+        raise BadArchive(f"{root.url} holds archives of {', '.join(there) or 'no topic'}, and {asked}")
+    folder = root.below(wanted[0])
+    try:
+        about = msgspec.json.decode(folder.read(ARCHIVE), type=About)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise BadArchive(f"{folder.url}/{ARCHIVE} cannot be read: {error}") from error
+    if about.topic_id != wanted[0] or about.version != VERSION:
+        raise BadArchive(f"{folder.url}/{ARCHIVE} is of topic {about.topic_id}, version {about.version}")
+    return Archive(folder, about)
+
+
+def arrow_of(records: Sequence[BatchRecord]) -> pa.RecordBatch:
+    """Records as Arrow, schema `RECORDS`."""
+    offsets, timestamps, keys, values, headers = zip(*records, strict=True)
+    some = any(headers)
+    named = [[{"name": n, "value": v} for n, v in h] if h else None for h in headers] if some else [None] * len(records)
+    columns = (offsets, timestamps, keys, values, named)
+    return pa.RecordBatch.from_arrays(
+        [pa.array(column, field.type) for column, field in zip(columns, RECORDS, strict=True)], schema=RECORDS
+    )

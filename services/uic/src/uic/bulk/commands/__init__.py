@@ -1,0 +1,1 @@
+"""The commands: `uic archive`, `import`, `backfill`, `snapshot` and `namespaces`."""

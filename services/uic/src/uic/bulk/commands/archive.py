@@ -1,0 +1,60 @@
+"""`uic archive`: copy the log's raw records to Parquet, so that Kafka need only keep days."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import TextIO
+
+from uic.bulk.archive import begin_archive
+from uic.bulk.archiving import RECORDS_A_FILE, Archiver
+from uic.bulk.errors import BulkRefused
+from uic.bulk.folder import Folder
+from uic.errors import LogUnavailable, UnsuitableTopic
+from uic.log.partition_reader import PartitionReader
+from uic.settings import read_client_settings
+
+
+def main(
+    arguments: Sequence[str] | None = None, out: TextIO | None = None, after: Callable[[str], None] = lambda step: None
+) -> int:
+    """Run the command. 0: all is archived up to where the log ended; 1: refused, or no answer; 2: called wrongly.
+
+    `after` hears each step of writing when it is done: "file", "manifest".
+    """
+    parser = argparse.ArgumentParser(
+        prog="uic archive",
+        description="Archive the topic of UIC_KAFKA__TOPIC up to where it ends now. Repeat it to add what is new: at "
+        "least twice per retention time. A run that was killed loses nothing; run it again.",
+    )
+    parser.add_argument("--to", required=True, metavar="FOLDER", help="a path, or a URL that fsspec knows")
+    parser.add_argument("--partition", type=int, action="append", help="this one only; may be repeated")
+    parser.add_argument("--records-a-file", type=int, default=RECORDS_A_FILE, help="(default %(default)s)")
+    parser.add_argument("--accept-gap", action="store_true", help="go on although retention removed records before")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    options = parser.parse_args(arguments)
+    if options.records_a_file < 1:
+        parser.error("--records-a-file must be positive")
+    kafka = read_client_settings().kafka
+    try:
+        with PartitionReader(kafka.client_options(), kafka.topic, idle_s=kafka.request_timeout_ms / 1000) as reader:
+            bounds = reader.bounds()
+            count = len(bounds.partitions)
+            if wrong := [p for p in options.partition or () if not 0 <= p < count]:
+                parser.error(f"--partition {wrong[0]}: the topic has partitions 0 to {count - 1}")
+            archive = begin_archive(Folder(options.to), kafka.topic, bounds.topic_id, count)
+            archive.after = after
+            archiver = Archiver(archive, reader, records_a_file=options.records_a_file, accept_gap=options.accept_gap)
+            archiver.refuse_gaps(bounds.partitions)
+            done = [archiver.run(p, bounds.partitions[p]) for p in options.partition or range(count)]
+    except (BulkRefused, UnsuitableTopic, LogUnavailable) as error:
+        print(f"uic archive: {error}", file=sys.stderr)
+        return 1
+    records, size = sum(row.records for row in done), sum(row.bytes for row in done)
+    if options.json:
+        print(json.dumps({"archive": archive.folder.url, "records": records, "bytes": size}), file=out)
+    else:
+        print(f"{records} records more in {archive.folder.url}, {size} bytes", file=out)
+    return 0

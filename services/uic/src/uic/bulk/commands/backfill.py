@@ -1,0 +1,392 @@
+"""`uic backfill`: fold a whole log, or its archive, and load the states, so that UIC goes on from there."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TextIO
+
+import msgspec
+
+from mimn.bundle import BundleError, load_bundle
+from mimn.state import Keys, Progress, namespace
+from mimn.state.codec import HEADER_BYTES
+from uic.bulk import pool
+from uic.bulk.archive import Archive, arrow_of, begin_archive, open_archive
+from uic.bulk.archiving import Archiver
+from uic.bulk.backfill_job import ARCHIVE, JOB, STATES, BackfillJob, Target, new_job, read_job
+from uic.bulk.errors import BulkRefused
+from uic.bulk.folder import Folder
+from uic.bulk.loading import ENTRY_BYTES, Loader
+from uic.bulk.partition_fold import PartitionLog, fold_partitions
+from uic.bulk.politeness import Politeness
+from uic.bulk.progress_line import ProgressLine
+from uic.bulk.saved_states import (
+    MANIFEST,
+    SavedPartition,
+    SavedStates,
+    check_files,
+    read_manifest,
+    saved_partition,
+    seal,
+    states_of,
+)
+from uic.bulk.verification import Verdict, compare, expect
+from uic.core.event import Record
+from uic.core.takeup import contradiction
+from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
+from uic.log.erasures import KafkaErasures
+from uic.log.partition_reader import PartitionReader, TopicBounds
+from uic.log.record_batches import BatchRecord
+from uic.settings import UicSettings, read_settings
+from uic.store import RedisStore
+
+MIB = 1 << 20
+SAMPLE_RECORDS = 100_000
+"""A dry run folds about this many."""
+
+
+def main(
+    arguments: Sequence[str] | None = None, out: TextIO | None = None, after: Callable[[str], None] = lambda step: None
+) -> int:
+    """Run the command. 0: loaded and handed over (or verified); 1: refused, no answer, or states differ; 2: usage.
+
+    `after` hears each step when it is done: "job", "fold", "seal", "claim", "states", "hand_over".
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    settings = read_settings()
+    try:
+        command = Backfill(settings, options, out, after)
+        if options.verify:
+            return command.verify(options.sample)
+        if options.dry_run:
+            return command.estimate()
+        return command.run()
+    except (BundleError, BulkRefused, StartRefused, StoreUnavailable, LogUnavailable) as error:
+        print(f"uic backfill: {error}", file=sys.stderr)
+        return 1
+
+
+class Backfill:
+    """One run of the command."""
+
+    def __init__(
+        self, settings: UicSettings, options: argparse.Namespace, out: TextIO | None, after: Callable[[str], None]
+    ) -> None:
+        """Loads the bundle; connects to nothing."""
+        self._settings = settings
+        self._options = options
+        self._out = out
+        self._after = after
+        bundle = load_bundle(settings.bundle.path)
+        kafka, redis = settings.kafka, settings.redis
+        spaces = namespace(bundle.manifest.fingerprint, settings.bundle.generation)
+        self._target = Target(bundle, spaces, redis.prefix, kafka.topic, kafka.partitions)
+        self._keys = Keys(spaces, redis.prefix)
+        self._store = RedisStore(redis, self._keys)
+        self._work = Folder(options.work)
+
+    def run(self) -> int:
+        """Fold and load all that is not there yet."""
+        bounds = self._bounds()
+        job = read_job(self._work, self._target) or self._begin(bounds)
+        self._refuse_another_log(job, bounds)
+        if not self._work.below(STATES).exists(MANIFEST):
+            self._refuse_folded_namespace(job)
+            self._fold(job)
+        folder = self._work.below(STATES)
+        manifest = read_manifest(folder)
+        check_files(folder, manifest)
+        loaded = self._load(job, folder, manifest)
+        self._say(
+            {
+                "namespace": job.namespace,
+                "users": manifest.users,
+                "records": sum(p.records for p in manifest.partitions),
+                "rejected": _rejected(manifest.partitions),
+                "bytes": manifest.value_bytes,
+                "partitions": job.n,
+                "loaded_states": loaded,
+            },
+            f"{manifest.users} users in {job.n} partitions of {job.namespace} are loaded and handed over; "
+            "UIC goes on from there",
+        )
+        return 0
+
+    def estimate(self) -> int:
+        """What a run would take: folds a sample of whole partitions, and writes nothing anywhere."""
+        options = self._options
+        bounds = self._bounds()
+        sizes, logs = self._sample(bounds)
+        records, read = sum(sizes), sum(sizes[log.partition] for log in logs)
+        model = pool.load_model(str(self._target.bundle.path))
+        began = time.process_time()
+        folded = fold_partitions(logs, model)
+        seconds_a_record = (time.process_time() - began) / max(read, 1)
+        filled = sum(size > 0 for size in sizes)
+        users = sum(len(f.users) for f in folded) * filled // max(len(logs), 1)
+        value = HEADER_BYTES + model.layout.stored_bytes
+        report = {
+            "records": records,
+            "users": users,
+            "store_bytes": users * (value + ENTRY_BYTES),
+            "work_bytes": users * value,
+            "fold_hours": records * seconds_a_record / max(1, options.workers) / 3600,
+            "load_hours": users * value / options.bytes_per_s / 3600,
+            "us_per_record": seconds_a_record * 1e6,
+        }
+        self._say(
+            report,
+            f"{records:,} records of about {users:,} users: {report['fold_hours']:.3f} hours to fold with "
+            f"{options.workers} processes ({report['us_per_record']:.1f} us of a core each), "
+            f"{report['load_hours']:.3f} hours to load; about {report['store_bytes']:,} bytes in the store and "
+            f"{report['work_bytes']:,} in {self._work.url}",
+        )
+        return 0
+
+    def _sample(self, bounds: TopicBounds) -> tuple[list[int], list[PartitionLog]]:
+        """How many records each partition has, and some whole partitions of about `SAMPLE_RECORDS` records."""
+        source: str = self._options.source
+        archive = None if source == "log" else open_archive(Folder(source.removeprefix("archive:")), bounds.topic_id)
+        manifests = [archive.checked(p) for p in range(archive.partitions)] if archive else []
+        sizes = [m.records for m in manifests] or [b.end - b.start for b in bounds.partitions]
+        logs: list[PartitionLog] = []
+        for partition in sorted((p for p, size in enumerate(sizes) if size), key=sizes.__getitem__):
+            start = manifests[partition].base if archive else bounds.partitions[partition].start
+            begin = Progress(partitions=len(sizes), next_offset=start, lineage=1, writer=1, base=start, as_of_ms=0)
+            if archive:
+                records = archive.records(manifests[partition], pool.LEAST_ROWS)
+            else:
+                with self._reader() as reader:
+                    read = reader.read(partition, start, bounds.partitions[partition].end)
+                    records = iter([arrow_of(some) for some, _ in read if some])
+            logs.append(PartitionLog(partition, begin, records))
+            if sum(sizes[log.partition] for log in logs) >= SAMPLE_RECORDS:
+                break
+        return sizes, logs
+
+    def verify(self, sample: int) -> int:
+        """Compare users in the store with an independent fold of their events."""
+        job = read_job(self._work, self._target)
+        if job is None:
+            raise BulkRefused(f"{self._work.url} holds no backfill: give the --work that it was run with")
+        folder = self._work.below(STATES)
+        manifest = read_manifest(folder)
+        model = pool.load_model(job.bundle)
+        share = min(1.0, sample / max(manifest.users, 1))
+        choose = random.Random(0)  # noqa: S311 (a sample)
+        verdict = Verdict()
+        for saved in manifest.partitions:
+            users = [u for some, _ in states_of(folder, saved) for u in some if choose.random() < share]
+            if not users:
+                continue
+            expected = expect(self._records(job, saved), set(users), job.erased_keys(saved.partition), model.actions)
+            values = self._store.load([(saved.partition, [u.decode() for u in users])])[0]
+            compare(
+                dict(zip(users, values, strict=True)),
+                expected,
+                model,
+                lineage=saved.decoded.lineage,
+                end=saved.decoded.next_offset,
+                verdict=verdict,
+            )
+        self._say(
+            asdict(verdict) | {"wrong": verdict.wrong},
+            f"{verdict.users} users compared: {verdict.wrong} wrong ({verdict.missing} missing, {verdict.count} by "
+            f"count, {verdict.digest} by digest, {verdict.tensors} by tensors, {verdict.too_many} without events), "
+            f"{verdict.same_bits} the same to the last bit; {verdict.moved_on} have gone on since",
+        )
+        return 1 if verdict.wrong or not verdict.users else 0
+
+    # Steps
+
+    def _begin(self, bounds: TopicBounds) -> BackfillJob:
+        """Decide what is folded, and write it down. With `--from log` the log is archived first."""
+        source: str = self._options.source
+        if source == "log":
+            archive = begin_archive(
+                self._work.below(ARCHIVE), self._target.topic, bounds.topic_id, len(bounds.partitions)
+            )
+            with self._reader() as reader:
+                archiver = Archiver(archive, reader)
+                archiver.refuse_gaps(bounds.partitions)
+                line = ProgressLine("archived", sum(b.end - b.start for b in bounds.partitions), "records")
+                for partition, now in enumerate(bounds.partitions):
+                    archiver.run(partition, now)
+                    line.add(now.end - now.start)
+        else:
+            archive = open_archive(Folder(source.removeprefix("archive:")), bounds.topic_id)
+        job = new_job(self._target, archive, self._erased(archive), self._lineages())
+        self._work.write(JOB, msgspec.json.format(msgspec.json.encode(job)))
+        self._after("job")
+        return job
+
+    def _fold(self, job: BackfillJob) -> None:
+        folder = self._work.below(STATES)
+        archive = job.open_archive()
+        missing = [p for p in range(job.n) if saved_partition(folder, p) is None]
+        line = ProgressLine("folded", sum(job.manifest(archive, p).records for p in missing), "records")
+        for written in self._engine(job, archive, missing):
+            line.add(sum(p.records for p in written))
+            self._after("fold")
+        done = [saved_partition(folder, p) for p in range(job.n)]
+        manifest = SavedStates(
+            namespace=job.namespace,
+            fingerprint=job.fingerprint,
+            prefix=job.prefix,
+            topic=job.topic,
+            topic_id=job.topic_id,
+            n=job.n,
+            created_ms=time.time_ns() // 1_000_000,
+            partitions=tuple(saved for saved in done if saved is not None),
+        )
+        seal(folder, manifest)
+        self._after("seal")
+
+    def _engine(self, job: BackfillJob, archive: Archive, missing: Sequence[int]) -> Iterator[list[SavedPartition]]:
+        workers: int = self._options.workers
+        tasks = pool.plan_tasks(
+            job, archive, missing, workers=workers, memory=max(1, int(self._options.memory_mib * MIB))
+        )
+        if self._options.engine == "pool":
+            return pool.fold_in_pool(job, self._work.url, tasks, workers)
+        from uic.bulk.spark import fold_on_spark
+
+        return fold_on_spark(job, self._work.url, tasks, master=self._options.spark_master)
+
+    def _load(self, job: BackfillJob, folder: Folder, manifest: SavedStates) -> int:
+        options = self._options
+        loader = Loader(
+            self._store,
+            self._keys,
+            Politeness(options.bytes_per_s, options.latency_ms / 1000),
+            take_over=options.take_over,
+            after=self._after,
+        )
+        missing = loader.refuse(manifest, memory_share=options.memory_share)
+        self._store.claim_namespace(job.n, job.topic)
+        line = ProgressLine("loaded", sum(p.users for p in missing), "states")
+        for saved in missing:
+            loader.load(folder, saved, {})
+            line.add(saved.users)
+        return loader.done.states
+
+    def _refuse_another_log(self, job: BackfillJob, bounds: TopicBounds) -> None:
+        """Before anything is written: UIC must be able to go on from here in the log as it is."""
+        if len(bounds.partitions) != job.n:
+            raise BulkRefused(
+                f"topic {job.topic} has {len(bounds.partitions)} partitions, the settings say {job.n}: correct "
+                "UIC_KAFKA__PARTITIONS"
+            )
+        archive = job.open_archive()
+        for partition, now in enumerate(bounds.partitions):
+            manifest = archive.manifest(partition)
+            if manifest is None:
+                continue
+            reached = replace(job.begin(manifest), next_offset=job.ends[partition])
+            if (reason := contradiction(reached, now)) is not None:
+                raise BulkRefused(
+                    f"partition {partition} of topic {job.topic} is not the log that was archived ({reason.value}): "
+                    "check UIC_KAFKA__BOOTSTRAP_SERVERS, or archive again"
+                )
+            if now.start > job.ends[partition]:
+                raise BulkRefused(
+                    f"partition {partition} begins at {now.start}, above {job.ends[partition]} where the archive ends: "
+                    "what lies between would be missing. Archive more often than retention removes"
+                )
+
+    def _refuse_folded_namespace(self, job: BackfillJob) -> None:
+        """Before hours are spent on folding."""
+        stored = self._store.read_progress(range(job.n))
+        if found := [p for p, record in stored.items() if record]:
+            raise BulkRefused(
+                f"partition {found[0]} of namespace {job.namespace} has progress already: a worker folds it, or folded "
+                "it. Stop the workers and drop the namespace (uic namespaces drop), or raise UIC_BUNDLE__GENERATION"
+            )
+
+    # Servers
+
+    def _reader(self) -> PartitionReader:
+        kafka = self._settings.kafka
+        return PartitionReader(kafka.client_options(), kafka.topic, idle_s=kafka.request_timeout_ms / 1000)
+
+    def _bounds(self) -> TopicBounds:
+        with self._reader() as reader:
+            bounds = reader.bounds()
+        if len(bounds.partitions) != self._target.n:
+            raise BulkRefused(
+                f"topic {self._target.topic} has {len(bounds.partitions)} partitions, the settings say "
+                f"{self._target.n}: correct UIC_KAFKA__PARTITIONS"
+            )
+        return bounds
+
+    def _erased(self, archive: Archive) -> Mapping[int, Mapping[bytes, int]]:
+        kafka = self._settings.kafka
+        notes = KafkaErasures(kafka.client_options(), kafka.topic, timeout_s=kafka.request_timeout_ms / 1000)
+        return notes.read(range(archive.partitions), archive.topic_id)
+
+    def _records(self, job: BackfillJob, saved: SavedPartition) -> Iterator[Record]:
+        """A partition's records for verification: from the log itself where it still has all of them."""
+        archive = job.open_archive()
+        manifest = job.manifest(archive, saved.partition)
+        bounds = self._bounds()
+        if bounds.partitions[saved.partition].start <= manifest.base:
+            with self._reader() as reader:
+                for records, _ in reader.read(saved.partition, manifest.base, manifest.end):
+                    yield from records
+            return
+        for some in archive.records(manifest):
+            for row in some.to_pylist():
+                headers = tuple((h["name"], h["value"]) for h in row["headers"] or ())
+                yield BatchRecord(row["offset"], row["timestamp"], row["key"], row["value"], headers)
+
+    def _lineages(self) -> list[int] | None:
+        if self._options.lineages is None:
+            return None
+        given = json.loads(Path(self._options.lineages).read_text())
+        return [int(given[str(p)]) for p in range(self._target.n)]
+
+    def _say(self, report: Mapping[str, object], words: str) -> None:
+        print(json.dumps(report) if self._options.json else words, file=self._out)
+
+
+def _rejected(partitions: Sequence[SavedPartition]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for saved in partitions:
+        for reason, n in saved.rejected.items():
+            total[reason] = total.get(reason, 0) + n
+    return total
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="uic backfill",
+        description="Fold the whole log of UIC_KAFKA__TOPIC, or its archive, with the bundle of UIC_BUNDLE__PATH, and "
+        "load the states into a namespace that no worker has folded yet. A run that was killed goes on when it is run "
+        "again with the same --work. Start UIC afterwards: it goes on where the backfill ended.",
+    )
+    parser.add_argument("--work", required=True, metavar="FOLDER", help="keeps the job: archive, states; a path or URL")
+    parser.add_argument(
+        "--from", dest="source", default="log", metavar="log|archive:FOLDER", help="what is folded (default: the log)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="fold a sample; say hours and bytes; load nothing")
+    parser.add_argument("--verify", action="store_true", help="compare a sample of users with an independent fold")
+    parser.add_argument("--sample", type=int, default=10_000, metavar="USERS", help="of --verify (default %(default)s)")
+    parser.add_argument("--engine", choices=("pool", "spark"), default="pool")
+    parser.add_argument("--spark-master", default="local[2]", help="(default %(default)s)")
+    parser.add_argument("--workers", type=int, default=pool.processors(), help="processes (default %(default)s)")
+    parser.add_argument("--memory-mib", type=float, default=1024, help="for states, a process (default %(default)s)")
+    parser.add_argument("--bytes-per-s", type=float, default=32e6, help="most bytes loaded a second (default 32e6)")
+    parser.add_argument("--latency-ms", type=float, default=5.0, help="slow down above this (default %(default)s)")
+    parser.add_argument("--memory-share", type=float, default=0.7, help="of the store's memory (default %(default)s)")
+    parser.add_argument("--take-over", action="store_true", help="take partitions from a load that died")
+    parser.add_argument("--lineages", metavar="JSON", help=argparse.SUPPRESS)
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    return parser

@@ -1,0 +1,124 @@
+"""`uic import`: append history to the topic that never was in it, so that the log is the only truth again."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TextIO
+from uuid import UUID
+
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaError
+
+from mimn.data.events import DataError
+from uic.bulk.archive import open_archive
+from uic.bulk.errors import BulkRefused
+from uic.bulk.folder import Folder
+from uic.bulk.history import ArchivedHistory, DescribedHistory, refuse_short_retention
+from uic.bulk.importing import Importer
+from uic.errors import LogUnavailable, UnsuitableTopic
+from uic.log.erasures import KafkaErasures
+from uic.log.partition_reader import PartitionReader
+from uic.log.topic_facts import topic_facts
+from uic.settings import KafkaSettings, read_client_settings
+
+TIMEOUT_S = 60.0
+
+
+def main(
+    arguments: Sequence[str] | None = None, out: TextIO | None = None, after: Callable[[str], None] = lambda step: None
+) -> int:
+    """Run the command. 0: all of the source is in the topic; 1: refused, or no answer; 2: called wrongly."""
+    parser = argparse.ArgumentParser(
+        prog="uic import",
+        description="Append history to the topic of UIC_KAFKA__TOPIC, each record once: an import that was killed goes "
+        "on when it is run again. One import at a time, and before other producers begin if their events are newer.",
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--description", type=Path, metavar="TOML", help="the [events] of a data set's description")
+    source.add_argument("--archive", metavar="FOLDER", help="an archive of another topic, for example to raise N")
+    parser.add_argument("--topic-id", type=UUID, help="which archive of the folder, if it has several")
+    parser.add_argument(
+        "--without-erasures",
+        action="store_true",
+        help="with --archive: the archived topic's notes of erasures are gone; import erased users' events as well",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    options = parser.parse_args(arguments)
+    kafka = read_client_settings().kafka
+    try:
+        history = (
+            DescribedHistory(options.description)
+            if options.description
+            else _archived(options.archive, options.topic_id, kafka, without_erasures=options.without_erasures)
+        )
+        with PartitionReader(kafka.client_options(), kafka.topic, idle_s=kafka.request_timeout_ms / 1000) as reader:
+            bounds = reader.bounds()
+            if isinstance(history, ArchivedHistory) and history.topic == (kafka.topic, bounds.topic_id):
+                raise BulkRefused(f"the archive is of topic {kafka.topic} itself: its records are there already")
+            if len(bounds.partitions) != kafka.partitions:
+                raise UnsuitableTopic(
+                    f"topic {kafka.topic} has {len(bounds.partitions)} partitions, UIC_KAFKA__PARTITIONS says "
+                    f"{kafka.partitions}"
+                )
+            refuse_short_retention(history.oldest_ms, _retention_ms(kafka), time.time_ns() // 1_000_000)
+            done = Importer(
+                kafka.client_options(),
+                bounds,
+                timeout_s=TIMEOUT_S,
+                max_request_bytes=kafka.max_request_bytes,
+                after=after,
+            ).run(history, reader)
+    except (BulkRefused, DataError, UnsuitableTopic, LogUnavailable) as error:
+        print(f"uic import: {error}", file=sys.stderr)
+        return 1
+    report = {
+        "topic": kafka.topic,
+        "source": history.source,
+        "records": history.records,
+        "appended": done.records,
+        "left_out": done.left_out,
+    }
+    if isinstance(history, DescribedHistory):
+        report["refused_rows"] = history.left_out.rows
+        history.close()
+    if options.json:
+        print(json.dumps(report), file=out)
+    else:
+        print(f"{done.records} of {report['records']} records appended to {kafka.topic}", file=out)
+        if isinstance(history, DescribedHistory):
+            for reason, n in history.left_out.rows.items():
+                print(f"{n} rows refused: {reason} (first: {history.left_out.first.get(reason, '?')})", file=out)
+    return 0
+
+
+def _archived(folder: str, topic_id: UUID | None, kafka: KafkaSettings, *, without_erasures: bool) -> ArchivedHistory:
+    archive = open_archive(Folder(folder), topic_id.bytes if topic_id else None)
+    if without_erasures:
+        return ArchivedHistory(archive, {})
+    notes = KafkaErasures(kafka.client_options(), archive.about.topic, timeout_s=kafka.request_timeout_ms / 1000)
+    try:
+        erased = notes.read(range(archive.partitions), archive.topic_id)
+    except LogUnavailable as error:
+        raise BulkRefused(
+            f"the notes of erased users of {archive.about.topic} cannot be read ({error.detail}), so erased users "
+            "would come back: make them available, or accept that by --without-erasures"
+        ) from error
+    return ArchivedHistory(archive, erased)
+
+
+def _retention_ms(kafka: KafkaSettings) -> int | None:
+    """The topic's retention; None if the broker does not say."""
+    try:
+        admin = KafkaAdminClient(**kafka.client_options() | {"bootstrap_timeout_ms": kafka.request_timeout_ms})
+        try:
+            facts = topic_facts(admin, admin.describe_topics([kafka.topic]))
+        finally:
+            admin.close()
+    except KafkaError as error:
+        raise LogUnavailable(f"no broker answers: {type(error).__name__}") from error
+    return facts[kafka.topic].number("retention.ms")

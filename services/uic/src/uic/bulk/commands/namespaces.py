@@ -1,0 +1,80 @@
+"""`uic namespaces`: what the store holds, namespace by namespace; and the end of one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import TextIO
+
+from uic.bulk.errors import BulkRefused
+from uic.bulk.namespaces import Namespaces
+from uic.errors import LogUnavailable, StoreUnavailable, UnsuitableTopic
+from uic.log.partition_reader import PartitionReader
+from uic.settings import KafkaSettings, read_client_settings
+from uic.store import open_client
+from uic.tools.table import table
+
+COLUMNS = ("namespace", "topic", "users", "bytes", "lag", "partial_share", "last_read_s", "folded", "served_by")
+
+
+def main(
+    arguments: Sequence[str] | None = None, out: TextIO | None = None, after: Callable[[str], None] = lambda step: None
+) -> int:
+    """Run the command. 0: done; 1: refused, or no answer; 2: called wrongly."""
+    parser = argparse.ArgumentParser(
+        prog="uic namespaces",
+        description="The namespaces of the store under UIC_REDIS__PREFIX, or the end of one. Bytes, partial share and "
+        "last read are estimated from a sample of states.",
+    )
+    verbs = parser.add_subparsers(dest="verb")
+    show = verbs.add_parser("list", help="all of them (the default)")
+    drop = verbs.add_parser("drop", help="remove one, in slices; refused while it is served or folded")
+    drop.add_argument("namespace")
+    drop.add_argument("--yes", action="store_true", help="do not ask for confirmation")
+    drop.add_argument("--force", action="store_true", help="although a worker has folded it within the last minute")
+    for one in (parser, show, drop):
+        one.add_argument("--json", action="store_true", default=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    as_json = getattr(options, "json", False)
+    settings = read_client_settings()
+    try:
+        found = Namespaces(open_client(settings.redis), settings.redis.prefix)
+        if options.verb == "drop":
+            if not options.yes and not _confirmed(options.namespace):
+                return 2
+            keys = found.drop(options.namespace, force=options.force, after=after)
+            report = {"dropped": options.namespace, "keys": keys}
+            print(json.dumps(report) if as_json else f"{options.namespace} is gone, {keys} keys", file=out)
+            return 0
+        ends = _ends(settings.kafka)
+        rows = [asdict(found.look(name, ends)) for name in found.names()]
+    except (BulkRefused, StoreUnavailable) as error:
+        print(f"uic namespaces: {error}", file=sys.stderr)
+        return 1
+    if as_json:
+        print(json.dumps(rows), file=out)
+    else:
+        shown = ([", ".join(row[name]) if name == "served_by" else row[name] for name in COLUMNS] for row in rows)
+        for line in table(COLUMNS, shown):
+            print(line, file=out)
+    return 0
+
+
+def _ends(kafka: KafkaSettings) -> dict[str, dict[int, int]]:
+    """Where the topic of the settings ends; nothing if no broker answers."""
+    try:
+        with PartitionReader(kafka.client_options(), kafka.topic, idle_s=kafka.request_timeout_ms / 1000) as reader:
+            return {kafka.topic: {p: at.end for p, at in enumerate(reader.bounds().partitions)}}
+    except (LogUnavailable, UnsuitableTopic) as error:
+        print(f"uic namespaces: lag is unknown: {error}", file=sys.stderr)
+        return {}
+
+
+def _confirmed(name: str) -> bool:
+    if not sys.stdin.isatty():
+        print("uic namespaces: stdin is not a terminal, so it cannot ask: repeat with --yes", file=sys.stderr)
+        return False
+    return input(f"All states of {name} go. Drop it? [y/N] ").strip().lower() == "y"

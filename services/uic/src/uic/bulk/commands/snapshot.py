@@ -1,0 +1,262 @@
+"""`uic snapshot`: save the states of a namespace, list, verify and restore what was saved, and let old ones expire."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import TextIO
+from uuid import UUID
+
+from mimn.bundle import Bundle, BundleError, load_bundle
+from mimn.state import Keys, namespace
+from uic.bulk import snapshots
+from uic.bulk.errors import BulkRefused
+from uic.bulk.folder import Folder
+from uic.bulk.loading import Loader
+from uic.bulk.politeness import Politeness
+from uic.bulk.progress_line import ProgressLine
+from uic.bulk.saved_states import SavedStates, check_files
+from uic.core.takeup import contradiction
+from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
+from uic.log.erasures import KafkaErasures
+from uic.log.partition_reader import PartitionReader, TopicBounds
+from uic.settings import UicSettings, read_settings
+from uic.store import RedisStore
+from uic.tools.table import table
+
+DAYS = 7
+"""As in the paper."""
+
+
+def main(
+    arguments: Sequence[str] | None = None, out: TextIO | None = None, after: Callable[[str], None] = lambda step: None
+) -> int:
+    """Run the command. 0: done; 1: refused, damaged, or no answer; 2: called wrongly.
+
+    `after` hears each step when it is done: "partition", "seal"; "claim", "states", "hand_over"; "remove".
+    """
+    options = _parser().parse_args(arguments)
+    settings = read_settings()
+    try:
+        command = Snapshot(settings, options, out, after)
+        run: dict[str, Callable[[], int]] = {
+            "create": command.create,
+            "list": command.show,
+            "verify": command.verify,
+            "restore": command.restore,
+            "expire": command.expire,
+        }
+        return run[options.verb]()
+    except (BundleError, BulkRefused, StartRefused, StoreUnavailable, LogUnavailable) as error:
+        print(f"uic snapshot: {error}", file=sys.stderr)
+        return 1
+
+
+class Snapshot:
+    """One run of the command."""
+
+    def __init__(
+        self, settings: UicSettings, options: argparse.Namespace, out: TextIO | None, after: Callable[[str], None]
+    ) -> None:
+        """Loads the bundle; connects to nothing."""
+        self._settings = settings
+        self._options = options
+        self._out = out
+        self._after = after
+        self._bundle: Bundle = load_bundle(settings.bundle.path)
+        self._namespace = namespace(self._bundle.manifest.fingerprint, settings.bundle.generation)
+        self._keys = Keys(self._namespace, settings.redis.prefix)
+        self._store = RedisStore(settings.redis, self._keys)
+        self._root = Folder(options.to)
+        self._now = datetime.now(UTC)
+        self._of: str = getattr(options, "of_namespace", None) or self._namespace
+
+    def create(self) -> int:
+        """Save; then let old ones expire if asked to."""
+        kafka = self._settings.kafka
+        source = snapshots.Source(
+            self._namespace, self._bundle.fingerprint.hex(), self._settings.redis.prefix, kafka.topic, kafka.partitions
+        )
+        line = ProgressLine("saved", self._users(), "users")
+        identity = snapshots.create(self._store, source, self._root, now=self._now, after=self._after, done=line.add)
+        folder, manifest = snapshots.choose(self._root, self._namespace, identity)
+        if self._options.verify:
+            snapshots.verify(folder, manifest, self._bundle.layout, self._now)
+        if self._options.expire:
+            self._expire()
+        report = {"id": identity, "users": manifest.users, "bytes": sum(p.bytes for p in manifest.partitions)}
+        self._say(report, f"{identity}: {report['users']} users, {report['bytes']:,} bytes in {folder.url}")
+        return 0
+
+    def show(self) -> int:
+        """Print all."""
+        rows = [
+            {
+                "id": one.id,
+                "users": one.manifest.users if one.manifest else None,
+                "bytes": sum(p.bytes for p in one.manifest.partitions) if one.manifest else None,
+                "verified": one.verified,
+                "complete": one.manifest is not None,
+            }
+            for one in snapshots.listed(self._root, self._of)
+        ]
+        if self._options.json:
+            print(json.dumps(rows), file=self._out)
+        else:
+            for line in table(("id", "users", "bytes", "verified", "complete"), (list(row.values()) for row in rows)):
+                print(line, file=self._out)
+        return 0
+
+    def verify(self) -> int:
+        """Read all of one."""
+        folder, manifest = snapshots.choose(self._root, self._of, self._options.id)
+        users = snapshots.verify(folder, manifest, self._bundle.layout, self._now)
+        self._say({"users": users}, f"{folder.url}: {users} users, every hash and checksum is right")
+        return 0
+
+    def expire(self) -> int:
+        """Remove old ones."""
+        gone = self._expire()
+        self._say({"removed": gone}, f"removed: {', '.join(gone) or 'none'}")
+        return 0
+
+    def restore(self) -> int:
+        """Load one into the namespace of the settings, and hand it over to UIC."""
+        options = self._options
+        folder, manifest = snapshots.choose(self._root, self._of, options.id)
+        self._refuse_another_bundle(manifest)
+        self._refuse_another_log(manifest)
+        erased = self._erased(manifest)
+        check_files(folder, manifest)
+        loader = Loader(
+            self._store,
+            self._keys,
+            Politeness(options.bytes_per_s, options.latency_ms / 1000),
+            take_over=options.take_over,
+            after=self._after,
+        )
+        missing = loader.refuse(manifest, memory_share=options.memory_share)
+        self._store.claim_namespace(manifest.n, manifest.topic)
+        line = ProgressLine("restored", sum(p.users for p in missing), "states")
+        for saved in missing:
+            loader.load(folder, saved, erased.get(saved.partition, {}))
+            line.add(saved.users)
+        done = loader.done
+        report = {
+            "namespace": self._namespace,
+            "states": done.states,
+            "erased": done.erased,
+            "partitions": done.partitions + done.already_there,
+        }
+        self._say(
+            report,
+            f"{done.states} states of {report['partitions']} partitions are restored into {self._namespace}, "
+            f"{done.erased} of users who were erased since are left out; UIC goes on from there",
+        )
+        return 0
+
+    def _expire(self) -> list[str]:
+        gone = snapshots.expired(snapshots.listed(self._root, self._of), self._now, self._options.days)
+        for identity in gone:
+            snapshots.remove(self._root, self._of, identity)
+            self._after("remove")
+        return gone
+
+    def _users(self) -> int:
+        client = self._store.client
+        return sum(int(client.scard(self._keys.users(p))) for p in range(self._settings.kafka.partitions))
+
+    def _refuse_another_bundle(self, manifest: SavedStates) -> None:
+        kafka, redis = self._settings.kafka, self._settings.redis
+        wanted = {
+            "fingerprint": self._bundle.fingerprint.hex(),
+            "topic": kafka.topic,
+            "partitions": kafka.partitions,
+            "prefix": redis.prefix,
+        }
+        there = {
+            "fingerprint": manifest.fingerprint,
+            "topic": manifest.topic,
+            "partitions": manifest.n,
+            "prefix": manifest.prefix,
+        }
+        fixes = {
+            "fingerprint": "choose the bundle that the snapshot was made with (UIC_BUNDLE__PATH)",
+            "topic": "correct UIC_KAFKA__TOPIC",
+            "partitions": "correct UIC_KAFKA__PARTITIONS",
+            "prefix": "correct UIC_REDIS__PREFIX, or say --other-prefix",
+        }
+        for what, value in wanted.items():
+            if there[what] != value and not (what == "prefix" and self._options.other_prefix):
+                raise BulkRefused(
+                    f"the snapshot is of {what} {there[what]}, and the settings say {value}: {fixes[what]}"
+                )
+
+    def _refuse_another_log(self, manifest: SavedStates) -> None:
+        with self._reader() as reader:
+            bounds: TopicBounds = reader.bounds()
+        if len(bounds.partitions) != manifest.n:
+            raise BulkRefused(f"topic {manifest.topic} has {len(bounds.partitions)} partitions, not {manifest.n}")
+        for saved, now in zip(manifest.partitions, bounds.partitions, strict=True):
+            progress = saved.decoded
+            if (reason := contradiction(progress, now)) is not None:
+                raise BulkRefused(
+                    f"partition {saved.partition} of topic {manifest.topic} is not the log that was folded "
+                    f"({reason.value}): check UIC_KAFKA__BOOTSTRAP_SERVERS; see docs/runbooks/broken-log.md"
+                )
+            if now.start > progress.next_offset and not self._options.accept_gap:
+                raise BulkRefused(
+                    f"partition {saved.partition} begins at {now.start}, and the snapshot ends at "
+                    f"{progress.next_offset}: the events between are in no log. Restore a newer snapshot, fold the "
+                    "archive (uic backfill), or accept partial states by --accept-gap"
+                )
+
+    def _erased(self, manifest: SavedStates) -> dict[int, dict[bytes, int]]:
+        kafka = self._settings.kafka
+        notes = KafkaErasures(kafka.client_options(), kafka.topic, timeout_s=kafka.request_timeout_ms / 1000)
+        return notes.read(range(manifest.n), UUID(manifest.topic_id).bytes)
+
+    def _reader(self) -> PartitionReader:
+        kafka = self._settings.kafka
+        return PartitionReader(kafka.client_options(), kafka.topic, idle_s=kafka.request_timeout_ms / 1000)
+
+    def _say(self, report: object, words: str) -> None:
+        print(json.dumps(report) if self._options.json else words, file=self._out)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="uic snapshot",
+        description="Save and restore the states of UIC's namespace (UIC_BUNDLE__PATH and UIC_BUNDLE__GENERATION). A "
+        "snapshot is taken while UIC folds; run `create --verify --expire` once a day.",
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    made = {
+        "create": verbs.add_parser("create", help="take one"),
+        "list": verbs.add_parser("list", help="all of this namespace"),
+        "verify": verbs.add_parser("verify", help="read all of one, and note that it is right"),
+        "restore": verbs.add_parser("restore", help="load one into a namespace that no worker has folded"),
+        "expire": verbs.add_parser("expire", help="remove old ones; the newest and a verified one always stay"),
+    }
+    for verb, one in made.items():
+        one.add_argument("--to" if verb == "create" else "--from", dest="to", required=True, metavar="FOLDER")
+        one.add_argument("--json", action="store_true")
+        if verb in ("create", "expire"):
+            one.add_argument("--days", type=int, default=DAYS, help="one of each of so many days (default %(default)s)")
+        if verb in ("verify", "restore"):
+            one.add_argument("--id", help="which (default: the newest)")
+        if verb != "create":
+            one.add_argument("--of-namespace", help="(default: that of the settings)")
+    made["create"].add_argument("--verify", action="store_true", help="read it all once it is taken")
+    made["create"].add_argument("--expire", action="store_true", help="remove old ones afterwards")
+    restore = made["restore"]
+    restore.add_argument("--bytes-per-s", type=float, default=32e6, help="(default 32e6)")
+    restore.add_argument("--latency-ms", type=float, default=5.0, help="slow down above this (default %(default)s)")
+    restore.add_argument("--memory-share", type=float, default=0.7, help="of the store's memory (default %(default)s)")
+    restore.add_argument("--take-over", action="store_true", help="take partitions from a load that died")
+    restore.add_argument("--other-prefix", action="store_true", help="the snapshot may be of another key prefix")
+    restore.add_argument("--accept-gap", action="store_true", help="events that no log has any more may be missing")
+    return parser

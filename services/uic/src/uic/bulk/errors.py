@@ -1,0 +1,16 @@
+"""What refuses work in bulk. Each message says what is wrong and the way out; nothing was written when it is raised,
+unless the class says otherwise."""
+
+from __future__ import annotations
+
+
+class BulkRefused(Exception):
+    """The job cannot be done on this input or this deployment."""
+
+
+class DamagedFile(BulkRefused):
+    """A file is not what its manifest says: flipped bytes, cut short, missing, or of something else."""
+
+
+class BadArchive(BulkRefused):
+    """An archive that does not hold exactly the log that it claims: a hole, a file twice, records of another topic."""

@@ -1,0 +1,182 @@
+"""A folder of files that appear whole or not at all, on this machine or behind any fsspec URL.
+
+On a local disk a file is written under another name, synced and renamed. An object store makes an object visible when
+its upload is complete. In both, a reader never sees half a file, and a job that was killed leaves nothing that counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final, cast
+
+import fsspec
+
+from uic.bulk.errors import DamagedFile
+
+UNFINISHED: Final = ".unfinished"
+"""Suffix of a file that is being written."""
+BLOCK: Final = 1 << 20
+
+
+@dataclass(slots=True)
+class Written:
+    """What became of a file, once it is whole."""
+
+    bytes: int = 0
+    sha256: str = ""
+
+
+class Folder:
+    """One folder."""
+
+    def __init__(self, url: str) -> None:
+        """`url`: a path, or a URL that fsspec knows (its driver must be installed)."""
+        self.url = url.rstrip("/")
+        self._fs, root = fsspec.core.url_to_fs(self.url)
+        self._root = root.rstrip("/")
+        self._local = isinstance(self._fs, fsspec.implementations.local.LocalFileSystem)
+
+    def below(self, name: str) -> Folder:
+        """A folder in this one."""
+        return Folder(f"{self.url}/{name}")
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file, whole."""
+        return bool(self._fs.exists(self._path(name)))
+
+    def names(self) -> list[str]:
+        """Files and folders directly in this one, sorted; none if it does not exist. Unfinished files do not count."""
+        self._fs.invalidate_cache()
+        if not self._fs.isdir(self._root):
+            return []
+        found = (path.rstrip("/").rpartition("/")[2] for path in self._fs.ls(self._root, detail=False))
+        return sorted(name for name in found if not name.endswith(UNFINISHED))
+
+    def read(self, name: str, sha256: str | None = None) -> bytes:
+        """A whole file.
+
+        Raises:
+            DamagedFile: it does not exist, or its hash is not `sha256`.
+        """
+        try:
+            data = bytes(self._fs.cat_file(self._path(name)))
+        except FileNotFoundError as error:
+            raise DamagedFile(f"{self.url}/{name} does not exist") from error
+        if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+            raise _damaged(self, name)
+        return data
+
+    def open(self, name: str) -> BinaryIO:
+        """A file to read, with seek."""
+        return cast("BinaryIO", self._fs.open(self._path(name), "rb"))
+
+    def check(self, name: str, sha256: str) -> None:
+        """Read a file and compare its hash, block by block.
+
+        Raises:
+            DamagedFile: it does not exist, or its hash is another one.
+        """
+        seen = hashlib.sha256()
+        try:
+            with self.open(name) as file:
+                while block := file.read(BLOCK):
+                    seen.update(block)
+        except FileNotFoundError as error:
+            raise DamagedFile(f"{self.url}/{name} does not exist") from error
+        if seen.hexdigest() != sha256:
+            raise _damaged(self, name)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[tuple[Any, Written]]:
+        """A file that appears under `name` when the body ends without an exception, replacing one of that name; and its
+        size and hash, valid from then on."""
+        path, written = self._path(name), Written()
+        self._fs.makedirs(self._root, exist_ok=True)
+        if self._local:
+            unfinished = Path(path + UNFINISHED)
+            try:
+                with unfinished.open("wb") as file:
+                    yield (hashing := _Hashing(file)), written
+                    file.flush()
+                    os.fsync(file.fileno())
+                unfinished.replace(path)
+                _sync_folder(Path(path).parent)
+            except BaseException:
+                unfinished.unlink(missing_ok=True)
+                raise
+        else:
+            file = self._fs.open(path, "wb")
+            try:
+                yield (hashing := _Hashing(file)), written
+            except BaseException:
+                if hasattr(file, "discard"):
+                    file.discard()  # closing it would publish what there is
+                raise
+            file.close()
+        written.bytes, written.sha256 = hashing.bytes, hashing.hash.hexdigest()
+
+    def write(self, name: str, data: bytes) -> Written:
+        """Write or replace a whole file."""
+        with self.writing(name) as (file, written):
+            file.write(data)
+        return written
+
+    def remove(self, name: str) -> None:
+        """Remove a file, or a folder with all in it; what does not exist is fine."""
+        with suppress(FileNotFoundError):
+            self._fs.rm(self._path(name), recursive=True)
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+
+class _Hashing:
+    """Passes writes on, and knows their hash. What pyarrow needs of a file that it writes to."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.hash = hashlib.sha256()
+        self.bytes = 0
+        self.closed = False
+
+    def write(self, data: bytes) -> int:
+        self.hash.update(data)
+        self.bytes += len(data)
+        self._file.write(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self.bytes
+
+    def flush(self) -> None:
+        """The context manager flushes."""
+
+    def close(self) -> None:
+        self.closed = True
+
+    def writable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _damaged(folder: Folder, name: str) -> DamagedFile:
+    return DamagedFile(f"{folder.url}/{name} is not the file that was written (its sha256 differs): take another copy")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

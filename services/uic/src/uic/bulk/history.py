@@ -1,0 +1,314 @@
+"""History that is not in the log yet, as records to append: from files that a data set's description names, or from the
+archive of another topic.
+
+Every record has a place in its source, `(lane, number)`: numbers rise within a lane, and all records of a user lie in
+one lane in the user's order. Appended in this order with the place in a header, a user's records keep their order, and
+whoever reads the topic can tell for each lane how far a killed import came.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
+from mimn.data.check import event_columns
+from mimn.data.description import Description, read_description
+from mimn.data.events import DataError
+from mimn.data.sorting import SortingWriter
+from mimn.data.tables import TableReader, Wanted
+from mimn.state.actions import NAMES
+from uic.bulk.archive import Archive
+from uic.bulk.errors import BulkRefused
+from uic.core.event import MAX_KEY_BYTES
+
+PLACE: Final = "ctr-import"
+"""Header of an imported record: the source, lane and number, as `encode_place` writes them."""
+ROWS: Final = 1 << 16
+
+
+class Place(NamedTuple):
+    """Where a record lies in its source."""
+
+    lane: int
+    number: int
+
+
+class HistoryRecord(NamedTuple):
+    """A record to append."""
+
+    place: Place
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+    timestamp: int | None
+    """None: the time at which it is appended."""
+
+
+class History(Protocol):
+    """A source."""
+
+    @property
+    def source(self) -> str:
+        """Its identity: the same for the same records."""
+
+    @property
+    def records(self) -> int:
+        """How many there are, those left out included."""
+
+    @property
+    def oldest_ms(self) -> int | None:
+        """The lowest timestamp that records are appended with; None: they are appended with the current time."""
+
+    def read(self, after: Mapping[int, int]) -> Iterator[HistoryRecord]:
+        """The records in order, without those of a lane up to the number in `after`."""
+
+
+def encode_place(source: str, place: Place) -> bytes:
+    """The header's value."""
+    return f"{source}/{place.lane}/{place.number}".encode()
+
+
+def decode_place(value: bytes, source: str) -> Place | None:
+    """The place that a header names; None if it is of another source."""
+    found, _, rest = value.decode("utf-8", "replace").partition("/")
+    lane, _, number = rest.partition("/")
+    return Place(int(lane), int(number)) if found == source and lane.isdigit() and number.isdigit() else None
+
+
+@dataclass(slots=True)
+class LeftOut:
+    """Rows of described files that become no record, by reason."""
+
+    rows: dict[str, int]
+    first: dict[str, str]
+
+
+class DescribedHistory:
+    """The `[events]` of a description, sorted by time; rows of one time in the order of the files. One lane."""
+
+    oldest_ms = None
+
+    def __init__(self, path: Path, work: Path | None = None) -> None:
+        """Reads and sorts the files into a temporary folder below `work` (default: the system's); closes with it.
+
+        Raises:
+            DataError: a file or column cannot be used; the message names it and the fix.
+        """
+        self._description = read_description(path)
+        self._folder = tempfile.TemporaryDirectory(dir=work, prefix="ctr-import-")
+        self.left_out = LeftOut({}, {})
+        seen = hashlib.sha256(path.read_bytes())
+        table = self._description.events
+        wanted = event_columns(table)
+        wanted.pop("together", None)
+        wanted["user"] = Wanted(table.user, "value", "events.user")
+        reader = TableReader(table, path.parent, wanted, self._description.ids)
+        for file in reader.paths:
+            with file.open("rb") as opened:
+                seen.update(hashlib.file_digest(opened, "sha256").digest())
+        self.source = seen.hexdigest()[:16]
+        self._columns = self._sorted(reader, path.parent)
+        self._users = {code: text.encode() for code, text in reader.texts["user"].items()}
+
+    @property
+    def records(self) -> int:
+        """See `History`."""
+        return len(self._columns["time"])
+
+    def read(self, after: Mapping[int, int]) -> Iterator[HistoryRecord]:
+        """See `History`."""
+        begin = after.get(0, -1) + 1
+        for at in range(begin, self.records, ROWS):
+            rows = {name: values[at : at + ROWS].tolist() for name, values in self._columns.items()}
+            for i, (code, item, category, action, time) in enumerate(
+                zip(rows["user"], rows["item"], rows["category"], rows["action"], rows["time"], strict=True)
+            ):
+                key = self._users[code & _ALL_BITS]
+                event = BehaviorEvent(
+                    event_id=f"{self.source}/{at + i}",
+                    user_id=key.decode(),
+                    item_id=item & _ALL_BITS,
+                    category_id=category & _ALL_BITS,
+                    action=action,
+                    event_time=time,
+                )
+                yield HistoryRecord(Place(0, at + i), key, event.SerializeToString(), (), None)
+
+    def close(self) -> None:
+        """Remove the sorted rows."""
+        self._columns = {}
+        self._folder.cleanup()
+
+    def _sorted(self, reader: TableReader, root: Path) -> dict[str, NDArray[Any]]:
+        described, table, folder = self._description, self._description.events, Path(self._folder.name)
+        categories = _categories(described, root) if table.category is None else None
+        with SortingWriter(
+            folder,
+            {
+                "time": np.int64,
+                "row": np.int64,
+                "user": np.int64,
+                "item": np.int64,
+                "category": np.int64,
+                "action": int,
+            },
+            ("time", "row"),
+        ) as writer:
+            for batch in reader.batches():
+                n = len(batch["user"])
+                items = batch["item"] + np.uint64(table.item_offset)
+                columns = {
+                    "time": batch["time"],
+                    "row": writer.rows + np.arange(n),
+                    "user": batch["user"].view(np.int64),
+                    "item": items.view(np.int64),
+                    "category": (batch["category"] if categories is None else _category_of(items, *categories)).view(
+                        np.int64
+                    ),
+                    "action": self._actions(batch["action"], reader.texts["action"])
+                    if described.actions
+                    else np.zeros(n, np.int64),
+                }
+                good = self._usable(columns, reader.texts["user"], reader)
+                writer.add({name: values[good] for name, values in columns.items()})
+            writer.finish()
+        self.left_out = LeftOut(dict(reader.refused.rows), dict(reader.refused.first))
+        if not writer.rows:
+            reasons = "; ".join(f"{reason}: {n}" for reason, n in self.left_out.rows.items()) or "there are none"
+            raise DataError(f"`events`: none of {reader.rows} rows can be imported: {reasons}")
+        return {
+            name: np.load(folder / f"{name}.npy", mmap_mode="r")
+            for name in ("time", "user", "item", "category", "action")
+        }
+
+    def _usable(
+        self, columns: Mapping[str, NDArray[Any]], users: Mapping[int, str], reader: TableReader
+    ) -> NDArray[np.bool_]:
+        """Rows that the event's format allows. [n]"""
+        codes = columns["user"].view(np.uint64)
+        found, place = np.unique(codes, return_inverse=True)
+        sizes = np.array([len(users[code].encode()) if code else 0 for code in found.tolist()])
+        bad = {
+            f"{self._description.events.user}: empty, or longer than {MAX_KEY_BYTES} bytes": (
+                (sizes == 0) | (sizes > MAX_KEY_BYTES)
+            )[place],
+            f"{self._description.events.item}: item 0": columns["item"] == 0,
+            f"{self._description.events.action}: an action that is none of the wire": (
+                columns["action"] == NOT_ON_THE_WIRE
+            ),
+        }
+        good = np.ones(len(codes), np.bool_)
+        for reason, mask in bad.items():
+            reader.refused.add(reason, mask, reader.paths[0], 0)
+            good &= ~mask
+        return good
+
+    def _actions(self, codes: NDArray[np.uint64], texts: Mapping[int, str]) -> NDArray[np.int64]:
+        found, place = np.unique(codes, return_inverse=True)
+        wire = np.empty(len(found), np.int64)
+        for at, code in enumerate(found.tolist()):
+            meant = self._description.actions.get(texts.get(code, ""))
+            if meant is None:
+                raise DataError(
+                    f"`[actions]` lacks {texts.get(code, '(none)')!r}, which column {self._description.events.action} "
+                    "holds: give it a line"
+                )
+            wire[at] = NOT_ON_THE_WIRE if meant.is_ is None else NAMES.index(meant.is_)
+        return wire[place]
+
+
+_ALL_BITS: Final = (1 << 64) - 1
+NOT_ON_THE_WIRE: Final = -1
+
+
+def _categories(described: Description, root: Path) -> tuple[NDArray[np.uint64], NDArray[np.uint64]] | None:
+    """Items and their categories by the table of items, sorted by item; None without such a column."""
+    table = described.items
+    if table is None or table.category is None:
+        return np.zeros(1, np.uint64), np.zeros(1, np.uint64)
+    wanted = {
+        "key": Wanted(table.key, "id", "items.key"),
+        "category": Wanted(table.category, "id", "items.category"),
+    }
+    batches = list(TableReader(table, root, wanted, described.ids).batches())
+    keys, categories = (np.concatenate([batch[name] for batch in batches]) for name in ("key", "category"))
+    order = np.argsort(keys, kind="stable")
+    return keys[order], categories[order]
+
+
+def _category_of(
+    items: NDArray[np.uint64], keys: NDArray[np.uint64], categories: NDArray[np.uint64]
+) -> NDArray[np.uint64]:
+    """The category of each item, 0 if it has none. [n]"""
+    at = np.minimum(np.searchsorted(keys, items), len(keys) - 1)
+    return np.where(keys[at] == items, categories[at], np.uint64(0))
+
+
+class ArchivedHistory:
+    """An archive's records, partition by partition: a lane each. Records keep key, value, headers and time, so that
+    what was malformed stays malformed. Events of users who were erased since are left out."""
+
+    def __init__(self, archive: Archive, erased: Mapping[int, Mapping[bytes, int]]) -> None:
+        """
+        Args:
+            archive: of another topic.
+            erased: by partition of the archive, key → offset up to which the user's events are left out.
+
+        Raises:
+            BadArchive: it has a hole, or files that do not belong.
+        """
+        self._archive = archive
+        self._erased = erased
+        self._manifests = [archive.checked(p) for p in range(archive.partitions)]
+        about = archive.about
+        self.topic = about.topic, archive.topic_id
+        self.source = hashlib.sha256(f"{about.topic} {about.topic_id}".encode()).hexdigest()[:16]
+
+    @property
+    def records(self) -> int:
+        """See `History`."""
+        return sum(manifest.records for manifest in self._manifests)
+
+    @property
+    def oldest_ms(self) -> int | None:
+        """See `History`: of the first records, which in a log are the oldest."""
+        first = [next(self._archive.records(m, 1), None) for m in self._manifests if m.records]
+        return min((some.column("timestamp")[0].as_py() for some in first if some is not None), default=None)
+
+    def read(self, after: Mapping[int, int]) -> Iterator[HistoryRecord]:
+        """See `History`."""
+        for manifest in self._manifests:
+            done, erased = after.get(manifest.partition, -1), self._erased.get(manifest.partition, {})
+            if manifest.end <= done + 1:
+                continue
+            for some in self._archive.records(manifest):
+                for row in some.to_pylist():
+                    if row["offset"] <= done:
+                        continue
+                    key, value = row["key"], row["value"]
+                    if value is not None and erased.get(key, -1) >= row["offset"]:
+                        continue
+                    headers = tuple((h["name"], h["value"]) for h in row["headers"] or () if h["name"] != PLACE)
+                    yield HistoryRecord(Place(manifest.partition, row["offset"]), key, value, headers, row["timestamp"])
+
+
+def refuse_short_retention(oldest_ms: int | None, retention_ms: int | None, now_ms: int) -> None:
+    """Records keep their time; a topic whose retention is shorter than their age would drop them at once.
+
+    Raises:
+        BulkRefused: it would.
+    """
+    if oldest_ms is not None and retention_ms is not None and 0 <= retention_ms < now_ms - oldest_ms:
+        raise BulkRefused(
+            f"the oldest record is {(now_ms - oldest_ms) / 86_400_000:.0f} days old, and the topic keeps records for "
+            f"{retention_ms / 86_400_000:.0f} days, so it would be dropped at once: raise the topic's retention.ms "
+            "until the import and the backfill are done (-1: unlimited)"
+        )

@@ -1,0 +1,173 @@
+"""Appends history to a topic, each record once, however often the import is killed and started again."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from kafka.errors import KafkaError
+
+from mimn.state import partition_of
+from uic.bulk.history import PLACE, History, HistoryRecord, Place, decode_place, encode_place
+from uic.core.event import check_key
+from uic.core.topics import erased_topic
+from uic.errors import LogUnavailable
+from uic.log.bounded_producer import close_producer, open_producer
+from uic.log.erasures import Erasure, encode_erasure
+from uic.log.partition_reader import PartitionReader, TopicBounds
+
+IN_FLIGHT: Final = 20_000
+"""Records that wait for acknowledgment."""
+
+
+@dataclass(slots=True)
+class Imported:
+    """What a run did."""
+
+    records: int = 0
+    already_there: int = 0
+    left_out: int = 0
+    """Without a usable key: they have no partition in the topic."""
+
+
+class Importer:
+    """Appends to one topic."""
+
+    def __init__(
+        self,
+        client: Mapping[str, Any],
+        bounds: TopicBounds,
+        *,
+        timeout_s: float,
+        max_request_bytes: int,
+        after: Callable[[str], None] = lambda step: None,
+    ) -> None:
+        """
+        Args:
+            client: options of the Kafka client.
+            bounds: the topic as it is now.
+            timeout_s: how long a record may be on its way.
+            max_request_bytes: largest record.
+            after: hears each step when it is done: "scan", "send", "note".
+        """
+        self._client = client
+        self._bounds = bounds
+        self._timeout_s = timeout_s
+        self._max_request_bytes = max_request_bytes
+        self._after = after
+
+    def there(
+        self, reader: PartitionReader, source: str
+    ) -> tuple[dict[int, dict[int, int]], list[tuple[int, int, bytes]]]:
+        """What of a source the topic has: by partition of the topic, lane → highest number; and its imported
+        erasures as (partition, offset, key).
+
+        Raises:
+            LogUnavailable: no answer.
+        """
+        found: dict[int, dict[int, int]] = {}
+        erasures: list[tuple[int, int, bytes]] = []
+        for partition, log in enumerate(self._bounds.partitions):
+            lanes = found[partition] = {}
+            for records, _ in reader.read(partition, log.start, log.end):
+                for record in records:
+                    place = _place_of(record.headers, source)
+                    if place is None:
+                        continue
+                    lanes[place.lane] = max(place.number, lanes.get(place.lane, -1))
+                    if record.value is None and record.key is not None:
+                        erasures.append((partition, record.offset, record.key))
+        self._after("scan")
+        return found, erasures
+
+    def run(self, history: History, reader: PartitionReader) -> Imported:
+        """Append what the topic lacks, and wait until all of it is acknowledged.
+
+        Raises:
+            LogUnavailable: something was not acknowledged; run it again.
+        """
+        there, erasures = self.there(reader, history.source)
+        done = Imported(already_there=0)
+        try:
+            producer = open_producer(self._client, timeout_s=self._timeout_s, max_request_bytes=self._max_request_bytes)
+        except KafkaError as error:
+            raise LogUnavailable(f"no broker answers: {type(error).__name__}") from error
+        flying: deque[tuple[Any, HistoryRecord]] = deque()
+        try:
+            for record in self._missing(history, there, done):
+                partition = partition_of(record.key or b"", len(self._bounds.partitions))
+                place = (PLACE, encode_place(history.source, record.place))
+                future = producer.send(
+                    self._bounds.topic,
+                    key=record.key,
+                    value=record.value,
+                    headers=[*record.headers, place],
+                    partition=partition,
+                    timestamp_ms=record.timestamp,
+                )
+                flying.append((future, record))
+                done.records += 1
+                while len(flying) > IN_FLIGHT:
+                    self._landed(*flying.popleft(), erasures)
+            producer.flush(timeout=self._timeout_s)
+            while flying:
+                self._landed(*flying.popleft(), erasures)
+            self._after("send")
+            self._note(producer, erasures)
+            self._after("note")
+        except KafkaError as error:
+            raise LogUnavailable(
+                f"not all records were acknowledged ({type(error).__name__}): run the import again, it goes on behind "
+                "the last one that is in the topic"
+            ) from error
+        finally:
+            close_producer(producer, wait_s=1.0)
+        return done
+
+    def _missing(
+        self, history: History, there: Mapping[int, Mapping[int, int]], done: Imported
+    ) -> Iterator[HistoryRecord]:
+        """The records that the topic does not have yet.
+
+        Whatever of a lane lies below what every partition has is not even read.
+        """
+        lanes = {lane for some in there.values() for lane in some}
+        everywhere = {lane: min(some.get(lane, -1) for some in there.values()) for lane in lanes}
+        for record in history.read(everywhere):
+            if check_key(record.key) is not None or record.key is None:
+                done.left_out += 1
+                continue
+            upto = there[partition_of(record.key, len(self._bounds.partitions))].get(record.place.lane, -1)
+            if record.place.number <= upto:
+                done.already_there += 1
+                continue
+            yield record
+
+    def _landed(self, future: Any, record: HistoryRecord, erasures: list[tuple[int, int, bytes]]) -> None:
+        landed = future.get(timeout=self._timeout_s)
+        if record.value is None and record.key is not None:
+            erasures.append((landed.partition, landed.offset, record.key))
+
+    def _note(self, producer: Any, erasures: list[tuple[int, int, bytes]]) -> None:
+        """The notes of erasures that a rebuild of this topic reads, as `EraseUser` writes them."""
+        sent = [
+            producer.send(
+                erased_topic(self._bounds.topic),
+                key=key,
+                value=encode_erasure(Erasure(partition, offset, self._bounds.topic_id)),
+                partition=partition,
+            )
+            for partition, offset, key in erasures
+        ]
+        producer.flush(timeout=self._timeout_s)
+        for future in sent:
+            future.get(timeout=self._timeout_s)
+
+
+def _place_of(headers: Any, source: str) -> Place | None:
+    for name, value in headers:
+        if name == PLACE and value is not None:
+            return decode_place(value, source)
+    return None

@@ -1,0 +1,252 @@
+"""Loads saved states into the store: states first, then one progress record a partition, and UIC goes on from there.
+
+A partition is loaded only while it has no progress record. Until the record is there its states are of a lineage that
+has no progress, so UIC and RTP count them as absent: a load that was killed leaves nothing that counts, and the next
+run writes the same bytes again. A claim in the store keeps two loads apart.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Final
+
+from mimn.state import CorruptProgress, Keys, Progress, decode_progress, last_offset_of
+from uic.bulk.errors import BulkRefused
+from uic.bulk.folder import Folder
+from uic.bulk.politeness import Politeness
+from uic.bulk.saved_states import SavedPartition, SavedStates, states_of
+from uic.core.commit import ABSENT
+from uic.errors import NamespaceConflict, StoreUnavailable
+from uic.store import FAILURES, RedisStore, read_meta
+
+STATES_A_CALL: Final = 128
+"""The store answers no other client while it writes them."""
+ENTRY_BYTES: Final = 250
+"""Of a state in the store besides its value: key, entry, and the user in the set of users."""
+FORK_INTERVAL_S: Final = 1.0
+LOAD = files("uic.bulk").joinpath("load.lua").read_text()
+HAND_OVER = files("uic.bulk").joinpath("hand_over.lua").read_text()
+
+
+@dataclass(slots=True)
+class Loaded:
+    """What a load wrote, so far."""
+
+    partitions: int = 0
+    states: int = 0
+    bytes: int = 0
+    erased: int = 0
+    """States that were left out because their user was erased since."""
+    already_there: int = 0
+    """Partitions that an earlier run had handed over."""
+
+
+class Loader:
+    """Loads partitions of one namespace."""
+
+    def __init__(
+        self,
+        store: RedisStore,
+        keys: Keys,
+        politeness: Politeness,
+        *,
+        take_over: bool = False,
+        after: Callable[[str], None] = lambda step: None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """
+        Args:
+            store: the namespace's.
+            keys: of the namespace.
+            politeness: the budget.
+            take_over: take a claim that another load left.
+            after: hears each step when it is done: "claim", "states", "hand_over".
+            clock, sleep: seconds.
+        """
+        self._store = store
+        self._keys = keys
+        self._politeness = politeness
+        self._take_over = take_over
+        self._after = after
+        self._clock = clock
+        self._sleep = sleep
+        self._fork_due = 0.0
+        self.done = Loaded()
+
+    def refuse(self, manifest: SavedStates, *, memory_share: float) -> list[SavedPartition]:
+        """Look at the whole deployment before a byte is written; the partitions that are still to be loaded.
+
+        Raises:
+            BulkRefused: the namespace is of another topic, a partition is folded already, another load is on its way,
+                or there is too little memory.
+            EvictingStore: the store may evict states.
+            StoreUnavailable: no answer.
+        """
+        self._store.check()
+        client = self._store.client
+        try:
+            meta = client.get(self._keys.meta)
+            said = read_meta(meta)
+            wanted = {"partitions": manifest.n, "topic": manifest.topic}
+            if meta is not None and (not isinstance(said, dict) or {k: said.get(k) for k in wanted} != wanted):
+                raise NamespaceConflict(
+                    f"namespace {self._keys.namespace} was made for {meta[:200]!r}, the states are of {wanted}: "
+                    "correct UIC_KAFKA__TOPIC and UIC_KAFKA__PARTITIONS, or raise UIC_BUNDLE__GENERATION"
+                )
+            missing = self._missing(manifest)
+            if not self._take_over:
+                for saved in missing:
+                    claim = client.get(self._keys.loading(saved.partition))
+                    if claim is not None and claim != _claim(saved.decoded):
+                        raise BulkRefused(
+                            f"partition {saved.partition} is being loaded by another job, or one that died: wait for "
+                            "it, run that job again, or take over with --take-over when it is certain that it is gone"
+                        )
+        except FAILURES as error:
+            raise StoreUnavailable(f"cannot look at the namespace: {error}") from error
+        self._refuse_too_little_memory(missing, memory_share)
+        return missing
+
+    def load(self, folder: Folder, saved: SavedPartition, erased: Mapping[bytes, int]) -> None:
+        """Load one partition and hand it over.
+
+        Args:
+            folder: where its states are; their hash was checked.
+            saved: the partition.
+            erased: key → offset up to which the user's events are erased; such states are left out.
+
+        Raises:
+            BulkRefused: a worker began to fold the partition, another load took it, or the store lost what was loaded.
+            StoreUnavailable: no answer; run it again.
+        """
+        progress, partition = saved.decoded, saved.partition
+        claim = _claim(progress)
+        users = 0
+        try:
+            self._claim(partition, claim)
+            for keys, values in states_of(folder, saved, STATES_A_CALL):
+                kept = [(k, v) for k, v in zip(keys, values, strict=True) if not self._is_erased(k, v, erased)]
+                users += len(kept)
+                self.done.erased += len(keys) - len(kept)
+                if kept:
+                    self._write(partition, claim, kept)
+            self._hand_over(partition, claim, bytes.fromhex(saved.progress), users)
+        except FAILURES as error:
+            raise StoreUnavailable(f"cannot load partition {partition}: {error}; run it again") from error
+        self.done.partitions += 1
+
+    def _missing(self, manifest: SavedStates) -> list[SavedPartition]:
+        stored = self._store.read_progress(range(manifest.n))
+        missing = []
+        for saved in manifest.partitions:
+            record = stored[saved.partition]
+            if record == ABSENT:
+                missing.append(saved)
+            elif _lineage(record) == saved.decoded.lineage:
+                self.done.already_there += 1
+            else:
+                raise BulkRefused(
+                    f"partition {saved.partition} of namespace {self._keys.namespace} has progress already: a worker "
+                    "folds it, or folded it. Stop the workers and drop the namespace (uic namespaces drop), or raise "
+                    "UIC_BUNDLE__GENERATION"
+                )
+        return missing
+
+    def _refuse_too_little_memory(self, missing: Sequence[SavedPartition], share: float) -> None:
+        needed = sum(p.value_bytes + p.users * ENTRY_BYTES for p in missing)
+        used = limit = 0
+        for node in self._store.info("memory"):
+            used += int(node["used_memory"])
+            limit += int(node.get("maxmemory") or 0) or int(node.get("total_system_memory") or 0)
+        if limit and used + needed > share * limit:
+            raise BulkRefused(
+                f"too little memory: the store uses {used:,} bytes and these states need about {needed:,} more, above "
+                f"{share:.0%} of {limit:,} (the rest is for a fork's copies). Drop a namespace that nothing reads "
+                "(uic namespaces), add memory or nodes, or allow more by --memory-share"
+            )
+
+    def _claim(self, partition: int, claim: bytes) -> None:
+        client, name = self._store.client, self._keys.loading(partition)
+        if not client.set(name, claim, nx=True) and client.get(name) != claim:
+            if not self._take_over:
+                raise BulkRefused(f"partition {partition} is being loaded by another job")
+            client.set(name, claim)
+        client.unlink(self._keys.staged(partition))
+        self._after("claim")
+
+    def _write(self, partition: int, claim: bytes, states: Sequence[tuple[bytes, bytes | None]]) -> None:
+        keys = self._keys
+        size = sum(len(v or b"") for _, v in states)
+        self._wait(size, partition)
+        names = [keys.state(partition, user.decode()) for user, _ in states]
+        fixed = [keys.progress(partition), keys.loading(partition), keys.staged(partition)]
+        reply = self._store.client.eval(
+            LOAD,
+            len(fixed) + len(names),
+            *fixed,
+            *names,
+            claim,
+            len(keys.state(partition, "")),
+            *(value or b"" for _, value in states),
+        )
+        self._understand(reply, partition)
+        self.done.states += len(states)
+        self.done.bytes += size
+        self._after("states")
+
+    def _hand_over(self, partition: int, claim: bytes, record: bytes, users: int) -> None:
+        keys = self._keys
+        names = (keys.progress(partition), keys.loading(partition), keys.staged(partition), keys.users(partition))
+        self._understand(self._store.client.eval(HAND_OVER, 4, *names, claim, record, users), partition)
+        self._after("hand_over")
+
+    def _understand(self, reply: object, partition: int) -> None:
+        if reply == 0:
+            raise BulkRefused(
+                f"a worker began to fold partition {partition} while it was being loaded: its states count, and this "
+                "load's do not. Stop the workers, drop the namespace (uic namespaces drop) and run this again"
+            )
+        if reply == -1:
+            raise BulkRefused(f"another load took partition {partition} over, or the store was emptied: run it again")
+        if reply == -2:
+            raise BulkRefused(f"the store has lost states of partition {partition} that were loaded: run it again")
+
+    def _is_erased(self, user: bytes, value: bytes | None, erased: Mapping[bytes, int]) -> bool:
+        """Whether the state ends at or below the user's erasure; what came after an erasure is not erased."""
+        upto = erased.get(user)
+        if upto is None:
+            return False
+        return value is None or last_offset_of(value) <= upto
+
+    def _wait(self, size: int, partition: int) -> None:
+        """Wait as politeness demands, and while the store forks: what is written then is copied."""
+        began = self._clock()
+        self._store.client.get(self._keys.loading(partition))
+        self._politeness.probed(self._clock() - began)
+        if (pause := self._politeness.wait_s(size, self._clock())) > 0:
+            self._sleep(pause)
+        while self._clock() >= self._fork_due:
+            forks = any(
+                int(node.get("rdb_bgsave_in_progress", 0)) or int(node.get("aof_rewrite_in_progress", 0))
+                for node in self._store.info("persistence")
+            )
+            self._fork_due = self._clock() + FORK_INTERVAL_S
+            if not forks:
+                break
+            self._sleep(FORK_INTERVAL_S)
+
+
+def _claim(progress: Progress) -> bytes:
+    """What a load writes into the claim: its lineage, new for each job."""
+    return f"{progress.lineage:016x}".encode()
+
+
+def _lineage(record: bytes) -> int | None:
+    try:
+        return decode_progress(record).lineage
+    except CorruptProgress:
+        return None

@@ -1,0 +1,229 @@
+"""The namespaces of a store as a whole: how large each is, who folds and reads it, and how one goes.
+
+A namespace is dropped in this order: its progress records, so that it counts as empty at once; its keys, slice by
+slice; its meta, and its place in the list of namespaces. So a drop that was killed is found in the list and can be
+repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import redis
+
+from mimn.state import CorruptProgress, Keys, Progress, decode_progress, namespace
+from uic.bulk.errors import BulkRefused
+from uic.errors import StoreUnavailable
+from uic.store import FAILURES, read_meta
+
+SAMPLE: Final = 64
+"""States of a partition that are looked at."""
+SLICE: Final = 500
+"""Keys that are removed at a time."""
+FOLDED_WITHIN_MS: Final = 60_000
+"""A partition that is caught up says so every five seconds."""
+FLAGS_AT: Final = 7
+"""Of a state value (docs/formats/state.md)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sized:
+    """One namespace."""
+
+    namespace: str
+    topic: str | None
+    partitions: int | None
+    users: int
+    bytes: int
+    """Estimated from a sample of states."""
+    lag: int | None
+    """Records of the log that are not folded; None if the log was not asked."""
+    partial_share: float | None
+    """Of a sample of users."""
+    last_read_s: float | None
+    """Seconds since a sampled state was last read or written; None if the store does not say."""
+    folded_ms: int | None
+    """When the furthest partition was last known to be caught up."""
+    served_by: tuple[str, ...]
+    """Roles in the rollout record."""
+    folded: bool
+    """Whether a worker folds it now."""
+
+
+class Namespaces:
+    """All namespaces under one prefix."""
+
+    def __init__(self, client: Any, prefix: str) -> None:
+        self._client = client
+        self._prefix = prefix
+
+    def names(self) -> list[str]:
+        """All, sorted."""
+        with _asking():
+            return sorted(name.decode() for name in self._client.smembers(Keys("", self._prefix).namespaces))
+
+    def look(self, name: str, ends: Mapping[str, Mapping[int, int]]) -> Sized:
+        """How a namespace stands.
+
+        Args:
+            name: the namespace.
+            ends: by topic, partition → where the log ends, as far as known.
+
+        Raises:
+            StoreUnavailable: no answer.
+        """
+        keys = Keys(name, self._prefix)
+        with _asking():
+            meta = read_meta(self._client.get(keys.meta))
+            said: dict[str, Any] = meta if isinstance(meta, dict) else {}
+            partitions, topic = said.get("partitions"), said.get("topic")
+            progress = {p: self._progress(keys, p) for p in range(partitions or 0)}
+            users = sampled = size = partial = 0
+            idle: list[float] = []
+            for p in progress:
+                users += int(self._client.scard(keys.users(p)))
+                for user in self._client.srandmember(keys.users(p), SAMPLE) or ():
+                    state = keys.state(p, user.decode())
+                    seconds = self._idle(state)
+                    if seconds is not None:
+                        idle.append(seconds)
+                    size += int(self._client.memory_usage(state) or 0)
+                    flags = self._client.getrange(state, FLAGS_AT, FLAGS_AT)
+                    partial += bool(flags and flags[0] & 1)
+                    sampled += 1
+            served = self.served().get(name, ())
+        known = [one for one in progress.values() if one is not None]
+        log = ends.get(topic or "")
+        as_of = max((one.as_of_ms for one in known), default=None)
+        return Sized(
+            namespace=name,
+            topic=topic,
+            partitions=partitions,
+            users=users,
+            bytes=size * users // sampled if sampled else 0,
+            lag=None
+            if log is None
+            else sum(max(0, log.get(p, 0) - (one.next_offset if one else 0)) for p, one in progress.items()),
+            partial_share=partial / sampled if sampled else None,
+            last_read_s=min(idle, default=None),
+            folded_ms=as_of,
+            served_by=tuple(served),
+            folded=as_of is not None and time.time_ns() // 1_000_000 - as_of < FOLDED_WITHIN_MS,
+        )
+
+    def served(self) -> dict[str, list[str]]:
+        """By namespace, what the rollout record (docs/formats/rollout.md) has it do; nothing without a record."""
+        record = self._client.get(f"{self._prefix}:rollout")
+        return roles(record) if record else {}
+
+    def drop(self, name: str, *, force: bool, after: Callable[[str], None]) -> int:
+        """Remove a namespace; how many keys went.
+
+        Args:
+            name: the namespace.
+            force: although a worker seems to fold it.
+            after: hears each step when it is done: "progress", "slice", "keys".
+
+        Raises:
+            BulkRefused: it is served, or folded, or there is none of this name.
+            StoreUnavailable: no answer; run it again.
+        """
+        keys = Keys(name, self._prefix)
+        if name not in self.names():
+            raise BulkRefused(f"there is no namespace {name} under prefix {self._prefix}: uic namespaces list")
+        found = self.look(name, {})
+        if found.served_by:
+            raise BulkRefused(
+                f"namespace {name} is {', '.join(found.served_by)} in the rollout record: end or roll back that "
+                "rollout first (ctr rollout list)"
+            )
+        if found.folded and not force:
+            raise BulkRefused(
+                f"a worker has folded namespace {name} within the last minute: stop the workers that have it, wait a "
+                "minute, or say --force if they are gone"
+            )
+        with _asking():
+            gone = 0
+            for p in range(found.partitions or 0):
+                gone += int(self._client.unlink(keys.progress(p)))
+            after("progress")
+            for some in self._slices(f"{self._prefix}:{{{name}.*"):
+                gone += (
+                    sum(int(self._client.unlink(key)) for key in some)
+                    if self._clustered
+                    else int(self._client.unlink(*some))
+                )
+                after("slice")
+            after("keys")
+            self._client.unlink(keys.meta)
+            self._client.srem(keys.namespaces, name)
+        return gone
+
+    @property
+    def _clustered(self) -> bool:
+        return isinstance(self._client, redis.RedisCluster)
+
+    def _slices(self, pattern: str) -> Iterator[list[bytes]]:
+        some: list[bytes] = []
+        for key in self._client.scan_iter(match=pattern, count=1000):
+            some.append(key)
+            if len(some) == SLICE:
+                yield some
+                some = []
+        if some:
+            yield some
+
+    def _progress(self, keys: Keys, partition: int) -> Progress | None:
+        record = self._client.get(keys.progress(partition))
+        try:
+            return decode_progress(record) if record else None
+        except CorruptProgress:
+            return None
+
+    def _idle(self, key: str) -> float | None:
+        try:
+            seconds = self._client.object("IDLETIME", key)
+        except redis.ResponseError:
+            return None  # the store evicts by frequency, and does not know
+        return None if seconds is None else float(seconds)
+
+
+def roles(record: bytes) -> dict[str, list[str]]:
+    """What a rollout record has each namespace do: serve, answer an arm, shadow, or be on its way or kept.
+
+    Raises:
+        BulkRefused: it cannot be read, so nothing may be dropped.
+    """
+    try:
+        said = json.loads(record[16:])
+        found: dict[str, list[str]] = {}
+        for role, releases in (
+            ("serving", [said["serving"]]),
+            ("an arm", [arm["release"] for arm in said["arms"]]),
+            ("a shadow", [arm["release"] for arm in said["shadows"]]),
+            ("in a rollout", [r["release"] for r in said["rollouts"] if r["state"] not in OVER]),
+            ("kept for a way back", [r["replaces"] for r in said["rollouts"] if r["state"] == "serving"]),
+        ):
+            for release in releases:
+                if release is not None:
+                    found.setdefault(namespace(release["fingerprint"], release["generation"]), []).append(role)
+    except (ValueError, KeyError, TypeError) as error:
+        raise BulkRefused(f"the rollout record cannot be read ({error!r}), so nothing is dropped") from error
+    return found
+
+
+OVER: Final = ("retired", "collected", "aborted", "rolled_back")
+"""States of a rollout whose release nothing needs because of it."""
+
+
+class _asking:  # noqa: N801 (a context manager)
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, FAILURES):
+            raise StoreUnavailable(f"the store did not answer: {error}") from error

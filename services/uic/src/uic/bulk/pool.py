@@ -1,0 +1,194 @@
+"""Folds a job's partitions with processes on this machine: the default engine.
+
+A task folds a group of partitions side by side and writes their states. How many fit into a task's memory is estimated
+from the partition's users; a partition that is too large alone is folded in shards of its users, each of which reads it
+again.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain
+from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from threading import Thread
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mimn.bundle import load_bundle
+from mimn.bundle.graph import open_step
+from uic.bulk.archive import Archive, PartitionManifest
+from uic.bulk.backfill_job import STATES, BackfillJob
+from uic.bulk.errors import BulkRefused
+from uic.bulk.folder import Folder
+from uic.bulk.partition_fold import FoldedPartition, PartitionLog, fold_partitions
+from uic.bulk.saved_states import SavedPartition, saved_partition, writing_partition
+from uic.core.event import Reason
+from uic.fold.rounds import Model
+
+ROWS_AT_ONCE = 1 << 18
+"""Records of a task's partitions together that are folded in one go."""
+LEAST_ROWS = 1 << 11
+ROW_BYTES = 600
+"""Of a user in memory besides the tensors: key, header, entry of the table."""
+MOST_MISROUTED = 0.01
+"""As `UIC_FOLD__MISROUTED_SHARE`: more means another partition count or another partitioner."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Some partitions that one process folds together."""
+
+    partitions: tuple[int, ...]
+    shards: int = 1
+
+
+def plan_tasks(
+    job: BackfillJob, archive: Archive, partitions: Sequence[int], *, workers: int, memory: int
+) -> list[Task]:
+    """Groups of partitions, the largest ones first, so that each task's states fit into `memory` bytes.
+
+    Raises:
+        BadArchive, DamagedFile: as `Archive.checked`.
+    """
+    manifests = sorted((job.manifest(archive, p) for p in partitions), key=lambda m: -m.records)
+    if not manifests:
+        return []
+    row_bytes = ROW_BYTES + 4 * len(load_model(job.bundle).initial_state)
+    largest = manifests[0]
+    users = count_users(archive, largest)
+    each = max(users, 1) * row_bytes
+    if each > memory:
+        shards = -(-each // memory)
+        return [Task((m.partition,), shards) for m in manifests]
+    size = max(1, min(memory // each, -(-len(manifests) // workers)))
+    groups = -(-len(manifests) // size)
+    return [Task(tuple(m.partition for m in manifests[at::groups])) for at in range(groups)]
+
+
+def count_users(archive: Archive, manifest: PartitionManifest) -> int:
+    """Distinct keys of a partition."""
+    seen = pa.array([], pa.binary())
+    for keys in archive.keys(manifest):
+        seen = pa.concat_arrays([seen, pc.unique(keys)])
+        if len(seen) > 1 << 20:
+            seen = pc.unique(seen)
+    return len(pc.unique(seen))
+
+
+def fold_in_pool(job: BackfillJob, work: str, tasks: Sequence[Task], workers: int) -> Iterator[list[SavedPartition]]:
+    """Fold the tasks; what each wrote, as it is done.
+
+    Raises:
+        BulkRefused: a task's archive is not what it should be; the others are ended.
+    """
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=settle) as pool:
+        waiting = [pool.submit(fold_task, job, work, task) for task in tasks]
+        try:
+            for future in as_completed(waiting):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def settle() -> None:
+    """Set a worker process up: it ends with the process that started it, even if that is killed; and it has few
+    reference cycles among millions of objects."""
+    parent = parent_process()
+    if parent is not None:
+        Thread(target=_end_with, args=(parent,), daemon=True).start()
+    gc.freeze()
+    gc.set_threshold(1_000_000, 50, 100)
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def fold_task(job: BackfillJob, work: str, task: Task) -> list[SavedPartition]:
+    """Fold some partitions and write their states; those that are written already are only read back.
+
+    Raises:
+        BulkRefused: see `save`; or the archive is not what it should be.
+    """
+    folder = Folder(work).below(STATES)
+    done = {p: saved for p in task.partitions if (saved := saved_partition(folder, p)) is not None}
+    missing = [p for p in task.partitions if p not in done]
+    if missing:
+        model, archive = load_model(job.bundle), job.open_archive()
+        manifests = [job.manifest(archive, p) for p in missing]
+        rows = max(LEAST_ROWS, ROWS_AT_ONCE // len(missing))
+
+        def fold(shard: int) -> list[FoldedPartition]:
+            logs = [partition_log(job, archive, manifest, rows) for manifest in manifests]
+            return fold_partitions(logs, model, shard=(shard, task.shards))
+
+        if task.shards == 1:
+            done |= {folded.partition: save(folder, [folded], model) for folded in fold(0)}
+        else:
+            [partition] = missing
+            done[partition] = save(folder, (fold(shard)[0] for shard in range(task.shards)), model)
+    return [done[p] for p in task.partitions]
+
+
+def partition_log(job: BackfillJob, archive: Archive, manifest: PartitionManifest, rows: int) -> PartitionLog:
+    """A partition of the archive as `fold_partitions` takes it."""
+    return PartitionLog(
+        manifest.partition,
+        job.begin(manifest),
+        archive.records(manifest, rows),
+        job.erased_keys(manifest.partition),
+        manifest.gap_ends,
+        manifest.end,
+    )
+
+
+def save(folder: Folder, shards: Iterable[FoldedPartition], model: Model) -> SavedPartition:
+    """Write one partition's states, shard after shard.
+
+    Raises:
+        BulkRefused: too many of its records belong to another partition; nothing was written.
+    """
+    rejected: Counter[Reason] = Counter()
+    folded: FoldedPartition
+    shards = iter(shards)
+    first = next(shards)
+    with writing_partition(folder, first.partition) as writer:
+        for folded in chain([first], shards):
+            rejected.update(folded.tally.rejected)
+            _refuse_misrouted(first.partition, rejected[Reason.MISROUTED], folded.tally.records)
+            for users, values in folded.values(model):
+                writer.add(users, values)
+    return writer.finish(
+        first.progress, records=first.tally.records, rejected={reason.value: n for reason, n in rejected.items()}
+    )
+
+
+def _refuse_misrouted(partition: int, misrouted: int, records: int) -> None:
+    if misrouted > MOST_MISROUTED * records:
+        raise BulkRefused(
+            f"{misrouted} of {records} records of partition {partition} belong to another partition: the archive is of "
+            "a topic with another number of partitions, or its producers partition by another rule"
+        )
+
+
+@cache
+def load_model(path: str) -> Model:
+    """The model of a bundle, once a process."""
+    bundle = load_bundle(Path(path))
+    return Model.of(bundle, open_step(bundle))
+
+
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0))

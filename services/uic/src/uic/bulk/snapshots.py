@@ -1,0 +1,252 @@
+"""Snapshots of a namespace: its states and progress, taken while UIC folds.
+
+Of each partition progress is read first and the states after it. A state may then be ahead of the progress; once
+restored, UIC reads the log again from that progress and skips what a state says it has
+(`uic.core.fold.Part.already_folded`), and an erasure in between erases the state again. So the snapshot is exact
+although nothing stood still. Only a partition that began a new lineage or era in the meantime is read again.
+
+    <root>/<namespace>/<id>/       saved states (`saved_states`); the id is when it was begun, UTC
+    <root>/<namespace>/<id>/verified.json     when all of it was last read and found right
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from mimn.state import (
+    CorruptProgress,
+    Progress,
+    StateError,
+    StateLayout,
+    decode_progress,
+    decode_state,
+    user_hash,
+)
+from uic.bulk.errors import BulkRefused, DamagedFile
+from uic.bulk.folder import Folder
+from uic.bulk.saved_states import (
+    MANIFEST,
+    SavedPartition,
+    SavedStates,
+    check_files,
+    read_manifest,
+    seal,
+    states_of,
+    writing_partition,
+)
+from uic.core.commit import ABSENT
+from uic.store import RedisStore
+
+VERIFIED: Final = "verified.json"
+STATES_A_READ: Final = 256
+TRIES: Final = 5
+ID_FORMAT: Final = "%Y%m%dT%H%M%SZ"
+_ID = re.compile(r"\d{8}T\d{6}Z")
+UNFINISHED_FOR: Final = timedelta(days=1)
+"""An incomplete snapshot that is older than this was left by a killed run."""
+
+
+class Verification(msgspec.Struct, frozen=True, kw_only=True):
+    """`verified.json`."""
+
+    at: str
+    users: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One snapshot of a namespace."""
+
+    id: str
+    manifest: SavedStates | None
+    """None: it is not complete."""
+    verified: str | None
+    """When; None: never."""
+
+    @property
+    def at(self) -> datetime:
+        """When it was begun."""
+        return datetime.strptime(self.id, ID_FORMAT).replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The namespace that is saved."""
+
+    namespace: str
+    fingerprint: str
+    prefix: str
+    topic: str
+    n: int
+
+
+def create(
+    store: RedisStore,
+    source: Source,
+    root: Folder,
+    *,
+    now: datetime,
+    after: Callable[[str], None] = lambda step: None,
+    done: Callable[[int], None] = lambda users: None,
+) -> str:
+    """Take a snapshot and return its id.
+
+    Args:
+        store: of the namespace.
+        source: the namespace.
+        root: below which snapshots lie.
+        now: the time, UTC.
+        after: hears each step when it is done: "partition", "seal".
+        done: hears how many users were saved, now and then.
+
+    Raises:
+        BulkRefused: a partition has no progress yet, or keeps beginning anew.
+        StoreUnavailable: no answer.
+    """
+    identity = now.strftime(ID_FORMAT)
+    folder = root.below(source.namespace).below(identity)
+    saved = []
+    for partition in range(source.n):
+        saved.append(_save(store, folder, partition))
+        done(saved[-1].users)
+        after("partition")
+    topic_ids = {one.decoded.topic_id for one in saved}
+    if len(topic_ids) != 1:
+        raise BulkRefused("partitions are folded from different topics: UIC has to settle that first (uic partitions)")
+    manifest = SavedStates(
+        namespace=source.namespace,
+        fingerprint=source.fingerprint,
+        prefix=source.prefix,
+        topic=source.topic,
+        topic_id=str(UUID(bytes=topic_ids.pop())),
+        n=source.n,
+        created_ms=int(now.timestamp() * 1000),
+        partitions=tuple(saved),
+    )
+    seal(folder, manifest)
+    after("seal")
+    return identity
+
+
+def _save(store: RedisStore, folder: Folder, partition: int) -> SavedPartition:
+    for _ in range(TRIES):
+        progress = _progress(store, partition)
+        everyone = store.users(partition)
+        seen: set[str] = set()
+        with writing_partition(folder, partition) as writer:
+            while some := list(islice(everyone, STATES_A_READ)):
+                new = [user for user in dict.fromkeys(some) if user not in seen]
+                seen.update(new)  # SSCAN may name a user twice
+                values = store.load([(partition, new)])[0]
+                # Without a value: lost before, or erased just now.
+                gone = [user for user, value in zip(new, values, strict=True) if value is None]
+                erased = {user for user, known in zip(gone, store.lists(partition, gone), strict=True) if not known}
+                kept = [(u.encode(), v) for u, v in zip(new, values, strict=True) if u not in erased]
+                writer.add([user for user, _ in kept], [value for _, value in kept])
+        now = _progress(store, partition)
+        if (now.lineage, now.era) == (progress.lineage, progress.era):
+            return writer.finish(progress)
+    raise BulkRefused(f"partition {partition} began anew each time it was read: see uic partitions")
+
+
+def _progress(store: RedisStore, partition: int) -> Progress:
+    stored = store.read_progress([partition])[partition]
+    if stored == ABSENT:
+        raise BulkRefused(f"partition {partition} has no progress yet: take a snapshot when UIC has all partitions")
+    try:
+        return decode_progress(stored)
+    except CorruptProgress as error:
+        raise BulkRefused(f"the progress of partition {partition} cannot be read ({error})") from error
+
+
+def listed(root: Folder, namespace: str) -> list[Listed]:
+    """The snapshots of a namespace, oldest first. One whose manifest cannot be read counts as incomplete."""
+    found = []
+    for name in root.below(namespace).names():
+        if not _ID.fullmatch(name):
+            continue
+        folder = root.below(namespace).below(name)
+        manifest = None
+        if folder.exists(MANIFEST):
+            try:
+                manifest = read_manifest(folder)
+            except BulkRefused:
+                manifest = None
+        verified = None
+        if manifest is not None and folder.exists(VERIFIED):
+            verified = msgspec.json.decode(folder.read(VERIFIED), type=Verification).at
+        found.append(Listed(name, manifest, verified))
+    return found
+
+
+def choose(root: Folder, namespace: str, identity: str | None) -> tuple[Folder, SavedStates]:
+    """A snapshot by its id, or the newest complete one.
+
+    Raises:
+        BulkRefused: there is none.
+        DamagedFile: its manifest cannot be read.
+    """
+    if identity is not None:
+        folder = root.below(namespace).below(identity)
+        return folder, read_manifest(folder)
+    complete = [one for one in listed(root, namespace) if one.manifest is not None]
+    if not complete:
+        raise BulkRefused(f"{root.url}/{namespace} holds no complete snapshot")
+    folder = root.below(namespace).below(complete[-1].id)
+    return folder, read_manifest(folder)
+
+
+def verify(folder: Folder, manifest: SavedStates, layout: StateLayout, now: datetime) -> int:
+    """Read all of a snapshot: hashes, and every state's checksum, owner and fingerprint. Returns how many users it has,
+    and notes that it was verified.
+
+    Raises:
+        DamagedFile: something is not what was written.
+    """
+    check_files(folder, manifest)
+    fingerprint = bytes.fromhex(manifest.fingerprint)
+    for saved in manifest.partitions:
+        users = 0
+        for keys, values in states_of(folder, saved):
+            users += len(keys)
+            for user, value in zip(keys, values, strict=True):
+                if value is None:
+                    continue
+                try:
+                    decode_state(value, fingerprint, layout, user_hash(user.decode()))
+                except StateError as error:
+                    raise DamagedFile(
+                        f"{folder.url}: partition {saved.partition} holds a bad state: {error}"
+                    ) from error
+        if users != saved.users:
+            raise DamagedFile(f"{folder.url}: partition {saved.partition} holds {users} users, not {saved.users}")
+    note = Verification(at=now.strftime(ID_FORMAT), users=manifest.users)
+    folder.write(VERIFIED, msgspec.json.encode(note))
+    return manifest.users
+
+
+def expired(snapshots: Sequence[Listed], now: datetime, days: int) -> list[str]:
+    """Which snapshots may go: the newest of each of the last `days` days (UTC) stays, and so do the newest one and the
+    newest verified one. Incomplete ones go after a day. Pure."""
+    complete = [one for one in snapshots if one.manifest is not None]
+    keep = {one.id for one in complete[-1:]} | {one.id for one in [o for o in complete if o.verified][-1:]}
+    first = (now - timedelta(days=days - 1)).date()
+    newest_of = {one.at.date(): one.id for one in complete}
+    keep |= {identity for day, identity in newest_of.items() if day >= first}
+    keep |= {one.id for one in snapshots if one.manifest is None and now - one.at < UNFINISHED_FOR}
+    return [one.id for one in snapshots if one.id not in keep]
+
+
+def remove(root: Folder, namespace: str, identity: str) -> None:
+    """Remove a snapshot: first what makes it count."""
+    folder = root.below(namespace).below(identity)
+    folder.remove(MANIFEST)
+    root.below(namespace).remove(identity)

@@ -1,0 +1,152 @@
+"""Whether stored states are the fold of the log: some users' events, folded again one by one, against what is stored.
+
+Independent of `partition_fold` as far as that goes: records come from where the caller says (the log itself, if it has
+them), each is decoded alone, digests are extended one at a time, and waves are built per user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimn.state import EMPTY_DIGEST, Actions, StateError, decode_state, extend_digest, user_hash
+from uic.core.event import Reason, Record, check_key, parse
+from uic.fold.rounds import Model
+
+CLOSE: Final = 1e-5
+
+
+@dataclass(slots=True)
+class Expected:
+    """One user's events in order, and what follows from them."""
+
+    items: list[int] = field(default_factory=list)
+    categories: list[int] = field(default_factory=list)
+    times: list[int] = field(default_factory=list)
+    actions: list[int] = field(default_factory=list)
+    digest: bytes = EMPTY_DIGEST
+    last_offset: int = -1
+
+
+@dataclass(slots=True)
+class Verdict:
+    """The comparison."""
+
+    users: int = 0
+    """Compared."""
+    same_bits: int = 0
+    """Of those, how many have the very same tensors."""
+    moved_on: int = 0
+    """Not compared: a worker has folded more events since."""
+    missing: int = 0
+    """Without a state, or with an unreadable one."""
+    too_many: int = 0
+    """With a state although no event of theirs is left."""
+    count: int = 0
+    """With another number of events."""
+    digest: int = 0
+    """With the right number, but not these events in this order."""
+    tensors: int = 0
+    """With other numbers in the state."""
+
+    @property
+    def wrong(self) -> int:
+        """Users whose state is not the fold of the log."""
+        return self.missing + self.too_many + self.count + self.digest + self.tensors
+
+
+def expect(
+    records: Iterable[Record], users: Collection[bytes], erased: Mapping[bytes, int], actions: Actions | None
+) -> dict[bytes, Expected]:
+    """What the log says of some users; those without an event left are not in the result."""
+    found: dict[bytes, Expected] = {}
+    for record in records:
+        key = record.key
+        if key is None or key not in users or check_key(key) is not None:
+            continue
+        if record.value is None:
+            found.pop(key, None)
+            continue
+        if erased.get(key, -1) >= record.offset:
+            continue
+        event = parse(record.value, record.headers, key.decode(), record.timestamp)
+        if isinstance(event, Reason) or (actions is not None and not actions.folded[event.action]):
+            continue
+        one = found.setdefault(key, Expected())
+        one.items.append(event.item_id)
+        one.categories.append(event.category_id)
+        one.times.append(event.event_time)
+        one.actions.append(event.action)
+        one.digest = extend_digest(one.digest, record.offset, record.value)
+        one.last_offset = record.offset
+    return found
+
+
+def tensors(expected: Mapping[bytes, Expected], model: Model) -> dict[bytes, NDArray[np.float32]]:
+    """Every user's tensors, from the initial state, event by event; the k-th events of all users are one run."""
+    users = sorted(expected, key=lambda user: -len(expected[user].items))
+    states = np.tile(model.initial_state, (len(users), 1))
+    counting = model.counting
+    rest = slice(None) if counting is None else counting.sketch.rest
+    for k in range(len(expected[users[0]].items) if users else 0):
+        now = [expected[user] for user in users if len(expected[user].items) > k]
+        width = len(now)
+        ids = (np.array([e.items[k] for e in now], np.uint64), np.array([e.categories[k] for e in now], np.uint64))
+        before = np.ascontiguousarray(states[:width, rest])
+        actions = np.array([e.actions[k] for e in now], np.uint8)
+        after = model.step(model.vectors(*ids, actions), before)
+        sound: NDArray[np.bool_] = np.isfinite(after).min(axis=1)
+        states[:width, rest] = np.where(sound[:, np.newaxis], after, before)
+        if counting is not None:
+            moments = counting.moments(np.array([e.times[k] for e in now], np.int64), actions)
+            counting.sketch.add(states[:width], counting.addresses(*ids), moments, sound)
+    return dict(zip(users, states, strict=True))
+
+
+def compare(
+    stored: Mapping[bytes, bytes | None],
+    expected: Mapping[bytes, Expected],
+    model: Model,
+    *,
+    lineage: int,
+    end: int,
+    verdict: Verdict,
+) -> None:
+    """Compare users' stored values with what the log says, and count into `verdict`.
+
+    Args:
+        stored: by record key of every user to compare.
+        expected: see `expect`.
+        lineage: the partition's; states of another one are as if absent.
+        end: what lies at or above this offset was not read: states that reach further are not compared.
+    """
+    numbers = tensors(expected, model)
+    for user, value in stored.items():
+        due = expected.get(user)
+        try:
+            state = value and decode_state(value, model.fingerprint, model.layout, user_hash(user.decode()))
+        except StateError:
+            state = None
+        if not state or state.header.lineage != lineage:
+            if due is not None:
+                verdict.users += 1
+                verdict.missing += 1
+            continue
+        if state.header.last_offset >= end:
+            verdict.moved_on += 1
+            continue
+        verdict.users += 1
+        if due is None:
+            verdict.too_many += 1
+        elif state.header.event_count != len(due.items):
+            verdict.count += 1
+        elif (state.header.digest, state.header.last_offset) != (due.digest, due.last_offset):
+            verdict.digest += 1
+        elif not np.allclose(state.tensors, numbers[user], rtol=0, atol=CLOSE):
+            verdict.tensors += 1
+        else:
+            verdict.same_bits += int(state.tensors.tobytes() == numbers[user].tobytes())

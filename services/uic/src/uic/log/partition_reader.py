@@ -1,0 +1,146 @@
+"""Reads whole partitions of a topic, one after the other, outside any consumer group: for work on the log in bulk.
+
+Unlike `topic_reader` it hands out what one poll returned at a time, with the position behind it, so that a caller can
+write files whose names say which offsets they cover, markers of transactions included.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError, OffsetOutOfRangeError, UnknownTopicOrPartitionError
+
+from mimn.state import NO_TOPIC_ID
+from uic.core.takeup import LogBounds
+from uic.errors import LogUnavailable, UnreadableLog, UnsuitableTopic
+from uic.log.kafka_repairs import read_batches_with_uic
+from uic.log.record_batches import BatchRecord, UnreadableBatch
+
+POLL_MS = 200
+RECORDS_A_POLL = 10_000
+FETCH_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class TopicBounds:
+    """A topic as the brokers describe it now."""
+
+    topic: str
+    topic_id: bytes
+    """16 bytes; zeros if the broker has none."""
+    partitions: Sequence[LogBounds]
+
+
+class PartitionReader:
+    """A consumer of one topic, never a member of a group. Close it."""
+
+    def __init__(self, client: Mapping[str, Any], topic: str, *, idle_s: float = 10.0) -> None:
+        """Connects.
+
+        Args:
+            client: options of the Kafka client (`bootstrap_servers` and what it takes to connect).
+            topic: never created.
+            idle_s: how long to wait for any answer before giving up.
+
+        Raises:
+            LogUnavailable: no broker answers.
+        """
+        self._client = dict(client)
+        self._topic = topic
+        self._idle_s = idle_s
+        options = {
+            "group_id": None,
+            "enable_auto_commit": False,
+            "auto_offset_reset": "none",
+            "isolation_level": "read_committed",
+            "allow_auto_create_topics": False,
+            "metrics_enabled": False,
+            "max_poll_records": RECORDS_A_POLL,
+            "max_partition_fetch_bytes": FETCH_BYTES,
+            "fetch_max_bytes": FETCH_BYTES,
+            "fetch_max_wait_ms": 100,
+            "bootstrap_timeout_ms": int(idle_s * 1000),
+        }
+        with _named("no broker answers"):
+            self._consumer = KafkaConsumer(**self._client | options)
+        read_batches_with_uic(self._consumer)
+
+    def bounds(self) -> TopicBounds:
+        """The topic's id, and where each partition begins and ends (last stable offset) now.
+
+        Raises:
+            LogUnavailable: no answer.
+            UnsuitableTopic: there is no such topic.
+        """
+        with _named("no broker answers"):
+            admin = KafkaAdminClient(**self._client | {"bootstrap_timeout_ms": int(self._idle_s * 1000)})
+            try:
+                [found] = admin.describe_topics([self._topic])
+            finally:
+                admin.close()
+            if found["error_code"] == UnknownTopicOrPartitionError.errno:
+                raise UnsuitableTopic(f"topic {self._topic} does not exist: create it")
+            there = [TopicPartition(self._topic, p) for p in range(len(found["partitions"]))]
+            timeout_ms = int(self._idle_s * 1000)
+            begins = self._consumer.beginning_offsets(there, timeout_ms=timeout_ms)
+            ends = self._consumer.end_offsets(there, timeout_ms=timeout_ms)
+        identity = found.get("topic_id")
+        topic_id = NO_TOPIC_ID if identity is None else UUID(str(identity)).bytes
+        return TopicBounds(self._topic, topic_id, [LogBounds(begins[tp], ends[tp], topic_id) for tp in there])
+
+    def read(self, partition: int, start: int, end: int) -> Iterator[tuple[list[BatchRecord], int]]:
+        """The committed records of `start` <= offset < `end`, some thousand at a time, each time with the position
+        that the client has reached: all that lies below it was handed out, or will never be.
+
+        Raises:
+            LogUnavailable: the broker stopped answering, or the log no longer begins at `start`.
+            UnreadableLog: a batch is damaged, or compressed with an unknown codec.
+        """
+        if start >= end:
+            return
+        tp = TopicPartition(self._topic, partition)
+        timeout_ms = int(self._idle_s * 1000)
+        with _named(f"the broker stopped answering while reading {self._topic}"):
+            self._consumer.assign([tp])
+            self._consumer.seek(tp, start)
+            position, deadline = start, time.monotonic() + self._idle_s
+            while position < end:
+                found = self._consumer.poll(timeout_ms=POLL_MS).get(tp, [])
+                if found and isinstance(found[-1], UnreadableBatch):
+                    raise UnreadableLog(
+                        f"{self._topic}, partition {partition}: the batch at offset {found[-1].offset} cannot be read: "
+                        f"{found[-1].reason}"
+                    )
+                reached = self._consumer.position(tp, timeout_ms=timeout_ms)
+                if reached > position:
+                    position, deadline = min(reached, end), time.monotonic() + self._idle_s
+                    yield [record for record in found if record.offset < end], position
+                elif time.monotonic() > deadline:
+                    raise LogUnavailable(f"no answer for {self._idle_s:.0f} s while reading {self._topic}")
+
+    def close(self) -> None:
+        """Let go of the broker."""
+        self._consumer.close(autocommit=False, timeout_ms=1000)
+
+    def __enter__(self) -> PartitionReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Turns the Kafka client's errors into `LogUnavailable`."""
+    try:
+        yield
+    except OffsetOutOfRangeError as error:
+        raise LogUnavailable(f"{what}: the log no longer begins where reading should (retention removed it)") from error
+    except KafkaError as error:
+        raise LogUnavailable(f"{what}: {type(error).__name__}") from error

@@ -1,0 +1,215 @@
+"""Many rollouts one after another under load: what users notice of them, which should be nothing.
+
+    PYTHONPATH=tests python -m bench.rollouts [--rollouts 50] [--requests 300] [--events 1000]
+
+Every other rollout changes the head alone; the others change the fingerprint, and a UIC fleet of its own builds the new
+namespace from the log while the old one goes on. A third is aborted as a canary, a third is promoted and rolled back, a
+third stays. Each answer is judged by itself: the scores must be those that the named model gives to the user's state,
+which is known for users without events. Servers are real: Valkey, UIC, RTP, and a broker (KAFKA_BOOTSTRAP_SERVERS, or
+the small one).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import redis
+
+from conftest import RedisForTest, TopicsForTest
+from localstack.servers import DevBroker, Valkey
+from localstack.services import Surroundings, UicWorker
+from localstack.topics import create_topics, topics
+from localstack.wait import until
+from mimn.release import Record
+from support.bundles import with_scaled_head
+from support.rollouts import Answered, Deployment, Traffic, deployed
+
+USERS = [f"user-{i}" for i in range(2000)]
+QUIET, BUSY = USERS[:500], USERS[500:]
+GATES = ("--allowed-lag", "20s", "--steady-for", "2s", "--whole", "2", "--sample", "500")
+PARTITIONS = 16
+
+
+class Fleets:
+    """UIC workers, one for each namespace that is folded."""
+
+    def __init__(self, running: Deployment) -> None:
+        self._running = running
+        self._workers: dict[str, UicWorker] = {running.old.keys.namespace: running.old.workers[0]}
+        self.cpu: Counter[str] = Counter()
+
+    def fold(self, path: Path, namespace: str) -> None:
+        """Have a worker for a namespace."""
+        if namespace in self._workers:
+            return
+        running, generation = self._running, int(namespace.rpartition("-")[2])
+        surroundings = Surroundings(
+            running.topics.bootstrap, running.redis.url, path, topic=running.topics.events,
+            partitions=running.topics.partitions, prefix=running.redis.prefix, generation=generation,
+        )  # fmt: skip
+        name = f"uic-{len(self._workers)}"
+        worker = UicWorker(name, running.folder / name, surroundings)
+        worker.start()
+        self._workers[namespace] = worker
+
+    def keep(self, record: Record) -> None:
+        """Stop the workers of namespaces that nothing serves or may have to serve again."""
+        needed = {release.namespace for release in record.held}
+        for namespace in self._workers.keys() - needed:
+            self._workers.pop(namespace).stop()
+
+    def close(self) -> None:
+        """Stop all but the first, which is the deployment's."""
+        for worker in self._workers.values():
+            if worker.alive():
+                worker.stop()
+
+
+class Judge:
+    """What each model says of users whose states do not change."""
+
+    def __init__(self, running: Deployment) -> None:
+        self._running = running
+        self._known: dict[tuple[str, str], Any] = {}
+
+    def learn(self, paths: Sequence[Path]) -> None:
+        """Work out the scores of every user without events; their namespaces must be folded."""
+        for path in paths:
+            for user in QUIET:
+                self._known[f"{path.parent.name}/{path.name}", user] = self._running.expected(path, user)
+
+    def mixed(self, answers: Sequence[Answered]) -> tuple[int, int]:
+        """How many answers are not what their model says, and how many were looked at."""
+        seen = [(one, self._known.get((one.model, one.user))) for one in answers if one.status == 200]
+        judged = [(one, scores) for one, scores in seen if scores is not None]
+        return sum(not np.allclose(one.scores, scores, atol=2e-3) for one, scores in judged), len(judged)
+
+
+def turn(running: Deployment, fleets: Fleets, path: Path, fate: str, traffic: Traffic) -> dict[str, Any]:
+    """One rollout with a fate; when the release that it ends was answered last, in seconds after the command."""
+    began = time.monotonic()
+    started = running.done("start", str(path))
+    identity, name = started["id"], started["bundle"]
+    fleets.fold(path, started["namespace"])
+    running.done("wait", identity, "--timeout", "240s", *GATES)
+    ready_s = time.monotonic() - began
+    running.wait_loaded(name)
+    running.done("canary", identity, "--percent", "10", *GATES)
+    before = running.record().serving.bundle
+    running.wait_revision()
+    time.sleep(1)
+    last = []
+
+    def ended(model: str, *command: str) -> None:
+        running.done(*command)
+        at = time.monotonic()
+        until(lambda: len(traffic.since(at + 2.5)) > 100, "requests go on", within_s=60)
+        last.append(max(0.0, max((one.done for one in traffic.answers if one.model == model), default=0.0) - at))
+
+    if fate == "aborted":
+        ended(name, "abort", identity)
+    else:
+        ended(before, "promote", identity, *GATES)
+        if fate == "rolled back":
+            ended(name, "rollback", identity)
+    fleets.keep(running.record())
+    running.done("gc")
+    return {
+        "id": identity,
+        "bundle": name,
+        "head_only": started["head_only"],
+        "fate": fate,
+        "ready_s": round(ready_s, 1),
+        "last_s": [round(one, 3) for one in last],
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run, print one JSON document, and return 0 if no user noticed anything."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rollouts", type=int, default=50)
+    parser.add_argument("--requests", type=float, default=300, help="a second")
+    parser.add_argument("--events", type=float, default=1000, help="a second")
+    options = parser.parse_args(arguments)
+    with ExitStack() as ending:
+        folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="rollouts-")))
+        store = ending.enter_context(Valkey(folder / "valkey", appendfsync="no"))
+        bootstrap = (
+            os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or ending.enter_context(DevBroker(folder / "broker")).address
+        )
+        named = TopicsForTest(bootstrap, f"events-{os.getpid()}", PARTITIONS)
+        create_topics(bootstrap, topics(named.events, PARTITIONS))
+        client = redis.Redis.from_url(store.address, protocol=2, socket_timeout=10)
+        for_test = RedisForTest(store.address, "shop", client)
+        running = ending.enter_context(deployed(folder, for_test, named, USERS))
+        told = play(running, ending, options)
+    print(json.dumps(told, indent=2))
+    return 0 if not (told["failed"] or told["mixed"] or told["cold"]) and told["last_answer_s"]["max"] <= 2 else 1
+
+
+def play(running: Deployment, ending: ExitStack, options: argparse.Namespace) -> dict[str, Any]:
+    """All rollouts under load."""
+    other = with_scaled_head(running.folder / "bundles", running.new_bundle, "2", 0.5)
+    heads = {"tiny": (running.old_bundle, running.other_head), "tiny-sketch": (running.new_bundle, other)}
+    judge, fleets = Judge(running), Fleets(running)
+    judge.learn([running.old_bundle, running.other_head, running.new_bundle, other])
+    running.new.workers[0].stop()
+    running.redis.client.delete(*running.redis.client.scan_iter(match=f"*{running.new.keys.namespace}*"))
+    ending.callback(fleets.close)
+    traffic = ending.enter_context(running.traffic(USERS, options.requests, threads=4))
+    ending.enter_context(running.events(BUSY, options.events))
+    fates = ("aborted", "rolled back", "kept")
+    turns: list[dict[str, Any]] = []
+    rtp_child = running.rtp.child
+    assert rtp_child is not None
+    began, cpu = time.monotonic(), sum(psutil.Process(rtp_child.pid).cpu_times()[:2])
+    for number in range(options.rollouts):
+        serving = running.record().serving if turns else None
+        name, version = ("tiny", "1") if serving is None else (serving.name, serving.version)
+        if number % 2 == 0:  # another head of the same fingerprint
+            path = heads[name][1 if version == "1" else 0]
+        else:
+            path = heads["tiny" if name == "tiny-sketch" else "tiny-sketch"][int(version) - 1]
+        turns.append(turn(running, fleets, path, fates[number % 3], traffic))
+        print(json.dumps(turns[-1]), file=sys.stderr, flush=True)
+    took_s = time.monotonic() - began
+    used_s = sum(psutil.Process(rtp_child.pid).cpu_times()[:2]) - cpu
+    mixed, judged = judge.mixed(traffic.answers)
+    last = [one for each in turns for one in each["last_s"]]
+    return {
+        "rollouts": len(turns),
+        "fates": Counter(one["fate"] for one in turns),
+        "head_only": sum(one["head_only"] for one in turns),
+        "seconds": round(took_s),
+        "requests": len(traffic.answers),
+        "requests_per_s": round(len(traffic.answers) / took_s),
+        "failed": len(traffic.failed()),
+        "failures": Counter(f"{one.status} {one.model}" for one in traffic.failed()),
+        "mixed": mixed,
+        "judged": judged,
+        "cold": sum(one.state in ("cold", "unavailable") for one in traffic.answers),
+        "states": Counter(one.state for one in traffic.answers),
+        "models": Counter(one.model for one in traffic.answers),
+        "last_answer_s": {"p50": float(np.median(last)), "p99": float(np.quantile(last, 0.99)), "max": max(last)},
+        "ready_s": {
+            kind: float(np.median([one["ready_s"] for one in turns if one["head_only"] is flag] or [0.0]))
+            for kind, flag in (("head only", True), ("migration", False))
+        },
+        "rtp_cpu_ms_per_request": round(1000 * used_s / len(traffic.answers), 3),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

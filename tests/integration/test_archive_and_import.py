@@ -1,0 +1,237 @@
+"""The archive holds exactly the log, and an import brings exactly its source into a topic, however often it is
+killed."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka import KafkaProducer
+
+from conftest import MakeTopics, TopicsForTest
+from ctr.event.v1.behavior_event_pb2 import ACTION_PURCHASE, ACTION_VIEW, BehaviorEvent
+from mimn.state import partition_of
+from support import bulk_running
+from support.bulk_running import KILLED, done, killed
+from uic.bulk.archive import Archive, open_archive
+from uic.bulk.errors import BadArchive, BulkRefused, DamagedFile
+from uic.bulk.folder import Folder
+from uic.bulk.history import refuse_short_retention
+from uic.log.erasures import decode_erasure
+from uic.log.topic_reader import LogRecord, read_to_end
+
+pytestmark = pytest.mark.servers
+
+N = 4
+USERS = [f"u{i}" for i in range(30)]
+NOW = 1_700_000_000_000
+
+
+def environment(topics: TopicsForTest) -> dict[str, str]:
+    return {
+        "UIC_KAFKA__BOOTSTRAP_SERVERS": topics.bootstrap,
+        "UIC_KAFKA__TOPIC": topics.events,
+        "UIC_KAFKA__PARTITIONS": str(topics.partitions),
+    }
+
+
+def produce(topics: TopicsForTest, count: int, first: int = 0) -> None:
+    """Events of all kinds: protobuf, JSON, malformed, an erasure, one without a key."""
+    producer = KafkaProducer(bootstrap_servers=topics.bootstrap, acks="all", linger_ms=5)
+    for i in range(first, first + count):
+        user = USERS[i * 7 % len(USERS)].encode()
+        event = BehaviorEvent(user_id=user.decode(), item_id=1 + i % 50, event_time=NOW + i).SerializeToString()
+        headers: list[tuple[str, bytes]] = [("trace", str(i).encode())] if i % 3 == 0 else []
+        partition = partition_of(user, topics.partitions)
+        if i % 40 == 5:
+            producer.send(topics.events, key=None, value=b"no key", partition=i % topics.partitions)
+        value = None if i % 50 == 7 else b"\xff\xff" if i % 25 == 3 else event
+        producer.send(topics.events, key=user, value=value, headers=headers, partition=partition, timestamp_ms=NOW + i)
+    producer.flush(timeout=30)
+    producer.close()
+
+
+def log(topics: TopicsForTest) -> dict[int, list[LogRecord]]:
+    found: dict[int, list[LogRecord]] = {p: [] for p in range(topics.partitions)}
+    for record in read_to_end({"bootstrap_servers": topics.bootstrap}, topics.events):
+        found[record.partition].append(record)
+    return found
+
+
+def archived(archive: Archive, topic: str) -> dict[int, list[LogRecord]]:
+    return {
+        p: [
+            LogRecord(
+                topic,
+                p,
+                row["offset"],
+                row["timestamp"],
+                row["key"],
+                row["value"],
+                tuple((h["name"], h["value"]) for h in row["headers"] or ()),
+            )
+            for some in archive.records(archive.checked(p))
+            for row in some.to_pylist()
+        ]
+        for p in range(archive.partitions)
+    }
+
+
+def test_an_archive_is_the_log_and_grows_with_it_across_kills(
+    tmp_path: Path, kafka: str, make_topics: MakeTopics
+) -> None:
+    topics = make_topics(kafka, N)
+    to = tmp_path / "archive"
+    command = ("--to", str(to), "--records-a-file", "60")
+    produce(topics, 500)
+    for step in ("file", "manifest"):
+        for count in (0, 1):
+            assert killed(environment(topics), "archive", step, count, *command) == KILLED
+    done(environment(topics), "archive", *command)
+    archive = open_archive(Folder(str(to)))
+    assert archived(archive, topics.events) == log(topics)
+    before = [archive.checked(p) for p in range(N)]
+
+    produce(topics, 300, first=500)
+    done(environment(topics), "archive", *command)
+    assert archived(archive, topics.events) == log(topics)
+    for p, manifest in enumerate(before):
+        assert archive.checked(p).files[: len(manifest.files)] == manifest.files, "what was written stays"
+    said = done(environment(topics), "archive", *command)
+    assert said.startswith("0 records more")
+
+
+def test_an_archive_with_a_hole_a_double_or_a_foreign_file_is_refused(
+    tmp_path: Path, kafka: str, make_topics: MakeTopics
+) -> None:
+    topics = make_topics(kafka, N)
+    produce(topics, 500)
+    whole = tmp_path / "whole"
+    done(environment(topics), "archive", "--to", str(whole), "--records-a-file", "60")
+
+    def damaged(name: str) -> tuple[Archive, Path, list[Path]]:
+        copy = tmp_path / name
+        shutil.copytree(whole, copy)
+        [folder] = copy.iterdir()
+        return open_archive(Folder(str(copy))), folder, sorted((folder / "1").glob("*.parquet"))
+
+    archive, _, files = damaged("hole")
+    files[1].unlink()
+    with pytest.raises(BadArchive, match=f"a hole: {files[1].name}"):
+        archive.checked(1)
+    archive, _, files = damaged("doubled")
+    shutil.copy(files[1], files[1].with_name("copy-" + files[1].name))
+    with pytest.raises(BadArchive, match="doubled or foreign"):
+        archive.checked(1)
+    archive, folder, files = damaged("foreign")
+    other = sorted((folder / "2").glob("*.parquet"))[0]
+    shutil.copy(other, files[0])
+    with pytest.raises(DamagedFile, match="sha256 differs"):
+        list(archive.records(archive.checked(1)))
+    archive, folder, files = damaged("flipped")
+    data = bytearray(files[0].read_bytes())
+    data[len(data) // 2] ^= 1
+    files[0].write_bytes(bytes(data))
+    with pytest.raises(DamagedFile, match="sha256 differs"):
+        list(archive.records(archive.checked(1)))
+    archive, folder, _ = damaged("another topic")
+    manifest = folder / "1" / "manifest.json"
+    topic_id = archive.about.topic_id
+    manifest.write_text(manifest.read_text().replace(topic_id, "9" + topic_id[1:]))
+    with pytest.raises(BadArchive, match="copied into another archive"):
+        archive.checked(1)
+    archive, folder, _ = damaged("overlap")
+    manifest = folder / "1" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"first": 60', '"first": 58'))
+    with pytest.raises(BadArchive, match=r"begins below 60|hole"):
+        archive.checked(1)
+
+
+def by_user(records: Mapping[int, list[LogRecord]]) -> dict[bytes, list[Any]]:
+    """What a user's fold sees: values in order; keys must be where they belong."""
+    users: dict[bytes, list[Any]] = defaultdict(list)
+    for partition, some in records.items():
+        for r in some:
+            if r.key is not None:
+                assert partition_of(r.key, len(records)) == partition
+                headers = tuple(h for h in r.headers if h[0] != "ctr-import")
+                users[r.key].append((r.value, r.timestamp_ms, headers))
+    return users
+
+
+def test_raising_n_brings_every_record_over_once_and_in_each_users_order(
+    tmp_path: Path, kafka: str, make_topics: MakeTopics
+) -> None:
+    old, new = make_topics(kafka, N), make_topics(kafka, 2 * N)
+    produce(old, 500)
+    done(environment(old), "archive", "--to", str(tmp_path / "archive"))
+    command = ("--archive", str(tmp_path / "archive"))
+    for step, count in (("scan", 0), ("send", 0)):
+        assert killed(environment(new), "import_history", step, count, *command) == KILLED
+    done(environment(new), "import_history", *command)
+    assert by_user(log(new)) == by_user(log(old))
+    assert "0 of" in done(environment(new), "import_history", *command)
+
+    notes = {
+        (r.key, decode_erasure(r.value).offset)
+        for r in read_to_end({"bootstrap_servers": new.bootstrap}, new.erased)
+        if r.value is not None
+    }
+    assert notes == {(r.key, r.offset) for some in log(new).values() for r in some if r.key and r.value is None}
+
+    produce(old, 100, first=500)
+    done(environment(old), "archive", "--to", str(tmp_path / "archive"))
+    done(environment(new), "import_history", *command)
+    assert by_user(log(new)) == by_user(log(old)), "an archive that has grown adds only what is new"
+
+
+def test_described_files_become_events_in_the_order_of_time(
+    tmp_path: Path, kafka: str, make_topics: MakeTopics
+) -> None:
+    topics = make_topics(kafka, N)
+    rows = [
+        (f"Ü{i % 13}" if i % 97 else "", 10 + i % 9, i % 4, "buy" if i % 5 else "pv", NOW // 1000 + (i * 37) % 500)
+        for i in range(400)
+    ]
+    for name, part in (("a.csv", rows[:150]), ("b.csv", rows[150:])):
+        with (tmp_path / name).open("w", newline="") as file:
+            csv.writer(file).writerows([("uid", "sku", "cat", "act", "ts"), *part])
+    description = tmp_path / "dataset.toml"
+    description.write_text(
+        'name = "shop"\n[events]\nfiles = ["*.csv"]\nuser = "uid"\nitem = "sku"\ncategory = "cat"\naction = "act"\n'
+        'time = "ts"\n[actions]\nbuy = { is = "purchase" }\npv = { is = "view", weight = 0.0 }\n'
+    )
+    command = ("--description", str(description))
+    assert killed(environment(topics), "import_history", "send", 0, *command) == KILLED
+    said = done(environment(topics), "import_history", *command)
+    assert "empty" in said
+    good = [row for row in rows if row[0]]
+    got = {p: [BehaviorEvent.FromString(r.value or b"") for r in some] for p, some in log(topics).items()}
+    found = sorted(
+        (e.user_id, e.item_id, e.category_id, e.action, e.event_time // 1000) for some in got.values() for e in some
+    )
+    wire = {"buy": ACTION_PURCHASE, "pv": ACTION_VIEW}
+    assert found == sorted((user, sku, cat, wire[act], ts) for user, sku, cat, act, ts in good)
+    for some in got.values():
+        assert [e.event_time for e in some] == sorted(e.event_time for e in some)
+
+
+def test_an_import_that_the_topic_would_drop_at_once_is_refused() -> None:
+    day = 86_400_000
+    refuse_short_retention(NOW, -1, NOW + 100 * day)
+    refuse_short_retention(NOW, 7 * day, NOW + 6 * day)
+    with pytest.raises(BulkRefused, match="8 days old"):
+        refuse_short_retention(NOW, 7 * day, NOW + 8 * day)
+
+
+def test_an_archive_of_the_topic_itself_is_not_imported(tmp_path: Path, kafka: str, make_topics: MakeTopics) -> None:
+    topics = make_topics(kafka, N)
+    produce(topics, 20)
+    done(environment(topics), "archive", "--to", str(tmp_path))
+    code, _ = bulk_running.run(environment(topics), "import_history", "--archive", str(tmp_path))
+    assert code == 1

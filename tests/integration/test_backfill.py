@@ -1,0 +1,259 @@
+"""A backfill stores what a live UIC stores, hands over exactly, and refuses what it cannot do right."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import MakeTopics, RedisForTest
+from mimn.state import Keys, decode_progress, decode_state, encode_state, user_hash
+from support import skips
+from support.bulk_running import KILLED, done, killed, run
+from support.world import World
+
+pytestmark = pytest.mark.servers
+
+N = 4
+TOLD = {"UIC_REDIS__TIMEOUT_S": "5"}
+
+
+@pytest.fixture
+def world(tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics) -> Iterator[World]:
+    made = World(tmp_path / "world", make_topics(kafka, N), valkey.url, valkey.prefix, TOLD)
+    yield made
+    made.close()
+
+
+def environment(world: World, **more: str) -> dict[str, str]:
+    """UIC's own settings."""
+    return dict(world.new_worker().environment()) | more
+
+
+def erase(world: World, user: str) -> None:
+    world.producer.send(world.topics.events, key=user.encode(), value=None)
+    world.producer.flush(timeout=30)
+
+
+def fill(world: World, events: int = 1500) -> None:
+    """Events of all kinds, some users erased, some records malformed."""
+    world.produce(events // 2, 60)
+    for user in ("user-3", "user-5", "user-59"):
+        erase(world, user)
+    world.produce(events // 2, 60)
+    bad = world.producer.send(world.topics.events, key=b"user-1", value=b"\xff").get(timeout=10)
+    world.dead.add((bad.partition, bad.offset))
+    world.produce(20, 10)
+
+
+def states(world: World, prefix: str) -> dict[tuple[int, str], bytes]:
+    """All stored states under a prefix."""
+    kept, world.keys = world.keys, Keys(world.keys.namespace, prefix)
+    try:
+        return world.stored().states
+    finally:
+        world.keys = kept
+
+
+def lineages(world: World, prefix: str, path: Path) -> Path:
+    """A file with the lineages that a live UIC chose."""
+    keys = Keys(world.keys.namespace, prefix)
+    stored = {p: world.client.get(keys.progress(p)) for p in range(N)}
+    path.write_text(json.dumps({p: decode_progress(record).lineage for p, record in stored.items()}))
+    return path
+
+
+@pytest.mark.parametrize("engine", ["pool", "shards", "spark"])
+def test_the_bytes_are_those_of_a_live_uic_for_all_users_and_partitions(
+    tmp_path: Path, world: World, engine: str
+) -> None:
+    if engine == "spark":
+        skips.spark()
+    fill(world)
+    worker = world.worker()
+    world.wait_folded()
+    worker.stop()
+    live = world.keys.prefix
+    options = {
+        "pool": ("--workers", "2"),
+        "shards": ("--workers", "1", "--memory-mib", "0.01"),
+        "spark": ("--engine", "spark"),
+    }[engine]
+    told = lineages(world, live, tmp_path / "lineages.json")
+    bulk = f"{live}b"
+    done(
+        environment(world, UIC_REDIS__PREFIX=bulk),
+        "backfill",
+        *("--work", str(tmp_path / "work"), "--lineages", str(told), *options),
+    )
+    assert states(world, bulk) == states(world, live) != {}
+    for p in range(N):
+        ours, theirs = (
+            decode_progress(world.client.get(Keys(world.keys.namespace, prefix).progress(p))) for prefix in (bulk, live)
+        )
+        for name in ("next_offset", "last_offset", "witness", "topic_id", "lineage", "base", "gap_end", "partitions"):
+            assert getattr(ours, name) == getattr(theirs, name), name
+        users = [world.client.smembers(Keys(world.keys.namespace, prefix).users(p)) for prefix in (bulk, live)]
+        assert users[0] == users[1]
+    said = json.loads(
+        done(
+            environment(world, UIC_REDIS__PREFIX=bulk),
+            "backfill",
+            *("--work", str(tmp_path / "work"), "--verify", "--json"),
+        )
+    )
+    assert (said["wrong"], said["moved_on"]) == (0, 0)
+    assert said["same_bits"] == said["users"] == len(states(world, live))
+
+
+def test_uic_goes_on_exactly_once_where_the_backfill_ended(tmp_path: Path, world: World) -> None:
+    fill(world)
+    done(environment(world), "backfill", "--work", str(tmp_path))
+    handed_over = [decode_progress(world.client.get(world.keys.progress(p))).lineage for p in range(N)]
+    world.produce(300, 70)
+    world.worker()
+    world.wait_folded()
+    now = [decode_progress(world.client.get(world.keys.progress(p))).lineage for p in range(N)]
+    assert now == handed_over, "and it began no lineage of its own"
+    said = json.loads(done(environment(world), "backfill", "--work", str(tmp_path), "--verify", "--json"))
+    assert (said["wrong"], said["moved_on"] > 0) == (0, True)
+
+
+def test_a_backfill_killed_at_each_step_is_finished_by_the_next_run(tmp_path: Path, world: World) -> None:
+    fill(world, 600)
+    command = ("--work", str(tmp_path), "--workers", "1")
+    for step, counts in (
+        ("job", (0,)),
+        ("fold", (0,)),
+        ("seal", (0,)),
+        ("claim", (0, 1)),
+        ("states", (0, 1)),
+        ("hand_over", (0,)),
+    ):
+        for count in counts:
+            assert killed(environment(world), "backfill", step, count, *command) == KILLED, step
+            assert not world.compare(snapshot=True), "what counts is right at any time"
+    done(environment(world), "backfill", *command)
+    assert not world.compare()
+    world.produce(100)
+    world.worker()
+    world.wait_folded()
+
+
+def test_a_wrong_state_is_found_by_verify(tmp_path: Path, world: World) -> None:
+    fill(world, 600)
+    done(environment(world), "backfill", "--work", str(tmp_path))
+    (first, second, third, *_) = sorted(states(world, world.keys.prefix).items())
+    bundle = world.bundle
+
+    def put(place: tuple[int, str], value: bytes) -> None:
+        world.client.set(world.keys.state(*place), value)
+
+    world.client.delete(world.keys.state(*first[0]))
+    for (place, value), change in ((second, {"digest": bytes(8)}), (third, {"event_count": 1})):
+        state = decode_state(value, bundle.fingerprint, bundle.layout, user_hash(place[1]))
+        changed = replace(state, header=replace(state.header, **change))
+        put(place, encode_state(changed, bundle.fingerprint, bundle.layout))
+    code, said = run(environment(world), "backfill", "--work", str(tmp_path), "--verify", "--json")
+    found = json.loads(said)
+    assert code == 1
+    assert (found["missing"], found["digest"], found["count"]) == (1, 1, 1)
+
+
+def refused(capsys: pytest.CaptureFixture[str], told: dict[str, str], *arguments: str) -> str:
+    """The reason of a refused backfill."""
+    code, _ = run(told, "backfill", *arguments)
+    assert code == 1
+    return capsys.readouterr().err
+
+
+def test_what_cannot_be_done_right_is_refused_before_anything_is_written(
+    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(world, 600)
+    archive = tmp_path / "archive"
+    done(environment(world), "archive", "--to", str(archive))
+    work = ("--work", str(tmp_path / "work"), "--from", f"archive:{archive}")
+
+    def nothing_written() -> bool:
+        return not list(world.client.scan_iter(match=f"{world.keys.prefix}:*"))
+
+    said = refused(capsys, environment(world, UIC_KAFKA__PARTITIONS="8"), *work)
+    assert "has 4 partitions, the settings say 8" in said
+    said = refused(capsys, environment(world, UIC_KAFKA__TOPIC="another"), *work)
+    assert "does not exist" in said
+
+    hole = tmp_path / "hole"
+    shutil.copytree(archive, hole)
+    next(hole.glob("*/2/*.parquet")).unlink()
+    said = refused(
+        capsys, environment(world), "--work", str(tmp_path / "w2"), "--from", f"archive:{hole}", "--workers", "1"
+    )
+    assert "has a hole" in said
+    assert nothing_written()
+
+    world.client.config_set("maxmemory", int(world.client.info("memory")["used_memory"]) + 4096)
+    world.client.config_set("maxmemory-policy", "noeviction")
+    try:
+        said = refused(capsys, environment(world), *work)
+        assert "too little memory" in said
+        assert "--memory-share" in said
+        assert nothing_written()
+    finally:
+        world.client.config_set("maxmemory", "0")
+
+    other = tmp_path / "work" / "job.json"
+    assert json.loads(other.read_text())["prefix"] == world.keys.prefix
+    said = refused(capsys, environment(world, UIC_REDIS__PREFIX="elsewhere"), *work)
+    assert "choose another --work" in said
+
+    done(environment(world), "backfill", *work)
+    again = ("--work", str(tmp_path / "again"), "--from", f"archive:{archive}")
+    said = refused(capsys, environment(world), *again)
+    assert "has progress already" in said
+    said = refused(capsys, environment(world, UIC_BUNDLE__GENERATION="1", UIC_KAFKA__PARTITIONS="8"), *again)
+    assert "partitions" in said
+
+
+def test_two_loads_do_not_mix(tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(world, 600)
+    one, two = (("--work", str(tmp_path / name), "--workers", "1") for name in ("one", "two"))
+    assert killed(environment(world), "backfill", "states", 0, *one) == KILLED
+    assert "another job" in refused(capsys, environment(world), *two)
+    done(environment(world), "backfill", *two, "--take-over")
+    assert not world.compare()
+    assert "has progress already" in refused(capsys, environment(world), *one)
+    assert not world.compare()
+
+
+def test_a_worker_that_begins_during_a_load_wins_and_nothing_is_mixed(
+    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(world, 600)
+    work = ("--work", str(tmp_path), "--workers", "1")
+    assert killed(environment(world), "backfill", "states", 0, *work) == KILLED
+    world.worker()
+    world.wait_folded()
+    assert "has progress already" in refused(capsys, environment(world), *work)
+    world.produce(50)
+    world.wait_folded()
+
+
+def test_a_dry_run_says_hours_and_bytes_and_writes_nothing(tmp_path: Path, world: World) -> None:
+    fill(world, 600)
+    for source in ("log", "archive"):
+        if source == "archive":
+            done(environment(world), "archive", "--to", str(tmp_path / "archive"))
+        given: tuple[str, ...] = ("--from", f"archive:{tmp_path / 'archive'}") if source == "archive" else ()
+        said: dict[str, Any] = json.loads(
+            done(environment(world), "backfill", "--work", str(tmp_path / "work"), "--dry-run", "--json", *given)
+        )
+        assert 40 <= said["users"] <= 90
+        assert said["fold_hours"] > 0 < said["load_hours"]
+        assert not (tmp_path / "work").exists()
+    assert not list(world.client.scan_iter(match=f"{world.keys.prefix}:*"))

@@ -1,0 +1,325 @@
+"""Rollouts on real servers: two UIC fleets over one log, RTP under requests, and the command that moves the traffic."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import redis
+
+from conftest import MakeTopics, RedisForTest
+from localstack.wait import until
+from mimn.release import BUCKETS, State, bucket_of
+from support.one_node_cluster import ClusterNode, form, replicate
+from support.rollouts import QUICK, deployed
+
+pytestmark = pytest.mark.servers
+USERS = [f"user-{i}" for i in range(60)]
+QUIET = USERS[:30]
+"""Users without events while the traffic moves: what their scores must be is known."""
+BUSY = USERS[30:]
+
+
+@pytest.fixture
+def own_cluster(tmp_path: Path) -> Iterator[RedisForTest]:
+    """A cluster of three masters, each with a replica of its own."""
+    with ExitStack() as ending:
+        nodes = [ending.enter_context(ClusterNode(tmp_path / f"node-{i}")) for i in range(6)]
+        form(nodes[:3])
+        for replica, master in zip(nodes[3:], nodes[:3], strict=True):
+            replicate(replica, master)
+        client = redis.RedisCluster.from_url(nodes[0].address, protocol=2, socket_timeout=10)
+        yield RedisForTest(nodes[0].address, "shop", client)  # type: ignore[arg-type] # the cluster's client
+        client.close()
+
+
+def test_another_head_is_in_service_within_seconds_and_out_again(
+    valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
+) -> None:
+    topics = make_topics(kafka, 8)
+    with deployed(tmp_path, valkey, topics, USERS, new=False) as running, running.traffic(QUIET) as traffic:
+        plan = running.done("plan", str(running.other_head))
+        assert plan["what"] == "head only, nothing to migrate"
+        assert valkey.client.get(f"{valkey.prefix}:rollout") is None
+        began = time.monotonic()
+        identity = running.done("start", str(running.other_head))["id"]
+        running.done("wait", identity)
+        running.wait_loaded("tiny/2")
+        running.done("promote", identity, "--rtp", running.rtp.admin_url)
+        until(lambda: traffic.answers[-1].model == "tiny/2", "the new head answers", within_s=30)
+        assert time.monotonic() - began < 30
+        running.done("rollback", identity)
+        until(lambda: traffic.answers[-1].model == "tiny/1", "the old head answers", within_s=30)
+    assert traffic.failed() == []
+    for one in traffic.answers:
+        path = running.old_bundle if one.model == "tiny/1" else running.other_head
+        assert np.allclose(one.scores, running.expected(path, one.user), atol=1e-6)
+    assert {one.state for one in traffic.answers} <= {"warm", "stale"}
+
+
+def test_a_migration_under_traffic_fails_no_request_mixes_nothing_and_turns_nobody_cold(
+    valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
+) -> None:
+    topics = make_topics(kafka, 8)
+    with (
+        deployed(tmp_path, valkey, topics, USERS, new=False) as running,
+        running.traffic(USERS, 80) as traffic,
+        running.events(BUSY),
+    ):
+        plan = running.done("plan", str(running.new_bundle))
+        assert plan["what"].startswith(f"a migration of {len(USERS)} users")
+        assert plan["bytes"] > len(USERS) * plan["bytes_per_user"] > 0
+        identity = running.done("start", str(running.new_bundle))["id"]
+        assert running.rollout("wait", identity, "--timeout", "1s", *QUICK)[0] == 5
+        assert running.record().rollouts[0].state is State.BUILDING
+        running.new.worker()
+        running.done("wait", identity, "--timeout", "120s", *QUICK)
+        running.wait_loaded("tiny-sketch/1")
+        running.done("canary", identity, "--percent", "30", *QUICK)
+        running.wait_revision()
+        at = time.monotonic()
+        until(lambda: len(traffic.since(at)) > 2 * len(USERS), "all were asked twice", within_s=60)
+        tried = traffic.since(at)
+        salt = running.record().salt.encode()
+        arms = {True: ("canary", "tiny-sketch/1"), False: ("serving", "tiny/1")}
+        for one in tried:
+            expected = arms[bucket_of(salt, one.user) < 0.3 * BUCKETS]
+            assert (one.arm, one.model) == expected
+        assert {one.arm for one in tried} == {"serving", "canary"}
+        running.done("promote", identity, *QUICK, "--rtp", running.rtp.admin_url)
+        running.wait_revision()
+        at = time.monotonic()
+        until(lambda: len(traffic.since(at)) > len(USERS), "all were asked again", within_s=60)
+        assert {one.model for one in traffic.since(at)} == {"tiny-sketch/1"}
+        running.done("rollback", identity)
+        commanded = time.monotonic()
+        until(lambda: len(traffic.since(commanded + 2)) > len(USERS), "all were asked once more", within_s=60)
+        assert {one.model for one in traffic.since(commanded + 2)} == {"tiny/1"}
+    assert traffic.failed() == []
+    assert {one.state for one in traffic.answers} <= {"warm", "stale"}
+    checked = Counter[str]()
+    for one in traffic.answers:
+        if one.user in QUIET:
+            path = running.old_bundle if one.model == "tiny/1" else running.new_bundle
+            assert np.allclose(one.scores, running.expected(path, one.user), atol=1e-3), one
+            checked[one.model] += 1
+    assert len(checked) == 2
+    states = [entry.state for entry in running.record().log]
+    assert states[0] is State.PLANNED
+    assert states[-4:] == [State.READY, State.CANARY, State.SERVING, State.ROLLED_BACK]
+
+
+def test_each_way_in_which_a_migration_is_wrong_is_stopped_by_its_gate_and_named(
+    valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
+) -> None:
+    topics = make_topics(kafka, 4)
+    with deployed(tmp_path, valkey, topics, USERS, rtp=False) as running:
+        identity = running.ready()
+        promote = ("promote", identity, "--steady-for", "0", "--allowed-lag", "60s", "--whole", "4")
+        assert running.done(*promote, "--dry-run")["compared"] == len(USERS)
+        store, keys = valkey.client, running.new.keys
+        state = running.new.stored().states
+
+        # One state is missing, in a partition that is not compared whole.
+        (partition, user), value = next(iter(state.items()))
+        key = keys.state(partition, user)
+        store.delete(key)
+        assert running.closed(*promote[:-1], "0", "--sample", "0") == {"coverage"}
+        store.set(key, value)
+
+        # One digest is another.
+        store.set(key, value[:72] + bytes(8) + value[80:])
+        assert running.closed(*promote) == {"digest"}
+        store.set(key, value)
+
+        # One event is missing in the new namespace.
+        store.set(key, value[:48] + (0).to_bytes(8, "little") + value[56:])
+        assert running.closed(*promote) == {"digest"}
+        store.set(key, value)
+
+        # A state lacks events where the one in service does not.
+        store.set(key, value[:7] + b"\x01" + value[8:])
+        assert running.closed(*promote) == {"partial"}
+        store.set(key, value)
+
+        # One user was erased from the old namespace, and is still in the new one.
+        old_key = running.old.keys.state(partition, user)
+        old_value = store.get(old_key)
+        assert isinstance(old_value, bytes)
+        store.delete(old_key)
+        store.srem(running.old.keys.users(partition), user)
+        assert running.closed(*promote) == {"erasures"}
+        store.set(old_key, old_value)
+        store.sadd(running.old.keys.users(partition), user)
+        running.done(*promote, "--dry-run")
+
+        # Another RTP follows no record at all.
+        status, view = running.rollout(*promote, "--rtp", "http://127.0.0.1:9")
+        assert (status, [one["gate"] for one in view["gates"]]) == (3, ["loaded"])
+
+        # The workers of the new namespace stop: its partitions fall behind, and the lag must be small for long again.
+        for worker in running.new.workers:
+            worker.stop()
+        late = ("promote", identity, "--steady-for", "0", "--allowed-lag", "3s")
+        until(lambda: running.rollout(*late, "--dry-run")[0] == 3, "the lag is noticed", within_s=60)
+        assert running.closed(*late) == {"lag"}
+        assert running.record().serving.bundle == "tiny/1"
+
+
+def test_of_two_promotes_at_once_one_wins_and_the_other_is_told(
+    valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
+) -> None:
+    topics = make_topics(kafka, 4)
+    with deployed(tmp_path, valkey, topics, USERS, rtp=False) as running:
+        identity = running.ready()
+        for _ in range(5):
+            both = [running.spawn("promote", identity, *QUICK, "--steady-for", "0") for _ in range(2)]
+            codes = sorted(process.wait(120) for process in both)
+            # The one that comes later finds the record changed, or, if it began after that, that it serves already.
+            assert codes in ([0, 4], [0, 0])
+            assert running.record().log[-1].state is State.SERVING
+            if codes == [0, 4]:
+                break
+            running.done("rollback", identity)
+            identity = running.ready()
+        else:
+            pytest.fail("the two never met")
+
+
+def test_a_command_that_is_killed_at_any_step_is_run_again_and_finishes(
+    valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
+) -> None:
+    topics = make_topics(kafka, 4)
+    with deployed(tmp_path, valkey, topics, USERS, rtp=False) as running:
+
+        def killed_then_done(*arguments: str) -> None:
+            whole_s = 3.0
+            for step in range(6):
+                process = running.spawn(*arguments)
+                try:
+                    process.wait(whole_s * (step + 1) / 7)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+                if valkey.client.exists(f"{valkey.prefix}:rollout"):
+                    running.done("list")  # the record is whole
+            running.done(*arguments)
+
+        killed_then_done("start", str(running.new_bundle))
+        assert [one.id for one in running.record().rollouts] == ["r1"]
+        killed_then_done("wait", "r1", "--timeout", "120s", *QUICK)
+        killed_then_done("canary", "r1", "--percent", "5", *QUICK)
+        killed_then_done("promote", "r1", *QUICK)
+        killed_then_done("rollback", "r1")
+        record = running.record()
+        assert (record.serving.bundle, record.rollouts[0].state) == ("tiny/1", State.ROLLED_BACK)
+        for worker in running.new.workers:
+            worker.stop()
+        until(lambda: running.done("gc")["refused"] == [], "the namespace has been quiet", within_s=60)
+        assert running.record().rollouts[0].state is State.COLLECTED
+        left = list(valkey.client.scan_iter(match=f"{valkey.prefix}:*{running.new.keys.namespace}*"))
+        assert left == []
+        running.old.wait_folded()  # the namespace in service is whole
+        assert valkey.client.sismember(running.old.keys.namespaces, running.old.keys.namespace)
+        assert not valkey.client.sismember(running.old.keys.namespaces, running.new.keys.namespace)
+
+
+def test_an_aborted_rollout_begins_again_in_another_namespace(
+    valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
+) -> None:
+    topics = make_topics(kafka, 4)
+    with deployed(tmp_path, valkey, topics, USERS, rtp=False) as running:
+        identity = running.ready()
+        running.done("abort", identity, "--reason", "its states are poisoned")
+        assert running.rollout("promote", identity, *QUICK)[0] == 1
+        again = running.done("start", str(running.new_bundle))
+        assert again["namespace"].endswith("-1")
+        assert "UIC_BUNDLE__GENERATION=1" in " ".join(again["notes"])
+        # The namespace of the aborted one is whole and caught up, and counts for nothing.
+        status, view = running.rollout("wait", again["id"], "--timeout", "1s", *QUICK)
+        assert (status, "built" in view["error"]) == (5, True)
+        assert running.closed("promote", again["id"], *QUICK) >= {"built"}
+
+
+def test_what_cannot_be_rolled_out_is_refused_before_anything_is_written(
+    valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
+) -> None:
+    topics = make_topics(kafka, 4)
+    with deployed(tmp_path, valkey, topics, USERS, new=False, rtp=False) as running:
+        assert "serves already" in running.rollout("start", str(running.old_bundle))[1]["error"]
+        assert "no bundle at" in running.rollout("start", str(tmp_path / "nowhere"))[1]["error"]
+        broken = running.folder / "bundles/tiny/2"
+        head = broken / "head.onnx"
+        whole = head.read_bytes()
+        head.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        assert "sha256 differs" in running.rollout("start", str(broken))[1]["error"]
+        head.write_bytes(whole)
+        used = int(valkey.client.info("memory")["used_memory"])
+        valkey.client.config_set("maxmemory", used + 1000)
+        try:
+            assert running.closed("start", str(running.new_bundle)) == {"memory"}
+        finally:
+            valkey.client.config_set("maxmemory", 0)
+        valkey.client.set(running.new.keys.meta, b'{"partitions": 5, "topic": "another", "store": "0123456789abcdef"}')
+        assert running.closed("start", str(running.new_bundle)) == {"log"}
+        valkey.client.delete(running.new.keys.meta)
+        # Another prefix has no namespace in service.
+        kept = running.variables["UIC_REDIS__PREFIX"]
+        running.variables["UIC_REDIS__PREFIX"] = "elsewhere"
+        assert running.closed("start", str(running.new_bundle)) == {"log"}
+        running.variables["UIC_REDIS__PREFIX"] = kept
+        assert not valkey.client.exists(f"{valkey.prefix}:rollout")
+        assert running.done("list") == {"serving": None, "rollouts": [], "notes": []}
+
+
+def test_rtp_refuses_a_release_that_is_not_on_its_disk_and_takes_it_up_when_it_is(
+    valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
+) -> None:
+    topics = make_topics(kafka, 4)
+    with deployed(tmp_path, valkey, topics, USERS, new=False) as running, running.traffic(QUIET, 50) as traffic:
+        moved = running.folder / "elsewhere"
+        identity = running.done("start", str(running.other_head))["id"]
+        running.other_head.rename(moved)
+        running.done("wait", identity)
+        admin = running.rtp.admin_url
+        until(lambda: "tiny/2" in httpx.get(f"{admin}/readyz").json().get("detail", ""), "it is refused", within_s=30)
+        assert httpx.get(f"{admin}/readyz").status_code == 200
+        assert 'rtp_release_refused{bundle="tiny/2"} 1.0' in httpx.get(f"{admin}/metrics").text
+        status, view = running.rollout("promote", identity, "--rtp", admin)
+        assert (status, view["gates"][0]["gate"]) == (3, "loaded")
+        refused = httpx.post(f"{admin}/bundle/reload")
+        assert (refused.status_code, refused.json()["code"]) == (409, "reload_refused")
+        moved.rename(running.other_head)
+        assert httpx.post(f"{admin}/releases/look", timeout=30).json()["refused"] == []
+        running.done("promote", identity, "--rtp", admin)
+        until(lambda: traffic.answers[-1].model == "tiny/2", "the new head answers", within_s=30)
+    assert traffic.failed() == []
+
+
+def test_a_migration_in_a_cluster(
+    own_cluster: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
+) -> None:
+    topics = make_topics(kafka, 4)
+    with (
+        deployed(tmp_path, own_cluster, topics, USERS, mode="cluster") as running,
+        running.traffic(QUIET, 50) as traffic,
+    ):
+        identity = running.ready()
+        running.wait_loaded("tiny-sketch/1")
+        running.done("promote", identity, *QUICK, "--rtp", running.rtp.admin_url, "--keep-for", "0")
+        until(lambda: traffic.answers[-1].model == "tiny-sketch/1", "the new release answers", within_s=30)
+        running.done("rollback", identity)
+        until(lambda: traffic.answers[-1].model == "tiny/1", "the old release answers", within_s=30)
+        for worker in running.new.workers:
+            worker.stop()
+        until(lambda: running.done("gc")["refused"] == [], "the namespace has been quiet", within_s=60)
+        assert not list(own_cluster.client.scan_iter(match=f"*{running.new.keys.namespace}*"))
+    assert traffic.failed() == []
+    assert {one.state for one in traffic.answers} <= {"warm", "stale"}

@@ -1,0 +1,258 @@
+"""A snapshot that was taken while UIC folded brings a lost store back exactly; a namespace that nothing needs goes."""
+
+from __future__ import annotations
+
+import json
+import struct
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from kafka import KafkaAdminClient, TopicPartition
+
+from conftest import MakeTopics, RedisForTest
+from mimn.state import Keys, decode_progress, namespace
+from support.bulk_running import KILLED, done, killed, run
+from support.uic_running import RunningUic
+from support.world import World
+from uic.bulk.saved_states import SavedStates
+from uic.bulk.snapshots import Listed, expired
+
+pytestmark = pytest.mark.servers
+
+N = 4
+
+
+@pytest.fixture
+def world(tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics) -> Iterator[World]:
+    made = World(tmp_path / "world", make_topics(kafka, N), valkey.url, valkey.prefix, {})
+    yield made
+    made.close()
+
+
+def environment(world: World, **more: str) -> dict[str, str]:
+    return dict(world.new_worker().environment()) | more
+
+
+def erase(world: World, user: str) -> None:
+    world.producer.send(world.topics.events, key=user.encode(), value=None)
+    world.producer.flush(timeout=30)
+
+
+def empty(world: World) -> None:
+    """What FLUSHALL does, for the keys of this test."""
+    keys = list(world.client.scan_iter(match=f"{world.keys.prefix}:*", count=1000))
+    if keys:
+        world.client.delete(*keys)
+
+
+def snapshot_while_folding(world: World, to: Path, *more: str) -> str:
+    """Take a snapshot while events and erasures flow; its id."""
+    stop = threading.Event()
+
+    def flow() -> None:
+        while not stop.is_set():
+            world.produce(20, 60)
+            erase(world, f"user-{world.random.randint(0, 59)}")
+
+    events = threading.Thread(target=flow)
+    events.start()
+    try:
+        said = json.loads(done(environment(world), "snapshot", "create", "--to", str(to), "--json", *more))
+    finally:
+        stop.set()
+        events.join()
+    return str(said["id"])
+
+
+def test_a_lost_store_is_restored_from_a_snapshot_that_was_taken_under_load(tmp_path: Path, world: World) -> None:
+    world.produce(1500, 60)
+    worker = world.worker()
+    world.wait_folded()
+    snapshot_while_folding(world, tmp_path / "snapshots", "--verify")
+    world.produce(200, 80)
+    world.wait_folded()
+    before = {p: decode_progress(r).lineage for p, r in world.progress_records().items()}
+    worker.stop()
+    empty(world)
+
+    said = json.loads(done(environment(world), "snapshot", "restore", "--from", str(tmp_path / "snapshots"), "--json"))
+    assert (said["partitions"], said["states"] > 0) == (N, True)
+    world.worker()
+    world.wait_folded()
+    assert {p: decode_progress(r).lineage for p, r in world.progress_records().items()} == before
+
+
+def test_a_restore_is_complete_although_the_log_was_cut_below_the_snapshot(
+    tmp_path: Path, valkey: RedisForTest, real_kafka: str, make_topics: MakeTopics
+) -> None:
+    topics = make_topics(real_kafka, N)
+    world = World(tmp_path / "world", topics, valkey.url, valkey.prefix, {})
+    try:
+        world.produce(800, 60)
+        worker = world.worker()
+        world.wait_folded()
+        world.log()  # the judge remembers what is cut
+        done(environment(world), "snapshot", "create", "--to", str(tmp_path / "s"))
+        upto = {p: decode_progress(r).next_offset for p, r in world.progress_records().items()}
+        admin = KafkaAdminClient(bootstrap_servers=real_kafka)
+        admin.delete_records({TopicPartition(topics.events, p): offset for p, offset in upto.items()})
+        admin.close()
+        world.produce(200, 80)
+        world.wait_folded()
+        worker.stop()
+        empty(world)
+        done(environment(world), "snapshot", "restore", "--from", str(tmp_path / "s"))
+        world.worker()
+        world.wait_folded()  # the judge finds a state that is `partial` wrong
+    finally:
+        world.close()
+
+
+def test_users_who_were_erased_since_do_not_come_back(tmp_path: Path, world: World) -> None:
+    world.produce(400, 20)
+    world.worker()
+    world.wait_folded()
+    done(environment(world), "snapshot", "create", "--to", str(tmp_path))
+    uic = RunningUic(world.workers[0])
+    gone = uic.erase("user-3")
+    uic.channel.close()
+    world.wait_folded()
+    world.workers[0].stop()
+    empty(world)
+    said = json.loads(done(environment(world), "snapshot", "restore", "--from", str(tmp_path), "--json"))
+    assert said["erased"] == 1
+    assert world.client.get(world.keys.state(gone.partition, "user-3")) is None
+    assert not world.client.sismember(world.keys.users(gone.partition), "user-3")
+    world.worker()
+    world.wait_folded()
+
+
+def test_create_and_restore_killed_at_each_step_are_finished_by_the_next_run(tmp_path: Path, world: World) -> None:
+    world.produce(800, 60)
+    worker = world.worker()
+    world.wait_folded()
+    to = ("create", "--to", str(tmp_path))
+    for step, count in (("partition", 0), ("partition", 2), ("seal", 0)):
+        assert killed(environment(world), "snapshot", step, count, *to) == KILLED
+    listed = json.loads(done(environment(world), "snapshot", "list", "--from", str(tmp_path), "--json"))
+    assert [one["complete"] for one in listed].count(True) == 1, "what was sealed counts, and nothing else"
+    done(environment(world), "snapshot", *to)
+    worker.stop()
+    empty(world)
+    restore = ("restore", "--from", str(tmp_path))
+    for step, counts in (("claim", (0, 1)), ("states", (0, 1)), ("hand_over", (0,))):
+        for count in counts:
+            assert killed(environment(world), "snapshot", step, count, *restore) == KILLED, step
+            assert not world.compare(snapshot=True)
+    done(environment(world), "snapshot", *restore)
+    assert not world.compare()
+    world.produce(100)
+    world.worker()
+    world.wait_folded()
+
+
+def test_a_flipped_byte_another_bundle_and_another_topic_are_refused_before_anything_is_written(
+    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.produce(400, 30)
+    worker = world.worker()
+    world.wait_folded()
+    done(environment(world), "snapshot", "create", "--to", str(tmp_path / "s"))
+    worker.stop()
+    empty(world)
+
+    def refused(told: dict[str, str], *more: str) -> str:
+        code, _ = run(told, "snapshot", "restore", "--from", str(tmp_path / "s"), *more)
+        assert code == 1
+        assert not list(world.client.scan_iter(match=f"{world.keys.prefix}*"))
+        return capsys.readouterr().err
+
+    ours = environment(world)
+    sketch = Path(__file__).parents[1] / "fixtures" / "bundle_tiny_sketch" / "tiny-sketch" / "1"
+    other = ours | {"UIC_BUNDLE__PATH": str(sketch)}
+    assert "of fingerprint" in refused(other, "--of-namespace", world.keys.namespace)
+    assert "of partitions 4" in refused(ours | {"UIC_KAFKA__PARTITIONS": "8"})
+    assert "of topic" in refused(ours | {"UIC_KAFKA__TOPIC": "another"})
+    assert "--other-prefix" in refused(ours | {"UIC_REDIS__PREFIX": f"{world.keys.prefix}x"})
+    [file] = (tmp_path / "s").glob("*/*/2.parquet")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(bytes(data))
+    assert "sha256 differs" in refused(ours)
+    code, _ = run(ours, "snapshot", "verify", "--from", str(tmp_path / "s"))
+    assert code == 1
+
+
+def test_a_snapshot_goes_into_another_generation_for_a_way_back(tmp_path: Path, world: World) -> None:
+    world.produce(400, 30)
+    world.worker()
+    world.wait_folded()
+    done(environment(world), "snapshot", "create", "--to", str(tmp_path))
+    restored = environment(world, UIC_BUNDLE__GENERATION="1")
+    done(restored, "snapshot", "restore", "--from", str(tmp_path), "--of-namespace", world.keys.namespace)
+    world.keys = Keys(namespace(world.bundle.manifest.fingerprint, 1), world.keys.prefix)
+    world.produce(100, 30)
+    world.worker(UIC_BUNDLE__GENERATION="1")
+    world.wait_folded()
+
+
+NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
+ANY = SavedStates(namespace="", fingerprint="", prefix="", topic="", topic_id="", n=0, created_ms=0, partitions=())
+
+
+def at(days: float, *, verified: bool = False, complete: bool = True) -> Listed:
+    moment = NOW - timedelta(days=days)
+    return Listed(moment.strftime("%Y%m%dT%H%M%SZ"), ANY if complete else None, "yes" if verified else None)
+
+
+def test_seven_daily_ones_stay_and_one_verified_always() -> None:
+    daily = [at(days, verified=days < 3) for days in range(12, -1, -1)]
+    assert expired(daily, NOW, 7) == [one.id for one in daily[:6]]
+    twice = [at(1.2), at(1.1), at(0.1)]
+    assert expired(twice, NOW, 7) == [twice[0].id], "the newest of each day"
+    old = [at(30, verified=True), at(20), at(0)]
+    assert expired(old, NOW, 7) == [old[1].id], "no newer one is verified"
+    assert expired([at(40), at(30)], NOW, 7) == [at(40).id], "the newest one"
+    unfinished = [at(3, complete=False), at(0.1, complete=False), at(0)]
+    assert expired(unfinished, NOW, 7) == [unfinished[0].id]
+
+
+def test_namespaces_are_listed_and_one_that_nothing_needs_is_dropped_across_kills(
+    tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.produce(600, 60)
+    worker = world.worker()
+    world.wait_folded()
+    other = environment(world, UIC_BUNDLE__GENERATION="1")
+    done(other, "backfill", "--work", str(tmp_path))
+    names = {generation: namespace(world.bundle.manifest.fingerprint, generation) for generation in (0, 1)}
+    rows = {r["namespace"]: r for r in json.loads(done(environment(world), "namespaces", "list", "--json"))}
+    assert set(rows) == set(names.values())
+    stored = world.stored().states
+    for row in rows.values():
+        assert (row["users"], row["lag"], row["partial_share"]) == (len(stored), 0, 0.0)
+        assert 0.5 < row["bytes"] / sum(map(len, stored.values())) < 4
+        assert row["last_read_s"] is not None
+    assert rows[names[0]]["folded"]
+    code, _ = run(environment(world), "namespaces", "drop", names[0], "--yes")
+    assert (code, "within the last minute" in capsys.readouterr().err) == (1, True)
+
+    release = {"fingerprint": world.bundle.manifest.fingerprint, "generation": 1}
+    document = json.dumps({"serving": release, "arms": [], "shadows": [], "rollouts": []}).encode()
+    record = struct.pack("<4sHHII", b"UIRO", 1, 0, len(document), 0) + document
+    world.client.set(f"{world.keys.prefix}:rollout", record)
+    code, _ = run(environment(world), "namespaces", "drop", names[1], "--yes", "--force")
+    assert (code, "is serving in the rollout record" in capsys.readouterr().err) == (1, True)
+    world.client.delete(f"{world.keys.prefix}:rollout")
+
+    for step in ("progress", "slice", "keys"):
+        assert killed(environment(world), "namespaces", step, 0, "drop", names[1], "--yes", "--force") == KILLED
+    done(environment(world), "namespaces", "drop", names[1], "--yes", "--force")
+    left = {key.decode() for key in world.client.scan_iter(match=f"{world.keys.prefix}:*")}
+    assert not [key for key in left if names[1] in key]
+    assert world.client.smembers(world.keys.namespaces) == {names[0].encode()}
+    assert not world.compare(), "the other one is as it was"
+    worker.stop()

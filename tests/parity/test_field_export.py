@@ -1,0 +1,109 @@
+"""Models with fields become bundles that score by the equations, on any state, under any head.
+
+Export itself compares ONNX, PyTorch and the equations, and refuses a bundle in which they differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fixtures.write_bundles import (
+    CATEGORY_IDS,
+    CODES,
+    ITEM_IDS,
+    REQUEST_FIELDS,
+    TINY_DIEN,
+    TINY_DIN,
+    WITH_FIELDS,
+    tiny_model,
+)
+from mimn.baselines import BaselineConfig, ModelConfig
+from mimn.bundle import load_bundle
+from mimn.bundle.graph import open_head, open_step
+from mimn.config import MimnConfig
+from mimn.export import ExportError, RunFacts, export_any
+from mimn.export.parts import evaluation, field_data
+from mimn.field_parity import check_fields_parity, field_values
+from mimn.nn.heads import HEADS
+from mimn.nn.model import ClickModel
+from mimn.parity import ParityError
+
+MIMN = MimnConfig(embedding_dim=4, controller_units=6, slots=3, attention_units=(5, 3), head_units=(7, 5))
+POOLING = MimnConfig.pooling(embedding_dim=4, history_product=True, head_units=(7, 5), sketch_category_cells=6)
+REQUEST = {"user": {"city": "Rome", "income": 3e4}, "context": {"hour": 5, "tags": ["7", "other"], "page": "p"}}
+
+
+def exported(model: ClickModel, folder: Path, facts: RunFacts = WITH_FIELDS) -> Path:
+    return export_any(
+        model, ITEM_IDS, CATEGORY_IDS, folder, name="f", version="1", state_dtype="float32", events=9, facts=facts
+    )
+
+
+def with_head(config: MimnConfig | BaselineConfig, head: str) -> ModelConfig:
+    return type(config).from_mapping(asdict(config) | {"head": head})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        *(with_head(POOLING, head) for head in ("paper", *HEADS)),
+        *(with_head(MIMN, head) for head in ("paper", "dcn")),
+        *(with_head(TINY_DIN, head) for head in ("paper", "deepfm", "afm")),
+        *(with_head(TINY_DIEN, head) for head in ("paper", "wide_deep")),
+    ],
+    ids=lambda config: f"{config.variant} {config.head}",
+)
+def test_fields_are_served_with_the_trained_numbers(config: ModelConfig, tmp_path: Path) -> None:
+    model = tiny_model(config, with_fields=True)
+    bundle = load_bundle(exported(model, tmp_path))
+    head, step, golden = open_head(bundle), open_step(bundle), bundle.golden
+    golden.verify_request(bundle.request.vector)
+    golden.verify_step(step, bundle.events, bundle.initial_state, bundle.sketch)
+    golden.verify_head(head, bundle.candidates, bundle.initial_state, bundle.sketch)
+    # The same by the code that evaluation runs, from raw values to a score.
+    items, categories = golden.items[:1], golden.categories[:1]
+    rows = [torch.from_numpy(table.rows(ids[0]).copy()) for table, ids in
+            ((bundle.items, items), (bundle.categories, categories))]  # fmt: skip
+    asked = [torch.from_numpy(table.rows(ids).copy()) for table, ids in
+             ((bundle.items, golden.candidate_items), (bundle.categories, golden.candidate_categories))]  # fmt: skip
+    if bundle.sketch is not None or bundle.event_list is not None:
+        return  # their counters and lists are compared elsewhere
+    with evaluation(model):
+        score = model.scorer(rows[0].unsqueeze(0), rows[1].unsqueeze(0), torch.tensor([len(rows[0])]))
+        vector = model.request_vector(field_values(REQUEST_FIELDS, CODES, REQUEST))
+        assert vector is not None
+        want = score(*(of.unsqueeze(0) for of in asked), context=vector.unsqueeze(0))[0].numpy()
+    got = head(
+        bundle.candidates(golden.candidate_items, golden.candidate_categories),
+        golden.states[0],
+        bundle.request.vector(**REQUEST).values,
+    )
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_an_item_without_an_embedding_of_its_own_has_the_unknown_items_and_its_fields(tmp_path: Path) -> None:
+    bundle = load_bundle(exported(tiny_model(POOLING, with_fields=True), tmp_path))
+    assert np.array_equal(bundle.items.vectors[9], bundle.items.vectors[0])
+    assert not np.array_equal(bundle.asked_items.vectors[9], bundle.asked_items.vectors[0])
+    assert np.array_equal(bundle.asked_items.vectors[:, -4:], bundle.items.vectors)
+
+
+def test_the_values_of_another_run_are_refused(tmp_path: Path) -> None:
+    facts = replace(WITH_FIELDS, codes={**CODES, "city": CODES["city"][:2]})
+    with pytest.raises(ExportError, match="field city: 2 values do not fit a table of 5 rows"):
+        exported(tiny_model(POOLING, with_fields=True), tmp_path, facts)
+    assert not list(tmp_path.iterdir())
+
+
+def test_tables_in_another_order_are_found_by_the_comparison() -> None:
+    model = tiny_model(POOLING, with_fields=True)
+    with evaluation(model):
+        data = field_data(model, CODES)
+    check_fields_parity(model, data, [REQUEST])
+    with pytest.raises(ParityError, match="another vector in serving"):
+        check_fields_parity(model, replace(data, vectors=data.vectors[::-1]), [REQUEST])

@@ -1,0 +1,65 @@
+"""Commands of bulk work for tests: run here, or as processes that kill themselves just after a step."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+
+import pytest
+
+KILLED = -signal.SIGKILL
+
+_DRIVER = """
+import os, signal, sys
+from importlib import import_module
+verb, step, count, *arguments = sys.argv[1:]
+left = int(count)
+def after(done):
+    global left
+    if done == step:
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+sys.exit(import_module("uic.bulk.commands." + verb).main(arguments, None, after))
+"""
+
+
+def run(environment: Mapping[str, str], verb: str, *arguments: str) -> tuple[int, str]:
+    """Exit status and output of `verb`, a module of `uic.bulk.commands`, in this process."""
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith("UIC_"):
+                patch.delenv(name)
+        for name, value in environment.items():
+            if name.startswith("UIC_"):
+                patch.setenv(name, value)
+        main: Callable[..., int] = import_module(f"uic.bulk.commands.{verb}").main
+        return main(arguments, out), out.getvalue()
+
+
+def done(environment: Mapping[str, str], verb: str, *arguments: str) -> str:
+    """The output of a command that must succeed."""
+    code, said = run(environment, verb, *arguments)
+    assert code == 0, said
+    return said
+
+
+def killed(environment: Mapping[str, str], verb: str, step: str, count: int, *arguments: str) -> int:
+    """Run in a process that is killed after `step` was done `count` more times; its exit status."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("UIC_")}
+    told = {name: value for name, value in environment.items() if name.startswith("UIC_")}
+    ended = subprocess.run(
+        [sys.executable, "-c", _DRIVER, verb, step, str(count), *arguments],
+        env=inherited | told,
+        check=False,
+        capture_output=True,
+        timeout=120,
+    )
+    print(ended.stderr.decode())
+    return ended.returncode

@@ -1,0 +1,367 @@
+"""The rollout record's bytes, and its state machine: every sequence of commands keeps what the record promises."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from struct import pack
+from zlib import crc32
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from msgspec.structs import replace
+
+from mimn.release import (
+    Checked,
+    Conflict,
+    CorruptRecord,
+    Finding,
+    Gate,
+    GateClosed,
+    NotAllowed,
+    Record,
+    Refused,
+    Rollout,
+    State,
+    abort,
+    begin,
+    canary,
+    collect,
+    decode_record,
+    encode_record,
+    observe,
+    promote,
+    retire,
+    rollback,
+    shadow,
+)
+from mimn.release.record import MAX_ENTRIES, MAX_RECORD_BYTES, OPEN
+from mimn.release.rollout import free_generation, left_behind, spoiled
+from support.releases import NOW_MS, SALT, begun, release
+
+GOLDEN = Path(__file__).parents[1] / "golden/rollout.bin"
+OLD, NEW = release("shop", "1"), release("bazaar", "1")
+LAGS = Finding(Gate.LAG, "partition 3 was last caught up 90 s ago", passes=True)
+DIFFERS = Finding(Gate.DIGEST, "2 users differ")
+
+
+def open_gates(record: Record, *findings: Finding, **more: object) -> Checked:
+    return Checked(record.revision, findings, **more)  # type: ignore[arg-type]
+
+
+def ready(record: Record | None = None) -> Record:
+    record = begun(NEW, OLD) if record is None else record
+    assert record.open is not None
+    return observe(record, record.open.id, open_gates(record), now_ms=NOW_MS)[0]
+
+
+def golden() -> Record:
+    record = canary(ready(), "r1", open_gates(ready()), percent=5, now_ms=NOW_MS + 1, by="ann@host")
+    return shadow(record, "r1", percent=0.5, now_ms=NOW_MS + 2)
+
+
+# The bytes
+
+
+def test_the_bytes_are_the_golden_ones() -> None:
+    assert encode_record(golden()) == GOLDEN.read_bytes()
+    assert decode_record(GOLDEN.read_bytes()) == golden()
+
+
+def sealed(document: bytes, version: int = 1) -> bytes:
+    return pack("<4sHHII", b"UIRO", version, 0, len(document), crc32(document)) + document
+
+
+def changed(**fields: object) -> bytes:
+    document = json.loads(encode_record(golden())[16:])
+    return sealed(json.dumps({**document, **fields}).encode())
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (b"", "not a rollout record"),
+        (encode_record(golden())[:-1], "length or checksum"),
+        (encode_record(golden()).replace(b"bazaar", b"bizarr"), "length or checksum"),
+        (sealed(b"{}", version=2), "version 2"),
+        (sealed(b"{}"), "missing required field"),
+        (sealed(b"[" * 100_000), "the rollout record's document"),
+        (changed(salt="x"), "salt"),
+        (changed(more=1), "unknown field"),
+        (changed(revision=0), "revision"),
+        (b"UIRO" + bytes(MAX_RECORD_BYTES), "not a rollout record"),
+        (encode_record(replace(golden(), arms=golden().arms * 2)), "the same name"),
+        (encode_record(replace(golden(), rollouts=golden().rollouts * 2)), "on their way at once"),
+        (encode_record(replace(golden(), arms=(replace(golden().arms[0], buckets=((0, 5), (4, 9))),))), "overlap"),
+        (encode_record(replace(golden(), arms=(replace(golden().arms[0], buckets=((5, 5),)),))), "empty"),
+    ],
+)
+def test_anything_else_is_refused_by_name(value: bytes, words: str) -> None:
+    with pytest.raises(CorruptRecord, match=words):
+        decode_record(value)
+
+
+# The life of a rollout
+
+
+def test_a_rollout_goes_through_its_stages_and_each_says_why() -> None:
+    record = begun(NEW, OLD)
+    seen = [record.rollouts[0].state]
+    for findings in (
+        [Finding(Gate.BUILT, "4 of 8 partitions", passes=True)],
+        [LAGS],
+        [Finding(Gate.DIGEST, "3 users changed while they were compared", passes=True)],
+        [],
+    ):
+        record, _ = observe(record, "r1", open_gates(record, *findings), now_ms=NOW_MS)
+        seen.append(record.rollouts[0].state)
+    record = canary(record, "r1", open_gates(record), percent=5, now_ms=NOW_MS)
+    record = promote(record, "r1", open_gates(record), keep_ms=1000, now_ms=NOW_MS)
+    assert (record.serving, record.arms) == (NEW, ())
+    assert retire(record, now_ms=NOW_MS + 999) is record
+    record = retire(record, now_ms=NOW_MS + 1000)
+    assert left_behind(record, record.rollouts[0]) == OLD.namespace
+    record = collect(record, "r1", now_ms=NOW_MS)
+    stages = ["planned", "building", "catching_up", "verifying", "ready", "canary", "serving", "retired", "collected"]
+    assert [*seen, *(entry.state for entry in record.log[-4:])] == [State(name) for name in stages]
+    assert all(entry.reason for entry in record.log)
+    assert [entry.revision for entry in record.log] == list(range(1, len(record.log) + 1))
+
+
+def test_the_same_command_again_changes_nothing() -> None:
+    record = begun(NEW, OLD)
+    assert begun(NEW, record=record) is record
+    record = ready(record)
+    served = promote(record, "r1", open_gates(record), keep_ms=0, now_ms=NOW_MS)
+    assert promote(served, "r1", open_gates(record), keep_ms=0, now_ms=NOW_MS) is served
+    back = rollback(served, "r1", reason="worse", now_ms=NOW_MS)
+    assert rollback(back, "r1", reason="worse", now_ms=NOW_MS) is back
+    given_up = abort(record, "r1", reason="no", now_ms=NOW_MS)
+    assert abort(given_up, "r1", reason="no", now_ms=NOW_MS) is given_up
+
+
+def test_what_serves_already_or_is_one_of_two_is_refused() -> None:
+    with pytest.raises(NotAllowed, match="serves already"):
+        begun(OLD, OLD)
+    with pytest.raises(NotAllowed, match="promote or abort it before another"):
+        begun(release("third"), record=begun(NEW, OLD))
+
+
+def test_a_head_only_rollout_needs_no_steady_lag_and_leaves_no_namespace_behind() -> None:
+    new = release("shop", "2")
+    record = begun(new, OLD)
+    rollout = record.rollouts[0]
+    assert (rollout.head_only, rollout.origin) == (True, "none")
+    record, findings = observe(record, "r1", open_gates(record, steady_ms=300_000), now_ms=NOW_MS)
+    assert (record.rollouts[0].state, findings) == (State.READY, ())
+    given_up = abort(record, "r1", reason="no", now_ms=NOW_MS)
+    assert not spoiled(given_up)
+    assert left_behind(given_up, given_up.rollouts[0]) is None
+    assert begun(release("shop", "3"), record=given_up).open is not None
+
+
+def test_the_lag_must_have_been_within_its_allowance_for_long_enough() -> None:
+    record = begun(NEW, OLD)
+    for at_s, expected in ((0, State.CATCHING_UP), (299, State.CATCHING_UP), (300, State.READY)):
+        now_ms = NOW_MS + at_s * 1000
+        record, _ = observe(record, "r1", open_gates(record, steady_ms=300_000), now_ms=now_ms)
+        assert record.rollouts[0].state is expected
+    with pytest.raises(GateClosed, match="lag"):
+        promote(record, "r1", open_gates(record, LAGS, steady_ms=300_000), keep_ms=0, now_ms=now_ms)
+
+
+@pytest.mark.parametrize("what", ["lag", "another lineage"])
+def test_the_wait_begins_again_when_a_partition_lags_or_began_anew(what: str) -> None:
+    record = begun(NEW, OLD)
+    record, _ = observe(record, "r1", open_gates(record, steady_ms=10_000), now_ms=NOW_MS)
+    broken = (LAGS,) if what == "lag" else ()
+    lineages = "0" * 16 if what == "lag" else "1" * 16
+    look = open_gates(record, *broken, steady_ms=10_000, lineages=lineages)
+    record, _ = observe(record, "r1", look, now_ms=NOW_MS + 9_000)
+    look = open_gates(record, steady_ms=10_000, lineages=lineages)
+    record, findings = observe(record, "r1", look, now_ms=NOW_MS + 12_000)
+    assert [one.gate for one in findings] == [Gate.STEADY]
+
+
+# The mistakes that other controllers have made
+
+
+def test_readiness_of_an_older_revision_does_not_count() -> None:
+    record = ready()
+    look = open_gates(record)
+    moved = shadow(record, "r1", percent=1, now_ms=NOW_MS)
+    for command in (
+        lambda: promote(moved, "r1", look, keep_ms=0, now_ms=NOW_MS),
+        lambda: canary(moved, "r1", look, percent=5, now_ms=NOW_MS),
+        lambda: observe(moved, "r1", look, now_ms=NOW_MS),
+    ):
+        with pytest.raises(Conflict, match="look again"):
+            command()
+
+
+def test_readiness_of_an_aborted_rollout_does_not_count_for_the_next_one() -> None:
+    record = abort(ready(), "r1", reason="no", now_ms=NOW_MS)
+    again = begun(release("bazaar", "1", generation=1), record=record)
+    with pytest.raises(NotAllowed, match="not ready"):
+        promote(again, "r2", open_gates(again), keep_ms=0, now_ms=NOW_MS)
+
+
+def test_an_abort_resets_everything_that_was_waited_for() -> None:
+    record = begun(NEW, OLD)
+    record, _ = observe(record, "r1", open_gates(record, steady_ms=10_000), now_ms=NOW_MS)
+    assert record.rollouts[0].hold is not None
+    record = abort(record, "r1", reason="no", now_ms=NOW_MS)
+    ended = record.rollouts[0]
+    assert (ended.hold, ended.keep_until_ms, record.arms, record.shadows) == (None, 0, (), ())
+    record = begun(release("bazaar", "1", generation=1), record=record, now_ms=NOW_MS + 60_000)
+    look = open_gates(record, steady_ms=10_000)
+    record, findings = observe(record, "r2", look, now_ms=NOW_MS + 60_000)
+    assert [one.gate for one in findings] == [Gate.STEADY]
+
+
+def test_the_release_before_is_kept_although_an_earlier_rollout_was_aborted_long_ago() -> None:
+    record = abort(ready(), "r1", reason="no", now_ms=NOW_MS)
+    record = ready(begun(release("bazaar", "1", generation=1), record=record))
+    later = NOW_MS + 86_400_000
+    record = promote(record, "r2", open_gates(record), keep_ms=86_400_000, now_ms=later)
+    assert retire(record, now_ms=later + 1) is record
+
+
+def test_an_aborted_namespace_is_never_resumed() -> None:
+    record = abort(ready(), "r1", reason="its states are poisoned", now_ms=NOW_MS)
+    with pytest.raises(NotAllowed, match="begin with generation 1"):
+        begun(NEW, record=record)
+    assert free_generation(record, NEW.fingerprint) == 1
+    assert left_behind(record, record.rollouts[0]) == NEW.namespace
+
+
+def test_a_rollback_under_a_canary_stops_the_canary_and_closes_its_gate() -> None:
+    record = promote(ready(), "r1", open_gates(ready()), keep_ms=1000, now_ms=NOW_MS)
+    record = ready(begun(release("third"), record=record))
+    record = canary(record, "r2", open_gates(record), percent=5, now_ms=NOW_MS)
+    record = rollback(record, "r1", reason="worse", now_ms=NOW_MS)
+    assert (record.serving, record.arms) == (OLD, ())
+    with pytest.raises(GateClosed, match="conflict"):
+        promote(record, "r2", open_gates(record), keep_ms=0, now_ms=NOW_MS)
+
+
+class Life(RuleBasedStateMachine):
+    """Any commands in any order, also with looks that are out of date."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.record: Record | None = None
+        self.now_ms = NOW_MS
+        self.looked: Checked | None = None
+        self.aborted: set[str] = set()
+
+    def held(self) -> Record:
+        assert self.record is not None
+        return self.record
+
+    def change(self, after: Record) -> None:
+        before = self.record
+        if before is not None and after is not before:
+            assert after.revision == before.revision + 1
+        self.record = after
+
+    def any_id(self, number: int) -> str:
+        return f"r{1 + number % max(1, self.held().begun + 1)}"
+
+    @rule(seconds=st.integers(1, 400))
+    def wait(self, seconds: int) -> None:
+        self.now_ms += seconds * 1000
+
+    @rule(which=st.sampled_from(["shop", "bazaar", "third"]), version=st.sampled_from("12"), fresh=st.booleans())
+    def begin(self, which: str, version: str, fresh: bool) -> None:
+        fingerprint = release(which).fingerprint
+        new = release(which, version, generation=free_generation(self.record, fingerprint) if fresh else 0)
+        try:
+            after = begin(self.record, new, serving=OLD, origin="log", salt=SALT, now_ms=self.now_ms)
+        except NotAllowed:
+            return
+        assert new.namespace not in spoiled(after)
+        self.change(after)
+
+    @precondition(lambda self: self.record is not None)
+    @rule(
+        findings=st.lists(st.sampled_from([LAGS, DIFFERS]), max_size=1), lineages=st.sampled_from(["0" * 16, "1" * 16])
+    )
+    def look(self, findings: list[Finding], lineages: str) -> None:
+        self.looked = Checked(self.held().revision, tuple(findings), lineages, steady_ms=300_000)
+
+    @precondition(lambda self: self.looked is not None)
+    @rule(number=st.integers(0, 9), how=st.sampled_from(["observe", "canary", "promote"]), percent=st.floats(0.01, 100))
+    def act(self, number: int, how: str, percent: float) -> None:
+        record, identity, looked = self.held(), self.any_id(number), self.looked
+        assert looked is not None
+        try:
+            if how == "observe":
+                after, _ = observe(record, identity, looked, now_ms=self.now_ms)
+            elif how == "canary":
+                after = canary(record, identity, looked, percent=percent, now_ms=self.now_ms)
+            else:
+                after = promote(record, identity, looked, keep_ms=60_000, now_ms=self.now_ms)
+        except Refused:
+            return
+        if after is not record:
+            assert looked.revision == record.revision
+            if how != "observe":
+                assert not looked.findings
+        self.change(after)
+
+    @precondition(lambda self: self.record is not None)
+    @rule(number=st.integers(0, 9), how=st.sampled_from([abort, rollback]))
+    def end(self, number: int, how: object) -> None:
+        assert callable(how)
+        try:
+            self.change(how(self.held(), self.any_id(number), reason="because", now_ms=self.now_ms))
+        except Refused:
+            return
+
+    @precondition(lambda self: self.record is not None)
+    @rule(percent=st.floats(0, 100), number=st.integers(0, 9))
+    def shadow(self, percent: float, number: int) -> None:
+        try:
+            self.change(shadow(self.held(), self.any_id(number), percent=percent, now_ms=self.now_ms))
+        except Refused:
+            return
+
+    @precondition(lambda self: self.record is not None)
+    @rule(number=st.integers(0, 9))
+    def tidy(self, number: int) -> None:
+        self.change(retire(self.held(), now_ms=self.now_ms))
+        rollout = self.held().find(self.any_id(number))
+        if rollout is not None and left_behind(self.held(), rollout) is not None:
+            self.change(collect(self.held(), rollout.id, now_ms=self.now_ms))
+
+    @precondition(lambda self: self.record is not None)
+    @invariant()
+    def promises(self) -> None:
+        record = self.held()
+        assert decode_record(encode_record(record)) == record
+        assert len(record.log) <= MAX_ENTRIES
+        on_the_way = [one for one in record.rollouts if one.state in OPEN]
+        assert len(on_the_way) <= 1
+        assert sum(one.state is State.SERVING for one in record.rollouts) <= 1
+        for one in record.rollouts:
+            self.of_rollout(record, one)
+        canaries = {arm.release for arm in record.arms}
+        assert canaries <= {one.release for one in on_the_way if one.state is State.CANARY}
+        assert bool(canaries) == any(one.state is State.CANARY for one in on_the_way)
+
+    def of_rollout(self, record: Record, one: Rollout) -> None:
+        assert one.reason
+        if one.state is State.SERVING:
+            assert record.serving == one.release
+            assert one.replaces in record.held
+        elif one.state not in OPEN:
+            assert (one.hold, one.keep_until_ms) == (None, 0)
+        name = left_behind(record, one)
+        assert name is None or name not in {held.namespace for held in record.held}
+
+
+TestLife = Life.TestCase
+TestLife.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

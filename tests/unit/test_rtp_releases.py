@@ -1,0 +1,423 @@
+"""Several releases in one process: who is answered by which, what shadows may take, and how the record is followed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from mimn import release as rollouts
+from mimn.bundle import load_bundle
+from mimn.bundle.manifest import HEAD
+from mimn.release import Arm, Checked, Record, abort, begin, canary, encode_record, observe, promote, rollback, shadow
+from mimn.state import Keys
+from rtp.core.admission import Admission
+from rtp.core.fold_progress import Status
+from rtp.core.ports import Model
+from rtp.core.request import ScoreRequest
+from rtp.core.shadowing import BURST_S, ShadowBudget, difference, rank_correlation
+from rtp.errors import ReloadRefused
+from rtp.loader import Loader
+from rtp.metrics import Metrics
+from rtp.progress_watcher import ProgressReader, ProgressWatcher
+from rtp.release import InService, Release, Traffic
+from rtp.rollout_follower import Bundles, RolloutFollower
+from rtp.runtime import OnnxModel
+from rtp.scorer import Scored, Scorer
+from support.fake_store import FakeStateReader
+from support.releases import NOW_MS, SALT
+from support.stored import Stored, now_ms
+
+FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+TINY = FIXTURES / "bundle_tiny/tiny/1"
+SKETCH = FIXTURES / "bundle_tiny_sketch/tiny-sketch/1"
+CONTEXT = FIXTURES / "bundle_tiny_context/tiny-context/1"
+ITEMS, CATEGORIES = np.array([3, 10, 999, 4], np.uint64), np.array([2, 5, 0, 1], np.uint64)
+USERS = [f"user-{i}" for i in range(300)]
+
+
+@cache
+def model(path: Path) -> OnnxModel:
+    return OnnxModel(load_bundle(path))
+
+
+def named(path: Path, generation: int = 0) -> rollouts.Release:
+    of = load_bundle(path).manifest
+    manifest = sha256((path / "manifest.json").read_bytes()).hexdigest()
+    return rollouts.Release(of.name, of.version, manifest, of.files[HEAD], of.fingerprint, generation)
+
+
+class World:
+    """A process that was started with the tiny bundle, and a store with two namespaces."""
+
+    def __init__(self, cpu_share: float = 1.0) -> None:
+        self.store = FakeStateReader()
+        self.stored = {path: Stored(load_bundle(path), partitions=3) for path in (TINY, SKETCH)}
+        for stored in self.stored.values():
+            for user in USERS:
+                stored.state(user)
+            self.store.values.update(stored.values)
+        self.metrics = Metrics()
+        self.in_service = InService(Release.of(model(TINY), prefix="uic", generation=0))
+        self.reader = ProgressReader(self.store, timeout_s=1.0, ahead_within_ms=5_000)
+        self.watcher = ProgressWatcher(self.in_service, self.reader, self.metrics, every_s=1.0)
+        self.scorer = Scorer(
+            self.in_service, self.store, Admission(100), self.metrics, stale_after_ms=60_000,
+            shadow_budget=ShadowBudget(cpu_share, 8),
+        )  # fmt: skip
+        self.opened: list[str] = []
+        self.broken: dict[str, Exception] = {}
+        self.now = 0.0
+        self.follower = RolloutFollower(
+            self.in_service, self.store, self.reader, self.metrics, Loader(self.load, 60.0),
+            bundles=Bundles(Path("/bundles"), TINY), prefix="uic", timeout_s=1.0, every_s=0.5, retry_every_s=5.0,
+            clock=lambda: self.now,
+        )  # fmt: skip
+
+    def load(self, path: Path) -> Model:
+        self.opened.append(path.parent.name)
+        if path.parent.name in self.broken:
+            raise self.broken[path.parent.name]
+        return model({"tiny": TINY, "tiny-sketch": SKETCH, "tiny-context": CONTEXT}[path.parent.name])
+
+    async def follow(self, record: Record | None = None) -> None:
+        await self.watcher.look()
+        if record is not None:
+            self.store.values["uic:rollout"] = encode_record(record)
+        await self.follower.look()
+        await self.follower.settled()
+
+    async def ask(self, user: str) -> Scored:
+        loop = asyncio.get_running_loop()
+        return await self.scorer.score(ScoreRequest(user, ITEMS, CATEGORIES), loop.time() + 10)
+
+    def served(self) -> dict[str, str]:
+        return {arm.name: arm.release.bundle for arm in self.in_service.traffic.arms}
+
+    def count(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+def begun() -> Record:
+    new, old = named(SKETCH), named(TINY)
+    record = begin(None, new, serving=old, origin="log", salt=SALT, now_ms=NOW_MS)
+    return observe(record, "r1", Checked(record.revision, ()), now_ms=NOW_MS)[0]
+
+
+def tried(percent: float) -> Record:
+    record = begun()
+    return canary(record, "r1", Checked(record.revision, ()), percent=percent, now_ms=NOW_MS)
+
+
+def promoted() -> Record:
+    record = begun()
+    return promote(record, "r1", Checked(record.revision, ()), keep_ms=1000, now_ms=NOW_MS)
+
+
+def test_without_a_record_everybody_is_answered_by_the_configured_bundle() -> None:
+    world = World()
+    asyncio.run(world.follow())
+    assert world.served() == {"serving": "tiny/1"}
+    assert (world.follower.governor, world.follower.unready, world.opened) == (None, None, [])
+
+
+def test_each_user_is_answered_by_the_release_of_their_arm_with_their_state_there() -> None:
+    world = World()
+
+    async def answers() -> dict[str, Scored]:
+        await world.follow(tried(30))
+        return {user: await world.ask(user) for user in USERS}
+
+    seen = asyncio.run(answers())
+    arms = Counter(scored.arm for scored in seen.values())
+    assert 60 < arms["canary"] < 120
+    for user, scored in seen.items():
+        canary_arm = rollouts.bucket_of(SALT.encode(), user) < 3000
+        path = SKETCH if canary_arm else TINY
+        stored = world.stored[path]
+        assert (scored.arm, scored.model) == ("canary" if canary_arm else "serving", model(path))
+        assert scored.report.status is Status.WARM
+        tensors = stored.bundle.golden.states[len(user) % len(stored.bundle.golden.states)]
+        context = np.zeros(0, np.float32)
+        expected = model(path).score(ITEMS, CATEGORIES, np.asarray(tensors), context, now_ms())
+        assert np.allclose(scored.scores, expected, atol=1e-4)  # a sketch reads the time
+    labels = {"arm": "canary", "bundle": "tiny-sketch/1", "state": "warm"}
+    assert world.count("rtp_arm_scored_total", **labels) == arms["canary"]
+
+
+def test_one_request_reads_one_key_whatever_its_arm() -> None:
+    world = World()
+
+    async def ask() -> None:
+        await world.follow(tried(50))
+        for user in USERS:
+            await world.ask(user)
+
+    asyncio.run(ask())
+    assert len(world.store.asked) == len(USERS)
+    assert len({key.split(":s:")[1] for key in world.store.asked}) == len(USERS)
+
+
+def test_a_promoted_release_answers_everybody_and_the_one_before_stays_loaded() -> None:
+    world = World()
+
+    async def follow() -> None:
+        await world.follow(tried(5))
+        await world.follow(promoted())
+        assert world.served() == {"serving": "tiny-sketch/1"}
+        assert [release.bundle for release in world.in_service.standby] == ["tiny/1"]
+        opened = list(world.opened)
+        await world.follow(rollback(promoted(), "r1", reason="worse", now_ms=NOW_MS))
+        assert world.served() == {"serving": "tiny/1"}
+        assert world.opened == opened  # nothing had to be loaded
+
+    asyncio.run(follow())
+    assert world.in_service.standby == ()
+
+
+@pytest.mark.parametrize("trouble", ["missing", "another bundle", "no namespace"])
+def test_a_release_that_cannot_be_loaded_is_refused_and_the_others_go_on(trouble: str) -> None:
+    world = World()
+    record = tried(30)
+    if trouble == "missing":
+        world.broken["tiny-sketch"] = FileNotFoundError("no bundle there")
+    elif trouble == "another bundle":
+        other = replace(named(SKETCH), manifest="0" * 64)
+        arm = replace(record.arms[0], release=other)
+        record = replace(record, arms=(arm,), rollouts=(replace(record.rollouts[0], release=other),))
+    else:
+        for key in list(world.store.values):
+            if Keys(named(SKETCH).namespace).namespace in key:
+                del world.store.values[key]
+
+    async def answers() -> list[Scored]:
+        await world.follow(record)
+        return [await world.ask(user) for user in USERS[:30]]
+
+    seen = asyncio.run(answers())
+    assert {(scored.arm, scored.model) for scored in seen} == {("serving", model(TINY))}
+    words = {"missing": "no bundle there", "another bundle": "another bundle", "no namespace": "has no namespace"}[
+        trouble
+    ]
+    assert words in world.follower.details
+    assert world.follower.unready is None
+    assert world.count("rtp_release_refused", bundle="tiny-sketch/1") == 1
+
+    async def healed() -> None:
+        world.broken.clear()
+        fresh = World()
+        world.store.values.update(fresh.store.values)
+        await world.follow(replace(tried(30), revision=99))
+        assert world.served() == {"serving": "tiny/1"} or trouble == "another bundle"
+        world.now += 5.1  # refusals are not tried again at once
+        await world.follow()
+        assert world.served() == {"serving": "tiny/1", "canary": "tiny-sketch/1"}
+
+    asyncio.run(healed())
+
+
+def test_a_process_that_never_had_the_release_in_service_is_not_ready() -> None:
+    world = World()
+    world.broken["tiny-sketch"] = FileNotFoundError("no bundle there")
+    asyncio.run(world.follow(promoted()))
+    assert world.follower.unready is not None
+    assert "no bundle there" in world.follower.unready
+
+
+def test_one_that_had_it_stays_ready_and_serves_what_it_has() -> None:
+    world = World()
+    world.broken["tiny-sketch"] = FileNotFoundError("no bundle there")
+
+    async def follow() -> None:
+        await world.follow(begun())
+        await world.follow(promoted())
+
+    asyncio.run(follow())
+    assert world.served() == {"serving": "tiny/1"}
+    assert world.follower.unready is None
+    assert "no bundle there" in world.follower.details
+
+
+@pytest.mark.parametrize("trouble", ["gone", "corrupt", "away"])
+def test_a_record_that_cannot_be_read_stays_in_force(trouble: str) -> None:
+    world = World()
+
+    async def follow() -> None:
+        await world.follow(promoted())
+        if trouble == "gone":
+            del world.store.values["uic:rollout"]
+        elif trouble == "corrupt":
+            world.store.values["uic:rollout"] = b"UIRO" + bytes(40)
+        else:
+            world.store.away = True
+        await world.follow()
+
+    asyncio.run(follow())
+    assert world.served() == {"serving": "tiny-sketch/1"}
+    assert world.follower.details
+    assert world.count("rtp_rollout_up") == 0
+
+
+def test_a_release_that_the_record_no_longer_names_is_dropped() -> None:
+    world = World()
+
+    async def follow() -> None:
+        await world.follow(tried(5))
+        await world.follow(abort(tried(5), "r1", reason="no", now_ms=NOW_MS))
+
+    asyncio.run(follow())
+    assert world.served() == {"serving": "tiny/1"}
+    assert len(world.in_service.namespaces) == 1
+    assert (
+        world.metrics.registry.get_sample_value(
+            "rtp_release", {"bundle": "tiny-sketch/1", "namespace": named(SKETCH).namespace, "role": "canary"}
+        )
+        is None
+    )
+
+
+def test_a_request_finishes_with_the_release_that_it_began_with() -> None:
+    world = World()
+
+    async def ask() -> Scored:
+        await world.follow(begun())
+        world.store.frozen = True
+        asked = asyncio.create_task(
+            world.scorer.score(ScoreRequest("user-1", ITEMS, CATEGORIES), asyncio.get_running_loop().time() + 0.3)
+        )
+        await asyncio.sleep(0)
+        world.store.frozen = False
+        await world.follow(promoted())
+        return await asked
+
+    scored = asyncio.run(ask())
+    assert (scored.arm, scored.model) == ("serving", model(TINY))
+
+
+# Shadows
+
+
+def shadowed(percent: float) -> Record:
+    return shadow(begun(), "r1", percent=percent, now_ms=NOW_MS)
+
+
+def test_a_shadow_is_measured_and_never_answers() -> None:
+    world = World()
+
+    async def ask() -> list[Scored]:
+        await world.follow(shadowed(100))
+        seen = []
+        for user in USERS[:20]:
+            seen.append(await world.ask(user))
+            await world.scorer.shadows.settled()
+        return seen
+
+    seen = asyncio.run(ask())
+    assert {(scored.arm, scored.model) for scored in seen} == {("serving", model(TINY))}
+    labels = {"arm": "shadow", "bundle": "tiny-sketch/1"}
+    for name in ("rtp_shadow_abs_difference", "rtp_shadow_rank_correlation", "rtp_shadow_seconds"):
+        assert world.count(f"{name}_count", **labels) == 20
+    assert world.count("rtp_shadow_abs_difference_sum", **labels) > 0
+    assert world.count("rtp_arm_scored_total", arm="shadow", bundle="tiny-sketch/1", state="warm") == 0
+
+
+def test_a_shadow_of_the_same_states_reads_nothing() -> None:
+    world = World()
+    same = replace(named(TINY), version="1")
+    record = replace(begun(), shadows=(Arm("shadow", same, ((0, 10_000),)),))
+
+    async def ask() -> None:
+        await world.follow(record)
+        reads: list[str] = []
+        original = world.store.read_many
+
+        async def counted(keys: list[str], timeout_s: float) -> list[bytes | None]:
+            reads.extend(keys)
+            return await original(keys, timeout_s)
+
+        world.store.read_many = counted  # type: ignore[method-assign, assignment]
+        await world.ask("user-1")
+        await world.scorer.shadows.settled()
+        assert len(reads) == 1  # the request's own
+
+    asyncio.run(ask())
+    assert world.count("rtp_shadow_abs_difference_count", arm="shadow", bundle="tiny/1") == 1
+    assert world.count("rtp_shadow_abs_difference_sum", arm="shadow", bundle="tiny/1") == 0
+
+
+def test_shadows_are_shed_first_and_requests_are_not() -> None:
+    world = World(cpu_share=0.0)  # what was saved up, and nothing after that
+
+    async def ask() -> None:
+        await world.follow(shadowed(100))
+        world.scorer.shadows._budget.ran(1.0)
+        answers = await asyncio.gather(*(world.ask(user) for user in USERS[:50]))
+        assert len(answers) == 50
+        await world.scorer.shadows.settled()
+
+    asyncio.run(ask())
+    shed = [
+        world.count("rtp_shadow_shed_total", arm="shadow", bundle="tiny-sketch/1", reason=r) for r in ("full", "busy")
+    ]
+    assert shed == [42, 8]
+    assert world.count("rtp_shadow_seconds_count", arm="shadow", bundle="tiny-sketch/1") == 0
+
+
+@given(
+    share=st.floats(0, 1),
+    runs=st.lists(st.tuples(st.floats(0, 0.1), st.floats(0.0001, 0.02)), max_size=200),
+)
+def test_shadows_never_take_more_than_their_share(share: float, runs: list[tuple[float, float]]) -> None:
+    budget = ShadowBudget(share, 8)
+    now = taken = longest = 0.0
+    for wait, cost in runs:
+        now += wait
+        if budget.may_run(now):
+            budget.ran(cost)
+            now += cost
+            taken += cost
+            longest = max(longest, cost)
+    assert taken <= share * now + BURST_S + longest + 1e-9
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=3, max_size=20, unique=True), st.randoms())
+def test_differences_are_those_of_the_definition(scores: list[float], random: object) -> None:
+    from scipy.stats import spearmanr
+
+    ours = np.array(scores, np.float32)
+    theirs = ours[np.random.default_rng(len(scores)).permutation(len(ours))]
+    assert difference(ours, theirs) == pytest.approx(float(np.abs(ours - theirs).mean()), abs=1e-6)
+    assert rank_correlation(ours, theirs) == pytest.approx(float(spearmanr(ours, theirs).statistic), abs=1e-6)
+    assert rank_correlation(ours[:2], theirs[:2]) is None
+
+
+def test_traffic_of_one_arm_hashes_nothing() -> None:
+    traffic = Traffic((InService(Release.of(model(TINY), prefix="uic", generation=0)).traffic.arms[0],))
+    assert traffic.route("\ud800")[1] is None  # a string that has no UTF-8
+
+
+def test_a_reload_is_refused_while_a_record_decides() -> None:
+    from rtp.reload import Reloader
+
+    world = World()
+    reloader = Reloader(
+        world.in_service, world.store, world.reader, world.metrics, Loader(world.load, 60.0), path=SKETCH, generation=0,
+        stale_after_ms=60_000, least_coverage=0.99, governed=lambda: world.follower.governor,
+    )  # fmt: skip
+
+    async def reload(*, force: bool) -> None:
+        await world.follow(begun())
+        await reloader.reload(force=force)
+
+    for force in (False, True):
+        with pytest.raises(ReloadRefused, match="the rollout record"):
+            asyncio.run(reload(force=force))
+    assert world.served() == {"serving": "tiny/1"}

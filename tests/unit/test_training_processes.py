@@ -1,0 +1,128 @@
+"""Training by several processes, and after a kill: real processes, started as a user starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mimn import run
+from mimn.config import ConfigError
+from mimn.nn.checkpoint import untrained
+from mimn.train import DrawnNegatives, to_tensors
+from mimn.training import loop
+from mimn.training.processes import ALONE, Processes
+from support.trainings import drawn, labelled
+
+pytestmark = pytest.mark.torch
+
+DEADLINE_S = 240
+
+
+def by_processes(count: int, arguments: list[str], output: Path) -> dict[str, Any]:
+    """Train by `torchrun`; returns what `metrics.json` says."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    done = subprocess.run(
+        [*command, *arguments, "--output", str(output)], capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.count('"validation_auc"') == 1, "only the first process says anything"
+    record: dict[str, Any] = json.loads((output / run.METRICS).read_text("utf-8"))
+    return record
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("task", "embeddings"), [("drawn", "dense"), ("labelled", "sparse")])
+def test_two_processes_give_the_loss_of_one(task: str, embeddings: str, tmp_path: Path) -> None:
+    arguments = (
+        drawn(tmp_path, embeddings=embeddings)
+        if task == "drawn"
+        else labelled(tmp_path, epochs=2, embeddings=embeddings)
+    )
+    one, two = (by_processes(count, arguments, tmp_path / f"by {count}") for count in (1, 2))
+    assert len(one["curve"]) == len(two["curve"]) == 2
+    for epoch, same in zip(one["curve"], two["curve"], strict=True):
+        assert abs(epoch["loss"] - same["loss"]) < 1e-3
+        assert {k: v for k, v in epoch.items() if isinstance(v, int)} == {
+            k: v for k, v in same.items() if isinstance(v, int)
+        }
+    # Weights differ by rounding alone: the same samples, in the same steps.
+    assert abs(one["curve"][0]["loss"] - two["curve"][0]["loss"]) < 1e-4
+    assert {path.name for path in (tmp_path / "by 1").iterdir()} == {
+        path.name for path in (tmp_path / "by 2").iterdir()
+    }
+
+
+def test_the_shares_of_a_batch_add_up_to_its_gradient(tmp_path: Path) -> None:
+    drawn(tmp_path)
+    config = run.read_config(tmp_path / "drawn.toml")
+    config = run.decode_config(config.to_toml().replace("auxiliary_loss = false", "auxiliary_loss = true"), "here")
+    data = run.load_data(config.data)
+    ids = data.vocabulary.embedding_ids(config.data.min_users)
+    torch.manual_seed(0)
+    model = untrained(config.architecture, len(ids.items) + 1, len(ids.categories) + 1).double()
+    task = DrawnNegatives(config, data, ids, ALONE)
+    batch = next(iter(task._sampler.epoch(np.random.default_rng(0), 32)))
+
+    def gradient(share: slice) -> torch.Tensor:
+        model.zero_grad()
+        tensors = to_tensors(batch.share(share), auxiliary=True)
+        part = loop._weights(tensors) / whole
+        loop._weighted(model.loss(tensors), part).backward()  # type: ignore[no-untyped-call]
+        return torch.cat(
+            [(torch.zeros_like(one) if one.grad is None else one.grad).reshape(-1) for one in model.parameters()]
+        )
+
+    whole = loop._weights(to_tensors(batch, auxiliary=True))
+    together = gradient(slice(None))
+    apart = sum(gradient(Processes(rank, 3).share) for rank in range(3))
+    assert isinstance(apart, torch.Tensor)
+    assert float(together.abs().max()) > 1e-3
+    torch.testing.assert_close(apart, together, rtol=1e-6, atol=1e-8)
+
+
+def test_batch_statistics_of_one_process_are_refused_where_there_are_several(tmp_path: Path) -> None:
+    drawn(tmp_path)
+    config = run.read_config(tmp_path / "drawn.toml")
+    model = untrained(run.decode_config(
+        config.to_toml().replace('head_norm = "none"', 'head_norm = "batch"'), "here").architecture, 5, 5)  # fmt: skip
+    with pytest.raises(ConfigError, match="head_norm = 'batch'"):
+        loop.fit(model, None, config.training, tmp_path, loop.Running(Processes(0, 2)))  # type: ignore[arg-type]  # not read
+
+
+@pytest.mark.timeout(600)
+def test_a_run_on_impressions_that_was_killed_ends_like_an_unbroken_one(tmp_path: Path) -> None:
+    arguments = [sys.executable, *labelled(tmp_path, epochs=8, embeddings="sparse")]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([*arguments, "--output", str(whole)], check=True, capture_output=True, timeout=DEADLINE_S)
+
+    process = subprocess.Popen(
+        [*arguments, "--output", str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    log, until = killed / run.LOG, time.monotonic() + DEADLINE_S
+    while not (log.exists() and "epoch 2:" in log.read_text("utf-8")):
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < until, "epoch 2 did not come"
+        os.sched_yield()
+    process.kill()
+    assert process.wait() != 0
+    assert (killed / run.CHECKPOINT).exists()
+    assert not (killed / run.METRICS).exists()
+
+    again = [*arguments, "--output", str(killed), "--resume"]
+    subprocess.run(again, check=True, capture_output=True, timeout=DEADLINE_S)
+    assert "resumed after epoch" in log.read_text("utf-8")
+    assert (killed / run.MODEL).read_bytes() == (whole / run.MODEL).read_bytes()
+    first, second = (json.loads((folder / run.METRICS).read_text("utf-8")) for folder in (whole, killed))
+    for record in (first, second):
+        for epoch in record["curve"]:
+            del epoch["cpu_s"]
+    assert first == second

@@ -1,0 +1,198 @@
+"""The search: it finds what is planted, sees no test label, and goes on after a kill as if there had been none."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.storages.journal import JournalFileBackend
+
+from mimn import run, tune
+from mimn.config import ConfigError
+from mimn.data.events import DataError
+from mimn.data.labelled import WITHHELD
+from mimn.impressions.__main__ import main
+from mimn.impressions.config import ImpressionConfig
+from mimn.impressions.data import ImpressionData
+from mimn.impressions.train import train
+from mimn.impressions.trained import RunFault, TrainedRun
+from mimn.training.search import BEST, SEEN, STUDY, read_space
+from support.trainings import drawn, labelled
+
+pytestmark = pytest.mark.torch
+
+SPACE = (
+    "trials = 4\n"
+    '[parameters."training.learning_rate"]\nlow = 1e-4\nhigh = 1e-1\nlog = true\n'
+    '[parameters."model.head"]\nchoices = ["mlp", "deepfm"]\n'
+    '[parameters."model.head_units"]\nchoices = [[8, 4], [16, 8]]\n'
+    "[parameters.min_count]\nlow = 1\nhigh = 9\n"
+)
+
+
+def searching(folder: Path, space: str = SPACE, **made: Any) -> list[str]:
+    """Arguments of a search on labelled impressions."""
+    arguments = labelled(folder, epochs=2, **made)
+    (folder / "space.toml").write_text(space)
+    return ["tune", *arguments[3:], "--space", str(folder / "space.toml"), "--output", str(folder / "search")]
+
+
+def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "search" / STUDY)))
+    return optuna.load_study(study_name="search", storage=storage).trials
+
+
+def told(folder: Path) -> list[tuple[Any, ...]]:
+    return [(one.number, one.state, one.value, one.params) for one in trials(folder)]
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("searched")
+    assert main(searching(folder)) == 0
+    return folder
+
+
+def test_it_prints_the_trials_and_writes_the_best_as_a_configuration(
+    searched: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(searching(searched)) == 0, "a finished search has nothing left to do"
+    printed = capsys.readouterr().out
+    found = trials(searched)
+    best = min(found, key=lambda one: one.value if one.value is not None else np.inf)
+    assert len(found) == 4
+    assert best.value is not None
+    assert f"{best.value:.5f}" in printed
+    assert str(searched / "search" / BEST) in printed
+    config = run.read(searched / "search" / BEST, ImpressionConfig)
+    assert config.training.learning_rate == best.params["training.learning_rate"]
+    assert config.min_count == best.params["min_count"]
+    assert list(config.architecture.head_units) in ([8, 4], [16, 8])
+    record = train(searched / "dataset.toml", config, searched / "again", cache=searched / "cache")
+    assert record["validation_logloss"] == best.value
+
+
+def test_flipped_test_labels_change_no_trial(searched: Path, tmp_path: Path) -> None:
+    assert main(searching(tmp_path, test_labels_flipped=True)) == 0
+    assert told(tmp_path) == told(searched)
+
+
+def test_the_data_of_a_trial_holds_no_test_label(searched: Path) -> None:
+    data = ImpressionData.load(searched / "dataset.toml", searched / "cache", SEEN)
+    whole = ImpressionData.load(searched / "dataset.toml", searched / "cache")
+    test = whole.rows("test")
+    assert len(test) > 100
+    assert set(data.labelled.impressions.label[test].tolist()) == {WITHHELD}
+    assert len(data.labelled.occasions("test")) == len(data.rows("test")) == 0
+    for part in SEEN:
+        rows = whole.rows(part)
+        assert data.rows(part).tolist() == rows.tolist()
+        assert data.labelled.impressions.label[rows].tolist() == whole.labelled.impressions.label[rows].tolist()
+
+
+def test_a_run_without_test_labels_cannot_be_evaluated_on_them(searched: Path, tmp_path: Path) -> None:
+    config = run.read(searched / "search" / BEST, ImpressionConfig)
+    train(searched / "dataset.toml", config, tmp_path / "run", cache=searched / "cache", parts=SEEN)
+    with pytest.raises(RunFault, match="is not that of training"):
+        TrainedRun.load(tmp_path / "run", searched / "cache")
+
+
+@pytest.mark.timeout(600)
+def test_a_search_that_was_killed_ends_like_an_unbroken_one(searched: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mimn.impressions", *searching(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until, log = time.monotonic() + 240, tmp_path / "search/trial/train.log"
+    while not ((tmp_path / "search" / BEST).exists() and log.exists() and "epoch 1:" in log.read_text("utf-8")):
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < until
+        os.sched_yield()
+    process.kill()
+    process.wait()
+    states = [one.state for one in trials(tmp_path)]
+    assert states[-1] == optuna.trial.TrialState.RUNNING
+    subprocess.run(command, check=True, capture_output=True, timeout=240)
+    assert told(tmp_path) == told(searched)
+    assert (tmp_path / "search" / BEST).read_text("utf-8") == (searched / "search" / BEST).read_text("utf-8")
+
+
+def test_drawn_negatives_are_searched_on_validation_users(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = drawn(tmp_path)
+    (tmp_path / "space.toml").write_text('trials = 9\n[parameters."training.learning_rate"]\nlow = 1e-3\nhigh = 1e-1\n')
+    command = ["--config", arguments[-1], "--space", str(tmp_path / "space.toml"), "--output", str(tmp_path / "search")]
+    assert tune.main([*command, "--trials", "2"]) == 0
+    best = max(one.value or 0.0 for one in trials(tmp_path))
+    assert best > 0.6
+    assert f"{best:.5f}" in capsys.readouterr().out
+    data = run.load_data(run.read_config(Path(arguments[-1])).data, SEEN)
+    assert len(data.instances.of("test")) == 0 < len(data.instances.of("validation"))
+
+
+def test_a_trial_that_cannot_be_trained_is_shown_with_its_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = 'trials = 2\n[parameters."training.learning_rate"]\nlow = 1e30\nhigh = 1e33\n'
+    assert main(searching(tmp_path, space)) == 1
+    captured = capsys.readouterr()
+    assert "no trial of" in captured.err
+    assert "the loss is" in captured.out
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ("trials = 2\n", "missing required field `parameters`"),
+        ('[parameters."training.rate"]\nlow = 1\nhigh = 2\n', "unknown field `rate`"),
+        ('[parameters."model.head"]\nchoices = ["deepfm", "deepfn"]\n', "head must be one of"),
+        ('[parameters."training.seed"]\nlow = 1\nhigh = 2\n', "training.seed cannot be searched"),
+        ('[parameters."training.learning_rate"]\nlow = 1\n', "a range needs `low` below `high`"),
+        ('[parameters."name.x"]\nlow = 1\nhigh = 2\n', "name.x cannot be searched"),
+    ],
+)
+def test_a_space_that_cannot_be_searched_is_named(
+    space: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(searching(tmp_path, space)) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "search").exists()
+
+
+def test_another_search_is_not_continued(searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = searching(searched)
+    other = tmp_path / "space.toml"
+    other.write_text(SPACE.replace("1e-4", "1e-5"))
+    arguments[arguments.index("--space") + 1] = str(other)
+    assert main(arguments) == 1
+    assert "is another search" in capsys.readouterr().err
+
+
+def test_the_number_of_trials_may_be_given_by_the_command(tmp_path: Path) -> None:
+    (tmp_path / "space.toml").write_text(SPACE)
+    assert read_space(tmp_path / "space.toml", 7).trials == 7
+    with pytest.raises(ConfigError, match="No such file"):
+        read_space(tmp_path / "absent.toml")
+
+
+def test_a_missing_extra_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert main(searching(tmp_path)) == 1
+    assert "pip install -e 'models[train,tune]'" in capsys.readouterr().err
+    assert not (tmp_path / "search").exists()
+
+
+def test_a_part_that_is_not_wanted_may_be_degenerate(tmp_path: Path) -> None:
+    """A search needs no clicks in the test part, which has not happened yet when one searches."""
+    labelled(tmp_path, epochs=1)
+    text = (tmp_path / "dataset.toml").read_text("utf-8")
+    (tmp_path / "dataset.toml").write_text(text.replace("validate_until = 2020-09-29", "validate_until = 2021-09-29"))
+    with pytest.raises(DataError, match="the part test has 0 clicks"):
+        ImpressionData.load(tmp_path / "dataset.toml", tmp_path / "cache")
+    assert len(ImpressionData.load(tmp_path / "dataset.toml", tmp_path / "cache", SEEN).rows("validation")) > 100

@@ -1,0 +1,259 @@
+"""Warm starts: yesterday's scores before the first step, vocabularies that grow, FNN from an FM, what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from mimn import run
+from mimn import train as drawn
+from mimn.config import ConfigError
+from mimn.data.fields import FittedFields
+from mimn.data.vocabulary import EmbeddingIds
+from mimn.impressions.config import ImpressionConfig, OccasionPlan
+from mimn.impressions.data import ImpressionData, ImpressionReader
+from mimn.impressions.scoring import predict
+from mimn.impressions.train import train
+from mimn.nn.checkpoint import load_model
+from mimn.run import TrainingSettings
+from mimn.training import loop
+from mimn.training.folder import TrainingFailed
+from mimn.training.schedule import Epoch
+from mimn.training.warm import FROM
+from support import datasets
+
+pytestmark = pytest.mark.torch
+
+DAY, T = 86_400, 1_600_000_000 // 86_400 * 86_400
+N, USERS = 1200, 60
+MODEL: dict[str, Any] = {
+    "variant": "pooling", "memory_induction": False, "utilization": False, "embedding_dim": 4, "head_units": [8, 4],
+    "head": "deepfm",
+}  # fmt: skip
+FIELDS = (
+    '[fields.context.place]\nkind = "categorical"\n[fields.context.tags]\nkind = "multi"\n'
+    '[fields.context.hour]\nkind = "categorical"\nvocabulary = 24\n'
+    '[fields.context.price]\nkind = "numeric"\n[fields.context.depth]\nkind = "numeric"\nbuckets = 4\n'
+    '[fields.context.device]\nkind = "categorical"\nbuckets = 16\n[fields.item.brand]\nkind = "categorical"\n'
+)
+
+
+def described(folder: Path, *, later: bool, fields: str = FIELDS) -> Path:
+    """A data set; `later` it has other users, more items, more values, and other numbers."""
+    rng = np.random.default_rng(int(later))
+    folder.mkdir(parents=True, exist_ok=True)
+    low, high = (8, 40) if later else (1, 25)
+    item, shown = rng.integers(low, high, N), rng.integers(low, high, N)
+    events = {"u": rng.integers(1, USERS, N), "i": item, "c": item % 7, "t": T + rng.integers(0, 20 * DAY, N)}
+    impressions = {
+        "u": rng.integers(1, USERS, N), "i": shown, "c": shown % 7, "t": T + rng.integers(0, 20 * DAY, N),
+        "y": (rng.random(N) < 0.3).astype(int),
+        "place": [f"p{value}" for value in rng.integers(low, high, N)],
+        "tags": [f"t{a}|t{b}" for a, b in rng.integers(low, high, (N, 2))],
+        "hour": rng.integers(0, 24, N),
+        "price": rng.random(N) * (50 if later else 10),
+        "depth": rng.random(N) * (50 if later else 10),
+        "device": [f"d{value}" for value in rng.integers(low, high, N)],
+    }  # fmt: skip
+    pq.write_table(pa.table(events), folder / "events.parquet")
+    pq.write_table(pa.table(impressions), folder / "shown.parquet")
+    known = np.arange(1, 50 if later else 30)
+    pq.write_table(
+        pa.table({"i": known, "brand": [f"b{key % (9 if later else 5)}" for key in known]}), folder / "i.parquet"
+    )
+    path = folder / "dataset.toml"
+    path.write_text(
+        'name = "x"\n[events]\nfiles = ["events.parquet"]\nuser = "u"\nitem = "i"\ntime = "t"\ncategory = "c"\n'
+        '[impressions]\nfiles = ["shown.parquet"]\nuser = "u"\nitem = "i"\ntime = "t"\nlabel = "y"\ncategory = "c"\n'
+        f'window = "1h"\n[items]\nfiles = ["i.parquet"]\nkey = "i"\n{fields}'
+        '[split]\nby = "time"\ntrain_until = 2020-09-23\nvalidate_until = 2020-09-28\n'
+    )
+    return path
+
+
+def configured(epochs: int = 1, **model: Any) -> ImpressionConfig:
+    return ImpressionConfig(
+        name="x",
+        min_count=1,
+        model=MODEL | model,
+        windows=OccasionPlan(length=16, occasions=8),
+        training=TrainingSettings(epochs=epochs, learning_rate=1e-2, validation_length=16, embeddings="sparse"),
+    )
+
+
+@pytest.fixture(scope="module")
+def yesterday(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("yesterday")
+    train(described(folder, later=False), configured(2), folder / "run", cache=folder / "cache")
+    return folder / "run"
+
+
+def stopped_before_the_first_step(patch: pytest.MonkeyPatch, start: Callable[[], Any]) -> Any:
+    """The model that a training begins with."""
+    found: list[Any] = []
+
+    def stops(epochs: loop.Epochs) -> Epoch:
+        found.append(epochs.model)
+        raise KeyboardInterrupt
+
+    with patch.context() as patched:
+        patched.setattr(loop.Epochs, "run", stops)
+        with pytest.raises(KeyboardInterrupt):
+            start()
+    return found[0]
+
+
+def test_before_its_first_step_a_warm_model_scores_as_the_old_one_new_ids_included(
+    yesterday: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = described(tmp_path, later=True)
+    output, cache = tmp_path / "run", tmp_path / "cache"
+    model = stopped_before_the_first_step(
+        monkeypatch, lambda: train(path, configured(), output, cache=cache, start=yesterday)
+    )
+    data = ImpressionData.load(path, cache)
+    occasions = data.labelled.occasions("test")
+    scores = []
+    for folder, of_folder in ((yesterday, load_model(yesterday / run.MODEL)), (output, model)):
+        ids, fitted = EmbeddingIds.load(folder), FittedFields.load(folder)
+        reader = ImpressionReader(data, ids, fitted, None)
+        fields = of_folder.fields
+        assert fields is not None
+        if folder == yesterday:
+            # Yesterday's model knows the fields of yesterday's items only; today it would be served with today's.
+            kept, items = ids, EmbeddingIds.load(output)
+            values = ImpressionReader(data, items, fitted, None).item_values()
+            rows = np.concatenate([[0], kept.item_rows(items.items)])
+            own = fields.get_buffer("embedding_rows")[torch.from_numpy(rows)]
+            for name, value in (("item_rows", values.rows), ("item_numbers", values.numbers), ("embedding_rows", own)):
+                setattr(fields, name, value)
+            reader = ImpressionReader(data, EmbeddingIds(items.items, ids.categories), fitted, None)
+        scores.append(predict(of_folder, reader, occasions, 16))
+    new = ~np.isin(data.labelled.impressions.item_id[occasions.rows], np.arange(30))
+    assert 50 < new.sum() < len(new) - 50
+    assert len(np.unique(scores[0])) > 100
+    np.testing.assert_allclose(scores[1], scores[0], atol=1e-6)
+
+
+def test_no_known_id_or_value_is_dropped_and_the_record_says_where_it_started(yesterday: Path, tmp_path: Path) -> None:
+    record = train(
+        described(tmp_path, later=True), configured(), tmp_path / "run", cache=tmp_path / "cache", start=yesterday
+    )
+    old, new = (EmbeddingIds.load(folder) for folder in (yesterday, tmp_path / "run"))
+    assert set(old.items.tolist()) < set(new.items.tolist())
+    before, after = (FittedFields.load(folder) for folder in (yesterday, tmp_path / "run"))
+    for name in ("place", "tags", "brand"):
+        assert set(before.codes[name].tolist()) < set(after.codes[name].tolist())
+    for name in ("price", "depth", "device", "hour"):
+        assert {s.name: s for s in before.specs}[name] == {s.name: s for s in after.specs}[name]
+    assert record["from"]["run"] == str(yesterday)
+    # An item that today's data never shows keeps its vector: its row was not touched.
+    models = [load_model(folder / run.MODEL) for folder in (yesterday, tmp_path / "run")]
+    at = [int(ids.item_rows(np.array([2]))[0]) for ids in (old, new)]
+    assert torch.equal(models[0].items.weight[at[0]], models[1].items.weight[at[1]])
+
+
+def test_a_cross_whose_parts_grew_begins_anew_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fields = FIELDS + '[fields.context.both]\nkind = "cross"\nof = ["place", "device"]\nbuckets = 32\n'
+    first = described(tmp_path / "a", later=False, fields=fields)
+    train(first, configured(), tmp_path / "a/run", cache=tmp_path / "cache")
+    caplog.clear()
+    for later, expected in ((False, False), (True, True)):
+        path = described(tmp_path / f"b{later}", later=later, fields=fields)
+        stopped_before_the_first_step(
+            monkeypatch,
+            lambda path=path: train(  # type: ignore[misc]  # bound at once
+                path, configured(), path.parent / "run", cache=tmp_path / "cache", start=tmp_path / "a/run"
+            ),
+        )
+        assert ("crosses of fields whose vocabulary grew begin anew: both" in caplog.text) == expected
+
+
+def test_fnn_begins_with_the_tables_of_an_fm(yesterday: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, cache = described(tmp_path, later=False), tmp_path / "cache"
+    train(path, configured(2, head="fm"), tmp_path / "fm", cache=cache)
+    fnn = configured(1, head="fnn", head_units=[12, 6])
+    model = stopped_before_the_first_step(
+        monkeypatch, lambda: train(path, fnn, tmp_path / "fnn", cache=cache, start=tmp_path / "fm")
+    )
+    fm = load_model(tmp_path / "fm" / run.MODEL).state_dict()
+    own = {name: value for name, value in model.state_dict().items() if name not in fm}
+    assert own
+    assert all(".over.head." in name for name in own)
+    read = model.fields.id_rows(torch.arange(len(model.items.weight)))  # the other rows are never looked up
+    for name, value in fm.items():
+        same = model.state_dict()[name]
+        assert torch.equal(value[read], same[read]) if name == "items.weight" else torch.equal(value, same), name
+    with pytest.raises(ConfigError, match=r"head = 'fnn' \(there 'deepfm'\)"):
+        train(path, configured(head="fnn"), tmp_path / "other", cache=cache, start=yesterday)
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "message"),
+    [
+        ({"embedding_dim": 8}, FIELDS, r"\[model\] embedding_dim = 8 \(there 4\)"),
+        ({}, FIELDS.replace("place", "town"), "has the fields town, tags, .* was trained with place, tags"),
+        ({}, FIELDS.replace("buckets = 16", "buckets = 8"), "fields.context.device is described otherwise"),
+        ({}, FIELDS.replace("buckets = 4\n", ""), "fields.context.depth is described otherwise"),
+    ],
+)
+def test_another_architecture_is_refused_before_anything_is_written(
+    model: dict[str, Any], fields: str, message: str, yesterday: Path, tmp_path: Path
+) -> None:
+    path = described(tmp_path, later=True, fields=fields)
+    if "town" in fields:
+        table = pq.read_table(tmp_path / "shown.parquet")
+        pq.write_table(
+            table.rename_columns([n.replace("place", "town") for n in table.column_names]), tmp_path / "shown.parquet"
+        )
+    with pytest.raises(ConfigError, match=message):
+        train(path, configured(**model), tmp_path / "run", cache=tmp_path / "cache", start=yesterday)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_is_not_finished_is_no_start(tmp_path: Path) -> None:
+    with pytest.raises(TrainingFailed, match="holds no finished run to start from"):
+        train(described(tmp_path, later=False), configured(), tmp_path / "x", cache=tmp_path / "c", start=tmp_path)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_warm_run_resumes_from_its_start_and_from_no_other(
+    yesterday: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, cache = described(tmp_path, later=True), tmp_path / "cache"
+    whole = train(path, configured(2), tmp_path / "whole", cache=cache, start=yesterday)
+    stopped_before_the_first_step(
+        monkeypatch, lambda: train(path, configured(2), tmp_path / "run", cache=cache, start=yesterday)
+    )
+    assert json.loads((tmp_path / "run" / FROM).read_text())["run"] == str(yesterday)
+    with pytest.raises(TrainingFailed, match=r"was started from .*: resume without --from"):
+        train(path, configured(2), tmp_path / "run", cache=cache, resume=True, start=tmp_path / "whole")
+    resumed = train(path, configured(2), tmp_path / "run", cache=cache, resume=True)
+    assert resumed["from"] == whole["from"]
+    assert (tmp_path / "run" / run.MODEL).read_bytes() == (tmp_path / "whole" / run.MODEL).read_bytes()
+
+
+def test_drawn_negatives_start_warm_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = run.decode_config(datasets.smoke_text(tmp_path), "test")
+    data = msgspec.structs.replace(config.data, min_users=200)
+    training = msgspec.structs.replace(config.training, epochs=1)
+    config = msgspec.structs.replace(config, data=data, training=training)
+    drawn.train(config, tmp_path / "a")
+    more = msgspec.structs.replace(config, data=msgspec.structs.replace(data, min_users=1))
+    model = stopped_before_the_first_step(monkeypatch, lambda: drawn.train(more, tmp_path / "b", start=tmp_path / "a"))
+    old, new = (EmbeddingIds.load(tmp_path / name) for name in "ab")
+    assert len(old.items) < len(new.items)
+    weights = load_model(tmp_path / "a" / run.MODEL).items.weight
+    expected = weights[np.concatenate([[0], old.item_rows(new.items)])]
+    assert torch.equal(model.items.weight, expected)

@@ -1,0 +1,179 @@
+"""The fold of whole partitions: the states and the progress that UIC stores, however the log is cut into pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
+from mimn.bundle import load_bundle
+from mimn.bundle.graph import open_step
+from mimn.state import EMPTY_DIGEST, Progress, extend_digest, partition_of, user_hash, witness
+from uic.bulk.partition_fold import RECORDS, FoldedPartition, PartitionLog, fold_partition, fold_partitions
+from uic.core.event import Reason
+from uic.core.ordering import OutOfOrder
+from uic.fold.rounds import Model
+
+TINY = Path(__file__).parents[1] / "fixtures" / "bundle_tiny" / "tiny" / "1"
+SKETCH = Path(__file__).parents[1] / "fixtures" / "bundle_tiny_sketch" / "tiny-sketch" / "1"
+NOW = 1_700_000_000_000
+N = 2
+USERS = [u for u in (f"u{i}" for i in range(40)) if partition_of(u.encode(), N) == 0][:7]
+
+Row = tuple[int, int, bytes | None, bytes | None, list[dict[str, object]] | None]
+
+
+def model_of(path: Path) -> Model:
+    bundle = load_bundle(path)
+    return Model.of(bundle, open_step(bundle))
+
+
+MODEL, SKETCH_MODEL = model_of(TINY), model_of(SKETCH)
+
+
+def click(offset: int, user: str, item: int = 3) -> Row:
+    value = BehaviorEvent(user_id=user, item_id=item, category_id=item % 5, event_time=NOW + offset * 1000)
+    return offset, NOW + offset * 1000, user.encode(), value.SerializeToString(), None
+
+
+def erasure(offset: int, user: str) -> Row:
+    return offset, NOW + offset * 1000, user.encode(), None, None
+
+
+def log_of(rows: Sequence[Row], cuts: Sequence[int] = (), *, base: int = 0, **more: object) -> PartitionLog:
+    begin = Progress(partitions=N, next_offset=base, lineage=77, writer=5, base=base, as_of_ms=0)
+    bounds = [0, *sorted(cuts), len(rows)]
+    batches = [
+        pa.RecordBatch.from_arrays(
+            [pa.array([row[i] for row in rows[a:b]], RECORDS.field(i).type) for i in range(5)], schema=RECORDS
+        )
+        for a, b in pairwise(bounds)
+    ]
+    return PartitionLog(0, begin, batches, **more)  # type: ignore[arg-type]  # fields given by the test
+
+
+def stored(folded: FoldedPartition, model: Model = MODEL) -> dict[bytes, bytes]:
+    return {user: value for users, values in folded.values(model) for user, value in zip(users, values, strict=True)}
+
+
+def test_states_and_progress_are_the_fold_of_each_users_records_in_order() -> None:
+    rows = [click(offset, USERS[offset % 3], 1 + offset) for offset in range(20)]
+    folded = fold_partition(log_of(rows), MODEL)
+
+    assert set(folded.users) == {user.encode() for user in USERS[:3]}
+    for at, key in enumerate(folded.users):
+        digest, state, last = EMPTY_DIGEST, MODEL.initial_state[np.newaxis], -1
+        for offset, _, user, value, _ in rows:
+            if user == key and value is not None:
+                digest, last = extend_digest(digest, offset, value), offset
+                event = BehaviorEvent.FromString(value)
+                ids = np.array([event.item_id], np.uint64), np.array([event.category_id], np.uint64)
+                state = MODEL.step(MODEL.vectors(*ids, np.zeros(1, np.uint8)), state)
+        header = folded.headers[at]
+        assert (bytes(header["digest"]), header["last_offset"]) == (digest, last)
+        assert (header["user"], header["lineage"], header["partial"]) == (user_hash(key.decode()), 77, False)
+        assert folded.tensors[at].tobytes() == state[0].tobytes(), "to the last bit, however wide the wave was"
+    last_row = rows[-1]
+    assert folded.progress == replace(
+        log_of(rows).begin,
+        next_offset=20,
+        last_offset=19,
+        witness=witness(last_row[2], last_row[3], last_row[1]),
+        as_of_ms=last_row[1],
+    )
+
+
+def random_rows(kinds: Sequence[tuple[int, int]]) -> list[Row]:
+    """By record: whose (an index), and what: 0 an erasure, 1 a malformed value, else an item."""
+    rows = []
+    for offset, (user, item) in enumerate(kinds):
+        if item == 0:
+            rows.append(erasure(offset, USERS[user]))
+        elif item == 1:
+            rows.append((offset, NOW, USERS[user].encode(), b"\xff", None))
+        else:
+            rows.append(click(offset, USERS[user], item))
+    return rows
+
+
+@settings(max_examples=60)
+@given(
+    kinds=st.lists(st.tuples(st.integers(0, len(USERS) - 1), st.integers(0, 12)), min_size=1, max_size=60),
+    cuts=st.lists(st.integers(0, 60), max_size=6),
+    sketched=st.booleans(),
+)
+def test_how_the_log_is_cut_changes_no_byte(kinds: list[tuple[int, int]], cuts: list[int], sketched: bool) -> None:
+    model = SKETCH_MODEL if sketched else MODEL
+    rows = random_rows(kinds)
+    whole = fold_partition(log_of(rows), model)
+    cut = fold_partition(log_of(rows, [min(c, len(rows)) for c in cuts]), model)
+    shards = [fold_partition(log_of(rows), model, shard=(i, 3)) for i in range(3)]
+    assert stored(cut, model) == stored(whole, model)
+    assert {k: v for shard in shards for k, v in stored(shard, model).items()} == stored(whole, model)
+    assert {whole.progress, cut.progress, *(shard.progress for shard in shards)} == {whole.progress}
+    assert whole.tally.rejected.get(Reason.MALFORMED_PROTOBUF, 0) == sum(item == 1 for _, item in kinds)
+    assert whole.tally.records == len(rows)
+
+
+def test_partitions_folded_side_by_side_do_not_touch_each_other() -> None:
+    others = [u for u in (f"v{i}" for i in range(40)) if partition_of(u.encode(), N) == 1][:4]
+    first = log_of([click(o, USERS[o % 4]) for o in range(30)], [10])
+    second = replace(log_of([click(o, others[o % 4], 9) for o in range(12)], [1, 2, 3]), partition=1)
+    together = fold_partitions([first, second], MODEL)
+    alone = [fold_partition(log, MODEL) for log in (first, second)]
+    assert [stored(f) for f in together] == [stored(f) for f in alone]
+    assert [f.progress for f in together] == [f.progress for f in alone]
+
+
+def test_an_erased_user_has_only_what_came_after_the_erasure() -> None:
+    rows = [click(0, USERS[0]), click(1, USERS[1]), erasure(2, USERS[0]), erasure(3, USERS[1]), click(4, USERS[0], 8)]
+    folded = fold_partition(log_of(rows, [1, 3]), MODEL)
+    assert folded.users == [USERS[0].encode()]
+    assert (folded.headers["event_count"].tolist(), folded.tally.erasures) == ([1], 2)
+
+
+def test_events_below_a_note_of_erasure_are_left_out() -> None:
+    rows = [click(o, USERS[o % 2]) for o in range(6)]
+    folded = fold_partition(log_of(rows, erased={USERS[0].encode(): 2}), MODEL)
+    assert dict(zip(folded.users, folded.headers["event_count"].tolist(), strict=True)) == {
+        USERS[0].encode(): 1,
+        USERS[1].encode(): 3,
+    }
+    assert folded.tally.erased_later == 2
+
+
+def test_states_behind_a_gap_are_partial_and_progress_says_where_it_ends() -> None:
+    rows = [click(0, USERS[0]), click(1, USERS[1]), click(7, USERS[0]), click(8, USERS[2])]
+    folded = fold_partition(log_of(rows, [2], gap_ends=[7], end=12), MODEL)
+    partial = dict(zip(folded.users, folded.headers["partial"].tolist(), strict=True))
+    assert partial == {USERS[0].encode(): True, USERS[1].encode(): False, USERS[2].encode(): True}
+    assert (folded.progress.gaps, folded.progress.gap_end, folded.progress.next_offset) == (1, 7, 12)
+
+
+def test_a_log_that_begins_above_0_gives_partial_states() -> None:
+    folded = fold_partition(log_of([click(5, USERS[0])], base=5), MODEL)
+    assert folded.headers["partial"].tolist() == [True]
+
+
+@pytest.mark.parametrize("offsets", [(3, 3), (4, 2)])
+def test_offsets_that_do_not_rise_are_refused(offsets: tuple[int, int]) -> None:
+    rows = [click(o, USERS[0]) for o in offsets]
+    for cuts in ([], [1]):
+        with pytest.raises(OutOfOrder):
+            fold_partition(log_of(rows, cuts), MODEL)
+
+
+def test_records_of_another_partition_and_without_a_key_are_counted_by_reason() -> None:
+    other = next(u for u in (f"w{i}" for i in range(40)) if partition_of(u.encode(), N) == 1)
+    rows = [click(0, USERS[0]), click(1, other), (2, NOW, None, b"x", None)]
+    folded = fold_partition(log_of(rows), MODEL)
+    assert folded.tally.rejected == {Reason.MISROUTED: 1, Reason.MISSING_KEY: 1}
+    assert folded.progress.next_offset == 3
