@@ -7,7 +7,7 @@ import json
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, cast
 import httpx
 import redis
 
+from loadtest.cpu import cpu_s_of
 from loadtest.feeder import produce
 from loadtest.population import BUNDLE
 from localstack.stack import Options, Stack
@@ -71,6 +72,31 @@ class Client:
         if b'"unavailable"' in answer:
             raise NotMeasured("/predict answered without the user's state")
         return answer
+
+
+def server_cpu_in_turn(asked: Sequence[tuple[Stack, bytes]], requests: int, *, turns: int) -> list[list[float]]:
+    """CPU seconds that RTP takes for one request: by stack, one figure for each turn of `requests` requests.
+
+    The stacks take turns, so that a busy machine slows all of them equally.
+
+    Raises:
+        NotMeasured: an RTP does not run, or an answer was not a score from a state.
+    """
+    prepared = []
+    for stack, body in asked:
+        child = stack.rtp[0].child
+        if child is None:
+            raise NotMeasured("RTP does not run")
+        prepared.append((Client(stack.addresses.predict), body, cpu_s_of([child.pid])))
+    taken: list[list[float]] = [[] for _ in asked]
+    for turn in range(turns + 1):
+        for (client, body, cpu_s), costs in zip(prepared, taken, strict=True):
+            before = cpu_s()
+            for _ in range(requests):
+                client.post(body)
+            if turn:  # the first one warms
+                costs.append((cpu_s() - before) / requests)
+    return taken
 
 
 def known_items(bundle: Bundle, count: int) -> list[tuple[int, int]]:

@@ -111,7 +111,7 @@ def _replay_and_ask(
         state_bytes = HEADER_BYTES + bundle.layout.stored_bytes
         say(f"\nModel {bundle.name}: a state is {state_bytes:,} bytes, however long the history is.")
         recent = moved_to_now(events, people, now_s=time.time())
-        days = int(recent.timestamp[0] - events.timestamp[0]) // 86_400
+        days = int(recent.timestamp[0] - events.timestamp[0]) * events.unit_ms // 86_400_000
         say(f"Replaying the histories of {len(people)} real users through Kafka; it knows {known:.0%} of their items.")
         say(f"Their times are moved by {days:,} days, so that the newest is a minute old; order and gaps stay.")
         started = time.monotonic()

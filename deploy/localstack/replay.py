@@ -73,7 +73,8 @@ def moved_to_now(events: Events, shoppers: Iterable[Shopper], *, now_s: float) -
     in them. Order and gaps stay. `now_s` is in seconds since 1970-01-01.
     """
     newest = max(int(events.timestamp[shopper.rows[-1]]) for shopper in shoppers)
-    return replace(events, timestamp=events.timestamp + (int(now_s) - RECENT_S - newest))
+    now = 1000 * (int(now_s) - RECENT_S) // events.unit_ms
+    return replace(events, timestamp=events.timestamp + (now - newest))
 
 
 def replay(bootstrap: str, topic: str, events: Events, shoppers: Iterable[Shopper]) -> dict[str, Records]:
@@ -86,7 +87,7 @@ def replay(bootstrap: str, topic: str, events: Events, shoppers: Iterable[Shoppe
         sent = []
         for row in rows.tolist():
             event = BehaviorEvent(
-                event_id=f"online-retail-{row}",
+                event_id=f"demo-{row}",
                 user_id=owner[row],
                 item_id=int(events.item_id[row]),
                 category_id=int(events.category_id[row]),

@@ -5,10 +5,9 @@ from __future__ import annotations
 import statistics
 
 from loadtest.budgets import Figure, Sizes, budget
-from loadtest.cpu import cpu_s_of
 from loadtest.heads import in_turn, scoring
 from loadtest.population import BUNDLE
-from loadtest.stacks import CANDIDATES, Client, NotMeasured, predict_body, publish, running
+from loadtest.stacks import CANDIDATES, predict_body, publish, running, server_cpu_in_turn
 
 BUNDLE_OF_DIEN = BUNDLE.parents[1] / "online-retail-dien" / "1"
 LONG = 1_000
@@ -27,21 +26,10 @@ def dien_head(_: Sizes) -> Figure:
 def dien_request(sizes: Sizes) -> Figure:
     """RTP's CPU time for a whole request with DIEN's bundle over that with MIMN's: two stacks on one store, in turn."""
     with running() as mimn, running(bundle=BUNDLE_OF_DIEN, redis_url=mimn.addresses.redis_url) as dien:
-        asked = []
         for stack in (mimn, dien):
             publish(stack, [("reader", LONG)])
-            child = stack.rtp[0].child
-            if child is None:
-                raise NotMeasured("RTP does not run")
-            asked.append((Client(stack.addresses.predict), predict_body(stack, "reader"), cpu_s_of([child.pid])))
-        taken: list[list[float]] = [[], []]
-        for turn in range(11):
-            for (client, body, cpu_s), costs in zip(asked, taken, strict=True):
-                before, requests = cpu_s(), max(10, sizes.requests // 100)
-                for _ in range(requests):
-                    client.post(body)
-                if turn:  # the first one warms
-                    costs.append((cpu_s() - before) / requests)
+        asked = [(stack, predict_body(stack, "reader")) for stack in (mimn, dien)]
+        taken = server_cpu_in_turn(asked, max(10, sizes.requests // 100), turns=10)
     ratios = [slow / quick for quick, slow in zip(*taken, strict=True)]
     spent = " over ".join(f"{statistics.median(costs) * 1e3:.2f}" for costs in reversed(taken))
     return Figure(statistics.median(ratios), f"{min(ratios):.1f} to {max(ratios):.1f}, {spent} ms")

@@ -1,6 +1,8 @@
-"""Train a field model of deepctr-torch on exported rows; `python -m mimn.table.head_peers` starts this.
+"""Train field models of deepctr-torch on exported rows; `python -m mimn.table.head_peers` starts this.
 
-    python models/peers/deepctr_heads.py ROWS.npz SCORES.npy deepfm SEED
+    python models/peers/deepctr_heads.py ROWS.npz FOLDER deepfm,nfm 0,1,2
+
+writes the test scores of each model and seed as FOLDER/<model>-<seed>.npy.
 
 As `deepctr.py`: nothing from this repository is imported, the package provides the model, and all else comes with the
 rows. The package has no FNN: it is put together from the package's factorization machine and its network.
@@ -144,13 +146,9 @@ def train(model: Any, rows: dict[str, Any], what: str) -> None:
         print(f"deepctr-torch {what}: last loss {loss.item():.4f}", flush=True)
 
 
-def main(arguments: list[str]) -> None:
-    """Train on the rows and score the test rows."""
-    source, target, head, seed = Path(arguments[0]), Path(arguments[1]), arguments[2], int(arguments[3])
-    torch.set_num_threads(1)
+def scores_of(head: str, rows: dict[str, Any], seed: int) -> Any:
+    """Train one model on the rows and score the test rows. → [2 r]"""
     torch.manual_seed(seed)
-    with np.load(source, allow_pickle=False) as archive:
-        rows = dict(archive)
     found = columns(rows)
     if head == "fnn":
         machine = build("fm", found, rows, seed)
@@ -162,8 +160,18 @@ def main(arguments: list[str]) -> None:
     model.eval()
     data = inputs(rows, "test", (rows["test_candidate_items"], rows["test_candidate_categories"]))
     with torch.inference_mode():
-        scores = torch.cat([model(batch).squeeze(-1) for batch in data.split(512)])
-    np.save(target, scores.numpy())
+        return torch.cat([model(batch).squeeze(-1) for batch in data.split(512)]).numpy()
+
+
+def main(arguments: list[str]) -> None:
+    """Every model with every seed."""
+    source, folder, heads, seeds = arguments
+    torch.set_num_threads(1)
+    with np.load(source, allow_pickle=False) as archive:
+        rows = dict(archive)
+    for head in heads.split(","):
+        for seed in map(int, seeds.split(",")):
+            np.save(Path(folder) / f"{head}-{seed}.npy", scores_of(head, rows, seed))
 
 
 if __name__ == "__main__":

@@ -37,6 +37,11 @@ ELSEWHERE = {
     "preexec_fn": "the standard library's",
     "sketch.rule": "a field of the manifest",
     "tcpi_unacked": "Linux's",
+    "events.sha256": "a key of a description",
+    "model.head": "a setting of a training configuration",
+    "training.learning_rate": "a setting of a training configuration",
+    "training.validation_length": "a setting of a training configuration",
+    "windows.length": "a setting of a training configuration",
 }
 """Names that look like ours and belong to others."""
 NOTHING = "nothing"  # put together below, because a variable, a metric or a file that code names counts as known

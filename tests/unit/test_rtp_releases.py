@@ -24,7 +24,7 @@ from rtp.core.fold_progress import Status
 from rtp.core.ports import Model
 from rtp.core.request import ScoreRequest
 from rtp.core.shadowing import BURST_S, ShadowBudget, difference, rank_correlation
-from rtp.errors import ReloadRefused
+from rtp.errors import ReloadRefused, ReloadTimedOut
 from rtp.loader import Loader
 from rtp.metrics import Metrics
 from rtp.progress_watcher import ProgressReader, ProgressWatcher
@@ -222,6 +222,24 @@ def test_a_release_that_cannot_be_loaded_is_refused_and_the_others_go_on(trouble
         assert world.served() == {"serving": "tiny/1", "canary": "tiny-sketch/1"}
 
     asyncio.run(healed())
+
+
+def test_a_release_whose_load_hangs_is_not_tried_again_by_itself() -> None:
+    world = World()
+    world.broken["tiny-sketch"] = ReloadTimedOut("the bundle did not load in time")
+
+    async def follow() -> None:
+        await world.follow(tried(30))
+        for _ in range(5):
+            world.now += 1000
+            await world.follow()
+        assert world.opened == ["tiny-sketch"]
+        world.broken.clear()
+        world.follower.retry()
+        await world.follow()
+
+    asyncio.run(follow())
+    assert world.served() == {"serving": "tiny/1", "canary": "tiny-sketch/1"}
 
 
 def test_a_process_that_never_had_the_release_in_service_is_not_ready() -> None:

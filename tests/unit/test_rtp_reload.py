@@ -139,6 +139,13 @@ def test_a_namespace_in_which_users_lose_their_states_is_refused_unless_forced(
     assert (forced.count("refused"), forced.count("forced")) == (0, 1)
 
 
+def test_a_namespace_of_other_events_is_refused() -> None:
+    world = change(USERS, lambda stored: [stored.state(user, events=4) for user in USERS[:3]])
+    with pytest.raises(ReloadRefused, match="3 of the compared users have a state of other events"):
+        world.reload()
+    assert world.in_service.current is world.before
+
+
 def test_a_sample_is_bounded_and_other_keys_are_no_users() -> None:
     many = [f"u:s:{i}" for i in range(SAMPLE + 500)]
     world = World(model(CONTEXT), stored=with_users(many))

@@ -76,7 +76,7 @@ def test_rows_of_one_table_differ_in_the_model_alone() -> None:
         (
             MINIMAL + "[model]\nvariant = 'pooling'\nmemory_induction = false\nutilization = false\n"
             "context_features = ['hour']\n",
-            r"\[model\] context_features must be empty in a run, not \['hour'\]: data sets have no values for them yet",
+            r"\[model\] context_features must be empty in a run, not \['hour'\]: describe the fields in dataset\.toml",
         ),
         (MINIMAL + "[colour]\n", "unknown field `colour`"),
         ('name = "x"\n', "missing required field `data`"),

@@ -8,6 +8,7 @@ BULK = "pip install -e 'services/uic[bulk]', or make install-dev"
 SERVING = "pip install -e proto -e access -e 'models[serve]' -e services/uic"
 LOCAL = "make install"
 TRAINING = "pip install -e 'models[serve,train]', or make install-dev"
+SEARCHING = "pip install -e 'models[serve,train,tune]', or make install-dev"
 MEASURING = "make install-load, and run `ctr` at the repository's root"
 ACCESS = "pip install -e access"
 
@@ -56,11 +57,12 @@ COMMANDS = (
     _uic("doctor", RUN, "Check the running stack, or the deployment that UIC_... variables name."),
     Command("data", TRAIN, "Check, prepare, sample or convert a data set.", "ctr_cli.data", TRAINING),
     Command("train", TRAIN, "Train one model.", "mimn.train", TRAINING),
+    Command("tune", TRAIN, "Search for settings of a model, on validation alone.", "mimn.tune", SEARCHING),
     Command("evaluate", TRAIN, "Evaluate a trained run.", "mimn.evaluate", TRAINING),
     Command(
         "impressions",
         TRAIN,
-        "Train, calibrate and evaluate on labelled impressions.",
+        "Train, tune, calibrate and evaluate on labelled impressions.",
         "mimn.impressions.__main__",
         TRAINING,
     ),

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, get_args
 
+from mimn.bundle.members import read_width
 from mimn.bundle.reads import GROUPS, width
 from mimn.state.layout import Block, BlockType, StateLayout
 from mimn.state.ledger import Ledger
@@ -72,6 +73,11 @@ class SharedConfig:
     """Width of the vectors in the table of items. Used only with a ledger."""
     ledger_least_users: int = 2
     """Items of fewer train users are not in that table. Used only with a ledger."""
+    member_reads: bool = False
+    """The head also reads how often and how recently the user touched the items that the candidate stands for, or the
+    candidate itself (`mimn.bundle.members`): what a state says that remembers items."""
+    member_half_lives: tuple[int, ...] = (7, 30, 120)
+    """Days after which a touch of a member counts half. Used only with `member_reads`."""
     head: HeadName = "paper"
     """What stands above the state's read-outs: `paper` is the model's own, the others are field heads
     (`mimn.nn.heads`), which take any state."""
@@ -98,11 +104,16 @@ class SharedConfig:
         half_lives = self.sketch_half_lives
         if not half_lives or min(half_lives) < 0 or len(set(half_lives)) != len(half_lives):
             raise ConfigError(f"sketch_half_lives must be distinct days, 0 or more, not {half_lives}")
+        if self.ledger_buckets and self.member_reads:
+            raise ConfigError("ledger_buckets must be 0 with member_reads: a head reads the one or the other")
         if not 0 <= self.ledger_buckets <= MAX_LEDGER_BUCKETS:
             raise ConfigError(f"ledger_buckets must be 0 to {MAX_LEDGER_BUCKETS}, not {self.ledger_buckets}")
         at_least_one(self, "ledger_vectors", "ledger_least_users")
         if unknown := sorted(set(self.ledger_reads) - set(GROUPS)):
             raise ConfigError(f"ledger_reads must be of {', '.join(GROUPS)}, not {', '.join(unknown)}")
+        lives = self.member_half_lives
+        if not lives or min(lives) < 1 or len(set(lives)) != len(lives):
+            raise ConfigError(f"member_half_lives must be distinct days, 1 or more, not {lives}")
         if self.sketch_category_cells % 2:
             raise ConfigError(f"sketch_category_cells must be even, not {self.sketch_category_cells}")
 
@@ -119,6 +130,13 @@ class SharedConfig:
     def width(self) -> int:
         """D: width of an event vector, of a memory slot and of an interest channel."""
         return 2 * self.embedding_dim
+
+    @property
+    def read_widths(self) -> list[int]:
+        """Widths of what the head reads of a candidate's members, or of the ledger: none, or one."""
+        if self.ledger_buckets:
+            return [self.read_width]
+        return [read_width(self.member_half_lives)] if self.member_reads else []
 
     @property
     def sketch(self) -> Sketch | None:
@@ -197,7 +215,7 @@ class MimnConfig(SharedConfig):
     published code has `reset` (most of the state returns to its initial value) and `run` (a zero event)."""
     context_features: tuple[str, ...] = ()
     """Names of numeric request features that the head reads in addition to the candidate and the state. A bundle may
-    have them, but data sets have no values for them yet, so training refuses them (`mimn.run`)."""
+    have them; what is trained has fields instead (`mimn.run`)."""
     attention_units: tuple[int, int] = (80, 40)
     """Hidden widths of the channel attention."""
 
@@ -239,10 +257,11 @@ class MimnConfig(SharedConfig):
             raise ConfigError(f"rebalance must be 'shift' in variant 'official', not {self.rebalance!r}")
         if self.head != "paper":
             raise ConfigError(f"head must be 'paper' in variant 'official', not {self.head!r}")
-        if self.context_features or self.history_product or self.bounded_writes or self.sketch or self.ledger:
+        added = self.context_features or self.history_product or self.bounded_writes or self.sketch
+        if added or self.member_reads or self.ledger:
             raise ConfigError(
-                "context_features must be empty, history_product and bounded_writes false, sketch cells and "
-                "ledger_buckets 0 in variant 'official': the published code has none of them"
+                "context_features must be empty, history_product, bounded_writes and member_reads false, sketch cells "
+                "and ledger_buckets 0 in variant 'official': the published code has none of them"
             )
 
     @classmethod

@@ -7,8 +7,7 @@ offered in the context of its target, to the same user: only the item's fields t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,12 +15,12 @@ from numpy.typing import NDArray
 
 from mimn.baselines import ModelConfig
 from mimn.data.events import Events
-from mimn.data.fields import EncodedFields, FittedFields, Values, encode_fields, fit_fields
+from mimn.data.fields import EncodedFields, FittedFields, encode_fields, fit_fields
 from mimn.data.labelled import Labelled
 from mimn.data.prepared import Impressions, Prepared
 from mimn.data.split import LEFT_OUT, PARTS
 from mimn.data.vocabulary import UNKNOWN_ROW, EmbeddingIds, Vocabulary, places
-from mimn.impressions.data import KnownIds
+from mimn.impressions.data import KnownIds, field_values
 from mimn.nn.checkpoint import model_fields
 from mimn.nn.fields import FieldValues, ModelFields
 
@@ -44,24 +43,14 @@ class EventFields:
 
     def request(self, rows: Ints) -> FieldValues:
         """The values of user and context fields at some events. [...] rows → [..., ...]"""
-        encoded = self._encoded
-        sides = (_at(encoded.users, encoded.user_row[rows]), _at(encoded.context, rows))
-        return FieldValues(
-            rows=torch.from_numpy(np.concatenate([side.rows for side in sides], -1)),
-            lists=tuple(torch.from_numpy(of) for side in sides for of in side.lists),
-            numbers=torch.from_numpy(np.concatenate([side.numbers for side in sides], -1)),
-        )
+        return field_values(self._encoded.of(rows.reshape(-1)), rows.shape)
 
     def model(self, config: ModelConfig, known: KnownIds) -> ModelFields:
         """Untrained tables for a model of `config`, with the items' values by row; row 0 has none."""
         none = len(self._encoded.item_key)
         at = places(self._encoded.item_key, known.ids.items)
-        of = _at(self._encoded.items, np.append([none], np.where(at >= 0, at, none)))
-        values = FieldValues(
-            rows=torch.from_numpy(of.rows),
-            lists=tuple(map(torch.from_numpy, of.lists)),
-            numbers=torch.from_numpy(of.numbers),
-        )
+        rows = np.append([none], np.where(at >= 0, at, none))
+        values = field_values([self._encoded.items.at(rows)], rows.shape)
         return model_fields(config, self.fitted.specs, values, torch.from_numpy(known.embedding_rows))
 
 
@@ -100,20 +89,13 @@ def events_as_impressions(data: Prepared, train_users: NDArray[np.bool_]) -> Lab
         category_id=events.category_id,
         time_ms=events.timestamp * events.unit_ms,
         label=np.ones(n, np.uint8),
+        known_ms=events.timestamp * events.unit_ms,
+        seen_ms=events.timestamp * events.unit_ms,
         request=np.arange(n),
         weight=np.ones(n, np.float32),
         position=np.full(n, np.nan, np.float32),
         context=data.event_context,
+        slices={},
     )
     part = np.where(train_users[events.user_index], PARTS.index("train"), LEFT_OUT).astype(np.int8)
     return Labelled(events, impressions, part)
-
-
-def _at(values: Values, rows: NDArray[Any]) -> Values:
-    """The values at some rows, as torch reads them. [...]"""
-    return replace(
-        values,
-        rows=values.rows[rows].astype(np.int64),
-        lists=tuple(of[rows].astype(np.int64) for of in values.lists),
-        numbers=values.numbers[rows],
-    )

@@ -130,13 +130,13 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         """The model's configuration.
 
         Raises:
-            ConfigError: it cannot be used, or it names context features: the data has none to train on.
+            ConfigError: it cannot be used, or it names context features: fields took their place.
         """
         config = model_config(self.model)
         if config.context_features:
             raise ConfigError(
-                f"context_features must be empty in a run, not {list(config.context_features)}: data sets have no "
-                "values for them yet, so they cannot be trained"
+                f"context_features must be empty in a run, not {list(config.context_features)}: describe the fields in "
+                "dataset.toml, [fields.context], instead"
             )
         return config
 

@@ -115,7 +115,7 @@ class Events:
         states."""
         digest = hashlib.sha256()
         for name in COLUMNS:
-            digest.update(np.ascontiguousarray(getattr(self, name), "<i8").tobytes())
+            digest.update(np.ascontiguousarray(getattr(self, name), "<i8").data)
         if self.action is not None:
-            digest.update(np.ascontiguousarray(self.action).tobytes())
+            digest.update(np.ascontiguousarray(self.action).data)
         return digest.hexdigest()

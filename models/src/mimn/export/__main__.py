@@ -13,7 +13,7 @@ import torch
 from mimn.bundle import BundleError
 from mimn.config import ConfigError
 from mimn.export.parts import ExportError, RunFacts, drawn_table
-from mimn.export.run import config_of, export_again, export_any, export_run, untrained_model
+from mimn.export.run import config_of, drawn_codes, export_again, export_any, export_run, specs_of, untrained_model
 from mimn.export.sequence import EVENTS
 from mimn.nn.checkpoint import CheckpointError
 from mimn.parity import ParityError
@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", type=Path, help="with --again: the model.safetensors of the bundle's model")
     random = parser.add_argument_group("with --untrained")
     random.add_argument("--config", type=Path, help="TOML file with a [model] table (default: the default sizes)")
+    random.add_argument("--fields", type=Path, help="JSON file of fields, such as a run's fields.json")
     random.add_argument("--items", type=int, default=3600, help="ids 1 to ITEMS (default: 3600)")
     random.add_argument("--categories", type=int, default=40, help="ids 1 to CATEGORIES (default: 40)")
     random.add_argument("--seed", type=int, default=0, help="(default: 0)")
@@ -64,10 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 state_dtype=args.state_dtype,
             )
         else:
-            config, ids = config_of(args.config), np.arange(1, args.items + 1, dtype=np.uint64)
-            table = drawn_table(config, ids, np.random.default_rng(args.seed))
+            specs, config = specs_of(args.fields), config_of(args.config)
+            ids = np.arange(1, args.items + 1, dtype=np.uint64)
             path = export_any(
-                untrained_model(config, args.items, args.categories, args.seed),
+                untrained_model(config, args.items, args.categories, args.seed, specs),
                 ids,
                 np.arange(1, args.categories + 1, dtype=np.uint64),
                 args.output,
@@ -75,7 +76,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 version=args.version,
                 state_dtype=args.state_dtype,
                 events=args.events,
-                facts=RunFacts(training={"untrained": True, "seed": args.seed}, table=table),
+                facts=RunFacts(
+                    training={"untrained": True, "seed": args.seed},
+                    codes=drawn_codes(specs),
+                    table=drawn_table(config, ids, np.random.default_rng(args.seed)),
+                ),
             )
     except FAILURES as error:
         print(f"export: {error}", file=sys.stderr)

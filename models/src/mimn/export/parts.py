@@ -66,7 +66,8 @@ def tables(model: ClickModel, item_ids: Ids, category_ids: Ids) -> tuple[Embeddi
             )
         vectors = table.weight.detach()
         if what == "item" and model.fields is not None:
-            vectors = vectors[model.fields.id_rows(torch.arange(len(vectors)))]
+            every = torch.split(torch.arange(len(vectors)), ROWS_AT_ONCE)
+            vectors = torch.cat([model.fields.item_embeddings(model.items, rows).detach() for rows in every])
         made.append(EmbeddingTable(ids, vectors.numpy()))
         made[-1].check(f"{what}s")
     return made[0], made[1]

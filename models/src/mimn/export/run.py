@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
 from mimn.baselines import ModelConfig, model_config
 from mimn.bundle import ItemTable, load_bundle
+from mimn.bundle.fields import FIRST, FieldSpec, check_fields, code_of
 from mimn.calibration import UNCALIBRATED
 from mimn.config import ConfigError, MimnConfig
 from mimn.data.description import read_description
 from mimn.data.events import DataError
-from mimn.data.fields import FittedFields
+from mimn.data.fields import FILE, FittedFields
 from mimn.export.parts import NO_RUN, ExportError, Ids, RunFacts
 from mimn.export.recurrent import export_bundle
 from mimn.export.sequence import EVENTS, export_sequence
 from mimn.impressions.train import DESCRIPTION
 from mimn.impressions.trained import RunFault, calibration_of
 from mimn.nn.baselines.model import BaselineModel
-from mimn.nn.checkpoint import load_model, untrained
+from mimn.nn.checkpoint import load_model, model_fields, untrained
+from mimn.nn.fields import FieldValues
 from mimn.nn.model import ClickModel, MimnModel
 from mimn.state.event_list import EventList
 from mimn.state.layout import BlockType
@@ -47,8 +51,12 @@ def export_any(
 ) -> Path:
     """The bundle of a model of any variant.
 
-    Raises: as `export_bundle` and `export_sequence`.
+    Raises: as `export_bundle` and `export_sequence`; ExportError also for a model with `member_reads`.
     """
+    if model.config.member_reads:
+        raise ExportError(
+            "the model has member_reads, which no bundle holds yet: train it with member_reads = false to serve it"
+        )
     if isinstance(model, BaselineModel):
         if state_dtype != "float32":
             raise ExportError(
@@ -126,34 +134,73 @@ def export_again(old: Path, weights: Path, output: Path, *, name: str, version: 
 
 
 def facts_of(run: Path) -> RunFacts:
-    """What a run's folder says beside its model; a run on impressions has fields and perhaps a calibrator.
+    """What a run's folder says beside its model: the values of its fields, and of a run on impressions its calibrator.
 
     Raises:
         ExportError: a file of the run is missing or damaged.
     """
     training = _metrics(run / METRICS_FILE)
-    if not (run / DESCRIPTION).exists():
-        return RunFacts(training=training)
     try:
-        impressions = read_description(run / DESCRIPTION).impressions
-        fitted, calibration = FittedFields.load(run), calibration_of(run)
+        codes = FittedFields.load(run).codes if (run / FILE).exists() else {}
+        impressions = read_description(run / DESCRIPTION).impressions if (run / DESCRIPTION).exists() else None
+        calibration = calibration_of(run)
     except (DataError, RunFault) as error:
         raise ExportError(str(error)) from error
+    if impressions is None:
+        return RunFacts(training=training, codes=codes)
     evaluated = {length: figures.get("overall") for length, figures in training.get("evaluation", {}).items()}
     told = {name: value for name, value in training.items() if name != "description"}
-    kept_in_files = 1.0 if impressions is None else impressions.negatives_kept
     return RunFacts(
         training=told | {"evaluation": evaluated},  # by slice it would be longer than all the rest of a manifest
-        codes=fitted.codes,
+        codes=codes,
         calibration=UNCALIBRATED if calibration is None else calibration,
-        negatives_kept=training.get("negatives_kept", 1.0) * kept_in_files,
+        negatives_kept=training.get("negatives_kept", 1.0) * impressions.negatives_kept,
     )
 
 
-def untrained_model(config: ModelConfig, items: int, categories: int, seed: int) -> ClickModel:
-    """A model of `config` before training, with the given numbers of items and categories."""
+def untrained_model(
+    config: ModelConfig, items: int, categories: int, seed: int, specs: Sequence[FieldSpec] = ()
+) -> ClickModel:
+    """A model of `config` before training, with the given numbers of items and categories, and fields."""
     torch.manual_seed(seed)
-    return untrained(config, items + 1, categories + 1)
+    fields = model_fields(config, specs, drawn_values(specs, items + 1)) if specs else None
+    return untrained(config, items + 1, categories + 1, fields)
+
+
+def drawn_values(specs: Sequence[FieldSpec], items: int) -> FieldValues:
+    """Random values of the items' fields, two in each list."""
+    own = [spec for spec in specs if spec.source == "item"]
+    single = [torch.randint(spec.rows, (items,)) for spec in own if spec.tabled and spec.kind != "multi"]
+    return FieldValues(
+        rows=torch.stack(single, -1) if single else torch.empty(items, 0, dtype=torch.int64),
+        lists=tuple(torch.randint(spec.rows, (items, 2)) for spec in own if spec.kind == "multi"),
+        numbers=torch.randn(items, sum(not spec.tabled for spec in own)),
+    )
+
+
+def drawn_codes(specs: Sequence[FieldSpec]) -> dict[str, Ids]:
+    """The codes of the values "0", "1" and so on of listed fields."""
+    return {
+        spec.name: np.sort(np.array([code_of(str(value)) for value in range(spec.rows - FIRST)], np.uint64))
+        for spec in specs
+        if spec.listed
+    }
+
+
+def specs_of(path: Path | None) -> tuple[FieldSpec, ...]:
+    """The fields that a JSON file describes, such as a run's `fields.json`; none without one.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    if path is None:
+        return ()
+    try:
+        specs = msgspec.json.decode(path.read_bytes(), type=tuple[FieldSpec, ...])
+        check_fields(specs)
+    except (OSError, ValueError, msgspec.DecodeError) as error:
+        raise ConfigError(f"--fields: {path} does not describe fields: {error}") from error
+    return specs
 
 
 def _item_table(folder: Path) -> ItemTable:

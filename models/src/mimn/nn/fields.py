@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +65,11 @@ class FieldTables(nn.Module):
         """What a scalar is multiplied by where a head takes vectors."""
 
     @property
+    def rates(self) -> list[int]:
+        """Which of the numbers are past rates."""
+        return [place for place, spec in enumerate(s for s in self.specs if not s.tabled) if spec.past_rate]
+
+    @property
     def width(self) -> int:
         """Floats of `vector`."""
         return sum(self.dim + self.first_order if spec.tabled else 1 for spec in self.specs)
@@ -92,11 +97,8 @@ class FieldTables(nn.Module):
                 row += 1
         return torch.cat(pieces, -1) if pieces else values.numbers
 
-    def fields(self, vector: Tensor) -> tuple[Tensor, Tensor]:
-        """A vector as fields of one width, and the sum of their first-order weights (0 without).
-
-        [..., W] → [..., F, E], [...]
-        """
+    def fields(self, vector: Tensor) -> FieldVectors:
+        """A vector cut into its fields. [..., W] → [..., F, E], [...]"""
         wide = self.dim + self.first_order
         pieces, at, number = [], 0, 0
         for spec in self.specs:
@@ -107,11 +109,51 @@ class FieldTables(nn.Module):
                 pieces.append(vector[..., at : at + 1] * self.directions[number])
                 at, number = at + 1, number + 1
         if not pieces:
-            return vector.new_zeros((*vector.shape[:-1], 0, self.dim)), vector.new_zeros(vector.shape[:-1])
+            return FieldVectors(
+                vector.new_zeros((*vector.shape[:-1], 0, self.dim)), vector.new_zeros(vector.shape[:-1])
+            )
         stacked = torch.stack(pieces, -2)
         if not self.first_order:
-            return stacked, stacked.new_zeros(stacked.shape[:-2])
-        return stacked[..., 1:], stacked[..., 0].sum(-1)
+            return FieldVectors(stacked, stacked.new_zeros(stacked.shape[:-2]))
+        return FieldVectors(stacked[..., 1:], stacked[..., 0].sum(-1))
+
+
+class FieldVectors(NamedTuple):
+    """Fields of one width, as a field head takes them."""
+
+    vectors: Tensor
+    """[..., F, E]"""
+    first: Tensor
+    """[...]: the sum of their first-order weights, 0 without."""
+
+
+class ServedFields(nn.Module):
+    """`FieldTables.fields` as one product with a constant matrix: a served graph pays for every operation."""
+
+    matrix: Tensor
+    """[W, F E + 1]"""
+
+    def __init__(self, tables: FieldTables) -> None:
+        super().__init__()
+        self.count, self.dim = len(tables.specs), tables.dim
+        with torch.no_grad():
+            cut = tables.fields(torch.eye(tables.width))
+            self.register_buffer("matrix", torch.cat([cut.vectors.flatten(-2), cut.first.unsqueeze(-1)], -1))
+
+    def forward(self, vector: Tensor) -> FieldVectors:
+        """[..., W] → [..., F, E], [...]"""
+        product = vector @ self.matrix
+        return FieldVectors(product[..., :-1].view(*product.shape[:-1], self.count, self.dim), product[..., -1])
+
+
+@dataclass(frozen=True)
+class ItemMembers:
+    """What items stand for, by row of the model's item table: item r has `rows[first[r] : first[r + 1]]`."""
+
+    first: Tensor
+    """[items + 1] int64"""
+    rows: Tensor
+    """[n] int64 rows of the item table, of members with an embedding of their own."""
 
 
 class ModelFields(nn.Module):
@@ -123,6 +165,7 @@ class ModelFields(nn.Module):
         item: FieldTables,
         item_values: FieldValues | None = None,
         embedding_rows: Tensor | None = None,
+        members: ItemMembers | None = None,
     ) -> None:
         """
         Args:
@@ -131,12 +174,17 @@ class ModelFields(nn.Module):
                 folder without them could not be exported, so they are saved with the model.
             embedding_rows: [items] int64, the row of each item's id embedding: its own, or 0 for an item that has
                 fields and was not shown in training. None: every item has its own.
+            members: what each item stands for; None: every item stands for itself.
         """
         super().__init__()
         if embedding_rows is not None:
             self.register_buffer("embedding_rows", embedding_rows)
         self.tied = embedding_rows is not None
         self.request, self.item = request, item
+        self.with_members = members is not None
+        if members is not None:
+            self.register_buffer("member_first", members.first)
+            self.register_buffer("member_rows", members.rows)
         self.lists = 0 if item_values is None else len(item_values.lists)
         if item_values is not None:
             self.register_buffer("item_rows", item_values.rows)
@@ -148,8 +196,34 @@ class ModelFields(nn.Module):
         """The rows of the items' id embeddings. [...] int64 rows → [...]"""
         return self.get_buffer("embedding_rows")[items] if self.tied else items
 
-    def item_vector(self, items: Tensor) -> Tensor | None:
-        """The items' vectors of their fields, None without any. [...] int64 rows → [..., W]"""
+    def item_embeddings(self, table: nn.Embedding, items: Tensor) -> Tensor:
+        """Items as vectors: their own embeddings, plus the mean of those of their members.
+
+        An item's vector depends on the item alone, so a bundle holds it as one row. [...] int64 rows → [..., E]
+        """
+        own: Tensor = table(self.id_rows(items))
+        if not self.with_members:
+            return own
+        first = self.get_buffer("member_first")
+        group = (first[items + 1] > first[items]).nonzero(as_tuple=True)
+        if not len(group[0]):
+            return own
+        found, place = torch.unique(items[group], return_inverse=True)
+        start, size = first[found], first[found + 1] - first[found]
+        offset = size.cumsum(0) - size
+        at = torch.arange(int(size.sum()), device=items.device) + (start - offset).repeat_interleave(size)
+        rows = self.get_buffer("member_rows")[at]
+        means = nn.functional.embedding_bag(rows, table.weight, offset, mode="mean", sparse=table.sparse)
+        return own.index_put(group, means[place], accumulate=True)
+
+    def item_vector(self, items: Tensor, rates: Tensor | None = None) -> Tensor | None:
+        """The items' vectors of their fields, None without any.
+
+        `rates`: the numbers of fields whose value differs from impression to impression, in the fields' order; None:
+        as they were at the end of training.
+
+        [...] int64 rows, [..., Q] → [..., W]
+        """
         if not self.item.specs:
             return None
         values = FieldValues(
@@ -157,7 +231,34 @@ class ModelFields(nn.Module):
             lists=tuple(self.get_buffer(f"item_list_{place}") for place in range(self.lists)),
             numbers=self.get_buffer("item_numbers"),
         )
-        return self.item.vector(values.at(items))
+        found = values.at(items)
+        if rates is not None:
+            numbers = found.numbers.clone()
+            numbers[..., self.item.rates] = rates
+            found = replace(found, numbers=numbers)
+        return self.item.vector(found)
+
+
+class HeadFields(nn.Module):
+    """The fields of one user's request and of the candidates, as a served graph takes them."""
+
+    def __init__(self, fields: ModelFields | None, *, cut: bool) -> None:
+        """`cut`: the head takes vectors of fields, and not all behind one another."""
+        super().__init__()
+        self.width = item_width(fields)
+        self.request = ServedFields(fields.request) if cut and request_width(fields) and fields is not None else None
+        self.item = ServedFields(fields.item) if cut and self.width and fields is not None else None
+
+    def split(self, candidates: Tensor) -> tuple[Tensor, Tensor | FieldVectors | None]:
+        """The candidates' own vectors, and the item fields in front of them. [C, W + D] → [1, C, D], [1, C, ...]"""
+        if not self.width:
+            return candidates.unsqueeze(0), None
+        fields, own = candidates[:, : self.width].unsqueeze(0), candidates[:, self.width :].unsqueeze(0)
+        return own, fields if self.item is None else self.item(fields)
+
+    def of_request(self, context: Tensor | None) -> Tensor | FieldVectors | None:
+        """The request's fields. [1, K]"""
+        return context if context is None or self.request is None else self.request(context)
 
 
 def item_width(fields: ModelFields | None) -> int:

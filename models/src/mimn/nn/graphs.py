@@ -20,11 +20,11 @@ from mimn.bundle.manifest import HEAD, STEP, GraphSpec, TensorSpec
 from mimn.nn.baselines.model import BaselineModel
 from mimn.nn.baselines.serving import SequenceHead, functions
 from mimn.nn.cell import MimnCell
-from mimn.nn.fields import item_width, request_width
+from mimn.nn.fields import HeadFields, item_width, request_width
 from mimn.nn.fused import FusedCell
 from mimn.nn.head import MimnHead, MlpTop
-from mimn.nn.model import ClickModel, MimnModel
-from mimn.nn.serving import ServingHead
+from mimn.nn.model import MimnModel
+from mimn.nn.serving import ServingFieldHead, ServingHead
 from mimn.nn.sketch import SketchReader
 from mimn.state.layout import StateLayout
 from mimn.state.sketch import Sketch
@@ -71,24 +71,19 @@ class HeadModule(nn.Module):
     def __init__(self, model: MimnModel, *, serving: bool = False) -> None:
         """`serving`: use the form in which a candidate costs less (`mimn.nn.serving`)."""
         super().__init__()
-        rearranged = serving and isinstance(model.head, MimnHead) and isinstance(model.head.mlp, MlpTop)
-        self.head = ServingHead(model.head) if rearranged and isinstance(model.head, MimnHead) else model.head
+        self.head: nn.Module = model.head
+        if serving and isinstance(model.head, MimnHead):
+            paper = isinstance(model.head.mlp, MlpTop)
+            self.head = ServingHead(model.head) if paper else ServingFieldHead(model.head)
         # Registered here, because the head reads their weights and does not own them.
         self.cell = model.cell
-        self.directions = directions(model)
-        self.item_width = item_width(model.fields)
+        self.fields = HeadFields(model.fields, cut=serving and model.config.head != "paper")
 
     def forward(self, candidates: Tensor, state: Tensor, context: Tensor | None = None) -> Tensor:
         """[C, W + D], [1, F], [1, K] → [C] in (0, 1)"""
-        logits: Tensor = self.head(state, context=context, **self.asked(candidates))
+        q, item_fields = self.fields.split(candidates)
+        logits: Tensor = self.head(state, q, self.fields.of_request(context), item_fields=item_fields)
         return torch.sigmoid(logits).squeeze(0)
-
-    def asked(self, candidates: Tensor) -> dict[str, Tensor]:
-        """The candidates' vectors and, in front of them in a bundle, the item's fields, as the head takes them."""
-        if not self.item_width:
-            return {"candidates": candidates.unsqueeze(0)}
-        fields, own = candidates[:, : self.item_width], candidates[:, self.item_width :]
-        return {"candidates": own.unsqueeze(0), "item_fields": fields.unsqueeze(0)}
 
 
 class SketchHeadModule(HeadModule):
@@ -104,7 +99,10 @@ class SketchHeadModule(HeadModule):
     ) -> Tensor:
         """[C, W + D], [1, F], [C, A], [1, 2, S], [1, K] → [C] in (0, 1)"""
         counts = self.reader.counts(state, addresses, now)
-        logits: Tensor = self.head(state[:, self.sketch.rest], context=context, counts=counts, **self.asked(candidates))
+        q, item_fields = self.fields.split(candidates)
+        logits: Tensor = self.head(
+            state[:, self.sketch.rest], q, self.fields.of_request(context), counts, item_fields=item_fields
+        )
         return torch.sigmoid(logits).squeeze(0)
 
 
@@ -115,7 +113,10 @@ class LedgerHeadModule(HeadModule):
         self, candidates: Tensor, state: Tensor, reads: Tensor, context: Tensor | None = None
     ) -> Tensor:
         """[C, W + D], [1, F], [C, R], [1, K] → [C] in (0, 1)"""
-        logits: Tensor = self.head(state, context=context, reads=reads.unsqueeze(0), **self.asked(candidates))
+        q, item_fields = self.fields.split(candidates)
+        logits: Tensor = self.head(
+            state, q, self.fields.of_request(context), reads=reads.unsqueeze(0), item_fields=item_fields
+        )
         return torch.sigmoid(logits).squeeze(0)
 
 
@@ -132,16 +133,17 @@ class SketchLedgerHeadModule(SketchHeadModule):
         context: Tensor | None = None,
     ) -> Tensor:
         """[C, W + D], [1, F], [C, A], [1, 2, S], [C, R], [1, K] → [C] in (0, 1)"""
-        known = {"counts": self.reader.counts(state, addresses, now), "reads": reads.unsqueeze(0)}
-        logits: Tensor = self.head(state[:, self.sketch.rest], context=context, **known, **self.asked(candidates))
+        counts = self.reader.counts(state, addresses, now)
+        q, item_fields = self.fields.split(candidates)
+        logits: Tensor = self.head(
+            state[:, self.sketch.rest],
+            q,
+            self.fields.of_request(context),
+            counts,
+            reads=reads.unsqueeze(0),
+            item_fields=item_fields,
+        )
         return torch.sigmoid(logits).squeeze(0)
-
-
-def directions(model: ClickModel) -> nn.ParameterList:
-    """What the model's field heads multiply scalars by; the tables themselves stay outside of the graph."""
-    if model.fields is None:
-        return nn.ParameterList()
-    return nn.ParameterList([model.fields.request.directions, model.fields.item.directions])
 
 
 def head_module(model: MimnModel, *, serving: bool = False) -> HeadModule:
@@ -221,7 +223,6 @@ def sequence_head_graph(model: BaselineModel) -> tuple[bytes, GraphSpec]:
         inputs.append(TensorSpec("context", (1, K)))
         free.append({})
     module, names = SequenceHead(model), [spec.name for spec in inputs]
-    module.directions = directions(model)
     data = _to_onnx(module, tuple(example), names, "scores", tuple(free), functions=functions(D))
     return data, GraphSpec(HEAD, tuple(inputs), (TensorSpec("scores", ("candidates",)),))
 

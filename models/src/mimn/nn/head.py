@@ -16,7 +16,7 @@ from mimn.baselines import ModelConfig
 from mimn.config import MimnConfig
 from mimn.nn import addressing
 from mimn.nn.cell import Cell, MimnCell, State
-from mimn.nn.fields import NO_FIELDS, ModelFields
+from mimn.nn.fields import NO_FIELDS, FieldVectors, ModelFields
 from mimn.nn.gru import glorot_
 from mimn.nn.heads import HEADS
 from mimn.nn.heads.over_state import FieldTop
@@ -120,7 +120,7 @@ class MimnHead(nn.Module):
             self.attention = ChannelAttention(D, config.attention_units)
         self.sketch = None if config.sketch is None else SketchReader(config.sketch)
         products = [D] * (config.memory_induction + config.history_product)
-        self.mlp = top(config, [D, 1], [D, D, H, *products, *sketch_widths(self.sketch), *read_widths(config)], fields)
+        self.mlp = top(config, [D, 1], [D, D, H, *products, *sketch_widths(self.sketch), *config.read_widths], fields)
 
     @property
     def mimn_cell(self) -> MimnCell:
@@ -150,14 +150,14 @@ class MimnHead(nn.Module):
         candidates: Tensor,
         context: Tensor | None = None,
         counts: Tensor | None = None,
-        item_fields: Tensor | None = None,
         *,
         reads: Tensor | None = None,
+        item_fields: Tensor | None = None,
     ) -> Tensor:
         """The click logits; candidates do not influence each other.
 
         [N, F] of the cell, [N, C, D], [N, K], with a sketch the values of each candidate's cells [N, C, A, S], with
-        fields [N, C, W], with a ledger what is read of it [N, C, R] → [N, C]
+        member reads or a ledger what is read [N, C, R], with fields of the item [N, C, W] → [N, C]
         """
         blocks = self._cell[0].unpack(states)
         features = [candidates, blocks["add_mean"].unsqueeze(-2) * candidates, self.read_out(blocks, candidates)]
@@ -183,12 +183,9 @@ class PoolingHead(nn.Module):
         self._cell = [cell]
         self.sketch = None if config.sketch is None else SketchReader(config.sketch)
         D = config.width
-        self.mlp = top(
-            config,
-            [1] if config.variant == "ledger" else [D, 1],
-            [D] * (1 + config.history_product) + sketch_widths(self.sketch) + read_widths(config),
-            fields,
-        )
+        reads = [*sketch_widths(self.sketch), *config.read_widths]
+        user = [1] if config.variant == "ledger" else [D, 1]
+        self.mlp = top(config, user, [D] * (1 + config.history_product) + reads, fields)
 
     def forward(
         self,
@@ -196,11 +193,11 @@ class PoolingHead(nn.Module):
         candidates: Tensor,
         context: Tensor | None = None,
         counts: Tensor | None = None,
-        item_fields: Tensor | None = None,
         *,
         reads: Tensor | None = None,
+        item_fields: Tensor | None = None,
     ) -> Tensor:
-        """The click logits; as `MimnHead`. [N, F], [N, C, D], [N, K], [N, C, A, S] → [N, C]"""
+        """The click logits; as `MimnHead.forward`. → [N, C]"""
         blocks = self._cell[0].unpack(states)
         features = [candidates]
         if self.config.history_product:
@@ -216,11 +213,6 @@ class PoolingHead(nn.Module):
 def sketch_widths(reader: SketchReader | None) -> list[int]:
     """Values that a head reads of the sketch for one candidate: none without it."""
     return [] if reader is None else [reader.width]
-
-
-def read_widths(config: ModelConfig) -> list[int]:
-    """Values that a head reads of the ledger for one candidate: none without it."""
-    return [config.read_width] if config.read_width else []
 
 
 def user_pieces(blocks: State) -> list[Tensor]:
@@ -268,15 +260,33 @@ class FieldHeadTop(nn.Module):
         self,
         user: Sequence[Tensor],
         candidate: Sequence[Tensor],
-        request: Tensor | None = None,
-        item_fields: Tensor | None = None,
+        request: Tensor | FieldVectors | None = None,
+        item_fields: Tensor | FieldVectors | None = None,
     ) -> Tensor:
         """The logits; as `MlpTop.forward`."""
-        fields, of_user, of_candidate = self._fields[0], user[0], candidate[0]
-        vector = of_user.new_zeros((len(of_user), 0)) if request is None else request
-        items = of_candidate.new_zeros((*of_candidate.shape[:2], 0)) if item_fields is None else item_fields
-        logits: Tensor = self.over(user, candidate, fields.request.fields(vector), fields.item.fields(items))
+        logits: Tensor = self.over(user, candidate, *self.cut(user[0], candidate[0], request, item_fields))
         return logits
+
+    def cut(
+        self,
+        of_user: Tensor,
+        of_candidate: Tensor,
+        request: Tensor | FieldVectors | None,
+        item_fields: Tensor | FieldVectors | None,
+    ) -> tuple[FieldVectors, FieldVectors]:
+        """The fields of the request and of the items; those that are cut already stay as they are.
+
+        [N, .], [N, C, .], [N, K], [N, C, W]; the first two say how many users and candidates there are
+        """
+        fields = self._fields[0]
+        if request is None:
+            request = of_user.new_zeros((len(of_user), 0))
+        if item_fields is None:
+            item_fields = of_candidate.new_zeros((*of_candidate.shape[:2], 0))
+        return (
+            request if isinstance(request, FieldVectors) else fields.request.fields(request),
+            item_fields if isinstance(item_fields, FieldVectors) else fields.item.fields(item_fields),
+        )
 
 
 def top(

@@ -66,6 +66,10 @@ class Batch:
     """[B, P, K] float32, with `context_features` only."""
     request: FieldValues | None = None
     """[B, P, ...]: values of the fields of user and context, with fields only."""
+    item_rates: Tensor | None = None
+    """[B, P, C, Q] float32: the candidates' past rates, with such fields of the item only."""
+    reads: Tensor | None = None
+    """[B, P, C, R] float32: what is read of the candidates' members with `member_reads`, or of the ledger with one."""
     negative_items: Tensor | None = None
     """[B, T] int64 rows, for the auxiliary loss: an event that did not happen at that step."""
     negative_categories: Tensor | None = None
@@ -73,8 +77,6 @@ class Batch:
     """[B, F], the states where the windows start; None: users without events."""
     touches: Touches | None = None
     """With a sketch only: the cells and times of events and candidates."""
-    reads: Tensor | None = None
-    """[B, P, C, R], with a ledger only: what the head reads of it for each candidate (`mimn.bundle.reads`)."""
 
     def to(self, device: torch.device) -> Self:
         """The batch with its tensors on `device`."""
@@ -94,7 +96,8 @@ class Losses(NamedTuple):
 
 Scorer = Callable[..., Tensor]
 """Click probabilities of candidates for N histories: items [N, C], categories [N, C] int64 rows → [N, C]. A model
-with a sketch also takes `counts` [N, C, A, S], one with a ledger `reads` [N, C, R]."""
+with a sketch also takes `counts` [N, C, A, S], one with `member_reads` or a ledger `reads` [N, C, R]; with past rates
+of the item `item_rates` [N, C, Q] may be given."""
 
 
 class ClickModel(nn.Module, ABC):
@@ -121,8 +124,8 @@ class ClickModel(nn.Module, ABC):
 
     def vectors(self, items: Tensor, categories: Tensor) -> Tensor:
         """Candidates as the model reads them. [...], [...] int64 → [..., D]"""
-        rows = items if self.fields is None else self.fields.id_rows(items)
-        return torch.cat([self.items(rows), self.categories(categories)], -1)
+        of_items = self.items(items) if self.fields is None else self.fields.item_embeddings(self.items, items)
+        return torch.cat([of_items, self.categories(categories)], -1)
 
     def events(self, items: Tensor, categories: Tensor, actions: Tensor | None = None) -> Tensor:
         """Events as the model reads them. [...], [...] int64 rows, [...] int64 → [..., D]
@@ -150,9 +153,12 @@ class ClickModel(nn.Module, ABC):
             raise BatchError("a model with fields needs `request`, their values")
         return self.fields.request.vector(values)
 
-    def item_vector(self, items: Tensor) -> Tensor | None:
-        """The items' vectors of their fields, None for a model without. [...] int64 rows → [..., W]"""
-        return None if self.fields is None else self.fields.item_vector(items)
+    def item_vector(self, items: Tensor, rates: Tensor | None = None) -> Tensor | None:
+        """The items' vectors of their fields, None for a model without (see `ModelFields.item_vector`).
+
+        [...] int64 rows, [..., Q] → [..., W]
+        """
+        return None if self.fields is None else self.fields.item_vector(items, rates)
 
     def counts(self, touches: Touches | None, positions: Tensor) -> Tensor | None:
         """The values of the candidates' cells after `positions` [B, P] events each; None without a sketch.
@@ -248,17 +254,15 @@ class MimnModel(ClickModel):
         counts: Tensor | None = None,
         *,
         reads: Tensor | None = None,
+        item_rates: Tensor | None = None,
     ) -> Tensor:
-        """[N, F], [N, C], [N, C] int64 rows, [N, K], with a sketch [N, C, A, S] (see `counts`), with a ledger
-        [N, C, R] → [N, C]
+        """[N, F], [N, C], [N, C] int64 rows, [N, K], with a sketch [N, C, A, S] (see `counts`), with member reads
+        [N, C, R], with past rates of the item [N, C, Q] → [N, C]
 
         `context` is the context features and, with fields, the request's vector behind them.
         """
-        if self.config.sketch is not None and counts is None:
-            raise BatchError("a model with a sketch needs `counts`, or a batch's `touches`")
-        if self.config.ledger is not None and reads is None:
-            raise BatchError("a model with a ledger needs `reads`")
-        known = {"counts": counts, "reads": reads, "item_fields": self.item_vector(items)}
+        check_reads(self.config, counts, reads)
+        known = {"counts": counts, "reads": reads, "item_fields": self.item_vector(items, item_rates)}
         logits: Tensor = self.head(
             states,
             self.vectors(items, categories),
@@ -276,9 +280,12 @@ class MimnModel(ClickModel):
         counts: Tensor | None = None,
         *,
         reads: Tensor | None = None,
+        item_rates: Tensor | None = None,
     ) -> Tensor:
         """Click probabilities; as `logits`."""
-        return torch.sigmoid(self.logits(states, items, categories, context, counts, reads=reads))
+        return torch.sigmoid(
+            self.logits(states, items, categories, context, counts, reads=reads, item_rates=item_rates)
+        )
 
     def scorer(self, items: Tensor, categories: Tensor, lengths: Tensor, *, actions: Tensor | None = None) -> Scorer:
         """A function that scores candidates on the states after the histories (see `ClickModel.scorer`)."""
@@ -321,6 +328,7 @@ class MimnModel(ClickModel):
             None if context is None else context.flatten(0, 1),
             None if counts is None else counts.flatten(0, 1),
             reads=None if batch.reads is None else batch.reads.flatten(0, 1),
+            item_rates=None if batch.item_rates is None else batch.item_rates.flatten(0, 1),
         ).view_as(batch.labels)
         click = self._click_loss(logits, batch.labels, batch.weights)
         utilization = auxiliary = click.new_zeros(())
@@ -363,6 +371,20 @@ class MimnModel(ClickModel):
 
     def _outputs(self, blocks: State) -> Tensor:
         return cast(MimnHead, self.head).step_output(blocks["controller"], blocks["read"])
+
+
+def check_reads(config: ModelConfig, counts: Tensor | None, reads: Tensor | None) -> None:
+    """Whether there is what a model of `config` reads of its candidates.
+
+    Raises:
+        BatchError: something is missing.
+    """
+    if config.sketch is not None and counts is None:
+        raise BatchError("a model with a sketch needs `counts`, or a batch's `touches`")
+    if config.member_reads and reads is None:
+        raise BatchError("a model with member_reads needs `reads`")
+    if config.ledger is not None and reads is None:
+        raise BatchError("a model with a ledger needs `reads`")
 
 
 def click_loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:

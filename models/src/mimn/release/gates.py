@@ -140,7 +140,9 @@ def compare(old: Headers, new: Headers, old_next: Offsets, new_next: Offsets) ->
     # An event that one has and the other lacks is all right only if it lies beyond what the other has folded.
     old_ahead = old["there"] & old["readable"] & (old["last_offset"] >= new_next)
     new_ahead = new["there"] & new["readable"] & (new["last_offset"] >= old_next)
-    pending = ~equal & ~same & (old_ahead | new_ahead)
+    # An erasure leaves no offset behind: whoever is further may have folded one that the other has not reached.
+    erased = (~old["there"] & np.less(new_next, old_next)) | (~new["there"] & np.less(old_next, new_next))
+    pending = ~equal & ~same & (old_ahead | new_ahead | erased)
     left = ~equal & ~pending
     return Comparison(
         equal=equal,

@@ -156,12 +156,16 @@ def _request(rows: NDArray[np.int64]) -> FieldValues:
     return FieldValues(rows=torch.from_numpy(rows), lists=(), numbers=torch.zeros(*rows.shape[:-1], 0))
 
 
-def train_theirs(python: Path, head: str, rows: Path, seed: int) -> NDArray[np.float32]:
-    """Scores of the test rows by the package's model. → [r, 2]"""
-    target = rows.with_name(f"{head}-{seed}.npy")
-    subprocess.run([python, str(PROGRAM), str(rows), str(target), head, str(seed)], check=True)
-    scores: NDArray[np.float32] = np.load(target, allow_pickle=False)
-    return scores.reshape(-1, 2)
+def train_theirs(
+    python: Path, heads: Sequence[str], rows: Path, seeds: Sequence[int]
+) -> dict[str, list[NDArray[np.float32]]]:
+    """Scores of the test rows by the package's models, one for each seed. → [r, 2] each, by head"""
+    command = [str(python), str(PROGRAM), str(rows), str(rows.parent), ",".join(heads), ",".join(map(str, seeds))]
+    subprocess.run(command, check=True)
+    return {
+        head: [np.load(rows.parent / f"{head}-{seed}.npy", allow_pickle=False).reshape(-1, 2) for seed in seeds]
+        for head in heads
+    }
 
 
 def compare(heads: Sequence[HeadName], options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -184,12 +188,10 @@ def compare(heads: Sequence[HeadName], options: argparse.Namespace) -> list[dict
     file = runs / f"{options.dataset}-heads-{options.fold}.npz"
     np.savez(file, **rows)  # type: ignore[arg-type]  # as in evaluate
     test = data.instances.of("test").candidates("popularity")
+    theirs = train_theirs(python, heads, file, options.seeds)
     lines = []
     for head in heads:
-        sides = (
-            [train_ours(head, rows, fields, known, seed) for seed in options.seeds],
-            [train_theirs(python, head, file, seed) for seed in options.seeds],
-        )
+        sides = [train_ours(head, rows, fields, known, seed) for seed in options.seeds], theirs[head]
         flat = [[scores.reshape(-1).astype(np.float64) for scores in side] for side in sides]
         line = {
             "head": head,

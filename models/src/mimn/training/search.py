@@ -84,7 +84,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """A search space."""
 
     parameters: dict[str, Parameter]
-    """By the path of a setting: `training.learning_rate`, `model.head`, `windows.length`, `min_count`."""
+    """By the path of a setting: `min_count`, or the table's name and the setting's with a point between."""
     trials: int = 20
     """Trials in all, those of an interrupted search included."""
     seed: int = 0

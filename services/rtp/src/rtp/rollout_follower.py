@@ -9,6 +9,7 @@ is no order to serve something else.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import structlog
 from mimn import release as rollouts
 from mimn.release import CorruptRecord, Record, decode_record, record_key
 from rtp.core.ports import StateReader
-from rtp.errors import ReloadRefused, StoreError
+from rtp.errors import ReloadRefused, ReloadTimedOut, StoreError
 from rtp.loader import Loader
 from rtp.metrics import Metrics
 from rtp.progress_watcher import NoNamespace, ProgressReader
@@ -46,7 +47,8 @@ class Bundles:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a release could not be loaded, and when it is tried again, in seconds of the clock."""
+    """Why a release could not be loaded, and when it is tried again, in seconds of the clock; after a load that hung,
+    only when that is asked for (`RolloutFollower.retry`)."""
 
     reason: str
     again_at: float
@@ -182,7 +184,9 @@ class RolloutFollower:
                 known = self.refused.get(release)
                 if known is None or known.reason != reason:
                     log.error("release refused, the others go on", bundle=release.bundle, reason=reason)
-                self.refused[release] = Refusal(reason, self._clock() + self._retry_every_s)
+                # A load that hangs would hang again, and too many of those keep every other release from loading.
+                wait_s = math.inf if isinstance(error, ReloadTimedOut) else self._retry_every_s
+                self.refused[release] = Refusal(reason, self._clock() + wait_s)
             self._take_up()
 
     async def _open(self, wanted: rollouts.Release) -> Release:

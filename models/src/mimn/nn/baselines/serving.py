@@ -21,7 +21,7 @@ from mimn.nn.baselines.attention import ActivationUnit
 from mimn.nn.baselines.dien import Dien
 from mimn.nn.baselines.din import Din
 from mimn.nn.baselines.model import BaselineModel
-from mimn.nn.fields import item_width
+from mimn.nn.fields import HeadFields
 from mimn.nn.head import masked_softmax, user_pieces
 from mimn.nn.official import OfficialMlp
 
@@ -40,7 +40,7 @@ class SequenceHead(nn.Module):
             raise TypeError("form 'official' has no served form")
         self.mlp = model.mlp
         self.product = model.config.history_product
-        self.item_width = item_width(model.fields)
+        self.fields = HeadFields(model.fields, cut=model.config.head != "paper")
         interest = model.interest
         self.reader: Reader
         if isinstance(interest, Din) and isinstance(interest.attention, ActivationUnit):
@@ -53,17 +53,17 @@ class SequenceHead(nn.Module):
     def forward(self, candidates: Tensor, history: Tensor, length: Tensor, context: Tensor | None = None) -> Tensor:
         """[C, W + D], [L, D] oldest first, [1] int64 (the number of real events, which come first), [1, K] → [C] in
         (0, 1)"""
-        item_fields = None
-        if self.item_width:
-            item_fields = candidates[:, : self.item_width].unsqueeze(0)
-            candidates = candidates[:, self.item_width :]
+        q, item_fields = self.fields.split(candidates)
+        candidates = q.squeeze(0)
         real = torch.arange(history.shape[0]) < length
         mean = real.to(history.dtype).unsqueeze(0) @ history / length.clamp(min=1)
         user = user_pieces({"history_mean": mean, "count": length.to(history.dtype).unsqueeze(0)})
         features = [candidates, self.reader(candidates, history, real)]
         if self.product:
             features.append(candidates * mean)
-        logits: Tensor = self.mlp(user, [piece.unsqueeze(0) for piece in features], context, item_fields)
+        logits: Tensor = self.mlp(
+            user, [piece.unsqueeze(0) for piece in features], self.fields.of_request(context), item_fields
+        )
         return torch.sigmoid(logits).squeeze(0)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mimn.nn.heads.interface import FieldHead, FieldInputs, HeadSizes, Tower, bi_interaction, flat
+from mimn.nn.heads.interface import FieldHead, FieldInputs, HeadSizes, Tower, flat, pair_products
 
 
 class DeepFmHead(FieldHead):
@@ -18,6 +18,6 @@ class DeepFmHead(FieldHead):
 
     def forward(self, fields: FieldInputs) -> Tensor:
         """→ [N, C]"""
-        machine = fields.shared_first.unsqueeze(-1) + fields.own_first + bi_interaction(fields).sum(-1)
+        machine = fields.shared_first.unsqueeze(-1) + fields.own_first + pair_products(fields)
         logits: Tensor = machine + self.tower(flat(fields.shared), flat(fields.own))
         return logits

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mimn.nn.heads.interface import FieldHead, FieldInputs, HeadSizes, Tower, bi_interaction, flat
+from mimn.nn.heads.interface import FieldHead, FieldInputs, HeadSizes, Tower, flat, pair_products
 
 
 class FactorizationMachine(FieldHead):
@@ -22,7 +22,7 @@ class FactorizationMachine(FieldHead):
 
     def forward(self, fields: FieldInputs) -> Tensor:
         """→ [N, C]"""
-        return fields.shared_first.unsqueeze(-1) + fields.own_first + bi_interaction(fields).sum(-1)
+        return fields.shared_first.unsqueeze(-1) + fields.own_first + pair_products(fields)
 
 
 class FnnHead(FieldHead):

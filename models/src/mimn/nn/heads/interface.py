@@ -113,3 +113,10 @@ def bi_interaction(fields: FieldInputs) -> Tensor:
     total = fields.shared.sum(-2).unsqueeze(-2) + fields.own.sum(-2)
     squares = fields.shared.square().sum(-2).unsqueeze(-2) + fields.own.square().sum(-2)
     return 0.5 * (total.square() - squares)
+
+
+def pair_products(fields: FieldInputs) -> Tensor:
+    """The inner products of all pairs, summed: `bi_interaction` summed over E, in fewer operations. → [N, C]"""
+    total = fields.shared.sum(-2).unsqueeze(-2) + fields.own.sum(-2)
+    squares = flat(fields.shared).square().sum(-1, keepdim=True) + flat(fields.own).square().sum(-1)
+    return 0.5 * (total.square().sum(-1) - squares)

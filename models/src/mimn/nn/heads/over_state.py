@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mimn.nn.fields import FieldVectors
 from mimn.nn.heads.interface import FieldHead, FieldInputs, HeadSizes, linear
 
 
@@ -58,26 +59,37 @@ class FieldTop(nn.Module):
         self,
         user: Sequence[Tensor],
         candidate: Sequence[Tensor],
-        shared: tuple[Tensor, Tensor],
-        own: tuple[Tensor, Tensor],
+        shared: FieldVectors,
+        own: FieldVectors,
     ) -> Tensor:
         """The click logits.
 
         Args:
             user: [N, width] each.
             candidate: [N, C, width] each.
-            shared: the request's fields [N, F, E] and their first-order sum [N].
-            own: the items' [N, C, G, E] and [N, C].
+            shared: the request's fields, [N, F, E] and [N].
+            own: the items', [N, C, G, E] and [N, C].
 
         Returns: [N, C]
         """
+        projected = [layer(piece) for layer, piece in zip(self.candidate, candidate, strict=True)]
+        return self.over_projected(user, projected, shared, own)
+
+    def over_projected(
+        self,
+        user: Sequence[Tensor],
+        candidate: Sequence[Tensor],
+        shared: FieldVectors,
+        own: FieldVectors,
+    ) -> Tensor:
+        """As `forward`, with the candidate's read-outs behind their linear layers: each as wide as one field or two."""
         of_user = [self._fields(layer(piece)) for layer, piece in zip(self.user, user, strict=True)]
-        of_candidate = [self._fields(layer(piece)) for layer, piece in zip(self.candidate, candidate, strict=True)]
-        own_first = own[1]
+        of_candidate = [self._fields(piece) for piece in candidate]
+        own_first = own.first
         if self.by_candidate is not None:
             own_first = own_first + self.by_candidate(candidate[0]).squeeze(-1)
         logits: Tensor = self.head(
-            FieldInputs(_joined(shared[0], of_user), _joined(own[0], of_candidate), shared[1], own_first)
+            FieldInputs(_joined(shared.vectors, of_user), _joined(own.vectors, of_candidate), shared.first, own_first)
         )
         return logits
 

@@ -6,7 +6,6 @@ comparison   users of two namespaces, compared
 gates        everything that must hold, looked at for one revision of the record
 planning     what a rollout would cost, before anything is written
 origins      where the new namespace's states come from
-collecting   removes namespaces that are not needed any more
 verbs        the subcommands
 main         arguments, output and exit codes
 """

@@ -17,7 +17,7 @@ from mimn.release import (
     record_key,
 )
 
-SCRIPT: Final = files("uic.tools.rollout").joinpath("replace.lua").read_text()
+SCRIPT: Final = files("uic.rollout").joinpath("replace.lua").read_text()
 TRIES: Final = 5
 
 

@@ -22,11 +22,11 @@ from mimn.release import (
 )
 from uic.errors import UicError
 from uic.log.erasures import KafkaErasures
+from uic.rollout.comparison import Extent, Seen, compare_users
+from uic.rollout.namespaces import Namespace, Reading
 from uic.settings import ClientSettings
 from uic.tools.partitions import Refused as NoAnswer
 from uic.tools.partitions import call
-from uic.tools.rollout.comparison import Extent, Seen, compare_users
-from uic.tools.rollout.namespaces import Namespace, Reading
 
 LOG_TIMEOUT_S: Final = 10.0
 NOT_COMPARED: Final = Finding(Gate.DIGEST, "users were not compared yet", passes=True)

@@ -15,10 +15,10 @@ from mimn.bundle.graph import open_head
 from mimn.bundle.manifest import HEAD
 from mimn.release import Finding, Gate, Release, foreign, out_of_memory
 from mimn.state.codec import HEADER_BYTES
+from uic.rollout.gates import LOG_TIMEOUT_S, Gates
+from uic.rollout.namespaces import Namespace, Reading
+from uic.rollout.origins import Origin
 from uic.settings import ClientSettings
-from uic.tools.rollout.gates import LOG_TIMEOUT_S, Gates
-from uic.tools.rollout.namespaces import Namespace, Reading
-from uic.tools.rollout.origins import Origin
 
 MEASURED: Final = 200
 """States whose memory is measured."""

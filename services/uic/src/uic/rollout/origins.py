@@ -24,16 +24,20 @@ class Origin:
     """What to run next, from the release, its bundle, and what follows the colon of `--from`."""
 
 
+def _variables(release: Release, path: Path) -> str:
+    return f"UIC_BUNDLE__PATH={path} UIC_BUNDLE__GENERATION={release.generation}"
+
+
 def _log(release: Release, path: Path, _: str) -> str:
-    return f"start UIC workers with UIC_BUNDLE__PATH={path} UIC_BUNDLE__GENERATION={release.generation}"
+    return f"start UIC workers with {_variables(release, path)}"
 
 
 def _backfill(release: Release, path: Path, _: str) -> str:
-    return f"build namespace {release.namespace} by a backfill of {path}, then {_log(release, path, '')}"
+    return f"with {_variables(release, path)}: ctr backfill --work FOLDER, then start UIC workers"
 
 
 def _snapshot(release: Release, path: Path, name: str) -> str:
-    return f"restore snapshot {name} into namespace {release.namespace}, then {_log(release, path, '')}"
+    return f"with {_variables(release, path)}: ctr snapshot restore --from FOLDER --id {name}, then start UIC workers"
 
 
 ORIGINS: Final[Mapping[str, Origin]] = {

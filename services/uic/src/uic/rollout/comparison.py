@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 
 from mimn.release import Finding, Gate, compare
-from uic.tools.rollout.namespaces import Namespace
+from uic.rollout.namespaces import Namespace
 
 LOOKS: Final = 12
 PAUSE_S: Final = 0.25
@@ -112,13 +112,16 @@ def compare_users(
         if not first.equal.all():
             doubtful[p] = [users[i] for i in np.flatnonzero(~first.equal)]
     seen.partial = (partial_old, partial_new)
+    verdicts: dict[tuple[int, str], str] = {}
     for _ in range(LOOKS):
         if not doubtful:
             break
         sleep(PAUSE_S)
-        for counter in (seen.missing, seen.different, seen.unerased, seen.pending):
-            counter.clear()
-        doubtful = {p: left for p, users in doubtful.items() if (left := _again(old, new, p, users, seen))}
+        doubtful = {p: left for p, users in doubtful.items() if (left := _again(old, new, p, users, verdicts))}
+    counters = {"missing": seen.missing, "different": seen.different, "unerased": seen.unerased}
+    for p, users in doubtful.items():
+        for user in users:
+            counters.get(verdicts.get((p, user), ""), seen.pending)[p] += 1
     return seen
 
 
@@ -139,18 +142,13 @@ def _next(namespace: Namespace, p: int) -> int:
     return 0 if progress is None else progress.next_offset
 
 
-def _again(old: Namespace, new: Namespace, p: int, users: list[str], seen: Seen) -> list[str]:
-    """Look at doubtful users once more; returns those who still are."""
+def _again(old: Namespace, new: Namespace, p: int, users: list[str], verdicts: dict[tuple[int, str], str]) -> list[str]:
+    """Look at doubtful users once more; returns those who still are, and notes what is certain of them. Once certain, a
+    verdict holds until the user agrees: a later look may meet one of the namespaces a moment ahead again."""
     next_old, next_new = _next(old, p), _next(new, p)
     told = compare(old.headers(p, users), new.headers(p, users), next_old, next_new)
-    for counter, mask in (
-        (seen.missing, told.missing),
-        (seen.different, told.different),
-        (seen.unerased, told.unerased),
-        (seen.pending, told.pending),
-    ):
-        if count := int(mask.sum()):
-            counter[p] = count
+    for verdict, mask in (("missing", told.missing), ("different", told.different), ("unerased", told.unerased)):
+        verdicts.update({(p, users[i]): verdict for i in np.flatnonzero(mask)})
     return [users[i] for i in np.flatnonzero(~told.equal)]
 
 

@@ -17,12 +17,12 @@ from typing import Any, Final, TextIO
 
 from mimn.bundle import BundleError, GoldenMismatch
 from mimn.release import Conflict, CorruptRecord, Finding, GateClosed, Refused
+from uic.rollout.comparison import Extent
+from uic.rollout.gates import Demands
+from uic.rollout.planning import RATE
+from uic.rollout.verbs import Answer, TimedOut, Verbs, finding_view
 from uic.settings import read_client_settings
 from uic.store import FAILURES, open_client
-from uic.tools.rollout.comparison import Extent
-from uic.tools.rollout.gates import Demands
-from uic.tools.rollout.planning import RATE
-from uic.tools.rollout.verbs import Answer, TimedOut, Verbs, finding_view
 from uic.tools.table import table
 
 REFUSED, CLOSED, RACED, LATE = 1, 3, 4, 5
@@ -36,7 +36,7 @@ EPILOG: Final = (
 
 def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     """Run a subcommand; see `EPILOG` for what it returns."""
-    options = _parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     settings = read_client_settings()
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     client = None
@@ -98,7 +98,8 @@ def _run(verbs: Verbs, options: argparse.Namespace) -> Answer:
             return verbs.gc()
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The arguments of every subcommand."""
     parser = argparse.ArgumentParser(
         prog="ctr rollout", description="Move traffic from one release to another, and back.", epilog=EPILOG
     )

@@ -14,12 +14,14 @@ from typing import Any, Final
 
 from mimn import release as rollouts
 from mimn.release import Finding, GateClosed, NotAllowed, Record, Release, Rollout, State, free_generation, left_behind
+from uic.bulk.errors import BulkRefused
+from uic.bulk.namespaces import Namespaces
+from uic.rollout import planning
+from uic.rollout.desk import Desk
+from uic.rollout.gates import Demands, Gates, Look
+from uic.rollout.origins import origin_of
+from uic.rollout.planning import Plan
 from uic.settings import ClientSettings
-from uic.tools.rollout import collecting, planning
-from uic.tools.rollout.desk import Desk
-from uic.tools.rollout.gates import Demands, Gates, Look
-from uic.tools.rollout.origins import origin_of
-from uic.tools.rollout.planning import Plan
 
 POLL_S: Final = 1.0
 
@@ -206,18 +208,20 @@ class Verbs:
             if name is None and not shares:
                 continue
             try:
-                removed = 0 if name is None else collecting.remove(self._client, self._left(rollout), now_ms)
-            except NotAllowed as refused:
+                removed = 0 if name is None else self._dropped(name)
+            except BulkRefused as refused:
                 notes.append(f"{rollout.id}: {refused}")
                 continue
             self._desk.change(
                 lambda before, one=rollout: rollouts.collect(before, one.id, now_ms=now_ms, by=self._by)  # type: ignore[misc]
             )
-            collected.append({"rollout": rollout.id, "namespace": name, "states": removed})
+            collected.append({"rollout": rollout.id, "namespace": name, "keys": removed})
         return Answer({"collected": collected, "refused": notes}, tuple(notes))
 
-    def _left(self, rollout: Rollout) -> Any:
-        return self._gates.namespace(rollout.replaces if rollout.state is State.RETIRED else rollout.release)
+    def _dropped(self, name: str) -> int:
+        """Remove a namespace, unless an earlier run has; how many keys went."""
+        namespaces = Namespaces(self._client, self._settings.redis.prefix)
+        return namespaces.drop(name, force=False, after=lambda step: None) if name in namespaces.names() else 0
 
     # Looking
 
