@@ -14,10 +14,9 @@ from conftest import MakeTopics, RedisForTest, TopicsForTest
 from mimn.state import Keys, namespace, partition_of
 from support import skips
 from support.bulk_running import done
-from support.one_node_cluster import ClusterNode
+from support.one_node_cluster import ClusterNode, form
 from support.runbook import play
 from support.world import World
-from torture.clusters import form
 
 pytestmark = pytest.mark.servers
 
