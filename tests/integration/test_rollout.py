@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +19,6 @@ import pytest
 import redis
 
 from conftest import MakeTopics, RedisForTest
-from localstack.servers import Valkey
 from localstack.wait import until
 from mimn.release import BUCKETS, State, bucket_of
 from support.one_node_cluster import ClusterNode, form, replicate
@@ -226,7 +227,7 @@ def test_a_command_that_is_killed_at_any_step_is_run_again_and_finishes(
         assert (record.serving.bundle, record.rollouts[0].state) == ("tiny/1", State.ROLLED_BACK)
         for worker in running.new.workers:
             worker.stop()
-        until(lambda: running.done("gc")["refused"] == [], "the namespace has been quiet", within_s=60)
+        until(lambda: running.done("gc")["refused"] == [], "the namespace has been quiet", within_s=120)
         assert running.record().rollouts[0].state is State.COLLECTED
         left = list(valkey.client.scan_iter(match=f"{valkey.prefix}:*{running.new.keys.namespace}*"))
         assert left == []
@@ -323,7 +324,7 @@ def test_a_migration_in_a_cluster(
         until(lambda: traffic.answers[-1].model == "tiny/1", "the old release answers", within_s=30)
         for worker in running.new.workers:
             worker.stop()
-        until(lambda: running.done("gc")["refused"] == [], "the namespace has been quiet", within_s=60)
+        until(lambda: running.done("gc")["refused"] == [], "the namespace has been quiet", within_s=120)
         assert not list(own_cluster.client.scan_iter(match=f"*{running.new.keys.namespace}*"))
     assert traffic.failed() == []
     assert {one.state for one in traffic.answers} <= {"warm", "stale"}
@@ -351,43 +352,23 @@ def test_the_runbooks_of_a_migration_and_of_a_rollback_do_what_they_say(
         until(lambda: traffic.answers[-1].model == "tiny/1", "the old release answers", within_s=30)
         for worker in running.new.workers:
             worker.stop()
-        until(lambda: running.done("gc")["refused"] == [], "the namespace has been quiet", within_s=60)
+        until(lambda: running.done("gc")["refused"] == [], "the namespace has been quiet", within_s=120)
     assert traffic.failed() == []
     assert {one.state for one in traffic.answers} <= {"warm", "stale"}
 
 
-def test_a_migration_goes_on_over_killed_workers_and_a_killed_store(
-    own_valkey: Valkey, real_kafka: str, make_topics: MakeTopics, tmp_path: Path
+def test_a_migration_by_a_backfill_passes_the_same_gates(
+    valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
 ) -> None:
-    topics = make_topics(real_kafka, 4)
-    client = redis.Redis.from_url(own_valkey.address, protocol=2, socket_timeout=10)
-    store = RedisForTest(own_valkey.address, "shop", client)
-    with deployed(tmp_path, store, topics, USERS) as running, running.traffic(QUIET, 50) as traffic:
-
-        def shaken() -> None:
-            """One worker of each fleet, and then the store, die; events come meanwhile."""
-            for world in (running.old, running.new):
-                world.workers[-1].kill()
-            own_valkey.kill()
-            running.old.produce(50, BUSY)
-            own_valkey.start()
-            for world in (running.old, running.new):
-                world.worker()
-
-        identity = running.done("start", str(running.new_bundle))["id"]
-        shaken()
-        running.done("wait", identity, "--timeout", "180s", *QUICK)
-        running.wait_loaded("tiny-sketch/1")
-        running.done("canary", identity, "--percent", "30", *QUICK)
-        shaken()
-        # A gate that time opens may be closed for a while: the operator waits, and promotes.
-        running.done("wait", identity, "--timeout", "180s", *QUICK)
-        running.done("promote", identity, *QUICK)
-        until(lambda: traffic.answers[-1].model == "tiny-sketch/1", "the new release answers", within_s=30)
-        shaken()
-        running.done("rollback", identity)
-        until(lambda: traffic.answers[-1].model == "tiny/1", "the old release answers", within_s=30)
-        until(lambda: traffic.answers[-1].state == "warm", "states are read again", within_s=60)
-        running.old.wait_folded()
-    assert traffic.failed() == []
-    assert "cold" not in {one.state for one in traffic.answers}
+    topics = make_topics(kafka, 4)
+    with deployed(tmp_path, valkey, topics, USERS, new=False, rtp=False) as running:
+        started = running.done("start", str(running.new_bundle), "--from", "backfill")
+        assert "ctr backfill" in " ".join(started["notes"])
+        told = {**os.environ, **running.variables, "UIC_BUNDLE__PATH": str(running.new_bundle)}
+        backfill = [sys.executable, "-m", "uic", "backfill", "--work", str(tmp_path / "job"), "--workers", "1"]
+        subprocess.run(backfill, env=told, check=True, timeout=240, capture_output=True)
+        running.old.produce(40, BUSY)
+        running.new.worker()
+        running.done("wait", started["id"], "--timeout", "120s", *QUICK)
+        promoted = running.done("promote", started["id"], *QUICK, "--whole", "4")
+        assert (promoted["from"], promoted["compared"]) == ("backfill", len(USERS))

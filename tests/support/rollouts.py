@@ -31,7 +31,7 @@ from mimn.release import Record, decode_record, record_key
 from mimn.state import decode_state, partition_of, user_hash
 from support.bundles import SKETCH, TINY, with_scaled_head
 from support.world import World
-from uic.tools.rollout import main as command
+from uic.rollout import main as command
 
 ITEMS = [3, 10, 999, 17]
 CATEGORIES = [2, 5, 0, 1]

@@ -28,6 +28,7 @@ NO_COUPON_MAIL = "needs the coupon log: set CTR_SHARED_DATA to a folder with cou
 NO_COMPOSE = "needs the compose command line: install Debian's package docker-compose, or Docker's compose plugin"
 NO_TLS_REDIS = "needs a redis-server or valkey-server that was built with TLS: set CTR_TLS_REDIS to its path"
 NO_SPARK = "needs PySpark and Java: pip install -e 'services/uic[spark]', and install Java 17 or newer"
+NO_CLUSTER_TOOL = "needs valkey-cli, which moves slots: install Debian's package valkey-tools"
 NO_WRK = "needs wrk, another load generator: install Debian's package wrk"
 
 _ALLOWED: Mapping[str, str] = {
@@ -39,6 +40,7 @@ _ALLOWED: Mapping[str, str] = {
     NO_COUPON_MAIL: "CTR_SHARED_DATA",
     NO_WRK: "CTR_WRK",
     NO_SPARK: "CTR_SPARK",
+    NO_CLUSTER_TOOL: "CTR_CLUSTER_TOOL",
 }
 """Reason of a skip → the variable that, when set, says that the thing exists, so the skip is an error."""
 
@@ -55,6 +57,12 @@ def spark() -> None:
     """Skips the test if there is no Spark."""
     if importlib.util.find_spec("pyspark") is None or shutil.which("java") is None:
         pytest.skip(NO_SPARK)
+
+
+def cluster_tool() -> None:
+    """Skips the test if there is no valkey-cli."""
+    if shutil.which("valkey-cli") is None:
+        pytest.skip(NO_CLUSTER_TOOL)
 
 
 def accepted_in_ci(reason: str, env: Mapping[str, str] = os.environ) -> bool:

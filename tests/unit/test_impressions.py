@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mimn import run
-from mimn.calibration import Platt, Prior
+from mimn.calibration import Platt, Prior, Uncalibrated
 from mimn.data.fields import FittedFields
 from mimn.data.ids import string_ids
 from mimn.data.labelled import OccasionSampler
 from mimn.data.split import PARTS
-from mimn.data.vocabulary import EmbeddingIds
+from mimn.data.vocabulary import UNKNOWN_ROW, EmbeddingIds
 from mimn.impressions.__main__ import main
 from mimn.impressions.calibrate import calibrate
 from mimn.impressions.config import ImpressionConfig, OccasionPlan
@@ -35,12 +34,10 @@ from mimn.impressions.trained import RunFault, TrainedRun
 from mimn.nn.checkpoint import load_model
 from mimn.run import TrainingSettings
 from support import skips
+from support.impression_log import DAY, SHOWN, USERS, Log, T, context, graded, made
 
 ROOT = Path(__file__).parents[2]
 SHARED = os.environ.get("CTR_SHARED_DATA")
-DAY = 86_400
-T = 1_600_000_000 // DAY * DAY
-USERS, SHOWN = 150, 30
 POOLING: dict[str, Any] = {
     "variant": "pooling",
     "memory_induction": False,
@@ -49,66 +46,6 @@ POOLING: dict[str, Any] = {
     "head_units": [16, 8],
 }
 DEEPFM = POOLING | {"head": "deepfm"}
-
-
-@dataclass
-class Log:
-    """A log of our own, and what its description says besides."""
-
-    events: dict[str, Any]
-    shown: dict[str, Any]
-    items: dict[str, Any] = field(default_factory=dict)
-    fields: str = ""
-    columns: str = ""
-    """More of `[impressions]`."""
-    top: str = ""
-    split: str = 'by = "time"\ntrain_until = 2020-09-23\nvalidate_until = 2020-09-28\n'
-
-    def write(self, folder: Path) -> Path:
-        folder.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.table(self.events), folder / "events.parquet")
-        pq.write_table(pa.table(self.shown), folder / "shown.parquet")
-        items = ""
-        if self.items:
-            pq.write_table(pa.table(self.items), folder / "items.parquet")
-            items = '[items]\nfiles = ["items.parquet"]\nkey = "i"\n'
-        path = folder / "dataset.toml"
-        path.write_text(
-            f'name = "x"\n{self.top}\n[events]\nfiles = ["events.parquet"]\nuser = "u"\nitem = "i"\ntime = "t"\n'
-            'category = "c"\n[impressions]\nfiles = ["shown.parquet"]\nuser = "u"\nitem = "i"\ntime = "t"\n'
-            f'label = "y"\ncategory = "c"\nwindow = "1h"\n{self.columns}\n{items}{self.fields}\n[split]\n{self.split}'
-        )
-        return path
-
-
-def made(rng: np.random.Generator, rate: Callable[[NDArray[np.int64]], NDArray[np.float64]], **more: Any) -> Log:
-    """Clicks whose probability is `rate` of the column `signal` (0 to 3); the column `noise` means nothing."""
-    n = USERS * SHOWN
-    signal = rng.integers(0, 4, n)
-    events = USERS * 10
-    item = rng.integers(1, 20, events)
-    shown_item = rng.integers(1, 20, n)
-    return Log(
-        {"u": rng.integers(1, USERS, events), "i": item, "c": item % 3, "t": T + rng.integers(0, 20 * DAY, events)},
-        {
-            "u": np.repeat(np.arange(1, USERS + 1), SHOWN),
-            "i": shown_item,
-            "c": shown_item % 3,
-            "t": T + rng.integers(0, 20 * DAY, n),
-            "y": (rng.random(n) < rate(signal)).astype(np.int64),
-            "signal": [f"s{value}" for value in signal],
-            "noise": [f"n{value}" for value in rng.integers(0, 4, n)],
-        },
-        **more,
-    )
-
-
-def graded(signal: NDArray[np.int64]) -> NDArray[np.float64]:
-    return np.array([0.05, 0.1, 0.3, 0.6])[signal]
-
-
-def context(*names: str) -> str:
-    return "".join(f'[fields.context.{name}]\nkind = "categorical"\n' for name in names)
 
 
 def configured(model: dict[str, Any], *, epochs: int = 4, kept: float = 1.0) -> ImpressionConfig:
@@ -209,6 +146,33 @@ def test_all_rows_and_corrected_fewer_rows_give_the_same_mean(tmp_path: Path) ->
     assert np.allclose(means, truth, rtol=0.15)
 
 
+@settings(max_examples=3, deadline=None)
+@given(kept=st.floats(0.1, 0.5), seed=st.integers(0, 999))
+def test_all_rows_and_corrected_fewer_rows_give_the_same_probability_to_every_kind_of_impression(
+    tmp_path_factory: pytest.TempPathFactory, kept: float, seed: int
+) -> None:
+    folder = tmp_path_factory.mktemp("kept")
+    path = made(np.random.default_rng(seed), graded, fields=context("signal")).write(folder)
+    logits = []
+    for share in (1.0, kept):
+        run_folder, config = folder / f"run{share}", configured(DEEPFM, epochs=8, kept=share)
+        settled = msgspec.structs.replace(config.training, learning_rate_decay=0.6)
+        train(path, msgspec.structs.replace(config, training=settled), run_folder, cache=folder / "cache")
+        trained = TrainedRun.load(run_folder, folder / "cache")
+        predicted = trained.predict("test", 16)
+        p = calibrate(trained, "prior", 16).apply(predicted.scores)
+        shown = trained.data.labelled.impressions
+        signal, kinds = shown.context["signal"], np.unique(shown.context["signal"])
+        of_kind = np.array([p[signal[predicted.occasions.rows] == kind].mean() for kind in kinds])
+        logits.append(np.log(of_kind / (1 - of_kind)))
+    rows = trained.data.rows("train")
+    negatives = np.array([np.sum((signal[rows] == kind) & (shown.label[rows] == 0)) for kind in kinds])
+    # An epoch keeps a binomial number of them, whose log has this standard deviation; and training is not exact.
+    allowed = 4 * np.sqrt((1 - kept) / (kept * negatives)) + 0.1
+    assert (np.abs(logits[1] - logits[0]) < allowed).all()
+    assert (allowed < -np.log(kept)).all(), "without the correction every kind would be too high by this much"
+
+
 def test_what_lies_behind_the_cut_changes_nothing_that_is_fitted(tmp_path: Path) -> None:
     """The vocabulary, the fields, and every batch of an epoch are the same, whatever happened after `train_until`."""
     found = []
@@ -226,7 +190,7 @@ def test_what_lies_behind_the_cut_changes_nothing_that_is_fitted(tmp_path: Path)
                     table["signal"] = [f"new{v}" if b else v for v, b in zip(table["signal"], behind, strict=True)]
         data = loaded(log.write(tmp_path / folder))
         known, fitted = data.known_ids(5), data.fit_fields()
-        reader = ImpressionReader(data, known.ids, fitted, None)
+        reader = ImpressionReader(data, known.ids, fitted, configured(DEEPFM))
         sampler = OccasionSampler(data.labelled.occasions("train"), 16, 8)
         rng = np.random.default_rng(0)
         batches = [reader.batch(windows, rng) for windows in sampler.epoch(rng, 8)]
@@ -266,7 +230,12 @@ def test_a_score_reads_only_the_latest_events_strictly_before(signal_run: Traine
     data = loaded(log.write(tmp_path))
     ids, fitted = EmbeddingIds.load(signal_run.folder), FittedFields.load(signal_run.folder)
     changed = TrainedRun(
-        signal_run.folder, {}, signal_run.config, data, ImpressionReader(data, ids, fitted, None), signal_run.model
+        signal_run.folder,
+        {},
+        signal_run.config,
+        data,
+        ImpressionReader(data, ids, fitted, signal_run.config),
+        signal_run.model,
     )
     first, second = signal_run.predict("test", 16), changed.predict("test", 16)
     times = signal_run.data.labelled.impressions.time_ms[first.occasions.rows] // 1000
@@ -282,7 +251,11 @@ def test_ids_that_training_did_not_see_share_the_unknown_row(tmp_path: Path) -> 
     log.shown["i"] = np.where(late & (np.arange(len(late)) % 2 == 0), 777, log.shown["i"])
     path = log.write(tmp_path)
     train(path, configured(POOLING, epochs=1), tmp_path / "run", cache=tmp_path / "cache")
-    result = evaluate(TrainedRun.load(tmp_path / "run", tmp_path / "cache"), 16, resamples=2)
+    trained = TrainedRun.load(tmp_path / "run", tmp_path / "cache")
+    unseen = np.flatnonzero(trained.data.labelled.impressions.item_id == 777)
+    assert len(unseen) > 50
+    assert set(trained.reader.candidates(unseen)[0].tolist()) == {UNKNOWN_ROW}
+    result = evaluate(trained, 16, resamples=2)
     assert result["slices"]["item"]["new"]["rows"] > 50
 
 
@@ -423,7 +396,8 @@ def test_progressive_calibration_follows_a_drift_and_knows_no_label_too_early() 
     masks = [day == number for number in range(10)]
 
     def calibrated(labels: NDArray[np.int64]) -> NDArray[np.float64]:
-        return progressive(Labels(scores, labels, np.ones(20_000), day + 2), scores, day, masks, "platt")
+        past = Labels(scores, labels, np.ones(20_000), day, day + 2, day + 2)
+        return progressive(past, scores, day, masks, method="platt", start=Uncalibrated(), delays_ms=np.array([2]))
 
     found = calibrated(labels)
     assert found[day < 2].tolist() == scores[day < 2].tolist(), "nothing is known yet"
@@ -431,6 +405,30 @@ def test_progressive_calibration_follows_a_drift_and_knows_no_label_too_early() 
     other = calibrated(np.where(day == 5, 1 - labels, labels))
     assert other[day < 7].tolist() == found[day < 7].tolist()
     assert other[day == 7].tolist() != found[day == 7].tolist()
+
+
+def test_a_shift_counts_the_clicks_of_open_windows() -> None:
+    """Clicks come 0 to 4 days later, and twice as often as the scores say; no window is over before the sixth day."""
+    rng = np.random.default_rng(16)
+    day = np.repeat(np.arange(6), 4000)
+    scores = rng.choice([0.05, 0.1, 0.2], 24_000)
+    labels = (rng.random(24_000) < 2 * scores).astype(np.int64)
+    delay = rng.integers(0, 5, 24_000)
+    masks = [day == number for number in range(6)]
+
+    def calibrated(labels: NDArray[np.int64], delay: NDArray[np.int64]) -> NDArray[np.float64]:
+        past = Labels(scores, labels, np.ones(24_000), day, day + delay, day + 6)
+        delays = np.repeat(np.arange(5), 100)
+        return progressive(past, scores, day, masks, method="shift", start=Uncalibrated(), delays_ms=delays)
+
+    found = calibrated(labels, delay)
+    assert np.allclose(found[day == 0], scores[day == 0]), "nothing was seen yet"
+    for number in (2, 3, 4, 5):
+        assert 0.9 < found[day == number].sum() / labels[day == number].sum() < 1.1
+    later = day + delay >= 3
+    other = calibrated(np.where(later, 1, labels), delay)
+    assert other[day <= 3].tolist() == found[day <= 3].tolist()
+    assert other[day == 4].tolist() != found[day == 4].tolist()
 
 
 def test_one_label_alone_is_said_and_not_a_traceback() -> None:
@@ -564,7 +562,10 @@ def test_the_coupon_log_is_described_in_forty_lines(tmp_path: Path) -> None:
         "brand",
         "manufacturer_id",
         "products",
+        "redeemed",
     }
+    assert data.prepared.members is not None
+    assert len(data.prepared.members) == 105_262
 
 
 @pytest.mark.parametrize(

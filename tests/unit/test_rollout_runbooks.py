@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from uic.tools.rollout.main import build_parser
+from uic.rollout.main import build_parser
 
 DOCUMENTS = Path(__file__).parents[2] / "docs"
 COMMANDS = [

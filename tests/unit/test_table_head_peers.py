@@ -67,9 +67,7 @@ def test_rows_have_every_field_and_equally_many_events(
 
 
 @pytest.mark.parametrize("head", ["deepfm", "fnn"])
-def test_our_heads_learn_from_the_rows(
-    exported: tuple[Rows, DataSet, KnownIds, EventFields], head: HeadName
-) -> None:
+def test_our_heads_learn_from_the_rows(exported: tuple[Rows, DataSet, KnownIds, EventFields], head: HeadName) -> None:
     rows, data, known, fields = exported
     test = data.instances.of("test").candidates("popularity")
     scores = head_peers.train_ours(head, rows, fields, known, 0)

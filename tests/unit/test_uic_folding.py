@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mimn.state import Progress, Sketch, decode_progress, partition_of
+from mimn.state import Ledger, Progress, Sketch, decode_progress, partition_of
 from support import fakes
 from support.fakes import (
     Crashed,
@@ -722,3 +722,42 @@ def test_counters_folded_in_waves_are_those_of_single_events_and_a_poisoned_even
     for name, row in zip(batch.users, part.row_of, strict=True):
         np.testing.assert_array_equal(work.tensors[work.place[row]], want[name][0])
     assert sorted(part.not_finite) == sorted(i for i in poisoned if i < len(touches))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(1, 9), st.integers(-9, 9)), min_size=1, max_size=40),
+    st.sets(st.integers(0, 39), max_size=3),
+    st.booleans(),
+)
+def test_ledgers_folded_in_waves_are_those_of_single_events_and_a_poisoned_event_adds_nothing(
+    touches: list[tuple[int, int, int]], poisoned: set[int], counted: bool
+) -> None:
+    counting, ledger = Counting(Sketch(4, 0, (3,))) if counted else None, Ledger(buckets=2, ways=2)
+    before, behind = (4, 1) if counted else (0, 0)
+    initial = np.concatenate([np.zeros(before), fakes.INITIAL, np.zeros(behind + ledger.words)]).astype(np.float32)
+    items = [fakes.POISON_ITEM if i in poisoned else item for i, (_, item, _) in enumerate(touches)]
+    times = [fakes.WALL_MS + days * 86_400_000 for _, _, days in touches]
+    records = [
+        FakeRecord(i, USERS[user].encode(), event_value(USERS[user], items[i], item, times[i]), times[i])
+        for i, (user, item, _) in enumerate(touches)
+    ]
+    batch, cache = batch_of(records), StateCache(1, len(initial))
+    progress = Progress(partitions=1, next_offset=0, lineage=1, writer=1, base=0, as_of_ms=0)
+    part = Part(batch, progress, cache.open().find(batch.keys))
+    work = Round(initial, cache)
+    work.plan([part])
+    work.run(fakes.step, fakes.vectors, counting, ledger)
+
+    want = {user: initial.copy()[np.newaxis] for user in batch.users}
+    for i, (user, category, _) in enumerate(touches):
+        if i in poisoned:
+            continue
+        state, ids = want[USERS[user]], (np.array([items[i]], np.uint64), np.array([category], np.uint64))
+        rest = slice(before, before + len(fakes.INITIAL))
+        state[:, rest] = fakes.step(fakes.vectors(*ids), state[:, rest])
+        if counting is not None:
+            moments = counting.sketch.moments(np.array([times[i]]))
+            counting.sketch.add(state[:, : -ledger.words], counting.addresses(*ids), moments)
+        ledger.add(state, ledger.keys(ids[0]), np.array([times[i]]))
+    for name, row in zip(batch.users, part.row_of, strict=True):
+        assert work.tensors[work.place[row]].tobytes() == want[name][0].tobytes()

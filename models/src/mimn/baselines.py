@@ -60,8 +60,10 @@ class BaselineConfig(SharedConfig):
         if self.variant != "dnn" and self.history_product != (self.variant == "dien"):
             wanted = "true" if self.variant == "dien" else "false"
             raise ConfigError(f"history_product must be {wanted} in form 'official' of variant {self.variant!r}")
-        if self.sketch is not None:
-            raise ConfigError("sketch cells must be 0 in form 'official': MIMN's authors had none")
+        if self.sketch is not None or self.member_reads:
+            raise ConfigError(
+                "sketch cells must be 0 and member_reads false in form 'official': MIMN's authors had none"
+            )
         if self.head != "paper":
             raise ConfigError(f"head must be 'paper' in form 'official', not {self.head!r}")
 
@@ -101,6 +103,8 @@ def state_bytes(config: ModelConfig) -> int | None:
     blocks = [Block("recurrent", (recurrent,)), Block("history_mean", (D,)), Block("count", (1,))]
     if config.sketch is not None:
         blocks = [config.sketch.first_block, *blocks, config.sketch.last_block]
+    if config.ledger is not None:
+        blocks.append(config.ledger.block)
     return StateLayout(tuple(blocks)).stored_bytes
 
 

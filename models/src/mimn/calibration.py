@@ -5,6 +5,7 @@ nothing about a user's state. It never reverses the order of two scores.
 
     none        the score as the model gives it: not a probability
     prior       negatives were kept at a rate w in training:  q = p / (p + (1 - p) / w)    (He et al., ADKDD 2014, 6.3)
+    shift       q = sigmoid(logit(p) + b): predicted clicks become clicks; few clicks move it little
     platt       q = sigmoid(a logit(p) + b), a > 0                       (Platt, 1999)
     piecewise   logit(q) is linear in logit(p) between at most 64 knots that never fall
 
@@ -27,7 +28,9 @@ EDGE = 1e-7
 """Scores are kept this far from 0 and 1 before a logarithm."""
 CLICKS_PER_BIN = 10
 """A bin of the piecewise fit has at least this many clicks on average: fewer say too little about its rate."""
-Method = Literal["none", "prior", "platt", "piecewise"]
+SHIFT_CLICKS = 20.0
+"""`shift` begins as if the model's own rate had been confirmed by so many clicks."""
+Method = Literal["none", "prior", "shift", "platt", "piecewise"]
 
 
 class CalibrationError(ValueError):
@@ -126,8 +129,8 @@ def fit(
         scores: [n] in [0, 1], as the model gives them.
         labels: [n], 0 or 1.
         weights: [n], above 0; None counts each impression once.
-        rate: the share of negatives that training kept. `prior` uses it; the others learn it from the impressions,
-            which must not be down-sampled.
+        rate: the share of negatives that training kept. `prior` uses it, and `shift` begins with it; the others learn
+            it from the impressions. None but `prior` may have impressions that are down-sampled and not weighted.
 
     Raises:
         CalibrationError: there are not both labels, or clicks fall as scores rise.
@@ -137,6 +140,8 @@ def fit(
     if method == "prior":
         return Prior(rate)
     counts = np.ones(len(scores)) if weights is None else weights.astype(np.float64)
+    if method == "shift":
+        return shifted(scores, counts, float(counts @ labels), Prior(rate))
     clicks = float(counts @ labels)
     if not 0.0 < clicks < float(counts.sum()):
         raise CalibrationError(
@@ -144,6 +149,28 @@ def fit(
             "calibrate on a longer time, or use the method prior"
         )
     return (_platt if method == "platt" else _piecewise)(logit(scores), labels.astype(np.float64), counts)
+
+
+def shifted(scores: Floats, weights: Floats, clicks: float, start: Calibration) -> Platt:
+    """The shift of the logit after which predicted clicks are those that were seen and `SHIFT_CLICKS` more at the rate
+    of `start`.
+
+    Args:
+        scores: [n] in [0, 1], as the model gives them.
+        weights: [n], what each impression counts in the predicted clicks.
+        clicks: that were seen.
+        start: what the shift is in place of: the correction for negatives that training left out, or nothing.
+    """
+    x = logit(scores)
+    expected = float(weights @ start.apply(scores))
+    target = max(expected, EDGE) * (clicks + SHIFT_CLICKS) / (expected + SHIFT_CLICKS)
+    low, high = -30.0, 30.0
+    for _ in range(60):
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if float(weights @ sigmoid(x + middle)) < target else (low, middle)
+    if expected <= 0.0:  # nothing was shown: as `start`, which is a shift
+        high = float(logit(start.apply(np.array([0.5])))[0])
+    return Platt(1.0, high)
 
 
 def _platt(x: Floats, labels: Floats, counts: Floats) -> Platt:

@@ -89,10 +89,13 @@ def events_as_impressions(data: Prepared, train_users: NDArray[np.bool_]) -> Lab
         category_id=events.category_id,
         time_ms=events.timestamp * events.unit_ms,
         label=np.ones(n, np.uint8),
+        known_ms=events.timestamp * events.unit_ms,
+        seen_ms=events.timestamp * events.unit_ms,
         request=np.arange(n),
         weight=np.ones(n, np.float32),
         position=np.full(n, np.nan, np.float32),
         context=data.event_context,
+        slices={},
     )
     part = np.where(train_users[events.user_index], PARTS.index("train"), LEFT_OUT).astype(np.int8)
     return Labelled(events, impressions, part)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from math import copysign, isfinite, log1p
+from math import copysign, isfinite, log, log1p, nan
 from typing import Annotated, Literal
 
 import msgspec
@@ -32,7 +32,7 @@ MAX_LIST = 64
 MAX_TEXT = 256
 Source = Literal["user", "item", "context"]
 Kind = Literal["categorical", "multi", "numeric", "cross"]
-Transform = Literal["none", "log1p"]
+Transform = Literal["none", "log1p", "log"]
 Value = str | int | float | bool | None
 
 
@@ -57,6 +57,9 @@ class FieldSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """cross: the fields that it crosses, of one source or of user and context."""
     training_only: bool = False
     """Its value is the missing one whenever the model is served: the position on the page."""
+    past_rate: bool = False
+    """A rate of past labels, which changes with time: the user's and the context's come with the request, the item's is
+    what it was at export."""
     examples: tuple[str, ...] = ()
     """Some of a listed field's values, the most frequent of training first: for documents, and for golden cases."""
 
@@ -190,12 +193,16 @@ class FieldEncoder:
         return FIRST + bisect_right(self.spec.edges, x) if isfinite(x) else MISSING
 
     def _transformed_one(self, value: float) -> float:
+        if self.spec.transform == "log":
+            return log(value) if value > 0 else nan
         return value if self.spec.transform == "none" else copysign(log1p(abs(value)), value)
 
     def transformed(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Numbers after the field's transform: log1p keeps the sign. [n] → [n]"""
+        """Numbers after the field's transform: log1p keeps the sign, log has none at or below 0. [n] → [n]"""
         if self.spec.transform == "none":
             return values
+        if self.spec.transform == "log":
+            return np.log(values, out=np.full(len(values), np.nan), where=values > 0)
         return np.sign(values) * np.log1p(np.abs(values))
 
 

@@ -112,6 +112,8 @@ def impression_columns(table: ImpressionsTable) -> dict[str, Wanted]:
     }
     if table.label_time is not None:
         wanted["label_time"] = Wanted(table.label_time, "optional_time", "impressions.label_time", table.time_unit)
+    if table.window_end is not None:
+        wanted["window_end"] = Wanted(table.window_end, "time", "impressions.window_end", table.time_unit)
     if table.category is not None:
         wanted["category"] = Wanted(table.category, "id", "impressions.category")
     for name, column in (("weight", table.weight), ("position", table.position)):
@@ -238,7 +240,8 @@ class _Check:
         split = self._description.split
         by_day: dict[int, tuple[int, int]] = {}
         for batch in self._read(self._reader(table, impression_columns(table)), "impressions"):
-            label = known_labels(batch, table.window_ms)
+            known_ms = labels_known(batch, table.window_ms)
+            label = known_labels(batch, known_ms)
             late += int(batch["label"].sum()) - int(label.sum())
             shown, clicked = shown + len(label), clicked + int(label.sum())
             days, place = np.unique(batch["time"] // DAY_MS, return_inverse=True)
@@ -252,7 +255,7 @@ class _Check:
                 no_row += _outside(batch["item"], self._item_keys)
             no_category += self._without_category(table, batch["item"])
             if isinstance(split, TimeSplit):
-                part = time_parts(split, table.window_ms, batch["time"])
+                part = time_parts(split, known_ms, batch["time"])
                 parts.update(zip(part.tolist(), label.tolist(), strict=True))
         self._find_without_category(no_category, "impressions")
         self._report.values |= {
@@ -301,11 +304,29 @@ class _Check:
             )
 
 
-def known_labels(impressions: Columns, window_ms: int) -> NDArray[np.int64]:
+def labels_known(impressions: Columns, window_ms: int) -> NDArray[np.int64]:
+    """When each label is known: the end of its window. [n] ms
+
+    Raises:
+        DataError: a window ends before its impression.
+    """
+    if "window_end" not in impressions:
+        return impressions["time"] + window_ms
+    known: NDArray[np.int64] = impressions["window_end"]
+    early = known < impressions["time"]
+    if bool(early.any()):
+        raise DataError(
+            f"`impressions.window_end`: {int(early.sum())} windows end before their impression: the column holds the "
+            "time until which a click counts"
+        )
+    return known
+
+
+def known_labels(impressions: Columns, known_ms: NDArray[np.int64]) -> NDArray[np.int64]:
     """The labels of impressions whose clicks count within the window alone. [n] 0 or 1"""
     label = impressions["label"].astype(np.int64)
     if "label_time" in impressions:
-        label[impressions["label_time"] > impressions["time"] + window_ms] = 0
+        label[impressions["label_time"] > known_ms] = 0
     return label
 
 

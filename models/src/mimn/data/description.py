@@ -53,7 +53,7 @@ from mimn.data.events import DataError
 from mimn.state.actions import LARGEST_WEIGHT, ActionName
 
 TimeUnit = Literal["s", "ms", "us", "ns", "iso"]
-FieldKind = Literal["categorical", "multi", "numeric", "cross"]
+FieldKind = Literal["categorical", "multi", "numeric", "cross", "past_rate"]
 Transform = Literal["none", "log1p"]
 Source = Literal["user", "item", "context"]
 SOURCES: tuple[Source, ...] = ("user", "item", "context")
@@ -126,8 +126,10 @@ class ImpressionsTable(TimedTable, frozen=True, kw_only=True, forbid_unknown_fie
 
     label: Column
     """0 or 1, or true and false."""
-    window: str
-    """How long after its time an impression can still be clicked, such as "30m" or "7d"."""
+    window: str | None = None
+    """How long after its time an impression can still be clicked, such as "30m" or "7d"; or else `window_end`."""
+    window_end: Column | None = None
+    """Column of the time, in `time_unit`, until which each impression can be clicked: a coupon's last day."""
     label_time: Column | None = None
     """When it was clicked, in `time_unit`; null without a click. A click after the window is none."""
     weight: Column | None = None
@@ -135,13 +137,15 @@ class ImpressionsTable(TimedTable, frozen=True, kw_only=True, forbid_unknown_fie
     """Where on the page it stood: a field of training alone, served at its default."""
     request: Column | None = None
     """Impressions of one request share their history and context."""
+    slices: tuple[Name, ...] = ()
+    """Columns by whose values evaluation also says its figures; no model reads them."""
     negatives_kept: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 1.0
     """Share of the unclicked impressions that the files still hold; scores are corrected by it."""
 
     @property
     def window_ms(self) -> int:
-        """The window in ms."""
-        return duration_ms(self.window)
+        """The window in ms, 0 where each impression has its own end."""
+        return 0 if self.window is None else duration_ms(self.window)
 
 
 class SideTable(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -150,6 +154,15 @@ class SideTable(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
     key: Column
     category: Column | None = None
     """`[items]` alone."""
+
+
+class MembersTable(Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[members]`: what a candidate stands for, one row a pair: a coupon's products, the items of an ad or a bundle."""
+
+    key: Column
+    """The candidate, as column `item` of `[impressions]` has it."""
+    item: Column
+    """One of its members, as column `item` of `[events]` has it."""
 
 
 class Field(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -167,13 +180,18 @@ class Field(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     transform: Transform = "none"
     """numeric: applied before it is standardized."""
     of: tuple[str, ...] = ()
-    """cross: the names of two or more categorical fields."""
+    """cross: the names of two or more categorical fields. past_rate: of categorical fields whose values have a rate
+    together; none: the user's or the item's own."""
+    prior: Annotated[float, msgspec.Meta(gt=0.0)] = 100.0
+    """past_rate: how many impressions at the overall rate are added to those that were seen."""
 
     def __post_init__(self) -> None:
         if self.kind == "cross" and (len(self.of) < 2 or self.buckets is None):
             raise ValueError('a cross needs `of` = ["field", "field"] and `buckets`')
-        if self.kind != "cross" and self.of:
-            raise ValueError('`of` belongs to kind = "cross"')
+        if self.kind not in ("cross", "past_rate") and self.of:
+            raise ValueError('`of` belongs to kinds "cross" and "past_rate"')
+        if self.kind == "past_rate" and (self.column, self.vocabulary, self.buckets) != (None, None, None):
+            raise ValueError("a past_rate is computed from the labels: it has no `column`, `vocabulary` or `buckets`")
         if self.kind == "numeric" and self.vocabulary is not None:
             raise ValueError("`vocabulary` belongs to categorical and multi fields")
         if self.kind != "numeric" and self.transform != "none":
@@ -250,6 +268,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """None: positives are events and negatives are drawn."""
     users: SideTable | None = None
     items: SideTable | None = None
+    members: MembersTable | None = None
     fields: Fields = Fields()
     actions: dict[str, Action] = {}
     split: TimeSplit | UserSplit = UserSplit()
@@ -266,23 +285,43 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         _ = self.action_rules
         if self.users is not None and self.users.category is not None:
             raise ValueError("`users.category`: only items have a category")
-        if self.fields.user and self.users is None:
-            raise ValueError("`[fields.user]` needs a table `[users]`")
-        if self.fields.item and self.items is None:
-            raise ValueError("`[fields.item]` needs a table `[items]`")
+        for source, table in (("user", self.users), ("item", self.items)):
+            if table is None and any(field.kind != "past_rate" for field in getattr(self.fields, source).values()):
+                raise ValueError(f"`[fields.{source}]` needs a table `[{source}s]`")
+        if self.members is not None and self.impressions is None:
+            raise ValueError("`[members]` belongs to candidates that were shown: it needs a table `[impressions]`")
+        rated = [name for s in SOURCES for name, f in getattr(self.fields, s).items() if f.kind == "past_rate"]
+        if rated and self.impressions is None:
+            raise ValueError(f"`[fields]`: {rated[0]} is a rate of labels and needs a table `[impressions]`")
         if isinstance(self.split, TimeSplit) and self.impressions is None:
             raise ValueError('`split.by = "time"` needs `[impressions]`: drawn negatives are split by user')
         names = [name for source in SOURCES for name in getattr(self.fields, source)]
+        names += [] if self.impressions is None else self.impressions.slices
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"`[fields]`: {', '.join(repeated)} is named twice; give each field a name of its own")
         for source in SOURCES:
             for name, field in getattr(self.fields, source).items():
+                if field.kind == "past_rate":
+                    self._check_rate(source, name, field)
                 for part in field.of:
                     crossed = [getattr(self.fields, s)[part] for s in SOURCES if part in getattr(self.fields, s)]
                     if not crossed or crossed[0].kind != "categorical":
                         raise ValueError(f"`fields.{source}.{name}.of`: {part} is not a categorical field")
         if self.impressions is not None:
-            duration_ms(self.impressions.window)
+            if (self.impressions.window is None) == (self.impressions.window_end is None):
+                raise ValueError("`[impressions]` needs either `window` or `window_end`: when a label is known")
+            _ = self.impressions.window_ms
+
+    def _check_rate(self, source: Source, name: str, field: Field) -> None:
+        if source == "context" and not field.of:
+            raise ValueError(f"`fields.context.{name}.of`: name the categorical fields whose values have a rate")
+        for part in field.of:
+            item = part in self.fields.item
+            if item != (source == "item") or (source == "user" and part not in self.fields.user):
+                raise ValueError(
+                    f"`fields.{source}.{name}.of`: {part} is a field of another side; a rate of the request is of "
+                    "fields of user and context, a rate of the item of the item's"
+                )
 
     @property
     def action_rules(self) -> dict[ActionName, float | Literal["embedding"]]:

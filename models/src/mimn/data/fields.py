@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 import numpy as np
@@ -40,6 +41,8 @@ POSITION = "position"
 POSITIONS = 1024
 """Positions from here on share the unknown row."""
 FILE = "fields.json"
+NO_RATES: Mapping[str, NDArray[np.float64]] = MappingProxyType({})
+"""Of a data set without past rates."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +99,8 @@ class FittedFields:
             raise DataError(f"{folder} holds no fields of a run: {error}") from error
 
 
-def fit_fields(data: Prepared, labelled: Labelled) -> FittedFields:
-    """The meaning of every field, by the train impressions.
+def fit_fields(data: Prepared, labelled: Labelled, rates: Mapping[str, NDArray[np.float64]] = NO_RATES) -> FittedFields:
+    """The meaning of every field, by the train impressions. `rates`: `PastRates.of_impressions`.
 
     Raises:
         DataError: a field has no usable value there.
@@ -114,6 +117,10 @@ def fit_fields(data: Prepared, labelled: Labelled) -> FittedFields:
                 specs.append(
                     FieldSpec(name=name, source=source, kind="cross", rows=buckets + FIRST, hashed=True, of=field.of)
                 )
+                continue
+            if field.kind == "past_rate":
+                blank = FieldSpec(name=name, source=source, kind="numeric", transform="log", past_rate=True)
+                specs.append(_fit_numeric(blank, f"fields.{source}.{name}", field, rates[name], train.astype(np.int64)))
                 continue
             column, weight = _column_of(data, labelled, source, name, train)
             said = f"fields.{source}.{name}"
@@ -300,39 +307,55 @@ class EncodedFields:
     _data: Prepared
     _labelled: Labelled
     _user: Side
+    _rates: Mapping[str, NDArray[np.float64]]
 
     def of(self, impressions: Ints) -> tuple[Values, Values]:
         """The values of user and context fields of impressions. [n] → [n], [n]"""
         shown = self._labelled.impressions
         at = self._user.rows(shown.user_id[impressions])
         of_user = self.users.at(np.where(at >= 0, at, len(self._user.key)))
+        dated = [spec.past_rate for spec in self.fitted.of("user") if not spec.tabled]
+        of_user.numbers[:, dated] = self.rates("user", impressions)
         columns: dict[str, Column] = {name: column[impressions] for name, column in shown.context.items()}
         columns[POSITION] = shown.position[impressions].astype(np.float64)
+        columns |= {spec.name: self._rates[spec.name][impressions] for spec in self.fitted.of("context") if spec.past_rate}
         single = [spec.name for spec in self.fitted.of("user") if spec.tabled and spec.kind != "multi"]
         others = {name: of_user.rows[:, k].astype(np.int64) for k, name in enumerate(single)}
         return of_user, encode(self.fitted, self.fitted.of("context"), columns, self._data, others)
 
+    def rates(self, source: Source, impressions: Ints) -> NDArray[np.float32]:
+        """The past rates of a source as of impressions, as a model reads them, in the fields' order. [n] → [n, Q]"""
+        specs = [spec for spec in self.fitted.of(source) if spec.past_rate]
+        numbers = [self.fitted.encoder(spec).numbers(self._rates[spec.name][impressions]) for spec in specs]
+        return np.stack(numbers, -1).astype(np.float32) if numbers else np.zeros((len(impressions), 0), np.float32)
 
-def encode_fields(data: Prepared, labelled: Labelled, fitted: FittedFields) -> EncodedFields:
-    """Every user's and item's values, and where those of impressions are."""
+
+def encode_fields(
+    data: Prepared, labelled: Labelled, fitted: FittedFields, rates: Mapping[str, NDArray[np.float64]] = NO_RATES
+) -> EncodedFields:
+    """Every user's and item's values, and where those of impressions are. `rates`: `PastRates.of_impressions`."""
+    of_user, of_item = fitted.of("user"), fitted.of("item")
     users, items = data.side("user"), data.side("item")
     return EncodedFields(
         fitted,
-        encode(fitted, fitted.of("user"), _with_none(users.fields, len(users.key)), data),
-        encode(fitted, fitted.of("item"), _with_none(items.fields, len(items.key)), data),
+        encode(fitted, of_user, _with_none(users.fields, len(users.key), of_user), data),
+        encode(fitted, of_item, _with_none(items.fields, len(items.key), of_item), data),
         items.key,
         data,
         labelled,
         users,
+        rates,
     )
 
 
-def _with_none(fields: Mapping[str, Column], rows: int) -> dict[str, Column]:
-    """The columns with one more row, whose values are missing."""
-    if not fields:
-        return {"": np.zeros(rows + 1)}
-    longer: dict[str, Column] = {}
-    for name, values in fields.items():
-        none = np.nan if values.dtype == np.float64 else 0
-        longer[name] = np.concatenate([values, np.array([none], values.dtype)])
+def _with_none(fields: Mapping[str, Column], rows: int, specs: Iterable[FieldSpec]) -> dict[str, Column]:
+    """The columns with one more row, whose values are missing; a field without a column is missing everywhere."""
+    longer: dict[str, Column] = {"": np.zeros(rows + 1)}
+    for spec in specs:
+        if spec.name in fields:
+            values = fields[spec.name]
+            none = np.nan if values.dtype == np.float64 else 0
+            longer[spec.name] = np.concatenate([values, np.array([none], values.dtype)])
+        elif spec.kind == "numeric":
+            longer[spec.name] = np.full(rows + 1, np.nan)
     return longer

@@ -69,8 +69,8 @@ class Labelled:
         user = np.minimum(np.searchsorted(events.users, shown.user_id), len(events.users) - 1)
         return np.where(events.users[user] == shown.user_id, events.bounds[user], 0)
 
-    def occasions(self, part: Part) -> Occasions:
-        """The occasions of a part, by user and time."""
+    def occasions(self, part: Part, *, history: bool = True) -> Occasions:
+        """The occasions of a part, by user and time; with the events before them, or as if there were none."""
         rows = np.flatnonzero(self.part == PARTS.index(part))
         shown = self.impressions
         keys = np.stack([shown.user_id[rows], shown.time_ms[rows], shown.request[rows]])
@@ -87,7 +87,7 @@ class Labelled:
         number = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
         at = np.repeat(first, pieces) + CANDIDATES * number
         length = np.minimum(np.repeat(first + size, pieces) - at, CANDIDATES)
-        return Occasions(self, rows, at, length)
+        return Occasions(self, rows, at, length, history)
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,8 @@ class Occasions:
     """[q]: place in `rows` of an occasion's first impression."""
     size: Ints
     """[q]: its impressions, 1 to `CANDIDATES`."""
+    history: bool = True
+    """Whether there are events before them."""
 
     def __len__(self) -> int:
         return len(self.first)
@@ -108,12 +110,12 @@ class Occasions:
     @cached_property
     def begin(self) -> Ints:
         """[q]"""
-        return self.labelled.begin[self.rows[self.first]]
+        return self.labelled.begin[self.rows[self.first]] if self.history else np.zeros(len(self), np.int64)
 
     @cached_property
     def end(self) -> Ints:
         """[q]: the history is the events `begin:end`."""
-        return self.labelled.end[self.rows[self.first]]
+        return self.labelled.end[self.rows[self.first]] if self.history else np.zeros(len(self), np.int64)
 
     def impressions(self, chosen: Ints, width: int) -> tuple[Ints, NDArray[np.float32]]:
         """Rows of the chosen occasions' impressions, and 1 for a real one. [k] → [k, width], [k, width]
@@ -163,7 +165,7 @@ def label_parts(data: Prepared, fold: int | None = None, parts: Sequence[Part] =
         raise DataError("the data set has no `[impressions]`, so no labels: negatives are drawn instead")
     split = described.split
     if isinstance(split, TimeSplit):
-        part = time_parts(split, described.impressions.window_ms, shown.time_ms)
+        part = time_parts(split, shown.known_ms, shown.time_ms)
     else:
         users, place = np.unique(shown.user_id, return_inverse=True)
         part = parts_of(users, split.fold if fold is None else fold)[place]
@@ -239,7 +241,7 @@ class OccasionSampler:
         rows = rows.reshape(*chosen.shape, width)
         if self._kept < 1.0:
             label = self._occasions.labelled.impressions.label[rows]
-            real = real * ((label == 1) | (rng.random(rows.shape) < self._kept))
+            rows, real = _compact(rows, (real > 0) & ((label == 1) | (rng.random(rows.shape) < self._kept)))
         return OccasionBatch(
             start=start,
             length=np.array([stop for _, stop, _ in windows]) - start,
@@ -247,6 +249,13 @@ class OccasionSampler:
             impression=rows,
             real=real.astype(np.float32),
         )
+
+
+def _compact(rows: Ints, kept: NDArray[np.bool_]) -> tuple[Ints, NDArray[np.float32]]:
+    """The kept impressions of each occasion in front, as wide as the fullest one needs. [W, P, C] → [W, P, C'] each"""
+    width = max(int(kept.sum(-1).max()), 1)
+    order = np.argsort(~kept, axis=-1, kind="stable")[..., :width]
+    return np.take_along_axis(rows, order, -1), np.take_along_axis(kept, order, -1).astype(np.float32)
 
 
 def _first_not_before(times: Ints, begin: Ints, stop: Ints, at: Ints) -> Ints:

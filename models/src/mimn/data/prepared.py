@@ -23,18 +23,21 @@ import msgspec
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from mimn.data.check import event_columns, impression_columns, known_labels
-from mimn.data.description import Description, Field, SideTable, Source, read_description
+from mimn.data.check import event_columns, impression_columns, known_labels, labels_known
+from mimn.data.description import Description, Field, MembersTable, SideTable, Source, TimedTable, read_description
 from mimn.data.events import DataError, Events
+from mimn.data.members import Members, distinct_pairs
 from mimn.data.sorting import SortingWriter
 from mimn.data.tables import Columns, TableReader, Wanted
 from mimn.state.actions import NAMES
 
 Ints = NDArray[np.int64]
-FORMAT = 4
+FORMAT = 6
 """Raised when the same files give other arrays: older folders are then made again."""
 META, TEXTS = "prepared.json", "texts.json"
 LARGEST_ID = (1 << 63) - 1
+COMPUTED = ("cross", "past_rate")
+"""Kinds of fields without a column."""
 
 
 class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -58,6 +61,10 @@ class Impressions:
     time_ms: Ints
     label: NDArray[np.uint8]
     """1: clicked within the window."""
+    known_ms: Ints
+    """When the label is known for good: the window's end."""
+    seen_ms: Ints
+    """When the click was seen; `known_ms` where the files do not say, and without a click."""
     request: Ints
     """Impressions with the same number were shown together; a number of its own each without a column."""
     weight: NDArray[np.float32]
@@ -65,6 +72,8 @@ class Impressions:
     """NaN where unknown."""
     context: Mapping[str, NDArray[Any]]
     """By field: uint64 codes of values, or float64 numbers."""
+    slices: Mapping[str, NDArray[np.uint64]]
+    """By column that evaluation divides by: codes of values."""
 
     def __len__(self) -> int:
         return len(self.user_id)
@@ -121,10 +130,13 @@ class Prepared:
         if self.description.impressions is None:
             return None
         names = {"user_id": "user", "item_id": "item", "category_id": "category", "time_ms": "time"}
+        names |= {"known_ms": "known", "seen_ms": "seen"}
         names |= {name: name for name in ("label", "request", "weight", "position")}
         context = {name: self._column("impressions", f"context.{name}") for name in _own(self.description, "context")}
         return Impressions(
-            **{name: self._column("impressions", column) for name, column in names.items()}, context=context
+            **{name: self._column("impressions", column) for name, column in names.items()},
+            context=context,
+            slices={name: self._column("impressions", f"slice.{name}") for name in self.description.impressions.slices},
         )
 
     def side(self, source: Source) -> Side:
@@ -133,6 +145,13 @@ class Prepared:
         if getattr(self.description, f"{source}s") is None:
             return Side(np.empty(0, np.int64), fields)
         return Side(self._column(f"{source}s", "key"), fields)
+
+    @cached_property
+    def members(self) -> Members | None:
+        """What each candidate stands for; None if the data set does not say."""
+        if self.description.members is None:
+            return None
+        return Members(self._column("members", "key"), self._column("members", "item"))
 
     @cached_property
     def texts(self) -> dict[str, dict[int, str]]:
@@ -202,6 +221,8 @@ class _Preparation:
         self._events()
         if described.impressions is not None:
             self._impressions()
+        if described.members is not None:
+            self._members(described.members)
         texts = {name: (list(of), list(of.values())) for name, of in self._texts.items()}
         (self._folder / TEXTS).write_text(json.dumps(texts, ensure_ascii=False), "utf-8")
         meta = Meta(format=FORMAT, name=described.name, rows=self._rows, refused=self._refused)
@@ -236,9 +257,11 @@ class _Preparation:
         key = key[order]
         repeated = np.flatnonzero(key[1:] == key[:-1])
         if len(repeated):
+            first, second = sorted(order[repeated[0] : repeated[0] + 2] + 1)
             raise DataError(
-                f"`{source}s`: key {self._shown(key[repeated[0]])} has more than one row ({len(repeated)} repeated "
-                "rows): keep one row a key"
+                f"`{source}s`, column {table.key} of {', '.join(table.files)}: key {self._shown(key[repeated[0]])} has "
+                f"more than one row, the usable rows {first} and {second} ({len(repeated)} repeated rows): keep one row "
+                "a key"
             )
         folder = self._folder / f"{source}s"
         folder.mkdir()
@@ -309,36 +332,62 @@ class _Preparation:
         table = described.impressions
         assert table is not None  # noqa: S101 (the caller looked)
         context = field_columns(described, "context", prefix="context")
-        reader = self._reader(table, impression_columns(table) | context)
-        dtypes: dict[str, DTypeLike] = dict.fromkeys(("user", "item", "category", "time", "request"), np.int64)
+        sliced = {f"slice.{name}": Wanted(name, "value", "impressions.slices") for name in table.slices}
+        reader = self._reader(table, impression_columns(table) | context | sliced)
+        ids = ("user", "item", "category", "time", "request", "known", "seen")
+        dtypes: dict[str, DTypeLike] = dict.fromkeys(ids, np.int64)
         dtypes |= {"label": np.uint8, "weight": np.float32, "position": np.float32}
-        dtypes |= _dtypes(context)
+        dtypes |= _dtypes(context | sliced)
         folder = self._folder / "impressions"
         folder.mkdir()
         clicks = 0
         with SortingWriter(folder, dtypes, ("user", "time")) as writer:
             for batch in self._read(reader, "impressions"):
                 n = len(batch["user"])
+                known = labels_known(batch, table.window_ms)
+                label = known_labels(batch, known)
                 columns: Columns = {
                     "user": self._signed(batch["user"], table.user),
                     "item": self._signed(batch["item"], table.item),
                     "time": batch["time"],
-                    "label": known_labels(batch, table.window_ms),
+                    "label": label,
+                    "known": known,
+                    "seen": np.where(label == 1, batch.get("label_time", known), known),
                     "request": batch["request"].view(np.int64) if "request" in batch else writer.rows + np.arange(n),
                     "weight": batch.get("weight", np.ones(n)),
                     "position": batch.get("position", np.full(n, np.nan)),
-                    **{name: batch[name] for name in context},
+                    **{name: batch[name] for name in context | sliced},
                 }
                 columns["category"] = self._categories(batch, columns["item"], table.category, "impressions")
                 if not bool(np.all(columns["weight"] > 0)):
-                    raise DataError(f"`impressions.weight`: column {table.weight} has a weight that is not above 0")
+                    worst = batch["weight"][~(batch["weight"] > 0)][0]
+                    raise DataError(
+                        f"`impressions.weight`: column {table.weight} of {', '.join(table.files)} has the weight "
+                        f"{worst}: weights are above 0; leave rows out that must not count"
+                    )
                 clicks += int(columns["label"].sum())
                 writer.add(columns)
             writer.finish()
         if clicks in (0, writer.rows):
             raise DataError(
-                f"`impressions.label`: {clicks} of {writer.rows} impressions are clicked, so there is nothing to learn"
+                f"`impressions.label`, column {table.label} of {', '.join(table.files)}: {clicks} of {writer.rows} "
+                "impressions are clicked, so there is nothing to learn: check the column, and that the files hold both "
+                "kinds"
             )
+
+    def _members(self, table: MembersTable) -> None:
+        wanted = {"key": Wanted(table.key, "id", "members.key"), "item": Wanted(table.item, "id", "members.item")}
+        batches = list(self._read(self._reader(table, wanted), "members"))
+        key, item = (
+            self._signed(np.concatenate([batch[name] for batch in batches]), column)
+            for name, column in (("key", table.key), ("item", table.item))
+        )
+        folder = self._folder / "members"
+        folder.mkdir()
+        for name, values in zip(
+            ("key", "item"), distinct_pairs(key, item + self._description.events.item_offset), strict=True
+        ):
+            np.save(folder / f"{name}.npy", values, allow_pickle=False)
 
     def _categories(self, batch: Columns, items: Ints, column: str | None, table: str) -> Ints:
         if column is not None:
@@ -346,11 +395,13 @@ class _Preparation:
         if self._category_of is None:
             return np.zeros(len(items), np.int64)
         keys, categories = self._category_of
+        described: TimedTable = getattr(self._description, table)
         at = np.minimum(np.searchsorted(keys, items), len(keys) - 1)
         missing = keys[at] != items
         if bool(missing.any()):
             raise DataError(
-                f"`{table}`: item {self._shown(items[np.argmax(missing)])} has no row in `[items]`, so no category: "
+                f"`{table}`, column {described.item} of {', '.join(described.files)}: item "
+                f"{self._shown(items[np.argmax(missing)])} has no row in `[items]`, so no category: "
                 f"add the row, or name a column `{table}.category`"
             )
         return categories[at]
@@ -366,7 +417,7 @@ class _Preparation:
 
 
 def field_columns(description: Description, source: Source, prefix: str = "field") -> dict[str, Wanted]:
-    """The columns that hold the fields of a source, by `<prefix>.<field>`. Crosses have none."""
+    """The columns that hold the fields of a source, by `<prefix>.<field>`. Crosses and past rates have none."""
     fields: dict[str, Field] = getattr(description.fields, source)
     return {
         f"{prefix}.{name}": Wanted(
@@ -376,7 +427,7 @@ def field_columns(description: Description, source: Source, prefix: str = "field
             texts=field.buckets is None or field.kind == "multi",  # a hashed value's row is found by its code
         )
         for name, field in fields.items()
-        if field.kind != "cross"
+        if field.kind not in COMPUTED
     }
 
 
@@ -387,7 +438,7 @@ def _dtypes(fields: Mapping[str, Wanted]) -> dict[str, DTypeLike]:
 
 def _own(description: Description, source: Source) -> list[str]:
     """The fields of a source that have a column."""
-    return [name for name, field in getattr(description.fields, source).items() if field.kind != "cross"]
+    return [name for name, field in getattr(description.fields, source).items() if field.kind not in COMPUTED]
 
 
 def _key(description: Description, path: Path) -> str:
@@ -397,7 +448,8 @@ def _key(description: Description, path: Path) -> str:
     """
     stored = msgspec.structs.replace(description, protocol=None)
     digest = hashlib.sha256(f"{FORMAT}\0".encode() + msgspec.json.encode(stored, order="sorted"))
-    tables = [description.events, description.impressions, description.users, description.items]
+    described = description
+    tables = [described.events, described.impressions, described.users, described.items, described.members]
     for table in tables:
         if table is not None:
             for file in TableReader(table, path.parent, {}, description.ids).paths:

@@ -122,9 +122,11 @@ class _Sampling:
             raise DataError("the data set has no `[impressions]`")
         picked = np.array(_chosen(len(shown), rows, rng), np.int64)
         context = {name: values[picked] for name, values in shown.context.items()}
-        arrays = {f.name: getattr(shown, f.name)[picked] for f in fields(shown) if f.name != "context"}
+        arrays = {f.name: getattr(shown, f.name)[picked] for f in fields(shown) if f.name not in ("context", "slices")}
         # The rule of training, on these rows alone.
-        chosen = Labelled(self._data.events, Impressions(**arrays, context=context), np.zeros(len(picked), np.int8))
+        chosen = Labelled(
+            self._data.events, Impressions(**arrays, context=context, slices={}), np.zeros(len(picked), np.int8)
+        )
         shown = chosen.impressions
         samples = []
         for i in range(len(shown)):

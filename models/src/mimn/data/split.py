@@ -40,8 +40,8 @@ def parts_of(user_ids: NDArray[np.int64], fold: int | None = None) -> NDArray[np
     return np.array([PARTS.index(part_of(int(user), fold)) for user in user_ids], np.int8)
 
 
-def time_parts(split: TimeSplit, window_ms: int, time_ms: NDArray[np.int64]) -> NDArray[np.int8]:
-    """Each impression's place in `PARTS`, or `LEFT_OUT`. [m] ms → [m]
+def time_parts(split: TimeSplit, known_ms: NDArray[np.int64], time_ms: NDArray[np.int64]) -> NDArray[np.int8]:
+    """Each impression's place in `PARTS`, or `LEFT_OUT`, by its time and when its label is known. [m], [m] ms → [m]
 
     An impression trains if its window is over when training begins: a label that is not known yet is no label.
     """
@@ -49,7 +49,7 @@ def time_parts(split: TimeSplit, window_ms: int, time_ms: NDArray[np.int64]) -> 
     first, second = instant_ms(split.train_until), instant_ms(split.validate_until)
     labels = first if split.labels_until is None else instant_ms(split.labels_until)
     last = np.iinfo(np.int64).max if split.test_until is None else instant_ms(split.test_until)
-    part[(time_ms < first) & (time_ms + window_ms <= labels)] = PARTS.index("train")
+    part[(time_ms < first) & (known_ms <= labels)] = PARTS.index("train")
     part[(time_ms >= first) & (time_ms < second)] = PARTS.index("validation")
     part[(time_ms >= second) & (time_ms < last)] = PARTS.index("test")
     return part

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ import numpy as np
 import torch
 
 from mimn.baselines import ModelConfig, model_config
-from mimn.bundle import load_bundle
+from mimn.bundle import ItemTable, load_bundle
 from mimn.bundle.fields import FIRST, FieldSpec, check_fields, code_of
 from mimn.calibration import UNCALIBRATED
 from mimn.config import ConfigError, MimnConfig
 from mimn.data.description import read_description
 from mimn.data.events import DataError
-from mimn.data.fields import FittedFields
+from mimn.data.fields import FILE, FittedFields
 from mimn.export.parts import NO_RUN, ExportError, Ids, RunFacts
 from mimn.export.recurrent import export_bundle
 from mimn.export.sequence import EVENTS, export_sequence
@@ -50,8 +51,12 @@ def export_any(
 ) -> Path:
     """The bundle of a model of any variant.
 
-    Raises: as `export_bundle` and `export_sequence`.
+    Raises: as `export_bundle` and `export_sequence`; ExportError also for a model with `member_reads`.
     """
+    if model.config.member_reads:
+        raise ExportError(
+            "the model has member_reads, which no bundle holds yet: train it with member_reads = false to serve it"
+        )
     if isinstance(model, BaselineModel):
         if state_dtype != "float32":
             raise ExportError(
@@ -85,8 +90,12 @@ def export_run(
     """
     if not run.is_dir():
         raise ExportError(f"--run: {run} is not a folder: give the folder that the training command printed")
+    model = load_model(run / MODEL_FILE)
+    facts = facts_of(run)
+    if model.config.ledger is not None:
+        facts = replace(facts, table=_item_table(run))
     return export_any(
-        load_model(run / MODEL_FILE),
+        model,
         _ids(run / ITEM_IDS_FILE),
         _ids(run / CATEGORY_IDS_FILE),
         output,
@@ -94,7 +103,7 @@ def export_run(
         version=version,
         state_dtype=state_dtype,
         events=events,
-        facts=facts_of(run),
+        facts=facts,
     )
 
 
@@ -117,6 +126,7 @@ def export_again(old: Path, weights: Path, output: Path, *, name: str, version: 
         facts=RunFacts(
             training=dict(before.manifest.training),
             codes=before.request.codes,
+            table=None if before.reads is None else before.reads.table,
             calibration=before.manifest.calibration,
             negatives_kept=before.manifest.negatives_kept,
         ),
@@ -124,27 +134,27 @@ def export_again(old: Path, weights: Path, output: Path, *, name: str, version: 
 
 
 def facts_of(run: Path) -> RunFacts:
-    """What a run's folder says beside its model; a run on impressions has fields and perhaps a calibrator.
+    """What a run's folder says beside its model: the values of its fields, and of a run on impressions its calibrator.
 
     Raises:
         ExportError: a file of the run is missing or damaged.
     """
     training = _metrics(run / METRICS_FILE)
-    if not (run / DESCRIPTION).exists():
-        return RunFacts(training=training)
     try:
-        impressions = read_description(run / DESCRIPTION).impressions
-        fitted, calibration = FittedFields.load(run), calibration_of(run)
+        codes = FittedFields.load(run).codes if (run / FILE).exists() else {}
+        impressions = read_description(run / DESCRIPTION).impressions if (run / DESCRIPTION).exists() else None
+        calibration = calibration_of(run)
     except (DataError, RunFault) as error:
         raise ExportError(str(error)) from error
+    if impressions is None:
+        return RunFacts(training=training, codes=codes)
     evaluated = {length: figures.get("overall") for length, figures in training.get("evaluation", {}).items()}
     told = {name: value for name, value in training.items() if name != "description"}
-    kept_in_files = 1.0 if impressions is None else impressions.negatives_kept
     return RunFacts(
         training=told | {"evaluation": evaluated},  # by slice it would be longer than all the rest of a manifest
-        codes=fitted.codes,
+        codes=codes,
         calibration=UNCALIBRATED if calibration is None else calibration,
-        negatives_kept=training.get("negatives_kept", 1.0) * kept_in_files,
+        negatives_kept=training.get("negatives_kept", 1.0) * impressions.negatives_kept,
     )
 
 
@@ -191,6 +201,13 @@ def specs_of(path: Path | None) -> tuple[FieldSpec, ...]:
     except (OSError, ValueError, msgspec.DecodeError) as error:
         raise ConfigError(f"--fields: {path} does not describe fields: {error}") from error
     return specs
+
+
+def _item_table(folder: Path) -> ItemTable:
+    try:
+        return ItemTable.load(folder)
+    except ValueError as error:
+        raise ExportError(str(error)) from error
 
 
 def _ids(path: Path) -> Ids:

@@ -4,6 +4,7 @@ python -m mimn.impressions train --description dataset.toml --config model.toml 
 python -m mimn.impressions tune --description dataset.toml --config model.toml --space space.toml --output runs/search
 python -m mimn.impressions calibrate --run runs/x --method platt      fitted on the validation impressions
 python -m mimn.impressions evaluate --run runs/x                      figures on the test impressions
+python -m mimn.impressions table --plan plan.toml                     rows and seeds that are missing, then the page
 python -m mimn.impressions export --run runs/x --output bundles --name shop --version 1   a bundle for serving
 """
 
@@ -27,6 +28,8 @@ from mimn.export.run import export_run
 from mimn.impressions.calibrate import calibrate
 from mimn.impressions.config import ImpressionConfig
 from mimn.impressions.evaluate import evaluate
+from mimn.impressions.page import rendered
+from mimn.impressions.table import make, read_plan, read_results
 from mimn.impressions.train import LabelledImpressions, train
 from mimn.impressions.trained import RunFault, TrainedRun
 from mimn.training.command import add_options, add_search_options, end_search, running
@@ -79,7 +82,11 @@ def parser() -> argparse.ArgumentParser:
     exporting = commands.add_parser("export", help="write the run as a bundle for serving, with fields and calibrator")
     exporting.add_argument("--run", type=Path, required=True, help="run folder of train")
     add_bundle_arguments(exporting)
-    for command in (training, tuning, calibrating, evaluating):
+    table = commands.add_parser("table", help="train and measure the rows of a plan that are missing; write its page")
+    table.add_argument("--plan", type=Path, required=True, help="TOML file, such as models/plans/coupon_mail.toml")
+    table.add_argument("--row", action="append", help="only this row; may be given several times")
+    table.add_argument("--page-only", action="store_true", help="train nothing, write the page of what there is")
+    for command in (training, tuning, calibrating, evaluating, table):
         command.add_argument("--cache", type=Path, default=cache_folder(), help="prepared data (%(default)s)")
     return parser
 
@@ -103,6 +110,8 @@ def _run(options: argparse.Namespace) -> Any:
         return {"bundle": str(made)}
     if options.command == "tune":
         return _tune(options)
+    if options.command == "table":
+        return _table(options)
     trained = TrainedRun.load(options.run, options.cache, options.description)
     length = trained.config.training.validation_length if options.length is None else options.length
     if length < 1:
@@ -110,6 +119,16 @@ def _run(options: argparse.Namespace) -> Any:
     if options.command == "calibrate":
         return msgspec.to_builtins(calibrate(trained, options.method, length))
     return evaluate(trained, length)
+
+
+def _table(options: argparse.Namespace) -> dict[str, Any]:
+    plan = read_plan(options.plan)
+    if options.page_only:
+        done = read_results(Path(plan.results))
+    else:
+        done = make(plan, options.cache, only=options.row, progress_bar=sys.stderr.isatty())
+    Path(plan.page).write_text(rendered(plan, done), "utf-8")
+    return {"page": plan.page, "models": len(done)}
 
 
 def _tune(options: argparse.Namespace) -> None:

@@ -24,7 +24,7 @@ def calibrate(trained: TrainedRun, method: Method, length: int) -> Calibration:
         predicted.scores,
         predicted.labels.astype(float),
         predicted.weights,
-        rate=trained.config.windows.negatives_kept * trained.kept_in_files,
+        rate=trained.kept,
     )
     _write(trained.folder / CALIBRATION, fitted)
     return fitted

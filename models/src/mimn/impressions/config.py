@@ -38,6 +38,8 @@ class ImpressionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     name: str
     """What the model is called in tables."""
+    history: bool = True
+    """Whether the model reads events. Without: what the candidate and the fields alone are worth."""
     min_count: int = 5
     """Items with fewer train events and impressions share the unknown item's embedding."""
     model: dict[str, Any] = msgspec.field(default_factory=dict)
@@ -62,6 +64,10 @@ class ImpressionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             raise ConfigError(
                 "context_features must be empty: describe the fields in dataset.toml, [fields.context], instead"
             )
+        if not self.history and (config.member_reads or config.sketch is not None):
+            raise ConfigError("member_reads must be false and sketch cells 0 without history: they count its events")
+        if config.ledger is not None:
+            raise ConfigError("ledger_buckets must be 0: training on impressions does not read a ledger yet")
         if config.auxiliary_loss:
             raise ConfigError("auxiliary_loss must be false: training on impressions draws no foreign events for it")
         return config

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,18 @@ from mimn.bundle.fields import MISSING
 from mimn.data.description import TimeSplit, instant_ms, weights_of
 from mimn.data.fields import EncodedFields, FittedFields, Values, encode_fields, fit_fields
 from mimn.data.labelled import Labelled, OccasionBatch, label_parts
+from mimn.data.member_reads import MemberReads
+from mimn.data.members import spans
+from mimn.data.past_rates import PastRates
 from mimn.data.prepared import Prepared, prepare
 from mimn.data.split import PARTS, Part, parts_of
 from mimn.data.touches import addresses_of
 from mimn.data.vocabulary import UNKNOWN_ROW, EmbeddingIds, places
-from mimn.nn.fields import FieldValues
+from mimn.impressions.config import ImpressionConfig
+from mimn.nn.fields import FieldValues, ItemMembers
 from mimn.nn.model import Batch
 from mimn.nn.sketch import Touches
 from mimn.state.actions import Actions
-from mimn.state.sketch import Sketch
 
 Ints = NDArray[np.int64]
 POSITION_HIDDEN = 0.1
@@ -43,7 +46,8 @@ class KnownIds:
     """The ids that have rows, and which of the items have an embedding of their own."""
 
     ids: EmbeddingIds
-    """Items that training showed often enough, and all of the table `[items]` if items have fields."""
+    """Items that training showed often enough, all of the table `[items]` if items have fields, and all that have
+    members."""
     embedding_rows: Ints
     """[items + 1]: by row, the row of the embedding; `UNKNOWN_ROW` where training showed too little."""
 
@@ -62,15 +66,17 @@ class ImpressionData:
         Raises:
             DataError: it cannot be used, or has no `[impressions]`, or a part without both labels.
         """
-        prepared = prepare(description, cache)
-        return cls(prepared, label_parts(prepared, parts=parts))
+        return _loaded(prepare(description, cache).folder, description, cache, tuple(parts))
 
     @cached_property
     def sha256(self) -> str:
         """Hash of events and impressions, for records."""
         shown = self.labelled.impressions
         digest = hashlib.sha256(self.labelled.events.sha256.encode())
-        for column in (shown.user_id, shown.item_id, shown.time_ms, shown.label, *shown.context.values()):
+        columns = [shown.user_id, shown.item_id, shown.time_ms, shown.label, *shown.context.values()]
+        if self.prepared.members is not None:
+            columns += [self.prepared.members.key, self.prepared.members.item]
+        for column in columns:
             digest.update(np.ascontiguousarray(column).data)
         return digest.hexdigest()
 
@@ -88,12 +94,36 @@ class ImpressionData:
             past = (parts_of(events.users, split.fold) == PARTS.index("train"))[events.user_index]
         items, counts = np.unique(np.concatenate([events.item_id[past], shown.item_id[train]]), return_counts=True)
         often = items[counts >= min_count]
-        keys = self.prepared.side("item").key if self.prepared.description.fields.item else np.empty(0, np.int64)
+        members, described = self.prepared.members, self.prepared.description.fields.item
+        keys = self.prepared.side("item").key if described else np.empty(0, np.int64)
+        keys = keys if members is None else np.concatenate([keys, members.key])
         categories = np.concatenate([events.category_id[past], shown.category_id[train]])
         ids = EmbeddingIds.of(np.concatenate([often, keys]), categories)
         own = np.arange(1, len(ids.items) + 1)
         own = np.where(places(often, ids.items) >= 0, own, UNKNOWN_ROW)
         return KnownIds(ids, np.concatenate([[UNKNOWN_ROW], own]))
+
+    @cached_property
+    def past_rates(self) -> PastRates:
+        """The fields that are rates of past labels."""
+        return PastRates(self.prepared, self.labelled.impressions)
+
+    @cached_property
+    def rates(self) -> dict[str, NDArray[np.float64]]:
+        """By such a field, each impression's rate as of its time. [m] each"""
+        return self.past_rates.of_impressions()
+
+    def item_members(self, known: KnownIds) -> ItemMembers | None:
+        """What items stand for, by row of the model's item table: members that have an embedding of their own."""
+        members = self.prepared.members
+        if members is None:
+            return None
+        first, stop = members.bounds(known.ids.items)
+        place, at = spans(first, stop)
+        rows = known.embedding_rows[known.ids.item_rows(members.item[at])]
+        place, rows = place[rows != UNKNOWN_ROW], rows[rows != UNKNOWN_ROW]
+        sizes = np.bincount(place + 1, minlength=len(known.ids.items) + 1)  # row 0, the unknown item, has none
+        return ItemMembers(torch.from_numpy(np.concatenate([[0], np.cumsum(sizes)])), torch.from_numpy(rows))
 
     def fit_fields(self) -> FittedFields:
         """What the fields mean, by the train impressions.
@@ -101,17 +131,22 @@ class ImpressionData:
         Raises:
             DataError: a field has no usable value there.
         """
-        return fit_fields(self.prepared, self.labelled)
+        return fit_fields(self.prepared, self.labelled, self.rates)
 
 
 class ImpressionReader:
     """Impressions and histories as tensors, by one vocabulary and one meaning of the fields."""
 
-    def __init__(self, data: ImpressionData, ids: EmbeddingIds, fitted: FittedFields, sketch: Sketch | None) -> None:
+    def __init__(self, data: ImpressionData, ids: EmbeddingIds, fitted: FittedFields, config: ImpressionConfig) -> None:
+        model = config.architecture
         rules = data.prepared.description.action_rules
         self._weight = Actions.of(weights_of(rules)).weight if rules else None
-        self._labelled, self._ids, self._sketch = data.labelled, ids, sketch
-        self._fields = encode_fields(data.prepared, data.labelled, fitted)
+        self._data, self._labelled, self._ids, self._sketch = data, data.labelled, ids, model.sketch
+        self._length = config.training.validation_length
+        self._members: MemberReads | None = None
+        if model.member_reads:
+            self._members = MemberReads(data.labelled, data.prepared.members, model.member_half_lives)
+        self._fields = encode_fields(data.prepared, data.labelled, fitted, data.rates)
         of_user = sum(spec.tabled and spec.kind != "multi" for spec in fitted.of("user"))
         single = [spec for spec in fitted.of("context") if spec.tabled and spec.kind != "multi"]
         self._training_only = [of_user + place for place, spec in enumerate(single) if spec.training_only]
@@ -121,7 +156,13 @@ class ImpressionReader:
         encoded: EncodedFields = self._fields
         none = len(encoded.item_key)
         at = places(encoded.item_key, self._ids.items)
-        return field_values([encoded.items.at(np.append([none], np.where(at >= 0, at, none)))], (len(at) + 1,))
+        values = field_values([encoded.items.at(np.append([none], np.where(at >= 0, at, none)))], (len(at) + 1,))
+        now = self._data.past_rates.of_items(self._ids.items)
+        scalars = [spec for spec in encoded.fitted.of("item") if not spec.tabled]
+        for place, spec in enumerate(scalars):
+            if spec.past_rate:
+                values.numbers[1:, place] = torch.from_numpy(encoded.fitted.encoder(spec).numbers(now[spec.name]))
+        return values
 
     def request(self, impressions: Ints, hidden: NDArray[np.bool_]) -> FieldValues:
         """The values of user and context fields. Training-only ones are missing where `hidden`. [...], [...] → [...]"""
@@ -136,6 +177,21 @@ class ImpressionReader:
         rows = self._ids.item_rows(shown.item_id[flat]), self._ids.category_rows(shown.category_id[flat])
         items, categories = (torch.from_numpy(of.reshape(impressions.shape)) for of in rows)
         return items, categories
+
+    def item_rates(self, impressions: Ints) -> Tensor | None:
+        """The candidates' past rates as of each impression, None without such fields. [...] → [..., Q]"""
+        rates = self._fields.rates("item", impressions.reshape(-1))
+        return torch.from_numpy(rates.reshape(*impressions.shape, -1)) if rates.shape[-1] else None
+
+    def reads(self, impressions: Ints, length: int) -> Tensor | None:
+        """What is read of the candidates' members over the latest `length` events; None without `member_reads`.
+
+        [...] → [..., R]
+        """
+        if self._members is None:
+            return None
+        reads = self._members.of(impressions.reshape(-1), length)
+        return torch.from_numpy(reads.reshape(*impressions.shape, -1))
 
     def cells(self, impressions: Ints) -> Ints:
         """The sketch's cells of candidates. [...] → [..., A]"""
@@ -185,6 +241,8 @@ class ImpressionReader:
             weights=torch.from_numpy(windows.real * shown.weight[impressions]),
             actions=None if history.actions is None else torch.from_numpy(history.actions),
             request=self.request(first, hidden),
+            item_rates=self.item_rates(impressions),
+            reads=self.reads(impressions, self._length),
             touches=touches,
         )
 
@@ -192,6 +250,13 @@ class ImpressionReader:
         if self._sketch is None:
             return np.empty((*items.shape, 0), np.int64)
         return addresses_of(self._sketch, self._ids, items, categories)
+
+
+@lru_cache(maxsize=1)
+def _loaded(folder: Path, description: Path, cache: Path, parts: tuple[Part, ...]) -> ImpressionData:
+    """The data set that was prepared in `folder`: read once, however many models are trained on it."""
+    prepared = prepare(description, cache)
+    return ImpressionData(prepared, label_parts(prepared, parts=parts))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn import metrics, run
-from mimn.calibration import Method, Piecewise, Platt
+from mimn.calibration import Method, Piecewise, Platt, Prior
 from mimn.data.labelled import Labelled
 from mimn.data.prepared import Prepared
 from mimn.evaluate import save_predictions
@@ -20,6 +20,8 @@ from mimn.impressions.trained import Predicted, TrainedRun
 
 HISTORY_EDGES = (0, 1, 20, 50, 100, 200, 500, 1000)
 """Slices by history: none, 1 to 19 events, 20 to 49 and so on."""
+SLICED = ("categorical",)
+"""Kinds of context fields whose values are slices."""
 MOST_VALUES = 20
 """Of a context field, the values with the most impressions are slices."""
 MOST_DAYS = 31
@@ -37,13 +39,8 @@ def evaluate(trained: TrainedRun, length: int, resamples: int = RESAMPLES) -> di
     Raises:
         RunFault: the run's calibration is damaged.
     """
-    predicted, calibration = trained.predict("test", length), trained.calibration()
-    probabilities = {"raw": predicted.scores}
-    if calibration is not None:
-        probabilities["calibrated"] = calibration.apply(predicted.scores)
-    if isinstance(calibration, Platt | Piecewise):
-        method: Method = "platt" if isinstance(calibration, Platt) else "piecewise"
-        probabilities["progressive"] = _progressive(trained, predicted, method, length)
+    predicted = trained.predict("test", length)
+    probabilities = probabilities_of(trained, predicted, length)
     shown = trained.data.labelled.impressions
     users = shown.user_id[predicted.occasions.rows]
     rows = Rows(predicted.labels, predicted.scores, probabilities, users, predicted.weights)
@@ -60,21 +57,58 @@ def evaluate(trained: TrainedRun, length: int, resamples: int = RESAMPLES) -> di
     return result
 
 
+def probabilities_of(trained: TrainedRun, predicted: Predicted, length: int) -> dict[str, NDArray[np.float64]]:
+    """The test scores as probabilities of each kind. [n] each
+
+    `raw`: as they are; `prior`, if negatives were left out: corrected for that; `calibrated`, after `calibrate`; and
+    `progressive`, if that was by a method that looks at labels.
+
+    Raises:
+        RunFault: the run's calibration is damaged.
+    """
+    calibration, rate = trained.calibration(), trained.kept
+    kinds = {"raw": predicted.scores}
+    if rate < 1.0:
+        kinds["prior"] = Prior(rate).apply(predicted.scores)
+    if calibration is not None:
+        kinds["calibrated"] = calibration.apply(predicted.scores)
+    if isinstance(calibration, Platt | Piecewise):
+        method: Method = "piecewise" if isinstance(calibration, Piecewise) else "platt"
+        if isinstance(calibration, Platt) and calibration.slope == 1.0:  # exactly 1 only by `shift`
+            method = "shift"
+        kinds["progressive"] = _progressive(trained, predicted, method, length)
+    return kinds
+
+
 def _progressive(trained: TrainedRun, predicted: Predicted, method: Method, length: int) -> NDArray[np.float64]:
     """Probabilities by a calibrator that is fitted again before every day (month) of the test. [n]"""
     both = [trained.predict("validation", length), predicted]
-    times = [trained.data.labelled.impressions.time_ms[one.occasions.rows] for one in both]
+    shown = trained.data.labelled.impressions
+    rows = np.concatenate([one.occasions.rows for one in both])
     past = Labels(
         np.concatenate([one.scores for one in both]),
         np.concatenate([one.labels for one in both]),
         np.concatenate([one.weights for one in both]),
-        np.concatenate(times) + trained.window_ms,
+        shown.time_ms[rows],
+        shown.seen_ms[rows],
+        shown.known_ms[rows],
     )
-    return progressive(past, predicted.scores, times[1], (mask for _, _, mask in _days(times[1])), method)
+    train = trained.data.rows("train")
+    clicks = train[shown.label[train] == 1]
+    time_ms = shown.time_ms[predicted.occasions.rows]
+    return progressive(
+        past,
+        predicted.scores,
+        time_ms,
+        (mask for _, _, mask in _days(time_ms)),
+        method=method,
+        start=Prior(trained.kept),
+        delays_ms=shown.seen_ms[clicks] - shown.time_ms[clicks],
+    )
 
 
 def slices(trained: TrainedRun, predicted: Predicted) -> Iterator[tuple[str, str, Mask]]:
-    """Family, name and rows of every slice that has any."""
+    """Family, name and rows of every slice that has any. The history is that of the log, whatever the model reads."""
     data, rows = trained.data.labelled, predicted.occasions.rows
     events = data.end[rows] - data.begin[rows]
     for low, high in zip(HISTORY_EDGES, (*HISTORY_EDGES[1:], None), strict=True):
@@ -94,14 +128,15 @@ def slices(trained: TrainedRun, predicted: Predicted) -> Iterator[tuple[str, str
 
 
 def _context(prepared: Prepared, data: Labelled, rows: NDArray[np.int64]) -> Iterator[tuple[str, str, Mask]]:
-    for name, field in prepared.description.fields.context.items():
-        if field.kind != "categorical":
-            continue
-        codes = data.impressions.context[name][rows]
+    fields = prepared.description.fields.context
+    columns = {f"context.{name}": of for name, of in data.impressions.context.items() if fields[name].kind in SLICED}
+    columns |= dict(data.impressions.slices)
+    for said, column in columns.items():
+        name, codes = said.partition(".")[2] or said, column[rows]
         found, counts = np.unique(codes, return_counts=True)
         for code in found[np.argsort(-counts, kind="stable")[:MOST_VALUES]].tolist():
             text = prepared.texts.get(name, {}).get(code, f"#{code:016x}") if code else "missing"
-            yield f"context.{name}", text, codes == code
+            yield said, text, codes == code
 
 
 def _days(time_ms: NDArray[np.int64]) -> Iterator[tuple[str, str, Mask]]:

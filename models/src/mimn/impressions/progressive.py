@@ -1,4 +1,4 @@
-"""Calibration as production keeps it: fitted again before each period, on every label that was known by then."""
+"""Calibration as production keeps it: fitted again before each period, on what was known of earlier impressions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.calibration import Calibration, CalibrationError, Floats, Method, Uncalibrated, fit
+from mimn.calibration import Calibration, CalibrationError, Floats, Method, fit, shifted
+
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -17,32 +19,58 @@ class Labels:
     """n scored impressions. All arrays are [n]."""
 
     scores: Floats
-    labels: NDArray[np.int64]
+    labels: Ints
     weights: Floats
-    known_ms: NDArray[np.int64]
+    time_ms: Ints
+    seen_ms: Ints
+    """When each click was seen; read only where the label is 1."""
+    known_ms: Ints
     """When each label's window is over."""
 
 
 def progressive(
-    past: Labels, scores: Floats, time_ms: NDArray[np.int64], periods: Iterable[NDArray[np.bool_]], method: Method
+    past: Labels,
+    scores: Floats,
+    time_ms: Ints,
+    periods: Iterable[NDArray[np.bool_]],
+    *,
+    method: Method,
+    start: Calibration,
+    delays_ms: Ints,
 ) -> Floats:
     """The probabilities of impressions, each by the calibrator of its period. [m] → [m]
 
-    Where the labels known by then cannot be fitted, the calibrator of the period before goes on, and before the first
-    one scores stay as they are.
+    `platt` and `piecewise` are fitted to the labels whose windows are over. `shift` also counts open windows: by the
+    clicks seen so far, against the share of clicks that is seen at such an age. Where nothing can be fitted, the
+    calibrator of the period before goes on.
 
     Args:
-        past: all impressions whose labels may be used once they are known, those of the periods among them.
+        past: all impressions that may be used once they are known, those of the periods among them.
         scores, time_ms: [m], of the impressions.
         periods: masks [m], in the order of time. Each impression is in one.
-        method: `platt` or `piecewise`.
+        method: `shift`, `platt` or `piecewise`.
+        start: before anything is known.
+        delays_ms: how long after its impression each click of the train part was seen: the share of clicks by age.
     """
-    out = scores.copy()
-    calibration: Calibration = Uncalibrated()
+    out, calibration = scores.copy(), start
+    delays = np.sort(delays_ms)
     for of_period in periods:
-        known = past.known_ms <= time_ms[of_period].min()
-        # With too few known clicks the calibrator of the period before goes on.
-        with suppress(CalibrationError):
-            calibration = fit(method, past.scores[known], past.labels[known], past.weights[known])
+        now = time_ms[of_period].min()
+        known = past.known_ms <= now
+        if method == "shift":
+            calibration = _shifted(past, known, now, delays, start)
+        else:
+            # With too few known clicks the calibrator of the period before goes on.
+            with suppress(CalibrationError):
+                calibration = fit(method, past.scores[known], past.labels[known], past.weights[known])
         out[of_period] = calibration.apply(scores[of_period])
     return out
+
+
+def _shifted(past: Labels, known: NDArray[np.bool_], now: int, delays: Ints, start: Calibration) -> Calibration:
+    """The shift at a time, from windows that are over and those still open."""
+    shown = past.time_ms < now
+    seen = np.searchsorted(delays, now - past.time_ms) / max(len(delays), 1)
+    share = np.where(known, 1.0, seen) * shown
+    clicked = shown & (past.labels == 1) & (past.seen_ms < now)
+    return shifted(past.scores, past.weights * share, float(past.weights @ clicked), start)

@@ -49,6 +49,11 @@ def predict(
             counters = folded_counters(sketch, history.cells, history.times_ms, history.lengths, history.weights)
             now = occasions.labelled.impressions.time_ms[impressions[:, 0]]
             known["counts"] = read_counters(sketch, counters, reader.cells(impressions), now).to(device)
+        for name, read in (
+            ("reads", reader.reads(impressions, length)),
+            ("item_rates", reader.item_rates(impressions)),
+        ):
+            known[name] = None if read is None else read.to(device)
         scores = score(items, categories, **known).cpu().numpy()
         place = occasions.first[chosen, np.newaxis] + np.arange(width)
         out[place[real > 0]] = scores[real > 0]

@@ -49,9 +49,12 @@ class LabelledImpressions:
         plan = config.windows
         self._config, self._reader, self._processes = config, reader, processes
         self._sampler = OccasionSampler(
-            data.labelled.occasions("train"), plan.length, plan.occasions, plan.negatives_kept
+            data.labelled.occasions("train", history=config.history),
+            plan.length,
+            plan.occasions,
+            plan.negatives_kept,
         )
-        self._validation = data.labelled.occasions("validation")
+        self._validation = data.labelled.occasions("validation", history=config.history)
         self.data_sha256 = data.sha256
 
     def steps(self, rng: np.random.Generator) -> Batches[Step]:
@@ -115,12 +118,12 @@ def train(
         if origin is not None:
             origin.check_actions(data.prepared.description.action_rules)
             known, fitted = grown(known, origin), origin.grown_fields(fitted)
-        reader = ImpressionReader(data, known.ids, fitted, config.architecture.sketch)
+        reader = ImpressionReader(data, known.ids, fitted, config)
         torch.manual_seed(config.training.seed)
-        fields = None
-        if fitted.specs:
+        fields, members = None, data.item_members(known)
+        if fitted.specs or members is not None:
             rows = torch.from_numpy(known.embedding_rows)
-            fields = model_fields(config.architecture, fitted.specs, reader.item_values(), rows)
+            fields = model_fields(config.architecture, fitted.specs, reader.item_values(), rows, members)
         rules = data.prepared.description.action_rules
         rows_of = len(known.ids.items) + 1, len(known.ids.categories) + 1
         model = untrained(config.architecture, *rows_of, fields, rules)

@@ -69,11 +69,11 @@ class TrainedRun:
         ids, fitted, model = EmbeddingIds.load(folder), FittedFields.load(folder), load_model(folder / run.MODEL)
         if config.training.compile:
             model.compile_steps()
-        return cls(folder, record, config, data, ImpressionReader(data, ids, fitted, config.architecture.sketch), model)
+        return cls(folder, record, config, data, ImpressionReader(data, ids, fitted, config), model)
 
     def predict(self, part: Part, length: int) -> Predicted:
         """The scores of a part's impressions on the latest `length` events before each."""
-        occasions = self.data.labelled.occasions(part)
+        occasions = self.data.labelled.occasions(part, history=self.config.history)
         shown = self.data.labelled.impressions
         labels = shown.label[occasions.rows].astype(np.int64)
         weights = np.where(labels == 1, 1.0, 1.0 / self.kept_in_files)
@@ -85,9 +85,9 @@ class TrainedRun:
         return self._impressions.negatives_kept
 
     @property
-    def window_ms(self) -> int:
-        """How long after an impression its label is known, in ms."""
-        return self._impressions.window_ms
+    def kept(self) -> float:
+        """The share of unclicked impressions that training saw, of all that there were."""
+        return self.config.windows.negatives_kept * self.kept_in_files
 
     @property
     def _impressions(self) -> ImpressionsTable:

@@ -19,7 +19,7 @@ from mimn.config import ConfigError
 from mimn.data.description import ActionRules
 from mimn.nn.actions import event_rules, model_actions
 from mimn.nn.baselines.model import BaselineModel
-from mimn.nn.fields import FieldTables, FieldValues, ModelFields
+from mimn.nn.fields import FieldTables, FieldValues, ItemMembers, ModelFields
 from mimn.nn.heads import HEADS
 from mimn.nn.model import ClickModel, MimnModel
 
@@ -47,6 +47,7 @@ def model_fields(
     specs: Sequence[FieldSpec],
     item_values: FieldValues | None = None,
     embedding_rows: Tensor | None = None,
+    members: ItemMembers | None = None,
 ) -> ModelFields:
     """Untrained tables of the fields `specs` for a model of `config`; the other arguments as `ModelFields`."""
     dim, first_order = config.embedding_dim, config.head != "paper" and HEADS[config.head].first_order
@@ -54,7 +55,7 @@ def model_fields(
         FieldTables([spec for spec in specs if (spec.source == "item") == own], dim, first_order=first_order)
         for own in (False, True)
     )
-    return ModelFields(request, item, item_values, embedding_rows)
+    return ModelFields(request, item, item_values, embedding_rows, members)
 
 
 def save_model(model: ClickModel, path: str | Path) -> None:
@@ -130,4 +131,7 @@ def _fields(
             lists=tuple(tensors[f"fields.item_list_{place}"] for place in range(lists)),
             numbers=tensors["fields.item_numbers"],
         )
-    return model_fields(config, specs, values, tensors.get("fields.embedding_rows"))
+    members = None
+    if "fields.member_first" in tensors:
+        members = ItemMembers(tensors["fields.member_first"], tensors["fields.member_rows"])
+    return model_fields(config, specs, values, tensors.get("fields.embedding_rows"), members)

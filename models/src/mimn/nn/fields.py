@@ -65,6 +65,11 @@ class FieldTables(nn.Module):
         """What a scalar is multiplied by where a head takes vectors."""
 
     @property
+    def rates(self) -> list[int]:
+        """Which of the numbers are past rates."""
+        return [place for place, spec in enumerate(s for s in self.specs if not s.tabled) if spec.past_rate]
+
+    @property
     def width(self) -> int:
         """Floats of `vector`."""
         return sum(self.dim + self.first_order if spec.tabled else 1 for spec in self.specs)
@@ -141,6 +146,16 @@ class ServedFields(nn.Module):
         return FieldVectors(product[..., :-1].view(*product.shape[:-1], self.count, self.dim), product[..., -1])
 
 
+@dataclass(frozen=True)
+class ItemMembers:
+    """What items stand for, by row of the model's item table: item r has `rows[first[r] : first[r + 1]]`."""
+
+    first: Tensor
+    """[items + 1] int64"""
+    rows: Tensor
+    """[n] int64 rows of the item table, of members with an embedding of their own."""
+
+
 class ModelFields(nn.Module):
     """The fields of a model: the request's tables, the item's, and each item's values."""
 
@@ -150,6 +165,7 @@ class ModelFields(nn.Module):
         item: FieldTables,
         item_values: FieldValues | None = None,
         embedding_rows: Tensor | None = None,
+        members: ItemMembers | None = None,
     ) -> None:
         """
         Args:
@@ -158,12 +174,17 @@ class ModelFields(nn.Module):
                 folder without them could not be exported, so they are saved with the model.
             embedding_rows: [items] int64, the row of each item's id embedding: its own, or 0 for an item that has
                 fields and was not shown in training. None: every item has its own.
+            members: what each item stands for; None: every item stands for itself.
         """
         super().__init__()
         if embedding_rows is not None:
             self.register_buffer("embedding_rows", embedding_rows)
         self.tied = embedding_rows is not None
         self.request, self.item = request, item
+        self.with_members = members is not None
+        if members is not None:
+            self.register_buffer("member_first", members.first)
+            self.register_buffer("member_rows", members.rows)
         self.lists = 0 if item_values is None else len(item_values.lists)
         if item_values is not None:
             self.register_buffer("item_rows", item_values.rows)
@@ -175,8 +196,34 @@ class ModelFields(nn.Module):
         """The rows of the items' id embeddings. [...] int64 rows → [...]"""
         return self.get_buffer("embedding_rows")[items] if self.tied else items
 
-    def item_vector(self, items: Tensor) -> Tensor | None:
-        """The items' vectors of their fields, None without any. [...] int64 rows → [..., W]"""
+    def item_embeddings(self, table: nn.Embedding, items: Tensor) -> Tensor:
+        """Items as vectors: their own embeddings, plus the mean of those of their members.
+
+        An item's vector depends on the item alone, so a bundle holds it as one row. [...] int64 rows → [..., E]
+        """
+        own: Tensor = table(self.id_rows(items))
+        if not self.with_members:
+            return own
+        first = self.get_buffer("member_first")
+        group = (first[items + 1] > first[items]).nonzero(as_tuple=True)
+        if not len(group[0]):
+            return own
+        found, place = torch.unique(items[group], return_inverse=True)
+        start, size = first[found], first[found + 1] - first[found]
+        offset = size.cumsum(0) - size
+        at = torch.arange(int(size.sum()), device=items.device) + (start - offset).repeat_interleave(size)
+        rows = self.get_buffer("member_rows")[at]
+        means = nn.functional.embedding_bag(rows, table.weight, offset, mode="mean", sparse=table.sparse)
+        return own.index_put(group, means[place], accumulate=True)
+
+    def item_vector(self, items: Tensor, rates: Tensor | None = None) -> Tensor | None:
+        """The items' vectors of their fields, None without any.
+
+        `rates`: the numbers of fields whose value differs from impression to impression, in the fields' order; None:
+        as they were at the end of training.
+
+        [...] int64 rows, [..., Q] → [..., W]
+        """
         if not self.item.specs:
             return None
         values = FieldValues(
@@ -184,7 +231,12 @@ class ModelFields(nn.Module):
             lists=tuple(self.get_buffer(f"item_list_{place}") for place in range(self.lists)),
             numbers=self.get_buffer("item_numbers"),
         )
-        return self.item.vector(values.at(items))
+        found = values.at(items)
+        if rates is not None:
+            numbers = found.numbers.clone()
+            numbers[..., self.item.rates] = rates
+            found = replace(found, numbers=numbers)
+        return self.item.vector(found)
 
 
 class HeadFields(nn.Module):

@@ -20,7 +20,7 @@ from mimn.config import MimnConfig
 from mimn.nn import native, official
 from mimn.nn.actions import ModelActions
 from mimn.nn.auxiliary import AuxiliaryNet
-from mimn.nn.cell import Cell, MimnCell, PoolingCell, State, states_at, unroll
+from mimn.nn.cell import Cell, CountCell, MimnCell, PoolingCell, State, states_at, unroll
 from mimn.nn.compilation import compiled
 from mimn.nn.fields import NO_FIELDS, FieldValues, ModelFields
 from mimn.nn.head import MimnHead, PoolingHead
@@ -66,6 +66,10 @@ class Batch:
     """[B, P, K] float32, with `context_features` only."""
     request: FieldValues | None = None
     """[B, P, ...]: values of the fields of user and context, with fields only."""
+    item_rates: Tensor | None = None
+    """[B, P, C, Q] float32: the candidates' past rates, with such fields of the item only."""
+    reads: Tensor | None = None
+    """[B, P, C, R] float32: what is read of the candidates' members with `member_reads`, or of the ledger with one."""
     negative_items: Tensor | None = None
     """[B, T] int64 rows, for the auxiliary loss: an event that did not happen at that step."""
     negative_categories: Tensor | None = None
@@ -92,7 +96,8 @@ class Losses(NamedTuple):
 
 Scorer = Callable[..., Tensor]
 """Click probabilities of candidates for N histories: items [N, C], categories [N, C] int64 rows → [N, C]. A model
-with a sketch also takes `counts` [N, C, A, S]."""
+with a sketch also takes `counts` [N, C, A, S], one with `member_reads` or a ledger `reads` [N, C, R]; with past rates
+of the item `item_rates` [N, C, Q] may be given."""
 
 
 class ClickModel(nn.Module, ABC):
@@ -119,8 +124,8 @@ class ClickModel(nn.Module, ABC):
 
     def vectors(self, items: Tensor, categories: Tensor) -> Tensor:
         """Candidates as the model reads them. [...], [...] int64 → [..., D]"""
-        rows = items if self.fields is None else self.fields.id_rows(items)
-        return torch.cat([self.items(rows), self.categories(categories)], -1)
+        of_items = self.items(items) if self.fields is None else self.fields.item_embeddings(self.items, items)
+        return torch.cat([of_items, self.categories(categories)], -1)
 
     def events(self, items: Tensor, categories: Tensor, actions: Tensor | None = None) -> Tensor:
         """Events as the model reads them. [...], [...] int64 rows, [...] int64 → [..., D]
@@ -148,9 +153,12 @@ class ClickModel(nn.Module, ABC):
             raise BatchError("a model with fields needs `request`, their values")
         return self.fields.request.vector(values)
 
-    def item_vector(self, items: Tensor) -> Tensor | None:
-        """The items' vectors of their fields, None for a model without. [...] int64 rows → [..., W]"""
-        return None if self.fields is None else self.fields.item_vector(items)
+    def item_vector(self, items: Tensor, rates: Tensor | None = None) -> Tensor | None:
+        """The items' vectors of their fields, None for a model without (see `ModelFields.item_vector`).
+
+        [...] int64 rows, [..., Q] → [..., W]
+        """
+        return None if self.fields is None else self.fields.item_vector(items, rates)
 
     def counts(self, touches: Touches | None, positions: Tensor) -> Tensor | None:
         """The values of the candidates' cells after `positions` [B, P] events each; None without a sketch.
@@ -208,7 +216,7 @@ class MimnModel(ClickModel):
             published = OfficialCell(config)
             self.cell, self.head = published, OfficialHead(config, published)
         else:
-            self.cell = PoolingCell(config)
+            self.cell = CountCell(config) if config.variant == "ledger" else PoolingCell(config)
             self.head = PoolingHead(config, self.cell, of_head)
         if config.auxiliary_loss:
             net = OfficialAuxiliaryNet if config.variant == "official" else AuxiliaryNet
@@ -233,6 +241,8 @@ class MimnModel(ClickModel):
         """The states after `positions` events each. [B, T, D], [B, F], [B, P] int64, [B, T] bool → [B, P, F]"""
         if self.native and real is None:
             return native.states_at(cast(MimnCell, self.cell), events, state, positions)
+        if isinstance(self.cell, PoolingCell | CountCell) and real is None:
+            return self.cell.states_at(events, state, positions)
         return states_at(unroll(self.cell, events, state, real), positions)
 
     def logits(
@@ -242,14 +252,17 @@ class MimnModel(ClickModel):
         categories: Tensor,
         context: Tensor | None = None,
         counts: Tensor | None = None,
+        *,
+        reads: Tensor | None = None,
+        item_rates: Tensor | None = None,
     ) -> Tensor:
-        """[N, F], [N, C], [N, C] int64 rows, [N, K], with a sketch [N, C, A, S] (see `counts`) → [N, C]
+        """[N, F], [N, C], [N, C] int64 rows, [N, K], with a sketch [N, C, A, S] (see `counts`), with member reads
+        [N, C, R], with past rates of the item [N, C, Q] → [N, C]
 
         `context` is the context features and, with fields, the request's vector behind them.
         """
-        if self.config.sketch is not None and counts is None:
-            raise BatchError("a model with a sketch needs `counts`, or a batch's `touches`")
-        known = {"counts": counts, "item_fields": self.item_vector(items)}
+        check_reads(self.config, counts, reads)
+        known = {"counts": counts, "reads": reads, "item_fields": self.item_vector(items, item_rates)}
         logits: Tensor = self.head(
             states,
             self.vectors(items, categories),
@@ -265,9 +278,14 @@ class MimnModel(ClickModel):
         categories: Tensor,
         context: Tensor | None = None,
         counts: Tensor | None = None,
+        *,
+        reads: Tensor | None = None,
+        item_rates: Tensor | None = None,
     ) -> Tensor:
         """Click probabilities; as `logits`."""
-        return torch.sigmoid(self.logits(states, items, categories, context, counts))
+        return torch.sigmoid(
+            self.logits(states, items, categories, context, counts, reads=reads, item_rates=item_rates)
+        )
 
     def scorer(self, items: Tensor, categories: Tensor, lengths: Tensor, *, actions: Tensor | None = None) -> Scorer:
         """A function that scores candidates on the states after the histories (see `ClickModel.scorer`)."""
@@ -309,6 +327,8 @@ class MimnModel(ClickModel):
             batch.candidate_categories.flatten(0, 1),
             None if context is None else context.flatten(0, 1),
             None if counts is None else counts.flatten(0, 1),
+            reads=None if batch.reads is None else batch.reads.flatten(0, 1),
+            item_rates=None if batch.item_rates is None else batch.item_rates.flatten(0, 1),
         ).view_as(batch.labels)
         click = self._click_loss(logits, batch.labels, batch.weights)
         utilization = auxiliary = click.new_zeros(())
@@ -351,6 +371,20 @@ class MimnModel(ClickModel):
 
     def _outputs(self, blocks: State) -> Tensor:
         return cast(MimnHead, self.head).step_output(blocks["controller"], blocks["read"])
+
+
+def check_reads(config: ModelConfig, counts: Tensor | None, reads: Tensor | None) -> None:
+    """Whether there is what a model of `config` reads of its candidates.
+
+    Raises:
+        BatchError: something is missing.
+    """
+    if config.sketch is not None and counts is None:
+        raise BatchError("a model with a sketch needs `counts`, or a batch's `touches`")
+    if config.member_reads and reads is None:
+        raise BatchError("a model with member_reads needs `reads`")
+    if config.ledger is not None and reads is None:
+        raise BatchError("a model with a ledger needs `reads`")
 
 
 def click_loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:

@@ -93,7 +93,7 @@ def _erase(verb: str, arguments: Sequence[str]) -> int:
 
 
 def _rollout(verb: str, arguments: Sequence[str]) -> int:
-    from uic.tools.rollout import main
+    from uic.rollout import main
 
     return main.main(arguments)
 

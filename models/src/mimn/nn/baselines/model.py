@@ -22,7 +22,7 @@ from mimn.nn.baselines.sim import Sim
 from mimn.nn.cell import states_at
 from mimn.nn.fields import NO_FIELDS, ModelFields
 from mimn.nn.head import FieldHeadTop, MlpTop, sketch_widths, top, user_pieces
-from mimn.nn.model import Batch, BatchError, ClickModel, Losses, Scorer, click_loss
+from mimn.nn.model import Batch, BatchError, ClickModel, Losses, Scorer, check_reads, click_loss
 from mimn.nn.official import OfficialAuxiliaryNet, OfficialMlp
 from mimn.nn.sketch import SketchReader
 
@@ -70,7 +70,8 @@ class BaselineModel(ClickModel):
         else:
             of_user = [D, 1] + ([user] if user else [])
             of_candidate = [D] + ([candidate] if candidate else []) + [D] * config.history_product
-            self.mlp = top(config, of_user, of_candidate + sketch_widths(self.sketch), fields or NO_FIELDS)
+            reads = [*sketch_widths(self.sketch), *config.read_widths]
+            self.mlp = top(config, of_user, of_candidate + reads, fields or NO_FIELDS)
         self.auxiliary: AuxiliaryNet | OfficialAuxiliaryNet | None = None
         if config.auxiliary_loss:
             self.auxiliary = (OfficialAuxiliaryNet if published else AuxiliaryNet)(D, D)
@@ -89,11 +90,15 @@ class BaselineModel(ClickModel):
         *,
         counts: Tensor | None = None,
         request: Tensor | None = None,
+        reads: Tensor | None = None,
+        item_rates: Tensor | None = None,
     ) -> Tensor:
         """The click logits.
 
-        [B, P], [B, P, C], [B, P, C] int64 rows, with a sketch [B, P, C, A, S], with fields [B, P, K] → [B, P, C]
+        [B, P], [B, P, C], [B, P, C] int64 rows, with a sketch [B, P, C, A, S], with fields [B, P, K], with member reads
+        [B, P, C, R], with past rates of the item [B, P, C, Q] → [B, P, C]
         """
+        check_reads(self.config, counts, reads)
         occasions = Occasions(positions, self.vectors(items, categories), categories)
         features = self.interest(window, occasions)
         if isinstance(self.mlp, OfficialMlp):
@@ -109,10 +114,10 @@ class BaselineModel(ClickModel):
         if self.config.history_product:
             candidate.append(occasions.candidates * mean.unsqueeze(-2))
         if self.sketch is not None:
-            if counts is None:
-                raise BatchError("a model with a sketch needs `counts`, or a batch's `touches`")
             candidate.append(self.sketch(counts))
-        item_fields = self.item_vector(items)
+        if reads is not None:
+            candidate.append(reads)
+        item_fields = self.item_vector(items, item_rates)
         logits: Tensor = self.mlp(
             [piece.flatten(0, 1) for piece in user],
             [piece.flatten(0, 1) for piece in candidate],
@@ -134,12 +139,11 @@ class BaselineModel(ClickModel):
         window, positions = self.window(items, categories, actions), lengths.unsqueeze(-1)
 
         def score(
-            items: Tensor, categories: Tensor, *, counts: Tensor | None = None, context: Tensor | None = None
+            items: Tensor, categories: Tensor, *, context: Tensor | None = None, **reads: Tensor | None
         ) -> Tensor:
-            known, request = (None if value is None else value.unsqueeze(1) for value in (counts, context))
-            logits = self.logits(
-                window, positions, items.unsqueeze(1), categories.unsqueeze(1), counts=known, request=request
-            )
+            known = {name: None if value is None else value.unsqueeze(1) for name, value in reads.items()}
+            known["request"] = None if context is None else context.unsqueeze(1)
+            logits = self.logits(window, positions, items.unsqueeze(1), categories.unsqueeze(1), **known)
             return torch.sigmoid(logits).squeeze(1)
 
         return score
@@ -162,6 +166,8 @@ class BaselineModel(ClickModel):
             batch.candidate_categories,
             counts=counts,
             request=self.request_vector(batch.request),
+            reads=batch.reads,
+            item_rates=batch.item_rates,
         )
         loss = official.click_loss if self.config.form == "official" else click_loss
         click = loss(logits, batch.labels, batch.weights)

@@ -7,7 +7,6 @@ repeated.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from typing import Any, Final
 
 import redis
 
-from mimn.state import CorruptProgress, Keys, Progress, decode_progress, namespace
+from mimn.release import OPEN, CorruptRecord, State, decode_record, record_key
+from mimn.state import CorruptProgress, Keys, Progress, decode_progress
 from uic.bulk.errors import BulkRefused
 from uic.errors import StoreUnavailable
 from uic.store import FAILURES, read_meta
@@ -24,7 +24,7 @@ SAMPLE: Final = 64
 """States of a partition that are looked at."""
 SLICE: Final = 500
 """Keys that are removed at a time."""
-FOLDED_WITHIN_MS: Final = 60_000
+FOLDED_WITHIN_MS: Final = 30_000
 """A partition that is caught up says so every five seconds."""
 FLAGS_AT: Final = 7
 """Of a state value (docs/formats/state.md)."""
@@ -117,7 +117,7 @@ class Namespaces:
 
     def served(self) -> dict[str, list[str]]:
         """By namespace, what the rollout record (docs/formats/rollout.md) has it do; nothing without a record."""
-        record = self._client.get(f"{self._prefix}:rollout")
+        record = self._client.get(record_key(self._prefix))
         return roles(record) if record else {}
 
     def drop(self, name: str, *, force: bool, after: Callable[[str], None]) -> int:
@@ -143,8 +143,8 @@ class Namespaces:
             )
         if found.folded and not force:
             raise BulkRefused(
-                f"a worker has folded namespace {name} within the last minute: stop the workers that have it, wait a "
-                "minute, or say --force if they are gone"
+                f"a worker has folded namespace {name} within the last half minute: stop the workers that have it, "
+                "wait, or say --force if they are gone"
             )
         with _asking():
             gone = 0
@@ -199,25 +199,20 @@ def roles(record: bytes) -> dict[str, list[str]]:
         BulkRefused: it cannot be read, so nothing may be dropped.
     """
     try:
-        said = json.loads(record[16:])
-        found: dict[str, list[str]] = {}
-        for role, releases in (
-            ("serving", [said["serving"]]),
-            ("an arm", [arm["release"] for arm in said["arms"]]),
-            ("a shadow", [arm["release"] for arm in said["shadows"]]),
-            ("in a rollout", [r["release"] for r in said["rollouts"] if r["state"] not in OVER]),
-            ("kept for a way back", [r["replaces"] for r in said["rollouts"] if r["state"] == "serving"]),
-        ):
-            for release in releases:
-                if release is not None:
-                    found.setdefault(namespace(release["fingerprint"], release["generation"]), []).append(role)
-    except (ValueError, KeyError, TypeError) as error:
-        raise BulkRefused(f"the rollout record cannot be read ({error!r}), so nothing is dropped") from error
+        said = decode_record(record)
+    except CorruptRecord as error:
+        raise BulkRefused(f"the rollout record cannot be read ({error}), so nothing is dropped") from error
+    found: dict[str, list[str]] = {}
+    for role, releases in (
+        ("serving", [said.serving]),
+        ("an arm", [arm.release for arm in said.arms]),
+        ("a shadow", [arm.release for arm in said.shadows]),
+        ("in a rollout", [one.release for one in said.rollouts if one.state in OPEN]),
+        ("kept for a way back", [one.replaces for one in said.rollouts if one.state is State.SERVING]),
+    ):
+        for release in releases:
+            found.setdefault(release.namespace, []).append(role)
     return found
-
-
-OVER: Final = ("retired", "collected", "aborted", "rolled_back")
-"""States of a rollout whose release nothing needs because of it."""
 
 
 class _asking:  # noqa: N801 (a context manager)

@@ -1,0 +1,102 @@
+"""The Markdown page of a table of models (`mimn.impressions.table`): means over the seeds, with users' intervals."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from mimn.impressions.table import Done, Plan
+
+KINDS = ("raw", "prior", "calibrated", "progressive")
+
+
+def rendered(plan: Plan, done: Sequence[Done]) -> str:
+    """The page. A row without any seed stands in it as not run."""
+    parts = [f"# {plan.title}", "", _said(plan, done), ""]
+    for group in ("all", *plan.groups):
+        parts += [f"## {_group_title(group, done)}", "", *_figures(plan, done, group), ""]
+    parts += [f"## ΣP/Σy by {plan.each}, progressive", "", *_each(plan, done), ""]
+    return "\n".join(parts)
+
+
+def _said(plan: Plan, done: Sequence[Done]) -> str:
+    commits = sorted({one.commit for one in done})
+    text = (
+        f"Made by `python -m mimn.impressions table` from `{plan.base}` and the plan's rows. Test impressions, opened "
+        f"once a trained model. Means over the seeds that were run ({len(plan.seeds)} are planned), ± the standard "
+        "deviation over them; in brackets a 95 % interval over resampled users, the mean of the seeds' intervals. NE "
+        "and ΣP/Σy are of the probabilities that are corrected for the negatives that training left out; progressive "
+        f"ones by `{plan.calibration}`. Commits: {', '.join(commits) or 'none'}."
+    )
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+
+
+def _group_title(group: str, done: Sequence[Done]) -> str:
+    found = next((one.groups[group] for one in done), None)
+    if found is None:
+        return group
+    return f"{group}: {found['rows']:,} impressions, {found['clicks']} clicks, {found['users']:,} users"
+
+
+def _figures(plan: Plan, done: Sequence[Done], group: str) -> list[str]:
+    lines = [
+        "| model | reads | seeds | AUC | GAUC | NE | ΣP/Σy | NE, progressive | ΣP/Σy, progressive |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in plan.rows:
+        of_row = [one for one in done if one.row == row.name]
+        cells = [row.name, row.reads, str(len(of_row))]
+        if of_row:
+            figures = [one.groups[group] for one in of_row]
+            cells += [_cell(figures, lambda f, name=name: f[name]) for name in ("auc", "gauc")]  # type: ignore[misc]
+            for kind in ("corrected", "progressive"):
+                cells += [_cell(figures, lambda f, k=kind, n=name: _of_kind(f, k)[n]) for name in ("ne", "pcoc")]  # type: ignore[misc]
+        else:
+            cells += ["not run"] + [""] * 5
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _of_kind(figures: dict[str, Any], kind: str) -> dict[str, Any]:
+    if kind == "corrected":
+        kind = "prior" if "prior" in figures else "raw"
+    found: dict[str, Any] = figures.get(kind, {"ne": {}, "pcoc": {}})
+    return found
+
+
+def _cell(figures: list[dict[str, Any]], pick: Callable[[dict[str, Any]], dict[str, Any]]) -> str:
+    picked = [pick(one) for one in figures]
+    known = [one for one in picked if "value" in one]
+    if not known:
+        return "–"
+    values = [one["value"] for one in known]
+    text = f"{np.mean(values):.3f}"
+    if len(values) > 1:
+        text += f" ± {np.std(values, ddof=1):.3f}"
+    bounds = [(one["low"], one["high"]) for one in known if "low" in one]
+    if bounds:
+        low, high = np.mean(bounds, axis=0)
+        text += f" [{low:.3f}, {high:.3f}]"
+    return text
+
+
+def _each(plan: Plan, done: Sequence[Done]) -> list[str]:
+    if not done:
+        return ["Nothing was run."]
+    columns = sorted(done[0].each, key=lambda text: (not text.isdecimal(), int(text) if text.isdecimal() else 0, text))
+    clicks = [f"{text}: {done[0].each[text]['clicks']:.0f} of {done[0].each[text]['rows']:.0f}" for text in columns]
+    lines = [f"| model | {' | '.join(clicks)} |", f"| --- |{' --- |' * len(columns)}"]
+    for row in plan.rows:
+        of_row = [one for one in done if one.row == row.name and "progressive" in next(iter(one.each.values()))]
+        if not of_row:
+            continue
+        cells = []
+        for text in columns:
+            clicked = of_row[0].each[text]["clicks"]
+            p = float(np.mean([one.each[text]["progressive"] for one in of_row]))
+            cells.append(f"{p / clicked:.2f}" if clicked else f"{p:.1f} / 0")
+        lines.append(f"| {row.name} | {' | '.join(cells)} |")
+    return lines

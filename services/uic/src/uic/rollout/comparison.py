@@ -1,0 +1,160 @@
+"""Compares the users of two namespaces while both go on being folded.
+
+Every user is looked for; of some whole partitions and of a sample, (events, last offset, digest) are compared. Whoever
+does not agree at once is looked at again, because one namespace may be a moment ahead of the other: only what stays is
+found.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import Final
+
+import numpy as np
+
+from mimn.release import Finding, Gate, compare
+from uic.rollout.namespaces import Namespace
+
+LOOKS: Final = 12
+PAUSE_S: Final = 0.25
+"""Between two looks at users who do not agree."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much is compared."""
+
+    whole: int = 8
+    """Partitions of which every user is."""
+    sample: int = 2000
+    """Users of the others, together."""
+
+
+@dataclass
+class Seen:
+    """What a comparison found."""
+
+    users: int = 0
+    """Of the namespace in service."""
+    compared: int = 0
+    whole: tuple[int, ...] = ()
+    """The partitions of which every user was compared."""
+    missing: Counter[int] = field(default_factory=Counter)
+    """Users without a state in the new namespace, by partition; and so on."""
+    different: Counter[int] = field(default_factory=Counter)
+    unerased: Counter[int] = field(default_factory=Counter)
+    pending: Counter[int] = field(default_factory=Counter)
+    partial: tuple[int, int] = (0, 0)
+    """Compared users whose state lacks events, in the old namespace and in the new one."""
+
+    def findings(self) -> Iterator[Finding]:
+        """The gates that this closes."""
+        if self.missing:
+            yield Finding(Gate.COVERAGE, f"{_where(self.missing)} of {self.users} have no state in the new namespace")
+        if self.different:
+            text = f"{_where(self.different)} of {self.compared} compared have another (events, last offset, digest)"
+            yield Finding(Gate.DIGEST, f"{text}: the states are not made of the same events")
+        if self.unerased:
+            yield Finding(
+                Gate.ERASURES,
+                f"{_where(self.unerased)} in the new namespace are not in the one in service: they were erased from it",
+            )
+        if self.pending:
+            text = f"{_where(self.pending)} changed while they were compared"
+            yield Finding(Gate.DIGEST, f"{text}: one of the two namespaces is behind", passes=True)
+        old, new = self.partial
+        if new > old:
+            yield Finding(
+                Gate.PARTIAL,
+                f"{new} of {self.compared} compared states lack events, in service {old} do: the log no longer begins "
+                "where those states did",
+            )
+
+
+def compare_users(
+    old: Namespace,
+    new: Namespace,
+    partitions: int,
+    extent: Extent,
+    noted: Mapping[int, Collection[str]],
+    *,
+    seed: str,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Seen:
+    """Compare two namespaces of the same log with `partitions` partitions.
+
+    Args:
+        noted: by partition, users whose erasure the log remembers; compared in any case.
+        seed: chooses the partitions that are compared whole.
+    """
+    whole = tuple(sorted(Random(seed).sample(range(partitions), min(extent.whole, partitions))))  # noqa: S311
+    share = -(-extent.sample // max(1, partitions - len(whole)))
+    seen = Seen(whole=whole)
+    doubtful: dict[int, list[str]] = {}
+    partial_old = partial_new = 0
+    for p in range(partitions):
+        known, found, lost = _names(old, new, p)
+        seen.users += len(known)
+        wanted = known if p in whole else {*old.sample(p, share)}
+        wanted = wanted | lost | (found - known) | set(noted.get(p, ()))
+        users = sorted(wanted)
+        seen.compared += len(users)
+        next_old, next_new = _next(old, p), _next(new, p)
+        ours, theirs = old.headers(p, users), new.headers(p, users)
+        first = compare(ours, theirs, next_old, next_new)
+        both = ours["there"] & theirs["there"]
+        partial_old += int((ours["partial"] & both).sum())
+        partial_new += int((theirs["partial"] & both).sum())
+        if not first.equal.all():
+            doubtful[p] = [users[i] for i in np.flatnonzero(~first.equal)]
+    seen.partial = (partial_old, partial_new)
+    verdicts: dict[tuple[int, str], str] = {}
+    for _ in range(LOOKS):
+        if not doubtful:
+            break
+        sleep(PAUSE_S)
+        doubtful = {p: left for p, users in doubtful.items() if (left := _again(old, new, p, users, verdicts))}
+    counters = {"missing": seen.missing, "different": seen.different, "unerased": seen.unerased}
+    for p, users in doubtful.items():
+        for user in users:
+            counters.get(verdicts.get((p, user), ""), seen.pending)[p] += 1
+    return seen
+
+
+def _names(old: Namespace, new: Namespace, p: int) -> tuple[set[str], set[str], set[str]]:
+    """The users of a partition in both namespaces, and those of the old one who have no state in the new one."""
+    known: set[str] = set()
+    lost: set[str] = set()
+    for users in old.users(p):
+        known.update(users)
+        if new.count(p, users) < len(users):
+            headers = new.headers(p, users)
+            lost.update(users[i] for i in np.flatnonzero(~headers["there"]))
+    return known, {user for users in new.users(p) for user in users}, lost
+
+
+def _next(namespace: Namespace, p: int) -> int:
+    (progress,) = namespace.progress([p])
+    return 0 if progress is None else progress.next_offset
+
+
+def _again(old: Namespace, new: Namespace, p: int, users: list[str], verdicts: dict[tuple[int, str], str]) -> list[str]:
+    """Look at doubtful users once more; returns those who still are, and notes what is certain of them. Once certain, a
+    verdict holds until the user agrees: a later look may meet one of the namespaces a moment ahead again."""
+    next_old, next_new = _next(old, p), _next(new, p)
+    told = compare(old.headers(p, users), new.headers(p, users), next_old, next_new)
+    for verdict, mask in (("missing", told.missing), ("different", told.different), ("unerased", told.unerased)):
+        verdicts.update({(p, users[i]): verdict for i in np.flatnonzero(mask)})
+    return [users[i] for i in np.flatnonzero(~told.equal)]
+
+
+def _where(found: Counter[int]) -> str:
+    """How many users, and in which partitions. Never who."""
+    some: Iterable[int] = sorted(found)[:5]
+    more = "" if len(found) <= 5 else f" and {len(found) - 5} more"
+    place = "partition" if len(found) == 1 else "partitions"
+    return f"{found.total()} users ({place} {', '.join(map(str, some))}{more})"

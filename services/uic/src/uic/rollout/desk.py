@@ -1,0 +1,95 @@
+"""The rollout record in the store: read, and replaced by compare-and-set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Any, Final
+
+from mimn.release import (
+    MAX_RECORD_BYTES,
+    Conflict,
+    NotAllowed,
+    Record,
+    Refused,
+    decode_record,
+    encode_record,
+    record_key,
+)
+
+SCRIPT: Final = files("uic.rollout").joinpath("replace.lua").read_text()
+TRIES: Final = 5
+
+
+class Desk:
+    """Reads and changes the record of one key prefix."""
+
+    def __init__(self, client: Any, prefix: str) -> None:
+        self._client = client
+        self._key = record_key(prefix)
+
+    def read(self) -> Record | None:
+        """The record, None if there is none.
+
+        Raises:
+            CorruptRecord: what is stored is not one.
+        """
+        return self._decoded(self._stored())
+
+    def existing(self) -> Record:
+        """The record.
+
+        Raises:
+            NotAllowed: there is none.
+            CorruptRecord: as `read`.
+        """
+        record = self.read()
+        if record is None:
+            raise NotAllowed("there is no rollout yet: `rollout start BUNDLE` begins the first")
+        return record
+
+    def change(self, how: Callable[[Record], Record]) -> Record:
+        """Replace the record by what `how` makes of it, whatever it is by then; for changes that need no look at gates.
+
+        Raises:
+            NotAllowed, CorruptRecord: as `existing`; and whatever `how` raises.
+            Conflict: others kept changing it.
+        """
+        for _ in range(TRIES):
+            record = self.existing()
+            try:
+                return self.replace(record, how(record))
+            except Conflict as lost:
+                last = lost
+        raise last
+
+    def replace(self, before: Record | None, after: Record) -> Record:
+        """Store `after` in the place of `before`; nothing is written if they are the same.
+
+        A reply that was lost leaves the record written or not, and the next command finds out which.
+
+        Raises:
+            Conflict: another record is stored by now.
+            Refused: it has grown too large.
+        """
+        if after is before:
+            return after
+        expected = b"" if before is None else encode_record(before)
+        value = encode_record(after)
+        if len(value) > MAX_RECORD_BYTES:
+            raise Refused(
+                f"the record would have {len(value)} bytes, {MAX_RECORD_BYTES} are allowed: `rollout gc` first"
+            )
+        reply = self._client.eval(SCRIPT, 1, self._key, expected, value)
+        if reply != 1 and bytes(reply) != value:
+            stored = self._decoded(bytes(reply))
+            at = "gone" if stored is None else f"at revision {stored.revision}"
+            raise Conflict(f"the record was changed by another command meanwhile, and is {at} now: look again")
+        return after
+
+    def _stored(self) -> bytes:
+        return self._client.get(self._key) or b""
+
+    @staticmethod
+    def _decoded(stored: bytes) -> Record | None:
+        return decode_record(stored) if stored else None

@@ -1,0 +1,169 @@
+"""Looks at every gate of a rollout, for one revision of the record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from redis.cluster import RedisCluster
+
+from mimn.release import (
+    Checked,
+    Finding,
+    Gate,
+    Record,
+    Release,
+    Rollout,
+    behind,
+    foreign,
+    not_built,
+    out_of_memory,
+)
+from uic.errors import UicError
+from uic.log.erasures import KafkaErasures
+from uic.rollout.comparison import Extent, Seen, compare_users
+from uic.rollout.namespaces import Namespace, Reading
+from uic.settings import ClientSettings
+from uic.tools.partitions import Refused as NoAnswer
+from uic.tools.partitions import call
+
+LOG_TIMEOUT_S: Final = 10.0
+NOT_COMPARED: Final = Finding(Gate.DIGEST, "users were not compared yet", passes=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demands:
+    """What is asked of a rollout."""
+
+    allowed_lag_ms: int = 30_000
+    steady_ms: int = 300_000
+    extent: Extent = field(default_factory=Extent)
+    rtp: Sequence[str] = ()
+    """Admin addresses of scoring processes that must have the release loaded."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a look at a rollout found."""
+
+    checked: Checked
+    seen: Seen | None
+    """None if users were not compared."""
+
+
+class Gates:
+    """Looks at rollouts."""
+
+    def __init__(self, client: Any, settings: ClientSettings, demands: Demands) -> None:
+        self._client = client
+        self._settings = settings
+        self._demands = demands
+        self._clustered = settings.redis.mode == "cluster"
+
+    def namespace(self, release: Release) -> Namespace:
+        """The namespace of a release."""
+        return Namespace(self._client, self._settings.redis.prefix, release, clustered=self._clustered)
+
+    def look(self, record: Record, rollout: Rollout, *, users: bool = True) -> Look:
+        """Every gate of `rollout`; without `users`, those that a moment answers, and users count as not compared."""
+        if rollout.head_only:
+            findings = tuple(self._loaded(record, rollout.release))
+            return Look(Checked(record.revision, findings), None)
+        old, new = self.namespace(rollout.replaces), self.namespace(rollout.release)
+        before, after = old.read(), new.read()
+        lineages = "0" * 16 if after is None else after.lineages
+        findings = tuple(self._quick(before, after))
+        seen = None
+        if not findings and before is not None:
+            if users:
+                seen, more = self._compare(old, new, before, rollout.id)
+                findings = (*more, *seen.findings(), *self._memory(), *self._loaded(record, rollout.release))
+            else:
+                findings = (NOT_COMPARED,)
+        return Look(Checked(record.revision, findings, lineages, self._demands.steady_ms), seen)
+
+    def now_ms(self) -> int:
+        """The store's clock: all commands and all workers have the same."""
+        if not self._clustered:
+            clocks = [self._client.time()]
+        else:
+            said = self._client.time(target_nodes=RedisCluster.PRIMARIES)
+            clocks = list(said.values()) if isinstance(said, dict) else [said]
+        return max(int(seconds) * 1000 + int(microseconds) // 1000 for seconds, microseconds in clocks)
+
+    def memory(self) -> list[tuple[int, int]]:
+        """Used and whole memory of each master, in bytes; the whole is 0 if the server does not say."""
+        if not self._clustered:
+            said = [self._client.info("memory")]
+        else:
+            told = self._client.info("memory", target_nodes=RedisCluster.PRIMARIES)
+            several = all(isinstance(answer, dict) for answer in told.values())
+            said = list(told.values()) if several else [told]
+        return [
+            (int(one["used_memory"]), int(one.get("maxmemory") or one.get("total_system_memory") or 0)) for one in said
+        ]
+
+    def _quick(self, before: Reading | None, after: Reading | None) -> Iterator[Finding]:
+        if before is None:
+            yield Finding(Gate.LOG, "the store has lost the namespace in service")
+        if after is None:
+            yield Finding(
+                Gate.BUILT, "the store does not have the new namespace: no UIC has started on it", passes=True
+            )
+        if before is None or after is None:
+            return
+        if (other := foreign(before.log, after.log, before.topic_ids, after.topic_ids)) is not None:
+            yield other
+            return
+        if (unbuilt := not_built(after.progress)) is not None:
+            yield unbuilt
+        if (late := behind(after.progress, self.now_ms(), self._demands.allowed_lag_ms)) is not None:
+            yield late
+
+    def _compare(self, old: Namespace, new: Namespace, log: Reading, seed: str) -> tuple[Seen, list[Finding]]:
+        noted: Mapping[int, list[str]] = {}
+        findings = []
+        try:
+            noted = self._erased(log)
+        except UicError as error:
+            text = f"the notes of erasures cannot be read ({error.detail})"
+            findings.append(Finding(Gate.ERASURES, text, passes=True))
+        return compare_users(old, new, log.partitions, self._demands.extent, noted, seed=seed), findings
+
+    def _erased(self, log: Reading) -> dict[int, list[str]]:
+        """By partition, the users that the topic of erasures names."""
+        kafka = self._settings.kafka
+        ids = [one for one in log.topic_ids if any(one)]
+        erasures = KafkaErasures(kafka.client_options(), log.topic, timeout_s=LOG_TIMEOUT_S)
+        notes = erasures.read(range(log.partitions), ids[0] if ids else bytes(16))
+        return {p: [key.decode() for key in of if _is_text(key)] for p, of in notes.items()}
+
+    def _memory(self) -> Iterator[Finding]:
+        for used, whole in self.memory():
+            if (full := out_of_memory(used, 0, whole)) is not None:
+                yield full
+
+    def _loaded(self, record: Record, release: Release) -> Iterator[Finding]:
+        for url in self._demands.rtp:
+            try:
+                said = call(url, "GET", "/releases", self._settings.access)
+            except NoAnswer as error:
+                yield Finding(Gate.LOADED, f"{url}: {error}", passes=True)
+                continue
+            loaded = [*said["arms"], *said["shadows"], *said["standby"]]
+            if said["revision"] != record.revision:
+                text = f"{url} follows revision {said['revision']} of the record, not {record.revision}"
+                yield Finding(Gate.LOADED, text, passes=True)
+            elif (release.manifest, release.namespace) not in [(one["manifest"], one["namespace"]) for one in loaded]:
+                why = [one["reason"] for one in said["refused"] if one["bundle"] == release.bundle]
+                text = f"{url} has not loaded {release.bundle}: {why[0] if why else 'it is being loaded'}"
+                yield Finding(Gate.LOADED, text, passes=not why)
+
+
+def _is_text(key: bytes) -> bool:
+    try:
+        key.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,59 @@
+"""Where the states of a new namespace come from.
+
+`start` only says what to run: whatever builds the states, the same gates prove them. A new way of building them is one
+more entry here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mimn.release import NotAllowed, Release
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """One way of building a namespace."""
+
+    reads_log: bool
+    """Folds the log from its beginning, which must reach back as far as the states in service."""
+    instruction: Callable[[Release, Path, str], str]
+    """What to run next, from the release, its bundle, and what follows the colon of `--from`."""
+
+
+def _variables(release: Release, path: Path) -> str:
+    return f"UIC_BUNDLE__PATH={path} UIC_BUNDLE__GENERATION={release.generation}"
+
+
+def _log(release: Release, path: Path, _: str) -> str:
+    return f"start UIC workers with {_variables(release, path)}"
+
+
+def _backfill(release: Release, path: Path, _: str) -> str:
+    return f"with {_variables(release, path)}: ctr backfill --work FOLDER, then start UIC workers"
+
+
+def _snapshot(release: Release, path: Path, name: str) -> str:
+    return f"with {_variables(release, path)}: ctr snapshot restore --from FOLDER --id {name}, then start UIC workers"
+
+
+ORIGINS: Final[Mapping[str, Origin]] = {
+    "log": Origin(True, _log),
+    "backfill": Origin(False, _backfill),
+    "snapshot": Origin(False, _snapshot),
+}
+
+
+def origin_of(text: str) -> tuple[Origin, str]:
+    """The origin that `--from` names, and what follows its colon.
+
+    Raises:
+        NotAllowed: there is no such origin, or a snapshot without an id.
+    """
+    kind, _, name = text.partition(":")
+    if kind not in ORIGINS or bool(name) != (kind == "snapshot"):
+        raise NotAllowed(f"--from {text}: give log, backfill or snapshot:ID")
+    return ORIGINS[kind], name

@@ -1,0 +1,175 @@
+"""What a rollout would take, and what stands against it, before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+
+from mimn.bundle import Bundle, load_bundle
+from mimn.bundle.graph import open_head
+from mimn.bundle.manifest import HEAD
+from mimn.release import Finding, Gate, Release, foreign, out_of_memory
+from mimn.state.codec import HEADER_BYTES
+from uic.rollout.gates import LOG_TIMEOUT_S, Gates
+from uic.rollout.namespaces import Namespace, Reading
+from uic.rollout.origins import Origin
+from uic.settings import ClientSettings
+
+MEASURED: Final = 200
+"""States whose memory is measured."""
+RATE: Final = 30_000
+"""Events a second that one UIC process is counted on to fold; its budget's floor."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a rollout would take."""
+
+    release: Release
+    replaces: Release
+    head_only: bool
+    users: int = 0
+    value_bytes: int = 0
+    """Of one new state."""
+    more_bytes: int = 0
+    """That the store takes for the new namespace."""
+    records: int = 0
+    """Of the log that are folded."""
+    hours: float = 0.0
+    findings: tuple[Finding, ...] = field(default=())
+
+    def view(self) -> dict[str, Any]:
+        """For people and programs."""
+        if self.head_only:
+            what = "head only, nothing to migrate"
+        else:
+            what = f"a migration of {self.users} users from {self.replaces.namespace} to {self.release.namespace}"
+        view: dict[str, Any] = {"bundle": self.release.bundle, "replaces": self.replaces.bundle, "what": what}
+        if not self.head_only:
+            view |= {
+                "users": self.users,
+                "bytes": self.more_bytes,
+                "bytes_per_user": self.value_bytes,
+                "records": self.records,
+                "hours": round(self.hours, 2),
+            }
+        return view | {"against": [f"{one.gate}: {one.reason}" for one in self.findings]}
+
+
+def read_release(path: Path, generation: int) -> tuple[Release, Bundle]:
+    """The release of a bundle, after its files and its head's golden cases were checked.
+
+    Raises:
+        BundleError, GoldenMismatch: it cannot be served.
+    """
+    bundle = load_bundle(path.resolve())
+    bundle.golden.verify_head(open_head(bundle), bundle.vectors, bundle.initial_state, bundle.sketch)
+    of = bundle.manifest
+    return Release(of.name, of.version, bundle.sha256, of.files[HEAD], of.fingerprint, generation), bundle
+
+
+def plan(
+    gates: Gates,
+    settings: ClientSettings,
+    *,
+    release: Release,
+    bundle: Bundle,
+    replaces: Release,
+    origin: Origin,
+    rate: float = RATE,
+) -> Plan:
+    """What rolling `release` out would take. Only reads.
+
+    Raises:
+        redis.RedisError: the store does not answer.
+    """
+    if release.namespace == replaces.namespace:
+        return Plan(release=release, replaces=replaces, head_only=True)
+    old = gates.namespace(replaces)
+    before, after = old.read(), gates.namespace(release).read()
+    value_bytes = HEADER_BYTES + bundle.layout.stored_bytes
+    if before is None:
+        lost = Finding(
+            Gate.LOG,
+            f"the store has no namespace {replaces.namespace} of the bundle in service, {replaces.bundle}: set "
+            "UIC_BUNDLE__PATH and UIC_BUNDLE__GENERATION to what UIC runs with, and UIC_REDIS__PREFIX",
+        )
+        return Plan(release=release, replaces=replaces, head_only=False, value_bytes=value_bytes, findings=(lost,))
+    findings: list[Finding] = []
+    if after is not None and (other := foreign(before.log, after.log, before.topic_ids, after.topic_ids)) is not None:
+        findings.append(other)
+    users = sum(old.size(p) for p in range(before.partitions))
+    more = users * (value_bytes + _entry_bytes(old, before.partitions))
+    findings += _memory(gates, more)
+    records, of_log = _log(settings, before, origin)
+    findings += of_log
+    hours = records / rate / 3600 if origin.reads_log else 0.0
+    return Plan(
+        release=release,
+        replaces=replaces,
+        head_only=False,
+        users=users,
+        value_bytes=value_bytes,
+        more_bytes=more,
+        records=records if origin.reads_log else 0,
+        hours=hours,
+        findings=tuple(findings),
+    )
+
+
+def _entry_bytes(old: Namespace, partitions: int) -> int:
+    """What the store takes for a state beside its value: measured on states in service."""
+    measured: list[int] = []
+    for p in range(partitions):
+        if len(measured) >= MEASURED:
+            break
+        measured += [of - value for value, of in old.state_bytes(p, old.sample(p, MEASURED // 4)) if of > value > 0]
+    return round(sum(measured) / len(measured)) if measured else 100
+
+
+def _memory(gates: Gates, more: int) -> Iterator[Finding]:
+    nodes = gates.memory()
+    for used, whole in nodes:
+        if (full := out_of_memory(used, -(-more // len(nodes)), whole)) is not None:
+            way_out = "add masters or memory, collect old namespaces (`rollout gc`), or roll out a smaller state"
+            yield Finding(full.gate, f"{full.reason}: {way_out}")
+
+
+def _log(settings: ClientSettings, before: Reading, origin: Origin) -> tuple[int, list[Finding]]:
+    """How many records the log has, and whether it reaches back as far as the states in service."""
+    try:
+        begins, ends = _bounds(settings.kafka.client_options(), before)
+    except KafkaError as error:
+        return 0, [Finding(Gate.LOG, f"the log does not answer ({type(error).__name__})", passes=True)]
+    if len(ends) != before.partitions:
+        return 0, [Finding(Gate.LOG, f"topic {before.topic} has {len(ends)} partitions, not {before.partitions}")]
+    cut = [p for p, one in enumerate(before.progress) if one is not None and begins[p] > one.complete_from]
+    findings = []
+    if cut and origin.reads_log:
+        findings.append(
+            Finding(
+                Gate.LOG,
+                f"{len(cut)} of {before.partitions} partitions no longer begin where the states in service do "
+                f"(partition {cut[0]} begins at {begins[cut[0]]}): use --from backfill with an archive, or snapshot:ID",
+            )
+        )
+    return sum(ends[p] - begins[p] for p in ends), findings
+
+
+def _bounds(client: Mapping[str, Any], before: Reading) -> tuple[dict[int, int], dict[int, int]]:
+    timeout_ms = int(LOG_TIMEOUT_S * 1000)
+    consumer = KafkaConsumer(
+        **dict(client) | {"group_id": None, "bootstrap_timeout_ms": timeout_ms, "allow_auto_create_topics": False}
+    )
+    try:
+        places = [TopicPartition(before.topic, p) for p in consumer.partitions_for_topic(before.topic) or ()]
+        begins = consumer.beginning_offsets(places, timeout_ms=timeout_ms) if places else {}
+        ends = consumer.end_offsets(places, timeout_ms=timeout_ms) if places else {}
+    finally:
+        consumer.close(autocommit=False)
+    return {tp.partition: at for tp, at in begins.items()}, {tp.partition: at for tp, at in ends.items()}

@@ -1,0 +1,351 @@
+"""The subcommands: each reads the record, does one thing, and says what came of it. Every one may be run again."""
+
+from __future__ import annotations
+
+import getpass
+import secrets
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from mimn import release as rollouts
+from mimn.release import Finding, GateClosed, NotAllowed, Record, Release, Rollout, State, free_generation, left_behind
+from uic.bulk.errors import BulkRefused
+from uic.bulk.namespaces import Namespaces
+from uic.rollout import planning
+from uic.rollout.desk import Desk
+from uic.rollout.gates import Demands, Gates, Look
+from uic.rollout.origins import origin_of
+from uic.rollout.planning import Plan
+from uic.settings import ClientSettings
+
+POLL_S: Final = 1.0
+
+
+class TimedOut(Exception):
+    """The rollout is not ready yet; the message says what is closed."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a subcommand says: a view for programs, and lines for people."""
+
+    view: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+class Verbs:
+    """All subcommands of one deployment."""
+
+    def __init__(
+        self,
+        client: Any,
+        settings: ClientSettings,
+        demands: Demands,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._settings = settings
+        self._desk = Desk(client, settings.redis.prefix)
+        self._gates = Gates(client, settings, demands)
+        self._sleep = sleep
+        self._clock = clock
+        self._by = f"{getpass.getuser()}@{socket.gethostname()}"
+
+    # Before
+
+    def plan(self, path: Path, origin: str, generation: int | None, rate: float) -> Answer:
+        """What rolling out the bundle at `path` would take."""
+        record = self._desk.read()
+        planned = self._planned(record, path, origin, generation, rate)
+        if planned.findings:
+            raise _Closed(planned.findings, planned.view())
+        return Answer(planned.view())
+
+    def start(self, path: Path, origin: str, generation: int | None, rate: float) -> Answer:
+        """Begin a rollout, unless the plan has something against it. Writes the record and nothing else."""
+        record = self._desk.read()
+        planned = self._planned(record, path, origin, generation, rate)
+        before = planned.replaces
+        going = None if record is None else record.open
+        if going is None and planned.findings:
+            raise _Closed(planned.findings, planned.view())
+        after = rollouts.begin(
+            record,
+            planned.release,
+            serving=before,
+            origin=origin,
+            salt=secrets.token_hex(8),
+            now_ms=self._gates.now_ms(),
+            by=self._by,
+        )
+        self._desk.replace(record, after)
+        rollout = after.open
+        assert rollout is not None  # noqa: S101 # `begin` has just opened it
+        notes = [f"copy the bundle to <bundles folder>/{rollout.release.bundle} of every RTP"]
+        if not rollout.head_only:
+            how, name = origin_of(origin)
+            notes.append(how.instruction(rollout.release, path, name))
+        notes.append(f"then: rollout wait {rollout.id}")
+        return Answer(_view(after, rollout), tuple(notes))
+
+    def _planned(self, record: Record | None, path: Path, origin: str, generation: int | None, rate: float) -> Plan:
+        how, _ = origin_of(origin)
+        serving = record.serving if record is not None else self._configured()
+        release, bundle = planning.read_release(path, 0)
+        if generation is None:
+            same = release.fingerprint == serving.fingerprint
+            generation = serving.generation if same else free_generation(record, release.fingerprint)
+            if record is not None and (going := record.open) is not None and going.release.manifest == release.manifest:
+                generation = going.release.generation
+        release = rollouts.Release(
+            release.name, release.version, release.manifest, release.head, release.fingerprint, generation
+        )
+        return planning.plan(
+            self._gates, self._settings, release=release, bundle=bundle, replaces=serving, origin=how, rate=rate
+        )
+
+    def _configured(self) -> Release:
+        """What serves before there is a record: the bundle that the settings name."""
+        bundle = self._settings.bundle
+        if bundle is None:
+            raise NotAllowed("there is no rollout yet: set UIC_BUNDLE__PATH to the bundle that is in service now")
+        return planning.read_release(bundle.path, bundle.generation)[0]
+
+    # On the way
+
+    def wait(self, identity: str, timeout_s: float) -> Answer:
+        """Look at a rollout until it is ready; its state in the record follows what is seen."""
+        deadline = self._clock() + timeout_s
+        while True:
+            record, rollout, closed = self._observe(identity)
+            if rollout.state in (State.READY, State.CANARY, State.SERVING) and not closed:
+                return Answer(_view(record, rollout))
+            if any(not one.passes for one in closed):
+                raise _Closed(closed, _view(record, rollout))
+            if rollout.state not in rollouts.OPEN:
+                if rollout.state is State.SERVING:
+                    return Answer(_view(record, rollout))
+                raise NotAllowed(f"rollout {identity} is {rollout.state}: {rollout.reason}")
+            if self._clock() + POLL_S > deadline:
+                raise TimedOut(f"rollout {identity} is {rollout.state}: {GateClosed(closed)}")
+            self._sleep(POLL_S)
+
+    def canary(self, identity: str, percent: float) -> Answer:
+        """Serve some users by it."""
+        record, rollout = self._found(identity)
+        look = self._gates.look(record, rollout)
+        after = rollouts.canary(
+            record, identity, look.checked, percent=percent, now_ms=self._gates.now_ms(), by=self._by
+        )
+        return self._replaced(record, after, identity, look)
+
+    def shadow(self, identity: str, percent: float) -> Answer:
+        """Score some users' requests by it without answering."""
+        after = self._desk.change(
+            lambda record: rollouts.shadow(record, identity, percent=percent, now_ms=self._gates.now_ms(), by=self._by)
+        )
+        return Answer(_view(after, _of(after, identity)))
+
+    def promote(self, identity: str, keep_s: float, *, dry_run: bool) -> Answer:
+        """Serve everybody by it, if every gate is open for this very revision of the record."""
+        record, rollout = self._found(identity)
+        if rollout.state is State.SERVING:
+            return Answer(_view(record, rollout), ("it serves already",))
+        look = self._gates.look(record, rollout)
+        after = rollouts.promote(
+            record,
+            identity,
+            look.checked,
+            keep_ms=round(keep_s * 1000),
+            now_ms=self._gates.now_ms(),
+            by=self._by,
+        )
+        if dry_run:
+            return Answer({**_view(record, rollout), **_seen(look), "dry_run": True})
+        return self._replaced(record, after, identity, look)
+
+    # Ways out
+
+    def abort(self, identity: str, reason: str) -> Answer:
+        """Give it up before it serves everybody."""
+        after = self._desk.change(
+            lambda record: rollouts.abort(record, identity, reason=reason, now_ms=self._gates.now_ms(), by=self._by)
+        )
+        rollout = _of(after, identity)
+        notes = () if rollout.head_only else (f"stop the UIC workers of {rollout.release.namespace}, then: rollout gc",)
+        return Answer(_view(after, rollout), notes)
+
+    def rollback(self, identity: str | None, reason: str) -> Answer:
+        """Serve everybody by the release before."""
+
+        def back(record: Record) -> Record:
+            return rollouts.rollback(
+                record, identity or _serving(record), reason=reason, now_ms=self._gates.now_ms(), by=self._by
+            )
+
+        before = self._desk.existing()
+        after = self._desk.change(back)
+        return Answer(_view(after, _of(after, identity or _serving(before))))
+
+    def gc(self) -> Answer:
+        """Give up what was kept for long enough, and remove the namespaces that nothing needs."""
+        now_ms = self._gates.now_ms()
+        record = self._desk.read()
+        if record is None:
+            return Answer({"collected": []})
+        record = self._desk.change(lambda before: rollouts.retire(before, now_ms=now_ms, by=self._by))
+        collected, notes = [], []
+        for rollout in record.rollouts:
+            name = left_behind(record, rollout)
+            shares = rollout.head_only and rollout.state is State.RETIRED
+            if name is None and not shares:
+                continue
+            try:
+                removed = 0 if name is None else self._dropped(name)
+            except BulkRefused as refused:
+                notes.append(f"{rollout.id}: {refused}")
+                continue
+            self._desk.change(
+                lambda before, one=rollout: rollouts.collect(before, one.id, now_ms=now_ms, by=self._by)  # type: ignore[misc]
+            )
+            collected.append({"rollout": rollout.id, "namespace": name, "keys": removed})
+        return Answer({"collected": collected, "refused": notes}, tuple(notes))
+
+    def _dropped(self, name: str) -> int:
+        """Remove a namespace, unless an earlier run has; how many keys went."""
+        namespaces = Namespaces(self._client, self._settings.redis.prefix)
+        return namespaces.drop(name, force=False, after=lambda step: None) if name in namespaces.names() else 0
+
+    # Looking
+
+    def listing(self) -> Answer:
+        """All rollouts of the record."""
+        record = self._desk.read()
+        if record is None:
+            return Answer({"serving": None, "rollouts": []})
+        return Answer(
+            {
+                "serving": record.serving.bundle,
+                "revision": record.revision,
+                "rollouts": [_row(one) for one in record.rollouts],
+            }
+        )
+
+    def describe(self, identity: str) -> Answer:
+        """One rollout, with every gate as it is now; changes nothing."""
+        record, rollout = self._found(identity)
+        view = _view(record, rollout)
+        if rollout.state in rollouts.OPEN:
+            look = self._gates.look(record, rollout)
+            view |= {"gates": [finding_view(one) for one in look.checked.findings], **_seen(look)}
+        return Answer(view)
+
+    def log(self, identity: str | None) -> Answer:
+        """What happened, oldest first."""
+        record = self._desk.existing()
+        entries = [
+            {
+                "at": _time(entry.at_ms),
+                "revision": entry.revision,
+                "rollout": entry.rollout,
+                "state": entry.state.value,
+                "reason": entry.reason,
+                "by": entry.by,
+            }
+            for entry in record.log
+            if identity in (None, entry.rollout)
+        ]
+        return Answer({"log": entries})
+
+    # Parts
+
+    def _observe(self, identity: str) -> tuple[Record, Rollout, tuple[Finding, ...]]:
+        """Look once, and note what is seen. Users are compared once the lag was small for long enough."""
+        record, rollout = self._found(identity)
+        look = self._gates.look(record, rollout, users=False)
+        after, closed = rollouts.observe(record, identity, look.checked, now_ms=self._gates.now_ms(), by=self._by)
+        if not rollout.head_only and {one.gate for one in closed} == {rollouts.Gate.DIGEST}:
+            look = self._gates.look(record, rollout)
+            after, closed = rollouts.observe(record, identity, look.checked, now_ms=self._gates.now_ms(), by=self._by)
+        self._desk.replace(record, after)
+        return after, _of(after, identity), closed
+
+    def _replaced(self, before: Record, after: Record, identity: str, look: Look) -> Answer:
+        self._desk.replace(before, after)
+        return Answer({**_view(after, _of(after, identity)), **_seen(look)})
+
+    def _found(self, identity: str) -> tuple[Record, Rollout]:
+        record = self._desk.existing()
+        return record, _of(record, identity)
+
+
+class _Closed(GateClosed):
+    """Closed gates, with a view of what was looked at."""
+
+    def __init__(self, findings: tuple[Finding, ...], view: Mapping[str, Any]) -> None:
+        super().__init__(findings)
+        self.view = view
+
+
+def _of(record: Record, identity: str) -> Rollout:
+    rollout = record.find(identity)
+    if rollout is None:
+        known = ", ".join(one.id for one in record.rollouts[-5:]) or "none"
+        raise NotAllowed(f"there is no rollout {identity}; the latest are {known}")
+    return rollout
+
+
+def _serving(record: Record) -> str:
+    if (served := record.served_by) is None:
+        latest = next((one for one in reversed(record.rollouts) if one.state is State.ROLLED_BACK), None)
+        if latest is None:
+            raise NotAllowed("no rollout serves that could be rolled back")
+        return latest.id
+    return served.id
+
+
+def _row(rollout: Rollout) -> dict[str, Any]:
+    return {
+        "id": rollout.id,
+        "bundle": rollout.release.bundle,
+        "state": rollout.state.value,
+        "since": _time(rollout.changed_ms),
+        "namespace": rollout.release.namespace,
+        "reason": rollout.reason,
+    }
+
+
+def _view(record: Record, rollout: Rollout) -> dict[str, Any]:
+    shares = {arm.name: rollouts.size(arm.buckets) / rollouts.BUCKETS for arm in (*record.arms, *record.shadows)}
+    return {
+        **_row(rollout),
+        "replaces": rollout.replaces.bundle,
+        "head_only": rollout.head_only,
+        "from": rollout.origin,
+        "kept_until": _time(rollout.keep_until_ms) if rollout.keep_until_ms else None,
+        "shares": shares,
+        "serving": record.serving.bundle,
+        "revision": record.revision,
+    }
+
+
+def _seen(look: Look) -> dict[str, Any]:
+    if look.seen is None:
+        return {}
+    return {"users": look.seen.users, "compared": look.seen.compared, "whole_partitions": list(look.seen.whole)}
+
+
+def finding_view(finding: Finding) -> dict[str, Any]:
+    """A closed gate, for programs."""
+    return {"gate": finding.gate.value, "reason": finding.reason, "time_may_open_it": finding.passes}
+
+
+def _time(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,164 @@
+"""The runbooks of bulk work are scripts, and what they promise holds on real servers."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import redis
+
+from conftest import MakeTopics, RedisForTest, TopicsForTest
+from mimn.state import Keys, namespace, partition_of
+from support import skips
+from support.bulk_running import done
+from support.one_node_cluster import ClusterNode, form
+from support.runbook import play
+from support.world import World
+
+pytestmark = pytest.mark.servers
+
+N = 4
+
+
+@pytest.fixture
+def world(tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics) -> Iterator[World]:
+    made = World(tmp_path / "world", make_topics(kafka, N), valkey.url, valkey.prefix, {})
+    yield made
+    made.close()
+
+
+def environment(world: World, folder: Path, **more: str) -> dict[str, str]:
+    """UIC's settings, and the runbooks' own variables."""
+    own = {name.upper(): str(folder / name) for name in ("work", "archive", "snapshots")}
+    return dict(world.new_worker().environment()) | own | more
+
+
+def test_warm_up(tmp_path: Path, world: World) -> None:
+    rows = [(f"user-{i % 50}", 1 + i % 70, i % 9, 1_700_000_000 + i) for i in range(900)]
+    with (tmp_path / "history.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("uid", "sku", "cat", "ts"), *rows])
+    description = tmp_path / "dataset.toml"
+    description.write_text(
+        'name = "shop"\n[events]\nfiles = ["history.csv"]\nuser = "uid"\nitem = "sku"\ncategory = "cat"\ntime = "ts"\n'
+    )
+
+    def start(told: Mapping[str, str], words: list[str]) -> None:
+        world.produce(200, 70)
+        world.worker()
+
+    said = play(
+        "warm-up.md", tmp_path, environment(world, tmp_path, DESCRIPTION=str(description)), {"start_workers": start}
+    )
+    assert "0 wrong" in said
+    world.wait_folded()
+    assert sum(map(len, world.log().records.values())) == len(rows) + 200
+
+
+def test_restore(tmp_path: Path, world: World) -> None:
+    world.produce(900, 60)
+    world.worker()
+    world.wait_folded()
+    done(environment(world, tmp_path), "snapshot", "create", "--to", str(tmp_path / "snapshots"), "--verify")
+    world.produce(100, 80)
+    world.wait_folded()
+    for key in world.client.scan_iter(match=f"{world.keys.prefix}:*"):
+        world.client.delete(key)
+    world.produce(50, 80)
+    world.wait_folded()  # UIC has begun anew
+
+    def stop(told: Mapping[str, str], words: list[str]) -> None:
+        world.workers[0].stop()
+
+    def start(told: Mapping[str, str], words: list[str]) -> None:
+        assert world.compare(snapshot=True).wrong == [], "what was restored counts before UIC goes on"
+        world.worker()
+
+    told = environment(world, tmp_path, NAMESPACE=world.keys.namespace)
+    play("restore.md", tmp_path, told, {"stop_workers": stop, "start_workers": start})
+    world.wait_folded()
+
+
+def test_raise_n(tmp_path: Path, real_kafka: str, valkey: RedisForTest, make_topics: MakeTopics) -> None:
+    old = make_topics(real_kafka, N)
+    world = World(tmp_path / "world", old, valkey.url, valkey.prefix, {})
+    new: list[World] = []
+    topic: list[TopicsForTest] = []
+    stopped = [False]
+    try:
+        world.produce(700, 50)
+        world.worker()
+        world.wait_folded()
+        made = make_topics(real_kafka, 2 * N)  # so that it is deleted after the test
+
+        def create(told: Mapping[str, str], words: list[str]) -> None:
+            assert words == [made.events, str(2 * N)]
+            topic.append(made)
+
+        def stop_producers(told: Mapping[str, str], words: list[str]) -> None:
+            world.produce(100, 55)  # what came meanwhile
+            stopped[0] = True
+
+        def start_producers(told: Mapping[str, str], words: list[str]) -> None:
+            assert stopped == [True]
+            new.append(World(tmp_path / "new", topic[0], valkey.url, valkey.prefix, {}))
+            new[0].keys = Keys(namespace(world.bundle.manifest.fingerprint, 1), valkey.prefix)
+            new[0].produce(60, 60)
+
+        def start(told: Mapping[str, str], words: list[str]) -> None:
+            assert told["UIC_KAFKA__PARTITIONS"] == str(2 * N)
+            new[0].worker(UIC_BUNDLE__GENERATION=told["UIC_BUNDLE__GENERATION"])
+
+        told = environment(world, tmp_path, OLD=old.events, NEW=made.events, N=str(2 * N))
+        tools = {
+            "create_topic": create,
+            "stop_producers": stop_producers,
+            "start_producers": start_producers,
+            "start_workers": start,
+        }
+        assert "0 wrong" in play("raise-n.md", tmp_path, told, tools)
+        new[0].wait_folded()
+        world.wait_folded()
+        before, after = by_user(world), by_user(new[0])
+        for user, values in before.items():
+            assert after[user][: len(values)] == values, "every event, once, in the user's order"
+    finally:
+        for each in (*new, world):
+            each.close()
+
+
+def by_user(world: World) -> dict[bytes, list[bytes]]:
+    """Values of each user's records, in order; keys lie where they belong."""
+    found: dict[bytes, list[bytes]] = {}
+    for p, records in world.log().records.items():
+        for r in records:
+            if r.key is not None and r.value is not None:
+                assert partition_of(r.key, world.topics.partitions) == p
+                found.setdefault(r.key, []).append(r.value)
+    return found
+
+
+@pytest.mark.timeout(600)  # slots move one by one
+def test_grow_the_cluster(tmp_path: Path, kafka: str, make_topics: MakeTopics) -> None:
+    skips.cluster_tool()
+    with ExitStack() as ending:
+        nodes = [ending.enter_context(ClusterNode(tmp_path / f"node-{i}")) for i in range(4)]
+        form(nodes[:3])
+        topics = make_topics(kafka, 12)
+        told = {"UIC_REDIS__MODE": "cluster"}
+        world = World(tmp_path / "world", topics, nodes[0].address, "grown", told)
+        ending.callback(world.close)
+        world.produce(600, 60)
+        world.worker()
+        world.wait_folded()
+        new, old = (f"127.0.0.1:{node.port}" for node in (nodes[3], nodes[0]))
+        said = play("grow-cluster.md", tmp_path, environment(world, tmp_path, ANY=old, MASTER=new, SHARE="0.1"), {})
+        assert "All 16384 slots covered" in said
+        world.produce(200, 80)
+        world.wait_folded()
+        with redis.Redis.from_url(nodes[3].address, protocol=2) as client:
+            said_of = client.execute_command("CLUSTER NODES")
+        [myself] = [node for node in said_of.values() if "myself" in node["flags"]]
+        assert myself["slots"], "the new master has slots"

@@ -1,0 +1,209 @@
+"""A bundle with fields behind the public door: what a request may say, and what is refused, counted and documented."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jsonschema
+import numpy as np
+import pytest
+
+from mimn.bundle import load_bundle
+from rtp.app import create_app, create_service
+from rtp.core.admission import Admission
+from rtp.core.request import ScoreRequest
+from rtp.doors.schemas import PredictResponse
+from rtp.metrics import Metrics
+from rtp.progress_watcher import ProgressReader
+from rtp.release import InService, Release
+from rtp.runtime import OnnxModel
+from rtp.scorer import Scorer
+from rtp.settings import RtpSettings
+from support.fake_store import FakeStateReader
+from support.stored import Stored
+
+FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+PLAIN = FIXTURES / "bundle_tiny_sketch/tiny-sketch/1"
+FIELDS = FIXTURES / "bundle_tiny_fields/tiny-fields/1"
+DIN = FIXTURES / "bundle_tiny_din_fields/tiny-din-fields/1"
+CANDIDATES = [{"item_id": 3, "category_id": 2}, {"item_id": 10, "category_id": 5}]
+USER: dict[str, Any] = {"city": "Oslo", "income": 32_000.5, "age": 41}
+CONTEXT: dict[str, Any] = {"hour": 20, "tags": ["sale", "new"], "page": "p/1", "battery": 55}
+SETTINGS = RtpSettings(deadline={"default_ms": 1000})  # type: ignore[arg-type]  # as from the environment
+
+
+@cache
+def model(path: Path = FIELDS) -> OnnxModel:
+    return OnnxModel(load_bundle(path))
+
+
+def ask(*bodies: dict[str, Any], path: Path = FIELDS) -> list[httpx.Response]:
+    app = create_app(SETTINGS, store=FakeStateReader(), runtime=model(path))
+
+    async def served() -> list[httpx.Response]:
+        async with app.router.lifespan_context(app):
+            transport = httpx.ASGITransport(app=app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://rtp") as client:
+                whole = [{"user_id": "u", "candidates": CANDIDATES, **body} for body in bodies]
+                return [await client.post("/predict", json=body) for body in whole]
+
+    return asyncio.run(served())
+
+
+@pytest.mark.parametrize("path", [FIELDS, DIN], ids=["recurrent", "sequence"])
+def test_each_field_changes_the_scores_and_the_answer_is_calibrated(path: Path) -> None:
+    whole = {"user": USER, "context": CONTEXT}
+    others = [
+        {"user": {**USER, "city": "Rome"}},
+        {"user": {**USER, "income": 5}},
+        {"user": {**USER, "age": 12}},
+        {"context": {**CONTEXT, "hour": 3}},
+        {"context": {**CONTEXT, "tags": ["7"]}},
+        {"context": {**CONTEXT, "page": "p/2"}},
+        {"context": {**CONTEXT, "battery": 0}},
+    ]
+    first, *rest = ask(whole, *(whole | other for other in others), path=path)
+    answer = PredictResponse.model_validate_json(first.content)
+    assert answer.calibrated
+    scores = [tuple(response.json()["scores"]) for response in (first, *rest)]
+    assert len(set(scores)) == len(scores)
+
+
+def test_a_value_may_be_a_string_or_a_number_and_a_list_may_be_one_value() -> None:
+    texts = {"user": USER, "context": {**CONTEXT, "hour": "20", "tags": ["sale", "new"]}}
+    numbers = {"user": USER, "context": {**CONTEXT, "hour": 20.0, "tags": ["new", "sale"]}}
+    one = {"user": USER, "context": {**CONTEXT, "tags": "7"}}
+    listed = {"user": USER, "context": {**CONTEXT, "tags": [7]}}
+    scores = [response.json()["scores"] for response in ask(texts, numbers, one, listed)]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-6)
+    assert scores[2] == scores[3]
+
+
+def test_a_missing_value_and_null_are_the_default_and_an_unknown_one_is_another() -> None:
+    missing, null, unknown = ask({}, {"user": {"city": None}, "context": {"tags": []}}, {"user": {"city": "Paris"}})
+    assert missing.json()["scores"] == null.json()["scores"] != unknown.json()["scores"]
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "says"),
+    [
+        ({"user": {"town": "Oslo"}}, "user.town", "not a field of this model; it reads age, city, income"),
+        ({"user": {"hour": 3}}, "user.hour", "this model reads it in `context`"),
+        ({"context": {"position": 1}}, "context.position", "it reads battery, hour, page, tags"),
+        ({"context": {"city_hour": "x"}}, "context.city_hour", "not a field of this model"),
+        ({"user": {"brand": "acme"}}, "user.brand", "not a field of this model"),
+        ({"user": {"income": "much"}}, "user.income", "must be a number"),
+        ({"context": {"hour": 3.5}}, "context.hour", "a string or a whole number"),
+        ({"context": {"hour": [3]}}, "context.hour", "must be a string or a whole number"),
+        ({"context": {"tags": ["a"] * 65}}, "context.tags", "at most 64 items"),
+        ({"user": {"city": {"name": "Oslo"}}}, "user.city", "a string, a number, true, false, null or a list"),
+    ],
+)
+def test_what_a_model_cannot_read_is_refused_by_name(body: dict[str, Any], field: str, says: str) -> None:
+    (response,) = ask(body)
+    assert response.status_code == 422
+    assert response.headers["content-type"] == "application/problem+json"
+    (fault,) = response.json()["errors"]
+    assert fault["field"] == field
+    assert says in fault["message"]
+
+
+class Scoring:
+    """A scorer on a store that holds a state of user `u` for the bundle with fields."""
+
+    def __init__(self) -> None:
+        self.store, self.metrics = FakeStateReader(), Metrics()
+        stored = Stored(load_bundle(FIELDS))
+        stored.state("u", events=5)
+        self.store.values.update(stored.values)
+        self.in_service = InService(Release.of(model(), prefix="uic", generation=0))
+        self.scorer = Scorer(
+            self.in_service,
+            self.store,
+            Admission(100),
+            self.metrics,
+            stale_after_ms=60_000,
+            clock=lambda: 100.0,
+            wall_ms=lambda: 1_700_000_000_000,
+        )
+
+    async def look(self) -> None:
+        keys = self.in_service.current.keys
+        progress, _ = await ProgressReader(self.store, timeout_s=1.0, ahead_within_ms=5_000).read(keys, None)
+        self.in_service.learn(keys, progress)
+
+    async def score(self, user: dict[str, Any], context: dict[str, Any]) -> Any:
+        ids = np.array([3, 10], np.uint64), np.array([2, 5], np.uint64)
+        return await self.scorer.score(ScoreRequest("u", *ids, user=user, context=context), 101.0)
+
+
+def test_unknown_and_missing_values_are_counted_by_field() -> None:
+    scoring = Scoring()
+    asyncio.run(scoring.score(USER, CONTEXT))
+    asyncio.run(scoring.score({"city": "Paris", "income": 5}, {**CONTEXT, "tags": ["sale", "never seen"], "hour": 24}))
+    counted = {
+        (sample.labels["field"], sample.labels["value"]): sample.value
+        for family in scoring.metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == "rtp_request_fields_total"
+    }
+    assert counted == {("city", "unknown"): 1, ("tags", "unknown"): 1, ("hour", "unknown"): 1, ("age", "missing"): 1}
+
+
+def test_a_reload_while_the_state_is_read_mixes_no_two_models() -> None:
+    """The old release's fields, state, head and calibrator go together, although another is in service meanwhile."""
+    scoring, other = Scoring(), Release.of(model(PLAIN), prefix="uic", generation=0)
+    read = scoring.store.read
+
+    async def reading(key: str, timeout_s: float) -> bytes | None:
+        scoring.in_service.replace(other)
+        return await read(key, timeout_s)
+
+    async def play() -> tuple[Any, Any]:
+        await scoring.look()
+        before = await scoring.score(USER, CONTEXT)
+        scoring.store.read = reading  # type: ignore[method-assign]  # a reload at this very moment
+        return before, await scoring.score(USER, CONTEXT)
+
+    before, during = asyncio.run(play())
+    assert scoring.in_service.current is other
+    assert during.model is before.model is model()
+    assert during.report.events == before.report.events == 5
+    np.testing.assert_array_equal(during.scores, before.scores)
+
+
+def test_the_document_names_the_fields_and_its_example_is_accepted() -> None:
+    document = create_app(SETTINGS, store=FakeStateReader(), runtime=model()).openapi()
+    asked = document["components"]["schemas"]["PredictRequest"]["properties"]
+    assert list(asked["user"]["properties"]) == ["age", "city", "income"]
+    assert list(asked["context"]["properties"]) == ["battery", "hour", "page", "tags"]
+    assert asked["user"]["additionalProperties"] is False
+    assert "`Oslo`" in asked["user"]["properties"]["city"]["description"]
+    assert "0 to 23" in asked["context"]["properties"]["hour"]["description"]
+    told = document["components"]["schemas"]["PredictResponse"]["properties"]["calibrated"]["description"]
+    assert "true: a score is the probability" in told
+    assert "false: scores order candidates" in told
+    body = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["example"]
+    assert body["user"].keys() == {"age", "city", "income"}
+    for source in ("user", "context"):
+        jsonschema.validate(body[source], asked[source])
+    (response,) = ask({"user": body["user"], "context": body["context"]})
+    assert response.status_code == 200
+
+
+def test_the_admin_door_says_what_the_bundle_reads() -> None:
+    service = create_service(SETTINGS, store=FakeStateReader(), runtime=model())
+
+    async def served() -> dict[str, Any]:
+        transport = httpx.ASGITransport(app=service.admin)
+        async with httpx.AsyncClient(transport=transport, base_url="http://rtp") as client:
+            told: dict[str, Any] = json.loads((await client.get("/bundle")).content)
+            return told
+
+    told = asyncio.run(served())
+    assert (told["user"], told["calibrated"]) == (["age", "city", "income"], True)
