@@ -125,6 +125,15 @@ class StateLayout:
             out[place] = value.reshape(-1)
         return out
 
+    def close(self, one: NDArray[np.float32], other: NDArray[np.float32], atol: float) -> bool:
+        """Whether two states [F] hold the same: floats up to `atol`, whole numbers exactly."""
+        return all(
+            np.array_equal(one[place].view(np.uint32), other[place].view(np.uint32))
+            if block.dtype == "uint32"
+            else np.allclose(one[place], other[place], rtol=0, atol=atol)
+            for block, place in self.slices()
+        )
+
     def round(self, tensors: NDArray[np.float32]) -> NDArray[np.float32]:
         """`tensors` [..., F] with each value as it reads back after storage, float32."""
         if not self.half_floats:
