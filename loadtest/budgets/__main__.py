@@ -20,6 +20,7 @@ from pathlib import Path
 
 from loadtest.budgets import Budget, Sizes
 from loadtest.budgets.bare_loop import bare_loop
+from loadtest.budgets.beside_backfill import beside_backfill
 from loadtest.budgets.beside_fold import beside_fold
 from loadtest.budgets.dien import dien_head, dien_request
 from loadtest.budgets.fields import request_fields
@@ -37,7 +38,7 @@ from localstack.wait import NotReady
 
 BUDGETS = (
     length_ratio, open_loop, bare_loop, dien_head, dien_request, request_fields, fold_rate, fold_against_streams,
-    one_user, freshness, beside_fold, takeover, bytes_float32, bytes_float16, bytes_sketch,
+    one_user, freshness, beside_fold, beside_backfill, takeover, bytes_float32, bytes_float16, bytes_sketch,
 )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """A folder of files that appear whole or not at all, on this machine or behind any fsspec URL.
 
 On a local disk a file is written under another name, synced and renamed. An object store makes an object visible when
-its upload is complete. In both, a reader never sees half a file, and a job that was killed leaves nothing that counts.
+its upload is committed. In both, a reader never sees half a file, and a job that was killed leaves nothing that counts.
 """
 
 from __future__ import annotations
@@ -110,14 +110,9 @@ class Folder:
                 unfinished.unlink(missing_ok=True)
                 raise
         else:
-            file = self._fs.open(path, "wb")
-            try:
+            # What is written in a transaction appears when it ends, and not if it fails.
+            with self._fs.transaction, self._fs.open(path, "wb") as file:
                 yield (hashing := _Hashing(file)), written
-            except BaseException:
-                if hasattr(file, "discard"):
-                    file.discard()  # closing it would publish what there is
-                raise
-            file.close()
         written.bytes, written.sha256 = hashing.bytes, hashing.hash.hexdigest()
 
     def write(self, name: str, data: bytes) -> Written:

@@ -1,0 +1,99 @@
+"""The parts of bulk work that need no server: the byte budget, and folders in which files appear whole."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from uic.bulk.errors import DamagedFile
+from uic.bulk.folder import UNFINISHED, Folder
+from uic.bulk.politeness import LEAST_SHARE, WINDOW, Politeness
+
+
+@given(
+    sizes=st.lists(st.integers(1, 10_000), min_size=1, max_size=50),
+    steps=st.lists(st.floats(0, 2), min_size=50, max_size=50),
+)
+def test_the_byte_budget_holds_over_any_stretch_of_time(sizes: list[int], steps: list[float]) -> None:
+    polite, now = Politeness(1000.0, 0.005), 0.0
+    sent: list[tuple[float, int]] = []
+    for size, idle in zip(sizes, steps, strict=False):
+        now += idle
+        now += polite.wait_s(size, now)
+        sent.append((now, size))
+    for first in range(len(sent)):
+        total = 0
+        for at, size in sent[first:]:
+            assert total <= (at - sent[first][0]) * 1000.0 + 1e-6 * len(sent), "all that was sent before was paid for"
+            total += size
+
+
+def test_the_rate_halves_when_the_store_is_slow_and_recovers_when_it_is_not() -> None:
+    polite = Politeness(1000.0, 0.005)
+    polite.probed(0.02)
+    assert polite.share == 0.5
+    for _ in range(WINDOW):
+        polite.probed(0.001)
+    assert polite.share == pytest.approx(0.55)
+    for _ in range(40):
+        polite.probed(1.0)
+    assert polite.share == LEAST_SHARE
+    for _ in range(60 * WINDOW):
+        polite.probed(0.001)
+    assert polite.share == 1.0
+
+
+@pytest.fixture(params=["local", "memory"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    """On a disk, and behind another driver of fsspec."""
+    url = str(tmp_path / "made") if request.param == "local" else f"memory://bulk-{uuid.uuid4().hex}"
+    return Folder(url)
+
+
+def test_a_file_appears_whole_with_its_size_and_hash(folder: Folder) -> None:
+    assert folder.names() == []
+    with folder.writing("a.bin") as (file, written):
+        file.write(b"first ")
+        assert folder.names() == []
+        file.write(b"second")
+    data = b"first second"
+    assert (written.bytes, written.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+    assert folder.read("a.bin", written.sha256) == data
+    folder.check("a.bin", written.sha256)
+    assert folder.names() == ["a.bin"]
+
+
+def test_a_file_whose_writing_failed_does_not_appear_and_replaces_nothing(folder: Folder) -> None:
+    folder.write("a.bin", b"before")
+
+    def fail() -> None:
+        with folder.writing("a.bin") as (file, _):
+            file.write(b"after")
+            raise RuntimeError("no space")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert folder.read("a.bin") == b"before"
+    assert not list(Path(folder.url).glob(f"*{UNFINISHED}"))
+
+
+def test_another_hash_and_a_missing_file_are_damage(folder: Folder) -> None:
+    written = folder.write("a.bin", b"12345")
+    folder.write("a.bin", b"12346")
+    for look in (folder.read, folder.check):
+        with pytest.raises(DamagedFile, match="sha256"):
+            look("a.bin", written.sha256)
+        with pytest.raises(DamagedFile, match="does not exist"):
+            look("b.bin", written.sha256)
+
+
+def test_what_is_removed_is_gone_and_may_be_removed_again(folder: Folder) -> None:
+    folder.below("deep").write("a.bin", b"1")
+    folder.remove("deep")
+    folder.remove("deep")
+    assert folder.names() == []
