@@ -19,7 +19,6 @@ import pytest
 import redis
 
 from conftest import MakeTopics, RedisForTest
-from localstack.servers import Valkey
 from localstack.wait import until
 from mimn.release import BUCKETS, State, bucket_of
 from support.one_node_cluster import ClusterNode, form, replicate
@@ -373,40 +372,3 @@ def test_a_migration_by_a_backfill_passes_the_same_gates(
         running.done("wait", started["id"], "--timeout", "120s", *QUICK)
         promoted = running.done("promote", started["id"], *QUICK, "--whole", "4")
         assert (promoted["from"], promoted["compared"]) == ("backfill", len(USERS))
-
-
-def test_a_migration_goes_on_over_killed_workers_and_a_killed_store(
-    own_valkey: Valkey, real_kafka: str, make_topics: MakeTopics, tmp_path: Path
-) -> None:
-    topics = make_topics(real_kafka, 4)
-    client = redis.Redis.from_url(own_valkey.address, protocol=2, socket_timeout=10)
-    store = RedisForTest(own_valkey.address, "shop", client)
-    with deployed(tmp_path, store, topics, USERS) as running, running.traffic(QUIET, 50) as traffic:
-
-        def shaken() -> None:
-            """One worker of each fleet, and then the store, die; events come meanwhile."""
-            for world in (running.old, running.new):
-                world.workers[-1].kill()
-            own_valkey.kill()
-            running.old.produce(50, BUSY)
-            own_valkey.start()
-            for world in (running.old, running.new):
-                world.worker()
-
-        identity = running.done("start", str(running.new_bundle))["id"]
-        shaken()
-        running.done("wait", identity, "--timeout", "180s", *QUICK)
-        running.wait_loaded("tiny-sketch/1")
-        running.done("canary", identity, "--percent", "30", *QUICK)
-        shaken()
-        # A gate that time opens may be closed for a while: the operator waits, and promotes.
-        running.done("wait", identity, "--timeout", "180s", *QUICK)
-        running.done("promote", identity, *QUICK)
-        until(lambda: traffic.answers[-1].model == "tiny-sketch/1", "the new release answers", within_s=30)
-        shaken()
-        running.done("rollback", identity)
-        until(lambda: traffic.answers[-1].model == "tiny/1", "the old release answers", within_s=30)
-        until(lambda: traffic.answers[-1].state == "warm", "states are read again", within_s=60)
-        running.old.wait_folded()
-    assert traffic.failed() == []
-    assert "cold" not in {one.state for one in traffic.answers}

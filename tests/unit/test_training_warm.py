@@ -125,18 +125,18 @@ def test_before_its_first_step_a_warm_model_scores_as_the_old_one_new_ids_includ
     scores = []
     for folder, of_folder in ((yesterday, load_model(yesterday / run.MODEL)), (output, model)):
         ids, fitted = EmbeddingIds.load(folder), FittedFields.load(folder)
-        reader = ImpressionReader(data, ids, fitted, None)
+        reader = ImpressionReader(data, ids, fitted, configured())
         fields = of_folder.fields
         assert fields is not None
         if folder == yesterday:
             # Yesterday's model knows the fields of yesterday's items only; today it would be served with today's.
             kept, items = ids, EmbeddingIds.load(output)
-            values = ImpressionReader(data, items, fitted, None).item_values()
+            values = ImpressionReader(data, items, fitted, configured()).item_values()
             rows = np.concatenate([[0], kept.item_rows(items.items)])
             own = fields.get_buffer("embedding_rows")[torch.from_numpy(rows)]
             for name, value in (("item_rows", values.rows), ("item_numbers", values.numbers), ("embedding_rows", own)):
                 setattr(fields, name, value)
-            reader = ImpressionReader(data, EmbeddingIds(items.items, ids.categories), fitted, None)
+            reader = ImpressionReader(data, EmbeddingIds(items.items, ids.categories), fitted, configured())
         scores.append(predict(of_folder, reader, occasions, 16))
     new = ~np.isin(data.labelled.impressions.item_id[occasions.rows], np.arange(30))
     assert 50 < new.sum() < len(new) - 50
