@@ -43,7 +43,10 @@ def folded(bundle: Bundle, history: int, random: np.random.Generator) -> NDArray
     step, state = open_step(bundle), bundle.initial_state[np.newaxis]
     items, categories = (random.choice(table.ids, history) for table in (bundle.items, bundle.categories))
     rest = slice(None) if bundle.sketch is None else bundle.sketch.sketch.rest
-    events, state = bundle.events(items, categories), state.copy()
+    actions = None
+    if bundle.actions is not None:
+        actions = random.choice(np.flatnonzero(bundle.actions.folded), history)
+    events, state = bundle.events(items, categories, actions), state.copy()
     for event in events:
         state[:, rest] = step(event[np.newaxis], np.ascontiguousarray(state[:, rest]))
     folded_once: NDArray[np.float32] = state[0]
