@@ -303,11 +303,20 @@ def test_fields_of_users_and_items_stand_by_key(make: Make) -> None:
             {"events": EVENTS | {"act": ["buy", "pv", "rent", "buy"]}},
             r"`\[actions\]` lacks 'rent', which column act holds",
         ),
-        (SIDES, {"users": USERS | {"uid": [7, 7]}, "items": ITEMS}, r"`users`: key 7 has more than one row"),
+        (
+            TOML.replace('window = "1m"', 'window = "1m"\nweight = "price"'),
+            {"impressions": IMPRESSIONS | {"price": [1.5, 0.0, 2.0]}},
+            r"column price of impressions.parquet has the weight 0.0: weights are above 0",
+        ),
+        (
+            SIDES,
+            {"users": USERS | {"uid": [7, 7]}, "items": ITEMS},
+            r"`users`, column uid of users.parquet: key 7 has more than one row, the usable rows 1 and 2 .*keep one",
+        ),
         (
             SIDES,
             {"users": USERS, "items": ITEMS | {"sku": [13, 11, 10]}},
-            r"`impressions`: item 12 has no row in `\[items\]`, so no category",
+            r"`impressions`, column sku of impressions.parquet: item 12 has no row in `\[items\]`, so no category",
         ),
         (TOML.replace("events.parquet", "event*.csv"), {}, r"`files`: nothing matches event\*.csv"),
     ],

@@ -444,7 +444,7 @@ def test_shadows_never_take_more_than_their_share(share: float, runs: list[tuple
 
 @given(st.lists(st.floats(0, 1, width=32), min_size=3, max_size=20, unique=True), st.randoms())
 def test_differences_are_those_of_the_definition(scores: list[float], random: object) -> None:
-    from scipy.stats import spearmanr  # type: ignore[import-untyped]
+    from scipy.stats import spearmanr
 
     ours = np.array(scores, np.float32)
     theirs = ours[np.random.default_rng(len(scores)).permutation(len(ours))]

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from mimn.data.check import event_columns, impression_columns, known_labels, labels_known
-from mimn.data.description import Description, Field, MembersTable, SideTable, Source, read_description
+from mimn.data.description import Description, Field, MembersTable, SideTable, Source, TimedTable, read_description
 from mimn.data.events import DataError, Events
 from mimn.data.members import Members, distinct_pairs
 from mimn.data.sorting import SortingWriter
@@ -32,7 +32,7 @@ from mimn.data.tables import Columns, TableReader, Wanted
 from mimn.state.actions import NAMES
 
 Ints = NDArray[np.int64]
-FORMAT = 5
+FORMAT = 6
 """Raised when the same files give other arrays: older folders are then made again."""
 META, TEXTS = "prepared.json", "texts.json"
 LARGEST_ID = (1 << 63) - 1
@@ -257,9 +257,11 @@ class _Preparation:
         key = key[order]
         repeated = np.flatnonzero(key[1:] == key[:-1])
         if len(repeated):
+            first, second = sorted(order[repeated[0] : repeated[0] + 2] + 1)
             raise DataError(
-                f"`{source}s`: key {self._shown(key[repeated[0]])} has more than one row ({len(repeated)} repeated "
-                "rows): keep one row a key"
+                f"`{source}s`, column {table.key} of {', '.join(table.files)}: key {self._shown(key[repeated[0]])} has "
+                f"more than one row, the usable rows {first} and {second} ({len(repeated)} repeated rows): keep one row "
+                "a key"
             )
         folder = self._folder / f"{source}s"
         folder.mkdir()
@@ -358,13 +360,19 @@ class _Preparation:
                 }
                 columns["category"] = self._categories(batch, columns["item"], table.category, "impressions")
                 if not bool(np.all(columns["weight"] > 0)):
-                    raise DataError(f"`impressions.weight`: column {table.weight} has a weight that is not above 0")
+                    worst = batch["weight"][~(batch["weight"] > 0)][0]
+                    raise DataError(
+                        f"`impressions.weight`: column {table.weight} of {', '.join(table.files)} has the weight "
+                        f"{worst}: weights are above 0; leave rows out that must not count"
+                    )
                 clicks += int(columns["label"].sum())
                 writer.add(columns)
             writer.finish()
         if clicks in (0, writer.rows):
             raise DataError(
-                f"`impressions.label`: {clicks} of {writer.rows} impressions are clicked, so there is nothing to learn"
+                f"`impressions.label`, column {table.label} of {', '.join(table.files)}: {clicks} of {writer.rows} "
+                "impressions are clicked, so there is nothing to learn: check the column, and that the files hold both "
+                "kinds"
             )
 
     def _members(self, table: MembersTable) -> None:
@@ -387,11 +395,13 @@ class _Preparation:
         if self._category_of is None:
             return np.zeros(len(items), np.int64)
         keys, categories = self._category_of
+        described: TimedTable = getattr(self._description, table)
         at = np.minimum(np.searchsorted(keys, items), len(keys) - 1)
         missing = keys[at] != items
         if bool(missing.any()):
             raise DataError(
-                f"`{table}`: item {self._shown(items[np.argmax(missing)])} has no row in `[items]`, so no category: "
+                f"`{table}`, column {described.item} of {', '.join(described.files)}: item "
+                f"{self._shown(items[np.argmax(missing)])} has no row in `[items]`, so no category: "
                 f"add the row, or name a column `{table}.category`"
             )
         return categories[at]
