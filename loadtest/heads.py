@@ -45,9 +45,10 @@ def folded(bundle: Bundle, history: int, random: np.random.Generator) -> NDArray
     """The state of a user with `history` random events. [F]"""
     step, state = open_step(bundle), bundle.initial_state[np.newaxis]
     items, categories = (random.choice(table.ids, history) for table in (bundle.items, bundle.categories))
-    rest = bundle.rest
-    events, state = bundle.events(items, categories), state.copy()
-    ledger = bundle.ledger
+    rest, ledger, actions = bundle.rest, bundle.ledger, None
+    if bundle.actions is not None:
+        actions = random.choice(np.flatnonzero(bundle.actions.folded), history)
+    events, state = bundle.events(items, categories, actions), state.copy()
     for event in events:
         state[:, rest] = step(event[np.newaxis], np.ascontiguousarray(state[:, rest]))
     if ledger is not None:

@@ -46,8 +46,8 @@ class KnownIds:
     """The ids that have rows, and which of the items have an embedding of their own."""
 
     ids: EmbeddingIds
-    """Items that training showed often enough, all of the table `[items]` if items have fields, and all that have
-    members."""
+    """Items that training showed often enough, all of the table `[items]` if items have fields, all that have members,
+    and all with a past rate."""
     embedding_rows: Ints
     """[items + 1]: by row, the row of the embedding; `UNKNOWN_ROW` where training showed too little."""
 
@@ -97,6 +97,8 @@ class ImpressionData:
         members, described = self.prepared.members, self.prepared.description.fields.item
         keys = self.prepared.side("item").key if described else np.empty(0, np.int64)
         keys = keys if members is None else np.concatenate([keys, members.key])
+        if any(field.kind == "past_rate" for field in described.values()):  # a rate of its own needs a row to stand in
+            keys = np.concatenate([keys, shown.item_id[train]])
         categories = np.concatenate([events.category_id[past], shown.category_id[train]])
         ids = EmbeddingIds.of(np.concatenate([often, keys]), categories)
         own = np.arange(1, len(ids.items) + 1)

@@ -150,9 +150,9 @@ class MimnHead(nn.Module):
         candidates: Tensor,
         context: Tensor | None = None,
         counts: Tensor | None = None,
+        item_fields: Tensor | None = None,
         *,
         reads: Tensor | None = None,
-        item_fields: Tensor | None = None,
     ) -> Tensor:
         """The click logits; candidates do not influence each other.
 
@@ -193,9 +193,9 @@ class PoolingHead(nn.Module):
         candidates: Tensor,
         context: Tensor | None = None,
         counts: Tensor | None = None,
+        item_fields: Tensor | None = None,
         *,
         reads: Tensor | None = None,
-        item_fields: Tensor | None = None,
     ) -> Tensor:
         """The click logits; as `MimnHead.forward`. → [N, C]"""
         blocks = self._cell[0].unpack(states)
