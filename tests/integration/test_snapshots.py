@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from conftest import MakeTopics, RedisForTest
 from mimn.release import Record, Release, encode_record, record_key
 from mimn.state import Keys, decode_progress, namespace
 from support.bulk_running import KILLED, done, killed, run
+from support.one_node_cluster import ClusterNode, OneNodeCluster, connect, form
 from support.uic_running import RunningUic
 from support.world import World
 from uic.bulk.saved_states import SavedStates
@@ -256,3 +258,53 @@ def test_namespaces_are_listed_and_one_that_nothing_needs_is_dropped_across_kill
     assert world.client.smembers(world.keys.namespaces) == {names[0].encode()}
     assert not world.compare(), "the other one is as it was"
     worker.stop()
+
+
+def test_a_cluster_that_lost_a_master_without_a_replica_gets_back_what_that_one_had(
+    tmp_path: Path, kafka: str, make_topics: MakeTopics
+) -> None:
+    with ExitStack() as ending:
+        nodes = [ending.enter_context(ClusterNode(tmp_path / f"node-{i}")) for i in range(3)]
+        form(nodes)
+        told = {"UIC_REDIS__MODE": "cluster"}
+        world = World(tmp_path / "world", make_topics(kafka, 12), nodes[0].address, "restored", told)
+        ending.callback(world.close)
+        world.produce(600, 60)
+        worker = world.worker()
+        world.wait_folded()
+        done(environment(world), "snapshot", "create", "--to", str(tmp_path / "s"), "--verify")
+        world.produce(200, 80)
+        world.wait_folded()
+        worker.stop()
+        with connect(nodes[1]) as client:
+            lost = len([key for key in client.scan_iter() if key.endswith(b":progress")])
+            client.flushall()
+        assert 0 < lost < 12
+        restore = ("restore", "--from", str(tmp_path / "s"))
+        assert killed(environment(world), "snapshot", "states", 1, *restore) == KILLED
+        said = json.loads(done(environment(world), "snapshot", *restore, "--json"))
+        assert said["partitions"] == 12
+        assert not world.compare(snapshot=True)
+        world.worker()
+        world.wait_folded()
+        [row] = json.loads(done(environment(world), "namespaces", "list", "--json"))
+        assert (row["lag"], row["partial_share"]) == (0, 0.0)
+
+
+def test_a_backfill_loads_a_cluster(tmp_path: Path, kafka: str, make_topics: MakeTopics) -> None:
+    with ExitStack() as ending:
+        node = ending.enter_context(OneNodeCluster(tmp_path / "node"))
+        told = {"UIC_REDIS__MODE": "cluster"}
+        world = World(tmp_path / "world", make_topics(kafka, N), node.address, "loaded", told)
+        ending.callback(world.close)
+        world.produce(500, 60)
+        done(environment(world), "backfill", "--work", str(tmp_path / "work"))
+        assert not world.compare()
+        world.produce(100, 70)
+        world.worker()
+        world.wait_folded()
+        done(environment(world, UIC_BUNDLE__GENERATION="1"), "backfill", "--work", str(tmp_path / "again"))
+        other = namespace(world.bundle.manifest.fingerprint, 1)
+        done(environment(world), "namespaces", "drop", other, "--yes", "--force")
+        assert not [key for key in world.client.scan_iter() if other.encode() in key]
+        assert not world.compare()

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
+from ctr.event.v1.behavior_event_pb2 import ACTION_CLICK, BehaviorEvent
 from mimn.bundle import load_bundle
 from mimn.bundle.graph import open_step
 from mimn.state import EMPTY_DIGEST, Progress, extend_digest, partition_of, user_hash, witness
@@ -22,8 +22,13 @@ from uic.core.event import Reason
 from uic.core.ordering import OutOfOrder
 from uic.fold.rounds import Model
 
-TINY = Path(__file__).parents[1] / "fixtures" / "bundle_tiny" / "tiny" / "1"
-SKETCH = Path(__file__).parents[1] / "fixtures" / "bundle_tiny_sketch" / "tiny-sketch" / "1"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+BUNDLES = {
+    folder.name: folder / "1"
+    for parent in sorted(FIXTURES.glob("bundle_*"))
+    for folder in parent.iterdir()
+    if folder.is_dir()
+}
 NOW = 1_700_000_000_000
 N = 2
 USERS = [u for u in (f"u{i}" for i in range(40)) if partition_of(u.encode(), N) == 0][:7]
@@ -36,11 +41,15 @@ def model_of(path: Path) -> Model:
     return Model.of(bundle, open_step(bundle))
 
 
-MODEL, SKETCH_MODEL = model_of(TINY), model_of(SKETCH)
+MODELS = {name: model_of(path) for name, path in BUNDLES.items()}
+"""One for each kind of state."""
+MODEL = MODELS["tiny"]
 
 
 def click(offset: int, user: str, item: int = 3) -> Row:
-    value = BehaviorEvent(user_id=user, item_id=item, category_id=item % 5, event_time=NOW + offset * 1000)
+    value = BehaviorEvent(
+        user_id=user, item_id=item, category_id=item % 5, action=ACTION_CLICK, event_time=NOW + offset * 1000
+    )
     return offset, NOW + offset * 1000, user.encode(), value.SerializeToString(), None
 
 
@@ -76,7 +85,7 @@ def test_states_and_progress_are_the_fold_of_each_users_records_in_order() -> No
                 digest, last = extend_digest(digest, offset, value), offset
                 event = BehaviorEvent.FromString(value)
                 ids = np.array([event.item_id], np.uint64), np.array([event.category_id], np.uint64)
-                state = MODEL.step(MODEL.vectors(*ids, np.zeros(1, np.uint8)), state)
+                state = MODEL.step(MODEL.vectors(*ids, np.array([ACTION_CLICK], np.uint8)), state)
         header = folded.headers[at]
         assert (bytes(header["digest"]), header["last_offset"]) == (digest, last)
         assert (header["user"], header["lineage"], header["partial"]) == (user_hash(key.decode()), 77, False)
@@ -104,14 +113,14 @@ def random_rows(kinds: Sequence[tuple[int, int]]) -> list[Row]:
     return rows
 
 
-@settings(max_examples=60)
+@settings(max_examples=80)
 @given(
     kinds=st.lists(st.tuples(st.integers(0, len(USERS) - 1), st.integers(0, 12)), min_size=1, max_size=60),
     cuts=st.lists(st.integers(0, 60), max_size=6),
-    sketched=st.booleans(),
+    name=st.sampled_from(sorted(MODELS)),
 )
-def test_how_the_log_is_cut_changes_no_byte(kinds: list[tuple[int, int]], cuts: list[int], sketched: bool) -> None:
-    model = SKETCH_MODEL if sketched else MODEL
+def test_how_the_log_is_cut_changes_no_byte(kinds: list[tuple[int, int]], cuts: list[int], name: str) -> None:
+    model = MODELS[name]
     rows = random_rows(kinds)
     whole = fold_partition(log_of(rows), model)
     cut = fold_partition(log_of(rows, [min(c, len(rows)) for c in cuts]), model)

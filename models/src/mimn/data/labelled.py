@@ -170,9 +170,9 @@ def label_parts(data: Prepared, fold: int | None = None, parts: Sequence[Part] =
         users, place = np.unique(shown.user_id, return_inverse=True)
         part = parts_of(users, split.fold if fold is None else fold)[place]
     if missing := set(PARTS) - set(parts):
-        kept = ~np.isin(part, [PARTS.index(name) for name in missing])
-        part = np.where(kept, part, LEFT_OUT).astype(part.dtype)
-        shown = replace(shown, label=np.where(part == LEFT_OUT, WITHHELD, shown.label).astype(np.uint8))
+        withheld = np.isin(part, [PARTS.index(name) for name in missing])
+        part = np.where(withheld, LEFT_OUT, part).astype(part.dtype)
+        shown = replace(shown, label=np.where(withheld, WITHHELD, shown.label).astype(np.uint8))
     for name in parts:
         rows = part == PARTS.index(name)
         clicks = int(shown.label[rows].sum())

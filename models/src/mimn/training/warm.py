@@ -39,7 +39,7 @@ from mimn.training.folder import TrainingFailed, log
 
 Ints = NDArray[np.int64]
 TABLES = {"request": "fields.request.tables.{}.weight", "item": "fields.item.tables.{}.weight"}
-OF_DATA = ("fields.item_", "fields.embedding_rows")
+OF_DATA = ("fields.item_", "fields.member_", "fields.embedding_rows")
 """Beginnings of the names of tensors that hold data and not weights."""
 OF_HEAD = ".over.head."
 """In the names of the weights of a field head, below the layers that all heads share."""
