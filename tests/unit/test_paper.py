@@ -67,9 +67,9 @@ def test_a_command_of_the_clean_protocol_names_a_configuration_that_fits_its_des
 
 def test_every_public_data_set_has_a_command() -> None:
     text = README + "".join(path.read_text("utf-8") for path in (ROOT / "models/configs/public").glob("*.toml"))
-    own = {"online-retail", "complete-journey", "complete-journey-fields", "movielens-100k", "synthetic", "coupon-mail"}
+    own = ("online-retail", "complete-journey", "movielens-100k", "synthetic", "coupon-mail")
     for path in (ROOT / "models/datasets").glob("*.toml"):
-        assert path.stem in own or f"models/datasets/{path.name}" in text, path.stem
+        assert path.stem.startswith(own) or f"models/datasets/{path.name}" in text, path.stem
 
 
 @pytest.mark.parametrize("command", PAPER, ids=lambda command: f"{command[0]}, {command[1][:12]}")
