@@ -15,15 +15,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mimn.bundle import Bundle, BundleError, load_bundle
 from mimn.bundle.graph import open_head, open_step
+from mimn.state.sketch import DAY_MS
 
 BUNDLES = Path("models/bundles")
 DEFAULT = tuple(BUNDLES / name / "1" for name in ("online-retail", "online-retail-din", "online-retail-dien"))
+EPOCH_DAY = 20_000
 LEAST_S = 0.01
 """CPU time of one round of one head: many clock ticks."""
 
@@ -42,13 +45,14 @@ def folded(bundle: Bundle, history: int, random: np.random.Generator) -> NDArray
     """The state of a user with `history` random events. [F]"""
     step, state = open_step(bundle), bundle.initial_state[np.newaxis]
     items, categories = (random.choice(table.ids, history) for table in (bundle.items, bundle.categories))
-    rest = slice(None) if bundle.sketch is None else bundle.sketch.sketch.rest
-    actions = None
-    if bundle.actions is not None:
-        actions = random.choice(np.flatnonzero(bundle.actions.folded), history)
-    events, state = bundle.events(items, categories, actions), state.copy()
+    rest = bundle.rest
+    events, state = bundle.events(items, categories), state.copy()
+    ledger = bundle.ledger
     for event in events:
         state[:, rest] = step(event[np.newaxis], np.ascontiguousarray(state[:, rest]))
+    if ledger is not None:
+        for number, item in enumerate(items):
+            ledger.add(state, ledger.keys(np.array([item])), np.array([DAY_MS * (EPOCH_DAY + number // 4)]))
     folded_once: NDArray[np.float32] = state[0]
     return folded_once
 
@@ -63,11 +67,15 @@ def scoring(path: Path, history: int, candidates: int) -> Callable[[], NDArray[n
     head, state = open_head(bundle), folded(bundle, history, random)
     items, categories = (random.choice(table.ids, candidates) for table in (bundle.items, bundle.categories))
     vectors, context = bundle.vectors(items, categories), np.zeros(len(bundle.manifest.context), np.float32)
-    if bundle.sketch is None:
-        return lambda: head(vectors, state, context)
-    sketch = bundle.sketch
-    addresses, now = sketch.addresses(items, categories), sketch.sketch.moments(np.array([time.time_ns() // 10**6]))[0]
-    return lambda: head(vectors, state, context, addresses, now)
+    known: dict[str, NDArray[Any]] = {}
+    now_ms = time.time_ns() // 10**6
+    if (sketch := bundle.sketch) is not None:
+        known["addresses"] = sketch.addresses(items, categories)
+        known["now"] = sketch.sketch.moments(np.array([now_ms]))[0]
+    if (reads := bundle.reads) is None:
+        return lambda: head(vectors, state, context, **known)
+    words = reads.ledger.of(state)
+    return lambda: head(vectors, state, context, **known, reads=reads.read(words, items, now_ms))
 
 
 def in_turn(calls: Mapping[str, Callable[[], object]], rounds: int) -> list[Timing]:

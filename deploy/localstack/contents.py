@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from mimn.bundle import Bundle, IdSketch
 from mimn.state import UserState
+from mimn.state.ledger import BASKETS
 from mimn.state.sketch import HASHES
 
 TOP = 5
@@ -59,6 +60,14 @@ def _tensors(bundle: Bundle, blocks: dict[str, Floats]) -> Iterator[tuple[str, s
             case "events" if bundle.event_list is not None:
                 kept = int(blocks["length"][0])
                 yield name, f"the user's last {kept:,}; at most {bundle.event_list.capacity:,} are kept"
+            case "ledger" if bundle.reads is not None:
+                words, ledger = bundle.reads.ledger.of(block), bundle.reads.ledger
+                keys, entries = ledger.known(words)
+                baskets = int(ledger.scalars(words)[BASKETS])
+                yield name, f"{len(keys.tags)} of at most {ledger.entries} items, from {baskets} baskets; most often:"
+                rows = bundle.reads.rows(keys)
+                ids = bundle.reads.table.ids[rows[rows > 0] - 1]
+                yield "", f"items {_highest(ids, entries.n[rows > 0].astype(np.float32))}"
             case "counters" | "periods" | "shares" | "count" | "length":
                 continue
             case _:

@@ -15,6 +15,7 @@ RECURRENT = [
     FIXTURES / "bundle_tiny/tiny/1",
     FIXTURES / "bundle_tiny_context/tiny-context/1",
     FIXTURES / "bundle_tiny_sketch/tiny-sketch/1",
+    FIXTURES / "bundle_tiny_ledger/tiny-ledger/1",
     FIXTURES / "bundle_tiny_actions/tiny-actions/1",
     FIXTURES / "bundle_tiny_fields/tiny-fields/1",
 ]
@@ -41,14 +42,14 @@ def any_bundle(request: pytest.FixtureRequest) -> Bundle:
 
 def rest_of(bundle: Bundle) -> slice:
     """What the step graph has of a state."""
-    return slice(None) if bundle.sketch is None else bundle.sketch.sketch.rest
+    return bundle.rest
 
 
 def test_golden_cases_hold(any_bundle: Bundle) -> None:
     bundle = any_bundle
-    bundle.golden.verify_step(open_step(bundle), bundle.events, bundle.initial_state, bundle.sketch)
+    bundle.golden.verify_step(open_step(bundle), bundle.events, bundle.initial_state, bundle.sketch, bundle.ledger)
     bundle.golden.verify_request(bundle.request.vector)
-    bundle.golden.verify_head(open_head(bundle), bundle.candidates, bundle.initial_state, bundle.sketch)
+    bundle.golden.verify_head(open_head(bundle), bundle.candidates, bundle.initial_state, bundle.sketch, bundle.reads)
 
 
 def test_golden_cases_hold_unknown_ids_and_tell_candidates_apart(any_bundle: Bundle) -> None:

@@ -50,6 +50,13 @@ def done(environment: Mapping[str, str], verb: str, *arguments: str) -> str:
     return said
 
 
+def finished(environment: Mapping[str, str], verb: str, *arguments: str) -> None:
+    """Run in a process, which must succeed: for tests that run several at once."""
+    status = killed(environment, verb, "", 0, *arguments)
+    if status:
+        raise AssertionError(f"{verb} ended with {status}")
+
+
 def killed(environment: Mapping[str, str], verb: str, step: str, count: int, *arguments: str) -> int:
     """Run in a process that is killed after `step` was done `count` more times; its exit status."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("UIC_")}
@@ -59,7 +66,7 @@ def killed(environment: Mapping[str, str], verb: str, step: str, count: int, *ar
         env=inherited | told,
         check=False,
         capture_output=True,
-        timeout=120,
+        timeout=240,
     )
     print(ended.stderr.decode())
     return ended.returncode

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from torture.bulk_jobs import bulk_jobs_killed_at_each_step_are_finished_by_the_next_run
 from torture.clusters import a_cluster_whose_slots_move_and_whose_masters_fail
 from torture.crashes import STEPS, killed_after_each_protocol_step
 from torture.fleet import three_workers_killed_frozen_and_rescaled_at_random
@@ -97,6 +98,7 @@ SCENARIOS = (
     _whole(a_bundle_is_swapped_under_load_and_no_request_fails),
     _whole(a_rollout_goes_on_while_workers_and_the_store_die),
     _whole(answers_go_on_while_the_store_is_away_slow_or_fails_over),
+    _whole(bulk_jobs_killed_at_each_step_are_finished_by_the_next_run),
     _whole(clients_that_go_away_leave_nothing_behind),
     _whole(five_times_the_knee_costs_no_goodput),
     _whole(nothing_grows_and_nothing_slows_down),

@@ -91,6 +91,28 @@ def test_a_run_learns_from_fields_and_its_folder_is_all_that_evaluation_needs(
     assert json.loads((tmp_path / "run/metrics.json").read_text())["evaluation"]["50"]["test"] == evaluated["test"]
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"variant": "din", "history_product": True},
+        {"variant": "dien", "history_product": True},
+        {"slots": 2, "bounded_writes": True, "sketch_category_cells": 8, "head": "deepfm"},
+    ],
+    ids=["DIN", "DIEN", "MIMN with a sketch under DeepFM"],
+)
+def test_every_kind_of_model_reads_fields(config: RunConfig, tmp_path: Path, model: dict[str, object]) -> None:
+    short = msgspec.structs.replace(
+        config,
+        model={"embedding_dim": 4, "head_units": [8, 4], **model},
+        training=msgspec.structs.replace(config.training, epochs=1),
+        windows=msgspec.structs.replace(config.windows, length=32, per_user=1),
+    )
+    record = train.train(short, tmp_path / "run")
+    evaluated = evaluate.evaluate(tmp_path / "run", 20, parts=("validation",), floors=False)
+    assert 0.0 < record["validation_auc"] < 1.0
+    assert evaluated["validation"]["popularity"]["rows"] > 0
+
+
 def test_fields_change_no_instance(data: DataSet) -> None:
     assert build_instances(data.events).sha256 == data.instances.sha256
 

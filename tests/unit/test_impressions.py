@@ -167,7 +167,8 @@ def test_all_rows_and_corrected_fewer_rows_give_the_same_probability_to_every_ki
         logits.append(np.log(of_kind / (1 - of_kind)))
     rows = trained.data.rows("train")
     negatives = np.array([np.sum((signal[rows] == kind) & (shown.label[rows] == 0)) for kind in kinds])
-    # An epoch keeps a binomial number of them, whose log has this standard deviation; and a kind with few clicks is not learned exactly.
+    # An epoch keeps a binomial number of them, whose log has this standard deviation;
+    # and a kind with few clicks is not learned exactly.
     allowed = 4 * np.sqrt((1 - kept) / (kept * negatives)) + 0.4
     assert (np.abs(logits[1] - logits[0]) < allowed).all()
     assert (allowed < -np.log(kept)).all(), "without the correction every kind would be too high by this much"

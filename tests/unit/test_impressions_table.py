@@ -100,7 +100,7 @@ def test_other_settings_run_a_row_again(plan: Path) -> None:
     plan.write_text(PLAN.replace('head = "wide_deep"', 'head = "fnn"'))
     after = make(read_plan(plan), cache, only=["without"])
     assert len(after) == len(before)
-    assert not {one.config_sha256 for one in before} & {one.config_sha256 for one in after}
+    assert not {one.settings_sha256 for one in before} & {one.settings_sha256 for one in after}
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_a_member_that_cannot_be_installed_is_an_error_with_pips_words(wheels: P
 def test_the_checked_members_are_all_that_serve() -> None:
     for distribution, folder in slim.MEMBERS.items():
         assert f'name = "{distribution}"' in (ROOT / folder / "pyproject.toml").read_text()
-    assert {alone.install for alone in slim.ENVIRONMENTS} == {"uic", "rtp", "mimn"}
+    assert {alone.install for alone in slim.ENVIRONMENTS} == {"uic", "uic[bulk]", "rtp", "mimn"}
     assert all("torch" in alone.absent for alone in slim.ENVIRONMENTS)
 
 

@@ -24,7 +24,7 @@ from rtp.core.fold_progress import Status
 from rtp.core.ports import Model
 from rtp.core.request import ScoreRequest
 from rtp.core.shadowing import BURST_S, ShadowBudget, difference, rank_correlation
-from rtp.errors import ReloadRefused, ReloadTimedOut
+from rtp.errors import InvalidRequest, ReloadRefused, ReloadTimedOut
 from rtp.loader import Loader
 from rtp.metrics import Metrics
 from rtp.progress_watcher import ProgressReader, ProgressWatcher
@@ -164,6 +164,42 @@ def test_one_request_reads_one_key_whatever_its_arm() -> None:
     asyncio.run(ask())
     assert len(world.store.asked) == len(USERS)
     assert len({key.split(":s:")[1] for key in world.store.asked}) == len(USERS)
+
+
+def test_a_field_that_one_release_reads_is_no_mistake_in_any_arm_of_the_rollout_or_after_it() -> None:
+    world = World()
+    stored = Stored(load_bundle(CONTEXT), partitions=3)
+    for user in USERS:
+        stored.state(user)
+    world.store.values.update(stored.values)
+    new = named(CONTEXT)
+    name = model(CONTEXT).request.names["context"][0]
+    record = begin(None, new, serving=named(TINY), origin="log", salt=SALT, now_ms=NOW_MS)
+    record = observe(record, "r1", Checked(record.revision, ()), now_ms=NOW_MS)[0]
+    trying = canary(record, "r1", Checked(record.revision, ()), percent=50, now_ms=NOW_MS)
+
+    async def ask(field: str, value: float = 1.0) -> dict[str, set[tuple[float, ...]]]:
+        seen: dict[str, set[tuple[float, ...]]] = {}
+        for user in USERS[:20]:
+            request = ScoreRequest(user, ITEMS, CATEGORIES, context={field: value})
+            scored = await world.scorer.score(request, asyncio.get_running_loop().time() + 10)
+            seen.setdefault(scored.arm, set()).add(tuple(scored.scores.tolist()))
+        return seen
+
+    async def play() -> None:
+        await world.follow()
+        with pytest.raises(InvalidRequest, match=name):
+            await ask(name)
+        await world.follow(trying)
+        one, other = await ask(name, 1.0), await ask(name, 50.0)
+        assert one["serving"] == other["serving"]
+        assert one["canary"] != other["canary"]
+        with pytest.raises(InvalidRequest, match="nonsense"):
+            await ask("nonsense")
+        await world.follow(abort(trying, "r1", reason="worse", now_ms=NOW_MS))
+        assert (await ask(name)).keys() == {"serving"}
+
+    asyncio.run(play())
 
 
 def test_a_promoted_release_answers_everybody_and_the_one_before_stays_loaded() -> None:
@@ -408,7 +444,7 @@ def test_shadows_never_take_more_than_their_share(share: float, runs: list[tuple
 
 @given(st.lists(st.floats(0, 1, width=32), min_size=3, max_size=20, unique=True), st.randoms())
 def test_differences_are_those_of_the_definition(scores: list[float], random: object) -> None:
-    from scipy.stats import spearmanr  # type: ignore[import-untyped]
+    from scipy.stats import spearmanr
 
     ours = np.array(scores, np.float32)
     theirs = ours[np.random.default_rng(len(scores)).permutation(len(ours))]

@@ -146,6 +146,13 @@ def test_a_namespace_of_other_events_is_refused() -> None:
     assert world.in_service.current is world.before
 
 
+def test_a_namespace_whose_states_lack_events_is_refused() -> None:
+    world = change(USERS, lambda stored: [stored.state(user, partial=True) for user in USERS[:5]])
+    with pytest.raises(ReloadRefused, match="5 more of the compared states lack events"):
+        world.reload()
+    assert world.in_service.current is world.before
+
+
 def test_a_sample_is_bounded_and_other_keys_are_no_users() -> None:
     many = [f"u:s:{i}" for i in range(SAMPLE + 500)]
     world = World(model(CONTEXT), stored=with_users(many))

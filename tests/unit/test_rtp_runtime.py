@@ -23,6 +23,7 @@ FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 TINY = FIXTURES / "bundle_tiny/tiny/1"
 CONTEXT = FIXTURES / "bundle_tiny_context/tiny-context/1"
 SKETCH = FIXTURES / "bundle_tiny_sketch/tiny-sketch/1"
+LEDGER = FIXTURES / "bundle_tiny_ledger/tiny-ledger/1"
 DIEN = FIXTURES / "bundle_tiny_dien/tiny-dien/1"
 DIN = FIXTURES / "bundle_tiny_din/tiny-din/1"
 FIELDS = FIXTURES / "bundle_tiny_fields/tiny-fields/1"
@@ -45,7 +46,7 @@ def expected(path: Path, items: NDArray[np.uint64], categories: NDArray[np.uint6
 
 
 @pytest.mark.parametrize(
-    "path", [TINY, CONTEXT, SKETCH, DIEN, DIN, FIELDS, DIN_FIELDS], ids=lambda path: path.parent.name
+    "path", [TINY, CONTEXT, SKETCH, LEDGER, DIEN, DIN, FIELDS, DIN_FIELDS], ids=lambda path: path.parent.name
 )
 def test_the_golden_scores_come_out_of_the_padded_path(path: Path) -> None:
     bundle, model = loaded(path)

@@ -337,6 +337,27 @@ def test_too_few_users_are_a_message_and_not_a_traceback(
     assert f"error: no {part} user of synthetic has a target with enough history" in capsys.readouterr().err
 
 
+def test_a_model_with_a_ledger_is_trained_evaluated_and_exported_from_its_run_folder(folder: Path) -> None:
+    model = {"variant": "pooling", "memory_induction": False, "utilization": False, "ledger_buckets": 8}
+    model |= {"ledger_types": ["category"], "ledger_vectors": 4, "ledger_least_users": 1, "history_product": True}
+    config = smoke_config(folder)
+    config = msgspec.structs.replace(epochs(config, 2), model=config.model | model)
+    output = folder / "ledger"
+    record = train.train(config, output)
+    assert record["state_bytes"] == 4 * (17 + 8 * 12 + 8 + 1), "padded to 8 bytes"
+    assert record["validation_auc"] > 0.6
+    found = evaluate.evaluate(output, 40, floors=False)
+    assert 0.5 < found["test"]["popularity"]["auc"] < 1
+    assert (
+        export_main(["--run", str(output), "--output", str(folder / "bundles"), "--name", "l", "--version", "1"]) == 0
+    )
+    bundle = load_bundle(folder / "bundles/l/1")
+    assert bundle.reads is not None
+    assert bundle.manifest.item_table is not None
+    assert bundle.manifest.item_table.types == ("category",)
+    assert len(bundle.reads.table.ids) == len(bundle.items.ids)
+
+
 def test_a_description_of_ones_own_trains_by_drawn_negatives(tmp_path: Path) -> None:
     """Texts for ids, CSV with quotes, unsorted, milliseconds: what the made-up data set is in another shop's layout."""
     events = synthetic.make(users=120)

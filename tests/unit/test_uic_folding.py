@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import tracemalloc
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mimn.state import Progress, Sketch, decode_progress, partition_of
+from mimn.state import Block, Ledger, Progress, Sketch, StateLayout, decode_progress, partition_of
 from support import fakes
 from support.fakes import (
     Crashed,
@@ -29,6 +30,7 @@ from support.fakes import (
     stored_state,
     users_of,
 )
+from uic.bulk.verification import Expected, tensors
 from uic.core.cache import StateCache
 from uic.core.commit import Answer, Commit, Verdict
 from uic.core.event import Reason
@@ -39,6 +41,7 @@ from uic.core.routing import MisroutedWindow
 from uic.core.status import Phase
 from uic.errors import InvalidField
 from uic.fold.decoding import SHORT_WAVES
+from uic.fold.rounds import Model
 from uic.fold.session import Resolution
 
 USERS = users_of(0, 1, 30)
@@ -722,3 +725,71 @@ def test_counters_folded_in_waves_are_those_of_single_events_and_a_poisoned_even
     for name, row in zip(batch.users, part.row_of, strict=True):
         np.testing.assert_array_equal(work.tensors[work.place[row]], want[name][0])
     assert sorted(part.not_finite) == sorted(i for i in poisoned if i < len(touches))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(1, 9), st.integers(-9, 9)), min_size=1, max_size=40),
+    st.sets(st.integers(0, 39), max_size=3),
+    st.booleans(),
+)
+def test_ledgers_folded_in_waves_are_those_of_single_events_and_a_poisoned_event_adds_nothing(
+    touches: list[tuple[int, int, int]], poisoned: set[int], counted: bool
+) -> None:
+    counting, ledger = Counting(Sketch(4, 0, (3,))) if counted else None, Ledger(buckets=2, ways=2)
+    before, behind = (4, 1) if counted else (0, 0)
+    initial = np.concatenate([np.zeros(before), fakes.INITIAL, np.zeros(behind + ledger.words)]).astype(np.float32)
+    items = [fakes.POISON_ITEM if i in poisoned else item for i, (_, item, _) in enumerate(touches)]
+    times = [fakes.WALL_MS + days * 86_400_000 for _, _, days in touches]
+    records = [
+        FakeRecord(i, USERS[user].encode(), event_value(USERS[user], items[i], item, times[i]), times[i])
+        for i, (user, item, _) in enumerate(touches)
+    ]
+    batch, cache = batch_of(records), StateCache(1, len(initial))
+    progress = Progress(partitions=1, next_offset=0, lineage=1, writer=1, base=0, as_of_ms=0)
+    part = Part(batch, progress, cache.open().find(batch.keys))
+    work = Round(initial, cache)
+    work.plan([part])
+    work.run(fakes.step, fakes.vectors, counting, ledger)
+
+    want = {user: initial.copy()[np.newaxis] for user in batch.users}
+    for i, (user, category, _) in enumerate(touches):
+        if i in poisoned:
+            continue
+        state, ids = want[USERS[user]], (np.array([items[i]], np.uint64), np.array([category], np.uint64))
+        rest = slice(before, before + len(fakes.INITIAL))
+        state[:, rest] = fakes.step(fakes.vectors(*ids), state[:, rest])
+        if counting is not None:
+            moments = counting.sketch.moments(np.array([times[i]]))
+            counting.sketch.add(state[:, : -ledger.words], counting.addresses(*ids), moments)
+        ledger.add(state, ledger.keys(ids[0]), np.array([times[i]]))
+    for name, row in zip(batch.users, part.row_of, strict=True):
+        assert work.tensors[work.place[row]].tobytes() == want[name][0].tobytes()
+
+
+def test_what_a_bulk_fold_is_verified_against_has_the_ledger_too() -> None:
+    ledger = Ledger(buckets=2, ways=2)
+    layout = StateLayout((Block("h", (len(fakes.INITIAL),)), ledger.block))
+    initial = np.concatenate([fakes.INITIAL, np.zeros(ledger.words)]).astype(np.float32)
+    model = Model(fakes.step, fakes.vectors, initial, layout, bytes(32), ledger=ledger)
+    events = [(1, 0), (2, 3), (1, 9), (3, 9), (4, 9), (5, 30)]
+    expected = {b"ann": Expected(), b"bob": Expected()}
+    for (item, days), user in zip(events, itertools.cycle(expected), strict=False):
+        one = expected[user]
+        one.items.append(item)
+        one.categories.append(1)
+        one.actions.append(1)
+        one.times.append(fakes.WALL_MS + days * 86_400_000)
+    for user, got in tensors(expected, model).items():
+        want = initial[np.newaxis].copy()
+        for item, time_ms in zip(expected[user].items, expected[user].times, strict=True):
+            ids = np.array([item], np.uint64), np.array([1], np.uint64)
+            want[:, : -ledger.words] = fakes.step(fakes.vectors(*ids), want[:, : -ledger.words])
+            ledger.add(want, ledger.keys(ids[0]), np.array([time_ms]))
+        assert got.tobytes() == want[0].tobytes()
+        assert layout.close(got, want[0], 0)
+        other = want[0].copy()
+        ledger.of(other)[0] ^= 1
+        assert not layout.close(got, other, 1e9), "whole numbers are compared exactly"
+        other = want[0].copy()
+        other[0] += 0.5
+        assert not layout.close(got, other, 1e-3)

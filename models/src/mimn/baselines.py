@@ -103,6 +103,8 @@ def state_bytes(config: ModelConfig) -> int | None:
     blocks = [Block("recurrent", (recurrent,)), Block("history_mean", (D,)), Block("count", (1,))]
     if config.sketch is not None:
         blocks = [config.sketch.first_block, *blocks, config.sketch.last_block]
+    if config.ledger is not None:
+        blocks.append(config.ledger.block)
     return StateLayout(tuple(blocks)).stored_bytes
 
 

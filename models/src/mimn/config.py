@@ -11,10 +11,12 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, get_args
 
 from mimn.bundle.members import read_width
+from mimn.bundle.reads import GROUPS, width
 from mimn.state.layout import Block, BlockType, StateLayout
+from mimn.state.ledger import Ledger
 from mimn.state.sketch import Sketch
 
-Variant = Literal["paper", "official", "pooling"]
+Variant = Literal["paper", "official", "pooling", "ledger"]
 Rebalance = Literal["none", "shift", "transfer"]
 Padding = Literal["hold", "reset", "run"]
 HeadNorm = Literal["none", "batch"]
@@ -36,6 +38,7 @@ HeadName = Literal[
 
 
 MAX_SKETCH_CELLS = 1 << 16
+MAX_LEDGER_BUCKETS = 1 << 13
 
 
 class ConfigError(ValueError):
@@ -60,6 +63,16 @@ class SharedConfig:
     """Counters in each of the two hashed rows of items; 0 = no counters."""
     sketch_half_lives: tuple[int, ...] = (0, 30)
     """Days after which an event counts half, one value per set of counters; 0 = never. Used only with a sketch."""
+    ledger_buckets: int = 0
+    """Buckets of eight items each in a user's ledger (`mimn.state.ledger`); the head reads it. 0 = no ledger."""
+    ledger_reads: tuple[str, ...] = ()
+    """The groups of values that the head reads (`mimn.bundle.reads`); empty: all of them."""
+    ledger_types: tuple[str, ...] = ()
+    """Kinds of types that items have: `category`, fields of items in the data set's description, or pairs as `a*b`."""
+    ledger_vectors: int = 32
+    """Width of the vectors in the table of items. Used only with a ledger."""
+    ledger_least_users: int = 2
+    """Items of fewer train users are not in that table. Used only with a ledger."""
     member_reads: bool = False
     """The head also reads how often and how recently the user touched the items that the candidate stands for, or the
     candidate itself (`mimn.bundle.members`): what a state says that remembers items."""
@@ -91,6 +104,13 @@ class SharedConfig:
         half_lives = self.sketch_half_lives
         if not half_lives or min(half_lives) < 0 or len(set(half_lives)) != len(half_lives):
             raise ConfigError(f"sketch_half_lives must be distinct days, 0 or more, not {half_lives}")
+        if self.ledger_buckets and self.member_reads:
+            raise ConfigError("ledger_buckets must be 0 with member_reads: a head reads the one or the other")
+        if not 0 <= self.ledger_buckets <= MAX_LEDGER_BUCKETS:
+            raise ConfigError(f"ledger_buckets must be 0 to {MAX_LEDGER_BUCKETS}, not {self.ledger_buckets}")
+        at_least_one(self, "ledger_vectors", "ledger_least_users")
+        if unknown := sorted(set(self.ledger_reads) - set(GROUPS)):
+            raise ConfigError(f"ledger_reads must be of {', '.join(GROUPS)}, not {', '.join(unknown)}")
         lives = self.member_half_lives
         if not lives or min(lives) < 1 or len(set(lives)) != len(lives):
             raise ConfigError(f"member_half_lives must be distinct days, 1 or more, not {lives}")
@@ -113,7 +133,9 @@ class SharedConfig:
 
     @property
     def read_widths(self) -> list[int]:
-        """Widths of what the head reads of a candidate's members: none, or one."""
+        """Widths of what the head reads of a candidate's members, or of the ledger: none, or one."""
+        if self.ledger_buckets:
+            return [self.read_width]
         return [read_width(self.member_half_lives)] if self.member_reads else []
 
     @property
@@ -121,6 +143,21 @@ class SharedConfig:
         """The counters in a user's state, None if there are no counters."""
         sketch = Sketch(self.sketch_category_cells, self.sketch_item_cells, self.sketch_half_lives)
         return sketch if sketch.cells else None
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """The ledger in a user's state, None if there is none."""
+        return Ledger(self.ledger_buckets) if self.ledger_buckets else None
+
+    @property
+    def read_groups(self) -> tuple[str, ...]:
+        """What the head reads of the ledger, in the order of `GROUPS`."""
+        return tuple(group for group in GROUPS if group in (self.ledger_reads or GROUPS))
+
+    @property
+    def read_width(self) -> int:
+        """R: how many values that is for one candidate; 0 without a ledger."""
+        return width(self.read_groups, len(self.ledger_types)) if self.ledger_buckets else 0
 
 
 def at_least_one(config: Any, *fields: str) -> None:
@@ -149,8 +186,9 @@ class MimnConfig(SharedConfig):
 
     `paper` is the paper's equations, with our choices where the paper says nothing; `official` is the authors'
     published code, including its bugs; `pooling` is the baseline without memory (the mean of the event vectors) behind
-    the same interface. The event vector is item embedding ++ category embedding, so its width D is twice the embedding
-    size E. D is also the width of a memory slot and of an interest channel.
+    the same interface; `ledger` keeps nothing that weights write: a count of events, and a ledger. The event vector is
+    item embedding ++ category embedding, so its width D is twice the embedding size E. D is also the width of a memory
+    slot and of an interest channel.
     """
 
     variant: Variant = "paper"
@@ -200,9 +238,16 @@ class MimnConfig(SharedConfig):
                 f"padding {self.padding!r} does not exist in variant {self.variant!r}: "
                 "official has 'reset' and 'run', the others have 'hold'"
             )
-        if self.variant == "pooling" and (self.memory_induction or self.utilization or self.auxiliary_loss):
+        without_memory = self.variant in ("pooling", "ledger")
+        if without_memory and (self.memory_induction or self.utilization or self.auxiliary_loss):
             raise ConfigError(
-                "memory_induction, utilization and auxiliary_loss must be false in variant 'pooling': it has no memory"
+                f"memory_induction, utilization and auxiliary_loss must be false in variant {self.variant!r}: "
+                "it has no memory"
+            )
+        if self.variant == "ledger" and (not self.ledger_buckets or self.history_product):
+            raise ConfigError(
+                "ledger_buckets must be above 0 and history_product false in variant 'ledger': its state is a ledger "
+                "and a count of events"
             )
         if self.variant == "official":
             self._check_official()
@@ -212,10 +257,11 @@ class MimnConfig(SharedConfig):
             raise ConfigError(f"rebalance must be 'shift' in variant 'official', not {self.rebalance!r}")
         if self.head != "paper":
             raise ConfigError(f"head must be 'paper' in variant 'official', not {self.head!r}")
-        if self.context_features or self.history_product or self.bounded_writes or self.sketch or self.member_reads:
+        added = self.context_features or self.history_product or self.bounded_writes or self.sketch
+        if added or self.member_reads or self.ledger:
             raise ConfigError(
                 "context_features must be empty, history_product, bounded_writes and member_reads false, sketch cells "
-                "0 in variant 'official': the published code has none of them"
+                "and ledger_buckets 0 in variant 'official': the published code has none of them"
             )
 
     @classmethod
@@ -274,13 +320,16 @@ def _typed(name: str, value: Any, default: Any) -> Any:
 
 
 def state_layout(config: MimnConfig, dtype: BlockType = "float32") -> StateLayout:
-    """The blocks of a user's state in `config`: the cell's blocks, between the two of the sketch if there is one.
+    """The blocks of a user's state in `config`: the cell's blocks, between the two of the sketch if there is one, and
+    the ledger.
 
     Raises:
         LayoutError: as `cell_layout`.
     """
-    cell, sketch = cell_layout(config, dtype), config.sketch
-    return cell if sketch is None else StateLayout((sketch.first_block, *cell.blocks, sketch.last_block))
+    blocks, sketch, ledger = cell_layout(config, dtype).blocks, config.sketch, config.ledger
+    if sketch is not None:
+        blocks = (sketch.first_block, *blocks, sketch.last_block)
+    return StateLayout(blocks if ledger is None else (*blocks, ledger.block))
 
 
 def cell_layout(config: MimnConfig, dtype: BlockType = "float32") -> StateLayout:
@@ -294,6 +343,8 @@ def cell_layout(config: MimnConfig, dtype: BlockType = "float32") -> StateLayout
         LayoutError: float16 with an odd number of recurrent values (an odd `controller_units`).
     """
     m, D, H = config.slots, config.width, config.controller_units
+    if config.variant == "ledger":
+        return StateLayout((Block("count", (1,)),))
     if config.variant == "pooling":
         return StateLayout((Block("history_mean", (D,)), Block("count", (1,))))
     blocks = [Block("controller", (H,), dtype), Block("read", (D,), dtype), Block("memory", (m, D), dtype)]

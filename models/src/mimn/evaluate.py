@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from mimn import run
+from mimn.bundle.item_table import ItemTable
 from mimn.config import ConfigError
 from mimn.data.events import DataError
 from mimn.data.fields import FittedFields
@@ -71,6 +72,7 @@ def evaluate(folder: Path, length: int, *, parts: tuple[Part, ...] = EVALUATED, 
     model, ids = load_model(folder / run.MODEL), EmbeddingIds.load(folder)
     if config.training.compile:
         model.compile_steps()
+    table = None if model.config.ledger is None else ItemTable.load(folder)
     request = None
     if model.fields is not None:
         request = EventFields.of(data.prepared, data.train_users, FittedFields.load(folder)).request
@@ -87,6 +89,7 @@ def evaluate(folder: Path, length: int, *, parts: tuple[Part, ...] = EVALUATED, 
             samplings=dict.fromkeys(samplings, 1),
             length=length,
             request=request,
+            table=table,
         )
         result[part] = {
             sampling: figures(instances, instances.candidates(sampling), predictions[sampling])

@@ -16,6 +16,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
+from mimn.bundle.golden import StepFunction
 from mimn.config import cell_layout
 from mimn.nn.cell import unroll
 from mimn.nn.fields import item_width, request_width
@@ -25,6 +26,7 @@ from mimn.nn.sketch import SketchReader
 from mimn.reference import Reference, cells, count
 from mimn.state.actions import NAMES
 from mimn.state.layout import BlockType, StateLayout
+from mimn.state.ledger import count_events
 from mimn.state.sketch import DAY_MS, Sketch
 
 Floats = NDArray[np.float32]
@@ -77,14 +79,14 @@ class Graph:
 
 
 def check_parity(
-    model: MimnModel, layout: StateLayout, step_onnx: bytes, head_onnx: bytes, seed: int = 0
+    model: MimnModel, layout: StateLayout, step_onnx: bytes | None, head_onnx: bytes, seed: int = 0
 ) -> ParityReport:
     """Compare the two graphs with PyTorch and with the equations.
 
     Args:
         model: in evaluation mode.
         layout: as the bundle stores states.
-        step_onnx, head_onnx: the graphs.
+        step_onnx, head_onnx: the graphs; no first one for a state that only counts events (`count_events`).
         seed: for drawing events, candidates and contexts; ids come from the model's tables.
 
     Raises:
@@ -109,10 +111,13 @@ def counters(sketch: Sketch | None) -> int:
 
 
 class _Check:
-    def __init__(self, model: MimnModel, layout: StateLayout, step_onnx: bytes, head_onnx: bytes, seed: int) -> None:
+    def __init__(
+        self, model: MimnModel, layout: StateLayout, step_onnx: bytes | None, head_onnx: bytes, seed: int
+    ) -> None:
         dtype: BlockType = "float16" if layout.half_floats > counters(model.config.sketch) else "float32"
         self.model, self.layout = model, cell_layout(model.config, dtype)
-        self.step, self.head = Graph(step_onnx), Graph(head_onnx)
+        self.step: StepFunction = count_events if step_onnx is None else Graph(step_onnx)
+        self.head = Graph(head_onnx)
         self.torch_step, self.torch_head = StepModule(model, self.layout), head_module(model)
         weights = {name: value.numpy() for name, value in model.state_dict().items()}
         specs = (model.fields.request.specs, model.fields.item.specs) if model.fields else ((), ())
@@ -225,7 +230,8 @@ class _Check:
         if self.model.config.sketch is not None:
             whole, addresses, now, counts = self._counted(self.model.config.sketch, state, candidates, events)
             inputs, held = [asked, whole, addresses, now], list(counts)
-        inputs += [context] if context.size else []
+        reads = self.random.normal(size=(candidates, self.model.config.read_width)).astype(np.float32)
+        inputs += [value for value in (reads, context) if value.size]
         got = self.head(*inputs)
         pytorch = self.torch_head(*(torch.from_numpy(value) for value in inputs)).numpy()
         blocks = self.reference.blocks(state)
@@ -237,8 +243,9 @@ class _Check:
                 context[0].astype(np.float64),
                 None if holds is None else holds.astype(np.float64),
                 of_item,
+                reads=read.astype(np.float64) if read.size else None,
             )
-            for vector, holds, of_item in zip(vectors, held, of_items, strict=True)
+            for vector, holds, of_item, read in zip(vectors, held, of_items, reads, strict=True)
         ]
         self.scores += candidates
         where = f"scores of {candidates} candidates"

@@ -25,7 +25,7 @@ class Reference:
     """One model's equations.
 
     Args:
-        config: variant `paper` or `pooling`.
+        config: variant `paper`, `pooling` or `ledger`.
         weights: the model's weights by name, as in its `state_dict`.
         state_dtype: `float16` rounds the recurrent blocks after every step, as such a bundle does.
         request_fields, item_fields: what the head reads beside the state, in order.
@@ -62,6 +62,8 @@ class Reference:
     def step(self, event: Array, old: Blocks) -> tuple[Blocks, float]:
         """The blocks after `event` [D], and the gap between the two largest read weights (the largest chooses a
         channel)."""
+        if self.config.variant == "ledger":
+            return {"count": old["count"] + 1}, np.inf
         if self.config.variant == "pooling":
             count = old["count"] + 1
             return {"history_mean": mean_after(old["history_mean"], event, count), "count": count}, np.inf
@@ -125,12 +127,15 @@ class Reference:
         context: Array,
         counts: Array | None = None,
         of_item: Array | None = None,
+        *,
+        reads: Array | None = None,
     ) -> float:
         """The score of one candidate [D] with the request's vector [K], with a sketch the values of its cells [A, S],
-        and with item fields their vector [W]."""
+        with item fields their vector [W], and with a ledger what is read of it [R]."""
         c = self.config
         q = np.asarray(candidate, np.float64)
-        user = [blocks["history_mean"], np.log(1 + blocks["count"]) / 7]
+        user = [blocks["history_mean"]] if "history_mean" in blocks else []
+        user.append(np.log(1 + blocks["count"]) / 7)
         features = [q]
         if c.variant == "paper":
             features += [blocks["add_mean"] * q, self._read_out(blocks, q)]
@@ -145,6 +150,8 @@ class Reference:
             if c.sketch_item_cells:
                 read.append(np.log(1 + np.array([min(one, other) for one, other in zip(*rows, strict=True)])))
             features.append(np.concatenate(read))
+        if reads is not None:
+            features.append(reads)
         item = np.zeros(0) if of_item is None else of_item
         if c.head != "paper":
             return float(sigmoid(np.array(self._field_head(user, features, context, item))))

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mimn import metrics
+from mimn.bundle.item_table import ItemTable
 from mimn.data.events import Events
 from mimn.data.instances import Candidates, Instances, target_rows
+from mimn.data.ledger_reads import LedgerReader, Questions, ledger_model
 from mimn.data.negatives import Sampling
 from mimn.data.touches import addresses_of, times_ms
 from mimn.data.vocabulary import EmbeddingIds
@@ -40,12 +42,14 @@ def predict(
     length: int,
     share: slice = slice(None),
     request: RequestOf | None = None,
+    table: ItemTable | None = None,
 ) -> dict[Sampling, NDArray[np.float32]]:
     """The click probability of each row of `instances.candidates(sampling, negatives)`, by sampling.
 
     `samplings` gives the number of negatives for each sampling; each history is read once for all of them. A prediction
     does not depend on the other rows or their order. `share` computes only some of the batches of histories, and leaves
-    0 in the other rows. `request` gives the fields of user and context, for a model that reads fields.
+    0 in the other rows. `request` gives the fields of user and context, for a model that reads fields;
+    `table` is the table of items of the model's run, for a model with a ledger.
     """
     model.eval()
     device = model.items.weight.device
@@ -57,6 +61,11 @@ def predict(
     rows = {sampling: instances.candidates(sampling, negatives) for sampling, negatives in samplings.items()}
     sketch, times = model.config.sketch, times_ms(events)
     addresses = None if sketch is None else addresses_of(sketch, ids, events.item_id, events.category_id)
+    reader, of_ledger = None, ledger_model(model.config)
+    if of_ledger is not None:
+        if table is None:
+            raise ValueError("a model with a ledger is read with its table of items")
+        reader = LedgerReader(of_ledger, events, [table])
     out = {sampling: np.zeros((len(instances), negatives + 1), np.float32) for sampling, negatives in samplings.items()}
     targets = None if request is None else target_rows(events, instances)
     order = np.argsort(np.minimum(instances.end - instances.begin, length), kind="stable")
@@ -85,6 +94,10 @@ def predict(
             if sketch is not None and counters is not None:
                 cells, now = addresses_of(sketch, ids, items, categories), instances.timestamp[chosen] * events.unit_ms
                 known["counts"] = read_counters(sketch, counters, cells, now).to(device)
+            if reader is not None:
+                now = instances.timestamp[chosen] * events.unit_ms
+                asked = Questions(np.arange(len(chosen)), lengths, items, now)
+                known["reads"] = tensor(reader.read(instances.end[chosen] - lengths, lengths, asked))
             scores = score(
                 tensor(ids.item_rows(items.reshape(-1)).reshape(items.shape)),
                 tensor(ids.category_rows(categories.reshape(-1)).reshape(items.shape)),

@@ -28,6 +28,7 @@ from mimn.data import windows
 from mimn.data.batches import Batches
 from mimn.data.description import weights_of
 from mimn.data.events import DataError
+from mimn.data.ledger_reads import Ledgers, ledgers_of
 from mimn.data.split import PARTS, Part
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.data.windows import WindowSampler
@@ -63,11 +64,14 @@ class DrawnNegatives:
         ids: EmbeddingIds,
         processes: Processes,
         fields: EventFields | None = None,
+        *,
+        ledgers: Ledgers | None = None,
     ) -> None:
         rules = data.action_rules
         actions = Actions.of(weights_of(rules)) if rules else None
         self._config, self._data, self._ids, self._processes = config, data, ids, processes
         self._request = None if fields is None else fields.request
+        self._table = None if ledgers is None else ledgers.table
         self._sampler = WindowSampler(
             data.events,
             data.vocabulary,
@@ -75,6 +79,7 @@ class DrawnNegatives:
             data.train_users,
             config.windows,
             sketch=config.architecture.sketch,
+            ledger=None if ledgers is None else ledgers.reader,
             rule=config.data.negatives,
             actions=actions,
         )
@@ -112,6 +117,7 @@ class DrawnNegatives:
             length=self._config.training.validation_length,
             share=self._processes.share,
             request=self._request,
+            table=self._table,
         )[sampling]
         labels = instances.candidates(sampling, VALIDATION_NEGATIVES).label
         return {"auc": metrics.auc(labels, self._processes.add_up_scores(scores).astype(np.float64))}
@@ -159,6 +165,7 @@ def train(
         ids, fields = known.ids, None
         if fitted.specs:
             fields = EventFields.of(data.prepared, data.train_users, fitted)
+        ledgers = ledgers_of(config.architecture, data.events, data.train_users, data.prepared.side("item"))
         if processes.first:
             output.mkdir(parents=True, exist_ok=True)
             if origin is not None:
@@ -167,6 +174,8 @@ def train(
             ids.save(output)
             if fitted.specs:
                 fitted.save(output)
+            if ledgers is not None:
+                ledgers.table.save(output)
     with logged(output, file=processes.first):
         torch.manual_seed(config.training.seed)
         tables = None if fields is None else fields.model(config.architecture, known)
@@ -185,7 +194,7 @@ def train(
             data.events.sha256[:16],
             data.instances.sha256[:16],
         )
-        task = DrawnNegatives(config, data, ids, processes, fields)
+        task = DrawnNegatives(config, data, ids, processes, fields, ledgers=ledgers)
         schedule = fit(model, task, config.training, output, running, resume=resume)
         record = _record(config, data, ids, model, schedule, commit=commit)
         if origin is not None:
@@ -214,6 +223,7 @@ def to_tensors(batch: windows.Batch, *, auxiliary: bool) -> Batch:
         negative_items=torch.from_numpy(batch.foreign_item) if auxiliary else None,
         negative_categories=torch.from_numpy(batch.foreign_category) if auxiliary else None,
         touches=None if batch.sketch is None else to_touches(batch.sketch),
+        reads=None if batch.reads is None else torch.from_numpy(batch.reads),
     )
 
 

@@ -6,17 +6,21 @@ format is specified in docs/formats/bundle.md.
 
 from mimn.bundle.bundle import Bundle, IdSketch, load_bundle
 from mimn.bundle.golden import Golden, GoldenMismatch
+from mimn.bundle.item_table import ItemTable
 from mimn.bundle.manifest import (
     ActionSpec,
     BlockSpec,
     BundleError,
     GraphSpec,
     InputSpec,
+    ItemTableSpec,
+    LedgerSpec,
     Manifest,
     SketchSpec,
     StateSpec,
     TensorSpec,
 )
+from mimn.bundle.reads import Reads
 from mimn.bundle.vocabulary import EmbeddingTable
 from mimn.bundle.writer import FieldData, write_bundle
 
@@ -32,7 +36,11 @@ __all__ = [
     "GraphSpec",
     "IdSketch",
     "InputSpec",
+    "ItemTable",
+    "ItemTableSpec",
+    "LedgerSpec",
     "Manifest",
+    "Reads",
     "SketchSpec",
     "StateSpec",
     "TensorSpec",

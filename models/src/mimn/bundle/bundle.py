@@ -15,12 +15,15 @@ from mimn.bundle import manifest as m
 from mimn.bundle.fields import FIRST
 from mimn.bundle.files import check_files, opened
 from mimn.bundle.golden import Golden
+from mimn.bundle.item_table import ItemTable
 from mimn.bundle.manifest import BundleError, Manifest, check_countable, decode_manifest
+from mimn.bundle.reads import Reads
 from mimn.bundle.request_fields import RequestFields
 from mimn.bundle.vocabulary import EmbeddingTable
 from mimn.state.actions import Actions
 from mimn.state.event_list import EventList
 from mimn.state.layout import StateLayout
+from mimn.state.ledger import Ledger, rest_of
 from mimn.state.sketch import Sketch
 
 MAX_MANIFEST_BYTES = 1 << 18
@@ -62,6 +65,8 @@ class Bundle:
     sketch: IdSketch | None = None
     event_list: EventList | None = None
     """The rule for states in a bundle of kind `sequence`; None in others."""
+    reads: Reads | None = None
+    """What the head reads of a ledger; None without one."""
     actions: Actions | None = None
     """The actions that the bundle names; None: all events are folded alike."""
     sha256: str = ""
@@ -76,6 +81,16 @@ class Bundle:
     def fingerprint(self) -> bytes:
         """32 bytes."""
         return bytes.fromhex(self.manifest.fingerprint)
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """The ledger in a user's state; None if there is none."""
+        return None if self.reads is None else self.reads.ledger
+
+    @property
+    def rest(self) -> slice:
+        """The place in a flat state of what the step graph reads and writes."""
+        return rest_of(None if self.sketch is None else self.sketch.sketch, self.ledger)
 
     @property
     def width(self) -> int:
@@ -168,22 +183,35 @@ def load_bundle(path: str | Path) -> Bundle:
         event_list = EventList.of(layout)
     request, asked_items = _fields(path, manifest, items)
     bundle = Bundle(
-        path,
-        manifest,
-        layout,
-        initial,
-        items,
-        categories,
-        golden,
-        request,
-        asked_items,
-        sketch,
-        event_list,
-        actions,
-        hashlib.sha256(data).hexdigest(),
+        path=path,
+        manifest=manifest,
+        layout=layout,
+        initial_state=initial,
+        items=items,
+        categories=categories,
+        golden=golden,
+        request=request,
+        asked_items=asked_items,
+        sketch=sketch,
+        event_list=event_list,
+        actions=actions,
+        reads=_reads(path, manifest),
+        sha256=hashlib.sha256(data).hexdigest(),
     )
     _check_widths(bundle)
     return bundle
+
+
+def _reads(path: Path, manifest: Manifest) -> Reads | None:
+    if manifest.ledger is None or manifest.item_table is None:
+        return None
+    try:
+        table = ItemTable.load(path)
+    except ValueError as error:
+        raise BundleError(str(error)) from error
+    if table.types.shape[1] != len(manifest.item_table.types):
+        raise BundleError(f"{m.MANIFEST}: item_table.types does not name the {table.types.shape[1]} kinds of the table")
+    return Reads(manifest.ledger.ledger, table, manifest.item_table.reads)
 
 
 def _fields(path: Path, manifest: Manifest, items: EmbeddingTable) -> tuple[RequestFields, EmbeddingTable]:

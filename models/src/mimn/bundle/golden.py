@@ -10,17 +10,20 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mimn.bundle.reads import Reads
+from mimn.state.ledger import Ledger, rest_of
 from mimn.state.sketch import Sketch
 
 StepFunction = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
 """(events [B, D or 2], state [B, F]) → state [B, F], with a sketch only the `rest` of a state"""
 HeadFunction = Callable[..., NDArray[np.float32]]
-"""(candidates [C, D], state [F], context [K]), with a sketch also (addresses [C, A], now [2, S]) → scores [C]"""
+"""(candidates [C, D], state [F], context [K]), with a sketch also (addresses [C, A], now [2, S]), with a ledger also
+(reads [C, R]) by name → scores [C]"""
 VectorFunction = Callable[[NDArray[np.uint64], NDArray[np.uint64]], NDArray[np.float32]]
 """(item ids [k], category ids [k]) → vectors of candidates [k, D]"""
 EventFunction = Callable[..., NDArray[np.float32]]
@@ -86,9 +89,9 @@ class Golden:
     cold_scores: NDArray[np.float32]
     """[C], on the initial state with an all-zero context."""
     times: NDArray[np.int64] | None = None
-    """[n, T], ms; with a sketch only."""
+    """[n, T], ms; with a sketch or a ledger only."""
     now: NDArray[np.int64] | None = None
-    """[n], ms: when the candidates are scored; with a sketch only."""
+    """[n], ms: when the candidates are scored; with a sketch or a ledger only."""
     actions: NDArray[np.uint8] | None = None
     """[n, T]: numbers on the wire; with actions only."""
     requests: NDArray[np.str_] | None = None
@@ -116,22 +119,32 @@ class Golden:
         events: EventFunction,
         initial: NDArray[np.float32],
         sketch: Addressing | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
-        """Fold the histories with `step`, and into the bundle's `sketch` if there is one, and compare the states.
+        """Fold the histories with `step`, and into the bundle's `sketch` and `ledger` if there are any, and compare the
+        states.
 
         Raises:
-            GoldenMismatch: a state differs by more than 1e-5 + 1e-5 * |x| (1e-2 in a float16 bundle).
+            GoldenMismatch: a state differs by more than 1e-5 + 1e-5 * |x| (1e-2 in a float16 bundle), or a bit of a
+                ledger does.
         """
         state = np.tile(initial, (len(self.items), 1))
-        rest = slice(None) if sketch is None else sketch.sketch.rest
+        rest = rest_of(None if sketch is None else sketch.sketch, ledger)
+        words = 0 if ledger is None else ledger.words
+        plain = state[:, : state.shape[1] - words]
         for t in range(self.items.shape[1]):
             ids = self.items[:, t], self.categories[:, t]
             actions = np.zeros(len(state), np.uint8) if self.actions is None else self.actions[:, t]
             inputs = events(*ids) if self.actions is None else events(*ids, actions)
             state[:, rest] = step(inputs, np.ascontiguousarray(state[:, rest]))
             if sketch is not None:
-                sketch.sketch.add(state, sketch.addresses(*ids), sketch.moments(_array(self.times)[:, t], actions))
-        _compare("state", state, self.states, HALF if self.half_floats else TOLERANCE)
+                sketch.sketch.add(plain, sketch.addresses(*ids), sketch.moments(_array(self.times)[:, t], actions))
+            if ledger is not None:
+                ledger.add(state, ledger.keys(ids[0]), _array(self.times)[:, t])
+        want = self.states[:, : plain.shape[1]]
+        _compare("state", plain, want, HALF if self.half_floats else TOLERANCE)
+        if ledger is not None and ledger.of(state).tobytes() != ledger.of(self.states).tobytes():
+            raise GoldenMismatch("golden ledgers differ: this program writes them by another rule; export it again")
 
     def verify_request(self, vector: RequestFunction) -> None:
         """Encode the requests and compare with what the head was given.
@@ -150,6 +163,7 @@ class Golden:
         vectors: VectorFunction,
         initial: NDArray[np.float32],
         sketch: Addressing | None = None,
+        reads: Reads | None = None,
     ) -> None:
         """Score the candidates with `head` and compare the scores.
 
@@ -158,13 +172,19 @@ class Golden:
         """
         ids = self.candidate_items, self.candidate_categories
         candidates = vectors(*ids)
-        reads: list[tuple[NDArray[np.int64], NDArray[np.float32]] | tuple[()]] = [()] * len(self.states)
+        known: list[dict[str, NDArray[Any]]] = [{} for _ in self.states]
         if sketch is not None:
             addresses = sketch.addresses(*ids)
-            reads = [(addresses, now) for now in sketch.sketch.moments(_array(self.now))]
-        for state, context, read, scores in zip(self.states, self.context, reads, self.scores, strict=True):
-            _compare("score", head(candidates, state, context, *read), scores)
-        cold = head(candidates, initial, np.zeros_like(self.context[0]), *reads[0])
+            known = [{"addresses": addresses, "now": now} for now in sketch.sketch.moments(_array(self.now))]
+        cold_known = dict(known[0])
+        if reads is not None:
+            times = _array(self.now).tolist()
+            for row, state, now_ms in zip(known, self.states, times, strict=True):
+                row["reads"] = reads.read(reads.ledger.of(state), ids[0], now_ms)
+            cold_known["reads"] = reads.read(reads.ledger.of(initial), ids[0], times[0])
+        for state, context, row, scores in zip(self.states, self.context, known, self.scores, strict=True):
+            _compare("score", head(candidates, state, context, **row), scores)
+        cold = head(candidates, initial, np.zeros_like(self.context[0]), **cold_known)
         _compare("cold score", cold, self.cold_scores)
 
 
@@ -174,7 +194,9 @@ ARRAYS = tuple(field.name for field in fields(Golden) if field.name not in (*OPT
 
 def _array(array: NDArray[np.int64] | None) -> NDArray[np.int64]:
     if array is None:
-        raise GoldenMismatch("the golden cases have no times, which a bundle with a sketch needs: export it again")
+        raise GoldenMismatch(
+            "the golden cases have no times, which a bundle with a sketch or a ledger needs: export it again"
+        )
     return array
 
 

@@ -20,12 +20,13 @@ from mimn.bundle.bundle import Bundle
 from mimn.bundle.golden import HeadFunction, StepFunction
 from mimn.bundle.manifest import BundleError, GraphSpec
 from mimn.state.event_list import EventList
+from mimn.state.ledger import count_events
 
 
 class StepGraph:
     """`step.onnx`: (events [B, D], state [B, F]) → next state [B, F], float32. Pure; safe to call from one thread.
 
-    With a sketch, `state` is the part of a user's state at `Sketch.rest`.
+    With a sketch or a ledger, `state` is the part of a user's state at `Bundle.rest`.
 
     The graph always runs on an even number of rows, because onnxruntime's matrix product takes rows in pairs and
     computes a single last row by another kernel, whose sums differ in the last bit. So a row's bits do not depend on
@@ -35,7 +36,7 @@ class StepGraph:
 
     def __init__(self, bundle: Bundle) -> None:
         if bundle.manifest.step is None:
-            raise BundleError(f"{bundle.name} has no step graph: its states are lists of events (state.kind)")
+            raise BundleError(f"{bundle.name} has no step graph: its states are of kind {bundle.manifest.state.kind}")
         self._session = open_graph(bundle, bundle.manifest.step)
 
     def __call__(self, events: NDArray[np.float32], state: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -50,11 +51,15 @@ class StepGraph:
 class HeadGraph:
     """`head.onnx`: (candidates [C, W + D], state [F], context [K]) → scores [C] in (0, 1), float32.
 
-    With a sketch it also takes the candidates' cells [C, A] int64 and the time of reading [2, S] (`Sketch.moments`).
+    With a sketch it also takes the candidates' cells [C, A] int64 and the time of reading [2, S] (`Sketch.moments`),
+    with a ledger what is read of it [C, R] (`mimn.bundle.reads`).
     """
 
     def __init__(self, bundle: Bundle) -> None:
         self._session = open_graph(bundle, bundle.manifest.head)
+        self._reads_context = bool(bundle.manifest.context)
+        ledger = bundle.ledger
+        self._seen = slice(None) if ledger is None else slice(-ledger.words)
         self._reads_context = bool(bundle.request.width)
 
     def __call__(
@@ -64,11 +69,15 @@ class HeadGraph:
         context: NDArray[np.float32],
         addresses: NDArray[np.int64] | None = None,
         now: NDArray[np.float32] | None = None,
+        *,
+        reads: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
         """The click probability of each candidate for the user of `state`; candidates do not influence each other."""
-        feed: dict[str, NDArray[Any]] = {"candidates": candidates, "state": state[np.newaxis]}
+        feed: dict[str, NDArray[Any]] = {"candidates": candidates, "state": state[np.newaxis, self._seen]}
         if addresses is not None and now is not None:
             feed |= {"addresses": addresses, "now": now[np.newaxis]}
+        if reads is not None:
+            feed["reads"] = reads
         if self._reads_context:
             feed["context"] = context[np.newaxis]
         output: NDArray[np.float32] = self._session.run(None, feed)[0]
@@ -129,6 +138,8 @@ def open_step(bundle: Bundle) -> StepFunction:
     Raises:
         BundleError: as `open_graph`.
     """
+    if bundle.manifest.state.kind == "ledger":
+        return count_events
     return StepGraph(bundle) if bundle.event_list is None else bundle.event_list.append
 
 

@@ -14,10 +14,13 @@ import msgspec
 import numpy as np
 
 from mimn.bundle.fields import FieldSpec, Specs, check_fields
+from mimn.bundle.item_table import FILES as TABLE
+from mimn.bundle.reads import GROUPS, width
 from mimn.calibration import UNCALIBRATED, Calibration
 from mimn.state.actions import LARGEST_WEIGHT, ActionName, Actions
 from mimn.state.event_list import MAX_ROWS, EventList
 from mimn.state.layout import MAX_FLOATS, Block, BlockType, LayoutError, StateLayout
+from mimn.state.ledger import Ledger
 from mimn.state.sketch import Sketch
 
 SCHEMA_VERSION = 2
@@ -31,16 +34,18 @@ CATEGORY_IDS, CATEGORY_VECTORS = "categories.ids.npy", "categories.vectors.npy"
 GOLDEN = "golden.npz"
 FIELD_CODES, FIELD_VECTORS = "fields.codes.npy", "fields.vectors.npy"
 ITEM_CANDIDATES = "items.candidates.npy"
-Kind = Literal["recurrent", "sequence"]
+Kind = Literal["recurrent", "sequence", "ledger"]
 _TABLES = (ITEM_IDS, ITEM_VECTORS, CATEGORY_IDS, CATEGORY_VECTORS)
 FILES: dict[Kind, tuple[str, ...]] = {
     "recurrent": (STEP, HEAD, INITIAL_STATE, *_TABLES, GOLDEN),
     "sequence": (HEAD, INITIAL_STATE, *_TABLES, GOLDEN),
+    "ledger": (HEAD, INITIAL_STATE, *_TABLES, GOLDEN),
 }
 """The files of a bundle; those of its fields come on top (`field_files`)."""
 STATE_FILES: dict[Kind, tuple[str, ...]] = {
     "recurrent": (STEP, INITIAL_STATE, *_TABLES),
     "sequence": (INITIAL_STATE, ITEM_IDS, CATEGORY_IDS),
+    "ledger": (INITIAL_STATE,),
 }
 """The files that give a state its meaning: the fingerprint covers their hashes. The head is not one of them, so states
 stay valid under a new head. A list of events holds row numbers of the vocabularies and nothing learned, so it also
@@ -49,6 +54,8 @@ INPUT_RULE = "item++category"
 """The one rule from event to graph input today: item vector ++ category vector, unknown ids as row 0."""
 SKETCH_RULE = "category row, two halves of mixed item id; periods of a half-life; float16"
 """The one rule from event to counters today (`mimn.state.sketch`)."""
+LEDGER_RULE = "distinct items by hash: baskets, day, gap, basket; evicts the least last + 30 log2 n; uint32"
+"""The one rule from event to ledger today (`mimn.state.ledger`)."""
 FOLD_VERSION = 1
 """Increased when the fold code gives other results although no file of the bundle has changed."""
 
@@ -67,7 +74,7 @@ class BlockSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class StateSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`kind: recurrent` is a state that a step graph updates; `sequence` is the list of a user's last events
-    (`mimn.state.EventList`), which the head reads as a whole."""
+    (`mimn.state.EventList`), which the head reads as a whole; `ledger` is a count of events and a ledger."""
 
     kind: Kind
     blocks: tuple[BlockSpec, ...]
@@ -93,6 +100,28 @@ class SketchSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def sketch(self) -> Sketch:
         """The `Sketch` with these sizes."""
         return Sketch(self.category_cells, self.item_cells, self.half_lives)
+
+
+class LedgerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How an event is written into the ledger of a state, which no graph writes; see `mimn.state.ledger.Ledger`."""
+
+    rule: str
+    buckets: int
+    ways: int
+
+    @property
+    def ledger(self) -> Ledger:
+        """The `Ledger` with these sizes."""
+        return Ledger(self.buckets, self.ways)
+
+
+class ItemTableSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the head reads of a ledger and of the table of items; see `mimn.bundle.reads`."""
+
+    reads: tuple[str, ...]
+    """Groups of values, in order."""
+    types: tuple[str, ...]
+    """Names of the kinds of types that the table has, for readers."""
 
 
 class ActionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -140,6 +169,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     fingerprint: str
     sketch: SketchSpec | None = None
     """Absent without counters."""
+    ledger: LedgerSpec | None = None
+    """Absent without a ledger."""
+    item_table: ItemTableSpec | None = None
+    """With a ledger only."""
     actions: dict[ActionName, ActionSpec] | None = None
     """The actions of the wire that the bundle names. Absent: all events are folded alike."""
     sizes: dict[str, int] | None = None
@@ -197,8 +230,12 @@ def fingerprint_of(
     sketch: SketchSpec | None = None,
     *,
     actions: dict[ActionName, ActionSpec] | None = None,
+    ledger: LedgerSpec | None = None,
 ) -> str:
-    """sha256, in hex, over everything that gives a state its meaning."""
+    """sha256, in hex, over everything that gives a state its meaning; with a ledger over `part_fingerprints`."""
+    if ledger is not None:
+        parts = part_fingerprints(state, input_spec, fold_version, files, sketch, actions=actions, ledger=ledger)
+        return _sha256(parts)
     meaning = {
         "fold_version": fold_version,
         "input": msgspec.to_builtins(input_spec),
@@ -209,7 +246,55 @@ def fingerprint_of(
         meaning["sketch"] = msgspec.to_builtins(sketch)
     if actions is not None:
         meaning["actions"] = msgspec.to_builtins(actions)
+    return _sha256(meaning)
+
+
+def part_fingerprints(
+    state: StateSpec,
+    input_spec: InputSpec,
+    fold_version: int,
+    files: dict[str, str],
+    sketch: SketchSpec | None,
+    *,
+    actions: dict[ActionName, ActionSpec] | None,
+    ledger: LedgerSpec,
+) -> dict[str, str]:
+    """What each part of a state with a ledger means, as sha256 in hex: parts that are equal in two bundles hold the
+    same numbers for the same events, whatever was trained.
+
+    The ledger's depends on its rule alone, the counters' also on the ids that give categories their cells, and that of
+    the rest on all that the step graph reads.
+    """
+    of_ledger = [ledger.ledger.block.name]
+    of_sketch = [] if sketch is None else [sketch.sketch.first_block.name, sketch.sketch.last_block.name]
+    rest = [block for block in state.blocks if block.name not in (*of_ledger, *of_sketch)]
+    parts: dict[str, Any] = {
+        "ledger": {"ledger": msgspec.to_builtins(ledger)},
+        "rest": {
+            "input": None if state.kind == "ledger" else msgspec.to_builtins(input_spec),
+            "state": msgspec.to_builtins(StateSpec(state.kind, tuple(rest))),
+            "files": {name: files[name] for name in STATE_FILES[state.kind]},
+        },
+    }
+    if sketch is not None:
+        ids = [CATEGORY_IDS] if sketch.category_cells else []
+        parts["sketch"] = {"sketch": msgspec.to_builtins(sketch), "files": {name: files[name] for name in ids}}
+    if actions is not None:
+        folded = {name: spec.weight > 0 for name, spec in actions.items()}
+        parts["ledger"]["actions"] = folded
+        for name in parts.keys() - {"ledger"}:
+            parts[name]["actions"] = msgspec.to_builtins(actions)
+    return {name: _sha256({"fold_version": fold_version, **meaning}) for name, meaning in parts.items()}
+
+
+def _sha256(meaning: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(meaning, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def files_of(manifest: Manifest) -> tuple[str, ...]:
+    """The files that the bundle must have, besides the manifest."""
+    table = () if manifest.item_table is None else tuple(TABLE.values())
+    return (*FILES[manifest.state.kind], *field_files(manifest.fields), *table)
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -248,24 +333,31 @@ def decode_manifest(data: bytes) -> Manifest:
             "export the bundle again and rebuild the states"
         )
     kind = manifest.state.kind
-    wanted = {*FILES[kind], *field_files(manifest.fields)}
+    wanted = set(files_of(manifest))
     missing = sorted(wanted - set(manifest.files))
     if missing:
         raise BundleError(f"{MANIFEST}: `files` lacks the hash of {', '.join(missing)}")
     foreign = sorted(set(manifest.files) - wanted)
     if foreign:
         raise BundleError(f"{MANIFEST}: `files` names unknown files: {', '.join(foreign)}")
-    if (manifest.step is None) != (kind == "sequence"):
+    if (manifest.step is None) != (kind != "recurrent"):
         raise BundleError(f"{MANIFEST}: `step` belongs to state.kind `recurrent` and to no other")
     if kind == "sequence":
         _check_sequence(manifest)
+    _check_ledger(manifest)
     if manifest.sketch is not None:
-        _check_sketch(manifest.sketch, manifest.layout)
+        _check_sketch(manifest.sketch, manifest.layout, 0 if manifest.ledger is None else 1)
+    expected = fingerprint_of(
+        manifest.state,
+        manifest.input,
+        manifest.fold_version,
+        manifest.files,
+        manifest.sketch,
+        actions=manifest.actions,
+        ledger=manifest.ledger,
+    )
     if manifest.actions is not None:
         _check_actions(manifest.actions, manifest)
-    expected = fingerprint_of(
-        manifest.state, manifest.input, manifest.fold_version, manifest.files, manifest.sketch, actions=manifest.actions
-    )
     if manifest.fingerprint != expected:
         raise BundleError(f"{MANIFEST}: fingerprint {manifest.fingerprint[:16]}… does not follow from the other fields")
     if manifest.sizes is not None and (
@@ -288,8 +380,9 @@ def _check_fields(manifest: Manifest) -> None:
 
 
 def _check_sequence(manifest: Manifest) -> None:
-    if manifest.sketch is not None:
-        raise BundleError(f"{MANIFEST}: `sketch` does not go with state.kind `sequence`")
+    for name in ("sketch", "ledger"):
+        if getattr(manifest, name) is not None:
+            raise BundleError(f"{MANIFEST}: `{name}` does not go with state.kind `sequence`")
     try:
         EventList.of(manifest.layout)
     except LayoutError as error:
@@ -300,6 +393,37 @@ def check_countable(what: str, rows: int) -> None:
     """Raises BundleError when a table has more rows than a list of events can represent exactly."""
     if rows > MAX_ROWS:
         raise BundleError(f"{what}: {rows} rows; a list of events can name {MAX_ROWS}: take a smaller vocabulary")
+
+
+def _check_ledger(manifest: Manifest) -> None:
+    spec, table = manifest.ledger, manifest.item_table
+    if manifest.state.kind == "ledger":
+        others = [block for block in manifest.state.blocks if block.name not in ("counters", "periods", "ledger")]
+        if spec is None or others != [BlockSpec("count", (1,), "float32")]:
+            raise BundleError(
+                f"{MANIFEST}: state.kind `ledger` needs `ledger`, and `count` [1] besides it and a sketch"
+            )
+    if (spec is None) != (table is None):
+        raise BundleError(f"{MANIFEST}: `ledger` and `item_table` go together")
+    if spec is None or table is None:
+        if any(block.dtype == "uint32" for block in manifest.state.blocks):
+            raise BundleError(f"{MANIFEST}: `state.blocks` has a block of uint32, which only a `ledger` writes")
+        return
+    if spec.rule != LEDGER_RULE:
+        raise BundleError(f"{MANIFEST}: ledger.rule {spec.rule!r}; this program knows {LEDGER_RULE!r}")
+    if not 1 <= spec.buckets <= MAX_FLOATS or not 2 <= spec.ways <= 64 or spec.ways % 2:
+        raise BundleError(f"{MANIFEST}: `ledger` needs 1 to {MAX_FLOATS} buckets, and an even number of 2 to 64 ways")
+    if [block.dtype for block in manifest.layout.blocks].count("uint32") != 1 or (
+        manifest.layout.blocks[-1] != spec.ledger.block
+    ):
+        raise BundleError(f"{MANIFEST}: `state.blocks` must end with {spec.ledger.block}, by `ledger`")
+    if table.reads != tuple(group for group in GROUPS if group in table.reads) or not table.reads:
+        raise BundleError(
+            f"{MANIFEST}: item_table.reads {list(table.reads)}; it is some of {list(GROUPS)}, in this order"
+        )
+    wanted = ("candidates", width(table.reads, len(table.types)))
+    if not any(tensor.name == "reads" and tensor.shape == wanted for tensor in manifest.head.inputs):
+        raise BundleError(f"{MANIFEST}: the head must have an input `reads` of shape {list(wanted)}, by `item_table`")
 
 
 def _check_actions(actions: dict[ActionName, ActionSpec], manifest: Manifest) -> None:
@@ -316,7 +440,8 @@ def _check_actions(actions: dict[ActionName, ActionSpec], manifest: Manifest) ->
         raise BundleError(f"{MANIFEST}: `actions` names none that is folded")
 
 
-def _check_sketch(spec: SketchSpec, layout: StateLayout) -> None:
+def _check_sketch(spec: SketchSpec, layout: StateLayout, behind: int) -> None:
+    """`behind`: blocks behind the sketch's last one."""
     if spec.rule != SKETCH_RULE:
         raise BundleError(f"{MANIFEST}: sketch.rule {spec.rule!r}; this program knows {SKETCH_RULE!r}")
     if (
@@ -328,5 +453,5 @@ def _check_sketch(spec: SketchSpec, layout: StateLayout) -> None:
     if max(spec.category_cells, spec.item_cells) > MAX_FLOATS:
         raise BundleError(f"{MANIFEST}: `sketch` has more cells than the {MAX_FLOATS} values that a state may have")
     first, last = spec.sketch.first_block, spec.sketch.last_block
-    if len(layout.blocks) < 3 or (layout.blocks[0], layout.blocks[-1]) != (first, last):
+    if len(layout.blocks) < 3 + behind or (layout.blocks[0], layout.blocks[-1 - behind]) != (first, last):
         raise BundleError(f"{MANIFEST}: `state.blocks` must begin with {first} and end with {last}, by `sketch`")

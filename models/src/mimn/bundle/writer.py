@@ -17,7 +17,19 @@ from numpy.typing import NDArray
 from mimn.bundle import manifest as m
 from mimn.bundle.fields import FieldSpec
 from mimn.bundle.golden import Golden
-from mimn.bundle.manifest import ActionSpec, BundleError, GraphSpec, InputSpec, Manifest, SketchSpec, StateSpec
+from mimn.bundle.item_table import FILES as TABLE
+from mimn.bundle.item_table import ItemTable
+from mimn.bundle.manifest import (
+    ActionSpec,
+    BundleError,
+    GraphSpec,
+    InputSpec,
+    ItemTableSpec,
+    LedgerSpec,
+    Manifest,
+    SketchSpec,
+    StateSpec,
+)
 from mimn.bundle.request_fields import RequestFields
 from mimn.bundle.vocabulary import EmbeddingTable
 from mimn.calibration import UNCALIBRATED, Calibration
@@ -81,6 +93,8 @@ def write_bundle(
     model: dict[str, Any],
     training: dict[str, Any],
     sketch: SketchSpec | None = None,
+    ledger: LedgerSpec | None = None,
+    item_table: tuple[ItemTableSpec, ItemTable] | None = None,
     actions: dict[ActionName, ActionSpec] | None = None,
     fields: FieldData = NO_FIELDS,
     calibration: Calibration = UNCALIBRATED,
@@ -106,6 +120,8 @@ def write_bundle(
         m.CATEGORY_VECTORS: _npy(categories.vectors),
         m.GOLDEN: golden.to_bytes(),
     }
+    if item_table is not None:
+        contents |= {file: _npy(getattr(item_table[1], name)) for name, file in TABLE.items()}
     contents |= fields.files(items)
     files = {file: hashlib.sha256(data).hexdigest() for file, data in contents.items()}
     input_spec = InputSpec(m.INPUT_RULE, items.width, categories.width)
@@ -124,7 +140,9 @@ def write_bundle(
         training=training,
         files=files,
         sizes={file: len(data) for file, data in contents.items()},
-        fingerprint=m.fingerprint_of(state, input_spec, m.FOLD_VERSION, files, sketch, actions=actions),
+        fingerprint=m.fingerprint_of(state, input_spec, m.FOLD_VERSION, files, sketch, actions=actions, ledger=ledger),
+        ledger=ledger,
+        item_table=None if item_table is None else item_table[0],
         sketch=sketch,
         actions=actions,
         fields=fields.specs,

@@ -293,8 +293,6 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         rated = [name for s in SOURCES for name, f in getattr(self.fields, s).items() if f.kind == "past_rate"]
         if rated and self.impressions is None:
             raise ValueError(f"`[fields]`: {rated[0]} is a rate of labels and needs a table `[impressions]`")
-        if self.fields.context and self.impressions is None:
-            raise ValueError("`[fields.context]` needs a table `[impressions]`")
         if isinstance(self.split, TimeSplit) and self.impressions is None:
             raise ValueError('`split.by = "time"` needs `[impressions]`: drawn negatives are split by user')
         names = [name for source in SOURCES for name in getattr(self.fields, source)]

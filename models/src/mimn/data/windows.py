@@ -7,8 +7,10 @@ padded at the end, so the recurrence is the same arithmetic as folding events on
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import date
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from mimn.data.batches import Batches
 from mimn.data.events import DataError, Events
 from mimn.data.instances import DEFAULT_RULE
+from mimn.data.ledger_reads import LedgerReader, Questions
 from mimn.data.negatives import NegativeRule, Pool
 from mimn.data.touches import addresses_of
 from mimn.data.vocabulary import EmbeddingIds, Vocabulary, places
@@ -25,6 +28,8 @@ from mimn.state.actions import Actions
 from mimn.state.sketch import Sketch
 
 Ints = NDArray[np.int64]
+READ_TOGETHER = 8
+"""Batches whose windows are folded into ledgers together, which costs less than one after another."""
 
 
 class WindowPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -97,8 +102,14 @@ class Batch:
     """[W, T]"""
     target: Ints
     """[W, P]: the rows of the targets among all events."""
+    start: Ints
+    """[W]: the events' row in which each window begins."""
+    drawn_id: Ints
+    """[W, P]: ids of the drawn items."""
     sketch: SketchBatch | None = None
     """Only with a sketch."""
+    reads: NDArray[np.float32] | None = None
+    """[W, P, 2, R]: what the head reads of the ledger; only with one."""
     action: Ints | None = None
     """[W, T]: numbers on the wire; only if the data set has actions."""
 
@@ -135,9 +146,11 @@ class WindowSampler:
         plan: WindowPlan,
         *,
         sketch: Sketch | None = None,
+        ledger: LedgerReader | None = None,
         rule: NegativeRule = DEFAULT_RULE,
         actions: Actions | None = None,
     ) -> None:
+        self._ledger = ledger
         self._actions = actions
         self._events, self._vocabulary, self._plan = events, vocabulary, plan
         # One number an event: 32 bits, so that long logs leave room.
@@ -181,7 +194,8 @@ class WindowSampler:
         order = np.argsort(lengths + rng.random(len(windows)) * 16.0)
         batches = [order[i : i + windows_per_batch] for i in range(0, len(order), windows_per_batch)]
         order = rng.permutation(len(batches))
-        return Batches(len(order), (self._batch([windows[i] for i in batches[place]], rng) for place in order))
+        made = (self._batch([windows[i] for i in batches[place]], rng) for place in order)
+        return Batches(len(order), made if self._ledger is None else self._with_reads(self._ledger, made))
 
     def negatives(self, targets: Ints, rng: np.random.Generator) -> Ints:
         """Places in `vocabulary.items`, none excluded by the rule for its target. [p] rows → [p]
@@ -273,8 +287,35 @@ class WindowSampler:
             foreign_category=self._vocabulary_category_rows[foreign],
             sketch=self._touches(windows, action, targets[flat], drawn[flat]),
             target=targets[flat],
+            start=start,
+            drawn_id=self._vocabulary.items[drawn][flat],
             action=None if self._events.action is None else action,
         )
+
+    def _with_reads(self, ledger: LedgerReader, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches with what the head reads of ledgers: the windows of some are folded together, and targets that
+        are repeated are read once."""
+        while some := list(islice(batches, READ_TOGETHER)):
+            windows = np.cumsum([0, *(len(batch.length) for batch in some)])
+            real = [np.nonzero(batch.weight) for batch in some]
+            targets, drawn, position = (
+                np.concatenate([getattr(batch, name)[at] for batch, at in zip(some, real, strict=True)])
+                for name in ("target", "drawn_id", "position")
+            )
+            asked = Questions(
+                history=np.concatenate([first + w for first, (w, _) in zip(windows[:-1], real, strict=True)]),
+                position=position,
+                items=np.stack([self._events.item_id[targets], drawn], 1),
+                now_ms=self._events.timestamp[targets] * self._events.unit_ms,
+            )
+            start, length = (np.concatenate([getattr(batch, name) for batch in some]) for name in ("start", "length"))
+            reads, first = ledger.read(start, length, asked), 0
+            for batch in some:
+                count = batch.weight.sum(1).astype(np.int64)
+                begin = first + np.cumsum(count) - count
+                at = begin[:, np.newaxis] + np.arange(batch.weight.shape[1]) % count[:, np.newaxis]
+                yield replace(batch, reads=reads[at])
+                first += int(count.sum())
 
     def _touches(self, windows: list[_Window], action: Ints, targets: Ints, drawn: Ints) -> SketchBatch | None:
         if self._sketch is None:

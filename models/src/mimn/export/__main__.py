@@ -12,7 +12,7 @@ import torch
 
 from mimn.bundle import BundleError
 from mimn.config import ConfigError
-from mimn.export.parts import ExportError, RunFacts
+from mimn.export.parts import ExportError, RunFacts, drawn_table
 from mimn.export.run import config_of, drawn_codes, export_again, export_any, export_run, specs_of, untrained_model
 from mimn.export.sequence import EVENTS
 from mimn.nn.checkpoint import CheckpointError
@@ -65,17 +65,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 state_dtype=args.state_dtype,
             )
         else:
-            specs = specs_of(args.fields)
+            specs, config = specs_of(args.fields), config_of(args.config)
+            ids = np.arange(1, args.items + 1, dtype=np.uint64)
             path = export_any(
-                untrained_model(config_of(args.config), args.items, args.categories, args.seed, specs),
-                np.arange(1, args.items + 1, dtype=np.uint64),
+                untrained_model(config, args.items, args.categories, args.seed, specs),
+                ids,
                 np.arange(1, args.categories + 1, dtype=np.uint64),
                 args.output,
                 name=args.name,
                 version=args.version,
                 state_dtype=args.state_dtype,
                 events=args.events,
-                facts=RunFacts(training={"untrained": True, "seed": args.seed}, codes=drawn_codes(specs)),
+                facts=RunFacts(
+                    training={"untrained": True, "seed": args.seed},
+                    codes=drawn_codes(specs),
+                    table=drawn_table(config, ids, np.random.default_rng(args.seed)),
+                ),
             )
     except FAILURES as error:
         print(f"export: {error}", file=sys.stderr)

@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mimn.bundle import ActionSpec, EmbeddingTable, FieldData
+from mimn.baselines import ModelConfig
+from mimn.bundle import ActionSpec, EmbeddingTable, FieldData, ItemTable, Reads
 from mimn.bundle.fields import FIRST, FieldSpec
+from mimn.bundle.item_table import STATISTICS
 from mimn.bundle.request_fields import RequestFields, asked_for
 from mimn.calibration import UNCALIBRATED, Calibration
 from mimn.nn.model import ClickModel
@@ -39,6 +41,8 @@ class RunFacts:
     """About the run, for readers of the manifest."""
     codes: Mapping[str, Ids] = field(default_factory=dict)
     """Of listed fields: the codes of their values, rising."""
+    table: ItemTable | None = None
+    """Of items, for a model with a ledger."""
     calibration: Calibration = UNCALIBRATED
     negatives_kept: float = 1.0
     """The share of unclicked impressions that training read, in the files and of the files."""
@@ -103,6 +107,38 @@ def _item_vectors(model: ClickModel, rows: torch.Tensor) -> NDArray[np.float32]:
     if vectors is None:
         raise ExportError("the model has no item fields")
     return np.asarray(vectors.numpy())
+
+
+def reads_of(config: ModelConfig, table: ItemTable | None) -> Reads | None:
+    """What the head of a model with a ledger reads; None without one.
+
+    Raises:
+        ExportError: there is no table of items, or it does not fit the model.
+    """
+    if config.ledger is None:
+        return None
+    if table is None:
+        raise ExportError("a model with a ledger is exported with the table of items of its run")
+    try:
+        table.check()
+    except ValueError as error:
+        raise ExportError(str(error)) from error
+    if table.types.shape[1] != len(config.ledger_types):
+        raise ExportError(f"the table of items has {table.types.shape[1]} kinds of types, not {config.ledger_types}")
+    return Reads(config.ledger, table, config.read_groups)
+
+
+def drawn_table(config: ModelConfig, item_ids: Ids, random: np.random.Generator) -> ItemTable | None:
+    """A table of items with random values, for untrained models; None without a ledger."""
+    if config.ledger is None:
+        return None
+    rows = len(item_ids) + 1
+    return ItemTable(
+        ids=item_ids,
+        statistics=random.gamma(2.0, 1.0, (rows, len(STATISTICS))).astype(np.float32),
+        types=random.integers(0, 9, (rows, len(config.ledger_types)), dtype=np.int32),
+        vectors=random.normal(size=(rows, config.ledger_vectors)).astype(np.float32),
+    )
 
 
 def action_specs(actions: Actions | None) -> dict[ActionName, ActionSpec] | None:

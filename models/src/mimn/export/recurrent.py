@@ -1,4 +1,4 @@
-"""Export of a model whose state a step graph updates: MIMN, and pooling."""
+"""Export of a model whose state a step graph updates (MIMN, and pooling), or that has a ledger alone."""
 
 from __future__ import annotations
 
@@ -9,8 +9,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.bundle import BlockSpec, EmbeddingTable, FieldData, Golden, IdSketch, SketchSpec, StateSpec, write_bundle
-from mimn.bundle.manifest import SKETCH_RULE
+from mimn.bundle import (
+    BlockSpec,
+    EmbeddingTable,
+    FieldData,
+    Golden,
+    IdSketch,
+    ItemTableSpec,
+    LedgerSpec,
+    Reads,
+    SketchSpec,
+    StateSpec,
+    write_bundle,
+)
+from mimn.bundle.golden import StepFunction
+from mimn.bundle.manifest import LEDGER_RULE, SKETCH_RULE
 from mimn.config import cell_layout, state_layout
 from mimn.export.parts import (
     GOLDEN_CANDIDATES,
@@ -28,6 +41,7 @@ from mimn.export.parts import (
     evaluation,
     field_data,
     golden_requests,
+    reads_of,
     tables,
 )
 from mimn.field_parity import check_fields_parity
@@ -37,6 +51,7 @@ from mimn.parity import Graph, check_parity
 from mimn.reference import Reference
 from mimn.state.actions import Actions
 from mimn.state.layout import BlockType
+from mimn.state.ledger import count_events, rest_of
 from mimn.state.sketch import DAY_MS
 
 GOLDEN_DRAWN = 16
@@ -65,7 +80,7 @@ def export_bundle(
         facts: what the run says beside its model.
 
     Raises:
-        ExportError: a variant that cannot be served, or ids that do not match the tables.
+        ExportError: a variant that cannot be served, or ids or a table of items that do not match the model.
         ParityError: ONNX, PyTorch and the equations disagree; nothing is written.
         BundleError: the bundle exists already.
         LayoutError: float16 with an odd number of recurrent values.
@@ -81,10 +96,13 @@ def export_bundle(
         raise ExportError("a model has context_features or fields: describe the features as fields, [fields.context]")
     items, categories = tables(model, item_ids, category_ids)
     layout, sketch = state_layout(config, state_dtype), config.sketch
+    reads = reads_of(config, facts.table)
     actions = None if model.actions is None else model.actions.value
     with evaluation(model):
         fields = field_data(model, facts.codes)
-        step_onnx, step_spec = step_graph(model, cell_layout(config, state_dtype))
+        step_onnx, step_spec = None, None
+        if config.variant != "ledger":
+            step_onnx, step_spec = step_graph(model, cell_layout(config, state_dtype))
         head_onnx, head_spec = head_graph(model, layout)
         check_parity(model, layout, step_onnx, head_onnx)
         check_fields_parity(model, fields, draw_requests(np.random.default_rng(1), fields.request, REQUESTS))
@@ -92,13 +110,18 @@ def export_bundle(
         blank = {block.name: np.zeros(block.shape, np.float32) for block in layout.blocks}
         initial = layout.round(layout.flatten(blank | blocks))
         reference = Reference(config, {key: value.numpy() for key, value in model.state_dict().items()}, state_dtype)
-        graphs = Graph(step_onnx), Graph(head_onnx)
-        golden = golden_cases(reference, graphs, (items, categories), initial, fields=fields, actions=actions)
+        graphs = count_events if step_onnx is None else Graph(step_onnx), Graph(head_onnx)
+        golden = golden_cases(
+            reference, graphs, (items, categories), initial, fields=fields, actions=actions, ledger=reads
+        )
     return write_bundle(
         output,
         name=name,
         version=version,
-        state=StateSpec("recurrent", tuple(BlockSpec(b.name, b.shape, b.dtype) for b in layout.blocks)),
+        state=StateSpec(
+            "ledger" if step_spec is None else "recurrent",
+            tuple(BlockSpec(b.name, b.shape, b.dtype) for b in layout.blocks),
+        ),
         step=step_spec,
         head=head_spec,
         step_onnx=step_onnx,
@@ -110,6 +133,8 @@ def export_bundle(
         sketch=None
         if sketch is None
         else SketchSpec(SKETCH_RULE, sketch.category_cells, sketch.item_cells, sketch.half_lives),
+        ledger=None if reads is None else LedgerSpec(LEDGER_RULE, reads.ledger.buckets, reads.ledger.ways),
+        item_table=None if reads is None else (ItemTableSpec(reads.groups, config.ledger_types), reads.table),
         actions=action_specs(actions),
         context=config.context_features,
         opset=OPSET,
@@ -123,12 +148,13 @@ def export_bundle(
 
 def golden_cases(
     reference: Reference,
-    graphs: tuple[Graph, Graph],
+    graphs: tuple[StepFunction, Graph],
     tables: tuple[EmbeddingTable, EmbeddingTable],
     initial: NDArray[np.float32],
     *,
     fields: FieldData,
     actions: Actions | None,
+    ledger: Reads | None,
 ) -> Golden:
     """Some histories, a tenth of their ids unknown, with the states and scores that the graphs compute for them. Every
     folded action occurs in each.
@@ -159,7 +185,8 @@ def golden_cases(
     config = reference.config
     sketch = None if config.sketch is None else IdSketch(config.sketch, categories, actions)
     done = None if done is None else done[clearest]
-    rest = slice(None) if sketch is None else sketch.sketch.rest
+    words = 0 if ledger is None else ledger.ledger.words
+    rest = rest_of(config.sketch, config.ledger)
     for t in range(GOLDEN_EVENTS):
         states[:, rest] = step(np.ascontiguousarray(events[clearest, t]), np.ascontiguousarray(states[:, rest]))
     candidates = draw_ids(random, items, GOLDEN_CANDIDATES), draw_ids(random, categories, GOLDEN_CANDIDATES)
@@ -168,14 +195,19 @@ def golden_cases(
         context = random.normal(size=(GOLDEN_USERS, len(config.context_features))).astype(np.float32)
     times = now = None
     reads: list[tuple[NDArray[Any], ...]] = [()] * GOLDEN_USERS
-    if sketch is not None:
+    if sketch is not None or ledger is not None:
         times = np.sort(random.integers(*GOLDEN_TIMES, size=(GOLDEN_USERS, GOLDEN_EVENTS)))
         times[:, ::6] -= 3 * DAY_MS  # some late
         now = np.array([GOLDEN_TIMES[1]] * GOLDEN_USERS) + random.integers(9 * DAY_MS, size=GOLDEN_USERS)
         for t in range(GOLDEN_EVENTS):
             ids = history[0][clearest, t], history[1][clearest, t]
-            acts = np.zeros(GOLDEN_USERS, np.uint8) if done is None else done[:, t]
-            sketch.sketch.add(states, sketch.addresses(*ids), sketch.moments(times[:, t], acts))
+            if sketch is not None:
+                acts = np.zeros(GOLDEN_USERS, np.uint8) if done is None else done[:, t]
+                plain = states[:, : states.shape[1] - words]
+                sketch.sketch.add(plain, sketch.addresses(*ids), sketch.moments(times[:, t], acts))
+            if ledger is not None:
+                ledger.ledger.add(states, ledger.ledger.keys(ids[0]), times[:, t])
+    if sketch is not None and now is not None:
         addresses = sketch.addresses(*candidates)
         reads = [(addresses, moment[np.newaxis]) for moment in sketch.sketch.moments(now)]
 
@@ -183,9 +215,13 @@ def golden_cases(
     asked = np.concatenate([fields.asked_items(items).vectors[item_rows], categories.vectors[category_rows]], -1)
 
     def scores(
-        state: NDArray[np.float32], row: NDArray[np.float32], read: tuple[NDArray[Any], ...]
+        state: NDArray[np.float32], row: NDArray[np.float32], read: tuple[NDArray[Any], ...], now_ms: int
     ) -> NDArray[np.float32]:
-        return head(asked, state[np.newaxis], *read, *([row[np.newaxis]] if len(row) else []))
+        seen = state[np.newaxis, : len(state) - words]
+        of_ledger = [] if ledger is None else [ledger.read(ledger.ledger.of(state), candidates[0], now_ms)]
+        return head(asked, seen, *read, *of_ledger, *([row[np.newaxis]] if len(row) else []))
+
+    at = [0] * GOLDEN_USERS if now is None else now.tolist()
 
     return Golden(
         items=history[0][clearest],
@@ -194,8 +230,8 @@ def golden_cases(
         candidate_items=candidates[0],
         candidate_categories=candidates[1],
         context=context,
-        scores=np.stack([scores(*case) for case in zip(states, context, reads, strict=True)]),
-        cold_scores=scores(initial, np.zeros_like(context[0]), reads[0]),
+        scores=np.stack([scores(*case) for case in zip(states, context, reads, at, strict=True)]),
+        cold_scores=scores(initial, np.zeros_like(context[0]), reads[0], at[0]),
         times=times,
         now=now,
         actions=done,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 
 from mimn.baselines import ModelConfig, model_config
-from mimn.bundle import load_bundle
+from mimn.bundle import ItemTable, load_bundle
 from mimn.bundle.fields import FIRST, FieldSpec, check_fields, code_of
 from mimn.calibration import UNCALIBRATED
 from mimn.config import ConfigError, MimnConfig
@@ -89,8 +90,12 @@ def export_run(
     """
     if not run.is_dir():
         raise ExportError(f"--run: {run} is not a folder: give the folder that the training command printed")
+    model = load_model(run / MODEL_FILE)
+    facts = facts_of(run)
+    if model.config.ledger is not None:
+        facts = replace(facts, table=_item_table(run))
     return export_any(
-        load_model(run / MODEL_FILE),
+        model,
         _ids(run / ITEM_IDS_FILE),
         _ids(run / CATEGORY_IDS_FILE),
         output,
@@ -98,7 +103,7 @@ def export_run(
         version=version,
         state_dtype=state_dtype,
         events=events,
-        facts=facts_of(run),
+        facts=facts,
     )
 
 
@@ -121,6 +126,7 @@ def export_again(old: Path, weights: Path, output: Path, *, name: str, version: 
         facts=RunFacts(
             training=dict(before.manifest.training),
             codes=before.request.codes,
+            table=None if before.reads is None else before.reads.table,
             calibration=before.manifest.calibration,
             negatives_kept=before.manifest.negatives_kept,
         ),
@@ -195,6 +201,13 @@ def specs_of(path: Path | None) -> tuple[FieldSpec, ...]:
     except (OSError, ValueError, msgspec.DecodeError) as error:
         raise ConfigError(f"--fields: {path} does not describe fields: {error}") from error
     return specs
+
+
+def _item_table(folder: Path) -> ItemTable:
+    try:
+        return ItemTable.load(folder)
+    except ValueError as error:
+        raise ExportError(str(error)) from error
 
 
 def _ids(path: Path) -> Ids:

@@ -69,6 +69,8 @@ def export_sequence(
     """
     if events < 1:
         raise ExportError(f"a list of {events} events keeps nothing: keep at least 1")
+    if model.config.ledger is not None:
+        raise ExportError("a list of events goes without a ledger: train with ledger_buckets = 0")
     if model.actions is not None and not model.actions.plain:
         raise ExportError(
             "a list of events holds no actions, so a model that reads them differently cannot be served: give every "

@@ -66,6 +66,8 @@ class ImpressionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             )
         if not self.history and (config.member_reads or config.sketch is not None):
             raise ConfigError("member_reads must be false and sketch cells 0 without history: they count its events")
+        if config.ledger is not None:
+            raise ConfigError("ledger_buckets must be 0: training on impressions does not read a ledger yet")
         if config.auxiliary_loss:
             raise ConfigError("auxiliary_loss must be false: training on impressions draws no foreign events for it")
         return config

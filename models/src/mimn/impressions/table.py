@@ -20,7 +20,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn import run
 from mimn.calibration import CalibrationError, Method
 from mimn.config import ConfigError, SharedConfig
 from mimn.impressions.calibrate import calibrate
@@ -71,25 +70,44 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Folder of what is being trained; a measured run is removed."""
     rows: tuple[Row, ...]
 
+    def settings(self, row: Row, seed: int) -> dict[str, Any]:
+        """What the base and the row write of a configuration; fields that neither names have their defaults.
+
+        Raises:
+            ConfigError: the base cannot be read.
+        """
+        try:
+            written = tomllib.loads(Path(self.base).read_text("utf-8"))
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"{self.base}: {error}") from error
+        model = written.get("model", {})
+        if "variant" in row.model:
+            model = {name: value for name, value in model.items() if name in SHARED}
+        training = written.get("training", {}) | row.training | {"seed": seed}
+        return written | {
+            "name": row.name,
+            "history": row.history,
+            "model": model | row.model,
+            "windows": written.get("windows", {}) | row.windows,
+            "training": training,
+        }
+
     def config(self, row: Row, seed: int) -> ImpressionConfig:
         """The configuration of a row.
 
         Raises:
             ConfigError: the base or the row cannot be used.
         """
-        base = run.read(Path(self.base), ImpressionConfig)
-        changed = msgspec.to_builtins(base) | {"name": row.name, "history": row.history}
-        if "variant" in row.model:
-            changed["model"] = {name: value for name, value in changed["model"].items() if name in SHARED}
-        for part in ("model", "windows", "training"):
-            changed[part] = changed[part] | getattr(row, part)
-        changed["training"]["seed"] = seed
         try:
-            config = msgspec.convert(changed, ImpressionConfig)
+            config = msgspec.convert(self.settings(row, seed), ImpressionConfig)
         except msgspec.ValidationError as error:
             raise ConfigError(f"row {row.name!r}: {error}") from error
         _ = config.architecture
         return config
+
+    def settings_sha256(self, row: Row, seed: int) -> str:
+        """Hash of `settings`: a field that is added to the code with a default does not change it."""
+        return hashlib.sha256(json.dumps(self.settings(row, seed), sort_keys=True).encode()).hexdigest()
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,7 +115,7 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
 
     row: str
     seed: int
-    config_sha256: str
+    settings_sha256: str
     data_sha256: str
     commit: str
     cpu_s: float
@@ -127,11 +145,6 @@ def read_plan(path: Path) -> Plan:
     return plan
 
 
-def config_sha256(config: ImpressionConfig) -> str:
-    """Hash of a configuration with every field written out."""
-    return hashlib.sha256(config.to_toml().encode()).hexdigest()
-
-
 def read_results(path: Path) -> list[Done]:
     """What was measured so far.
 
@@ -149,11 +162,11 @@ def read_results(path: Path) -> list[Done]:
 
 
 def still_to_run(plan: Plan, done: list[Done], data_sha256: str) -> Iterator[tuple[Row, int]]:
-    """Rows and seeds without a result of the same configuration and data: all rows of one seed, then of the next."""
-    have = {(one.row, one.seed, one.config_sha256) for one in done if one.data_sha256 == data_sha256}
+    """Rows and seeds without a result of the same settings and data: all rows of one seed, then of the next."""
+    have = {(one.row, one.seed, one.settings_sha256) for one in done if one.data_sha256 == data_sha256}
     for seed in plan.seeds:
         for row in plan.rows:
-            if (row.name, seed, config_sha256(plan.config(row, seed))) not in have:
+            if (row.name, seed, plan.settings_sha256(row, seed)) not in have:
                 yield row, seed
 
 
@@ -202,7 +215,7 @@ def measure(plan: Plan, row: Row, trained: TrainedRun) -> Done:
     return Done(
         row=row.name,
         seed=trained.config.training.seed,
-        config_sha256=config_sha256(trained.config),
+        settings_sha256=plan.settings_sha256(row, trained.config.training.seed),
         data_sha256=trained.data.sha256,
         commit=trained.record["commit"],
         cpu_s=round(sum(epoch["cpu_s"] for epoch in trained.record["curve"]), 1),

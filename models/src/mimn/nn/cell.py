@@ -182,6 +182,34 @@ class PoolingCell(Cell):
         count = old["count"] + 1.0
         return self.pack({"history_mean": running_mean(old["history_mean"], event, count), "count": count})
 
+    def states_at(self, events: Tensor, state: Tensor, positions: Tensor) -> Tensor:
+        """The states after `positions` events each, as sums. [B, T, D], [B, F], [B, P] → [B, P, F]"""
+        old = self.unpack(state)
+        sums = nn.functional.pad(events.cumsum(1), (0, 0, 1, 0))
+        added = sums[torch.arange(len(sums), device=sums.device).unsqueeze(-1), positions]
+        count = old["count"].unsqueeze(1) + positions.unsqueeze(-1)
+        mean = (added + (old["history_mean"] * old["count"]).unsqueeze(1)) / count.clamp_min(1.0)
+        return self.pack({"history_mean": mean, "count": count})
+
+
+class CountCell(Cell):
+    """The cell of variant `ledger`: the count of events, which no weight and no vector changes."""
+
+    def __init__(self, config: MimnConfig) -> None:
+        super().__init__(cell_layout(config))
+
+    def project(self, events: Tensor) -> Tensor:
+        """There is nothing to compute ahead. [..., D] → [..., 0]"""
+        return events[..., :0]
+
+    def step(self, projected: Tensor, event: Tensor, state: Tensor) -> Tensor:
+        """The states after one event each. [B, 0], [B, D], [B, 1] → [B, 1]"""
+        return state + 1.0
+
+    def states_at(self, events: Tensor, state: Tensor, positions: Tensor) -> Tensor:
+        """The states after `positions` events each. [B, T, D], [B, 1], [B, P] → [B, P, 1]"""
+        return state.unsqueeze(1) + positions.unsqueeze(-1)
+
 
 def running_mean(mean: Tensor, value: Tensor, count: Tensor) -> Tensor:
     """The mean of `count` values, given the last one (`value`) and the `mean` of the earlier ones. [..., W], [...,

@@ -82,7 +82,7 @@ class HeadModule(nn.Module):
     def forward(self, candidates: Tensor, state: Tensor, context: Tensor | None = None) -> Tensor:
         """[C, W + D], [1, F], [1, K] → [C] in (0, 1)"""
         q, item_fields = self.fields.split(candidates)
-        logits: Tensor = self.head(state, q, self.fields.of_request(context), None, item_fields)
+        logits: Tensor = self.head(state, q, self.fields.of_request(context), item_fields=item_fields)
         return torch.sigmoid(logits).squeeze(0)
 
 
@@ -100,14 +100,58 @@ class SketchHeadModule(HeadModule):
         """[C, W + D], [1, F], [C, A], [1, 2, S], [1, K] → [C] in (0, 1)"""
         counts = self.reader.counts(state, addresses, now)
         q, item_fields = self.fields.split(candidates)
-        logits: Tensor = self.head(state[:, self.sketch.rest], q, self.fields.of_request(context), counts, item_fields)
+        logits: Tensor = self.head(
+            state[:, self.sketch.rest], q, self.fields.of_request(context), counts, item_fields=item_fields
+        )
+        return torch.sigmoid(logits).squeeze(0)
+
+
+class LedgerHeadModule(HeadModule):
+    """The same with a ledger: takes the rest of a user's state, and what was read of the ledger."""
+
+    def forward(  # type: ignore[override]  # takes one more input on purpose
+        self, candidates: Tensor, state: Tensor, reads: Tensor, context: Tensor | None = None
+    ) -> Tensor:
+        """[C, W + D], [1, F], [C, R], [1, K] → [C] in (0, 1)"""
+        q, item_fields = self.fields.split(candidates)
+        logits: Tensor = self.head(
+            state, q, self.fields.of_request(context), reads=reads.unsqueeze(0), item_fields=item_fields
+        )
+        return torch.sigmoid(logits).squeeze(0)
+
+
+class SketchLedgerHeadModule(SketchHeadModule):
+    """The same with both."""
+
+    def forward(  # type: ignore[override]  # noqa: PLR0917 (one more input on purpose, and inputs have an order)
+        self,
+        candidates: Tensor,
+        state: Tensor,
+        addresses: Tensor,
+        now: Tensor,
+        reads: Tensor,
+        context: Tensor | None = None,
+    ) -> Tensor:
+        """[C, W + D], [1, F], [C, A], [1, 2, S], [C, R], [1, K] → [C] in (0, 1)"""
+        counts = self.reader.counts(state, addresses, now)
+        q, item_fields = self.fields.split(candidates)
+        logits: Tensor = self.head(
+            state[:, self.sketch.rest],
+            q,
+            self.fields.of_request(context),
+            counts,
+            reads=reads.unsqueeze(0),
+            item_fields=item_fields,
+        )
         return torch.sigmoid(logits).squeeze(0)
 
 
 def head_module(model: MimnModel, *, serving: bool = False) -> HeadModule:
     """What `head.onnx` of a model computes, in the form for training or for serving."""
-    sketch = model.config.sketch
-    return HeadModule(model, serving=serving) if sketch is None else SketchHeadModule(model, sketch, serving=serving)
+    sketch, ledger = model.config.sketch, model.config.ledger
+    if sketch is None:
+        return (HeadModule if ledger is None else LedgerHeadModule)(model, serving=serving)
+    return (SketchHeadModule if ledger is None else SketchLedgerHeadModule)(model, sketch, serving=serving)
 
 
 def round_state(state: Tensor, layout: StateLayout) -> Tensor:
@@ -130,10 +174,14 @@ def step_graph(model: MimnModel, layout: StateLayout) -> tuple[bytes, GraphSpec]
 
 
 def head_graph(model: MimnModel, layout: StateLayout) -> tuple[bytes, GraphSpec]:
-    """`head.onnx` of a model in evaluation mode, and its manifest entry. `layout` is for a user's whole state."""
+    """`head.onnx` of a model in evaluation mode, and its manifest entry. `layout` is for a user's whole state.
+
+    The ledger is not an input: what is read of it is (`mimn.bundle.reads`).
+    """
     D, F = item_width(model.fields) + model.config.width, layout.floats
     K = len(model.config.context_features) + request_width(model.fields)
-    sketch = model.config.sketch
+    sketch, ledger = model.config.sketch, model.config.ledger
+    F -= 0 if ledger is None else ledger.words
     example = [torch.randn(_EXAMPLE_ROWS, D), torch.rand(1, F)]
     inputs = [TensorSpec("candidates", ("candidates", D)), TensorSpec("state", (1, F))]
     free: list[dict[int, str]] = [{0: "candidates"}, {}]
@@ -142,6 +190,10 @@ def head_graph(model: MimnModel, layout: StateLayout) -> tuple[bytes, GraphSpec]
         example += [torch.zeros(_EXAMPLE_ROWS, A, dtype=torch.int64), torch.ones(1, 2, S)]
         inputs += [TensorSpec("addresses", ("candidates", A), "int64"), TensorSpec("now", (1, 2, S))]
         free += [{0: "candidates"}, {}]
+    if ledger is not None:
+        example.append(torch.randn(_EXAMPLE_ROWS, model.config.read_width))
+        inputs.append(TensorSpec("reads", ("candidates", model.config.read_width)))
+        free.append({0: "candidates"})
     if K:
         example.append(torch.randn(1, K))
         inputs.append(TensorSpec("context", (1, K)))

@@ -157,7 +157,7 @@ class MimnHead(nn.Module):
         """The click logits; candidates do not influence each other.
 
         [N, F] of the cell, [N, C, D], [N, K], with a sketch the values of each candidate's cells [N, C, A, S], with
-        member reads [N, C, R], with fields of the item [N, C, W] → [N, C]
+        member reads or a ledger what is read [N, C, R], with fields of the item [N, C, W] → [N, C]
         """
         blocks = self._cell[0].unpack(states)
         features = [candidates, blocks["add_mean"].unsqueeze(-2) * candidates, self.read_out(blocks, candidates)]
@@ -174,7 +174,8 @@ class MimnHead(nn.Module):
 
 
 class PoolingHead(nn.Module):
-    """The head of variant `pooling` (Embedding&MLP): the candidate and the mean of the user's events."""
+    """The head of variants `pooling` (Embedding&MLP) and `ledger`: the candidate, and the mean of the user's events if
+    the state has it."""
 
     def __init__(self, config: MimnConfig, cell: Cell, fields: ModelFields = NO_FIELDS) -> None:
         super().__init__()
@@ -183,7 +184,8 @@ class PoolingHead(nn.Module):
         self.sketch = None if config.sketch is None else SketchReader(config.sketch)
         D = config.width
         reads = [*sketch_widths(self.sketch), *config.read_widths]
-        self.mlp = top(config, [D, 1], [D] * (1 + config.history_product) + reads, fields)
+        user = [1] if config.variant == "ledger" else [D, 1]
+        self.mlp = top(config, user, [D] * (1 + config.history_product) + reads, fields)
 
     def forward(
         self,
@@ -214,11 +216,12 @@ def sketch_widths(reader: SketchReader | None) -> list[int]:
 
 
 def user_pieces(blocks: State) -> list[Tensor]:
-    """What a head reads of the user: the mean event vector [N, D] and the log of the count [N, 1].
+    """What a head reads of the user: the mean event vector [N, D] if the state has it, and the log of the count [N, 1].
 
     The paper's sums enter as means: a head trained on 200 events would not know the sum of 10,000.
     """
-    return [blocks["history_mean"], torch.log1p(blocks["count"]) * COUNT_SCALE]
+    means = [blocks["history_mean"]] if "history_mean" in blocks else []
+    return [*means, torch.log1p(blocks["count"]) * COUNT_SCALE]
 
 
 def user_features(blocks: State, context: Tensor | None) -> Tensor:

@@ -20,7 +20,7 @@ from mimn.config import MimnConfig
 from mimn.nn import native, official
 from mimn.nn.actions import ModelActions
 from mimn.nn.auxiliary import AuxiliaryNet
-from mimn.nn.cell import Cell, MimnCell, PoolingCell, State, states_at, unroll
+from mimn.nn.cell import Cell, CountCell, MimnCell, PoolingCell, State, states_at, unroll
 from mimn.nn.compilation import compiled
 from mimn.nn.fields import NO_FIELDS, FieldValues, ModelFields
 from mimn.nn.head import MimnHead, PoolingHead
@@ -69,7 +69,7 @@ class Batch:
     item_rates: Tensor | None = None
     """[B, P, C, Q] float32: the candidates' past rates, with such fields of the item only."""
     reads: Tensor | None = None
-    """[B, P, C, R] float32: what is read of the candidates' members, with `member_reads` only."""
+    """[B, P, C, R] float32: what is read of the candidates' members with `member_reads`, or of the ledger with one."""
     negative_items: Tensor | None = None
     """[B, T] int64 rows, for the auxiliary loss: an event that did not happen at that step."""
     negative_categories: Tensor | None = None
@@ -96,8 +96,8 @@ class Losses(NamedTuple):
 
 Scorer = Callable[..., Tensor]
 """Click probabilities of candidates for N histories: items [N, C], categories [N, C] int64 rows → [N, C]. A model
-with a sketch also takes `counts` [N, C, A, S], one with `member_reads` `reads` [N, C, R]; with past rates of the item
-`item_rates` [N, C, Q] may be given."""
+with a sketch also takes `counts` [N, C, A, S], one with `member_reads` or a ledger `reads` [N, C, R]; with past rates
+of the item `item_rates` [N, C, Q] may be given."""
 
 
 class ClickModel(nn.Module, ABC):
@@ -216,7 +216,7 @@ class MimnModel(ClickModel):
             published = OfficialCell(config)
             self.cell, self.head = published, OfficialHead(config, published)
         else:
-            self.cell = PoolingCell(config)
+            self.cell = CountCell(config) if config.variant == "ledger" else PoolingCell(config)
             self.head = PoolingHead(config, self.cell, of_head)
         if config.auxiliary_loss:
             net = OfficialAuxiliaryNet if config.variant == "official" else AuxiliaryNet
@@ -241,6 +241,8 @@ class MimnModel(ClickModel):
         """The states after `positions` events each. [B, T, D], [B, F], [B, P] int64, [B, T] bool → [B, P, F]"""
         if self.native and real is None:
             return native.states_at(cast(MimnCell, self.cell), events, state, positions)
+        if isinstance(self.cell, PoolingCell | CountCell) and real is None:
+            return self.cell.states_at(events, state, positions)
         return states_at(unroll(self.cell, events, state, real), positions)
 
     def logits(
@@ -381,6 +383,8 @@ def check_reads(config: ModelConfig, counts: Tensor | None, reads: Tensor | None
         raise BatchError("a model with a sketch needs `counts`, or a batch's `touches`")
     if config.member_reads and reads is None:
         raise BatchError("a model with member_reads needs `reads`")
+    if config.ledger is not None and reads is None:
+        raise BatchError("a model with a ledger needs `reads`")
 
 
 def click_loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:

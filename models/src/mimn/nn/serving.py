@@ -111,7 +111,7 @@ class ServingHead(nn.Module):
     by_channels: Tensor
     """[D, U], of an interest channel."""
     by_counts: Tensor
-    """[R + W, U], of what is read of the sketch, and of the item's fields."""
+    """[R + W, U], of what is read of the sketch and the ledger, and of the item's fields."""
 
     def __init__(self, head: MimnHead) -> None:
         super().__init__()
@@ -148,11 +148,13 @@ class ServingHead(nn.Module):
         candidates: Tensor,
         context: Tensor | None = None,
         counts: Tensor | None = None,
+        *,
+        reads: Tensor | None = None,
         item_fields: Tensor | None = None,
     ) -> Tensor:
         """The click logits; as `MimnHead.forward`, but for one user.
 
-        [1, F], [1, C, D], [1, K], [1, C, A, S], [1, C, W] → [1, C]
+        [1, F], [1, C, D], [1, K], [1, C, A, S], [1, C, R], [1, C, W] → [1, C]
         """
         q = candidates.squeeze(0)
         blocks = {name: value.squeeze(0) for name, value in self.cell.unpack(state).items()}
@@ -167,6 +169,8 @@ class ServingHead(nn.Module):
             rows.append(blocks["channels"] @ self.by_channels)
         if self.sketch is not None:
             inputs.append(self.sketch(counts).squeeze(0))
+        if reads is not None:
+            inputs.append(reads.squeeze(0))
         if item_fields is not None:
             inputs.append(item_fields.squeeze(0))
         if len(self.by_counts):
@@ -212,6 +216,8 @@ class ServingFieldHead(nn.Module):
         candidates: Tensor,
         context: FieldVectors | None = None,
         counts: Tensor | None = None,
+        *,
+        reads: Tensor | None = None,
         item_fields: FieldVectors | None = None,
     ) -> Tensor:
         """The click logits; as `ServingHead.forward`, with fields that are cut."""
@@ -228,7 +234,9 @@ class ServingFieldHead(nn.Module):
         if self.config.history_product:
             pieces.append(q * blocks["history_mean"])
         if self.sketch is not None:
-            pieces.append(self.top.over.candidate[-1](self.sketch(counts).squeeze(0)))
+            pieces.append(self.top.over.candidate[len(pieces)](self.sketch(counts).squeeze(0)))
+        if reads is not None:
+            pieces.append(self.top.over.candidate[len(pieces)](reads.squeeze(0)))
         user, own = user_pieces(blocks), [piece.unsqueeze(0) for piece in pieces]
         logits: Tensor = self.top.over.over_projected(user, own, *self.top.cut(user[0], own[0], context, item_fields))
         return logits

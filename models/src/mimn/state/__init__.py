@@ -20,6 +20,7 @@ from mimn.state.digest import EMPTY_DIGEST, extend_digest, extend_digests, user_
 from mimn.state.event_list import EventList
 from mimn.state.key import Keys, murmur2, namespace, partition_of
 from mimn.state.layout import Block, LayoutError, StateLayout
+from mimn.state.ledger import Ledger, rest_of
 from mimn.state.progress import NO_TOPIC_ID, NOTHING_FOLDED, CorruptProgress, Progress, decode_progress, encode_progress
 from mimn.state.sketch import Sketch
 from mimn.state.user_state import HEADERS, StateHeader, UserState, header_rows
@@ -38,6 +39,7 @@ __all__ = [
     "ForeignLayout",
     "Keys",
     "LayoutError",
+    "Ledger",
     "Progress",
     "Sketch",
     "StateError",
@@ -57,6 +59,7 @@ __all__ = [
     "murmur2",
     "namespace",
     "partition_of",
+    "rest_of",
     "user_hash",
     "witness",
 ]

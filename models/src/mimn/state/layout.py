@@ -16,8 +16,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-BlockType = Literal["float32", "float16"]
-ItemSize: Mapping[str, int] = {"float32": 4, "float16": 2}
+BlockType = Literal["float32", "float16", "uint32"]
+"""`uint32` is a block of whole numbers. Its places in the flat vector hold their bits, not their values: such a block
+is copied and viewed (`.view(np.uint32)`), never computed with."""
+ItemSize: Mapping[str, int] = {"float32": 4, "float16": 2, "uint32": 4}
 
 MAX_AXES = 8
 """Of a block. With thousands of axes the size of a block would have thousands of digits."""
@@ -47,8 +49,8 @@ class Block:
 class StateLayout:
     """The blocks of a state, in order.
 
-    Invariant: names are distinct, sizes are positive, and float16 blocks come before float32 ones. So the stored bytes
-    are at most two runs, and every float32 value is aligned.
+    Invariant: names are distinct, sizes are positive, and float16 blocks come before wider ones. So the stored bytes
+    are at most two runs, and every wider value is aligned.
     """
 
     blocks: tuple[Block, ...]
@@ -65,10 +67,10 @@ class StateLayout:
             if not block.shape or min(block.shape) < 1:
                 raise LayoutError(f"block {block.name!r} has shape {block.shape}: every axis must be at least 1")
             if block.dtype not in ItemSize:
-                raise LayoutError(f"block {block.name!r} has dtype {block.dtype!r}: use float32 or float16")
+                raise LayoutError(f"block {block.name!r} has dtype {block.dtype!r}: use float32, float16 or uint32")
             if block.dtype == "float16" and wide:
-                raise LayoutError(f"block {block.name!r} is float16 behind a float32 block: put float16 blocks first")
-            wide = wide or block.dtype == "float32"
+                raise LayoutError(f"block {block.name!r} is float16 behind a wider block: put float16 blocks first")
+            wide = wide or block.dtype != "float16"
         if not self.blocks:
             raise LayoutError("a state needs at least one block")
         if self.floats > MAX_FLOATS:
@@ -122,6 +124,15 @@ class StateLayout:
                 raise LayoutError(f"block {block.name!r} has shape {value.shape}, the layout says {block.shape}")
             out[place] = value.reshape(-1)
         return out
+
+    def close(self, one: NDArray[np.float32], other: NDArray[np.float32], atol: float) -> bool:
+        """Whether two states [F] hold the same: floats up to `atol`, whole numbers exactly."""
+        return all(
+            np.array_equal(one[place].view(np.uint32), other[place].view(np.uint32))
+            if block.dtype == "uint32"
+            else np.allclose(one[place], other[place], rtol=0, atol=atol)
+            for block, place in self.slices()
+        )
 
     def round(self, tensors: NDArray[np.float32]) -> NDArray[np.float32]:
         """`tensors` [..., F] with each value as it reads back after storage, float32."""

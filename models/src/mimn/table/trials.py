@@ -27,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 
 from mimn import metrics, run
+from mimn.bundle.item_table import ItemTable
 from mimn.config import ConfigError
 from mimn.data.events import DataError
 from mimn.data.vocabulary import EmbeddingIds
@@ -81,7 +82,8 @@ def _score(cell: Cell, folder: Path, data: DataSet, length: int) -> NDArray[np.f
         model.compile_steps()
     instances = data.instances.of("validation")
     samplings: dict[Any, int] = {"popularity": VALIDATION_NEGATIVES}
-    return predict(model, ids, data.events, instances, samplings=samplings, length=length)["popularity"]
+    table = None if model.config.ledger is None else ItemTable.load(folder)
+    return predict(model, ids, data.events, instances, samplings=samplings, length=length, table=table)["popularity"]
 
 
 def _rows(data: DataSet) -> Any:

@@ -157,19 +157,23 @@ class Reloader:
         keys, whole = await self._store.sample(old.keys.states, SAMPLE, SAMPLE_TIMEOUT_S)
         there = [old.keys.same_user_in(new.keys, key) for key in keys]
         found = await self._store.count(there, SAMPLE_TIMEOUT_S) if there else 0
-        return Coverage(len(keys), found, whole, await self._different(old, new, keys[:COMPARED]))
+        different, incomplete = await self._compared(old, new, keys[:COMPARED])
+        return Coverage(len(keys), found, whole, different, incomplete)
 
-    async def _different(self, old: Release, new: Release, keys: Sequence[bytes]) -> int:
-        """How many of some users have states of other events in the two namespaces; see `mimn.release.compare`."""
+    async def _compared(self, old: Release, new: Release, keys: Sequence[bytes]) -> tuple[int, int]:
+        """How many of some users have states of other events in the two namespaces (`mimn.release.compare`), and how
+        many more of the states lack events in the new one."""
         if not keys or old.progress is None or new.progress is None or old.progress.size != new.progress.size:
-            return 0
+            return 0, 0
         names = [key.decode() for key in keys]
         others = [old.keys.same_user_in(new.keys, key).decode() for key in keys]
         ours = read_headers(await self._store.read_many(names, SAMPLE_TIMEOUT_S), old.model.fingerprint)
         theirs = read_headers(await self._store.read_many(others, SAMPLE_TIMEOUT_S), new.model.fingerprint)
         partitions = np.array([old.keys.partition_in(key) for key in keys])
         seen = compare(ours, theirs, old.progress.next_offsets[partitions], new.progress.next_offsets[partitions])
-        return int(seen.different.sum())
+        both = ours["there"] & theirs["there"]
+        incomplete = int((theirs["partial"] & both).sum()) - int((ours["partial"] & both).sum())
+        return int(seen.different.sum()), max(0, incomplete)
 
 
 def announce(release: Release, metrics: Metrics) -> None:

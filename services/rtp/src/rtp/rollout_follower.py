@@ -18,7 +18,8 @@ from pathlib import Path
 import structlog
 
 from mimn import release as rollouts
-from mimn.release import CorruptRecord, Record, decode_record, record_key
+from mimn.release import Buckets, CorruptRecord, Record, decode_record, record_key
+from rtp.core.fields import Names, names_of
 from rtp.core.ports import StateReader
 from rtp.errors import ReloadRefused, ReloadTimedOut, StoreError
 from rtp.loader import Loader
@@ -87,6 +88,8 @@ class RolloutFollower:
         self._value: bytes | None = None
         self._loaded: dict[rollouts.Release, Release] = {}
         self._loading: asyncio.Task[None] | None = None
+        self._fields: Names = frozenset()
+        """What any release that was ever loaded here reads of requests: after a rollback, callers still send it."""
         self._obeyed = False
         """Whether the release in service has been what the record says, if only once."""
         self.record: Record | None = None
@@ -233,8 +236,11 @@ class RolloutFollower:
             release: loaded for release, loaded in self._loaded.items() if release in held or loaded is serving
         }
         self.refused = {release: one for release, one in self.refused.items() if release in held}
+        self._fields |= frozenset[tuple[str, str]]().union(
+            *(names_of(one.model.request) for one in (serving, *self._loaded.values()))
+        )
         traffic = Traffic(
-            (Arm(SERVING, serving), *self._arms(record.arms)),
+            (self._arm(SERVING, serving), *self._arms(record.arms)),
             tuple(self._arms(record.shadows)),
             record.salt.encode(),
         )
@@ -246,7 +252,10 @@ class RolloutFollower:
     def _arms(self, arms: tuple[rollouts.Arm, ...]) -> Iterator[Arm]:
         for arm in arms:
             if (release := self._loaded.get(arm.release)) is not None:
-                yield Arm(arm.name, release, arm.buckets)
+                yield self._arm(arm.name, release, arm.buckets)
+
+    def _arm(self, name: str, release: Release, buckets: Buckets = ()) -> Arm:
+        return Arm(name, release, buckets, self._fields - names_of(release.model.request))
 
     def _show(self, record: Record, traffic: Traffic, standby: list[Release]) -> None:
         metrics = self._metrics

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,7 @@ class OnnxModel:
         self._bundle = bundle
         self._head = open_head(bundle)
         bundle.golden.verify_request(bundle.request.vector)
-        bundle.golden.verify_head(self._head, bundle.candidates, bundle.initial_state, bundle.sketch)
+        bundle.golden.verify_head(self._head, bundle.candidates, bundle.initial_state, bundle.sketch, bundle.reads)
         self.initial_state = bundle.initial_state
         self.name = bundle.manifest.name
         self.version = bundle.manifest.version
@@ -55,6 +56,9 @@ class OnnxModel:
         self._addresses: list[NDArray[np.int64]] = []
         if bundle.sketch is not None:
             self._addresses = [np.zeros((count, bundle.sketch.sketch.addresses), np.int64) for count in BUCKETS]
+        self._reads: list[NDArray[np.float32]] = []
+        if bundle.reads is not None:
+            self._reads = [np.zeros((count, bundle.reads.width), np.float32) for count in BUCKETS]
         # Where a state is a list, the cost depends on its length, which is unknown before the state is read: the first
         # estimate is for the longest list, and requests bring it down.
         self._warm_state = bundle.initial_state if bundle.event_list is None else bundle.event_list.longest()
@@ -89,8 +93,10 @@ class OnnxModel:
         if self._bundle.sketch is not None:
             sketch = self._bundle.sketch.sketch
             self._addresses[bucket][:count] = sketch.addresses_of(item_ids, category_rows)
+        if (reads := self._bundle.reads) is not None:
+            self._reads[bucket][:count] = reads.read(reads.ledger.of(state), item_ids, now_ms)
         try:
-            scores = self._head(inputs, state, context, *self._reading(bucket, now_ms))[:count]
+            scores = self._head(inputs, state, context, **self._reading(bucket, now_ms))[:count]
         except Exception as error:  # onnxruntime's errors have no common base of their own
             raise ScoringFailed(f"the head graph failed: {type(error).__name__}") from error
         if not np.isfinite(scores).all():
@@ -100,11 +106,16 @@ class OnnxModel:
         self._cost_s[bucket] += _SMOOTHING * (perf_counter() - began - self._cost_s[bucket])
         return scores
 
-    def _reading(self, bucket: int, now_ms: int) -> tuple[NDArray[np.int64], NDArray[np.float32]] | tuple[()]:
-        """The further inputs of a head with a sketch: the candidates' cells, and the time of reading."""
-        if self._bundle.sketch is None:
-            return ()
-        return self._addresses[bucket], self._bundle.sketch.sketch.moments(np.array([now_ms]))[0]
+    def _reading(self, bucket: int, now_ms: int) -> dict[str, NDArray[Any]]:
+        """The further inputs of a head: with a sketch the candidates' cells and the time of reading, with a ledger what
+        was read of it."""
+        known: dict[str, NDArray[Any]] = {}
+        if self._bundle.sketch is not None:
+            known["addresses"] = self._addresses[bucket]
+            known["now"] = self._bundle.sketch.sketch.moments(np.array([now_ms]))[0]
+        if self._reads:
+            known["reads"] = self._reads[bucket]
+        return known
 
     def _warm(self, bucket: int) -> float:
         """Run one bucket a few times; the fastest run's seconds."""
@@ -112,7 +123,7 @@ class OnnxModel:
         seconds = []
         for _ in range(_WARM_RUNS):
             began = perf_counter()
-            self._head(self._inputs[bucket], self._warm_state, context, *self._reading(bucket, 0))
+            self._head(self._inputs[bucket], self._warm_state, context, **self._reading(bucket, 0))
             seconds.append(perf_counter() - began)
         return min(seconds)
 

@@ -99,7 +99,7 @@ class Scorer:
         arm, shadow = self._in_service.traffic.route(request.user_id)
         release = arm.release
         model = release.model
-        fields = request_vector(model.request, request)
+        fields = request_vector(model.request, request, arm.of_others)
         cost_s = model.cost_s(len(request.item_ids))
         now = self._clock()
         remaining_s = deadline - now

@@ -87,7 +87,7 @@ class Shadows:
     ) -> None:
         try:
             model = shadow.release.model
-            fields = request_vector(model.request, request).values
+            fields = request_vector(model.request, request, shadow.of_others).values
             if state is None:
                 state = await self._read(shadow.release, request.user_id)
             if not await self._turn():

@@ -262,7 +262,7 @@ def _model(settings: UicSettings) -> tuple[Bundle, Step]:
     try:
         bundle = load_bundle(settings.bundle.path)
         step = open_step(bundle)
-        bundle.golden.verify_step(step, bundle.events, bundle.initial_state, bundle.sketch)
+        bundle.golden.verify_step(step, bundle.events, bundle.initial_state, bundle.sketch, bundle.ledger)
     except (BundleError, GoldenMismatch) as error:
         raise StartRefused(str(error)) from error
     return bundle, step

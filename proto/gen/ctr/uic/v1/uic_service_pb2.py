@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from ctr.event.v1 import behavior_event_pb2 as ctr_dot_event_dot_v1_dot_behavior__event__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63tr/uic/v1/uic_service.proto\x12\nctr.uic.v1\x1a!ctr/event/v1/behavior_event.proto\"F\n\x17PublishBehaviorsRequest\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.ctr.event.v1.BehaviorEvent\"0\n\x0bLogPosition\x12\x11\n\tpartition\x18\x01 \x01(\x05\x12\x0e\n\x06offset\x18\x02 \x01(\x03\"F\n\x18PublishBehaviorsResponse\x12*\n\tpositions\x18\x01 \x03(\x0b\x32\x17.ctr.uic.v1.LogPosition\"&\n\x13GetUserStateRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"H\n\nStateBlock\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\r\x12\r\n\x05\x64type\x18\x03 \x01(\t\x12\x0e\n\x06values\x18\x04 \x03(\x02\"\xe8\x01\n\x14GetUserStateResponse\x12\x11\n\tpartition\x18\x01 \x01(\x05\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x0f\n\x07lineage\x18\x03 \x01(\x06\x12\x0b\n\x03\x65ra\x18\x04 \x01(\r\x12\x13\n\x0blast_offset\x18\x05 \x01(\x03\x12\x13\n\x0b\x65vent_count\x18\x06 \x01(\x04\x12\x17\n\x0flast_event_time\x18\x07 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x08 \x01(\x0c\x12\x0f\n\x07partial\x18\t \x01(\x08\x12&\n\x06\x62locks\x18\n \x03(\x0b\x32\x16.ctr.uic.v1.StateBlock\"#\n\x10\x45raseUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\">\n\x11\x45raseUserResponse\x12)\n\x08position\x18\x01 \x01(\x0b\x32\x17.ctr.uic.v1.LogPosition2\x90\x02\n\x12UserInterestCenter\x12]\n\x10PublishBehaviors\x12#.ctr.uic.v1.PublishBehaviorsRequest\x1a$.ctr.uic.v1.PublishBehaviorsResponse\x12Q\n\x0cGetUserState\x12\x1f.ctr.uic.v1.GetUserStateRequest\x1a .ctr.uic.v1.GetUserStateResponse\x12H\n\tEraseUser\x12\x1c.ctr.uic.v1.EraseUserRequest\x1a\x1d.ctr.uic.v1.EraseUserResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63tr/uic/v1/uic_service.proto\x12\nctr.uic.v1\x1a!ctr/event/v1/behavior_event.proto\"F\n\x17PublishBehaviorsRequest\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.ctr.event.v1.BehaviorEvent\"0\n\x0bLogPosition\x12\x11\n\tpartition\x18\x01 \x01(\x05\x12\x0e\n\x06offset\x18\x02 \x01(\x03\"F\n\x18PublishBehaviorsResponse\x12*\n\tpositions\x18\x01 \x03(\x0b\x32\x17.ctr.uic.v1.LogPosition\"&\n\x13GetUserStateRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"W\n\nStateBlock\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\r\x12\r\n\x05\x64type\x18\x03 \x01(\t\x12\x0e\n\x06values\x18\x04 \x03(\x02\x12\r\n\x05words\x18\x05 \x03(\r\"\xe8\x01\n\x14GetUserStateResponse\x12\x11\n\tpartition\x18\x01 \x01(\x05\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x0f\n\x07lineage\x18\x03 \x01(\x06\x12\x0b\n\x03\x65ra\x18\x04 \x01(\r\x12\x13\n\x0blast_offset\x18\x05 \x01(\x03\x12\x13\n\x0b\x65vent_count\x18\x06 \x01(\x04\x12\x17\n\x0flast_event_time\x18\x07 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x08 \x01(\x0c\x12\x0f\n\x07partial\x18\t \x01(\x08\x12&\n\x06\x62locks\x18\n \x03(\x0b\x32\x16.ctr.uic.v1.StateBlock\"#\n\x10\x45raseUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\">\n\x11\x45raseUserResponse\x12)\n\x08position\x18\x01 \x01(\x0b\x32\x17.ctr.uic.v1.LogPosition2\x90\x02\n\x12UserInterestCenter\x12]\n\x10PublishBehaviors\x12#.ctr.uic.v1.PublishBehaviorsRequest\x1a$.ctr.uic.v1.PublishBehaviorsResponse\x12Q\n\x0cGetUserState\x12\x1f.ctr.uic.v1.GetUserStateRequest\x1a .ctr.uic.v1.GetUserStateResponse\x12H\n\tEraseUser\x12\x1c.ctr.uic.v1.EraseUserRequest\x1a\x1d.ctr.uic.v1.EraseUserResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,13 +41,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETUSERSTATEREQUEST']._serialized_start=273
   _globals['_GETUSERSTATEREQUEST']._serialized_end=311
   _globals['_STATEBLOCK']._serialized_start=313
-  _globals['_STATEBLOCK']._serialized_end=385
-  _globals['_GETUSERSTATERESPONSE']._serialized_start=388
-  _globals['_GETUSERSTATERESPONSE']._serialized_end=620
-  _globals['_ERASEUSERREQUEST']._serialized_start=622
-  _globals['_ERASEUSERREQUEST']._serialized_end=657
-  _globals['_ERASEUSERRESPONSE']._serialized_start=659
-  _globals['_ERASEUSERRESPONSE']._serialized_end=721
-  _globals['_USERINTERESTCENTER']._serialized_start=724
-  _globals['_USERINTERESTCENTER']._serialized_end=996
+  _globals['_STATEBLOCK']._serialized_end=400
+  _globals['_GETUSERSTATERESPONSE']._serialized_start=403
+  _globals['_GETUSERSTATERESPONSE']._serialized_end=635
+  _globals['_ERASEUSERREQUEST']._serialized_start=637
+  _globals['_ERASEUSERREQUEST']._serialized_end=672
+  _globals['_ERASEUSERRESPONSE']._serialized_start=674
+  _globals['_ERASEUSERRESPONSE']._serialized_end=736
+  _globals['_USERINTERESTCENTER']._serialized_start=739
+  _globals['_USERINTERESTCENTER']._serialized_end=1011
 # @@protoc_insertion_point(module_scope)

@@ -34,16 +34,18 @@ class GetUserStateRequest(_message.Message):
     def __init__(self, user_id: _Optional[str] = ...) -> None: ...
 
 class StateBlock(_message.Message):
-    __slots__ = ("name", "shape", "dtype", "values")
+    __slots__ = ("name", "shape", "dtype", "values", "words")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
+    WORDS_FIELD_NUMBER: _ClassVar[int]
     name: str
     shape: _containers.RepeatedScalarFieldContainer[int]
     dtype: str
     values: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., values: _Optional[_Iterable[float]] = ...) -> None: ...
+    words: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., values: _Optional[_Iterable[float]] = ..., words: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class GetUserStateResponse(_message.Message):
     __slots__ = ("partition", "fingerprint", "lineage", "era", "last_offset", "event_count", "last_event_time", "digest", "partial", "blocks")

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from mimn.bundle.request_fields import FieldFaults, RequestFields, RequestVector
 from rtp.core.request import ScoreRequest
 from rtp.errors import FieldFault, InvalidRequest
 
+Names = Set[tuple[str, str]]
+"""(`user` or `context`, field)"""
+NONE: Names = frozenset()
 
-def request_vector(fields: RequestFields, request: ScoreRequest) -> RequestVector:
+
+def names_of(fields: RequestFields) -> Names:
+    """What a model reads of a request."""
+    return frozenset((source, name) for source, names in fields.names.items() for name in names)
+
+
+def request_vector(fields: RequestFields, request: ScoreRequest, of_others: Names = NONE) -> RequestVector:
     """The vector of `request` by the fields of the model that will score it.
 
     A field that is left out has its default, so that a bundle with a new field can be rolled out before callers send
-    it. One that they send too early is refused, because nothing else shows that it has no effect.
+    it. One that they send too early is refused, because nothing else shows that it has no effect. Those `of_others`,
+    which another release of the same rollout reads, are left out instead: callers cannot know a user's arm.
 
     Raises:
         InvalidRequest: fields that the model does not read, or values that they cannot take.
     """
+    user, context = request.user, request.context
+    if of_others:
+        user = {name: value for name, value in user.items() if ("user", name) not in of_others}
+        context = {name: value for name, value in context.items() if ("context", name) not in of_others}
     try:
-        return fields.vector(request.user, request.context)
+        return fields.vector(user, context)
     except FieldFaults as error:
         raise InvalidRequest([FieldFault(*fault) for fault in error.faults]) from error

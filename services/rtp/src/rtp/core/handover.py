@@ -22,6 +22,8 @@ class Coverage:
     """The sample is every user of the namespace in service. An empty sample proves nothing unless it is whole."""
     different: int = 0
     """Of those compared, how many have a state of other events there."""
+    incomplete: int = 0
+    """Of those compared, how many more states lack events there."""
 
     @property
     def share(self) -> float | None:
@@ -64,3 +66,5 @@ def objections(
             f"{coverage.different} of the compared users have a state of other events in it: another (events, last "
             "offset, digest)"
         )
+    if coverage.incomplete > 0:
+        yield f"{coverage.incomplete} more of the compared states lack events in it: the log no longer begins at 0"

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.state import EMPTY_DIGEST, Actions, StateError, decode_state, extend_digest, user_hash
+from mimn.state import EMPTY_DIGEST, Actions, StateError, decode_state, extend_digest, rest_of, user_hash
 from uic.core.event import Reason, Record, check_key, parse
 from uic.fold.rounds import Model
 
@@ -90,8 +90,9 @@ def tensors(expected: Mapping[bytes, Expected], model: Model) -> dict[bytes, NDA
     """Every user's tensors, from the initial state, event by event; the k-th events of all users are one run."""
     users = sorted(expected, key=lambda user: -len(expected[user].items))
     states = np.tile(model.initial_state, (len(users), 1))
-    counting = model.counting
-    rest = slice(None) if counting is None else counting.sketch.rest
+    counting, ledger = model.counting, model.ledger
+    rest = rest_of(None if counting is None else counting.sketch, ledger)
+    plain = states if ledger is None else states[:, : -ledger.words]
     for k in range(len(expected[users[0]].items) if users else 0):
         now = [expected[user] for user in users if len(expected[user].items) > k]
         width = len(now)
@@ -101,9 +102,11 @@ def tensors(expected: Mapping[bytes, Expected], model: Model) -> dict[bytes, NDA
         after = model.step(model.vectors(*ids, actions), before)
         sound: NDArray[np.bool_] = np.isfinite(after).min(axis=1)
         states[:width, rest] = np.where(sound[:, np.newaxis], after, before)
+        times = np.array([e.times[k] for e in now], np.int64)
         if counting is not None:
-            moments = counting.moments(np.array([e.times[k] for e in now], np.int64), actions)
-            counting.sketch.add(states[:width], counting.addresses(*ids), moments, sound)
+            counting.sketch.add(plain[:width], counting.addresses(*ids), counting.moments(times, actions), sound)
+        if ledger is not None:
+            ledger.add(states[:width], ledger.keys(ids[0]), times, sound)
     return dict(zip(users, states, strict=True))
 
 
@@ -146,7 +149,7 @@ def compare(
             verdict.count += 1
         elif (state.header.digest, state.header.last_offset) != (due.digest, due.last_offset):
             verdict.digest += 1
-        elif not np.allclose(state.tensors, numbers[user], rtol=0, atol=CLOSE):
+        elif not model.layout.close(state.tensors, numbers[user], CLOSE):
             verdict.tensors += 1
         else:
             verdict.same_bits += int(state.tensors.tobytes() == numbers[user].tobytes())

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from mimn.state import (
     EMPTY_DIGEST,
     HEADERS,
+    Ledger,
     Progress,
     StateHeader,
     StateLayout,
@@ -27,6 +28,7 @@ from mimn.state import (
     encode_states,
     extend_digests,
     header_rows,
+    rest_of,
     user_hash,
 )
 from uic.core.cache import NOT_CACHED
@@ -165,12 +167,12 @@ class Round:
         )
         self._events = _Events(row, events, items[events], categories[events], times[events], actions[events])
 
-    def run(self, step: Step, vectors: Vectors, counting: Counting | None = None) -> None:
+    def run(self, step: Step, vectors: Vectors, counting: Counting | None = None, ledger: Ledger | None = None) -> None:
         """Fold all queued events. A step with a non-finite result leaves its row unchanged and is noted in its part.
 
         Rows are ordered by their number of events, most first. So the rows of a wave are the first ones, and the output
-        of a wave is the input of the next. With a sketch, the step gets the rest of a state, and the counters are
-        updated in place.
+        of a wave is the input of the next. With a sketch or a ledger, the step gets the rest of a state, and
+        counters and entries are updated in place.
         """
         queued = self._events
         row = queued.row
@@ -186,10 +188,14 @@ class Round:
         order = np.lexsort((self.place[row], wave))
         ids, actions = (queued.item[order], queued.category[order]), queued.action[order]
         inputs = vectors(*ids, actions)
-        rest = slice(None) if counting is None else counting.sketch.rest
+        rest = rest_of(None if counting is None else counting.sketch, ledger)
+        before_ledger = tensors if ledger is None else tensors[:, : -ledger.words]
+        times = queued.time[order]
         if counting is not None:
             addresses = counting.addresses(*ids)
-            moments = counting.moments(queued.time[order], actions)
+            moments = counting.moments(times, actions)
+        if ledger is not None:
+            keys = ledger.keys(ids[0])
         widths = np.bincount(wave).tolist()
         states = np.ascontiguousarray(tensors[: widths[0], rest])
         begin = 0
@@ -203,7 +209,9 @@ class Round:
                 states = np.where(sound[:, np.newaxis], states, before)
                 good = sound
             if counting is not None:
-                counting.sketch.add(tensors[:width], addresses[begin:end], moments[begin:end], good)
+                counting.sketch.add(before_ledger[:width], addresses[begin:end], moments[begin:end], good)
+            if ledger is not None:
+                ledger.add(tensors[:width], keys.part(begin, end), times[begin:end], good)
             tensors[next_width:width, rest] = states[next_width:]
             states = states[:next_width]
             begin = end

@@ -15,14 +15,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 import grpc
+import numpy as np
 from google.protobuf.message import Message
+from numpy.typing import NDArray
 from structlog.contextvars import bound_contextvars
 
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterServicer
 from mimn.bundle import Bundle
-from mimn.state import Actions, CorruptState, StateError, WrongUser, decode_state, partition_of, user_hash
+from mimn.state import Actions, Block, CorruptState, StateError, WrongUser, decode_state, partition_of, user_hash
 from uic.core.event import MAX_VALUE_BYTES, RULES, Reason, check_event, check_key
 from uic.doors.publisher import Publisher
 from uic.doors.slow_requests import TOO_MANY_CALLS
@@ -195,7 +197,7 @@ class UserInterestCenter(UserInterestCenterServicer):
             partial=header.partial,
             blocks=[
                 pb.StateBlock(
-                    name=block.name, shape=block.shape, dtype=block.dtype, values=named[block.name].ravel().tolist()
+                    name=block.name, shape=block.shape, dtype=block.dtype, **_values(block, named[block.name])
                 )
                 for block in layout.blocks
             ],
@@ -288,3 +290,10 @@ def _request_id(context: grpc.ServicerContext) -> str:
     """The caller's request id, or a new one if it sent none that is safe to log."""
     sent = next((str(value) for name, value in context.invocation_metadata() if name == REQUEST_ID), "")
     return sent if _SANE_REQUEST_ID.fullmatch(sent) else secrets.token_hex(8)
+
+
+def _values(block: Block, tensor: NDArray[np.float32]) -> dict[str, Any]:
+    """The field of a `StateBlock` that holds a block's numbers."""
+    if block.dtype == "uint32":
+        return {"words": tensor.ravel().view(np.uint32).tolist()}
+    return {"values": tensor.ravel().tolist()}

@@ -18,6 +18,7 @@ from mimn.state import (
     CorruptState,
     ForeignFingerprint,
     ForeignLayout,
+    Ledger,
     StateError,
     StateLayout,
     WrongUser,
@@ -59,6 +60,7 @@ class Model:
     """With a sketch only."""
     actions: Actions | None = None
     """Which actions are folded, and how; None: all, alike."""
+    ledger: Ledger | None = None
 
     @classmethod
     def of(cls, bundle: Bundle, step: Step) -> Model:
@@ -71,6 +73,7 @@ class Model:
             bundle.fingerprint,
             bundle.sketch,
             bundle.actions,
+            bundle.ledger,
         )
 
 
@@ -130,7 +133,7 @@ class Rounds:
         """Step 4: all events of at least one part, in waves."""
         work = Round(self._model.initial_state, self._sessions.cache)
         work.plan(parts)
-        work.run(self._model.step, self._model.vectors, self._model.counting)
+        work.run(self._model.step, self._model.vectors, self._model.counting, self._model.ledger)
         self._metrics.waves.inc(work.waves)
         return work
 

@@ -68,7 +68,7 @@ def read_release(path: Path, generation: int) -> tuple[Release, Bundle]:
         BundleError, GoldenMismatch: it cannot be served.
     """
     bundle = load_bundle(path.resolve())
-    bundle.golden.verify_head(open_head(bundle), bundle.vectors, bundle.initial_state, bundle.sketch)
+    bundle.golden.verify_head(open_head(bundle), bundle.candidates, bundle.initial_state, bundle.sketch, bundle.reads)
     of = bundle.manifest
     return Release(of.name, of.version, bundle.sha256, of.files[HEAD], of.fingerprint, generation), bundle
 

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctr.uic.v1 import uic_service_pb2 as pb
-from mimn.bundle import Bundle, BundleError, load_bundle
+from mimn.bundle import Bundle, BundleError, Reads, load_bundle
+from mimn.state.ledger import SCALARS
 from uic.settings import read_client_settings
 from uic.tools.grpc_client import Refused, add_options, connected
 from uic.tools.table import table
@@ -58,7 +59,9 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
 def summary(stored: pb.GetUserStateResponse, bundle: Bundle | None, top: int) -> dict[str, Any]:
     """What the command shows of a state. `bundle` names items and categories, if it is the state's own."""
     blocks = {
-        block.name: np.array(block.values, np.float32).reshape(tuple(block.shape) or (-1,)) for block in stored.blocks
+        block.name: np.array(block.values, np.float32).reshape(tuple(block.shape) or (-1,))
+        for block in stored.blocks
+        if block.dtype != "uint32"
     }
     view: dict[str, Any] = {
         "partition": stored.partition,
@@ -70,7 +73,7 @@ def summary(stored: pb.GetUserStateResponse, bundle: Bundle | None, top: int) ->
         "bundle": stored.fingerprint,
         "lineage": f"{stored.lineage:016x}",
         "era": stored.era,
-        "blocks": {name: list(values.shape) for name, values in blocks.items()},
+        "blocks": {block.name: list(block.shape) for block in stored.blocks},
     }
     utilization = blocks.get("utilization", blocks.get("shares"))
     if "memory" in blocks and utilization is not None:
@@ -80,12 +83,35 @@ def summary(stored: pb.GetUserStateResponse, bundle: Bundle | None, top: int) ->
         }
     if "channels" in blocks:
         view["channels"] = len(blocks["channels"])
+    named = bundle if bundle is not None and bundle.manifest.fingerprint.startswith(stored.fingerprint[:16]) else None
+    words = next((block.words for block in stored.blocks if block.dtype == "uint32"), None)
+    if words is not None and named is not None and named.reads is not None:
+        view["ledger"] = _top_entries(np.array(words, np.uint32), named.reads, top)
     if "counters" in blocks:
-        named = (
-            bundle if bundle is not None and bundle.manifest.fingerprint.startswith(stored.fingerprint[:16]) else None
-        )
         view["counters"] = [_top_counters(row, named, top) for row in blocks["counters"]]
     return view
+
+
+def _top_entries(words: NDArray[np.uint32], reads: Reads, top: int) -> dict[str, Any]:
+    """What a ledger says of the user, and its entries with most baskets; those of items that the table names."""
+    keys, entries = reads.ledger.known(words)
+    rows = reads.rows(keys)
+    order = [i for i in np.argsort(-entries.n, kind="stable").tolist() if rows[i]][:top]
+    scalars = dict(zip(SCALARS, reads.ledger.scalars(words).tolist(), strict=True))
+    return {
+        "entries": len(entries.n),
+        "baskets": scalars["baskets"],
+        "evicted": scalars["evicted"],
+        "items": [
+            {
+                "id": int(reads.table.ids[rows[i] - 1]),
+                "baskets": int(entries.n[i]),
+                "last": (date(1970, 1, 1) + timedelta(days=int(entries.day[i]))).isoformat(),
+                "gap_days": float(entries.gap[i]) / 16,
+            }
+            for i in order
+        ],
+    }
 
 
 def _top_counters(counters: Floats, bundle: Bundle | None, top: int) -> dict[str, Any]:
@@ -111,7 +137,7 @@ def _largest(ids: NDArray[Any], values: Floats, top: int) -> list[dict[str, Any]
 
 def report(view: dict[str, Any]) -> Iterator[str]:
     """The summary, as lines for people."""
-    plain = [(name, view[name]) for name in view if name not in ("blocks", "memory", "channels", "counters")]
+    plain = [(name, view[name]) for name in view if name not in ("blocks", "memory", "channels", "ledger", "counters")]
     blocks = ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in view["blocks"].items())
     rows: list[tuple[str, object]] = [*plain, ("blocks", blocks)]
     if memory := view.get("memory"):
@@ -119,6 +145,12 @@ def report(view: dict[str, Any]) -> Iterator[str]:
         rows.append(("memory", f"{memory['slots']} slots, share of writes each: {shares}"))
     if channels := view.get("channels"):
         rows.append(("channels", channels))
+    if ledger := view.get("ledger"):
+        rows.append(
+            ("ledger", f"{ledger['entries']} items in {ledger['baskets']} baskets, {ledger['evicted']} evicted")
+        )
+        text = ", ".join(f"{one['id']} ({one['baskets']}, last {one['last']})" for one in ledger["items"])
+        rows.append(("most baskets", text or "no item that the bundle knows"))
     for number, counters in enumerate(view.get("counters", []), 1):
         for kind, largest in counters.items():
             text = ", ".join(f"{one['id']} ({one['count']:g})" for one in largest) or "all zero"

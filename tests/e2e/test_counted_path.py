@@ -1,5 +1,5 @@
-"""The whole path of a bundle with a sketch: events of the last weeks through a real broker, counters in Redis, scores
-at the time of the request."""
+"""The whole path of bundles with a sketch and with a ledger: events of the last weeks through a real broker, counters
+and entries in Redis, scores at the time of the request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from support.folded_log import folded_log
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 
-BUNDLE = Path(__file__).parents[1] / "fixtures" / "bundle_tiny_sketch" / "tiny-sketch" / "1"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+BUNDLES = {name: FIXTURES / f"bundle_tiny_{name}" / f"tiny-{name}" / "1" for name in ("sketch", "ledger")}
 USERS, DAY_S = 12, 86_400
 
 
@@ -46,15 +47,24 @@ def folded(bundle: Bundle, events: Events, rows: slice) -> NDArray[np.float32]:
     vectors, addresses = bundle.vectors(items, categories), bundle.sketch.addresses(items, categories)
     moments = sketch.moments(events.timestamp[rows] * 1000)
     state = bundle.initial_state[np.newaxis].copy()
+    rest, ledger = bundle.rest, bundle.ledger
     for t in range(len(items)):
-        state[:, sketch.rest] = step(vectors[t : t + 1], np.ascontiguousarray(state[:, sketch.rest]))
-        sketch.add(state, addresses[t : t + 1], moments[t : t + 1])
+        state[:, rest] = step(vectors[t : t + 1], np.ascontiguousarray(state[:, rest]))
+        sketch.add(without_ledger(bundle, state), addresses[t : t + 1], moments[t : t + 1])
+        if ledger is not None:
+            ledger.add(state, ledger.keys(items[t : t + 1]), events.timestamp[rows][t : t + 1] * 1000)
     folded_once: NDArray[np.float32] = state[0]
     return folded_once
 
 
-def test_stored_counters_are_the_logs_and_scores_are_read_at_the_requests_time(tmp_path: Path) -> None:
-    bundle = load_bundle(BUNDLE)
+def without_ledger(bundle: Bundle, states: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The states up to the ledger, a view."""
+    return states if bundle.ledger is None else states[..., : -bundle.ledger.words]
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_stored_counters_are_the_logs_and_scores_are_read_at_the_requests_time(tmp_path: Path, name: str) -> None:
+    bundle = load_bundle(BUNDLES[name])
     assert bundle.sketch is not None
     sketch, events, head = bundle.sketch.sketch, shopping(bundle), HeadGraph(bundle)
     items = np.append(bundle.items.ids[:9], [np.uint64(5555), np.uint64(4444)])
@@ -62,17 +72,23 @@ def test_stored_counters_are_the_logs_and_scores_are_read_at_the_requests_time(t
     addresses, context = bundle.sketch.addresses(items, categories), np.zeros(0, np.float32)
     vectors = bundle.vectors(items, categories)
     differing = 0
-    with folded_log(tmp_path, BUNDLE, events) as log:
+
+    def scored(state: NDArray[np.float32], now_ms: int) -> NDArray[np.float32]:
+        moment, reads = sketch.moments(np.array([now_ms]))[0], bundle.reads
+        read = None if reads is None else reads.read(reads.ledger.of(state), items, now_ms)
+        return head(vectors, state, context, addresses, moment, reads=read)
+
+    with folded_log(tmp_path, bundle.path, events) as log:
         for user in log.users:
             stored = log.state(user.user_id).tensors
             want = folded(bundle, events, slice(user.rows.start, user.rows.stop))
             np.testing.assert_array_equal(stored[: sketch.values], want[: sketch.values])
-            np.testing.assert_array_equal(stored[-len(sketch.half_lives) :], want[-len(sketch.half_lives) :])
-            np.testing.assert_allclose(stored[sketch.rest], want[sketch.rest], atol=1e-5, rtol=1e-5)
+            behind = slice(bundle.rest.stop, None)  # periods, and the bits of a ledger
+            assert stored[behind].tobytes() == want[behind].tobytes()
+            np.testing.assert_allclose(stored[bundle.rest], want[bundle.rest], atol=1e-5, rtol=1e-5)
             answer = log.predict(user.user_id, items, categories)
-            moment = sketch.moments(np.array([time.time_ns() // 10**6]))[0]
-            scores = head(vectors, want, context, addresses, moment)
+            scores = scored(want, time.time_ns() // 10**6)
             np.testing.assert_allclose(answer["scores"], scores, atol=1e-4, rtol=0)
-            later = sketch.moments(np.array([time.time_ns() // 10**6 + 3 * DAY_S * 1000]))[0]
-            differing += int(np.abs(head(vectors, want, context, addresses, later) - scores).max() > 1e-3)
+            later = scored(want, time.time_ns() // 10**6 + 3 * DAY_S * 1000)
+            differing += int(np.abs(later - scores).max() > 1e-3)
     assert differing >= USERS // 2, "three days later the scores are others, so the time of the request is tested"

@@ -1,0 +1,120 @@
+"""What a bundle knows of items besides their embeddings: statistics over the train users, types, and vectors.
+
+A head reads it together with a user's ledger (`mimn.bundle.reads`). It gives no state its meaning, so it is outside of
+the fingerprint: a bundle with newer statistics keeps every user's state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimn.state.ledger import TAG_BITS, Keys, Ledger
+
+STATISTICS = ("log_events", "log_users", "repeat_rate", "log_baskets", "gap", "idf")
+"""log1p of how many baskets of train users have the item, and how many of them bought it; the share of these that have
+it in two baskets or more; log of baskets a buyer; the usual gap between two baskets, in days; log of all train users
+over the item's. The last one weighs entries and is not read by itself."""
+GAP, IDF = STATISTICS.index("gap"), STATISTICS.index("idf")
+
+FILES = {name: f"table.{name}.npy" for name in ("ids", "statistics", "types", "vectors")}
+"""By array, its file in a bundle or in a run folder."""
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ItemTable:
+    """I items. Row 0 of the arrays is the unknown item, row i + 1 belongs to `ids[i]`."""
+
+    ids: NDArray[np.uint64]
+    """[I], rising strictly."""
+    statistics: Floats
+    """[I + 1, 6], as `STATISTICS`."""
+    types: NDArray[np.int32]
+    """[I + 1, K]: of each kind of type the item's, 0 for none."""
+    vectors: Floats
+    """[I + 1, V]: alike for items that the same users touch; 0 in row 0."""
+
+    def save(self, folder: Path) -> None:
+        """Write the four arrays into `folder`."""
+        for name, file in FILES.items():
+            np.save(folder / file, getattr(self, name), allow_pickle=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> ItemTable:
+        """The arrays in `folder`, memory-mapped.
+
+        Raises:
+            ValueError: one is missing or cannot be read, or see `check`; the message names it.
+        """
+        arrays: dict[str, Any] = {}
+        for name, file in FILES.items():
+            try:
+                # Still the mapped file, but without the subclass, whose indexing costs several times a plain array's.
+                arrays[name] = np.load(folder / file, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+            except (OSError, ValueError) as error:
+                raise ValueError(f"{folder / file} is not a plain array: {error}") from error
+        table = cls(**arrays)
+        table.check()
+        return table
+
+    def check(self) -> None:
+        """Raises ValueError if shapes or types do not fit each other; the message names the array."""
+        rows = len(self.ids) + 1
+        if self.ids.dtype != np.uint64 or self.ids.ndim != 1 or not bool(np.all(self.ids[1:] > self.ids[:-1])):
+            raise ValueError("item table: ids must be uint64 and rise strictly")
+        for name, dtype, width in (
+            ("statistics", np.float32, len(STATISTICS)), ("types", np.int32, None), ("vectors", np.float32, None)
+        ):  # fmt: skip
+            array = getattr(self, name)
+            if array.dtype != dtype or array.ndim != 2 or len(array) != rows or width not in (None, array.shape[1]):
+                raise ValueError(f"item table: {name} is {array.dtype} {array.shape}, which does not fit {rows} rows")
+            if not bool(np.isfinite(array).all()) or (name == "types" and bool((array < 0).any())):
+                raise ValueError(f"item table: {name} has a value that cannot be used")
+
+    def rows(self, item_ids: NDArray[np.uint64]) -> NDArray[np.intp]:
+        """Each item's row, 0 for an unknown one. [k] → [k]"""
+        if not len(self.ids):
+            return np.zeros(len(item_ids), np.intp)
+        at = self.ids.searchsorted(item_ids)
+        at[at == len(self.ids)] = 0
+        return np.where(self.ids[at] == item_ids, at + 1, 0)
+
+    @cached_property
+    def offsets(self) -> NDArray[np.int64]:
+        """[K + 1]: codes of kind k are `offsets[k]` and, for types from 1 on, those up to `offsets[k + 1]`."""
+        return np.concatenate([[0], np.cumsum(self.types.max(0, initial=0) + 1)]).astype(np.int64)
+
+    @cached_property
+    def codes(self) -> NDArray[np.int64]:
+        """[I + 1, K]: types as codes that no two kinds share."""
+        return self.types + self.offsets[:-1]
+
+
+class KeyIndex:
+    """From the keys of a ledger's entries back to the rows of a table. Of two items with one key the lower id wins."""
+
+    def __init__(self, ledger: Ledger, ids: NDArray[np.uint64]) -> None:
+        keys = _numbers(ledger.keys(ids))
+        order = np.argsort(keys, kind="stable")
+        self._keys, first = np.unique(keys[order], return_index=True)
+        self._rows = order[first] + 1
+
+    def rows(self, keys: Keys) -> NDArray[np.intp]:
+        """Each entry's row, 0 for an item that is not in the table. [k] → [k]"""
+        if not len(self._keys):
+            return np.zeros(len(keys.tags), np.intp)
+        wanted = _numbers(keys)
+        at = self._keys.searchsorted(wanted)
+        at[at == len(self._keys)] = 0
+        return np.where(self._keys[at] == wanted, self._rows[at], 0)
+
+
+def _numbers(keys: Keys) -> NDArray[np.int64]:
+    return keys.buckets << TAG_BITS | keys.tags

@@ -1,0 +1,192 @@
+"""What a head reads of a user's ledger for candidates, together with the table of items: one definition for training,
+evaluation and serving, on one user's words.
+
+Groups of values, in this order; a model takes some of them:
+
+    static   the candidate's statistics: log events, log users, repeat rate, log baskets a buyer, log usual gap G
+    own      the user's entry of the candidate: is there one, baskets n, age (days since the last) and baskets since,
+             own gap g, age over g, age over G, age over (g (n - 1) + 2 G) / (n + 1), n over the user's baskets
+    user     baskets, mean interval, days since the last, entries, share of repeats
+    types    for each kind of type, over the user's entries of the candidate's type: baskets, the same halving every
+             60 days, entries
+    vectors  p = sum over entries of log(1 + n) sqrt(idf) v, and the same halving every 30 days: dot and cosine with the
+             candidate's v
+
+Counts, ages and ratios are read as logarithms, dot products through arcsinh. A value about something unknown is 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import log, log1p
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimn.bundle.item_table import GAP, IDF, Floats, ItemTable, KeyIndex
+from mimn.state.ledger import (
+    BASKETS,
+    FIRST_DAY,
+    LAST_MINUTE,
+    LINES,
+    MINUTE,
+    MINUTES_OF_DAY,
+    MOST_BASKETS,
+    REPEATS,
+    SCALARS,
+    Entries,
+    Keys,
+    Ledger,
+    Words,
+)
+
+GROUPS = ("static", "own", "user", "types", "vectors")
+WIDTHS = {"static": 5, "own": 9, "user": 5, "types": 3, "vectors": 4}
+"""Values of each group; of `types` for each kind."""
+OLDEST = 2048
+"""Days; what is older counts as that old."""
+DECAY = np.exp2(-np.arange(OLDEST + 1) / 60)
+"""By days: halves every 60."""
+LOG1P = np.log1p(np.arange(MOST_BASKETS + 1)).astype(np.float32)
+HALF_DAY, TINY = 0.5, np.float32(1e-12)
+
+Values = NDArray[np.floating[Any]]
+
+
+def width(groups: tuple[str, ...], kinds: int) -> int:
+    """R: how many values the groups have for one candidate, with `kinds` kinds of types."""
+    return sum(WIDTHS[group] * (kinds if group == "types" else 1) for group in groups)
+
+
+@dataclass(frozen=True)
+class Reads:
+    """Some groups of reads of one kind of ledger with one table. Not for two threads at once while it is new."""
+
+    ledger: Ledger
+    table: ItemTable
+    groups: tuple[str, ...]
+
+    @cached_property
+    def widths(self) -> dict[str, int]:
+        """Values of each group."""
+        return {group: width((group,), self.table.types.shape[1]) for group in self.groups}
+
+    @cached_property
+    def width(self) -> int:
+        """R: values of a candidate."""
+        return sum(self.widths.values())
+
+    def rows(self, keys: Keys) -> NDArray[np.intp]:
+        """The table's rows of entries, 0 for items that it does not have. [k] → [k]"""
+        return self._index.rows(keys)
+
+    @cached_property
+    def _index(self) -> KeyIndex:
+        return KeyIndex(self.ledger, self.table.ids)
+
+    @cached_property
+    def _gaps(self) -> Values:
+        gaps: Values = self.table.statistics[:, GAP].astype(np.float64)
+        return gaps
+
+    @cached_property
+    def _static(self) -> Floats:
+        statistics = self.table.statistics[:, : GAP + 1].copy()
+        statistics[:, GAP] = np.log1p(statistics[:, GAP])
+        return statistics
+
+    @cached_property
+    def _entry_weights(self) -> Floats:
+        weights: Floats = np.sqrt(np.maximum(self.table.statistics[:, IDF], 0))
+        return weights
+
+    @cached_property
+    def _lengths(self) -> Floats:
+        """[I + 1, 1]"""
+        lengths: Floats = np.maximum(np.linalg.norm(self.table.vectors, axis=1, keepdims=True), TINY)
+        return lengths
+
+    def read(self, words: Words, item_ids: NDArray[np.uint64], now_ms: int) -> NDArray[np.float32]:
+        """What a head reads for candidates of one user at a time. [words], [C] → [C, R]"""
+        rows = self.table.rows(item_ids)
+        minute = min(max(now_ms // 60_000, 0), LAST_MINUTE)
+        today, scalars = minute // MINUTES_OF_DAY, words[-len(SCALARS) :].tolist()
+        out, at = np.empty((len(rows), self.width), np.float32), 0
+        known: _Known | None = None
+        if not {"user", "types", "vectors"}.isdisjoint(self.groups):
+            keys, entries = self.ledger.known(words)
+            ages = np.minimum(np.maximum(today - entries.day, 0), OLDEST)
+            known = _Known(self.rows(keys), entries.n, DECAY[ages])
+        for group in self.groups:
+            part = out[:, at : (at := at + self.widths[group])]
+            if group == "static":
+                part[:] = self._static[rows]
+            elif group == "own":
+                found = self.ledger.look_up(words, self.ledger.keys(item_ids))
+                self._own(part, found, rows, baskets=scalars[BASKETS], today=today)
+            elif known is not None and group == "user":
+                part[:] = _user(scalars, minute, len(known.n))
+            elif known is not None and group == "types":
+                self._types(part, rows, known)
+            elif known is not None:
+                self._vectors(part, rows, known)
+        return out
+
+    def _own(
+        self, out: Floats, found: tuple[NDArray[np.intp], Entries], rows: NDArray[np.intp], *, baskets: int, today: int
+    ) -> None:
+        out[:] = 0
+        asked, entry = found
+        if not len(asked):
+            return
+        n, usual = entry.n.astype(np.float64), self._gaps[rows[asked]] + HALF_DAY
+        age, gap = np.maximum(today - entry.day, 0) + HALF_DAY, entry.gap / 16 + HALF_DAY
+        due = (gap * (n - 1) + 2 * usual) / (n + 1)
+        logs = np.log(np.array([n + 1, age, entry.baskets_ago + 1.0, gap, usual, due]))
+        own = np.empty((WIDTHS["own"], len(n)))
+        own[0], own[1:5] = 1, logs[:4]
+        own[5:8] = logs[1] - logs[3:]
+        own[5] *= n > 1
+        own[8] = logs[0] - log(baskets + 1)
+        out[asked] = own.T
+
+    def _types(self, out: Floats, rows: NDArray[np.intp], known: _Known) -> None:
+        kinds, end = self.table.types.shape[1], int(self.table.offsets[-1])
+        codes, asked = self.table.codes[known.rows].reshape(-1), self.table.codes[rows]
+        sums = np.empty((*asked.shape, WIDTHS["types"]))
+        for place, weights in enumerate((known.n, known.n * known.decay, None)):
+            every = weights if weights is None or kinds == 1 else weights.repeat(kinds)
+            sums[..., place] = np.bincount(codes, every, end)[asked]
+        sums *= (self.table.types[rows] > 0)[..., np.newaxis]
+        out[:] = np.log1p(sums).reshape(len(rows), -1)
+
+    def _vectors(self, out: Floats, rows: NDArray[np.intp], known: _Known) -> None:
+        weights = np.empty((2, len(known.n)), np.float32)
+        weights[0] = LOG1P[known.n] * self._entry_weights[known.rows]
+        weights[1] = weights[0] * known.decay * known.decay  # 30 days are half of 60
+        p = weights @ self.table.vectors[known.rows]
+        dots = self.table.vectors[rows] @ p.T
+        lengths = np.maximum(np.sqrt((p * p).sum(1)), TINY)
+        np.arcsinh(dots, out=out[:, :2])
+        np.divide(dots, lengths * self._lengths[rows], out=out[:, 2:])
+
+
+class _Known(NamedTuple):
+    """A user's entries, [k] each."""
+
+    rows: NDArray[np.intp]
+    """Of the table; 0 if it does not have the item."""
+    n: NDArray[np.int64]
+    decay: Values
+    """Halves every 60 days since the last basket."""
+
+
+def _user(scalars: list[int], minute: int, entries: int) -> list[float]:
+    baskets = scalars[BASKETS]
+    if not baskets:
+        return [0.0] * WIDTHS["user"]
+    interval = max(scalars[MINUTE] / MINUTES_OF_DAY - scalars[FIRST_DAY], 0) / max(baskets - 1, 1)
+    since = max(minute - scalars[MINUTE], 0) / MINUTES_OF_DAY
+    return [log1p(baskets), log1p(interval), log1p(since), log1p(entries), scalars[REPEATS] / max(scalars[LINES], 1)]

@@ -1,0 +1,160 @@
+"""What a head reads of a ledger: against a naive twin, and the table that it is read with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import asinh, log
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from mimn.bundle.item_table import STATISTICS, ItemTable, KeyIndex
+from mimn.bundle.reads import GROUPS, Reads, width
+from mimn.state import Ledger
+from mimn.state.ledger import BASKETS, FIRST_DAY, LINES, MINUTE, REPEATS
+from mimn.state.sketch import DAY_MS
+
+START = 1_600_000_000_000
+LEDGER = Ledger(buckets=5, ways=4)
+IDS = np.array([2, 3, 5, 8, 13, 2**53 + 1, 2**64 - 2], np.uint64)
+ASKED = np.append(IDS, np.array([99, 1], np.uint64))
+EVENTS = st.lists(
+    st.tuples(st.sampled_from([*IDS.tolist(), 99]), st.sampled_from([0, 5, 600, 3000, 40_000])), max_size=40
+)
+
+
+def table() -> ItemTable:
+    random = np.random.default_rng(3)
+    rows = len(IDS) + 1
+    types = random.integers(0, 3, (rows, 2), dtype=np.int32)
+    types[0] = 0
+    vectors = random.normal(size=(rows, 4)).astype(np.float32)
+    vectors[0] = 0
+    return ItemTable(IDS, random.gamma(2, 1, (rows, len(STATISTICS))).astype(np.float32), types, vectors)
+
+
+def folded(events: list[tuple[int, int]]) -> tuple[NDArray[np.uint32], int]:
+    """Words of a user, and the time after the events (item, minutes since the one before)."""
+    state, now = np.zeros((1, LEDGER.words), np.float32), START
+    for item, minutes in events:
+        now += minutes * 60_000
+        LEDGER.add(state, LEDGER.keys(np.array([item], np.uint64)), np.array([now]))
+    return LEDGER.of(state)[0], now
+
+
+def naive(known: ItemTable, words: NDArray[np.uint32], item: int, now_ms: int) -> list[float]:
+    """One candidate at a time, from the entries of ids that a naive loop finds."""
+    today = now_ms // DAY_MS
+    rows = {int(i): r + 1 for r, i in enumerate(known.ids)}
+    row = rows.get(item, 0)
+    scalars = LEDGER.scalars(words)
+    every: dict[tuple[int, int], dict[str, int]] = {}
+    keys, entries = LEDGER.known(words)
+    for place, pair in enumerate(zip(keys.buckets.tolist(), keys.tags.tolist(), strict=True)):
+        every[pair] = {name: int(values[place]) for name, values in entries._asdict().items()}
+
+    def entry_of(item_id: int) -> dict[str, int] | None:
+        key = LEDGER.keys(np.array([item_id], np.uint64))
+        return every.get((int(key.buckets[0]), int(key.tags[0])))
+
+    statistics = known.statistics[row].astype(float)
+    out = [*statistics[:4], log(1 + statistics[4])]
+    mine = entry_of(item)
+    if mine is None:
+        out += [0.0] * 9
+    else:
+        n, age, gap = mine["n"], today - mine["day"] + 0.5, mine["gap"] / 16 + 0.5
+        usual = statistics[4] + 0.5
+        due = (gap * (n - 1) + 2 * usual) / (n + 1)
+        out += [1, log(n + 1), log(age), log(mine["baskets_ago"] + 1), log(gap)]
+        out += [log(age / gap) if n > 1 else 0, log(age / usual), log(age / due), log((n + 1) / (scalars[BASKETS] + 1))]
+    if scalars[BASKETS]:
+        interval = (scalars[MINUTE] / 1440 - scalars[FIRST_DAY]) / max(scalars[BASKETS] - 1, 1)
+        since = (now_ms // 60_000 - scalars[MINUTE]) / 1440
+        out += [log(1 + scalars[BASKETS]), log(1 + interval), log(1 + since), log(1 + len(every))]
+        out.append(scalars[REPEATS] / scalars[LINES])
+    else:
+        out += [0.0] * 5
+    held = [(rows[i], found) for i in rows if (found := entry_of(i)) is not None]
+    for kind in range(known.types.shape[1]):
+        alike = [e for r, e in held if known.types[r, kind] == known.types[row, kind] and known.types[row, kind]]
+        sums = [sum(e["n"] for e in alike), sum(e["n"] * 2 ** (-(today - e["day"]) / 60) for e in alike), len(alike)]
+        out += [log(1 + value) for value in sums]
+    dots, cosines = [], []
+    for days in (float("inf"), 30.0):
+        p = np.zeros(known.vectors.shape[1])
+        for r, e in held:
+            decay = 2.0 ** (-(today - e["day"]) / days)
+            p += log(1 + e["n"]) * float(known.statistics[r, 5]) ** 0.5 * decay * known.vectors[r]
+        v = known.vectors[row].astype(float)
+        dots.append(asinh(p @ v))
+        lengths = [max(float(np.linalg.norm(one)), 1e-12) for one in (p, v)]
+        cosines.append(p @ v / (lengths[0] * lengths[1]))
+    return [float(value) for value in (*out, *dots, *cosines)]
+
+
+@given(EVENTS, st.integers(0, 100 * DAY_MS))
+def test_the_values_are_what_the_naive_rule_says(events: list[tuple[int, int]], later: int) -> None:
+    words, now = folded(events)
+    reads = Reads(LEDGER, table(), GROUPS)
+    got = reads.read(words, ASKED, now + later)
+    assert got.shape == (len(ASKED), reads.width)
+    assert got.dtype == np.float32
+    want = [naive(table(), words, int(item), now + later) for item in ASKED]
+    np.testing.assert_allclose(got, np.array(want), rtol=2e-5, atol=2e-5)
+
+
+@given(EVENTS, st.sets(st.sampled_from(GROUPS), min_size=1))
+def test_some_groups_are_a_part_of_all_and_candidates_do_not_see_each_other(
+    events: list[tuple[int, int]], chosen: set[str]
+) -> None:
+    words, now = folded(events)
+    groups = tuple(group for group in GROUPS if group in chosen)
+    every, some = Reads(LEDGER, table(), GROUPS), Reads(LEDGER, table(), groups)
+    columns, at = [], 0
+    for group in GROUPS:
+        size = width((group,), 2)
+        columns += list(range(at, at + size)) if group in chosen else []
+        at += size
+    got = some.read(words, ASKED, now)
+    np.testing.assert_array_equal(got, every.read(words, ASKED, now)[:, columns])
+    alone = np.concatenate([some.read(words, ASKED[i : i + 1], now) for i in range(len(ASKED))])
+    np.testing.assert_allclose(got, alone, rtol=1e-6, atol=1e-6)
+
+
+def test_an_empty_table_and_a_new_user_are_read_as_nothing() -> None:
+    empty = ItemTable(
+        np.zeros(0, np.uint64), np.zeros((1, 6), np.float32), np.zeros((1, 1), np.int32), np.zeros((1, 3), np.float32)
+    )
+    words, now = folded([])
+    got = Reads(LEDGER, empty, GROUPS).read(words, ASKED, now)
+    np.testing.assert_array_equal(got, 0)
+
+
+def test_keys_lead_back_to_rows() -> None:
+    ledger = Ledger(112)
+    ids = np.unique(np.random.default_rng(0).integers(1, 2**63, 5000).astype(np.uint64))
+    index = KeyIndex(ledger, ids)
+    got = index.rows(ledger.keys(ids))
+    assert (got == np.arange(1, len(ids) + 1)).mean() > 0.999
+    assert (index.rows(ledger.keys(ids + np.uint64(1))) == 0).mean() > 0.999
+
+
+def test_a_table_is_read_back_and_one_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    table().save(tmp_path)
+    again = ItemTable.load(tmp_path)
+    for name in ("ids", "statistics", "types", "vectors"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(table(), name))
+    replace(table(), ids=IDS[::-1].copy()).save(tmp_path)
+    with pytest.raises(ValueError, match="rise strictly"):
+        ItemTable.load(tmp_path)
+    replace(table(), types=table().types[1:]).save(tmp_path)
+    with pytest.raises(ValueError, match="types"):
+        ItemTable.load(tmp_path)
+    (tmp_path / "table.vectors.npy").unlink()
+    with pytest.raises(ValueError, match=r"table\.vectors\.npy"):
+        ItemTable.load(tmp_path)
