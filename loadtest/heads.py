@@ -46,7 +46,8 @@ def folded(bundle: Bundle, history: int, random: np.random.Generator) -> NDArray
     step, state = open_step(bundle), bundle.initial_state[np.newaxis]
     items, categories = (random.choice(table.ids, history) for table in (bundle.items, bundle.categories))
     rest = bundle.rest
-    events, state = bundle.events(items, categories), state.copy()
+    done = None if bundle.actions is None else random.choice(np.flatnonzero(bundle.actions.folded), history)
+    events, state = bundle.events(items, categories, done), state.copy()
     ledger = bundle.ledger
     for event in events:
         state[:, rest] = step(event[np.newaxis], np.ascontiguousarray(state[:, rest]))
