@@ -45,10 +45,10 @@ def folded(bundle: Bundle, history: int, random: np.random.Generator) -> NDArray
     """The state of a user with `history` random events. [F]"""
     step, state = open_step(bundle), bundle.initial_state[np.newaxis]
     items, categories = (random.choice(table.ids, history) for table in (bundle.items, bundle.categories))
-    rest, ledger, actions = bundle.rest, bundle.ledger, None
-    if bundle.actions is not None:
-        actions = random.choice(np.flatnonzero(bundle.actions.folded), history)
-    events, state = bundle.events(items, categories, actions), state.copy()
+    rest = bundle.rest
+    done = None if bundle.actions is None else random.choice(np.flatnonzero(bundle.actions.folded), history)
+    events, state = bundle.events(items, categories, done), state.copy()
+    ledger = bundle.ledger
     for event in events:
         state[:, rest] = step(event[np.newaxis], np.ascontiguousarray(state[:, rest]))
     if ledger is not None:
