@@ -32,7 +32,9 @@ def test_there_are_configurations_of_all_data_sets_with_and_without_memory() -> 
 
 def test_rows_of_one_table_differ_in_the_model_alone() -> None:
     for dataset in ("online_retail", "complete_journey", "movielens_100k"):
-        configs = [read_config(path) for path in CONFIGS if path.stem.startswith(dataset)]
+        # A ledger's rows are trials on longer windows, compared among themselves (models/plans/ledger.toml).
+        rows = [path for path in CONFIGS if path.stem.startswith(dataset) and "ledger" not in path.stem]
+        configs = [read_config(path) for path in rows]
         assert len({config.name for config in configs}) == len(configs)
         for config in configs:
             assert (config.data, config.windows) == (configs[0].data, configs[0].windows)
@@ -57,7 +59,7 @@ def test_rows_of_one_table_differ_in_the_model_alone() -> None:
         (MINIMAL + "[model]\nslots = 0\n", "slots must be at least 1"),
         (
             MINIMAL + "[model]\nvariant = 'dinn'\n",
-            "variant must be one of paper, official, pooling, dnn, din, .*, delta, not 'dinn'",
+            "variant must be one of paper, official, pooling, .*dnn, din, .*, delta, not 'dinn'",
         ),
         ('name = "x"\n[data]\ndataset = "synthetic"\n', r"unknown field `dataset` - at `\$\.data`"),
         (
