@@ -170,5 +170,5 @@ def test_the_command_exports_a_run_of_dien_and_refuses_float16(
 
 
 def test_a_step_graph_of_a_sequence_bundle_does_not_exist() -> None:
-    with pytest.raises(BundleError, match="lists of events"):
+    with pytest.raises(BundleError, match="no step graph: its states are of kind sequence"):
         StepGraph(load_bundle(TINY["din"]))

@@ -107,6 +107,9 @@ def users_of(partition: int, partitions: int, n: int, prefix: str = "user") -> l
     return found
 
 
+Snapshot = tuple[dict[int, bytes], dict[tuple[int, str], bytes], set[tuple[int, str]]]
+
+
 class FakeStore:
     """`StateStore` in two dictionaries, and switches for the ways in which a store fails."""
 
@@ -175,13 +178,13 @@ class FakeStore:
         self.users.clear()
         self.meta = None
 
-    def snapshot(self) -> tuple[dict[int, bytes], dict[tuple[int, str], bytes]]:
-        return dict(self.progress), dict(self.states)
+    def snapshot(self) -> Snapshot:
+        """What is stored. The users listed are not those with a state: a new lineage leaves the states before it."""
+        return dict(self.progress), dict(self.states), set(self.users)
 
-    def restore(self, snapshot: tuple[dict[int, bytes], dict[tuple[int, str], bytes]]) -> None:
+    def restore(self, snapshot: Snapshot) -> None:
         """Later writes are lost."""
-        self.progress, self.states = dict(snapshot[0]), dict(snapshot[1])
-        self.users = set(self.states)
+        self.progress, self.states, self.users = dict(snapshot[0]), dict(snapshot[1]), set(snapshot[2])
 
     def _execute(self, commit: Commit) -> Answer:
         self.commits.append(commit)

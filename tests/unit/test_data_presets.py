@@ -249,7 +249,7 @@ def test_sample_is_a_readable_table(shop: Path, capsys: pytest.CaptureFixture[st
     assert "1. user 1, 2017-11-26T09:53:20.000Z, label 1" in shown
     assert 'context fields: hour "9", price 1.5, shop.page "home"' in shown
     assert "history: the latest 3 of 3 events" in shown
-    assert re.search(r"11 +1 +purchase +3 +1\.0 d", shown)
+    assert re.search(r"11 +1 +purchase +3\.0 +1\.0 d", shown)
     assert "user fields: age missing" in shown
 
 

@@ -119,7 +119,7 @@ def test_a_plan_that_cannot_be_run_is_said(plan: Path, change: tuple[str, str], 
 
 def test_the_committed_plan_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    plan = read_plan(ROOT / "models/plans/coupon_mail.toml")
+    plan = read_plan(ROOT / "models/plans/impressions/coupon_mail.toml")
     for row in plan.rows:
         plan.config(row, 0)
     done = read_results(ROOT / plan.results)

@@ -19,7 +19,7 @@ CONFIGS = Path(__file__).parents[2] / "models" / "configs"
     ("values", "message"),
     [
         ({"slots": 0}, "slots must be at least 1, not 0"),
-        ({"variant": "papre"}, "variant must be one of paper, official, pooling, not 'papre'"),
+        ({"variant": "papre"}, "variant must be one of paper, official, pooling, ledger, not 'papre'"),
         ({"rebalance": "shift", "slots": 2}, "slots must be at least 3"),
         ({"padding": "run"}, "padding 'run' does not exist in variant 'paper'"),
         ({"variant": "official", "rebalance": "shift"}, "padding 'hold' does not exist in variant 'official'"),

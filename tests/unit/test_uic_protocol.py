@@ -827,7 +827,7 @@ def test_a_step_that_is_not_finite_keeps_the_state_and_sends_the_event_to_the_de
 
 def test_a_state_ahead_of_progress_is_not_folded_twice(topic: FakeTopic, store: FakeStore) -> None:
     worker = folded(topic, store, 10)
-    progress, _ = store.snapshot()
+    progress = dict(store.progress)
     fill(topic, 10, first=10)
     worker.catch_up()
     store.progress = progress  # a store that kept the states and lost the progress: cannot happen, must not hurt

@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     exporting.add_argument("--run", type=Path, required=True, help="run folder of train")
     add_bundle_arguments(exporting)
     table = commands.add_parser("table", help="train and measure the rows of a plan that are missing; write its page")
-    table.add_argument("--plan", type=Path, required=True, help="TOML file, such as models/plans/coupon_mail.toml")
+    table.add_argument("--plan", type=Path, required=True, help="TOML file, such as those of models/plans/impressions")
     table.add_argument("--row", action="append", help="only this row; may be given several times")
     table.add_argument("--page-only", action="store_true", help="train nothing, write the page of what there is")
     for command in (training, tuning, calibrating, evaluating, table):
