@@ -80,7 +80,7 @@ def predict(user: str = "u", candidates: bytes = ONE, more: bytes = b"") -> byte
     ("body", "status", "code", "said"),
     [
         (b'{"a":' * 10_000, 400, "malformed_body", "nested too deeply"),
-        (predict(more=b',"context":{"hour":1e308}'), 422, "invalid_request", "not a feature of this model"),
+        (predict(more=b',"context":{"hour":1e308}'), 422, "invalid_request", "not a field of this model"),
         (predict(more=b',"context":{"hour":1e309}'), 422, "invalid_request", "finite number"),
         (predict(candidates=b'{"item_id":1e308,"category_id":1}'), 422, "invalid_request", "must be an integer up to"),
         (predict(candidates=b'{"item_id":%d,"category_id":1}' % (2**64)), 422, "invalid_request", "must be from 1 to"),

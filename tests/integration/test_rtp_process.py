@@ -294,10 +294,15 @@ def test_a_bundle_with_other_states_waits_for_uic(own_valkey: Valkey, stored: St
         folded = Stored(load_bundle(CONTEXT))
         folded.state("warm", events=99)
         write(own_valkey, folded)
+        other = httpx.post(f"{rtp.admin_url}/bundle/reload", timeout=10)
+        assert (other.status_code, "a state of other events" in other.json()["detail"]) == (409, True)
+        folded.state("warm", events=7)
+        write(own_valkey, folded)
         taken = httpx.post(f"{rtp.admin_url}/bundle/reload", timeout=10)
-        assert (taken.status_code, taken.json()["name"]) == (200, "tiny-context")
+        assert taken.status_code == 200, taken.text
+        assert taken.json()["name"] == "tiny-context"
         answer = ask(rtp, context={"hour": 3})
-        assert (answer["model"]["name"], answer["state"]["events"]) == ("tiny-context", 99)
+        assert (answer["model"]["name"], answer["state"]["events"]) == ("tiny-context", 7)
 
 
 # The end of a process
