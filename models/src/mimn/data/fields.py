@@ -318,7 +318,9 @@ class EncodedFields:
         of_user.numbers[:, dated] = self.rates("user", impressions)
         columns: dict[str, Column] = {name: column[impressions] for name, column in shown.context.items()}
         columns[POSITION] = shown.position[impressions].astype(np.float64)
-        columns |= {spec.name: self._rates[spec.name][impressions] for spec in self.fitted.of("context") if spec.past_rate}
+        columns |= {
+            spec.name: self._rates[spec.name][impressions] for spec in self.fitted.of("context") if spec.past_rate
+        }
         single = [spec.name for spec in self.fitted.of("user") if spec.tabled and spec.kind != "multi"]
         others = {name: of_user.rows[:, k].astype(np.int64) for k, name in enumerate(single)}
         return of_user, encode(self.fitted, self.fitted.of("context"), columns, self._data, others)

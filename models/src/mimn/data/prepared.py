@@ -293,9 +293,7 @@ class _Preparation:
                 }
                 columns["category"] = self._categories(batch, columns["item"], table.category, "events")
                 columns["together"] = (
-                    batch["together"].view(np.int64)
-                    if "together" in batch
-                    else read + np.arange(len(batch["user"]))
+                    batch["together"].view(np.int64) if "together" in batch else read + np.arange(len(batch["user"]))
                 )
                 read += len(batch["user"])
                 if described.actions:
