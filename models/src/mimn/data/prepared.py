@@ -260,8 +260,8 @@ class _Preparation:
             first, second = sorted(order[repeated[0] : repeated[0] + 2] + 1)
             raise DataError(
                 f"`{source}s`, column {table.key} of {', '.join(table.files)}: key {self._shown(key[repeated[0]])} "
-                f"has more than one row, the usable rows {first} and {second} ({len(repeated)} repeated rows): keep one "
-                "row a key"
+                f"has more than one row, the usable rows {first} and {second} ({len(repeated)} repeated rows): keep "
+                "one row a key"
             )
         folder = self._folder / f"{source}s"
         folder.mkdir()
