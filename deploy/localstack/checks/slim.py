@@ -44,14 +44,16 @@ class Alone:
 
 ENVIRONMENTS = (
     Alone("uic", "uic", ("uic",), ("torch", "rtp", "onnx", "pyarrow", *EMBEDDED), besides=("uic.bulk",)),
-    Alone("uic with bulk work", "uic[bulk]", ("uic",), ("torch", "rtp", "onnx", *EMBEDDED)),
+    Alone(
+        "uic with bulk work", "uic[bulk]", ("uic",), ("torch", "rtp", "onnx", *EMBEDDED), besides=("uic.bulk.spark",)
+    ),
     Alone("rtp", "rtp", ("rtp",), ("torch", "uic", "onnx", "pyarrow", "kafka", *EMBEDDED)),
     Alone(
         "mimn without extras",
         "mimn",
         ("mimn.config", "mimn.state", "mimn.bundle"),
         ("torch", "onnxruntime", "pyarrow", "pydantic"),
-        only=frozenset({"mimn", "numpy", "msgspec"}),
+        only=frozenset({"mimn", "numpy", "msgspec", "xxhash"}),
     ),
 )
 
