@@ -109,7 +109,7 @@ def turn(running: Deployment, fleets: Fleets, path: Path, fate: str, traffic: Tr
     running.done("canary", identity, "--percent", "10", *GATES)
     before = running.record().serving.bundle
     running.wait_revision()
-    time.sleep(1)
+    time.sleep(1)  # how long the canary serves its share: part of the load, not a wait for something
     last = []
 
     def ended(model: str, *command: str) -> None:

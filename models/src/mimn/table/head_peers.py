@@ -36,7 +36,7 @@ from mimn.nn.checkpoint import untrained
 from mimn.nn.fields import FieldValues, ModelFields
 from mimn.nn.model import Batch, ClickModel
 from mimn.run import DataSet, RunConfig
-from mimn.table.peers import BATCH, CONFIGS, LEARNING_RATE, PEERS, Rows, compared, environment, export_rows
+from mimn.table.peers import BATCH, CONFIGS, LEARNING_RATE, PEERS, Rows, batch_of, compared, environment, export_rows
 
 HEADS: tuple[HeadName, ...] = (
     "mlp",
@@ -125,19 +125,8 @@ def _train(model: ClickModel, rows: Rows) -> None:
 
 
 def _batch(rows: Rows, chosen: NDArray[np.int64], items: NDArray[np.int64], categories: NDArray[np.int64]) -> Batch:
-    lengths = torch.from_numpy(rows["train_lengths"][chosen])
-    labels = torch.zeros(len(chosen), 1, 2)
-    labels[..., 0] = 1.0
-    return Batch(
-        items=torch.from_numpy(rows["train_items"][chosen]),
-        categories=torch.from_numpy(rows["train_categories"][chosen]),
-        lengths=lengths,
-        positions=lengths.unsqueeze(-1),
-        candidate_items=torch.from_numpy(items[chosen]).unsqueeze(1),
-        candidate_categories=torch.from_numpy(categories[chosen]).unsqueeze(1),
-        labels=labels,
-        request=_request(rows["train_request"][chosen, np.newaxis]),
-    )
+    request = _request(rows["train_request"][chosen, np.newaxis])
+    return replace(batch_of(rows, chosen, items, categories), request=request)
 
 
 @torch.inference_mode()

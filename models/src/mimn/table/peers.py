@@ -111,7 +111,7 @@ def train_ours(architecture: ModelConfig, rows: Rows, seed: int, *, random_start
     ):
         model.train()
         for chosen in np.array_split(order, len(order) // BATCH):
-            losses = model.loss(_batch(rows, chosen, items, categories))
+            losses = model.loss(batch_of(rows, chosen, items, categories))
             optimizer.zero_grad(set_to_none=True)
             losses.total.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -133,7 +133,7 @@ def _start_at_random(model: ClickModel) -> None:
             torch.nn.init.xavier_uniform_(module.second.weight)
 
 
-def _batch(rows: Rows, chosen: NDArray[np.int64], items: NDArray[np.int64], categories: NDArray[np.int64]) -> Batch:
+def batch_of(rows: Rows, chosen: NDArray[np.int64], items: NDArray[np.int64], categories: NDArray[np.int64]) -> Batch:
     """Windows with one occasion each, at their end."""
     lengths = torch.from_numpy(rows["train_lengths"][chosen])
     labels = torch.zeros(len(chosen), 1, 2)
