@@ -3,7 +3,8 @@
     prepare(Path("dataset.toml"))  →  <cache>/<name>-<key>/   events, impressions, users, items as plain .npy columns
 
 The key is a hash of the description and of the names, sizes and change times of its files, so a changed file is read
-again and an unchanged one never. The folder appears by one rename when it is complete.
+again and an unchanged one never. The folder appears by one rename when it is complete. The file is long because what is
+written and what is read back stand together: a change of one without the other would misread a cache.
 """
 
 from __future__ import annotations
