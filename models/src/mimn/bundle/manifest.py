@@ -1,7 +1,7 @@
 """A bundle's description of itself: `manifest.json`, decoded strictly, and the fingerprint that follows from it.
 
-Reading a manifest gives a value in which every field has been checked, or a `BundleError` that names the field. The file
-is long because the checks compare parts with each other: each part stands beside the checks of it.
+Reading a manifest gives a value in which every field has been checked, or a `BundleError` that names the field. The
+file is long because the checks compare parts with each other: each part stands beside the checks of it.
 """
 
 from __future__ import annotations
