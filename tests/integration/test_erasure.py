@@ -83,7 +83,8 @@ def test_an_erased_item_leaves_the_ledger_once_and_in_order_and_a_replay_gives_t
         assert state is not None
         [words] = [block.words for block in state.blocks if block.name == "ledger"]
         items = np.arange(1, 10, dtype=np.uint64)
-        return (ledger.look_up(np.array(words, np.uint32), ledger.keys(items))[0] + 1).tolist()
+        found = ledger.look_up(np.array(words, np.uint32), ledger.keys(items))[0]
+        return [int(place) + 1 for place in found]
 
     with running_uic(tmp_path / "first", valkey, topics, bundle=LEDGER) as uic:
         sent = [click("ann", 3), click("ann", 5), click("ann", 3), click("bob", 3)]

@@ -220,8 +220,8 @@ def test_an_erased_item_is_taken_out_where_its_record_lies_and_nothing_else_happ
         if model.ledger is not None:
             model.ledger.add(state, model.ledger.keys(ids[0]), times)
     assert got.keys() == want.keys()
-    for user, tensors in got.items():
-        np.testing.assert_array_equal(tensors, want[user])
+    for name, tensors in got.items():
+        np.testing.assert_array_equal(tensors, want[name])
 
 
 STEPS = {bundle.name: open_step(bundle) for bundle in (BUNDLE, PLAIN, LEDGER, LISTS)}

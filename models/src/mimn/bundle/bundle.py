@@ -140,8 +140,8 @@ class Bundle:
     def forget(self, state: NDArray[np.float32], item_id: int) -> None:
         """Erase what one flat state knows of an item by its id, in place. [F]
 
-        That is its entry in a ledger, its counts in a sketch and its events in a list. A memory, a mean and the count of
-        a category cannot give one item back.
+        That is its entry in a ledger, its counts in a sketch and its events in a list. A memory, a mean and the count
+        of a category cannot give one item back.
         """
         ids = np.array([item_id], np.uint64)
         if self.sketch is not None:
