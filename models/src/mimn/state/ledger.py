@@ -201,7 +201,8 @@ class Ledger:
         """By place of an item: its half word among the times. [B W]"""
         bucket, way = np.divmod(np.arange(self.entries), self.ways)
         half = self.ways // 2
-        return 2 * (bucket * half + way % half) + way // half
+        places: NDArray[np.intp] = 2 * (bucket * half + way % half) + way // half
+        return places
 
     def _entries(self, words: Words, item: Words, place: Ints) -> Entries:
         """The entries at places of one user, whose items are given. [words], [k], [k] → [k] each"""
