@@ -20,7 +20,7 @@ import redis
 
 from conftest import MakeTopics, RedisForTest
 from localstack.wait import until
-from mimn.release import BUCKETS, State, bucket_of
+from mimn.release import BUCKETS, State, announcement_key, bucket_of, instances_key
 from support.bulk_running import done
 from support.one_node_cluster import replicated
 from support.rollouts import QUICK, deployed
@@ -65,6 +65,27 @@ def test_another_head_is_in_service_within_seconds_and_out_again(
         path = running.old_bundle if one.model == "tiny/1" else running.other_head
         assert np.allclose(one.scores, running.expected(path, one.user), atol=1e-6)
     assert {one.state for one in traffic.answers} <= {"warm", "stale"}
+
+
+def test_who_has_ended_is_not_waited_for_and_who_is_not_understood_is(
+    valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
+) -> None:
+    topics = make_topics(kafka, 4)
+    with deployed(tmp_path, valkey, topics, USERS, new=False) as running:
+        store, names = valkey.client, instances_key(valkey.prefix)
+        until(lambda: len(running.done("list")["rtp"]) == 1, "RTP announces itself", within_s=30)
+        identity = running.done("start", str(running.other_head))["id"]
+        running.done("wait", identity)
+        store.sadd(names, "later:1")
+        store.set(announcement_key(valkey.prefix, "later:1"), b"of another version", ex=60)
+        assert running.closed("promote", identity) == {"loaded"}
+        store.delete(announcement_key(valkey.prefix, "later:1"))
+        running.rtp.kill()
+        running.done("promote", identity)  # RTP's own announcement has expired by then, or does meanwhile
+        assert running.done("list")["rtp"] == []
+        assert store.scard(names) == 2
+        running.done("gc")
+        assert store.scard(names) == 0
 
 
 def test_a_migration_under_traffic_fails_no_request_mixes_nothing_and_turns_nobody_cold(
