@@ -1,5 +1,5 @@
-"""What a head reads of a user's ledger for candidates, together with the table of items: one definition for training,
-evaluation and serving, on one user's words.
+"""What a head reads of a user's ledger for candidates, together with the table of items and the members of candidates:
+one definition for training, evaluation and serving, on one user's words.
 
 Groups of values, in this order; a model takes some of them:
 
@@ -13,6 +13,7 @@ Groups of values, in this order; a model takes some of them:
              candidate's v
 
 Counts, ages and ratios are read as logarithms, dot products through arcsinh. A value about something unknown is 0.
+Behind the groups comes what is read of the items that a candidate stands for (`mimn.bundle.members`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.bundle.item_table import GAP, IDF, Floats, ItemTable, KeyIndex
+from mimn.bundle.item_table import GAP, IDF, NO_TABLE, Floats, ItemTable, KeyIndex
+from mimn.bundle.members import MemberReads
 from mimn.state.ledger import (
     BASKETS,
     FIRST_DAY,
@@ -62,11 +64,13 @@ def width(groups: tuple[str, ...], kinds: int) -> int:
 
 @dataclass(frozen=True)
 class Reads:
-    """Some groups of reads of one kind of ledger with one table. Not for two threads at once."""
+    """What is read of one kind of ledger: some groups with one table, and of the candidates' members. Not for two
+    threads at once."""
 
     ledger: Ledger
-    table: ItemTable
-    groups: tuple[str, ...]
+    table: ItemTable = NO_TABLE
+    groups: tuple[str, ...] = ()
+    members: MemberReads | None = None
 
     @cached_property
     def widths(self) -> dict[str, int]:
@@ -76,7 +80,7 @@ class Reads:
     @cached_property
     def width(self) -> int:
         """R: values of a candidate."""
-        return sum(self.widths.values())
+        return sum(self.widths.values()) + (0 if self.members is None else self.members.width)
 
     def rows(self, keys: Keys) -> NDArray[np.intp]:
         """The table's rows of entries, 0 for items that it does not have. [k] → [k]"""
@@ -121,9 +125,11 @@ class Reads:
         minute = min(max(now_ms // 60_000, 0), LAST_MINUTE)
         today, scalars = minute // MINUTES_OF_DAY, words[-len(SCALARS) :].tolist()
         out, begin = np.empty((len(rows), self.width), np.float32), 0
-        if self.groups == ("static",):
+        if self.groups == ("static",) and self.members is None:
             out[:] = self._static[rows]
             return out
+        if not self.groups:
+            return out if self.members is None else self.members.read(words, item_ids, now_ms)
         keys, entries = self.ledger.known(words)
         numbers = self._index.of(keys)
         known = _Known(self._index.rows[numbers], entries.n, np.minimum(np.maximum(today - entries.day, 0), OLDEST))
@@ -141,6 +147,8 @@ class Reads:
                 self._types(part, rows, known)
             else:
                 self._vectors(part, rows, known)
+        if self.members is not None:
+            out[:, begin:] = self.members.read(words, item_ids, now_ms)
         return out
 
     def _among(
@@ -158,8 +166,8 @@ class Reads:
             same = (asked.buckets[:, np.newaxis] == keys.buckets) & (asked.tags[:, np.newaxis] == keys.tags)
             which, at = same.nonzero()
             entry[others[which]] = at + 1
-        candidates = entry.nonzero()[0]
-        return candidates, entry[candidates] - 1
+        candidates: NDArray[np.intp] = np.flatnonzero(entry)
+        return candidates, (entry[candidates] - 1).astype(np.intp)
 
     def _own(
         self,
