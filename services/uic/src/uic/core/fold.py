@@ -2,7 +2,8 @@
 
 Wave k holds the k-th pending event of every user. The users in a wave are distinct, so a wave is one run of the step
 graph. Waves combine partitions, whose users are distinct anyway. An erasure ends a user's row, and later events begin a
-new row from the initial state, so waves need no special case for erasures.
+new row from the initial state, so waves need no special case for erasures. The erasure of one item is an event of its
+user, which the digest covers; only instead of a step, the item is taken out of the state.
 
 Loaded states are never modified: results stay in the round's own arrays until the store has acknowledged them.
 """
@@ -32,8 +33,9 @@ from mimn.state import (
     user_hash,
 )
 from uic.core.cache import NOT_CACHED
+from uic.core.event import ERASE_ITEM
 from uic.core.ordering import ERASE, Batch
-from uic.core.ports import Counting, Step, Vectors
+from uic.core.ports import Counting, Forget, Step, Vectors
 
 NO_ROW = -1
 ERASED_ROW = -2
@@ -167,7 +169,14 @@ class Round:
         )
         self._events = _Events(row, events, items[events], categories[events], times[events], actions[events])
 
-    def run(self, step: Step, vectors: Vectors, counting: Counting | None = None, ledger: Ledger | None = None) -> None:
+    def run(
+        self,
+        step: Step,
+        vectors: Vectors,
+        forget: Forget,
+        counting: Counting | None = None,
+        ledger: Ledger | None = None,
+    ) -> None:
         """Fold all queued events. A step with a non-finite result leaves its row unchanged and is noted in its part.
 
         Rows are ordered by their number of events, most first. So the rows of a wave are the first ones, and the output
@@ -187,6 +196,10 @@ class Round:
         wave[by_row] = np.arange(len(row)) - np.repeat(np.cumsum(depth) - depth, depth)
         order = np.lexsort((self.place[row], wave))
         ids, actions = (queued.item[order], queued.category[order]), queued.action[order]
+        erases = actions == ERASE_ITEM
+        any_erase = bool(erases.any())
+        if any_erase:
+            actions = np.where(erases, 0, actions)  # what a step would make of them is not used
         inputs = vectors(*ids, actions)
         rest = rest_of(None if counting is None else counting.sketch, ledger)
         before_ledger = tensors if ledger is None else tensors[:, : -ledger.words]
@@ -202,16 +215,21 @@ class Round:
         for width, next_width in zip(widths, [*widths[1:], 0], strict=True):
             end = begin + width
             before, states = states, step(inputs[begin:end], states)
-            good: NDArray[np.bool_] | None = None
+            good: NDArray[np.bool_] | None = ~erases[begin:end] if any_erase else None
             if not isfinite(np.vdot(states, states)):  # or only large; checking each costs twice as much
                 sound: NDArray[np.bool_] = np.isfinite(states).min(axis=1)
-                self._note(order[begin:end][~sound])
-                states = np.where(sound[:, np.newaxis], states, before)
-                good = sound
+                self._note(order[begin:end][~sound if good is None else ~sound & good])
+                good = sound if good is None else sound & good
+            if good is not None:
+                states = np.where(good[:, np.newaxis], states, before)
             if counting is not None:
                 counting.sketch.add(before_ledger[:width], addresses[begin:end], moments[begin:end], good)
             if ledger is not None:
                 ledger.add(tensors[:width], keys.part(begin, end), times[begin:end], good)
+            for place in np.flatnonzero(erases[begin:end]).tolist() if any_erase else ():
+                tensors[place, rest] = states[place]
+                forget(tensors[place], int(ids[0][begin + place]))
+                states[place] = tensors[place, rest]
             tensors[next_width:width, rest] = states[next_width:]
             states = states[:next_width]
             begin = end
