@@ -123,7 +123,7 @@ class _Step:
         config = cell.config
         self.cell, self.config, self.layout, self.graph = cell, config, layout, _Graph()
         m, D = config.slots, config.width
-        self.spread: Floats = np.kron(np.eye(m, dtype=np.float32), np.ones((1, D), np.float32))
+        self.spread = np.repeat(np.eye(m, dtype=np.float32), D, 1)
         """[m, m * D]: a slot's weight to its columns."""
         self.summed = np.tile(np.eye(D, dtype=np.float32), (m, 1))
         """[m * D, D]: the sum over slots. Its transpose repeats a vector for each slot."""

@@ -24,6 +24,8 @@ from mimn.rows.program import RowProgram
 log = logging.getLogger("mimn.rows")
 
 FLAGS = ("-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC")
+SWITCH = "MIMN_COMPILED_STEP"
+"""Environment variable; `off`: graphs run."""
 _TOGETHER = 4
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -90,15 +92,20 @@ def kernel(program: RowProgram) -> Kernel | None:
 @cache
 def library() -> ctypes.CDLL | None:
     """rows.c, compiled once for a user of the machine, loaded once a process."""
+    if os.environ.get(SWITCH) == "off":
+        return None
     have = _features()
     if platform.machine() != "x86_64" or not {"avx2", "fma"} <= have:
         log.info("no compiled step on this processor: the graph runs")
         return None
-    flags = (*FLAGS, "-mavx2", "-mfma", *(["-mavx512f"] if "avx512f" in have else []))
+    flags = (*FLAGS, "-mavx2", "-mfma", *(["-mavx512f", "-mprefer-vector-width=512"] if "avx512f" in have else []))
     source = (resources.files("mimn.rows") / "rows.c").read_bytes()
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ctr-serving"
     path = folder / f"rows-{hashlib.sha256(source + ' '.join(flags).encode()).hexdigest()[:16]}.so"
     try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022:
+            raise PermissionError("others can write there")
         if not path.exists() and not _build(source, flags, path):
             return None
         built = ctypes.CDLL(str(path))
@@ -115,7 +122,6 @@ def _build(source: bytes, flags: Sequence[str], path: Path) -> bool:
     if compiler is None:
         log.info("no C compiler found: the graph runs, several times slower; install gcc or set CC")
         return False
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         written, made = Path(folder) / "rows.c", Path(folder) / "rows.so"
         written.write_bytes(source)

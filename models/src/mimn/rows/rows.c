@@ -178,17 +178,15 @@ static void sparse(const float *a, const float *b, float *out, const i32 *runs, 
         float *y = out + runs[1];
         i32 n = runs[2], j = 0;
         if (n > 0) {
-            for (; j + 8 <= n; j += 8)
-                _mm256_storeu_ps(y + j, madd(_mm256_broadcast_ss(x), _mm256_loadu_ps(v + j), _mm256_loadu_ps(y + j)));
+            for (; j + LANES <= n; j += LANES) wide_store(y + j, wide_madd(wide_spread(x), wide_load(v + j), wide_load(y + j)));
             for (; j < n; j++) y[j] = __builtin_fmaf(x[0], v[j], y[j]);
         } else {
-            for (; j + 8 <= -n; j += 8)
-                _mm256_storeu_ps(y + j, madd(_mm256_loadu_ps(x + j), _mm256_loadu_ps(v + j), _mm256_loadu_ps(y + j)));
+            for (; j + LANES <= -n; j += LANES) wide_store(y + j, wide_madd(wide_load(x + j), wide_load(v + j), wide_load(y + j)));
             for (; j < -n; j++) y[j] = __builtin_fmaf(x[j], v[j], y[j]);
         }
     }
-    if (how == PLUS) for (i32 j = 0; j < N; j++) out[j] = out[j] + b[j];
-    if (how == MINUS) for (i32 j = 0; j < N; j++) out[j] = out[j] - b[j];
+    if (how == PLUS) for (i32 j = 0; j < N; j += LANES) wide_store(out + j, wide_add(wide_load(out + j), wide_load(b + j)));
+    if (how == MINUS) for (i32 j = 0; j < N; j += LANES) wide_store(out + j, wide_sub(wide_load(out + j), wide_load(b + j)));
 }
 
 static int too_small(const float *x, i32 n) {
@@ -268,7 +266,7 @@ static void batched(const float *a, const float *b, float *y, i32 n, i32 k, i32 
     else for (i32 j = 0; j < n; j++) y[j] = x[j] OP z[j];     \
     break;
 
-static void simple(i32 op, const float *x, const float *z, float *restrict y, i32 n, i32 k, i32 unit, __m256 *bad) {
+static void simple(i32 op, const float *restrict x, const float *restrict z, float *restrict y, i32 n, i32 k, i32 unit, __m256 *bad) {
     if (op <= EXP || op == SOFTMAX || op == HARDMAX) *bad = spoiled(x, n, *bad);
     switch (op) {
     case TANH: tanh_all(x, y, n); break;
