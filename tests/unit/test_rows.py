@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mimn.bundle import Bundle, load_bundle
 from mimn.bundle.graph import CompiledStep, StepGraph, open_step
-from mimn.rows.kernel import library
+from mimn.rows.kernel import FLAGS, NEEDS, Kernel, build, features, file_name, library, load
 from mimn.rows.onnx_file import NotReadable, read_graph
 from mimn.rows.program import row_program
 from mimn.state import rest_of
@@ -70,6 +70,46 @@ def test_folding_many_events_at_once_is_folding_them_one_by_one(name: str) -> No
             at += 1
     assert step.fold(events, depth, states) is None
     assert states.tobytes() == want.tobytes()
+
+
+@pytest.mark.parametrize("variant", FLAGS)
+def test_every_variant_has_the_graphs_bits(variant: str, tmp_path: Path) -> None:
+    bundle = load_bundle(BUNDLES["online-retail"])
+    compiled(bundle)
+    if why := build(variant, tmp_path):
+        pytest.fail(why)
+    if library() is None or not NEEDS[variant] <= features():
+        pytest.skip(f"this processor has no {variant}")
+    graph = StepGraph(bundle)
+    program = row_program(read_graph((bundle.path / "step.onnx").read_bytes()), *graph.widths)
+    step = CompiledStep(graph, Kernel(program, load(tmp_path / file_name(variant))))
+    states = initial(bundle, ROWS)
+    for n in range(20):
+        events = drawn(bundle, ROWS, n)
+        after = graph(events, states)
+        assert step(events, states).tobytes() == after.tobytes(), f"event {n}"
+        states = after
+
+
+def test_a_library_is_kept_where_only_its_user_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled(load_bundle(BUNDLES["tiny"]))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "ctr-serving"
+    assert library.__wrapped__() is not None
+    assert [path.suffix for path in folder.iterdir()] == [".so"]
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o777)
+    assert library.__wrapped__() is None
+    folder.chmod(0o700)
+    monkeypatch.setenv("MIMN_COMPILED_STEP", "off")
+    assert library.__wrapped__() is None
+
+
+def test_without_a_compiler_the_graph_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert library.__wrapped__() is None
+    assert "no C compiler" in build("avx2", tmp_path)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38])
