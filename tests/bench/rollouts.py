@@ -6,13 +6,14 @@ Every other rollout changes the head alone; the others change the fingerprint, a
 namespace from the log while the old one goes on. A third is aborted as a canary, a third is promoted and rolled back, a
 third stays. Each answer is judged by itself: the scores must be those that the named model gives to the user's state,
 which is known for users without events. Servers are real: Valkey, UIC, RTP, and a broker (KAFKA_BOOTSTRAP_SERVERS, or
-the small one).
+the small one). Requests and events come from processes of their own (senders.py), and are judged when the run is over.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import tempfile
@@ -20,13 +21,16 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import redis
+from kafka import KafkaConsumer, TopicPartition
 
+from bench import senders
 from conftest import RedisForTest, TopicsForTest
 from localstack.servers import DevBroker, Valkey
 from localstack.services import Surroundings, UicWorker
@@ -34,12 +38,14 @@ from localstack.topics import create_topics, topics
 from localstack.wait import until
 from mimn.release import Record
 from support.bundles import with_scaled_head
-from support.rollouts import Answered, Deployment, Traffic, deployed
+from support.rollouts import Answered, Deployment, deployed
 
 USERS = [f"user-{i}" for i in range(2000)]
 QUIET, BUSY = USERS[:500], USERS[500:]
 GATES = ("--allowed-lag", "20s", "--steady-for", "2s", "--whole", "2", "--sample", "500")
 PARTITIONS = 16
+SILENT_S = 2.5
+"""After a command that ends a model's answers, the next one waits for so long at least."""
 
 
 class Fleets:
@@ -97,8 +103,30 @@ class Judge:
         return sum(not np.allclose(one.scores, scores, atol=2e-3) for one, scores in judged), len(judged)
 
 
-def turn(running: Deployment, fleets: Fleets, path: Path, fate: str, traffic: Traffic) -> dict[str, Any]:
-    """One rollout with a fate; when the release that it ends was answered last, in seconds after the command."""
+@dataclass
+class Commands:
+    """When commands began and ended the answers of models, in seconds of the monotonic clock."""
+
+    begins: list[tuple[str, float]] = field(default_factory=list)
+    """A model, and when the command was given."""
+    ends: list[tuple[str, float]] = field(default_factory=list)
+    """A model, and when the command was done."""
+
+    def last_answers(self, answers: Sequence[Answered]) -> list[float]:
+        """How long each model that was ended still answered, in seconds."""
+        found = []
+        for model, at in self.ends:
+            until_s = min((began for other, began in self.begins if other == model and began > at), default=math.inf)
+            found.append(
+                max((one.done - at for one in answers if one.model == model and at < one.done < until_s), default=0.0)
+            )
+        return found
+
+
+def turn(
+    running: Deployment, fleets: Fleets, path: Path, fate: str, traffic: senders.Requests, commands: Commands
+) -> dict[str, Any]:
+    """One rollout with a fate; `commands` hears what begins and ends by it."""
     began = time.monotonic()
     started = running.done("start", str(path))
     identity, name = started["id"], started["bundle"]
@@ -106,23 +134,25 @@ def turn(running: Deployment, fleets: Fleets, path: Path, fate: str, traffic: Tr
     running.done("wait", identity, "--timeout", "240s", *GATES)
     ready_s = time.monotonic() - began
     running.wait_loaded(name)
+    commands.begins.append((name, time.monotonic()))
     running.done("canary", identity, "--percent", "10", *GATES)
     before = running.record().serving.bundle
     running.wait_revision()
     time.sleep(1)  # how long the canary serves its share: part of the load, not a wait for something
-    last = []
 
     def ended(model: str, *command: str) -> None:
         running.done(*command)
-        at = time.monotonic()
-        until(lambda: len(traffic.since(at + 2.5)) > 100, "requests go on", within_s=60)
-        last.append(max(0.0, max((one.done for one in traffic.answers if one.model == model), default=0.0) - at))
+        commands.ends.append((model, time.monotonic()))
+        time.sleep(SILENT_S)  # so that the next command cuts no late answer off
+        before = traffic.answered()
+        until(lambda: traffic.answered() > before + 100, "requests go on", within_s=60)
 
     if fate == "aborted":
         ended(name, "abort", identity)
     else:
         ended(before, "promote", identity, *GATES)
         if fate == "rolled back":
+            commands.begins.append((before, time.monotonic()))
             ended(name, "rollback", identity)
     fleets.keep(running.record())
     running.done("gc")
@@ -132,7 +162,7 @@ def turn(running: Deployment, fleets: Fleets, path: Path, fate: str, traffic: Tr
         "head_only": started["head_only"],
         "fate": fate,
         "ready_s": round(ready_s, 1),
-        "last_s": [round(one, 3) for one in last],
+        "took_s": round(time.monotonic() - began, 1),
     }
 
 
@@ -168,35 +198,49 @@ def play(running: Deployment, ending: ExitStack, options: argparse.Namespace) ->
     running.new.workers[0].stop()
     running.redis.client.delete(*running.redis.client.scan_iter(match=f"*{running.new.keys.namespace}*"))
     ending.callback(fleets.close)
-    traffic = ending.enter_context(running.traffic(USERS, options.requests, threads=4))
-    ending.enter_context(running.events(BUSY, options.events))
+    topic, bootstrap = running.topics.events, running.topics.bootstrap
     fates = ("aborted", "rolled back", "kept")
     turns: list[dict[str, Any]] = []
+    commands = Commands()
     rtp_child = running.rtp.child
     assert rtp_child is not None
-    began, cpu = time.monotonic(), sum(psutil.Process(rtp_child.pid).cpu_times()[:2])
-    for number in range(options.rollouts):
-        serving = running.record().serving if turns else None
-        name, version = ("tiny", "1") if serving is None else (serving.name, serving.version)
-        if number % 2 == 0:  # another head of the same fingerprint
-            path = heads[name][1 if version == "1" else 0]
-        else:
-            path = heads["tiny" if name == "tiny-sketch" else "tiny-sketch"][int(version) - 1]
-        turns.append(turn(running, fleets, path, fates[number % 3], traffic))
-        print(json.dumps(turns[-1]), file=sys.stderr, flush=True)
-    took_s = time.monotonic() - began
-    used_s = sum(psutil.Process(rtp_child.pid).cpu_times()[:2]) - cpu
+    with (
+        senders.requests(running.rtp.ports["http"], USERS, options.requests) as traffic,
+        senders.events(bootstrap, topic, BUSY, options.events, running.old_bundle),
+    ):
+        until(lambda: traffic.answered() > 100, "requests are answered", within_s=60)
+        began, cpu = time.monotonic(), sum(psutil.Process(rtp_child.pid).cpu_times()[:2])
+        first, folded = traffic.answered(), _logged(running)
+        for number in range(options.rollouts):
+            serving = running.record().serving if turns else None
+            name, version = ("tiny", "1") if serving is None else (serving.name, serving.version)
+            if number % 2 == 0:  # another head of the same fingerprint
+                path = heads[name][1 if version == "1" else 0]
+            else:
+                path = heads["tiny" if name == "tiny-sketch" else "tiny-sketch"][int(version) - 1]
+            turns.append(turn(running, fleets, path, fates[number % 3], traffic, commands))
+            print(json.dumps(turns[-1]), file=sys.stderr, flush=True)
+        took_s = time.monotonic() - began
+        requests, sent = traffic.answered() - first, _logged(running) - folded
+        used_s = sum(psutil.Process(rtp_child.pid).cpu_times()[:2]) - cpu
+    failed = [one for one in traffic.answers if one.status != 200]
     mixed, judged = judge.mixed(traffic.answers)
-    last = [one for each in turns for one in each["last_s"]]
+    waited_ms = [1000 * (one.done - one.at) for one in traffic.answers]
+    last = commands.last_answers(traffic.answers)
     return {
         "rollouts": len(turns),
         "fates": Counter(one["fate"] for one in turns),
         "head_only": sum(one["head_only"] for one in turns),
         "seconds": round(took_s),
         "requests": len(traffic.answers),
-        "requests_per_s": round(len(traffic.answers) / took_s),
-        "failed": len(traffic.failed()),
-        "failures": Counter(f"{one.status} {one.model}" for one in traffic.failed()),
+        "requests_per_s": round(requests / took_s),
+        "events_per_s": round(sent / took_s),
+        "answered_ms": {
+            "p50": round(float(np.median(waited_ms)), 2),
+            "p99": round(float(np.quantile(waited_ms, 0.99)), 2),
+        },
+        "failed": len(failed),
+        "failures": Counter(f"{one.status} {one.model}" for one in failed),
         "mixed": mixed,
         "judged": judged,
         "cold": sum(one.state in ("cold", "unavailable") for one in traffic.answers),
@@ -207,8 +251,18 @@ def play(running: Deployment, ending: ExitStack, options: argparse.Namespace) ->
             kind: float(np.median([one["ready_s"] for one in turns if one["head_only"] is flag] or [0.0]))
             for kind, flag in (("head only", True), ("migration", False))
         },
-        "rtp_cpu_ms_per_request": round(1000 * used_s / len(traffic.answers), 3),
+        "rtp_cpu_ms_per_request": round(1000 * used_s / requests, 3),
     }
+
+
+def _logged(running: Deployment) -> int:
+    """How many records the topic has had."""
+    consumer = KafkaConsumer(bootstrap_servers=running.topics.bootstrap)
+    places = [TopicPartition(running.topics.events, p) for p in range(running.topics.partitions)]
+    try:
+        return sum(consumer.end_offsets(places).values())
+    finally:
+        consumer.close()
 
 
 if __name__ == "__main__":

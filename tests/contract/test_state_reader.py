@@ -148,6 +148,14 @@ def test_many_are_read_in_order_with_none_for_what_is_absent(subject: Subject) -
     assert subject.run(lambda reader: reader.read_many(["c", "b", "a"], PATIENT_S)) == [b"", None, b"1"]
 
 
+def test_what_is_announced_is_read_by_its_key(subject: Subject) -> None:
+    async def announced(reader: StateReader) -> bytes | None:
+        await reader.announce("web:1", "p:{rtp}", "p:{rtp}:web:1", b"said", lasts_s=30, timeout_s=PATIENT_S)
+        return (await reader.read_many(["p:{rtp}:web:1"], PATIENT_S))[0]
+
+    assert subject.run(announced) == b"said"
+
+
 def test_a_sample_has_only_keys_that_match_and_says_whether_it_has_all(subject: Subject) -> None:
     ours = {f"uic:{{abc-0.{i % 4}}}:s:{i}".encode() for i in range(300)}
     for key in (*(key.decode() for key in ours), "uic:{abc-0.1}:progress", "uic:{abc-1.1}:s:7", "x:{abc-0.1}:s:7"):

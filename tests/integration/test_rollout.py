@@ -55,9 +55,10 @@ def test_another_head_is_in_service_within_seconds_and_out_again(
         assert valkey.client.get(f"{valkey.prefix}:rollout") is None
         began = time.monotonic()
         identity = running.done("start", str(running.other_head))["id"]
-        running.done("wait", identity)
-        running.wait_loaded("tiny/2")
-        running.done("promote", identity, "--rtp", running.rtp.admin_url)
+        running.done("wait", identity)  # RTP announces what it has loaded
+        [told] = running.done("list")["rtp"]
+        assert (told["loaded"], told["refused"]) == ("tiny/1 (serving), tiny/2 (standby)", "")
+        running.done("promote", identity)
         until(lambda: traffic.answers[-1].model == "tiny/2", "the new head answers", within_s=30)
         assert time.monotonic() - began < 30
         running.done("rollback", identity)
@@ -281,7 +282,7 @@ def test_what_cannot_be_rolled_out_is_refused_before_anything_is_written(
         assert running.closed("start", str(running.new_bundle)) == {"log"}
         running.variables["UIC_REDIS__PREFIX"] = kept
         assert not valkey.client.exists(f"{valkey.prefix}:rollout")
-        assert running.done("list") == {"serving": None, "rollouts": [], "notes": []}
+        assert running.done("list") == {"serving": None, "rollouts": [], "rtp": [], "notes": []}
 
 
 def test_rtp_refuses_a_release_that_is_not_on_its_disk_and_takes_it_up_when_it_is(
@@ -292,7 +293,7 @@ def test_rtp_refuses_a_release_that_is_not_on_its_disk_and_takes_it_up_when_it_i
         moved = running.folder / "elsewhere"
         identity = running.done("start", str(running.other_head))["id"]
         running.other_head.rename(moved)
-        running.done("wait", identity)
+        assert running.closed("wait", identity) == {"loaded"}
         admin = running.rtp.admin_url
         until(lambda: "tiny/2" in httpx.get(f"{admin}/readyz").json().get("detail", ""), "it is refused", within_s=30)
         assert httpx.get(f"{admin}/readyz").status_code == 200

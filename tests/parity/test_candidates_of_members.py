@@ -12,13 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from mimn.bundle import load_bundle
+from mimn.bundle import BundleError, MembersSpec, load_bundle
+from mimn.bundle.graph import open_head, open_step
+from mimn.bundle.manifest import decode_manifest, encode_manifest
 from mimn.config import ConfigError
 from mimn.export.parts import ExportError
 from mimn.export.run import export_run
+from mimn.impressions.__main__ import main
 from mimn.impressions.config import ImpressionConfig
 from mimn.impressions.train import train
 from mimn.impressions.trained import TrainedRun
+from mimn.run import DataSettings, RunConfig
 from support.impression_log import context, graded, made
 
 DESCRIBED = """
@@ -83,14 +87,124 @@ def test_a_bundle_holds_the_vectors_that_the_model_reads(tmp_path: Path) -> None
     assert np.allclose(vector.values, known.detach().numpy()[0], rtol=1e-5, atol=1e-6)
 
 
-def test_member_reads_cannot_be_exported_yet(tmp_path: Path) -> None:
-    run = trained(tmp_path, member_reads=True)
-    with pytest.raises(ExportError, match="train it with member_reads = false"):
-        export_run(run.folder, tmp_path / "bundles", "shop", "1", "float32")
-    assert not (tmp_path / "bundles").exists()
+READING: dict[str, dict[str, Any]] = {
+    "pooling": {"sketch_category_cells": 4, "history_product": True},
+    "ledger": {"variant": "ledger"},
+}
+
+
+@pytest.mark.parametrize("state", READING)
+def test_a_bundle_reads_members_as_training_did(tmp_path: Path, state: str) -> None:
+    """Events folded one at a time as UIC does, scored as RTP does: the scores of `evaluate`."""
+    run = trained(tmp_path, member_reads=True, ledger_buckets=2, **READING[state])
+    bundle = load_bundle(export_run(run.folder, tmp_path / "bundles", "shop", "1", "float32"))
+    assert bundle.manifest.item_table is None
+    reads = bundle.reads
+    assert reads is not None
+    assert reads.members is not None
+    predicted = run.predict("test", 16)
+    rows, shown, log = predicted.occasions.rows, run.data.labelled.impressions, run.data.labelled
+    head, step = open_head(bundle), open_step(bundle)
+    some = np.random.default_rng(0).choice(len(rows), 40, replace=False)
+    sums, touched = 0.0, 0
+    for place in some.tolist():
+        row = int(rows[place])
+        past = slice(max(int(log.begin[row]), int(log.end[row]) - 16), int(log.end[row]))
+        items, categories = (of[past].astype(np.uint64) for of in (log.events.item_id, log.events.category_id))
+        times = log.events.timestamp[past] * log.events.unit_ms
+        state_of = bundle.initial_state[np.newaxis].copy()
+        for t in range(len(items)):
+            one, rest = slice(t, t + 1), bundle.rest
+            vector = bundle.events(items[one], categories[one])
+            state_of[:, rest] = step(vector, np.ascontiguousarray(state_of[:, rest]))
+            if bundle.sketch is not None:
+                moments = bundle.sketch.sketch.moments(times[one])
+                plain = state_of[:, : -reads.ledger.words]
+                bundle.sketch.sketch.add(plain, bundle.sketch.addresses(items[one], categories[one]), moments)
+            reads.ledger.add(state_of, reads.ledger.keys(items[one]), times[one])
+        now = int(shown.time_ms[row])
+        asked = tuple(np.array([of[row]], np.uint64) for of in (shown.item_id, shown.category_id))
+        text = run.data.prepared.texts["signal"][int(shown.context["signal"][row])]
+        request = bundle.request.vector({"clicks": float(run.data.rates["clicks"][row])}, {"signal": text})
+        known: dict[str, Any] = {"reads": reads.read(reads.ledger.of(state_of[0]), asked[0], now)}
+        if bundle.sketch is not None:
+            known |= {"addresses": bundle.sketch.addresses(*asked)}
+            known |= {"now": bundle.sketch.sketch.moments(np.array([now]))[0]}
+        candidate = bundle.candidates(*asked)
+        candidate[:, 0] = run.reader.item_rates(np.array([row])).numpy()[0, 0]  # as of then, as evaluation has it
+        score = head(candidate, state_of[0], request.values, **known)[0]
+        assert score == pytest.approx(float(predicted.scores[place]), abs=1e-5)
+        sums, touched = sums + score, touched + bool(known["reads"].any())
+    assert touched > 10
+    assert sums > 0
+
+
+def test_new_candidates_are_a_release_of_the_head_alone(tmp_path: Path) -> None:
+    """The index is outside of the states' fingerprint, and a candidate that no table has is read by its members."""
+    run = trained(tmp_path, member_reads=True, ledger_buckets=2, sketch_category_cells=4)
+    before = load_bundle(export_run(run.folder, tmp_path / "bundles", "shop", "1", "float32"))
+    ledger = before.ledger
+    assert ledger is not None
+    newest = 77_777
+    pq.write_table(pa.table({"c": [newest] * 3, "m": [1, 2, 3]}), tmp_path / "members.parquet")
+    again = ["export", "--run", str(run.folder), "--output", str(tmp_path / "bundles"), "--name", "shop"]
+    again += ["--version", "2", "--members", str(tmp_path / "dataset.toml"), "--cache", str(tmp_path / "cache")]
+    assert main(again) == 0
+    after = load_bundle(tmp_path / "bundles" / "shop" / "2")
+    assert after.fingerprint == before.fingerprint
+    state = np.zeros((1, ledger.words), np.float32)
+    ledger.add(state, ledger.keys(np.array([2], np.uint64)), np.array([1_600_000_000_000]))
+    asked = ledger.of(state[0]), np.array([newest], np.uint64), 1_600_000_000_000
+    assert before.reads is not None
+    assert after.reads is not None
+    assert not before.reads.read(*asked).any()
+    assert after.reads.read(*asked)[0, :2].tolist() == pytest.approx([np.log1p(1)] * 2)
+
+
+def test_an_index_that_does_not_fit_its_bundle_is_refused(tmp_path: Path) -> None:
+    run = trained(tmp_path, member_reads=True, ledger_buckets=2)
+    manifest = load_bundle(export_run(run.folder, tmp_path / "bundles", "shop", "1", "float32")).manifest
+    assert manifest.members is not None
+    broken: dict[str, Any] = {
+        "members.half_lives": MembersSpec(()),
+        "numbers of days above 0": MembersSpec((0, 30, 120)),
+        "input `reads`": MembersSpec((7,)),
+        "goes together": None,
+    }
+    for message, members in broken.items():
+        wrong = msgspec.structs.replace(manifest, members=members)
+        if members is None:
+            files = {name: sha for name, sha in manifest.files.items() if not name.startswith("members.")}
+            wrong = msgspec.structs.replace(wrong, files=files, sizes=None)
+        with pytest.raises(BundleError, match=message):
+            decode_manifest(encode_manifest(wrong))
+    (run.folder / "members.first.npy").unlink()
+    with pytest.raises(ExportError, match=r"members\.first\.npy"):
+        export_run(run.folder, tmp_path / "bundles", "shop", "2", "float32")
+    assert not (tmp_path / "bundles" / "shop" / "2").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"member_reads": True}, "ledger_buckets must be above 0"),
+        ({"ledger_buckets": 2}, "set member_reads = true"),
+        ({"ledger_buckets": 2, "member_reads": True, "ledger_reads": ["user"]}, "no table of items"),
+    ],
+)
+def test_reads_that_impressions_do_not_have_are_refused(model: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        _ = msgspec.convert({"name": "x", "model": model}, ImpressionConfig).architecture
+
+
+def test_drawn_negatives_have_no_members() -> None:
+    data = DataSettings(description="dataset.toml")
+    config = RunConfig(name="x", data=data, model={"ledger_buckets": 2, "member_reads": True})
+    with pytest.raises(ConfigError, match="member_reads must be false in a run"):
+        _ = config.architecture
 
 
 def test_reads_without_history_are_refused() -> None:
-    settings = {"name": "x", "history": False, "model": {"member_reads": True}}
+    settings = {"name": "x", "history": False, "model": {"member_reads": True, "ledger_buckets": 2}}
     with pytest.raises(ConfigError, match="without history"):
         _ = msgspec.convert(settings, ImpressionConfig).architecture

@@ -156,7 +156,12 @@ def test_training_reads_each_window_as_a_fold_of_its_events_and_by_the_table_wit
     )
     plan = WindowPlan(length=50, per_user=2, occasions=4, min_history=5)
     sampler = WindowSampler(
-        events, vocabulary, vocabulary.embedding_ids(1), train, plan, ledger=LedgerReader(known, events, tables, groups)
+        events,
+        vocabulary,
+        vocabulary.embedding_ids(1),
+        train,
+        plan,
+        ledger=LedgerReader([known.reads(of) for of in tables], events, groups),
     )
     batches = list(sampler.epoch(np.random.default_rng(0), 8))
     assert len(batches) > 8, "more than one group of batches is read together"
@@ -170,7 +175,7 @@ def test_training_reads_each_window_as_a_fold_of_its_events_and_by_the_table_wit
             ids = np.array([[events.item_id[target], batch.drawn_id[w, p]]])
             now = events.timestamp[[target]] * events.unit_ms
             asked = Questions(np.zeros(1, int), np.array([position]), ids, now)
-            one = LedgerReader(known, events, [table]).read(np.array([start]), np.array([position]), asked)
+            one = LedgerReader([known.reads(table)], events).read(np.array([start]), np.array([position]), asked)
             np.testing.assert_array_equal(batch.reads[w, p], one[0])
 
 

@@ -24,6 +24,8 @@ class FakeStateReader:
         """Every key passed to `read`."""
         self.budgets_s: list[float] = []
         """The timeout of each `read`."""
+        self.announced: set[str] = set()
+        """Who did. What was said does not expire here."""
         self.closed = False
 
     async def read(self, key: str, timeout_s: float) -> bytes | None:
@@ -51,6 +53,11 @@ class FakeStateReader:
     async def count(self, keys: Sequence[bytes], timeout_s: float) -> int:
         await self.read_many([], timeout_s)
         return sum(key.decode() in self.values for key in keys)
+
+    async def announce(self, name: str, into: str, key: str, value: bytes, *, lasts_s: float, timeout_s: float) -> None:
+        await self.read_many([into, key], timeout_s)
+        self.values[key] = value
+        self.announced.add(name)
 
     async def close(self) -> None:
         self.closed = True

@@ -1,4 +1,4 @@
-"""Backfill, snapshot and restore are killed by SIGKILL just after each of their steps, again and again.
+"""Backfill, snapshot, restore and drop are killed by SIGKILL just after each of their steps, again and again.
 
 After each kill what counts in the store must be the fold of as much of the log as its progress says; the next run of
 the same command must finish, and UIC must go on from there.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from mimn.state import namespace
 from support.bulk_running import KILLED, finished, killed
 from support.world import World
 from torture.stage import Size, Stage, Tally, side_by_side
@@ -19,13 +20,18 @@ EVENTS = 400
 BACKFILL = ("job", "fold", "seal", "claim", "states", "hand_over")
 CREATE = ("partition", "seal")
 RESTORE = ("claim", "states", "hand_over")
+DROP = ("progress", "slice", "keys")
 
 
 def bulk_jobs_killed_at_each_step_are_finished_by_the_next_run(stage: Stage, size: Size) -> Tally:
-    """20 kills after each step of a backfill, a snapshot and a restore (1 in the fast size)."""
+    """20 kills after each step of a backfill, a snapshot, a restore and a drop (1 in the fast size)."""
     rounds = 20 if size == "full" else 1
     store = stage.valkey()
-    parts = [*((backfill, step) for step in BACKFILL), *((snapshot, step) for step in (*CREATE, *RESTORE))]
+    parts = [
+        *((backfill, step) for step in BACKFILL),
+        *((snapshot, step) for step in (*CREATE, *RESTORE)),
+        *((drop, step) for step in DROP),
+    ]
     trials = [(n, play, step) for n in range(rounds) for play, step in parts]
     return side_by_side(partial(_trial, stage, store.address), trials, LANES)
 
@@ -70,6 +76,23 @@ def snapshot(world: World, step: str, n: int) -> Tally:
         return tally + _killed_and_finished(world, told, ("snapshot", step, n % N), restore)
     finished(told, "snapshot", *restore)
     return tally + Tally.of(world.compare(), faults=0)
+
+
+def drop(world: World, step: str, n: int) -> Tally:
+    """Kill the dropping of a namespace after `step`, beside one that is folded, and run it again."""
+    worker = world.worker()
+    other = namespace(world.bundle.manifest.fingerprint, 1)
+    told = dict(worker.environment())
+    work = ("--work", str(world.folder / "work"), "--workers", "1")
+    finished(told | {"UIC_BUNDLE__GENERATION": "1"}, "backfill", *work)
+    arguments = ("drop", other, "--yes", "--force")
+    if killed(told, "namespaces", step, 0, *arguments) != KILLED:
+        raise AssertionError(f"the drop did not end by its fault after {step}")
+    finished(told, "namespaces", *arguments)
+    left = [key for key in world.client.scan_iter(match=f"{world.keys.prefix}:*", count=1000) if other.encode() in key]
+    world.wait_folded(60)
+    worker.stop()
+    return Tally.of(world.compare(), faults=1) + Tally(wrong=(f"{len(left)} keys are left",) if left else ())
 
 
 def _killed_and_finished(

@@ -5,9 +5,12 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import redis
+from numpy.typing import NDArray
 
 from conftest import RedisForTest, TopicsForTest
 from localstack.topics import create_topics, delete_topics, topics
@@ -63,7 +66,7 @@ def a_rollout_goes_on_while_workers_and_the_store_die(stage: Stage, size: Size) 
                 until(lambda: traffic.answers[-1].state == "warm", "states are read again", within_s=60)
             running.old.wait_folded()
             found = running.old.compare()
-            tally = Tally.of(found, trials=turns, faults=kills) + _judged(running, traffic)
+            tally = Tally.of(found, trials=turns, faults=kills) + judged(traffic, _expected(running))
     finally:
         delete_topics(stage.bootstrap, [names.events, names.dlq, names.erased])
     late = tuple(f"a release answered {late:.1f} s after it ended" for late in last_s if late > LAST_ANSWER_S)
@@ -77,10 +80,14 @@ def _last(traffic: Traffic, model: str) -> float:
     return max(0.0, traffic.last_by(model) - at)
 
 
-def _judged(running: Deployment, traffic: Traffic) -> Tally:
-    """What was answered: failures, users that turned cold, and scores that are not those of the model named."""
+def _expected(running: Deployment) -> dict[tuple[str, str], NDArray[Any]]:
+    """The scores of users whose states do not change, by model and user."""
     paths = {"tiny/1": running.old_bundle, "tiny-sketch/1": running.new_bundle}
-    expected = {(model, user): running.expected(path, user) for model, path in paths.items() for user in QUIET}
+    return {(model, user): running.expected(path, user) for model, path in paths.items() for user in QUIET}
+
+
+def judged(traffic: Traffic, expected: Mapping[tuple[str, str], NDArray[Any]]) -> Tally:
+    """What was answered: failures, users that turned cold, and scores that are not those of the model named."""
     wrong = 0
     for one in traffic.answers:
         scores = expected.get((one.model, one.user))

@@ -30,6 +30,7 @@ from torture.restarts import (
     rtp_processes_on_one_socket_restart_in_turn_and_no_request_fails,
     uic_workers_restart_in_turn_and_no_event_is_lost,
 )
+from torture.rollout_tool import the_rollout_tool_killed_at_each_write_is_run_again_and_finishes
 from torture.rollouts import a_rollout_goes_on_while_workers_and_the_store_die
 from torture.soak import nothing_grows_and_nothing_slows_down
 from torture.stage import Size, Stage, Tally
@@ -97,6 +98,7 @@ SCENARIOS = (
     _whole(rtp_processes_on_one_socket_restart_in_turn_and_no_request_fails),
     _whole(a_bundle_is_swapped_under_load_and_no_request_fails),
     _whole(a_rollout_goes_on_while_workers_and_the_store_die),
+    _whole(the_rollout_tool_killed_at_each_write_is_run_again_and_finishes),
     _whole(answers_go_on_while_the_store_is_away_slow_or_fails_over),
     _whole(bulk_jobs_killed_at_each_step_are_finished_by_the_next_run),
     _whole(clients_that_go_away_leave_nothing_behind),

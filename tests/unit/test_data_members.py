@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,15 +13,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import nn
 
-from mimn.bundle.members import MemberIndex, Touched, read_width
+from mimn.bundle.members import MOST_CANDIDATES, MemberIndex, MemberIndexError, MemberReads, read_width
+from mimn.bundle.reads import Reads
 from mimn.data.events import DataError
 from mimn.data.labelled import Labelled, label_parts
-from mimn.data.member_reads import MemberReads
+from mimn.data.member_reads import ImpressionReads, index_of
 from mimn.data.members import Members, distinct_pairs
 from mimn.data.prepared import prepare
 from mimn.nn.fields import FieldTables, ItemMembers, ModelFields
+from mimn.state.ledger import Ledger
 
 DAY = 86_400
 T = 1_600_000_000 // DAY * DAY
@@ -52,38 +57,75 @@ def log(folder: Path, happened: Events, members: list[tuple[int, int]], extra: s
     return label_parts(data), data.members
 
 
-@given(events, pairs.filter(bool), st.integers(1, 12))
+LEDGERS = (Ledger(64), Ledger(1, ways=2))
+"""One that forgets nothing of these logs, and one that must."""
+
+
+def reads_of(ledger: Ledger, members: Members | None) -> Reads:
+    return Reads(ledger, members=MemberReads(ledger, index_of(ledger, members), HALF_LIVES))
+
+
+def folded(ledger: Ledger, past: list[tuple[int, int]]) -> NDArray[np.uint32]:
+    """The words of a user after events, item and second, one at a time."""
+    state = np.zeros((1, ledger.words), np.float32)
+    for item, second in past:
+        ledger.add(state, ledger.keys(np.array([item], np.uint64)), np.array([second * 1000]))
+    return ledger.of(state[0])
+
+
+@pytest.mark.parametrize("ledger", LEDGERS, ids=["large", "evicting"])
+@given(happened=events, members=pairs.filter(bool), length=st.integers(1, 12))
 @settings(max_examples=15, deadline=None)
-def test_the_reads_of_training_are_those_of_a_request(
-    tmp_path_factory: pytest.TempPathFactory, happened: Events, members: list[tuple[int, int]], length: int
+def test_the_reads_of_training_are_those_of_a_request_to_the_bit(
+    tmp_path_factory: pytest.TempPathFactory,
+    ledger: Ledger,
+    happened: Events,
+    members: list[tuple[int, int]],
+    length: int,
 ) -> None:
     data, table = log(tmp_path_factory.mktemp("log"), happened, members)
-    shown = data.impressions
-    got = MemberReads(data, table, HALF_LIVES).of(np.arange(len(shown)), length)
-    place, item = table.of(np.array(OFFERS))
-    index = MemberIndex(len(OFFERS), place, item.astype(np.uint64))
+    shown, reads = data.impressions, reads_of(ledger, table)
+    trained = ImpressionReads(data, reads, length)
+    some = np.random.default_rng(0).permutation(len(shown))
+    got = np.empty((len(shown), reads.width), np.float32)
+    for rows in np.array_split(some, 5):  # in any order and grouping
+        got[rows] = trained.of(rows)
     ordered = sorted(happened, key=lambda event: (event[0], event[2]))  # stable, as preparation sorts
     for row in range(len(shown)):
         user, now = int(shown.user_id[row]), int(shown.time_ms[row])
         past = [(i, T + d * DAY) for u, i, d in ordered if u == user and (T + d * DAY) * 1000 < now][-length:]
-        items = sorted({i for i, _ in past})
-        touched = Touched(
-            np.array(items, np.uint64),
-            np.array([sum(i == j for j, _ in past) for i in items], np.int64),
-            np.array([max(t for j, t in past if i == j) * 1000 for i in items], np.int64),
-        )
-        candidate = np.array([OFFERS.index(int(shown.item_id[row]))])
-        expected = index.read(touched, candidate, now, HALF_LIVES)[0]
-        assert np.allclose(got[row], expected, rtol=1e-6, atol=1e-7)
+        served = reads.read(folded(ledger, past), np.array([shown.item_id[row]], np.uint64), now)
+        assert got[row].tobytes() == served[0].tobytes()
 
 
-def test_reads_count_what_is_said(tmp_path: Path) -> None:
-    happened = [(1, 1, 0), (1, 1, 3), (1, 2, 5), (1, 3, 6), (1, 1, 20)]
+@given(happened=events, members=pairs, now=st.integers(0, 60))
+@settings(max_examples=30, deadline=None)
+def test_reads_are_sums_over_the_members_that_a_user_touched(
+    happened: Events, members: list[tuple[int, int]], now: int
+) -> None:
+    ledger, pairs_of = LEDGERS[0], sorted(set(members))
+    keys, items = (np.array([pair[k] for pair in pairs_of], np.uint64) for k in (0, 1))
+    reads = MemberReads(ledger, MemberIndex.of(ledger, keys, items), HALF_LIVES)
+    past = sorted((d, i) for u, i, d in happened if u == 1)
+    words = folded(ledger, [(i, T + d * DAY) for d, i in past])
+    asked = [*OFFERS, 101, 999]  # one twice, one that stands for itself and was never touched
+    got = reads.read(words, np.array(asked, np.uint64), (T + now * DAY) * 1000)
+    for values, candidate in zip(got, asked, strict=True):
+        of = {i for c, i in pairs_of if c == candidate} or {candidate}
+        days = {item: {d for d, i in past if i == item} for item in of}
+        touched = {item: (len(ds), max(now - max(ds), 0)) for item, ds in days.items() if ds}  # a day is a basket
+        expected = [float(sum(n for n, _ in touched.values())), float(len(touched))]
+        expected += [sum(n * 2 ** (-age / h) for n, age in touched.values()) for h in HALF_LIVES]
+        np.testing.assert_allclose(values, np.log1p(expected), rtol=1e-6)
+
+
+def test_reads_count_baskets_and_days(tmp_path: Path) -> None:
+    happened = [(1, 1, 0), (1, 1, 0), (1, 1, 3), (1, 2, 5), (1, 3, 6), (1, 1, 20)]
     data, table = log(tmp_path, happened, [(101, 1), (101, 2), (101, 7), (102, 3)])
-    reads = MemberReads(data, table, HALF_LIVES)
     shown = data.impressions
     row = np.flatnonzero((shown.user_id == 1) & (shown.item_id == 101) & (shown.time_ms == (T + 10 * DAY) * 1000))
-    assert reads.of(row, 100)[0].tolist() == pytest.approx(
+    reads = ImpressionReads(data, reads_of(LEDGERS[0], table), 100)
+    assert reads.of(row)[0].tolist() == pytest.approx(
         [
             np.log1p(3),
             np.log1p(2),
@@ -92,10 +134,64 @@ def test_reads_count_what_is_said(tmp_path: Path) -> None:
         ],
         rel=1e-6,
     )
-    assert reads.of(row, 2)[0, :2].tolist() == pytest.approx([np.log1p(1), np.log1p(1)])
+    latest = ImpressionReads(data, reads_of(LEDGERS[0], table), 2)
+    assert latest.of(row)[0, :2].tolist() == pytest.approx([np.log1p(1), np.log1p(1)])
     nobody = np.flatnonzero(shown.user_id == 9)
-    assert not reads.of(nobody, 100).any()
-    assert reads.of(row, 100).shape[-1] == read_width(HALF_LIVES)
+    assert not reads.of(nobody).any()
+    assert reads.of(row).shape[-1] == read_width(HALF_LIVES)
+
+
+def test_without_members_a_candidate_is_read_by_itself(tmp_path: Path) -> None:
+    data, _ = log(tmp_path, [(1, 5, 0), (1, 5, 3)], [(101, 1)])
+    shown = data.impressions
+    row = np.flatnonzero((shown.user_id == 1) & (shown.time_ms == (T + 10 * DAY) * 1000))
+    reads = ImpressionReads(data, reads_of(LEDGERS[0], None), 100).of(row)
+    assert (reads[:, 0] > 0).tolist() == (shown.item_id[row] == 5).tolist()
+
+
+def test_two_items_with_one_key_are_one_member() -> None:
+    ledger, ids = Ledger(1), np.arange(1, 5000, dtype=np.uint64)
+    tags = ledger.keys(ids).tags
+    pairs_alike = [np.flatnonzero(tags == tag) for tag in np.unique(tags)[np.unique(tags, return_counts=True)[1] > 1]]
+    one, other = (ids[pairs_alike[0][k]] for k in (0, 1))
+    index = MemberIndex.of(ledger, np.array([7, 7], np.uint64), np.array([one, other], np.uint64))
+    reads = MemberReads(ledger, index, HALF_LIVES)
+    words = folded(ledger, [(int(one), T)])
+    assert reads.read(words, np.array([7], np.uint64), T * 1000)[0, 1] == pytest.approx(np.log1p(1))
+
+
+def test_an_item_of_too_many_candidates_is_refused() -> None:
+    candidates = np.arange(MOST_CANDIDATES + 1, dtype=np.uint64)
+    with pytest.raises(MemberIndexError, match="belongs to 1025 candidates, at most 1024"):
+        MemberIndex.of(LEDGERS[0], candidates, np.ones_like(candidates))
+    of_all = Members(candidates.astype(np.int64), np.ones(len(candidates), np.int64))
+    with pytest.raises(DataError, match=r"`\[members\]`.*at most 1024"):
+        index_of(LEDGERS[0], of_all)
+
+
+def test_a_damaged_index_is_refused_by_name(tmp_path: Path) -> None:
+    pairs_of = np.array([3, 3, 4, 9], np.uint64), np.array([1, 2, 2, 5], np.uint64)
+    index, ledger = MemberIndex.of(LEDGERS[0], *pairs_of), LEDGERS[0]
+    index.save(tmp_path)
+    again = MemberIndex.load(tmp_path, ledger)
+    assert all(np.array_equal(value, getattr(again, name)) for name, value in vars(index).items())
+    broken: dict[str, dict[str, Any]] = {
+        "members.ids.npy is float64": {"ids": index.ids.astype(np.float64)},
+        "members.ids.npy must rise": {"ids": index.ids[::-1]},
+        "each candidate needs a member": {"ids": np.arange(9, dtype=np.uint64)},
+        "members.keys.npy must rise": {"keys": index.keys[::-1]},
+        "by the ledger's buckets": {"keys": index.keys + (64 << 20)},
+        "members.first.npy must rise from 0 to 4": {"first": index.first + 1},
+        "a step for each": {"first": np.array([0, 2, 2, 4])},
+        "places in members.ids.npy": {"candidates": index.candidates + np.int32(1)},
+        "rising for each key": {"candidates": np.array([0, 0, 0, 0], np.int32)},
+    }
+    for message, change in broken.items():
+        with pytest.raises(MemberIndexError, match=message):
+            replace(index, **change).check(ledger)
+    (tmp_path / "members.keys.npy").write_bytes(b"x")
+    with pytest.raises(MemberIndexError, match=r"members\.keys\.npy is not a plain array"):
+        MemberIndex.load(tmp_path, ledger)
 
 
 def test_the_vector_of_a_candidate_is_its_own_plus_the_mean_of_its_members() -> None:

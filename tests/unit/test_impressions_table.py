@@ -24,6 +24,7 @@ utilization = false
 embedding_dim = 4
 head = "deepfm"
 head_units = [8, 4]
+ledger_buckets = 4
 member_reads = true
 [windows]
 length = 16
@@ -50,7 +51,7 @@ reads = "16 events"
 [[rows]]
 name = "without"
 history = false
-model = { member_reads = false, head = "wide_deep" }
+model = { ledger_buckets = 0, member_reads = false, head = "wide_deep" }
 """
 
 
@@ -108,7 +109,7 @@ def test_other_settings_run_a_row_again(plan: Path) -> None:
     [
         (('name = "without"', 'name = "with history"'), "two rows are called 'with history'"),
         (('each = "signal"', 'each = "color"'), "no context field or slice 'color', but signal"),
-        (("history = false\nmodel = { member_reads = false,", "history = false\nmodel = {"), "without history"),
+        (("ledger_buckets = 0, member_reads = false,", ""), "without history"),
     ],
 )
 def test_a_plan_that_cannot_be_run_is_said(plan: Path, change: tuple[str, str], message: str) -> None:

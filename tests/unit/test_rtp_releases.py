@@ -17,8 +17,23 @@ from msgspec.structs import replace
 from mimn import release as rollouts
 from mimn.bundle import load_bundle
 from mimn.bundle.manifest import HEAD
-from mimn.release import Arm, Checked, Record, abort, begin, canary, encode_record, observe, promote, rollback, shadow
+from mimn.release import (
+    Arm,
+    Checked,
+    Finding,
+    Gate,
+    Record,
+    abort,
+    begin,
+    canary,
+    encode_record,
+    observe,
+    promote,
+    rollback,
+    shadow,
+)
 from mimn.state import Keys
+from rtp.announcer import Announcer
 from rtp.core.admission import Admission
 from rtp.core.fold_progress import Status
 from rtp.core.ports import Model
@@ -276,6 +291,53 @@ def test_a_release_whose_load_hangs_is_not_tried_again_by_itself() -> None:
 
     asyncio.run(follow())
     assert world.served() == {"serving": "tiny/1", "canary": "tiny-sketch/1"}
+
+
+def test_a_process_says_what_it_has_loaded_and_again_when_that_changes() -> None:
+    async def play(world: World) -> None:
+        announcer = Announcer(
+            world.in_service, world.follower, world.store, world.metrics, prefix="uic", timeout_s=1.0,
+            clock=lambda: world.now,
+        )  # fmt: skip
+
+        def said() -> rollouts.Announcement:
+            (name,) = world.store.announced
+            return rollouts.decode_announcement(world.store.values.pop(rollouts.announcement_key("uic", name)))
+
+        await world.follow()
+        await announcer.look()
+        assert [(one.bundle, one.role) for one in said().loaded] == [("tiny/1", "serving")]
+        await announcer.look()  # nothing changed, and a second has not passed
+        world.broken["tiny-sketch"] = ReloadRefused("it is of another day")
+        record = begun()
+        await world.follow(record)
+        await announcer.look()
+        told = said()
+        assert told.revision == record.revision
+        assert [(one.bundle, one.reason) for one in told.refused] == [("tiny-sketch/1", "it is of another day")]
+        new = record.rollouts[0].release
+        assert rollouts.not_loaded(told, new, record.revision) == Finding(
+            Gate.LOADED, f"{told.instance} has not loaded tiny-sketch/1: it is of another day"
+        )
+        assert rollouts.not_loaded(told, named(TINY), record.revision) is None
+        late = rollouts.not_loaded(told, named(TINY), record.revision + 1)
+        assert late is not None
+        assert late.passes
+        world.broken.clear()
+        world.now += 10
+        await world.follow()
+        await announcer.look()
+        assert rollouts.not_loaded(said(), new, record.revision) is None
+        world.now += 1
+        await announcer.look()
+        assert said().revision == record.revision, "each second"
+        assert world.count("rtp_announced") == 1
+        world.store.away = True
+        world.now += 1
+        await announcer.look()
+        assert world.count("rtp_announced") == 0
+
+    asyncio.run(play(World()))
 
 
 def test_a_process_that_never_had_the_release_in_service_is_not_ready() -> None:

@@ -38,6 +38,9 @@ class OneReply:
     async def count(self, keys: Sequence[bytes]) -> int:
         raise AssertionError("only get() is exercised here")
 
+    async def announce(self, name: str, into: str, key: str, value: bytes, lasts_ms: int) -> None:
+        raise AssertionError("only get() is exercised here")
+
     async def close(self) -> None:
         self._ours.close()
 

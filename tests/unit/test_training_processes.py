@@ -61,6 +61,43 @@ def test_two_processes_give_the_loss_of_one(task: str, embeddings: str, tmp_path
     }
 
 
+THREADS_LEFT = """
+import os
+import sys
+from pathlib import Path
+import torch
+from mimn.training.processes import joined
+
+with joined() as processes:
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.Adam([weight])
+    weight.sum().backward()
+    processes.add_up_gradients([weight], [])
+    optimizer.step()
+names = [open(f"/proc/self/task/{thread}/comm").read().strip() for thread in os.listdir("/proc/self/task")]
+Path(sys.argv[1], str(processes.rank)).write_text(" ".join(name for name in names if "gloo" in name), "utf-8")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are listed in /proc, which only Linux has")
+def test_no_thread_of_the_group_is_left_when_a_process_ends(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(THREADS_LEFT, "utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        str(program),
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert [(tmp_path / rank).read_text("utf-8") for rank in ("0", "1")] == ["", ""]
+
+
 def test_the_shares_of_a_batch_add_up_to_its_gradient(tmp_path: Path) -> None:
     drawn(tmp_path)
     config = run.read_config(tmp_path / "drawn.toml")

@@ -60,9 +60,9 @@ class BaselineConfig(SharedConfig):
         if self.variant != "dnn" and self.history_product != (self.variant == "dien"):
             wanted = "true" if self.variant == "dien" else "false"
             raise ConfigError(f"history_product must be {wanted} in form 'official' of variant {self.variant!r}")
-        if self.sketch is not None or self.member_reads:
+        if self.sketch is not None or self.ledger is not None:
             raise ConfigError(
-                "sketch cells must be 0 and member_reads false in form 'official': MIMN's authors had none"
+                "sketch cells and ledger_buckets must be 0 in form 'official': MIMN's authors had neither"
             )
         if self.head != "paper":
             raise ConfigError(f"head must be 'paper' in form 'official', not {self.head!r}")

@@ -66,7 +66,8 @@ class SharedConfig:
     ledger_buckets: int = 0
     """Buckets of eight items each in a user's ledger (`mimn.state.ledger`); the head reads it. 0 = no ledger."""
     ledger_reads: tuple[str, ...] = ()
-    """The groups of values that the head reads (`mimn.bundle.reads`); empty: all of them."""
+    """The groups of values that the head reads (`mimn.bundle.reads`); empty: all of them, or none with
+    `member_reads`."""
     ledger_types: tuple[str, ...] = ()
     """Kinds of types that items have: `category`, fields of items in the data set's description, or pairs as `a*b`."""
     ledger_vectors: int = 32
@@ -74,8 +75,8 @@ class SharedConfig:
     ledger_least_users: int = 2
     """Items of fewer train users are not in that table. Used only with a ledger."""
     member_reads: bool = False
-    """The head also reads how often and how recently the user touched the items that the candidate stands for, or the
-    candidate itself (`mimn.bundle.members`): what a state says that remembers items."""
+    """The head reads in the ledger how often and how recently the user touched the items that the candidate stands for,
+    or the candidate itself (`mimn.bundle.members`)."""
     member_half_lives: tuple[int, ...] = (7, 30, 120)
     """Days after which a touch of a member counts half. Used only with `member_reads`."""
     head: HeadName = "paper"
@@ -104,8 +105,8 @@ class SharedConfig:
         half_lives = self.sketch_half_lives
         if not half_lives or min(half_lives) < 0 or len(set(half_lives)) != len(half_lives):
             raise ConfigError(f"sketch_half_lives must be distinct days, 0 or more, not {half_lives}")
-        if self.ledger_buckets and self.member_reads:
-            raise ConfigError("ledger_buckets must be 0 with member_reads: a head reads the one or the other")
+        if self.member_reads and not self.ledger_buckets:
+            raise ConfigError("ledger_buckets must be above 0 with member_reads: the ledger is what they are read of")
         if not 0 <= self.ledger_buckets <= MAX_LEDGER_BUCKETS:
             raise ConfigError(f"ledger_buckets must be 0 to {MAX_LEDGER_BUCKETS}, not {self.ledger_buckets}")
         at_least_one(self, "ledger_vectors", "ledger_least_users")
@@ -133,10 +134,8 @@ class SharedConfig:
 
     @property
     def read_widths(self) -> list[int]:
-        """Widths of what the head reads of a candidate's members, or of the ledger: none, or one."""
-        if self.ledger_buckets:
-            return [self.read_width]
-        return [read_width(self.member_half_lives)] if self.member_reads else []
+        """Width of what the head reads of the ledger: none, or one."""
+        return [self.read_width] if self.ledger_buckets else []
 
     @property
     def sketch(self) -> Sketch | None:
@@ -151,13 +150,18 @@ class SharedConfig:
 
     @property
     def read_groups(self) -> tuple[str, ...]:
-        """What the head reads of the ledger, in the order of `GROUPS`."""
+        """What the head reads of the ledger with the table of items, in the order of `GROUPS`."""
+        if self.member_reads and not self.ledger_reads:
+            return ()
         return tuple(group for group in GROUPS if group in (self.ledger_reads or GROUPS))
 
     @property
     def read_width(self) -> int:
         """R: how many values that is for one candidate; 0 without a ledger."""
-        return width(self.read_groups, len(self.ledger_types)) if self.ledger_buckets else 0
+        if not self.ledger_buckets:
+            return 0
+        members = read_width(self.member_half_lives) if self.member_reads else 0
+        return width(self.read_groups, len(self.ledger_types)) + members
 
 
 def at_least_one(config: Any, *fields: str) -> None:
@@ -258,10 +262,10 @@ class MimnConfig(SharedConfig):
         if self.head != "paper":
             raise ConfigError(f"head must be 'paper' in variant 'official', not {self.head!r}")
         added = self.context_features or self.history_product or self.bounded_writes or self.sketch
-        if added or self.member_reads or self.ledger:
+        if added or self.ledger:
             raise ConfigError(
-                "context_features must be empty, history_product, bounded_writes and member_reads false, sketch cells "
-                "and ledger_buckets 0 in variant 'official': the published code has none of them"
+                "context_features must be empty, history_product and bounded_writes false, sketch cells and "
+                "ledger_buckets 0 in variant 'official': the published code has none of them"
             )
 
     @classmethod

@@ -138,6 +138,10 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
                 f"context_features must be empty in a run, not {list(config.context_features)}: describe the fields in "
                 "dataset.toml, [fields.context], instead"
             )
+        if config.member_reads:
+            raise ConfigError(
+                "member_reads must be false in a run: only candidates of impressions stand for other items"
+            )
         return config
 
     def with_seed(self, seed: int) -> RunConfig:

@@ -65,7 +65,7 @@ def predict(
     if of_ledger is not None:
         if table is None:
             raise ValueError("a model with a ledger is read with its table of items")
-        reader = LedgerReader(of_ledger, events, [table])
+        reader = LedgerReader([of_ledger.reads(table)], events)
     out = {sampling: np.zeros((len(instances), negatives + 1), np.float32) for sampling, negatives in samplings.items()}
     targets = None if request is None else target_rows(events, instances)
     order = np.argsort(np.minimum(instances.end - instances.begin, length), kind="stable")

@@ -16,10 +16,12 @@ from mimn.bundle.manifest import (
     ItemTableSpec,
     LedgerSpec,
     Manifest,
+    MembersSpec,
     SketchSpec,
     StateSpec,
     TensorSpec,
 )
+from mimn.bundle.members import MemberIndex
 from mimn.bundle.reads import Reads
 from mimn.bundle.vocabulary import EmbeddingTable
 from mimn.bundle.writer import FieldData, write_bundle
@@ -40,6 +42,8 @@ __all__ = [
     "ItemTableSpec",
     "LedgerSpec",
     "Manifest",
+    "MemberIndex",
+    "MembersSpec",
     "Reads",
     "SketchSpec",
     "StateSpec",

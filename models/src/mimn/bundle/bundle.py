@@ -15,8 +15,9 @@ from mimn.bundle import manifest as m
 from mimn.bundle.fields import FIRST
 from mimn.bundle.files import check_files, opened
 from mimn.bundle.golden import Golden
-from mimn.bundle.item_table import ItemTable
+from mimn.bundle.item_table import NO_TABLE, ItemTable
 from mimn.bundle.manifest import BundleError, Manifest, check_countable, decode_manifest
+from mimn.bundle.members import MemberIndex, MemberReads
 from mimn.bundle.reads import Reads
 from mimn.bundle.request_fields import RequestFields
 from mimn.bundle.vocabulary import EmbeddingTable
@@ -203,15 +204,21 @@ def load_bundle(path: str | Path) -> Bundle:
 
 
 def _reads(path: Path, manifest: Manifest) -> Reads | None:
-    if manifest.ledger is None or manifest.item_table is None:
+    if manifest.ledger is None:
         return None
+    of_table, of_members, ledger = manifest.item_table, manifest.members, manifest.ledger.ledger
+    table, members = NO_TABLE, None
+    groups: tuple[str, ...] = ()
     try:
-        table = ItemTable.load(path)
+        if of_table is not None:
+            table, groups = ItemTable.load(path), of_table.reads
+        if of_members is not None:
+            members = MemberReads(ledger, MemberIndex.load(path, ledger), of_members.half_lives)
     except ValueError as error:
         raise BundleError(str(error)) from error
-    if table.types.shape[1] != len(manifest.item_table.types):
+    if of_table is not None and table.types.shape[1] != len(of_table.types):
         raise BundleError(f"{m.MANIFEST}: item_table.types does not name the {table.types.shape[1]} kinds of the table")
-    return Reads(manifest.ledger.ledger, table, manifest.item_table.reads)
+    return Reads(ledger, table, groups, members)
 
 
 def _fields(path: Path, manifest: Manifest, items: EmbeddingTable) -> tuple[RequestFields, EmbeddingTable]:

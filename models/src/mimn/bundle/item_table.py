@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.state.ledger import TAG_BITS, Keys, Ledger
+from mimn.state.ledger import Keys, Ledger
 
 STATISTICS = ("log_events", "log_users", "repeat_rate", "log_baskets", "gap", "idf")
 """log1p of how many baskets of train users have the item, and how many of them bought it; the share of these that have
@@ -97,11 +97,20 @@ class ItemTable:
         return self.types + self.offsets[:-1]
 
 
+NO_TABLE = ItemTable(
+    ids=np.empty(0, np.uint64),
+    statistics=np.zeros((1, len(STATISTICS)), np.float32),
+    types=np.zeros((1, 0), np.int32),
+    vectors=np.zeros((1, 0), np.float32),
+)
+"""Of a bundle whose head reads its members alone."""
+
+
 class KeyIndex:
     """From the keys of a ledger's entries back to the rows of a table. Of two items with one key the lower id wins."""
 
     def __init__(self, ledger: Ledger, ids: NDArray[np.uint64]) -> None:
-        keys = _numbers(ledger.keys(ids))
+        keys = ledger.keys(ids).numbers
         order = np.argsort(keys, kind="stable")
         self._keys, first = np.unique(keys[order], return_index=True)
         self._rows = order[first] + 1
@@ -110,11 +119,7 @@ class KeyIndex:
         """Each entry's row, 0 for an item that is not in the table. [k] → [k]"""
         if not len(self._keys):
             return np.zeros(len(keys.tags), np.intp)
-        wanted = _numbers(keys)
+        wanted = keys.numbers
         at = self._keys.searchsorted(wanted)
         at[at == len(self._keys)] = 0
         return np.where(self._keys[at] == wanted, self._rows[at], 0)
-
-
-def _numbers(keys: Keys) -> NDArray[np.int64]:
-    return keys.buckets << TAG_BITS | keys.tags

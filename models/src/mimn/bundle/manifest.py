@@ -16,6 +16,8 @@ import numpy as np
 
 from mimn.bundle.fields import FieldSpec, Specs, check_fields
 from mimn.bundle.item_table import FILES as TABLE
+from mimn.bundle.members import FILES as MEMBERS
+from mimn.bundle.members import read_width
 from mimn.bundle.reads import GROUPS, width
 from mimn.calibration import UNCALIBRATED, Calibration
 from mimn.state.actions import LARGEST_WEIGHT, ActionName, Actions
@@ -57,6 +59,8 @@ SKETCH_RULE = "category row, two halves of mixed item id; periods of a half-life
 """The one rule from event to counters today (`mimn.state.sketch`)."""
 LEDGER_RULE = "distinct items by hash: baskets, day, gap, basket; evicts the least last + 30 log2 n; uint32"
 """The one rule from event to ledger today (`mimn.state.ledger`)."""
+MOST_HALF_LIVES = 16
+"""In `members`."""
 FOLD_VERSION = 1
 """Increased when the fold code gives other results although no file of the bundle has changed."""
 
@@ -125,6 +129,13 @@ class ItemTableSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Names of the kinds of types that the table has, for readers."""
 
 
+class MembersSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the head reads of a ledger about the items that a candidate stands for; see `mimn.bundle.members`."""
+
+    half_lives: tuple[int, ...]
+    """In days."""
+
+
 class ActionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an action makes of an event (`mimn.state.actions`): a weight, or a vector."""
 
@@ -174,6 +185,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Absent without a ledger."""
     item_table: ItemTableSpec | None = None
     """With a ledger only."""
+    members: MembersSpec | None = None
+    """With a ledger only, which goes with `item_table`, with this, or with both."""
     actions: dict[ActionName, ActionSpec] | None = None
     """The actions of the wire that the bundle names. Absent: all events are folded alike."""
     sizes: dict[str, int] | None = None
@@ -295,7 +308,8 @@ def _sha256(meaning: dict[str, Any]) -> str:
 def files_of(manifest: Manifest) -> tuple[str, ...]:
     """The files that the bundle must have, besides the manifest."""
     table = () if manifest.item_table is None else tuple(TABLE.values())
-    return (*FILES[manifest.state.kind], *field_files(manifest.fields), *table)
+    members = () if manifest.members is None else tuple(MEMBERS.values())
+    return (*FILES[manifest.state.kind], *field_files(manifest.fields), *table, *members)
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -397,16 +411,16 @@ def check_countable(what: str, rows: int) -> None:
 
 
 def _check_ledger(manifest: Manifest) -> None:
-    spec, table = manifest.ledger, manifest.item_table
+    spec, table, members = manifest.ledger, manifest.item_table, manifest.members
     if manifest.state.kind == "ledger":
         others = [block for block in manifest.state.blocks if block.name not in ("counters", "periods", "ledger")]
         if spec is None or others != [BlockSpec("count", (1,), "float32")]:
             raise BundleError(
                 f"{MANIFEST}: state.kind `ledger` needs `ledger`, and `count` [1] besides it and a sketch"
             )
-    if (spec is None) != (table is None):
-        raise BundleError(f"{MANIFEST}: `ledger` and `item_table` go together")
-    if spec is None or table is None:
+    if (spec is None) != (table is None and members is None):
+        raise BundleError(f"{MANIFEST}: `ledger` goes together with `item_table` or `members`")
+    if spec is None:
         if any(block.dtype == "uint32" for block in manifest.state.blocks):
             raise BundleError(f"{MANIFEST}: `state.blocks` has a block of uint32, which only a `ledger` writes")
         return
@@ -418,13 +432,22 @@ def _check_ledger(manifest: Manifest) -> None:
         manifest.layout.blocks[-1] != spec.ledger.block
     ):
         raise BundleError(f"{MANIFEST}: `state.blocks` must end with {spec.ledger.block}, by `ledger`")
-    if table.reads != tuple(group for group in GROUPS if group in table.reads) or not table.reads:
-        raise BundleError(
-            f"{MANIFEST}: item_table.reads {list(table.reads)}; it is some of {list(GROUPS)}, in this order"
-        )
-    wanted = ("candidates", width(table.reads, len(table.types)))
+    values = 0
+    if table is not None:
+        if table.reads != tuple(group for group in GROUPS if group in table.reads) or not table.reads:
+            raise BundleError(
+                f"{MANIFEST}: item_table.reads {list(table.reads)}; it is some of {list(GROUPS)}, in this order"
+            )
+        values += width(table.reads, len(table.types))
+    if members is not None:
+        if not 0 < len(members.half_lives) <= MOST_HALF_LIVES or min(members.half_lives) < 1:
+            raise BundleError(f"{MANIFEST}: members.half_lives must be 1 to {MOST_HALF_LIVES} numbers of days above 0")
+        values += read_width(members.half_lives)
+    wanted = ("candidates", values)
     if not any(tensor.name == "reads" and tensor.shape == wanted for tensor in manifest.head.inputs):
-        raise BundleError(f"{MANIFEST}: the head must have an input `reads` of shape {list(wanted)}, by `item_table`")
+        raise BundleError(
+            f"{MANIFEST}: the head must have an input `reads` of shape {list(wanted)}, by `item_table` and `members`"
+        )
 
 
 def _check_actions(actions: dict[ActionName, ActionSpec], manifest: Manifest) -> None:

@@ -1,5 +1,5 @@
-"""What a head reads of a user's ledger for candidates, together with the table of items: one definition for training,
-evaluation and serving, on one user's words.
+"""What a head reads of a user's ledger for candidates, together with the table of items and the members of candidates:
+one definition for training, evaluation and serving, on one user's words.
 
 Groups of values, in this order; a model takes some of them:
 
@@ -13,6 +13,7 @@ Groups of values, in this order; a model takes some of them:
              candidate's v
 
 Counts, ages and ratios are read as logarithms, dot products through arcsinh. A value about something unknown is 0.
+Behind the groups comes what is read of the items that a candidate stands for (`mimn.bundle.members`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.bundle.item_table import GAP, IDF, Floats, ItemTable, KeyIndex
+from mimn.bundle.item_table import GAP, IDF, NO_TABLE, Floats, ItemTable, KeyIndex
+from mimn.bundle.members import MemberReads
 from mimn.state.ledger import (
     BASKETS,
     FIRST_DAY,
@@ -62,11 +64,13 @@ def width(groups: tuple[str, ...], kinds: int) -> int:
 
 @dataclass(frozen=True)
 class Reads:
-    """Some groups of reads of one kind of ledger with one table. Not for two threads at once while it is new."""
+    """What is read of one kind of ledger: some groups with one table, and of the candidates' members. Not for two
+    threads at once while it is new."""
 
     ledger: Ledger
-    table: ItemTable
-    groups: tuple[str, ...]
+    table: ItemTable = NO_TABLE
+    groups: tuple[str, ...] = ()
+    members: MemberReads | None = None
 
     @cached_property
     def widths(self) -> dict[str, int]:
@@ -76,7 +80,7 @@ class Reads:
     @cached_property
     def width(self) -> int:
         """R: values of a candidate."""
-        return sum(self.widths.values())
+        return sum(self.widths.values()) + (0 if self.members is None else self.members.width)
 
     def rows(self, keys: Keys) -> NDArray[np.intp]:
         """The table's rows of entries, 0 for items that it does not have. [k] → [k]"""
@@ -132,6 +136,8 @@ class Reads:
                 self._types(part, rows, known)
             elif known is not None:
                 self._vectors(part, rows, known)
+        if self.members is not None:
+            out[:, at:] = self.members.read(words, item_ids, now_ms)
         return out
 
     def _own(

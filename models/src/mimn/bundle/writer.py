@@ -27,9 +27,12 @@ from mimn.bundle.manifest import (
     ItemTableSpec,
     LedgerSpec,
     Manifest,
+    MembersSpec,
     SketchSpec,
     StateSpec,
 )
+from mimn.bundle.members import FILES as MEMBERS
+from mimn.bundle.members import MemberIndex
 from mimn.bundle.request_fields import RequestFields
 from mimn.bundle.vocabulary import EmbeddingTable
 from mimn.calibration import UNCALIBRATED, Calibration
@@ -95,6 +98,7 @@ def write_bundle(
     sketch: SketchSpec | None = None,
     ledger: LedgerSpec | None = None,
     item_table: tuple[ItemTableSpec, ItemTable] | None = None,
+    members: tuple[MembersSpec, MemberIndex] | None = None,
     actions: dict[ActionName, ActionSpec] | None = None,
     fields: FieldData = NO_FIELDS,
     calibration: Calibration = UNCALIBRATED,
@@ -122,6 +126,8 @@ def write_bundle(
     }
     if item_table is not None:
         contents |= {file: _npy(getattr(item_table[1], name)) for name, file in TABLE.items()}
+    if members is not None:
+        contents |= {file: _npy(getattr(members[1], name)) for name, file in MEMBERS.items()}
     contents |= fields.files(items)
     files = {file: hashlib.sha256(data).hexdigest() for file, data in contents.items()}
     input_spec = InputSpec(m.INPUT_RULE, items.width, categories.width)
@@ -143,6 +149,7 @@ def write_bundle(
         fingerprint=m.fingerprint_of(state, input_spec, m.FOLD_VERSION, files, sketch, actions=actions, ledger=ledger),
         ledger=ledger,
         item_table=None if item_table is None else item_table[0],
+        members=None if members is None else members[0],
         sketch=sketch,
         actions=actions,
         fields=fields.specs,

@@ -37,6 +37,10 @@ class LedgerModel(NamedTuple):
     least_users: int
     """Items of fewer train users are not in the table."""
 
+    def reads(self, table: ItemTable) -> Reads:
+        """What the model reads with a table."""
+        return Reads(self.ledger, table, self.groups)
+
 
 def ledger_model(config: ModelConfig) -> LedgerModel | None:
     """What a model's configuration says of a ledger, None without one."""
@@ -88,14 +92,11 @@ def make_fold_tables(
 class LedgerReader:
     """Folds histories of a data set into ledgers and reads them."""
 
-    def __init__(
-        self, model: LedgerModel, events: Events, tables: Sequence[ItemTable], group_of: Ints | None = None
-    ) -> None:
-        """`group_of` [U] says which of the `tables` a user is read with; None: all with the first."""
-        self._ledger = model.ledger
-        self._readers = [Reads(model.ledger, table, model.groups) for table in tables]
+    def __init__(self, readers: Sequence[Reads], events: Events, group_of: Ints | None = None) -> None:
+        """`readers`: of one ledger. `group_of` [U] says by which of them a user is read; None: all by the first."""
+        self._ledger, self._readers = readers[0].ledger, readers
         self._user_of, self._group_of = events.user_index, group_of
-        self._keys, self._times = model.ledger.keys(events.item_id.astype(np.uint64)), times_ms(events)
+        self._keys, self._times = self._ledger.keys(events.item_id.astype(np.uint64)), times_ms(events)
 
     @property
     def width(self) -> int:
@@ -168,4 +169,5 @@ def ledgers_of(config: ModelConfig, events: Events, users: NDArray[np.bool_], si
     if model is None:
         return None
     groups, tables = make_fold_tables(model, events, users, side)
-    return Ledgers(make_table(model, events, users, side), LedgerReader(model, events, tables, groups))
+    readers = [model.reads(table) for table in tables]
+    return Ledgers(make_table(model, events, users, side), LedgerReader(readers, events, groups))

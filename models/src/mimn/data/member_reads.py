@@ -1,72 +1,73 @@
 """How often and how recently each user touched the members of each candidate, as of every impression.
 
-The numbers depend on the history alone and on no weight. They are those of `mimn.bundle.members`, which reads a user's
-items at the time of a request; here the same is computed for many impressions at once.
+Histories are folded into ledgers with the code that UIC folds with, and read with the code that RTP reads with
+(`mimn.bundle.members`). The numbers depend on the history alone and on no weight, so each is computed once a run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.bundle.members import as_read, read_width
+from mimn.bundle.members import MemberIndex, MemberIndexError
+from mimn.bundle.reads import Reads
+from mimn.data.events import DataError
 from mimn.data.labelled import Labelled
+from mimn.data.ledger_reads import LedgerReader, Questions
 from mimn.data.members import NO_MEMBERS, Members, spans
-from mimn.state.sketch import DAY_MS
+from mimn.state.ledger import Ledger
 
 Ints = NDArray[np.int64]
-IMPRESSIONS_AT_ONCE = 1 << 16
 
 
-class MemberReads:
-    """The reads of a data set's impressions. Keeps one entry for each event and candidate that the event touches."""
+def index_of(ledger: Ledger, members: Members | None) -> MemberIndex:
+    """The index of a data set's members by the keys of a ledger.
 
-    def __init__(self, labelled: Labelled, members: Members | None, half_lives: Sequence[int]) -> None:
-        """`half_lives`: in days, above 0."""
-        self._labelled, self._half_lives = labelled, tuple(half_lives)
-        shown, events = labelled.impressions, labelled.events
-        candidates, self._candidate = np.unique(shown.item_id, return_inverse=True)
-        place, item = (NO_MEMBERS if members is None else members).of(candidates)
-        by_item = np.argsort(item, kind="stable")
-        place, item = place[by_item], item[by_item]
-        first, stop = (np.searchsorted(item, events.item_id, side) for side in ("left", "right"))
-        event, at = spans(first, stop)
-        self._width = max(len(candidates), 1)
-        chain = events.user_index[event] * self._width + place[at]
-        # Within a chain (one user, one candidate) by item, and an item's events by time, as they are.
-        order = np.lexsort((event, item[at], chain))
-        self._chain, self._event, self._item = chain[order], event[order], item[at][order]
+    Raises:
+        DataError: an item belongs to too many candidates (`mimn.bundle.members.MOST_CANDIDATES`), or there are too many
+            pairs.
+    """
+    pairs = NO_MEMBERS if members is None else members
+    try:
+        return MemberIndex.of(ledger, pairs.key.astype(np.uint64), pairs.item.astype(np.uint64))
+    except MemberIndexError as error:
+        raise DataError(f"`[members]`: {error}") from error
 
-    def of(self, impressions: Ints, length: int) -> NDArray[np.float32]:
-        """The reads of some impressions over the latest `length` events before each. [n] → [n, R]"""
-        out = np.empty((len(impressions), read_width(self._half_lives)), np.float32)
-        for at in range(0, len(impressions), IMPRESSIONS_AT_ONCE):
-            some = impressions[at : at + IMPRESSIONS_AT_ONCE]
-            out[at : at + IMPRESSIONS_AT_ONCE] = self._of(some, length)
-        return out
 
-    def _of(self, impressions: Ints, length: int) -> NDArray[np.float32]:
-        data, n = self._labelled, len(impressions)
-        events, now = data.events, data.impressions.time_ms[impressions]
-        end = data.end[impressions]
-        begin = np.maximum(data.begin[impressions], end - length)
-        user = events.user_index[np.minimum(data.begin[impressions], len(events) - 1)]
-        chain = user * self._width + self._candidate[impressions]
-        first, stop = np.searchsorted(self._chain, chain), np.searchsorted(self._chain, chain, "right")
-        none = begin == end  # a user without events has no rows of their own
-        row, at = spans(first, np.where(none, first, stop))
-        event = self._event[at]
-        there = (event >= begin[row]) & (event < end[row])
-        row, at, event = row[there], at[there], event[there]
-        new = np.ones(len(row), np.bool_)
-        new[1:] = (row[1:] != row[:-1]) | (self._item[at][1:] != self._item[at][:-1])
-        start = np.flatnonzero(new)
-        times = np.diff(np.append(start, len(row)))
-        of = row[start]
-        last = events.timestamp[event[start + times - 1]] * events.unit_ms
-        age = (now[of] - last) / DAY_MS
-        sums = [np.bincount(of, times, n), np.bincount(of, minlength=n)]
-        sums += [np.bincount(of, times * np.exp2(-age / days), n) for days in self._half_lives]
-        return as_read(np.stack(sums, -1))
+class ImpressionReads:
+    """The reads of a data set's impressions over ledgers of the latest `length` events before each."""
+
+    def __init__(self, labelled: Labelled, reads: Reads, length: int) -> None:
+        self._labelled, self._length = labelled, length
+        self._reader = LedgerReader([reads], labelled.events)
+        shown = labelled.impressions
+        order = np.lexsort((shown.time_ms, shown.user_id))
+        columns = shown.user_id[order], shown.time_ms[order]
+        new = np.ones(len(order), np.bool_)
+        new[1:] = np.any([column[1:] != column[:-1] for column in columns], axis=0)
+        self._order, self._first = order, np.append(np.flatnonzero(new), len(order))
+        self._moment = np.empty(len(order), np.int64)
+        self._moment[order] = np.cumsum(new) - 1
+        self._known = np.zeros(len(self._first) - 1, np.bool_)
+        self._values = np.zeros((len(order), self._reader.width), np.float32)
+
+    def of(self, impressions: Ints) -> NDArray[np.float32]:
+        """The reads of some impressions. [n] → [n, R]"""
+        moments = np.unique(self._moment[impressions])
+        if len(missing := moments[~self._known[moments]]):
+            self._compute(missing)
+        return self._values[impressions]
+
+    def _compute(self, moments: Ints) -> None:
+        """Read all impressions of one user at one time together, and fold histories that begin alike only once."""
+        _, places = spans(self._first[moments], self._first[moments + 1])
+        rows, data = self._order[places], self._labelled
+        begin = np.maximum(data.begin[rows], data.end[rows] - self._length)
+        start, history = np.unique(begin, return_inverse=True)
+        position = data.end[rows] - begin
+        length = np.zeros(len(start), np.int64)
+        np.maximum.at(length, history, position)
+        shown = data.impressions
+        asked = Questions(history, position, shown.item_id[rows, np.newaxis], shown.time_ms[rows])
+        self._values[rows] = self._reader.read(start, length, asked)[:, 0]
+        self._known[moments] = True

@@ -12,7 +12,7 @@ import torch
 
 from mimn.bundle import BundleError
 from mimn.config import ConfigError
-from mimn.export.parts import ExportError, RunFacts, drawn_table
+from mimn.export.parts import ExportError, RunFacts, drawn_members, drawn_table
 from mimn.export.run import config_of, drawn_codes, export_again, export_any, export_run, specs_of, untrained_model
 from mimn.export.sequence import EVENTS
 from mimn.nn.checkpoint import CheckpointError
@@ -80,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     training={"untrained": True, "seed": args.seed},
                     codes=drawn_codes(specs),
                     table=drawn_table(config, ids, np.random.default_rng(args.seed)),
+                    members=drawn_members(config, ids, np.random.default_rng(args.seed)),
                 ),
             )
     except FAILURES as error:

@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from mimn.baselines import ModelConfig
-from mimn.bundle import ActionSpec, EmbeddingTable, FieldData, ItemTable, Reads
+from mimn.bundle import ActionSpec, EmbeddingTable, FieldData, ItemTable, MemberIndex, Reads
 from mimn.bundle.fields import FIRST, FieldSpec
-from mimn.bundle.item_table import STATISTICS
+from mimn.bundle.item_table import NO_TABLE, STATISTICS
+from mimn.bundle.members import MemberReads
 from mimn.bundle.request_fields import RequestFields, asked_for
 from mimn.calibration import UNCALIBRATED, Calibration
 from mimn.nn.model import ClickModel
@@ -42,7 +43,9 @@ class RunFacts:
     codes: Mapping[str, Ids] = field(default_factory=dict)
     """Of listed fields: the codes of their values, rising."""
     table: ItemTable | None = None
-    """Of items, for a model with a ledger."""
+    """Of items, for a model that reads it with its ledger."""
+    members: MemberIndex | None = None
+    """Of candidates, for a model with `member_reads`."""
     calibration: Calibration = UNCALIBRATED
     negatives_kept: float = 1.0
     """The share of unclicked impressions that training read, in the files and of the files."""
@@ -109,28 +112,47 @@ def _item_vectors(model: ClickModel, rows: torch.Tensor) -> NDArray[np.float32]:
     return np.asarray(vectors.numpy())
 
 
-def reads_of(config: ModelConfig, table: ItemTable | None) -> Reads | None:
+def reads_of(config: ModelConfig, facts: RunFacts) -> Reads | None:
     """What the head of a model with a ledger reads; None without one.
 
     Raises:
-        ExportError: there is no table of items, or it does not fit the model.
+        ExportError: there is no table of items or no index of members, or it does not fit the model.
     """
-    if config.ledger is None:
+    ledger, table, members = config.ledger, NO_TABLE, None
+    if ledger is None:
         return None
-    if table is None:
-        raise ExportError("a model with a ledger is exported with the table of items of its run")
     try:
-        table.check()
+        if config.read_groups:
+            if facts.table is None:
+                raise ExportError("a model with a ledger is exported with the table of items of its run")
+            table = facts.table
+            table.check()
+            if table.types.shape[1] != len(config.ledger_types):
+                raise ExportError(
+                    f"the table of items has {table.types.shape[1]} kinds of types, not {config.ledger_types}"
+                )
+        if config.member_reads:
+            if facts.members is None:
+                raise ExportError("a model with member_reads is exported with the index of members of its run")
+            facts.members.check(ledger)
+            members = MemberReads(ledger, facts.members, config.member_half_lives)
     except ValueError as error:
         raise ExportError(str(error)) from error
-    if table.types.shape[1] != len(config.ledger_types):
-        raise ExportError(f"the table of items has {table.types.shape[1]} kinds of types, not {config.ledger_types}")
-    return Reads(config.ledger, table, config.read_groups)
+    return Reads(ledger, table, config.read_groups, members)
+
+
+def drawn_members(config: ModelConfig, item_ids: Ids, random: np.random.Generator) -> MemberIndex | None:
+    """An index in which half of the items stand for three others each, for untrained models; None without
+    `member_reads`."""
+    if config.ledger is None or not config.member_reads:
+        return None
+    candidates = np.repeat(item_ids[::2], 3)
+    return MemberIndex.of(config.ledger, candidates, random.choice(item_ids, len(candidates)))
 
 
 def drawn_table(config: ModelConfig, item_ids: Ids, random: np.random.Generator) -> ItemTable | None:
-    """A table of items with random values, for untrained models; None without a ledger."""
-    if config.ledger is None:
+    """A table of items with random values, for untrained models; None for one that reads none."""
+    if config.ledger is None or not config.read_groups:
         return None
     rows = len(item_ids) + 1
     return ItemTable(

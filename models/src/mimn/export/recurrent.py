@@ -17,6 +17,7 @@ from mimn.bundle import (
     IdSketch,
     ItemTableSpec,
     LedgerSpec,
+    MembersSpec,
     Reads,
     SketchSpec,
     StateSpec,
@@ -96,7 +97,7 @@ def export_bundle(
         raise ExportError("a model has context_features or fields: describe the features as fields, [fields.context]")
     items, categories = tables(model, item_ids, category_ids)
     layout, sketch = state_layout(config, state_dtype), config.sketch
-    reads = reads_of(config, facts.table)
+    reads = reads_of(config, facts)
     actions = None if model.actions is None else model.actions.value
     with evaluation(model):
         fields = field_data(model, facts.codes)
@@ -134,7 +135,8 @@ def export_bundle(
         if sketch is None
         else SketchSpec(SKETCH_RULE, sketch.category_cells, sketch.item_cells, sketch.half_lives),
         ledger=None if reads is None else LedgerSpec(LEDGER_RULE, reads.ledger.buckets, reads.ledger.ways),
-        item_table=None if reads is None else (ItemTableSpec(reads.groups, config.ledger_types), reads.table),
+        item_table=(ItemTableSpec(reads.groups, config.ledger_types), reads.table) if reads and reads.groups else None,
+        members=(MembersSpec(reads.members.half_lives), reads.members.index) if reads and reads.members else None,
         actions=action_specs(actions),
         context=config.context_features,
         opset=OPSET,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from mimn.baselines import ModelConfig, model_config
-from mimn.bundle import ItemTable, load_bundle
+from mimn.bundle import ItemTable, MemberIndex, load_bundle
 from mimn.bundle.fields import FIRST, FieldSpec, check_fields, code_of
 from mimn.calibration import UNCALIBRATED
 from mimn.config import ConfigError, MimnConfig
@@ -51,12 +51,8 @@ def export_any(
 ) -> Path:
     """The bundle of a model of any variant.
 
-    Raises: as `export_bundle` and `export_sequence`; ExportError also for a model with `member_reads`.
+    Raises: as `export_bundle` and `export_sequence`.
     """
-    if model.config.member_reads:
-        raise ExportError(
-            "the model has member_reads, which no bundle holds yet: train it with member_reads = false to serve it"
-        )
     if isinstance(model, BaselineModel):
         if state_dtype != "float32":
             raise ExportError(
@@ -81,9 +77,18 @@ def export_any(
 
 
 def export_run(
-    run: Path, output: Path, name: str, version: str, state_dtype: BlockType, *, events: int = EVENTS
+    run: Path,
+    output: Path,
+    name: str,
+    version: str,
+    state_dtype: BlockType,
+    *,
+    events: int = EVENTS,
+    members: MemberIndex | None = None,
 ) -> Path:
     """Export the model in a training run's folder; returns the bundle's path.
+
+    `members`: the index of the bundle in place of the run's, for a model with `member_reads`.
 
     Raises:
         ExportError, ParityError, BundleError, LayoutError, CheckpointError: as the names say.
@@ -92,8 +97,14 @@ def export_run(
         raise ExportError(f"--run: {run} is not a folder: give the folder that the training command printed")
     model = load_model(run / MODEL_FILE)
     facts = facts_of(run)
-    if model.config.ledger is not None:
-        facts = replace(facts, table=_item_table(run))
+    ledger = model.config.ledger
+    try:
+        if ledger is not None and model.config.read_groups:
+            facts = replace(facts, table=ItemTable.load(run))
+        if ledger is not None and model.config.member_reads:
+            facts = replace(facts, members=members or MemberIndex.load(run, ledger))
+    except ValueError as error:
+        raise ExportError(str(error)) from error
     return export_any(
         model,
         _ids(run / ITEM_IDS_FILE),
@@ -127,6 +138,7 @@ def export_again(old: Path, weights: Path, output: Path, *, name: str, version: 
             training=dict(before.manifest.training),
             codes=before.request.codes,
             table=None if before.reads is None else before.reads.table,
+            members=None if before.reads is None or before.reads.members is None else before.reads.members.index,
             calibration=before.manifest.calibration,
             negatives_kept=before.manifest.negatives_kept,
         ),
@@ -201,13 +213,6 @@ def specs_of(path: Path | None) -> tuple[FieldSpec, ...]:
     except (OSError, ValueError, msgspec.DecodeError) as error:
         raise ConfigError(f"--fields: {path} does not describe fields: {error}") from error
     return specs
-
-
-def _item_table(folder: Path) -> ItemTable:
-    try:
-        return ItemTable.load(folder)
-    except ValueError as error:
-        raise ExportError(str(error)) from error
 
 
 def _ids(path: Path) -> Ids:

@@ -22,7 +22,8 @@ from mimn import run
 from mimn.calibration import CalibrationError, Method
 from mimn.config import ConfigError
 from mimn.data.events import DataError
-from mimn.data.prepared import cache_folder
+from mimn.data.member_reads import index_of
+from mimn.data.prepared import cache_folder, prepare
 from mimn.export.__main__ import FAILURES, add_bundle_arguments
 from mimn.export.run import export_run
 from mimn.impressions.calibrate import calibrate
@@ -81,12 +82,13 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--length", type=int, help="latest events to read (training.validation_length)")
     exporting = commands.add_parser("export", help="write the run as a bundle for serving, with fields and calibrator")
     exporting.add_argument("--run", type=Path, required=True, help="run folder of train")
+    exporting.add_argument("--members", type=Path, help="description whose [members] the bundle gets, if not the run's")
     add_bundle_arguments(exporting)
     table = commands.add_parser("table", help="train and measure the rows of a plan that are missing; write its page")
     table.add_argument("--plan", type=Path, required=True, help="TOML file, such as those of models/plans/impressions")
     table.add_argument("--row", action="append", help="only this row; may be given several times")
     table.add_argument("--page-only", action="store_true", help="train nothing, write the page of what there is")
-    for command in (training, tuning, calibrating, evaluating, table):
+    for command in (training, tuning, calibrating, evaluating, exporting, table):
         command.add_argument("--cache", type=Path, default=cache_folder(), help="prepared data (%(default)s)")
     return parser
 
@@ -104,10 +106,7 @@ def _run(options: argparse.Namespace) -> Any:
         shown = ("name", "dataset", "seed", "epochs", "best_epoch", "validation_logloss", "validation_auc")
         return {name: record[name] for name in shown}
     if options.command == "export":
-        made = export_run(
-            options.run, options.output, options.name, options.version, options.state_dtype, events=options.events
-        )
-        return {"bundle": str(made)}
+        return {"bundle": str(_export(options))}
     if options.command == "tune":
         return _tune(options)
     if options.command == "table":
@@ -119,6 +118,24 @@ def _run(options: argparse.Namespace) -> Any:
     if options.command == "calibrate":
         return msgspec.to_builtins(calibrate(trained, options.method, length))
     return evaluate(trained, length)
+
+
+def _export(options: argparse.Namespace) -> Path:
+    members = None
+    if options.members is not None:
+        ledger = run.read(options.run / run.CONFIG, ImpressionConfig).architecture.ledger
+        if ledger is None:
+            raise ConfigError("--members: the run has no member_reads")
+        members = index_of(ledger, prepare(options.members, options.cache).members)
+    return export_run(
+        options.run,
+        options.output,
+        options.name,
+        options.version,
+        options.state_dtype,
+        events=options.events,
+        members=members,
+    )
 
 
 def _table(options: argparse.Namespace) -> dict[str, Any]:

@@ -64,10 +64,13 @@ class ImpressionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             raise ConfigError(
                 "context_features must be empty: describe the fields in dataset.toml, [fields.context], instead"
             )
-        if not self.history and (config.member_reads or config.sketch is not None):
-            raise ConfigError("member_reads must be false and sketch cells 0 without history: they count its events")
-        if config.ledger is not None:
-            raise ConfigError("ledger_buckets must be 0: training on impressions does not read a ledger yet")
+        if not self.history and (config.ledger is not None or config.sketch is not None):
+            raise ConfigError("ledger_buckets and sketch cells must be 0 without history: they count its events")
+        if config.ledger is not None and config.read_groups:
+            raise ConfigError(
+                "on impressions a head reads members in the ledger and no table of items: set member_reads = true "
+                "and leave ledger_reads empty, or set ledger_buckets = 0"
+            )
         if config.auxiliary_loss:
             raise ConfigError("auxiliary_loss must be false: training on impressions draws no foreign events for it")
         return config

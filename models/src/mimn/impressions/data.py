@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mimn.bundle.fields import MISSING
+from mimn.bundle.members import MemberIndex, MemberReads
+from mimn.bundle.reads import Reads
 from mimn.data.description import TimeSplit, instant_ms, weights_of
 from mimn.data.fields import EncodedFields, FittedFields, Values, encode_fields, fit_fields
 from mimn.data.labelled import Labelled, OccasionBatch, label_parts
-from mimn.data.member_reads import MemberReads
+from mimn.data.member_reads import ImpressionReads, index_of
 from mimn.data.members import spans
 from mimn.data.past_rates import PastRates
 from mimn.data.prepared import Prepared, prepare
@@ -145,9 +147,14 @@ class ImpressionReader:
         self._weight = Actions.of(weights_of(rules)).weight if rules else None
         self._data, self._labelled, self._ids, self._sketch = data, data.labelled, ids, model.sketch
         self._length = config.training.validation_length
-        self._members: MemberReads | None = None
-        if model.member_reads:
-            self._members = MemberReads(data.labelled, data.prepared.members, model.member_half_lives)
+        self.member_index: MemberIndex | None = None
+        """From items to the candidates that stand for them; None for a model without a ledger."""
+        self._reads: Reads | None = None
+        if model.ledger is not None:
+            self.member_index = index_of(model.ledger, data.prepared.members)
+            members = MemberReads(model.ledger, self.member_index, model.member_half_lives)
+            self._reads = Reads(model.ledger, members=members)
+        self._read: dict[int, ImpressionReads] = {}
         self._fields = encode_fields(data.prepared, data.labelled, fitted, data.rates)
         of_user = sum(spec.tabled and spec.kind != "multi" for spec in fitted.of("user"))
         single = [spec for spec in fitted.of("context") if spec.tabled and spec.kind != "multi"]
@@ -186,13 +193,12 @@ class ImpressionReader:
         return torch.from_numpy(rates.reshape(*impressions.shape, -1)) if rates.shape[-1] else None
 
     def reads(self, impressions: Ints, length: int) -> Tensor | None:
-        """What is read of the candidates' members over the latest `length` events; None without `member_reads`.
-
-        [...] → [..., R]
-        """
-        if self._members is None:
+        """What is read of ledgers of the latest `length` events; None without a ledger. [...] → [..., R]"""
+        if self._reads is None:
             return None
-        reads = self._members.of(impressions.reshape(-1), length)
+        if length not in self._read:  # of one length at a time
+            self._read = {length: ImpressionReads(self._labelled, self._reads, length)}
+        reads = self._read[length].of(impressions.reshape(-1))
         return torch.from_numpy(reads.reshape(*impressions.shape, -1))
 
     def cells(self, impressions: Ints) -> Ints:

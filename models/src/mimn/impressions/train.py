@@ -133,6 +133,8 @@ def train(
             shutil.copyfile(description, output / DESCRIPTION)
             known.ids.save(output)
             fitted.save(output)
+            if reader.member_index is not None:
+                reader.member_index.save(output)
             if origin is not None:
                 origin.save(output)
     with logged(output, file=processes.first):

@@ -157,7 +157,7 @@ class MimnHead(nn.Module):
         """The click logits; candidates do not influence each other.
 
         [N, F] of the cell, [N, C, D], [N, K], with a sketch the values of each candidate's cells [N, C, A, S], with
-        member reads or a ledger what is read [N, C, R], with fields of the item [N, C, W] → [N, C]
+        a ledger what is read [N, C, R], with fields of the item [N, C, W] → [N, C]
         """
         blocks = self._cell[0].unpack(states)
         features = [candidates, blocks["add_mean"].unsqueeze(-2) * candidates, self.read_out(blocks, candidates)]

@@ -69,7 +69,7 @@ class Batch:
     item_rates: Tensor | None = None
     """[B, P, C, Q] float32: the candidates' past rates, with such fields of the item only."""
     reads: Tensor | None = None
-    """[B, P, C, R] float32: what is read of the candidates' members with `member_reads`, or of the ledger with one."""
+    """[B, P, C, R] float32: what is read of the ledger, with one only."""
     negative_items: Tensor | None = None
     """[B, T] int64 rows, for the auxiliary loss: an event that did not happen at that step."""
     negative_categories: Tensor | None = None
@@ -96,8 +96,8 @@ class Losses(NamedTuple):
 
 Scorer = Callable[..., Tensor]
 """Click probabilities of candidates for N histories: items [N, C], categories [N, C] int64 rows → [N, C]. A model
-with a sketch also takes `counts` [N, C, A, S], one with `member_reads` or a ledger `reads` [N, C, R]; with past rates
-of the item `item_rates` [N, C, Q] may be given."""
+with a sketch also takes `counts` [N, C, A, S], one with a ledger `reads` [N, C, R]; with past rates of the item
+`item_rates` [N, C, Q] may be given."""
 
 
 class ClickModel(nn.Module, ABC):
@@ -256,7 +256,7 @@ class MimnModel(ClickModel):
         reads: Tensor | None = None,
         item_rates: Tensor | None = None,
     ) -> Tensor:
-        """[N, F], [N, C], [N, C] int64 rows, [N, K], with a sketch [N, C, A, S] (see `counts`), with member reads
+        """[N, F], [N, C], [N, C] int64 rows, [N, K], with a sketch [N, C, A, S] (see `counts`), with a ledger
         [N, C, R], with past rates of the item [N, C, Q] → [N, C]
 
         `context` is the context features and, with fields, the request's vector behind them.
@@ -381,8 +381,6 @@ def check_reads(config: ModelConfig, counts: Tensor | None, reads: Tensor | None
     """
     if config.sketch is not None and counts is None:
         raise BatchError("a model with a sketch needs `counts`, or a batch's `touches`")
-    if config.member_reads and reads is None:
-        raise BatchError("a model with member_reads needs `reads`")
     if config.ledger is not None and reads is None:
         raise BatchError("a model with a ledger needs `reads`")
 

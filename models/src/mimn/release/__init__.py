@@ -4,6 +4,16 @@ Pure: numpy, msgspec and a hash. RTP reads the record and follows it; `uic rollo
 in docs/formats/rollout.md and pinned by a golden file.
 """
 
+from mimn.release.announcement import (
+    Announcement,
+    Loaded,
+    NotLoaded,
+    announcement_key,
+    decode_announcement,
+    encode_announcement,
+    instances_key,
+    not_loaded,
+)
 from mimn.release.arms import BUCKETS, Buckets, bucket_of, resized, size, table
 from mimn.release.gates import Comparison, Finding, Gate, behind, compare, foreign, not_built, out_of_memory
 from mimn.release.headers import Headers, read_headers
@@ -45,6 +55,7 @@ __all__ = [
     "BUCKETS",
     "MAX_RECORD_BYTES",
     "OPEN",
+    "Announcement",
     "Arm",
     "Buckets",
     "Checked",
@@ -57,25 +68,32 @@ __all__ = [
     "GateClosed",
     "Headers",
     "Hold",
+    "Loaded",
     "NotAllowed",
+    "NotLoaded",
     "Record",
     "Refused",
     "Release",
     "Rollout",
     "State",
     "abort",
+    "announcement_key",
     "begin",
     "behind",
     "bucket_of",
     "canary",
     "collect",
     "compare",
+    "decode_announcement",
     "decode_record",
+    "encode_announcement",
     "encode_record",
     "foreign",
     "free_generation",
+    "instances_key",
     "left_behind",
     "not_built",
+    "not_loaded",
     "observe",
     "out_of_memory",
     "promote",

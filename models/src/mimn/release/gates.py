@@ -45,7 +45,7 @@ class Gate(StrEnum):
     MEMORY = "memory"
     """Both namespaces fit, with room for a fork."""
     LOADED = "loaded"
-    """Every scoring process that was named has the release loaded."""
+    """Every scoring process has the release loaded."""
 
 
 @dataclass(frozen=True, slots=True)

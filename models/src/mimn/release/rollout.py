@@ -156,7 +156,7 @@ def observe(
     closed = _closed(record, rollout, checked, now_ms)
     if rollout.state is State.CANARY or rollout.state not in OPEN:
         return record, closed
-    state = _shown(closed)
+    state = _shown([one for one in closed if one.gate is not Gate.LOADED])  # processes load what is ready
     reason = "; ".join(f"{one.gate}: {one.reason}" for one in closed)[:MAX_REASON] or "every gate is open"
     if state is rollout.state and hold == rollout.hold:
         return record, closed

@@ -67,6 +67,11 @@ class Keys(NamedTuple):
         """The keys from `begin` to before `end`."""
         return Keys(self.buckets[begin:end], self.tags[begin:end])
 
+    @property
+    def numbers(self) -> Ints:
+        """Each key as one number: bucket, then tag. [k]"""
+        return self.buckets << TAG_BITS | self.tags
+
 
 class Entries(NamedTuple):
     """Entries as numbers. [k] each."""

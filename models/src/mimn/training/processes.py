@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed import nn as distributed_nn  # noqa: F401  before a group exists: see `joined`
 
 F = TypeVar("F", np.float32, np.float64)
 
@@ -104,7 +105,12 @@ class Processes:
 
 @contextmanager
 def joined() -> Iterator[Processes]:
-    """The processes that `torchrun` started, connected meanwhile; one alone without it."""
+    """The processes that `torchrun` started, connected meanwhile; one alone without it.
+
+    Functions of `torch.distributed.nn` have the group of the time of its import as a default, and `torch.optim` imports
+    it on first use. Imported after the group was made, it would keep the group, and gloo's threads with it. One of them
+    could then touch Python while the interpreter ends, which aborts the process. So this module imports it first.
+    """
     cuda = torch.cuda.is_available()
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from access import KeyRing, ListenerTls
+from rtp.announcer import Announcer
 from rtp.core.admission import Admission
 from rtp.core.ports import Model, StateReader
 from rtp.core.shadowing import ShadowBudget
@@ -78,6 +79,14 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
         every_s=settings.bundles.follow_every_s,
         retry_every_s=settings.bundles.retry_every_s,
     )
+    announcer = Announcer(
+        in_service,
+        follower,
+        reader,
+        metrics,
+        prefix=settings.redis.prefix,
+        timeout_s=settings.redis.background_timeout_ms / 1000,
+    )
     reloader = Reloader(
         in_service,
         reader,
@@ -115,7 +124,7 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
         metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
         await watcher.look()
         await follower.begin()
-        background = [asyncio.create_task(watcher.run()), asyncio.create_task(follower.run())]
+        background = [asyncio.create_task(one.run()) for one in (watcher, follower, announcer)]
         if keys is not None:
             keys.watch(keys_read)
         try:

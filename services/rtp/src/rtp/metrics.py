@@ -126,6 +126,11 @@ class Metrics:
         self.revision = Gauge(
             "rtp_rollout_revision", "Revision of the rollout record that is followed; 0 without one.", registry=registry
         )
+        self.announced = Gauge(
+            "rtp_announced",
+            "1 if this process has said in the store what it has loaded, so that a rollout waits for it.",
+            registry=registry,
+        )
         self.record_up = Gauge(
             "rtp_rollout_up",
             "1 if the last look at the rollout record was good: read, or found absent before one was ever seen.",

@@ -56,6 +56,10 @@ class Commands(Protocol):
         """One EXISTS."""
         ...
 
+    async def announce(self, name: str, into: str, key: str, value: bytes, lasts_ms: int) -> None:
+        """One SADD and one SET."""
+        ...
+
     async def close(self) -> None:
         """Close every connection."""
         ...
@@ -104,6 +108,14 @@ class RedisStateReader:
         Raises: as `read`.
         """
         return await self._within(self._commands.count(keys), timeout_s, watched=False)
+
+    async def announce(self, name: str, into: str, key: str, value: bytes, *, lasts_s: float, timeout_s: float) -> None:
+        """Put `name` into the set under `into`, and `value` under `key` for `lasts_s` seconds; asks like `read_many`.
+
+        Raises: as `read`.
+        """
+        said = self._commands.announce(name, into, key, value, round(lasts_s * 1000))
+        await self._within(said, timeout_s, watched=False)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -196,6 +208,10 @@ class _PoolCommands:
     async def count(self, keys: Sequence[bytes]) -> int:
         found: int = await self._ask("EXISTS", *keys)
         return found
+
+    async def announce(self, name: str, into: str, key: str, value: bytes, lasts_ms: int) -> None:
+        await self._ask("SADD", into, name)
+        await self._ask("SET", key, value, "PX", str(lasts_ms))
 
     async def close(self) -> None:
         self._epoch += 1
@@ -296,6 +312,11 @@ class _ClusterCommands:
         async with self._slots:
             found: int = await self._cluster.exists(*keys)
         return found
+
+    async def announce(self, name: str, into: str, key: str, value: bytes, lasts_ms: int) -> None:
+        async with self._slots:
+            await self._cluster.sadd(into, name)
+            await self._cluster.set(key, value, px=lasts_ms)
 
     async def close(self) -> None:
         await self._cluster.aclose()

@@ -95,7 +95,7 @@ class BaselineModel(ClickModel):
     ) -> Tensor:
         """The click logits.
 
-        [B, P], [B, P, C], [B, P, C] int64 rows, with a sketch [B, P, C, A, S], with fields [B, P, K], with member reads
+        [B, P], [B, P, C], [B, P, C] int64 rows, with a sketch [B, P, C, A, S], with fields [B, P, K], with a ledger
         [B, P, C, R], with past rates of the item [B, P, C, Q] → [B, P, C]
         """
         check_reads(self.config, counts, reads)

@@ -16,7 +16,7 @@ from mimn.state import StateLayout
 
 
 class StateReader(Protocol):
-    """Reads values by key. Knows nothing of what they mean."""
+    """Reads values by key. Knows nothing of what they mean. All that it writes is that this process lives."""
 
     async def read(self, key: str, timeout_s: float) -> bytes | None:
         """The value under `key`, None if there is none; one round trip.
@@ -44,6 +44,13 @@ class StateReader(Protocol):
 
     async def count(self, keys: Sequence[bytes], timeout_s: float) -> int:
         """How many of `keys`, all different, exist. For background work.
+
+        Raises: as `read`.
+        """
+        ...
+
+    async def announce(self, name: str, into: str, key: str, value: bytes, *, lasts_s: float, timeout_s: float) -> None:
+        """Put `name` into the set under `into`, and `value` under `key` for `lasts_s` seconds. For background work.
 
         Raises: as `read`.
         """

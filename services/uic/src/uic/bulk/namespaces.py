@@ -26,6 +26,9 @@ SLICE: Final = 500
 """Keys that are removed at a time."""
 FOLDED_WITHIN_MS: Final = 30_000
 """A partition that is caught up says so every five seconds."""
+WATCHED_S: Final = 6.0
+"""How long a namespace is watched before it is dropped: whoever folds it commits meanwhile, or says that it is caught
+up; a load writes states."""
 FLAGS_AT: Final = 7
 """Of a state value (docs/formats/state.md)."""
 
@@ -51,15 +54,16 @@ class Sized:
     served_by: tuple[str, ...]
     """Roles in the rollout record."""
     folded: bool
-    """Whether a worker folds it now."""
+    """Whether a worker has caught up with the log within the last half minute."""
 
 
 class Namespaces:
     """All namespaces under one prefix."""
 
-    def __init__(self, client: Any, prefix: str) -> None:
+    def __init__(self, client: Any, prefix: str, sleep: Callable[[float], None] = time.sleep) -> None:
         self._client = client
         self._prefix = prefix
+        self._sleep = sleep
 
     def names(self) -> list[str]:
         """All, sorted."""
@@ -125,11 +129,11 @@ class Namespaces:
 
         Args:
             name: the namespace.
-            force: although a worker seems to fold it.
+            force: although a worker or a load seems to write it.
             after: hears each step when it is done: "progress", "slice", "keys".
 
         Raises:
-            BulkRefused: it is served, or folded, or there is none of this name.
+            BulkRefused: it is served, or somebody writes it, or there is none of this name.
             StoreUnavailable: no answer; run it again.
         """
         keys = Keys(name, self._prefix)
@@ -141,11 +145,8 @@ class Namespaces:
                 f"namespace {name} is {', '.join(found.served_by)} in the rollout record: end or roll back that "
                 "rollout first (ctr rollout list)"
             )
-        if found.folded and not force:
-            raise BulkRefused(
-                f"a worker has folded namespace {name} within the last half minute: stop the workers that have it, "
-                "wait, or say --force if they are gone"
-            )
+        if not force:
+            self._refuse_busy(found, keys)
         with _asking():
             gone = 0
             for p in range(found.partitions or 0):
@@ -162,6 +163,34 @@ class Namespaces:
             self._client.unlink(keys.meta)
             self._client.srem(keys.namespaces, name)
         return gone
+
+    def _refuse_busy(self, found: Sized, keys: Keys) -> None:
+        """Refuse while somebody writes the namespace, caught up or not. Takes `WATCHED_S`.
+
+        Raises:
+            BulkRefused: as said.
+            StoreUnavailable: no answer.
+        """
+        way_out = "stop the workers that have it, wait, or say --force if they are gone (uic namespaces drop)"
+        if found.folded:
+            raise BulkRefused(f"a worker has folded namespace {found.namespace} within the last half minute: {way_out}")
+        before = self._written(keys, found.partitions or 0)
+        if not any(record or loaded for record, loaded in before):
+            return
+        self._sleep(WATCHED_S)
+        changed = sum(a != b for a, b in zip(before, self._written(keys, found.partitions or 0), strict=True))
+        if changed:
+            raise BulkRefused(
+                f"{changed} partitions of namespace {found.namespace} were written within {WATCHED_S:g} s: a worker "
+                f"folds it, or a load is on its way; {way_out}"
+            )
+
+    def _written(self, keys: Keys, partitions: int) -> list[tuple[bytes | None, int]]:
+        """What changes with every commit and with every call of a load, by partition."""
+        with _asking():
+            return [
+                (self._client.get(keys.progress(p)), int(self._client.scard(keys.staged(p)))) for p in range(partitions)
+            ]
 
     @property
     def _clustered(self) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -18,17 +19,21 @@ from mimn.release import (
     behind,
     foreign,
     not_built,
+    not_loaded,
     out_of_memory,
 )
 from uic.errors import UicError
 from uic.log.erasures import KafkaErasures
 from uic.rollout.comparison import Extent, Seen, compare_users
 from uic.rollout.namespaces import Namespace, Reading
+from uic.rollout.scorers import Scorers, asked
 from uic.settings import ClientSettings
 from uic.tools.partitions import Refused as NoAnswer
-from uic.tools.partitions import call
 
 LOG_TIMEOUT_S: Final = 10.0
+FOLLOWED_WITHIN_S: Final = 8.0
+"""A process has followed the record by then, one that ended has been forgotten, and a bundle is loaded, most often."""
+PAUSE_S: Final = 0.25
 NOT_COMPARED: Final = Finding(Gate.DIGEST, "users were not compared yet", passes=True)
 
 
@@ -40,7 +45,7 @@ class Demands:
     steady_ms: int = 300_000
     extent: Extent = field(default_factory=Extent)
     rtp: Sequence[str] = ()
-    """Admin addresses of scoring processes that must have the release loaded."""
+    """Admin addresses of scoring processes that must have the release loaded; empty: all that announce themselves."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,12 @@ class Look:
 class Gates:
     """Looks at rollouts."""
 
-    def __init__(self, client: Any, settings: ClientSettings, demands: Demands) -> None:
+    def __init__(
+        self, client: Any, settings: ClientSettings, demands: Demands, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
         self._client = client
+        self._sleep = sleep
+        self._scorers = Scorers(client, settings.redis.prefix)
         self._settings = settings
         self._demands = demands
         self._clustered = settings.redis.mode == "cluster"
@@ -65,11 +74,12 @@ class Gates:
         """The namespace of a release."""
         return Namespace(self._client, self._settings.redis.prefix, release, clustered=self._clustered)
 
-    def look(self, record: Record, rollout: Rollout, *, users: bool = True) -> Look:
-        """Every gate of `rollout`; without `users`, those that a moment answers, and users count as not compared."""
+    def look(self, record: Record, rollout: Rollout, *, users: bool = True, patient: bool = False) -> Look:
+        """Every gate of `rollout`; without `users`, those that a moment answers, and users count as not compared. If
+        `patient`, give scoring processes the time that it takes to follow the record."""
+        unloaded = tuple(self._loaded(record, rollout.release, FOLLOWED_WITHIN_S if patient else 0.0))
         if rollout.head_only:
-            findings = tuple(self._loaded(record, rollout.release))
-            return Look(Checked(record.revision, findings), None)
+            return Look(Checked(record.revision, unloaded), None)
         old, new = self.namespace(rollout.replaces), self.namespace(rollout.release)
         before, after = old.read(), new.read()
         lineages = "0" * 16 if after is None else after.lineages
@@ -78,7 +88,7 @@ class Gates:
         if not findings and before is not None:
             if users:
                 seen, more = self._compare(old, new, before, rollout.id)
-                findings = (*more, *seen.findings(), *self._memory(), *self._loaded(record, rollout.release))
+                findings = (*more, *seen.findings(), *self._memory(), *unloaded)
             else:
                 findings = (NOT_COMPARED,)
         return Look(Checked(record.revision, findings, lineages, self._demands.steady_ms), seen)
@@ -144,21 +154,25 @@ class Gates:
             if (full := out_of_memory(used, 0, whole)) is not None:
                 yield full
 
-    def _loaded(self, record: Record, release: Release) -> Iterator[Finding]:
+    def _loaded(self, record: Record, release: Release, within_s: float) -> list[Finding]:
+        """What scoring processes lack, once nothing is lacking that time may bring, or after `within_s` seconds."""
+        while True:
+            found = list(self._lacking(record, release))
+            if not any(one.passes for one in found) or within_s <= 0:
+                return found
+            self._sleep(PAUSE_S)
+            within_s -= PAUSE_S
+
+    def _lacking(self, record: Record, release: Release) -> Iterator[Finding]:
+        told = [] if self._demands.rtp else self._scorers.announced()
         for url in self._demands.rtp:
             try:
-                said = call(url, "GET", "/releases", self._settings.access)
+                told.append(asked(url, self._settings.access))
             except NoAnswer as error:
                 yield Finding(Gate.LOADED, f"{url}: {error}", passes=True)
-                continue
-            loaded = [*said["arms"], *said["shadows"], *said["standby"]]
-            if said["revision"] != record.revision:
-                text = f"{url} follows revision {said['revision']} of the record, not {record.revision}"
-                yield Finding(Gate.LOADED, text, passes=True)
-            elif (release.manifest, release.namespace) not in [(one["manifest"], one["namespace"]) for one in loaded]:
-                why = [one["reason"] for one in said["refused"] if one["bundle"] == release.bundle]
-                text = f"{url} has not loaded {release.bundle}: {why[0] if why else 'it is being loaded'}"
-                yield Finding(Gate.LOADED, text, passes=not why)
+        for one in told:
+            if (finding := not_loaded(one, release, record.revision)) is not None:
+                yield finding
 
 
 def _is_text(key: bytes) -> bool:

@@ -173,7 +173,11 @@ def _add_gates(parser: argparse.ArgumentParser) -> None:
         help="users of the other partitions that are compared (default %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--rtp", action="append", default=[], metavar="URL", help="an RTP's admin address that must have it loaded"
+        "--rtp",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="an RTP's admin address that must have it loaded (default: all RTPs that announce themselves)",
     )
 
 

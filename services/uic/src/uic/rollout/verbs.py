@@ -13,7 +13,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from mimn import release as rollouts
-from mimn.release import Finding, GateClosed, NotAllowed, Record, Release, Rollout, State, free_generation, left_behind
+from mimn.release import (
+    Announcement,
+    Finding,
+    GateClosed,
+    NotAllowed,
+    Record,
+    Release,
+    Rollout,
+    State,
+    free_generation,
+    left_behind,
+)
 from uic.bulk.errors import BulkRefused
 from uic.bulk.namespaces import Namespaces
 from uic.rollout import planning
@@ -21,6 +32,7 @@ from uic.rollout.desk import Desk
 from uic.rollout.gates import Demands, Gates, Look
 from uic.rollout.origins import origin_of
 from uic.rollout.planning import Plan
+from uic.rollout.scorers import Scorers
 from uic.settings import ClientSettings
 
 POLL_S: Final = 1.0
@@ -53,7 +65,8 @@ class Verbs:
         self._client = client
         self._settings = settings
         self._desk = Desk(client, settings.redis.prefix)
-        self._gates = Gates(client, settings, demands)
+        self._gates = Gates(client, settings, demands, sleep)
+        self._scorers = Scorers(client, settings.redis.prefix)
         self._sleep = sleep
         self._clock = clock
         self._by = f"{getpass.getuser()}@{socket.gethostname()}"
@@ -140,7 +153,7 @@ class Verbs:
     def canary(self, identity: str, percent: float) -> Answer:
         """Serve some users by it."""
         record, rollout = self._found(identity)
-        look = self._gates.look(record, rollout)
+        look = self._gates.look(record, rollout, patient=True)
         after = rollouts.canary(
             record, identity, look.checked, percent=percent, now_ms=self._gates.now_ms(), by=self._by
         )
@@ -158,7 +171,7 @@ class Verbs:
         record, rollout = self._found(identity)
         if rollout.state is State.SERVING:
             return Answer(_view(record, rollout), ("it serves already",))
-        look = self._gates.look(record, rollout)
+        look = self._gates.look(record, rollout, patient=True)
         after = rollouts.promote(
             record,
             identity,
@@ -201,6 +214,7 @@ class Verbs:
         if record is None:
             return Answer({"collected": []})
         record = self._desk.change(lambda before: rollouts.retire(before, now_ms=now_ms, by=self._by))
+        self._scorers.forget_ended()
         collected, notes = [], []
         for rollout in record.rollouts:
             name = left_behind(record, rollout)
@@ -226,15 +240,17 @@ class Verbs:
     # Looking
 
     def listing(self) -> Answer:
-        """All rollouts of the record."""
+        """All rollouts of the record, and the scoring processes that announce themselves."""
         record = self._desk.read()
+        told = [_process(one) for one in self._scorers.announced()]
         if record is None:
-            return Answer({"serving": None, "rollouts": []})
+            return Answer({"serving": None, "rollouts": [], "rtp": told})
         return Answer(
             {
                 "serving": record.serving.bundle,
                 "revision": record.revision,
                 "rollouts": [_row(one) for one in record.rollouts],
+                "rtp": told,
             }
         )
 
@@ -319,6 +335,15 @@ def _row(rollout: Rollout) -> dict[str, Any]:
         "since": _time(rollout.changed_ms),
         "namespace": rollout.release.namespace,
         "reason": rollout.reason,
+    }
+
+
+def _process(told: Announcement) -> dict[str, Any]:
+    return {
+        "instance": told.instance,
+        "revision": told.revision,
+        "loaded": ", ".join(f"{one.bundle} ({one.role})" for one in told.loaded),
+        "refused": "; ".join(f"{one.bundle}: {one.reason}" for one in told.refused),
     }
 
 

@@ -1,0 +1,91 @@
+"""What a scoring process says of itself in the store, each second or so, so that a rollout knows whom to wait for.
+
+A set (`<prefix>:{rtp}`) has the names of the processes, and a key each (`<prefix>:{rtp}:<instance>`) that expires soon
+after its process has ended holds a JSON document, `Announcement`. All of it is in one slot. No secrets, no addresses.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta, Struct
+
+from mimn.release.gates import Finding, Gate
+from mimn.release.record import Release
+
+EVERY_S: Final = 1.0
+LASTS_S: Final = 5.0
+"""After the last announcement."""
+MAX_BYTES: Final = 1 << 14
+_Short = Annotated[str, Meta(max_length=400)]
+
+
+class Loaded(Struct, frozen=True):
+    """A release that the process has loaded."""
+
+    bundle: _Short
+    manifest: _Short
+    namespace: _Short
+    role: _Short
+    """`serving`, another arm's name, `shadow:<name>` or `standby`."""
+
+
+class NotLoaded(Struct, frozen=True):
+    """A release that the process was to load and could not."""
+
+    bundle: _Short
+    reason: _Short
+
+
+class Announcement(Struct, frozen=True, kw_only=True):
+    """One process. A reader leaves out fields that it does not know."""
+
+    instance: _Short
+    """`<host name>:<process id>`."""
+    revision: int | None
+    """Of the rollout record that it follows; None without one."""
+    loaded: tuple[Loaded, ...] = ()
+    refused: tuple[NotLoaded, ...] = ()
+
+
+def instances_key(prefix: str) -> str:
+    """Where the set of processes is."""
+    return f"{prefix}:{{rtp}}"
+
+
+def announcement_key(prefix: str, instance: str) -> str:
+    """Where one process's announcement is."""
+    return f"{prefix}:{{rtp}}:{instance}"
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Announcement).decode
+
+
+def encode_announcement(told: Announcement) -> bytes:
+    """The stored value."""
+    return _encode(told)
+
+
+def decode_announcement(value: bytes) -> Announcement:
+    """What a process says.
+
+    Raises:
+        ValueError: the bytes are no announcement.
+    """
+    if len(value) > MAX_BYTES:
+        raise ValueError(f"{len(value)} bytes are no announcement")
+    return _decode(value)
+
+
+def not_loaded(told: Announcement, release: Release, revision: int) -> Finding | None:
+    """Whether a process follows another revision of the record, or lacks `release`."""
+    if told.revision != revision:
+        text = f"{told.instance} follows revision {told.revision} of the record, not {revision}"
+        return Finding(Gate.LOADED, text, passes=True)
+    if (release.manifest, release.namespace) in [(one.manifest, one.namespace) for one in told.loaded]:
+        return None
+    why = [one.reason for one in told.refused if one.bundle == release.bundle]
+    text = f"{told.instance} has not loaded {release.bundle}: {why[0] if why else 'it is being loaded'}"
+    return Finding(Gate.LOADED, text, passes=not why)

@@ -1,0 +1,99 @@
+"""Says in the store which releases this process has loaded, so that a rollout waits for it. Needs no address of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Callable
+
+import structlog
+
+from mimn.release import (
+    Announcement,
+    Loaded,
+    NotLoaded,
+    announcement_key,
+    encode_announcement,
+    instances_key,
+)
+from mimn.release.announcement import EVERY_S, LASTS_S
+from rtp.core.ports import StateReader
+from rtp.errors import StoreError
+from rtp.metrics import Metrics
+from rtp.release import InService, Release
+from rtp.rollout_follower import RolloutFollower
+
+LOOK_S = 0.1
+"""How soon a change is told."""
+MAX_REASON = 400
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class Announcer:
+    """Announces this process: each second, and at once when something changed."""
+
+    def __init__(
+        self,
+        in_service: InService,
+        follower: RolloutFollower,
+        store: StateReader,
+        metrics: Metrics,
+        *,
+        prefix: str,
+        timeout_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._in_service = in_service
+        self._follower = follower
+        self._store = store
+        self._metrics = metrics
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._instance = f"{socket.gethostname()}:{os.getpid()}"
+        self._keys = instances_key(prefix), announcement_key(prefix, self._instance)
+        self._said = b""
+        self._due = 0.0
+        self._trouble: str | None = None
+
+    async def run(self) -> None:
+        """Announce forever."""
+        while True:
+            await self.look()
+            await asyncio.sleep(LOOK_S)
+
+    async def look(self) -> None:
+        """Announce if it is time, or something changed. Never raises for what the store does."""
+        value = encode_announcement(self._told())
+        if value == self._said and self._clock() < self._due:
+            return
+        self._due = self._clock() + EVERY_S
+        names, key = self._keys
+        try:
+            await self._store.announce(self._instance, names, key, value, lasts_s=LASTS_S, timeout_s=self._timeout_s)
+        except StoreError as error:
+            trouble = str(error)
+            if trouble != self._trouble:
+                log.warning("not announced: a rollout does not wait for this process", reason=trouble)
+            self._trouble = trouble
+        else:
+            self._said, self._trouble = value, None
+        self._metrics.announced.set(0 if self._trouble else 1)
+
+    def _told(self) -> Announcement:
+        traffic, record = self._in_service.traffic, self._follower.record
+        roles: list[tuple[str, Release]] = [(arm.name, arm.release) for arm in traffic.arms]
+        roles += [(f"shadow:{arm.name}", arm.release) for arm in traffic.shadows]
+        roles += [("standby", release) for release in self._in_service.standby]
+        return Announcement(
+            instance=self._instance,
+            revision=None if record is None else record.revision,
+            loaded=tuple(
+                Loaded(release.bundle, release.model.sha256, release.keys.namespace, role) for role, release in roles
+            ),
+            refused=tuple(
+                NotLoaded(release.bundle, one.reason[:MAX_REASON]) for release, one in self._follower.refused.items()
+            ),
+        )

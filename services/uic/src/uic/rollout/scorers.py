@@ -1,0 +1,62 @@
+"""The scoring processes of a deployment: those that announce themselves in the store, and those that are named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mimn.release import (
+    Announcement,
+    Loaded,
+    NotLoaded,
+    announcement_key,
+    decode_announcement,
+    instances_key,
+)
+from uic.settings import AccessSettings
+from uic.tools.partitions import call
+
+
+class Scorers:
+    """Reads what RTP processes announce under one key prefix."""
+
+    def __init__(self, client: Any, prefix: str) -> None:
+        self._client = client
+        self._prefix = prefix
+
+    def announced(self) -> list[Announcement]:
+        """Those that live, by name. One that is unreadable, of another version perhaps, follows no revision."""
+        found = []
+        for name in self._names():
+            value = self._client.get(announcement_key(self._prefix, name))
+            if value is None:
+                continue
+            try:
+                found.append(decode_announcement(value))
+            except ValueError:
+                found.append(Announcement(instance=name, revision=None))
+        return found
+
+    def forget_ended(self) -> None:
+        """Take the names of processes that have ended from the list; one that lives comes back within a second."""
+        for name in self._names():
+            if not self._client.exists(announcement_key(self._prefix, name)):
+                self._client.srem(instances_key(self._prefix), name)
+
+    def _names(self) -> list[str]:
+        return sorted(name.decode(errors="replace") for name in self._client.smembers(instances_key(self._prefix)))
+
+
+def asked(url: str, access: AccessSettings) -> Announcement:
+    """What the process with this admin address says.
+
+    Raises:
+        uic.tools.partitions.Refused: no answer.
+    """
+    said = call(url, "GET", "/releases", access)
+    loaded = [*said["arms"], *said["shadows"], *said["standby"]]
+    return Announcement(
+        instance=url,
+        revision=said["revision"],
+        loaded=tuple(Loaded(one["bundle"], one["manifest"], one["namespace"], one.get("arm", "")) for one in loaded),
+        refused=tuple(NotLoaded(one["bundle"], one["reason"]) for one in said["refused"]),
+    )
