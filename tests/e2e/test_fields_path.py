@@ -91,6 +91,18 @@ memory_induction = false
 utilization = false
 history_product = true
 """,
+    "gru4rec": """
+variant = "gru4rec"
+history_product = true
+head = "deepfm"
+sketch_category_cells = 6
+sketch_half_lives = [0]
+""",
+    "hashed": """
+variant = "hashed"
+units = 6
+slots = 3
+""",
     "din": """
 variant = "din"
 history_product = true

@@ -116,7 +116,7 @@ def made(folder: Path, model: str, now: int) -> Path:
         f'name = "x"\nmin_count = 2\n[model]\nembedding_dim = 4\nhead = "wide_deep"\nhead_units = [16, 8]\n'
         "sketch_category_cells = 4\nsketch_half_lives = [0]\nledger_buckets = 3\nmember_reads = true\n"
         f"{MODELS[model]}[windows]\nlength = 64\n"
-        "[training]\nepochs = 2\nlearning_rate = 1e-2\nvalidation_length = 50\n"
+        "[training]\nepochs = 8\nlearning_rate = 1e-2\nvalidation_length = 50\n"
     )
     cache = ["--cache", str(folder / "cache")]
     trained = ["--run", str(output), *cache]

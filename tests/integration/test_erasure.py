@@ -6,13 +6,16 @@ import time
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from kafka import KafkaProducer
 
 from conftest import MakeTopics, RedisForTest, TopicsForTest
+from ctr.uic.v1.uic_service_pb2 import GetUserStateResponse
 from localstack.servers import DevBroker
 from localstack.topics import Topic, create_topics
 from localstack.wait import until
+from mimn.bundle import load_bundle
 from mimn.state import EMPTY_DIGEST, NO_TOPIC_ID, extend_digest, partition_of
 from support.uic_running import click, delete_and_wait, running_uic
 from uic.doors.publisher import Publisher
@@ -24,6 +27,7 @@ from uic.log.topic_reader import read_to_end
 pytestmark = pytest.mark.servers
 
 N = 8
+LEDGER = Path(__file__).parents[1] / "fixtures/bundle_tiny_ledger/tiny-ledger/1"
 TIMEOUT_S = 10.0
 
 
@@ -65,6 +69,51 @@ def test_a_full_replay_folds_nothing_of_an_erased_user(
     assert first is not None
     assert second is not None
     assert (second.event_count, second.digest) == (first.event_count, first.digest)
+    assert second.lineage != first.lineage
+
+
+def test_an_erased_item_leaves_the_ledger_once_and_in_order_and_a_replay_gives_the_same_bytes(
+    tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics
+) -> None:
+    topics, ledger = make_topics(kafka, N), load_bundle(LEDGER).ledger
+    assert ledger is not None
+
+    def known(state: GetUserStateResponse | None) -> list[int]:
+        """Which of the items 1 to 9 the ledger has."""
+        assert state is not None
+        [words] = [block.words for block in state.blocks if block.name == "ledger"]
+        items = np.arange(1, 10, dtype=np.uint64)
+        found = ledger.look_up(np.array(words, np.uint32), ledger.keys(items))[0]
+        return [int(place) + 1 for place in found]
+
+    with running_uic(tmp_path / "first", valkey, topics, bundle=LEDGER) as uic:
+        sent = [click("ann", 3), click("ann", 5), click("ann", 3), click("bob", 3)]
+        uic.wait_folded(uic.publish(*sent))
+        assert known(uic.state("ann")) == [3, 5]
+        erased = uic.erase_item("ann", 3)
+        uic.wait_folded([erased])
+        assert (known(uic.state("ann")), known(uic.state("bob"))) == ([5], [3])
+        late = click("ann", 3)
+        late.event_time = sent[0].event_time - 86_400_000
+        after = uic.publish(late, click("ann", 7))
+        uic.wait_folded(after)
+        first = uic.state("ann")
+        assert known(first) == [3, 5, 7], "what the log has after the erasure counts, however old its time"
+    for key in valkey.client.scan_iter(match=f"{valkey.prefix}:*"):
+        valkey.client.delete(key)
+    with running_uic(tmp_path / "second", valkey, topics, bundle=LEDGER) as uic:
+        uic.wait_folded([erased, *after])
+        second = uic.state("ann")
+    assert first is not None
+    assert second is not None
+    digest = EMPTY_DIGEST
+    for record in read_to_end({"bootstrap_servers": kafka}, topics.events):
+        if record.key == b"ann" and record.value is not None:
+            digest = extend_digest(digest, record.offset, record.value)
+    assert first.digest == digest, "the log proves it: every record of the user, the erasure too, once and in order"
+    assert first.event_count == 6
+    assert not second.partial
+    assert (second.digest, second.event_count, list(second.blocks)) == (digest, 6, list(first.blocks))
     assert second.lineage != first.lineage
 
 

@@ -131,7 +131,9 @@ def test_a_bundle_reads_members_as_training_did(tmp_path: Path, state: str) -> N
             known |= {"addresses": bundle.sketch.addresses(*asked)}
             known |= {"now": bundle.sketch.sketch.moments(np.array([now]))[0]}
         candidate = bundle.candidates(*asked)
-        candidate[:, 0] = run.reader.item_rates(np.array([row])).numpy()[0, 0]  # as of then, as evaluation has it
+        rates = run.reader.item_rates(np.array([row]))
+        assert rates is not None
+        candidate[:, 0] = rates.numpy()[0, 0]  # as of then, as evaluation has it
         score = head(candidate, state_of[0], request.values, **known)[0]
         assert score == pytest.approx(float(predicted.scores[place]), abs=1e-5)
         sums, touched = sums + score, touched + bool(known["reads"].any())

@@ -86,7 +86,12 @@ def step(events: NDArray[np.float32], state: NDArray[np.float32]) -> NDArray[np.
     return after
 
 
-MODEL = Model(step, vectors, INITIAL, LAYOUT, FINGERPRINT)
+def forget(state: NDArray[np.float32], item_id: int) -> None:
+    """Takes the item out of the last event, if it is that."""
+    state[3] = np.where(state[3] == item_id % 97, 0, state[3])
+
+
+MODEL = Model(step, vectors, forget, INITIAL, LAYOUT, FINGERPRINT)
 
 
 def event_value(user: str, item: int = 1, category: int = 0, event_time: int = WALL_MS, event_id: str = "") -> bytes:

@@ -38,6 +38,9 @@ class RunningUic:
     def erase(self, user: str) -> pb.LogPosition:
         return self.stub.EraseUser(pb.EraseUserRequest(user_id=user), timeout=10).position
 
+    def erase_item(self, user: str, item: int) -> pb.LogPosition:
+        return self.stub.EraseItem(pb.EraseItemRequest(user_id=user, item_id=item), timeout=10).position
+
     def state(self, user: str) -> pb.GetUserStateResponse | None:
         """The stored state, None if there is none."""
         try:
@@ -64,14 +67,20 @@ class RunningUic:
 
 @contextmanager
 def running_uic(
-    folder: Path, redis: RedisForTest, topics: TopicsForTest, *, serving: bool = True, **variables: str
+    folder: Path,
+    redis: RedisForTest,
+    topics: TopicsForTest,
+    *,
+    serving: bool = True,
+    bundle: Path = BUNDLE,
+    **variables: str,
 ) -> Iterator[RunningUic]:
     """Start UIC with the test's own topics and keys, and stop it afterwards. `serving`: wait until health is
     SERVING."""
     surroundings = Surroundings(
         bootstrap=topics.bootstrap,
         redis_url=redis.url,
-        bundle=BUNDLE,
+        bundle=bundle,
         topic=topics.events,
         partitions=topics.partitions,
         prefix=redis.prefix,

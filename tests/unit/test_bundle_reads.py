@@ -139,9 +139,10 @@ def test_keys_lead_back_to_rows() -> None:
     ledger = Ledger(112)
     ids = np.unique(np.random.default_rng(0).integers(1, 2**63, 5000).astype(np.uint64))
     index = KeyIndex(ledger, ids)
-    got = index.rows(ledger.keys(ids))
+    got = index.rows[index.of(ledger.keys(ids))]
     assert (got == np.arange(1, len(ids) + 1)).mean() > 0.999
-    assert (index.rows(ledger.keys(ids + np.uint64(1))) == 0).mean() > 0.999
+    assert (index.of(ledger.keys(ids + np.uint64(1))) == 0).mean() > 0.999
+    np.testing.assert_array_equal(index.numbers[1:], index.of(ledger.keys(ids)))
 
 
 def test_a_table_is_read_back_and_one_that_does_not_fit_is_refused(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from mimn.data.__main__ import main
+from mimn.data.events import DataError
+from mimn.run import DataSettings, load_data
 
 T = 1_600_000_000
 TOML = """
@@ -92,16 +94,26 @@ def test_a_data_set_without_faults_passes_each_command(
         ({"impressions": IMPRESSIONS.replace(f"{T}", "noon")}, ["impressions.csv", "column ts", "not a time"]),
         ({"events": EVENTS | {"sku": ["a", "b"]}}, ["events.parquet", "column sku", 'ids = "string"']),
         ({"events": EVENTS | {"ts": [T * 10**6] * 2}}, ["events.parquet", "column ts", 'time_unit = "us"']),
-        ({"users": {"uid": [1, 1]}}, ["`users`", "more than one row", "keep one row a key"]),
-        ({"items": {"sku": [5], "cat": [1]}}, ["`events`", "no row in `[items]`", "events.category"]),
+        (
+            {"users": {"uid": [1, 1]}},
+            ["`users`, column uid of users.parquet", "more than one row", " 1", "keep one row a key"],
+        ),
+        (
+            {"items": {"sku": [5], "cat": [1]}},
+            ["`events`, column sku of events.parquet", "no row in `[items]`", " 6", "events.category"],
+        ),
         (
             {"impressions": IMPRESSIONS.replace(",0,", ",1,")},
-            ["16 of 16 impressions are clicked", "nothing to learn"],
+            ["column clicked of impressions.csv", "16 of 16 impressions are clicked", "nothing to learn"],
+        ),
+        (
+            {"toml": TOML.replace('"1m"', '"20s"')},
+            ["column clicked of impressions.csv", "all 8 clicks came after the window", "impressions.label_time"],
         ),
         ({"toml": TOML.replace("files = [", "fils = [", 1)}, ["dataset.toml", "fils"]),
         ({"toml": TOML.replace("dataset.toml", "").replace("users.parquet", "user.pq")}, ["nothing matches user.pq"]),
     ],
-    ids=["column", "type of a time", "ids", "unit", "user twice", "no category", "all clicked", "key", "file"],
+    ids=["column", "type of a time", "ids", "unit", "user twice", "no category", "all clicked", "late", "key", "file"],
 )
 def test_what_prepare_refuses_check_finds_and_nothing_is_half_written(
     shop: Callable[..., Path], capsys: pytest.CaptureFixture[str], change: dict[str, Any], words: list[str]
@@ -113,6 +125,63 @@ def test_what_prepare_refuses_check_finds_and_nothing_is_half_written(
         assert [word for word in words if word not in said] == [], f"{command} said {said}"
     cache = path.parent / "cache"
     assert not cache.exists() or not list(cache.iterdir())
+
+
+def text(ids: list[int]) -> list[str]:
+    return [f'Größe "{one}"; [x]' for one in ids]
+
+
+STRINGS: dict[str, Any] = {
+    "toml": TOML.replace('name = "shop"', 'name = "shop"\nids = "string"'),
+    "impressions": "uid,sku,ts,clicked,at\n"
+    + "".join(
+        f'"Größe ""{1 + i % 2}""; [x]","Größe ""{5 + i % 2}""; [x]",{at},{i % 2},{at + 30}\n'
+        for day in range(4)
+        for i in range(4)
+        for at in [T + day * DAY + i]
+    ),
+    "events": EVENTS | {"uid": text([1, 2]), "sku": text([5, 6])},
+    "users": {"uid": text([1, 2])},
+    "items": {"sku": text([5, 6]), "cat": ["shoes", "shoes"]},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"users": {"uid": text([2, 2])}}, ["users.parquet", 'Größe "2"; [x]']),
+        ({"items": {"sku": text([5]), "cat": ["shoes"]}}, ["events.parquet", 'Größe "6"; [x]']),
+    ],
+    ids=["user twice", "no category"],
+)
+def test_a_row_with_a_text_as_its_id_is_named_by_the_text(
+    shop: Callable[..., Path], capsys: pytest.CaptureFixture[str], change: dict[str, Any], words: list[str]
+) -> None:
+    path = shop(**STRINGS | change)
+    for command in ("check", "prepare"):
+        status, said = ran(capsys, path, command)
+        assert status == 1, command
+        assert [word for word in words if word not in said] == [], f"{command} said {said}"
+
+
+def test_an_item_with_two_categories_is_named_by_its_text(
+    shop: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CTR_CACHE", str(tmp_path / "cache"))
+    users = text(list(range(40)))
+    events = {"uid": users * 2, "sku": text([5] * 80), "ts": [T + n for n in range(80)]}
+    toml = TOML.partition("[impressions]")[0].replace('name = "shop"', 'name = "shop"\nids = "string"')
+    path = shop(toml=f'{toml}category = "cat"\n', events=events | {"cat": ["a"] * 40 + ["b"] * 40})
+    with pytest.raises(DataError, match=r'columns sku and cat of events.parquet: item Größe "5"; \[x\] has two'):
+        load_data(DataSettings(description=str(path)))
+
+
+def test_a_sample_shows_the_texts_that_are_ids(shop: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    status, said = ran(capsys, shop(**STRINGS), "sample")
+    assert status == 0, said
+    assert 'user Größe "1"; [x]' in said
+    assert 'candidate: item Größe "5"; [x], category shoes' in said
+    assert 'Größe "6"; [x]' in said.split("history:", 1)[1]
 
 
 def test_check_finds_an_empty_part_and_counts_labels_that_come_too_late(

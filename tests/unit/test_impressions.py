@@ -78,6 +78,17 @@ def test_a_field_that_carries_the_signal_is_learned(signal_run: TrainedRun) -> N
     assert 0.8 < result["overall"]["raw"]["pcoc"]["value"] < 1.25
 
 
+@pytest.mark.parametrize("head", ["fm", "afm"])
+def test_a_head_without_a_tower_begins_with_the_rate_of_rare_clicks(head: str, tmp_path: Path) -> None:
+    """From 0, forty steps would not bring it near one click in thirty (decision 132)."""
+    rare = made(np.random.default_rng(0), lambda signal: graded(signal) / 8, fields=context("signal"))
+    path = rare.write(tmp_path)
+    train(path, configured(POOLING | {"head": head}), tmp_path / "run", cache=tmp_path / "cache")
+    overall = evaluate(TrainedRun.load(tmp_path / "run", tmp_path / "cache"), 16, resamples=2)["overall"]
+    assert 0.5 < overall["raw"]["pcoc"]["value"] < 2.0
+    assert overall["auc"]["value"] > 0.55
+
+
 def test_a_field_that_is_noise_is_not(tmp_path: Path) -> None:
     path = made(np.random.default_rng(0), graded, fields=context("noise")).write(tmp_path)
     train(path, configured(DEEPFM, epochs=2), tmp_path / "run", cache=tmp_path / "cache")
@@ -362,6 +373,20 @@ def test_figures_equal_those_counted_by_hand() -> None:
     assert np.isclose(found["raw"]["ne"]["value"], loss / entropy)
     assert np.isclose(found["raw"]["pcoc"]["value"], (0.8 + 1.2 + 0.4 + 0.4) / 2)
     assert np.isclose(found["raw"]["ece"]["value"], (0.2 + 2 * 0.6 + 2 * 0.2 + 0.6) / 6)
+
+
+def test_the_interval_of_a_calibration_error_covers_that_of_the_population() -> None:
+    """Chance makes every ECE too large, so the percentiles of resamples would lie above the truth."""
+    rng, covered, above = np.random.default_rng(3), 0, 0
+    for _ in range(40):
+        users, rate = rng.integers(0, 150, 600), rng.uniform(0.1, 0.6, 600)
+        labels, p = (rng.random(600) < rate).astype(np.int64), rate + 0.08
+        ece = figures(Rows(labels, p, {"raw": p}, users, np.ones(600)), resamples=60)["raw"]["ece"]
+        covered += ece["low"] <= 0.08 <= ece["high"]
+        above += ece["value"] > 0.08
+        assert 0.0 <= ece["low"] < ece["high"] < 0.3
+    assert covered >= 30, "about 38 of 40; percentiles: 8"
+    assert above > 20
 
 
 def test_an_interval_over_users_is_that_of_the_exact_figures() -> None:

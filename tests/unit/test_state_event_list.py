@@ -52,6 +52,18 @@ def test_users_of_a_wave_do_not_see_each_other(users: list[Events], capacity: in
         assert state.tobytes() == appended(rule, events)[0].tobytes()
 
 
+@given(EVENTS, st.integers(1, 12), st.integers(0, 3))
+def test_a_forgotten_item_leaves_the_list_as_if_its_kept_events_had_never_come(
+    events: Events, capacity: int, row: int
+) -> None:
+    rule = EventList(capacity)
+    events = [(item % 4, category) for item, category in events]
+    state = appended(rule, events)[0]
+    rule.forget(state, row)
+    kept = [event for event in events[-capacity:] if row == 0 or event[0] != row]
+    assert state.tobytes() == appended(rule, kept)[0].tobytes(), "row 0 is every unknown item: it stays"
+
+
 def test_appending_changes_no_argument() -> None:
     rule = EventList(3)
     states = appended(rule, [(1, 2), (3, 4)])

@@ -162,3 +162,35 @@ def test_either_kind_can_be_left_out(categories: int, items: int, addresses: int
     got = part.addresses_of(np.array([5, 6], np.uint64), np.array([1, 9], np.intp))
     assert got.shape == (2, addresses) == (2, part.addresses)
     assert got.max() < part.cells
+
+
+@given(TOUCHES, st.sampled_from([1, 2, 3]))
+def test_a_forgotten_item_reads_as_never_touched_and_one_that_shares_no_cell_as_before(
+    touches: list[Touch], item: int
+) -> None:
+    state = fold(blank(), touches)
+    before = state.copy()
+    addresses = sketch().addresses_of(np.array([item], np.uint64), np.zeros(1, np.intp))[0]
+    sketch().forget(state[0], addresses)
+    shape = len(CONFIG.sketch_half_lives), sketch().cells
+    counters, old = state[0, : sketch().values].reshape(shape), before[0, : sketch().values].reshape(shape)
+    cells = addresses[1:]
+    np.testing.assert_array_equal(counters[:, cells].min(1), 0)
+    others = np.setdiff1d(np.arange(sketch().cells), cells)
+    np.testing.assert_array_equal(counters[:, others], old[:, others])
+    np.testing.assert_array_equal(state[0, sketch().values :], before[0, sketch().values :])
+    np.testing.assert_array_equal(counters, half(counters))
+    assert (counters >= 0).all()
+
+
+def test_where_two_items_share_one_cell_forgetting_one_leaves_the_other_its_count() -> None:
+    items = np.arange(1, 200, dtype=np.uint64)
+    cells = sketch().addresses_of(items, np.zeros(len(items), np.intp))[:, 1:]
+    one, other = next(
+        (i, j) for i in range(len(items)) for j in range(i) if (cells[i] == cells[j]).tolist() == [True, False]
+    )
+    state = fold(blank(), [(int(items[one]), 0, START)] * 3 + [(int(items[other]), 0, START)] * 5)
+    sketch().forget(state[0], np.array([0, *cells[one]]))
+    plain = state[0, : sketch().cells]
+    assert plain[cells[one]].min() == 0
+    assert plain[cells[other]].tolist() == [5, 5]

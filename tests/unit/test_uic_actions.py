@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ctr.event.v1.behavior_event_pb2 import Action, BehaviorEvent
 from mimn.bundle import Bundle, load_bundle
 from mimn.bundle.graph import open_step
-from mimn.state import Progress, partition_of
+from mimn.state import Progress, partition_of, rest_of
 from mimn.state.actions import NAMES
 from support import fakes
 from support.fakes import (
@@ -26,7 +26,7 @@ from support.fakes import (
     users_of,
 )
 from uic.core.cache import StateCache
-from uic.core.event import Reason
+from uic.core.event import ERASE_ITEM, Reason
 from uic.core.fold import Part, Round
 from uic.core.ordering import Batch, Bounds, decode, take
 from uic.doors.servicer import validated
@@ -36,6 +36,7 @@ from uic.fold.rounds import Model
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 BUNDLE = load_bundle(FIXTURES / "bundle_tiny_actions/tiny-actions/1")
 PLAIN = load_bundle(FIXTURES / "bundle_tiny_sketch/tiny-sketch/1")
+LEDGER = load_bundle(FIXTURES / "bundle_tiny_ledger/tiny-ledger/1")
 LISTS = load_bundle(FIXTURES / "bundle_tiny_actions_din/tiny-actions-din/1")
 VIEW, CLICK, CART, FAVORITE, PURCHASE = range(1, 6)
 USERS = users_of(0, 1, 4)
@@ -81,13 +82,13 @@ def folded(events: Sequence[Sent], bundle: Bundle) -> dict[str, NDArray[np.float
     work = Round(bundle.initial_state, cache)
     work.plan([part])
     model = Model.of(bundle, open_step(bundle))
-    work.run(model.step, model.vectors, model.counting)
+    work.run(model.step, model.vectors, model.forget, model.counting, model.ledger)
     return {user: work.tensors[work.place[row]] for user, row in zip(batch.users, part.row_of, strict=True)}
 
 
 def test_the_names_are_those_of_the_wire_by_number() -> None:
-    assert [f"ACTION_{name.upper()}" for name in NAMES] == list(Action.keys())
-    assert list(Action.values()) == list(range(len(NAMES)))
+    assert [f"ACTION_{name.upper()}" for name in NAMES] == list(Action.keys())[: len(NAMES)]
+    assert list(Action.values()) == [*range(len(NAMES)), ERASE_ITEM], "what is no behavior comes last"
 
 
 def test_without_actions_in_the_bundle_every_action_of_the_wire_is_folded_alike() -> None:
@@ -183,3 +184,44 @@ def test_the_door_refuses_an_action_that_the_bundle_does_not_name() -> None:
     event.action = Action.ACTION_VIEW
     assert validated([event], fakes.WALL_MS, BUNDLE.actions), "of weight 0, but named"
     assert partition_of(USERS[0].encode(), 1) == 0
+
+
+@pytest.mark.parametrize("bundle", [BUNDLE, PLAIN, LEDGER, LISTS], ids=lambda bundle: bundle.name)
+@given(events=sent_events, erased=st.lists(st.tuples(st.integers(0, 39), st.integers(1, 300)), max_size=4))
+def test_an_erased_item_is_taken_out_where_its_record_lies_and_nothing_else_happens_there(
+    bundle: Bundle, events: list[Sent], erased: list[tuple[int, int]]
+) -> None:
+    for at, item in erased:
+        if at < len(events):
+            user, known, *_ = events[at]
+            events = [*events[: at + 1], (user, known if item % 2 else item, 0, ERASE_ITEM), *events[at + 1 :]]
+    batch = batch_of(events, bundle)
+    foreign = [a for *_, a in events if a != ERASE_ITEM and bundle.actions is not None and not bundle.actions.named[a]]
+    assert len(batch.rejected) == len(foreign)
+    assert len(batch.items) + batch.ignored + len(batch.rejected) == len(events)
+    assert (batch.actions == ERASE_ITEM).sum() == sum(action == ERASE_ITEM for *_, action in events), "all obey it"
+    got = folded(events, bundle)
+    want: dict[str, NDArray[np.float32]] = {}
+    for i, (user, item, category, action) in enumerate(events):
+        if action == ERASE_ITEM:
+            bundle.forget(want.setdefault(USERS[user], bundle.initial_state.copy()), item)
+            continue
+        if bundle.actions is not None and not bundle.actions.folded[action]:
+            continue
+        state = want.setdefault(USERS[user], bundle.initial_state.copy())[np.newaxis]
+        model = Model.of(bundle, STEPS[bundle.name])
+        ids = np.array([item], np.uint64), np.array([category], np.uint64)
+        numbers, times = np.array([action], np.uint8), np.array([fakes.WALL_MS + i * 3_600_000])
+        rest = rest_of(None if model.counting is None else model.counting.sketch, model.ledger)
+        state[:, rest] = model.step(model.vectors(*ids, numbers), np.ascontiguousarray(state[:, rest]))
+        if model.counting is not None:
+            plain = state if model.ledger is None else state[:, : -model.ledger.words]
+            model.counting.sketch.add(plain, model.counting.addresses(*ids), model.counting.moments(times, numbers))
+        if model.ledger is not None:
+            model.ledger.add(state, model.ledger.keys(ids[0]), times)
+    assert got.keys() == want.keys()
+    for name, tensors in got.items():
+        np.testing.assert_array_equal(tensors, want[name])
+
+
+STEPS = {bundle.name: open_step(bundle) for bundle in (BUNDLE, PLAIN, LEDGER, LISTS)}

@@ -204,12 +204,12 @@ def test_partitions_cut_and_folded_together_come_out_as_each_does_alone(
 
     pooled, work = parts_of(together), Round(fakes.INITIAL, cache)
     work.plan(pooled)
-    work.run(fakes.step, fakes.vectors)
+    work.run(fakes.step, fakes.vectors, fakes.forget)
     values = work.values(fakes.FINGERPRINT, fakes.LAYOUT)
     for part, lone in zip(pooled, parts_of(alone), strict=True):
         own = Round(fakes.INITIAL, cache)
         own.plan([lone])
-        own.run(fakes.step, fakes.vectors)
+        own.run(fakes.step, fakes.vectors, fakes.forget)
         own_values = own.values(fakes.FINGERPRINT, fakes.LAYOUT)
         assert sorted(part.not_finite) == sorted(lone.not_finite)
         assert part.already_folded == lone.already_folded
@@ -733,7 +733,7 @@ def test_counters_folded_in_waves_are_those_of_single_events_and_a_poisoned_even
     )
     work = Round(initial, cache)
     work.plan([part])
-    work.run(fakes.step, fakes.vectors, counting)
+    work.run(fakes.step, fakes.vectors, fakes.forget, counting)
 
     want = {user: initial.copy()[np.newaxis] for user in batch.users}
     for i, (user, category, _) in enumerate(touches):
@@ -769,7 +769,7 @@ def test_ledgers_folded_in_waves_are_those_of_single_events_and_a_poisoned_event
     part = Part(batch, progress, cache.open().find(batch.keys))
     work = Round(initial, cache)
     work.plan([part])
-    work.run(fakes.step, fakes.vectors, counting, ledger)
+    work.run(fakes.step, fakes.vectors, fakes.forget, counting, ledger)
 
     want = {user: initial.copy()[np.newaxis] for user in batch.users}
     for i, (user, category, _) in enumerate(touches):
@@ -790,7 +790,7 @@ def test_what_a_bulk_fold_is_verified_against_has_the_ledger_too() -> None:
     ledger = Ledger(buckets=2, ways=2)
     layout = StateLayout((Block("h", (len(fakes.INITIAL),)), ledger.block))
     initial = np.concatenate([fakes.INITIAL, np.zeros(ledger.words)]).astype(np.float32)
-    model = Model(fakes.step, fakes.vectors, initial, layout, bytes(32), ledger=ledger)
+    model = Model(fakes.step, fakes.vectors, fakes.forget, initial, layout, bytes(32), ledger=ledger)
     events = [(1, 0), (2, 3), (1, 9), (3, 9), (4, 9), (5, 30)]
     expected = {b"ann": Expected(), b"bob": Expected()}
     for (item, days), user in zip(events, itertools.cycle(expected), strict=False):

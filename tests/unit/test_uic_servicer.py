@@ -14,12 +14,13 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from ctr.event.v1.behavior_event_pb2 import ACTION_PURCHASE, BehaviorEvent
+from ctr.event.v1.behavior_event_pb2 import ACTION_ERASE_ITEM, ACTION_PURCHASE, BehaviorEvent
 from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterStub
 from mimn.bundle import load_bundle
 from mimn.state import StateHeader, UserState, encode_state, partition_of, user_hash
 from support.fake_log import FakeLog
+from uic.core.event import ERASE_ITEM, check_event
 from uic.doors.grpc import GrpcServer
 from uic.doors.publisher import Publisher
 from uic.doors.servicer import SERVICE, STATUS, UserInterestCenter, status_of
@@ -165,7 +166,7 @@ def test_a_thousand_events_of_the_longest_ids_fit_into_a_message(rig: Rig) -> No
     assert len(rig.stub.PublishBehaviors(request).positions) == 1000
 
 
-@pytest.mark.parametrize("method", ["PublishBehaviors", "GetUserState", "EraseUser"])
+@pytest.mark.parametrize("method", ["PublishBehaviors", "GetUserState", "EraseUser", "EraseItem"])
 def test_bytes_that_are_no_message_are_the_callers_mistake(
     rig: Rig, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -283,11 +284,30 @@ def test_an_erasure_without_its_note_is_to_be_repeated_and_repeating_is_harmless
     assert decode_erasure(value).offset == 1
 
 
+def test_an_item_is_erased_by_one_record_of_its_user_and_by_no_published_event(rig: Rig) -> None:
+    at = rig.stub.EraseItem(pb.EraseItemRequest(user_id="u1", item_id=2**64 - 1)).position
+    key, value = rig.log.records[TOPIC][at.partition][at.offset]
+    assert (key, rig.log.records[ERASED][at.partition]) == (b"u1", [])
+    assert value is not None
+    record = BehaviorEvent.FromString(value)
+    assert check_event(record, "u1", record.event_time) is None
+    assert (record.user_id, record.item_id, record.action) == ("u1", 2**64 - 1, ERASE_ITEM)
+    code, detail, _ = refused(lambda: rig.stub.EraseItem(pb.EraseItemRequest(user_id="u1")))
+    assert (code, detail[:7]) == (grpc.StatusCode.INVALID_ARGUMENT, "item_id")
+    published = pb.PublishBehaviorsRequest(events=[event(), event(action=ACTION_ERASE_ITEM)])
+    code, detail, _ = refused(lambda: rig.stub.PublishBehaviors(published))
+    assert (code, detail) == (
+        grpc.StatusCode.INVALID_ARGUMENT, "events[1].action: erases an item: call EraseItem"
+    )  # fmt: skip
+    assert len(rig.log.records[TOPIC][at.partition]) == 1
+
+
 @pytest.mark.parametrize("user", ["", "x" * 129])
 def test_a_bad_user_id_is_refused_everywhere(rig: Rig, user: str) -> None:
     for call in (
         lambda: rig.stub.GetUserState(pb.GetUserStateRequest(user_id=user)),
         lambda: rig.stub.EraseUser(pb.EraseUserRequest(user_id=user)),
+        lambda: rig.stub.EraseItem(pb.EraseItemRequest(user_id=user, item_id=1)),
     ):
         code, detail, _ = refused(call)
         assert code is grpc.StatusCode.INVALID_ARGUMENT

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from access import KeyRing, Scope, make_key
+from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from mimn.bundle import Bundle, load_bundle
 from support.fake_log import FakeLog
 from support.stored import Stored
+from uic.core.event import ERASE_ITEM
 from uic.doors.grpc import GrpcServer
 from uic.doors.guard import Guard
 from uic.doors.publisher import Publisher
@@ -129,6 +131,25 @@ def test_an_erasure_asks_unless_told_and_says_where_it_is(
     assert where == {"partition": rig.stored.partition("ann"), "offset": 0}
     [record] = rig.log.records["events"][where["partition"]]
     assert record == (b"ann", None)
+
+
+def test_an_item_is_erased_by_its_number_and_everything_else_is_refused(
+    rig: Rig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert erase.main(["ann", "--item", "7", "--grpc", rig.address]) == 2
+    assert "--yes" in capsys.readouterr().err
+    for wrong in ("0", "-1", "seven", str(2**64)):
+        with pytest.raises(SystemExit):
+            erase.main(["ann", "--item", wrong, "--yes", "--grpc", rig.address])
+        assert "not the number of an item" in capsys.readouterr().err
+    assert not any(rig.log.records["events"])
+    out = io.StringIO()
+    assert erase.main(["ann", "--item", "7", "--yes", "--grpc", rig.address], out) == 0
+    assert out.getvalue().startswith(f"partition {rig.stored.partition('ann')}, offset 0: the item is gone once")
+    [(key, value)] = rig.log.records["events"][rig.stored.partition("ann")]
+    assert value is not None
+    event = BehaviorEvent.FromString(value)
+    assert (key, event.user_id, event.item_id, event.action) == (b"ann", "ann", 7, ERASE_ITEM)
 
 
 def test_the_key_of_the_settings_is_sent(

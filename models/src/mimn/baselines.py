@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from mimn.config import ConfigError, MimnConfig, SharedConfig, Variant, at_least_one, one_of, state_layout
-from mimn.state.layout import Block, StateLayout
+from mimn.config import ConfigError, MimnConfig, SharedConfig, Variant, at_least_one, cell_layout, one_of, whole_state
+from mimn.state.layout import Block, BlockType, StateLayout
 
 BaselineVariant = Literal["dnn", "din", "gru4rec", "arnn", "rum", "dien", "sim", "hashed", "delta"]
 Form = Literal["paper", "official"]
@@ -72,6 +72,11 @@ class BaselineConfig(SharedConfig):
         """None: the baselines read only the candidate and the history."""
         return ()
 
+    @property
+    def shifts(self) -> bool:
+        """No: no baseline sharpens its write weights."""
+        return False
+
 
 ModelConfig = MimnConfig | BaselineConfig
 
@@ -91,21 +96,47 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
     return MimnConfig.from_mapping(values)
 
 
+def folded_blocks(config: BaselineConfig, dtype: BlockType = "float32") -> tuple[Block, ...]:
+    """What a baseline remembers of a user beside the mean and the count of the events; none if it reads the events."""
+    D, H, m = config.width, config.units, config.slots
+    parts: dict[str, dict[str, tuple[int, ...]]] = {
+        "gru4rec": {"hidden": (D,)},
+        "rum": {"controller": (H,), "read": (D,), "memory": (m, D)},
+        "hashed": {"slots": (m, H)},
+        "delta": {"memory": (m, D)},
+    }
+    return tuple(Block(name, shape, dtype) for name, shape in parts.get(config.variant, {}).items())
+
+
+def step_layout(config: ModelConfig, dtype: BlockType = "float32") -> StateLayout:
+    """The blocks of a state that the step graph of any model reads and writes; `dtype` as in `cell_layout`.
+
+    Raises:
+        ConfigError: a variant that reads the events, so a state of constant size cannot hold what it knows.
+        LayoutError: as `cell_layout`.
+    """
+    if isinstance(config, MimnConfig):
+        return cell_layout(config, dtype)
+    parts = folded_blocks(config, dtype)
+    if not parts:
+        raise ConfigError(f"variant {config.variant!r} reads the events themselves: it has no state of constant size")
+    return StateLayout((*parts, Block("history_mean", (config.width,)), Block("count", (1,))))
+
+
+def user_layout(config: ModelConfig, dtype: BlockType = "float32") -> StateLayout:
+    """The blocks of a user's state under any model: `step_layout` with sketch and ledger around it.
+
+    Raises:
+        ConfigError, LayoutError: as `step_layout`.
+    """
+    return whole_state(step_layout(config, dtype), config)
+
+
 def state_bytes(config: ModelConfig) -> int | None:
     """Bytes of a user's stored state; None for a model that needs the events themselves."""
-    if isinstance(config, MimnConfig):
-        return state_layout(config).stored_bytes
-    D, H, m = config.width, config.units, config.slots
-    # Some read the events without the candidate, so a state is enough: recurrent values, mean, count, sketch.
-    recurrent = {"gru4rec": D, "rum": H + D + m * D, "hashed": m * H, "delta": m * D}.get(config.variant)
-    if recurrent is None:
+    if isinstance(config, BaselineConfig) and not folded_blocks(config):
         return None
-    blocks = [Block("recurrent", (recurrent,)), Block("history_mean", (D,)), Block("count", (1,))]
-    if config.sketch is not None:
-        blocks = [config.sketch.first_block, *blocks, config.sketch.last_block]
-    if config.ledger is not None:
-        blocks.append(config.ledger.block)
-    return StateLayout(tuple(blocks)).stored_bytes
+    return user_layout(config).stored_bytes
 
 
 def check_reads_fields(config: ModelConfig) -> None:

@@ -324,13 +324,17 @@ def _typed(name: str, value: Any, default: Any) -> Any:
 
 
 def state_layout(config: MimnConfig, dtype: BlockType = "float32") -> StateLayout:
-    """The blocks of a user's state in `config`: the cell's blocks, between the two of the sketch if there is one, and
-    the ledger.
+    """The blocks of a user's state in `config` (see `whole_state`).
 
     Raises:
         LayoutError: as `cell_layout`.
     """
-    blocks, sketch, ledger = cell_layout(config, dtype).blocks, config.sketch, config.ledger
+    return whole_state(cell_layout(config, dtype), config)
+
+
+def whole_state(cell: StateLayout, config: SharedConfig) -> StateLayout:
+    """The blocks of a user's state: the cell's, between the two of the sketch if there is one, and the ledger."""
+    blocks, sketch, ledger = cell.blocks, config.sketch, config.ledger
     if sketch is not None:
         blocks = (sketch.first_block, *blocks, sketch.last_block)
     return StateLayout(blocks if ledger is None else (*blocks, ledger.block))

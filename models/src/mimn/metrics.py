@@ -16,6 +16,8 @@ Labels = NDArray[np.int64]
 
 EPSILON = 1e-7
 """Before a logarithm, predictions are clipped to at least this distance from 0 and 1."""
+BINS = 20
+"""Of equal mass, for reliability and ECE."""
 
 
 class UndefinedMetric(ValueError):
@@ -121,23 +123,30 @@ def pcoc(labels: Labels, predictions: Array, weights: Array | None = None) -> fl
     return _mean(predictions.astype(np.float64), weights) / _mean(labels.astype(np.float64), weights)
 
 
-def reliability(labels: Labels, predictions: Array, weights: Array | None = None, bins: int = 20) -> Array:
+def reliability(labels: Labels, predictions: Array, weights: Array | None = None, bins: int = BINS) -> Array:
     """Bins of equal mass by prediction, rising: mean prediction, mean label, share of the mass. Equal predictions share
     a bin, so there may be fewer. → [k, 3]
     """
     mass = np.ones(len(labels)) if weights is None else weights
-    order = np.argsort(predictions, kind="stable")
-    p, y, mass = predictions[order].astype(np.float64), labels[order], mass[order]
-    before = (np.cumsum(mass) - mass) / mass.sum()
-    bin_of = np.minimum(before * bins, bins - 1).astype(np.int64)[np.searchsorted(p, p, "left")]
+    bin_of = equal_mass_bins(predictions, mass, bins)
     held = np.bincount(bin_of, mass, bins)
-    sums = np.stack([np.bincount(bin_of, mass * values, bins) for values in (p, y)], -1)
+    sums = np.stack([np.bincount(bin_of, mass * values, bins) for values in (predictions, labels)], -1)
     there = held > 0
     return np.column_stack([sums[there] / held[there, np.newaxis], held[there] / mass.sum()])
 
 
+def equal_mass_bins(predictions: Array, mass: Array, bins: int = BINS) -> NDArray[np.int64]:
+    """The bin of each row, 0 to `bins` - 1, by rising prediction; equal predictions share a bin. [n], [n] → [n]"""
+    order = np.argsort(predictions, kind="stable")
+    p, mass = predictions[order].astype(np.float64), mass[order]
+    before = (np.cumsum(mass) - mass) / mass.sum()
+    bin_of = np.empty(len(p), np.int64)
+    bin_of[order] = np.minimum(before * bins, bins - 1).astype(np.int64)[np.searchsorted(p, p, "left")]
+    return bin_of
+
+
 def expected_calibration_error(
-    labels: Labels, predictions: Array, weights: Array | None = None, bins: int = 20
+    labels: Labels, predictions: Array, weights: Array | None = None, bins: int = BINS
 ) -> float:
     """The mean distance of mean prediction and mean label over bins of equal mass (ECE).
 

@@ -16,14 +16,16 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
+from mimn.baselines import step_layout
 from mimn.bundle.golden import StepFunction
-from mimn.config import cell_layout
+from mimn.nn.baselines.model import BaselineModel
 from mimn.nn.cell import unroll
 from mimn.nn.fields import item_width, request_width
-from mimn.nn.graphs import StepModule, head_module
-from mimn.nn.model import ClickModel, MimnModel
+from mimn.nn.graphs import StateModel, StepModule, head_module
+from mimn.nn.model import ClickModel
 from mimn.nn.sketch import SketchReader
-from mimn.reference import Reference, cells, count
+from mimn.reference import cells, count
+from mimn.reference_baselines import reference_of
 from mimn.state.actions import NAMES
 from mimn.state.layout import BlockType, StateLayout
 from mimn.state.ledger import count_events
@@ -79,7 +81,7 @@ class Graph:
 
 
 def check_parity(
-    model: MimnModel, layout: StateLayout, step_onnx: bytes | None, head_onnx: bytes, seed: int = 0
+    model: StateModel, layout: StateLayout, step_onnx: bytes | None, head_onnx: bytes, seed: int = 0
 ) -> ParityReport:
     """Compare the two graphs with PyTorch and with the equations.
 
@@ -105,6 +107,13 @@ def with_item_fields(model: ClickModel, vectors: Floats, items: NDArray[np.int64
     return vectors if fields is None else np.concatenate([fields.numpy(), vectors], -1)
 
 
+def served_vectors(model: ClickModel, items: torch.Tensor, categories: torch.Tensor) -> Floats:
+    """Events, and candidates without fields, as a bundle's tables give them. [...], [...] int64 rows → [..., D + X]"""
+    with torch.no_grad():
+        vectors: Floats = torch.cat([model.vectors(items, categories), model.category_columns(categories)], -1).numpy()
+    return vectors
+
+
 def counters(sketch: Sketch | None) -> int:
     """How many values of a state are the sketch's counters."""
     return 0 if sketch is None else sketch.values
@@ -112,16 +121,16 @@ def counters(sketch: Sketch | None) -> int:
 
 class _Check:
     def __init__(
-        self, model: MimnModel, layout: StateLayout, step_onnx: bytes | None, head_onnx: bytes, seed: int
+        self, model: StateModel, layout: StateLayout, step_onnx: bytes | None, head_onnx: bytes, seed: int
     ) -> None:
         dtype: BlockType = "float16" if layout.half_floats > counters(model.config.sketch) else "float32"
-        self.model, self.layout = model, cell_layout(model.config, dtype)
+        self.model, self.layout = model, step_layout(model.config, dtype)
         self.step: StepFunction = count_events if step_onnx is None else Graph(step_onnx)
         self.head = Graph(head_onnx)
         self.torch_step, self.torch_head = StepModule(model, self.layout), head_module(model)
         weights = {name: value.numpy() for name, value in model.state_dict().items()}
         specs = (model.fields.request.specs, model.fields.item.specs) if model.fields else ((), ())
-        self.reference = Reference(model.config, weights, dtype, *specs)
+        self.reference = reference_of(model.config, weights, dtype, *specs)
         self.random = np.random.default_rng(seed)
         self.steps = self.scores = self.histories = self.undecided = 0
         self.largest = 0.0
@@ -142,6 +151,8 @@ class _Check:
             for candidates in BATCHES:
                 self._score(states[self.random.integers(len(states))], candidates)
             self._score(initial[0], BATCHES[-1], events=0)
+            if isinstance(self.model, BaselineModel):
+                self._windows(self.model, initial)
         if not self.histories:
             raise ParityError(
                 f"no history could be compared: in each of {max(BATCHES)} the two largest read weights came closer "
@@ -156,7 +167,7 @@ class _Check:
         """Vectors of events or candidates, and the rows of their items."""
         items = self.random.integers(self.model.items.num_embeddings, size=shape)
         categories = torch.from_numpy(self.random.integers(self.model.categories.num_embeddings, size=shape))
-        return self.model.vectors(torch.from_numpy(items), categories).numpy(), items
+        return served_vectors(self.model, torch.from_numpy(items), categories), items
 
     def events(self, *shape: int) -> Floats:
         """Vectors that drawn actions have changed, as UIC computes them; compared with PyTorch and with the rule."""
@@ -166,7 +177,9 @@ class _Check:
         categories = torch.from_numpy(self.random.integers(self.model.categories.num_embeddings, size=shape))
         rule = self.model.actions.value
         actions = self.random.choice(np.flatnonzero(rule.folded), size=shape)
-        vectors: Floats = self.model.vectors(items, categories).numpy()
+        vectors = served_vectors(self.model, items, categories)
+        if rule.plain:
+            return vectors
         events = rule.apply(vectors.reshape(-1, vectors.shape[-1]), actions.reshape(-1)).reshape(vectors.shape)
         pytorch = self.model.events(items, categories, torch.from_numpy(actions)).numpy()
         self._equal("events with their actions", "PyTorch", events, pytorch, TOLERANCE)
@@ -251,6 +264,48 @@ class _Check:
         where = f"scores of {candidates} candidates"
         self._equal(where, "PyTorch", got, pytorch, TOLERANCE)
         self._equal(where, "the equations", got, np.array(equations, np.float32), TOLERANCE)
+
+    def _windows(self, model: BaselineModel, initial: Floats) -> None:
+        """Compare scores on folded states with those that training and evaluation compute of whole windows.
+
+        The counters are empty: they are not the model's own.
+        """
+        users, config = max(BATCHES), model.config
+        rows = [
+            self.random.integers(table.num_embeddings, size=(users, HISTORY + 1))
+            for table in (model.items, model.categories)
+        ]
+        items, categories = (torch.from_numpy(of) for of in rows)
+        rule = None if model.actions is None else model.actions.value
+        actions = np.zeros((users, HISTORY), np.int64)
+        if rule is not None:
+            actions = self.random.choice(np.flatnonzero(rule.folded), size=actions.shape)
+        state = np.tile(initial, (users, 1))
+        for t in range(HISTORY):
+            event = served_vectors(model, items[:, t], categories[:, t])
+            state = self.step(event if rule is None or rule.plain else rule.apply(event, actions[:, t]), state)
+        score = model.scorer(
+            items[:, :-1], categories[:, :-1], torch.full((users,), HISTORY), actions=torch.from_numpy(actions)
+        )
+        request = self.random.normal(size=(users, 1, request_width(model.fields))).astype(np.float32)
+        reads = self.random.normal(size=(users, 1, config.read_width)).astype(np.float32)
+        known = {"context": request[:, 0], "reads": reads}
+        if config.sketch is not None:
+            cells = (users, 1, config.sketch.addresses, len(config.sketch.half_lives))
+            known["counts"] = np.zeros(cells, np.float32)
+        windows = score(
+            items[:, -1:], categories[:, -1:], **{name: torch.from_numpy(of) for name, of in known.items() if of.size}
+        ).numpy()
+        for user in range(users):
+            vectors = served_vectors(model, items[user, -1:], categories[user, -1:])
+            inputs = [with_item_fields(model, vectors, rows[0][user, -1:]), state[user : user + 1]]
+            if config.sketch is not None:
+                inputs[1] = np.pad(inputs[1], ((0, 0), (config.sketch.values, len(config.sketch.half_lives))))
+                inputs += [np.zeros((1, config.sketch.addresses), np.int64), config.sketch.moments(np.array([0]))]
+            inputs += [of[user] for of in (reads, request) if of.size]
+            where = f"the score after folding {HISTORY} events one at a time"
+            self._equal(where, "training's windows", self.head(*inputs), windows[user], self.fold_tolerance)
+        self.scores += users
 
     def _counted(
         self, sketch: Sketch, state: Floats, candidates: int, events: int

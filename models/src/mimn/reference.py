@@ -6,14 +6,16 @@ float64, no batching, no factored products, no precomputation. Slow on purpose.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mimn.baselines import ModelConfig, step_layout
 from mimn.bundle.fields import FieldSpec
-from mimn.config import MimnConfig, cell_layout
+from mimn.config import MimnConfig, SharedConfig
 from mimn.reference_heads import TWINS
 from mimn.state.layout import BlockType
 
@@ -21,36 +23,44 @@ Array = NDArray[np.float64]
 Blocks = dict[str, Array]
 
 
-class Reference:
-    """One model's equations.
+class StateReference(ABC):
+    """What the twins of all models with a state share: blocks, and a score from features.
 
     Args:
-        config: variant `paper`, `pooling` or `ledger`.
+        config: of a model with a state.
         weights: the model's weights by name, as in its `state_dict`.
         state_dtype: `float16` rounds the recurrent blocks after every step, as such a bundle does.
         request_fields, item_fields: what the head reads beside the state, in order.
     """
 
+    top: str
+    """Where the weights of the layers above the features are, by the beginning of their names."""
+
     def __init__(
         self,
-        config: MimnConfig,
+        config: ModelConfig,
         weights: Mapping[str, NDArray[Any]],
         state_dtype: BlockType = "float32",
         request_fields: Sequence[FieldSpec] = (),
         item_fields: Sequence[FieldSpec] = (),
     ):
-        self.config = config
+        self.shared: SharedConfig = config
         self._fields = {"request": request_fields, "item": item_fields}
-        self.layout = cell_layout(config, state_dtype)
+        self.layout = step_layout(config, state_dtype)
         self._weights = {name: np.asarray(value, np.float64) for name, value in weights.items()}
 
+    @abstractmethod
     def initial(self) -> Blocks:
         """The state of a user without events."""
-        blocks = {block.name: np.zeros(block.shape) for block in self.layout.blocks}
-        if self.config.variant == "paper":
-            blocks["read"] = np.tanh(self._weights["cell.initial_read"])
-            blocks["memory"] = np.tanh(self._weights["cell.initial_memory"])
-        return self._stored(blocks)
+
+    @abstractmethod
+    def step(self, event: Array, old: Blocks) -> tuple[Blocks, float]:
+        """The blocks after `event` [D], and the gap between the two largest read weights (the largest chooses a
+        channel; infinite where nothing is chosen)."""
+
+    @abstractmethod
+    def interest(self, blocks: Blocks, q: Array) -> tuple[list[Array], list[Array]]:
+        """What the model reads of a state beside mean and count: of the user, and for the candidate q."""
 
     def event(self, vector: Array, action: int, rule: float | str) -> Array:
         """What the cell reads of an event: the vector [D] of its ids times the weight of its action, or plus the vector
@@ -59,9 +69,136 @@ class Reference:
             return np.asarray(vector + self._weights["actions.vectors"][action])
         return np.asarray(vector * float(rule))
 
+    def fold(self, events: Sequence[Array] | Array, blocks: Blocks) -> tuple[Blocks, float]:
+        """The blocks after all `events` [T, D], and the smallest gap of all steps."""
+        smallest = np.inf
+        for event in events:
+            blocks, gap = self.step(np.asarray(event, np.float64), blocks)
+            smallest = min(smallest, gap)
+        return blocks, smallest
+
+    def score(
+        self,
+        blocks: Blocks,
+        candidate: Array,
+        context: Array,
+        counts: Array | None = None,
+        of_item: Array | None = None,
+        *,
+        reads: Array | None = None,
+    ) -> float:
+        """The score of one candidate [D] with the request's vector [K], with a sketch the values of its cells [A, S],
+        with item fields their vector [W], and with a ledger what is read of it [R]."""
+        c, q = self.shared, np.asarray(candidate, np.float64)
+        user = [blocks["history_mean"]] if "history_mean" in blocks else []
+        user.append(np.log(1 + blocks["count"]) / 7)
+        of_user, of_candidate = self.interest(blocks, q)
+        user, q = user + of_user, q[: c.width]
+        features = [q, *of_candidate]
+        if c.history_product:
+            features.append(q * blocks["history_mean"])
+        if counts is not None:
+            rows, read = list(counts), []
+            if c.sketch_category_cells:
+                read.append(np.log(1 + rows.pop(0)))
+            if c.sketch_item_cells:
+                read.append(np.log(1 + np.array([min(one, other) for one, other in zip(*rows, strict=True)])))
+            features.append(np.concatenate(read))
+        if reads is not None:
+            features.append(reads)
+        item = np.zeros(0) if of_item is None else of_item
+        if c.head != "paper":
+            return float(sigmoid(np.array(self._field_head(user, features, context, item))))
+        return float(sigmoid(self._mlp(np.concatenate([*user, context]), np.concatenate([*features, item]))))
+
+    def flat(self, blocks: Blocks) -> NDArray[np.float32]:
+        """The flat float32 vector [F] of `blocks`."""
+        return self.layout.flatten({name: value.astype(np.float32) for name, value in blocks.items()})
+
+    def blocks(self, flat: NDArray[np.float32]) -> Blocks:
+        """The inverse of `flat`."""
+        return {name: value.astype(np.float64) for name, value in self.layout.view(flat).items()}
+
+    def _stored(self, blocks: Blocks) -> Blocks:
+        half = {block.name for block in self.layout.blocks if block.dtype == "float16"}
+        return {
+            name: value.astype(np.float32).astype(np.float16).astype(np.float64) if name in half else value
+            for name, value in blocks.items()
+        }
+
+    def _mlp(self, user: Array, candidate: Array) -> float:
+        W = self._weights
+        if self.shared.head_norm == "batch":
+            user, candidate = self._normalized("user", user), self._normalized("candidate", candidate)
+        x = np.concatenate([user, candidate])
+        first = np.concatenate([W[f"{self.top}by_user.weight"], W[f"{self.top}by_candidate.weight"]], 1)
+        x = prelu(first @ x + W[f"{self.top}by_user.bias"], W[f"{self.top}first_slope.weight"])
+        x = prelu(W[f"{self.top}second.weight"] @ x + W[f"{self.top}second.bias"], W[f"{self.top}second_slope.weight"])
+        return float((W[f"{self.top}third.weight"] @ x + W[f"{self.top}third.bias"])[0])
+
+    def _field_head(self, user: list[Array], candidate: list[Array], request: Array, item: Array) -> float:
+        """A field head over fields and read-outs: an event vector's width makes two fields, any other one."""
+        E, prefix = self.shared.embedding_dim, f"{self.top}over."
+        W = {name.removeprefix(prefix): value for name, value in self._weights.items() if name.startswith(prefix)}
+
+        def fields(side: str, pieces: list[Array]) -> list[Array]:
+            out: list[Array] = []
+            for at, piece in enumerate(pieces):
+                if len(piece) == 2 * E:
+                    out += [piece[:E], piece[E:]]
+                else:
+                    out.append(W[f"{side}.{at}.weight"] @ piece + W[f"{side}.{at}.bias"])
+            return out
+
+        of_request, by_request = self._cut("request", request)
+        of_item, by_item = self._cut("item", item)
+        if "by_candidate.weight" in W:
+            by_item += float((W["by_candidate.weight"] @ candidate[0] + W["by_candidate.bias"])[0])
+        head = {name.removeprefix("head."): value for name, value in W.items() if name.startswith("head.")}
+        twin = TWINS[self.shared.head]
+        shared, own = of_request + fields("user", user), of_item + fields("candidate", candidate)
+        return twin(head, shared, own, (by_request, by_item))
+
+    def _cut(self, side: str, vector: Array) -> tuple[list[Array], float]:
+        """The vectors of the fields of one side, and the sum of their first-order weights, which stand in front."""
+        at, scalars, vectors, first = 0, 0, [], 0.0
+        for spec in self._fields[side]:
+            directions = self._weights[f"fields.{side}.directions"]
+            if spec.tabled:
+                one = vector[at : at + directions.shape[1]]
+            else:
+                one, scalars = vector[at] * directions[scalars], scalars + 1
+            at += len(one) if spec.tabled else 1
+            before = len(one) - self.shared.embedding_dim
+            first += float(one[:before].sum())
+            vectors.append(one[before:])
+        return vectors, first
+
+    def _normalized(self, piece: str, x: Array) -> Array:
+        W, name = self._weights, f"{self.top}{piece}_norm.norm"
+        x = (x - W[f"{name}.running_mean"]) / np.sqrt(W[f"{name}.running_var"] + 1e-5)
+        return x * W[f"{name}.weight"] + W[f"{name}.bias"]
+
+
+class Reference(StateReference):
+    """MIMN's equations: variants `paper`, `pooling` and `ledger`."""
+
+    top = "head.mlp."
+
+    def __init__(self, config: MimnConfig, *arguments: Any) -> None:
+        super().__init__(config, *arguments)
+        self.config = config
+
+    def initial(self) -> Blocks:
+        """Zero, but for a learned read vector and the blank memory."""
+        blocks = {block.name: np.zeros(block.shape) for block in self.layout.blocks}
+        if self.config.variant == "paper":
+            blocks["read"] = np.tanh(self._weights["cell.initial_read"])
+            blocks["memory"] = np.tanh(self._weights["cell.initial_memory"])
+        return self._stored(blocks)
+
     def step(self, event: Array, old: Blocks) -> tuple[Blocks, float]:
-        """The blocks after `event` [D], and the gap between the two largest read weights (the largest chooses a
-        channel)."""
+        """As `StateReference.step`."""
         if self.config.variant == "ledger":
             return {"count": old["count"] + 1}, np.inf
         if self.config.variant == "pooling":
@@ -112,65 +249,12 @@ class Reference:
         top = np.sort(w_r)[::-1]
         return self._stored(new), float(top[0] - top[1]) if c.memory_induction and m > 1 else np.inf
 
-    def fold(self, events: Sequence[Array] | Array, blocks: Blocks) -> tuple[Blocks, float]:
-        """The blocks after all `events` [T, D], and the smallest gap of all steps."""
-        smallest = np.inf
-        for event in events:
-            blocks, gap = self.step(np.asarray(event, np.float64), blocks)
-            smallest = min(smallest, gap)
-        return blocks, smallest
-
-    def score(
-        self,
-        blocks: Blocks,
-        candidate: Array,
-        context: Array,
-        counts: Array | None = None,
-        of_item: Array | None = None,
-        *,
-        reads: Array | None = None,
-    ) -> float:
-        """The score of one candidate [D] with the request's vector [K], with a sketch the values of its cells [A, S],
-        with item fields their vector [W], and with a ledger what is read of it [R]."""
-        c = self.config
-        q = np.asarray(candidate, np.float64)
-        user = [blocks["history_mean"]] if "history_mean" in blocks else []
-        user.append(np.log(1 + blocks["count"]) / 7)
-        features = [q]
-        if c.variant == "paper":
-            features += [blocks["add_mean"] * q, self._read_out(blocks, q)]
-            if c.memory_induction:
-                features.append(self._attention(q, blocks["channels"]))
-        if c.history_product:
-            features.append(q * blocks["history_mean"])
-        if counts is not None:
-            rows, read = list(counts), []
-            if c.sketch_category_cells:
-                read.append(np.log(1 + rows.pop(0)))
-            if c.sketch_item_cells:
-                read.append(np.log(1 + np.array([min(one, other) for one, other in zip(*rows, strict=True)])))
-            features.append(np.concatenate(read))
-        if reads is not None:
-            features.append(reads)
-        item = np.zeros(0) if of_item is None else of_item
-        if c.head != "paper":
-            return float(sigmoid(np.array(self._field_head(user, features, context, item))))
-        return float(sigmoid(self._mlp(np.concatenate([*user, context]), np.concatenate([*features, item]))))
-
-    def flat(self, blocks: Blocks) -> NDArray[np.float32]:
-        """The flat float32 vector [F] of `blocks`."""
-        return self.layout.flatten({name: value.astype(np.float32) for name, value in blocks.items()})
-
-    def blocks(self, flat: NDArray[np.float32]) -> Blocks:
-        """The inverse of `flat`."""
-        return {name: value.astype(np.float64) for name, value in self.layout.view(flat).items()}
-
-    def _stored(self, blocks: Blocks) -> Blocks:
-        half = {block.name for block in self.layout.blocks if block.dtype == "float16"}
-        return {
-            name: value.astype(np.float32).astype(np.float16).astype(np.float64) if name in half else value
-            for name, value in blocks.items()
-        }
+    def interest(self, blocks: Blocks, q: Array) -> tuple[list[Array], list[Array]]:
+        """What is read of the memory and of the channels."""
+        if self.config.variant != "paper":
+            return [], []
+        read = [blocks["add_mean"] * q, self._read_out(blocks, q)]
+        return [], [*read, self._attention(q, blocks["channels"])] if self.config.memory_induction else read
 
     def _gru(self, name: str, event: Array, side: Array, state: Array) -> Array:
         W, n = self._weights, len(state)
@@ -210,61 +294,8 @@ class Reference:
             scores.append((W["head.attention.third.weight"] @ hidden + W["head.attention.third.bias"])[0])
         return np.array(sum(w * f for w, f in zip(softmax(np.array(scores)), channels, strict=True)))
 
-    def _mlp(self, user: Array, candidate: Array) -> float:
-        W = self._weights
-        if self.config.head_norm == "batch":
-            user, candidate = self._normalized("user", user), self._normalized("candidate", candidate)
-        x = np.concatenate([user, candidate])
-        first = np.concatenate([W["head.mlp.by_user.weight"], W["head.mlp.by_candidate.weight"]], 1)
-        x = prelu(first @ x + W["head.mlp.by_user.bias"], W["head.mlp.first_slope.weight"])
-        x = prelu(W["head.mlp.second.weight"] @ x + W["head.mlp.second.bias"], W["head.mlp.second_slope.weight"])
-        return float((W["head.mlp.third.weight"] @ x + W["head.mlp.third.bias"])[0])
 
-    def _field_head(self, user: list[Array], candidate: list[Array], request: Array, item: Array) -> float:
-        """A field head over fields and read-outs: an event vector's width makes two fields, any other one."""
-        E, prefix = self.config.embedding_dim, "head.mlp.over."
-        W = {name.removeprefix(prefix): value for name, value in self._weights.items() if name.startswith(prefix)}
-
-        def fields(side: str, pieces: list[Array]) -> list[Array]:
-            out: list[Array] = []
-            for at, piece in enumerate(pieces):
-                if len(piece) == 2 * E:
-                    out += [piece[:E], piece[E:]]
-                else:
-                    out.append(W[f"{side}.{at}.weight"] @ piece + W[f"{side}.{at}.bias"])
-            return out
-
-        of_request, by_request = self._cut("request", request)
-        of_item, by_item = self._cut("item", item)
-        if "by_candidate.weight" in W:
-            by_item += float((W["by_candidate.weight"] @ candidate[0] + W["by_candidate.bias"])[0])
-        head = {name.removeprefix("head."): value for name, value in W.items() if name.startswith("head.")}
-        twin = TWINS[self.config.head]
-        shared, own = of_request + fields("user", user), of_item + fields("candidate", candidate)
-        return twin(head, shared, own, (by_request, by_item))
-
-    def _cut(self, side: str, vector: Array) -> tuple[list[Array], float]:
-        """The vectors of the fields of one side, and the sum of their first-order weights, which stand in front."""
-        at, scalars, vectors, first = 0, 0, [], 0.0
-        for spec in self._fields[side]:
-            directions = self._weights[f"fields.{side}.directions"]
-            if spec.tabled:
-                one = vector[at : at + directions.shape[1]]
-            else:
-                one, scalars = vector[at] * directions[scalars], scalars + 1
-            at += len(one) if spec.tabled else 1
-            before = len(one) - self.config.embedding_dim
-            first += float(one[:before].sum())
-            vectors.append(one[before:])
-        return vectors, first
-
-    def _normalized(self, piece: str, x: Array) -> Array:
-        W, name = self._weights, f"head.mlp.{piece}_norm.norm"
-        x = (x - W[f"{name}.running_mean"]) / np.sqrt(W[f"{name}.running_var"] + 1e-5)
-        return x * W[f"{name}.weight"] + W[f"{name}.bias"]
-
-
-def cells(config: MimnConfig, item: int, category_row: int) -> list[int]:
+def cells(config: SharedConfig, item: int, category_row: int) -> list[int]:
     """The cells of an item id and a category's row: the category's, then the item's in both hashed rows."""
     K, n = config.sketch_category_cells, config.sketch_item_cells
     x = item

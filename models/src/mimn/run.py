@@ -28,7 +28,7 @@ from mimn.data.instances import DEFAULT_RULE, Instances, stored_instances
 from mimn.data.negatives import Exclusion, NegativeRule, Sampling
 from mimn.data.prepared import Prepared, cache_folder, prepare
 from mimn.data.split import FOLDS, PARTS, Part, parts_of
-from mimn.data.vocabulary import Vocabulary, build_vocabulary
+from mimn.data.vocabulary import TwoCategories, Vocabulary, build_vocabulary
 from mimn.data.windows import WindowPlan
 
 CONFIG, METRICS, MODEL, CHECKPOINT, LOG, CURVES = (
@@ -276,7 +276,14 @@ def load_data(settings: DataSettings, parts: Sequence[Part] = PARTS) -> DataSet:
     events, split = prepared.events, prepared.description.split
     fold = split.fold if settings.fold is None and isinstance(split, UserSplit) else settings.fold
     train_users = parts_of(events.users, fold) == PARTS.index("train")
-    vocabulary = build_vocabulary(events, train_users)
+    try:
+        vocabulary = build_vocabulary(events, train_users)
+    except TwoCategories as error:
+        table, item = prepared.description.events, prepared.names("item", [error.item])[error.item]
+        raise DataError(
+            f"`events`, columns {table.item} and {table.category} of {', '.join(table.files)}: item {item} has two "
+            "categories: give each item one"
+        ) from error
     instances = stored_instances(prepared.folder, events, fold, settings.negatives)
     wanted = np.isin(instances.part, [PARTS.index(part) for part in parts])
     return DataSet(

@@ -138,6 +138,20 @@ class Bundle:
             return self.actions.apply(vectors, actions)
         return np.stack([self.items.rows(item_ids), self.categories.rows(category_ids)], -1).astype(np.float32)
 
+    def forget(self, state: NDArray[np.float32], item_id: int) -> None:
+        """Erase what one flat state knows of an item by its id, in place. [F]
+
+        That is its entry in a ledger, its counts in a sketch and its events in a list. A memory, a mean and the count
+        of a category cannot give one item back.
+        """
+        ids = np.array([item_id], np.uint64)
+        if self.sketch is not None:
+            self.sketch.sketch.forget(state, self.sketch.addresses(ids, np.zeros(1, np.uint64))[0])
+        if self.ledger is not None:
+            self.ledger.forget(state, item_id)
+        if self.event_list is not None:
+            self.event_list.forget(state, int(self.items.rows(ids)[0]))
+
 
 def load_bundle(path: str | Path) -> Bundle:
     """Load the bundle in directory `path` (a link is followed). Every file is checked against its hash.

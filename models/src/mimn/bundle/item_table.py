@@ -107,19 +107,24 @@ NO_TABLE = ItemTable(
 
 
 class KeyIndex:
-    """From the keys of a ledger's entries back to the rows of a table. Of two items with one key the lower id wins."""
+    """From the keys of a ledger's entries back to the rows of a table. Of two items with one key the lower id wins.
+
+    The different keys of a table are numbered from 1 on.
+    """
 
     def __init__(self, ledger: Ledger, ids: NDArray[np.uint64]) -> None:
         keys = ledger.keys(ids).numbers
-        order = np.argsort(keys, kind="stable")
-        self._keys, first = np.unique(keys[order], return_index=True)
-        self._rows = order[first] + 1
+        self._keys, first, number = np.unique(keys, return_index=True, return_inverse=True)
+        self.rows: NDArray[np.intp] = np.concatenate([[0], first + 1])
+        """By number of a key, the row of its item; of 0, which is no key of the table, row 0."""
+        self.numbers: NDArray[np.intp] = np.concatenate([[0], number.reshape(-1) + 1])
+        """By row of the table, the number of its item's key. [I + 1]"""
 
-    def rows(self, keys: Keys) -> NDArray[np.intp]:
-        """Each entry's row, 0 for an item that is not in the table. [k] → [k]"""
+    def of(self, keys: Keys) -> NDArray[np.intp]:
+        """The numbers of entries' keys, 0 where the table has no such item. [k] → [k]"""
         if not len(self._keys):
             return np.zeros(len(keys.tags), np.intp)
         wanted = keys.numbers
         at = self._keys.searchsorted(wanted)
         at[at == len(self._keys)] = 0
-        return np.where(self._keys[at] == wanted, self._rows[at], 0)
+        return np.where(self._keys[at] == wanted, at + 1, 0)

@@ -21,7 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from math import log, log1p
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,10 +51,10 @@ OLDEST = 2048
 """Days; what is older counts as that old."""
 DECAY = np.exp2(-np.arange(OLDEST + 1) / 60)
 """By days: halves every 60."""
+FASTER_DECAY = np.exp2(-np.arange(OLDEST + 1) / 30).astype(np.float32)
+"""By days: halves every 30."""
 LOG1P = np.log1p(np.arange(MOST_BASKETS + 1)).astype(np.float32)
-HALF_DAY, TINY = 0.5, np.float32(1e-12)
-
-Values = NDArray[np.floating[Any]]
+HALF_DAY, TINY = np.float32(0.5), np.float32(1e-12)
 
 
 def width(groups: tuple[str, ...], kinds: int) -> int:
@@ -65,7 +65,7 @@ def width(groups: tuple[str, ...], kinds: int) -> int:
 @dataclass(frozen=True)
 class Reads:
     """What is read of one kind of ledger: some groups with one table, and of the candidates' members. Not for two
-    threads at once while it is new."""
+    threads at once."""
 
     ledger: Ledger
     table: ItemTable = NO_TABLE
@@ -84,16 +84,21 @@ class Reads:
 
     def rows(self, keys: Keys) -> NDArray[np.intp]:
         """The table's rows of entries, 0 for items that it does not have. [k] → [k]"""
-        return self._index.rows(keys)
+        return self._index.rows[self._index.of(keys)]
 
     @cached_property
     def _index(self) -> KeyIndex:
         return KeyIndex(self.ledger, self.table.ids)
 
     @cached_property
-    def _gaps(self) -> Values:
-        gaps: Values = self.table.statistics[:, GAP].astype(np.float64)
-        return gaps
+    def _entry_of(self) -> NDArray[np.int32]:
+        """By number of a key, 1 + the entry that has it; 0 before and after each use."""
+        return np.zeros(len(self._index.rows), np.int32)
+
+    @cached_property
+    def _usual(self) -> Floats:
+        usual: Floats = self.table.statistics[:, GAP] + HALF_DAY
+        return usual
 
     @cached_property
     def _static(self) -> Floats:
@@ -102,9 +107,11 @@ class Reads:
         return statistics
 
     @cached_property
-    def _entry_weights(self) -> Floats:
-        weights: Floats = np.sqrt(np.maximum(self.table.statistics[:, IDF], 0))
-        return weights
+    def _weighted(self) -> Floats:
+        """What an entry of a row adds to p, but for its baskets. [I + 1, V]"""
+        weights = np.sqrt(np.maximum(self.table.statistics[:, IDF], 0))
+        weighted: Floats = self.table.vectors * weights[:, np.newaxis]
+        return weighted
 
     @cached_property
     def _lengths(self) -> Floats:
@@ -117,52 +124,86 @@ class Reads:
         rows = self.table.rows(item_ids)
         minute = min(max(now_ms // 60_000, 0), LAST_MINUTE)
         today, scalars = minute // MINUTES_OF_DAY, words[-len(SCALARS) :].tolist()
-        out, at = np.empty((len(rows), self.width), np.float32), 0
-        known: _Known | None = None
-        if not {"user", "types", "vectors"}.isdisjoint(self.groups):
-            keys, entries = self.ledger.known(words)
-            ages = np.minimum(np.maximum(today - entries.day, 0), OLDEST)
-            known = _Known(self.rows(keys), entries.n, DECAY[ages])
+        out, begin = np.empty((len(rows), self.width), np.float32), 0
+        if self.groups == ("static",) and self.members is None:
+            out[:] = self._static[rows]
+            return out
+        if not self.groups:
+            return out if self.members is None else self.members.read(words, item_ids, now_ms)
+        keys, entries = self.ledger.known(words)
+        numbers = self._index.of(keys)
+        known = _Known(self._index.rows[numbers], entries.n, np.minimum(np.maximum(today - entries.day, 0), OLDEST))
         for group in self.groups:
-            part = out[:, at : (at := at + self.widths[group])]
+            part = out[:, begin : (begin := begin + self.widths[group])]
             if group == "static":
                 part[:] = self._static[rows]
             elif group == "own":
-                found = self.ledger.look_up(words, self.ledger.keys(item_ids))
-                self._own(part, found, rows, baskets=scalars[BASKETS], today=today)
-            elif known is not None and group == "user":
+                asked, at = self._among(keys, numbers, item_ids, rows)
+                entry = Entries(*(values[at] for values in entries))
+                self._own(part, asked, entry, rows, baskets=scalars[BASKETS], today=today)
+            elif group == "user":
                 part[:] = _user(scalars, minute, len(known.n))
-            elif known is not None and group == "types":
+            elif group == "types":
                 self._types(part, rows, known)
-            elif known is not None:
+            else:
                 self._vectors(part, rows, known)
         if self.members is not None:
-            out[:, at:] = self.members.read(words, item_ids, now_ms)
+            out[:, begin:] = self.members.read(words, item_ids, now_ms)
         return out
 
+    def _among(
+        self, keys: Keys, numbers: NDArray[np.intp], item_ids: NDArray[np.uint64], rows: NDArray[np.intp]
+    ) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
+        """Which candidates a user has, and which entries they are. [k] each, [C] each → [h] each"""
+        entry_of = self._entry_of
+        entry_of[numbers] = np.arange(1, len(numbers) + 1, dtype=np.int32)
+        entry_of[0] = 0
+        entry = entry_of[self._index.numbers[rows]]
+        entry_of[numbers] = 0
+        if not rows.all():  # items that the table does not have are looked for by their keys
+            others = np.flatnonzero(rows == 0)
+            asked = self.ledger.keys(item_ids[others])
+            same = (asked.buckets[:, np.newaxis] == keys.buckets) & (asked.tags[:, np.newaxis] == keys.tags)
+            which, at = same.nonzero()
+            entry[others[which]] = at + 1
+        candidates: NDArray[np.intp] = np.flatnonzero(entry)
+        return candidates, (entry[candidates] - 1).astype(np.intp)
+
     def _own(
-        self, out: Floats, found: tuple[NDArray[np.intp], Entries], rows: NDArray[np.intp], *, baskets: int, today: int
+        self,
+        out: Floats,
+        asked: NDArray[np.intp],
+        entry: Entries,
+        rows: NDArray[np.intp],
+        *,
+        baskets: int,
+        today: int,
     ) -> None:
+        """[C, 9]; the candidates that the user has [h], their entries [h] each; [C]"""
         out[:] = 0
-        asked, entry = found
         if not len(asked):
             return
-        n, usual = entry.n.astype(np.float64), self._gaps[rows[asked]] + HALF_DAY
-        age, gap = np.maximum(today - entry.day, 0) + HALF_DAY, entry.gap / 16 + HALF_DAY
-        due = (gap * (n - 1) + 2 * usual) / (n + 1)
-        logs = np.log(np.array([n + 1, age, entry.baskets_ago + 1.0, gap, usual, due]))
-        own = np.empty((WIDTHS["own"], len(n)))
+        n = entry.n.astype(np.float32)
+        numbers = np.empty((6, len(n)), np.float32)
+        np.add(n, 1, out=numbers[0])
+        np.add(np.maximum(today - entry.day, 0), HALF_DAY, out=numbers[1], casting="same_kind")
+        np.add(entry.baskets_ago, 1, out=numbers[2], casting="unsafe")
+        np.add(entry.gap / np.float32(16), HALF_DAY, out=numbers[3], casting="same_kind")
+        numbers[4] = self._usual[rows[asked]]
+        numbers[5] = (numbers[3] * (n - 1) + 2 * numbers[4]) / numbers[0]
+        logs = np.log(numbers)
+        own = np.empty((WIDTHS["own"], len(n)), np.float32)
         own[0], own[1:5] = 1, logs[:4]
         own[5:8] = logs[1] - logs[3:]
         own[5] *= n > 1
-        own[8] = logs[0] - log(baskets + 1)
+        own[8] = logs[0] - np.float32(log(baskets + 1))
         out[asked] = own.T
 
     def _types(self, out: Floats, rows: NDArray[np.intp], known: _Known) -> None:
         kinds, end = self.table.types.shape[1], int(self.table.offsets[-1])
         codes, asked = self.table.codes[known.rows].reshape(-1), self.table.codes[rows]
         sums = np.empty((*asked.shape, WIDTHS["types"]))
-        for place, weights in enumerate((known.n, known.n * known.decay, None)):
+        for place, weights in enumerate((known.n, known.n * DECAY[known.ages], None)):
             every = weights if weights is None or kinds == 1 else weights.repeat(kinds)
             sums[..., place] = np.bincount(codes, every, end)[asked]
         sums *= (self.table.types[rows] > 0)[..., np.newaxis]
@@ -170,9 +211,9 @@ class Reads:
 
     def _vectors(self, out: Floats, rows: NDArray[np.intp], known: _Known) -> None:
         weights = np.empty((2, len(known.n)), np.float32)
-        weights[0] = LOG1P[known.n] * self._entry_weights[known.rows]
-        weights[1] = weights[0] * known.decay * known.decay  # 30 days are half of 60
-        p = weights @ self.table.vectors[known.rows]
+        weights[0] = LOG1P[known.n]
+        np.multiply(weights[0], FASTER_DECAY[known.ages], out=weights[1])
+        p = weights @ self._weighted[known.rows]
         dots = self.table.vectors[rows] @ p.T
         lengths = np.maximum(np.sqrt((p * p).sum(1)), TINY)
         np.arcsinh(dots, out=out[:, :2])
@@ -185,8 +226,8 @@ class _Known(NamedTuple):
     rows: NDArray[np.intp]
     """Of the table; 0 if it does not have the item."""
     n: NDArray[np.int64]
-    decay: Values
-    """Halves every 60 days since the last basket."""
+    ages: NDArray[np.int64]
+    """Days since the last basket, at most `OLDEST`."""
 
 
 def _user(scalars: list[int], minute: int, entries: int) -> list[float]:

@@ -142,6 +142,8 @@ class _Check:
         self._strings = Strings()
         self._users, self._items = Tally(), Tally()
         self._item_keys: NDArray[np.uint64] | None = None
+        self._without_category: dict[str, tuple[int, int]] = {}
+        """By table: rows whose item has no category, and the first such item."""
 
     def run(self) -> Report:
         described, report = self._description, self._report
@@ -186,33 +188,34 @@ class _Check:
         if table.category is not None:
             wanted["category"] = Wanted(table.category, "id", f"{name}.category")
         tally = Tally()
-        for batch in self._read(self._reader(table, wanted), name):
+        reader = self._reader(table, wanted)
+        for batch in self._read(reader, name):
             tally.add(batch["key"])
         repeated = tally.ids[tally.counts > 1]
         if len(repeated):
-            shown = f" (such as {int(repeated[0])})" if self._description.ids == "uint64" else ""
+            first = int(repeated[0])
             self._report.findings.append(
-                f"`{name}`: {len(repeated)} keys have more than one row{shown}: keep one row a key"
+                f"`{name}`, column {table.key} of {reader.files}: {len(repeated)} keys have more than one row, such as "
+                f"{reader.text_of('key', first)}: keep one row a key"
             )
         return tally.ids
 
     def _events(self, table: EventsTable) -> None:
         categories: NDArray[np.uint64] = np.empty(0, np.uint64)
-        no_category = 0
         first, last = np.iinfo(np.int64).max, -1
         actions: Counter[int] = Counter()
         reader = self._reader(table, event_columns(table))
         for batch in self._read(reader, "events"):
             self._users.add(batch["user"])
             self._items.add(batch["item"] + np.uint64(table.item_offset))
-            no_category += self._without_category(table, batch["item"] + np.uint64(table.item_offset))
+            self._note_without_category("events", batch["item"], table.item_offset)
             if "category" in batch:
                 categories = np.union1d(categories, batch["category"])
             if len(batch["time"]):
                 first, last = min(first, int(batch["time"].min())), max(last, int(batch["time"].max()))
             if "action" in batch:
                 actions.update(batch["action"].tolist())
-        self._find_without_category(no_category, "events")
+        self._find_without_category("events", reader)
         texts = reader.texts.get("action", {})
         lengths = self._users.counts
         self._report.values |= {
@@ -235,11 +238,12 @@ class _Check:
                 )
 
     def _impressions(self, table: ImpressionsTable) -> None:
-        shown = clicked = late = without_user = new_item = no_row = no_category = 0
+        shown = clicked = late = without_user = new_item = no_row = 0
         parts: Counter[tuple[int, int]] = Counter()
         split = self._description.split
         by_day: dict[int, tuple[int, int]] = {}
-        for batch in self._read(self._reader(table, impression_columns(table)), "impressions"):
+        reader = self._reader(table, impression_columns(table))
+        for batch in self._read(reader, "impressions"):
             known_ms = labels_known(batch, table.window_ms)
             label = known_labels(batch, known_ms)
             late += int(batch["label"].sum()) - int(label.sum())
@@ -253,11 +257,11 @@ class _Check:
             new_item += _outside(batch["item"], self._items.ids)
             if self._item_keys is not None:
                 no_row += _outside(batch["item"], self._item_keys)
-            no_category += self._without_category(table, batch["item"])
+            self._note_without_category("impressions", batch["item"])
             if isinstance(split, TimeSplit):
                 part = time_parts(split, known_ms, batch["time"])
                 parts.update(zip(part.tolist(), label.tolist(), strict=True))
-        self._find_without_category(no_category, "impressions")
+        self._find_without_category("impressions", reader)
         self._report.values |= {
             "clicked": clicked,
             "click rate": clicked / shown,
@@ -268,10 +272,7 @@ class _Check:
             "click rate by day": {_day(day * DAY_MS): (n, k / n) for day, (n, k) in sorted(by_day.items())},
         }
         if clicked in (0, shown):
-            self._report.findings.append(
-                f"`{table.label}`: {clicked} of {shown} impressions are clicked, so there is nothing to learn: "
-                "check the column, and that the files hold both kinds"
-            )
+            self._report.findings.append(nothing_to_learn(table, clicked, shown, late))
         if isinstance(split, TimeSplit):
             self._parts(parts)
 
@@ -289,19 +290,37 @@ class _Check:
             parts[LEFT_OUT, 0] + parts[LEFT_OUT, 1]
         )
 
-    def _without_category(self, table: TimedTable, items: NDArray[np.uint64]) -> int:
-        """How many of the items need a row in `[items]` for their category, and have none."""
-        side = self._description.items
+    def _note_without_category(self, name: str, items: NDArray[np.uint64], offset: int = 0) -> None:
+        """Count the items that need a row in `[items]` for their category, and have none."""
+        table, side = getattr(self._description, name), self._description.items
         if table.category is not None or side is None or side.category is None or self._item_keys is None:
-            return 0
-        return _outside(items, self._item_keys)
+            return
+        keys, there = self._item_keys, items + np.uint64(offset)
+        missing = items[keys.take(keys.searchsorted(there), mode="clip") != there]
+        if len(missing):
+            before, first = self._without_category.get(name, (0, int(missing[0])))
+            self._without_category[name] = before + len(missing), first
 
-    def _find_without_category(self, rows: int, table: str) -> None:
-        if rows:
-            self._report.findings.append(
-                f"`{table}`: the items of {rows} rows have no row in `[items]`, so no category: add the rows, or name "
-                f"a column `{table}.category`"
-            )
+    def _find_without_category(self, name: str, reader: TableReader) -> None:
+        if name not in self._without_category:
+            return
+        rows, first = self._without_category[name]
+        column, text = getattr(self._description, name).item, reader.text_of("item", first)
+        self._report.findings.append(
+            f"`{name}`, column {column} of {reader.files}: the items of {rows} rows have no row in `[items]`, so no "
+            f"category, such as {text}: add the rows, or name a column `{name}.category`"
+        )
+
+
+def nothing_to_learn(table: ImpressionsTable, clicks: int, impressions: int, late: int) -> str:
+    """What is wrong with labels that are all alike; `late` clicks came after their windows."""
+    fix = "check the column, and that the files hold both kinds"
+    if late and not clicks:
+        fix = f"all {late} clicks came after the window: check `impressions.label_time`, or make the window longer"
+    return (
+        f"`impressions.label`, column {table.label} of {', '.join(table.files)}: {clicks} of {impressions} impressions "
+        f"are clicked, so there is nothing to learn: {fix}"
+    )
 
 
 def labels_known(impressions: Columns, window_ms: int) -> NDArray[np.int64]:

@@ -13,23 +13,32 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from mimn.data.check import event_columns, impression_columns, known_labels, labels_known
-from mimn.data.description import Description, Field, MembersTable, SideTable, Source, TimedTable, read_description
+from mimn.data.check import event_columns, impression_columns, known_labels, labels_known, nothing_to_learn
+from mimn.data.description import (
+    Description,
+    Field,
+    MembersTable,
+    SideTable,
+    Source,
+    Table,
+    TimedTable,
+    read_description,
+)
 from mimn.data.events import DataError, Events
 from mimn.data.members import Members, distinct_pairs
 from mimn.data.sorting import SortingWriter
-from mimn.data.tables import Columns, TableReader, Wanted
+from mimn.data.tables import Columns, TableReader, Wanted, hashed_text
 from mimn.state.actions import NAMES
 
 Ints = NDArray[np.int64]
@@ -104,6 +113,32 @@ class Prepared:
     folder: Path
     description: Description
     meta: Meta
+    root: Path
+    """What the description's files are relative to."""
+
+    def names(self, what: Literal["user", "item", "category"], ids: Iterable[int]) -> dict[int, str]:
+        """Ids as the owner's files write them; texts are looked for there, table by table, until all are found."""
+        described, asked = self.description, set(ids)
+        if described.ids == "uint64":
+            return {one: str(one) for one in asked}
+        left = asked - {0}  # no text: a row without a category
+        columns: list[tuple[Table, Wanted]] = [
+            (table, wanted[what])
+            for table, wanted in (
+                (described.events, event_columns(described.events)),
+                (described.impressions, impression_columns(described.impressions) if described.impressions else {}),
+            )
+            if table is not None and what in wanted
+        ]
+        if described.items is not None and what != "user":
+            column = described.items.key if what == "item" else described.items.category
+            columns += [] if column is None else [(described.items, Wanted(column, "id", f"items.{what}"))]
+        found: dict[int, str] = {}
+        for table, wanted in columns:
+            if left:
+                found |= TableReader(table, self.root, {what: wanted}, described.ids).texts_of(what, left)
+                left -= found.keys()
+        return found | {one: hashed_text(one) for one in asked - found.keys()}
 
     def _column(self, table: str, name: str) -> NDArray[Any]:
         mapped: NDArray[Any] = np.load(self.folder / table / f"{name}.npy", mmap_mode="r", allow_pickle=False)
@@ -189,7 +224,7 @@ def prepare(path: Path, cache: Path) -> Prepared:
         with _whole(folder) as partial:
             _check_events(path, _Preparation(description, path.parent, partial).run())
     meta = msgspec.json.decode((folder / META).read_bytes(), type=Meta)
-    return Prepared(folder, description, meta)
+    return Prepared(folder, description, meta, path.parent)
 
 
 def _check_events(path: Path, made: Prepared) -> None:
@@ -228,7 +263,7 @@ class _Preparation:
         (self._folder / TEXTS).write_text(json.dumps(texts, ensure_ascii=False), "utf-8")
         meta = Meta(format=FORMAT, name=described.name, rows=self._rows, refused=self._refused)
         (self._folder / META).write_bytes(msgspec.json.format(msgspec.json.encode(meta)))
-        return Prepared(self._folder, described, meta)
+        return Prepared(self._folder, described, meta, self._root)
 
     def _read(self, reader: TableReader, table: str) -> Iterator[Columns]:
         used = 0
@@ -259,8 +294,9 @@ class _Preparation:
         repeated = np.flatnonzero(key[1:] == key[:-1])
         if len(repeated):
             first, second = sorted(order[repeated[0] : repeated[0] + 2] + 1)
+            text = reader.text_of("key", int(key[repeated[0]]))
             raise DataError(
-                f"`{source}s`, column {table.key} of {', '.join(table.files)}: key {self._shown(key[repeated[0]])} "
+                f"`{source}s`, column {table.key} of {', '.join(table.files)}: key {text} "
                 f"has more than one row, the usable rows {first} and {second} ({len(repeated)} repeated rows): keep "
                 "one row a key"
             )
@@ -292,7 +328,7 @@ class _Preparation:
                     "time": batch["time"] // unit,
                     **{name: batch[name] for name in context},
                 }
-                columns["category"] = self._categories(batch, columns["item"], table.category, "events")
+                columns["category"] = self._categories(batch, columns["item"], reader, "events")
                 columns["together"] = (
                     batch["together"].view(np.int64) if "together" in batch else read + np.arange(len(batch["user"]))
                 )
@@ -339,7 +375,7 @@ class _Preparation:
         dtypes |= _dtypes(context | sliced)
         folder = self._folder / "impressions"
         folder.mkdir()
-        clicks = 0
+        clicks = late = 0
         with SortingWriter(folder, dtypes, ("user", "time")) as writer:
             for batch in self._read(reader, "impressions"):
                 n = len(batch["user"])
@@ -357,22 +393,19 @@ class _Preparation:
                     "position": batch.get("position", np.full(n, np.nan)),
                     **{name: batch[name] for name in context | sliced},
                 }
-                columns["category"] = self._categories(batch, columns["item"], table.category, "impressions")
+                columns["category"] = self._categories(batch, columns["item"], reader, "impressions")
                 if not bool(np.all(columns["weight"] > 0)):
                     worst = batch["weight"][~(batch["weight"] > 0)][0]
                     raise DataError(
                         f"`impressions.weight`: column {table.weight} of {', '.join(table.files)} has the weight "
                         f"{worst}: weights are above 0; leave rows out that must not count"
                     )
-                clicks += int(columns["label"].sum())
+                late += int(batch["label"].sum()) - int(label.sum())
+                clicks += int(label.sum())
                 writer.add(columns)
             writer.finish()
         if clicks in (0, writer.rows):
-            raise DataError(
-                f"`impressions.label`, column {table.label} of {', '.join(table.files)}: {clicks} of {writer.rows} "
-                "impressions are clicked, so there is nothing to learn: check the column, and that the files hold both "
-                "kinds"
-            )
+            raise DataError(nothing_to_learn(table, clicks, writer.rows, late))
 
     def _members(self, table: MembersTable) -> None:
         wanted = {"key": Wanted(table.key, "id", "members.key"), "item": Wanted(table.item, "id", "members.item")}
@@ -388,8 +421,8 @@ class _Preparation:
         ):
             np.save(folder / f"{name}.npy", values, allow_pickle=False)
 
-    def _categories(self, batch: Columns, items: Ints, column: str | None, table: str) -> Ints:
-        if column is not None:
+    def _categories(self, batch: Columns, items: Ints, reader: TableReader, table: str) -> Ints:
+        if "category" in batch:
             return batch["category"].view(np.int64)
         if self._category_of is None:
             return np.zeros(len(items), np.int64)
@@ -398,9 +431,10 @@ class _Preparation:
         at = np.minimum(np.searchsorted(keys, items), len(keys) - 1)
         missing = keys[at] != items
         if bool(missing.any()):
+            item = batch["item"].view(np.int64)[np.argmax(missing)]
             raise DataError(
                 f"`{table}`, column {described.item} of {', '.join(described.files)}: item "
-                f"{self._shown(items[np.argmax(missing)])} has no row in `[items]`, so no category: "
+                f"{reader.text_of('item', int(item))} has no row in `[items]`, so no category: "
                 f"add the row, or name a column `{table}.category`"
             )
         return categories[at]
@@ -410,9 +444,6 @@ class _Preparation:
         if self._description.ids == "uint64" and bool((ids > LARGEST_ID).any()):
             raise DataError(f"column {column} has the id {int(ids.max())}: ids reach from 0 to {LARGEST_ID}")
         return ids.view(np.int64)
-
-    def _shown(self, identity: Any) -> str:
-        return str(int(identity)) if self._description.ids == "uint64" else f"with hash {int(identity) & (2**64 - 1):x}"
 
 
 def field_columns(description: Description, source: Source, prefix: str = "field") -> dict[str, Wanted]:

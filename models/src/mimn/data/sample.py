@@ -1,7 +1,7 @@
 """A few rows as a model sees them before ids and values become numbers of tables: history, candidate, fields, label.
 
 With `[impressions]` a row is an impression; with a preset, one of its instances; else an event that happened (label 1).
-The history is what happened strictly before it. Ids of string data sets are shown as their 64-bit hashes in hex.
+The history is what happened strictly before it. Ids are shown as the files write them; texts are looked for there.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mimn.data.events import DataError
@@ -68,15 +69,17 @@ def sample(data: Prepared, rows: int, events: int, seed: int) -> list[Sample]:
 def rendered(samples: list[Sample], console: Console) -> None:
     """Print rows as tables."""
     for number, one in enumerate(samples, 1):
-        console.print(f"[bold]{number}. user {one.user}, {one.time}, label {one.label}[/bold]")
-        console.print(f"   candidate: item {one.item}, category {one.category}")
+        console.print(f"[bold]{number}. user {escape(one.user)}, {one.time}, label {one.label}[/bold]")
+        console.print(f"   candidate: item {one.item}, category {one.category}", markup=False)
         for source, values in one.fields.items():
             said = ", ".join(f"{name} {'missing' if v is None else json.dumps(v)}" for name, v in values.items())
             if said:
                 console.print(f"   {source} fields: {said}", markup=False)
         table = Table("item", "category", "action", "weight", "age", box=None, padding=(0, 2))
         for past in one.history:
-            table.add_row(past.item, past.category, past.action or "", f"{past.weight}", age(past.age_s))
+            table.add_row(
+                escape(past.item), escape(past.category), past.action or "", f"{past.weight}", age(past.age_s)
+            )
         console.print(f"   history: the latest {len(one.history)} of {one.history_events} events")
         console.print(table)
 
@@ -103,20 +106,45 @@ class _Asked(NamedTuple):
     label: int
 
 
+_Drawn = tuple[_Asked, dict[str, Value]]
+"""A row, and its context fields."""
+
+
 class _Sampling:
     """One reading of a prepared data set."""
 
     def __init__(self, data: Prepared, events: int) -> None:
         self._data, self._latest = data, events
         self._described = data.description
+        self._names: dict[str, dict[int, str]] = {}
+        self._candidate_last = False
+        """Whether a preset's histories end with the candidate."""
         self._sides: dict[str, Side] = {"user": data.side("user"), "item": data.side("item")}
 
     def draw(self, rows: int, rng: np.random.Generator) -> list[Sample]:
         if self._described.protocol is not None:
-            return self._of_preset(rows, rng)
-        return self._of_events(rows, rng) if self._data.impressions is None else self._of_impressions(rows, rng)
+            drawn = self._of_preset(rows, rng)
+        else:
+            drawn = self._of_events(rows, rng) if self._data.impressions is None else self._of_impressions(rows, rng)
+        self._learn_names([asked for asked, _ in drawn])
+        return [self._sample(asked, context) for asked, context in drawn]
 
-    def _of_impressions(self, rows: int, rng: np.random.Generator) -> list[Sample]:
+    def _learn_names(self, drawn: list[_Asked]) -> None:
+        events = self._data.events
+        rows = np.concatenate([np.empty(0, np.int64), *(np.arange(*self._shown(asked)) for asked in drawn)])
+        self._names = {
+            "user": self._data.names("user", (asked.user for asked in drawn)),
+            "item": self._data.names("item", [*(asked.item for asked in drawn), *events.item_id[rows].tolist()]),
+            "category": self._data.names(
+                "category", [*(asked.category for asked in drawn), *events.category_id[rows].tolist()]
+            ),
+        }
+
+    def _shown(self, asked: _Asked) -> tuple[int, int]:
+        """The events of its history that are shown: first, and first behind the last."""
+        return max(asked.begin, asked.end - self._latest), asked.end
+
+    def _of_impressions(self, rows: int, rng: np.random.Generator) -> list[_Drawn]:
         shown = self._data.impressions
         if shown is None:
             raise DataError("the data set has no `[impressions]`")
@@ -128,7 +156,7 @@ class _Sampling:
             self._data.events, Impressions(**arrays, context=context, slices={}), np.zeros(len(picked), np.int8)
         )
         shown = chosen.impressions
-        samples = []
+        samples: list[_Drawn] = []
         for i in range(len(shown)):
             values = {name: self._value(name, of[i]) for name, of in context.items()}
             if not np.isnan(shown.position[i]):
@@ -145,52 +173,52 @@ class _Sampling:
                     shown.label,
                 )
             )
-            samples.append(self._sample(_Asked(user, time_ms, begin, end, item, category, label), values))
+            samples.append((_Asked(user, time_ms, begin, end, item, category, label), values))
         return samples
 
-    def _of_events(self, rows: int, rng: np.random.Generator) -> list[Sample]:
+    def _of_events(self, rows: int, rng: np.random.Generator) -> list[_Drawn]:
         events = self._data.events
-        samples = []
+        samples: list[_Drawn] = []
         for row in _chosen(len(events), rows, rng):
             user, time_ms = int(events.user_id[row]), int(events.timestamp[row]) * events.unit_ms
             begin, end = self._user(user)[0], int(events.history_end[row])
             item, category = int(events.item_id[row]), int(events.category_id[row])
             context = {name: self._value(name, of[row]) for name, of in self._data.event_context.items()}
-            samples.append(self._sample(_Asked(user, time_ms, begin, end, item, category, 1), context))
+            samples.append((_Asked(user, time_ms, begin, end, item, category, 1), context))
         return samples
 
-    def _of_preset(self, rows: int, rng: np.random.Generator) -> list[Sample]:
+    def _of_preset(self, rows: int, rng: np.random.Generator) -> list[_Drawn]:
         protocol, events = self._described.protocol, self._data.events
         if protocol is None:
             raise DataError("the data set has no `[protocol]`")
         made = paper_instances(events, protocol)
-        samples = []
+        self._candidate_last = made.candidate_last
+        samples: list[_Drawn] = []
         for row in _chosen(len(made), rows, rng):
             user, begin, end, item, category, label = (
                 int(of[row]) for of in (made.user_id, made.begin, made.end, made.item, made.category, made.label)
             )
             time_ms = int(made.timestamp[row]) * events.unit_ms
-            one = self._sample(_Asked(user, time_ms, begin, end, item, category, label), {})
-            if made.candidate_last and self._latest:
-                leaked = Past(one.item, one.category, None, 1.0, None)
-                one.history[:] = [*one.history, leaked][-self._latest :]
-            samples.append(one)
+            samples.append((_Asked(user, time_ms, begin, end, item, category, label), {}))
         return samples
 
     def _sample(self, asked: _Asked, context: dict[str, Value]) -> Sample:
         events, rules = self._data.events, self._described.action_rules
         history = []
-        for row in range(max(asked.begin, asked.end - self._latest), asked.end):
+        for row in range(*self._shown(asked)):
             action = None if events.action is None else NAMES[events.action[row]]
             history.append(
                 Past(
-                    self._id(int(events.item_id[row])),
-                    self._id(int(events.category_id[row])),
+                    self._names["item"][int(events.item_id[row])],
+                    self._names["category"][int(events.category_id[row])],
                     action,
                     1.0 if action is None else rules[action],
                     (asked.time_ms - int(events.timestamp[row]) * events.unit_ms) / 1000,
                 )
             )
+        item, category = self._names["item"][asked.item], self._names["category"][asked.category]
+        if self._candidate_last and self._latest:
+            history = [*history, Past(item, category, None, 1.0, None)][-self._latest :]
         sources = {
             "user": self._side("user", asked.user),
             "item": self._side("item", asked.item),
@@ -198,12 +226,12 @@ class _Sampling:
         }
         time = datetime.fromtimestamp(asked.time_ms / 1000, UTC).isoformat(timespec="milliseconds")
         return Sample(
-            user=self._id(asked.user),
+            user=self._names["user"][asked.user],
             time=time.replace("+00:00", "Z"),
             history_events=asked.end - asked.begin,
             history=history,
-            item=self._id(asked.item),
-            category=self._id(asked.category),
+            item=item,
+            category=category,
             fields={source: values for source, values in sources.items() if values},
             label=asked.label,
         )
@@ -223,9 +251,6 @@ class _Sampling:
         """The user's rows of the events: first, and first behind the last. Equal without events."""
         ids = self._data.events.user_id
         return int(np.searchsorted(ids, user)), int(np.searchsorted(ids, user, "right"))
-
-    def _id(self, identity: int) -> str:
-        return str(identity) if self._described.ids == "uint64" else f"{identity & (2**64 - 1):016x}"
 
 
 def _chosen(there: int, rows: int, rng: np.random.Generator) -> list[int]:

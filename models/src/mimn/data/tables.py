@@ -8,7 +8,7 @@ rows refuses those rows: they are counted by reason, and the first of each is re
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +33,7 @@ LATEST_MS = 4_102_444_800_000
 BATCH_ROWS = 1 << 17
 PER_MS: dict[TimeUnit, tuple[int, int]] = {"s": (1000, 1), "ms": (1, 1), "us": (1, 1000), "ns": (1, 1_000_000)}
 """A time in the unit, times the first, divided by the second, is in ms."""
+HASHES = (1 << 64) - 1
 MAX_TEXT_BYTES = 128
 """Longest id, as in the event's format."""
 
@@ -97,7 +98,7 @@ class TableReader:
         Raises:
             DataError: a pattern matches no file.
         """
-        self._table, self._wanted, self._ids = table, wanted, ids
+        self._table, self._root, self._wanted, self._ids = table, root, wanted, ids
         self.paths = _expand(table.files, root)
         self.refused = Refused()
         self.rows = 0
@@ -124,6 +125,44 @@ class TableReader:
                 self.rows += batch.num_rows
                 first_row += batch.num_rows
                 yield out if bool(good.all()) else {name: values[good] for name, values in out.items()}
+
+    def texts_of(self, name: str, ids: Iterable[int]) -> dict[int, str]:
+        """Ids of the column `name` as the files write them, for messages to the files' owner; signed or unsigned.
+
+        Nothing else remembers texts, so they are looked for in the files until all are found. One that is not there is
+        not in the answer (see `hashed_text`).
+        """
+        asked = list(ids)
+        if self._ids == "uint64":
+            return {one: str(one) for one in asked}
+        wanted = np.array([one & HASHES for one in asked], np.uint64)
+        alone = TableReader(self._table, self._root, {name: self._wanted[name]}, self._ids)
+        found: dict[int, str] = {}
+        for hashed, column in alone._texts(name):
+            hits = np.flatnonzero(np.isin(hashed, wanted))
+            new, first = np.unique(hashed[hits], return_index=True)
+            found |= {one: str(column[at].as_py()) for one, at in zip(new.tolist(), hits[first].tolist(), strict=True)}
+            if len(found) == len(set(wanted.tolist())):
+                break
+        return {one: found[one & HASHES] for one in asked if one & HASHES in found}
+
+    def text_of(self, name: str, identity: int) -> str:
+        """As `texts_of`, of one id."""
+        return self.texts_of(name, [identity]).get(identity, hashed_text(identity))
+
+    def _texts(self, name: str) -> Iterator[tuple[NDArray[np.uint64], pa.Array]]:
+        """The usable ids of one column with their texts, batch by batch."""
+        for path in self.paths:
+            for batch in self._read(path):
+                column = batch.column(self._wanted[name].column)
+                hashed, bad = self._to_ids(column, str(path), None)
+                good = ~np.any([mask for _, mask in bad], axis=0)
+                yield hashed[good], column.filter(pa.array(good))
+
+    @property
+    def files(self) -> str:
+        """The files' names, as the description has them."""
+        return ", ".join(self._table.files)
 
     def _read(self, path: Path) -> Iterator[pa.RecordBatch]:
         columns = sorted({want.column for want in self._wanted.values()})
@@ -191,7 +230,9 @@ class TableReader:
         missing = [w for w in self._wanted.values() if w.column in set(wanted) - set(there)]
         if missing:
             named = ", ".join(f"{w.column!r} (`{w.said}`)" for w in missing)
-            raise DataError(f"{path} has no column {named}; its columns are {', '.join(there)}")
+            raise DataError(
+                f"{path} has no column {named}; its columns are {', '.join(there)}: name one of them in the description"
+            )
 
     def _convert(
         self, column: pa.Array, name: str, want: Wanted, path: Path, strings: Strings | None
@@ -224,7 +265,7 @@ class TableReader:
             column = whole.cast(pa.string())
         if not pa.types.is_dictionary(column.type):
             if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-                raise DataError(f"{where} is {column.type}, not text, whole numbers or lists of them")
+                raise DataError(f"{where} is {column.type}, not text, whole numbers or lists of them: convert it")
             column = column.dictionary_encode()
         if not len(column.dictionary):
             return np.zeros(len(column), np.uint64)
@@ -279,6 +320,11 @@ class TableReader:
         ]
 
 
+def hashed_text(identity: int) -> str:
+    """What is said of a text that cannot be found: its id in hex."""
+    return f"{identity & HASHES:016x}"
+
+
 def _to_times(
     column: pa.Array, want: Wanted, where: str
 ) -> tuple[NDArray[np.int64], list[tuple[str, NDArray[np.bool_]]]]:
@@ -330,7 +376,7 @@ def _refuse_unit(ms: NDArray[np.int64], empty: NDArray[np.bool_], want: Wanted, 
                 f"{where}: {raw:.0f} is not between 2000 and 2100 in {want.unit}, and is {day} in {unit}: set "
                 f'`time_unit = "{unit}"`'
             )
-    raise DataError(f"{where}: {raw:.0f} is not between 2000 and 2100 in any unit; is this the column of times?")
+    raise DataError(f"{where}: {raw:.0f} is not between 2000 and 2100 in any unit: name the column of times")
 
 
 def _to_labels(column: pa.Array, where: str) -> tuple[NDArray[np.uint8], list[tuple[str, NDArray[np.bool_]]]]:
@@ -338,13 +384,13 @@ def _to_labels(column: pa.Array, where: str) -> tuple[NDArray[np.uint8], list[tu
     if pa.types.is_boolean(column.type) or pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
         values = _numpy(pc.cast(column, pa.float64(), safe=False).fill_null(0))
     else:
-        raise DataError(f"{where} is {column.type}: a label is 0 or 1, or true or false")
+        raise DataError(f"{where} is {column.type}: a label is 0 or 1, or true or false; convert the column")
     return (values == 1).astype(np.uint8), [("empty", empty), ("neither 0 nor 1", ~empty & ~np.isin(values, (0, 1)))]
 
 
 def _to_numbers(column: pa.Array, where: str) -> tuple[NDArray[np.float64], list[tuple[str, NDArray[np.bool_]]]]:
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_null(column.type)):
-        raise DataError(f"{where} is {column.type}, not a number")
+        raise DataError(f"{where} is {column.type}, not a number: name another column, or convert this one")
     return _numpy(pc.cast(column, pa.float64(), safe=False).fill_null(np.nan)), []
 
 

@@ -100,6 +100,15 @@ class EmbeddingIds:
         return cls(*arrays)
 
 
+class TwoCategories(DataError):
+    """An item whose events name different categories."""
+
+    def __init__(self, item: int) -> None:
+        super().__init__(f"item {item} has two categories: give each item one")
+        self.item = item
+        """As events have it: of a text, its hash."""
+
+
 def build_vocabulary(events: Events, train_users: NDArray[np.bool_]) -> Vocabulary:
     """The vocabulary of the users where the mask [U] is true.
 
@@ -115,8 +124,7 @@ def build_vocabulary(events: Events, train_users: NDArray[np.bool_]) -> Vocabula
     item_category = events.category_id[rows][first]
     different = events.category_id[rows] != item_category[places_]
     if bool(different.any()):
-        item = int(items[places_[np.argmax(different)]])
-        raise DataError(f"item {item} has two categories: give each item one")
+        raise TwoCategories(int(items[places_[np.argmax(different)]]))
     pairs = np.unique(places_ * len(events.users) + events.user_index[rows])
     item_users = np.bincount(pairs // len(events.users), minlength=len(items))
     categories, category_events = np.unique(events.category_id[rows], return_counts=True)

@@ -71,6 +71,8 @@ def tables(model: ClickModel, item_ids: Ids, category_ids: Ids) -> tuple[Embeddi
         if what == "item" and model.fields is not None:
             every = torch.split(torch.arange(len(vectors)), ROWS_AT_ONCE)
             vectors = torch.cat([model.fields.item_embeddings(model.items, rows).detach() for rows in every])
+        if what == "category":
+            vectors = torch.cat([vectors, model.category_columns(torch.arange(len(vectors)))], -1)
         made.append(EmbeddingTable(ids, vectors.numpy()))
         made[-1].check(f"{what}s")
     return made[0], made[1]

@@ -1,4 +1,4 @@
-"""Export of a model whose state a step graph updates (MIMN, and pooling), or that has a ledger alone."""
+"""Export of a model whose state a step graph updates (MIMN, pooling, GRU4REC, …), or that has a ledger alone."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from mimn.baselines import BaselineConfig, folded_blocks, step_layout, user_layout
 from mimn.bundle import (
     BlockSpec,
     EmbeddingTable,
@@ -25,7 +27,6 @@ from mimn.bundle import (
 )
 from mimn.bundle.golden import StepFunction
 from mimn.bundle.manifest import LEDGER_RULE, SKETCH_RULE
-from mimn.config import cell_layout, state_layout
 from mimn.export.parts import (
     GOLDEN_CANDIDATES,
     GOLDEN_EVENTS,
@@ -46,10 +47,10 @@ from mimn.export.parts import (
     tables,
 )
 from mimn.field_parity import check_fields_parity
-from mimn.nn.graphs import OPSET, head_graph, step_graph
-from mimn.nn.model import MimnModel
+from mimn.nn.graphs import OPSET, StateModel, head_graph, step_graph
 from mimn.parity import Graph, check_parity
-from mimn.reference import Reference
+from mimn.reference import StateReference
+from mimn.reference_baselines import reference_of
 from mimn.state.actions import Actions
 from mimn.state.layout import BlockType
 from mimn.state.ledger import count_events, rest_of
@@ -60,7 +61,7 @@ GOLDEN_TIMES = (1_700_000_000_000, 1_700_000_000_000 + 100 * DAY_MS)
 
 
 def export_bundle(
-    model: MimnModel,
+    model: StateModel,
     item_ids: Ids,
     category_ids: Ids,
     output: str | Path,
@@ -93,27 +94,42 @@ def export_bundle(
             "and whose channel output belongs to the last step, so a user's score is not a function of a folded state; "
             "train variant 'paper'"
         )
+    if isinstance(config, BaselineConfig):
+        _check_folded(config)
+        columns = model.category_columns(torch.zeros(1, dtype=torch.int64)).shape[-1]
+        if columns and model.actions is not None and not model.actions.plain:
+            raise ExportError(
+                f"variant {config.variant!r} finds its slot in the event's vector, which weights or vectors of actions "
+                "would change: give every folded action the weight 1 in `[actions]`, and train again"
+            )
     if config.context_features and model.fields is not None:
         raise ExportError("a model has context_features or fields: describe the features as fields, [fields.context]")
     items, categories = tables(model, item_ids, category_ids)
-    layout, sketch = state_layout(config, state_dtype), config.sketch
+    layout, sketch = user_layout(config, state_dtype), config.sketch
     reads = reads_of(config, facts)
     actions = None if model.actions is None else model.actions.value
     with evaluation(model):
         fields = field_data(model, facts.codes)
         step_onnx, step_spec = None, None
         if config.variant != "ledger":
-            step_onnx, step_spec = step_graph(model, cell_layout(config, state_dtype))
+            step_onnx, step_spec = step_graph(model, step_layout(config, state_dtype))
         head_onnx, head_spec = head_graph(model, layout)
         check_parity(model, layout, step_onnx, head_onnx)
         check_fields_parity(model, fields, draw_requests(np.random.default_rng(1), fields.request, REQUESTS))
         blocks = {name: value.numpy() for name, value in model.cell.initial_blocks().items()}
         blank = {block.name: np.zeros(block.shape, np.float32) for block in layout.blocks}
         initial = layout.round(layout.flatten(blank | blocks))
-        reference = Reference(config, {key: value.numpy() for key, value in model.state_dict().items()}, state_dtype)
+        reference = reference_of(config, {key: value.numpy() for key, value in model.state_dict().items()}, state_dtype)
         graphs = count_events if step_onnx is None else Graph(step_onnx), Graph(head_onnx)
         golden = golden_cases(
-            reference, graphs, (items, categories), initial, fields=fields, actions=actions, ledger=reads
+            reference,
+            graphs,
+            (items, categories),
+            initial,
+            fields=fields,
+            actions=actions,
+            ledger=reads,
+            features=len(config.context_features),
         )
     return write_bundle(
         output,
@@ -148,8 +164,18 @@ def export_bundle(
     )
 
 
+def _check_folded(config: BaselineConfig) -> None:
+    if not folded_blocks(config):
+        raise ExportError(f"variant {config.variant!r} reads the events themselves: it has no state of constant size")
+    if config.form == "official":
+        raise ExportError(
+            f"form 'official' of variant {config.variant!r} cannot be served: it reads sums over padded windows, which "
+            "no folded state gives; train form 'paper'"
+        )
+
+
 def golden_cases(
-    reference: Reference,
+    reference: StateReference,
     graphs: tuple[StepFunction, Graph],
     tables: tuple[EmbeddingTable, EmbeddingTable],
     initial: NDArray[np.float32],
@@ -157,6 +183,7 @@ def golden_cases(
     fields: FieldData,
     actions: Actions | None,
     ledger: Reads | None,
+    features: int = 0,
 ) -> Golden:
     """Some histories, a tenth of their ids unknown, with the states and scores that the graphs compute for them. Every
     folded action occurs in each.
@@ -184,7 +211,7 @@ def golden_cases(
     clearest = np.sort(np.argsort(gaps, kind="stable")[-GOLDEN_USERS:])
 
     states = np.tile(initial, (GOLDEN_USERS, 1))
-    config = reference.config
+    config = reference.shared
     sketch = None if config.sketch is None else IdSketch(config.sketch, categories, actions)
     done = None if done is None else done[clearest]
     words = 0 if ledger is None else ledger.ledger.words
@@ -193,8 +220,8 @@ def golden_cases(
         states[:, rest] = step(np.ascontiguousarray(events[clearest, t]), np.ascontiguousarray(states[:, rest]))
     candidates = draw_ids(random, items, GOLDEN_CANDIDATES), draw_ids(random, categories, GOLDEN_CANDIDATES)
     context, requests = golden_requests(random, fields.request)
-    if config.context_features:
-        context = random.normal(size=(GOLDEN_USERS, len(config.context_features))).astype(np.float32)
+    if features:
+        context = random.normal(size=(GOLDEN_USERS, features)).astype(np.float32)
     times = now = None
     reads: list[tuple[NDArray[Any], ...]] = [()] * GOLDEN_USERS
     if sketch is not None or ledger is not None:

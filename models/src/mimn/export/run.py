@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import torch
 
-from mimn.baselines import ModelConfig, model_config
+from mimn.baselines import ModelConfig, folded_blocks, model_config
 from mimn.bundle import ItemTable, MemberIndex, load_bundle
 from mimn.bundle.fields import FIRST, FieldSpec, check_fields, code_of
 from mimn.calibration import UNCALIBRATED
@@ -29,7 +29,8 @@ from mimn.impressions.trained import RunFault, calibration_of
 from mimn.nn.baselines.model import BaselineModel
 from mimn.nn.checkpoint import load_model, model_fields, untrained
 from mimn.nn.fields import FieldValues
-from mimn.nn.model import ClickModel, MimnModel
+from mimn.nn.graphs import StateModel
+from mimn.nn.model import ClickModel
 from mimn.state.event_list import EventList
 from mimn.state.layout import BlockType
 
@@ -53,7 +54,7 @@ def export_any(
 
     Raises: as `export_bundle` and `export_sequence`.
     """
-    if isinstance(model, BaselineModel):
+    if isinstance(model, BaselineModel) and not folded_blocks(model.config):
         if state_dtype != "float32":
             raise ExportError(
                 f"--state-dtype {state_dtype}: a list of events holds row numbers, which float16 would round away; "
@@ -62,7 +63,7 @@ def export_any(
         return export_sequence(
             model, item_ids, category_ids, output, name=name, version=version, events=events, facts=facts
         )
-    if not isinstance(model, MimnModel):
+    if not isinstance(model, StateModel):
         raise TypeError(f"{type(model).__name__} is a kind of model that export does not know")
     return export_bundle(
         model,

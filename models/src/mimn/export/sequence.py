@@ -86,7 +86,9 @@ def export_sequence(
         try:
             head_onnx, head_spec = sequence_head_graph(model)
         except TypeError as error:
-            raise ExportError(f"{error}: export a run of variant 'din', 'dien', 'paper' or 'pooling'") from error
+            raise ExportError(
+                f"{error}: export a run of variant 'din' or 'dien', or of one with a state (models/README.md)"
+            ) from error
         check_sequence_parity(model, rule, head_onnx)
         check_fields_parity(model, fields, draw_requests(np.random.default_rng(1), fields.request, REQUESTS))
         golden = sequence_golden_cases(rule, Graph(head_onnx), (items, categories), fields, actions)

@@ -24,7 +24,7 @@ PROBABILITY: dict[str, Callable[[Labels, Array, Array], float]] = {
     "pcoc": metrics.pcoc,
     "ece": metrics.expected_calibration_error,
 }
-"""What is measured of a probability. pcoc is predicted clicks over clicks."""
+"""What is measured of a probability. pcoc is predicted clicks over clicks, ece by bins of equal mass."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,16 @@ class Rows:
 def figures(rows: Rows, resamples: int = RESAMPLES) -> dict[str, Any]:
     """AUC and GAUC (by user) of the scores; log loss, NE, ΣP/Σy and ECE of each kind of probability.
 
-    A figure is `{value, low, high}`, ECE the value alone, or `{undefined: reason}`.
+    A figure is `{value, low, high}`, or `{undefined: reason}`. The interval of ECE is the value minus what resamples
+    differ by, at least 0: chance alone makes it larger, in the rows as in their resamples.
     """
     labels, users = rows.labels, rows.users
     drawn = _resampled(rows, resamples) if len(labels) else {}
 
     def figure(name: str, value: Callable[[], float]) -> dict[str, Any]:
         try:
-            return {"value": value()} | _bounds(drawn.get(name))
+            found = value()
+            return {"value": found} | _bounds(drawn.get(name), found if name.endswith(".ece") else None)
         except UndefinedMetric as error:
             return {"undefined": str(error)}
 
@@ -80,15 +82,17 @@ def figures(rows: Rows, resamples: int = RESAMPLES) -> dict[str, Any]:
     return result
 
 
-def _bounds(resampled: Array | None) -> dict[str, float]:
-    """The 95 % interval; nothing where too few resamples determine the figure."""
+def _bounds(resampled: Array | None, mirrored: float | None = None) -> dict[str, float]:
+    """The 95 % interval, `mirrored` at a value; nothing where too few resamples determine the figure."""
     if resampled is None:
         return {}
     try:
         found = metrics.interval(0.0, resampled)
     except UndefinedMetric:
         return {}
-    return {"low": found.low, "high": found.high}
+    if mirrored is None:
+        return {"low": found.low, "high": found.high}
+    return {"low": max(0.0, 2 * mirrored - found.high), "high": max(0.0, 2 * mirrored - found.low)}
 
 
 def _resampled(rows: Rows, resamples: int) -> dict[str, Array]:
@@ -107,7 +111,9 @@ def _resampled(rows: Rows, resamples: int) -> dict[str, Array]:
         "won": aucs * ranked,
         "ranked": ranked.astype(np.float64),
     }
+    gaps = {}
     for kind, p in rows.probabilities.items():
+        gaps[kind] = metrics.equal_mass_bins(p, w), w * (p - y)
         sums[f"{kind}.p"] = by_user(w * p)
         sums[f"{kind}.loss"] = by_user(w * metrics.log_losses(rows.labels, p))
     rng = np.random.default_rng(0)
@@ -124,12 +130,13 @@ def _resampled(rows: Rows, resamples: int) -> dict[str, Array]:
         }
         rate = _ratio(total["y"], total["n"])
         entropy = -rate * np.log(rate) - (1 - rate) * np.log1p(-rate) if 0.0 < rate < 1.0 else 0.0
-        for kind in rows.probabilities:
+        for kind, (bins, gap) in gaps.items():
             loss = _ratio(total[f"{kind}.loss"], total["n"])
             found |= {
                 f"{kind}.logloss": loss,
                 f"{kind}.ne": _ratio(loss, entropy),
                 f"{kind}.pcoc": _ratio(total[f"{kind}.p"], total["y"]),
+                f"{kind}.ece": _ratio(float(np.abs(np.bincount(bins, of_row * gap)).sum()), total["n"]),
             }
         for name, value in found.items():
             out.setdefault(name, []).append(value)

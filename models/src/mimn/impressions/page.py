@@ -10,7 +10,10 @@ import numpy as np
 
 from mimn.impressions.table import Done, Plan
 
-KINDS = ("raw", "prior", "calibrated", "progressive")
+PROBABILITY = ("ne", "pcoc", "ece")
+"""What the page says of probabilities, by name in the figures."""
+COLUMNS: tuple[str, ...] = ("model", "reads", "seeds", "AUC", "GAUC", "NE", "ΣP/Σy", "ECE")
+COLUMNS += ("NE, progressive", "ΣP/Σy, progressive", "ECE, progressive")
 
 
 def rendered(plan: Plan, done: Sequence[Done]) -> str:
@@ -27,9 +30,9 @@ def _said(plan: Plan, done: Sequence[Done]) -> str:
     text = (
         f"Made by `python -m mimn.impressions table` from `{plan.base}` and the plan's rows. Test impressions, opened "
         f"once a trained model. Means over the seeds that were run ({len(plan.seeds)} are planned), ± the standard "
-        "deviation over them; in brackets a 95 % interval over resampled users, the mean of the seeds' intervals. NE "
-        "and ΣP/Σy are of the probabilities that are corrected for the negatives that training left out; progressive "
-        f"ones by `{plan.calibration}`. Commits: {', '.join(commits) or 'none'}."
+        "deviation over them; in brackets a 95 % interval over resampled users, the mean of the seeds' intervals. NE, "
+        "ΣP/Σy and ECE are of the probabilities that are corrected for the negatives that training left out; "
+        f"progressive ones by `{plan.calibration}`. Commits: {', '.join(commits) or 'none'}."
     )
     return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
@@ -43,8 +46,8 @@ def _group_title(group: str, done: Sequence[Done]) -> str:
 
 def _figures(plan: Plan, done: Sequence[Done], group: str) -> list[str]:
     lines = [
-        "| model | reads | seeds | AUC | GAUC | NE | ΣP/Σy | NE, progressive | ΣP/Σy, progressive |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        f"| {' | '.join(COLUMNS)} |",
+        f"|{' --- |' * len(COLUMNS)}",
     ]
     for row in plan.rows:
         of_row = [one for one in done if one.row == row.name]
@@ -53,9 +56,9 @@ def _figures(plan: Plan, done: Sequence[Done], group: str) -> list[str]:
             figures = [one.groups[group] for one in of_row]
             cells += [_cell(figures, lambda f, name=name: f[name]) for name in ("auc", "gauc")]  # type: ignore[misc]
             for kind in ("corrected", "progressive"):
-                cells += [_cell(figures, lambda f, k=kind, n=name: _of_kind(f, k)[n]) for name in ("ne", "pcoc")]  # type: ignore[misc]
+                cells += [_cell(figures, lambda f, k=kind, n=name: _of_kind(f, k)[n]) for name in PROBABILITY]  # type: ignore[misc]
         else:
-            cells += ["not run"] + [""] * 5
+            cells += ["not run"] + [""] * 7
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -63,7 +66,7 @@ def _figures(plan: Plan, done: Sequence[Done], group: str) -> list[str]:
 def _of_kind(figures: dict[str, Any], kind: str) -> dict[str, Any]:
     if kind == "corrected":
         kind = "prior" if "prior" in figures else "raw"
-    found: dict[str, Any] = figures.get(kind, {"ne": {}, "pcoc": {}})
+    found: dict[str, Any] = figures.get(kind, {name: {} for name in PROBABILITY})
     return found
 
 
@@ -73,13 +76,14 @@ def _cell(figures: list[dict[str, Any]], pick: Callable[[dict[str, Any]], dict[s
     if not known:
         return "–"
     values = [one["value"] for one in known]
-    text = f"{np.mean(values):.3f}"
+    places = 3 if max(values) > 0.01 else 5  # calibration errors of rare clicks
+    text = f"{np.mean(values):.{places}f}"
     if len(values) > 1:
-        text += f" ± {np.std(values, ddof=1):.3f}"
+        text += f" ± {np.std(values, ddof=1):.{places}f}"
     bounds = [(one["low"], one["high"]) for one in known if "low" in one]
     if bounds:
         low, high = np.mean(bounds, axis=0)
-        text += f" [{low:.3f}, {high:.3f}]"
+        text += f" [{low:.{places}f}, {high:.{places}f}]"
     return text
 
 

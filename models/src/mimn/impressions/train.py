@@ -27,6 +27,7 @@ from mimn.impressions.config import ImpressionConfig
 from mimn.impressions.data import ImpressionData, ImpressionReader, KnownIds
 from mimn.impressions.scoring import predict
 from mimn.nn.checkpoint import model_fields, untrained
+from mimn.nn.heads.over_state import FieldTop
 from mimn.nn.model import ClickModel
 from mimn.training.folder import TrainingFailed, check_folder, logged, machine
 from mimn.training.loop import ONCE, Running, Step, fit
@@ -127,6 +128,7 @@ def train(
         rules = data.prepared.description.action_rules
         rows_of = len(known.ids.items) + 1, len(known.ids.categories) + 1
         model = untrained(config.architecture, *rows_of, fields, rules)
+        start_at_base_rate(model, data, config.windows.negatives_kept)
         if processes.first:
             output.mkdir(parents=True, exist_ok=True)
             (output / run.CONFIG).write_text(resolved, "utf-8")
@@ -155,6 +157,16 @@ def train(
             run.write_json(output / run.METRICS, record)
             (output / run.CHECKPOINT).unlink(missing_ok=True)
         return record
+
+
+def start_at_base_rate(model: ClickModel, data: ImpressionData, negatives_kept: float) -> None:
+    """Let a head without a tower begin with the log odds of a click among what an epoch reads."""
+    rows, shown = data.rows("train"), data.labelled.impressions
+    clicked = shown.label[rows] == 1
+    clicks, others = (float(shown.weight[rows[mask]].sum(dtype=np.float64)) for mask in (clicked, ~clicked))
+    for part in model.modules():
+        if isinstance(part, FieldTop):
+            part.start_at(float(np.log(clicks / (negatives_kept * others))))
 
 
 def grown(known: KnownIds, origin: Origin) -> KnownIds:

@@ -30,6 +30,8 @@ from mimn.state.layout import StateLayout
 from mimn.state.sketch import Sketch
 
 OPSET = 20
+StateModel = MimnModel | BaselineModel
+"""A model with a cell and a head; a baseline has them if its interest is a state."""
 _EXAMPLE_ROWS = 3
 """More than one, because the exporter treats an axis of size 1 as a constant."""
 
@@ -38,7 +40,7 @@ class StepModule(nn.Module):
     """What `step.onnx` computes: the cell, with its result rounded as stored, so cached and stored states are the
     same."""
 
-    def __init__(self, model: MimnModel, layout: StateLayout) -> None:
+    def __init__(self, model: StateModel, layout: StateLayout) -> None:
         super().__init__()
         self.cell = model.cell
         self.layout = layout
@@ -55,13 +57,13 @@ class StepModule(nn.Module):
 class HeadModule(nn.Module):
     """What `head.onnx` computes: the head for one user, with probabilities instead of logits."""
 
-    def __init__(self, model: MimnModel, *, serving: bool = False) -> None:
+    def __init__(self, model: StateModel, *, serving: bool = False) -> None:
         """`serving`: use the form in which a candidate costs less (`mimn.nn.serving`)."""
         super().__init__()
-        self.head: nn.Module = model.head
-        if serving and isinstance(model.head, MimnHead):
-            paper = isinstance(model.head.mlp, MlpTop)
-            self.head = ServingHead(model.head) if paper else ServingFieldHead(model.head)
+        head = model.head
+        self.head: nn.Module = head
+        if serving and isinstance(head, MimnHead):
+            self.head = ServingHead(head) if isinstance(head.mlp, MlpTop) else ServingFieldHead(head)
         # Registered here, because the head reads their weights and does not own them.
         self.cell = model.cell
         self.fields = HeadFields(model.fields, cut=serving and model.config.head != "paper")
@@ -76,7 +78,7 @@ class HeadModule(nn.Module):
 class SketchHeadModule(HeadModule):
     """The same with a sketch: takes a user's whole state, and reads the candidates' cells at time `now`."""
 
-    def __init__(self, model: MimnModel, sketch: Sketch, *, serving: bool = False) -> None:
+    def __init__(self, model: StateModel, sketch: Sketch, *, serving: bool = False) -> None:
         super().__init__(model, serving=serving)
         self.sketch = sketch
         self.reader = SketchReader(sketch)
@@ -133,7 +135,7 @@ class SketchLedgerHeadModule(SketchHeadModule):
         return torch.sigmoid(logits).squeeze(0)
 
 
-def head_module(model: MimnModel, *, serving: bool = False) -> HeadModule:
+def head_module(model: StateModel, *, serving: bool = False) -> HeadModule:
     """What `head.onnx` of a model computes, in the form for training or for serving."""
     sketch, ledger = model.config.sketch, model.config.ledger
     if sketch is None:
@@ -149,9 +151,9 @@ def round_state(state: Tensor, layout: StateLayout) -> Tensor:
     return torch.cat([half.to(torch.float16).to(torch.float32), rest], -1)
 
 
-def step_graph(model: MimnModel, layout: StateLayout) -> tuple[bytes, GraphSpec]:
+def step_graph(model: StateModel, layout: StateLayout) -> tuple[bytes, GraphSpec]:
     """`step.onnx` of a model in evaluation mode, and its manifest entry. `layout` is the cell's."""
-    D, F = model.config.width, layout.floats
+    D, F = vector_width(model), layout.floats
     if isinstance(model.cell, MimnCell):
         data = _to_bytes(step_onnx(model.cell, layout, OPSET))
     else:
@@ -162,12 +164,12 @@ def step_graph(model: MimnModel, layout: StateLayout) -> tuple[bytes, GraphSpec]
     return data, GraphSpec(STEP, inputs, (TensorSpec("next_state", ("batch", F)),))
 
 
-def head_graph(model: MimnModel, layout: StateLayout) -> tuple[bytes, GraphSpec]:
+def head_graph(model: StateModel, layout: StateLayout) -> tuple[bytes, GraphSpec]:
     """`head.onnx` of a model in evaluation mode, and its manifest entry. `layout` is for a user's whole state.
 
     The ledger is not an input: what is read of it is (`mimn.bundle.reads`).
     """
-    D, F = item_width(model.fields) + model.config.width, layout.floats
+    D, F = item_width(model.fields) + vector_width(model), layout.floats
     K = len(model.config.context_features) + request_width(model.fields)
     sketch, ledger = model.config.sketch, model.config.ledger
     F -= 0 if ledger is None else ledger.words
@@ -191,6 +193,11 @@ def head_graph(model: MimnModel, layout: StateLayout) -> tuple[bytes, GraphSpec]
         head_module(model, serving=True), tuple(example), [spec.name for spec in inputs], "scores", tuple(free)
     )
     return data, GraphSpec(HEAD, tuple(inputs), (TensorSpec("scores", ("candidates",)),))
+
+
+def vector_width(model: StateModel) -> int:
+    """D + X: width of an event's vector in a bundle of this model."""
+    return model.config.width + model.category_columns(torch.zeros(1, dtype=torch.int64)).shape[-1]
 
 
 def sequence_head_graph(model: BaselineModel) -> tuple[bytes, GraphSpec]:

@@ -127,6 +127,11 @@ class ClickModel(nn.Module, ABC):
         of_items = self.items(items) if self.fields is None else self.fields.item_embeddings(self.items, items)
         return torch.cat([of_items, self.categories(categories)], -1)
 
+    def category_columns(self, rows: Tensor) -> Tensor:
+        """What a step reads of a category beside its embedding: nothing, in most models. A bundle's table of categories
+        has it behind the embeddings. [...] int64 rows → [..., X]"""
+        return self.categories.weight.new_zeros((*rows.shape, 0))
+
     def events(self, items: Tensor, categories: Tensor, actions: Tensor | None = None) -> Tensor:
         """Events as the model reads them. [...], [...] int64 rows, [...] int64 → [..., D]
 

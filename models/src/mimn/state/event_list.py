@@ -62,6 +62,17 @@ class EventList:
         after[:, -WIDTH:] = events
         return after
 
+    def forget(self, state: Floats, item_row: int) -> None:
+        """Take the events of an item out of one list, in place; the others keep their order. [F]
+
+        Items that the bundle does not know share row 0 and cannot be told apart: they stay.
+        """
+        known = self.read(state)
+        kept = known[(known[:, 0] != item_row) | (item_row == 0)]
+        state[:] = 0
+        state[0] = len(kept)
+        state[len(state) - kept.size :] = kept.ravel()
+
     def read(self, state: Floats) -> NDArray[np.intp]:
         """The events of one list, oldest first: item row, category row. [F] → [n, 2]
 

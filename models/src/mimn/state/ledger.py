@@ -67,11 +67,6 @@ class Keys(NamedTuple):
         """The keys from `begin` to before `end`."""
         return Keys(self.buckets[begin:end], self.tags[begin:end])
 
-    @property
-    def numbers(self) -> Ints:
-        """Each key as one number: bucket, then tag. [k]"""
-        return self.buckets << TAG_BITS | self.tags
-
 
 class Entries(NamedTuple):
     """Entries as numbers. [k] each."""
@@ -201,14 +196,22 @@ class Ledger:
         half = self.ways // 2
         return bucket, self.entries + bucket * half + way % half, 16 * (way // half)
 
+    @cached_property
+    def _halves(self) -> NDArray[np.intp]:
+        """By place of an item: its half word among the times. [B W]"""
+        bucket, way = np.divmod(np.arange(self.entries), self.ways)
+        half = self.ways // 2
+        places: NDArray[np.intp] = 2 * (bucket * half + way % half) + way // half
+        return places
+
     def _entries(self, words: Words, item: Words, place: Ints) -> Entries:
         """The entries at places of one user, whose items are given. [words], [k], [k] → [k] each"""
-        _, columns, shifts = self._places
-        time = words[columns[place]].astype(np.int64) >> shifts[place]
+        halves = words[self.entries : -len(SCALARS)].astype("<u4", copy=False).view("<u2")
+        time = halves[self._halves[place]].astype(np.int64)
         scalars = words[-len(SCALARS) :].tolist()
         return Entries(
             n=(item >> LEVEL_BITS & MOST_BASKETS).astype(np.int64),
-            day=(time >> BASKET_BITS & LAST_DAY) + scalars[DAY_BASE],
+            day=(time >> BASKET_BITS) + scalars[DAY_BASE],
             gap=SIXTEENTHS[item & LAST_LEVEL],
             baskets_ago=np.maximum(scalars[BASKETS] - scalars[BASKET_BASE] - (time & LAST_BASKET), 0),
         )

@@ -129,6 +129,17 @@ class Sketch:
         at = rows[:, np.newaxis, np.newaxis], np.arange(S)[:, np.newaxis] * N + addresses[:, np.newaxis]
         states[at] = half(states[at] + added)
 
+    def forget(self, state: Floats, addresses: NDArray[np.int64]) -> None:
+        """Take what a reader sees of an item, the smaller of its two cells, from both, in place. [F] flat, [A]
+
+        Afterwards the item reads as never touched. Nothing else changes where the cells hold this item alone. Of an
+        item that shares a cell, a reader may see less afterwards than it was counted. Its category's cell stays.
+        """
+        if self.item_cells:
+            counters = state[: self.values].reshape(-1, self.cells)
+            cells = addresses[-HASHES:]
+            counters[:, cells] = half(counters[:, cells] - counters[:, cells].min(1, keepdims=True))
+
     def _enter(self, states: Floats, rows: NDArray[np.intp], newer: NDArray[np.bool_], periods: Floats) -> None:
         """Move counters to a later period: halve them once for each period."""
         counters = states[:, : self.values].reshape(len(states), -1, self.cells)

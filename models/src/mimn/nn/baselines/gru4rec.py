@@ -5,12 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from mimn.baselines import BaselineConfig
-from mimn.nn.baselines.interest import Features, Interest, Occasions, Window
+from mimn.nn.baselines.interest import Features, FoldedInterest
 from mimn.nn.baselines.recurrence import Recurrence
-from mimn.nn.cell import states_at
 
 
-class Gru4Rec(Interest):
+class Gru4Rec(FoldedInterest):
     """The GRU's state at each occasion."""
 
     def __init__(self, config: BaselineConfig) -> None:
@@ -18,15 +17,18 @@ class Gru4Rec(Interest):
         self.user_width = config.width
         self.gru = Recurrence(config.width, config.width, renewal=-1.0)
 
-    def encode(self, events: Tensor) -> Tensor:
-        """[B, T, D] → [B, T + 1, D]"""
-        states: Tensor = self.gru(events)
-        return states
+    def initial(self) -> Tensor:
+        """Zero. → [D]"""
+        return self.gru.bias.new_zeros(self.gru.units)
 
-    def forward(self, window: Window, occasions: Occasions) -> Features:
+    def project(self, events: Tensor) -> Tensor:
+        """[..., D] → [..., 3D]"""
+        return self.gru.project(events)
+
+    def step(self, projected: Tensor, state: Tensor) -> Tensor:
+        """[B, 3D], [B, D] → [B, D]"""
+        return self.gru.step(projected, state)
+
+    def read(self, states: Tensor, candidates: Tensor) -> Features:
         """→ user [D]"""
-        return Features([states_at(window.encoded, occasions.positions)], [])
-
-    def compile_steps(self) -> None:
-        """Compile the GRU's step."""
-        self.gru.compile_steps()
+        return Features([states], [])

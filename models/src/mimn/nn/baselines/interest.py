@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from mimn.baselines import BaselineConfig
+from mimn.nn.cell import states_at
+from mimn.nn.compilation import compiled
 
 
 class Window(NamedTuple):
@@ -75,3 +77,46 @@ class Interest(nn.Module, ABC):
 
     def compile_steps(self) -> None:
         """Compile the code that runs once per event; the default does nothing."""
+
+    def category_columns(self, rows: Tensor) -> Tensor:
+        """What the step reads of a category beside its embedding, by its row: nothing. [...] int64 → [..., X]"""
+        return rows.new_zeros((*rows.shape, 0), dtype=torch.float32)
+
+
+class FoldedInterest(Interest):
+    """An interest that is a state of constant size: where it starts, one step, and what a candidate reads of it.
+
+    Training unrolls the step over a window; UIC folds by the same step (`mimn.nn.baselines.folded`). Its parts have
+    names in `mimn.baselines.folded_blocks`; here they are behind one another, R values.
+    """
+
+    @abstractmethod
+    def initial(self) -> Tensor:
+        """The state of a user without events: [R]"""
+
+    @abstractmethod
+    def project(self, events: Tensor) -> Tensor:
+        """The part of a step that depends on the event alone. [..., D + X] → [..., P]"""
+
+    @abstractmethod
+    def step(self, projected: Tensor, state: Tensor) -> Tensor:
+        """The states after one event each; row b depends on row b alone. [B, P], [B, R] → [B, R]"""
+
+    @abstractmethod
+    def read(self, states: Tensor, candidates: Tensor) -> Features:
+        """What candidates read of a state. [..., R], [..., C, D + X] → user [..., .], candidate [..., C, .] each"""
+
+    def encode(self, events: Tensor) -> Tensor:
+        """The states before, between and after the events. [B, T, D] → [B, T + 1, R]"""
+        states = [self.initial().expand(len(events), -1)]
+        for projected in self.project(events).unbind(1):
+            states.append(self.step(projected, states[-1]))
+        return torch.stack(states, 1)
+
+    def forward(self, window: Window, occasions: Occasions) -> Features:
+        """What each occasion reads of the state before it."""
+        return self.read(states_at(window.encoded, occasions.positions), occasions.candidates)
+
+    def compile_steps(self) -> None:
+        """Compile the step."""
+        self.step = compiled(self.step)  # type: ignore[method-assign]  # what torch.compile is for

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
-from mimn.baselines import BaselineConfig, BaselineVariant
+from mimn.baselines import BaselineConfig, BaselineVariant, folded_blocks
 from mimn.nn import official
 from mimn.nn.actions import ModelActions
 from mimn.nn.auxiliary import AuxiliaryNet
@@ -14,14 +16,16 @@ from mimn.nn.baselines.delta import Delta
 from mimn.nn.baselines.dien import Dien, OfficialDien
 from mimn.nn.baselines.din import Din
 from mimn.nn.baselines.dnn import Dnn
+from mimn.nn.baselines.folded import FoldedCell, FoldedHead
 from mimn.nn.baselines.gru4rec import Gru4Rec
 from mimn.nn.baselines.hashed import Hashed
-from mimn.nn.baselines.interest import Features, Interest, Occasions, Window
+from mimn.nn.baselines.interest import Features, FoldedInterest, Interest, Occasions, Window
+from mimn.nn.baselines.readout import ReadOut
 from mimn.nn.baselines.rum import OfficialRum, Rum
 from mimn.nn.baselines.sim import Sim
 from mimn.nn.cell import states_at
 from mimn.nn.fields import NO_FIELDS, ModelFields
-from mimn.nn.head import FieldHeadTop, MlpTop, sketch_widths, top, user_pieces
+from mimn.nn.head import FieldHeadTop, MlpTop, sketch_widths, top
 from mimn.nn.model import Batch, BatchError, ClickModel, Losses, Scorer, check_reads, click_loss
 from mimn.nn.official import OfficialAuxiliaryNet, OfficialMlp
 from mimn.nn.sketch import SketchReader
@@ -105,26 +109,46 @@ class BaselineModel(ClickModel):
             return self._official_logits(self.mlp, window, occasions, features)
         mean = states_at(means(window.events), positions)
         count = positions.unsqueeze(-1).to(mean.dtype)
-        user = user_pieces({"history_mean": mean, "count": count})
-        if features.user:
-            user.append(torch.cat(features.user, -1))
-        candidate = [occasions.candidates]
-        if features.candidate:
-            candidate.append(torch.cat(features.candidate, -1))
-        if self.config.history_product:
-            candidate.append(occasions.candidates * mean.unsqueeze(-2))
-        if self.sketch is not None:
-            candidate.append(self.sketch(counts))
-        if reads is not None:
-            candidate.append(reads)
-        item_fields = self.item_vector(items, item_rates)
-        logits: Tensor = self.mlp(
-            [piece.flatten(0, 1) for piece in user],
-            [piece.flatten(0, 1) for piece in candidate],
-            None if request is None else request.flatten(0, 1),
-            None if item_fields is None else item_fields.flatten(0, 1),
+        logits: Tensor = self.readout(
+            occasions.candidates.flatten(0, 1),
+            {"history_mean": mean.flatten(0, 1), "count": count.flatten(0, 1)},
+            Features(*([piece.flatten(0, 1) for piece in pieces] for pieces in features)),
+            *(None if value is None else value.flatten(0, 1) for value in (request, counts)),
+            item_fields=None if (of := self.item_vector(items, item_rates)) is None else of.flatten(0, 1),
+            reads=None if reads is None else reads.flatten(0, 1),
         )
         return logits.view(items.shape)
+
+    @property
+    def readout(self) -> ReadOut:
+        """The layers above the interest.
+
+        Raises:
+            TypeError: form `official`, whose layers are its own.
+        """
+        if isinstance(self.mlp, OfficialMlp):
+            raise TypeError("form 'official' has layers of its own")
+        return ReadOut(self.mlp, self.sketch, product=self.config.history_product)
+
+    @property
+    def cell(self) -> FoldedCell:
+        """The fold of one event, of a variant whose interest is a state.
+
+        Raises:
+            TypeError: a variant that reads the events, or form `official`, which sums what a state has as a mean.
+        """
+        if not folded_blocks(self.config) or self.config.form == "official":
+            raise TypeError(f"variant {self.config.variant!r} in form {self.config.form!r} is no fold of events")
+        return FoldedCell(self.config, cast(FoldedInterest, self.interest))
+
+    @property
+    def head(self) -> FoldedHead:
+        """The head over such a state; raises as `cell`."""
+        return FoldedHead(self.cell, self.readout)
+
+    def category_columns(self, rows: Tensor) -> Tensor:
+        """Those of the interest (see `ClickModel.category_columns`)."""
+        return self.interest.category_columns(rows)
 
     def _official_logits(self, mlp: OfficialMlp, window: Window, occasions: Occasions, features: Features) -> Tensor:
         q = occasions.candidates

@@ -13,15 +13,13 @@ from torch import Tensor, nn
 from mimn.baselines import BaselineConfig
 from mimn.nn import addressing, official
 from mimn.nn.baselines.attention import attention_unit
-from mimn.nn.baselines.interest import Features, Interest, Occasions, Window
-from mimn.nn.cell import states_at
-from mimn.nn.compilation import compiled
+from mimn.nn.baselines.interest import Features, FoldedInterest
 from mimn.nn.gru import Gru
 from mimn.nn.head import linear
 from mimn.nn.memory import read, write
 
 
-class Rum(Interest):
+class Rum(FoldedInterest):
     """The controller at each occasion, and for each candidate the memory slots' sum weighted by their scores.
 
     One step: h_t = GRU([x_t; r_{t-1}], h_{t-1}); a read and a write head, linear in h_t; r_t = w^r_t M_{t-1}; M_t by
@@ -47,12 +45,9 @@ class Rum(Interest):
         memory = self.initial_memory.flatten()
         return torch.cat([memory.new_zeros(sum(self.sizes[:2])), memory])
 
-    def encode(self, events: Tensor) -> Tensor:
-        """Controller, read vector and memory after each event. [B, T, D] → [B, T + 1, H + D + m * D]"""
-        states = [self.initial().expand(len(events), -1)]
-        for projected in self.controller.project(events).unbind(1):
-            states.append(self.step(projected, states[-1]))
-        return torch.stack(states, 1)
+    def project(self, events: Tensor) -> Tensor:
+        """[..., D] → [..., 3H]"""
+        return self.controller.project(events)
 
     def step(self, projected: Tensor, state: Tensor) -> Tensor:
         """[B, 3H], [B, H + D + m * D] → [B, H + D + m * D]"""
@@ -77,16 +72,12 @@ class Rum(Interest):
         """The cosine of each key and each slot. [B, 2, D], [B, m, D] → [B, 2, m]"""
         return addressing.direction(keys) @ addressing.direction(memory).transpose(-1, -2)
 
-    def forward(self, window: Window, occasions: Occasions) -> Features:
+    def read(self, states: Tensor, candidates: Tensor) -> Features:
         """→ user [H], candidate [D]"""
-        controller, _, memory = torch.split(states_at(window.encoded, occasions.positions), self.sizes, -1)
+        controller, _, memory = torch.split(states, self.sizes, -1)
         slots = torch.unflatten(memory, -1, self.shape)
         all_slots = torch.ones(self.shape[0], dtype=torch.bool, device=slots.device)
-        return Features([controller], [self.attention(occasions.candidates, slots, all_slots)])
-
-    def compile_steps(self) -> None:
-        """Compile the step."""
-        self.step = compiled(self.step)  # type: ignore[method-assign]  # what torch.compile is for
+        return Features([controller], [self.attention(candidates, slots, all_slots)])
 
 
 class OfficialRum(Rum):

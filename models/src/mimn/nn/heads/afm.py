@@ -16,6 +16,7 @@ class AfmHead(FieldHead):
     """logit = w x + p^T sum_{i<j} a_ij (e_i * e_j),  a = softmax(h^T relu(W (e_i * e_j) + b))"""
 
     first_order = True
+    has_tower = False
 
     def __init__(self, sizes: HeadSizes) -> None:
         super().__init__()

@@ -16,6 +16,7 @@ class FactorizationMachine(FieldHead):
     """logit = w x + sum_{i<j} <e_i, e_j>   (Rendle, ICDM 2010)"""
 
     first_order = True
+    has_tower = False
 
     def __init__(self, sizes: HeadSizes) -> None:
         super().__init__()

@@ -55,6 +55,8 @@ class FieldHead(nn.Module, ABC):
 
     first_order = False
     """Whether it reads `shared_first` and `own_first`."""
+    has_tower = True
+    """Whether layers stand above the fields. Without any, the first-order terms alone set the level of the logits."""
 
     @abstractmethod
     def forward(self, fields: FieldInputs) -> Tensor:

@@ -75,6 +75,15 @@ class FieldTop(nn.Module):
         projected = [layer(piece) for layer, piece in zip(self.candidate, candidate, strict=True)]
         return self.over_projected(user, projected, shared, own)
 
+    def start_at(self, logit: float) -> None:
+        """Before training: give a head without a tower this logit where all features are 0.
+
+        Adam moves a weight by at most its learning rate a step. Where clicks are rare, such a head would spend hundreds
+        of steps on its level, and every first-order weight would go down with it, whatever it says (decision 132).
+        """
+        if self.by_candidate is not None and not self.head.has_tower:
+            nn.init.constant_(self.by_candidate.bias, logit)
+
     def over_projected(
         self,
         user: Sequence[Tensor],

@@ -13,12 +13,14 @@ class Action(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ACTION_CART: _ClassVar[Action]
     ACTION_FAVORITE: _ClassVar[Action]
     ACTION_PURCHASE: _ClassVar[Action]
+    ACTION_ERASE_ITEM: _ClassVar[Action]
 ACTION_UNSPECIFIED: Action
 ACTION_VIEW: Action
 ACTION_CLICK: Action
 ACTION_CART: Action
 ACTION_FAVORITE: Action
 ACTION_PURCHASE: Action
+ACTION_ERASE_ITEM: Action
 
 class BehaviorEvent(_message.Message):
     __slots__ = ("event_id", "user_id", "item_id", "category_id", "action", "event_time")

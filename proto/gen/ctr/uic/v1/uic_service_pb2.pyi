@@ -82,3 +82,17 @@ class EraseUserResponse(_message.Message):
     POSITION_FIELD_NUMBER: _ClassVar[int]
     position: LogPosition
     def __init__(self, position: _Optional[_Union[LogPosition, _Mapping]] = ...) -> None: ...
+
+class EraseItemRequest(_message.Message):
+    __slots__ = ("user_id", "item_id")
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    user_id: str
+    item_id: int
+    def __init__(self, user_id: _Optional[str] = ..., item_id: _Optional[int] = ...) -> None: ...
+
+class EraseItemResponse(_message.Message):
+    __slots__ = ("position",)
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    position: LogPosition
+    def __init__(self, position: _Optional[_Union[LogPosition, _Mapping]] = ...) -> None: ...

@@ -49,6 +49,11 @@ class UserInterestCenterStub:
                 request_serializer=ctr_dot_uic_dot_v1_dot_uic__service__pb2.EraseUserRequest.SerializeToString,
                 response_deserializer=ctr_dot_uic_dot_v1_dot_uic__service__pb2.EraseUserResponse.FromString,
                 _registered_method=True)
+        self.EraseItem = channel.unary_unary(
+                '/ctr.uic.v1.UserInterestCenter/EraseItem',
+                request_serializer=ctr_dot_uic_dot_v1_dot_uic__service__pb2.EraseItemRequest.SerializeToString,
+                response_deserializer=ctr_dot_uic_dot_v1_dot_uic__service__pb2.EraseItemResponse.FromString,
+                _registered_method=True)
 
 
 class UserInterestCenterServicer:
@@ -76,6 +81,13 @@ class UserInterestCenterServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EraseItem(self, request, context):
+        """Writes the erasure of one item of a user to the log; what goes and what stays is in docs/runbooks/erasure.md.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UserInterestCenterServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -93,6 +105,11 @@ def add_UserInterestCenterServicer_to_server(servicer, server):
                     servicer.EraseUser,
                     request_deserializer=ctr_dot_uic_dot_v1_dot_uic__service__pb2.EraseUserRequest.FromString,
                     response_serializer=ctr_dot_uic_dot_v1_dot_uic__service__pb2.EraseUserResponse.SerializeToString,
+            ),
+            'EraseItem': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseItem,
+                    request_deserializer=ctr_dot_uic_dot_v1_dot_uic__service__pb2.EraseItemRequest.FromString,
+                    response_serializer=ctr_dot_uic_dot_v1_dot_uic__service__pb2.EraseItemResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -176,6 +193,33 @@ class UserInterestCenter:
             '/ctr.uic.v1.UserInterestCenter/EraseUser',
             ctr_dot_uic_dot_v1_dot_uic__service__pb2.EraseUserRequest.SerializeToString,
             ctr_dot_uic_dot_v1_dot_uic__service__pb2.EraseUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseItem(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ctr.uic.v1.UserInterestCenter/EraseItem',
+            ctr_dot_uic_dot_v1_dot_uic__service__pb2.EraseItemRequest.SerializeToString,
+            ctr_dot_uic_dot_v1_dot_uic__service__pb2.EraseItemResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,8 @@ class UserInterestCenterStub:
     """Reads one user's stored state, decoded, for inspection. Predictions never use it."""
     EraseUser: _grpc.UnaryUnaryMultiCallable[_uic_service_pb2.EraseUserRequest, _uic_service_pb2.EraseUserResponse]
     """Writes the user's erasure to the log; the state is gone once the log is folded up to the returned offset."""
+    EraseItem: _grpc.UnaryUnaryMultiCallable[_uic_service_pb2.EraseItemRequest, _uic_service_pb2.EraseItemResponse]
+    """Writes the erasure of one item of a user to the log; what goes and what stays is in docs/runbooks/erasure.md."""
 
 @_typing.type_check_only
 class UserInterestCenterAsyncStub(UserInterestCenterStub):
@@ -51,6 +53,8 @@ class UserInterestCenterAsyncStub(UserInterestCenterStub):
     """Reads one user's stored state, decoded, for inspection. Predictions never use it."""
     EraseUser: _aio.UnaryUnaryMultiCallable[_uic_service_pb2.EraseUserRequest, _uic_service_pb2.EraseUserResponse]  # type: ignore[assignment]
     """Writes the user's erasure to the log; the state is gone once the log is folded up to the returned offset."""
+    EraseItem: _aio.UnaryUnaryMultiCallable[_uic_service_pb2.EraseItemRequest, _uic_service_pb2.EraseItemResponse]  # type: ignore[assignment]
+    """Writes the erasure of one item of a user to the log; what goes and what stays is in docs/runbooks/erasure.md."""
 
 class UserInterestCenterServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -78,5 +82,13 @@ class UserInterestCenterServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_uic_service_pb2.EraseUserResponse, _abc.Awaitable[_uic_service_pb2.EraseUserResponse]]:
         """Writes the user's erasure to the log; the state is gone once the log is folded up to the returned offset."""
+
+    @_abc_1.abstractmethod
+    def EraseItem(
+        self,
+        request: _uic_service_pb2.EraseItemRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_uic_service_pb2.EraseItemResponse, _abc.Awaitable[_uic_service_pb2.EraseItemResponse]]:
+        """Writes the erasure of one item of a user to the log; what goes and what stays is in docs/runbooks/erasure.md."""
 
 def add_UserInterestCenterServicer_to_server(servicer: UserInterestCenterServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

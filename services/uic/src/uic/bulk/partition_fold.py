@@ -288,7 +288,7 @@ def _fold(read: Sequence[tuple[_Table, pa.RecordBatch]], states: _States, model:
         ]
         work = Round(model.initial_state, states)
         work.plan(parts)
-        work.run(model.step, model.vectors, model.counting, model.ledger)
+        work.run(model.step, model.vectors, model.forget, model.counting, model.ledger)
         if any(part.not_finite for part in parts):
             batches = [
                 part.batch.without(part.not_finite, Reason.NON_FINITE) if part.not_finite else part.batch

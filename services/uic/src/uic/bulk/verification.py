@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.state import EMPTY_DIGEST, Actions, StateError, decode_state, extend_digest, rest_of, user_hash
-from uic.core.event import Reason, Record, check_key, parse
+from uic.core.event import ERASE_ITEM, Reason, Record, check_key, parse
 from uic.fold.rounds import Model
 
 CLOSE: Final = 1e-5
@@ -74,7 +74,9 @@ def expect(
         if erased.get(key, -1) >= record.offset:
             continue
         event = parse(record.value, record.headers, key.decode(), record.timestamp)
-        if isinstance(event, Reason) or (actions is not None and not actions.folded[event.action]):
+        if isinstance(event, Reason) or (
+            actions is not None and event.action != ERASE_ITEM and not actions.folded[event.action]
+        ):
             continue
         one = found.setdefault(key, Expected())
         one.items.append(event.item_id)
@@ -99,14 +101,18 @@ def tensors(expected: Mapping[bytes, Expected], model: Model) -> dict[bytes, NDA
         ids = (np.array([e.items[k] for e in now], np.uint64), np.array([e.categories[k] for e in now], np.uint64))
         before = np.ascontiguousarray(states[:width, rest])
         actions = np.array([e.actions[k] for e in now], np.uint8)
+        erases = actions == ERASE_ITEM
+        actions[erases] = 0
         after = model.step(model.vectors(*ids, actions), before)
-        sound: NDArray[np.bool_] = np.isfinite(after).min(axis=1)
+        sound: NDArray[np.bool_] = np.isfinite(after).min(axis=1) & ~erases
         states[:width, rest] = np.where(sound[:, np.newaxis], after, before)
         times = np.array([e.times[k] for e in now], np.int64)
         if counting is not None:
             counting.sketch.add(plain[:width], counting.addresses(*ids), counting.moments(times, actions), sound)
         if ledger is not None:
             ledger.add(states[:width], ledger.keys(ids[0]), times, sound)
+        for at in np.flatnonzero(erases).tolist():
+            model.forget(states[at], int(ids[0][at]))
     return dict(zip(users, states, strict=True))
 
 

@@ -61,6 +61,10 @@ class Reason(StrEnum):
 ACTIONS: Final = frozenset(Action.values())
 """The actions that an event may have: all that the enum names, UNSPECIFIED included. They are 0 to `_LAST_ACTION`."""
 _LAST_ACTION: Final = max(ACTIONS)
+ERASE_ITEM: Final = int(Action.ACTION_ERASE_ITEM)
+"""Not a behavior: erases what the user's state knows of the item. No bundle names it, and all obey it."""
+
+_BEHAVIORS: Final = [name for name, number in Action.items() if number != ERASE_ITEM]
 
 RULES: Final[Mapping[Reason, tuple[str, str]]] = {
     Reason.MISSING_KEY: ("key", "is empty: 1 to 128 bytes of UTF-8"),
@@ -77,7 +81,7 @@ RULES: Final[Mapping[Reason, tuple[str, str]]] = {
     Reason.ITEM_ZERO: ("item_id", "is 0: name the item, ids begin at 1"),
     Reason.BAD_EVENT_ID: ("event_id", "is too long: at most 64 bytes of UTF-8"),
     Reason.BAD_TIME: ("event_time", "is out of bounds: milliseconds since 1970, from 2000-01-01 to a day from now"),
-    Reason.UNKNOWN_ACTION: ("action", f"is not one that the bundle names, of {', '.join(Action.keys())}"),
+    Reason.UNKNOWN_ACTION: ("action", f"is not one that the bundle names, of {', '.join(_BEHAVIORS)}"),
     Reason.NON_FINITE: ("", "made the step graph return a non-finite number; the state was kept"),
 }
 """For each reason the field (empty: the whole event) and the rule that it breaks, in words for the producer."""

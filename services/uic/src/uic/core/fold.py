@@ -3,7 +3,8 @@
 Wave k holds the k-th pending event of every user. The users in a wave are distinct, so a wave is one run of the step
 graph. Waves combine partitions, whose users are distinct anyway. A compiled step folds user after user instead. An
 erasure ends a user's row, and later events begin a new row from the initial state, so neither needs a special case for
-erasures.
+erasures. The erasure of one item is an event of its user, which the digest covers; only instead of a step, the item is
+taken out of the state.
 
 Loaded states are never modified: results stay in the round's own arrays until the store has acknowledged them.
 """
@@ -12,9 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from math import isfinite
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +34,9 @@ from mimn.state import (
     user_hash,
 )
 from uic.core.cache import NOT_CACHED
+from uic.core.event import ERASE_ITEM
 from uic.core.ordering import ERASE, Batch
-from uic.core.ports import Counting, FoldsMany, Step, Vectors
+from uic.core.ports import Counting, FoldsMany, Forget, Step, Vectors
 
 NO_ROW = -1
 ERASED_ROW = -2
@@ -169,64 +170,99 @@ class Round:
         )
         self._events = _Events(row, events, items[events], categories[events], times[events], actions[events])
 
-    def run(self, step: Step, vectors: Vectors, counting: Counting | None = None, ledger: Ledger | None = None) -> None:
+    def run(
+        self,
+        step: Step,
+        vectors: Vectors,
+        forget: Forget,
+        counting: Counting | None = None,
+        ledger: Ledger | None = None,
+    ) -> None:
         """Fold all queued events. A step with a non-finite result leaves its row unchanged and is noted in its part.
 
         Rows are placed by their number of events, most first. So the rows of a wave are the first ones. With a sketch
         or a ledger, the step gets the rest of a state, and counters and entries are updated in place.
         """
         queued = self._events
-        depth = np.bincount(queued.row, minlength=len(self.headers))
-        deepest = np.argsort(-depth, kind="stable")
+        row = queued.row
+        depth = np.bincount(row, minlength=len(self.headers))
         self.place = np.empty(len(depth), np.intp)
-        self.place[deepest] = np.arange(len(depth))
+        self.place[np.argsort(-depth, kind="stable")] = np.arange(len(depth))
         tensors = self._gather()
-        if not len(queued.row):
+        if not len(row):
             return
-        order = _Order(self.place[queued.row], depth[deepest])
-        self.waves = int(order.depth[0])
-        part = tensors[:, rest_of(None if counting is None else counting.sketch, ledger)]
-        inputs = vectors(*self._of(order.by_place, "item", "category", "action"))
-        if isinstance(step, FoldsMany):
-            states = np.ascontiguousarray(part)
-            sound = step.fold(inputs, order.depth, states)
-            if states is not part:
-                part[:] = states
-        else:
-            sound = _fold_waves(step, inputs, order, part)
-        if sound is not None:
-            self._note(order.by_place[~sound])
-        if counting is not None or ledger is not None:
-            self._count(tensors, order, sound, counting, ledger)
-
-    def _count(
-        self,
-        tensors: NDArray[np.float32],
-        order: _Order,
-        sound: NDArray[np.bool_] | None,
-        counting: Counting | None,
-        ledger: Ledger | None,
-    ) -> None:
-        """Add the events whose steps were finite to counters and entries, wave by wave."""
-        by_wave = order.by_place[order.waves]
-        item, category, action, times = self._of(by_wave, "item", "category", "action", "time")
-        counters = tensors if ledger is None else tensors[:, : -ledger.words]
+        rest = rest_of(None if counting is None else counting.sketch, ledger)
+        by_row = np.argsort(self.place[row], kind="stable")
+        depth = -np.sort(-depth)
+        self.waves = int(depth[0])
+        sound: NDArray[np.bool_] | None = None
+        folded = False
+        if isinstance(step, FoldsMany) and not (queued.action == ERASE_ITEM).any():
+            folded = True  # what remains is to be counted, wave by wave
+            sound = self._fold_rows(step, vectors, by_row, depth, tensors[:, rest])
+            if counting is None and ledger is None:
+                return
+        wave = np.empty(len(row), np.int64)
+        wave[by_row] = np.arange(len(row)) - np.repeat(np.cumsum(depth) - depth, depth)
+        order = np.lexsort((self.place[row], wave))
+        ids, actions = (queued.item[order], queued.category[order]), queued.action[order]
+        erases = actions == ERASE_ITEM
+        any_erase = bool(erases.any())
+        if any_erase:
+            actions = np.where(erases, 0, actions)  # what a step would make of them is not used
+        inputs = None if folded else vectors(*ids, actions)
+        before_ledger = tensors if ledger is None else tensors[:, : -ledger.words]
+        times = queued.time[order]
         if counting is not None:
-            addresses, moments = counting.addresses(item, category), counting.moments(times, action)
+            addresses = counting.addresses(*ids)
+            moments = counting.moments(times, actions)
         if ledger is not None:
-            keys = ledger.keys(item)
-        end = 0
-        for width in order.widths:
-            begin, end = end, end + width
-            good = None if sound is None else sound[order.waves[begin:end]]
+            keys = ledger.keys(ids[0])
+        widths = np.bincount(wave).tolist()
+        states = np.ascontiguousarray(tensors[: widths[0], rest])
+        begin = 0
+        for width, next_width in zip(widths, [*widths[1:], 0], strict=True):
+            end = begin + width
+            good: NDArray[np.bool_] | None = ~erases[begin:end] if any_erase else None
+            if inputs is None:
+                good = None if sound is None else sound[order[begin:end]]
+            else:
+                before, states = states, step(inputs[begin:end], states)
+                if not isfinite(np.vdot(states, states)):  # or only large; checking each costs twice as much
+                    finite: NDArray[np.bool_] = np.isfinite(states).min(axis=1)
+                    self._note(order[begin:end][~finite if good is None else ~finite & good])
+                    good = finite if good is None else finite & good
+                if good is not None:
+                    states = np.where(good[:, np.newaxis], states, before)
             if counting is not None:
-                counting.sketch.add(counters[:width], addresses[begin:end], moments[begin:end], good)
+                counting.sketch.add(before_ledger[:width], addresses[begin:end], moments[begin:end], good)
             if ledger is not None:
                 ledger.add(tensors[:width], keys.part(begin, end), times[begin:end], good)
+            for place in np.flatnonzero(erases[begin:end]).tolist() if any_erase else ():
+                tensors[place, rest] = states[place]
+                forget(tensors[place], int(ids[0][begin + place]))
+                states[place] = tensors[place, rest]
+            if not folded:
+                tensors[next_width:width, rest] = states[next_width:]
+                states = states[:next_width]
+            begin = end
 
-    def _of(self, events: Integers, *names: str) -> list[NDArray[Any]]:
-        """Some fields of some queued events."""
-        return [getattr(self._events, name)[events] for name in names]
+    def _fold_rows(
+        self, step: FoldsMany, vectors: Vectors, by_row: Integers, depth: Integers, part: NDArray[np.float32]
+    ) -> NDArray[np.bool_] | None:
+        """Fold all events in one call. `by_row`: the events by place; `depth`: by place how many; `part`: what the step
+        gets of each state. → by event whether its result was finite, or None if all were"""
+        queued = self._events
+        states = np.ascontiguousarray(part)
+        found = step.fold(vectors(queued.item[by_row], queued.category[by_row], queued.action[by_row]), depth, states)
+        if states is not part:
+            part[:] = states
+        if found is None:
+            return None
+        self._note(by_row[~found])
+        sound = np.empty_like(found)
+        sound[by_row] = found
+        return sound
 
     def values(self, fingerprint: bytes, layout: StateLayout) -> list[bytes]:
         """The rows' states as they are stored, once `run` is done."""
@@ -288,56 +324,6 @@ class Round:
         for operation in self._events.operation[events].tolist():
             at = int(np.searchsorted(self._first_operation, operation, "right")) - 1
             self._parts[at].not_finite.append(operation - int(self._first_operation[at]))
-
-
-class _Order:
-    """The queued events by place, and by wave."""
-
-    def __init__(self, place: NDArray[np.intp], depth: Integers) -> None:
-        """`place`: of each event's row; `depth`: by place how many events, never rising."""
-        self.depth = depth
-        self.by_place = np.argsort(place, kind="stable")
-        """The events of the first place in log order, then those of the second, and so on."""
-        self._place = place[self.by_place]
-
-    @cached_property
-    def waves(self) -> Integers:
-        """Indices into `by_place`: the first event of each place, then the second of each that has one, and so on."""
-        wave = np.arange(len(self.by_place)) - np.repeat(np.cumsum(self.depth) - self.depth, self.depth)
-        return np.lexsort((self._place, wave))
-
-    @cached_property
-    def widths(self) -> list[int]:
-        """How many events each wave has."""
-        deeper: list[int] = np.cumsum(np.bincount(self.depth)[::-1])[::-1][1:].tolist()
-        return deeper
-
-
-def _fold_waves(
-    step: Step, inputs: NDArray[np.float32], order: _Order, tensors: NDArray[np.float32]
-) -> NDArray[np.bool_] | None:
-    """Fold events into states, in place, one run of the step for each wave; the output of a wave is the input of the
-    next.
-
-    [E, D] by place, ..., [R, F] → by event, by place, whether its result was finite; None if all were
-    """
-    inputs = inputs[order.waves]
-    sound: NDArray[np.bool_] | None = None
-    widths = order.widths
-    states = np.ascontiguousarray(tensors[: widths[0]])
-    begin = 0
-    for width, next_width in zip(widths, [*widths[1:], 0], strict=True):
-        end = begin + width
-        before, states = states, step(inputs[begin:end], states)
-        if not isfinite(np.vdot(states, states)):  # or only large; checking each costs twice as much
-            finite: NDArray[np.bool_] = np.isfinite(states).min(axis=1)
-            states = np.where(finite[:, np.newaxis], states, before)
-            sound = np.ones(len(inputs), np.bool_) if sound is None else sound
-            sound[order.waves[begin:end]] = finite
-        tensors[next_width:width] = states[next_width:]
-        states = states[:next_width]
-        begin = end
-    return sound
 
 
 def _lives(user_of: NDArray[np.intp], erases: NDArray[np.bool_], users: int) -> tuple[Integers, Integers]:

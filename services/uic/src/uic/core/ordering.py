@@ -1,7 +1,8 @@
 """Batches: how many of a partition's pending records form a batch, and what each record is.
 
 The end of a batch is chosen before anything is folded, which bounds the number of states that it writes and the number
-of waves that it needs. The result is arrays over operations (fold an event, or erase a user), in log order.
+of waves that it needs. The result is arrays over operations (fold an event, erase a user, or erase one of a user's
+items), in log order.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.state import Actions, partition_of
-from uic.core.event import Reason, Record, check_key, decode_all
+from uic.core.event import ERASE_ITEM, Reason, Record, check_key, decode_all
 
 ERASE = 0
 """Replaces the item id if the operation erases the user. No event has item 0."""
@@ -46,7 +47,7 @@ class Batch:
     categories: NDArray[np.uint64]
     times: NDArray[np.int64]
     actions: NDArray[np.uint8]
-    """Numbers on the wire."""
+    """Numbers on the wire; `ERASE_ITEM` if the operation erases the item."""
     rejected: list[tuple[int, Reason]]
     """Index into `records`, and why."""
     erased_later: int = 0
@@ -262,10 +263,11 @@ def decode(fronts: Sequence[Front], named: Actions | None = None) -> list[Batch]
     stays[list(rejected)] = False
     ignored = np.zeros(len(records), np.bool_)
     if named is not None:
-        sound = stays & (items != ERASE)
-        foreign = sound & ~named.named[actions]
+        sound = stays & (items != ERASE) & (actions != ERASE_ITEM)
+        done = np.where(sound, actions, 0)
+        foreign = sound & ~named.named[done]
         rejected |= dict.fromkeys(np.flatnonzero(foreign).tolist(), Reason.UNKNOWN_ACTION)
-        ignored = sound & ~foreign & ~named.folded[actions]
+        ignored = sound & ~foreign & ~named.folded[done]
         stays &= ~foreign
     all_stay = bool((stays & ~ignored).all())
     batches = []

@@ -48,6 +48,13 @@ class Vectors(Protocol):
         """[k], [k], [k] → [k, D] float32."""
 
 
+class Forget(Protocol):
+    """Erases what a state knows of one item (`mimn.bundle.Bundle.forget`)."""
+
+    def __call__(self, state: NDArray[np.float32], item_id: int, /) -> None:
+        """[F], in place."""
+
+
 class Counting(Protocol):
     """How events enter the counters of a state (`mimn.bundle.IdSketch`)."""
 

@@ -18,6 +18,7 @@ GRPC_RULES: Final[Mapping[str, Rule]] = {
     f"{_UIC}PublishBehaviors": Scope.PUBLISH,
     f"{_UIC}GetUserState": Scope.READ,
     f"{_UIC}EraseUser": Scope.ERASE,
+    f"{_UIC}EraseItem": Scope.ERASE,
     "/grpc.health.v1.Health/Check": Door.OPEN,
     "/grpc.health.v1.Health/List": Door.OPEN,
     "/grpc.health.v1.Health/Watch": Door.OPEN,

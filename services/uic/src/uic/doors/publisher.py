@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from ctr.event.v1.behavior_event_pb2 import ACTION_ERASE_ITEM, BehaviorEvent
 from mimn.state import partition_of
 from uic.core.topics import erased_topic
 from uic.log.erasures import Erasure, encode_erasure
@@ -41,6 +42,21 @@ class Publisher:
         note = encode_erasure(Erasure(erased.partition, erased.offset, topic_id))
         left_s = max(deadline - time.monotonic(), 0.1)
         self._log.append(erased_topic(self._topic), self._partitions, [self._record(key, note)], left_s)
+        return erased
+
+    def erase_item(self, user_id: str, item_id: int, now_ms: int, timeout_s: float) -> Position:
+        """Append the erasure of one item of `user_id` and return its position; repeating it is harmless.
+
+        It needs no note: a rebuild folds the item's events and then this record, which retention removes after them.
+
+        Raises:
+            LogUnavailable, UnsuitableTopic: as `EventLog.append`; repeat the call.
+        """
+        key = user_id.encode()
+        event = BehaviorEvent(user_id=user_id, item_id=item_id, action=ACTION_ERASE_ITEM, event_time=now_ms)
+        [erased] = self._log.append(
+            self._topic, self._partitions, [self._record(key, event.SerializeToString())], timeout_s
+        )
         return erased
 
     def _record(self, key: bytes, value: bytes | None) -> NewRecord:

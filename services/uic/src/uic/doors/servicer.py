@@ -25,7 +25,7 @@ from ctr.uic.v1 import uic_service_pb2 as pb
 from ctr.uic.v1.uic_service_pb2_grpc import UserInterestCenterServicer
 from mimn.bundle import Bundle
 from mimn.state import Actions, Block, CorruptState, StateError, WrongUser, decode_state, partition_of, user_hash
-from uic.core.event import MAX_VALUE_BYTES, RULES, Reason, check_event, check_key
+from uic.core.event import ERASE_ITEM, MAX_VALUE_BYTES, RULES, Reason, check_event, check_key
 from uic.doors.publisher import Publisher
 from uic.doors.slow_requests import TOO_MANY_CALLS
 from uic.errors import (
@@ -94,7 +94,7 @@ def status_of(error: UicError) -> grpc.StatusCode:
 
 
 class UserInterestCenter(UserInterestCenterServicer):
-    """The service's three calls. Safe to call from several threads."""
+    """The service's four calls. Safe to call from several threads."""
 
     def __init__(
         self,
@@ -158,6 +158,22 @@ class UserInterestCenter(UserInterestCenterServicer):
             )
 
         return self._answer("EraseUser", context, erase)
+
+    def EraseItem(  # noqa: N802
+        self, request: pb.EraseItemRequest, context: grpc.ServicerContext
+    ) -> pb.EraseItemResponse:
+        """Appends the erasure of one item of a user to the log."""
+
+        def erase() -> pb.EraseItemResponse:
+            validated_user(request.user_id)
+            if not request.item_id:
+                raise InvalidField(f"item_id: {RULES[Reason.ITEM_ZERO][1]}")
+            position = self._publisher.erase_item(
+                request.user_id, request.item_id, self._now_ms(), self._time_left_s(context)
+            )
+            return pb.EraseItemResponse(position=_position(position))
+
+        return self._answer("EraseItem", context, erase)
 
     def count_refused(self, method: str) -> None:
         """Count a call of `method` (full name) that was refused before its request arrived."""
@@ -263,6 +279,8 @@ def _record(event: BehaviorEvent, index: int, now_ms: int, actions: Actions | No
     key = event.user_id.encode()
     value = event.SerializeToString()
     wrong = check_key(key) or check_event(event, event.user_id, now_ms)
+    if wrong is None and event.action == ERASE_ITEM:
+        raise InvalidField(f"events[{index}].action: erases an item: call EraseItem")
     if wrong is None and actions is not None and not actions.named[event.action]:
         wrong = Reason.UNKNOWN_ACTION
     if wrong is None and len(value) > MAX_VALUE_BYTES:

@@ -31,7 +31,7 @@ from uic.core.cache import NOT_CACHED
 from uic.core.commit import Commit
 from uic.core.fold import ERASED_ROW, NO_ROW, Part, Round
 from uic.core.ordering import Batch
-from uic.core.ports import Counting, StateStore, Step, Vectors
+from uic.core.ports import Counting, Forget, StateStore, Step, Vectors
 from uic.fold.session import FoldedBatch, Reading, Sessions
 from uic.logs import say
 from uic.metrics import Metrics
@@ -53,6 +53,7 @@ class Model:
 
     step: Step
     vectors: Vectors
+    forget: Forget
     initial_state: NDArray[np.float32]
     layout: StateLayout
     fingerprint: bytes
@@ -68,6 +69,7 @@ class Model:
         return cls(
             step,
             bundle.events,
+            bundle.forget,
             bundle.initial_state,
             bundle.layout,
             bundle.fingerprint,
@@ -133,7 +135,7 @@ class Rounds:
         """Step 4: all events of at least one part, in waves."""
         work = Round(self._model.initial_state, self._sessions.cache)
         work.plan(parts)
-        work.run(self._model.step, self._model.vectors, self._model.counting, self._model.ledger)
+        work.run(self._model.step, self._model.vectors, self._model.forget, self._model.counting, self._model.ledger)
         self._metrics.waves.inc(work.waves)
         return work
 

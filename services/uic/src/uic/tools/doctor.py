@@ -27,7 +27,7 @@ from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
 from mimn.state import CorruptProgress, Keys, decode_progress, namespace
 from uic.core import deployment
 from uic.core.deployment import Finding, Severity, TopicFacts, creation
-from uic.core.event import Reason, check_key, decode
+from uic.core.event import ERASE_ITEM, Reason, check_key, decode
 from uic.core.topics import erased_topic
 from uic.errors import UicError
 from uic.log.topic_facts import topic_facts
@@ -314,6 +314,8 @@ def newest_of(records: Sequence[LogRecord], bundle: Bundle | None) -> Newest:
         event = decode(record.value, record.headers, record.key.decode(), record.timestamp_ms)
         if isinstance(event, Reason):
             reasons[event.value] += 1
+        elif event[3] == ERASE_ITEM:
+            continue
         elif named is not None and not named.named[event[3]]:
             reasons[Reason.UNKNOWN_ACTION.value] += 1
         else:

@@ -289,7 +289,7 @@ class Refold:
                 )
                 work = Round(model.initial_state, self._cache)
                 work.plan([part])
-                work.run(model.step, model.vectors, model.counting, model.ledger)
+                work.run(model.step, model.vectors, model.forget, model.counting, model.ledger)
                 if not part.not_finite:
                     break
                 batch = batch.without(part.not_finite, Reason.NON_FINITE)
