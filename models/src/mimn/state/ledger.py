@@ -67,6 +67,11 @@ class Keys(NamedTuple):
         """The keys from `begin` to before `end`."""
         return Keys(self.buckets[begin:end], self.tags[begin:end])
 
+    @property
+    def numbers(self) -> Ints:
+        """Each key as one number: bucket, then tag. [k]"""
+        return self.buckets << TAG_BITS | self.tags
+
 
 class Entries(NamedTuple):
     """Entries as numbers. [k] each."""
@@ -201,8 +206,8 @@ class Ledger:
         """By place of an item: its half word among the times. [B W]"""
         bucket, way = np.divmod(np.arange(self.entries), self.ways)
         half = self.ways // 2
-        places: NDArray[np.intp] = 2 * (bucket * half + way % half) + way // half
-        return places
+        halves: NDArray[np.intp] = 2 * (bucket * half + way % half) + way // half
+        return halves
 
     def _entries(self, words: Words, item: Words, place: Ints) -> Entries:
         """The entries at places of one user, whose items are given. [words], [k], [k] → [k] each"""
