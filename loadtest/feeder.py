@@ -29,9 +29,9 @@ USERS = 100_000
 _DRAWN = 1 << 20
 
 
-def zipf_users(users: int, count: int, seed: int = 0) -> Iterator[str]:
-    """`count` user ids, the i-th most active of `users` as often as 1/i (Zipf 1), the same for the same seed."""
-    share = np.cumsum(1.0 / np.arange(1, users + 1))
+def zipf_users(users: int, count: int, seed: int = 0, exponent: float = 1.0) -> Iterator[str]:
+    """`count` user ids, the i-th most active of `users` as often as 1 / i^`exponent`, the same for the same seed."""
+    share = np.cumsum(np.arange(1, users + 1) ** -exponent)
     random = np.random.default_rng(seed)
     for begun in range(0, count, _DRAWN):
         for rank in np.searchsorted(share, random.random(min(_DRAWN, count - begun)) * share[-1]):

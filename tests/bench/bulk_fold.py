@@ -39,8 +39,8 @@ from uic.bulk.pool import Task, fold_task
 WRITTEN_AT_ONCE = 1 << 20
 
 
-def archive_of(folder: Path, bundle: Bundle, users: int, events: int, seed: int) -> BackfillJob:
-    """A job over the archive of a log with `events` events, Zipf 1 over `users`."""
+def archive_of(folder: Path, bundle: Bundle, users: int, events: int, exponent: float) -> BackfillJob:
+    """A job over the archive of a log with `events` events, Zipf over `users`."""
     archive = begin_archive(Folder(str(folder)), "bench", bytes(15) + b"\x01", PARTITIONS)
     manifests = [
         archive.put(PartitionManifest(topic_id=archive.about.topic_id, partition=p, base=0)) for p in range(PARTITIONS)
@@ -48,7 +48,7 @@ def archive_of(folder: Path, bundle: Bundle, users: int, events: int, seed: int)
     behaviors = itertools.cycle(
         zip(bundle.items.ids[:1000].tolist(), itertools.cycle(bundle.categories.ids.tolist()), strict=False)
     )
-    stream = zip(zipf_users(users, events, seed), behaviors, strict=False)
+    stream = zip(zipf_users(users, events, 0, exponent), behaviors, strict=False)
     places: dict[str, int] = {}
     now = time.time_ns() // 1_000_000
     while some := list(itertools.islice(stream, WRITTEN_AT_ONCE)):
@@ -83,13 +83,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--users", type=int, default=100_000)
     parser.add_argument("--events", type=int, default=300_000, help="of the archive")
     parser.add_argument("--live-events", type=int, default=300_000)
+    parser.add_argument("--exponent", type=float, default=1.0, help="of Zipf's law over users (default: 1)")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args(arguments)
     bundle = load_bundle(options.bundle)
     live, bulk = [], []
     with tempfile.TemporaryDirectory() as folder, Valkey(Path(folder) / "valkey", appendfsync="off") as valkey:
-        job = archive_of(Path(folder) / "archive", bundle, options.users, options.events, 0)
-        logs = log_of(bundle, options.users, options.live_events, 0)
+        job = archive_of(Path(folder) / "archive", bundle, options.users, options.events, options.exponent)
+        logs = log_of(bundle, options.users, options.live_events, 0, exponent=options.exponent)
         settle_interpreter()
         for n in range(options.rounds):
             watch = fold(bundle, logs, options.live_events, valkey.address, f"bench{n}")

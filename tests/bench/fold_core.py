@@ -32,12 +32,12 @@ from loadtest.feeder import event, zipf_users
 from loadtest.population import BUNDLE
 from localstack.servers import Valkey
 from mimn.bundle import Bundle, load_bundle
-from mimn.bundle.graph import StepGraph
+from mimn.bundle.graph import StepGraph, open_step
 from mimn.state import Keys, namespace, partition_of
 from uic.app import settle_interpreter
 from uic.core.commit import Answer, Commit
 from uic.core.letters import Letter
-from uic.core.ports import Assigned, Delivery, Described, Fetched, LogMessage
+from uic.core.ports import Assigned, Delivery, Described, Fetched, FoldsMany, LogMessage
 from uic.core.takeup import LogBounds
 from uic.fold.rounds import Model
 from uic.fold.updater import StateUpdater, Topic
@@ -131,6 +131,36 @@ class Nothing:
         return {p: {} for p in partitions}
 
 
+class TimedStep:
+    """A step that is a stage of its own."""
+
+    def __init__(self, step: Any, watch: Stopwatch) -> None:
+        self.step = step
+        self.watch = watch
+
+    def __call__(self, events: NDArray[np.float32], states: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Step`."""
+        self.watch.lap("plan")
+        after: NDArray[np.float32] = self.step(events, states)
+        self.watch.lap("step")
+        self.watch.runs += 1
+        return after
+
+
+class TimedFold(TimedStep):
+    """The same of a step that folds many events in one call."""
+
+    def fold(
+        self, events: NDArray[np.float32], depth: NDArray[np.int64], states: NDArray[np.float32]
+    ) -> NDArray[np.bool_] | None:
+        """See `FoldsMany`."""
+        self.watch.lap("plan")
+        sound: NDArray[np.bool_] | None = self.step.fold(events, depth, states)
+        self.watch.lap("step")
+        self.watch.runs += 1
+        return sound
+
+
 class TimedStore(RedisStore):
     """`RedisStore` whose commits are a stage of their own."""
 
@@ -152,14 +182,18 @@ def read_all(data: bytes) -> list[BatchRecord]:
     return read_batch(batch)
 
 
-def log_of(bundle: Bundle, users: int, events: int, seed: int, at_once: int | None = None) -> list[list[bytes]]:
-    """Record batches by partition: `events` events, Zipf 1 over `users`. With `at_once`, the i-th batch of
+def log_of(
+    bundle: Bundle, users: int, events: int, seed: int, *, at_once: int | None = None, exponent: float = 1.0
+) -> list[list[bytes]]:
+    """Record batches by partition: `events` events, Zipf over `users`. With `at_once`, the i-th batch of
     each partition holds its share of the i-th `at_once` events, perhaps nothing."""
     behaviors = itertools.cycle(
         zip(bundle.items.ids[:1000].tolist(), itertools.cycle(bundle.categories.ids.tolist()), strict=False)
     )
     logs: list[list[list[tuple[bytes, bytes]]]] = [[[]] for _ in range(PARTITIONS)]
-    for n, (user, (item, category)) in enumerate(zip(zipf_users(users, events, seed), behaviors, strict=False)):
+    for n, (user, (item, category)) in enumerate(
+        zip(zipf_users(users, events, seed, exponent), behaviors, strict=False)
+    ):
         if at_once and n and n % at_once == 0:
             for log in logs:
                 log.append([])
@@ -186,19 +220,19 @@ def batches_of(log: list[list[tuple[bytes, bytes]]]) -> list[bytes]:
 
 
 def fold(
-    bundle: Bundle, logs: list[list[bytes]], events: int, url: str, prefix: str, *, at_once: int | None = None
+    bundle: Bundle,
+    logs: list[list[bytes]],
+    events: int,
+    url: str,
+    prefix: str,
+    *,
+    at_once: int | None = None,
+    graph: bool = False,
 ) -> Stopwatch:
-    """Fold all of it, from nothing, with UIC's default settings."""
+    """Fold all of it, from nothing, with UIC's default settings. `graph`: not compiled."""
     watch, settings = Stopwatch(), FoldSettings()
-    graph = StepGraph(bundle)
-
-    def step(events: NDArray[np.float32], states: NDArray[np.float32]) -> NDArray[np.float32]:
-        watch.lap("plan")
-        after = graph(events, states)
-        watch.lap("step")
-        watch.runs += 1
-        return after
-
+    opened = StepGraph(bundle) if graph else open_step(bundle)
+    step = (TimedFold if isinstance(opened, FoldsMany) else TimedStep)(opened, watch)
     store = TimedStore(RedisSettings(url=url), Keys(namespace(bundle.fingerprint.hex()), prefix))
     store.watch = watch
     after = {"poll": "adopt", "decode": "decode", "load": "load", "fold": "plan", "advise": "adopt"}
@@ -232,14 +266,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m bench.fold_core", description=__doc__)
     parser.add_argument("--events", type=int, default=100_000)
-    parser.add_argument("--users", type=int, default=100_000, help="different users, Zipf 1")
+    parser.add_argument("--users", type=int, default=100_000, help="different users")
+    parser.add_argument("--exponent", type=float, default=1.0, help="of Zipf's law over users (default: 1)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--at-once", type=int, help="events that come at a time (default: all partitions have many)")
     parser.add_argument("--bundle", type=Path, default=BUNDLE)
+    parser.add_argument("--graph", action="store_true", help="the step as a graph, not compiled")
     asked = parser.parse_args(arguments)
     settle_interpreter()
     bundle = load_bundle(asked.bundle)
-    logs = log_of(bundle, asked.users, asked.events, 0, asked.at_once)
+    logs = log_of(bundle, asked.users, asked.events, 0, at_once=asked.at_once, exponent=asked.exponent)
     rows: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         server = Valkey(Path(folder))
@@ -248,7 +284,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             process = psutil.Process(store_pid(server.address))
             for i in range(asked.rounds):
                 began, cpu = time.perf_counter(), process.cpu_times()
-                watch = fold(bundle, logs, asked.events, server.address, f"round{i}", at_once=asked.at_once)
+                watch = fold(
+                    bundle, logs, asked.events, server.address, f"round{i}", at_once=asked.at_once, graph=asked.graph
+                )
                 spent = process.cpu_times()
                 watch.seconds["valkey"] = spent.user + spent.system - cpu.user - cpu.system
                 rows.append({stage: watch.seconds[stage] / asked.events * 1e6 for stage in ORDER})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -10,7 +11,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -20,8 +20,9 @@ import redis
 
 from conftest import MakeTopics, RedisForTest
 from localstack.wait import until
-from mimn.release import BUCKETS, State, bucket_of
-from support.one_node_cluster import ClusterNode, form, replicate
+from mimn.release import BUCKETS, State, announcement_key, bucket_of, instances_key
+from support.bulk_running import done
+from support.one_node_cluster import replicated
 from support.rollouts import QUICK, deployed
 
 RUNBOOKS = Path(__file__).parents[2] / "docs/runbooks"
@@ -35,11 +36,7 @@ BUSY = USERS[30:]
 @pytest.fixture
 def own_cluster(tmp_path: Path) -> Iterator[RedisForTest]:
     """A cluster of three masters, each with a replica of its own."""
-    with ExitStack() as ending:
-        nodes = [ending.enter_context(ClusterNode(tmp_path / f"node-{i}")) for i in range(6)]
-        form(nodes[:3])
-        for replica, master in zip(nodes[3:], nodes[:3], strict=True):
-            replicate(replica, master)
+    with replicated(tmp_path) as nodes:
         client = redis.RedisCluster.from_url(nodes[0].address, protocol=2, socket_timeout=10)
         yield RedisForTest(nodes[0].address, "shop", client)  # type: ignore[arg-type] # the cluster's client
         client.close()
@@ -68,6 +65,27 @@ def test_another_head_is_in_service_within_seconds_and_out_again(
         path = running.old_bundle if one.model == "tiny/1" else running.other_head
         assert np.allclose(one.scores, running.expected(path, one.user), atol=1e-6)
     assert {one.state for one in traffic.answers} <= {"warm", "stale"}
+
+
+def test_who_has_ended_is_not_waited_for_and_who_is_not_understood_is(
+    valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
+) -> None:
+    topics = make_topics(kafka, 4)
+    with deployed(tmp_path, valkey, topics, USERS, new=False) as running:
+        store, names = valkey.client, instances_key(valkey.prefix)
+        until(lambda: len(running.done("list")["rtp"]) == 1, "RTP announces itself", within_s=30)
+        identity = running.done("start", str(running.other_head))["id"]
+        running.done("wait", identity)
+        store.sadd(names, "later:1")
+        store.set(announcement_key(valkey.prefix, "later:1"), b"of another version", ex=60)
+        assert running.closed("promote", identity) == {"loaded"}
+        store.delete(announcement_key(valkey.prefix, "later:1"))
+        running.rtp.kill()
+        until(lambda: running.done("list")["rtp"] == [], "what it said has expired", within_s=30)
+        running.done("promote", identity)
+        assert store.scard(names) == 2
+        running.done("gc")
+        assert store.scard(names) == 0
 
 
 def test_a_migration_under_traffic_fails_no_request_mixes_nothing_and_turns_nobody_cold(
@@ -143,6 +161,10 @@ def test_each_way_in_which_a_migration_is_wrong_is_stopped_by_its_gate_and_named
         # One digest is another.
         store.set(key, value[:72] + bytes(8) + value[80:])
         assert running.closed(*promote) == {"digest"}
+        # A bundle that folds other actions cannot have the same digests: that is said, and noted with the rollout.
+        _, view = running.rollout(*promote)
+        assert "--other-actions" in view["gates"][0]["reason"]
+        running.done(*promote, "--other-actions", "--dry-run")
         store.set(key, value)
 
         # One event is missing in the new namespace.
@@ -354,6 +376,42 @@ def test_the_runbooks_of_a_migration_and_of_a_rollback_do_what_they_say(
         for worker in running.new.workers:
             worker.stop()
         until(lambda: running.done("gc")["refused"] == [], "the namespace has been quiet", within_s=120)
+    assert traffic.failed() == []
+    assert {one.state for one in traffic.answers} <= {"warm", "stale"}
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["a_model_of_before", "states_of_before"])
+def test_a_release_begins_from_a_snapshot_and_passes_the_same_gates(
+    again: bool, valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
+) -> None:
+    """Back to a model whose namespace is gone, or to states of the model in service that are not spoiled yet."""
+    topics = make_topics(kafka, 4)
+    saved = ("--json", "--to", str(tmp_path / "snapshots"))
+    with deployed(tmp_path, valkey, topics, USERS) as running, running.traffic(QUIET, 50) as traffic:
+        bundle, generation = (running.old_bundle, "1") if again else (running.new_bundle, "0")
+        told = dict(running.variables) | {"UIC_BUNDLE__PATH": str(bundle)}
+        snapshot = json.loads(done(told, "snapshot", "create", *saved))["id"]
+        for worker in running.new.workers:
+            worker.stop()
+        done(told, "namespaces", "drop", running.new.keys.namespace, "--yes", "--force")
+        running.old.produce(80, BUSY)
+
+        started = running.done("start", str(bundle), "--from", f"snapshot:{snapshot}", "--generation", generation)
+        note = next(one for one in started["notes"] if "snapshot restore" in one)
+        variables, _, command = note.partition(": ")
+        told |= dict(one.split("=", 1) for one in variables.removeprefix("with ").split())
+        words = shlex.split(command.partition(",")[0].replace("FOLDER", str(tmp_path / "snapshots")))
+        assert words[:3] == ["ctr", "snapshot", "restore"]
+        done(told, *words[1:])
+        worker = (running.old if again else running.new).worker(UIC_BUNDLE__GENERATION=generation)
+        running.done("wait", started["id"], "--timeout", "120s", *QUICK)
+        promoted = running.done("promote", started["id"], *QUICK, "--whole", "4")
+        assert (promoted["from"], promoted["compared"]) == (f"snapshot:{snapshot}", len(USERS))
+        running.wait_revision()
+        at = time.monotonic()
+        until(lambda: len(traffic.since(at)) > len(QUIET), "all were asked again", within_s=60)
+        assert {one.model for one in traffic.since(at)} == {started["bundle"]}
+        worker.stop()
     assert traffic.failed() == []
     assert {one.state for one in traffic.answers} <= {"warm", "stale"}
 

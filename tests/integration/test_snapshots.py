@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from kafka import KafkaAdminClient, TopicPartition
 
 from conftest import MakeTopics, RedisForTest
 from mimn.release import Record, Release, encode_record, record_key
-from mimn.state import Keys, decode_progress, namespace
+from mimn.state import Keys, decode_progress, encode_progress, namespace
 from support.bulk_running import KILLED, done, killed, run
 from support.one_node_cluster import ClusterNode, OneNodeCluster, connect, form
 from support.uic_running import RunningUic
 from support.world import World
+from uic.bulk.errors import BulkRefused
+from uic.bulk.namespaces import Namespaces
 from uic.bulk.saved_states import SavedStates
 from uic.bulk.snapshots import Listed, expired
 
@@ -258,6 +261,34 @@ def test_namespaces_are_listed_and_one_that_nothing_needs_is_dropped_across_kill
     assert world.client.smembers(world.keys.namespaces) == {names[0].encode()}
     assert not world.compare(), "the other one is as it was"
     worker.stop()
+
+
+@pytest.mark.parametrize("writes", ["a worker that lags", "a load"])
+def test_a_namespace_that_is_written_is_not_dropped(writes: str, world: World) -> None:
+    """Its last as-of time is old, so only what changes while it is watched shows that somebody is there."""
+    world.produce(200, 20)
+    worker = world.worker()
+    world.wait_folded()
+    worker.stop()
+    records = {p: decode_progress(record) for p, record in world.progress_records().items()}
+    for p, progress in records.items():
+        world.client.set(world.keys.progress(p), encode_progress(replace(progress, as_of_ms=1)))
+    before = world.stored()
+
+    def meanwhile(seconds: float) -> None:
+        if writes == "a load":
+            world.client.sadd(world.keys.staged(0), "user-1")
+        else:
+            commit = replace(records[0], as_of_ms=1, next_offset=records[0].next_offset + 1)
+            world.client.set(world.keys.progress(0), encode_progress(commit))
+
+    watched = Namespaces(world.client, world.keys.prefix, sleep=meanwhile)
+    with pytest.raises(BulkRefused, match=r"1 partitions of namespace .* were written within 6 s"):
+        watched.drop(world.keys.namespace, force=False, after=lambda step: None)
+    assert world.stored().states == before.states
+    quiet = Namespaces(world.client, world.keys.prefix, sleep=lambda seconds: None)
+    assert quiet.drop(world.keys.namespace, force=False, after=lambda step: None) > len(before.states)
+    assert world.stored().states == {}
 
 
 def test_a_cluster_that_lost_a_master_without_a_replica_gets_back_what_that_one_had(

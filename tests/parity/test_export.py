@@ -146,10 +146,10 @@ def test_a_bundle_says_nothing_of_the_machine_that_wrote_it(both: Bundle) -> Non
 @pytest.mark.parametrize(
     ("weight", "by", "what"),
     [
-        ("cell.controller.candidate", 0.01, "block `controller` after folding"),
-        ("cell.channel.gates", 0.01, "block `channels` after folding"),
-        ("cell.control_weights.1", 0.01, "block `.*` after folding"),
-        ("cell.transfer.weight", 0.01, "block `.*` after folding"),
+        ("controller.candidate.weight", 0.01, "block `controller` after folding"),
+        ("channel.gates.weight", 0.01, "block `channels` after folding"),
+        ("controls.weight", 0.01, "block `.*` after folding"),
+        ("transfer.weight", 0.01, "block `.*` after folding"),
         ("head.bias", 0.01, "scores of .* candidates"),
         ("head.reads.attend_second.bias", 1.0, "scores of .* candidates"),
         ("head.by_read", 0.1, "scores of .* candidates"),

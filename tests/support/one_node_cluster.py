@@ -1,7 +1,10 @@
-"""Redis clusters for tests: a node that others can join, and the smallest cluster, a single server with every slot."""
+"""Redis clusters for tests: a node that others can join, the smallest cluster, a single server with every slot, and one
+with replicas."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +83,14 @@ def replicate(replica: ClusterNode, master: ClusterNode) -> None:
             return bool(client.info("replication")["master_link_status"] == "up")
 
         until(replicates, "the replica follows its master", within_s=60)
+
+
+@contextmanager
+def replicated(folder: Path) -> Iterator[list[ClusterNode]]:
+    """A cluster of three masters, and then their three replicas in the same order."""
+    with ExitStack() as ending:
+        nodes = [ending.enter_context(ClusterNode(folder / f"node-{i}")) for i in range(6)]
+        form(nodes[:3])
+        for replica, master in zip(nodes[3:], nodes[:3], strict=True):
+            replicate(replica, master)
+        yield nodes

@@ -29,6 +29,7 @@ NO_COMPOSE = "needs the compose command line: install Debian's package docker-co
 NO_TLS_REDIS = "needs a redis-server or valkey-server that was built with TLS: set CTR_TLS_REDIS to its path"
 NO_SPARK = "needs PySpark and Java: pip install -e 'services/uic[spark]', and install Java 17 or newer"
 NO_CLUSTER_TOOL = "needs valkey-cli, which moves slots: install Debian's package valkey-tools"
+NO_PROMTOOL = "needs promtool, which tests alerts: install Debian's package promtool"
 NO_WRK = "needs wrk, another load generator: install Debian's package wrk"
 
 _ALLOWED: Mapping[str, str] = {
@@ -39,6 +40,7 @@ _ALLOWED: Mapping[str, str] = {
     NO_REFERENCE_DATA: "CTR_SHARED_DATA",
     NO_COUPON_MAIL: "CTR_SHARED_DATA",
     NO_WRK: "CTR_WRK",
+    NO_PROMTOOL: "CTR_PROMTOOL",
     NO_SPARK: "CTR_SPARK",
     NO_CLUSTER_TOOL: "CTR_CLUSTER_TOOL",
 }
@@ -50,6 +52,14 @@ def tls_redis() -> str:
     program = os.environ.get("CTR_TLS_REDIS")
     if not program:
         pytest.skip(NO_TLS_REDIS)
+    return program
+
+
+def promtool() -> str:
+    """Prometheus's tool for rules; without it the test is skipped."""
+    program = os.environ.get("CTR_PROMTOOL") or shutil.which("promtool")
+    if not program:
+        pytest.skip(NO_PROMTOOL)
     return program
 
 

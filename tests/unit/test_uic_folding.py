@@ -59,6 +59,26 @@ def front_of(records: Sequence[FakeRecord], **changes: object) -> Front:
     return take(records, **{**arguments, **changes})  # type: ignore[arg-type]  # each by its own type
 
 
+def test_taking_all_is_taking_one_after_another() -> None:
+    random = np.random.default_rng(0)
+    keys = [
+        *(user.encode() for user in users_of(0, 2, 8)),
+        *(user.encode() for user in users_of(1, 2, 4)),
+        None,
+        b"",
+        b"\xff",
+    ]
+    for n in (0, 1, 2, 50, 400):
+        records = [
+            FakeRecord(offset, keys[random.integers(len(keys))], None if random.random() < 0.1 else b"x", fakes.WALL_MS)
+            for offset in range(n + 1)
+        ]
+        known = [key for key in keys[:3] if key is not None]
+        all_of_them = front_of(records[:n], partitions=2, known=known, bounds=Bounds(1000, 1000, 1000))
+        some = front_of(records, partitions=2, known=known, bounds=Bounds(1000, 1000, n))
+        assert all_of_them == some
+
+
 def batch_of(records: Sequence[FakeRecord], **changes: object) -> Batch:
     return decode([front_of(records, **changes)])[0]
 

@@ -1,7 +1,8 @@
 """API keys with scopes, the file that stores them, and TLS for listeners.
 
 Both services use it, so one key file and one rule about addresses apply to both. It knows no protocol: each port calls
-`KeyRing.judge`, and answers with a status of its own. Standard library only.
+`KeyRing.judge`, and answers with a status of its own. Standard library only. `access.memory` is theirs too: what a
+serving process does without.
 """
 
 from access.address import is_loopback

@@ -8,6 +8,7 @@ from other processes.
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
 from typing import Any
 
@@ -19,8 +20,14 @@ from mimn.bundle import manifest as m
 from mimn.bundle.bundle import Bundle
 from mimn.bundle.golden import HeadFunction, StepFunction
 from mimn.bundle.manifest import BundleError, GraphSpec
+from mimn.rows.kernel import Kernel, kernel
+from mimn.rows.onnx_file import NotReadable, read_graph
+from mimn.rows.program import row_program
+from mimn.state import rest_of
 from mimn.state.event_list import EventList
 from mimn.state.ledger import count_events
+
+log = logging.getLogger("mimn.bundle")
 
 
 class StepGraph:
@@ -38,6 +45,9 @@ class StepGraph:
         if bundle.manifest.step is None:
             raise BundleError(f"{bundle.name} has no step graph: its states are of kind {bundle.manifest.state.kind}")
         self._session = open_graph(bundle, bundle.manifest.step)
+        event, state = (int(spec.shape[1]) for spec in bundle.manifest.step.inputs)
+        self.widths = event, state
+        """D and F."""
 
     def __call__(self, events: NDArray[np.float32], state: NDArray[np.float32]) -> NDArray[np.float32]:
         """The states after one event each; row b depends only on row b."""
@@ -46,6 +56,56 @@ class StepGraph:
             events, state = np.concatenate([events, events[-1:]]), np.concatenate([state, state[-1:]])
         output: NDArray[np.float32] = self._session.run(None, {"event": events, "state": state})[0]
         return output[:rows]
+
+
+class CompiledStep:
+    """The same as `StepGraph`, to the last bit, compiled (`mimn.rows`); it also folds many events in one call.
+
+    A row with a number that is not finite on its way is given to the graph.
+    """
+
+    def __init__(self, graph: StepGraph, kernel: Kernel) -> None:
+        self._graph = graph
+        self._kernel = kernel
+
+    def __call__(self, events: NDArray[np.float32], state: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The states after one event each, as `StepGraph` returns them."""
+        n = len(events)
+        after, rows = np.array(state, np.float32, order="C"), np.arange(n)
+        left = np.flatnonzero(
+            self._kernel.fold(np.ascontiguousarray(events), rows, np.ones(n, np.int64), rows, after) == 0
+        )
+        if len(left):
+            after[left] = self._graph(events[left], state[left])
+        return after
+
+    def fold(
+        self, events: NDArray[np.float32], depth: NDArray[np.int64], states: NDArray[np.float32]
+    ) -> NDArray[np.bool_] | None:
+        """Fold all events into their states, in place; an event with a non-finite result leaves its state as it was.
+
+        Args:
+            events: [E, D]: those of the first state in order, then those of the second, and so on.
+            depth: [R]: how many events each state gets.
+            states: [R, F].
+
+        Returns: by event whether its result was finite, or None if all were.
+        """
+        rows, first = np.arange(len(depth)), np.cumsum(depth) - depth
+        sound: NDArray[np.bool_] | None = None
+        while len(rows):
+            done = self._kernel.fold(events, first, depth, rows, states)
+            stopped = np.flatnonzero(done < depth)
+            at, rows = first[stopped] + done[stopped], rows[stopped]
+            if len(rows):
+                after = self._graph(events[at], states[rows])
+                finite = np.isfinite(after).all(axis=1)
+                states[rows[finite]] = after[finite]
+                if not finite.all():
+                    sound = np.ones(len(events), np.bool_) if sound is None else sound
+                    sound[at[~finite]] = False
+            first, depth = at + 1, depth[stopped] - done[stopped] - 1
+        return sound
 
 
 class HeadGraph:
@@ -140,7 +200,38 @@ def open_step(bundle: Bundle) -> StepFunction:
     """
     if bundle.manifest.state.kind == "ledger":
         return count_events
-    return StepGraph(bundle) if bundle.event_list is None else bundle.event_list.append
+    if bundle.event_list is not None:
+        return bundle.event_list.append
+    graph = StepGraph(bundle)
+    return _compiled(bundle, graph) or graph
+
+
+_PROOF_ROWS, _PROOF_STEPS = 61, 4
+
+
+def _compiled(bundle: Bundle, graph: StepGraph) -> CompiledStep | None:
+    """The bundle's step compiled, if its graph has that form, the machine can, and drawn events give the same bits."""
+    try:
+        program = row_program(read_graph((bundle.path / m.STEP).read_bytes()), *graph.widths)
+    except NotReadable as reason:
+        log.info("%s: the step runs as a graph: %s", bundle.name, reason)
+        return None
+    built = kernel(program)
+    if built is None:
+        return None
+    step, random = CompiledStep(graph, built), np.random.default_rng(0)
+    initial = bundle.initial_state[rest_of(None if bundle.sketch is None else bundle.sketch.sketch, bundle.ledger)]
+    states = np.tile(initial, (_PROOF_ROWS, 1))
+    for _ in range(_PROOF_STEPS):
+        rows = random.integers(len(bundle.items.vectors), size=_PROOF_ROWS)
+        others = random.integers(len(bundle.categories.vectors), size=_PROOF_ROWS)
+        events = np.concatenate([bundle.items.vectors[rows], bundle.categories.vectors[others]], 1)
+        after = graph(events, states)
+        if step(events, states).tobytes() != after.tobytes():
+            log.warning("%s: on this processor the compiled step has other bits: the graph runs", bundle.name)
+            return None
+        states = after
+    return step
 
 
 def open_head(bundle: Bundle) -> HeadFunction:
@@ -163,6 +254,8 @@ def open_graph(bundle: Bundle, spec: GraphSpec) -> onnxruntime.InferenceSession:
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # An arena keeps the most that any run ever took; malloc is as fast for one thread (decision 127).
+    options.enable_cpu_mem_arena = False
     if spec.file not in m.FILES[bundle.manifest.state.kind]:
         raise BundleError(f"{m.MANIFEST}: graph file {spec.file!r} is not one of the bundle's files")
     path = bundle.path / spec.file

@@ -153,7 +153,7 @@ class Reads:
 
     def _among(
         self, keys: Keys, numbers: NDArray[np.intp], item_ids: NDArray[np.uint64], rows: NDArray[np.intp]
-    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    ) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
         """Which candidates a user has, and which entries they are. [k] each, [C] each → [h] each"""
         entry_of = self._entry_of
         entry_of[numbers] = np.arange(1, len(numbers) + 1, dtype=np.int32)

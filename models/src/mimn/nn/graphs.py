@@ -21,7 +21,7 @@ from mimn.nn.baselines.model import BaselineModel
 from mimn.nn.baselines.serving import SequenceHead, functions
 from mimn.nn.cell import MimnCell
 from mimn.nn.fields import HeadFields, item_width, request_width
-from mimn.nn.fused import FusedCell
+from mimn.nn.fused import step_onnx
 from mimn.nn.head import MimnHead, MlpTop
 from mimn.nn.model import MimnModel
 from mimn.nn.serving import ServingFieldHead, ServingHead
@@ -52,19 +52,6 @@ class StepModule(nn.Module):
     def initial(self, batch: int) -> Tensor:
         """The initial state as stored: [batch, F]."""
         return round_state(self.cell.initial(batch), self.layout)
-
-
-class FusedStepModule(nn.Module):
-    """The same in fewer operations (`mimn.nn.fused`)."""
-
-    def __init__(self, cell: MimnCell, layout: StateLayout) -> None:
-        super().__init__()
-        self.cell = FusedCell(cell)
-        self.layout = layout
-
-    def forward(self, event: Tensor, state: Tensor) -> Tensor:
-        """[B, D], [B, F] → [B, F]"""
-        return round_state(self.cell(event, state), self.layout)
 
 
 class HeadModule(nn.Module):
@@ -167,11 +154,12 @@ def round_state(state: Tensor, layout: StateLayout) -> Tensor:
 def step_graph(model: StateModel, layout: StateLayout) -> tuple[bytes, GraphSpec]:
     """`step.onnx` of a model in evaluation mode, and its manifest entry. `layout` is the cell's."""
     D, F = vector_width(model), layout.floats
-    plain = StepModule(model, layout)
-    example = (torch.randn(_EXAMPLE_ROWS, D), plain.initial(_EXAMPLE_ROWS))
-    cell = model.cell
-    module = FusedStepModule(cell, layout) if isinstance(cell, MimnCell) else plain
-    data = _to_onnx(module, example, ["event", "state"], "next_state", ({0: "batch"}, {0: "batch"}))
+    if isinstance(model.cell, MimnCell):
+        data = _to_bytes(step_onnx(model.cell, layout, OPSET))
+    else:
+        plain = StepModule(model, layout)
+        example = (torch.randn(_EXAMPLE_ROWS, D), plain.initial(_EXAMPLE_ROWS))
+        data = _to_onnx(plain, example, ["event", "state"], "next_state", ({0: "batch"}, {0: "batch"}))
     inputs = (TensorSpec("event", ("batch", D)), TensorSpec("state", ("batch", F)))
     return data, GraphSpec(STEP, inputs, (TensorSpec("next_state", ("batch", F)),))
 
@@ -262,6 +250,10 @@ def _to_onnx(
     called = {(node.domain, node.op_type) for node in proto.graph.node}
     proto.functions.extend(function for function in functions if (function.domain, function.name) in called)
     _plain_softplus(proto.graph)
+    return _to_bytes(proto)
+
+
+def _to_bytes(proto: onnx.ModelProto) -> bytes:
     _strip(proto)
     onnx.checker.check_model(proto, full_check=True)
     return bytes(proto.SerializeToString(deterministic=True))

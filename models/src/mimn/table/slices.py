@@ -1,22 +1,29 @@
-"""AUC of trained rows by slice and by how negatives are drawn.
+"""AUC of trained rows by slice and by how negatives are drawn, and the differences between rows.
 
-    python -m mimn.table.slices models/plans/ledger.toml [--part test]
+    python -m mimn.table.slices models/plans/ledger.toml [--part test] [--against din_product]
 
-For each row and fold of a plan whose run is finished: all targets, those that the user had bought before and those that
-are new, each with negatives by popularity over the whole data set and by popularity in the four weeks before the target
-(`mimn.data.negatives`). Validation users by default; `--part test` opens the test users. The record is
-`slices-<part>.csv` in the plan's `records`.
+For each row and fold of a plan whose run is finished, the targets of each slice (`slices_of`), with negatives by
+popularity over the whole data set and by popularity in the four weeks before the target (`mimn.data.negatives`).
+Validation users by default; `--part test` opens the test users. The records, in the plan's `records`, are
+`slices-<part>.csv`, a line for each training, and `slices-<part>-differences.csv`: each model minus each of
+`--against`, on the folds that both have, with 95 % intervals over users and trainings. Rows that differ only in their
+seed are trainings of one model, which is called by the first of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import statistics
 import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from msgspec import structs
 from numpy.typing import NDArray
 
 from mimn import metrics, run
@@ -37,20 +44,73 @@ from mimn.table.trials import write_csv
 SAMPLINGS: tuple[Sampling, ...] = ("popularity", "recent")
 NEGATIVES: dict[Part, int] = {"train": 1, "validation": 4, "test": 1}
 """As in training's choice of an epoch, and as in the table."""
+HISTORIES = (50, 200, 1000)
+RESAMPLES = 1000
+
+Mask = NDArray[np.bool_]
 
 
-def bought_before(events: Events, instances: Instances) -> NDArray[np.bool_]:
+def bought_before(events: Events, instances: Instances) -> Mask:
     """Whether the user of each instance had its item before. [n]"""
     return np.array(
         [
             bool((events.item_id[begin:end] == item).any())
             for begin, end, item in zip(instances.begin, instances.end, instances.item, strict=True)
-        ]
+        ],
+        np.bool_,
     )
 
 
-def slices(cell: Cell, folder: Path, part: Part) -> list[dict[str, Any]]:
-    """The lines of one finished run.
+def head_items(item_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The most frequent items, as many as it takes for half of all events. [k] → rising ids"""
+    items, counts = np.unique(item_ids, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    needed = int(np.searchsorted(np.cumsum(counts[order]), counts.sum() / 2)) + 1
+    return np.sort(items[order[:needed]])
+
+
+def slices_of(events: Events, instances: Instances, train_users: Mask) -> dict[str, Mask]:
+    """By name which instances are in a slice. [n] each
+
+    `head items` are the most frequent ones of the train users, which have half of their events.
+    """
+    before, history = bought_before(events, instances), instances.end - instances.begin
+    head = np.isin(instances.item, head_items(events.item_id[train_users[events.user_index]]))
+    found = {"all": np.ones(len(instances), np.bool_), "bought before": before, "new": ~before}
+    found |= {f"history under {most:,}": history < most for most in HISTORIES}
+    return found | {"head items": head, "tail items": ~head}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One finished run."""
+
+    cell: Cell
+    users: NDArray[np.int64]
+    """[n]"""
+    slices: dict[str, Mask]
+    """[n] each"""
+    scores: dict[tuple[int, Sampling], NDArray[np.float64]]
+    """By length and negatives: [n, 1 + negatives], the target first."""
+
+    @property
+    def model(self) -> str:
+        """The same for all trainings and folds of a model."""
+        config = self.cell.config
+        whole = structs.replace(config.with_seed(0), data=structs.replace(config.data, fold=None))
+        return replace(self.cell, config=whole).fingerprint
+
+    def rows(self, slice_name: str, length: int, sampling: Sampling) -> tuple[Any, ...]:
+        """Labels, scores and users of the candidates of a slice's targets. [m] each"""
+        mask = self.slices[slice_name]
+        scores = self.scores[length, sampling][mask]
+        labels = np.zeros(scores.shape, np.int64)
+        labels[:, 0] = 1
+        return labels.reshape(-1), scores.reshape(-1), self.users[mask].repeat(scores.shape[1])
+
+
+def score(cell: Cell, folder: Path, part: Part) -> Scored:
+    """The scores of one finished run.
 
     Raises:
         ConfigError, DataError, CheckpointError: the run or its data cannot be read.
@@ -66,38 +126,94 @@ def slices(cell: Cell, folder: Path, part: Part) -> list[dict[str, Any]]:
     request = None
     if model.fields is not None:
         request = EventFields.of(data.prepared, data.train_users, FittedFields.load(folder)).request
-    before = bought_before(data.events, instances)
-    negatives, found = NEGATIVES[part], []
+    scores: dict[tuple[int, Sampling], NDArray[np.float64]] = {}
     for length in cell.lengths:
-        scores = predict(
+        found = predict(
             model,
             ids,
             data.events,
             instances,
-            samplings=dict.fromkeys(SAMPLINGS, negatives),
+            samplings=dict.fromkeys(SAMPLINGS, NEGATIVES[part]),
             length=length,
             table=table,
             request=request,
         )
-        for sampling in SAMPLINGS:
-            by_target = scores[sampling].reshape(len(instances), -1).astype(np.float64)
-            labels = instances.candidates(sampling, negatives).label.reshape(by_target.shape)
-            for name, mask in (("all", np.ones(len(before), np.bool_)), ("bought before", before), ("new", ~before)):
-                if mask.any():
-                    auc = metrics.auc(labels[mask].reshape(-1), by_target[mask].reshape(-1))
-                    found.append(
-                        {
-                            "dataset": cell.dataset,
-                            "row": cell.key,
-                            "fold": cell.fold,
-                            "length": length,
-                            "negatives": sampling,
-                            "targets": name,
-                            "count": int(mask.sum()),
-                            "auc": round(auc, 5),
-                        }
-                    )
-    return found
+        for sampling, values in found.items():
+            scores[length, sampling] = values.reshape(len(instances), -1).astype(np.float64)
+    return Scored(cell, instances.user_id, slices_of(data.events, instances, data.train_users), scores)
+
+
+def lines(one: Scored) -> Iterator[dict[str, Any]]:
+    """The lines of one run: a slice without targets has none."""
+    for (length, sampling), (name, mask) in itertools.product(one.scores, one.slices.items()):
+        if mask.any():
+            labels, scores, _ = one.rows(name, length, sampling)
+            yield {
+                "dataset": one.cell.dataset,
+                "row": one.cell.key,
+                "fold": one.cell.fold,
+                "length": length,
+                "negatives": sampling,
+                "targets": name,
+                "count": int(mask.sum()),
+                "auc": round(metrics.auc(labels, scores), 5),
+            }
+
+
+def differences(runs: Sequence[Scored], against: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Each model minus the models of the rows `against`, by slice, length and negatives: the mean over their folds.
+
+    In each resample users are drawn with replacement, alike for both models, and on each fold one training of each.
+    """
+    models: dict[tuple[str, str], list[Scored]] = {}
+    for one in runs:
+        models.setdefault((one.cell.dataset, one.model), []).append(one)
+    others = {found for found, its in models.items() if any(one.cell.key in against for one in its)}
+    for (dataset, ours), (of, theirs) in itertools.product(models, sorted(others)):
+        if dataset == of and ours != theirs:
+            first, second = models[dataset, ours], models[of, theirs]
+            for name, place in itertools.product(first[0].slices, first[0].scores):
+                if (found := _difference(first, second, name, *place)) is not None:
+                    yield found
+
+
+def _difference(
+    first: Sequence[Scored], second: Sequence[Scored], name: str, length: int, sampling: Sampling
+) -> dict[str, Any] | None:
+    folds = sorted({one.cell.fold for one in first} & {one.cell.fold for one in second})
+    random, figures, resampled = np.random.default_rng(0), [], []
+    for fold in folds:
+        both = [[one for one in its if one.cell.fold == fold] for its in (first, second)]
+        if not both[0][0].slices[name].any():
+            return None
+        aucs, again = [], []
+        for trainings in both:
+            rows = [one.rows(name, length, sampling) for one in trainings]
+            aucs.append(statistics.fmean(metrics.auc(labels, scores) for labels, scores, _ in rows))
+            every = np.stack(
+                [
+                    metrics.resampled_aucs(labels, scores, users, seed=fold, resamples=RESAMPLES)
+                    for labels, scores, users in rows
+                ]
+            )
+            again.append(every[random.integers(len(trainings), size=RESAMPLES), np.arange(RESAMPLES)])
+        figures.append(aucs[0] - aucs[1])
+        resampled.append(again[0] - again[1])
+    if not folds:
+        return None
+    known = metrics.interval(statistics.fmean(figures), np.mean(resampled, axis=0))
+    return {
+        "dataset": first[0].cell.dataset,
+        "difference": f"{first[0].cell.key} - {second[0].cell.key}",
+        "trainings": f"{len(first)}, {len(second)}",
+        "folds": " ".join(map(str, folds)),
+        "length": length,
+        "negatives": sampling,
+        "targets": name,
+        "auc": round(known.difference, 5),
+        "low": round(known.low, 5),
+        "high": round(known.high, 5),
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -105,6 +221,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mimn.table.slices", description="AUC by slice.")
     parser.add_argument("plan", type=Path, help="TOML file, see models/plans")
     parser.add_argument("--part", choices=("validation", "test"), default="validation", help="(default: validation)")
+    parser.add_argument("--against", nargs="*", default=(), metavar="ROW", help="compare every model with these rows")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     try:
@@ -112,16 +229,19 @@ def main(arguments: list[str] | None = None) -> int:
         for cell in cells(plan):
             folder = Path(plan.runs) / cell.run_folder
             if (folder / run.METRICS).exists():
-                found += slices(cell, folder, options.part)
+                found.append(score(cell, folder, options.part))
                 print(f"{cell.title}: {len(cell.lengths)} lengths", flush=True)
             else:
                 print(f"{cell.title}: no finished run")
+        if unknown := set(options.against) - {one.cell.key for one in found}:
+            raise ConfigError(f"--against {' '.join(sorted(unknown))}: the plan has no finished run of it")
     except (ConfigError, DataError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     target = Path(plan.records) / f"slices-{options.part}.csv"
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_csv(target, found)
+    write_csv(target, itertools.chain.from_iterable(map(lines, found)))
+    write_csv(target.with_name(f"{target.stem}-differences.csv"), differences(found, options.against))
     print(f"wrote {target}")
     return 0
 

@@ -1,15 +1,24 @@
-"""The composition root: every part is made here, once, and given what it needs."""
+"""The composition root: every part is made here, once, and given what it needs. `serve` is the process around it, from
+its sockets to its end."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
+import logging
+import os
+import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 
+import uvloop
 from fastapi import FastAPI
 
-from access import KeyRing, ListenerTls
+from access import BadKeys, BadTls, KeyRing, ListenerTls, is_loopback
+from access.memory import give_back
+from mimn.bundle import BundleError, GoldenMismatch
 from rtp.announcer import Announcer
 from rtp.core.admission import Admission
 from rtp.core.ports import Model, StateReader
@@ -17,12 +26,13 @@ from rtp.core.shadowing import ShadowBudget
 from rtp.doors.admin import create_admin_app
 from rtp.doors.guard import ADMIN_RULES, PUBLIC_RULES, Guard, GuardedApp, check_routes
 from rtp.doors.health import add_health
-from rtp.doors.listeners import Lifecycle, Service
+from rtp.doors.listeners import Lifecycle, Service, bind, inherited, run
 from rtp.doors.openapi import describe
 from rtp.doors.predict import HINT, PREDICT_PATHS, PredictApp, PredictDoor
 from rtp.doors.problems import STATUS_TABLE, add_problems
 from rtp.errors import RtpError
 from rtp.loader import Loader
+from rtp.logs import configure
 from rtp.metrics import Metrics
 from rtp.progress_watcher import ProgressReader, ProgressWatcher
 from rtp.release import InService, Release
@@ -177,3 +187,56 @@ def create_app(settings: RtpSettings, *, store: StateReader | None = None, runti
     """The public door alone, for another ASGI server or for tests; as `create_service`. That server decides where to
     listen, and must not listen beyond loopback without keys."""
     return create_service(settings, store=store, runtime=runtime).app
+
+
+def serve(settings: RtpSettings, fd: int | None = None) -> int:
+    """Serve until SIGTERM, on the inherited listening socket `fd` if there is one, and return the exit status: 0 after
+    a drain, 2 if ports, keys or bundle must be corrected first."""
+    configure(settings.log.level, settings.log.format)
+    try:
+        public = bind(settings.http.host, settings.http.port) if fd is None else inherited(fd)
+        admin = bind(settings.admin.host, settings.admin.port)
+    except OSError as error:
+        where = f"{settings.http.host}:{settings.http.port}" if fd is None else f"descriptor {fd}"
+        return _refuse(
+            f"cannot listen on {where} and {settings.admin.host}:{settings.admin.port}: {error.strerror or error}. "
+            "Set RTP_HTTP__PORT and RTP_ADMIN__PORT to free ports"
+        )
+    if settings.access.keys_file is None and (open_to := [where for where in map(_beyond, (public, admin)) if where]):
+        return _refuse(
+            f"{' and '.join(open_to)} needs authentication, and no keys are set. Make one with `ctr-keys make "
+            "FILE --scope predict --name NAME` and set RTP_ACCESS__KEYS_FILE to the file, or set RTP_HTTP__HOST and "
+            "RTP_ADMIN__HOST to 127.0.0.1"
+        )
+    try:
+        service = create_service(settings)
+    except BadKeys as error:
+        return _refuse(f"{error}. RTP_ACCESS__KEYS_FILE names it")
+    except BadTls as error:
+        return _refuse(f"{error}. RTP_HTTP__TLS_… and RTP_ADMIN__TLS_… name them")
+    except (BundleError, GoldenMismatch) as error:
+        return _refuse(f"{error}. RTP_BUNDLE__PATH is {settings.bundle.path}")
+    # What exists now lives as long as the process: the garbage collector need not visit it during requests.
+    gc.collect()
+    gc.freeze()
+    give_back()
+    uvloop.run(run(service, settings, public, admin, shared=fd is not None))
+    if service.reloader.hanging:
+        # An abandoned thread may be inside a graph: the libraries' clean-up at exit would take the graph away from it.
+        logging.shutdown()
+        os._exit(0)
+    return 0
+
+
+def _beyond(bound: socket.socket) -> str | None:
+    """The address of a socket that other machines can reach; None for others. What it is bound to counts, not the
+    settings: a launcher may have passed it on."""
+    name = bound.getsockname()
+    if bound.family == socket.AF_UNIX or is_loopback(name[0]):
+        return None
+    return f"listening on {name[0]}"
+
+
+def _refuse(message: str) -> int:
+    print(f"rtp: {message}", file=sys.stderr)
+    return 2

@@ -8,7 +8,12 @@ from importlib import import_module
 
 from pydantic import ValidationError
 
+from access.memory import left_out, one_arena, opened_late
 from uic.settings import UnknownSetting
+
+NEVER_RUN = ("rich", "greenlet", "colorama", "opentelemetry")
+"""What structlog (for terminals, and for threads that are none) and redis-py (for its own metrics) import if it is
+installed, and the service never runs."""
 
 USAGE = """usage: uic COMMAND ...
 
@@ -56,10 +61,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(verb: str, arguments: Sequence[str]) -> int:
-    from uic.app import serve
     from uic.settings import read_settings
 
-    return serve(read_settings())
+    settings = read_settings()
+    one_arena()
+    opened_late("uvicorn", Config="uvicorn.config")  # its `__init__` imports its command line
+    with left_out(*NEVER_RUN):
+        from uic.app import serve
+
+        return serve(settings)
 
 
 def _doctor(verb: str, arguments: Sequence[str]) -> int:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from access import BadKeys, BadTls, KeyRing, ListenerTls, is_loopback
+from access.memory import give_back
 from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
 from mimn.bundle.graph import open_step
 from mimn.state import Keys, namespace
@@ -192,6 +193,7 @@ def serve(settings: UicSettings) -> int:
     try:
         app = App(settings)
         settle_interpreter()
+        give_back()
         with _signals(app.stop, app.reload):
             app.run()
     except StartRefused as refusal:

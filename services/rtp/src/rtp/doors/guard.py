@@ -1,7 +1,7 @@
 """Which key may use which route: one table for each door, consulted before anything else happens to a request.
 
 A route that its table does not name stops the start, so that none is open by oversight. Without keys, which
-`rtp.__main__` allows on loopback alone, no authentication is required and none of this runs.
+`rtp.app.serve` allows on loopback alone, no authentication is required and none of this runs.
 """
 
 from __future__ import annotations

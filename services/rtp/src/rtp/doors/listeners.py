@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from time import monotonic
 
 import structlog
-import uvicorn
+from uvicorn.config import Config
+from uvicorn.server import Server
 
 from access import KeyRing, ListenerTls
 from rtp.core.admission import Admission
@@ -66,7 +67,7 @@ class Service:
     lifecycle: Lifecycle
 
 
-class _Server(uvicorn.Server):
+class _Server(Server):
     """A uvicorn server that leaves signals to `run`."""
 
     @contextmanager
@@ -83,7 +84,7 @@ class _Server(uvicorn.Server):
 class PublicServer(_Server):
     """Drains before it shuts down."""
 
-    def __init__(self, config: uvicorn.Config, drain: DrainSettings, lifecycle: Lifecycle, *, shared: bool) -> None:
+    def __init__(self, config: Config, drain: DrainSettings, lifecycle: Lifecycle, *, shared: bool) -> None:
         """With `shared`, other processes accept on its socket as well."""
         super().__init__(config)
         self._drain = drain
@@ -170,9 +171,9 @@ async def _reload(service: Service) -> None:
         return  # logged and counted where it was refused
 
 
-def _config(service: Service, settings: RtpSettings, *, drain: bool) -> uvicorn.Config:
+def _config(service: Service, settings: RtpSettings, *, drain: bool) -> Config:
     tls = service.tls if drain else service.admin_tls
-    return uvicorn.Config(
+    return Config(
         service.app if drain else service.admin,
         ssl_context_factory=None if tls is None else lambda *_: tls.context(),
         loop="uvloop",

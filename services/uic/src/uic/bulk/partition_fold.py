@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final, Protocol
 from zlib import crc32
 
@@ -210,7 +211,7 @@ class _Table:
             self.progress = replace(self.progress, next_offset=end, gap_end=end, gaps=self.progress.gaps + 1)
         records = list(
             map(
-                BatchRecord._make,
+                _record,
                 zip(
                     offsets,
                     some.column("timestamp").to_pylist(),
@@ -259,6 +260,10 @@ class _Table:
         progress = replace(self.progress, next_offset=max(self.progress.next_offset, self.log.end))
         rows = np.fromiter(self.rows.values(), np.int64, len(self.rows))
         return FoldedPartition(self.log.partition, progress, list(self.rows), rows, self._states, self.tally)
+
+
+_record = partial(tuple.__new__, BatchRecord)
+"""`BatchRecord._make` without Python for each record."""
 
 
 def _fold(read: Sequence[tuple[_Table, pa.RecordBatch]], states: _States, model: Model) -> None:

@@ -8,6 +8,8 @@ enter after the commit, never before.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +29,8 @@ class StateCache:
 
     def __init__(self, capacity: int, floats: int) -> None:
         """Room for `capacity` states of `floats` values. Memory is used only when a row is first written."""
-        self.headers: NDArray[np.void] = np.empty(capacity, HEADERS)
-        self.tensors: NDArray[np.float32] = np.empty((capacity, floats), np.float32)
+        self.headers: NDArray[np.void] = _unused(capacity, HEADERS)
+        self.tensors: NDArray[np.float32] = _unused(capacity * floats, np.dtype(np.float32)).reshape(capacity, floats)
         self.capacity = capacity
         self._fresh = 0
         self._free: list[int] = []
@@ -70,6 +72,11 @@ class StateCache:
             self._shelves.remove(shelf)
             self.release(list(shelf.rows.values()))
             shelf.rows.clear()
+
+
+def _unused(count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Zeros whose pages the system gives when they are written. (numpy asks for huge ones: 2 MiB for the first row.)"""
+    return np.frombuffer(mmap(-1, count * dtype.itemsize, MAP_PRIVATE | MAP_ANONYMOUS), dtype)
 
 
 class Shelf:

@@ -1,9 +1,10 @@
 """Folding: applies the operations of several partitions' batches to loaded states, in waves, and stages the results.
 
 Wave k holds the k-th pending event of every user. The users in a wave are distinct, so a wave is one run of the step
-graph. Waves combine partitions, whose users are distinct anyway. An erasure ends a user's row, and later events begin a
-new row from the initial state, so waves need no special case for erasures. The erasure of one item is an event of its
-user, which the digest covers; only instead of a step, the item is taken out of the state.
+graph. Waves combine partitions, whose users are distinct anyway. A compiled step folds user after user instead. An
+erasure ends a user's row, and later events begin a new row from the initial state, so neither needs a special case for
+erasures. The erasure of one item is an event of its user, which the digest covers; only instead of a step, the item is
+taken out of the state.
 
 Loaded states are never modified: results stay in the round's own arrays until the store has acknowledged them.
 """
@@ -35,7 +36,7 @@ from mimn.state import (
 from uic.core.cache import NOT_CACHED
 from uic.core.event import ERASE_ITEM
 from uic.core.ordering import ERASE, Batch
-from uic.core.ports import Counting, Forget, Step, Vectors
+from uic.core.ports import Counting, FoldsMany, Forget, Step, Vectors
 
 NO_ROW = -1
 ERASED_ROW = -2
@@ -179,9 +180,8 @@ class Round:
     ) -> None:
         """Fold all queued events. A step with a non-finite result leaves its row unchanged and is noted in its part.
 
-        Rows are ordered by their number of events, most first. So the rows of a wave are the first ones, and the output
-        of a wave is the input of the next. With a sketch or a ledger, the step gets the rest of a state, and
-        counters and entries are updated in place.
+        Rows are placed by their number of events, most first. So the rows of a wave are the first ones. With a sketch
+        or a ledger, the step gets the rest of a state, and counters and entries are updated in place.
         """
         queued = self._events
         row = queued.row
@@ -191,7 +191,17 @@ class Round:
         tensors = self._gather()
         if not len(row):
             return
-        by_row = np.argsort(row, kind="stable")
+        rest = rest_of(None if counting is None else counting.sketch, ledger)
+        by_row = np.argsort(self.place[row], kind="stable")
+        depth = -np.sort(-depth)
+        self.waves = int(depth[0])
+        sound: NDArray[np.bool_] | None = None
+        folded = False
+        if isinstance(step, FoldsMany) and not (queued.action == ERASE_ITEM).any():
+            folded = True  # what remains is to be counted, wave by wave
+            sound = self._fold_rows(step, vectors, by_row, depth, tensors[:, rest])
+            if counting is None and ledger is None:
+                return
         wave = np.empty(len(row), np.int64)
         wave[by_row] = np.arange(len(row)) - np.repeat(np.cumsum(depth) - depth, depth)
         order = np.lexsort((self.place[row], wave))
@@ -200,8 +210,7 @@ class Round:
         any_erase = bool(erases.any())
         if any_erase:
             actions = np.where(erases, 0, actions)  # what a step would make of them is not used
-        inputs = vectors(*ids, actions)
-        rest = rest_of(None if counting is None else counting.sketch, ledger)
+        inputs = None if folded else vectors(*ids, actions)
         before_ledger = tensors if ledger is None else tensors[:, : -ledger.words]
         times = queued.time[order]
         if counting is not None:
@@ -214,14 +223,17 @@ class Round:
         begin = 0
         for width, next_width in zip(widths, [*widths[1:], 0], strict=True):
             end = begin + width
-            before, states = states, step(inputs[begin:end], states)
             good: NDArray[np.bool_] | None = ~erases[begin:end] if any_erase else None
-            if not isfinite(np.vdot(states, states)):  # or only large; checking each costs twice as much
-                sound: NDArray[np.bool_] = np.isfinite(states).min(axis=1)
-                self._note(order[begin:end][~sound if good is None else ~sound & good])
-                good = sound if good is None else sound & good
-            if good is not None:
-                states = np.where(good[:, np.newaxis], states, before)
+            if inputs is None:
+                good = None if sound is None else sound[order[begin:end]]
+            else:
+                before, states = states, step(inputs[begin:end], states)
+                if not isfinite(np.vdot(states, states)):  # or only large; checking each costs twice as much
+                    finite: NDArray[np.bool_] = np.isfinite(states).min(axis=1)
+                    self._note(order[begin:end][~finite if good is None else ~finite & good])
+                    good = finite if good is None else finite & good
+                if good is not None:
+                    states = np.where(good[:, np.newaxis], states, before)
             if counting is not None:
                 counting.sketch.add(before_ledger[:width], addresses[begin:end], moments[begin:end], good)
             if ledger is not None:
@@ -230,10 +242,27 @@ class Round:
                 tensors[place, rest] = states[place]
                 forget(tensors[place], int(ids[0][begin + place]))
                 states[place] = tensors[place, rest]
-            tensors[next_width:width, rest] = states[next_width:]
-            states = states[:next_width]
+            if not folded:
+                tensors[next_width:width, rest] = states[next_width:]
+                states = states[:next_width]
             begin = end
-        self.waves = len(widths)
+
+    def _fold_rows(
+        self, step: FoldsMany, vectors: Vectors, by_row: Integers, depth: Integers, part: NDArray[np.float32]
+    ) -> NDArray[np.bool_] | None:
+        """Fold all events in one call. `by_row`: the events by place; `depth`: by place how many; `part`: what the step
+        gets of each state. → by event whether its result was finite, or None if all were"""
+        queued = self._events
+        states = np.ascontiguousarray(part)
+        found = step.fold(vectors(queued.item[by_row], queued.category[by_row], queued.action[by_row]), depth, states)
+        if states is not part:
+            part[:] = states
+        if found is None:
+            return None
+        self._note(by_row[~found])
+        sound = np.empty_like(found)
+        sound[by_row] = found
+        return sound
 
     def values(self, fingerprint: bytes, layout: StateLayout) -> list[bytes]:
         """The rows' states as they are stored, once `run` is done."""

@@ -157,11 +157,53 @@ def take(
     Raises:
         OutOfOrder: see the class.
     """
+    refused: dict[bytes | None, Reason] = {}
+    if len(pending) <= min(bounds.max_states, bounds.max_waves, bounds.max_records):
+        keys, places = _take_all(pending, partition, partitions, known, refused)
+    else:
+        keys, places = _take_some(pending, partition, partitions, known, refused, bounds)
+    records = pending[: len(places)]
+    offsets = [record.offset for record in records]
+    if offsets and (offsets[0] < floor or not all(map(lt, offsets, offsets[1:]))):
+        raise OutOfOrder(f"offsets {offsets[0]} to {offsets[-1]} do not rise from {floor} or more")
+    return Front(partition, records, keys, places, refused, erased)
+
+
+def _take_all(
+    pending: Sequence[Record],
+    partition: int,
+    partitions: int,
+    known: Collection[bytes],
+    refused: dict[bytes | None, Reason],
+) -> tuple[list[bytes], list[int]]:
+    """Keys and places of so few records, or with such wide bounds, that all fit. Adds to `refused`."""
+    each = [record.key for record in pending]
+    index: dict[bytes | None, int] = {}
+    keys: list[bytes] = []
+    for key in dict.fromkeys(each):
+        reason = None if key in known else _misplaced(key, partition, partitions)
+        if reason is not None or key is None:
+            refused[key] = reason or Reason.MISSING_KEY
+            index[key] = -1
+        else:
+            index[key] = len(keys)
+            keys.append(key)
+    return keys, list(map(index.__getitem__, each))
+
+
+def _take_some(  # noqa: PLR0917 (what `take` is called with)
+    pending: Sequence[Record],
+    partition: int,
+    partitions: int,
+    known: Collection[bytes],
+    refused: dict[bytes | None, Reason],
+    bounds: Bounds,
+) -> tuple[list[bytes], list[int]]:
+    """Keys and places of the first records, up to the first that does not fit. Adds to `refused`."""
     keys: list[bytes] = []
     index: dict[bytes | None, int] = {}
     depth: list[int] = []
     places: list[int] = []
-    refused: dict[bytes | None, Reason] = {}
     max_states, max_waves = bounds.max_states, bounds.max_waves
     for record in pending[: bounds.max_records]:
         key = record.key
@@ -182,11 +224,7 @@ def take(
                 keys.append(key)
                 depth.append(record.value is not None)
         places.append(place)
-    records = pending[: len(places)]
-    offsets = [record.offset for record in records]
-    if offsets and (offsets[0] < floor or not all(map(lt, offsets, offsets[1:]))):
-        raise OutOfOrder(f"offsets {offsets[0]} to {offsets[-1]} do not rise from {floor} or more")
-    return Front(partition, records, keys, places, refused, erased)
+    return keys, places
 
 
 def _misplaced(key: bytes | None, partition: int, partitions: int) -> Reason | None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,20 @@ class Step(Protocol):
 
     def __call__(self, events: NDArray[np.float32], state: NDArray[np.float32], /) -> NDArray[np.float32]:
         """[B, D], [B, F] → [B, F], float32; row b depends only on row b."""
+
+
+@runtime_checkable
+class FoldsMany(Step, Protocol):
+    """A step that also folds all events of many users in one call."""
+
+    def fold(
+        self, events: NDArray[np.float32], depth: NDArray[np.int64], states: NDArray[np.float32], /
+    ) -> NDArray[np.bool_] | None:
+        """Fold events into states, in place: the first `depth[0]` into the first state, in order, and so on. An event
+        whose result is not finite leaves its state as it was.
+
+        [E, D], [R], [R, F] → by event whether its result was finite, or None if all were
+        """
 
 
 class Vectors(Protocol):

@@ -17,9 +17,10 @@ from http import HTTPStatus
 from ssl import SSLContext
 from typing import Final
 
-import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import Server
 
 from access import ListenerTls
 from uic.doors.admin import MAX_HEAD_BYTES, PROBLEM_JSON
@@ -91,12 +92,12 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-class _Server(uvicorn.Server):
+class _Server(Server):
     """Accepts connections itself, so that TLS handshakes are counted and timed too."""
 
     def __init__(self, app: ASGIApp, tls: SSLContext | None, malformed: Callable[[], None]) -> None:
         super().__init__(
-            uvicorn.Config(
+            Config(
                 app,
                 loop="asyncio",
                 http=type("Connection", (_Connection,), {"malformed": staticmethod(malformed)}),

@@ -1,17 +1,17 @@
-"""The codecs of Kafka's record batches, with a bound on what a batch may decompress to."""
+"""The codecs of Kafka's record batches, with a bound on what a batch may decompress to.
+
+The library of codecs is imported with the first compressed batch.
+"""
 
 from __future__ import annotations
 
 import struct
-from typing import Any, Final
-
-import cramjam
+from typing import Final
 
 MAX_BYTES: Final = 16 << 20
 """Records of one batch, decompressed. Producers fill batches up to their `max.request.size`, 1 MiB by default."""
 GZIP, SNAPPY, LZ4, ZSTD = 1, 2, 3, 4
 NAMES: Final = {GZIP: "gzip", SNAPPY: "snappy", LZ4: "lz4", ZSTD: "zstd"}
-_STREAMS: Final[dict[int, Any]] = {GZIP: cramjam.gzip, LZ4: cramjam.lz4, ZSTD: cramjam.zstd}
 _XERIAL: Final = b"\x82SNAPPY\x00"
 """How Java's snappy begins; then two versions of 4 bytes, then blocks, each after its length (4 bytes, big-endian)."""
 _XERIAL_HEADER_BYTES: Final = 16
@@ -35,13 +35,16 @@ def decompress(codec: int, data: bytes, limit: int = MAX_BYTES) -> bytes:
     """
     if codec == SNAPPY:
         return _snappy(data, limit)
-    if codec not in _STREAMS:
+    if codec not in NAMES:
         raise Undecodable(f"compression codec {codec} is unknown to this version")
+    import cramjam
+
+    stream = getattr(cramjam, NAMES[codec])
     room = min(limit, max(_FIRST_TRY_BYTES, 8 * len(data)))
     while True:
         out = bytearray(room)
         try:
-            size = _STREAMS[codec].decompress_into(data, out)
+            size = stream.decompress_into(data, out)
         except cramjam.DecompressionError as error:
             if room >= limit:
                 raise Undecodable(
@@ -53,6 +56,8 @@ def decompress(codec: int, data: bytes, limit: int = MAX_BYTES) -> bytes:
 
 
 def _snappy(data: bytes, limit: int) -> bytes:
+    import cramjam
+
     try:
         if not data.startswith(_XERIAL):
             return _snappy_block(data, limit)
@@ -71,6 +76,8 @@ def _snappy(data: bytes, limit: int) -> bytes:
 
 
 def _snappy_block(block: bytes, left: int) -> bytes:
-    if cramjam.snappy.decompress_raw_len(block) > left:
+    from cramjam import snappy
+
+    if snappy.decompress_raw_len(block) > left:
         raise Undecodable("snappy: more bytes than allowed when decompressed")
-    return bytes(cramjam.snappy.decompress_raw(block))
+    return bytes(snappy.decompress_raw(block))

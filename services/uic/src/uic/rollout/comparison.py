@@ -22,6 +22,10 @@ from uic.rollout.namespaces import Namespace
 LOOKS: Final = 12
 PAUSE_S: Final = 0.25
 """Between two looks at users who do not agree."""
+OTHER_ACTIONS: Final = (
+    "if the new bundle folds other actions than the one in service, prove the new namespace by `ctr backfill --verify` "
+    "and say --other-actions"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +58,11 @@ class Seen:
     def findings(self) -> Iterator[Finding]:
         """The gates that this closes."""
         if self.missing:
-            yield Finding(Gate.COVERAGE, f"{_where(self.missing)} of {self.users} have no state in the new namespace")
+            text = f"{_where(self.missing)} of {self.users} have no state in the new namespace"
+            yield Finding(Gate.COVERAGE, f"{text}; {OTHER_ACTIONS}")
         if self.different:
             text = f"{_where(self.different)} of {self.compared} compared have another (events, last offset, digest)"
-            yield Finding(Gate.DIGEST, f"{text}: the states are not made of the same events")
+            yield Finding(Gate.DIGEST, f"{text}: the states are not made of the same events; {OTHER_ACTIONS}")
         if self.unerased:
             yield Finding(
                 Gate.ERASURES,
@@ -83,6 +88,7 @@ def compare_users(
     noted: Mapping[int, Collection[str]],
     *,
     seed: str,
+    same_events: bool = True,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Seen:
     """Compare two namespaces of the same log with `partitions` partitions.
@@ -90,6 +96,8 @@ def compare_users(
     Args:
         noted: by partition, users whose erasure the log remembers; compared in any case.
         seed: chooses the partitions that are compared whole.
+        same_events: both fold the same events. Otherwise only users of `noted` are compared, and a sample tells
+            how many states lack events.
     """
     whole = tuple(sorted(Random(seed).sample(range(partitions), min(extent.whole, partitions))))  # noqa: S311
     share = -(-extent.sample // max(1, partitions - len(whole)))
@@ -100,7 +108,10 @@ def compare_users(
         known, found, lost = _names(old, new, p)
         seen.users += len(known)
         wanted = known if p in whole else {*old.sample(p, share)}
-        wanted = wanted | lost | (found - known) | set(noted.get(p, ()))
+        remembered = set(noted.get(p, ()))
+        wanted = wanted | remembered
+        if same_events:
+            wanted |= lost | (found - known)
         users = sorted(wanted)
         seen.compared += len(users)
         next_old, next_new = _next(old, p), _next(new, p)
@@ -109,8 +120,8 @@ def compare_users(
         both = ours["there"] & theirs["there"]
         partial_old += int((ours["partial"] & both).sum())
         partial_new += int((theirs["partial"] & both).sum())
-        if not first.equal.all():
-            doubtful[p] = [users[i] for i in np.flatnonzero(~first.equal)]
+        if left := [users[i] for i in np.flatnonzero(~first.equal) if same_events or users[i] in remembered]:
+            doubtful[p] = left
     seen.partial = (partial_old, partial_new)
     verdicts: dict[tuple[int, str], str] = {}
     for _ in range(LOOKS):

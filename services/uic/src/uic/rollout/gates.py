@@ -34,6 +34,8 @@ LOG_TIMEOUT_S: Final = 10.0
 FOLLOWED_WITHIN_S: Final = 8.0
 """A process has followed the record by then, one that ended has been forgotten, and a bundle is loaded, most often."""
 PAUSE_S: Final = 0.25
+OF_EVENTS: Final = frozenset({Gate.COVERAGE, Gate.DIGEST})
+"""What bundles that fold different actions cannot agree on."""
 NOT_COMPARED: Final = Finding(Gate.DIGEST, "users were not compared yet", passes=True)
 
 
@@ -44,6 +46,8 @@ class Demands:
     allowed_lag_ms: int = 30_000
     steady_ms: int = 300_000
     extent: Extent = field(default_factory=Extent)
+    other_actions: bool = False
+    """The new bundle folds other actions than the one in service, so that coverage and digests cannot agree."""
     rtp: Sequence[str] = ()
     """Admin addresses of scoring processes that must have the release loaded; empty: all that announce themselves."""
 
@@ -88,7 +92,8 @@ class Gates:
         if not findings and before is not None:
             if users:
                 seen, more = self._compare(old, new, before, rollout.id)
-                findings = (*more, *seen.findings(), *self._memory(), *unloaded)
+                found = (one for one in seen.findings() if not (self._demands.other_actions and one.gate in OF_EVENTS))
+                findings = (*more, *found, *self._memory(), *unloaded)
             else:
                 findings = (NOT_COMPARED,)
         return Look(Checked(record.revision, findings, lineages, self._demands.steady_ms), seen)
@@ -139,7 +144,10 @@ class Gates:
         except UicError as error:
             text = f"the notes of erasures cannot be read ({error.detail})"
             findings.append(Finding(Gate.ERASURES, text, passes=True))
-        return compare_users(old, new, log.partitions, self._demands.extent, noted, seed=seed), findings
+        same = not self._demands.other_actions
+        return compare_users(
+            old, new, log.partitions, self._demands.extent, noted, seed=seed, same_events=same
+        ), findings
 
     def _erased(self, log: Reading) -> dict[int, list[str]]:
         """By partition, the users that the topic of erasures names."""

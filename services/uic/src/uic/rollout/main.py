@@ -173,6 +173,11 @@ def _add_gates(parser: argparse.ArgumentParser) -> None:
         help="users of the other partitions that are compared (default %(default)s)",
     )  # fmt: skip
     parser.add_argument(
+        "--other-actions",
+        action="store_true",
+        help="the bundle folds other actions: do not ask for equal users and digests (prove it by backfill --verify)",
+    )
+    parser.add_argument(
         "--rtp",
         action="append",
         default=[],
@@ -188,6 +193,7 @@ def _demands(options: argparse.Namespace) -> Demands:
         allowed_lag_ms=round(options.allowed_lag * 1000),
         steady_ms=round(options.steady_for * 1000),
         extent=Extent(options.whole, options.sample),
+        other_actions=options.other_actions,
         rtp=tuple(options.rtp),
     )
 

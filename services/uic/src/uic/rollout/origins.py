@@ -20,24 +20,26 @@ class Origin:
 
     reads_log: bool
     """Folds the log from its beginning, which must reach back as far as the states in service."""
-    instruction: Callable[[Release, Path, str], str]
-    """What to run next, from the release, its bundle, and what follows the colon of `--from`."""
+    instruction: Callable[[Release, Release, Path, str], str]
+    """What to run next, from the release, what it replaces, its bundle, and what follows the colon of `--from`."""
 
 
 def _variables(release: Release, path: Path) -> str:
     return f"UIC_BUNDLE__PATH={path} UIC_BUNDLE__GENERATION={release.generation}"
 
 
-def _log(release: Release, path: Path, _: str) -> str:
+def _log(release: Release, _: Release, path: Path, __: str) -> str:
     return f"start UIC workers with {_variables(release, path)}"
 
 
-def _backfill(release: Release, path: Path, _: str) -> str:
+def _backfill(release: Release, _: Release, path: Path, __: str) -> str:
     return f"with {_variables(release, path)}: ctr backfill --work FOLDER, then start UIC workers"
 
 
-def _snapshot(release: Release, path: Path, name: str) -> str:
-    return f"with {_variables(release, path)}: ctr snapshot restore --from FOLDER --id {name}, then start UIC workers"
+def _snapshot(release: Release, replaces: Release, path: Path, name: str) -> str:
+    of = f" --of-namespace {replaces.namespace}" if release.fingerprint == replaces.fingerprint else ""
+    command = f"ctr snapshot restore --from FOLDER --id {name}{of}"
+    return f"with {_variables(release, path)}: {command}, then start UIC workers"
 
 
 ORIGINS: Final[Mapping[str, Origin]] = {

@@ -69,7 +69,7 @@ class Verbs:
         self._scorers = Scorers(client, settings.redis.prefix)
         self._sleep = sleep
         self._clock = clock
-        self._by = f"{getpass.getuser()}@{socket.gethostname()}"
+        self._by = f"{getpass.getuser()}@{socket.gethostname()}{' --other-actions' if demands.other_actions else ''}"
 
     # Before
 
@@ -104,7 +104,7 @@ class Verbs:
         notes = [f"copy the bundle to <bundles folder>/{rollout.release.bundle} of every RTP"]
         if not rollout.head_only:
             how, name = origin_of(origin)
-            notes.append(how.instruction(rollout.release, path, name))
+            notes.append(how.instruction(rollout.release, rollout.replaces, path, name))
         notes.append(f"then: rollout wait {rollout.id}")
         return Answer(_view(after, rollout), tuple(notes))
 

@@ -1,0 +1,10 @@
+"""A step graph compiled for the processor, with the same bits: what folds events when a C compiler is there.
+
+onnxruntime pays for each operation of a graph, however few rows it has: 25 to 30 us for a run of one row, of which the
+arithmetic is 2. And a user's events are folded one after another, so most runs are narrow. A step graph treats its
+rows separately, so it is also a program on one user's row (`program`), which a small C library (`kernel`, rows.c) runs
+for one user after another. The graph defines the step: the library's bits are compared with it whenever a bundle is
+opened, and where they differ, or cannot be had, the graph runs.
+
+onnx_file  the graph    program  its instructions    kernel, rows.c  what runs them
+"""

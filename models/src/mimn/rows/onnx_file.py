@@ -1,0 +1,158 @@
+"""What a row program needs of an ONNX file: nodes and constants. Read from the bytes, without the package `onnx`, which
+no service installs. The fields' numbers are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from struct import unpack_from
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_FLOAT, _INT64 = 1, 7
+
+
+class NotReadable(Exception):
+    """Bytes that are not a graph of the kind that a row program can be made from."""
+
+
+@dataclass(slots=True)
+class Node:
+    """One operation."""
+
+    kind: str = ""
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Graph:
+    """Nodes in their order, constants by name, and the names and widths of inputs and outputs."""
+
+    nodes: list[Node] = field(default_factory=list)
+    constants: dict[str, NDArray[Any]] = field(default_factory=dict)
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+
+
+def read_graph(data: bytes) -> Graph:
+    """The graph of a serialized model.
+
+    Raises:
+        NotReadable: the bytes are no ONNX model, or it has constants other than float32 and int64 in raw form.
+    """
+    try:
+        graph = Graph()
+        for number, value in _fields(_only(data, 7)):
+            if number == 1:
+                graph.nodes.append(_node(value))
+            elif number == 5:
+                name, array = _constant(value)
+                graph.constants[name] = array
+            elif number in (11, 12):
+                (graph.inputs if number == 11 else graph.outputs).append(_only(value, 1).decode())
+        return graph
+    except (IndexError, ValueError, TypeError, AttributeError, StopIteration) as error:
+        raise NotReadable(f"not an ONNX model: {error}") from error
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
+    """Number and value of each field: an int, four bytes of a float, or the bytes of anything else."""
+    at = 0
+    while at < len(data):
+        tag, at = _varint(data, at)
+        wire = tag & 7
+        if wire == 0:
+            value, at = _varint(data, at)
+            yield tag >> 3, value
+            continue
+        if wire == 2:
+            size, at = _varint(data, at)
+        elif wire in (1, 5):
+            size = 8 if wire == 1 else 4
+        else:
+            raise ValueError(f"wire type {wire}")
+        if at + size > len(data):
+            raise ValueError("cut off")
+        yield tag >> 3, data[at : at + size]
+        at += size
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return value, at
+
+
+def _only(data: bytes, number: int) -> bytes:
+    value: bytes = next(value for found, value in _fields(data) if found == number)
+    return value
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _numbers(value: Any) -> list[int]:
+    """A repeated int64: one number, or several packed."""
+    if isinstance(value, int):
+        return [_signed(value)]
+    numbers, at = [], 0
+    while at < len(value):
+        number, at = _varint(value, at)
+        numbers.append(_signed(number))
+    return numbers
+
+
+def _node(data: bytes) -> Node:
+    node = Node()
+    for number, value in _fields(data):
+        if number in (1, 2):
+            (node.inputs if number == 1 else node.outputs).append(value.decode())
+        elif number == 4:
+            node.kind = value.decode()
+        elif number == 5:
+            name, content = _attribute(value)
+            node.attributes[name] = content
+        elif number == 7 and value:
+            raise NotReadable(f"an operation of {value.decode()}")
+    return node
+
+
+def _attribute(data: bytes) -> tuple[str, Any]:
+    name, content, several = "", None, []
+    for number, value in _fields(data):
+        if number == 1:
+            name = value.decode()
+        elif number == 2:
+            [content] = unpack_from("<f", value)
+        elif number == 3:
+            content = _signed(value)
+        elif number == 8:
+            several += _numbers(value)
+    return name, several or content
+
+
+def _constant(data: bytes) -> tuple[str, NDArray[Any]]:
+    sizes: list[int] = []
+    kind, name, raw = 0, "", b""
+    for number, value in _fields(data):
+        if number == 1:
+            sizes += _numbers(value)
+        elif number == 2:
+            kind = value
+        elif number == 8:
+            name = value.decode()
+        elif number == 9:
+            raw = value
+    if kind not in (_FLOAT, _INT64):
+        raise NotReadable(f"constant {name!r} of type {kind}")
+    return name, np.frombuffer(raw, np.float32 if kind == _FLOAT else np.int64).reshape(sizes)

@@ -1,0 +1,165 @@
+"""A row program gives the graph's results to the last bit, for any sizes, and leaves to the graph what it cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mimn.bundle import Bundle, load_bundle
+from mimn.bundle.graph import CompiledStep, StepGraph, open_step
+from mimn.rows.kernel import FLAGS, NEEDS, Kernel, build, features, file_name, library, load
+from mimn.rows.onnx_file import NotReadable, read_graph
+from mimn.rows.program import row_program
+from mimn.state import rest_of
+
+ROOT = Path(__file__).parents[2]
+BUNDLES = {
+    "tiny": ROOT / "tests/fixtures/bundle_tiny/tiny/1",
+    "online-retail": ROOT / "models/bundles/online-retail/1",
+    "online-retail-sketch": ROOT / "models/bundles/online-retail-sketch/1",
+}
+ROWS = 37
+
+
+def compiled(bundle: Bundle) -> CompiledStep:
+    step = open_step(bundle)
+    if not isinstance(step, CompiledStep) and library() is None:
+        pytest.skip("no C compiler, or a processor without AVX2 and FMA: steps run as graphs here")
+    assert isinstance(step, CompiledStep)
+    return step
+
+
+def drawn(bundle: Bundle, events: int, seed: int) -> NDArray[np.float32]:
+    random = np.random.default_rng(seed)
+    return random.standard_normal((events, bundle.width)).astype(np.float32)
+
+
+def initial(bundle: Bundle, rows: int) -> NDArray[np.float32]:
+    sketch = None if bundle.sketch is None else bundle.sketch.sketch
+    return np.tile(bundle.initial_state[rest_of(sketch, bundle.ledger)], (rows, 1))
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_a_step_has_the_graphs_bits_after_many_events(name: str) -> None:
+    bundle = load_bundle(BUNDLES[name])
+    step, graph = compiled(bundle), StepGraph(bundle)
+    states = initial(bundle, ROWS)
+    for n in range(100):
+        events = drawn(bundle, ROWS, n) * 4
+        after = graph(events, states)
+        assert step(events, states).tobytes() == after.tobytes(), f"event {n}"
+        states = after
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_folding_many_events_at_once_is_folding_them_one_by_one(name: str) -> None:
+    bundle = load_bundle(BUNDLES[name])
+    step, graph = compiled(bundle), StepGraph(bundle)
+    depth = np.array([40, 17, 17, 9, 9, 3, 2, 1, 1, 1, 1, 0, 0])
+    events = drawn(bundle, int(depth.sum()), 0)
+    states = initial(bundle, len(depth))
+    want = states.copy()
+    at = 0
+    for row, events_of_row in enumerate(depth):
+        for _ in range(events_of_row):
+            want[row] = graph(events[at : at + 1], want[row : row + 1])[0]
+            at += 1
+    assert step.fold(events, depth, states) is None
+    assert states.tobytes() == want.tobytes()
+
+
+@pytest.mark.parametrize("variant", FLAGS)
+def test_every_variant_has_the_graphs_bits(variant: str, tmp_path: Path) -> None:
+    bundle = load_bundle(BUNDLES["online-retail"])
+    compiled(bundle)
+    if why := build(variant, tmp_path):
+        pytest.fail(why)
+    if library() is None or not NEEDS[variant] <= features():
+        pytest.skip(f"this processor has no {variant}")
+    graph = StepGraph(bundle)
+    program = row_program(read_graph((bundle.path / "step.onnx").read_bytes()), *graph.widths)
+    step = CompiledStep(graph, Kernel(program, load(tmp_path / file_name(variant))))
+    states = initial(bundle, ROWS)
+    for n in range(20):
+        events = drawn(bundle, ROWS, n)
+        after = graph(events, states)
+        assert step(events, states).tobytes() == after.tobytes(), f"event {n}"
+        states = after
+
+
+def test_a_library_is_kept_where_only_its_user_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled(load_bundle(BUNDLES["tiny"]))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "ctr-serving"
+    assert library.__wrapped__() is not None
+    assert [path.suffix for path in folder.iterdir()] == [".so"]
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o777)
+    assert library.__wrapped__() is None
+    folder.chmod(0o700)
+    monkeypatch.setenv("MIMN_COMPILED_STEP", "off")
+    assert library.__wrapped__() is None
+
+
+def test_without_a_compiler_the_graph_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert library.__wrapped__() is None
+    assert "no C compiler" in build("avx2", tmp_path)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38])
+def test_what_is_not_finite_is_decided_by_the_graph(bad: float) -> None:
+    bundle = load_bundle(BUNDLES["online-retail"])
+    step, graph = compiled(bundle), StepGraph(bundle)
+    depth = np.full(9, 6)
+    events = drawn(bundle, int(depth.sum()), 0)
+    for at in (0, 8, 23, 24, 25, 53):
+        events[at, at % bundle.width] = bad
+    states = initial(bundle, len(depth))
+    want, sound = states.copy(), np.ones(len(events), np.bool_)
+    for at in range(len(events)):
+        row = at // 6
+        after = graph(events[at : at + 1], want[row : row + 1])[0]
+        sound[at] = np.isfinite(after).all()
+        want[row] = after if sound[at] else want[row]
+    got = step.fold(events, depth, states)
+    assert (np.ones(len(events), np.bool_) if got is None else got).tolist() == sound.tolist()
+    assert states.tobytes() == want.tobytes()
+
+
+def test_arrays_of_another_kind_are_refused() -> None:
+    bundle = load_bundle(BUNDLES["tiny"])
+    step = compiled(bundle)
+    events, states = drawn(bundle, 2, 0), initial(bundle, 2)
+    depth = np.ones(2, np.int64)
+    wrongs: list[Any] = [events.astype(np.float64), events[:, :-1], np.asfortranarray(np.tile(events, (2, 1)))]
+    for wrong in wrongs:
+        with pytest.raises(ValueError, match="cannot be handed"):
+            step.fold(wrong, depth, states)
+
+
+def test_what_is_no_row_program_is_said() -> None:
+    with pytest.raises(NotReadable, match="not an ONNX model"):
+        read_graph(b"\x3a\x7fabc")
+    bundle = load_bundle(BUNDLES["tiny"])
+    head = read_graph((bundle.path / "head.onnx").read_bytes())
+    with pytest.raises(NotReadable):
+        row_program(head, bundle.width, len(bundle.initial_state))
+
+
+def test_cut_and_changed_files_raise_nothing_else() -> None:
+    data = (BUNDLES["tiny"] / "step.onnx").read_bytes()
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        changed = bytearray(data[: random.integers(len(data))])
+        for at in random.integers(max(len(changed), 1), size=3):
+            changed[at : at + 1] = bytes([random.integers(256)])
+        try:
+            row_program(read_graph(bytes(changed)), 8, 16)
+        except NotReadable:
+            continue

@@ -1,0 +1,107 @@
+"""Slices of targets, and the differences between models over users and trainings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mimn import metrics
+from mimn.data.events import Events
+from mimn.data.instances import Instances
+from mimn.table.plan import Cell, Plan, Stage, cells
+from mimn.table.slices import Scored, differences, head_items, lines, slices_of
+
+ROOT = Path(__file__).parents[2]
+
+
+def ints(*values: int) -> NDArray[np.int64]:
+    return np.array(values, np.int64)
+
+
+def test_head_items_are_as_few_as_have_half_of_the_events() -> None:
+    assert head_items(ints(7, 7, 7, 5, 5, 3)).tolist() == [7]
+    assert head_items(ints(7, 7, 7, 5, 5, 3, 2)).tolist() == [5, 7]
+    assert head_items(ints(4)).tolist() == [4]
+
+
+def test_each_target_is_in_the_slices_of_its_user_history_and_item() -> None:
+    """User 1 touches 60 items, the last one item 1 again; the last of user 2's 10 events is of the new item 70."""
+    events = Events(
+        user_id=ints(*[1] * 60, *[2] * 10),
+        item_id=ints(*range(1, 60), 1, *[8] * 9, 70),
+        category_id=ints(*[1] * 70),
+        timestamp=ints(*range(60), *range(10)),
+        basket_id=ints(*range(70)),
+    )
+    instances = Instances(
+        part=ints(1, 1), user_id=ints(1, 2), timestamp=ints(59, 9), begin=ints(0, 60), end=ints(59, 69),
+        last=np.array([True, True]), item=ints(1, 70), category=ints(1, 1), negatives={}, unknown=ints(0, 0, 0),
+    )  # fmt: skip
+    train = np.array([True, True])
+    found = {name: mask.tolist() for name, mask in slices_of(events, instances, train).items()}
+    assert found == {
+        "all": [True, True],
+        "bought before": [True, False],
+        "new": [False, True],
+        "history under 50": [False, True],
+        "history under 200": [True, True],
+        "history under 1,000": [True, True],
+        "head items": [True, False],
+        "tail items": [False, True],
+    }
+
+
+@pytest.fixture(scope="module")
+def of_row() -> dict[tuple[str, int], Cell]:
+    """Two models on two folds."""
+    stage = Stage(dataset="online_retail", rows=("pooling_ledger", "mimn_ledger"), folds=(0, 1))
+    plan = Plan(configs=str(ROOT / "models/configs"), records="", runs="", stages=(stage,))
+    return {(one.key, one.fold): one for one in cells(plan)}
+
+
+def scored(cell: Cell, seed: int, skill: float) -> Scored:
+    """40 users with two targets each; a skillful model scores targets higher."""
+    random = np.random.default_rng(seed)
+    scores = random.normal(size=(80, 5))
+    scores[:, 0] += skill
+    masks = {"all": np.ones(80, np.bool_), "new": np.arange(80) % 2 == 0, "bought before": np.zeros(80, np.bool_)}
+    return Scored(cell, np.repeat(np.arange(40), 2), masks, {(200, "popularity"): scores})
+
+
+def test_a_slice_has_its_own_line_and_one_without_targets_none(of_row: dict[tuple[str, int], Cell]) -> None:
+    one = scored(of_row["pooling_ledger", 0], 0, 1.0)
+    found = {line["targets"]: line for line in lines(one)}
+    assert found.keys() == {"all", "new"}
+    assert (found["all"]["count"], found["new"]["count"]) == (80, 40)
+    labels = np.tile(ints(1, 0, 0, 0, 0), 40)
+    assert found["new"]["auc"] == round(metrics.auc(labels, one.scores[200, "popularity"][::2].reshape(-1)), 5)
+
+
+def test_rows_that_differ_in_their_seed_alone_are_one_model(of_row: dict[tuple[str, int], Cell]) -> None:
+    cell = of_row["pooling_ledger", 0]
+    again = replace(cell, key="pooling_ledger_10", config=cell.config.with_seed(10))
+    assert scored(cell, 0, 1.0).model == scored(again, 1, 1.0).model
+    assert scored(cell, 0, 1.0).model == scored(of_row["pooling_ledger", 1], 0, 1.0).model
+    assert scored(cell, 0, 1.0).model != scored(of_row["mimn_ledger", 0], 0, 1.0).model
+
+
+def test_a_difference_is_the_mean_of_the_folds_with_an_interval_over_users_and_trainings(
+    of_row: dict[tuple[str, int], Cell],
+) -> None:
+    cell, other = of_row["pooling_ledger", 0], of_row["mimn_ledger", 0]
+    again = replace(cell, key="pooling_ledger_10", config=cell.config.with_seed(10))
+    runs = [scored(cell, 0, 1.5), scored(other, 1, 0.5), scored(again, 2, 0.9)]
+    found = {line["targets"]: line for line in differences(runs, ["mimn_ledger"])}
+    assert found.keys() == {"all", "new"}
+    line = found["all"]
+    assert (line["difference"], line["trainings"], line["folds"]) == ("pooling_ledger - mimn_ledger", "2, 1", "0")
+    aucs = [next(iter(lines(one)))["auc"] for one in runs]
+    assert line["auc"] == pytest.approx((aucs[0] + aucs[2]) / 2 - aucs[1], abs=2e-5)
+    assert line["low"] < line["auc"] < line["high"]
+    alone = next(iter(differences([runs[0], runs[1]], ["mimn_ledger"])))
+    assert line["high"] - line["low"] > alone["high"] - alone["low"], "trainings differ, too"
+    assert not list(differences(runs, []))
