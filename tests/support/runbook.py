@@ -6,7 +6,9 @@ script calls and waits for.
 
 from __future__ import annotations
 
+import os
 import re
+import select
 import subprocess
 import sys
 import textwrap
@@ -18,17 +20,18 @@ ROOT = Path(__file__).parents[2]
 Tool = Callable[[Mapping[str, str], list[str]], None]
 """What a command of the reader's does, given the script's environment and the command's arguments."""
 
+WITHIN_S = 300.0
+"""A whole runbook, tools included."""
+
 _PRELUDE = """
 set -euo pipefail
 ctr() { "$PYTHON" -m ctr_cli "$@"; }
 uic() { "$PYTHON" -m uic "$@"; }
-calls=0
 ask() {
-    calls=$((calls + 1))
-    env -0 > "$CALLS/$calls.env"
-    printf '%s\\n' "$@" > "$CALLS/$calls.words"
-    touch "$CALLS/$calls.asked"
-    until [ -e "$CALLS/$calls.done" ]; do sleep 0.02; done
+    env -0 > "$CALL/environment"
+    printf '%s\\n' "$@" > "$CALL/words"
+    printf . >&"$ASK"
+    read -r -N 1 -u "$ANSWER"
 }
 """
 
@@ -40,27 +43,42 @@ def commands(name: str) -> str:
 
 
 def play(name: str, folder: Path, environment: Mapping[str, str], tools: Mapping[str, Tool]) -> str:
-    """Run the script; its output. It must succeed, and call every tool."""
-    calls = folder / "calls"
-    calls.mkdir()
+    """Run the script; its output. It must succeed within `WITHIN_S`, and call every tool."""
+    call = folder / "call"
+    call.mkdir()
     functions = "".join(f'{tool}() {{ ask {tool} "$@"; }}\n' for tool in tools)
     script = _PRELUDE + functions + commands(name)
-    told = dict(environment) | {"PYTHON": sys.executable, "CALLS": str(calls)}
     said = folder / "said.txt"
     called = set()
+    until = time.monotonic() + WITHIN_S
+    (asked, ask), (answer, answered) = os.pipe(), os.pipe()
+    told = {"PYTHON": sys.executable, "CALL": str(call), "ASK": str(ask), "ANSWER": str(answer)}
     with said.open("w") as out:
-        shell = subprocess.Popen(["bash", "-c", script], env=told, cwd=folder, stdout=out, stderr=subprocess.STDOUT)
+        shell = subprocess.Popen(
+            ["bash", "-c", script],
+            env=dict(environment) | told,
+            cwd=folder,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            pass_fds=(ask, answer),
+        )
+        os.close(ask)
+        os.close(answer)
         try:
-            while shell.poll() is None:
-                for asked in sorted(calls.glob("*.asked")):
-                    words = asked.with_suffix(".words").read_text().splitlines()
-                    lines = asked.with_suffix(".env").read_text().split("\0")
-                    asked.unlink()
-                    called.add(words[0])
-                    tools[words[0]](dict(line.split("=", 1) for line in lines if "=" in line), words[1:])
-                    asked.with_suffix(".done").touch()
-                time.sleep(0.02)
+            while True:
+                ready, _, _ = select.select([asked], [], [], max(0.0, until - time.monotonic()))
+                assert ready, f"{name} has not ended after {WITHIN_S:g} s:\n{said.read_text()}"
+                if not os.read(asked, 1):  # the shell has ended
+                    break
+                words = (call / "words").read_text().splitlines()
+                lines = (call / "environment").read_text().split("\0")
+                called.add(words[0])
+                tools[words[0]](dict(line.split("=", 1) for line in lines if "=" in line), words[1:])
+                os.write(answered, b".")
+            shell.wait(max(0.0, until - time.monotonic()))
         finally:
+            os.close(asked)
+            os.close(answered)
             shell.kill()
             shell.wait()
     assert shell.returncode == 0, said.read_text()

@@ -26,7 +26,12 @@ from mimn.state.ledger import LAST_MINUTE, MINUTES_OF_DAY, TAG_BITS, Entries, Ke
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
-FILES = {name: f"members.{name}.npy" for name in ("ids", "keys", "first", "candidates")}
+FILES = {
+    "ids": "members.ids.npy",
+    "keys": "members.keys.npy",
+    "first": "members.first.npy",
+    "candidates": "members.candidates.npy",
+}
 """By array of a `MemberIndex`, its file in a bundle or in a run folder."""
 MOST_PAIRS = 1 << 26
 """Most pairs of an item and a candidate in an index."""

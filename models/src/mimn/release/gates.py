@@ -41,7 +41,7 @@ class Gate(StrEnum):
     PARTIAL = "partial"
     """No larger share of states lacks events in the new namespace."""
     ERASURES = "erasures"
-    """Nobody is in the new namespace who was erased from the old one."""
+    """No user who was erased from the old namespace is in the new one."""
     MEMORY = "memory"
     """Both namespaces fit, with room for a fork."""
     LOADED = "loaded"

@@ -164,7 +164,7 @@ def observe(
 
 
 def canary(record: Record, identity: str, checked: Checked, *, percent: float, now_ms: int, by: str = "") -> Record:
-    """Serve `percent` of the users by a rollout that is ready; growing takes nobody from another arm.
+    """Serve `percent` of the users by a rollout that is ready; growing takes no user from another arm.
 
     Raises:
         Conflict, GateClosed, NotAllowed: as `promote`; or the share is not from 0.01 to 100.

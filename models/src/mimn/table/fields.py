@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,9 +25,9 @@ from mimn.data.events import DataError
 from mimn.evaluate import EvaluationFailed
 from mimn.metrics import UndefinedMetric
 from mimn.table.compare import Comparison, Entry, Results
-from mimn.table.plan import Plan, check_data, open_cells, read_plan, remaining
+from mimn.table.plan import Plan, read_plan, remaining
 from mimn.table.records import FLOOR_ROW, NoRecord, Record, read_records
-from mimn.table.run import run_cell
+from mimn.table.run import run_open
 from mimn.table.wording import grid, prose
 from mimn.training.folder import TrainingFailed
 
@@ -49,20 +48,6 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     difference: float
     low: float
     high: float
-
-
-def run_plan(plan: Plan, cpu_minutes: float) -> None:
-    """Run the open cells of a plan, in its order, until the time is up."""
-    began = time.process_time()
-    cells = open_cells(plan)
-    check_data(cells)
-    for cell in cells:
-        if time.process_time() - began > 60.0 * cpu_minutes:
-            print(f"{cpu_minutes:g} CPU minutes are used up")
-            return
-        found = run_cell(plan, cell)
-        aucs = ", ".join(f"{length}: {of['popularity']['auc']:.4f}" for length, of in found["evaluation"].items())
-        print(f"{cell.title}: test AUC {aucs} in {found['cpu_s']:.0f} CPU s", flush=True)
 
 
 def lines(plan: Plan, without: Sequence[Record], having: Sequence[Record]) -> list[Line]:
@@ -173,7 +158,8 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     try:
         plan = read_plan(options.plan)
-        run_plan(plan, options.cpu_minutes)
+        for _ in run_open(plan, options.cpu_minutes):
+            pass  # each cell writes its record
         records = Path(plan.records)
         found = lines(plan, read_records(options.without), read_records(records))
         run.write_json(records / "fields.json", msgspec.to_builtins(found))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -125,24 +126,30 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def run_open(plan: Plan, cpu_minutes: float) -> Iterator[Cell]:
+    """Run the open cells of a plan, in its order, until the time is up; each, once it is in its record."""
+    began = time.process_time()
+    cells = open_cells(plan)
+    check_data(cells)
+    for cell in cells:
+        if time.process_time() - began > 60.0 * cpu_minutes:
+            print(f"{cpu_minutes:g} CPU minutes are used up")
+            return
+        found = run_cell(plan, cell)
+        aucs = ", ".join(f"{length}: {_auc(cell, figures):.4f}" for length, figures in found["evaluation"].items())
+        print(f"{cell.title}: test AUC {aucs} in {found['cpu_s']:.0f} CPU s", flush=True)
+        yield cell
+
+
 def _run(plan: Plan, path: Path, cpu_minutes: float) -> None:
     """Run the open cells. Rendering costs as much as a short run, so it is done once, at the end, even after an error.
 
     A command that was killed rendered nothing; the next one does.
     """
-    began = time.process_time()
     written = (Path(plan.records) / render.TABLE).exists()
     try:
-        open_ones = open_cells(plan)
-        check_data(open_ones)
-        for cell in open_ones:
-            if time.process_time() - began > 60.0 * cpu_minutes:
-                print(f"{cpu_minutes:g} CPU minutes are used up")
-                break
-            found = run_cell(plan, cell)
+        for _ in run_open(plan, cpu_minutes):
             written = False
-            aucs = ", ".join(f"{length}: {_auc(cell, figures):.4f}" for length, figures in found["evaluation"].items())
-            print(f"{cell.title}: test AUC {aucs} in {found['cpu_s']:.0f} CPU s", flush=True)
     finally:
         if not written and any(Path(plan.records).glob(f"*/*/{run.METRICS}")):
             render.write(Path(plan.records), path)

@@ -133,7 +133,7 @@ class Namespaces:
             after: hears each step when it is done: "progress", "slice", "keys".
 
         Raises:
-            BulkRefused: it is served, or somebody writes it, or there is none of this name.
+            BulkRefused: it is served or still written, or there is none of this name.
             StoreUnavailable: no answer; run it again.
         """
         keys = Keys(name, self._prefix)
@@ -165,7 +165,7 @@ class Namespaces:
         return gone
 
     def _refuse_busy(self, found: Sized, keys: Keys) -> None:
-        """Refuse while somebody writes the namespace, caught up or not. Takes `WATCHED_S`.
+        """Refuse while the namespace is written, caught up or not. Takes `WATCHED_S`.
 
         Raises:
             BulkRefused: as said.

@@ -10,10 +10,10 @@ from typing import TextIO
 
 from uic.bulk.archive import begin_archive
 from uic.bulk.archiving import RECORDS_A_FILE, Archiver
+from uic.bulk.commands.servers import log_reader
 from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
 from uic.errors import LogUnavailable, UnsuitableTopic
-from uic.log.partition_reader import PartitionReader
 from uic.settings import read_client_settings
 
 
@@ -39,7 +39,7 @@ def main(
         parser.error("--records-a-file must be positive")
     kafka = read_client_settings().kafka
     try:
-        with PartitionReader(kafka.client_options(), kafka.topic, idle_s=kafka.request_timeout_ms / 1000) as reader:
+        with log_reader(kafka) as reader:
             bounds = reader.bounds()
             count = len(bounds.partitions)
             if wrong := [p for p in options.partition or () if not 0 <= p < count]:

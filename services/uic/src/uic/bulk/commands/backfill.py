@@ -21,11 +21,11 @@ from uic.bulk import pool
 from uic.bulk.archive import Archive, arrow_of, begin_archive, open_archive
 from uic.bulk.archiving import Archiver
 from uic.bulk.backfill_job import ARCHIVE, JOB, STATES, BackfillJob, Target, new_job, read_job
+from uic.bulk.commands.servers import add_loading, erasures_of, load, log_reader
 from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
-from uic.bulk.loading import ENTRY_BYTES, Loader
+from uic.bulk.loading import ENTRY_BYTES
 from uic.bulk.partition_fold import PartitionLog, fold_partitions
-from uic.bulk.politeness import Politeness
 from uic.bulk.progress_line import ProgressLine
 from uic.bulk.saved_states import (
     MANIFEST,
@@ -41,8 +41,7 @@ from uic.bulk.verification import Verdict, compare, expect
 from uic.core.event import Record
 from uic.core.takeup import contradiction
 from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
-from uic.log.erasures import KafkaErasures
-from uic.log.partition_reader import PartitionReader, TopicBounds
+from uic.log.partition_reader import TopicBounds
 from uic.log.record_batches import BatchRecord
 from uic.settings import UicSettings, read_settings
 from uic.store import RedisStore
@@ -104,7 +103,9 @@ class Backfill:
         folder = self._work.below(STATES)
         manifest = read_manifest(folder)
         check_files(folder, manifest)
-        loaded = self._load(job, folder, manifest)
+        loaded = load(
+            folder, manifest, self._options, self._store, self._keys, erased={}, said="loaded", after=self._after
+        )
         self._say(
             {
                 "namespace": job.namespace,
@@ -113,7 +114,7 @@ class Backfill:
                 "rejected": _rejected(manifest.partitions),
                 "bytes": manifest.value_bytes,
                 "partitions": job.n,
-                "loaded_states": loaded,
+                "loaded_states": loaded.states,
             },
             f"{manifest.users} users in {job.n} partitions of {job.namespace} are loaded and handed over; "
             "UIC goes on from there",
@@ -164,7 +165,7 @@ class Backfill:
             if archive:
                 records = archive.records(manifests[partition], pool.LEAST_ROWS)
             else:
-                with self._reader() as reader:
+                with log_reader(self._settings.kafka) as reader:
                     read = reader.read(partition, start, bounds.partitions[partition].end)
                     records = iter([arrow_of(some) for some, _ in read if some])
             logs.append(PartitionLog(partition, begin, records))
@@ -214,7 +215,7 @@ class Backfill:
             archive = begin_archive(
                 self._work.below(ARCHIVE), self._target.topic, bounds.topic_id, len(bounds.partitions)
             )
-            with self._reader() as reader:
+            with log_reader(self._settings.kafka) as reader:
                 archiver = Archiver(archive, reader)
                 archiver.refuse_gaps(bounds.partitions)
                 line = ProgressLine("archived", sum(b.end - b.start for b in bounds.partitions), "records")
@@ -261,23 +262,6 @@ class Backfill:
 
         return fold_on_spark(job, self._work.url, tasks, master=self._options.spark_master)
 
-    def _load(self, job: BackfillJob, folder: Folder, manifest: SavedStates) -> int:
-        options = self._options
-        loader = Loader(
-            self._store,
-            self._keys,
-            Politeness(options.bytes_per_s, options.latency_ms / 1000),
-            take_over=options.take_over,
-            after=self._after,
-        )
-        missing = loader.refuse(manifest, memory_share=options.memory_share)
-        self._store.claim_namespace(job.n, job.topic)
-        line = ProgressLine("loaded", sum(p.users for p in missing), "states")
-        for saved in missing:
-            loader.load(folder, saved, {})
-            line.add(saved.users)
-        return loader.done.states
-
     def _refuse_another_log(self, job: BackfillJob, bounds: TopicBounds) -> None:
         """Before anything is written: UIC must be able to go on from here in the log as it is."""
         if len(bounds.partitions) != job.n:
@@ -313,12 +297,8 @@ class Backfill:
 
     # Servers
 
-    def _reader(self) -> PartitionReader:
-        kafka = self._settings.kafka
-        return PartitionReader(kafka.client_options(), kafka.topic, idle_s=kafka.request_timeout_ms / 1000)
-
     def _bounds(self) -> TopicBounds:
-        with self._reader() as reader:
+        with log_reader(self._settings.kafka) as reader:
             bounds = reader.bounds()
         if len(bounds.partitions) != self._target.n:
             raise BulkRefused(
@@ -328,9 +308,7 @@ class Backfill:
         return bounds
 
     def _erased(self, archive: Archive) -> Mapping[int, Mapping[bytes, int]]:
-        kafka = self._settings.kafka
-        notes = KafkaErasures(kafka.client_options(), kafka.topic, timeout_s=kafka.request_timeout_ms / 1000)
-        return notes.read(range(archive.partitions), archive.topic_id)
+        return erasures_of(self._settings.kafka).read(range(archive.partitions), archive.topic_id)
 
     def _records(self, job: BackfillJob, saved: SavedPartition) -> Iterator[Record]:
         """A partition's records for verification: from the log itself where it still has all of them."""
@@ -338,7 +316,7 @@ class Backfill:
         manifest = job.manifest(archive, saved.partition)
         bounds = self._bounds()
         if bounds.partitions[saved.partition].start <= manifest.base:
-            with self._reader() as reader:
+            with log_reader(self._settings.kafka) as reader:
                 for records, _ in reader.read(saved.partition, manifest.base, manifest.end):
                     yield from records
             return
@@ -383,10 +361,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--spark-master", default="local[2]", help="(default %(default)s)")
     parser.add_argument("--workers", type=int, default=pool.processors(), help="processes (default %(default)s)")
     parser.add_argument("--memory-mib", type=float, default=1024, help="for states, a process (default %(default)s)")
-    parser.add_argument("--bytes-per-s", type=float, default=32e6, help="most bytes loaded a second (default 32e6)")
-    parser.add_argument("--latency-ms", type=float, default=5.0, help="slow down above this (default %(default)s)")
-    parser.add_argument("--memory-share", type=float, default=0.7, help="of the store's memory (default %(default)s)")
-    parser.add_argument("--take-over", action="store_true", help="take partitions from a load that died")
+    add_loading(parser)
     parser.add_argument("--lineages", metavar="JSON", help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="one JSON object")
     return parser

@@ -16,13 +16,12 @@ from kafka.errors import KafkaError
 
 from mimn.data.events import DataError
 from uic.bulk.archive import open_archive
+from uic.bulk.commands.servers import erasures_of, log_reader
 from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
 from uic.bulk.history import ArchivedHistory, DescribedHistory, refuse_short_retention
 from uic.bulk.importing import Importer
 from uic.errors import LogUnavailable, UnsuitableTopic
-from uic.log.erasures import KafkaErasures
-from uic.log.partition_reader import PartitionReader
 from uic.log.topic_facts import topic_facts
 from uic.settings import KafkaSettings, read_client_settings
 
@@ -56,7 +55,7 @@ def main(
             if options.description
             else _archived(options.archive, options.topic_id, kafka, without_erasures=options.without_erasures)
         )
-        with PartitionReader(kafka.client_options(), kafka.topic, idle_s=kafka.request_timeout_ms / 1000) as reader:
+        with log_reader(kafka) as reader:
             bounds = reader.bounds()
             if isinstance(history, ArchivedHistory) and history.topic == (kafka.topic, bounds.topic_id):
                 raise BulkRefused(f"the archive is of topic {kafka.topic} itself: its records are there already")
@@ -100,7 +99,7 @@ def _archived(folder: str, topic_id: UUID | None, kafka: KafkaSettings, *, witho
     archive = open_archive(Folder(folder), topic_id.bytes if topic_id else None)
     if without_erasures:
         return ArchivedHistory(archive, {})
-    notes = KafkaErasures(kafka.client_options(), archive.about.topic, timeout_s=kafka.request_timeout_ms / 1000)
+    notes = erasures_of(kafka, archive.about.topic)
     try:
         erased = notes.read(range(archive.partitions), archive.topic_id)
     except LogUnavailable as error:

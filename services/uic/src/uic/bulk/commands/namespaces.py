@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TextIO
 
+from uic.bulk.commands.servers import log_reader
 from uic.bulk.errors import BulkRefused
 from uic.bulk.namespaces import Namespaces
 from uic.errors import LogUnavailable, StoreUnavailable, UnsuitableTopic
-from uic.log.partition_reader import PartitionReader
 from uic.settings import KafkaSettings, read_client_settings
 from uic.store import open_client
 from uic.tools.table import table
@@ -66,7 +66,7 @@ def main(
 def _ends(kafka: KafkaSettings) -> dict[str, dict[int, int]]:
     """Where the topic of the settings ends; nothing if no broker answers."""
     try:
-        with PartitionReader(kafka.client_options(), kafka.topic, idle_s=kafka.request_timeout_ms / 1000) as reader:
+        with log_reader(kafka) as reader:
             return {kafka.topic: {p: at.end for p, at in enumerate(reader.bounds().partitions)}}
     except (LogUnavailable, UnsuitableTopic) as error:
         print(f"uic namespaces: lag is unknown: {error}", file=sys.stderr)

@@ -13,16 +13,14 @@ from uuid import UUID
 from mimn.bundle import Bundle, BundleError, load_bundle
 from mimn.state import Keys, namespace
 from uic.bulk import snapshots
+from uic.bulk.commands.servers import add_loading, erasures_of, load, log_reader
 from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
-from uic.bulk.loading import Loader
-from uic.bulk.politeness import Politeness
 from uic.bulk.progress_line import ProgressLine
 from uic.bulk.saved_states import SavedStates, check_files
 from uic.core.takeup import contradiction
 from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
-from uic.log.erasures import KafkaErasures
-from uic.log.partition_reader import PartitionReader, TopicBounds
+from uic.log.partition_reader import TopicBounds
 from uic.settings import UicSettings, read_settings
 from uic.store import RedisStore
 from uic.tools.table import table
@@ -129,22 +127,12 @@ class Snapshot:
         folder, manifest = snapshots.choose(self._root, self._of, options.id)
         self._refuse_another_bundle(manifest)
         self._refuse_another_log(manifest)
-        erased = self._erased(manifest)
+        notes = erasures_of(self._settings.kafka)
+        erased = notes.read(range(manifest.n), UUID(manifest.topic_id).bytes)
         check_files(folder, manifest)
-        loader = Loader(
-            self._store,
-            self._keys,
-            Politeness(options.bytes_per_s, options.latency_ms / 1000),
-            take_over=options.take_over,
-            after=self._after,
+        done = load(
+            folder, manifest, options, self._store, self._keys, erased=erased, said="restored", after=self._after
         )
-        missing = loader.refuse(manifest, memory_share=options.memory_share)
-        self._store.claim_namespace(manifest.n, manifest.topic)
-        line = ProgressLine("restored", sum(p.users for p in missing), "states")
-        for saved in missing:
-            loader.load(folder, saved, erased.get(saved.partition, {}))
-            line.add(saved.users)
-        done = loader.done
         report = {
             "namespace": self._namespace,
             "states": done.states,
@@ -196,7 +184,7 @@ class Snapshot:
                 )
 
     def _refuse_another_log(self, manifest: SavedStates) -> None:
-        with self._reader() as reader:
+        with log_reader(self._settings.kafka) as reader:
             bounds: TopicBounds = reader.bounds()
         if len(bounds.partitions) != manifest.n:
             raise BulkRefused(f"topic {manifest.topic} has {len(bounds.partitions)} partitions, not {manifest.n}")
@@ -213,15 +201,6 @@ class Snapshot:
                     f"{progress.next_offset}: the events between are in no log. Restore a newer snapshot, fold the "
                     "archive (uic backfill), or accept partial states by --accept-gap"
                 )
-
-    def _erased(self, manifest: SavedStates) -> dict[int, dict[bytes, int]]:
-        kafka = self._settings.kafka
-        notes = KafkaErasures(kafka.client_options(), kafka.topic, timeout_s=kafka.request_timeout_ms / 1000)
-        return notes.read(range(manifest.n), UUID(manifest.topic_id).bytes)
-
-    def _reader(self) -> PartitionReader:
-        kafka = self._settings.kafka
-        return PartitionReader(kafka.client_options(), kafka.topic, idle_s=kafka.request_timeout_ms / 1000)
 
     def _say(self, report: object, words: str) -> None:
         print(json.dumps(report) if self._options.json else words, file=self._out)
@@ -253,10 +232,7 @@ def _parser() -> argparse.ArgumentParser:
     made["create"].add_argument("--verify", action="store_true", help="read it all once it is taken")
     made["create"].add_argument("--expire", action="store_true", help="remove old ones afterwards")
     restore = made["restore"]
-    restore.add_argument("--bytes-per-s", type=float, default=32e6, help="(default 32e6)")
-    restore.add_argument("--latency-ms", type=float, default=5.0, help="slow down above this (default %(default)s)")
-    restore.add_argument("--memory-share", type=float, default=0.7, help="of the store's memory (default %(default)s)")
-    restore.add_argument("--take-over", action="store_true", help="take partitions from a load that died")
+    add_loading(restore)
     restore.add_argument("--other-prefix", action="store_true", help="the snapshot may be of another key prefix")
     restore.add_argument("--accept-gap", action="store_true", help="events that no log has any more may be missing")
     return parser

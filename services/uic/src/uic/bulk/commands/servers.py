@@ -1,0 +1,76 @@
+"""What the commands have in common: the log of the settings, its erasures, and the loading of saved states."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+
+from mimn.state import Keys
+from uic.bulk.folder import Folder
+from uic.bulk.loading import Loaded, Loader
+from uic.bulk.politeness import Politeness
+from uic.bulk.progress_line import ProgressLine
+from uic.bulk.saved_states import SavedStates
+from uic.log.erasures import KafkaErasures
+from uic.log.partition_reader import PartitionReader
+from uic.settings import KafkaSettings
+from uic.store import RedisStore
+
+
+def log_reader(kafka: KafkaSettings) -> PartitionReader:
+    """A reader of the event topic. Close it.
+
+    Raises:
+        LogUnavailable: no broker answers.
+    """
+    return PartitionReader(kafka.client_options(), kafka.topic, idle_s=kafka.request_timeout_ms / 1000)
+
+
+def erasures_of(kafka: KafkaSettings, topic: str | None = None) -> KafkaErasures:
+    """The erasures of `topic` (default: the event topic)."""
+    return KafkaErasures(kafka.client_options(), topic or kafka.topic, timeout_s=kafka.request_timeout_ms / 1000)
+
+
+def add_loading(parser: argparse.ArgumentParser) -> None:
+    """The options of `load`."""
+    parser.add_argument("--bytes-per-s", type=float, default=32e6, help="most bytes loaded a second (default 32e6)")
+    parser.add_argument("--latency-ms", type=float, default=5.0, help="slow down above this (default %(default)s)")
+    parser.add_argument("--memory-share", type=float, default=0.7, help="of the store's memory (default %(default)s)")
+    parser.add_argument("--take-over", action="store_true", help="take partitions from a load that died")
+
+
+def load(
+    folder: Folder,
+    manifest: SavedStates,
+    options: argparse.Namespace,
+    store: RedisStore,
+    keys: Keys,
+    *,
+    erased: Mapping[int, Mapping[bytes, int]],
+    said: str,
+    after: Callable[[str], None],
+) -> Loaded:
+    """Load the partitions that are not there yet, and hand each over to UIC; what was done.
+
+    Args:
+        folder: where the states are; their hashes were checked.
+        manifest: of the states.
+        options: those of `add_loading`.
+        store: where to.
+        keys: of the namespace.
+        erased: partition → key → offset up to which events are erased; such states are left out.
+        said: what was done to a state, for the line of progress.
+        after: hears each step.
+
+    Raises:
+        BulkRefused, EvictingStore, StoreUnavailable: as `Loader`.
+    """
+    politeness = Politeness(options.bytes_per_s, options.latency_ms / 1000)
+    loader = Loader(store, keys, politeness, take_over=options.take_over, after=after)
+    missing = loader.refuse(manifest, memory_share=options.memory_share)
+    store.claim_namespace(manifest.n, manifest.topic)
+    line = ProgressLine(said, sum(p.users for p in missing), "states")
+    for saved in missing:
+        loader.load(folder, saved, erased.get(saved.partition, {}))
+        line.add(saved.users)
+    return loader.done
