@@ -263,7 +263,7 @@ class _Table:
 
 
 _record = partial(tuple.__new__, BatchRecord)
-"""`BatchRecord._make` without Python for each record."""
+"""A record of its five values, without Python for each."""
 
 
 def _fold(read: Sequence[tuple[_Table, pa.RecordBatch]], states: _States, model: Model) -> None:
