@@ -8,7 +8,6 @@ from importlib import import_module
 
 from pydantic import ValidationError
 
-from access.memory import left_out, one_arena, opened_late
 from uic.settings import UnknownSetting
 
 NEVER_RUN = ("rich", "greenlet", "colorama", "opentelemetry")
@@ -64,6 +63,8 @@ def _serve(verb: str, arguments: Sequence[str]) -> int:
     from uic.settings import read_settings
 
     settings = read_settings()
+    from access.memory import left_out, one_arena, opened_late
+
     one_arena()
     opened_late("uvicorn", Config="uvicorn.config")  # its `__init__` imports its command line
     with left_out(*NEVER_RUN):
