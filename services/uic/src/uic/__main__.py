@@ -60,11 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(verb: str, arguments: Sequence[str]) -> int:
+    from access.memory import left_out, one_arena, opened_late
     from uic.settings import read_settings
 
     settings = read_settings()
-    from access.memory import left_out, one_arena, opened_late
-
     one_arena()
     opened_late("uvicorn", Config="uvicorn.config")  # its `__init__` imports its command line
     with left_out(*NEVER_RUN):
