@@ -268,13 +268,13 @@ def test_a_bundle_that_does_not_fit_itself_is_refused(bundles: dict[str, Bundle]
         "ledger.rule": {"ledger": msgspec.structs.replace(manifest.ledger, rule="x")},
         "ways": {"ledger": msgspec.structs.replace(manifest.ledger, ways=7)},
         "must end with": {"ledger": msgspec.structs.replace(manifest.ledger, buckets=5)},
-        "go together": {"item_table": None},
+        "goes together": {"item_table": None},
         "item_table.reads": {"item_table": msgspec.structs.replace(manifest.item_table, reads=("user", "own"))},
         "input `reads`": {"item_table": msgspec.structs.replace(manifest.item_table, reads=("own",))},
     }
     for message, change in broken.items():
         wrong = msgspec.structs.replace(manifest, **change)
-        if message == "go together":
+        if message == "goes together":
             files = {name: sha for name, sha in wrong.files.items() if not name.startswith("table.")}
             wrong = msgspec.structs.replace(wrong, files=files, sizes=None)
         wrong = msgspec.structs.replace(
