@@ -1,4 +1,4 @@
-"""A topic that was made anew under UIC's states: partitions stop by name, and go on as an operator decides."""
+"""A topic that was created again under UIC's states: partitions stop by name, and go on as an operator decides."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def test_a_master_that_fails_over_during_a_rollout_loses_nothing_and_mixes_nothi
             assert new is not None
             assert history(new.header) == history(old.header)
         assert traffic.failed() == []
-        assert {one.state for one in traffic.answers} <= {"warm", "stale", "unavailable"}, "nobody turned cold"
+        assert {one.state for one in traffic.answers} <= {"warm", "stale", "unavailable"}, "a user turned cold"
         paths = {"tiny/1": running.old_bundle, "tiny-sketch/1": running.new_bundle}
         expected = {(model, user): running.expected(path, user) for model, path in paths.items() for user in QUIET}
         for one in traffic.answers:

@@ -165,15 +165,15 @@ def test_what_the_scores_rest_on(own_valkey: Valkey, stored: Stored, tmp_path: P
         assert warm["model"] == {"name": "tiny", "version": "1"}
         golden = stored.bundle.golden.states
         np.testing.assert_allclose(warm["scores"], expected(stored.bundle, golden[4 % len(golden)]), atol=1e-5)
-        nobody = ask(rtp, cold)
-        assert (nobody["state"]["status"], nobody["state"]["events"]) == ("cold", 0)
-        np.testing.assert_allclose(nobody["scores"], expected(stored.bundle, stored.bundle.initial_state), atol=1e-5)
+        unknown = ask(rtp, cold)
+        assert (unknown["state"]["status"], unknown["state"]["events"]) == ("cold", 0)
+        np.testing.assert_allclose(unknown["scores"], expected(stored.bundle, stored.bundle.initial_state), atol=1e-5)
         stale = ask(rtp, lagging)["state"]
         assert (stale["status"], stale["events"]) == ("stale", 2)
         assert stale["age_ms"] >= 3_600_000
         broken = ask(rtp, "broken")
         assert broken["state"]["status"] == "unavailable"
-        assert broken["scores"] == nobody["scores"]
+        assert broken["scores"] == unknown["scores"]
         assert metric(rtp, 'rtp_unreadable_states_total{error="CorruptState"}') == 1
 
 
@@ -212,7 +212,7 @@ def test_a_store_that_hangs_costs_no_request_its_deadline(own_valkey: Valkey, st
         assert sorted(took_s)[len(took_s) // 2] < 0.1, "after a few late replies requests do not wait for the store"
         own_valkey.thaw()
         until(lambda: status(rtp) == "warm", "the state is read again", within_s=60)
-        answers = [ask(rtp, user) for user in ("warm", "nobody") * 10]
+        answers = [ask(rtp, user) for user in ("warm", "unknown") * 10]
         assert [answer["state"]["status"] for answer in answers] == ["warm", "cold"] * 10, "no late reply was taken"
 
 

@@ -67,7 +67,7 @@ def test_restore(tmp_path: Path, world: World) -> None:
     for key in world.client.scan_iter(match=f"{world.keys.prefix}:*"):
         world.client.delete(key)
     world.produce(50, 80)
-    world.wait_folded()  # UIC has begun anew
+    world.wait_folded()  # UIC has started over
 
     def stop(told: Mapping[str, str], words: list[str]) -> None:
         world.workers[0].stop()

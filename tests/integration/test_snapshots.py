@@ -265,7 +265,7 @@ def test_namespaces_are_listed_and_one_that_nothing_needs_is_dropped_across_kill
 
 @pytest.mark.parametrize("writes", ["a worker that lags", "a load"])
 def test_a_namespace_that_is_written_is_not_dropped(writes: str, world: World) -> None:
-    """Its last as-of time is old, so only what changes while it is watched shows that somebody is there."""
+    """Its last as-of time is old, so only what changes while it is watched shows that a process writes there."""
     world.produce(200, 20)
     worker = world.worker()
     world.wait_folded()

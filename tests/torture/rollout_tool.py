@@ -37,7 +37,7 @@ _FORKED.set_forkserver_preload(["uic.rollout.main"])
 def the_rollout_tool_killed_at_each_write_is_run_again_and_finishes(stage: Stage, size: Size) -> Tally:
     """20 rounds (fast: one) of a head's rollout that is aborted and a migration that is rolled back and collected. Each
     command is killed before its write and after it, and `gc` after each of its steps too; then it is run again. After
-    each kill the record is whole; every request is answered by one release, and rightly, and nobody turns cold."""
+    each kill the record is whole; every request is answered by one release, and rightly, and no user turns cold."""
     rounds = 20 if size == "full" else 1
     store = stage.valkey()
     names = TopicsForTest(stage.bootstrap, f"tool-{uuid.uuid4().hex[:10]}", N)

@@ -28,7 +28,7 @@ LAST_ANSWER_S = 2.0
 def a_rollout_goes_on_while_workers_and_the_store_die(stage: Stage, size: Size) -> Tally:
     """Ten migrations (fast: one) under requests and events, to another fingerprint and back. Before each of three steps
     a worker of each fleet and then the store (AOF always) are killed. Every request is answered, by one release, with
-    scores that are right for it, and nobody turns cold; the release that ends answers for at most 2 s more."""
+    scores that are right for it, and no user turns cold; the release that ends answers for at most 2 s more."""
     turns = 10 if size == "full" else 1
     store = stage.valkey(appendfsync="always")
     names = TopicsForTest(stage.bootstrap, f"rollout-{uuid.uuid4().hex[:10]}", N)

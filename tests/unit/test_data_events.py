@@ -86,7 +86,7 @@ def test_the_committed_files_are_the_published_ones_and_the_readme_states_their_
 
 
 def test_events_other_than_those_that_a_description_states_are_refused_and_nothing_is_kept(tmp_path: Path) -> None:
-    """A pinned description says what its figures were made from; without the pin, anybody's events are welcome."""
+    """A pinned description says what its figures were made from; without the pin, any events are welcome."""
     described = (datasets.DATASETS / "online-retail.toml").read_text("utf-8").replace("../data/online_retail/", "")
     table = pq.read_table(ONLINE_RETAIL / "events.parquet").slice(0, 5000)
     pq.write_table(table, tmp_path / "events.parquet")

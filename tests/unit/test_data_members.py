@@ -136,8 +136,8 @@ def test_reads_count_baskets_and_days(tmp_path: Path) -> None:
     )
     latest = ImpressionReads(data, reads_of(LEDGERS[0], table), 2)
     assert latest.of(row)[0, :2].tolist() == pytest.approx([np.log1p(1), np.log1p(1)])
-    nobody = np.flatnonzero(shown.user_id == 9)
-    assert not reads.of(nobody).any()
+    unknown = np.flatnonzero(shown.user_id == 9)
+    assert not reads.of(unknown).any()
     assert reads.of(row).shape[-1] == read_width(HALF_LIVES)
 
 

@@ -1,4 +1,4 @@
-"""Which users an arm has: published vectors, and that an arm's growth moves nobody between the others."""
+"""Which users an arm has: published vectors, and that an arm's growth moves no user between the others."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def test_one_request_reads_one_key_once() -> None:
 
 
 def test_a_user_without_a_state_gets_the_initial_one() -> None:
-    scored = World().score("nobody")
+    scored = World().score("unknown")
     assert np.array_equal(scored.scores, scores_of(model().initial_state))
     assert (scored.report.status, scored.report.events) == (Status.COLD, 0)
 
@@ -219,7 +219,7 @@ def test_a_required_state_that_cannot_be_had_is_no_answer(trouble: str) -> None:
 
 
 def test_a_required_state_may_be_cold_because_that_is_known() -> None:
-    assert World().score("nobody", require_state=True).report.status is Status.COLD
+    assert World().score("unknown", require_state=True).report.status is Status.COLD
 
 
 def test_a_deadline_that_has_passed_is_missed_and_leaves_nothing_behind() -> None:

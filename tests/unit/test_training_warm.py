@@ -177,7 +177,7 @@ def test_a_cross_whose_parts_grew_begins_anew_and_says_so(
                 path, configured(), path.parent / "run", cache=tmp_path / "cache", start=tmp_path / "a/run"
             ),
         )
-        assert ("crosses of fields whose vocabulary grew begin anew: both" in caplog.text) == expected
+        assert ("crosses of fields whose vocabulary grew start over: both" in caplog.text) == expected
 
 
 def test_fnn_begins_with_the_tables_of_an_fm(yesterday: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,7 +165,7 @@ def test_a_broker_that_learned_topic_ids_is_believed_by_its_witness() -> None:
         (bounds(end=90), 90, False),  # truncated
         (bounds(end=200), 100, False),  # another record at the witness
         (bounds(start=150), 150, True),
-        (bounds(end=40, topic_id=OTHER_ID), 0, False),  # made anew
+        (bounds(end=40, topic_id=OTHER_ID), 0, False),  # created again
         (bounds(start=20, end=40, topic_id=OTHER_ID), 20, True),
     ],
 )

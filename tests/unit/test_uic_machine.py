@@ -67,7 +67,7 @@ class View:
     gaps: int = 0
     states: dict[str, Replayed] = field(default_factory=dict)
     anew: dict[str, dict[str, Replayed]] = field(default_factory=dict)
-    """Of users whose stored value was damaged: what there is if they began anew, until it is known."""
+    """Of users whose stored value was damaged: what there is if they started over, until it is known."""
     incomplete: bool = False
     """Whether events of the lineage are missing, so that states may be `partial`."""
     suspects: set[str] = field(default_factory=set)
@@ -244,7 +244,7 @@ class Life(RuleBasedStateMachine):
     def the_log_breaks_and_an_operator_decides(
         self, anew: bool, cut: int, actions: tuple[Literal["continue", "rebuild"], ...], before: bool
     ) -> None:
-        """The topic is made anew, or loses its last records; events come before or after the operator has spoken."""
+        """The topic is created again, or loses its last records; events come before or after the operator has spoken."""
         self.settle()
         self.kept = None  # a store that falls back to another log's states is another fault
         if anew:

@@ -65,7 +65,7 @@ class Checked:
     revision: int
     findings: tuple[Finding, ...]
     lineages: str = "0" * 16
-    """A hash of the new namespace's lineages: a partition that began anew makes another one."""
+    """A hash of the new namespace's lineages: a partition that started over makes another one."""
     steady_ms: int = 0
     """For how long the lag must have been within its allowance."""
 

@@ -6,7 +6,7 @@
     all other weights                are taken over; Adam's moments begin at zero
 
 So before its first step the new model gives the scores of the old one on any input, new ids included. The exception is
-a cross of fields whose vocabulary grew: its rows are hashes of other rows, so it begins anew.
+a cross of fields whose vocabulary grew: its rows are hashes of other rows, so it starts over.
 
 The model must be the same but for one thing: a run with head `fm` can start one with head `fnn`. That is FNN's
 pre-training (`mimn.nn.heads.fnn`): the tower alone is drawn.
@@ -198,14 +198,14 @@ class Origin:
         Raises:
             TrainingFailed: the file cannot be read any more.
         """
-        rows, anew = self._rows(ids, fitted)
-        if anew:
-            log.warning("crosses of fields whose vocabulary grew begin anew: %s", ", ".join(anew.values()))
+        rows, fresh = self._rows(ids, fitted)
+        if fresh:
+            log.warning("crosses of fields whose vocabulary grew start over: %s", ", ".join(fresh.values()))
         try:
             with safe_open(str(Path(self.source.run) / run.MODEL), framework="pt") as file:
                 known = set(file.keys())
                 for name, value in model.state_dict(keep_vars=True).items():
-                    if name.startswith(OF_DATA) or name in anew or (OF_HEAD in name and name not in known):
+                    if name.startswith(OF_DATA) or name in fresh or (OF_HEAD in name and name not in known):
                         continue
                     stored = file.get_tensor(name)
                     if name in rows:
@@ -216,7 +216,7 @@ class Origin:
             raise TrainingFailed(f"{self.source.run} cannot be started from: {error}") from error
 
     def _rows(self, ids: EmbeddingIds, fitted: FittedFields) -> tuple[dict[str, Ints], dict[str, str]]:
-        """By table, the old row that each row begins as; and the tables that begin anew, with their fields' names."""
+        """By table, the old row that each row begins as; and the tables that start over, with their fields' names."""
         items, categories = self.ids.item_rows(ids.items), self.ids.category_rows(ids.categories)
         rows = {
             "items.weight": np.concatenate([[UNKNOWN_ROW], self.embedding_rows[items]]),
@@ -228,14 +228,14 @@ class Origin:
             for spec in fitted.specs
             if spec.listed and not np.array_equal(fitted.codes[spec.name], self.fitted.codes[spec.name])
         }
-        anew: dict[str, str] = {}
+        fresh: dict[str, str] = {}
         for spec in fitted.specs:
             name = TABLES["item" if spec.source == "item" else "request"].format(spec.name)
             if spec.kind == "cross" and grew & set(spec.of):
-                anew[name] = spec.name
+                fresh[name] = spec.name
             elif spec.tabled:
                 rows[name] = self._field_rows(old[spec.name], spec, fitted.codes)
-        return rows, anew
+        return rows, fresh
 
     def _field_rows(self, old: FieldSpec, new: FieldSpec, codes: Mapping[str, NDArray[np.uint64]]) -> Ints:
         if not new.listed:

@@ -108,7 +108,7 @@ def create(
         done: hears how many users were saved, now and then.
 
     Raises:
-        BulkRefused: a partition has no progress yet, or keeps beginning anew.
+        BulkRefused: a partition has no progress yet, or keeps starting over.
         StoreUnavailable: no answer.
     """
     identity = now.strftime(ID_FORMAT)
@@ -154,7 +154,7 @@ def _save(store: RedisStore, folder: Folder, partition: int) -> SavedPartition:
         now = _progress(store, partition)
         if (now.lineage, now.era) == (progress.lineage, progress.era):
             return writer.finish(progress)
-    raise BulkRefused(f"partition {partition} began anew each time it was read: see uic partitions")
+    raise BulkRefused(f"partition {partition} started over each time it was read: see uic partitions")
 
 
 def _progress(store: RedisStore, partition: int) -> Progress:

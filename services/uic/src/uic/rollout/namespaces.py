@@ -36,7 +36,7 @@ class Reading:
 
     @property
     def lineages(self) -> str:
-        """16 hexadecimal digits that change when a partition begins anew or a broken log is accepted."""
+        """16 hexadecimal digits that change when a partition starts over or a broken log is accepted."""
         known = [(one.lineage, one.era) if one is not None else None for one in self.progress]
         return hashlib.blake2b(repr(known).encode(), digest_size=8).hexdigest()
 
