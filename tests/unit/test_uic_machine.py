@@ -244,7 +244,7 @@ class Life(RuleBasedStateMachine):
     def the_log_breaks_and_an_operator_decides(
         self, anew: bool, cut: int, actions: tuple[Literal["continue", "rebuild"], ...], before: bool
     ) -> None:
-        """The topic is created again, or loses its last records; events come before or after the operator has spoken."""
+        """The topic is created again, or loses its last records; events come before or after the operator speaks."""
         self.settle()
         self.kept = None  # a store that falls back to another log's states is another fault
         if anew:
