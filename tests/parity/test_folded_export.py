@@ -28,7 +28,7 @@ pytestmark = pytest.mark.torch
 
 VARIANTS: tuple[BaselineVariant, ...] = ("gru4rec", "rum", "hashed", "delta")
 PLAIN = BaselineConfig(
-    embedding_dim=4, units=6, slots=3, history_product=True, attention_units=7, head_units=(11, 9), head_norm="batch"
+    embedding_dim=4, units=6, slots=4, history_product=True, attention_units=7, head_units=(11, 9), head_norm="batch"
 )
 FULL = replace(
     PLAIN,
@@ -146,6 +146,12 @@ def test_the_published_form_is_refused(tmp_path: Path) -> None:
     config = replace(PLAIN, variant="rum", form="official", history_product=False, head_norm="none")
     with pytest.raises(ExportError, match=r"form 'official' of variant 'rum' .* train form 'paper'"):
         export(tiny_model(config), tmp_path)
+
+
+@pytest.mark.parametrize("variant", ["rum", "delta"])
+def test_a_number_of_slots_whose_bits_depend_on_the_wave_is_refused(variant: BaselineVariant, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"5 slots .* train with a multiple of 4"):
+        export(tiny_model(replace(PLAIN, variant=variant, slots=5)), tmp_path)
 
 
 def test_slots_by_hash_refuse_actions_that_would_change_the_slot(tmp_path: Path) -> None:

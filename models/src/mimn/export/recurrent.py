@@ -57,6 +57,8 @@ from mimn.state.ledger import count_events, rest_of
 from mimn.state.sketch import DAY_MS
 
 GOLDEN_DRAWN = 16
+SLOTS_OF = 4
+"""With other numbers of slots, onnxruntime adds up some rows of a wave in another order (decision 131)."""
 GOLDEN_TIMES = (1_700_000_000_000, 1_700_000_000_000 + 100 * DAY_MS)
 
 
@@ -171,6 +173,11 @@ def _check_folded(config: BaselineConfig) -> None:
         raise ExportError(
             f"form 'official' of variant {config.variant!r} cannot be served: it reads sums over padded windows, which "
             "no folded state gives; train form 'paper'"
+        )
+    if config.variant in ("rum", "delta") and config.slots % SLOTS_OF:
+        raise ExportError(
+            f"{config.slots} slots of variant {config.variant!r} cannot be served: a state's last bits would depend on "
+            f"who else is folded in the same run; train with a multiple of {SLOTS_OF}"
         )
 
 
