@@ -30,6 +30,10 @@ NO_TLS_REDIS = "needs a redis-server or valkey-server that was built with TLS: s
 NO_SPARK = "needs PySpark and Java: pip install -e 'services/uic[spark]', and install Java 17 or newer"
 NO_CLUSTER_TOOL = "needs valkey-cli, which moves slots: install Debian's package valkey-tools"
 NO_PROMTOOL = "needs promtool, which tests alerts: install Debian's package promtool"
+NO_COMPILED_STEP = (
+    "needs a C compiler, and an x86-64 processor with AVX2 and FMA: without them steps run as graphs; install gcc"
+)
+NO_AVX512 = "needs a processor with AVX-512"
 NO_WRK = "needs wrk, another load generator: install Debian's package wrk"
 
 _ALLOWED: Mapping[str, str] = {
@@ -43,6 +47,8 @@ _ALLOWED: Mapping[str, str] = {
     NO_PROMTOOL: "CTR_PROMTOOL",
     NO_SPARK: "CTR_SPARK",
     NO_CLUSTER_TOOL: "CTR_CLUSTER_TOOL",
+    NO_COMPILED_STEP: "CTR_COMPILED_STEP",
+    NO_AVX512: "CTR_AVX512",
 }
 """Reason of a skip → the variable that, when set, says that the thing exists, so the skip is an error."""
 

@@ -15,6 +15,7 @@ from mimn.rows.kernel import FLAGS, NEEDS, Kernel, build, features, file_name, l
 from mimn.rows.onnx_file import NotReadable, read_graph
 from mimn.rows.program import row_program
 from mimn.state import rest_of
+from support import skips
 
 ROOT = Path(__file__).parents[2]
 BUNDLES = {
@@ -28,7 +29,7 @@ ROWS = 37
 def compiled(bundle: Bundle) -> CompiledStep:
     step = open_step(bundle)
     if not isinstance(step, CompiledStep) and library() is None:
-        pytest.skip("no C compiler, or a processor without AVX2 and FMA: steps run as graphs here")
+        pytest.skip(skips.NO_COMPILED_STEP)
     assert isinstance(step, CompiledStep)
     return step
 
@@ -78,8 +79,8 @@ def test_every_variant_has_the_graphs_bits(variant: str, tmp_path: Path) -> None
     compiled(bundle)
     if why := build(variant, tmp_path):
         pytest.fail(why)
-    if library() is None or not NEEDS[variant] <= features():
-        pytest.skip(f"this processor has no {variant}")
+    if not NEEDS[variant] <= features():
+        pytest.skip(skips.NO_AVX512)
     graph = StepGraph(bundle)
     program = row_program(read_graph((bundle.path / "step.onnx").read_bytes()), *graph.widths)
     step = CompiledStep(graph, Kernel(program, load(tmp_path / file_name(variant))))

@@ -5,6 +5,7 @@ As `mimn.reference`: float64, one user and one candidate at a time, and no code 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,9 +48,9 @@ class FoldedReference(StateReference):
         mean = mean_after(old["history_mean"], event[: self.config.width], count)
         return self._stored(self.remembered(event, old) | {"history_mean": mean, "count": count}), np.inf
 
+    @abstractmethod
     def remembered(self, event: Array, old: Blocks) -> Blocks:
         """The blocks of the model's own after `event`."""
-        raise NotImplementedError
 
     def dense(self, name: str, x: Array) -> Array:
         """A linear layer."""

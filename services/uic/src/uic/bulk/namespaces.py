@@ -27,8 +27,8 @@ SLICE: Final = 500
 FOLDED_WITHIN_MS: Final = 30_000
 """A partition that is caught up says so every five seconds."""
 WATCHED_S: Final = 6.0
-"""How long a namespace is watched before it is dropped: whoever folds it commits meanwhile, or says that it is caught
-up; a load writes states."""
+"""How long a namespace is watched before it is dropped: a worker that folds it commits in that time, or says that it is
+caught up; a load writes states."""
 FLAGS_AT: Final = 7
 """Of a state value (docs/formats/state.md)."""
 
