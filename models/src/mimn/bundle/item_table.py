@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mimn.bundle.arrays import load_arrays, save_arrays
 from mimn.state.ledger import Keys, Ledger
 
 STATISTICS = ("log_events", "log_users", "repeat_rate", "log_baskets", "gap", "idf")
@@ -43,8 +43,7 @@ class ItemTable:
 
     def save(self, folder: Path) -> None:
         """Write the four arrays into `folder`."""
-        for name, file in FILES.items():
-            np.save(folder / file, getattr(self, name), allow_pickle=False)
+        save_arrays(folder, FILES, self)
 
     @classmethod
     def load(cls, folder: Path) -> ItemTable:
@@ -53,14 +52,7 @@ class ItemTable:
         Raises:
             ValueError: one is missing or cannot be read, or see `check`; the message names it.
         """
-        arrays: dict[str, Any] = {}
-        for name, file in FILES.items():
-            try:
-                # Still the mapped file, but without the subclass, whose indexing costs several times a plain array's.
-                arrays[name] = np.load(folder / file, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-            except (OSError, ValueError) as error:
-                raise ValueError(f"{folder / file} is not a plain array: {error}") from error
-        table = cls(**arrays)
+        table = cls(**load_arrays(folder, FILES))
         table.check()
         return table
 

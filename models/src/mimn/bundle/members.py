@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mimn.bundle.arrays import load_arrays, save_arrays
 from mimn.state.ledger import LAST_MINUTE, MINUTES_OF_DAY, TAG_BITS, Entries, Keys, Ledger, Words
 
 Ints = NDArray[np.int64]
@@ -86,8 +87,7 @@ class MemberIndex:
 
     def save(self, folder: Path) -> None:
         """Write the four arrays into `folder`."""
-        for name, file in FILES.items():
-            np.save(folder / file, getattr(self, name), allow_pickle=False)
+        save_arrays(folder, FILES, self)
 
     @classmethod
     def load(cls, folder: Path, ledger: Ledger) -> MemberIndex:
@@ -96,14 +96,10 @@ class MemberIndex:
         Raises:
             MemberIndexError: one is missing or cannot be read, or see `check`; the message names it.
         """
-        arrays: dict[str, Any] = {}
-        for name, file in FILES.items():
-            try:
-                # Still the mapped file, but without the subclass, whose indexing costs several times a plain array's.
-                arrays[name] = np.load(folder / file, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-            except (OSError, ValueError) as error:
-                raise MemberIndexError(f"{folder / file} is not a plain array: {error}") from error
-        index = cls(**arrays)
+        try:
+            index = cls(**load_arrays(folder, FILES))
+        except ValueError as error:
+            raise MemberIndexError(str(error)) from error
         index.check(ledger)
         return index
 
