@@ -77,6 +77,8 @@ class Naive:
             return [], self.hashed(history, candidate)
         if config.variant == "delta":
             return [], self.delta(q, events)
+        if config.variant == "buckets":
+            return [], self.buckets(q, events)
         states = self.gru_states("interest.first" if config.variant == "dien" else "interest.gru", events)
         if config.variant == "gru4rec":
             return [states[-1]], []
@@ -151,6 +153,21 @@ class Naive:
             memory = keep * erase @ memory + write * np.outer(key, self.dense("interest.value", x))
         read = self.key(q) @ memory
         return [read, read * self.dense("interest.value", q)]
+
+    def buckets(self, q: Vector, events: list[Vector]) -> list[Vector]:
+        """SDIM without a state: the events whose signs are those of the candidate, for each hash function."""
+        directions = self.weights["interest.directions"].reshape(len(q), self.config.hash_functions, -1)
+
+        def signs(x: Vector, function: int) -> list[bool]:
+            return [float(product) > 0 for product in x @ directions[:, function]]
+
+        near, number = np.zeros_like(q), 0.0
+        for function in range(self.config.hash_functions):
+            met = [x for x in events if signs(x, function) == signs(q, function)]
+            total = np.sum(met, axis=0) if met else np.zeros_like(q)
+            near += total / max(math.sqrt(total @ total), 1e-6) / self.config.hash_functions
+            number += len(met) / self.config.hash_functions
+        return [near, near * q, np.array([near @ q, math.log1p(number)])]
 
     def key(self, x: Vector) -> Vector:
         key = self.dense("interest.key", x)

@@ -38,6 +38,7 @@ CONFIGS = {
     "SIM": replace(BASE, variant="sim"),
     "slots by hash": replace(BASE, variant="hashed"),
     "delta rule": replace(BASE, variant="delta"),
+    "buckets by hash": replace(BASE, variant="buckets", slots=4, hash_functions=2),
     "official Embedding&MLP": replace(BASE, variant="dnn", form="official"),
     "official PNN": replace(BASE, variant="dnn", form="official", history_product=True),
     "official DIN": replace(BASE, variant="din", form="official"),

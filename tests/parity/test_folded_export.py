@@ -26,7 +26,14 @@ from parity.test_export import moved
 
 pytestmark = pytest.mark.torch
 
-VARIANTS: tuple[BaselineVariant, ...] = ("gru4rec", "rum", "hashed", "delta")
+VARIANTS: tuple[BaselineVariant, ...] = ("gru4rec", "rum", "hashed", "delta", "buckets")
+STEP_WEIGHTS: dict[BaselineVariant, str] = {
+    "gru4rec": "gru.candidate",
+    "rum": "controls.weight",
+    "hashed": "gru.candidate",
+    "delta": "value.weight",
+    "buckets": "directions",
+}
 PLAIN = BaselineConfig(
     embedding_dim=4, units=6, slots=4, history_product=True, attention_units=7, head_units=(11, 9), head_norm="batch"
 )
@@ -120,9 +127,7 @@ def test_a_graph_of_other_weights_is_refused(variant: BaselineVariant) -> None:
     with torch.no_grad():
         step, head = step_graph(model, layout)[0], head_graph(model, layout)[0]
         check_parity(model, layout, step, head)
-        weight = "cell.interest.controls.weight" if variant == "rum" else "cell.interest.value.weight"
-        weight = "cell.interest.gru.candidate" if variant in ("gru4rec", "hashed") else weight
-        other = moved(step, weight, 0.05)
+        other = moved(step, f"cell.interest.{STEP_WEIGHTS[variant]}", 0.05)
         assert other != step, "the graph has the weight by this name"
         with pytest.raises(ParityError, match="after folding 40 events one at a time"):
             check_parity(model, layout, other, head)

@@ -5,7 +5,7 @@ Form `paper` follows their papers, made as strong as we could; form `official` i
 and MLP with the same form of MIMN, and all are trained on whole windows; `mimn.nn.baselines` has a file for each.
 `model_config` uses `variant` to distinguish their `[model]` tables from MIMN's.
 
-`hashed` and `delta` are memories of constant size, like MIMN's, and were tried in its place
+`hashed`, `delta` and `buckets` are memories of constant size, like MIMN's, and were tried in its place
 (`models/plans/memories.toml`).
 """
 
@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 from mimn.config import ConfigError, MimnConfig, SharedConfig, Variant, at_least_one, cell_layout, one_of, whole_state
 from mimn.state.layout import Block, BlockType, StateLayout
 
-BaselineVariant = Literal["dnn", "din", "gru4rec", "arnn", "rum", "dien", "sim", "hashed", "delta"]
+BaselineVariant = Literal["dnn", "din", "gru4rec", "arnn", "rum", "dien", "sim", "hashed", "delta", "buckets"]
 Form = Literal["paper", "official"]
 
 
@@ -32,7 +32,9 @@ class BaselineConfig(SharedConfig):
     units: int = 32
     """H: units of RUM's controller, of DIEN's second GRU and of a slot of `hashed`."""
     slots: int = 4
-    """m: slots of RUM and `hashed`, rows of `delta`."""
+    """m: slots of RUM and `hashed`, rows of `delta`, buckets of each hash function of `buckets`."""
+    hash_functions: int = 4
+    """G: hash functions of `buckets`."""
     found: int = 32
     """SIM: how many of the latest events of the candidate's category are read."""
     recent: int = 32
@@ -44,7 +46,9 @@ class BaselineConfig(SharedConfig):
         super().__post_init__()
         one_of(self, "variant", BaselineVariant)
         one_of(self, "form", Form)
-        at_least_one(self, "units", "slots", "found", "recent")
+        at_least_one(self, "units", "slots", "hash_functions", "found", "recent")
+        if self.variant == "buckets" and (self.slots < 2 or self.slots & (self.slots - 1)):
+            raise ConfigError(f"slots must be a power of two, 2 or more, in variant 'buckets', not {self.slots}")
         if self.attention_units < 2:
             raise ConfigError(f"attention_units must be at least 2, not {self.attention_units}")
         if self.auxiliary_loss and self.variant != "dien":
@@ -55,7 +59,7 @@ class BaselineConfig(SharedConfig):
             self._check_official()
 
     def _check_official(self) -> None:
-        if self.variant in ("sim", "hashed", "delta"):
+        if self.variant in ("sim", "hashed", "delta", "buckets"):
             raise ConfigError(f"form must be 'paper' in variant {self.variant!r}: MIMN's authors did not run it")
         if self.variant != "dnn" and self.history_product != (self.variant == "dien"):
             wanted = "true" if self.variant == "dien" else "false"
@@ -104,6 +108,7 @@ def folded_blocks(config: BaselineConfig, dtype: BlockType = "float32") -> tuple
         "rum": {"controller": (H,), "read": (D,), "memory": (m, D)},
         "hashed": {"slots": (m, H)},
         "delta": {"memory": (m, D)},
+        "buckets": {"buckets": (config.hash_functions, m, D + 1)},
     }
     return tuple(Block(name, shape, dtype) for name, shape in parts.get(config.variant, {}).items())
 

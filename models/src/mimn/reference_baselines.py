@@ -1,4 +1,5 @@
-"""The equations of the other models with a state in plain numpy: GRU4REC, RUM, slots by hash and the delta rule.
+"""The equations of the other models with a state in plain numpy: GRU4REC, RUM, slots by hash, the delta rule and
+buckets by hash.
 
 As `mimn.reference`: float64, one user and one candidate at a time, and no code shared with `mimn.nn`.
 """
@@ -156,11 +157,36 @@ class DeltaReference(FoldedReference):
         return np.asarray(key / max(float(np.linalg.norm(key)), 1e-6))
 
 
+class BucketsReference(FoldedReference):
+    """Sums and numbers of events by locality-sensitive hash (SDIM: Cao et al., CIKM 2022)."""
+
+    def places(self, x: Array) -> list[int]:
+        """The bucket of each hash function: the signs of its products, as a number."""
+        bits = (self.config.slots - 1).bit_length()
+        signs = (x @ self._weights["interest.directions"] > 0).reshape(self.config.hash_functions, bits)
+        return [sum(int(sign) << bit for bit, sign in enumerate(function)) for function in signs]
+
+    def remembered(self, event: Array, old: Blocks) -> Blocks:
+        """The event and 1 more in one bucket of each function."""
+        buckets = old["buckets"].copy()
+        for function, place in enumerate(self.places(event)):
+            buckets[function, place] += np.append(event, 1.0)
+        return {"buckets": buckets}
+
+    def interest(self, blocks: Blocks, q: Array) -> tuple[list[Array], list[Array]]:
+        """The mean direction of the candidate's buckets, its likeness to the candidate, and how many events they have."""
+        found = [blocks["buckets"][function, place] for function, place in enumerate(self.places(q))]
+        near = np.mean([x[:-1] / max(float(np.linalg.norm(x[:-1])), 1e-6) for x in found], axis=0)
+        number = np.log1p(np.mean([x[-1] for x in found]))
+        return [], [np.concatenate([near, near * q, [near @ q, number]])]
+
+
 TWINS: dict[BaselineVariant, type[FoldedReference]] = {
     "gru4rec": Gru4RecReference,
     "rum": RumReference,
     "hashed": HashedReference,
     "delta": DeltaReference,
+    "buckets": BucketsReference,
 }
 
 

@@ -12,6 +12,7 @@ from mimn.nn import official
 from mimn.nn.actions import ModelActions
 from mimn.nn.auxiliary import AuxiliaryNet
 from mimn.nn.baselines.arnn import Arnn
+from mimn.nn.baselines.buckets import Buckets
 from mimn.nn.baselines.delta import Delta
 from mimn.nn.baselines.dien import Dien, OfficialDien
 from mimn.nn.baselines.din import Din
@@ -40,6 +41,7 @@ INTERESTS: dict[BaselineVariant, type[Interest]] = {
     "sim": Sim,
     "hashed": Hashed,
     "delta": Delta,
+    "buckets": Buckets,
 }
 PUBLISHED: dict[BaselineVariant, type[Interest]] = {"dien": OfficialDien, "rum": OfficialRum}
 """The variants for which form `official` has a separate class."""
