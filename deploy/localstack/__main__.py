@@ -158,8 +158,8 @@ def cheaper() -> str:
     """What to serve instead of the default model to save memory."""
     size = HEADER_BYTES + load_bundle(CHEAPER_BUNDLE).layout.stored_bytes
     return (
-        f"The cheaper choice is sum pooling with a sketch (--bundle {CHEAPER_BUNDLE}): {size:,} bytes a user, less to "
-        "compute,\nand the same quality on this shop. MIMN's memory pays where targets are mostly new to their users."
+        f"The cheaper choice is sum pooling with a sketch (--bundle {CHEAPER_BUNDLE}): {size:,} bytes a user and\n"
+        "less to compute, but a little less accurate."
     )
 
 

@@ -29,10 +29,10 @@ from localstack.topics import EVENTS, PARTITIONS, create_topics, topics
 from localstack.wait import until
 
 FOLDER = Path(".stack")
-BUNDLE = Path("models/bundles/online-retail-sketch/1")
-"""MIMN with a sketch: averages, an NTM memory, its channels and counters in one state."""
+BUNDLE = Path("models/bundles/online-retail-ledger/1")
+"""MIMN with a ledger: averages, an NTM memory, its channels and the user's distinct items in one state."""
 CHEAPER_BUNDLE = Path("models/bundles/online-retail-pooling-sketch/1")
-"""Sum pooling with a sketch: a smaller state and less to compute, level with MIMN on this shop (decision 87)."""
+"""Sum pooling with a sketch: a smaller state and less to compute, and a little less accurate (decision 146)."""
 
 
 class StackError(RuntimeError):

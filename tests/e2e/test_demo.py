@@ -50,12 +50,12 @@ def test_the_demo_folds_real_behaviors_scores_them_and_leaves_nothing_running(tm
     assert near
     assert int(near[2]) > 0.15 * int(near[1])  # by chance: a tenth
     assert re.search(r"([\d.]+) ms for histories of \d+ events, ([\d.]+) ms for \d+", text)
-    assert "Model online-retail-sketch/1: a state is 5,984 bytes" in text
+    assert "Model online-retail-ledger/1: a state is 6,136 bytes" in text
     shares = re.search(r"memory +4 slots of 32 values; share of all writes by slot: (.*)$", text, re.M)
     assert shares
     assert 98 <= sum(int(share.removesuffix(" %")) for share in shares[1].split(", ")) <= 102
     assert re.search(r"channels +one per slot, 32 values; their lengths: (\d\.\d\d(, |$)){4}", text, re.M)
-    assert re.search(r"items \d+: \d+\.\d, .*\n +categories \d+: \d+\.\d", text)
+    assert re.search(r"ledger +\d+ of at most 744 items, from \d+ baskets; most often:\n +items \d+: \d+\.\d, ", text)
     assert "The cheaper choice is sum pooling with a sketch" in text
     assert living(tmp_path / "demo") == {}
     assert logging_into(tmp_path) == []
@@ -66,7 +66,7 @@ def test_the_demo_as_json_is_one_document_and_says_the_rest_on_stderr(tmp_path: 
         localstack(tmp_path, "demo", "--json"), cwd=ROOT, capture_output=True, text=True, timeout=150, check=True
     )
     seen = json.loads(done.stdout)
-    assert (seen["bundle"], seen["users"], seen["candidates"]) == ("online-retail-sketch/1", 208, 100)
+    assert (seen["bundle"], seen["users"], seen["candidates"]) == ("online-retail-ledger/1", 208, 100)
     assert "events produced and folded" in done.stderr
 
 

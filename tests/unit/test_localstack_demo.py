@@ -31,6 +31,7 @@ from mimn.data.split import part_of
 from mimn.state import EMPTY_DIGEST, StateHeader, UserState, extend_digest
 
 ROOT = Path(__file__).parents[2]
+SKETCH_BUNDLE = ROOT / "models/bundles/online-retail-sketch/1"
 TINY = ROOT / "tests" / "fixtures" / "bundle_tiny" / "tiny" / "1"
 
 
@@ -181,7 +182,7 @@ def test_the_table_and_summary_show_the_figures() -> None:
     assert len({len(line) for line in lines}) == 1
     bundle = load_bundle(ROOT / BUNDLE)
     seen = demo.figures(bundle, answers, [shopper()], [shopper(length=500)], ([0.001] * 3, [0.002] * 3), fold_s=1.5)
-    assert (seen.bundle, seen.events, seen.fold_s) == ("online-retail-sketch/1", sum(range(1, 21)), 1.5)
+    assert (seen.bundle, seen.events, seen.fold_s) == ("online-retail-ledger/1", sum(range(1, 21)), 1.5)
     text = " ".join(demo.summary(seen))
     assert "All 20 users" in text
     assert "median rank is 2.5 (by chance 2.5)" in text
@@ -258,7 +259,7 @@ def test_every_shipped_bundle_knows_the_demos_shop(events: Events, people: list[
 
 def test_what_a_state_holds_is_shown_as_it_is_stored() -> None:
     """Slots, channels and counters of a state made by hand: one item bought twice now, another one a half-life ago."""
-    bundle = load_bundle(ROOT / BUNDLE)
+    bundle = load_bundle(SKETCH_BUNDLE)
     assert bundle.sketch
     blocks = bundle.layout.view(bundle.initial_state.copy())
     blocks["shares"][:] = [0.7, 0.2, 0.1, 0]
@@ -283,6 +284,7 @@ def test_what_a_state_holds_is_shown_as_it_is_stored() -> None:
 @pytest.mark.parametrize(
     ("bundle", "parts"),
     [
+        (BUNDLE, ["memory", "channels", "ledger"]),
         (CHEAPER_BUNDLE, ["history_mean", "counters"]),
         (Path("models/bundles/online-retail/1"), ["memory", "channels"]),
         (Path("models/bundles/online-retail-dien/1"), ["events"]),

@@ -26,6 +26,7 @@ from mimn.run import DataSet
 
 BOOSTING_ROW = "boosting"
 """Key of its rows in plans; what it reads is that of the data set's `pooling_ledger`."""
+BOOSTING_NAME = "ceiling: gradient boosting on the raw history"
 BUCKETS = 1024
 """Of the ledger that it reads: room for 8,192 distinct items."""
 HISTORIES_TOGETHER = 512

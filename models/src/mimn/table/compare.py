@@ -169,9 +169,16 @@ class Results:
     def best_on_validation(self, length: int, accepts: Callable[[int | None], bool]) -> str | None:
         """The row with the highest validation AUC among those read at a length whose state's bytes are accepted.
 
-        Two rows are compared on the folds that both have.
+        Two rows are compared on the folds that both have. A row that no validation users chose anything for is a
+        ceiling, and no model to choose.
         """
-        keys = [key for key in self.models if self.has(Entry(key, length)) and accepts(self.state_bytes(key))]
+        keys = [
+            key
+            for key, record in self.models.items()
+            if self.has(Entry(key, length))
+            and accepts(self.state_bytes(key))
+            and all("validation_auc" in found for found in record.folds.values())
+        ]
         if not keys:
             return None
         best = keys[0]

@@ -22,9 +22,12 @@ from mimn.data.description import read_description
 from mimn.data.split import FOLDS
 from mimn.data.windows import WindowPlan
 from mimn.run import DataSettings, RunConfig, TrainingSettings
+from mimn.table.boosting import BOOSTING_NAME, BOOSTING_ROW
 from mimn.table.records import FLOOR_ROW, Record
 
 PLAN = Path("models/plans/table.toml")
+CONFIG_OF = {FLOOR_ROW: "pooling", BOOSTING_ROW: "pooling_ledger"}
+"""Rows without a configuration of their own, and the row whose data they read; boosting also what that row reads."""
 _DATA_DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(DataSettings)}
 
 
@@ -43,7 +46,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     dataset: str
     rows: tuple[str, ...]
-    """`floors`, a variation, or X for the configuration `<dataset>_X.toml`."""
+    """`floors`, `boosting`, a variation, or X for the configuration `<dataset>_X.toml`."""
     lengths: tuple[int, ...] = (200,)
     """Each trained model is evaluated on histories of these lengths, a user's latest events."""
     folds: tuple[int, ...] = tuple(range(FOLDS))
@@ -181,7 +184,8 @@ def cells(plan: Plan) -> list[Cell]:
 
 def _row_config(plan: Plan, stage: Stage, key: str) -> RunConfig:
     variation = plan.variations.get(key)
-    name = "pooling" if key == FLOOR_ROW else key if variation is None else variation.config
+    name = key if variation is None else variation.config
+    name = CONFIG_OF.get(key, name)
     path = Path(plan.configs) / f"{stage.dataset}_{name}.toml"
     config = run.read_config(path)
     changes: dict[str, Any] = {
@@ -236,7 +240,8 @@ def record_of(plan: Plan, cell: Cell) -> Record:
     folder = Path(plan.records) / cell.dataset / cell.key
     if (folder / run.METRICS).exists():
         return Record.load(folder)
-    return Record(cell.dataset, cell.key, FLOOR_ROW if cell.key == FLOOR_ROW else cell.config.name)
+    names = {FLOOR_ROW: FLOOR_ROW, BOOSTING_ROW: BOOSTING_NAME}
+    return Record(cell.dataset, cell.key, names.get(cell.key, cell.config.name))
 
 
 def _is_done(record: Record, cell: Cell) -> bool:

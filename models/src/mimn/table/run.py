@@ -28,8 +28,10 @@ from mimn.config import ConfigError
 from mimn.data.events import DataError
 from mimn.evaluate import EvaluationFailed, evaluate, floor_figures
 from mimn.metrics import UndefinedMetric
-from mimn.run import RunConfig
+from mimn.run import DataSet, RunConfig
+from mimn.scoring import figures
 from mimn.table import render
+from mimn.table.boosting import BOOSTING_ROW, boosting
 from mimn.table.floors import FLOORS
 from mimn.table.plan import PLAN, Cell, Plan, check_data, open_cells, read_plan, record_of, remaining
 from mimn.table.records import FLOOR_ROW, NoRecord, arrays_sha256, ranks, test_rows
@@ -45,7 +47,12 @@ def run_cell(plan: Plan, cell: Cell) -> dict[str, Any]:
         ConfigError, DataError, TrainingFailed, EvaluationFailed, NoRecord: the cell cannot be run.
     """
     began = time.process_time()
-    found, arrays = _floors(cell) if cell.key == FLOOR_ROW else _trained(cell, Path(plan.runs) / cell.run_folder)
+    if cell.key == FLOOR_ROW:
+        found, arrays = _floors(cell)
+    elif cell.key == BOOSTING_ROW:
+        found, arrays = _boosting(cell)
+    else:
+        found, arrays = _trained(cell, Path(plan.runs) / cell.run_folder)
     record = record_of(plan, cell)
     before = record.folds.get(cell.fold, {})
     spent = before["cpu_s"] if before.get("config_sha256") == cell.fingerprint else 0.0
@@ -74,14 +81,30 @@ def _floors(cell: Cell) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     for length in cell.lengths:
         evaluation[str(length)], scores = floor_figures(data, length)
         arrays |= {f"{length}_{name}": ranks(scores[name]) for name in FLOORS}
-    found = {
+    return _of_data(data) | {"evaluation": evaluation}, arrays
+
+
+def _of_data(data: DataSet) -> dict[str, Any]:
+    return {
         "data_sha256": data.events.sha256,
         "instances_sha256": data.instances.sha256,
         "unknown_targets": data.instances.unknown.tolist(),
         "commit": run.commit(),
-        "evaluation": evaluation,
     }
-    return found, arrays
+
+
+def _boosting(cell: Cell) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """The ceiling. Its record has no `validation_auc`: it is no model to choose."""
+    data = run.load_data(cell.config.data)
+    test = data.instances.of("test")
+    arrays, evaluation = {}, {}
+    for length in cell.lengths:
+        scores, _ = boosting(cell.config.architecture, data, test, dict.fromkeys(test.samplings, 1), length)
+        evaluation[str(length)] = {
+            sampling: figures(test, test.candidates(sampling), values) for sampling, values in scores.items()
+        }
+        arrays[str(length)] = ranks(scores["popularity"])
+    return _of_data(data) | {"evaluation": evaluation, "state_bytes": None}, arrays
 
 
 def _trained(cell: Cell, folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

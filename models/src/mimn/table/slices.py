@@ -2,12 +2,13 @@
 
     python -m mimn.table.slices models/plans/ledger.toml [--part test] [--against din_product]
 
-For each row and fold of a plan whose run is finished, the targets of each slice (`slices_of`), with negatives by
-popularity over the whole data set and by popularity in the four weeks before the target (`mimn.data.negatives`).
-Validation users by default; `--part test` opens the test users. The records, in the plan's `records`, are
-`slices-<part>.csv`, a line for each training, and `slices-<part>-differences.csv`: each model minus each of
-`--against`, on the folds that both have, with 95 % intervals over users and trainings. Rows that differ only in their
-seed are trainings of one model, which is called by the first of them.
+For each row and fold of a plan whose run is finished, and for the row `boosting`, which is fitted here, the targets of
+each slice (`slices_of`), with negatives by popularity over the whole data set and by popularity in the four weeks
+before the target (`mimn.data.negatives`). Validation users by default; `--part test` opens the test users. The records,
+in the plan's `records`, are `slices-<part>.csv`, a line for each training, and `slices-<part>-differences.csv`: each
+model minus each of `--against`, on the folds that both have, with 95 % intervals over users and trainings. Rows that
+differ only in their seed are trainings of one model, which is called by the first of them. Scores are kept in the run
+folders, so only new runs are scored.
 """
 
 from __future__ import annotations
@@ -35,9 +36,12 @@ from mimn.data.instances import Instances, stored_instances
 from mimn.data.negatives import NegativeRule, Sampling
 from mimn.data.split import Part
 from mimn.data.vocabulary import EmbeddingIds
+from mimn.evaluate import save_predictions
 from mimn.event_fields import EventFields
 from mimn.nn.checkpoint import CheckpointError, load_model
+from mimn.run import DataSet
 from mimn.scoring import predict
+from mimn.table.boosting import BOOSTING_ROW, boosting
 from mimn.table.plan import Cell, cells, read_plan
 from mimn.table.trials import write_csv
 
@@ -45,6 +49,8 @@ SAMPLINGS: tuple[Sampling, ...] = ("popularity", "recent")
 NEGATIVES: dict[Part, int] = {"train": 1, "validation": 4, "test": 1}
 """As in training's choice of an epoch, and as in the table."""
 HISTORIES = (50, 200, 1000)
+SCORES = "slices-{part}-{length}.npz"
+"""In a run folder: [r] by sampling, as `mimn.scoring.predict`."""
 RESAMPLES = 1000
 
 Mask = NDArray[np.bool_]
@@ -110,7 +116,7 @@ class Scored:
 
 
 def score(cell: Cell, folder: Path, part: Part) -> Scored:
-    """The scores of one finished run.
+    """The scores of one finished run, or of boosting, which needs none.
 
     Raises:
         ConfigError, DataError, CheckpointError: the run or its data cannot be read.
@@ -118,29 +124,46 @@ def score(cell: Cell, folder: Path, part: Part) -> Scored:
     settings = cell.config.data
     data = run.load_data(settings)
     rule = NegativeRule(SAMPLINGS, settings.negatives_exclude)
-    instances = stored_instances(data.prepared.folder, data.events, settings.fold, rule).of(part)
+    data = replace(data, instances=stored_instances(data.prepared.folder, data.events, settings.fold, rule))
+    instances = data.instances.of(part)
+    scores: dict[tuple[int, Sampling], NDArray[np.float64]] = {}
+    for length in cell.lengths:
+        path = folder / SCORES.format(part=part, length=length)
+        if not path.exists():
+            found = (_of_boosting if cell.key == BOOSTING_ROW else _of_run)(cell, folder, data, part, length)
+            folder.mkdir(parents=True, exist_ok=True)
+            save_predictions(path, found)
+        with np.load(path, allow_pickle=False) as kept:
+            for sampling in SAMPLINGS:
+                scores[length, sampling] = kept[sampling].reshape(len(instances), -1).astype(np.float64)
+    return Scored(cell, instances.user_id, slices_of(data.events, instances, data.train_users), scores)
+
+
+def _of_boosting(cell: Cell, folder: Path, data: DataSet, part: Part, length: int) -> dict[str, NDArray[np.float32]]:
+    asked = dict.fromkeys(SAMPLINGS, NEGATIVES[part])
+    return {**boosting(cell.config.architecture, data, data.instances.of(part), asked, length)[0]}
+
+
+def _of_run(cell: Cell, folder: Path, data: DataSet, part: Part, length: int) -> dict[str, NDArray[np.float32]]:
     model, ids = load_model(folder / run.MODEL), EmbeddingIds.load(folder)
     if cell.config.training.compile:
+        torch.compiler.reset()
         model.compile_steps()
-    table = None if model.config.ledger is None else ItemTable.load(folder)
     request = None
     if model.fields is not None:
         request = EventFields.of(data.prepared, data.train_users, FittedFields.load(folder)).request
-    scores: dict[tuple[int, Sampling], NDArray[np.float64]] = {}
-    for length in cell.lengths:
-        found = predict(
+    return {
+        **predict(
             model,
             ids,
             data.events,
-            instances,
+            data.instances.of(part),
             samplings=dict.fromkeys(SAMPLINGS, NEGATIVES[part]),
             length=length,
-            table=table,
+            table=None if model.config.ledger is None else ItemTable.load(folder),
             request=request,
         )
-        for sampling, values in found.items():
-            scores[length, sampling] = values.reshape(len(instances), -1).astype(np.float64)
-    return Scored(cell, instances.user_id, slices_of(data.events, instances, data.train_users), scores)
+    }
 
 
 def lines(one: Scored) -> Iterator[dict[str, Any]]:
@@ -228,7 +251,7 @@ def main(arguments: list[str] | None = None) -> int:
         plan, found = read_plan(options.plan), []
         for cell in cells(plan):
             folder = Path(plan.runs) / cell.run_folder
-            if (folder / run.METRICS).exists():
+            if cell.key == BOOSTING_ROW or (folder / run.METRICS).exists():
                 found.append(score(cell, folder, options.part))
                 print(f"{cell.title}: {len(cell.lengths)} lengths", flush=True)
             else:

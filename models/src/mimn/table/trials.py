@@ -34,7 +34,7 @@ from mimn.data.vocabulary import EmbeddingIds
 from mimn.nn.checkpoint import CheckpointError, load_model
 from mimn.run import DataSet
 from mimn.scoring import predict
-from mimn.table.plan import Cell, Plan, cells, read_plan
+from mimn.table.plan import CONFIG_OF, Cell, Plan, cells, read_plan
 from mimn.train import VALIDATION_NEGATIVES, train
 from mimn.training.folder import TrainingFailed
 from mimn.training.loop import Running
@@ -206,7 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     try:
         plan, outcomes = read_plan(options.plan), []
-        for cell in cells(plan):
+        for cell in (cell for cell in cells(plan) if cell.key not in CONFIG_OF):
             outcomes.append(run_trial(plan, cell))
             aucs = ", ".join(f"{length}: {auc:.4f}" for length, auc in outcomes[-1].aucs.items())
             print(f"{cell.title}: validation AUC {aucs}", flush=True)
