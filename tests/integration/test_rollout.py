@@ -22,10 +22,12 @@ from conftest import MakeTopics, RedisForTest
 from localstack.wait import until
 from mimn.release import BUCKETS, State, announcement_key, bucket_of, instances_key
 from support.bulk_running import done
+from support.bundles import SKETCH, TINY
 from support.one_node_cluster import replicated
 from support.rollouts import QUICK, deployed
 
-RUNBOOKS = Path(__file__).parents[2] / "docs/runbooks"
+ROOT = Path(__file__).parents[2]
+RUNBOOKS, SHIPPED = ROOT / "docs/runbooks", ROOT / "models/bundles"
 pytestmark = pytest.mark.servers
 USERS = [f"user-{i}" for i in range(60)]
 QUIET = USERS[:30]
@@ -88,12 +90,18 @@ def test_who_has_ended_is_not_waited_for_and_who_is_not_understood_is(
         assert store.scard(names) == 0
 
 
+@pytest.mark.parametrize(
+    "bundles",
+    [(TINY, SKETCH), (SHIPPED / "online-retail-sketch/1", SHIPPED / "online-retail-ledger/1")],
+    ids=["small", "from the former default to today's"],
+)
 def test_a_migration_under_traffic_fails_no_request_mixes_nothing_and_turns_nobody_cold(
-    valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
+    valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path, bundles: tuple[Path, Path]
 ) -> None:
     topics = make_topics(kafka, 8)
+    before, after = (f"{path.parent.name}/{path.name}" for path in bundles)
     with (
-        deployed(tmp_path, valkey, topics, USERS, new=False) as running,
+        deployed(tmp_path, valkey, topics, USERS, new=False, bundles=bundles) as running,
         running.traffic(USERS, 80) as traffic,
         running.events(BUSY),
     ):
@@ -105,14 +113,14 @@ def test_a_migration_under_traffic_fails_no_request_mixes_nothing_and_turns_nobo
         assert running.record().rollouts[0].state is State.BUILDING
         running.new.worker()
         running.done("wait", identity, "--timeout", "120s", *QUICK)
-        running.wait_loaded("tiny-sketch/1")
+        running.wait_loaded(after)
         running.done("canary", identity, "--percent", "30", *QUICK)
         running.wait_revision()
         at = time.monotonic()
         until(lambda: len(traffic.since(at)) > 2 * len(USERS), "all were asked twice", within_s=60)
         tried = traffic.since(at)
         salt = running.record().salt.encode()
-        arms = {True: ("canary", "tiny-sketch/1"), False: ("serving", "tiny/1")}
+        arms = {True: ("canary", after), False: ("serving", before)}
         for one in tried:
             expected = arms[bucket_of(salt, one.user) < 0.3 * BUCKETS]
             assert (one.arm, one.model) == expected
@@ -121,17 +129,17 @@ def test_a_migration_under_traffic_fails_no_request_mixes_nothing_and_turns_nobo
         running.wait_revision()
         at = time.monotonic()
         until(lambda: len(traffic.since(at)) > len(USERS), "all were asked again", within_s=60)
-        assert {one.model for one in traffic.since(at)} == {"tiny-sketch/1"}
+        assert {one.model for one in traffic.since(at)} == {after}
         running.done("rollback", identity)
         commanded = time.monotonic()
         until(lambda: len(traffic.since(commanded + 2)) > len(USERS), "all were asked once more", within_s=60)
-        assert {one.model for one in traffic.since(commanded + 2)} == {"tiny/1"}
+        assert {one.model for one in traffic.since(commanded + 2)} == {before}
     assert traffic.failed() == []
     assert {one.state for one in traffic.answers} <= {"warm", "stale"}
     checked = Counter[str]()
     for one in traffic.answers:
         if one.user in QUIET:
-            path = running.old_bundle if one.model == "tiny/1" else running.new_bundle
+            path = running.old_bundle if one.model == before else running.new_bundle
             assert np.allclose(one.scores, running.expected(path, one.user), atol=1e-3), one
             checked[one.model] += 1
     assert len(checked) == 2

@@ -75,14 +75,21 @@ class Traffic:
 class Deployment:
     """One log, one store, a release in service, and bundles to roll out."""
 
-    def __init__(self, folder: Path, redis: RedisForTest, topics: TopicsForTest, mode: str = "single") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        redis: RedisForTest,
+        topics: TopicsForTest,
+        mode: str = "single",
+        bundles: tuple[Path, Path] = (TINY, SKETCH),
+    ) -> None:
         self.folder = folder
         self.redis = redis
         self.topics = topics
         root = folder / "bundles"
-        for path in (TINY, SKETCH):
-            shutil.copytree(path, root / path.parent.name / path.name)
-        self.old_bundle, self.new_bundle = root / "tiny/1", root / "tiny-sketch/1"
+        self.old_bundle, self.new_bundle = (root / path.parent.name / path.name for path in bundles)
+        for path, copy in zip(bundles, (self.old_bundle, self.new_bundle), strict=True):
+            shutil.copytree(path, copy)
         self.other_head = with_scaled_head(root, self.old_bundle, "2", 0.5)
         told = {"UIC_REDIS__MODE": mode}
         self.old = World(folder / "old", topics, redis.url, redis.prefix, told, bundle=self.old_bundle)
@@ -218,11 +225,13 @@ class Deployment:
         assert isinstance(value, bytes)
         state = decode_state(value, bundle.fingerprint, bundle.layout, user_hash(user)).tensors
         ids = np.array(ITEMS, np.uint64), np.array(CATEGORIES, np.uint64)
-        reads: tuple[Any, ...] = ()
+        counted: tuple[Any, ...] = ()
+        now_ms = time.time_ns() // 1_000_000
         if bundle.sketch is not None:
-            now = bundle.sketch.sketch.moments(np.array([time.time_ns() // 1_000_000]))[0]
-            reads = (bundle.sketch.addresses(*ids), now)
-        scores: NDArray[np.float32] = head(bundle.vectors(*ids), state, np.zeros(0, np.float32), *reads)
+            counted = (bundle.sketch.addresses(*ids), bundle.sketch.sketch.moments(np.array([now_ms]))[0])
+        reads = None if bundle.reads is None else bundle.reads.read(bundle.reads.ledger.of(state), ids[0], now_ms)
+        context = np.zeros(0, np.float32)
+        scores: NDArray[np.float32] = head(bundle.vectors(*ids), state, context, *counted, reads=reads)
         return scores
 
     def wait_revision(self) -> None:
@@ -260,9 +269,10 @@ def deployed(
     new: bool = True,
     rtp: bool = True,
     mode: str = "single",
+    bundles: tuple[Path, Path] = (TINY, SKETCH),
 ) -> Iterator[Deployment]:
     """A deployment in which every user has events, folded by the old release, and with `new` by the new one too."""
-    deployment = Deployment(folder, redis, topics, mode)
+    deployment = Deployment(folder, redis, topics, mode, bundles)
     try:
         deployment.old.worker()
         if new:

@@ -54,17 +54,21 @@ def test_the_first_page_says_what_the_memory_and_the_counters_add() -> None:
     text = page(
         floors(0.0),
         model("pooling_product", 0.5),
-        model("pooling_sketch", 2.0, validation=0.8),
+        model("pooling_sketch", 2.0),
+        model("pooling_ledger", 2.5, validation=0.8),
         model("mimn_bounded", 0.1),
         model("mimn_sketch", 2.0),
+        model("mimn_ledger", 2.5),
+        model("boosting", 3.0, state=None, validation=None),
         model("din_product", 1.0, state=None),
     )
-    assert "the counters of the sketch carry the signal, and MIMN's memory adds nothing to them." in text
+    assert "the ledger carries the signal, and MIMN's memory adds nothing to it." in text
     assert "* The sketch adds +" in text
     assert "* MIMN's memory adds nothing measurable to the pooling_sketch: +0.0000 [+0.0000, +0.0000]." in text
     assert "* MIMN's memory makes the pooling_product worse: -" in text
-    assert "* the mimn_sketch beats the din_product: +" in text
-    assert "| The Complete Journey | 60% | the pooling_sketch: " in text
+    assert "* the mimn_ledger beats the din_product: +" in text
+    assert "* The ledger adds +" in text
+    assert "| The Complete Journey | 60% | the pooling_ledger: " in text, "a ceiling is no model to choose"
     assert "| the din_product | reads the events | " in text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -15,7 +16,7 @@ from mimn import run
 from mimn.config import MimnConfig
 from mimn.nn.model import MimnModel
 from mimn.scoring import predict
-from mimn.table import curves
+from mimn.table import curves, slices
 from mimn.table import run as table
 from mimn.table.plan import cells, read_plan
 from mimn.table.records import read_records
@@ -41,6 +42,42 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
         '[[stages]]\ndataset = "synthetic"\nrows = ["floors", "pooling"]\nfolds = [0, 3]\nlengths = [20, 50]\n'
     )
     return path
+
+
+@pytest.fixture(scope="module")
+def ceiling(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plan of floors and boosting on one fold."""
+    folder = tmp_path_factory.mktemp("ceiling")
+    head, _, rest = datasets.smoke_text(folder).partition("[model]\n")
+    rest = rest[rest.index("[windows]") :]
+    for row, more in {"pooling": "", "pooling_ledger": 'ledger_buckets = 4\nledger_types = ["category"]\n'}.items():
+        (folder / f"synthetic_{row}.toml").write_text(f"{head}[model]\n{POOLING}embedding_dim = 8\n{more}\n{rest}")
+    path = folder / "plan.toml"
+    path.write_text(
+        f'configs = "{folder}"\nrecords = "{folder}/records"\nruns = "{folder}/runs"\n'
+        '[[stages]]\ndataset = "synthetic"\nrows = ["floors", "boosting"]\nfolds = [3]\nlengths = [50]\n'
+    )
+    return path
+
+
+def test_boosting_is_a_row_that_reads_the_events_and_learns_what_counting_learns(ceiling: Path) -> None:
+    assert table.main(["--plan", str(ceiling)]) == 0
+    boosting, floors = read_records(ceiling.parent / "records")
+    assert boosting.name == "ceiling: gradient boosting on the raw history"
+    found = boosting.folds[3]
+    assert found["state_bytes"] is None
+    assert "validation_auc" not in found, "it is no model to choose"
+    counts = floors.folds[3]["evaluation"]["50"]["popularity"]["counts"]["auc"]
+    assert found["evaluation"]["50"]["popularity"]["auc"] > counts - 0.03
+    assert "ceiling: gradient boosting" in (ceiling.parent / "records" / "AUC.md").read_text()
+
+
+def test_slices_of_boosting_need_no_run(ceiling: Path) -> None:
+    assert slices.main([str(ceiling), "--part", "validation"]) == 0
+    with (ceiling.parent / "records" / "slices-validation.csv").open() as file:
+        found = [line for line in csv.DictReader(file) if line["targets"] == "all"]
+    assert {line["negatives"] for line in found} == {"popularity", "recent"}
+    assert all(float(line["auc"]) > 0.55 for line in found)
 
 
 @pytest.fixture

@@ -138,7 +138,8 @@ def _row(one: Results, entry: Entry) -> list[str]:
     others = [statistics.fmean(one.figures(entry, "popularity", figure)) for figure in _FIGURES]
     aucs = [mean_std(one.figures(entry, sampling, "auc")) for sampling in one.samplings(entry.length)]
     model = entry.key in one.models
-    speed = f"{statistics.fmean(f['targets_per_cpu_s'] for f in found):,.0f}" if model else "-"
+    speeds = [f["targets_per_cpu_s"] for f in found if "targets_per_cpu_s" in f]
+    speed = f"{statistics.fmean(speeds):,.0f}" if speeds else "-"
     state = state_size(one.state_bytes(entry.key)) if model else "-"
     commits = ", ".join(f"`{commit}`" for commit in dict.fromkeys(f["commit"] for f in found))
     return [name(one, entry.key), str(len(found)), *aucs, *(f"{value:.4f}" for value in others), state, speed, commits]

@@ -20,6 +20,7 @@ from mimn.config import ConfigError
 from mimn.data.split import FOLDS
 from mimn.table.answers import ABLATIONS, LIKE_MIMN, SMALL
 from mimn.table.appendix import appendix
+from mimn.table.boosting import BOOSTING_ROW
 from mimn.table.compare import Comparison, Entry, Results, results
 from mimn.table.csv_tables import csv_tables
 from mimn.table.plan import PLAN, Plan, plan_files, read_plan, remaining
@@ -35,6 +36,7 @@ MARGIN = 0.01
 """A floor that is less than this below a form of MIMN is named on the first page."""
 MAIN_ROWS = (
     COUNTS,
+    BOOSTING_ROW,
     "pooling",
     "pooling_product",
     "pooling_sketch",
@@ -43,18 +45,29 @@ MAIN_ROWS = (
     "mimn_bounded",
     "mimn_sketch",
     "mimn_sketch_16",
+    "pooling_ledger",
+    "mimn_ledger",
     "gru4rec_product",
     "sim_product",
     "dien_product",
     "din_product",
     "din_sketch",
+    "din_ledger",
 )
-MEMORY = (("mimn_sketch", "pooling_sketch"), ("mimn_bounded", "pooling_product"), ("mimn", "pooling"))
+MEMORY = (
+    ("mimn_ledger", "pooling_ledger"),
+    ("mimn_sketch", "pooling_sketch"),
+    ("mimn_bounded", "pooling_product"),
+    ("mimn", "pooling"),
+)
 """Rows that differ in MIMN's memory alone: same features, same head."""
 RIVALS = (
-    ("mimn_sketch_16", "pooling_sketch_16_1280"),
-    ("mimn_sketch", "din_product"),
-    ("mimn_sketch", "dien_product"),
+    ("mimn_ledger", BOOSTING_ROW),
+    ("mimn_ledger", "mimn_sketch_16"),
+    ("mimn_ledger", "mimn_bounded"),
+    ("mimn_ledger", "din_product"),
+    ("mimn_ledger", "din_ledger"),
+    ("mimn_ledger", "dien_product"),
 )
 
 
@@ -115,14 +128,14 @@ def _summary(found: Sequence[Results], plan: Plan) -> list[str]:
     repeated = [one for one in found if one.share("new") < MOSTLY]
     lines = []
     if repeated:
-        counters = [of for one in repeated for of in _found(one, (("pooling_sketch", "pooling_product"),))]
+        counters = [of for one in repeated for of in _found(one, (("pooling_ledger", "pooling_product"),))]
         memory = [of for one in repeated for of in _found(one, MEMORY[:1])]
         where = f"Where users often buy what they bought before ({_titles(repeated, plan)})"
         if counters and memory:
             signal = all(of.verdict == "better" for of in counters)
-            text = "the counters of the sketch carry the signal" if signal else "the sketch does not always help"
+            text = "the ledger carries the signal" if signal else "the ledger does not always help"
             better = any(of.verdict == "better" for of in memory)
-            adds = "MIMN's memory adds to them in part" if better else "MIMN's memory adds nothing to them"
+            adds = "MIMN's memory adds to it in part" if better else "MIMN's memory adds nothing to it"
             lines.append(f"* {where}, {text}, and {adds}.")
     for one in new:
         gains = sorted(of.difference.difference for of in _found(one, MEMORY) if of.verdict == "better")
@@ -155,7 +168,8 @@ def _bought(one: Results) -> str:
 def _evidence(one: Results) -> list[str]:
     """A data set's main comparisons at 200 events, and the floors that are near or above forms of MIMN."""
     lines = []
-    parts = [("The sketch", "pooling_sketch", "pooling_product"), *(("MIMN's memory", *pair) for pair in MEMORY)]
+    blocks = [(f"The {block}", f"pooling_{block}", "pooling_product") for block in ("ledger", "sketch")]
+    parts = [*blocks, *(("MIMN's memory", *pair) for pair in MEMORY)]
     for what, ours, theirs in parts:
         for comparison in _found(one, ((ours, theirs),)):
             lines.append(f"* {_effect(comparison, what, name(one, theirs))}")
