@@ -174,7 +174,7 @@ class BucketsReference(FoldedReference):
         return {"buckets": buckets}
 
     def interest(self, blocks: Blocks, q: Array) -> tuple[list[Array], list[Array]]:
-        """The mean direction of the candidate's buckets, its likeness to the candidate, and how many events they have."""
+        """The mean direction of the candidate's buckets, its likeness to the candidate, and how many events it has."""
         found = [blocks["buckets"][function, place] for function, place in enumerate(self.places(q))]
         near = np.mean([x[:-1] / max(float(np.linalg.norm(x[:-1])), 1e-6) for x in found], axis=0)
         number = np.log1p(np.mean([x[-1] for x in found]))

@@ -17,7 +17,7 @@ LIKE_MIMN = {
     "mimn_ledger": ("pooling_ledger", "din_ledger", "din_product", "dien_product"),
 }
 """Each form of MIMN, and the rows that it is compared with: sum pooling with everything but the memory, DIN (also with
-counters) and DIEN. `mimn_sketch_16`, trained longer, and `mimn_ledger` show what its memory adds within the same 6 KiB."""
+counters) and DIEN. `mimn_sketch_16`, trained longer, and `mimn_ledger` show what its memory adds within 6 KiB."""
 ABLATIONS = (
     "mimn_other_seeds",
     "mimn_product",

@@ -19,7 +19,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from mimn import metrics
 from mimn.baselines import ModelConfig
-from mimn.data.instances import NEGATIVES, Instances
+from mimn.data.instances import NEGATIVES, Candidates, Instances
 from mimn.data.ledger_reads import LedgerReader, Questions, ledger_model, make_fold_tables, make_table
 from mimn.data.negatives import Sampling
 from mimn.run import DataSet
@@ -65,30 +65,32 @@ def boosting(
         early_stopping=False,
         random_state=0,
     )
-    known = _values(in_training, data, train, sampling, NEGATIVES, length)
-    classifier.fit(known, train.candidates(sampling, NEGATIVES).label)
-    labels = validation.candidates(sampling, NEGATIVES).label
-    chosen_by = _values(later, data, validation, sampling, NEGATIVES, length)
+    unit_ms = data.events.unit_ms
+    rows = train.candidates(sampling, NEGATIVES)
+    classifier.fit(_values(in_training, unit_ms, train, rows, length), rows.label)
+    rows = validation.candidates(sampling, NEGATIVES)
+    stages = classifier.staged_predict_proba(_values(later, unit_ms, validation, rows, length))
     aucs = {
-        trees: metrics.auc(labels, scores[:, 1].astype(np.float64))
-        for trees, scores in enumerate(classifier.staged_predict_proba(chosen_by), 1)
+        trees: metrics.auc(rows.label, scores[:, 1].astype(np.float64))
+        for trees, scores in enumerate(stages, 1)
         if trees % EVERY == 0
     }
     best = max(aucs, key=lambda trees: aucs[trees])
     found = {}
     for name, negatives in samplings.items():
-        stages = classifier.staged_predict_proba(_values(later, data, instances, name, negatives, length))
+        rows = instances.candidates(name, negatives)
+        stages = classifier.staged_predict_proba(_values(later, unit_ms, instances, rows, length))
         found[name] = next(scores for trees, scores in enumerate(stages, 1) if trees == best)[:, 1].astype(np.float32)
     return found, aucs[best]
 
 
 def _values(
-    reader: LedgerReader, data: DataSet, instances: Instances, sampling: Sampling, negatives: int, length: int
+    reader: LedgerReader, unit_ms: int, instances: Instances, candidates: Candidates, length: int
 ) -> NDArray[np.float32]:
-    """What the reader reads for each row of `instances.candidates(sampling, negatives)`. → [r, R]"""
-    items = instances.candidates(sampling, negatives).item.reshape(len(instances), negatives + 1)
+    """What the reader reads for each row of an instance's candidates. → [r, R]"""
+    items = candidates.item.reshape(len(instances), -1)
     lengths = np.minimum(instances.end - instances.begin, length)
-    start, now = instances.end - lengths, instances.timestamp * data.events.unit_ms
+    start, now = instances.end - lengths, instances.timestamp * unit_ms
     out = np.empty((*items.shape, reader.width), np.float32)
     order = np.argsort(lengths, kind="stable")
     for at in range(0, len(order), HISTORIES_TOGETHER):

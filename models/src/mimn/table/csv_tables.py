@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mimn.table import weeks
+from mimn.table.at_the_time import differences
 from mimn.table.plan import Plan
 from mimn.table.wording import grid, prose
 
@@ -64,7 +65,7 @@ def csv_tables(records: Path, plan: Plan) -> list[str]:
         lines += ["", *_weeks(counted)]
     for path in sorted((records / TRIALS).glob("*/trials.csv")):
         lines += _trials(path, plan)
-    return lines
+    return lines + differences(records, plan)
 
 
 def _trials(path: Path, plan: Plan) -> list[str]:

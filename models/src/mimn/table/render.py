@@ -20,6 +20,7 @@ from mimn.config import ConfigError
 from mimn.data.split import FOLDS
 from mimn.table.answers import ABLATIONS, LIKE_MIMN, SMALL
 from mimn.table.appendix import appendix
+from mimn.table.at_the_time import at_the_time
 from mimn.table.boosting import BOOSTING_ROW
 from mimn.table.compare import Comparison, Entry, Results, results
 from mimn.table.csv_tables import csv_tables
@@ -71,8 +72,10 @@ RIVALS = (
 )
 
 
-def page(found: Sequence[Results], plan: Plan, open_rows: Mapping[str, Sequence[str]]) -> str:
-    """The text of `AUC.md`."""
+def page(
+    found: Sequence[Results], plan: Plan, open_rows: Mapping[str, Sequence[str]], recent: Sequence[str] = ()
+) -> str:
+    """The text of `AUC.md`; `recent` are the lines on negatives at the time."""
     lines = ["# AUC: which model to use", ""]
     if missing := sum(map(len, open_rows.values())):
         lines += [f"**The table is not complete**: {missing} rows lack folds ([which]({APPENDIX}#not-run)).", ""]
@@ -86,6 +89,8 @@ def page(found: Sequence[Results], plan: Plan, open_rows: Mapping[str, Sequence[
         lines += ["", f"**{plan.title(one.dataset)}** ({_bought(one)} of the targets were bought before):", ""]
         lines += _evidence(one)
     lines += ["", "## Main rows", "", *_main_rows(found, plan)]
+    if recent:
+        lines += ["", *recent]
     return "\n".join(lines) + "\n"
 
 
@@ -241,11 +246,12 @@ def texts(
     plan: Plan,
     open_rows: Mapping[str, Sequence[str]] | None = None,
     others: Iterable[str] = (),
+    folder: Path | None = None,
 ) -> dict[str, str]:
     """Both files by name.
 
     `open_rows` has the lines of what is still to be run, by the command that runs it; `others` are lines of the
-    appendix on what is not a row.
+    appendix on what is not a row; `folder` has the records that are no rows.
 
     Raises:
         NoRecord: there are no records, or they cannot be compared.
@@ -254,7 +260,8 @@ def texts(
         raise NoRecord("there are no records: make them with `python -m mimn.table`")
     found = results(records)
     to_run = {command: rows for command, rows in (open_rows or {}).items() if rows}
-    return {TABLE: page(found, plan, to_run), APPENDIX: appendix(found, plan, to_run, others)}
+    recent = [] if folder is None else at_the_time(folder, found, plan)
+    return {TABLE: page(found, plan, to_run, recent), APPENDIX: appendix(found, plan, to_run, others)}
 
 
 def write(records: Path, path: Path) -> list[Path]:
@@ -265,7 +272,7 @@ def write(records: Path, path: Path) -> list[Path]:
         NoRecord, ConfigError: a record, a plan or a configuration cannot be used.
     """
     plan, open_rows = together(path)
-    found = texts(read_records(records), plan, open_rows, csv_tables(records, plan))
+    found = texts(read_records(records), plan, open_rows, csv_tables(records, plan), records)
     for file, text in found.items():
         (records / file).write_text(text, "utf-8")
     return [records / file for file in found]

@@ -54,6 +54,7 @@ SCORES = "slices-{part}-{length}.npz"
 RESAMPLES = 1000
 
 Mask = NDArray[np.bool_]
+Scores = dict[Sampling, NDArray[np.float32]]
 
 
 def bought_before(events: Events, instances: Instances) -> Mask:
@@ -132,19 +133,19 @@ def score(cell: Cell, folder: Path, part: Part) -> Scored:
         if not path.exists():
             found = (_of_boosting if cell.key == BOOSTING_ROW else _of_run)(cell, folder, data, part, length)
             folder.mkdir(parents=True, exist_ok=True)
-            save_predictions(path, found)
+            save_predictions(path, {str(sampling): values for sampling, values in found.items()})
         with np.load(path, allow_pickle=False) as kept:
             for sampling in SAMPLINGS:
                 scores[length, sampling] = kept[sampling].reshape(len(instances), -1).astype(np.float64)
     return Scored(cell, instances.user_id, slices_of(data.events, instances, data.train_users), scores)
 
 
-def _of_boosting(cell: Cell, folder: Path, data: DataSet, part: Part, length: int) -> dict[str, NDArray[np.float32]]:
+def _of_boosting(cell: Cell, folder: Path, data: DataSet, part: Part, length: int) -> Scores:
     asked = dict.fromkeys(SAMPLINGS, NEGATIVES[part])
-    return {**boosting(cell.config.architecture, data, data.instances.of(part), asked, length)[0]}
+    return boosting(cell.config.architecture, data, data.instances.of(part), asked, length)[0]
 
 
-def _of_run(cell: Cell, folder: Path, data: DataSet, part: Part, length: int) -> dict[str, NDArray[np.float32]]:
+def _of_run(cell: Cell, folder: Path, data: DataSet, part: Part, length: int) -> Scores:
     model, ids = load_model(folder / run.MODEL), EmbeddingIds.load(folder)
     if cell.config.training.compile:
         torch.compiler.reset()
@@ -152,18 +153,16 @@ def _of_run(cell: Cell, folder: Path, data: DataSet, part: Part, length: int) ->
     request = None
     if model.fields is not None:
         request = EventFields.of(data.prepared, data.train_users, FittedFields.load(folder)).request
-    return {
-        **predict(
-            model,
-            ids,
-            data.events,
-            data.instances.of(part),
-            samplings=dict.fromkeys(SAMPLINGS, NEGATIVES[part]),
-            length=length,
-            table=None if model.config.ledger is None else ItemTable.load(folder),
-            request=request,
-        )
-    }
+    return predict(
+        model,
+        ids,
+        data.events,
+        data.instances.of(part),
+        samplings=dict.fromkeys(SAMPLINGS, NEGATIVES[part]),
+        length=length,
+        table=None if model.config.ledger is None else ItemTable.load(folder),
+        request=request,
+    )
 
 
 def lines(one: Scored) -> Iterator[dict[str, Any]]:

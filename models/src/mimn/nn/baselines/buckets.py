@@ -1,4 +1,4 @@
-"""Buckets by locality-sensitive hashing, as in SDIM (Cao et al., CIKM 2022): attention with a kernel that is not learned.
+"""Buckets by locality-sensitive hashing, as in SDIM (Cao et al., CIKM 2022): attention whose kernel is not learned.
 
 Each of G hash functions sorts vectors into b buckets by the signs of log2 b products with fixed random directions, so
 vectors at a small angle often meet. A bucket keeps the sum and the number of its events. A candidate reads its own

@@ -1,0 +1,112 @@
+"""What `slices` left of the test users, as Markdown: negatives drawn at the time of the target.
+
+An item out of season gives itself away among negatives of a whole year, so models are chosen by these figures. The
+other protocol, which older rows were measured with, stays beside them in the table.
+"""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mimn.data.split import FOLDS
+from mimn.table.compare import Results
+from mimn.table.plan import Plan
+from mimn.table.wording import grid, name, prose
+
+RECORD = Path("trials/ledger/slices-test.csv")
+"""In the folder of all records."""
+SLICES = ("all", "bought before", "new")
+SAMPLING = "recent"
+Line = Mapping[str, str]
+
+
+def at_the_time(records: Path, found: Sequence[Results], plan: Plan) -> list[str]:
+    """The first page's lines: a row for each model, a column for each data set; none without a record.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    lines = _longest(records)
+    if not lines:
+        return []
+    datasets = list(dict.fromkeys(line["dataset"] for line in lines))
+    titled = {one.dataset: one for one in found}
+    body = []
+    for row in dict.fromkeys(line["row"] for line in lines):
+        cells, named = [], f"`{row}`"
+        for dataset in datasets:
+            mine = [line for line in lines if line["dataset"] == dataset and line["row"] == row]
+            folds = len({line["fold"] for line in mine})
+            counted = f" ({folds} of {FOLDS} folds)" if 0 < folds < FOLDS else ""
+            values = [_mean(mine, targets) for targets in SLICES]
+            cells.append(" / ".join(value for value in values if value != "-") + counted if mine else "-")
+            if mine and dataset in titled:
+                named = name(titled[dataset], row)
+        body.append([named, *cells])
+    return [
+        "## Negatives at the time",
+        "",
+        *prose(
+            "Test AUC with negatives drawn by popularity in the four weeks before the target, longest histories: all "
+            "targets / bought before / new. Models are chosen by this figure, on validation users."
+        ),
+        "",
+        *grid(["row", *(plan.title(dataset) for dataset in datasets)], body),
+    ]
+
+
+def differences(records: Path, plan: Plan) -> list[str]:
+    """The appendix's lines: each model minus those that it is compared with, by slice; none without a record.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    path = records / RECORD
+    path = path.with_name(f"{path.stem}-differences.csv")
+    if not path.exists():
+        return []
+    body = [
+        [
+            plan.title(one["dataset"]),
+            f"`{one['difference']}`",
+            one["folds"],
+            one["trainings"],
+            f"{int(one['length']):,}",
+            one["targets"],
+            f"{float(one['auc']):+.4f} [{float(one['low']):+.4f}, {float(one['high']):+.4f}]",
+        ]
+        for one in _read(path)
+        if one["negatives"] == SAMPLING
+    ]
+    head = ["data set", "difference", "folds", "trainings", "events", "targets", "AUC"]
+    return [
+        "",
+        "## Differences with negatives at the time",
+        "",
+        *prose("By popularity in the four weeks before the target; intervals are over users and trainings."),
+        "",
+        *grid(head, body),
+    ]
+
+
+def _longest(records: Path) -> list[Line]:
+    """The lines of the longest histories of each data set."""
+    path = records / RECORD
+    lines = _read(path) if path.exists() else []
+    longest: dict[str, int] = {}
+    for line in lines:
+        longest[line["dataset"]] = max(longest.get(line["dataset"], 0), int(line["length"]))
+    return [line for line in lines if int(line["length"]) == longest[line["dataset"]]]
+
+
+def _read(path: Path) -> list[Line]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _mean(lines: Sequence[Line], targets: str) -> str:
+    values = [float(of["auc"]) for of in lines if of["targets"] == targets and of["negatives"] == SAMPLING]
+    return f"{statistics.fmean(values):.4f}" if values else "-"
