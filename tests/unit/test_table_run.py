@@ -63,13 +63,13 @@ def ceiling(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_boosting_is_a_row_that_reads_the_events_and_learns_what_counting_learns(ceiling: Path) -> None:
     assert table.main(["--plan", str(ceiling)]) == 0
     boosting, floors = read_records(ceiling.parent / "records")
-    assert boosting.name == "ceiling: gradient boosting on the raw history"
+    assert boosting.name == "gradient boosting on the raw history"
     found = boosting.folds[3]
     assert found["state_bytes"] is None
     assert "validation_auc" not in found, "it is no model to choose"
     counts = floors.folds[3]["evaluation"]["50"]["popularity"]["counts"]["auc"]
     assert found["evaluation"]["50"]["popularity"]["auc"] > counts - 0.03
-    assert "ceiling: gradient boosting" in (ceiling.parent / "records" / "AUC.md").read_text()
+    assert "gradient boosting on the raw history" in (ceiling.parent / "records" / "AUC.md").read_text()
 
 
 def test_slices_of_boosting_need_no_run(ceiling: Path) -> None:

@@ -1,4 +1,4 @@
-"""A ceiling: gradient boosting on what the whole raw history says of a candidate. It is measured against, never served.
+"""Gradient boosting on what the whole raw history says of a candidate: measured against, never served.
 
 It is given the values that a head reads of a ledger (`mimn.bundle.reads`), but of a ledger so large that no item has to
 make room for another: counts, ages, gaps and types of every distinct item of the history, and vectors of all of them.
@@ -26,7 +26,7 @@ from mimn.run import DataSet
 
 BOOSTING_ROW = "boosting"
 """Key of its rows in plans; what it reads is that of the data set's `pooling_ledger`."""
-BOOSTING_NAME = "ceiling: gradient boosting on the raw history"
+BOOSTING_NAME = "gradient boosting on the raw history"
 BUCKETS = 1024
 """Of the ledger that it reads: room for 8,192 distinct items."""
 HISTORIES_TOGETHER = 512
