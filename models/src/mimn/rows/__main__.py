@@ -1,4 +1,4 @@
-"""Compile the step's library beside its source, in all variants, for an image that will have no compiler.
+"""Compile all libraries beside their sources, in all variants, for an image that will have no compiler.
 
 python -m mimn.rows
 """
@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import sys
 
-from mimn.rows.kernel import FLAGS, HERE, build, file_name
+from mimn.rows.library import FLAGS, HERE, SOURCES, build, file_name
 
 
 def main() -> int:
     """The command; returns the exit status."""
-    for variant in FLAGS:
-        if why := build(variant, HERE):
-            print(f"rows: {why}", file=sys.stderr)
-            return 1
-        print(HERE / file_name(variant))
+    for source in SOURCES:
+        for variant in FLAGS:
+            if why := build(source, variant, HERE):
+                print(f"rows: {why}", file=sys.stderr)
+                return 1
+            print(HERE / file_name(source, variant))
     return 0
 
 
