@@ -4,6 +4,7 @@ there is a compiler (`mimn.rows.candidates`); numpy gives the same bytes."""
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +17,8 @@ from mimn.state.sketch import Sketch
 
 log = logging.getLogger("mimn.bundle")
 Ids = NDArray[np.uint64]
+Write = Callable[[Ids, Ids], None]
+"""Of items and their categories. [C], [C]"""
 
 
 @dataclass(frozen=True)
@@ -32,25 +35,22 @@ class CandidateTables:
         """W: width of a candidate's vector."""
         return self.items.width + self.categories.width
 
-    def write(self, items: Ids, categories: Ids, vectors: NDArray[np.float32], cells: NDArray[np.int64] | None) -> None:
-        """Write vectors, and with a sketch cells, of C candidates into the first rows of two arrays.
+    def into(self, vectors: NDArray[np.float32], cells: NDArray[np.int64] | None) -> Write:
+        """What writes vectors, and with a sketch cells, of C candidates into the first rows of the two arrays.
+        [≥ C, W], [≥ C, A]; `cells` is None without a sketch."""
+        return self.by_numpy(vectors, cells) if self.compiled is None else self.compiled.into(vectors, cells)
 
-        [C], [C], [≥ C, W], [≥ C, A]; `cells` is None without a sketch.
-        """
-        if self.compiled is None:
-            self.write_by_numpy(items, categories, vectors, cells)
-        else:
-            self.compiled(items, categories, vectors, cells)
+    def by_numpy(self, vectors: NDArray[np.float32], cells: NDArray[np.int64] | None) -> Write:
+        """As `into`."""
 
-    def write_by_numpy(
-        self, items: Ids, categories: Ids, vectors: NDArray[np.float32], cells: NDArray[np.int64] | None
-    ) -> None:
-        """As `write`."""
-        count, category_rows = len(items), self.categories.rows(categories)
-        vectors[:count, : self.items.width] = self.items.vectors[self.items.rows(items)]
-        vectors[:count, self.items.width :] = self.categories.vectors[category_rows]
-        if self.sketch is not None and cells is not None:
-            cells[:count] = self.sketch.addresses_of(items, category_rows)
+        def write(items: Ids, categories: Ids) -> None:
+            count, category_rows = len(items), self.categories.rows(categories)
+            vectors[:count, : self.items.width] = self.items.vectors[self.items.rows(items)]
+            vectors[:count, self.items.width :] = self.categories.vectors[category_rows]
+            if self.sketch is not None and cells is not None:
+                cells[:count] = self.sketch.addresses_of(items, category_rows)
+
+        return write
 
     @cached_property
     def compiled(self) -> LookUp | None:
@@ -71,10 +71,10 @@ class CandidateTables:
         look_up, random = LookUp(arrays, numbers, library), np.random.default_rng(0)
         asked = [self._drawn(table, random) for table in (items, categories)]
         written = []
-        for write in (self.write_by_numpy, look_up):
+        for into in (self.by_numpy, look_up.into):
             vectors = np.zeros((_DRAWN, self.width), np.float32)
             cells = None if sketch is None else np.zeros((_DRAWN, sketch.addresses), np.int64)
-            write(*asked, vectors, cells)
+            into(vectors, cells)(*asked)
             written.append((vectors.tobytes(), None if cells is None else cells.tobytes()))
         if written[0] != written[1]:
             log.warning("on this machine compiled look-ups of candidates differ from numpy's: numpy looks up")

@@ -45,6 +45,7 @@ from mimn.state.ledger import (
     REPEATS,
     SCALARS,
     SIXTEENTHS,
+    TAG_SHIFT,
     Entries,
     Keys,
     Ledger,
@@ -278,15 +279,19 @@ _DRAWN, _DRAWN_MINUTE = 4, 1_600_000 * 17
 
 
 def drawn(ledger: Ledger, ids: NDArray[np.uint64], random: np.random.Generator) -> tuple[Words, NDArray[np.uint64]]:
-    """The words of a user with up to 300 events, most of them of the items `ids`, and candidates. [words], [C]"""
-    known = ids if len(ids) else np.ones(1, np.uint64)
-    state = np.zeros((1, ledger.words), np.float32)
-    minute = _DRAWN_MINUTE - int(random.integers(1 << 22))
-    for _ in range(int(random.integers(300))):
-        minute += int(random.choice([0, 5, 600, 6000]))
-        item = random.choice(known, 1) + np.uint64(random.integers(8) == 0)
-        ledger.add(state, ledger.keys(item), np.array([60_000 * min(minute, LAST_MINUTE)]))
-    return ledger.of(state)[0], np.append(random.choice(known, 40), random.choice(known, 5) + np.uint64(1))
+    """Words such as a user's, with entries of the items `ids` and of others, and candidates. [words], [C]"""
+    others = random.integers(1, 1 << 63, 20).astype(np.uint64)
+    every = np.append(ids, others)
+    held = np.unique(random.choice(every, int(random.integers(ledger.entries + 1))))
+    keys = ledger.keys(held)
+    words = np.zeros(ledger.words, np.uint32)
+    place = keys.buckets * ledger.ways + random.integers(ledger.ways, size=len(held))
+    words[place] = keys.tags << TAG_SHIFT | random.integers(1 << TAG_SHIFT, size=len(held))
+    words[ledger.entries : -len(SCALARS)] = random.integers(1 << 32, size=ledger.entries // 2)
+    minute, baskets, lines = _DRAWN_MINUTE - int(random.integers(1 << 20)), *random.integers(0, 300, 2).tolist()
+    days = (minute // MINUTES_OF_DAY - random.integers(0, 900, 2)).tolist()
+    words[-len(SCALARS) :] = (minute, baskets, *days, baskets // 2, lines, lines // 3, 0)
+    return words, np.append(random.choice(every, 40), others[:5])
 
 
 def _user(scalars: list[int], minute: int, entries: int) -> list[float]:

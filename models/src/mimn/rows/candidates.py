@@ -4,7 +4,7 @@ operations, which cost a microsecond each, however few candidates there are."""
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -40,27 +40,31 @@ class _Reads(ctypes.Structure):
     )
 
 
+Ids = NDArray[np.uint64]
+
+
 class LookUp:
     """Vectors of candidates, and their cells of a sketch."""
 
     def __init__(self, arrays: Mapping[str, Array], numbers: Mapping[str, int], built: ctypes.CDLL) -> None:
         self._kept = dict(arrays)
         self._struct = _filled(_Tables, _TABLES, self._kept, numbers)
-        self._fixed = ctypes.addressof(self._struct)
         self._look_up = built.candidates_look_up
         self._look_up.restype = None
         self._look_up.argtypes = [_PLACE] * 3 + [_I64] + [_PLACE] * 2
 
-    def __call__(
-        self,
-        items: NDArray[np.uint64],
-        categories: NDArray[np.uint64],
-        vectors: NDArray[np.float32],
-        cells: NDArray[np.int64] | None,
-    ) -> None:
-        """Write the first C rows of `vectors` and, with a sketch, of `cells`. [C], [C], [≥ C, W], [≥ C, A]"""
+    def into(self, vectors: NDArray[np.float32], cells: NDArray[np.int64] | None) -> Callable[[Ids, Ids], None]:
+        """What writes the first C rows of `vectors` and, with a sketch, of `cells`, given C items and their categories.
+        [≥ C, W], [≥ C, A]"""
+        fixed, look_up = ctypes.addressof(self._struct), self._look_up
         places = place(vectors, _FLOAT), None if cells is None else place(cells, _CELL)
-        self._look_up(self._fixed, place(items, _ID), place(categories, _ID), len(items), *places)
+        kept = self, vectors, cells  # compiled code knows only where they lie
+
+        def write(items: Ids, categories: Ids) -> None:
+            assert kept  # noqa: S101 (so that they live as long as this function)
+            look_up(fixed, place(items, _ID), place(categories, _ID), len(items), *places)
+
+        return write
 
 
 class LedgerReading:

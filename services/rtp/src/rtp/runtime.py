@@ -55,11 +55,12 @@ class OnnxModel:
         self.request = bundle.request
         self.calibrated = not isinstance(bundle.manifest.calibration, Uncalibrated)
         self._sketch = None if bundle.sketch is None else bundle.sketch.sketch
-        self._tables = CandidateTables(bundle.asked_items, bundle.categories, self._sketch)
         self._inputs = [np.zeros((count, bundle.asked_width), np.float32) for count in BUCKETS]
         self._cells: list[NDArray[np.int64] | None] = [None for _ in BUCKETS]
         if self._sketch is not None:
             self._cells = [np.zeros((count, self._sketch.addresses), np.int64) for count in BUCKETS]
+        tables = CandidateTables(bundle.asked_items, bundle.categories, self._sketch)
+        self._look_up = [tables.into(*arrays) for arrays in zip(self._inputs, self._cells, strict=True)]
         self._reads: list[NDArray[np.float32]] = []
         if bundle.reads is not None:
             self._reads = [np.zeros((count, bundle.reads.width), np.float32) for count in BUCKETS]
@@ -90,14 +91,14 @@ class OnnxModel:
         bucket = bisect_left(BUCKETS, count)
         inputs = self._inputs[bucket]
         # Rows from `count` on keep an earlier request's candidates: finite, and no score depends on another row.
-        self._tables.write(item_ids, category_ids, inputs, self._cells[bucket])
+        self._look_up[bucket](item_ids, category_ids)
         if (reads := self._bundle.reads) is not None:
             self._reads[bucket][:count] = reads.read(reads.ledger.of(state), item_ids, now_ms)
         try:
             scores = self._head(inputs, state, context, **self._reading(bucket, now_ms))[:count]
         except Exception as error:  # onnxruntime's errors have no common base of their own
             raise ScoringFailed(f"the head graph failed: {type(error).__name__}") from error
-        if not isfinite(np.add.reduce(scores)):  # scores are at most 1, so their sum is finite if all are
+        if not isfinite(scores.dot(scores)):  # scores are at most 1, so this sum is finite if all are
             raise ScoringFailed("the head graph returned a non-finite score")
         if self.calibrated:
             scores = self._bundle.manifest.calibration.apply(scores.astype(np.float64)).astype(np.float32)
