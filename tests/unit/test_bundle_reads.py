@@ -160,7 +160,8 @@ def test_the_compiled_form_reads_what_numpy_reads(
         reads.read_by_numpy(words, asked, minute, plain)
         reads.compiled(words, asked, minute, fast)
         np.testing.assert_allclose(fast, plain, rtol=PARITY, atol=PARITY)
-        assert (fast == plain).mean() > 0.99  # the same bits but where the last ones of a double decide
+        # The same bits but where the last ones of a double decide.
+        assert np.count_nonzero(fast != plain) <= fast.size // 100
 
 
 def test_words_with_gaps_are_not_handed_to_compiled_code() -> None:
