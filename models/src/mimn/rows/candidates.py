@@ -16,8 +16,13 @@ Array = NDArray[Any]
 _I64, _PLACE = ctypes.c_int64, ctypes.c_void_p
 _ID, _CELL, _FLOAT = np.dtype(np.uint64), np.dtype(np.int64), np.dtype(np.float32)
 _WORD, _INT, _DOUBLE = np.dtype(np.uint32), np.dtype(np.int32), np.dtype(np.float64)
-_TABLES = {"item_ids": _ID, "category_ids": _ID, "item_vectors": _FLOAT, "category_vectors": _FLOAT}
-_READS = {
+_TABLES: dict[str, np.dtype[Any]] = {
+    "item_ids": _ID,
+    "category_ids": _ID,
+    "item_vectors": _FLOAT,
+    "category_vectors": _FLOAT,
+}
+_READS: dict[str, np.dtype[Any]] = {
     "sixteenths": _INT, "log1p_n": _DOUBLE, "decay": _DOUBLE, "faster": _DOUBLE, "ids": _ID, "fixed": _FLOAT,
     "usual": _FLOAT, "weighted": _FLOAT, "vectors": _FLOAT, "lengths": _FLOAT, "types": _INT, "codes": _CELL,
     "keys": _CELL, "rows": _CELL, "slots": _INT, "sums": _DOUBLE, "p": _DOUBLE,
@@ -73,8 +78,12 @@ class LedgerReading:
     def __init__(self, arrays: Mapping[str, Array], numbers: Mapping[str, int], codes: int, built: ctypes.CDLL) -> None:
         """`codes`: how many codes of types there are."""
         slots = 2 << max(len(arrays["keys"]), 1).bit_length()
-        own = {"slots": np.zeros(slots, np.int32), "sums": np.zeros((codes, 3)), "p": np.zeros((2, numbers["width"]))}
-        self._kept = {**arrays, **own}
+        self._kept: dict[str, Array] = {
+            **arrays,
+            "slots": np.zeros(slots, np.int32),
+            "sums": np.zeros((codes, 3)),
+            "p": np.zeros((2, numbers["width"])),
+        }
         self._struct = _filled(_Reads, _READS, self._kept, {**numbers, "known": len(arrays["keys"]), "mask": slots - 1})
         self._fixed = ctypes.addressof(self._struct)
         index, self._read = built.candidates_index, built.candidates_read
