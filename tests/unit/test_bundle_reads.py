@@ -164,13 +164,11 @@ def test_the_compiled_form_reads_what_numpy_reads(
         assert np.count_nonzero(fast != plain) <= fast.size // 100
 
 
-def test_words_with_gaps_are_not_handed_to_compiled_code() -> None:
+def test_words_and_candidates_with_gaps_are_read_like_others() -> None:
     reads = Reads(LEDGER, table(), GROUPS)
-    if reads.compiled is None:
-        pytest.skip(skips.NO_COMPILED_STEP)
-    words = np.zeros(2 * LEDGER.words, np.uint32)[::2]
-    with pytest.raises(ValueError, match="cannot be handed"):
-        reads.read(words, ASKED, START)
+    words, now = folded([(2, 0), (8, 600), (2, 40_000)])
+    got = reads.read(np.repeat(words, 2)[::2], np.repeat(ASKED, 2)[::2], now)
+    np.testing.assert_array_equal(got, reads.read(words, ASKED, now))
 
 
 def test_an_empty_table_and_a_new_user_are_read_as_nothing() -> None:

@@ -67,6 +67,7 @@ class LookUp:
 
         def write(items: Ids, categories: Ids) -> None:
             assert kept  # noqa: S101 (so that they live as long as this function)
+            items, categories = np.ascontiguousarray(items, _ID), np.ascontiguousarray(categories, _ID)
             look_up(fixed, place(items, _ID), place(categories, _ID), len(items), *places)
 
         return write
@@ -96,6 +97,7 @@ class LedgerReading:
         self, words: NDArray[np.uint32], items: NDArray[np.uint64], minute: int, out: NDArray[np.float32]
     ) -> None:
         """Write what is read at a minute into the first columns of `out`. [words], [C], [C, R]"""
+        words, items = np.ascontiguousarray(words, _WORD), np.ascontiguousarray(items, _ID)
         at = place(words, _WORD), place(items, _ID)
         self._read(self._fixed, *at, len(items), minute, place(out, _FLOAT), out.shape[1])
 
