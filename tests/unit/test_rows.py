@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from mimn.bundle import Bundle, load_bundle
 from mimn.bundle.graph import CompiledStep, StepGraph, open_step
 from mimn.rows.kernel import Kernel
-from mimn.rows.library import FLAGS, NEEDS, SOURCES, STEP, Source, build, features, file_name, library
+from mimn.rows.library import FLAGS, NEEDS, build, features, file_name, library, load
 from mimn.rows.onnx_file import NotReadable, read_graph
 from mimn.rows.program import row_program
 from mimn.state import rest_of
@@ -30,7 +29,7 @@ ROWS = 37
 
 def compiled(bundle: Bundle) -> CompiledStep:
     step = open_step(bundle)
-    if not isinstance(step, CompiledStep) and library(STEP) is None:
+    if not isinstance(step, CompiledStep) and library() is None:
         pytest.skip(skips.NO_COMPILED_STEP)
     assert isinstance(step, CompiledStep)
     return step
@@ -79,13 +78,13 @@ def test_folding_many_events_at_once_is_folding_them_one_by_one(name: str) -> No
 def test_every_variant_has_the_graphs_bits(variant: str, tmp_path: Path) -> None:
     bundle = load_bundle(BUNDLES["online-retail"])
     compiled(bundle)
-    if why := build(STEP, variant, tmp_path):
+    if why := build(variant, tmp_path):
         pytest.fail(why)
     if not NEEDS[variant] <= features():
         pytest.skip(skips.NO_AVX512)
     graph = StepGraph(bundle)
     program = row_program(read_graph((bundle.path / "step.onnx").read_bytes()), *graph.widths)
-    step = CompiledStep(graph, Kernel(program, ctypes.CDLL(str(tmp_path / file_name(STEP, variant)))))
+    step = CompiledStep(graph, Kernel(program, load(tmp_path / file_name(variant))))
     states = initial(bundle, ROWS)
     for n in range(20):
         events = drawn(bundle, ROWS, n)
@@ -94,29 +93,25 @@ def test_every_variant_has_the_graphs_bits(variant: str, tmp_path: Path) -> None
         states = after
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
-def test_a_library_is_kept_where_only_its_user_may_write(
-    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_library_is_kept_where_only_its_user_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled(load_bundle(BUNDLES["tiny"]))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = tmp_path / "ctr-serving"
-    assert library.__wrapped__(source) is not None
+    assert library.__wrapped__() is not None
     assert [path.suffix for path in folder.iterdir()] == [".so"]
     assert folder.stat().st_mode & 0o777 == 0o700
     folder.chmod(0o777)
-    assert library.__wrapped__(source) is None
+    assert library.__wrapped__() is None
     folder.chmod(0o700)
-    monkeypatch.setenv(source.switch, "off")
-    assert library.__wrapped__(source) is None
+    monkeypatch.setenv("MIMN_COMPILED_STEP", "off")
+    assert library.__wrapped__() is None
 
 
 def test_without_a_compiler_the_graph_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CC", "no-such-compiler")
-    for source in SOURCES:
-        assert library.__wrapped__(source) is None
-        assert "no C compiler" in build(source, "avx2", tmp_path)
+    assert library.__wrapped__() is None
+    assert "no C compiler" in build("avx2", tmp_path)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38])

@@ -7,12 +7,14 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mimn.bundle.vocabulary import EmbeddingTable
-from mimn.rows.candidates import LookUp, built
+from mimn.rows.candidates import LookUp
+from mimn.rows.library import library
 from mimn.state.sketch import Sketch
 
 log = logging.getLogger("mimn.bundle")
@@ -55,10 +57,10 @@ class CandidateTables:
     @cached_property
     def compiled(self) -> LookUp | None:
         """The compiled form, if it can be had and writes the same for drawn ids."""
-        if (library := built()) is None:
+        if (built := library()) is None:
             return None
         items, categories, sketch = self.items, self.categories, self.sketch
-        arrays = {
+        arrays: dict[str, NDArray[Any]] = {
             "item_ids": items.ids, "category_ids": categories.ids, "item_vectors": items.vectors,
             "category_vectors": categories.vectors,
         }  # fmt: skip
@@ -68,7 +70,7 @@ class CandidateTables:
             "category_cells": 0 if sketch is None else sketch.category_cells,
             "item_cells": 0 if sketch is None else sketch.item_cells,
         }  # fmt: skip
-        look_up, random = LookUp(arrays, numbers, library), np.random.default_rng(0)
+        look_up, random = LookUp(arrays, numbers, built), np.random.default_rng(0)
         asked = [self._drawn(table, random) for table in (items, categories)]
         written = []
         for into in (self.by_numpy, look_up.into):

@@ -26,14 +26,15 @@ import logging
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mimn.bundle.item_table import GAP, IDF, NO_TABLE, Floats, ItemTable, KeyIndex
 from mimn.bundle.members import MemberReads
-from mimn.rows.candidates import LedgerReading, built
+from mimn.rows.candidates import LedgerReading
+from mimn.rows.library import library
 from mimn.state.ledger import (
     BASKETS,
     FIRST_DAY,
@@ -169,10 +170,10 @@ class Reads:
     @cached_property
     def compiled(self) -> LedgerReading | None:
         """The compiled form, if it can be had and reads drawn ledgers like numpy."""
-        if (library := built()) is None:
+        if (built := library()) is None:
             return None
         table, ledger = self.table, self.ledger
-        arrays = {
+        arrays: dict[str, NDArray[Any]] = {
             "sixteenths": SIXTEENTHS, "log1p_n": LOG1P, "decay": DECAY, "faster": FASTER_DECAY, "ids": table.ids,
             "fixed": self._static, "usual": self._usual, "weighted": self._weighted, "vectors": table.vectors,
             "lengths": self._lengths, "types": table.types, "codes": table.codes, "keys": self._index.keys,
@@ -183,7 +184,7 @@ class Reads:
             "ways": ledger.ways, "kinds": table.types.shape[1], "width": table.vectors.shape[1],
             "items": len(table.ids),
         }  # fmt: skip
-        reading = LedgerReading(arrays, numbers, int(table.offsets[-1]), library)
+        reading = LedgerReading(arrays, numbers, int(table.offsets[-1]), built)
         random = np.random.default_rng(0)
         for _ in range(_DRAWN):
             words, asked = drawn(ledger, table.ids, random)
@@ -288,9 +289,10 @@ def drawn(ledger: Ledger, ids: NDArray[np.uint64], random: np.random.Generator) 
     place = keys.buckets * ledger.ways + random.integers(ledger.ways, size=len(held))
     words[place] = keys.tags << TAG_SHIFT | random.integers(1 << TAG_SHIFT, size=len(held))
     words[ledger.entries : -len(SCALARS)] = random.integers(1 << 32, size=ledger.entries // 2)
-    minute, baskets, lines = _DRAWN_MINUTE - int(random.integers(1 << 20)), *random.integers(0, 300, 2).tolist()
-    days = (minute // MINUTES_OF_DAY - random.integers(0, 900, 2)).tolist()
-    words[-len(SCALARS) :] = (minute, baskets, *days, baskets // 2, lines, lines // 3, 0)
+    minute = _DRAWN_MINUTE - int(random.integers(1 << 20))
+    first, base = (minute // MINUTES_OF_DAY - int(days) for days in random.integers(0, 900, 2))
+    baskets, lines = (int(count) for count in random.integers(0, 300, 2))
+    words[-len(SCALARS) :] = (minute, baskets, first, base, baskets // 2, lines, lines // 3, 0)
     return words, np.append(random.choice(every, 40), others[:5])
 
 

@@ -1,4 +1,4 @@
-"""Compile all libraries beside their sources, in all variants, for an image that will have no compiler.
+"""Compile the library beside its sources, in all variants, for an image that will have no compiler.
 
 python -m mimn.rows
 """
@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import sys
 
-from mimn.rows.library import FLAGS, HERE, SOURCES, build, file_name
+from mimn.rows.library import FLAGS, HERE, build, file_name
 
 
 def main() -> int:
     """The command; returns the exit status."""
-    for source in SOURCES:
-        for variant in FLAGS:
-            if why := build(source, variant, HERE):
-                print(f"rows: {why}", file=sys.stderr)
-                return 1
-            print(HERE / file_name(source, variant))
+    for variant in FLAGS:
+        if why := build(variant, HERE):
+            print(f"rows: {why}", file=sys.stderr)
+            return 1
+        print(HERE / file_name(variant))
     return 0
 
 

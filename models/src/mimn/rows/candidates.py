@@ -1,4 +1,4 @@
-"""What a head is given of candidates, compiled (candidates.c): one call a request instead of some hundred array
+"""What a head is given of candidates, compiled (lookups.c): one call a request instead of some hundred array
 operations, which cost a microsecond each, however few candidates there are."""
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from mimn.rows.library import CANDIDATES, library
 
 Array = NDArray[Any]
 _I64, _PLACE = ctypes.c_int64, ctypes.c_void_p
@@ -27,7 +25,7 @@ _READS: dict[str, np.dtype[Any]] = {
     "usual": _FLOAT, "weighted": _FLOAT, "vectors": _FLOAT, "lengths": _FLOAT, "types": _INT, "codes": _CELL,
     "keys": _CELL, "rows": _CELL, "slots": _INT, "sums": _DOUBLE, "p": _DOUBLE,
 }  # fmt: skip
-"""The arrays of candidates.c's structures, in its order."""
+"""The arrays of lookups.c's structures, in its order."""
 
 
 class _Tables(ctypes.Structure):
@@ -55,8 +53,6 @@ class LookUp:
         self._kept = dict(arrays)
         self._struct = _filled(_Tables, _TABLES, self._kept, numbers)
         self._look_up = built.candidates_look_up
-        self._look_up.restype = None
-        self._look_up.argtypes = [_PLACE] * 3 + [_I64] + [_PLACE] * 2
 
     def into(self, vectors: NDArray[np.float32], cells: NDArray[np.int64] | None) -> Callable[[Ids, Ids], None]:
         """What writes the first C rows of `vectors` and, with a sketch, of `cells`, given C items and their categories.
@@ -87,11 +83,8 @@ class LedgerReading:
         }
         self._struct = _filled(_Reads, _READS, self._kept, {**numbers, "known": len(arrays["keys"]), "mask": slots - 1})
         self._fixed = ctypes.addressof(self._struct)
-        index, self._read = built.candidates_index, built.candidates_read
-        index.restype = self._read.restype = None
-        index.argtypes = [_PLACE]
-        self._read.argtypes = [_PLACE] * 3 + [_I64] * 2 + [_PLACE, _I64]
-        index(self._fixed)
+        self._read = built.candidates_read
+        built.candidates_index(self._fixed)
 
     def __call__(
         self, words: NDArray[np.uint32], items: NDArray[np.uint64], minute: int, out: NDArray[np.float32]
@@ -100,11 +93,6 @@ class LedgerReading:
         words, items = np.ascontiguousarray(words, _WORD), np.ascontiguousarray(items, _ID)
         at = place(words, _WORD), place(items, _ID)
         self._read(self._fixed, *at, len(items), minute, place(out, _FLOAT), out.shape[1])
-
-
-def built() -> ctypes.CDLL | None:
-    """The library, None as `library`."""
-    return library(CANDIDATES)
 
 
 def place(array: Array, kind: np.dtype[Any]) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.rows.library import STEP, library
+from mimn.rows.library import library
 from mimn.rows.program import RowProgram
 
 _TOGETHER = 4
@@ -39,8 +39,6 @@ class Kernel:
             *(getattr(program, name) for name in _NUMBERS),
         )
         self._fold = built.rows_fold
-        self._fold.restype = None
-        self._fold.argtypes = [ctypes.c_void_p] * 8 + [ctypes.c_int64]
         self._fixed = ctypes.addressof(self._struct), self._scratch.ctypes.data
 
     def fold(self, events: Floats, first: Integers, depth: Integers, rows: Integers, states: Floats) -> Integers:
@@ -72,5 +70,5 @@ def _checked(array: NDArray[Any], kind: type[np.generic], width: int | None = No
 
 def kernel(program: RowProgram) -> Kernel | None:
     """The program compiled; None as `library`."""
-    built = library(STEP)
+    built = library()
     return None if built is None else Kernel(program, built)
