@@ -30,7 +30,7 @@ NEEDS = {"avx512": {"avx512f", "avx2", "fma", "f16c"}, "avx2": {"avx2", "fma", "
 SWITCH = "MIMN_COMPILED_STEP"
 """Environment variable; `off`: graphs run, and numpy does the rest."""
 _FUNCTIONS: Final[dict[str, tuple[str, Any]]] = {
-    "rows_fold": ("pppppppipi", None),
+    "rows_fold": ("ppppppppi", None),
     "candidates_look_up": ("pppipp", None),
     "candidates_index": ("p", None),
     "candidates_read": ("pppiipi", None),
