@@ -31,7 +31,7 @@ NO_SPARK = "needs PySpark and Java: pip install -e 'services/uic[spark]', and in
 NO_CLUSTER_TOOL = "needs valkey-cli, which moves slots: install Debian's package valkey-tools"
 NO_PROMTOOL = "needs promtool, which tests alerts: install Debian's package promtool"
 NO_COMPILED_STEP = (
-    "needs a C compiler, and an x86-64 processor with AVX2 and FMA: without them steps run as graphs; install gcc"
+    "needs a C compiler, and an x86-64 processor with AVX2 and FMA: without them graphs and numpy run; install gcc"
 )
 NO_AVX512 = "needs a processor with AVX-512"
 NO_WRK = "needs wrk, another load generator: install Debian's package wrk"

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mimn.bundle.item_table import STATISTICS, ItemTable, KeyIndex
-from mimn.bundle.reads import GROUPS, Reads, width
+from mimn.bundle.reads import GROUPS, PARITY, Reads, drawn, width
 from mimn.state import Ledger
 from mimn.state.ledger import BASKETS, FIRST_DAY, LINES, MINUTE, REPEATS
 from mimn.state.sketch import DAY_MS
+from support import skips
 
 START = 1_600_000_000_000
 LEDGER = Ledger(buckets=5, ways=4)
@@ -104,8 +105,11 @@ def test_the_values_are_what_the_naive_rule_says(events: list[tuple[int, int]], 
     got = reads.read(words, ASKED, now + later)
     assert got.shape == (len(ASKED), reads.width)
     assert got.dtype == np.float32
+    plain = np.empty_like(got)
+    reads.read_by_numpy(words, ASKED, (now + later) // 60_000, plain)
     want = [naive(table(), words, int(item), now + later) for item in ASKED]
-    np.testing.assert_allclose(got, np.array(want), rtol=2e-5, atol=2e-5)
+    for form in (got, plain):
+        np.testing.assert_allclose(form, np.array(want), rtol=2e-5, atol=2e-5)
 
 
 @given(EVENTS, st.sets(st.sampled_from(GROUPS), min_size=1))
@@ -124,6 +128,47 @@ def test_some_groups_are_a_part_of_all_and_candidates_do_not_see_each_other(
     np.testing.assert_array_equal(got, every.read(words, ASKED, now)[:, columns])
     alone = np.concatenate([some.read(words, ASKED[i : i + 1], now) for i in range(len(ASKED))])
     np.testing.assert_allclose(got, alone, rtol=1e-6, atol=1e-6)
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([Ledger(1, 2), Ledger(7, 4), Ledger(93), Ledger(112)]),
+    st.integers(0, 3),
+    st.sampled_from([0, 1, 5, 16]),
+    st.sets(st.sampled_from(GROUPS), min_size=1),
+    st.integers(0, 2**32 - 1),
+)
+def test_the_compiled_form_reads_what_numpy_reads(
+    seed: int, ledger: Ledger, kinds: int, width: int, chosen: set[str], minute: int
+) -> None:
+    random = np.random.default_rng(seed)
+    ids = np.unique(random.integers(1, 2**63, int(random.integers(0, 400)))).astype(np.uint64)
+    rows = len(ids) + 1
+    vectors = random.normal(size=(rows, width)).astype(np.float32)
+    known = ItemTable(
+        ids,
+        random.gamma(2, 1, (rows, len(STATISTICS))).astype(np.float32),
+        random.integers(0, 5, (rows, kinds), dtype=np.int32),
+        vectors,
+    )
+    reads = Reads(ledger, known, tuple(group for group in GROUPS if group in chosen))
+    if reads.compiled is None:
+        pytest.skip(skips.NO_COMPILED_STEP)
+    for _ in range(2):  # sums of one call must not be seen by the next
+        words, asked = drawn(ledger, ids, random)
+        plain, fast = (np.full((len(asked), reads.width), -1, np.float32) for _ in range(2))
+        reads.read_by_numpy(words, asked, minute, plain)
+        reads.compiled(words, asked, minute, fast)
+        np.testing.assert_allclose(fast, plain, rtol=PARITY, atol=PARITY)
+        # The same bits but where the last ones of a double decide.
+        assert np.count_nonzero(fast != plain) <= fast.size // 100
+
+
+def test_words_and_candidates_with_gaps_are_read_like_others() -> None:
+    reads = Reads(LEDGER, table(), GROUPS)
+    words, now = folded([(2, 0), (8, 600), (2, 40_000)])
+    got = reads.read(np.repeat(words, 2)[::2], np.repeat(ASKED, 2)[::2], now)
+    np.testing.assert_array_equal(got, reads.read(words, ASKED, now))
 
 
 def test_an_empty_table_and_a_new_user_are_read_as_nothing() -> None:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from mimn.bundle import Bundle, load_bundle
 from mimn.bundle.graph import CompiledStep, StepGraph, open_step
-from mimn.rows.kernel import FLAGS, NEEDS, Kernel, build, features, file_name, library, load
+from mimn.rows.kernel import Kernel
+from mimn.rows.library import FLAGS, NEEDS, build, features, file_name, library, load
 from mimn.rows.onnx_file import NotReadable, read_graph
 from mimn.rows.program import row_program
 from mimn.state import rest_of

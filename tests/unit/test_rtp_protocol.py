@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from rtp.doors.protocol import JoinedWrites
+from rtp.doors.problems import AT_ONCE, send_answer
+from rtp.doors.protocol import write_at_once
 
-HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"
+HEADERS = [(b"content-type", b"application/json")]
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 
 
+@dataclass
 class Wire:
     """Records what a transport is told."""
 
-    def __init__(self) -> None:
-        self.written: list[bytes] = []
-        self.closed = False
+    written: list[bytes] = field(default_factory=list)
+    closed: bool = False
 
     def write(self, data: bytes) -> None:
         assert not self.closed
@@ -25,47 +31,73 @@ class Wire:
     def close(self) -> None:
         self.closed = True
 
-    def is_closing(self) -> bool:
-        return self.closed
+
+@dataclass
+class Request:
+    """What is used of uvicorn's cycle."""
+
+    flow: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(write_paused=False))
+    disconnected: bool = False
+    keep_alive: bool = True
+    default_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    message_event: asyncio.Event = field(default_factory=asyncio.Event)
+    response_started: bool = False
+    response_complete: bool = False
+    responses: int = 0
+
+    def on_response(self) -> None:
+        self.responses += 1
 
 
-@pytest.fixture
-def wire() -> Wire:
-    return Wire()
+def answer(wire: Wire, request: Request, body: bytes = b"{}") -> bool:
+    transport, cycle = cast("asyncio.Transport", wire), cast("RequestResponseCycle", request)
+    return write_at_once(transport, cycle, 200, HEADERS, body)
 
 
-@pytest.fixture
-def joined(wire: Wire) -> JoinedWrites:
-    return JoinedWrites(cast("JoinedWrites", wire))  # type: ignore[arg-type]  # what is called of a transport
+def test_head_and_body_are_one_write() -> None:
+    wire, request = Wire(), Request()
+    assert answer(wire, request)
+    assert wire.written == [HEAD + b"content-length: 2\r\n\r\n{}"]
+    assert (request.response_started, request.response_complete) == (True, True)
+    assert request.message_event.is_set()
+    assert (request.responses, wire.closed) == (1, False)
 
 
-def test_a_head_waits_for_its_body_and_both_are_one_write(wire: Wire, joined: JoinedWrites) -> None:
-    joined.write(HEAD)
-    assert wire.written == []
-    joined.write(b"{}")
-    assert wire.written == [HEAD + b"{}"]
+def test_a_client_that_does_not_keep_the_connection_is_told_that_it_closes() -> None:
+    wire, request = Wire(), Request(keep_alive=False)
+    assert answer(wire, request)
+    assert wire.written == [HEAD + b"connection: close\r\ncontent-length: 2\r\n\r\n{}"]
+    assert wire.closed
 
 
-def test_further_pieces_of_a_body_are_sent_as_they_come(wire: Wire, joined: JoinedWrites) -> None:
-    for piece in (HEAD, b"a", b"b"):
-        joined.write(piece)
-    assert wire.written == [HEAD + b"a", b"b"]
+def test_while_the_process_drains_the_connection_closes_and_is_told_so_once() -> None:
+    wire, request = Wire(), Request(default_headers=[(b"connection", b"close")])
+    assert answer(wire, request)
+    assert wire.written[0].count(b"connection: close") == 1
+    assert wire.closed
 
 
-def test_an_answer_without_a_body_is_sent_when_it_is_complete(wire: Wire, joined: JoinedWrites) -> None:
-    joined.write(HEAD)
-    joined.flush()
-    joined.flush()
-    assert wire.written == [HEAD]
+def test_nothing_is_written_to_a_client_that_has_gone() -> None:
+    wire, request = Wire(), Request(disconnected=True)
+    assert answer(wire, request)
+    assert (wire.written, request.response_complete) == ([], False)
 
 
-def test_a_kept_head_is_sent_before_the_connection_closes(wire: Wire, joined: JoinedWrites) -> None:
-    joined.write(HEAD)
-    joined.close()
-    assert (wire.written, joined.is_closing()) == ([HEAD], True)
+def test_a_client_that_does_not_read_is_waited_for() -> None:
+    wire, request = Wire(), Request(flow=SimpleNamespace(write_paused=True))
+    assert not answer(wire, request)
+    assert (wire.written, request.response_started) == ([], False)
 
 
-def test_a_body_that_begins_like_a_head_is_not_kept(wire: Wire, joined: JoinedWrites) -> None:
-    joined.write(HEAD)
-    joined.write(HEAD)
-    assert wire.written == [HEAD + HEAD]
+@pytest.mark.parametrize("scope", [{}, {AT_ONCE: lambda *_: False}], ids=["another server", "it cannot be done now"])
+def test_otherwise_an_answer_goes_the_way_of_asgi(scope: dict[str, object]) -> None:
+    sent = []
+
+    async def send(message: object) -> None:
+        sent.append(message)
+
+    asyncio.run(send_answer(scope, send, 200, HEADERS, b"{}"))
+    assert sent == [
+        {"type": "http.response.start", "status": 200, "headers": [*HEADERS, (b"content-length", b"2")]},
+        {"type": "http.response.body", "body": b"{}"},
+    ]

@@ -117,7 +117,7 @@ class HeadGraph:
 
     def __init__(self, bundle: Bundle) -> None:
         self._session = open_graph(bundle, bundle.manifest.head)
-        self._reads_context = bool(bundle.manifest.context)
+        self._outputs = [tensor.name for tensor in bundle.manifest.head.outputs]
         ledger = bundle.ledger
         self._seen = slice(None) if ledger is None else slice(-ledger.words)
         self._reads_context = bool(bundle.request.width)
@@ -140,7 +140,7 @@ class HeadGraph:
             feed["reads"] = reads
         if self._reads_context:
             feed["context"] = context[np.newaxis]
-        output: NDArray[np.float32] = self._session.run(None, feed)[0]
+        output: NDArray[np.float32] = self._session.run(self._outputs, feed)[0]
         return output
 
 
@@ -165,6 +165,7 @@ class SequenceHead:
 
     def __init__(self, bundle: Bundle, event_list: EventList) -> None:
         self._session = open_graph(bundle, bundle.manifest.head)
+        self._outputs = [tensor.name for tensor in bundle.manifest.head.outputs]
         self._bundle = bundle
         self._list = event_list
         self._reads_context = bool(bundle.request.width)
@@ -188,7 +189,7 @@ class SequenceHead:
         }
         if self._reads_context:
             feed["context"] = context[np.newaxis]
-        output: NDArray[np.float32] = self._session.run(None, feed)[0]
+        output: NDArray[np.float32] = self._session.run(self._outputs, feed)[0]
         return output
 
 

@@ -106,7 +106,8 @@ class KeyIndex:
 
     def __init__(self, ledger: Ledger, ids: NDArray[np.uint64]) -> None:
         keys = ledger.keys(ids).numbers
-        self._keys, first, number = np.unique(keys, return_index=True, return_inverse=True)
+        self.keys, first, number = np.unique(keys, return_index=True, return_inverse=True)
+        """Rising."""
         self.rows: NDArray[np.intp] = np.concatenate([[0], first + 1])
         """By number of a key, the row of its item; of 0, which is no key of the table, row 0."""
         self.numbers: NDArray[np.intp] = np.concatenate([[0], number.reshape(-1) + 1])
@@ -114,9 +115,9 @@ class KeyIndex:
 
     def of(self, keys: Keys) -> NDArray[np.intp]:
         """The numbers of entries' keys, 0 where the table has no such item. [k] → [k]"""
-        if not len(self._keys):
+        if not len(self.keys):
             return np.zeros(len(keys.tags), np.intp)
         wanted = keys.numbers
-        at = self._keys.searchsorted(wanted)
-        at[at == len(self._keys)] = 0
-        return np.where(self._keys[at] == wanted, at + 1, 0)
+        at = self.keys.searchsorted(wanted)
+        at[at == len(self.keys)] = 0
+        return np.where(self.keys[at] == wanted, at + 1, 0)

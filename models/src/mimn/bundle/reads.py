@@ -14,20 +14,27 @@ Groups of values, in this order; a model takes some of them:
 
 Counts, ages and ratios are read as logarithms, dot products through arcsinh. A value about something unknown is 0.
 Behind the groups comes what is read of the items that a candidate stands for (`mimn.bundle.members`).
+
+The groups are read by compiled code where there is a compiler (`mimn.rows.candidates`), by numpy elsewhere. Both
+compute in double precision and round once, so their float32 values are the same but where the last bits of a double
+decide, and never further apart than `PARITY`.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 from dataclasses import dataclass
 from functools import cached_property
-from math import log, log1p
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mimn.bundle.item_table import GAP, IDF, NO_TABLE, Floats, ItemTable, KeyIndex
 from mimn.bundle.members import MemberReads
+from mimn.rows.candidates import LedgerReading
+from mimn.rows.library import library
 from mimn.state.ledger import (
     BASKETS,
     FIRST_DAY,
@@ -38,11 +45,15 @@ from mimn.state.ledger import (
     MOST_BASKETS,
     REPEATS,
     SCALARS,
+    SIXTEENTHS,
+    TAG_SHIFT,
     Entries,
     Keys,
     Ledger,
     Words,
 )
+
+log = logging.getLogger("mimn.bundle")
 
 GROUPS = ("static", "own", "user", "types", "vectors")
 WIDTHS = {"static": 5, "own": 9, "user": 5, "types": 3, "vectors": 4}
@@ -51,10 +62,12 @@ OLDEST = 2048
 """Days; what is older counts as that old."""
 DECAY = np.exp2(-np.arange(OLDEST + 1) / 60)
 """By days: halves every 60."""
-FASTER_DECAY = np.exp2(-np.arange(OLDEST + 1) / 30).astype(np.float32)
+FASTER_DECAY = np.exp2(-np.arange(OLDEST + 1) / 30)
 """By days: halves every 30."""
-LOG1P = np.log1p(np.arange(MOST_BASKETS + 1)).astype(np.float32)
-HALF_DAY, TINY = np.float32(0.5), np.float32(1e-12)
+LOG1P = np.log1p(np.arange(MOST_BASKETS + 1))
+HALF_DAY, TINY = np.float32(0.5), 1e-12
+PARITY = 1e-6
+"""How far apart the two forms may be, of a value or of 1, whichever is larger."""
 
 
 def width(groups: tuple[str, ...], kinds: int) -> int:
@@ -116,20 +129,26 @@ class Reads:
     @cached_property
     def _lengths(self) -> Floats:
         """[I + 1, 1]"""
-        lengths: Floats = np.maximum(np.linalg.norm(self.table.vectors, axis=1, keepdims=True), TINY)
+        lengths: Floats = np.maximum(np.linalg.norm(self.table.vectors, axis=1, keepdims=True), np.float32(TINY))
         return lengths
 
     def read(self, words: Words, item_ids: NDArray[np.uint64], now_ms: int) -> NDArray[np.float32]:
         """What a head reads for candidates of one user at a time. [words], [C] → [C, R]"""
-        rows = self.table.rows(item_ids)
+        out = np.empty((len(item_ids), self.width), np.float32)
         minute = min(max(now_ms // 60_000, 0), LAST_MINUTE)
+        if self.groups:
+            if self.compiled is None:
+                self.read_by_numpy(words, item_ids, minute, out)
+            else:
+                self.compiled(words, item_ids, minute, out)
+        if self.members is not None:
+            out[:, -self.members.width :] = self.members.read(words, item_ids, now_ms)
+        return out
+
+    def read_by_numpy(self, words: Words, item_ids: NDArray[np.uint64], minute: int, out: Floats) -> None:
+        """Write what the groups read at a minute into the first columns of `out`. [words], [C], [C, R]"""
+        rows, begin = self.table.rows(item_ids), 0
         today, scalars = minute // MINUTES_OF_DAY, words[-len(SCALARS) :].tolist()
-        out, begin = np.empty((len(rows), self.width), np.float32), 0
-        if self.groups == ("static",) and self.members is None:
-            out[:] = self._static[rows]
-            return out
-        if not self.groups:
-            return out if self.members is None else self.members.read(words, item_ids, now_ms)
         keys, entries = self.ledger.known(words)
         numbers = self._index.of(keys)
         known = _Known(self._index.rows[numbers], entries.n, np.minimum(np.maximum(today - entries.day, 0), OLDEST))
@@ -147,9 +166,35 @@ class Reads:
                 self._types(part, rows, known)
             else:
                 self._vectors(part, rows, known)
-        if self.members is not None:
-            out[:, begin:] = self.members.read(words, item_ids, now_ms)
-        return out
+
+    @cached_property
+    def compiled(self) -> LedgerReading | None:
+        """The compiled form, if it can be had and reads drawn ledgers like numpy."""
+        if (built := library()) is None:
+            return None
+        table, ledger = self.table, self.ledger
+        arrays: dict[str, NDArray[Any]] = {
+            "sixteenths": SIXTEENTHS, "log1p_n": LOG1P, "decay": DECAY, "faster": FASTER_DECAY, "ids": table.ids,
+            "fixed": self._static, "usual": self._usual, "weighted": self._weighted, "vectors": table.vectors,
+            "lengths": self._lengths, "types": table.types, "codes": table.codes, "keys": self._index.keys,
+            "rows": self._index.rows,
+        }  # fmt: skip
+        numbers = {
+            "groups": sum(1 << GROUPS.index(group) for group in self.groups), "buckets": ledger.buckets,
+            "ways": ledger.ways, "kinds": table.types.shape[1], "width": table.vectors.shape[1],
+            "items": len(table.ids),
+        }  # fmt: skip
+        reading = LedgerReading(arrays, numbers, int(table.offsets[-1]), built)
+        random = np.random.default_rng(0)
+        for _ in range(_DRAWN):
+            words, asked = drawn(ledger, table.ids, random)
+            plain, fast = (np.zeros((len(asked), self.width), np.float32) for _ in range(2))
+            self.read_by_numpy(words, asked, _DRAWN_MINUTE, plain)
+            reading(words, asked, _DRAWN_MINUTE, fast)
+            if not np.allclose(plain, fast, rtol=PARITY, atol=PARITY):
+                log.warning("on this machine compiled reads of a ledger differ from numpy's: numpy reads")
+                return None
+        return reading
 
     def _among(
         self, keys: Keys, numbers: NDArray[np.intp], item_ids: NDArray[np.uint64], rows: NDArray[np.intp]
@@ -183,20 +228,20 @@ class Reads:
         out[:] = 0
         if not len(asked):
             return
-        n = entry.n.astype(np.float32)
-        numbers = np.empty((6, len(n)), np.float32)
+        n = entry.n.astype(np.float64)
+        numbers = np.empty((6, len(n)))
         np.add(n, 1, out=numbers[0])
-        np.add(np.maximum(today - entry.day, 0), HALF_DAY, out=numbers[1], casting="same_kind")
-        np.add(entry.baskets_ago, 1, out=numbers[2], casting="unsafe")
-        np.add(entry.gap / np.float32(16), HALF_DAY, out=numbers[3], casting="same_kind")
+        np.add(np.maximum(today - entry.day, 0), 0.5, out=numbers[1])
+        np.add(entry.baskets_ago, 1, out=numbers[2])
+        np.add(entry.gap / 16, 0.5, out=numbers[3])
         numbers[4] = self._usual[rows[asked]]
         numbers[5] = (numbers[3] * (n - 1) + 2 * numbers[4]) / numbers[0]
         logs = np.log(numbers)
-        own = np.empty((WIDTHS["own"], len(n)), np.float32)
+        own = np.empty((WIDTHS["own"], len(n)))
         own[0], own[1:5] = 1, logs[:4]
         own[5:8] = logs[1] - logs[3:]
         own[5] *= n > 1
-        own[8] = logs[0] - np.float32(log(baskets + 1))
+        own[8] = logs[0] - math.log(baskets + 1)
         out[asked] = own.T
 
     def _types(self, out: Floats, rows: NDArray[np.intp], known: _Known) -> None:
@@ -210,14 +255,14 @@ class Reads:
         out[:] = np.log1p(sums).reshape(len(rows), -1)
 
     def _vectors(self, out: Floats, rows: NDArray[np.intp], known: _Known) -> None:
-        weights = np.empty((2, len(known.n)), np.float32)
+        weights = np.empty((2, len(known.n)))
         weights[0] = LOG1P[known.n]
         np.multiply(weights[0], FASTER_DECAY[known.ages], out=weights[1])
         p = weights @ self._weighted[known.rows]
         dots = self.table.vectors[rows] @ p.T
         lengths = np.maximum(np.sqrt((p * p).sum(1)), TINY)
-        np.arcsinh(dots, out=out[:, :2])
-        np.divide(dots, lengths * self._lengths[rows], out=out[:, 2:])
+        out[:, :2] = np.arcsinh(dots)
+        out[:, 2:] = dots / (lengths * self._lengths[rows])
 
 
 class _Known(NamedTuple):
@@ -230,10 +275,37 @@ class _Known(NamedTuple):
     """Days since the last basket, at most `OLDEST`."""
 
 
+_DRAWN, _DRAWN_MINUTE = 4, 1_600_000 * 17
+"""How many users the compiled form is compared for, and at which minute."""
+
+
+def drawn(ledger: Ledger, ids: NDArray[np.uint64], random: np.random.Generator) -> tuple[Words, NDArray[np.uint64]]:
+    """Words such as a user's, with entries of the items `ids` and of others, and candidates. [words], [C]"""
+    others = random.integers(1, 1 << 63, 20).astype(np.uint64)
+    every = np.append(ids, others)
+    held = np.unique(random.choice(every, int(random.integers(ledger.entries + 1))))
+    keys = ledger.keys(held)
+    words = np.zeros(ledger.words, np.uint32)
+    place = keys.buckets * ledger.ways + random.integers(ledger.ways, size=len(held))
+    words[place] = keys.tags << TAG_SHIFT | random.integers(1 << TAG_SHIFT, size=len(held))
+    words[ledger.entries : -len(SCALARS)] = random.integers(1 << 32, size=ledger.entries // 2)
+    minute = _DRAWN_MINUTE - int(random.integers(1 << 20))
+    first, base = (minute // MINUTES_OF_DAY - int(days) for days in random.integers(0, 900, 2))
+    baskets, lines = (int(count) for count in random.integers(0, 300, 2))
+    words[-len(SCALARS) :] = (minute, baskets, first, base, baskets // 2, lines, lines // 3, 0)
+    return words, np.append(random.choice(every, 40), others[:5])
+
+
 def _user(scalars: list[int], minute: int, entries: int) -> list[float]:
     baskets = scalars[BASKETS]
     if not baskets:
         return [0.0] * WIDTHS["user"]
     interval = max(scalars[MINUTE] / MINUTES_OF_DAY - scalars[FIRST_DAY], 0) / max(baskets - 1, 1)
     since = max(minute - scalars[MINUTE], 0) / MINUTES_OF_DAY
-    return [log1p(baskets), log1p(interval), log1p(since), log1p(entries), scalars[REPEATS] / max(scalars[LINES], 1)]
+    return [
+        math.log1p(baskets),
+        math.log1p(interval),
+        math.log1p(since),
+        math.log1p(entries),
+        scalars[REPEATS] / max(scalars[LINES], 1),
+    ]

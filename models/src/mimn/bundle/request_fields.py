@@ -70,6 +70,7 @@ class RequestFields:
             at, first = end, first + spec.rows
         self.width = at
         """K"""
+        self._nothing = RequestVector(np.empty(0, np.float32), [], [])
 
     def vector(self, user: Mapping[str, Any], context: Mapping[str, Any]) -> RequestVector:
         """The request's vector. Values are strings, numbers, booleans, None, and lists of them for multi-valued fields.
@@ -77,6 +78,8 @@ class RequestFields:
         Raises:
             FieldFaults: names that the bundle does not know, and values of the wrong type.
         """
+        if not (self._writers or user or context):
+            return self._nothing
         given = {"user": user, "context": context}
         faults = [
             (f"{source}.{name}", self._not_known(source, name))

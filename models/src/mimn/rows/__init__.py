@@ -1,4 +1,5 @@
-"""A step graph compiled for the processor, with the same bits: what folds events when a C compiler is there.
+"""What is compiled for the processor when a C compiler is there: the step graph, with the same bits, and what a head is
+given of candidates. Each has another form, which runs elsewhere, and is compared with it when a bundle is opened.
 
 onnxruntime pays for each operation of a graph, however few rows it has: 25 to 30 us for a run of one row, of which the
 arithmetic is 2. And a user's events are folded one after another, so most runs are narrow. A step graph treats its
@@ -7,4 +8,5 @@ for one user after another. The graph defines the step: the library's bits are c
 opened, and where they differ, or cannot be had, the graph runs.
 
 onnx_file  the graph    program  its instructions    kernel, rows.c  what runs them
+candidates, lookups.c  vectors, cells and reads of candidates    library  how C sources are built, kept and loaded
 """

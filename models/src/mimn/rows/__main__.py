@@ -1,4 +1,4 @@
-"""Compile the step's library beside its source, in all variants, for an image that will have no compiler.
+"""Compile the library beside its sources, in all variants, for an image that will have no compiler.
 
 python -m mimn.rows
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from mimn.rows.kernel import FLAGS, HERE, build, file_name
+from mimn.rows.library import FLAGS, HERE, build, file_name
 
 
 def main() -> int:

@@ -110,6 +110,15 @@ class Sketch:
             moments[:, 1] *= weights[:, np.newaxis]
         return moments
 
+    def moment(self, time_ms: int) -> Floats:
+        """`moments` of one time, without arrays of one number each. [2, S]"""
+        wholes, phases = [], []
+        for days in self.half_lives:
+            whole, phase = divmod(min(max(time_ms / (days * DAY_MS), 0.0), LAST_PERIOD - 1.0), 1.0) if days else (0, 0)
+            wholes.append(whole)
+            phases.append(2.0**phase)
+        return np.array([wholes, phases], np.float32)
+
     def add(
         self, states: Floats, addresses: NDArray[np.int64], moments: Floats, chosen: NDArray[np.bool_] | None = None
     ) -> None:

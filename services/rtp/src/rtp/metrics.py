@@ -11,6 +11,7 @@ from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, genera
 
 from access import Admission
 from rtp.core.fold_progress import Status
+from rtp.tally import Tallies, Tally
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _DIFFERENCE = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -23,7 +24,7 @@ class ArmMetrics:
     """The metrics of one arm with one bundle, looked up once."""
 
     state_of: Mapping[Status, Counter]
-    head_seconds: Histogram
+    head_seconds: Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Metrics:
         self.store_errors = Counter(
             "rtp_store_errors", "Reads of a request that failed, by error.", ["error"], registry=registry
         )
-        seconds = Histogram(
+        seconds = Tallies(
             "rtp_request_seconds",
             "From the first byte of a request to /predict to its answer, by status class: 2xx, 4xx, 5xx. Without the "
             "refusals given before the body is read.",
@@ -66,17 +67,17 @@ class Metrics:
             buckets=_LATENCY_S,
             registry=registry,
         )  # fmt: skip
-        self.store_seconds = Histogram(
+        self.store_seconds = Tallies(
             "rtp_store_seconds", "Reading the state, from the request's point of view.", buckets=_LATENCY_S,
             registry=registry,
-        )  # fmt: skip
-        self.turn_seconds = Histogram(
+        ).labels()  # fmt: skip
+        self.turn_seconds = Tallies(
             "rtp_turn_seconds", "Waiting for the head, which scores one request at a time.", buckets=_LATENCY_S,
             registry=registry,
-        )  # fmt: skip
-        self.head_seconds = Histogram(
+        ).labels()  # fmt: skip
+        self.head_seconds = Tallies(
             "rtp_head_seconds", "Looking candidates up and running the head.", buckets=_LATENCY_S, registry=registry
-        )
+        ).labels()
         self.candidates = Counter("rtp_candidates", "Candidates scored.", registry=registry)
         self.fields = Counter(
             "rtp_request_fields",
@@ -140,7 +141,7 @@ class Metrics:
             "rtp_arm_scored", "Scored requests by arm, bundle, and what the score rests on.",
             ["arm", "bundle", "state"], registry=registry,
         )  # fmt: skip
-        self.arm_head_seconds = Histogram(
+        self.arm_head_seconds = Tallies(
             "rtp_arm_head_seconds", "As rtp_head_seconds, by arm and bundle.", ["arm", "bundle"], buckets=_LATENCY_S,
             registry=registry,
         )  # fmt: skip

@@ -7,6 +7,7 @@ input of each bucket is one array that is overwritten for every request.
 from __future__ import annotations
 
 from bisect import bisect_left
+from math import isfinite
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.bundle import Bundle, load_bundle
+from mimn.bundle.candidates import CandidateTables
 from mimn.bundle.graph import open_head
 from mimn.calibration import Uncalibrated
 from mimn.state import StateLayout
@@ -52,10 +54,13 @@ class OnnxModel:
         self.layout: StateLayout = bundle.layout
         self.request = bundle.request
         self.calibrated = not isinstance(bundle.manifest.calibration, Uncalibrated)
+        self._sketch = None if bundle.sketch is None else bundle.sketch.sketch
         self._inputs = [np.zeros((count, bundle.asked_width), np.float32) for count in BUCKETS]
-        self._addresses: list[NDArray[np.int64]] = []
-        if bundle.sketch is not None:
-            self._addresses = [np.zeros((count, bundle.sketch.sketch.addresses), np.int64) for count in BUCKETS]
+        self._cells: list[NDArray[np.int64] | None] = [None for _ in BUCKETS]
+        if self._sketch is not None:
+            self._cells = [np.zeros((count, self._sketch.addresses), np.int64) for count in BUCKETS]
+        tables = CandidateTables(bundle.asked_items, bundle.categories, self._sketch)
+        self._look_up = [tables.into(*arrays) for arrays in zip(self._inputs, self._cells, strict=True)]
         self._reads: list[NDArray[np.float32]] = []
         if bundle.reads is not None:
             self._reads = [np.zeros((count, bundle.reads.width), np.float32) for count in BUCKETS]
@@ -85,34 +90,28 @@ class OnnxModel:
         count = len(item_ids)
         bucket = bisect_left(BUCKETS, count)
         inputs = self._inputs[bucket]
-        items, categories = self._bundle.asked_items, self._bundle.categories
         # Rows from `count` on keep an earlier request's candidates: finite, and no score depends on another row.
-        inputs[:count, : items.width] = items.vectors[items.rows(item_ids)]
-        category_rows = categories.rows(category_ids)
-        inputs[:count, items.width :] = categories.vectors[category_rows]
-        if self._bundle.sketch is not None:
-            sketch = self._bundle.sketch.sketch
-            self._addresses[bucket][:count] = sketch.addresses_of(item_ids, category_rows)
+        self._look_up[bucket](item_ids, category_ids)
         if (reads := self._bundle.reads) is not None:
             self._reads[bucket][:count] = reads.read(reads.ledger.of(state), item_ids, now_ms)
         try:
             scores = self._head(inputs, state, context, **self._reading(bucket, now_ms))[:count]
         except Exception as error:  # onnxruntime's errors have no common base of their own
             raise ScoringFailed(f"the head graph failed: {type(error).__name__}") from error
-        if not np.isfinite(scores).all():
+        if not isfinite(scores.dot(scores)):  # scores are at most 1, so this sum is finite if all are
             raise ScoringFailed("the head graph returned a non-finite score")
         if self.calibrated:
             scores = self._bundle.manifest.calibration.apply(scores.astype(np.float64)).astype(np.float32)
         self._cost_s[bucket] += _SMOOTHING * (perf_counter() - began - self._cost_s[bucket])
         return scores
 
-    def _reading(self, bucket: int, now_ms: int) -> dict[str, NDArray[Any]]:
+    def _reading(self, bucket: int, now_ms: int) -> dict[str, Any]:
         """The further inputs of a head: with a sketch the candidates' cells and the time of reading, with a ledger what
         was read of it."""
-        known: dict[str, NDArray[Any]] = {}
-        if self._bundle.sketch is not None:
-            known["addresses"] = self._addresses[bucket]
-            known["now"] = self._bundle.sketch.sketch.moments(np.array([now_ms]))[0]
+        known: dict[str, Any] = {}
+        if self._sketch is not None:
+            known["addresses"] = self._cells[bucket]
+            known["now"] = self._sketch.moment(now_ms)
         if self._reads:
             known["reads"] = self._reads[bucket]
         return known

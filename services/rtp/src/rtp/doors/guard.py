@@ -80,7 +80,7 @@ class GuardedApp(FastAPI):
             row = STATUS_TABLE[type(error)]
             given = given_id(scope["headers"])
             echo = [] if given is None else [(NAME, given.encode())]
-            await send_answer(send, row.status, headers_of(row) + echo, problem(row, error))
+            await send_answer(scope, send, row.status, headers_of(row) + echo, problem(row, error))
         else:
             await self.admitted(scope, receive, send)
 

@@ -111,7 +111,7 @@ class PredictDoor:
             status, headers = row.status, headers_of(row)
         took_s = self._clock() - arrived
         about = [server_timing(took_s), (_REQUEST_ID, known_as.encode())]
-        await send_answer(send, status, headers + about, answer)
+        await send_answer(scope, send, status, headers + about, answer)
         self._metrics.seconds_of[status // 100].observe(took_s)
         if self._log_every and number % self._log_every == 0:
             log.info(

@@ -9,7 +9,7 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.types import Send
+from starlette.types import Scope, Send
 
 from rtp import errors
 from rtp.doors.answer_body import encode_problem
@@ -69,8 +69,15 @@ def headers_of(row: Row) -> list[tuple[bytes, bytes]]:
     return [_PROBLEM_HEADER, _MORE_HEADERS[row.status]] if row.status in _MORE_HEADERS else [_PROBLEM_HEADER]
 
 
-async def send_answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+AT_ONCE = "rtp.at_once"
+"""Where the ASGI scope has a function that writes a whole answer (status, headers without its length, body), or returns
+False when it cannot now. With another server there is none."""
+
+
+async def send_answer(scope: Scope, send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
     """A whole answer."""
+    if (at_once := scope.get(AT_ONCE)) is not None and at_once(status, headers, body):
+        return
     headers = [*headers, (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

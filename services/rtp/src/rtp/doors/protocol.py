@@ -12,53 +12,49 @@ import asyncio
 import math
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from http import HTTPStatus
 from time import monotonic
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from rtp.doors.predict import ARRIVED, PREDICT_PATHS, WHOLE, Headers, server_timing
-from rtp.doors.problems import STATUS_TABLE, headers_of, problem
+from rtp.doors.problems import AT_ONCE, STATUS_TABLE, headers_of, problem
 from rtp.doors.request_id import NAME, given_id
 from rtp.errors import HeadTooLarge, MalformedHead, RtpError, SlowBody
 
 _PREDICT_URLS = frozenset(path.encode() for path in PREDICT_PATHS)
+_CLOSE = (b"connection", b"close")
 _HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]+|\[[\w.~!$&'()*+,;=:%-]+\])?(?::\d*)?", re.ASCII)
 """RFC 3986, `host [":" port]`, of which RFC 9112 asks exactly one in HTTP/1.1. It may be empty."""
 
 
-class JoinedWrites:
-    """A connection's transport that sends an answer's head together with the first piece of its body: one call to the
-    system, and one packet, where uvicorn makes two."""
-
-    __slots__ = ("_head", "_transport")
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._head = b""
-
-    def write(self, data: bytes) -> None:
-        """Keep a head until what follows it."""
-        if not self._head and data.startswith(b"HTTP/1.1 "):
-            self._head = data
-        else:
-            self._transport.write(self._head + data)
-            self._head = b""
-
-    def flush(self) -> None:
-        """Nothing follows the head."""
-        if self._head:
-            self.write(b"")
-
-    def close(self) -> None:
-        """Send what is kept, and close."""
-        self.flush()
-        self._transport.close()
-
-    def is_closing(self) -> bool:
-        """See asyncio."""
-        return self._transport.is_closing()
+def write_at_once(
+    transport: asyncio.Transport, cycle: RequestResponseCycle, status: int, headers: Headers, body: bytes
+) -> bool:
+    """Write a whole answer to the request of `cycle`: head and body in one call to the system and one packet, where
+    uvicorn makes two, and without its checks of headers that are the service's own. False, and nothing is written,
+    while the client does not read what was sent before."""
+    if cycle.flow.write_paused:
+        return False
+    if cycle.disconnected:
+        return True
+    pieces = [STATUS_LINE[status]]
+    for name, value in (*cycle.default_headers, *headers):
+        pieces += (name, b": ", value, b"\r\n")
+    if _CLOSE in cycle.default_headers:  # a draining process tells its clients so
+        cycle.keep_alive = False
+    elif not cycle.keep_alive:
+        pieces.append(b"connection: close\r\n")
+    pieces.append(b"content-length: %d\r\n\r\n%b" % (len(body), body))
+    cycle.response_started = cycle.response_complete = True
+    transport.write(b"".join(pieces))
+    cycle.message_event.set()
+    if not cycle.keep_alive:
+        transport.close()
+    cycle.on_response()
+    return True
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -76,7 +72,6 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
         """See asyncio."""
         super().connection_made(transport)
-        self._joined = JoinedWrites(transport)
         self.late_at = self.loop.time() + self.arrival_s
         self._heads = 0
         self._in_head = False
@@ -147,8 +142,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(MalformedHead("send exactly one Host header, with a host name and perhaps a port"))
         elif not self._over and not self._sheds():
             super().on_headers_complete()
-            if not self.expect_100_continue:  # "100 Continue" is a head that must go out by itself
-                self.cycle.transport = self._joined  # type: ignore[assignment]  # all that a cycle calls of it
+            if self.parser.get_method() == b"POST":  # an answer to HEAD has no body
+                self.scope[AT_ONCE] = partial(write_at_once, self.transport, self.cycle)  # type: ignore[literal-required]  # a key of our own
 
     def _has_host(self, hosts: list[bytes]) -> bool:
         if len(hosts) == 1:
@@ -188,11 +183,6 @@ class BoundedProtocol(HttpToolsProtocol):
         if keep:
             self.on_response_complete()
 
-    def on_response_complete(self) -> None:
-        """An answer has been written."""
-        self._joined.flush()  # it had no body, as those to HEAD
-        super().on_response_complete()
-
     def cut(self) -> None:
         """The request is late: say so if its head has not arrived, and close."""
         if self._in_head:
@@ -217,10 +207,10 @@ class BoundedProtocol(HttpToolsProtocol):
         if (given := given_id(asked)) is not None:
             headers.append((NAME, given.encode()))
         if not keep:
-            headers.append((b"connection", b"close"))
-        elif self.server_state.default_headers:  # with which a draining process tells its clients to close
+            headers.append(_CLOSE)
+        elif self.server_state.default_headers:
             headers += self.server_state.default_headers
-            keep = (b"connection", b"close") not in headers
+            keep = _CLOSE not in headers
         lines = [b"HTTP/1.1 %d %s" % (row.status, HTTPStatus(row.status).phrase.encode())]
         lines += [b"%s: %s" % header for header in headers]
         self.refused(error)

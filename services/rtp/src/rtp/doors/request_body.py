@@ -173,7 +173,7 @@ def _request(wire: _WireRequest, user: _Fields, context: _Fields) -> ScoreReques
         return None
     item_ids = _ids([candidate.item_id for candidate in wire.candidates])
     category_ids = _ids([candidate.category_id for candidate in wire.candidates])
-    if item_ids is None or category_ids is None or not item_ids.all():
+    if item_ids is None or category_ids is None or np.count_nonzero(item_ids) < len(item_ids):
         return None
     return ScoreRequest(
         user_id=wire.user_id,

@@ -1,0 +1,96 @@
+"""What a head is given of candidates by their ids: vectors, and cells of a sketch. One call a request, compiled where
+there is a compiler (`mimn.rows.candidates`); numpy gives the same bytes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimn.bundle.vocabulary import EmbeddingTable
+from mimn.rows.candidates import LookUp
+from mimn.rows.library import library
+from mimn.state.sketch import Sketch
+
+log = logging.getLogger("mimn.bundle")
+Ids = NDArray[np.uint64]
+Write = Callable[[Ids, Ids], None]
+"""Of items and their categories. [C], [C]"""
+
+
+@dataclass(frozen=True)
+class CandidateTables:
+    """The tables that candidates are looked up in."""
+
+    items: EmbeddingTable
+    """Items as candidates, with the vectors of their fields."""
+    categories: EmbeddingTable
+    sketch: Sketch | None = None
+
+    @property
+    def width(self) -> int:
+        """W: width of a candidate's vector."""
+        return self.items.width + self.categories.width
+
+    def into(self, vectors: NDArray[np.float32], cells: NDArray[np.int64] | None) -> Write:
+        """What writes vectors, and with a sketch cells, of C candidates into the first rows of the two arrays.
+        [≥ C, W], [≥ C, A]; `cells` is None without a sketch."""
+        return self.by_numpy(vectors, cells) if self.compiled is None else self.compiled.into(vectors, cells)
+
+    def by_numpy(self, vectors: NDArray[np.float32], cells: NDArray[np.int64] | None) -> Write:
+        """As `into`."""
+
+        def write(items: Ids, categories: Ids) -> None:
+            count, category_rows = len(items), self.categories.rows(categories)
+            vectors[:count, : self.items.width] = self.items.vectors[self.items.rows(items)]
+            vectors[:count, self.items.width :] = self.categories.vectors[category_rows]
+            if self.sketch is not None and cells is not None:
+                cells[:count] = self.sketch.addresses_of(items, category_rows)
+
+        return write
+
+    @cached_property
+    def compiled(self) -> LookUp | None:
+        """The compiled form, if it can be had and writes the same for drawn ids."""
+        if (built := library()) is None:
+            return None
+        items, categories, sketch = self.items, self.categories, self.sketch
+        arrays: dict[str, NDArray[Any]] = {
+            "item_ids": items.ids, "category_ids": categories.ids, "item_vectors": items.vectors,
+            "category_vectors": categories.vectors,
+        }  # fmt: skip
+        numbers = {
+            "items": len(items.ids), "categories": len(categories.ids), "item_width": items.width,
+            "category_width": categories.width, "sketched": int(sketch is not None),
+            "category_cells": 0 if sketch is None else sketch.category_cells,
+            "item_cells": 0 if sketch is None else sketch.item_cells,
+        }  # fmt: skip
+        look_up, random = LookUp(arrays, numbers, built), np.random.default_rng(0)
+        asked = [self._drawn(table, random) for table in (items, categories)]
+        written = []
+        for into in (self.by_numpy, look_up.into):
+            vectors = np.zeros((_DRAWN, self.width), np.float32)
+            cells = None if sketch is None else np.zeros((_DRAWN, sketch.addresses), np.int64)
+            into(vectors, cells)(*asked)
+            written.append((vectors.tobytes(), None if cells is None else cells.tobytes()))
+        if written[0] != written[1]:
+            log.warning("on this machine compiled look-ups of candidates differ from numpy's: numpy looks up")
+            return None
+        return look_up
+
+    @staticmethod
+    def _drawn(table: EmbeddingTable, random: np.random.Generator) -> Ids:
+        """Ids of which some are not in the table. [k]"""
+        ids = random.integers(0, 1 << 63, _DRAWN).astype(np.uint64)
+        known = random.random(_DRAWN) < 0.9 if len(table.ids) else np.zeros(_DRAWN, np.bool_)
+        ids[known] = table.ids[random.integers(len(table.ids), size=int(known.sum()))] if known.any() else 0
+        return ids
+
+
+_DRAWN = 200
+"""How many candidates the two forms are compared for."""

@@ -1,0 +1,118 @@
+"""What a head is given of candidates, compiled (lookups.c): one call a request instead of some hundred array
+operations, which cost a microsecond each, however few candidates there are."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+_I64, _PLACE = ctypes.c_int64, ctypes.c_void_p
+_ID, _CELL, _FLOAT = np.dtype(np.uint64), np.dtype(np.int64), np.dtype(np.float32)
+_WORD, _INT, _DOUBLE = np.dtype(np.uint32), np.dtype(np.int32), np.dtype(np.float64)
+_TABLES: dict[str, np.dtype[Any]] = {
+    "item_ids": _ID,
+    "category_ids": _ID,
+    "item_vectors": _FLOAT,
+    "category_vectors": _FLOAT,
+}
+_READS: dict[str, np.dtype[Any]] = {
+    "sixteenths": _INT, "log1p_n": _DOUBLE, "decay": _DOUBLE, "faster": _DOUBLE, "ids": _ID, "fixed": _FLOAT,
+    "usual": _FLOAT, "weighted": _FLOAT, "vectors": _FLOAT, "lengths": _FLOAT, "types": _INT, "codes": _CELL,
+    "keys": _CELL, "rows": _CELL, "slots": _INT, "sums": _DOUBLE, "p": _DOUBLE,
+}  # fmt: skip
+"""The arrays of lookups.c's structures, in its order."""
+
+
+class _Tables(ctypes.Structure):
+    _fields_ = (
+        *((name, _PLACE) for name in _TABLES),
+        *((name, _I64) for name in ("items", "categories", "item_width", "category_width")),
+        *((name, _I64) for name in ("sketched", "category_cells", "item_cells")),
+    )
+
+
+class _Reads(ctypes.Structure):
+    _fields_ = (
+        *((name, _PLACE) for name in _READS),
+        *((name, _I64) for name in ("groups", "buckets", "ways", "kinds", "width", "items", "known", "mask")),
+    )
+
+
+Ids = NDArray[np.uint64]
+
+
+class LookUp:
+    """Vectors of candidates, and their cells of a sketch."""
+
+    def __init__(self, arrays: Mapping[str, Array], numbers: Mapping[str, int], built: ctypes.CDLL) -> None:
+        self._kept = dict(arrays)
+        self._struct = _filled(_Tables, _TABLES, self._kept, numbers)
+        self._look_up = built.candidates_look_up
+
+    def into(self, vectors: NDArray[np.float32], cells: NDArray[np.int64] | None) -> Callable[[Ids, Ids], None]:
+        """What writes the first C rows of `vectors` and, with a sketch, of `cells`, given C items and their categories.
+        [≥ C, W], [≥ C, A]"""
+        fixed, look_up = ctypes.addressof(self._struct), self._look_up
+        places = place(vectors, _FLOAT), None if cells is None else place(cells, _CELL)
+        kept = self, vectors, cells  # compiled code knows only where they lie
+
+        def write(items: Ids, categories: Ids) -> None:
+            assert kept  # noqa: S101 (so that they live as long as this function)
+            items, categories = np.ascontiguousarray(items, _ID), np.ascontiguousarray(categories, _ID)
+            look_up(fixed, place(items, _ID), place(categories, _ID), len(items), *places)
+
+        return write
+
+
+class LedgerReading:
+    """What is read of a ledger for candidates. Not for two threads at once: sums are gathered in one array."""
+
+    def __init__(self, arrays: Mapping[str, Array], numbers: Mapping[str, int], codes: int, built: ctypes.CDLL) -> None:
+        """`codes`: how many codes of types there are."""
+        slots = 2 << max(len(arrays["keys"]), 1).bit_length()
+        self._kept: dict[str, Array] = {
+            **arrays,
+            "slots": np.zeros(slots, np.int32),
+            "sums": np.zeros((codes, 3)),
+            "p": np.zeros((2, numbers["width"])),
+        }
+        self._struct = _filled(_Reads, _READS, self._kept, {**numbers, "known": len(arrays["keys"]), "mask": slots - 1})
+        self._fixed = ctypes.addressof(self._struct)
+        self._read = built.candidates_read
+        built.candidates_index(self._fixed)
+
+    def __call__(
+        self, words: NDArray[np.uint32], items: NDArray[np.uint64], minute: int, out: NDArray[np.float32]
+    ) -> None:
+        """Write what is read at a minute into the first columns of `out`. [words], [C], [C, R]"""
+        words, items = np.ascontiguousarray(words, _WORD), np.ascontiguousarray(items, _ID)
+        at = place(words, _WORD), place(items, _ID)
+        self._read(self._fixed, *at, len(items), minute, place(out, _FLOAT), out.shape[1])
+
+
+def place(array: Array, kind: np.dtype[Any]) -> int:
+    """Where the numbers of an array lie: of one kind, one behind another.
+
+    Raises:
+        ValueError: they are of another kind, or have gaps.
+    """
+    if array.dtype != kind or not array.flags.c_contiguous:
+        raise ValueError(f"an array of {array.dtype} {array.shape} cannot be handed to compiled code, {kind} can")
+    at: int = array.__array_interface__["data"][0]
+    return at
+
+
+def _filled(
+    kind: type[ctypes.Structure],
+    types: Mapping[str, np.dtype[Any]],
+    arrays: dict[str, Array],
+    numbers: Mapping[str, int],
+) -> ctypes.Structure:
+    """The structure; `arrays` gets what it points to."""
+    arrays |= {name: np.ascontiguousarray(arrays[name], of) for name, of in types.items()}
+    return kind(**{name: place(arrays[name], of) for name, of in types.items()}, **numbers)

@@ -1,0 +1,124 @@
+"""The C library of this package. Built by the machine's C compiler when it is first needed, and kept; or before, for an
+image without a compiler (`python -m mimn.rows`)."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+log = logging.getLogger("mimn.rows")
+
+HERE = Path(__file__).parent
+SOURCES = ("rows.c", "lookups.c")
+_ALL = ("-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC", "-mavx2", "-mfma", "-mf16c")
+FLAGS = {"avx512": (*_ALL, "-mavx512f", "-mprefer-vector-width=512"), "avx2": _ALL}
+"""By variant, the best first. All give the same bits."""
+NEEDS = {"avx512": {"avx512f", "avx2", "fma", "f16c"}, "avx2": {"avx2", "fma", "f16c"}}
+"""What the processor must have."""
+SWITCH = "MIMN_COMPILED_STEP"
+"""Environment variable; `off`: graphs run, and numpy does the rest."""
+_FUNCTIONS: Final[dict[str, tuple[str, Any]]] = {
+    "rows_fold": ("ppppppppi", None),
+    "candidates_look_up": ("pppipp", None),
+    "candidates_index": ("p", None),
+    "candidates_read": ("pppiipi", None),
+}
+"""By name: p for each pointer, s for each byte string and i for each number that it takes, and what it returns."""
+_KINDS: Final = {"p": ctypes.c_void_p, "s": ctypes.c_char_p, "i": ctypes.c_int64}
+
+
+def checked(array: NDArray[Any], kind: type[np.generic], *shape: int | None) -> NDArray[Any]:
+    """The array, if C can read it: of this type, contiguous, and of this shape (None: of any size there).
+
+    Raises:
+        ValueError: it is not.
+    """
+    fits = len(shape) in (0, array.ndim) and all(n in (None, have) for n, have in zip(shape, array.shape, strict=False))
+    if array.dtype != kind or not array.flags.c_contiguous or not fits:
+        raise ValueError(f"an array of {array.dtype} {array.shape} cannot be handed to the compiled step")
+    return array
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The sources compiled, loaded once a process: shipped beside them (`build`), or else made once for a user of the
+    machine and kept."""
+    if os.environ.get(SWITCH) == "off":
+        return None
+    have = features()
+    variant = next((name for name, needs in NEEDS.items() if platform.machine() == "x86_64" and needs <= have), None)
+    if variant is None:
+        log.info("no compiled step on this processor: the graph runs")
+        return None
+    path = HERE / file_name(variant)
+    try:
+        if not path.exists():
+            path = _own_folder() / path.name
+            if not path.exists() and (why := build(variant, path.parent)):
+                log.warning("%s: the graph runs, several times slower", why)
+                return None
+        return load(path)
+    except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home
+        log.warning("the compiled step cannot be kept: %s: the graph runs", error)
+        return None
+
+
+def load(path: Path) -> ctypes.CDLL:
+    """A library that `build` made."""
+    built = ctypes.CDLL(str(path))
+    for name, (arguments, result) in _FUNCTIONS.items():
+        function = getattr(built, name)
+        function.restype = result
+        function.argtypes = [_KINDS[kind] for kind in arguments]
+    return built
+
+
+def file_name(variant: str) -> str:
+    """Of the library: other sources or other options have another name."""
+    parts = [*((HERE / source).read_bytes() for source in SOURCES), " ".join(FLAGS[variant]).encode()]
+    return f"rows-{hashlib.sha256(b''.join(parts)).hexdigest()[:16]}.so"
+
+
+def build(variant: str, folder: Path) -> str:
+    """Compile a variant into `folder`; returns why it could not be done, or nothing."""
+    compiler = shutil.which(os.environ.get("CC") or "cc")
+    if compiler is None:
+        return "no C compiler found: install gcc or set CC"
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        made = Path(work) / "rows.so"
+        command = [compiler, *FLAGS[variant], "-o", str(made), *(str(HERE / source) for source in SOURCES), "-lm"]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            return f"{compiler} cannot build {' and '.join(SOURCES)}: {result.stderr[-500:]}"
+        made.replace(folder / file_name(variant))
+    return ""
+
+
+def _own_folder() -> Path:
+    """Where libraries are kept. Only this user may write there, because they are code."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ctr-serving"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022:
+        raise PermissionError(f"others can write to {folder}")
+    return folder
+
+
+def features() -> set[str]:
+    """What the processor says it has."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return next((set(line.split(":", 1)[1].split()) for line in lines if line.startswith("flags")), set())
