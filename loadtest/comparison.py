@@ -27,6 +27,7 @@ from pathlib import Path
 
 from loadtest import engines, engines_report, knee, report, wrk
 from loadtest.cpu import cpu_s_of
+from loadtest.engines_report import OtherFigures
 from loadtest.feeder import produce
 from loadtest.origin import RESULTS, commit, dated, machine
 from loadtest.peers.catalog import ENVIRONMENTS, NotInstalled
@@ -49,7 +50,17 @@ MODELS = {
 }
 DEADLINE_MS = 10_000
 """Of every request to every model: a slow model must show as slow, not as cut off."""
-EXPECTED = (StackError, Ended, NotReady, NotSent, NotMeasured, NotInstalled, BundleError, subprocess.CalledProcessError)
+EXPECTED = (
+    StackError,
+    Ended,
+    NotReady,
+    NotSent,
+    NotMeasured,
+    NotInstalled,
+    OtherFigures,
+    BundleError,
+    subprocess.CalledProcessError,
+)
 """Failures whose message is for the reader."""
 
 
@@ -260,11 +271,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 sizes = engines.Sizes.reduced() if given.reduced else engines.Sizes()
                 sizes = replace(sizes, rate=given.rate or sizes.rate)
                 bundle = next(iter(models.values()))
-                found, before = (
-                    engines.compare(given.compare, bundle, given.peers, sizes, say=say),
-                    engines_report.read(folder),
-                )
-                engines_report.write(folder, engines_report.joined(before, found) if before else found, origin())
+                before = engines_report.read(folder)
+                found = engines.compare(given.compare, bundle, given.peers, sizes, before=before, say=say)
+                engines_report.write(folder, found, origin())
             else:
                 if not wrk.installed():
                     print(wrk.MISSING)

@@ -4,8 +4,8 @@
 
 Each peer is a small service (`loadtest.peers`): one GET of the user's state, the same inputs, the same `head.onnx`, an
 answer with the same scores, which is checked before anything is timed. In each round every engine is started and asked
-alone: at a fixed rate, then in a search for the highest rate whose p99 stays within a limit. Figures are medians over the
-rounds; a run whose folder has a report adds its rounds to it.
+alone: at a fixed rate, then in a search for the highest rate whose p99 stays within a limit. Figures are medians over
+the rounds; a run whose folder has a report adds its rounds to it.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Sizes:
 
     rounds: int = 3
     rate: float = 100.0
-    """Requests a second at which latencies and CPU time are compared, and the first of the search: the slowest must keep
-    up with it."""
+    """Requests a second at which latencies and CPU time are compared, and the first of the search: the slowest must
+    keep up with it."""
     most: float = 6_400.0
     step_s: float = 8.0
     """At each rate."""
@@ -85,17 +85,32 @@ def names(text: str) -> tuple[str, ...]:
 
 
 def compare(
-    chosen: Sequence[str], bundle: Path, environments: Path, sizes: Sizes, *, say: Callable[[str], None]
+    chosen: Sequence[str],
+    bundle: Path,
+    environments: Path,
+    sizes: Sizes,
+    *,
+    before: Found | None = None,
+    say: Callable[[str], None],
 ) -> Found:
-    """Measure RTP and the chosen peers, each without and with batching.
+    """Measure RTP and the chosen peers, each without and with batching, and add the rounds to those of `before`.
 
     Raises:
         NotInstalled: a peer is missing.
+        OtherFigures: `before` is of other engines or another rate.
         StackError, Ended, NotReady: a server did not come up.
         NotMeasured, NotSent: an engine answered wrongly, or not at all.
     """
     require(chosen, environments)
     peers = [PEERS[name] for name in chosen]
+    setups: list[tuple[Peer | None, Setup]] = [(None, RTP), *((p, setup) for p in peers for setup in p.setups)]
+    found = Found(
+        [Engine(s.name, p.title if p else "RTP", s.why, p.version if p else "", []) for p, s in setups],
+        sizes.rate,
+        sizes.limit_ms,
+        CANDIDATES,
+    ).after(before)
+    turns = {engine.name: engine.turns for engine in found.engines}
     deadlines = {"RTP_DEADLINE__DEFAULT_MS": str(DEADLINE_MS), "RTP_DEADLINE__MAX_MS": str(DEADLINE_MS)}
     with running(bundle=bundle, rtp=deadlines) as stack, tempfile.TemporaryDirectory() as folder:
         publish(stack, [(f"user-{i}", EVENTS) for i in range(USERS)])
@@ -103,8 +118,6 @@ def compare(
         bodies = population.bodies(BODIES)
         with httpx.Client(timeout=30) as client:
             ours = [asked_once(client, stack.addresses.predict, RTP, body) for body in bodies[:CHECKED]]
-        turns: dict[str, list[Turn]] = {}
-        setups: list[tuple[Peer | None, Setup]] = [(None, RTP), *((p, setup) for p in peers for setup in p.setups)]
         for number in range(sizes.rounds):
             for peer, setup in setups[number % len(setups) :] + setups[: number % len(setups)]:
                 requests = Path(folder) / f"{setup.name}.json"
@@ -112,11 +125,9 @@ def compare(
                 with served_by(peer, setup, stack, environments, bodies[0]) as served:
                     check(setup, served.url, bodies, ours)
                     turn = measure(served, population, requests, sizes)
-                turns.setdefault(setup.name, []).append(turn)
+                turns[setup.name].append(turn)
                 say(f"round {number + 1}, {setup.name}: {turn}")
-    engines = [Engine(s.name, "RTP" if p is None else p.title, s.why, "" if p is None else p.version, turns[s.name])
-               for p, s in setups]  # fmt: skip
-    return Found(engines, sizes.rate, sizes.limit_ms, CANDIDATES)
+    return found
 
 
 @contextmanager

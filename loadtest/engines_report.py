@@ -9,7 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from loadtest.report import Origin
-from loadtest.stacks import NotMeasured
+
+
+class OtherFigures(ValueError):
+    """Rounds that cannot be added to those of a report."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Engine:
     why: str
     """How it ran."""
     version: str
-    turns: Sequence[Turn]
+    turns: list[Turn]
 
     def values(self, figure: Callable[[Turn], float | None]) -> list[float]:
         """Of each round in which there is one."""
@@ -68,6 +71,30 @@ class Found:
     rate: float
     limit_ms: float
     candidates: int
+
+    def after(self, before: Found | None) -> Found:
+        """The rounds of both.
+
+        Raises:
+            OtherFigures: `before` is not of the same engines at the same rate.
+        """
+        if before is None:
+            return self
+        if before.what != self.what:
+            raise OtherFigures("the folder has a report of other engines or another rate: name another with --output")
+        return replace(
+            self,
+            engines=[
+                replace(engine, turns=[*earlier.turns, *engine.turns])
+                for earlier, engine in zip(before.engines, self.engines, strict=True)
+            ],
+        )
+
+    @property
+    def what(self) -> tuple[object, ...]:
+        """What was measured, without the figures."""
+        engines = tuple((engine.name, engine.version, engine.why) for engine in self.engines)
+        return engines, self.rate, self.limit_ms, self.candidates
 
 
 def write(folder: Path, found: Found, origin: Origin) -> None:
@@ -91,26 +118,6 @@ def read(folder: Path) -> Found | None:
     stored = json.loads(path.read_text())
     engines = [Engine(**{**one, "turns": [Turn(**turn) for turn in one["turns"]]}) for one in stored["engines"]]
     return Found(engines, stored["rate"], stored["limit_ms"], stored["candidates"])
-
-
-def joined(before: Found, after: Found) -> Found:
-    """The rounds of both.
-
-    Raises:
-        NotMeasured: they are not of the same engines at the same rate.
-    """
-
-    def what(found: Found) -> list[object]:
-        named = [(engine.name, engine.version, engine.why) for engine in found.engines]
-        return [named, found.rate, found.limit_ms, found.candidates]
-
-    if what(before) != what(after):
-        raise NotMeasured("the folder has a report of other engines or another rate: name another --output")
-    engines = [
-        replace(engine, turns=[*earlier.turns, *engine.turns])
-        for earlier, engine in zip(before.engines, after.engines, strict=True)
-    ]
-    return replace(after, engines=engines)
 
 
 def markdown(found: Found, origin: Origin) -> str:
