@@ -4,8 +4,8 @@
 
 Each peer is a small service (`loadtest.peers`): one GET of the user's state, the same inputs, the same `head.onnx`, an
 answer with the same scores, which is checked before anything is timed. In each round every engine is started and asked
-alone: at a fixed rate, then in a search for the highest rate whose p99 stays within a limit. Figures are medians over
-the rounds; a run whose folder has a report adds its rounds to it.
+alone: flat out, at a fixed rate, then in a search for the highest rate whose p99 stays within a limit. Figures are
+medians over the rounds; a run whose folder has a report adds its rounds to it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import uvloop
 from numpy.typing import NDArray
 
 from loadtest import knee
+from loadtest.bare_loop import saturate
+from loadtest.cpu import cpu_s_of
 from loadtest.engines_report import Engine, Found, Turn
 from loadtest.peers.catalog import PEERS, Peer, Setup, require
 from loadtest.peers.process import Served, serving
@@ -58,13 +61,15 @@ class Sizes:
     halvings: int = 3
     limit_ms: float = 10.0
     """p99 at a rate that holds."""
+    busy_s: float = 5.0
+    """Of eight connections that send without a pause."""
     idle_s: float = 2.0
     """How long a server is watched without a request."""
 
     @classmethod
     def reduced(cls) -> Sizes:
         """One round, shorter: about five minutes for all engines."""
-        return cls(rounds=1, step_s=4.0, halvings=2, idle_s=1.0)
+        return cls(rounds=1, step_s=3.0, halvings=2, busy_s=3.0, idle_s=1.0)
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -124,7 +129,7 @@ def compare(
                 requests.write_text(setup.wire.requests(bodies))
                 with served_by(peer, setup, stack, environments, bodies[0]) as served:
                     check(setup, served.url, bodies, ours)
-                    turn = measure(served, population, requests, sizes)
+                    turn = measure(served, setup, population, requests, sizes)
                 turns[setup.name].append(turn)
                 say(f"round {number + 1}, {setup.name}: {turn}")
     return found
@@ -147,10 +152,18 @@ def served_by(peer: Peer | None, setup: Setup, stack: Stack, environments: Path,
         yield served
 
 
-def measure(served: Served, population: Population, requests: Path, sizes: Sizes) -> Turn:
+def measure(served: Served, setup: Setup, population: Population, requests: Path, sizes: Sizes) -> Turn:
     """One engine's turn of one round."""
-    pids = served.pids()
+    pids, wire = served.pids(), setup.wire
     idle = served.idle_cpu(sizes.idle_s)
+    bodies = [wire.body(body) for body in population.bodies(BODIES)]
+    cpu_s = cpu_s_of(pids)
+    before = cpu_s()
+    try:
+        busy_per_s = uvloop.run(saturate(served.url + wire.path, bodies, sizes.busy_s, headers=wire.headers))
+    except RuntimeError as refused:
+        raise NotMeasured(f"{setup.name}, flat out: {refused}") from refused
+    busy_us = 1e6 * (cpu_s() - before) / (busy_per_s * sizes.busy_s)
     asked = {"requests": requests, "gaps": "poisson", "server_pid": pids}
     search = {"start": sizes.rate, "most": sizes.most, "factor": sizes.factor, "halvings": sizes.halvings}
     tried = send(served.url, population, "knee", limit_ms=sizes.limit_ms, seconds=sizes.step_s, **search, **asked)
@@ -159,6 +172,8 @@ def measure(served: Served, population: Population, requests: Path, sizes: Sizes
     highest = max((run for run in tried if limits.hold(run)), key=lambda run: run.phases[0].offered_per_s, default=None)
     return Turn(
         cpu_us=1000 * (fixed.server_cpu_ms or 0.0),
+        busy_us=busy_us,
+        busy_per_s=busy_per_s,
         idle_cpu=idle,
         processes=len(pids),
         answered=fixed.count,

@@ -20,7 +20,7 @@ from localstack.process import Child, Identity
 from localstack.wait import until
 
 READY_S = 180.0
-SETTLED_S = 2.0
+SETTLED_S = 1.0
 """A server has started once it has made or ended no process for this long."""
 
 
