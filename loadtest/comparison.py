@@ -272,8 +272,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 sizes = replace(sizes, rate=given.rate or sizes.rate)
                 bundle = next(iter(models.values()))
                 before = engines_report.read(folder)
-                found = engines.compare(given.compare, bundle, given.peers, sizes, before=before, say=say)
-                engines_report.write(folder, found, origin())
+
+                def keep(found: engines_report.Found) -> None:
+                    engines_report.write(folder, found, origin())
+
+                engines.compare(given.compare, bundle, given.peers, sizes, before=before, keep=keep, say=say)
             else:
                 if not wrk.installed():
                     print(wrk.MISSING)

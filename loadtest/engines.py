@@ -96,9 +96,12 @@ def compare(
     sizes: Sizes,
     *,
     before: Found | None = None,
+    keep: Callable[[Found], None],
     say: Callable[[str], None],
-) -> Found:
+) -> None:
     """Measure RTP and the chosen peers, each without and with batching, and add the rounds to those of `before`.
+
+    After each round `keep` is given all that is known, so that a run that is ended loses one round at most.
 
     Raises:
         NotInstalled: a peer is missing.
@@ -123,8 +126,10 @@ def compare(
         bodies = population.bodies(BODIES)
         with httpx.Client(timeout=30) as client:
             ours = [asked_once(client, stack.addresses.predict, RTP, body) for body in bodies[:CHECKED]]
-        for number in range(sizes.rounds):
-            for peer, setup in setups[number % len(setups) :] + setups[: number % len(setups)]:
+        done = len(turns[RTP.name])
+        for number in range(done, done + sizes.rounds):
+            first = number % len(setups)
+            for peer, setup in setups[first:] + setups[:first]:
                 requests = Path(folder) / f"{setup.name}.json"
                 requests.write_text(setup.wire.requests(bodies))
                 with served_by(peer, setup, stack, environments, bodies[0]) as served:
@@ -132,7 +137,7 @@ def compare(
                     turn = measure(served, setup, population, requests, sizes)
                 turns[setup.name].append(turn)
                 say(f"round {number + 1}, {setup.name}: {turn}")
-    return found
+            keep(found)
 
 
 @contextmanager
