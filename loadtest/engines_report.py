@@ -44,8 +44,8 @@ class Turn:
         p50, p99 = _number(self.p50_ms, 2), _number(self.p99_ms, 2)
         return (
             f"flat out {self.busy_us:.0f} µs of CPU a request, {self.busy_per_s:.0f}/s; at the rate {self.cpu_us:.0f} "
-            f"µs, p50 {p50} ms, p99 {p99} ms; at most {self.highest_per_s:.0f}/s; idle {self.idle_cpu:.1%} of a core in "
-            f"{self.processes} processes"
+            f"µs, p50 {p50} ms, p99 {p99} ms; at most {self.highest_per_s:.0f}/s; "
+            f"idle {self.idle_cpu:.1%} of a core in {self.processes} processes"
         )
 
 
