@@ -184,8 +184,11 @@ def _spread(engine: Engine, figure: Callable[[Turn], float | None], digits: int,
     values = engine.values(figure)
     if not values:
         return none
-    middle = _number(statistics.median(values), digits)
-    return middle if len(values) == 1 else f"{middle} [{min(values):,.{digits}f}, {max(values):,.{digits}f}]"
+    told = _number(statistics.median(values), digits)
+    if len(values) > 1:
+        told += f" [{min(values):,.{digits}f}, {max(values):,.{digits}f}]"
+    without = len(engine.turns) - len(values)
+    return told + (f", {none} in {without} of {len(engine.turns)}" if without else "")
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -34,6 +34,12 @@ def test_what_was_saturated_has_no_time_and_what_never_held_no_rate() -> None:
     assert slow[-3:] == ["saturated", "saturated", "below 100"]
 
 
+def test_rounds_without_a_time_are_said_beside_those_with_one() -> None:
+    mixed = Engine("mixed", "Mixed", "now and then", "", [turn(400), turn(400), turn(400, p50_ms=None)])
+    (row,) = (row.strip("| ").split(" | ") for row in table(Found([mixed], 100.0, 10.0, 100))[2:])
+    assert row[-3] == "1.00 [1.00, 1.00], saturated in 1 of 3"
+
+
 def test_a_report_is_read_back_and_gets_more_rounds(tmp_path: Path) -> None:
     assert read(tmp_path) is None
     write(tmp_path, FOUND, ORIGIN)
