@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.bundle import Bundle, BundleError
+from mimn.bundle.candidates import CandidateTables, Write
 from mimn.bundle.graph import open_head
 from mimn.calibration import Uncalibrated
 from mimn.state import Keys, decode_state, partition_of
@@ -108,6 +109,9 @@ class Work:
         self._partitions = partitions
         self._wall_ms = wall_ms
         self._head = open_head(bundle)
+        self._sketch = None if bundle.sketch is None else bundle.sketch.sketch
+        self._tables = CandidateTables(bundle.asked_items, bundle.categories, self._sketch)
+        self._inputs: dict[int, tuple[NDArray[np.float32], NDArray[np.int64] | None, Write]] = {}
         self._context = np.zeros(0, np.float32)
         self._model = Model(bundle.manifest.name, bundle.manifest.version)
         self._decode = msgspec.json.Decoder(Request).decode
@@ -150,12 +154,21 @@ class Work:
         if value is not None:
             stored = decode_state(value, self._bundle.fingerprint, self._bundle.layout)
             tensors, state = stored.tensors, State("warm", stored.header.event_count, partial=stored.header.partial)
-        vectors = self._bundle.candidates(asked.items, asked.categories)
-        if (sketch := self._bundle.sketch) is None:
+        vectors, cells = self._looked_up(asked)
+        if self._sketch is None:
             return self._head(vectors, tensors, self._context), state
-        addresses = sketch.addresses(asked.items, asked.categories)
-        now = sketch.sketch.moments(np.array([self._wall_ms()]))[0]
-        return self._head(vectors, tensors, self._context, addresses, now), state
+        return self._head(vectors, tensors, self._context, cells, self._sketch.moment(self._wall_ms())), state
+
+    def _looked_up(self, asked: Asked) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
+        """The candidates' vectors and cells, in arrays that the next request of as many candidates overwrites."""
+        count = len(asked.items)
+        if count not in self._inputs:
+            vectors = np.zeros((count, self._tables.width), np.float32)
+            cells = None if self._sketch is None else np.zeros((count, self._sketch.addresses), np.int64)
+            self._inputs[count] = vectors, cells, self._tables.into(vectors, cells)
+        vectors, cells, write = self._inputs[count]
+        write(asked.items, asked.categories)
+        return vectors, cells
 
     def answer(self, asked: Asked, value: bytes | None) -> Answer:
         """The same as the body of an answer."""
