@@ -34,8 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Send, print and write the results."""
     given = parser().parse_args(arguments)
     try:
-        told = headers(given.key_file, given.deadline_ms)
-        asking = Asking(Population.from_environment().bodies(BODIES), given.path, told)
+        asking = asking_of(given)
         schedule = schedule_of(given)
         greet(given.host, asking)
         generator = Generator(
@@ -58,6 +57,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if runs[-1].cut:
         return 130
     return 0 if held else 1
+
+
+def asking_of(given: argparse.Namespace) -> Asking:
+    """What is asked: requests of a population, or those of a file.
+
+    Raises:
+        ValueError, OSError: a file or a variable of the population cannot be used.
+    """
+    told = headers(given.key_file, given.deadline_ms)
+    if given.requests is None:
+        return Asking(Population.from_environment().bodies(BODIES), given.path, told)
+    asking = Asking.read(given.requests)
+    return Asking(asking.bodies, asking.path, {**told, **asking.headers})
 
 
 def find_knee(generator: Generator, given: argparse.Namespace) -> list[knee.Tried]:
@@ -128,6 +140,7 @@ def parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--host", default="http://127.0.0.1:8000", help="http(s)://host:port (default %(default)s)")
     common.add_argument("--path", default="/predict")
+    common.add_argument("--requests", type=Path, help="file of requests in another protocol, in place of a population")
     common.add_argument("--key-file", type=Path, help="file whose first line is a key with the scope `predict`")
     common.add_argument("--deadline-ms", type=int, help="sent with each request (default: the server's own)")
     common.add_argument("--gaps", choices=["constant", "poisson"], default="constant", help="between requests")

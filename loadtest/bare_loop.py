@@ -16,9 +16,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import msgspec
@@ -26,7 +27,7 @@ import numpy as np
 import redis.asyncio
 import uvloop
 
-from loadtest.client import Target
+from loadtest.client import JSON, Target
 from loadtest.population import BUNDLE, Population
 from localstack.ports import accepts, free_port
 from localstack.signals import signals_unwind
@@ -112,14 +113,21 @@ def serving(where: Where) -> Iterator[str]:
         process.wait(10)
 
 
-async def saturate(url: str, bodies: Sequence[bytes], seconds: float, connections: int = CONNECTIONS) -> float:
+async def saturate(
+    url: str,
+    bodies: Sequence[bytes],
+    seconds: float,
+    connections: int = CONNECTIONS,
+    *,
+    headers: Mapping[str, str] = MappingProxyType(JSON),
+) -> float:
     """Answers a second when each connection sends its next request as soon as it has its answer.
 
     Raises:
         OSError: nothing listens there.
         RuntimeError: an answer was not 200.
     """
-    target = Target(url, deadline_ms=1000)  # this measures how much gets done, not how fast one request is
+    target = Target(url, 1000, headers)  # this measures how much gets done, not how fast one request is
     requests = [target.request(body) for body in bodies]
     until = time.perf_counter() + seconds
     answered = 0

@@ -5,8 +5,12 @@ generator shares the machine with what it measures. POSTs bodies, reads whole an
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import cast
 from urllib.parse import urlsplit
+
+JSON = {"content-type": "application/json"}
 
 
 class Unanswered(ConnectionError):
@@ -74,20 +78,22 @@ class Connection(asyncio.Protocol):
 
 
 class Target:
-    """Where requests go, and within which deadline (None leaves it to the server)."""
+    """Where requests go, with which headers, and within which deadline (None leaves it to the server)."""
 
-    def __init__(self, url: str, deadline_ms: int | None = None) -> None:
+    def __init__(
+        self, url: str, deadline_ms: int | None = None, headers: Mapping[str, str] = MappingProxyType(JSON)
+    ) -> None:
         parts = urlsplit(url)
         if parts.scheme != "http" or not parts.hostname:
             raise ValueError(f"{url!r} is not a plain http:// URL")
         self.host, self.port, self.path = parts.hostname, parts.port or 80, parts.path or "/"
-        self._deadline = f"x-request-deadline-ms: {deadline_ms}\r\n" if deadline_ms else ""
+        told = {**headers, **({"x-request-deadline-ms": deadline_ms} if deadline_ms else {})}
+        self._headers = "".join(f"{name}: {value}\r\n" for name, value in told.items())
 
     def request(self, body: bytes) -> bytes:
         """A whole HTTP request that posts `body`."""
         return (
-            f"POST {self.path} HTTP/1.1\r\nhost: {self.host}\r\ncontent-type: application/json\r\n"
-            f"{self._deadline}content-length: {len(body)}\r\n\r\n"
+            f"POST {self.path} HTTP/1.1\r\nhost: {self.host}\r\n{self._headers}content-length: {len(body)}\r\n\r\n"
         ).encode() + body
 
     async def connect(self) -> Connection:

@@ -6,6 +6,8 @@ same.
 
     python -m loadtest.comparison              some ten minutes on two cores
     python -m loadtest.comparison --reduced    under five
+
+With `--compare rtp,ray,bentoml,triton` it compares engines in place of models, see `loadtest.engines`.
 """
 
 from __future__ import annotations
@@ -18,15 +20,17 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from loadtest import knee, report, wrk
+from loadtest import engines, engines_report, knee, report, wrk
 from loadtest.cpu import cpu_s_of
+from loadtest.engines_report import OtherFigures
 from loadtest.feeder import produce
 from loadtest.origin import RESULTS, commit, dated, machine
+from loadtest.peers.catalog import ENVIRONMENTS, NotInstalled
 from loadtest.population import Population
 from loadtest.report import Comparison, Measured
 from loadtest.result import Result
@@ -46,7 +50,17 @@ MODELS = {
 }
 DEADLINE_MS = 10_000
 """Of every request to every model: a slow model must show as slow, not as cut off."""
-EXPECTED = (StackError, Ended, NotReady, NotSent, NotMeasured, BundleError, subprocess.CalledProcessError)
+EXPECTED = (
+    StackError,
+    Ended,
+    NotReady,
+    NotSent,
+    NotMeasured,
+    NotInstalled,
+    OtherFigures,
+    BundleError,
+    subprocess.CalledProcessError,
+)
 """Failures whose message is for the reader."""
 
 
@@ -232,23 +246,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--model", action="append", type=_named, help="NAME=BUNDLE, repeatable (default: MIMN, DIN and DIEN)"
     )
-    parser.add_argument("--name", default="comparison", help="of the results' folder, after the date")
+    parser.add_argument(
+        "--compare", type=engines.names, metavar="ENGINES", help="engines in place of models: rtp,ray,bentoml,triton"
+    )
+    parser.add_argument("--rate", type=float, help=f"requests/s of that comparison (default {engines.Sizes.rate:g})")
+    parser.add_argument("--peers", type=Path, default=ENVIRONMENTS, help="folder of their environments (%(default)s)")
+    parser.add_argument("--name", help="of the results' folder, after the date (default: comparison, or engines)")
     parser.add_argument("--output", type=Path, help=f"the folder itself (default: {RESULTS}/<date>_<name>)")
     given = parser.parse_args(arguments)
-    sizes = Sizes.reduced() if given.reduced else Sizes()
-    folder = given.output or dated(given.name)
+    models = dict(given.model or MODELS.items())
+    if given.compare and len(given.model or ()) > 1:
+        parser.error("--compare takes one --model: all engines run the same head")
+    folder = given.output or dated(given.name or ("engines" if given.compare else "comparison"))
     began = time.monotonic()
-    if not wrk.installed():
-        print(wrk.MISSING)
+    say = partial(print, flush=True)
+    told = ["python -m loadtest.comparison", *(sys.argv[1:] if arguments is None else arguments)]
+
+    def origin() -> report.Origin:
+        return report.Origin(machine(), commit(), " ".join(told), datetime.now(UTC), time.monotonic() - began)
+
     try:
         with signals_unwind():
-            found = compare(dict(given.model or MODELS.items()), sizes, say=partial(print, flush=True))
+            if given.compare:
+                sizes = engines.Sizes.reduced() if given.reduced else engines.Sizes()
+                sizes = replace(sizes, rate=given.rate or sizes.rate)
+                bundle = next(iter(models.values()))
+                before = engines_report.read(folder)
+
+                def keep(found: engines_report.Found) -> None:
+                    engines_report.write(folder, found, origin())
+
+                engines.compare(given.compare, bundle, given.peers, sizes, before=before, keep=keep, say=say)
+            else:
+                if not wrk.installed():
+                    print(wrk.MISSING)
+                report.write(folder, compare(models, Sizes.reduced() if given.reduced else Sizes(), say=say), origin())
     except EXPECTED as failure:
         print(f"loadtest: {failure}", file=sys.stderr)
         return 2
-    told = ["python -m loadtest.comparison", *(sys.argv[1:] if arguments is None else arguments)]
-    origin = report.Origin(machine(), commit(), " ".join(told), datetime.now(UTC), time.monotonic() - began)
-    report.write(folder, found, origin)
     print(f"{folder / 'report.md'}, after {time.monotonic() - began:.0f} s")
     return 0
 

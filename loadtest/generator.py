@@ -4,6 +4,8 @@ process that imports it should do nothing else: `python -m loadtest`, or `locust
 
 from __future__ import annotations
 
+import base64
+import json
 import signal
 import sys
 from collections.abc import Sequence
@@ -40,6 +42,21 @@ class Asking:
     """Taken in turn."""
     path: str = "/predict"
     headers: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """From a JSON file with path, headers and bodies in base64: requests in another protocol.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it is not such a file.
+        """
+        stored = json.loads(file.read_text())
+        try:
+            bodies = [base64.b64decode(body, validate=True) for body in stored["bodies"]]
+            return cls(bodies, stored["path"], dict(stored["headers"]))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{file} is not a file of requests: it needs path, headers and bodies") from error
 
 
 def headers(key_file: Path | None = None, deadline_ms: int | None = None) -> dict[str, str]:

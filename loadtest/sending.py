@@ -20,7 +20,8 @@ class NotSent(RuntimeError):
 
 
 def send(host: str, population: Population, mode: str, **options: object) -> list[Run]:
-    """The runs of `python -m loadtest <mode>` with these options (`server_pid=7` is `--server-pid 7`).
+    """The runs of `python -m loadtest <mode>` with these options (`server_pid=7` is `--server-pid 7`, and a list is the
+    option once for each).
 
     Raises:
         NotSent: it could not send.
@@ -29,7 +30,8 @@ def send(host: str, population: Population, mode: str, **options: object) -> lis
         written = Path(folder) / "runs.json"
         command = [sys.executable, "-m", "loadtest", mode, "--host", host, "--json", str(written)]
         for name, value in options.items():
-            command += [f"--{name.replace('_', '-')}", str(value)]
+            for one in value if isinstance(value, list) else [value]:
+                command += [f"--{name.replace('_', '-')}", str(one)]
         environment = {**os.environ, **population.environment()}
         done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=False)
         if not written.exists():

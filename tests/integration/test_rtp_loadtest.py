@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -12,8 +14,10 @@ import redis
 
 from loadtest import bare_loop, wrk
 from loadtest.bare_loop import rates
+from loadtest.peers.service import BlockingService, Service
+from loadtest.peers.wire import PLAIN
 from loadtest.population import Population
-from loadtest.sending import send
+from loadtest.sending import NotSent, send
 from localstack.servers import Valkey
 from localstack.services import RtpProcess, Surroundings
 from mimn.bundle import load_bundle
@@ -63,6 +67,45 @@ def test_the_bare_loop_gives_the_scores_that_rtp_gives(at: At, monkeypatch: pyte
             ours = httpx.post(f"{at.predict}/predict", content=body, headers=headers).json()
             assert ours["state"]["status"] == "warm"
             assert httpx.post(url, content=body).json()["scores"] == pytest.approx(ours["scores"], abs=1e-6)
+
+
+def test_a_peers_service_gives_the_scores_that_rtp_gives(at: At) -> None:
+    bodies = Population(bundle=TINY, users=25).bodies(8)  # some of them have no state
+    variables = {"PEER_BUNDLE": at.bundle, "PEER_PREFIX": at.prefix, "PEER_REDIS_URL": at.redis_url}
+
+    async def answers() -> tuple[list[Any], list[Any], list[Any]]:
+        service = Service(variables)
+        alone = [json.loads(await service.predict(body)) for body in bodies]
+        together = [json.loads(body) for body in await service.predict_all(bodies)]
+        return alone, together, await service.predict_decoded([json.loads(body) for body in bodies])
+
+    alone, together, decoded = asyncio.run(answers())
+    blocking = BlockingService(variables)
+    arrays = blocking.scores([blocking.work.read(body) for body in bodies])
+    assert alone == together == decoded
+    for body, answer, scores in zip(bodies, alone, arrays, strict=True):
+        headers = {"content-type": "application/json"}
+        ours = httpx.post(f"{at.predict}/predict", content=body, headers=headers).json()
+        assert answer.keys() == ours.keys()
+        assert answer["state"]["status"] == ours["state"]["status"]
+        assert answer["scores"] == pytest.approx(ours["scores"], abs=1e-5)
+        assert scores.tolist() == pytest.approx(ours["scores"], abs=1e-5)
+
+
+def test_a_store_without_the_namespace_is_said(own_valkey: Valkey) -> None:
+    variables = {"PEER_BUNDLE": str(TINY), "PEER_PREFIX": "nothing", "PEER_REDIS_URL": own_valkey.address}
+    with pytest.raises(ValueError, match="start UIC with tiny/1 first"):
+        Service(variables)
+
+
+def test_requests_of_a_file_are_sent_as_they_are(at: At, tmp_path: Path) -> None:
+    file = tmp_path / "requests.json"
+    file.write_text(PLAIN.requests(Population(bundle=TINY, users=20).bodies(5)))
+    (run,) = send(at.predict, Population(bundle=TINY), "fixed", rate=20, seconds=1, requests=file)
+    assert (run.phases[0].count, run.phases[0].failed) == (20, 0)
+    file.write_text("{}")
+    with pytest.raises(NotSent, match="it needs path, headers and bodies"):
+        send(at.predict, Population(bundle=TINY), "fixed", rate=20, seconds=1, requests=file)
 
 
 def test_a_schedule_reaches_rtp_and_its_cpu_time_is_told(at: At) -> None:
