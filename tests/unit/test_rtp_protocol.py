@@ -8,10 +8,13 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from starlette.types import Receive, Scope, Send
+from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.server import ServerState
 
 from rtp.doors.problems import AT_ONCE, send_answer
-from rtp.doors.protocol import write_at_once
+from rtp.doors.protocol import bounded, write_at_once
 
 HEADERS = [(b"content-type", b"application/json")]
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
@@ -101,3 +104,52 @@ def test_otherwise_an_answer_goes_the_way_of_asgi(scope: dict[str, object]) -> N
         {"type": "http.response.start", "status": 200, "headers": [*HEADERS, (b"content-length", b"2")]},
         {"type": "http.response.body", "body": b"{}"},
     ]
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with the request's body, and with "all of it" to HEAD and GET."""
+    body = (await receive())["body"] or b"all of it"
+    await send_answer(scope, send, 200, HEADERS, body)
+
+
+async def exchange(sent: bytes) -> bytes:
+    """All that a connection gives back until the server ends it."""
+    protocol = bounded(65_536, 30.0, lambda _: None, lambda *_: None)
+    config = Config(echo, http=protocol, lifespan="off", log_config=None, date_header=False, server_header=False)
+    config.load()
+    server = await asyncio.get_running_loop().create_server(lambda: protocol(config, ServerState(), {}), "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    writer.write(sent)
+    got = await asyncio.wait_for(reader.read(), 60)
+    writer.close()
+    server.close()
+    return got
+
+
+def asked(method: bytes, body: bytes, more: bytes = b"", version: bytes = b"1.1") -> bytes:
+    head = b"%b / HTTP/%b\r\nhost: here\r\ncontent-length: %d\r\n%b\r\n" % (method, version, len(body), more)
+    return head + body
+
+
+CLOSE = b"connection: close\r\n"
+ONE = HEAD + b"content-length: %d\r\n\r\n%b"
+LAST = HEAD + b"connection: close\r\ncontent-length: %d\r\n\r\n%b"
+
+
+@pytest.mark.parametrize(
+    ("sent", "answers"),
+    [
+        (asked(b"POST", b"a") + asked(b"POST", b"bc", CLOSE), ONE % (1, b"a") + LAST % (2, b"bc")),
+        (asked(b"POST", b"a", version=b"1.0"), LAST % (1, b"a")),
+        (asked(b"POST", b"a", CLOSE), LAST % (1, b"a")),
+    ],
+    ids=["two in one packet", "HTTP/1.0", "the client asks to close"],
+)
+def test_answers_over_a_socket_are_whole_and_in_order(sent: bytes, answers: bytes) -> None:
+    assert asyncio.run(exchange(sent)) == answers
+
+
+def test_an_answer_to_head_has_no_body() -> None:
+    got = asyncio.run(exchange(asked(b"HEAD", b"", CLOSE)))
+    assert got.endswith(b"\r\n\r\n")
+    assert b"content-length: 9\r\n" in got
