@@ -182,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         create_topics(bootstrap, topics(named.events, PARTITIONS))
         store = ending.enter_context(clustered(folder) if options.cluster else single(folder))
         mode = "cluster" if options.cluster else "single"
-        running = ending.enter_context(deployed(folder, store, named, USERS, mode=mode))
+        running = ending.enter_context(deployed(folder, store, named, USERS, MODE=mode))
         told = {"store": mode, **play(running, ending, options)}
     print(json.dumps(told, indent=2))
     return 0 if not (told["failed"] or told["mixed"] or told["cold"]) and told["last_answer_s"]["max"] <= 2 else 1
