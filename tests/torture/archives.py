@@ -65,7 +65,7 @@ def archive(world: World, step: str, n: int) -> Tally:
     world.produce(50, USERS)
     finished(told, "archive", *command)
     grown = _archive_against_log(to, world, whole=True)
-    return Tally.of(found) + Tally.of(done, faults=0) + Tally.of(grown, faults=0)
+    return Tally.of(found) + Tally.of(done, trials=0, faults=0) + Tally.of(grown, trials=0, faults=0)
 
 
 def bring(old: World, new: World, step: str, n: int) -> Tally:
@@ -87,7 +87,7 @@ def bring(old: World, new: World, step: str, n: int) -> Tally:
     if n == 0:  # what a user's fold sees is the same in every round
         new.worker()
         new.wait_folded(60)
-    return Tally.of(found) + Tally.of(done, faults=0)
+    return Tally.of(found) + Tally.of(done, trials=0, faults=0)
 
 
 def _produce(world: World) -> None:

@@ -174,6 +174,9 @@ class LoadSettings(_Group):
 
     max_in_flight: int = Field(default=256, ge=1)
     """Most requests between acceptance and answer; others are refused with 503 at once."""
+    slice_us: int = Field(default=100, ge=0, le=100_000)
+    """Slices of processor time that the kernel is asked for (Linux 6.12 or newer), in microseconds: a process with
+    short ones is woken sooner while others compute. 0: the kernel's own."""
 
 
 class StateSettings(_Group):
