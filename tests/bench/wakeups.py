@@ -58,7 +58,8 @@ def _late_ms(slice_us: int) -> list[float]:
         time.sleep(SLEEP_S)
         sum(range(3000))
         late.append((time.perf_counter() - due) * 1000)
-    return np.quantile(late, (0.5, 0.95, 0.99)).tolist()
+    found: list[float] = np.quantile(late, (0.5, 0.95, 0.99)).tolist()
+    return found
 
 
 if __name__ == "__main__":
