@@ -1,12 +1,13 @@
 """Many rollouts one after another under load: what users notice of them, which should be nothing.
 
-    PYTHONPATH=tests python -m bench.rollouts [--rollouts 50] [--requests 300] [--events 1000]
+    PYTHONPATH=tests python -m bench.rollouts [--rollouts 50] [--requests 300] [--events 1000] [--cluster]
 
 Every other rollout changes the head alone; the others change the fingerprint, and a UIC fleet of its own builds the new
 namespace from the log while the old one goes on. A third is aborted as a canary, a third is promoted and rolled back, a
 third stays. Each answer is judged by itself: the scores must be those that the named model gives to the user's state,
-which is known for users without events. Servers are real: Valkey, UIC, RTP, and a broker (KAFKA_BOOTSTRAP_SERVERS, or
-the small one). Requests and events come from processes of their own (senders.py), and are judged when the run is over.
+which is known for users without events. Servers are real: Valkey (one, or with --cluster three masters with a replica
+each), UIC, RTP, and a broker (KAFKA_BOOTSTRAP_SERVERS, or the small one). Requests and events come from processes of
+their own (senders.py), and are judged when the run is over.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +34,21 @@ from kafka import KafkaConsumer, TopicPartition
 from bench import senders
 from conftest import RedisForTest, TopicsForTest
 from localstack.servers import DevBroker, Valkey
-from localstack.services import Surroundings, UicWorker
+from localstack.services import UicWorker
 from localstack.topics import create_topics, topics
-from localstack.wait import until
 from mimn.release import Record
 from support.bundles import with_scaled_head
+from support.one_node_cluster import replicated
 from support.rollouts import Answered, Deployment, deployed
 
 USERS = [f"user-{i}" for i in range(2000)]
 QUIET, BUSY = USERS[:500], USERS[500:]
 GATES = ("--allowed-lag", "20s", "--steady-for", "2s", "--whole", "2", "--sample", "500")
 PARTITIONS = 16
-SILENT_S = 2.5
-"""After a command that ends a model's answers, the next one waits for so long at least."""
+CANARY_ANSWERS = 300
+"""How many answers go by while a canary serves its share."""
+LATE_ANSWERS = 100
+"""How many go by after RTP follows a command: more than were on their way, so that no late answer is cut off."""
 
 
 class Fleets:
@@ -61,10 +64,7 @@ class Fleets:
         if namespace in self._workers:
             return
         running, generation = self._running, int(namespace.rpartition("-")[2])
-        surroundings = Surroundings(
-            running.topics.bootstrap, running.redis.url, path, topic=running.topics.events,
-            partitions=running.topics.partitions, prefix=running.redis.prefix, generation=generation,
-        )  # fmt: skip
+        surroundings = replace(running.surroundings, bundle=path, generation=generation)
         name = f"uic-{len(self._workers)}"
         worker = UicWorker(name, running.folder / name, surroundings)
         worker.start()
@@ -138,14 +138,13 @@ def turn(
     running.done("canary", identity, "--percent", "10", *GATES)
     before = running.record().serving.bundle
     running.wait_revision()
-    time.sleep(1)  # how long the canary serves its share: part of the load, not a wait for something
+    traffic.wait_answers(CANARY_ANSWERS)
 
     def ended(model: str, *command: str) -> None:
         running.done(*command)
         commands.ends.append((model, time.monotonic()))
-        time.sleep(SILENT_S)  # so that the next command cuts no late answer off
-        before = traffic.answered()
-        until(lambda: traffic.answered() > before + 100, "requests go on", within_s=60)
+        running.wait_revision()
+        traffic.wait_answers(LATE_ANSWERS)
 
     if fate == "aborted":
         ended(name, "abort", identity)
@@ -172,21 +171,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rollouts", type=int, default=50)
     parser.add_argument("--requests", type=float, default=300, help="a second")
     parser.add_argument("--events", type=float, default=1000, help="a second")
+    parser.add_argument("--cluster", action="store_true", help="the store is three masters with a replica each")
     options = parser.parse_args(arguments)
     with ExitStack() as ending:
         folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="rollouts-")))
-        store = ending.enter_context(Valkey(folder / "valkey", appendfsync="no"))
         bootstrap = (
             os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or ending.enter_context(DevBroker(folder / "broker")).address
         )
         named = TopicsForTest(bootstrap, f"events-{os.getpid()}", PARTITIONS)
         create_topics(bootstrap, topics(named.events, PARTITIONS))
-        client = redis.Redis.from_url(store.address, protocol=2, socket_timeout=10)
-        for_test = RedisForTest(store.address, "shop", client)
-        running = ending.enter_context(deployed(folder, for_test, named, USERS))
-        told = play(running, ending, options)
+        store = ending.enter_context(clustered(folder) if options.cluster else single(folder))
+        mode = "cluster" if options.cluster else "single"
+        running = ending.enter_context(deployed(folder, store, named, USERS, MODE=mode))
+        told = {"store": mode, **play(running, ending, options)}
     print(json.dumps(told, indent=2))
     return 0 if not (told["failed"] or told["mixed"] or told["cold"]) and told["last_answer_s"]["max"] <= 2 else 1
+
+
+@contextmanager
+def single(folder: Path) -> Iterator[RedisForTest]:
+    """One Valkey."""
+    with Valkey(folder / "valkey", appendfsync="no") as store:
+        client = redis.Redis.from_url(store.address, protocol=2, socket_timeout=10)
+        yield RedisForTest(store.address, "shop", client)
+
+
+@contextmanager
+def clustered(folder: Path) -> Iterator[RedisForTest]:
+    """Three masters with a replica each."""
+    with replicated(folder) as nodes:
+        client = redis.RedisCluster.from_url(nodes[0].address, protocol=2, socket_timeout=10)
+        yield RedisForTest(nodes[0].address, "shop", client)  # type: ignore[arg-type] # the cluster's client
 
 
 def play(running: Deployment, ending: ExitStack, options: argparse.Namespace) -> dict[str, Any]:
@@ -196,7 +211,8 @@ def play(running: Deployment, ending: ExitStack, options: argparse.Namespace) ->
     judge, fleets = Judge(running), Fleets(running)
     judge.learn([running.old_bundle, running.other_head, running.new_bundle, other])
     running.new.workers[0].stop()
-    running.redis.client.delete(*running.redis.client.scan_iter(match=f"*{running.new.keys.namespace}*"))
+    for key in list(running.redis.client.scan_iter(match=f"*{running.new.keys.namespace}*")):
+        running.redis.client.delete(key)
     ending.callback(fleets.close)
     topic, bootstrap = running.topics.events, running.topics.bootstrap
     fates = ("aborted", "rolled back", "kept")
@@ -208,7 +224,7 @@ def play(running: Deployment, ending: ExitStack, options: argparse.Namespace) ->
         senders.requests(running.rtp.ports["http"], USERS, options.requests) as traffic,
         senders.events(bootstrap, topic, BUSY, options.events, running.old_bundle),
     ):
-        until(lambda: traffic.answered() > 100, "requests are answered", within_s=60)
+        traffic.wait_answers(100)
         began, cpu = time.monotonic(), sum(psutil.Process(rtp_child.pid).cpu_times()[:2])
         first, folded = traffic.answered(), _logged(running)
         for number in range(options.rollouts):

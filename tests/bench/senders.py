@@ -21,6 +21,7 @@ from typing import Any
 
 from loadtest.feeder import produce
 from localstack.ports import LOOPBACK
+from localstack.wait import until
 from support.rollouts import BODY_CANDIDATES, Answered
 
 CONNECTIONS = 8
@@ -40,6 +41,11 @@ class Requests:
     def answered(self) -> int:
         """How many answers there are so far."""
         return int(self._answered.value)
+
+    def wait_answers(self, more: int) -> None:
+        """Wait until so many more have come."""
+        before = self.answered()
+        until(lambda: self.answered() >= before + more, f"{more} more requests are answered", within_s=60)
 
 
 @contextmanager

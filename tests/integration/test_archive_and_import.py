@@ -5,10 +5,7 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections import defaultdict
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 from kafka import KafkaProducer
@@ -17,13 +14,12 @@ from conftest import MakeTopics, TopicsForTest
 from ctr.event.v1.behavior_event_pb2 import ACTION_PURCHASE, ACTION_VIEW, BehaviorEvent
 from mimn.state import partition_of
 from support import bulk_running
+from support.archived_log import archived, by_user, noted_erasures, records_of
 from support.bulk_running import KILLED, done, killed
 from uic.bulk.archive import Archive, open_archive
 from uic.bulk.errors import BadArchive, BulkRefused, DamagedFile
 from uic.bulk.folder import Folder
 from uic.bulk.history import refuse_short_retention
-from uic.log.erasures import decode_erasure
-from uic.log.topic_reader import LogRecord, read_to_end
 
 pytestmark = pytest.mark.servers
 
@@ -56,32 +52,6 @@ def produce(topics: TopicsForTest, count: int, first: int = 0) -> None:
     producer.close()
 
 
-def log(topics: TopicsForTest) -> dict[int, list[LogRecord]]:
-    found: dict[int, list[LogRecord]] = {p: [] for p in range(topics.partitions)}
-    for record in read_to_end({"bootstrap_servers": topics.bootstrap}, topics.events):
-        found[record.partition].append(record)
-    return found
-
-
-def archived(archive: Archive, topic: str) -> dict[int, list[LogRecord]]:
-    return {
-        p: [
-            LogRecord(
-                topic,
-                p,
-                row["offset"],
-                row["timestamp"],
-                row["key"],
-                row["value"],
-                tuple((h["name"], h["value"]) for h in row["headers"] or ()),
-            )
-            for some in archive.records(archive.checked(p))
-            for row in some.to_pylist()
-        ]
-        for p in range(archive.partitions)
-    }
-
-
 def test_an_archive_is_the_log_and_grows_with_it_across_kills(
     tmp_path: Path, kafka: str, make_topics: MakeTopics
 ) -> None:
@@ -94,12 +64,12 @@ def test_an_archive_is_the_log_and_grows_with_it_across_kills(
             assert killed(environment(topics), "archive", step, count, *command) == KILLED
     done(environment(topics), "archive", *command)
     archive = open_archive(Folder(str(to)))
-    assert archived(archive, topics.events) == log(topics)
+    assert archived(archive, topics.events) == records_of(topics)
     before = [archive.checked(p) for p in range(N)]
 
     produce(topics, 300, first=500)
     done(environment(topics), "archive", *command)
-    assert archived(archive, topics.events) == log(topics)
+    assert archived(archive, topics.events) == records_of(topics)
     for p, manifest in enumerate(before):
         assert archive.checked(p).files[: len(manifest.files)] == manifest.files, "what was written stays"
     said = done(environment(topics), "archive", *command)
@@ -152,18 +122,6 @@ def test_an_archive_with_a_hole_a_double_or_a_foreign_file_is_refused(
         archive.checked(1)
 
 
-def by_user(records: Mapping[int, list[LogRecord]]) -> dict[bytes, list[Any]]:
-    """What a user's fold sees: values in order; keys must be where they belong."""
-    users: dict[bytes, list[Any]] = defaultdict(list)
-    for partition, some in records.items():
-        for r in some:
-            if r.key is not None:
-                assert partition_of(r.key, len(records)) == partition
-                headers = tuple(h for h in r.headers if h[0] != "ctr-import")
-                users[r.key].append((r.value, r.timestamp_ms, headers))
-    return users
-
-
 def test_raising_n_brings_every_record_over_once_and_in_each_users_order(
     tmp_path: Path, kafka: str, make_topics: MakeTopics
 ) -> None:
@@ -174,20 +132,18 @@ def test_raising_n_brings_every_record_over_once_and_in_each_users_order(
     for step, count in (("scan", 0), ("send", 0)):
         assert killed(environment(new), "import_history", step, count, *command) == KILLED
     done(environment(new), "import_history", *command)
-    assert by_user(log(new)) == by_user(log(old))
+    assert by_user(records_of(new)) == by_user(records_of(old))
     assert "0 of" in done(environment(new), "import_history", *command)
 
-    notes = {
-        (r.key, decode_erasure(r.value).offset)
-        for r in read_to_end({"bootstrap_servers": new.bootstrap}, new.erased)
-        if r.value is not None
-    }
-    assert notes == {(r.key, r.offset) for some in log(new).values() for r in some if r.key and r.value is None}
+    imported = records_of(new)
+    assert all(partition_of(r.key, 2 * N) == p for p, some in imported.items() for r in some if r.key is not None)
+    erasures = {(r.key, r.offset) for some in imported.values() for r in some if r.key and r.value is None}
+    assert noted_erasures(new) == erasures
 
     produce(old, 100, first=500)
     done(environment(old), "archive", "--to", str(tmp_path / "archive"))
     done(environment(new), "import_history", *command)
-    assert by_user(log(new)) == by_user(log(old)), "an archive that has grown adds only what is new"
+    assert by_user(records_of(new)) == by_user(records_of(old)), "an archive that has grown adds only what is new"
 
 
 def test_described_files_become_events_in_the_order_of_time(
@@ -211,7 +167,7 @@ def test_described_files_become_events_in_the_order_of_time(
     said = done(environment(topics), "import_history", *command)
     assert "empty" in said
     good = [row for row in rows if row[0]]
-    got = {p: [BehaviorEvent.FromString(r.value or b"") for r in some] for p, some in log(topics).items()}
+    got = {p: [BehaviorEvent.FromString(r.value or b"") for r in some] for p, some in records_of(topics).items()}
     found = sorted(
         (e.user_id, e.item_id, e.category_id, e.action, e.event_time // 1000) for some in got.values() for e in some
     )

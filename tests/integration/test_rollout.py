@@ -344,7 +344,7 @@ def test_a_migration_in_a_cluster(
 ) -> None:
     topics = make_topics(kafka, 4)
     with (
-        deployed(tmp_path, own_cluster, topics, USERS, mode="cluster") as running,
+        deployed(tmp_path, own_cluster, topics, USERS, MODE="cluster") as running,
         running.traffic(QUIET, 50) as traffic,
     ):
         identity = running.ready()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,7 @@ import redis
 from kafka import KafkaAdminClient, TopicPartition
 
 from conftest import MakeTopics, RedisForTest, TopicsForTest
+from localstack.ports import LOOPBACK
 from localstack.wait import until
 from mimn.release import record_key
 from mimn.state import StateHeader, decode_progress
@@ -33,7 +35,7 @@ def test_a_master_that_fails_over_during_a_rollout_loses_nothing_and_mixes_nothi
     kafka: str, make_topics: MakeTopics, tmp_path: Path
 ) -> None:
     topics = make_topics(kafka, N)
-    # The address in the settings is a replica's: a new process needs that one node to find the others.
+    # The address in the settings is a replica's, and no other is named: a new process needs that one node.
     with replicated(tmp_path) as nodes, cluster_of(nodes[3]) as store, running_in(tmp_path, store, topics) as running:
         with running.traffic(QUIET, 50) as traffic, running.events(BUSY, 50):
             identity = running.ready()
@@ -86,6 +88,35 @@ def test_a_master_that_fails_over_during_a_rollout_loses_nothing_and_mixes_nothi
             if one.state != "unavailable":
                 assert np.allclose(one.scores, expected[one.model, one.user], atol=2e-3), one
         assert {one.model for one in traffic.answers} == set(paths)
+
+
+def test_with_several_nodes_in_the_settings_everything_starts_although_the_first_is_dead(
+    kafka: str, make_topics: MakeTopics, tmp_path: Path
+) -> None:
+    topics = make_topics(kafka, N)
+    with replicated(tmp_path) as nodes, cluster_of(nodes[1]) as store:
+        nodes[0].kill()
+        dead = replace(store, url=nodes[0].address)
+
+        def taken_over() -> bool:
+            with connect(nodes[3]) as heir:
+                return bool(heir.info("replication")["role"] == "master")
+
+        until(taken_over, "its replica has taken over", within_s=60)
+        others = ",".join(f"{LOOPBACK}:{node.port}" for node in nodes[1:3])
+        with deployed(tmp_path, dead, topics, USERS, MODE="cluster", NODES=others) as running:
+            with running.traffic(QUIET, 50) as traffic:
+                identity = running.ready()
+                running.wait_loaded("tiny-sketch/1")
+                running.done("promote", identity, *QUICK)
+                until(lambda: traffic.answers[-1].model == "tiny-sketch/1", "the new release answers", within_s=30)
+            assert {one.state for one in traffic.answers} <= {"warm", "stale"}
+            told = dict(running.old.new_worker().environment())
+            listed = json.loads(done(told, "namespaces", "list", "--json"))
+            assert {one["namespace"] for one in listed} == {
+                running.old.keys.namespace,
+                running.new.keys.namespace,
+            }
 
 
 @pytest.mark.parametrize("lost", ["flushed_with_its_replicas", "a_master_without_a_replica"])
@@ -160,5 +191,5 @@ def cluster_of(node: ClusterNode) -> Iterator[RedisForTest]:
 @contextmanager
 def running_in(folder: Path, store: RedisForTest, topics: TopicsForTest) -> Iterator[Deployment]:
     """A deployment in a cluster."""
-    with deployed(folder, store, topics, USERS, mode="cluster") as running:
+    with deployed(folder, store, topics, USERS, MODE="cluster") as running:
         yield running

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
@@ -80,9 +80,10 @@ class Deployment:
         folder: Path,
         redis: RedisForTest,
         topics: TopicsForTest,
-        mode: str = "single",
+        store: Mapping[str, str],
         bundles: tuple[Path, Path] = (TINY, SKETCH),
     ) -> None:
+        """`store`: more settings of the store, for UIC and RTP, named without `UIC_REDIS__` and `RTP_REDIS__`."""
         self.folder = folder
         self.redis = redis
         self.topics = topics
@@ -91,12 +92,14 @@ class Deployment:
         for path, copy in zip(bundles, (self.old_bundle, self.new_bundle), strict=True):
             shutil.copytree(path, copy)
         self.other_head = with_scaled_head(root, self.old_bundle, "2", 0.5)
-        told = {"UIC_REDIS__MODE": mode}
-        self.old = World(folder / "old", topics, redis.url, redis.prefix, told, bundle=self.old_bundle)
-        self.new = World(folder / "new", topics, redis.url, redis.prefix, told, bundle=self.new_bundle, seed=8)
+        told = {f"UIC_REDIS__{name}": value for name, value in store.items()}
+        read = {f"RTP_REDIS__{name}": value for name, value in store.items()}
+        at = (topics, redis.url, redis.prefix, told)
+        self.old = World(folder / "old", *at, client=redis.client, bundle=self.old_bundle)
+        self.new = World(folder / "new", *at, client=redis.client, bundle=self.new_bundle, seed=8)
         self.surroundings = Surroundings(
             topics.bootstrap, redis.url, self.old_bundle, topic=topics.events, partitions=topics.partitions,
-            prefix=redis.prefix, uic=told, rtp={"RTP_STATE__REFRESH_EVERY_S": "0.5", "RTP_REDIS__MODE": mode},
+            prefix=redis.prefix, uic=told, rtp={"RTP_STATE__REFRESH_EVERY_S": "0.5", **read},
         )  # fmt: skip
         self.rtp = RtpProcess("rtp", folder / "rtp", self.surroundings)
         self.variables = uic_variables(self.surroundings, grpc_port=1, admin_port=2)
@@ -268,11 +271,12 @@ def deployed(
     *,
     new: bool = True,
     rtp: bool = True,
-    mode: str = "single",
     bundles: tuple[Path, Path] = (TINY, SKETCH),
+    **store: str,
 ) -> Iterator[Deployment]:
-    """A deployment in which every user has events, folded by the old release, and with `new` by the new one too."""
-    deployment = Deployment(folder, redis, topics, mode, bundles)
+    """A deployment in which every user has events, folded by the old release, and with `new` by the new one too.
+    `store`: see `Deployment`."""
+    deployment = Deployment(folder, redis, topics, store, bundles)
     try:
         deployment.old.worker()
         if new:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from torture.archives import ARCHIVE, IMPORT, archive_and_import_killed_at_each_step_are_finished_by_the_next_run
 from torture.bulk_jobs import bulk_jobs_killed_at_each_step_are_finished_by_the_next_run
 from torture.clusters import a_cluster_whose_slots_move_and_whose_masters_fail
 from torture.crashes import STEPS, killed_after_each_protocol_step
@@ -100,6 +101,13 @@ SCENARIOS = (
     _whole(a_rollout_goes_on_while_workers_and_the_store_die),
     _whole(the_rollout_tool_killed_at_each_write_is_run_again_and_finishes),
     _whole(answers_go_on_while_the_store_is_away_slow_or_fails_over),
+    Scenario(
+        archive_and_import_killed_at_each_step_are_finished_by_the_next_run,
+        tuple(
+            Part(step, partial(archive_and_import_killed_at_each_step_are_finished_by_the_next_run, steps=(step,)))
+            for step in (*ARCHIVE, *IMPORT)
+        ),
+    ),
     _whole(bulk_jobs_killed_at_each_step_are_finished_by_the_next_run),
     _whole(clients_that_go_away_leave_nothing_behind),
     _whole(five_times_the_knee_costs_no_goodput),

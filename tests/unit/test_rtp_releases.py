@@ -73,7 +73,7 @@ def named(path: Path, generation: int = 0) -> rollouts.Release:
 class World:
     """A process that was started with the tiny bundle, and a store with two namespaces."""
 
-    def __init__(self, cpu_share: float = 1.0) -> None:
+    def __init__(self, cpu_share: float = 1.0, folder: Path = Path("/bundles")) -> None:
         self.store = FakeStateReader()
         self.stored = {path: Stored(load_bundle(path), partitions=3) for path in (TINY, SKETCH)}
         for stored in self.stored.values():
@@ -93,7 +93,7 @@ class World:
         self.now = 0.0
         self.follower = RolloutFollower(
             self.in_service, self.store, self.reader, self.metrics, Loader(self.load, 60.0),
-            bundles=Bundles(Path("/bundles"), TINY), prefix="uic", timeout_s=1.0, every_s=0.5, retry_every_s=5.0,
+            bundles=Bundles(folder, TINY), prefix="uic", timeout_s=1.0, every_s=0.5, retry_every_s=5.0,
             clock=lambda: self.now,
         )  # fmt: skip
 
@@ -179,6 +179,52 @@ def test_one_request_reads_one_key_whatever_its_arm() -> None:
     asyncio.run(ask())
     assert len(world.store.asked) == len(USERS)
     assert len({key.split(":s:")[1] for key in world.store.asked}) == len(USERS)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_process_started_after_a_rollback_ignores_a_field_of_the_release_before_if_its_manifest_is_here(
+    there: bool,
+) -> None:
+    world = World(folder=CONTEXT.parents[1] if there else Path("/bundles"))
+    name = model(CONTEXT).request.names["context"][0]
+    record = begin(None, named(CONTEXT), serving=named(TINY), origin="log", salt=SALT, now_ms=NOW_MS)
+    record = observe(record, "r1", Checked(record.revision, ()), now_ms=NOW_MS)[0]
+    record = promote(record, "r1", Checked(record.revision, ()), keep_ms=1000, now_ms=NOW_MS)
+    record = rollback(record, "r1", reason="worse", now_ms=NOW_MS)
+
+    async def ask(field: str) -> Scored:
+        request = ScoreRequest(USERS[0], ITEMS, CATEGORIES, context={field: 1.0})
+        return await world.scorer.score(request, asyncio.get_running_loop().time() + 10)
+
+    async def play() -> None:
+        await world.follow(record)
+        assert (world.served(), world.opened) == ({"serving": "tiny/1"}, [])
+        if there:
+            plain = await world.ask(USERS[0])
+            assert np.array_equal((await ask(name)).scores, plain.scores)
+        else:
+            with pytest.raises(InvalidRequest, match=name):
+                await ask(name)
+        with pytest.raises(InvalidRequest, match="nonsense"):
+            await ask("nonsense")
+
+    asyncio.run(play())
+    assert world.count("rtp_request_fields_total", field=name, value="ignored") == there
+
+
+def test_a_manifest_of_another_bundle_says_nothing_of_a_release_before() -> None:
+    world = World(folder=CONTEXT.parents[1])
+    other = replace(named(CONTEXT), manifest="0" * 64)
+    name = model(CONTEXT).request.names["context"][0]
+    record = begin(None, other, serving=named(TINY), origin="log", salt=SALT, now_ms=NOW_MS)
+
+    async def play() -> None:
+        await world.follow(abort(record, "r1", reason="worse", now_ms=NOW_MS))
+        request = ScoreRequest(USERS[0], ITEMS, CATEGORIES, context={name: 1.0})
+        with pytest.raises(InvalidRequest, match=name):
+            await world.scorer.score(request, asyncio.get_running_loop().time() + 10)
+
+    asyncio.run(play())
 
 
 def test_a_field_that_one_release_reads_is_no_mistake_in_any_arm_of_the_rollout_or_after_it() -> None:

@@ -62,6 +62,14 @@ def test_groups_that_contradict_themselves_say_what_to_change(monkeypatch: pytes
         settings(monkeypatch, RTP_HTTP__PORT="8002")
 
 
+def test_nodes_are_those_of_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RTP_REDIS__NODES", "a:6379, b:6379")
+    with pytest.raises(ValueError, match="set RTP_REDIS__MODE=cluster, or unset RTP_REDIS__NODES"):
+        RtpSettings()
+    monkeypatch.setenv("RTP_REDIS__MODE", "cluster")
+    assert RtpSettings().redis.nodes == "a:6379, b:6379"
+
+
 def test_settings_are_frozen_and_a_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     got = settings(monkeypatch, RTP_REDIS__URL="redis://:hunter2@h:1/0")
     assert "hunter2" not in repr(got)

@@ -144,6 +144,20 @@ def test_sentinels_and_their_service() -> None:
     assert settings.sentinel_service == "mymaster"
 
 
+def test_nodes_are_those_of_a_cluster() -> None:
+    assert RedisSettings(mode="cluster", nodes="a:6379, b:6379").nodes == "a:6379, b:6379"
+    with pytest.raises(ValueError, match="set UIC_REDIS__MODE=cluster, or unset UIC_REDIS__NODES"):
+        RedisSettings(nodes="a:6379")
+
+
+@pytest.mark.parametrize("addresses", ["a", "a:6379,,b:6379", "a:6379 b:6379", "a:port"])
+def test_addresses_that_are_not_host_and_port_are_refused(addresses: str) -> None:
+    with pytest.raises(ValueError, match="nodes"):
+        RedisSettings(mode="cluster", nodes=addresses)
+    with pytest.raises(ValueError, match="sentinels"):
+        RedisSettings(mode="sentinel", sentinels=addresses)
+
+
 @pytest.mark.parametrize("arguments", [["lunch"], ["serve", "now"], ["--fast"]])
 def test_an_unknown_command_shows_the_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2

@@ -4,7 +4,7 @@ Numpy only, except for `graph`, which runs the graphs with onnxruntime (extra `s
 format is specified in docs/formats/bundle.md.
 """
 
-from mimn.bundle.bundle import Bundle, IdSketch, load_bundle
+from mimn.bundle.bundle import Bundle, IdSketch, load_bundle, read_manifest
 from mimn.bundle.golden import Golden, GoldenMismatch
 from mimn.bundle.item_table import ItemTable
 from mimn.bundle.manifest import (
@@ -49,5 +49,6 @@ __all__ = [
     "StateSpec",
     "TensorSpec",
     "load_bundle",
+    "read_manifest",
     "write_bundle",
 ]

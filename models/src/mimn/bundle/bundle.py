@@ -153,6 +153,22 @@ class Bundle:
             self.event_list.forget(state, int(self.items.rows(ids)[0]))
 
 
+def read_manifest(path: Path) -> tuple[Manifest, str]:
+    """The manifest of the bundle in directory `path`, and its sha256. The other files are not looked at.
+
+    Raises:
+        BundleError: there is none, or it cannot be read.
+    """
+    path = path.resolve()
+    if not path.is_dir():
+        raise BundleError(f"no bundle at {path}: there is no such folder")
+    with opened(path, m.MANIFEST) as file:
+        data = file.read(MAX_MANIFEST_BYTES + 1)
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{path / m.MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes: not a manifest")
+    return decode_manifest(data), hashlib.sha256(data).hexdigest()
+
+
 def load_bundle(path: str | Path) -> Bundle:
     """Load the bundle in directory `path` (a link is followed). Every file is checked against its hash.
 
@@ -160,13 +176,7 @@ def load_bundle(path: str | Path) -> Bundle:
         BundleError: the directory, a file or a field is missing, changed or inconsistent; the message says which.
     """
     path = Path(path).resolve()
-    if not path.is_dir():
-        raise BundleError(f"no bundle at {path}: there is no such folder")
-    with opened(path, m.MANIFEST) as file:
-        data = file.read(MAX_MANIFEST_BYTES + 1)
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise BundleError(f"{path / m.MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes: not a manifest")
-    manifest = decode_manifest(data)
+    manifest, sha256 = read_manifest(path)
     if (path.parent.name, path.name) != (manifest.name, manifest.version):
         raise BundleError(
             f"{path} holds bundle {manifest.name}/{manifest.version}: move it to a folder "
@@ -211,7 +221,7 @@ def load_bundle(path: str | Path) -> Bundle:
         event_list=event_list,
         actions=actions,
         reads=_reads(path, manifest),
-        sha256=hashlib.sha256(data).hexdigest(),
+        sha256=sha256,
     )
     _check_widths(bundle)
     return bundle

@@ -39,6 +39,8 @@ class RequestVector:
     """Fields with a value that training did not see."""
     missing: list[str]
     """Fields without a value."""
+    ignored: list[str] = field(default_factory=list)
+    """Fields with a value that was left out, because another release reads it and this one does not."""
 
 
 class RequestFields:
@@ -56,10 +58,7 @@ class RequestFields:
         self.specs = tuple(spec for spec in specs if spec.source != "item")
         self.codes = codes
         self._vectors = vectors
-        self.names: dict[str, tuple[str, ...]] = {
-            source: tuple(sorted(spec.name for spec in self.specs if spec.source == source and asked_for(spec)))
-            for source in ("user", "context")
-        }
+        self.names = names_asked(self.specs)
         self._writers: list[tuple[FieldSpec, _Writer]] = []
         at = first = 0
         for spec in self.specs:
@@ -104,6 +103,12 @@ class RequestFields:
             return f"this model reads it in `{other}`"
         known = ", ".join(self.names[source]) or "none"
         return f"not a field of this model; it reads {known}"
+
+
+def names_asked(specs: Iterable[FieldSpec]) -> dict[str, tuple[str, ...]]:
+    """What a request may give, by source: the names in order."""
+    asked = [spec for spec in specs if asked_for(spec)]
+    return {source: tuple(sorted(s.name for s in asked if s.source == source)) for source in ("user", "context")}
 
 
 def asked_for(spec: FieldSpec) -> bool:

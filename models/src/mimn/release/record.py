@@ -188,6 +188,12 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             wanted.append(self.open.release)
         return tuple(dict.fromkeys(wanted))
 
+    @property
+    def past(self) -> tuple[Release, ...]:
+        """The other releases of the rollouts that it remembers, the latest first."""
+        known = (release for one in reversed(self.rollouts) for release in (one.release, one.replaces))
+        return tuple(dict.fromkeys(release for release in known if release not in self.held))
+
     def find(self, identity: str) -> Rollout | None:
         """The rollout with this id."""
         return next((one for one in self.rollouts if one.id == identity), None)

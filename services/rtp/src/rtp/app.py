@@ -41,6 +41,7 @@ from rtp.rollout_follower import Bundles, RolloutFollower
 from rtp.runtime import load_model
 from rtp.scorer import Scorer
 from rtp.settings import RtpSettings, TlsListener
+from rtp.slices import ask_for_slices
 from rtp.store import open_store
 
 
@@ -193,6 +194,7 @@ def serve(settings: RtpSettings, fd: int | None = None) -> int:
     """Serve until SIGTERM, on the inherited listening socket `fd` if there is one, and return the exit status: 0 after
     a drain, 2 if ports, keys or bundle must be corrected first."""
     configure(settings.log.level, settings.log.format)
+    ask_for_slices(settings.load.slice_us)
     try:
         public = bind(settings.http.host, settings.http.port) if fd is None else inherited(fd)
         admin = bind(settings.admin.host, settings.admin.port)

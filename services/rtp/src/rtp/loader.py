@@ -10,10 +10,14 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 from rtp.core.ports import Model
 from rtp.errors import ReloadRefused, ReloadTimedOut
+
+T = TypeVar("T")
 
 MAX_ABANDONED = 4
 """Loads that may hang at once; after that the process should be restarted."""
@@ -28,7 +32,7 @@ class Loader:
         self._load = load
         self._timeout_s = timeout_s
         self._abandoned: list[threading.Thread] = []
-        self._loading: set[asyncio.Future[Model]] = set()
+        self._loading: set[asyncio.Future[Any]] = set()
         self._closed = False
 
     @property
@@ -38,36 +42,40 @@ class Loader:
         return len(self._abandoned)
 
     async def load(self, path: Path) -> Model:
-        """The model of the bundle at `path`.
+        """The model of the bundle at `path`. Raises: as `read`."""
+        return await self.read(partial(self._load, path))
+
+    async def read(self, what: Callable[[], T]) -> T:
+        """What `what` reads of a bundle.
 
         Raises:
-            ReloadTimedOut: it did not load in time, or too many loads hang already.
-            Exception: whatever loading raises.
+            ReloadTimedOut: it took too long, or too many loads hang already.
+            Exception: whatever `what` raises.
         """
         if self._closed:
             raise ReloadRefused(_ENDING)
         if self.hanging >= MAX_ABANDONED:
             raise ReloadTimedOut(f"{self.hanging} earlier loads still hang: restart this process")
         loop = asyncio.get_running_loop()
-        loaded: asyncio.Future[Model] = loop.create_future()
+        loaded: asyncio.Future[T] = loop.create_future()
         self._loading.add(loaded)
 
-        def settle(model: Model | None, error: BaseException | None) -> None:
+        def settle(made: tuple[T] | None, error: BaseException | None) -> None:
             if loaded.done():  # given up
                 return
-            if model is not None:
-                loaded.set_result(model)
+            if made is not None:
+                loaded.set_result(made[0])
             else:
                 loaded.set_exception(error or RuntimeError("nothing was loaded"))
 
         def work() -> None:
-            model, error = None, None
+            made, error = None, None
             try:
-                model = self._load(path)
+                made = (what(),)
             except BaseException as raised:
                 error = raised
             with suppress(RuntimeError):  # the loop has ended meanwhile
-                loop.call_soon_threadsafe(settle, model, error)
+                loop.call_soon_threadsafe(settle, made, error)
 
         thread = threading.Thread(target=work, name="load-bundle", daemon=True)
         thread.start()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from access import Admission
+from mimn.bundle.request_fields import RequestVector
 from rtp.core.fold_progress import Status
 from rtp.tally import Tallies, Tally
 
@@ -81,7 +82,8 @@ class Metrics:
         self.candidates = Counter("rtp_candidates", "Candidates scored.", registry=registry)
         self.fields = Counter(
             "rtp_request_fields",
-            "Scored requests by field: with a value that training did not see (unknown), or without one (missing).",
+            "Scored requests by field: with a value that training did not see (unknown), without one (missing), or "
+            "with one that only another release of the rollout record reads (ignored).",
             ["field", "value"],
             registry=registry,
         )
@@ -209,9 +211,9 @@ class Metrics:
             known = self._of_shadow[arm, bundle] = ShadowMetrics(*(one.labels(arm, bundle) for one in families))
         return known
 
-    def count_fields(self, unknown: Iterable[str], missing: Iterable[str]) -> None:
+    def count_fields(self, vector: RequestVector) -> None:
         """Count a scored request under the fields whose value it did not say in the model's words."""
-        for value, names in (("unknown", unknown), ("missing", missing)):
+        for value, names in (("unknown", vector.unknown), ("missing", vector.missing), ("ignored", vector.ignored)):
             for name in names:
                 child = self._field_of.get((name, value))
                 if child is None:

@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -22,6 +23,7 @@ from mimn.release import Buckets, CorruptRecord, Record, decode_record, record_k
 from rtp.core.fields import Names, names_of
 from rtp.core.ports import StateReader
 from rtp.errors import ReloadRefused, ReloadTimedOut, StoreError
+from rtp.field_history import read_asked
 from rtp.loader import Loader
 from rtp.metrics import Metrics
 from rtp.progress_watcher import NoNamespace, ProgressReader
@@ -89,7 +91,10 @@ class RolloutFollower:
         self._loaded: dict[rollouts.Release, Release] = {}
         self._loading: asyncio.Task[None] | None = None
         self._fields: Names = frozenset()
-        """What any release that was ever loaded here reads of requests: after a rollback, callers still send it."""
+        """What any release that was ever loaded here, or that the record remembers, reads of requests: after a
+        rollback, callers still send it."""
+        self._remembered = False
+        """Whether the manifests of earlier rollouts were looked at."""
         self._obeyed = False
         """Whether the release in service has been what the record says, if only once."""
         self.record: Record | None = None
@@ -178,6 +183,7 @@ class RolloutFollower:
 
     async def _load_wanted(self) -> None:
         """Load one after another; the record is followed meanwhile."""
+        await self._remember_fields()
         while (release := next(self._wanted(), None)) is not None:
             try:
                 self._loaded[release] = await self._open(release)
@@ -191,6 +197,26 @@ class RolloutFollower:
                 wait_s = math.inf if isinstance(error, ReloadTimedOut) else self._retry_every_s
                 self.refused[release] = Refusal(reason, self._clock() + wait_s)
             self._take_up()
+
+    async def _remember_fields(self) -> None:
+        """Once, when this process sees a record: learn the fields of releases that it remembers and that are not
+        loaded. What enters the record later is loaded here by then."""
+        if self.record is None or self._remembered:
+            return
+        self._remembered = True
+        for release in self.record.past:
+            path = self._bundles.of(release)
+            try:
+                asked = await self._loader.read(partial(read_asked, path))
+                if asked.sha256 != release.manifest:
+                    raise ReloadRefused(f"{path} is another bundle")
+            except Exception as error:
+                log.info("a request with a field of this earlier release alone is refused: its manifest is not here",
+                         bundle=release.bundle, reason=str(error))  # fmt: skip
+                if isinstance(error, ReloadTimedOut):  # the others would hang too, and keep what serves from loading
+                    return
+            else:
+                self._fields |= asked.names
 
     async def _open(self, wanted: rollouts.Release) -> Release:
         """The release, loaded and with its namespace read.
@@ -237,7 +263,7 @@ class RolloutFollower:
         }
         self.refused = {release: one for release, one in self.refused.items() if release in held}
         self._fields |= frozenset[tuple[str, str]]().union(
-            *(names_of(one.model.request) for one in (serving, *self._loaded.values()))
+            *(names_of(one.model.request.names) for one in (serving, *self._loaded.values()))
         )
         traffic = Traffic(
             (self._arm(SERVING, serving), *self._arms(record.arms)),
@@ -255,7 +281,7 @@ class RolloutFollower:
                 yield self._arm(arm.name, release, arm.buckets)
 
     def _arm(self, name: str, release: Release, buckets: Buckets = ()) -> Arm:
-        return Arm(name, release, buckets, self._fields - names_of(release.model.request))
+        return Arm(name, release, buckets, self._fields - names_of(release.model.request.names))
 
     def _show(self, record: Record, traffic: Traffic, standby: list[Release]) -> None:
         metrics = self._metrics

@@ -131,7 +131,7 @@ class Scorer:
         metrics.candidates.inc(len(scores))
         if report.partial:
             metrics.partial.inc()
-        metrics.count_fields(fields.unknown, fields.missing)
+        metrics.count_fields(fields)
         if shadow is not None:
             self.shadows.offer(shadow, release, request, scores, state)
         return Scored(scores, model, report, arm.name)

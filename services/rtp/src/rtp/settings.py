@@ -30,12 +30,16 @@ class TlsListener(_Group):
     """Clients must present a certificate signed by this CA (mTLS) and still need an API key."""
 
 
+_ADDRESSES = r"^$|^ *[^, ]+:\d+ *(, *[^, ]+:\d+ *)*$"
+"""None, or `host:port`, several separated by commas."""
+
+
 class RedisSettings(_Group):
     """Where the states are, and how long to try."""
 
     url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
-    """`redis://`, `rediss://` (TLS, to Sentinels too) or `unix://`. In mode `cluster` any node; in mode `sentinel`
-    its user, password and database are used, its host is not. Secret, because it may hold a password."""
+    """`redis://`, `rediss://` (TLS, to Sentinels too) or `unix://`. In mode `cluster` any node (see also `nodes`); in
+    mode `sentinel` its user, password and database are used, its host is not. Secret: it may hold a password."""
     tls_ca_file: Path | None = None
     """CA of the servers' certificates, PEM; the system's own if unset."""
     tls_cert_file: Path | None = None
@@ -45,7 +49,10 @@ class RedisSettings(_Group):
     prefix: str = Field(default="uic", min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")
     """First part of every key; the same as UIC's."""
     mode: Literal["single", "sentinel", "cluster"] = "single"
-    sentinels: str = Field(default="", pattern=r"^$|^[^,]+:\d+(,[^,]+:\d+)*$")
+    nodes: str = Field(default="", pattern=_ADDRESSES)
+    """`host:port`, several with commas; mode `cluster` only. More nodes that a start asks where the others are: of
+    these and the one of `url` a single one has to answer."""
+    sentinels: str = Field(default="", pattern=_ADDRESSES)
     """`host:port`, several with commas; mode `sentinel` only."""
     sentinel_service: str = "mymaster"
     """Name of the master that the Sentinels watch."""
@@ -73,6 +80,8 @@ class RedisSettings(_Group):
             raise ValueError("TLS files, but RTP_REDIS__URL does not begin with rediss://")
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
             raise ValueError("tls_cert_file and tls_key_file belong together: set both")
+        if self.nodes and self.mode != "cluster":
+            raise ValueError("nodes are those of a cluster: set RTP_REDIS__MODE=cluster, or unset RTP_REDIS__NODES")
         if self.mode == "sentinel" and not self.sentinels:
             raise ValueError("mode sentinel needs sentinels: set RTP_REDIS__SENTINELS, such as host1:26379,host2:26379")
         return self
@@ -165,6 +174,9 @@ class LoadSettings(_Group):
 
     max_in_flight: int = Field(default=256, ge=1)
     """Most requests between acceptance and answer; others are refused with 503 at once."""
+    slice_us: int = Field(default=100, ge=0, le=100_000)
+    """Slices of processor time that the kernel is asked for (Linux 6.12 or newer), in microseconds: a process with
+    short ones is woken sooner while others compute. 0: the kernel's own."""
 
 
 class StateSettings(_Group):

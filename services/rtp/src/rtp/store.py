@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from itertools import starmap
 from typing import Any, Protocol, TypeVar
 
 from redis.asyncio import RedisCluster, Sentinel
@@ -348,19 +349,19 @@ def _commands(settings: RedisSettings) -> Commands:
         case "sentinel":
             given = parse_url(url)
             login = {name: given[name] for name in ("username", "password", "db") if name in given}
-            watchers = [
-                (host.strip("[]"), int(port)) for host, _, port in map(_host_port, settings.sentinels.split(","))
-            ]
-            sentinel = Sentinel(watchers, sentinel_kwargs={"ssl": settings.tls, **options})  # type: ignore[no-untyped-call] # as above
+            sentinel = Sentinel(_hosts(settings.sentinels), sentinel_kwargs={"ssl": settings.tls, **options})  # type: ignore[no-untyped-call] # as above
             pool = SentinelConnectionPool(settings.sentinel_service, sentinel, ssl=settings.tls, **options, **login)  # type: ignore[no-untyped-call] # as above
             return _SentinelCommands(pool, settings.pool_size)
         case "cluster":
             options["retry"] = Retry(NoBackoff(), 1)
+            options["startup_nodes"] = list(starmap(ClusterNode, _hosts(settings.nodes)))
             cluster = RedisCluster.from_url(
                 url, max_connections=settings.pool_size, require_full_coverage=False, **options
             )
             return _ClusterCommands(cluster, settings.pool_size)
 
 
-def _host_port(address: str) -> tuple[str, str, str]:
-    return address.strip().rpartition(":")
+def _hosts(addresses: str) -> list[tuple[str, int]]:
+    """Host and port of each address of a setting."""
+    parts = (address.rpartition(":") for address in addresses.split(",") if address.strip())
+    return [(host.strip("[] "), int(port)) for host, _, port in parts]

@@ -128,12 +128,17 @@ class KafkaSettings(Group):
         return self
 
 
+ADDRESSES = r"^$|^ *[^, ]+:\d+ *(, *[^, ]+:\d+ *)*$"
+"""None, or `host:port`, several separated by commas."""
+
+
 class RedisSettings(Group):
     """The state store, Redis or Valkey."""
 
     url: Annotated[str, Field(pattern=r"^(rediss?|unix)://", repr=False)] = "redis://127.0.0.1:6379/0"
-    """`redis://`, `rediss://` (TLS, to Sentinels too) or `unix://`. In mode `cluster` any node; in mode `sentinel` its
-    user, password and database are used, and its host is not. Never shown, because it may hold a password."""
+    """`redis://`, `rediss://` (TLS, to Sentinels too) or `unix://`. In mode `cluster` any node (see also `nodes`); in
+    mode `sentinel` its user, password and database are used, and its host is not. Never shown, because it may hold a
+    password."""
     tls_ca_file: Path | None = None
     """CA of the servers' certificates, PEM; the system's CAs if unset."""
     tls_cert_file: Path | None = None
@@ -143,7 +148,10 @@ class RedisSettings(Group):
     prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = "uic"
     """First part of every key; RTP needs the same. Unique per Kafka cluster: consumer groups are named by it."""
     mode: Literal["single", "sentinel", "cluster"] = "single"
-    sentinels: str = ""
+    nodes: Annotated[str, Field(pattern=ADDRESSES)] = ""
+    """`host:port`, several separated by commas; mode `cluster` only. More nodes that a start asks where the others are:
+    of these and the one of `url` a single one has to answer."""
+    sentinels: Annotated[str, Field(pattern=ADDRESSES)] = ""
     """`host:port`, several separated by commas; mode `sentinel` only."""
     sentinel_service: str = "mymaster"
     timeout_s: Annotated[float, Field(gt=0, le=60)] = 1.0
@@ -153,6 +161,8 @@ class RedisSettings(Group):
 
     @model_validator(mode="after")
     def _check(self) -> RedisSettings:
+        if self.nodes and self.mode != "cluster":
+            raise ValueError("nodes are those of a cluster: set UIC_REDIS__MODE=cluster, or unset UIC_REDIS__NODES")
         if self.mode == "sentinel" and not self.sentinels:
             raise ValueError("mode sentinel needs sentinels, for example UIC_REDIS__SENTINELS=host1:26379,host2:26379")
         if (self.tls_ca_file or self.tls_cert_file or self.tls_key_file) and not self.url.startswith("rediss://"):

@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from functools import cached_property
 from hashlib import sha1
 from importlib.resources import files
+from itertools import starmap
 from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
-from redis.cluster import RedisCluster
+from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import parse_url
 from redis.exceptions import NoScriptError, RedisClusterException
 from redis.retry import Retry
@@ -267,20 +268,21 @@ def open_client(settings: RedisSettings, connected: Callable[[], None] = lambda:
         connected()
 
     if settings.mode == "cluster":  # cluster clients run the usual on_connect themselves
-        return RedisCluster.from_url(
-            settings.url, **limits | {"retry": Retry(NoBackoff(), 1)}, redis_connect_func=lambda _: connected()
-        )
+        limits |= {"retry": Retry(NoBackoff(), 1), "startup_nodes": list(starmap(ClusterNode, _hosts(settings.nodes)))}
+        return RedisCluster.from_url(settings.url, **limits, redis_connect_func=lambda _: connected())
     if settings.mode == "sentinel":
         given = parse_url(settings.url)  # type: ignore[no-untyped-call]  # redis-py has no types here
         login = {name: given[name] for name in ("username", "password", "db") if name in given}
-        hosts = [
-            (host.strip("[] "), int(port))
-            for host, _, port in (s.rpartition(":") for s in settings.sentinels.split(","))
-        ]
         limits |= {"ssl": tls}
-        sentinel: Any = Sentinel(hosts, sentinel_kwargs=limits)  # type: ignore[no-untyped-call]  # as above
+        sentinel: Any = Sentinel(_hosts(settings.sentinels), sentinel_kwargs=limits)  # type: ignore[no-untyped-call]  # as above
         return sentinel.master_for(settings.sentinel_service, **limits, **login, redis_connect_func=on_connect)
     return redis.Redis.from_url(settings.url, **limits, redis_connect_func=on_connect)
+
+
+def _hosts(addresses: str) -> list[tuple[str, int]]:
+    """Host and port of each address of a setting."""
+    parts = (address.rpartition(":") for address in addresses.split(",") if address.strip())
+    return [(host.strip("[] "), int(port)) for host, _, port in parts]
 
 
 def _chunks(commits: Sequence[Commit]) -> Iterator[list[Commit]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterable, Mapping, Set
 
 from mimn.bundle.request_fields import FieldFaults, RequestFields, RequestVector
 from rtp.core.request import ScoreRequest
@@ -13,9 +13,9 @@ Names = Set[tuple[str, str]]
 NONE: Names = frozenset()
 
 
-def names_of(fields: RequestFields) -> Names:
-    """What a model reads of a request."""
-    return frozenset((source, name) for source, names in fields.names.items() for name in names)
+def names_of(by_source: Mapping[str, Iterable[str]]) -> Names:
+    """What a model reads of a request, of its names by source."""
+    return frozenset((source, name) for source, names in by_source.items() for name in names)
 
 
 def request_vector(fields: RequestFields, request: ScoreRequest, of_others: Names = NONE) -> RequestVector:
@@ -23,16 +23,23 @@ def request_vector(fields: RequestFields, request: ScoreRequest, of_others: Name
 
     A field that is left out has its default, so that a bundle with a new field can be rolled out before callers send
     it. One that they send too early is refused, because nothing else shows that it has no effect. Those `of_others`,
-    which another release of the same rollout reads, are left out instead: callers cannot know a user's arm.
+    which another release of this or of an earlier rollout reads, are ignored instead: callers know neither a user's
+    arm nor when there is a rollback.
 
     Raises:
         InvalidRequest: fields that the model does not read, or values that they cannot take.
     """
     user, context = request.user, request.context
+    ignored: list[str] = []
     if of_others:
+        ignored = [name for name in user if ("user", name) in of_others]
+        ignored += [name for name in context if ("context", name) in of_others]
+    if ignored:
         user = {name: value for name, value in user.items() if ("user", name) not in of_others}
         context = {name: value for name, value in context.items() if ("context", name) not in of_others}
     try:
-        return fields.vector(user, context)
+        vector = fields.vector(user, context)
     except FieldFaults as error:
         raise InvalidRequest([FieldFault(*fault) for fault in error.faults]) from error
+    vector.ignored = ignored
+    return vector

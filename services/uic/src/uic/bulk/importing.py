@@ -50,7 +50,8 @@ class Importer:
             bounds: the topic as it is now.
             timeout_s: how long a record may be on its way.
             max_request_bytes: largest record.
-            after: hears each step when it is done: "scan", "send", "note".
+            after: hears each step when it is done: "scan", "record" (one was handed to the client), "send" (all are
+                acknowledged), "note".
         """
         self._client = client
         self._bounds = bounds
@@ -109,6 +110,7 @@ class Importer:
                 )
                 flying.append((future, record))
                 done.records += 1
+                self._after("record")
                 while len(flying) > IN_FLIGHT:
                     self._landed(*flying.popleft(), erasures)
             producer.flush(timeout=self._timeout_s)

@@ -14,7 +14,7 @@ from uic.bulk.errors import BulkRefused
 from uic.bulk.namespaces import Namespaces
 from uic.errors import LogUnavailable, StoreUnavailable, UnsuitableTopic
 from uic.settings import KafkaSettings, read_client_settings
-from uic.store import open_client
+from uic.store import FAILURES, open_client
 from uic.tools.table import table
 
 COLUMNS = ("namespace", "topic", "users", "bytes", "lag", "partial_share", "last_read_s", "folded", "served_by")
@@ -53,6 +53,9 @@ def main(
         rows = [asdict(found.look(name, ends)) for name in found.names()]
     except (BulkRefused, StoreUnavailable) as error:
         print(f"uic namespaces: {error}", file=sys.stderr)
+        return 1
+    except FAILURES as error:  # a cluster's client asks for the nodes when it is made
+        print(f"uic namespaces: the store does not answer: {error}", file=sys.stderr)
         return 1
     if as_json:
         print(json.dumps(rows), file=out)

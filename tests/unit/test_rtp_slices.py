@@ -1,0 +1,49 @@
+"""RTP asks the kernel for short slices, where the kernel knows them."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from rtp.slices import ask_for_slices, current_slice_us
+
+
+def in_a_thread_of_its_own(slice_us: int) -> tuple[bool, int | None, int | None]:
+    """Whether it was granted, and the slices there and in a thread that was started there."""
+    found: list[tuple[bool, int | None, int | None]] = []
+
+    def ask() -> None:
+        granted, inner = ask_for_slices(slice_us), []
+        child = threading.Thread(target=lambda: inner.append(current_slice_us()))
+        child.start()
+        child.join()
+        found.append((granted, current_slice_us(), inner[0]))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_a_slice_is_granted_and_inherited_or_refused_without_harm() -> None:
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
+    before = current_slice_us()
+    granted, ours, childs = in_a_thread_of_its_own(200)
+    assert (ours, childs) == ((200, 200) if granted else (before, before))
+    assert os.getpriority(os.PRIO_PROCESS, 0) == nice
+    assert current_slice_us() == before
+
+
+def test_zero_is_the_kernels_slice() -> None:
+    _, ours, childs = in_a_thread_of_its_own(0)
+    assert (ours, childs) == (current_slice_us(), current_slice_us())
+
+
+def test_another_policy_and_another_system_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rtp.slices.os.sched_getscheduler", lambda pid: os.SCHED_BATCH)
+    assert in_a_thread_of_its_own(200)[0] is False
+    monkeypatch.undo()
+    monkeypatch.setattr("rtp.slices.platform.system", lambda: "Darwin")
+    assert in_a_thread_of_its_own(200) == (False, None, None)
