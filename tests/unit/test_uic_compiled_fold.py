@@ -188,7 +188,7 @@ def test_it_folds_what_is_compiled_and_leaves_the_rest_to_rounds(models: dict[st
 def test_a_step_that_is_not_finite_is_rejected_and_the_state_stays(models: dict[str, Model], name: str) -> None:
     model = models[name]
 
-    def vectors(*ids: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]  # whatever the model takes
+    def vectors(*ids: np.ndarray) -> np.ndarray:
         found = model.vectors(*ids).copy()
         found[ids[0] == 7] = np.nan
         return found

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from ctypes import CDLL
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -50,6 +50,17 @@ class _Operations(NamedTuple):
     sizes: Integers
     """Where the values lie, and their bytes."""
 
+    @classmethod
+    def joined(cls, several: Sequence[_Operations]) -> _Operations:
+        """All of several, one after another."""
+        columns: list[Any] = [np.concatenate(column) for column in zip(*several, strict=True)]
+        return cls(*columns)
+
+    def take(self, which: Integers) -> _Operations:
+        """Some of them."""
+        columns: list[Any] = [column[which] for column in self]
+        return _Operations(*columns)
+
 
 @dataclass(slots=True)
 class _Records:
@@ -86,9 +97,9 @@ class CompiledFold:
         """See `Fold`."""
         found = [self._operations(course, some) for course, some in read]
         parts = np.repeat(np.arange(len(read)), [len(one.row) for one in found])
-        all_of = _Operations(*(np.concatenate(columns) for columns in zip(*found, strict=True)))
+        all_of = _Operations.joined(found)
         chosen = np.flatnonzero(all_of.row >= 0)
-        operations, part_of = _Operations(*(column[chosen] for column in all_of)), parts[chosen]
+        operations, part_of = all_of.take(chosen), parts[chosen]
         courses = [course for course, _ in read]
         self._states.reserve(len(self._keys))
         erases = operations.items == ERASE
@@ -210,7 +221,8 @@ class CompiledFold:
         first = order[groups.first]
         self._begin(groups.rows, courses, part_of[first], fresh)
         model, states = self._model, self._states
-        items, categories, times, actions = (column[order] for column in operations[2:6])
+        items, categories = operations.items[order], operations.categories[order]
+        times, actions = operations.times[order], operations.actions[order]
         sound = self._step.fold(
             np.ascontiguousarray(model.vectors(items, categories, actions)),
             groups.depth,
