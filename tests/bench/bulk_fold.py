@@ -33,7 +33,7 @@ from uic.app import settle_interpreter
 from uic.bulk.archive import PartitionManifest, begin_archive
 from uic.bulk.backfill_job import BackfillJob, Target, new_job
 from uic.bulk.folder import Folder
-from uic.bulk.partition_fold import RECORDS
+from uic.bulk.partition_log import RECORDS
 from uic.bulk.pool import Task, fold_task
 
 WRITTEN_AT_ONCE = 1 << 20

@@ -151,11 +151,15 @@ class TimedFold(TimedStep):
     """The same of a step that folds many events in one call."""
 
     def fold(
-        self, events: NDArray[np.float32], depth: NDArray[np.int64], states: NDArray[np.float32]
+        self,
+        events: NDArray[np.float32],
+        depth: NDArray[np.int64],
+        states: NDArray[np.float32],
+        rows: NDArray[np.int64] | None = None,
     ) -> NDArray[np.bool_] | None:
         """See `FoldsMany`."""
         self.watch.lap("plan")
-        sound: NDArray[np.bool_] | None = self.step.fold(events, depth, states)
+        sound: NDArray[np.bool_] | None = self.step.fold(events, depth, states, rows)
         self.watch.lap("step")
         self.watch.runs += 1
         return sound

@@ -17,7 +17,8 @@ from ctr.event.v1.behavior_event_pb2 import ACTION_CLICK, BehaviorEvent
 from mimn.bundle import load_bundle
 from mimn.bundle.graph import open_step
 from mimn.state import EMPTY_DIGEST, Progress, extend_digest, partition_of, user_hash, witness
-from uic.bulk.partition_fold import RECORDS, FoldedPartition, PartitionLog, fold_partition, fold_partitions
+from uic.bulk.partition_fold import FoldedPartition, fold_partition, fold_partitions
+from uic.bulk.partition_log import RECORDS, PartitionLog
 from uic.core.event import Reason
 from uic.core.ordering import OutOfOrder
 from uic.fold.rounds import Model
@@ -69,16 +70,20 @@ def log_of(rows: Sequence[Row], cuts: Sequence[int] = (), *, base: int = 0, **mo
     return PartitionLog(0, begin, batches, **more)  # type: ignore[arg-type]  # fields given by the test
 
 
-def stored(folded: FoldedPartition, model: Model = MODEL) -> dict[bytes, bytes]:
-    return {user: value for users, values in folded.values(model) for user, value in zip(users, values, strict=True)}
+def stored(folded: FoldedPartition) -> dict[bytes, bytes]:
+    return {
+        user: value
+        for users, values in folded.states.values()
+        for user, value in zip(users.to_pylist(), values.to_pylist(), strict=True)
+    }
 
 
 def test_states_and_progress_are_the_fold_of_each_users_records_in_order() -> None:
     rows = [click(offset, USERS[offset % 3], 1 + offset) for offset in range(20)]
     folded = fold_partition(log_of(rows), MODEL)
 
-    assert set(folded.users) == {user.encode() for user in USERS[:3]}
-    for at, key in enumerate(folded.users):
+    assert set(folded.states.users) == {user.encode() for user in USERS[:3]}
+    for at, key in enumerate(folded.states.users):
         digest, state, last = EMPTY_DIGEST, MODEL.initial_state[np.newaxis], -1
         for offset, _, user, value, _ in rows:
             if user == key and value is not None:
@@ -86,10 +91,10 @@ def test_states_and_progress_are_the_fold_of_each_users_records_in_order() -> No
                 event = BehaviorEvent.FromString(value)
                 ids = np.array([event.item_id], np.uint64), np.array([event.category_id], np.uint64)
                 state = MODEL.step(MODEL.vectors(*ids, np.array([ACTION_CLICK], np.uint8)), state)
-        header = folded.headers[at]
+        header = folded.states.headers[at]
         assert (bytes(header["digest"]), header["last_offset"]) == (digest, last)
         assert (header["user"], header["lineage"], header["partial"]) == (user_hash(key.decode()), 77, False)
-        assert folded.tensors[at].tobytes() == state[0].tobytes(), "to the last bit, however wide the wave was"
+        assert folded.states.tensors[at].tobytes() == state[0].tobytes(), "to the last bit, however wide the wave was"
     last_row = rows[-1]
     assert folded.progress == replace(
         log_of(rows).begin,
@@ -125,8 +130,8 @@ def test_how_the_log_is_cut_changes_no_byte(kinds: list[tuple[int, int]], cuts: 
     whole = fold_partition(log_of(rows), model)
     cut = fold_partition(log_of(rows, [min(c, len(rows)) for c in cuts]), model)
     shards = [fold_partition(log_of(rows), model, shard=(i, 3)) for i in range(3)]
-    assert stored(cut, model) == stored(whole, model)
-    assert {k: v for shard in shards for k, v in stored(shard, model).items()} == stored(whole, model)
+    assert stored(cut) == stored(whole)
+    assert {k: v for shard in shards for k, v in stored(shard).items()} == stored(whole)
     assert {whole.progress, cut.progress, *(shard.progress for shard in shards)} == {whole.progress}
     assert whole.tally.rejected.get(Reason.MALFORMED_PROTOBUF, 0) == sum(item == 1 for _, item in kinds)
     assert whole.tally.records == len(rows)
@@ -145,14 +150,14 @@ def test_partitions_folded_side_by_side_do_not_touch_each_other() -> None:
 def test_an_erased_user_has_only_what_came_after_the_erasure() -> None:
     rows = [click(0, USERS[0]), click(1, USERS[1]), erasure(2, USERS[0]), erasure(3, USERS[1]), click(4, USERS[0], 8)]
     folded = fold_partition(log_of(rows, [1, 3]), MODEL)
-    assert folded.users == [USERS[0].encode()]
-    assert (folded.headers["event_count"].tolist(), folded.tally.erasures) == ([1], 2)
+    assert folded.states.users == [USERS[0].encode()]
+    assert (folded.states.headers["event_count"].tolist(), folded.tally.erasures) == ([1], 2)
 
 
 def test_events_below_a_note_of_erasure_are_left_out() -> None:
     rows = [click(o, USERS[o % 2]) for o in range(6)]
     folded = fold_partition(log_of(rows, erased={USERS[0].encode(): 2}), MODEL)
-    assert dict(zip(folded.users, folded.headers["event_count"].tolist(), strict=True)) == {
+    assert dict(zip(folded.states.users, folded.states.headers["event_count"].tolist(), strict=True)) == {
         USERS[0].encode(): 1,
         USERS[1].encode(): 3,
     }
@@ -162,14 +167,14 @@ def test_events_below_a_note_of_erasure_are_left_out() -> None:
 def test_states_behind_a_gap_are_partial_and_progress_says_where_it_ends() -> None:
     rows = [click(0, USERS[0]), click(1, USERS[1]), click(7, USERS[0]), click(8, USERS[2])]
     folded = fold_partition(log_of(rows, [2], gap_ends=[7], end=12), MODEL)
-    partial = dict(zip(folded.users, folded.headers["partial"].tolist(), strict=True))
+    partial = dict(zip(folded.states.users, folded.states.headers["partial"].tolist(), strict=True))
     assert partial == {USERS[0].encode(): True, USERS[1].encode(): False, USERS[2].encode(): True}
     assert (folded.progress.gaps, folded.progress.gap_end, folded.progress.next_offset) == (1, 7, 12)
 
 
 def test_a_log_that_begins_above_0_gives_partial_states() -> None:
     folded = fold_partition(log_of([click(5, USERS[0])], base=5), MODEL)
-    assert folded.headers["partial"].tolist() == [True]
+    assert folded.states.headers["partial"].tolist() == [True]
 
 
 @pytest.mark.parametrize("offsets", [(3, 3), (4, 2)])

@@ -8,5 +8,6 @@ for one user after another. The graph defines the step: the library's bits are c
 opened, and where they differ, or cannot be had, the graph runs.
 
 onnx_file  the graph    program  its instructions    kernel, rows.c  what runs them
+records, records.c  keys and events    states, states.c  digests, counters, ledgers    live  both, for a service
 candidates, lookups.c  vectors, cells and reads of candidates    library  how C sources are built, kept and loaded
 """

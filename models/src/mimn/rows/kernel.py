@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.rows.library import library
+from mimn.rows.library import checked, library
 from mimn.rows.program import RowProgram
 
 _TOGETHER = 4
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
-
 
 _NUMBERS = ("instructions", "values", "event", "event_size", "state", "state_size", "result")
 
@@ -50,22 +48,23 @@ class Kernel:
             first, depth: [n]: into state i go the events from `first[i]` on, `depth[i]` many. It is fastest if similar
                 depths are neighbors.
             rows: [n]: which states; distinct.
-            states: [R, F] float32.
+            states: [R, F] float32; each row contiguous, the rows anywhere.
         """
         done = np.empty(len(rows), np.int64)
-        arrays = (
-            _checked(events, np.float32, self._program.event_size),
-            *(_checked(numbers, np.int64) for numbers in (first, depth, rows)),
-            _checked(states, np.float32, self._program.state_size),
+        size = self._program.state_size
+        if states.dtype != np.float32 or states.shape[1:] != (size,) or (size > 1 and states.strides[1] != 4):
+            raise ValueError(f"states of {states.dtype} {states.shape} cannot be handed to the compiled step")
+        checked(events, np.float32, None, self._program.event_size)
+        arrays = [checked(numbers, np.int64, len(rows)) for numbers in (first, depth, rows)]
+        self._fold(
+            *self._fixed,
+            *(array.ctypes.data for array in (events, *arrays)),
+            states.ctypes.data,
+            states.strides[0],
+            done.ctypes.data,
+            len(rows),
         )
-        self._fold(*self._fixed, *(array.ctypes.data for array in arrays), done.ctypes.data, len(rows))
         return done
-
-
-def _checked(array: NDArray[Any], kind: type[np.generic], width: int | None = None) -> NDArray[Any]:
-    if array.dtype != kind or not array.flags.c_contiguous or (width is not None and array.shape[1:] != (width,)):
-        raise ValueError(f"an array of {array.dtype} {array.shape} cannot be handed to the compiled step")
-    return array
 
 
 def kernel(program: RowProgram) -> Kernel | None:

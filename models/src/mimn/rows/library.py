@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 log = logging.getLogger("mimn.rows")
 
 HERE = Path(__file__).parent
-SOURCES = ("rows.c", "lookups.c")
+SOURCES = ("rows.c", "states.c", "records.c", "lookups.c")
 _ALL = ("-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC", "-mavx2", "-mfma", "-mf16c")
 FLAGS = {"avx512": (*_ALL, "-mavx512f", "-mprefer-vector-width=512"), "avx2": _ALL}
 """By variant, the best first. All give the same bits."""
@@ -30,7 +30,20 @@ NEEDS = {"avx512": {"avx512f", "avx2", "fma", "f16c"}, "avx2": {"avx2", "fma", "
 SWITCH = "MIMN_COMPILED_STEP"
 """Environment variable; `off`: graphs run, and numpy does the rest."""
 _FUNCTIONS: Final[dict[str, tuple[str, Any]]] = {
-    "rows_fold": ("ppppppppi", None),
+    "rows_fold": ("pppppppipi", None),
+    "states_hash": ("pppi", None),
+    "states_digest": ("pppppi", None),
+    "states_headers": ("pippppppppi", None),
+    "states_count": ("ppippppppiiiii", None),
+    "states_enter": ("ppipppppppi", None),
+    "states_copy": ("pippipii", None),
+    "states_pack": ("piippiii", None),
+    "records_read": ("ppppipppppi", None),
+    "records_place": ("sii", ctypes.c_int64),
+    "records_rows": ("pppiiipi", None),
+    "records_fill": ("p", None),
+    "records_group": ("pippp", ctypes.c_int64),
+    "records_order": ("pippipp", None),
     "candidates_look_up": ("pppipp", None),
     "candidates_index": ("p", None),
     "candidates_read": ("pppiipi", None),

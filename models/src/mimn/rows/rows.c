@@ -335,33 +335,34 @@ static int one(const program *p, float *scratch, const float *event, float *stat
     return 1;
 }
 
-/* Several events into each of n states, in place: into states[row[i]] those from events[first[i]] on, `depth[i]` many. Sets
- * done[i] to how many were folded: fewer where the graph must decide about the next one. Neighbors are folded together
- * as long as all have events, so similar depths should be neighbors. */
+/* Several events into each of n states, in place: into the state at byte `row[i] * stride` those from events[first[i]] on,
+ * `depth[i]` many. Sets done[i] to how many were folded: fewer where the graph must decide about the next one. Neighbors are
+ * folded together as long as all have events, so similar depths should be neighbors. */
 void rows_fold(const program *p, float *scratch, const float *events, const i64 *first, const i64 *depth, const i64 *row,
-               float *states, i64 *done, i64 n) {
+               char *states, i64 stride, i64 *done, i64 n) {
     for (i64 i = 0; i < n; i += TOGETHER) {
         i32 R = n - i >= TOGETHER ? TOGETHER : (i32)(n - i), stopped[TOGETHER] = {0}, any = R < TOGETHER;
-        for (i32 r = 0; r < R; r++) done[i + r] = 0;
+        float *state[TOGETHER];
+        for (i32 r = 0; r < R; r++) done[i + r] = 0, state[r] = (float *)(states + row[i + r] * stride);
         for (i64 t = 0; !any; t++) {
             for (i32 r = 0; r < R; r++) any |= t >= depth[i + r];
             if (any) break;
             __m256 bad[TOGETHER];
             for (i32 r = 0; r < TOGETHER; r++) {
                 bad[r] = _mm256_setzero_ps();
-                load(p, scratch + (i64)r * p->values, events + (first[i + r] + t) * p->event_size, states + row[i + r] * p->state_size);
+                load(p, scratch + (i64)r * p->values, events + (first[i + r] + t) * p->event_size, state[r]);
             }
             step(p, scratch, TOGETHER, bad);
             for (i32 r = 0; r < TOGETHER; r++) {
                 any |= stopped[r] = is_bad(bad[r]);
                 if (stopped[r]) continue;
-                memcpy(states + row[i + r] * p->state_size, scratch + (i64)r * p->values + p->result, (size_t)p->state_size * 4);
+                memcpy(state[r], scratch + (i64)r * p->values + p->result, (size_t)p->state_size * 4);
                 done[i + r]++;
             }
         }
         for (i32 r = 0; r < R; r++)
             while (!stopped[r] && done[i + r] < depth[i + r]) {
-                if (!one(p, scratch, events + (first[i + r] + done[i + r]) * p->event_size, states + row[i + r] * p->state_size)) break;
+                if (!one(p, scratch, events + (first[i + r] + done[i + r]) * p->event_size, state[r])) break;
                 done[i + r]++;
             }
     }

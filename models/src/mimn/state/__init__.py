@@ -14,9 +14,15 @@ from mimn.state.codec import (
     decode_state,
     encode_state,
     encode_states,
+    headers_of,
     last_offset_of,
+    seal_states,
+    stored_headers,
+    stored_type,
+    stored_values,
+    tensors_of,
 )
-from mimn.state.digest import EMPTY_DIGEST, extend_digest, extend_digests, user_hash, witness
+from mimn.state.digest import EMPTY_DIGEST, extend_digest, extend_digests, user_hash, user_hashes, witness
 from mimn.state.event_list import EventList
 from mimn.state.key import Keys, murmur2, namespace, partition_of
 from mimn.state.layout import Block, LayoutError, StateLayout
@@ -55,11 +61,18 @@ __all__ = [
     "extend_digest",
     "extend_digests",
     "header_rows",
+    "headers_of",
     "last_offset_of",
     "murmur2",
     "namespace",
     "partition_of",
     "rest_of",
+    "seal_states",
+    "stored_headers",
+    "stored_type",
+    "stored_values",
+    "tensors_of",
     "user_hash",
+    "user_hashes",
     "witness",
 ]

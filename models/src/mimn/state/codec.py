@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.state.layout import StateLayout
-from mimn.state.user_state import StateHeader, UserState, header_rows
+from mimn.state.user_state import HEADERS, StateHeader, UserState, header_rows
 
 MAGIC = b"UIST"
 LAYOUT_VERSION = 1
@@ -94,34 +94,68 @@ def encode_states(
         fingerprint: the bundle's, at least 16 bytes.
         layout: the bundle's.
     """
-    half, size = layout.half_floats, HEADER_BYTES + layout.stored_bytes
-    rows = np.zeros(
-        len(tensors),
-        np.dtype(
-            {
-                "names": [*_COLUMNS, "half", "wide"],
-                "formats": [*_COLUMNS.values(), ("<f2", (half,)), ("<f4", (layout.floats - half,))],
-                "offsets": [*_OFFSETS, HEADER_BYTES, HEADER_BYTES + 2 * half],
-                "itemsize": size,
-            }
-        ),
-    )
+    rows, half = stored_headers(headers, fingerprint, layout), layout.half_floats
+    rows["half"], rows["wide"] = tensors[:, :half], tensors[:, half:]
+    if padding := layout.stored_bytes - 2 * half - 4 * (layout.floats - half):
+        rows.view(np.uint8).reshape(len(rows), rows.itemsize)[:, -padding:] = 0
+    return stored_values(rows)
+
+
+def stored_headers(headers: NDArray[np.void], fingerprint: bytes, layout: StateLayout) -> NDArray[np.void]:
+    """Stored states, of a `stored_type`, of which only the header is filled, without its checksum. [n] → [n]"""
+    rows = np.empty(len(headers), stored_type(layout))
     rows["magic"] = MAGIC
     rows["version"] = LAYOUT_VERSION
-    rows["dtype"] = 1 if half else 0
+    rows["dtype"] = 1 if layout.half_floats else 0
     rows["flags"] = headers["partial"] * np.uint8(_PARTIAL)
     rows["fingerprint"] = np.frombuffer(fingerprint, "V16", 1)
     for name in ("user", "lineage", "era", "last_offset", "event_count", "last_event_time", "digest"):
         rows[name] = headers[name]
-    rows["half"] = tensors[:, :half]
-    rows["wide"] = tensors[:, half:]
+    return rows
+
+
+def stored_values(rows: NDArray[np.void]) -> list[bytes]:
+    """The values of stored states, their checksums written. [n] of a `stored_type`"""
+    seal_states(rows)
+    stored, size = rows.tobytes(), rows.itemsize
+    return [stored[at : at + size] for at in range(0, len(stored), size)]
+
+
+def stored_type(layout: StateLayout) -> np.dtype[np.void]:
+    """A stored state as a record: the header's fields, then `half` and `wide`, the tensors of 2 and of 4 bytes."""
+    half = layout.half_floats
+    return np.dtype(
+        {
+            "names": [*_COLUMNS, "half", "wide"],
+            "formats": [*_COLUMNS.values(), ("<f2", (half,)), ("<f4", (layout.floats - half,))],
+            "offsets": [*_OFFSETS, HEADER_BYTES, HEADER_BYTES + 2 * half],
+            "itemsize": HEADER_BYTES + layout.stored_bytes,
+        }
+    )
+
+
+def seal_states(rows: NDArray[np.void]) -> None:
+    """Write the checksums of stored states, in place. [n] contiguous, of a `stored_type`"""
+    size = rows.itemsize
     unsealed = rows.view(np.uint8).reshape(-1).data
     rows["checksum"] = [
         crc32(unsealed[at + _AFTER_AT : at + size], crc32(unsealed[at : at + _BEFORE.size]))
         for at in range(0, len(unsealed), size)
     ]
-    stored = rows.tobytes()
-    return [stored[at : at + size] for at in range(0, len(stored), size)]
+
+
+def headers_of(rows: NDArray[np.void]) -> NDArray[np.void]:
+    """The headers of stored states, as an array of dtype `HEADERS`; nothing is checked. [n] of a `stored_type` → [n]"""
+    headers = np.empty(len(rows), HEADERS)
+    for name in ("user", "lineage", "era", "last_offset", "event_count", "last_event_time", "digest"):
+        headers[name] = rows[name]
+    headers["partial"] = rows["flags"] & _PARTIAL
+    return headers
+
+
+def tensors_of(rows: NDArray[np.void]) -> NDArray[np.float32]:
+    """The flat vectors of stored states. [n] of a `stored_type` → [n, F]"""
+    return np.concatenate([rows["half"].astype(np.float32), rows["wide"]], axis=1)
 
 
 def decode_state(value: bytes, fingerprint: bytes, layout: StateLayout, user: int | None = None) -> UserState:

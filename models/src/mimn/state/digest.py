@@ -40,6 +40,11 @@ def user_hash(user_id: str) -> int:
     return int.from_bytes(blake2b(user_id.encode(), digest_size=8).digest(), "little")
 
 
+def user_hashes(keys: Sequence[bytes]) -> NDArray[np.uint64]:
+    """`user_hash` of users given by their keys, which are their ids in UTF-8. → [n]"""
+    return np.frombuffer(b"".join(blake2b(key, digest_size=8).digest() for key in keys), "<u8")
+
+
 def witness(key: bytes | None, value: bytes | None, timestamp_ms: int) -> int:
     """The 64-bit hash that identifies one log record by its key, value and timestamp.
 

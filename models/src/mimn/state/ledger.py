@@ -51,7 +51,8 @@ GAP_WEIGHT = 4
 """A gap moves by at least a quarter of the difference to the latest one."""
 SIXTEENTHS = np.array([0, *(8 * 115**k // 100**k for k in range((1 << LEVEL_BITS) - 1))])
 """Level of a gap → sixteenths of a day: 0, then half a day times 1.15^k, up to 7.6 years."""
-_BETWEEN = (SIXTEENTHS[1:] + SIXTEENTHS[:-1] + 1) // 2
+BETWEEN = (SIXTEENTHS[1:] + SIXTEENTHS[:-1] + 1) // 2
+"""By level but the last, in sixteenths of a day: the gap at which the next level begins."""
 WORTH = np.array([0, *((n**30).bit_length() - 1 for n in range(1, MOST_BASKETS + 1))])
 """Baskets → days that an entry is worth: 30 log2 n, rounded down."""
 LAST_MINUTE = (1 << 32) - 1
@@ -154,7 +155,7 @@ class Ledger:
 
         new = np.where(late, ~known | (last != day), ~known | (number != basket))
         gap = SIXTEENTHS[level] + (16 * (day - last) - SIXTEENTHS[level]) // np.clip(count, 1, GAP_WEIGHT)
-        level = np.where(known & new & (day >= last), np.searchsorted(_BETWEEN, gap, "right"), level)
+        level = np.where(known & new & (day >= last), np.searchsorted(BETWEEN, gap, "right"), level)
         count = np.minimum(count + new, MOST_BASKETS)
         number = np.where(late, number, basket)
         last = np.maximum(last, day)

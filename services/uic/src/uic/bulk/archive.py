@@ -2,7 +2,7 @@
 
     <root>/<topic id>/archive.json                            topic, N
     <root>/<topic id>/<partition>/manifest.json               what of the partition is archived, file by file
-    <root>/<topic id>/<partition>/<first>-<last>.parquet      records of these offsets (`partition_fold.RECORDS`)
+    <root>/<topic id>/<partition>/<first>-<last>.parquet      records of these offsets (`partition_log.RECORDS`)
 
 A file covers a range of offsets; ranges are contiguous, and a range may have no record where transactions left
 markers. The manifest alone says what counts: a file that it does not name is what a killed job left, or was put there
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from uic.bulk.errors import BadArchive, DamagedFile
 from uic.bulk.folder import Folder
-from uic.bulk.partition_fold import RECORDS
+from uic.bulk.partition_log import RECORDS
 from uic.log.record_batches import BatchRecord
 
 VERSION: Final = 1

@@ -29,7 +29,8 @@ from uic.bulk.archive import Archive, PartitionManifest
 from uic.bulk.backfill_job import STATES, BackfillJob
 from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
-from uic.bulk.partition_fold import FoldedPartition, PartitionLog, fold_partitions
+from uic.bulk.partition_fold import FoldedPartition, fold_partitions
+from uic.bulk.partition_log import PartitionLog
 from uic.bulk.saved_states import SavedPartition, saved_partition, writing_partition
 from uic.core.event import Reason
 from uic.fold.rounds import Model
@@ -134,10 +135,10 @@ def fold_task(job: BackfillJob, work: str, task: Task) -> list[SavedPartition]:
             return fold_partitions(logs, model, shard=(shard, task.shards))
 
         if task.shards == 1:
-            done |= {folded.partition: save(folder, [folded], model) for folded in fold(0)}
+            done |= {folded.partition: save(folder, [folded]) for folded in fold(0)}
         else:
             [partition] = missing
-            done[partition] = save(folder, (fold(shard)[0] for shard in range(task.shards)), model)
+            done[partition] = save(folder, (fold(shard)[0] for shard in range(task.shards)))
     return [done[p] for p in task.partitions]
 
 
@@ -153,7 +154,7 @@ def partition_log(job: BackfillJob, archive: Archive, manifest: PartitionManifes
     )
 
 
-def save(folder: Folder, shards: Iterable[FoldedPartition], model: Model) -> SavedPartition:
+def save(folder: Folder, shards: Iterable[FoldedPartition]) -> SavedPartition:
     """Write one partition's states, shard after shard.
 
     Raises:
@@ -167,7 +168,7 @@ def save(folder: Folder, shards: Iterable[FoldedPartition], model: Model) -> Sav
         for folded in chain([first], shards):
             rejected.update(folded.tally.rejected)
             _refuse_misrouted(first.partition, rejected[Reason.MISROUTED], folded.tally.records)
-            for users, values in folded.values(model):
+            for users, values in folded.states.values():
                 writer.add(users, values)
     return writer.finish(
         first.progress, records=first.tally.records, rejected={reason.value: n for reason, n in rejected.items()}

@@ -17,6 +17,7 @@ from uuid import UUID
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mimn.state import CorruptProgress, Progress, decode_progress, encode_progress
@@ -94,11 +95,11 @@ class PartitionWriter:
         self.users = 0
         self.value_bytes = 0
 
-    def add(self, users: Sequence[bytes], values: Sequence[bytes | None]) -> None:
-        """Some users and their states."""
+    def add(self, users: Sequence[bytes] | pa.Array, values: Sequence[bytes | None] | pa.Array) -> None:
+        """Some users and their states; arrays are of binary."""
+        columns = [some if isinstance(some, pa.Array) else pa.array(some, pa.binary()) for some in (users, values)]
         self.users += len(users)
-        self.value_bytes += sum(len(value) for value in values if value is not None)
-        columns = [pa.array(users, pa.binary()), pa.array(values, pa.binary())]
+        self.value_bytes += pc.sum(pc.binary_length(columns[1])).as_py() or 0
         self._parquet.write_batch(pa.RecordBatch.from_arrays(columns, schema=STATES), row_group_size=ROWS_A_GROUP)
 
     def finish(

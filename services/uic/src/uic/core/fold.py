@@ -14,29 +14,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mimn.state import (
-    EMPTY_DIGEST,
     HEADERS,
     Ledger,
     Progress,
-    StateHeader,
     StateLayout,
     UserState,
     encode_states,
     extend_digests,
     header_rows,
     rest_of,
-    user_hash,
+    user_hashes,
 )
 from uic.core.cache import NOT_CACHED
 from uic.core.event import ERASE_ITEM
 from uic.core.ordering import ERASE, Batch
-from uic.core.ports import Counting, FoldsMany, Forget, Step, Vectors
+from uic.core.ports import Compiled, Counting, FoldsMany, Forget, Step, Vectors
 
 NO_ROW = -1
 ERASED_ROW = -2
@@ -94,9 +92,10 @@ class Round:
     Built by `plan`, then `run`.
     """
 
-    def __init__(self, initial: NDArray[np.float32], cache: Held) -> None:
+    def __init__(self, initial: NDArray[np.float32], cache: Held, compiled: Compiled | None = None) -> None:
         self._initial = initial
         self._cache = cache
+        self._compiled = compiled
         self.waves = 0
         self.headers: NDArray[np.void] = np.empty(0, HEADERS)
         self.tensors: NDArray[np.float32] = np.empty((0, len(initial)), np.float32)
@@ -151,10 +150,12 @@ class Round:
         headers["event_count"] += folded.astype(np.uint64)
         headers["last_offset"][some] = offsets[events[latest[some]]]
         headers["last_event_time"][some] = times[events[latest[some]]]
-        digests = headers["digest"].tolist()
         values = [batch.records[at].value or b"" for batch in batches for at in batch.record_of.tolist()]
-        extend_digests(digests, row.tolist(), offsets[events], [values[at] for at in events.tolist()])
-        headers["digest"] = np.frombuffer(b"".join(digests), "V8")
+        chained = row, offsets[events], [values[at] for at in events.tolist()]
+        if self._compiled is not None:
+            headers["digest"] = self._compiled.extend_digests(headers["digest"], *chained)
+        else:
+            headers["digest"] = _extended(headers["digest"], *chained)
 
         row_of = np.where(ended > 0, ERASED_ROW, NO_ROW)
         last = (folded > 0) & (life == ended[user])
@@ -200,6 +201,9 @@ class Round:
         if isinstance(step, FoldsMany) and not (queued.action == ERASE_ITEM).any():
             folded = True  # what remains is to be counted, wave by wave
             sound = self._fold_rows(step, vectors, by_row, depth, tensors[:, rest])
+            if self._compiled is not None:
+                self._count_rows(self._compiled, by_row, depth, sound, counting, ledger)
+                return
             if counting is None and ledger is None:
                 return
         wave = np.empty(len(row), np.int64)
@@ -253,10 +257,7 @@ class Round:
         """Fold all events in one call. `by_row`: the events by place; `depth`: by place how many; `part`: what the step
         gets of each state. → by event whether its result was finite, or None if all were"""
         queued = self._events
-        states = np.ascontiguousarray(part)
-        found = step.fold(vectors(queued.item[by_row], queued.category[by_row], queued.action[by_row]), depth, states)
-        if states is not part:
-            part[:] = states
+        found = step.fold(vectors(queued.item[by_row], queued.category[by_row], queued.action[by_row]), depth, part)
         if found is None:
             return None
         self._note(by_row[~found])
@@ -264,8 +265,32 @@ class Round:
         sound[by_row] = found
         return sound
 
+    def _count_rows(  # noqa: PLR0917 (what `run` has)
+        self,
+        compiled: Compiled,
+        by_row: Integers,
+        depth: Integers,
+        sound: NDArray[np.bool_] | None,
+        counting: Counting | None,
+        ledger: Ledger | None,
+    ) -> None:
+        """Add all events to counters and ledger, in one call each; arguments as of `_fold_rows`, `sound` as it returns
+        it."""
+        queued, states = self._events, self.tensors
+        items, times = queued.item[by_row], queued.time[by_row]
+        sound = None if sound is None else sound[by_row]
+        if counting is not None:
+            before_ledger = states if ledger is None else states[:, : -ledger.words]
+            addresses = counting.addresses(items, queued.category[by_row])
+            moments = counting.moments(times, queued.action[by_row])
+            compiled.add_counts(counting.sketch, before_ledger, depth, addresses, moments, sound)
+        if ledger is not None:
+            compiled.add_entries(ledger, states, depth, items, times, sound)
+
     def values(self, fingerprint: bytes, layout: StateLayout) -> list[bytes]:
         """The rows' states as they are stored, once `run` is done."""
+        if self._compiled is not None:
+            return self._compiled.encode_states(self.headers, self.tensors, self.place, fingerprint, layout)
         return encode_states(self.headers, self.tensors[self.place], fingerprint, layout)
 
     def _begin(self, at_part: Integers, user: Integers, fresh: NDArray[np.bool_]) -> NDArray[np.void]:
@@ -280,24 +305,28 @@ class Round:
         found = np.flatnonzero(self._from_cache != NOT_CACHED)
         headers[found] = self._cache.headers[self._from_cache[found]]
         others = np.flatnonzero(self._from_cache == NOT_CACHED)
-        begun = []
+        begins, names, suspects, found_in_store = [], [], [], []
         for row, at, index, erased in zip(
             others.tolist(), at_part[others].tolist(), user[others].tolist(), fresh[others].tolist(), strict=True
         ):
             part = self._parts[at]
             loaded = None if erased else part.loaded.get(index)
             if loaded is not None and loaded.header.lineage == part.progress.lineage:
-                begun.append(loaded.header)
+                found_in_store.append(loaded.header)
                 self._from_store.append((row, loaded.tensors))
                 self.listed.add(row)
-            else:
-                suspect = not erased and index in part.suspect
-                (self.listed if erased or suspect else self.created).add(row)
-                owner = user_hash(part.batch.users[index])
-                begun.append(
-                    StateHeader(owner, part.progress.lineage, part.progress.era, -1, 0, 0, EMPTY_DIGEST, suspect)
-                )
-        headers[others] = header_rows(begun)
+                continue
+            suspect = not erased and index in part.suspect
+            if suspect:
+                suspects.append(row)
+            (self.listed if erased or suspect else self.created).add(row)
+            begins.append(row)
+            names.append(part.batch.keys[index])
+        headers["user"][begins] = user_hashes(names) if self._compiled is None else self._compiled.user_hashes(names)
+        headers["last_offset"][begins] = -1
+        headers["partial"][suspects] = True
+        if found_in_store:
+            headers[[row for row, _ in self._from_store]] = header_rows(found_in_store)
         progress = [part.progress for part in self._parts]
         # After an erasure nothing is missing: the earlier events must stay unknown.
         complete_from = np.array([p.complete_from for p in progress])[at_part]
@@ -312,9 +341,9 @@ class Round:
     def _gather(self) -> NDArray[np.float32]:
         """The rows as they are before any event: initial, cached or stored."""
         self.tensors = np.empty((len(self.headers), len(self._initial)), np.float32)
-        self.tensors[:] = self._initial
         cached = np.flatnonzero(self._from_cache != NOT_CACHED)
-        self.tensors[self.place[cached]] = self._cache.tensors[self._from_cache[cached]]
+        self.tensors[self.place[self._from_cache == NOT_CACHED]] = self._initial
+        copy_rows(self._compiled, self.tensors, self.place[cached], self._cache.tensors, self._from_cache[cached])
         if self._from_store:
             self.tensors[self.place[[row for row, _ in self._from_store]]] = [stored for _, stored in self._from_store]
         return self.tensors
@@ -324,6 +353,22 @@ class Round:
         for operation in self._events.operation[events].tolist():
             at = int(np.searchsorted(self._first_operation, operation, "right")) - 1
             self._parts[at].not_finite.append(operation - int(self._first_operation[at]))
+
+
+def copy_rows(
+    compiled: Compiled | None, into: NDArray[Any], to: NDArray[np.intp], source: NDArray[Any], of: NDArray[np.intp]
+) -> None:
+    """`into[to] = source[of]`"""
+    if compiled is None:
+        into[to] = source[of]
+    else:
+        compiled.copy_rows(into, to, source, of)
+
+
+def _extended(digests: NDArray[np.void], of: Integers, offsets: Integers, values: Sequence[bytes]) -> NDArray[np.void]:
+    extended = digests.tolist()
+    extend_digests(extended, of.tolist(), offsets, values)
+    return np.frombuffer(b"".join(extended), digests.dtype)
 
 
 def _lives(user_of: NDArray[np.intp], erases: NDArray[np.bool_], users: int) -> tuple[Integers, Integers]:

@@ -7,7 +7,7 @@ items), in log order.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import lt
 
@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.state import Actions, partition_of
-from uic.core.event import ERASE_ITEM, Reason, Record, check_key, decode_all
+from uic.core.event import ERASE_ITEM, ReadsEvents, Reason, Record, check_key, decode_all
 
 ERASE = 0
 """Replaces the item id if the operation erases the user. No event has item 0."""
+PartitionOf = Callable[[bytes, int], int]
 LARGE = 128
 """Records. If all are one user's, they take 5 ms to fold (0.04 ms per wave); a separate round costs 1 to 2 ms."""
 
@@ -141,6 +142,7 @@ def take(
     known: Collection[bytes],
     erased: Mapping[bytes, int],
     bounds: Bounds,
+    partition_of: PartitionOf = partition_of,
 ) -> Front:
     """The longest front of `pending` within `bounds`. Records that later turn out to be invalid count as events.
 
@@ -153,15 +155,24 @@ def take(
         erased: key → offset up to which the user's events are left out. An erasure is never left out, because there
             may be a state.
         bounds: limits; at least one record is taken in any case.
+        partition_of: `mimn.state.partition_of`, or what does the same.
 
     Raises:
         OutOfOrder: see the class.
     """
     refused: dict[bytes | None, Reason] = {}
+
+    def misplaced(key: bytes | None) -> Reason | None:
+        """Why a key does not belong in this partition, or None."""
+        reason = check_key(key)
+        if reason is None and key is not None and partition_of(key, partitions) != partition:
+            reason = Reason.MISROUTED
+        return reason
+
     if len(pending) <= min(bounds.max_states, bounds.max_waves, bounds.max_records):
-        keys, places = _take_all(pending, partition, partitions, known, refused)
+        keys, places = _take_all(pending, known, refused, misplaced)
     else:
-        keys, places = _take_some(pending, partition, partitions, known, refused, bounds)
+        keys, places = _take_some(pending, known, refused, misplaced, bounds)
     records = pending[: len(places)]
     offsets = [record.offset for record in records]
     if offsets and (offsets[0] < floor or not all(map(lt, offsets, offsets[1:]))):
@@ -171,17 +182,16 @@ def take(
 
 def _take_all(
     pending: Sequence[Record],
-    partition: int,
-    partitions: int,
     known: Collection[bytes],
     refused: dict[bytes | None, Reason],
+    misplaced: Callable[[bytes | None], Reason | None],
 ) -> tuple[list[bytes], list[int]]:
     """Keys and places of so few records, or with such wide bounds, that all fit. Adds to `refused`."""
     each = [record.key for record in pending]
     index: dict[bytes | None, int] = {}
     keys: list[bytes] = []
     for key in dict.fromkeys(each):
-        reason = None if key in known else _misplaced(key, partition, partitions)
+        reason = None if key in known else misplaced(key)
         if reason is not None or key is None:
             refused[key] = reason or Reason.MISSING_KEY
             index[key] = -1
@@ -191,12 +201,11 @@ def _take_all(
     return keys, list(map(index.__getitem__, each))
 
 
-def _take_some(  # noqa: PLR0917 (what `take` is called with)
+def _take_some(
     pending: Sequence[Record],
-    partition: int,
-    partitions: int,
     known: Collection[bytes],
     refused: dict[bytes | None, Reason],
+    misplaced: Callable[[bytes | None], Reason | None],
     bounds: Bounds,
 ) -> tuple[list[bytes], list[int]]:
     """Keys and places of the first records, up to the first that does not fit. Adds to `refused`."""
@@ -214,7 +223,7 @@ def _take_some(  # noqa: PLR0917 (what `take` is called with)
                     break
                 depth[place] += 1
         elif key not in refused:
-            reason = None if key in known else _misplaced(key, partition, partitions)
+            reason = None if key in known else misplaced(key)
             if reason is not None or key is None:
                 refused[key] = reason or Reason.MISSING_KEY
             elif len(keys) == max_states:
@@ -227,21 +236,13 @@ def _take_some(  # noqa: PLR0917 (what `take` is called with)
     return keys, places
 
 
-def _misplaced(key: bytes | None, partition: int, partitions: int) -> Reason | None:
-    """Why a key does not belong in this partition, or None."""
-    reason = check_key(key)
-    if reason is None and key is not None and partition_of(key, partitions) != partition:
-        reason = Reason.MISROUTED
-    return reason
-
-
-def decode(fronts: Sequence[Front], named: Actions | None = None) -> list[Batch]:
+def decode(fronts: Sequence[Front], named: Actions | None = None, read: ReadsEvents | None = None) -> list[Batch]:
     """Decode fronts into batches. All records are decoded together, because at a steady rate each front has only a few;
     a batch's arrays are slices of shared ones.
 
     Invalid records and records whose key is refused are rejected; so are events whose action is not `named` (None: all
     actions are folded). Events of users who are erased later in the log are left out, and so are those whose action has
-    weight 0.
+    weight 0. `read`: see `decode_all`.
     """
     records = [record for front in fronts for record in front.records]
     places = np.array([place for front in fronts for place in front.places], np.int64)
@@ -257,6 +258,7 @@ def decode(fronts: Sequence[Front], named: Actions | None = None) -> list[Batch]
         [record.headers for record in chosen],
         [record.key or b"" for record in chosen],
         np.array([record.timestamp for record in chosen], np.int64),
+        read,
     )
     rejected = {int(events[at]): reason for at, reason in reasons.items()}
     unknown = np.sort(events[extended])

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.state import Sketch
+from mimn.state import Ledger, Sketch, StateLayout
 from uic.core.commit import Answer, Commit
 from uic.core.event import Record
 from uic.core.letters import Letter
@@ -30,12 +30,17 @@ class FoldsMany(Step, Protocol):
     """A step that also folds all events of many users in one call."""
 
     def fold(
-        self, events: NDArray[np.float32], depth: NDArray[np.int64], states: NDArray[np.float32], /
+        self,
+        events: NDArray[np.float32],
+        depth: NDArray[np.int64],
+        states: NDArray[np.float32],
+        rows: NDArray[np.int64] | None = None,
+        /,
     ) -> NDArray[np.bool_] | None:
-        """Fold events into states, in place: the first `depth[0]` into the first state, in order, and so on. An event
-        whose result is not finite leaves its state as it was.
+        """Fold events into states, in place: the first `depth[0]` into the state at `rows[0]`, in order, and so on. An
+        event whose result is not finite leaves its state as it was. Without `rows`, states are in the order of `depth`.
 
-        [E, D], [R], [R, F] → by event whether its result was finite, or None if all were
+        [E, D], [U], [R, F], [U] → by event whether its result was finite, or None if all were
         """
 
 
@@ -67,6 +72,66 @@ class Counting(Protocol):
 
     def moments(self, times_ms: NDArray[np.int64], actions: NDArray[np.uint8], /) -> NDArray[np.float32]:
         """When events happened, and what they count. [k], [k] → [k, 2, S]"""
+
+
+class Compiled(Protocol):
+    """What C does for the events of a batch, with the results of the functions that it stands for."""
+
+    def read(
+        self, values: Sequence[bytes], keys: Sequence[bytes], last_action: int, /
+    ) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int64], NDArray[np.uint8], NDArray[np.bool_]]:
+        """`event.read_common`."""
+
+    def partition_of(self, key: bytes, partitions: int, /) -> int:
+        """`mimn.state.partition_of`."""
+
+    def user_hashes(self, keys: Sequence[bytes], /) -> NDArray[np.uint64]:
+        """`mimn.state.user_hashes`."""
+
+    def extend_digests(
+        self, digests: NDArray[np.void], of: NDArray[np.int64], offsets: NDArray[np.int64], values: Sequence[bytes], /
+    ) -> NDArray[np.void]:
+        """`mimn.state.extend_digests`; returns the new digests."""
+
+    def add_counts(  # noqa: PLR0917 (one array after another, as C takes them)
+        self,
+        sketch: Sketch,
+        states: NDArray[np.float32],
+        depth: NDArray[np.int64],
+        addresses: NDArray[np.int64],
+        moments: NDArray[np.float32],
+        sound: NDArray[np.bool_] | None,
+        /,
+    ) -> None:
+        """`Sketch.add`: the first `depth[0]` events into the first state, in order, and so on, in place."""
+
+    def add_entries(  # noqa: PLR0917 (one array after another, as C takes them)
+        self,
+        ledger: Ledger,
+        states: NDArray[np.float32],
+        depth: NDArray[np.int64],
+        items: NDArray[np.uint64],
+        times: NDArray[np.int64],
+        sound: NDArray[np.bool_] | None,
+        /,
+    ) -> None:
+        """`Ledger.add`, in the same order."""
+
+    def copy_rows(
+        self, into: NDArray[Any], to: NDArray[np.intp], source: NDArray[Any], of: NDArray[np.intp], /
+    ) -> None:
+        """`into[to] = source[of]`."""
+
+    def encode_states(
+        self,
+        headers: NDArray[np.void],
+        tensors: NDArray[np.float32],
+        place: NDArray[np.intp],
+        fingerprint: bytes,
+        layout: StateLayout,
+        /,
+    ) -> list[bytes]:
+        """`mimn.state.encode_states`, of `tensors[place]`."""
 
 
 class StateStore(Protocol):

@@ -7,10 +7,10 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from mimn.state import Actions
+from mimn.state import Actions, partition_of
 from uic.core.letters import Letter
 from uic.core.ordering import LARGE, Batch, Bounds, Front, OutOfOrder, decode, take
-from uic.core.ports import DeadLetters
+from uic.core.ports import Compiled, DeadLetters
 from uic.core.routing import MisroutedWindow
 from uic.core.takeup import BrokenReason
 from uic.fold.health import Health
@@ -36,6 +36,7 @@ class Decoding:
         *,
         topic: Topic,
         actions: Actions | None,
+        compiled: Compiled | None,
         dead_letters: DeadLetters,
         sessions: Sessions,
         take_up: TakeUp,
@@ -43,9 +44,11 @@ class Decoding:
         settings: FoldSettings,
         metrics: Metrics,
     ) -> None:
-        """`actions` are the bundle's; `settings` bound the batches."""
+        """`actions` are the bundle's; `compiled` does what it can of them; `settings` bound the batches."""
         self._topic = topic
         self._actions = actions
+        self._read = None if compiled is None else compiled.read
+        self._partition_of = partition_of if compiled is None else compiled.partition_of
         self._dead_letters = dead_letters
         self._sessions = sessions
         self._take_up = take_up
@@ -91,6 +94,7 @@ class Decoding:
                 known=reading.hold.shelf.rows,
                 erased=reading.erased,
                 bounds=bounds,
+                partition_of=self._partition_of,
             )
         except OutOfOrder as error:
             say(log, logging.ERROR, "records out of order", partition=reading.partition, detail=str(error))
@@ -100,7 +104,7 @@ class Decoding:
     def _decode(self, fronts: list[tuple[Reading, Front]]) -> None:
         """Take batches in hand. A partition stops whose producers put too many records where they do not belong, except
         for records that an operator has accepted."""
-        batches = decode([front for _, front in fronts], self._actions)
+        batches = decode([front for _, front in fronts], self._actions, self._read)
         for (reading, _), batch in zip(fronts, batches, strict=True):
             misrouted = batch.misrouted_from(reading.progress.misrouted_to)
             if self._misrouted.exceeded_by(misrouted):

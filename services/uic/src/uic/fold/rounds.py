@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.bundle import Bundle
+from mimn.rows.live import compiled_events
 from mimn.state import (
     Actions,
     CorruptState,
@@ -29,9 +30,9 @@ from mimn.state import (
 from uic.core.advance import advance
 from uic.core.cache import NOT_CACHED
 from uic.core.commit import Commit
-from uic.core.fold import ERASED_ROW, NO_ROW, Part, Round
+from uic.core.fold import ERASED_ROW, NO_ROW, Part, Round, copy_rows
 from uic.core.ordering import Batch
-from uic.core.ports import Counting, Forget, StateStore, Step, Vectors
+from uic.core.ports import Compiled, Counting, Forget, StateStore, Step, Vectors
 from uic.fold.session import FoldedBatch, Reading, Sessions
 from uic.logs import say
 from uic.metrics import Metrics
@@ -62,6 +63,8 @@ class Model:
     actions: Actions | None = None
     """Which actions are folded, and how; None: all, alike."""
     ledger: Ledger | None = None
+    compiled: Compiled | None = None
+    """What C does for the events of a batch; None: Python does it."""
 
     @classmethod
     def of(cls, bundle: Bundle, step: Step) -> Model:
@@ -76,6 +79,7 @@ class Model:
             bundle.sketch,
             bundle.actions,
             bundle.ledger,
+            compiled_events(),
         )
 
 
@@ -133,7 +137,7 @@ class Rounds:
 
     def fold(self, parts: Sequence[Part]) -> Round:
         """Step 4: all events of at least one part, in waves."""
-        work = Round(self._model.initial_state, self._sessions.cache)
+        work = Round(self._model.initial_state, self._sessions.cache, self._model.compiled)
         work.plan(parts)
         work.run(self._model.step, self._model.vectors, self._model.forget, self._model.counting, self._model.ledger)
         self._metrics.waves.inc(work.waves)
@@ -158,7 +162,7 @@ class Rounds:
             if rows:
                 to, these = np.array(list(rows)), np.array(list(rows.values()))
                 self._sessions.cache.headers[to] = work.headers[these]
-                self._sessions.cache.tensors[to] = work.tensors[work.place[these]]
+                copy_rows(self._model.compiled, self._sessions.cache.tensors, to, work.tensors, work.place[these])
 
 
 def _attempt(reading: Reading, work: Round, part: Part, states: list[bytes]) -> FoldedBatch:

@@ -134,6 +134,7 @@ class StateUpdater:
         self._decoding = Decoding(
             topic=topic,
             actions=model.actions,
+            compiled=model.compiled,
             dead_letters=dead_letters,
             sessions=self._sessions,
             take_up=self._take_up,

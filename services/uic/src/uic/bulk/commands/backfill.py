@@ -25,7 +25,8 @@ from uic.bulk.commands.servers import add_loading, erasures_of, load, log_reader
 from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
 from uic.bulk.loading import ENTRY_BYTES
-from uic.bulk.partition_fold import PartitionLog, fold_partitions
+from uic.bulk.partition_fold import fold_partitions
+from uic.bulk.partition_log import PartitionLog
 from uic.bulk.progress_line import ProgressLine
 from uic.bulk.saved_states import (
     MANIFEST,
@@ -132,7 +133,7 @@ class Backfill:
         folded = fold_partitions(logs, model)
         seconds_a_record = (time.process_time() - began) / max(read, 1)
         filled = sum(size > 0 for size in sizes)
-        users = sum(len(f.users) for f in folded) * filled // max(len(logs), 1)
+        users = sum(len(f.states.users) for f in folded) * filled // max(len(logs), 1)
         value = HEADER_BYTES + model.layout.stored_bytes
         report = {
             "records": records,

@@ -1,0 +1,111 @@
+"""What a service does for the events of a batch, in C; each function has the results of the one that its text names."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimn.rows.library import checked, library
+from mimn.rows.records import Events, Groups, Texts, read_events
+from mimn.rows.states import add_counts, add_entries, extend_digests, hashes
+from mimn.state import Ledger, Sketch, StateLayout, stored_headers, stored_values
+
+Integers = NDArray[np.int64]
+
+
+class CompiledEvents:
+    """The library's functions, in terms of Python's values."""
+
+    def __init__(self, built: ctypes.CDLL) -> None:
+        self._built = built
+
+    def read(self, values: Sequence[bytes], keys: Sequence[bytes], last_action: int) -> Events:
+        """The events of those values that have the common form (`read_events`)."""
+        return read_events(self._built, Texts.of(values), Texts.of(keys), last_action)
+
+    def partition_of(self, key: bytes, partitions: int) -> int:
+        """`mimn.state.partition_of`."""
+        place: int = self._built.records_place(key, len(key), partitions)
+        return place
+
+    def user_hashes(self, keys: Sequence[bytes]) -> NDArray[np.uint64]:
+        """`mimn.state.user_hashes`."""
+        return hashes(self._built, Texts.of(keys))
+
+    def extend_digests(
+        self, digests: NDArray[np.void], of: Integers, offsets: Integers, values: Sequence[bytes]
+    ) -> NDArray[np.void]:
+        """`mimn.state.extend_digests`, of digests of 8 bytes each; returns the new ones."""
+        numbers = np.ascontiguousarray(digests).view(np.uint64).copy()
+        extend_digests(self._built, numbers, np.ascontiguousarray(of), np.ascontiguousarray(offsets), Texts.of(values))
+        return numbers.view(digests.dtype)
+
+    def add_counts(  # noqa: PLR0917 (one array after another, as C takes them)
+        self,
+        sketch: Sketch,
+        states: NDArray[np.float32],
+        depth: Integers,
+        addresses: Integers,
+        moments: NDArray[np.float32],
+        sound: NDArray[np.bool_] | None,
+    ) -> None:
+        """`Sketch.add`, in place: the first `depth[0]` events into the first state, in order, and so on; those that are
+        not sound change nothing. `states`: [R, F], counters first and periods last."""
+        groups, periods = _in_order(depth, len(addresses)), states[:, -len(sketch.half_lives) :]
+        add_counts(self._built, sketch, states[:, : sketch.values], periods, groups, addresses, moments, sound)
+
+    def add_entries(  # noqa: PLR0917 (one array after another, as C takes them)
+        self,
+        ledger: Ledger,
+        states: NDArray[np.float32],
+        depth: Integers,
+        items: NDArray[np.uint64],
+        times: Integers,
+        sound: NDArray[np.bool_] | None,
+    ) -> None:
+        """`Ledger.add`, as `add_counts`. `states`: [R, F], the ledger last."""
+        groups, words = _in_order(depth, len(items)), ledger.of(states)
+        add_entries(self._built, ledger, words, groups, ledger.keys(items), np.ascontiguousarray(times), sound)
+
+    def copy_rows(self, into: NDArray[Any], to: NDArray[np.intp], source: NDArray[Any], of: NDArray[np.intp]) -> None:
+        """`into[to] = source[of]`, without an array in between. Rows in `to` and `of` exist."""
+        size = checked(source, source.dtype.type, None, None).strides[0]
+        if checked(into, source.dtype.type, None, None).strides[0] != size or len(to) != len(of):
+            raise ValueError("rows of different sizes cannot be copied")
+        to, of = np.ascontiguousarray(to, np.int64), np.ascontiguousarray(of, np.int64)
+        self._built.states_copy(
+            into.ctypes.data, size, to.ctypes.data, source.ctypes.data, size, of.ctypes.data, size, len(to)
+        )
+
+    def encode_states(
+        self,
+        headers: NDArray[np.void],
+        tensors: NDArray[np.float32],
+        place: NDArray[np.intp],
+        fingerprint: bytes,
+        layout: StateLayout,
+    ) -> list[bytes]:
+        """`mimn.state.encode_states(headers, tensors[place], fingerprint, layout)`."""
+        rows, half = stored_headers(headers, fingerprint, layout), layout.half_floats
+        place = np.ascontiguousarray(place, np.int64)
+        checked(tensors, np.float32, None, layout.floats)
+        at, size = rows.dtype.fields["half"][1] if rows.dtype.fields else 0, rows.itemsize
+        self._built.states_pack(
+            rows.ctypes.data + at, size, size - at, tensors.ctypes.data, place.ctypes.data, half,
+            layout.floats - half, len(rows),
+        )  # fmt: skip
+        return stored_values(rows)
+
+
+def _in_order(depth: Integers, events: int) -> Groups:
+    return Groups(np.arange(len(depth)), np.cumsum(depth) - depth, depth, np.arange(events))
+
+
+def compiled_events() -> CompiledEvents | None:
+    """None where there is no library (`mimn.rows.library`)."""
+    built = library()
+    return None if built is None else CompiledEvents(built)

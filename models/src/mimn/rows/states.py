@@ -1,0 +1,151 @@
+"""What events change in states besides the step, in C: digests, headers, the counters of a sketch, and
+the entries of a ledger."""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimn.rows.library import checked
+from mimn.rows.records import Groups, Texts
+from mimn.state.ledger import BETWEEN, SIXTEENTHS, WORTH, Keys, Ledger
+from mimn.state.sketch import Sketch
+
+Integers = NDArray[np.int64]
+
+
+def hashes(built: ctypes.CDLL, texts: Texts) -> NDArray[np.uint64]:
+    """BLAKE2b with 8 bytes of each text, as `mimn.state.user_hash` reads it. → [n]"""
+    out = np.empty(len(texts.at), np.uint64)
+    built.states_hash(texts.at.ctypes.data, texts.sizes.ctypes.data, out.ctypes.data, len(out))
+    return out
+
+
+def extend_digests(
+    built: ctypes.CDLL, digests: NDArray[np.uint64], of: Integers, offsets: Integers, values: Texts
+) -> None:
+    """`mimn.state.extend_digests`, in place: record i, value i at `offsets[i]`, extends `digests[of[i]]`, whose eight
+    bytes are read as a number. [n]; [E], [E], [E]"""
+    checked(digests, np.uint64, None)
+    built.states_digest(
+        digests.ctypes.data,
+        *(checked(numbers, np.int64, len(values.at)).ctypes.data for numbers in (of, offsets)),
+        checked(values.at, np.uint64, None).ctypes.data,
+        checked(values.sizes, np.int64, None).ctypes.data,
+        len(values.at),
+    )
+
+
+def extend_headers(  # noqa: PLR0917 (one array after another, as C takes them)
+    built: ctypes.CDLL,
+    stored: NDArray[np.uint8],
+    groups: Groups,
+    offsets: Integers,
+    times: Integers,
+    values: Texts,
+    sound: NDArray[np.bool_] | None,
+) -> None:
+    """Count, digest, last offset and last time of stored states after their events, in place.
+
+    Args:
+        stored: [R, bytes]: states as `mimn.state.encode_states` writes them.
+        groups: which events each state gets.
+        offsets, times, values, sound: [E] in the order of `groups.order`; an event that is not sound changes nothing.
+    """
+    events = len(groups.order)
+    built.states_headers(
+        checked(stored, np.uint8, None, None).ctypes.data,
+        stored.strides[0],
+        *(numbers.ctypes.data for numbers in (groups.rows, groups.first, groups.depth)),
+        *(checked(numbers, np.int64, events).ctypes.data for numbers in (offsets, times)),
+        checked(values.at, np.uint64, events).ctypes.data,
+        checked(values.sizes, np.int64, events).ctypes.data,
+        _optional(sound, events),
+        len(groups.rows),
+    )
+
+
+def add_counts(  # noqa: PLR0917 (one array after another, as C takes them)
+    built: ctypes.CDLL,
+    sketch: Sketch,
+    counters: NDArray[np.float16] | NDArray[np.float32],
+    periods: NDArray[np.float32],
+    groups: Groups,
+    addresses: Integers,
+    moments: NDArray[np.float32],
+    sound: NDArray[np.bool_] | None,
+) -> None:
+    """`Sketch.add` for many events of each state, in place.
+
+    Args:
+        sketch: the rules.
+        counters: [R, S * N]: of states; float16 as they are stored, or float32 with the same values.
+        periods: [R, S]: of the same states; the rows are as far apart.
+        groups: which events each state gets.
+        addresses: [E, A], moments: [E, 2, S], sound: [E]: in the order of `groups.order`.
+    """
+    events, lives = len(groups.order), len(sketch.half_lives)
+    if counters.strides[0] != periods.strides[0] or counters.shape[1:] != (sketch.values,):
+        raise ValueError("counters and periods are not of the same states")
+    built.states_count(
+        counters.ctypes.data,
+        periods.ctypes.data,
+        counters.strides[0],
+        *(numbers.ctypes.data for numbers in (groups.rows, groups.first, groups.depth)),
+        checked(addresses, np.int64, events, sketch.addresses).ctypes.data,
+        checked(moments, np.float32, events, 2, lives).ctypes.data,
+        _optional(sound, events),
+        lives,
+        sketch.cells,
+        sketch.addresses,
+        counters.dtype == np.float16,
+        len(groups.rows),
+    )
+
+
+class _Ledger(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("buckets", "ways")),
+        *((name, ctypes.c_void_p) for name in ("sixteenths", "between", "worth")),
+    )
+
+
+_TABLES = [np.ascontiguousarray(table, np.int64) for table in (SIXTEENTHS, BETWEEN, WORTH)]
+
+
+def add_entries(  # noqa: PLR0917 (one array after another, as C takes them)
+    built: ctypes.CDLL,
+    ledger: Ledger,
+    words: NDArray[np.uint32],
+    groups: Groups,
+    keys: Keys,
+    times: Integers,
+    sound: NDArray[np.bool_] | None,
+) -> None:
+    """`Ledger.add` for many events of each state, in place.
+
+    Args:
+        ledger: the rules.
+        words: [R, words]: of states; each row contiguous.
+        groups: which events each state gets.
+        keys, times, sound: [E] in the order of `groups.order`.
+    """
+    events = len(groups.order)
+    if words.shape[1:] != (ledger.words,) or words.strides[1] != words.itemsize:
+        raise ValueError("these are not the words of a ledger")
+    rules = _Ledger(ledger.buckets, ledger.ways, *(table.ctypes.data for table in _TABLES))
+    built.states_enter(
+        ctypes.addressof(rules),
+        words.ctypes.data,
+        words.strides[0],
+        *(numbers.ctypes.data for numbers in (groups.rows, groups.first, groups.depth)),
+        *(checked(numbers, np.int64, events).ctypes.data for numbers in (keys.buckets, keys.tags, times)),
+        _optional(sound, events),
+        len(groups.rows),
+    )
+
+
+def _optional(sound: NDArray[np.bool_] | None, events: int) -> int | None:
+    return None if sound is None else checked(sound, np.bool_, events).ctypes.data

@@ -1,0 +1,109 @@
+"""One partition's records as a fold of whole partitions reads them, and how far it has come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import pyarrow as pa
+
+from mimn.state import Progress
+from uic.core.advance import CaughtUp, advance
+from uic.core.event import Reason
+from uic.log.record_batches import BatchRecord
+
+RECORDS: Final = pa.schema(
+    [
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("timestamp", pa.int64(), nullable=False),
+        pa.field("key", pa.binary()),
+        pa.field("value", pa.binary()),
+        pa.field("headers", pa.list_(pa.struct([pa.field("name", pa.string()), pa.field("value", pa.binary())]))),
+    ]
+)
+"""Raw records of the log: what Kafka has of each, nothing decoded. `timestamp`: milliseconds since 1970, -1 for none;
+`headers` is null for a record without headers."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionLog:
+    """One partition's records, and what its fold begins from."""
+
+    partition: int
+    begin: Progress
+    """Of a new lineage: nothing folded yet. `next_offset` and `base` are where the records begin."""
+    records: Iterable[pa.RecordBatch]
+    """Of schema `RECORDS`, in log order; none spans a gap."""
+    erased: Mapping[bytes, int] = field(default_factory=dict)
+    """Key → offset up to which the user's events are left out."""
+    gap_ends: Sequence[int] = ()
+    """Where ranges of offsets end that are missing from `records`, rising: states that go on behind one are
+    `partial`."""
+    end: int = 0
+    """Where the log goes on: above the last record's offset + 1 when markers of transactions follow it."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of a partition's records."""
+
+    records: int = 0
+    folded: int = 0
+    erasures: int = 0
+    erased_later: int = 0
+    """Events left out because their user was erased later in the log."""
+    ignored: int = 0
+    """Events with an action that the bundle names and does not fold."""
+    rejected: dict[Reason, int] = field(default_factory=dict)
+    """Records that are no events: dead letters of a live UIC."""
+
+    def reject(self, reason: Reason) -> None:
+        """Count a record that is no event."""
+        self.rejected[reason] = self.rejected.get(reason, 0) + 1
+
+
+class Course:
+    """A partition on its way: its progress and its tally so far."""
+
+    def __init__(self, log: PartitionLog) -> None:
+        self.log = log
+        self.progress = log.begin
+        self.tally = Tally()
+        self._gap_ends = list(log.gap_ends)
+
+    @property
+    def partition(self) -> int:
+        """Which."""
+        return self.log.partition
+
+    def enter(self, offset: int) -> None:
+        """Move progress behind a gap that ends before the next record, which is at `offset`."""
+        while self._gap_ends and self._gap_ends[0] <= offset:
+            end = self._gap_ends.pop(0)
+            self.progress = replace(self.progress, next_offset=end, gap_end=end, gaps=self.progress.gaps + 1)
+
+    def absorb(self, some: pa.RecordBatch) -> None:
+        """Progress after all records of an Arrow batch, whoever's they are."""
+        [last] = some.slice(len(some) - 1).to_pylist()
+        record = BatchRecord(last["offset"], last["timestamp"], last["key"], last["value"], ())
+        self.progress = advance(
+            self.progress,
+            writer=self.progress.writer,
+            last=record,
+            position=None,
+            caught_up=CaughtUp(record.offset + 1, max(record.timestamp, 0)),
+        )
+        self.tally.records += len(some)
+
+    @property
+    def end(self) -> Progress:
+        """Progress after all records."""
+        return replace(self.progress, next_offset=max(self.progress.next_offset, self.log.end))
+
+
+def headers_of(column: pa.Array) -> Sequence[Sequence[tuple[str, bytes | None]]]:
+    """By record, name and value of each header."""
+    if column.null_count == len(column):
+        return [()] * len(column)
+    return [() if some is None else [(h["name"], h["value"]) for h in some] for some in column.to_pylist()]

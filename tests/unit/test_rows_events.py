@@ -1,0 +1,187 @@
+"""What C does for the events of a batch has the results of the Python that it stands for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
+from mimn.rows.library import library
+from mimn.rows.live import CompiledEvents
+from mimn.rows.records import Grouping, KeyTable, Texts
+from mimn.state import (
+    HEADERS,
+    Block,
+    Ledger,
+    Sketch,
+    StateLayout,
+    encode_states,
+    extend_digests,
+    partition_of,
+    user_hashes,
+)
+from support import skips
+from uic.core.event import LAST_ACTION, read_common
+
+NOW = 1_700_000_000_000
+DAY_MS = 86_400_000
+RNG = np.random.default_rng(0)
+Depth = NDArray[np.int64]
+
+
+@pytest.fixture(scope="module")
+def compiled() -> CompiledEvents:
+    built = library()
+    if built is None:
+        pytest.skip(skips.NO_COMPILED_STEP)
+    return CompiledEvents(built)
+
+
+def drawn_values() -> tuple[list[bytes], list[bytes]]:
+    """Values of all shapes, many of them damaged, and the keys of their records."""
+    values, keys = [], []
+    for n in range(4000):
+        user = "u" * int(RNG.choice([1, 2, 9, 63, 64, 126, 127, 128])) if n % 5 else f"größe{n}"
+        event = BehaviorEvent(
+            event_id="e" * int(RNG.integers(0, 70)) if n % 3 else "é",
+            user_id=user,
+            item_id=int(RNG.integers(0, 1 << 64, dtype=np.uint64)) >> int(RNG.integers(0, 64)),
+            category_id=int(RNG.integers(0, 300)),
+            action=int(RNG.integers(0, 9)),
+            event_time=int(RNG.integers(-5, 1 << 62)) >> int(RNG.integers(0, 62)),
+        )
+        data = bytearray(event.SerializeToString())
+        for _ in range(int(RNG.integers(0, 2))):
+            data[int(RNG.integers(len(data)))] = int(RNG.integers(256))
+        values.append(bytes(data[: int(RNG.integers(len(data) + 1))] if n % 4 == 0 else data))
+        keys.append(user.encode() if n % 7 else b"another")
+    return values, keys
+
+
+def test_the_same_values_have_the_common_form_and_the_same_numbers(compiled: CompiledEvents) -> None:
+    values, keys = drawn_values()
+    got, want = compiled.read(values, keys, LAST_ACTION), read_common(values, keys)
+    common = want[-1]
+    assert got[-1].tolist() == common.tolist()
+    assert 0 < np.count_nonzero(common) < len(values)
+    for ours, theirs in zip(got[:-1], want[:-1], strict=True):
+        np.testing.assert_array_equal(ours[common], theirs[common])
+        assert ours.dtype == theirs.dtype
+        assert not ours[~common].any()
+
+
+def test_digests_hashes_and_partitions_are_the_same(compiled: CompiledEvents) -> None:
+    values = [RNG.bytes(int(n)) for n in RNG.choice([0, 1, 40, 111, 112, 113, 239, 240, 241, 700], 500)]
+    of, offsets = RNG.integers(0, 6, len(values)), np.arange(len(values)) * 3
+    want = [bytes(8)] * 6
+    extend_digests(want, of.tolist(), offsets, values)
+    got = compiled.extend_digests(np.zeros(6, "V8"), of, offsets, values)
+    assert [bytes(one) for one in got] == want
+    assert compiled.user_hashes(values).tolist() == user_hashes(values).tolist()
+    assert [compiled.partition_of(v, 7) for v in values] == [partition_of(v, 7) for v in values]
+
+
+def drawn_depth() -> tuple[Depth, Depth]:
+    """How many events each of some states gets, and each event's state."""
+    depth = np.array([90, 40, 40, 17, 3, 1, 0])
+    return depth, np.repeat(np.arange(len(depth)), depth)
+
+
+@pytest.mark.parametrize("half_lives", [(0,), (30,), (0, 7, 365)])
+def test_counters_are_the_same_with_late_events_and_periods_that_pass(
+    compiled: CompiledEvents, half_lives: tuple[int, ...]
+) -> None:
+    sketch, (depth, row) = Sketch(5, 11, half_lives), drawn_depth()
+    events = len(row)
+    addresses = sketch.addresses_of(RNG.integers(1, 60, events).astype(np.uint64), RNG.integers(0, 9, events))
+    times = NOW + RNG.integers(0, 4000, events) * (DAY_MS // 3)
+    moments = sketch.moments(times, RNG.choice([0.5, 1, 3, 8], events).astype(np.float32))
+    sound = RNG.random(events) > 0.1
+    states = np.zeros((len(depth), sketch.values + 3 + len(half_lives)), np.float32)
+    want = states.copy()
+    for at in range(events):
+        if sound[at]:
+            sketch.add(want[row[at] : row[at] + 1], addresses[at : at + 1], moments[at : at + 1])
+    compiled.add_counts(sketch, states, depth, addresses, moments, sound)
+    assert states.tobytes() == want.tobytes()
+
+
+@pytest.mark.parametrize(("buckets", "ways"), [(1, 2), (3, 8), (16, 4)])
+@pytest.mark.parametrize("minutes", [20, 3000])
+def test_a_ledger_is_the_same_with_late_events_and_bases_that_move(
+    compiled: CompiledEvents, buckets: int, ways: int, minutes: int
+) -> None:
+    ledger, depth = Ledger(buckets, ways), np.array([1500, 700, 2, 0])
+    row = np.repeat(np.arange(len(depth)), depth)
+    events = len(row)
+    times = NOW + np.cumsum(RNG.integers(0, minutes * 60_000, events))
+    times -= RNG.integers(0, 80, events) * DAY_MS * (RNG.random(events) < 0.1)
+    items, sound = RNG.integers(1, 90, events).astype(np.uint64), RNG.random(events) > 0.1
+    states = np.zeros((len(depth), 5 + ledger.words), np.float32)
+    want, keys = states.copy(), ledger.keys(items)
+    for at in range(events):
+        if sound[at]:
+            ledger.add(want[row[at] : row[at] + 1], keys.part(at, at + 1), times[at : at + 1])
+    compiled.add_entries(ledger, states, depth, items, times, sound)
+    assert states.tobytes() == want.tobytes()
+
+
+@pytest.mark.parametrize("half", [0, 6, 22])
+def test_stored_values_are_the_same(compiled: CompiledEvents, half: int) -> None:
+    blocks = [Block("halves", (half,), "float16")] if half else []
+    layout = StateLayout((*blocks, Block("floats", (13,))))
+    tensors = layout.round(RNG.standard_normal((9, layout.floats)).astype(np.float32))
+    headers = np.frombuffer(RNG.bytes(7 * HEADERS.itemsize), HEADERS).copy()
+    headers["partial"] = RNG.random(7) > 0.5
+    place = RNG.integers(0, 9, 7)
+    got = compiled.encode_states(headers, tensors, place, bytes(range(16)), layout)
+    assert got == encode_states(headers, tensors[place], bytes(range(16)), layout)
+    assert compiled.encode_states(headers[:0], tensors, place[:0], bytes(16), layout) == []
+
+
+def test_rows_are_copied_to_where_they_belong(compiled: CompiledEvents) -> None:
+    source, into = RNG.standard_normal((8, 5)).astype(np.float32), np.zeros((6, 5), np.float32)
+    to, of = np.array([3, 0, 5]), np.array([7, 7, 1])
+    want = into.copy()
+    want[to] = source[of]
+    compiled.copy_rows(into, to, source, of)
+    assert into.tobytes() == want.tobytes()
+    with pytest.raises(ValueError, match="different sizes"):
+        compiled.copy_rows(into, to, source[:, :4].copy(), of)
+
+
+def test_a_key_keeps_its_row_and_only_plain_keys_of_the_partition_get_one() -> None:
+    built = library()
+    if built is None:
+        pytest.skip(skips.NO_COMPILED_STEP)
+    table, rows = KeyTable(built), {}
+    for _ in range(6):
+        keys = [f"user-{n}".encode() for n in RNG.integers(0, 20_000, 5000)]
+        keys += [b"", "é".encode(), b"x" * 128, b"x" * 129, b"\0"]
+        for key, row in zip(keys, table.find(Texts.of(keys), 1, 3).tolist(), strict=True):
+            if not key or len(key) > 128 or not key.isascii() or partition_of(key, 3) != 1:
+                assert row == -1
+            else:
+                assert rows.setdefault(key, len(rows)) == row
+    assert len(table) == len(rows)
+    assert [table.texts(np.arange(len(rows))).text(n) for n in range(len(rows))] == list(rows)
+    mine = next(iter(rows))
+    assert table.find(Texts.of([mine]), 2, 3).tolist() == [-1], "it has its row in another partition"
+    [trusted] = table.find(Texts.of(["é".encode()]), 1, 3, trusted=True).tolist()
+    assert trusted == len(rows)
+    assert table.find(Texts.of(["é".encode()]), 1, 3).tolist() == [trusted]
+
+
+def test_events_are_grouped_by_row_in_their_order_with_the_most_first() -> None:
+    built = library()
+    if built is None:
+        pytest.skip(skips.NO_COMPILED_STEP)
+    grouping = Grouping(built)
+    for rows in (10, 3000):
+        row = RNG.zipf(1.4, 4000) % rows
+        groups = grouping.group(row.astype(np.int64), rows)
+        assert (np.diff(groups.depth) <= 0).all()
+        assert sorted(groups.rows.tolist()) == np.unique(row).tolist()
+        for at, first, depth in zip(groups.rows, groups.first, groups.depth, strict=True):
+            assert groups.order[first : first + depth].tolist() == np.flatnonzero(row == at).tolist()
