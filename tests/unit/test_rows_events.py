@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -48,7 +50,7 @@ def drawn_values() -> tuple[list[bytes], list[bytes]]:
             user_id=user,
             item_id=int(RNG.integers(0, 1 << 64, dtype=np.uint64)) >> int(RNG.integers(0, 64)),
             category_id=int(RNG.integers(0, 300)),
-            action=int(RNG.integers(0, 9)),
+            action=int(RNG.integers(0, 9)),  # type: ignore[arg-type] # a number that no enum has is on the wire, too
             event_time=int(RNG.integers(-5, 1 << 62)) >> int(RNG.integers(0, 62)),
         )
         data = bytearray(event.SerializeToString())
@@ -65,7 +67,8 @@ def test_the_same_values_have_the_common_form_and_the_same_numbers(compiled: Com
     common = want[-1]
     assert got[-1].tolist() == common.tolist()
     assert 0 < np.count_nonzero(common) < len(values)
-    for ours, theirs in zip(got[:-1], want[:-1], strict=True):
+    columns: list[tuple[NDArray[Any], NDArray[Any]]] = list(zip(got[:-1], want[:-1], strict=True))
+    for ours, theirs in columns:
         np.testing.assert_array_equal(ours[common], theirs[common])
         assert ours.dtype == theirs.dtype
         assert not ours[~common].any()
@@ -155,7 +158,8 @@ def test_a_key_keeps_its_row_and_only_plain_keys_of_the_partition_get_one() -> N
     built = library()
     if built is None:
         pytest.skip(skips.NO_COMPILED_STEP)
-    table, rows = KeyTable(built), {}
+    rows: dict[bytes, int] = {}
+    table = KeyTable(built)
     for _ in range(6):
         keys = [f"user-{n}".encode() for n in RNG.integers(0, 20_000, 5000)]
         keys += [b"", "é".encode(), b"x" * 128, b"x" * 129, b"\0"]

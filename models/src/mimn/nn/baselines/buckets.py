@@ -41,7 +41,8 @@ class Buckets(FoldedInterest):
 
     def mine(self, vectors: Tensor) -> Tensor:
         """1 for the bucket of each function, 0 for the others. [..., D] → [..., G, b]"""
-        signs = (vectors.detach() @ self.directions > 0).to(vectors.dtype).unflatten(-1, (self.functions, self.bits))
+        positive = (vectors.detach() @ self.directions > 0).to(vectors.dtype)
+        signs = torch.unflatten(positive, -1, (self.functions, self.bits))
         place = (signs * 2.0 ** torch.arange(self.bits, device=signs.device, dtype=signs.dtype)).sum(-1, keepdim=True)
         return (place == torch.arange(self.buckets, device=signs.device)).to(vectors.dtype)
 
@@ -68,7 +69,7 @@ class Buckets(FoldedInterest):
 
     def read(self, states: Tensor, candidates: Tensor) -> Features:
         """→ candidate [2D + 2]"""
-        buckets = states.unflatten(-1, self.shape)
+        buckets = torch.unflatten(states, -1, self.shape)
         found = (self.mine(candidates).unsqueeze(-1) * buckets.unsqueeze(-4)).sum(-2)
         return self.features(found, candidates)
 
