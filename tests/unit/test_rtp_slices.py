@@ -10,6 +10,12 @@ import pytest
 from rtp.slices import ask_for_slices, current_slice_us
 
 
+@pytest.fixture(autouse=True)
+def kernels_slice() -> None:
+    """Another test of this process may have served in it, and so have asked for short slices."""
+    ask_for_slices(0)
+
+
 def in_a_thread_of_its_own(slice_us: int) -> tuple[bool, int | None, int | None]:
     """Whether it was granted, and the slices there and in a thread that was started there."""
     found: list[tuple[bool, int | None, int | None]] = []
