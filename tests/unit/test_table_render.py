@@ -63,8 +63,7 @@ def test_the_first_page_says_what_the_memory_and_the_counters_add() -> None:
         model("din_product", 1.0, state=None),
     )
     assert "the ledger carries the signal, and MIMN's memory adds nothing to it." in text
-    assert "* The sketch adds +" in text
-    assert "* MIMN's memory adds nothing measurable to the pooling_sketch: +0.0000 [+0.0000, +0.0000]." in text
+    assert "* MIMN's memory adds nothing measurable to the pooling_ledger: +0.0000 [+0.0000, +0.0000]." in text
     assert "* MIMN's memory makes the pooling_product worse: -" in text
     assert "* the mimn_ledger beats the din_product: +" in text
     assert "* The ledger adds +" in text
