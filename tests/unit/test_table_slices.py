@@ -105,3 +105,9 @@ def test_a_difference_is_the_mean_of_the_folds_with_an_interval_over_users_and_t
     alone = next(iter(differences([runs[0], runs[1]], ["mimn_ledger"])))
     assert line["high"] - line["low"] > alone["high"] - alone["low"], "trainings differ, too"
     assert not list(differences(runs, []))
+
+
+def test_boosting_is_no_training_of_the_row_whose_reads_it_takes() -> None:
+    stage = Stage(dataset="online_retail", rows=("pooling_ledger", "boosting"), folds=(0,))
+    pooling, boosting = cells(Plan(configs=str(ROOT / "models/configs"), records="", runs="", stages=(stage,)))
+    assert scored(pooling, 0, 1.0).model != scored(boosting, 0, 1.0).model
