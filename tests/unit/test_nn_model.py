@@ -187,7 +187,8 @@ def test_the_loss_is_a_number_and_trains_every_weight(config: MimnConfig) -> Non
     torch.testing.assert_close(losses.total, losses.click + losses.utilization + losses.auxiliary)
     torch.autograd.backward(losses.total)
     untrained = {name for name, value in model.named_parameters() if value.grad is None or value.grad.eq(0).all()}
-    assert not untrained
+    # A softmax does not see what is added to all of its inputs: the gradient of that bias is 0 but for rounding.
+    assert not untrained - {"head.attention.third.bias"}
     assert all(value.grad is not None and value.grad.isfinite().all() for value in model.parameters())
 
 
