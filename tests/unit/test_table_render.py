@@ -212,6 +212,7 @@ def test_rows_on_different_instances_are_not_put_into_one_table() -> None:
 def test_the_committed_files_are_what_the_committed_records_give(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     plan, open_rows = render.together(PLAN)
-    found = render.texts(read_records(render.RECORDS), plan, open_rows, csv_tables(render.RECORDS, plan), render.RECORDS)
+    others = csv_tables(render.RECORDS, plan)
+    found = render.texts(read_records(render.RECORDS), plan, open_rows, others, render.RECORDS)
     for file, text in found.items():
         assert (render.RECORDS / file).read_text("utf-8") == text
