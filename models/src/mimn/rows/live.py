@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -73,9 +74,11 @@ class CompiledEvents:
 
     def copy_rows(self, into: NDArray[Any], to: NDArray[np.intp], source: NDArray[Any], of: NDArray[np.intp]) -> None:
         """`into[to] = source[of]`, without an array in between. Rows in `to` and `of` exist."""
-        size = checked(source, source.dtype.type, None, None).strides[0]
-        if checked(into, source.dtype.type, None, None).strides[0] != size or len(to) != len(of):
+        if checked(into, source.dtype.type).shape[1:] != checked(source, source.dtype.type).shape[1:]:
             raise ValueError("rows of different sizes cannot be copied")
+        if len(to) != len(of):
+            raise ValueError(f"{len(of)} rows cannot be copied to {len(to)} places")
+        size = source.itemsize * prod(source.shape[1:])  # not a stride: numpy gives an array without rows another one
         to, of = np.ascontiguousarray(to, np.int64), np.ascontiguousarray(of, np.int64)
         self._built.states_copy(
             into.ctypes.data, size, to.ctypes.data, source.ctypes.data, size, of.ctypes.data, size, len(to)

@@ -133,7 +133,7 @@ def add_entries(  # noqa: PLR0917 (one array after another, as C takes them)
         keys, times, sound: [E] in the order of `groups.order`.
     """
     events = len(groups.order)
-    if words.shape[1:] != (ledger.words,) or words.strides[1] != words.itemsize:
+    if words.shape[1:] != (ledger.words,) or (words.size and words.strides[1] != words.itemsize):
         raise ValueError("these are not the words of a ledger")
     rules = _Ledger(ledger.buckets, ledger.ways, *(table.ctypes.data for table in _TABLES))
     built.states_enter(
