@@ -52,7 +52,11 @@ class Kernel:
         """
         done = np.empty(len(rows), np.int64)
         size = self._program.state_size
-        if states.dtype != np.float32 or states.shape[1:] != (size,) or (states.size and size > 1 and states.strides[1] != 4):
+        if (
+            states.dtype != np.float32
+            or states.shape[1:] != (size,)
+            or (states.size and size > 1 and states.strides[1] != 4)
+        ):
             raise ValueError(f"states of {states.dtype} {states.shape} cannot be handed to the compiled step")
         checked(events, np.float32, None, self._program.event_size)
         arrays = [checked(numbers, np.int64, len(rows)) for numbers in (first, depth, rows)]
