@@ -12,10 +12,12 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import onnx
 import pytest
 import redis
 import torch
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
 from localstack.demo import PATIENT
 from localstack.replay import Records, expect, replay
@@ -89,7 +91,14 @@ def exported(events: Events, folder: Path) -> tuple[MimnModel, Path]:
     assert isinstance(model, MimnModel)
     bundle = load_bundle(committed)
     path = export_bundle(model, bundle.items.ids, bundle.categories.ids, folder, name="golden", version="1")
-    assert load_bundle(path).fingerprint == bundle.fingerprint, "the committed bundle is not of the committed weights"
+    ours, theirs = (
+        {one.name: numpy_helper.to_array(one) for one in onnx.load(folder / "step.onnx").graph.initializer}
+        for folder in (path, committed)
+    )
+    # Export multiplies some weights beforehand, and the last bit of a product depends on the processor.
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        np.testing.assert_allclose(value, theirs[name], rtol=1e-5, atol=1e-7, err_msg=f"{name} is of other weights")
     return model, path
 
 
