@@ -2,7 +2,7 @@
 
 Linux lets a process run for a slice before it looks for another one to run, and a process that wakes up waits for the
 end of the running one's slice unless its own slice is shorter. A request sleeps and wakes up several times: for its
-bytes, for the store's reply. A short slice shortens each wait, takes no share of the processor from anybody, and needs
+bytes, for the store's reply. A short slice shortens each wait, takes no processor time from others, and needs
 no privilege (decision 144).
 """
 

@@ -84,7 +84,7 @@ class Course:
             self.progress = replace(self.progress, next_offset=end, gap_end=end, gaps=self.progress.gaps + 1)
 
     def absorb(self, some: pa.RecordBatch) -> None:
-        """Progress after all records of an Arrow batch, whoever's they are."""
+        """Progress after all records of an Arrow batch, of all users."""
         [last] = some.slice(len(some) - 1).to_pylist()
         record = BatchRecord(last["offset"], last["timestamp"], last["key"], last["value"], ())
         self.progress = advance(
