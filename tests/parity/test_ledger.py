@@ -19,7 +19,7 @@ from mimn.config import MimnConfig
 from mimn.data import synthetic
 from mimn.data.events import DataError
 from mimn.data.instances import build_instances
-from mimn.data.item_statistics import ItemTypes, fold_tables, item_table, item_types
+from mimn.data.item_statistics import ItemTypes, TableSizes, fold_tables, item_table, item_types
 from mimn.data.ledger_reads import LedgerReader, Questions, ledger_model
 from mimn.data.prepared import Side
 from mimn.data.split import parts_of
@@ -35,9 +35,10 @@ from parity.paper_models import BASE, CATEGORIES, CONFIGS, ITEMS, small_model
 pytestmark = pytest.mark.torch
 
 SIZES = {"ledger_buckets": 4, "ledger_types": ("category",), "ledger_vectors": 3}
+PAIRED = SIZES | {"ledger_neighbors": 2}
 LEDGERS: dict[str, MimnConfig] = {
     "paper": replace(BASE, **SIZES),  # type: ignore[arg-type]
-    "pooling with a sketch": replace(CONFIGS["pooling with context"], sketch_category_cells=4, **SIZES),  # type: ignore[arg-type]
+    "pooling with a sketch": replace(CONFIGS["pooling with context"], sketch_category_cells=4, **PAIRED),  # type: ignore[arg-type]
     "nothing else": MimnConfig(
         variant="ledger",
         memory_induction=False,
@@ -113,7 +114,7 @@ def test_offline_scores_are_the_served_ones(tmp_path: Path) -> None:
     model = MimnModel(config, len(ids.items) + 1, len(ids.categories) + 1)
     known = ledger_model(config)
     assert known is not None
-    table = item_table(events, train, item_types(events, NO_FIELDS, ("category",)), vectors=3, least_users=1)
+    table = item_table(events, train, item_types(events, NO_FIELDS, ("category",)), TableSizes(3, 1))
     instances = build_instances(events).of("test")
     instances = instances.select(np.arange(len(instances)) < 6)
     offline = predict(model, ids, events, instances, samplings={"popularity": 3}, length=60, table=table)["popularity"]
@@ -152,7 +153,7 @@ def test_training_reads_each_window_as_a_fold_of_its_events_and_by_the_table_wit
     train = parts_of(events.users, None) == 0
     vocabulary = build_vocabulary(events, train)
     groups, tables = fold_tables(
-        events, train, item_types(events, NO_FIELDS, ("category",)), vectors=3, least_users=1, groups=3
+        events, train, item_types(events, NO_FIELDS, ("category",)), TableSizes(3, 1), groups=3
     )
     plan = WindowPlan(length=50, per_user=2, occasions=4, min_history=5)
     sampler = WindowSampler(
@@ -183,7 +184,7 @@ def test_a_users_own_events_are_in_no_table_that_trains_on_them() -> None:
     events = synthetic.make()
     train = parts_of(events.users, None) == 0
     types = ItemTypes((), np.zeros(0, np.int64), np.zeros((0, 0), np.int32))
-    groups, tables = fold_tables(events, train, types, vectors=2, least_users=1, groups=4)
+    groups, tables = fold_tables(events, train, types, TableSizes(2, 1), groups=4)
     for g, table in enumerate(tables):
         others = train & (groups != g)
         items = np.unique(events.item_id[others[events.user_index]])

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mimn.bundle.item_table import STATISTICS, ItemTable, KeyIndex
+from mimn.bundle.item_table import STATISTICS, ItemTable, KeyIndex, Neighbors
 from mimn.bundle.reads import GROUPS, PARITY, Reads, drawn, width
 from mimn.state import Ledger
 from mimn.state.ledger import BASKETS, FIRST_DAY, LINES, MINUTE, REPEATS
@@ -35,7 +35,13 @@ def table() -> ItemTable:
     types[0] = 0
     vectors = random.normal(size=(rows, 4)).astype(np.float32)
     vectors[0] = 0
-    return ItemTable(IDS, random.gamma(2, 1, (rows, len(STATISTICS))).astype(np.float32), types, vectors)
+    statistics = random.gamma(2, 1, (rows, len(STATISTICS))).astype(np.float32)
+    return ItemTable(IDS, statistics, types, vectors, drawn_neighbors(random, rows, 3))
+
+
+def drawn_neighbors(random: np.random.Generator, rows: int, count: int) -> Neighbors:
+    weights = random.normal(size=(rows, count)).astype(np.float32)
+    return Neighbors(random.integers(0, rows, (rows, count), dtype=np.int32), weights)
 
 
 def folded(events: list[tuple[int, int]]) -> tuple[NDArray[np.uint32], int]:
@@ -95,7 +101,13 @@ def naive(known: ItemTable, words: NDArray[np.uint32], item: int, now_ms: int) -
         dots.append(asinh(p @ v))
         lengths = [max(float(np.linalg.norm(one)), 1e-12) for one in (p, v)]
         cosines.append(p @ v / (lengths[0] * lengths[1]))
-    return [float(value) for value in (*out, *dots, *cosines)]
+    sums = [0.0, 0.0]
+    assert known.neighbors is not None
+    for row_of, weight in zip(known.neighbors.rows[row].tolist(), known.neighbors.weights[row].tolist(), strict=True):
+        for e in [e for r, e in held if r == row_of]:
+            for place, days in enumerate((float("inf"), 60.0)):
+                sums[place] += weight * log(1 + e["n"]) * 2 ** (-(today - e["day"]) / days)
+    return [float(value) for value in (*out, *dots, *cosines, *sums)]
 
 
 @given(EVENTS, st.integers(0, 100 * DAY_MS))
@@ -135,11 +147,12 @@ def test_some_groups_are_a_part_of_all_and_candidates_do_not_see_each_other(
     st.sampled_from([Ledger(1, 2), Ledger(7, 4), Ledger(93), Ledger(112)]),
     st.integers(0, 3),
     st.sampled_from([0, 1, 5, 16]),
+    st.sampled_from([0, 1, 7, 16]),
     st.sets(st.sampled_from(GROUPS), min_size=1),
     st.integers(0, 2**32 - 1),
 )
 def test_the_compiled_form_reads_what_numpy_reads(
-    seed: int, ledger: Ledger, kinds: int, width: int, chosen: set[str], minute: int
+    seed: int, ledger: Ledger, kinds: int, width: int, paired: int, chosen: set[str], minute: int
 ) -> None:
     random = np.random.default_rng(seed)
     ids = np.unique(random.integers(1, 2**63, int(random.integers(0, 400)))).astype(np.uint64)
@@ -150,6 +163,7 @@ def test_the_compiled_form_reads_what_numpy_reads(
         random.gamma(2, 1, (rows, len(STATISTICS))).astype(np.float32),
         random.integers(0, 5, (rows, kinds), dtype=np.int32),
         vectors,
+        drawn_neighbors(random, rows, paired),
     )
     reads = Reads(ledger, known, tuple(group for group in GROUPS if group in chosen))
     if reads.compiled is None:
@@ -195,6 +209,17 @@ def test_a_table_is_read_back_and_one_that_does_not_fit_is_refused(tmp_path: Pat
     again = ItemTable.load(tmp_path)
     for name in ("ids", "statistics", "types", "vectors"):
         np.testing.assert_array_equal(getattr(again, name), getattr(table(), name))
+    for read, saved in zip(again.neighbors or (), table().neighbors or (), strict=True):
+        np.testing.assert_array_equal(read, saved)
+    for rows in (np.full((8, 3), 8, np.int32), np.zeros((8, 2), np.int32)):
+        replace(table(), neighbors=drawn_neighbors(np.random.default_rng(0), 8, 3)._replace(rows=rows)).save(tmp_path)
+        with pytest.raises(ValueError, match="neighbors"):
+            ItemTable.load(tmp_path)
+    table().save(tmp_path)
+    (tmp_path / "table.neighbors.weights.npy").unlink()
+    with pytest.raises(ValueError, match=r"table\.neighbors\.weights\.npy"):
+        ItemTable.load(tmp_path)
+    table().save(tmp_path)
     replace(table(), ids=IDS[::-1].copy()).save(tmp_path)
     with pytest.raises(ValueError, match="rise strictly"):
         ItemTable.load(tmp_path)

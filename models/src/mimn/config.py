@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, get_args
 
+from mimn.bundle.item_table import MOST_NEIGHBORS
 from mimn.bundle.members import read_width
 from mimn.bundle.reads import GROUPS, width
 from mimn.state.layout import Block, BlockType, StateLayout
@@ -74,6 +75,10 @@ class SharedConfig:
     """Width of the vectors in the table of items. Used only with a ledger."""
     ledger_least_users: int = 2
     """Items of fewer train users are not in that table. Used only with a ledger."""
+    ledger_neighbors: int = 0
+    """Neighbors of each item in that table (`mimn.data.neighbors`); 0: none, and the group `neighbors` is not read."""
+    ledger_neighbor_l2: float = 200.0
+    """How strongly their weights are drawn to 0. Used only with neighbors."""
     member_reads: bool = False
     """The head reads in the ledger how often and how recently the user touched the items that the candidate stands for,
     or the candidate itself (`mimn.bundle.members`)."""
@@ -112,6 +117,12 @@ class SharedConfig:
         at_least_one(self, "ledger_vectors", "ledger_least_users")
         if unknown := sorted(set(self.ledger_reads) - set(GROUPS)):
             raise ConfigError(f"ledger_reads must be of {', '.join(GROUPS)}, not {', '.join(unknown)}")
+        if not 0 <= self.ledger_neighbors <= MOST_NEIGHBORS:
+            raise ConfigError(f"ledger_neighbors must be 0 to {MOST_NEIGHBORS}, not {self.ledger_neighbors}")
+        if not self.ledger_neighbor_l2 > 0:
+            raise ConfigError(f"ledger_neighbor_l2 must be above 0, not {self.ledger_neighbor_l2}")
+        if "neighbors" in self.ledger_reads and not self.ledger_neighbors:
+            raise ConfigError("ledger_reads names neighbors: ledger_neighbors, how many, must be above 0")
         lives = self.member_half_lives
         if not lives or min(lives) < 1 or len(set(lives)) != len(lives):
             raise ConfigError(f"member_half_lives must be distinct days, 1 or more, not {lives}")
@@ -153,7 +164,8 @@ class SharedConfig:
         """What the head reads of the ledger with the table of items, in the order of `GROUPS`."""
         if self.member_reads and not self.ledger_reads:
             return ()
-        return tuple(group for group in GROUPS if group in (self.ledger_reads or GROUPS))
+        known = GROUPS if self.ledger_neighbors else GROUPS[:-1]
+        return tuple(group for group in known if group in (self.ledger_reads or known))
 
     @property
     def read_width(self) -> int:

@@ -242,6 +242,8 @@ def _reads(path: Path, manifest: Manifest) -> Reads | None:
         raise BundleError(str(error)) from error
     if of_table is not None and table.types.shape[1] != len(of_table.types):
         raise BundleError(f"{m.MANIFEST}: item_table.types does not name the {table.types.shape[1]} kinds of the table")
+    if "neighbors" in groups and table.neighbors is None:
+        raise BundleError(f"{m.MANIFEST}: item_table.reads names `neighbors`, which the table does not have")
     return Reads(ledger, table, groups, members)
 
 

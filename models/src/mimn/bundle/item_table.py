@@ -1,4 +1,4 @@
-"""What a bundle knows of items besides their embeddings: statistics over the train users, types, and vectors.
+"""What a bundle knows of items besides their embeddings: statistics over the train users, types, vectors and neighbors.
 
 A head reads it together with a user's ledger (`mimn.bundle.reads`). It gives no state its meaning, so it is outside of
 the fingerprint: a bundle with newer statistics keeps every user's state.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +25,20 @@ GAP, IDF = STATISTICS.index("gap"), STATISTICS.index("idf")
 
 FILES = {name: f"table.{name}.npy" for name in ("ids", "statistics", "types", "vectors")}
 """By array, its file in a bundle or in a run folder."""
+NEIGHBOR_FILES = {name: f"table.neighbors.{name}.npy" for name in ("rows", "weights")}
+"""The same of a table with neighbors."""
+MOST_NEIGHBORS = 1024
 
 Floats = NDArray[np.float32]
+
+
+class Neighbors(NamedTuple):
+    """K other items of each item, and how much it says for the item (below 0: against it) that a user has one."""
+
+    rows: NDArray[np.int32]
+    """[I + 1, K]: rows of the table; 0, which is no item, where an item has fewer."""
+    weights: Floats
+    """[I + 1, K]"""
 
 
 @dataclass(frozen=True)
@@ -40,19 +53,24 @@ class ItemTable:
     """[I + 1, K]: of each kind of type the item's, 0 for none."""
     vectors: Floats
     """[I + 1, V]: alike for items that the same users touch; 0 in row 0."""
+    neighbors: Neighbors | None = None
 
     def save(self, folder: Path) -> None:
-        """Write the four arrays into `folder`."""
+        """Write the arrays into `folder`."""
         save_arrays(folder, FILES, self)
+        if self.neighbors is not None:
+            save_arrays(folder, NEIGHBOR_FILES, self.neighbors)
 
     @classmethod
     def load(cls, folder: Path) -> ItemTable:
-        """The arrays in `folder`, memory-mapped.
+        """The arrays in `folder`, memory-mapped; with neighbors if there is one of their files.
 
         Raises:
             ValueError: one is missing or cannot be read, or see `check`; the message names it.
         """
-        table = cls(**load_arrays(folder, FILES))
+        paired = any((folder / file).exists() for file in NEIGHBOR_FILES.values())
+        neighbors = Neighbors(**load_arrays(folder, NEIGHBOR_FILES)) if paired else None
+        table = cls(**load_arrays(folder, FILES), neighbors=neighbors)
         table.check()
         return table
 
@@ -69,6 +87,14 @@ class ItemTable:
                 raise ValueError(f"item table: {name} is {array.dtype} {array.shape}, which does not fit {rows} rows")
             if not bool(np.isfinite(array).all()) or (name == "types" and bool((array < 0).any())):
                 raise ValueError(f"item table: {name} has a value that cannot be used")
+        if self.neighbors is not None:
+            of, weights = self.neighbors
+            if of.dtype != np.int32 or weights.dtype != np.float32 or of.ndim != 2 or of.shape != weights.shape:
+                raise ValueError(
+                    "item table: neighbors need rows of int32 and weights of float32, of one shape [I + 1, K]"
+                )
+            if len(of) != rows or bool(((of < 0) | (of >= rows)).any()) or not bool(np.isfinite(weights).all()):
+                raise ValueError(f"item table: neighbors do not fit {rows} rows, or have a weight that cannot be used")
 
     def rows(self, item_ids: NDArray[np.uint64]) -> NDArray[np.intp]:
         """Each item's row, 0 for an unknown one. [k] → [k]"""

@@ -16,6 +16,7 @@ import numpy as np
 
 from mimn.bundle.fields import FieldSpec, Specs, check_fields
 from mimn.bundle.item_table import FILES as TABLE
+from mimn.bundle.item_table import NEIGHBOR_FILES
 from mimn.bundle.members import FILES as MEMBERS
 from mimn.bundle.members import read_width
 from mimn.bundle.reads import GROUPS, width
@@ -307,7 +308,9 @@ def _sha256(meaning: dict[str, Any]) -> str:
 
 def files_of(manifest: Manifest) -> tuple[str, ...]:
     """The files that the bundle must have, besides the manifest."""
-    table = () if manifest.item_table is None else tuple(TABLE.values())
+    table: tuple[str, ...] = () if manifest.item_table is None else tuple(TABLE.values())
+    if manifest.item_table is not None and "neighbors" in manifest.item_table.reads:
+        table += tuple(NEIGHBOR_FILES.values())
     members = () if manifest.members is None else tuple(MEMBERS.values())
     return (*FILES[manifest.state.kind], *field_files(manifest.fields), *table, *members)
 

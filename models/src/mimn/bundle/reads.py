@@ -11,6 +11,8 @@ Groups of values, in this order; a model takes some of them:
              60 days, entries
     vectors  p = sum over entries of log(1 + n) sqrt(idf) v, and the same halving every 30 days: dot and cosine with the
              candidate's v
+    neighbors  sum over the candidate's neighbors that the user has of weight times log(1 + n), and the same halving every
+             60 days
 
 Counts, ages and ratios are read as logarithms, dot products through arcsinh. A value about something unknown is 0.
 Behind the groups comes what is read of the items that a candidate stands for (`mimn.bundle.members`).
@@ -31,7 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.bundle.item_table import GAP, IDF, NO_TABLE, Floats, ItemTable, KeyIndex
+from mimn.bundle.item_table import GAP, IDF, NO_TABLE, Floats, ItemTable, KeyIndex, Neighbors
 from mimn.bundle.members import MemberReads
 from mimn.rows.candidates import LedgerReading
 from mimn.rows.library import library
@@ -55,8 +57,8 @@ from mimn.state.ledger import (
 
 log = logging.getLogger("mimn.bundle")
 
-GROUPS = ("static", "own", "user", "types", "vectors")
-WIDTHS = {"static": 5, "own": 9, "user": 5, "types": 3, "vectors": 4}
+GROUPS = ("static", "own", "user", "types", "vectors", "neighbors")
+WIDTHS = {"static": 5, "own": 9, "user": 5, "types": 3, "vectors": 4, "neighbors": 2}
 """Values of each group; of `types` for each kind."""
 OLDEST = 2048
 """Days; what is older counts as that old."""
@@ -164,8 +166,10 @@ class Reads:
                 part[:] = _user(scalars, minute, len(known.n))
             elif group == "types":
                 self._types(part, rows, known)
-            else:
+            elif group == "vectors":
                 self._vectors(part, rows, known)
+            else:
+                self._neighbors(part, rows, known)
 
     @cached_property
     def compiled(self) -> LedgerReading | None:
@@ -177,12 +181,12 @@ class Reads:
             "sixteenths": SIXTEENTHS, "log1p_n": LOG1P, "decay": DECAY, "faster": FASTER_DECAY, "ids": table.ids,
             "fixed": self._static, "usual": self._usual, "weighted": self._weighted, "vectors": table.vectors,
             "lengths": self._lengths, "types": table.types, "codes": table.codes, "keys": self._index.keys,
-            "rows": self._index.rows,
+            "rows": self._index.rows, "neighbors": self._paired.rows, "weights": self._paired.weights,
         }  # fmt: skip
         numbers = {
             "groups": sum(1 << GROUPS.index(group) for group in self.groups), "buckets": ledger.buckets,
             "ways": ledger.ways, "kinds": table.types.shape[1], "width": table.vectors.shape[1],
-            "items": len(table.ids),
+            "items": len(table.ids), "paired": self._paired.rows.shape[1],
         }  # fmt: skip
         reading = LedgerReading(arrays, numbers, int(table.offsets[-1]), built)
         random = np.random.default_rng(0)
@@ -195,6 +199,11 @@ class Reads:
                 log.warning("on this machine compiled reads of a ledger differ from numpy's: numpy reads")
                 return None
         return reading
+
+    @cached_property
+    def _paired(self) -> Neighbors:
+        rows = len(self.table.ids) + 1
+        return self.table.neighbors or Neighbors(np.zeros((rows, 0), np.int32), np.zeros((rows, 0), np.float32))
 
     def _among(
         self, keys: Keys, numbers: NDArray[np.intp], item_ids: NDArray[np.uint64], rows: NDArray[np.intp]
@@ -263,6 +272,13 @@ class Reads:
         lengths = np.maximum(np.sqrt((p * p).sum(1)), TINY)
         out[:, :2] = np.arcsinh(dots)
         out[:, 2:] = dots / (lengths * self._lengths[rows])
+
+    def _neighbors(self, out: Floats, rows: NDArray[np.intp], known: _Known) -> None:
+        held = np.zeros((len(self.table.ids) + 1, 2))
+        held[known.rows, 0] = LOG1P[known.n]
+        held[known.rows, 1] = LOG1P[known.n] * DECAY[known.ages]
+        held[0] = 0
+        out[:] = (held[self._paired.rows[rows]] * self._paired.weights[rows][..., np.newaxis]).sum(1)
 
 
 class _Known(NamedTuple):

@@ -18,7 +18,7 @@ from mimn.bundle import manifest as m
 from mimn.bundle.fields import FieldSpec
 from mimn.bundle.golden import Golden
 from mimn.bundle.item_table import FILES as TABLE
-from mimn.bundle.item_table import ItemTable
+from mimn.bundle.item_table import NEIGHBOR_FILES, ItemTable
 from mimn.bundle.manifest import (
     ActionSpec,
     BundleError,
@@ -126,6 +126,8 @@ def write_bundle(
     }
     if item_table is not None:
         contents |= {file: _npy(getattr(item_table[1], name)) for name, file in TABLE.items()}
+        if (neighbors := item_table[1].neighbors) is not None:
+            contents |= {file: _npy(getattr(neighbors, name)) for name, file in NEIGHBOR_FILES.items()}
     if members is not None:
         contents |= {file: _npy(getattr(members[1], name)) for name, file in MEMBERS.items()}
     contents |= fields.files(items)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from scipy.sparse.linalg import svds
 
 from mimn.bundle.item_table import ItemTable
 from mimn.data.events import DataError, Events
+from mimn.data.neighbors import neighbors_of
 from mimn.data.prepared import Side
 
 Ints = NDArray[np.int64]
@@ -82,10 +84,21 @@ def _numbers(values: NDArray[np.generic]) -> Ints:
     return numbers
 
 
-def item_table(
-    events: Events, users: NDArray[np.bool_], types: ItemTypes, *, vectors: int, least_users: int
-) -> ItemTable:
-    """The table of the items that at least `least_users` of the `users` [U] have, as if all train users were these.
+class TableSizes(NamedTuple):
+    """What a configuration says of the table's sizes."""
+
+    vectors: int
+    """V: width of the items' vectors."""
+    least_users: int
+    """Items of fewer train users are not in the table."""
+    neighbors: int = 0
+    """K: of each item; 0: the table has none."""
+    neighbor_l2: float = 200.0
+    """How strongly their weights are drawn to 0."""
+
+
+def item_table(events: Events, users: NDArray[np.bool_], types: ItemTypes, sizes: TableSizes) -> ItemTable:
+    """The table of the items that enough of the `users` [U] have, as if all train users were these.
 
     An item's baskets count once each. A vector is the item's part of the `vectors` largest singular vectors of the
     matrix users × items of log(1 + baskets) sqrt(idf).
@@ -110,7 +123,8 @@ def item_table(
     gaps = np.log1p(np.maximum(second[again] - second[again - 1], 0) / DAY_S)
     gap_sum, gap_count = np.bincount(place[again], gaps, len(ids)), np.bincount(place[again], minlength=len(ids))
     mean_rate, mean_gap = repeaters.sum() / max(buyers.sum(), 1), gaps.mean() if len(gaps) else np.log1p(30.0)
-    kept = np.flatnonzero(buyers >= least_users)
+    kept = np.flatnonzero(buyers >= sizes.least_users)
+    kept = kept[np.argsort(ids[kept].astype(np.uint64))]
     total = int(np.count_nonzero(users))
     # Events and users as if all train users had been counted, so that tables of fewer users read alike.
     statistics = np.stack(
@@ -129,13 +143,13 @@ def item_table(
         (np.log1p(baskets) * np.sqrt(np.log((total + 1) / buyers))[pair_item], (pair_user, pair_item)),
         shape=(len(users), len(ids)),
     )[users][:, kept]
-    of_items = ids[kept]
-    by_id = np.argsort(of_items.astype(np.uint64))
+    directions = _directions(matrix, sizes.vectors)
     return ItemTable(
-        ids=of_items.astype(np.uint64)[by_id],
-        statistics=np.concatenate([unknown, statistics[by_id]]).astype(np.float32),
-        types=np.concatenate([np.zeros((1, len(types.kinds)), np.int32), types.of(of_items)[by_id]]),
-        vectors=np.concatenate([np.zeros((1, vectors)), _directions(matrix, vectors)[by_id]]).astype(np.float32),
+        ids=ids[kept].astype(np.uint64),
+        statistics=np.concatenate([unknown, statistics]).astype(np.float32),
+        types=np.concatenate([np.zeros((1, len(types.kinds)), np.int32), types.of(ids[kept])]),
+        vectors=np.concatenate([np.zeros((1, sizes.vectors)), directions]).astype(np.float32),
+        neighbors=neighbors_of(matrix.sign(), sizes.neighbors, sizes.neighbor_l2) if sizes.neighbors else None,
     )
 
 
@@ -151,11 +165,10 @@ def _directions(matrix: csr_matrix, count: int) -> NDArray[np.float64]:
 
 
 def fold_tables(
-    events: Events, train_users: NDArray[np.bool_], types: ItemTypes, *, vectors: int, least_users: int, groups: int
+    events: Events, train_users: NDArray[np.bool_], types: ItemTypes, sizes: TableSizes, *, groups: int
 ) -> tuple[NDArray[np.int64], list[ItemTable]]:
     """A group for each user, and for each group the table of the train users outside of it. [U] → [U], [groups]"""
     group = np.arange(len(train_users)) % groups
     return group, [
-        item_table(events, train_users & (group != g), types, vectors=vectors, least_users=least_users)
-        for g in range(groups)
+        item_table(events, train_users & (group != g), types, sizes) for g in range(groups)
     ]

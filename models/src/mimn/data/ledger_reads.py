@@ -14,7 +14,7 @@ from mimn.baselines import ModelConfig
 from mimn.bundle.item_table import ItemTable
 from mimn.bundle.reads import Reads
 from mimn.data.events import Events
-from mimn.data.item_statistics import fold_tables, item_table, item_types
+from mimn.data.item_statistics import TableSizes, fold_tables, item_table, item_types
 from mimn.data.prepared import Side
 from mimn.data.touches import times_ms
 from mimn.state.ledger import Keys, Ledger
@@ -32,10 +32,7 @@ class LedgerModel(NamedTuple):
     """Of `mimn.bundle.reads`."""
     kinds: tuple[str, ...]
     """Kinds of types (`mimn.data.item_statistics.item_types`)."""
-    vectors: int
-    """V: width of the items' vectors."""
-    least_users: int
-    """Items of fewer train users are not in the table."""
+    sizes: TableSizes
 
     def reads(self, table: ItemTable) -> Reads:
         """What the model reads with a table."""
@@ -46,9 +43,9 @@ def ledger_model(config: ModelConfig) -> LedgerModel | None:
     """What a model's configuration says of a ledger, None without one."""
     if config.ledger is None:
         return None
-    return LedgerModel(
-        config.ledger, config.read_groups, config.ledger_types, config.ledger_vectors, config.ledger_least_users
-    )
+    neighbors = config.ledger_neighbors if "neighbors" in config.read_groups else 0
+    sizes = TableSizes(config.ledger_vectors, config.ledger_least_users, neighbors, config.ledger_neighbor_l2)
+    return LedgerModel(config.ledger, config.read_groups, config.ledger_types, sizes)
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ def make_table(model: LedgerModel, events: Events, users: NDArray[np.bool_], sid
         DataError: the items have no field of a kind of types.
     """
     types = item_types(events, side, model.kinds)
-    return item_table(events, users, types, vectors=model.vectors, least_users=model.least_users)
+    return item_table(events, users, types, model.sizes)
 
 
 def make_fold_tables(
@@ -84,9 +81,7 @@ def make_fold_tables(
         DataError: as `make_table`.
     """
     types = item_types(events, side, model.kinds)
-    return fold_tables(
-        events, users, types, vectors=model.vectors, least_users=model.least_users, groups=GROUPS_OF_USERS
-    )
+    return fold_tables(events, users, types, model.sizes, groups=GROUPS_OF_USERS)
 
 
 class LedgerReader:

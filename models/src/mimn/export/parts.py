@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mimn.baselines import ModelConfig
 from mimn.bundle import ActionSpec, EmbeddingTable, FieldData, ItemTable, MemberIndex, Reads
 from mimn.bundle.fields import FIRST, FieldSpec
-from mimn.bundle.item_table import NO_TABLE, STATISTICS
+from mimn.bundle.item_table import NO_TABLE, STATISTICS, Neighbors
 from mimn.bundle.members import MemberReads
 from mimn.bundle.request_fields import RequestFields, asked_for
 from mimn.calibration import UNCALIBRATED, Calibration
@@ -157,11 +157,17 @@ def drawn_table(config: ModelConfig, item_ids: Ids, random: np.random.Generator)
     if config.ledger is None or not config.read_groups:
         return None
     rows = len(item_ids) + 1
+    neighbors = None
+    if config.ledger_neighbors:
+        shape = rows, config.ledger_neighbors
+        drawn = random.integers(0, rows, shape, dtype=np.int32)
+        neighbors = Neighbors(drawn, random.normal(size=shape).astype(np.float32))
     return ItemTable(
         ids=item_ids,
         statistics=random.gamma(2.0, 1.0, (rows, len(STATISTICS))).astype(np.float32),
         types=random.integers(0, 9, (rows, len(config.ledger_types)), dtype=np.int32),
         vectors=random.normal(size=(rows, config.ledger_vectors)).astype(np.float32),
+        neighbors=neighbors,
     )
 
 

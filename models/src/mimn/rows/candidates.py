@@ -23,7 +23,8 @@ _TABLES: dict[str, np.dtype[Any]] = {
 _READS: dict[str, np.dtype[Any]] = {
     "sixteenths": _INT, "log1p_n": _DOUBLE, "decay": _DOUBLE, "faster": _DOUBLE, "ids": _ID, "fixed": _FLOAT,
     "usual": _FLOAT, "weighted": _FLOAT, "vectors": _FLOAT, "lengths": _FLOAT, "types": _INT, "codes": _CELL,
-    "keys": _CELL, "rows": _CELL, "slots": _INT, "sums": _DOUBLE, "p": _DOUBLE,
+    "keys": _CELL, "rows": _CELL, "neighbors": _INT, "weights": _FLOAT, "slots": _INT, "sums": _DOUBLE, "p": _DOUBLE,
+    "held": _DOUBLE,
 }  # fmt: skip
 """The arrays of lookups.c's structures, in its order."""
 
@@ -39,7 +40,7 @@ class _Tables(ctypes.Structure):
 class _Reads(ctypes.Structure):
     _fields_ = (
         *((name, _PLACE) for name in _READS),
-        *((name, _I64) for name in ("groups", "buckets", "ways", "kinds", "width", "items", "known", "mask")),
+        *((name, _I64) for name in ("groups", "buckets", "ways", "kinds", "width", "items", "paired", "known", "mask")),
     )
 
 
@@ -80,6 +81,7 @@ class LedgerReading:
             "slots": np.zeros(slots, np.int32),
             "sums": np.zeros((codes, 3)),
             "p": np.zeros((2, numbers["width"])),
+            "held": np.zeros((numbers["items"] + 1, 2)),
         }
         self._struct = _filled(_Reads, _READS, self._kept, {**numbers, "known": len(arrays["keys"]), "mask": slots - 1})
         self._fixed = ctypes.addressof(self._struct)

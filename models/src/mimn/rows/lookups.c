@@ -63,7 +63,7 @@ void candidates_look_up(const tables *t, const u64 *items, const u64 *categories
 enum { TAG_BITS = 20, TAG_SHIFT = 12, LEVEL_BITS = 6, MOST_BASKETS = 63, LAST_LEVEL = 63, BASKET_BITS = 7, LAST_BASKET = 127 };
 enum { MINUTE, BASKETS, FIRST_DAY, DAY_BASE, BASKET_BASE, LINES, REPEATS, EVICTED, SCALARS };
 enum { OLDEST = 2048 };
-enum { STATIC = 1, OWN = 2, USER = 4, TYPES = 8, VECTORS = 16 };
+enum { STATIC = 1, OWN = 2, USER = 4, TYPES = 8, VECTORS = 16, NEIGHBORS = 32 };
 enum { STATIC_WIDTH = 5, OWN_WIDTH = 9, USER_WIDTH = 5, TYPES_WIDTH = 3, VECTORS_WIDTH = 4 };
 
 typedef struct {
@@ -74,10 +74,13 @@ typedef struct {
     const i32 *types;
     const i64 *codes;
     const i64 *keys, *rows; /* the table's keys; by number of a key, from 1 on, the row */
+    const i32 *neighbors; /* [items + 1, paired]: rows of the table */
+    const float *weights;
     i32 *slots;             /* numbers by hash of the key, 0: none */
     double *sums;           /* [codes, 3], zero before and after each call */
     double *p;              /* [2, V] */
-    i64 groups, buckets, ways, kinds, width /* V */, items, known, mask;
+    double *held;           /* [items + 1, 2], zero before and after each call */
+    i64 groups, buckets, ways, kinds, width /* V */, items, paired, known, mask;
 } reads;
 
 static inline u64 slot_of(i64 key, i64 mask) { return ((u64)key * 0x9E3779B97F4A7C15ull >> 32) & (u64)mask; }
@@ -106,7 +109,8 @@ static inline u32 time_of(const reads *t, const u32 *words, i64 bucket, i64 way)
 
 static inline i64 most(i64 a, i64 b) { return a > b ? a : b; }
 
-/* What the user's entries add to types and to p, or take from the types again; how many entries there are. */
+/* What the user's entries add to types, to p and to what is held, or take from types and held again; how many entries
+ * there are. */
 static i64 gather(const reads *t, const u32 *words, i64 today, int add) {
     const u32 *scalars = words + t->buckets * t->ways * 3 / 2;
     i64 entries = 0;
@@ -117,7 +121,7 @@ static i64 gather(const reads *t, const u32 *words, i64 today, int add) {
             i64 n = item >> LEVEL_BITS & MOST_BASKETS;
             if (!n) continue;
             entries++;
-            if (!(t->groups & (TYPES | VECTORS))) continue;
+            if (!(t->groups & (TYPES | VECTORS | NEIGHBORS))) continue;
             i64 row = row_of_key(t, bucket << TAG_BITS | item >> TAG_SHIFT);
             i64 age = most(today - (i64)(time_of(t, words, bucket, way) >> BASKET_BITS) - scalars[DAY_BASE], 0);
             if (age > OLDEST) age = OLDEST;
@@ -127,6 +131,10 @@ static i64 gather(const reads *t, const u32 *words, i64 today, int add) {
                     if (add) sum[0] += (double)n, sum[1] += (double)n * t->decay[age], sum[2] += 1;
                     else sum[0] = sum[1] = sum[2] = 0;
                 }
+            if (t->groups & NEIGHBORS && row) {
+                t->held[2 * row] = add ? t->log1p_n[n] : 0;
+                t->held[2 * row + 1] = add ? t->log1p_n[n] * t->decay[age] : 0;
+            }
             if (add && t->groups & VECTORS) {
                 const float *x = t->weighted + row * t->width;
                 double every = t->log1p_n[n], late = every * t->faster[age], *p = t->p, *q = p + t->width;
@@ -192,13 +200,24 @@ static double length_of(const double *p, i64 n) {
     return length > 1e-12 ? length : 1e-12;
 }
 
+static void neighbors(const reads *t, i64 row, float *out) {
+    const i32 *others = t->neighbors + row * t->paired;
+    const float *weights = t->weights + row * t->paired;
+    double sum = 0, late = 0;
+    for (i64 k = 0; k < t->paired; k++) {
+        const double *held = t->held + 2 * (i64)others[k];
+        sum += held[0] * weights[k], late += held[1] * weights[k];
+    }
+    out[0] = (float)sum, out[1] = (float)late;
+}
+
 /* What is read of one user's words for n candidates: n rows of `out`, `stride` numbers from one to the next. */
 void candidates_read(const reads *t, const u32 *words, const u64 *items, i64 n, i64 minute, float *out, i64 stride) {
     const u32 *scalars = words + t->buckets * t->ways * 3 / 2;
     i64 today = minute / 1440, entries = 0, V = t->width;
     float of_user[USER_WIDTH];
     double lengths[2] = {1, 1};
-    if (t->groups & (USER | TYPES | VECTORS)) entries = gather(t, words, today, 1);
+    if (t->groups & (USER | TYPES | VECTORS | NEIGHBORS)) entries = gather(t, words, today, 1);
     if (t->groups & USER) user(scalars, minute, entries, of_user);
     if (t->groups & VECTORS) lengths[0] = length_of(t->p, V), lengths[1] = length_of(t->p + V, V);
     for (i64 i = 0; i < n; i++, out += stride) {
@@ -222,12 +241,15 @@ void candidates_read(const reads *t, const u32 *words, const u64 *items, i64 n, 
                 const double *sum = t->sums + 3 * t->codes[at];
                 for (int j = 0; j < TYPES_WIDTH; j++) to[j] = t->types[at] > 0 ? (float)log1p(sum[j]) : 0;
             }
-        if (t->groups & VECTORS)
+        if (t->groups & VECTORS) {
             for (int late = 0; late < 2; late++) {
                 double product = dot(t->vectors + row * V, t->p + late * V, V);
                 to[late] = (float)asinh(product);
                 to[2 + late] = (float)(product / (lengths[late] * t->lengths[row]));
             }
+            to += VECTORS_WIDTH;
+        }
+        if (t->groups & NEIGHBORS) neighbors(t, row, to);
     }
-    if (t->groups & TYPES) gather(t, words, today, 0);
+    if (t->groups & (TYPES | NEIGHBORS)) gather(t, words, today, 0);
 }
