@@ -11,8 +11,8 @@ Groups of values, in this order; a model takes some of them:
              60 days, entries
     vectors  p = sum over entries of log(1 + n) sqrt(idf) v, and the same halving every 30 days: dot and cosine with the
              candidate's v
-    neighbors  sum over the candidate's neighbors that the user has of weight times log(1 + n), and the same halving every
-             60 days
+    neighbors  the sum of weight times log(1 + n) over the candidate's neighbors that the user has, and the same halving
+             every 60 days
 
 Counts, ages and ratios are read as logarithms, dot products through arcsinh. A value about something unknown is 0.
 Behind the groups comes what is read of the items that a candidate stands for (`mimn.bundle.members`).
