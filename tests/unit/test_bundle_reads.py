@@ -107,7 +107,7 @@ def naive(known: ItemTable, words: NDArray[np.uint32], item: int, now_ms: int) -
         for e in [e for r, e in held if r == row_of]:
             for place, days in enumerate((float("inf"), 60.0)):
                 sums[place] += weight * log(1 + e["n"]) * 2 ** (-(today - e["day"]) / days)
-    return [float(value) for value in (*out, *dots, *cosines, *sums)]
+    return [float(value) for value in (*out, *dots, *cosines, *(asinh(64 * value) for value in sums))]
 
 
 @given(EVENTS, st.integers(0, 100 * DAY_MS))

@@ -14,7 +14,8 @@ Groups of values, in this order; a model takes some of them:
     neighbors  the sum of weight times log(1 + n) over the candidate's neighbors that the user has, and the same halving
              every 60 days
 
-Counts, ages and ratios are read as logarithms, dot products through arcsinh. A value about something unknown is 0.
+Counts, ages and ratios are read as logarithms, dot products through arcsinh, sums over neighbors, which are small, as
+arcsinh(64 x). A value about something unknown is 0.
 Behind the groups comes what is read of the items that a candidate stands for (`mimn.bundle.members`).
 
 The groups are read by compiled code where there is a compiler (`mimn.rows.candidates`), by numpy elsewhere. Both
@@ -66,6 +67,7 @@ DECAY = np.exp2(-np.arange(OLDEST + 1) / 60)
 """By days: halves every 60."""
 FASTER_DECAY = np.exp2(-np.arange(OLDEST + 1) / 30)
 """By days: halves every 30."""
+STEEPNESS = 64
 LOG1P = np.log1p(np.arange(MOST_BASKETS + 1))
 HALF_DAY, TINY = np.float32(0.5), 1e-12
 PARITY = 1e-6
@@ -278,7 +280,8 @@ class Reads:
         held[known.rows, 0] = LOG1P[known.n]
         held[known.rows, 1] = LOG1P[known.n] * DECAY[known.ages]
         held[0] = 0
-        out[:] = (held[self._paired.rows[rows]] * self._paired.weights[rows][..., np.newaxis]).sum(1)
+        said = (held[self._paired.rows[rows]] * self._paired.weights[rows][..., np.newaxis]).sum(1)
+        out[:] = np.arcsinh(STEEPNESS * said)
 
 
 class _Known(NamedTuple):

@@ -62,7 +62,7 @@ void candidates_look_up(const tables *t, const u64 *items, const u64 *categories
 /* A ledger's layout and scalars (mimn.state.ledger). */
 enum { TAG_BITS = 20, TAG_SHIFT = 12, LEVEL_BITS = 6, MOST_BASKETS = 63, LAST_LEVEL = 63, BASKET_BITS = 7, LAST_BASKET = 127 };
 enum { MINUTE, BASKETS, FIRST_DAY, DAY_BASE, BASKET_BASE, LINES, REPEATS, EVICTED, SCALARS };
-enum { OLDEST = 2048 };
+enum { OLDEST = 2048, STEEPNESS = 64 };
 enum { STATIC = 1, OWN = 2, USER = 4, TYPES = 8, VECTORS = 16, NEIGHBORS = 32 };
 enum { STATIC_WIDTH = 5, OWN_WIDTH = 9, USER_WIDTH = 5, TYPES_WIDTH = 3, VECTORS_WIDTH = 4 };
 
@@ -208,7 +208,7 @@ static void neighbors(const reads *t, i64 row, float *out) {
         const double *held = t->held + 2 * (i64)others[k];
         sum += held[0] * weights[k], late += held[1] * weights[k];
     }
-    out[0] = (float)sum, out[1] = (float)late;
+    out[0] = (float)asinh(STEEPNESS * sum), out[1] = (float)asinh(STEEPNESS * late);
 }
 
 /* What is read of one user's words for n candidates: n rows of `out`, `stride` numbers from one to the next. */
