@@ -93,8 +93,9 @@ docs: install-dev ## build docs/ as a site into site/; a broken link stops it
 check-models: install-dev ## the tests that need torch: model, parity, a smoke training run, export
 	@$(PYTEST) $(SPREAD) -m torch $(QUICK)
 
-check-system: install-dev ## the tests of running processes, one at a time: real servers, the demo, the golden path
-	@$(PYTEST) tests $(QUICK:%=--ignore %)
+check-system: install-dev ## the tests of running processes: real servers, the demo, the golden path; those that measure time one at a time
+	@$(PYTEST) $(SPREAD) -m "not alone" tests $(QUICK:%=--ignore %)
+	@$(PYTEST) -m alone tests $(QUICK:%=--ignore %)
 
 pins: install-dev ## write the requirements files with hashes again, after a change of a dependency
 	@$(PY) -m localstack.checks.pins

@@ -20,7 +20,7 @@ from loadtest.comparison import MODELS, Sizes, compare
 from loadtest.report import Comparison, p50, server_cpu
 from loadtest.result import Result
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.servers, pytest.mark.alone, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 SIZES = Sizes(lengths=(10, 1_000, 10_000), users=2, lengths_s=4.0, rate_s=1.0, least=5, factor=3.0, halvings=0)

@@ -22,6 +22,8 @@ from fuzz.targets import CORPUS, SOME_RECORDS, TARGETS, Target, a_letter, record
 from fuzz.trial import CPU_S, SPARE_BYTES, Failure, attempt, fuzz
 from uic.log.record_batches import BatchRecord
 
+pytestmark = pytest.mark.alone
+
 BY_NAME = {target.name: target for target in TARGETS}
 CPU_IN_CI_S = 4.0
 ONE = b'{"item_id":1,"category_id":1}'

@@ -193,6 +193,8 @@ import json, os, signal, sys
 from loadtest.generator import Asking, Generator
 from loadtest.schedule import Schedule, fixed
 
+pytestmark = pytest.mark.alone
+
 class Bodies(list):
     def __getitem__(self, n):
         global taken

@@ -10,7 +10,7 @@ import pytest
 from loadtest import scale
 from loadtest.capacity import Costs, Demand, Limits, check, plan
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.alone]
 
 
 def test_what_is_measured_is_enough_to_plan_by(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from mimn.bundle import load_bundle
 from support.skips import NO_WRK
 from support.stored import Stored
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.alone]
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "tests/fixtures/bundle_tiny/tiny/1"

@@ -18,7 +18,7 @@ from torture.overload import HeavyRtp
 from torture.traffic import Audience, server_s
 from torture.watching import metric
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.alone]
 
 DEADLINE = b"x-request-deadline-ms: %d\r\n"
 HEAD = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
