@@ -3,10 +3,10 @@ in one run, in turn.
 
     PYTHONPATH=tests python -m bench.bulk_fold --users 1000000 --events 20000000 --live-events 300000 --rounds 3
 
-Live: record batches in memory → states committed to a real Valkey, with UIC's own updater (`bench.fold_core`). It has
-no broker, so the poll thread's cost is missing, and a live UIC costs more. Bulk: a task of the default engine, from the
-archive's Parquet files to the files of folded states. Figures are processor time of the process that folds, by events;
-the store's own is left out. With another `--events` than `--live-events` the two see different parts of one stream.
+Live: a UIC process folds a backlog of a broker into a Valkey, as `loadtest.budgets.fold` measures it; set
+KAFKA_BOOTSTRAP_SERVERS for a real broker. Bulk: a task of the default engine, from the archive's Parquet files to the
+files of folded states. Figures are processor time of the process that folds, by events; what broker and store spend is
+left out. With another `--events` than `--live-events` the two see different parts of one stream.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from bench.fold_core import PARTITIONS, fold, log_of
+from bench.fold_core import PARTITIONS
+from loadtest.budgets.fold import fold_backlog
 from loadtest.feeder import event, zipf_users
 from loadtest.population import BUNDLE
-from localstack.servers import Valkey
+from loadtest.stacks import running
 from mimn.bundle import Bundle, load_bundle
 from mimn.state import namespace, partition_of
 from uic.app import settle_interpreter
@@ -88,19 +89,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     bundle = load_bundle(options.bundle)
     live, bulk = [], []
-    with tempfile.TemporaryDirectory() as folder, Valkey(Path(folder) / "valkey", appendfsync="off") as valkey:
+    with tempfile.TemporaryDirectory() as folder:
         job = archive_of(Path(folder) / "archive", bundle, options.users, options.events, options.exponent)
-        logs = log_of(bundle, options.users, options.live_events, 0, exponent=options.exponent)
         settle_interpreter()
         for n in range(options.rounds):
-            watch = fold(bundle, logs, options.live_events, valkey.address, f"bench{n}")
-            spent = sum(seconds for stage, seconds in watch.seconds.items() if stage != "valkey")
-            live.append(spent / options.live_events * 1e6)
+            with running(rtp_processes=0, bundle=options.bundle) as stack:
+                users = zipf_users(options.users, options.live_events, 0, options.exponent)
+                live.append(fold_backlog(stack, users, options.live_events).cpu_us)
             began = time.process_time()
             saved = fold_task(job, str(Path(folder) / f"work{n}"), Task(tuple(range(PARTITIONS))))
             bulk.append((time.process_time() - began) / options.events * 1e6)
-            users = sum(p.users for p in saved)
-            print(f"live {live[-1]:.2f} us, bulk {bulk[-1]:.2f} us an event ({users:,} users)", flush=True)
+            folded = sum(p.users for p in saved)
+            print(f"live {live[-1]:.2f} us, bulk {bulk[-1]:.2f} us an event ({folded:,} users)", flush=True)
     ratio = statistics.median(live) / statistics.median(bulk)
     print(f"median live {statistics.median(live):.2f} us, bulk {statistics.median(bulk):.2f} us: {ratio:.2f} times")
     return 0
