@@ -1,7 +1,8 @@
 """PyTorch to ONNX: the two graphs of a bundle, and the one of a sequence bundle.
 
 The graphs take vectors and states, never ids. Everything about the exporting machine (paths, traces, versions) is
-stripped, so the same weights give the same bytes.
+stripped, so on one processor the same weights give the same bytes. Of the step they do on every processor
+(`mimn.nn.constants`); products in the head that are multiplied out ahead may differ in their last bits.
 """
 
 from __future__ import annotations
