@@ -26,7 +26,7 @@ from mimn.bundle import (
     write_bundle,
 )
 from mimn.bundle.golden import StepFunction
-from mimn.bundle.manifest import LEDGER_RULE, SKETCH_RULE
+from mimn.bundle.specs import LEDGER_RULE, SKETCH_RULE
 from mimn.export.parts import (
     GOLDEN_CANDIDATES,
     GOLDEN_EVENTS,

@@ -17,7 +17,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from mimn.bundle.manifest import HEAD, STEP, GraphSpec, TensorSpec
+from mimn.bundle.specs import HEAD, STEP, GraphSpec, TensorSpec
 from mimn.nn.baselines.model import BaselineModel
 from mimn.nn.baselines.serving import SequenceHead, functions
 from mimn.nn.cell import MimnCell
