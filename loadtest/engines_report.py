@@ -107,12 +107,7 @@ def write(folder: Path, found: Found, origin: Origin) -> None:
     """`report.md` and `report.json`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.md").write_text(markdown(found, origin))
-    stored = {
-        **vars(origin),
-        "ended": origin.ended.isoformat(timespec="seconds"),
-        "seconds": round(origin.seconds, 1),
-        **asdict(found),
-    }
+    stored = {**origin.to_json(), **asdict(found)}
     (folder / "report.json").write_text(json.dumps(stored, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -128,14 +123,11 @@ def read(folder: Path) -> Found | None:
 
 def markdown(found: Found, origin: Origin) -> str:
     """The report."""
-    machine = ", ".join(f"{key} {value}" for key, value in origin.machine.items())
     return "\n".join(
         [
             "# RTP and other engines",
             "",
-            f"`{origin.command}`, commit {origin.commit}, ended {origin.ended:%Y-%m-%d %H:%M} UTC after "
-            f"{origin.seconds:.0f} s. Machine: {machine}; it held servers, store and generator alike, so ratios count "
-            "here and absolute times belong to it alone.",
+            origin.told("servers, store and generator"),
             "",
             f"Every engine reads the user's state with one GET (a batch with one MGET), runs the same `head.onnx` on "
             f"{found.candidates} candidates and gives RTP's scores, which was checked first. RTP alone also checks the "

@@ -88,6 +88,23 @@ class Origin:
     ended: datetime
     seconds: float
 
+    def told(self, held: str) -> str:
+        """In words, for a report. `held`: what else ran on the machine."""
+        machine = ", ".join(f"{key} {value}" for key, value in self.machine.items())
+        return (
+            f"`{self.command}`, commit {self.commit}, ended {self.ended:%Y-%m-%d %H:%M} UTC after "
+            f"{self.seconds:.0f} s. Machine: {machine}; it held {held} alike, so ratios count here and absolute times "
+            "belong to it alone."
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """As it is stored."""
+        return {
+            **vars(self),
+            "ended": self.ended.isoformat(timespec="seconds"),
+            "seconds": round(self.seconds, 1),
+        }
+
 
 def growth(model: Measured) -> float:
     """p50 at the longest history over p50 at the shortest."""
@@ -110,9 +127,7 @@ def write(folder: Path, found: Comparison, origin: Origin) -> None:
     (folder / "report.md").write_text(markdown(found, origin))
     histograms: dict[str, str] = {}
     stored = {
-        **vars(origin),
-        "ended": origin.ended.isoformat(timespec="seconds"),
-        "seconds": round(origin.seconds, 1),
+        **origin.to_json(),
         "events": found.events,
         "models": [_apart(model.to_json(), model.name, histograms) for model in found.models],
         "wrk": asdict(found.checked) if found.checked else None,
@@ -143,14 +158,11 @@ def _apart(stored: Any, name: str, histograms: dict[str, str]) -> Any:
 
 def markdown(found: Comparison, origin: Origin) -> str:
     """The report."""
-    machine = ", ".join(f"{key} {value}" for key, value in origin.machine.items())
     return "\n".join(
         [
             "# Latency against the length of histories, and against the rate",
             "",
-            f"`{origin.command}`, commit {origin.commit}, ended {origin.ended:%Y-%m-%d %H:%M} UTC after "
-            f"{origin.seconds:.0f} s. Machine: {machine}; it held servers, services and generator alike, so ratios "
-            "count here and absolute times belong to it alone.",
+            origin.told("servers, services and generator"),
             "",
             *_claims(found),
             "",

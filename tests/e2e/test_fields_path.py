@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ import pytest
 
 from mimn import run
 from mimn.bundle import load_bundle
-from mimn.impressions.__main__ import main
 from mimn.impressions.trained import TrainedRun
+from support.csv_log import made_bundle, write_table
 from support.folded_log import folded_log
 
 pytestmark = [pytest.mark.torch, pytest.mark.servers, pytest.mark.timeout(600)]
@@ -112,13 +112,6 @@ head = "dcn"
 }
 
 
-def table(path: Path, names: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(names)
-        writer.writerows(rows)
-
-
 def write_log(folder: Path) -> Path:
     """Clicks depend on user, item, hour and position. All events precede the test: its histories are whole ones."""
     random = np.random.default_rng(5)
@@ -139,15 +132,15 @@ def write_log(folder: Path) -> Path:
             if at > T + 20 * DAY and random.random() < 0.2:
                 tags += "|never seen"
             shown.append((user, item, at, int(random.random() < max(rate, 0.02)), position, hour, tags, battery))
-    names = ("uid", "sku", "ts", "clicked", "pos", "hour", "tags", "battery")
-    table(folder / "events.csv", ("uid", "sku", "cat", "ts"), events)
-    table(folder / "shown-1.csv", names, shown[::2])
-    table(folder / "shown-2.csv", names, shown[1::2])
+    names = "uid sku ts clicked pos hour tags battery"
+    write_table(folder / "events.csv", "uid sku cat ts", events)
+    write_table(folder / "shown-1.csv", names, shown[::2])
+    write_table(folder / "shown-2.csv", names, shown[1::2])
     # Some users have no row, and one an age of its own.
     users = [(user, AGES[user % 3] if user > 1 else "99+", 1000 * user) for user in range(1, USERS + 1) if user % 7]
-    table(folder / "users.csv", ("uid", "age", "income"), users)
+    write_table(folder / "users.csv", "uid age income", users)
     items = [(item, 100 + item % 4, BRANDS[item % 3], item * 1.5) for item in range(1, ITEMS + 1)]
-    table(folder / "items.csv", ("sku", "cat", "brand", "price"), items)
+    write_table(folder / "items.csv", "sku cat brand price", items)
     path = folder / "dataset.toml"
     path.write_text(DESCRIPTION)
     return path
@@ -155,22 +148,11 @@ def write_log(folder: Path) -> Path:
 
 def made(folder: Path, model: str) -> Path:
     """The bundle, by the commands of the documents."""
-    description, config, output = write_log(folder), folder / "model.toml", folder / "run"
-    config.write_text(
+    config = (
         f'name = "x"\nmin_count = 2\n[model]\nembedding_dim = 4\nhead_units = [16, 8]\n{MODELS[model]}\n'
         f"[windows]\nlength = 32\n[training]\nepochs = 2\nlearning_rate = 1e-2\nvalidation_length = {LENGTH}\n"
     )
-    cache = ["--cache", str(folder / "cache")]
-    trained = ["--run", str(output), *cache]
-    commands = [
-        ["train", "--description", str(description), "--config", str(config), "--output", str(output), *cache],
-        ["calibrate", *trained, "--method", "platt"],
-        ["evaluate", *trained],
-        ["export", "--run", str(output), "--output", str(folder / "bundles"), "--name", "own", "--version", "1"],
-    ]
-    for command in commands:
-        assert main(command) == 0
-    return folder / "bundles" / "own" / "1"
+    return made_bundle(folder, write_log(folder), config, method="platt")
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

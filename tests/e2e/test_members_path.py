@@ -3,7 +3,6 @@ predict. Products are read in the user's ledger, which UIC writes and which is t
 
 from __future__ import annotations
 
-import csv
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,9 +13,9 @@ from numpy.typing import NDArray
 
 from mimn import run
 from mimn.bundle import load_bundle
-from mimn.impressions.__main__ import main
 from mimn.impressions.trained import TrainedRun
 from mimn.state.ledger import EVICTED
+from support.csv_log import made_bundle, write_table
 from support.folded_log import folded_log
 
 pytestmark = [pytest.mark.torch, pytest.mark.servers, pytest.mark.timeout(900)]
@@ -66,13 +65,6 @@ MODELS = {
 }
 
 
-def table(path: Path, names: str, rows: list[tuple[object, ...]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(names.split())
-        writer.writerows(rows)
-
-
 def write_log(folder: Path, now: int) -> Path:
     """A month up to `now`; the test impressions are of the last minutes, behind all events."""
     random, start = np.random.default_rng(5), now // DAY * DAY - 30 * DAY
@@ -94,12 +86,12 @@ def write_log(folder: Path, now: int) -> Path:
             clicked = int(random.random() < min(0.08 + 0.2 * counts, 0.9))
             hour = at % DAY // 3600
             shown.append((user + 1, 1000 + offer if offer < OFFERS else of[0], at, clicked, hour))
-    table(folder / "events.csv", "uid sku cat ts", events)
-    table(folder / "shown.csv", "uid offer ts clicked hour", shown)
-    table(folder / "users.csv", "uid age", [(user, AGES[user % 3]) for user in range(1, USERS + 1)])
+    write_table(folder / "events.csv", "uid sku cat ts", events)
+    write_table(folder / "shown.csv", "uid offer ts clicked hour", shown)
+    write_table(folder / "users.csv", "uid age", [(user, AGES[user % 3]) for user in range(1, USERS + 1)])
     offers: list[tuple[object, ...]] = [(1000 + k, 100 + k % 4) for k in range(OFFERS)]
-    table(folder / "offers.csv", "offer cat", offers + [(item, 100 + item % 4) for item in range(1, 6)])
-    table(
+    write_table(folder / "offers.csv", "offer cat", offers + [(item, 100 + item % 4) for item in range(1, 6)])
+    write_table(
         folder / "members.csv", "offer sku", [(1000 + k, item) for k in range(OFFERS) for item in members[k].tolist()]
     )
     cuts = (datetime.fromtimestamp(start + day * DAY, UTC).date() for day in (22, 28))
@@ -111,24 +103,13 @@ def write_log(folder: Path, now: int) -> Path:
 def made(folder: Path, model: str, now: int) -> Path:
     """The bundle, by the commands of the documents."""
     folder.mkdir()
-    description, config, output = write_log(folder, now), folder / "model.toml", folder / "run"
-    config.write_text(
+    config = (
         f'name = "x"\nmin_count = 2\n[model]\nembedding_dim = 4\nhead = "wide_deep"\nhead_units = [16, 8]\n'
         "sketch_category_cells = 4\nsketch_half_lives = [0]\nledger_buckets = 3\nmember_reads = true\n"
         f"{MODELS[model]}[windows]\nlength = 64\n"
         "[training]\nepochs = 8\nlearning_rate = 1e-2\nvalidation_length = 50\n"
     )
-    cache = ["--cache", str(folder / "cache")]
-    trained = ["--run", str(output), *cache]
-    commands = [
-        ["train", "--description", str(description), "--config", str(config), "--output", str(output), *cache],
-        ["calibrate", *trained, "--method", "shift"],
-        ["evaluate", *trained],
-        ["export", "--run", str(output), "--output", str(folder / "bundles"), "--name", "offers", "--version", "1"],
-    ]
-    for command in commands:
-        assert main(command) == 0
-    return folder / "bundles" / "offers" / "1"
+    return made_bundle(folder, write_log(folder, now), config, method="shift")
 
 
 def compare(folder: Path, model: str) -> tuple[NDArray[np.float64], int]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +13,7 @@ from conftest import MakeTopics, RedisForTest
 from localstack.wait import until
 from mimn.bundle import load_bundle
 from mimn.state import Keys, namespace, partition_of
+from support.bulk_running import run_main
 from support.uic_running import BUNDLE, RunningUic, click, running_uic
 from uic.tools import verify
 
@@ -26,15 +25,7 @@ LOST, MET, CALM = USERS[0], USERS[1], USERS[2]
 
 
 def command(environment: Mapping[str, str], *arguments: str) -> tuple[int, str]:
-    out = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        for name in list(os.environ):
-            if name.startswith("UIC_"):
-                patch.delenv(name)
-        for name, value in environment.items():
-            if name.startswith("UIC_"):
-                patch.setenv(name, value)
-        return verify.main(arguments, out), out.getvalue()
+    return run_main(verify.main, environment, *arguments)
 
 
 def test_lost_states_are_noticed_and_repaired_exactly_once_while_events_flow(

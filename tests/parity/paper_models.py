@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from mimn.config import MimnConfig
-from mimn.nn.model import MimnModel
+from mimn.nn.model import ClickModel, MimnModel
 
 BASE = MimnConfig(embedding_dim=2, controller_units=6, slots=3, attention_units=(9, 5), head_units=(11, 7))
 CONFIGS = {
@@ -33,6 +33,12 @@ def small_model(config: MimnConfig, seed: int = 1) -> MimnModel:
     """A model whose every weight and statistic is drawn, so that nothing is hidden by a zero or a one."""
     torch.manual_seed(seed)
     model = MimnModel(config, ITEMS + 1, CATEGORIES + 1)
+    draw_rest(model)
+    return model.eval()
+
+
+def draw_rest(model: ClickModel) -> None:
+    """Draw what a new model has as zeros and ones, and make its embeddings larger."""
     with torch.no_grad():
         for name, value in model.state_dict().items():
             if "running_var" in name:
@@ -41,4 +47,3 @@ def small_model(config: MimnConfig, seed: int = 1) -> MimnModel:
                 value.add_(torch.randn_like(value) * 0.2)
             elif name in ("items.weight", "categories.weight"):
                 value.mul_(10.0)
-    return model.eval()

@@ -21,6 +21,7 @@ from mimn.nn.model import Batch, BatchError
 from mimn.nn.sketch import Touches, window_counts
 from mimn.state.sketch import DAY_MS
 from parity.baselines_numpy import Naive
+from parity.paper_models import draw_rest
 
 pytestmark = pytest.mark.torch
 
@@ -61,14 +62,7 @@ def model_of(config: BaselineConfig) -> BaselineModel:
     """In float64, with every weight and statistic drawn, so that nothing is hidden by a zero or a one."""
     torch.manual_seed(1)
     model = BaselineModel(config, ITEMS, CATEGORIES)
-    with torch.no_grad():
-        for name, value in model.state_dict().items():
-            if "running_var" in name:
-                value.uniform_(0.5, 2.0)
-            elif value.dim() == 1 and value.is_floating_point():
-                value.add_(torch.randn_like(value) * 0.2)
-            elif name in ("items.weight", "categories.weight"):
-                value.mul_(10.0)
+    draw_rest(model)
     return model.double().eval()
 
 

@@ -31,6 +31,11 @@ sys.exit(import_module("uic.bulk.commands." + verb).main(arguments, None, after)
 
 def run(environment: Mapping[str, str], verb: str, *arguments: str) -> tuple[int, str]:
     """Exit status and output of `verb`, a module of `uic.bulk.commands`, in this process."""
+    return run_main(import_module(f"uic.bulk.commands.{verb}").main, environment, *arguments)
+
+
+def run_main(main: Callable[..., int], environment: Mapping[str, str], *arguments: str) -> tuple[int, str]:
+    """Exit status and output of a command of UIC in this process, under the settings of `environment` alone."""
     out = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
@@ -39,7 +44,6 @@ def run(environment: Mapping[str, str], verb: str, *arguments: str) -> tuple[int
         for name, value in environment.items():
             if name.startswith("UIC_"):
                 patch.setenv(name, value)
-        main: Callable[..., int] = import_module(f"uic.bulk.commands.{verb}").main
         return main(arguments, out), out.getvalue()
 
 

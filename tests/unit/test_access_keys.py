@@ -72,6 +72,7 @@ def test_the_hash_of_no_key_admits_no_caller() -> None:
         ("XYZ  {digest}  predict  name", "line 1"),
         ("{id}  {short}  predict  name", "line 1"),
         ("{id}  {digest}  predict  na/me", "line 1: a name"),
+        ("# a\r\n \u2028# b\x85{id}  {digest}  predict", "line 4: not `<id>"),
         ("{id}  {digest}  predict  a\n{id}  {digest}  admin  b", "line 2: its id occurs twice"),
     ],
 )

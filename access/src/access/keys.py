@@ -26,6 +26,11 @@ MAX_FILE_BYTES: Final = 1 << 17
 _ID: Final = re.compile(rf"[0-9a-f]{{{ID_HEX}}}")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _NAME: Final = re.compile(r"[A-Za-z0-9._@-]{1,64}")
+_ENDS: Final = r"\n\r\v\f\x1c-\x1e\x85\u2028\u2029"
+"""What ends a line by `str.splitlines`."""
+_LINE: Final = re.compile(rf"\s*+(?:#[^{_ENDS}]*+\s*+)*+([^{_ENDS}]*+)")
+"""A line that is neither blank nor a comment, behind all that are. A file of nothing else is read as one match, and not
+line by line, which takes three times as long."""
 
 
 class Scope(StrEnum):
@@ -49,6 +54,9 @@ class Scope(StrEnum):
     """RTP's admin port: look for the rollout record's releases again."""
     METRICS = "metrics"
     """Both admin ports: read metrics."""
+
+
+_SCOPES: Final = {scope.value: scope for scope in Scope}
 
 
 class BadKeys(ValueError):
@@ -98,28 +106,29 @@ def parse_keys(text: str) -> Mapping[bytes, Key]:
         BadKeys: a line is not a key, a scope is unknown, an id occurs twice, or there is no key at all.
     """
     found: dict[bytes, Key] = {}
-    for number, whole in enumerate(text.splitlines(), 1):
-        line = whole.lstrip()  # before splitting, which would take twice as long for a file of comments
-        if not line or line[0] == "#":
-            continue
-        key = _key(line.split(), number)
-        if key.lookup in found:
-            raise BadKeys(f"line {number}: its id occurs twice; remove one of the lines")
-        found[key.lookup] = key
+    for match in _LINE.finditer(text):
+        line = match[1]
+        if not line:  # the end of the file
+            break
+        try:
+            key = _key(line.split(maxsplit=4))
+            if found.setdefault(key.lookup, key) is not key:
+                raise BadKeys("its id occurs twice; remove one of the lines")
+        except BadKeys as error:
+            number = len((text[: match.start(1)] + line).splitlines())
+            raise BadKeys(f"line {number}: {error}") from None
     if not found:
         raise BadKeys("has no keys: make one with `ctr-keys make`")
     return found
 
 
-def _key(words: list[str], number: int) -> Key:
+def _key(words: list[str]) -> Key:
     if len(words) != 4 or not _ID.fullmatch(words[0]) or not _DIGEST.fullmatch(words[1]):
-        raise BadKeys(
-            f"line {number}: not `<id> <sha256> <scope>[,<scope>] <name>`, the format that `ctr-keys make` writes"
-        )
+        raise BadKeys("not `<id> <sha256> <scope>[,<scope>] <name>`, the format that `ctr-keys make` writes")
     if not _NAME.fullmatch(words[3]):
-        raise BadKeys(f"line {number}: a name is 1 to 64 letters, digits and . _ @ -")
+        raise BadKeys("a name is 1 to 64 letters, digits and . _ @ -")
     try:
-        scopes = frozenset(map(Scope, words[2].split(",")))
-    except ValueError:
-        raise BadKeys(f"line {number}: an unknown scope; there are {', '.join(Scope)}") from None
+        scopes = frozenset([_SCOPES[name] for name in words[2].split(",")])
+    except KeyError:
+        raise BadKeys(f"an unknown scope; there are {', '.join(Scope)}") from None
     return Key(words[0], bytes.fromhex(words[1]), scopes, words[3])

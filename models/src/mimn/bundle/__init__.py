@@ -7,7 +7,9 @@ format is specified in docs/formats/bundle.md.
 from mimn.bundle.bundle import Bundle, IdSketch, load_bundle, read_manifest
 from mimn.bundle.golden import Golden, GoldenMismatch
 from mimn.bundle.item_table import ItemTable
-from mimn.bundle.manifest import (
+from mimn.bundle.members import MemberIndex
+from mimn.bundle.reads import Reads
+from mimn.bundle.specs import (
     ActionSpec,
     BlockSpec,
     BundleError,
@@ -21,8 +23,6 @@ from mimn.bundle.manifest import (
     StateSpec,
     TensorSpec,
 )
-from mimn.bundle.members import MemberIndex
-from mimn.bundle.reads import Reads
 from mimn.bundle.vocabulary import EmbeddingTable
 from mimn.bundle.writer import FieldData, write_bundle
 

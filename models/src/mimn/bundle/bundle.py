@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.bundle import manifest as m
+from mimn.bundle import specs as m
 from mimn.bundle.fields import FIRST
 from mimn.bundle.files import check_files, opened
 from mimn.bundle.golden import Golden
 from mimn.bundle.item_table import NO_TABLE, ItemTable
-from mimn.bundle.manifest import BundleError, Manifest, check_countable, decode_manifest
+from mimn.bundle.manifest import check_countable, decode_manifest
 from mimn.bundle.members import MemberIndex, MemberReads
 from mimn.bundle.reads import Reads
 from mimn.bundle.request_fields import RequestFields
+from mimn.bundle.specs import BundleError, Manifest
 from mimn.bundle.vocabulary import EmbeddingTable
 from mimn.state.actions import Actions
 from mimn.state.event_list import EventList

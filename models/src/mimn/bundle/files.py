@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mimn.bundle.manifest import BundleError, Manifest
+from mimn.bundle.specs import BundleError, Manifest
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:

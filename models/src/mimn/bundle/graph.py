@@ -16,10 +16,10 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from mimn.bundle import manifest as m
+from mimn.bundle import specs as m
 from mimn.bundle.bundle import Bundle
 from mimn.bundle.golden import HeadFunction, StepFunction
-from mimn.bundle.manifest import BundleError, GraphSpec
+from mimn.bundle.specs import BundleError, GraphSpec
 from mimn.rows.kernel import Kernel, kernel
 from mimn.rows.onnx_file import NotReadable, read_graph
 from mimn.rows.program import row_program

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.bundle.manifest import BundleError
+from mimn.bundle.specs import BundleError
 
 UNKNOWN_ROW = 0
 

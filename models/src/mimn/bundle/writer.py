@@ -14,12 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.bundle import manifest as m
+from mimn.bundle import specs as m
 from mimn.bundle.fields import FieldSpec
 from mimn.bundle.golden import Golden
 from mimn.bundle.item_table import FILES as TABLE
 from mimn.bundle.item_table import NEIGHBOR_FILES, ItemTable
-from mimn.bundle.manifest import (
+from mimn.bundle.manifest import decode_manifest, encode_manifest, fingerprint_of
+from mimn.bundle.members import FILES as MEMBERS
+from mimn.bundle.members import MemberIndex
+from mimn.bundle.request_fields import RequestFields
+from mimn.bundle.specs import (
     ActionSpec,
     BundleError,
     GraphSpec,
@@ -31,9 +35,6 @@ from mimn.bundle.manifest import (
     SketchSpec,
     StateSpec,
 )
-from mimn.bundle.members import FILES as MEMBERS
-from mimn.bundle.members import MemberIndex
-from mimn.bundle.request_fields import RequestFields
 from mimn.bundle.vocabulary import EmbeddingTable
 from mimn.calibration import UNCALIBRATED, Calibration
 from mimn.state.actions import ActionName
@@ -148,7 +149,7 @@ def write_bundle(
         training=training,
         files=files,
         sizes={file: len(data) for file, data in contents.items()},
-        fingerprint=m.fingerprint_of(state, input_spec, m.FOLD_VERSION, files, sketch, actions=actions, ledger=ledger),
+        fingerprint=fingerprint_of(state, input_spec, m.FOLD_VERSION, files, sketch, actions=actions, ledger=ledger),
         ledger=ledger,
         item_table=None if item_table is None else item_table[0],
         members=None if members is None else members[0],
@@ -158,8 +159,8 @@ def write_bundle(
         calibration=calibration,
         negatives_kept=negatives_kept,
     )
-    contents[m.MANIFEST] = m.encode_manifest(manifest)
-    m.decode_manifest(contents[m.MANIFEST])
+    contents[m.MANIFEST] = encode_manifest(manifest)
+    decode_manifest(contents[m.MANIFEST])
     partial = target.with_name(f".{version}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:

@@ -20,6 +20,7 @@ from mimn.bundle.item_table import NO_TABLE, STATISTICS, Neighbors
 from mimn.bundle.members import MemberReads
 from mimn.bundle.request_fields import RequestFields, asked_for
 from mimn.calibration import UNCALIBRATED, Calibration
+from mimn.nn.constants import item_vectors
 from mimn.nn.model import ClickModel
 from mimn.state.actions import NAMES, ActionName, Actions
 
@@ -67,13 +68,11 @@ def tables(model: ClickModel, item_ids: Ids, category_ids: Ids) -> tuple[Embeddi
                 f"{len(ids)} {what} ids do not fit a table of {table.num_embeddings} rows (one more than ids): "
                 "take the id files of the run that trained the model"
             )
-        vectors = table.weight.detach()
-        if what == "item" and model.fields is not None:
-            every = torch.split(torch.arange(len(vectors)), ROWS_AT_ONCE)
-            vectors = torch.cat([model.fields.item_embeddings(model.items, rows).detach() for rows in every])
+        vectors = item_vectors(table.weight, model.fields) if what == "item" else table.weight.detach().numpy()
         if what == "category":
-            vectors = torch.cat([vectors, model.category_columns(torch.arange(len(vectors)))], -1)
-        made.append(EmbeddingTable(ids, vectors.numpy()))
+            columns = model.category_columns(torch.arange(len(vectors)))
+            vectors = np.concatenate([vectors, columns.numpy()], -1)
+        made.append(EmbeddingTable(ids, vectors))
         made[-1].check(f"{what}s")
     return made[0], made[1]
 

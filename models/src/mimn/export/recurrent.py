@@ -26,7 +26,7 @@ from mimn.bundle import (
     write_bundle,
 )
 from mimn.bundle.golden import StepFunction
-from mimn.bundle.manifest import LEDGER_RULE, SKETCH_RULE
+from mimn.bundle.specs import LEDGER_RULE, SKETCH_RULE
 from mimn.export.parts import (
     GOLDEN_CANDIDATES,
     GOLDEN_EVENTS,
@@ -47,6 +47,7 @@ from mimn.export.parts import (
     tables,
 )
 from mimn.field_parity import check_fields_parity
+from mimn.nn.constants import initial_blocks
 from mimn.nn.graphs import OPSET, StateModel, head_graph, step_graph
 from mimn.parity import Graph, check_parity
 from mimn.reference import StateReference
@@ -118,9 +119,8 @@ def export_bundle(
         head_onnx, head_spec = head_graph(model, layout)
         check_parity(model, layout, step_onnx, head_onnx)
         check_fields_parity(model, fields, draw_requests(np.random.default_rng(1), fields.request, REQUESTS))
-        blocks = {name: value.numpy() for name, value in model.cell.initial_blocks().items()}
         blank = {block.name: np.zeros(block.shape, np.float32) for block in layout.blocks}
-        initial = layout.round(layout.flatten(blank | blocks))
+        initial = layout.round(layout.flatten(blank | initial_blocks(model.cell)))
         reference = reference_of(config, {key: value.numpy() for key, value in model.state_dict().items()}, state_dtype)
         graphs = count_events if step_onnx is None else Graph(step_onnx), Graph(head_onnx)
         golden = golden_cases(

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from mimn.nn import addressing
 from mimn.nn.cell import MimnCell
+from mimn.nn.constants import slot_directions
 from mimn.nn.gru import Gru
 from mimn.state.layout import StateLayout
 
@@ -190,7 +191,7 @@ class _Step:
     def _content_weights(self, strengths: str, keys: str, memory: str) -> str:
         """Of read and write head over the slots before anything moves them. → [B, 2, m]"""
         g, m, D = self.graph, self.config.slots, self.config.width
-        static = _array(addressing.direction(self.cell.keys()))
+        static = slot_directions(self.cell)
         marks = g.add("Add", g.add("LpNormalization", g.shape(memory, m, D), axis=-1), g.constant(static, "slot_keys"))
         turned = g.add("Transpose", marks, perm=[0, 2, 1])
         similarity = g.add("MatMul", g.add("LpNormalization", g.shape(keys, 2, D), axis=-1), turned)

@@ -1,7 +1,8 @@
 """PyTorch to ONNX: the two graphs of a bundle, and the one of a sequence bundle.
 
 The graphs take vectors and states, never ids. Everything about the exporting machine (paths, traces, versions) is
-stripped, so the same weights give the same bytes.
+stripped, so on one processor the same weights give the same bytes. Of the step they do on every processor
+(`mimn.nn.constants`); products in the head that are multiplied out ahead may differ in their last bits.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from mimn.bundle.manifest import HEAD, STEP, GraphSpec, TensorSpec
+from mimn.bundle.specs import HEAD, STEP, GraphSpec, TensorSpec
 from mimn.nn.baselines.model import BaselineModel
 from mimn.nn.baselines.serving import SequenceHead, functions
 from mimn.nn.cell import MimnCell

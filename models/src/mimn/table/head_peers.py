@@ -23,7 +23,6 @@ import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from mimn import run
 from mimn.config import ConfigError, HeadName, MimnConfig
@@ -36,7 +35,17 @@ from mimn.nn.checkpoint import untrained
 from mimn.nn.fields import FieldValues, ModelFields
 from mimn.nn.model import Batch, ClickModel
 from mimn.run import DataSet, RunConfig
-from mimn.table.peers import BATCH, CONFIGS, LEARNING_RATE, PEERS, Rows, batch_of, compared, environment, export_rows
+from mimn.table.peers import (
+    CONFIGS,
+    PEERS,
+    Rows,
+    batch_of,
+    compared,
+    environment,
+    export_rows,
+    fit,
+    scores_of,
+)
 
 HEADS: tuple[HeadName, ...] = (
     "mlp",
@@ -98,11 +107,11 @@ def train_ours(head: HeadName, rows: Rows, fields: EventFields, known: KnownIds,
     model = _model(head, rows, fields, known)
     if head == "fnn":
         machine = _model("fm", rows, fields, known)
-        _train(machine, rows)
+        fit(machine, rows, _batch)
         tables = {name: value for name, value in machine.state_dict().items() if not name.startswith("head.")}
         model.load_state_dict(tables, strict=False)
-    _train(model, rows)
-    return _scores(model, rows)
+    fit(model, rows, _batch)
+    return scores_of(model, rows, lambda chosen: model.request_vector(_request(rows["test_request"][chosen])))
 
 
 def _model(head: HeadName, rows: Rows, fields: EventFields, known: KnownIds) -> ClickModel:
@@ -111,34 +120,9 @@ def _model(head: HeadName, rows: Rows, fields: EventFields, known: KnownIds) -> 
     return untrained(config, int(rows["item_rows"]), int(rows["category_rows"]), tables)
 
 
-def _train(model: ClickModel, rows: Rows) -> None:
-    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
-    for order, items, categories in zip(
-        rows["order"], rows["train_candidate_items"], rows["train_candidate_categories"], strict=True
-    ):
-        model.train()
-        for chosen in np.array_split(order, len(order) // BATCH):
-            losses = model.loss(_batch(rows, chosen, items, categories))
-            optimizer.zero_grad(set_to_none=True)
-            losses.total.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-
-
 def _batch(rows: Rows, chosen: NDArray[np.int64], items: NDArray[np.int64], categories: NDArray[np.int64]) -> Batch:
     request = _request(rows["train_request"][chosen, np.newaxis])
     return replace(batch_of(rows, chosen, items, categories), request=request)
-
-
-@torch.inference_mode()
-def _scores(model: ClickModel, rows: Rows) -> NDArray[np.float32]:
-    model.eval()
-    scores: list[Tensor] = []
-    for chosen in np.array_split(np.arange(len(rows["test_items"])), 64):
-        read = (torch.from_numpy(rows[f"test_{name}"][chosen]) for name in ("items", "categories", "lengths"))
-        candidates = (torch.from_numpy(rows[f"test_candidate_{name}"][chosen]) for name in ("items", "categories"))
-        context = model.request_vector(_request(rows["test_request"][chosen]))
-        scores.append(model.scorer(*read)(*candidates, context=context))
-    return torch.cat(scores).numpy()
 
 
 def _request(rows: NDArray[np.int64]) -> FieldValues:

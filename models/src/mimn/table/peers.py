@@ -19,7 +19,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mimn import metrics, run
 from mimn.baselines import ModelConfig, model_config
@@ -105,24 +106,36 @@ def train_ours(architecture: ModelConfig, rows: Rows, seed: int, *, random_start
     model = untrained(architecture, int(rows["item_rows"]), int(rows["category_rows"]))
     if random_start:
         _start_at_random(model)
+    fit(model, rows, batch_of)
+    return scores_of(model, rows, lambda chosen: None)
+
+
+def fit(model: ClickModel, rows: Rows, batch: Callable[..., Batch]) -> None:
+    """Train on the rows in their order. `batch`: takes what `batch_of` does."""
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     for order, items, categories in zip(
         rows["order"], rows["train_candidate_items"], rows["train_candidate_categories"], strict=True
     ):
         model.train()
         for chosen in np.array_split(order, len(order) // BATCH):
-            losses = model.loss(batch_of(rows, chosen, items, categories))
+            losses = model.loss(batch(rows, chosen, items, categories))
             optimizer.zero_grad(set_to_none=True)
             losses.total.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+
+
+@torch.inference_mode()
+def scores_of(
+    model: ClickModel, rows: Rows, context: Callable[[NDArray[np.int64]], Tensor | None]
+) -> NDArray[np.float32]:
+    """Scores of the test rows. `context`: the vectors of the requests of some rows, None for a model without."""
     model.eval()
-    scores = []
-    with torch.inference_mode():
-        for chosen in np.array_split(np.arange(len(rows["test_items"])), 64):
-            read = (torch.from_numpy(rows[f"test_{name}"][chosen]) for name in ("items", "categories", "lengths"))
-            candidates = (torch.from_numpy(rows[f"test_candidate_{name}"][chosen]) for name in ("items", "categories"))
-            scores.append(model.scorer(*read)(*candidates).numpy())
-    return np.concatenate(scores)
+    scores: list[Tensor] = []
+    for chosen in np.array_split(np.arange(len(rows["test_items"])), 64):
+        read = (torch.from_numpy(rows[f"test_{name}"][chosen]) for name in ("items", "categories", "lengths"))
+        candidates = (torch.from_numpy(rows[f"test_candidate_{name}"][chosen]) for name in ("items", "categories"))
+        scores.append(model.scorer(*read)(*candidates, context=context(chosen)))
+    return torch.cat(scores).numpy()
 
 
 def _start_at_random(model: ClickModel) -> None:

@@ -31,6 +31,8 @@ from uic.core.ports import FoldsMany
 from uic.fold.rounds import Model
 
 WRITTEN_AT_ONCE: Final = 1024
+KEY_BYTES: Final = 200
+"""Of a user in the table of keys."""
 Integers = NDArray[np.int64]
 Truths = NDArray[np.bool_]
 
@@ -126,6 +128,11 @@ class CompiledFold:
         rows = np.flatnonzero(self._keys.places == course.partition)
         self._states.reserve(len(self._keys))
         return _Folded(self._keys, self._states, rows[self._states.stored["event_count"][rows] > 0])
+
+    @property
+    def user_bytes(self) -> int:
+        """See `Fold`."""
+        return KEY_BYTES + self._states.stored.itemsize
 
     # What the records ask for
 

@@ -55,6 +55,10 @@ class Fold(Protocol):
     def folded(self, course: Course) -> FoldedStates:
         """The states of a partition's users."""
 
+    @property
+    def user_bytes(self) -> int:
+        """Memory that a user takes, at most, until the fold ends."""
+
 
 @dataclass(frozen=True, slots=True)
 class FoldedPartition:
@@ -64,6 +68,11 @@ class FoldedPartition:
     progress: Progress
     states: FoldedStates
     tally: Tally
+
+
+def begin_fold(model: Model, shard: tuple[int, int] = (0, 1)) -> Fold:
+    """A fold without states yet: the compiled one where it can be had."""
+    return compiled_fold(model, shard) or RoundFold(model, shard)
 
 
 def fold_partition(log: PartitionLog, model: Model, *, shard: tuple[int, int] = (0, 1)) -> FoldedPartition:
@@ -87,7 +96,7 @@ def fold_partitions(
     Raises:
         OutOfOrder: offsets do not rise, or begin below `begin`.
     """
-    fold: Fold = compiled_fold(model, shard) or RoundFold(model, shard)
+    fold = begin_fold(model, shard)
     courses = [Course(log) for log in logs]
     streams = [iter(log.records) for log in logs]
     while True:

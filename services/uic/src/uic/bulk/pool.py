@@ -29,7 +29,7 @@ from uic.bulk.archive import Archive, PartitionManifest
 from uic.bulk.backfill_job import STATES, BackfillJob
 from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
-from uic.bulk.partition_fold import FoldedPartition, fold_partitions
+from uic.bulk.partition_fold import FoldedPartition, begin_fold, fold_partitions
 from uic.bulk.partition_log import PartitionLog
 from uic.bulk.saved_states import SavedPartition, saved_partition, writing_partition
 from uic.core.event import Reason
@@ -38,8 +38,6 @@ from uic.fold.rounds import Model
 ROWS_AT_ONCE = 1 << 18
 """Records of a task's partitions together that are folded in one go."""
 LEAST_ROWS = 1 << 11
-ROW_BYTES = 600
-"""Of a user in memory besides the tensors: key, header, entry of the table."""
 MOST_MISROUTED = 0.01
 """As `UIC_FOLD__MISROUTED_SHARE`: more means another partition count or another partitioner."""
 
@@ -63,10 +61,9 @@ def plan_tasks(
     manifests = sorted((job.manifest(archive, p) for p in partitions), key=lambda m: -m.records)
     if not manifests:
         return []
-    row_bytes = ROW_BYTES + 4 * len(load_model(job.bundle).initial_state)
     largest = manifests[0]
     users = count_users(archive, largest)
-    each = max(users, 1) * row_bytes
+    each = max(users, 1) * begin_fold(load_model(job.bundle)).user_bytes
     if each > memory:
         shards = -(-each // memory)
         return [Task((m.partition,), shards) for m in manifests]

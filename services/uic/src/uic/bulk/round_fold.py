@@ -28,6 +28,10 @@ UNBOUNDED: Final = Bounds(1 << 31, 1 << 31, 1 << 31)
 """A batch is what one Arrow batch holds: nothing is written before the end."""
 FIRST_CAPACITY: Final = 1024
 ENCODED_AT_ONCE: Final = 4096
+COPIES: Final = 4
+"""Of a user's state, at most: the arrays are there twice while they grow, and a batch's results twice beside them."""
+OBJECT_BYTES: Final = 2000
+"""Of what is no array: the key, and the user's part of a batch."""
 
 
 class RoundFold:
@@ -85,6 +89,11 @@ class RoundFold:
         """See `Fold`."""
         rows = self._of(course)
         return _Folded(self, self._model, list(rows), np.fromiter(rows.values(), np.int64, len(rows)))
+
+    @property
+    def user_bytes(self) -> int:
+        """See `Fold`."""
+        return COPIES * (HEADERS.itemsize + 4 * len(self._model.initial_state)) + OBJECT_BYTES
 
     def _of(self, course: Course) -> dict[bytes, int]:
         return self._rows.setdefault(course.partition, {})

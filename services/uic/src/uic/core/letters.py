@@ -53,7 +53,7 @@ class Letter:
     @classmethod
     def of(cls, record: Record, reason: Reason, topic: str, partition: int) -> Letter:
         """The letter for `record` of that topic and partition."""
-        headers = tuple((name, value) for name, value in record.headers or () if value is not None)
+        headers = tuple([(name, value) for name, value in record.headers or () if value is not None])
         return cls(reason, topic, partition, record.offset, record.timestamp, record.key, record.value, headers)
 
 
@@ -75,7 +75,7 @@ def to_wire(letter: Letter, max_bytes: int) -> Wire:
         (OFFSET, str(letter.offset).encode()),
         (TIMESTAMP, str(letter.timestamp_ms).encode()),
     ]
-    original = [(name, content) for name, content in letter.headers if name not in OURS]
+    original = [header for header in letter.headers if header[0] not in OURS]
     key, value = letter.key, letter.value
     if key is None and value is None:
         value = b""
@@ -90,17 +90,18 @@ def to_wire(letter: Letter, max_bytes: int) -> Wire:
     room = max_bytes - _size(key, None, ours)
     kept = []
     for header in original:
-        room -= _header_size(header)
-        if room < 0:
-            room += _header_size(header)
+        size = _headers_size([header])
+        if size > room:
             break
+        room -= size
         kept.append(header)
     return key, None if value is None else value[: max(0, room)], [*kept, *ours]
 
 
 def _size(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> int:
-    return _RECORD_OVERHEAD_BYTES + len(key or b"") + len(value or b"") + sum(map(_header_size, headers))
+    return _RECORD_OVERHEAD_BYTES + len(key or b"") + len(value or b"") + _headers_size(headers)
 
 
-def _header_size(header: tuple[str, bytes]) -> int:
-    return len(header[0].encode()) + len(header[1]) + 8
+def _headers_size(headers: Sequence[tuple[str, bytes]]) -> int:
+    names = "".join([name for name, _ in headers])  # encoded at once: there may be thousands
+    return len(names.encode()) + sum([len(content) for _, content in headers]) + 8 * len(headers)

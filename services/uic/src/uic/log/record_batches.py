@@ -116,6 +116,7 @@ def _headers(data: bytes, at: int) -> tuple[list[tuple[str, bytes | None]], int]
     headers: list[tuple[str, bytes | None]] = []
     append = headers.append
     for _ in range(count):
+        # Written for thousands of short ones: each operation that is left out is felt.
         number = data[at]
         at += 1
         if number > 127:
@@ -124,17 +125,20 @@ def _headers(data: bytes, at: int) -> tuple[list[tuple[str, bytes | None]], int]
             raise ValueError(f"a header's name of {-(number >> 1) - 1} bytes")
         # The broker takes any bytes for a name: one that is no text must not stop what lies behind it. Nor may
         # thousands take long: `backslashreplace` would take half a microsecond per invalid byte.
-        start, at = at, at + (number >> 1)
-        name = data[start:at].decode("utf-8", "replace")
-        number = data[at]
-        at += 1
+        end = at + (number >> 1)
+        name = data[at:end].decode("utf-8", "replace")
+        number = data[end]
+        at = end + 1
         if number > 127:
-            number, at = _varint(data, at - 1)
+            number, at = _varint(data, end)
         if number & 1:
             append((name, None))
+        elif number:
+            end = at + (number >> 1)
+            append((name, data[at:end]))
+            at = end
         else:
-            start, at = at, at + (number >> 1)
-            append((name, data[start:at]))
+            append((name, b""))
     return headers, at
 
 

@@ -12,7 +12,7 @@ from kafka.errors import KafkaError
 
 from mimn.bundle import Bundle, load_bundle
 from mimn.bundle.graph import open_head
-from mimn.bundle.manifest import HEAD
+from mimn.bundle.specs import HEAD
 from mimn.release import Finding, Gate, Release, foreign, out_of_memory
 from mimn.state.codec import HEADER_BYTES
 from uic.rollout.gates import LOG_TIMEOUT_S, Gates

@@ -85,13 +85,8 @@ def read_letter(record: LogRecord) -> DeadLetter:
     Raises:
         NotALetter: the headers that UIC adds are missing or make no sense.
     """
-    ours: dict[str, bytes] = {}
-    original = []
-    for name, value in record.headers:
-        if value is not None and name in letters.OURS:
-            ours[name] = value
-        elif value is not None:
-            original.append((name, value))
+    ours = {name: value for name, value in record.headers if name in letters.OURS and value is not None}
+    original = [(name, value) for name, value in record.headers if value is not None and name not in letters.OURS]
     try:
         sha256 = ours.get(letters.VALUE_SHA256, b"").decode()
         detail = ours.get(letters.DETAIL, b"").decode()
@@ -174,7 +169,7 @@ def not_replayable(letter: DeadLetter, topic: str) -> str | None:
 def replayed(letter: DeadLetter, partitions: int) -> NewRecord:
     """The record that replays `letter`: the original in its key's partition, with a header that says so."""
     assert letter.key  # noqa: S101  # `not_replayable` is None
-    kept = tuple(header for header in letter.headers if header[0] != REPLAY_OF)
+    kept = [header for header in letter.headers if header[0] != REPLAY_OF]
     origin = f"{letter.topic}/{letter.partition}/{letter.offset}".encode()
     return NewRecord(partition_of(letter.key, partitions), letter.key, letter.value, (*kept, (REPLAY_OF, origin)))
 
