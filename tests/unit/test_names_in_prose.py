@@ -30,6 +30,7 @@ ELSEWHERE = {
     "script/rum.py": "a file of MIMN's authors",
     "rtp.log": "an operator's file",
     "erase.secret": "an operator's file",
+    "item_table.reads": "a field of the manifest",
     "state.kind": "a field of the manifest",
     "stock_code": "a column of the published data",
     "state.blocks": "a field of the manifest",
