@@ -31,7 +31,8 @@ typedef __m512 wide;
 enum { LANES = 16 };
 #define OP(name) _mm512_##name##_ps
 #define spread(x) _mm512_set1_ps(x)
-#define as_power(m) _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(m), _mm512_set1_epi32(127)), 23))
+#define times_power(x, n) \
+    _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), _mm512_slli_epi32(_mm512_castps_si512(n), 23)))
 #define about_reciprocal(x) _mm512_rcp14_ps(x)
 #define choose(x, y) _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ), y, x)
 #else
@@ -39,7 +40,8 @@ typedef __m256 wide;
 enum { LANES = 8 };
 #define OP(name) _mm256_##name##_ps
 #define spread(x) _mm256_set1_ps(x)
-#define as_power(m) _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(m), _mm256_set1_epi32(127)), 23))
+#define times_power(x, n) \
+    _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), _mm256_slli_epi32(_mm256_castps_si256(n), 23)))
 #define about_reciprocal(x) _mm256_rcp_ps(x)
 #define choose(x, y) _mm256_blendv_ps(y, x, _mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ))
 #endif
@@ -55,20 +57,19 @@ INLINE wide reciprocal(wide x) {
     return madd(y, OP(fnmadd)(x, y, spread(1.0f)), y);
 }
 
-/* Results are clamped where they would overflow or be denormal; what is not a number stays so. */
+/* To 2e-6 of the result: 2^f by a polynomial, with f from -1/2 to 1/2, and the whole power added to its exponent. Clamped where
+ * results would overflow or be denormal; what is not a number stays so. */
 INLINE wide exponential(wide x) {
-    const wide rounding = spread(12582912.0f); /* 1.5 * 2^23 */
-    x = OP(min)(spread(88.0f), OP(max)(spread(-87.0f), x));
-    wide m = OP(sub)(madd(x, spread(1.44269504088896341f), rounding), rounding), p = spread(0x1.694000p-10f);
-    x = madd(m, spread(-6.93145752e-1f), x);
-    x = madd(m, spread(-1.42860677e-6f), x);
-    p = madd(p, x, spread(0x1.125edcp-7f));
-    p = madd(p, x, spread(0x1.555b5ap-5f));
-    p = madd(p, x, spread(0x1.555450p-3f));
-    p = madd(p, x, spread(0x1.fffff6p-2f));
-    p = madd(p, x, spread(1.0f));
-    p = madd(p, x, spread(1.0f));
-    return OP(mul)(p, as_power(m));
+    const wide rounding = spread(12582912.0f), base = spread(1.44269504088896341f); /* 1.5 * 2^23, log2(e) */
+    x = OP(min)(spread(88.0f), OP(max)(spread(-86.0f), x));
+    wide whole = madd(x, base, rounding), p = spread(0x1.5c08e2p-10f);
+    wide f = OP(fmsub)(x, base, OP(sub)(whole, rounding));
+    p = madd(p, f, spread(0x1.3d0c52p-7f));
+    p = madd(p, f, spread(0x1.c6b6e6p-5f));
+    p = madd(p, f, spread(0x1.ebf918p-3f));
+    p = madd(p, f, spread(0x1.62e428p-1f));
+    p = madd(p, f, spread(1.0f));
+    return times_power(p, whole);
 }
 
 INLINE wide sigmoid(wide x) { return reciprocal(OP(add)(spread(1.0f), exponential(OP(sub)(spread(0.0f), x)))); }
@@ -111,21 +112,33 @@ enum { NO_SUMMAND, USERS_SUMMAND, WIDE_SUMMAND };
 
 /* -- once, for the user -- */
 
+/* N columns from n on of one row of a product, while the sums stay in registers. */
+#define USER_COLUMNS(N, WIDE, LOAD, STORE, ZERO, MADD)                                                      \
+    for (; n + N * (i32)(sizeof(WIDE) / 4) <= c[COLUMNS]; n += N * (i32)(sizeof(WIDE) / 4)) {               \
+        WIDE sum[N];                                                                                        \
+        for (i32 j = 0; j < N; j++) sum[j] = ZERO;                                                          \
+        const i32 *piece = c + FIRST_PIECE;                                                                 \
+        for (i32 i = 0; i < c[PIECES]; i++, piece += PIECE_SIZE) {                                          \
+            const float *x = user + piece[LEFT] + row * piece[LEFT_ROW], *w = user + piece[RIGHT] + n;      \
+            for (i32 k = 0; k < piece[INNER]; k++, x += piece[LEFT_STEP], w += piece[RIGHT_STEP])           \
+                for (i32 j = 0; j < N; j++) sum[j] = MADD(*x, LOAD(w + j * (i32)(sizeof(WIDE) / 4)), sum[j]); \
+        }                                                                                                   \
+        for (i32 j = 0; j < N; j++) STORE(out + n + j * (i32)(sizeof(WIDE) / 4), sum[j]);                   \
+    }
+#define NUMBER(p) (*(p))
+#define PUT(p, x) (*(p) = (x))
+#define WIDE_MADD(x, w, sum) madd(spread(x), w, sum)
+
 static void user_product(const i32 *c, float *user) {
-    i32 N = c[COLUMNS];
     for (i32 row = 0; row < c[ROWS]; row++) {
-        float *restrict out = user + c[OUT] + row * N;
-        const float *summand = user + c[SUMMAND] + row * c[SUMMAND_ROW];
-        for (i32 n = 0; n < N; n++) out[n] = c[SUMMAND_IS] ? summand[n * c[SUMMAND_COLUMN]] : 0.0f;
-        const i32 *piece = c + FIRST_PIECE;
-        for (i32 i = 0; i < c[PIECES]; i++, piece += PIECE_SIZE)
-            for (i32 k = 0; k < piece[INNER]; k++) {
-                wide x = spread(user[piece[LEFT] + row * piece[LEFT_ROW] + k * piece[LEFT_STEP]]);
-                const float *w = user + piece[RIGHT] + k * piece[RIGHT_STEP];
-                i32 n = 0;
-                for (; n + LANES <= N; n += LANES) store(out + n, madd(x, load(w + n), load(out + n)));
-                for (; n < N; n++) out[n] = fmaf(user[piece[LEFT] + row * piece[LEFT_ROW] + k * piece[LEFT_STEP]], w[n], out[n]);
-            }
+        float *out = user + c[OUT] + row * c[COLUMNS];
+        i32 n = 0;
+        USER_COLUMNS(6, wide, load, store, spread(0.0f), WIDE_MADD)
+        USER_COLUMNS(2, wide, load, store, spread(0.0f), WIDE_MADD)
+        USER_COLUMNS(1, wide, load, store, spread(0.0f), WIDE_MADD)
+        USER_COLUMNS(1, float, NUMBER, PUT, 0.0f, fmaf)
+        if (c[SUMMAND_IS])
+            for (n = 0; n < c[COLUMNS]; n++) out[n] += user[c[SUMMAND] + row * c[SUMMAND_ROW] + n * c[SUMMAND_COLUMN]];
     }
 }
 
