@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.rows.onnx_file import Graph, Node, NotReadable
+from mimn.rows.rooms import reused_rooms
 
 
 class Op(IntEnum):
@@ -122,7 +123,9 @@ class _Value:
     @property
     def contiguous(self) -> bool:
         """Whether its numbers lie one behind another."""
-        return all(n == 1 or have == want for n, have, want in zip(self.shape, self.strides, _strides(self.shape), strict=True))
+        return all(
+            n == 1 or have == want for n, have, want in zip(self.shape, self.strides, _strides(self.shape), strict=True)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +153,12 @@ def head_program(graph: Graph, inputs: Sequence[Input]) -> HeadProgram:
 class _Compiler:
     def __init__(self, graph: Graph, inputs: Sequence[Input]) -> None:
         self.graph = graph
-        self.code: dict[bool, list[int]] = {False: [], True: []}
-        """By whether it is the candidates'."""
+        self.code: dict[bool, list[list[int]]] = {False: [], True: []}
+        """Instructions, by whether they are the candidates'."""
+        self.wide_places: list[list[int]] = []
+        """By instruction of the candidates, its fields that are places of theirs."""
+        self.rooms: list[tuple[int, int]] = []
+        """Place and size of each value of the candidates."""
         self.used = {False: 0, True: 0}
         self.values: dict[str, _Value | _Joined] = {}
         self.positive: dict[str, _Value] = {}
@@ -159,10 +166,10 @@ class _Compiler:
         self.constants: list[NDArray[np.float32]] = []
         for node in graph.nodes:
             self.prepare(node)
-        used = {name for node in graph.nodes for name in node.inputs}
-        for name, array in graph.constants.items():
-            if name in used and array.dtype == np.float32:
-                self.constant(name, array)
+        for node in graph.nodes:
+            for name in _as_they_are(node):
+                if name in graph.constants and graph.constants[name].dtype == np.float32:
+                    self.constant(name, graph.constants[name])
         self.inputs = [self.input(number, given) for number, given in enumerate(inputs)]
 
     def program(self) -> HeadProgram:
@@ -182,20 +189,24 @@ class _Compiler:
         result = self.of(self.graph.outputs[0])
         if not result.wide or result.cells or prod(result.shape) != 1:
             raise NotReadable("the result is not a number for each candidate")
-        return HeadProgram(
-            np.array(self.code[False], np.int32),
-            np.array(self.code[True], np.int32),
-            np.array(self.inputs, np.int32),
-            np.concatenate([np.zeros(0, np.float32), *self.constants]),
-            self.used[False],
-            self.used[True],
-            result.place,
+        each = self.code[True]
+        touched = [[row[field] for field in fields] for row, fields in zip(each, self.wide_places, strict=True)]
+        keep = sum(kind == Kind.OF_CANDIDATES for kind, _, _ in self.inputs)
+        place_of, rows = reused_rooms(self.rooms, touched, keep, result.place)
+        for row, fields in zip(each, self.wide_places, strict=True):
+            for field in fields:
+                row[field] = place_of(row[field])
+        once, code = (
+            np.array([number for row in part for number in row], np.int32) for part in (self.code[False], each)
         )
+        constants = np.concatenate([np.zeros(0, np.float32), *self.constants])
+        inputs = np.array(self.inputs, np.int32)
+        return HeadProgram(once, code, inputs, constants, self.used[False], rows, place_of(result.place))
 
     def prepare(self, node: Node) -> None:
         """Make the constants that a node is computed with, where they are not the graph's own."""
         known = self.graph.constants
-        if node.kind == "Gemm" and node.attributes.get("transB"):
+        if _is_turned(node):
             weight = known[node.inputs[1]]
             self.constant(_turned(node.inputs[1]), np.ascontiguousarray(weight.T))
         if node.kind == "BatchNormalization":
@@ -233,6 +244,8 @@ class _Compiler:
     def new(self, *, wide: bool, shape: Sequence[int], lead: int = 0) -> _Value:
         """Room for a value."""
         value = _Value(wide, self.used[wide], tuple(shape), _strides(shape), lead)
+        if wide:
+            self.rooms.append((value.place, prod(shape)))
         self.used[wide] += prod(shape) if wide else -(-prod(shape) // ROOM) * ROOM
         return value
 
@@ -339,7 +352,13 @@ class _Compiler:
             raise NotReadable(f"{op.name} along {len(axes)} axes")
         padded = [*[[1, 0, 0, 0]] * (_AXES - len(axes)), *axes]
         fields = [op, out.place, a.place, b.place, a.wide, b.wide, *(axis[f] for f in range(4) for axis in padded)]
-        self.code[out.wide] += [1 + len(fields), *map(int, fields)]
+        self.add(fields, out, [field for field, value in ((3, a), (4, b)) if value.wide and not value.cells])
+
+    def add(self, fields: Sequence[int], out: _Value, read: Sequence[int]) -> None:
+        """An instruction; which of its fields are places of the candidates that it reads."""
+        self.code[out.wide].append([1 + len(fields), *map(int, fields)])
+        if out.wide:
+            self.wide_places.append([2, *read])
 
     def over(self, node: Node) -> None:
         """Sums, lengths and softmaxes of the last axis."""
@@ -359,15 +378,12 @@ class _Compiler:
 
     def gemm(self, node: Node) -> None:
         """A product with a matrix of the user, and a summand. Joined rows and columns are summed piece by piece."""
-        left, right = (self.values[name] for name in node.inputs[:2])
-        if node.kind == "Gemm":
-            about = node.attributes
-            if about.get("transA") or about.get("alpha", 1.0) != 1 or about.get("beta", 1.0) != 1:
-                raise NotReadable("a product of another kind")
-            if about.get("transB"):
-                right = self.of(_turned(node.inputs[1]))
-        lefts = _parts(left, -1) or [self.of(node.inputs[0])]
-        rights = _parts(right, 0) or [right if isinstance(right, _Value) else self.of(node.inputs[1])]
+        about = node.attributes
+        if about.get("transA") or about.get("alpha", 1.0) != 1 or about.get("beta", 1.0) != 1:
+            raise NotReadable("a product of another kind")
+        left, right = node.inputs[0], _turned(node.inputs[1]) if _is_turned(node) else node.inputs[1]
+        lefts = _parts(self.values[left], -1) or [self.of(left)]
+        rights = _parts(self.values[right], 0) or [self.of(right)]
         first = lefts[0]
         if any(part.cells or len(part.shape) != 2 for part in lefts) or any(
             part.wide or len(part.shape) != 2 for part in rights
@@ -378,9 +394,10 @@ class _Compiler:
         summand = [0, 0, 0, 0]
         if len(node.inputs) > 2:
             summand = self.summand(self.of(node.inputs[2]), out)
-        pieces = [number for piece in _pieces(lefts, rights) for number in piece]
-        fields = [Op.PRODUCT, out.place, *out.shape, *summand, len(pieces) // 6, *pieces]
-        self.code[out.wide] += [1 + len(fields), *map(int, fields)]
+        pieces = _pieces(lefts, rights)
+        fields = [Op.PRODUCT, out.place, *out.shape, *summand, len(pieces)]
+        read = [1 + len(fields) + 6 * number for number in range(len(pieces))] + [5] * (summand[1] == 2)
+        self.add([*fields, *(number for piece in pieces for number in piece)], out, read)
         self.values[node.outputs[0]] = out
 
     @staticmethod
@@ -440,7 +457,13 @@ class _Compiler:
                 raise NotReadable("cells of several axes")
             cells = replace(cells, shape=cells.shape[:-1], strides=cells.strides[:-1])
         shape = (*cells.shape, *value.shape[1:])
-        if not cells.cells or value.wide or len(value.shape) > 2 or len(cells.shape) != 2 or node.attributes.get("axis"):
+        if (
+            not cells.cells
+            or value.wide
+            or len(value.shape) > 2
+            or len(cells.shape) != 2
+            or node.attributes.get("axis")
+        ):
             raise NotReadable("cells of another kind")
         if not cells.contiguous or cells.shape[0] != 1:
             raise NotReadable("some of the cells")
@@ -448,7 +471,7 @@ class _Compiler:
         (cell_count, *rest), (cell_step, *step) = value.shape, value.strides
         count, numbers = cells.shape[1], (rest or [1])[0]
         axes = [[cell_count, 0, cell_step, 0], [count, numbers, 0, 0], [numbers, 1, (step or [0])[0], 0]]
-        self.instruct(Op.GATHER, out, axes, value, replace(cells, wide=True))
+        self.instruct(Op.GATHER, out, axes, value, cells)
         self.values[node.outputs[0]] = out
 
     def concat(self, node: Node) -> None:
@@ -576,6 +599,18 @@ def _part_at(parts: Sequence[_Value], axis: int, at: int) -> tuple[_Value, int]:
             return part, at
         at -= part.shape[axis]
     raise NotReadable("sizes of a product")
+
+
+def _as_they_are(node: Node) -> list[str]:
+    """The inputs of a node that are not replaced by what `prepare` makes of them."""
+    if node.kind == "BatchNormalization":
+        return node.inputs[:1]
+    return [name for number, name in enumerate(node.inputs) if not (number == 1 and _is_turned(node))]
+
+
+def _is_turned(node: Node) -> bool:
+    """Whether a product takes its matrix transposed."""
+    return node.kind == "Gemm" and bool(node.attributes.get("transB"))
 
 
 def _turned(name: str) -> str:
