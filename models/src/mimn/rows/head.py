@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.rows.candidates import place
-from mimn.rows.head_program import HeadProgram, Kind
+from mimn.rows.head_code import HeadProgram, Kind
 
 _MOST_LANES = 48
 """Of a tile."""
