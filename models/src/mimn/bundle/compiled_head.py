@@ -1,7 +1,7 @@
 """A bundle's head compiled (`mimn.rows.head_program`), with `head.onnx` on onnxruntime as its twin.
 
-The graph is the contract. The compiled form is used if it gives the golden scores and, for drawn users and candidates, the
-graph's; where a score is not finite the graph decides.
+The graph is the contract. The compiled form is used if it gives the golden scores and, for drawn users and candidates,
+the graph's. Where a score is not finite the graph decides.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ COUNTS = (1, 7, 16, 33, 100)
 class CompiledHead:
     """The same as `HeadGraph` to within `PARITY`, in one call. Not thread-safe."""
 
-    form = "compiled"
+    compiled = True
 
     def __init__(self, bundle: Bundle, graph: HeadFunction, kernel: HeadKernel) -> None:
         self._graph, self._kernel = graph, kernel
@@ -52,7 +52,7 @@ class CompiledHead:
         reads: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
         """The click probability of each candidate for the user of `state`; candidates do not influence each other."""
-        every: dict[str, NDArray[Any] | None] = {
+        every: dict[str, Any] = {
             "candidates": candidates,
             "state": state[self._seen],
             "context": context,
@@ -61,9 +61,7 @@ class CompiledHead:
             "reads": reads,
         }
         scores = self._kernel([every[name] for name in self._inputs], len(candidates))
-        if scores is not None and np.isfinite(scores.dot(scores)):
-            return scores
-        return self._graph(candidates, state, context, addresses, now, reads=reads)
+        return self._graph(candidates, state, context, addresses, now, reads=reads) if scores is None else scores
 
 
 def compiled_head(bundle: Bundle, graph: HeadFunction) -> CompiledHead | None:
@@ -84,41 +82,39 @@ def compiled_head(bundle: Bundle, graph: HeadFunction) -> CompiledHead | None:
 
 
 def difference(bundle: Bundle, graph: HeadFunction, head: HeadFunction) -> str:
-    """How `head` differs from the golden scores, or for drawn users and candidates from `graph`; nothing if it does not."""
+    """How `head` differs from the golden scores, or for drawn users and candidates from `graph`; empty if it does
+    not."""
     try:
         bundle.golden.verify_head(head, bundle.candidates, bundle.initial_state, bundle.sketch, bundle.reads)
     except GoldenMismatch as mismatch:
         return str(mismatch)
     random = np.random.default_rng(0)
-    for number, count in enumerate(COUNTS):
-        given = drawn(bundle, random, count, number)
+    for count in COUNTS:
+        given = drawn(bundle, random, count)
         if not np.allclose(head(**given), graph(**given), rtol=PARITY, atol=PARITY):
-            return f"drawn user {number}"
+            return f"scores of {count} drawn candidates differ by more than {PARITY}"
     return ""
 
 
-def drawn(bundle: Bundle, random: np.random.Generator, count: int, user: int) -> dict[str, NDArray[Any]]:
-    """Inputs of a head: `count` candidates, and a golden user whose numbers are shifted a little; the first is new."""
-    golden = bundle.golden
-    state = bundle.initial_state if user == 0 else golden.states[user % len(golden.states)]
-    seen = len(state) - (0 if bundle.ledger is None else bundle.ledger.words)
-    state = np.array(state)
-    if user:
-        state[bundle.rest] *= random.uniform(0.9, 1.1, len(state[bundle.rest])).astype(np.float32)
-    items = random.choice(bundle.asked_items.ids, count) if len(bundle.asked_items.ids) else np.zeros(count, np.uint64)
-    categories = (
-        random.choice(bundle.categories.ids, count) if len(bundle.categories.ids) else np.zeros(count, np.uint64)
-    )
+def drawn(bundle: Bundle, random: np.random.Generator, count: int) -> dict[str, NDArray[Any]]:
+    """Inputs of a head: `count` candidates, some of them unknown, and a golden user whose numbers are changed a
+    little, for each of them by another factor."""
+    state = np.array(random.choice(bundle.golden.states))
+    state[bundle.rest] *= random.uniform(0.9, 1.1, len(state[bundle.rest])).astype(np.float32)
+    ids = [np.append(table.ids, np.uint64(2**64 - 1)) for table in (bundle.asked_items, bundle.categories)]
+    items, categories = (random.choice(known, count) for known in ids)
     given: dict[str, NDArray[Any]] = {
         "candidates": bundle.candidates(items, categories),
         "state": state,
         "context": random.standard_normal(bundle.request.width).astype(np.float32),
     }
     if bundle.sketch is not None:
-        given |= {
-            "addresses": bundle.sketch.addresses(items, categories),
-            "now": bundle.sketch.sketch.moment(1_700_000_000_000),
-        }
+        given["addresses"] = bundle.sketch.addresses(items, categories)
+        given["now"] = bundle.sketch.sketch.moment(DRAWN_MS)
     if bundle.reads is not None:
         given["reads"] = random.standard_normal((count, bundle.reads.width)).astype(np.float32)
     return given
+
+
+DRAWN_MS = 1_700_000_000_000
+"""When drawn candidates are scored."""

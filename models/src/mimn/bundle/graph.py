@@ -122,7 +122,7 @@ class HeadGraph:
     with a ledger what is read of it [C, R] (`mimn.bundle.reads`).
     """
 
-    form = "onnxruntime"
+    compiled = False
 
     def __init__(self, bundle: Bundle) -> None:
         self._session = open_graph(bundle, bundle.manifest.head)
@@ -172,7 +172,7 @@ class SequenceHead:
     one shared array, and the graph gets the part that the user's events need.
     """
 
-    form = "onnxruntime"
+    compiled = False
 
     def __init__(self, bundle: Bundle, event_list: EventList) -> None:
         self._session = open_graph(bundle, bundle.manifest.head)

@@ -1,4 +1,4 @@
-/* Runs a head program (mimn.rows.head_program): a head graph on one user and many candidates.
+/* Runs a head program (mimn.rows.head_code): a head graph on one user and many candidates.
  *
  * What depends on the user alone is computed once, with numbers; then candidates are scored a tile at a time, with one
  * candidate in each lane of a vector. A value of n numbers a candidate is n times a tile's vectors, so that splitting,
@@ -15,7 +15,7 @@ typedef uint64_t u64;
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* As in mimn.rows.head_program. */
+/* As in mimn.rows.head_code. */
 enum { PRODUCT, ADD, SUB, MUL, DIV, MAX, MIN, POW, CHOOSE, NEG, ABS, SQRT, RECIPROCAL, LOG, EXP, TANH, SIGMOID, SOFTPLUS,
        COPY, SUM, LENGTH, SOFTMAX, GATHER };
 enum { OF_USER, OF_CANDIDATES, CELLS };
@@ -366,12 +366,13 @@ INLINE int tile_of(const program *p, const void *const *given, i64 first, i64 co
         EACH(LOG) EACH(EXP) EACH(TANH) EACH(SIGMOID) EACH(SOFTPLUS) EACH(COPY)
         }
     i64 n = count - first < T ? count - first : T;
-    memcpy(scores + first, tile + p->result * T, (size_t)n * sizeof(float));
-    return 1;
+    float sum = 0; /* of what a product with zero tells: not a number, if a score is not finite */
+    for (i64 l = 0; l < n; l++) sum += 0.0f * (scores[first + l] = tile[p->result * T + l]);
+    return sum == 0.0f;
 }
 
 /* Scores of `count` candidates, from the inputs of the graph in its order. Returns 0 if a candidate has a cell that no user
- * has. */
+ * has, or a score is not finite. */
 int head_score(const program *p, const void *const *given, i64 count, float *scores) {
     for (i64 i = 0; i < p->input_count; i++) {
         const i32 *input = p->inputs + 3 * i;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -46,8 +47,9 @@ class HeadKernel:
         self._given = (ctypes.c_void_p * len(self._kinds))()
         self._score = built.head_score
 
-    def __call__(self, given: list[NDArray[Any]], count: int) -> NDArray[np.float32] | None:
-        """The scores of `count` candidates [count], from the graph's inputs in its order; None where a cell does not exist.
+    def __call__(self, given: Sequence[NDArray[Any]], count: int) -> NDArray[np.float32] | None:
+        """The scores of `count` candidates, from the graph's inputs in its order; None where one is not finite, or a
+        cell does not exist. → [count]
 
         Raises:
             ValueError: an input is of another type or size.

@@ -57,6 +57,8 @@ CANDIDATES = "candidates"
 """The free axis of an input."""
 ROOM = 16
 """A user's values have room up to the next multiple of this many numbers."""
+MOST_NUMBERS = 1 << 24
+"""Of a user, and of a candidate."""
 _AXES, _PIECE = 3, 6
 _OF_USER_ONLY, _OF_CANDIDATES_ONLY = {Op.POW}, {Op.SOFTMAX}
 
@@ -128,6 +130,8 @@ class HeadCode:
         if wide:
             self._rooms.append((value.place, prod(shape)))
         self._used[wide] += prod(shape) if wide else -(-prod(shape) // ROOM) * ROOM
+        if self._used[wide] > MOST_NUMBERS:
+            raise NotReadable("more numbers than a program has")
         return value
 
     def constant(self, array: NDArray[Any]) -> Value:
@@ -142,8 +146,8 @@ class HeadCode:
         """Room for the next input of the graph."""
         wide, cells = given.shape[0] == CANDIDATES, given.dtype == "int64"
         shape = [1 if size == CANDIDATES else int(size) for size in given.shape]
-        if not wide and given.dtype != "float32":
-            raise NotReadable(f"{given.name} of {given.dtype}")
+        if given.dtype != ("int64" if wide and cells else "float32") or min(shape) < 1:
+            raise NotReadable(f"{given.name} of {given.dtype} {given.shape}")
         if cells:
             value, kind = Value(True, len(self._inputs), tuple(shape), strides_of(shape), cells=True), Kind.CELLS
         else:

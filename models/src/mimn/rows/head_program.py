@@ -187,7 +187,7 @@ class _Compiler:
         else:
             each = -(-n // len(node.outputs))
             sizes = [min(each, n - at) for at in range(0, n, each)]
-        if sum(sizes) != n:
+        if sum(sizes) != n or min(sizes) < 0:
             raise NotReadable("a split of another size")
         ends = np.cumsum(sizes).tolist()
         for name, end, size in zip(node.outputs, ends, sizes, strict=True):

@@ -1,5 +1,5 @@
-"""The values of a head program: places with shapes and strides, as in numpy. Cutting, reshaping, turning and joining them
-costs nothing."""
+"""The values of a head program: places with shapes and strides, as in numpy, so that cutting, reshaping, turning and
+joining them cost nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class Value:
     """Whether it is the candidates'."""
     place: int
     shape: tuple[int, ...]
-    """For candidates: what the candidates' axis of the graph has for one of them (4 of [4 C, W]), and the axes behind."""
+    """For candidates: what the candidates' axis of the graph has for one of them (4 of [4 C, W]), and the axes behind
+    it."""
     strides: tuple[int, ...]
     lead: int = 0
     """Axes, of one, before the candidates'."""
@@ -29,6 +30,7 @@ class Value:
 
     @property
     def rank(self) -> int:
+        """Axes in the graph."""
         return self.lead + len(self.shape)
 
     @property
@@ -106,12 +108,13 @@ def parts_of(value: Value | Joined, axis: int) -> list[Value]:
 
 
 def pieces_of(lefts: Sequence[Value], rights: Sequence[Value]) -> list[tuple[int, ...]]:
-    """A product's sum cut where a part of one of its sides ends: place and strides of left, place and stride of right, and
-    how many."""
+    """A product's sum, cut where a part of one of its sides ends: place and strides of left, place and stride of right,
+    and how many numbers."""
     ends = [set(np.cumsum([part.shape[axis] for part in parts]).tolist()) for parts, axis in ((lefts, 1), (rights, 0))]
     if max(ends[0]) != max(ends[1]):
         raise NotReadable("sizes of a product")
-    pieces, begin = [], 0
+    pieces: list[tuple[int, ...]] = []
+    begin = 0
     for end in sorted(ends[0] | ends[1]):
         left, of_left = _part_at(lefts, 1, begin)
         right, of_right = _part_at(rights, 0, begin)

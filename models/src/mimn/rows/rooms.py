@@ -1,5 +1,5 @@
-"""Which places the values of a program share: those of a value that is no longer needed go to later ones, so that all of
-them stay in the processor's nearest cache."""
+"""Which places the values of a program share: those of a value that is no longer needed go to later ones, so that all
+of them stay in the processor's nearest cache."""
 
 from __future__ import annotations
 
