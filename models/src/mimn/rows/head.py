@@ -45,6 +45,9 @@ class HeadKernel:
         self._kinds = [_CELL if kind == Kind.CELLS else _FLOAT for kind in program.inputs[:, 0]]
         self._sizes = [(kind != Kind.OF_USER, int(width)) for kind, _, width in program.inputs.tolist()]
         self._given = (ctypes.c_void_p * len(self._kinds))()
+        self._known: list[NDArray[Any] | None] = [None] * len(self._kinds)
+        """The arrays that `_given` points to: a caller that fills the same ones again saves a look for their places."""
+        self._scores = np.empty(0, np.float32)
         self._score = built.head_score
 
     def __call__(self, given: Sequence[NDArray[Any]], count: int) -> NDArray[np.float32] | None:
@@ -54,12 +57,16 @@ class HeadKernel:
         Raises:
             ValueError: an input is of another type or size.
         """
-        for number, (array, kind, (many, width)) in enumerate(zip(given, self._kinds, self._sizes, strict=True)):
-            if array.size != (count * width if many else width):
-                raise ValueError(f"input {number} of the head is {array.shape}")
-            self._given[number] = place(array, kind)
-        scores = np.empty(count, np.float32)
-        return scores if self._score(self._fixed, self._given, count, place(scores, _FLOAT)) else None
+        if count != len(self._scores):
+            self._scores, self._known = np.empty(count, np.float32), [None] * len(self._kinds)
+            self._into = place(self._scores, _FLOAT)
+        for number, array in enumerate(given):
+            if array is not self._known[number]:
+                many, width = self._sizes[number]
+                if array.size != (count * width if many else width):
+                    raise ValueError(f"input {number} of the head is {array.shape}")
+                self._given[number], self._known[number] = place(array, self._kinds[number]), array
+        return self._scores.copy() if self._score(self._fixed, self._given, count, self._into) else None
 
 
 def _aligned(size: int) -> NDArray[np.float32]:
