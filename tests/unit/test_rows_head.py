@@ -20,8 +20,8 @@ from mimn.bundle import Bundle, load_bundle
 from mimn.bundle.compiled_head import PARITY, CompiledHead, compiled_head, drawn
 from mimn.bundle.graph import HeadGraph, SequenceHead, open_head
 from mimn.bundle.manifest import HEAD
-from mimn.rows.head import HeadKernel
 from mimn.rows.head_code import CANDIDATES, Input
+from mimn.rows.head_kernel import HeadKernel
 from mimn.rows.head_program import head_program
 from mimn.rows.library import FLAGS, NEEDS, build, features, file_name, library, load
 from mimn.rows.onnx_file import NotReadable, read_graph

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from mimn.bundle import manifest as m
 from mimn.bundle.bundle import Bundle
 from mimn.bundle.golden import GoldenMismatch, HeadFunction
-from mimn.rows.head import HeadKernel
 from mimn.rows.head_code import Input
+from mimn.rows.head_kernel import HeadKernel
 from mimn.rows.head_program import head_program
 from mimn.rows.library import library
 from mimn.rows.onnx_file import NotReadable, read_graph
