@@ -274,34 +274,43 @@ INLINE wide of(i32 kind, wide a, wide b) {
     }
 }
 
-INLINE void each_of(i32 kind, const i32 *c, const float *user, float *tile, const i32 R, const i32 a_is_wide, const i32 b_is_wide) {
-    const i32 T = R * LANES;
+INLINE void each_of(i32 kind, const i32 *c, const float *user, float *tile, i32 T, const i32 a_is_wide, const i32 b_is_wide) {
     for (i32 i = 0; i < c[SIZES]; i++)
         for (i32 j = 0; j < c[SIZES + 1]; j++) {
             i32 out = c[OUT] + i * c[OUT_STRIDES] + j * c[OUT_STRIDES + 1];
             i32 a = c[A] + i * c[A_STRIDES] + j * c[A_STRIDES + 1], b = c[B] + i * c[B_STRIDES] + j * c[B_STRIDES + 1];
             for (i32 k = 0; k < c[SIZES + 2]; k++, out += c[OUT_STRIDES + 2], a += c[A_STRIDES + 2], b += c[B_STRIDES + 2])
-#pragma GCC unroll 3
-                for (i32 r = 0; r < R; r++)
-                    store(tile + out * T + r * LANES, of(kind, a_is_wide ? load(tile + a * T + r * LANES) : spread(user[a]),
-                                                         b_is_wide ? load(tile + b * T + r * LANES) : spread(user[b])));
+                for (i32 l = 0; l < T; l += LANES)
+                    store(tile + out * T + l, of(kind, a_is_wide ? load(tile + a * T + l) : spread(user[a]),
+                                                 b_is_wide ? load(tile + b * T + l) : spread(user[b])));
         }
 }
 
-INLINE void each(i32 kind, const i32 *c, const float *user, float *tile, const i32 R) {
-    if (c[A_IS_WIDE] && c[B_IS_WIDE]) each_of(kind, c, user, tile, R, 1, 1);
-    else if (c[A_IS_WIDE]) each_of(kind, c, user, tile, R, 1, 0);
-    else each_of(kind, c, user, tile, R, 0, c[B_IS_WIDE]);
+#define EACH(NAME)                                                        \
+    case NAME:                                                            \
+        if (c[A_IS_WIDE] && c[B_IS_WIDE]) each_of(NAME, c, user, tile, T, 1, 1); \
+        else if (c[A_IS_WIDE]) each_of(NAME, c, user, tile, T, 1, 0);     \
+        else each_of(NAME, c, user, tile, T, 0, 1);                       \
+        break;
+#define EACH_OF_ONE(NAME) \
+    case NAME: each_of(NAME, c, user, tile, T, 1, 1); break;
+
+static void each(const i32 *c, const float *user, float *tile, i32 T) {
+    switch (c[KIND]) {
+    EACH(ADD) EACH(SUB) EACH(MUL) EACH(DIV) EACH(MAX) EACH(MIN) EACH(CHOOSE)
+    EACH_OF_ONE(NEG) EACH_OF_ONE(ABS) EACH_OF_ONE(SQRT) EACH_OF_ONE(RECIPROCAL) EACH_OF_ONE(LOG) EACH_OF_ONE(EXP)
+    EACH_OF_ONE(TANH) EACH_OF_ONE(SIGMOID) EACH_OF_ONE(SOFTPLUS) EACH_OF_ONE(COPY)
+    }
 }
 
 /* Over the innermost axis: sums, lengths and softmaxes. */
-INLINE void over(const i32 *c, float *tile, const i32 R) {
-    const i32 T = R * LANES, n = c[SIZES + 2], step = c[A_STRIDES + 2] * T, out_step = c[OUT_STRIDES + 2] * T;
+static void over(const i32 *c, float *tile, i32 T) {
+    const i32 n = c[SIZES + 2], step = c[A_STRIDES + 2] * T, out_step = c[OUT_STRIDES + 2] * T;
     for (i32 i = 0; i < c[SIZES]; i++)
         for (i32 j = 0; j < c[SIZES + 1]; j++)
-            for (i32 r = 0; r < R; r++) {
-                const float *a = tile + (c[A] + i * c[A_STRIDES] + j * c[A_STRIDES + 1]) * T + r * LANES;
-                float *out = tile + (c[OUT] + i * c[OUT_STRIDES] + j * c[OUT_STRIDES + 1]) * T + r * LANES;
+            for (i32 l = 0; l < T; l += LANES) {
+                const float *a = tile + (c[A] + i * c[A_STRIDES] + j * c[A_STRIDES + 1]) * T + l;
+                float *out = tile + (c[OUT] + i * c[OUT_STRIDES] + j * c[OUT_STRIDES + 1]) * T + l;
                 wide sum = spread(0.0f);
                 if (c[KIND] == SUM) {
                     for (i32 k = 0; k < n; k++) sum = OP(add)(sum, load(a + k * step));
@@ -346,8 +355,6 @@ static void spread_out(const float *from, i32 width, i64 first, i64 count, float
     }
 }
 
-#define EACH(NAME) case NAME: each(NAME, c, p->user, tile, R); break;
-
 INLINE int tile_of(const program *p, const void *const *given, i64 first, i64 count, float *scores, const i32 R) {
     const i32 T = R * LANES;
     float *tile = p->tile;
@@ -358,12 +365,11 @@ INLINE int tile_of(const program *p, const void *const *given, i64 first, i64 co
     for (const i32 *c = p->each; c < p->each + p->each_size; c += c[0])
         switch (c[KIND]) {
         case PRODUCT: product(c, p->user, tile, R); break;
-        case SUM: case LENGTH: case SOFTMAX: over(c, tile, R); break;
+        case SUM: case LENGTH: case SOFTMAX: over(c, tile, T); break;
         case GATHER:
             if (!gather(c, p->user, tile, given[c[B]], p->inputs[3 * c[B] + 2], first, count, T)) return 0;
             break;
-        EACH(ADD) EACH(SUB) EACH(MUL) EACH(DIV) EACH(MAX) EACH(MIN) EACH(CHOOSE) EACH(NEG) EACH(ABS) EACH(SQRT) EACH(RECIPROCAL)
-        EACH(LOG) EACH(EXP) EACH(TANH) EACH(SIGMOID) EACH(SOFTPLUS) EACH(COPY)
+        default: each(c, p->user, tile, T);
         }
     i64 n = count - first < T ? count - first : T;
     float sum = 0; /* of what a product with zero tells: not a number, if a score is not finite */
