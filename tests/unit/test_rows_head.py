@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mimn.bundle import Bundle, load_bundle
 from mimn.bundle.compiled_head import PARITY, CompiledHead, compiled_head, drawn
 from mimn.bundle.graph import HeadGraph, SequenceHead, open_head
-from mimn.bundle.manifest import HEAD
+from mimn.bundle.specs import HEAD
 from mimn.rows.head_code import CANDIDATES, Input
 from mimn.rows.head_kernel import HeadKernel
 from mimn.rows.head_program import head_program

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.bundle import manifest as m
+from mimn.bundle import specs as m
 from mimn.bundle.bundle import Bundle
 from mimn.bundle.golden import GoldenMismatch, HeadFunction
 from mimn.rows.head_code import Input

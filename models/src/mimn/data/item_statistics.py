@@ -169,6 +169,4 @@ def fold_tables(
 ) -> tuple[NDArray[np.int64], list[ItemTable]]:
     """A group for each user, and for each group the table of the train users outside of it. [U] → [U], [groups]"""
     group = np.arange(len(train_users)) % groups
-    return group, [
-        item_table(events, train_users & (group != g), types, sizes) for g in range(groups)
-    ]
+    return group, [item_table(events, train_users & (group != g), types, sizes) for g in range(groups)]
