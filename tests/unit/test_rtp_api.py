@@ -19,6 +19,7 @@ from starlette.types import Message
 from structlog.testing import capture_logs
 
 from mimn.bundle import load_bundle
+from mimn.rows.library import library
 from rtp import errors
 from rtp.app import create_app, create_service
 from rtp.doors.problems import HTTP_CODES, STATUS_TABLE
@@ -447,6 +448,10 @@ def test_the_store_is_closed_at_the_end() -> None:
 # The admin door
 
 
+HEAD_RUNS = "onnxruntime" if library() is None else "compiled"
+"""How, on this machine."""
+
+
 def test_metrics_count_what_was_answered_and_name_no_user() -> None:
     service = create_service(settings(), store=stored_user("secret-user"), runtime=model())
 
@@ -457,6 +462,7 @@ def test_metrics_count_what_was_answered_and_name_no_user() -> None:
         async with httpx.AsyncClient(transport=transport, base_url="http://admin") as admin:
             served = (await admin.get("/bundle")).json()
             assert (served["name"], served["partitions"], len(served["fingerprint"])) == ("tiny", 4, 64)
+            assert served["head"] == (await admin.get("/releases")).json()["arms"][0]["head"] == HEAD_RUNS
             assert (await admin.get("/readyz")).status_code == 200
             return (await admin.get("/metrics")).text
 
@@ -467,6 +473,7 @@ def test_metrics_count_what_was_answered_and_name_no_user() -> None:
         assert f'rtp_request_seconds_count{{status="{kind}"}} {count}.0' in text
     assert 'rtp_states_total{status="warm"} 1.0' in text
     assert "rtp_store_up 1.0" in text
+    assert f'rtp_compiled_head{{bundle="tiny/1"}} {float(HEAD_RUNS == "compiled")}' in text
     assert "secret-user" not in text
     assert text.endswith("# EOF\n")
 

@@ -438,6 +438,8 @@ def test_a_release_that_the_record_no_longer_names_is_dropped() -> None:
     asyncio.run(follow())
     assert world.served() == {"serving": "tiny/1"}
     assert len(world.in_service.namespaces) == 1
+    assert world.metrics.registry.get_sample_value("rtp_compiled_head", {"bundle": "tiny/1"}) is not None
+    assert world.metrics.registry.get_sample_value("rtp_compiled_head", {"bundle": "tiny-sketch/1"}) is None
     assert (
         world.metrics.registry.get_sample_value(
             "rtp_release", {"bundle": "tiny-sketch/1", "namespace": named(SKETCH).namespace, "role": "canary"}

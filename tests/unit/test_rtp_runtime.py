@@ -1,4 +1,4 @@
-"""The model on onnxruntime: right numbers, whatever stands beside a candidate and however many there are."""
+"""The model: right numbers, whatever stands beside a candidate and however many there are."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_costs_are_known_before_the_first_request() -> None:
 
 def test_a_bundle_that_computes_other_numbers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     real = HeadGraph.__call__
-    monkeypatch.setattr(HeadGraph, "__call__", lambda *given: real(*given) + np.float32(1e-3))
+    monkeypatch.setattr(HeadGraph, "__call__", lambda *given, **named: real(*given, **named) + np.float32(1e-3))
     with pytest.raises(GoldenMismatch):
         load_model(TINY)
 

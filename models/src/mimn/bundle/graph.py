@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from mimn.bundle import specs as m
 from mimn.bundle.bundle import Bundle
-from mimn.bundle.golden import HeadFunction, StepFunction
+from mimn.bundle.compiled_head import CompiledHead, compiled_head
+from mimn.bundle.golden import StepFunction
 from mimn.bundle.specs import BundleError, GraphSpec
 from mimn.rows.kernel import Kernel, kernel
 from mimn.rows.onnx_file import NotReadable, read_graph
@@ -121,6 +122,8 @@ class HeadGraph:
     with a ledger what is read of it [C, R] (`mimn.bundle.reads`).
     """
 
+    compiled = False
+
     def __init__(self, bundle: Bundle) -> None:
         self._session = open_graph(bundle, bundle.manifest.head)
         self._outputs = [tensor.name for tensor in bundle.manifest.head.outputs]
@@ -168,6 +171,8 @@ class SequenceHead:
     Called like `HeadGraph`, with a user's list as the state. Not thread-safe: the history's vectors are gathered into
     one shared array, and the graph gets the part that the user's events need.
     """
+
+    compiled = False
 
     def __init__(self, bundle: Bundle, event_list: EventList) -> None:
         self._session = open_graph(bundle, bundle.manifest.head)
@@ -241,13 +246,16 @@ def _compiled(bundle: Bundle, graph: StepGraph) -> CompiledStep | None:
     return step
 
 
-def open_head(bundle: Bundle) -> HeadFunction:
-    """The function that scores candidates for a user's state.
+def open_head(bundle: Bundle) -> HeadGraph | CompiledHead | SequenceHead:
+    """The function that scores candidates for a user's state: compiled where it can be.
 
     Raises:
         BundleError: as `open_graph`.
     """
-    return HeadGraph(bundle) if bundle.event_list is None else SequenceHead(bundle, bundle.event_list)
+    if bundle.event_list is not None:
+        return SequenceHead(bundle, bundle.event_list)
+    graph = HeadGraph(bundle)
+    return compiled_head(bundle, graph) or graph
 
 
 def open_graph(bundle: Bundle, spec: GraphSpec) -> onnxruntime.InferenceSession:

@@ -1,5 +1,6 @@
-"""What is compiled for the processor when a C compiler is there: the step graph, with the same bits, and what a head is
-given of candidates. Each has another form, which runs elsewhere, and is compared with it when a bundle is opened.
+"""What is compiled for the processor when a C compiler is there: the step graph, with the same bits, what a head is
+given of candidates, and the head. Each has another form, which runs elsewhere, and is compared with it when a bundle is
+opened.
 
 onnxruntime pays for each operation of a graph, however few rows it has: 25 to 30 us for a run of one row, of which the
 arithmetic is 2. And a user's events are folded one after another, so most runs are narrow. A step graph treats its
@@ -7,7 +8,11 @@ rows separately, so it is also a program on one user's row (`program`), which a 
 for one user after another. The graph defines the step: the library's bits are compared with it whenever a bundle is
 opened, and where they differ, or cannot be had, the graph runs.
 
+A head graph is a program, too (`head_program`): on one user and many candidates, a vector of candidates at a time.
+
 onnx_file  the graph    program  its instructions    kernel, rows.c  what runs them
 records, records.c  keys and events    states, states.c  digests, counters, ledgers    live  both, for a service
-candidates, lookups.c  vectors, cells and reads of candidates    library  how C sources are built, kept and loaded
+candidates, lookups.c  vectors, cells and reads of candidates
+head_program, head_values, head_code, head_kernel, head.c  the head    rooms  places that values share
+library  how C sources are built, kept and loaded
 """

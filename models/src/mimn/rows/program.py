@@ -6,7 +6,6 @@ Possible for graphs whose rows do not depend on each other and whose values have
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum, auto
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.rows.onnx_file import Graph, Node, NotReadable
+from mimn.rows.rooms import reused_rooms
 
 
 class Op(IntEnum):
@@ -309,48 +309,14 @@ def _length(true: NDArray[np.bool_]) -> int:
 
 def _with_reused_room(code: list[list[int]], rooms: list[tuple[int, int]], keep: int) -> tuple[int, int]:
     """Move values to places whose earlier values are no longer needed, in `code`. Returns how many numbers a row needs,
-    and where the last value is.
-
-    A row's values then stay in the processor's first cache.
-
-    Args:
-        code: instructions.
-        rooms: by value, its place and its size; the places rise.
-        keep: how many of the first values stay where they are: the inputs, which come from outside.
-    """
-    places = [place for place, _ in rooms]
-    last = [0] * len(rooms)
-    value_of = [[-1 if row[f] >= CONSTANT or (f == 3 and not _reads_second(row)) else bisect_right(places, row[f]) - 1
-                 for f in (1, 2, 3)] for row in code]  # fmt: skip
-    for at, values in enumerate(value_of):
-        for value in values:
-            if value >= 0:
-                last[value] = at
-    last[-1] = len(code)
-    moved, top = dict(enumerate(places[:keep])), sum(size for _, size in rooms[:keep])
-    free: list[tuple[int, int]] = []
-    live = set(range(keep))
-    for at, (row, values) in enumerate(zip(code, value_of, strict=True)):
-        out = values[0]
-        if out not in moved:
-            size = rooms[out][1]
-            fits = [room for room in free if room[1] >= size]
-            if fits:
-                place, room = min(fits, key=lambda room: room[1])
-                free.remove((place, room))
-                if room > size:
-                    free.append((place + size, room - size))
-            else:
-                place, top = top, top + size
-            moved[out] = place
-            live.add(out)
-        for field, value in zip((1, 2, 3), values, strict=True):
-            if value >= 0:
-                row[field] += moved[value] - places[value]
-        for value in [value for value in live if last[value] == at]:
-            live.remove(value)
-            free.append((moved[value], rooms[value][1]))
-    return top + VECTOR, moved[len(rooms) - 1]  # a summand is read up to the next multiple of VECTOR
+    and where the last value is (`reused_rooms`)."""
+    fields = [[f for f in (1, 2, 3) if row[f] < CONSTANT and (f != 3 or _reads_second(row))] for row in code]
+    touched = [[row[f] for f in of] for row, of in zip(code, fields, strict=True)]
+    place_of, top = reused_rooms(rooms, touched, keep, rooms[-1][0])
+    for row, of in zip(code, fields, strict=True):
+        for f in of:
+            row[f] = place_of(row[f])
+    return top + VECTOR, place_of(rooms[-1][0])  # a summand is read up to the next multiple of VECTOR
 
 
 def _reads_second(row: list[int]) -> bool:

@@ -115,6 +115,12 @@ class Metrics:
         self.bundle = Gauge(
             "rtp_bundle", "1 for the bundle that is served.", ["name", "version", "namespace"], registry=registry
         )
+        self.compiled_head = Gauge(
+            "rtp_compiled_head",
+            "1 for each release whose head is compiled, 0 for one whose head runs on onnxruntime, which costs more.",
+            ["bundle"],
+            registry=registry,
+        )
         self.releases = Gauge(
             "rtp_release",
             "1 for each release that is loaded, by role: the name of its arm, `shadow:` and the name, or `standby` "

@@ -181,4 +181,6 @@ def announce(release: Release, metrics: Metrics) -> None:
     model, namespace = release.model, release.keys.namespace
     metrics.bundle.clear()
     metrics.bundle.labels(model.name, model.version, namespace).set(1)
-    log.info("serving", bundle=release.bundle, namespace=namespace)
+    metrics.compiled_head.clear()
+    metrics.compiled_head.labels(release.bundle).set(model.compiled)
+    log.info("serving", bundle=release.bundle, namespace=namespace, compiled_head=model.compiled)

@@ -290,10 +290,12 @@ class RolloutFollower:
         metrics.bundle.clear()
         metrics.bundle.labels(serving.model.name, serving.model.version, serving.keys.namespace).set(1)
         metrics.releases.clear()
+        metrics.compiled_head.clear()
         roles = [(arm.release, arm.name) for arm in traffic.arms]
         roles += [(arm.release, f"shadow:{arm.name}") for arm in traffic.shadows]
         for release, role in [*roles, *((release, "standby") for release in standby)]:
             metrics.releases.labels(release.bundle, release.keys.namespace, role).set(1)
+            metrics.compiled_head.labels(release.bundle).set(release.model.compiled)
         metrics.releases_refused.clear()
         for refused in self.refused:
             metrics.releases_refused.labels(refused.bundle).set(1)

@@ -1,4 +1,4 @@
-"""The model on onnxruntime: a bundle, its head graph, and the candidate counts that the graph is run at.
+"""The model: a bundle, its head, compiled or on onnxruntime, and the candidate counts that the head is run at.
 
 Candidates are padded to one of a few counts (buckets), so that the graph meets only shapes that were warmed up, and the
 input of each bucket is one array that is overwritten for every request.
@@ -44,6 +44,7 @@ class OnnxModel:
         """
         self._bundle = bundle
         self._head = open_head(bundle)
+        self.compiled = self._head.compiled
         bundle.golden.verify_request(bundle.request.vector)
         bundle.golden.verify_head(self._head, bundle.candidates, bundle.initial_state, bundle.sketch, bundle.reads)
         self.initial_state = bundle.initial_state

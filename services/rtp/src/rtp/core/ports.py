@@ -104,6 +104,11 @@ class Model(Protocol):
         """Whether scores are click probabilities."""
         ...
 
+    @property
+    def compiled(self) -> bool:
+        """Whether the head is compiled; if not, it runs on onnxruntime."""
+        ...
+
     def cost_s(self, candidates: int) -> float:
         """About how long `score` takes for `candidates` candidates, in seconds."""
         ...

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import Request, Response
 
 from mimn.release import size
+from rtp.core.ports import Model
 from rtp.doors.guard import GuardedApp
 from rtp.doors.health import add_health
 from rtp.doors.problems import PROBLEM_JSON, Row, add_problems, problem_response
@@ -90,7 +91,17 @@ def _arm(arm: Arm) -> dict[str, Any]:
 
 
 def _bundle(release: Release) -> dict[str, Any]:
-    return {"bundle": release.bundle, "manifest": release.model.sha256, "namespace": release.keys.namespace}
+    return {
+        "bundle": release.bundle,
+        "manifest": release.model.sha256,
+        "namespace": release.keys.namespace,
+        "head": _head(release.model),
+    }
+
+
+def _head(model: Model) -> str:
+    """What runs the model's head."""
+    return "compiled" if model.compiled else "onnxruntime"
 
 
 def _served(release: Release) -> dict[str, Any]:
@@ -103,5 +114,6 @@ def _served(release: Release) -> dict[str, Any]:
         "user": list(model.request.names["user"]),
         "context": list(model.request.names["context"]),
         "calibrated": model.calibrated,
+        "head": _head(model),
         "partitions": len(release.progress.partitions) if release.progress else None,
     }

@@ -1,0 +1,76 @@
+"""The compiled form of a head program (head.c): one call scores all candidates of a request."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimn.rows.candidates import place
+from mimn.rows.head_code import HeadProgram, Kind
+
+_MOST_LANES = 48
+"""Of a tile."""
+_SLACK = 64
+"""Numbers behind the last value."""
+_FLOAT, _CELL = np.dtype(np.float32), np.dtype(np.int64)
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("once", "each", "inputs", "user", "tile")),
+        *((name, ctypes.c_int64) for name in ("once_size", "each_size", "input_count", "result")),
+    )
+
+
+class HeadKernel:
+    """Runs one program. Not for two threads at once: it has one array of values."""
+
+    def __init__(self, program: HeadProgram, built: ctypes.CDLL) -> None:
+        user = np.zeros(program.user + _SLACK, np.float32)
+        user[: len(program.constants)] = program.constants
+        tile = _aligned(program.rows * _MOST_LANES)
+        self._kept = program, user, tile
+        self._struct = _Program(
+            *(array.ctypes.data for array in (program.once, program.each, program.inputs, user, tile)),
+            len(program.once),
+            len(program.each),
+            len(program.inputs),
+            program.result,
+        )
+        self._fixed = ctypes.addressof(self._struct)
+        self._kinds = [_CELL if kind == Kind.CELLS else _FLOAT for kind in program.inputs[:, 0]]
+        self._sizes = [(kind != Kind.OF_USER, int(width)) for kind, _, width in program.inputs.tolist()]
+        self._given = (ctypes.c_void_p * len(self._kinds))()
+        self._known: list[NDArray[Any] | None] = [None] * len(self._kinds)
+        """The arrays that `_given` points to: a caller that fills the same ones again saves a look for their places."""
+        self._scores = np.empty(0, np.float32)
+        self._score = built.head_score
+
+    def __call__(self, given: Sequence[NDArray[Any]], count: int) -> NDArray[np.float32] | None:
+        """The scores of `count` candidates, from the graph's inputs in its order; None where one is not finite, or a
+        cell does not exist. → [count]
+
+        Raises:
+            ValueError: an input is of another type or size.
+        """
+        if count != len(self._scores):
+            self._scores, self._known = np.empty(count, np.float32), [None] * len(self._kinds)
+            self._into = place(self._scores, _FLOAT)
+        for number, array in enumerate(given):
+            if array is not self._known[number]:
+                many, width = self._sizes[number]
+                if array.size != (count * width if many else width):
+                    raise ValueError(f"input {number} of the head is {array.shape}")
+                self._given[number], self._known[number] = place(array, self._kinds[number]), array
+        return self._scores.copy() if self._score(self._fixed, self._given, count, self._into) else None
+
+
+def _aligned(size: int) -> NDArray[np.float32]:
+    """Zeros that begin a line of the processor's cache."""
+    room = np.zeros(size + _SLACK, np.float32)
+    begin = -(room.ctypes.data // 4) % 16
+    return room[begin : begin + size]
