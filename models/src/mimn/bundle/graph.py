@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mimn.bundle import specs as m
 from mimn.bundle.bundle import Bundle
-from mimn.bundle.compiled_head import CompiledHead, compiled_head
+from mimn.bundle.compiled_head import compiled_head
 from mimn.bundle.golden import StepFunction
 from mimn.bundle.specs import BundleError, GraphSpec
 from mimn.rows.kernel import Kernel, kernel
@@ -113,6 +113,16 @@ class CompiledStep:
                     sound[at[~finite]] = False
             first, depth = at + 1, depth[stopped] - done[stopped] - 1
         return sound
+
+
+class Head(Protocol):
+    """What scores candidates: `HeadGraph`, its compiled form, or `SequenceHead`; their calls say what they take."""
+
+    compiled: bool
+    """Whether compiled code runs instead of onnxruntime."""
+
+    def __call__(self, *inputs: Any, **more: Any) -> NDArray[np.float32]:
+        """The click probability of each candidate. → [C]"""
 
 
 class HeadGraph:
@@ -246,7 +256,7 @@ def _compiled(bundle: Bundle, graph: StepGraph) -> CompiledStep | None:
     return step
 
 
-def open_head(bundle: Bundle) -> HeadGraph | CompiledHead | SequenceHead:
+def open_head(bundle: Bundle) -> Head:
     """The function that scores candidates for a user's state: compiled where it can be.
 
     Raises:
