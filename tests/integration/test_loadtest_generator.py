@@ -27,6 +27,7 @@ from localstack.ports import free_port
 from support.certificates import Certificates, TlsFront
 from support.wayward_server import server
 
+pytestmark = pytest.mark.alone
 ROOT = Path(__file__).resolve().parents[2]
 ASKING = Population(bundle=ROOT / "tests/fixtures/bundle_tiny/tiny/1", users=5, candidates=2)
 BEFORE = 21
@@ -192,8 +193,6 @@ ENDED_BY_A_USER = """
 import json, os, signal, sys
 from loadtest.generator import Asking, Generator
 from loadtest.schedule import Schedule, fixed
-
-pytestmark = pytest.mark.alone
 
 class Bodies(list):
     def __getitem__(self, n):
