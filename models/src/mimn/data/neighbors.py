@@ -18,7 +18,7 @@ from scipy.sparse import csr_matrix
 from mimn.bundle.item_table import Neighbors
 
 MOST_ITEMS = 10_000
-"""Rarer items have no neighbors and are none: a matrix of so many items squared takes 0.8 GB."""
+"""Rarer items have no neighbors and are none. A matrix of so many items squared takes 0.8 GB, and there are two."""
 ROWS_AT_ONCE = 512
 
 Floats = NDArray[np.float64]

@@ -157,7 +157,7 @@ def drawn_table(config: ModelConfig, item_ids: Ids, random: np.random.Generator)
         return None
     rows = len(item_ids) + 1
     neighbors = None
-    if config.ledger_neighbors:
+    if "neighbors" in config.read_groups:
         shape = rows, config.ledger_neighbors
         drawn = random.integers(0, rows, shape, dtype=np.int32)
         neighbors = Neighbors(drawn, random.normal(size=shape).astype(np.float32))
