@@ -155,7 +155,7 @@ def test_training_reads_each_window_as_a_fold_of_its_events_and_by_the_table_wit
     groups, tables = fold_tables(
         events, train, item_types(events, NO_FIELDS, ("category",)), TableSizes(3, 1), groups=3
     )
-    plan = WindowPlan(length=50, per_user=2, occasions=4, min_history=5)
+    plan = WindowPlan(length=50, per_user=2, occasions=4, min_history=5, negatives=2)
     sampler = WindowSampler(
         events,
         vocabulary,
@@ -173,7 +173,7 @@ def test_training_reads_each_window_as_a_fold_of_its_events_and_by_the_table_wit
             start, position = int(batch.start[w]), int(batch.position[w, p])
             table = tables[groups[events.user_index[start]]]
             target = batch.target[w, p]
-            ids = np.array([[events.item_id[target], batch.drawn_id[w, p]]])
+            ids = np.array([[events.item_id[target], *batch.drawn_id[w, p]]])
             now = events.timestamp[[target]] * events.unit_ms
             asked = Questions(np.zeros(1, int), np.array([position]), ids, now)
             one = LedgerReader([known.reads(table)], events).read(np.array([start]), np.array([position]), asked)

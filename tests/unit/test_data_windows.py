@@ -87,6 +87,20 @@ def test_no_negative_is_in_the_basket_of_its_target() -> None:
     assert not any((int(events.occasion[row]), int(item)) in bought for row, item in zip(targets, drawn, strict=True))
 
 
+def test_each_target_has_as_many_negatives_as_the_plan_says() -> None:
+    events, vocabulary, windows = sampler(msgspec.structs.replace(PLAN, negatives=3))
+    bought = set(zip(events.occasion.tolist(), events.item_id.tolist(), strict=True))
+    rows, checked = vocabulary.embedding_ids(1).item_rows(events.item_id), 0
+    for batch in windows.epoch(np.random.default_rng(0), 8):
+        assert batch.target_item.shape == batch.target_category.shape == (*batch.position.shape, 4)
+        np.testing.assert_array_equal(batch.target_item[..., 0], rows[batch.target])
+        np.testing.assert_array_equal(vocabulary.items[batch.target_item[..., 1:] - 1], batch.drawn_id)
+        for target, drawn in zip(batch.target.flat, batch.drawn_id.reshape(-1, 3), strict=True):
+            assert not any((int(events.occasion[target]), int(item)) in bought for item in drawn)
+            checked += len(set(drawn.tolist())) > 1
+    assert checked > 100, "the negatives of a target are one item"
+
+
 def test_negatives_are_drawn_by_popularity() -> None:
     events, vocabulary, windows = sampler(users=200)
     drawn = np.concatenate([windows.negatives(np.arange(len(events)), np.random.default_rng(s)) for s in range(4)])
@@ -152,7 +166,7 @@ def test_a_plan_that_no_user_satisfies_is_refused() -> None:
         windows.epoch(np.random.default_rng(0), 8)
 
 
-@pytest.mark.parametrize("field", ["length", "per_user", "occasions", "rows_per_occasion", "min_history"])
+@pytest.mark.parametrize("field", ["length", "per_user", "occasions", "rows_per_occasion", "min_history", "negatives"])
 def test_a_plan_names_the_field_that_is_out_of_range(field: str) -> None:
     with pytest.raises(ValueError, match=field):
         msgspec.structs.replace(PLAN, **{field: 0})
@@ -169,9 +183,10 @@ def test_histories_are_the_latest_events_left_aligned() -> None:
 def test_with_a_sketch_a_batch_says_which_cells_were_touched_and_when() -> None:
     events, vocabulary, _ = sampler()
     ids, sketch = vocabulary.embedding_ids(1), Sketch(4, 1009, (0,))
-    windows = WindowSampler(events, vocabulary, ids, parts_of(events.users) == 0, PLAN, sketch=sketch)
+    several = msgspec.structs.replace(PLAN, negatives=2)
+    windows = WindowSampler(events, vocabulary, ids, parts_of(events.users) == 0, several, sketch=sketch)
     category_of = dict(zip(ids.item_rows(events.item_id).tolist(), events.category_id.tolist(), strict=True))
-    without = [batch.item for batch in epoch(5)]
+    without = [batch.item for batch in epoch(5, several)]
     for batch, same in zip(windows.epoch(np.random.default_rng(5), 8), without, strict=True):
         assert batch.sketch is not None
         np.testing.assert_array_equal(batch.item, same)

@@ -29,6 +29,7 @@ from mimn.run import RunConfig
 from mimn.scoring import predict
 from mimn.training import loop
 from mimn.training.folder import TrainingFailed
+from mimn.training.processes import ALONE
 from mimn.training.schedule import Epoch, Measure, Schedule
 from support import datasets
 
@@ -170,6 +171,22 @@ def test_data_without_a_validation_user_is_refused_before_anything_is_written(
     with pytest.raises(DataError, match=r"no validation user of synthetic has a target .* too few users"):
         train.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_negatives_of_a_target_weigh_as_much_as_it(folder: Path) -> None:
+    config = smoke_config(folder)
+    config = msgspec.structs.replace(config, windows=msgspec.structs.replace(config.windows, negatives=3))
+    data = run.load_data(config.data)
+    task = train.DrawnNegatives(config, data, data.vocabulary.embedding_ids(config.data.min_users), ALONE)
+    batches = [step.batch for step in task.steps(np.random.default_rng(0))]
+    for batch in batches:
+        assert batch is not None
+        assert batch.weights is not None
+        assert batch.labels.shape == batch.candidate_items.shape == (*batch.positions.shape, 4)
+        assert batch.labels.flatten(0, 1).unique(dim=0).tolist() == [[1, 0, 0, 0]]
+        of_target, of_drawn = batch.weights[..., 0], batch.weights[..., 1:].sum(-1)
+        assert set(of_target.unique().tolist()) <= {0, 1}
+        np.testing.assert_allclose(of_drawn, of_target, rtol=1e-6)
 
 
 def test_training_and_validation_use_the_first_sampling_and_evaluation_all(folder: Path) -> None:

@@ -101,13 +101,16 @@ def test_no_thread_of_the_group_is_left_when_a_process_ends(tmp_path: Path) -> N
 def test_the_shares_of_a_batch_add_up_to_its_gradient(tmp_path: Path) -> None:
     drawn(tmp_path)
     config = run.read_config(tmp_path / "drawn.toml")
-    config = run.decode_config(config.to_toml().replace("auxiliary_loss = false", "auxiliary_loss = true"), "here")
+    text = config.to_toml().replace("auxiliary_loss = false", "auxiliary_loss = true")
+    config = run.decode_config(text.replace("negatives = 1", "negatives = 2"), "here")
+    assert config.windows.negatives == 2
     data = run.load_data(config.data)
     ids = data.vocabulary.embedding_ids(config.data.min_users)
     torch.manual_seed(0)
     model = untrained(config.architecture, len(ids.items) + 1, len(ids.categories) + 1).double()
     task = DrawnNegatives(config, data, ids, ALONE)
     batch = next(iter(task._sampler.epoch(np.random.default_rng(0), 32)))
+    assert batch.target_item.shape[-1] == 3
 
     def gradient(share: slice) -> torch.Tensor:
         model.zero_grad()

@@ -210,6 +210,8 @@ def to_tensors(batch: windows.Batch, *, auxiliary: bool) -> Batch:
     """The sampler's arrays as the model's batch."""
     labels = torch.zeros(batch.target_item.shape)
     labels[..., 0] = 1.0
+    weights = torch.from_numpy(batch.weight).unsqueeze(-1).expand_as(labels).clone()
+    weights[..., 1:] /= labels.shape[-1] - 1
     return Batch(
         items=torch.from_numpy(batch.item),
         categories=torch.from_numpy(batch.category),
@@ -218,7 +220,7 @@ def to_tensors(batch: windows.Batch, *, auxiliary: bool) -> Batch:
         candidate_items=torch.from_numpy(batch.target_item),
         candidate_categories=torch.from_numpy(batch.target_category),
         labels=labels,
-        weights=torch.from_numpy(batch.weight).unsqueeze(-1).expand_as(labels),
+        weights=weights,
         actions=None if batch.action is None else torch.from_numpy(batch.action),
         negative_items=torch.from_numpy(batch.foreign_item) if auxiliary else None,
         negative_categories=torch.from_numpy(batch.foreign_category) if auxiliary else None,

@@ -45,11 +45,13 @@ class WindowPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Targets per occasion, different rows of it."""
     min_history: int = 20
     """Events of the window that must precede a target."""
+    negatives: int = 1
+    """Drawn items beside each target. Together they weigh as much as it does."""
     without: tuple[date, date] | None = None
     """Days (UTC) without targets, from the first to before the second. Their events stay in the histories."""
 
     def __post_init__(self) -> None:
-        for name in ("length", "per_user", "occasions", "rows_per_occasion", "min_history"):
+        for name in ("length", "per_user", "occasions", "rows_per_occasion", "min_history", "negatives"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.min_history >= self.length:
@@ -67,7 +69,7 @@ class SketchBatch:
     time: Ints
     """[W, T], ms."""
     target_address: Ints
-    """[W, P, 2, A]"""
+    """[W, P, C, A]"""
     target_time: Ints
     """[W, P], ms"""
     weight: NDArray[np.float32] | None = None
@@ -91,9 +93,9 @@ class Batch:
     position: Ints
     """[W, P]"""
     target_item: Ints
-    """[W, P, 2]: the real item and the drawn one."""
+    """[W, P, C]: the real item and the drawn ones."""
     target_category: Ints
-    """[W, P, 2]"""
+    """[W, P, C]"""
     weight: NDArray[np.float32]
     """[W, P]: 1, or 0 for a repetition."""
     foreign_item: Ints
@@ -105,11 +107,11 @@ class Batch:
     start: Ints
     """[W]: the events' row in which each window begins."""
     drawn_id: Ints
-    """[W, P]: ids of the drawn items."""
+    """[W, P, C - 1]: ids of the drawn items."""
     sketch: SketchBatch | None = None
     """Only with a sketch."""
     reads: NDArray[np.float32] | None = None
-    """[W, P, 2, R]: what the head reads of the ledger; only with one."""
+    """[W, P, C, R]: what the head reads of the ledger; only with one."""
     action: Ints | None = None
     """[W, T]: numbers on the wire; only if the data set has actions."""
 
@@ -272,7 +274,9 @@ class WindowSampler:
         weight = (np.arange(int(counts.max())) < counts[:, np.newaxis]).astype(np.float32)
         targets = np.concatenate([window.targets for window in windows])
         flat = np.concatenate([[0], np.cumsum(counts)[:-1]])[:, np.newaxis] + grid
-        drawn = self.negatives(targets, rng)
+        drawn = self.negatives(np.repeat(targets, self._plan.negatives), rng).reshape(len(targets), -1)
+        items = np.column_stack([self._item_rows[targets], self._vocabulary_item_rows[drawn]])
+        categories = np.column_stack([self._category_rows[targets], self._vocabulary_category_rows[drawn]])
         foreign = rng.integers(len(self._vocabulary.items), size=item.shape)
         start = np.array([window.start for window in windows])
         return Batch(
@@ -280,8 +284,8 @@ class WindowSampler:
             category=category,
             length=length,
             position=self._events.history_end[targets][flat] - start[:, np.newaxis],
-            target_item=np.stack([self._item_rows[targets], self._vocabulary_item_rows[drawn]], 1)[flat],
-            target_category=np.stack([self._category_rows[targets], self._vocabulary_category_rows[drawn]], 1)[flat],
+            target_item=items[flat],
+            target_category=categories[flat],
             weight=weight,
             foreign_item=self._vocabulary_item_rows[foreign],
             foreign_category=self._vocabulary_category_rows[foreign],
@@ -305,7 +309,7 @@ class WindowSampler:
             asked = Questions(
                 history=np.concatenate([first + w for first, (w, _) in zip(windows[:-1], real, strict=True)]),
                 position=position,
-                items=np.stack([self._events.item_id[targets], drawn], 1),
+                items=np.column_stack([self._events.item_id[targets], drawn]),
                 now_ms=self._events.timestamp[targets] * self._events.unit_ms,
             )
             start, length = (np.concatenate([getattr(batch, name) for batch in some]) for name in ("start", "length"))
@@ -326,8 +330,8 @@ class WindowSampler:
             rows = slice(window.start, window.start + window.length)
             item[w, : window.length], category[w, : window.length] = events.item_id[rows], events.category_id[rows]
             time[w, : window.length] = events.timestamp[rows] * events.unit_ms
-        asked = np.stack([events.item_id[targets], vocabulary.items[drawn]], 2)
-        of_asked = np.stack([events.category_id[targets], vocabulary.item_category[drawn]], 2)
+        asked = np.concatenate([events.item_id[targets][..., np.newaxis], vocabulary.items[drawn]], 2)
+        of_asked = np.concatenate([events.category_id[targets][..., np.newaxis], vocabulary.item_category[drawn]], 2)
         return SketchBatch(
             address=addresses_of(self._sketch, self._ids, item, category),
             time=time,
