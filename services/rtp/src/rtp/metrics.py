@@ -50,9 +50,7 @@ class Metrics:
             ["status", "code"],
             registry=registry,
         )  # fmt: skip
-        self.states = Counts(
-            "rtp_states", "Scored requests by what the score rests on.", ["status"], registry=registry
-        )
+        self.states = Counts("rtp_states", "Scored requests by what the score rests on.", ["status"], registry=registry)
         self.partial = Counts(
             "rtp_partial_states", "Scored requests whose state may lack events.", registry=registry
         ).labels()

@@ -22,7 +22,7 @@ from access import KeyRing, ListenerTls
 from rtp.core.admission import Admission
 from rtp.doors.direct import Predict
 from rtp.doors.guard import GuardedApp
-from rtp.doors.problems import Answer, Headers
+from rtp.doors.problems import Headers
 from rtp.doors.protocol import bounded, cut_late
 from rtp.doors.sharing import SharedListener
 from rtp.errors import ReloadRefused, RtpError

@@ -101,7 +101,7 @@ class PredictDoor:
         scored: Scored | None = None
         try:
             deadline, declared_bytes, given = self._head(headers, arrived)
-            if type(body) is not bytes:
+            if not isinstance(body, bytes):
                 body = await self._received(body, declared_bytes, deadline)
             elif len(body) > self._max_body_bytes:
                 raise _too_large(self._max_body_bytes)

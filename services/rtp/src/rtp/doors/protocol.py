@@ -109,9 +109,7 @@ class BoundedProtocol(HttpToolsProtocol):
         all other cases it ends now. (uvicorn always ends it now, and logs an error for each answer not sent yet.)"""
         if self.cycle is None or self.cycle.response_complete:
             return False
-        if (
-            not self._arriving and self.transport.get_extra_info("sslcontext") is None
-        ):  # TLS cannot be half closed
+        if not self._arriving and self.transport.get_extra_info("sslcontext") is None:  # TLS cannot be half closed
             self.cycle.keep_alive = False
             return True
         self.cycle.disconnected = True
@@ -119,7 +117,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return False
 
     def on_message_begin(self) -> None:
-        """A request's first byte. uvicorn would make the scope here; `_by_asgi` has it made where there is need of it."""
+        """A request's first byte. uvicorn makes the scope here; `_by_asgi` does it for requests that need one."""
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
