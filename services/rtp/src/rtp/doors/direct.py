@@ -36,8 +36,9 @@ class DirectCycle:
 def compose(
     status: int, headers: Headers, body: bytes, *, default_headers: Headers, keep_alive: bool
 ) -> tuple[bytes, bool]:
-    """An answer as it goes over the wire, and whether the connection is kept after it. Headers are not checked: they are
-    the service's own. `default_headers` are the server's; a process that drains tells its clients there to close."""
+    """An answer as it goes over the wire, and whether the connection is kept after it. Headers are not checked: they
+    are the service's own. `default_headers` are the server's; a process that drains tells its clients there to close.
+    """
     pieces = [STATUS_LINE[status]]
     for name, value in (*default_headers, *headers) if default_headers else headers:
         pieces += (name, b": ", value, b"\r\n")

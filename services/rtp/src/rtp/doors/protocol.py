@@ -79,6 +79,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._over = False
         self._shed: RtpError | None = None
         self._arrived = 0.0
+        self._hosts: list[bytes] | None = None
+        """The one Host of an earlier request."""
         self._body: list[bytes] | None = None
         """What is there of the body of a prediction that is not passed on to the application yet."""
 
@@ -152,8 +154,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self._body = []
 
     def _has_host(self, hosts: list[bytes]) -> bool:
-        if len(hosts) == 1:
-            return _HOST.fullmatch(hosts[0]) is not None
+        if hosts == self._hosts:  # as in the request before
+            return True
+        if len(hosts) == 1 and _HOST.fullmatch(hosts[0]) is not None:
+            self._hosts = hosts
+            return True
         return not hosts and self.parser.get_http_version() == "1.0"
 
     def _predicts(self) -> bool:
