@@ -4,6 +4,8 @@ Host, and the refusal of a request as soon as its headers are there when the pro
 All of it comes before routes and keys, because a head of a gigabyte, or one byte a minute, needs neither, and because
 refusing must cost next to nothing: at five times the load that can be served, four of five requests are refused.
 `rtp.doors.listeners` looks for late connections about once a second; a request in time costs a comparison and a sum.
+
+A prediction that has arrived whole is answered here (`rtp.doors.direct`). All else goes to the application, by ASGI.
 """
 
 from __future__ import annotations
