@@ -21,13 +21,13 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import redis
+from msgspec.structs import replace
 
 from loadtest.feeder import produce
 from localstack.servers import DevBroker, Valkey

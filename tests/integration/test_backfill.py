@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from conftest import MakeTopics, RedisForTest
 from mimn.state import Keys, decode_progress, decode_state, encode_state, user_hash

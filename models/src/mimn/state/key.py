@@ -7,6 +7,7 @@ can write states and progress in a cluster, too.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from struct import unpack
 
 NAMESPACE_DIGITS = 16
 _M = 0x5BD1E995
@@ -18,10 +19,9 @@ def murmur2(key: bytes) -> int:
     length = len(key)
     h = 0x9747B28C ^ length
     whole = length & ~3
-    for i in range(0, whole, 4):
-        k = int.from_bytes(key[i : i + 4], "little") * _M & _MASK
-        k = (k ^ (k >> 24)) * _M & _MASK
-        h = (h * _M & _MASK) ^ k
+    for word in unpack(f"<{length // 4}I", key[:whole]):
+        k = word * _M & _MASK
+        h = (h * _M ^ (k ^ (k >> 24)) * _M) & _MASK
     if tail := key[whole:]:
         h = (h ^ int.from_bytes(tail, "little")) * _M & _MASK
     h = (h ^ (h >> 13)) * _M & _MASK

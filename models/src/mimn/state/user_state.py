@@ -4,14 +4,13 @@ new one."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 
-@dataclass(frozen=True, slots=True)
-class StateHeader:
+class StateHeader(msgspec.Struct, frozen=True):
     """Everything in a stored state except its tensors."""
 
     user: int
@@ -57,8 +56,7 @@ def header_rows(headers: Sequence[StateHeader]) -> NDArray[np.void]:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class UserState:
+class UserState(msgspec.Struct, frozen=True):
     """A state: header and tensors. Invariant: `tensors` is the fold of exactly the `event_count` events that
     `header.digest` names, in order, starting from the bundle's initial state."""
 

@@ -177,7 +177,18 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
             guarded.guard = Guard(rules, keys, metrics)
     if keys is not None:
         metrics.keys.set_function(lambda: len(keys))
-    return Service(app, admin, _tls(settings.http), _tls(settings.admin), refused, door.shed, reloader, keys, lifecycle)
+    return Service(
+        app=app,
+        admin=admin,
+        tls=_tls(settings.http),
+        admin_tls=_tls(settings.admin),
+        refused=refused,
+        shed=door.shed,
+        predict=app.answer,
+        reloader=reloader,
+        keys=keys,
+        lifecycle=lifecycle,
+    )
 
 
 def _tls(listener: TlsListener) -> ListenerTls | None:

@@ -12,7 +12,7 @@ from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, genera
 from access import Admission
 from mimn.bundle.request_fields import RequestVector
 from rtp.core.fold_progress import Status
-from rtp.tally import Tallies, Tally
+from rtp.tally import Count, Counts, Tallies, Tally
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _DIFFERENCE = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -24,7 +24,7 @@ _LATENCY_S = (0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.
 class ArmMetrics:
     """The metrics of one arm with one bundle, looked up once."""
 
-    state_of: Mapping[Status, Counter]
+    state_of: Mapping[Status, Count]
     head_seconds: Tally
 
 
@@ -43,17 +43,17 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        self.answers = Counter(
+        self.answers = Counts(
             "rtp_answers",
             "Answers of /predict and of requests refused before their path was read, by HTTP status and problem code "
             "(empty for 200).",
             ["status", "code"],
             registry=registry,
         )  # fmt: skip
-        self.states = Counter(
-            "rtp_states", "Scored requests by what the score rests on.", ["status"], registry=registry
-        )
-        self.partial = Counter("rtp_partial_states", "Scored requests whose state may lack events.", registry=registry)
+        self.states = Counts("rtp_states", "Scored requests by what the score rests on.", ["status"], registry=registry)
+        self.partial = Counts(
+            "rtp_partial_states", "Scored requests whose state may lack events.", registry=registry
+        ).labels()
         self.unreadable = Counter(
             "rtp_unreadable_states", "Stored values that could not be used, by error.", ["error"], registry=registry
         )
@@ -79,15 +79,15 @@ class Metrics:
         self.head_seconds = Tallies(
             "rtp_head_seconds", "Looking candidates up and running the head.", buckets=_LATENCY_S, registry=registry
         ).labels()
-        self.candidates = Counter("rtp_candidates", "Candidates scored.", registry=registry)
-        self.fields = Counter(
+        self.candidates = Counts("rtp_candidates", "Candidates scored.", registry=registry).labels()
+        self.fields = Counts(
             "rtp_request_fields",
             "Scored requests by field: with a value that training did not see (unknown), without one (missing), or "
             "with one that only another release of the rollout record reads (ignored).",
             ["field", "value"],
             registry=registry,
         )
-        self._field_of: dict[tuple[str, str], Counter] = {}
+        self._field_of: dict[tuple[str, str], Count] = {}
         self.in_flight = Gauge("rtp_in_flight", "Requests between acceptance and answer.", registry=registry)
         self.tasks = Gauge(
             "rtp_tasks",
@@ -145,7 +145,7 @@ class Metrics:
             "1 if the last look at the rollout record was good: read, or found absent before one was ever seen.",
             registry=registry,
         )
-        self.arm_scored = Counter(
+        self.arm_scored = Counts(
             "rtp_arm_scored", "Scored requests by arm, bundle, and what the score rests on.",
             ["arm", "bundle", "state"], registry=registry,
         )  # fmt: skip

@@ -33,6 +33,11 @@ class Release:
 
     model: Model
     namespace: Namespace
+    bundle: str = field(init=False)
+    """`<name>/<version>`."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bundle", f"{self.model.name}/{self.model.version}")
 
     @classmethod
     def of(cls, model: Model, *, prefix: str, generation: int, known: Iterable[Namespace] = ()) -> Release:
@@ -49,11 +54,6 @@ class Release:
     def progress(self) -> FoldProgress | None:
         """How far its states are folded."""
         return self.namespace.progress
-
-    @property
-    def bundle(self) -> str:
-        """`<name>/<version>`."""
-        return f"{self.model.name}/{self.model.version}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

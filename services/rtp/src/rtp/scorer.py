@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mimn.bundle.request_fields import RequestVector
 from mimn.state import StateError, UserState, decode_state, user_hash
 from rtp.core.admission import Admission
 from rtp.core.fields import request_vector
@@ -20,7 +21,7 @@ from rtp.core.shadowing import ShadowBudget
 from rtp.errors import DeadlineMissed, StateUnavailable, StoreError
 from rtp.head_queue import HeadQueue
 from rtp.metrics import Metrics
-from rtp.release import InService, Release
+from rtp.release import Arm, InService, Release
 from rtp.shadows import Shadows
 
 PATIENCE = 2 / 3
@@ -28,8 +29,7 @@ PATIENCE = 2 / 3
 fires late, and for encoding and sending, so that a request that gives up on the store is still answered in time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scored:
+class Scored(msgspec.Struct, frozen=True):
     """Scores, the model that gave them, and what they rest on."""
 
     scores: NDArray[np.float32]
@@ -96,45 +96,49 @@ class Scorer:
             DeadlineMissed: there was no time left to score.
             ScoringFailed: the model failed.
         """
+        clock = self._clock
         arm, shadow = self._in_service.traffic.route(request.user_id)
         release = arm.release
         model = release.model
         fields = request_vector(model.request, request, arm.of_others)
         cost_s = model.cost_s(len(request.item_ids))
-        now = self._clock()
+        now = clock()
         remaining_s = deadline - now
-        self._admission.admit(cost_s, remaining_s, self._queue.age_s(now))
+        admission = self._admission
+        admission.admit(cost_s, remaining_s, self._queue.age_s(now))
         try:
             # Requests that give up on a store at the same time are scored one after another: leave time for them all.
-            state, report = await self._state(
-                release, request.user_id, PATIENCE * (remaining_s - self._admission.ahead_s)
-            )
+            state, report = await self._state(release, request.user_id, PATIENCE * (remaining_s - admission.ahead_s))
             if request.require_state and report.status is Status.UNAVAILABLE:
                 raise StateUnavailable("the store does not give this user's state, and the request requires it")
-            ready = self._clock()
+            ready = clock()
             await self._queue.turn(ready)
-            began = self._clock()
+            began = clock()
             # No scores rather than late ones, at the cost of those behind in the line.
-            if began >= deadline or (self._admission.in_flight > 1 and began + cost_s > deadline):
+            if began >= deadline or (admission.in_flight > 1 and began + cost_s > deadline):
                 raise DeadlineMissed("the deadline passed before the candidates could be scored")
             scores = model.score(request.item_ids, request.category_ids, state, fields.values, self._wall_ms())
         finally:
-            self._admission.leave(cost_s)
-        metrics = self._metrics
-        took_s = self._clock() - began
-        metrics.turn_seconds.observe(began - ready)
-        metrics.head_seconds.observe(took_s)
-        metrics.state_of[report.status].inc()
-        of_arm = metrics.of_arm(arm.name, release.bundle)
-        of_arm.state_of[report.status].inc()
-        of_arm.head_seconds.observe(took_s)
-        metrics.candidates.inc(len(scores))
-        if report.partial:
-            metrics.partial.inc()
-        metrics.count_fields(fields)
+            admission.leave(cost_s)
+        self._count(arm, report, fields, candidates=len(scores), waited_s=began - ready, took_s=clock() - began)
         if shadow is not None:
             self.shadows.offer(shadow, release, request, scores, state)
         return Scored(scores, model, report, arm.name)
+
+    def _count(
+        self, arm: Arm, report: StateReport, fields: RequestVector, *, candidates: int, waited_s: float, took_s: float
+    ) -> None:
+        metrics = self._metrics
+        of_arm = metrics.of_arm(arm.name, arm.release.bundle)
+        metrics.turn_seconds.observe(waited_s)
+        metrics.head_seconds.observe(took_s)
+        of_arm.head_seconds.observe(took_s)
+        metrics.state_of[report.status].inc()
+        of_arm.state_of[report.status].inc()
+        metrics.candidates.inc(candidates)
+        if report.partial:
+            metrics.partial.inc()
+        metrics.count_fields(fields)
 
     async def _state(self, release: Release, user_id: str, within_s: float) -> tuple[NDArray[np.float32], StateReport]:
         """The tensors to score with and what to say about them; the initial state if the stored one cannot be had."""

@@ -1,5 +1,6 @@
-"""Histograms that cost a request next to nothing. prometheus_client takes a lock twice and walks over the bounds for
-each value, because its histograms may be used from any thread; these count in the event loop's thread alone."""
+"""Counters and histograms that cost a request next to nothing. prometheus_client takes a lock for each count, and for a
+histogram's value walks over the bounds, because it may be used from any thread; these count in the event loop's alone.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +9,44 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
+
+
+class Count:
+    """One series of a counter."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def inc(self, by: int = 1) -> None:
+        """Count `by` more."""
+        self.value += by
+
+
+class Counts(Collector):
+    """A counter of one name, with a series for each combination of label values."""
+
+    def __init__(self, name: str, about: str, labels: Sequence[str] = (), *, registry: CollectorRegistry) -> None:
+        """`name` without `_total`."""
+        self._name, self._about, self._labels = name, about, tuple(labels)
+        self._of: dict[tuple[str, ...], Count] = {}
+        registry.register(self)
+
+    def labels(self, *values: str) -> Count:
+        """The series with these label values; to be kept by who counts often."""
+        if len(values) != len(self._labels):
+            raise ValueError(f"{self._name} has the labels {self._labels}, not {values}")
+        return self._of.setdefault(values, Count())
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """For the registry."""
+        family = CounterMetricFamily(self._name, self._about, labels=self._labels)
+        for values, count in list(self._of.items()):
+            family.add_metric(values, count.value)
+        yield family
 
 
 class Tally:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,9 +32,10 @@ class Status(Enum):
     UNAVAILABLE = "unavailable"
     """The initial state: the store is away or late, or the stored value cannot be used."""
 
+    __hash__ = object.__hash__  # a member is one object; an enumeration's own hash is a function in Python
 
-@dataclass(frozen=True, slots=True)
-class StateReport:
+
+class StateReport(msgspec.Struct, frozen=True):
     """What an answer says about the state it rests on."""
 
     status: Status

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from math import isfinite
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,8 +20,7 @@ MAX_ID = 2**64 - 1
 FieldValue = Value | list[Value]
 
 
-@dataclass(frozen=True, slots=True)
-class ScoreRequest:
+class ScoreRequest(msgspec.Struct, frozen=True):
     """A caller's question: how likely is this user to click each of these candidates?
 
     Invariant: 1 to `MAX_CANDIDATES` candidates, a user id of 1 to `MAX_USER_ID_BYTES` bytes, field values that
@@ -34,9 +33,9 @@ class ScoreRequest:
     category_ids: NDArray[np.uint64]
     """[C]"""
     request_id: str | None = None
-    user: Mapping[str, FieldValue] = field(default_factory=dict)
+    user: Mapping[str, FieldValue] = {}
     """Fields of the user, by the manifest's names."""
-    context: Mapping[str, FieldValue] = field(default_factory=dict)
+    context: Mapping[str, FieldValue] = {}
     """Fields of this request."""
     require_state: bool = False
     """Fail rather than score without the stored state."""

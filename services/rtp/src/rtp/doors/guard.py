@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from access import Admission, Door, KeyRing, Rule, check_rules, refusal
 from access import Scope as May
-from rtp.doors.problems import STATUS_TABLE, headers_of, problem, send_answer
+from rtp.doors.problems import STATUS_TABLE, Answer, Headers, headers_of, problem, send_answer
 from rtp.doors.request_id import NAME, given_id
 from rtp.errors import Forbidden, RtpError, Unauthenticated
 from rtp.metrics import Metrics
@@ -47,10 +47,10 @@ class Guard:
         self._keys = keys
         self._denied = metrics.denied
 
-    def __call__(self, scope: Scope) -> RtpError | None:
-        """Why the request is not let in, None if it is."""
-        rule = self._rules.get(scope["path"], Door.ANY_KEY)
-        credentials = [value for name, value in scope["headers"] if name == b"authorization"]
+    def __call__(self, path: str, headers: Headers) -> RtpError | None:
+        """Why a request is not let in, None if it is."""
+        rule = self._rules.get(path, Door.ANY_KEY)
+        credentials = [value for name, value in headers if name == b"authorization"]
         # Two are refused: a proxy in front may have checked the other one.
         admission = self._keys.judge(b",".join(credentials) if credentials else None, rule)
         if admission is Admission.GRANTED:
@@ -72,17 +72,23 @@ def check_routes(routes: Iterable[BaseRoute], rules: Mapping[str, Rule]) -> None
 class GuardedApp(FastAPI):
     """FastAPI that answers only requests that its guard admits; all of them while it has no guard."""
 
-    guard: Callable[[Scope], RtpError | None] | None = None
+    guard: Callable[[str, Headers], RtpError | None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if self.guard is not None and scope["type"] == "http" and (error := self.guard(scope)):
-            row = STATUS_TABLE[type(error)]
-            given = given_id(scope["headers"])
-            echo = [] if given is None else [(NAME, given.encode())]
-            await send_answer(scope, send, row.status, headers_of(row) + echo, problem(row, error))
+        if scope["type"] == "http" and (denial := self.denial(scope["path"], scope["headers"])) is not None:
+            await send_answer(scope, send, *denial)
         else:
             await self.admitted(scope, receive, send)
+
+    def denial(self, path: str, headers: Headers) -> Answer | None:
+        """The answer to a request that the guard does not admit; None if it does."""
+        if self.guard is None or (error := self.guard(path, headers)) is None:
+            return None
+        row = STATUS_TABLE[type(error)]
+        given = given_id(headers)
+        echo = [] if given is None else [(NAME, given.encode())]
+        return row.status, headers_of(row) + echo, problem(row, error)
 
     async def admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI, of requests that the guard admitted."""

@@ -20,8 +20,9 @@ from uvicorn.server import Server
 
 from access import KeyRing, ListenerTls
 from rtp.core.admission import Admission
+from rtp.doors.direct import Predict
 from rtp.doors.guard import GuardedApp
-from rtp.doors.predict import Headers
+from rtp.doors.problems import Headers
 from rtp.doors.protocol import bounded, cut_late
 from rtp.doors.sharing import SharedListener
 from rtp.errors import ReloadRefused, RtpError
@@ -62,6 +63,8 @@ class Service:
     """Called for each request that is refused before it reaches a door."""
     shed: Callable[[Headers, float], RtpError | None]
     """Called for each prediction as soon as its headers are there: why it is not worth reading now."""
+    predict: Predict
+    """Answers predictions that have arrived whole, in place of `app`."""
     reloader: Reloader
     keys: KeyRing | None
     lifecycle: Lifecycle
@@ -116,6 +119,7 @@ class PublicServer(_Server):
         self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
         until = monotonic() + self._drain.linger_s
         while (self.server_state.connections or self._beginning) and monotonic() < until:
+            cut_late(self.server_state.connections, asyncio.get_running_loop().time())
             await asyncio.sleep(_TICK_S)
         self._lifecycle.refuse_requests()
         await super().shutdown(sockets)
@@ -182,6 +186,7 @@ def _config(service: Service, settings: RtpSettings, *, drain: bool) -> Config:
             settings.http.arrival_s,
             service.refused,
             service.shed if drain else lambda *_: None,
+            service.predict if drain else None,
         ),
         ws="none",
         lifespan="on" if drain else "off",

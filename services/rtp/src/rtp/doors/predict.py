@@ -1,7 +1,7 @@
 """`POST /predict`: HTTP to `Scorer` and back.
 
-It is handed its ASGI call as it is, because a general framework's request object, dependency injection and response
-validation would cost more than everything else that is not the model.
+No framework is between, because a general one's request object, dependency injection and response validation would
+cost more than everything else that is not the model.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -22,7 +22,7 @@ from rtp.core.request import ScoreRequest
 from rtp.doors import request_id
 from rtp.doors.answer_body import encode_answer
 from rtp.doors.guard import GuardedApp
-from rtp.doors.problems import INTERNAL, STATUS_TABLE, Row, headers_of, problem, send_answer
+from rtp.doors.problems import INTERNAL, STATUS_TABLE, Answer, Headers, Row, headers_of, problem, send_answer
 from rtp.doors.request_body import decode_request
 from rtp.errors import FieldFault, InvalidRequest, RtpError
 from rtp.logs import Throttle
@@ -37,8 +37,6 @@ _DEADLINE = DEADLINE_HEADER.lower().encode()
 _REQUEST_ID = request_id.NAME
 ARRIVED = "rtp.arrived"
 """Where the ASGI scope says when a request's first byte was seen, in seconds of `time.monotonic`."""
-WHOLE = "rtp.whole"
-"""Where it says that the whole request has arrived, so that its body needs no timer."""
 HINT = (
     'send POST with Content-Type: application/json and a body such as {"user_id": "17850", "candidates": [{"item_id": '
     '85123, "category_id": 7}]}; /openapi.json describes it'
@@ -46,15 +44,13 @@ HINT = (
 """What to do instead of GET /predict."""
 _JSON_HEADER = (b"content-type", b"application/json")
 
-Headers = Iterable[tuple[bytes, bytes]]
-
 
 class ClientGone(Exception):
     """The client closed its connection before its request was complete; an answer would not be read."""
 
 
 class PredictDoor:
-    """`POST /predict` as a bare ASGI application."""
+    """`POST /predict`: as a bare ASGI application, and as a function for the protocol that has the whole request."""
 
     def __init__(
         self,
@@ -80,16 +76,35 @@ class PredictDoor:
         self._tracebacks = Throttle()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        arrived: float = scope.get(ARRIVED) or self._clock()
+        """ASGI."""
+        try:
+            answer = await self.answer(scope["headers"], scope.get(ARRIVED) or self._clock(), receive)
+        except ClientGone:
+            return
+        await send_answer(scope, send, *answer)
+
+    async def answer(self, headers: Headers, arrived: float, body: bytes | Receive) -> Answer:
+        """The answer to one request, which is counted and sampled for the log.
+
+        Args:
+            headers: of the request.
+            arrived: when its first byte was seen, by `clock`.
+            body: of the request, or where it comes from.
+
+        Raises:
+            ClientGone: before the body was complete.
+        """
         number = next(self._count)
-        status, headers = 200, [_JSON_HEADER]
+        status, about = 200, [_JSON_HEADER]
         given: str | None = None
         request: ScoreRequest | None = None
         scored: Scored | None = None
         try:
-            deadline, declared_bytes, given = self._headers(scope, arrived)
-            body = await self._body(receive, declared_bytes, None if WHOLE in scope else deadline)
+            deadline, declared_bytes, given = self._head(headers, arrived)
+            if not isinstance(body, bytes):
+                body = await self._received(body, declared_bytes, deadline)
+            elif len(body) > self._max_body_bytes:
+                raise _too_large(self._max_body_bytes)
             request = decode_request(body)
             scored = await self._scorer.score(request, deadline)
             known_as = self._known_as(given, request, number)
@@ -104,14 +119,13 @@ class PredictDoor:
             )
             self._metrics.ok.inc()
         except ClientGone:
-            return
+            raise
         except Exception as error:
-            known_as = self._known_as(given or request_id.given_id(scope["headers"]), request, number)
+            known_as = self._known_as(given or request_id.given_id(headers), request, number)
             row, answer = self._failed(error, known_as)
-            status, headers = row.status, headers_of(row)
+            status, about = row.status, headers_of(row)
         took_s = self._clock() - arrived
-        about = [server_timing(took_s), (_REQUEST_ID, known_as.encode())]
-        await send_answer(scope, send, status, headers + about, answer)
+        about += [server_timing(took_s), (_REQUEST_ID, known_as.encode())]
         self._metrics.seconds_of[status // 100].observe(took_s)
         if self._log_every and number % self._log_every == 0:
             log.info(
@@ -124,6 +138,7 @@ class PredictDoor:
                 model=f"{scored.model.name}/{scored.model.version}" if scored else None,
                 arm=scored.arm if scored else None,
             )
+        return status, about, answer
 
     def _known_as(self, given: str | None, request: ScoreRequest | None, number: int) -> str:
         """The id of the answer's header and of log lines; see `rtp.doors.request_id`."""
@@ -161,12 +176,12 @@ class PredictDoor:
                 return arrived + self._deadline_ms(value) / 1000
         return arrived + self._default_deadline_s
 
-    def _headers(self, scope: Scope, arrived: float) -> tuple[float, int | None, str | None]:
+    def _head(self, headers: Headers, arrived: float) -> tuple[float, int | None, str | None]:
         """When the answer is due, how many bytes the body has (None if the client does not say), and the request's id
         (None without a usable one)."""
         deadline = arrived + self._default_deadline_s
         declared_bytes = known_as = None
-        for name, value in scope["headers"]:
+        for name, value in headers:
             if name == b"content-length":
                 declared_bytes = int(value)
             elif name == b"content-type":
@@ -187,38 +202,29 @@ class PredictDoor:
             )
         return min(int(value[:10]), self._max_deadline_ms)
 
-    async def _body(self, receive: Receive, declared_bytes: int | None, deadline: float | None) -> bytes:
-        """The whole body; at most the limit and one read of the socket are in memory. Without a deadline it must be
-        there already."""
+    async def _received(self, receive: Receive, declared_bytes: int | None, deadline: float) -> bytes:
+        """The whole body; at most the limit and one read of the socket are in memory."""
         limit = self._max_body_bytes
         if declared_bytes is not None and declared_bytes > limit:
             raise _too_large(limit)
         chunks: list[bytes] = []
         received = 0
-
-        async def read() -> None:
-            nonlocal received
-            more = True
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGone
-                chunk: bytes = message.get("body", b"")
-                received += len(chunk)
-                if received > limit:
-                    raise _too_large(limit)
-                chunks.append(chunk)
-                more = message.get("more_body", False)
-
-        if deadline is None:
-            await read()
-        else:
-            try:
-                async with asyncio.timeout(deadline - self._clock()):
-                    await read()
-            except TimeoutError as error:
-                raise errors.SlowBody(f"only {received} bytes of the body arrived within the deadline") from error
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        try:
+            async with asyncio.timeout(deadline - self._clock()):
+                more = True
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGone
+                    chunk: bytes = message.get("body", b"")
+                    received += len(chunk)
+                    if received > limit:
+                        raise _too_large(limit)
+                    chunks.append(chunk)
+                    more = message.get("more_body", False)
+        except TimeoutError as error:
+            raise errors.SlowBody(f"only {received} bytes of the body arrived within the deadline") from error
+        return b"".join(chunks)
 
 
 def _too_large(limit: int) -> errors.BodyTooLarge:
@@ -250,6 +256,10 @@ class PredictApp(GuardedApp):
         self.router.routes[:0] = [
             Route(path, door, methods=["POST"], include_in_schema=False) for path in PREDICT_PATHS
         ]
+
+    async def answer(self, path: str, headers: Headers, arrived: float, body: bytes) -> Answer:
+        """The answer to a prediction whose body is there, without ASGI; see `PredictDoor.answer`."""
+        return self.denial(path, headers) or await self._door.answer(headers, arrived, body)
 
     async def admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See `GuardedApp`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -17,6 +18,11 @@ from rtp.doors.request_id import HEADER, given_id
 from rtp.errors import FieldFault, InvalidRequest, RtpError
 
 log = structlog.stdlib.get_logger(__name__)
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""Names in lower case."""
+Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
+"""Status, headers without the length, body."""
 
 PROBLEM_JSON = "application/problem+json"
 _PROBLEM_HEADER = (b"content-type", PROBLEM_JSON.encode())
@@ -74,7 +80,7 @@ AT_ONCE = "rtp.at_once"
 False when it cannot now. With another server there is none."""
 
 
-async def send_answer(scope: Scope, send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+async def send_answer(scope: Scope, send: Send, status: int, headers: Headers, body: bytes) -> None:
     """A whole answer."""
     if (at_once := scope.get(AT_ONCE)) is not None and at_once(status, headers, body):
         return

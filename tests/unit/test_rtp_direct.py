@@ -1,0 +1,450 @@
+"""Predictions that have arrived whole are answered without ASGI, and as they are answered with it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from struct import pack
+from typing import Any
+
+import pytest
+from starlette.types import Receive, Scope, Send
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from access import Scope as May
+from access import make_key
+from mimn.bundle import load_bundle
+from rtp.app import create_service
+from rtp.doors.problems import Answer, Headers, send_answer
+from rtp.doors.protocol import BoundedProtocol, bounded, cut_late
+from rtp.runtime import OnnxModel
+from rtp.settings import RtpSettings
+from support.fake_store import FakeStateReader
+
+TINY = Path(__file__).resolve().parent.parent / "fixtures/bundle_tiny/tiny/1"
+MODEL = OnnxModel(load_bundle(TINY))
+PLAIN = [(b"content-type", b"text/plain")]
+DIRECT, ASGI = b"direct ", b"asgi "
+WITHIN_S = 20
+KEEP_ALIVE_S = 75
+
+
+def request(body: bytes = b"{}", *more: bytes, start: bytes = b"POST /predict HTTP/1.1") -> bytes:
+    lines = [start, b"host: here", b"content-length: %d" % len(body), *more]
+    return b"\r\n".join([*lines, b"", body])
+
+
+CLOSE = b"connection: close"
+
+
+async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    """Says that it answered, and what it was sent."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    await send_answer(scope, send, 200, PLAIN, ASGI + body)
+
+
+@dataclass
+class Server:
+    """A listening server, what it keeps of its connections, and a door that can be held shut."""
+
+    port: int = 0
+    state: ServerState = field(default_factory=ServerState)
+    received: int = 0
+    """Bytes, on all connections."""
+    asked: int = 0
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def predict(self, path: str, headers: Headers, arrived: float, body: bytes) -> Answer:
+        assert path in ("/predict", "/v1/predict")
+        assert (b"host", b"here") in headers
+        self.asked += 1
+        await self.opened.wait()
+        if body == b"fault":
+            raise ZeroDivisionError
+        return 200, PLAIN, DIRECT + body
+
+    @property
+    def connection(self) -> BoundedProtocol:
+        """The only one."""
+        (one,) = self.state.connections
+        assert isinstance(one, BoundedProtocol)
+        return one
+
+    async def ask(self, *pieces: bytes) -> bytes:
+        """All that a connection gives back until the server ends it."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        for piece in pieces[:-1]:
+            expected = self.received + len(piece)
+            writer.write(piece)
+            await until(lambda: self.received == expected, "the piece has arrived")  # noqa: B023
+        writer.write(pieces[-1])
+        got = await asyncio.wait_for(reader.read(), WITHIN_S)
+        writer.close()
+        return got
+
+    async def listen(self, protocol: type[BoundedProtocol], application: Any) -> asyncio.Server:
+        """Begin to accept."""
+        server = self
+
+        class Counted(protocol):  # type: ignore[valid-type, misc]
+            def data_received(self, data: bytes) -> None:
+                super().data_received(data)
+                server.received += len(data)
+
+        config = Config(
+            application, http=Counted, ws="none", lifespan="off", log_config=None, date_header=False,
+            server_header=False, timeout_keep_alive=KEEP_ALIVE_S,
+        )  # fmt: skip
+        config.load()
+        loop = asyncio.get_running_loop()
+        listener = await loop.create_server(lambda: Counted(config, self.state, {}), "127.0.0.1", 0)
+        self.port = listener.sockets[0].getsockname()[1]
+        return listener
+
+
+@asynccontextmanager
+async def serving(*, shut: bool = False) -> AsyncIterator[Server]:
+    made = Server()
+    if not shut:
+        made.opened.set()
+    protocol = bounded(65_536, 30.0, lambda _: None, lambda *_: None, made.predict)
+    listener = await made.listen(protocol, application)
+    try:
+        yield made
+    finally:
+        listener.close()
+
+
+async def until(condition: Callable[[], object], what: str) -> None:
+    end = asyncio.get_running_loop().time() + WITHIN_S
+    while not condition():
+        assert asyncio.get_running_loop().time() < end, what
+        await asyncio.sleep(0.001)
+
+
+def run(test: Callable[[Server], Awaitable[None]], *, shut: bool = False) -> None:
+    async def served() -> None:
+        async with serving(shut=shut) as server:
+            await test(server)
+
+    asyncio.run(served())
+
+
+def bodies(got: bytes) -> list[bytes]:
+    """Of the answers in `got`, all of which are right."""
+    found = []
+    while got:
+        head, _, got = got.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n")
+        length = re.search(rb"content-length: (\d+)", head)
+        assert length is not None
+        found.append(got[: int(length[1])])
+        got = got[int(length[1]) :]
+    return found
+
+
+CHUNKED = b"POST /predict HTTP/1.1\r\nhost: here\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        ([request(b"a", CLOSE)], DIRECT + b"a"),
+        ([request(b"a", CLOSE, start=b"POST /v1/predict HTTP/1.1")], DIRECT + b"a"),
+        ([request(b"a", start=b"POST /predict HTTP/1.0")], DIRECT + b"a"),
+        ([request(b"", CLOSE)], DIRECT),
+        ([CHUNKED + b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n"], DIRECT + b"abc"),
+        ([request(b"a", CLOSE)[:40], request(b"a", CLOSE)[40:]], DIRECT + b"a"),
+        ([request(b"abc", CLOSE)[:-3], b"abc"], ASGI + b"abc"),
+        ([request(b"abc", CLOSE)[:-2], b"b", b"c"], ASGI + b"abc"),
+        ([CHUNKED + b"2\r\nab\r\n", b"1\r\nc\r\n0\r\n\r\n"], ASGI + b"abc"),
+        ([request(b"a", CLOSE, start=b"POST /predict?x=1 HTTP/1.1")], ASGI + b"a"),
+        ([request(b"a", CLOSE, start=b"POST /elsewhere HTTP/1.1")], ASGI + b"a"),
+        ([request(b"a", CLOSE, start=b"PUT /predict HTTP/1.1")], ASGI + b"a"),
+        ([request(b"", CLOSE, start=b"GET /predict HTTP/1.1")], ASGI),
+    ],
+    ids=[
+        "whole", "the other path", "HTTP/1.0", "no body", "chunks in one packet", "its head in pieces",
+        "its body comes later", "its body comes in pieces", "chunks in pieces", "a query", "another path",
+        "another method", "GET",
+    ],
+)  # fmt: skip
+def test_a_prediction_whose_body_came_with_the_end_of_its_head_is_answered_directly(
+    sent: list[bytes], answer: bytes
+) -> None:
+    async def test(server: Server) -> None:
+        got = await server.ask(*sent)
+        assert bodies(got) == [answer]
+        assert got.count(b"connection: close") == 1
+        assert server.asked == answer.startswith(DIRECT)
+
+    run(test)
+
+
+def test_an_answer_to_head_has_no_body() -> None:
+    async def test(server: Server) -> None:
+        got = await server.ask(request(b"", CLOSE, start=b"HEAD /predict HTTP/1.1"))
+        assert got.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert got.endswith(b"\r\n\r\n")
+
+    run(test)
+
+
+def test_a_client_that_waits_to_be_asked_for_the_body_is_asked() -> None:
+    async def test(server: Server) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(request(b"abc", b"expect: 100-continue", CLOSE)[:-3])
+        assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), WITHIN_S) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"abc")
+        assert bodies(await asyncio.wait_for(reader.read(), WITHIN_S)) == [ASGI + b"abc"]
+        writer.close()
+
+    run(test)
+
+
+def test_an_upgrade_that_is_not_offered_is_left_to_the_application() -> None:
+    async def test(server: Server) -> None:
+        got = await server.ask(request(b"", b"connection: upgrade, close", b"upgrade: websocket"))
+        assert bodies(got) == [ASGI]
+        assert server.asked == 0
+
+    run(test)
+
+
+def test_a_body_that_is_not_http_ends_the_connection_and_reaches_no_one() -> None:
+    async def test(server: Server) -> None:
+        got = await server.ask(CHUNKED + b"2\r\nab\r\nzz\r\n")
+        assert got.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert got.count(b"\r\n\r\n") == 1
+        assert server.asked == 0
+
+    run(test)
+
+
+def test_requests_behind_a_prediction_are_answered_in_order() -> None:
+    async def test(server: Server) -> None:
+        behind = [request(b"b"), request(b"", start=b"GET /elsewhere HTTP/1.1"), request(b"c", CLOSE)]
+        answers = asyncio.create_task(server.ask(b"".join([request(b"a"), *behind])))
+        await until(lambda: server.asked == 1 and len(server.connection.pipeline) == 3, "all have arrived")
+        assert len(server.state.tasks) == 1, "one is answered at a time"
+        server.opened.set()
+        assert bodies(await answers) == [DIRECT + b"a", ASGI + b"b", ASGI, ASGI + b"c"]
+
+    run(test, shut=True)
+
+
+def test_requests_after_one_another_on_a_connection_are_answered_directly() -> None:
+    async def test(server: Server) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        for number in range(3):
+            writer.write(request(b"%d" % number))
+            got = await asyncio.wait_for(reader.readuntil(b"direct %d" % number), WITHIN_S)
+            assert b"connection" not in got
+        writer.write(request(b"", CLOSE, start=b"GET / HTTP/1.1"))
+        assert bodies(await asyncio.wait_for(reader.read(), WITHIN_S)) == [ASGI]
+        writer.close()
+        assert server.asked == 3
+        assert server.state.total_requests == 4
+
+    run(test)
+
+
+def test_a_client_that_leaves_leaves_nothing_behind(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(server: Server) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(request())
+        await until(lambda: server.asked, "it is being answered")
+        cycle = server.connection.cycle
+        reset = writer.get_extra_info("socket")
+        reset.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, pack("ii", 1, 0))
+        writer.transport.abort()
+        await until(lambda: not server.state.connections, "the server knows")
+        assert cycle.disconnected
+        assert len(server.state.tasks) == 1, "what was begun is finished"
+        server.opened.set()
+        await until(lambda: not server.state.tasks, "it is")
+        assert not cycle.response_complete
+        assert caplog.records == []
+
+    run(test, shut=True)
+
+
+def test_a_client_that_sends_no_more_still_gets_its_answer() -> None:
+    async def test(server: Server) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(request(b"a"))
+        writer.write_eof()
+        await until(lambda: server.asked and not server.connection.cycle.keep_alive, "the end was seen")
+        server.opened.set()
+        assert bodies(await asyncio.wait_for(reader.read(), WITHIN_S)) == [DIRECT + b"a"]
+        writer.close()
+
+    run(test, shut=True)
+
+
+def test_a_shutdown_waits_for_the_answer_and_then_ends_the_connection() -> None:
+    async def test(server: Server) -> None:
+        answer = asyncio.create_task(server.ask(request(b"a")))
+        await until(lambda: server.asked, "it is being answered")
+        server.connection.shutdown()
+        assert len(server.state.tasks) == 1, "which uvicorn waits for"
+        server.opened.set()
+        got = await answer
+        assert bodies(got) == [DIRECT + b"a"]
+        assert b"connection: close\r\n" in got
+        await until(lambda: not server.state.tasks and not server.state.connections, "nothing is left")
+
+    run(test, shut=True)
+
+
+def test_a_client_of_a_draining_process_is_told_to_close_once() -> None:
+    async def test(server: Server) -> None:
+        answer = asyncio.create_task(server.ask(request(b"a")))
+        await until(lambda: server.asked, "it is being answered")
+        server.state.default_headers = [(b"connection", b"close")]
+        server.opened.set()
+        got = await answer
+        assert got.count(b"connection: close") == 1
+        assert got.endswith(DIRECT + b"a")
+
+    run(test, shut=True)
+
+
+@pytest.mark.parametrize("body", [b"fault", b"cancelled"])
+def test_what_fails_unforeseen_or_takes_too_long_at_the_end_is_a_500(
+    body: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(server: Server) -> None:
+        answer = asyncio.create_task(server.ask(request(body)))
+        await until(lambda: server.asked, "it is being answered")
+        if body == b"fault":
+            server.opened.set()
+        else:
+            for task in server.state.tasks:
+                task.cancel()
+        got = await answer
+        assert got.startswith(b"HTTP/1.1 500 Internal Server Error\r\ncontent-type: application/problem+json\r\n")
+        assert b"connection: close\r\n" in got
+        assert json.loads(got.partition(b"\r\n\r\n")[2])["code"] == "internal"
+        (line,) = caplog.records
+        assert line.exc_info is not None
+
+    run(test, shut=True)
+
+
+def test_a_client_that_does_not_read_is_waited_for() -> None:
+    async def test(server: Server) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(request(b"a"))
+        await until(lambda: server.asked, "it is being answered")
+        connection = server.connection
+        connection.pause_writing()
+        server.opened.set()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not connection.cycle.response_complete
+        connection.resume_writing()
+        assert bodies(await asyncio.wait_for(reader.readuntil(b"direct a"), WITHIN_S)) == [DIRECT + b"a"]
+        writer.close()
+
+    run(test, shut=True)
+
+
+def test_a_connection_is_ended_by_what_it_waits_for() -> None:
+    async def test(server: Server) -> None:
+        loop = asyncio.get_running_loop()
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(request(b"a"))
+        await until(lambda: server.asked, "it is being answered")
+        cut_late(server.state.connections, loop.time() + 10**6)
+        server.opened.set()
+        assert bodies(await asyncio.wait_for(reader.readuntil(b"direct a"), WITHIN_S)) == [DIRECT + b"a"]
+        cut_late(server.state.connections, loop.time() + KEEP_ALIVE_S - 5)
+        writer.write(request(b"b"))
+        assert bodies(await asyncio.wait_for(reader.readuntil(b"direct b"), WITHIN_S)) == [DIRECT + b"b"]
+        cut_late(server.state.connections, loop.time() + KEEP_ALIVE_S + 1)
+        assert await asyncio.wait_for(reader.read(), WITHIN_S) == b"", "an idle one has its keep-alive"
+        writer.close()
+
+    run(test, shut=True)
+
+
+# The same answers as by ASGI
+
+ONE = {"item_id": 3, "category_id": 2}
+GOOD = json.dumps({"user_id": "u", "candidates": [ONE], "request_id": "r"}).encode()
+JSON = b"content-type: application/json"
+KEY = b"authorization: Bearer "
+
+
+@pytest.mark.parametrize(
+    ("body", "more", "status"),
+    [
+        (GOOD, [JSON], 200),
+        (GOOD, [JSON, b"x-request-id: mine"], 200),
+        (GOOD, [], 200),
+        (GOOD, [b"content-type: text/plain"], 415),
+        (GOOD, [JSON, b"content-encoding: gzip"], 415),
+        (GOOD, [JSON, b"x-request-deadline-ms: soon", b"x-request-id: mine"], 422),
+        (b"{", [JSON], 400),
+        (b'{"user_id": "u"}', [JSON, b"x-request-id: not plain"], 422),
+        (GOOD, [JSON, b"authorization: Bearer wrong", b"x-request-id: mine"], 401),
+        (GOOD, [JSON, b"authorization: none"], 401),
+    ],
+)
+def test_an_answer_is_the_same_whether_its_request_came_whole_or_in_pieces(
+    body: bytes, more: list[bytes], status: int, tmp_path: Path
+) -> None:
+    secret, key = make_key({May.PREDICT}, "k")
+    (tmp_path / "keys").write_text(key.line())
+    groups: dict[str, Any] = {
+        "access": {"keys_file": tmp_path / "keys"},
+        "deadline": {"default_ms": 60_000, "max_ms": 60_000},
+    }
+    settings = RtpSettings(**groups)
+    if not any(line.startswith(b"authorization") for line in more):
+        more = [*more, KEY + secret.encode()]
+
+    async def both() -> list[bytes]:
+        service = create_service(settings, store=FakeStateReader(), runtime=MODEL)
+        protocol = bounded(65_536, 30.0, service.refused, service.shed, service.predict)
+        server = Server()
+        listener = await server.listen(protocol, service.app)
+        whole = request(body, *more, CLOSE)
+        head = len(whole) - len(body)
+        answers = [await server.ask(whole), await server.ask(whole[:head], whole[head:])]
+        listener.close()
+        return answers
+
+    direct, by_asgi = asyncio.run(both())
+    assert direct.startswith(b"HTTP/1.1 %d " % status)
+    assert (b"server-timing: rtp;dur=" in direct) == (status != 401)
+    known = [re.sub(rb"dur=[\d.]+|x-request-id: [0-9a-f]{12}-\d+", b"", answer) for answer in (direct, by_asgi)]
+    assert known[0] == known[1]
+
+
+def test_a_body_over_the_limit_is_refused_when_it_came_whole() -> None:
+    async def asked() -> bytes:
+        limits: dict[str, Any] = {"http": {"max_body_bytes": 1024}}
+        service = create_service(RtpSettings(**limits), store=FakeStateReader(), runtime=MODEL)
+        server = Server()
+        protocol = bounded(65_536, 30.0, service.refused, service.shed, service.predict)
+        listener = await server.listen(protocol, service.app)
+        got = await server.ask(request(b" " * 1025, JSON, CLOSE))
+        listener.close()
+        return got
+
+    assert asyncio.run(asked()).startswith(b"HTTP/1.1 413 ")
