@@ -7,10 +7,12 @@ can write states and progress in a cluster, too.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from struct import Struct
 
 NAMESPACE_DIGITS = 16
 _M = 0x5BD1E995
 _MASK = 0xFFFFFFFF
+_WORDS = Struct("<I")
 
 
 def murmur2(key: bytes) -> int:
@@ -18,10 +20,9 @@ def murmur2(key: bytes) -> int:
     length = len(key)
     h = 0x9747B28C ^ length
     whole = length & ~3
-    for i in range(0, whole, 4):
-        k = int.from_bytes(key[i : i + 4], "little") * _M & _MASK
-        k = (k ^ (k >> 24)) * _M & _MASK
-        h = (h * _M & _MASK) ^ k
+    for (word,) in _WORDS.iter_unpack(key[:whole]):
+        k = word * _M & _MASK
+        h = (h * _M & _MASK) ^ ((k ^ (k >> 24)) * _M & _MASK)
     if tail := key[whole:]:
         h = (h ^ int.from_bytes(tail, "little")) * _M & _MASK
     h = (h ^ (h >> 13)) * _M & _MASK

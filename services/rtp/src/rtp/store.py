@@ -11,9 +11,8 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from itertools import starmap
-from typing import Any, Protocol, TypeVar, TypeVarTuple
+from typing import Any, Protocol, TypeVar
 
 from redis.asyncio import RedisCluster, Sentinel
 from redis.asyncio.cluster import ClusterNode
@@ -28,9 +27,9 @@ from rtp.connection import Connection, check_client, connect, packed
 from rtp.core.outage import Outage
 from rtp.errors import StoreAway, StoreLate, StoreRefused
 from rtp.settings import RedisSettings
+from rtp.time_limits import Deadlines, within
 
 T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 _IN_VAIN_S = 1.25
 """How long an unanswered connection counts against the limit: a second, and some more because connections do not all
 take the same time to be made."""
@@ -151,34 +150,6 @@ class RedisStateReader:
         return value
 
 
-async def within(timeout_s: float, reading: Awaitable[T]) -> T:
-    """What `reading` gives; it is cancelled after `timeout_s` seconds, and TimeoutError raised."""
-    limit = asyncio.timeout(None)
-    timer = _after(timeout_s, _expire, limit)
-    try:
-        async with limit:
-            return await reading
-    finally:
-        timer.cancel()
-
-
-def _after(timeout_s: float, call: Callable[[*Ts], object], *arguments: *Ts) -> asyncio.TimerHandle:
-    """Call it two passes of the loop after this time, because a loop that was kept from running looks at its timers
-    before it looks at its sockets: a reply that is there already is not late."""
-    loop = asyncio.get_running_loop()
-    return loop.call_later(timeout_s, loop.call_soon, loop.call_soon, call, *arguments)
-
-
-def _expire(limit: asyncio.Timeout) -> None:
-    with suppress(RuntimeError):  # the read has ended meanwhile
-        limit.reschedule(0)
-
-
-def _late(asked: asyncio.Future[Any]) -> None:
-    if not asked.done():
-        asked.set_exception(TimeoutError())
-
-
 class _TooManyConnects(Exception):
     """A pool's worth of connections got no answer within a second; says nothing about the store."""
 
@@ -214,11 +185,12 @@ class _PoolCommands:
         """What may be taken: None for a connection that may still be opened; to the right those that are open."""
         self._waiting: deque[asyncio.Future[Connection | None]] = deque()
         """Who waits for one, while none is free."""
+        self._deadlines = Deadlines(clock)
         self._epoch = 0
         """Raised to drop all connections; those in use at that moment are not kept either."""
 
     async def get(self, key: str, timeout_s: float) -> bytes | None:
-        """What every request does, with a timer instead of `within` where a connection is open and free."""
+        """What every request does, so where a connection is open and free, with a deadline instead of `within`."""
         value: bytes | None
         began = self._clock()
         free = self._free
@@ -227,14 +199,14 @@ class _PoolCommands:
             return value
         free.pop()
         asked = connection.ask(packed("GET", key))
-        timer = _after(timeout_s, _late, asked)
+        self._deadlines.set(asked, began + timeout_s)
         try:
             value = await asked
             return value
         except RedisConnectionError:
             await self.close()  # as in `_ask`
         finally:
-            timer.cancel()
+            self._deadlines.lift(asked)
             self._give_back(connection)
         value = await within(timeout_s - (self._clock() - began), self._ask("GET", key))
         return value
