@@ -54,6 +54,7 @@ def with_ends(run: Run, test: Callable[[Ends], Awaitable[None]]) -> None:
         left.setblocking(False)
         streams = await asyncio.open_connection(sock=left)
         ours = Connection(streams, DefaultParser.parse_error)
+        asyncio.get_running_loop().set_exception_handler(lambda _, trouble: troubles.append(trouble))
         try:
             async with asyncio.timeout(WITHIN_S):
                 await test(Ends(ours, right))
@@ -61,7 +62,9 @@ def with_ends(run: Run, test: Callable[[Ends], Awaitable[None]]) -> None:
             ours.close()
             right.close()
 
+    troubles: list[dict[str, Any]] = []
     run(testing())
+    assert not troubles, "the loop had to deal with no error of ours"
 
 
 def test_a_command_is_packed_as_the_protocol_has_it() -> None:

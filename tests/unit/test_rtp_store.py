@@ -239,6 +239,24 @@ def test_a_store_that_closed_an_idle_connection_is_asked_by_a_new_one(run: Run) 
         run(reading(store))
 
 
+@LOOPS
+def test_a_connection_that_is_in_use_while_all_are_closed_is_not_kept(run: Run) -> None:
+    async def reading(store: ScriptedStore) -> None:
+        reader = open_store(told(store))
+        for warm in (False, True):
+            if warm:
+                await reader.read("whole", PATIENT_S)
+            asked = asyncio.create_task(reader.read("held", PATIENT_S))
+            await passes_until(lambda: store.holds == 1)
+            await reader.close()
+            store.release()
+            assert await asked == value_of("held")
+            await passes_until(lambda: not store.connections)
+
+    with ScriptedStore() as store:
+        run(reading(store))
+
+
 def test_the_url_does_not_choose_the_protocol_nor_the_type_of_values() -> None:
     async def reading(store: ScriptedStore) -> bytes | None:
         url = f"redis://127.0.0.1:{store.port}?protocol=3&decode_responses=1"
