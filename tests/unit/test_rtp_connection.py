@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -282,3 +285,17 @@ def test_a_client_that_breaks_an_assumption_is_refused_by_its_name(name: str, mo
 def test_a_client_that_makes_streams_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TcpConnection, "_connect", other)
     assert broken_assumptions() == ["a connection that is made has its streams in _reader and _writer"]
+
+
+def test_rtp_does_not_start_with_a_client_that_it_does_not_know() -> None:
+    start = (
+        "import sys; from redis.asyncio.connection import AbstractConnection; del AbstractConnection.can_read; "
+        "from rtp.__main__ import main; sys.exit(main([]))"
+    )
+    ports = {"RTP_HTTP__PORT": "0", "RTP_ADMIN__PORT": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", start], env=os.environ | ports, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert "can_read() tells what came behind the last reply" in done.stderr
+    assert "Install redis[hiredis]" in done.stderr
