@@ -291,6 +291,30 @@ def test_a_master_that_was_demoted_is_left_though_it_goes_on_answering(tmp_path:
 
 
 @pytest.mark.servers
+def test_what_is_announced_reaches_the_new_master_though_the_old_one_still_answers(tmp_path: Path) -> None:
+    with Valkey(tmp_path / "a", name="a") as old, Valkey(tmp_path / "b", name="b") as new:
+        with SentinelNode(tmp_path / "sentinel", old) as watcher:
+            told = {"mode": "sentinel", "sentinels": f"127.0.0.1:{watcher.port}", "sentinel_service": "states"}
+            settings = RedisSettings.model_validate(told)
+
+            async def test() -> None:
+                reader = open_store(settings)
+                assert await reader.read("a", PATIENT_S) is None
+                with redis.Redis.from_url(watcher.address, protocol=2) as client:
+                    client.execute_command("SENTINEL REMOVE", "states")
+                    client.execute_command("SENTINEL MONITOR", "states", "127.0.0.1", new.port, 1)
+                with redis.Redis.from_url(old.address, protocol=2) as client:
+                    client.replicaof("127.0.0.1", new.port)
+                await reader.announce("web:1", "all", "one", b"said", lasts_s=30, timeout_s=PATIENT_S)
+                await reader.close()
+
+            asyncio.run(test())
+        with redis.Redis.from_url(new.address, protocol=2) as client:
+            assert client.get("one") == b"said"
+            assert client.smembers("all") == {b"web:1"}
+
+
+@pytest.mark.servers
 def test_never_more_connections_than_the_pool_size(tmp_path: Path) -> None:
     with Valkey(tmp_path, appendfsync="no") as server:
         client = redis.Redis.from_url(server.address, protocol=2)

@@ -1,74 +1,273 @@
-"""When a reply counts as late: by the loop that reads it, which other work may have kept from its sockets."""
+"""Reads of the store: when a reply counts as late, and that no read ever gets the reply of another one."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
+import random
+import ssl
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from rtp import store as rtp_store
 from rtp.core.outage import Outage
-from rtp.errors import StoreLate
-from rtp.store import RedisStateReader
+from rtp.errors import StoreAway, StoreLate, StoreRefused
+from rtp.settings import RedisSettings
+from rtp.store import RedisStateReader, open_store
+from support.certificates import Certificates
+from support.scripted_store import PATIENT_S, REPLIES, ScriptedStore, value_of
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+LOOPS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
 
 
-class OneReply:
-    """A store that is one end of a pair of sockets. Implements `Commands`."""
-
-    def __init__(self, ours: socket.socket) -> None:
-        self._ours = ours
-
-    async def get(self, key: str) -> bytes | None:
-        reader, writer = await asyncio.open_connection(sock=self._ours)
-        try:
-            return await reader.readexactly(5)
-        finally:
-            writer.close()
-
-    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        return [await self.get(key) for key in keys]
-
-    async def sample(self, pattern: str, most: int) -> tuple[list[bytes], bool]:
-        raise AssertionError("only get() is exercised here")
-
-    async def count(self, keys: Sequence[bytes]) -> int:
-        raise AssertionError("only get() is exercised here")
-
-    async def announce(self, name: str, into: str, key: str, value: bytes, lasts_ms: int) -> None:
-        raise AssertionError("only get() is exercised here")
-
-    async def close(self) -> None:
-        self._ours.close()
+def told(store: ScriptedStore, **more: object) -> RedisSettings:
+    """Settings for it. A busy machine may take longer than the default to connect."""
+    url = f"redis://127.0.0.1:{store.port}"
+    return RedisSettings.model_validate({"url": url, "connect_timeout_ms": 20_000, **more})
 
 
-def read(*, timeout_s: float, replies_after_s: float, blocked_s: float = 0.4) -> bytes | None:
+async def passes_until(true: Callable[[], bool]) -> None:
+    """Passes of the loop until it is true, within `PATIENT_S`."""
+    async with asyncio.timeout(PATIENT_S):
+        while not true():
+            await asyncio.sleep(0.001)
+
+
+# Late, by a loop that other work keeps from its sockets
+
+
+async def a_request(reader: RedisStateReader, timeout_s: float) -> bytes | None:
+    return await reader.read("held", timeout_s)
+
+
+async def the_background(reader: RedisStateReader, timeout_s: float) -> bytes | None:
+    return (await reader.read_many(["held"], timeout_s))[0]
+
+
+Asks = Callable[[RedisStateReader, float], Coroutine[Any, Any, bytes | None]]
+BOTH = pytest.mark.parametrize("asks", [a_request, the_background])
+
+
+def read(asks: Asks, *, timeout_s: float, replies_after_s: float, blocked_s: float = 0.6) -> bytes | None:
     """One read, whose reply comes so late, by a loop that is busy with something else for so long meanwhile."""
 
-    async def reading() -> bytes | None:
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        reader = RedisStateReader(OneReply(ours), Outage(1, 1.0))
-        reply = threading.Timer(replies_after_s, theirs.sendall, [b"state"])
-        asyncio.get_running_loop().call_later(0.005, time.sleep, blocked_s)
+    async def reading(store: ScriptedStore) -> bytes | None:
+        reader = open_store(told(store))
+        await reader.read("whole", PATIENT_S)
+        asked = asyncio.create_task(asks(reader, timeout_s))
+        await passes_until(lambda: store.holds == 1)
+        reply = threading.Timer(replies_after_s, store.release)
         reply.start()
+        time.sleep(blocked_s)  # the loop runs nothing else
         try:
-            return await reader.read("key", timeout_s)
+            return await asked
         finally:
             reply.cancel()
             reply.join()
-            theirs.close()
+            await reader.close()
 
-    return uvloop.run(reading())
-
-
-def test_a_reply_that_is_there_is_not_late_though_the_loop_was_kept_from_it() -> None:
-    assert read(timeout_s=0.1, replies_after_s=0.03) == b"state"
+    with ScriptedStore() as store:
+        value: bytes | None = uvloop.run(reading(store))
+        return value
 
 
-def test_a_reply_that_is_not_there_is_late() -> None:
-    with pytest.raises(StoreLate, match="100 ms"):
-        read(timeout_s=0.1, replies_after_s=10)
+@BOTH
+def test_a_reply_that_is_there_is_not_late_though_the_loop_was_kept_from_it(asks: Asks) -> None:
+    assert read(asks, timeout_s=0.3, replies_after_s=0.03) == value_of("held")
+
+
+@BOTH
+def test_a_reply_that_is_not_there_is_late(asks: Asks) -> None:
+    with pytest.raises(StoreLate, match="300 ms"):
+        read(asks, timeout_s=0.3, replies_after_s=PATIENT_S)
+
+
+# Whose reply it is
+
+OUTCOMES: dict[str, type[Exception] | None] = {
+    "whole": None,
+    "cut": None,
+    "big": None,
+    "nil": None,
+    "closing": None,
+    "held": StoreLate,
+    "refused": StoreRefused,
+    "loading": StoreAway,
+    "twice": StoreAway,
+    "noise": StoreAway,
+    "closed": StoreAway,
+}
+"""How a read ends by its key's first word; None: with the value of its key."""
+
+
+def expected(key: str) -> object:
+    kind = key.partition(" ")[0]
+    return OUTCOMES[kind] or (None if kind == "nil" else value_of(key))
+
+
+@pytest.fixture(scope="module")
+def issued(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates.issue(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(params=["plain", "tls"])
+def store_and_settings(
+    request: pytest.FixtureRequest, issued: Certificates
+) -> Iterator[tuple[ScriptedStore, RedisSettings]]:
+    more: dict[str, Path | str] = {}
+    context = None
+    if request.param == "tls":
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(issued.server, issued.server_key)
+        more = {"tls_ca_file": issued.ca}
+    with ScriptedStore(context) as store:
+        if context is not None:
+            more["url"] = f"rediss://localhost:{store.port}"
+        yield store, told(store, pool_size=100, **more)
+
+
+KEYS = st.builds("{} {}".format, st.sampled_from(sorted(OUTCOMES)), st.integers(0, 99))
+ROUNDS = st.lists(st.lists(KEYS, min_size=1, max_size=5), min_size=1, max_size=6)
+"""The keys that are read at once, round by round."""
+
+
+@LOOPS
+def test_every_read_gets_its_own_reply_whatever_became_of_those_before(
+    run: Run, store_and_settings: tuple[ScriptedStore, RedisSettings]
+) -> None:
+    store, told = store_and_settings
+    assert set(OUTCOMES) == set(REPLIES)
+
+    async def outcome(reader: RedisStateReader, key: str) -> object:
+        try:
+            return await reader.read(key, 0.02 if key.startswith("held") else PATIENT_S)
+        except (StoreLate, StoreAway, StoreRefused) as error:
+            return type(error)
+
+    @settings(max_examples=30, deadline=None)
+    @given(ROUNDS)
+    def test(rounds: list[list[str]]) -> None:
+        async def reading() -> None:
+            asyncio.get_running_loop().set_exception_handler(lambda _, trouble: troubles.append(trouble))
+            reader = RedisStateReader(rtp_store._commands(told), Outage(1_000_000, retry_every_s=0.0))
+            for keys in rounds:
+                found = await asyncio.gather(*(outcome(reader, key) for key in keys))
+                store.release()
+                assert found == [expected(key) for key in keys]
+            await reader.close()
+
+        troubles: list[dict[str, Any]] = []
+        run(reading())
+        # uvloop's TLS tells the loop of a write of its own to a transport that was aborted.
+        assert told.tls or not troubles, "the loop had to deal with no error of ours"
+
+    test()
+
+
+@LOOPS
+def test_reads_that_are_cancelled_leave_the_pool_whole_and_take_no_reply_of_others(run: Run) -> None:
+    size = 16
+
+    async def all_of_the_pool(store: ScriptedStore, reader: RedisStateReader) -> None:
+        """One read more than it has connections: that one waits."""
+        reads = [asyncio.create_task(reader.read(f"held {i}", PATIENT_S)) for i in range(size + 1)]
+        await passes_until(lambda: store.holds == size)
+        store.release()
+        await passes_until(lambda: store.holds == 1)
+        store.release()
+        assert await asyncio.gather(*reads) == [value_of(f"held {i}") for i in range(size + 1)]
+
+    async def reading(store: ScriptedStore, seed: int) -> None:
+        drawn = random.Random(seed)
+        reader = open_store(told(store, pool_size=size))
+        await all_of_the_pool(store, reader)
+        keys = [f"{drawn.choice(['whole', 'cut', 'nil'])} {i}" for i in range(80)]
+        tasks = [asyncio.create_task(reader.read(key, PATIENT_S)) for key in keys]
+        # Fewer than the pool holds: what is opened for one that is cancelled counts as opened in vain.
+        for task in drawn.sample(tasks, size - 1):
+            for _ in range(drawn.randrange(4)):
+                await asyncio.sleep(0)
+            task.cancel()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        for key, got in zip(keys, found, strict=True):
+            assert isinstance(got, asyncio.CancelledError) or got == expected(key)
+        await all_of_the_pool(store, reader)
+        await passes_until(lambda: store.connections <= size)
+        await reader.close()
+        await passes_until(lambda: not store.connections)
+
+    for seed in range(10):
+        with ScriptedStore() as store:
+            run(reading(store, seed))
+
+
+@LOOPS
+def test_a_read_that_is_cancelled_while_the_store_answers_is_not_answered_to_the_next(run: Run) -> None:
+    async def reading(store: ScriptedStore) -> None:
+        reader = open_store(told(store, pool_size=1))
+        await reader.read("whole", PATIENT_S)
+        asked = asyncio.create_task(reader.read("held 1", PATIENT_S))
+        await passes_until(lambda: store.holds == 1)
+        next_one = asyncio.create_task(reader.read("whole 2", PATIENT_S))
+        await asyncio.sleep(0)
+        asked.cancel()
+        store.release()
+        assert await next_one == value_of("whole 2")
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        await reader.close()
+
+    with ScriptedStore() as store:
+        run(reading(store))
+
+
+@LOOPS
+def test_a_store_that_closed_an_idle_connection_is_asked_by_a_new_one(run: Run) -> None:
+    async def reading(store: ScriptedStore) -> None:
+        reader = open_store(told(store))
+        for number in range(20):
+            assert await reader.read(f"closing {number}", PATIENT_S) == value_of(f"closing {number}")
+            if number % 2:  # the connection has, or has not, heard of it
+                await passes_until(lambda: not store.connections)
+        await reader.close()
+
+    with ScriptedStore() as store:
+        run(reading(store))
+
+
+@LOOPS
+def test_a_connection_that_is_in_use_while_all_are_closed_is_not_kept(run: Run) -> None:
+    async def reading(store: ScriptedStore) -> None:
+        reader = open_store(told(store))
+        for warm in (False, True):
+            if warm:
+                await reader.read("whole", PATIENT_S)
+            asked = asyncio.create_task(reader.read("held", PATIENT_S))
+            await passes_until(lambda: store.holds == 1)
+            await reader.close()
+            store.release()
+            assert await asked == value_of("held")
+            await passes_until(lambda: not store.connections)
+
+    with ScriptedStore() as store:
+        run(reading(store))
+
+
+def test_the_url_does_not_choose_the_protocol_nor_the_type_of_values() -> None:
+    async def reading(store: ScriptedStore) -> bytes | None:
+        url = f"redis://127.0.0.1:{store.port}?protocol=3&decode_responses=1"
+        reader = open_store(told(store, url=url))
+        value = await reader.read("whole", PATIENT_S)
+        await reader.close()
+        return value
+
+    with ScriptedStore() as store:
+        assert asyncio.run(reading(store)) == value_of("whole")

@@ -30,7 +30,7 @@ from rtp.doors.listeners import Lifecycle, Service, bind, inherited, run
 from rtp.doors.openapi import describe
 from rtp.doors.predict import HINT, PREDICT_PATHS, PredictApp, PredictDoor
 from rtp.doors.problems import STATUS_TABLE, add_problems
-from rtp.errors import RtpError
+from rtp.errors import RtpError, UnsuitableClient
 from rtp.loader import Loader
 from rtp.logs import configure
 from rtp.metrics import Metrics
@@ -52,6 +52,7 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
         BundleError, GoldenMismatch: the bundle cannot be served.
         BadKeys: the file of keys cannot be used.
         BadTls: the certificate files cannot be used.
+        UnsuitableClient: the installed redis-py cannot be used.
     """
     keys = None if settings.access.keys_file is None else KeyRing(settings.access.keys_file)
     model = load_model(settings.bundle.path) if runtime is None else runtime
@@ -227,6 +228,8 @@ def serve(settings: RtpSettings, fd: int | None = None) -> int:
         return _refuse(f"{error}. RTP_ACCESS__KEYS_FILE names it")
     except BadTls as error:
         return _refuse(f"{error}. RTP_HTTP__TLS_… and RTP_ADMIN__TLS_… name them")
+    except UnsuitableClient as error:
+        return _refuse(str(error))
     except (BundleError, GoldenMismatch) as error:
         return _refuse(f"{error}. RTP_BUNDLE__PATH is {settings.bundle.path}")
     # What exists now lives as long as the process: the garbage collector need not visit it during requests.

@@ -24,6 +24,8 @@
     ├── StoreLate                    no reply within what the deadline left
     └── StoreRefused                 an error reply
 
+    UnsuitableClient                 the installed redis-py cannot be used, so RTP does not start
+
     ReloadRefused                    a bundle that is not taken up; the one before goes on serving
     └── ReloadTimedOut               it did not load in time
 
@@ -155,6 +157,10 @@ class StoreLate(StoreError):
 
 class StoreRefused(StoreError):
     """The store answered with an error (LOADING, NOPERM, CLUSTERDOWN and the like)."""
+
+
+class UnsuitableClient(Exception):
+    """The installed redis-py is not one that RTP is written for; the message names what to install."""
 
 
 class ReloadRefused(Exception):

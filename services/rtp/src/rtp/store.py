@@ -1,7 +1,8 @@
 """Redis or Valkey as a `StateReader`: single, behind Sentinel, or a cluster. One GET a request, by its deadline.
 
-redis-py owns addresses, TLS, authentication and the protocol; this module owns which connection a request takes and
-when to give up, because a request's deadline is the only timeout that matters here.
+redis-py owns addresses, TLS and authentication, and in a cluster every exchange; otherwise `rtp.connection` exchanges
+commands and replies. This module owns which connection a request takes and when to give up, because a request's
+deadline is the only timeout that matters here.
 """
 
 from __future__ import annotations
@@ -10,22 +11,23 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from itertools import starmap
 from typing import Any, Protocol, TypeVar
 
 from redis.asyncio import RedisCluster, Sentinel
 from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.connection import AbstractConnection, ConnectionPool, parse_url
+from redis.asyncio.connection import ConnectionPool, parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisClusterException, RedisError, ResponseError
+from redis.exceptions import ReadOnlyError, RedisClusterException, RedisError, ResponseError
 
+from rtp.connection import Connection, check_client, connect, packed
 from rtp.core.outage import Outage
 from rtp.errors import StoreAway, StoreLate, StoreRefused
 from rtp.settings import RedisSettings
+from rtp.time_limits import Deadlines, within
 
 T = TypeVar("T")
 _IN_VAIN_S = 1.25
@@ -39,10 +41,11 @@ _SCAN_CALLS = 500
 
 
 class Commands(Protocol):
-    """How keys are read in one of the three modes. No timeouts: the caller cancels."""
+    """How keys are read in one of the three modes. Only `get` has a time limit, because every request pays for it; for
+    the others the caller cancels."""
 
-    async def get(self, key: str) -> bytes | None:
-        """One GET."""
+    async def get(self, key: str, timeout_s: float) -> bytes | None:
+        """One GET. Raises TimeoutError when there is no reply within `timeout_s` seconds."""
         ...
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
@@ -86,7 +89,7 @@ class RedisStateReader:
             raise StoreLate("no time is left to ask the store")
         if not self._outage.may_ask(self._clock()):
             raise StoreAway("the store was away a moment ago and is not asked by every request")
-        return await self._within(self._commands.get(key), timeout_s)
+        return await self._told(self._commands.get(key, timeout_s), timeout_s)
 
     async def read_many(self, keys: Sequence[str], timeout_s: float) -> list[bytes | None]:
         """The values under `keys`, in order; asks even while requests do not. An answer here, with more time than a
@@ -94,21 +97,21 @@ class RedisStateReader:
 
         Raises: as `read`.
         """
-        return await self._within(self._commands.get_many(keys), timeout_s, watched=False)
+        return await self._in_background(self._commands.get_many(keys), timeout_s)
 
     async def sample(self, pattern: str, most: int, timeout_s: float) -> tuple[list[bytes], bool]:
         """Up to `most` keys that match `pattern`, and whether these are all there are; asks like `read_many`.
 
         Raises: as `read`.
         """
-        return await self._within(self._commands.sample(pattern, most), timeout_s, watched=False)
+        return await self._in_background(self._commands.sample(pattern, most), timeout_s)
 
     async def count(self, keys: Sequence[bytes], timeout_s: float) -> int:
         """How many of `keys` exist; asks like `read_many`.
 
         Raises: as `read`.
         """
-        return await self._within(self._commands.count(keys), timeout_s, watched=False)
+        return await self._in_background(self._commands.count(keys), timeout_s)
 
     async def announce(self, name: str, into: str, key: str, value: bytes, *, lasts_s: float, timeout_s: float) -> None:
         """Put `name` into the set under `into`, and `value` under `key` for `lasts_s` seconds; asks like `read_many`.
@@ -116,21 +119,19 @@ class RedisStateReader:
         Raises: as `read`.
         """
         said = self._commands.announce(name, into, key, value, round(lasts_s * 1000))
-        await self._within(said, timeout_s, watched=False)
+        await self._in_background(said, timeout_s)
 
     async def close(self) -> None:
         """Close every connection."""
         await self._commands.close()
 
-    async def _within(self, reading: Awaitable[T], timeout_s: float, *, watched: bool = True) -> T:
-        loop = asyncio.get_running_loop()
-        limit = asyncio.timeout(None)
-        # Two passes of the loop after its time, because a loop that was kept from running looks at its timers before it
-        # looks at its sockets: a reply that is there already is not late.
-        timer = loop.call_later(timeout_s, loop.call_soon, loop.call_soon, _expire, limit)
+    async def _in_background(self, reading: Awaitable[T], timeout_s: float) -> T:
+        return await self._told(within(timeout_s, reading), timeout_s, watched=False)
+
+    async def _told(self, reading: Awaitable[T], timeout_s: float, *, watched: bool = True) -> T:
+        """What `reading` gives, and what became of it, told to the outage and in our own errors."""
         try:
-            async with limit:
-                value = await reading
+            value = await reading
         except TimeoutError as error:
             if watched:
                 self._outage.late(self._clock())
@@ -144,16 +145,9 @@ class RedisStateReader:
         except _AWAY as error:
             self._outage.away(self._clock())
             raise StoreAway(f"no connection to the store ({type(error).__name__})") from error
-        finally:
-            timer.cancel()
         if watched:
             self._outage.answered()
         return value
-
-
-def _expire(limit: asyncio.Timeout) -> None:
-    with suppress(RuntimeError):  # the read has ended meanwhile
-        limit.reschedule(0)
 
 
 class _TooManyConnects(Exception):
@@ -181,18 +175,40 @@ class _PoolCommands:
     """
 
     def __init__(self, pool: ConnectionPool, size: int, clock: Callable[[], float] = time.monotonic) -> None:
+        check_client()
         self._pool = pool
         self._clock = clock
         self._size = size
         self._in_vain: deque[float] = deque()
         """When the connections were opened that have not answered yet."""
-        self._idle: list[AbstractConnection] = []
-        self._slots = asyncio.Semaphore(size)
+        self._free: deque[Connection | None] = deque([None] * size)
+        """What may be taken: None for a connection that may still be opened; to the right those that are open."""
+        self._waiting: deque[asyncio.Future[Connection | None]] = deque()
+        """Who waits for one, while none is free."""
+        self._deadlines = Deadlines(clock)
         self._epoch = 0
         """Raised to drop all connections; those in use at that moment are not kept either."""
 
-    async def get(self, key: str) -> bytes | None:
-        value: bytes | None = await self._ask("GET", key)
+    async def get(self, key: str, timeout_s: float) -> bytes | None:
+        """What every request does, so where a connection is open and free, with a deadline instead of `within`."""
+        value: bytes | None
+        began = self._clock()
+        free = self._free
+        if not free or (connection := free[-1]) is None or not connection.free:
+            value = await within(timeout_s, self._ask("GET", key))
+            return value
+        free.pop()
+        asked = connection.ask(packed("GET", key))
+        self._deadlines.set(asked, began + timeout_s)
+        try:
+            value = await asked
+            return value
+        except RedisConnectionError:
+            await self.close()  # as in `_ask`
+        finally:
+            self._deadlines.lift(asked)
+            self._give_back(connection)
+        value = await within(timeout_s - (self._clock() - began), self._ask("GET", key))
         return value
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
@@ -216,44 +232,65 @@ class _PoolCommands:
 
     async def close(self) -> None:
         self._epoch += 1
-        idle, self._idle = self._idle, []
-        for connection in idle:
-            await connection.disconnect(nowait=True)
+        free, self._free = self._free, deque([None] * len(self._free))
+        for connection in free:
+            if connection is not None:
+                connection.close()
 
     async def _ask(self, *command: str | bytes) -> Any:
-        async with self._slots:
-            if self._idle:
-                connection = self._idle.pop()
+        connection = await self._take()
+        try:
+            if connection is not None and connection.free:
                 try:
-                    return await self._exchange(connection, command)
-                except (RedisConnectionError, OSError):
+                    return await connection.ask(packed(*command))
+                except RedisConnectionError:
                     # The server closed an idle connection, or restarted; the others are as old. Try once more.
                     await self.close()
-            now = self._clock()
-            while self._in_vain and self._in_vain[0] <= now - _IN_VAIN_S:
-                self._in_vain.popleft()
-            if len(self._in_vain) >= self._size:
-                raise _TooManyConnects("a pool's worth of connections got no answer within a second: no more for now")
-            self._in_vain.append(now)
-            fresh = self._pool.make_connection()  # type: ignore[no-untyped-call] # redis-py has no annotation here
-            answer = await self._exchange(fresh, command)
+            connection = None
+            connection = await self._opened()
+            answer = await connection.ask(packed(*command))
             if self._in_vain:
                 self._in_vain.pop()
             return answer
-
-    async def _exchange(self, connection: AbstractConnection, command: tuple[str | bytes, ...]) -> Any:
-        epoch = self._epoch
-        try:
-            if not connection.is_connected:
-                await connection.connect()  # type: ignore[no-untyped-call] # as above
-            await connection.send_command(*command)
-            return await connection.read_response()
         finally:
-            # redis-py has disconnected after anything but a whole reply, a cancellation included.
-            if connection.is_connected and epoch == self._epoch:
-                self._idle.append(connection)
-            else:
-                await connection.disconnect(nowait=True)
+            self._give_back(connection)
+
+    async def _opened(self) -> Connection:
+        now = self._clock()
+        while self._in_vain and self._in_vain[0] <= now - _IN_VAIN_S:
+            self._in_vain.popleft()
+        if len(self._in_vain) >= self._size:
+            raise _TooManyConnects("a pool's worth of connections got no answer within a second: no more for now")
+        self._in_vain.append(now)
+        fresh = self._pool.make_connection()  # type: ignore[no-untyped-call] # redis-py has no annotation here
+        return await connect(fresh, self._epoch)
+
+    async def _take(self) -> Connection | None:
+        """A connection that was open when it was given back, or None for one that the caller may open."""
+        if self._free:
+            return self._free.pop()
+        waiter: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if not waiter.cancelled():
+                self._give_back(waiter.result())
+            raise
+
+    def _give_back(self, connection: Connection | None) -> None:
+        if connection is not None and not (connection.free and connection.epoch == self._epoch):
+            connection.close()
+            connection = None
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(connection)
+                return
+        if connection is None:
+            self._free.appendleft(None)
+        else:
+            self._free.append(connection)
 
 
 class _SentinelCommands(_PoolCommands):
@@ -271,6 +308,13 @@ class _SentinelCommands(_PoolCommands):
             await self.close()
         return await super().get_many(keys)
 
+    async def announce(self, name: str, into: str, key: str, value: bytes, lasts_ms: int) -> None:
+        try:
+            await super().announce(name, into, key, value, lasts_ms)
+        except ReadOnlyError:  # a master that was demoted
+            await self.close()
+            await super().announce(name, into, key, value, lasts_ms)
+
 
 class _ClusterCommands:
     """A cluster: redis-py knows which node holds a key, and fails rather than waits when it has no connection free."""
@@ -279,7 +323,10 @@ class _ClusterCommands:
         self._cluster = cluster
         self._slots = asyncio.Semaphore(size)
 
-    async def get(self, key: str) -> bytes | None:
+    async def get(self, key: str, timeout_s: float) -> bytes | None:
+        return await within(timeout_s, self._get(key))
+
+    async def _get(self, key: str) -> bytes | None:
         async with self._slots:
             value: Any = await self._cluster.get(key)
         return None if value is None else bytes(value)
@@ -345,7 +392,8 @@ def _commands(settings: RedisSettings) -> Commands:
         }
     match settings.mode:
         case "single":
-            return _PoolCommands(ConnectionPool.from_url(url, **options), settings.pool_size)
+            # As `ConnectionPool.from_url`, but for the protocol, which is ours to choose: we read the replies.
+            return _PoolCommands(ConnectionPool(**{**options, **parse_url(url), "protocol": 2}), settings.pool_size)
         case "sentinel":
             given = parse_url(url)
             login = {name: given[name] for name in ("username", "password", "db") if name in given}

@@ -1,0 +1,116 @@
+"""A store that answers a GET as its key says: whole, in pieces, too late, or wrongly. For the tests of RTP's reads."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from typing import Self
+
+from hiredis import Reader
+
+BIG = 300_000
+"""Bytes of a big value: more than one read of a socket brings."""
+PATIENT_S = 30.0
+
+
+def value_of(key: str) -> bytes:
+    """What the store has under a key: other bytes for every key."""
+    return key.encode() * (BIG // len(key) if key.startswith("big") else 3)
+
+
+def bulk(value: bytes | None) -> bytes:
+    """A value as it is sent."""
+    return b"$-1\r\n" if value is None else b"$%d\r\n%b\r\n" % (len(value), value)
+
+
+REPLIES: dict[str, Callable[[str], list[bytes]]] = {
+    "whole": lambda key: [bulk(value_of(key))],
+    "cut": lambda key: [bytes([byte]) for byte in bulk(value_of(key))],
+    "big": lambda key: [bulk(value_of(key))],
+    "nil": lambda key: [bulk(None)],
+    "held": lambda key: [bulk(value_of(key))],
+    "refused": lambda key: [b"-WRONGTYPE not a string\r\n"],
+    "loading": lambda key: [b"-LOADING the data set\r\n"],
+    "twice": lambda key: [bulk(value_of(key)) + bulk(value_of("another"))],
+    "noise": lambda key: [b"HTTP/1.1 400\r\n"],
+    "closing": lambda key: [bulk(value_of(key))],
+    "closed": lambda key: [],
+}
+"""By the first word of a key, the pieces of the reply. `held` waits for `release`; `closing` closes the connection
+behind the reply, `closed` in its place."""
+
+
+class ScriptedStore:
+    """Listens on loopback, with a thread for each connection; a context manager."""
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._lock = threading.Lock()
+        self._released = threading.Event()
+        self.holds = 0
+        """How many replies are held now."""
+        self.connections = 0
+        """How many there are now."""
+        self.behind_handshake = b""
+        """What it says unasked after a handshake."""
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+        self.release()
+
+    def release(self) -> None:
+        """Send the replies that are held."""
+        with self._lock:
+            released, self._released = self._released, threading.Event()
+            self.holds = 0
+        released.set()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, plain: socket.socket) -> None:
+        with self._lock:
+            self.connections += 1
+        try:
+            with contextlib.suppress(OSError):
+                connection = self._tls.wrap_socket(plain, server_side=True) if self._tls else plain
+                commands: Reader = Reader(notEnoughData=None)
+                with connection:
+                    while data := connection.recv(1 << 16):
+                        commands.feed(data)
+                        while (command := commands.gets()) is not None:
+                            if not self._answer(connection, command):
+                                return
+        finally:
+            with self._lock:
+                self.connections -= 1
+
+    def _answer(self, connection: socket.socket, command: list[bytes]) -> bool:
+        """Whether the connection stays."""
+        if command[0] not in (b"GET", b"MGET"):
+            last_of_handshake = b"LIB-VER" in command
+            connection.sendall(b"+OK\r\n" + (self.behind_handshake if last_of_handshake else b""))
+            return True
+        key = command[1].decode()
+        kind = key.split()[0]
+        if kind == "held":
+            with self._lock:
+                self.holds += 1
+                released = self._released
+            released.wait(PATIENT_S)
+        for piece in (*([b"*1\r\n"] if command[0] == b"MGET" else []), *REPLIES[kind](key)):
+            connection.sendall(piece)
+        return kind not in ("closing", "closed")

@@ -1,0 +1,301 @@
+"""A connection to the store gives each command its own whole reply or none, and what is assumed of redis-py is checked
+by name."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import uvloop
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from redis.asyncio.connection import AbstractConnection, DefaultParser, SSLConnection
+from redis.asyncio.connection import Connection as TcpConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import InvalidResponse, ResponseError
+
+from rtp.connection import ASSUMPTIONS, Connection, broken_assumptions, check_client, connect, packed
+from rtp.errors import UnsuitableClient
+from support.scripted_store import ScriptedStore, bulk, value_of
+
+Run = Callable[[Any], Any]
+LOOPS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+WITHIN_S = 30
+GET = packed("GET", "key")
+
+
+@dataclass
+class Ends:
+    """A connection, and the store's end of it."""
+
+    ours: Connection
+    theirs: socket.socket
+
+    async def says(self, data: bytes) -> None:
+        """The store sends, and the connection has read it."""
+        self.theirs.sendall(data)
+        await self.idle()
+
+    async def idle(self) -> None:
+        """The loop looks at its sockets a few times."""
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+
+def with_ends(run: Run, test: Callable[[Ends], Awaitable[None]]) -> None:
+    async def testing() -> None:
+        left, right = socket.socketpair()
+        left.setblocking(False)
+        streams = await asyncio.open_connection(sock=left)
+        ours = Connection(streams, DefaultParser.parse_error)
+        asyncio.get_running_loop().set_exception_handler(lambda _, trouble: troubles.append(trouble))
+        try:
+            async with asyncio.timeout(WITHIN_S):
+                await test(Ends(ours, right))
+        finally:
+            ours.close()
+            right.close()
+
+    troubles: list[dict[str, Any]] = []
+    run(testing())
+    assert not troubles, "the loop had to deal with no error of ours"
+
+
+def test_a_command_is_packed_as_the_protocol_has_it() -> None:
+    assert packed("SET", "ü", b"\x00\r\n") == b"*3\r\n$3\r\nSET\r\n$2\r\n\xc3\xbc\r\n$3\r\n\x00\r\n\r\n"
+
+
+VALUES = [None, b"", b"state", b"$3\r\nnot\r\n", bytes(range(256)) * 3]
+SAID = [*map(bulk, VALUES), b"-WRONGTYPE no\r\n", b":7\r\n", b"*2\r\n$1\r\na\r\n$-1\r\n"]
+
+
+@LOOPS
+def test_a_reply_cut_anywhere_is_the_same_reply(run: Run) -> None:
+    async def test(ends: Ends) -> None:
+        for said in SAID:
+            whole = None
+            for at in range(len(said)):
+                asked = ends.ours.ask(GET)
+                assert not ends.ours.free
+                if at:
+                    await ends.says(said[:at])
+                    assert not asked.done()
+                await ends.says(said[at:])
+                answer = repr((await asyncio.gather(asked, return_exceptions=True))[0])
+                whole = whole or answer
+                assert answer == whole
+                assert ends.ours.free
+
+    with_ends(run, test)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(VALUES), st.lists(st.integers(0, 800), max_size=6)), max_size=8))
+def test_each_command_gets_its_own_reply_however_they_are_cut(replies: list[tuple[bytes | None, list[int]]]) -> None:
+    async def test(ends: Ends) -> None:
+        for value, cuts in replies:
+            asked, said = ends.ours.ask(GET), bulk(value)
+            edges = [0, *sorted(cut for cut in cuts if cut < len(said)), len(said)]
+            for begin, end in pairwise(edges):
+                await ends.says(said[begin:end])
+            assert await asked == value
+
+    with_ends(uvloop.run, test)
+
+
+@LOOPS
+def test_a_value_larger_than_any_buffer_is_whole(run: Run) -> None:
+    value = bytes(range(256)) * 40_000
+
+    async def test(ends: Ends) -> None:
+        asked = ends.ours.ask(GET)
+        sending = asyncio.to_thread(ends.theirs.sendall, bulk(value))
+        assert (await asyncio.gather(asked, sending))[0] == value
+        assert ends.ours.free
+
+    with_ends(run, test)
+
+
+@LOOPS
+@pytest.mark.parametrize("begun", [b"", b"$5\r\nst"], ids=["not begun", "begun"])
+def test_a_reply_after_its_request_gave_up_closes_the_connection(run: Run, begun: bytes) -> None:
+    async def test(ends: Ends) -> None:
+        asked = ends.ours.ask(GET)
+        await ends.says(begun)
+        asked.set_exception(TimeoutError())  # as the pool's timer does
+        assert not ends.ours.free, "its reply is outstanding"
+        await ends.says(bulk(b"state")[len(begun) :])
+        assert not ends.ours.free
+        assert ends.theirs.recv(1000) == GET
+        assert ends.theirs.recv(1) == b"", "closed"
+        with pytest.raises(TimeoutError):
+            await asked
+
+    with_ends(run, test)
+
+
+@LOOPS
+@pytest.mark.parametrize("said", [bulk(b"state"), b"$", b"-ERR\r\n"], ids=["a reply", "a part of one", "an error"])
+def test_what_was_not_asked_for_closes_the_connection(run: Run, said: bytes) -> None:
+    async def test(ends: Ends) -> None:
+        await ends.says(said)
+        assert not ends.ours.free
+        assert ends.theirs.recv(1) == b""
+
+    with_ends(run, test)
+
+
+@LOOPS
+@pytest.mark.parametrize("said", [bulk(b"state") * 2, bulk(b"state") + b"$"])
+def test_more_than_one_reply_is_none(run: Run, said: bytes) -> None:
+    async def test(ends: Ends) -> None:
+        asked = ends.ours.ask(GET)
+        await ends.says(said)
+        with pytest.raises(RedisConnectionError, match="more than one"):
+            await asked
+        assert not ends.ours.free
+
+    with_ends(run, test)
+
+
+@LOOPS
+def test_what_is_not_the_protocol_is_told_and_closes(run: Run) -> None:
+    async def test(ends: Ends) -> None:
+        asked = ends.ours.ask(GET)
+        await ends.says(b"HTTP/1.1 400 Bad Request\r\n")
+        with pytest.raises(InvalidResponse):
+            await asked
+        assert not ends.ours.free
+
+    with_ends(run, test)
+
+
+@LOOPS
+def test_an_error_reply_keeps_the_connection_and_one_about_the_connection_closes_it(run: Run) -> None:
+    async def test(ends: Ends) -> None:
+        for said, error, stays in (
+            (b"-WRONGTYPE not a string\r\n", ResponseError, True),
+            (b"-NOPERM no\r\n", ResponseError, True),
+            (b"-LOADING the data set\r\n", RedisConnectionError, False),
+        ):
+            asked = ends.ours.ask(GET)
+            await ends.says(said)
+            with pytest.raises(error):
+                await asked
+            assert ends.ours.free == stays
+
+    with_ends(run, test)
+
+
+@LOOPS
+@pytest.mark.parametrize("asks", [True, False], ids=["while it waits", "while it is idle"])
+def test_a_connection_that_the_store_closes_is_not_used_again(run: Run, asks: bool) -> None:
+    async def test(ends: Ends) -> None:
+        asked = ends.ours.ask(GET) if asks else None
+        ends.theirs.shutdown(socket.SHUT_RDWR)
+        if asked is not None:
+            with pytest.raises(RedisConnectionError, match="closed by the store"):
+                await asked
+        while ends.ours.free:
+            await asyncio.sleep(0)
+
+    with_ends(run, test)
+
+
+def client_of(store: ScriptedStore) -> AbstractConnection:
+    """redis-py's connection to it, not made."""
+    return TcpConnection(host="127.0.0.1", port=store.port, protocol=2)
+
+
+@LOOPS
+def test_the_store_gets_what_was_asked_though_nothing_else_refers_to_the_streams(run: Run) -> None:
+    async def test() -> None:
+        with ScriptedStore() as store:
+            connection = await connect(client_of(store))
+            gc.collect()
+            assert await connection.ask(packed("GET", "whole 1")) == value_of("whole 1")
+            connection.close()
+
+    run(test())
+
+
+@LOOPS
+@pytest.mark.parametrize("said", [b"$", bulk(b"late")], ids=["a part of a reply", "a reply"])
+def test_a_connection_that_is_out_of_step_behind_its_handshake_is_not_taken_over(run: Run, said: bytes) -> None:
+    async def test() -> None:
+        with ScriptedStore() as store:
+            store.behind_handshake = said
+            client = client_of(store)
+            with pytest.raises(RedisConnectionError, match="out of step"):
+                await connect(client)
+            assert not client.is_connected
+
+    run(test())
+
+
+# What is assumed of redis-py
+
+
+def other(self: Any, *arguments: Any) -> None:
+    """What a method may have become."""
+
+
+CHANGES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "a connection that is made has its streams in _reader and _writer": lambda patch: patch.setattr(
+        SSLConnection, "_connect", other, raising=False
+    ),
+    "a connection is connected for as long as it has _reader and _writer": lambda patch: patch.setattr(
+        AbstractConnection, "is_connected", property(other)
+    ),
+    "a connection that is collected without a _writer closes nothing": lambda patch: patch.setattr(
+        AbstractConnection, "__del__", other
+    ),
+    "can_read() tells what came behind the last reply, the end included": lambda patch: patch.delattr(
+        AbstractConnection, "can_read"
+    ),
+    "_parser.parse_error(response) makes an exception of an error reply": lambda patch: patch.setattr(
+        DefaultParser, "parse_error", other
+    ),
+}
+
+
+def test_the_installed_client_meets_every_assumption() -> None:
+    assert broken_assumptions() == []
+    assert set(CHANGES) == set(ASSUMPTIONS)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_client_that_breaks_an_assumption_is_refused_by_its_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    CHANGES[name](monkeypatch)
+    assert broken_assumptions() == [name]
+    with pytest.raises(UnsuitableClient, match="redis-py") as refused:
+        check_client.__wrapped__()
+    assert name in str(refused.value)
+
+
+def test_a_client_that_makes_streams_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TcpConnection, "_connect", other)
+    assert broken_assumptions() == ["a connection that is made has its streams in _reader and _writer"]
+
+
+def test_rtp_does_not_start_with_a_client_that_it_does_not_know() -> None:
+    start = (
+        "import sys; from redis.asyncio.connection import AbstractConnection; del AbstractConnection.can_read; "
+        "from rtp.__main__ import main; sys.exit(main([]))"
+    )
+    ports = {"RTP_HTTP__PORT": "0", "RTP_ADMIN__PORT": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", start], env=os.environ | ports, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert "can_read() tells what came behind the last reply" in done.stderr
+    assert "Install redis[hiredis]" in done.stderr
