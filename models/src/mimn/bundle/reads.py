@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from mimn.bundle.item_table import GAP, IDF, NO_TABLE, Floats, ItemTable, KeyIndex, Neighbors
 from mimn.bundle.members import MemberReads
-from mimn.rows.candidates import LedgerReading
+from mimn.rows.candidates import FACTS, LedgerReading
 from mimn.rows.library import library
 from mimn.state.ledger import (
     BASKETS,
@@ -178,19 +178,22 @@ class Reads:
         """The compiled form, if it can be had and reads drawn ledgers like numpy."""
         if (built := library()) is None:
             return None
-        table, ledger = self.table, self.ledger
+        table, ledger, index = self.table, self.ledger, self._index
+        facts = np.zeros(len(table.ids) + 1, FACTS)
+        facts["fixed"], facts["usual"], facts["length"] = self._static, self._usual, self._lengths[:, 0]
+        facts["key"] = index.numbers
         arrays: dict[str, NDArray[Any]] = {
             "sixteenths": SIXTEENTHS, "log1p_n": LOG1P, "decay": DECAY, "faster": FASTER_DECAY, "ids": table.ids,
-            "fixed": self._static, "usual": self._usual, "weighted": self._weighted, "vectors": table.vectors,
-            "lengths": self._lengths, "types": table.types, "codes": table.codes, "keys": self._index.keys,
-            "rows": self._index.rows, "neighbors": self._paired.rows, "weights": self._paired.weights,
+            "facts": facts, "weighted": self._weighted, "vectors": table.vectors,
+            "codes": np.where(table.types > 0, table.codes + 1, 0), "keys": np.append(0, index.keys),
+            "rows": index.rows, "neighbors": self._paired.rows, "weights": self._paired.weights,
         }  # fmt: skip
         numbers = {
             "groups": sum(1 << GROUPS.index(group) for group in self.groups), "buckets": ledger.buckets,
             "ways": ledger.ways, "kinds": table.types.shape[1], "width": table.vectors.shape[1],
             "items": len(table.ids), "paired": self._paired.rows.shape[1],
         }  # fmt: skip
-        reading = LedgerReading(arrays, numbers, int(table.offsets[-1]), built)
+        reading = LedgerReading(arrays, numbers, built)
         random = np.random.default_rng(0)
         for _ in range(_DRAWN):
             words, asked = drawn(ledger, table.ids, random)

@@ -20,11 +20,13 @@ _TABLES: dict[str, np.dtype[Any]] = {
     "item_vectors": _FLOAT,
     "category_vectors": _FLOAT,
 }
+FACTS = np.dtype([("fixed", np.float32, 5), ("usual", np.float32), ("length", np.float32), ("key", np.int32)])
+"""What lookups.c knows of an item besides its vectors: its statistics as they are read, its usual gap and half a day, the
+length of its vector, and the number of its key."""
 _READS: dict[str, np.dtype[Any]] = {
-    "sixteenths": _INT, "log1p_n": _DOUBLE, "decay": _DOUBLE, "faster": _DOUBLE, "ids": _ID, "fixed": _FLOAT,
-    "usual": _FLOAT, "weighted": _FLOAT, "vectors": _FLOAT, "lengths": _FLOAT, "types": _INT, "codes": _CELL,
-    "keys": _CELL, "rows": _CELL, "neighbors": _INT, "weights": _FLOAT, "slots": _INT, "sums": _DOUBLE, "p": _DOUBLE,
-    "held": _DOUBLE,
+    "sixteenths": _INT, "log1p_n": _DOUBLE, "decay": _DOUBLE, "faster": _DOUBLE, "ids": _ID, "facts": FACTS,
+    "weighted": _FLOAT, "vectors": _FLOAT, "codes": _INT, "keys": _CELL, "rows": _INT, "neighbors": _INT,
+    "weights": _FLOAT, "slots": _INT, "entries": _INT, "own": _INT, "sums": _DOUBLE, "held": _DOUBLE, "p": _DOUBLE,
 }  # fmt: skip
 """The arrays of lookups.c's structures, in its order."""
 
@@ -73,17 +75,20 @@ class LookUp:
 class LedgerReading:
     """What is read of a ledger for candidates. Not for two threads at once: sums are gathered in one array."""
 
-    def __init__(self, arrays: Mapping[str, Array], numbers: Mapping[str, int], codes: int, built: ctypes.CDLL) -> None:
-        """`codes`: how many codes of types there are."""
-        slots = 2 << max(len(arrays["keys"]), 1).bit_length()
+    def __init__(self, arrays: Mapping[str, Array], numbers: Mapping[str, int], built: ctypes.CDLL) -> None:
+        """`arrays` and `numbers` as lookups.c says."""
+        known = len(arrays["keys"]) - 1
+        slots = 2 << max(known, 1).bit_length()
         self._kept: dict[str, Array] = {
             **arrays,
             "slots": np.zeros(slots, np.int32),
-            "sums": np.zeros((codes, 3)),
-            "p": np.zeros((2, numbers["width"])),
+            "entries": np.zeros((numbers["buckets"] * numbers["ways"], 5), np.int32),
+            "own": np.zeros(known + 1, np.int32),
+            "sums": np.zeros((int(arrays["codes"].max(initial=0)) + 1, 3)),
             "held": np.zeros((numbers["items"] + 1, 2)),
+            "p": np.zeros((2, numbers["width"])),
         }
-        self._struct = _filled(_Reads, _READS, self._kept, {**numbers, "known": len(arrays["keys"]), "mask": slots - 1})
+        self._struct = _filled(_Reads, _READS, self._kept, {**numbers, "known": known, "mask": slots - 1})
         self._fixed = ctypes.addressof(self._struct)
         self._read = built.candidates_read
         built.candidates_index(self._fixed)
