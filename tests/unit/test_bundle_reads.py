@@ -172,7 +172,7 @@ def test_the_compiled_form_reads_what_numpy_reads(
         words, asked = drawn(ledger, ids, random)
         plain, fast = (np.full((len(asked), reads.width), -1, np.float32) for _ in range(2))
         reads.read_by_numpy(words, asked, minute, plain)
-        reads.compiled(words, asked, minute, fast)
+        reads.compiled.into(words, asked, fast)(len(asked), minute)
         np.testing.assert_allclose(fast, plain, rtol=PARITY, atol=PARITY)
         # The same bits but where the last ones of a double decide.
         assert np.count_nonzero(fast != plain) <= fast.size // 100

@@ -21,8 +21,8 @@ _TABLES: dict[str, np.dtype[Any]] = {
     "category_vectors": _FLOAT,
 }
 FACTS = np.dtype([("fixed", np.float32, 5), ("usual", np.float32), ("length", np.float32), ("key", np.int32)])
-"""What lookups.c knows of an item besides its vectors: its statistics as they are read, its usual gap and half a day, the
-length of its vector, and the number of its key."""
+"""What lookups.c knows of an item besides its vectors: its statistics as they are read, its usual gap and half a day,
+the length of its vector, and the number of its key."""
 _READS: dict[str, np.dtype[Any]] = {
     "sixteenths": _INT, "log1p_n": _DOUBLE, "decay": _DOUBLE, "faster": _DOUBLE, "ids": _ID, "facts": FACTS,
     "weighted": _FLOAT, "vectors": _FLOAT, "codes": _INT, "keys": _CELL, "rows": _INT, "neighbors": _INT,
@@ -57,17 +57,19 @@ class LookUp:
         self._struct = _filled(_Tables, _TABLES, self._kept, numbers)
         self._look_up = built.candidates_look_up
 
-    def into(self, vectors: NDArray[np.float32], cells: NDArray[np.int64] | None) -> Callable[[Ids, Ids], None]:
-        """What writes the first C rows of `vectors` and, with a sketch, of `cells`, given C items and their categories.
-        [≥ C, W], [≥ C, A]"""
+    def into(
+        self, items: Ids, categories: Ids, vectors: NDArray[np.float32], cells: NDArray[np.int64] | None
+    ) -> Callable[[int], None]:
+        """What writes the first C rows of `vectors` and, with a sketch, of `cells`, from the first C items and
+        categories, as these arrays are then. [≥ C], [≥ C], [≥ C, W], [≥ C, A]"""
         fixed, look_up = ctypes.addressof(self._struct), self._look_up
+        asked = place(items, _ID), place(categories, _ID)
         places = place(vectors, _FLOAT), None if cells is None else place(cells, _CELL)
-        kept = self, vectors, cells  # compiled code knows only where they lie
+        kept = self, items, categories, vectors, cells  # compiled code knows only where they lie
 
-        def write(items: Ids, categories: Ids) -> None:
+        def write(count: int) -> None:
             assert kept  # noqa: S101 (so that they live as long as this function)
-            items, categories = np.ascontiguousarray(items, _ID), np.ascontiguousarray(categories, _ID)
-            look_up(fixed, place(items, _ID), place(categories, _ID), len(items), *places)
+            look_up(fixed, *asked, count, *places)
 
         return write
 
@@ -93,13 +95,18 @@ class LedgerReading:
         self._read = built.candidates_read
         built.candidates_index(self._fixed)
 
-    def __call__(
-        self, words: NDArray[np.uint32], items: NDArray[np.uint64], minute: int, out: NDArray[np.float32]
-    ) -> None:
-        """Write what is read at a minute into the first columns of `out`. [words], [C], [C, R]"""
-        words, items = np.ascontiguousarray(words, _WORD), np.ascontiguousarray(items, _ID)
-        at = place(words, _WORD), place(items, _ID)
-        self._read(self._fixed, *at, len(items), minute, place(out, _FLOAT), out.shape[1])
+    def into(self, words: NDArray[np.uint32], items: Ids, out: NDArray[np.float32]) -> Callable[[int, int], None]:
+        """What writes what is read for the first C items, given C and a minute, as these arrays are then, into the
+        first columns of the first C rows of `out`. [words], [≥ C], [≥ C, R]"""
+        fixed, read, width = self._fixed, self._read, out.shape[1]
+        at, into = (place(words, _WORD), place(items, _ID)), place(out, _FLOAT)
+        kept = self, words, items, out  # compiled code knows only where they lie
+
+        def write(count: int, minute: int) -> None:
+            assert kept  # noqa: S101 (so that they live as long as this function)
+            read(fixed, *at, count, minute, into, width)
+
+        return write
 
 
 def place(array: Array, kind: np.dtype[Any]) -> int:

@@ -287,31 +287,42 @@ static double length_of(const double *p, i64 n) {
     return length > 1e-12 ? length : 1e-12;
 }
 
+typedef double eight __attribute__((vector_size(64)));
+typedef double two __attribute__((vector_size(16)));
+typedef float eight_floats __attribute__((vector_size(32)));
+
+static inline double sum_of(eight x) { return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7])); }
+
 /* Of x with p, and with q behind it. */
 static inline void dots(const float *x, const double *p, i64 n, double *out) {
-    double sum[2][8] = {{0}};
+    const double *q = p + n;
+    eight sum = {0}, late = {0};
+    double rest = 0, late_rest = 0;
     i64 i = 0;
-    for (; i + 8 <= n; i += 8)
-        for (int j = 0; j < 8; j++) {
-            sum[0][j] = fma(x[i + j], p[i + j], sum[0][j]);
-            sum[1][j] = fma(x[i + j], p[n + i + j], sum[1][j]);
-        }
-    for (; i < n; i++) sum[0][0] = fma(x[i], p[i], sum[0][0]), sum[1][0] = fma(x[i], p[n + i], sum[1][0]);
-    for (int k = 0; k < 2; k++) {
-        double *s = sum[k];
-        out[k] = ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+    for (; i + 8 <= n; i += 8) {
+        eight_floats some;
+        eight of_p, of_q;
+        memcpy(&some, x + i, sizeof(some)), memcpy(&of_p, p + i, sizeof(of_p)), memcpy(&of_q, q + i, sizeof(of_q));
+        eight wide = __builtin_convertvector(some, eight);
+        sum += wide * of_p, late += wide * of_q;
     }
+    for (; i < n; i++) rest += x[i] * p[i], late_rest += x[i] * q[i];
+    out[0] = sum_of(sum) + rest, out[1] = sum_of(late) + late_rest;
 }
 
 static inline void neighbors(const reads *t, i64 row, double *out) {
     const i32 *others = t->neighbors + row * t->paired;
     const float *weights = t->weights + row * t->paired;
-    double sum = 0, late = 0;
-    for (i64 k = 0; k < t->paired; k++) {
-        const double *held = t->held + 2 * (i64)others[k];
-        sum = fma(held[0], weights[k], sum), late = fma(held[1], weights[k], late);
+    const two *held = (const two *)t->held;
+    two sum = {0}, more = {0};
+    i64 k = 0;
+    for (; k + 2 <= t->paired; k += 2) {
+        sum += held[others[k]] * (double)weights[k];
+        more += held[others[k + 1]] * (double)weights[k + 1];
     }
-    out[0] = STEEPNESS * sum, out[1] = STEEPNESS * late;
+    if (k < t->paired) sum += held[others[k]] * (double)weights[k];
+    sum += more;
+    out[0] = STEEPNESS * sum[0], out[1] = STEEPNESS * sum[1];
 }
 
 /* Groups of up to TOGETHER candidates: what their logarithms are of first, then these all at once. */
