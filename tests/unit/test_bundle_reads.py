@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from mimn.bundle.item_table import STATISTICS, ItemTable, KeyIndex, Neighbors
 from mimn.bundle.reads import GROUPS, PARITY, Reads, drawn, width
-from mimn.rows.library import FLAGS, NEEDS, build, features, file_name, load
+from mimn.rows.library import FLAGS
 from mimn.state import Ledger
 from mimn.state.ledger import BASKETS, FIRST_DAY, LINES, MINUTE, REPEATS
 from mimn.state.sketch import DAY_MS
 from support import skips
+from support.variants import library_of
 
 START = 1_600_000_000_000
 LEDGER = Ledger(buckets=5, ways=4)
@@ -180,12 +181,8 @@ def test_the_compiled_form_reads_what_numpy_reads(
 
 
 @pytest.mark.parametrize("variant", FLAGS)
-def test_every_variant_reads_what_numpy_reads(variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if why := build(variant, tmp_path):
-        pytest.fail(why)
-    if not NEEDS[variant] <= features():
-        pytest.skip(skips.NO_AVX512)
-    built = load(tmp_path / file_name(variant))
+def test_every_variant_reads_what_numpy_reads(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = library_of(variant)
     monkeypatch.setattr("mimn.bundle.reads.library", lambda: built)
     reads, random = Reads(LEDGER, table(), GROUPS), np.random.default_rng(4)
     assert reads.compiled is not None, "it differs from numpy"
