@@ -30,7 +30,7 @@ class HeadKernel:
     """Runs one program. Not for two threads at once: it has one array of values."""
 
     def __init__(self, program: HeadProgram, built: ctypes.CDLL) -> None:
-        user = np.zeros(program.user + _SLACK, np.float32)
+        user = _aligned(program.user + _SLACK)
         user[: len(program.constants)] = program.constants
         tile = _aligned(program.rows * _MOST_LANES)
         self._kept = program, user, tile
