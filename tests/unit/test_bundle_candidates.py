@@ -39,7 +39,7 @@ def test_both_forms_write_the_same_bytes_and_nothing_behind_them(
     def written(into: object) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
         vectors = np.full((len(known) + 2, tables.width), 7, np.float32)
         cells = None if sketch is None else np.full((len(known) + 2, sketch.addresses), 7)
-        into(vectors, cells)(of_items, of_categories)  # type: ignore[operator]
+        into(of_items, of_categories, vectors, cells)(len(known))  # type: ignore[operator]
         return vectors, cells
 
     plain, fast = written(tables.by_numpy), written(tables.compiled.into)

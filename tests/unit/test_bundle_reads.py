@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from mimn.bundle.item_table import STATISTICS, ItemTable, KeyIndex, Neighbors
 from mimn.bundle.reads import GROUPS, PARITY, Reads, drawn, width
+from mimn.rows.library import FLAGS
 from mimn.state import Ledger
 from mimn.state.ledger import BASKETS, FIRST_DAY, LINES, MINUTE, REPEATS
 from mimn.state.sketch import DAY_MS
 from support import skips
+from support.variants import library_of
 
 START = 1_600_000_000_000
 LEDGER = Ledger(buckets=5, ways=4)
@@ -172,10 +174,24 @@ def test_the_compiled_form_reads_what_numpy_reads(
         words, asked = drawn(ledger, ids, random)
         plain, fast = (np.full((len(asked), reads.width), -1, np.float32) for _ in range(2))
         reads.read_by_numpy(words, asked, minute, plain)
-        reads.compiled(words, asked, minute, fast)
+        reads.compiled.into(words, asked, fast)(len(asked), minute)
         np.testing.assert_allclose(fast, plain, rtol=PARITY, atol=PARITY)
         # The same bits but where the last ones of a double decide.
         assert np.count_nonzero(fast != plain) <= fast.size // 100
+
+
+@pytest.mark.parametrize("variant", FLAGS)
+def test_every_variant_reads_what_numpy_reads(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = library_of(variant)
+    monkeypatch.setattr("mimn.bundle.reads.library", lambda: built)
+    reads, random = Reads(LEDGER, table(), GROUPS), np.random.default_rng(4)
+    assert reads.compiled is not None, "it differs from numpy"
+    for minute in (0, 1_600_000 * 17, 2**32 - 1):
+        words, asked = drawn(LEDGER, np.tile(IDS, 30), random)
+        plain, fast = (np.zeros((len(asked), reads.width), np.float32) for _ in range(2))
+        reads.read_by_numpy(words, asked, minute, plain)
+        reads.compiled.into(words, asked, fast)(len(asked), minute)
+        np.testing.assert_allclose(fast, plain, rtol=PARITY, atol=PARITY)
 
 
 def test_words_and_candidates_with_gaps_are_read_like_others() -> None:

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from mimn.bundle import Bundle, load_bundle
 from mimn.bundle.graph import CompiledStep, StepGraph, open_step
 from mimn.rows.kernel import Kernel
-from mimn.rows.library import FLAGS, NEEDS, build, features, file_name, library, load
+from mimn.rows.library import FLAGS, build, library
 from mimn.rows.onnx_file import NotReadable, read_graph
 from mimn.rows.program import row_program
 from mimn.state import rest_of
 from support import skips
+from support.variants import library_of
 
 ROOT = Path(__file__).parents[2]
 BUNDLES = {
@@ -75,16 +76,13 @@ def test_folding_many_events_at_once_is_folding_them_one_by_one(name: str) -> No
 
 
 @pytest.mark.parametrize("variant", FLAGS)
-def test_every_variant_has_the_graphs_bits(variant: str, tmp_path: Path) -> None:
+def test_every_variant_has_the_graphs_bits(variant: str) -> None:
     bundle = load_bundle(BUNDLES["online-retail"])
     compiled(bundle)
-    if why := build(variant, tmp_path):
-        pytest.fail(why)
-    if not NEEDS[variant] <= features():
-        pytest.skip(skips.NO_AVX512)
+    built = library_of(variant)
     graph = StepGraph(bundle)
     program = row_program(read_graph((bundle.path / "step.onnx").read_bytes()), *graph.widths)
-    step = CompiledStep(graph, Kernel(program, load(tmp_path / file_name(variant))))
+    step = CompiledStep(graph, Kernel(program, built))
     states = initial(bundle, ROWS)
     for n in range(20):
         events = drawn(bundle, ROWS, n)

@@ -23,9 +23,10 @@ from mimn.bundle.specs import HEAD
 from mimn.rows.head_code import CANDIDATES, Input
 from mimn.rows.head_kernel import HeadKernel
 from mimn.rows.head_program import head_program
-from mimn.rows.library import FLAGS, NEEDS, build, features, file_name, library, load
+from mimn.rows.library import FLAGS, library
 from mimn.rows.onnx_file import NotReadable, read_graph
 from support import skips
+from support.variants import library_of
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "tests/fixtures"
@@ -102,15 +103,11 @@ def test_a_score_depends_on_no_other_candidate() -> None:
 
 
 @pytest.mark.parametrize("variant", FLAGS)
-def test_every_variant_has_the_graphs_scores(variant: str, tmp_path: Path) -> None:
+def test_every_variant_has_the_graphs_scores(variant: str) -> None:
     bundle, graph, _ = opened("online-retail-sketch")
-    if why := build(variant, tmp_path):
-        pytest.fail(why)
-    if not NEEDS[variant] <= features():
-        pytest.skip(skips.NO_AVX512)
     inputs = [Input(spec.name, spec.shape, spec.dtype) for spec in bundle.manifest.head.inputs]
     program = head_program(read_graph((bundle.path / HEAD).read_bytes()), inputs)
-    head = CompiledHead(bundle, graph, HeadKernel(program, load(tmp_path / file_name(variant))))
+    head = CompiledHead(bundle, graph, HeadKernel(program, library_of(variant)))
     for count in (1, 7, 8, 9, 16, 25, 100, LARGEST):
         given_to_both = drawn(bundle, np.random.default_rng(count), count)
         np.testing.assert_allclose(head(**given_to_both), graph(**given_to_both), rtol=PARITY, atol=PARITY)

@@ -19,8 +19,8 @@ from mimn.state.sketch import Sketch
 
 log = logging.getLogger("mimn.bundle")
 Ids = NDArray[np.uint64]
-Write = Callable[[Ids, Ids], None]
-"""Of items and their categories. [C], [C]"""
+Write = Callable[[int], None]
+"""Of the first C candidates."""
 
 
 @dataclass(frozen=True)
@@ -37,20 +37,23 @@ class CandidateTables:
         """W: width of a candidate's vector."""
         return self.items.width + self.categories.width
 
-    def into(self, vectors: NDArray[np.float32], cells: NDArray[np.int64] | None) -> Write:
-        """What writes vectors, and with a sketch cells, of C candidates into the first rows of the two arrays.
-        [≥ C, W], [≥ C, A]; `cells` is None without a sketch."""
-        return self.by_numpy(vectors, cells) if self.compiled is None else self.compiled.into(vectors, cells)
+    def into(self, items: Ids, categories: Ids, vectors: NDArray[np.float32], cells: NDArray[np.int64] | None) -> Write:
+        """What writes vectors, and with a sketch cells, of the first C items and categories, as the arrays are then,
+        into the first rows of the other two. [≥ C], [≥ C], [≥ C, W], [≥ C, A]; `cells` is None without a sketch."""
+        into = self.by_numpy if self.compiled is None else self.compiled.into
+        return into(items, categories, vectors, cells)
 
-    def by_numpy(self, vectors: NDArray[np.float32], cells: NDArray[np.int64] | None) -> Write:
+    def by_numpy(
+        self, items: Ids, categories: Ids, vectors: NDArray[np.float32], cells: NDArray[np.int64] | None
+    ) -> Write:
         """As `into`."""
 
-        def write(items: Ids, categories: Ids) -> None:
-            count, category_rows = len(items), self.categories.rows(categories)
-            vectors[:count, : self.items.width] = self.items.vectors[self.items.rows(items)]
+        def write(count: int) -> None:
+            asked, category_rows = items[:count], self.categories.rows(categories[:count])
+            vectors[:count, : self.items.width] = self.items.vectors[self.items.rows(asked)]
             vectors[:count, self.items.width :] = self.categories.vectors[category_rows]
             if self.sketch is not None and cells is not None:
-                cells[:count] = self.sketch.addresses_of(items, category_rows)
+                cells[:count] = self.sketch.addresses_of(asked, category_rows)
 
         return write
 
@@ -71,12 +74,12 @@ class CandidateTables:
             "item_cells": 0 if sketch is None else sketch.item_cells,
         }  # fmt: skip
         look_up, random = LookUp(arrays, numbers, built), np.random.default_rng(0)
-        asked = [self._drawn(table, random) for table in (items, categories)]
+        drawn = self._drawn(items, random), self._drawn(categories, random)
         written = []
         for into in (self.by_numpy, look_up.into):
             vectors = np.zeros((_DRAWN, self.width), np.float32)
             cells = None if sketch is None else np.zeros((_DRAWN, sketch.addresses), np.int64)
-            into(vectors, cells)(*asked)
+            into(*drawn, vectors, cells)(_DRAWN)
             written.append((vectors.tobytes(), None if cells is None else cells.tobytes()))
         if written[0] != written[1]:
             log.warning("on this machine compiled look-ups of candidates differ from numpy's: numpy looks up")

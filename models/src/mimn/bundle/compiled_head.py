@@ -40,6 +40,8 @@ class CompiledHead:
         self._graph, self._kernel = graph, kernel
         self._inputs = [spec.name for spec in bundle.manifest.head.inputs]
         self._seen = slice(None) if bundle.ledger is None else slice(-bundle.ledger.words)
+        self._state, self._part = bundle.initial_state, bundle.initial_state[self._seen]
+        """The latest state, and the part of it that the graph reads."""
 
     def __call__(
         self,
@@ -52,9 +54,11 @@ class CompiledHead:
         reads: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
         """The click probability of each candidate for the user of `state`; candidates do not influence each other."""
+        if state is not self._state:
+            self._state, self._part = state, state[self._seen]
         every: dict[str, Any] = {
             "candidates": candidates,
-            "state": state[self._seen],
+            "state": self._part,
             "context": context,
             "addresses": addresses,
             "now": now,

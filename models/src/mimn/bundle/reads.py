@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -36,7 +37,7 @@ from numpy.typing import NDArray
 
 from mimn.bundle.item_table import GAP, IDF, NO_TABLE, Floats, ItemTable, KeyIndex, Neighbors
 from mimn.bundle.members import MemberReads
-from mimn.rows.candidates import LedgerReading
+from mimn.rows.candidates import FACTS, LedgerReading
 from mimn.rows.library import library
 from mimn.state.ledger import (
     BASKETS,
@@ -61,6 +62,7 @@ log = logging.getLogger("mimn.bundle")
 GROUPS = ("static", "own", "user", "types", "vectors", "neighbors")
 WIDTHS = {"static": 5, "own": 9, "user": 5, "types": 3, "vectors": 4, "neighbors": 2}
 """Values of each group; of `types` for each kind."""
+MS_OF_MINUTE = 60_000
 OLDEST = 2048
 """Days; what is older counts as that old."""
 DECAY = np.exp2(-np.arange(OLDEST + 1) / 60)
@@ -138,16 +140,26 @@ class Reads:
 
     def read(self, words: Words, item_ids: NDArray[np.uint64], now_ms: int) -> NDArray[np.float32]:
         """What a head reads for candidates of one user at a time. [words], [C] → [C, R]"""
+        words, item_ids = np.ascontiguousarray(words, np.uint32), np.ascontiguousarray(item_ids, np.uint64)
         out = np.empty((len(item_ids), self.width), np.float32)
-        minute = min(max(now_ms // 60_000, 0), LAST_MINUTE)
-        if self.groups:
-            if self.compiled is None:
-                self.read_by_numpy(words, item_ids, minute, out)
-            else:
-                self.compiled(words, item_ids, minute, out)
-        if self.members is not None:
-            out[:, -self.members.width :] = self.members.read(words, item_ids, now_ms)
+        self.into(words, item_ids, out)(len(item_ids), now_ms)
         return out
+
+    def into(self, words: Words, item_ids: NDArray[np.uint64], out: NDArray[np.float32]) -> Callable[[int, int], None]:
+        """What writes the first C rows of `out`, given C and a time in ms, as the arrays are then: for callers that
+        fill the same ones again. [words], [≥ C], [≥ C, R]"""
+        groups = self.compiled.into(words, item_ids, out) if self.groups and self.compiled is not None else None
+
+        def write(count: int, now_ms: int) -> None:
+            minute = min(max(now_ms // MS_OF_MINUTE, 0), LAST_MINUTE)
+            if groups is not None:
+                groups(count, minute)
+            elif self.groups:
+                self.read_by_numpy(words, item_ids[:count], minute, out[:count])
+            if self.members is not None:
+                out[:count, -self.members.width :] = self.members.read(words, item_ids[:count], now_ms)
+
+        return write
 
     def read_by_numpy(self, words: Words, item_ids: NDArray[np.uint64], minute: int, out: Floats) -> None:
         """Write what the groups read at a minute into the first columns of `out`. [words], [C], [C, R]"""
@@ -178,25 +190,28 @@ class Reads:
         """The compiled form, if it can be had and reads drawn ledgers like numpy."""
         if (built := library()) is None:
             return None
-        table, ledger = self.table, self.ledger
+        table, ledger, index = self.table, self.ledger, self._index
+        facts = np.zeros(len(table.ids) + 1, FACTS)
+        facts["fixed"], facts["usual"], facts["length"] = self._static, self._usual, self._lengths[:, 0]
+        facts["key"] = index.numbers
         arrays: dict[str, NDArray[Any]] = {
             "sixteenths": SIXTEENTHS, "log1p_n": LOG1P, "decay": DECAY, "faster": FASTER_DECAY, "ids": table.ids,
-            "fixed": self._static, "usual": self._usual, "weighted": self._weighted, "vectors": table.vectors,
-            "lengths": self._lengths, "types": table.types, "codes": table.codes, "keys": self._index.keys,
-            "rows": self._index.rows, "neighbors": self._paired.rows, "weights": self._paired.weights,
+            "facts": facts, "weighted": self._weighted, "vectors": table.vectors,
+            "codes": np.where(table.types > 0, table.codes + 1, 0), "keys": np.append(0, index.keys),
+            "rows": index.rows, "neighbors": self._paired.rows, "weights": self._paired.weights,
         }  # fmt: skip
         numbers = {
             "groups": sum(1 << GROUPS.index(group) for group in self.groups), "buckets": ledger.buckets,
             "ways": ledger.ways, "kinds": table.types.shape[1], "width": table.vectors.shape[1],
             "items": len(table.ids), "paired": self._paired.rows.shape[1],
         }  # fmt: skip
-        reading = LedgerReading(arrays, numbers, int(table.offsets[-1]), built)
+        reading = LedgerReading(arrays, numbers, built)
         random = np.random.default_rng(0)
         for _ in range(_DRAWN):
             words, asked = drawn(ledger, table.ids, random)
             plain, fast = (np.zeros((len(asked), self.width), np.float32) for _ in range(2))
             self.read_by_numpy(words, asked, _DRAWN_MINUTE, plain)
-            reading(words, asked, _DRAWN_MINUTE, fast)
+            reading.into(words, asked, fast)(len(asked), _DRAWN_MINUTE)
             if not np.allclose(plain, fast, rtol=PARITY, atol=PARITY):
                 log.warning("on this machine compiled reads of a ledger differ from numpy's: numpy reads")
                 return None

@@ -20,11 +20,13 @@ _TABLES: dict[str, np.dtype[Any]] = {
     "item_vectors": _FLOAT,
     "category_vectors": _FLOAT,
 }
+FACTS = np.dtype([("fixed", np.float32, 5), ("usual", np.float32), ("length", np.float32), ("key", np.int32)])
+"""What lookups.c knows of an item besides its vectors: its statistics as they are read, its usual gap and half a day,
+the length of its vector, and the number of its key."""
 _READS: dict[str, np.dtype[Any]] = {
-    "sixteenths": _INT, "log1p_n": _DOUBLE, "decay": _DOUBLE, "faster": _DOUBLE, "ids": _ID, "fixed": _FLOAT,
-    "usual": _FLOAT, "weighted": _FLOAT, "vectors": _FLOAT, "lengths": _FLOAT, "types": _INT, "codes": _CELL,
-    "keys": _CELL, "rows": _CELL, "neighbors": _INT, "weights": _FLOAT, "slots": _INT, "sums": _DOUBLE, "p": _DOUBLE,
-    "held": _DOUBLE,
+    "sixteenths": _INT, "log1p_n": _DOUBLE, "decay": _DOUBLE, "faster": _DOUBLE, "ids": _ID, "facts": FACTS,
+    "weighted": _FLOAT, "vectors": _FLOAT, "codes": _INT, "keys": _CELL, "rows": _INT, "neighbors": _INT,
+    "weights": _FLOAT, "slots": _INT, "entries": _INT, "own": _INT, "sums": _DOUBLE, "held": _DOUBLE, "p": _DOUBLE,
 }  # fmt: skip
 """The arrays of lookups.c's structures, in its order."""
 
@@ -55,17 +57,19 @@ class LookUp:
         self._struct = _filled(_Tables, _TABLES, self._kept, numbers)
         self._look_up = built.candidates_look_up
 
-    def into(self, vectors: NDArray[np.float32], cells: NDArray[np.int64] | None) -> Callable[[Ids, Ids], None]:
-        """What writes the first C rows of `vectors` and, with a sketch, of `cells`, given C items and their categories.
-        [≥ C, W], [≥ C, A]"""
+    def into(
+        self, items: Ids, categories: Ids, vectors: NDArray[np.float32], cells: NDArray[np.int64] | None
+    ) -> Callable[[int], None]:
+        """What writes the first C rows of `vectors` and, with a sketch, of `cells`, from the first C items and
+        categories, as these arrays are then. [≥ C], [≥ C], [≥ C, W], [≥ C, A]"""
         fixed, look_up = ctypes.addressof(self._struct), self._look_up
+        asked = place(items, _ID), place(categories, _ID)
         places = place(vectors, _FLOAT), None if cells is None else place(cells, _CELL)
-        kept = self, vectors, cells  # compiled code knows only where they lie
+        kept = self, items, categories, vectors, cells  # compiled code knows only where they lie
 
-        def write(items: Ids, categories: Ids) -> None:
+        def write(count: int) -> None:
             assert kept  # noqa: S101 (so that they live as long as this function)
-            items, categories = np.ascontiguousarray(items, _ID), np.ascontiguousarray(categories, _ID)
-            look_up(fixed, place(items, _ID), place(categories, _ID), len(items), *places)
+            look_up(fixed, *asked, count, *places)
 
         return write
 
@@ -73,28 +77,36 @@ class LookUp:
 class LedgerReading:
     """What is read of a ledger for candidates. Not for two threads at once: sums are gathered in one array."""
 
-    def __init__(self, arrays: Mapping[str, Array], numbers: Mapping[str, int], codes: int, built: ctypes.CDLL) -> None:
-        """`codes`: how many codes of types there are."""
-        slots = 2 << max(len(arrays["keys"]), 1).bit_length()
+    def __init__(self, arrays: Mapping[str, Array], numbers: Mapping[str, int], built: ctypes.CDLL) -> None:
+        """`arrays` and `numbers` as lookups.c says."""
+        known = len(arrays["keys"]) - 1
+        slots = 2 << max(known, 1).bit_length()
         self._kept: dict[str, Array] = {
             **arrays,
             "slots": np.zeros(slots, np.int32),
-            "sums": np.zeros((codes, 3)),
-            "p": np.zeros((2, numbers["width"])),
+            "entries": np.zeros((numbers["buckets"] * numbers["ways"], 5), np.int32),
+            "own": np.zeros(known + 1, np.int32),
+            "sums": np.zeros((int(arrays["codes"].max(initial=0)) + 1, 3)),
             "held": np.zeros((numbers["items"] + 1, 2)),
+            "p": np.zeros((2, numbers["width"])),
         }
-        self._struct = _filled(_Reads, _READS, self._kept, {**numbers, "known": len(arrays["keys"]), "mask": slots - 1})
+        self._struct = _filled(_Reads, _READS, self._kept, {**numbers, "known": known, "mask": slots - 1})
         self._fixed = ctypes.addressof(self._struct)
         self._read = built.candidates_read
         built.candidates_index(self._fixed)
 
-    def __call__(
-        self, words: NDArray[np.uint32], items: NDArray[np.uint64], minute: int, out: NDArray[np.float32]
-    ) -> None:
-        """Write what is read at a minute into the first columns of `out`. [words], [C], [C, R]"""
-        words, items = np.ascontiguousarray(words, _WORD), np.ascontiguousarray(items, _ID)
-        at = place(words, _WORD), place(items, _ID)
-        self._read(self._fixed, *at, len(items), minute, place(out, _FLOAT), out.shape[1])
+    def into(self, words: NDArray[np.uint32], items: Ids, out: NDArray[np.float32]) -> Callable[[int, int], None]:
+        """What writes what is read for the first C items, given C and a minute, as these arrays are then, into the
+        first columns of the first C rows of `out`. [words], [≥ C], [≥ C, R]"""
+        fixed, read, width = self._fixed, self._read, out.shape[1]
+        at, into = (place(words, _WORD), place(items, _ID)), place(out, _FLOAT)
+        kept = self, words, items, out  # compiled code knows only where they lie
+
+        def write(count: int, minute: int) -> None:
+            assert kept  # noqa: S101 (so that they live as long as this function)
+            read(fixed, *at, count, minute, into, width)
+
+        return write
 
 
 def place(array: Array, kind: np.dtype[Any]) -> int:

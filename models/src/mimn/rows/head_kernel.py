@@ -30,7 +30,7 @@ class HeadKernel:
     """Runs one program. Not for two threads at once: it has one array of values."""
 
     def __init__(self, program: HeadProgram, built: ctypes.CDLL) -> None:
-        user = np.zeros(program.user + _SLACK, np.float32)
+        user = _aligned(program.user + _SLACK)
         user[: len(program.constants)] = program.constants
         tile = _aligned(program.rows * _MOST_LANES)
         self._kept = program, user, tile
@@ -44,10 +44,7 @@ class HeadKernel:
         self._fixed = ctypes.addressof(self._struct)
         self._kinds = [_CELL if kind == Kind.CELLS else _FLOAT for kind in program.inputs[:, 0]]
         self._sizes = [(kind != Kind.OF_USER, int(width)) for kind, _, width in program.inputs.tolist()]
-        self._given = (ctypes.c_void_p * len(self._kinds))()
-        self._known: list[NDArray[Any] | None] = [None] * len(self._kinds)
-        """The arrays that `_given` points to: a caller that fills the same ones again saves a look for their places."""
-        self._scores = np.empty(0, np.float32)
+        self._runs: dict[int, _Run] = {}
         self._score = built.head_score
 
     def __call__(self, given: Sequence[NDArray[Any]], count: int) -> NDArray[np.float32] | None:
@@ -57,16 +54,27 @@ class HeadKernel:
         Raises:
             ValueError: an input is of another type or size.
         """
-        if count != len(self._scores):
-            self._scores, self._known = np.empty(count, np.float32), [None] * len(self._kinds)
-            self._into = place(self._scores, _FLOAT)
+        run = self._runs.get(count)
+        if run is None:
+            run = self._runs[count] = _Run(count, len(self._kinds))
         for number, array in enumerate(given):
-            if array is not self._known[number]:
+            if array is not run.known[number]:
                 many, width = self._sizes[number]
                 if array.size != (count * width if many else width):
                     raise ValueError(f"input {number} of the head is {array.shape}")
-                self._given[number], self._known[number] = place(array, self._kinds[number]), array
-        return self._scores.copy() if self._score(self._fixed, self._given, count, self._into) else None
+                run.given[number], run.known[number] = place(array, self._kinds[number]), array
+        return run.scores.copy() if self._score(self._fixed, run.given, count, run.into) else None
+
+
+class _Run:
+    """Where the inputs and scores of one number of candidates lie."""
+
+    def __init__(self, count: int, inputs: int) -> None:
+        self.given = (ctypes.c_void_p * inputs)()
+        self.known: list[NDArray[Any] | None] = [None] * inputs
+        """The arrays that `given` points to: a caller that fills the same ones again saves a look for their places."""
+        self.scores = np.empty(count, np.float32)
+        self.into = place(self.scores, _FLOAT)
 
 
 def _aligned(size: int) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 log = logging.getLogger("mimn.rows")
 
 HERE = Path(__file__).parent
-SOURCES = ("rows.c", "states.c", "records.c", "lookups.c", "head.c")
+SOURCES = ("rows.c", "states.c", "records.c", "lookups.c", "head.c", "candidate_list.c")
 _ALL = ("-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC", "-mavx2", "-mfma", "-mf16c")
 FLAGS = {"avx512": (*_ALL, "-mavx512f", "-mprefer-vector-width=512"), "avx2": _ALL}
 """By variant, the best first. All give the same bits."""
@@ -47,6 +47,7 @@ _FUNCTIONS: Final[dict[str, tuple[str, Any]]] = {
     "candidates_look_up": ("pppipp", None),
     "candidates_index": ("p", None),
     "candidates_read": ("pppiipi", None),
+    "candidates_parse": ("siipp", ctypes.c_int64),
     "head_score": ("ppip", ctypes.c_int),
 }
 """By name: p for each pointer, s for each byte string and i for each number that it takes, and what it returns."""

@@ -22,17 +22,22 @@ static inline u64 mix(u64 x) {
     return x ^ (x >> 33);
 }
 
-/* 1 + the place of an id among n that rise, 0 if it is not there. */
-static inline i64 row_of(const u64 *ids, i64 n, u64 id) {
-    if (!n) return 0;
-    const u64 *at = ids;
-    while (n > 1) {
-        i64 half = n / 2;
-        at += at[half - 1] < id ? half : 0;
-        n -= half;
+enum { TOGETHER = 64 }; /* candidates */
+
+/* By id wanted, 1 + its place among n that rise, 0 if it is not there. All are looked for at once: none waits for another's
+ * memory. `count` is at most TOGETHER. */
+static void rows_of(const u64 *restrict ids, i64 n, const u64 *restrict wanted, i64 count, i64 *restrict rows) {
+    memset(rows, 0, (size_t)count * sizeof(*rows));
+    if (!n) return;
+    for (i64 half; n > 1; n -= half) {
+        half = n / 2;
+        for (i64 i = 0; i < count; i++) rows[i] += half & -(i64)(ids[rows[i] + half - 1] < wanted[i]);
     }
-    return *at == id ? at - ids + 1 : 0;
+    for (i64 i = 0; i < count; i++) rows[i] = (rows[i] + 1) & -(i64)(ids[rows[i]] == wanted[i]);
 }
+
+static inline i64 most(i64 a, i64 b) { return a > b ? a : b; }
+static inline i64 least(i64 a, i64 b) { return a < b ? a : b; }
 
 typedef struct {
     const u64 *item_ids, *category_ids;
@@ -43,19 +48,77 @@ typedef struct {
 
 /* Vectors [n, item_width + category_width] of candidates, and, with a sketch, their cells [n, A]. */
 void candidates_look_up(const tables *t, const u64 *items, const u64 *categories, i64 n, float *vectors, i64 *cells) {
-    for (i64 i = 0; i < n; i++) {
-        i64 item = row_of(t->item_ids, t->items, items[i]), category = row_of(t->category_ids, t->categories, categories[i]);
-        memcpy(vectors, t->item_vectors + item * t->item_width, (size_t)t->item_width * 4);
-        vectors += t->item_width;
-        memcpy(vectors, t->category_vectors + category * t->category_width, (size_t)t->category_width * 4);
-        vectors += t->category_width;
-        if (!t->sketched) continue;
-        if (t->category_cells) *cells++ = category % t->category_cells;
-        if (t->item_cells) {
-            u64 hash = mix(items[i]);
-            *cells++ = t->category_cells + (i64)((hash & 0xFFFFFFFF) % (u64)t->item_cells);
-            *cells++ = t->category_cells + t->item_cells + (i64)((hash >> 32) % (u64)t->item_cells);
+    for (i64 first = 0; first < n; first += TOGETHER, items += TOGETHER, categories += TOGETHER) {
+        i64 rows[TOGETHER], rows_of_categories[TOGETHER], count = least(n - first, TOGETHER);
+        rows_of(t->item_ids, t->items, items, count, rows);
+        rows_of(t->category_ids, t->categories, categories, count, rows_of_categories);
+        for (i64 i = 0; i < count; i++) __builtin_prefetch(t->item_vectors + rows[i] * t->item_width);
+        for (i64 i = 0; i < count; i++) {
+            i64 category = rows_of_categories[i];
+            memcpy(vectors, t->item_vectors + rows[i] * t->item_width, (size_t)t->item_width * 4);
+            vectors += t->item_width;
+            memcpy(vectors, t->category_vectors + category * t->category_width, (size_t)t->category_width * 4);
+            vectors += t->category_width;
+            if (!t->sketched) continue;
+            if (t->category_cells) *cells++ = category % t->category_cells;
+            if (t->item_cells) {
+                u64 hash = mix(items[i]);
+                *cells++ = t->category_cells + (i64)((hash & 0xFFFFFFFF) % (u64)t->item_cells);
+                *cells++ = t->category_cells + t->item_cells + (i64)((hash >> 32) % (u64)t->item_cells);
+            }
         }
+    }
+}
+
+/* -- logarithms of doubles, several at a time and without branches, so that the compiler makes vectors of them -- */
+
+static inline double number(u64 bits) {
+    double x;
+    memcpy(&x, &bits, sizeof(x));
+    return x;
+}
+
+static inline u64 bits_of(double x) {
+    u64 bits;
+    memcpy(&bits, &x, sizeof(bits));
+    return bits;
+}
+
+/* log(x + c), where x is normal, positive and finite, and c is below its last bit: to one bit or two. x is 2^k (1 + f) with
+ * 1 + f from sqrt(1/2) to sqrt(2); the series is fdlibm's. */
+static inline double log_of(double x, double c) {
+    const u64 root = 0x3FE6A09E667F3BCDull, one = 0x3FF0000000000000ull;
+    u64 above = bits_of(x) - root + one; /* its exponent is k, with the bias of doubles */
+    double k = number(above >> 52 | 0x4330000000000000ull) - (0x1p52 + 1023);
+    double f = number((above & 0xFFFFFFFFFFFFFull) + root) - 1;
+    double s = f / (2 + f), z = s * s, half = 0.5 * f * f, p = 1.479819860511658591e-01;
+    p = fma(p, z, 1.531383769920937332e-01);
+    p = fma(p, z, 1.818357216161805012e-01);
+    p = fma(p, z, 2.222219843214978396e-01);
+    p = fma(p, z, 2.857142874366239149e-01);
+    p = fma(p, z, 3.999999999940941908e-01);
+    p = fma(p, z, 6.666666666666735130e-01);
+    double low = fma(k, 1.90821492927058770002e-10, c / x + (x - x)); /* not a number where x is not finite */
+    return fma(k, 6.93147180369123816490e-01, f - (half - (s * fma(p, z, half) + low)));
+}
+
+static inline double log1p_of(double x) { /* from 0 on */
+    double u = 1 + x;
+    return log_of(u, x - (u - 1));
+}
+
+static void logs(double *x, i64 n) {
+    for (i64 i = 0; i < n; i++) x[i] = log_of(x[i], 0);
+}
+
+static void log1ps(double *x, i64 n) {
+    for (i64 i = 0; i < n; i++) x[i] = log1p_of(x[i]);
+}
+
+static void asinhs(double *x, i64 n) {
+    for (i64 i = 0; i < n; i++) {
+        double a = fabs(x[i]);
+        x[i] = copysign(log1p_of(a + a * a / (1 + sqrt(fma(a, a, 1)))), x[i]);
     }
 }
 
@@ -64,22 +127,37 @@ enum { TAG_BITS = 20, TAG_SHIFT = 12, LEVEL_BITS = 6, MOST_BASKETS = 63, LAST_LE
 enum { MINUTE, BASKETS, FIRST_DAY, DAY_BASE, BASKET_BASE, LINES, REPEATS, EVICTED, SCALARS };
 enum { OLDEST = 2048, STEEPNESS = 64 };
 enum { STATIC = 1, OWN = 2, USER = 4, TYPES = 8, VECTORS = 16, NEIGHBORS = 32 };
-enum { STATIC_WIDTH = 5, OWN_WIDTH = 9, USER_WIDTH = 5, TYPES_WIDTH = 3, VECTORS_WIDTH = 4 };
+enum { STATIC_WIDTH = 5, OWN_WIDTH = 9, USER_WIDTH = 5, TYPES_WIDTH = 3, VECTORS_WIDTH = 4, NEIGHBORS_WIDTH = 2 };
+enum { LOGS = 6 }; /* of an own entry: of n + 1, age, baskets ago + 1, gap, usual gap, and when it is due */
+
+/* What is known of an item, by row of the table. */
+typedef struct {
+    float fixed[STATIC_WIDTH], usual, length; /* of its vector */
+    i32 key;                                  /* the number of its key, from 1 on; 0 for no item */
+} item;
+
+/* An entry of the user. */
+typedef struct {
+    i32 key, row, place, n, age;
+} entry;
 
 typedef struct {
     const i32 *sixteenths;
     const double *log1p_n, *decay, *faster;
     const u64 *ids;
-    const float *fixed, *usual, *weighted, *vectors, *lengths; /* by row of the table */
-    const i32 *types;
-    const i64 *codes;
-    const i64 *keys, *rows; /* the table's keys; by number of a key, from 1 on, the row */
-    const i32 *neighbors; /* [items + 1, paired]: rows of the table */
+    const item *facts;
+    const float *weighted, *vectors;
+    const i32 *codes;       /* [items + 1, kinds]; 0 for no type */
+    const i64 *keys;        /* by number */
+    const i32 *rows;        /* by number of a key */
+    const i32 *neighbors;   /* [items + 1, paired]: rows */
     const float *weights;
-    i32 *slots;             /* numbers by hash of the key, 0: none */
-    double *sums;           /* [codes, 3], zero before and after each call */
+    i32 *slots;             /* numbers of keys by hash, 0: none */
+    entry *entries;         /* [buckets * ways] */
+    i32 *own;               /* by number of a key, 1 + the place of its entry; zero before and after each call */
+    double *sums;           /* [codes, 3], the same */
+    double *held;           /* [items + 1, 2], the same */
     double *p;              /* [2, V] */
-    double *held;           /* [items + 1, 2], zero before and after each call */
     i64 groups, buckets, ways, kinds, width /* V */, items, paired, known, mask;
 } reads;
 
@@ -88,88 +166,106 @@ static inline u64 slot_of(i64 key, i64 mask) { return ((u64)key * 0x9E3779B97F4A
 /* Put the keys into the slots, which are zero. */
 void candidates_index(const reads *t) {
     for (i64 number = 1; number <= t->known; number++) {
-        u64 slot = slot_of(t->keys[number - 1], t->mask);
+        u64 slot = slot_of(t->keys[number], t->mask);
         while (t->slots[slot]) slot = (slot + 1) & (u64)t->mask;
         t->slots[slot] = (i32)number;
     }
 }
 
-static inline i64 row_of_key(const reads *t, i64 key) {
+static inline i32 number_of(const reads *t, i64 key) {
     u64 slot = slot_of(key, t->mask);
     for (i32 number; (number = t->slots[slot]); slot = (slot + 1) & (u64)t->mask)
-        if (t->keys[number - 1] == key) return t->rows[number];
+        if (t->keys[number] == key) return number;
     return 0;
 }
 
+static inline const u32 *scalars_of(const reads *t, const u32 *words) { return words + t->buckets * t->ways * 3 / 2; }
+
 static inline u32 time_of(const reads *t, const u32 *words, i64 bucket, i64 way) {
     i64 half = t->ways / 2;
-    u32 pair = words[t->buckets * t->ways + bucket * half + way % half];
-    return way < half ? pair & 0xFFFF : pair >> 16;
+    const u32 *pairs = words + t->buckets * t->ways + bucket * half;
+    return way < half ? pairs[way] & 0xFFFF : pairs[way - half] >> 16;
 }
 
-static inline i64 most(i64 a, i64 b) { return a > b ? a : b; }
-
-/* What the user's entries add to types, to p and to what is held, or take from types and held again; how many entries
- * there are. */
-static i64 gather(const reads *t, const u32 *words, i64 today, int add) {
-    const u32 *scalars = words + t->buckets * t->ways * 3 / 2;
-    i64 entries = 0;
-    if (add) memset(t->p, 0, (size_t)t->width * 2 * sizeof(double));
+/* The user's entries; how many there are. */
+static i64 entries_of(const reads *t, const u32 *words, i64 today) {
+    const u32 *scalars = scalars_of(t, words);
+    i64 count = 0;
     for (i64 bucket = 0, place = 0; bucket < t->buckets; bucket++)
         for (i64 way = 0; way < t->ways; way++, place++) {
-            u32 item = words[place];
-            i64 n = item >> LEVEL_BITS & MOST_BASKETS;
+            u32 word = words[place];
+            i32 n = word >> LEVEL_BITS & MOST_BASKETS;
             if (!n) continue;
-            entries++;
-            if (!(t->groups & (TYPES | VECTORS | NEIGHBORS))) continue;
-            i64 row = row_of_key(t, bucket << TAG_BITS | item >> TAG_SHIFT);
+            i32 key = number_of(t, bucket << TAG_BITS | word >> TAG_SHIFT);
             i64 age = most(today - (i64)(time_of(t, words, bucket, way) >> BASKET_BITS) - scalars[DAY_BASE], 0);
-            if (age > OLDEST) age = OLDEST;
-            if (t->groups & TYPES)
-                for (i64 kind = 0; kind < t->kinds; kind++) {
-                    double *sum = t->sums + 3 * t->codes[row * t->kinds + kind];
-                    if (add) sum[0] += (double)n, sum[1] += (double)n * t->decay[age], sum[2] += 1;
-                    else sum[0] = sum[1] = sum[2] = 0;
-                }
-            if (t->groups & NEIGHBORS && row) {
-                t->held[2 * row] = add ? t->log1p_n[n] : 0;
-                t->held[2 * row + 1] = add ? t->log1p_n[n] * t->decay[age] : 0;
-            }
-            if (add && t->groups & VECTORS) {
-                const float *x = t->weighted + row * t->width;
-                double every = t->log1p_n[n], late = every * t->faster[age], *p = t->p, *q = p + t->width;
-                for (i64 v = 0; v < t->width; v++) p[v] += every * x[v], q[v] += late * x[v];
-            }
+            t->entries[count++] = (entry){key, t->rows[key], (i32)place, n, (i32)least(age, OLDEST)};
         }
-    return entries;
+    return count;
 }
 
-static void own(const reads *t, const u32 *words, u64 id, i64 row, i64 today, float *out) {
-    const u32 *scalars = words + t->buckets * t->ways * 3 / 2;
-    u64 hash = mix(id);
-    i64 bucket = (i64)((hash >> 32) % (u64)t->buckets), way = -1;
-    for (i64 w = 0; w < t->ways; w++) {
-        u32 item = words[bucket * t->ways + w];
-        if (item >> TAG_SHIFT == (hash & ((1u << TAG_BITS) - 1)) && (item >> LEVEL_BITS & MOST_BASKETS)) way = w;
+/* What entries add to types, to what is held and to the places of own ones, or take from them again. */
+static void gather(const reads *t, i64 count, int add) {
+    for (i64 i = 0; i < count; i++) {
+        entry e = t->entries[i];
+        if (e.key) t->own[e.key] = add ? e.place + 1 : 0;
+        if (t->groups & TYPES)
+            for (i64 kind = 0; kind < t->kinds; kind++) {
+                i32 code = t->codes[e.row * t->kinds + kind];
+                double *sum = t->sums + TYPES_WIDTH * (i64)code;
+                if (!code) continue;
+                if (add) sum[0] += e.n, sum[1] += e.n * t->decay[e.age], sum[2] += 1;
+                else sum[0] = sum[1] = sum[2] = 0;
+            }
+        if (t->groups & NEIGHBORS && e.row) {
+            double every = add ? t->log1p_n[e.n] : 0, *held = t->held + 2 * (i64)e.row;
+            held[0] = every, held[1] = every * t->decay[e.age];
+        }
     }
-    memset(out, 0, OWN_WIDTH * sizeof(float));
-    if (way < 0) return;
-    u32 item = words[bucket * t->ways + way], time = time_of(t, words, bucket, way);
-    double n = item >> LEVEL_BITS & MOST_BASKETS;
-    double age = (double)most(today - (i64)(time >> BASKET_BITS) - scalars[DAY_BASE], 0) + 0.5;
-    double ago = (double)most((i64)scalars[BASKETS] - scalars[BASKET_BASE] - (time & LAST_BASKET), 0);
-    double gap = t->sixteenths[item & LAST_LEVEL] / 16.0 + 0.5, usual = t->usual[row];
-    double due = (gap * (n - 1) + 2 * usual) / (n + 1);
-    double log_n = log(n + 1), log_age = log(age), log_gap = log(gap);
+}
+
+/* p, in the order of entries. */
+static void add_vectors(const reads *t, i64 count) {
+    double *restrict p = t->p, *restrict q = p + t->width;
+    memset(p, 0, (size_t)t->width * 2 * sizeof(double));
+    for (i64 i = 0; i < count; i++) {
+        entry e = t->entries[i];
+        const float *x = t->weighted + e.row * t->width;
+        double every = t->log1p_n[e.n], late = every * t->faster[e.age];
+        for (i64 v = 0; v < t->width; v++) p[v] = fma(every, x[v], p[v]), q[v] = fma(late, x[v], q[v]);
+    }
+}
+
+/* The place of the user's entry of an item, -1 if there is none. Of an item that the table does not have it is looked for. */
+static i64 place_of(const reads *t, const u32 *words, u64 id, i64 row) {
+    if (row) return (i64)t->own[t->facts[row].key] - 1;
+    u64 hash = mix(id);
+    i64 first = (i64)((hash >> 32) % (u64)t->buckets) * t->ways, place = -1;
+    for (i64 w = first; w < first + t->ways; w++)
+        if (words[w] >> TAG_SHIFT == (hash & ((1u << TAG_BITS) - 1)) && (words[w] >> LEVEL_BITS & MOST_BASKETS)) place = w;
+    return place;
+}
+
+/* What the logarithms of an own entry are of; returns n. */
+static double own_numbers(const reads *t, const u32 *words, i64 place, double usual, i64 today, double *of) {
+    const u32 *scalars = scalars_of(t, words);
+    u32 word = words[place], time = time_of(t, words, place / t->ways, place % t->ways);
+    double n = word >> LEVEL_BITS & MOST_BASKETS, gap = t->sixteenths[word & LAST_LEVEL] / 16.0 + 0.5;
+    of[0] = n + 1;
+    of[1] = (double)most(today - (i64)(time >> BASKET_BITS) - scalars[DAY_BASE], 0) + 0.5;
+    of[2] = (double)most((i64)scalars[BASKETS] - scalars[BASKET_BASE] - (time & LAST_BASKET), 0) + 1;
+    of[3] = gap;
+    of[4] = usual;
+    of[5] = (gap * (n - 1) + 2 * usual) / (n + 1);
+    return n;
+}
+
+static void own_values(const double *log_of, double n, double log_baskets, float *out) {
     out[0] = 1;
-    out[1] = (float)log_n;
-    out[2] = (float)log_age;
-    out[3] = (float)log(ago + 1);
-    out[4] = (float)log_gap;
-    out[5] = n > 1 ? (float)(log_age - log_gap) : 0;
-    out[6] = (float)(log_age - log(usual));
-    out[7] = (float)(log_age - log(due));
-    out[8] = (float)(log_n - log((double)scalars[BASKETS] + 1));
+    for (int i = 0; i < 4; i++) out[1 + i] = (float)log_of[i];
+    out[5] = n > 1 ? (float)(log_of[1] - log_of[3]) : 0;
+    out[6] = (float)(log_of[1] - log_of[4]);
+    out[7] = (float)(log_of[1] - log_of[5]);
+    out[8] = (float)(log_of[0] - log_baskets);
 }
 
 static void user(const u32 *scalars, i64 minute, i64 entries, float *out) {
@@ -177,20 +273,11 @@ static void user(const u32 *scalars, i64 minute, i64 entries, float *out) {
     memset(out, 0, USER_WIDTH * sizeof(float));
     if (!baskets) return;
     double days = scalars[MINUTE] / 1440.0 - scalars[FIRST_DAY];
-    out[0] = (float)log1p((double)baskets);
-    out[1] = (float)log1p((days > 0 ? days : 0) / (double)most(baskets - 1, 1));
-    out[2] = (float)log1p((double)most(minute - scalars[MINUTE], 0) / 1440.0);
-    out[3] = (float)log1p((double)entries);
+    double of[4] = {(double)baskets, (days > 0 ? days : 0) / (double)most(baskets - 1, 1),
+                    (double)most(minute - scalars[MINUTE], 0) / 1440.0, (double)entries};
+    log1ps(of, 4);
+    for (int i = 0; i < 4; i++) out[i] = (float)of[i];
     out[4] = (float)((double)scalars[REPEATS] / (double)most(scalars[LINES], 1));
-}
-
-static inline double dot(const float *x, const double *y, i64 n) {
-    double sum[4] = {0};
-    i64 i = 0;
-    for (; i + 4 <= n; i += 4)
-        for (int j = 0; j < 4; j++) sum[j] += x[i + j] * y[i + j];
-    for (; i < n; i++) sum[0] += x[i] * y[i];
-    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
 static double length_of(const double *p, i64 n) {
@@ -200,56 +287,116 @@ static double length_of(const double *p, i64 n) {
     return length > 1e-12 ? length : 1e-12;
 }
 
-static void neighbors(const reads *t, i64 row, float *out) {
+typedef double eight __attribute__((vector_size(64)));
+typedef double two __attribute__((vector_size(16)));
+typedef float eight_floats __attribute__((vector_size(32)));
+
+static inline double sum_of(eight x) { return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7])); }
+
+/* Of x with p, and with q behind it. */
+static inline void dots(const float *x, const double *p, i64 n, double *out) {
+    const double *q = p + n;
+    eight sum = {0}, late = {0};
+    double rest = 0, late_rest = 0;
+    i64 i = 0;
+    for (; i + 8 <= n; i += 8) {
+        eight_floats some;
+        eight of_p, of_q;
+        memcpy(&some, x + i, sizeof(some)), memcpy(&of_p, p + i, sizeof(of_p)), memcpy(&of_q, q + i, sizeof(of_q));
+        eight wide = __builtin_convertvector(some, eight);
+        sum += wide * of_p, late += wide * of_q;
+    }
+    for (; i < n; i++) rest += x[i] * p[i], late_rest += x[i] * q[i];
+    out[0] = sum_of(sum) + rest, out[1] = sum_of(late) + late_rest;
+}
+
+static inline void neighbors(const reads *t, i64 row, double *out) {
     const i32 *others = t->neighbors + row * t->paired;
     const float *weights = t->weights + row * t->paired;
-    double sum = 0, late = 0;
-    for (i64 k = 0; k < t->paired; k++) {
-        const double *held = t->held + 2 * (i64)others[k];
-        sum += held[0] * weights[k], late += held[1] * weights[k];
+    const two *held = (const two *)t->held;
+    two sum = {0}, more = {0};
+    i64 k = 0;
+    for (; k + 2 <= t->paired; k += 2) {
+        sum += held[others[k]] * (double)weights[k];
+        more += held[others[k + 1]] * (double)weights[k + 1];
     }
-    out[0] = (float)asinh(STEEPNESS * sum), out[1] = (float)asinh(STEEPNESS * late);
+    if (k < t->paired) sum += held[others[k]] * (double)weights[k];
+    sum += more;
+    out[0] = STEEPNESS * sum[0], out[1] = STEEPNESS * sum[1];
+}
+
+/* Groups of up to TOGETHER candidates: what their logarithms are of first, then these all at once. */
+static void read_some(const reads *t, const u32 *words, const u64 *ids, i64 count, i64 today, const float *of_user,
+                      const double *lengths, float *out, i64 stride) {
+    double numbers[TOGETHER * LOGS], of_own[TOGETHER];
+    i64 rows[TOGETHER], which[TOGETHER], V = t->width, have = 0;
+    rows_of(t->ids, t->items, ids, count, rows);
+    for (i64 i = 0; i < count; i++) __builtin_prefetch(t->facts + rows[i]);
+    if (t->groups & VECTORS)
+        for (i64 i = 0; i < count; i++)
+            for (i64 v = 0; v < V; v += 16) __builtin_prefetch(t->vectors + rows[i] * V + v);
+    if (t->groups & STATIC) {
+        for (i64 i = 0; i < count; i++) memcpy(out + i * stride, t->facts[rows[i]].fixed, STATIC_WIDTH * sizeof(float));
+        out += STATIC_WIDTH;
+    }
+    if (t->groups & OWN) {
+        double log_baskets = log((double)scalars_of(t, words)[BASKETS] + 1);
+        for (i64 i = 0; i < count; i++) {
+            i64 place = place_of(t, words, ids[i], rows[i]);
+            memset(out + i * stride, 0, OWN_WIDTH * sizeof(float));
+            if (place < 0) continue;
+            of_own[have] = own_numbers(t, words, place, t->facts[rows[i]].usual, today, numbers + have * LOGS);
+            which[have++] = i;
+        }
+        logs(numbers, have * LOGS);
+        for (i64 k = 0; k < have; k++) own_values(numbers + k * LOGS, of_own[k], log_baskets, out + which[k] * stride);
+        out += OWN_WIDTH;
+    }
+    if (t->groups & USER) {
+        for (i64 i = 0; i < count; i++) memcpy(out + i * stride, of_user, USER_WIDTH * sizeof(float));
+        out += USER_WIDTH;
+    }
+    if (t->groups & TYPES)
+        for (i64 kind = 0; kind < t->kinds; kind++, out += TYPES_WIDTH) {
+            for (i64 i = 0; i < count; i++) {
+                const double *sum = t->sums + TYPES_WIDTH * (i64)t->codes[rows[i] * t->kinds + kind];
+                for (int j = 0; j < TYPES_WIDTH; j++) numbers[i * TYPES_WIDTH + j] = sum[j];
+            }
+            log1ps(numbers, count * TYPES_WIDTH);
+            for (i64 i = 0; i < count; i++)
+                for (int j = 0; j < TYPES_WIDTH; j++) out[i * stride + j] = (float)numbers[i * TYPES_WIDTH + j];
+        }
+    if (t->groups & VECTORS) {
+        for (i64 i = 0; i < count; i++) {
+            double *product = numbers + 2 * i, length = t->facts[rows[i]].length;
+            dots(t->vectors + rows[i] * V, t->p, V, product);
+            for (int late = 0; late < 2; late++) out[i * stride + 2 + late] = (float)(product[late] / (lengths[late] * length));
+        }
+        asinhs(numbers, count * 2);
+        for (i64 i = 0; i < count; i++)
+            for (int late = 0; late < 2; late++) out[i * stride + late] = (float)numbers[2 * i + late];
+        out += VECTORS_WIDTH;
+    }
+    if (t->groups & NEIGHBORS) {
+        for (i64 i = 0; i < count; i++) neighbors(t, rows[i], numbers + 2 * i);
+        asinhs(numbers, count * 2);
+        for (i64 i = 0; i < count; i++)
+            for (int late = 0; late < 2; late++) out[i * stride + late] = (float)numbers[2 * i + late];
+    }
 }
 
 /* What is read of one user's words for n candidates: n rows of `out`, `stride` numbers from one to the next. */
-void candidates_read(const reads *t, const u32 *words, const u64 *items, i64 n, i64 minute, float *out, i64 stride) {
-    const u32 *scalars = words + t->buckets * t->ways * 3 / 2;
-    i64 today = minute / 1440, entries = 0, V = t->width;
+void candidates_read(const reads *t, const u32 *words, const u64 *ids, i64 n, i64 minute, float *out, i64 stride) {
+    i64 today = minute / 1440, V = t->width, entries = entries_of(t, words, today);
     float of_user[USER_WIDTH];
     double lengths[2] = {1, 1};
-    if (t->groups & (USER | TYPES | VECTORS | NEIGHBORS)) entries = gather(t, words, today, 1);
-    if (t->groups & USER) user(scalars, minute, entries, of_user);
-    if (t->groups & VECTORS) lengths[0] = length_of(t->p, V), lengths[1] = length_of(t->p + V, V);
-    for (i64 i = 0; i < n; i++, out += stride) {
-        i64 row = row_of(t->ids, t->items, items[i]);
-        float *to = out;
-        if (t->groups & STATIC) {
-            memcpy(to, t->fixed + row * STATIC_WIDTH, STATIC_WIDTH * sizeof(float));
-            to += STATIC_WIDTH;
-        }
-        if (t->groups & OWN) {
-            own(t, words, items[i], row, today, to);
-            to += OWN_WIDTH;
-        }
-        if (t->groups & USER) {
-            memcpy(to, of_user, sizeof(of_user));
-            to += USER_WIDTH;
-        }
-        if (t->groups & TYPES)
-            for (i64 kind = 0; kind < t->kinds; kind++, to += TYPES_WIDTH) {
-                i64 at = row * t->kinds + kind;
-                const double *sum = t->sums + 3 * t->codes[at];
-                for (int j = 0; j < TYPES_WIDTH; j++) to[j] = t->types[at] > 0 ? (float)log1p(sum[j]) : 0;
-            }
-        if (t->groups & VECTORS) {
-            for (int late = 0; late < 2; late++) {
-                double product = dot(t->vectors + row * V, t->p + late * V, V);
-                to[late] = (float)asinh(product);
-                to[2 + late] = (float)(product / (lengths[late] * t->lengths[row]));
-            }
-            to += VECTORS_WIDTH;
-        }
-        if (t->groups & NEIGHBORS) neighbors(t, row, to);
+    gather(t, entries, 1);
+    if (t->groups & USER) user(scalars_of(t, words), minute, entries, of_user);
+    if (t->groups & VECTORS) {
+        add_vectors(t, entries);
+        lengths[0] = length_of(t->p, V), lengths[1] = length_of(t->p + V, V);
     }
-    if (t->groups & (TYPES | NEIGHBORS)) gather(t, words, today, 0);
+    for (i64 i = 0; i < n; i += TOGETHER)
+        read_some(t, words, ids + i, least(n - i, TOGETHER), today, of_user, lengths, out + i * stride, stride);
+    gather(t, entries, 0);
 }

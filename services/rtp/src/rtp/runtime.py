@@ -1,12 +1,15 @@
 """The model: a bundle, its head, compiled or on onnxruntime, and the candidate counts that the head is run at.
 
-Candidates are padded to one of a few counts (buckets), so that the graph meets only shapes that were warmed up, and the
-input of each bucket is one array that is overwritten for every request.
+Candidates are padded to one of a few counts (buckets), so that the graph meets only shapes that were warmed up. What
+the head reads lies in arrays that every request overwrites: to tell compiled code where an array lies takes longer than
+to copy it.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
@@ -29,8 +32,24 @@ _WARM_RUNS = 3
 _SMOOTHING = 0.1
 
 
+@dataclass(slots=True)
+class _Bucket:
+    """A count of candidates that the head is run at."""
+
+    inputs: NDArray[np.float32]
+    """[count, W]"""
+    look_up: Callable[[int], None]
+    """Writes the first rows of `inputs` and of the cells."""
+    read: Callable[[int, int], None] | None
+    """Writes what is read of a ledger; None without one."""
+    further: dict[str, Any]
+    """The head's other inputs: with a sketch the candidates' cells and the time of reading, with a ledger what was read
+    of it."""
+    cost_s: float = 0.0
+
+
 class OnnxModel:
-    """A loaded bundle that scores. Not for two threads at once: a bucket's input is reused by every request.
+    """A loaded bundle that scores. Not for two threads at once: the head's inputs are reused by every request.
 
     Implements `rtp.core.ports.Model`.
     """
@@ -56,23 +75,33 @@ class OnnxModel:
         self.request = bundle.request
         self.calibrated = not isinstance(bundle.manifest.calibration, Uncalibrated)
         self._sketch = None if bundle.sketch is None else bundle.sketch.sketch
-        self._inputs = [np.zeros((count, bundle.asked_width), np.float32) for count in BUCKETS]
-        self._cells: list[NDArray[np.int64] | None] = [None for _ in BUCKETS]
-        if self._sketch is not None:
-            self._cells = [np.zeros((count, self._sketch.addresses), np.int64) for count in BUCKETS]
-        tables = CandidateTables(bundle.asked_items, bundle.categories, self._sketch)
-        self._look_up = [tables.into(*arrays) for arrays in zip(self._inputs, self._cells, strict=True)]
-        self._reads: list[NDArray[np.float32]] = []
-        if bundle.reads is not None:
-            self._reads = [np.zeros((count, bundle.reads.width), np.float32) for count in BUCKETS]
         # Where a state is a list, the cost depends on its length, which is unknown before the state is read: the first
         # estimate is for the longest list, and requests bring it down.
-        self._warm_state = bundle.initial_state if bundle.event_list is None else bundle.event_list.longest()
-        self._cost_s = [self._warm(bucket) for bucket in range(len(BUCKETS))]
+        self._listed = bundle.event_list is not None
+        warm_state = bundle.initial_state if bundle.event_list is None else bundle.event_list.longest()
+        self._state = np.array(warm_state)
+        self._context = np.zeros(self.request.width, np.float32)
+        self._items, self._categories = np.zeros((2, MAX_CANDIDATES), np.uint64)
+        self._now = None if self._sketch is None else self._sketch.moment(0)
+        tables = CandidateTables(bundle.asked_items, bundle.categories, self._sketch)
+        self._buckets = [self._bucket(tables, count) for count in BUCKETS]
+        for bucket in self._buckets:
+            bucket.cost_s = self._warm(bucket)
+
+    def _bucket(self, tables: CandidateTables, count: int) -> _Bucket:
+        inputs, further = np.zeros((count, tables.width), np.float32), dict[str, Any]()
+        read, cells = None, None
+        if self._sketch is not None:
+            cells = np.zeros((count, self._sketch.addresses), np.int64)
+            further |= {"addresses": cells, "now": self._now}
+        if (reads := self._bundle.reads) is not None:
+            further["reads"] = np.zeros((count, reads.width), np.float32)
+            read = reads.into(reads.ledger.of(self._state), self._items, further["reads"])
+        return _Bucket(inputs, tables.into(self._items, self._categories, inputs, cells), read, further)
 
     def cost_s(self, candidates: int) -> float:
         """About how long `score` takes for `candidates` candidates, in seconds: a moving average."""
-        return self._cost_s[bisect_left(BUCKETS, candidates)]
+        return self._buckets[bisect_left(BUCKETS, candidates)].cost_s
 
     def score(
         self,
@@ -89,43 +118,45 @@ class OnnxModel:
         """
         began = perf_counter()
         count = len(item_ids)
-        bucket = bisect_left(BUCKETS, count)
-        inputs = self._inputs[bucket]
+        bucket = self._buckets[bisect_left(BUCKETS, count)]
+        self._items[:count], self._categories[:count] = item_ids, category_ids
         # Rows from `count` on keep an earlier request's candidates: finite, and no score depends on another row.
-        self._look_up[bucket](item_ids, category_ids)
-        if (reads := self._bundle.reads) is not None:
-            self._reads[bucket][:count] = reads.read(reads.ledger.of(state), item_ids, now_ms)
+        bucket.look_up(count)
         try:
-            scores = self._head(inputs, state, context, **self._reading(bucket, now_ms))[:count]
+            if self._listed:
+                self._state = state
+            else:
+                _put(state, self._state)
+            _put(context, self._context)
+            if self._now is not None and self._sketch is not None:
+                self._now[:] = self._sketch.moment(now_ms)
+            if bucket.read is not None:
+                bucket.read(count, now_ms)
+            scores = self._head(bucket.inputs, self._state, self._context, **bucket.further)[:count]
         except Exception as error:  # onnxruntime's errors have no common base of their own
             raise ScoringFailed(f"the head graph failed: {type(error).__name__}") from error
         if not isfinite(scores.dot(scores)):  # scores are at most 1, so this sum is finite if all are
             raise ScoringFailed("the head graph returned a non-finite score")
         if self.calibrated:
             scores = self._bundle.manifest.calibration.apply(scores.astype(np.float64)).astype(np.float32)
-        self._cost_s[bucket] += _SMOOTHING * (perf_counter() - began - self._cost_s[bucket])
+        bucket.cost_s += _SMOOTHING * (perf_counter() - began - bucket.cost_s)
         return scores
 
-    def _reading(self, bucket: int, now_ms: int) -> dict[str, Any]:
-        """The further inputs of a head: with a sketch the candidates' cells and the time of reading, with a ledger what
-        was read of it."""
-        known: dict[str, Any] = {}
-        if self._sketch is not None:
-            known["addresses"] = self._cells[bucket]
-            known["now"] = self._sketch.moment(now_ms)
-        if self._reads:
-            known["reads"] = self._reads[bucket]
-        return known
-
-    def _warm(self, bucket: int) -> float:
+    def _warm(self, bucket: _Bucket) -> float:
         """Run one bucket a few times; the fastest run's seconds."""
-        context = np.zeros(self.request.width, np.float32)
         seconds = []
         for _ in range(_WARM_RUNS):
             began = perf_counter()
-            self._head(self._inputs[bucket], self._warm_state, context, **self._reading(bucket, 0))
+            self._head(bucket.inputs, self._state, self._context, **bucket.further)
             seconds.append(perf_counter() - began)
         return min(seconds)
+
+
+def _put(given: NDArray[np.float32], into: NDArray[np.float32]) -> None:
+    """Raises ValueError if they are of different sizes, where numpy may repeat numbers."""
+    if given.shape != into.shape:
+        raise ValueError(f"{given.shape} instead of {into.shape}")
+    into[:] = given
 
 
 def load_model(path: Path) -> OnnxModel:

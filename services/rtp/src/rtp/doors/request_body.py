@@ -4,6 +4,9 @@ The models of `rtp.doors.schemas` define what is accepted. A typed decoder takes
 bytes; where it refuses a body, the models name the faults, each with its field.
 Invariant: the decoder accepts exactly what the models accept, with the same result.
 
+Most bodies are plain: compiled code (`mimn.rows.candidate_list`) reads their candidates, and the decoder the rest. A
+body that is not, or in which anything is wrong, is decoded from the beginning as if nothing had been read.
+
 An id may be written as any whole JSON number, such as 19113.0 or 1.9113e4: JSON Schema counts these as integers, and
 some callers' libraries write them. Such bodies are rare and take a second decoding.
 """
@@ -22,6 +25,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from mimn.bundle.fields import MAX_FIELDS
+from mimn.rows.candidate_list import candidate_list
 from rtp.core.request import (
     MAX_CANDIDATES,
     MAX_FIELDS_BYTES,
@@ -46,6 +50,17 @@ class _WireCandidate(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 class _WireRequest(msgspec.Struct, forbid_unknown_fields=True):
     user_id: str
     candidates: list[_WireCandidate]
+    request_id: str | None = None
+    user: msgspec.Raw = _NO_FIELDS
+    context: msgspec.Raw = _NO_FIELDS
+    require_state: bool = False
+
+
+class _WireRest(msgspec.Struct, forbid_unknown_fields=True):
+    """As `_WireRequest`, with the candidates cut out."""
+
+    user_id: str
+    candidates: None
     request_id: str | None = None
     user: msgspec.Raw = _NO_FIELDS
     context: msgspec.Raw = _NO_FIELDS
@@ -84,6 +99,7 @@ def _number_of(text: str) -> float | int:
 # msgspec's own parser of floats takes 8 µs for one such as 1e308, Python's 0.2 µs: a body of them would take 0.1 s. It
 # can be replaced for untyped values alone.
 _decode_strictly = msgspec.json.Decoder(_WireRequest).decode
+_decode_rest = msgspec.json.Decoder(_WireRest).decode
 _decode_tokens = msgspec.json.Decoder(_TokenRequest).decode
 _decode_any = msgspec.json.Decoder(float_hook=_number_of).decode
 _decode_fields = msgspec.json.Decoder(dict[str, Any], float_hook=float).decode
@@ -102,6 +118,8 @@ def decode_request(body: bytes | bytearray) -> ScoreRequest:
         InvalidRequest: JSON, but not a request; names up to `MAX_FAULTS` faults, each with its field, or only the first
             if the body is longer than `NAMED_WITHIN_BYTES`.
     """
+    if (plain := _plain(body)) is not None:
+        return plain
     try:
         wire = _decode(body)
         user, context = _fields("user", wire.user), _fields("context", wire.context)
@@ -109,11 +127,25 @@ def decode_request(body: bytes | bytearray) -> ScoreRequest:
         raise _refusal(body, error) from error
     except _NOT_JSON as error:
         raise _malformed(error) from error
-    request = None if user is None or context is None else _request(wire, user, context)
-    if request is None:
-        most = MAX_FAULTS if len(body) <= NAMED_WITHIN_BYTES else 1
-        raise InvalidRequest(_faults(_shown(wire, user, context, most))[:most])
-    return request
+    ids = _candidates(wire)
+    if user is not None and context is not None and ids is not None and not _has_fault(wire, user, context):
+        return _request(wire, user, context, *ids)
+    most = MAX_FAULTS if len(body) <= NAMED_WITHIN_BYTES else 1
+    raise InvalidRequest(_faults(_shown(wire, user, context, most))[:most])
+
+
+def _plain(body: bytes | bytearray) -> ScoreRequest | None:
+    """The request, if the body is plain and nothing is wrong with it."""
+    if type(body) is not bytes or (ids := candidate_list(MAX_CANDIDATES)) is None or (found := ids.read(body)) is None:
+        return None
+    try:
+        wire = _decode_rest(found.rest)
+        user, context = _fields("user", wire.user), _fields("context", wire.context)
+    except (InvalidRequest, *_NOT_JSON):
+        return None
+    if user is None or context is None or _has_fault(wire, user, context):
+        return None
+    return _request(wire, user, context, found.item_ids, found.category_ids)
 
 
 def _decode(body: bytes | bytearray) -> _WireRequest:
@@ -161,20 +193,34 @@ def _value(member: msgspec.Raw) -> FieldValue:
     return value
 
 
-def _request(wire: _WireRequest, user: _Fields, context: _Fields) -> ScoreRequest | None:
-    """None if there is a fault."""
-    if (
-        not 1 <= len(wire.candidates) <= MAX_CANDIDATES
-        or not 1 <= len(wire.user_id.encode()) <= MAX_USER_ID_BYTES
+def _has_fault(wire: _WireRequest | _WireRest, user: _Fields, context: _Fields) -> bool:
+    """Whether anything is wrong besides the candidates."""
+    return (
+        not 1 <= len(wire.user_id.encode()) <= MAX_USER_ID_BYTES
         or max(len(user), len(context)) > MAX_FIELDS
         or any(map(field_fault, (*user.values(), *context.values())))
         or (wire.request_id is not None and not 1 <= len(wire.request_id) <= MAX_REQUEST_ID_CHARACTERS)
-    ):
+    )
+
+
+def _candidates(wire: _WireRequest) -> tuple[NDArray[np.uint64], NDArray[np.uint64]] | None:
+    """Ids of items and of their categories; None if there is a fault."""
+    if not 1 <= len(wire.candidates) <= MAX_CANDIDATES:
         return None
     item_ids = _ids([candidate.item_id for candidate in wire.candidates])
     category_ids = _ids([candidate.category_id for candidate in wire.candidates])
     if item_ids is None or category_ids is None or np.count_nonzero(item_ids) < len(item_ids):
         return None
+    return item_ids, category_ids
+
+
+def _request(
+    wire: _WireRequest | _WireRest,
+    user: _Fields,
+    context: _Fields,
+    item_ids: NDArray[np.uint64],
+    category_ids: NDArray[np.uint64],
+) -> ScoreRequest:
     return ScoreRequest(
         user_id=wire.user_id,
         item_ids=item_ids,
