@@ -76,6 +76,18 @@ class Asked:
     """[C]"""
 
 
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """Arrays of the head for one count of candidates."""
+
+    ids: NDArray[np.uint64]
+    """[2, C]: items and categories."""
+    vectors: NDArray[np.float32]
+    cells: NDArray[np.int64] | None
+    look_up: Write
+    """Writes vectors and cells of the ids."""
+
+
 class Work:
     """A bundle's head behind the two functions that a peer calls, with one GET between them. For one thread."""
 
@@ -111,7 +123,7 @@ class Work:
         self._head = open_head(bundle)
         self._sketch = None if bundle.sketch is None else bundle.sketch.sketch
         self._tables = CandidateTables(bundle.asked_items, bundle.categories, self._sketch)
-        self._inputs: dict[int, tuple[NDArray[np.float32], NDArray[np.int64] | None, Write]] = {}
+        self._inputs: dict[int, _Inputs] = {}
         self._context = np.zeros(0, np.float32)
         self._model = Model(bundle.manifest.name, bundle.manifest.version)
         self._decode = msgspec.json.Decoder(Request).decode
@@ -163,12 +175,14 @@ class Work:
         """The candidates' vectors and cells, in arrays that the next request of as many candidates overwrites."""
         count = len(asked.items)
         if count not in self._inputs:
+            ids = np.zeros((2, count), np.uint64)
             vectors = np.zeros((count, self._tables.width), np.float32)
             cells = None if self._sketch is None else np.zeros((count, self._sketch.addresses), np.int64)
-            self._inputs[count] = vectors, cells, self._tables.into(vectors, cells)
-        vectors, cells, write = self._inputs[count]
-        write(asked.items, asked.categories)
-        return vectors, cells
+            self._inputs[count] = _Inputs(ids, vectors, cells, self._tables.into(ids[0], ids[1], vectors, cells))
+        found = self._inputs[count]
+        found.ids[0], found.ids[1] = asked.items, asked.categories
+        found.look_up(count)
+        return found.vectors, found.cells
 
     def answer(self, asked: Asked, value: bytes | None) -> Answer:
         """The same as the body of an answer."""
