@@ -18,10 +18,11 @@ from itertools import starmap
 from typing import Any
 
 import redis
+from hiredis import pack_command
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import parse_url
-from redis.exceptions import NoScriptError, RedisClusterException
+from redis.exceptions import NoScriptError, RedisClusterException, ResponseError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -37,6 +38,7 @@ IDENTITY = re.compile(r"[0-9a-f]{16}")
 SCRIPT = files("uic").joinpath("commit.lua").read_text()
 SCRIPT_NAME = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 """What the server calls the script once it has run it: sending the name spares both sides the text of each commit."""
+_WRITTEN = Written()
 _GIVEN_UP = NoAnswer("not tried: an earlier commit had no answer")
 
 
@@ -122,7 +124,10 @@ class RedisStore:
             flat = [name for some in names for name in some]
             values: list[bytes | None] = []
             for begin in range(0, len(flat), 2 * CHUNK_STATES):
-                values += self.client.mget(flat[begin : begin + 2 * CHUNK_STATES])
+                [reply] = self._exchange([("MGET", *flat[begin : begin + 2 * CHUNK_STATES])])
+                if isinstance(reply, ResponseError):
+                    raise reply
+                values += reply
         found = iter(values)
         return [[next(found) for _ in some] for some in names]
 
@@ -179,19 +184,31 @@ class RedisStore:
 
     def _commit_chunk(self, chunk: Sequence[Commit]) -> list[Answer]:
         try:
-            if self._clustered or len(chunk) == 1:  # a cluster's pipeline cannot run scripts
+            if self._clustered:  # each partition may be on another node
                 replies = [self._run(commit) for commit in chunk]
             else:
-                pipeline = self.client.pipeline(transaction=False)
-                for commit in chunk:
-                    pipeline.evalsha(SCRIPT_NAME, *self._arguments(commit))
+                sent = [("EVALSHA", SCRIPT_NAME, *self._arguments(commit)) for commit in chunk]
                 replies = [
                     self.client.eval(SCRIPT, *self._arguments(commit)) if isinstance(reply, NoScriptError) else reply
-                    for commit, reply in zip(chunk, pipeline.execute(raise_on_error=False), strict=True)
+                    for commit, reply in zip(chunk, self._exchange(sent), strict=True)
                 ]
         except FAILURES as error:
             return [NoAnswer(_describe(error))] * len(chunk)
         return [_answer(reply, commit) for reply, commit in zip(replies, chunk, strict=True)]
+
+    def _exchange(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """The replies to commands that are sent as one piece of data, error replies among them. redis-py's pipeline
+        costs twice as much, and sends a few kilobytes at a time, for each of which the server wakes up."""
+        pool = self.client.connection_pool
+        connection = pool.get_connection()
+        try:
+            connection.send_packed_command([b"".join(map(pack_command, commands))])
+            return [_reply(connection) for _ in commands]
+        except BaseException:
+            connection.disconnect()  # replies that are not read would be taken for those of later commands
+            raise
+        finally:
+            pool.release(connection)
 
     def _run(self, commit: Commit) -> object:
         """The script's reply. A server that does not know the script, because it is new or restarted, is sent its text,
@@ -204,15 +221,18 @@ class RedisStore:
     def _arguments(self, commit: Commit) -> list[Any]:
         p = commit.partition
         keys = self._keys
-        names = [keys.progress(p), keys.bad(p), keys.users(p), *(keys.state(p, user) for user, _ in commit.values)]
+        state = keys.state(p, "")
         return [
-            len(names),
-            *names,
+            3 + len(commit.values),
+            keys.progress(p),
+            keys.bad(p),
+            keys.users(p),
+            *(state + user for user, _ in commit.values),
             commit.expected,
             commit.progress,
             commit.created,
             commit.listed,
-            len(keys.state(p, "")),
+            len(state),
             "1" if commit.begins_lineage else "",
             *(value or b"" for _, value in commit.values),
         ]
@@ -299,9 +319,16 @@ def _chunks(commits: Sequence[Commit]) -> Iterator[list[Commit]]:
         yield chunk
 
 
+def _reply(connection: Any) -> Any:
+    try:
+        return connection.read_response()
+    except ResponseError as error:
+        return error
+
+
 def _answer(reply: object, commit: Commit) -> Answer:
     if reply == 1:
-        return Written()
+        return _WRITTEN
     if isinstance(reply, bytes):
         return Refused(reply)
     if isinstance(reply, list):

@@ -47,13 +47,13 @@ class Part:
 
     batch: Batch
     progress: Progress
-    cached: NDArray[np.intp]
+    cached: Sequence[int]
     """By user of the batch: row of the cache, or `NOT_CACHED`."""
     loaded: dict[int, UserState] = field(default_factory=dict)
     """By index of the user: states read from the store, of any lineage."""
     suspect: set[int] = field(default_factory=set)
     """Users whose state could not be read, or was lost: they start again from the initial state, `partial`."""
-    row_of: Integers = field(default_factory=lambda: np.empty(0, np.int64))
+    row_of: list[int] = field(default_factory=list)
     """By user of the batch: row of the round with the result; `NO_ROW`: unchanged, `ERASED_ROW`: delete the state."""
     already_folded: int = 0
     not_finite: list[int] = field(default_factory=list)
@@ -131,20 +131,23 @@ class Round:
             np.concatenate([getattr(batch, name) for batch in batches]) for name in ("items", "offsets", "times")
         )
         erases = items == ERASE
-        # A user's rows are numbered by how many erasures precede them: one row per user if there are no erasures.
-        lives, ended = _lives(user_of, erases, len(part_of))
-        events = np.flatnonzero(~erases)
-        begun, row = np.unique(lives[events] * len(part_of) + user_of[events], return_inverse=True)
-        life, user = np.divmod(begun, max(len(part_of), 1))
-        cached = np.concatenate([part.cached for part in parts])[user]
+        if erases.any():  # a user's rows are numbered by how many erasures precede them
+            lives, ended = _lives(user_of, erases, len(part_of))
+            events = np.flatnonzero(~erases)
+            begun, row = np.unique(lives[events] * len(part_of) + user_of[events], return_inverse=True)
+            life, user = np.divmod(begun, len(part_of))
+        else:  # every user has a row
+            events, row, user = np.arange(len(user_of)), user_of, np.arange(len(part_of))
+            life = ended = np.zeros(len(part_of), np.int64)
+        cached = np.array([at for part in parts for at in part.cached], np.intp)[user]
         self._from_cache = np.where(life > 0, NOT_CACHED, cached)
         headers = self.headers = self._begin(part_of[user], user - first_user[part_of[user]], life > 0)
 
         new = offsets[events] > headers["last_offset"][row]
         folded_before = np.bincount(part_of[user_of[events[~new]]], minlength=len(parts))
         events, row = events[new], row[new]
-        folded = np.bincount(row, minlength=len(begun))
-        latest = np.zeros(len(begun), np.int64)
+        folded = np.bincount(row, minlength=len(user))
+        latest = np.zeros(len(user), np.int64)
         np.maximum.at(latest, row, np.arange(len(row)))
         some = np.flatnonzero(folded)
         headers["event_count"] += folded.astype(np.uint64)
@@ -160,10 +163,11 @@ class Round:
         row_of = np.where(ended > 0, ERASED_ROW, NO_ROW)
         last = (folded > 0) & (life == ended[user])
         row_of[user[last]] = np.flatnonzero(last)
+        rows = row_of.tolist()
         for part, begin, count, before in zip(
             parts, first_user.tolist(), users.tolist(), folded_before.tolist(), strict=True
         ):
-            part.row_of = row_of[begin : begin + count]
+            part.row_of = rows[begin : begin + count]
             part.already_folded = before
             part.not_finite = []
         categories, actions = (
@@ -374,8 +378,7 @@ def _extended(digests: NDArray[np.void], of: Integers, offsets: Integers, values
 def _lives(user_of: NDArray[np.intp], erases: NDArray[np.bool_], users: int) -> tuple[Integers, Integers]:
     """By operation, how often its user was erased before it; by user, how often in total."""
     lives, ended = np.zeros(len(user_of), np.int64), [0] * users
-    if erases.any():
-        for at, (user, erase) in enumerate(zip(user_of.tolist(), erases.tolist(), strict=True)):
-            lives[at] = ended[user]
-            ended[user] += erase
+    for at, (user, erase) in enumerate(zip(user_of.tolist(), erases.tolist(), strict=True)):
+        lives[at] = ended[user]
+        ended[user] += erase
     return lives, np.array(ended, np.int64)

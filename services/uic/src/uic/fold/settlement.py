@@ -68,10 +68,10 @@ class Settlement:
         answers = self._store.commit([attempt.commit for _, attempt in attempts])
         self._after("commit")
         written = []
+        ok = 0
         for (session, attempt), answer in zip(attempts, answers, strict=True):
             if isinstance(answer, Written):
-                self._metrics.commits_ok.inc()
-                self._health.store_answered()
+                ok += 1
             elif isinstance(answer, NoAnswer):
                 self._metrics.commits.labels("unknown").inc()
                 session.unsure = attempt
@@ -84,6 +84,9 @@ class Settlement:
             elif not self._obey(session, attempt, judge(answer.stored, session.known, attempt.commit.progress), now):
                 continue
             written.append((session, attempt))
+        if ok:
+            self._metrics.commits_ok.inc(ok)
+            self._health.store_answered()
         self._adopt(written)
         return written
 
@@ -134,8 +137,9 @@ class Settlement:
                 del session.pending[:records]
                 session.in_hand = None
                 self._log.took(session.tag, records)
-                self._count(attempt)
-        self._rounds.keep(folded)
+        if folded:
+            self._count([attempt for _, attempt in folded])
+            self._rounds.keep(folded)
 
     def _obey(self, session: Writing, attempt: Attempt | None, verdict: Verdict, now: float) -> bool:
         """Do what a stored record that is not the known one asks for; True if the attempt turned out written, and is to
@@ -170,11 +174,10 @@ class Settlement:
 
     def _find_out(self, now: float) -> None:
         """What became of commits without an answer."""
-        unsure = [
-            (session, session.unsure)
-            for session in self._sessions
-            if isinstance(session, Writing) and session.unsure is not None and session.due <= now
-        ]
+        writing: list[Writing] = [*self._sessions.of(Claiming), *self._sessions.of(Reading)]
+        unsure = [(s, s.unsure) for s in writing if s.unsure is not None and s.due <= now]
+        if not unsure:
+            return
         again, written = [], []
         stored = self._stored([session for session, _ in unsure], now)
         for session, attempt in unsure if stored else []:
@@ -203,7 +206,7 @@ class Settlement:
         due = [
             reading
             for reading in self._sessions.of(Reading)
-            if reading.unsure is None and reading.due <= now and (reconnected or reading.read_back_due <= now)
+            if (reconnected or reading.read_back_due <= now) and reading.unsure is None and reading.due <= now
         ]
         stored = self._stored(due, now)
         for reading in due if stored else []:
@@ -224,32 +227,41 @@ class Settlement:
         self._health.store_answered()
         return stored
 
-    def _count(self, written: FoldedBatch) -> None:
-        batch, part, m = written.part.batch, written.part, self._metrics
-        states = len(written.commit.values)
-        erasures = len(batch.items) - int(np.count_nonzero(batch.items))
-        for outcome, n in (
-            ("folded", len(batch.items) - erasures - part.already_folded),
-            ("erased", erasures),
-            ("dead_letter", len(batch.rejected)),
-            ("already_folded", part.already_folded),
-            ("erased_later", batch.erased_later),
-            ("ignored", batch.ignored),
-        ):
+    def _count(self, written: Sequence[FoldedBatch]) -> None:
+        m = self._metrics
+        counts = dict.fromkeys(m.records_of, 0)
+        unknown_fields, says = 0, log.isEnabledFor(logging.DEBUG)
+        for each in written:
+            batch, part = each.part.batch, each.part
+            operations, folded = len(batch.items), int(np.count_nonzero(batch.items))
+            counts["folded"] += folded - part.already_folded
+            counts["erased"] += operations - folded
+            counts["dead_letter"] += len(batch.rejected)
+            counts["already_folded"] += part.already_folded
+            counts["erased_later"] += batch.erased_later
+            counts["ignored"] += batch.ignored
+            unknown_fields += batch.extended
+            m.batch_records.observe(len(batch.records))
+            m.batch_states.observe(len(each.commit.values))
+            if says:
+                _say(each)
+        for outcome, n in counts.items():
             if n:
                 m.records_of[outcome].inc(n)
-        m.unknown_fields.inc(batch.extended)
-        m.batch_records.observe(len(batch.records))
-        m.batch_states.observe(states)
-        if log.isEnabledFor(logging.DEBUG):
-            say(
-                log,
-                logging.DEBUG,
-                "batch",
-                partition=batch.partition,
-                first=batch.records[0].offset,
-                last=batch.records[-1].offset,
-                records=len(batch.records),
-                states=states,
-                dead_letters=len(batch.rejected),
-            )
+        if unknown_fields:
+            m.unknown_fields.inc(unknown_fields)
+
+
+def _say(written: FoldedBatch) -> None:
+    batch = written.part.batch
+    say(
+        log,
+        logging.DEBUG,
+        "batch",
+        partition=batch.partition,
+        first=batch.records[0].offset,
+        last=batch.records[-1].offset,
+        records=len(batch.records),
+        states=len(written.commit.values),
+        dead_letters=len(batch.rejected),
+    )

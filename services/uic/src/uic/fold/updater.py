@@ -216,7 +216,7 @@ class StateUpdater:
             self._stop_unreadable()
             self._as_of.refresh(now)
         self._health.publish(now)
-        return not self._health.stopped and any(reading.ready(now) for reading in self._sessions.of(Reading))
+        return not self._health.stopped and any(r.pending and r.ready(now) for r in self._sessions.of(Reading))
 
     def drain(self) -> None:
         """Say that the end is near. Call no more turns: what is not committed is read again by the next owner."""
