@@ -60,8 +60,11 @@ def checked(array: NDArray[Any], kind: type[np.generic], *shape: int | None) -> 
     Raises:
         ValueError: it is not.
     """
-    fits = len(shape) in (0, array.ndim) and all(n in (None, have) for n, have in zip(shape, array.shape, strict=False))
-    if array.dtype != kind or not array.flags.c_contiguous or not fits:
+    have = array.shape
+    fits = array.dtype == kind and array.flags.c_contiguous and len(shape) in (0, len(have))
+    for n, size in zip(shape, have, strict=False):  # a small batch comes here twenty times
+        fits = fits and (n is None or n == size)
+    if not fits:
         raise ValueError(f"an array of {array.dtype} {array.shape} cannot be handed to the compiled step")
     return array
 

@@ -123,15 +123,15 @@ class Round:
             np.array([len(batch.items) for batch in batches]),
             np.array([len(batch.users) for batch in batches]),
         )
-        self._parts, self._first_operation = parts, np.cumsum(sizes) - sizes
-        first_user = np.cumsum(users) - users
-        part_of = np.repeat(np.arange(len(parts)), users)
-        user_of = np.concatenate([batch.user_of for batch in batches]) + np.repeat(first_user, sizes)
+        self._parts, self._first_operation = parts, sizes.cumsum() - sizes
+        first_user = users.cumsum() - users
+        part_of = np.arange(len(parts)).repeat(users)
+        user_of = np.concatenate([batch.user_of for batch in batches]) + first_user.repeat(sizes)
         items, offsets, times = (
             np.concatenate([getattr(batch, name) for batch in batches]) for name in ("items", "offsets", "times")
         )
         erases = items == ERASE
-        if erases.any():  # a user's rows are numbered by how many erasures precede them
+        if np.count_nonzero(erases):  # a user's rows are numbered by how many erasures precede them
             lives, ended = _lives(user_of, erases, len(part_of))
             events = np.flatnonzero(~erases)
             begun, row = np.unique(lives[events] * len(part_of) + user_of[events], return_inverse=True)
@@ -144,15 +144,18 @@ class Round:
         headers = self.headers = self._begin(part_of[user], user - first_user[part_of[user]], life > 0)
 
         new = offsets[events] > headers["last_offset"][row]
-        folded_before = np.bincount(part_of[user_of[events[~new]]], minlength=len(parts))
-        events, row = events[new], row[new]
+        folded_before = [0] * len(parts)
+        if np.count_nonzero(new) < len(new):
+            folded_before = np.bincount(part_of[user_of[events[~new]]], minlength=len(parts)).tolist()
+            events, row = events[new], row[new]
         folded = np.bincount(row, minlength=len(user))
         latest = np.zeros(len(user), np.int64)
         np.maximum.at(latest, row, np.arange(len(row)))
-        some = np.flatnonzero(folded)
+        some = folded.nonzero()[0]
+        last = events[latest[some]]
         headers["event_count"] += folded.astype(np.uint64)
-        headers["last_offset"][some] = offsets[events[latest[some]]]
-        headers["last_event_time"][some] = times[events[latest[some]]]
+        headers["last_offset"][some] = offsets[last]
+        headers["last_event_time"][some] = times[last]
         values = [batch.records[at].value or b"" for batch in batches for at in batch.record_of.tolist()]
         chained = row, offsets[events], [values[at] for at in events.tolist()]
         if self._compiled is not None:
@@ -161,11 +164,11 @@ class Round:
             headers["digest"] = _extended(headers["digest"], *chained)
 
         row_of = np.where(ended > 0, ERASED_ROW, NO_ROW)
-        last = (folded > 0) & (life == ended[user])
-        row_of[user[last]] = np.flatnonzero(last)
+        results = ((folded > 0) & (life == ended[user])).nonzero()[0]
+        row_of[user[results]] = results
         rows = row_of.tolist()
         for part, begin, count, before in zip(
-            parts, first_user.tolist(), users.tolist(), folded_before.tolist(), strict=True
+            parts, first_user.tolist(), users.tolist(), folded_before, strict=True
         ):
             part.row_of = rows[begin : begin + count]
             part.already_folded = before
@@ -192,17 +195,17 @@ class Round:
         row = queued.row
         depth = np.bincount(row, minlength=len(self.headers))
         self.place = np.empty(len(depth), np.intp)
-        self.place[np.argsort(-depth, kind="stable")] = np.arange(len(depth))
+        self.place[(-depth).argsort(kind="stable")] = np.arange(len(depth))
         tensors = self._gather()
         if not len(row):
             return
         rest = rest_of(None if counting is None else counting.sketch, ledger)
-        by_row = np.argsort(self.place[row], kind="stable")
-        depth = -np.sort(-depth)
+        by_row = self.place[row].argsort(kind="stable")
+        depth[self.place] = depth.copy()
         self.waves = int(depth[0])
         sound: NDArray[np.bool_] | None = None
         folded = False
-        if isinstance(step, FoldsMany) and not (queued.action == ERASE_ITEM).any():
+        if isinstance(step, FoldsMany) and not np.count_nonzero(queued.action == ERASE_ITEM):
             folded = True  # what remains is to be counted, wave by wave
             sound = self._fold_rows(step, vectors, by_row, depth, tensors[:, rest])
             if self._compiled is not None:
@@ -306,9 +309,9 @@ class Round:
             fresh: by row, whether the user was just erased.
         """
         headers = np.zeros(len(user), HEADERS)
-        found = np.flatnonzero(self._from_cache != NOT_CACHED)
+        found = (self._from_cache != NOT_CACHED).nonzero()[0]
         headers[found] = self._cache.headers[self._from_cache[found]]
-        others = np.flatnonzero(self._from_cache == NOT_CACHED)
+        others = (self._from_cache == NOT_CACHED).nonzero()[0]
         begins, names, suspects, found_in_store = [], [], [], []
         for row, at, index, erased in zip(
             others.tolist(), at_part[others].tolist(), user[others].tolist(), fresh[others].tolist(), strict=True
@@ -326,15 +329,18 @@ class Round:
             (self.listed if erased or suspect else self.created).add(row)
             begins.append(row)
             names.append(part.batch.keys[index])
-        headers["user"][begins] = user_hashes(names) if self._compiled is None else self._compiled.user_hashes(names)
-        headers["last_offset"][begins] = -1
-        headers["partial"][suspects] = True
+        if begins:
+            hashes = user_hashes(names) if self._compiled is None else self._compiled.user_hashes(names)
+            headers["user"][begins] = hashes
+            headers["last_offset"][begins] = -1
+            headers["partial"][suspects] = True
         if found_in_store:
             headers[[row for row, _ in self._from_store]] = header_rows(found_in_store)
         progress = [part.progress for part in self._parts]
-        # After an erasure nothing is missing: the earlier events must stay unknown.
-        complete_from = np.array([p.complete_from for p in progress])[at_part]
-        headers["partial"] |= ~fresh & (np.maximum(headers["last_offset"], 0) < complete_from)
+        complete_from = [p.complete_from for p in progress]
+        if any(complete_from):  # after an erasure nothing is missing: the earlier events must stay unknown
+            first_known = np.array(complete_from)[at_part]
+            headers["partial"] |= ~fresh & (np.maximum(headers["last_offset"], 0) < first_known)
         # Offsets of an earlier era belong to another log, or to another reading of this log.
         era = np.array([p.era for p in progress], headers["era"].dtype)[at_part]
         headers["last_offset"][headers["era"] != era] = -1
@@ -345,8 +351,9 @@ class Round:
     def _gather(self) -> NDArray[np.float32]:
         """The rows as they are before any event: initial, cached or stored."""
         self.tensors = np.empty((len(self.headers), len(self._initial)), np.float32)
-        cached = np.flatnonzero(self._from_cache != NOT_CACHED)
-        self.tensors[self.place[self._from_cache == NOT_CACHED]] = self._initial
+        held = self._from_cache != NOT_CACHED
+        cached = held.nonzero()[0]
+        self.tensors[self.place[~held]] = self._initial
         copy_rows(self._compiled, self.tensors, self.place[cached], self._cache.tensors, self._from_cache[cached])
         if self._from_store:
             self.tensors[self.place[[row for row, _ in self._from_store]]] = [stored for _, stored in self._from_store]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from operator import lt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -242,33 +242,39 @@ def decode(fronts: Sequence[Front], named: Actions | None = None, read: ReadsEve
     weight 0. `read`: see `decode_all`.
     """
     records = [record for front in fronts for record in front.records]
-    places = np.array([place for front in fronts for place in front.places], np.int64)
+    values = [record.value for record in records]
+    user_of = np.array([place for front in fronts for place in front.places], np.int64)
     offsets = np.array([record.offset for record in records], np.int64)
     record_of = np.concatenate([np.arange(len(front.records)) for front in fronts])
-    stays = places >= 0
-    events = np.flatnonzero(stays & np.array([record.value is not None for record in records], np.bool_))
-    chosen = [records[at] for at in events.tolist()]
-    items, categories = np.full(len(records), ERASE, np.uint64), np.zeros(len(records), np.uint64)
-    times, actions = np.zeros(len(records), np.int64), np.zeros(len(records), np.uint8)
-    items[events], categories[events], times[events], actions[events], reasons, extended = decode_all(
+    stays = user_of >= 0
+    sound = stays if None not in values else stays & np.array([value is not None for value in values], np.bool_)
+    events = None if np.count_nonzero(sound) == len(records) else np.flatnonzero(sound)  # None: all
+    chosen = records if events is None else [records[at] for at in events.tolist()]
+    items, categories, times, actions, rejected, extended = decode_all(
         [record.value or b"" for record in chosen],
         [record.headers for record in chosen],
         [record.key or b"" for record in chosen],
         np.array([record.timestamp for record in chosen], np.int64),
         read,
     )
-    rejected = {int(events[at]): reason for at, reason in reasons.items()}
-    unknown = np.sort(events[extended])
-    stays[list(rejected)] = False
+    if events is not None:
+        items, categories, times, actions = (
+            _scattered(column, events, len(records)) for column in (items, categories, times, actions)
+        )
+        rejected = {int(events[at]): reason for at, reason in rejected.items()}
+        extended = events[extended].tolist()
+    unknown = np.sort(np.array(extended, np.int64))
+    if rejected:
+        stays[list(rejected)] = False
     ignored = np.zeros(len(records), np.bool_)
-    if named is not None:
+    if named is not None and not named.fold_all(actions):
         sound = stays & (items != ERASE) & (actions != ERASE_ITEM)
         done = np.where(sound, actions, 0)
         foreign = sound & ~named.named[done]
         rejected |= dict.fromkeys(np.flatnonzero(foreign).tolist(), Reason.UNKNOWN_ACTION)
         ignored = sound & ~foreign & ~named.folded[done]
         stays &= ~foreign
-    all_stay = bool((stays & ~ignored).all())
+    all_stay = np.count_nonzero(stays & ~ignored) == len(records)
     batches = []
     end = 0
     for front in fronts:
@@ -278,7 +284,7 @@ def decode(fronts: Sequence[Front], named: Actions | None = None, read: ReadsEve
             records=front.records,
             keys=front.keys,
             users=[key.decode() for key in front.keys],
-            user_of=places[begin:end],
+            user_of=user_of[begin:end],
             record_of=record_of[begin:end],
             offsets=offsets[begin:end],
             items=items[begin:end],
@@ -297,3 +303,10 @@ def decode(fronts: Sequence[Front], named: Actions | None = None, read: ReadsEve
             )
         batches.append(batch)
     return batches
+
+
+def _scattered(column: NDArray[Any], at: NDArray[np.int64], n: int) -> NDArray[Any]:
+    """The column with its values at these places of `n`, and 0 elsewhere."""
+    whole = np.zeros(n, column.dtype)
+    whole[at] = column
+    return whole

@@ -60,6 +60,10 @@ class Settlement:
         self._metrics = metrics
         self._after = after
         self._connections = 0
+        self._doubtful: set[int] = set()
+        """All partitions with a commit without an answer, and perhaps others that had one."""
+        self._read_back_due = 0.0
+        """Not later than any session's."""
 
     def commit(self, attempts: Sequence[tuple[W, A]], now: float) -> list[tuple[W, A]]:
         """Step 5: ask the store to write, and adopt or obey the answers. Returns what is written."""
@@ -75,6 +79,7 @@ class Settlement:
             elif isinstance(answer, NoAnswer):
                 self._metrics.commits.labels("unknown").inc()
                 session.unsure = attempt
+                self._doubtful.add(session.partition)
                 session.reason = "the store did not answer a commit"
                 self._health.store_failed("commit", StoreUnavailable(answer.detail), [session], now)
                 continue
@@ -174,10 +179,15 @@ class Settlement:
 
     def _find_out(self, now: float) -> None:
         """What became of commits without an answer."""
-        writing: list[Writing] = [*self._sessions.of(Claiming), *self._sessions.of(Reading)]
-        unsure = [(s, s.unsure) for s in writing if s.unsure is not None and s.due <= now]
-        if not unsure:
+        if not self._doubtful:
             return
+        unsure: list[tuple[Writing, Attempt]] = []
+        for partition in sorted(self._doubtful):
+            session = self._sessions.get(partition)
+            if not isinstance(session, Writing) or session.unsure is None:
+                self._doubtful.remove(partition)
+            elif session.due <= now:
+                unsure.append((session, session.unsure))
         again, written = [], []
         stored = self._stored([session for session, _ in unsure], now)
         for session, attempt in unsure if stored else []:
@@ -203,10 +213,13 @@ class Settlement:
         """Whether the store still has what it acknowledged, for partitions that write nothing now."""
         connections = self._store.connections
         reconnected, self._connections = connections != self._connections, connections
+        if now < self._read_back_due and not reconnected:
+            return
+        readings = self._sessions.of(Reading)
         due = [
             reading
-            for reading in self._sessions.of(Reading)
-            if (reconnected or reading.read_back_due <= now) and reading.unsure is None and reading.due <= now
+            for reading in readings
+            if reading.unsure is None and reading.due <= now and (reconnected or reading.read_back_due <= now)
         ]
         stored = self._stored(due, now)
         for reading in due if stored else []:
@@ -214,6 +227,8 @@ class Settlement:
             verdict = judge(stored[reading.partition], reading.known, None)
             if verdict is not Verdict.UNCHANGED:
                 self._obey(reading, None, verdict, now)
+        later = now + self._settings.read_back_interval_s
+        self._read_back_due = min((r.read_back_due for r in readings), default=later)
 
     def _stored(self, sessions: Sequence[Writing], now: float) -> dict[int, bytes]:
         """The stored progress of these, nothing if there are none or the store does not answer."""
