@@ -105,7 +105,7 @@ class CompiledEvents:
 
 
 def _in_order(depth: Integers, events: int) -> Groups:
-    return Groups(np.arange(len(depth)), np.cumsum(depth) - depth, depth, np.arange(events))
+    return Groups(np.arange(len(depth)), depth.cumsum() - depth, depth, np.arange(events))
 
 
 def compiled_events() -> CompiledEvents | None:

@@ -167,9 +167,7 @@ class Round:
         results = ((folded > 0) & (life == ended[user])).nonzero()[0]
         row_of[user[results]] = results
         rows = row_of.tolist()
-        for part, begin, count, before in zip(
-            parts, first_user.tolist(), users.tolist(), folded_before, strict=True
-        ):
+        for part, begin, count, before in zip(parts, first_user.tolist(), users.tolist(), folded_before, strict=True):
             part.row_of = rows[begin : begin + count]
             part.already_folded = before
             part.not_finite = []

@@ -61,11 +61,10 @@ class Decoding:
 
     def batches(self, large: bool, now: float) -> list[tuple[Reading, Batch]]:
         """Batches to fold now, of partitions in turn that have many records pending (`large`), or few."""
-        readings = self._sessions.of(Reading)
-        ready = [r for r in readings if r.pending and (len(r.pending) >= LARGE) is large and r.ready(now)]
+        ready = [r for r in self._sessions.waiting if (len(r.pending) >= LARGE) is large and r.ready(now)]
         if not ready:
             return []
-        shared = large and any(len(r.pending) < LARGE and r.folds for r in readings)
+        shared = large and any(len(r.pending) < LARGE and r.folds for r in self._sessions.of(Reading))
         bounds = self._short_bounds if shared else self._bounds
         chosen: list[Reading] = []
         new: list[tuple[Reading, Front]] = []

@@ -12,7 +12,7 @@ it is owned by the fold thread.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
@@ -173,7 +173,7 @@ class Reading(_Writing):
     """Where the client reads on."""
     read_back_due: float
     pending: list[Record] = field(default_factory=list)
-    """Fetched records that are not committed, those of the batch in hand included."""
+    """Fetched records that are not committed, those of the batch in hand included. Only `Sessions` changes it."""
     unreadable: str = ""
     """Why the batch behind `pending` cannot be read."""
     held_at: int | None = None
@@ -216,8 +216,7 @@ S = TypeVar("S", bound=Session)
 
 
 class Sessions:
-    """The sessions of all assigned partitions, one a partition, by phase; those of a phase in the order of their
-    turns."""
+    """The sessions of all assigned partitions, one a partition."""
 
     def __init__(self, cache: StateCache, event_log: Log, random_id: Callable[[], int]) -> None:
         """None yet. `random_id` gives writers their ids."""
@@ -227,7 +226,8 @@ class Sessions:
         self._last_tag = 0
         self._of: dict[int, Session] = {}
         self._in_phase: dict[type[Session], dict[int, Session]] = defaultdict(dict)
-        """The same sessions: a turn looks for those of a phase ten times, and nearly all are `Reading`."""
+        """The same sessions: a turn asks for those of a phase ten times, and nearly all are `Reading`."""
+        self._waiting: dict[int, Reading] = {}
 
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._of.values()))
@@ -240,7 +240,7 @@ class Sessions:
         return self._of.get(partition)
 
     def of(self, kind: type[S]) -> list[S]:
-        """Those in a phase, the one that waited longest for its turn first."""
+        """Those in a phase."""
         return list(cast("dict[int, S]", self._in_phase[kind]).values())
 
     def tagged(self, partition: int, tag: int) -> Session | None:
@@ -248,10 +248,26 @@ class Sessions:
         session = self._of.get(partition)
         return session if session is not None and session.tag == tag else None
 
-    def had_turn(self, session: Session) -> None:
-        """It waits from now on."""
-        phase = self._in_phase[type(session)]
-        phase[session.partition] = phase.pop(session.partition)
+    @property
+    def waiting(self) -> list[Reading]:
+        """Those with pending records, the one that waited longest for its turn first."""
+        return list(self._waiting.values())
+
+    def fetched(self, reading: Reading, records: Sequence[Record]) -> None:
+        """Records wait to be folded."""
+        if records:
+            reading.pending.extend(records)
+            self._waiting.setdefault(reading.partition, reading)
+
+    def folded(self, reading: Reading, records: int) -> None:
+        """The first `records` pending ones are committed."""
+        del reading.pending[:records]
+        if not reading.pending:
+            self._waiting.pop(reading.partition, None)
+
+    def had_turn(self, reading: Reading) -> None:
+        """It waits behind the others from now on."""
+        self._waiting[reading.partition] = self._waiting.pop(reading.partition)
 
     def start(self, partition: int, *, due: float, resolution: Resolution | None = None) -> TakingUp:
         """Begin a session."""
@@ -269,14 +285,18 @@ class Sessions:
         """A new session, or the same one in another phase."""
         before = self._of.get(session.partition)
         if before is not None:
-            del self._in_phase[type(before)][session.partition]
+            self._leave(before)
         self._of[session.partition] = self._in_phase[type(session)][session.partition] = session
+
+    def _leave(self, session: Session) -> None:
+        del self._in_phase[type(session)][session.partition]
+        self._waiting.pop(session.partition, None)
 
     def end(self, partition: int) -> None:
         """Drop a session, if there is one, with all that it holds."""
         session = self._of.pop(partition, None)
         if session is not None:
-            del self._in_phase[type(session)][partition]
+            self._leave(session)
             self.cache.close(session.hold.shelf)
             if isinstance(session, TakingUp | Claiming) and session.resolution is not None:
                 session.resolution.refuse(NotOurs(f"partition {partition} was taken away in the meantime"))

@@ -139,7 +139,7 @@ class Settlement:
             if isinstance(attempt, FoldedBatch):
                 folded.append((session, attempt))
                 records = len(attempt.part.batch.records)
-                del session.pending[:records]
+                self._sessions.folded(session, records)
                 session.in_hand = None
                 self._log.took(session.tag, records)
         if folded:
