@@ -32,7 +32,7 @@ SWITCH = "MIMN_COMPILED_STEP"
 _FUNCTIONS: Final[dict[str, tuple[str, Any]]] = {
     "rows_fold": ("pppppppipi", None),
     "states_hash": ("pppi", None),
-    "states_digest": ("pppppi", None),
+    "states_absorb": ("piippppppi", None),
     "states_headers": ("pippppppppi", None),
     "states_count": ("ppippppppiiiii", None),
     "states_enter": ("ppipppppppi", None),
@@ -54,7 +54,7 @@ _FUNCTIONS: Final[dict[str, tuple[str, Any]]] = {
 _KINDS: Final = {"p": ctypes.c_void_p, "s": ctypes.c_char_p, "i": ctypes.c_int64}
 
 
-def checked(array: NDArray[Any], kind: type[np.generic], *shape: int | None) -> NDArray[Any]:
+def checked(array: NDArray[Any], kind: type[np.generic] | np.dtype[Any], *shape: int | None) -> NDArray[Any]:
     """The array, if C can read it: of this type, contiguous, and of this shape (None: of any size there).
 
     Raises:

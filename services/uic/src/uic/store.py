@@ -55,6 +55,7 @@ class RedisStore:
         """The identity that this process gives to a store without one; later the identity of the store that it saw
         last."""
         self._clustered = settings.mode == "cluster"
+        self._names_of: dict[int, tuple[str, str, str, str]] = {}
 
     @cached_property
     def client(self) -> Any:
@@ -117,7 +118,7 @@ class RedisStore:
 
     def load(self, wanted: Sequence[tuple[int, Sequence[str]]]) -> list[list[bytes | None]]:
         """See `StateStore`."""
-        names = [[self._keys.state(p, user) for user in users] for p, users in wanted]
+        names = [[self._names(p)[-1] + user for user in users] for p, users in wanted]
         with _named("load states"):
             if self._clustered:  # one MGET per partition: its keys share a slot
                 return [self.client.mget(some) if some else [] for some in names]
@@ -219,23 +220,28 @@ class RedisStore:
             return self.client.eval(SCRIPT, *self._arguments(commit))
 
     def _arguments(self, commit: Commit) -> list[Any]:
-        p = commit.partition
-        keys = self._keys
-        state = keys.state(p, "")
+        *names, state = self._names(commit.partition)
         return [
             3 + len(commit.values),
-            keys.progress(p),
-            keys.bad(p),
-            keys.users(p),
-            *(state + user for user, _ in commit.values),
+            *names,
+            *[state + user for user, _ in commit.values],
             commit.expected,
             commit.progress,
             commit.created,
             commit.listed,
             len(state),
             "1" if commit.begins_lineage else "",
-            *(value or b"" for _, value in commit.values),
+            *[value or b"" for _, value in commit.values],
         ]
+
+    def _names(self, partition: int) -> tuple[str, str, str, str]:
+        """The keys of its progress, of what was set aside and of its list of users, and how its states' keys begin."""
+        found = self._names_of.get(partition)
+        if found is None:
+            keys = self._keys
+            found = keys.progress(partition), keys.bad(partition), keys.users(partition), keys.state(partition, "")
+            self._names_of[partition] = found
+        return found
 
     def info(self, section: str) -> list[dict[str, Any]]:
         """A section of INFO, of each master.

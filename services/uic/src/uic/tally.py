@@ -1,6 +1,6 @@
 """Histograms that cost a batch next to nothing. prometheus_client takes a lock twice and walks over the bounds for each
-value, because its histograms may be used from any thread; these count in the fold thread alone. (`rtp.tally` does the same
-for a request: the services share no code of their own.)"""
+value, because its histograms may be used from any thread; these count in the fold thread alone. (RTP has the like for
+its requests: services share no code.)"""
 
 from __future__ import annotations
 

@@ -143,25 +143,17 @@ class Round:
         self._from_cache = np.where(life > 0, NOT_CACHED, cached)
         headers = self.headers = self._begin(part_of[user], user - first_user[part_of[user]], life > 0)
 
-        new = offsets[events] > headers["last_offset"][row]
+        values = [batch.records[at].value or b"" for batch in batches for at in batch.record_of.tolist()]
+        if len(events) < len(values):
+            values = [values[at] for at in events.tolist()]
+        new = (absorb if self._compiled is None else self._compiled.absorb)(
+            headers, row, offsets[events], times[events], values
+        )
         folded_before = [0] * len(parts)
         if np.count_nonzero(new) < len(new):
             folded_before = np.bincount(part_of[user_of[events[~new]]], minlength=len(parts)).tolist()
             events, row = events[new], row[new]
         folded = np.bincount(row, minlength=len(user))
-        latest = np.zeros(len(user), np.int64)
-        np.maximum.at(latest, row, np.arange(len(row)))
-        some = folded.nonzero()[0]
-        last = events[latest[some]]
-        headers["event_count"] += folded.astype(np.uint64)
-        headers["last_offset"][some] = offsets[last]
-        headers["last_event_time"][some] = times[last]
-        values = [batch.records[at].value or b"" for batch in batches for at in batch.record_of.tolist()]
-        chained = row, offsets[events], [values[at] for at in events.tolist()]
-        if self._compiled is not None:
-            headers["digest"] = self._compiled.extend_digests(headers["digest"], *chained)
-        else:
-            headers["digest"] = _extended(headers["digest"], *chained)
 
         row_of = np.where(ended > 0, ERASED_ROW, NO_ROW)
         results = ((folded > 0) & (life == ended[user])).nonzero()[0]
@@ -374,10 +366,26 @@ def copy_rows(
         compiled.copy_rows(into, to, source, of)
 
 
-def _extended(digests: NDArray[np.void], of: Integers, offsets: Integers, values: Sequence[bytes]) -> NDArray[np.void]:
-    extended = digests.tolist()
-    extend_digests(extended, of.tolist(), offsets, values)
-    return np.frombuffer(b"".join(extended), digests.dtype)
+def absorb(
+    headers: NDArray[np.void], rows: Integers, offsets: Integers, times: Integers, values: Sequence[bytes]
+) -> NDArray[np.bool_]:
+    """Count, digest, last offset and last time of headers after events, in place; an event at or below a header's last
+    offset changes nothing. [n] of dtype `HEADERS`; [E] each, those of one header with rising offsets → [E]: whether it
+    was new"""
+    new: NDArray[np.bool_] = offsets > headers["last_offset"][rows]
+    at = new.nonzero()[0]
+    of = rows[at]
+    folded = np.bincount(of, minlength=len(headers))
+    latest = np.zeros(len(headers), np.int64)
+    np.maximum.at(latest, of, at)
+    some = folded.nonzero()[0]
+    headers["event_count"] += folded.astype(np.uint64)
+    headers["last_offset"][some] = offsets[latest[some]]
+    headers["last_event_time"][some] = times[latest[some]]
+    digests = headers["digest"].tolist()
+    extend_digests(digests, of.tolist(), offsets[at], [values[i] for i in at.tolist()])
+    headers["digest"] = np.frombuffer(b"".join(digests), headers.dtype["digest"])
+    return new
 
 
 def _lives(user_of: NDArray[np.intp], erases: NDArray[np.bool_], users: int) -> tuple[Integers, Integers]:

@@ -245,7 +245,8 @@ def decode(fronts: Sequence[Front], named: Actions | None = None, read: ReadsEve
     values = [record.value for record in records]
     user_of = np.array([place for front in fronts for place in front.places], np.int64)
     offsets = np.array([record.offset for record in records], np.int64)
-    record_of = np.concatenate([np.arange(len(front.records)) for front in fronts])
+    sizes = np.array([len(front.records) for front in fronts])
+    record_of = np.arange(len(records)) - (sizes.cumsum() - sizes).repeat(sizes)
     stays = user_of >= 0
     sound = stays if None not in values else stays & np.array([value is not None for value in values], np.bool_)
     events = None if np.count_nonzero(sound) == len(records) else np.flatnonzero(sound)  # None: all
