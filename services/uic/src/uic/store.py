@@ -55,6 +55,8 @@ class RedisStore:
         """The identity that this process gives to a store without one; later the identity of the store that it saw
         last."""
         self._clustered = settings.mode == "cluster"
+        self._idle: list[Any] = []
+        """Connections that this store keeps for exchanges; `list` is safe between threads."""
         self._names_of: dict[int, tuple[str, str, str, str]] = {}
 
     @cached_property
@@ -200,16 +202,34 @@ class RedisStore:
     def _exchange(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """The replies to commands that are sent as one piece of data, error replies among them. redis-py's pipeline
         costs twice as much, and sends a few kilobytes at a time, for each of which the server wakes up."""
-        pool = self.client.connection_pool
-        connection = pool.get_connection()
+        connection = self._connection()
         try:
             connection.send_packed_command([b"".join(map(pack_command, commands))])
-            return [_reply(connection) for _ in commands]
+            replies = [_reply(connection) for _ in commands]
         except BaseException:
             connection.disconnect()  # replies that are not read would be taken for those of later commands
+            self.client.connection_pool.release(connection)
             raise
-        finally:
-            pool.release(connection)
+        self._idle.append(connection)
+        return replies
+
+    def _connection(self) -> Any:
+        """The one of an earlier exchange, if it still stands; asking the pool for it each time costs as much as the
+        exchange."""
+        pool = self.client.connection_pool
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            return pool.get_connection()
+        try:
+            stands = not connection.can_read()
+        except FAILURES:
+            stands = False
+        if stands:
+            return connection
+        connection.disconnect()
+        pool.release(connection)
+        return pool.get_connection()
 
     def _run(self, commit: Commit) -> object:
         """The script's reply. A server that does not know the script, because it is new or restarted, is sent its text,
