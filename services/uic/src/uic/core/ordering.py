@@ -264,7 +264,7 @@ def decode(fronts: Sequence[Front], named: Actions | None = None, read: ReadsEve
         )
         rejected = {int(events[at]): reason for at, reason in rejected.items()}
         extended = events[extended].tolist()
-    unknown = np.sort(np.array(extended, np.int64))
+    unknown = np.sort(extended) if extended else np.empty(0, np.int64)
     if rejected:
         stays[list(rejected)] = False
     ignored = np.zeros(len(records), np.bool_)
@@ -275,7 +275,7 @@ def decode(fronts: Sequence[Front], named: Actions | None = None, read: ReadsEve
         rejected |= dict.fromkeys(np.flatnonzero(foreign).tolist(), Reason.UNKNOWN_ACTION)
         ignored = sound & ~foreign & ~named.folded[done]
         stays &= ~foreign
-    all_stay = np.count_nonzero(stays & ~ignored) == len(records)
+    all_stay = np.count_nonzero(stays) == len(records) and not np.count_nonzero(ignored)
     batches = []
     end = 0
     for front in fronts:
