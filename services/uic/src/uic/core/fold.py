@@ -127,46 +127,48 @@ class Round:
         first_user = users.cumsum() - users
         part_of = np.arange(len(parts)).repeat(users)
         user_of = np.concatenate([batch.user_of for batch in batches]) + first_user.repeat(sizes)
-        items, offsets, times = (
-            np.concatenate([getattr(batch, name) for batch in batches]) for name in ("items", "offsets", "times")
-        )
-        erases = items == ERASE
-        if np.count_nonzero(erases):  # a user's rows are numbered by how many erasures precede them
+        columns = [
+            np.concatenate([getattr(batch, name) for batch in batches])
+            for name in ("offsets", "items", "categories", "times", "actions")
+        ]
+        values = [batch.records[at].value or b"" for batch in batches for at in batch.record_of.tolist()]
+        in_part = np.arange(len(part_of)) - first_user.repeat(users)
+        cached = np.array([at for part in parts for at in part.cached], np.intp)
+        erases = columns[1] == ERASE
+        some_erase = np.count_nonzero(erases) > 0
+        if some_erase:  # a user's rows are numbered by how many erasures precede them
             lives, ended = _lives(user_of, erases, len(part_of))
             events = np.flatnonzero(~erases)
             begun, row = np.unique(lives[events] * len(part_of) + user_of[events], return_inverse=True)
             life, user = np.divmod(begun, len(part_of))
-        else:  # every user has a row
-            events, row, user = np.arange(len(user_of)), user_of, np.arange(len(part_of))
-            life = ended = np.zeros(len(part_of), np.int64)
-        cached = np.array([at for part in parts for at in part.cached], np.intp)[user]
-        self._from_cache = np.where(life > 0, NOT_CACHED, cached)
-        headers = self.headers = self._begin(part_of[user], user - first_user[part_of[user]], life > 0)
+            self._from_cache = np.where(life > 0, NOT_CACHED, cached[user])
+            headers = self._begin(part_of[user], in_part[user], life > 0)
+            columns, values = [column[events] for column in columns], [values[at] for at in events.tolist()]
+        else:  # each user has one, in their order
+            events, row, self._from_cache = np.arange(len(user_of)), user_of, cached
+            headers = self._begin(part_of, in_part, np.zeros(len(part_of), np.bool_))
+        self.headers = headers
 
-        values = [batch.records[at].value or b"" for batch in batches for at in batch.record_of.tolist()]
-        if len(events) < len(values):
-            values = [values[at] for at in events.tolist()]
-        new = (absorb if self._compiled is None else self._compiled.absorb)(
-            headers, row, offsets[events], times[events], values
-        )
+        add = absorb if self._compiled is None else self._compiled.absorb
+        new = add(headers, row, columns[0], columns[3], values)
         folded_before = [0] * len(parts)
         if np.count_nonzero(new) < len(new):
             folded_before = np.bincount(part_of[user_of[events[~new]]], minlength=len(parts)).tolist()
-            events, row = events[new], row[new]
-        folded = np.bincount(row, minlength=len(user))
+            events, row, columns = events[new], row[new], [column[new] for column in columns]
+        self._events = _Events(row, events, *columns[1:])
 
-        row_of = np.where(ended > 0, ERASED_ROW, NO_ROW)
-        results = ((folded > 0) & (life == ended[user])).nonzero()[0]
-        row_of[user[results]] = results
+        folded = np.bincount(row, minlength=len(headers)) > 0
+        if some_erase:
+            row_of = np.where(ended > 0, ERASED_ROW, NO_ROW)
+            results = (folded & (life == ended[user])).nonzero()[0]
+            row_of[user[results]] = results
+        else:
+            row_of = np.where(folded, np.arange(len(folded)), NO_ROW)
         rows = row_of.tolist()
         for part, begin, count, before in zip(parts, first_user.tolist(), users.tolist(), folded_before, strict=True):
             part.row_of = rows[begin : begin + count]
             part.already_folded = before
             part.not_finite = []
-        categories, actions = (
-            np.concatenate([getattr(batch, name) for batch in batches]) for name in ("categories", "actions")
-        )
-        self._events = _Events(row, events, items[events], categories[events], times[events], actions[events])
 
     def run(
         self,
