@@ -366,3 +366,36 @@ def test_connections_are_counted_so_that_a_reconnect_is_noticed(tmp_path: Path) 
     finally:
         store.close()
         server.stop()
+
+
+@pytest.mark.servers
+def test_a_server_that_restarted_between_two_commits_answers_the_second(tmp_path: Path) -> None:
+    server = Valkey(tmp_path / "own", appendfsync="always")
+    server.start()
+    store = RedisStore(RedisSettings(url=server.address, timeout_s=5.0), KEYS)
+    try:
+        assert store.commit([Commit(p, ABSENT, b"p", ((USER, b"s"),)) for p in range(2)]) == [Written()] * 2
+        server.stop()
+        server.start()
+        assert store.commit([Commit(p, b"p", b"q", ((USER, b"t"),)) for p in range(2)]) == [Written()] * 2
+        assert store.load([(1, [USER, "ben"])]) == [[b"t", None]]
+    finally:
+        store.close()
+        server.stop()
+
+
+@pytest.mark.servers
+def test_answers_that_come_too_late_are_not_taken_for_those_of_the_next_call(tmp_path: Path) -> None:
+    with Valkey(tmp_path / "own", appendfsync="off") as server:
+        store = RedisStore(RedisSettings(url=server.address, timeout_s=0.5), KEYS)
+        assert store.commit([Commit(0, ABSENT, b"p", ((USER, b"s"),))]) == [Written()]
+        server.freeze()
+        with pytest.raises(StoreUnavailable):
+            store.load([(0, [USER])])
+        [answer] = store.commit([Commit(1, ABSENT, b"p", ((USER, b"s"),))])
+        assert isinstance(answer, NoAnswer)
+        server.thaw()
+        assert store.load([(0, ["ben"]), (5, [USER])]) == [[None], [None]]
+        [answer] = store.commit([Commit(0, b"p", b"q", ((USER, b"t"),))])
+        assert answer == Written()
+        store.close()

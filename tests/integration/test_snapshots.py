@@ -6,7 +6,6 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -272,14 +271,14 @@ def test_a_namespace_that_is_written_is_not_dropped(writes: str, world: World) -
     worker.stop()
     records = {p: decode_progress(record) for p, record in world.progress_records().items()}
     for p, progress in records.items():
-        world.client.set(world.keys.progress(p), encode_progress(replace(progress, as_of_ms=1)))
+        world.client.set(world.keys.progress(p), encode_progress(progress._replace(as_of_ms=1)))
     before = world.stored()
 
     def meanwhile(seconds: float) -> None:
         if writes == "a load":
             world.client.sadd(world.keys.staged(0), "user-1")
         else:
-            commit = replace(records[0], as_of_ms=1, next_offset=records[0].next_offset + 1)
+            commit = records[0]._replace(as_of_ms=1, next_offset=records[0].next_offset + 1)
             world.client.set(world.keys.progress(0), encode_progress(commit))
 
     watched = Namespaces(world.client, world.keys.prefix, sleep=meanwhile)

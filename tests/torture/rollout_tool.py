@@ -10,7 +10,6 @@ import sys
 import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack, redirect_stderr
-from dataclasses import replace
 from typing import Any
 
 import redis
@@ -121,7 +120,7 @@ class _Tool:
         for p in range(N):
             value = client.get(keys.progress(p))
             assert isinstance(value, bytes)
-            client.set(keys.progress(p), encode_progress(replace(decode_progress(value), as_of_ms=1)))
+            client.set(keys.progress(p), encode_progress(decode_progress(value)._replace(as_of_ms=1)))
 
 
 def _run_and_die(variables: Mapping[str, str], arguments: tuple[str, ...], point: str) -> None:

@@ -25,6 +25,7 @@ from mimn.state import (
 )
 from support import skips
 from uic.core.event import LAST_ACTION, read_common
+from uic.core.fold import absorb
 
 NOW = 1_700_000_000_000
 DAY_MS = 86_400_000
@@ -74,13 +75,27 @@ def test_the_same_values_have_the_common_form_and_the_same_numbers(compiled: Com
         assert not ours[~common].any()
 
 
-def test_digests_hashes_and_partitions_are_the_same(compiled: CompiledEvents) -> None:
+def test_headers_absorb_the_same_events(compiled: CompiledEvents) -> None:
     values = [RNG.bytes(int(n)) for n in RNG.choice([0, 1, 40, 111, 112, 113, 239, 240, 241, 700], 500)]
-    of, offsets = RNG.integers(0, 6, len(values)), np.arange(len(values)) * 3
-    want = [bytes(8)] * 6
-    extend_digests(want, of.tolist(), offsets, values)
-    got = compiled.extend_digests(np.zeros(6, "V8"), of, offsets, values)
-    assert [bytes(one) for one in got] == want
+    rows, offsets, times = RNG.integers(0, 6, len(values)), np.arange(len(values)) * 3, RNG.integers(0, 99, len(values))
+    ours = np.frombuffer(RNG.bytes(8 * HEADERS.itemsize), HEADERS).copy()
+    ours["last_offset"] = [-1, 0, 1, 700, 9999, -1, 5, 5]  # of all events, of some and of none; two get no event
+    ours["partial"] = [True, False] * 4
+    theirs = ours.copy()
+    new = compiled.absorb(ours, rows, offsets, times, values)
+    assert new.tolist() == absorb(theirs, rows, offsets, times, values).tolist()
+    assert set(new.tolist()) == {True, False}
+    assert ours.tobytes() == theirs.tobytes()
+    digests = [bytes(8)] * 6
+    extend_digests(digests, rows.tolist(), offsets, values)
+    fresh = np.zeros(6, HEADERS)
+    fresh["last_offset"] = -1
+    assert compiled.absorb(fresh, rows, offsets, times, values).all()
+    assert fresh["digest"].tolist() == digests
+
+
+def test_hashes_and_partitions_are_the_same(compiled: CompiledEvents) -> None:
+    values = [RNG.bytes(int(n)) for n in RNG.choice([0, 1, 40, 111, 112, 113, 239, 240, 241, 700], 500)]
     assert compiled.user_hashes(values).tolist() == user_hashes(values).tolist()
     assert [compiled.partition_of(v, 7) for v in values] == [partition_of(v, 7) for v in values]
 

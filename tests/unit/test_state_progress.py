@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,7 +90,7 @@ def test_stored_bytes_are_pinned() -> None:
 
 def test_a_record_of_version_1_is_read_as_one_in_which_no_misrouted_record_was_accepted() -> None:
     old = (GOLDEN / "progress_1.bin").read_bytes()
-    assert decode_progress(old) == replace(PROGRESS, misrouted_to=0)
+    assert decode_progress(old) == PROGRESS._replace(misrouted_to=0)
     for at in range(len(old)):
         with pytest.raises(CorruptProgress):
             decode_progress(old[:at] + bytes([old[at] ^ 1]) + old[at + 1 :])

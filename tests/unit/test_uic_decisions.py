@@ -43,7 +43,7 @@ known = encode_progress(KNOWN)
 
 
 def record(**changes: int) -> bytes:
-    return encode_progress(replace(KNOWN, **changes))  # type: ignore[arg-type]  # all the changed fields are int
+    return encode_progress(KNOWN._replace(**changes))  # type: ignore[arg-type]  # all the changed fields are int
 
 
 tried = record(next_offset=120, last_offset=119)
@@ -118,7 +118,7 @@ def test_the_last_folded_record_is_read_as_witness() -> None:
 
 
 def test_nothing_folded_yet_leaves_nothing_to_verify() -> None:
-    untouched = replace(KNOWN, last_offset=-1, witness=0, next_offset=0)
+    untouched = KNOWN._replace(last_offset=-1, witness=0, next_offset=0)
     assert take_up(encode_progress(untouched), bounds(), MINT) == Begin("go_on", untouched, False, 0, None)
 
 
@@ -133,7 +133,7 @@ def test_a_gap_is_noted_and_stored_before_the_first_read() -> None:
     begun = take_up(known, bounds(start=150), MINT)
     assert isinstance(begun, Begin)
     assert (begun.kind, begun.read_from, begun.witness, begun.store_first) == ("gap", 150, None, True)
-    assert begun.progress == replace(KNOWN, next_offset=150, gap_end=150, gaps=1, writer=10)
+    assert begun.progress == KNOWN._replace(next_offset=150, gap_end=150, gaps=1, writer=10)
     again = take_up(encode_progress(begun.progress), bounds(start=150), MINT)
     assert again == Begin("go_on", begun.progress, False, 150, None)
 
@@ -154,7 +154,7 @@ def test_a_log_that_is_not_the_one_that_was_folded(stored: bytes, log: LogBounds
 
 
 def test_a_broker_that_learned_topic_ids_is_believed_by_its_witness() -> None:
-    nameless = replace(KNOWN, topic_id=NO_TOPIC_ID)
+    nameless = KNOWN._replace(topic_id=NO_TOPIC_ID)
     begun = take_up(encode_progress(nameless), bounds(), MINT)
     assert begun == Begin("go_on", nameless, False, 98, 77)
 
@@ -181,7 +181,7 @@ def test_where_continue_goes_on(log: LogBounds, at: int, gap: bool) -> None:
 
 def test_accepted_misrouted_records_are_those_in_the_log_now_and_the_witness_is_verified_as_ever() -> None:
     begun = accept_misrouted(known, bounds(end=300), MINT)
-    accepted = replace(KNOWN, misrouted_to=300, writer=10)
+    accepted = KNOWN._replace(misrouted_to=300, writer=10)
     assert begun == Begin("continued", accepted, True, 98, 77)
     assert accept_misrouted(known, bounds(end=99), MINT) == Broken(BrokenReason.TRUNCATED)
     another = continue_broken(encode_progress(accepted), bounds(end=400, topic_id=OTHER_ID), MINT)
@@ -224,16 +224,16 @@ LAST = FakeRecord(119, b"ann", b"value", 5)
 def test_a_batch_moves_progress_behind_its_last_record() -> None:
     after = advance(KNOWN, writer=10, last=LAST, position=None, caught_up=CaughtUp(121, 2000))
     said = {"next_offset": 120, "last_offset": 119, "witness": witness(b"ann", b"value", 5), "writer": 10}
-    assert after == replace(KNOWN, **said)  # type: ignore[arg-type]  # each by its own type
+    assert after == KNOWN._replace(**said)  # type: ignore[arg-type]  # each by its own type
     past_markers = advance(KNOWN, writer=10, last=LAST, position=121, caught_up=CaughtUp(121, 2000))
-    assert past_markers == replace(after, next_offset=121, as_of_ms=2000)
+    assert past_markers == after._replace(next_offset=121, as_of_ms=2000)
 
 
 def test_an_idle_partition_changes_nothing_but_its_time_and_its_place_behind_markers() -> None:
     behind_a_fast_clock = advance(KNOWN, writer=10, last=None, position=None, caught_up=CaughtUp(100, 700))
     assert behind_a_fast_clock.as_of_ms == 700
-    assert advance(KNOWN, writer=10, last=None, position=102, caught_up=CaughtUp(102, 2000)) == replace(
-        KNOWN, next_offset=102, writer=10, as_of_ms=2000
+    assert advance(KNOWN, writer=10, last=None, position=102, caught_up=CaughtUp(102, 2000)) == KNOWN._replace(
+        next_offset=102, writer=10, as_of_ms=2000
     )
 
 

@@ -7,7 +7,7 @@ import random
 import tracemalloc
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -188,9 +188,9 @@ def test_partitions_cut_and_folded_together_come_out_as_each_does_alone(
     together = decode(taken)
     alone = [decode([one])[0] for one in taken]
     for ours, theirs in zip(together, alone, strict=True):
-        for field in fields(Batch):
-            both = [getattr(batch, field.name) for batch in (ours, theirs)]
-            assert both[0].tolist() == both[1].tolist() if isinstance(both[0], np.ndarray) else both[0] == both[1]
+        for name in Batch._fields:
+            one, other = getattr(ours, name), getattr(theirs, name)
+            assert np.array_equal(one, other) if isinstance(one, np.ndarray) else one == other, name
 
     def parts_of(cuts: list[Batch]) -> list[Part]:
         return [
@@ -213,7 +213,7 @@ def test_partitions_cut_and_folded_together_come_out_as_each_does_alone(
         own_values = own.values(fakes.FINGERPRINT, fakes.LAYOUT)
         assert sorted(part.not_finite) == sorted(lone.not_finite)
         assert part.already_folded == lone.already_folded
-        for row, own_row in zip(part.row_of.tolist(), lone.row_of.tolist(), strict=True):
+        for row, own_row in zip(part.row_of, lone.row_of, strict=True):
             assert (values[row] if row >= 0 else row) == (own_values[own_row] if own_row >= 0 else own_row)
 
 

@@ -96,8 +96,7 @@ def test_states_and_progress_are_the_fold_of_each_users_records_in_order() -> No
         assert (header["user"], header["lineage"], header["partial"]) == (user_hash(key.decode()), 77, False)
         assert folded.states.tensors[at].tobytes() == state[0].tobytes(), "to the last bit, however wide the wave was"
     last_row = rows[-1]
-    assert folded.progress == replace(
-        log_of(rows).begin,
+    assert folded.progress == log_of(rows).begin._replace(
         next_offset=20,
         last_offset=19,
         witness=witness(last_row[2], last_row[3], last_row[1]),

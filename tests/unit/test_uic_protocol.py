@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from mimn.state import NO_TOPIC_ID, encode_progress
@@ -616,7 +614,7 @@ def test_an_as_of_time_from_the_future_is_corrected_by_the_next_honest_writer_an
     progress = fast.progress()
     assert progress is not None
     future_ms = store.clock_ms + HOUR_MS
-    store.progress[0] = encode_progress(replace(progress, as_of_ms=future_ms))
+    store.progress[0] = encode_progress(progress._replace(as_of_ms=future_ms))
     fast.log.revoke(0)
     fast.log.assign(0)  # it takes its own record for what is stored, as a version that believed its clock did
     fast.turn()

@@ -97,12 +97,12 @@ class CompiledStep:
 
         Returns: by event whether its result was finite, or None if all were.
         """
-        first = np.cumsum(depth) - depth
+        first = depth.cumsum() - depth
         rows = np.arange(len(depth)) if rows is None else rows
         sound: NDArray[np.bool_] | None = None
         while len(rows):
             done = self._kernel.fold(events, first, depth, rows, states)
-            stopped = np.flatnonzero(done < depth)
+            stopped = (done < depth).nonzero()[0]
             at, rows = first[stopped] + done[stopped], rows[stopped]
             if len(rows):
                 after = self._graph(events[at], states[rows])

@@ -32,7 +32,7 @@ SWITCH = "MIMN_COMPILED_STEP"
 _FUNCTIONS: Final[dict[str, tuple[str, Any]]] = {
     "rows_fold": ("pppppppipi", None),
     "states_hash": ("pppi", None),
-    "states_digest": ("pppppi", None),
+    "states_absorb": ("piippppppi", None),
     "states_headers": ("pippppppppi", None),
     "states_count": ("ppippppppiiiii", None),
     "states_enter": ("ppipppppppi", None),
@@ -54,14 +54,17 @@ _FUNCTIONS: Final[dict[str, tuple[str, Any]]] = {
 _KINDS: Final = {"p": ctypes.c_void_p, "s": ctypes.c_char_p, "i": ctypes.c_int64}
 
 
-def checked(array: NDArray[Any], kind: type[np.generic], *shape: int | None) -> NDArray[Any]:
+def checked(array: NDArray[Any], kind: type[np.generic] | np.dtype[Any], *shape: int | None) -> NDArray[Any]:
     """The array, if C can read it: of this type, contiguous, and of this shape (None: of any size there).
 
     Raises:
         ValueError: it is not.
     """
-    fits = len(shape) in (0, array.ndim) and all(n in (None, have) for n, have in zip(shape, array.shape, strict=False))
-    if array.dtype != kind or not array.flags.c_contiguous or not fits:
+    have = array.shape
+    fits = array.dtype == kind and array.flags.c_contiguous and len(shape) in (0, len(have))
+    for n, size in zip(shape, have, strict=False):  # a small batch comes here twenty times
+        fits = fits and (n is None or n == size)
+    if not fits:
         raise ValueError(f"an array of {array.dtype} {array.shape} cannot be handed to the compiled step")
     return array
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mimn.rows.library import checked, library
 from mimn.rows.records import Events, Groups, Texts, read_events
-from mimn.rows.states import add_counts, add_entries, extend_digests, hashes
+from mimn.rows.states import absorb, add_counts, add_entries, hashes
 from mimn.state import Ledger, Sketch, StateLayout, stored_headers, stored_values
 
 Integers = NDArray[np.int64]
@@ -37,13 +37,11 @@ class CompiledEvents:
         """`mimn.state.user_hashes`."""
         return hashes(self._built, Texts.of(keys))
 
-    def extend_digests(
-        self, digests: NDArray[np.void], of: Integers, offsets: Integers, values: Sequence[bytes]
-    ) -> NDArray[np.void]:
-        """`mimn.state.extend_digests`, of digests of 8 bytes each; returns the new ones."""
-        numbers = np.ascontiguousarray(digests).view(np.uint64).copy()
-        extend_digests(self._built, numbers, np.ascontiguousarray(of), np.ascontiguousarray(offsets), Texts.of(values))
-        return numbers.view(digests.dtype)
+    def absorb(
+        self, headers: NDArray[np.void], rows: Integers, offsets: Integers, times: Integers, values: Sequence[bytes]
+    ) -> NDArray[np.bool_]:
+        """`uic.core.fold.absorb`."""
+        return absorb(self._built, headers, rows, offsets, times, Texts.of(values))
 
     def add_counts(  # noqa: PLR0917 (one array after another, as C takes them)
         self,
@@ -105,7 +103,7 @@ class CompiledEvents:
 
 
 def _in_order(depth: Integers, events: int) -> Groups:
-    return Groups(np.arange(len(depth)), np.cumsum(depth) - depth, depth, np.arange(events))
+    return Groups(np.arange(len(depth)), depth.cumsum() - depth, depth, np.arange(events))
 
 
 def compiled_events() -> CompiledEvents | None:

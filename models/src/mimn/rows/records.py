@@ -31,7 +31,7 @@ class Texts(NamedTuple):
         """A copy of these."""
         data = np.frombuffer(b"".join(values) + b"\0", np.uint8)
         sizes = np.fromiter(map(len, values), np.int64, len(values))
-        return cls((np.cumsum(sizes) - sizes + data.ctypes.data).astype(np.uint64), sizes, data)
+        return cls((sizes.cumsum() - sizes + data.ctypes.data).view(np.uint64), sizes, data)
 
     def take(self, which: NDArray[Any]) -> Texts:
         """Some of them."""

@@ -82,16 +82,29 @@ void states_hash(const u8 *const *data, const i64 *size, u64 *out, i64 n) {
     for (i64 i = 0; i < n; i++) out[i] = blake2b8(NULL, 0, data[i], size[i]);
 }
 
-/* mimn.state.digest.extend_digests: event i, `value[i]` at `offset[i]`, extends digest[of[i]]. */
-void states_digest(u64 *digest, const i64 *of, const i64 *offset, const u8 *const *value, const i64 *size, i64 n) {
-    for (i64 i = 0; i < n; i++) digest[of[i]] = extended(digest[of[i]], offset[i], value[i], size[i]);
+typedef struct { i64 last_offset; u64 count; i64 last_time; u64 digest; } past;
+
+/* Headers in memory (mimn.state.HEADERS), `stride` bytes apart, each with a `past` at `at`: event i goes into header row[i],
+ * unless that has an event at its offset or a later one already. is_new[i]: whether it went in. */
+void states_absorb(char *headers, i64 stride, i64 at, const i64 *row, const i64 *offset, const i64 *time, const u8 *const *value,
+                   const i64 *size, u8 *is_new, i64 n) {
+    past h;
+    for (i64 i = 0; i < n; i++) {
+        char *p = headers + row[i] * stride + at;
+        memcpy(&h, p, sizeof h);
+        is_new[i] = offset[i] > h.last_offset;
+        if (!is_new[i]) continue;
+        h.count++, h.last_offset = offset[i], h.last_time = time[i];
+        h.digest = extended(h.digest, offset[i], value[i], size[i]);
+        memcpy(p, &h, sizeof h);
+    }
 }
 
 /* Headers of stored states, `stride` bytes apart (mimn.state.codec): count, digest, last offset and time after their events.
  * State row[i] gets events first[i] to first[i] + depth[i] - 1, without those where `sound` (or NULL: all are) is 0. */
 void states_headers(char *states, i64 stride, const i64 *row, const i64 *first, const i64 *depth, const i64 *offset,
                     const i64 *time, const u8 *const *value, const i64 *size, const u8 *sound, i64 n) {
-    struct { i64 last_offset; u64 count; i64 last_time; u64 digest; } h;
+    past h;
     for (i64 i = 0; i < n; i++) {
         char *at = states + row[i] * stride + 48;
         memcpy(&h, at, sizeof h);

@@ -12,6 +12,7 @@ from mimn.rows.library import checked
 from mimn.rows.records import Groups, Texts
 from mimn.state.ledger import BETWEEN, SIXTEENTHS, WORTH, Keys, Ledger
 from mimn.state.sketch import Sketch
+from mimn.state.user_state import HEADERS
 
 Integers = NDArray[np.int64]
 
@@ -23,19 +24,36 @@ def hashes(built: ctypes.CDLL, texts: Texts) -> NDArray[np.uint64]:
     return out
 
 
-def extend_digests(
-    built: ctypes.CDLL, digests: NDArray[np.uint64], of: Integers, offsets: Integers, values: Texts
-) -> None:
-    """`mimn.state.extend_digests`, in place: record i, value i at `offsets[i]`, extends `digests[of[i]]`, whose eight
-    bytes are read as a number. [n]; [E], [E], [E]"""
-    checked(digests, np.uint64, None)
-    built.states_digest(
-        digests.ctypes.data,
-        *(checked(numbers, np.int64, len(values.at)).ctypes.data for numbers in (of, offsets)),
+_PAST = ("last_offset", "event_count", "last_event_time", "digest")
+_PAST_AT: int = HEADERS.fields[_PAST[0]][1] if HEADERS.fields else 0
+if not HEADERS.fields or [HEADERS.fields[name][1] for name in _PAST] != [_PAST_AT + 8 * i for i in range(4)]:
+    raise AssertionError("states.c reads these fields of a header as one struct")
+
+
+def absorb(  # noqa: PLR0917 (one array after another, as C takes them)
+    built: ctypes.CDLL,
+    headers: NDArray[np.void],
+    rows: Integers,
+    offsets: Integers,
+    times: Integers,
+    values: Texts,
+) -> NDArray[np.bool_]:
+    """Count, digest, last offset and last time of headers after events, in place; an event at or below a header's last
+    offset changes nothing. [n] of dtype `HEADERS`; [E] each, those of one header with rising offsets → [E]: whether it
+    was new"""
+    events = len(values.at)
+    new = np.empty(events, np.bool_)
+    built.states_absorb(
+        checked(headers, HEADERS, None).ctypes.data,
+        HEADERS.itemsize,
+        _PAST_AT,
+        *(checked(numbers, np.int64, events).ctypes.data for numbers in (rows, offsets, times)),
         checked(values.at, np.uint64, None).ctypes.data,
         checked(values.sizes, np.int64, None).ctypes.data,
-        len(values.at),
+        new.ctypes.data,
+        events,
     )
+    return new
 
 
 def extend_headers(  # noqa: PLR0917 (one array after another, as C takes them)

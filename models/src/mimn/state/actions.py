@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -54,6 +55,14 @@ class Actions:
     def folded(self) -> NDArray[np.bool_]:
         """[6]: which actions are folded. One that is named and not folded is wanted noise: left out, and counted."""
         return self.weight > 0
+
+    @cached_property
+    def _folded_numbers(self) -> frozenset[int]:
+        return frozenset(np.flatnonzero(self.folded).tolist())
+
+    def fold_all(self, actions: NDArray[np.integer]) -> bool:
+        """Whether all of these numbers, which may be any, are of folded actions. [k]"""
+        return self._folded_numbers.issuperset(actions.tolist())
 
     @property
     def plain(self) -> bool:

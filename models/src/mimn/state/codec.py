@@ -14,6 +14,7 @@ errors, checked in this order: `CorruptState` for a flipped byte, `ForeignLayout
 
 from __future__ import annotations
 
+from functools import lru_cache
 from struct import Struct
 from zlib import crc32
 
@@ -121,6 +122,7 @@ def stored_values(rows: NDArray[np.void]) -> list[bytes]:
     return [stored[at : at + size] for at in range(0, len(stored), size)]
 
 
+@lru_cache(maxsize=16)
 def stored_type(layout: StateLayout) -> np.dtype[np.void]:
     """A stored state as a record: the header's fields, then `half` and `wide`, the tensors of 2 and of 4 bytes."""
     half = layout.half_floats

@@ -8,6 +8,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
 from access import Admission
+from uic.tally import Tallies
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _DELAY_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5, 30, 120, 600, 3600, 86400)
@@ -50,27 +51,27 @@ class Metrics:
             "Committed events with protobuf fields that this version of UIC does not know, and ignores.",
             registry=r,
         )
-        self.event_to_commit = Histogram(
+        self.event_to_commit = Tallies(
             "uic_event_to_commit_seconds",
             "From a record's timestamp to the commit of its state; the oldest record of each batch.",
             buckets=_DELAY_SECONDS,
             registry=r,
-        )
+        ).labels()
 
         # Batches
-        self.stage = Histogram(
+        self.stage = Tallies(
             "uic_stage_seconds",
             "Time a batch spends in each step of the protocol: decode, dead_letter, load, fold, commit.",
             ["stage"],
             buckets=_SECONDS,
             registry=r,
         )
-        self.batch_records = Histogram(
+        self.batch_records = Tallies(
             "uic_batch_records", "Records per batch.", buckets=(1, 4, 16, 64, 256, 1024, 4096), registry=r
-        )
-        self.batch_states = Histogram(
+        ).labels()
+        self.batch_states = Tallies(
             "uic_batch_states", "States written per batch.", buckets=(1, 4, 16, 64, 128, 256), registry=r
-        )
+        ).labels()
         self.waves = Counter("uic_waves", "Runs of the step graph.", registry=r)
         self.states_cached = Counter("uic_states_cached", "States that batches found in memory.", registry=r)
         self.states_loaded = Counter("uic_states_loaded", "States that batches read from the store.", registry=r)

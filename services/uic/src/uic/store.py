@@ -18,10 +18,11 @@ from itertools import starmap
 from typing import Any
 
 import redis
+from hiredis import pack_command
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import parse_url
-from redis.exceptions import NoScriptError, RedisClusterException
+from redis.exceptions import NoScriptError, RedisClusterException, ResponseError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -37,6 +38,7 @@ IDENTITY = re.compile(r"[0-9a-f]{16}")
 SCRIPT = files("uic").joinpath("commit.lua").read_text()
 SCRIPT_NAME = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 """What the server calls the script once it has run it: sending the name spares both sides the text of each commit."""
+_WRITTEN = Written()
 _GIVEN_UP = NoAnswer("not tried: an earlier commit had no answer")
 
 
@@ -53,6 +55,9 @@ class RedisStore:
         """The identity that this process gives to a store without one; later the identity of the store that it saw
         last."""
         self._clustered = settings.mode == "cluster"
+        self._idle: list[Any] = []
+        """Connections that this store keeps for exchanges; `list` is safe between threads."""
+        self._names_of: dict[int, tuple[str, str, str, str]] = {}
 
     @cached_property
     def client(self) -> Any:
@@ -115,14 +120,17 @@ class RedisStore:
 
     def load(self, wanted: Sequence[tuple[int, Sequence[str]]]) -> list[list[bytes | None]]:
         """See `StateStore`."""
-        names = [[self._keys.state(p, user) for user in users] for p, users in wanted]
+        names = [[self._names(p)[-1] + user for user in users] for p, users in wanted]
         with _named("load states"):
             if self._clustered:  # one MGET per partition: its keys share a slot
                 return [self.client.mget(some) if some else [] for some in names]
             flat = [name for some in names for name in some]
             values: list[bytes | None] = []
             for begin in range(0, len(flat), 2 * CHUNK_STATES):
-                values += self.client.mget(flat[begin : begin + 2 * CHUNK_STATES])
+                [reply] = self._exchange([("MGET", *flat[begin : begin + 2 * CHUNK_STATES])])
+                if isinstance(reply, ResponseError):
+                    raise reply
+                values += reply
         found = iter(values)
         return [[next(found) for _ in some] for some in names]
 
@@ -179,19 +187,49 @@ class RedisStore:
 
     def _commit_chunk(self, chunk: Sequence[Commit]) -> list[Answer]:
         try:
-            if self._clustered or len(chunk) == 1:  # a cluster's pipeline cannot run scripts
+            if self._clustered:  # each partition may be on another node
                 replies = [self._run(commit) for commit in chunk]
             else:
-                pipeline = self.client.pipeline(transaction=False)
-                for commit in chunk:
-                    pipeline.evalsha(SCRIPT_NAME, *self._arguments(commit))
+                sent = [("EVALSHA", SCRIPT_NAME, *self._arguments(commit)) for commit in chunk]
                 replies = [
                     self.client.eval(SCRIPT, *self._arguments(commit)) if isinstance(reply, NoScriptError) else reply
-                    for commit, reply in zip(chunk, pipeline.execute(raise_on_error=False), strict=True)
+                    for commit, reply in zip(chunk, self._exchange(sent), strict=True)
                 ]
         except FAILURES as error:
             return [NoAnswer(_describe(error))] * len(chunk)
         return [_answer(reply, commit) for reply, commit in zip(replies, chunk, strict=True)]
+
+    def _exchange(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """The replies to commands that are sent as one piece of data, error replies among them. redis-py's pipeline
+        costs twice as much, and sends a few kilobytes at a time, for each of which the server wakes up."""
+        connection = self._connection()
+        try:
+            connection.send_packed_command([b"".join(map(pack_command, commands))])
+            replies = [_reply(connection) for _ in commands]
+        except BaseException:
+            connection.disconnect()  # replies that are not read would be taken for those of later commands
+            self.client.connection_pool.release(connection)
+            raise
+        self._idle.append(connection)
+        return replies
+
+    def _connection(self) -> Any:
+        """The one of an earlier exchange, if it still stands; asking the pool for it each time costs as much as the
+        exchange."""
+        pool = self.client.connection_pool
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            return pool.get_connection()
+        try:
+            stands = not connection.can_read()
+        except FAILURES:
+            stands = False
+        if stands:
+            return connection
+        connection.disconnect()
+        pool.release(connection)
+        return pool.get_connection()
 
     def _run(self, commit: Commit) -> object:
         """The script's reply. A server that does not know the script, because it is new or restarted, is sent its text,
@@ -202,20 +240,28 @@ class RedisStore:
             return self.client.eval(SCRIPT, *self._arguments(commit))
 
     def _arguments(self, commit: Commit) -> list[Any]:
-        p = commit.partition
-        keys = self._keys
-        names = [keys.progress(p), keys.bad(p), keys.users(p), *(keys.state(p, user) for user, _ in commit.values)]
+        *names, state = self._names(commit.partition)
         return [
-            len(names),
+            3 + len(commit.values),
             *names,
+            *[state + user for user, _ in commit.values],
             commit.expected,
             commit.progress,
             commit.created,
             commit.listed,
-            len(keys.state(p, "")),
+            len(state),
             "1" if commit.begins_lineage else "",
-            *(value or b"" for _, value in commit.values),
+            *[value or b"" for _, value in commit.values],
         ]
+
+    def _names(self, partition: int) -> tuple[str, str, str, str]:
+        """The keys of its progress, of what was set aside and of its list of users, and how its states' keys begin."""
+        found = self._names_of.get(partition)
+        if found is None:
+            keys = self._keys
+            found = keys.progress(partition), keys.bad(partition), keys.users(partition), keys.state(partition, "")
+            self._names_of[partition] = found
+        return found
 
     def info(self, section: str) -> list[dict[str, Any]]:
         """A section of INFO, of each master.
@@ -299,9 +345,16 @@ def _chunks(commits: Sequence[Commit]) -> Iterator[list[Commit]]:
         yield chunk
 
 
+def _reply(connection: Any) -> Any:
+    try:
+        return connection.read_response()
+    except ResponseError as error:
+        return error
+
+
 def _answer(reply: object, commit: Commit) -> Answer:
     if reply == 1:
-        return Written()
+        return _WRITTEN
     if isinstance(reply, bytes):
         return Refused(reply)
     if isinstance(reply, list):

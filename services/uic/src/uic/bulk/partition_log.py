@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 import pyarrow as pa
@@ -81,7 +81,7 @@ class Course:
         """Move progress behind a gap that ends before the next record, which is at `offset`."""
         while self._gap_ends and self._gap_ends[0] <= offset:
             end = self._gap_ends.pop(0)
-            self.progress = replace(self.progress, next_offset=end, gap_end=end, gaps=self.progress.gaps + 1)
+            self.progress = self.progress._replace(next_offset=end, gap_end=end, gaps=self.progress.gaps + 1)
 
     def absorb(self, some: pa.RecordBatch) -> None:
         """Progress after all records of an Arrow batch, of all users."""
@@ -99,7 +99,7 @@ class Course:
     @property
     def end(self) -> Progress:
         """Progress after all records."""
-        return replace(self.progress, next_offset=max(self.progress.next_offset, self.log.end))
+        return self.progress._replace(next_offset=max(self.progress.next_offset, self.log.end))
 
 
 def headers_of(column: pa.Array) -> Sequence[Sequence[tuple[str, bytes | None]]]:

@@ -68,7 +68,7 @@ class RoundFold:
                 Part(
                     batch,
                     course.progress,
-                    np.array([self._of(course).get(key, NOT_CACHED) for key in batch.keys], np.intp),
+                    [self._of(course).get(key, NOT_CACHED) for key in batch.keys],
                 )
                 for (course, _), batch in zip(read, batches, strict=True)
             ]
@@ -109,7 +109,7 @@ class RoundFold:
     def _keep(self, course: Course, part: Part, work: Round) -> None:
         """Take over the results of a round."""
         to, of, rows = [], [], self._of(course)
-        for key, row in zip(part.batch.keys, part.row_of.tolist(), strict=True):
+        for key, row in zip(part.batch.keys, part.row_of, strict=True):
             if row == ERASED_ROW:
                 if (gone := rows.pop(key, None)) is not None:
                     self._free.append(gone)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mimn.state import Progress, witness
 from uic.core.event import Record
@@ -47,9 +47,8 @@ def advance(
     if caught_up is not None and next_offset >= caught_up.end:
         as_of_ms = caught_up.as_of_ms  # lower than before if the last writer's clock was ahead
     if last is None:
-        return replace(progress, next_offset=next_offset, writer=writer, as_of_ms=as_of_ms)
-    return replace(
-        progress,
+        return progress._replace(next_offset=next_offset, writer=writer, as_of_ms=as_of_ms)
+    return progress._replace(
         next_offset=next_offset,
         last_offset=last.offset,
         witness=witness(last.key, last.value, last.timestamp),

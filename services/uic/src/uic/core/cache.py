@@ -94,10 +94,10 @@ class Shelf:
     def __iter__(self) -> Iterator[bytes]:
         return iter(self.rows)
 
-    def find(self, keys: Sequence[bytes]) -> NDArray[np.intp]:
-        """The rows of keys, `NOT_CACHED` for others; the order of use is unchanged. → [n]"""
+    def find(self, keys: Sequence[bytes]) -> list[int]:
+        """The rows of keys, `NOT_CACHED` for others; the order of use is unchanged."""
         get = self.rows.get
-        return np.array([get(key, NOT_CACHED) for key in keys], np.intp)
+        return [get(key, NOT_CACHED) for key in keys]
 
     def touch(self, key: bytes) -> int:
         """The row of a key, which becomes the most recently used. A new row is taken if needed; the caller fills it."""

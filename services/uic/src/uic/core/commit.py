@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from mimn.state import CorruptProgress, Progress, decode_progress
 
@@ -15,8 +16,7 @@ ABSENT = b""
 """Represents a progress record that the store does not have."""
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(NamedTuple):
     """One partition's states and progress, to be written together."""
 
     partition: int

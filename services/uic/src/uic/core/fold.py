@@ -47,13 +47,13 @@ class Part:
 
     batch: Batch
     progress: Progress
-    cached: NDArray[np.intp]
+    cached: Sequence[int]
     """By user of the batch: row of the cache, or `NOT_CACHED`."""
     loaded: dict[int, UserState] = field(default_factory=dict)
     """By index of the user: states read from the store, of any lineage."""
     suspect: set[int] = field(default_factory=set)
     """Users whose state could not be read, or was lost: they start again from the initial state, `partial`."""
-    row_of: Integers = field(default_factory=lambda: np.empty(0, np.int64))
+    row_of: list[int] = field(default_factory=list)
     """By user of the batch: row of the round with the result; `NO_ROW`: unchanged, `ERASED_ROW`: delete the state."""
     already_folded: int = 0
     not_finite: list[int] = field(default_factory=list)
@@ -123,53 +123,52 @@ class Round:
             np.array([len(batch.items) for batch in batches]),
             np.array([len(batch.users) for batch in batches]),
         )
-        self._parts, self._first_operation = parts, np.cumsum(sizes) - sizes
-        first_user = np.cumsum(users) - users
-        part_of = np.repeat(np.arange(len(parts)), users)
-        user_of = np.concatenate([batch.user_of for batch in batches]) + np.repeat(first_user, sizes)
-        items, offsets, times = (
-            np.concatenate([getattr(batch, name) for batch in batches]) for name in ("items", "offsets", "times")
-        )
-        erases = items == ERASE
-        # A user's rows are numbered by how many erasures precede them: one row per user if there are no erasures.
-        lives, ended = _lives(user_of, erases, len(part_of))
-        events = np.flatnonzero(~erases)
-        begun, row = np.unique(lives[events] * len(part_of) + user_of[events], return_inverse=True)
-        life, user = np.divmod(begun, max(len(part_of), 1))
-        cached = np.concatenate([part.cached for part in parts])[user]
-        self._from_cache = np.where(life > 0, NOT_CACHED, cached)
-        headers = self.headers = self._begin(part_of[user], user - first_user[part_of[user]], life > 0)
-
-        new = offsets[events] > headers["last_offset"][row]
-        folded_before = np.bincount(part_of[user_of[events[~new]]], minlength=len(parts))
-        events, row = events[new], row[new]
-        folded = np.bincount(row, minlength=len(begun))
-        latest = np.zeros(len(begun), np.int64)
-        np.maximum.at(latest, row, np.arange(len(row)))
-        some = np.flatnonzero(folded)
-        headers["event_count"] += folded.astype(np.uint64)
-        headers["last_offset"][some] = offsets[events[latest[some]]]
-        headers["last_event_time"][some] = times[events[latest[some]]]
+        self._parts, self._first_operation = parts, sizes.cumsum() - sizes
+        first_user = users.cumsum() - users
+        part_of = np.arange(len(parts)).repeat(users)
+        user_of = np.concatenate([batch.user_of for batch in batches]) + first_user.repeat(sizes)
+        columns = [
+            np.concatenate([getattr(batch, name) for batch in batches])
+            for name in ("offsets", "items", "categories", "times", "actions")
+        ]
         values = [batch.records[at].value or b"" for batch in batches for at in batch.record_of.tolist()]
-        chained = row, offsets[events], [values[at] for at in events.tolist()]
-        if self._compiled is not None:
-            headers["digest"] = self._compiled.extend_digests(headers["digest"], *chained)
-        else:
-            headers["digest"] = _extended(headers["digest"], *chained)
+        in_part = np.arange(len(part_of)) - first_user.repeat(users)
+        cached = np.array([at for part in parts for at in part.cached], np.intp)
+        erases = columns[1] == ERASE
+        some_erase = np.count_nonzero(erases) > 0
+        if some_erase:  # a user's rows are numbered by how many erasures precede them
+            lives, ended = _lives(user_of, erases, len(part_of))
+            events = np.flatnonzero(~erases)
+            begun, row = np.unique(lives[events] * len(part_of) + user_of[events], return_inverse=True)
+            life, user = np.divmod(begun, len(part_of))
+            self._from_cache = np.where(life > 0, NOT_CACHED, cached[user])
+            headers = self._begin(part_of[user], in_part[user], life > 0)
+            columns, values = [column[events] for column in columns], [values[at] for at in events.tolist()]
+        else:  # each user has one, in their order
+            events, row, self._from_cache = np.arange(len(user_of)), user_of, cached
+            headers = self._begin(part_of, in_part, np.zeros(len(part_of), np.bool_))
+        self.headers = headers
 
-        row_of = np.where(ended > 0, ERASED_ROW, NO_ROW)
-        last = (folded > 0) & (life == ended[user])
-        row_of[user[last]] = np.flatnonzero(last)
-        for part, begin, count, before in zip(
-            parts, first_user.tolist(), users.tolist(), folded_before.tolist(), strict=True
-        ):
-            part.row_of = row_of[begin : begin + count]
+        add = absorb if self._compiled is None else self._compiled.absorb
+        new = add(headers, row, columns[0], columns[3], values)
+        folded_before = [0] * len(parts)
+        if np.count_nonzero(new) < len(new):
+            folded_before = np.bincount(part_of[user_of[events[~new]]], minlength=len(parts)).tolist()
+            events, row, columns = events[new], row[new], [column[new] for column in columns]
+        self._events = _Events(row, events, *columns[1:])
+
+        folded = np.bincount(row, minlength=len(headers)) > 0
+        if some_erase:
+            row_of = np.where(ended > 0, ERASED_ROW, NO_ROW)
+            results = (folded & (life == ended[user])).nonzero()[0]
+            row_of[user[results]] = results
+        else:
+            row_of = np.where(folded, np.arange(len(folded)), NO_ROW)
+        rows = row_of.tolist()
+        for part, begin, count, before in zip(parts, first_user.tolist(), users.tolist(), folded_before, strict=True):
+            part.row_of = rows[begin : begin + count]
             part.already_folded = before
             part.not_finite = []
-        categories, actions = (
-            np.concatenate([getattr(batch, name) for batch in batches]) for name in ("categories", "actions")
-        )
-        self._events = _Events(row, events, items[events], categories[events], times[events], actions[events])
 
     def run(
         self,
@@ -188,17 +187,17 @@ class Round:
         row = queued.row
         depth = np.bincount(row, minlength=len(self.headers))
         self.place = np.empty(len(depth), np.intp)
-        self.place[np.argsort(-depth, kind="stable")] = np.arange(len(depth))
+        self.place[(-depth).argsort(kind="stable")] = np.arange(len(depth))
         tensors = self._gather()
         if not len(row):
             return
         rest = rest_of(None if counting is None else counting.sketch, ledger)
-        by_row = np.argsort(self.place[row], kind="stable")
-        depth = -np.sort(-depth)
+        by_row = self.place[row].argsort(kind="stable")
+        depth[self.place] = depth.copy()
         self.waves = int(depth[0])
         sound: NDArray[np.bool_] | None = None
         folded = False
-        if isinstance(step, FoldsMany) and not (queued.action == ERASE_ITEM).any():
+        if isinstance(step, FoldsMany) and not np.count_nonzero(queued.action == ERASE_ITEM):
             folded = True  # what remains is to be counted, wave by wave
             sound = self._fold_rows(step, vectors, by_row, depth, tensors[:, rest])
             if self._compiled is not None:
@@ -302,9 +301,9 @@ class Round:
             fresh: by row, whether the user was just erased.
         """
         headers = np.zeros(len(user), HEADERS)
-        found = np.flatnonzero(self._from_cache != NOT_CACHED)
+        found = (self._from_cache != NOT_CACHED).nonzero()[0]
         headers[found] = self._cache.headers[self._from_cache[found]]
-        others = np.flatnonzero(self._from_cache == NOT_CACHED)
+        others = (self._from_cache == NOT_CACHED).nonzero()[0]
         begins, names, suspects, found_in_store = [], [], [], []
         for row, at, index, erased in zip(
             others.tolist(), at_part[others].tolist(), user[others].tolist(), fresh[others].tolist(), strict=True
@@ -322,15 +321,18 @@ class Round:
             (self.listed if erased or suspect else self.created).add(row)
             begins.append(row)
             names.append(part.batch.keys[index])
-        headers["user"][begins] = user_hashes(names) if self._compiled is None else self._compiled.user_hashes(names)
-        headers["last_offset"][begins] = -1
-        headers["partial"][suspects] = True
+        if begins:
+            hashes = user_hashes(names) if self._compiled is None else self._compiled.user_hashes(names)
+            headers["user"][begins] = hashes
+            headers["last_offset"][begins] = -1
+            headers["partial"][suspects] = True
         if found_in_store:
             headers[[row for row, _ in self._from_store]] = header_rows(found_in_store)
         progress = [part.progress for part in self._parts]
-        # After an erasure nothing is missing: the earlier events must stay unknown.
-        complete_from = np.array([p.complete_from for p in progress])[at_part]
-        headers["partial"] |= ~fresh & (np.maximum(headers["last_offset"], 0) < complete_from)
+        complete_from = [p.complete_from for p in progress]
+        if any(complete_from):  # after an erasure nothing is missing: the earlier events must stay unknown
+            first_known = np.array(complete_from)[at_part]
+            headers["partial"] |= ~fresh & (np.maximum(headers["last_offset"], 0) < first_known)
         # Offsets of an earlier era belong to another log, or to another reading of this log.
         era = np.array([p.era for p in progress], headers["era"].dtype)[at_part]
         headers["last_offset"][headers["era"] != era] = -1
@@ -341,8 +343,9 @@ class Round:
     def _gather(self) -> NDArray[np.float32]:
         """The rows as they are before any event: initial, cached or stored."""
         self.tensors = np.empty((len(self.headers), len(self._initial)), np.float32)
-        cached = np.flatnonzero(self._from_cache != NOT_CACHED)
-        self.tensors[self.place[self._from_cache == NOT_CACHED]] = self._initial
+        held = self._from_cache != NOT_CACHED
+        cached = held.nonzero()[0]
+        self.tensors[self.place[~held]] = self._initial
         copy_rows(self._compiled, self.tensors, self.place[cached], self._cache.tensors, self._from_cache[cached])
         if self._from_store:
             self.tensors[self.place[[row for row, _ in self._from_store]]] = [stored for _, stored in self._from_store]
@@ -365,17 +368,32 @@ def copy_rows(
         compiled.copy_rows(into, to, source, of)
 
 
-def _extended(digests: NDArray[np.void], of: Integers, offsets: Integers, values: Sequence[bytes]) -> NDArray[np.void]:
-    extended = digests.tolist()
-    extend_digests(extended, of.tolist(), offsets, values)
-    return np.frombuffer(b"".join(extended), digests.dtype)
+def absorb(
+    headers: NDArray[np.void], rows: Integers, offsets: Integers, times: Integers, values: Sequence[bytes]
+) -> NDArray[np.bool_]:
+    """Count, digest, last offset and last time of headers after events, in place; an event at or below a header's last
+    offset changes nothing. [n] of dtype `HEADERS`; [E] each, those of one header with rising offsets → [E]: whether it
+    was new"""
+    new: NDArray[np.bool_] = offsets > headers["last_offset"][rows]
+    at = new.nonzero()[0]
+    of = rows[at]
+    folded = np.bincount(of, minlength=len(headers))
+    latest = np.zeros(len(headers), np.int64)
+    np.maximum.at(latest, of, at)
+    some = folded.nonzero()[0]
+    headers["event_count"] += folded.astype(np.uint64)
+    headers["last_offset"][some] = offsets[latest[some]]
+    headers["last_event_time"][some] = times[latest[some]]
+    digests = headers["digest"].tolist()
+    extend_digests(digests, of.tolist(), offsets[at], [values[i] for i in at.tolist()])
+    headers["digest"] = np.frombuffer(b"".join(digests), headers.dtype["digest"])
+    return new
 
 
 def _lives(user_of: NDArray[np.intp], erases: NDArray[np.bool_], users: int) -> tuple[Integers, Integers]:
     """By operation, how often its user was erased before it; by user, how often in total."""
     lives, ended = np.zeros(len(user_of), np.int64), [0] * users
-    if erases.any():
-        for at, (user, erase) in enumerate(zip(user_of.tolist(), erases.tolist(), strict=True)):
-            lives[at] = ended[user]
-            ended[user] += erase
+    for at, (user, erase) in enumerate(zip(user_of.tolist(), erases.tolist(), strict=True)):
+        lives[at] = ended[user]
+        ended[user] += erase
     return lives, np.array(ended, np.int64)

@@ -88,10 +88,16 @@ class Compiled(Protocol):
     def user_hashes(self, keys: Sequence[bytes], /) -> NDArray[np.uint64]:
         """`mimn.state.user_hashes`."""
 
-    def extend_digests(
-        self, digests: NDArray[np.void], of: NDArray[np.int64], offsets: NDArray[np.int64], values: Sequence[bytes], /
-    ) -> NDArray[np.void]:
-        """`mimn.state.extend_digests`; returns the new digests."""
+    def absorb(
+        self,
+        headers: NDArray[np.void],
+        rows: NDArray[np.int64],
+        offsets: NDArray[np.int64],
+        times: NDArray[np.int64],
+        values: Sequence[bytes],
+        /,
+    ) -> NDArray[np.bool_]:
+        """`fold.absorb`."""
 
     def add_counts(  # noqa: PLR0917 (one array after another, as C takes them)
         self,

@@ -110,8 +110,7 @@ def take_up(stored: bytes, bounds: LogBounds, mint: Mint) -> Begin | Broken:
     if not nothing_folded and _same_topic(progress.topic_id, bounds.topic_id) is None:
         return Broken(BrokenReason.UNVERIFIABLE)
     if bounds.start > progress.next_offset:
-        after_gap = replace(
-            progress,
+        after_gap = progress._replace(
             next_offset=bounds.start,
             gap_end=bounds.start,
             gaps=progress.gaps + 1,
@@ -179,8 +178,7 @@ def continue_broken(stored: bytes, bounds: LogBounds, mint: Mint, from_offset: i
     goes_on = bounds.start if another else max(bounds.start, min(progress.next_offset, bounds.end))
     at = goes_on if from_offset is None else from_offset
     gap = at > unread_from
-    accepted = replace(
-        progress,
+    accepted = progress._replace(
         era=progress.era + 1,
         next_offset=at,
         last_offset=NOTHING_FOLDED,
@@ -200,7 +198,7 @@ def accept_misrouted(stored: bytes, bounds: LogBounds, mint: Mint) -> Begin | Br
     decision = take_up(stored, bounds, mint)
     if isinstance(decision, Broken):
         return decision
-    accepted = replace(decision.progress, misrouted_to=bounds.end, writer=mint.writer)
+    accepted = decision.progress._replace(misrouted_to=bounds.end, writer=mint.writer)
     kind: Kind = "gap" if decision.kind == "gap" else "continued"
     return replace(decision, kind=kind, progress=accepted, store_first=True)
 

@@ -40,6 +40,8 @@ class AsOf:
         self._interval_s = interval_s
         self._metrics = metrics
         self._due = 0.0
+        self._told: set[int] = set()
+        """All partitions of which it is known where they will be caught up, and perhaps others that were there."""
         self._ahead_ms: int | None = None
         """Our clock less the store's; None until they were compared."""
 
@@ -63,16 +65,19 @@ class AsOf:
     def described(self, reading: Reading, message: Described) -> None:
         """The broker answered."""
         if self._ahead_ms is not None:
+            self._told.add(reading.partition)
             reading.caught_up = CaughtUp(message.log_end, as_of(message.asked_ms, self._ahead_ms))
 
     def refresh(self, now: float) -> None:
         """Partitions that are caught up and idle say so in the store."""
         attempts = []
-        for reading in self._sessions.of(Reading):
-            caught_up = reading.caught_up
-            if caught_up is None or not reading.folds or reading.pending or reading.due > now:
+        for partition in sorted(self._told):
+            reading = self._sessions.get(partition)
+            caught_up = reading.caught_up if isinstance(reading, Reading) else None
+            if not isinstance(reading, Reading) or caught_up is None:
+                self._told.remove(partition)
                 continue
-            if reading.position < caught_up.end:
+            if reading.position < caught_up.end or not reading.folds or reading.pending or reading.due > now:
                 continue
             after = advance(
                 reading.progress,

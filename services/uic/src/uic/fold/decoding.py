@@ -61,14 +61,15 @@ class Decoding:
 
     def batches(self, large: bool, now: float) -> list[tuple[Reading, Batch]]:
         """Batches to fold now, of partitions in turn that have many records pending (`large`), or few."""
-        shared = large and any(s.folds and len(s.pending) < LARGE for s in self._sessions.of(Reading))
+        ready = [r for r in self._sessions.waiting if (len(r.pending) >= LARGE) is large and r.ready(now)]
+        if not ready:
+            return []
+        shared = large and any(len(r.pending) < LARGE and r.folds for r in self._sessions.of(Reading))
         bounds = self._short_bounds if shared else self._bounds
         chosen: list[Reading] = []
         new: list[tuple[Reading, Front]] = []
         records = 0
-        for reading in self._sessions.in_turn():
-            if not isinstance(reading, Reading) or not reading.ready(now) or (len(reading.pending) >= LARGE) != large:
-                continue
+        for reading in ready:
             if reading.in_hand is not None:
                 records += len(reading.in_hand.batch.records)
             elif (front := self._take(reading, bounds, now)) is not None:
@@ -77,6 +78,7 @@ class Decoding:
             else:
                 continue
             chosen.append(reading)
+            self._sessions.had_turn(reading)
             if records >= self._settings.max_records:
                 break
         if new:

@@ -103,19 +103,22 @@ class Rounds:
         parts: list[tuple[Reading, Part]] = []
         wanted: list[tuple[int, list[str]]] = []
         missing: list[list[int]] = []
+        found = sought = 0
         for reading, batch in batches:
             cached = reading.hold.shelf.find(batch.keys)
-            lacking = np.flatnonzero(cached == NOT_CACHED).tolist()
+            lacking = [i for i, row in enumerate(cached) if row == NOT_CACHED]
             missing.append(lacking)
+            found += len(cached) - len(lacking)
+            sought += len(lacking)
             wanted.append((reading.partition, [batch.users[i] for i in lacking]))
             lost = set() if reading.in_hand is None else reading.in_hand.lost
             suspect = {i for i, user in enumerate(batch.users) if user in lost} if lost else set()
             parts.append((reading, Part(batch, reading.progress, cached, suspect=suspect)))
-            self._metrics.states_cached.inc(len(cached) - len(lacking))
-            self._metrics.states_loaded.inc(len(lacking))
-        answers = self._store.load(wanted)
-        for (reading, part), lacking, values in zip(parts, missing, answers, strict=True):
-            self._read_states(reading.partition, part, lacking, values)
+        self._metrics.states_cached.inc(found)
+        if sought:
+            self._metrics.states_loaded.inc(sought)
+            for (reading, part), lacking, values in zip(parts, missing, self._store.load(wanted), strict=True):
+                self._read_states(reading.partition, part, lacking, values)
         return parts
 
     def _read_states(self, partition: int, part: Part, lacking: list[int], values: list[bytes | None]) -> None:
@@ -154,7 +157,7 @@ class Rounds:
             rows: dict[int, int] = {}
             for reading, batch in batches:
                 shelf = reading.hold.shelf
-                for key, row in zip(batch.part.batch.keys, batch.part.row_of.tolist(), strict=True):
+                for key, row in zip(batch.part.batch.keys, batch.part.row_of, strict=True):
                     if row == ERASED_ROW:
                         shelf.drop(key)
                     elif row >= 0:
@@ -171,7 +174,7 @@ def _attempt(reading: Reading, work: Round, part: Part, states: list[bytes]) -> 
     created: list[tuple[str, bytes | None]] = []
     listed: list[tuple[str, bytes | None]] = []
     others: list[tuple[str, bytes | None]] = []
-    for user, row in zip(batch.users, part.row_of.tolist(), strict=True):
+    for user, row in zip(batch.users, part.row_of, strict=True):
         if row != NO_ROW:
             kind = created if row in work.created else listed if row in work.listed else others
             kind.append((user, states[row] if row >= 0 else None))

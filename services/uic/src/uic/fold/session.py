@@ -11,10 +11,11 @@ it is owned by the fold thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from mimn.state import Progress
 from uic.core.advance import CaughtUp
@@ -51,15 +52,16 @@ class Resolution:
             self.outcome.set_result(progress)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Attempt:
-    """A commit on its way, and the progress that holds once the store has it."""
+    """A commit on its way, and the progress that holds once the store has it. (Not frozen, because making a frozen
+    one costs three times as much, and there is one a partition and round.)"""
 
     commit: Commit
     progress: Progress
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FoldedBatch(Attempt):
     """The attempt that writes the batch in hand."""
 
@@ -171,7 +173,7 @@ class Reading(_Writing):
     """Where the client reads on."""
     read_back_due: float
     pending: list[Record] = field(default_factory=list)
-    """Fetched records that are not committed, those of the batch in hand included."""
+    """Fetched records that are not committed, those of the batch in hand included. Only `Sessions` changes it."""
     unreadable: str = ""
     """Why the batch behind `pending` cannot be read."""
     held_at: int | None = None
@@ -191,11 +193,9 @@ class Reading(_Writing):
 
     def ready(self, now: float) -> bool:
         """Whether there is something to do for the next round."""
-        if self.due > now or not self.folds:
+        if not self.pending or self.due > now or not self.folds:
             return False
-        if self.in_hand is not None:
-            return self.in_hand.sending is None or self.in_hand.sending.delivery.done
-        return bool(self.pending)
+        return self.in_hand is None or self.in_hand.sending is None or self.in_hand.sending.delivery.done
 
 
 @dataclass(slots=True, kw_only=True)
@@ -216,7 +216,7 @@ S = TypeVar("S", bound=Session)
 
 
 class Sessions:
-    """The sessions of all assigned partitions, one a partition, in the order of their turns."""
+    """The sessions of all assigned partitions, one a partition."""
 
     def __init__(self, cache: StateCache, event_log: Log, random_id: Callable[[], int]) -> None:
         """None yet. `random_id` gives writers their ids."""
@@ -225,6 +225,9 @@ class Sessions:
         self._random_id = random_id
         self._last_tag = 0
         self._of: dict[int, Session] = {}
+        self._in_phase: dict[type[Session], dict[int, Session]] = defaultdict(dict)
+        """The same sessions: a turn asks for those of a phase ten times, and nearly all are `Reading`."""
+        self._waiting: dict[int, Reading] = {}
 
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._of.values()))
@@ -238,25 +241,40 @@ class Sessions:
 
     def of(self, kind: type[S]) -> list[S]:
         """Those in a phase."""
-        return [session for session in self._of.values() if isinstance(session, kind)]
+        return list(cast("dict[int, S]", self._in_phase[kind]).values())
 
     def tagged(self, partition: int, tag: int) -> Session | None:
         """The session that a message is for, None if it was dropped since."""
         session = self._of.get(partition)
         return session if session is not None and session.tag == tag else None
 
-    def in_turn(self) -> Iterator[Session]:
-        """Each once, the one that waited longest first; those handed out wait from then on."""
-        for partition in list(self._of):
-            session = self._of.pop(partition)
-            self._of[partition] = session
-            yield session
+    @property
+    def waiting(self) -> list[Reading]:
+        """Those with pending records, the one that waited longest for its turn first."""
+        return list(self._waiting.values())
+
+    def fetched(self, reading: Reading, records: Sequence[Record]) -> None:
+        """Records wait to be folded."""
+        if records:
+            reading.pending.extend(records)
+            self._waiting.setdefault(reading.partition, reading)
+
+    def folded(self, reading: Reading, records: int) -> None:
+        """The first `records` pending ones are committed."""
+        del reading.pending[:records]
+        if not reading.pending:
+            self._waiting.pop(reading.partition, None)
+
+    def had_turn(self, reading: Reading) -> None:
+        """It waits behind the others from now on."""
+        self._waiting[reading.partition] = self._waiting.pop(reading.partition)
 
     def start(self, partition: int, *, due: float, resolution: Resolution | None = None) -> TakingUp:
         """Begin a session."""
         self._last_tag += 1
         hold = Hold(partition, self._last_tag, self._random_id(), self.cache.open())
-        session = self._of[partition] = TakingUp(hold=hold, due=due, resolution=resolution)
+        session = TakingUp(hold=hold, due=due, resolution=resolution)
+        self.put(session)
         return session
 
     def park(self, partition: int) -> None:
@@ -264,13 +282,21 @@ class Sessions:
         self._log.park(partition)
 
     def put(self, session: Session) -> None:
-        """The same session, in another phase."""
-        self._of[session.partition] = session
+        """A new session, or the same one in another phase."""
+        before = self._of.get(session.partition)
+        if before is not None:
+            self._leave(before)
+        self._of[session.partition] = self._in_phase[type(session)][session.partition] = session
+
+    def _leave(self, session: Session) -> None:
+        del self._in_phase[type(session)][session.partition]
+        self._waiting.pop(session.partition, None)
 
     def end(self, partition: int) -> None:
         """Drop a session, if there is one, with all that it holds."""
         session = self._of.pop(partition, None)
         if session is not None:
+            self._leave(session)
             self.cache.close(session.hold.shelf)
             if isinstance(session, TakingUp | Claiming) and session.resolution is not None:
                 session.resolution.refuse(NotOurs(f"partition {partition} was taken away in the meantime"))

@@ -60,6 +60,10 @@ class Settlement:
         self._metrics = metrics
         self._after = after
         self._connections = 0
+        self._doubtful: set[int] = set()
+        """All partitions with a commit without an answer, and perhaps others that had one."""
+        self._read_back_due = 0.0
+        """Not later than any session's."""
 
     def commit(self, attempts: Sequence[tuple[W, A]], now: float) -> list[tuple[W, A]]:
         """Step 5: ask the store to write, and adopt or obey the answers. Returns what is written."""
@@ -68,13 +72,14 @@ class Settlement:
         answers = self._store.commit([attempt.commit for _, attempt in attempts])
         self._after("commit")
         written = []
+        ok = 0
         for (session, attempt), answer in zip(attempts, answers, strict=True):
             if isinstance(answer, Written):
-                self._metrics.commits_ok.inc()
-                self._health.store_answered()
+                ok += 1
             elif isinstance(answer, NoAnswer):
                 self._metrics.commits.labels("unknown").inc()
                 session.unsure = attempt
+                self._doubtful.add(session.partition)
                 session.reason = "the store did not answer a commit"
                 self._health.store_failed("commit", StoreUnavailable(answer.detail), [session], now)
                 continue
@@ -84,6 +89,9 @@ class Settlement:
             elif not self._obey(session, attempt, judge(answer.stored, session.known, attempt.commit.progress), now):
                 continue
             written.append((session, attempt))
+        if ok:
+            self._metrics.commits_ok.inc(ok)
+            self._health.store_answered()
         self._adopt(written)
         return written
 
@@ -131,11 +139,12 @@ class Settlement:
             if isinstance(attempt, FoldedBatch):
                 folded.append((session, attempt))
                 records = len(attempt.part.batch.records)
-                del session.pending[:records]
+                self._sessions.folded(session, records)
                 session.in_hand = None
                 self._log.took(session.tag, records)
-                self._count(attempt)
-        self._rounds.keep(folded)
+        if folded:
+            self._count([attempt for _, attempt in folded])
+            self._rounds.keep(folded)
 
     def _obey(self, session: Writing, attempt: Attempt | None, verdict: Verdict, now: float) -> bool:
         """Do what a stored record that is not the known one asks for; True if the attempt turned out written, and is to
@@ -170,11 +179,15 @@ class Settlement:
 
     def _find_out(self, now: float) -> None:
         """What became of commits without an answer."""
-        unsure = [
-            (session, session.unsure)
-            for session in self._sessions
-            if isinstance(session, Writing) and session.unsure is not None and session.due <= now
-        ]
+        if not self._doubtful:
+            return
+        unsure: list[tuple[Writing, Attempt]] = []
+        for partition in sorted(self._doubtful):
+            session = self._sessions.get(partition)
+            if not isinstance(session, Writing) or session.unsure is None:
+                self._doubtful.remove(partition)
+            elif session.due <= now:
+                unsure.append((session, session.unsure))
         again, written = [], []
         stored = self._stored([session for session, _ in unsure], now)
         for session, attempt in unsure if stored else []:
@@ -200,9 +213,12 @@ class Settlement:
         """Whether the store still has what it acknowledged, for partitions that write nothing now."""
         connections = self._store.connections
         reconnected, self._connections = connections != self._connections, connections
+        if now < self._read_back_due and not reconnected:
+            return
+        readings = self._sessions.of(Reading)
         due = [
             reading
-            for reading in self._sessions.of(Reading)
+            for reading in readings
             if reading.unsure is None and reading.due <= now and (reconnected or reading.read_back_due <= now)
         ]
         stored = self._stored(due, now)
@@ -211,6 +227,8 @@ class Settlement:
             verdict = judge(stored[reading.partition], reading.known, None)
             if verdict is not Verdict.UNCHANGED:
                 self._obey(reading, None, verdict, now)
+        later = now + self._settings.read_back_interval_s
+        self._read_back_due = min((r.read_back_due for r in readings), default=later)
 
     def _stored(self, sessions: Sequence[Writing], now: float) -> dict[int, bytes]:
         """The stored progress of these, nothing if there are none or the store does not answer."""
@@ -224,32 +242,41 @@ class Settlement:
         self._health.store_answered()
         return stored
 
-    def _count(self, written: FoldedBatch) -> None:
-        batch, part, m = written.part.batch, written.part, self._metrics
-        states = len(written.commit.values)
-        erasures = len(batch.items) - int(np.count_nonzero(batch.items))
-        for outcome, n in (
-            ("folded", len(batch.items) - erasures - part.already_folded),
-            ("erased", erasures),
-            ("dead_letter", len(batch.rejected)),
-            ("already_folded", part.already_folded),
-            ("erased_later", batch.erased_later),
-            ("ignored", batch.ignored),
-        ):
+    def _count(self, written: Sequence[FoldedBatch]) -> None:
+        m = self._metrics
+        counts = dict.fromkeys(m.records_of, 0)
+        unknown_fields, says = 0, log.isEnabledFor(logging.DEBUG)
+        for each in written:
+            batch, part = each.part.batch, each.part
+            operations, folded = len(batch.items), int(np.count_nonzero(batch.items))
+            counts["folded"] += folded - part.already_folded
+            counts["erased"] += operations - folded
+            counts["dead_letter"] += len(batch.rejected)
+            counts["already_folded"] += part.already_folded
+            counts["erased_later"] += batch.erased_later
+            counts["ignored"] += batch.ignored
+            unknown_fields += batch.extended
+            m.batch_records.observe(len(batch.records))
+            m.batch_states.observe(len(each.commit.values))
+            if says:
+                _say(each)
+        for outcome, n in counts.items():
             if n:
                 m.records_of[outcome].inc(n)
-        m.unknown_fields.inc(batch.extended)
-        m.batch_records.observe(len(batch.records))
-        m.batch_states.observe(states)
-        if log.isEnabledFor(logging.DEBUG):
-            say(
-                log,
-                logging.DEBUG,
-                "batch",
-                partition=batch.partition,
-                first=batch.records[0].offset,
-                last=batch.records[-1].offset,
-                records=len(batch.records),
-                states=states,
-                dead_letters=len(batch.rejected),
-            )
+        if unknown_fields:
+            m.unknown_fields.inc(unknown_fields)
+
+
+def _say(written: FoldedBatch) -> None:
+    batch = written.part.batch
+    say(
+        log,
+        logging.DEBUG,
+        "batch",
+        partition=batch.partition,
+        first=batch.records[0].offset,
+        last=batch.records[-1].offset,
+        records=len(batch.records),
+        states=len(written.commit.values),
+        dead_letters=len(batch.rejected),
+    )

@@ -216,7 +216,7 @@ class StateUpdater:
             self._stop_unreadable()
             self._as_of.refresh(now)
         self._health.publish(now)
-        return not self._health.stopped and any(reading.ready(now) for reading in self._sessions.of(Reading))
+        return not self._health.stopped and any(reading.ready(now) for reading in self._sessions.waiting)
 
     def drain(self) -> None:
         """Say that the end is near. Call no more turns: what is not committed is read again by the next owner."""
@@ -295,7 +295,7 @@ class StateUpdater:
             reading.verify = None
             self._log.took(reading.tag, 1)
             records = records[1:]
-        reading.pending.extend(records)
+        self._sessions.fetched(reading, records)
         reading.position = message.position
 
     def _described(self, message: Described, now: float) -> None:

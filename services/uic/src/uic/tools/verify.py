@@ -18,8 +18,6 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Final, NamedTuple, TextIO
 
-import numpy as np
-
 from mimn.bundle import Bundle, BundleError, load_bundle
 from mimn.bundle.graph import open_step
 from mimn.state import (
@@ -188,7 +186,7 @@ class Verifier:
                 better = again.states.get(user)
                 if better is not None and _is_better(better, state):
                     values.append((user, again.encoded[user]))
-            after = replace(progress, writer=secrets.randbits(64) or 1)
+            after = progress._replace(writer=secrets.randbits(64) or 1)
             commit = Commit(partition, held, encode_progress(after), tuple(values), listed=len(values))
             if isinstance(self._store.commit([commit])[0], Written):
                 return len(values)
@@ -206,7 +204,7 @@ class Verifier:
                 ) from error
             if (now.lineage, now.era) != (progress.lineage, progress.era):
                 raise CannotRepair("the partition was begun again in the meantime: run this again")
-            ours = replace(now, writer=secrets.randbits(64) or 1)
+            ours = now._replace(writer=secrets.randbits(64) or 1)
             record = encode_progress(ours)
             answer = self._store.commit([Commit(partition, stored, record)])[0]
             if isinstance(answer, Written):
@@ -256,7 +254,7 @@ class Refold:
         for record in records:
             if not self._begun:
                 # States are complete only from the first record that is still there.
-                self._progress = replace(self._progress, base=max(self._progress.base, record.offset))
+                self._progress = self._progress._replace(base=max(self._progress.base, record.offset))
                 self._begun = True
             self.next_offset = record.offset + 1
             if record.key in self._keys:
@@ -284,9 +282,8 @@ class Refold:
                 known = {i: self.states[user] for i, user in enumerate(batch.users) if user in self.states}
                 # What an earlier era folded came from another log, which cannot be read any more.
                 suspect = set(range(len(batch.users))) if self._progress.era else set()
-                part = Part(
-                    batch, self._progress, np.full(len(batch.users), NOT_CACHED, np.intp), loaded=known, suspect=suspect
-                )
+                cached = [NOT_CACHED] * len(batch.users)
+                part = Part(batch, self._progress, cached, loaded=known, suspect=suspect)
                 work = Round(model.initial_state, self._cache)
                 work.plan([part])
                 work.run(model.step, model.vectors, model.forget, model.counting, model.ledger)
@@ -294,7 +291,7 @@ class Refold:
                     break
                 batch = batch.without(part.not_finite, Reason.NON_FINITE)
             values = work.values(model.fingerprint, model.layout)
-            for user, row in zip(batch.users, part.row_of.tolist(), strict=True):
+            for user, row in zip(batch.users, part.row_of, strict=True):
                 if row == ERASED_ROW:
                     self.states.pop(user, None)
                 elif row >= 0:

@@ -8,7 +8,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
@@ -275,7 +275,7 @@ class Backfill:
             manifest = archive.manifest(partition)
             if manifest is None:
                 continue
-            reached = replace(job.begin(manifest), next_offset=job.ends[partition])
+            reached = job.begin(manifest)._replace(next_offset=job.ends[partition])
             if (reason := contradiction(reached, now)) is not None:
                 raise BulkRefused(
                     f"partition {partition} of topic {job.topic} is not the log that was archived ({reason.value}): "
