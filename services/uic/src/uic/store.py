@@ -115,7 +115,7 @@ class RedisStore:
             if self._clustered:
                 values = [self.client.get(name) for name in names]
             else:
-                values = self.client.mget(names) if names else []
+                values = self._ask("MGET", *names) if names else []
         return {p: value or ABSENT for p, value in zip(partitions, values, strict=True)}
 
     def load(self, wanted: Sequence[tuple[int, Sequence[str]]]) -> list[list[bytes | None]]:
@@ -127,10 +127,7 @@ class RedisStore:
             flat = [name for some in names for name in some]
             values: list[bytes | None] = []
             for begin in range(0, len(flat), 2 * CHUNK_STATES):
-                [reply] = self._exchange([("MGET", *flat[begin : begin + 2 * CHUNK_STATES])])
-                if isinstance(reply, ResponseError):
-                    raise reply
-                values += reply
+                values += self._ask("MGET", *flat[begin : begin + 2 * CHUNK_STATES])
         found = iter(values)
         return [[next(found) for _ in some] for some in names]
 
@@ -174,7 +171,7 @@ class RedisStore:
         """See `StateStore`."""
         with _named("read the store's clock"):
             if not self._clustered:
-                clocks = [self.client.time()]
+                clocks = [self._ask("TIME")]
             else:
                 said = self.client.time(target_nodes=RedisCluster.PRIMARIES)
                 clocks = list(said.values()) if isinstance(said, dict) else [said]
@@ -198,6 +195,14 @@ class RedisStore:
         except FAILURES as error:
             return [NoAnswer(_describe(error))] * len(chunk)
         return [_answer(reply, commit) for reply, commit in zip(replies, chunk, strict=True)]
+
+    def _ask(self, *command: Any) -> Any:
+        """The reply to one command. Whatever the fold thread asks again and again goes through `_exchange`: a further
+        connection of redis-py's pool would look as if the store had been away."""
+        [reply] = self._exchange([command])
+        if isinstance(reply, ResponseError):
+            raise reply
+        return reply
 
     def _exchange(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """The replies to commands that are sent as one piece of data, error replies among them. redis-py's pipeline
