@@ -189,7 +189,9 @@ class RedisStore:
             else:
                 sent = [("EVALSHA", SCRIPT_NAME, *self._arguments(commit)) for commit in chunk]
                 replies = [
-                    self.client.eval(SCRIPT, *self._arguments(commit)) if isinstance(reply, NoScriptError) else reply
+                    self._exchange([("EVAL", SCRIPT, *self._arguments(commit))])[0]
+                    if isinstance(reply, NoScriptError)
+                    else reply
                     for commit, reply in zip(chunk, self._exchange(sent), strict=True)
                 ]
         except FAILURES as error:
