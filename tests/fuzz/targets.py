@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, NoReturn
@@ -17,6 +17,7 @@ from uuid import UUID
 from zlib import crc32
 
 import grpc
+import msgspec
 import numpy as np
 from google.protobuf import json_format
 from kafka.errors import CorruptRecordError
@@ -325,7 +326,7 @@ def _predict(body: bytes) -> None:
         raise ValueError("only the shorter way accepts this") from error
     assert request.item_ids.tolist() == whole.item_ids.tolist()
     assert request.category_ids.tolist() == whole.category_ids.tolist()
-    assert replace(request, item_ids=whole.item_ids, category_ids=whole.category_ids) == whole
+    assert msgspec.structs.replace(request, item_ids=whole.item_ids, category_ids=whole.category_ids) == whole
 
 
 def _a_request(**fields: Any) -> bytes:
