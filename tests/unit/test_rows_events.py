@@ -21,6 +21,8 @@ from mimn.state import (
     encode_states,
     extend_digests,
     partition_of,
+    seal_states,
+    stored_type,
     user_hashes,
 )
 from support import skips
@@ -156,6 +158,16 @@ def test_stored_values_are_the_same(compiled: CompiledEvents, half: int) -> None
     got = compiled.encode_states(headers, tensors, place, bytes(range(16)), layout)
     assert got == encode_states(headers, tensors[place], bytes(range(16)), layout)
     assert compiled.encode_states(headers[:0], tensors, place[:0], bytes(16), layout) == []
+
+
+@pytest.mark.parametrize("floats", [1, 2, 3, 4, 7, 8, 9, 11, 12, 16, 19, 20, 21, 36, 100, 1517])
+def test_a_sealed_state_has_zlibs_checksum(compiled: CompiledEvents, floats: int) -> None:
+    layout = StateLayout((Block("floats", (floats,)),))
+    stored = RNG.bytes(5 * stored_type(layout).itemsize)
+    rows, want = (np.frombuffer(bytearray(stored), stored_type(layout)) for _ in range(2))  # `copy` leaves out padding
+    seal_states(want)
+    compiled.seal_states(rows)
+    assert rows.tobytes() == want.tobytes()
 
 
 def test_rows_are_copied_to_where_they_belong(compiled: CompiledEvents) -> None:

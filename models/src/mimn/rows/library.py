@@ -22,10 +22,11 @@ log = logging.getLogger("mimn.rows")
 
 HERE = Path(__file__).parent
 SOURCES = ("rows.c", "states.c", "records.c", "lookups.c", "head.c", "candidate_list.c")
-_ALL = ("-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC", "-mavx2", "-mfma", "-mf16c")
+_ALL = ("-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC", "-mavx2", "-mfma", "-mf16c", "-mpclmul")
 FLAGS = {"avx512": (*_ALL, "-mavx512f", "-mprefer-vector-width=512"), "avx2": _ALL}
 """By variant, the best first. All give the same bits."""
-NEEDS = {"avx512": {"avx512f", "avx2", "fma", "f16c"}, "avx2": {"avx2", "fma", "f16c"}}
+_ALWAYS = {"avx2", "fma", "f16c", "pclmulqdq"}
+NEEDS = {"avx512": _ALWAYS | {"avx512f"}, "avx2": _ALWAYS}
 """What the processor must have."""
 SWITCH = "MIMN_COMPILED_STEP"
 """Environment variable; `off`: graphs run, and numpy does the rest."""
@@ -38,6 +39,7 @@ _FUNCTIONS: Final[dict[str, tuple[str, Any]]] = {
     "states_enter": ("ppipppppppi", None),
     "states_copy": ("pippipii", None),
     "states_pack": ("piippiii", None),
+    "states_seal": ("pii", None),
     "records_read": ("ppppipppppi", None),
     "records_place": ("sii", ctypes.c_int64),
     "records_rows": ("pppiiipi", None),

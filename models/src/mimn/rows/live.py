@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mimn.rows.library import checked, library
 from mimn.rows.records import Events, Groups, Texts, read_events
-from mimn.rows.states import absorb, add_counts, add_entries, hashes
+from mimn.rows.states import absorb, add_counts, add_entries, hashes, seal
 from mimn.state import Ledger, Sketch, StateLayout, stored_headers, stored_values
 
 Integers = NDArray[np.int64]
@@ -82,6 +82,10 @@ class CompiledEvents:
             into.ctypes.data, size, to.ctypes.data, source.ctypes.data, size, of.ctypes.data, size, len(to)
         )
 
+    def seal_states(self, rows: NDArray[np.void]) -> None:
+        """`mimn.state.seal_states`."""
+        seal(self._built, rows)
+
     def encode_states(
         self,
         headers: NDArray[np.void],
@@ -99,6 +103,7 @@ class CompiledEvents:
             rows.ctypes.data + at, size, size - at, tensors.ctypes.data, place.ctypes.data, half,
             layout.floats - half, len(rows),
         )  # fmt: skip
+        self.seal_states(rows)
         return stored_values(rows)
 
 

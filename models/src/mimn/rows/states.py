@@ -24,6 +24,11 @@ def hashes(built: ctypes.CDLL, texts: Texts) -> NDArray[np.uint64]:
     return out
 
 
+def seal(built: ctypes.CDLL, rows: NDArray[np.void]) -> None:
+    """`mimn.state.seal_states`, in a quarter of the time."""
+    built.states_seal(checked(rows, rows.dtype, None).ctypes.data, rows.itemsize, len(rows))
+
+
 _PAST = ("last_offset", "event_count", "last_event_time", "digest")
 _PAST_AT: int = HEADERS.fields[_PAST[0]][1] if HEADERS.fields else 0
 if not HEADERS.fields or [HEADERS.fields[name][1] for name in _PAST] != [_PAST_AT + 8 * i for i in range(4)]:

@@ -99,6 +99,7 @@ def encode_states(
     rows["half"], rows["wide"] = tensors[:, :half], tensors[:, half:]
     if padding := layout.stored_bytes - 2 * half - 4 * (layout.floats - half):
         rows.view(np.uint8).reshape(len(rows), rows.itemsize)[:, -padding:] = 0
+    seal_states(rows)
     return stored_values(rows)
 
 
@@ -116,8 +117,7 @@ def stored_headers(headers: NDArray[np.void], fingerprint: bytes, layout: StateL
 
 
 def stored_values(rows: NDArray[np.void]) -> list[bytes]:
-    """The values of stored states, their checksums written. [n] of a `stored_type`"""
-    seal_states(rows)
+    """The values of stored states that are sealed. [n] of a `stored_type`"""
     stored, size = rows.tobytes(), rows.itemsize
     return [stored[at : at + size] for at in range(0, len(stored), size)]
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from hashlib import sha1
 from importlib.resources import files
-from itertools import starmap
+from itertools import chain, starmap
 from typing import Any
 
 import redis
@@ -32,6 +32,8 @@ from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable
 from uic.settings import RedisSettings
 
 CHUNK_STATES = 256
+LARGE = 512
+"""Bytes of a value that is not handed to hiredis."""
 FAILURES = (redis.RedisError, RedisClusterException, OSError)
 """What redis-py raises when there is no answer; for an unreachable cluster it is not a subclass of `RedisError`."""
 IDENTITY = re.compile(r"[0-9a-f]{16}")
@@ -211,7 +213,7 @@ class RedisStore:
         costs twice as much, and sends a few kilobytes at a time, for each of which the server wakes up."""
         connection = self._connection()
         try:
-            connection.send_packed_command([b"".join(map(pack_command, commands))])
+            connection.send_packed_command([b"".join(chain.from_iterable(map(_packed, commands)))])
             replies = [_reply(connection) for _ in commands]
         except BaseException:
             connection.disconnect()  # replies that are not read would be taken for those of later commands
@@ -350,6 +352,21 @@ def _chunks(commits: Sequence[Commit]) -> Iterator[list[Commit]]:
         states += len(commit.values)
     if chunk:
         yield chunk
+
+
+def _packed(command: Sequence[Any]) -> list[bytes]:
+    """A command as pieces of what is sent. hiredis is quick with names and numbers but writes into a buffer that it
+    allocates and copies once more: states, which come last in a commit, are left as they are."""
+    short = len(command)
+    while short and isinstance(command[short - 1], bytes) and len(command[short - 1]) >= LARGE:
+        short -= 1
+    packed: bytes = pack_command(command[:short])  # type: ignore[arg-type] # hiredis declares tuples of one
+    if short == len(command):
+        return [packed]
+    pieces = [b"*%d" % len(command), packed[packed.index(b"\r") :]]
+    for value in command[short:]:
+        pieces += b"$%d\r\n" % len(value), value, b"\r\n"
+    return pieces
 
 
 def _reply(connection: Any) -> Any:

@@ -91,7 +91,7 @@ class CompiledFold:
         self._shard = shard
         self._keys = KeyTable(built)
         self._grouping = Grouping(built)
-        self._states = StateTable(model.layout, model.fingerprint, model.initial_state)
+        self._states = StateTable(built, model.layout, model.fingerprint, model.initial_state)
         sketch = None if model.counting is None else model.counting.sketch
         self._rest = rest_of(sketch, model.ledger)
 

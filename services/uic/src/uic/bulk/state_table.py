@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from ctypes import CDLL
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mimn.rows.states import seal
 from mimn.state import (
     EMPTY_DIGEST,
     StateLayout,
     UserState,
     encode_state,
     headers_of,
-    seal_states,
     stored_type,
     tensors_of,
 )
@@ -28,7 +29,10 @@ Integers = NDArray[np.int64]
 class StateTable:
     """States by row; a row without a state has 0 events. Memory is used only for rows that were written."""
 
-    def __init__(self, layout: StateLayout, fingerprint: bytes, initial: NDArray[np.float32]) -> None:
+    def __init__(
+        self, built: CDLL, layout: StateLayout, fingerprint: bytes, initial: NDArray[np.float32]
+    ) -> None:
+        self._built = built
         self._layout = layout
         self._type = stored_type(layout)
         first = UserState(StateHeader(0, 0, 0, -1, 0, 0, EMPTY_DIGEST), initial)
@@ -94,5 +98,5 @@ class StateTable:
     def sealed(self, rows: Integers) -> NDArray[np.void]:
         """Copies of states with their checksums, as they are stored."""
         found: NDArray[np.void] = self.bytes[rows].view(self._type)[:, 0]  # fields alone would leave out the padding
-        seal_states(found)
+        seal(self._built, found)
         return found
