@@ -7,6 +7,7 @@ data sets.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -195,14 +196,20 @@ def resampled_aucs(
     resample. Exact, ties count one half; a user who is drawn k times counts k times, also in pairs with themselves.
     """
     wins, positives, negatives = _wins_by_user(labels, scores, users)
-    drawn = np.random.default_rng(seed).multinomial(
-        len(positives), np.full(len(positives), 1.0 / len(positives)), size=resamples
-    )
-    drawn = drawn.astype(np.float64)  # counts: still exact, and BLAS does not multiply integers
+    drawn = _drawn_users(len(positives), resamples, seed)
     pairs = (drawn @ positives) * (drawn @ negatives)
-    won = ((drawn @ wins) * drawn).sum(1)
+    # BLAS multiplies no integers. Counts of halves are exact in float32 up to 2^23, and half the work.
+    exact = np.float32 if drawn.max() * wins.sum(0).max() < 1 << 23 else np.float64
+    won = ((drawn.astype(exact) @ wins.astype(exact)) * drawn).sum(1)
     aucs: Array = np.divide(won, pairs, out=np.full(resamples, np.nan), where=pairs > 0)
     return aucs
+
+
+@lru_cache(maxsize=16)
+def _drawn_users(users: int, resamples: int, seed: int) -> Array:
+    """How often each user is drawn. [resamples, users]"""
+    drawn = np.random.default_rng(seed).multinomial(users, np.full(users, 1.0 / users), size=resamples)
+    return drawn.astype(np.float64)
 
 
 def auc_difference(
@@ -224,11 +231,16 @@ def _wins_by_user(labels: Labels, scores: Array, users: NDArray[np.int64]) -> tu
     of_positives, of_negatives = user[labels == 1], user[labels == 0]
     positives, negatives = (np.bincount(of, minlength=U).astype(np.float64) for of in (of_positives, of_negatives))
     wins = np.zeros((U, U))
-    rivals, order = scores[labels == 0], np.argsort(of_negatives, kind="stable")
-    rivals, beginning = rivals[order], np.searchsorted(of_negatives[order], np.arange(U))
-    have = negatives > 0
-    for u in np.flatnonzero(positives):
-        mine = scores[labels == 1][of_positives == u][:, np.newaxis]
-        won = (mine > rivals).sum(0) + 0.5 * (mine == rivals).sum(0)
-        wins[u, have] = np.add.reduceat(won, beginning[have])
+    rivals, targets = np.sort(scores[labels == 0]), scores[labels == 1]
+    place = np.argsort(np.argsort(scores[labels == 0], kind="stable"))  # of each negative in `rivals`
+    by_user = place[np.argsort(of_negatives, kind="stable")]
+    # A positive wins against all before `left`, and ties with those from there to `right`: one half.
+    ends = np.concatenate([np.searchsorted(rivals, targets, side) for side in ("left", "right")])
+    ends_of = np.concatenate([of_positives, of_positives])
+    ends = ends[np.argsort(ends_of, kind="stable")]
+    have, beginning = negatives > 0, (np.cumsum(negatives) - negatives).astype(np.int64)
+    for u, mine in enumerate(np.split(ends, np.cumsum(2 * positives).astype(np.int64)[:-1])):
+        if len(mine):
+            won = 0.5 * (len(mine) - np.cumsum(np.bincount(mine, minlength=len(rivals)))[: len(rivals)])
+            wins[u, have] = np.add.reduceat(won[by_user], beginning[have])
     return wins, positives, negatives

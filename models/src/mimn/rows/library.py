@@ -22,7 +22,8 @@ log = logging.getLogger("mimn.rows")
 
 HERE = Path(__file__).parent
 SOURCES = ("rows.c", "states.c", "records.c", "lookups.c", "head.c", "candidate_list.c")
-_ALL = ("-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC", "-mavx2", "-mfma", "-mf16c", "-mpclmul")
+_BUILT_FOR = ("-mavx2", "-mfma", "-mf16c", "-mpclmul")
+_ALL = ("-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC", *_BUILT_FOR)
 FLAGS = {"avx512": (*_ALL, "-mavx512f", "-mprefer-vector-width=512"), "avx2": _ALL}
 """By variant, the best first. All give the same bits."""
 _ALWAYS = {"avx2", "fma", "f16c", "pclmulqdq"}
@@ -53,6 +54,9 @@ _FUNCTIONS: Final[dict[str, tuple[str, Any]]] = {
     "head_score": ("ppip", ctypes.c_int),
 }
 """By name: p for each pointer, s for each byte string and i for each number that it takes, and what it returns."""
+_LONG: Final = {"rows_fold", "head_score"}
+"""What lets other threads of Python run meanwhile. The rest takes microseconds, after which a thread would have to wait
+for the interpreter until the other one gives it back: 5 ms if that one computes."""
 _KINDS: Final = {"p": ctypes.c_void_p, "s": ctypes.c_char_p, "i": ctypes.c_int64}
 
 
@@ -97,8 +101,10 @@ def library() -> ctypes.CDLL | None:
 
 def load(path: Path) -> ctypes.CDLL:
     """A library that `build` made."""
-    built = ctypes.CDLL(str(path))
+    built, releasing = ctypes.PyDLL(str(path)), ctypes.CDLL(str(path))
     for name, (arguments, result) in _FUNCTIONS.items():
+        if name in _LONG:
+            setattr(built, name, getattr(releasing, name))
         function = getattr(built, name)
         function.restype = result
         function.argtypes = [_KINDS[kind] for kind in arguments]

@@ -29,9 +29,7 @@ Integers = NDArray[np.int64]
 class StateTable:
     """States by row; a row without a state has 0 events. Memory is used only for rows that were written."""
 
-    def __init__(
-        self, built: CDLL, layout: StateLayout, fingerprint: bytes, initial: NDArray[np.float32]
-    ) -> None:
+    def __init__(self, built: CDLL, layout: StateLayout, fingerprint: bytes, initial: NDArray[np.float32]) -> None:
         self._built = built
         self._layout = layout
         self._type = stored_type(layout)
