@@ -7,7 +7,7 @@ import ctypes
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.rows.library import checked, library
+from mimn.rows.library import address, checked, library
 from mimn.rows.program import RowProgram
 
 _TOGETHER = 4
@@ -32,12 +32,12 @@ class Kernel:
         self._program = program
         self._scratch = np.zeros(_TOGETHER * program.values, np.float32)
         self._struct = _Program(
-            program.code.ctypes.data,
-            program.constants.ctypes.data,
+            address(program.code),
+            address(program.constants),
             *(getattr(program, name) for name in _NUMBERS),
         )
         self._fold = built.rows_fold
-        self._fixed = ctypes.addressof(self._struct), self._scratch.ctypes.data
+        self._fixed = ctypes.addressof(self._struct), address(self._scratch)
 
     def fold(self, events: Floats, first: Integers, depth: Integers, rows: Integers, states: Floats) -> Integers:
         """Fold events into states, in place, and return how many were folded into each: fewer than asked where a number
@@ -62,10 +62,10 @@ class Kernel:
         arrays = [checked(numbers, np.int64, len(rows)) for numbers in (first, depth, rows)]
         self._fold(
             *self._fixed,
-            *(array.ctypes.data for array in (events, *arrays)),
-            states.ctypes.data,
+            *(address(array) for array in (events, *arrays)),
+            address(states),
             states.strides[0],
-            done.ctypes.data,
+            address(done),
             len(rows),
         )
         return done

@@ -57,6 +57,7 @@ _FUNCTIONS: Final[dict[str, tuple[str, Any]]] = {
 _LONG: Final = {"rows_fold", "head_score"}
 """What lets other threads of Python run meanwhile. The rest takes microseconds, after which a thread would have to wait
 for the interpreter until the other one gives it back: 5 ms if that one computes."""
+_Byte: Final = ctypes.c_char
 _KINDS: Final = {"p": ctypes.c_void_p, "s": ctypes.c_char_p, "i": ctypes.c_int64}
 
 
@@ -73,6 +74,14 @@ def checked(array: NDArray[Any], kind: type[np.generic] | np.dtype[Any], *shape:
     if not fits:
         raise ValueError(f"an array of {array.dtype} {array.shape} cannot be handed to the compiled step")
     return array
+
+
+def address(values: NDArray[Any] | bytearray) -> int:
+    """Where the first value lies, in a quarter of the time of `ctypes.data`: a small batch asks a hundred times."""
+    try:
+        return ctypes.addressof(_Byte.from_buffer(values))  # type: ignore[arg-type]  # numpy tells of it from Python 3.12 on
+    except (TypeError, ValueError):  # read-only, not contiguous, or without a value
+        return int(np.asarray(values).ctypes.data)
 
 
 @cache

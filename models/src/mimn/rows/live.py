@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.rows.library import checked, library
+from mimn.rows.library import address, checked, library
 from mimn.rows.records import Events, Groups, Texts, read_events
 from mimn.rows.states import absorb, add_counts, add_entries, hashes, seal
 from mimn.state import Ledger, Sketch, StateLayout, stored_headers, stored_values
@@ -78,9 +78,7 @@ class CompiledEvents:
             raise ValueError(f"{len(of)} rows cannot be copied to {len(to)} places")
         size = source.itemsize * prod(source.shape[1:])  # not a stride: numpy gives an array without rows another one
         to, of = np.ascontiguousarray(to, np.int64), np.ascontiguousarray(of, np.int64)
-        self._built.states_copy(
-            into.ctypes.data, size, to.ctypes.data, source.ctypes.data, size, of.ctypes.data, size, len(to)
-        )
+        self._built.states_copy(address(into), size, address(to), address(source), size, address(of), size, len(to))
 
     def seal_states(self, rows: NDArray[np.void]) -> None:
         """`mimn.state.seal_states`."""
@@ -100,7 +98,7 @@ class CompiledEvents:
         checked(tensors, np.float32, None, layout.floats)
         at, size = rows.dtype.fields["half"][1] if rows.dtype.fields else 0, rows.itemsize
         self._built.states_pack(
-            rows.ctypes.data + at, size, size - at, tensors.ctypes.data, place.ctypes.data, half,
+            address(rows) + at, size, size - at, address(tensors), address(place), half,
             layout.floats - half, len(rows),
         )  # fmt: skip
         self.seal_states(rows)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.rows.library import checked
+from mimn.rows.library import address, checked
 
 Integers = NDArray[np.int64]
 _FIRST_ROWS, _FIRST_BYTES = 1024, 1 << 14
@@ -29,9 +29,9 @@ class Texts(NamedTuple):
     @classmethod
     def of(cls, values: Sequence[bytes]) -> Texts:
         """A copy of these."""
-        data = np.frombuffer(b"".join(values) + b"\0", np.uint8)
+        data = bytearray().join((*values, b"\0"))
         sizes = np.fromiter(map(len, values), np.int64, len(values))
-        return cls((sizes.cumsum() - sizes + data.ctypes.data).view(np.uint64), sizes, data)
+        return cls((sizes.cumsum() - sizes + address(data)).view(np.uint64), sizes, data)
 
     def take(self, which: NDArray[Any]) -> Texts:
         """Some of them."""
@@ -66,9 +66,9 @@ def read_events(built: ctypes.CDLL, values: Texts, keys: Texts, last_action: int
         np.empty(n, np.bool_),
     )
     built.records_read(
-        *(array.ctypes.data for array in (*_pointers(values), *_pointers(keys))),
+        *(address(array) for array in (*_pointers(values), *_pointers(keys))),
         last_action,
-        *(array.ctypes.data for array in found),
+        *(address(array) for array in found),
         n,
     )
     return found
@@ -115,7 +115,7 @@ class KeyTable:
     def texts(self, rows: Integers) -> Texts:
         """The keys of rows; they stand until the next key is added."""
         at = self._ends[rows]
-        return Texts((at + self._bytes.ctypes.data).astype(np.uint64), self._ends[rows + 1] - at, self._bytes)
+        return Texts((at + address(self._bytes)).astype(np.uint64), self._ends[rows + 1] - at, self._bytes)
 
     def find(self, keys: Texts, place: int, places: int, *, trusted: bool = False) -> Integers:
         """The row of each key, all of them in partition `place` of `places`. → [n]
@@ -127,11 +127,11 @@ class KeyTable:
         rows = np.empty(len(keys.at), np.int64)
         self._built.records_rows(
             ctypes.addressof(self._table),
-            *(array.ctypes.data for array in _pointers(keys)),
+            *(address(array) for array in _pointers(keys)),
             place,
             places,
             trusted,
-            rows.ctypes.data,
+            address(rows),
             len(rows),
         )
         return rows
@@ -155,8 +155,8 @@ class KeyTable:
 
     def _point(self) -> None:
         table = self._table
-        table.slots, table.bytes = self._slots.ctypes.data, self._bytes.ctypes.data
-        table.ends, table.place = self._ends.ctypes.data, self._place.ctypes.data
+        table.slots, table.bytes = address(self._slots), address(self._bytes)
+        table.ends, table.place = address(self._ends), address(self._place)
         table.mask = len(self._slots) - 1
 
 
@@ -187,15 +187,13 @@ class Grouping:
         n = len(row)
         checked(row, np.int64, n)
         found, depth, order = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64)
-        count = self._built.records_group(
-            row.ctypes.data, n, self._seen.ctypes.data, found.ctypes.data, depth.ctypes.data
-        )
+        count = self._built.records_group(address(row), n, address(self._seen), address(found), address(depth))
         by_depth = np.argsort(-depth[:count], kind="stable")
         found, depth = found[by_depth], depth[by_depth]
         first = np.cumsum(depth) - depth
         ends = first.copy()
         self._built.records_order(
-            row.ctypes.data, n, self._seen.ctypes.data, found.ctypes.data, count, ends.ctypes.data, order.ctypes.data
+            address(row), n, address(self._seen), address(found), count, address(ends), address(order)
         )
         return Groups(found, first, depth, order)
 

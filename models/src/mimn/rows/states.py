@@ -8,7 +8,7 @@ import ctypes
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.rows.library import checked
+from mimn.rows.library import address, checked
 from mimn.rows.records import Groups, Texts
 from mimn.state.ledger import BETWEEN, SIXTEENTHS, WORTH, Keys, Ledger
 from mimn.state.sketch import Sketch
@@ -20,13 +20,13 @@ Integers = NDArray[np.int64]
 def hashes(built: ctypes.CDLL, texts: Texts) -> NDArray[np.uint64]:
     """BLAKE2b with 8 bytes of each text, as `mimn.state.user_hash` reads it. → [n]"""
     out = np.empty(len(texts.at), np.uint64)
-    built.states_hash(texts.at.ctypes.data, texts.sizes.ctypes.data, out.ctypes.data, len(out))
+    built.states_hash(address(texts.at), address(texts.sizes), address(out), len(out))
     return out
 
 
 def seal(built: ctypes.CDLL, rows: NDArray[np.void]) -> None:
     """`mimn.state.seal_states`, in a quarter of the time."""
-    built.states_seal(checked(rows, rows.dtype, None).ctypes.data, rows.itemsize, len(rows))
+    built.states_seal(address(checked(rows, rows.dtype, None)), rows.itemsize, len(rows))
 
 
 _PAST = ("last_offset", "event_count", "last_event_time", "digest")
@@ -49,13 +49,13 @@ def absorb(  # noqa: PLR0917 (one array after another, as C takes them)
     events = len(values.at)
     new = np.empty(events, np.bool_)
     built.states_absorb(
-        checked(headers, HEADERS, None).ctypes.data,
+        address(checked(headers, HEADERS, None)),
         HEADERS.itemsize,
         _PAST_AT,
-        *(checked(numbers, np.int64, events).ctypes.data for numbers in (rows, offsets, times)),
-        checked(values.at, np.uint64, None).ctypes.data,
-        checked(values.sizes, np.int64, None).ctypes.data,
-        new.ctypes.data,
+        *(address(checked(numbers, np.int64, events)) for numbers in (rows, offsets, times)),
+        address(checked(values.at, np.uint64, None)),
+        address(checked(values.sizes, np.int64, None)),
+        address(new),
         events,
     )
     return new
@@ -79,12 +79,12 @@ def extend_headers(  # noqa: PLR0917 (one array after another, as C takes them)
     """
     events = len(groups.order)
     built.states_headers(
-        checked(stored, np.uint8, None, None).ctypes.data,
+        address(checked(stored, np.uint8, None, None)),
         stored.strides[0],
-        *(numbers.ctypes.data for numbers in (groups.rows, groups.first, groups.depth)),
-        *(checked(numbers, np.int64, events).ctypes.data for numbers in (offsets, times)),
-        checked(values.at, np.uint64, events).ctypes.data,
-        checked(values.sizes, np.int64, events).ctypes.data,
+        *(address(numbers) for numbers in (groups.rows, groups.first, groups.depth)),
+        *(address(checked(numbers, np.int64, events)) for numbers in (offsets, times)),
+        address(checked(values.at, np.uint64, events)),
+        address(checked(values.sizes, np.int64, events)),
         _optional(sound, events),
         len(groups.rows),
     )
@@ -116,9 +116,9 @@ def add_counts(  # noqa: PLR0917 (one array after another, as C takes them)
         counters.ctypes.data,
         periods.ctypes.data,
         counters.strides[0],
-        *(numbers.ctypes.data for numbers in (groups.rows, groups.first, groups.depth)),
-        checked(addresses, np.int64, events, sketch.addresses).ctypes.data,
-        checked(moments, np.float32, events, 2, lives).ctypes.data,
+        *(address(numbers) for numbers in (groups.rows, groups.first, groups.depth)),
+        address(checked(addresses, np.int64, events, sketch.addresses)),
+        address(checked(moments, np.float32, events, 2, lives)),
         _optional(sound, events),
         lives,
         sketch.cells,
@@ -136,6 +136,7 @@ class _Ledger(ctypes.Structure):
 
 
 _TABLES = [np.ascontiguousarray(table, np.int64) for table in (SIXTEENTHS, BETWEEN, WORTH)]
+_TABLES_AT = [address(table) for table in _TABLES]
 
 
 def add_entries(  # noqa: PLR0917 (one array after another, as C takes them)
@@ -158,17 +159,17 @@ def add_entries(  # noqa: PLR0917 (one array after another, as C takes them)
     events = len(groups.order)
     if words.shape[1:] != (ledger.words,) or (words.size and words.strides[1] != words.itemsize):
         raise ValueError("these are not the words of a ledger")
-    rules = _Ledger(ledger.buckets, ledger.ways, *(table.ctypes.data for table in _TABLES))
+    rules = _Ledger(ledger.buckets, ledger.ways, *_TABLES_AT)
     built.states_enter(
         ctypes.addressof(rules),
         words.ctypes.data,
         words.strides[0],
-        *(numbers.ctypes.data for numbers in (groups.rows, groups.first, groups.depth)),
-        *(checked(numbers, np.int64, events).ctypes.data for numbers in (keys.buckets, keys.tags, times)),
+        *(address(numbers) for numbers in (groups.rows, groups.first, groups.depth)),
+        *(address(checked(numbers, np.int64, events)) for numbers in (keys.buckets, keys.tags, times)),
         _optional(sound, events),
         len(groups.rows),
     )
 
 
 def _optional(sound: NDArray[np.bool_] | None, events: int) -> int | None:
-    return None if sound is None else checked(sound, np.bool_, events).ctypes.data
+    return None if sound is None else address(checked(sound, np.bool_, events))

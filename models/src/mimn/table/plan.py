@@ -117,7 +117,10 @@ class Cell:
         if self.key != FLOOR_ROW:
             architecture = config.architecture
             whole["model"] = _chosen(asdict(architecture), asdict(type(architecture)()), leave_out=())
-        if self.key not in {FLOOR_ROW, BOOSTING_ROW}:  # boosting reads what the model reads; it is trained in another way
+        if self.key not in {
+            FLOOR_ROW,
+            BOOSTING_ROW,
+        }:  # boosting reads what the model reads; it is trained in another way
             whole["windows"] = _chosen(msgspec.to_builtins(config.windows), msgspec.to_builtins(WindowPlan()))
             training = msgspec.to_builtins(TrainingSettings())
             whole["training"] = _chosen(msgspec.to_builtins(config.training), training, leave_out=("compile",))
