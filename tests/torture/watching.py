@@ -33,8 +33,11 @@ def owned(worker: UicWorker) -> int:
 
 
 def readiness(process: UicWorker | RtpProcess) -> tuple[int, str]:
-    """The status of `/readyz`, and what it says is wrong or degraded; empty if nothing is."""
-    answer = httpx.get(f"{process.admin_url}/readyz", timeout=5)
+    """The status of `/readyz`, 0 without an answer, and what it says is wrong or degraded; empty if nothing is."""
+    try:
+        answer = httpx.get(f"{process.admin_url}/readyz", timeout=5)
+    except httpx.TransportError as error:
+        return 0, str(error)
     said = answer.json()
     return answer.status_code, "; ".join(said.get("degraded", ())) or said.get("detail", "")
 
