@@ -291,6 +291,23 @@ def test_a_master_that_was_demoted_is_left_though_it_goes_on_answering(tmp_path:
 
 
 @pytest.mark.servers
+def test_a_master_is_read_on_while_no_sentinel_answers(tmp_path: Path) -> None:
+    with Valkey(tmp_path / "a", name="a") as server, SentinelNode(tmp_path / "sentinel", server) as watcher:
+        told = {"mode": "sentinel", "sentinels": f"127.0.0.1:{watcher.port}", "sentinel_service": "states"}
+
+        async def test() -> None:
+            reader = open_store(RedisSettings.model_validate(told))
+            assert await reader.read("a", PATIENT_S) is None
+            watcher.kill()
+            for _ in range(3):
+                assert await reader.read_many(["a"], PATIENT_S) == [None]
+                assert await reader.read("a", PATIENT_S) is None
+            await reader.close()
+
+        asyncio.run(test())
+
+
+@pytest.mark.servers
 def test_what_is_announced_reaches_the_new_master_though_the_old_one_still_answers(tmp_path: Path) -> None:
     with Valkey(tmp_path / "a", name="a") as old, Valkey(tmp_path / "b", name="b") as new:
         with SentinelNode(tmp_path / "sentinel", old) as watcher:

@@ -15,6 +15,7 @@ from localstack.servers import Valkey
 from mimn.state import Keys
 from support.fakes import FakeStore
 from support.one_node_cluster import OneNodeCluster
+from support.sentinel_node import SentinelNode
 from uic.core.commit import ABSENT, Commit, NoAnswer, Refused, StatesLost, Written
 from uic.core.ports import StateStore
 from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable
@@ -401,4 +402,25 @@ def test_answers_that_come_too_late_are_not_taken_for_those_of_the_next_call(tmp
         assert store.load([(0, ["ben"]), (5, [USER])]) == [[None], [None]]
         [answer] = store.commit([Commit(0, b"p", b"q", ((USER, b"t"),))])
         assert answer == Written()
+        store.close()
+
+
+@pytest.mark.servers
+def test_a_master_that_sentinel_no_longer_names_is_left_though_it_goes_on_answering(tmp_path: Path) -> None:
+    with (
+        Valkey(tmp_path / "a", name="a") as old,
+        Valkey(tmp_path / "b", name="b") as new,
+        SentinelNode(tmp_path / "sentinel", old) as watcher,
+    ):
+        store = RedisStore(
+            RedisSettings(mode="sentinel", sentinels=f"127.0.0.1:{watcher.port}", sentinel_service="states"), KEYS
+        )
+        assert store.commit([Commit(0, ABSENT, b"p")]) == [Written()]
+        with redis.Redis.from_url(watcher.address, protocol=2) as client:
+            client.execute_command("SENTINEL REMOVE", "states")
+            client.execute_command("SENTINEL MONITOR", "states", "127.0.0.1", new.port, 1)
+        assert store.read_progress([0]) == {0: ABSENT}, "what the new one has"
+        assert store.commit([Commit(0, ABSENT, b"q")]) == [Written()]
+        watcher.kill()
+        assert store.read_progress([0]) == {0: b"q"}, "without a Sentinel it goes on"
         store.close()

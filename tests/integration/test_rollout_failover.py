@@ -8,7 +8,6 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 import redis
@@ -23,6 +22,7 @@ from support.bulk_running import done
 from support.one_node_cluster import ClusterNode, connect, form, replicated
 from support.rollouts import QUICK, Deployment, deployed
 from support.world import World
+from torture.watching import metric, sees_store, wait_well
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(400)]
 USERS = [f"user-{i}" for i in range(60)]
@@ -62,11 +62,8 @@ def test_a_master_that_fails_over_during_a_rollout_loses_nothing_and_mixes_nothi
                 else:
                     assert (status, why <= {"lag", "steady", "loaded", "built", "digest"}) == (CLOSED, True), why
             running.wait_revision()
-            admin = running.rtp.admin_url
-            assert httpx.get(f"{admin}/readyz", timeout=10).status_code == 200
-            metrics = httpx.get(f"{admin}/metrics", timeout=10).text
-            assert "rtp_rollout_up 1.0" in metrics
-            assert f"rtp_rollout_revision {running.record().revision}.0" in metrics
+            until(lambda: sees_store(running.rtp, up=True), "RTP says that the store is there", within_s=60)
+            assert metric(running.rtp, "rtp_rollout_revision") == running.record().revision
             assert running.record().revision > revision
             until(lambda: traffic.answers[-1].model == "tiny-sketch/1", "the new release answers", within_s=30)
             until(lambda: traffic.answers[-1].state in ("warm", "stale"), "states are read again", within_s=30)
@@ -75,6 +72,8 @@ def test_a_master_that_fails_over_during_a_rollout_loses_nothing_and_mixes_nothi
         running.old.wait_folded()  # nothing lost, nothing doubled
         log = running.new.log()
         until(lambda: running.new.covered(log), "the new namespace has folded the log", within_s=60)
+        for world in (running.old, running.new):
+            wait_well(world.workers, N)
         for user in USERS:
             old, new = running.old.state(user), running.new.state(user)
             assert old is not None

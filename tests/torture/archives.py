@@ -18,6 +18,7 @@ from support.archived_log import archived, by_user, noted_erasures, records_of
 from support.bulk_running import KILLED, finished, killed
 from support.world import World
 from torture.stage import Size, Stage, Tally, side_by_side
+from torture.watching import wait_well
 from uic.bulk.archive import Archive, open_archive
 from uic.bulk.folder import Folder
 
@@ -85,8 +86,9 @@ def bring(old: World, new: World, step: str, n: int) -> Tally:
     if noted_erasures(new.topics) != erasures or len(erasures) != len(ERASED):
         done.say("the notes of erasures are not those of the topic")
     if n == 0:  # what a user's fold sees is the same in every round
-        new.worker()
+        worker = new.worker()
         new.wait_folded(60)
+        wait_well([worker], 2 * N)
     return Tally.of(found) + Tally.of(done, trials=0, faults=0)
 
 

@@ -4,7 +4,8 @@ by itself."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -17,7 +18,8 @@ from localstack.wait import until
 from support.sentinel_node import SentinelNode
 from support.world import BUNDLE
 from torture.stage import Size, Stage, Tally
-from torture.traffic import Audience, Traffic, answered, busiest_second, quantile
+from torture.traffic import Answer, Audience, Traffic, answered, busiest_second, quantile
+from torture.watching import metric, sees_store
 from torture.wire import Wire
 
 DEADLINE_S = {"full": 0.25, "fast": 1.0}
@@ -32,6 +34,7 @@ CONNECTS = {"full": POOL, "fast": 2 * POOL}
 """In a second, as the wire sees them: after a stall of the machine those of more than a second come at once. Without
 a limit it would be one for each request."""
 PER_S = 200
+STATES = ("warm", "stale", "cold", "unavailable")
 
 
 @dataclass
@@ -110,7 +113,8 @@ LABELS: dict[Fault, set[str]] = {
 def answers_go_on_while_the_store_is_away_slow_or_fails_over(stage: Stage, size: Size) -> Tally:
     """Five faults of 4 s (full: 15 s, twice each) under 200 requests/s: at least 99.9 % of the requests are answered
     by their deadline and say what their scores rest on, all are warm again a second after the store is back, and no
-    process floods it with connects."""
+    process floods it with connects. RTP is ready all the time; its metrics and the detail in `/readyz` say that the
+    store is away, and then that it is back, and it has counted what its answers said."""
     rounds, lasts_s = (2, 15.0) if size == "full" else (1, 4.0)
     audience = Audience()
     tally = Tally()
@@ -132,9 +136,16 @@ def _trial(stage: Stage, audience: Audience, fault: Fault, n: int, lasts_s: floa
             until(lambda: len(traffic.answers) > PER_S // 4, "there is traffic", within_s=60)
             with fault(scene):
                 began = traffic.go_on(lasts_s)
+                up = LABELS[fault] == {"warm"}
+                until(
+                    lambda: sees_store(rtp, up=up),
+                    f"RTP says that the store is {'there' if up else 'away'}",
+                    within_s=60,
+                )
                 ends = time.monotonic()
             back = time.monotonic()
             traffic.go_on(RECOVERY_S + 0.7)
+            until(lambda: sees_store(rtp, up=True), "RTP says that the store is back", within_s=60)
         during = traffic.between(began + deadline_s, ends - deadline_s)
         unlike = {answer.said for answer in during if answer.status == 200} - LABELS[fault]
         late = quantile([a.server_s for a in traffic.answers if a.status], 0.99)
@@ -145,6 +156,7 @@ def _trial(stage: Stage, audience: Audience, fault: Fault, n: int, lasts_s: floa
             *([f"{name}: p99 {late:.3f} s by RTP's clock"] if late > deadline_s + PAST_DEADLINE_S else []),
             *([f"{name}: warm only {recovered_s:.2f} s after the store was back"] if recovered_s > RECOVERY_S else []),
             *([f"{name}: {storm} connects in a second"] if storm > CONNECTS[size] else []),
+            *_miscounted(name, rtp, traffic.answers),
         ]
         figures = {
             "answers other than 200, %": 100 * sum(a.status != 200 for a in traffic.answers) / len(traffic.answers),
@@ -154,6 +166,15 @@ def _trial(stage: Stage, audience: Audience, fault: Fault, n: int, lasts_s: floa
         }
         measured = Tally(1, 1, wrong=tuple(wrong), figures={name: [round(v, 3)] for name, v in figures.items()})
         return measured + answered(traffic.answers, may_fail=MAY_FAIL[size])
+
+
+def _miscounted(name: str, rtp: RtpProcess, answers: Sequence[Answer]) -> list[str]:
+    """Where `rtp_states_total` is not what the answers said; a client that gave up does not know what was said."""
+    said = Counter(answer.said for answer in answers if answer.status == 200)
+    unheard = sum(answer.status == 0 for answer in answers)
+    counted = {state: metric(rtp, "rtp_states_total", f'status="{state}"') for state in STATES}
+    wrong = {state: n for state, n in counted.items() if not said[state] <= n <= said[state] + unheard}
+    return [f"{name}: RTP counted {wrong}, its answers said {dict(said)}"] if wrong else []
 
 
 def _scene(
@@ -167,6 +188,8 @@ def _scene(
         "RTP_REDIS__POOL_SIZE": str(POOL),
         "RTP_STATE__STALE_AFTER_S": "86400",
         "RTP_DEADLINE__DEFAULT_MS": str(round(deadline_s * 1000)),
+        # What is too slow for requests is too slow for what RTP reads in the background.
+        "RTP_REDIS__BACKGROUND_TIMEOUT_MS": str(round(deadline_s * 1000)),
     }
     if fault is not a_store_that_fails_over:
         return Scene(store, wire, deadline_s), told

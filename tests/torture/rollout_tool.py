@@ -19,8 +19,9 @@ from conftest import RedisForTest, TopicsForTest
 from localstack.topics import create_topics, delete_topics, topics
 from mimn.state import decode_progress, encode_progress
 from support.rollouts import QUICK, Deployment, deployed
-from torture.rollouts import judged
+from torture.rollouts import judged, wait_follows
 from torture.stage import Size, Stage, Tally
+from torture.watching import metric, wait_well
 
 N = 4
 USERS = [f"user-{i}" for i in range(60)]
@@ -36,7 +37,8 @@ _FORKED.set_forkserver_preload(["uic.rollout.main"])
 def the_rollout_tool_killed_at_each_write_is_run_again_and_finishes(stage: Stage, size: Size) -> Tally:
     """20 rounds (fast: one) of a head's rollout that is aborted and a migration that is rolled back and collected. Each
     command is killed before its write and after it, and `gc` after each of its steps too; then it is run again. After
-    each kill the record is whole; every request is answered by one release, and rightly, and no user turns cold."""
+    each kill the record is whole, and RTP says in `/readyz` and its metrics that it follows it; every request is
+    answered by one release, and rightly, and no user turns cold."""
     rounds = 20 if size == "full" else 1
     store = stage.valkey()
     names = TopicsForTest(stage.bootstrap, f"tool-{uuid.uuid4().hex[:10]}", N)
@@ -55,6 +57,7 @@ def the_rollout_tool_killed_at_each_write_is_run_again_and_finishes(stage: Stage
                 tool.migration(expected)
             ended.close()  # traffic and events
             running.old.wait_folded()
+            wait_well(running.old.workers, N)
             tally = Tally.of(running.old.compare(), trials=rounds, faults=tool.kills)
     finally:
         delete_topics(stage.bootstrap, [names.events, names.dlq, names.erased])
@@ -94,8 +97,11 @@ class _Tool:
         for step in DROP:
             self._killed(("gc",), step)
         self._finished("gc")
+        wait_follows(running)
         if left := list(running.redis.client.scan_iter(match=f"{running.redis.prefix}:*{running.new.keys.namespace}*")):
             raise AssertionError(f"{len(left)} keys of the collected namespace are left")
+        if held := metric(running.rtp, "rtp_release", f'namespace="{running.new.keys.namespace}"'):
+            raise AssertionError(f"RTP says that it holds {held:.0f} releases of the collected namespace")
 
     def _finished(self, *arguments: str) -> dict[str, Any]:
         """Run a subcommand that is killed at both points, and then to its end."""
@@ -112,7 +118,7 @@ class _Tool:
         elif child.exitcode != 0:
             raise AssertionError(f"rollout {' '.join(arguments)} ended with {child.exitcode}")
         if self._running.redis.client.exists(f"{self._running.redis.prefix}:rollout"):
-            self._running.record()  # it is whole
+            wait_follows(self._running)  # so it is whole
 
     def _age(self, keys: Any) -> None:
         """Have the namespace look as if its workers had stopped long ago, which saves half a minute a round."""

@@ -17,6 +17,7 @@ from localstack.topics import create_topics, delete_topics, topics
 from localstack.wait import until
 from support.rollouts import QUICK, Deployment, Traffic, deployed
 from torture.stage import Size, Stage, Tally
+from torture.watching import metric, readiness, sees_store, wait_well
 
 N = 8
 USERS = [f"user-{i}" for i in range(80)]
@@ -28,7 +29,8 @@ LAST_ANSWER_S = 2.0
 def a_rollout_goes_on_while_workers_and_the_store_die(stage: Stage, size: Size) -> Tally:
     """Ten migrations (fast: one) under requests and events, to another fingerprint and back. Before each of three steps
     a worker of each fleet and then the store (AOF always) are killed. Every request is answered, by one release, with
-    scores that are right for it, and no user turns cold; the release that ends answers for at most 2 s more."""
+    scores that are right for it, and no user turns cold; the release that ends answers for at most 2 s more. RTP is
+    ready all the time and says that the store is away while it is; in the end both fleets say that all is well."""
     turns = 10 if size == "full" else 1
     store = stage.valkey(appendfsync="always")
     names = TopicsForTest(stage.bootstrap, f"rollout-{uuid.uuid4().hex[:10]}", N)
@@ -44,6 +46,7 @@ def a_rollout_goes_on_while_workers_and_the_store_die(stage: Stage, size: Size) 
                     world.workers[-1].kill()
                 store.kill()
                 running.old.produce(40, BUSY)
+                until(lambda: sees_store(running.rtp, up=False), "RTP says that the store is away", within_s=60)
                 store.start()
                 for world in (running.old, running.new):
                     world.worker()
@@ -64,13 +67,30 @@ def a_rollout_goes_on_while_workers_and_the_store_die(stage: Stage, size: Size) 
                     running.done("rollback", identity)
                     last_s.append(_last(traffic, "tiny-sketch/1"))
                 until(lambda: traffic.answers[-1].state == "warm", "states are read again", within_s=60)
+                until(lambda: sees_store(running.rtp, up=True), "RTP says that the store is back", within_s=60)
+                wait_follows(running)
             running.old.wait_folded()
+            for world in (running.old, running.new):
+                wait_well(world.workers[-1:], N)
             found = running.old.compare()
             tally = Tally.of(found, trials=turns, faults=kills) + judged(traffic, _expected(running))
     finally:
         delete_topics(stage.bootstrap, [names.events, names.dlq, names.erased])
     late = tuple(f"a release answered {late:.1f} s after it ended" for late in last_s if late > LAST_ANSWER_S)
     return tally + Tally(wrong=late, figures={"last answer of the release that ends, s": [round(max(last_s), 3)]})
+
+
+def wait_follows(running: Deployment) -> None:
+    """Wait until `/readyz` and the metrics of RTP say that it follows the record as it is now, and serves by it."""
+
+    def follows() -> bool:
+        record, rtp = running.record(), running.rtp
+        now = record.serving
+        serving = f'bundle="{now.bundle}",namespace="{now.namespace}",role="serving"'
+        shown = metric(rtp, "rtp_rollout_revision"), metric(rtp, "rtp_release", serving)
+        return (*shown, metric(rtp, "rtp_release_refused"), readiness(rtp)) == (record.revision, 1, 0, (200, ""))
+
+    until(follows, "RTP says that it follows the record", within_s=60)
 
 
 def _last(traffic: Traffic, model: str) -> float:

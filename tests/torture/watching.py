@@ -1,12 +1,14 @@
-"""What a running service says of itself on its admin port: for waiting and for figures, never for a verdict on UIC."""
+"""What a running service says of itself on its admin port: for waiting and for figures, and whether it is true."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
 
 from localstack.services import RtpProcess, UicWorker
+from localstack.wait import NotReady, until
 
 
 def metric(worker: UicWorker | RtpProcess, name: str, label: str = "") -> float:
@@ -28,3 +30,42 @@ def partitions(worker: UicWorker) -> list[dict[str, Any]]:
 def owned(worker: UicWorker) -> int:
     """How many partitions it folds."""
     return sum(p["phase"] == "folding" for p in partitions(worker))
+
+
+def readiness(process: UicWorker | RtpProcess) -> tuple[int, str]:
+    """The status of `/readyz`, 0 without an answer, and what it says is wrong or degraded; empty if nothing is."""
+    try:
+        answer = httpx.get(f"{process.admin_url}/readyz", timeout=5)
+    except httpx.TransportError as error:
+        return 0, str(error)
+    said = answer.json()
+    return answer.status_code, "; ".join(said.get("degraded", ())) or said.get("detail", "")
+
+
+def wait_well(workers: Sequence[UicWorker], n: int) -> None:
+    """Wait until `/readyz` and the metrics of a group's workers say that all is well: each of the `n` partitions is
+    folded by one of them, to the end of the log. Call it once the judge has found that so.
+
+    Raises:
+        NotReady: they do not say so in time; the message has what they say.
+    """
+
+    def well() -> bool:
+        shown = [(metric(w, "uic_partitions"), metric(w, "uic_partitions", 'status="folding"')) for w in workers]
+        lag = sum(metric(w, "uic_lag_records") for w in workers)
+        folded = all(assigned == folding for assigned, folding in shown) and sum(folding for _, folding in shown) == n
+        return folded and lag == 0 and all(readiness(w) == (200, "") for w in workers)
+
+    try:
+        until(well, "UIC says that all is well", within_s=60, every_s=0.1)
+    except NotReady as late:
+        raise NotReady(f"{late}; it says {[(readiness(w), partitions(w)) for w in workers]}") from None
+
+
+def sees_store(rtp: RtpProcess, *, up: bool) -> bool:
+    """Whether `/readyz` and the metrics of RTP agree that the store is there, or that it is away. RTP is ready in both
+    cases, because it answers in both."""
+    gauges = {metric(rtp, name) for name in ("rtp_store_up", "rtp_rollout_up", "rtp_announced")}
+    status, detail = readiness(rtp)
+    said = detail == "" if up else detail.startswith("the rollout record cannot be read")
+    return status == 200 and said and gauges == {float(up)}

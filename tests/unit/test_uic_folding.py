@@ -389,6 +389,17 @@ def test_a_dead_letter_topic_that_is_away_pauses_its_partition_and_no_other() ->
     assert worker.updater.status.reasons == ()
 
 
+def test_dead_letters_of_a_partition_that_has_moved_are_not_this_workers_trouble() -> None:
+    topic, store, letters = FakeTopic(2), FakeStore(), FakeDeadLetters()
+    letters.away = True
+    worker = Worker(topic, store, dead_letters=letters)
+    worker.log.assign(0, 1)
+    topic.append(0, users_of(0, 2, 1)[0].encode(), b"junk")
+    worker.until(lambda: "dead_letter_topic_unavailable" in "".join(worker.updater.status.reasons))
+    worker.log.revoke(0)
+    worker.until(lambda: worker.updater.status.reasons == ())
+
+
 def assert_exactly_once_but(store: FakeStore, topic: FakeTopic, rejected: dict[int, set[int]]) -> None:
     """As `assert_exactly_once`, for a log with records that are no events."""
     for p, log in topic.partitions.items():

@@ -156,6 +156,36 @@ def test_while_the_outcome_is_unknown_nothing_is_folded_and_everything_is_kept(
     assert worker.updater.status.reasons == ()
 
 
+def test_a_worker_without_partitions_says_that_the_store_is_away_and_that_it_is_back(
+    topic: FakeTopic, store: FakeStore
+) -> None:
+    worker = Worker(topic, store)
+    worker.log.assign()
+    worker.settle()
+    store.away = True
+    worker.until(lambda: "store_unavailable" in "".join(worker.updater.status.reasons))
+    store.away = False
+    worker.until(lambda: worker.updater.status.reasons == ())
+
+
+def test_a_store_that_answers_reads_and_refuses_commits_is_unavailable_all_the_time(
+    topic: FakeTopic, store: FakeStore
+) -> None:
+    worker = folded(topic, store)
+    fill(topic, 5, first=20)
+    store.fail_commits = ["lost request"] * 100
+    worker.until(lambda: worker.phase() is Phase.UNSURE)
+    said = set()
+    while len(store.fail_commits) > 60:
+        worker.turn()
+        said.add(tuple(reason.partition(":")[0] for reason in worker.updater.status.reasons))
+    assert said == {("store_unavailable",)}
+    store.fail_commits.clear()
+    worker.catch_up()
+    worker.until(lambda: worker.updater.status.reasons == ())
+    assert_exactly_once(store, topic)
+
+
 def test_another_writer_ends_the_session_until_the_coordinator_accepts_us(topic: FakeTopic, store: FakeStore) -> None:
     zombie = folded(topic, store)
     zombie.log.coordinator_refuses = True

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from itertools import starmap
 from typing import Any, Protocol, TypeVar
 
@@ -18,7 +19,7 @@ from redis.asyncio import RedisCluster, Sentinel
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import ConnectionPool, parse_url
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import SentinelConnectionPool
+from redis.asyncio.sentinel import MasterNotFoundError, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, RedisClusterException, RedisError, ResponseError
@@ -303,9 +304,10 @@ class _SentinelCommands(_PoolCommands):
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         known = self._master_of.master_address
-        now: Any = await self._master_of.get_master_address()  # type: ignore[no-untyped-call] # as above
-        if now != known:
-            await self.close()
+        with suppress(MasterNotFoundError):  # no Sentinel answers: the master that is known may go on
+            now: Any = await self._master_of.get_master_address()  # type: ignore[no-untyped-call] # as above
+            if now != known:
+                await self.close()
         return await super().get_many(keys)
 
     async def announce(self, name: str, into: str, key: str, value: bytes, lasts_ms: int) -> None:

@@ -10,7 +10,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from hashlib import sha1
 from importlib.resources import files
@@ -111,8 +111,12 @@ class RedisStore:
         return record if reply == 1 else bytes(reply)
 
     def read_progress(self, partitions: Collection[int]) -> dict[int, bytes]:
-        """See `StateStore`."""
+        """See `StateStore`. Asked every few seconds, so it also notices when Sentinel names another master and the one
+        before goes on answering."""
         names = [self._keys.progress(p) for p in partitions]
+        if self._settings.mode == "sentinel":
+            with suppress(*FAILURES):  # without a Sentinel the master is the one that is known
+                self.client.connection_pool.get_master_address()
         with _named("read progress"):
             if self._clustered:
                 values = [self.client.get(name) for name in names]
@@ -223,15 +227,15 @@ class RedisStore:
         return replies
 
     def _connection(self) -> Any:
-        """The one of an earlier exchange, if it still stands; asking the pool for it each time costs as much as the
-        exchange."""
+        """The one of an earlier exchange, if it still stands, and to the master that is known; asking the pool for it
+        each time costs as much as the exchange."""
         pool = self.client.connection_pool
         try:
             connection = self._idle.pop()
         except IndexError:
             return pool.get_connection()
         try:
-            stands = not connection.can_read()
+            stands = pool.owns_connection(connection) and not connection.can_read()
         except FAILURES:
             stands = False
         if stands:

@@ -56,6 +56,7 @@ class AsOf:
         except StoreUnavailable as error:
             self._health.store_failed("time", error, [], now)
         else:
+            self._health.store_answered()  # a worker without partitions asks it nothing else
             self._ahead_ms = round(500 * (asked_s + wall_s())) - stores_ms  # half of the way there and back
             self._metrics.clock_skew.set(self._ahead_ms / 1000)
         reading = {s.partition: s.tag for s in self._sessions.of(Reading)}

@@ -128,16 +128,14 @@ class Decoding:
         if sending is not None:
             error = sending.delivery.error
             if error is not None:
-                reading.reason = f"dead_letters: {error}"
+                reading.reason, reading.undelivered = f"dead_letters: {error}", str(error)
                 reading.due = now + self._settings.retry_interval_s
-                self._health.degrade("dead_letters", f"dead_letter_topic_unavailable: {error}")
                 say(log, logging.WARNING, "dead letters away", partition=reading.partition, detail=error)
                 return False
             for _, reason in rejected[held.acknowledged : sending.upto]:
                 self._metrics.dead_letters.labels(reason.value).inc()
             held.acknowledged = sending.upto
-            reading.reason = ""
-            self._health.recover("dead_letters")
+            reading.reason = reading.undelivered = ""
         if held.acknowledged == len(rejected):
             return True
         letters = [

@@ -54,9 +54,11 @@ class Health:
             session.due = now + self._retry_interval_s
 
     def store_answered(self) -> None:
-        """The store works."""
-        if self.recover("store"):
-            say(log, logging.INFO, "store back")
+        """The store works, unless a commit has no answer: a store that refuses writes still answers reads."""
+        if "store" not in self._degraded or any(isinstance(s, Claiming | Reading) and s.unsure for s in self._sessions):
+            return
+        self.recover("store")
+        say(log, logging.INFO, "store back")
 
     def stop(self, reason: str) -> None:
         """Fold nothing any more, and say why; the events wait in the log. Only a restart ends it."""
@@ -87,6 +89,8 @@ class Health:
         not_joined = [self.not_joined] if self.not_joined else []
         held = ranges(s.partition for s in sessions if isinstance(s, Reading) and s.held)
         behind = [f"open_transaction: the newest records of partitions {held} wait for it to end"] if held else []
+        undelivered = {s.undelivered for s in sessions if isinstance(s, Reading) and s.undelivered}
+        behind += [f"dead_letter_topic_unavailable: {why}" for why in sorted(undelivered)]
         views = tuple(map(_view, sessions))
         self.status = Status(
             not reasons and not not_joined, (*reasons, *not_joined, *self._degraded.values(), *behind), views

@@ -176,6 +176,8 @@ class Reading(_Writing):
     """Fetched records that are not committed, those of the batch in hand included. Only `Sessions` changes it."""
     unreadable: str = ""
     """Why the batch behind `pending` cannot be read."""
+    undelivered: str = ""
+    """Why the dead letters of the batch in hand are not acknowledged."""
     held_at: int | None = None
     """Where an open transaction begins that records below `end` wait for."""
     in_hand: InHand | None = None

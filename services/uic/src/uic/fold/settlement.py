@@ -89,10 +89,10 @@ class Settlement:
             elif not self._obey(session, attempt, judge(answer.stored, session.known, attempt.commit.progress), now):
                 continue
             written.append((session, attempt))
+        self._adopt(written)
         if ok:
             self._metrics.commits_ok.inc(ok)
             self._health.store_answered()
-        self._adopt(written)
         return written
 
     def _lost(self, session: Writing, answer: StatesLost) -> None:
