@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cached_property
 from hashlib import sha1
 from importlib.resources import files
@@ -32,6 +33,8 @@ from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable
 from uic.settings import RedisSettings
 
 CHUNK_STATES = 256
+SENTINELS_AGAIN_S = 60.0
+"""After which Sentinels that did not answer are asked again; the fold waits meanwhile."""
 LARGE = 512
 """Bytes of a value that is not handed to hiredis."""
 FAILURES = (redis.RedisError, RedisClusterException, OSError)
@@ -59,6 +62,7 @@ class RedisStore:
         self._clustered = settings.mode == "cluster"
         self._idle: list[Any] = []
         """Connections that this store keeps for exchanges; `list` is safe between threads."""
+        self._sentinels_due = 0.0
         self._names_of: dict[int, tuple[str, str, str, str]] = {}
 
     @cached_property
@@ -114,9 +118,11 @@ class RedisStore:
         """See `StateStore`. Asked every few seconds, so it also notices when Sentinel names another master and the one
         before goes on answering."""
         names = [self._keys.progress(p) for p in partitions]
-        if self._settings.mode == "sentinel":
-            with suppress(*FAILURES):  # without a Sentinel the master is the one that is known
+        if self._settings.mode == "sentinel" and time.monotonic() >= self._sentinels_due:
+            try:
                 self.client.connection_pool.get_master_address()
+            except FAILURES:  # without a Sentinel the master is the one that is known; they may take long not to answer
+                self._sentinels_due = time.monotonic() + SENTINELS_AGAIN_S
         with _named("read progress"):
             if self._clustered:
                 values = [self.client.get(name) for name in names]
