@@ -1,0 +1,72 @@
+"""Redis or Valkey: single, behind Sentinel, or a cluster.
+
+redis-py owns addresses, TLS and authentication, and in a cluster every exchange; otherwise `connection` exchanges
+commands and replies. `pool` owns which connection a request takes, and `reader` when to give up, because a request's
+deadline is the only timeout that matters here.
+"""
+
+from __future__ import annotations
+
+from itertools import starmap
+from typing import Any
+
+from redis.asyncio import RedisCluster, Sentinel
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import ConnectionPool, parse_url
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelConnectionPool
+from redis.backoff import NoBackoff
+
+from rtp.core.outage import Outage
+from rtp.settings import RedisSettings
+from rtp.store.cluster import ClusterCommands
+from rtp.store.commands import Commands
+from rtp.store.pool import PoolCommands, SentinelCommands
+from rtp.store.reader import RedisStateReader
+
+__all__ = ["RedisStateReader", "open_store"]
+
+
+def open_store(settings: RedisSettings) -> RedisStateReader:
+    """The store that the settings name. Nothing is connected before the first read."""
+    outage = Outage(settings.failures_to_pause, settings.retry_every_ms / 1000)
+    return RedisStateReader(_commands(settings), outage)
+
+
+def _commands(settings: RedisSettings) -> Commands:
+    url = settings.url.get_secret_value()
+    options: dict[str, Any] = {
+        "protocol": 2,
+        "socket_connect_timeout": settings.connect_timeout_ms / 1000,
+        "socket_timeout": None,  # the request's deadline cancels, so redis-py needs no timer of its own
+        "retry": Retry(NoBackoff(), 0),
+    }
+    if settings.tls:
+        options |= {
+            "ssl_ca_certs": settings.tls_ca_file and str(settings.tls_ca_file),
+            "ssl_certfile": settings.tls_cert_file and str(settings.tls_cert_file),
+            "ssl_keyfile": settings.tls_key_file and str(settings.tls_key_file),
+        }
+    match settings.mode:
+        case "single":
+            # As `ConnectionPool.from_url`, but for the protocol, which is ours to choose: we read the replies.
+            return PoolCommands(ConnectionPool(**{**options, **parse_url(url), "protocol": 2}), settings.pool_size)
+        case "sentinel":
+            given = parse_url(url)
+            login = {name: given[name] for name in ("username", "password", "db") if name in given}
+            sentinel = Sentinel(_hosts(settings.sentinels), sentinel_kwargs={"ssl": settings.tls, **options})  # type: ignore[no-untyped-call] # as above
+            pool = SentinelConnectionPool(settings.sentinel_service, sentinel, ssl=settings.tls, **options, **login)  # type: ignore[no-untyped-call] # as above
+            return SentinelCommands(pool, settings.pool_size)
+        case "cluster":
+            options["retry"] = Retry(NoBackoff(), 1)
+            options["startup_nodes"] = list(starmap(ClusterNode, _hosts(settings.nodes)))
+            cluster = RedisCluster.from_url(
+                url, max_connections=settings.pool_size, require_full_coverage=False, **options
+            )
+            return ClusterCommands(cluster, settings.pool_size)
+
+
+def _hosts(addresses: str) -> list[tuple[str, int]]:
+    """Host and port of each address of a setting."""
+    parts = (address.rpartition(":") for address in addresses.split(",") if address.strip())
+    return [(host.strip("[] "), int(port)) for host, _, port in parts]

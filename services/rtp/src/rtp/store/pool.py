@@ -1,0 +1,182 @@
+"""One server, or the one that Sentinels name: a bounded set of connections, each used by one request at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from redis.asyncio.connection import ConnectionPool
+from redis.asyncio.sentinel import MasterNotFoundError, SentinelConnectionPool
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError
+
+from rtp.store.commands import SCAN_COUNT, TooManyConnects, scan
+from rtp.store.connection import Connection, check_client, connect, packed
+from rtp.time_limits import Deadlines, within
+
+_IN_VAIN_S = 1.25
+"""How long an unanswered connection counts against the limit: a second, and some more because connections do not all
+take the same time to be made."""
+
+
+class PoolCommands:
+    """One server: a bounded set of connections, each used by one request at a time.
+
+    A connection whose reply was not read to its end is closed, never reused: a late reply would answer another request.
+    At most as many as the pool holds are opened without success within a second, so that a store in trouble is not also
+    flooded with connections.
+    """
+
+    def __init__(self, pool: ConnectionPool, size: int, clock: Callable[[], float] = time.monotonic) -> None:
+        check_client()
+        self._pool = pool
+        self._clock = clock
+        self._size = size
+        self._in_vain: deque[float] = deque()
+        """When the connections were opened that have not answered yet."""
+        self._free: deque[Connection | None] = deque([None] * size)
+        """What may be taken: None for a connection that may still be opened; to the right those that are open."""
+        self._waiting: deque[asyncio.Future[Connection | None]] = deque()
+        """Who waits for one, while none is free."""
+        self._deadlines = Deadlines(clock)
+        self._epoch = 0
+        """Raised to drop all connections; those in use at that moment are not kept either."""
+
+    async def get(self, key: str, timeout_s: float) -> bytes | None:
+        """What every request does, so where a connection is open and free, with a deadline instead of `within`."""
+        value: bytes | None
+        began = self._clock()
+        free = self._free
+        if not free or (connection := free[-1]) is None or not connection.free:
+            value = await within(timeout_s, self._ask("GET", key))
+            return value
+        free.pop()
+        asked = connection.ask(packed("GET", key))
+        self._deadlines.set(asked, began + timeout_s)
+        try:
+            value = await asked
+            return value
+        except RedisConnectionError:
+            await self.close()  # as in `_ask`
+        finally:
+            self._deadlines.lift(asked)
+            self._give_back(connection)
+        value = await within(timeout_s - (self._clock() - began), self._ask("GET", key))
+        return value
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """See `Commands`."""
+        values: list[bytes | None] = await self._ask("MGET", *keys)
+        return values
+
+    async def sample(self, pattern: str, most: int) -> tuple[list[bytes], bool]:
+        """See `Commands`."""
+
+        async def step(cursor: int) -> tuple[int, Sequence[bytes]]:
+            answer: Any = await self._ask("SCAN", str(cursor), "MATCH", pattern, "COUNT", str(SCAN_COUNT))
+            return int(answer[0]), answer[1]
+
+        return await scan(step, most)
+
+    async def count(self, keys: Sequence[bytes]) -> int:
+        """See `Commands`."""
+        found: int = await self._ask("EXISTS", *keys)
+        return found
+
+    async def announce(self, name: str, into: str, key: str, value: bytes, lasts_ms: int) -> None:
+        """See `Commands`."""
+        await self._ask("SADD", into, name)
+        await self._ask("SET", key, value, "PX", str(lasts_ms))
+
+    async def close(self) -> None:
+        """See `Commands`."""
+        self._epoch += 1
+        free, self._free = self._free, deque([None] * len(self._free))
+        for connection in free:
+            if connection is not None:
+                connection.close()
+
+    async def _ask(self, *command: str | bytes) -> Any:
+        connection = await self._take()
+        try:
+            if connection is not None and connection.free:
+                try:
+                    return await connection.ask(packed(*command))
+                except RedisConnectionError:
+                    # The server closed an idle connection, or restarted; the others are as old. Try once more.
+                    await self.close()
+            connection = None
+            connection = await self._opened()
+            answer = await connection.ask(packed(*command))
+            if self._in_vain:
+                self._in_vain.pop()
+            return answer
+        finally:
+            self._give_back(connection)
+
+    async def _opened(self) -> Connection:
+        now = self._clock()
+        while self._in_vain and self._in_vain[0] <= now - _IN_VAIN_S:
+            self._in_vain.popleft()
+        if len(self._in_vain) >= self._size:
+            raise TooManyConnects("a pool's worth of connections got no answer within a second: no more for now")
+        self._in_vain.append(now)
+        fresh = self._pool.make_connection()  # type: ignore[no-untyped-call] # redis-py has no annotation here
+        return await connect(fresh, self._epoch)
+
+    async def _take(self) -> Connection | None:
+        """A connection that was open when it was given back, or None for one that the caller may open."""
+        if self._free:
+            return self._free.pop()
+        waiter: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if not waiter.cancelled():
+                self._give_back(waiter.result())
+            raise
+
+    def _give_back(self, connection: Connection | None) -> None:
+        if connection is not None and not (connection.free and connection.epoch == self._epoch):
+            connection.close()
+            connection = None
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(connection)
+                return
+        if connection is None:
+            self._free.appendleft(None)
+        else:
+            self._free.append(connection)
+
+
+class SentinelCommands(PoolCommands):
+    """The master that the Sentinels name. A new connection asks them; background reads notice a master that was demoted
+    and still answers, with the data it last got from the new one."""
+
+    def __init__(self, pool: SentinelConnectionPool, size: int) -> None:
+        super().__init__(pool, size)
+        self._master_of = pool
+
+    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """See `Commands`."""
+        known = self._master_of.master_address
+        with suppress(MasterNotFoundError):  # no Sentinel answers: the master that is known may go on
+            now: Any = await self._master_of.get_master_address()  # type: ignore[no-untyped-call] # as above
+            if now != known:
+                await self.close()
+        return await super().get_many(keys)
+
+    async def announce(self, name: str, into: str, key: str, value: bytes, lasts_ms: int) -> None:
+        """See `Commands`."""
+        try:
+            await super().announce(name, into, key, value, lasts_ms)
+        except ReadOnlyError:  # a master that was demoted
+            await self.close()
+            await super().announce(name, into, key, value, lasts_ms)
