@@ -23,8 +23,8 @@ from redis.asyncio.connection import Connection as TcpConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, ResponseError
 
-from rtp.store.connection import ASSUMPTIONS, Connection, broken_assumptions, check_client, connect, packed
 from rtp.errors import UnsuitableClient
+from rtp.store.connection import ASSUMPTIONS, Connection, broken_assumptions, check_client, connect, packed
 from support.scripted_store import ScriptedStore, bulk, value_of
 
 Run = Callable[[Any], Any]
