@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from mimn.calibration import Calibration, Method, fit
-from mimn.impressions.trained import CALIBRATION, TrainedRun
+from mimn.impressions.trained import CALIBRATION, Scorer, TrainedRun
 
 
 def calibrate(trained: TrainedRun, method: Method, length: int) -> Calibration:
@@ -18,16 +18,19 @@ def calibrate(trained: TrainedRun, method: Method, length: int) -> Calibration:
     Raises:
         CalibrationError: it cannot be fitted; the file stays as it was.
     """
-    predicted = trained.predict("validation", length)
-    fitted = fit(
-        method,
-        predicted.scores,
-        predicted.labels.astype(float),
-        predicted.weights,
-        rate=trained.kept,
-    )
+    fitted = calibrated(trained, method, length)
     _write(trained.folder / CALIBRATION, fitted)
     return fitted
+
+
+def calibrated(scorer: Scorer, method: Method, length: int) -> Calibration:
+    """The calibrator by `method` of what gives scores.
+
+    Raises:
+        CalibrationError: it cannot be fitted.
+    """
+    predicted = scorer.predict("validation", length)
+    return fit(method, predicted.scores, predicted.labels.astype(float), predicted.weights, rate=scorer.kept)
 
 
 def _write(path: Path, calibration: Calibration) -> None:

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn import metrics, run
-from mimn.calibration import Method, Piecewise, Platt, Prior
+from mimn.calibration import Calibration, Method, Piecewise, Platt, Prior
 from mimn.data.labelled import Labelled
 from mimn.data.prepared import Prepared
 from mimn.evaluate import save_predictions
 from mimn.impressions.figures import RESAMPLES, Rows, figures
 from mimn.impressions.progressive import Labels, progressive
-from mimn.impressions.trained import Predicted, TrainedRun
+from mimn.impressions.trained import Predicted, Scorer, TrainedRun
 
 HISTORY_EDGES = (0, 1, 20, 50, 100, 200, 500, 1000)
 """Slices by history: none, 1 to 19 events, 20 to 49 and so on."""
@@ -40,7 +40,7 @@ def evaluate(trained: TrainedRun, length: int, resamples: int = RESAMPLES) -> di
         RunFault: the run's calibration is damaged.
     """
     predicted = trained.predict("test", length)
-    probabilities = probabilities_of(trained, predicted, length)
+    probabilities = probabilities_of(trained, predicted, length, trained.calibration())
     shown = trained.data.labelled.impressions
     users = shown.user_id[predicted.occasions.rows]
     rows = Rows(predicted.labels, predicted.scores, probabilities, users, predicted.weights)
@@ -57,16 +57,15 @@ def evaluate(trained: TrainedRun, length: int, resamples: int = RESAMPLES) -> di
     return result
 
 
-def probabilities_of(trained: TrainedRun, predicted: Predicted, length: int) -> dict[str, NDArray[np.float64]]:
+def probabilities_of(
+    scorer: Scorer, predicted: Predicted, length: int, calibration: Calibration | None
+) -> dict[str, NDArray[np.float64]]:
     """The test scores as probabilities of each kind. [n] each
 
     `raw`: as they are; `prior`, if negatives were left out: corrected for that; `calibrated`, after `calibrate`; and
     `progressive`, if that was by a method that looks at labels.
-
-    Raises:
-        RunFault: the run's calibration is damaged.
     """
-    calibration, rate = trained.calibration(), trained.kept
+    rate = scorer.kept
     kinds = {"raw": predicted.scores}
     if rate < 1.0:
         kinds["prior"] = Prior(rate).apply(predicted.scores)
@@ -76,14 +75,14 @@ def probabilities_of(trained: TrainedRun, predicted: Predicted, length: int) -> 
         method: Method = "piecewise" if isinstance(calibration, Piecewise) else "platt"
         if isinstance(calibration, Platt) and calibration.slope == 1.0:  # exactly 1 only by `shift`
             method = "shift"
-        kinds["progressive"] = _progressive(trained, predicted, method, length)
+        kinds["progressive"] = _progressive(scorer, predicted, method, length)
     return kinds
 
 
-def _progressive(trained: TrainedRun, predicted: Predicted, method: Method, length: int) -> NDArray[np.float64]:
+def _progressive(scorer: Scorer, predicted: Predicted, method: Method, length: int) -> NDArray[np.float64]:
     """Probabilities by a calibrator that is fitted again before every day (month) of the test. [n]"""
-    both = [trained.predict("validation", length), predicted]
-    shown = trained.data.labelled.impressions
+    both = [scorer.predict("validation", length), predicted]
+    shown = scorer.data.labelled.impressions
     rows = np.concatenate([one.occasions.rows for one in both])
     past = Labels(
         np.concatenate([one.scores for one in both]),
@@ -93,7 +92,7 @@ def _progressive(trained: TrainedRun, predicted: Predicted, method: Method, leng
         shown.seen_ms[rows],
         shown.known_ms[rows],
     )
-    train = trained.data.rows("train")
+    train = scorer.data.rows("train")
     clicks = train[shown.label[train] == 1]
     time_ms = shown.time_ms[predicted.occasions.rows]
     return progressive(
@@ -102,7 +101,7 @@ def _progressive(trained: TrainedRun, predicted: Predicted, method: Method, leng
         time_ms,
         (mask for _, _, mask in _days(time_ms)),
         method=method,
-        start=Prior(trained.kept),
+        start=Prior(scorer.kept),
         delays_ms=shown.seen_ms[clicks] - shown.time_ms[clicks],
     )
 

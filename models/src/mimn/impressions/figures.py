@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -57,12 +56,12 @@ def figures(rows: Rows, resamples: int = RESAMPLES) -> dict[str, Any]:
     A figure is `{value, low, high}`, or `{undefined: reason}`. The interval of ECE is the value minus what resamples
     differ by, at least 0: chance alone makes it larger, in the rows as in their resamples.
     """
-    labels, users = rows.labels, rows.users
+    labels = rows.labels
     drawn = _resampled(rows, resamples) if len(labels) else {}
 
-    def figure(name: str, value: Callable[[], float]) -> dict[str, Any]:
+    def figure(name: str) -> dict[str, Any]:
         try:
-            found = value()
+            found = _figure(name, rows)
             return {"value": found} | _bounds(drawn.get(name), found if name.endswith(".ece") else None)
         except UndefinedMetric as error:
             return {"undefined": str(error)}
@@ -70,16 +69,45 @@ def figures(rows: Rows, resamples: int = RESAMPLES) -> dict[str, Any]:
     result: dict[str, Any] = {
         "rows": len(labels),
         "clicks": int(labels.sum()),
-        "users": len(np.unique(users)),
-        "auc": figure("auc", lambda: metrics.auc(labels, rows.scores)),
-        "gauc": figure("gauc", lambda: metrics.group_auc(labels, rows.scores, users).value),
+        "users": len(np.unique(rows.users)),
+        "auc": figure("auc"),
+        "gauc": figure("gauc"),
     }
-    for kind, p in rows.probabilities.items():
-        result[kind] = {
-            name: figure(f"{kind}.{name}", partial(measure, labels, p, rows.weights))
-            for name, measure in PROBABILITY.items()
-        }
+    for kind in rows.probabilities:
+        result[kind] = {name: figure(f"{kind}.{name}") for name in PROBABILITY}
     return result
+
+
+def differences(ours: Rows, theirs: Rows, resamples: int = RESAMPLES) -> dict[str, Any]:
+    """What `ours` has more than `theirs`, on the same rows: AUC and GAUC of the scores, NE of each kind of probability
+    that both have.
+
+    A figure is as in `figures`; its interval is of the differences, with the same users drawn for both.
+
+    Raises:
+        ValueError: these are not predictions of the same rows.
+    """
+    if not (np.array_equal(ours.users, theirs.users) and np.array_equal(ours.labels, theirs.labels)):
+        raise ValueError("a difference is of predictions of the same rows")
+    wanted = ["auc", "gauc", *(f"{kind}.ne" for kind in ours.probabilities if kind in theirs.probabilities)]
+    drawn = [_resampled(rows, resamples) for rows in (ours, theirs)]
+    found: dict[str, Any] = {}
+    for name in wanted:
+        try:
+            value = _figure(name, ours) - _figure(name, theirs)
+            found[name] = {"value": value} | _bounds(drawn[0][name] - drawn[1][name])
+        except UndefinedMetric as error:
+            found[name] = {"undefined": str(error)}
+    return found
+
+
+def _figure(name: str, rows: Rows) -> float:
+    if name == "auc":
+        return metrics.auc(rows.labels, rows.scores)
+    if name == "gauc":
+        return metrics.group_auc(rows.labels, rows.scores, rows.users).value
+    kind, _, measure = name.partition(".")
+    return PROBABILITY[measure](rows.labels, rows.probabilities[kind], rows.weights)
 
 
 def _bounds(resampled: Array | None, mirrored: float | None = None) -> dict[str, float]:

@@ -11,8 +11,8 @@ import json
 import logging
 import shutil
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,29 @@ from numpy.typing import NDArray
 
 from mimn.calibration import CalibrationError, Method
 from mimn.config import ConfigError, SharedConfig
-from mimn.impressions.calibrate import calibrate
+from mimn.impressions.calibrate import calibrated
 from mimn.impressions.config import ImpressionConfig
 from mimn.impressions.data import ImpressionData
 from mimn.impressions.evaluate import probabilities_of
-from mimn.impressions.figures import Rows, figures
+from mimn.impressions.figures import Rows, differences, figures
+from mimn.impressions.floors import FloorSettings, fit_floor
 from mimn.impressions.train import train
-from mimn.impressions.trained import TrainedRun
+from mimn.impressions.trained import Scorer, TrainedRun
 from mimn.training.loop import Running
 
 log = logging.getLogger("mimn.table")
 Mask = NDArray[np.bool_]
+CORRECTED, PROGRESSIVE = "corrected", "progressive"
+"""Kinds of probability that the page shows."""
 SHARED = frozenset(field.name for field in fields(SharedConfig))
+
+
+class Compared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which rows are compared with a floor, impression by impression."""
+
+    to: str
+    """The floor's row."""
+    rows: tuple[str, ...]
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,6 +58,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     windows: dict[str, Any] = {}
     training: dict[str, Any] = {}
     history: bool = True
+    floor: FloorSettings | None = None
+    """Not a model but a floor, which reads what this configuration names. It is fitted once, with the first seed."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,6 +82,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     runs: str = "runs/impressions"
     """Folder of what is being trained; a measured run is removed."""
     rows: tuple[Row, ...]
+    compared: Compared | None = None
+
+    def row(self, name: str) -> Row:
+        """The row of a name."""
+        return next(row for row in self.rows if row.name == name)
+
+    def floor_of(self, row: Row) -> Row | None:
+        """The floor that a row is compared with, None for most rows."""
+        if self.compared is None or row.name not in self.compared.rows:
+            return None
+        return self.row(self.compared.to)
 
     def settings(self, row: Row, seed: int) -> dict[str, Any]:
         """What the base and the row write of a configuration; fields that neither names have their defaults.
@@ -106,12 +130,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return config
 
     def settings_sha256(self, row: Row, seed: int) -> str:
-        """Hash of `settings`: a field that is added to the code with a default does not change it."""
-        return hashlib.sha256(json.dumps(self.settings(row, seed), sort_keys=True).encode()).hexdigest()
+        """Hash of `settings` and the floor's: a field that is added to the code with a default does not change it."""
+        settings = self.settings(row, seed)
+        if row.floor is not None:
+            settings["floor"] = msgspec.to_builtins(row.floor)
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-class Done(msgspec.Struct, frozen=True, kw_only=True):
-    """What is kept of one trained model."""
+class Done(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is kept of one trained model, or of a floor: its epochs are the predictors that validation chose from."""
 
     row: str
     seed: int
@@ -127,6 +154,12 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
     """`mimn.impressions.figures.figures` of each group; `all` is the whole test."""
     each: dict[str, dict[str, float]]
     """By value of the plan's column: impressions, clicks, and predicted clicks of each kind."""
+    chosen: str = ""
+    """Of a floor: what validation chose."""
+    floor_sha256: str = ""
+    """`settings_sha256` of the floor that this was compared with."""
+    over_floor: dict[str, Any] = {}
+    """`mimn.impressions.figures.differences` to that floor, by group as `groups`."""
 
 
 def read_plan(path: Path) -> Plan:
@@ -142,6 +175,12 @@ def read_plan(path: Path) -> Plan:
     names = [row.name for row in plan.rows]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"{path}: two rows are called {repeated[0]!r}")
+    if plan.compared is not None:
+        floors = {row.name for row in plan.rows if row.floor is not None}
+        if plan.compared.to not in floors:
+            raise ConfigError(f"{path}: compared.to must be a row with a floor, not {plan.compared.to!r}")
+        if wrong := sorted(set(plan.compared.rows) - (set(names) - floors)):
+            raise ConfigError(f"{path}: compared.rows must be rows without a floor, not {wrong[0]!r}")
     return plan
 
 
@@ -162,12 +201,32 @@ def read_results(path: Path) -> list[Done]:
 
 
 def still_to_run(plan: Plan, done: list[Done], data_sha256: str) -> Iterator[tuple[Row, int]]:
-    """Rows and seeds without a result of the same settings and data: all rows of one seed, then of the next."""
-    have = {(one.row, one.seed, one.settings_sha256) for one in done if one.data_sha256 == data_sha256}
+    """Rows and seeds without a result of the same settings, data and floor: all rows of one seed, then of the next."""
+    have = {
+        (one.row, one.seed, one.settings_sha256, one.floor_sha256) for one in done if one.data_sha256 == data_sha256
+    }
     for seed in plan.seeds:
         for row in plan.rows:
-            if (row.name, seed, plan.settings_sha256(row, seed)) not in have:
+            if row.floor is not None and seed != plan.seeds[0]:
+                continue
+            if (row.name, seed, plan.settings_sha256(row, seed), _floor_sha256(plan, row)) not in have:
                 yield row, seed
+
+
+def _floor_sha256(plan: Plan, row: Row) -> str:
+    floor = plan.floor_of(row)
+    return "" if floor is None else plan.settings_sha256(floor, plan.seeds[0])
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A row's predictions of the test impressions."""
+
+    scorer: Scorer
+    places: NDArray[np.int64]
+    """[n]: the impressions."""
+    rows: Rows
+    """[n]"""
 
 
 def make(plan: Plan, cache: Path, *, only: Sequence[str] | None = None, progress_bar: bool = False) -> list[Done]:
@@ -182,74 +241,106 @@ def make(plan: Plan, cache: Path, *, only: Sequence[str] | None = None, progress
     description = Path(plan.description)
     data = ImpressionData.load(description, cache)
     done = read_results(results)
+    floors: dict[str, Measured] = {}  # only rows of this call that are compared need their scores
+
+    def floor_of(row: Row, floor: FloorSettings) -> Measured:
+        if row.name not in floors:
+            floors[row.name] = measured(plan, fit_floor(floor, plan.config(row, plan.seeds[0]), data))
+        return floors[row.name]
+
     for row, seed in still_to_run(plan, done, data.sha256):
         if only is not None and row.name not in only:
             continue
         log.info("%s, seed %d", row.name, seed)
-        folder = Path(plan.runs) / hashlib.sha256(f"{row.name}\0{seed}".encode()).hexdigest()[:16]
-        shutil.rmtree(folder, ignore_errors=True)  # of a run that was cut off
-        config = plan.config(row, seed)
-        train(description, config, folder, Running(progress_bar=progress_bar), cache=cache)
-        one = measure(plan, row, TrainedRun.load(folder, cache, description))
+        if row.floor is None:
+            other = plan.floor_of(row)
+            against = None if other is None or other.floor is None else floor_of(other, other.floor)
+            folder = Path(plan.runs) / hashlib.sha256(f"{row.name}\0{seed}".encode()).hexdigest()[:16]
+            shutil.rmtree(folder, ignore_errors=True)  # of a run that was cut off
+            train(description, plan.config(row, seed), folder, Running(progress_bar=progress_bar), cache=cache)
+            one = done_of(plan, row, measured(plan, TrainedRun.load(folder, cache, description)), against)
+            shutil.rmtree(folder)
+        else:
+            one = done_of(plan, row, floor_of(row, row.floor))
         done = [other for other in done if (other.row, other.seed) != (row.name, seed)] + [one]
         _write(results, done)
-        shutil.rmtree(folder)
     return done
 
 
-def measure(plan: Plan, row: Row, trained: TrainedRun) -> Done:
-    """The test figures of a trained row."""
-    length = trained.config.training.validation_length
+def measured(plan: Plan, scorer: Scorer) -> Measured:
+    """What a trained model or a floor predicts of the test impressions."""
+    length = scorer.config.training.validation_length
+    calibration = None
     try:
-        calibrate(trained, plan.calibration, length)
+        calibration = calibrated(scorer, plan.calibration, length)
     except CalibrationError as error:
-        log.warning("%s is not calibrated: %s", row.name, error)
-    predicted = trained.predict("test", length)
-    kinds = probabilities_of(trained, predicted, length)
-    users = trained.data.labelled.impressions.user_id[predicted.occasions.rows]
-    rows = Rows(predicted.labels, predicted.scores, kinds, users, predicted.weights)
+        log.warning("%s is not calibrated: %s", scorer.config.name, error)
+    predicted = scorer.predict("test", length)
+    kinds = probabilities_of(scorer, predicted, length, calibration)
+    places = predicted.occasions.rows
+    users = scorer.data.labelled.impressions.user_id[places]
+    return Measured(scorer, places, Rows(predicted.labels, predicted.scores, kinds, users, predicted.weights))
+
+
+def done_of(plan: Plan, row: Row, found: Measured, floor: Measured | None = None) -> Done:
+    """The test figures of a trained row, and their differences to those of a floor."""
+    scorer, rows = found.scorer, found.rows
     each = {}
-    for text, mask in values(trained, predicted.occasions.rows, plan.each).items():
-        clicks = {"clicks": float(predicted.labels[mask].sum()), "rows": float(mask.sum())}
-        each[text] = clicks | {kind: float(p[mask].sum()) for kind, p in kinds.items()}
+    for text, mask in values(scorer.data, found.places, plan.each).items():
+        clicks = {"clicks": float(rows.labels[mask].sum()), "rows": float(mask.sum())}
+        each[text] = clicks | {kind: float(p[mask].sum()) for kind, p in rows.probabilities.items()}
+    masks = {"all": np.ones(len(found.places), np.bool_)}
+    masks |= {name: _group(scorer.data, found.places, wanted) for name, wanted in plan.groups.items()}
+    over_floor = {}
+    if floor is not None:
+        ours, theirs = (_comparable(of.rows) for of in (found, floor))
+        over_floor = {name: differences(ours.where(mask), theirs.where(mask)) for name, mask in masks.items()}
     return Done(
         row=row.name,
-        seed=trained.config.training.seed,
-        settings_sha256=plan.settings_sha256(row, trained.config.training.seed),
-        data_sha256=trained.data.sha256,
-        commit=trained.record["commit"],
-        cpu_s=round(sum(epoch["cpu_s"] for epoch in trained.record["curve"]), 1),
-        epochs=trained.record["epochs"],
-        best_epoch=trained.record["best_epoch"],
-        parameters=trained.record["parameters"],
-        groups={"all": figures(rows)}
-        | {
-            name: figures(rows.where(_group(trained, predicted.occasions.rows, wanted)))
-            for name, wanted in plan.groups.items()
-        },
+        seed=scorer.config.training.seed,
+        settings_sha256=plan.settings_sha256(row, scorer.config.training.seed),
+        data_sha256=scorer.data.sha256,
+        groups={name: figures(rows.where(mask)) for name, mask in masks.items()},
         each=each,
+        floor_sha256=_floor_sha256(plan, row),
+        over_floor=over_floor,
+        **scorer.training,
     )
 
 
-def values(trained: TrainedRun, rows: NDArray[np.int64], column: str) -> dict[str, Mask]:
+def _comparable(rows: Rows) -> Rows:
+    """With the kinds of probability of the page: corrected for negatives that were left out, and progressive."""
+    kinds = rows.probabilities
+    compared = {CORRECTED: kinds[corrected(kinds)]}
+    if PROGRESSIVE in kinds:
+        compared[PROGRESSIVE] = kinds[PROGRESSIVE]
+    return replace(rows, probabilities=compared)
+
+
+def corrected(kinds: Collection[str]) -> str:
+    """Which kind of probability is corrected for negatives that were left out: if none were, the raw one."""
+    return "prior" if "prior" in kinds else "raw"
+
+
+def values(data: ImpressionData, rows: NDArray[np.int64], column: str) -> dict[str, Mask]:
     """By value of a context field or slice, where it stands. [n] → [n] each
 
     Raises:
         ConfigError: there is no such column.
     """
-    shown = trained.data.labelled.impressions
+    shown = data.labelled.impressions
     columns = {**shown.context, **shown.slices}
     if column not in columns:
         raise ConfigError(f"the data set has no context field or slice {column!r}, but {', '.join(columns)}")
     codes = columns[column][rows]
-    texts = trained.data.prepared.texts.get(column, {})
+    texts = data.prepared.texts.get(column, {})
     return {texts.get(code, str(code)): codes == code for code in np.unique(codes).tolist()}
 
 
-def _group(trained: TrainedRun, rows: NDArray[np.int64], wanted: Mapping[str, tuple[str, ...]]) -> Mask:
+def _group(data: ImpressionData, rows: NDArray[np.int64], wanted: Mapping[str, tuple[str, ...]]) -> Mask:
     inside = np.ones(len(rows), np.bool_)
     for column, texts in wanted.items():
-        masks = values(trained, rows, column)
+        masks = values(data, rows, column)
         inside &= np.any([masks[text] for text in texts if text in masks], axis=0)
     return inside
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,14 +28,56 @@ from mimn.nn.checkpoint import load_model
 from mimn.nn.model import ClickModel
 
 CALIBRATION = "calibration.json"
+KEPT = ("commit", "epochs", "best_epoch", "parameters")
 
 
 class RunFault(Exception):
     """A run that cannot be used; the message says why and what to do."""
 
 
+class Scorer(ABC):
+    """What gives the impressions of a data set scores: a trained run, or a floor (`mimn.impressions.floors`)."""
+
+    config: ImpressionConfig
+    data: ImpressionData
+
+    @abstractmethod
+    def scores(self, occasions: Occasions, length: int) -> NDArray[np.float64]:
+        """The scores of `occasions.rows` on the latest `length` events before each."""
+
+    @property
+    @abstractmethod
+    def training(self) -> dict[str, Any]:
+        """What a table keeps of the training: `mimn.impressions.table.Done` has these fields."""
+
+    def predict(self, part: Part, length: int) -> Predicted:
+        """The scores of a part's impressions on the latest `length` events before each."""
+        occasions = self.data.labelled.occasions(part, history=self.config.history)
+        shown = self.data.labelled.impressions
+        labels = shown.label[occasions.rows].astype(np.int64)
+        weights = np.where(labels == 1, 1.0, 1.0 / self.kept_in_files)
+        return Predicted(occasions, labels, weights, self.scores(occasions, length))
+
+    @property
+    def kept_in_files(self) -> float:
+        """The share of unclicked impressions that the data set's files still hold."""
+        return self._impressions.negatives_kept
+
+    @property
+    def kept(self) -> float:
+        """The share of unclicked impressions that training saw, of all that there were."""
+        return self.config.windows.negatives_kept * self.kept_in_files
+
+    @property
+    def _impressions(self) -> ImpressionsTable:
+        table = self.data.prepared.description.impressions
+        if table is None:
+            raise RunFault("the description has no `[impressions]`")
+        return table
+
+
 @dataclass(frozen=True)
-class TrainedRun:
+class TrainedRun(Scorer):
     """One run."""
 
     folder: Path
@@ -71,30 +114,15 @@ class TrainedRun:
             model.compile_steps()
         return cls(folder, record, config, data, ImpressionReader(data, ids, fitted, config), model)
 
-    def predict(self, part: Part, length: int) -> Predicted:
-        """The scores of a part's impressions on the latest `length` events before each."""
-        occasions = self.data.labelled.occasions(part, history=self.config.history)
-        shown = self.data.labelled.impressions
-        labels = shown.label[occasions.rows].astype(np.int64)
-        weights = np.where(labels == 1, 1.0, 1.0 / self.kept_in_files)
-        return Predicted(occasions, labels, weights, predict(self.model, self.reader, occasions, length))
+    def scores(self, occasions: Occasions, length: int) -> NDArray[np.float64]:
+        """As `Scorer.scores`."""
+        return predict(self.model, self.reader, occasions, length)
 
     @property
-    def kept_in_files(self) -> float:
-        """The share of unclicked impressions that the data set's files still hold."""
-        return self._impressions.negatives_kept
-
-    @property
-    def kept(self) -> float:
-        """The share of unclicked impressions that training saw, of all that there were."""
-        return self.config.windows.negatives_kept * self.kept_in_files
-
-    @property
-    def _impressions(self) -> ImpressionsTable:
-        table = self.data.prepared.description.impressions
-        if table is None:
-            raise RunFault("the description has no `[impressions]`")
-        return table
+    def training(self) -> dict[str, Any]:
+        """As `Scorer.training`."""
+        cpu_s = round(sum(epoch["cpu_s"] for epoch in self.record["curve"]), 1)
+        return {name: self.record[name] for name in KEPT} | {"cpu_s": cpu_s}
 
     def calibration(self) -> Calibration | None:
         """As `calibration_of`."""
