@@ -140,10 +140,9 @@ def _export(options: argparse.Namespace) -> Path:
 
 def _table(options: argparse.Namespace) -> dict[str, Any]:
     plan = read_plan(options.plan)
-    if options.page_only:
-        done = read_results(Path(plan.results))
-    else:
-        done = make(plan, options.cache, only=options.row, progress_bar=sys.stderr.isatty())
+    if not options.page_only:
+        make(plan, options.cache, only=options.row, progress_bar=sys.stderr.isatty())
+    done = read_results(Path(plan.results))  # as they are kept: rounded
     Path(plan.page).write_text(rendered(plan, done), "utf-8")
     return {"page": plan.page, "models": len(done)}
 
