@@ -85,8 +85,16 @@ def read_letter(record: LogRecord) -> DeadLetter:
     Raises:
         NotALetter: the headers that UIC adds are missing or make no sense.
     """
-    ours = {name: value for name, value in record.headers if name in letters.OURS and value is not None}
-    original = [(name, value) for name, value in record.headers if value is not None and name not in letters.OURS]
+    known = letters.OURS
+    ours: dict[str, bytes] = {}
+    original: list[tuple[str, bytes]] = []
+    for header in record.headers:  # there may be thousands: those that stay are not made again
+        if header[1] is None:
+            continue
+        if header[0] in known:
+            ours[header[0]] = header[1]
+        else:
+            original.append(header)  # type: ignore[arg-type]  # its value is not None
     try:
         sha256 = ours.get(letters.VALUE_SHA256, b"").decode()
         detail = ours.get(letters.DETAIL, b"").decode()
