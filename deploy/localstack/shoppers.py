@@ -13,7 +13,7 @@ import numpy as np
 
 from mimn.data.events import Events
 from mimn.data.instances import Instances, build_instances
-from mimn.data.prepared import cache_folder, prepare
+from mimn.data.preparation import cache_folder, prepare
 from mimn.data.split import PARTS, parts_of
 from mimn.data.vocabulary import Vocabulary, build_vocabulary
 

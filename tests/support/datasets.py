@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from mimn.data import synthetic
 from mimn.data.events import Events
-from mimn.data.prepared import cache_folder, prepare
+from mimn.data.preparation import cache_folder, prepare
 from mimn.data.split import PARTS, parts_of
 
 DATASETS = Path(__file__).parents[2] / "models/datasets"

@@ -16,7 +16,7 @@ from mimn.data import complete_journey
 from mimn.data.__main__ import main
 from mimn.data.events import COLUMNS, Events
 from mimn.data.instances import build_instances
-from mimn.data.prepared import prepare
+from mimn.data.preparation import prepare
 from mimn.data.split import PARTS
 from support import datasets
 from support.skips import NO_REFERENCE_DATA

@@ -22,7 +22,8 @@ from mimn.data.check import check
 from mimn.data.description import read_description
 from mimn.data.events import DataError
 from mimn.data.ids import Strings, string_id, string_ids, xxh64
-from mimn.data.prepared import Prepared, prepare
+from mimn.data.preparation import prepare
+from mimn.data.prepared import Prepared
 
 T = 1_600_000_000
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimn.data.events import DataError, Events
-from mimn.data.prepared import prepare
+from mimn.data.preparation import prepare
 from mimn.data.split import PARTS, part_of, parts_of
 from support import datasets
 
@@ -126,7 +126,7 @@ def test_the_parts_of_online_retail_have_their_published_sizes() -> None:
 
 def test_reading_splitting_and_drawing_instances_needs_no_torch() -> None:
     code = (
-        "import sys, mimn.data.prepared, mimn.data.split, mimn.data.instances, mimn.data.windows;"
+        "import sys, mimn.data.preparation, mimn.data.split, mimn.data.instances, mimn.data.windows;"
         "sys.exit(any(name.split('.')[0] in ('torch', 'pandas', 'sklearn') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mimn.data.events import DataError
 from mimn.data.labelled import CANDIDATES, Labelled, OccasionSampler, label_parts
-from mimn.data.prepared import prepare
+from mimn.data.preparation import prepare
 from mimn.data.split import LEFT_OUT, PARTS, Part
 
 DAY = 86_400

@@ -22,7 +22,7 @@ from mimn.data.events import DataError
 from mimn.data.labelled import Labelled, label_parts
 from mimn.data.member_reads import ImpressionReads, index_of
 from mimn.data.members import Members, distinct_pairs
-from mimn.data.prepared import prepare
+from mimn.data.preparation import prepare
 from mimn.nn.fields import FieldTables, ItemMembers, ModelFields
 from mimn.state.ledger import Ledger
 

@@ -15,7 +15,7 @@ from mimn.data.__main__ import main
 from mimn.data.events import Events
 from mimn.data.instances import build_instances
 from mimn.data.negatives import NegativeRule
-from mimn.data.prepared import prepare
+from mimn.data.preparation import prepare
 from mimn.data.split import PARTS
 from support import datasets
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mimn.data.events import DataError
 from mimn.data.labelled import label_parts
 from mimn.data.past_rates import FIRST_RATE, FIRST_SHOWN, Counters, PastRates
-from mimn.data.prepared import prepare
+from mimn.data.preparation import prepare
 
 DAY = 86_400
 T = 1_600_000_000 // DAY * DAY

@@ -18,7 +18,8 @@ from mimn.data.check import check
 from mimn.data.description import read_description
 from mimn.data.events import DataError
 from mimn.data.ids import string_id
-from mimn.data.prepared import Prepared, prepare
+from mimn.data.preparation import prepare
+from mimn.data.prepared import Prepared
 
 DATASETS = Path(__file__).parents[2] / "models/datasets"
 T = 1_511_600_000

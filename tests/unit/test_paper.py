@@ -18,7 +18,7 @@ from mimn.baselines import check_reads_fields
 from mimn.config import ConfigError
 from mimn.data import __main__ as data
 from mimn.data.description import read_description
-from mimn.data.prepared import prepare
+from mimn.data.preparation import prepare
 from mimn.impressions.config import ImpressionConfig
 
 ROOT = Path(__file__).parents[2]

@@ -34,7 +34,8 @@ from mimn import metrics, run
 from mimn.baselines import ModelConfig, model_config
 from mimn.config import ConfigError
 from mimn.data.events import DataError, Events
-from mimn.data.prepared import Prepared, cache_folder, prepare
+from mimn.data.preparation import cache_folder, prepare
+from mimn.data.prepared import Prepared
 from mimn.data.presets import PaperInstances, paper_instances
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.nn.checkpoint import untrained

@@ -26,7 +26,8 @@ from mimn.data.description import ActionRules, UserSplit
 from mimn.data.events import DataError, Events
 from mimn.data.instances import DEFAULT_RULE, Instances, stored_instances
 from mimn.data.negatives import Exclusion, NegativeRule, Sampling
-from mimn.data.prepared import Prepared, cache_folder, prepare
+from mimn.data.preparation import cache_folder, prepare
+from mimn.data.prepared import Prepared
 from mimn.data.split import FOLDS, PARTS, Part, parts_of
 from mimn.data.vocabulary import TwoCategories, Vocabulary, build_vocabulary
 from mimn.data.windows import WindowPlan

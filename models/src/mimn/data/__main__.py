@@ -19,7 +19,7 @@ from rich.console import Console
 from mimn.data import complete_journey, convert, movielens, synthetic
 from mimn.data.check import Report, check
 from mimn.data.events import DataError
-from mimn.data.prepared import cache_folder, prepare
+from mimn.data.preparation import cache_folder, prepare
 from mimn.data.sample import as_json, sample
 from mimn.data.sample import rendered as samples_rendered
 

@@ -23,7 +23,7 @@ from mimn.calibration import CalibrationError, Method
 from mimn.config import ConfigError
 from mimn.data.events import DataError
 from mimn.data.member_reads import index_of
-from mimn.data.prepared import cache_folder, prepare
+from mimn.data.preparation import cache_folder, prepare
 from mimn.export.__main__ import FAILURES, add_bundle_arguments
 from mimn.export.run import export_run
 from mimn.impressions.calibrate import calibrate

@@ -27,7 +27,8 @@ from mimn.data.labelled import Labelled, OccasionBatch, label_parts
 from mimn.data.member_reads import ImpressionReads, index_of
 from mimn.data.members import spans
 from mimn.data.past_rates import PastRates
-from mimn.data.prepared import Prepared, prepare
+from mimn.data.preparation import prepare
+from mimn.data.prepared import Prepared
 from mimn.data.split import PARTS, Part, parts_of
 from mimn.data.touches import addresses_of
 from mimn.data.vocabulary import UNKNOWN_ROW, EmbeddingIds, places

@@ -1,0 +1,339 @@
+"""Reads a described data set once, and keeps it as arrays.
+
+    prepare(Path("dataset.toml"))  →  <cache>/<name>-<key>/   what `mimn.data.prepared` reads back
+
+The key is a hash of the description and of the names, sizes and change times of its files, so a changed file is read
+again and an unchanged one never. The folder appears by one rename when it is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from mimn.data.check import event_columns, impression_columns, known_labels, labels_known, nothing_to_learn
+from mimn.data.description import (
+    Description,
+    Field,
+    MembersTable,
+    SideTable,
+    Source,
+    TimedTable,
+    read_description,
+)
+from mimn.data.events import DataError
+from mimn.data.members import distinct_pairs
+from mimn.data.prepared import COMPUTED, FORMAT, META, TEXTS, Ints, Meta, Prepared, unit_ms
+from mimn.data.sorting import SortingWriter
+from mimn.data.tables import Columns, TableReader, Wanted
+from mimn.state.actions import NAMES
+
+LARGEST_ID = (1 << 63) - 1
+
+
+def prepare(path: Path, cache: Path) -> Prepared:
+    """The data set that the description at `path` describes, read from its files or from `cache`.
+
+    Raises:
+        DataError: the description, a file, a column or a row cannot be used; the message names it and the fix. Nothing
+            is left behind then.
+    """
+    description = read_description(path)
+    try:
+        folder = cache / f"{description.name}-{_key(description, path)}"
+    except DataError as error:
+        hint = f" ({description.source})" if description.source else ""
+        raise DataError(f"{path}: {error}{hint}") from error
+    if not (folder / META).exists():
+        with _whole(folder) as partial:
+            _check_events(path, _Preparation(description, path.parent, partial).run())
+    meta = msgspec.json.decode((folder / META).read_bytes(), type=Meta)
+    return Prepared(folder, description, meta, path.parent)
+
+
+def _check_events(path: Path, made: Prepared) -> None:
+    """Raises DataError if the events are not those that the description names."""
+    expected = made.description.events.sha256
+    if expected is not None and made.events.sha256 != expected:
+        raise DataError(
+            f"{path}: these are not the events of `events.sha256`, which published figures were made from: restore the "
+            "files, or describe yours in a description of your own, without that line"
+        )
+
+
+class _Preparation:
+    """One reading of all tables into a folder."""
+
+    def __init__(self, description: Description, root: Path, folder: Path) -> None:
+        self._description, self._root, self._folder = description, root, folder
+        self._rows: dict[str, int] = {}
+        self._refused: dict[str, int] = {}
+        self._texts: dict[str, dict[int, str]] = {}
+        self._category_of: tuple[Ints, Ints] | None = None
+        """Items and their categories, by the table of items."""
+
+    def run(self) -> Prepared:
+        described = self._description
+        if described.items is not None:
+            self._side(described.items, "item")
+        if described.users is not None:
+            self._side(described.users, "user")
+        self._events()
+        if described.impressions is not None:
+            self._impressions()
+        if described.members is not None:
+            self._members(described.members)
+        texts = {name: (list(of), list(of.values())) for name, of in self._texts.items()}
+        (self._folder / TEXTS).write_text(json.dumps(texts, ensure_ascii=False), "utf-8")
+        meta = Meta(format=FORMAT, name=described.name, rows=self._rows, refused=self._refused)
+        (self._folder / META).write_bytes(msgspec.json.format(msgspec.json.encode(meta)))
+        return Prepared(self._folder, described, meta, self._root)
+
+    def _read(self, reader: TableReader, table: str) -> Iterator[Columns]:
+        used = 0
+        for batch in reader.batches():
+            used += len(next(iter(batch.values())))
+            yield batch
+        for name, texts in reader.texts.items():
+            self._texts.setdefault(name.partition(".")[2] or name, {}).update(texts)
+        self._rows[table] = used
+        self._refused |= {f"{table}: {reason}": n for reason, n in reader.refused.rows.items()}
+        if not used:
+            reasons = "; ".join(f"{reason}: {n}" for reason, n in reader.refused.rows.items()) or "there are none"
+            raise DataError(f"`{table}`: none of {reader.rows} rows can be used: {reasons}")
+
+    def _reader(self, table: Any, wanted: Mapping[str, Wanted]) -> TableReader:
+        return TableReader(table, self._root, wanted, self._description.ids)
+
+    def _side(self, table: SideTable, source: Source) -> None:
+        wanted = {"key": Wanted(table.key, "id", f"{source}s.key"), **field_columns(self._description, source)}
+        if table.category is not None:
+            wanted["category"] = Wanted(table.category, "id", f"{source}s.category")
+        reader = self._reader(table, wanted)
+        batches = list(self._read(reader, f"{source}s"))
+        columns = {name: np.concatenate([batch[name] for batch in batches]) for name in wanted}
+        key = self._signed(columns["key"], table.key)
+        order = np.argsort(key, kind="stable")
+        key = key[order]
+        repeated = np.flatnonzero(key[1:] == key[:-1])
+        if len(repeated):
+            first, second = sorted(order[repeated[0] : repeated[0] + 2] + 1)
+            text = reader.text_of("key", int(key[repeated[0]]))
+            raise DataError(
+                f"`{source}s`, column {table.key} of {', '.join(table.files)}: key {text} "
+                f"has more than one row, the usable rows {first} and {second} ({len(repeated)} repeated rows): keep "
+                "one row a key"
+            )
+        folder = self._folder / f"{source}s"
+        folder.mkdir()
+        np.save(folder / "key.npy", key, allow_pickle=False)
+        for name in field_columns(self._description, source):
+            np.save(folder / f"{name}.npy", columns[name][order], allow_pickle=False)
+        if table.category is not None:
+            self._category_of = key, self._signed(columns["category"], table.category)[order]
+
+    def _events(self) -> None:
+        described = self._description
+        table, unit = described.events, unit_ms(described)
+        context = {} if described.impressions else field_columns(described, "context", prefix="context")
+        reader = self._reader(table, event_columns(table) | context)
+        dtypes: dict[str, DTypeLike] = dict.fromkeys(("user", "item", "category", "time", "together"), np.int64)
+        if described.actions:
+            dtypes |= {"action": np.uint8}
+        dtypes |= _dtypes(context)
+        folder = self._folder / "events"
+        folder.mkdir()
+        left_out = read = 0
+        with SortingWriter(folder, dtypes, ("user", "time")) as writer:
+            for batch in self._read(reader, "events"):
+                columns: Columns = {
+                    "user": self._signed(batch["user"], table.user),
+                    "item": self._signed(batch["item"], table.item) + table.item_offset,
+                    "time": batch["time"] // unit,
+                    **{name: batch[name] for name in context},
+                }
+                columns["category"] = self._categories(batch, columns["item"], reader, "events")
+                columns["together"] = (
+                    batch["together"].view(np.int64) if "together" in batch else read + np.arange(len(batch["user"]))
+                )
+                read += len(batch["user"])
+                if described.actions:
+                    columns["action"], folded = self._actions(batch["action"], reader.texts["action"])
+                    left_out += len(folded) - int(folded.sum())
+                    columns = {name: values[folded] for name, values in columns.items()}
+                writer.add(columns)
+            writer.finish()
+            self._rows["events"] = writer.rows
+        if left_out:
+            self._refused["events: action of weight 0, not folded"] = left_out
+        if not writer.rows:
+            raise DataError("`[actions]`: no event has an action of weight above 0, so nothing is folded")
+
+    def _actions(
+        self, codes: NDArray[np.uint64], texts: Mapping[int, str]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """What each event was, by number on the wire, and whether it is folded. [n] → [n], [n]"""
+        found, place = np.unique(codes, return_inverse=True)
+        numbers, folded = np.zeros(len(found), np.uint8), np.zeros(len(found), np.bool_)
+        for at, code in enumerate(found.tolist()):
+            action = self._description.actions.get(texts.get(code, ""))
+            if action is None:
+                raise DataError(
+                    f"`[actions]` lacks {texts.get(code, '(none)')!r}, which column {self._description.events.action} "
+                    "holds: give it a line, with weight 0 to leave its events out"
+                )
+            if action.is_ is not None and action.weight != 0.0:
+                numbers[at], folded[at] = NAMES.index(action.is_), True
+        return numbers[place], folded[place]
+
+    def _impressions(self) -> None:
+        described = self._description
+        table = described.impressions
+        assert table is not None  # noqa: S101 (the caller looked)
+        context = field_columns(described, "context", prefix="context")
+        sliced = {f"slice.{name}": Wanted(name, "value", "impressions.slices") for name in table.slices}
+        reader = self._reader(table, impression_columns(table) | context | sliced)
+        ids = ("user", "item", "category", "time", "request", "known", "seen")
+        dtypes: dict[str, DTypeLike] = dict.fromkeys(ids, np.int64)
+        dtypes |= {"label": np.uint8, "weight": np.float32, "position": np.float32}
+        dtypes |= _dtypes(context | sliced)
+        folder = self._folder / "impressions"
+        folder.mkdir()
+        clicks = late = 0
+        with SortingWriter(folder, dtypes, ("user", "time")) as writer:
+            for batch in self._read(reader, "impressions"):
+                n = len(batch["user"])
+                known = labels_known(batch, table.window_ms)
+                label = known_labels(batch, known)
+                columns: Columns = {
+                    "user": self._signed(batch["user"], table.user),
+                    "item": self._signed(batch["item"], table.item),
+                    "time": batch["time"],
+                    "label": label,
+                    "known": known,
+                    "seen": np.where(label == 1, batch.get("label_time", known), known),
+                    "request": batch["request"].view(np.int64) if "request" in batch else writer.rows + np.arange(n),
+                    "weight": batch.get("weight", np.ones(n)),
+                    "position": batch.get("position", np.full(n, np.nan)),
+                    **{name: batch[name] for name in context | sliced},
+                }
+                columns["category"] = self._categories(batch, columns["item"], reader, "impressions")
+                if not bool(np.all(columns["weight"] > 0)):
+                    worst = batch["weight"][~(batch["weight"] > 0)][0]
+                    raise DataError(
+                        f"`impressions.weight`: column {table.weight} of {', '.join(table.files)} has the weight "
+                        f"{worst}: weights are above 0; leave rows out that must not count"
+                    )
+                late += int(batch["label"].sum()) - int(label.sum())
+                clicks += int(label.sum())
+                writer.add(columns)
+            writer.finish()
+        if clicks in (0, writer.rows):
+            raise DataError(nothing_to_learn(table, clicks, writer.rows, late))
+
+    def _members(self, table: MembersTable) -> None:
+        wanted = {"key": Wanted(table.key, "id", "members.key"), "item": Wanted(table.item, "id", "members.item")}
+        batches = list(self._read(self._reader(table, wanted), "members"))
+        key, item = (
+            self._signed(np.concatenate([batch[name] for batch in batches]), column)
+            for name, column in (("key", table.key), ("item", table.item))
+        )
+        folder = self._folder / "members"
+        folder.mkdir()
+        for name, values in zip(
+            ("key", "item"), distinct_pairs(key, item + self._description.events.item_offset), strict=True
+        ):
+            np.save(folder / f"{name}.npy", values, allow_pickle=False)
+
+    def _categories(self, batch: Columns, items: Ints, reader: TableReader, table: str) -> Ints:
+        if "category" in batch:
+            return batch["category"].view(np.int64)
+        if self._category_of is None:
+            return np.zeros(len(items), np.int64)
+        keys, categories = self._category_of
+        described: TimedTable = getattr(self._description, table)
+        at = np.minimum(np.searchsorted(keys, items), len(keys) - 1)
+        missing = keys[at] != items
+        if bool(missing.any()):
+            item = batch["item"].view(np.int64)[np.argmax(missing)]
+            raise DataError(
+                f"`{table}`, column {described.item} of {', '.join(described.files)}: item "
+                f"{reader.text_of('item', int(item))} has no row in `[items]`, so no category: "
+                f"add the row, or name a column `{table}.category`"
+            )
+        return categories[at]
+
+    def _signed(self, ids: NDArray[np.uint64], column: str) -> Ints:
+        """Ids as int64. Hashes of strings use all 64 bits; whole numbers keep their value."""
+        if self._description.ids == "uint64" and bool((ids > LARGEST_ID).any()):
+            raise DataError(f"column {column} has the id {int(ids.max())}: ids reach from 0 to {LARGEST_ID}")
+        return ids.view(np.int64)
+
+
+def field_columns(description: Description, source: Source, prefix: str = "field") -> dict[str, Wanted]:
+    """The columns that hold the fields of a source, by `<prefix>.<field>`. Crosses and past rates have none."""
+    fields: dict[str, Field] = getattr(description.fields, source)
+    return {
+        f"{prefix}.{name}": Wanted(
+            field.column or name,
+            "number" if field.kind == "numeric" else "values" if field.kind == "multi" else "value",
+            f"fields.{source}.{name}",
+            texts=field.buckets is None or field.kind == "multi",  # a hashed value's row is found by its code
+        )
+        for name, field in fields.items()
+        if field.kind not in COMPUTED
+    }
+
+
+def _dtypes(fields: Mapping[str, Wanted]) -> dict[str, DTypeLike]:
+    """Of columns of fields: numbers, or codes of values."""
+    return {name: np.float64 if want.meaning == "number" else np.uint64 for name, want in fields.items()}
+
+
+def cache_folder() -> Path:
+    """Where prepared data sets are kept: `$CTR_CACHE`, else `ctr-serving` in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("CTR_CACHE") or Path(base) / "ctr-serving") / "data"
+
+
+def _key(description: Description, path: Path) -> str:
+    """16 hex digits that change with the description, and with the files' names, sizes and times of change.
+
+    `[protocol]` is left out: it changes what is made of the arrays, not the arrays.
+    """
+    stored = msgspec.structs.replace(description, protocol=None)
+    digest = hashlib.sha256(f"{FORMAT}\0".encode() + msgspec.json.encode(stored, order="sorted"))
+    described = description
+    tables = [described.events, described.impressions, described.users, described.items, described.members]
+    for table in tables:
+        if table is not None:
+            for file in TableReader(table, path.parent, {}, description.ids).paths:
+                stat = file.stat()
+                digest.update(f"{file.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """A folder to write into that becomes `folder` if all goes well, and else vanishes."""
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if folder.exists():  # someone else was faster, with the same content
+            shutil.rmtree(partial)
+        else:
+            partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
