@@ -15,6 +15,18 @@ from numpy.typing import NDArray
 DAY = 86_400
 T = 1_600_000_000 // DAY * DAY
 USERS, SHOWN = 150, 30
+SHOP_PLAN = """
+title = "Models of a shop"
+description = "dataset.toml"
+base = "base.toml"
+seeds = [0, 1]
+calibration = "shift"
+each = "signal"
+results = "out/results.json"
+page = "page.md"
+[groups]
+"low" = { signal = ["s0", "s1"] }"""
+"""How a plan of the impression table begins, for a log with the context field `signal`."""
 
 
 @dataclass

@@ -21,7 +21,7 @@ from mimn.impressions.figures import Rows, differences, figures
 from mimn.impressions.floors import FloorSettings, ValueReader, fit_floor
 from mimn.impressions.table import make, read_plan, read_results
 from mimn.run import TrainingSettings
-from support.impression_log import DAY, Log, context, graded, made
+from support.impression_log import DAY, SHOP_PLAN, Log, context, graded, made
 
 EVERYTHING = 1_000_000
 MODEL: dict[str, Any] = {
@@ -175,26 +175,16 @@ def of_two(seed: int) -> tuple[Rows, Rows]:
     return rows[0], rows[1]
 
 
-PLAN = """
-title = "Models of a shop"
-description = "dataset.toml"
-base = "base.toml"
-seeds = [0, 1]
-calibration = "shift"
-each = "signal"
-results = "results.json"
-page = "page.md"
-[groups]
-"low" = { signal = ["s0", "s1"] }
+PLAN = f"""{SHOP_PLAN}
 [compared]
 to = "boosting"
 rows = ["pooling"]
 [[rows]]
 name = "boosting"
 reads = "all events"
-floor = { learner = "gradient_boosting", fields = ["signal"] }
-windows = { negatives_kept = 1.0 }
-training = { validation_length = 1000000 }
+floor = {{ learner = "gradient_boosting", fields = ["signal"] }}
+windows = {{ negatives_kept = 1.0 }}
+training = {{ validation_length = 1000000 }}
 [[rows]]
 name = "pooling"
 reads = "16 events"
@@ -219,7 +209,7 @@ def test_a_floor_is_a_row_that_is_fitted_once_and_others_are_compared_with(
     (tmp_path / "plan.toml").write_text(PLAN)
     monkeypatch.chdir(tmp_path)
     assert main(["table", "--plan", "plan.toml", "--cache", "cache"]) == 0
-    done = read_results(tmp_path / "results.json")
+    done = read_results(tmp_path / "out/results.json")
     assert [(one.row, one.seed) for one in done] == [("boosting", 0), ("pooling", 0), ("pooling", 1)]
     floor, first, _ = done
     assert floor.chosen.endswith(" trees")

@@ -12,7 +12,7 @@ from mimn.config import ConfigError
 from mimn.impressions.__main__ import main
 from mimn.impressions.page import rendered
 from mimn.impressions.table import make, read_plan, read_results
-from support.impression_log import context, graded, made
+from support.impression_log import SHOP_PLAN, context, graded, made
 
 ROOT = Path(__file__).parents[2]
 BASE = """
@@ -34,24 +34,14 @@ epochs = 1
 learning_rate = 1e-2
 validation_length = 16
 """
-PLAN = """
-title = "Models of a shop"
-description = "dataset.toml"
-base = "base.toml"
-seeds = [0, 1]
-calibration = "shift"
-each = "signal"
-results = "out/results.json"
-page = "page.md"
-[groups]
-"low" = { signal = ["s0", "s1"] }
+PLAN = f"""{SHOP_PLAN}
 [[rows]]
 name = "with history"
 reads = "16 events"
 [[rows]]
 name = "without"
 history = false
-model = { ledger_buckets = 0, member_reads = false, head = "wide_deep" }
+model = {{ ledger_buckets = 0, member_reads = false, head = "wide_deep" }}
 """
 
 

@@ -23,8 +23,9 @@ from redis.asyncio.connection import Connection as TcpConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, ResponseError
 
+from access.assumptions import broken
 from rtp.errors import UnsuitableClient
-from rtp.store.connection import ASSUMPTIONS, Connection, broken_assumptions, check_client, connect, packed
+from rtp.store.connection import ASSUMPTIONS, Connection, check_client, connect, packed
 from support.scripted_store import ScriptedStore, bulk, value_of
 
 Run = Callable[[Any], Any]
@@ -269,14 +270,14 @@ CHANGES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
 
 
 def test_the_installed_client_meets_every_assumption() -> None:
-    assert broken_assumptions() == []
+    assert broken(ASSUMPTIONS) == []
     assert set(CHANGES) == set(ASSUMPTIONS)
 
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_client_that_breaks_an_assumption_is_refused_by_its_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     CHANGES[name](monkeypatch)
-    assert broken_assumptions() == [name]
+    assert broken(ASSUMPTIONS) == [name]
     with pytest.raises(UnsuitableClient, match="redis-py") as refused:
         check_client.__wrapped__()
     assert name in str(refused.value)
@@ -284,7 +285,7 @@ def test_a_client_that_breaks_an_assumption_is_refused_by_its_name(name: str, mo
 
 def test_a_client_that_makes_streams_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TcpConnection, "_connect", other)
-    assert broken_assumptions() == ["a connection that is made has its streams in _reader and _writer"]
+    assert broken(ASSUMPTIONS) == ["a connection that is made has its streams in _reader and _writer"]
 
 
 def test_rtp_does_not_start_with_a_client_that_it_does_not_know() -> None:

@@ -20,9 +20,10 @@ from kafka.producer.sender import Sender
 from kafka.protocol.consumer.metadata import ConsumerProtocolAssignment
 from kafka.record.default_records import DefaultRecordBatch
 
+from access.assumptions import broken
 from uic.errors import UnsuitableClient
 from uic.log import kafka_repairs
-from uic.log.kafka_repairs import ASSUMPTIONS, ClaimingAssignor, broken_assumptions, check_client
+from uic.log.kafka_repairs import ASSUMPTIONS, ClaimingAssignor, check_client
 
 TOPIC = "behavior-events"
 ALL = [TopicPartition(TOPIC, p) for p in range(8)]
@@ -104,14 +105,14 @@ CHANGES: dict[str, Broken] = {
 
 
 def test_the_installed_client_meets_every_assumption() -> None:
-    assert broken_assumptions() == []
+    assert broken(ASSUMPTIONS) == []
     assert set(CHANGES) == set(ASSUMPTIONS)
 
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_client_that_breaks_an_assumption_is_refused_by_its_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     CHANGES[name](monkeypatch)
-    assert name in broken_assumptions()
+    assert name in broken(ASSUMPTIONS)
     with pytest.raises(UnsuitableClient) as refused:
         check_client.__wrapped__()
     assert name in refused.value.detail

@@ -1,8 +1,8 @@
 """API keys with scopes, the file that stores them, and TLS for listeners.
 
 Both services use it, so one key file and one rule about addresses apply to both. It knows no protocol: each port calls
-`KeyRing.judge`, and answers with a status of its own. Standard library only. `access.memory` is theirs too: what a
-serving process does without.
+`KeyRing.judge`, and answers with a status of its own. Standard library only. `access.memory` and
+`access.assumptions` are theirs too: what a serving process does without, and what it assumes of a library.
 """
 
 from access.address import is_loopback

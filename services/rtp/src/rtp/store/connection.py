@@ -28,6 +28,7 @@ from redis.asyncio.connection import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, RedisError
 
+from access.assumptions import broken
 from rtp.errors import UnsuitableClient
 
 # What is assumed
@@ -68,18 +69,6 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
 }
 
 
-def broken_assumptions() -> list[str]:
-    """Names of the assumptions that this version of the library does not meet."""
-    return [name for name, holds in ASSUMPTIONS.items() if not _met(holds)]
-
-
-def _met(holds: Callable[[], bool]) -> bool:
-    try:
-        return holds()
-    except (AttributeError, KeyError, TypeError, ValueError):  # what is looked at is not there, or is something else
-        return False
-
-
 @cache
 def check_client() -> None:
     """Once, before the first connection.
@@ -87,10 +76,10 @@ def check_client() -> None:
     Raises:
         UnsuitableClient: the installed redis-py is not one that this module is for.
     """
-    if broken := broken_assumptions():
+    if found := broken(ASSUMPTIONS):
         raise UnsuitableClient(
             f"redis-py {redis.__version__} does not work with this version of RTP, which assumes that "
-            f"{'; '.join(broken)}. Install redis[hiredis]>=8.1,<9"
+            f"{'; '.join(found)}. Install redis[hiredis]>=8.1,<9"
         )
 
 

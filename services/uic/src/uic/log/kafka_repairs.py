@@ -32,6 +32,7 @@ from kafka.producer.sender import Sender
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.structs import MemberState
 
+from access.assumptions import broken
 from mimn.state import NO_TOPIC_ID
 from uic.errors import UnsuitableClient
 from uic.log.record_batches import BatchRecord, Malformed, UnreadableBatch, read_records
@@ -99,18 +100,6 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
 }
 
 
-def broken_assumptions() -> list[str]:
-    """Names of the assumptions that this version of the library does not meet."""
-    return [name for name, holds in ASSUMPTIONS.items() if not _met(holds)]
-
-
-def _met(holds: Callable[[], bool]) -> bool:
-    try:
-        return holds()
-    except (AttributeError, TypeError, ValueError):  # what is looked at is not there, or is something else
-        return False
-
-
 @cache
 def check_client() -> None:
     """Once, before the first consumer.
@@ -118,10 +107,10 @@ def check_client() -> None:
     Raises:
         UnsuitableClient: the installed kafka-python is not one that these repairs are for.
     """
-    if broken := broken_assumptions():
+    if found := broken(ASSUMPTIONS):
         raise UnsuitableClient(
             f"kafka-python {kafka.__version__} does not work with this version of UIC, which assumes that "
-            f"{'; '.join(broken)}. "
+            f"{'; '.join(found)}. "
             "Install kafka-python>=3.0.12,<3.1"
         )
 
