@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from mimn.state import Keys
 from support.fakes import FakeStore
 from support.one_node_cluster import OneNodeCluster
 from support.sentinel_node import SentinelNode
+from uic import store as store_module
 from uic.core.commit import ABSENT, Commit, NoAnswer, Refused, StatesLost, Written
 from uic.core.ports import StateStore
 from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable
@@ -406,7 +408,9 @@ def test_answers_that_come_too_late_are_not_taken_for_those_of_the_next_call(tmp
 
 
 @pytest.mark.servers
-def test_a_master_that_sentinel_no_longer_names_is_left_though_it_goes_on_answering(tmp_path: Path) -> None:
+def test_a_master_that_sentinel_no_longer_names_is_left_though_it_goes_on_answering(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with (
         Valkey(tmp_path / "a", name="a") as old,
         Valkey(tmp_path / "b", name="b") as new,
@@ -423,4 +427,11 @@ def test_a_master_that_sentinel_no_longer_names_is_left_though_it_goes_on_answer
         assert store.commit([Commit(0, ABSENT, b"q")]) == [Written()]
         watcher.kill()
         assert store.read_progress([0]) == {0: b"q"}, "without a Sentinel it goes on"
+        asked: list[None] = []
+        monkeypatch.setattr(store.client.connection_pool, "get_master_address", lambda: asked.append(None))
+        assert store.read_progress([0]) == {0: b"q"}
+        assert not asked, "a Sentinel that did not answer is left alone: the fold waits for it"
+        monkeypatch.setattr(store_module, "monotonic", lambda: time.monotonic() + store_module.SENTINELS_AGAIN_S)
+        assert store.read_progress([0]) == {0: b"q"}
+        assert asked, "for a while only"
         store.close()

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import re
 import secrets
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from hashlib import sha1
 from importlib.resources import files
 from itertools import chain, starmap
+from time import monotonic
 from typing import Any
 
 import redis
@@ -118,11 +118,11 @@ class RedisStore:
         """See `StateStore`. Asked every few seconds, so it also notices when Sentinel names another master and the one
         before goes on answering."""
         names = [self._keys.progress(p) for p in partitions]
-        if self._settings.mode == "sentinel" and time.monotonic() >= self._sentinels_due:
+        if self._settings.mode == "sentinel" and monotonic() >= self._sentinels_due:
             try:
                 self.client.connection_pool.get_master_address()
             except FAILURES:  # without a Sentinel the master is the one that is known; they may take long not to answer
-                self._sentinels_due = time.monotonic() + SENTINELS_AGAIN_S
+                self._sentinels_due = monotonic() + SENTINELS_AGAIN_S
         with _named("read progress"):
             if self._clustered:
                 values = [self.client.get(name) for name in names]
