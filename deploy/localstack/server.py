@@ -17,7 +17,7 @@ from typing import Self
 from localstack.ports import free_ports
 from localstack.process import GRACE_S, Child, Ended, Identity
 from localstack.signals import signals_wait
-from localstack.wait import until
+from localstack.wait import NotReady, until
 
 READY_S = 20.0
 _ATTEMPTS = 4
@@ -64,6 +64,10 @@ class Server(ABC):
     def ready(self) -> bool:
         """Whether it answers; an OSError means not yet."""
 
+    def says(self) -> str:
+        """What it answers instead of being ready, beginning with a semicolon; empty if it says nothing."""
+        return ""
+
     def environment(self) -> Mapping[str, str]:
         """The variables of its process."""
         return os.environ
@@ -82,7 +86,8 @@ class Server(ABC):
 
         Raises:
             Ended: it ended while starting, and not because a free port was taken in the meantime.
-            NotReady: it does not answer in time, and has been stopped.
+            NotReady: it does not answer in time, and has been stopped; the message has what it said and the end of its
+                log.
         """
         self.spawn()
         return self.wait_ready()
@@ -115,6 +120,10 @@ class Server(ABC):
                 what = f"{self.name} is ready (ports: {where}; log: {self.log})"
                 until(partial(self._answers, child), what, within_s=self.ready_s, alive=child.check)
                 break
+            except NotReady as late:  # its folder may be gone when the message is read, so that says it all
+                told = f"{late}{self.says()}; the end of its log:\n{child.tail()}"
+                self.stop()
+                raise NotReady(told) from None
             except BaseException as failure:
                 self.stop()
                 if not isinstance(failure, Ended) or not self._free or attempt == _ATTEMPTS or not _port_taken(child):

@@ -110,6 +110,10 @@ class UicWorker(Server):
         """The health service answers SERVING."""
         return grpc_serves(self.address)
 
+    def says(self) -> str:
+        """What its /readyz answers."""
+        return answer_of(f"{self.admin_url}/readyz")
+
 
 class RtpProcess(Server):
     """One RTP process, on its own port or on a listening socket that several share; ready when /readyz answers 200."""
@@ -160,6 +164,10 @@ class RtpProcess(Server):
         """/readyz answers 200 on its own admin port; other processes may share the public one."""
         return http_ok(f"{self.admin_url}/readyz")
 
+    def says(self) -> str:
+        """What its /readyz answers."""
+        return answer_of(f"{self.admin_url}/readyz")
+
 
 def grpc_serves(address: str, service: str = "") -> bool:
     """Whether the standard health service at `address` says SERVING."""
@@ -178,3 +186,12 @@ def http_ok(url: str) -> bool:
         return httpx.get(url, timeout=1).status_code == httpx.codes.OK
     except httpx.TransportError:
         return False
+
+
+def answer_of(url: str) -> str:
+    """The status and the body that `url` answers, or why it answers nothing, for the message of a failure."""
+    try:
+        answer = httpx.get(url, timeout=1)
+    except httpx.TransportError as error:
+        return f"; {url} does not answer: {error!r}"
+    return f"; {url} answers {answer.status_code}: {answer.text[:1000]}"

@@ -104,8 +104,14 @@ def test_a_server_that_never_becomes_ready_is_stopped_and_its_pid_forgotten(tmp_
         ready_s = 0.3
         program = "import time; time.sleep(600)"
 
+        def says(self) -> str:
+            return "; it waits"
+
     mute = Mute("mute", tmp_path, {"it": 0})
-    with pytest.raises(NotReady, match=r"mute is ready \(ports: it \d+; log: .*mute.log\)"):
+    mute.log.write_text("no broker\n")
+    with pytest.raises(
+        NotReady, match=r"(?s)mute is ready \(ports: it \d+; log: .*mute.log\); it waits; the end of its log:\nno broker"
+    ):
         mute.start()
     assert mute.child
     assert not mute.child.identity.alive()
