@@ -110,7 +110,8 @@ def test_a_server_that_never_becomes_ready_is_stopped_and_its_pid_forgotten(tmp_
     mute = Mute("mute", tmp_path, {"it": 0})
     mute.log.write_text("no broker\n")
     with pytest.raises(
-        NotReady, match=r"(?s)mute is ready \(ports: it \d+; log: .*mute.log\); it waits; the end of its log:\nno broker"
+        NotReady,
+        match=r"(?s)mute is ready \(ports: it \d+; log: .*mute.log\); it waits; the end of its log:\nno broker",
     ):
         mute.start()
     assert mute.child
