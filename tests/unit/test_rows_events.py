@@ -17,6 +17,7 @@ from mimn.state import (
     Block,
     Ledger,
     Sketch,
+    Staged,
     StateLayout,
     encode_states,
     extend_digests,
@@ -155,9 +156,9 @@ def test_stored_values_are_the_same(compiled: CompiledEvents, half: int) -> None
     headers = np.frombuffer(RNG.bytes(7 * HEADERS.itemsize), HEADERS).copy()
     headers["partial"] = RNG.random(7) > 0.5
     place = RNG.integers(0, 9, 7)
-    got = compiled.encode_states(headers, tensors, place, bytes(range(16)), layout)
-    assert got == encode_states(headers, tensors[place], bytes(range(16)), layout)
-    assert compiled.encode_states(headers[:0], tensors, place[:0], bytes(16), layout) == []
+    states = Staged(headers, tensors, place, bytes(range(16)), layout)
+    assert compiled.encode_states(states) == encode_states(headers, tensors[place], bytes(range(16)), layout)
+    assert compiled.encode_states(Staged(headers[:0], tensors, place[:0], bytes(16), layout)) == []
 
 
 @pytest.mark.parametrize("floats", [1, 2, 3, 4, 7, 8, 9, 11, 12, 16, 19, 20, 21, 36, 100, 1517])

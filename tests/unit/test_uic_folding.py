@@ -205,12 +205,12 @@ def test_partitions_cut_and_folded_together_come_out_as_each_does_alone(
     pooled, work = parts_of(together), Round(fakes.INITIAL, cache)
     work.plan(pooled)
     work.run(fakes.step, fakes.vectors, fakes.forget)
-    values = work.values(fakes.FINGERPRINT, fakes.LAYOUT)
+    values = work.states(fakes.FINGERPRINT, fakes.LAYOUT).encoded
     for part, lone in zip(pooled, parts_of(alone), strict=True):
         own = Round(fakes.INITIAL, cache)
         own.plan([lone])
         own.run(fakes.step, fakes.vectors, fakes.forget)
-        own_values = own.values(fakes.FINGERPRINT, fakes.LAYOUT)
+        own_values = own.states(fakes.FINGERPRINT, fakes.LAYOUT).encoded
         assert sorted(part.not_finite) == sorted(lone.not_finite)
         assert part.already_folded == lone.already_folded
         for row, own_row in zip(part.row_of, lone.row_of, strict=True):

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 log = logging.getLogger("mimn.rows")
 
 HERE = Path(__file__).parent
-SOURCES = ("rows.c", "states.c", "records.c", "lookups.c", "head.c", "candidate_list.c")
+SOURCES = ("rows.c", "states.c", "stored.c", "records.c", "lookups.c", "head.c", "candidate_list.c")
 _BUILT_FOR = ("-mavx2", "-mfma", "-mf16c", "-mpclmul")
 _ALL = ("-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC", *_BUILT_FOR)
 FLAGS = {"avx512": (*_ALL, "-mavx512f", "-mprefer-vector-width=512"), "avx2": _ALL}
@@ -39,8 +39,9 @@ _FUNCTIONS: Final[dict[str, tuple[str, Any]]] = {
     "states_count": ("ppippppppiiiii", None),
     "states_enter": ("ppipppppppi", None),
     "states_copy": ("pippipii", None),
-    "states_pack": ("piippiii", None),
     "states_seal": ("pii", None),
+    "states_encode": ("ppi", None),
+    "states_frame": ("ppssi", ctypes.c_int64),
     "records_read": ("ppppipppppi", None),
     "records_place": ("sii", ctypes.c_int64),
     "records_rows": ("pppiiipi", None),

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from mimn.rows.library import address, checked, library
 from mimn.rows.records import Events, Groups, Texts, read_events
-from mimn.rows.states import absorb, add_counts, add_entries, hashes, seal
-from mimn.state import Ledger, Sketch, StateLayout, stored_headers, stored_values
+from mimn.rows.states import absorb, add_counts, add_entries, hashes
+from mimn.rows.stored import encode, seal
+from mimn.state import Ledger, Sketch, Staged
 
 Integers = NDArray[np.int64]
 
@@ -84,25 +85,9 @@ class CompiledEvents:
         """`mimn.state.seal_states`."""
         seal(self._built, rows)
 
-    def encode_states(
-        self,
-        headers: NDArray[np.void],
-        tensors: NDArray[np.float32],
-        place: NDArray[np.intp],
-        fingerprint: bytes,
-        layout: StateLayout,
-    ) -> list[bytes]:
-        """`mimn.state.encode_states(headers, tensors[place], fingerprint, layout)`."""
-        rows, half = stored_headers(headers, fingerprint, layout), layout.half_floats
-        place = np.ascontiguousarray(place, np.int64)
-        checked(tensors, np.float32, None, layout.floats)
-        at, size = rows.dtype.fields["half"][1] if rows.dtype.fields else 0, rows.itemsize
-        self._built.states_pack(
-            address(rows) + at, size, size - at, address(tensors), address(place), half,
-            layout.floats - half, len(rows),
-        )  # fmt: skip
-        self.seal_states(rows)
-        return stored_values(rows)
+    def encode_states(self, states: Staged) -> list[bytes]:
+        """`Staged.encoded`."""
+        return encode(self._built, states)
 
 
 def _in_order(depth: Integers, events: int) -> Groups:

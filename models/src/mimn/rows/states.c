@@ -1,5 +1,5 @@
-/* What an event changes in a state besides the step: its header's digest, and the counters of a sketch; and what is stored.
- * The rules, and the twins of these functions, are mimn.state.digest, mimn.state.sketch and mimn.state.codec. */
+/* What an event changes in a state besides the step: its header's digest, and the counters of a sketch.
+ * The rules, and the twins of these functions, are mimn.state.digest and mimn.state.sketch. */
 #include <immintrin.h>
 #include <stdint.h>
 #include <string.h>
@@ -117,49 +117,6 @@ void states_headers(char *states, i64 stride, const i64 *row, const i64 *first, 
     }
 }
 
-/* CRC-32 (zlib's), without the inversions at both ends. Four bits of `data` at a time. */
-static u32 crc_short(u32 crc, const u8 *data, i64 size) {
-    static const u32 OF[16] = {0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac, 0x76dc4190, 0x6b6b51f4, 0x4db26158, 0x5005713c,
-                               0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c, 0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c};
-    for (i64 i = 0; i < size; i++) {
-        crc ^= data[i];
-        crc = crc >> 4 ^ OF[crc & 15];
-        crc = crc >> 4 ^ OF[crc & 15];
-    }
-    return crc;
-}
-
-/* `x` multiplied by the power of two that `by` stands for, as a remainder of the same 128 bits; and `next` added. */
-static inline __m128i folded(__m128i x, __m128i by, __m128i next) {
-    return _mm_xor_si128(_mm_xor_si128(_mm_clmulepi64_si128(x, by, 0x00), _mm_clmulepi64_si128(x, by, 0x11)), next);
-}
-
-/* The same, 64 bytes at a time: what lies 512 or 128 bits ahead is multiplied by the remainder of that power of two (V. Gopal et
- * al., "Fast CRC Computation for Generic Polynomials Using PCLMULQDQ", Intel 2009), until 128 bits are left. */
-static u32 crc32_of(u32 crc, const u8 *data, i64 size) {
-    if (size < 64) return crc_short(crc, data, size);
-    const __m128i by512 = _mm_set_epi64x(0x1c6e41596, 0x154442bd4), by128 = _mm_set_epi64x(0x0ccaa009e, 0x1751997d0);
-    __m128i x[4];
-    for (int i = 0; i < 4; i++) x[i] = _mm_loadu_si128((const __m128i *)data + i);
-    x[0] = _mm_xor_si128(x[0], _mm_cvtsi32_si128((int)crc));
-    for (data += 64, size -= 64; size >= 64; data += 64, size -= 64)
-        for (int i = 0; i < 4; i++) x[i] = folded(x[i], by512, _mm_loadu_si128((const __m128i *)data + i));
-    for (int i = 1; i < 4; i++) x[i] = folded(x[i - 1], by128, x[i]);
-    for (; size >= 16; data += 16, size -= 16) x[3] = folded(x[3], by128, _mm_loadu_si128((const __m128i *)data));
-    u8 left[16];
-    _mm_storeu_si128((__m128i *)left, x[3]);
-    return crc_short(crc_short(0, left, 16), data, size);
-}
-
-/* The checksums of stored states of `size` bytes each, one after another: over everything but themselves. */
-void states_seal(u8 *states, i64 size, i64 n) {
-    enum { AT = 44, AFTER = 48 };
-    for (u8 *state = states; n--; state += size) {
-        u32 crc = ~crc32_of(crc32_of(~0u, state, AT), state + AFTER, size - AFTER);
-        memcpy(state + AT, &crc, sizeof crc);
-    }
-}
-
 static inline float as_half(float x) { return _cvtsh_ss(_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT)); }
 
 static inline float power(i32 k) { /* 2^-k */
@@ -222,21 +179,6 @@ void states_count(char *counters, char *period, i64 stride, const i64 *row, cons
 /* Row of[i] of one array into row to[i] of another, n times; rows are `stride` bytes apart, and `size` bytes of each are copied. */
 void states_copy(char *into, i64 into_stride, const i64 *to, const char *from, i64 from_stride, const i64 *of, i64 size, i64 n) {
     for (i64 i = 0; i < n; i++) memcpy(into + to[i] * into_stride, from + of[i] * from_stride, (size_t)size);
-}
-
-/* Tensors as they are stored: of row of[i], `half` float32 become float16 at stored + i * stride, and `wide` follow as they
- * are. What is behind them is set to zero, up to `room` bytes. */
-void states_pack(char *stored, i64 stride, i64 room, const float *tensors, const i64 *of, i64 half, i64 wide, i64 n) {
-    for (i64 i = 0; i < n; i++) {
-        u16 *to = (u16 *)(stored + i * stride);
-        const float *from = tensors + of[i] * (half + wide);
-        i64 j = 0;
-        for (; j + 8 <= half; j += 8)
-            _mm_storeu_si128((__m128i *)(to + j), _mm256_cvtps_ph(_mm256_loadu_ps(from + j), _MM_FROUND_TO_NEAREST_INT));
-        for (; j < half; j++) to[j] = _cvtss_sh(from[j], _MM_FROUND_TO_NEAREST_INT);
-        memcpy(to + half, from + half, (size_t)wide * 4);
-        memset((char *)to + 2 * half + 4 * wide, 0, (size_t)(room - 2 * half - 4 * wide));
-    }
 }
 
 /* mimn.state.ledger. */

@@ -24,11 +24,6 @@ def hashes(built: ctypes.CDLL, texts: Texts) -> NDArray[np.uint64]:
     return out
 
 
-def seal(built: ctypes.CDLL, rows: NDArray[np.void]) -> None:
-    """`mimn.state.seal_states`, in a quarter of the time."""
-    built.states_seal(address(checked(rows, rows.dtype, None)), rows.itemsize, len(rows))
-
-
 _PAST = ("last_offset", "event_count", "last_event_time", "digest")
 _PAST_AT: int = HEADERS.fields[_PAST[0]][1] if HEADERS.fields else 0
 if not HEADERS.fields or [HEADERS.fields[name][1] for name in _PAST] != [_PAST_AT + 8 * i for i in range(4)]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from struct import Struct
+from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -69,6 +70,24 @@ class ForeignFingerprint(StateError):
 
 class WrongUser(StateError):
     """A valid state that belongs to another user."""
+
+
+class Staged(NamedTuple):
+    """n states in arrays, as a fold leaves them: not encoded yet."""
+
+    headers: NDArray[np.void]
+    """[n] of dtype `HEADERS`."""
+    tensors: NDArray[np.float32]
+    """[R, F], rounded to the layout."""
+    place: NDArray[np.intp]
+    """[n]: the row of each state's tensors."""
+    fingerprint: bytes
+    """The bundle's, at least 16 bytes."""
+    layout: StateLayout
+
+    def encoded(self) -> list[bytes]:
+        """The stored values. [n]"""
+        return encode_states(self.headers, self.tensors[self.place], self.fingerprint, self.layout)
 
 
 def encode_state(state: UserState, fingerprint: bytes, layout: StateLayout) -> bytes:
@@ -174,7 +193,10 @@ def decode_state(value: bytes, fingerprint: bytes, layout: StateLayout, user: in
     """
     if len(value) < HEADER_BYTES or value[:4] != MAGIC:
         raise CorruptState(f"{len(value)} bytes that do not begin with a state's magic")
-    if crc32(value[_AFTER_AT:], crc32(value[: _BEFORE.size])) != _CHECKSUM.unpack_from(value, _BEFORE.size)[0]:
+    if (
+        crc32(memoryview(value)[_AFTER_AT:], crc32(value[: _BEFORE.size]))
+        != _CHECKSUM.unpack_from(value, _BEFORE.size)[0]
+    ):
         raise CorruptState("the checksum does not match")
     _, version, dtype, flags, written_by, owner, lineage, era = _BEFORE.unpack_from(value)
     if version != LAYOUT_VERSION or dtype != (1 if layout.half_floats else 0):

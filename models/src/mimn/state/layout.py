@@ -80,6 +80,9 @@ class StateLayout:
         if self.half_floats % 2:
             raise LayoutError("the float16 blocks hold an odd number of values: pad one, so that float32 stays aligned")
 
+    def __hash__(self) -> int:
+        return hash((self.floats, self.stored_bytes))  # quick: every round looks up what was made for a layout
+
     @cached_property
     def floats(self) -> int:
         """F: values in the flat vector."""

@@ -12,9 +12,7 @@ import secrets
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from hashlib import sha1
-from importlib.resources import files
-from itertools import chain, starmap
+from itertools import islice, starmap
 from time import monotonic
 from typing import Any
 
@@ -30,19 +28,15 @@ from redis.sentinel import Sentinel
 from mimn.state import Keys
 from uic.core.commit import ABSENT, Answer, Commit, NoAnswer, Refused, StatesLost, Written
 from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable
+from uic.script import BY_NAME, BY_TEXT, SCRIPT, SCRIPT_NAME, Commands
 from uic.settings import RedisSettings
 
 CHUNK_STATES = 256
 SENTINELS_AGAIN_S = 60.0
 """After which Sentinels that did not answer are asked again; the fold waits meanwhile."""
-LARGE = 512
-"""Bytes of a value that is not handed to hiredis."""
 FAILURES = (redis.RedisError, RedisClusterException, OSError)
 """What redis-py raises when there is no answer; for an unreachable cluster it is not a subclass of `RedisError`."""
 IDENTITY = re.compile(r"[0-9a-f]{16}")
-SCRIPT = files("uic").joinpath("commit.lua").read_text()
-SCRIPT_NAME = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
-"""What the server calls the script once it has run it: sending the name spares both sides the text of each commit."""
 _WRITTEN = Written()
 _GIVEN_UP = NoAnswer("not tried: an earlier commit had no answer")
 
@@ -63,7 +57,7 @@ class RedisStore:
         self._idle: list[Any] = []
         """Connections that this store keeps for exchanges; `list` is safe between threads."""
         self._sentinels_due = 0.0
-        self._names_of: dict[int, tuple[str, str, str, str]] = {}
+        self._commands = Commands(keys)
 
     @cached_property
     def client(self) -> Any:
@@ -132,7 +126,7 @@ class RedisStore:
 
     def load(self, wanted: Sequence[tuple[int, Sequence[str]]]) -> list[list[bytes | None]]:
         """See `StateStore`."""
-        names = [[self._names(p)[-1] + user for user in users] for p, users in wanted]
+        names = [[self._commands.names(p).state + user for user in users] for p, users in wanted]
         with _named("load states"):
             if self._clustered:  # one MGET per partition: its keys share a slot
                 return [self.client.mget(some) if some else [] for some in names]
@@ -141,7 +135,7 @@ class RedisStore:
             for begin in range(0, len(flat), 2 * CHUNK_STATES):
                 values += self._ask("MGET", *flat[begin : begin + 2 * CHUNK_STATES])
         found = iter(values)
-        return [[next(found) for _ in some] for some in names]
+        return [list(islice(found, len(some))) for some in names]
 
     def commit(self, commits: Sequence[Commit]) -> list[Answer]:
         """See `StateStore`."""
@@ -199,12 +193,10 @@ class RedisStore:
             if self._clustered:  # each partition may be on another node
                 replies = [self._run(commit) for commit in chunk]
             else:
-                sent = [("EVALSHA", SCRIPT_NAME, *self._arguments(commit)) for commit in chunk]
+                framed = self._commands.framed
                 replies = [
-                    self._exchange([("EVAL", SCRIPT, *self._arguments(commit))])[0]
-                    if isinstance(reply, NoScriptError)
-                    else reply
-                    for commit, reply in zip(chunk, self._exchange(sent), strict=True)
+                    self._exchange(framed([commit], BY_TEXT), 1)[0] if isinstance(reply, NoScriptError) else reply
+                    for commit, reply in zip(chunk, self._exchange(framed(chunk, BY_NAME), len(chunk)), strict=True)
                 ]
         except FAILURES as error:
             return [NoAnswer(_describe(error))] * len(chunk)
@@ -213,18 +205,18 @@ class RedisStore:
     def _ask(self, *command: Any) -> Any:
         """The reply to one command. Whatever the fold thread asks again and again goes through `_exchange`: a further
         connection of redis-py's pool would look as if the store had been away."""
-        [reply] = self._exchange([command])
+        [reply] = self._exchange([pack_command(command)], 1)
         if isinstance(reply, ResponseError):
             raise reply
         return reply
 
-    def _exchange(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """The replies to commands that are sent as one piece of data, error replies among them. redis-py's pipeline
-        costs twice as much, and sends a few kilobytes at a time, for each of which the server wakes up."""
+    def _exchange(self, pieces: Sequence[bytes | memoryview], commands: int) -> list[Any]:
+        """The replies to commands that are sent in as few pieces as possible, error replies among them. redis-py's
+        pipeline costs twice as much, and sends a few kilobytes at a time, for each of which the server wakes up."""
         connection = self._connection()
         try:
-            connection.send_packed_command([b"".join(chain.from_iterable(map(_packed, commands)))])
-            replies = [_reply(connection) for _ in commands]
+            connection.send_packed_command(pieces)
+            replies = [_reply(connection) for _ in range(commands)]
         except BaseException:
             connection.disconnect()  # replies that are not read would be taken for those of later commands
             self.client.connection_pool.release(connection)
@@ -253,34 +245,11 @@ class RedisStore:
     def _run(self, commit: Commit) -> object:
         """The script's reply. A server that does not know the script, because it is new or restarted, is sent its text,
         and knows it from then on."""
+        arguments = self._commands.arguments(commit)
         try:
-            return self.client.evalsha(SCRIPT_NAME, *self._arguments(commit))
+            return self.client.evalsha(SCRIPT_NAME, *arguments)
         except NoScriptError:
-            return self.client.eval(SCRIPT, *self._arguments(commit))
-
-    def _arguments(self, commit: Commit) -> list[Any]:
-        *names, state = self._names(commit.partition)
-        return [
-            3 + len(commit.values),
-            *names,
-            *[state + user for user, _ in commit.values],
-            commit.expected,
-            commit.progress,
-            commit.created,
-            commit.listed,
-            len(state),
-            "1" if commit.begins_lineage else "",
-            *[value or b"" for _, value in commit.values],
-        ]
-
-    def _names(self, partition: int) -> tuple[str, str, str, str]:
-        """The keys of its progress, of what was set aside and of its list of users, and how its states' keys begin."""
-        found = self._names_of.get(partition)
-        if found is None:
-            keys = self._keys
-            found = keys.progress(partition), keys.bad(partition), keys.users(partition), keys.state(partition, "")
-            self._names_of[partition] = found
-        return found
+            return self.client.eval(SCRIPT, *arguments)
 
     def info(self, section: str) -> list[dict[str, Any]]:
         """A section of INFO, of each master.
@@ -362,21 +331,6 @@ def _chunks(commits: Sequence[Commit]) -> Iterator[list[Commit]]:
         states += len(commit.values)
     if chunk:
         yield chunk
-
-
-def _packed(command: Sequence[Any]) -> list[bytes]:
-    """A command as pieces of what is sent. hiredis is quick with names and numbers but writes into a buffer that it
-    allocates and copies once more: states, which come last in a commit, are left as they are."""
-    short = len(command)
-    while short and isinstance(command[short - 1], bytes) and len(command[short - 1]) >= LARGE:
-        short -= 1
-    packed: bytes = pack_command(command[:short])  # type: ignore[arg-type] # hiredis declares tuples of one
-    if short == len(command):
-        return [packed]
-    pieces = [b"*%d" % len(command), packed[packed.index(b"\r") :]]
-    for value in command[short:]:
-        pieces += b"$%d\r\n" % len(value), value, b"\r\n"
-    return pieces
 
 
 def _reply(connection: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.rows.states import seal
+from mimn.rows.stored import seal
 from mimn.state import (
     EMPTY_DIGEST,
     StateLayout,

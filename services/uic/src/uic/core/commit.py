@@ -6,6 +6,7 @@ that the session read or wrote last. So a refusal returns a record, and comparin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -24,7 +25,7 @@ class Commit(NamedTuple):
     """The progress record that must be stored now; `ABSENT` if there must be none."""
     progress: bytes
     """The record that replaces it."""
-    values: tuple[tuple[str, bytes | None], ...] = ()
+    values: Sequence[tuple[str, bytes | None]] = ()
     """User id and state value; None deletes it, together with everything in the partition that was set aside as
     unreadable. The users that `created` and `listed` count come first."""
     created: int = 0

@@ -23,15 +23,16 @@ from mimn.state import (
     HEADERS,
     Ledger,
     Progress,
+    Staged,
     StateLayout,
     UserState,
-    encode_states,
     extend_digests,
     header_rows,
     rest_of,
     user_hashes,
 )
 from uic.core.cache import NOT_CACHED
+from uic.core.columns import States
 from uic.core.event import ERASE_ITEM
 from uic.core.ordering import ERASE, Batch
 from uic.core.ports import Compiled, Counting, FoldsMany, Forget, Step, Vectors
@@ -286,11 +287,9 @@ class Round:
         if ledger is not None:
             compiled.add_entries(ledger, states, depth, items, times, sound)
 
-    def values(self, fingerprint: bytes, layout: StateLayout) -> list[bytes]:
+    def states(self, fingerprint: bytes, layout: StateLayout) -> States:
         """The rows' states as they are stored, once `run` is done."""
-        if self._compiled is not None:
-            return self._compiled.encode_states(self.headers, self.tensors, self.place, fingerprint, layout)
-        return encode_states(self.headers, self.tensors[self.place], fingerprint, layout)
+        return States(Staged(self.headers, self.tensors, self.place, fingerprint, layout), self._compiled)
 
     def _begin(self, at_part: Integers, user: Integers, fresh: NDArray[np.bool_]) -> NDArray[np.void]:
         """The headers of rows that continue states or begin from the initial state.

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.state import Ledger, Sketch, StateLayout
+from mimn.state import Ledger, Sketch, Staged
 from uic.core.commit import Answer, Commit
 from uic.core.event import Record
 from uic.core.letters import Letter
@@ -128,16 +128,8 @@ class Compiled(Protocol):
     ) -> None:
         """`into[to] = source[of]`."""
 
-    def encode_states(
-        self,
-        headers: NDArray[np.void],
-        tensors: NDArray[np.float32],
-        place: NDArray[np.intp],
-        fingerprint: bytes,
-        layout: StateLayout,
-        /,
-    ) -> list[bytes]:
-        """`mimn.state.encode_states`, of `tensors[place]`."""
+    def encode_states(self, states: Staged, /) -> list[bytes]:
+        """`mimn.state.Staged.encoded`."""
 
 
 class StateStore(Protocol):

@@ -29,6 +29,7 @@ from mimn.state import (
 )
 from uic.core.advance import advance
 from uic.core.cache import NOT_CACHED
+from uic.core.columns import Columns, States
 from uic.core.commit import Commit
 from uic.core.fold import ERASED_ROW, NO_ROW, Part, Round, copy_rows
 from uic.core.ordering import Batch
@@ -148,7 +149,7 @@ class Rounds:
 
     def attempts(self, work: Round, parts: Sequence[tuple[Reading, Part]]) -> list[tuple[Reading, FoldedBatch]]:
         """What step 5 asks the store to write: the parts of a round whose steps were all finite."""
-        states = work.values(self._model.fingerprint, self._model.layout)
+        states = work.states(self._model.fingerprint, self._model.layout)
         return [(reading, _attempt(reading, work, part, states)) for reading, part in parts if not part.not_finite]
 
     def keep(self, written: Sequence[tuple[Reading, FoldedBatch]]) -> None:
@@ -168,16 +169,9 @@ class Rounds:
                 copy_rows(self._model.compiled, self._sessions.cache.tensors, to, work.tensors, work.place[these])
 
 
-def _attempt(reading: Reading, work: Round, part: Part, states: list[bytes]) -> FoldedBatch:
-    """The commit of a part; `states` are the round's, encoded, by row."""
+def _attempt(reading: Reading, work: Round, part: Part, states: States) -> FoldedBatch:
+    """The commit of a part; `states` are the round's."""
     batch = part.batch
-    created: list[tuple[str, bytes | None]] = []
-    listed: list[tuple[str, bytes | None]] = []
-    others: list[tuple[str, bytes | None]] = []
-    for user, row in zip(batch.users, part.row_of, strict=True):
-        if row != NO_ROW:
-            kind = created if row in work.created else listed if row in work.listed else others
-            kind.append((user, states[row] if row >= 0 else None))
     all_read = len(batch.records) == len(reading.pending)
     after = advance(
         part.progress,
@@ -186,12 +180,17 @@ def _attempt(reading: Reading, work: Round, part: Part, states: list[bytes]) -> 
         position=reading.position if all_read else None,
         caught_up=reading.caught_up,
     )
-    commit = Commit(
-        reading.partition,
-        reading.known,
-        encode_progress(after),
-        (*created, *listed, *others),
-        len(created),
-        len(listed),
-    )
+    commit = Commit(reading.partition, reading.known, encode_progress(after), *_values(work, part, states))
     return FoldedBatch(commit, after, work, part)
+
+
+def _values(work: Round, part: Part, states: States) -> tuple[Columns, int, int]:
+    """`Commit.values`, `created` and `listed`, of a part."""
+    keys, rows = part.batch.keys, part.row_of
+    created = [at for at, row in enumerate(rows) if row in work.created] if work.created else []
+    listed = [at for at, row in enumerate(rows) if row in work.listed] if work.listed else []
+    if created or listed or NO_ROW in rows:
+        first = {*created, *listed}
+        order = [*created, *listed, *[at for at, row in enumerate(rows) if row != NO_ROW and at not in first]]
+        keys, rows = [keys[at] for at in order], [rows[at] for at in order]
+    return Columns(keys, rows, states), len(created), len(listed)

@@ -290,7 +290,7 @@ class Refold:
                 if not part.not_finite:
                     break
                 batch = batch.without(part.not_finite, Reason.NON_FINITE)
-            values = work.values(model.fingerprint, model.layout)
+            values = work.states(model.fingerprint, model.layout).encoded
             for user, row in zip(batch.users, part.row_of, strict=True):
                 if row == ERASED_ROW:
                     self.states.pop(user, None)

@@ -1,0 +1,130 @@
+/* States as they are stored, and the commands that store them. The twins of these functions are mimn.state.codec and
+ * uic.script. */
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef uint8_t u8;
+typedef uint16_t u16;
+typedef uint32_t u32;
+typedef int64_t i64;
+
+enum { FLAGS_AT = 7, OWNER_AT = 24, CHECKSUM_AT = 44, PAST_AT = 48, HEADER = 80 };         /* mimn.state.codec */
+enum { OWNER = 20, PAST = 32, STAGED_PARTIAL = OWNER + PAST, STAGED_HEADER = OWNER + PAST + 1 }; /* mimn.state.HEADERS */
+
+/* CRC-32 (zlib's), without the inversions at both ends. Four bits of `data` at a time. */
+static u32 crc_short(u32 crc, const u8 *data, i64 size) {
+    static const u32 OF[16] = {0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac, 0x76dc4190, 0x6b6b51f4, 0x4db26158, 0x5005713c,
+                               0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c, 0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c};
+    for (i64 i = 0; i < size; i++) {
+        crc ^= data[i];
+        crc = crc >> 4 ^ OF[crc & 15];
+        crc = crc >> 4 ^ OF[crc & 15];
+    }
+    return crc;
+}
+
+/* `x` multiplied by the power of two that `by` stands for, as a remainder of the same 128 bits; and `next` added. */
+static inline __m128i folded(__m128i x, __m128i by, __m128i next) {
+    return _mm_xor_si128(_mm_xor_si128(_mm_clmulepi64_si128(x, by, 0x00), _mm_clmulepi64_si128(x, by, 0x11)), next);
+}
+
+/* The same, 64 bytes at a time: what lies 512 or 128 bits ahead is multiplied by the remainder of that power of two (V. Gopal et
+ * al., "Fast CRC Computation for Generic Polynomials Using PCLMULQDQ", Intel 2009), until 128 bits are left. */
+static u32 crc32_of(u32 crc, const u8 *data, i64 size) {
+    if (size < 64) return crc_short(crc, data, size);
+    const __m128i by512 = _mm_set_epi64x(0x1c6e41596, 0x154442bd4), by128 = _mm_set_epi64x(0x0ccaa009e, 0x1751997d0);
+    __m128i x[4];
+    for (int i = 0; i < 4; i++) x[i] = _mm_loadu_si128((const __m128i *)data + i);
+    x[0] = _mm_xor_si128(x[0], _mm_cvtsi32_si128((int)crc));
+    for (data += 64, size -= 64; size >= 64; data += 64, size -= 64)
+        for (int i = 0; i < 4; i++) x[i] = folded(x[i], by512, _mm_loadu_si128((const __m128i *)data + i));
+    for (int i = 1; i < 4; i++) x[i] = folded(x[i - 1], by128, x[i]);
+    for (; size >= 16; data += 16, size -= 16) x[3] = folded(x[3], by128, _mm_loadu_si128((const __m128i *)data));
+    u8 left[16];
+    _mm_storeu_si128((__m128i *)left, x[3]);
+    return crc_short(crc_short(0, left, 16), data, size);
+}
+
+/* The checksums of stored states of `size` bytes each, one after another: over everything but themselves. */
+void states_seal(u8 *states, i64 size, i64 n) {
+    for (u8 *state = states; n--; state += size) {
+        u32 crc = ~crc32_of(crc32_of(~0u, state, CHECKSUM_AT), state + PAST_AT, size - PAST_AT);
+        memcpy(state + CHECKSUM_AT, &crc, sizeof crc);
+    }
+}
+
+/* The states of a round: their headers, and by row where the tensors are. A stored state has `size` bytes and begins as `head`
+ * does; `half` of its tensors become float16, and `wide` follow as they are. */
+typedef struct {
+    const u8 *headers;
+    const float *tensors;
+    const i64 *place;
+    const u8 *head;
+    i64 half, wide, size;
+} staged;
+
+static u8 *encoded(u8 *to, const staged *s, i64 row) {
+    const u8 *header = s->headers + row * STAGED_HEADER;
+    const float *from = s->tensors + s->place[row] * (s->half + s->wide);
+    memcpy(to, s->head, HEADER);
+    to[FLAGS_AT] = header[STAGED_PARTIAL] != 0;
+    memcpy(to + OWNER_AT, header, OWNER);
+    memcpy(to + PAST_AT, header + OWNER, PAST);
+    u8 *at = to + HEADER;
+    i64 j = 0;
+    for (; j + 8 <= s->half; j += 8)
+        _mm_storeu_si128((__m128i *)(at + 2 * j), _mm256_cvtps_ph(_mm256_loadu_ps(from + j), _MM_FROUND_TO_NEAREST_INT));
+    for (; j < s->half; j++) {
+        u16 value = _cvtss_sh(from[j], _MM_FROUND_TO_NEAREST_INT);
+        memcpy(at + 2 * j, &value, sizeof value);
+    }
+    at += 2 * s->half;
+    memcpy(at, from + s->half, (size_t)s->wide * 4);
+    at += 4 * s->wide;
+    memset(at, 0, (size_t)(to + s->size - at)); /* padding */
+    states_seal(to, s->size, 1);
+    return to + s->size;
+}
+
+/* All n states, one behind another. */
+void states_encode(const staged *s, u8 *to, i64 n) {
+    for (i64 row = 0; row < n; row++) to = encoded(to, s, row);
+}
+
+static inline u8 *copied(u8 *to, const u8 *text, i64 size) {
+    memcpy(to, text, (size_t)size);
+    return to + size;
+}
+
+/* How a string of `size` bytes begins in the wire protocol, and how it ends. */
+static u8 *begun(u8 *to, i64 size) {
+    u8 digits[20];
+    int first = sizeof digits;
+    do digits[--first] = (u8)('0' + size % 10);
+    while (size /= 10);
+    *to++ = '$';
+    to = copied(to, digits + first, (i64)sizeof digits - first);
+    return copied(to, (const u8 *)"\r\n", 2);
+}
+
+static inline u8 *ended(u8 *to) { return copied(to, (const u8 *)"\r\n", 2); }
+
+/* Commands that each name n states and then give their values: a text, the names, another text, and the values, nothing for a
+ * state that is in a row below 0. `text` has those two texts and then the names, `number` has n, the sizes of these n + 2 and the
+ * rows, command after command. Returns how many bytes were written. */
+i64 states_frame(const staged *s, u8 *out, const u8 *text, const i64 *number, i64 commands) {
+    u8 *to = out;
+    while (commands--) {
+        i64 n = *number++;
+        const i64 *size = number, *row = number + n + 2;
+        const u8 *before = text, *between = before + size[0];
+        text = between + size[1];
+        to = copied(to, before, size[0]);
+        for (i64 i = 2; i < n + 2; text += size[i++]) to = ended(copied(begun(to, size[i]), text, size[i]));
+        to = copied(to, between, size[1]);
+        for (i64 i = 0; i < n; i++) to = ended(row[i] < 0 ? begun(to, 0) : encoded(begun(to, s->size), s, row[i]));
+        number = row + n;
+    }
+    return to - out;
+}
