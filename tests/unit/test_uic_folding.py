@@ -254,7 +254,7 @@ def test_a_cached_row_belongs_to_one_entry_and_memory_is_bounded(steps: list[tup
     for at, user, action in steps:
         key = str(user).encode()
         if action == "touch":
-            cache.tensors[shelves[at].touch(key)] = at
+            cache.tensors[shelves[at].touch([key])] = at
         elif action == "drop":
             shelves[at].drop(key)
         else:
@@ -272,7 +272,7 @@ def test_a_cache_takes_no_more_than_its_bytes_even_with_the_longest_keys() -> No
         cache = StateCache.of_bytes(1 << 20, 40)
         shelves = [cache.open() for _ in range(3)]
         for i in range(3 * cache.capacity):
-            shelves[i % 3].touch(b"%0128d" % i)
+            shelves[i % 3].touch([b"%0128d" % i])
         assert len(cache) == cache.capacity
         assert tracemalloc.get_traced_memory()[0] <= 1 << 20
     finally:
@@ -282,13 +282,11 @@ def test_a_cache_takes_no_more_than_its_bytes_even_with_the_longest_keys() -> No
 def test_the_least_recently_used_state_of_the_greediest_partition_goes_first() -> None:
     cache = StateCache(4, 1)
     greedy, modest = cache.open(), cache.open()
-    for key in (b"a", b"b", b"c", b"d"):
-        greedy.touch(key)
-    greedy.touch(b"a")
-    modest.touch(b"x")
+    greedy.touch([b"a", b"b", b"c", b"d"])
+    greedy.touch([b"a"])
+    modest.touch([b"x"])
     assert list(greedy) == [b"c", b"d", b"a"]
-    modest.touch(b"y")
-    modest.touch(b"z")
+    modest.touch([b"y", b"z"])
     assert list(modest) == [b"y", b"z"], "with its fair share it makes room itself"
 
 

@@ -73,7 +73,7 @@ class CompiledEvents:
 
     def copy_rows(self, into: NDArray[Any], to: NDArray[np.intp], source: NDArray[Any], of: NDArray[np.intp]) -> None:
         """`into[to] = source[of]`, without an array in between. Rows in `to` and `of` exist."""
-        if checked(into, source.dtype.type).shape[1:] != checked(source, source.dtype.type).shape[1:]:
+        if checked(into, source.dtype).shape[1:] != checked(source, source.dtype).shape[1:]:
             raise ValueError("rows of different sizes cannot be copied")
         if len(to) != len(of):
             raise ValueError(f"{len(of)} rows cannot be copied to {len(to)} places")

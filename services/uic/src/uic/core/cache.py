@@ -7,7 +7,7 @@ enter after the commit, never before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import Any
 
@@ -99,13 +99,17 @@ class Shelf:
         get = self.rows.get
         return [get(key, NOT_CACHED) for key in keys]
 
-    def touch(self, key: bytes) -> int:
-        """The row of a key, which becomes the most recently used. A new row is taken if needed; the caller fills it."""
-        row = self.rows.pop(key, NOT_CACHED)
-        if row < 0:
-            row = self._cache.take_row(self)
-        self.rows[key] = row
-        return row
+    def touch(self, keys: Iterable[bytes]) -> list[int]:
+        """The rows of keys, which become the most recently used, one after another. New rows are taken where needed,
+        perhaps that of an earlier one of the keys; the caller fills them."""
+        rows, touched = self.rows, []
+        for key in keys:
+            row = rows.pop(key, NOT_CACHED)
+            if row < 0:
+                row = self._cache.take_row(self)
+            rows[key] = row
+            touched.append(row)
+        return touched
 
     def drop(self, key: bytes) -> None:
         """Forget a key."""

@@ -154,19 +154,23 @@ class Rounds:
 
     def keep(self, written: Sequence[tuple[Reading, FoldedBatch]]) -> None:
         """The store has these batches: put their states into the cache, those of one round together."""
+        cache, compiled = self._sessions.cache, self._model.compiled
         for work, batches in groupby(written, lambda each: each[1].round):
             rows: dict[int, int] = {}
             for reading, batch in batches:
-                shelf = reading.hold.shelf
-                for key, row in zip(batch.part.batch.keys, batch.part.row_of, strict=True):
+                shelf, keys, found = reading.hold.shelf, batch.part.batch.keys, batch.part.row_of
+                if min(found, default=0) >= 0:
+                    rows.update(zip(shelf.touch(keys), found, strict=True))  # a full cache may give a row away again
+                    continue
+                for key, row in zip(keys, found, strict=True):
                     if row == ERASED_ROW:
                         shelf.drop(key)
                     elif row >= 0:
-                        rows[shelf.touch(key)] = row  # a full cache may give a row away again
+                        rows[shelf.touch([key])[0]] = row
             if rows:
-                to, these = np.array(list(rows)), np.array(list(rows.values()))
-                self._sessions.cache.headers[to] = work.headers[these]
-                copy_rows(self._model.compiled, self._sessions.cache.tensors, to, work.tensors, work.place[these])
+                to, these = (np.fromiter(some, np.intp, len(rows)) for some in (rows, rows.values()))
+                copy_rows(compiled, cache.headers, to, work.headers, these)
+                copy_rows(compiled, cache.tensors, to, work.tensors, work.place[these])
 
 
 def _attempt(reading: Reading, work: Round, part: Part, states: States) -> FoldedBatch:
