@@ -36,13 +36,13 @@ from mimn.bundle.graph import StepGraph, open_step
 from mimn.state import Keys, namespace, partition_of
 from uic.app import settle_interpreter
 from uic.core.commit import Answer, Commit
+from uic.core.event import Record
 from uic.core.letters import Letter
 from uic.core.ports import Assigned, Delivery, Described, Fetched, FoldsMany, LogMessage
 from uic.core.takeup import LogBounds
 from uic.fold.rounds import Model
 from uic.fold.updater import StateUpdater, Topic
 from uic.log.kafka_repairs import read_batch
-from uic.log.record_batches import BatchRecord
 from uic.metrics import Metrics
 from uic.settings import FoldSettings, RedisSettings
 from uic.store import RedisStore
@@ -78,6 +78,7 @@ class MemoryLog:
         self._queued: list[LogMessage] = [Assigned(tuple(range(len(batches))))]
         self._tags: dict[int, int] = {}
         self._waiting: dict[int, int] = {}
+        self._read_to: dict[int, int] = defaultdict(int)
         self.taken = 0
         """Records that are committed."""
 
@@ -89,7 +90,8 @@ class MemoryLog:
             while self._waiting[tag] < self._room and (data := next(self._batches[partition], None)):
                 records = read_all(data)
                 self._waiting[tag] += len(records)
-                found.append(Fetched(partition, tag, records, records[-1].offset + 1))
+                self._read_to[partition] += len(records)
+                found.append(Fetched(partition, tag, records, self._read_to[partition]))
         self._watch.lap("read")
         return found
 
@@ -178,7 +180,7 @@ class TimedStore(RedisStore):
         return answers
 
 
-def read_all(data: bytes) -> list[BatchRecord]:
+def read_all(data: bytes) -> Sequence[Record]:
     """The records of one batch, its checksum checked."""
     batch: Any = MemoryRecords(data).next_batch()
     if not batch.validate_crc():

@@ -19,9 +19,9 @@ from support.fakes import FakeStore
 from support.one_node_cluster import OneNodeCluster
 from support.sentinel_node import SentinelNode
 from uic import store as store_module
-from uic.core.columns import Columns, States
 from uic.core.commit import ABSENT, Commit, NoAnswer, Refused, StatesLost, Written
 from uic.core.ports import StateStore
+from uic.core.staged_values import StagedValues, States
 from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable
 from uic.settings import RedisSettings
 from uic.store import CHUNK_STATES, RedisStore
@@ -150,11 +150,11 @@ def test_states_of_a_round_are_stored_as_they_are_encoded(subject: Subject) -> N
     staged = Staged(headers, tensors, np.array([3, 0, 1]), bytes(16), layout)
     values = staged.encoded()
     keys, states = [user.encode() for user in users], States(staged, None)
-    commits = [Commit(p, ABSENT, b"p1", Columns(keys[p:], [2, 0, 1][p:], states), created=3 - p) for p in range(4)]
+    commits = [Commit(p, ABSENT, b"p1", StagedValues(keys[p:], [2, 0, 1][p:], states), created=3 - p) for p in range(4)]
     assert subject.store.commit(commits) == [Written()] * 4
     found = [values[2], values[0], values[1]]
     assert subject.store.load([(p, users) for p in range(3)]) == [[None] * p + found[p:] for p in range(3)]
-    again = Commit(0, b"p1", b"p2", Columns(keys, [1, -2, 0], states), created=1)
+    again = Commit(0, b"p1", b"p2", StagedValues(keys, [1, -2, 0], states), created=1)
     assert subject.store.commit([again]) == [StatesLost((USER,))]
     assert subject.store.commit([again._replace(created=0)]) == [Written()]
     assert subject.store.load([(0, users)]) == [[values[1], None, values[0]]]

@@ -20,7 +20,7 @@ from _pytest.mark import ParameterSet
 import fuzz.__main__ as command
 from fuzz.targets import CORPUS, SOME_RECORDS, TARGETS, Target, a_letter, record_bytes
 from fuzz.trial import CPU_S, SPARE_BYTES, Failure, attempt, fuzz
-from uic.log.record_batches import BatchRecord
+from uic.core.records import BatchRecord
 
 pytestmark = pytest.mark.alone
 

@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
+from mimn.rows.live import compiled_events
 from mimn.state import (
     EMPTY_DIGEST,
     Block,
@@ -40,6 +41,7 @@ from uic.core.ports import (
     OutOfRange,
     Revoked,
 )
+from uic.core.records import Records
 from uic.core.status import PartitionStatus, Phase
 from uic.core.takeup import LogBounds
 from uic.errors import LogUnavailable, NamespaceConflict, StoreUnavailable
@@ -92,6 +94,8 @@ def forget(state: NDArray[np.float32], item_id: int) -> None:
 
 
 MODEL = Model(step, vectors, forget, INITIAL, LAYOUT, FINGERPRINT)
+COMPILED_MODEL = replace(MODEL, compiled=compiled_events())
+"""The same with compiled code, and records in columns, where there is a C compiler."""
 
 
 def event_value(user: str, item: int = 1, category: int = 0, event_time: int = WALL_MS, event_id: str = "") -> bytes:
@@ -340,8 +344,9 @@ class FakeTopic:
 class FakeLog:
     """`Log`: one worker's consumer of a `FakeTopic`. Delivers up to `chunk` records of each partition per call."""
 
-    def __init__(self, topic: FakeTopic, chunk: int = 7) -> None:
+    def __init__(self, topic: FakeTopic, chunk: int = 7, *, columns: bool = False) -> None:
         self.topic = topic
+        self.columns = columns
         self.chunk = chunk
         self.away = False
         self.coordinator_refuses = False
@@ -410,7 +415,7 @@ class FakeLog:
         self.reading[p] = (tag, after)
         if records:
             self.outstanding[tag] = self.outstanding.get(tag, 0) + len(records)
-            self.queued.append(Fetched(p, tag, records, after))
+            self.queued.append(Fetched(p, tag, Records.of(records) if self.columns else records, after))
 
 
 class Crashed(BaseException):
@@ -434,7 +439,7 @@ class Worker:
         partitions: int | None = None,
         **fold: Any,
     ) -> None:
-        self.log = FakeLog(topic, chunk)
+        self.log = FakeLog(topic, chunk, columns=model.compiled is not None)
         self.store = store
         self.dead_letters = dead_letters or FakeDeadLetters()
         self.erasures = erasures or FakeErasures()

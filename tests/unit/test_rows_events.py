@@ -27,7 +27,8 @@ from mimn.state import (
     user_hashes,
 )
 from support import skips
-from uic.core.event import LAST_ACTION, read_common
+from uic.core.event import LAST_ACTION
+from uic.core.events import read_common
 from uic.core.fold import absorb
 
 NOW = 1_700_000_000_000

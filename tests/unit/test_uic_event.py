@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ctr.event.v1.behavior_event_pb2 import Action, BehaviorEvent
+from mimn.rows.live import compiled_events
 from uic.core.event import (
     ACTIONS,
     EARLIEST_MS,
@@ -20,9 +21,10 @@ from uic.core.event import (
     Reason,
     check_key,
     decode,
-    decode_all,
     explain,
 )
+from uic.core.events import Decoded, decode_all
+from uic.core.records import BatchRecord, Headers, Records
 
 NOW_MS = 1_700_000_000_000
 DAY_MS = 86_400_000
@@ -47,6 +49,23 @@ def read(
     return decode(value, headers, key, timestamp_ms)
 
 
+Sent = tuple[bytes, Headers, bytes, int]
+
+
+def all_of(sent: Sequence[Sent]) -> Decoded:
+    """Value, headers, key and time of each, decoded together: the same from a list and from columns."""
+    records = [
+        BatchRecord(i, timestamp, key, value, headers) for i, (value, headers, key, timestamp) in enumerate(sent)
+    ]
+    sound = np.ones(len(records), np.bool_)
+    found = decode_all(records, sound)
+    if (compiled := compiled_events()) is not None:
+        for other in (decode_all(records, sound, compiled), decode_all(Records.of(records), sound, compiled)):
+            for got, want in zip(other, found, strict=True):
+                np.testing.assert_equal(got, want)
+    return found
+
+
 def test_a_protobuf_event() -> None:
     assert read(event().SerializeToString()) == (2**64 - 1, 7, NOW_MS, Action.ACTION_CLICK)
 
@@ -68,7 +87,7 @@ def test_json_takes_numbers_strings_and_both_spellings_of_a_field() -> None:
 def test_protobuf_fields_of_a_later_version_are_ignored_and_counted(few: int) -> None:
     known, later = event().SerializeToString(), event().SerializeToString() + b"\xfa\x01\x03new"
     values = [known, later, b"\xff", later] * few
-    items, *_, reasons, extended = decode_all(values, [()] * len(values), [b"ann"] * len(values), np.tile(NOW, few))
+    items, *_, reasons, extended = all_of([(value, (), b"ann", NOW_MS) for value in values])
     assert extended == [i for i in range(len(values)) if i % 2]
     assert set(items.tolist()) == {2**64 - 1, 0}
     assert len(reasons) == few
@@ -98,7 +117,7 @@ def test_every_action_of_the_enum_is_folded_in_both_forms(action: int) -> None:
 def test_an_action_that_the_enum_does_not_name_is_a_dead_letter_in_both_forms(action: int) -> None:
     value = event(action=action, item_id=5).SerializeToString()  # an item whose number is read together with others
     assert read(value) is Reason.UNKNOWN_ACTION
-    *_, reasons, _ = decode_all([value] * 4, [()] * 4, [b"ann"] * 4, NOW)
+    *_, reasons, _ = all_of([(value, (), b"ann", NOW_MS)] * 4)
     assert set(reasons.values()) == {Reason.UNKNOWN_ACTION}
     fields = {"userId": "ann", "itemId": 5, "eventTime": str(NOW_MS)}
     for name in (action, "ACTION_IMPRESSION", "ACTION_VIEWW"):
@@ -245,7 +264,6 @@ def test_both_forms_of_an_event_mean_the_same(
     assert decode(in_json, AS_JSON, user, NOW_MS) == (item, category, event_time, action)
 
 
-NOW = np.full(4, NOW_MS)
 KEYS = ("ann", "a" * 128, "zo\u00eb", "b")
 fields = st.fixed_dictionaries(
     {},
@@ -291,7 +309,7 @@ def sent_records(draw: st.DrawFn) -> tuple[bytes, Sequence[tuple[str, bytes]], b
 def however_few() -> Iterator[None]:
     """Records are read together even where one by one would be sooner."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("uic.core.event.FEW", 0)
+        patch.setattr("uic.core.events.FEW", 0)
         yield
 
 
@@ -300,8 +318,7 @@ def however_few() -> Iterator[None]:
 def test_records_decoded_together_are_those_decoded_alone(
     records: list[tuple[bytes, Sequence[tuple[str, bytes]], bytes, int]],
 ) -> None:
-    values, headers, keys, timestamps = zip(*records, strict=True) if records else ((), (), (), ())
-    *columns, reasons, _ = decode_all(values, headers, keys, np.array(timestamps, np.int64))
+    *columns, reasons, _ = all_of(records)
     got = [reasons.get(i) or told for i, told in enumerate(zip(*columns, strict=True))]
     assert got == [decode(value, told, key.decode(), at) for value, told, key, at in records]
 
@@ -314,9 +331,10 @@ def test_what_serializers_write_is_decoded_together(monkeypatch: pytest.MonkeyPa
         event(item_id=1, event_id="i" * 64).SerializeToString(),
         event(item_id=2**63 - 1).SerializeToString(),
     ]
-    monkeypatch.delattr("uic.core.event.parse")
-    items, categories, times, actions, reasons, extended = decode_all(
-        values, [(), [("trace", b"x")], (), ()], [b"ann"] * 4, NOW
+    monkeypatch.delattr("uic.core.events.parse")
+    headers: list[Headers] = [(), [("trace", b"x")], (), ()]
+    items, categories, times, actions, reasons, extended = all_of(
+        [(value, some, b"ann", NOW_MS) for value, some in zip(values, headers, strict=True)]
     )
     assert items.tolist() == [5, 6, 1, 2**63 - 1]
     assert categories.tolist() == [7, 0, 7, 7]

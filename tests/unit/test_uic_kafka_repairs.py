@@ -87,6 +87,9 @@ CHANGES: dict[str, Broken] = {
     "PartitionRecords reads with _unpack_records(tp, records, …) and ends with drain()": lambda patch: patch.delattr(
         Fetcher.PartitionRecords, "_unpack_records"
     ),
+    "PartitionRecords hands out with take(n), which keeps an error for the next call": lambda patch: patch.setattr(
+        Fetcher.PartitionRecords, "take", other
+    ),
     "PartitionRecords tells which transactions were aborted": lambda patch: patch.delattr(
         Fetcher.PartitionRecords, "_is_batch_aborted"
     ),

@@ -30,8 +30,10 @@ from hypothesis.stateful import (
 
 from mimn.state import StateError, decode_progress, decode_state, partition_of, user_hash
 from support.fakes import (
+    COMPILED_MODEL,
     FINGERPRINT,
     LAYOUT,
+    MODEL,
     POISON_ITEM,
     Crashed,
     FakeDeadLetters,
@@ -95,9 +97,11 @@ class Life(RuleBasedStateMachine):
         self.kept: Any = None
 
     def start(self) -> Worker:
+        """Every other one with compiled code: all of them must write the same bytes."""
         self.started += 1
         return Worker(
             self.topic, self.store, dead_letters=self.letters, erasures=self.erasures, seed=self.started,
+            model=(MODEL, COMPILED_MODEL)[self.started % 2],
             **self.told,  # type: ignore[arg-type]  # settings of the fold among them
         )  # fmt: skip
 

@@ -19,9 +19,13 @@ from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 from kafka.record.util import calc_crc32c
 from kafka.structs import TopicPartition
 
+from mimn.rows.library import library
+from mimn.rows.records import BatchHeader, parse_batch
+from uic.core.records import Records
 from uic.log.compression import GZIP, LZ4, SNAPPY, ZSTD, Undecodable, decompress
-from uic.log.kafka_repairs import PartitionRecords
+from uic.log.kafka_repairs import FetchedBatch, PartitionBatches, PartitionRecords
 from uic.log.record_batches import UnreadableBatch
+from uic.log.record_batches import _records as by_python
 
 AT = TopicPartition("events", 3)
 Told = tuple[int, bytes | None, bytes | None, list[tuple[str, bytes | None]]]
@@ -64,7 +68,8 @@ TRANSACTION = {"transactional": True, "producer_id": 7, "producer_epoch": 0, "ba
 def read(
     reader: Any, data: bytes | bytearray, start: int = 0, piece: int = 1000, **options: Any
 ) -> tuple[list[Any], list[int]]:
-    """All records as plain tuples, and where the client would read on after each piece.
+    """All records as plain tuples, and where the client would read on after each piece: the same record by record and
+    batch by batch.
 
     Raises:
         CorruptRecordError: a batch is unreadable; UIC's reader hands that out as a value, the library's raises.
@@ -72,11 +77,16 @@ def read(
     fetched = reader(start, AT, MemoryRecords(bytes(data)), **options)
     records, positions = [], []
     while fetched:
-        for r in fetched.take(piece):
-            if isinstance(r, UnreadableBatch):
-                raise CorruptRecordError(r.reason)
-            records.append((r.offset, r.timestamp, r.key, r.value, list(r.headers)))
+        for found in fetched.take(piece):
+            if isinstance(found, UnreadableBatch):
+                raise CorruptRecordError(found.reason)
+            for r in found.records if isinstance(found, FetchedBatch) else [found]:
+                records.append((r.offset, r.timestamp, r.key, r.value, list(r.headers)))
         positions.append(fetched.next_fetch_offset)
+    if reader is PartitionRecords:
+        batches, ends = read(PartitionBatches, data, start, piece, **options)
+        assert batches == records
+        assert ends[-1:] == positions[-1:]
     return records, positions
 
 
@@ -186,6 +196,38 @@ def test_the_offsets_that_these_tests_write_at_are_the_formats() -> None:
     assert DefaultRecordBatch.CRC_OFFSET == CRC_AT
     assert DefaultRecordBatch.ATTRIBUTES_OFFSET == ATTRIBUTES_AT
     assert DefaultRecordBatch.HEADER_STRUCT.size == COUNT_AT + 4
+
+
+@given(first=told, second=told, piece=st.integers(1, 30))
+def test_whole_batches_are_handed_out_until_there_are_enough_records(
+    first: list[Told], second: list[Told], piece: int
+) -> None:
+    data = batch(first) + batch(second, base=len(first))
+    fetched: Any = PartitionBatches(0, AT, MemoryRecords(bytes(data)))
+    sizes = [len(some.records) for some in fetched.take(piece)]
+    assert sizes == ([len(first)] if len(first) >= piece else [len(first), len(second)])
+    assert fetched.next_fetch_offset == sum(sizes)
+
+
+@given(records=told, at=st.integers(0, 5000), byte=st.integers(0, 255))
+def test_compiled_code_reads_a_payload_as_python_does_or_leaves_it(records: list[Told], at: int, byte: int) -> None:
+    built = library()
+    if built is None:
+        pytest.skip("no compiled code here")
+    payload = batch(records)[HEADER_BYTES:]
+    payload[at % len(payload)] = byte
+    header = BatchHeader(7, 1000, None, len(records))
+    columns = parse_batch(built, header, bytes(payload))
+    try:
+        told = by_python(header, bytes(payload))
+    except (ValueError, IndexError):
+        assert columns is None
+        return
+    if columns is not None:
+        kept = bytes(payload)
+        again = parse_batch(built, header, kept)
+        assert again is not None
+        assert list(Records(again, (kept,))) == [record._replace(headers=record.headers or ()) for record in told]
 
 
 # Compression

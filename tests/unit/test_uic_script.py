@@ -13,8 +13,8 @@ from mimn.rows.live import compiled_events
 from mimn.state import HEADERS, Block, Keys, Staged, StateLayout
 from support import skips
 from uic import script
-from uic.core.columns import Columns, States
 from uic.core.commit import ABSENT, Commit
+from uic.core.staged_values import StagedValues, States
 from uic.script import BY_NAME, BY_TEXT, SCRIPT, SCRIPT_NAME, Commands
 
 RNG = np.random.default_rng(0)
@@ -36,7 +36,7 @@ def drawn(n: int, of: States) -> Commit:
     rows = np.where(RNG.random(n) < 0.2, -2, RNG.integers(0, len(of.staged.place), n)).tolist()
     record, created = RNG.bytes(112), int(RNG.integers(0, n + 1))
     expected = ABSENT if RNG.random() < 0.5 else RNG.bytes(112)
-    return Commit(int(RNG.integers(64)), expected, record, Columns(keys, rows, of), created, n - created, n == 0)
+    return Commit(int(RNG.integers(64)), expected, record, StagedValues(keys, rows, of), created, n - created, n == 0)
 
 
 def plain(commit: Commit) -> Commit:
@@ -81,7 +81,7 @@ def test_those_of_one_round_are_one_piece_and_so_are_those_without_states() -> N
 
 def test_columns_are_a_sequence_of_users_and_values() -> None:
     of = states(3, 2, 2)
-    columns = Columns([b"ann", "é".encode(), b"bob"], [2, -2, 0], of)
+    columns = StagedValues([b"ann", "é".encode(), b"bob"], [2, -2, 0], of)
     values = [("ann", of.staged.encoded()[2]), ("é", None), ("bob", of.staged.encoded()[0])]
     assert list(columns) == values
     assert list(columns[1:]) == values[1:]

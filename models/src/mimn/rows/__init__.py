@@ -15,5 +15,5 @@ records, records.c  keys and events    states, states.c  digests, counters, ledg
 stored, stored.c  what is stored of states, and the commands that do it    live  all of these, for a service
 candidates, lookups.c  vectors, cells and reads of candidates    candidate_list, candidate_list.c  ids from JSON
 head_program, head_values, head_code, head_kernel, head.c  the head    rooms  places that values share
-library  how C sources are built, kept and loaded
+library  how C sources are built, kept and loaded    arrays  as C gets them
 """

@@ -7,7 +7,8 @@ import ctypes
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.rows.library import address, checked, library
+from mimn.rows.arrays import address, checked
+from mimn.rows.library import library
 from mimn.rows.program import RowProgram
 
 _TOGETHER = 4

@@ -15,9 +15,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 log = logging.getLogger("mimn.rows")
 
 HERE = Path(__file__).parent
@@ -43,6 +40,10 @@ _FUNCTIONS: Final[dict[str, tuple[str, Any]]] = {
     "states_encode": ("ppi", None),
     "states_frame": ("ppssi", ctypes.c_int64),
     "records_read": ("ppppipppppi", None),
+    "records_parse": ("siiiipi", ctypes.c_int64),
+    "records_named": ("ppsipi", None),
+    "records_fronts": ("piipppiiiipippppp", None),
+    "records_join": ("pppi", None),
     "records_place": ("sii", ctypes.c_int64),
     "records_rows": ("pppiiipi", None),
     "records_fill": ("p", None),
@@ -58,31 +59,7 @@ _FUNCTIONS: Final[dict[str, tuple[str, Any]]] = {
 _LONG: Final = {"rows_fold", "head_score"}
 """What lets other threads of Python run meanwhile. The rest takes microseconds, after which a thread would have to wait
 for the interpreter until the other one gives it back: 5 ms if that one computes."""
-_Byte: Final = ctypes.c_char
 _KINDS: Final = {"p": ctypes.c_void_p, "s": ctypes.c_char_p, "i": ctypes.c_int64}
-
-
-def checked(array: NDArray[Any], kind: type[np.generic] | np.dtype[Any], *shape: int | None) -> NDArray[Any]:
-    """The array, if C can read it: of this type, contiguous, and of this shape (None: of any size there).
-
-    Raises:
-        ValueError: it is not.
-    """
-    have = array.shape
-    fits = array.dtype == kind and array.flags.c_contiguous and len(shape) in (0, len(have))
-    for n, size in zip(shape, have, strict=False):  # a small batch comes here twenty times
-        fits = fits and (n is None or n == size)
-    if not fits:
-        raise ValueError(f"an array of {array.dtype} {array.shape} cannot be handed to the compiled step")
-    return array
-
-
-def address(values: NDArray[Any] | bytearray) -> int:
-    """Where the first value lies, in a quarter of the time of `ctypes.data`: a small batch asks a hundred times."""
-    try:
-        return ctypes.addressof(_Byte.from_buffer(values))  # type: ignore[arg-type]  # numpy tells of it from Python 3.12 on
-    except (TypeError, ValueError):  # read-only, not contiguous, or without a value
-        return int(np.asarray(values).ctypes.data)
 
 
 @cache

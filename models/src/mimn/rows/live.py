@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.rows.library import address, checked, library
-from mimn.rows.records import Events, Groups, Texts, read_events
+from mimn.rows.arrays import address
+from mimn.rows.library import library
+from mimn.rows.records import Columns, Events, Fronts, Groups, Texts, fronts, named, read_events, split
 from mimn.rows.states import absorb, add_counts, add_entries, hashes
 from mimn.rows.stored import encode, seal
 from mimn.state import Ledger, Sketch, Staged
@@ -28,6 +29,18 @@ class CompiledEvents:
     def read(self, values: Sequence[bytes], keys: Sequence[bytes], last_action: int) -> Events:
         """The events of those values that have the common form (`read_events`)."""
         return read_events(self._built, Texts.of(values), Texts.of(keys), last_action)
+
+    def named(self, headers: Texts, name: str) -> NDArray[np.bool_]:
+        """`mimn.rows.records.named`"""
+        return named(self._built, headers, name.encode())
+
+    def fronts(self, columns: Columns, waiting: Sequence[tuple[int, int, int]], bounds: tuple[int, int, int]) -> Fronts:
+        """`mimn.rows.records.fronts`"""
+        return fronts(self._built, columns, waiting, bounds)
+
+    def split(self, texts: Texts) -> list[bytes]:
+        """`mimn.rows.records.split`"""
+        return split(self._built, texts)
 
     def partition_of(self, key: bytes, partitions: int) -> int:
         """`mimn.state.partition_of`."""
@@ -73,10 +86,12 @@ class CompiledEvents:
 
     def copy_rows(self, into: NDArray[Any], to: NDArray[np.intp], source: NDArray[Any], of: NDArray[np.intp]) -> None:
         """`into[to] = source[of]`, without an array in between. Rows in `to` and `of` exist."""
-        if checked(into, source.dtype).shape[1:] != checked(source, source.dtype).shape[1:]:
+        if into.dtype != source.dtype or into.shape[1:] != source.shape[1:]:
             raise ValueError("rows of different sizes cannot be copied")
         if len(to) != len(of):
             raise ValueError(f"{len(of)} rows cannot be copied to {len(to)} places")
+        if not (into.flags.c_contiguous and source.flags.c_contiguous):
+            raise ValueError("rows that are not contiguous cannot be copied")
         size = source.itemsize * prod(source.shape[1:])  # not a stride: numpy gives an array without rows another one
         to, of = np.ascontiguousarray(to, np.int64), np.ascontiguousarray(of, np.int64)
         self._built.states_copy(address(into), size, address(to), address(source), size, address(of), size, len(to))

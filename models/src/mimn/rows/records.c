@@ -58,6 +58,84 @@ void records_read(const u8 *const *value, const i64 *size, const u8 *const *key,
     }
 }
 
+/* The records of a batch of Kafka's format v2, as they lie in its payload, in columns of n each: offset, time, where the key
+ * lies (0: none) and its bytes, the same of the value, and of the headers with their count. `append_ms`: the time of all, or
+ * below 0. Returns 0 if anything about them is unusual, and Python decides what it is. */
+enum { OFFSET, TIME, KEY, KEY_SIZE, VALUE, VALUE_SIZE, HEADERS, HEADERS_SIZE };
+
+static inline int varint(const u8 **at, const u8 *end, u64 *out) {
+    const u8 *p = *at;
+    *out = 0;
+    for (int shift = 0; shift < 63; shift += 7) {
+        if (p == end) return 0;
+        u8 byte = *p++;
+        *out |= (u64)(byte & 127) << shift;
+        if (byte < 128) {
+            *at = p;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static inline i64 zigzag(u64 n) { return (i64)(n >> 1) ^ -(i64)(n & 1); }
+
+/* Bytes behind their length; none if that is negative. */
+static inline int bytes_at(const u8 **at, const u8 *end, i64 *where, i64 *size) {
+    u64 n;
+    if (!varint(at, end, &n)) return 0;
+    *where = *size = 0;
+    if (n & 1) return 1;
+    if (n >> 1 > (u64)(end - *at)) return 0;
+    *where = (i64)(uintptr_t)*at, *size = (i64)(n >> 1);
+    *at += n >> 1;
+    return 1;
+}
+
+i64 records_parse(const u8 *data, i64 size, i64 base_offset, i64 first_ms, i64 append_ms, i64 *columns, i64 n) {
+    const u8 *p = data, *all = data + size;
+    for (i64 i = 0; i < n; i++) {
+        u64 number;
+        i64 *c = columns + i, where, length;
+        if (!varint(&p, all, &number) || number & 1 || number >> 1 > (u64)(all - p)) return 0;
+        const u8 *end = p + (number >> 1);
+        if (p == end) return 0;
+        p++; /* attributes, of which none are defined */
+        if (!varint(&p, end, &number)) return 0;
+        c[TIME * n] = append_ms;
+        if (append_ms < 0 && __builtin_add_overflow(first_ms, zigzag(number), c + TIME * n)) return 0;
+        if (!varint(&p, end, &number) || __builtin_add_overflow(base_offset, zigzag(number), c + OFFSET * n)) return 0;
+        if (!bytes_at(&p, end, c + KEY * n, c + KEY_SIZE * n) || !bytes_at(&p, end, c + VALUE * n, c + VALUE_SIZE * n)) return 0;
+        const u8 *headers = p;
+        if (!varint(&p, end, &number) || number & 1) return 0;
+        for (u64 left = number >> 1; left; left--)
+            if (!bytes_at(&p, end, &where, &length) || !where || !bytes_at(&p, end, &where, &length)) return 0;
+        c[HEADERS * n] = number ? (i64)(uintptr_t)headers : 0;
+        c[HEADERS_SIZE * n] = number ? p - headers : 0;
+        if (p != end) return 0;
+    }
+    return p == all;
+}
+
+/* Whether a header of each of n records, whose headers were parsed, has the name `name` (in lower case). */
+void records_named(const u8 *const *headers, const i64 *size, const u8 *name, i64 name_size, u8 *found, i64 n) {
+    for (i64 i = 0; i < n; i++) {
+        found[i] = 0;
+        if (!headers[i]) continue;
+        const u8 *p = headers[i], *end = p + size[i];
+        u64 count = 0;
+        i64 where, length;
+        for (varint(&p, end, &count), count >>= 1; count && !found[i]; count--) {
+            if (!bytes_at(&p, end, &where, &length)) break;
+            const u8 *at = (const u8 *)(uintptr_t)where;
+            i64 k = length == name_size ? 0 : -1;
+            while (k >= 0 && k < length && (at[k] | (at[k] >= 'A' && at[k] <= 'Z' ? 32 : 0)) == name[k]) k++;
+            found[i] = k == length;
+            bytes_at(&p, end, &where, &length);
+        }
+    }
+}
+
 /* Rows by key: an open table of 2^k slots, at most half of them used. A slot is 0, or a hash's upper half and row + 1. */
 typedef struct {
     u64 *slots;
@@ -153,6 +231,59 @@ void records_fill(table *t) {
         while (t->slots[at]) at = (at + 1) & t->mask;
         t->slots[at] = (h & 0xffffffff00000000u) | (u64)(r + 1);
     }
+}
+
+/* The front of each of k partitions, whose records lie one behind another in columns of n: its longest beginning with at most
+ * `states` users and at most `waves` events of each. The records of the partition `place[s]` of `places` begin at begin[s], and
+ * their offsets rise from floor[s] or more. `slots`: mask + 1 numbers, twice as many as a front has users. By record, `user`:
+ * which one of its front, in order of appearance; by user of all fronts, `first`: the first record, and `depth`: the events. By
+ * partition, `taken`: how many records, or -1 if there is a key that is not plain or of this partition, or an offset out of
+ * order: Python decides; and `users`: how many. */
+void records_fronts(const i64 *columns, i64 n, i64 k, const i64 *begin, const i64 *floor, const i64 *place, i64 places,
+                    i64 states, i64 waves, u64 seed, u64 *slots, u64 mask, i64 *user, i64 *first, i64 *depth, i64 *taken,
+                    i64 *users) {
+    const table t = {.seed = seed};
+    const i64 *offset = columns + OFFSET * n, *size = columns + KEY_SIZE * n, *value = columns + VALUE * n;
+    const u8 *const *key = (const u8 *const *)(columns + KEY * n);
+    for (i64 s = 0; s < k; s++) {
+        i64 found = 0, i = begin[s], low = floor[s];
+        memset(slots, 0, (mask + 1) * sizeof *slots);
+        for (; i < begin[s + 1]; i++) {
+            if (!key[i]) break;
+            u64 h = hash(&t, key[i], size[i]), mark = h & 0xffffffff00000000u, at = h & mask, slot;
+            i64 u = -1;
+            for (; (slot = slots[at]); at = (at + 1) & mask) {
+                i64 one = (i64)(slot & 0xffffffffu) - 1, r = first[one];
+                if ((slot & 0xffffffff00000000u) == mark && size[r] == size[i] && !memcmp(key[r], key[i], (size_t)size[i])) {
+                    u = one;
+                    break;
+                }
+            }
+            if (u < 0) {
+                if (!plain(key[i], size[i]) || records_place(key[i], size[i], places) != place[s]) break;
+                if (found == states) goto full;
+                u = found++;
+                first[u] = i;
+                depth[u] = 0;
+                slots[at] = mark | (u64)(u + 1);
+            } else if (value[i] && depth[u] == waves) goto full;
+            if (offset[i] < low) break;
+            low = offset[i] + 1;
+            depth[u] += value[i] != 0;
+            user[i] = u;
+        }
+        if (i < begin[s + 1]) i = begin[s] - 1, found = 0;
+    full:
+        taken[s] = i - begin[s];
+        users[s] = found;
+        first += found;
+        depth += found;
+    }
+}
+
+/* Texts one behind another. */
+void records_join(const u8 *const *at, const i64 *size, u8 *out, i64 n) {
+    for (i64 i = 0; i < n; out += size[i], i++) memcpy(out, at[i], (size_t)size[i]);
 }
 
 /* The distinct rows of n events in order of appearance, and how many events each has. `seen` has a 0 for each row there is;

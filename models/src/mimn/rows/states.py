@@ -8,7 +8,7 @@ import ctypes
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.rows.library import address, checked
+from mimn.rows.arrays import address, checked
 from mimn.rows.records import Groups, Texts
 from mimn.state.ledger import BETWEEN, SIXTEENTHS, WORTH, Keys, Ledger
 from mimn.state.sketch import Sketch

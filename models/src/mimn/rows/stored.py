@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.rows.library import address, checked
+from mimn.rows.arrays import address, checked
 from mimn.state import HEADERS, Staged, StateLayout, stored_headers, stored_type, stored_values
 
 _FRAMING = 32
@@ -53,11 +53,11 @@ def frame(built: ctypes.CDLL, states: Staged, commands: Sequence[Command]) -> me
     """Commands as they are sent (`uic.script`), with states in their places. All rows exist."""
     texts: list[bytes] = []
     numbers: list[int] = []
-    for command in commands:
-        if len(command.texts) != 2 + len(command.rows):
-            raise ValueError(f"{len(command.texts)} texts are not those of a command of {len(command.rows)} states")
-        texts += command.texts
-        numbers += (len(command.rows), *map(len, command.texts), *command.rows)
+    for own, rows in commands:
+        if len(own) != 2 + len(rows):
+            raise ValueError(f"{len(own)} texts are not those of a command of {len(rows)} states")
+        texts += own
+        numbers += (len(rows), *map(len, own), *rows)
     data, integers, source = b"".join(texts), array("q", numbers).tobytes(), _source(states)
     n = len(texts) - 2 * len(commands)
     out = np.empty(len(data) + n * (source.size + 2 * _FRAMING), np.uint8)

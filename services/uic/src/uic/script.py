@@ -15,8 +15,8 @@ from hiredis import pack_command
 from mimn.rows.library import library
 from mimn.rows.stored import Command, frame
 from mimn.state import Keys
-from uic.core.columns import Columns, States
 from uic.core.commit import Commit
+from uic.core.staged_values import StagedValues, States
 
 SCRIPT = files("uic").joinpath("commit.lua").read_text()
 SCRIPT_NAME = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
@@ -83,13 +83,13 @@ class Commands:
 
     def _in_parts(self, commit: Commit, run: bytes) -> Command:
         """The same, for C: without states."""
-        names, values = self.names(commit.partition), cast("Columns", commit.values)
+        names, values = self.names(commit.partition), cast("StagedValues", commit.values)
         state = names.state_encoded
         return Command((*_around(commit, names, run), *[state + key for key in values.keys]), values.rows)
 
 
 def _states_of(commit: Commit) -> States | None:
-    return commit.values.states if isinstance(commit.values, Columns) else None
+    return commit.values.states if isinstance(commit.values, StagedValues) else None
 
 
 def _around(commit: Commit, names: Names, run: bytes) -> tuple[bytes, bytes]:

@@ -51,8 +51,8 @@ class KafkaSettings(Group):
     request_timeout_ms: Annotated[int, Field(ge=1_000)] = 10_000
     reconnect_backoff_max_ms: Annotated[int, Field(ge=50)] = 1_000
     max_poll_records: Annotated[int, Field(ge=1)] = 4_000
-    """Most records that one poll returns. Each poll looks at all partitions and asks for the topic's id, so many small
-    ones cost much."""
+    """About how many records of one partition a poll returns, in whole batches. Each poll looks at all partitions and
+    asks for the topic's id, so many small ones cost much."""
     fetch_min_bytes: Annotated[int, Field(ge=1)] = 16 << 10
     """A broker collects this much, or waits `fetch_max_wait_ms`, before it answers a fetch: records that arrive
     together are folded together, at a fraction of the cost."""

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from uic.bulk.errors import BadArchive, DamagedFile
 from uic.bulk.folder import Folder
 from uic.bulk.partition_log import RECORDS
-from uic.log.record_batches import BatchRecord
+from uic.core.records import BatchRecord
 
 VERSION: Final = 1
 ARCHIVE: Final = "archive.json"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from uic.bulk.archive import Archive, PartitionManifest, arrow_of
 from uic.bulk.errors import BulkRefused
+from uic.core.records import BatchRecord
 from uic.core.takeup import LogBounds
 from uic.log.partition_reader import PartitionReader
-from uic.log.record_batches import BatchRecord
 
 RECORDS_A_FILE = 500_000
 

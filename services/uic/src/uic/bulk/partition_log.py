@@ -11,7 +11,7 @@ import pyarrow as pa
 from mimn.state import Progress
 from uic.core.advance import CaughtUp, advance
 from uic.core.event import Reason
-from uic.log.record_batches import BatchRecord
+from uic.core.records import BatchRecord
 
 RECORDS: Final = pa.schema(
     [

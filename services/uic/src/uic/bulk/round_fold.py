@@ -21,8 +21,8 @@ from uic.core.cache import NOT_CACHED
 from uic.core.event import Reason
 from uic.core.fold import ERASED_ROW, Part, Round
 from uic.core.ordering import Batch, Bounds, decode, take
+from uic.core.records import BatchRecord
 from uic.fold.rounds import Model
-from uic.log.record_batches import BatchRecord
 
 UNBOUNDED: Final = Bounds(1 << 31, 1 << 31, 1 << 31)
 """A batch is what one Arrow batch holds: nothing is written before the end."""

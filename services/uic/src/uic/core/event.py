@@ -1,8 +1,8 @@
 """From the bytes of one log record to a behavior event, or to the reason why the record is not a valid event.
 
 The rules are docs/formats/event.md. A broken rule is a value, `Reason`, and never an exception: bad records are
-expected, go to the dead letters, and stop nothing. Decoding runs for every record of the log, so it returns plain
-tuples and arrays; `explain` says more about the few that fail.
+expected, go to the dead letters, and stop nothing. `events` reads many records together; `explain` says more about the
+few that fail.
 """
 
 from __future__ import annotations
@@ -12,11 +12,8 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Final, Protocol
 
-import numpy as np
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError
-from google.protobuf.unknown_fields import UnknownFieldSet
-from numpy.typing import NDArray
 
 from ctr.event.v1.behavior_event_pb2 import Action, BehaviorEvent
 
@@ -180,127 +177,6 @@ def decode(
     `parse`."""
     event = parse(value, headers, key, timestamp_ms)
     return event if isinstance(event, Reason) else (event.item_id, event.category_id, event.event_time, event.action)
-
-
-FEW = 64
-"""Fewer records than this are decoded one by one: reading them together has a fixed cost of a fraction of a
-millisecond, and at a steady rate each partition has only one or two records."""
-
-
-def decode_all(
-    values: Sequence[bytes],
-    headers: Sequence[Sequence[tuple[str, bytes | None]]],
-    keys: Sequence[bytes],
-    timestamps_ms: NDArray[np.int64],
-    read: ReadsEvents | None = None,
-) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int64], NDArray[np.uint8], dict[int, Reason], list[int]]:
-    """What `decode` returns for each record: item ids [n], category ids [n], event times [n] and actions [n]; the
-    reasons of invalid records, by index (their numbers are 0); and the indices of valid ones with unknown protobuf
-    fields.
-
-    Nearly all values are what protobuf's serializers write, and are read together, field by field (`read_common`).
-    The rest, and short lists, are decoded one by one.
-
-    Args:
-        values, headers, timestamps_ms: of n records.
-        keys: of the same records, already checked.
-        read: does what `read_common` does, and as fast for a few records.
-    """
-    if read is not None:
-        items, categories, times, actions, common = read(values, keys, LAST_ACTION)
-    elif len(values) < FEW:
-        items, categories = np.zeros((2, len(values)), np.uint64)
-        times, common = np.zeros(len(values), np.int64), np.zeros(len(values), np.bool_)
-        actions = np.zeros(len(values), np.uint8)
-    else:
-        items, categories, times, actions, common = read_common(values, keys)
-    common &= (items != 0) & (times >= EARLIEST_MS) & ((timestamps_ms < 0) | (times <= timestamps_ms + DAY_MS))
-    for at, some in enumerate(headers):
-        if some and common[at] and is_json(some):
-            common[at] = False
-    reasons: dict[int, Reason] = {}
-    extended: list[int] = []
-    for at in np.flatnonzero(~common).tolist():
-        event = parse(values[at], headers[at], keys[at].decode(), int(timestamps_ms[at]))
-        if isinstance(event, Reason):
-            reasons[at] = event
-            items[at] = categories[at] = times[at] = actions[at] = 0
-            continue
-        items[at], categories[at], times[at] = event.item_id, event.category_id, event.event_time
-        actions[at] = event.action
-        if len(UnknownFieldSet(event)):
-            extended.append(at)
-    return items, categories, times, actions, reasons, extended
-
-
-_SLACK = bytes(1024)
-"""Padding after the last value: more than `read_common` can read past a value's end before it notices."""
-
-
-class ReadsEvents(Protocol):
-    """Reads many values together."""
-
-    def __call__(
-        self, values: Sequence[bytes], keys: Sequence[bytes], last_action: int, /
-    ) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int64], NDArray[np.uint8], NDArray[np.bool_]]:
-        """See `read_common`."""
-
-
-def read_common(
-    values: Sequence[bytes], keys: Sequence[bytes], last_action: int = LAST_ACTION
-) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int64], NDArray[np.uint8], NDArray[np.bool_]]:
-    """Item id, category id, event time and action of each value in the common form, and which values are in it.
-
-    The common form: known fields only, each at most once, in the order of their numbers; an event id of at most 64
-    ASCII characters, or none; the user id equal to the key; a known action; numbers of at most nine bytes. Wire format:
-    https://protobuf.dev/programming-guides/encoding/
-    """
-    data = np.frombuffer(b"".join(values) + _SLACK, np.uint8)
-    sizes = np.fromiter(map(len, values), np.int64, len(values))
-    ends = np.cumsum(sizes)
-    at = ends - sizes
-
-    named = data[at] == 0x0A
-    size = np.where(named, data[at + 1], 0).astype(np.int64)
-    before = at + 2
-    at = at + np.where(named, size + 2, 0)
-    foreign = np.concatenate([[0], np.cumsum(data > 127)])
-    common = ~named | ((size <= MAX_EVENT_ID_BYTES) & (foreign[before + size] == foreign[before]))
-
-    key_sizes = np.fromiter(map(len, keys), np.int64, len(keys))
-    common &= (data[at] == 0x12) & (data[at + 1] == key_sizes) & (key_sizes < 128)
-    at = np.where(common, at + 2, 0)
-    key_ends = np.cumsum(key_sizes)
-    letter = np.arange(key_ends[-1] if len(keys) else 0) + np.repeat(at - key_ends + key_sizes, key_sizes)
-    differs = np.concatenate([[0], np.cumsum(data[letter] != np.frombuffer(b"".join(keys), np.uint8))])
-    common &= differs[key_ends] == differs[key_ends - key_sizes]
-    at = at + np.where(common, key_sizes, 0)
-
-    item, at = _field(data, at, 0x18, common)
-    category, at = _field(data, at, 0x20, common)
-    action, at = _field(data, at, 0x28, common)
-    time, at = _field(data, at, 0x30, common)
-    common &= (at == ends) & (action <= last_action)
-    return item, category, time.astype(np.int64), action.astype(np.uint8), common
-
-
-def _field(
-    data: NDArray[np.uint8], at: NDArray[np.int64], tag: int, common: NDArray[np.bool_]
-) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """The numbers of the field that begins at `at` (0 where it is left out), and where the next field begins. Clears
-    `common` where a number has more than nine bytes."""
-    goes_on = data[at] == tag
-    at = at + goes_on
-    number = np.zeros(len(at), np.uint64)
-    for place in range(9):
-        if not goes_on.any():
-            return number, at
-        byte = np.where(goes_on, data[at], 0)
-        number |= (byte & 127).astype(np.uint64) << np.uint64(7 * place)
-        at = at + goes_on
-        goes_on = byte > 127
-    common &= ~goes_on
-    return number, at
 
 
 def is_json(headers: Sequence[tuple[str, bytes | None]]) -> bool:

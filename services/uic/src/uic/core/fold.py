@@ -32,10 +32,11 @@ from mimn.state import (
     user_hashes,
 )
 from uic.core.cache import NOT_CACHED
-from uic.core.columns import States
 from uic.core.event import ERASE_ITEM
 from uic.core.ordering import ERASE, Batch
 from uic.core.ports import Compiled, Counting, FoldsMany, Forget, Step, Vectors
+from uic.core.records import taken, values_of
+from uic.core.staged_values import States
 
 NO_ROW = -1
 ERASED_ROW = -2
@@ -132,7 +133,7 @@ class Round:
             np.concatenate([getattr(batch, name) for batch in batches])
             for name in ("offsets", "items", "categories", "times", "actions")
         ]
-        values = [batch.records[at].value or b"" for batch in batches for at in batch.record_of.tolist()]
+        values = values_of([(batch.records, batch.record_of) for batch in batches])
         in_part = np.arange(len(part_of)) - first_user.repeat(users)
         cached = np.array([at for part in parts for at in part.cached], np.intp)
         erases = columns[1] == ERASE
@@ -144,7 +145,7 @@ class Round:
             life, user = np.divmod(begun, len(part_of))
             self._from_cache = np.where(life > 0, NOT_CACHED, cached[user])
             headers = self._begin(part_of[user], in_part[user], life > 0)
-            columns, values = [column[events] for column in columns], [values[at] for at in events.tolist()]
+            columns, values = [column[events] for column in columns], taken(values, events)
         else:  # each user has one, in their order
             events, row, self._from_cache = np.arange(len(user_of)), user_of, cached
             headers = self._begin(part_of, in_part, np.zeros(len(part_of), np.bool_))

@@ -9,20 +9,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from operator import lt
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mimn.rows.records import Columns, Fronts, Texts
 from mimn.state import Actions, partition_of
-from uic.core.event import ERASE_ITEM, ReadsEvents, Reason, Record, check_key, decode_all
+from uic.core.event import ERASE_ITEM, Reason, Record, check_key
+from uic.core.events import ReadsEvents, decode_all
+from uic.core.records import Records, joined, joined_columns
 
 ERASE = 0
 """Replaces the item id if the operation erases the user. No event has item 0."""
-PartitionOf = Callable[[bytes, int], int]
 LARGE = 128
 """Records. If all are one user's, they take 5 ms to fold (0.04 ms per wave); a separate round costs 1 to 2 ms."""
+
+
+PartitionOf = Callable[[bytes, int], int]
+
+
+class ReadsRecords(ReadsEvents, Protocol):
+    """Compiled code for records in columns."""
+
+    def fronts(
+        self, columns: Columns, waiting: Sequence[tuple[int, int, int]], bounds: tuple[int, int, int], /
+    ) -> Fronts:
+        """`mimn.rows.records.fronts`"""
+
+    def split(self, texts: Texts, /) -> list[bytes]:
+        """Each, as Python has it. None is missing."""
+
+    def partition_of(self, key: bytes, partitions: int, /) -> int:
+        """`mimn.state.partition_of`"""
 
 
 class Batch(NamedTuple):
@@ -123,11 +142,46 @@ class Front(NamedTuple):
     records: Sequence[Record]
     keys: list[bytes]
     """In order of appearance."""
-    places: list[int]
+    places: NDArray[np.int64]
     """By record: index into `keys`, -1 if the key is refused."""
     refused: Mapping[bytes | None, Reason]
     erased: Mapping[bytes, int]
     """Key → offset up to which the user's events are left out."""
+
+
+class Waiting(NamedTuple):
+    """The records of a partition that wait to be folded, as `take` is asked for a front of them."""
+
+    partition: int
+    pending: Sequence[Record]
+    floor: int
+    erased: Mapping[bytes, int]
+
+
+def take_together(
+    waiting: Sequence[Waiting], partitions: int, bounds: Bounds, compiled: ReadsRecords | None
+) -> list[Front | None]:
+    """What `take` finds for each, none of which has more than `bounds.max_records`, all at once: at a steady rate each
+    partition has a record or two. None where only `take` can tell: there is no compiled code, records are not in
+    columns, a key is not plain, or offsets do not rise."""
+    mine = [each for each in waiting if isinstance(each.pending, Records)]
+    if compiled is None or not mine:
+        return [None] * len(waiting)
+    sizes = [len(each.pending) for each in mine]
+    together = joined_columns([cast("Records", each.pending) for each in mine])
+    asked = [(size, each.floor, each.partition) for size, each in zip(sizes, mine, strict=True)]
+    found = compiled.fronts(together.columns, asked, (partitions, bounds.max_states, bounds.max_waves))
+    keys = compiled.split(together.keys.take(found.first))
+    fronts: list[Front | None] = []
+    record = user = 0
+    for each, size, taken, users in zip(mine, sizes, found.taken, found.users, strict=True):
+        records = each.pending if taken == size else each.pending[:taken]
+        places = found.user_of[record : record + taken]
+        whose = keys[user : user + users]
+        fronts.append(Front(each.partition, records, whose, places, {}, each.erased) if taken >= 0 else None)
+        record, user = record + size, user + users
+    told = iter(fronts)
+    return [next(told) if isinstance(each.pending, Records) else None for each in waiting]
 
 
 def take(
@@ -171,10 +225,14 @@ def take(
     else:
         keys, places = _take_some(pending, known, refused, misplaced, bounds)
     records = pending[: len(places)]
-    offsets = [record.offset for record in records]
-    if offsets and (offsets[0] < floor or not all(map(lt, offsets, offsets[1:]))):
+    offsets = _offsets(records)
+    if len(offsets) and (offsets[0] < floor or (offsets[1:] <= offsets[:-1]).any()):
         raise OutOfOrder(f"offsets {offsets[0]} to {offsets[-1]} do not rise from {floor} or more")
-    return Front(partition, records, keys, places, refused, erased)
+    return Front(partition, records, keys, np.array(places, np.int64), refused, erased)
+
+
+def _offsets(records: Sequence[Record]) -> NDArray[np.int64]:
+    return records.offsets if isinstance(records, Records) else np.array([r.offset for r in records], np.int64)
 
 
 def _take_all(
@@ -233,47 +291,32 @@ def _take_some(
     return keys, places
 
 
-def decode(fronts: Sequence[Front], named: Actions | None = None, read: ReadsEvents | None = None) -> list[Batch]:
+def decode(fronts: Sequence[Front], named: Actions | None = None, compiled: ReadsEvents | None = None) -> list[Batch]:
     """Decode fronts into batches. All records are decoded together, because at a steady rate each front has only a few;
     a batch's arrays are slices of shared ones.
 
     Invalid records and records whose key is refused are rejected; so are events whose action is not `named` (None: all
     actions are folded). Events of users who are erased later in the log are left out, and so are those whose action has
-    weight 0. `read`: see `decode_all`.
+    weight 0. `compiled`: see `decode_all`.
     """
-    records = [record for front in fronts for record in front.records]
-    values = [record.value for record in records]
-    user_of = np.array([place for front in fronts for place in front.places], np.int64)
-    offsets = np.array([record.offset for record in records], np.int64)
+    records = joined([front.records for front in fronts])
+    user_of = np.concatenate([front.places for front in fronts])
+    offsets = _offsets(records)
     sizes = np.array([len(front.records) for front in fronts])
     record_of = np.arange(len(records)) - (sizes.cumsum() - sizes).repeat(sizes)
     stays = user_of >= 0
-    sound = stays if None not in values else stays & np.array([value is not None for value in values], np.bool_)
-    events = None if np.count_nonzero(sound) == len(records) else np.flatnonzero(sound)  # None: all
-    chosen = records if events is None else [records[at] for at in events.tolist()]
-    items, categories, times, actions, rejected, extended = decode_all(
-        [record.value or b"" for record in chosen],
-        [record.headers for record in chosen],
-        [record.key or b"" for record in chosen],
-        np.array([record.timestamp for record in chosen], np.int64),
-        read,
-    )
-    if events is not None:
-        items, categories, times, actions = (
-            _scattered(column, events, len(records)) for column in (items, categories, times, actions)
-        )
-        rejected = {int(events[at]): reason for at, reason in rejected.items()}
-        extended = events[extended].tolist()
-    unknown = np.sort(extended) if extended else np.empty(0, np.int64)
+    sound = stays & _have_values(records)
+    items, categories, times, actions, rejected, extended = decode_all(records, sound, compiled)
+    unknown = np.array(extended, np.int64)
     if rejected:
         stays[list(rejected)] = False
     ignored = np.zeros(len(records), np.bool_)
     if named is not None and not named.fold_all(actions):
-        sound = stays & (items != ERASE) & (actions != ERASE_ITEM)
-        done = np.where(sound, actions, 0)
-        foreign = sound & ~named.named[done]
+        behaves = stays & (items != ERASE) & (actions != ERASE_ITEM)
+        done = np.where(behaves, actions, 0)
+        foreign = behaves & ~named.named[done]
         rejected |= dict.fromkeys(np.flatnonzero(foreign).tolist(), Reason.UNKNOWN_ACTION)
-        ignored = sound & ~foreign & ~named.folded[done]
+        ignored = behaves & ~foreign & ~named.folded[done]
         stays &= ~foreign
     all_stay = np.count_nonzero(stays) == len(records) and not np.count_nonzero(ignored)
     batches = []
@@ -306,8 +349,9 @@ def decode(fronts: Sequence[Front], named: Actions | None = None, read: ReadsEve
     return batches
 
 
-def _scattered(column: NDArray[Any], at: NDArray[np.int64], n: int) -> NDArray[Any]:
-    """The column with its values at these places of `n`, and 0 elsewhere."""
-    whole = np.zeros(n, column.dtype)
-    whole[at] = column
-    return whole
+def _have_values(records: Sequence[Record]) -> NDArray[np.bool_]:
+    """By record, whether it has a value; one without erases the user."""
+    if isinstance(records, Records):
+        present: NDArray[np.bool_] = records.values.at != 0
+        return present
+    return np.array([record.value is not None for record in records], np.bool_)

@@ -15,6 +15,7 @@ from mimn.state import Ledger, Sketch, Staged
 from uic.core.commit import Answer, Commit
 from uic.core.event import Record
 from uic.core.letters import Letter
+from uic.core.ordering import ReadsRecords
 from uic.core.takeup import LogBounds
 
 
@@ -74,16 +75,8 @@ class Counting(Protocol):
         """When events happened, and what they count. [k], [k] → [k, 2, S]"""
 
 
-class Compiled(Protocol):
-    """What C does for the events of a batch, with the results of the functions that it stands for."""
-
-    def read(
-        self, values: Sequence[bytes], keys: Sequence[bytes], last_action: int, /
-    ) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int64], NDArray[np.uint8], NDArray[np.bool_]]:
-        """`event.read_common`."""
-
-    def partition_of(self, key: bytes, partitions: int, /) -> int:
-        """`mimn.state.partition_of`."""
+class Compiled(ReadsRecords, Protocol):
+    """What C does for the records and events of a batch, with the results of the functions that it stands for."""
 
     def user_hashes(self, keys: Sequence[bytes], /) -> NDArray[np.uint64]:
         """`mimn.state.user_hashes`."""

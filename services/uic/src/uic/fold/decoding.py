@@ -5,11 +5,12 @@ dead letters, and a batch stays in hand until all of its own are acknowledged.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 
 from mimn.state import Actions, partition_of
 from uic.core.letters import Letter
-from uic.core.ordering import LARGE, Batch, Bounds, Front, OutOfOrder, decode, take
+from uic.core.ordering import LARGE, Batch, Bounds, Front, OutOfOrder, Waiting, decode, take, take_together
 from uic.core.ports import Compiled, DeadLetters
 from uic.core.routing import MisroutedWindow
 from uic.core.takeup import BrokenReason
@@ -47,7 +48,7 @@ class Decoding:
         """`actions` are the bundle's; `compiled` does what it can of them; `settings` bound the batches."""
         self._topic = topic
         self._actions = actions
-        self._read = None if compiled is None else compiled.read
+        self._compiled = compiled
         self._partition_of = partition_of if compiled is None else compiled.partition_of
         self._dead_letters = dead_letters
         self._sessions = sessions
@@ -69,16 +70,18 @@ class Decoding:
         chosen: list[Reading] = []
         new: list[tuple[Reading, Front]] = []
         records = 0
-        for reading in ready:
-            if reading.in_hand is not None:
-                records += len(reading.in_hand.batch.records)
-            elif (front := self._take(reading, bounds, now)) is not None:
-                new.append((reading, front))
-                records += len(front.records)
-            else:
-                continue
-            chosen.append(reading)
-            self._sessions.had_turn(reading)
+        for several in self._at_once(ready, large):
+            fronts = self._take([reading for reading in several if reading.in_hand is None], bounds, now)
+            for reading in several:
+                if reading.in_hand is not None:
+                    records += len(reading.in_hand.batch.records)
+                elif (front := fronts.get(reading.partition)) is not None:
+                    new.append((reading, front))
+                    records += len(front.records)
+                else:
+                    continue
+                chosen.append(reading)
+                self._sessions.had_turn(reading)
             if records >= self._settings.max_records:
                 break
         if new:
@@ -86,27 +89,48 @@ class Decoding:
         in_hand = [(reading, reading.in_hand) for reading in chosen]
         return [(r, held.batch) for r, held in in_hand if held is not None and self._delivered(r, held, now)]
 
-    def _take(self, reading: Reading, bounds: Bounds, now: float) -> Front | None:
-        try:
-            return take(
-                reading.pending,
-                floor=reading.progress.next_offset,
-                partition=reading.partition,
-                partitions=self._topic.partitions,
-                known=reading.hold.shelf.rows,
-                erased=reading.erased,
-                bounds=bounds,
-                partition_of=self._partition_of,
-            )
-        except OutOfOrder as error:
-            say(log, logging.ERROR, "records out of order", partition=reading.partition, detail=str(error))
-            self._sessions.restart(reading, now, delay_s=self._settings.retry_interval_s)
-            return None
+    def _at_once(self, ready: list[Reading], large: bool) -> Iterator[list[Reading]]:
+        """Those whose fronts are taken together: only of small ones is it known how long a front will be."""
+        several: list[Reading] = []
+        records = 0
+        for reading in ready:
+            several.append(reading)
+            records += len(reading.pending)
+            if large or records >= self._settings.max_records:
+                yield several
+                several, records = [], 0
+        if several:
+            yield several
+
+    def _take(self, readings: list[Reading], bounds: Bounds, now: float) -> dict[int, Front]:
+        """The next records of each, by partition; nothing of those whose records are out of order."""
+        waiting = [
+            Waiting(r.partition, r.pending.front(bounds.max_records), r.progress.next_offset, r.erased)
+            for r in readings
+        ]
+        found = take_together(waiting, self._topic.partitions, bounds, self._compiled)
+        fronts: dict[int, Front] = {}
+        for reading, each, front in zip(readings, waiting, found, strict=True):
+            try:
+                fronts[reading.partition] = front or take(
+                    each.pending,
+                    floor=each.floor,
+                    partition=each.partition,
+                    partitions=self._topic.partitions,
+                    known=reading.hold.shelf.rows,
+                    erased=each.erased,
+                    bounds=bounds,
+                    partition_of=self._partition_of,
+                )
+            except OutOfOrder as error:
+                say(log, logging.ERROR, "records out of order", partition=reading.partition, detail=str(error))
+                self._sessions.restart(reading, now, delay_s=self._settings.retry_interval_s)
+        return fronts
 
     def _decode(self, fronts: list[tuple[Reading, Front]]) -> None:
         """Take batches in hand. A partition stops whose producers put too many records where they do not belong, except
         for records that an operator has accepted."""
-        batches = decode([front for _, front in fronts], self._actions, self._read)
+        batches = decode([front for _, front in fronts], self._actions, self._compiled)
         for (reading, _), batch in zip(fronts, batches, strict=True):
             misrouted = batch.misrouted_from(reading.progress.misrouted_to)
             if self._misrouted.exceeded_by(misrouted):

@@ -29,11 +29,11 @@ from mimn.state import (
 )
 from uic.core.advance import advance
 from uic.core.cache import NOT_CACHED
-from uic.core.columns import Columns, States
 from uic.core.commit import Commit
 from uic.core.fold import ERASED_ROW, NO_ROW, Part, Round, copy_rows
 from uic.core.ordering import Batch
 from uic.core.ports import Compiled, Counting, Forget, StateStore, Step, Vectors
+from uic.core.staged_values import StagedValues, States
 from uic.fold.session import FoldedBatch, Reading, Sessions
 from uic.logs import say
 from uic.metrics import Metrics
@@ -188,13 +188,13 @@ def _attempt(reading: Reading, work: Round, part: Part, states: States) -> Folde
     return FoldedBatch(commit, after, work, part)
 
 
-def _values(work: Round, part: Part, states: States) -> tuple[Columns, int, int]:
+def _values(work: Round, part: Part, states: States) -> tuple[StagedValues, int, int]:
     """`Commit.values`, `created` and `listed`, of a part."""
     keys, rows = part.batch.keys, part.row_of
     created = [at for at, row in enumerate(rows) if row in work.created] if work.created else []
     listed = [at for at, row in enumerate(rows) if row in work.listed] if work.listed else []
-    if created or listed or NO_ROW in rows:
+    if 0 < len(created) < len(rows) or listed or NO_ROW in rows:
         first = {*created, *listed}
         order = [*created, *listed, *[at for at, row in enumerate(rows) if row != NO_ROW and at not in first]]
         keys, rows = [keys[at] for at in order], [rows[at] for at in order]
-    return Columns(keys, rows, states), len(created), len(listed)
+    return StagedValues(keys, rows, states), len(created), len(listed)

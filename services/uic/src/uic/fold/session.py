@@ -25,6 +25,7 @@ from uic.core.event import Record
 from uic.core.fold import Part, Round
 from uic.core.ordering import Batch
 from uic.core.ports import Delivery, Log
+from uic.core.records import Pending
 from uic.core.status import Action
 from uic.core.takeup import Begin, BrokenReason
 from uic.errors import NotOurs
@@ -172,7 +173,7 @@ class Reading(_Writing):
     position: int
     """Where the client reads on."""
     read_back_due: float
-    pending: list[Record] = field(default_factory=list)
+    pending: Pending = field(default_factory=Pending)
     """Fetched records that are not committed, those of the batch in hand included. Only `Sessions` changes it."""
     unreadable: str = ""
     """Why the batch behind `pending` cannot be read."""
@@ -258,12 +259,12 @@ class Sessions:
     def fetched(self, reading: Reading, records: Sequence[Record]) -> None:
         """Records wait to be folded."""
         if records:
-            reading.pending.extend(records)
+            reading.pending.append(records)
             self._waiting.setdefault(reading.partition, reading)
 
     def folded(self, reading: Reading, records: int) -> None:
         """The first `records` pending ones are committed."""
-        del reading.pending[:records]
+        reading.pending.drop(records)
         if not reading.pending:
             self._waiting.pop(reading.partition, None)
 

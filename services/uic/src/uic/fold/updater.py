@@ -45,6 +45,7 @@ from uic.core.ports import (
     StateStore,
     Unreadable,
 )
+from uic.core.records import first_ms
 from uic.core.status import Action, Status
 from uic.core.takeup import BrokenReason, contradiction
 from uic.errors import InvalidField, StoreUnavailable
@@ -380,7 +381,7 @@ class StateUpdater:
     def _observe(self, written: Sequence[tuple[Reading, FoldedBatch]], wall_s: float) -> None:
         """How old the oldest events of the batches are, now that their states are stored."""
         for _, attempt in written:
-            oldest = attempt.part.batch.records[0].timestamp
+            oldest = first_ms(attempt.part.batch.records)
             if oldest >= 0:
                 self._metrics.event_to_commit.observe(max(0.0, wall_s - oldest / 1000))
 

@@ -36,6 +36,7 @@ from uic.core.ports import (
     Revoked,
     Unreadable,
 )
+from uic.core.records import joined
 from uic.core.takeup import LogBounds
 from uic.log.backpressure import Backpressure
 from uic.log.broker_view import BrokerView
@@ -207,17 +208,17 @@ class LogConsumer(threading.Thread):
             unblock_paused(consumer)
             pause_s = min(LONGEST_PAUSE_S, max(0.001, 2 * pause_s))
             try:
-                batches = consumer.poll(timeout_ms=POLL_MS if is_settled(consumer) else JOIN_MS)
+                fetched = consumer.poll(timeout_ms=POLL_MS if is_settled(consumer) else JOIN_MS)
             except OffsetOutOfRangeError as error:
                 self._out_of_range(consumer, error.args[0])
             except LogTruncationError as error:
                 self._out_of_range(consumer, error.divergent_offsets)
             else:
-                if batches and not self._same_log(consumer):
-                    self._give_back(consumer, batches)
+                if fetched and not self._same_log(consumer):
+                    self._give_back(consumer, fetched)
                     continue
-                for tp, records in batches.items():
-                    self._deliver(consumer, tp, records)
+                for tp, batches in fetched.items():
+                    self._deliver(consumer, tp, batches)
                     pause_s = 0.0
 
     def _obey(self, consumer: KafkaConsumer, wait_s: float = 0.0) -> None:
@@ -259,18 +260,19 @@ class LogConsumer(threading.Thread):
             self._broker = BrokerView(options, self._topic, self._joined_as)
         return self._broker
 
-    def _give_back(self, consumer: KafkaConsumer, batches: Mapping[TopicPartition, list[Any]]) -> None:
+    def _give_back(self, consumer: KafkaConsumer, fetched: Mapping[TopicPartition, list[Any]]) -> None:
         """Fetch again later what was fetched now."""
-        for tp, records in batches.items():
+        for tp, batches in fetched.items():
             if tp.partition in self._tags and tp in consumer.assignment():
-                consumer.seek(tp, records[0].offset)
+                consumer.seek(tp, batches[0].offset)
 
-    def _deliver(self, consumer: KafkaConsumer, tp: TopicPartition, records: list[Any]) -> None:
+    def _deliver(self, consumer: KafkaConsumer, tp: TopicPartition, batches: list[Any]) -> None:
         tag = self._tags.get(tp.partition)
         if tag is None:
             return
-        bad = records.pop() if isinstance(records[-1], UnreadableBatch) else None
-        if records:
+        bad = batches.pop() if isinstance(batches[-1], UnreadableBatch) else None
+        if batches:
+            records = joined([batch.records for batch in batches])
             self._backpressure.gave(tag, len(records))
             after = position(consumer, tp) or records[-1].offset + 1
             self._messages.put(Fetched(tp.partition, tag, records, after))

@@ -14,12 +14,13 @@ Decision 32 says what each repair is for.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import kafka
+import numpy as np
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.cluster import ClusterMetadata
 from kafka.consumer.fetcher import Fetcher, IsolationLevel
@@ -34,8 +35,10 @@ from kafka.structs import MemberState
 
 from access.assumptions import broken
 from mimn.state import NO_TOPIC_ID
+from uic.core.event import Record
+from uic.core.records import BatchRecord, Records
 from uic.errors import UnsuitableClient
-from uic.log.record_batches import BatchRecord, Malformed, UnreadableBatch, read_records
+from uic.log.record_batches import Malformed, UnreadableBatch, read_records
 
 # What is assumed
 
@@ -78,6 +81,11 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
         and _uses(
             Fetcher.PartitionRecords.__init__, "_unpack_records", "next_fetch_offset", "leader_epoch", "check_crcs"
         )
+    ),
+    "PartitionRecords hands out with take(n), which keeps an error for the next call": lambda: (
+        _takes(Fetcher.PartitionRecords.take, "self", "n")
+        and _uses(Fetcher.PartitionRecords.take, "_maybe_raise_next_inline_exception", "record_iterator")
+        and _uses(Fetcher._append, "take", "next_fetch_offset")
     ),
     "PartitionRecords tells which transactions were aborted": lambda: (
         _takes(Fetcher.PartitionRecords._consume_aborted_transactions_up_to, "self", "offset")
@@ -170,12 +178,12 @@ class ClaimingAssignor(CooperativeStickyAssignor):  # type: ignore[misc]  # kafk
 
 
 def open_consumer(**options: Any) -> KafkaConsumer:
-    """A member of a group, with all repairs. Subscribe next."""
+    """A member of a group, with all repairs, which hands out `FetchedBatch`es. Subscribe next."""
     check_client()
     assignor = ClaimingAssignor()
     consumer = KafkaConsumer(**options, partition_assignment_strategy=[assignor])
     assignor.holds = consumer.assignment
-    read_batches_with_uic(consumer)
+    read_batches_with_uic(consumer, PartitionBatches)
     consumer._coordinator.__class__ = _Coordinator
     return consumer
 
@@ -189,13 +197,13 @@ def is_settled(consumer: KafkaConsumer) -> bool:
 
 
 class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-python has no types
-    """What the client fetched of one partition, as `BatchRecord`s, or an `UnreadableBatch` where a batch is unreadable.
+    """What the client fetched of one partition, record by record, or an `UnreadableBatch` where a batch is unreadable.
 
     The library raises instead, from a poll that reads many partitions, and raises again at every later poll: one bad
     batch would stop them all.
     """
 
-    def _unpack_records(self, tp: Any, records: Any, *_: object) -> Iterator[BatchRecord | UnreadableBatch]:
+    def _unpack_records(self, tp: Any, records: Any, *_: object) -> Iterator[Any]:
         batch = last = None
         try:
             while (batch := records.next_batch()) is not None:
@@ -203,9 +211,7 @@ class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka
                 if self.check_crcs and not batch.validate_crc():
                     raise Malformed("the checksum does not match")
                 if not self._to_skip(batch):
-                    for record in read_batch(batch):
-                        self.next_fetch_offset = record.offset + 1
-                        yield record
+                    yield from self._handed_out(read_batch(batch))
                 elif batch.magic == 2:
                     self.next_fetch_offset = batch.next_offset
         except (Malformed, CorruptRecordError, UnsupportedCodecError) as error:
@@ -218,6 +224,12 @@ class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka
             # Compaction may have removed the batch's last records: what comes next begins behind them.
             self.next_fetch_offset = last.next_offset
         self.drain()
+
+    def _handed_out(self, records: Sequence[Record]) -> Iterator[Any]:
+        """What the client gets of a batch."""
+        for record in records:
+            self.next_fetch_offset = record.offset + 1
+            yield record
 
     def _to_skip(self, batch: Any) -> bool:
         """Whether the batch holds no events: a transaction's marker, or part of an aborted transaction."""
@@ -233,7 +245,42 @@ class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka
         return bool(batch.is_control_batch)
 
 
-def read_batch(batch: Any) -> list[BatchRecord]:
+class FetchedBatch(NamedTuple):
+    """Records that a broker sent together."""
+
+    offset: int
+    """Of the first."""
+    records: Sequence[Record]
+
+
+class PartitionBatches(PartitionRecords):
+    """The same batch by batch, as `FetchedBatch`es: nothing is done for a single record."""
+
+    def _handed_out(self, records: Sequence[Record]) -> Iterator[FetchedBatch]:
+        offsets = records.offsets if isinstance(records, Records) else np.array([record.offset for record in records])
+        wanted = (offsets >= self.fetch_offset).nonzero()[0]  # reading may begin in the middle of a batch
+        if len(wanted):
+            self.next_fetch_offset = int(offsets[-1]) + 1
+            yield FetchedBatch(int(offsets[wanted[0]]), records[int(wanted[0]) :])
+
+    def take(self, n: int) -> list[FetchedBatch | UnreadableBatch]:
+        """Whole batches with `n` records or more, or all that are left."""
+        self._maybe_raise_next_inline_exception()
+        found: list[FetchedBatch | UnreadableBatch] = []
+        try:
+            for batch in self.record_iterator:
+                found.append(batch)
+                n -= len(batch.records) if isinstance(batch, FetchedBatch) else 0
+                if n <= 0:
+                    break
+        except Exception as error:
+            if not found:
+                raise
+            self._next_inline_exception = error
+        return found
+
+
+def read_batch(batch: Any) -> Sequence[Record]:
     """The records of a batch that the client library has framed.
 
     Raises:
@@ -244,10 +291,10 @@ def read_batch(batch: Any) -> list[BatchRecord]:
     return read_records(batch, bytes(memoryview(batch._buffer)[batch._pos :]))
 
 
-def read_batches_with_uic(consumer: KafkaConsumer) -> None:
-    """Make `consumer` hand out what `PartitionRecords` does."""
+def read_batches_with_uic(consumer: KafkaConsumer, reader: type[PartitionRecords] = PartitionRecords) -> None:
+    """Make `consumer` hand out what `reader` does."""
     check_client()
-    consumer._fetcher.PartitionRecords = PartitionRecords
+    consumer._fetcher.PartitionRecords = reader
 
 
 def position(consumer: KafkaConsumer, tp: TopicPartition) -> int | None:

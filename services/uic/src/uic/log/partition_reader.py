@@ -17,10 +17,11 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError, UnknownTopicOrPartitionError
 
 from mimn.state import NO_TOPIC_ID
+from uic.core.records import BatchRecord
 from uic.core.takeup import LogBounds
 from uic.errors import LogUnavailable, UnreadableLog, UnsuitableTopic
 from uic.log.kafka_repairs import read_batches_with_uic
-from uic.log.record_batches import BatchRecord, UnreadableBatch
+from uic.log.record_batches import UnreadableBatch
 
 POLL_MS = 200
 RECORDS_A_POLL = 10_000

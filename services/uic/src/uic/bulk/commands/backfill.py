@@ -40,10 +40,10 @@ from uic.bulk.saved_states import (
 )
 from uic.bulk.verification import Verdict, compare, expect
 from uic.core.event import Record
+from uic.core.records import BatchRecord
 from uic.core.takeup import contradiction
 from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
 from uic.log.partition_reader import TopicBounds
-from uic.log.record_batches import BatchRecord
 from uic.settings import UicSettings, read_settings
 from uic.store import RedisStore
 

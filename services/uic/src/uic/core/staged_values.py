@@ -24,7 +24,7 @@ class States:
         return self.staged.encoded() if self._compiled is None else self._compiled.encode_states(self.staged)
 
 
-class Columns(Sequence[tuple[str, bytes | None]]):
+class StagedValues(Sequence[tuple[str, bytes | None]]):
     """`Commit.values`: whose states are written, and which of a round's they are."""
 
     __slots__ = ("keys", "rows", "states")
@@ -41,9 +41,9 @@ class Columns(Sequence[tuple[str, bytes | None]]):
     @overload
     def __getitem__(self, at: int) -> tuple[str, bytes | None]: ...
     @overload
-    def __getitem__(self, at: slice) -> Columns: ...
-    def __getitem__(self, at: int | slice) -> tuple[str, bytes | None] | Columns:
+    def __getitem__(self, at: slice) -> StagedValues: ...
+    def __getitem__(self, at: int | slice) -> tuple[str, bytes | None] | StagedValues:
         if isinstance(at, slice):
-            return Columns(self.keys[at], self.rows[at], self.states)
+            return StagedValues(self.keys[at], self.rows[at], self.states)
         row = self.rows[at]
         return self.keys[at].decode(), None if row < 0 else self.states.encoded[row]
