@@ -267,12 +267,15 @@ def test_damaged_compression_is_named_and_raises_nothing_else(name: str, data: b
 
 
 def handed_out(data: bytes | bytearray, start: int = 0) -> list[Any]:
-    """All that the client would hand to UIC."""
-    fetched: Any = PartitionRecords(start, AT, MemoryRecords(bytes(data)))
-    found: list[Any] = []
-    while fetched:
-        found += fetched.take(1000)
-    return found
+    """All that the client would hand to UIC: the same record by record and batch by batch."""
+    found: dict[Any, list[Any]] = {PartitionRecords: [], PartitionBatches: []}
+    for reader, records in found.items():
+        fetched: Any = reader(start, AT, MemoryRecords(bytes(data)))
+        while fetched:
+            for each in fetched.take(1000):
+                records.extend(each.records if isinstance(each, FetchedBatch) else [each])
+    assert found[PartitionBatches] == found[PartitionRecords]
+    return found[PartitionRecords]
 
 
 def test_an_unknown_codec_is_named_behind_what_could_be_read_and_nothing_follows() -> None:
