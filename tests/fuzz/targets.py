@@ -63,7 +63,8 @@ from rtp.progress_watcher import NoNamespace, decode_meta
 from uic.core.commit import judge
 from uic.core.event import MAX_VALUE_BYTES, Reason, check_key, decode, explain
 from uic.core.letters import Letter, to_wire
-from uic.core.records import BatchRecord, Records, write_headers, zigzag
+from uic.core.record_headers import write_headers, zigzag
+from uic.core.records import BatchRecord, Records
 from uic.core.takeup import LogBounds, Mint, take_up
 from uic.doors.servicer import UserInterestCenter
 from uic.doors.slow_requests import parse_request

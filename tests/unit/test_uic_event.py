@@ -24,7 +24,8 @@ from uic.core.event import (
     explain,
 )
 from uic.core.events import Decoded, decode_all
-from uic.core.records import BatchRecord, Headers, Records
+from uic.core.record_headers import Headers
+from uic.core.records import BatchRecord, Records
 
 NOW_MS = 1_700_000_000_000
 DAY_MS = 86_400_000

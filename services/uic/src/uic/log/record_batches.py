@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from mimn.rows.library import library
 from mimn.rows.records import BatchHeader, parse_batch
 from uic.core.event import Record
-from uic.core.records import BatchRecord, Headers, Records, read_headers, varint
+from uic.core.record_headers import Headers, read_headers, varint
+from uic.core.records import BatchRecord, Records
 from uic.log.compression import Undecodable, decompress
 
 
