@@ -12,7 +12,7 @@ from loadtest.feeder import zipf_users
 from loadtest.stacks import Client, NotMeasured, absorbed, feed, predict_body, publish, running
 from localstack.wait import until
 
-FASTEST_FOLD = 70_000
+FASTEST_FOLD = 140_000
 """Events a second that no fold here exceeds: how large a backlog has to be to outlast a measurement."""
 
 
