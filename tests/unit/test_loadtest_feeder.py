@@ -35,5 +35,5 @@ def test_sizes_that_make_no_sense_are_refused(given: list[str], capsys: pytest.C
 
 def test_a_feeder_that_ended_early_is_not_taken_for_one_that_fed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
-    with pytest.raises(RuntimeError, match="the feeder ended"), feeding("127.0.0.1:1", "no topic\n", 1.0) as feeder:
+    with pytest.raises(RuntimeError, match="the feeder ended"), feeding("127.0.0.1:1", "events", -1.0) as feeder:
         feeder.wait(timeout=60)
