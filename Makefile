@@ -13,6 +13,7 @@ CODE := access models services deploy cli tests loadtest
 PYTEST := $(PY) -m pytest --quiet --durations 10
 QUICK := tests/unit tests/contract tests/parity
 SPREAD := --numprocesses 2 --dist loadfile
+WAITING := --numprocesses 3 --dist loadfile
 CONFIG ?= models/configs/online_retail_mimn_ledger.toml
 RUN ?= runs/online-retail
 BUNDLES ?= models/bundles
@@ -94,7 +95,7 @@ check-models: install-dev ## the tests that need torch: model, parity, a smoke t
 	@$(PYTEST) $(SPREAD) -m torch $(QUICK)
 
 check-system: install-dev ## the tests of running processes: real servers, the demo, the golden path; those that measure time one at a time
-	@$(PYTEST) $(SPREAD) -m "not alone" tests $(QUICK:%=--ignore %)
+	@$(PYTEST) $(WAITING) -m "not alone" tests $(QUICK:%=--ignore %)
 	@$(PYTEST) -m alone tests $(QUICK:%=--ignore %)
 
 pins: install-dev ## write the requirements files with hashes again, after a change of a dependency
