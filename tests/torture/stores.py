@@ -20,7 +20,7 @@ from localstack.ports import LOOPBACK
 from localstack.servers import Valkey
 from localstack.services import UicWorker
 from localstack.wait import until
-from mimn.state import partition_of
+from mimn.state import decode_progress, partition_of
 from support.sentinel_node import SentinelNode
 from support.world import World
 from torture.fleet import producing
@@ -145,7 +145,12 @@ def _trial(stage: Stage, part: tuple[Fault, bool, int]) -> Tally:
             with producing(world, BUSY, a_second=200) as produced:
                 until(lambda: produced() >= 200, "the load has begun", within_s=60)
                 _remember(scene, fault)
-                until(lambda: produced() >= 400, "there is something to forget", within_s=60)
+                stored, known = produced(), _folded(world)
+                until(
+                    lambda: produced() >= stored + 200 and _folded(world) > known,
+                    "there is something to forget",
+                    within_s=60,
+                )
                 fault(scene)
                 began, at = time.monotonic(), produced()
                 until(lambda: produced() >= at + 200, "the load goes on", within_s=60)
@@ -165,6 +170,11 @@ def _trial(stage: Stage, part: tuple[Fault, bool, int]) -> Tally:
         wrong = (f"{name}: {lost:.0f} rewinds counted",) if (lost > 0) is (fault is one_state_corrupted) else ()
         figures = {f"back after the fault, s ({fault.__name__})": took_s}
         return Tally.of(world.compare(), figures=figures) + Tally(wrong=wrong)
+
+
+def _folded(world: World) -> int:
+    """How many records the store's progress covers."""
+    return sum(decode_progress(record).next_offset for record in world.progress_records().values())
 
 
 def _scene(stage: Stage, fault: Fault, name: str, ending: ExitStack) -> Scene:
