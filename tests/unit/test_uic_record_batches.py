@@ -21,6 +21,7 @@ from kafka.structs import TopicPartition
 
 from mimn.rows.library import library
 from mimn.rows.records import BatchHeader, parse_batch
+from support import skips
 from uic.core.records import Records
 from uic.log.compression import GZIP, LZ4, SNAPPY, ZSTD, Undecodable, decompress
 from uic.log.kafka_repairs import FetchedBatch, PartitionBatches, PartitionRecords
@@ -213,7 +214,7 @@ def test_whole_batches_are_handed_out_until_there_are_enough_records(
 def test_compiled_code_reads_a_payload_as_python_does_or_leaves_it(records: list[Told], at: int, byte: int) -> None:
     built = library()
     if built is None:
-        pytest.skip("no compiled code here")
+        pytest.skip(skips.NO_COMPILED_STEP)
     payload = batch(records)[HEADER_BYTES:]
     payload[at % len(payload)] = byte
     header = BatchHeader(7, 1000, None, len(records))

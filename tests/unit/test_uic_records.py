@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mimn.rows.live import CompiledEvents, compiled_events
 from mimn.state import Progress
-from support import fakes
+from support import fakes, skips
 from support.fakes import event_value, users_of
 from uic.core.cache import StateCache
 from uic.core.event import Record
@@ -44,7 +44,7 @@ def records(draw: st.DrawFn) -> list[BatchRecord]:
 def compiled() -> CompiledEvents:
     found = compiled_events()
     if found is None:
-        pytest.skip("no compiled code here: all of it is done with lists")
+        pytest.skip(skips.NO_COMPILED_STEP)
     return found
 
 

@@ -14,7 +14,7 @@ from mimn.rows.arrays import address
 from mimn.rows.library import library
 from mimn.rows.records import Columns, Events, Fronts, Groups, Texts, fronts, named, read_events, split
 from mimn.rows.states import absorb, add_counts, add_entries, hashes
-from mimn.rows.stored import encode, seal
+from mimn.rows.stored import encode
 from mimn.state import Ledger, Sketch, Staged
 
 Integers = NDArray[np.int64]
@@ -95,10 +95,6 @@ class CompiledEvents:
         size = source.itemsize * prod(source.shape[1:])  # not a stride: numpy gives an array without rows another one
         to, of = np.ascontiguousarray(to, np.int64), np.ascontiguousarray(of, np.int64)
         self._built.states_copy(address(into), size, address(to), address(source), size, address(of), size, len(to))
-
-    def seal_states(self, rows: NDArray[np.void]) -> None:
-        """`mimn.state.seal_states`."""
-        seal(self._built, rows)
 
     def encode_states(self, states: Staged) -> list[bytes]:
         """`Staged.encoded`."""

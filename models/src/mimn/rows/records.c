@@ -8,12 +8,10 @@ typedef uint32_t u32;
 typedef uint64_t u64;
 typedef int64_t i64;
 
-/* A number of at most nine bytes behind the tag `tag`; 0 if the field is left out. Returns 0 if it is not one. */
-static inline int number(const u8 **at, const u8 *end, u8 tag, u64 *out) {
+/* An unsigned number of at most nine bytes; returns 0 if there is none. */
+static inline int varint(const u8 **at, const u8 *end, u64 *out) {
     const u8 *p = *at;
     *out = 0;
-    if (p == end || *p != tag) return 1;
-    p++;
     for (int shift = 0; shift < 63; shift += 7) {
         if (p == end) return 0;
         u8 byte = *p++;
@@ -24,6 +22,17 @@ static inline int number(const u8 **at, const u8 *end, u8 tag, u64 *out) {
         }
     }
     return 0;
+}
+
+/* The same behind the tag `tag`; 0 if the field is left out. */
+static inline int number(const u8 **at, const u8 *end, u8 tag, u64 *out) {
+    const u8 *p = *at;
+    *out = 0;
+    if (p == end || *p != tag) return 1;
+    p++;
+    if (!varint(&p, end, out)) return 0;
+    *at = p;
+    return 1;
 }
 
 /* A BehaviorEvent in the common form: known fields only, each at most once, in the order of their numbers; an event id of at
@@ -62,21 +71,6 @@ void records_read(const u8 *const *value, const i64 *size, const u8 *const *key,
  * lies (0: none) and its bytes, the same of the value, and of the headers with their count. `append_ms`: the time of all, or
  * below 0. Returns 0 if anything about them is unusual, and Python decides what it is. */
 enum { OFFSET, TIME, KEY, KEY_SIZE, VALUE, VALUE_SIZE, HEADERS, HEADERS_SIZE };
-
-static inline int varint(const u8 **at, const u8 *end, u64 *out) {
-    const u8 *p = *at;
-    *out = 0;
-    for (int shift = 0; shift < 63; shift += 7) {
-        if (p == end) return 0;
-        u8 byte = *p++;
-        *out |= (u64)(byte & 127) << shift;
-        if (byte < 128) {
-            *at = p;
-            return 1;
-        }
-    }
-    return 0;
-}
 
 static inline i64 zigzag(u64 n) { return (i64)(n >> 1) ^ -(i64)(n & 1); }
 

@@ -1,4 +1,4 @@
-"""The values of a commit as a round has them: a state becomes bytes only where it is sent, or where somebody asks."""
+"""The values of a commit, as rows of a round: a state becomes bytes only when it is sent or read."""
 
 from __future__ import annotations
 
