@@ -6,7 +6,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 CTR := $(BIN)/ctr
-PIP := $(PY) -m pip install --quiet --quiet --disable-pip-version-check
+# Python compiles a module when it is first imported; most of what is installed never is.
+PIP := $(PY) -m pip install --quiet --quiet --disable-pip-version-check --no-compile
 MEMBERS := proto access models services/uic services/rtp deploy cli
 PROJECTS := $(MEMBERS:%=%/pyproject.toml)
 CODE := access models services deploy cli tests loadtest

@@ -230,44 +230,6 @@ def test_of_two_promotes_at_once_one_wins_and_the_other_is_told(
         assert running.record().log[-1].state is State.SERVING
 
 
-def test_a_command_that_is_killed_at_any_step_is_run_again_and_finishes(
-    valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
-) -> None:
-    topics = make_topics(kafka, 4)
-    with deployed(tmp_path, valkey, topics, USERS, rtp=False) as running:
-
-        def killed_then_done(*arguments: str) -> None:
-            whole_s = 3.0
-            for step in range(6):
-                process = running.spawn(*arguments)
-                try:
-                    process.wait(whole_s * (step + 1) / 7)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
-                if valkey.client.exists(f"{valkey.prefix}:rollout"):
-                    running.done("list")  # the record is whole
-            running.done(*arguments)
-
-        killed_then_done("start", str(running.new_bundle))
-        assert [one.id for one in running.record().rollouts] == ["r1"]
-        killed_then_done("wait", "r1", "--timeout", "120s", *QUICK)
-        killed_then_done("canary", "r1", "--percent", "5", *QUICK)
-        killed_then_done("promote", "r1", *QUICK)
-        killed_then_done("rollback", "r1")
-        record = running.record()
-        assert (record.serving.bundle, record.rollouts[0].state) == ("tiny/1", State.ROLLED_BACK)
-        for worker in running.new.workers:
-            worker.stop()
-        until(lambda: running.done("gc")["refused"] == [], "the namespace has been quiet", within_s=120)
-        assert running.record().rollouts[0].state is State.COLLECTED
-        left = list(valkey.client.scan_iter(match=f"{valkey.prefix}:*{running.new.keys.namespace}*"))
-        assert left == []
-        running.old.wait_folded()  # the namespace in service is whole
-        assert valkey.client.sismember(running.old.keys.namespaces, running.old.keys.namespace)
-        assert not valkey.client.sismember(running.old.keys.namespaces, running.new.keys.namespace)
-
-
 def test_an_aborted_rollout_begins_again_in_another_namespace(
     valkey: RedisForTest, kafka: str, make_topics: MakeTopics, tmp_path: Path
 ) -> None:

@@ -88,3 +88,34 @@ def test_the_best_row_is_chosen_on_validation_users_among_the_accepted_sizes() -
     assert one.best_on_validation(200, lambda state: True) == "b"
     assert one.best_on_validation(200, lambda state: state is None) == "c"
     assert one.best_on_validation(1000, lambda state: True) is None
+
+
+def test_a_row_that_was_trained_again_is_the_mean_of_its_trainings_with_an_interval_over_them() -> None:
+    rival, first, second = model("b", 0.5), model("a", 1.5), model("a_10", 0.9)
+    alone, both = of(floors(0.0), rival, first), of(floors(0.0), rival, first, second)
+    assert list(both.models) == ["b", "a"]
+    entries = Entry("a", 200), Entry("b", 200)
+    aucs = [of(floors(0.0), model("a", quality)).aucs(Entry("a", 200)) for quality in (1.5, 0.9)]
+    assert both.aucs(Entry("a", 200)) == pytest.approx(np.mean(aucs, axis=0))
+    assert both.figures(Entry("a", 200), "popularity", "auc") == [
+        auc for pair in zip(*aucs, strict=True) for auc in pair
+    ]
+    once, twice = alone.compare(*entries), both.compare(*entries)
+    assert once is not None
+    assert twice is not None
+    assert (once.trainings, twice.trainings) == ((1, 1), (2, 1))
+    assert twice.difference.difference == pytest.approx(both.auc(Entry("a", 200)) - both.auc(Entry("b", 200)))
+    widths = [found.difference.high - found.difference.low for found in (once, twice)]
+    assert widths[1] > widths[0], "trainings differ, too"
+    assert both.spread("a") == pytest.approx(np.mean(aucs[0]) - np.mean(aucs[1]))
+    assert both.spread("b") is None
+    assert both.validation_auc("a", 1) == pytest.approx(0.8)
+    assert both.validation_auc("a", 7) is None
+
+
+def test_a_row_whose_name_ends_in_a_number_is_no_training_of_a_row_that_does_not_exist() -> None:
+    assert list(of(floors(0.0), model("a_16", 1.0), model("b_10", 1.0), model("c", 1.0)).models) == [
+        "a_16",
+        "b_10",
+        "c",
+    ]

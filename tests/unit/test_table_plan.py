@@ -102,6 +102,18 @@ def test_a_rows_own_seed_is_added_to_the_folds(plan: Plan) -> None:
     assert before.fingerprint != after.fingerprint
 
 
+def test_a_stage_trains_its_rows_again_with_other_seeds_after_all_folds(plan: Plan) -> None:
+    stage = msgspec.structs.replace(plan.stages[0], trainings=3)
+    found = [
+        (cell.key, cell.fold, cell.config.training.seed)
+        for cell in cells(msgspec.structs.replace(plan, stages=(stage,)))
+    ]
+    assert found == [
+        ("floors", 0, 0), ("pooling", 0, 0), ("floors", 1, 1), ("pooling", 1, 1),
+        ("pooling_10", 0, 10), ("pooling_10", 1, 11), ("pooling_20", 0, 20), ("pooling_20", 1, 21),
+    ]  # fmt: skip
+
+
 def test_a_fingerprint_is_of_what_decides_the_figures(plan: Plan, tmp_path: Path) -> None:
     *_, pooling, wide = cells(plan)
     assert pooling.fingerprint != wide.fingerprint

@@ -13,7 +13,7 @@ from mimn import metrics
 from mimn.data.events import Events
 from mimn.data.instances import Instances
 from mimn.table.plan import Cell, Plan, Stage, cells
-from mimn.table.slices import Scored, differences, head_items, lines, slices_of
+from mimn.table.slices import Scored, by_model, differences, head_items, lines, planned, slices_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,7 +74,7 @@ def scored(cell: Cell, seed: int, skill: float) -> Scored:
 
 def test_a_slice_has_its_own_line_and_one_without_targets_none(of_row: dict[tuple[str, int], Cell]) -> None:
     one = scored(of_row["pooling_ledger", 0], 0, 1.0)
-    found = {line["targets"]: line for line in lines(one)}
+    found = {line["targets"]: line for line in lines([one])}
     assert found.keys() == {"all", "new"}
     assert (found["all"]["count"], found["new"]["count"]) == (80, 40)
     labels = np.tile(ints(1, 0, 0, 0, 0), 40)
@@ -95,16 +95,28 @@ def test_a_difference_is_the_mean_of_the_folds_with_an_interval_over_users_and_t
     cell, other = of_row["pooling_ledger", 0], of_row["mimn_ledger", 0]
     again = replace(cell, key="pooling_ledger_10", config=cell.config.with_seed(10))
     runs = [scored(cell, 0, 1.5), scored(other, 1, 0.5), scored(again, 2, 0.9)]
-    found = {line["targets"]: line for line in differences(runs, ["mimn_ledger"])}
+    found = {line["targets"]: line for line in differences(by_model(runs), ["mimn_ledger"])}
     assert found.keys() == {"all", "new"}
     line = found["all"]
     assert (line["difference"], line["trainings"], line["folds"]) == ("pooling_ledger - mimn_ledger", "2, 1", "0")
-    aucs = [next(iter(lines(one)))["auc"] for one in runs]
+    aucs = [next(iter(lines([one])))["auc"] for one in runs]
     assert line["auc"] == pytest.approx((aucs[0] + aucs[2]) / 2 - aucs[1], abs=2e-5)
     assert line["low"] < line["auc"] < line["high"]
-    alone = next(iter(differences([runs[0], runs[1]], ["mimn_ledger"])))
+    both = next(iter(lines([runs[0], runs[2]])))
+    assert (both["row"], both["trainings"]) == ("pooling_ledger", 2)
+    assert both["auc"] == pytest.approx((aucs[0] + aucs[2]) / 2, abs=2e-5)
+    alone = next(iter(differences(by_model(runs[:2]), ["mimn_ledger"])))
     assert line["high"] - line["low"] > alone["high"] - alone["low"], "trainings differ, too"
-    assert not list(differences(runs, []))
+    assert not list(differences(by_model(runs), []))
+
+
+def test_a_run_that_two_plans_name_is_read_at_the_lengths_of_both() -> None:
+    def plan(*lengths: int) -> Plan:
+        stage = Stage(dataset="online_retail", rows=("pooling_ledger",), folds=(0,), lengths=lengths)
+        return Plan(configs=str(ROOT / "models/configs"), records="", runs="runs", stages=(stage,))
+
+    found = planned([plan(200), plan(50, 1000)])
+    assert [cell.lengths for cell in found.values()] == [(50, 200, 1000)]
 
 
 def test_boosting_is_no_training_of_the_row_whose_reads_it_takes() -> None:

@@ -19,7 +19,6 @@ LIKE_MIMN = {
 """Each form of MIMN, and the rows that it is compared with: sum pooling with everything but the memory, DIN (also with
 counters) and DIEN. `mimn_sketch_16`, trained longer, and `mimn_ledger` show what its memory adds within 6 KiB."""
 ABLATIONS = (
-    "mimn_other_seeds",
     "mimn_product",
     "mimn_no_utilization",
     "mimn_no_induction",
@@ -28,7 +27,7 @@ ABLATIONS = (
     "mimn_slots_6",
     "mimn_slots_8",
 )
-"""Rows that are `mimn` with one thing changed: the seed, to begin with."""
+"""Rows that are `mimn` with one thing changed."""
 OFFICIAL = tuple(f"{key}_official" for key in ("dnn", "din", "gru4rec", "arnn", "rum", "dien"))
 """The other models as MIMN's authors ran them."""
 
@@ -138,9 +137,7 @@ def _where_it_loses(one: Results) -> list[str]:
             if rival != "dien_product"
         ]
         lines += [*_known([against(one, Entry(a, 200), Entry(b, 200), group)[0] for a, b in pairs]), ""]
-    lines += prose(
-        "The paper's MIMN with one thing changed, which is in the first line the seed alone, against itself:"
-    )
+    lines += ["The paper's MIMN with one thing changed, against itself:"]
     return [*lines, "", *_known([against(one, Entry(key, 200), Entry("mimn", 200))[0] for key in ABLATIONS])]
 
 

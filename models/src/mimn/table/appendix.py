@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -59,11 +60,12 @@ def appendix(
         "",
         *prose(
             "Two folds are two models, and their scores are not ranked against each other: an AUC is the mean of the "
-            "folds' AUCs, ± their sample standard deviation. Differences are on the same rows and on the folds that "
-            "both sides have, with 95 % intervals from 2,000 resamples of users within folds. The intervals cover the "
-            "choice of users, not the randomness of training. That shows in the number of folds that each side won, "
-            "and in the row `MIMN, other seeds`, which differs from `MIMN` in its seed alone: a difference of that "
-            "size does not tell two models apart. `better` and `worse` mean that the interval excludes 0 and that the "
+            "folds' AUCs, ± the sample standard deviation over folds and trainings. Differences are on the same rows "
+            "and on the folds that both sides have, with 95 % intervals from 2,000 resamples of users within folds. "
+            "Where a row was trained more than once, with other seeds, its figures are the means of its trainings, and "
+            "each resample takes one of them at random: the interval then covers the randomness of training too. "
+            "Where it was trained once, the interval covers the choice of users alone. How far one training is from "
+            "another is said on the first page. `better` and `worse` mean that the interval excludes 0 and that the "
             "difference exceeds 0.001."
         ),
         "",
@@ -89,7 +91,7 @@ def appendix(
 
 
 def _cpu_hours(found: Sequence[Results]) -> float:
-    records = (record for one in found for record in (one.floors, *one.models.values()))
+    records = (record for one in found for record in itertools.chain([one.floors], *one.models.values()))
     return float(sum(fold["cpu_s"] for record in records for fold in record.folds.values()) / 3600)
 
 
@@ -134,7 +136,7 @@ def _order(one: Results, entry: Entry) -> float:
 
 
 def _row(one: Results, entry: Entry) -> list[str]:
-    found = [one.record(entry.key).folds[fold] for fold in one.folds(entry)]
+    found, folds = one.found(entry), len(one.folds(entry))
     others = [statistics.fmean(one.figures(entry, "popularity", figure)) for figure in _FIGURES]
     aucs = [mean_std(one.figures(entry, sampling, "auc")) for sampling in one.samplings(entry.length)]
     model = entry.key in one.models
@@ -142,7 +144,8 @@ def _row(one: Results, entry: Entry) -> list[str]:
     speed = f"{statistics.fmean(speeds):,.0f}" if speeds else "-"
     state = state_size(one.state_bytes(entry.key)) if model else "-"
     commits = ", ".join(f"`{commit}`" for commit in dict.fromkeys(f["commit"] for f in found))
-    return [name(one, entry.key), str(len(found)), *aucs, *(f"{value:.4f}" for value in others), state, speed, commits]
+    count = str(folds) if len(found) == folds else f"{folds}, {len(found)} trainings"
+    return [name(one, entry.key), count, *aucs, *(f"{value:.4f}" for value in others), state, speed, commits]
 
 
 _COLUMNS = ["GAUC", "logloss", "NE", "PCOC", "state bytes", "targets a CPU-second", "commit"]

@@ -39,8 +39,10 @@ def at_the_time(records: Path, found: Sequence[Results], plan: Plan) -> list[str
         cells, named = [], f"`{row}`"
         for dataset in datasets:
             mine = [line for line in lines if line["dataset"] == dataset and line["row"] == row]
-            folds = len({line["fold"] for line in mine})
+            folds, trainings = len({line["fold"] for line in mine}), {line["trainings"] for line in mine}
             counted = f" ({folds} of {FOLDS} folds)" if 0 < folds < FOLDS else ""
+            if trainings - {"1"}:
+                counted += f" ({' or '.join(sorted(trainings))} trainings)"
             values = [_mean(mine, targets) for targets in SLICES]
             cells.append(" / ".join(value for value in values if value != "-") + counted if mine else "-")
             if mine and dataset in titled:

@@ -1,16 +1,19 @@
 """Rows of the table against each other, on the same test rows: by how much they differ, and how sure that is.
 
 Scores of two folds come from two models, so no positive of one fold is ranked against a negative of another: an AUC
-over folds is the mean of the folds' AUCs. Two rows are compared on the folds that both have; the interval of their
-difference resamples users within folds (2,000 times), each user with all their test rows, the same for both sides.
+over folds is the mean of the folds' AUCs, and of a row that was trained more than once also the mean of its trainings.
+Two rows are compared on the folds that both have; the interval of their difference resamples users within folds (2,000
+times), each user with all their test rows, the same for both sides, and takes one training of each side at random.
 """
 
 from __future__ import annotations
 
+import itertools
 import statistics
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +21,7 @@ from numpy.typing import NDArray
 from mimn import metrics
 from mimn.metrics import Interval
 from mimn.table.floors import FLOORS
-from mimn.table.records import FLOOR_ROW, NoRecord, Record
+from mimn.table.records import FLOOR_ROW, NoRecord, Record, row_of
 
 CERTAIN = 0.001
 """A difference counts as one when its interval excludes 0 and it is larger than this."""
@@ -43,6 +46,8 @@ class Comparison:
     difference: Interval
     aucs: tuple[list[float], list[float]]
     """Each one's AUC of every fold that both have."""
+    trainings: tuple[int, int]
+    """How often each one was trained on each of these folds, or on the one with the fewest."""
 
     @property
     def folds(self) -> int:
@@ -73,11 +78,12 @@ class Results:
 
     dataset: str
     floors: Record
-    models: dict[str, Record]
+    models: dict[str, Sequence[Record]]
+    """The trainings of each row."""
     _resampled: dict[tuple[Entry, int, Group], NDArray[np.float64]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for record in self.models.values():
+        for record in itertools.chain.from_iterable(self.models.values()):
             for fold, found in record.folds.items():
                 if found["instances_sha256"] != self.floors.folds.get(fold, {}).get("instances_sha256"):
                     raise NoRecord(
@@ -89,48 +95,56 @@ class Results:
         """The lengths that any row was read at."""
         found = {
             int(n)
-            for record in (self.floors, *self.models.values())
+            for record in itertools.chain([self.floors], *self.models.values())
             for f in record.folds.values()
             for n in f["evaluation"]
         }
         return sorted(found)
 
-    def record(self, key: str) -> Record:
-        """The record that holds an entry: a model's own, or the floors'."""
-        return self.models.get(key, self.floors)
+    def records(self, key: str) -> Sequence[Record]:
+        """The records that hold an entry: a model's trainings, or the floors."""
+        return self.models.get(key, [self.floors])
+
+    def name(self, key: str) -> str:
+        """What a model's row is called."""
+        return self.models[key][0].name
+
+    def trainings(self, entry: Entry, fold: int) -> list[Record]:
+        """The records of an entry that have a fold."""
+        return [
+            record
+            for record in self.records(entry.key)
+            if str(entry.length) in record.folds.get(fold, {}).get("evaluation", {})
+        ]
 
     def folds(self, entry: Entry) -> list[int]:
         """The folds that an entry was run on; none if it was not."""
         if entry.key not in (*self.models, *FLOORS):
             return []
-        return [
-            fold
-            for fold, found in sorted(self.record(entry.key).folds.items())
-            if str(entry.length) in found["evaluation"]
-        ]
+        known = {fold for record in self.records(entry.key) for fold in record.folds}
+        return [fold for fold in sorted(known) if self.trainings(entry, fold)]
+
+    def found(self, entry: Entry) -> list[dict[str, Any]]:
+        """What the records say of an entry's folds, fold by fold, all trainings."""
+        return [record.folds[fold] for fold in self.folds(entry) for record in self.trainings(entry, fold)]
 
     def figures(self, entry: Entry, sampling: str, name: str) -> list[float]:
-        """A figure of every fold of an entry; none of a sampling that it was not evaluated with."""
-        found = []
-        for fold in self.folds(entry):
-            evaluation = self.record(entry.key).folds[fold]["evaluation"][str(entry.length)]
-            if sampling in evaluation:
-                of = evaluation[sampling]
-                found.append((of if entry.key in self.models else of[entry.key])[name])
-        return found
+        """A figure of every fold and training of an entry; none of a sampling that it was not evaluated with."""
+        evaluations = (found["evaluation"][str(entry.length)] for found in self.found(entry))
+        of = (evaluation[sampling] for evaluation in evaluations if sampling in evaluation)
+        return [(one if entry.key in self.models else one[entry.key])[name] for one in of]
 
     def samplings(self, length: int) -> list[str]:
         """How negatives were drawn at a length."""
         found = (fold["evaluation"].get(str(length), {}) for fold in self.floors.folds.values())
         return list(dict.fromkeys(sampling for evaluation in found for sampling in evaluation))
 
-    def scores(self, entry: Entry, fold: int) -> NDArray[np.float64]:
-        """An entry's ranks of a fold's rows, popularity negatives: they order positives and negatives as its scores do.
-
-        → [r] float64
+    def scores(self, entry: Entry, fold: int) -> list[NDArray[np.float64]]:
+        """Each training's ranks of a fold's rows, popularity negatives: they order positives and negatives as its
+        scores do. [r] each
         """
         name = str(entry.length) if entry.key in self.models else f"{entry.length}_{entry.key}"
-        return self.record(entry.key).of_fold(fold)[name].astype(np.float64)
+        return [record.of_fold(fold)[name].astype(np.float64) for record in self.trainings(entry, fold)]
 
     def rows(self, fold: int, group: Group) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
         """Labels and users of a fold's rows in a group, and which of all rows those are. [g], [g], [r]"""
@@ -145,12 +159,13 @@ class Results:
         return np.tile(np.array([1, 0]), int(chosen.sum())), users, np.repeat(chosen, 2)
 
     def aucs(self, entry: Entry, group: Group = "all", folds: Iterable[int] | None = None) -> list[float]:
-        """The AUC of each fold among the rows of a group."""
-        found = []
-        for fold in self.folds(entry) if folds is None else folds:
-            labels, _, mask = self.rows(fold, group)
-            found.append(metrics.auc(labels, self.scores(entry, fold)[mask]))
-        return found
+        """The AUC of each fold among the rows of a group, the mean of its trainings."""
+        chosen = self.folds(entry) if folds is None else folds
+        return [statistics.fmean(self._training_aucs(entry, fold, group)) for fold in chosen]
+
+    def _training_aucs(self, entry: Entry, fold: int, group: Group) -> list[float]:
+        labels, _, mask = self.rows(fold, group)
+        return [metrics.auc(labels, of[mask]) for of in self.scores(entry, fold)]
 
     def auc(self, entry: Entry, group: Group = "all") -> float:
         """The mean of the folds' AUCs."""
@@ -163,8 +178,15 @@ class Results:
 
     def state_bytes(self, key: str) -> int | None:
         """Bytes of a user's state in a model's row; None if it reads the events themselves."""
-        found: int | None = next(iter(self.models[key].folds.values()))["state_bytes"]
+        found: int | None = next(iter(self.models[key][0].folds.values()))["state_bytes"]
         return found
+
+    def validation_auc(self, key: str, fold: int) -> float | None:
+        """The mean of the trainings of a row on a fold; None where validation users chose nothing for it, or there is
+        no such fold."""
+        of = [record.folds[fold] for record in self.models[key] if fold in record.folds]
+        found = [one["validation_auc"] for one in of if "validation_auc" in one]
+        return statistics.fmean(found) if found and len(found) == len(of) else None
 
     def best_on_validation(self, length: int, accepts: Callable[[int | None], bool]) -> str | None:
         """The row with the highest validation AUC among those read at a length whose state's bytes are accepted.
@@ -172,22 +194,28 @@ class Results:
         Two rows are compared on the folds that both have. A row that no validation users chose anything for is a
         ceiling, and no model to choose.
         """
-        keys = [
-            key
-            for key, record in self.models.items()
-            if self.has(Entry(key, length))
-            and accepts(self.state_bytes(key))
-            and all("validation_auc" in found for found in record.folds.values())
-        ]
-        if not keys:
+        best: tuple[str, dict[int, float]] | None = None
+        for key in self.models:
+            entry = Entry(key, length)
+            aucs = {fold: self.validation_auc(key, fold) for fold in self.folds(entry)}
+            known = {fold: auc for fold, auc in aucs.items() if auc is not None}
+            if not known or len(known) < len(aucs) or not accepts(self.state_bytes(key)):
+                continue
+            if best is None or sum(known[fold] - best[1][fold] for fold in known.keys() & best[1].keys()) > 0:
+                best = key, known
+        return None if best is None else best[0]
+
+    def spread(self, key: str) -> float | None:
+        """By how much a row's trainings differ in their AUC, from the lowest to the highest: the mean over the folds
+        that all of them have, at the shortest length. None for a row that was trained once."""
+        records = self.models[key]
+        folds = sorted(set.intersection(*(set(record.folds) for record in records)))
+        if len(records) == 1 or not folds:
             return None
-        best = keys[0]
-        for key in keys[1:]:
-            ours, theirs = self.models[key].folds, self.models[best].folds
-            common = ours.keys() & theirs.keys()
-            if sum(ours[fold]["validation_auc"] - theirs[fold]["validation_auc"] for fold in common) > 0:
-                best = key
-        return best
+        entry = Entry(key, self.lengths()[0])
+        aucs = [self._training_aucs(entry, fold, "all") for fold in folds]
+        means = [statistics.fmean(of) for of in zip(*aucs, strict=True)]
+        return max(means) - min(means)
 
     def has(self, entry: Entry) -> bool:
         """Whether any fold of the entry was run."""
@@ -204,14 +232,25 @@ class Results:
         difference = metrics.interval(
             statistics.fmean(ours) - statistics.fmean(theirs), np.asarray(np.mean(resampled, axis=0))
         )
-        return Comparison(difference, (ours, theirs))
+        least = [min(len(self.trainings(entry, fold)) for fold in folds) for entry in (first, second)]
+        return Comparison(difference, (ours, theirs), (least[0], least[1]))
 
     def _aucs_resampled(self, entry: Entry, fold: int, group: Group) -> NDArray[np.float64]:
         key = (entry, fold, group)
         if key not in self._resampled:
             labels, users, mask = self.rows(fold, group)
-            self._resampled[key] = metrics.resampled_aucs(labels, self.scores(entry, fold)[mask], users, seed=fold)
+            every = [metrics.resampled_aucs(labels, of[mask], users, seed=fold) for of in self.scores(entry, fold)]
+            # Two rows whose trainings have the same seeds are not paired by them: the name decides too.
+            self._resampled[key] = one_training_each(every, seed=zlib.crc32(f"{entry.key} {fold}".encode()))
         return self._resampled[key]
+
+
+def one_training_each(resampled: Sequence[NDArray[np.float64]], seed: int) -> NDArray[np.float64]:
+    """Of each resample the AUC of one training, chosen at random. [resamples] a training → [resamples]"""
+    every = np.stack(resampled)
+    chosen = np.random.default_rng(seed).integers(len(every), size=every.shape[1])
+    found: NDArray[np.float64] = every[chosen, np.arange(every.shape[1])]
+    return found
 
 
 def results(records: list[Record]) -> list[Results]:
@@ -227,5 +266,8 @@ def results(records: list[Record]) -> list[Results]:
             raise NoRecord(
                 f"{dataset} has no record {FLOOR_ROW!r}: run that row first: it says which users the test rows are of"
             )
-        found.append(Results(dataset, of.pop(FLOOR_ROW), of))
+        floors, models = of.pop(FLOOR_ROW), dict[str, list[Record]]()
+        for key in sorted(of, key=lambda key: (row_of(key, of) != key, key)):  # a row's first training first
+            models.setdefault(row_of(key, of), []).append(of[key])
+        found.append(Results(dataset, floors, {key: models[key] for key in of if key in models}))
     return found

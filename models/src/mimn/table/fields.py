@@ -68,7 +68,7 @@ def lines(plan: Plan, without: Sequence[Record], having: Sequence[Record]) -> li
             for record in having
             if record.dataset == dataset
         }
-        results = Results(dataset, floors, mine | added)
+        results = Results(dataset, floors, {key: [record] for key, record in (mine | added).items()})
         lengths = {length for stage in plan.stages for length in stage.lengths}
         for length in sorted(lengths):
             for row, against in _pairs(plan, added):

@@ -7,12 +7,13 @@ its record (`mimn.table.records`) says that it was run with the same configurati
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -23,7 +24,7 @@ from mimn.data.split import FOLDS
 from mimn.data.windows import WindowPlan
 from mimn.run import DataSettings, RunConfig, TrainingSettings
 from mimn.table.boosting import BOOSTING_NAME, BOOSTING_ROW
-from mimn.table.records import FLOOR_ROW, Record
+from mimn.table.records import FLOOR_ROW, SEEDS_APART, TRAININGS, Record, training_key
 
 PLAN = Path("models/plans/table.toml")
 CONFIG_OF = {FLOOR_ROW: "pooling", BOOSTING_ROW: "pooling_ledger"}
@@ -42,7 +43,7 @@ class Variation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Rows that are run together: all of them on one fold, then on the next."""
+    """Rows that are run together: all of them on one fold, then on the next, then again with other seeds."""
 
     dataset: str
     rows: tuple[str, ...]
@@ -50,6 +51,9 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     lengths: tuple[int, ...] = (200,)
     """Each trained model is evaluated on histories of these lengths, a user's latest events."""
     folds: tuple[int, ...] = tuple(range(FOLDS))
+    trainings: Annotated[int, msgspec.Meta(ge=1, le=TRAININGS)] = 1
+    """How often each row is trained on each fold, with another seed each time. Rows that nothing random decides
+    (`CONFIG_OF`) are run once."""
     description: str | None = None
     """The data set's description, instead of that of the configurations: the same events with other fields."""
 
@@ -181,8 +185,11 @@ def cells(plan: Plan) -> list[Cell]:
         rows = {key: _row_config(plan, stage, key) for key in stage.rows}
         if len({config.data for config in rows.values()}) > 1:
             raise ConfigError(f"the rows of {stage.dataset} differ in [data]: they cannot be compared")
-        for fold in stage.folds:
-            found += [Cell(stage.dataset, key, fold, stage.lengths, _of_fold(rows[key], fold)) for key in stage.rows]
+        for training, fold in itertools.product(range(stage.trainings), stage.folds):
+            for row, config in rows.items():
+                if training == 0 or row not in CONFIG_OF:
+                    key, seeded = training_key(row, training), _of_fold(config, fold, training)
+                    found.append(Cell(stage.dataset, key, fold, stage.lengths, seeded))
     return found
 
 
@@ -210,10 +217,11 @@ def _row_config(plan: Plan, stage: Stage, key: str) -> RunConfig:
     return run.decode_config(changed.to_toml(), source)
 
 
-def _of_fold(config: RunConfig, fold: int) -> RunConfig:
-    """The configuration on one fold, whose number is added to its seed."""
+def _of_fold(config: RunConfig, fold: int, training: int) -> RunConfig:
+    """The configuration on one fold and in one training, whose numbers decide its seed."""
     data = msgspec.structs.replace(config.data, fold=fold)
-    return msgspec.structs.replace(config, data=data).with_seed(config.training.seed + fold)
+    seed = config.training.seed + fold + SEEDS_APART * training
+    return msgspec.structs.replace(config, data=data).with_seed(seed)
 
 
 def check_data(of: Iterable[Cell]) -> None:

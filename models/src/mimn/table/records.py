@@ -2,7 +2,8 @@
 
 A record is a folder `<records>/<dataset>/<row>`: `config.toml` (resolved, without its fold), `metrics.json` (each
 fold's figures, hashes and commit) and `ranks.npz` (how each fold's model ranks its test rows, popularity negatives).
-The row `floors` also says which user each test row belongs to. Models and data are not needed to compare rows.
+The row `floors` also says which user each test row belongs to. Models and data are not needed to compare rows. Further
+trainings of a row have records of their own, `<row>_10` and `<row>_20` (`training_key`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,10 @@ from mimn.run import DataSet
 FLOOR_ROW = "floors"
 """Key of the record of the predictors without a network."""
 RANKS = "ranks.npz"
+TRAININGS = 3
+"""How often a row can be trained."""
+SEEDS_APART = 10
+"""A row's next training has a seed that is larger by this. Folds, which are added to the seed too, are fewer."""
 
 
 class NoRecord(Exception):
@@ -88,6 +94,17 @@ class Record:
             if arrays_sha256(record.of_fold(fold)) != sha256:
                 raise NoRecord(f"{folder}: the ranks of fold {fold} were changed: delete it and run the row again")
         return record
+
+
+def training_key(row: str, training: int) -> str:
+    """The key of a row's training, counted from 0: the row's own for the first one, with its seed for the others."""
+    return row if training == 0 else f"{row}_{training * SEEDS_APART}"
+
+
+def row_of(key: str, rows: Collection[str]) -> str:
+    """The row of `rows` that `key` is a further training of; `key` itself if there is none."""
+    row, _, _ = key.rpartition("_")
+    return row if row in rows and key in {training_key(row, n) for n in range(1, TRAININGS)} else key
 
 
 def array_name(fold: int, what: str) -> str:

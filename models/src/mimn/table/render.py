@@ -9,6 +9,7 @@ difference excludes 0 and the difference exceeds 0.001 (`compare`); what speaks 
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -78,8 +79,9 @@ def page(
         lines += [f"**The table is not complete**: {missing} rows lack folds ([which]({APPENDIX}#not-run)).", ""]
     lines += prose(
         "Mean test AUC over five folds of users; one negative a positive, drawn by popularity. Differences come with a "
-        "95 % interval over users. Made from the records in this folder by `python -m mimn.table.render`. How it is "
-        f"measured, every row and every comparison: [{APPENDIX}]({APPENDIX})."
+        "95 % interval over users, and over trainings where rows were trained more than once. Made from the records in "
+        "this folder by `python -m mimn.table.render`. How it is measured, every row and every comparison: "
+        f"[{APPENDIX}]({APPENDIX})."
     )
     lines += ["", "## What to use", "", *_best(found, plan), "", *_summary(found, plan)]
     for one in found:
@@ -147,10 +149,14 @@ def _summary(found: Sequence[Results], plan: Plan) -> list[str]:
                 f"* Where targets are mostly new ({plan.title(one.dataset)}), MIMN's memory adds {by} to pooling with "
                 "the same head."
             )
-    seeds = [(one, of) for one in found for of in _found(one, (("mimn_other_seeds", "mimn"),))]
-    if seeds:
-        moved = ", ".join(f"{of.difference.difference:+.4f} on {plan.title(one.dataset)}" for one, of in seeds)
-        lines.append(f"* Another seed alone moves MIMN by {moved}: smaller differences between two models mean little.")
+    spreads = [(of, one, key) for one in found for key in one.models if (of := one.spread(key)) is not None]
+    if spreads:
+        widest, of_row, row = max(spreads, key=lambda of: of[0])
+        usual = statistics.median(of for of, _, _ in spreads)
+        lines.append(
+            f"* Trainings of one row that differ only in their seeds are {usual:.4f} apart in the median of "
+            f"{len(spreads)} rows, and at most {widest:.4f} ({name(of_row, row)} on {plan.title(of_row.dataset)})."
+        )
     return lines
 
 

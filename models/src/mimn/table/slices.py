@@ -1,14 +1,14 @@
 """AUC of trained rows by slice and by how negatives are drawn, and the differences between rows.
 
-    python -m mimn.table.slices models/plans/ledger.toml [--part test] [--against din_product]
+    python -m mimn.table.slices models/plans/ledger.toml [another plan ...] [--part test] [--against din_product]
 
-For each row and fold of a plan whose run is finished, and for the row `boosting`, which is fitted here, the targets of
-each slice (`slices_of`), with negatives by popularity over the whole data set and by popularity in the four weeks
+For each row and fold of the plans whose run is finished, and for the row `boosting`, which is fitted here, the targets
+of each slice (`slices_of`), with negatives by popularity over the whole data set and by popularity in the four weeks
 before the target (`mimn.data.negatives`). Validation users by default; `--part test` opens the test users. The records,
-in the plan's `records`, are `slices-<part>.csv`, a line for each training, and `slices-<part>-differences.csv`: each
-model minus each of `--against`, on the folds that both have, with 95 % intervals over users and trainings. Rows that
-differ only in their seed are trainings of one model, which is called by the first of them. Scores are kept in the run
-folders, so only new runs are scored.
+in the first plan's `records`, are `slices-<part>.csv`, the mean AUC of a model's trainings by fold, and
+`slices-<part>-differences.csv`: each model minus each of `--against`, on the folds that both have, with 95 % intervals
+over users and trainings. Rows that differ only in their seed are trainings of one model, which is called by the first
+of them. Scores are kept in the run folders, so only new runs are scored.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import argparse
 import itertools
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,8 @@ from mimn.nn.checkpoint import CheckpointError, load_model
 from mimn.run import DataSet
 from mimn.scoring import predict
 from mimn.table.boosting import BOOSTING_ROW, boosting
-from mimn.table.plan import Cell, cells, read_plan
+from mimn.table.compare import one_training_each
+from mimn.table.plan import Cell, Plan, cells, read_plan
 from mimn.table.trials import write_csv
 
 SAMPLINGS: tuple[Sampling, ...] = ("popularity", "recent")
@@ -167,31 +168,47 @@ def _of_run(cell: Cell, folder: Path, data: DataSet, part: Part, length: int) ->
     )
 
 
-def lines(one: Scored) -> Iterator[dict[str, Any]]:
-    """The lines of one run: a slice without targets has none."""
-    for (length, sampling), (name, mask) in itertools.product(one.scores, one.slices.items()):
-        if mask.any():
-            labels, scores, _ = one.rows(name, length, sampling)
-            yield {
-                "dataset": one.cell.dataset,
-                "row": one.cell.key,
-                "fold": one.cell.fold,
-                "length": length,
-                "negatives": sampling,
-                "targets": name,
-                "count": int(mask.sum()),
-                "auc": round(metrics.auc(labels, scores), 5),
-            }
+Models = dict[tuple[str, str], list[Scored]]
+"""The runs of each model, by data set and `Scored.model`."""
 
 
-def differences(runs: Sequence[Scored], against: Sequence[str]) -> Iterator[dict[str, Any]]:
+def by_model(runs: Iterable[Scored]) -> Models:
+    """All folds and trainings of a model together."""
+    models: Models = {}
+    for one in runs:
+        models.setdefault((one.cell.dataset, one.model), []).append(one)
+    return models
+
+
+def lines(model: Sequence[Scored]) -> Iterator[dict[str, Any]]:
+    """The lines of one model: a slice without targets has none."""
+    for fold in sorted({one.cell.fold for one in model}):
+        trainings = [one for one in model if one.cell.fold == fold]
+        for (length, sampling), (name, mask) in itertools.product(trainings[0].scores, trainings[0].slices.items()):
+            if mask.any():
+                yield {
+                    "dataset": model[0].cell.dataset,
+                    "row": model[0].cell.key,
+                    "fold": fold,
+                    "trainings": len(trainings),
+                    "length": length,
+                    "negatives": sampling,
+                    "targets": name,
+                    "count": int(mask.sum()),
+                    "auc": round(statistics.fmean(_auc(one, name, length, sampling) for one in trainings), 5),
+                }
+
+
+def _auc(one: Scored, name: str, length: int, sampling: Sampling) -> float:
+    labels, scores, _ = one.rows(name, length, sampling)
+    return metrics.auc(labels, scores)
+
+
+def differences(models: Models, against: Collection[str]) -> Iterator[dict[str, Any]]:
     """Each model minus the models of the rows `against`, by slice, length and negatives: the mean over their folds.
 
     In each resample users are drawn with replacement, alike for both models, and on each fold one training of each.
     """
-    models: dict[tuple[str, str], list[Scored]] = {}
-    for one in runs:
-        models.setdefault((one.cell.dataset, one.model), []).append(one)
     others = {found for found, its in models.items() if any(one.cell.key in against for one in its)}
     for (dataset, ours), (of, theirs) in itertools.product(models, sorted(others)):
         if dataset == of and ours != theirs:
@@ -212,15 +229,13 @@ def _difference(
             return None
         aucs, again = [], []
         for trainings in both:
+            aucs.append(statistics.fmean(_auc(one, name, length, sampling) for one in trainings))
             rows = [one.rows(name, length, sampling) for one in trainings]
-            aucs.append(statistics.fmean(metrics.auc(labels, scores) for labels, scores, _ in rows))
-            every = np.stack(
-                [
-                    metrics.resampled_aucs(labels, scores, users, seed=fold, resamples=RESAMPLES)
-                    for labels, scores, users in rows
-                ]
-            )
-            again.append(every[random.integers(len(trainings), size=RESAMPLES), np.arange(RESAMPLES)])
+            every = [
+                metrics.resampled_aucs(labels, scores, users, seed=fold, resamples=RESAMPLES)
+                for labels, scores, users in rows
+            ]
+            again.append(one_training_each(every, seed=int(random.integers(2**32))))
         figures.append(aucs[0] - aucs[1])
         resampled.append(again[0] - again[1])
     if not folds:
@@ -240,32 +255,47 @@ def _difference(
     }
 
 
+def planned(plans: Iterable[Plan]) -> dict[Path, Cell]:
+    """The cells of plans by their run folders; one that several stages name has the lengths of all of them.
+
+    Raises:
+        ConfigError: a configuration cannot be used.
+    """
+    found: dict[Path, Cell] = {}
+    for plan in plans:
+        for cell in cells(plan):
+            folder = Path(plan.runs) / cell.run_folder
+            lengths = {*cell.lengths, *found.get(folder, cell).lengths}
+            found[folder] = replace(cell, lengths=tuple(sorted(lengths)))
+    return found
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Evaluate a plan's finished runs by slice; see the module's docstring."""
+    """Evaluate the finished runs of plans by slice; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m mimn.table.slices", description="AUC by slice.")
-    parser.add_argument("plan", type=Path, help="TOML file, see models/plans")
+    parser.add_argument("plans", type=Path, nargs="+", metavar="plan", help="TOML files, see models/plans")
     parser.add_argument("--part", choices=("validation", "test"), default="validation", help="(default: validation)")
     parser.add_argument("--against", nargs="*", default=(), metavar="ROW", help="compare every model with these rows")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     try:
-        plan, found = read_plan(options.plan), []
-        for cell in cells(plan):
-            folder = Path(plan.runs) / cell.run_folder
+        plans, found = [read_plan(path) for path in options.plans], []
+        for folder, cell in planned(plans).items():
             if cell.key == BOOSTING_ROW or (folder / run.METRICS).exists():
                 found.append(score(cell, folder, options.part))
                 print(f"{cell.title}: {len(cell.lengths)} lengths", flush=True)
             else:
                 print(f"{cell.title}: no finished run")
         if unknown := set(options.against) - {one.cell.key for one in found}:
-            raise ConfigError(f"--against {' '.join(sorted(unknown))}: the plan has no finished run of it")
+            raise ConfigError(f"--against {' '.join(sorted(unknown))}: the plans have no finished run of it")
     except (ConfigError, DataError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    target = Path(plan.records) / f"slices-{options.part}.csv"
+    models = by_model(found)
+    target = Path(plans[0].records) / f"slices-{options.part}.csv"
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_csv(target, itertools.chain.from_iterable(map(lines, found)))
-    write_csv(target.with_name(f"{target.stem}-differences.csv"), differences(found, options.against))
+    write_csv(target, itertools.chain.from_iterable(map(lines, models.values())))
+    write_csv(target.with_name(f"{target.stem}-differences.csv"), differences(models, options.against))
     print(f"wrote {target}")
     return 0
 

@@ -35,7 +35,7 @@ def _line(cells: list[str]) -> str:
 
 def name(one: Results, key: str) -> str:
     """What a row is called; a row without a record by its key."""
-    return FLOOR_TITLES.get(key) or (one.models[key].name if key in one.models else f"`{key}`")
+    return FLOOR_TITLES.get(key) or (one.name(key) if key in one.models else f"`{key}`")
 
 
 def against(one: Results, first: Entry, second: Entry, group: Group = "all") -> tuple[str, str]:
@@ -49,6 +49,8 @@ def against(one: Results, first: Entry, second: Entry, group: Group = "all") -> 
         return f"* {names}{NOT_RUN}", "not run"
     values = " and ".join(mean(values) for values in comparison.aucs)
     counted = f", {comparison.folds} of {FOLDS} folds" if comparison.folds < FOLDS else ""
+    if comparison.trainings != (1, 1):
+        counted += f", {' and '.join(map(str, comparison.trainings))} trainings"
     return f"* {names} ({values}{counted}): {figures(comparison)}, {comparison.verdict}.", comparison.verdict
 
 
