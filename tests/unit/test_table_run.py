@@ -152,7 +152,7 @@ def test_a_plan_that_cannot_be_read_is_an_error(tmp_path: Path, capsys: pytest.C
 def test_curves_follow_from_the_run_folders(complete: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reading at a length is the table's own figure at that length; a delay of nothing is no delay."""
     monkeypatch.setattr(curves, "CURVE_ROWS", ("pooling", "absent"))
-    models = list(curves.trained(complete, "synthetic", curves.CURVE_ROWS))
+    models = list(curves.trained([complete], "synthetic", curves.CURVE_ROWS))
     assert [one.cell.fold for one in models] == [0, 3]
     (at_none, late) = curves.delay_curve(models, (0, 24 * 365), length=50)
     _, pooling = read_records(complete.parent / "records")
@@ -168,7 +168,7 @@ def test_curves_follow_from_the_run_folders(complete: Path, monkeypatch: pytest.
 
 
 def test_an_ended_history_lacks_exactly_the_last_hours(complete: Path) -> None:
-    one = next(curves.trained(complete, "synthetic", ["pooling"]))
+    one = next(curves.trained([complete], "synthetic", ["pooling"]))
     test = one.data.instances.of("test")
     ends = curves.ends_before(one.data, test, 36 * 3600)
     times = one.data.events.timestamp
@@ -179,7 +179,7 @@ def test_an_ended_history_lacks_exactly_the_last_hours(complete: Path) -> None:
 
 
 def test_a_repeated_history_is_the_real_one_again_and_again(complete: Path) -> None:
-    one = next(curves.trained(complete, "synthetic", ["pooling"]))
+    one = next(curves.trained([complete], "synthetic", ["pooling"]))
     test = one.data.instances.of("test")
     some = test.select(np.arange(len(test)) < 5)
     events, instances = curves.repeat_histories(one.data.events, some, 200)
@@ -224,18 +224,18 @@ def test_write_weights_are_those_that_the_cell_writes_with(utilization: bool) ->
 
 
 def test_curves_need_a_trained_row(plan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["--plan", str(plan), "--dataset", "synthetic", "--output", str(tmp_path), "--only", "length"]
+    command = ["--plans", str(plan), "--dataset", "synthetic", "--output", str(tmp_path), "--only", "length"]
     assert curves.main([*command, "--runs", str(tmp_path)]) == 1
     assert "run `python -m mimn.table` first" in capsys.readouterr().err
 
 
 def test_curves_are_written_as_csv_and_png(tmp_path: Path) -> None:
-    points = [curves.Point("synthetic", "a", x, 0.5 + x / 100, 0.4, 0.7, 2, 100) for x in (10, 20)]
+    points = [curves.Point("synthetic", "a", x, 0.5 + x / 100, 0.4, 0.7, 2, 3, 100) for x in (10, 20)]
     curves.write_csv(points, tmp_path / "new" / "a.csv")
     assert (tmp_path / "new" / "a.csv").read_text().splitlines() == [
-        "dataset,row,x,auc,low,high,folds,positives",
-        "synthetic,a,10,0.60000,0.40000,0.70000,2,100",
-        "synthetic,a,20,0.70000,0.40000,0.70000,2,100",
+        "dataset,row,x,auc,low,high,folds,trainings,positives",
+        "synthetic,a,10,0.60000,0.40000,0.70000,2,3,100",
+        "synthetic,a,20,0.70000,0.40000,0.70000,2,3,100",
     ]
     curves.draw(points, tmp_path / "a.png", x="events read", log=True)
     shares = [curves.SlotShare("synthetic", "a", slot, 0.5, 1, 10) for slot in (1, 2)]

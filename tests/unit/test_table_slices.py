@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from mimn import metrics
 from mimn.data.events import Events
 from mimn.data.instances import Instances
-from mimn.table.plan import Cell, Plan, Stage, cells
-from mimn.table.slices import Scored, by_model, differences, head_items, lines, planned, slices_of
+from mimn.table.plan import Cell, Plan, Stage, cells, planned
+from mimn.table.slices import Scored, by_model, differences, head_items, lines, slices_of
 
 ROOT = Path(__file__).parents[2]
 

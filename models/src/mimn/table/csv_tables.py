@@ -90,13 +90,15 @@ def _pivot(path: Path) -> list[str]:
     """A curve's points: a line for each model, a column for each x. The third field is x, the fourth y."""
     with path.open(encoding="utf-8", newline="") as file:
         names, *points = csv.reader(file)
-    row, x, y, folds = 1, 2, 3, names.index("folds")
-    values: dict[tuple[str, str], dict[str, str]] = {}
+    row, x, y = 1, 2, 3
+    of_row = [name for name in ("folds", "trainings") if name in names]
+    values: dict[tuple[str, ...], dict[str, str]] = {}
     for point in points:
-        values.setdefault((point[row], point[folds]), {})[point[x]] = f"{float(point[y]):.4f}"
+        key = (point[row], *(point[names.index(name)] for name in of_row))
+        values.setdefault(key, {})[point[x]] = f"{float(point[y]):.4f}"
     columns = list(dict.fromkeys(point[x] for point in points))
-    body = ([name, count, *(of.get(at, "-") for at in columns)] for (name, count), of in values.items())
-    return grid(["row", "folds", *(f"{int(at):,}" for at in columns)], body)
+    body = ([*key, *(of.get(at, "-") for at in columns)] for key, of in values.items())
+    return grid(["row", *of_row, *(f"{int(at):,}" for at in columns)], body)
 
 
 def _weeks(paths: Mapping[str, Path]) -> list[str]:

@@ -1,6 +1,6 @@
 """Curves from the trained folds of the table, as PNG and CSV. Trains nothing.
 
-    python -m mimn.table.curves [--plan models/plans/table.toml] [--output models/experiments/curves]
+    python -m mimn.table.curves [--plans models/plans/{table,default}.toml] [--output models/experiments/curves]
 
 * `length`: AUC against how many of the latest events are read, always on the same test rows: those whose users have at
   least as many events as the longest reading (the paper's Figure 1 shows this for its base model).
@@ -8,9 +8,9 @@
 * `long`: AUC when the same behavior goes on for up to 10,000 events, from models trained on windows of 256.
 * `utilization`: how the writes of a user's events are distributed over the memory's slots (Figure 6).
 
-The models are the ones that `run` left in the plan's run folders. Rows without a model are left out, and a curve uses
-the folds that all its rows have. AUCs are means over the folds, with 95 % intervals from 2,000 resamples of users
-within folds.
+The models are the ones that `run` left in the plans' run folders. Rows without a model are left out, and a curve uses
+the folds that all its rows have. AUCs are means over the folds and a row's trainings, with 95 % intervals from 2,000
+resamples of users within folds, each with one of the trainings.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import argparse
 import csv
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mimn import metrics, run
+from mimn.bundle.item_table import ItemTable
 from mimn.config import ConfigError
 from mimn.data.events import COLUMNS, DataError, Events
 from mimn.data.instances import Instances
@@ -40,8 +41,9 @@ from mimn.nn.checkpoint import CheckpointError, load_model
 from mimn.nn.model import ClickModel, MimnModel
 from mimn.run import DataSet
 from mimn.scoring import predict
-from mimn.table.compare import LONG
-from mimn.table.plan import PLAN, Cell, cells, read_plan
+from mimn.table.compare import LONG, one_training_each
+from mimn.table.plan import PLAN, Cell, planned, read_plan
+from mimn.table.records import row_of
 from mimn.table.weeks import DAY_MS
 
 LENGTHS = (10, 20, 50, 100, 200, 500, 1000)
@@ -52,15 +54,16 @@ DELAYS_H = (0, 1, 6, 24, 72, 168)
 CURVE_ROWS = (
     "mimn",
     "mimn_bounded",
-    "mimn_sketch",
+    "mimn_ledger",
     "dien_product",
     "din_product",
     "pooling",
     "pooling_product",
-    "pooling_sketch",
+    "pooling_ledger",
     "sim_product",
 )
-WRITING_ROWS = ("mimn", "mimn_no_utilization", "mimn_bounded")
+WRITING_ROWS = ("mimn", "mimn_no_utilization", "mimn_bounded", "mimn_ledger")
+PLANS = (PLAN, PLAN.with_name("default.toml"))
 OUTPUT = Path("models/experiments/curves")
 AXES = {
     "length": ("events read", True),
@@ -81,12 +84,15 @@ Reading = Callable[[DataSet], tuple[Events, Instances]]
 
 @dataclass(frozen=True)
 class Trained:
-    """One row on one fold, with its model loaded."""
+    """One training of a row on one fold, with its model loaded."""
 
+    row: str
     cell: Cell
     model: ClickModel
     ids: EmbeddingIds
     data: DataSet
+    table: ItemTable | None
+    """Of a model with a ledger."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,10 @@ class Point:
     low: float
     high: float
     folds: int
+    trainings: int
+    """On each of the folds, or on the one with the fewest."""
     positives: int
+    """On all folds."""
 
 
 @dataclass(frozen=True)
@@ -115,33 +124,35 @@ class SlotShare:
     share: float
     folds: int
     users: int
+    """Of all folds and trainings: a user who was tested by two models counts twice."""
 
 
-def trained(plan: Path, dataset: str, rows: Iterable[str], runs: Path | None = None) -> Iterator[Trained]:
-    """The trained cells of some rows of a plan, row by row. Rows without any trained fold are left out; the others use
+def trained(plans: Iterable[Path], dataset: str, rows: Collection[str], runs: Path | None = None) -> Iterator[Trained]:
+    """The trained cells of some rows of plans, row by row. Rows without any trained fold are left out; the others use
     the folds that all of them have, because some folds are easier than others.
 
     Raises:
         ConfigError, DataError, CheckpointError: a file cannot be read.
     """
-    read = read_plan(plan)
-    folder = Path(read.runs) if runs is None else runs
-    found: dict[str, dict[int, Cell]] = {key: {} for key in rows}
-    for cell in cells(read):
-        if cell.dataset == dataset and cell.key in found and (folder / cell.run_folder / run.METRICS).exists():
-            found[cell.key][cell.fold] = cell
-    some = {key: of for key, of in found.items() if of}
-    common = sorted(set.intersection(*map(set, some.values()))) if some else []
+    found: dict[str, list[tuple[Path, Cell]]] = {row: [] for row in rows}
+    for planned_folder, cell in planned(read_plan(plan) for plan in plans).items():
+        folder, row = planned_folder if runs is None else runs / cell.run_folder, row_of(cell.key, rows)
+        if cell.dataset == dataset and row in found and (folder / run.METRICS).exists():
+            found[row].append((folder, cell))
+    some = {row: of for row, of in found.items() if of}
+    common = set.intersection(*({cell.fold for _, cell in of} for of in some.values())) if some else set()
     data: dict[int, DataSet] = {}
-    for of in some.values():
-        for cell in (of[fold] for fold in common):
+    for row, of in some.items():
+        for folder, cell in of:
+            if cell.fold not in common:
+                continue
             if cell.fold not in data:
                 data[cell.fold] = run.load_data(cell.config.data)
-            path = folder / cell.run_folder
-            model = load_model(path / run.MODEL)
+            model = load_model(folder / run.MODEL)
             if cell.config.training.compile:
                 model.compile_steps()
-            yield Trained(cell, model, EmbeddingIds.load(path), data[cell.fold])
+            table = None if model.config.ledger is None else ItemTable.load(folder)
+            yield Trained(row, cell, model, EmbeddingIds.load(folder), data[cell.fold], table)
 
 
 def length_curve(models: Iterable[Trained], lengths: tuple[int, ...] = LENGTHS) -> list[Point]:
@@ -225,39 +236,55 @@ def _tiled(events: Events, instances: Instances, length: int) -> NDArray[np.uint
 
 def _points(models: Iterable[Trained], readings: dict[int, tuple[Reading, int]]) -> list[Point]:
     """A point for each row and reading; a reading gives events and instances, and the length to read."""
-    aucs: dict[tuple[str, str, int], list[tuple[float, NDArray[np.float64], int]]] = {}
+    aucs: dict[tuple[str, int], dict[int, list[tuple[float, NDArray[np.float64], int]]]] = {}
+    first: dict[str, Cell] = {}
     for one in models:
         for x, (reading, length) in readings.items():
             events, instances = reading(one.data)
             if not len(instances):
                 continue
-            found_scores = predict(one.model, one.ids, events, instances, samplings={"popularity": 1}, length=length)
+            found_scores = predict(
+                one.model, one.ids, events, instances, samplings={"popularity": 1}, length=length, table=one.table
+            )
             scores = found_scores["popularity"].astype(np.float64)
             rows = instances.candidates("popularity")
             resampled = metrics.resampled_aucs(rows.label, scores, rows.user_id, seed=one.cell.fold)
             found = (metrics.auc(rows.label, scores), resampled, len(instances))
-            aucs.setdefault((one.cell.dataset, one.cell.config.name, x), []).append(found)
+            aucs.setdefault((one.row, x), {}).setdefault(one.cell.fold, []).append(found)
+            first.setdefault(one.row, one.cell)
     points = []
-    for (dataset, row, x), folds in aucs.items():
-        mean = statistics.fmean(auc for auc, _, _ in folds)
-        interval = metrics.interval(mean, np.asarray(np.mean([resampled for _, resampled, _ in folds], axis=0)))
-        positives = sum(count for _, _, count in folds)
-        points.append(Point(dataset, row, x, mean, interval.low, interval.high, len(folds), positives))
+    for (row, x), folds in aucs.items():
+        mean = statistics.fmean(statistics.fmean(auc for auc, _, _ in trainings) for trainings in folds.values())
+        drawn = [one_training_each([of for _, of, _ in trainings], seed=fold) for fold, trainings in folds.items()]
+        interval = metrics.interval(mean, np.asarray(np.mean(drawn, axis=0)))
+        positives = sum(trainings[0][2] for trainings in folds.values())
+        least, of = min(map(len, folds.values())), first[row]
+        points.append(
+            Point(of.dataset, of.config.name, x, mean, interval.low, interval.high, len(folds), least, positives)
+        )
     return points
 
 
 @torch.inference_mode()
 def slot_shares(models: Iterable[Trained], length: int = 200) -> list[SlotShare]:
     """How the write weights of the latest `length` events are distributed over the slots of each user's memory."""
-    shares: dict[tuple[str, str], list[NDArray[np.float64]]] = {}
+    shares: dict[str, list[NDArray[np.float64]]] = {}
+    cells: dict[str, list[Cell]] = {}
     for one in models:
         if isinstance(one.model, MimnModel) and one.model.config.variant == "paper":
-            found = shares.setdefault((one.cell.dataset, one.cell.config.name), [])
-            found.append(_user_shares(one.model, one, length))
+            shares.setdefault(one.row, []).append(_user_shares(one.model, one, length))
+            cells.setdefault(one.row, []).append(one.cell)
     return [
-        SlotShare(dataset, row, slot + 1, float(share), len(folds), sum(map(len, folds)))
-        for (dataset, row), folds in shares.items()
-        for slot, share in enumerate(np.concatenate(folds).mean(0))
+        SlotShare(
+            of[0].dataset,
+            of[0].config.name,
+            slot + 1,
+            float(share),
+            len({cell.fold for cell in of}),
+            sum(map(len, shares[row])),
+        )
+        for row, of in cells.items()
+        for slot, share in enumerate(np.concatenate(shares[row]).mean(0))
     ]
 
 
@@ -319,7 +346,12 @@ def draw(points: list[Point], path: Path, *, x: str, log: bool) -> None:
     for row in dict.fromkeys(point.row for point in points):
         of = sorted((point for point in points if point.row == row), key=lambda point: point.x)
         xs = [point.x for point in of]
-        (line,) = axes.plot(xs, [point.auc for point in of], marker=".", label=f"{row} ({of[0].folds} folds)")
+        (line,) = axes.plot(
+            xs,
+            [point.auc for point in of],
+            marker=".",
+            label=f"{row} ({of[0].folds} folds, {of[0].trainings} trainings)",
+        )
         axes.fill_between(xs, [p.low for p in of], [p.high for p in of], color=line.get_color(), alpha=0.1)
     axes.set(xlabel=x, ylabel=f"test AUC, {points[0].positives:,} positives")
     if log:
@@ -351,7 +383,8 @@ def draw_shares(shares: list[SlotShare], path: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Draw the curves; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m mimn.table.curves", description="Curves from the table's models.")
-    parser.add_argument("--plan", type=Path, default=PLAN, help=f"TOML file (default {PLAN})")
+    plans = " ".join(map(str, PLANS))
+    parser.add_argument("--plans", type=Path, nargs="+", default=PLANS, help=f"TOML files (default {plans})")
     parser.add_argument("--runs", type=Path, help="folder of the run folders (default: the plan's)")
     parser.add_argument("--output", type=Path, default=OUTPUT, help=f"folder of CSV and PNG (default {OUTPUT})")
     parser.add_argument("--dataset", default="complete_journey", help="default complete_journey")
@@ -367,7 +400,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         for curve, (x, log) in AXES.items():
             if curve in chosen:
-                points = drawn[curve](trained(options.plan, options.dataset, CURVE_ROWS, options.runs))
+                points = drawn[curve](trained(options.plans, options.dataset, CURVE_ROWS, options.runs))
                 if not points:
                     raise NothingTrained
                 target = options.output / f"{options.dataset}_{curve}.csv"
@@ -375,7 +408,7 @@ def main(arguments: list[str] | None = None) -> int:
                 draw(points, target.with_suffix(".png"), x=x, log=log)
                 print(f"wrote {target} and .png")
         if "utilization" in chosen:
-            shares = slot_shares(trained(options.plan, options.dataset, WRITING_ROWS, options.runs))
+            shares = slot_shares(trained(options.plans, options.dataset, WRITING_ROWS, options.runs))
             if not shares:
                 raise NothingTrained
             target = options.output / f"{options.dataset}_utilization.csv"

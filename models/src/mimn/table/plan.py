@@ -11,7 +11,7 @@ import itertools
 import json
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -190,6 +190,21 @@ def cells(plan: Plan) -> list[Cell]:
                 if training == 0 or row not in CONFIG_OF:
                     key, seeded = training_key(row, training), _of_fold(config, fold, training)
                     found.append(Cell(stage.dataset, key, fold, stage.lengths, seeded))
+    return found
+
+
+def planned(plans: Iterable[Plan]) -> dict[Path, Cell]:
+    """The cells of plans by their run folders; one that several stages name has the lengths of all of them.
+
+    Raises:
+        ConfigError: a configuration cannot be used.
+    """
+    found: dict[Path, Cell] = {}
+    for plan in plans:
+        for cell in cells(plan):
+            folder = Path(plan.runs) / cell.run_folder
+            lengths = {*cell.lengths, *found.get(folder, cell).lengths}
+            found[folder] = replace(cell, lengths=tuple(sorted(lengths)))
     return found
 
 

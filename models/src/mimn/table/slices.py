@@ -43,7 +43,7 @@ from mimn.run import DataSet
 from mimn.scoring import predict
 from mimn.table.boosting import BOOSTING_ROW, boosting
 from mimn.table.compare import one_training_each
-from mimn.table.plan import Cell, Plan, cells, read_plan
+from mimn.table.plan import Cell, planned, read_plan
 from mimn.table.trials import write_csv
 
 SAMPLINGS: tuple[Sampling, ...] = ("popularity", "recent")
@@ -253,21 +253,6 @@ def _difference(
         "low": round(known.low, 5),
         "high": round(known.high, 5),
     }
-
-
-def planned(plans: Iterable[Plan]) -> dict[Path, Cell]:
-    """The cells of plans by their run folders; one that several stages name has the lengths of all of them.
-
-    Raises:
-        ConfigError: a configuration cannot be used.
-    """
-    found: dict[Path, Cell] = {}
-    for plan in plans:
-        for cell in cells(plan):
-            folder = Path(plan.runs) / cell.run_folder
-            lengths = {*cell.lengths, *found.get(folder, cell).lengths}
-            found[folder] = replace(cell, lengths=tuple(sorted(lengths)))
-    return found
 
 
 def main(arguments: list[str] | None = None) -> int:
