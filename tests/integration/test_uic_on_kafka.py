@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from mimn.bundle import load_bundle
 from mimn.state import namespace, partition_of
 from support.uic_running import BUNDLE, RunningUic, click, running_uic
 from torture.groups import generations
-from uic.core.ports import Assigned, Described, Fetched, LostGroup
+from uic.core.ports import Assigned, Described, Fetched, LogAway, LostGroup
 from uic.core.topics import group_name
 from uic.log.broker_view import BrokerView
 from uic.log.consumer import LogConsumer
@@ -198,18 +199,19 @@ WATCHED_S = 15
 class Member:
     """A log consumer without a fold: reads what it is assigned from the start."""
 
-    def __init__(self, topics: TopicsForTest, group: str) -> None:
+    def __init__(self, topics: TopicsForTest, group: str, session_ms: int = SESSION_MS) -> None:
         settings = KafkaSettings(
             bootstrap_servers=topics.bootstrap,
             topic=topics.events,
             partitions=topics.partitions,
-            session_timeout_ms=SESSION_MS,
+            session_timeout_ms=session_ms,
             heartbeat_interval_ms=300,
         )
         self.log = LogConsumer(settings, lambda store: group + store, 10_000)
         self.records = 0
         self.owns: set[int] = set()
         self.lost = 0
+        self.away = 0
         self._tag = 0
 
     def turn(self) -> None:
@@ -226,6 +228,10 @@ class Member:
                 case Fetched(tag=tag, records=records):
                     self.records += len(records)
                     self.log.took(tag, len(records))
+                case LogAway():
+                    self.away += 1
+                    self.owns.clear()
+                    self.records = 0
                 case LostGroup():
                     self.lost += 1
                     self.owns.clear()
@@ -253,10 +259,10 @@ def members(*made: Member) -> Iterator[Callable[..., None]]:
             member.log.leave(5)
 
 
-def produce(topics: TopicsForTest, n: int) -> None:
+def produce(topics: TopicsForTest, n: int, value: bytes = b"v") -> None:
     producer = KafkaProducer(bootstrap_servers=topics.bootstrap, acks="all")
     for i in range(n):
-        producer.send(topics.events, key=b"k", value=b"v", partition=i % topics.partitions)
+        producer.send(topics.events, key=b"k", value=value, partition=i % topics.partitions)
     producer.flush(timeout=30)
     producer.close(timeout=5)
 
@@ -320,6 +326,24 @@ def test_a_member_that_fell_out_without_noticing_joins_again(real_kafka: str, ma
         wait(lambda: member.records == 60, "it reads again", within_s=WATCHED_S)
         assert time.monotonic() - gone < WATCHED_S
         seen.close()
+
+
+def test_a_broker_that_sends_more_than_it_is_asked_for_is_read(
+    kafka: str, make_topics: MakeTopics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The local stack's small broker sends whole partitions, however little is asked for: a log that had grown beyond
+    the largest answer would never be read again."""
+    monkeypatch.setattr("uic.log.consumer.ANSWER_BYTES", 1 << 20)
+    topics = make_topics(kafka, N)
+    member = Member(topics, f"large-{topics.events}", session_ms=6000)
+    asked = KafkaSettings.consumer_options
+    limits = {"max_partition_fetch_bytes": 1 << 16, "fetch_max_bytes": 1 << 16}
+    monkeypatch.setattr(KafkaSettings, "consumer_options", lambda self, group: asked(self, group) | limits)
+    produce(topics, 60, bytes(100_000))
+    with members(member) as wait:
+        wait(lambda: member.records == 60, "it has read everything", within_s=60)
+    if "KAFKA_BOOTSTRAP_SERVERS" not in os.environ:
+        assert member.away, "the broker sent no more than it was asked for: this test shows nothing"
 
 
 def test_a_worker_that_hears_of_another_store_changes_groups(real_kafka: str, make_topics: MakeTopics) -> None:

@@ -96,6 +96,9 @@ CHANGES: dict[str, Broken] = {
     "a fetcher keeps the records in line in _next_partition_records": lambda patch: patch.setattr(
         Fetcher, "fetched_records", other
     ),
+    "a fetch that failed is told to _handle_fetch_error(node, exception)": lambda patch: patch.setattr(
+        Fetcher, "_handle_fetch_error", other
+    ),
     "a batch's records lie at _pos of its _buffer": lambda patch: patch.setattr(
         DefaultRecordBatch, "__slots__", ("_data",)
     ),

@@ -48,6 +48,7 @@ from uic.log.kafka_repairs import (
     open_consumer,
     partition_count,
     position,
+    too_large,
     unblock_paused,
 )
 from uic.log.offset_commits import OffsetCommits
@@ -70,11 +71,18 @@ CHECK_INTERVAL_S = 1.0
 REOPEN_S = 1.0
 BATCH_READS = 3
 """How often an unreadable batch is fetched before its partition stops: damage in transit is gone the next time."""
+ANSWER_BYTES, MOST_ANSWER_BYTES = 100_000_000, 1 << 29
+"""Largest answer of a broker that is read: at first, and once a broker has sent larger ones than it was asked for.
+Kafka does so for a single batch, the local stack's small broker for whole partitions."""
 Command = Callable[[KafkaConsumer], None]
 
 
 class _Lost(Exception):
     """The watchdog found that this client is no working member of the group."""
+
+
+class _TooLarge(Exception):
+    """A broker's answer was larger than this client reads: the next one reads larger ones."""
 
 
 class LogConsumer(threading.Thread):
@@ -108,6 +116,7 @@ class LogConsumer(threading.Thread):
         self._look_due = 0.0
         self._topic_id = NO_TOPIC_ID
         self._joined_as = ""
+        self._answer_bytes = ANSWER_BYTES
         self._announced = False
         self._bad_reads: dict[int, tuple[int, int]] = {}
         self._watchdog = Watchdog()
@@ -168,7 +177,8 @@ class LogConsumer(threading.Thread):
             consumer = None
             try:
                 self._joined_as = self._group(self._store)
-                consumer = open_consumer(**self._settings.consumer_options(self._joined_as))
+                accepts = {"receive_message_max_bytes": self._answer_bytes}
+                consumer = open_consumer(**self._settings.consumer_options(self._joined_as), **accepts)
                 consumer.subscribe([self._topic], listener=_Parking(consumer, self))
                 learn_topic(consumer, self._topic, self._settings.request_timeout_ms)
                 self._consume(consumer)
@@ -177,6 +187,10 @@ class LogConsumer(threading.Thread):
             except _Lost as lost:
                 say(log, logging.WARNING, "not a working member of the group: joining from scratch", detail=str(lost))
                 self._messages.put(LostGroup(str(lost)))
+            except _TooLarge as answer:
+                say(log, logging.WARNING, "a broker sends more than it is asked for", detail=str(answer))
+                self._messages.put(LogAway(f"an answer of more than {self._answer_bytes:,} bytes: {answer}"))
+                self._answer_bytes = min(2 * self._answer_bytes, MOST_ANSWER_BYTES)
             except Exception as error:  # kafka-python's: a new consumer starts clean
                 say(log, logging.WARNING, "consumer failed", detail=repr(error))
                 self._messages.put(LogAway(f"{type(error).__name__}: {str(error)[:120]}"))
@@ -205,6 +219,8 @@ class LogConsumer(threading.Thread):
             self._commits.send(consumer)
             self._check_partition_count(consumer)
             self._check_membership(consumer)
+            if answer := too_large(consumer):
+                raise _TooLarge(answer)
             unblock_paused(consumer)
             pause_s = min(LONGEST_PAUSE_S, max(0.001, 2 * pause_s))
             try:

@@ -6,6 +6,7 @@ batches), and repairs of its faults, seen in 3.0.12:
 * `_Coordinator`: a finished join is collected, whenever it finishes.
 * `ClaimingAssignor`: a member that joins claims the partitions that it holds.
 * `unblock_paused`: a resumed partition is not silent for ever.
+* `_Fetcher`: an answer that is too large is not asked for again and again.
 
 Another version of the library may move any of this, so `check_client` names the first assumption that does not hold.
 Decision 32 says what each repair is for.
@@ -28,7 +29,7 @@ from kafka.consumer.subscription_state import SubscriptionState
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.coordinator.base import BaseCoordinator
 from kafka.coordinator.consumer import ConsumerCoordinator
-from kafka.errors import CorruptRecordError, UnknownTopicOrPartitionError, UnsupportedCodecError
+from kafka.errors import CorruptRecordError, InvalidReceiveError, UnknownTopicOrPartitionError, UnsupportedCodecError
 from kafka.producer.sender import Sender
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.structs import MemberState
@@ -94,6 +95,10 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
     ),
     "a fetcher keeps the records in line in _next_partition_records": lambda: _uses(
         Fetcher.fetched_records, "_next_partition_records", "_paused_partition_records"
+    ),
+    "a fetch that failed is told to _handle_fetch_error(node, exception)": lambda: (
+        _takes(Fetcher._handle_fetch_error, "self", "node_id", "exception")
+        and _uses(Fetcher._send_fetches_async, "_handle_fetch_error")
     ),
     "a batch's records lie at _pos of its _buffer": lambda: {"_buffer", "_pos"} <= set(DefaultRecordBatch.__slots__),
     "a subscription keeps positions in assignment": lambda: _uses(SubscriptionState.__init__, "assignment"),
@@ -185,6 +190,7 @@ def open_consumer(**options: Any) -> KafkaConsumer:
     assignor.holds = consumer.assignment
     read_batches_with_uic(consumer, PartitionBatches)
     consumer._coordinator.__class__ = _Coordinator
+    consumer._fetcher.__class__ = _Fetcher
     return consumer
 
 
@@ -194,6 +200,24 @@ def is_settled(consumer: KafkaConsumer) -> bool:
 
 
 # Reading
+
+
+class _Fetcher(Fetcher):  # type: ignore[misc]  # kafka-python has no types
+    """A fetcher that remembers an answer which was too large to be read. The library only logs it, closes the
+    connection and asks the same again, for ever."""
+
+    too_large: str = ""
+
+    def _handle_fetch_error(self, node_id: Any, exception: BaseException) -> None:
+        if isinstance(exception, InvalidReceiveError):
+            self.too_large = str(exception)
+        super()._handle_fetch_error(node_id, exception)
+
+
+def too_large(consumer: KafkaConsumer) -> str:
+    """What the library said of an answer that was larger than `receive_message_max_bytes`; empty if none was."""
+    found: str = consumer._fetcher.too_large
+    return found
 
 
 class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-python has no types
