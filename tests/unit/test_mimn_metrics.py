@@ -118,7 +118,8 @@ def rows_of_users(users: int, rows: int, quality: float, seed: int) -> tuple[Lab
 
 
 def difference(labels: Labels, first: Array, second: Array, users: np.ndarray, seed: int = 0) -> metrics.Interval:
-    return metrics.auc_difference(labels, first, second, users, resamples=400, seed=seed)
+    ours, theirs = (metrics.resampled_aucs(labels, of, users, resamples=400, seed=seed) for of in (first, second))
+    return metrics.interval(metrics.auc(labels, first) - metrics.auc(labels, second), ours - theirs)
 
 
 def test_a_resampled_auc_is_that_of_the_drawn_users_rows() -> None:

@@ -17,7 +17,7 @@ from ctr.event.v1.behavior_event_pb2 import ACTION_CLICK, BehaviorEvent
 from mimn.bundle import load_bundle
 from mimn.bundle.graph import open_step
 from mimn.state import EMPTY_DIGEST, Progress, extend_digest, partition_of, user_hash, witness
-from uic.bulk.partition_fold import FoldedPartition, fold_partition, fold_partitions
+from uic.bulk.partition_fold import FoldedPartition, fold_partitions
 from uic.bulk.partition_log import RECORDS, PartitionLog
 from uic.core.event import Reason
 from uic.core.ordering import OutOfOrder
@@ -35,6 +35,10 @@ N = 2
 USERS = [u for u in (f"u{i}" for i in range(40)) if partition_of(u.encode(), N) == 0][:7]
 
 Row = tuple[int, int, bytes | None, bytes | None, list[dict[str, object]] | None]
+
+
+def fold_partition(log: PartitionLog, model: Model, *, shard: tuple[int, int] = (0, 1)) -> FoldedPartition:
+    return fold_partitions([log], model, shard=shard)[0]
 
 
 def model_of(path: Path) -> Model:

@@ -212,18 +212,6 @@ def _drawn_users(users: int, resamples: int, seed: int) -> Array:
     return drawn.astype(np.float64)
 
 
-def auc_difference(
-    labels: Labels, first: Array, second: Array, users: NDArray[np.int64], *, resamples: int = 2000, seed: int = 0
-) -> Interval:
-    """AUC of `first` minus AUC of `second` on the same rows, users resampled.
-
-    Raises:
-        UndefinedMetric: as `auc` and `interval`.
-    """
-    ours, theirs = (resampled_aucs(labels, scores, users, resamples=resamples, seed=seed) for scores in (first, second))
-    return interval(auc(labels, first) - auc(labels, second), ours - theirs)
-
-
 def _wins_by_user(labels: Labels, scores: Array, users: NDArray[np.int64]) -> tuple[Array, Array, Array]:
     """How often a positive of user u scores above a negative of user v [U, U]; positives [U] and negatives [U]."""
     _, user = np.unique(users, return_inverse=True)

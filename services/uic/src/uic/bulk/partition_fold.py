@@ -75,11 +75,6 @@ def begin_fold(model: Model, shard: tuple[int, int] = (0, 1)) -> Fold:
     return compiled_fold(model, shard) or RoundFold(model, shard)
 
 
-def fold_partition(log: PartitionLog, model: Model, *, shard: tuple[int, int] = (0, 1)) -> FoldedPartition:
-    """`fold_partitions` of one partition."""
-    return fold_partitions([log], model, shard=shard)[0]
-
-
 def fold_partitions(
     logs: Sequence[PartitionLog], model: Model, *, shard: tuple[int, int] = (0, 1)
 ) -> list[FoldedPartition]:
