@@ -13,7 +13,7 @@ from mimn import metrics
 from mimn.data.events import Events
 from mimn.data.instances import Instances
 from mimn.table.plan import Cell, Plan, Stage, cells, planned
-from mimn.table.slices import Scored, by_model, differences, head_items, lines, slices_of
+from mimn.table.slices import Scored, by_model, differences, head_items, lines, slices_of, write
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,7 +69,8 @@ def scored(cell: Cell, seed: int, skill: float) -> Scored:
     scores = random.normal(size=(80, 5))
     scores[:, 0] += skill
     masks = {"all": np.ones(80, np.bool_), "new": np.arange(80) % 2 == 0, "bought before": np.zeros(80, np.bool_)}
-    return Scored(cell, np.repeat(np.arange(40), 2), masks, {(200, "popularity"): scores})
+    row = cell.key.removesuffix("_10")
+    return Scored(cell, row, np.repeat(np.arange(40), 2), masks, {(200, "popularity"): scores})
 
 
 def test_a_slice_has_its_own_line_and_one_without_targets_none(of_row: dict[tuple[str, int], Cell]) -> None:
@@ -117,6 +118,13 @@ def test_a_run_that_two_plans_name_is_read_at_the_lengths_of_both() -> None:
 
     found = planned([plan(200), plan(50, 1000)])
     assert [cell.lengths for cell in found.values()] == [(50, 200, 1000)]
+
+
+def test_lines_of_a_data_set_without_runs_stay(tmp_path: Path) -> None:
+    path = tmp_path / "slices-test.csv"
+    write(path, [{"dataset": "a", "auc": 0.5}, {"dataset": "b", "auc": 0.6}])
+    write(path, [{"dataset": "b", "auc": 0.7}, {"dataset": "b", "auc": 0.8}])
+    assert path.read_text("utf-8").split() == ["dataset,auc", "a,0.5", "b,0.7", "b,0.8"]
 
 
 def test_boosting_is_no_training_of_the_row_whose_reads_it_takes() -> None:

@@ -116,6 +116,7 @@ def _larger_state(one: Results) -> list[str]:
         ("pooling_ledger", "pooling_product"),
         ("pooling_ledger", "pooling_sketch"),
         ("mimn_ledger", "mimn_bounded"),
+        ("mimn_ledger", "mimn_sketch_16"),
         ("mimn_ledger", "pooling_ledger"),
     )
     return [*lines, "", *_known([against(one, Entry(a, 200), Entry(b, 200))[0] for a, b in pairs])]

@@ -63,7 +63,6 @@ MEMORY = (
 """Rows that differ in MIMN's memory alone: same features, same head."""
 RIVALS = (
     ("mimn_ledger", BOOSTING_ROW),
-    ("mimn_ledger", "mimn_sketch_16"),
     ("mimn_ledger", "din_product"),
     ("mimn_ledger", "din_ledger"),
     ("mimn_ledger", "dien_product"),
@@ -75,11 +74,12 @@ def page(
 ) -> str:
     """The text of `AUC.md`; `recent` are the lines on negatives at the time."""
     lines = ["# AUC: which model to use", ""]
-    if missing := sum(map(len, open_rows.values())):
-        lines += [f"**The table is not complete**: {missing} rows lack folds ([which]({APPENDIX}#not-run)).", ""]
+    missing = sum(map(len, open_rows.values()))
+    left = f"**The table is not complete**: {missing} rows lack folds ([which]({APPENDIX}#not-run)). "
     lines += prose(
-        "Mean test AUC over five folds of users; one negative a positive, drawn by popularity. Differences come with a "
-        "95 % interval over users, and over trainings where rows were trained more than once. Made from the records in "
+        (left if missing else "")
+        + "Mean test AUC over five folds of users; one negative a positive, drawn by popularity. Differences come with "
+        "a 95 % interval over users, and trainings where rows were trained more than once. Made from the records in "
         "this folder by `python -m mimn.table.render`. How it is measured, every row and every comparison: "
         f"[{APPENDIX}]({APPENDIX})."
     )

@@ -8,12 +8,14 @@ before the target (`mimn.data.negatives`). Validation users by default; `--part 
 in the first plan's `records`, are `slices-<part>.csv`, the mean AUC of a model's trainings by fold, and
 `slices-<part>-differences.csv`: each model minus each of `--against`, on the folds that both have, with 95 % intervals
 over users and trainings. Rows that differ only in their seed are trainings of one model, which is called by the first
-of them. Scores are kept in the run folders, so only new runs are scored.
+of them. Scores are kept in the run folders, so only new runs are scored. Lines of a data set that has no finished run
+here stay as they were recorded.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import itertools
 import statistics
 import sys
@@ -44,6 +46,7 @@ from mimn.scoring import predict
 from mimn.table.boosting import BOOSTING_ROW, boosting
 from mimn.table.compare import one_training_each
 from mimn.table.plan import Cell, planned, read_plan
+from mimn.table.records import row_of
 from mimn.table.trials import write_csv
 
 SAMPLINGS: tuple[Sampling, ...] = ("popularity", "recent")
@@ -94,6 +97,8 @@ class Scored:
     """One finished run."""
 
     cell: Cell
+    row: str
+    """The row of which it is a training."""
     users: NDArray[np.int64]
     """[n]"""
     slices: dict[str, Mask]
@@ -119,8 +124,8 @@ class Scored:
         return labels.reshape(-1), scores.reshape(-1), self.users[mask].repeat(scores.shape[1])
 
 
-def score(cell: Cell, folder: Path, part: Part) -> Scored:
-    """The scores of one finished run, or of boosting, which needs none.
+def score(cell: Cell, folder: Path, part: Part, row: str) -> Scored:
+    """The scores of one finished run of a row, or of boosting, which needs none.
 
     Raises:
         ConfigError, DataError, CheckpointError: the run or its data cannot be read.
@@ -140,7 +145,7 @@ def score(cell: Cell, folder: Path, part: Part) -> Scored:
         with np.load(path, allow_pickle=False) as kept:
             for sampling in SAMPLINGS:
                 scores[length, sampling] = kept[sampling].reshape(len(instances), -1).astype(np.float64)
-    return Scored(cell, instances.user_id, slices_of(data.events, instances, data.train_users), scores)
+    return Scored(cell, row, instances.user_id, slices_of(data.events, instances, data.train_users), scores)
 
 
 def _of_boosting(cell: Cell, folder: Path, data: DataSet, part: Part, length: int) -> Scores:
@@ -188,7 +193,7 @@ def lines(model: Sequence[Scored]) -> Iterator[dict[str, Any]]:
             if mask.any():
                 yield {
                     "dataset": model[0].cell.dataset,
-                    "row": model[0].cell.key,
+                    "row": model[0].row,
                     "fold": fold,
                     "trainings": len(trainings),
                     "length": length,
@@ -209,7 +214,7 @@ def differences(models: Models, against: Collection[str]) -> Iterator[dict[str, 
 
     In each resample users are drawn with replacement, alike for both models, and on each fold one training of each.
     """
-    others = {found for found, its in models.items() if any(one.cell.key in against for one in its)}
+    others = {found for found, its in models.items() if its[0].row in against}
     for (dataset, ours), (of, theirs) in itertools.product(models, sorted(others)):
         if dataset == of and ours != theirs:
             first, second = models[dataset, ours], models[of, theirs]
@@ -243,7 +248,7 @@ def _difference(
     known = metrics.interval(statistics.fmean(figures), np.mean(resampled, axis=0))
     return {
         "dataset": first[0].cell.dataset,
-        "difference": f"{first[0].cell.key} - {second[0].cell.key}",
+        "difference": f"{first[0].row} - {second[0].row}",
         "trainings": f"{len(first)}, {len(second)}",
         "folds": " ".join(map(str, folds)),
         "length": length,
@@ -253,6 +258,17 @@ def _difference(
         "low": round(known.low, 5),
         "high": round(known.high, 5),
     }
+
+
+def write(path: Path, found: Iterable[dict[str, Any]]) -> None:
+    """Replace the lines of the data sets in `found`."""
+    new = list(found)
+    old: list[dict[str, Any]] = []
+    if path.exists():
+        with path.open(encoding="utf-8", newline="") as file:
+            old = list(csv.DictReader(file))
+    datasets = {line["dataset"] for line in new}
+    write_csv(path, [line for line in old if line["dataset"] not in datasets] + new)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -265,13 +281,15 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     try:
         plans, found = [read_plan(path) for path in options.plans], []
-        for folder, cell in planned(plans).items():
+        every = planned(plans)
+        rows = {cell.key for cell in every.values()}
+        for folder, cell in every.items():
             if cell.key == BOOSTING_ROW or (folder / run.METRICS).exists():
-                found.append(score(cell, folder, options.part))
+                found.append(score(cell, folder, options.part, row_of(cell.key, rows)))
                 print(f"{cell.title}: {len(cell.lengths)} lengths", flush=True)
             else:
                 print(f"{cell.title}: no finished run")
-        if unknown := set(options.against) - {one.cell.key for one in found}:
+        if unknown := set(options.against) - {one.row for one in found}:
             raise ConfigError(f"--against {' '.join(sorted(unknown))}: the plans have no finished run of it")
     except (ConfigError, DataError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -279,8 +297,8 @@ def main(arguments: list[str] | None = None) -> int:
     models = by_model(found)
     target = Path(plans[0].records) / f"slices-{options.part}.csv"
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_csv(target, itertools.chain.from_iterable(map(lines, models.values())))
-    write_csv(target.with_name(f"{target.stem}-differences.csv"), differences(models, options.against))
+    write(target, itertools.chain.from_iterable(map(lines, models.values())))
+    write(target.with_name(f"{target.stem}-differences.csv"), differences(models, options.against))
     print(f"wrote {target}")
     return 0
 
