@@ -211,7 +211,7 @@ class Member:
         self.records = 0
         self.owns: set[int] = set()
         self.lost = 0
-        self.away = 0
+        self.away: list[str] = []
         self._tag = 0
 
     def turn(self) -> None:
@@ -228,8 +228,8 @@ class Member:
                 case Fetched(tag=tag, records=records):
                     self.records += len(records)
                     self.log.took(tag, len(records))
-                case LogAway():
-                    self.away += 1
+                case LogAway(detail):
+                    self.away.append(detail)
                     self.owns.clear()
                     self.records = 0
                 case LostGroup():
@@ -344,6 +344,8 @@ def test_a_broker_that_sends_more_than_it_is_asked_for_is_read(
         wait(lambda: member.records == 60, "it has read everything", within_s=60)
     if "KAFKA_BOOTSTRAP_SERVERS" not in os.environ:
         assert member.away, "the broker sent no more than it was asked for: this test shows nothing"
+        assert all(text.startswith("an answer of more than") for text in member.away), "/readyz names the cause"
+        assert len(member.away) <= 4, "twice the size each time, and then it reads"
 
 
 def test_a_worker_that_hears_of_another_store_changes_groups(real_kafka: str, make_topics: MakeTopics) -> None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from mimn import metrics
 from mimn.metrics import Interval
 from mimn.table.floors import FLOORS
-from mimn.table.records import FLOOR_ROW, NoRecord, Record, row_of
+from mimn.table.records import FLOOR_ROW, TRAININGS, NoRecord, Record, row_of, training_key
 
 CERTAIN = 0.001
 """A difference counts as one when its interval excludes 0 and it is larger than this."""
@@ -208,11 +208,10 @@ class Results:
     def spread(self, key: str) -> float | None:
         """By how much a row's trainings differ in their AUC, from the lowest to the highest: the mean over the folds
         that all of them have, at the shortest length. None for a row that was trained once."""
-        records = self.models[key]
-        folds = sorted(set.intersection(*(set(record.folds) for record in records)))
-        if len(records) == 1 or not folds:
+        entry, trainings = Entry(key, self.lengths()[0]), len(self.models[key])
+        folds = [fold for fold in self.folds(entry) if len(self.trainings(entry, fold)) == trainings]
+        if trainings == 1 or not folds:
             return None
-        entry = Entry(key, self.lengths()[0])
         aucs = [self._training_aucs(entry, fold, "all") for fold in folds]
         means = [statistics.fmean(of) for of in zip(*aucs, strict=True)]
         return max(means) - min(means)
@@ -266,8 +265,7 @@ def results(records: list[Record]) -> list[Results]:
             raise NoRecord(
                 f"{dataset} has no record {FLOOR_ROW!r}: run that row first: it says which users the test rows are of"
             )
-        floors, models = of.pop(FLOOR_ROW), dict[str, list[Record]]()
-        for key in sorted(of, key=lambda key: (row_of(key, of) != key, key)):  # a row's first training first
-            models.setdefault(row_of(key, of), []).append(of[key])
-        found.append(Results(dataset, floors, {key: models[key] for key in of if key in models}))
+        floors, rows = of.pop(FLOOR_ROW), [key for key in of if row_of(key, of) == key]
+        keys = {row: [training_key(row, n) for n in range(TRAININGS)] for row in rows}
+        found.append(Results(dataset, floors, {row: [of[key] for key in keys[row] if key in of] for row in rows}))
     return found

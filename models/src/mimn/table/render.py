@@ -241,7 +241,11 @@ def _lengths(found: Iterable[Results]) -> str:
 def _aucs(one: Results, key: str) -> str:
     folds = len(one.folds(Entry(key, one.lengths()[0])))
     counted = f" ({folds} of {FOLDS} folds)" if 0 < folds < FOLDS else ""
-    return " / ".join(mean(one.aucs(Entry(key, length))) for length in one.lengths()) + counted
+    entries = [Entry(key, length) for length in one.lengths()]
+    trained = [len(one.found(entry)) for entry in entries]
+    # A row that was not trained as often for one length as for the other shows no effect of the length.
+    often = [f" ({n} runs)" if n and len({*trained} - {0}) > 1 else "" for n in trained]
+    return " / ".join(mean(one.aucs(entry)) + n for entry, n in zip(entries, often, strict=True)) + counted
 
 
 def texts(

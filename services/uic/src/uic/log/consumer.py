@@ -219,7 +219,8 @@ class LogConsumer(threading.Thread):
             self._commits.send(consumer)
             self._check_partition_count(consumer)
             self._check_membership(consumer)
-            if answer := too_large(consumer):
+            # At the limit a new consumer would read no more, and each costs the whole group a rebalance.
+            if self._answer_bytes < MOST_ANSWER_BYTES and (answer := too_large(consumer)):
                 raise _TooLarge(answer)
             unblock_paused(consumer)
             pause_s = min(LONGEST_PAUSE_S, max(0.001, 2 * pause_s))
