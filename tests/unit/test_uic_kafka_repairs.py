@@ -23,7 +23,7 @@ from kafka.record.default_records import DefaultRecordBatch
 from access.assumptions import broken
 from uic.errors import UnsuitableClient
 from uic.log import kafka_repairs
-from uic.log.kafka_repairs import ASSUMPTIONS, ClaimingAssignor, check_client
+from uic.log.kafka_repairs import ASSUMPTIONS, ClaimingAssignor, check_client, poll_once
 
 TOPIC = "behavior-events"
 ALL = [TopicPartition(TOPIC, p) for p in range(8)]
@@ -70,6 +70,9 @@ Broken = Callable[[pytest.MonkeyPatch], None]
 CHANGES: dict[str, Broken] = {
     "a consumer has _coordinator, _fetcher, _subscription, _cluster, _net and _manager": lambda patch: patch.setattr(
         KafkaConsumer, "__init__", other
+    ),
+    "a poll goes round in _poll_once(timer, max_records) until its time is over": lambda patch: patch.setattr(
+        KafkaConsumer, "poll", other
     ),
     "a join in progress is kept in _join_task and begun again if that is_done": lambda patch: patch.setattr(
         BaseCoordinator, "join_group_async", other
@@ -160,6 +163,22 @@ def test_a_join_that_finished_between_two_polls_is_still_collected() -> None:
     assert collected == [b"assignment"]
     member._join_task = None
     assert not member.need_rejoin()
+
+
+def test_a_poll_ends_with_the_first_answer_although_it_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds: list[int] = []
+
+    def answered_at_once(self: Any, timer: Any, max_records: int, **more: Any) -> dict[Any, Any]:
+        rounds.append(max_records)
+        return {}
+
+    monkeypatch.setattr(KafkaConsumer, "_poll_once", answered_at_once)
+    consumer: Any = object.__new__(KafkaConsumer)
+    consumer.config, consumer._closed = {"max_poll_records": 500}, False
+    assert poll_once(consumer, 20) == {}
+    assert rounds == [500]
+    assert consumer.poll(timeout_ms=20) == {}
+    assert len(rounds) > 10, "the library asks again until its time is over"
 
 
 def test_the_library_still_needs_each_repair() -> None:

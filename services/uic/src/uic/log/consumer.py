@@ -47,6 +47,7 @@ from uic.log.kafka_repairs import (
     learn_topic,
     open_consumer,
     partition_count,
+    poll_once,
     position,
     too_large,
     unblock_paused,
@@ -225,7 +226,7 @@ class LogConsumer(threading.Thread):
             unblock_paused(consumer)
             pause_s = min(LONGEST_PAUSE_S, max(0.001, 2 * pause_s))
             try:
-                fetched = consumer.poll(timeout_ms=POLL_MS if is_settled(consumer) else JOIN_MS)
+                fetched = poll_once(consumer, POLL_MS) if is_settled(consumer) else consumer.poll(timeout_ms=JOIN_MS)
             except OffsetOutOfRangeError as error:
                 self._out_of_range(consumer, error.args[0])
             except LogTruncationError as error:

@@ -7,6 +7,7 @@ batches), and repairs of its faults, seen in 3.0.12:
 * `ClaimingAssignor`: a member that joins claims the partitions that it holds.
 * `unblock_paused`: a resumed partition is not silent for ever.
 * `_Fetcher`: an answer that is too large is not asked for again and again.
+* `poll_once`: a broker that answers an empty fetch at once does not keep a core busy.
 
 Another version of the library may move any of this, so `check_client` names the first assumption that does not hold.
 Decision 32 says what each repair is for.
@@ -33,6 +34,7 @@ from kafka.errors import CorruptRecordError, InvalidReceiveError, UnknownTopicOr
 from kafka.producer.sender import Sender
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.structs import MemberState
+from kafka.util import Timer
 
 from access.assumptions import broken
 from mimn.state import NO_TOPIC_ID
@@ -56,6 +58,10 @@ def _takes(function: Any, *parameters: str) -> bool:
 ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
     "a consumer has _coordinator, _fetcher, _subscription, _cluster, _net and _manager": lambda: _uses(
         KafkaConsumer.__init__, "_coordinator", "_fetcher", "_subscription", "_cluster", "_net", "_manager"
+    ),
+    "a poll goes round in _poll_once(timer, max_records) until its time is over": lambda: (
+        _takes(KafkaConsumer._poll_once, "self", "timer", "max_records")
+        and _uses(KafkaConsumer.poll, "_poll_once", "Timer", "expired")
     ),
     "a join in progress is kept in _join_task and begun again if that is_done": lambda: (
         _uses(BaseCoordinator.__init__, "_join_task")
@@ -319,6 +325,15 @@ def read_batches_with_uic(consumer: KafkaConsumer, reader: type[PartitionRecords
     """Make `consumer` hand out what `reader` does."""
     check_client()
     consumer._fetcher.PartitionRecords = reader
+
+
+def poll_once(consumer: KafkaConsumer, timeout_ms: int) -> dict[TopicPartition, list[Any]]:
+    """What `consumer` has fetched. Waits up to `timeout_ms` for the answer to an open fetch and ends with it, empty or
+    not; `KafkaConsumer.poll` fetches again and again until its time is over."""
+    fetched: dict[TopicPartition, list[Any]] = consumer._poll_once(
+        Timer(timeout_ms), consumer.config["max_poll_records"]
+    )
+    return fetched
 
 
 def position(consumer: KafkaConsumer, tp: TopicPartition) -> int | None:
