@@ -31,52 +31,64 @@ ERASED = ("user-1", "user-2", "user-3")
 RECORDS_A_FILE = 30
 ARCHIVE = ("file", "manifest")
 IMPORT = ("scan", "record", "send", "note")
+Steps = tuple[str, ...]
+Play = Callable[..., Tally]
 
 
 def archive_and_import_killed_at_each_step_are_finished_by_the_next_run(
     stage: Stage, size: Size, steps: Sequence[str] = (*ARCHIVE, *IMPORT)
 ) -> Tally:
-    """20 kills after each step of an archive and of an import into twice the partitions (1 in the fast size)."""
-    rounds = 20 if size == "full" else 1
+    """20 kills after each step of an archive and of an import into twice the partitions, each followed by a run that
+    must finish. In the fast size one job is killed after one step, again after the next, and so on, and then finishes.
+    """
     store = stage.valkey()
-    trials = [(n, archive if step in ARCHIVE else bring, step) for n in range(rounds) for step in steps]
+    jobs: list[tuple[Play, Steps]] = [
+        (play, tuple(step for step in of if step in steps)) for play, of in ((archive, ARCHIVE), (bring, IMPORT))
+    ]
+    if size == "full":
+        trials = [(n, play, (step,)) for n in range(20) for play, of in jobs for step in of]
+    else:
+        trials = [(0, play, of) for play, of in jobs if of]
     return side_by_side(partial(_trial, stage, store.address), trials, LANES)
 
 
-def _trial(stage: Stage, url: str, trial: tuple[int, Callable[..., Tally], str]) -> Tally:
-    n, play, step = trial
-    name = f"{play.__name__}-{step}-{n}"
+def _trial(stage: Stage, url: str, trial: tuple[int, Play, Steps]) -> Tally:
+    n, play, steps = trial
+    name = f"{play.__name__}-{steps[0]}-{n}"
     with stage.passing_world(name, url, partitions=N) as old:
         old.random.seed(n)
         _produce(old)
         if play is archive:
-            return archive(old, step, n)
+            return archive(old, steps, n)
         with stage.passing_world(f"{name}-to", url, partitions=2 * N) as new:
-            return bring(old, new, step, n)
+            return bring(old, new, steps, n)
 
 
-def archive(world: World, step: str, n: int) -> Tally:
-    """Kill an archive after `step` of one of its files, run it again, and once more when the log has grown."""
+def archive(world: World, steps: Steps, n: int) -> Tally:
+    """Kill an archive after `steps` of one of its files, run it again, and once more when the log has grown."""
     told, to = _environment(world), str(world.folder / "archive")
     command = ("--to", to, "--records-a-file", str(RECORDS_A_FILE))
-    _kill(told, "archive", step, n % (EVENTS // RECORDS_A_FILE), command)
-    found = _archive_against_log(to, world, whole=False)
+    tally = Tally()
+    for step in steps:
+        _kill(told, "archive", step, n % (EVENTS // RECORDS_A_FILE), command)
+        tally += Tally.of(_archive_against_log(to, world, whole=False))
     finished(told, "archive", *command)
     done = _archive_against_log(to, world, whole=True)
     world.produce(50, USERS)
     finished(told, "archive", *command)
     grown = _archive_against_log(to, world, whole=True)
-    return Tally.of(found) + Tally.of(done, trials=0, faults=0) + Tally.of(grown, trials=0, faults=0)
+    return tally + Tally.of(done, trials=0, faults=0) + Tally.of(grown, trials=0, faults=0)
 
 
-def bring(old: World, new: World, step: str, n: int) -> Tally:
-    """Kill an import of an archive into a topic of more partitions after `step`, run it again, and fold what came."""
+def bring(old: World, new: World, steps: Steps, n: int) -> Tally:
+    """Kill an import of an archive into a topic of more partitions after `steps`, run it again, and fold what came."""
     to = str(old.folder / "archive")
     finished(_environment(old), "archive", "--to", to)
     told, command = _environment(new), ("--archive", to)
-    _kill(told, "import_history", step, (n + 1) * EVENTS // 21 if step == "record" else 0, command)
-    due = by_user(records_of(old.topics))
-    found = _differences(due, by_user(records_of(new.topics)), whole=False)
+    due, tally = by_user(records_of(old.topics)), Tally()
+    for step in steps:
+        _kill(told, "import_history", step, (n + 1) * EVENTS // 21 if step == "record" else 0, command)
+        tally += Tally.of(_differences(due, by_user(records_of(new.topics)), whole=False))
     finished(told, "import_history", *command)
     there = records_of(new.topics)
     done = _differences(due, by_user(there), whole=True)
@@ -89,7 +101,7 @@ def bring(old: World, new: World, step: str, n: int) -> Tally:
         worker = new.worker()
         new.wait_folded(60)
         wait_well([worker], 2 * N)
-    return Tally.of(found) + Tally.of(done, trials=0, faults=0)
+    return tally + Tally.of(done, trials=0, faults=0)
 
 
 def _produce(world: World) -> None:

@@ -7,7 +7,7 @@ the same command must finish, and UIC must go on from there.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -35,30 +35,31 @@ WATCHED = ("states", "hand_over")
 
 
 def bulk_jobs_killed_at_each_step_are_finished_by_the_next_run(stage: Stage, size: Size) -> Tally:
-    """20 kills after each step of a backfill, a snapshot, a restore and a drop (1 in the fast size). In the first round
-    an RTP watches loads from the beginning: it is not ready before there is a namespace, says `warm` of no user whose
-    partition is not handed over, and of all once UIC has gone on, which says that all is well."""
-    rounds = 20 if size == "full" else 1
+    """20 kills after each step of a backfill, a snapshot, a restore and a drop, each followed by a run that must
+    finish. In the fast size one job is killed after one step, again after the next, and so on, and then finishes. In
+    the first round an RTP watches loads from the beginning: it is not ready before there is a namespace, says `warm` of
+    no user whose partition is not handed over, and of all once UIC has gone on, which says that all is well."""
     store = stage.valkey()
-    parts = [
-        *((backfill, step) for step in BACKFILL),
-        *((snapshot, step) for step in (*CREATE, *RESTORE)),
-        *((drop, step) for step in DROP),
-    ]
-    trials: list[tuple[int, Play, str]] = [(n, play, step) for n in range(rounds) for play, step in parts]
+    jobs: list[tuple[Play, Steps]] = [(backfill, BACKFILL), (create, CREATE), (restore, RESTORE), (drop, DROP)]
+    trials: list[tuple[int, Play, Steps]]
+    if size == "full":
+        trials = [(n, play, (step,)) for n in range(20) for play, steps in jobs for step in steps]
+    else:
+        trials = [(0, play, steps) for play, steps in jobs]
     return side_by_side(partial(_trial, stage, store.address), trials, LANES)
 
 
-def _trial(stage: Stage, url: str, trial: tuple[int, Play, str]) -> Tally:
-    n, play, step = trial
-    with stage.passing_world(f"bulk-{play.__name__}-{step}-{n}", url, partitions=N) as world, ExitStack() as ending:
+def _trial(stage: Stage, url: str, trial: tuple[int, Play, Steps]) -> Tally:
+    n, play, steps = trial
+    name = f"bulk-{play.__name__}-{steps[0]}-{n}"
+    with stage.passing_world(name, url, partitions=N) as world, ExitStack() as ending:
         world.random.seed(n)
         world.produce(EVENTS, USERS)
         watch = _Watch(world)
-        if watched := n == 0 and step in WATCHED:  # what RTP says is the same in every round
+        if watched := n == 0 and not set(WATCHED).isdisjoint(steps):  # what RTP says is the same in every round
             ending.callback(watch.rtp.stop)
             watch.begin()
-        tally = play(world, step, n, watch)
+        tally = play(world, steps, n, watch)
         world.produce(50, USERS)
         worker = world.worker()
         world.wait_folded(60)
@@ -110,65 +111,87 @@ class _Watch:
         return [f"{len(early)} users are warm before their partition is handed over"] if early else []
 
 
-Play = Callable[[World, str, int, _Watch], Tally]
+Steps = tuple[str, ...]
+Play = Callable[[World, Steps, int, _Watch], Tally]
 
 
-def backfill(world: World, step: str, n: int, watch: _Watch) -> Tally:
-    """Kill a backfill after `step`, in one of the partitions, and run it again."""
+def backfill(world: World, steps: Steps, n: int, watch: _Watch) -> Tally:
+    """Kill a backfill after `steps`, in one of the partitions, and run it again."""
     told = dict(world.new_worker().environment())
     work = ("--work", str(world.folder / "work"), "--workers", "1")
-    once = step in ("job", "fold", "seal")
-    return _killed_and_finished(world, watch, told, ("backfill", step, 0 if once else n % N), work)
+    once = ("job", "fold", "seal")
+    return _killed_and_finished(world, watch, told, "backfill", [(s, 0 if s in once else n % N) for s in steps], work)
 
 
-def snapshot(world: World, step: str, n: int, watch: _Watch) -> Tally:
-    """Kill the taking of a snapshot, or its restoring into an empty store, after `step`, and run it again."""
+def create(world: World, steps: Steps, n: int, watch: _Watch) -> Tally:
+    """Kill the taking of a snapshot after `steps`, run it again, and restore it into an empty store."""
     worker = world.worker()
     world.wait_folded(60)
-    told = dict(worker.environment())
-    folder = str(world.folder / "snapshots")
-    create, restore = ("create", "--to", folder), ("restore", "--from", folder)
-    if step in CREATE:
-        tally = _killed_and_finished(world, watch, told, ("snapshot", step, 0 if step == "seal" else n % N), create)
-    else:
-        tally = Tally()
-        finished(told, "snapshot", *create)
+    told, folder = dict(worker.environment()), str(world.folder / "snapshots")
+    kills = [(step, 0 if step == "seal" else n % N) for step in steps]
+    tally = _killed_and_finished(world, watch, told, "snapshot", kills, ("create", "--to", folder))
     worker.stop()
-    for key in world.client.scan_iter(match=f"{world.keys.prefix}:*", count=1000):
-        world.client.delete(key)
-    if step in RESTORE:
-        return tally + _killed_and_finished(world, watch, told, ("snapshot", step, n % N), restore)
-    finished(told, "snapshot", *restore)
+    _empty(world)
+    finished(told, "snapshot", "restore", "--from", folder)
     return tally + Tally.of(world.compare(), faults=0)
 
 
-def drop(world: World, step: str, n: int, watch: _Watch) -> Tally:
-    """Kill the dropping of a namespace after `step`, beside one that is folded, and run it again."""
+def restore(world: World, steps: Steps, n: int, watch: _Watch) -> Tally:
+    """Kill the restoring of a snapshot into an empty store after `steps`, and run it again."""
+    worker = world.worker()
+    world.wait_folded(60)
+    told, folder = dict(worker.environment()), str(world.folder / "snapshots")
+    finished(told, "snapshot", "create", "--to", folder)
+    worker.stop()
+    _empty(world)
+    kills = [(step, n % N) for step in steps]
+    return _killed_and_finished(world, watch, told, "snapshot", kills, ("restore", "--from", folder))
+
+
+def drop(world: World, steps: Steps, n: int, watch: _Watch) -> Tally:
+    """Kill the dropping of a namespace after `steps`, beside one that is folded, and run it again."""
     worker = world.worker()
     other = namespace(world.bundle.manifest.fingerprint, 1)
     told = dict(worker.environment())
     work = ("--work", str(world.folder / "work"), "--workers", "1")
     finished(told | {"UIC_BUNDLE__GENERATION": "1"}, "backfill", *work)
     arguments = ("drop", other, "--yes", "--force")
-    if killed(told, "namespaces", step, 0, *arguments) != KILLED:
-        raise AssertionError(f"the drop did not end by its fault after {step}")
+    for step in steps:
+        _kill(told, "namespaces", step, 0, arguments)
     wait_well([worker], N)
     finished(told, "namespaces", *arguments)
     left = [key for key in world.client.scan_iter(match=f"{world.keys.prefix}:*", count=1000) if other.encode() in key]
     world.wait_folded(60)
     worker.stop()
-    return Tally.of(world.compare(), faults=1) + Tally(wrong=(f"{len(left)} keys are left",) if left else ())
+    wrong = (f"{len(left)} keys are left",) if left else ()
+    return Tally.of(world.compare(), faults=len(steps)) + Tally(wrong=wrong)
 
 
 def _killed_and_finished(
-    world: World, watch: _Watch, told: dict[str, str], kill: tuple[str, str, int], arguments: tuple[str, ...]
+    world: World,
+    watch: _Watch,
+    told: dict[str, str],
+    verb: str,
+    kills: Sequence[tuple[str, int]],
+    arguments: tuple[str, ...],
 ) -> Tally:
-    verb, step, count = kill
+    tally = Tally()
+    for step, count in kills:
+        _kill(told, verb, step, count, arguments)
+        found = world.compare(snapshot=True)
+        found.wrong = [f"killed after {step}: {what}" for what in (*found.wrong, *watch.untrue())]
+        tally += Tally.of(found)
+    finished(told, verb, *arguments)
+    watch.untrue()
+    return tally + Tally.of(world.compare(), faults=0)
+
+
+def _kill(told: dict[str, str], verb: str, step: str, count: int, arguments: tuple[str, ...]) -> None:
     status = killed(told, verb, step, count, *arguments)
     if status != KILLED:
         raise AssertionError(f"{verb} ended with {status} and not by its fault after {step}")
-    found = world.compare(snapshot=True)
-    found.wrong = [f"killed after {step}: {what}" for what in (*found.wrong, *watch.untrue())]
-    finished(told, verb, *arguments)
-    watch.untrue()
-    return Tally.of(found) + Tally.of(world.compare(), faults=0)
+
+
+def _empty(world: World) -> None:
+    for key in world.client.scan_iter(match=f"{world.keys.prefix}:*", count=1000):
+        world.client.delete(key)
