@@ -14,7 +14,7 @@ CODE := access models services deploy cli tests loadtest
 PYTEST := $(PY) -m pytest --quiet --durations 10
 QUICK := tests/unit tests/contract tests/parity
 SPREAD := --numprocesses 2 --dist loadfile
-WAITING := --numprocesses 4 --dist loadfile
+WAITING := --numprocesses 3 --dist loadfile
 CONFIG ?= models/configs/online_retail_mimn_ledger.toml
 RUN ?= runs/online-retail
 BUNDLES ?= models/bundles
@@ -71,7 +71,12 @@ doctor: install ## check the running stack, or the deployment that UIC_... varia
 licenses: install ## list the license of every installed package
 	@$(CTR) licenses
 
-check: install-dev format lint types imports proto-drift ## format, lint, types, import contracts, stubs; unit and contract tests that use no torch
+check: install-dev ## format, lint, types, import contracts, stubs; unit and contract tests that use no torch
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line static quick
+
+static: format lint types imports proto-drift
+
+quick: install-dev
 	@$(PYTEST) $(SPREAD) -m "not torch" $(QUICK)
 
 format: install-dev
@@ -146,4 +151,4 @@ budgets: install-load ## measure each latency and throughput budget; table and J
 	@$(CTR) budgets
 
 .PHONY: help install install-load install-dev demo up down status doctor licenses check format lint types imports proto-drift \
-	docs check-models check-system pins slim test proto train evaluate export auc load torture fuzz openapi beside sequences budgets
+	docs static quick check-models check-system pins slim test proto train evaluate export auc load torture fuzz openapi beside sequences budgets

@@ -25,7 +25,7 @@ from uic.core.records import BatchRecord
 pytestmark = pytest.mark.alone
 
 BY_NAME = {target.name: target for target in TARGETS}
-CPU_IN_CI_S = 4.0
+CPU_IN_CI_S = 2.0
 ONE = b'{"item_id":1,"category_id":1}'
 
 

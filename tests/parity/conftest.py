@@ -13,7 +13,7 @@ import pytest
 def operators_are_listed_once() -> Iterator[None]:
     """Every `torch.onnx.export` lists all operators again, which takes a fifth of the time of a small graph."""
     registration = pytest.importorskip("torch.onnx._internal.exporter._registration")
-    listed: Any = registration.ONNXRegistry.from_torchlib.__func__
+    listed: Any = cache(registration.ONNXRegistry.from_torchlib.__func__)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registration.ONNXRegistry, "from_torchlib", classmethod(cache(listed)))
+        patch.setattr(registration.ONNXRegistry, "from_torchlib", classmethod(listed))
         yield

@@ -45,6 +45,7 @@ def archive_and_import_killed_at_each_step_are_finished_by_the_next_run(
     jobs: list[tuple[Play, Steps]] = [
         (play, tuple(step for step in of if step in steps)) for play, of in ((archive, ARCHIVE), (bring, IMPORT))
     ]
+    trials: list[tuple[int, Play, Steps]]
     if size == "full":
         trials = [(n, play, (step,)) for n in range(20) for play, of in jobs for step in of]
     else:

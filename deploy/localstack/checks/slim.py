@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -116,9 +117,8 @@ def check(alone: Alone, wheels: Path, constraints: Path, *, index: bool = True) 
         environment = Path(folder) / "venv"
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
         python = environment / "bin" / "python"
-        into = ["--python", str(python), "install", "--find-links", str(wheels)]
-        into += [] if index else ["--no-index"]
-        _pip([*into, "--no-compile", "--constraint", str(constraints.resolve()), alone.install])
+        into = ["--find-links", str(wheels), "--constraint", str(constraints.resolve()), alone.install]
+        _install(python, [*into, *([] if index else ["--no-index"])])
         probe = [str(python), "-I", "-c", PROBE, json.dumps([alone.imports, alone.absent, alone.besides])]
         done = subprocess.run(probe, capture_output=True, text=True, cwd=folder, check=False)
     if done.returncode:
@@ -157,13 +157,22 @@ def _checked(alone: Alone, wheels: Path) -> str:
     return f"{alone.name}: {len(modules)} modules imported alone, no torch ({took:.0f} s)"
 
 
+def _install(python: Path, arguments: list[str]) -> None:
+    """With uv where CTR_UV is set: it is ten times as fast, but does not read pip's settings."""
+    if os.environ.get("CTR_UV"):
+        _run(["uv", "pip", "install", "--quiet", "--python", str(python), *arguments])
+    else:
+        _pip(["--python", str(python), "install", "--no-compile", *arguments])
+
+
 def _pip(arguments: list[str]) -> None:
-    quiet = ["--quiet", "--disable-pip-version-check"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", *quiet, *arguments], capture_output=True, text=True, check=False
-    )
+    _run(["pip", "--quiet", "--disable-pip-version-check", *arguments])
+
+
+def _run(module: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", *module], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise NotSlim(f"pip {' '.join(arguments[:3])} failed: {done.stderr.strip()[-1500:]}")
+        raise NotSlim(f"{' '.join(module[:4])} failed: {done.stderr.strip()[-1500:]}")
 
 
 if __name__ == "__main__":

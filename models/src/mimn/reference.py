@@ -6,6 +6,7 @@ float64, no batching, no factored products, no precomputation. Slow on purpose.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -339,7 +340,7 @@ def softmax(x: Array) -> Array:
 
 def cosine(a: Array, b: Array) -> float:
     """The cosine of two vectors; 0 when one is zero. A vector shorter than 1e-6 counts as that long."""
-    lengths = max(float(np.linalg.norm(a)), 1e-6) * max(float(np.linalg.norm(b)), 1e-6)
+    lengths = max(math.sqrt(a @ a), 1e-6) * max(math.sqrt(b @ b), 1e-6)
     return float(a @ b) / lengths
 
 
