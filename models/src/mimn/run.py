@@ -93,6 +93,9 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Weight decay of the embedding tables, inside Adam; with sparse embeddings, of the rows that a batch looks up."""
     gradient_clip: float = 5.0
     """Largest norm of a step's gradient."""
+    memory_dropout: float = 0.0
+    """The share of occasions that are scored in training without what is read of the memory, so that a head that also
+    reads a ledger does not lean on a memory which says less. From 0 to below 1; for variant `paper` only."""
     validation_length: int = 200
     """Events of history that validation reads."""
     compile: bool = False
@@ -106,6 +109,8 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         for name in ("learning_rate", "learning_rate_decay", "gradient_clip"):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        if not 0.0 <= self.memory_dropout < 1.0:
+            raise ValueError(f"memory_dropout must be from 0 to below 1, not {self.memory_dropout}")
         if self.seed < 0 or not self.embedding_l2 >= 0.0:
             raise ValueError("seed and embedding_l2 must be 0 or more")
 

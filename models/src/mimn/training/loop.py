@@ -23,6 +23,7 @@ from tqdm import tqdm
 from mimn import run
 from mimn.config import ConfigError
 from mimn.data.batches import Batches
+from mimn.nn.head import MimnHead
 from mimn.nn.model import Batch, ClickModel, Losses
 from mimn.run import TrainingSettings
 from mimn.training.checkpoint import load_checkpoint, save_best, save_checkpoint
@@ -100,7 +101,7 @@ def fit(
     """Train `model` until the schedule is over. The epoch that validation chose is then in `folder` as `run.MODEL`.
 
     Raises:
-        ConfigError: the model cannot be trained by several processes.
+        ConfigError: the model cannot be trained by several processes, or has no memory to leave out.
         TrainingFailed: the loss is not finite, or the checkpoint cannot be resumed.
     """
     processes = running.processes
@@ -108,6 +109,11 @@ def fit(
         raise ConfigError(
             "head_norm = 'batch' normalizes by the rows of one process alone: train in one process, or set it to 'none'"
         )
+    if settings.memory_dropout:
+        head = getattr(model, "head", None)
+        if not isinstance(head, MimnHead):
+            raise ConfigError("memory_dropout needs a memory to leave out: variant = 'paper'")
+        head.memory_dropout = settings.memory_dropout
     model.to(processes.device)
     optimizers, schedule = Optimizers(model, settings), Schedule(settings, task.measure)
     checkpoint, steps = folder / run.CHECKPOINT, 0
