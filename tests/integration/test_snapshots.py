@@ -45,13 +45,6 @@ def erase(world: World, user: str) -> None:
     world.producer.flush(timeout=30)
 
 
-def empty(world: World) -> None:
-    """What FLUSHALL does, for the keys of this test."""
-    keys = list(world.client.scan_iter(match=f"{world.keys.prefix}:*", count=1000))
-    if keys:
-        world.client.delete(*keys)
-
-
 def snapshot_while_folding(world: World, to: Path, *more: str) -> str:
     """Take a snapshot while events and erasures flow; its id."""
     stop = threading.Event()
@@ -80,7 +73,7 @@ def test_a_lost_store_is_restored_from_a_snapshot_that_was_taken_under_load(tmp_
     world.wait_folded()
     before = {p: decode_progress(r).lineage for p, r in world.progress_records().items()}
     worker.stop()
-    empty(world)
+    world.empty_store()
 
     said = json.loads(done(environment(world), "snapshot", "restore", "--from", str(tmp_path / "snapshots"), "--json"))
     assert (said["partitions"], said["states"] > 0) == (N, True)
@@ -107,7 +100,7 @@ def test_a_restore_is_complete_although_the_log_was_cut_below_the_snapshot(
         world.produce(200, 80)
         world.wait_folded()
         worker.stop()
-        empty(world)
+        world.empty_store()
         done(environment(world), "snapshot", "restore", "--from", str(tmp_path / "s"))
         world.worker()
         world.wait_folded()  # the judge finds a state that is `partial` wrong
@@ -125,7 +118,7 @@ def test_users_who_were_erased_since_do_not_come_back(tmp_path: Path, world: Wor
     uic.channel.close()
     world.wait_folded()
     world.workers[0].stop()
-    empty(world)
+    world.empty_store()
     said = json.loads(done(environment(world), "snapshot", "restore", "--from", str(tmp_path), "--json"))
     assert said["erased"] == 1
     assert world.client.get(world.keys.state(gone.partition, "user-3")) is None
@@ -145,7 +138,7 @@ def test_create_and_restore_killed_at_each_step_are_finished_by_the_next_run(tmp
     assert [one["complete"] for one in listed].count(True) == 1, "what was sealed counts, and nothing else"
     done(environment(world), "snapshot", *to)
     worker.stop()
-    empty(world)
+    world.empty_store()
     restore = ("restore", "--from", str(tmp_path))
     for step, counts in (("claim", (0, 1)), ("states", (0, 1)), ("hand_over", (0,))):
         for count in counts:
@@ -166,7 +159,7 @@ def test_a_flipped_byte_another_bundle_and_another_topic_are_refused_before_anyt
     world.wait_folded()
     done(environment(world), "snapshot", "create", "--to", str(tmp_path / "s"))
     worker.stop()
-    empty(world)
+    world.empty_store()
 
     def refused(told: dict[str, str], *more: str) -> str:
         code, _ = run(told, "snapshot", "restore", "--from", str(tmp_path / "s"), *more)

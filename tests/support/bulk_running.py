@@ -74,3 +74,10 @@ def killed(environment: Mapping[str, str], verb: str, step: str, count: int, *ar
     )
     print(ended.stderr.decode())
     return ended.returncode
+
+
+def kill(environment: Mapping[str, str], verb: str, step: str, count: int, *arguments: str) -> None:
+    """As `killed`, for a kill that must happen."""
+    status = killed(environment, verb, step, count, *arguments)
+    if status != KILLED:
+        raise AssertionError(f"{verb} ended with {status} and not by its fault after {step}")

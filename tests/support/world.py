@@ -175,6 +175,12 @@ class World:
                 states[int(partition), user] = value
         return Stored(self.progress_records(), states)
 
+    def empty_store(self) -> None:
+        """What FLUSHALL does, for this prefix."""
+        keys = list(self.client.scan_iter(match=f"{self.keys.prefix}:*", count=1000))
+        if keys:
+            self.client.delete(*keys)
+
     def progress_records(self) -> dict[int, bytes]:
         """Raw progress records of the partitions that have one."""
         found = {p: self.client.get(self.keys.progress(p)) for p in range(self.topics.partitions)}

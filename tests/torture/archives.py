@@ -15,7 +15,7 @@ from typing import Any
 from judge import Findings
 from mimn.state import partition_of
 from support.archived_log import archived, by_user, noted_erasures, records_of
-from support.bulk_running import KILLED, finished, killed
+from support.bulk_running import finished, kill
 from support.world import World
 from torture.stage import Size, Stage, Tally, side_by_side
 from torture.watching import wait_well
@@ -71,7 +71,7 @@ def archive(world: World, steps: Steps, n: int) -> Tally:
     command = ("--to", to, "--records-a-file", str(RECORDS_A_FILE))
     tally = Tally()
     for step in steps:
-        _kill(told, "archive", step, n % (EVENTS // RECORDS_A_FILE), command)
+        kill(told, "archive", step, n % (EVENTS // RECORDS_A_FILE), *command)
         tally += Tally.of(_archive_against_log(to, world, whole=False))
     finished(told, "archive", *command)
     done = _archive_against_log(to, world, whole=True)
@@ -88,7 +88,7 @@ def bring(old: World, new: World, steps: Steps, n: int) -> Tally:
     told, command = _environment(new), ("--archive", to)
     due, tally = by_user(records_of(old.topics)), Tally()
     for step in steps:
-        _kill(told, "import_history", step, (n + 1) * EVENTS // 21 if step == "record" else 0, command)
+        kill(told, "import_history", step, (n + 1) * EVENTS // 21 if step == "record" else 0, *command)
         tally += Tally.of(_differences(due, by_user(records_of(new.topics)), whole=False))
     finished(told, "import_history", *command)
     there = records_of(new.topics)
@@ -114,12 +114,6 @@ def _produce(world: World) -> None:
 
 def _environment(world: World) -> dict[str, str]:
     return dict(world.new_worker().environment())
-
-
-def _kill(told: dict[str, str], verb: str, step: str, count: int, arguments: Sequence[str]) -> None:
-    status = killed(told, verb, step, count, *arguments)
-    if status != KILLED:
-        raise AssertionError(f"{verb} ended with {status} and not by its fault after {step}")
 
 
 def _archive_against_log(to: str, world: World, *, whole: bool) -> Findings:

@@ -17,7 +17,7 @@ import httpx
 from localstack.services import RtpProcess
 from localstack.wait import until
 from mimn.state import namespace, partition_of
-from support.bulk_running import KILLED, finished, killed
+from support.bulk_running import finished, kill
 from support.world import World
 from torture.stage import Size, Stage, Tally, side_by_side
 from torture.watching import metric, readiness, wait_well
@@ -131,7 +131,7 @@ def create(world: World, steps: Steps, n: int, watch: _Watch) -> Tally:
     kills = [(step, 0 if step == "seal" else n % N) for step in steps]
     tally = _killed_and_finished(world, watch, told, "snapshot", kills, ("create", "--to", folder))
     worker.stop()
-    _empty(world)
+    world.empty_store()
     finished(told, "snapshot", "restore", "--from", folder)
     return tally + Tally.of(world.compare(), faults=0)
 
@@ -143,7 +143,7 @@ def restore(world: World, steps: Steps, n: int, watch: _Watch) -> Tally:
     told, folder = dict(worker.environment()), str(world.folder / "snapshots")
     finished(told, "snapshot", "create", "--to", folder)
     worker.stop()
-    _empty(world)
+    world.empty_store()
     kills = [(step, n % N) for step in steps]
     return _killed_and_finished(world, watch, told, "snapshot", kills, ("restore", "--from", folder))
 
@@ -157,7 +157,7 @@ def drop(world: World, steps: Steps, n: int, watch: _Watch) -> Tally:
     finished(told | {"UIC_BUNDLE__GENERATION": "1"}, "backfill", *work)
     arguments = ("drop", other, "--yes", "--force")
     for step in steps:
-        _kill(told, "namespaces", step, 0, arguments)
+        kill(told, "namespaces", step, 0, *arguments)
     wait_well([worker], N)
     finished(told, "namespaces", *arguments)
     left = [key for key in world.client.scan_iter(match=f"{world.keys.prefix}:*", count=1000) if other.encode() in key]
@@ -177,21 +177,10 @@ def _killed_and_finished(
 ) -> Tally:
     tally = Tally()
     for step, count in kills:
-        _kill(told, verb, step, count, arguments)
+        kill(told, verb, step, count, *arguments)
         found = world.compare(snapshot=True)
         found.wrong = [f"killed after {step}: {what}" for what in (*found.wrong, *watch.untrue())]
         tally += Tally.of(found)
     finished(told, verb, *arguments)
     watch.untrue()
     return tally + Tally.of(world.compare(), faults=0)
-
-
-def _kill(told: dict[str, str], verb: str, step: str, count: int, arguments: tuple[str, ...]) -> None:
-    status = killed(told, verb, step, count, *arguments)
-    if status != KILLED:
-        raise AssertionError(f"{verb} ended with {status} and not by its fault after {step}")
-
-
-def _empty(world: World) -> None:
-    for key in world.client.scan_iter(match=f"{world.keys.prefix}:*", count=1000):
-        world.client.delete(key)

@@ -114,6 +114,15 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         if self.seed < 0 or not self.embedding_l2 >= 0.0:
             raise ValueError("seed and embedding_l2 must be 0 or more")
 
+    def check_against(self, config: ModelConfig) -> None:
+        """Whether a model of `config` can be trained so.
+
+        Raises:
+            ConfigError: it has no memory to leave out.
+        """
+        if self.memory_dropout and config.variant != "paper":
+            raise ConfigError(f"[training] memory_dropout needs a memory: variant = 'paper', not {config.variant!r}")
+
     @property
     def most_epochs(self) -> int:
         """How many epochs training may have."""
@@ -148,6 +157,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise ConfigError(
                 "member_reads must be false in a run: only candidates of impressions stand for other items"
             )
+        self.training.check_against(config)
         return config
 
     def with_seed(self, seed: int) -> RunConfig:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -101,7 +101,7 @@ def fit(
     """Train `model` until the schedule is over. The epoch that validation chose is then in `folder` as `run.MODEL`.
 
     Raises:
-        ConfigError: the model cannot be trained by several processes, or has no memory to leave out.
+        ConfigError: the model cannot be trained by several processes.
         TrainingFailed: the loss is not finite, or the checkpoint cannot be resumed.
     """
     processes = running.processes
@@ -110,10 +110,7 @@ def fit(
             "head_norm = 'batch' normalizes by the rows of one process alone: train in one process, or set it to 'none'"
         )
     if settings.memory_dropout:
-        head = getattr(model, "head", None)
-        if not isinstance(head, MimnHead):
-            raise ConfigError("memory_dropout needs a memory to leave out: variant = 'paper'")
-        head.memory_dropout = settings.memory_dropout
+        cast(MimnHead, model.head).memory_dropout = settings.memory_dropout
     model.to(processes.device)
     optimizers, schedule = Optimizers(model, settings), Schedule(settings, task.measure)
     checkpoint, steps = folder / run.CHECKPOINT, 0
