@@ -1,4 +1,4 @@
-"""What an idle UIC worker takes of a core (`PYTHONPATH=tests python -m bench.idle_worker`), with the small broker of the
+"""What an idle UIC worker takes of a core: `PYTHONPATH=tests python -m bench.idle_worker`, with the small broker of the
 local stack or the Kafka of KAFKA_BOOTSTRAP_SERVERS."""
 
 from __future__ import annotations
