@@ -32,9 +32,11 @@ from mimn.field_parity import check_fields_parity, field_values
 from mimn.nn.heads import HEADS
 from mimn.nn.model import ClickModel
 from mimn.parity import ParityError
+from mimn.rows.library import library
 
 MIMN = MimnConfig(embedding_dim=4, controller_units=6, slots=3, attention_units=(5, 3), head_units=(7, 5))
 POOLING = MimnConfig.pooling(embedding_dim=4, history_product=True, head_units=(7, 5), sketch_category_cells=6)
+NOT_COMPILED = ("afm", "pnn_inner")
 REQUEST = {"user": {"city": "Rome", "income": 3e4}, "context": {"hour": 5, "tags": ["7", "other"], "page": "p"}}
 
 
@@ -62,6 +64,8 @@ def test_fields_are_served_with_the_trained_numbers(config: ModelConfig, tmp_pat
     model = tiny_model(config, with_fields=True)
     bundle = load_bundle(exported(model, tmp_path))
     head, step, golden = open_head(bundle), open_step(bundle), bundle.golden
+    if library() is not None:
+        assert head.compiled == (bundle.event_list is None and config.head not in NOT_COMPILED)
     golden.verify_request(bundle.request.vector)
     golden.verify_step(step, bundle.events, bundle.initial_state, bundle.sketch)
     golden.verify_head(head, bundle.candidates, bundle.initial_state, bundle.sketch)

@@ -24,7 +24,7 @@ from mimn.rows.head_code import CANDIDATES, Input
 from mimn.rows.head_kernel import HeadKernel
 from mimn.rows.head_program import head_program
 from mimn.rows.library import FLAGS, library
-from mimn.rows.onnx_file import NotReadable, read_graph
+from mimn.rows.onnx_file import Graph, NotReadable, read_graph
 from support import skips
 from support.variants import library_of
 
@@ -35,6 +35,7 @@ BUNDLES = {
     "tiny-context": FIXTURES / "bundle_tiny_context/tiny-context/1",
     "tiny-sketch": FIXTURES / "bundle_tiny_sketch/tiny-sketch/1",
     "tiny-ledger": FIXTURES / "bundle_tiny_ledger/tiny-ledger/1",
+    "tiny-fields": FIXTURES / "bundle_tiny_fields/tiny-fields/1",
     "online-retail": ROOT / "models/bundles/online-retail/1",
     "online-retail-sketch": ROOT / "models/bundles/online-retail-sketch/1",
     "online-retail-ledger": ROOT / "models/bundles/online-retail-ledger/1",
@@ -59,6 +60,8 @@ def opened(name: str) -> tuple[Bundle, HeadGraph, CompiledHead]:
 def test_scores_are_the_graphs(name: str, seed: int, count: int, scale: float) -> None:
     bundle, graph, head = opened(name)
     inputs = drawn(bundle, np.random.default_rng(seed), count)
+    if name == "tiny-fields":  # a factorization machine subtracts squares, which loses digits in both forms
+        scale = min(scale, 3.0)
     inputs["state"][bundle.rest] *= scale
     np.testing.assert_allclose(head(**inputs), graph(**inputs), rtol=1e-5, atol=1e-5)
 
@@ -157,13 +160,25 @@ def test_a_setting_leaves_heads_to_onnxruntime(monkeypatch: pytest.MonkeyPatch) 
     assert not graph.compiled
 
 
-def test_heads_with_other_operations_and_lists_of_events_run_on_onnxruntime(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "mimn.bundle"):
-        fields = open_head(load_bundle(FIXTURES / "bundle_tiny_fields/tiny-fields/1"))
-    assert isinstance(fields, HeadGraph)
-    if library() is not None:
-        assert "tiny-fields/1: the head runs on onnxruntime: ReduceSum along another axis" in caplog.text
+def test_heads_over_lists_of_events_run_on_onnxruntime() -> None:
     assert isinstance(open_head(load_bundle(FIXTURES / "bundle_tiny_dien/tiny-dien/1")), SequenceHead)
+
+
+def test_why_a_head_runs_on_onnxruntime_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if library() is None:
+        pytest.skip(skips.NO_COMPILED_STEP)
+
+    def with_another_operation(data: bytes) -> Graph:
+        graph = read_graph(data)
+        graph.nodes[-1].kind = "Erf"
+        return graph
+
+    monkeypatch.setattr("mimn.bundle.compiled_head.read_graph", with_another_operation)
+    with caplog.at_level(logging.INFO, "mimn.bundle"):
+        assert isinstance(open_head(load_bundle(DEFAULT)), HeadGraph)
+    assert "online-retail-ledger/1: the head runs on onnxruntime: operation Erf" in caplog.text
 
 
 INPUTS = [Input("candidates", (CANDIDATES, 6)), Input("state", (1, 8))]
@@ -177,10 +192,21 @@ OPERATIONS = {
         y = Mul(q, aa)""",
     "sums and lengths": """a = ReduceSum(q, last) b = ReduceL2(q, last) c = ReduceSum(s, last) d = ReduceL2(s, last)
         e = Div(a, b) f = Div(c, d) g = Mul(e, f) y = Mul(q, g)""",
+    "squares and what is above 0": """a = Pow(q, pair) b = Relu(q) c = Add(a, b) d = Pow(u, pair) e = Relu(u)
+        f = Add(d, e) y = Mul(c, f)""",
+    "along other axes": """a = Reshape(q, cube) b = ReduceSum <keepdims = 0> (a, axis)
+        c = ReduceL2 <keepdims = 0> (a, last) d = Softmax <axis = 1> (a) e = Reshape(d, sixes)
+        f = ReduceSum <keepdims = 0> (q, last) g = Unsqueeze(f, last) h = Concat <axis = -1> (b, c, g)
+        i = Reshape(u, two) j = ReduceSum <keepdims = 0> (i, first) k = Concat <axis = 0> (j, j) l = Mul(h, k)
+        y = Add(l, e)""",
+    "the user's numbers for each candidate": """a = Shape <start = 0, end = 1> (q) b = Concat <axis = 0> (a, width)
+        c = Expand(u, b) d = Concat <axis = -1> (c, q) e = Shape(q) f = Expand(one, e) g = MatMul(d, twelve)
+        y = Add(f, g)""",
     "a softmax": "a = Mul(q, three) y = Softmax <axis = -1> (a)",
     "a choice": "a = Greater(q, zero) b = Mul(q, slopes) y = Where(a, q, b)",
     "joined columns": """a = Tanh(q) b = Concat <axis = 1> (q, a, q) c = Concat <axis = 0> (square, twelve)
         y = MatMul(b, c)""",
+    "many columns": "a = MatMul(q, wide) b = Tanh(a) c = Tanh(u) d = MatMul(c, wide) e = Mul(b, d) y = MatMul(e, tall)",
     "joined numbers": "a = Tanh(q) b = Concat <axis = -1> (a, q) c = Sigmoid(b) y = MatMul(c, twelve)",
     "groups of candidates": """a = Concat <axis = -1> (q, q) b = Reshape(a, groups) c = Tanh(b)
         d = Gemm <transB = 1> (c, threes, bias) e = Reshape(d, pairs) y = MatMul(e, twelve)""",
@@ -204,11 +230,12 @@ def graph_of(operations: str) -> bytes:
         "threes": random.standard_normal((3, 3)), "bias": random.standard_normal(3),
         "narrow": random.standard_normal((6, 4)), "slopes": random.uniform(0.1, 2, 6),
         "shift": random.standard_normal(6), "zero": np.array(0.0), "one": np.array(1.0), "three": np.array(3.0),
+        "pair": np.array(2.0), "wide": random.standard_normal((6, 21)), "tall": random.standard_normal((21, 6)),
         "ending": random.standard_normal((6, 1)),
     }  # fmt: skip
     numbers: dict[str, list[int]] = {
         "last": [-1], "first": [0], "groups": [-1, 3], "pairs": [-1, 12], "two": [2, 3], "from": [1], "to": [3],
-        "steps": [1], "axis": [1], "six": [6, 2],
+        "steps": [1], "axis": [1], "six": [6, 2], "cube": [-1, 2, 3], "sixes": [-1, 6], "width": [6], "both": [0, 1],
     }  # fmt: skip
     nodes = f"u, v_ = Split <axis = 1> (s, six) {operations} z = MatMul(y, ending) w = Squeeze(z, last) x = Sigmoid(w)"
     model = onnx.parser.parse_model(
@@ -248,12 +275,14 @@ def test_each_operation_gives_onnxruntimes_numbers(name: str) -> None:
     ("operations", "why"),
     [
         ("y = Erf(q)", "operation Erf"),
-        ("a = ReduceSum(q, first) y = Add(q, a)", "along another axis than the last"),
+        ("a = ReduceSum(q, first) y = Add(q, a)", "along the candidates"),
+        ("a = ReduceSum(q, both) y = Add(q, a)", "along several axes"),
+        ("a = Expand(q, width) y = Add(q, a)", "an expansion of another kind"),
         ("a = Transpose <perm = [1, 0]> (q) b = MatMul(square, a) y = Transpose <perm = [1, 0]> (b)", "not the first"),
         ("a = Greater(q, one) b = Neg(q) y = Where(a, q, b)", "another number than 0"),
         ("a = Pow(q, three) y = Neg(a)", "POW of candidates"),
         ("y = Gemm <alpha = 0.5> (q, square)", "a product of another kind"),
-        ("y = Softmax <axis = 0> (q)", "along another axis than the last"),
+        ("y = Softmax <axis = 0> (q)", "along the candidates"),
         ("a = Slice(q, from, to, first, steps) y = Add(q, a)", "along the candidates"),
         ("y = Add(q, square)", "along the candidates"),
         ("y = Add(q, nothing)", "nothing is no value"),

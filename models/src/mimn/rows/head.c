@@ -107,7 +107,8 @@ LANE_BY_LANE(soft, softplus)
 enum { KIND = 1, OUT, A, B, A_IS_WIDE, B_IS_WIDE, SIZES, OUT_STRIDES = SIZES + 3, A_STRIDES = OUT_STRIDES + 3, B_STRIDES = A_STRIDES + 3 };
 /* Of PRODUCT, and of each of its pieces: their sum is the result, which has SUMMANDS' numbers added. */
 enum { ROWS = 3, COLUMNS, SUMMAND, SUMMAND_IS, SUMMAND_ROW, SUMMAND_COLUMN, PIECES, FIRST_PIECE };
-enum { LEFT, LEFT_ROW, LEFT_STEP, RIGHT, RIGHT_STEP, INNER, PIECE_SIZE };
+enum { LEFT, LEFT_ROW, LEFT_STEP, RIGHT, RIGHT_STEP, RIGHT_GROUP, INNER, PIECE_SIZE };
+enum { GROUP = 8 }; /* columns of a matrix on the right */
 enum { NO_SUMMAND, USERS_SUMMAND, WIDE_SUMMAND };
 
 /* -- once, for the user -- */
@@ -222,7 +223,8 @@ INLINE void columns(const i32 *c, const float *user, float *tile, i32 row, i32 n
                                                         : spread(0.0f);
     const i32 *piece = c + FIRST_PIECE;
     for (i32 i = 0; i < c[PIECES]; i++, piece += PIECE_SIZE) {
-        const float *x = tile + (piece[LEFT] + row * piece[LEFT_ROW]) * T, *w = user + piece[RIGHT] + n;
+        const float *x = tile + (piece[LEFT] + row * piece[LEFT_ROW]) * T;
+        const float *w = user + piece[RIGHT] + (i64)(n / GROUP) * piece[RIGHT_GROUP] + n % GROUP;
         const i64 x_step = piece[LEFT_STEP] * T, w_step = piece[RIGHT_STEP];
         for (i32 k = 0; k < piece[INNER]; k++, x += x_step, w += w_step) {
             wide some[MOST];
@@ -297,9 +299,9 @@ INLINE void each_of(i32 kind, const i32 *c, const float *user, float *tile, i32 
 
 static void each(const i32 *c, const float *user, float *tile, i32 T) {
     switch (c[KIND]) {
-    EACH(ADD) EACH(SUB) EACH(MUL) EACH(DIV) EACH(MAX) EACH(MIN) EACH(CHOOSE)
+    EACH(ADD) EACH(SUB) EACH(MUL) EACH(DIV) EACH(MAX) EACH(MIN) EACH(CHOOSE) EACH(COPY)
     EACH_OF_ONE(NEG) EACH_OF_ONE(ABS) EACH_OF_ONE(SQRT) EACH_OF_ONE(RECIPROCAL) EACH_OF_ONE(LOG) EACH_OF_ONE(EXP)
-    EACH_OF_ONE(TANH) EACH_OF_ONE(SIGMOID) EACH_OF_ONE(SOFTPLUS) EACH_OF_ONE(COPY)
+    EACH_OF_ONE(TANH) EACH_OF_ONE(SIGMOID) EACH_OF_ONE(SOFTPLUS)
     }
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum, auto
 from math import prod
 from typing import Any
@@ -59,7 +59,9 @@ ROOM = 16
 """A user's values have room up to the next multiple of this many numbers."""
 MOST_NUMBERS = 1 << 24
 """Of a user, and of a candidate."""
-_AXES, _PIECE = 3, 6
+GROUP = 8
+"""Columns of a product that are summed together."""
+_AXES, _PIECE = 3, 7
 _OF_USER_ONLY, _OF_CANDIDATES_ONLY = {Op.POW}, {Op.SOFTMAX}
 
 
@@ -74,7 +76,7 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class HeadProgram:
-    """Instructions, flat; the constants, with which a user's numbers begin; and where things are."""
+    """Instructions, flat; constants; and where things are."""
 
     once: NDArray[np.int32]
     """What is computed for the user,"""
@@ -82,7 +84,8 @@ class HeadProgram:
     """and for the candidates."""
     inputs: NDArray[np.int32]
     """By input: its `Kind`, its place, its width. [I, 3]"""
-    constants: NDArray[np.float32]
+    constants: Sequence[tuple[int, NDArray[np.float32]]]
+    """Their places among the user's numbers, and their values, flat."""
     user: int
     """Numbers of the user, constants included;"""
     rows: int
@@ -92,7 +95,7 @@ class HeadProgram:
 
 
 class HeadCode:
-    """A program as it is written. Constants come first, then inputs, then what is computed."""
+    """A program as it is written."""
 
     def __init__(self) -> None:
         self._rows: dict[bool, list[list[int]]] = {False: [], True: []}
@@ -102,7 +105,8 @@ class HeadCode:
         self._rooms: list[tuple[int, int]] = []
         """Place and size of each value of the candidates."""
         self._used = {False: 0, True: 0}
-        self._constants: list[NDArray[np.float32]] = []
+        self._constants: dict[int, NDArray[np.float32]] = {}
+        """By place."""
         self._inputs: list[tuple[int, int, int]] = []
 
     def finished(self, result: Value) -> HeadProgram:
@@ -118,7 +122,7 @@ class HeadCode:
             once=_flat(self._rows[False]),
             each=_flat(each),
             inputs=np.array(self._inputs, np.int32),
-            constants=np.concatenate([np.zeros(0, np.float32), *self._constants]),
+            constants=list(self._constants.items()),
             user=self._used[False],
             rows=rows,
             result=place_of(result.place),
@@ -135,11 +139,9 @@ class HeadCode:
         return value
 
     def constant(self, array: NDArray[Any]) -> Value:
-        """A constant: all of them before any input."""
+        """A constant."""
         value = self.new(wide=False, shape=array.shape)
-        flat = np.zeros(self._used[False] - value.place, np.float32)
-        flat[: array.size] = array.reshape(-1)
-        self._constants.append(flat)
+        self._constants[value.place] = array.reshape(-1)
         return value
 
     def input(self, given: Input) -> Value:
@@ -185,13 +187,27 @@ class HeadCode:
         self._on_each(op, out, a, a, [a.strides, a.strides])
         return out
 
-    def over(self, op: Op, a: Value) -> Value:
-        """A sum, a length or a softmax along the last axis, which stays."""
+    def for_each(self, a: Value, sizes: Sequence[int], lead: int) -> Value:
+        """A user's value as one of each candidate. `sizes`: from the candidates' axis on; 1: as the value's."""
+        axes = axes_of(a, max(a.rank, lead + len(sizes)))
+        if len(axes) > lead + len(sizes) or any(n > 1 for n, _ in axes[: lead + 1]):
+            raise NotReadable(f"{a.shape} for each candidate as {list(sizes)}")
+        own = axes[lead:]
+        if any(n != size and 1 not in (n, size) for (n, _), size in zip(own, sizes, strict=True)):
+            raise NotReadable(f"{a.shape} for each candidate as {list(sizes)}")
+        out = self.new(wide=True, shape=[max(n, size) for (n, _), size in zip(own, sizes, strict=True)], lead=lead)
+        steps = [step if n > 1 else 0 for n, step in own]
+        self._on_each(Op.COPY, out, a, a, [steps, steps])
+        return out
+
+    def over(self, op: Op, a: Value, index: int) -> Value:
+        """A sum, a length or a softmax along an axis, which stays: of one number, or in a softmax as it was."""
         if not a.wide and op in _OF_CANDIDATES_ONLY:
             raise NotReadable(f"{op.name} of the user")
-        shape = a.shape if op is Op.SOFTMAX else (*a.shape[:-1], 1)
-        out = self.new(wide=a.wide, shape=shape, lead=a.lead)
-        self._instruct(op, out, [[*axis, 0] for axis in zip(a.shape, out.strides, a.strides, strict=True)], a, a)
+        sizes = [1 if axis == index and op is not Op.SOFTMAX else n for axis, n in enumerate(a.shape)]
+        out = self.new(wide=a.wide, shape=sizes, lead=a.lead)
+        axes = [[n, step, along, 0] for n, step, along in zip(a.shape, out.strides, a.strides, strict=True)]
+        self._instruct(op, out, [*(axis for at, axis in enumerate(axes) if at != index), axes[index]], a, a)
         return out
 
     def product(self, lefts: Sequence[Value], rights: Sequence[Value], summand: Value | None) -> Value:
@@ -202,6 +218,8 @@ class HeadCode:
             raise NotReadable("a product of other things than matrices")
         rights = [part if part.strides[1] == 1 or part.shape[1] == 1 else self.each(Op.COPY, part) for part in rights]
         first = lefts[0]
+        if first.wide:
+            rights = [self._in_columns(part) for part in rights]
         out = self.new(wide=first.wide, shape=(first.shape[0], rights[0].shape[1]), lead=first.lead)
         pieces = pieces_of(lefts, rights)
         fields = [Op.PRODUCT, out.place, *out.shape, *_summand(summand, out), len(pieces)]
@@ -210,6 +228,17 @@ class HeadCode:
             read.append(_SUMMAND)
         self._add([*fields, *(number for piece in pieces for number in piece)], out, read)
         return out
+
+    def _in_columns(self, matrix: Value) -> Value:
+        """A constant stored again in groups of `GROUP` columns, so that a product reads it in one direction."""
+        numbers = self._constants.get(matrix.place)
+        inner, columns = matrix.shape
+        if numbers is None or not matrix.contiguous or numbers.size != inner * columns:
+            return matrix
+        padded = np.zeros((inner, -(-columns // GROUP) * GROUP), np.float32)
+        padded[:, :columns] = numbers.reshape(inner, columns)
+        stored = self.constant(padded.reshape(inner, -1, GROUP).swapaxes(0, 1))
+        return replace(matrix, place=stored.place, strides=(GROUP, 1), group=GROUP * inner)
 
     def gather(self, value: Value, cells: Value) -> Value:
         """The user's numbers [N] or [N, S] at the candidates' cells [A]. → [A] or [A, S]"""

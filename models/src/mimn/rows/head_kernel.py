@@ -31,7 +31,8 @@ class HeadKernel:
 
     def __init__(self, program: HeadProgram, built: ctypes.CDLL) -> None:
         user = _aligned(program.user + _SLACK)
-        user[: len(program.constants)] = program.constants
+        for begin, constant in program.constants:
+            user[begin : begin + len(constant)] = constant
         tile = _aligned(program.rows * _MOST_LANES)
         self._kept = program, user, tile
         self._struct = _Program(

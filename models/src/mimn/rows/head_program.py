@@ -17,7 +17,7 @@ from mimn.rows.head_code import HeadCode, HeadProgram, Input, Op
 from mimn.rows.head_values import Joined, Value, arranged, axes_of, entries_of, index_of, parts_of, piece_of, strides_of
 from mimn.rows.onnx_file import Graph, Node, NotReadable
 
-_BINARY = {"Add": Op.ADD, "Sub": Op.SUB, "Mul": Op.MUL, "Div": Op.DIV, "Max": Op.MAX, "Min": Op.MIN, "Pow": Op.POW}
+_BINARY = {"Add": Op.ADD, "Sub": Op.SUB, "Mul": Op.MUL, "Div": Op.DIV, "Max": Op.MAX, "Min": Op.MIN}
 _EACH = {
     "Neg": Op.NEG, "Abs": Op.ABS, "Sqrt": Op.SQRT, "Reciprocal": Op.RECIPROCAL, "Log": Op.LOG, "Exp": Op.EXP,
     "Tanh": Op.TANH, "Sigmoid": Op.SIGMOID, "Softplus": Op.SOFTPLUS,
@@ -46,6 +46,9 @@ class _Compiler:
         self.values: dict[str, Value | Joined] = {}
         self.positive: dict[str, Value] = {}
         """Of conditions: what they say is above 0."""
+        self.sizes: dict[str, list[int]] = {}
+        """Of shapes that the graph asks for: their axes; negative: that many times the candidates."""
+        self.zero = self.code.constant(np.zeros(1, np.float32))
         for node in graph.nodes:
             self.constants_of(node)
         for given in inputs:
@@ -57,7 +60,8 @@ class _Compiler:
             "Gemm": self.product, "MatMul": self.product, "Split": self.split, "Slice": self.slice,
             "Gather": self.gather, "GatherND": self.gather, "Concat": self.concat, "Reshape": self.reshape,
             "Squeeze": self.squeeze, "Unsqueeze": self.unsqueeze, "Transpose": self.transpose, "Clip": self.clip,
-            "Greater": self.greater, "Where": self.where, "BatchNormalization": self.normalize,
+            "Greater": self.greater, "Where": self.where, "BatchNormalization": self.normalize, "Relu": self.relu,
+            "Pow": self.power, "Shape": self.shape, "Expand": self.expand,
             **dict.fromkeys(_BINARY, self.binary), **dict.fromkeys(_EACH, self.each), **dict.fromkeys(_OVER, self.over),
         }  # fmt: skip
         for node in self.graph.nodes:
@@ -114,6 +118,17 @@ class _Compiler:
     def each(self, node: Node) -> Value:
         return self.code.each(_EACH[node.kind], self.of(node.inputs[0]))
 
+    def power(self, node: Node) -> Value:
+        """A square is a product; other powers are the user's only."""
+        base, exponent = map(self.of, node.inputs)
+        known = self.graph.constants.get(node.inputs[1])
+        if known is not None and known.size == 1 and known.reshape(-1)[0] == 2:
+            return self.code.binary(Op.MUL, base, base)
+        return self.code.binary(Op.POW, base, exponent)
+
+    def relu(self, node: Node) -> Value:
+        return self.code.binary(Op.MAX, self.of(node.inputs[0]), self.zero)
+
     def clip(self, node: Node) -> Value:
         value = self.of(node.inputs[0])
         for op, name in zip((Op.MAX, Op.MIN), node.inputs[1:], strict=False):
@@ -142,13 +157,16 @@ class _Compiler:
         return self.code.binary(Op.CHOOSE, self.of(first), self.of(second))
 
     def over(self, node: Node) -> Value:
-        """Along the last axis."""
-        a = self.of(node.inputs[0])
+        """Along one axis, which has one number afterwards, or is left out; a softmax keeps it."""
+        value = self.of(node.inputs[0])
         axes = self.whole(node.inputs[1]) if len(node.inputs) > 1 else [node.attributes.get("axis", -1)]
-        kept = node.kind == "Softmax" or node.attributes.get("keepdims", 1)
-        if a.cells or [axis % a.rank for axis in axes] != [a.rank - 1] or not kept or (a.wide and len(a.shape) < 2):
-            raise NotReadable(f"{node.kind} along another axis than the last")
-        return self.code.over(_OVER[node.kind], a)
+        if len(axes) != 1 or value.cells:
+            raise NotReadable(f"{node.kind} along several axes")
+        index, entries = index_of(value, axes[0]), entries_of(value)
+        made = self.code.over(_OVER[node.kind], value, index)
+        if node.kind == "Softmax" or node.attributes.get("keepdims", 1):
+            return made
+        return arranged(made, [entry for entry in entries if entry != index])
 
     def product(self, node: Node) -> Value:
         about = node.attributes
@@ -204,13 +222,35 @@ class _Compiler:
             value = piece_of(value, index, first, last)
         return value
 
-    def concat(self, node: Node) -> Joined:
+    def concat(self, node: Node) -> Joined | None:
+        if any(name in self.sizes for name in node.inputs):
+            self.sizes[node.outputs[0]] = [size for name in node.inputs for size in self.sizes_of(name)]
+            return None
         parts = [self.of(name) for name in node.inputs]
         axis = node.attributes["axis"] % parts[0].rank
         index = index_of(parts[0], axis)
         if len({(part.wide, part.lead, part.shape[:index], part.shape[index + 1 :]) for part in parts}) > 1:
             raise NotReadable("values of different kinds side by side")
         return Joined(tuple(parts), axis)
+
+    def shape(self, node: Node) -> None:
+        value = self.of(node.inputs[0])
+        sizes = [1] * value.lead + list(value.shape)
+        if value.wide:
+            sizes[value.lead] *= -1
+        first, last = node.attributes.get("start", 0), node.attributes.get("end", len(sizes))
+        self.sizes[node.outputs[0]] = sizes[first:last]
+
+    def sizes_of(self, name: str) -> list[int]:
+        return self.sizes[name] if name in self.sizes else self.whole(name)
+
+    def expand(self, node: Node) -> Value:
+        """A user's value for each candidate. Others are repeated where they are used."""
+        value, sizes = self.of(node.inputs[0]), self.sizes_of(node.inputs[1])
+        lead = next((axis for axis, size in enumerate(sizes) if size < 0), None)
+        if value.wide or lead is None:
+            raise NotReadable("an expansion of another kind")
+        return self.code.for_each(value, [-sizes[lead], *sizes[lead + 1 :]], lead)
 
     def reshape(self, node: Node) -> Value:
         value, sizes = self.of(node.inputs[0]), self.whole(node.inputs[1])

@@ -27,6 +27,8 @@ class Value:
     """Axes, of one, before the candidates'."""
     cells: bool = False
     """Not numbers: the places of cells, in the input of this `place`."""
+    group: int = 8
+    """Of a matrix on the right of a product: from 8 columns to the next 8."""
 
     @property
     def rank(self) -> int:
@@ -108,8 +110,8 @@ def parts_of(value: Value | Joined, axis: int) -> list[Value]:
 
 
 def pieces_of(lefts: Sequence[Value], rights: Sequence[Value]) -> list[tuple[int, ...]]:
-    """A product's sum, cut where a part of one of its sides ends: place and strides of left, place and stride of right,
-    and how many numbers."""
+    """A product's sum, cut where a part of one of its sides ends: place and strides of left, place, stride and group
+    of right, and how many numbers."""
     ends = [set(np.cumsum([part.shape[axis] for part in parts]).tolist()) for parts, axis in ((lefts, 1), (rights, 0))]
     if max(ends[0]) != max(ends[1]):
         raise NotReadable("sizes of a product")
@@ -120,7 +122,7 @@ def pieces_of(lefts: Sequence[Value], rights: Sequence[Value]) -> list[tuple[int
         right, of_right = _part_at(rights, 0, begin)
         pieces.append((
             left.place + of_left * left.strides[1], left.strides[0], left.strides[1],
-            right.place + of_right * right.strides[0], right.strides[0], end - begin,
+            right.place + of_right * right.strides[0], right.strides[0], right.group, end - begin,
         ))  # fmt: skip
         begin = end
     return pieces
