@@ -20,7 +20,7 @@ import itertools
 import statistics
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,7 @@ class Scored:
     """[n] each"""
     scores: dict[tuple[int, Sampling], NDArray[np.float64]]
     """By length and negatives: [n, 1 + negatives], the target first."""
+    _resampled: dict[tuple[str, int, Sampling], NDArray[np.float64]] = field(default_factory=dict)
 
     @property
     def model(self) -> str:
@@ -122,6 +123,14 @@ class Scored:
         labels = np.zeros(scores.shape, np.int64)
         labels[:, 0] = 1
         return labels.reshape(-1), scores.reshape(-1), self.users[mask].repeat(scores.shape[1])
+
+    def resampled(self, slice_name: str, length: int, sampling: Sampling) -> NDArray[np.float64]:
+        """AUCs of a slice with users drawn again, alike for all runs of a fold. Kept: many comparisons need them."""
+        key = slice_name, length, sampling
+        if key not in self._resampled:
+            rows = self.rows(*key)
+            self._resampled[key] = metrics.resampled_aucs(*rows, seed=self.cell.fold, resamples=RESAMPLES)
+        return self._resampled[key]
 
 
 def score(cell: Cell, folder: Path, part: Part, row: str) -> Scored:
@@ -235,11 +244,7 @@ def _difference(
         aucs, again = [], []
         for trainings in both:
             aucs.append(statistics.fmean(_auc(one, name, length, sampling) for one in trainings))
-            rows = [one.rows(name, length, sampling) for one in trainings]
-            every = [
-                metrics.resampled_aucs(labels, scores, users, seed=fold, resamples=RESAMPLES)
-                for labels, scores, users in rows
-            ]
+            every = [one.resampled(name, length, sampling) for one in trainings]
             again.append(one_training_each(every, seed=int(random.integers(2**32))))
         figures.append(aucs[0] - aucs[1])
         resampled.append(again[0] - again[1])
