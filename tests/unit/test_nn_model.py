@@ -85,27 +85,6 @@ def test_the_head_reads_every_block_of_the_state(block: str) -> None:
     assert (model.logits(state, *candidates) - model.logits(other, *candidates)).abs().max() > 1e-4
 
 
-def test_some_occasions_are_trained_without_the_memory_and_none_is_scored_so() -> None:
-    model = model_of(CONFIG)
-    assert isinstance(model.head, MimnHead)
-    model.head.memory_dropout = 0.5
-    one = model.unroll(rows(ITEMS, B, T), rows(CATEGORIES, B, T))[:1, -1].expand(200, -1)
-    blocks = model.cell.unpack(one)
-    other = model.cell.pack(blocks | {"memory": blocks["memory"] * 1.5 + 0.1})
-    candidates = rows(ITEMS, 1, C).expand(200, -1), rows(CATEGORIES, 1, C).expand(200, -1)
-
-    def reads_the_memory() -> Tensor:
-        logits = []
-        for state in (one, other):
-            torch.manual_seed(3)
-            logits.append(model.logits(state, *candidates))
-        return (logits[0] != logits[1]).any(-1)
-
-    assert 70 < int(reads_the_memory().sum()) < 130
-    model.eval()
-    assert reads_the_memory().all()
-
-
 def test_the_shares_are_not_read_by_the_head_of_rebalance_transfer() -> None:
     model = model_of(CONFIG).eval()
     state = model.unroll(rows(ITEMS, B, T), rows(CATEGORIES, B, T))[:, -1]

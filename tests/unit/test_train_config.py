@@ -47,7 +47,6 @@ def test_rows_of_one_table_differ_in_the_model_alone() -> None:
     [
         (MINIMAL + "[training]\nlearning_rat = 1.0\n", r"unknown field `learning_rat`.*\$\.training"),
         (MINIMAL + "[training]\nlearning_rate = 'high'\n", r"float.*\$\.training\.learning_rate"),
-        (MINIMAL + "[training]\nmemory_dropout = 1.0\n", r"memory_dropout must be from 0 to below 1"),
         (MINIMAL + "[training]\nepochs = 0\n", "epochs must be at least 1"),
         (MINIMAL + "[windows]\nlength = 0\n", "length must be at least 1"),
         (MINIMAL + "[windows]\nmin_history = 300\n", r"min_history must be below length \(256\)"),
@@ -88,7 +87,6 @@ def test_rows_of_one_table_differ_in_the_model_alone() -> None:
     ids=[
         "a misspelt field",
         "a wrong type",
-        "all of a memory left out",
         "out of range",
         "a window of nothing",
         "history longer than a window",

@@ -160,18 +160,6 @@ def test_a_model_with_context_features_is_refused_before_anything_is_written(fol
     assert not (tmp_path / "run").exists()
 
 
-def test_a_memory_is_left_out_only_where_there_is_one(folder: Path, tmp_path: Path) -> None:
-    config = epochs(smoke_config(folder), 1, memory_dropout=0.5)
-    plain = train.train(epochs(config, 1, memory_dropout=0.0), tmp_path / "plain")
-    assert train.train(config, tmp_path / "mimn")["curve"][0]["loss"] != plain["curve"][0]["loss"]
-    pooling = msgspec.structs.replace(
-        config, model={"variant": "pooling", "memory_induction": False, "utilization": False}
-    )
-    with pytest.raises(ConfigError, match=r"memory_dropout needs a memory"):
-        train.train(pooling, tmp_path / "pooling")
-    assert not (tmp_path / "pooling").exists(), "it is refused before anything is written"
-
-
 def test_data_without_a_validation_user_is_refused_before_anything_is_written(
     tmp_path: Path,
 ) -> None:

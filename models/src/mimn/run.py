@@ -93,9 +93,6 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Weight decay of the embedding tables, inside Adam; with sparse embeddings, of the rows that a batch looks up."""
     gradient_clip: float = 5.0
     """Largest norm of a step's gradient."""
-    memory_dropout: float = 0.0
-    """The share of occasions that are scored in training without what is read of the memory, so that a head that also
-    reads a ledger does not lean on a memory which says less. From 0 to below 1; for variant `paper` only."""
     validation_length: int = 200
     """Events of history that validation reads."""
     compile: bool = False
@@ -109,19 +106,8 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         for name in ("learning_rate", "learning_rate_decay", "gradient_clip"):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
-        if not 0.0 <= self.memory_dropout < 1.0:
-            raise ValueError(f"memory_dropout must be from 0 to below 1, not {self.memory_dropout}")
         if self.seed < 0 or not self.embedding_l2 >= 0.0:
             raise ValueError("seed and embedding_l2 must be 0 or more")
-
-    def check_against(self, config: ModelConfig) -> None:
-        """Whether a model of `config` can be trained so.
-
-        Raises:
-            ConfigError: it has no memory to leave out.
-        """
-        if self.memory_dropout and config.variant != "paper":
-            raise ConfigError(f"[training] memory_dropout needs a memory: variant = 'paper', not {config.variant!r}")
 
     @property
     def most_epochs(self) -> int:
@@ -157,7 +143,6 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise ConfigError(
                 "member_reads must be false in a run: only candidates of impressions stand for other items"
             )
-        self.training.check_against(config)
         return config
 
     def with_seed(self, seed: int) -> RunConfig:

@@ -73,7 +73,6 @@ class ImpressionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             )
         if config.auxiliary_loss:
             raise ConfigError("auxiliary_loss must be false: training on impressions draws no foreign events for it")
-        self.training.check_against(config)
         return config
 
     def check_against(self, description: Description) -> None:

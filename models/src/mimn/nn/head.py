@@ -109,9 +109,6 @@ class MimnHead(nn.Module):
     """The head of variant `paper`. It reads the state as if the candidate were the next event, but writes nothing:
     the controller takes in the candidate, its read head reads the memory, and the output layer sees both."""
 
-    memory_dropout: float = 0.0
-    """As in `TrainingSettings`; it has no effect outside of training."""
-
     def __init__(self, config: MimnConfig, cell: MimnCell, fields: ModelFields = NO_FIELDS) -> None:
         super().__init__()
         D, H = config.width, config.controller_units
@@ -163,13 +160,9 @@ class MimnHead(nn.Module):
         a ledger what is read [N, C, R], with fields of the item [N, C, W] → [N, C]
         """
         blocks = self._cell[0].unpack(states)
-        memory = [blocks["add_mean"].unsqueeze(-2) * candidates, self.read_out(blocks, candidates)]
+        features = [candidates, blocks["add_mean"].unsqueeze(-2) * candidates, self.read_out(blocks, candidates)]
         if self.config.memory_induction:
-            memory.append(self.attention(candidates, blocks["channels"]))
-        if self.training and self.memory_dropout:
-            kept = nn.functional.dropout(candidates.new_ones(len(candidates), 1, 1), self.memory_dropout)
-            memory = [read * kept for read in memory]
-        features = [candidates, *memory]
+            features.append(self.attention(candidates, blocks["channels"]))
         if self.config.history_product:
             features.append(history_product(blocks, candidates))
         if self.sketch is not None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ from tqdm import tqdm
 from mimn import run
 from mimn.config import ConfigError
 from mimn.data.batches import Batches
-from mimn.nn.head import MimnHead
 from mimn.nn.model import Batch, ClickModel, Losses
 from mimn.run import TrainingSettings
 from mimn.training.checkpoint import load_checkpoint, save_best, save_checkpoint
@@ -109,8 +108,6 @@ def fit(
         raise ConfigError(
             "head_norm = 'batch' normalizes by the rows of one process alone: train in one process, or set it to 'none'"
         )
-    if settings.memory_dropout:
-        cast(MimnHead, model.head).memory_dropout = settings.memory_dropout
     model.to(processes.device)
     optimizers, schedule = Optimizers(model, settings), Schedule(settings, task.measure)
     checkpoint, steps = folder / run.CHECKPOINT, 0
