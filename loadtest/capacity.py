@@ -40,10 +40,10 @@ class Demand:
     users: float
     events_per_s: float
     requests_per_s: float
+    state_bytes: int
+    """A user's stored value."""
     candidates: int = 100
     """Of a request."""
-    state_bytes: int = 1640
-    """A user's stored value."""
     history_events: float = 1000
     """A user's mean history, for the comparison with keeping it."""
     event_bytes: float = 10
@@ -236,13 +236,13 @@ def newest(results: Path = RESULTS) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a plan, or the check."""
-    limits, demand = Limits(), Demand(0, 0, 0)
+    limits, demand = Limits(), Demand(0, 0, 0, 0)
     parser = argparse.ArgumentParser(prog="python -m loadtest.capacity", description=__doc__)
     parser.add_argument("--users", type=float, help="with a state")
     parser.add_argument("--events-per-s", type=float, help="at the peak")
     parser.add_argument("--requests-per-s", type=float, help="at the peak")
     parser.add_argument("--candidates", type=int, default=demand.candidates, help="a request")
-    parser.add_argument("--state-bytes", type=int, default=demand.state_bytes, help="of a stored value")
+    parser.add_argument("--state-bytes", type=int, help="of a stored value (default: of the costs' bundle)")
     parser.add_argument("--history-events", type=float, default=demand.history_events, help="a user, for comparison")
     parser.add_argument("--busy", type=float, default=limits.busy, help="share of a core that is planned for")
     parser.add_argument("--node-gib", type=float, default=limits.node_gib, help="memory of a Redis node")
@@ -256,19 +256,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (NoCosts, OSError, ValueError) as error:
         print(f"capacity: {error}", file=sys.stderr)
         return 2
-    print(f"costs: {path} ({record['machine']['cpu']}, {record['machine']['cores']} cores, commit {record['commit']})")
+    where = f"{record['machine']['cpu']}, {record['machine']['cores']} cores, commit {record['commit']}"
+    print(f"costs: {path} ({where}, bundle {record['bundle']})")
+    state_bytes = record["state_bytes"] if asked.state_bytes is None else asked.state_bytes
     if asked.check:
         for row in check(record):
             print(f"{row.what:<16} measured {row.measured:>9,.0f}/s, model {row.predicted:>9,.0f}/s ({row.off:+.0%})")
         return 0
     if None in (asked.users, asked.events_per_s, asked.requests_per_s):
         parser.error("--users, --events-per-s and --requests-per-s are needed, or --check")
-    if min(asked.users, asked.events_per_s, asked.requests_per_s, asked.candidates, asked.state_bytes) < 0:
+    if min(asked.users, asked.events_per_s, asked.requests_per_s, asked.candidates, state_bytes) < 0:
         parser.error("nothing can be negative")
     if not 0 < asked.busy <= 1:
         parser.error("--busy is a share of a core: above 0, at most 1")
     wanted = Demand(
-        asked.users, asked.events_per_s, asked.requests_per_s, asked.candidates, asked.state_bytes, asked.history_events
+        asked.users, asked.events_per_s, asked.requests_per_s, state_bytes, asked.candidates, asked.history_events
     )
     for need in plan(wanted, Costs.of(record), Limits(asked.busy, asked.node_gib, replicas=asked.replicas)).needs:
         print(f"{need.what:<28} {need.amount:>12,.4g} {need.unit:<8} {need.because}")

@@ -75,9 +75,10 @@ def produce(bootstrap: str, topic: str, users: Iterator[str], bundle: Path = BUN
 
 
 @contextmanager
-def feeding(bootstrap: str, topic: str, rate: float) -> Iterator[subprocess.Popen[bytes]]:
-    """`rate` events a second, by a process that lives as long as the body."""
+def feeding(bootstrap: str, topic: str, rate: float, bundle: Path = BUNDLE) -> Iterator[subprocess.Popen[bytes]]:
+    """`rate` events a second of the bundle's items, by a process that lives as long as the body."""
     command = [sys.executable, "-m", "loadtest.feeder", "--bootstrap", bootstrap, "--topic", topic, "--rate", str(rate)]
+    command += ["--bundle", str(bundle)]
     feeder = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
     try:
         yield feeder

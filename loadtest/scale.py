@@ -2,6 +2,7 @@
 
     python -m loadtest.scale                     about ten minutes; KAFKA_BOOTSTRAP_SERVERS names a real Kafka
     python -m loadtest.scale --only predict      one phase of it
+    python -m loadtest.scale --bundle DIR        with a bundle of your own (default: the one that is shipped)
 
 Costs are microseconds of a core an event or a request, summed over the processes of a kind, so that they mean
 something on a machine where everything shares two cores. `others_us` is what this program and the broker took. A broker
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,11 @@ from loadtest.bare_loop import saturate
 from loadtest.cpu import cpu_s_of
 from loadtest.feeder import feeding, zipf_users
 from loadtest.origin import commit, dated, machine
-from loadtest.population import BUNDLE
 from loadtest.stacks import absorbed, feed, predict_body, publish, running
 from localstack.server import Server
 from localstack.servers import Valkey
 from localstack.signals import signals_unwind
-from localstack.stack import Options, Stack
+from localstack.stack import BUNDLE, Options, Stack
 from localstack.wait import until
 from mimn.bundle import load_bundle
 from mimn.state.codec import HEADER_BYTES
@@ -48,6 +48,7 @@ COUNTS = (1, 2, 3)
 RATES = (500, 2_000, 8_000)
 """Events a second of the steady phases."""
 CANDIDATES = (1, 25, 100, 400)
+HISTORY = 20
 DURABILITY = ("off", "everysec", "always")
 
 
@@ -63,6 +64,7 @@ class Sizes:
     """Of each phase at a fixed rate, and of each closed loop."""
     starts: int = 3
     """Of each service, for its seconds to ready."""
+    bundle: Path = BUNDLE
     broker_pid: int | None = None
     """Of a broker that was given, for its costs."""
 
@@ -72,7 +74,7 @@ def fold(sizes: Sizes) -> list[dict[str, Any]]:
     broker does not reliably assign a topic to members that start together."""
     rows = []
     for count in COUNTS if Options.from_environment().bootstrap else COUNTS[:1]:
-        with running(uic_workers=count, rtp_processes=0) as stack:
+        with running(bundle=sizes.bundle, uic_workers=count, rtp_processes=0) as stack:
             for worker in stack.uic:
                 worker.stop()
             total = sizes.backlog + (sizes.joining if count > 1 else 0)
@@ -94,7 +96,7 @@ def steady(sizes: Sizes) -> list[dict[str, float]]:
     """Events that arrive at a rate, by rate."""
     rows = []
     for rate in RATES:
-        with running(rtp_processes=0) as stack, feeding(stack.addresses.bootstrap, stack.addresses.topic, rate):
+        with running(bundle=sizes.bundle, rtp_processes=0) as stack, events_at(stack, rate):
             covered(stack, 2 * rate, 60)
             with spending(stack, sizes) as spent:
                 before = absorbed(stack)
@@ -111,8 +113,8 @@ def persistence(sizes: Sizes) -> list[dict[str, Any]]:
         with (
             tempfile.TemporaryDirectory() as folder,
             Valkey(Path(folder), appendfsync=appendfsync) as store,
-            running(rtp_processes=0, redis_url=store.address) as stack,
-            feeding(stack.addresses.bootstrap, stack.addresses.topic, RATES[1]),
+            running(bundle=sizes.bundle, rtp_processes=0, redis_url=store.address) as stack,
+            events_at(stack, RATES[1]),
         ):
             covered(stack, 2 * RATES[1], 60)
             began, before = appended(store), absorbed(stack)
@@ -123,11 +125,13 @@ def persistence(sizes: Sizes) -> list[dict[str, Any]]:
 
 
 def snapshot(sizes: Sizes) -> dict[str, float]:
-    """Memory and snapshot file of the store, a user."""
-    with running(rtp_processes=0) as stack:
+    """Memory and snapshot file of the store, a user. The file is compressed, so it depends on how much of a state is
+    zero: the users have `HISTORY` events."""
+    with running(bundle=sizes.bundle, rtp_processes=0) as stack:
         client = redis.Redis.from_url(stack.addresses.redis_url, protocol=2)
         empty: Any = client.info("memory")
-        publish(stack, [(f"user-{i}", 1) for i in range(sizes.users // 5)], within_s=300)
+        users = sizes.users // 10
+        publish(stack, [(f"user-{i}", HISTORY) for i in range(users)], within_s=300)
         full: Any = client.info("memory")
         client.bgsave()
         until(lambda: not client.info("persistence")["rdb_bgsave_in_progress"], "the snapshot is written", within_s=60)
@@ -135,8 +139,8 @@ def snapshot(sizes: Sizes) -> dict[str, float]:
         size = (Path(directory["dir"]) / "dump.rdb").stat().st_size
         client.close()
         return {
-            "store_bytes_a_user": (full["used_memory"] - empty["used_memory"]) / (sizes.users // 5),
-            "snapshot_bytes_a_user": size / (sizes.users // 5),
+            "store_bytes_a_user": (full["used_memory"] - empty["used_memory"]) / users,
+            "snapshot_bytes_a_user": size / users,
         }
 
 
@@ -144,7 +148,7 @@ def predict(sizes: Sizes) -> list[dict[str, Any]]:
     """Requests of 100 candidates as fast as they are answered, by number of processes; each one's share of a core."""
     rows = []
     for count in COUNTS:
-        with running(rtp_processes=count) as stack:
+        with running(bundle=sizes.bundle, rtp_processes=count) as stack:
             publish(stack, [(f"user-{i}", 50) for i in range(50)])
             stack.uic[0].stop()
             bodies = [predict_body(stack, f"user-{i}") for i in range(50)]
@@ -157,7 +161,7 @@ def predict(sizes: Sizes) -> list[dict[str, Any]]:
 def candidates(sizes: Sizes) -> list[dict[str, Any]]:
     """The same with one process, by candidates a request."""
     rows = []
-    with running() as stack:
+    with running(bundle=sizes.bundle) as stack:
         publish(stack, [("reader", 50)])
         stack.uic[0].stop()
         for count in CANDIDATES:
@@ -167,7 +171,7 @@ def candidates(sizes: Sizes) -> list[dict[str, Any]]:
 
 def starting(sizes: Sizes) -> dict[str, float]:
     """Seconds from the start of a process until it is ready, median."""
-    with running() as stack:
+    with running(bundle=sizes.bundle) as stack:
         return {
             f"{kind}_ready_s": statistics.median(seconds_to_ready(member) for _ in range(sizes.starts))
             for kind, member in (("uic", stack.uic[0]), ("rtp", stack.rtp[0]))
@@ -253,6 +257,11 @@ def shared_out(stack: Stack) -> bool:
     return all(owned) and sum(owned) == stack.options.partitions
 
 
+def events_at(stack: Stack, rate: float) -> AbstractContextManager[object]:
+    """Events at a rate, as long as the body runs."""
+    return feeding(stack.addresses.bootstrap, stack.addresses.topic, rate, stack.options.bundle)
+
+
 def covered(stack: Stack, events: int, within_s: float) -> None:
     """Wait until `events` records are committed."""
     until(lambda: absorbed(stack) >= events, f"{events:,} events are folded", within_s=within_s, every_s=0.02)
@@ -278,7 +287,7 @@ def seconds_to_ready(member: Server) -> float:
 
 def measure(sizes: Sizes, phases: Iterable[str]) -> dict[str, Any]:
     """The record of some phases."""
-    bundle = load_bundle(BUNDLE)
+    bundle = load_bundle(sizes.bundle)
     record: dict[str, Any] = {
         "machine": machine(),
         "commit": commit(),
@@ -299,10 +308,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m loadtest.scale", description=__doc__)
     parser.add_argument("--only", action="append", choices=list(PHASES), help="measure these only; nothing is written")
     parser.add_argument("--output", type=Path, help="folder of the JSON file (default: results/<date>_scale)")
+    parser.add_argument("--bundle", type=Path, default=BUNDLE, help="folder (default: %(default)s)")
     parser.add_argument("--broker-pid", type=int, help="of the Kafka of KAFKA_BOOTSTRAP_SERVERS, where it runs here")
     asked = parser.parse_args(arguments)
     with signals_unwind():
-        record = measure(Sizes(broker_pid=asked.broker_pid), asked.only or PHASES)
+        record = measure(Sizes(bundle=asked.bundle, broker_pid=asked.broker_pid), asked.only or PHASES)
     if not asked.only:
         written = (asked.output or dated("scale")) / "scale.json"
         written.parent.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ COSTS = Costs(
     entry_bytes=260,
     written_bytes=120,
 )
-DEMAND = Demand(users=290e6, events_per_s=50e3, requests_per_s=20e3)
+DEMAND = Demand(users=290e6, events_per_s=50e3, requests_per_s=20e3, state_bytes=1640)
 demands = st.builds(
     Demand,
     users=st.floats(0, 1e10),
@@ -116,6 +116,7 @@ def test_the_newest_record_is_taken_and_without_one_the_command_says_how_to_make
 @pytest.mark.parametrize("wrong", [["--users", "1"], ["--users", "-1", "--events-per-s", "1", "--requests-per-s", "1"]])
 def test_a_demand_that_is_not_whole_or_negative_is_refused(wrong: list[str], tmp_path: Path) -> None:
     costs = tmp_path / "scale.json"
-    costs.write_text(json.dumps({"machine": {"cpu": "x", "cores": 2}, "commit": "x"}))
+    known = {"machine": {"cpu": "x", "cores": 2}, "commit": "x", "bundle": "x/1", "state_bytes": 1640}
+    costs.write_text(json.dumps(known))
     with pytest.raises(SystemExit):
         capacity.main([*wrong, "--costs", str(costs)])
