@@ -49,6 +49,7 @@ RATES = (500, 2_000, 8_000)
 """Events a second of the steady phases."""
 CANDIDATES = (1, 25, 100, 400)
 HISTORY = 20
+"""Events of each user whose snapshot is measured."""
 DURABILITY = ("off", "everysec", "always")
 
 
