@@ -67,7 +67,7 @@ def scoring(path: Path, history: int, candidates: int) -> Callable[[], NDArray[n
     bundle, random = load_bundle(path), np.random.default_rng(0)
     head, state = open_head(bundle), folded(bundle, history, random)
     items, categories = (random.choice(table.ids, candidates) for table in (bundle.items, bundle.categories))
-    vectors, context = bundle.vectors(items, categories), np.zeros(len(bundle.manifest.context), np.float32)
+    vectors, context = bundle.candidates(items, categories), bundle.request.vector({}, {}).values
     known: dict[str, NDArray[Any]] = {}
     now_ms = time.time_ns() // 10**6
     if (sketch := bundle.sketch) is not None:

@@ -9,7 +9,8 @@ import pytest
 from loadtest.heads import Timing, in_turn, main, table
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-BUNDLES = [str(FIXTURES / f"bundle_tiny{kind}/tiny{kind.replace('_', '-')}/1") for kind in ("", "_sketch", "_dien")]
+KINDS = "", "_sketch", "_fields", "_dien"
+BUNDLES = [str(FIXTURES / f"bundle_tiny{kind}/tiny{kind.replace('_', '-')}/1") for kind in KINDS]
 
 
 def test_every_kind_of_bundle_is_timed(capsys: pytest.CaptureFixture[str]) -> None:

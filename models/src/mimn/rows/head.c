@@ -108,7 +108,7 @@ enum { KIND = 1, OUT, A, B, A_IS_WIDE, B_IS_WIDE, SIZES, OUT_STRIDES = SIZES + 3
 /* Of PRODUCT, and of each of its pieces: their sum is the result, which has SUMMANDS' numbers added. */
 enum { ROWS = 3, COLUMNS, SUMMAND, SUMMAND_IS, SUMMAND_ROW, SUMMAND_COLUMN, PIECES, FIRST_PIECE };
 enum { LEFT, LEFT_ROW, LEFT_STEP, RIGHT, RIGHT_STEP, RIGHT_GROUP, INNER, PIECE_SIZE };
-enum { GROUP = 8 }; /* columns of a matrix on the right */
+enum { GROUP = 8 }; /* columns of a matrix on the right, as in mimn.rows.head_values */
 enum { NO_SUMMAND, USERS_SUMMAND, WIDE_SUMMAND };
 
 /* -- once, for the user -- */

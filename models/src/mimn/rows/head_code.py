@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.rows.head_values import Value, axes_of, pieces_of, strides_of
+from mimn.rows.head_values import GROUP, Value, axes_of, pieces_of, strides_of
 from mimn.rows.onnx_file import NotReadable
 from mimn.rows.rooms import reused_rooms
 
@@ -59,8 +59,6 @@ ROOM = 16
 """A user's values have room up to the next multiple of this many numbers."""
 MOST_NUMBERS = 1 << 24
 """Of a user, and of a candidate."""
-GROUP = 8
-"""Columns of a product that are summed together."""
 _AXES, _PIECE = 3, 7
 _OF_USER_ONLY, _OF_CANDIDATES_ONLY = {Op.POW}, {Op.SOFTMAX}
 
@@ -189,11 +187,10 @@ class HeadCode:
 
     def for_each(self, a: Value, sizes: Sequence[int], lead: int) -> Value:
         """A user's value as one of each candidate. `sizes`: from the candidates' axis on; 1: as the value's."""
-        axes = axes_of(a, max(a.rank, lead + len(sizes)))
-        if len(axes) > lead + len(sizes) or any(n > 1 for n, _ in axes[: lead + 1]):
-            raise NotReadable(f"{a.shape} for each candidate as {list(sizes)}")
+        axes = axes_of(a, lead + len(sizes))
         own = axes[lead:]
-        if any(n != size and 1 not in (n, size) for (n, _), size in zip(own, sizes, strict=True)):
+        fits = len(own) == len(sizes) and all(n == 1 for n, _ in axes[: lead + 1])
+        if not fits or any(n not in (1, size) and size != 1 for (n, _), size in zip(own, sizes, strict=True)):
             raise NotReadable(f"{a.shape} for each candidate as {list(sizes)}")
         out = self.new(wide=True, shape=[max(n, size) for (n, _), size in zip(own, sizes, strict=True)], lead=lead)
         steps = [step if n > 1 else 0 for n, step in own]

@@ -11,6 +11,9 @@ import numpy as np
 
 from mimn.rows.onnx_file import NotReadable
 
+GROUP = 8
+"""Columns of a product that are summed together, as in head.c."""
+
 
 @dataclass(frozen=True, slots=True)
 class Value:
@@ -27,8 +30,8 @@ class Value:
     """Axes, of one, before the candidates'."""
     cells: bool = False
     """Not numbers: the places of cells, in the input of this `place`."""
-    group: int = 8
-    """Of a matrix on the right of a product: from 8 columns to the next 8."""
+    group: int = GROUP
+    """Of a matrix on the right of a product: from `GROUP` columns to the next."""
 
     @property
     def rank(self) -> int:
