@@ -25,6 +25,7 @@ from uic.core.staged_values import StagedValues, States
 from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable
 from uic.settings import RedisSettings
 from uic.store import CHUNK_STATES, RedisStore
+from uic.transaction import Sent
 
 KEYS = Keys("0011223344556677-0", "contract")
 USER = "ann {with} braces:and:é"
@@ -241,18 +242,75 @@ def test_what_is_written_where_is_what_the_formats_say(valkey_store: tuple[Redis
     assert client.ttl("contract:{0011223344556677-0.3}:s:ann") == -1
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_server_that_forgot_the_script_is_sent_it_again(mode: str, request: pytest.FixtureRequest) -> None:
+@pytest.fixture(params=MODES)
+def watched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
+    mode = request.param
     server: Valkey = request.getfixturevalue("server" if mode == "single" else "cluster")
-    keys = Keys("0011223344556677-0", f"forgotten-{mode}")
-    store = RedisStore(RedisSettings(url=server.address, mode="single" if mode == "single" else "cluster"), keys)
-    with redis.Redis.from_url(server.address, protocol=2) as client:
-        for partitions in ([0], [1, 2, 3]):  # one commit, and a pipeline of several
-            client.script_flush()
-            commits = [Commit(p, ABSENT, b"p1", ((USER, b"s1"),)) for p in partitions]
-            assert store.commit(commits) == [Written()] * len(partitions)
-            assert store.commit(commits) == [Refused(b"p1")] * len(partitions)
-    store.close()
+    client = redis.Redis.from_url(server.address, protocol=2)
+    client.flushall()
+    found = Watched(RedisStore(RedisSettings(url=server.address, mode=mode), KEYS), client)
+    exchange = store_module._exchange
+
+    def interrupted(connection: Any, sent: Sent) -> list[Any]:
+        replies = exchange(connection, sent)
+        if b"WATCH" in sent.pieces[0] and b"MGET" in sent.pieces[0]:
+            found.after_look(client)
+        return replies
+
+    monkeypatch.setattr(store_module, "_exchange", interrupted)
+    yield found
+    found.store.close()
+    client.close()
+
+
+@dataclass
+class Watched:
+    """A store, and what happens each time that it has looked and not written yet."""
+
+    store: RedisStore
+    client: redis.Redis
+    after_look: Callable[[redis.Redis], object] = lambda client: None
+
+
+def test_a_record_that_changes_after_it_was_read_is_not_replaced_and_the_others_are(watched: Watched) -> None:
+    commits = [Commit(p, ABSENT, b"p1", ((USER, b"s1"),), created=1) for p in range(3)]
+    watched.after_look = lambda client: client.set(KEYS.progress(1), b"another")
+    assert watched.store.commit(commits) == [Written(), Refused(b"another"), Written()]
+    assert watched.store.read_progress(range(3)) == {0: b"p1", 1: b"another", 2: b"p1"}
+    assert watched.store.load([(p, [USER]) for p in range(3)]) == [[b"s1"], [None], [b"s1"]]
+    assert [watched.store.lists(p, [USER]) for p in range(3)] == [[True], [False], [True]]
+
+
+def test_a_store_that_is_emptied_after_the_records_were_read_keeps_nothing_of_the_commit(watched: Watched) -> None:
+    assert watched.store.commit([Commit(0, ABSENT, b"p1", ((USER, b"s1"),))]) == [Written()]
+    watched.after_look = lambda client: client.flushall()
+    assert watched.store.commit([Commit(0, b"p1", b"p2", ((USER, b"s2"),))]) == [Refused(ABSENT)]
+    assert watched.client.dbsize() == 0
+
+
+def test_a_record_that_is_touched_each_time_has_no_answer_and_nothing_is_written(watched: Watched) -> None:
+    assert watched.store.commit([Commit(0, ABSENT, b"p1")]) == [Written()]
+    watched.after_look = lambda client: client.set(KEYS.progress(0), b"p1")
+    [answer] = watched.store.commit([Commit(0, b"p1", b"p2", ((USER, b"s2"),))])
+    assert isinstance(answer, NoAnswer)
+    assert (watched.store.read_progress([0]), watched.store.load([(0, [USER])])) == ({0: b"p1"}, [[None]])
+    watched.after_look = lambda client: None
+    assert watched.store.commit([Commit(0, b"p1", b"p2", ((USER, b"s2"),))]) == [Written()]
+
+
+def test_a_partition_whose_list_is_none_has_no_answer_and_the_others_are_written(watched: Watched) -> None:
+    watched.client.set(KEYS.users(1), b"no list")
+    commits = [Commit(p, ABSENT, b"p1", ((USER, b"s1"),), created=1) for p in range(3)]
+    first, broken, last = watched.store.commit(commits)
+    assert (first, last) == (Written(), Written())
+    assert isinstance(broken, NoAnswer)
+    assert "WRONGTYPE" in broken.detail
+    assert watched.store.read_progress(range(3)) == {0: b"p1", 1: ABSENT, 2: b"p1"}
+
+
+def test_commits_of_one_partition_follow_each_other(subject: Subject) -> None:
+    commits = [Commit(0, ABSENT, b"p1"), Commit(0, b"p1", b"p2", ((USER, b"s"),)), Commit(0, b"p1", b"p3")]
+    assert subject.store.commit(commits) == [Written(), Written(), Refused(b"p2")]
 
 
 @pytest.mark.servers

@@ -1,5 +1,5 @@
 /* States as they are stored, and the commands that store them. The twins of these functions are mimn.state.codec and
- * uic.script. */
+ * uic.transaction. */
 #include <immintrin.h>
 #include <stdint.h>
 #include <string.h>
@@ -110,21 +110,14 @@ static u8 *begun(u8 *to, i64 size) {
 
 static inline u8 *ended(u8 *to) { return copied(to, (const u8 *)"\r\n", 2); }
 
-/* Commands that each name n states and then give their values: a text, the names, another text, and the values, nothing for a
- * state that is in a row below 0. `text` has those two texts and then the names, `number` has n, the sizes of these n + 2 and the
- * rows, command after command. Returns how many bytes were written. */
-i64 states_frame(const staged *s, u8 *out, const u8 *text, const i64 *number, i64 commands) {
+/* n names and the states that they get, in turn, as strings; without those whose row is below 0. `text` has the names, `number` their
+ * sizes and then the rows. Returns how many bytes were written. */
+i64 states_frame(const staged *s, u8 *out, const u8 *text, const i64 *number, i64 n) {
     u8 *to = out;
-    while (commands--) {
-        i64 n = *number++;
-        const i64 *size = number, *row = number + n + 2;
-        const u8 *before = text, *between = before + size[0];
-        text = between + size[1];
-        to = copied(to, before, size[0]);
-        for (i64 i = 2; i < n + 2; text += size[i++]) to = ended(copied(begun(to, size[i]), text, size[i]));
-        to = copied(to, between, size[1]);
-        for (i64 i = 0; i < n; i++) to = ended(row[i] < 0 ? begun(to, 0) : encoded(begun(to, s->size), s, row[i]));
-        number = row + n;
-    }
+    for (i64 i = 0; i < n; text += number[i++])
+        if (number[n + i] >= 0) {
+            to = ended(copied(begun(to, number[i]), text, number[i]));
+            to = ended(encoded(begun(to, s->size), s, number[n + i]));
+        }
     return to - out;
 }

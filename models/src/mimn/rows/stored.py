@@ -6,7 +6,6 @@ import ctypes
 from array import array
 from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,28 +39,21 @@ def encode(built: ctypes.CDLL, states: Staged) -> list[bytes]:
     return stored_values(rows)
 
 
-class Command(NamedTuple):
-    """A command of the store that names states and then gives their values."""
+def frame(built: ctypes.CDLL, states: Staged, names: Sequence[bytes], rows: Sequence[int]) -> memoryview:
+    """Names and the states that they get, in turn, as the strings of a command of the store (`uic.transaction`).
 
-    texts: Sequence[bytes]
-    """What is sent before the names, what is sent between names and values, and the names. [2 + n]"""
-    rows: Sequence[int]
-    """Which state each name gets; below 0: an empty value. [n]"""
-
-
-def frame(built: ctypes.CDLL, states: Staged, commands: Sequence[Command]) -> memoryview:
-    """Commands as they are sent (`uic.script`), with states in their places. All rows exist."""
-    texts: list[bytes] = []
-    numbers: list[int] = []
-    for own, rows in commands:
-        if len(own) != 2 + len(rows):
-            raise ValueError(f"{len(own)} texts are not those of a command of {len(rows)} states")
-        texts += own
-        numbers += (len(rows), *map(len, own), *rows)
-    data, integers, source = b"".join(texts), array("q", numbers).tobytes(), _source(states)
-    n = len(texts) - 2 * len(commands)
-    out = np.empty(len(data) + n * (source.size + 2 * _FRAMING), np.uint8)
-    filled = built.states_frame(ctypes.addressof(source), address(out), data, integers, len(commands))
+    Args:
+        built: the library.
+        states: of a round.
+        names: keys of the store. [n]
+        rows: which state each gets; below 0: none, and the name is left out. All others exist. [n]
+    """
+    if len(names) != len(rows):
+        raise ValueError(f"{len(names)} names and {len(rows)} states")
+    text, integers = b"".join(names), array("q", (*map(len, names), *rows)).tobytes()
+    source = _source(states)
+    out = np.empty(len(text) + len(names) * (source.size + 2 * _FRAMING), np.uint8)
+    filled = built.states_frame(ctypes.addressof(source), address(out), text, integers, len(names))
     return out.data[:filled]
 
 

@@ -81,7 +81,7 @@ class Metrics:
         # Protocol
         self.commits = Counter(
             "uic_commits",
-            "Answers of the commit script, by outcome: ok, arrived_before, ownership_lost, store_behind, unknown.",
+            "Commits, by outcome: ok, arrived_before, ownership_lost, store_behind, unknown.",
             ["outcome"],
             registry=r,
         )

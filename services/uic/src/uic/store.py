@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from importlib.resources import files
 from itertools import islice, starmap
 from time import monotonic
 from typing import Any
@@ -21,15 +22,15 @@ from hiredis import pack_command
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import parse_url
-from redis.exceptions import NoScriptError, RedisClusterException, ResponseError
+from redis.exceptions import RedisClusterException, ResponseError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from mimn.state import Keys
 from uic.core.commit import ABSENT, Answer, Commit, NoAnswer, Refused, StatesLost, Written
 from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable
-from uic.script import BY_NAME, BY_TEXT, SCRIPT, SCRIPT_NAME, Commands
 from uic.settings import RedisSettings
+from uic.transaction import Sent, Transactions, first
 
 CHUNK_STATES = 256
 SENTINELS_AGAIN_S = 60.0
@@ -37,6 +38,9 @@ SENTINELS_AGAIN_S = 60.0
 FAILURES = (redis.RedisError, RedisClusterException, OSError)
 """What redis-py raises when there is no answer; for an unreachable cluster it is not a subclass of `RedisError`."""
 IDENTITY = re.compile(r"[0-9a-f]{16}")
+REPLACE = files("uic").joinpath("replace.lua").read_text()
+UNWATCH = Sent([pack_command(("UNWATCH",))], 1)
+CHANGING = NoAnswer("progress was changed again and again meanwhile")
 _WRITTEN = Written()
 _GIVEN_UP = NoAnswer("not tried: an earlier commit had no answer")
 
@@ -57,7 +61,7 @@ class RedisStore:
         self._idle: list[Any] = []
         """Connections that this store keeps for exchanges; `list` is safe between threads."""
         self._sentinels_due = 0.0
-        self._commands = Commands(keys)
+        self._transactions = Transactions(keys)
 
     @cached_property
     def client(self) -> Any:
@@ -80,7 +84,7 @@ class RedisStore:
                 )
 
     def claim_namespace(self, partitions: int, topic: str) -> str:
-        """See `StateStore`. Each write is one atomic script, so a store that is emptied at any time is claimed
+        """See `StateStore`. Each write is one atomic compare-and-set, so a store that is emptied at any time is claimed
         completely or not at all, and a reported conflict is always with what was stored. A store that is emptied while
         this process runs gets its identity back."""
         ours = {"partitions": partitions, "topic": topic}
@@ -105,8 +109,7 @@ class RedisStore:
         """Replace the namespace's meta if it is the expected one (`ABSENT`: none); returns what is stored
         afterwards."""
         record = json.dumps(new).encode()
-        reply = self.client.eval(SCRIPT, 1, self._keys.meta, expected, record)
-        return record if reply == 1 else bytes(reply)
+        return replace(self.client, self._keys.meta, expected, record)
 
     def read_progress(self, partitions: Collection[int]) -> dict[int, bytes]:
         """See `StateStore`. Asked every few seconds, so it also notices when Sentinel names another master and the one
@@ -126,7 +129,7 @@ class RedisStore:
 
     def load(self, wanted: Sequence[tuple[int, Sequence[str]]]) -> list[list[bytes | None]]:
         """See `StateStore`."""
-        names = [[self._commands.names(p).state + user for user in users] for p, users in wanted]
+        names = [[self._transactions.names(p).state + user for user in users] for p, users in wanted]
         with _named("load states"):
             if self._clustered:  # one MGET per partition: its keys share a slot
                 return [self.client.mget(some) if some else [] for some in names]
@@ -189,67 +192,71 @@ class RedisStore:
             self.client.close()
 
     def _commit_chunk(self, chunk: Sequence[Commit]) -> list[Answer]:
+        if not self._clustered:
+            return self._transact(self.client.connection_pool, chunk)
+        return [answer for commit in chunk for answer in self._transact_in_cluster(commit)]
+
+    def _transact_in_cluster(self, commit: Commit) -> list[Answer]:
+        """Each partition may be on another node. One that has moved has no answer: reading its progress, which the
+        fold does next, finds the node."""
         try:
-            if self._clustered:  # each partition may be on another node
-                replies = [self._run(commit) for commit in chunk]
-            else:
-                framed = self._commands.framed
-                replies = [
-                    self._exchange(framed([commit], BY_TEXT), 1)[0] if isinstance(reply, NoScriptError) else reply
-                    for commit, reply in zip(chunk, self._exchange(framed(chunk, BY_NAME), len(chunk)), strict=True)
-                ]
+            node = self.client.get_node_from_key(self._transactions.names(commit.partition).progress)
+            pool = self.client.get_redis_connection(node).connection_pool
         except FAILURES as error:
-            return [NoAnswer(_describe(error))] * len(chunk)
-        return [_answer(reply, commit) for reply, commit in zip(replies, chunk, strict=True)]
+            return [NoAnswer(_describe(error))]
+        return self._transact(pool, [commit])
+
+    def _transact(self, pool: Any, commits: Sequence[Commit]) -> list[Answer]:
+        """Answers to commits of different partitions that are written together."""
+        answers: dict[int, Answer] = {}
+        left = list(commits)
+        try:
+            with self._connected_to(pool) as connection:
+                for _ in range(1 + len(commits)):  # each time that EXEC writes nothing, a commit is refused next
+                    answers |= _refusals(left, _exchange(connection, self._transactions.look(left)))
+                    left = [commit for commit in left if commit.partition not in answers]
+                    if not left:
+                        _exchange(connection, UNWATCH)
+                        break
+                    *queued, executed = _exchange(connection, self._transactions.write(left))
+                    if executed is not None:
+                        answer = _executed(queued, executed)
+                        answers |= {commit.partition: answer for commit in left}
+                        break
+        except FAILURES as error:
+            unknown = NoAnswer(_describe(error))
+            return [answers.get(commit.partition, unknown) for commit in commits]
+        return [answers.get(commit.partition, CHANGING) for commit in commits]
 
     def _ask(self, *command: Any) -> Any:
-        """The reply to one command. Whatever the fold thread asks again and again goes through `_exchange`: a further
-        connection of redis-py's pool would look as if the store had been away."""
-        [reply] = self._exchange([pack_command(command)], 1)
+        """The reply to one command. Whatever the fold thread asks again and again shares a connection: a further one of
+        redis-py's pool would look as if the store had been away."""
+        with self._connected_to(self.client.connection_pool) as connection:
+            [reply] = _exchange(connection, Sent([pack_command(command)], 1))
         if isinstance(reply, ResponseError):
             raise reply
         return reply
 
-    def _exchange(self, pieces: Sequence[bytes | memoryview], commands: int) -> list[Any]:
-        """The replies to commands that are sent in as few pieces as possible, error replies among them. redis-py's
-        pipeline costs twice as much, and sends a few kilobytes at a time, for each of which the server wakes up."""
-        connection = self._connection()
+    @contextmanager
+    def _connected_to(self, pool: Any) -> Iterator[Any]:
+        """A connection: the one of an earlier exchange, if it still stands, and to the master that is known; asking the
+        pool for it each time costs as much as the exchange."""
+        connection = self._idle.pop() if self._idle else None
+        if connection is not None and not _stands(connection, pool):
+            connection.disconnect()
+            pool.release(connection)
+            connection = None
+        connection = connection or pool.get_connection()
         try:
-            connection.send_packed_command(pieces)
-            replies = [_reply(connection) for _ in range(commands)]
+            yield connection
         except BaseException:
             connection.disconnect()  # replies that are not read would be taken for those of later commands
-            self.client.connection_pool.release(connection)
+            pool.release(connection)
             raise
-        self._idle.append(connection)
-        return replies
-
-    def _connection(self) -> Any:
-        """The one of an earlier exchange, if it still stands, and to the master that is known; asking the pool for it
-        each time costs as much as the exchange."""
-        pool = self.client.connection_pool
-        try:
-            connection = self._idle.pop()
-        except IndexError:
-            return pool.get_connection()
-        try:
-            stands = pool.owns_connection(connection) and not connection.can_read()
-        except FAILURES:
-            stands = False
-        if stands:
-            return connection
-        connection.disconnect()
-        pool.release(connection)
-        return pool.get_connection()
-
-    def _run(self, commit: Commit) -> object:
-        """The script's reply. A server that does not know the script, because it is new or restarted, is sent its text,
-        and knows it from then on."""
-        arguments = self._commands.arguments(commit)
-        try:
-            return self.client.evalsha(SCRIPT_NAME, *arguments)
-        except NoScriptError:
-            return self.client.eval(SCRIPT, *arguments)
+        if self._clustered:
+            pool.release(connection)
+        else:
+            self._idle.append(connection)
 
     def info(self, section: str) -> list[dict[str, Any]]:
         """A section of INFO, of each master.
@@ -320,17 +327,39 @@ def _hosts(addresses: str) -> list[tuple[str, int]]:
 
 
 def _chunks(commits: Sequence[Commit]) -> Iterator[list[Commit]]:
-    """In order, each with at most `CHUNK_STATES` states unless a single commit has more."""
+    """In order, each of different partitions and with at most `CHUNK_STATES` states unless a single commit has more."""
     chunk: list[Commit] = []
+    partitions: set[int] = set()
     states = 0
     for commit in commits:
-        if chunk and states + len(commit.values) > CHUNK_STATES:
+        if chunk and (states + len(commit.values) > CHUNK_STATES or commit.partition in partitions):
             yield chunk
-            chunk, states = [], 0
+            chunk, partitions, states = [], set(), 0
         chunk.append(commit)
+        partitions.add(commit.partition)
         states += len(commit.values)
     if chunk:
         yield chunk
+
+
+def replace(client: Any, key: str, expected: bytes, new: bytes) -> bytes:
+    """Replace a record if it is the expected one (`b""`: none), in one step; returns what is stored afterwards."""
+    reply = client.eval(REPLACE, 1, key, expected, new)
+    return new if reply == 1 else bytes(reply)
+
+
+def _stands(connection: Any, pool: Any) -> bool:
+    try:
+        return bool(pool.owns_connection(connection) and not connection.can_read())
+    except FAILURES:
+        return False
+
+
+def _exchange(connection: Any, sent: Sent) -> list[Any]:
+    """The replies, error replies among them. redis-py's pipeline costs twice as much, and sends a few kilobytes at a
+    time, for each of which the server wakes up."""
+    connection.send_packed_command(sent.pieces)
+    return [_reply(connection) for _ in range(sent.replies)]
 
 
 def _reply(connection: Any) -> Any:
@@ -340,14 +369,30 @@ def _reply(connection: Any) -> Any:
         return error
 
 
-def _answer(reply: object, commit: Commit) -> Answer:
-    if reply == 1:
-        return _WRITTEN
-    if isinstance(reply, bytes):
-        return Refused(reply)
-    if isinstance(reply, list):
-        return StatesLost(tuple(commit.values[at][0] for at in reply))
-    return NoAnswer(_describe(reply))
+def _refusals(commits: Sequence[Commit], replies: Sequence[Any]) -> dict[int, Answer]:
+    """Why some of the commits cannot be written, by partition, given the replies to `Transactions.look`."""
+    watched, stored, *known = replies
+    for reply in (watched, stored):
+        if isinstance(reply, ResponseError):
+            return {commit.partition: NoAnswer(_describe(reply)) for commit in commits}
+    found: dict[int, Answer] = {}
+    listed = iter(known)
+    for commit, record in zip(commits, stored, strict=True):
+        had_state = next(listed) if first(commit) else []
+        if isinstance(had_state, ResponseError):
+            found[commit.partition] = NoAnswer(_describe(had_state))
+        elif (record or ABSENT) != commit.expected:
+            found[commit.partition] = Refused(record or ABSENT)
+        elif 1 in had_state[: commit.created]:
+            lost = [commit.values[at][0] for at in range(commit.created) if had_state[at]]
+            found[commit.partition] = StatesLost(tuple(lost))
+    return found
+
+
+def _executed(queued: Sequence[Any], executed: Any) -> Answer:
+    """The answer to commits, given the replies to `Transactions.write`: all written, or an error that does not say."""
+    replies = [*queued, *(executed if isinstance(executed, list) else [executed])]
+    return next((NoAnswer(_describe(reply)) for reply in replies if isinstance(reply, ResponseError)), _WRITTEN)
 
 
 def _describe(error: object) -> str:

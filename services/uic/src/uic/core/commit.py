@@ -1,7 +1,7 @@
 """What a commit asks the store to write, what the store may answer, and what follows from an answer.
 
-The script writes a partition's states and its progress if, and only if, the whole stored progress record is the one
-that the session read or wrote last. So a refusal returns a record, and comparing it with ours tells what happened.
+A partition's states and its progress are written if, and only if, the whole stored progress record is the one that the
+session read or wrote last. So a refusal has that record, and comparing it with ours tells what happened.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@
     2 decode   records to operations; records that are no events to the dead letters, acknowledged before 5
     3 load     states that the session lacks; absent or of another lineage: the initial state
     4 fold     in waves, pooled over partitions, into a round's own rows
-    5 commit   per partition one atomic script: if progress is what we read, states, then progress
+    5 commit   one atomic write: if a partition's progress is what we read, its states and its progress
     6 advise   the next offset to the group coordinator, for lag tools and as a sign of life
 
-`turn` is these six steps. Results are adopted after the script's OK; every other outcome of 5 ends the session, or
+`turn` is these six steps. Results are adopted once they are written; every other outcome of 5 ends the session, or
 keeps the batch until it is known what became of it (`settlement`). How a partition comes to be read is `take_up`.
 
 One thread calls `turn` and owns all of this; `status` and `resolve` may be called from any.

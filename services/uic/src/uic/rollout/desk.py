@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.resources import files
 from typing import Any, Final
 
 from mimn.release import (
@@ -16,8 +15,8 @@ from mimn.release import (
     encode_record,
     record_key,
 )
+from uic.store import replace
 
-SCRIPT: Final = files("uic.rollout").joinpath("replace.lua").read_text()
 TRIES: Final = 5
 
 
@@ -80,10 +79,10 @@ class Desk:
             raise Refused(
                 f"the record would have {len(value)} bytes, {MAX_RECORD_BYTES} are allowed: `rollout gc` first"
             )
-        reply = self._client.eval(SCRIPT, 1, self._key, expected, value)
-        if reply != 1 and bytes(reply) != value:
-            stored = self._decoded(bytes(reply))
-            at = "gone" if stored is None else f"at revision {stored.revision}"
+        stored = replace(self._client, self._key, expected, value)
+        if stored != value:
+            found = self._decoded(stored)
+            at = "gone" if found is None else f"at revision {found.revision}"
             raise Conflict(f"the record was changed by another command meanwhile, and is {at} now: look again")
         return after
 

@@ -1,4 +1,4 @@
--- Replace the rollout record if it is the expected one. The only way in which it changes.
+-- Replace a record if it is the expected one: the only way in which the rollout record and what a namespace says of itself change.
 --   KEYS[1] the record
 --   ARGV[1] expected record ('' = must be absent), ARGV[2] new record
 -- Returns 1 when written, else the stored record ('' = absent).

@@ -1,0 +1,142 @@
+"""Commits as the store is sent them: one transaction for several, each of another partition.
+
+    WATCH progress…                    if one of them changes after this, EXEC writes nothing
+    MGET progress…                     is each the record that its commit expects?
+    SMISMEMBER users user…             did users have a state whose state was not found?
+
+    MULTI
+      UNLINK users                     a lineage begins: no user has a state
+      SADD users user…                 users with their first state
+      MSET progress record… state value…
+      DEL state… bad, SREM users user… erased users: what was set aside may hold copies of their states that
+                                       can no longer be told apart, so all of that goes with them
+    EXEC                               nil: a progress record was changed, nothing is written
+
+A script could do this in one exchange, but the server's Lua hashes every byte of its arguments: with states of 6 KB
+that is two thirds of Redis's time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple, cast
+
+from hiredis import pack_command
+
+from mimn.rows.library import library
+from mimn.rows.stored import frame
+from mimn.state import Keys
+from uic.core.commit import Commit
+from uic.core.staged_values import StagedValues, States
+
+
+class Sent(NamedTuple):
+    """Commands as they are sent."""
+
+    pieces: list[bytes | memoryview]
+    """Few, so that the server wakes up for few."""
+    replies: int
+
+
+class Names(NamedTuple):
+    """The keys of a partition."""
+
+    progress: str
+    bad: str
+    """What was set aside."""
+    users: str
+    """Who has a state."""
+    state: str
+    """How its states' keys begin."""
+    state_encoded: bytes
+
+
+class Transactions:
+    """Those of one namespace."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self._names: dict[int, Names] = {}
+
+    def names(self, partition: int) -> Names:
+        """Of a partition."""
+        found = self._names.get(partition)
+        if found is None:
+            keys, state = self._keys, self._keys.state(partition, "")
+            names = keys.progress(partition), keys.bad(partition), keys.users(partition)
+            found = self._names[partition] = Names(*names, state, state.encode())
+        return found
+
+    def look(self, commits: Sequence[Commit]) -> Sent:
+        """What is asked before anything is written: WATCH, MGET, and SMISMEMBER for each commit with `first` users."""
+        progress = [self.names(commit.partition).progress for commit in commits]
+        asked: list[tuple[Any, ...]] = [("WATCH", *progress), ("MGET", *progress)]
+        asked += [("SMISMEMBER", self.names(c.partition).users, *first(c)) for c in commits if first(c)]
+        return Sent([_packed(asked)], len(asked))
+
+    def write(self, commits: Sequence[Commit]) -> Sent:
+        """From MULTI to EXEC, each of another partition. C encodes the states of a round into their places."""
+        before: list[tuple[Any, ...]] = [("MULTI",)]
+        after: list[tuple[Any, ...]] = []
+        records, strings = [], 1
+        for commit in commits:
+            names, erased = self.names(commit.partition), _erased(commit.values)
+            if commit.begins_lineage:
+                before.append(("UNLINK", names.users))
+            if first(commit):
+                before.append(("SADD", names.users, *first(commit)))
+            if erased:
+                after.append(("DEL", *[names.state_encoded + user for user in erased], names.bad))
+                after.append(("SREM", names.users, *erased))
+            records.append(_string(names.progress.encode()) + _string(commit.progress))
+            strings += 2 * (1 + len(commit.values) - len(erased))
+        states = [self._states(of, some) for of, some in groupby(commits, _round_of)]
+        mset = b"*%d\r\n$4\r\nMSET\r\n%b" % (strings, b"".join(records))
+        return Sent([_packed(before) + mset, *states, _packed([*after, ("EXEC",)])], len(before) + len(after) + 2)
+
+    def _states(self, of: States | None, commits: Iterable[Commit]) -> bytes | memoryview:
+        """The names and values of the states of commits, those of one round or of none."""
+        built = None if of is None else library()
+        if of is None or built is None:
+            values = [(self.names(c.partition).state + user, value) for c in commits for user, value in c.values]
+            return b"".join(_string(name.encode()) + _string(value) for name, value in values if value is not None)
+        names: list[bytes] = []
+        rows: list[int] = []
+        for commit in commits:
+            values_of, state = cast("StagedValues", commit.values), self.names(commit.partition).state_encoded
+            names += [state + key for key in values_of.keys]
+            rows += values_of.rows
+        return frame(built, of.staged, names, rows)
+
+
+def first(commit: Commit) -> list[bytes]:
+    """The users of a commit who are added to the list of those with a state."""
+    n = commit.created + commit.listed
+    if not n:
+        return []
+    if isinstance(commit.values, StagedValues):
+        return commit.values.keys[:n]
+    return [user.encode() for user, _ in commit.values[:n]]
+
+
+def _erased(values: Sequence[tuple[str, bytes | None]]) -> list[bytes]:
+    if isinstance(values, StagedValues):
+        if min(values.rows, default=0) >= 0:
+            return []
+        return [key for key, row in zip(values.keys, values.rows, strict=True) if row < 0]
+    return [user.encode() for user, value in values if value is None]
+
+
+def _round_of(commit: Commit) -> States | None:
+    return commit.values.states if isinstance(commit.values, StagedValues) else None
+
+
+def _packed(commands: Sequence[tuple[Any, ...]]) -> bytes:
+    """Commands without states: hiredis is slow with large values, for it writes into a buffer that grows."""
+    return b"".join(map(pack_command, commands))
+
+
+def _string(value: bytes) -> bytes:
+    """As a part of a command."""
+    return b"$%d\r\n%b\r\n" % (len(value), value)
