@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -298,7 +300,9 @@ def test_a_record_that_is_touched_each_time_has_no_answer_and_nothing_is_written
     assert watched.store.commit([Commit(0, b"p1", b"p2", ((USER, b"s2"),))]) == [Written()]
 
 
-def test_a_partition_whose_list_is_none_has_no_answer_and_the_others_are_written(watched: Watched) -> None:
+def test_a_partition_whose_list_of_users_is_not_a_set_has_no_answer_and_the_others_are_written(
+    watched: Watched,
+) -> None:
     watched.client.set(KEYS.users(1), b"no list")
     commits = [Commit(p, ABSENT, b"p1", ((USER, b"s1"),), created=1) for p in range(3)]
     first, broken, last = watched.store.commit(commits)
@@ -306,6 +310,35 @@ def test_a_partition_whose_list_is_none_has_no_answer_and_the_others_are_written
     assert isinstance(broken, NoAnswer)
     assert "WRONGTYPE" in broken.detail
     assert watched.store.read_progress(range(3)) == {0: b"p1", 1: ABSENT, 2: b"p1"}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_of_writers_that_race_one_at_a_time_writes_and_none_writes_over_another(
+    mode: Literal["single", "cluster"], request: pytest.FixtureRequest
+) -> None:
+    server: Valkey = request.getfixturevalue("server" if mode == "single" else "cluster")
+    keys, partitions, writers, rounds = Keys("0011223344556677-0", f"race-{mode}"), range(4), 3, 60
+
+    def race(writer: int) -> Counter[tuple[int, type]]:
+        store = RedisStore(RedisSettings(url=server.address, mode=mode), keys)
+        outcomes: Counter[tuple[int, type]] = Counter()
+        for _ in range(rounds):
+            known = store.read_progress(partitions)
+            said = {p: b"%d by %d" % (int((known[p] or b"0").split()[0]) + 1, writer) for p in partitions}
+            commits = [Commit(p, known[p], said[p], ((USER, said[p]), (f"u{writer}", said[p]))) for p in partitions]
+            answers = store.commit(commits)
+            outcomes.update((p, type(answer)) for p, answer in zip(partitions, answers, strict=True))
+        store.close()
+        return outcomes
+
+    with ThreadPoolExecutor(writers) as threads:
+        total = sum(threads.map(race, range(writers)), Counter())
+    judge = RedisStore(RedisSettings(url=server.address, mode=mode), keys)
+    stored, states = judge.read_progress(partitions), judge.load([(p, [USER]) for p in partitions])
+    judge.close()
+    assert {outcome for _, outcome in total} == {Written, Refused}, "they met, and each commit had an answer"
+    assert [int(stored[p].split()[0]) for p in partitions] == [total[p, Written] for p in partitions]
+    assert states == [[stored[p]] for p in partitions]
 
 
 def test_commits_of_one_partition_follow_each_other(subject: Subject) -> None:
