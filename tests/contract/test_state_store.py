@@ -304,7 +304,8 @@ def test_a_partition_whose_list_of_users_is_not_a_set_has_no_answer_and_the_othe
     watched: Watched,
 ) -> None:
     watched.client.set(KEYS.users(1), b"no list")
-    commits = [Commit(p, ABSENT, b"p1", ((USER, b"s1"),), created=1) for p in range(3)]
+    many = tuple((f"u{i}", b"s") for i in range(CHUNK_STATES - 1))  # so that the last one is in another chunk
+    commits = [Commit(p, ABSENT, b"p1", ((USER, b"s1"), *many), created=1) for p in range(3)]
     first, broken, last = watched.store.commit(commits)
     assert (first, last) == (Written(), Written())
     assert isinstance(broken, NoAnswer)
@@ -441,12 +442,14 @@ def test_a_replica_has_no_answer(valkey_store: tuple[RedisStore, redis.Redis]) -
     assert "ReadOnlyError" in answer.detail
 
 
-@pytest.mark.servers
-def test_a_store_that_hangs_is_given_up_after_the_timeout_and_the_rest_is_not_tried(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_a_store_that_hangs_is_given_up_after_the_timeout_and_the_rest_is_not_tried(
+    mode: Literal["single", "cluster"], tmp_path: Path
+) -> None:
     from time import monotonic
 
-    with Valkey(tmp_path / "own", appendfsync="off") as server:
-        store = RedisStore(RedisSettings(url=server.address, timeout_s=1.0), KEYS)
+    with (Valkey if mode == "single" else OneNodeCluster)(tmp_path / "own", appendfsync="off") as server:
+        store = RedisStore(RedisSettings(url=server.address, mode=mode, timeout_s=1.0), KEYS)
         assert store.commit([Commit(0, ABSENT, b"p0")]) == [Written()]
         commits = [Commit(p, ABSENT, b"p", tuple((f"u{i}", b"s") for i in range(CHUNK_STATES))) for p in range(1, 9)]
         server.freeze()

@@ -1,7 +1,7 @@
 """The state store on Redis or Valkey: single, behind Sentinel, or a cluster.
 
-Thread-safe: each call takes a separate connection from the pool. A pipeline never carries more than `CHUNK_STATES`
-states, because the server answers no other client while it executes one.
+Thread-safe: each call takes a separate connection. A transaction never has more than `CHUNK_STATES` states, unless a
+single commit does, because the server answers no other client while it executes one.
 """
 
 from __future__ import annotations
@@ -141,12 +141,15 @@ class RedisStore:
         return [list(islice(found, len(some))) for some in names]
 
     def commit(self, commits: Sequence[Commit]) -> list[Answer]:
-        """See `StateStore`."""
+        """See `StateStore`. In a cluster each commit is a transaction, because each partition may be on another node.
+        One that has moved has no answer: reading its progress, which the fold does next, finds the node."""
         answers: list[Answer] = []
-        for chunk in _chunks(commits):
-            answers += self._commit_chunk(chunk)
-            if any(isinstance(answer, NoAnswer) for answer in answers):
-                break
+        for chunk in ([commit] for commit in commits) if self._clustered else _chunks(commits):
+            try:
+                answers += self._transact(chunk)
+            except FAILURES as error:
+                answers += [NoAnswer(_describe(error))] * len(chunk)
+                break  # the others would wait as long
         return answers + [_GIVEN_UP] * (len(commits) - len(answers))
 
     def set_aside(self, partition: int, values: Sequence[bytes]) -> None:
@@ -191,42 +194,30 @@ class RedisStore:
         if "client" in self.__dict__:
             self.client.close()
 
-    def _commit_chunk(self, chunk: Sequence[Commit]) -> list[Answer]:
-        if not self._clustered:
-            return self._transact(self.client.connection_pool, chunk)
-        return [answer for commit in chunk for answer in self._transact_in_cluster(commit)]
-
-    def _transact_in_cluster(self, commit: Commit) -> list[Answer]:
-        """Each partition may be on another node. One that has moved has no answer: reading its progress, which the
-        fold does next, finds the node."""
-        try:
-            node = self.client.get_node_from_key(self._transactions.names(commit.partition).progress)
-            pool = self.client.get_redis_connection(node).connection_pool
-        except FAILURES as error:
-            return [NoAnswer(_describe(error))]
-        return self._transact(pool, [commit])
-
-    def _transact(self, pool: Any, commits: Sequence[Commit]) -> list[Answer]:
+    def _transact(self, commits: Sequence[Commit]) -> list[Answer]:
         """Answers to commits of different partitions that are written together."""
         answers: dict[int, Answer] = {}
         left = list(commits)
-        try:
-            with self._connected_to(pool) as connection:
-                for _ in range(1 + len(commits)):  # each time that EXEC writes nothing, a commit is refused next
-                    answers |= _refusals(left, _exchange(connection, self._transactions.look(left)))
-                    left = [commit for commit in left if commit.partition not in answers]
-                    if not left:
-                        _exchange(connection, UNWATCH)
-                        break
-                    *queued, executed = _exchange(connection, self._transactions.write(left))
-                    if executed is not None:
-                        answer = _executed(queued, executed)
-                        answers |= {commit.partition: answer for commit in left}
-                        break
-        except FAILURES as error:
-            unknown = NoAnswer(_describe(error))
-            return [answers.get(commit.partition, unknown) for commit in commits]
+        with self._connected_to(self._pool(commits[0].partition)) as connection:
+            for _ in range(1 + len(commits)):  # each time that EXEC writes nothing, a commit is refused next
+                answers |= _refusals(left, _exchange(connection, self._transactions.look(left)))
+                left = [commit for commit in left if commit.partition not in answers]
+                if not left:
+                    _exchange(connection, UNWATCH)
+                    break
+                *queued, executed = _exchange(connection, self._transactions.write(left))
+                if executed is not None:
+                    answer = _executed(queued, executed)
+                    answers |= {commit.partition: answer for commit in left}
+                    break
         return [answers.get(commit.partition, CHANGING) for commit in commits]
+
+    def _pool(self, partition: int) -> Any:
+        """Connections to the server that has a partition."""
+        if not self._clustered:
+            return self.client.connection_pool
+        node = self.client.get_node_from_key(self._transactions.names(partition).progress)
+        return self.client.get_redis_connection(node).connection_pool
 
     def _ask(self, *command: Any) -> Any:
         """The reply to one command. Whatever the fold thread asks again and again shares a connection: a further one of
