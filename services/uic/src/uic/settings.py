@@ -219,7 +219,7 @@ class FoldSettings(Group):
     """Limits of the fold and of its memory, and its intervals."""
 
     max_states: Annotated[int, Field(ge=1, le=4096)] = 256
-    """Most states that one commit writes: bounds how long the store answers no one else meanwhile."""
+    """Most states that one commit writes. The store serves no other client while it writes them."""
     max_waves: Annotated[int, Field(ge=1, le=4096)] = 256
     """Most events of one user in a batch: bounds how many runs of the step graph a batch needs. While another partition
     is nearly caught up, at most 64."""

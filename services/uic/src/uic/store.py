@@ -40,7 +40,7 @@ FAILURES = (redis.RedisError, RedisClusterException, OSError)
 IDENTITY = re.compile(r"[0-9a-f]{16}")
 REPLACE = files("uic").joinpath("replace.lua").read_text()
 UNWATCH = Sent([pack_command(("UNWATCH",))], 1)
-CHANGING = NoAnswer("progress was changed again and again meanwhile")
+CHANGING = NoAnswer("progress records kept changing")
 _WRITTEN = Written()
 _GIVEN_UP = NoAnswer("not tried: an earlier commit had no answer")
 
@@ -149,7 +149,7 @@ class RedisStore:
                 answers += self._transact(chunk)
             except FAILURES as error:
                 answers += [NoAnswer(_describe(error))] * len(chunk)
-                break  # the others would wait as long
+                break  # each of the others would wait for the timeout, too
         return answers + [_GIVEN_UP] * (len(commits) - len(answers))
 
     def set_aside(self, partition: int, values: Sequence[bytes]) -> None:
@@ -199,7 +199,7 @@ class RedisStore:
         answers: dict[int, Answer] = {}
         left = list(commits)
         with self._connected_to(self._pool(commits[0].partition)) as connection:
-            for _ in range(1 + len(commits)):  # each time that EXEC writes nothing, a commit is refused next
+            for _ in range(1 + len(commits)):  # whenever EXEC writes nothing, the next look refuses a commit
                 answers |= _refusals(left, _exchange(connection, self._transactions.look(left)))
                 left = [commit for commit in left if commit.partition not in answers]
                 if not left:

@@ -72,7 +72,7 @@ class Transactions:
         """What is asked before anything is written: WATCH, MGET, and SMISMEMBER for each commit with `first` users."""
         progress = [self.names(commit.partition).progress for commit in commits]
         asked: list[tuple[Any, ...]] = [("WATCH", *progress), ("MGET", *progress)]
-        asked += [("SMISMEMBER", self.names(c.partition).users, *first(c)) for c in commits if first(c)]
+        asked += [("SMISMEMBER", self.names(c.partition).users, *added) for c in commits if (added := first(c))]
         return Sent([_packed(asked)], len(asked))
 
     def write(self, commits: Sequence[Commit]) -> Sent:
@@ -84,8 +84,8 @@ class Transactions:
             names, erased = self.names(commit.partition), _erased(commit.values)
             if commit.begins_lineage:
                 before.append(("UNLINK", names.users))
-            if first(commit):
-                before.append(("SADD", names.users, *first(commit)))
+            if added := first(commit):
+                before.append(("SADD", names.users, *added))
             if erased:
                 after.append(("DEL", *[names.state_encoded + user for user in erased], names.bad))
                 after.append(("SREM", names.users, *erased))
