@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 import redis
+from pydantic import SecretStr
 
 from localstack.servers import Valkey
 from localstack.wait import until
@@ -18,7 +20,7 @@ from rtp.errors import StoreAway, StoreError, StoreLate, StoreRefused
 from rtp.settings import RedisSettings
 from rtp.store import open_store
 from support.fake_store import FakeStateReader
-from support.one_node_cluster import OneNodeCluster
+from support.one_node_cluster import ClusterNode, OneNodeCluster, form, move_slot
 from support.sentinel_node import SentinelNode
 
 T = TypeVar("T")
@@ -123,6 +125,38 @@ def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
         if not server.alive():
             server.start()
         client.close()
+
+
+@pytest.mark.servers
+def test_a_slot_that_moves_to_another_master_is_read_before_during_and_after(tmp_path: Path) -> None:
+    keys = [f"uic:{{abc-0.{i}}}:s:ann" for i in range(6)]
+    with ExitStack() as ending:
+        nodes = [ending.enter_context(ClusterNode(tmp_path / f"node-{i}")) for i in range(3)]
+        form(nodes)
+        with redis.RedisCluster.from_url(nodes[0].address, protocol=2) as client:
+            for key in keys:
+                client.set(key, key)
+        found: list[list[bytes | None]] = []
+
+        async def test() -> None:
+            reader = open_store(RedisSettings(url=SecretStr(nodes[0].address), mode="cluster", connect_timeout_ms=2000))
+
+            async def read() -> None:
+                found.append([await reader.read(key, PATIENT_S) for key in keys])
+                found.append(await reader.read_many(keys, PATIENT_S))
+
+            await read()
+            loop = asyncio.get_running_loop()
+
+            def halfway() -> None:
+                asyncio.run_coroutine_threadsafe(read(), loop).result(60)
+
+            await asyncio.to_thread(move_slot, nodes, keys[0], halfway)
+            await read()
+            await reader.close()
+
+        asyncio.run(test())
+    assert found == [[key.encode() for key in keys]] * 6
 
 
 async def eventually(read: Callable[[], Awaitable[T]]) -> T:

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from localstack.ports import free_port
 from localstack.servers import Valkey
 from mimn.state import HEADERS, Block, Keys, Staged, StateLayout
 from support.fakes import FakeStore
-from support.one_node_cluster import OneNodeCluster
+from support.one_node_cluster import ClusterNode, OneNodeCluster, form, move_slot
 from support.sentinel_node import SentinelNode
 from uic import store as store_module
 from uic.core.commit import ABSENT, Commit, NoAnswer, Refused, StatesLost, Written
@@ -54,22 +55,33 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def masters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[ClusterNode]]:
+    with ExitStack() as ending:
+        nodes = [ending.enter_context(ClusterNode(tmp_path_factory.mktemp("master"))) for _ in range(3)]
+        form(nodes)
+        yield nodes
+
+
 MODES = [pytest.param(mode, marks=pytest.mark.servers) for mode in ("single", "cluster")]
 
 
-@pytest.fixture(params=["fake", *MODES])
+@pytest.fixture(params=["fake", *MODES, pytest.param("masters", marks=pytest.mark.servers)])
 def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
     if request.param == "fake":
         fake = FakeStore()
         yield Subject(fake, lambda: setattr(fake, "away", True), lambda p: fake.bad.get(p, []))
         return
-    mode = request.param
-    server: Valkey = request.getfixturevalue("server" if mode == "single" else "cluster")
-    client = redis.Redis.from_url(server.address, protocol=2)
+    mode: Literal["single", "cluster"] = "single" if request.param == "single" else "cluster"
+    servers: Valkey | list[ClusterNode] = request.getfixturevalue(
+        {"single": "server"}.get(request.param, request.param)
+    )
+    server = servers[0] if isinstance(servers, list) else servers
+    client: Any = (redis.Redis if mode == "single" else redis.RedisCluster).from_url(server.address, protocol=2)
     client.flushall()
     store = RedisStore(RedisSettings(url=server.address, mode=mode), KEYS)
     nowhere = RedisStore(RedisSettings(url=f"redis://127.0.0.1:{free_port()}/0", mode=mode, timeout_s=0.2), KEYS)
-    found = Subject(store, lambda: None, lambda p: client.lrange(KEYS.bad(p), 0, -1))  # type: ignore[arg-type,return-value]  # redis-py types both clients at once
+    found = Subject(store, lambda: None, lambda p: client.lrange(KEYS.bad(p), 0, -1))
 
     def stop() -> None:
         found.store = nowhere
@@ -340,6 +352,56 @@ def test_of_writers_that_race_one_at_a_time_writes_and_none_writes_over_another(
     assert {outcome for _, outcome in total} == {Written, Refused}, "they met, and each commit had an answer"
     assert [int(stored[p].split()[0]) for p in partitions] == [total[p, Written] for p in partitions]
     assert states == [[stored[p]] for p in partitions]
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("when", ["before", "after the look", "after the records were written"])
+def test_a_partition_that_moves_to_another_master_is_written_there(
+    masters: list[ClusterNode], monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    keys = Keys("0011223344556677-0", f"move {when}")
+    store = RedisStore(RedisSettings(url=masters[0].address, mode="cluster"), keys)
+    commits = [Commit(p, ABSENT, b"p1", ((USER, b"s1"),), created=1) for p in range(6)]
+    assert store.commit(commits) == [Written()] * 6
+    exchange, looks, moved = store_module._exchange, 0, False
+
+    def interrupted(connection: Any, sent: Sent) -> list[Any]:
+        nonlocal looks, moved
+        replies = exchange(connection, sent)
+        looks += b"WATCH" in sent.pieces[0]
+        if looks and not moved and when == ("after the look" if sent.replies < 4 else "after the records were written"):
+            moved = True
+            move_slot(masters, keys.progress(0))
+        return replies
+
+    monkeypatch.setattr(store_module, "_exchange", interrupted)
+    if when == "before":
+        move_slot(masters, keys.progress(0))
+    again = [Commit(p, b"p1", b"p2", ((USER, b"s2"), ("bob", b"s3")), listed=2) for p in range(6)]
+    assert store.commit(again) == [Written()] * 6, "a moved partition is not a store that does not answer"
+    third = [Commit(p, b"p2", b"p3", ((USER, None), ("eve", b"s4"))) for p in range(6)]
+    assert store.commit(third) == [Written()] * 6
+    assert store.read_progress(range(6)) == dict.fromkeys(range(6), b"p3")
+    assert store.load([(p, [USER, "bob", "eve"]) for p in range(6)]) == [[None, b"s3", b"s4"]] * 6
+    store.close()
+
+
+@pytest.mark.servers
+def test_a_partition_on_its_way_to_another_master_has_no_answer_and_is_written_when_it_is_there(
+    masters: list[ClusterNode],
+) -> None:
+    keys = Keys("0011223344556677-0", "halfway")
+    store = RedisStore(RedisSettings(url=masters[0].address, mode="cluster"), keys)
+    assert store.commit([Commit(p, ABSENT, b"p1", ((USER, b"s1"),), created=1) for p in range(3)]) == [Written()] * 3
+    commits = [Commit(p, b"p1", b"p2", ((USER, b"s2"), ("bob", b"s3"))) for p in range(3)]
+    answers: list[Any] = []
+    move_slot(masters, keys.progress(1), lambda: answers.extend(store.commit(commits)))
+    assert (answers[0], answers[2]) == (Written(), Written()), "the others go on meanwhile"
+    assert isinstance(answers[1], NoAnswer)
+    assert store.read_progress([1]) == {1: b"p1"}
+    assert store.commit(commits[1:2]) == [Written()]
+    assert store.load([(1, [USER, "bob"])]) == [[b"s2", b"s3"]]
+    store.close()
 
 
 def test_commits_of_one_partition_follow_each_other(subject: Subject) -> None:

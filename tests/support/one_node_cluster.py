@@ -3,7 +3,7 @@ with replicas."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,25 @@ def form(nodes: list[ClusterNode]) -> None:
         return True
 
     until(whole, "the cluster is whole", within_s=60)
+
+
+def move_slot(nodes: list[ClusterNode], key: str, halfway: Callable[[], object] = lambda: None) -> None:
+    """Move the slot of a key to the next master, some keys at a time, as redis-cli does. `halfway` is called when the
+    keys have moved and the slot has not."""
+    with ExitStack() as ending:
+        clients = [ending.enter_context(connect(node)) for node in nodes]
+        slot = int(clients[0].execute_command("CLUSTER KEYSLOT", key))
+        ids = [client.execute_command("CLUSTER MYID").decode() for client in clients]
+        rows = clients[0].execute_command("CLUSTER SLOTS")
+        at = next(ids.index(row[2][2].decode()) for row in rows if row[0] <= slot <= row[1])
+        to = (at + 1) % len(nodes)
+        clients[to].execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[at])
+        clients[at].execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[to])
+        while names := clients[at].execute_command("CLUSTER GETKEYSINSLOT", slot, 3):
+            clients[at].execute_command("MIGRATE", LOOPBACK, nodes[to].port, "", 0, 5000, "KEYS", *names)
+        halfway()
+        for i in (to, at, *({*range(len(nodes))} - {at, to})):
+            clients[i].execute_command("CLUSTER SETSLOT", slot, "NODE", ids[to])
 
 
 def replicate(replica: ClusterNode, master: ClusterNode) -> None:

@@ -6,9 +6,8 @@ import time
 from contextlib import ExitStack
 
 from judge import Differs
-from localstack.ports import LOOPBACK
 from localstack.wait import until
-from support.one_node_cluster import ClusterNode, connect, form
+from support.one_node_cluster import ClusterNode, connect, form, move_slot
 from support.world import World
 from torture.fleet import producing
 from torture.stage import Size, Stage, Tally
@@ -34,7 +33,7 @@ def a_cluster_whose_slots_move_and_whose_masters_fail(stage: Stage, size: Size) 
         for turn in range(5 if size == "full" else 1):
             with producing(world, 60, a_second=200) as produced:
                 for p in range(4):
-                    move(world, nodes, (turn + p) % N)
+                    move_slot(nodes, world.keys.progress((turn + p) % N))
                 at = produced()
                 until(lambda at=at: produced() > at + 100, "the load goes on", within_s=60)  # type: ignore[misc]  # mypy cannot infer a lambda's default
             tally += _back(world, "slots moved")
@@ -57,20 +56,3 @@ def _back(world: World, what: str) -> Tally:
     except Differs as late:
         return Tally.failed(late, of=what)
     return Tally.of(world.compare(), figures={f"back after the fault, s ({what})": time.monotonic() - began})
-
-
-def move(world: World, nodes: list[ClusterNode], partition: int) -> None:
-    """Move a partition's slot to the next master, some keys at a time, as redis-cli does."""
-    with ExitStack() as ending:
-        clients = [ending.enter_context(connect(node)) for node in nodes]
-        slot = int(clients[0].execute_command("CLUSTER KEYSLOT", world.keys.progress(partition)))
-        ids = [client.execute_command("CLUSTER MYID").decode() for client in clients]
-        rows = clients[0].execute_command("CLUSTER SLOTS")
-        at = next(ids.index(row[2][2].decode()) for row in rows if row[0] <= slot <= row[1])
-        to = (at + 1) % len(nodes)
-        clients[to].execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[at])
-        clients[at].execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[to])
-        while names := clients[at].execute_command("CLUSTER GETKEYSINSLOT", slot, 3):
-            clients[at].execute_command("MIGRATE", LOOPBACK, nodes[to].port, "", 0, 5000, "KEYS", *names)
-        for i in (to, at, 3 - at - to):
-            clients[i].execute_command("CLUSTER SETSLOT", slot, "NODE", ids[to])

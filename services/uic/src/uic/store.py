@@ -18,11 +18,10 @@ from time import monotonic
 from typing import Any
 
 import redis
-from hiredis import pack_command
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import parse_url
-from redis.exceptions import RedisClusterException, ResponseError
+from redis.exceptions import MovedError, RedisClusterException, ResponseError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -30,7 +29,7 @@ from mimn.state import Keys
 from uic.core.commit import ABSENT, Answer, Commit, NoAnswer, Refused, StatesLost, Written
 from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable
 from uic.settings import RedisSettings
-from uic.transaction import Sent, Transactions, first
+from uic.transaction import Sent, Transactions, commands, first
 
 CHUNK_STATES = 256
 SENTINELS_AGAIN_S = 60.0
@@ -39,7 +38,7 @@ FAILURES = (redis.RedisError, RedisClusterException, OSError)
 """What redis-py raises when there is no answer; for an unreachable cluster it is not a subclass of `RedisError`."""
 IDENTITY = re.compile(r"[0-9a-f]{16}")
 REPLACE = files("uic").joinpath("replace.lua").read_text()
-UNWATCH = Sent([pack_command(("UNWATCH",))], 1)
+UNWATCH = commands(("UNWATCH",))
 CHANGING = NoAnswer("progress records kept changing")
 _WRITTEN = Written()
 _GIVEN_UP = NoAnswer("not tried: an earlier commit had no answer")
@@ -141,12 +140,13 @@ class RedisStore:
         return [list(islice(found, len(some))) for some in names]
 
     def commit(self, commits: Sequence[Commit]) -> list[Answer]:
-        """See `StateStore`. In a cluster each commit is a transaction, because each partition may be on another node.
-        One that has moved has no answer: reading its progress, which the fold does next, finds the node."""
+        """See `StateStore`. In a cluster each commit is a transaction: each partition may be on another node."""
         answers: list[Answer] = []
         for chunk in ([commit] for commit in commits) if self._clustered else _chunks(commits):
             try:
                 answers += self._transact(chunk)
+            except MovedError as error:  # again: the servers do not agree about this partition
+                answers += [NoAnswer(_describe(error))] * len(chunk)
             except FAILURES as error:
                 answers += [NoAnswer(_describe(error))] * len(chunk)
                 break  # each of the others would wait for the timeout, too
@@ -194,22 +194,50 @@ class RedisStore:
         if "client" in self.__dict__:
             self.client.close()
 
+    def transact(self, partition: int, look: Sent, then: Callable[[list[Any]], Sent]) -> list[Any]:
+        """One transaction on the server that has a partition; a redirection to another one is followed.
+
+        Args:
+            partition: what is read and written is of this one, unless the store is a single server.
+            look:      WATCH, and what else is asked first.
+            then:      given the replies, what is sent next on the same connection: from MULTI to EXEC, or `UNWATCH`. It
+                       is called again after a redirection.
+
+        Returns:
+            The replies to what `then` said.
+
+        Raises:
+            FAILURES: no answer.
+        """
+        try:
+            return self._at_the_known_server(partition, look, then)
+        except MovedError:  # the server refused a part of it, so nothing is written
+            self.client.get(self._transactions.names(partition).progress)  # redis-py follows it and keeps what it says
+        return self._at_the_known_server(partition, look, then)
+
+    def _at_the_known_server(self, partition: int, look: Sent, then: Callable[[list[Any]], Sent]) -> list[Any]:
+        with self._connected_to(self._pool(partition)) as connection:
+            return _exchange(connection, then(_exchange(connection, look)))
+
     def _transact(self, commits: Sequence[Commit]) -> list[Answer]:
         """Answers to commits of different partitions that are written together."""
         answers: dict[int, Answer] = {}
         left = list(commits)
-        with self._connected_to(self._pool(commits[0].partition)) as connection:
-            for _ in range(1 + len(commits)):  # whenever EXEC writes nothing, the next look refuses a commit
-                answers |= _refusals(left, _exchange(connection, self._transactions.look(left)))
-                left = [commit for commit in left if commit.partition not in answers]
-                if not left:
-                    _exchange(connection, UNWATCH)
-                    break
-                *queued, executed = _exchange(connection, self._transactions.write(left))
-                if executed is not None:
-                    answer = _executed(queued, executed)
-                    answers |= {commit.partition: answer for commit in left}
-                    break
+
+        def then(replies: list[Any]) -> Sent:
+            nonlocal left
+            answers.update(_refusals(left, replies))
+            left = [commit for commit in left if commit.partition not in answers]
+            return self._transactions.write(left) if left else UNWATCH
+
+        for _ in range(1 + len(commits)):  # whenever EXEC writes nothing, the next look refuses a commit
+            *queued, executed = self.transact(commits[0].partition, self._transactions.look(left), then)
+            if not left:
+                break
+            if executed is not None:
+                answer = _executed(queued, executed)
+                answers |= {commit.partition: answer for commit in left}
+                break
         return [answers.get(commit.partition, CHANGING) for commit in commits]
 
     def _pool(self, partition: int) -> Any:
@@ -223,7 +251,7 @@ class RedisStore:
         """The reply to one command. Whatever the fold thread asks again and again shares a connection: a further one of
         redis-py's pool would look as if the store had been away."""
         with self._connected_to(self.client.connection_pool) as connection:
-            [reply] = _exchange(connection, Sent([pack_command(command)], 1))
+            [reply] = _exchange(connection, commands(command))
         if isinstance(reply, ResponseError):
             raise reply
         return reply
@@ -347,8 +375,8 @@ def _stands(connection: Any, pool: Any) -> bool:
 
 
 def _exchange(connection: Any, sent: Sent) -> list[Any]:
-    """The replies, error replies among them. redis-py's pipeline costs twice as much, and sends a few kilobytes at a
-    time, for each of which the server wakes up."""
+    """The replies, error replies among them; MOVED is raised. redis-py's pipeline costs twice as much, and sends a few
+    kilobytes at a time, for each of which the server wakes up."""
     connection.send_packed_command(sent.pieces)
     return [_reply(connection) for _ in range(sent.replies)]
 
@@ -356,6 +384,8 @@ def _exchange(connection: Any, sent: Sent) -> list[Any]:
 def _reply(connection: Any) -> Any:
     try:
         return connection.read_response()
+    except MovedError:
+        raise
     except ResponseError as error:
         return error
 

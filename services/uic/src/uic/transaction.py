@@ -39,6 +39,11 @@ class Sent(NamedTuple):
     replies: int
 
 
+def commands(*said: tuple[Any, ...]) -> Sent:
+    """Some commands, each a tuple of its words."""
+    return Sent([_packed(said)], len(said))
+
+
 class Names(NamedTuple):
     """The keys of a partition."""
 
@@ -73,7 +78,7 @@ class Transactions:
         progress = [self.names(commit.partition).progress for commit in commits]
         asked: list[tuple[Any, ...]] = [("WATCH", *progress), ("MGET", *progress)]
         asked += [("SMISMEMBER", self.names(c.partition).users, *added) for c in commits if (added := first(c))]
-        return Sent([_packed(asked)], len(asked))
+        return commands(*asked)
 
     def write(self, commits: Sequence[Commit]) -> Sent:
         """From MULTI to EXEC, each of another partition. C encodes the states of a round into their places."""

@@ -10,8 +10,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-from typing import Final
+from itertools import chain
+from typing import Any, Final
+
+from redis.exceptions import ResponseError
 
 from mimn.state import CorruptProgress, Keys, Progress, decode_progress, last_offset_of
 from uic.bulk.errors import BulkRefused
@@ -21,14 +23,15 @@ from uic.bulk.saved_states import SavedPartition, SavedStates, states_of
 from uic.core.commit import ABSENT
 from uic.errors import NamespaceConflict, StoreUnavailable
 from uic.store import FAILURES, RedisStore, read_meta
+from uic.transaction import Sent, commands
 
 STATES_A_CALL: Final = 128
 """The store answers no other client while it writes them."""
 ENTRY_BYTES: Final = 250
 """Of a state in the store besides its value: key, entry, and the user in the set of users."""
 FORK_INTERVAL_S: Final = 1.0
-LOAD = files("uic.bulk").joinpath("load.lua").read_text()
-HAND_OVER = files("uic.bulk").joinpath("hand_over.lua").read_text()
+ATTEMPTS: Final = 5
+"""At a write, if the keys that it depends on keep changing."""
 
 
 @dataclass(slots=True)
@@ -182,38 +185,56 @@ class Loader:
         keys = self._keys
         size = sum(len(v or b"") for _, v in states)
         self._wait(size, partition)
-        names = [keys.state(partition, user.decode()) for user, _ in states]
-        fixed = [keys.progress(partition), keys.loading(partition), keys.staged(partition)]
-        reply = self._store.client.eval(
-            LOAD,
-            len(fixed) + len(names),
-            *fixed,
-            *names,
-            claim,
-            len(keys.state(partition, "")),
-            *(value or b"" for _, value in states),
-        )
-        self._understand(reply, partition)
+        strings = [(keys.state(partition, user.decode()), value) for user, value in states if value]
+        listed = ("SADD", keys.staged(partition), *(user for user, _ in states))
+        self._change(partition, claim, [listed, *([("MSET", *chain(*strings))] if strings else [])])
         self.done.states += len(states)
         self.done.bytes += size
         self._after("states")
 
     def _hand_over(self, partition: int, claim: bytes, record: bytes, users: int) -> None:
+        """The users of this load become the partition's users, and a worker goes on from the progress record."""
         keys = self._keys
-        names = (keys.progress(partition), keys.loading(partition), keys.staged(partition), keys.users(partition))
-        self._understand(self._store.client.eval(HAND_OVER, 4, *names, claim, record, users), partition)
+        listed = [("RENAME", keys.staged(partition), keys.users(partition))] if users else []
+        record_and_claim = ("SET", keys.progress(partition), record), ("DEL", keys.loading(partition))
+        self._change(partition, claim, [("UNLINK", keys.users(partition)), *listed, *record_and_claim], users)
         self._after("hand_over")
 
-    def _understand(self, reply: object, partition: int) -> None:
-        if reply == 0:
-            raise BulkRefused(
-                f"a worker began to fold partition {partition} while it was being loaded: its states count, and this "
-                "load's do not. Stop the workers, drop the namespace (uic namespaces drop) and run this again"
-            )
-        if reply == -1:
-            raise BulkRefused(f"another load took partition {partition} over, or the store was emptied: run it again")
-        if reply == -2:
-            raise BulkRefused(f"the store has lost states of partition {partition} that were loaded: run it again")
+    def _change(self, partition: int, claim: bytes, said: Sequence[tuple[Any, ...]], users: int | None = None) -> None:
+        """Execute commands together, only while the partition has no progress record, so that no worker folds it, and
+        this load holds the claim, so that no other load writes it; with `users` also only if the store still has that
+        many of this load.
+
+        Raises:
+            BulkRefused: one of these does not hold; nothing is written.
+            FAILURES: no answer.
+        """
+        keys = self._keys
+        progress, loading, staged = keys.progress(partition), keys.loading(partition), keys.staged(partition)
+        look = commands(("WATCH", progress, loading, staged), ("MGET", progress, loading), ("SCARD", staged))
+        write = commands(("MULTI",), *said, ("EXEC",))
+
+        def then(replies: list[Any]) -> Sent:
+            _, (record, holder), loaded = _answered(replies)
+            if record is not None:
+                raise BulkRefused(
+                    f"a worker began to fold partition {partition} while it was being loaded: its states count, and "
+                    "this load's do not. Stop the workers, drop the namespace (uic namespaces drop) and run this again"
+                )
+            if holder != claim:
+                raise BulkRefused(
+                    f"another load took partition {partition} over, or the store was emptied: run it again"
+                )
+            if users is not None and loaded != users:
+                raise BulkRefused(f"the store has lost states of partition {partition} that were loaded: run it again")
+            return write
+
+        for _ in range(ATTEMPTS):
+            *queued, executed = self._store.transact(partition, look, then)
+            if executed is not None:  # else one of the keys was changed after the look, and nothing is written
+                _answered([*queued, executed, *(executed if isinstance(executed, list) else [])])
+                return
+        raise StoreUnavailable(f"what the load of partition {partition} depends on keeps changing; run it again")
 
     def _is_erased(self, user: bytes, value: bytes | None, erased: Mapping[bytes, int]) -> bool:
         """Whether the state ends at or below the user's erasure; what came after an erasure is not erased."""
@@ -238,6 +259,18 @@ class Loader:
             if not forks:
                 break
             self._sleep(FORK_INTERVAL_S)
+
+
+def _answered(replies: list[Any]) -> list[Any]:
+    """Replies without an error among them.
+
+    Raises:
+        ResponseError: the first one.
+    """
+    for reply in replies:
+        if isinstance(reply, ResponseError):
+            raise reply
+    return replies
 
 
 def _claim(progress: Progress) -> bytes:

@@ -1,0 +1,183 @@
+"""A load in bulk into real servers: what it writes, and what it refuses when others write meanwhile."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from localstack.servers import Valkey
+from mimn.state import Keys, Progress, encode_progress
+from support.one_node_cluster import ClusterNode, form, move_slot
+from uic import store as store_module
+from uic.bulk.errors import BulkRefused
+from uic.bulk.folder import Folder
+from uic.bulk.loading import STATES_A_CALL, Loader
+from uic.bulk.politeness import Politeness
+from uic.bulk.saved_states import SavedPartition, writing_partition
+from uic.core.commit import ABSENT, Commit, Written
+from uic.settings import RedisSettings
+from uic.store import RedisStore
+from uic.transaction import Sent
+
+pytestmark = pytest.mark.servers
+
+PARTITION = 2
+USERS = [f"u{i}".encode() for i in range(2 * STATES_A_CALL + 10)]
+LOST = USERS[5]
+"""Had a state and lost it."""
+STATES = {user: None if user == LOST else b"state of %b" % user * 500 for user in USERS}
+WORKER = b"record of a worker"
+
+
+@dataclass
+class World:
+    """A store, states in a folder, and what others do between the steps of a load."""
+
+    keys: Keys
+    store: RedisStore
+    client: Any
+    folder: Folder
+    saved: SavedPartition
+    nodes: list[ClusterNode]
+    meanwhile: dict[tuple[str, int], Callable[[], object]] = field(default_factory=dict)
+    """By a step of the load, or "look", and how often that has happened: what is done then."""
+    steps: Counter[str] = field(default_factory=Counter)
+
+    def passed(self, step: str) -> None:
+        """A step is done."""
+        self.steps[step] += 1
+        self.meanwhile.pop((step, self.steps[step]), lambda: None)()
+
+    def load(self, *, take_over: bool = False) -> Loader:
+        """Run a load."""
+        loader = Loader(self.store, self.keys, Politeness(1e12, 60.0), take_over=take_over, after=self.passed)
+        loader.load(self.folder, self.saved, {})
+        return loader
+
+    def others(self) -> dict[str, Callable[[], object]]:
+        """What may happen meanwhile, by the words of the refusal that follows."""
+        keys, client = self.keys, self.client
+        folded = [Commit(PARTITION, ABSENT, WORKER, (("u1", b"folded"), ("new", b"folded")), created=2)]
+        return {
+            "a worker began to fold": lambda: self.store.commit(folded) == [Written()] or pytest.fail("not written"),
+            "took partition 2 over": lambda: client.set(keys.loading(PARTITION), b"another load"),
+            "or the store was emptied": client.flushall,
+            "has lost states": lambda: client.srem(keys.staged(PARTITION), USERS[0]),
+        }
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Valkey]]:
+    with Valkey(tmp_path_factory.mktemp("valkey"), appendfsync="off") as server:
+        yield [server]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[ClusterNode]]:
+    with ExitStack() as ending:
+        nodes = [ending.enter_context(ClusterNode(tmp_path_factory.mktemp("master"))) for _ in range(3)]
+        form(nodes)
+        yield nodes
+
+
+@pytest.fixture(params=["single", "cluster"])
+def world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    servers = request.getfixturevalue(request.param)
+    keys = Keys("0011223344556677-0", "bulk")
+    client: Any = (redis.Redis if request.param == "single" else redis.RedisCluster).from_url(
+        servers[0].address, protocol=2
+    )
+    client.flushall()
+    folder = Folder(str(tmp_path))
+    with writing_partition(folder, PARTITION) as writer:
+        writer.add(USERS, [STATES[user] for user in USERS])
+    saved = writer.finish(Progress(4, 1000, lineage=7, writer=8, base=0, as_of_ms=1, last_offset=999))
+    store = RedisStore(RedisSettings(url=servers[0].address, mode=request.param), keys)
+    found = World(keys, store, client, folder, saved, servers)
+    exchange = store_module._exchange
+
+    def interrupted(connection: Any, sent: Sent) -> list[Any]:
+        replies = exchange(connection, sent)
+        if b"SCARD" in sent.pieces[0]:
+            found.passed("look")
+        return replies
+
+    monkeypatch.setattr(store_module, "_exchange", interrupted)
+    yield found
+    store.close()
+    client.close()
+
+
+def is_whole(world: World) -> None:
+    """Everything is there that was saved, and nothing else."""
+    keys, client = world.keys, world.client
+    assert world.store.read_progress([PARTITION]) == {PARTITION: bytes.fromhex(world.saved.progress)}
+    [values] = world.store.load([(PARTITION, [user.decode() for user in USERS])])
+    assert values == list(STATES.values())
+    assert client.smembers(keys.users(PARTITION)) == set(USERS)
+    assert client.exists(keys.loading(PARTITION)) + client.exists(keys.staged(PARTITION)) == 0
+
+
+def test_states_their_users_and_the_record_are_loaded_and_the_claim_is_gone(world: World) -> None:
+    world.client.sadd(world.keys.users(PARTITION), "of an earlier lineage")
+    assert world.load().done.states == len(USERS)
+    is_whole(world)
+
+
+def test_a_partition_without_users_is_handed_over(world: World) -> None:
+    with writing_partition(world.folder, PARTITION) as writer:
+        pass
+    world.saved = writer.finish(world.saved.decoded)
+    world.load()
+    assert world.store.read_progress([PARTITION]) == {PARTITION: encode_progress(world.saved.decoded)}
+    assert not world.client.exists(world.keys.users(PARTITION))
+
+
+MOMENTS = [("claim", 1), ("look", 1), ("states", 1), ("look", 4)]
+"""Of a load with three calls that write states, and one that hands over."""
+OTHERS = ["a worker began to fold", "took partition 2 over", "or the store was emptied"]
+
+
+@pytest.mark.parametrize(
+    ("what", "when"), [*product(OTHERS, MOMENTS), *product(["has lost states"], MOMENTS[2:])], ids=str
+)
+def test_a_load_that_is_no_longer_alone_stops_and_writes_no_record(
+    world: World, what: str, when: tuple[str, int]
+) -> None:
+    world.meanwhile[when] = world.others()[what]
+    with pytest.raises(BulkRefused, match=what):
+        world.load()
+    assert not world.meanwhile, "it happened"
+    worked = what == "a worker began to fold"
+    assert world.store.read_progress([PARTITION]) == {PARTITION: WORKER if worked else ABSENT}
+    if worked:
+        assert world.store.load([(PARTITION, ["u1", "new"])]) == [[b"folded", b"folded"]]
+        assert world.client.smembers(world.keys.users(PARTITION)) == {b"u1", b"new"}
+        return
+    world.load(take_over=True)
+    is_whole(world)
+
+
+def test_a_claim_that_is_written_again_between_look_and_write_only_costs_another_look(world: World) -> None:
+    loading = world.keys.loading(PARTITION)
+    world.meanwhile["look", 1] = lambda: world.client.set(loading, world.client.get(loading))
+    world.load()
+    assert not world.meanwhile, "it happened"
+    is_whole(world)
+
+
+@pytest.mark.parametrize("world", ["cluster"], indirect=True)
+@pytest.mark.parametrize("when", MOMENTS, ids=str)
+def test_a_partition_that_moves_to_another_master_is_loaded_there(world: World, when: tuple[str, int]) -> None:
+    world.meanwhile[when] = lambda: move_slot(world.nodes, world.keys.progress(PARTITION))
+    world.load()
+    assert not world.meanwhile, "it happened"
+    is_whole(world)
