@@ -224,10 +224,11 @@ AS_JSON: Final = (("content-type", b"application/json"),)
 
 def _batch(data: bytes) -> Any:
     """A batch whose frame, which the client library has checked, says that `data` holds as many records as its first
-    byte counts."""
+    byte counts; above 127, that they count from the least time there is."""
+    first = data[0] if data else 0
     return SimpleNamespace(
-        magic=2, base_offset=5, first_timestamp=NOW_MS, max_timestamp=NOW_MS, timestamp_type=0, LOG_APPEND_TIME=1,
-        records_count=data[0] if data else 0, compression_type=0, _buffer=data[1:], _pos=0,
+        magic=2, base_offset=5, first_timestamp=-(2**63) if first > 127 else NOW_MS, max_timestamp=NOW_MS,
+        timestamp_type=0, LOG_APPEND_TIME=1, records_count=first % 128, compression_type=0, _buffer=data[1:], _pos=0,
     )  # fmt: skip
 
 
@@ -238,6 +239,7 @@ def _records(data: bytes) -> None:
     columns = None if built is None else parse_batch(built, header, batch._buffer)
     found = read_batch(batch)
     assert columns is None or list(Records(columns, (batch._buffer,))) == list(found)
+    np.array([(record.offset, record.timestamp) for record in found], np.int64)  # as the fold's columns hold them
     for record in found:
         check_key(record.key)
         to_wire(Letter.of(record, Reason.MALFORMED_JSON, "events", 3), 1 << 20)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kafka import KafkaProducer
+from kafka.record import memory_records
+from kafka.record.default_records import DefaultRecordBatchBuilder
 
 from conftest import MakeTopics, RedisForTest
 from mimn.state import partition_of
@@ -27,6 +30,57 @@ class NoText(str):
 
     def encode(self, *_: Any) -> bytes:  # whatever the encoding
         return b"\xff\xfe"
+
+
+class FromTheLeastTime(DefaultRecordBatchBuilder):  # type: ignore[misc]  # kafka-python has no types
+    """Writes times as the least time of 64 bits and what is to be added to it, as a producer may."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._first_timestamp, self._max_timestamp = 2**63, time.time_ns() // 1_000_000
+
+    def build(self) -> Any:
+        """The batch's bytes."""
+        self._first_timestamp = -(2**63)
+        return super().build()
+
+
+def test_a_time_that_is_written_in_an_odd_way_is_that_time(
+    tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topics = make_topics(kafka, N)
+    with running_uic(tmp_path / "uic", valkey, topics) as uic:
+        monkeypatch.setattr(memory_records, "DefaultRecordBatchBuilder", FromTheLeastTime)
+        producer = KafkaProducer(bootstrap_servers=kafka, acks="all", enable_idempotence=False)
+        where = partition_of(USER.encode(), N)
+        for _ in range(2):
+            value = click(USER).SerializeToString()
+            producer.send(topics.events, key=USER.encode(), value=value, partition=where).get(timeout=10)
+        producer.close()
+        monkeypatch.undo()
+        uic.wait_folded(uic.publish(click(USER)))
+        state = uic.state(USER)
+        assert state is not None
+        assert state.event_count == 3
+
+
+@pytest.mark.parametrize("value", [b'{"action":1e400}', b'{"action":"\\ud800"}', b'{"userId":"\\ud800"}'])
+def test_json_that_protobuf_reads_with_an_error_of_its_own_is_a_dead_letter_like_another(
+    tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics, value: bytes
+) -> None:
+    topics = make_topics(kafka, N)
+    with running_uic(tmp_path / "uic", valkey, topics) as uic:
+        producer = KafkaProducer(bootstrap_servers=kafka, acks="all")
+        headers, where = [("content-type", b"application/json")], partition_of(USER.encode(), N)
+        producer.send(topics.events, key=USER.encode(), value=value, headers=headers, partition=where).get(timeout=10)
+        producer.close()
+        uic.wait_folded(uic.publish(click(USER)))
+        state = uic.state(USER)
+        assert state is not None
+        assert state.event_count == 1
+    [record] = read_to_end({"bootstrap_servers": kafka}, topics.dlq)
+    letter = read_letter(record)
+    assert (letter.reason, letter.value) == ("malformed_json", value)
 
 
 def test_headers_whose_names_are_no_text_stop_nobody(

@@ -218,11 +218,16 @@ def test_a_record_without_a_time_bounds_event_time_from_below_only() -> None:
         b'{"userId": "ann", "userId": "ann"}',
         b'{"a":' * 5000 + b"1" + b"}" * 5000,
         b'{"action": "ACTION_NOT_A_THING", "itemId": 1.5}',
+        b'{"action": 1e400}',
+        b'{"action": "\\ud800"}',
+        b'{"userId": "\\ud800"}',
+        b'{"\\ud800": 1}',
         b"",
     ],
 )
 def test_json_that_is_none(value: bytes) -> None:
     assert read(value, AS_JSON) is Reason.MALFORMED_JSON
+    assert explain(Reason.MALFORMED_JSON, value, AS_JSON).isprintable(), "so that its dead letter can be written"
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from kafka.structs import TopicPartition
 from mimn.rows.library import library
 from mimn.rows.records import BatchHeader, parse_batch
 from support import skips
+from uic.core.record_headers import zigzag
 from uic.core.records import Records
 from uic.log.compression import GZIP, LZ4, SNAPPY, ZSTD, Undecodable, decompress
 from uic.log.kafka_repairs import FetchedBatch, PartitionBatches, PartitionRecords
@@ -128,6 +129,24 @@ def test_the_time_of_appending_counts_where_the_topic_says_so() -> None:
     data = sealed(batch([(100, b"k", b"v", []), (200, b"k", b"v", [])]), ATTRIBUTES_AT, struct.pack(">h", 8))
     assert [r[1] for r in read(PartitionRecords, data)[0]] == [200, 200]
     assert read(PartitionRecords, data) == read(Fetcher.PartitionRecords, data)
+
+
+def test_a_time_that_64_bits_hold_only_as_the_sum_of_base_and_delta_is_read_as_java_reads_it() -> None:
+    times = [2**63 - 1, -(2**63) + 5, 1_700_000_000_000, 0]
+    data = b"".join(
+        zigzag(len(inner)) + inner
+        for inner in (b"\0" + zigzag(at + 2**63) + zigzag(i) + b"\1\1\0" for i, at in enumerate(times))
+    )
+    found = by_python(BatchHeader(7, -(2**63), None, len(times)), data)
+    assert [(r.offset, r.timestamp) for r in found] == [(7 + i, at) for i, at in enumerate(times)]
+    assert Records.of(found).timestamps.tolist() == times, "columns of 64 bits hold them"
+
+
+@pytest.mark.parametrize("base", [2**63 - 1, -1])
+def test_an_offset_beyond_64_bits_or_below_zero_is_malformed(base: int) -> None:
+    data = b"".join(zigzag(len(r)) + r for r in (b"\0\0" + zigzag(i) + b"\1\1\0" for i in range(2)))
+    with pytest.raises(ValueError, match="no offset"):
+        by_python(BatchHeader(base, 0, None, 2), data)
 
 
 def test_reading_goes_on_behind_records_that_compaction_removed() -> None:

@@ -203,7 +203,7 @@ def _parse_json(value: bytes) -> BehaviorEvent | Reason:
     try:
         json_format.Parse(value, event)
         return event
-    except (json_format.ParseError, ValueError, RecursionError):
+    except Exception:  # protobuf documents ParseError alone, and raises others for some numbers and surrogates
         return Reason.UNKNOWN_ACTION if _only_the_action_is_unknown(value) else Reason.MALFORMED_JSON
 
 
@@ -215,7 +215,7 @@ def _only_the_action_is_unknown(value: bytes) -> bool:
             return False
         json_format.Parse(value, BehaviorEvent(), ignore_unknown_fields=True)  # also ignores unknown names of enums
         json_format.ParseDict(fields, BehaviorEvent())
-    except (json_format.ParseError, ValueError, RecursionError, AttributeError):
+    except Exception:  # as above, and AttributeError
         return False
     return True
 
@@ -235,7 +235,7 @@ def _explain_json(value: bytes) -> str:
     for name, content in fields.items():
         try:
             json_format.ParseDict({name: content}, BehaviorEvent())
-        except (json_format.ParseError, ValueError, RecursionError):
+        except Exception:  # as above
             kind = BehaviorEvent.DESCRIPTOR.fields_by_camelcase_name.get(name)
             kind = kind or BehaviorEvent.DESCRIPTOR.fields_by_name[name]
             return f"{name}: is not {_KINDS[kind.type]}"

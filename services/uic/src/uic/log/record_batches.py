@@ -18,6 +18,9 @@ from uic.core.record_headers import Headers, read_headers, varint
 from uic.core.records import BatchRecord, Records
 from uic.log.compression import Undecodable, decompress
 
+LEAST, MOST = -(2**63), 2**63 - 1
+"""What 64 bits hold."""
+
 
 class UnreadableBatch(NamedTuple):
     """Handed out in place of the records of a batch that cannot be read; nothing of its partition follows it."""
@@ -80,11 +83,15 @@ def _records(header: BatchHeader, data: bytes) -> list[BatchRecord]:
         if number > 127:
             number, at = varint(data, at - 1)
         timestamp = first_ms + ((number >> 1) ^ -(number & 1)) if append_ms is None else append_ms
+        if not LEAST <= timestamp <= MOST:  # brokers and Java's clients add in 64 bits, where such a sum is a time, too
+            timestamp = (timestamp - LEAST) % 2**64 + LEAST
         number = data[at]
         at += 1
         if number > 127:
             number, at = varint(data, at - 1)
         offset = base_offset + ((number >> 1) ^ -(number & 1))
+        if not 0 <= offset <= MOST:
+            raise ValueError(f"{offset} is no offset")
         number = data[at]
         at += 1
         if number > 127:
