@@ -215,11 +215,13 @@ def test_who_is_erased_takes_along_what_was_set_aside_in_his_partition_alone(sub
     store.commit([Commit(p, ABSENT, b"p1", ((USER, b"s1"),)) for p in (2, 3)])
     for partition in (2, 3):
         store.set_aside(partition, [b"unreadable"])
-    assert store.commit([Commit(2, b"p0", b"p2", ((USER, None),))]) == [Refused(b"p1")]
+    assert store.commit([Commit(2, b"p0", b"p2", ((USER, None),), erases=True)]) == [Refused(b"p1")]
     assert store.commit([Commit(2, b"p1", b"p2", (("bob", b"s2"),))]) == [Written()]
     assert subject.bad(2) == [b"unreadable"], "only an erasure empties it, and only one that is written"
-    assert store.commit([Commit(2, b"p2", b"p3", ((USER, None),))]) == [Written()]
+    assert store.commit([Commit(2, b"p2", b"p3", ((USER, None),), erases=True)]) == [Written()]
     assert (subject.bad(2), subject.bad(3)) == ([], [b"unreadable"])
+    assert store.commit([Commit(3, b"p1", b"p2", ((USER, b"s3"),), erases=True)]) == [Written()]
+    assert subject.bad(3) == [], "also if the user who is erased has a state again"
 
 
 def test_a_store_that_is_away_says_so_and_commits_have_no_answer(subject: Subject) -> None:

@@ -211,9 +211,10 @@ class FakeStore:
             if value is None:
                 self.users.discard((commit.partition, user))
                 self.states.pop((commit.partition, user), None)
-                self.bad.pop(commit.partition, None)
             else:
                 self.states[commit.partition, user] = value
+        if commit.erases:
+            self.bad.pop(commit.partition, None)
         self.progress[commit.partition] = commit.progress
         return Written()
 

@@ -17,6 +17,7 @@ from support.fakes import (
     stored_state,
     users_of,
 )
+from uic.core.ports import NotDescribed
 from uic.core.status import Phase
 from uic.errors import InvalidField, NotBroken, NotOurs
 from uic.fold.session import Resolution
@@ -595,6 +596,38 @@ def test_a_log_that_does_not_answer_is_asked_again(topic: FakeTopic, store: Fake
     assert_exactly_once(store, topic)
 
 
+def test_events_that_wait_for_the_erasures_or_for_an_operator_are_lag(topic: FakeTopic, store: FakeStore) -> None:
+    erasures = FakeErasures()
+    erasures.away = True
+    waiting = Worker(topic, store, erasures=erasures)
+    waiting.log.assign(0)
+    waiting.settle()
+    fill(topic, 50)
+    waiting.until(lambda: waiting.partition().lag == 50, turns=400)
+    erasures.away = False
+    waiting.catch_up()
+    assert waiting.partition().lag == 0
+    store.progress[0] = b"no record"
+    stopped = Worker(topic, store, seed=1)
+    stopped.log.assign(0)
+    stopped.settle()
+    assert stopped.phase() is Phase.BROKEN
+    before = topic.partitions[0].end
+    fill(topic, 30, first=50)
+    stopped.until(lambda: stopped.partition().end_offset == before + 30, turns=400)
+
+
+def test_a_log_that_did_not_answer_is_forgotten_with_the_last_partition(topic: FakeTopic, store: FakeStore) -> None:
+    worker = folded(topic, store)
+    session = worker.updater._sessions[0]
+    worker.updater.turn([NotDescribed((session.tag,), "timed out")], worker.now, 0)
+    worker.turn()
+    assert worker.updater.status.reasons == ("log_unavailable: timed out",)
+    worker.log.revoke(0)
+    worker.settle()
+    assert worker.updater.status.reasons == ()
+
+
 def test_a_namespace_of_another_topic_stops_consumption(topic: FakeTopic, store: FakeStore) -> None:
     worker = folded(topic, store)
     store.meta = (2, "other")
@@ -754,6 +787,8 @@ def test_a_rebuild_does_not_bring_an_erased_user_back(topic: FakeTopic, store: F
     erasures.away = True
     worker.settle()
     assert store.progress == {}, "without the erasures a rebuild does not begin"
+    reasons = worker.updater.status.reasons
+    assert any(one.startswith("erasures_unavailable: ") for one in reasons), "and /readyz says why"
     erasures.away = False
     while not worker.drained():
         worker.turn()
@@ -761,6 +796,7 @@ def test_a_rebuild_does_not_bring_an_erased_user_back(topic: FakeTopic, store: F
         seen += [] if state is None else [state.header.event_count]
     assert_exactly_once(store, topic)
     assert set(seen) == {1}, "never more than the event after the erasure"
+    assert worker.updater.status.reasons == ()
     assert worker.counted("uic_records_total", outcome="erased_later") == 1
 
 
@@ -791,6 +827,26 @@ def test_an_unreadable_state_is_set_aside_and_the_user_begins_anew(
     neighbor = stored_state(store, USERS[1])
     assert neighbor is not None
     assert (neighbor.header.event_count, neighbor.header.partial) == (5, False)
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["in one batch", "in two"])
+def test_what_was_set_aside_of_an_erased_user_goes_also_if_the_user_acts_again(
+    topic: FakeTopic, store: FakeStore, together: bool
+) -> None:
+    folded(topic, store)
+    store.states[0, USERS[0]] = b"x" * 7
+    heir = Worker(topic, store, seed=1, chunk=100)
+    heir.log.assign(0)
+    topic.erase(USERS[0])
+    if not together:
+        heir.catch_up()
+    topic.event(USERS[0], 5)
+    heir.catch_up()
+    assert heir.counted("uic_unreadable_states_total", error="corrupt") == 1
+    state = stored_state(store, USERS[0])
+    assert state is not None
+    assert state.header.event_count == 1
+    assert not store.bad.get(0), "it may hold what was erased"
 
 
 def test_a_state_that_is_gone_alone_is_noticed_counted_and_its_user_marked(topic: FakeTopic, store: FakeStore) -> None:

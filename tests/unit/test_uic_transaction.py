@@ -40,7 +40,9 @@ def drawn(partition: int, n: int, of: States) -> Commit:
     created = int(RNG.integers(0, n + 1))
     listed = int(RNG.integers(0, n - created + 1))
     expected = ABSENT if RNG.random() < 0.5 else RNG.bytes(112)
-    return Commit(partition, expected, RNG.bytes(112), StagedValues(keys, rows, of), created, listed, n == 0)
+    return Commit(
+        partition, expected, RNG.bytes(112), StagedValues(keys, rows, of), created, listed, n == 0, n % 2 == 0
+    )
 
 
 def plain(commit: Commit) -> Commit:
@@ -101,9 +103,8 @@ def test_a_transaction_writes_records_and_states_in_one_command_and_lists_whose_
     assert lists[b"SADD"] == added
     gone = [(c.partition, [user for user, value in c.values if value is None]) for c in commits]
     states_of = [[KEYS.state(p, user).encode() for user in users] for p, users in gone]
-    assert lists[b"DEL"] == [
-        [*names, KEYS.bad(p).encode()] for (p, _), names in zip(gone, states_of, strict=True) if names
-    ]
+    bad = [[KEYS.bad(c.partition).encode()] if c.erases else [] for c in commits]
+    assert lists[b"DEL"] == [words for both in zip(states_of, bad, strict=True) for words in both if words]
     assert lists[b"SREM"] == [[KEYS.users(p).encode(), *map(str.encode, users)] for p, users in gone if users]
 
     watched, read, *asked = commands(TRANSACTIONS.look(commits))

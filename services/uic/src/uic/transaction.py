@@ -8,8 +8,9 @@
       UNLINK users                     a lineage begins: no user has a state
       SADD users user…                 users with their first state
       MSET progress record… state value…
-      DEL state… bad, SREM users user… erased users: what was set aside may hold copies of their states that
-                                       can no longer be told apart, so all of that goes with them
+      DEL state…, SREM users user…     erased users
+      DEL bad                          if anything was erased: what was set aside may hold copies of it that can
+                                       no longer be told apart, so all of that goes with it
     EXEC                               nil: a progress record was changed, nothing is written
 
 A script could do this in one exchange, but the server's Lua hashes every byte of its arguments: with states of 6 KB
@@ -92,8 +93,10 @@ class Transactions:
             if added := first(commit):
                 before.append(("SADD", names.users, *added))
             if erased:
-                after.append(("DEL", *[names.state_encoded + user for user in erased], names.bad))
+                after.append(("DEL", *[names.state_encoded + user for user in erased]))
                 after.append(("SREM", names.users, *erased))
+            if commit.erases:
+                after.append(("DEL", names.bad))
             records.append(_string(names.progress.encode()) + _string(commit.progress))
             strings += 2 * (1 + len(commit.values) - len(erased))
         states = [self._states(of, some) for of, some in groupby(commits, _round_of)]

@@ -26,14 +26,16 @@ class Commit(NamedTuple):
     progress: bytes
     """The record that replaces it."""
     values: Sequence[tuple[str, bytes | None]] = ()
-    """User id and state value; None deletes it, together with everything in the partition that was set aside as
-    unreadable. The users that `created` and `listed` count come first."""
+    """User id and state value; None deletes it. The users that `created` and `listed` count come first."""
     created: int = 0
     """How many belong to users who had no state. If the store's list says that one had a state, nothing is written."""
     listed: int = 0
     """How many of the next ones belong to users who may be missing from the store's list of users with a state."""
     begins_lineage: bool = False
     """Whether the currently stored states count as absent from now on."""
+    erases: bool = False
+    """Whether a user or an item was erased: everything in the partition that was set aside as unreadable goes, because
+    it may hold a copy of what was erased."""
 
 
 @dataclass(frozen=True, slots=True)

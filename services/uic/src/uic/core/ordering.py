@@ -77,6 +77,11 @@ class Batch(NamedTuple):
     extended: int = 0
     """Events with protobuf fields that this version does not know."""
 
+    @property
+    def erases(self) -> bool:
+        """Whether an operation erases a user or an item."""
+        return bool(np.count_nonzero(self.items) < len(self.items) or ERASE_ITEM in self.actions)
+
     def misrouted_from(self, offset: int) -> int:
         """How many records at or above `offset` are not in their key's partition."""
         return sum(reason is Reason.MISROUTED and self.records[at].offset >= offset for at, reason in self.rejected)

@@ -12,7 +12,7 @@ from uic.core.commit import Commit
 from uic.core.ports import Described, Log, StateStore
 from uic.errors import StoreUnavailable
 from uic.fold.health import Health
-from uic.fold.session import Attempt, Reading, Sessions
+from uic.fold.session import Attempt, Broken, Claiming, Reading, Sessions
 from uic.fold.settlement import Settlement
 from uic.metrics import Metrics
 
@@ -59,9 +59,10 @@ class AsOf:
             self._health.store_answered()  # a worker without partitions asks it nothing else
             self._ahead_ms = round(500 * (asked_s + wall_s())) - stores_ms  # half of the way there and back
             self._metrics.clock_skew.set(self._ahead_ms / 1000)
-        reading = {s.partition: s.tag for s in self._sessions.of(Reading)}
-        if reading:
-            self._log.describe(reading)
+        # Those that do not read yet, or any more, fall behind: their lag is asked for, too.
+        asked = {s.partition: s.tag for s in self._sessions if isinstance(s, Reading | Claiming | Broken)}
+        if asked:
+            self._log.describe(asked)
 
     def described(self, reading: Reading, message: Described) -> None:
         """The broker answered."""

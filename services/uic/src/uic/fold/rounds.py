@@ -184,7 +184,8 @@ def _attempt(reading: Reading, work: Round, part: Part, states: States) -> Folde
         position=reading.position if all_read else None,
         caught_up=reading.caught_up,
     )
-    commit = Commit(reading.partition, reading.known, encode_progress(after), *_values(work, part, states))
+    values = _values(work, part, states)
+    commit = Commit(reading.partition, reading.known, encode_progress(after), *values, erases=batch.erases)
     return FoldedBatch(commit, after, work, part)
 
 

@@ -216,7 +216,10 @@ class TakeUp:
 
     def _claim(self, now: float) -> None:
         """Before the first record: read the erasures if it is a replay, and store progress that is new."""
-        ready = [s for s in self._sessions.of(Claiming) if s.unsure is None and s.due <= now]
+        claiming = self._sessions.of(Claiming)
+        if not any(s.wants_erasures for s in claiming):
+            self._health.recover("erasures")
+        ready = [s for s in claiming if s.unsure is None and s.due <= now]
         if not ready:
             return
         if not self._read_erasures([s for s in ready if s.wants_erasures], now):
@@ -238,6 +241,7 @@ class TakeUp:
                 erased = self._erasures.read([s.partition for s in sessions], topic_id)
             except LogUnavailable as error:
                 say(log, logging.WARNING, "erasures cannot be read", detail=error.detail)
+                self._health.degrade("erasures", f"erasures_unavailable: {error.detail}")
                 for session in replaying:
                     session.due = now + self._settings.retry_interval_s
                     session.reason = "waiting for the erasures"

@@ -238,6 +238,7 @@ class StateUpdater:
             case Assigned(partitions):
                 self._health.not_joined = ""
                 self._health.recover("log")
+                self._health.recover("bounds")
                 if partitions:
                     say(log, logging.INFO, "assigned", partitions=ranges(partitions))
                 for p in partitions:
@@ -247,10 +248,12 @@ class StateUpdater:
                 say(log, logging.INFO, "revoked", partitions=ranges(partitions))
                 for p in partitions:
                     self._sessions.end(p)
+                if not list(self._sessions):
+                    self._health.recover("bounds")  # nobody asks for any more
             case Described():
                 self._described(message, now)
             case NotDescribed(tags, detail):
-                self._health.degrade("log", f"log_unavailable: {detail}")
+                self._health.degrade("bounds", f"log_unavailable: {detail}")
                 self._take_up.not_described(tags, detail, now)
             case OutOfRange(partition, tag):
                 session = self._sessions.tagged(partition, tag)
@@ -300,6 +303,7 @@ class StateUpdater:
         reading.position = message.position
 
     def _described(self, message: Described, now: float) -> None:
+        self._health.recover("bounds")
         session, bounds = self._sessions.tagged(message.partition, message.tag), message.bounds
         if session is None:
             return
