@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from mimn.data.check import check
 from mimn.data.events import DataError
 from mimn.data.labelled import label_parts
 from mimn.data.past_rates import FIRST_RATE, FIRST_SHOWN, Counters, PastRates
@@ -117,6 +118,65 @@ def test_rates_of_a_described_log_follow_its_labels_as_they_become_known(tmp_pat
         ):
             expected = ((clicked & same).sum() + prior * overall) / ((counted & same).sum() + prior)
             assert rates[name][row] == pytest.approx(expected)
+
+
+WINDOW_HOURS = 5
+Dated = list[tuple[int, int, bool, int | None]]
+"""Item, hour, whether it was clicked, hours from then to the click's time (None: the log has no time)."""
+dated = st.lists(
+    st.tuples(
+        st.integers(1, 3), st.integers(0, 30), st.booleans(), st.one_of(st.none(), st.integers(-40, WINDOW_HOURS))
+    ),
+    min_size=1,
+    max_size=20,
+)
+
+
+@given(dated, dated, st.integers(0, 40))
+@settings(max_examples=40, deadline=None)
+def test_clicks_without_a_time_or_before_their_impression_neither_leak_nor_exceed_1(
+    tmp_path_factory: pytest.TempPathFactory, shown: Dated, others: Dated, now: int
+) -> None:
+    """Whatever the log says of clicks: rates lie in [0, 1], and what was not seen by some hour changes none before."""
+    seen = [at + (WINDOW_HOURS if d is None else max(d, 0)) for _, at, _, d in shown]
+    changed: Dated = [(i, at, y and at_click < now, d) for (i, at, y, d), at_click in zip(shown, seen, strict=True)]
+    changed = [row for row in changed if row[1] < now] + [row for row in others if row[1] >= now]
+    rates = []
+    for rows in (shown, changed):
+        # One click and one impression of another item: without both there is nothing to learn.
+        log = [*rows, (9, 0, True, 0), (9, 0, False, None)]
+        folder = tmp_path_factory.mktemp("dated")
+        columns = {
+            "u": [1] * len(log),
+            "i": [i for i, _, _, _ in log],
+            "t": [T + at * 3600 for _, at, _, _ in log],
+            "y": [int(y) for _, _, y, _ in log],
+            "seen": pa.array([T + (at + d) * 3600 if y and d is not None else None for _, at, y, d in log], pa.int64()),
+        }
+        fields = "[fields.item]\nrate = { kind = 'past_rate', prior = 0.5 }\n"
+        extra = f'label_time = "seen"\nwindow = "{WINDOW_HOURS}h"'
+        data = prepare(described(folder, columns, extra, fields), folder / "cache")
+        assert data.impressions is not None
+        of = PastRates(data, data.impressions)
+        rate = of.of_impressions()["rate"]
+        assert bool(np.all((rate >= 0) & (rate <= 1)))
+        assert bool(np.all(data.impressions.seen_ms >= data.impressions.time_ms))
+        before = data.impressions.time_ms < (T + now * 3600) * 1000
+        asked = data.impressions.time_ms, data.impressions.item_id, rate
+        rates.append(sorted(zip(*(values[before].tolist() for values in asked), strict=True)))
+    assert rates[0] == rates[1]
+
+
+def test_check_counts_clicks_without_a_time_and_before_their_impression(tmp_path: Path) -> None:
+    shown = log(40, 2)
+    clicked = np.flatnonzero(shown["y"])
+    shown["seen"][clicked[0]] = None
+    for row in clicked[1:3]:
+        shown["seen"][row] -= 2 * 3600
+    findings = check(described(tmp_path, shown, 'label_time = "seen"\nwindow = "2d"', FIELDS)).findings
+    said = "`impressions.label_time`, column seen of shown.parquet: "
+    assert f"{said}1 clicks have no time, and count as seen when their window is over: add their times" in findings
+    assert f"{said}2 clicks are before their impression, and count as seen at its time: correct them" in findings
 
 
 def test_an_items_rate_for_export_is_what_training_knew(tmp_path: Path) -> None:

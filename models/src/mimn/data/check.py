@@ -238,7 +238,7 @@ class _Check:
                 )
 
     def _impressions(self, table: ImpressionsTable) -> None:
-        shown = clicked = late = without_user = new_item = no_row = 0
+        shown = clicked = late = without_user = new_item = no_row = undated = early = 0
         parts: Counter[tuple[int, int]] = Counter()
         split = self._description.split
         by_day: dict[int, tuple[int, int]] = {}
@@ -247,6 +247,10 @@ class _Check:
             known_ms = labels_known(batch, table.window_ms)
             label = known_labels(batch, known_ms)
             late += int(batch["label"].sum()) - int(label.sum())
+            if "label_time" in batch:
+                at = batch["label_time"][label == 1]
+                undated += int(np.count_nonzero(at < 0))
+                early += int(np.count_nonzero((at >= 0) & (at < batch["time"][label == 1])))
             shown, clicked = shown + len(label), clicked + int(label.sum())
             days, place = np.unique(batch["time"] // DAY_MS, return_inverse=True)
             of_day = zip(np.bincount(place).tolist(), np.bincount(place, label).tolist(), strict=True)
@@ -271,6 +275,15 @@ class _Check:
             "share of impressions whose item has no row in [items]": no_row / shown,
             "click rate by day": {_day(day * DAY_MS): (n, k / n) for day, (n, k) in sorted(by_day.items())},
         }
+        column = f"`impressions.label_time`, column {table.label_time} of {reader.files}"
+        if undated:
+            self._report.findings.append(
+                f"{column}: {undated} clicks have no time, and count as seen when their window is over: add their times"
+            )
+        if early:
+            self._report.findings.append(
+                f"{column}: {early} clicks are before their impression, and count as seen at its time: correct them"
+            )
         if clicked in (0, shown):
             self._report.findings.append(nothing_to_learn(table, clicked, shown, late))
         if isinstance(split, TimeSplit):
@@ -347,6 +360,21 @@ def known_labels(impressions: Columns, known_ms: NDArray[np.int64]) -> NDArray[n
     if "label_time" in impressions:
         label[impressions["label_time"] > known_ms] = 0
     return label
+
+
+def clicks_seen(impressions: Columns, known_ms: NDArray[np.int64], label: NDArray[np.int64]) -> NDArray[np.int64]:
+    """When each click was seen, and `known_ms` without one. [n] ms
+
+    A click without a time of its own is known when its window is over, and none is seen before its impression:
+    otherwise a rate would count clicks of the future, or more clicks than impressions.
+    """
+    if "label_time" not in impressions:
+        return known_ms
+    clicked = impressions["label_time"]
+    seen: NDArray[np.int64] = np.where(
+        (label == 1) & (clicked >= 0), np.maximum(clicked, impressions["time"]), known_ms
+    )
+    return seen
 
 
 def _outside(ids: NDArray[np.uint64], known: NDArray[np.uint64]) -> int:

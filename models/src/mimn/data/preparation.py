@@ -21,7 +21,14 @@ import msgspec
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from mimn.data.check import event_columns, impression_columns, known_labels, labels_known, nothing_to_learn
+from mimn.data.check import (
+    clicks_seen,
+    event_columns,
+    impression_columns,
+    known_labels,
+    labels_known,
+    nothing_to_learn,
+)
 from mimn.data.description import (
     Description,
     Field,
@@ -221,7 +228,7 @@ class _Preparation:
                     "time": batch["time"],
                     "label": label,
                     "known": known,
-                    "seen": np.where(label == 1, batch.get("label_time", known), known),
+                    "seen": clicks_seen(batch, known, label),
                     "request": batch["request"].view(np.int64) if "request" in batch else writer.rows + np.arange(n),
                     "weight": batch.get("weight", np.ones(n)),
                     "position": batch.get("position", np.full(n, np.nan)),

@@ -27,7 +27,7 @@ from mimn.data.members import Members
 from mimn.data.tables import TableReader, Wanted, hashed_text
 
 Ints = NDArray[np.int64]
-FORMAT = 6
+FORMAT = 7
 """Raised when the same files give other arrays: older folders are then made again."""
 META, TEXTS = "prepared.json", "texts.json"
 COMPUTED = ("cross", "past_rate")
@@ -58,7 +58,8 @@ class Impressions:
     known_ms: Ints
     """When the label is known for good: the window's end."""
     seen_ms: Ints
-    """When the click was seen; `known_ms` where the files do not say, and without a click."""
+    """When the click was seen, from `time_ms` to `known_ms`; the latter where the files do not say, and without a
+    click."""
     request: Ints
     """Impressions with the same number were shown together; a number of its own each without a column."""
     weight: NDArray[np.float32]
