@@ -90,6 +90,16 @@ def test_a_request_takes_numbers_strings_and_lists() -> None:
     assert np.array_equal(vector["both"], TABLES["both"][cross[0]])
 
 
+def test_a_text_is_split_at_its_separators_and_a_value_of_a_list_is_not() -> None:
+    def tags(value: object) -> list[float]:
+        made: list[float] = parts(fields().vector({"tags": value}, {}).values)["tags"].tolist()
+        return made
+
+    assert tags("a|b") == tags("a||b|") == tags(["a", "", "b"]) == tags(["a", "b"])
+    assert fields().vector({"tags": ["a|b"]}, {}).unknown == ["tags"]
+    assert tags("") == tags([]) == tags(None)
+
+
 def test_a_training_only_field_is_missing_when_served() -> None:
     made = fields()
     assert np.array_equal(parts(made.vector({}, {}).values)["position"], TABLES["position"][MISSING])

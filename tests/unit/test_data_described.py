@@ -250,7 +250,7 @@ def test_fields_of_users_and_items_stand_by_key(make: Make) -> None:
     assert ages.rows(np.array([7, 4, 3])).tolist() == [1, -1, 0]
     assert [data.texts["age"].get(code) for code in ages.fields["age"].tolist()] == [None, "old"]
     tags = data.side("item").fields["tags"]
-    assert [data.texts["tags"].get(code) for code in tags.tolist()] == [None, "", "a|b"]
+    assert [data.texts["tags"].get(code) for code in tags.tolist()] == [None, "[]", '["a", "b"]']
     assert data.impressions is not None
     assert data.impressions.category_id.tolist() == [2, 1, 1]
 
@@ -431,7 +431,7 @@ def test_only_the_named_texts_mean_no_value(tmp_path: Path) -> None:
     shown = f'name = "x"\n[events]\n{table}[impressions]\n{table}label = "y"\nwindow = "1s"\n'
     path = tmp_path / "dataset.toml"
     path.write_text(shown + fields)
-    with pytest.raises(DataError, match=r"column price \(`fields.context.price`\) is string, not a number"):
+    with pytest.raises(DataError, match=r"column price \(`fields.context.price`\) holds '-' in row 3, not a number"):
         prepared(path)
     path.write_text(f'{shown}nulls = ["", "NULL", "-"]\n{fields}')
     data = prepared(path)

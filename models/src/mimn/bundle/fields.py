@@ -1,8 +1,8 @@
 """Fields: what a model reads of the user, the item and the request beside ids and history.
 
-One definition for training, export and serving. A value becomes text (whole numbers in decimal), the text a 64-bit
-code, and the code a row of the field's table; a number is transformed and standardized. Row 0 is a value that training
-did not know, row 1 a value that is missing.
+One definition for training, export and serving. A value becomes text (`text_of`), the text a 64-bit code, and the code
+a row of the field's table; a number is transformed and standardized. Row 0 is a value that training did not know, row 1
+a value that is missing.
 
     request vector [K] = the fields of user and context in the order of the manifest, E floats each, a scalar number 1
     item vector    [W] = the same of the item's fields, joined at export: one gather a candidate
@@ -10,6 +10,7 @@ did not know, row 1 a value that is missing.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -30,6 +31,8 @@ MAX_EXAMPLES = 8
 MAX_LIST = 64
 """Most values of a multi-valued field in a request."""
 MAX_TEXT = 256
+SEPARATOR = "|"
+"""Between the values of a multi-valued field that are written as one text."""
 Source = Literal["user", "item", "context"]
 Kind = Literal["categorical", "multi", "numeric", "cross"]
 Transform = Literal["none", "log1p", "log"]
@@ -91,6 +94,26 @@ def text_of(value: Value) -> str | None:
             raise ValueError("a categorical value is a string or a whole number")
         value = int(value)
     return str(int(value))
+
+
+def values_of(value: Value | Sequence[Value]) -> list[Value]:
+    """The values of a multi-valued field: those of a list, of which none is split, or of one text with separators.
+
+    Nulls and empty texts are no values.
+    """
+    if isinstance(value, str):
+        value = value.split(SEPARATOR)
+    every = value if isinstance(value, Sequence) else [value]
+    return [one for one in every if one is not None and one != ""]
+
+
+def whole_of(text: str) -> int | None:
+    """The whole number from 0 that a text is, or None. `21.0` is 21: so tables with gaps are written as CSV."""
+    found = _WHOLE.fullmatch(text)
+    return int(found[1]) if found else None
+
+
+_WHOLE = re.compile(r"0*([0-9]{1,20})(?:\.0+)?")
 
 
 def code_of(text: str) -> int:
@@ -168,7 +191,8 @@ class FieldEncoder:
             return MISSING
         spec = self.spec
         if spec.whole:
-            return FIRST + int(text) if text.isdecimal() and int(text) < spec.rows - FIRST else UNKNOWN
+            number = whole_of(text)
+            return UNKNOWN if number is None or number >= spec.rows - FIRST else FIRST + number
         code = code_of(text)
         return FIRST + code % (spec.rows - FIRST) if spec.hashed else self._row_of.get(code, UNKNOWN)
 

@@ -16,7 +16,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.bundle.fields import FIRST, MAX_LIST, MAX_TEXT, MISSING, UNKNOWN, FieldEncoder, FieldSpec, Value, crossed_row
+from mimn.bundle.fields import (
+    FIRST,
+    MAX_LIST,
+    MAX_TEXT,
+    MISSING,
+    UNKNOWN,
+    FieldEncoder,
+    FieldSpec,
+    Value,
+    crossed_row,
+    values_of,
+)
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -163,11 +174,11 @@ def _writer(spec: FieldSpec, encoder: FieldEncoder, place: _Place) -> _Writer:
             made.keep(spec, place, crossed_row([made.rows[part] for part in spec.of], spec.rows - FIRST))
 
     def several(made: _Made, value: Any) -> None:
-        values = [] if value is None else value if isinstance(value, list) else [value]
+        if isinstance(value, list) and None in value:
+            raise ValueError("a list has no null")
+        values = values_of(value)
         if len(values) > MAX_LIST:
             raise ValueError(f"at most {MAX_LIST} values, not {len(values)}")
-        if None in values:
-            raise ValueError("a list has no null")
         rows = [encoder.row(_short(one)) for one in values] or [MISSING]
         made.out[place.at] = place.table[rows[0]] if len(rows) == 1 else place.table[rows].mean(axis=0)
         if UNKNOWN in rows:

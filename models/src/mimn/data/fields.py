@@ -32,11 +32,11 @@ from mimn.data.events import DataError
 from mimn.data.labelled import Labelled
 from mimn.data.prepared import Prepared, Side
 from mimn.data.split import PARTS
+from mimn.data.tables import list_of_text
 
 Ints = NDArray[np.int64]
 Column = NDArray[np.uint64] | NDArray[np.float64]
 """Codes of values, 0 for none; or numbers, NaN for none."""
-SEPARATOR = "|"
 POSITION = "position"
 POSITIONS = 1024
 """Positions from here on share the unknown row."""
@@ -196,7 +196,7 @@ def _examples(field: Field, counts: Mapping[int, int], texts: Mapping[int, str])
     """The most frequent values that have a row, as texts."""
     of_code = texts
     if field.kind == "multi":
-        of_code = {code_of(part): part for text in texts.values() for part in text.split(SEPARATOR) if part}
+        of_code = {code_of(part): part for text in texts.values() for part in list_of_text(text)}
     known = [code for code, n in counts.items() if n >= field.min_count and len(of_code[code]) <= MAX_TEXT]
     return tuple(of_code[code] for code in sorted(known, key=lambda code: (-counts[code], code))[:MAX_EXAMPLES])
 
@@ -216,7 +216,7 @@ def _values_of(code: int, field: Field, texts: Mapping[int, str]) -> Iterable[in
         return ()
     if field.kind != "multi":
         return (code,)
-    return {code_of(part) for part in texts[code].split(SEPARATOR) if part}
+    return {code_of(part) for part in list_of_text(texts[code])}
 
 
 def _check_parts(name: str, field: Field, source: Source, data: Prepared) -> None:
@@ -280,7 +280,7 @@ def _lists(encoder: FieldEncoder, codes: Column, texts: Mapping[int, str]) -> ND
     """Rows of lists, -1 behind the end; a missing or empty list is the missing row. [n] → [n, M]"""
     found, place = np.unique(codes, return_inverse=True)
     of_found = [
-        [encoder.row(part) for part in texts[int(code)].split(SEPARATOR) if part][:MAX_LIST] if code else []
+        [encoder.row(part) for part in list_of_text(texts[int(code)])][:MAX_LIST] if code else []
         for code in found.tolist()
     ]
     width = max((len(rows) for rows in of_found), default=1) or 1

@@ -16,13 +16,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mimn.data.description import SOURCES, Field
 from mimn.data.events import DataError
 from mimn.data.labelled import Labelled
 from mimn.data.prepared import Impressions, Prepared, Side
 from mimn.data.presets import paper_instances
+from mimn.data.tables import list_of_text
 from mimn.state.actions import NAMES
 
-Value = str | float | None
+Value = str | float | list[str] | None
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,8 @@ class _Sampling:
         self._candidate_last = False
         """Whether a preset's histories end with the candidate."""
         self._sides: dict[str, Side] = {"user": data.side("user"), "item": data.side("item")}
+        described: list[dict[str, Field]] = [getattr(self._described.fields, source) for source in SOURCES]
+        self._lists = {name for of in described for name, field in of.items() if field.kind == "multi"}
 
     def draw(self, rows: int, rng: np.random.Generator) -> list[Sample]:
         if self._described.protocol is not None:
@@ -245,7 +249,8 @@ class _Sampling:
         if value.dtype.kind == "f":
             return None if np.isnan(value) else float(value)
         code = int(value)
-        return self._data.texts.get(name, {}).get(code, f"#{code:016x}") if code else None
+        text = self._data.texts.get(name, {}).get(code, f"#{code:016x}") if code else None
+        return list_of_text(text) if text is not None and name in self._lists else text
 
     def _user(self, user: int) -> tuple[int, int]:
         """The user's rows of the events: first, and first behind the last. Equal without events."""

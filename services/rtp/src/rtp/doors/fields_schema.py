@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mimn.bundle.fields import FIRST, MAX_LIST, MAX_TEXT, FieldSpec
+from mimn.bundle.fields import FIRST, MAX_LIST, MAX_TEXT, SEPARATOR, FieldSpec
 from mimn.bundle.request_fields import FLOAT32_MAX, RequestFields, asked_for
 
 _NULL = {"type": "null"}
@@ -42,7 +42,10 @@ def _schema(spec: FieldSpec) -> dict[str, Any]:
     if spec.kind != "multi":
         return {"description": f"{known}.", "anyOf": [*_CATEGORY["anyOf"], _NULL]}
     several = {"type": "array", "items": _CATEGORY, "maxItems": MAX_LIST}
-    return {"description": f"{known}, or a list of them.", "anyOf": [several, *_CATEGORY["anyOf"], _NULL]}
+    return {
+        "description": f"{known}, a list of them, or one text with `{SEPARATOR}` between them.",
+        "anyOf": [several, *_CATEGORY["anyOf"], _NULL],
+    }
 
 
 def _example(spec: FieldSpec) -> Any:

@@ -1,0 +1,235 @@
+"""Files as their owners' tools write them: types by meaning, times by one rule, and a bad value named with its row."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pcsv
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mimn.data.description import Table, TimeUnit
+from mimn.data.events import DataError
+from mimn.data.ids import string_id
+from mimn.data.tables import Columns, Meaning, TableReader, Wanted
+from uic.bulk.history import DescribedHistory
+
+NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
+NOON_MS = 1_714_564_800_000
+
+
+def read(
+    folder: Path, tables: dict[str, pa.Table | str], wanted: dict[str, Wanted], ids: Any = "uint64"
+) -> tuple[Columns, TableReader]:
+    """All batches of files of one table, and the reader: its counts."""
+    for name, table in tables.items():
+        if isinstance(table, str):
+            (folder / name).write_text(table, "utf-8")
+        elif name.endswith(".csv"):
+            pcsv.write_csv(table, folder / name)
+        else:
+            pq.write_table(table, folder / name)
+    reader = TableReader(Table(files=tuple(tables)), folder, wanted, ids)
+    batches = list(reader.batches())
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in wanted}, reader
+
+
+def one(meaning: Meaning, unit: TimeUnit = "s") -> dict[str, Wanted]:
+    return {"x": Wanted("x", meaning, f"events.{meaning}", unit)}
+
+
+def times(folder: Path, column: pa.Array | list[str], unit: TimeUnit = "s") -> list[int]:
+    table: pa.Table | str = (
+        "x\n" + "".join(f"{text}\n" for text in column) if isinstance(column, list) else pa.table({"x": column})
+    )
+    name = "t.csv" if isinstance(table, str) else "t.parquet"
+    found, _ = read(folder, {name: table}, {"x": Wanted("x", "time", "events.time", unit, since_ms=-(10**13))})
+    ms: list[int] = found["x"].tolist()
+    return ms
+
+
+@given(st.datetimes(datetime(1950, 1, 1), datetime(2099, 1, 1)), st.sampled_from(["us", "ns"]))
+def test_timestamps_finer_than_a_millisecond_are_rounded_down(
+    tmp_path_factory: pytest.TempPathFactory, time: datetime, unit: str
+) -> None:
+    folder = tmp_path_factory.mktemp("times")
+    expected = (time.replace(tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+    assert times(folder, pa.array([time], pa.timestamp(unit))) == [expected]
+    assert times(folder, pa.array([time.isoformat()]), "iso") == [expected]
+    assert times(folder, [time.isoformat(timespec="microseconds") + "000Z"], "iso") == [expected]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()])
+def test_iso_text_is_read_from_parquet_whatever_its_type_of_text(tmp_path: Path, kind: pa.DataType) -> None:
+    texts = pa.array(["2024-05-01T12:00:00Z", "2024-05-01 14:00:00.001+02:00"], kind)
+    assert times(tmp_path, texts, "iso") == [NOON_MS, NOON_MS + 1]
+
+
+def test_a_time_without_a_zone_is_utc_in_every_layout(tmp_path: Path) -> None:
+    naive = NOON.replace(tzinfo=None)
+    texts = ["2024-05-01T12:00:00", "2024-05-01 12:00:00.000000", "2024-05-01T12:00:00Z", "2024-05-01 07:00-05"]
+    assert times(tmp_path, texts, "iso") == [NOON_MS] * 4, "with and without zones in one column"
+    assert times(tmp_path, texts) == [NOON_MS] * 4, "text that is no number says itself that it is ISO"
+    assert times(tmp_path, pa.array(texts, pa.large_string()), "iso") == [NOON_MS] * 4
+    assert times(tmp_path, pa.array([naive])) == [NOON_MS]
+    assert times(tmp_path, pa.array([NOON], pa.timestamp("us", "America/New_York"))) == [NOON_MS]
+    day = NOON_MS - 12 * 3_600_000
+    assert times(tmp_path, ["2024-05-01"], "iso") == times(tmp_path, pa.array([date(2024, 5, 1)])) == [day]
+
+
+def test_an_import_takes_timestamps_with_microseconds(tmp_path: Path) -> None:
+    at = NOON + timedelta(microseconds=1999)
+    pq.write_table(pa.table({"u": ["a"], "i": ["b"], "t": pa.array([at])}), tmp_path / "e.parquet")
+    path = tmp_path / "dataset.toml"
+    path.write_text('name = "x"\nids = "string"\n[events]\nfiles = ["e.parquet"]\nuser = "u"\nitem = "i"\ntime = "t"\n')
+    history = DescribedHistory(path)
+    assert history.records == 1
+    history.close()
+
+
+Rows = list[str]
+
+
+def table_of(rows: Rows) -> str:
+    return "x\n" + "\n".join(rows) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("meaning", "good", "bad", "words"),
+    [
+        ("time", "1714564800", "oops", "not a time"),
+        ("time", "2024-05-01T12:00:00Z", "oops", "not a time"),
+        ("id", "17", "abc", 'not whole numbers: set `ids = "string"`'),
+        ("label", "true", "maybe", "a label is 0 or 1"),
+        ("label", "1", "maybe", "a label is 0 or 1"),
+        ("number", "1.5", "1,5 EUR", "not a number: correct it, add it to `nulls`"),
+    ],
+)
+def test_a_bad_value_of_csv_is_named_with_file_column_and_row(
+    tmp_path: Path, meaning: Meaning, good: str, bad: str, words: str
+) -> None:
+    rows = [f'"{good}"'] * 1000
+    rows[678] = f'"{bad}"'
+    with pytest.raises(DataError) as refused:
+        read(tmp_path, {"t.csv": table_of(rows)}, one(meaning))
+    said = f"t.csv: column x (`events.{meaning}`) holds {bad!r} in row 679, "
+    assert said in str(refused.value)
+    assert words in str(refused.value)
+
+
+def test_a_bad_value_is_shown_in_part_if_it_is_long(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as refused:
+        read(tmp_path, {"t.csv": table_of(["1", "y" * 10_000])}, one("number"))
+    assert "y" * 60 + "…" in str(refused.value)
+    assert len(str(refused.value)) < 400
+
+
+def test_numbers_that_are_whole_for_the_first_rows_alone_are_read(tmp_path: Path) -> None:
+    """Longer than the block that a reader would guess types from."""
+    n = 300_000
+    rows = "x,name,other\n" + "".join(f"{k % 7},user-{k:030},{k}\n" for k in range(n)) + "10.5,user,nine\n"
+    wanted = one("number") | {"name": Wanted("name", "value", "fields.user.name", texts=False)}
+    found, _ = read(tmp_path, {"t.csv": rows}, wanted)
+    assert len(rows) > 8 << 20
+    assert found["x"][-1] == 10.5
+    assert found["x"].dtype == np.float64
+
+
+def test_a_column_that_is_not_named_cannot_make_a_file_unreadable(tmp_path: Path) -> None:
+    rows = b"x,note\n" + b"1,plain\n" * 5 + b"2,\xff\xfe\n"
+    (tmp_path / "t.csv").write_bytes(rows)
+    reader = TableReader(Table(files=("t.csv",)), tmp_path, one("number"), "uint64")
+    assert [batch["x"].tolist() for batch in reader.batches()] == [[1, 1, 1, 1, 1, 2]]
+
+
+def test_spaces_around_numbers_of_csv_are_none_of_them(tmp_path: Path) -> None:
+    found, _ = read(tmp_path, {"t.csv": "x\n 1\n2 \n 3.5\n"}, one("number"))
+    assert found["x"].tolist() == [1.0, 2.0, 3.5]
+    assert times(tmp_path, [" 1714564800", "1714564801 "]) == [NOON_MS, NOON_MS + 1000]
+
+
+def test_whole_numbers_of_csv_keep_all_their_digits(tmp_path: Path) -> None:
+    """No way through a float: it would drop the last digits of nanoseconds and of ids."""
+    assert times(tmp_path, ["1714564800000999999"], "ns") == [NOON_MS]
+    found, _ = read(tmp_path, {"t.csv": "x\n9007199254740993\n18446744073709551615\n"}, one("id"))
+    assert found["x"].tolist() == [9007199254740993, 18446744073709551615]
+
+
+@pytest.mark.parametrize("ids", ["uint64", "string"])
+@pytest.mark.parametrize("layout", ["csv", "parquet"])
+@pytest.mark.parametrize("meaning", ["id", "time", "optional_time", "label", "number", "value", "values"])
+def test_a_column_that_is_empty_throughout_a_file_is_empty(
+    tmp_path: Path, meaning: Meaning, layout: str, ids: str
+) -> None:
+    nothing = pa.table({"x": pa.nulls(3), "y": pa.array(["a"] * 3)})
+    text = {"id": "7", "time": "1714564800", "optional_time": "1714564800"}.get(meaning, "1")
+    filled = pa.table({"x": pa.array([text if layout == "csv" or ids == "string" else 1]), "y": ["a"]})
+    if layout == "parquet" and not (meaning == "id" and ids == "string"):
+        filled = pa.table({"x": pa.array([int(text)]), "y": ["a"]})
+    tables: dict[str, pa.Table | str] = {f"a.{layout}": nothing, f"b.{layout}": filled}
+    found, reader = read(tmp_path, tables, one(meaning), ids)
+    refused = meaning in ("id", "time", "label")
+    assert reader.refused.rows == ({"x: empty": 3} if refused else {})
+    assert len(found["x"]) == (1 if refused else 4)
+
+
+def test_ids_that_pandas_wrote_as_floats_are_whole_numbers(tmp_path: Path) -> None:
+    column = pa.array([1.0, None, float("nan"), 2.0])
+    for name, table in (("t.parquet", pa.table({"x": column})), ("t.csv", 'x\n1.0\n""\n'.replace('""', "NaN"))):
+        found, reader = read(tmp_path, {name: table}, one("id"))
+        assert found["x"].tolist()[:1] == [1]
+        assert list(reader.refused.rows) == ["x: empty"]
+    found, _ = read(tmp_path, {"t.parquet": pa.table({"x": column})}, one("id"), "string")
+    assert found["x"].tolist() == [string_id("1"), string_id("2")]
+    for ids in ("uint64", "string"):
+        with pytest.raises(DataError, match=r"holds '1.5' in row 2, not whole numbers that a float holds exactly"):
+            read(tmp_path, {"t.parquet": pa.table({"x": [1.0, 1.5]})}, one("id"), ids)
+
+
+def test_ids_of_pandas_categories_are_read(tmp_path: Path) -> None:
+    numbers = pa.table({"x": pa.array([5, 6, 5]).dictionary_encode()})
+    hashed = [string_id(text) for text in ("5", "6", "5")]
+    assert read(tmp_path, {"t.parquet": numbers}, one("id"))[0]["x"].tolist() == [5, 6, 5]
+    assert read(tmp_path, {"t.parquet": numbers}, one("id"), "string")[0]["x"].tolist() == hashed
+    texts = pa.table({"x": pa.array(["5", "6", "5"], pa.large_string()).dictionary_encode()})
+    assert read(tmp_path, {"t.parquet": texts}, one("id"), "string")[0]["x"].tolist() == hashed
+
+
+@pytest.mark.parametrize(
+    ("column", "meaning", "ids", "words"),
+    [
+        (pa.array([b"a"]), "id", "string", "is binary, not text or whole numbers: convert the column"),
+        (pa.array([b"a"]), "id", "uint64", "is binary, not whole numbers: convert the column"),
+        (pa.array([True]), "id", "string", "is bool, not text or whole numbers: convert the column"),
+        (pa.array([{"a": 1}]), "value", "uint64", "is struct<a: int64>, not text"),
+        (pa.array([{"a": 1}]), "time", "uint64", "is struct<a: int64>, not a time"),
+        (pa.array([datetime(1600, 1, 1)], pa.timestamp("us")), "time", "uint64", "no time is between"),
+    ],
+)
+def test_a_type_that_cannot_be_used_is_named_with_a_fix_that_is_one(
+    tmp_path: Path, column: pa.Array, meaning: Meaning, ids: str, words: str
+) -> None:
+    with pytest.raises(DataError) as refused:
+        read(tmp_path, {"t.parquet": pa.table({"x": column})}, one(meaning), ids)
+    assert f"t.parquet: column x (`events.{meaning}`)" in str(refused.value)
+    assert words in str(refused.value)
+
+
+def test_a_conversion_that_arrow_refuses_names_file_and_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise pa.ArrowNotImplementedError("no kernel")
+
+    monkeypatch.setattr("mimn.data.tables._to_numbers", fails)
+    with pytest.raises(DataError, match=r"t.parquet: column x \(`events.number`\) cannot be converted .*no kernel"):
+        read(tmp_path, {"t.parquet": pa.table({"x": [1.0]})}, one("number"))
+
+
+def test_a_name_that_the_header_lacks_is_named_with_those_that_it_has(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"t.csv has no column 'x' \(`events.number`\); its columns are a, b: name one"):
+        read(tmp_path, {"t.csv": "a,b\n1,2\n"}, one("number"))

@@ -1,0 +1,127 @@
+"""A value has one text, whether training reads it from a file or serving from a request's JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mimn.bundle.fields import FieldEncoder, FieldSpec, code_of, text_of, values_of
+from mimn.data.description import Table
+from mimn.data.events import DataError
+from mimn.data.tables import Meaning, TableReader, Wanted, list_of_text
+
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=6) | st.sampled_from(["a|b", "|", "1.0", "true", "None", "[]"])
+WHOLE_FLOATS = st.integers(-(2**60), 2**60).map(float) | st.sampled_from([-0.0, 1e20])
+OF_TYPE = {
+    pa.bool_(): st.booleans(),
+    pa.int64(): st.integers(-(2**63), 2**63 - 1),
+    pa.uint64(): st.integers(0, 2**64 - 1),
+    pa.float64(): WHOLE_FLOATS,
+    pa.string(): TEXTS,
+    pa.large_string(): TEXTS,
+    pa.string_view(): TEXTS,
+    pa.dictionary(pa.int32(), pa.int64()): st.integers(0, 5),
+    pa.dictionary(pa.int32(), pa.string()): TEXTS,
+}
+
+
+def stored(folder: Path, column: pa.Array | list[str], meaning: Meaning) -> list[str | None]:
+    """The texts that training stores of a column of Parquet, or of a CSV with one column."""
+    if isinstance(column, list):
+        name = "t.csv"
+        (folder / name).write_text("f\n" + "".join(f"{text}\n" for text in column), "utf-8")
+    else:
+        name = "t.parquet"
+        pq.write_table(pa.table({"f": column}), folder / name)
+    reader = TableReader(Table(files=(name,)), folder, {"f": Wanted("f", meaning, "fields.context.f")}, "uint64")
+    codes = [code for batch in reader.batches() for code in batch["f"].tolist()]
+    return [reader.texts["f"].get(code) for code in codes]
+
+
+def columns() -> st.SearchStrategy[tuple[pa.DataType, list[Any]]]:
+    return st.sampled_from(list(OF_TYPE)).flatmap(
+        lambda kind: st.tuples(st.just(kind), st.lists(st.none() | OF_TYPE[kind], min_size=1, max_size=8))
+    )
+
+
+@given(columns())
+def test_training_stores_the_text_that_serving_makes_of_the_same_value_as_json(
+    tmp_path_factory: pytest.TempPathFactory, column: tuple[pa.DataType, list[Any]]
+) -> None:
+    kind, values = column
+    asked = json.loads(json.dumps(values))
+    made = stored(tmp_path_factory.mktemp("values"), pa.array(values, kind), "value")
+    assert made == [text_of(value) for value in asked]
+
+
+@given(columns(), st.sampled_from([pa.list_, pa.large_list]))
+def test_training_stores_the_list_that_serving_makes_of_the_same_list_as_json(
+    tmp_path_factory: pytest.TempPathFactory, column: tuple[pa.DataType, list[Any]], of: Any
+) -> None:
+    kind, values = column
+    lists = [values, values[:1], [], None]
+    made = stored(tmp_path_factory.mktemp("lists"), pa.array(lists, of(kind)), "values")
+    asked = json.loads(json.dumps(lists))
+    assert [[] if text is None else list_of_text(text) for text in made] == [
+        [text_of(value) for value in values_of(one)] for one in asked
+    ]
+
+
+@given(columns())
+def test_a_column_of_single_values_is_a_list_of_what_serving_makes_of_each(
+    tmp_path_factory: pytest.TempPathFactory, column: tuple[pa.DataType, list[Any]]
+) -> None:
+    kind, values = column
+    made = stored(tmp_path_factory.mktemp("single"), pa.array(values, kind), "values")
+    # A whole number as a request's one value has the text that a file has of it.
+    asked = [values_of(text_of(value)) for value in json.loads(json.dumps(values))]
+    assert [[] if text is None else list_of_text(text) for text in made] == asked
+
+
+def test_a_value_with_a_separator_is_split_in_a_text_and_not_in_a_list(tmp_path: Path) -> None:
+    (listed,) = stored(tmp_path, pa.array([["a|b", None, "", "c"]]), "values")
+    assert list_of_text(listed or "") == ["a|b", "c"]
+    (text,) = stored(tmp_path, pa.array(["a|b||c"]), "values")
+    assert list_of_text(text or "") == ["a", "b", "c"]
+
+
+def test_nan_in_a_column_or_list_of_floats_is_no_value(tmp_path: Path) -> None:
+    nan = float("nan")
+    assert stored(tmp_path, pa.array([1.0, nan, None, 2.0]), "value") == ["1", None, None, "2"]
+    assert stored(tmp_path, pa.array([[1.0, nan], [nan]]), "values") == ['["1"]', "[]"]
+
+
+@pytest.mark.parametrize(
+    ("column", "meaning", "message"),
+    [
+        (pa.array([1.0, 1.5]), "value", "holds fractions"),
+        (pa.array([[1.0], [float("inf")]]), "values", "holds fractions"),
+        (pa.array([["a"]]), "value", r'holds lists: make the field `kind = "multi"`'),
+        (pa.array([[[1]]]), "values", "not text, whole numbers or lists of them"),
+        (pa.array([0], pa.date32()), "value", "is date32.day., not text, whole numbers"),
+        (pa.array([b"a"]), "value", "is binary, not text"),
+    ],
+)
+def test_a_column_whose_values_have_no_one_text_is_refused(
+    tmp_path: Path, column: pa.Array, meaning: Meaning, message: str
+) -> None:
+    with pytest.raises(DataError, match=rf"t.parquet: column f \(`fields.context.f`\) .*{message}"):
+        stored(tmp_path, column, meaning)
+
+
+def test_whole_numbers_that_csv_writes_with_a_fraction_of_zero_are_whole_numbers(tmp_path: Path) -> None:
+    """A table with gaps is written so by pandas: 21.0 beside nothing."""
+    texts = stored(tmp_path, ["21.0", "NULL", "21", "021", "22.00", "21.5", "x", "9" * 5000], "value")
+    encoder = FieldEncoder(FieldSpec(name="f", source="user", kind="categorical", rows=32, whole=True))
+    codes = np.array([0 if text is None else code_of(text) for text in texts], np.uint64)
+    trained = encoder.rows(codes, {code_of(text): text for text in texts if text is not None}).tolist()
+    assert trained == [23, 1, 23, 23, 24, 0, 0, 0]
+    assert [encoder.row(value) for value in (21, 21.0, "21.0", "21", None)] == [23, 23, 23, 23, 1]
