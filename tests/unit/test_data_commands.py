@@ -110,10 +110,68 @@ def test_a_data_set_without_faults_passes_each_command(
             {"toml": TOML.replace('"1m"', '"20s"')},
             ["column clicked of impressions.csv", "all 8 clicks came after the window", "impressions.label_time"],
         ),
+        (
+            {"toml": TOML + '[fields.context.color]\nkind = "categorical"\n'},
+            ["impressions.csv has no column 'color' (`fields.context.color`)"],
+        ),
+        (
+            {"toml": TOML + '[fields.user.age]\nkind = "numeric"\n', "users": USERS | {"age": ["old", "new"]}},
+            ["users.parquet: column age (`fields.user.age`) is string, not a number"],
+        ),
+        (
+            {
+                "toml": TOML + '[fields.item.since]\nkind = "categorical"\n',
+                "items": ITEMS | {"since": pa.array([0, 1], pa.date32())},
+            },
+            ["items.parquet: column since (`fields.item.since`) is date32[day], not text"],
+        ),
+        (
+            {"toml": TOML.replace('label = "clicked"', 'label = "clicked"\nslices = ["place"]')},
+            ["impressions.csv has no column 'place' (`impressions.slices`)"],
+        ),
+        (
+            {"toml": TOML.replace('label = "clicked"', 'label = "clicked"\nweight = "clicked"')},
+            ["column clicked of impressions.csv has the weight 0.0: weights are above 0"],
+        ),
+        (
+            {"events": EVENTS | {"uid": pa.array([1, 2**63 + 5], pa.uint64())}},
+            ["column uid has the id 9223372036854775813: ids reach from 0 to 9223372036854775807"],
+        ),
+        (
+            {
+                "toml": TOML.replace('time = "ts"', 'time = "ts"\naction = "act"', 1)
+                + "[actions]\nlook = { weight = 0.0 }\n",
+                "events": EVENTS | {"act": ["look", "look"]},
+            },
+            ["no event has an action of weight above 0, so nothing is folded"],
+        ),
+        (
+            {"toml": TOML + '[members]\nfiles = ["items.parquet"]\nkey = "sku"\nitem = "product"\n'},
+            ["items.parquet has no column 'product' (`members.item`)"],
+        ),
         ({"toml": TOML.replace("files = [", "fils = [", 1)}, ["dataset.toml", "fils"]),
         ({"toml": TOML.replace("dataset.toml", "").replace("users.parquet", "user.pq")}, ["nothing matches user.pq"]),
     ],
-    ids=["column", "type of a time", "ids", "unit", "user twice", "no category", "all clicked", "late", "key", "file"],
+    ids=[
+        "column",
+        "type of a time",
+        "ids",
+        "unit",
+        "user twice",
+        "no category",
+        "all clicked",
+        "late",
+        "field without a column",
+        "text in a numeric field",
+        "dates in a categorical field",
+        "slice without a column",
+        "weight 0",
+        "large id",
+        "nothing folded",
+        "members without a column",
+        "key",
+        "file",
+    ],
 )
 def test_what_prepare_refuses_check_finds_and_nothing_is_half_written(
     shop: Callable[..., Path], capsys: pytest.CaptureFixture[str], change: dict[str, Any], words: list[str]
@@ -125,6 +183,37 @@ def test_what_prepare_refuses_check_finds_and_nothing_is_half_written(
         assert [word for word in words if word not in said] == [], f"{command} said {said}"
     cache = path.parent / "cache"
     assert not cache.exists() or not list(cache.iterdir())
+
+
+def test_check_counts_rows_that_repeat_another_one_in_every_column(
+    shop: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    head, _, rows = IMPRESSIONS.partition("\n")
+    fields = '[fields.context.place]\nkind = "numeric"\n'
+    with_place = [f"{row},{n % 2}" for n, row in enumerate(rows.splitlines() * 3)]
+    path = shop(
+        TOML + fields,
+        impressions="\n".join([f"{head},place", *with_place, with_place[0][:-1] + "7"]) + "\n",
+        events={name: values * 3 for name, values in EVENTS.items()},
+    )
+    status, said = ran(capsys, path, "check")
+    assert status == 0, said
+    assert re.search(r"rows of \[events\] that repeat another one exactly +4\n", said)
+    assert re.search(r"rows of \[impressions\] that repeat another one exactly +32\n", said)
+
+
+def test_check_finds_item_0_which_the_wire_refuses(
+    shop: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    toml, items = TOML.replace('item = "sku"', 'item = "sku"\nitem_offset = 0', 1), {"sku": [0, 6], "cat": [1, 1]}
+    path = shop(toml, IMPRESSIONS.replace(",5,", ",0,"), EVENTS | {"sku": [0, 6]}, items=items)
+    status, said = ran(capsys, path, "check")
+    assert status == 1
+    assert "`events`, column sku of events.parquet: 1 rows have item 0" in said
+    assert "`impressions`, column sku of impressions.csv: 8 rows have item 0" in said
+    path = shop(toml.replace("item_offset = 0", "item_offset = 5"), events=EVENTS | {"sku": [0, 1]})
+    status, said = ran(capsys, path, "check")
+    assert status == 0, said
 
 
 def text(ids: list[int]) -> list[str]:

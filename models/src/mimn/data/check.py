@@ -1,6 +1,7 @@
 """What a described data set holds, before anything is trained: counts, spans, label rates, and what was refused.
 
-One pass over each table, with memory for the distinct ids and not for the rows. Nothing is written.
+One pass over each table, by the columns and the functions of preparation: what it would refuse is found here. Memory is
+for the distinct ids and values, and eight bytes a row to find rows that repeat another one. Nothing is written.
 """
 
 from __future__ import annotations
@@ -15,24 +16,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mimn.data.columns import TableName, columns_of
 from mimn.data.description import (
     Description,
     EventsTable,
     ImpressionsTable,
     SideTable,
-    Table,
-    TimedTable,
     TimeSplit,
-    instant_ms,
     read_description,
 )
 from mimn.data.events import DataError
-from mimn.data.ids import Strings
+from mimn.data.ids import Strings, distinct
 from mimn.data.split import LEFT_OUT, PARTS, time_parts
-from mimn.data.tables import EARLIEST_MS, LATEST_MS, Columns, TableReader, Wanted
+from mimn.data.tables import Columns, TableReader
+from mimn.state.sketch import mix
 
 DAY_MS = 86_400_000
 PENDING_ROWS = 1 << 22
+LARGEST_ID = (1 << 63) - 1
 
 
 class Tally:
@@ -70,58 +71,33 @@ class Tally:
         return self._counts
 
 
+class RepeatedRows:
+    """Counts rows that repeat another one in every column, by a hash of 64 bits."""
+
+    def __init__(self) -> None:
+        self._hashes: list[NDArray[np.uint64]] = []
+
+    def add(self, batch: Columns) -> None:
+        """Note rows."""
+        hashed = np.zeros(len(next(iter(batch.values()))), np.uint64)
+        for column in batch.values():
+            bits = column.view(np.uint64) if column.dtype.itemsize == 8 else column.astype(np.uint64)
+            hashed = mix(hashed * np.uint64(0x9E3779B97F4A7C15) + bits + np.uint64(1))
+        self._hashes.append(hashed)
+
+    @property
+    def count(self) -> int:
+        """How many rows there are more than different ones."""
+        rows = np.concatenate([np.empty(0, np.uint64), *self._hashes])
+        return len(rows) - len(distinct(rows)) if len(rows) else 0
+
+
 @dataclass(slots=True)
 class Report:
     """What `check` found. `values` is what is printed, in order; `findings` is what its owner should fix."""
 
     values: dict[str, Any] = field(default_factory=dict)
     findings: list[str] = field(default_factory=list)
-
-
-def time_column(table: TimedTable, said: str) -> Wanted:
-    """When a row happened, within the table's `since` and `until`."""
-    since = EARLIEST_MS if table.since is None else instant_ms(table.since)
-    until = LATEST_MS if table.until is None else instant_ms(table.until)
-    return Wanted(table.time, "time", said, table.time_unit, since_ms=since, until_ms=until)
-
-
-def event_columns(table: EventsTable) -> dict[str, Wanted]:
-    """What is read of `[events]`."""
-    wanted = {
-        "user": Wanted(table.user, "id", "events.user"),
-        "item": Wanted(table.item, "id", "events.item"),
-        "time": time_column(table, "events.time"),
-    }
-    for name, column, meaning in (
-        ("category", table.category, "id"),
-        ("together", table.together, "id"),
-        ("action", table.action, "value"),
-    ):
-        if column is not None:
-            wanted[name] = Wanted(column, meaning, f"events.{name}")  # type: ignore[arg-type]  # one of the meanings
-    return wanted
-
-
-def impression_columns(table: ImpressionsTable) -> dict[str, Wanted]:
-    """What is read of `[impressions]` beside its context fields."""
-    wanted = {
-        "user": Wanted(table.user, "id", "impressions.user"),
-        "item": Wanted(table.item, "id", "impressions.item"),
-        "time": time_column(table, "impressions.time"),
-        "label": Wanted(table.label, "label", "impressions.label"),
-    }
-    if table.label_time is not None:
-        wanted["label_time"] = Wanted(table.label_time, "optional_time", "impressions.label_time", table.time_unit)
-    if table.window_end is not None:
-        wanted["window_end"] = Wanted(table.window_end, "time", "impressions.window_end", table.time_unit)
-    if table.category is not None:
-        wanted["category"] = Wanted(table.category, "id", "impressions.category")
-    for name, column in (("weight", table.weight), ("position", table.position)):
-        if column is not None:
-            wanted[name] = Wanted(column, "number", f"impressions.{name}")
-    if table.request is not None:
-        wanted["request"] = Wanted(table.request, "id", "impressions.request")
-    return wanted
 
 
 def check(path: Path) -> Report:
@@ -154,6 +130,9 @@ class _Check:
         self._events(described.events)
         if described.impressions is not None:
             self._impressions(described.impressions)
+        if described.members is not None:
+            for _ in self._read(self._reader("members"), "members"):
+                pass
         if described.ids == "string":
             shared = self._strings.collisions
             report.values["strings that share an id"] = shared
@@ -161,20 +140,36 @@ class _Check:
                 report.findings.append(f"{shared} strings share their 64-bit id with another one: rename them")
         return report
 
-    def _reader(self, table: Table, wanted: dict[str, Wanted]) -> TableReader:
-        return TableReader(table, self._root, wanted, self._description.ids)
+    def _reader(self, name: TableName) -> TableReader:
+        described = self._description
+        return TableReader(getattr(described, name), self._root, columns_of(described, name), described.ids)
 
-    def _read(self, reader: TableReader, name: str) -> Iterator[Columns]:
+    def _read(self, reader: TableReader, name: TableName) -> Iterator[Columns]:
         """The batches of the table `name`; afterwards its refused rows are in the report.
 
         Raises:
             DataError: no row can be used.
         """
         used = 0
+        large: dict[str, NDArray[np.uint64]] = {}
+        signed = {"user", "item", "key"} | ({"category"} if name == "items" else set())
+        rows = RepeatedRows() if name in ("events", "impressions") else None
         for batch in reader.batches(strings=self._strings if self._description.ids == "string" else None):
             used += len(next(iter(batch.values())))
+            if rows is not None:
+                rows.add(batch)
+            if self._description.ids == "uint64":
+                for column in signed & batch.keys():
+                    found = batch[column][batch[column] > LARGEST_ID]
+                    large[column] = np.union1d(large.get(column, found), found)[-1:]
             yield batch
         self._report.values[f"rows of [{name}]"] = reader.rows
+        if rows is not None:
+            self._report.values[f"rows of [{name}] that repeat another one exactly"] = rows.count
+        for column, ids in sorted(large.items()):
+            said = columns_of(self._description, name)[column].column
+            if fault := large_id(said, ids):
+                self._report.findings.append(f"`{name}`, {reader.files}: {fault}")
         for reason, n in reader.refused.rows.items():
             first = reader.refused.first[reason]
             self._report.values[f"refused in [{name}], {reason}"] = n
@@ -183,12 +178,9 @@ class _Check:
             reasons = "; ".join(f"{reason}: {n}" for reason, n in reader.refused.rows.items()) or "there are none"
             raise DataError(f"`{name}`: none of {reader.rows} rows can be used: {reasons}")
 
-    def _side(self, table: SideTable, name: str) -> NDArray[np.uint64]:
-        wanted = {"key": Wanted(table.key, "id", f"{name}.key")}
-        if table.category is not None:
-            wanted["category"] = Wanted(table.category, "id", f"{name}.category")
+    def _side(self, table: SideTable, name: TableName) -> NDArray[np.uint64]:
         tally = Tally()
-        reader = self._reader(table, wanted)
+        reader = self._reader(name)
         for batch in self._read(reader, name):
             tally.add(batch["key"])
         repeated = tally.ids[tally.counts > 1]
@@ -203,11 +195,14 @@ class _Check:
     def _events(self, table: EventsTable) -> None:
         categories: NDArray[np.uint64] = np.empty(0, np.uint64)
         first, last = np.iinfo(np.int64).max, -1
+        zero = 0
         actions: Counter[int] = Counter()
-        reader = self._reader(table, event_columns(table))
+        reader = self._reader("events")
         for batch in self._read(reader, "events"):
             self._users.add(batch["user"])
-            self._items.add(batch["item"] + np.uint64(table.item_offset))
+            items = batch["item"] + np.uint64(table.item_offset)
+            self._items.add(items)
+            zero += int(np.count_nonzero(items == 0))
             self._note_without_category("events", batch["item"], table.item_offset)
             if "category" in batch:
                 categories = np.union1d(categories, batch["category"])
@@ -216,6 +211,7 @@ class _Check:
             if "action" in batch:
                 actions.update(batch["action"].tolist())
         self._find_without_category("events", reader)
+        self._find_item_0("events", table.item, reader, zero)
         texts = reader.texts.get("action", {})
         lengths = self._users.counts
         self._report.values |= {
@@ -228,25 +224,34 @@ class _Check:
             "events a user, 95th percentile": int(np.percentile(lengths, 95)),
             "events a user, most": int(lengths.max()),
         }
+        folded = 0
         for action, n in sorted((texts.get(code, ""), n) for code, n in actions.items()):
             meant = self._description.actions.get(action)
             what = "not described" if meant is None else f"{meant.is_}" if meant.weight else "not folded"
             self._report.values[f"action {action} ({what})"] = n
+            folded += n if meant is not None and meant.weight else 0
             if meant is None:
                 self._report.findings.append(
                     f"`[actions]` lacks {action!r} ({n} events): give it a line, with weight 0 to leave it out"
                 )
 
+        if actions and not folded:
+            self._report.findings.append(nothing_folded())
+
     def _impressions(self, table: ImpressionsTable) -> None:
-        shown = clicked = late = without_user = new_item = no_row = undated = early = 0
+        shown = clicked = late = without_user = new_item = no_row = undated = early = zero = 0
+        weights = None
         parts: Counter[tuple[int, int]] = Counter()
         split = self._description.split
         by_day: dict[int, tuple[int, int]] = {}
-        reader = self._reader(table, impression_columns(table))
+        reader = self._reader("impressions")
         for batch in self._read(reader, "impressions"):
             known_ms = labels_known(batch, table.window_ms)
             label = known_labels(batch, known_ms)
             late += int(batch["label"].sum()) - int(label.sum())
+            zero += int(np.count_nonzero(batch["item"] == 0))
+            if "weight" in batch:
+                weights = weights or weight_not_above_0(table, batch["weight"])
             if "label_time" in batch:
                 at = batch["label_time"][label == 1]
                 undated += int(np.count_nonzero(at < 0))
@@ -266,6 +271,9 @@ class _Check:
                 part = time_parts(split, known_ms, batch["time"])
                 parts.update(zip(part.tolist(), label.tolist(), strict=True))
         self._find_without_category("impressions", reader)
+        self._find_item_0("impressions", table.item, reader, zero)
+        if weights:
+            self._report.findings.append(weights)
         self._report.values |= {
             "clicked": clicked,
             "click rate": clicked / shown,
@@ -323,6 +331,37 @@ class _Check:
             f"`{name}`, column {column} of {reader.files}: the items of {rows} rows have no row in `[items]`, so no "
             f"category, such as {text}: add the rows, or name a column `{name}.category`"
         )
+
+    def _find_item_0(self, name: str, column: str, reader: TableReader, rows: int) -> None:
+        """Strings never become 0, so only whole numbers can."""
+        if rows:
+            self._report.findings.append(
+                f"`{name}`, column {column} of {reader.files}: {rows} rows have item 0, which events and requests must "
+                "not name: number items from 1"
+            )
+
+
+def large_id(column: str, ids: NDArray[np.uint64]) -> str | None:
+    """What is wrong with whole numbers as ids, if one is too large."""
+    if not bool((ids > LARGEST_ID).any()):
+        return None
+    return f"column {column} has the id {int(ids.max())}: ids reach from 0 to {LARGEST_ID}"
+
+
+def weight_not_above_0(table: ImpressionsTable, weights: NDArray[np.float64]) -> str | None:
+    """What is wrong with the weights of impressions, if one is not above 0."""
+    bad = weights[~(weights > 0)]
+    if not len(bad):
+        return None
+    return (
+        f"`impressions.weight`: column {table.weight} of {', '.join(table.files)} has the weight {bad[0]}: weights are "
+        "above 0; leave rows out that must not count"
+    )
+
+
+def nothing_folded() -> str:
+    """What is wrong with actions none of which is folded."""
+    return "`[actions]`: no event has an action of weight above 0, so nothing is folded"
 
 
 def nothing_to_learn(table: ImpressionsTable, clicks: int, impressions: int, late: int) -> str:

@@ -15,7 +15,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,15 +22,16 @@ from numpy.typing import DTypeLike, NDArray
 
 from mimn.data.check import (
     clicks_seen,
-    event_columns,
-    impression_columns,
     known_labels,
     labels_known,
+    large_id,
+    nothing_folded,
     nothing_to_learn,
+    weight_not_above_0,
 )
+from mimn.data.columns import TableName, columns_of, field_columns
 from mimn.data.description import (
     Description,
-    Field,
     MembersTable,
     SideTable,
     Source,
@@ -40,12 +40,10 @@ from mimn.data.description import (
 )
 from mimn.data.events import DataError
 from mimn.data.members import distinct_pairs
-from mimn.data.prepared import COMPUTED, FORMAT, META, TEXTS, Ints, Meta, Prepared, unit_ms
+from mimn.data.prepared import FORMAT, META, TEXTS, Ints, Meta, Prepared, unit_ms
 from mimn.data.sorting import SortingWriter
 from mimn.data.tables import Columns, TableReader, Wanted
 from mimn.state.actions import NAMES
-
-LARGEST_ID = (1 << 63) - 1
 
 
 def prepare(path: Path, cache: Path) -> Prepared:
@@ -119,16 +117,15 @@ class _Preparation:
             reasons = "; ".join(f"{reason}: {n}" for reason, n in reader.refused.rows.items()) or "there are none"
             raise DataError(f"`{table}`: none of {reader.rows} rows can be used: {reasons}")
 
-    def _reader(self, table: Any, wanted: Mapping[str, Wanted]) -> TableReader:
-        return TableReader(table, self._root, wanted, self._description.ids)
+    def _reader(self, name: TableName) -> TableReader:
+        described = self._description
+        return TableReader(getattr(described, name), self._root, columns_of(described, name), described.ids)
 
     def _side(self, table: SideTable, source: Source) -> None:
-        wanted = {"key": Wanted(table.key, "id", f"{source}s.key"), **field_columns(self._description, source)}
-        if table.category is not None:
-            wanted["category"] = Wanted(table.category, "id", f"{source}s.category")
-        reader = self._reader(table, wanted)
-        batches = list(self._read(reader, f"{source}s"))
-        columns = {name: np.concatenate([batch[name] for batch in batches]) for name in wanted}
+        named: TableName = "users" if source == "user" else "items"
+        reader = self._reader(named)
+        batches = list(self._read(reader, named))
+        columns = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
         key = self._signed(columns["key"], table.key)
         order = np.argsort(key, kind="stable")
         key = key[order]
@@ -153,7 +150,7 @@ class _Preparation:
         described = self._description
         table, unit = described.events, unit_ms(described)
         context = {} if described.impressions else field_columns(described, "context", prefix="context")
-        reader = self._reader(table, event_columns(table) | context)
+        reader = self._reader("events")
         dtypes: dict[str, DTypeLike] = dict.fromkeys(("user", "item", "category", "time", "together"), np.int64)
         if described.actions:
             dtypes |= {"action": np.uint8}
@@ -184,7 +181,7 @@ class _Preparation:
         if left_out:
             self._refused["events: action of weight 0, not folded"] = left_out
         if not writer.rows:
-            raise DataError("`[actions]`: no event has an action of weight above 0, so nothing is folded")
+            raise DataError(nothing_folded())
 
     def _actions(
         self, codes: NDArray[np.uint64], texts: Mapping[int, str]
@@ -208,12 +205,12 @@ class _Preparation:
         table = described.impressions
         assert table is not None  # noqa: S101 (the caller looked)
         context = field_columns(described, "context", prefix="context")
-        sliced = {f"slice.{name}": Wanted(name, "value", "impressions.slices") for name in table.slices}
-        reader = self._reader(table, impression_columns(table) | context | sliced)
+        sliced = [f"slice.{name}" for name in table.slices]
+        reader = self._reader("impressions")
         ids = ("user", "item", "category", "time", "request", "known", "seen")
         dtypes: dict[str, DTypeLike] = dict.fromkeys(ids, np.int64)
         dtypes |= {"label": np.uint8, "weight": np.float32, "position": np.float32}
-        dtypes |= _dtypes(context | sliced)
+        dtypes |= _dtypes(context) | dict.fromkeys(sliced, np.uint64)
         folder = self._folder / "impressions"
         folder.mkdir()
         clicks = late = 0
@@ -232,15 +229,11 @@ class _Preparation:
                     "request": batch["request"].view(np.int64) if "request" in batch else writer.rows + np.arange(n),
                     "weight": batch.get("weight", np.ones(n)),
                     "position": batch.get("position", np.full(n, np.nan)),
-                    **{name: batch[name] for name in context | sliced},
+                    **{name: batch[name] for name in (*context, *sliced)},
                 }
                 columns["category"] = self._categories(batch, columns["item"], reader, "impressions")
-                if not bool(np.all(columns["weight"] > 0)):
-                    worst = batch["weight"][~(batch["weight"] > 0)][0]
-                    raise DataError(
-                        f"`impressions.weight`: column {table.weight} of {', '.join(table.files)} has the weight "
-                        f"{worst}: weights are above 0; leave rows out that must not count"
-                    )
+                if fault := weight_not_above_0(table, columns["weight"]):
+                    raise DataError(fault)
                 late += int(batch["label"].sum()) - int(label.sum())
                 clicks += int(label.sum())
                 writer.add(columns)
@@ -249,8 +242,7 @@ class _Preparation:
             raise DataError(nothing_to_learn(table, clicks, writer.rows, late))
 
     def _members(self, table: MembersTable) -> None:
-        wanted = {"key": Wanted(table.key, "id", "members.key"), "item": Wanted(table.item, "id", "members.item")}
-        batches = list(self._read(self._reader(table, wanted), "members"))
+        batches = list(self._read(self._reader("members"), "members"))
         key, item = (
             self._signed(np.concatenate([batch[name] for batch in batches]), column)
             for name, column in (("key", table.key), ("item", table.item))
@@ -282,24 +274,9 @@ class _Preparation:
 
     def _signed(self, ids: NDArray[np.uint64], column: str) -> Ints:
         """Ids as int64. Hashes of strings use all 64 bits; whole numbers keep their value."""
-        if self._description.ids == "uint64" and bool((ids > LARGEST_ID).any()):
-            raise DataError(f"column {column} has the id {int(ids.max())}: ids reach from 0 to {LARGEST_ID}")
+        if self._description.ids == "uint64" and (fault := large_id(column, ids)):
+            raise DataError(fault)
         return ids.view(np.int64)
-
-
-def field_columns(description: Description, source: Source, prefix: str = "field") -> dict[str, Wanted]:
-    """The columns that hold the fields of a source, by `<prefix>.<field>`. Crosses and past rates have none."""
-    fields: dict[str, Field] = getattr(description.fields, source)
-    return {
-        f"{prefix}.{name}": Wanted(
-            field.column or name,
-            "number" if field.kind == "numeric" else "values" if field.kind == "multi" else "value",
-            f"fields.{source}.{name}",
-            texts=field.buckets is None or field.kind == "multi",  # a hashed value's row is found by its code
-        )
-        for name, field in fields.items()
-        if field.kind not in COMPUTED
-    }
 
 
 def _dtypes(fields: Mapping[str, Wanted]) -> dict[str, DTypeLike]:

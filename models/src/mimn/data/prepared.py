@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.data.check import event_columns, impression_columns
+from mimn.data.columns import COMPUTED, event_columns, impression_columns
 from mimn.data.description import (
     Description,
     Source,
@@ -30,8 +30,6 @@ Ints = NDArray[np.int64]
 FORMAT = 7
 """Raised when the same files give other arrays: older folders are then made again."""
 META, TEXTS = "prepared.json", "texts.json"
-COMPUTED = ("cross", "past_rate")
-"""Kinds of fields without a column."""
 
 
 class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
-from mimn.data.check import event_columns
+from mimn.data.columns import event_columns
 from mimn.data.description import Description, read_description
 from mimn.data.events import DataError
 from mimn.data.sorting import SortingWriter
