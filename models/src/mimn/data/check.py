@@ -6,6 +6,7 @@ for the distinct ids and values, and eight bytes a row to find rows that repeat 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ from mimn.state.sketch import mix
 DAY_MS = 86_400_000
 PENDING_ROWS = 1 << 22
 LARGEST_ID = (1 << 63) - 1
+_NUMBER_LIKE = re.compile(r"-?[0-9]+\.0+|[Tt]rue|[Ff]alse|TRUE|FALSE")
+"""Texts that no number, true or false of JSON has: `mimn.bundle.fields.text_of` makes 21 of 21.0, and 1 of true."""
 
 
 class Tally:
@@ -166,6 +169,7 @@ class _Check:
         self._report.values[f"rows of [{name}]"] = reader.rows
         if rows is not None:
             self._report.values[f"rows of [{name}] that repeat another one exactly"] = rows.count
+        self._find_number_like(reader, name)
         for column, ids in sorted(large.items()):
             said = columns_of(self._description, name)[column].column
             if fault := large_id(said, ids):
@@ -177,6 +181,21 @@ class _Check:
         if not used:
             reasons = "; ".join(f"{reason}: {n}" for reason, n in reader.refused.rows.items()) or "there are none"
             raise DataError(f"`{name}`: none of {reader.rows} rows can be used: {reasons}")
+
+    def _find_number_like(self, reader: TableReader, name: TableName) -> None:
+        """Count texts of fields that stand for numbers or truth where they were written, and are other values in JSON.
+
+        They are no fault: whether a request sends the same texts is for its caller to know.
+        """
+        for column, want in columns_of(self._description, name).items():
+            source, _, of = want.said.removeprefix("fields.").partition(".")
+            field = getattr(self._description.fields, source, {}).get(of)
+            if field is None or field.kind != "categorical" or field.vocabulary is not None:
+                continue
+            like = sorted(text for text in reader.texts[column].values() if _NUMBER_LIKE.fullmatch(text))
+            if like:
+                said = f"values of {want.said} such as {like[0]!r}: texts, which a request has to send as texts"
+                self._report.values[said] = len(like)
 
     def _side(self, table: SideTable, name: TableName) -> NDArray[np.uint64]:
         tally = Tally()
