@@ -34,7 +34,8 @@ def as_parquet(folder: Path, shop: Path, *, numbers: bool) -> Path:
             table = pa.Table.from_batches([batch])
             for name in ("visitor", "article", "range") if numbers else ():
                 digits = pc.cast(pc.replace_substring_regex(table[name], r".*?(\d+)\D*$", r"\1"), pa.int64())
-                table = table.set_column(table.schema.get_field_index(name), name, digits)
+                from_1 = pc.add(digits, 1)  # item 0 is a finding
+                table = table.set_column(table.schema.get_field_index(name), name, from_1)
             writer = writer or pq.ParquetWriter(folder / f"{path.stem}.parquet", table.schema)
             writer.write_table(table, row_group_size=1 << 17)
         if writer is not None:
