@@ -583,6 +583,36 @@ def test_a_store_away_from_the_start_is_waited_for(topic: FakeTopic, store: Fake
     assert_exactly_once(store, topic)
 
 
+def test_partitions_whose_server_answers_are_folded_while_another_is_away(store: FakeStore) -> None:
+    topic = FakeTopic(3)
+    users = [users_of(p, 3, 4) for p in range(3)]
+    worker = Worker(topic, store)
+    worker.log.assign(0, 1, 2)
+
+    def fill_all(first: int) -> None:
+        for some in users:
+            for user in some[first : first + 2]:
+                topic.event(user)
+
+    fill_all(0)
+    worker.catch_up()
+    store.silent = {1}
+    fill_all(2)
+    worker.until(lambda: [one.lag for one in worker.updater.status.partitions] == [0, 2, 0], turns=200)
+    worker.settle()
+    [reason] = worker.updater.status.reasons
+    assert reason.startswith("store_unavailable: ")
+    newcomer = Worker(topic, store, seed=1)
+    newcomer.log.assign(0, 1, 2)
+    newcomer.settle()
+    assert [one.phase for one in newcomer.updater.status.partitions] == [Phase.FOLDING, Phase.TAKING_UP, Phase.FOLDING]
+    store.silent = set()
+    worker.catch_up()
+    worker.settle()
+    assert not worker.updater.status.reasons
+    assert_exactly_once(store, topic)
+
+
 def test_a_log_that_does_not_answer_is_asked_again(topic: FakeTopic, store: FakeStore) -> None:
     fill(topic)
     worker = Worker(topic, store)
@@ -622,7 +652,7 @@ def test_a_log_that_did_not_answer_is_forgotten_with_the_last_partition(topic: F
     session = worker.updater._sessions[0]
     worker.updater.turn([NotDescribed((session.tag,), "timed out")], worker.now, 0)
     worker.turn()
-    assert worker.updater.status.reasons == ("log_unavailable: timed out",)
+    assert list(worker.updater.status.reasons) == ["log_unavailable: timed out"]
     worker.log.revoke(0)
     worker.settle()
     assert worker.updater.status.reasons == ()

@@ -52,10 +52,16 @@ class Health:
         self.degrade("store", f"store_unavailable: {error.detail}")
         for session in sessions:
             session.due = now + self._retry_interval_s
+            session.unanswered = True
 
-    def store_answered(self) -> None:
-        """The store works, unless a commit has no answer: a store that refuses writes still answers reads."""
-        if "store" not in self._degraded or any(isinstance(s, Claiming | Reading) and s.unsure for s in self._sessions):
+    def store_answered(self, sessions: Iterable[Session] = ()) -> None:
+        """The store answered for these. It works, unless a commit has no answer, because a store that refuses writes
+        still answers reads, or a partition has none, because a cluster has several servers."""
+        if "store" not in self._degraded:
+            return
+        for session in sessions:
+            session.unanswered = False
+        if any(s.unanswered or (isinstance(s, Claiming | Reading) and s.unsure) for s in self._sessions):
             return
         self.recover("store")
         say(log, logging.INFO, "store back")

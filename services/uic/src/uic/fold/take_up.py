@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mimn.state import encode_progress
-from uic.core.commit import Commit
+from uic.core.commit import Commit, NoAnswer
 from uic.core.ports import Erasures, Log, StateStore
 from uic.core.takeup import (
     Begin,
@@ -184,17 +184,23 @@ class TakeUp:
             return
         try:
             self._identify(self._store.claim_namespace(self._topic.partitions, self._topic.name))
-            stored = self._store.read_progress([s.partition for s in new])
+            said = self._store.read_progress([s.partition for s in new])
         except NamespaceConflict as error:
             self._health.stop(f"namespace: {error.detail}")
             return
         except StoreUnavailable as error:
             self._health.store_failed("read_progress", error, new, now)
             return
-        self._health.store_answered()
+        known: list[TakingUp] = []
         for session in new:
-            session.stored = stored[session.partition]
-        self._log.describe({s.partition: s.tag for s in new})
+            record = said[session.partition]
+            if isinstance(record, NoAnswer):
+                self._health.store_failed("read_progress", StoreUnavailable(record.detail), [session], now)
+            else:
+                session.stored = record
+                known.append(session)
+        self._health.store_answered(known)
+        self._log.describe({s.partition: s.tag for s in known})
 
     def _decide(self, session: TakingUp, stored: bytes, bounds: LogBounds) -> Begin | Stop:
         mint = Mint(self._topic.partitions, self._topic.start, self._random_id(), session.hold.writer)

@@ -336,16 +336,18 @@ class StateUpdater:
     # 3 load
 
     def _load(self, batches: list[tuple[Reading, Batch]], now: float) -> list[tuple[Reading, Part]]:
-        """The parts of a round; nothing if the store does not answer."""
+        """The parts of a round: of those batches for which the store answers."""
         if not batches:
             return []
         began = self._clock()
         try:
-            parts = self._rounds.load(batches)
+            parts, silent = self._rounds.load(batches)
         except StoreUnavailable as error:
             self._health.store_failed("load", error, [reading for reading, _ in batches], now)
             return []
-        self._health.store_answered()
+        for reading, why in silent:
+            self._health.store_failed("load", StoreUnavailable(why.detail), [reading], now)
+        self._health.store_answered(reading for reading, _ in parts)
         self._metrics.stage.labels("load").observe(self._clock() - began)
         self._after("load")
         return parts
