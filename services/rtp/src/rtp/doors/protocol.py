@@ -15,16 +15,17 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
-from http import HTTPStatus
 from time import monotonic
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from rtp.doors.direct import CLOSE, DirectCycle, Predict, compose
+from rtp.doors.direct import DirectCycle, Predict, compose
 from rtp.doors.predict import ARRIVED, PREDICT_PATHS, server_timing
 from rtp.doors.problems import AT_ONCE, INTERNAL, STATUS_TABLE, Headers, headers_of, problem
 from rtp.doors.request_id import NAME, given_id
+from rtp.doors.upgrades import without_offer
 from rtp.errors import HeadTooLarge, MalformedHead, RtpError, SlowBody
 
 _PREDICT_URLS = {path.encode(): path for path in PREDICT_PATHS}
@@ -77,8 +78,16 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._arriving = False
         """Whether a request has begun to arrive, and is not there whole."""
+        self._brought = False
+        """Whether the data in hand brought more than a part of a head, or of what is around a body's chunks."""
         self._head_bytes = 0
+        """Of data that brought no more, and of trailers."""
+        self._again = False
+        """Whether the head is read again, without the upgrade it offers."""
+        self._handed = False
+        """Whether the request that is arriving is with the application."""
         self._over = False
+        """Nothing more is read."""
         self._shed: RtpError | None = None
         self._arrived = 0.0
         self._hosts: list[bytes] | None = None
@@ -90,23 +99,42 @@ class BoundedProtocol(HttpToolsProtocol):
         """See asyncio."""
         if self._over:
             return
-        # The data counts if all of it belongs to a head: to one that has begun before, or begins with it.
-        head = self._heads if self._in_head else self._heads + 1
-        whole = self._in_head or not self._arriving
-        super().data_received(data)
-        if self._body is not None and not self._over:
+        self._brought = False
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            if not self._over:
+                self.logger.warning("Invalid HTTP request received.")  # `rtp.logs` keeps that to a line a second
+                error = MalformedHead("this is not an HTTP/1.1 request, or its body's length is ambiguous")
+                self._refuse(error, asked=[])
+        if self._over:
+            return
+        if self._body is not None:
             self._pass_on(self._body)
-        if whole and self._in_head and head == self._heads:
-            self._head_bytes += len(data)
-            if self._head_bytes > self.max_head_bytes:
-                self._refuse(self._too_large())
+        if self._arriving and not self._brought:
+            self._count(len(data))
 
-    def send_400_response(self, msg: str) -> None:
-        """What arrived is not HTTP; uvicorn has logged it (`rtp.logs` keeps that to a line a second)."""
-        if not self._over:
-            self._over = True
-            error = MalformedHead("this is not an HTTP/1.1 request, or its body's length is ambiguous")
-            self._refusal(error, keep=False, asked=[])
+    def _parse(self, data: bytes | memoryview) -> None:
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                if self._over:
+                    return
+                data = memoryview(data)[upgrade.args[0] :]
+                parser = self.parser
+                head = without_offer(parser.get_method(), self.url, parser.get_http_version(), self.headers)
+                self.parser = httptools.HttpRequestParser(self)  # the other has ended; this one as uvicorn makes it
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                self.parser.feed_data(head)
+            else:
+                return
+
+    def _count(self, size: int) -> None:
+        """Data that the parser keeps, or reads over, before the request goes on."""
+        self._head_bytes += size
+        if self._head_bytes > self.max_head_bytes and not self._over:
+            self._refuse(self._too_large())
 
     def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio has it
         """The client sends no more. A request that has arrived whole is still answered before the connection ends; in
@@ -122,18 +150,38 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request's first byte. uvicorn makes the scope here; `_by_asgi` does it for requests that need one."""
+        if self._over:
+            return
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
+        self._in_head = True
+        if self._again:
+            return
         self._arrived = monotonic()
         self.late_at = self.loop.time() + self.arrival_s
         self._heads += 1
-        self._in_head = self._arriving = True
+        self._arriving = True
         self._head_bytes = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One of its head, or a trailer: those are ignored, because what is said behind a body comes too late."""
+        if not self._in_head:
+            self._brought = True
+            self._count(len(name) + len(value))
+            return
+        name = name.lower()  # as uvicorn does
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Its head has arrived whole."""
         self._in_head = False
+        self._brought = True
+        if self._over:
+            return
+        self._again = self.parser.should_upgrade()
         size, hosts = len(self.url), []
         for name, value in self.headers:
             size += len(name) + len(value)
@@ -143,14 +191,15 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(self._too_large())
         elif not self._has_host(hosts):
             self._refuse(MalformedHead("send exactly one Host header, with a host name and perhaps a port"))
-        elif self._over:
-            return
+        elif self._again:
+            if self.parser.get_method() == b"CONNECT":
+                self._refuse(MalformedHead("this is no proxy: CONNECT is not offered"))
         elif not self._predicts():
             self._by_asgi()
         elif (error := self.shed(self.headers, self._arrived)) is not None:
             # Its body is not kept, and the answer is sent when the body has arrived, so that the connection can go on.
             self._shed = error
-        elif self.predict is None or self.parser.should_upgrade():
+        elif self.predict is None:
             self._by_asgi()
         else:
             self._body = []
@@ -180,6 +229,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.headers += headers
         self.scope[ARRIVED] = self._arrived  # type: ignore[literal-required]  # a key of our own
         super().on_headers_complete()
+        self._handed = True
         if self.parser.get_method() == b"POST":  # an answer to HEAD has no body
             self.scope[AT_ONCE] = partial(write_at_once, self.transport, self.cycle)  # type: ignore[literal-required]  # a key of our own
 
@@ -189,8 +239,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self._by_asgi()
         super().on_body(b"".join(body))
 
+    def on_chunk_header(self) -> None:
+        """The size of a chunk of its body, 0 in front of the trailers."""
+        self._brought = True
+        self._head_bytes = 0
+
     def on_body(self, body: bytes) -> None:
         """A piece of its body."""
+        self._brought = True
         if self._body is not None:
             self._body.append(body)
         elif not self._over and self._shed is None:
@@ -198,10 +254,11 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request has arrived whole."""
-        self._arriving = False
-        self.late_at = math.inf
-        if self._over:
+        if self._over or self._again:
             return
+        self._arriving = False
+        self._brought = True
+        self.late_at = math.inf
         if self._body is not None:
             self._answer_directly(b"".join(self._body))
         elif self._shed is not None:
@@ -211,6 +268,7 @@ class BoundedProtocol(HttpToolsProtocol):
             if keep:
                 self.on_response_complete()
         else:
+            self._handed = False
             super().on_message_complete()
             if self.cycle.response_complete:
                 self._idle()
@@ -273,28 +331,23 @@ class BoundedProtocol(HttpToolsProtocol):
     def _too_large(self) -> RtpError:
         return HeadTooLarge(f"request line and headers are larger than {self.max_head_bytes} bytes")
 
-    def _refuse(self, error: RtpError) -> None:
+    def _refuse(self, error: RtpError, *, asked: Headers | None = None) -> None:
+        """Refuse the request that is arriving, and read no more."""
         self._over = True
-        self._refusal(error, keep=False, asked=self.headers)
+        self._refusal(error, keep=False, asked=self.headers if asked is None else asked)
 
     def _refusal(self, error: RtpError, *, keep: bool, asked: Headers) -> None:
         """Refuse the request with the headers `asked`."""
         row = STATUS_TABLE[type(error)]
-        body = problem(row, error)
         now = monotonic()
-        timing = server_timing(now - (self._arrived or now))
-        headers = [*headers_of(row), (b"content-length", b"%d" % len(body)), timing]
+        headers = [*headers_of(row), server_timing(now - (self._arrived or now))]
         if (given := given_id(asked)) is not None:
             headers.append((NAME, given.encode()))
-        if not keep:
-            headers.append(CLOSE)
-        elif self.server_state.default_headers:
-            headers += self.server_state.default_headers
-            keep = CLOSE not in headers
-        lines = [b"HTTP/1.1 %d %s" % (row.status, HTTPStatus(row.status).phrase.encode())]
-        lines += [b"%s: %s" % header for header in headers]
+        whole, keep = compose(
+            row.status, headers, problem(row, error), default_headers=self.server_state.default_headers, keep_alive=keep
+        )
         self.refused(error)
-        self.transport.write(b"\r\n".join([*lines, b"", body]))
+        self.transport.write(whole)
         if not keep:
             self.transport.close()
 
