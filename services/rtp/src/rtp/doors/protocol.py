@@ -74,6 +74,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.late_at = self.loop.time() + self.arrival_s
         """When the connection is ended for what it waits for: the first request, the rest of one, or the next one."""
+        self.take_by = math.inf
+        """When the connection is ended because its client does not read what is sent to it."""
         self._heads = 0
         self._in_head = False
         self._arriving = False
@@ -88,6 +90,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """Whether the request that is arriving is with the application."""
         self._over = False
         """Nothing more is read."""
+        self._due: Callable[[], None] | None = None
+        """Refuses the last request once those before it are answered."""
         self._shed: RtpError | None = None
         self._arrived = 0.0
         self._hosts: list[bytes] | None = None
@@ -107,9 +111,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.logger.warning("Invalid HTTP request received.")  # `rtp.logs` keeps that to a line a second
                 error = MalformedHead("this is not an HTTP/1.1 request, or its body's length is ambiguous")
                 self._refuse(error, asked=[])
-        if self._over:
-            return
-        if self._body is not None:
+        if self._body is not None and not self._over:
             self._pass_on(self._body)
         if self._arriving and not self._brought:
             self._count(len(data))
@@ -146,6 +148,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return True
         self.cycle.disconnected = True
         self.cycle.message_event.set()
+        self._idle()
         return False
 
     def on_message_begin(self) -> None:
@@ -263,6 +266,10 @@ class BoundedProtocol(HttpToolsProtocol):
             self._answer_directly(b"".join(self._body))
         elif self._shed is not None:
             error, self._shed = self._shed, None
+            if self.flow.write_paused:  # its client asks on and on, and reads nothing
+                self._over = True
+                self.transport.abort()
+                return
             keep = self._keeps_alive()
             self._refusal(error, keep=keep, asked=self.headers)
             if keep:
@@ -309,32 +316,66 @@ class BoundedProtocol(HttpToolsProtocol):
         """As uvicorn's, which sets a timer for each answer."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
+            self._idle()
             return
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
+        elif self._due is not None:
+            self._due()
         elif not self._arriving:
             self._idle()
 
     def _idle(self) -> None:
         self.late_at = self.loop.time() + self.timeout_keep_alive
 
+    def pause_writing(self) -> None:
+        """The client does not read as fast as it is answered, or not at all."""
+        super().pause_writing()
+        self.take_by = self.loop.time() + self.timeout_keep_alive
+
+    def resume_writing(self) -> None:
+        """It reads on."""
+        super().resume_writing()
+        self.take_by = math.inf
+
     def cut(self) -> None:
         """What the connection waits for is late: say so if it is the rest of a head, and close."""
-        if self._in_head:
+        if self.flow.write_paused or self.transport.is_closing():  # what is still to be sent would not be taken
+            self.transport.abort()
+        elif self._in_head:
             self._refuse(SlowBody(f"the request did not arrive within {self.arrival_s:g} s"))
         elif self._arriving or self._heads == 0:
             self.transport.abort()
         else:
-            self.transport.close()
+            self._close()
+
+    def _close(self) -> None:
+        """End the connection once what was sent is taken; `cut` does not wait for that without end."""
+        self.transport.close()
+        self._idle()
 
     def _too_large(self) -> RtpError:
         return HeadTooLarge(f"request line and headers are larger than {self.max_head_bytes} bytes")
 
     def _refuse(self, error: RtpError, *, asked: Headers | None = None) -> None:
-        """Refuse the request that is arriving, and read no more."""
+        """Refuse the request that is arriving, after the answers to those before it, and read no more."""
         self._over = True
-        self._refusal(error, keep=False, asked=self.headers if asked is None else asked)
+        refusal = partial(self._refusal, error, keep=False, asked=self.headers if asked is None else asked)
+        if not self._handed:
+            behind = self.cycle is not None and not self.cycle.response_complete
+        elif behind := bool(self.pipeline):
+            self.pipeline.popleft()  # it is the last of those that wait
+        elif self.cycle.response_started:
+            self._close()
+            return
+        else:
+            self.cycle.disconnected = True  # the application's answer would be a second one
+            self.cycle.message_event.set()
+        if behind:
+            self._arriving, self.late_at, self._due = False, math.inf, refusal
+        else:
+            refusal()
 
     def _refusal(self, error: RtpError, *, keep: bool, asked: Headers) -> None:
         """Refuse the request with the headers `asked`."""
@@ -349,7 +390,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.refused(error)
         self.transport.write(whole)
         if not keep:
-            self.transport.close()
+            self._close()
 
 
 def bounded(
@@ -367,7 +408,7 @@ def bounded(
 
 
 def cut_late(connections: Iterable[Any], now: float) -> None:
-    """End those whose request should have arrived before `now` (the loop's time)."""
+    """End those whose request should have arrived before `now` (the loop's time), or their answers been taken."""
     for connection in list(connections):
-        if now > connection.late_at:
+        if now > connection.late_at or now > connection.take_by:
             connection.cut()
