@@ -10,6 +10,7 @@ import pytest
 from rtp.doors.protocol import cut_late
 from rtp.errors import HeadTooLarge
 from support.rtp_server import (
+    ARRIVAL_S,
     ASGI,
     CLOSE,
     DIRECT,
