@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import uvloop
 from starlette.types import Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.server import ServerState
@@ -142,7 +143,7 @@ def run(test: Callable[[Server], Awaitable[None]], *, shut: bool = False) -> Non
         async with serving(shut=shut) as server:
             await test(server)
 
-    asyncio.run(served())
+    uvloop.run(served())  # as RTP does
 
 
 def bodies(got: bytes) -> list[bytes]:
