@@ -1,5 +1,6 @@
-"""uvicorn's HTTP with what it lacks: a limit for a request's head, a limit for the time it takes to arrive, exactly one
-Host, and the refusal of a request as soon as its headers are there when the process is overloaded.
+"""uvicorn's HTTP with what it lacks: a limit for a request's head and trailers, limits for the time in which it arrives
+and its answer is taken, exactly one Host, no other protocol, and the refusal of a request as soon as its headers are
+there when the process is overloaded. A refusal waits for the answers to the requests before it.
 
 All of it comes before routes and keys, because a head of a gigabyte, or one byte a minute, needs neither, and because
 refusing must cost next to nothing: at five times the load that can be served, four of five requests are refused.
@@ -59,7 +60,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """One connection."""
 
     max_head_bytes: int
-    """Request line and headers, as they come over the wire without separators."""
+    """Request line, headers and trailers, as they come over the wire without separators."""
     arrival_s: float
     """From a connection's beginning, or a request's first byte, to the request's last."""
     refused: Callable[[RtpError], None]
@@ -117,6 +118,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._count(len(data))
 
     def _parse(self, data: bytes | memoryview) -> None:
+        """Have the parser call this object for all that `data` holds, whatever protocol it offers."""
         while True:
             try:
                 self.parser.feed_data(data)
@@ -356,7 +358,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._idle()
 
     def _too_large(self) -> RtpError:
-        return HeadTooLarge(f"request line and headers are larger than {self.max_head_bytes} bytes")
+        return HeadTooLarge(f"request line and headers, or trailers, are larger than {self.max_head_bytes} bytes")
 
     def _refuse(self, error: RtpError, *, asked: Headers | None = None) -> None:
         """Refuse the request that is arriving, after the answers to those before it, and read no more."""
