@@ -194,6 +194,25 @@ def test_an_idle_connection_is_kept_between_requests_and_closed_after_a_while(rt
         assert line.closed()
 
 
+def test_a_client_that_reads_no_answer_is_cut(rtp: RtpProcess) -> None:
+    content = body()
+    asked = (HEAD + b"content-length: %d\r\n\r\n" % len(content) + content) * 100
+    with Line(rtp.ports["http"]) as line:
+        line.socket.setblocking(False)
+
+        def cut() -> bool:
+            try:
+                line.socket.send(asked)
+            except BlockingIOError:
+                return False
+            except ConnectionError:
+                return True
+            return False
+
+        until(cut, "the connection is cut", within_s=120)
+    assert Healthy(rtp.ports["http"]).median_s(10) > 0
+
+
 def test_healthy_traffic_goes_on_beside_clients_of_every_bad_kind(rtp: RtpProcess) -> None:
     healthy = Healthy(rtp.ports["http"])
     healthy.median_s(50)

@@ -128,7 +128,8 @@ class HttpSettings(TlsListener):
     port: Port = 8000
     backlog: int = Field(default=2048, ge=1)
     keep_alive_s: int = Field(default=75, ge=1)
-    """Idle connections are closed after this, or up to a second later."""
+    """Idle connections, and those whose client does not read its answers, are closed after this, or up to a second
+    later."""
     max_body_bytes: int = Field(default=65536, ge=1024)
     max_head_bytes: int = Field(default=16384, ge=1024)
     """Request line and headers together. This and the next apply to the admin listener too."""
