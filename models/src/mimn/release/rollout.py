@@ -28,6 +28,7 @@ from mimn.release.record import (
     Entry,
     Hold,
     Record,
+    Refused,
     Release,
     Rollout,
     State,
@@ -36,10 +37,6 @@ from mimn.release.record import (
 CANARY = "canary"
 SHADOW = "shadow"
 _ENDED = frozenset({State.COLLECTED, State.ABORTED, State.ROLLED_BACK, State.RETIRED})
-
-
-class Refused(Exception):
-    """The record does not change; the message says why, and what to do."""
 
 
 class NotAllowed(Refused):

@@ -10,7 +10,7 @@ from typing import Any, Final
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
-from mimn.bundle import Bundle, load_bundle
+from mimn.bundle import Bundle, BundleError, check_name, load_bundle, read_manifest
 from mimn.bundle.graph import open_head
 from mimn.bundle.specs import HEAD
 from mimn.release import Finding, Gate, Release, foreign, out_of_memory
@@ -65,8 +65,19 @@ def read_release(path: Path, generation: int) -> tuple[Release, Bundle]:
     """The release of a bundle, after its files and its head's golden cases were checked.
 
     Raises:
-        BundleError, GoldenMismatch: it cannot be served.
+        BundleError: it cannot be served, or has a name or version that the record cannot hold.
+        GoldenMismatch: it cannot be served.
     """
+    manifest, _ = read_manifest(path)
+    try:
+        check_name("name", manifest.name)
+        check_name("version", manifest.version)
+    except BundleError as error:
+        raise BundleError(
+            f"{path} cannot be rolled out or replaced: {error}. Copy it to a folder …/NAME/VERSION of such a name and "
+            "version, and write them into the copy's manifest.json; states stay valid, because the fingerprint does "
+            "not depend on them"
+        ) from error
     bundle = load_bundle(path.resolve())
     bundle.golden.verify_head(open_head(bundle), bundle.candidates, bundle.initial_state, bundle.sketch, bundle.reads)
     of = bundle.manifest
