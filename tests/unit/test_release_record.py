@@ -197,6 +197,30 @@ def test_a_rollout_goes_through_its_stages_and_each_says_why() -> None:
     assert [entry.revision for entry in record.log] == list(range(1, len(record.log) + 1))
 
 
+def test_the_reason_of_a_state_names_only_what_the_state_is_made_of() -> None:
+    """`loaded` is none of it, and the record is not written again when that opens."""
+    loads = Finding(Gate.LOADED, "host:1 has not loaded it: it is being loaded", passes=True)
+    record = begun(NEW, OLD)
+    record, closed = observe(record, "r1", open_gates(record, loads), now_ms=NOW_MS)
+    assert (record.rollouts[0].state, closed) == (State.READY, (loads,))
+    for text in (record.rollouts[0].reason, record.log[-1].reason):
+        assert text == "every other gate is open; scoring processes load what is ready"
+    after, closed = observe(record, "r1", open_gates(record), now_ms=NOW_MS)
+    assert (after, closed) == (record, ())
+    record, _ = observe(record, "r1", open_gates(record, loads, LAGS), now_ms=NOW_MS)
+    assert (record.rollouts[0].state, record.rollouts[0].reason) == (State.CATCHING_UP, f"lag: {LAGS.reason}")
+
+
+def test_a_failing_rollout_says_what_it_fails_of_now() -> None:
+    full = Finding(Gate.MEMORY, "90 % is taken")
+    record = begun(NEW, OLD)
+    record, _ = observe(record, "r1", open_gates(record, DIFFERS), now_ms=NOW_MS)
+    record, _ = observe(record, "r1", open_gates(record, full), now_ms=NOW_MS + 1)
+    assert (record.rollouts[0].state, record.rollouts[0].reason) == (State.FAILING, "memory: 90 % is taken")
+    assert record.rollouts[0].changed_ms == NOW_MS
+    assert observe(record, "r1", open_gates(record, full), now_ms=NOW_MS + 2)[0] is record
+
+
 def test_the_same_command_again_changes_nothing() -> None:
     record = begun(NEW, OLD)
     assert begun(NEW, record=record) is record

@@ -65,7 +65,7 @@ class State(StrEnum):
     VERIFYING = "verifying"
     """It has caught up, and users are compared with the namespace in service."""
     READY = "ready"
-    """Every gate was open when last looked at. `promote` looks again."""
+    """Every gate but `loaded` was open when last looked at. `promote` looks again, at all of them."""
     CANARY = "canary"
     """Some users are served by it."""
     SERVING = "serving"
