@@ -186,7 +186,9 @@ def gather_model(settings: UicSettings) -> Model:
     try:
         bundle = load_bundle(settings.bundle.path)
         bundle.golden.verify_step(open_step(bundle), bundle.events, bundle.initial_state, bundle.sketch, bundle.ledger)
-        bundle.golden.verify_head(open_head(bundle), bundle.vectors, bundle.initial_state, bundle.sketch, bundle.reads)
+        bundle.golden.verify_head(
+            open_head(bundle), bundle.candidates, bundle.initial_state, bundle.sketch, bundle.reads
+        )
     except (BundleError, GoldenMismatch) as error:
         return Model(error=str(error))
     return Model(name=bundle.name, fingerprint=bundle.manifest.fingerprint, bundle=bundle)
