@@ -655,7 +655,7 @@ def test_a_log_that_did_not_answer_is_forgotten_with_the_last_partition(topic: F
     assert list(worker.updater.status.reasons) == ["log_unavailable: timed out"]
     worker.log.revoke(0)
     worker.settle()
-    assert worker.updater.status.reasons == ()
+    assert not worker.updater.status.reasons
 
 
 def test_a_namespace_of_another_topic_stops_consumption(topic: FakeTopic, store: FakeStore) -> None:
