@@ -2,6 +2,6 @@
 
 import os
 
-# The wheels of onnxruntime come with telemetry that is switched on: they look up a server of Microsoft's, and keep a device id
-# in the user's cache folder. onnxruntime reads this variable when it is first imported, in whatever module that is.
+# The wheels of onnxruntime come with telemetry that is switched on: they look up a server of Microsoft's, and keep a
+# device id in the user's cache folder. onnxruntime reads this variable when it is first imported, wherever that is.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
