@@ -297,6 +297,14 @@ def test_a_fast_clock_is_a_metric_and_the_age_is_unknown() -> None:
     assert math.isnan(value("rtp_oldest_partition_age_seconds") or 0)
 
 
+def test_the_age_is_unknown_while_a_partition_never_caught_up() -> None:
+    world = World(model(TINY))
+    world.stored.progress(1, as_of_ms=0)
+    world.store.values = dict(world.stored.values)
+    asyncio.run(watcher(world).look())
+    assert math.isnan(world.metrics.registry.get_sample_value("rtp_oldest_partition_age_seconds") or 0)
+
+
 def test_trouble_is_logged_when_it_begins_and_not_again() -> None:
     world = World(model(TINY))
     world.store.away = True

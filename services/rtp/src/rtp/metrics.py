@@ -99,7 +99,8 @@ class Metrics:
         )
         self.partition_age = Gauge(
             "rtp_oldest_partition_age_seconds",
-            "Age of the as-of time of the partition that lags most; NaN if the age of one is unknown.",
+            "Age of the as-of time of the partition that lags most; NaN if one never was caught up, or its age is "
+            "unknown.",
             registry=registry,
         )
         self.partition_age.set(math.nan)

@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 
 from mimn.state import CorruptProgress, Progress, UserState, decode_progress, partition_of
 
+NEVER = 0
+"""The as-of time that UIC writes until a partition has caught up for the first time."""
+
 
 class Status(Enum):
     """What the scores of an answer rest on."""
@@ -56,8 +59,8 @@ class PartitionProgress:
 
     record: Progress
     as_of_ms: int | None
-    """When the partition was last known to be caught up, by this process's clock; None if the record's time was ahead
-    of that clock when it was first seen."""
+    """When the partition was last known to be caught up, by this process's clock; None if it never was, or if the
+    record's time was ahead of that clock when it was first seen."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,11 @@ class FoldProgress:
     def partition_of(self, user_id: str) -> int:
         """The partition that holds a user's events and state."""
         return partition_of(user_id.encode(), len(self.partitions))
+
+    @property
+    def never_caught_up(self) -> int:
+        """How many partitions were folded, and never up to the end of the log."""
+        return sum(known is not None and known.record.as_of_ms == NEVER for known in self.partitions)
 
     def oldest_ms(self, now_ms: int) -> int | None:
         """Age of the partition that lags most, None if the age of one is unknown."""
@@ -146,4 +154,5 @@ def _believed(as_of_ms: int, before: PartitionProgress | None, now_ms: int, ahea
     """What is believed of an as-of time: decided when it is first seen, and kept for as long as it stays the same."""
     if before is not None and before.record.as_of_ms == as_of_ms:
         return before.as_of_ms
-    return None if as_of_ms > now_ms + ahead_within_ms else min(as_of_ms, now_ms)
+    unknown = as_of_ms == NEVER or as_of_ms > now_ms + ahead_within_ms
+    return None if unknown else min(as_of_ms, now_ms)
