@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable
 
 import msgspec
@@ -19,6 +20,7 @@ from rtp.core.ports import StateReader
 from rtp.errors import StoreError
 from rtp.metrics import Metrics
 from rtp.release import InService
+from rtp.trouble import Trouble
 
 log = structlog.stdlib.get_logger(__name__)
 MAX_PARTITIONS = 1 << 16
@@ -103,15 +105,16 @@ class ProgressWatcher:
         self._reader = reader
         self._metrics = metrics
         self._every_s = every_s
-        self._troubles: dict[str, str] = {}
-        """Why the last reading of a namespace failed."""
+        self._troubles: defaultdict[str, Trouble] = defaultdict(Trouble)
+        """Of each namespace: why its last reading failed."""
         self._read: set[str] = set()
 
     @property
     def trouble(self) -> str | None:
         """Why the last reading of the namespace in service failed, None if it did not."""
-        keys = self._in_service.current.keys
-        return self._troubles.get(keys.namespace, None if self._in_service.current.progress else "it was not read yet")
+        current = self._in_service.current
+        reason = self._troubles[current.keys.namespace].reason
+        return reason if reason or current.progress else "it was not read yet"
 
     async def run(self) -> None:
         """Read now and then every `every_s` seconds (ten times as often until the first success), forever."""
@@ -128,16 +131,18 @@ class ProgressWatcher:
             try:
                 progress, bad = await self._reader.read(one.keys, one.progress)
             except (StoreError, NoNamespace) as error:
-                self._failed(name, f"{type(error).__name__}: {error}")
+                reason = f"{type(error).__name__}: {error}"
+                if self._troubles[name].begins(error, reason):
+                    log.warning("progress cannot be read", namespace=name, reason=reason)
                 continue
-            if name in self._troubles or name not in self._read:
+            if self._troubles[name].ends() or name not in self._read:
                 log.info("progress is read", namespace=name, partitions=progress.size)
-            self._troubles.pop(name, None)
             self._read.add(name)
             self._in_service.learn(one.keys, progress)
             unreadable += bad
         known = {one.keys.namespace for one in namespaces}
-        self._troubles = {name: trouble for name, trouble in self._troubles.items() if name in known}
+        for name in self._troubles.keys() - known:
+            del self._troubles[name]
         self._read &= known
         self._metrics.store_up.set(0 if self.trouble else 1)
         self._metrics.unreadable_progress.inc(unreadable)
@@ -153,8 +158,3 @@ class ProgressWatcher:
         known = [age for age in oldest if age is not None]
         self._metrics.partition_age.set(math.nan if len(known) < len(oldest) else max(known) / 1000)
         self._metrics.clock_skew.set(max(progress.ahead_ms(now_ms) for progress in answering) / 1000)
-
-    def _failed(self, namespace: str, trouble: str) -> None:
-        if trouble != self._troubles.get(namespace):
-            log.warning("progress cannot be read", namespace=namespace, reason=trouble)
-        self._troubles[namespace] = trouble

@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
+
+from redis.exceptions import ResponseError
 
 SCAN_COUNT: Final = 1000
 _SCAN_CALLS: Final = 500
 """How much of the store a sample may look at: half a million keys, a second or so."""
 
 
+MAX_CODE: Final = 32
+
+
 class TooManyConnects(Exception):
-    """A pool's worth of connections got no answer within a second; says nothing about the store."""
+    """A pool's worth of connections were opened within a second in vain, so no more are for now. Says why the last of
+    them was, because there is nothing newer to say about the store."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Why the store gave no answer, for operators. An error reply by redis-py's class of it, or else by its first word:
+    what follows may name keys and users."""
+    match error:
+        case TooManyConnects():
+            return str(error)
+        case asyncio.CancelledError() | TimeoutError():
+            return "no reply in time"
+        case ResponseError():
+            first = error.status_code or str(error).partition(" ")[0]
+            name = first if type(error) is ResponseError else type(error).__name__
+            return f"the store refuses: {''.join(filter(str.isprintable, name[:MAX_CODE]))}"
+        case _:
+            return f"no connection to the store ({type(error).__name__})"
 
 
 class Commands(Protocol):

@@ -14,7 +14,7 @@ from redis.asyncio.sentinel import MasterNotFoundError, SentinelConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError
 
-from rtp.store.commands import SCAN_COUNT, TooManyConnects, scan
+from rtp.store.commands import SCAN_COUNT, TooManyConnects, reason_of, scan
 from rtp.store.connection import Connection, check_client, connect, packed
 from rtp.time_limits import Deadlines, within
 
@@ -38,6 +38,8 @@ class PoolCommands:
         self._size = size
         self._in_vain: deque[float] = deque()
         """When the connections were opened that have not answered yet."""
+        self._reason = ""
+        """Why the last one that was opened in vain was."""
         self._free: deque[Connection | None] = deque([None] * size)
         """What may be taken: None for a connection that may still be opened; to the right those that are open."""
         self._waiting: deque[asyncio.Future[Connection | None]] = deque()
@@ -111,10 +113,14 @@ class PoolCommands:
                     await self.close()
             connection = None
             connection = await self._opened()
-            answer = await connection.ask(packed(*command))
-            if self._in_vain:
-                self._in_vain.pop()
-            return answer
+            try:
+                return await connection.ask(packed(*command))
+            finally:
+                if connection.free and self._in_vain:  # it answered, if only with an error
+                    self._in_vain.pop()
+        except BaseException as error:
+            self._reason = reason_of(error)
+            raise
         finally:
             self._give_back(connection)
 
@@ -123,7 +129,7 @@ class PoolCommands:
         while self._in_vain and self._in_vain[0] <= now - _IN_VAIN_S:
             self._in_vain.popleft()
         if len(self._in_vain) >= self._size:
-            raise TooManyConnects("a pool's worth of connections got no answer within a second: no more for now")
+            raise TooManyConnects(self._reason)
         self._in_vain.append(now)
         fresh = self._pool.make_connection()  # type: ignore[no-untyped-call] # redis-py has no annotation here
         return await connect(fresh, self._epoch)

@@ -10,7 +10,7 @@ from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from rtp.core.outage import Outage
 from rtp.errors import StoreAway, StoreLate, StoreRefused
-from rtp.store.commands import Commands, TooManyConnects
+from rtp.store.commands import Commands, TooManyConnects, reason_of
 from rtp.time_limits import within
 
 T = TypeVar("T")
@@ -88,12 +88,12 @@ class RedisStateReader:
         except ResponseError as error:
             if watched:
                 self._outage.answered()
-            raise StoreRefused(f"the store refuses: {str(error).partition(' ')[0]}") from error
+            raise StoreRefused(reason_of(error)) from error
         except TooManyConnects as error:
-            raise StoreAway(str(error)) from error
+            raise StoreAway(reason_of(error)) from error
         except _AWAY as error:
             self._outage.away(self._clock())
-            raise StoreAway(f"no connection to the store ({type(error).__name__})") from error
+            raise StoreAway(reason_of(error)) from error
         if watched:
             self._outage.answered()
         return value
