@@ -39,7 +39,8 @@ def told(store: ScriptedStore, **more: object) -> RedisSettings:
 
 def unpaused(told: RedisSettings) -> RedisStateReader:
     """A reader that asks each time, whatever became of the times before."""
-    return RedisStateReader(rtp_store._commands(told), Outage(1_000_000, retry_every_s=0.0))
+    outage = Outage(1_000_000, retry_every_s=0.0)
+    return RedisStateReader(rtp_store._commands(told), lambda _: outage)
 
 
 async def passes_until(true: Callable[[], bool]) -> None:

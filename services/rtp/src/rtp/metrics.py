@@ -95,7 +95,9 @@ class Metrics:
             registry=registry,
         )
         self.store_up = Gauge(
-            "rtp_store_up", "1 if the last background read of the store succeeded.", registry=registry
+            "rtp_store_up",
+            "1 if the last background read of the store succeeded; in a cluster, from every node.",
+            registry=registry,
         )
         self.partition_age = Gauge(
             "rtp_oldest_partition_age_seconds",

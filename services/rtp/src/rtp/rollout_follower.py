@@ -248,7 +248,7 @@ class RolloutFollower:
         release = Release.of(model, prefix=self._prefix, generation=wanted.generation, known=known)
         if release.progress is None:
             try:
-                release.namespace.progress, _ = await self._reader.read(release.keys, None)
+                release.namespace.progress = await self._reader.read_whole(release.keys)
             except NoNamespace as error:
                 raise ReloadRefused(f"the store has no namespace {release.keys.namespace}") from error
         return release

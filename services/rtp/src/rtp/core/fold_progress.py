@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.state import CorruptProgress, Progress, UserState, decode_progress, partition_of
+from rtp.errors import StoreError
 
 NEVER = 0
 """The as-of time that UIC writes until a partition has caught up for the first time."""
@@ -125,18 +126,26 @@ class FoldProgress:
 
 
 def fold_progress(
-    records: Sequence[bytes | None], topic: str, last: FoldProgress | None, now_ms: int, ahead_within_ms: float
+    records: Sequence[bytes | StoreError | None],
+    topic: str,
+    last: FoldProgress | None,
+    now_ms: int,
+    ahead_within_ms: float,
 ) -> tuple[FoldProgress, int]:
     """What the N stored records say, and how many of them are unreadable.
 
-    An unreadable record keeps the partition's last good one. `last` is the reading before, `now_ms` the time of this
-    one by this process's clock; an as-of time up to `ahead_within_ms` ahead of it counts as `now_ms`.
+    An unreadable record, or one that the store did not give, keeps the partition's last good one. `last` is the reading
+    before, `now_ms` the time of this one by this process's clock; an as-of time up to `ahead_within_ms` ahead of it
+    counts as `now_ms`.
     """
     same = last is not None and len(last.partitions) == len(records)
     before = last.partitions if last is not None and same else (None,) * len(records)
     partitions: list[PartitionProgress | None] = []
     unreadable = 0
     for record, known in zip(records, before, strict=True):
+        if isinstance(record, StoreError):
+            partitions.append(known)
+            continue
         try:
             decoded = None if record is None else decode_progress(record)
         except CorruptProgress:

@@ -13,6 +13,7 @@ _SCAN_CALLS: Final = 500
 """How much of the store a sample may look at: half a million keys, a second or so."""
 
 
+Command = Sequence[str | bytes]
 MAX_CODE: Final = 32
 
 
@@ -38,15 +39,16 @@ def reason_of(error: BaseException) -> str:
 
 
 class Commands(Protocol):
-    """How keys are read in one of the three modes. Only `get` has a time limit, because every request pays for it; for
-    the others the caller cancels."""
+    """How keys are read in one of the three modes. `get` has a time limit because every request pays for it, `get_many`
+    because some keys may be answered in time and others not; for the others the caller cancels."""
 
     async def get(self, key: str, timeout_s: float) -> bytes | None:
         """One GET. Raises TimeoutError when there is no reply within `timeout_s` seconds."""
         ...
 
-    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Many GETs, in as few round trips as the mode allows."""
+    async def get_many(self, keys: Sequence[str], timeout_s: float) -> Sequence[bytes | Exception | None]:
+        """Many GETs, in as few round trips as the mode allows. In a cluster, what was raised is in place of the value,
+        because nodes fail one by one. Otherwise raises TimeoutError as `get`."""
         ...
 
     async def sample(self, pattern: str, most: int) -> tuple[list[bytes], bool]:

@@ -70,9 +70,12 @@ class PoolCommands:
         value = await within(timeout_s - (self._clock() - began), self._ask("GET", key))
         return value
 
-    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+    async def get_many(self, keys: Sequence[str], timeout_s: float) -> Sequence[bytes | Exception | None]:
         """See `Commands`."""
-        values: list[bytes | None] = await self._ask("MGET", *keys)
+        return await within(timeout_s, self._get_many(keys))
+
+    async def _get_many(self, keys: Sequence[str]) -> list[bytes | Exception | None]:
+        values: list[bytes | Exception | None] = await self._ask("MGET", *keys)
         return values
 
     async def sample(self, pattern: str, most: int) -> tuple[list[bytes], bool]:
@@ -170,14 +173,13 @@ class SentinelCommands(PoolCommands):
         super().__init__(pool, size)
         self._master_of = pool
 
-    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """See `Commands`."""
+    async def _get_many(self, keys: Sequence[str]) -> list[bytes | Exception | None]:
         known = self._master_of.master_address
         with suppress(MasterNotFoundError):  # no Sentinel answers: the master that is known may go on
             now: Any = await self._master_of.get_master_address()  # type: ignore[no-untyped-call] # as above
             if now != known:
                 await self.close()
-        return await super().get_many(keys)
+        return await super()._get_many(keys)
 
     async def announce(self, name: str, into: str, key: str, value: bytes, lasts_ms: int) -> None:
         """See `Commands`."""
