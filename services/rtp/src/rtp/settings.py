@@ -11,6 +11,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from access.store_url import check_store_url
+
 MAX_DRAIN_S = 9.5
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -77,6 +79,10 @@ class RedisSettings(_Group):
     def _check(self) -> Self:
         if not self.url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("RTP_REDIS__URL must begin with redis://, rediss:// or unix://")
+        try:
+            check_store_url(self.url.get_secret_value())
+        except ValueError as error:
+            raise ValueError(f"RTP_REDIS__URL {error}") from None
         if (self.tls_ca_file or self.tls_cert_file or self.tls_key_file) and not self.tls:
             raise ValueError("TLS files, but RTP_REDIS__URL does not begin with rediss://")
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
