@@ -94,6 +94,11 @@ class Metrics:
             "Tasks of the event loop: a few of its own, and one for each request in progress.",
             registry=registry,
         )
+        self.out_of_files = Counter(
+            "rtp_out_of_files",
+            "Seconds at whose beginning no open file was left: new connections are closed at once, or wait.",
+            registry=registry,
+        )
         self.store_up = Gauge(
             "rtp_store_up",
             "1 if the last background read of the store succeeded; in a cluster, from every node.",
