@@ -80,6 +80,10 @@ class Health:
         """Publish at the end of this turn."""
         self._due = 0.0
 
+    def waits(self, reason: str) -> None:
+        """Say why nothing is published yet."""
+        self.status = Status(False, (reason,), ())
+
     def drain(self) -> None:
         """Say that the end is near."""
         self.status = Status(False, ("draining",), self.status.partitions)

@@ -219,6 +219,10 @@ class StateUpdater:
         self._health.publish(now)
         return not self._health.stopped and any(reading.ready(now) for reading in self._sessions.waiting)
 
+    def waits(self, reason: str) -> None:
+        """Say why no turn is called yet."""
+        self._health.waits(reason)
+
     def drain(self) -> None:
         """Say that the end is near. Call no more turns: what is not committed is read again by the next owner."""
         self._health.drain()
