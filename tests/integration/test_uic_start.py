@@ -53,5 +53,5 @@ def test_a_worker_that_waits_for_the_store_says_why_whenever_that_changes(
             uic.worker.wait_ready()
         lines = uic.worker.log.read_text().splitlines()
         waits = [line for line in lines if "waiting for the store" in line]
-        assert len(waits) == len(set(line.partition("detail=")[2] for line in waits)) >= 2
+        assert len(waits) == len({line.partition("detail=")[2] for line in waits}) >= 2
         assert any("the store is there" in line for line in lines)
