@@ -202,5 +202,13 @@ def test_a_right_that_is_missing_is_named_and_everything_goes_on_when_it_is_give
             client.execute_command("ACL SETUSER", "uic", "+smismember")
             world.wait_folded()
             until(lambda: "store_unavailable" not in reason(), "and /readyz says that it is well", within_s=30)
+            client.execute_command("ACL SETUSER", "uic", "-time")
+            until(lambda: "clock_unavailable" in reason(), "the clock is named", within_s=30)
+            world.produce(100, 200)
+            world.wait_folded()
+            assert "clock_unavailable" in reason()
+            assert "store_unavailable" not in reason()
+            client.execute_command("ACL SETUSER", "uic", "+time")
+            until(lambda: "clock_unavailable" not in reason(), "all is well", within_s=30)
         finally:
             world.close()

@@ -66,10 +66,29 @@ class Health:
             return
         for session in sessions:
             session.unanswered = False
-        if any(s.unanswered or (isinstance(s, Claiming | Reading) and s.unsure) for s in self._sessions):
-            return
+        for s in self._sessions:
+            if s.unanswered or s.unclaimed or (isinstance(s, Claiming | Reading) and s.unsure):
+                return
         self.recover("store")
         say(log, logging.INFO, "store back")
+
+    def clock_failed(self, error: StoreUnavailable, now: float) -> None:
+        """The store did not tell its time. If it is there and answers all else, that is a trouble of its own: states
+        are stored, and nobody learns how recent they are."""
+        if not error.answered:
+            self.store_failed("time", error, [], now)
+            return
+        self._metrics.store_failures.labels("time").inc()
+        if "clock" not in self._degraded:
+            say(log, logging.WARNING, "clock away", detail=error.detail)
+        self.degrade("clock", f"clock_unavailable: {error.detail}")
+        self.store_answered()
+
+    def clock_answered(self) -> None:
+        """The store told its time. A worker without partitions asks it nothing else."""
+        if self.recover("clock"):
+            say(log, logging.INFO, "clock back")
+        self.store_answered()
 
     def log_failed(self, what: str, detail: str) -> None:
         """The log is away, as far as `what` tells: the `topic`, the `bounds` of partitions, or the whole `log`."""
