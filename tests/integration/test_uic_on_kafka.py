@@ -106,7 +106,7 @@ def test_a_topic_that_is_deleted_is_named_until_it_is_there_again(
         assert 'uic_partitions{status="folding"} 0.0' in metrics
         create_topics(real_kafka, named_topics(topics.events, N)[:1])
         until(lambda: "broken_log: topic_id" in ready(uic)[1], "the new log is noticed", within_s=60)
-        assert "log_unavailable" not in ready(uic)[1]
+        until(lambda: "log_unavailable" not in ready(uic)[1], "the topic is there again", within_s=10)
     lines = [line for line in uic.worker.log.read_text().splitlines() if "logger=uic." in line]
     assert sum("log away" in line and "does not exist" in line for line in lines) == 1
     assert sum("log back" in line for line in lines) == 1
