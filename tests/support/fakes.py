@@ -138,12 +138,16 @@ class FakeStore:
         """What happens to the next commits: not executed, or executed without an answer."""
         self.commits: list[Commit] = []
         """Every commit that was executed, including refused ones."""
+        self.forbids: set[Literal["TIME", "UNLINK"]] = set()
+        """Commands that our user has no right to."""
         self.reads = 0
         self.connections = 1
         self.clock_ms = WALL_MS
 
     def time_ms(self) -> int:
         self._ask()
+        if "TIME" in self.forbids:
+            raise StoreUnavailable("NOPERM", answered=True)
         return self.clock_ms
 
     def check(self) -> None:
@@ -174,6 +178,9 @@ class FakeStore:
             failure = self.fail_commits.pop(0) if self.fail_commits else None
             if self.away or commit.partition in self.silent or failure == "lost request":
                 answers.append(NoAnswer("away"))
+                continue
+            if "UNLINK" in self.forbids and commit.begins_lineage:
+                answers.append(NoAnswer("NOPERM"))
                 continue
             answer = self._execute(commit)
             answers.append(NoAnswer("timeout") if failure == "lost answer" else answer)

@@ -116,6 +116,8 @@ CASES: list[tuple[Finding, Severity, str]] = [
     (findings.store_version(store(version="unknown")), WARN, "7.2 or newer"),
     (findings.store_writable(store()), OK, "master"),
     (findings.store_writable(store(role="slave")), FAIL, "the master"),
+    (findings.store_writes({}), OK, "written and deleted"),
+    (findings.store_writes({"127.0.0.1:7000": "OutOfMemoryError: OOM"}), FAIL, "127.0.0.1:7000: OutOfMemoryError: OOM"),
     (findings.store_policy(store()), OK, "noeviction"),
     (findings.store_policy(store(policy="volatile-lru")), OK, "volatile-lru"),
     (findings.store_policy(store(policy="allkeys-lru")), FAIL, "noeviction"),

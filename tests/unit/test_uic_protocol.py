@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from mimn.state import NO_TOPIC_ID, encode_progress
@@ -167,6 +169,45 @@ def test_a_worker_without_partitions_says_that_the_store_is_away_and_that_it_is_
     worker.until(lambda: "store_unavailable" in "".join(worker.updater.status.reasons))
     store.away = False
     worker.until(lambda: worker.updater.status.reasons == ())
+
+
+def test_a_store_that_does_not_tell_its_time_is_reported_all_the_time_until_it_does(
+    topic: FakeTopic, store: FakeStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="uic")
+    worker = folded(topic, store)
+    store.forbids = {"TIME"}
+    worker.until(lambda: worker.updater.status.reasons)
+    for i in range(200):
+        fill(topic, 1, first=20 + i)
+        worker.turn()
+        assert worker.updater.status.reasons == ("clock_unavailable: NOPERM",)
+    assert worker.counted("uic_store_failures_total", operation="time") > 1
+    store.forbids = set()
+    worker.until(lambda: worker.updater.status.reasons == ())
+    assert [line for line in caplog.messages if "away" in line or "back" in line] == ["clock away", "clock back"]
+    assert_exactly_once(store, topic)
+
+
+def test_a_store_that_refuses_the_claims_of_new_partitions_is_away_once(
+    topic: FakeTopic, store: FakeStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="uic")
+    store.forbids = {"UNLINK"}
+    topic.event(USERS[0])
+    topic.delete_before(0, 1)
+    fill(topic)
+    worker = Worker(topic, store)
+    worker.log.assign(0)
+    worker.until(lambda: "store_unavailable" in "".join(worker.updater.status.reasons))
+    for _ in range(100):
+        worker.turn()
+        assert worker.updater.status.reasons == ("store_unavailable: NOPERM",)
+    store.forbids = set()
+    worker.catch_up()
+    worker.until(lambda: worker.updater.status.reasons == ())
+    assert caplog.messages == ["assigned", "taken up", "data gap", "store away", "store back"]
+    assert worker.counted("uic_data_gaps_total") == worker.counted("uic_take_ups_total", decision="new") == 1
 
 
 def test_a_store_that_answers_reads_and_refuses_commits_is_unavailable_all_the_time(

@@ -508,4 +508,5 @@ def _named(what: str) -> Iterator[None]:
     try:
         yield
     except FAILURES as error:
-        raise StoreUnavailable(f"cannot {what}: {_describe(error)}") from error
+        answered = isinstance(error, ResponseError)
+        raise StoreUnavailable(f"cannot {what}: {_describe(error)}", answered=answered) from error

@@ -279,6 +279,14 @@ class PartitionCountChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class TopicAway:
+    """The brokers know no such topic, or do not show it to us."""
+
+    detail: str
+    """What they say of it; empty: it is there again."""
+
+
+@dataclass(frozen=True, slots=True)
 class LogAway:
     """The client failed and is replaced; all partitions are revoked."""
 
@@ -302,6 +310,7 @@ LogMessage = (
     | Unreadable
     | Advised
     | PartitionCountChanged
+    | TopicAway
     | LogAway
     | LostGroup
 )

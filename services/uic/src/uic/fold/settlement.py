@@ -131,7 +131,7 @@ class Settlement:
             session.known = attempt.commit.progress
             session.reason = ""
             if isinstance(session, Claiming):
-                session.claimed = True
+                session.claimed, session.unclaimed = True, False
                 continue
             session.progress = attempt.progress
             if session.caught_up is not None and attempt.progress.next_offset >= session.caught_up.end:
@@ -197,7 +197,7 @@ class Settlement:
             verdict = judge(record, session.known, attempt.commit.progress)
             if verdict is Verdict.UNCHANGED and not record:
                 # A claim that others may have seen, built upon and lost again: a lineage begins from nothing once.
-                self._sessions.restart(session, now)
+                self._sessions.restart(session, now).unclaimed = True
             elif verdict is Verdict.UNCHANGED:
                 again.append((session, attempt))
             elif self._obey(session, attempt, verdict, now):

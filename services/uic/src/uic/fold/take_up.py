@@ -130,21 +130,8 @@ class TakeUp:
             self.stop(session, begin.reason)
             return
         progress = begin.progress
-        self._metrics.take_ups.labels(begin.kind).inc()
-        say(
-            log,
-            logging.WARNING if begin.kind in ("gap", "continued") else logging.INFO,
-            "taken up",
-            partition=session.partition,
-            kind=begin.kind,
-            next_offset=progress.next_offset,
-            end=bounds.end,
-            lineage=f"{progress.lineage:016x}",
-            era=progress.era,
-        )
-        if begin.kind == "gap" or (begin.kind == "new" and progress.base > 0 and self._topic.start == "earliest"):
-            self._metrics.gaps.inc()
-            say(log, logging.ERROR, "data gap", partition=session.partition, complete_from=progress.complete_from)
+        if not session.unclaimed:  # else it was said, twice a second while the store refuses claims
+            self._say_taken_up(session.partition, begin, bounds)
         untouched = progress.next_offset == progress.base
         self._sessions.put(
             Claiming(
@@ -156,9 +143,28 @@ class TakeUp:
                 known=session.stored,
                 claimed=not begin.store_first,
                 resolution=session.resolution,
+                unclaimed=session.unclaimed,
                 wants_erasures=untouched or bounds.end - progress.next_offset > REPLAY_RECORDS,
             )
         )
+
+    def _say_taken_up(self, partition: int, begin: Begin, bounds: LogBounds) -> None:
+        progress = begin.progress
+        self._metrics.take_ups.labels(begin.kind).inc()
+        say(
+            log,
+            logging.WARNING if begin.kind in ("gap", "continued") else logging.INFO,
+            "taken up",
+            partition=partition,
+            kind=begin.kind,
+            next_offset=progress.next_offset,
+            end=bounds.end,
+            lineage=f"{progress.lineage:016x}",
+            era=progress.era,
+        )
+        if begin.kind == "gap" or (begin.kind == "new" and progress.base > 0 and self._topic.start == "earliest"):
+            self._metrics.gaps.inc()
+            say(log, logging.ERROR, "data gap", partition=partition, complete_from=progress.complete_from)
 
     def stop(self, session: TakingUp | Reading, cause: BrokenReason, detail: str = "") -> None:
         """Read no more of a partition until an operator has decided."""
