@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from kafka.errors import KafkaError
 
 from localstack import demo
 from localstack.catalogue import OtherCatalogue, check_catalogue
+from localstack.example import Example, of_bundle, of_shopper
 from localstack.process import Ended
 from localstack.replay import States, expect, moved_to_now, replay, wait_folded
 from localstack.services import Surroundings, grpc_serves, http_ok, uic_variables
@@ -42,7 +43,7 @@ from localstack.stack import (
 from localstack.topics import EVENTS, PARTITIONS, TopicMismatch, create_topics, topics
 from localstack.wait import NotReady
 from mimn.bundle import BundleError, load_bundle
-from mimn.data.events import DataError
+from mimn.data.events import DataError, Events
 from mimn.state.codec import HEADER_BYTES
 
 EXPECTED = (
@@ -173,52 +174,70 @@ def _up(given: argparse.Namespace) -> int:
         ports=Ports.usual(),
         outlives=True,
     )
-    events = read_events()
-    people = shoppers(events, candidates=3)
     say = _progress(given)
-    if not given.empty:
-        check_catalogue(options.bundle, events, people)
+    replayed = None if given.empty else _demo_events(options.bundle)
     stack = Stack(options, say=say)
     at = stack.start()
     try:
-        if options.topic in stack.created_topics and not given.empty:
-            recent = moved_to_now(events, people, now_s=time.time())
-            records = replay(at.bootstrap, at.topic, recent, people)
-            states = States(at.redis_url, options.bundle, prefix=at.prefix, partitions=options.partitions)
-            wait_folded(states, {user: expect(sent) for user, sent in records.items()}, within_s=60)
-            with demo.client_of(at.predict) as client:
-                demo.ask_when_warm(client, people)
-            folded = sum(map(len, records.values()))
-            say(f"{folded:,} events of {len(people)} shoppers are folded, their times moved to the present.\n")
-            for line in demo.holds(states, recent, people[-1]):
-                say(line)
-            states.close()
-        print(json.dumps(asdict(at)) if given.json else how_to_use(at, people[-1], options.folder), flush=True)
+        if replayed is not None and options.topic in stack.created_topics:
+            _fold_demo(at, options, *replayed, say=say)
+        if given.json:
+            print(json.dumps(asdict(at)), flush=True)
+        else:
+            bundle = load_bundle(options.bundle)
+            shown = of_bundle(bundle, at.predict) if replayed is None else of_shopper(replayed[1][-1])
+            print(how_to_use(at, shown, options.folder), flush=True)
     except BaseException:
         stack.stop()
         raise
     return 0
 
 
-def how_to_use(at: Addresses, shopper: Shopper, folder: Path) -> str:
-    """Commands about one shopper that work when pasted into a shell at the repository root."""
-    fields = {"user_id": shopper.user_id, "item_id": shopper.item_id, "category_id": shopper.category_id}
+def _demo_events(bundle: Path) -> tuple[Events, list[Shopper]]:
+    """The demo's events and users, which the bundle must know."""
+    events = read_events()
+    people = shoppers(events, candidates=3)
+    check_catalogue(bundle, events, people)
+    return events, people
+
+
+def _fold_demo(
+    at: Addresses, options: Options, events: Events, people: list[Shopper], *, say: Callable[[str], None]
+) -> None:
+    """Replay the users' histories, and wait until they are folded and RTP knows it."""
+    recent = moved_to_now(events, people, now_s=time.time())
+    records = replay(at.bootstrap, at.topic, recent, people)
+    states = States(at.redis_url, options.bundle, prefix=at.prefix, partitions=options.partitions)
+    wait_folded(states, {user: expect(sent) for user, sent in records.items()}, within_s=60)
+    with demo.client_of(at.predict) as client:
+        demo.ask_when_warm(client, people)
+    folded = sum(map(len, records.values()))
+    say(f"{folded:,} events of {len(people)} shoppers are folded, their times moved to the present.\n")
+    for line in demo.holds(states, recent, people[-1]):
+        say(line)
+    states.close()
+
+
+def how_to_use(at: Addresses, example: Example, folder: Path) -> str:
+    """Commands about the example that work when pasted into a shell in the folder where `up` ran."""
+    fields = {"user_id": example.request["user_id"], "item_id": example.item_id, "category_id": example.category_id}
     event = ", ".join(f"{name}={value!r}" for name, value in fields.items())
     metrics = ", ".join(f"{url}/metrics" for url in (*at.rtp_admin, *at.uic_admin))
+    body = shlex.quote(json.dumps(example.request))
     return f"""
-# Score what user {shopper.user_id} bought next, and two other items:
+# Score {example.scored}:
 
-curl -s {at.predict}/predict -H 'content-type: application/json' -d '{json.dumps(demo.request(shopper))}'
+curl -s {at.predict}/predict -H 'content-type: application/json' -d {body}
 
-# Send the event that they bought it:
+# Send the event {example.sent}:
 
 {shlex.quote(sys.executable)} - <<'EOF'
 import time
-from ctr.event.v1.behavior_event_pb2 import ACTION_PURCHASE, BehaviorEvent
+from ctr.event.v1.behavior_event_pb2 import {example.action}, BehaviorEvent
 from kafka import KafkaProducer
 
 producer = KafkaProducer(bootstrap_servers="{at.bootstrap}", acks="all")
-event = BehaviorEvent({event}, action=ACTION_PURCHASE)
+event = BehaviorEvent({event}, action={example.action})
 event.event_time = int(time.time() * 1000)
 print(producer.send("{at.topic}", key=event.user_id.encode(), value=event.SerializeToString()).get(timeout=10))
 producer.close()

@@ -20,7 +20,7 @@ from rtp.errors import StoreAway, StoreError, StoreLate, StoreRefused
 from rtp.settings import RedisSettings
 from rtp.store import open_store
 from support.fake_store import FakeStateReader
-from support.one_node_cluster import ClusterNode, OneNodeCluster, form, move_slot
+from support.one_node_cluster import ClusterNode, OneNodeCluster, connect, form, move_slot, replicated
 from support.sentinel_node import SentinelNode
 
 T = TypeVar("T")
@@ -157,6 +157,73 @@ def test_a_slot_that_moves_to_another_master_is_read_before_during_and_after(tmp
 
         asyncio.run(test())
     assert found == [[key.encode() for key in keys]] * 6
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("end", ["kill", "freeze"])
+def test_a_node_that_is_away_or_hangs_is_noticed_by_its_own_users_alone(tmp_path: Path, end: str) -> None:
+    keys = [f"uic:{{abc-0.{i}}}:s:ann" for i in range(30)]
+    with ExitStack() as ending:
+        nodes = [ending.enter_context(ClusterNode(tmp_path / f"node-{i}")) for i in range(3)]
+        form(nodes)
+        for node in nodes:
+            with connect(node) as client:
+                client.config_set("cluster-require-full-coverage", "no")
+        with redis.RedisCluster.from_url(nodes[0].address, protocol=2) as client:
+            for key in keys:
+                client.set(key, key)
+            its_own = {key for key in keys if client.get_node_from_key(key).port == nodes[1].port}
+        assert 0 < len(its_own) < len(keys)
+
+        async def test() -> None:
+            told = {"url": nodes[0].address, "mode": "cluster", "pool_size": POOL, "failures_to_pause": 3}
+            reader = open_store(RedisSettings.model_validate(told))
+
+            async def outcome(key: str) -> object:
+                try:
+                    return await reader.read(key, 0.05 if key in its_own else PATIENT_S)
+                except (StoreAway, StoreLate):
+                    return None
+
+            wanted = [None if key in its_own else key.encode() for key in keys]
+            assert await reader.read_many(keys, PATIENT_S) == [key.encode() for key in keys]
+            await asyncio.to_thread(getattr(nodes[1], end))
+            for _ in range(10):
+                assert await asyncio.gather(*map(outcome, keys)) == wanted
+                found = await reader.read_each(keys, 0.5)
+                assert [None if isinstance(value, StoreError) else value for value in found] == wanted
+                with pytest.raises(StoreError):
+                    await reader.read_many(keys, 0.5)
+            if end == "freeze":
+                await asyncio.to_thread(nodes[1].thaw)
+                for key in its_own:
+                    assert await eventually(lambda key=key: reader.read(key, 1.0)) == key.encode()  # type: ignore[misc]
+            await reader.close()
+
+        try:
+            asyncio.run(test())
+        finally:
+            nodes[1].thaw()
+
+
+@pytest.mark.servers
+def test_a_replica_that_takes_over_is_asked_without_a_restart(tmp_path: Path) -> None:
+    with replicated(tmp_path) as nodes:
+        with redis.RedisCluster.from_url(nodes[0].address, protocol=2) as client:
+            key = next(key for key in map(str, range(99)) if client.get_node_from_key(key).port == nodes[1].port)
+            client.set(key, b"1")
+            client.wait(1, 0, target_nodes=client.get_node_from_key(key))
+
+        async def test() -> bytes | None:
+            reader = open_store(RedisSettings(url=SecretStr(nodes[0].address), mode="cluster"))
+            assert await reader.read(key, PATIENT_S) == b"1"
+            await asyncio.to_thread(nodes[1].kill)
+            value = await eventually(lambda: reader.read(key, 1.0))
+            assert await reader.read_many([key], 1.0) == [value]
+            await reader.close()
+            return value
+
+        assert asyncio.run(test()) == b"1"
 
 
 async def eventually(read: Callable[[], Awaitable[T]]) -> T:

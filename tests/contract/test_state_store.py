@@ -17,9 +17,10 @@ import redis
 
 from localstack.ports import free_port
 from localstack.servers import Valkey
+from localstack.wait import until
 from mimn.state import HEADERS, Block, Keys, Staged, StateLayout
 from support.fakes import FakeStore
-from support.one_node_cluster import ClusterNode, OneNodeCluster, form, move_slot
+from support.one_node_cluster import ClusterNode, OneNodeCluster, connect, form, move_slot
 from support.sentinel_node import SentinelNode
 from uic import store as store_module
 from uic.core.commit import ABSENT, Commit, NoAnswer, Refused, StatesLost, Written
@@ -338,7 +339,7 @@ def test_of_writers_that_race_one_at_a_time_writes_and_none_writes_over_another(
         store = RedisStore(RedisSettings(url=server.address, mode=mode), keys)
         outcomes: Counter[tuple[int, type]] = Counter()
         for _ in range(rounds):
-            known = store.read_progress(partitions)
+            known = store.progress_of(partitions)
             said = {p: b"%d by %d" % (int((known[p] or b"0").split()[0]) + 1, writer) for p in partitions}
             commits = [Commit(p, known[p], said[p], ((USER, said[p]), (f"u{writer}", said[p]))) for p in partitions]
             answers = store.commit(commits)
@@ -349,7 +350,7 @@ def test_of_writers_that_race_one_at_a_time_writes_and_none_writes_over_another(
     with ThreadPoolExecutor(writers) as threads:
         total = sum(threads.map(race, range(writers)), Counter())
     judge = RedisStore(RedisSettings(url=server.address, mode=mode), keys)
-    stored, states = judge.read_progress(partitions), judge.load([(p, [USER]) for p in partitions])
+    stored, states = judge.progress_of(partitions), judge.load([(p, [USER]) for p in partitions])
     judge.close()
     assert {outcome for _, outcome in total} == {Written, Refused}, "they met, and each commit had an answer"
     assert [int(stored[p].split()[0]) for p in partitions] == [total[p, Written] for p in partitions]
@@ -397,13 +398,61 @@ def test_a_partition_on_its_way_to_another_master_has_no_answer_and_is_written_w
     assert store.commit([Commit(p, ABSENT, b"p1", ((USER, b"s1"),), created=1) for p in range(3)]) == [Written()] * 3
     commits = [Commit(p, b"p1", b"p2", ((USER, b"s2"), ("bob", b"s3"))) for p in range(3)]
     answers: list[Any] = []
-    move_slot(masters, keys.progress(1), lambda: answers.extend(store.commit(commits)))
+
+    def halfway() -> None:
+        answers.extend(store.commit(commits))
+        answers.append(store.load([(p, [USER, "carol"]) for p in range(3)]))
+
+    move_slot(masters, keys.progress(1), halfway)
     assert (answers[0], answers[2]) == (Written(), Written()), "the others go on meanwhile"
     assert isinstance(answers[1], NoAnswer)
+    one, moving, other = answers[3]
+    assert (one, other) == ([b"s2", None], [b"s2", None])
+    assert isinstance(moving, NoAnswer), "some of its keys are here and some are there"
+    assert "TryAgain" in moving.detail or "Ask" in moving.detail
     assert store.read_progress([1]) == {1: b"p1"}
     assert store.commit(commits[1:2]) == [Written()]
     assert store.load([(1, [USER, "bob"])]) == [[b"s2", b"s3"]]
     store.close()
+
+
+@pytest.mark.servers
+def test_partitions_of_a_master_that_is_away_have_no_answer_and_the_others_do(tmp_path: Path) -> None:
+    keys, partitions = Keys("0011223344556677-0", "away"), range(12)
+    with ExitStack() as ending:
+        nodes = [ending.enter_context(ClusterNode(tmp_path / f"node-{i}")) for i in range(3)]
+        form(nodes)
+        for node in nodes:
+            with connect(node) as client:
+                client.config_set("cluster-require-full-coverage", "no")
+        store = RedisStore(RedisSettings(url=nodes[0].address, mode="cluster", timeout_s=1.0), keys)
+        ending.callback(store.close)
+        assert set(store.commit([Commit(p, ABSENT, b"p1", ((USER, b"s1"),)) for p in partitions])) == {Written()}
+        at = {p: store.client.get_node_from_key(keys.progress(p)).port for p in partitions}
+        gone = next(node for node in nodes[1:] if node.port in at.values())
+        away = {p for p in partitions if at[p] == gone.port}
+        assert 0 < len(away) < len(partitions)
+        gone.kill()
+        answers = dict(enumerate(store.commit([Commit(p, b"p1", b"p2", ((USER, b"s2"),)) for p in partitions])))
+        records = store.read_progress(partitions)
+        values = dict(enumerate(store.load([(p, [USER]) for p in partitions])))
+        for some in (answers, records, values):
+            assert {p for p in partitions if isinstance(some[p], NoAnswer)} == away
+        assert {records[p] for p in partitions if p not in away} == {b"p2"}
+        assert store.time_ms() > 1_600_000_000_000, "by the clocks that answer"
+        with pytest.raises(StoreUnavailable):
+            store.progress_of(partitions)
+        with pytest.raises(StoreUnavailable):
+            store.load([(p, [USER]) for p in away])
+        gone.start()
+
+        def back() -> bool:
+            try:  # it kept nothing: appendfsync is off
+                return set(store.progress_of(partitions).values()) == {ABSENT, b"p2"}
+            except StoreUnavailable:
+                return False
+
+        until(back, "it is back", within_s=60)
 
 
 def test_commits_of_one_partition_follow_each_other(subject: Subject) -> None:

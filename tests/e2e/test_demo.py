@@ -27,9 +27,9 @@ def localstack(folder: Path, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "ctr_cli", "--folder", str(folder), *arguments]
 
 
-def run(folder: Path, *arguments: str) -> str:
+def run(folder: Path, *arguments: str, at: Path = ROOT) -> str:
     done = subprocess.run(
-        localstack(folder, *arguments), cwd=ROOT, capture_output=True, text=True, timeout=150, check=False
+        localstack(folder, *arguments), cwd=at, capture_output=True, text=True, timeout=150, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -176,3 +176,18 @@ def test_the_demo_cleans_up_on_servers_that_others_use(
         client.delete("another user's")
         client.close()
         admin.close()
+
+
+def test_an_own_model_is_started_anywhere_and_the_printed_commands_are_about_its_items(tmp_path: Path) -> None:
+    folder = tmp_path / "stack"
+    bundle = ROOT / "tests/fixtures/bundle_tiny_fields/tiny-fields/1"
+    try:
+        text = run(folder, "up", "--empty", "--bundle", str(bundle), at=tmp_path)
+        curl = next(line for line in text.splitlines() if line.startswith("curl "))
+        assert json.loads(pasted(curl))["state"]["status"] == "cold"
+        producer = re.search(r"^\S+ - <<'EOF'\n.*?\nEOF$", text, re.S | re.M)
+        assert producer
+        assert "offset=" in pasted(producer.group(0))
+        until(lambda: json.loads(pasted(curl))["state"].get("events") == 1, "the event is visible", within_s=60)
+    finally:
+        take_down(folder, say=print)

@@ -361,8 +361,8 @@ class _Call:
 
 
 class _NoStates:
-    def load(self, wanted: Any) -> list[list[bytes | None]]:
-        return [[None for _ in users] for _, users in wanted]
+    def stored_values(self, partition: int, users: Sequence[str]) -> list[bytes | None]:
+        return [None for _ in users]
 
 
 class _Published:

@@ -133,6 +133,47 @@ def test_an_evicting_store_is_named(
     client.close()
 
 
+@pytest.mark.parametrize("right", ["watch", "smismember", "unlink", "sadd", "mset", "exec", "del", "srem"])
+def test_a_user_who_may_not_write_a_commit_is_named_and_nothing_is_left(
+    right: str, examine: Examine, own_valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UIC_REDIS__URL", own_valkey.address.replace("//", "//someone:secret@"))
+    with redis.Redis.from_url(own_valkey.address) as client:
+        client.execute_command("ACL SETUSER", "someone", "on", ">secret", "~*", "+@all", f"-{right}")
+        status, found = examine()
+        assert status == 1
+        assert of(found, "FAIL") == {"store writes"}
+        assert "no permissions" in found["store writes"]["seen"]
+        assert right in found["store writes"]["seen"]
+        assert client.keys("*") == []
+        client.execute_command("ACL SETUSER", "someone", f"+{right}")
+        assert examine()[0] == 0
+        assert client.keys("*") == []
+
+
+@pytest.mark.parametrize("answer", ["NOREPLICAS", "MISCONF", "OutOfMemory"])
+def test_a_store_that_refuses_every_write_is_named_with_what_it_answers(
+    answer: str, examine: Examine, own_valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UIC_REDIS__URL", own_valkey.address)
+    with redis.Redis.from_url(own_valkey.address) as client:
+        match answer:
+            case "NOREPLICAS":
+                client.config_set("min-replicas-to-write", 1)
+            case "MISCONF":
+                (own_valkey.folder / "dump.rdb").mkdir()  # what stands in the way of a snapshot
+                client.config_set("save", "3600 1")
+                client.bgsave()
+                until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err", "it fails", within_s=30)
+            case _:
+                client.config_set("maxmemory", 1)
+        status, found = examine()
+        assert status == 1
+        assert of(found, "FAIL") - {"store memory"} == {"store writes"}
+        assert answer in found["store writes"]["seen"]
+        assert "store-outage.md" in found["store writes"]["fix"]
+
+
 def test_a_cluster_setting_for_a_single_server_is_named(examine: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UIC_REDIS__MODE", "cluster")
     status, found = examine()

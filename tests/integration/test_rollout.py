@@ -51,7 +51,7 @@ def test_another_head_is_in_service_within_seconds_and_out_again(
     topics = make_topics(kafka, 8)
     with deployed(tmp_path, valkey, topics, USERS, new=False) as running, running.traffic(QUIET) as traffic:
         plan = running.done("plan", str(running.other_head))
-        assert plan["what"] == "head only, nothing to migrate"
+        assert (plan["what"], plan["changes"]) == ("head only, nothing to migrate", [])
         assert valkey.client.get(f"{valkey.prefix}:rollout") is None
         began = time.monotonic()
         identity = running.done("start", str(running.other_head))["id"]

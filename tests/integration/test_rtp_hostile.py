@@ -142,6 +142,25 @@ def test_chunks_with_extensions_are_read_for_what_they_hold(rtp: RtpProcess, ext
     assert (status, answer["state"]["events"]) == (200, EVENTS[COMPOSED])
 
 
+@pytest.mark.parametrize("split", [False, True], ids=["in one packet", "its body comes later"])
+def test_a_java_client_that_offers_http_2_is_answered(rtp: RtpProcess, split: bool) -> None:
+    offer = b"connection: Upgrade, HTTP2-Settings\r\nhttp2-settings: AAEAAEAAAAIAAAAB\r\nupgrade: h2c\r\n"
+    whole, behind = post(predict(COMPOSED), more=offer), post(predict(DECOMPOSED))
+    if not split:
+        found = answers(talk(rtp, whole + behind))
+    else:
+        with socket.create_connection(("127.0.0.1", rtp.ports["http"]), timeout=60) as line:
+            head = whole.index(b"\r\n\r\n") + 4
+            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            line.sendall(whole[:head])
+            line.sendall(whole[head:] + behind)
+            found = answers(b"".join(iter(lambda: line.recv(65536), b"")))
+    assert [(status, answer["state"]["events"]) for status, answer in found] == [
+        (200, EVENTS[COMPOSED]),
+        (200, EVENTS[DECOMPOSED]),
+    ]
+
+
 def test_a_client_that_sends_no_more_is_answered_what_it_has_asked(rtp: RtpProcess) -> None:
     ended = predict(more=b',"request_id":"ended"')
     for asked in (post(ended, more=b""), post(ended, more=b"") * 5):

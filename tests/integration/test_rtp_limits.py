@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import re
+import resource
 import socket
 import time
 from collections.abc import Iterator
@@ -194,6 +195,25 @@ def test_an_idle_connection_is_kept_between_requests_and_closed_after_a_while(rt
         assert line.closed()
 
 
+def test_a_client_that_reads_no_answer_is_cut(rtp: RtpProcess) -> None:
+    content = body()
+    asked = (HEAD + b"content-length: %d\r\n\r\n" % len(content) + content) * 100
+    with Line(rtp.ports["http"]) as line:
+        line.socket.setblocking(False)
+
+        def cut() -> bool:
+            try:
+                line.socket.send(asked)
+            except BlockingIOError:
+                return False
+            except ConnectionError:
+                return True
+            return False
+
+        until(cut, "the connection is cut", within_s=120)
+    assert Healthy(rtp.ports["http"]).median_s(10) > 0
+
+
 def test_healthy_traffic_goes_on_beside_clients_of_every_bad_kind(rtp: RtpProcess) -> None:
     healthy = Healthy(rtp.ports["http"])
     healthy.median_s(50)
@@ -262,6 +282,35 @@ def counted(rtp: RtpProcess) -> float:
     text = httpx.get(f"{rtp.admin_url}/metrics", timeout=5).text
     found = re.search(r'^rtp_answers_total\{code="malformed_head",status="400"\} (\S+)$', text, re.MULTILINE)
     return float(found[1]) if found else 0.0
+
+
+def test_connections_beyond_the_limit_of_open_files_are_logged_and_counted(rtp: RtpProcess) -> None:
+    assert rtp.child is not None
+    pid, said = rtp.child.pid, "cannot accept connections: no open file is left"
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as ending:
+        opened = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (opened + 4, before[1]))
+        ending.callback(resource.prlimit, pid, resource.RLIMIT_NOFILE, before)
+
+        def logged() -> bool:
+            for _ in range(8):  # idle, so they are cut after a while
+                ending.enter_context(Line(rtp.ports["http"]))
+            return said in rtp.log.read_text()
+
+        until(logged, "RTP says that it has no open file left", within_s=60)
+    until(lambda: answers(rtp), "RTP accepts again", within_s=60)
+    text = httpx.get(f"{rtp.admin_url}/metrics", timeout=5).text
+    found = re.search(r"^rtp_out_of_files_total (\S+)$", text, re.MULTILINE)
+    assert found is not None
+    assert 1 <= float(found[1]) == rtp.log.read_text().count(said)
+
+
+def answers(rtp: RtpProcess) -> bool:
+    try:
+        return httpx.get(f"{rtp.admin_url}/livez", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def test_a_refusal_before_the_body_gives_back_the_requests_id(rtp: RtpProcess) -> None:

@@ -154,6 +154,7 @@ def everything_of_a_deployment(running: Deployment, folder: Path) -> None:
 
     code, said = run_main(doctor.main, operator)
     assert "NOPERM" not in said
+    assert "a commit was written and deleted again" in said
     for worker in (*old.workers, *running.new.workers):
         worker.stop()
     snapshots, work = str(folder / "snapshots"), ("--work", str(folder / "work"))
@@ -199,8 +200,20 @@ def test_a_right_that_is_missing_is_named_and_everything_goes_on_when_it_is_give
 
             until(lambda: "smismember" in reason(), "what is missing is named", within_s=30)
             assert "store_unavailable" in reason()
+            code, said = run_main(doctor.main, worker.environment())
+            assert code == 1
+            assert "smismember" in said, "the doctor, run as this user, names it too"
             client.execute_command("ACL SETUSER", "uic", "+smismember")
             world.wait_folded()
             until(lambda: "store_unavailable" not in reason(), "and /readyz says that it is well", within_s=30)
+            client.execute_command("ACL SETUSER", "uic", "-time")
+            until(lambda: "clock_unavailable" in reason(), "the clock is named", within_s=30)
+            world.produce(100, 200)
+            world.wait_folded()
+            assert "clock_unavailable" in reason()
+            assert "store_unavailable" not in reason()
+            client.execute_command("ACL SETUSER", "uic", "+time")
+            until(lambda: "clock_unavailable" not in reason(), "all is well", within_s=30)
+            assert "a commit was written and deleted again" in run_main(doctor.main, worker.environment())[1]
         finally:
             world.close()

@@ -18,10 +18,12 @@ from kafka.admin import ConfigResource, ConfigResourceType
 
 from conftest import MakeTopics, RedisForTest, TopicsForTest
 from localstack.servers import ScriptedBroker, Valkey
+from localstack.topics import create_topics
+from localstack.topics import topics as named_topics
 from localstack.wait import until
 from mimn.bundle import load_bundle
 from mimn.state import namespace, partition_of
-from support.uic_running import BUNDLE, RunningUic, click, running_uic
+from support.uic_running import BUNDLE, RunningUic, click, delete_and_wait, running_uic
 from torture.groups import generations
 from uic.core.ports import Assigned, Described, Fetched, LogAway, LostGroup
 from uic.core.topics import group_name
@@ -81,6 +83,34 @@ def test_batches_of_every_codec_are_folded(
         assert ready(uic)[0] == 200
         read = read_to_end({"bootstrap_servers": real_kafka}, topics.events)  # as the doctor does
         assert sum(1 for _ in read) == 40 * len(USERS)
+
+
+# Deletion
+
+
+def test_a_topic_that_is_deleted_is_named_until_it_is_there_again(
+    tmp_path: Path, valkey: RedisForTest, real_kafka: str, make_topics: MakeTopics
+) -> None:
+    topics = make_topics(real_kafka, N)
+    gone = f"log_unavailable: topic {topics.events} does not exist"
+    with running_uic(tmp_path, valkey, topics) as uic:
+        uic.wait_folded(uic.publish(*[click(user) for user in USERS]))
+        delete_and_wait(real_kafka, topics.events)
+        until(
+            lambda: ready(uic)[0] == 200 and gone in ready(uic)[1] and not uic.admin("/partitions")["partitions"],
+            "named",
+            within_s=60,
+        )
+        metrics = httpx.get(f"{uic.worker.admin_url}/metrics", timeout=5).text
+        assert f"uic_topic_partitions {N}.0" in metrics
+        assert 'uic_partitions{status="folding"} 0.0' in metrics
+        create_topics(real_kafka, named_topics(topics.events, N)[:1])
+        until(lambda: "broken_log: topic_id" in ready(uic)[1], "the new log is noticed", within_s=60)
+        until(lambda: "log_unavailable" not in ready(uic)[1], "the topic is there again", within_s=10)
+    lines = [line for line in uic.worker.log.read_text().splitlines() if "logger=uic." in line]
+    assert sum("log away" in line and "does not exist" in line for line in lines) == 1
+    assert sum("log back" in line for line in lines) == 1
+    assert len(uic.worker.log.read_text().splitlines()) < 200
 
 
 # Damage

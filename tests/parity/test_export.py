@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from mimn.bundle import Bundle, GoldenMismatch, load_bundle
+from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
 from mimn.bundle.graph import HeadGraph, StepGraph
 from mimn.config import MimnConfig
 from mimn.export import ExportError, export_bundle
 from mimn.export.__main__ import main
+from mimn.impressions.__main__ import main as impressions
 from mimn.nn.checkpoint import save_model
 from mimn.nn.graphs import StepModule
 from mimn.nn.model import MimnModel
@@ -285,6 +287,30 @@ class TestCommand:
         assert (len(bundle.items.ids), len(bundle.categories.ids), bundle.width) == (20, 4, 6)
         assert bundle.layout.half_floats > 0
         assert bundle.manifest.training == {"untrained": True, "seed": 0}
+
+    @pytest.mark.parametrize("command", [main, impressions])
+    @pytest.mark.parametrize(("option", "text"), [("--name", "my shop"), ("--name", ".."), ("--version", "1 rc")])
+    def test_a_name_that_no_rollout_could_hold_is_refused_before_anything_is_read(
+        self,
+        command: Callable[[list[str]], int],
+        option: str,
+        text: str,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        arguments = ["export"] if command is impressions else []
+        arguments += ["--run", str(tmp_path / "none"), "--output", str(tmp_path)]
+        arguments += ["--name", "shop", "--version", "1", option, text]
+        with pytest.raises(SystemExit, match="2"):
+            command(arguments)
+        assert f"{option[2:]} '{text}': it may have 1 to 128 of the letters" in capsys.readouterr().err
+
+    def test_no_other_way_writes_a_bundle_of_such_a_name(self, tmp_path: Path) -> None:
+        with pytest.raises(BundleError, match="name 'my shop'"):
+            export_bundle(
+                small_model(CONFIGS["neither"]), ITEM_IDS, CATEGORY_IDS, tmp_path, name="my shop", version="1"
+            )
+        assert not list(tmp_path.iterdir())
 
     @pytest.mark.parametrize(
         ("spoil", "message"),

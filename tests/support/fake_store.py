@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from rtp.errors import StoreAway, StoreLate, StoreRefused
+from rtp.errors import StoreAway, StoreError, StoreLate, StoreRefused
 
 
 class FakeStateReader:
@@ -16,6 +16,8 @@ class FakeStateReader:
         self.values: dict[str, bytes] = {}
         self.refused: set[str] = set()
         """Keys for which the store returns an error."""
+        self.silent: set[str] = set()
+        """Keys that no node gives an answer for, while others do."""
         self.frozen = False
         """No reply, connections stay open."""
         self.away = False
@@ -35,8 +37,15 @@ class FakeStateReader:
             raise StoreLate("no time is left")
         return (await self.read_many([key], timeout_s))[0]
 
+    async def read_each(self, keys: Sequence[str], timeout_s: float) -> list[bytes | StoreError | None]:
+        found = await self.read_many([key for key in keys if key not in self.silent], timeout_s)
+        if keys and not found:
+            raise StoreAway("away")
+        given = iter(found)
+        return [StoreAway("away") if key in self.silent else next(given) for key in keys]
+
     async def read_many(self, keys: Sequence[str], timeout_s: float) -> list[bytes | None]:
-        if self.away:
+        if self.away or self.silent.intersection(keys):
             raise StoreAway("away")
         if self.frozen:
             await asyncio.sleep(timeout_s)

@@ -132,16 +132,22 @@ class FakeStore:
         self.identity = "00112233aabbccdd"
         self.away = False
         """Every call fails, and nothing is written."""
+        self.silent: set[int] = set()
+        """As in a cluster one of whose servers is away: partitions for which nothing answers."""
         self.fail_commits: list[Literal["lost request", "lost answer"]] = []
         """What happens to the next commits: not executed, or executed without an answer."""
         self.commits: list[Commit] = []
         """Every commit that was executed, including refused ones."""
+        self.forbids: set[Literal["TIME", "UNLINK"]] = set()
+        """Commands that our user has no right to."""
         self.reads = 0
         self.connections = 1
         self.clock_ms = WALL_MS
 
     def time_ms(self) -> int:
         self._ask()
+        if "TIME" in self.forbids:
+            raise StoreUnavailable("NOPERM", answered=True)
         return self.clock_ms
 
     def check(self) -> None:
@@ -154,21 +160,27 @@ class FakeStore:
             raise NamespaceConflict(f"the namespace belongs to {self.meta}")
         return self.identity
 
-    def read_progress(self, partitions: Collection[int]) -> dict[int, bytes]:
-        self._ask()
-        return {p: self.progress.get(p, ABSENT) for p in partitions}
+    def read_progress(self, partitions: Collection[int]) -> dict[int, bytes | NoAnswer]:
+        self._ask(partitions)
+        return {p: NoAnswer("silent") if p in self.silent else self.progress.get(p, ABSENT) for p in partitions}
 
-    def load(self, wanted: Sequence[tuple[int, Sequence[str]]]) -> list[list[bytes | None]]:
-        self._ask()
+    def load(self, wanted: Sequence[tuple[int, Sequence[str]]]) -> list[list[bytes | None] | NoAnswer]:
+        self._ask([p for p, _ in wanted])
         self.reads += sum(len(users) for _, users in wanted)
-        return [[self.states.get((p, user)) for user in users] for p, users in wanted]
+        return [
+            NoAnswer("silent") if p in self.silent else [self.states.get((p, user)) for user in users]
+            for p, users in wanted
+        ]
 
     def commit(self, commits: Sequence[Commit]) -> list[Answer]:
         answers: list[Answer] = []
         for commit in commits:
             failure = self.fail_commits.pop(0) if self.fail_commits else None
-            if self.away or failure == "lost request":
+            if self.away or commit.partition in self.silent or failure == "lost request":
                 answers.append(NoAnswer("away"))
+                continue
+            if "UNLINK" in self.forbids and commit.begins_lineage:
+                answers.append(NoAnswer("NOPERM"))
                 continue
             answer = self._execute(commit)
             answers.append(NoAnswer("timeout") if failure == "lost answer" else answer)
@@ -218,8 +230,8 @@ class FakeStore:
         self.progress[commit.partition] = commit.progress
         return Written()
 
-    def _ask(self) -> None:
-        if self.away:
+    def _ask(self, partitions: Collection[int] = ()) -> None:
+        if self.away or (partitions and self.silent.issuperset(partitions)):
             raise StoreUnavailable("away")
 
 

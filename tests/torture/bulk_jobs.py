@@ -6,11 +6,11 @@ the same command must finish, and UIC must go on from there.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import httpx
 
@@ -87,9 +87,12 @@ class _Watch:
 
     def states(self) -> dict[str, str]:
         """User → what RTP says that the scores rest on."""
+        return {user: said["status"] for user, said in self._said().items()}
+
+    def _said(self) -> dict[str, dict[str, Any]]:
         bodies = ({"user_id": user, "candidates": [{"item_id": 1, "category_id": 1}]} for user in USERS)
         answers = (httpx.post(f"{self.rtp.address}/predict", json=body, timeout=10).json() for body in bodies)
-        return {user: answer["state"]["status"] for user, answer in zip(USERS, answers, strict=True)}
+        return {user: answer["state"] for user, answer in zip(USERS, answers, strict=True)}
 
     def untrue(self) -> list[str]:
         """Wait until RTP knows what is stored, and say what it says that is not so."""
@@ -98,9 +101,10 @@ class _Watch:
         handed_over = self._world.progress_records().keys()
 
         def known() -> bool:
-            aged = not math.isnan(metric(self.rtp, "rtp_oldest_partition_age_seconds"))
+            whole = {user for user, state in self._said().items() if not state["partial"]}
             claimed = bool(self._world.client.exists(self._world.keys.meta))
-            return aged is (len(handed_over) == N) and (readiness(self.rtp)[0] == 200 or not claimed)
+            there = {user for user in USERS if partition_of(user.encode(), N) in handed_over}
+            return whole == there and (readiness(self.rtp)[0] == 200 or not claimed)
 
         until(known, "RTP knows how far the namespace is", within_s=60)
         early = [

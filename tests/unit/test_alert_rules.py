@@ -1,4 +1,4 @@
-"""Alerts about releases fire when they should, wait as long as they say, and clear: judged by Prometheus's own tool."""
+"""Alerts fire when they should, wait as long as they say, and clear: judged by Prometheus's own tool."""
 
 from __future__ import annotations
 
@@ -13,10 +13,17 @@ from support import skips
 
 RULES = Path(__file__).parents[2] / "deploy/alerts.yml"
 RTP = 'instance="rtp-0"'
+UIC = 'instance="uic-0"'
+FILE = {"rule_files": [str(RULES)], "evaluation_interval": "30s"}
 
 
 def scenario(series: str, values: str, fires: list[tuple[str, bool]], alert: str, labels: dict[str, str]) -> Any:
-    """One series, a sample each half minute, and at which times the alert fires."""
+    """As `scenario_of`, of one series."""
+    return scenario_of({series: values}, fires, alert, labels)
+
+
+def scenario_of(series: dict[str, str], fires: list[tuple[str, bool]], alert: str, labels: dict[str, str]) -> Any:
+    """Some series, a sample each half minute, and at which times the alert fires."""
     summary = {
         rule["alert"]: rule["annotations"]
         for group in yaml.safe_load(RULES.read_text())["groups"]
@@ -25,7 +32,7 @@ def scenario(series: str, values: str, fires: list[tuple[str, bool]], alert: str
     told = [{"exp_labels": labels, "exp_annotations": summary}]
     return {
         "interval": "30s",
-        "input_series": [{"series": series, "values": values}],
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
         "alert_rule_test": [
             {"eval_time": at, "alertname": alert, "exp_alerts": told if fired else []} for at, fired in fires
         ],
@@ -55,6 +62,62 @@ SCENARIOS = {
         "RolloutNotFollowed",
         {"severity": "ticket", "instance": "rtp-0"},
     ),
+    "a worker loses its partitions, and has them again": scenario_of(
+        {
+            f'uic_bundle_info{{namespace="old",{UIC}}}': "1x20",
+            'uic_bundle_info{namespace="new",instance="uic-1"}': "1x20",
+            f"uic_topic_partitions{{{UIC}}}": "4x20",
+            'uic_topic_partitions{instance="uic-1"}': "4x20",
+            f'uic_partitions{{status="folding",{UIC}}}': "3 3 0x8 3x10",
+            f'uic_partitions{{status="broken",{UIC}}}': "1 1 0x8 1x10",
+            'uic_partitions{status="folding",instance="uic-1"}': "4x20",  # another namespace's, which help nobody here
+        },
+        [("30s", False), ("2m30s", False), ("3m", True), ("5m", True), ("5m30s", False)],
+        "PartitionsUnowned",
+        {"severity": "page", "namespace": "old"},
+    ),
+    "the partitions of two workers are all owned": scenario_of(
+        {
+            f'uic_bundle_info{{namespace="old",{UIC}}}': "1x20",
+            'uic_bundle_info{namespace="old",instance="uic-1"}': "1x20",
+            f"uic_topic_partitions{{{UIC}}}": "4x20",
+            'uic_topic_partitions{instance="uic-1"}': "4x20",
+            f'uic_partitions{{status="folding",{UIC}}}': "3x20",
+            'uic_partitions{status="folding",instance="uic-1"}': "1x20",
+        },
+        [("3m", False), ("9m", False)],
+        "PartitionsUnowned",
+        {},
+    ),
+    "a worker is gone, and answers again": scenario_of(
+        {f'up{{job="uic",{UIC}}}': "1 1 0x5 1x10", "uic_bundle_info": "1x20"},
+        [("30s", False), ("1m30s", False), ("2m", True), ("3m30s", True), ("4m", False)],
+        "UicDown",
+        {"severity": "page", "job": "uic", "instance": "uic-0"},
+    ),
+    "there is no worker at all": scenario(
+        "uic_bundle_info",
+        "1 1 stale",
+        [("1m", False), ("2m", True)],
+        "UicDown",
+        {"severity": "page"},
+    ),
+    "a partition is behind, and catches up": scenario_of(
+        {f'uic_as_of_timestamp_seconds{{partition="0",{UIC}}}': "0+0x12 390+30x10"},
+        [("2m", False), ("3m", False), ("3m30s", True), ("6m", True), ("6m30s", False)],
+        "PartitionsBehind",
+        {"severity": "page", "instance": "uic-0"},
+    ),
+    "a first build hangs, beside a partition that is caught up, and goes on": scenario_of(
+        {
+            f'uic_as_of_timestamp_seconds{{partition="0",{UIC}}}': "0+30x30",
+            f'uic_next_offset{{partition="0",{UIC}}}': "7x30",
+            f'uic_next_offset{{partition="1",{UIC}}}': "0+5x4 20x10 25+5x10",
+        },
+        [("2m", False), ("4m", False), ("5m", True), ("7m30s", True), ("8m", False), ("12m", False)],
+        "PartitionsBehind",
+        {"severity": "page", "instance": "uic-0"},
+    ),
     "a reload is refused": scenario(
         f'rtp_bundle_reloads_total{{result="refused",{RTP}}}',
         "0 0 1x40",
@@ -68,7 +131,7 @@ SCENARIOS = {
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_an_alert_fires_in_time_and_clears(name: str, tmp_path: Path) -> None:
     file = tmp_path / "scenario.yml"
-    file.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "tests": [SCENARIOS[name]]}))
+    file.write_text(yaml.safe_dump(FILE | {"tests": [SCENARIOS[name]]}))
     ended = subprocess.run([skips.promtool(), "test", "rules", file], check=False, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
 

@@ -230,3 +230,13 @@ def test_every_package_that_serving_installs_names_its_license() -> None:
     found = {name: license_of(here[name].metadata) for name in locked if name in here}
     assert len(found) > 40
     assert licenses.UNKNOWN not in found.values()
+
+
+def test_the_deployment_page_lists_every_subcommand_by_group() -> None:
+    text = (ROOT / "deploy" / "README.md").read_text().partition("## The command")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (.+) \| (`.+`) \|$", text, re.MULTILINE)
+    listed = {title.split()[0]: set(re.findall(r"`([\w-]+)`", names)) for title, names in rows}
+    groups = {command.group for command in COMMANDS}
+    assert listed == {
+        group.lower().split()[0]: {command.name for command in COMMANDS if command.group == group} for group in groups
+    }

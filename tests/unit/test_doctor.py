@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from mimn.bundle import load_bundle
 from mimn.state import partition_of
+from support.bundles import FIXTURES
 from uic.core import deployment
 from uic.core.deployment import Finding, Severity, TopicFacts
 from uic.log.topic_reader import LogRecord
@@ -26,6 +27,7 @@ from uic.tools.doctor import (
     Store,
     diagnose,
     gather_libraries,
+    gather_model,
     newest_of,
     report,
     without_secrets,
@@ -114,6 +116,8 @@ CASES: list[tuple[Finding, Severity, str]] = [
     (findings.store_version(store(version="unknown")), WARN, "7.2 or newer"),
     (findings.store_writable(store()), OK, "master"),
     (findings.store_writable(store(role="slave")), FAIL, "the master"),
+    (findings.store_writes({}), OK, "written and deleted"),
+    (findings.store_writes({"127.0.0.1:7000": "OutOfMemoryError: OOM"}), FAIL, "127.0.0.1:7000: OutOfMemoryError: OOM"),
     (findings.store_policy(store()), OK, "noeviction"),
     (findings.store_policy(store(policy="volatile-lru")), OK, "volatile-lru"),
     (findings.store_policy(store(policy="allkeys-lru")), FAIL, "noeviction"),
@@ -348,3 +352,9 @@ def test_the_exit_status_is_1_only_for_a_failure(
     printed = json.loads(capsys.readouterr().out)
     assert printed["verdict"] == ("FAIL" if status else "OK")
     assert {"check", "verdict", "seen", "fix"} == set(printed["findings"][0])
+
+
+@pytest.mark.parametrize("path", sorted(FIXTURES.glob("bundle_*/*/*")), ids=lambda path: path.parent.name)
+def test_a_bundle_of_every_kind_is_folded_and_scored(path: Path) -> None:
+    model = gather_model(SETTINGS.model_copy(update={"bundle": BundleSettings(path=path)}))
+    assert (model.name, model.error) == ("/".join(path.parts[-2:]), None)

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -21,14 +22,21 @@ from localstack.__main__ import how_to_use, main
 from localstack.catalogue import OtherCatalogue, check_catalogue
 from localstack.contents import contents
 from localstack.demo import Answer, DemoFailed
+from localstack.example import of_shopper
 from localstack.replay import expect, moved_to_now
 from localstack.shoppers import DATA, Shopper, read_events, shoppers
-from localstack.stack import BUNDLE, CHEAPER_BUNDLE, FOLDER, Addresses, command
+from localstack.stack import BUNDLE, CHEAPER_BUNDLE, FOLDER, Addresses, Options, command
 from localstack.wait import NotReady
 from mimn.bundle import load_bundle
 from mimn.data.events import Events
 from mimn.data.split import part_of
 from mimn.state import EMPTY_DIGEST, StateHeader, UserState, extend_digest
+from mimn.state.actions import Actions
+from rtp.app import create_app
+from rtp.runtime import OnnxModel
+from rtp.settings import RtpSettings
+from support.bundles import FIXTURES
+from support.fake_store import FakeStateReader
 
 ROOT = Path(__file__).parents[2]
 SKETCH_BUNDLE = ROOT / "models/bundles/online-retail-sketch/1"
@@ -196,19 +204,21 @@ def test_the_expected_digest_is_the_fold_of_where_the_records_landed() -> None:
     assert folded != expect([(9, b"b"), (7, b"a")])
 
 
+AT = Addresses(
+    predict="http://127.0.0.1:8000",
+    rtp_admin=["http://127.0.0.1:8002"],
+    uic=["127.0.0.1:8001"],
+    uic_admin=["http://127.0.0.1:8003"],
+    bootstrap="127.0.0.1:9092",
+    redis_url="redis://127.0.0.1:6379/0",
+    topic="behavior-events",
+    prefix="uic",
+    bundle="models/bundles/online-retail/1",
+)
+
+
 def test_the_printed_commands_can_be_pasted(tmp_path: Path) -> None:
-    at = Addresses(
-        predict="http://127.0.0.1:8000",
-        rtp_admin=["http://127.0.0.1:8002"],
-        uic=["127.0.0.1:8001"],
-        uic_admin=["http://127.0.0.1:8003"],
-        bootstrap="127.0.0.1:9092",
-        redis_url="redis://127.0.0.1:6379/0",
-        topic="behavior-events",
-        prefix="uic",
-        bundle="models/bundles/online-retail/1",
-    )
-    text = how_to_use(at, shopper("12"), tmp_path)
+    text = how_to_use(AT, of_shopper(shopper("12")), tmp_path)
     curl = next(line for line in text.splitlines() if line.startswith("curl "))
     body = re.search(r"-d '(.*)'$", curl)
     assert body
@@ -218,6 +228,55 @@ def test_the_printed_commands_can_be_pasted(tmp_path: Path) -> None:
     compile(program.group(1), "producer", "exec")
     assert all(line == line.lstrip() for line in text.splitlines())
     assert text.splitlines()[-1] == f"# stop     {command('down', tmp_path)}"
+
+
+@pytest.mark.parametrize(
+    ("name", "actions", "action"),
+    [
+        ("bundle_tiny_fields/tiny-fields/1", None, "ACTION_PURCHASE"),
+        ("bundle_tiny_actions/tiny-actions/1", Actions.of({"click": 2.0, "purchase": 0.0}), "ACTION_CLICK"),
+    ],
+)
+def test_an_own_model_starts_without_the_demos_data_and_its_commands_are_about_what_it_knows(
+    name: str,
+    actions: Actions | None,
+    action: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = FIXTURES / name
+    bundle = replace(load_bundle(path), actions=actions)
+    monkeypatch.setattr("localstack.__main__.load_bundle", lambda of: bundle)
+    document = create_app(RtpSettings(), store=FakeStateReader(), runtime=OnnxModel(bundle)).openapi()
+    answer = httpx.Response(200, json=document, request=httpx.Request("GET", AT.predict))
+    monkeypatch.setattr(httpx, "get", lambda url, timeout: answer if url == f"{AT.predict}/openapi.json" else None)
+    monkeypatch.setattr("localstack.__main__.Stack", StartedStack)
+    monkeypatch.chdir(tmp_path)  # where the demo's data set is not
+    assert main(["up", "--empty", "--bundle", str(path)]) == 0
+    text = capsys.readouterr().out
+    curl = next(line for line in text.splitlines() if line.startswith("curl "))
+    body = json.loads(shlex.split(curl)[-1])
+    assert all(np.uint64(asked["item_id"]) in bundle.items.ids for asked in body["candidates"])
+    given = bundle.request.vector(body.get("user", {}), body.get("context", {}))
+    assert (given.unknown, given.missing) == ([], [])
+    assert f"import {action}, BehaviorEvent" in text
+    assert f"item_id={body['candidates'][0]['item_id']}," in text
+
+
+class StartedStack:
+    """A stack that runs already."""
+
+    created_topics = ("behavior-events",)
+
+    def __init__(self, options: Options, say: object) -> None:
+        assert options.bundle.exists()
+
+    def start(self) -> Addresses:
+        return AT
+
+    def stop(self) -> None:
+        raise AssertionError("nothing failed")
 
 
 def test_a_missing_bundle_is_one_line_on_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

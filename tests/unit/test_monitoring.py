@@ -25,7 +25,9 @@ def series() -> set[str]:
     names: set[str] = set()
     for registry in (UicMetrics().registry, RtpMetrics().registry):
         for metric in registry.collect():
-            suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(metric.type, ("",))
+            suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "info": ("_info",)}.get(
+                metric.type, ("",)
+            )
             names |= {f"{metric.name}{suffix}" for suffix in suffixes}
     return names
 

@@ -7,16 +7,19 @@ from pathlib import Path
 from struct import pack
 from zlib import crc32
 
+import msgspec
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from msgspec.structs import replace
 
 from mimn.release import (
+    Arm,
     Checked,
     Conflict,
     CorruptRecord,
+    Entry,
     Finding,
     Gate,
     GateClosed,
@@ -25,6 +28,7 @@ from mimn.release import (
     Refused,
     Rollout,
     State,
+    Unstorable,
     abort,
     begin,
     canary,
@@ -74,6 +78,11 @@ def sealed(document: bytes, version: int = 1) -> bytes:
     return pack("<4sHHII", b"UIRO", version, 0, len(document), crc32(document)) + document
 
 
+def held(record: Record) -> bytes:
+    """The bytes of a record that may be none that is stored."""
+    return sealed(msgspec.json.encode(record))
+
+
 def changed(**fields: object) -> bytes:
     document = json.loads(encode_record(golden())[16:])
     return sealed(json.dumps({**document, **fields}).encode())
@@ -92,15 +101,73 @@ def changed(**fields: object) -> bytes:
         (changed(more=1), "unknown field"),
         (changed(revision=0), "revision"),
         (b"UIRO" + bytes(MAX_RECORD_BYTES), "not a rollout record"),
-        (encode_record(replace(golden(), arms=golden().arms * 2)), "the same name"),
-        (encode_record(replace(golden(), rollouts=golden().rollouts * 2)), "on their way at once"),
-        (encode_record(replace(golden(), arms=(replace(golden().arms[0], buckets=((0, 5), (4, 9))),))), "overlap"),
-        (encode_record(replace(golden(), arms=(replace(golden().arms[0], buckets=((5, 5),)),))), "empty"),
+        (held(replace(golden(), arms=golden().arms * 2)), "the same name"),
+        (held(replace(golden(), rollouts=golden().rollouts * 2)), "on their way at once"),
+        (held(replace(golden(), arms=(replace(golden().arms[0], buckets=((0, 5), (4, 9))),))), "overlap"),
+        (held(replace(golden(), arms=(replace(golden().arms[0], buckets=((5, 5),)),))), "empty"),
+        (held(replace(golden(), serving=replace(OLD, name="my shop"))), "regex"),
     ],
 )
 def test_anything_else_is_refused_by_name(value: bytes, words: str) -> None:
     with pytest.raises(CorruptRecord, match=words):
         decode_record(value)
+
+
+TEXTS = st.text(max_size=500) | st.text("shop-1. /", max_size=9)
+NUMBERS = st.integers(-1, 2**54)
+RELEASES = st.builds(
+    replace, st.just(NEW), name=TEXTS, version=TEXTS, manifest=st.just("0" * 64) | TEXTS, generation=NUMBERS
+)
+BUCKETS = st.lists(st.tuples(st.integers(-1, 10_001), st.integers(-1, 10_001)), max_size=3).map(tuple)
+ARMS = st.lists(st.builds(Arm, TEXTS, RELEASES, BUCKETS), max_size=2).map(tuple)
+ROLLOUTS = st.lists(
+    st.builds(
+        replace,
+        st.just(golden().rollouts[0]),
+        id=TEXTS,
+        release=RELEASES,
+        origin=st.just("log") | TEXTS,
+        state=st.sampled_from(State),
+        reason=TEXTS,
+        begun_ms=NUMBERS,
+    ),
+    max_size=3,
+).map(tuple)
+ENTRIES = st.lists(st.builds(Entry, NUMBERS, NUMBERS, TEXTS, st.sampled_from(State), TEXTS, TEXTS), max_size=3).map(
+    tuple
+)
+RECORDS = st.builds(
+    replace,
+    st.just(golden()),
+    revision=NUMBERS,
+    salt=st.just(SALT) | TEXTS,
+    serving=st.just(OLD) | RELEASES,
+    arms=st.just(golden().arms) | ARMS,
+    rollouts=st.just(golden().rollouts) | ROLLOUTS,
+    log=st.just(golden().log) | ENTRIES,
+)
+
+
+@given(RECORDS)
+def test_whatever_is_encoded_can_be_decoded_again(record: Record) -> None:
+    try:
+        value = encode_record(record)
+    except Unstorable:
+        return
+    assert decode_record(value) == record
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (replace(golden(), serving=replace(OLD, name="my shop")), r"nothing was written.*serving\.name"),
+        (replace(golden(), log=(replace(golden().log[0], by="\udcff"),)), "nothing was written"),
+        (replace(golden(), log=(replace(golden().log[0], reason="\U0001f6d2" * 400),) * 200), "`rollout gc` first"),
+    ],
+)
+def test_a_record_that_could_not_be_read_again_is_never_encoded(record: Record, words: str) -> None:
+    with pytest.raises(Unstorable, match=words):
+        encode_record(record)
 
 
 # The life of a rollout
@@ -128,6 +195,30 @@ def test_a_rollout_goes_through_its_stages_and_each_says_why() -> None:
     assert [*seen, *(entry.state for entry in record.log[-4:])] == [State(name) for name in stages]
     assert all(entry.reason for entry in record.log)
     assert [entry.revision for entry in record.log] == list(range(1, len(record.log) + 1))
+
+
+def test_the_reason_of_a_state_names_only_what_the_state_is_made_of() -> None:
+    """`loaded` is none of it, and the record is not written again when that opens."""
+    loads = Finding(Gate.LOADED, "host:1 has not loaded it: it is being loaded", passes=True)
+    record = begun(NEW, OLD)
+    record, closed = observe(record, "r1", open_gates(record, loads), now_ms=NOW_MS)
+    assert (record.rollouts[0].state, closed) == (State.READY, (loads,))
+    for text in (record.rollouts[0].reason, record.log[-1].reason):
+        assert text == "every other gate is open; scoring processes load what is ready"
+    after, closed = observe(record, "r1", open_gates(record), now_ms=NOW_MS)
+    assert (after, closed) == (record, ())
+    record, _ = observe(record, "r1", open_gates(record, loads, LAGS), now_ms=NOW_MS)
+    assert (record.rollouts[0].state, record.rollouts[0].reason) == (State.CATCHING_UP, f"lag: {LAGS.reason}")
+
+
+def test_a_failing_rollout_says_what_it_fails_of_now() -> None:
+    full = Finding(Gate.MEMORY, "90 % is taken")
+    record = begun(NEW, OLD)
+    record, _ = observe(record, "r1", open_gates(record, DIFFERS), now_ms=NOW_MS)
+    record, _ = observe(record, "r1", open_gates(record, full), now_ms=NOW_MS + 1)
+    assert (record.rollouts[0].state, record.rollouts[0].reason) == (State.FAILING, "memory: 90 % is taken")
+    assert record.rollouts[0].changed_ms == NOW_MS
+    assert observe(record, "r1", open_gates(record, full), now_ms=NOW_MS + 2)[0] is record
 
 
 def test_the_same_command_again_changes_nothing() -> None:

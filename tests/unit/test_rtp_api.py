@@ -136,6 +136,7 @@ def test_a_store_that_is_away_is_a_degraded_answer() -> None:
         (b"{}", {}, 422, "invalid_request"),
         (None, {"x-request-deadline-ms": "soon"}, 422, "invalid_request"),
         (None, {"x-request-deadline-ms": "0"}, 422, "invalid_request"),
+        (None, {"x-request-deadline-ms": "00000000000000"}, 422, "invalid_request"),
         (None, {"x-request-deadline-ms": "-5"}, 422, "invalid_request"),
     ],
 )
@@ -188,14 +189,15 @@ def test_context_is_checked_against_the_bundle_and_changes_the_scores() -> None:
 
 def test_a_deadline_header_bounds_the_wait_for_the_store_and_the_setting_bounds_the_header() -> None:
     async def ask(client: httpx.AsyncClient) -> None:
-        for asked in ("500", "99999999999999999999999"):
+        for asked in ("500", "00000000000500", "99999999999999999999999"):
             response = await client.post("/predict", json=USUAL, headers={"X-Request-Deadline-Ms": asked})
             assert response.status_code == 200
 
     store = stored_user()
     serve(ask, app_on(store, deadline={"default_ms": 1000, "max_ms": 4000}))
-    short, long = store.budgets_s
+    short, padded, long = store.budgets_s
     assert 0 < short < 0.5
+    assert 0 < padded < 0.5
     assert 0.5 < long < 4.0
 
 

@@ -18,6 +18,7 @@ import pytest
 import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from redis.asyncio.cluster import ClusterNode, NodesManager
 from redis.asyncio.connection import AbstractConnection, DefaultParser, SSLConnection
 from redis.asyncio.connection import Connection as TcpConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -265,6 +266,12 @@ CHANGES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     ),
     "_parser.parse_error(response) makes an exception of an error reply": lambda patch: patch.setattr(
         DefaultParser, "parse_error", other
+    ),
+    "a cluster's node puts each reply of a pipeline, or its error, into the command's result": lambda patch: (
+        patch.setattr(ClusterNode, "execute_pipeline", other)
+    ),
+    "nodes_manager learns slots_cache by initialize() and move_slot(), and closes by aclose()": lambda patch: (
+        patch.setattr(NodesManager, "initialize", other)
     ),
 }
 

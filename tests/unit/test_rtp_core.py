@@ -101,6 +101,16 @@ def test_without_a_progress_record_age_and_completeness_are_unknown() -> None:
     assert report(None, None) == (Status.COLD, 0, None, True)
 
 
+def test_a_partition_that_never_caught_up_has_no_age() -> None:
+    assert report(state(), progress(age_ms=NOW_MS)) == (Status.STALE, 12, None, False)
+    assert report(None, progress(age_ms=NOW_MS)) == (Status.COLD, 0, None, False)
+    never = encode_progress(progress(age_ms=NOW_MS))
+    found = read([never, encode_progress(progress(age_ms=900))])
+    assert found.oldest_ms(NOW_MS) is None
+    found = read([encode_progress(progress(age_ms=5)), encode_progress(progress(age_ms=900))], found)
+    assert found.oldest_ms(NOW_MS) == 900
+
+
 def known(record: Progress) -> PartitionProgress:
     return PartitionProgress(record, record.as_of_ms)
 
@@ -200,6 +210,7 @@ def grown(*ages_ms: int | None, topic: str = "t") -> FoldProgress:
         (grown(0, 0), grown(0, None), Coverage(9, 9), ["1 of its 2 partitions have no progress"]),
         (grown(0, 0), grown(0, 60_001), Coverage(9, 9), ["last caught up 60 s ago"]),
         (grown(0, 0), grown(0, -60_000), Coverage(9, 9), ["ahead of this process's clock"]),
+        (grown(0, 0), grown(0, NOW_MS), Coverage(9, 9), ["1 of its 2 partitions have not been folded to the end"]),
         (grown(0, 0), grown(0), Coverage(9, 9), ["has 1 partitions"]),
         (grown(0, 0), grown(0, 0, topic="u"), Coverage(9, 9), ["of topic u, those in service of t"]),
         (None, grown(0, 0), Coverage(0, 0, whole=True), []),

@@ -134,8 +134,8 @@ class Scoring:
 
     async def look(self) -> None:
         keys = self.in_service.current.keys
-        progress, _ = await ProgressReader(self.store, timeout_s=1.0, ahead_within_ms=5_000).read(keys, None)
-        self.in_service.learn(keys, progress)
+        reader = ProgressReader(self.store, timeout_s=1.0, ahead_within_ms=5_000)
+        self.in_service.learn(keys, await reader.read_whole(keys))
 
     async def score(self, user: dict[str, Any], context: dict[str, Any]) -> Any:
         ids = np.array([3, 10], np.uint64), np.array([2, 5], np.uint64)

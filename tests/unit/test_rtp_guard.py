@@ -16,6 +16,8 @@ from rtp.app import create_service
 from rtp.doors.guard import ADMIN_RULES, PUBLIC_RULES, Guard, GuardedApp, check_routes
 from rtp.doors.listeners import Service
 from rtp.metrics import Metrics
+from rtp.reload import Reloader
+from rtp.rollout_follower import RolloutFollower
 from rtp.runtime import OnnxModel
 from rtp.settings import AccessSettings, RtpSettings
 from support.fake_store import FakeStateReader
@@ -149,6 +151,46 @@ def test_a_new_route_without_a_rule_stops_the_start() -> None:
     app.add_api_route("/new", lambda: None)
     with pytest.raises(LookupError, match=r"/new: say in rtp\.doors\.guard"):
         check_routes(app.routes, ADMIN_RULES)
+
+
+PAGES = [{"origin": "http://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"},
+         {"sec-fetch-site": "same-origin"}]  # fmt: skip
+
+
+@pytest.mark.parametrize("keyed", [False, True], ids=["without keys", "with a key"])
+@pytest.mark.parametrize("headers", PAGES, ids=str)
+def test_a_web_page_decides_nothing(
+    headers: dict[str, str], keyed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(Reloader, "reload", lambda *_, **__: done.append("reload"))
+    monkeypatch.setattr(RolloutFollower, "retry", lambda *_: done.append("look"))
+    credentials = Credentials(tmp_path)
+    told = {"authorization": credentials.make(set(Scope))} if keyed else {}
+    app = service(credentials.file if keyed else None).admin
+
+    async def asked() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://rtp", headers={**told, **headers}) as client:
+            paths = ["/bundle/reload", "/bundle/reload?force=true", "/releases/look"]
+            return [await client.post(path) for path in paths] + [await client.get("/metrics")]
+
+    for response in asyncio.run(asked()):
+        assert (response.status_code, response.json()["code"]) == (403, "browser")
+        assert "www-authenticate" not in response.headers, "a key would not help"
+    assert done == []
+
+
+def test_a_person_may_look_at_the_admin_door_with_a_browser_and_read_how_it_is_called() -> None:
+    app = service().admin
+
+    async def asked() -> list[int]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://rtp") as client:
+            typed = [await client.get(path, headers={"sec-fetch-site": "none"}) for path in ("/metrics", "/docs")]
+            loaded = await client.get("/openapi.json", headers={"sec-fetch-site": "same-origin"})
+            return [response.status_code for response in (*typed, loaded)]
+
+    assert asyncio.run(asked()) == [200, 200, 200]
 
 
 def test_no_key_and_no_hash_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

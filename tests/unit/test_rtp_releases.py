@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from mimn import release as rollouts
 from mimn.bundle import load_bundle
@@ -384,6 +385,39 @@ def test_a_process_says_what_it_has_loaded_and_again_when_that_changes() -> None
         assert world.count("rtp_announced") == 0
 
     asyncio.run(play(World()))
+
+
+def test_an_outage_of_the_store_is_a_line_of_each_part_when_it_begins_and_when_it_ends() -> None:
+    world = World()
+    announcer = Announcer(
+        world.in_service, world.follower, world.store, world.metrics, prefix="uic", timeout_s=0.001,
+        clock=lambda: world.now,
+    )  # fmt: skip
+
+    async def look() -> None:
+        world.now += 1
+        await world.follow()
+        await announcer.look()
+
+    async def play() -> tuple[list[str], list[str]]:
+        await look()
+        with capture_logs() as began:
+            for turn in range(20):
+                world.store.away, world.store.frozen = bool(turn % 2), not turn % 2  # it says another thing each time
+                await look()
+        world.store.away = world.store.frozen = False
+        with capture_logs() as ended:
+            await look()
+            await look()
+        return [line["event"] for line in began], [line["event"] for line in ended]
+
+    began, ended = asyncio.run(play())
+    assert began == [
+        "progress cannot be read",
+        "the rollout record is not followed",
+        "not announced: a rollout does not wait for this process",
+    ]
+    assert ended == ["progress is read", "the rollout record is followed again", "announced again"]
 
 
 def test_a_process_that_never_had_the_release_in_service_is_not_ready() -> None:

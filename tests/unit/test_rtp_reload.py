@@ -64,8 +64,7 @@ class World:
 
     def reload(self, *, force: bool = False) -> Release:
         async def learned() -> Release:
-            progress, _ = await self.reader.read(self.before.keys, None)
-            self.in_service.learn(self.before.keys, progress)
+            self.in_service.learn(self.before.keys, await self.reader.read_whole(self.before.keys))
             self.before = self.in_service.current
             return await self.reloader.reload(force=force)
 
@@ -225,11 +224,10 @@ def test_what_the_watcher_learned_while_a_bundle_was_loading_is_kept() -> None:
     world = World(model(TINY))
 
     async def reload() -> Release:
-        reading = asyncio.create_task(world.reloader.reload())
+        reloading = asyncio.create_task(world.reloader.reload())
         await asyncio.sleep(0)
-        progress, _ = await world.reader.read(world.before.keys, None)
-        world.in_service.learn(world.before.keys, progress)
-        return await reading
+        world.in_service.learn(world.before.keys, await world.reader.read_whole(world.before.keys))
+        return await reloading
 
     assert asyncio.run(reload()).progress is not None
 
@@ -295,6 +293,45 @@ def test_a_fast_clock_is_a_metric_and_the_age_is_unknown() -> None:
     value = world.metrics.registry.get_sample_value
     assert 3_500 < (value("rtp_clock_skew_seconds") or 0) <= 3_600
     assert math.isnan(value("rtp_oldest_partition_age_seconds") or 0)
+
+
+def test_partitions_that_are_not_answered_stay_as_they_were_and_the_others_go_on() -> None:
+    world = World(model(TINY))
+    watching = watcher(world)
+    keys = world.before.keys
+
+    def as_of() -> list[int | None]:
+        progress = world.in_service.current.progress
+        assert progress is not None
+        return [None if one is None else one.as_of_ms for one in progress.partitions]
+
+    async def look() -> tuple[list[int | None], list[int | None]]:
+        await watching.look()
+        before = as_of()
+        for partition in range(4):
+            world.stored.progress(partition, as_of_ms=now_ms() - 1_000_000)
+        world.store.values = dict(world.stored.values)
+        # The meta is on the same node as partition 2.
+        world.store.silent = {keys.meta, keys.progress(2)}
+        await watching.look()
+        return before, as_of()
+
+    before, after = asyncio.run(look())
+    assert [old == new for old, new in zip(before, after, strict=True)] == [False, False, True, False]
+    assert trouble(watching) == "StoreAway: away"
+    assert world.metrics.registry.get_sample_value("rtp_store_up") == 0
+    world.store.silent = set()
+    asyncio.run(watching.look())
+    assert trouble(watching) is None
+    assert as_of() != after
+
+
+def test_the_age_is_unknown_while_a_partition_never_caught_up() -> None:
+    world = World(model(TINY))
+    world.stored.progress(1, as_of_ms=0)
+    world.store.values = dict(world.stored.values)
+    asyncio.run(watcher(world).look())
+    assert math.isnan(world.metrics.registry.get_sample_value("rtp_oldest_partition_age_seconds") or 0)
 
 
 def test_trouble_is_logged_when_it_begins_and_not_again() -> None:

@@ -98,12 +98,27 @@ def test_an_id_may_be_any_whole_json_number_and_keeps_every_digit(written: str, 
         "0e99999999999999999999",
         "0.0",
         "-1.0",
+        "9007199254740993.5",
+        "1.00000000000000000000001",
+        "18446744073709551614.0000000001",
     ],
 )
 @pytest.mark.parametrize("others", [0, 400], ids=["a short body", "a long body"])
 def test_a_number_that_is_no_whole_id_is_refused(written: str, others: int) -> None:
     candidates = ",".join(['{"item_id":1,"category_id":2}'] * others + [f'{{"item_id":{written},"category_id":0}}'])
     assert list(faults(f'{{"user_id":"u","candidates":[{candidates}]}}'.encode())) == [f"candidates[{others}].item_id"]
+
+
+@pytest.mark.parametrize("written", ["1e-400", "0.1e-9999999999999999999", "-1e-400"])
+def test_a_fraction_that_a_float_shows_as_zero_is_no_category(written: str) -> None:
+    sent = f'{{"user_id":"u","candidates":[{{"item_id":1,"category_id":{written}}}]}}'.encode()
+    assert list(faults(sent)) == ["candidates[0].category_id"]
+
+
+@pytest.mark.parametrize("written", ["0.000", "-0.0", "0e-400", "0E5", "0e99999999999999999999"])
+def test_zero_may_be_written_as_any_json_number(written: str) -> None:
+    sent = f'{{"user_id":"u","candidates":[{{"item_id":1,"category_id":{written}}}]}}'.encode()
+    assert decode_request(sent).category_ids.tolist() == [0]
 
 
 @pytest.mark.parametrize(

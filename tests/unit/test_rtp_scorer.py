@@ -55,8 +55,8 @@ class World:
     async def look(self) -> None:
         self.store.values.update(self.stored.values)
         keys = self.in_service.current.keys
-        progress, _ = await self.reader.read(keys, self.in_service.current.progress)
-        self.in_service.learn(keys, progress)
+        reading = await self.reader.read(keys, self.in_service.current.progress)
+        self.in_service.learn(keys, reading.progress)
 
     async def ask(self, user_id: str = "u", *, within_s: float = 1.0, require_state: bool = False) -> Scored:
         request = ScoreRequest(user_id, ITEMS, CATEGORIES, require_state=require_state)

@@ -62,6 +62,36 @@ def test_groups_that_contradict_themselves_say_what_to_change(monkeypatch: pytes
         settings(monkeypatch, RTP_HTTP__PORT="8002")
 
 
+def test_an_unknown_name_is_refused_with_the_nearest_setting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, nearest in [("RTP_REDIS__URLL", "RTP_REDIS__URL"), ("RTP_HTTP_PORT", "RTP_HTTP__PORT")]:
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "1")
+            assert main([]) == 2
+        assert capsys.readouterr().err == f"rtp: {name} is not a setting of RTP; did you mean {nearest}?\n"
+
+
+def test_groups_that_contradict_each_other_are_named_by_the_message_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RTP_HTTP__PORT", "8002")
+    assert main([]) == 2
+    assert capsys.readouterr().err == "rtp: RTP_HTTP__PORT and RTP_ADMIN__PORT are the same: give each its own\n"
+
+
+@pytest.mark.parametrize("url", ["redis://h:port/0", "redis://h:70000/0", "redis://:hunter2/x@h:1/0", "redis://[::1"])
+def test_a_url_that_cannot_be_read_is_one_line_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], url: str
+) -> None:
+    monkeypatch.setenv("RTP_REDIS__URL", url)
+    assert main([]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("rtp: RTP_REDIS: RTP_REDIS__URL ")
+    assert said.count("\n") == 1
+    assert "hunter2" not in said
+
+
 def test_nodes_are_those_of_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RTP_REDIS__NODES", "a:6379, b:6379")
     with pytest.raises(ValueError, match="set RTP_REDIS__MODE=cluster, or unset RTP_REDIS__NODES"):

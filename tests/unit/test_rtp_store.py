@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import ssl
 import threading
 import time
@@ -15,12 +16,14 @@ import pytest
 import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from redis.asyncio.connection import DefaultParser
 
 from rtp import store as rtp_store
 from rtp.core.outage import Outage
 from rtp.errors import StoreAway, StoreLate, StoreRefused
 from rtp.settings import RedisSettings
 from rtp.store import RedisStateReader, open_store
+from rtp.store.commands import reason_of
 from support.certificates import Certificates
 from support.scripted_store import PATIENT_S, REPLIES, ScriptedStore, value_of
 
@@ -32,6 +35,12 @@ def told(store: ScriptedStore, **more: object) -> RedisSettings:
     """Settings for it. A busy machine may take longer than the default to connect."""
     url = f"redis://127.0.0.1:{store.port}"
     return RedisSettings.model_validate({"url": url, "connect_timeout_ms": 20_000, **more})
+
+
+def unpaused(told: RedisSettings) -> RedisStateReader:
+    """A reader that asks each time, whatever became of the times before."""
+    outage = Outage(1_000_000, retry_every_s=0.0)
+    return RedisStateReader(rtp_store._commands(told), lambda _: outage)
 
 
 async def passes_until(true: Callable[[], bool]) -> None:
@@ -157,7 +166,7 @@ def test_every_read_gets_its_own_reply_whatever_became_of_those_before(
     def test(rounds: list[list[str]]) -> None:
         async def reading() -> None:
             asyncio.get_running_loop().set_exception_handler(lambda _, trouble: troubles.append(trouble))
-            reader = RedisStateReader(rtp_store._commands(told), Outage(1_000_000, retry_every_s=0.0))
+            reader = unpaused(told)
             for keys in rounds:
                 found = await asyncio.gather(*(outcome(reader, key) for key in keys))
                 store.release()
@@ -259,6 +268,64 @@ def test_a_connection_that_is_in_use_while_all_are_closed_is_not_kept(run: Run) 
 
     with ScriptedStore() as store:
         run(reading(store))
+
+
+# What is said of it
+
+
+@pytest.mark.parametrize(
+    ("reply", "named"),
+    [
+        (
+            "NOPERM User ann has no permissions to access the 'uic:{a}:s:bob' key",
+            "the store refuses: NoPermissionError",
+        ),
+        ("READONLY You can't write against a read only replica.", "the store refuses: ReadOnlyError"),
+        ("OOM command not allowed when used memory > 'maxmemory'.", "the store refuses: OutOfMemoryError"),
+        ("CLUSTERDOWN The cluster is down", "the store refuses: ClusterDownError"),
+        ("MISCONF Redis is configured to save RDB snapshots", "the store refuses: MISCONF"),
+        ("ERR unknown command 'GET', with args beginning with: 'uic:{a}:s:bob'", "the store refuses: ERR"),
+        ("\x1b[31m" + "A" * 99 + " x", "the store refuses: [31m" + "A" * 27),
+        ("LOADING Redis is loading the dataset in memory", "no connection to the store (BusyLoadingError)"),
+        ("WRONGPASS invalid username-password pair", "no connection to the store (AuthenticationError)"),
+    ],
+)
+def test_an_error_is_named_as_in_the_runbook_without_keys_and_users(reply: str, named: str) -> None:
+    assert reason_of(DefaultParser.parse_error(reply)) == named  # type: ignore[no-untyped-call] # redis-py has no types here
+
+
+def test_connections_in_vain_do_not_hide_why_they_were() -> None:
+    async def reasons(told: RedisSettings, key: str) -> set[str]:
+        reader = unpaused(told)
+        found = set()
+        for _ in range(20):
+            with pytest.raises(StoreAway) as away:
+                await reader.read(key, PATIENT_S)
+            found.add(str(away.value))
+        await reader.close()
+        return found
+
+    with ScriptedStore() as store:
+        loading = {"no connection to the store (BusyLoadingError)"}
+        assert asyncio.run(reasons(told(store, pool_size=3), "loading")) == loading
+    with socket.socket() as refusing:  # bound, and does not listen
+        refusing.bind(("127.0.0.1", 0))
+        url = f"redis://127.0.0.1:{refusing.getsockname()[1]}"
+        refused = {"no connection to the store (ConnectionError)"}
+        assert asyncio.run(reasons(RedisSettings.model_validate({"url": url, "pool_size": 3}), "a")) == refused
+
+
+def test_a_store_that_answers_with_errors_is_asked_by_as_many_connections_as_it_takes() -> None:
+    async def reading(store: ScriptedStore) -> None:
+        reader = unpaused(told(store, pool_size=2))
+        for _ in range(10):
+            with pytest.raises(StoreRefused, match="WRONGTYPE"):
+                await reader.read("refused", PATIENT_S)
+            await reader.close()  # the next one opens another connection
+        await reader.close()
+
+    with ScriptedStore() as store:
+        asyncio.run(reading(store))
 
 
 def test_the_url_does_not_choose_the_protocol_nor_the_type_of_values() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,8 @@ class Empty:
 
     status = Status(True, (), ())
 
-    def load(self, wanted: Any) -> list[list[bytes | None]]:
-        return [[None for _ in users] for _, users in wanted]
+    def stored_values(self, partition: int, users: Sequence[str]) -> list[bytes | None]:
+        return [None for _ in users]
 
     def resolve(self, partition: int, action: str, from_offset: int | None = None) -> Progress:
         return Progress(partitions=64, next_offset=7, lineage=1, writer=1, base=2, era=4, as_of_ms=0)

@@ -6,7 +6,7 @@ import contextlib
 import http.client
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,8 @@ class Empty:
 
     status = Status(True, (), ())
 
-    def load(self, wanted: Any) -> list[list[bytes | None]]:
-        return [[None for _ in users] for _, users in wanted]
+    def stored_values(self, partition: int, users: Sequence[str]) -> list[bytes | None]:
+        return [None for _ in users]
 
     def resolve(self, partition: int, action: str, from_offset: int | None = None) -> Progress:
         raise NotOurs(f"partition {partition} is not assigned to this process")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from support.fakes import FakeStore, FakeTopic, Worker, assert_exactly_once, users_of
-from uic.core.ports import Assigned, Described, LostGroup, Unreadable
+from uic.core.ports import Assigned, Described, LostGroup, TopicAway, Unreadable
 from uic.core.status import Phase
 from uic.core.takeup import LogBounds
 
@@ -103,3 +105,31 @@ def test_events_behind_an_open_transaction_are_lag_and_hold_as_of_back(worker: W
     assert before is not None
     assert view.as_of_ms > before
     assert not worker.updater.status.reasons
+
+
+def test_a_log_that_goes_away_and_comes_back_has_a_line_for_each(
+    worker: Worker, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="uic")
+    worker.log.away = True
+    worker.until(lambda: any("log_unavailable" in reason for reason in worker.updater.status.reasons))
+    worker.settle(60)
+    assert [message for message in caplog.messages if message.startswith("log ")] == ["log away"]
+    worker.log.away = False
+    worker.until(lambda: not worker.updater.status.reasons)
+    worker.settle()
+    assert [message for message in caplog.messages if message.startswith("log ")] == ["log away", "log back"]
+
+
+def test_a_topic_that_is_gone_is_named_until_it_is_there_again(worker: Worker) -> None:
+    worker.log.queued.append(TopicAway("does not exist"))
+    worker.log.revoke(0)
+    worker.settle()
+    status = worker.updater.status
+    assert status.serving, "it ends by itself"
+    assert status.reasons == ("log_unavailable: topic behavior-events does not exist",)
+    assert worker.counted("uic_topic_partitions") == 1
+    assert worker.counted("uic_partitions", status="folding") == 0
+    worker.log.queued.append(TopicAway(""))
+    worker.settle()
+    assert worker.updater.status.reasons == ()

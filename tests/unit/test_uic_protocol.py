@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from mimn.state import NO_TOPIC_ID, encode_progress
@@ -167,6 +169,45 @@ def test_a_worker_without_partitions_says_that_the_store_is_away_and_that_it_is_
     worker.until(lambda: "store_unavailable" in "".join(worker.updater.status.reasons))
     store.away = False
     worker.until(lambda: worker.updater.status.reasons == ())
+
+
+def test_a_store_that_does_not_tell_its_time_is_reported_all_the_time_until_it_does(
+    topic: FakeTopic, store: FakeStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="uic")
+    worker = folded(topic, store)
+    store.forbids = {"TIME"}
+    worker.until(lambda: worker.updater.status.reasons)
+    for i in range(200):
+        fill(topic, 1, first=20 + i)
+        worker.turn()
+        assert worker.updater.status.reasons == ("clock_unavailable: NOPERM",)
+    assert worker.counted("uic_store_failures_total", operation="time") > 1
+    store.forbids = set()
+    worker.until(lambda: worker.updater.status.reasons == ())
+    assert [line for line in caplog.messages if "away" in line or "back" in line] == ["clock away", "clock back"]
+    assert_exactly_once(store, topic)
+
+
+def test_a_store_that_refuses_the_claims_of_new_partitions_is_away_once(
+    topic: FakeTopic, store: FakeStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="uic")
+    store.forbids = {"UNLINK"}
+    topic.event(USERS[0])
+    topic.delete_before(0, 1)
+    fill(topic)
+    worker = Worker(topic, store)
+    worker.log.assign(0)
+    worker.until(lambda: "store_unavailable" in "".join(worker.updater.status.reasons))
+    for _ in range(100):
+        worker.turn()
+        assert worker.updater.status.reasons == ("store_unavailable: NOPERM",)
+    store.forbids = set()
+    worker.catch_up()
+    worker.until(lambda: worker.updater.status.reasons == ())
+    assert caplog.messages == ["assigned", "taken up", "data gap", "store away", "store back"]
+    assert worker.counted("uic_data_gaps_total") == worker.counted("uic_take_ups_total", decision="new") == 1
 
 
 def test_a_store_that_answers_reads_and_refuses_commits_is_unavailable_all_the_time(
@@ -583,6 +624,36 @@ def test_a_store_away_from_the_start_is_waited_for(topic: FakeTopic, store: Fake
     assert_exactly_once(store, topic)
 
 
+def test_partitions_whose_server_answers_are_folded_while_another_is_away(store: FakeStore) -> None:
+    topic = FakeTopic(3)
+    users = [users_of(p, 3, 4) for p in range(3)]
+    worker = Worker(topic, store)
+    worker.log.assign(0, 1, 2)
+
+    def fill_all(first: int) -> None:
+        for some in users:
+            for user in some[first : first + 2]:
+                topic.event(user)
+
+    fill_all(0)
+    worker.catch_up()
+    store.silent = {1}
+    fill_all(2)
+    worker.until(lambda: [one.lag for one in worker.updater.status.partitions] == [0, 2, 0], turns=200)
+    worker.settle()
+    [reason] = worker.updater.status.reasons
+    assert reason.startswith("store_unavailable: ")
+    newcomer = Worker(topic, store, seed=1)
+    newcomer.log.assign(0, 1, 2)
+    newcomer.settle()
+    assert [one.phase for one in newcomer.updater.status.partitions] == [Phase.FOLDING, Phase.TAKING_UP, Phase.FOLDING]
+    store.silent = set()
+    worker.catch_up()
+    worker.settle()
+    assert not worker.updater.status.reasons
+    assert_exactly_once(store, topic)
+
+
 def test_a_log_that_does_not_answer_is_asked_again(topic: FakeTopic, store: FakeStore) -> None:
     fill(topic)
     worker = Worker(topic, store)
@@ -622,10 +693,10 @@ def test_a_log_that_did_not_answer_is_forgotten_with_the_last_partition(topic: F
     session = worker.updater._sessions[0]
     worker.updater.turn([NotDescribed((session.tag,), "timed out")], worker.now, 0)
     worker.turn()
-    assert worker.updater.status.reasons == ("log_unavailable: timed out",)
+    assert list(worker.updater.status.reasons) == ["log_unavailable: timed out"]
     worker.log.revoke(0)
     worker.settle()
-    assert worker.updater.status.reasons == ()
+    assert not worker.updater.status.reasons
 
 
 def test_a_namespace_of_another_topic_stops_consumption(topic: FakeTopic, store: FakeStore) -> None:

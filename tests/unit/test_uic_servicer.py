@@ -45,13 +45,13 @@ class States:
         self.gate: threading.Event | None = None
         self.waiting = threading.Event()
 
-    def load(self, wanted: Sequence[tuple[int, Sequence[str]]]) -> list[list[bytes | None]]:
+    def stored_values(self, partition: int, users: Sequence[str]) -> list[bytes | None]:
         if self.gate is not None:
             self.waiting.set()
             assert self.gate.wait(60)
         if self.away:
             raise StoreUnavailable("no answer")
-        return [[self.values.get((partition, user)) for user in users] for partition, users in wanted]
+        return [self.values.get((partition, user)) for user in users]
 
 
 class Rig:
@@ -345,7 +345,7 @@ def test_an_error_without_a_class_is_internal_and_tells_nothing(rig: Rig, monkey
     def fail(*_: object) -> None:
         raise ZeroDivisionError("private-person")
 
-    monkeypatch.setattr(rig.states, "load", fail)
+    monkeypatch.setattr(rig.states, "stored_values", fail)
     code, detail, _ = refused(lambda: rig.stub.GetUserState(pb.GetUserStateRequest(user_id="u1")))
     assert code is grpc.StatusCode.INTERNAL
     assert "private-person" not in detail

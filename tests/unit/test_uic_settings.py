@@ -54,6 +54,19 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
     assert settings.fold.misrouted_share == 1
 
 
+@pytest.mark.parametrize("url", ["redis://h:port/0", "redis://h:70000/0", "redis://:hunter2/x@h:1/0", "redis://[::1"])
+@pytest.mark.parametrize("command", ["serve", "doctor"])
+def test_a_url_that_cannot_be_read_is_one_line_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, url: str
+) -> None:
+    monkeypatch.setenv("UIC_REDIS__URL", url)
+    assert main([command]) == 2
+    said = capsys.readouterr().err
+    assert "UIC_REDIS__URL " in said
+    assert said.count("\n") == 1
+    assert "hunter2" not in said
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -34,8 +34,8 @@ class States:
     def __init__(self, stored: Stored) -> None:
         self._stored = stored
 
-    def load(self, wanted: Sequence[tuple[int, Sequence[str]]]) -> list[list[bytes | None]]:
-        return [[self._stored.values.get(self._stored.key(user)) for user in users] for _, users in wanted]
+    def stored_values(self, partition: int, users: Sequence[str]) -> list[bytes | None]:
+        return [self._stored.values.get(self._stored.key(user)) for user in users]
 
 
 class Rig:

@@ -1,8 +1,9 @@
 """API keys with scopes, the file that stores them, and TLS for listeners.
 
 Both services use it, so one key file and one rule about addresses apply to both. It knows no protocol: each port calls
-`KeyRing.judge`, and answers with a status of its own. Standard library only. `access.memory` and
-`access.assumptions` are theirs too: what a serving process does without, and what it assumes of a library.
+`KeyRing.judge`, and answers with a status of its own. Standard library only. `access.memory`,
+`access.assumptions` and `access.store_url` are theirs too: what a serving process does without, what it assumes of a
+library, and whether a store's address can be read.
 """
 
 from access.address import is_loopback

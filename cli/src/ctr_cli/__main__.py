@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 a finding or a failure, and a line that says what to do; 2 wrong usage; 128 + n ended by "
-    "signal n: 130 Ctrl-C, 143 SIGTERM, 141 closed pipe. Commands that take --json print one document on stdout."
+    "signal n: 130 Ctrl-C, 143 SIGTERM, 141 closed pipe; `rollout` says in its help what 3 to 5 mean. Commands with "
+    "--json print one document on stdout."
 )
 STACK = Path(".stack")
 """Where `ctr up` keeps its data, unless told otherwise."""

@@ -1,1 +1,7 @@
 """MIMN: user state, model bundle, and the models that make them."""
+
+import os
+
+# The wheels of onnxruntime come with telemetry that is switched on: they look up a server of Microsoft's, and keep a
+# device id in the user's cache folder. onnxruntime reads this variable when it is first imported, wherever that is.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"

@@ -22,6 +22,7 @@ from mimn.bundle.specs import (
     SketchSpec,
     StateSpec,
     TensorSpec,
+    check_name,
 )
 from mimn.bundle.vocabulary import EmbeddingTable
 from mimn.bundle.writer import FieldData, write_bundle
@@ -48,6 +49,7 @@ __all__ = [
     "SketchSpec",
     "StateSpec",
     "TensorSpec",
+    "check_name",
     "load_bundle",
     "read_manifest",
     "write_bundle",

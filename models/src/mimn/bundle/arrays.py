@@ -17,7 +17,7 @@ def save_arrays(folder: Path, files: Mapping[str, str], of: object) -> None:
 
 
 def load_arrays(folder: Path, files: Mapping[str, str]) -> dict[str, NDArray[Any]]:
-    """The arrays by name, memory-mapped.
+    """The arrays by name, read-only.
 
     Raises:
         ValueError: a file is missing or is no plain array; the message names it.
@@ -25,8 +25,19 @@ def load_arrays(folder: Path, files: Mapping[str, str]) -> dict[str, NDArray[Any
     arrays: dict[str, NDArray[Any]] = {}
     for name, file in files.items():
         try:
-            # Still the mapped file, but without the subclass, whose indexing costs several times a plain array's.
-            arrays[name] = np.load(folder / file, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+            arrays[name] = read_array(folder / file)
         except (OSError, ValueError) as error:
             raise ValueError(f"{folder / file} is not a plain array: {error}") from error
     return arrays
+
+
+def read_array(path: Path) -> NDArray[Any]:
+    """One array, read-only and in memory: a mapped file that is written over would change what is served, and one that
+    is cut would end the process.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is no plain array.
+    """
+    array: NDArray[Any] = np.load(path, allow_pickle=False)
+    array.flags.writeable = False
+    return array

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.bundle import specs as m
+from mimn.bundle.arrays import read_array
 from mimn.bundle.fields import FIRST
 from mimn.bundle.files import check_files, opened
 from mimn.bundle.golden import Golden
@@ -291,8 +292,6 @@ def _check_widths(bundle: Bundle) -> None:
 
 def _array(path: Path) -> NDArray[Any]:
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return read_array(path)
     except (ValueError, OSError) as error:
         raise BundleError(f"{path} is not a plain array: {error}") from error
-    # Still the mapped file, but without the subclass, whose indexing costs several times a plain array's.
-    return array.view(np.ndarray)

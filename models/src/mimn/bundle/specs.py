@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -52,8 +53,26 @@ FOLD_VERSION = 1
 """Increased when the fold code gives other results although no file of the bundle has changed."""
 
 
+NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\Z"
+"""What a bundle's name and its version may be: each is a folder, a metric's label and a part of the rollout record."""
+
+
 class BundleError(Exception):
     """A bundle that cannot be used; the message names the file or field and the fix."""
+
+
+def check_name(what: str, text: str) -> str:
+    """`text`, which is to be a bundle's `what`: its name or its version.
+
+    Raises:
+        BundleError: it does not match `NAME`.
+    """
+    if re.search(NAME, text) is None:
+        raise BundleError(
+            f"{what} {text!r}: it may have 1 to 128 of the letters A to Z and a to z, digits, '_', '-' and '.', and "
+            "must not begin with '-' or '.'"
+        )
+    return text
 
 
 class BlockSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -34,6 +34,7 @@ from mimn.bundle.specs import (
     MembersSpec,
     SketchSpec,
     StateSpec,
+    check_name,
 )
 from mimn.bundle.vocabulary import EmbeddingTable
 from mimn.calibration import UNCALIBRATED, Calibration
@@ -108,9 +109,10 @@ def write_bundle(
     """Write `<root>/<name>/<version>` and return its path.
 
     Raises:
-        BundleError: the target exists (bundles are immutable: choose another version), or the parts do not match.
+        BundleError: a name or version that is not allowed, the target exists (bundles are immutable: choose another
+            version), or the parts do not match.
     """
-    target = Path(root) / name / version
+    target = Path(root) / check_name("name", name) / check_name("version", version)
     if target.exists():
         raise BundleError(f"{target} exists and a bundle never changes: choose another version")
     items.check("items")

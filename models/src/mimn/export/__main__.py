@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from mimn.bundle import BundleError
+from mimn.bundle import BundleError, check_name
 from mimn.config import ConfigError
 from mimn.export.parts import ExportError, RunFacts, drawn_members, drawn_table
 from mimn.export.run import config_of, drawn_codes, export_again, export_any, export_run, specs_of, untrained_model
@@ -25,12 +25,27 @@ FAILURES = (ExportError, ParityError, BundleError, LayoutError, ConfigError, Che
 def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
     """What every export takes."""
     parser.add_argument("--output", type=Path, required=True, help="folder of all bundles")
-    parser.add_argument("--name", required=True, help="name of the bundle")
-    parser.add_argument("--version", required=True, help="version of the bundle; must not exist yet")
+    allowed = "letters, digits, '_', '-', '.'"
+    parser.add_argument("--name", type=_named("name"), required=True, help=f"name of the bundle: {allowed}")
+    parser.add_argument(
+        "--version", type=_named("version"), required=True, help="version of the bundle, likewise; must not exist yet"
+    )
     parser.add_argument("--state-dtype", choices=("float32", "float16"), default="float32", help="(default: float32)")
     parser.add_argument(
         "--events", type=int, default=EVENTS, help=f"DIN and DIEN: last events that a list keeps (default: {EVENTS})"
     )
+
+
+def _named(what: str) -> Callable[[str], str]:
+    """Refuses a name before the model is loaded and its graphs are made."""
+
+    def checked(text: str) -> str:
+        try:
+            return check_name(what, text)
+        except BundleError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return checked
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,6 +18,7 @@ from zlib import crc32
 import msgspec
 from msgspec import Meta, Struct
 
+from mimn.bundle.specs import NAME
 from mimn.release.arms import BUCKETS, Buckets
 from mimn.state import namespace
 
@@ -31,7 +32,8 @@ MAX_REASON = 400
 """Characters."""
 _FRONT = Layout("<4sHHII")
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,128}$")]
+Name = Annotated[str, Meta(pattern=NAME)]
+ORIGIN = r"^(none|log|backfill|snapshot:[A-Za-z0-9_.:-]{1,128})\Z"
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Salt = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
@@ -41,6 +43,14 @@ Bucket = Annotated[int, Meta(ge=0, le=BUCKETS)]
 
 class CorruptRecord(ValueError):
     """The bytes are not a rollout record of this version."""
+
+
+class Refused(Exception):
+    """The record does not change; the message says why, and what to do."""
+
+
+class Unstorable(Refused):
+    """The changed record is none that a program would read."""
 
 
 class State(StrEnum):
@@ -55,7 +65,7 @@ class State(StrEnum):
     VERIFYING = "verifying"
     """It has caught up, and users are compared with the namespace in service."""
     READY = "ready"
-    """Every gate was open when last looked at. `promote` looks again."""
+    """Every gate but `loaded` was open when last looked at. `promote` looks again, at all of them."""
     CANARY = "canary"
     """Some users are served by it."""
     SERVING = "serving"
@@ -123,7 +133,7 @@ class Rollout(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     release: Release
     replaces: Release
     """What served when it began. Promoting is refused when something else serves by then."""
-    origin: Annotated[str, Meta(pattern=r"^(none|log|backfill|snapshot:[A-Za-z0-9_.:-]{1,128})$")]
+    origin: Annotated[str, Meta(pattern=ORIGIN)]
     """Where the new states come from: `log`, `backfill` or `snapshot:ID`; `none` when only the head changes."""
     state: State
     reason: Text
@@ -209,9 +219,22 @@ _decode = msgspec.json.Decoder(Record).decode
 
 
 def encode_record(record: Record) -> bytes:
-    """The stored value."""
-    document = _encode(record)
-    return _FRONT.pack(MAGIC, VERSION, 0, len(document), crc32(document)) + document
+    """The stored value. It is decoded before it is returned: a value that no program reads would lock all rollouts.
+
+    Raises:
+        Unstorable: `decode_record` would refuse it.
+    """
+    try:
+        document = _encode(record)
+        value = _FRONT.pack(MAGIC, VERSION, 0, len(document), crc32(document)) + document
+        if len(value) > MAX_RECORD_BYTES:
+            raise Unstorable(
+                f"the record would have {len(value)} bytes, {MAX_RECORD_BYTES} are allowed: `rollout gc` first"
+            )
+        decode_record(value)
+    except (CorruptRecord, UnicodeEncodeError) as error:
+        raise Unstorable(f"nothing was written, because no program could read it: {error}") from error
+    return value
 
 
 def decode_record(value: bytes) -> Record:

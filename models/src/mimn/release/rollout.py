@@ -28,6 +28,7 @@ from mimn.release.record import (
     Entry,
     Hold,
     Record,
+    Refused,
     Release,
     Rollout,
     State,
@@ -35,11 +36,9 @@ from mimn.release.record import (
 
 CANARY = "canary"
 SHADOW = "shadow"
+LOADING = "every other gate is open; scoring processes load what is ready"
+"""It does not say which have: the record is not written again when they have."""
 _ENDED = frozenset({State.COLLECTED, State.ABORTED, State.ROLLED_BACK, State.RETIRED})
-
-
-class Refused(Exception):
-    """The record does not change; the message says why, and what to do."""
 
 
 class NotAllowed(Refused):
@@ -156,9 +155,14 @@ def observe(
     closed = _closed(record, rollout, checked, now_ms)
     if rollout.state is State.CANARY or rollout.state not in OPEN:
         return record, closed
-    state = _shown([one for one in closed if one.gate is not Gate.LOADED])  # processes load what is ready
-    reason = "; ".join(f"{one.gate}: {one.reason}" for one in closed)[:MAX_REASON] or "every gate is open"
-    if state is rollout.state and hold == rollout.hold:
+    shown = [one for one in closed if one.gate is not Gate.LOADED]  # processes load what is ready
+    state = _shown(shown)
+    reason = "; ".join(f"{one.gate}: {one.reason}" for one in shown)[:MAX_REASON]
+    reason = reason or (LOADING if closed else "every gate is open")
+    failing_anew = (
+        state is State.FAILING and reason != rollout.reason
+    )  # of other states the numbers change all the time
+    if state is rollout.state and hold == rollout.hold and not failing_anew:
         return record, closed
     return _moved(record, rollout, state, reason, now_ms=now_ms, by=by, hold=hold), closed
 

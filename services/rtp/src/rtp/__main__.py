@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from access.memory import left_out, one_arena, opened_late
 from rtp.settings import RtpSettings
@@ -44,13 +45,14 @@ def load_settings(environment: Mapping[str, str]) -> RtpSettings:
     """The settings that the environment gives.
 
     Raises:
-        ValueError: a variable is unknown or has a bad value; the message names each and never shows a value.
+        ValueError: a variable is unknown, and the message names the nearest setting; or some have a bad value, and it
+            names each. It never shows a value.
     """
-    groups = {f"RTP_{name.upper()}" for name in RtpSettings.model_fields}
-    if foreign := sorted(
-        name for name in environment if name.startswith("RTP_") and name.partition("__")[0].upper() not in groups
-    ):
-        raise ValueError(f"{', '.join(foreign)}: no such setting; the groups are {', '.join(sorted(groups))}")
+    known = list(_names())
+    for name in sorted(environment):
+        if name.upper().startswith("RTP_") and name.upper() not in known:
+            nearest = get_close_matches(name.upper(), known, 1, 0)[0]
+            raise ValueError(f"{name} is not a setting of RTP; did you mean {nearest}?")
     try:
         return RtpSettings()
     except ValidationError as error:
@@ -58,9 +60,18 @@ def load_settings(environment: Mapping[str, str]) -> RtpSettings:
         raise ValueError("; ".join(_fault(fault["loc"], fault["msg"]) for fault in faults)) from None
 
 
+def _names() -> Iterator[str]:
+    """Every setting, and every whole group, which may be given as JSON."""
+    for group, field in RtpSettings.model_fields.items():
+        yield f"RTP_{group}".upper()
+        assert isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)  # noqa: S101, PT018
+        yield from (f"RTP_{group}__{name}".upper() for name in field.annotation.model_fields)
+
+
 def _fault(location: tuple[int | str, ...], message: str) -> str:
+    said = message.removeprefix("Value error, ")
     name = "RTP_" + "__".join(str(part).upper() for part in location)
-    return f"{name}: {message.removeprefix('Value error, ')}"
+    return f"{name}: {said}" if location else said  # groups that contradict each other: the message names the settings
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from rtp.errors import StoreError
 from rtp.metrics import Metrics
 from rtp.release import InService, Release
 from rtp.rollout_follower import RolloutFollower
+from rtp.trouble import Trouble
 
 LOOK_S = 0.1
 """How soon a change is told."""
@@ -56,7 +57,7 @@ class Announcer:
         self._keys = instances_key(prefix), announcement_key(prefix, self._instance)
         self._said = b""
         self._due = 0.0
-        self._trouble: str | None = None
+        self._trouble = Trouble()
 
     async def run(self) -> None:
         """Announce forever."""
@@ -74,13 +75,13 @@ class Announcer:
         try:
             await self._store.announce(self._instance, names, key, value, lasts_s=LASTS_S, timeout_s=self._timeout_s)
         except StoreError as error:
-            trouble = str(error)
-            if trouble != self._trouble:
-                log.warning("not announced: a rollout does not wait for this process", reason=trouble)
-            self._trouble = trouble
+            if self._trouble.begins(error, str(error)):
+                log.warning("not announced: a rollout does not wait for this process", reason=str(error))
         else:
-            self._said, self._trouble = value, None
-        self._metrics.announced.set(0 if self._trouble else 1)
+            self._said = value
+            if self._trouble.ends():
+                log.info("announced again")
+        self._metrics.announced.set(0 if self._trouble.reason else 1)
 
     def _told(self) -> Announcement:
         traffic, record = self._in_service.traffic, self._follower.record

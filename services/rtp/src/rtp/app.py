@@ -184,6 +184,7 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
         tls=_tls(settings.http),
         admin_tls=_tls(settings.admin),
         refused=refused,
+        out_of_files=metrics.out_of_files.inc,
         shed=door.shed,
         predict=app.answer,
         reloader=reloader,

@@ -94,12 +94,20 @@ class Metrics:
             "Tasks of the event loop: a few of its own, and one for each request in progress.",
             registry=registry,
         )
+        self.out_of_files = Counter(
+            "rtp_out_of_files",
+            "Seconds at whose beginning no open file was left: new connections are closed at once, or wait.",
+            registry=registry,
+        )
         self.store_up = Gauge(
-            "rtp_store_up", "1 if the last background read of the store succeeded.", registry=registry
+            "rtp_store_up",
+            "1 if the last background read of the store succeeded; in a cluster, from every node.",
+            registry=registry,
         )
         self.partition_age = Gauge(
             "rtp_oldest_partition_age_seconds",
-            "Age of the as-of time of the partition that lags most; NaN if the age of one is unknown.",
+            "Age of the as-of time of the partition that lags most; NaN if one never was caught up, or its age is "
+            "unknown.",
             registry=registry,
         )
         self.partition_age.set(math.nan)

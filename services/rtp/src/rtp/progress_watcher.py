@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -19,6 +21,7 @@ from rtp.core.ports import StateReader
 from rtp.errors import StoreError
 from rtp.metrics import Metrics
 from rtp.release import InService
+from rtp.trouble import Trouble
 
 log = structlog.stdlib.get_logger(__name__)
 MAX_PARTITIONS = 1 << 16
@@ -38,6 +41,17 @@ def wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+class Reading(NamedTuple):
+    """What the store says of a namespace's progress."""
+
+    progress: FoldProgress
+    unreadable: int
+    """How many progress records were."""
+    missing: StoreError | None
+    """Why some of it was not given, as by a node of a cluster that is away, and is as it was last read; None if all
+    was."""
+
+
 class ProgressReader:
     """Reads the progress of a namespace."""
 
@@ -49,33 +63,50 @@ class ProgressReader:
         ahead_within_ms: float,
         clock_ms: Callable[[], int] = wall_ms,
     ) -> None:
-        """`timeout_s` bounds each of the two round trips; `ahead_within_ms` as in `fold_progress`."""
+        """`timeout_s` bounds each round trip: one, and at first another; `ahead_within_ms` as in `fold_progress`."""
         self._store = store
         self._timeout_s = timeout_s
         self._ahead_within_ms = ahead_within_ms
         self.clock_ms = clock_ms
 
-    async def read(self, keys: Keys, last: FoldProgress | None) -> tuple[FoldProgress, int]:
-        """The namespace's progress now, and how many progress records were unreadable. `last` is the reading before.
+    async def read(self, keys: Keys, last: FoldProgress | None) -> Reading:
+        """The namespace's progress now. `last` is the reading before.
 
         Raises:
             NoNamespace: there is no meta under these keys.
-            StoreError: the store did not answer.
+            StoreError: the store did not answer, or not with the meta, which was never read before.
         """
-        meta = (await self._store.read_many([keys.meta], self._timeout_s))[0]
-        if meta is None:
-            if last is None:
+        partitions, topic = (0, "") if last is None else (last.size, last.topic)
+        meta, *records = await self._store.read_each([keys.meta, *_names(keys, partitions)], self._timeout_s)
+        missing = next((one for one in (meta, *records) if isinstance(one, StoreError)), None)
+        if isinstance(meta, bytes):
+            now, topic = decode_meta(meta, keys)
+            if now != partitions:
+                records = await self._store.read_each(_names(keys, now), self._timeout_s)
+                missing = next((one for one in records if isinstance(one, StoreError)), None)
+        elif last is None:
+            if meta is None:
                 raise NoNamespace(
                     f"the store has no {keys.meta}: start UIC on this bundle, or correct RTP_REDIS__PREFIX, "
                     "RTP_BUNDLE__GENERATION or RTP_BUNDLE__PATH"
                 )
-            partitions, topic = len(last.partitions), last.topic
-        else:
-            partitions, topic = decode_meta(meta, keys)
-        records = await self._store.read_many(
-            [keys.progress(partition) for partition in range(partitions)], self._timeout_s
-        )
-        return fold_progress(records, topic, last, self.clock_ms(), self._ahead_within_ms)
+            raise meta
+        return Reading(*fold_progress(records, topic, last, self.clock_ms(), self._ahead_within_ms), missing)
+
+    async def read_whole(self, keys: Keys) -> FoldProgress:
+        """As `read`, for the first time and all of it.
+
+        Raises:
+            NoNamespace, StoreError: as `read`.
+        """
+        reading = await self.read(keys, None)
+        if reading.missing is not None:
+            raise reading.missing
+        return reading.progress
+
+
+def _names(keys: Keys, partitions: int) -> list[str]:
+    return [keys.progress(partition) for partition in range(partitions)]
 
 
 def decode_meta(meta: bytes, keys: Keys) -> tuple[int, str]:
@@ -103,15 +134,16 @@ class ProgressWatcher:
         self._reader = reader
         self._metrics = metrics
         self._every_s = every_s
-        self._troubles: dict[str, str] = {}
-        """Why the last reading of a namespace failed."""
+        self._troubles: defaultdict[str, Trouble] = defaultdict(Trouble)
+        """Of each namespace: why its last reading failed."""
         self._read: set[str] = set()
 
     @property
     def trouble(self) -> str | None:
         """Why the last reading of the namespace in service failed, None if it did not."""
-        keys = self._in_service.current.keys
-        return self._troubles.get(keys.namespace, None if self._in_service.current.progress else "it was not read yet")
+        current = self._in_service.current
+        reason = self._troubles[current.keys.namespace].reason
+        return reason if reason or current.progress else "it was not read yet"
 
     async def run(self) -> None:
         """Read now and then every `every_s` seconds (ten times as often until the first success), forever."""
@@ -126,22 +158,29 @@ class ProgressWatcher:
         for one in namespaces:
             name = one.keys.namespace
             try:
-                progress, bad = await self._reader.read(one.keys, one.progress)
+                reading = await self._reader.read(one.keys, one.progress)
             except (StoreError, NoNamespace) as error:
-                self._failed(name, f"{type(error).__name__}: {error}")
+                self._failed(name, error)
                 continue
-            if name in self._troubles or name not in self._read:
-                log.info("progress is read", namespace=name, partitions=progress.size)
-            self._troubles.pop(name, None)
-            self._read.add(name)
-            self._in_service.learn(one.keys, progress)
-            unreadable += bad
+            self._in_service.learn(one.keys, reading.progress)
+            unreadable += reading.unreadable
+            if reading.missing is not None:
+                self._failed(name, reading.missing)
+            elif self._troubles[name].ends() or name not in self._read:
+                log.info("progress is read", namespace=name, partitions=reading.progress.size)
+                self._read.add(name)
         known = {one.keys.namespace for one in namespaces}
-        self._troubles = {name: trouble for name, trouble in self._troubles.items() if name in known}
+        for name in self._troubles.keys() - known:
+            del self._troubles[name]
         self._read &= known
         self._metrics.store_up.set(0 if self.trouble else 1)
         self._metrics.unreadable_progress.inc(unreadable)
         self._measure()
+
+    def _failed(self, namespace: str, error: StoreError | NoNamespace) -> None:
+        reason = f"{type(error).__name__}: {error}"
+        if self._troubles[namespace].begins(error, reason):
+            log.warning("progress cannot be read", namespace=namespace, reason=reason)
 
     def _measure(self) -> None:
         """Set the gauges: of what answers users, the worst."""
@@ -153,8 +192,3 @@ class ProgressWatcher:
         known = [age for age in oldest if age is not None]
         self._metrics.partition_age.set(math.nan if len(known) < len(oldest) else max(known) / 1000)
         self._metrics.clock_skew.set(max(progress.ahead_ms(now_ms) for progress in answering) / 1000)
-
-    def _failed(self, namespace: str, trouble: str) -> None:
-        if trouble != self._troubles.get(namespace):
-            log.warning("progress cannot be read", namespace=namespace, reason=trouble)
-        self._troubles[namespace] = trouble

@@ -116,7 +116,7 @@ class Reloader:
             return new
         what = f"bundle {model.name}/{model.version} reads namespace {new.keys.namespace}"
         try:
-            new.namespace.progress, _ = await self._reader.read(new.keys, None)
+            new.namespace.progress = await self._reader.read_whole(new.keys)
             coverage = await self._coverage(old, new)
         except NoNamespace as error:
             if not force:

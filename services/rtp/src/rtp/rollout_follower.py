@@ -28,6 +28,7 @@ from rtp.loader import Loader
 from rtp.metrics import Metrics
 from rtp.progress_watcher import NoNamespace, ProgressReader
 from rtp.release import SERVING, Arm, InService, Release, Traffic
+from rtp.trouble import Trouble
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -100,14 +101,18 @@ class RolloutFollower:
         self.record: Record | None = None
         """The record in force; None while none was ever seen."""
         self.refused: dict[rollouts.Release, Refusal] = {}
-        self.trouble: str | None = None
-        """Why the last look at the record was no good."""
+        self._trouble = Trouble()
         metrics.record_up.set(1)
 
     @property
     def governor(self) -> str | None:
         """What decides what is served instead of a reload, for people."""
         return None if self.record is None else f"the rollout record (revision {self.record.revision})"
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the last look at the record was no good."""
+        return self._trouble.reason
 
     @property
     def unready(self) -> str | None:
@@ -150,9 +155,13 @@ class RolloutFollower:
                 self._value, self.record = value, record
                 self._take_up()
         except (StoreError, CorruptRecord) as error:
-            self._trouble(f"the rollout record cannot be read: {error}")
+            reason = f"the rollout record cannot be read: {error}"
+            if self._trouble.begins(error, reason):
+                log.warning("the rollout record is not followed", reason=reason)
         else:
-            self._trouble(None)
+            if self._trouble.ends():
+                log.info("the rollout record is followed again")
+        self._metrics.record_up.set(0 if self.trouble else 1)
         self._load()
 
     async def begin(self) -> None:
@@ -239,7 +248,7 @@ class RolloutFollower:
         release = Release.of(model, prefix=self._prefix, generation=wanted.generation, known=known)
         if release.progress is None:
             try:
-                release.namespace.progress, _ = await self._reader.read(release.keys, None)
+                release.namespace.progress = await self._reader.read_whole(release.keys)
             except NoNamespace as error:
                 raise ReloadRefused(f"the store has no namespace {release.keys.namespace}") from error
         return release
@@ -299,9 +308,3 @@ class RolloutFollower:
         metrics.releases_refused.clear()
         for refused in self.refused:
             metrics.releases_refused.labels(refused.bundle).set(1)
-
-    def _trouble(self, trouble: str | None) -> None:
-        if trouble != self.trouble and trouble is not None:
-            log.warning("the rollout record is not followed", reason=trouble)
-        self.trouble = trouble
-        self._metrics.record_up.set(0 if trouble else 1)

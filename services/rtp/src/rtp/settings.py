@@ -11,6 +11,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from access.store_url import check_store_url
+
 MAX_DRAIN_S = 9.5
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -57,15 +59,16 @@ class RedisSettings(_Group):
     sentinel_service: str = "mymaster"
     """Name of the master that the Sentinels watch."""
     pool_size: int = Field(default=16, ge=1, le=1024)
-    """Most connections that this process opens."""
+    """Most connections that this process opens; in a cluster, to each node."""
     connect_timeout_ms: int = Field(default=250, ge=1)
     """A new connection takes at most this, or what the deadline leaves, whichever is less."""
     background_timeout_ms: int = Field(default=1000, ge=1)
     """Reads outside of requests (progress, meta) take at most this."""
     failures_to_pause: int = Field(default=5, ge=1)
-    """Late replies in a row after which requests stop asking the store. A failed connection counts as this many."""
+    """Late replies in a row after which requests stop asking the store, or the node of a cluster. A failed connection
+    counts as this many."""
     retry_every_ms: int = Field(default=100, ge=1)
-    """While requests do not ask the store, one of them tries this often."""
+    """While requests do not ask it, one of them tries this often."""
 
     @property
     def tls(self) -> bool:
@@ -76,6 +79,10 @@ class RedisSettings(_Group):
     def _check(self) -> Self:
         if not self.url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("RTP_REDIS__URL must begin with redis://, rediss:// or unix://")
+        try:
+            check_store_url(self.url.get_secret_value())
+        except ValueError as error:
+            raise ValueError(f"RTP_REDIS__URL {error}") from None
         if (self.tls_ca_file or self.tls_cert_file or self.tls_key_file) and not self.tls:
             raise ValueError("TLS files, but RTP_REDIS__URL does not begin with rediss://")
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
@@ -128,7 +135,8 @@ class HttpSettings(TlsListener):
     port: Port = 8000
     backlog: int = Field(default=2048, ge=1)
     keep_alive_s: int = Field(default=75, ge=1)
-    """Idle connections are closed after this, or up to a second later."""
+    """Idle connections, and those whose client does not read its answers, are closed after this, or up to a second
+    later."""
     max_body_bytes: int = Field(default=65536, ge=1024)
     max_head_bytes: int = Field(default=16384, ge=1024)
     """Request line and headers together. This and the next apply to the admin listener too."""

@@ -129,6 +129,8 @@ class App:
         try:
             self._wait_for(lambda: self._consumer.identify(check_store(self._store, self._settings.kafka)), "store")
             self._wait_for(lambda: check_topic(self._settings.kafka), "log")
+            if self._stopping.is_set():
+                return  # a consumer that looks for a broker in vain would use up the time to drain
             self._consumer.start()
             self._dead_letters.start()
             self._fold()
@@ -170,15 +172,21 @@ class App:
         say(log, logging.INFO, "drained", left_group=left, seconds=round(time.monotonic() - began, 2))
 
     def _wait_for(self, check: Callable[[], None], what: str) -> None:
-        waiting = False
+        """Check until nothing is away any more, and say why it is not whenever that changes."""
+        said = ""
         while not self._stopping.is_set():
             try:
                 check()
+                if said:
+                    say(log, logging.INFO, f"the {what} is there")
                 return
             except (StoreUnavailable, LogUnavailable) as error:
-                if not waiting:
-                    say(log, logging.WARNING, f"waiting for the {what}", detail=error.detail)
-                waiting = True
+                if isinstance(error, StoreUnavailable):
+                    self._metrics.store_failures.labels("start").inc()
+                if error.detail != said:
+                    said = error.detail
+                    say(log, logging.WARNING, f"waiting for the {what}", detail=said)
+                    self._updater.waits(f"waiting for the {what}: {said}")
                 self._stopping.wait(WAIT_S)
 
     def _alive(self) -> bool:

@@ -64,6 +64,11 @@ class StoreUnavailable(UicError):
 
     retriable = True
 
+    def __init__(self, detail: str, *, answered: bool = False) -> None:
+        super().__init__(detail)
+        self.answered = answered
+        """Whether it is there and answers this with an error, as it does to a user who lacks a right."""
+
 
 class LogUnavailable(UicError):
     """The broker is away, or did not acknowledge in time."""

@@ -7,14 +7,22 @@ lines have the same form. Lines of libraries, and of `logging` itself, pass thro
 from __future__ import annotations
 
 import logging
+import re
 import sys
-from collections.abc import MutableMapping
+import threading
+import time
+from collections.abc import Callable, MutableMapping
 from typing import Any, Literal
 
 import structlog
 
 _FIELDS = "uic_fields"
 ORDER = ("timestamp", "level", "logger", "event", "request_id")
+REPEAT_S = 10.0
+"""How often a line of kafka-python may appear again."""
+KINDS = 1000
+"""Most lines that are told apart at a time."""
+_NUMBERS = re.compile(r"[0-9a-fA-F]*[0-9][0-9a-fA-F]*")
 
 
 def say(logger: logging.Logger, level: int, name: str, /, *, exc_info: bool = False, **fields: Any) -> None:
@@ -45,11 +53,49 @@ def formatter(form: Literal["json", "logfmt"]) -> logging.Formatter:
     )
 
 
+class Repeats(logging.Filter):
+    """Leaves out what kafka-python says again within `REPEAT_S`, and says with the next such line how often that was.
+
+    While a broker is away, each of its clients says the same at each try to connect, a dozen lines a second. Lines that
+    differ by more than numbers (ports, addresses, ids, times) are different lines.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._said: dict[tuple[str, int, str], tuple[float, int]] = {}
+        """When a line was last let pass, and how many like it were not since."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line appears."""
+        if not record.name.startswith("kafka."):
+            return True
+        try:
+            text = record.getMessage()
+        except (TypeError, ValueError):  # arguments that do not fit: the handler says so
+            return True
+        kind = record.name, record.levelno, _NUMBERS.sub("#", text)
+        now = self._clock()
+        with self._lock:
+            at, left_out = self._said.get(kind, (now - REPEAT_S, 0))
+            if now - at < REPEAT_S:
+                self._said[kind] = at, left_out + 1
+                return False
+            if len(self._said) >= KINDS:
+                self._said.clear()
+            self._said[kind] = now, 0
+        if left_out:
+            setattr(record, _FIELDS, {"left_out": left_out})
+        return True
+
+
 def configure(level: str, form: Literal["json", "logfmt"]) -> None:
-    """Send everything of `level` and above to stderr, but of kafka-python warnings and above only, and of uvicorn
-    errors only: its one warning for each malformed request would let anyone flood the log."""
+    """Send everything of `level` and above to stderr, but of kafka-python warnings and above only, without what it
+    repeats, and of uvicorn errors only: its one warning for each malformed request would let anyone flood the log."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter(form))
+    handler.addFilter(Repeats())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

@@ -133,6 +133,12 @@ class Metrics:
         self.lag = Gauge(
             "uic_lag_records", "Records between progress and the end of the log.", ["partition"], registry=r
         )
+        self.next_offset = Gauge(
+            "uic_next_offset",
+            "Offset after the last one that progress covers; 0 while progress is not known.",
+            ["partition"],
+            registry=r,
+        )
         self.as_of = Gauge(
             "uic_as_of_timestamp_seconds", "As-of time of the partition's progress.", ["partition"], registry=r
         )
@@ -141,6 +147,9 @@ class Metrics:
         )
         self.partitions = Gauge(
             "uic_partitions", "Partitions assigned to this process, by status.", ["status"], registry=r
+        )
+        self.topic_partitions = Gauge(
+            "uic_topic_partitions", "Partitions of the event topic, which all workers share.", registry=r
         )
 
         # Ports

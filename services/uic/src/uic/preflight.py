@@ -19,6 +19,9 @@ from uic.settings import KafkaSettings
 
 log = logging.getLogger("uic.preflight")
 
+BOOTSTRAP_MS = 2000
+"""How long a check looks for a broker. It is repeated until there is one, and SIGTERM is heard in between."""
+
 
 def check_topic(settings: KafkaSettings) -> None:
     """Refuse a topic that is missing, compacted or of another partition count; warn of a short retention.
@@ -27,7 +30,7 @@ def check_topic(settings: KafkaSettings) -> None:
         UnsuitableTopic: the message says how to fix it.
         LogUnavailable: no broker answers.
     """
-    timeouts = {"bootstrap_timeout_ms": settings.request_timeout_ms}
+    timeouts = {"bootstrap_timeout_ms": min(BOOTSTRAP_MS, settings.request_timeout_ms)}
     try:
         admin = KafkaAdminClient(**settings.client_options() | timeouts)
         try:

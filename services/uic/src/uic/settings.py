@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from access.store_url import check_store_url
 from uic.core.topics import dead_letter_topic
 
 
@@ -162,6 +163,10 @@ class RedisSettings(Group):
 
     @model_validator(mode="after")
     def _check(self) -> RedisSettings:
+        try:
+            check_store_url(self.url)
+        except ValueError as error:
+            raise ValueError(f"UIC_REDIS__URL {error}") from None
         if self.nodes and self.mode != "cluster":
             raise ValueError("nodes are those of a cluster: set UIC_REDIS__MODE=cluster, or unset UIC_REDIS__NODES")
         if self.mode == "sentinel" and not self.sentinels:

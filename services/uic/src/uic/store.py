@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.resources import files
 from itertools import islice, starmap
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
@@ -26,11 +26,12 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from mimn.state import Keys
-from uic.core.commit import ABSENT, Answer, Commit, NoAnswer, Refused, StatesLost, Written
+from uic.core.commit import ABSENT, Answer, Commit, NoAnswer, Refused, StatesLost, Written, answered
 from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable
 from uic.settings import RedisSettings
 from uic.transaction import Sent, Transactions, commands, first
 
+T = TypeVar("T")
 CHUNK_STATES = 256
 SENTINELS_AGAIN_S = 60.0
 """After which Sentinels that did not answer are asked again; the fold waits meanwhile."""
@@ -41,7 +42,7 @@ REPLACE = files("uic").joinpath("replace.lua").read_text()
 UNWATCH = commands(("UNWATCH",))
 CHANGING = NoAnswer("progress records kept changing")
 _WRITTEN = Written()
-_GIVEN_UP = NoAnswer("not tried: an earlier commit had no answer")
+_GIVEN_UP = NoAnswer("not tried: its server did not answer before")
 
 
 class RedisStore:
@@ -110,7 +111,7 @@ class RedisStore:
         record = json.dumps(new).encode()
         return replace(self.client, self._keys.meta, expected, record)
 
-    def read_progress(self, partitions: Collection[int]) -> dict[int, bytes]:
+    def read_progress(self, partitions: Collection[int]) -> dict[int, bytes | NoAnswer]:
         """See `StateStore`. Asked every few seconds, so it also notices when Sentinel names another master and the one
         before goes on answering."""
         names = [self._keys.progress(p) for p in partitions]
@@ -121,17 +122,35 @@ class RedisStore:
                 self._sentinels_due = monotonic() + SENTINELS_AGAIN_S
         with _named("read progress"):
             if self._clustered:
-                values = [self.client.get(name) for name in names]
+                values = self._each(partitions, [partial(self.client.get, name) for name in names])
             else:
                 values = self._ask("MGET", *names) if names else []
         return {p: value or ABSENT for p, value in zip(partitions, values, strict=True)}
 
-    def load(self, wanted: Sequence[tuple[int, Sequence[str]]]) -> list[list[bytes | None]]:
+    def progress_of(self, partitions: Collection[int]) -> dict[int, bytes]:
+        """As `read_progress`, of all of them.
+
+        Raises:
+            StoreUnavailable: there is one whose server does not answer.
+        """
+        return {p: answered(record) for p, record in self.read_progress(partitions).items()}
+
+    def stored_values(self, partition: int, users: Sequence[str]) -> list[bytes | None]:
+        """As `load`, of one partition.
+
+        Raises:
+            StoreUnavailable: its server does not answer.
+        """
+        return answered(self.load([(partition, users)])[0])
+
+    def load(self, wanted: Sequence[tuple[int, Sequence[str]]]) -> list[list[bytes | None] | NoAnswer]:
         """See `StateStore`."""
         names = [[self._transactions.names(p).state + user for user in users] for p, users in wanted]
         with _named("load states"):
             if self._clustered:  # one MGET per partition: its keys share a slot
-                return [self.client.mget(some) if some else [] for some in names]
+                partitions = [partition for partition, _ in wanted]
+                asked = [partial(self._values_of, p, some) for p, some in zip(partitions, names, strict=True)]
+                return self._each(partitions, asked)
             flat = [name for some in names for name in some]
             values: list[bytes | None] = []
             for begin in range(0, len(flat), 2 * CHUNK_STATES):
@@ -142,15 +161,19 @@ class RedisStore:
     def commit(self, commits: Sequence[Commit]) -> list[Answer]:
         """See `StateStore`. In a cluster each commit is a transaction: each partition may be on another node."""
         answers: list[Answer] = []
+        silent: set[object] = set()
+        """Servers that did not answer: each other commit to them would wait for the timeout, too."""
         for chunk in ([commit] for commit in commits) if self._clustered else _chunks(commits):
+            server: object = None
             try:
-                answers += self._transact(chunk)
+                server = self._server_of(chunk[0].partition)
+                answers += [_GIVEN_UP] * len(chunk) if server in silent else self._transact(chunk)
             except MovedError as error:  # again: the servers do not agree about this partition
                 answers += [NoAnswer(_describe(error))] * len(chunk)
             except FAILURES as error:
                 answers += [NoAnswer(_describe(error))] * len(chunk)
-                break  # each of the others would wait for the timeout, too
-        return answers + [_GIVEN_UP] * (len(commits) - len(answers))
+                silent.add(server)
+        return answers
 
     def set_aside(self, partition: int, values: Sequence[bytes]) -> None:
         """See `StateStore`."""
@@ -182,12 +205,25 @@ class RedisStore:
     def time_ms(self) -> int:
         """See `StateStore`."""
         with _named("read the store's clock"):
-            if not self._clustered:
-                clocks = [self._ask("TIME")]
-            else:
-                said = self.client.time(target_nodes=RedisCluster.PRIMARIES)
-                clocks = list(said.values()) if isinstance(said, dict) else [said]
+            clocks = self._clocks_of_cluster() if self._clustered else [self._ask("TIME")]
         return max(int(seconds) * 1000 + int(microseconds) // 1000 for seconds, microseconds in clocks)
+
+    def _clocks_of_cluster(self) -> list[Any]:
+        """Of the masters that answer.
+
+        Raises:
+            FAILURES: none does.
+        """
+        clocks: list[Any] = []
+        failed: Exception | None = None
+        for node in self.client.get_primaries():
+            try:
+                clocks.append(self.client.time(target_nodes=node))
+            except FAILURES as error:
+                failed = error
+        if failed is not None and not clocks:
+            raise failed
+        return clocks
 
     def close(self) -> None:
         """Close the connections."""
@@ -209,15 +245,61 @@ class RedisStore:
         Raises:
             FAILURES: no answer.
         """
-        try:
-            return self._at_the_known_server(partition, look, then)
-        except MovedError:  # the server refused a part of it, so nothing is written
-            self.client.get(self._transactions.names(partition).progress)  # redis-py follows it and keeps what it says
-        return self._at_the_known_server(partition, look, then)
 
-    def _at_the_known_server(self, partition: int, look: Sent, then: Callable[[list[Any]], Sent]) -> list[Any]:
-        with self._connected_to(self._pool(partition)) as connection:
+        def exchange(connection: Any) -> list[Any]:
             return _exchange(connection, then(_exchange(connection, look)))
+
+        # MOVED means that the server refused a part of it, so nothing is written.
+        return self._at_its_server(partition, exchange, MovedError)
+
+    def _at_its_server(self, partition: int, exchange: Callable[[Any], T], *moved: type[Exception]) -> T:
+        """What an exchange with the server of a partition returns; after the failures `moved`, with the one that has it
+        now."""
+        try:
+            with self._connected_to(self._pool(partition)) as connection:
+                return exchange(connection)
+        except moved:
+            self.client.get(self._transactions.names(partition).progress)  # redis-py finds it, and keeps where it is
+        with self._connected_to(self._pool(partition)) as connection:
+            return exchange(connection)
+
+    def _values_of(self, partition: int, names: Sequence[str]) -> list[bytes | None]:
+        """The values under some keys of a partition."""
+        if not names:
+            return []
+        asked = commands(("MGET", *names))
+        [reply] = self._at_its_server(partition, lambda connection: _exchange(connection, asked), *FAILURES)
+        if isinstance(reply, ResponseError):
+            raise reply
+        found: list[bytes | None] = reply
+        return found
+
+    def _each(self, partitions: Iterable[int], asked: Iterable[Callable[[], T]]) -> list[T | NoAnswer]:
+        """What each partition's server answers, in a cluster. One that does not answer is not waited for again.
+
+        Raises:
+            FAILURES: none answers.
+        """
+        found: list[T | NoAnswer] = []
+        silent: set[object] = set()
+        failed: Exception | None = None
+        for partition, ask in zip(partitions, asked, strict=True):
+            server: object = None
+            try:
+                server = self._server_of(partition)
+                found.append(_GIVEN_UP if server in silent else ask())
+            except FAILURES as error:
+                failed = error
+                found.append(NoAnswer(_describe(error)))
+                if not isinstance(error, ResponseError):
+                    silent.add(server)
+        if failed is not None and all(isinstance(one, NoAnswer) for one in found):
+            raise failed
+        return found
+
+    def _server_of(self, partition: int) -> object:
+        """The server that has a partition, as far as it is known."""
+        return self.client.get_node_from_key(self._transactions.names(partition).progress) if self._clustered else None
 
     def _transact(self, commits: Sequence[Commit]) -> list[Answer]:
         """Answers to commits of different partitions that are written together."""
@@ -244,8 +326,7 @@ class RedisStore:
         """Connections to the server that has a partition."""
         if not self._clustered:
             return self.client.connection_pool
-        node = self.client.get_node_from_key(self._transactions.names(partition).progress)
-        return self.client.get_redis_connection(node).connection_pool
+        return self.client.get_redis_connection(self._server_of(partition)).connection_pool
 
     def _ask(self, *command: Any) -> Any:
         """The reply to one command. Whatever the fold thread asks again and again shares a connection: a further one of
@@ -427,4 +508,5 @@ def _named(what: str) -> Iterator[None]:
     try:
         yield
     except FAILURES as error:
-        raise StoreUnavailable(f"cannot {what}: {_describe(error)}") from error
+        answered = isinstance(error, ResponseError)
+        raise StoreUnavailable(f"cannot {what}: {_describe(error)}", answered=answered) from error

@@ -18,6 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.state import CorruptProgress, Progress, UserState, decode_progress, partition_of
+from rtp.errors import StoreError
+
+NEVER = 0
+"""The as-of time that UIC writes until a partition has caught up for the first time."""
 
 
 class Status(Enum):
@@ -56,8 +60,8 @@ class PartitionProgress:
 
     record: Progress
     as_of_ms: int | None
-    """When the partition was last known to be caught up, by this process's clock; None if the record's time was ahead
-    of that clock when it was first seen."""
+    """When the partition was last known to be caught up, by this process's clock; None if it never was, or if the
+    record's time was ahead of that clock when it was first seen."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,11 @@ class FoldProgress:
     def partition_of(self, user_id: str) -> int:
         """The partition that holds a user's events and state."""
         return partition_of(user_id.encode(), len(self.partitions))
+
+    @property
+    def never_caught_up(self) -> int:
+        """How many partitions were folded, and never up to the end of the log."""
+        return sum(known is not None and known.record.as_of_ms == NEVER for known in self.partitions)
 
     def oldest_ms(self, now_ms: int) -> int | None:
         """Age of the partition that lags most, None if the age of one is unknown."""
@@ -117,18 +126,26 @@ class FoldProgress:
 
 
 def fold_progress(
-    records: Sequence[bytes | None], topic: str, last: FoldProgress | None, now_ms: int, ahead_within_ms: float
+    records: Sequence[bytes | StoreError | None],
+    topic: str,
+    last: FoldProgress | None,
+    now_ms: int,
+    ahead_within_ms: float,
 ) -> tuple[FoldProgress, int]:
     """What the N stored records say, and how many of them are unreadable.
 
-    An unreadable record keeps the partition's last good one. `last` is the reading before, `now_ms` the time of this
-    one by this process's clock; an as-of time up to `ahead_within_ms` ahead of it counts as `now_ms`.
+    An unreadable record, or one that the store did not give, keeps the partition's last good one. `last` is the reading
+    before, `now_ms` the time of this one by this process's clock; an as-of time up to `ahead_within_ms` ahead of it
+    counts as `now_ms`.
     """
     same = last is not None and len(last.partitions) == len(records)
     before = last.partitions if last is not None and same else (None,) * len(records)
     partitions: list[PartitionProgress | None] = []
     unreadable = 0
     for record, known in zip(records, before, strict=True):
+        if isinstance(record, StoreError):
+            partitions.append(known)
+            continue
         try:
             decoded = None if record is None else decode_progress(record)
         except CorruptProgress:
@@ -146,4 +163,5 @@ def _believed(as_of_ms: int, before: PartitionProgress | None, now_ms: int, ahea
     """What is believed of an as-of time: decided when it is first seen, and kept for as long as it stays the same."""
     if before is not None and before.record.as_of_ms == as_of_ms:
         return before.as_of_ms
-    return None if as_of_ms > now_ms + ahead_within_ms else min(as_of_ms, now_ms)
+    unknown = as_of_ms == NEVER or as_of_ms > now_ms + ahead_within_ms
+    return None if unknown else min(as_of_ms, now_ms)

@@ -49,6 +49,8 @@ def objections(
         yield f"it has {len(new.partitions)} partitions, the namespace in service has {len(old.partitions)}"
     if missing := sum(known is None for known in new.partitions):
         yield f"{missing} of its {len(new.partitions)} partitions have no progress record"
+    elif never := new.never_caught_up:
+        yield f"{never} of its {len(new.partitions)} partitions have not been folded to the end of the log yet"
     elif (age_ms := new.oldest_ms(now_ms)) is None:
         yield "the as-of time of a partition lies ahead of this process's clock"
     elif age_ms > stale_after_ms:

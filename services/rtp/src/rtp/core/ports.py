@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mimn.bundle.request_fields import RequestFields
 from mimn.state import StateLayout
+from rtp.errors import StoreError
 
 
 class StateReader(Protocol):
@@ -27,8 +28,16 @@ class StateReader(Protocol):
         """
         ...
 
+    async def read_each(self, keys: Sequence[str], timeout_s: float) -> list[bytes | StoreError | None]:
+        """The values under `keys`, in order, and in place of each that a node of a cluster does not give, why. For
+        background work: it asks even while `read` does not.
+
+        Raises: as `read`, if there is no answer at all.
+        """
+        ...
+
     async def read_many(self, keys: Sequence[str], timeout_s: float) -> list[bytes | None]:
-        """The values under `keys`, in order. For background work: it asks even while `read` does not.
+        """As `read_each`, all of them.
 
         Raises: as `read`.
         """

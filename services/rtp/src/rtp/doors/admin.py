@@ -1,4 +1,8 @@
-"""The admin door: metrics, health, and the bundle. For operators, not for callers."""
+"""The admin door: metrics, health, and the bundle. For operators, not for callers.
+
+It may be open on loopback, where an operator's browser reaches it as well. So it refuses requests that browsers send
+for web pages, as UIC's does: no web site reloads a bundle.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from mimn.release import size
 from rtp.core.ports import Model
 from rtp.doors.guard import GuardedApp
 from rtp.doors.health import add_health
-from rtp.doors.problems import PROBLEM_JSON, Row, add_problems, problem_response
+from rtp.doors.problems import PROBLEM_JSON, Answer, Headers, Row, add_problems, problem, problem_response
 from rtp.doors.schemas import Problem
 from rtp.errors import ReloadRefused
 from rtp.metrics import CONTENT_TYPE, Metrics
@@ -20,7 +24,27 @@ from rtp.reload import Reloader
 from rtp.rollout_follower import RolloutFollower
 
 REFUSED = Row(409, "reload_refused")
+_BROWSER = Row(403, "browser")
+_DESCRIPTION = "/openapi.json"
+"""Read by the page /docs, and the same for everyone."""
 _PROBLEM = {"model": Problem, "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+
+
+class AdminApp(GuardedApp):
+    """Does nothing for web pages, with keys or without."""
+
+    def denial(self, path: str, headers: Headers) -> Answer | None:
+        """See `GuardedApp`."""
+        if path == _DESCRIPTION or not any(map(_is_of_a_page, headers)):
+            return super().denial(path, headers)
+        body = problem(_BROWSER, None, "web pages may not call this door; use curl")
+        return _BROWSER.status, [(b"content-type", PROBLEM_JSON.encode())], body
+
+
+def _is_of_a_page(header: tuple[bytes, bytes]) -> bool:
+    """Whether browsers send the header only when a page, not the person, makes the request."""
+    name, value = header
+    return (name == b"origin" and value != b"") or (name == b"sec-fetch-site" and value != b"none")
 
 
 def create_admin_app(
@@ -31,7 +55,7 @@ def create_admin_app(
     unready: Callable[[], str | None],
 ) -> GuardedApp:
     """`/metrics`, `/livez`, `/readyz`, `GET /bundle`, `POST /bundle/reload`, `GET /releases`, `POST /releases/look`."""
-    app = GuardedApp(title="RTP admin", redirect_slashes=False)
+    app = AdminApp(title="RTP admin", redirect_slashes=False)
     add_problems(app)
     add_health(app, unready, lambda: follower.details)
 

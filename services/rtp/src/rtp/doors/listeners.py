@@ -7,6 +7,9 @@ Public and admin listener are two uvicorn servers in one event loop. The end has
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -61,6 +64,8 @@ class Service:
     admin_tls: ListenerTls | None
     refused: Callable[[RtpError], None]
     """Called for each request that is refused before it reaches a door."""
+    out_of_files: Callable[[], None]
+    """Called each second in which connections cannot be accepted for lack of open files."""
     shed: Callable[[Headers, float], RtpError | None]
     """Called for each prediction as soon as its headers are there: why it is not worth reading now."""
     predict: Predict
@@ -85,14 +90,36 @@ class _Server(Server):
 
 
 class PublicServer(_Server):
-    """Drains before it shuts down."""
+    """Says when connections cannot be accepted, and drains before it shuts down."""
 
-    def __init__(self, config: Config, drain: DrainSettings, lifecycle: Lifecycle, *, shared: bool) -> None:
-        """With `shared`, other processes accept on its socket as well."""
+    def __init__(
+        self,
+        config: Config,
+        drain: DrainSettings,
+        lifecycle: Lifecycle,
+        out_of_files: Callable[[], None],
+        *,
+        shared: bool,
+    ) -> None:
+        """`out_of_files` is called each second in which no file is left. With `shared`, other processes accept on its
+        socket as well."""
         super().__init__(config)
         self._drain = drain
+        self._out_of_files = out_of_files
         self._lifecycle = lifecycle
         self._shared = shared
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called by uvicorn ten times a second. The event loop closes connections that there is no file for, and tells
+        nobody, so we look whether one can be opened."""
+        if counter % 10 == 0 and not file_is_left():
+            self._out_of_files()
+            log.error(
+                "cannot accept connections: no open file is left; raise the limit (ulimit -n, LimitNOFILE)",
+                limit=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+                connections=len(self.server_state.connections),
+            )
+        return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to accept."""
@@ -135,7 +162,9 @@ async def run(
     """Serve until SIGTERM or SIGINT, then drain. SIGHUP reloads the bundle and the keys. `shared`: other processes
     accept on `public` as well."""
     loop = asyncio.get_running_loop()
-    main = PublicServer(_config(service, settings, drain=True), settings.drain, service.lifecycle, shared=shared)
+    main = PublicServer(
+        _config(service, settings, drain=True), settings.drain, service.lifecycle, service.out_of_files, shared=shared
+    )
     side = _Server(_config(service, settings, drain=False))
     reloads: set[asyncio.Task[None]] = set()
 
@@ -199,6 +228,15 @@ def _config(service: Service, settings: RtpSettings, *, drain: bool) -> Config:
         timeout_keep_alive=settings.http.keep_alive_s,
         timeout_graceful_shutdown=settings.drain.finish_s if drain else 1,  # type: ignore[arg-type]
     )
+
+
+def file_is_left() -> bool:
+    """Whether this process may open another file, or socket."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno not in (errno.EMFILE, errno.ENFILE)
+    return True
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -196,11 +196,12 @@ class PredictDoor:
         return deadline, declared_bytes, known_as
 
     def _deadline_ms(self, value: bytes) -> int:
-        if not value.isdigit() or not value.strip(b"0"):
+        digits = value.lstrip(b"0")
+        if not digits.isdigit():
             raise InvalidRequest(
                 [FieldFault(f"header {DEADLINE_HEADER}", "must be a whole number of milliseconds, at least 1")]
             )
-        return min(int(value[:10]), self._max_deadline_ms)
+        return min(int(digits[:10]), self._max_deadline_ms)
 
     async def _received(self, receive: Receive, declared_bytes: int | None, deadline: float) -> bytes:
         """The whole body; at most the limit and one read of the socket are in memory."""

@@ -1,5 +1,6 @@
-"""uvicorn's HTTP with what it lacks: a limit for a request's head, a limit for the time it takes to arrive, exactly one
-Host, and the refusal of a request as soon as its headers are there when the process is overloaded.
+"""uvicorn's HTTP with what it lacks: a limit for a request's head and trailers, limits for the time in which it arrives
+and its answer is taken, exactly one Host, no other protocol, and the refusal of a request as soon as its headers are
+there when the process is overloaded. A refusal waits for the answers to the requests before it.
 
 All of it comes before routes and keys, because a head of a gigabyte, or one byte a minute, needs neither, and because
 refusing must cost next to nothing: at five times the load that can be served, four of five requests are refused.
@@ -15,16 +16,17 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
-from http import HTTPStatus
 from time import monotonic
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from rtp.doors.direct import CLOSE, DirectCycle, Predict, compose
+from rtp.doors.direct import DirectCycle, Predict, compose
 from rtp.doors.predict import ARRIVED, PREDICT_PATHS, server_timing
 from rtp.doors.problems import AT_ONCE, INTERNAL, STATUS_TABLE, Headers, headers_of, problem
 from rtp.doors.request_id import NAME, given_id
+from rtp.doors.upgrades import without_offer
 from rtp.errors import HeadTooLarge, MalformedHead, RtpError, SlowBody
 
 _PREDICT_URLS = {path.encode(): path for path in PREDICT_PATHS}
@@ -58,7 +60,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """One connection."""
 
     max_head_bytes: int
-    """Request line and headers, as they come over the wire without separators."""
+    """Request line, headers and trailers, as they come over the wire without separators."""
     arrival_s: float
     """From a connection's beginning, or a request's first byte, to the request's last."""
     refused: Callable[[RtpError], None]
@@ -73,12 +75,24 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.late_at = self.loop.time() + self.arrival_s
         """When the connection is ended for what it waits for: the first request, the rest of one, or the next one."""
+        self.take_by = math.inf
+        """When the connection is ended because its client does not read what is sent to it."""
         self._heads = 0
         self._in_head = False
         self._arriving = False
         """Whether a request has begun to arrive, and is not there whole."""
+        self._brought = False
+        """Whether the data in hand brought more than a part of a head, or of what is around a body's chunks."""
         self._head_bytes = 0
+        """Of data that brought no more, and of trailers."""
+        self._again = False
+        """Whether the head is read again, without the upgrade it offers."""
+        self._handed = False
+        """Whether the request that is arriving is with the application."""
         self._over = False
+        """Nothing more is read."""
+        self._due: Callable[[], None] | None = None
+        """Refuses the last request once those before it are answered."""
         self._shed: RtpError | None = None
         self._arrived = 0.0
         self._hosts: list[bytes] | None = None
@@ -90,23 +104,41 @@ class BoundedProtocol(HttpToolsProtocol):
         """See asyncio."""
         if self._over:
             return
-        # The data counts if all of it belongs to a head: to one that has begun before, or begins with it.
-        head = self._heads if self._in_head else self._heads + 1
-        whole = self._in_head or not self._arriving
-        super().data_received(data)
+        self._brought = False
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            if not self._over:
+                self.logger.warning("Invalid HTTP request received.")  # `rtp.logs` keeps that to a line a second
+                error = MalformedHead("this is not an HTTP/1.1 request, or its body's length is ambiguous")
+                self._refuse(error, asked=[])
         if self._body is not None and not self._over:
             self._pass_on(self._body)
-        if whole and self._in_head and head == self._heads:
-            self._head_bytes += len(data)
-            if self._head_bytes > self.max_head_bytes:
-                self._refuse(self._too_large())
+        if self._arriving and not self._brought:
+            self._count(len(data))
 
-    def send_400_response(self, msg: str) -> None:
-        """What arrived is not HTTP; uvicorn has logged it (`rtp.logs` keeps that to a line a second)."""
-        if not self._over:
-            self._over = True
-            error = MalformedHead("this is not an HTTP/1.1 request, or its body's length is ambiguous")
-            self._refusal(error, keep=False, asked=[])
+    def _parse(self, data: bytes | memoryview) -> None:
+        """Have the parser call this object for all that `data` holds, whatever protocol it offers."""
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                if self._over:
+                    return
+                data = memoryview(data)[upgrade.args[0] :]
+                parser = self.parser
+                head = without_offer(parser.get_method(), self.url, parser.get_http_version(), self.headers)
+                self.parser = httptools.HttpRequestParser(self)  # the other has ended; this one as uvicorn makes it
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                self.parser.feed_data(head)
+            else:
+                return
+
+    def _count(self, size: int) -> None:
+        """Data that the parser keeps, or reads over, before the request goes on."""
+        self._head_bytes += size
+        if self._head_bytes > self.max_head_bytes and not self._over:
+            self._refuse(self._too_large())
 
     def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio has it
         """The client sends no more. A request that has arrived whole is still answered before the connection ends; in
@@ -118,22 +150,43 @@ class BoundedProtocol(HttpToolsProtocol):
             return True
         self.cycle.disconnected = True
         self.cycle.message_event.set()
+        self._idle()
         return False
 
     def on_message_begin(self) -> None:
         """A request's first byte. uvicorn makes the scope here; `_by_asgi` does it for requests that need one."""
+        if self._over:
+            return
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
+        self._in_head = True
+        if self._again:
+            return
         self._arrived = monotonic()
         self.late_at = self.loop.time() + self.arrival_s
         self._heads += 1
-        self._in_head = self._arriving = True
+        self._arriving = True
         self._head_bytes = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One of its head, or a trailer: those are ignored, because what is said behind a body comes too late."""
+        if not self._in_head:
+            self._brought = True
+            self._count(len(name) + len(value))
+            return
+        name = name.lower()  # as uvicorn does
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Its head has arrived whole."""
         self._in_head = False
+        self._brought = True
+        if self._over:
+            return
+        self._again = self.parser.should_upgrade()
         size, hosts = len(self.url), []
         for name, value in self.headers:
             size += len(name) + len(value)
@@ -143,14 +196,15 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(self._too_large())
         elif not self._has_host(hosts):
             self._refuse(MalformedHead("send exactly one Host header, with a host name and perhaps a port"))
-        elif self._over:
-            return
+        elif self._again:
+            if self.parser.get_method() == b"CONNECT":
+                self._refuse(MalformedHead("this is no proxy: CONNECT is not offered"))
         elif not self._predicts():
             self._by_asgi()
         elif (error := self.shed(self.headers, self._arrived)) is not None:
             # Its body is not kept, and the answer is sent when the body has arrived, so that the connection can go on.
             self._shed = error
-        elif self.predict is None or self.parser.should_upgrade():
+        elif self.predict is None:
             self._by_asgi()
         else:
             self._body = []
@@ -180,6 +234,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.headers += headers
         self.scope[ARRIVED] = self._arrived  # type: ignore[literal-required]  # a key of our own
         super().on_headers_complete()
+        self._handed = True
         if self.parser.get_method() == b"POST":  # an answer to HEAD has no body
             self.scope[AT_ONCE] = partial(write_at_once, self.transport, self.cycle)  # type: ignore[literal-required]  # a key of our own
 
@@ -189,8 +244,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self._by_asgi()
         super().on_body(b"".join(body))
 
+    def on_chunk_header(self) -> None:
+        """The size of a chunk of its body, 0 in front of the trailers."""
+        self._brought = True
+        self._head_bytes = 0
+
     def on_body(self, body: bytes) -> None:
         """A piece of its body."""
+        self._brought = True
         if self._body is not None:
             self._body.append(body)
         elif not self._over and self._shed is None:
@@ -198,19 +259,25 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request has arrived whole."""
-        self._arriving = False
-        self.late_at = math.inf
-        if self._over:
+        if self._over or self._again:
             return
+        self._arriving = False
+        self._brought = True
+        self.late_at = math.inf
         if self._body is not None:
             self._answer_directly(b"".join(self._body))
         elif self._shed is not None:
             error, self._shed = self._shed, None
+            if self.flow.write_paused:  # its client asks on and on, and reads nothing
+                self._over = True
+                self.transport.abort()
+                return
             keep = self._keeps_alive()
             self._refusal(error, keep=keep, asked=self.headers)
             if keep:
                 self.on_response_complete()
         else:
+            self._handed = False
             super().on_message_complete()
             if self.cycle.response_complete:
                 self._idle()
@@ -251,52 +318,81 @@ class BoundedProtocol(HttpToolsProtocol):
         """As uvicorn's, which sets a timer for each answer."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
+            self._idle()
             return
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
+        elif self._due is not None:
+            self._due()
         elif not self._arriving:
             self._idle()
 
     def _idle(self) -> None:
         self.late_at = self.loop.time() + self.timeout_keep_alive
 
+    def pause_writing(self) -> None:
+        """The client does not read as fast as it is answered, or not at all."""
+        super().pause_writing()
+        self.take_by = self.loop.time() + self.timeout_keep_alive
+
+    def resume_writing(self) -> None:
+        """It reads on."""
+        super().resume_writing()
+        self.take_by = math.inf
+
     def cut(self) -> None:
         """What the connection waits for is late: say so if it is the rest of a head, and close."""
-        if self._in_head:
+        if self.flow.write_paused or self.transport.is_closing():  # what is still to be sent would not be taken
+            self.transport.abort()
+        elif self._in_head:
             self._refuse(SlowBody(f"the request did not arrive within {self.arrival_s:g} s"))
         elif self._arriving or self._heads == 0:
             self.transport.abort()
         else:
-            self.transport.close()
+            self._close()
+
+    def _close(self) -> None:
+        """End the connection once what was sent is taken; `cut` does not wait for that without end."""
+        self.transport.close()
+        self._idle()
 
     def _too_large(self) -> RtpError:
-        return HeadTooLarge(f"request line and headers are larger than {self.max_head_bytes} bytes")
+        return HeadTooLarge(f"request line and headers, or trailers, are larger than {self.max_head_bytes} bytes")
 
-    def _refuse(self, error: RtpError) -> None:
+    def _refuse(self, error: RtpError, *, asked: Headers | None = None) -> None:
+        """Refuse the request that is arriving, after the answers to those before it, and read no more."""
         self._over = True
-        self._refusal(error, keep=False, asked=self.headers)
+        refusal = partial(self._refusal, error, keep=False, asked=self.headers if asked is None else asked)
+        if not self._handed:
+            behind = self.cycle is not None and not self.cycle.response_complete
+        elif behind := bool(self.pipeline):
+            self.pipeline.popleft()  # it is the last of those that wait
+        elif self.cycle.response_started:
+            self._close()
+            return
+        else:
+            self.cycle.disconnected = True  # the application's answer would be a second one
+            self.cycle.message_event.set()
+        if behind:
+            self._arriving, self.late_at, self._due = False, math.inf, refusal
+        else:
+            refusal()
 
     def _refusal(self, error: RtpError, *, keep: bool, asked: Headers) -> None:
         """Refuse the request with the headers `asked`."""
         row = STATUS_TABLE[type(error)]
-        body = problem(row, error)
         now = monotonic()
-        timing = server_timing(now - (self._arrived or now))
-        headers = [*headers_of(row), (b"content-length", b"%d" % len(body)), timing]
+        headers = [*headers_of(row), server_timing(now - (self._arrived or now))]
         if (given := given_id(asked)) is not None:
             headers.append((NAME, given.encode()))
-        if not keep:
-            headers.append(CLOSE)
-        elif self.server_state.default_headers:
-            headers += self.server_state.default_headers
-            keep = CLOSE not in headers
-        lines = [b"HTTP/1.1 %d %s" % (row.status, HTTPStatus(row.status).phrase.encode())]
-        lines += [b"%s: %s" % header for header in headers]
+        whole, keep = compose(
+            row.status, headers, problem(row, error), default_headers=self.server_state.default_headers, keep_alive=keep
+        )
         self.refused(error)
-        self.transport.write(b"\r\n".join([*lines, b"", body]))
+        self.transport.write(whole)
         if not keep:
-            self.transport.close()
+            self._close()
 
 
 def bounded(
@@ -314,7 +410,7 @@ def bounded(
 
 
 def cut_late(connections: Iterable[Any], now: float) -> None:
-    """End those whose request should have arrived before `now` (the loop's time)."""
+    """End those whose request should have arrived before `now` (the loop's time), or their answers been taken."""
     for connection in list(connections):
-        if now > connection.late_at:
+        if now > connection.late_at or now > connection.take_by:
             connection.cut()

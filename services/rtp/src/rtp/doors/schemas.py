@@ -195,7 +195,8 @@ class StateAnswer(_Model):
     ]
     events: int | None = Field(description="Events folded into the state; null when unavailable.")
     age_ms: int | None = Field(
-        description="How long ago the user's partition was last known to be folded to the log's end; null if unknown."
+        description="How long ago the user's partition was last known to be folded to the log's end; null if it never "
+        "was, or if that is unknown."
     )
     partial: bool = Field(description="Events of the user may be missing from the state.")
 

@@ -1,12 +1,14 @@
 """Redis or Valkey: single, behind Sentinel, or a cluster.
 
-redis-py owns addresses, TLS and authentication, and in a cluster every exchange; otherwise `connection` exchanges
+redis-py owns addresses, TLS and authentication, and in a cluster the connections; otherwise `connection` exchanges
 commands and replies. `pool` owns which connection a request takes, and `reader` when to give up, because a request's
 deadline is the only timeout that matters here.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
+from functools import partial
 from itertools import starmap
 from typing import Any
 
@@ -29,8 +31,13 @@ __all__ = ["RedisStateReader", "open_store"]
 
 def open_store(settings: RedisSettings) -> RedisStateReader:
     """The store that the settings name. Nothing is connected before the first read."""
-    outage = Outage(settings.failures_to_pause, settings.retry_every_ms / 1000)
-    return RedisStateReader(_commands(settings), outage)
+    commands = _commands(settings)
+    new = partial(Outage, settings.failures_to_pause, settings.retry_every_ms / 1000)
+    if isinstance(commands, ClusterCommands):
+        outages: defaultdict[str, Outage] = defaultdict(new)
+        return RedisStateReader(commands, lambda key: outages[commands.node_of(key)])
+    outage = new()
+    return RedisStateReader(commands, lambda _: outage)
 
 
 def _commands(settings: RedisSettings) -> Commands:
@@ -60,9 +67,9 @@ def _commands(settings: RedisSettings) -> Commands:
         case "cluster":
             options["retry"] = Retry(NoBackoff(), 1)
             options["startup_nodes"] = list(starmap(ClusterNode, _hosts(settings.nodes)))
-            cluster = RedisCluster.from_url(
-                url, max_connections=settings.pool_size, require_full_coverage=False, **options
-            )
+            # `ClusterCommands` keeps to the size; redis-py counts connections that it is about to renew as well.
+            most = 2 * settings.pool_size
+            cluster = RedisCluster.from_url(url, max_connections=most, require_full_coverage=False, **options)
             return ClusterCommands(cluster, settings.pool_size)
 
 

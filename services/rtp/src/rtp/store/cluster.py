@@ -1,53 +1,90 @@
-"""A cluster, on redis-py's client: it knows which node holds a key."""
+"""A cluster: redis-py knows which node has a key, and owns the connections; each node is asked by itself.
+
+redis-py's own way of asking looks at the whole cluster again when a node fails, while every other command waits, and
+closes all connections when it is interrupted. So one node that is down or hangs would take the others with it.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final
 
 from redis.asyncio import RedisCluster
-from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.cluster import ClusterNode, PipelineCommand
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    MovedError,
+    RedisClusterException,
+    RedisError,
+    SlotNotCoveredError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
 
-from rtp.store.commands import SCAN_COUNT, scan
+from rtp.store.commands import SCAN_COUNT, Command, scan
+from rtp.store.connection import check_client
 from rtp.time_limits import within
+
+_MOVES: Final = 4
+"""How often a key may have moved until a command gives up."""
+_LOOK_EVERY_S: Final = 1.0
+"""How often the cluster is asked at most which node has what: redis-py renews all connections each time."""
+_LOOK_S: Final = 1.0
+_CALLER_CANCELS_S: Final = 3600.0
 
 
 class ClusterCommands:
-    """A cluster: redis-py knows which node holds a key, and fails rather than waits when it has no connection free."""
+    """A cluster; as many connections to each node as `size` says. Nodes are waited for side by side."""
 
-    def __init__(self, cluster: RedisCluster, size: int) -> None:
+    def __init__(self, cluster: RedisCluster, size: int, clock: Callable[[], float] = time.monotonic) -> None:
+        check_client()
         self._cluster = cluster
-        self._slots = asyncio.Semaphore(size)
+        self._clock = clock
+        self._free: defaultdict[str, asyncio.Semaphore] = defaultdict(partial(asyncio.Semaphore, size))
+        """By node: its connections, because redis-py fails rather than waits when none is free."""
+        self._looking: asyncio.Task[None] | None = None
+        self._looked = -math.inf
+
+    def node_of(self, key: str) -> str:
+        """The name of the node that has a key, as far as is known; empty if it is not."""
+        try:
+            return self._known_node(key).name
+        except SlotNotCoveredError:
+            return ""
 
     async def get(self, key: str, timeout_s: float) -> bytes | None:
         """See `Commands`."""
-        return await within(timeout_s, self._get(key))
+        value: bytes | None
+        try:
+            value = await within(timeout_s, self._ask(key, "GET", key))
+        except TimeoutError:
+            self._look_again(self.node_of(key))
+            raise
+        return value
 
-    async def _get(self, key: str) -> bytes | None:
-        async with self._slots:
-            value: Any = await self._cluster.get(key)
-        return None if value is None else bytes(value)
-
-    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+    async def get_many(self, keys: Sequence[str], timeout_s: float) -> Sequence[bytes | Exception | None]:
         """See `Commands`."""
-        async with self._slots:
-            values: list[bytes | None] = await self._cluster.mget_nonatomic(keys)
-        return values
+        return await self._ask_each([(key, ("GET", key)) for key in keys], timeout_s)
 
     async def sample(self, pattern: str, most: int) -> tuple[list[bytes], bool]:
         """See `Commands`."""
-        await self._cluster.initialize()
+        await self._know()
         primaries = self._cluster.get_primaries()
         found: list[bytes] = []
         whole = True
         for node in primaries:
 
             async def step(cursor: int, node: ClusterNode = node) -> tuple[int, Sequence[bytes]]:
-                async with self._slots:
-                    cursors: Any
-                    cursors, keys = await self._cluster.scan(cursor, match=pattern, count=SCAN_COUNT, target_nodes=node)
-                return cursors[node.name], [key for key in keys if isinstance(key, bytes)]
+                command = ("SCAN", str(cursor), "MATCH", pattern, "COUNT", str(SCAN_COUNT))
+                [reply] = await self._exchange(node, [command])
+                cursor, keys = _answer(reply)
+                return cursor, keys
 
             some, all_of_it = await scan(step, -(-most // len(primaries)))
             found += some
@@ -56,16 +93,147 @@ class ClusterCommands:
 
     async def count(self, keys: Sequence[bytes]) -> int:
         """See `Commands`."""
-        async with self._slots:
-            found: int = await self._cluster.exists(*keys)
-        return found
+        replies = await self._ask_each([(key.decode(), ("EXISTS", key)) for key in keys], _CALLER_CANCELS_S)
+        return sum(map(_answer, replies))
 
     async def announce(self, name: str, into: str, key: str, value: bytes, lasts_ms: int) -> None:
         """See `Commands`."""
-        async with self._slots:
-            await self._cluster.sadd(into, name)
-            await self._cluster.set(key, value, px=lasts_ms)
+        await self._ask(into, "SADD", into, name)
+        await self._ask(key, "SET", key, value, "PX", str(lasts_ms))
 
     async def close(self) -> None:
         """See `Commands`."""
-        await self._cluster.aclose()
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
+        await self._cluster.nodes_manager.aclose()
+        await self._cluster.nodes_manager.aclose("startup_nodes")
+
+    # Nodes
+
+    def _known_node(self, key: str) -> ClusterNode:
+        node = self._cluster.get_node_from_key(key)
+        assert node is not None  # noqa: S101 (only a replica may be)
+        return node
+
+    async def _know(self) -> None:
+        """Ask a node where the others are, before the first command."""
+        if not self._cluster.nodes_manager.slots_cache:
+            await self._cluster.nodes_manager.initialize()
+
+    def _look_again(self, failed: str) -> None:
+        """Learn in the background which node has what by now, from others than the one that failed if there are any."""
+        now = self._clock()
+        if now - self._looked >= _LOOK_EVERY_S and (self._looking is None or self._looking.done()):
+            self._looked = now
+            self._looking = asyncio.create_task(self._look(failed))
+
+    async def _look(self, failed: str) -> None:
+        with suppress(RedisError, RedisClusterException, OSError):
+            await within(_LOOK_S, self._cluster.nodes_manager.initialize(last_failed_node_name=failed))
+
+    # Asking
+
+    async def _ask(self, key: str, *command: str | bytes) -> Any:
+        """The reply of the node that has `key`; of another one if that one says so.
+
+        Raises:
+            RedisError, RedisClusterException, OSError: an error reply, or none.
+        """
+        await self._know()
+        for _ in range(_MOVES):
+            try:
+                node = self._known_node(key)
+            except SlotNotCoveredError:
+                self._look_again("")
+                raise
+            [reply] = await self._exchange(node, [command])
+            if isinstance(reply, MovedError):
+                await self._cluster.nodes_manager.move_slot(reply)
+                self._look_again(node.name)
+            elif isinstance(reply, AskError) and (asked := self._cluster.get_node(reply.host, reply.port)):
+                [_, reply] = await self._exchange(asked, [("ASKING",), command])
+                return _answer(reply)
+            else:
+                break
+        return _answer(reply)
+
+    async def _ask_each(self, asked: Sequence[tuple[str, Command]], timeout_s: float) -> list[Any]:
+        """The reply to each key's command, in one round trip to each node, or what was raised instead."""
+        until = self._clock() + timeout_s
+        await within(timeout_s, self._know())
+        replies: list[Any] = [None] * len(asked)
+        of_node: defaultdict[ClusterNode, list[int]] = defaultdict(list)
+        for i, (key, _) in enumerate(asked):
+            try:
+                of_node[self._known_node(key)].append(i)
+            except SlotNotCoveredError as error:
+                replies[i] = error
+                self._look_again("")
+
+        async def ask(node: ClusterNode, here: list[int]) -> None:
+            try:
+                got = await within(until - self._clock(), self._exchange(node, [asked[i][1] for i in here]))
+            except (RedisError, OSError) as error:
+                if isinstance(error, TimeoutError):
+                    self._look_again(node.name)
+                got = [error] * len(here)
+            for i, reply in zip(here, got, strict=True):
+                replies[i] = await self._followed(asked[i], reply, until)
+
+        await asyncio.gather(*(ask(node, here) for node, here in of_node.items()))
+        return replies
+
+    async def _followed(self, asked: tuple[str, Command], reply: Any, until: float) -> Any:
+        """A reply, or if that says that the key moves, the reply where it is."""
+        if not isinstance(reply, AskError):
+            return reply
+        key, command = asked
+        try:
+            return await within(until - self._clock(), self._ask(key, *command))
+        except (RedisError, RedisClusterException, OSError) as error:
+            return error
+
+    async def _exchange(self, node: ClusterNode, commands: Sequence[Command]) -> list[Any]:
+        """The replies of one node, in one round trip; error replies among them.
+
+        Raises:
+            RedisError, OSError: not all came.
+        """
+        asked = [PipelineCommand(i, *command) for i, command in enumerate(commands)]
+        try:
+            async with self._free[node.name]:
+                await _sent(node, asked)
+        except (RedisError, OSError):
+            self._look_again(node.name)
+            raise
+        if any(isinstance(one.result, ClusterDownError) for one in asked):
+            self._look_again(node.name)
+        return [one.result for one in asked]
+
+
+async def _sent(node: ClusterNode, asked: list[PipelineCommand]) -> None:
+    """Put the replies, error replies among them, into what is asked.
+
+    Raises:
+        RedisError, OSError: not all came.
+    """
+    for again in (True, False):
+        try:
+            await node.execute_pipeline(asked)
+            if lost := [one.result for one in asked if isinstance(one.result, RedisConnectionError)]:
+                raise lost[0]
+        except RedisConnectionError as error:
+            if not again or type(error) is not RedisConnectionError:
+                raise
+            # The node closed idle connections, or restarted; the others are as old. Once more, by new ones.
+            node.update_active_connections_for_reconnect()
+            await node.disconnect_free_connections()
+        else:
+            return
+
+
+def _answer(reply: Any) -> Any:
+    if isinstance(reply, Exception):
+        raise reply
+    return reply

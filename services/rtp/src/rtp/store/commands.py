@@ -2,28 +2,53 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
+
+from redis.exceptions import ResponseError
 
 SCAN_COUNT: Final = 1000
 _SCAN_CALLS: Final = 500
 """How much of the store a sample may look at: half a million keys, a second or so."""
 
 
+Command = Sequence[str | bytes]
+MAX_CODE: Final = 32
+
+
 class TooManyConnects(Exception):
-    """A pool's worth of connections got no answer within a second; says nothing about the store."""
+    """A pool's worth of connections were opened within a second in vain, so no more are for now. Says why the last of
+    them was, because there is nothing newer to say about the store."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Why the store gave no answer, for operators. An error reply by redis-py's class of it, or else by its first word:
+    what follows may name keys and users."""
+    match error:
+        case TooManyConnects():
+            return str(error)
+        case asyncio.CancelledError() | TimeoutError():
+            return "no reply in time"
+        case ResponseError():
+            first = error.status_code or str(error).partition(" ")[0]
+            name = first if type(error) is ResponseError else type(error).__name__
+            return f"the store refuses: {''.join(filter(str.isprintable, name[:MAX_CODE]))}"
+        case _:
+            return f"no connection to the store ({type(error).__name__})"
 
 
 class Commands(Protocol):
-    """How keys are read in one of the three modes. Only `get` has a time limit, because every request pays for it; for
-    the others the caller cancels."""
+    """How keys are read in one of the three modes. `get` has a time limit because every request pays for it, `get_many`
+    because some keys may be answered in time and others not; for the others the caller cancels."""
 
     async def get(self, key: str, timeout_s: float) -> bytes | None:
         """One GET. Raises TimeoutError when there is no reply within `timeout_s` seconds."""
         ...
 
-    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Many GETs, in as few round trips as the mode allows."""
+    async def get_many(self, keys: Sequence[str], timeout_s: float) -> Sequence[bytes | Exception | None]:
+        """Many GETs, in as few round trips as the mode allows. In a cluster, what was raised is in place of the value,
+        because nodes fail one by one. Otherwise raises TimeoutError as `get`."""
         ...
 
     async def sample(self, pattern: str, most: int) -> tuple[list[bytes], bool]:

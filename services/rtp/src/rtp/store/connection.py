@@ -2,8 +2,9 @@
 
 redis-py finds the address, connects, speaks TLS, authenticates and selects the database. Then its streams are set aside
 and a protocol of ours drives the transport: through the streams a GET costs three times as much CPU. All that reaches
-into redis-py's private parts for this is here, each part behind an assumption that is checked before use; another
-version may move any of it, so `check_client` names the first that does not hold. Decision 151.
+into redis-py's private parts for this is here, each part behind an assumption that is checked before use, as is what
+`cluster` needs of its inner parts; another version may move any of it, so `check_client` names the first that does not
+hold. Decision 151.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Final
 
 import redis
 from hiredis import Reader, pack_command
+from redis.asyncio.cluster import ClusterNode, NodesManager
 from redis.asyncio.connection import (
     AbstractConnection,
     DefaultParser,
@@ -65,6 +67,16 @@ ASSUMPTIONS: Final[dict[str, Callable[[], bool]]] = {
         _uses(AbstractConnection.set_parser, "_parser")
         and _takes(DefaultParser.parse_error, "response")
         and isinstance(DefaultParser.parse_error("LOADING x"), RedisConnectionError)  # type: ignore[no-untyped-call]
+    ),
+    "a cluster's node puts each reply of a pipeline, or its error, into the command's result": lambda: (
+        _takes(ClusterNode.execute_pipeline, "self", "commands")
+        and _uses(ClusterNode.execute_pipeline, "acquire_connection", "parse_response", "result", "release")
+    ),
+    "nodes_manager learns slots_cache by initialize() and move_slot(), and closes by aclose()": lambda: (
+        _takes(NodesManager.initialize, "self", "additional_startup_nodes_info", "last_failed_node_name")
+        and _uses(NodesManager.initialize, "slots_cache", "nodes_cache")
+        and _takes(NodesManager.move_slot, "self", "e")
+        and _takes(NodesManager.aclose, "self", "attr")
     ),
 }
 

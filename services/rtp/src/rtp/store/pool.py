@@ -14,7 +14,7 @@ from redis.asyncio.sentinel import MasterNotFoundError, SentinelConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError
 
-from rtp.store.commands import SCAN_COUNT, TooManyConnects, scan
+from rtp.store.commands import SCAN_COUNT, TooManyConnects, reason_of, scan
 from rtp.store.connection import Connection, check_client, connect, packed
 from rtp.time_limits import Deadlines, within
 
@@ -38,6 +38,8 @@ class PoolCommands:
         self._size = size
         self._in_vain: deque[float] = deque()
         """When the connections were opened that have not answered yet."""
+        self._reason = ""
+        """Why the last one that was opened in vain was."""
         self._free: deque[Connection | None] = deque([None] * size)
         """What may be taken: None for a connection that may still be opened; to the right those that are open."""
         self._waiting: deque[asyncio.Future[Connection | None]] = deque()
@@ -68,9 +70,12 @@ class PoolCommands:
         value = await within(timeout_s - (self._clock() - began), self._ask("GET", key))
         return value
 
-    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
+    async def get_many(self, keys: Sequence[str], timeout_s: float) -> Sequence[bytes | Exception | None]:
         """See `Commands`."""
-        values: list[bytes | None] = await self._ask("MGET", *keys)
+        return await within(timeout_s, self._get_many(keys))
+
+    async def _get_many(self, keys: Sequence[str]) -> list[bytes | Exception | None]:
+        values: list[bytes | Exception | None] = await self._ask("MGET", *keys)
         return values
 
     async def sample(self, pattern: str, most: int) -> tuple[list[bytes], bool]:
@@ -111,10 +116,14 @@ class PoolCommands:
                     await self.close()
             connection = None
             connection = await self._opened()
-            answer = await connection.ask(packed(*command))
-            if self._in_vain:
-                self._in_vain.pop()
-            return answer
+            try:
+                return await connection.ask(packed(*command))
+            finally:
+                if connection.free and self._in_vain:  # it answered, if only with an error
+                    self._in_vain.pop()
+        except BaseException as error:
+            self._reason = reason_of(error)
+            raise
         finally:
             self._give_back(connection)
 
@@ -123,7 +132,7 @@ class PoolCommands:
         while self._in_vain and self._in_vain[0] <= now - _IN_VAIN_S:
             self._in_vain.popleft()
         if len(self._in_vain) >= self._size:
-            raise TooManyConnects("a pool's worth of connections got no answer within a second: no more for now")
+            raise TooManyConnects(self._reason)
         self._in_vain.append(now)
         fresh = self._pool.make_connection()  # type: ignore[no-untyped-call] # redis-py has no annotation here
         return await connect(fresh, self._epoch)
@@ -164,14 +173,13 @@ class SentinelCommands(PoolCommands):
         super().__init__(pool, size)
         self._master_of = pool
 
-    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """See `Commands`."""
+    async def _get_many(self, keys: Sequence[str]) -> list[bytes | Exception | None]:
         known = self._master_of.master_address
         with suppress(MasterNotFoundError):  # no Sentinel answers: the master that is known may go on
             now: Any = await self._master_of.get_master_address()  # type: ignore[no-untyped-call] # as above
             if now != known:
                 await self.close()
-        return await super().get_many(keys)
+        return await super()._get_many(keys)
 
     async def announce(self, name: str, into: str, key: str, value: bytes, lasts_ms: int) -> None:
         """See `Commands`."""

@@ -9,21 +9,24 @@ from typing import TypeVar
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from rtp.core.outage import Outage
-from rtp.errors import StoreAway, StoreLate, StoreRefused
-from rtp.store.commands import Commands, TooManyConnects
+from rtp.errors import StoreAway, StoreError, StoreLate, StoreRefused
+from rtp.store.commands import Commands, TooManyConnects, reason_of
 from rtp.time_limits import within
 
 T = TypeVar("T")
-_AWAY = (RedisError, RedisClusterException, OSError)
-"""All that redis-py raises except error replies; `RedisClusterException` (no node to reach) is not a `RedisError`."""
+_FAILURES = (RedisError, RedisClusterException, OSError, TooManyConnects)
+"""All that `Commands` raise; `RedisClusterException` (no node to reach) is not a `RedisError`."""
 
 
 class RedisStateReader:
     """Reads under a timeout, and stops asking the store for a while when it is away. Implements `StateReader`."""
 
-    def __init__(self, commands: Commands, outage: Outage, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, commands: Commands, outage_of: Callable[[str], Outage], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`outage_of` gives the one that counts for a key: nodes of a cluster fail one by one."""
         self._commands = commands
-        self._outage = outage
+        self._outage_of = outage_of
         self._clock = clock
 
     async def read(self, key: str, timeout_s: float) -> bytes | None:
@@ -36,64 +39,93 @@ class RedisStateReader:
         """
         if timeout_s <= 0:
             raise StoreLate("no time is left to ask the store")
-        if not self._outage.may_ask(self._clock()):
+        outage = self._outage_of(key)
+        if not outage.may_ask(self._clock()):
             raise StoreAway("the store was away a moment ago and is not asked by every request")
-        return await self._told(self._commands.get(key, timeout_s), timeout_s)
+        try:
+            value = await self._commands.get(key, timeout_s)
+        except TooManyConnects as error:
+            raise _ours(error, timeout_s) from error
+        except _FAILURES as error:
+            failed = _ours(error, timeout_s)
+            if isinstance(failed, StoreLate):
+                outage.late(self._clock())
+            elif isinstance(failed, StoreAway):
+                outage.away(self._clock())
+            else:
+                outage.answered()
+            raise failed from error
+        outage.answered()
+        return value
+
+    async def read_each(self, keys: Sequence[str], timeout_s: float) -> list[bytes | StoreError | None]:
+        """The values under `keys`, in order, and in place of each that a node of a cluster does not give, why. Asks
+        even while requests do not, and says nothing about the store to requests: these have less time.
+
+        Raises: as `read`, if there is no answer at all.
+        """
+        values = await _told(self._commands.get_many(keys, timeout_s), timeout_s)
+        found = [_ours(value, timeout_s) if isinstance(value, Exception) else value for value in values]
+        if found and all(isinstance(value, StoreError) for value in found):
+            _all_answered(found)
+        return found
 
     async def read_many(self, keys: Sequence[str], timeout_s: float) -> list[bytes | None]:
-        """The values under `keys`, in order; asks even while requests do not. An answer here, with more time than a
-        request has, does not show that requests would get one.
+        """The values under `keys`, in order; asks like `read_each`.
 
         Raises: as `read`.
         """
-        return await self._in_background(self._commands.get_many(keys), timeout_s)
+        return _all_answered(await self.read_each(keys, timeout_s))
 
     async def sample(self, pattern: str, most: int, timeout_s: float) -> tuple[list[bytes], bool]:
-        """Up to `most` keys that match `pattern`, and whether these are all there are; asks like `read_many`.
+        """Up to `most` keys that match `pattern`, and whether these are all there are; asks like `read_each`.
 
         Raises: as `read`.
         """
-        return await self._in_background(self._commands.sample(pattern, most), timeout_s)
+        return await _told(within(timeout_s, self._commands.sample(pattern, most)), timeout_s)
 
     async def count(self, keys: Sequence[bytes], timeout_s: float) -> int:
-        """How many of `keys` exist; asks like `read_many`.
+        """How many of `keys` exist; asks like `read_each`.
 
         Raises: as `read`.
         """
-        return await self._in_background(self._commands.count(keys), timeout_s)
+        return await _told(within(timeout_s, self._commands.count(keys)), timeout_s)
 
     async def announce(self, name: str, into: str, key: str, value: bytes, *, lasts_s: float, timeout_s: float) -> None:
-        """Put `name` into the set under `into`, and `value` under `key` for `lasts_s` seconds; asks like `read_many`.
+        """Put `name` into the set under `into`, and `value` under `key` for `lasts_s` seconds; asks like `read_each`.
 
         Raises: as `read`.
         """
         said = self._commands.announce(name, into, key, value, round(lasts_s * 1000))
-        await self._in_background(said, timeout_s)
+        await _told(within(timeout_s, said), timeout_s)
 
     async def close(self) -> None:
         """Close every connection."""
         await self._commands.close()
 
-    async def _in_background(self, reading: Awaitable[T], timeout_s: float) -> T:
-        return await self._told(within(timeout_s, reading), timeout_s, watched=False)
 
-    async def _told(self, reading: Awaitable[T], timeout_s: float, *, watched: bool = True) -> T:
-        """What `reading` gives, and what became of it, told to the outage and in our own errors."""
-        try:
-            value = await reading
-        except TimeoutError as error:
-            if watched:
-                self._outage.late(self._clock())
-            raise StoreLate(f"no reply within {timeout_s * 1000:.0f} ms") from error
-        except ResponseError as error:
-            if watched:
-                self._outage.answered()
-            raise StoreRefused(f"the store refuses: {str(error).partition(' ')[0]}") from error
-        except TooManyConnects as error:
-            raise StoreAway(str(error)) from error
-        except _AWAY as error:
-            self._outage.away(self._clock())
-            raise StoreAway(f"no connection to the store ({type(error).__name__})") from error
-        if watched:
-            self._outage.answered()
-        return value
+async def _told(reading: Awaitable[T], timeout_s: float) -> T:
+    """What `reading` gives, and its failures as ours."""
+    try:
+        return await reading
+    except _FAILURES as error:
+        raise _ours(error, timeout_s) from error
+
+
+def _ours(error: Exception, timeout_s: float) -> StoreError:
+    match error:
+        case TimeoutError():
+            return StoreLate(f"no reply within {timeout_s * 1000:.0f} ms")
+        case ResponseError():
+            return StoreRefused(reason_of(error))
+        case _:
+            return StoreAway(reason_of(error))
+
+
+def _all_answered(found: Sequence[bytes | StoreError | None]) -> list[bytes | None]:
+    values: list[bytes | None] = []
+    for value in found:
+        if isinstance(value, StoreError):
+            raise value
+        values.append(value)
+    return values

@@ -143,7 +143,7 @@ class Loader:
         self.done.partitions += 1
 
     def _missing(self, manifest: SavedStates) -> list[SavedPartition]:
-        stored = self._store.read_progress(range(manifest.n))
+        stored = self._store.progress_of(range(manifest.n))
         missing = []
         for saved in manifest.partitions:
             record = stored[saved.partition]

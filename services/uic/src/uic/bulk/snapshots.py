@@ -145,7 +145,7 @@ def _save(store: RedisStore, folder: Folder, partition: int) -> SavedPartition:
             while some := list(islice(everyone, STATES_A_READ)):
                 new = [user for user in dict.fromkeys(some) if user not in seen]
                 seen.update(new)  # SSCAN may name a user twice
-                values = store.load([(partition, new)])[0]
+                values = store.stored_values(partition, new)
                 # Without a value: lost before, or erased just now.
                 gone = [user for user, value in zip(new, values, strict=True) if value is None]
                 erased = {user for user, known in zip(gone, store.lists(partition, gone), strict=True) if not known}
@@ -158,7 +158,7 @@ def _save(store: RedisStore, folder: Folder, partition: int) -> SavedPartition:
 
 
 def _progress(store: RedisStore, partition: int) -> Progress:
-    stored = store.read_progress([partition])[partition]
+    stored = store.progress_of([partition])[partition]
     if stored == ABSENT:
         raise BulkRefused(f"partition {partition} has no progress yet: take a snapshot when UIC has all partitions")
     try:

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from mimn.state import CorruptProgress, Progress, decode_progress
+from uic.errors import StoreUnavailable
+
+T = TypeVar("T")
 
 ABSENT = b""
 """Represents a progress record that the store does not have."""
@@ -63,6 +66,17 @@ class NoAnswer:
     """Unknown: no reply, or an error that does not say."""
 
     detail: str
+
+
+def answered(reply: T | NoAnswer) -> T:
+    """What a server replied.
+
+    Raises:
+        StoreUnavailable: it did not.
+    """
+    if isinstance(reply, NoAnswer):
+        raise StoreUnavailable(reply.detail)
+    return reply
 
 
 Answer = Written | Refused | StatesLost | NoAnswer

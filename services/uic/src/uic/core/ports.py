@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.state import Ledger, Sketch, Staged
-from uic.core.commit import Answer, Commit
+from uic.core.commit import Answer, Commit, NoAnswer
 from uic.core.event import Record
 from uic.core.letters import Letter
 from uic.core.ordering import ReadsRecords
@@ -136,15 +136,16 @@ class StateStore(Protocol):
         this store. Records the namespace's partition count and topic if none are recorded; raises `NamespaceConflict`
         if others are."""
 
-    def read_progress(self, partitions: Collection[int]) -> dict[int, bytes]:
-        """The progress record of each partition, or `ABSENT`."""
+    def read_progress(self, partitions: Collection[int]) -> dict[int, bytes | NoAnswer]:
+        """The progress record of each partition, or `ABSENT`; `NoAnswer` where the partition's server does not answer
+        and another does. Raises if none does."""
 
-    def load(self, wanted: Sequence[tuple[int, Sequence[str]]]) -> list[list[bytes | None]]:
-        """The values of users, by (partition, user ids); None for a user without one."""
+    def load(self, wanted: Sequence[tuple[int, Sequence[str]]]) -> list[list[bytes | None] | NoAnswer]:
+        """The values of users, by (partition, user ids), None for a user without one; `NoAnswer` as above."""
 
     def commit(self, commits: Sequence[Commit]) -> list[Answer]:
         """What became of each commit, in order; each is atomic by itself. Does not raise. After a `NoAnswer` the rest
-        may be given up without having been tried."""
+        of that server's may be given up without having been tried."""
 
     def set_aside(self, partition: int, values: Sequence[bytes]) -> None:
         """Keep unreadable values in the partition's bounded list for inspection, newest first."""
@@ -278,6 +279,14 @@ class PartitionCountChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class TopicAway:
+    """The brokers know no such topic, or do not show it to us."""
+
+    detail: str
+    """What they say of it; empty: it is there again."""
+
+
+@dataclass(frozen=True, slots=True)
 class LogAway:
     """The client failed and is replaced; all partitions are revoked."""
 
@@ -301,6 +310,7 @@ LogMessage = (
     | Unreadable
     | Advised
     | PartitionCountChanged
+    | TopicAway
     | LogAway
     | LostGroup
 )

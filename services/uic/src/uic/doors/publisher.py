@@ -38,7 +38,8 @@ class Publisher:
         deadline = time.monotonic() + timeout_s
         key = user_id.encode()
         topic_id = self._log.topic_id(self._topic)
-        [erased] = self._log.append(self._topic, self._partitions, [self._record(key, None)], timeout_s)
+        left_s = deadline - time.monotonic()
+        [erased] = self._log.append(self._topic, self._partitions, [self._record(key, None)], left_s)
         note = encode_erasure(Erasure(erased.partition, erased.offset, topic_id))
         left_s = max(deadline - time.monotonic(), 0.1)
         self._log.append(erased_topic(self._topic), self._partitions, [self._record(key, note)], left_s)

@@ -80,8 +80,8 @@ Answer = TypeVar("Answer", bound=Message)
 class StateReader(Protocol):
     """What reading a state needs of the store."""
 
-    def load(self, wanted: Sequence[tuple[int, Sequence[str]]]) -> list[list[bytes | None]]:
-        """The stored values of users now, by (partition, user ids); None where nothing is stored.
+    def stored_values(self, partition: int, users: Sequence[str]) -> list[bytes | None]:
+        """The stored values of users of a partition now; None where nothing is stored.
 
         Raises:
             StoreUnavailable: no answer.
@@ -139,7 +139,7 @@ class UserInterestCenter(UserInterestCenterServicer):
         def get() -> pb.GetUserStateResponse:
             key = validated_user(request.user_id)
             partition = partition_of(key, self._partitions)
-            [[value]] = self._states.load([(partition, [request.user_id])])
+            [value] = self._states.stored_values(partition, [request.user_id])
             if value is None:
                 raise NoState(f"no state is stored for this user (partition {partition})")
             return self._decoded(value, partition, request.user_id)

@@ -54,9 +54,9 @@ class AsOf:
         try:
             stores_ms = self._store.time_ms()
         except StoreUnavailable as error:
-            self._health.store_failed("time", error, [], now)
+            self._health.clock_failed(error, now)
         else:
-            self._health.store_answered()  # a worker without partitions asks it nothing else
+            self._health.clock_answered()
             self._ahead_ms = round(500 * (asked_s + wall_s())) - stores_ms  # half of the way there and back
             self._metrics.clock_skew.set(self._ahead_ms / 1000)
         # Those that do not read yet, or any more, fall behind: their lag is asked for, too.

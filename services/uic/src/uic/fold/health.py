@@ -16,6 +16,8 @@ from uic.metrics import Metrics
 log = logging.getLogger("uic.fold.health")
 
 INTERVAL_S = 0.2
+LOG = {"topic", "bounds", "log"}
+"""What can be degraded of the log."""
 
 
 class Health:
@@ -29,12 +31,15 @@ class Health:
         self._degraded: dict[str, str] = {}
         self._due = 0.0
         self._lag: set[int] = set()
+        self._next_offset: set[int] = set()
         self._as_of: set[int] = set()
         self.stopped = ""
         """Why nothing is folded any more; empty while all is well. Only a restart of the process ends it."""
         self.not_joined = "starting: not yet a member of the group"
         """Why this process is no working member of the group; empty while it is one."""
         self.status = STARTING
+        for phase in Phase:  # a worker that has not joined has none, which an alert is to see
+            metrics.partitions.labels(phase.value).set(0)
 
     def degrade(self, what: str, reason: str) -> None:
         """`what` does not work, which is no reason to stop serving."""
@@ -52,13 +57,50 @@ class Health:
         self.degrade("store", f"store_unavailable: {error.detail}")
         for session in sessions:
             session.due = now + self._retry_interval_s
+            session.unanswered = True
 
-    def store_answered(self) -> None:
-        """The store works, unless a commit has no answer: a store that refuses writes still answers reads."""
-        if "store" not in self._degraded or any(isinstance(s, Claiming | Reading) and s.unsure for s in self._sessions):
+    def store_answered(self, sessions: Iterable[Session] = ()) -> None:
+        """The store answered for these. It works, unless a commit has no answer, because a store that refuses writes
+        still answers reads, or a partition has none, because a cluster has several servers."""
+        if "store" not in self._degraded:
             return
+        for session in sessions:
+            session.unanswered = False
+        for s in self._sessions:
+            if s.unanswered or s.unclaimed or (isinstance(s, Claiming | Reading) and s.unsure):
+                return
         self.recover("store")
         say(log, logging.INFO, "store back")
+
+    def clock_failed(self, error: StoreUnavailable, now: float) -> None:
+        """The store did not tell its time. If it is there and answers all else, that is a trouble of its own: states
+        are stored, and nobody learns how recent they are."""
+        if not error.answered:
+            self.store_failed("time", error, [], now)
+            return
+        self._metrics.store_failures.labels("time").inc()
+        if "clock" not in self._degraded:
+            say(log, logging.WARNING, "clock away", detail=error.detail)
+        self.degrade("clock", f"clock_unavailable: {error.detail}")
+        self.store_answered()
+
+    def clock_answered(self) -> None:
+        """The store told its time. A worker without partitions asks it nothing else."""
+        if self.recover("clock"):
+            say(log, logging.INFO, "clock back")
+        self.store_answered()
+
+    def log_failed(self, what: str, detail: str) -> None:
+        """The log is away, as far as `what` tells: the `topic`, the `bounds` of partitions, or the whole `log`."""
+        if what not in self._degraded:
+            say(log, logging.WARNING, "log away", what=what, detail=detail)
+        self.degrade(what, f"log_unavailable: {detail}")
+
+    def log_answered(self, *what: str) -> None:
+        """It is not, as far as each of `what` tells."""
+        recovered = {one for one in what if self.recover(one)}
+        if recovered and not self._degraded.keys() & LOG:
+            say(log, logging.INFO, "log back")
 
     def stop(self, reason: str) -> None:
         """Fold nothing any more, and say why; the events wait in the log. Only a restart ends it."""
@@ -73,6 +115,10 @@ class Health:
     def changed(self) -> None:
         """Publish at the end of this turn."""
         self._due = 0.0
+
+    def waits(self, reason: str) -> None:
+        """Say why nothing is published yet."""
+        self.status = Status(False, (reason,), ())
 
     def drain(self) -> None:
         """Say that the end is near."""
@@ -101,6 +147,8 @@ class Health:
         for phase, n in phases.items():
             self._metrics.partitions.labels(phase.value).set(n)
         self._lag = _show(self._metrics.lag, {v.partition: v.lag for v in views if v.lag is not None}, self._lag)
+        offsets = {v.partition: v.next_offset or 0 for v in views}
+        self._next_offset = _show(self._metrics.next_offset, offsets, self._next_offset)
         as_of = {v.partition: v.as_of_ms / 1000 for v in views if v.as_of_ms}
         self._as_of = _show(self._metrics.as_of, as_of, self._as_of)
         self._metrics.cache_states.set(len(self._sessions.cache))

@@ -29,7 +29,7 @@ from mimn.state import (
 )
 from uic.core.advance import advance
 from uic.core.cache import NOT_CACHED
-from uic.core.commit import Commit
+from uic.core.commit import Commit, NoAnswer
 from uic.core.fold import ERASED_ROW, NO_ROW, Part, Round, copy_rows
 from uic.core.ordering import Batch
 from uic.core.ports import Compiled, Counting, Forget, StateStore, Step, Vectors
@@ -94,14 +94,20 @@ class Rounds:
         self._sessions = sessions
         self._metrics = metrics
 
-    def load(self, batches: Sequence[tuple[Reading, Batch]]) -> list[tuple[Reading, Part]]:
+    def load(
+        self, batches: Sequence[tuple[Reading, Batch]]
+    ) -> tuple[list[tuple[Reading, Part]], list[tuple[Reading, NoAnswer]]]:
         """Step 3: the states that the batches' users have, from the cache or else from the store. A value that cannot
         be read is set aside, and its user starts again from the initial state.
 
+        Returns:
+            The parts of a round, and of a cluster the partitions whose server does not answer.
+
         Raises:
-            StoreUnavailable: it did not answer, or could not set a value aside.
+            StoreUnavailable: it did not answer at all, or could not set a value aside.
         """
         parts: list[tuple[Reading, Part]] = []
+        silent: list[tuple[Reading, NoAnswer]] = []
         wanted: list[tuple[int, list[str]]] = []
         missing: list[list[int]] = []
         found = sought = 0
@@ -118,9 +124,15 @@ class Rounds:
         self._metrics.states_cached.inc(found)
         if sought:
             self._metrics.states_loaded.inc(sought)
-            for (reading, part), lacking, values in zip(parts, missing, self._store.load(wanted), strict=True):
-                self._read_states(reading.partition, part, lacking, values)
-        return parts
+            answers = self._store.load(wanted)
+            for (reading, part), lacking, values in zip(parts, missing, answers, strict=True):
+                if isinstance(values, NoAnswer):
+                    silent.append((reading, values))
+                else:
+                    self._read_states(reading.partition, part, lacking, values)
+            if silent:
+                parts = [one for one, values in zip(parts, answers, strict=True) if not isinstance(values, NoAnswer)]
+        return parts, silent
 
     def _read_states(self, partition: int, part: Part, lacking: list[int], values: list[bytes | None]) -> None:
         unreadable = []

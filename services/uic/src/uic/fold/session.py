@@ -111,6 +111,10 @@ class Session:
     """Nothing is tried before this time (monotonic, s)."""
     reason: str = ""
     """Why it does not fold; empty while it does."""
+    unanswered: bool = False
+    """Whether the store did not answer for it when last asked."""
+    unclaimed: bool = False
+    """Whether the store had no answer to its claim and has none of it, so that it is taken up once more."""
     end: int | None = None
     """End of the log (high watermark) when the broker was last asked."""
     progress: Progress | None = None

@@ -92,7 +92,7 @@ class Settlement:
         self._adopt(written)
         if ok:
             self._metrics.commits_ok.inc(ok)
-            self._health.store_answered()
+            self._health.store_answered(session for session, _ in written)
         return written
 
     def _lost(self, session: Writing, answer: StatesLost) -> None:
@@ -131,7 +131,7 @@ class Settlement:
             session.known = attempt.commit.progress
             session.reason = ""
             if isinstance(session, Claiming):
-                session.claimed = True
+                session.claimed, session.unclaimed = True, False
                 continue
             session.progress = attempt.progress
             if session.caught_up is not None and attempt.progress.next_offset >= session.caught_up.end:
@@ -190,12 +190,14 @@ class Settlement:
                 unsure.append((session, session.unsure))
         again, written = [], []
         stored = self._stored([session for session, _ in unsure], now)
-        for session, attempt in unsure if stored else []:
-            record = stored[session.partition]
+        for session, attempt in unsure:
+            record = stored.get(session.partition)
+            if record is None:
+                continue
             verdict = judge(record, session.known, attempt.commit.progress)
             if verdict is Verdict.UNCHANGED and not record:
                 # A claim that others may have seen, built upon and lost again: a lineage begins from nothing once.
-                self._sessions.restart(session, now)
+                self._sessions.restart(session, now).unclaimed = True
             elif verdict is Verdict.UNCHANGED:
                 again.append((session, attempt))
             elif self._obey(session, attempt, verdict, now):
@@ -222,24 +224,34 @@ class Settlement:
             if reading.unsure is None and reading.due <= now and (reconnected or reading.read_back_due <= now)
         ]
         stored = self._stored(due, now)
-        for reading in due if stored else []:
+        for reading in due:
+            record = stored.get(reading.partition)
+            if record is None:
+                continue
             reading.read_back_due = now + self._settings.read_back_interval_s
-            verdict = judge(stored[reading.partition], reading.known, None)
+            verdict = judge(record, reading.known, None)
             if verdict is not Verdict.UNCHANGED:
                 self._obey(reading, None, verdict, now)
         later = now + self._settings.read_back_interval_s
         self._read_back_due = min((r.read_back_due for r in readings), default=later)
 
     def _stored(self, sessions: Sequence[Writing], now: float) -> dict[int, bytes]:
-        """The stored progress of these, nothing if there are none or the store does not answer."""
+        """The stored progress of these, of which the store answers."""
         if not sessions:
             return {}
         try:
-            stored = self._store.read_progress([session.partition for session in sessions])
+            said = self._store.read_progress([session.partition for session in sessions])
         except StoreUnavailable as error:
             self._health.store_failed("read_back", error, sessions, now)
             return {}
-        self._health.store_answered()
+        stored: dict[int, bytes] = {}
+        for session in sessions:
+            record = said[session.partition]
+            if isinstance(record, NoAnswer):
+                self._health.store_failed("read_back", StoreUnavailable(record.detail), [session], now)
+            else:
+                stored[session.partition] = record
+        self._health.store_answered(session for session in sessions if session.partition in stored)
         return stored
 
     def _count(self, written: Sequence[FoldedBatch]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mimn.state import encode_progress
-from uic.core.commit import Commit
+from uic.core.commit import Commit, NoAnswer
 from uic.core.ports import Erasures, Log, StateStore
 from uic.core.takeup import (
     Begin,
@@ -130,21 +130,8 @@ class TakeUp:
             self.stop(session, begin.reason)
             return
         progress = begin.progress
-        self._metrics.take_ups.labels(begin.kind).inc()
-        say(
-            log,
-            logging.WARNING if begin.kind in ("gap", "continued") else logging.INFO,
-            "taken up",
-            partition=session.partition,
-            kind=begin.kind,
-            next_offset=progress.next_offset,
-            end=bounds.end,
-            lineage=f"{progress.lineage:016x}",
-            era=progress.era,
-        )
-        if begin.kind == "gap" or (begin.kind == "new" and progress.base > 0 and self._topic.start == "earliest"):
-            self._metrics.gaps.inc()
-            say(log, logging.ERROR, "data gap", partition=session.partition, complete_from=progress.complete_from)
+        if not session.unclaimed:  # else it was said, twice a second while the store refuses claims
+            self._say_taken_up(session.partition, begin, bounds)
         untouched = progress.next_offset == progress.base
         self._sessions.put(
             Claiming(
@@ -156,9 +143,28 @@ class TakeUp:
                 known=session.stored,
                 claimed=not begin.store_first,
                 resolution=session.resolution,
+                unclaimed=session.unclaimed,
                 wants_erasures=untouched or bounds.end - progress.next_offset > REPLAY_RECORDS,
             )
         )
+
+    def _say_taken_up(self, partition: int, begin: Begin, bounds: LogBounds) -> None:
+        progress = begin.progress
+        self._metrics.take_ups.labels(begin.kind).inc()
+        say(
+            log,
+            logging.WARNING if begin.kind in ("gap", "continued") else logging.INFO,
+            "taken up",
+            partition=partition,
+            kind=begin.kind,
+            next_offset=progress.next_offset,
+            end=bounds.end,
+            lineage=f"{progress.lineage:016x}",
+            era=progress.era,
+        )
+        if begin.kind == "gap" or (begin.kind == "new" and progress.base > 0 and self._topic.start == "earliest"):
+            self._metrics.gaps.inc()
+            say(log, logging.ERROR, "data gap", partition=partition, complete_from=progress.complete_from)
 
     def stop(self, session: TakingUp | Reading, cause: BrokenReason, detail: str = "") -> None:
         """Read no more of a partition until an operator has decided."""
@@ -184,17 +190,23 @@ class TakeUp:
             return
         try:
             self._identify(self._store.claim_namespace(self._topic.partitions, self._topic.name))
-            stored = self._store.read_progress([s.partition for s in new])
+            said = self._store.read_progress([s.partition for s in new])
         except NamespaceConflict as error:
             self._health.stop(f"namespace: {error.detail}")
             return
         except StoreUnavailable as error:
             self._health.store_failed("read_progress", error, new, now)
             return
-        self._health.store_answered()
+        known: list[TakingUp] = []
         for session in new:
-            session.stored = stored[session.partition]
-        self._log.describe({s.partition: s.tag for s in new})
+            record = said[session.partition]
+            if isinstance(record, NoAnswer):
+                self._health.store_failed("read_progress", StoreUnavailable(record.detail), [session], now)
+            else:
+                session.stored = record
+                known.append(session)
+        self._health.store_answered(known)
+        self._log.describe({s.partition: s.tag for s in known})
 
     def _decide(self, session: TakingUp, stored: bytes, bounds: LogBounds) -> Begin | Stop:
         mint = Mint(self._topic.partitions, self._topic.start, self._random_id(), session.hold.writer)

@@ -43,6 +43,7 @@ from uic.core.ports import (
     PartitionCountChanged,
     Revoked,
     StateStore,
+    TopicAway,
     Unreadable,
 )
 from uic.core.records import first_ms
@@ -100,6 +101,7 @@ class StateUpdater:
             clock: seconds; measures how long steps take, and decides nothing.
         """
         self._topic = topic
+        metrics.topic_partitions.set(topic.partitions)
         self._log = event_log
         self._settings = settings
         self._metrics = metrics
@@ -219,6 +221,10 @@ class StateUpdater:
         self._health.publish(now)
         return not self._health.stopped and any(reading.ready(now) for reading in self._sessions.waiting)
 
+    def waits(self, reason: str) -> None:
+        """Say why no turn is called yet."""
+        self._health.waits(reason)
+
     def drain(self) -> None:
         """Say that the end is near. Call no more turns: what is not committed is read again by the next owner."""
         self._health.drain()
@@ -237,8 +243,7 @@ class StateUpdater:
                 self._fetched(message)
             case Assigned(partitions):
                 self._health.not_joined = ""
-                self._health.recover("log")
-                self._health.recover("bounds")
+                self._health.log_answered("log", "bounds")
                 if partitions:
                     say(log, logging.INFO, "assigned", partitions=ranges(partitions))
                 for p in partitions:
@@ -249,11 +254,11 @@ class StateUpdater:
                 for p in partitions:
                     self._sessions.end(p)
                 if not list(self._sessions):
-                    self._health.recover("bounds")  # nobody asks for any more
+                    self._health.log_answered("bounds")  # nobody asks for any more
             case Described():
                 self._described(message, now)
             case NotDescribed(tags, detail):
-                self._health.degrade("bounds", f"log_unavailable: {detail}")
+                self._health.log_failed("bounds", detail)
                 self._take_up.not_described(tags, detail, now)
             case OutOfRange(partition, tag):
                 session = self._sessions.tagged(partition, tag)
@@ -275,9 +280,12 @@ class StateUpdater:
                 self._health.stop(
                     f"partition_count: topic {self._topic.name} has {count} partitions, not {self._topic.partitions}"
                 )
+            case TopicAway(""):
+                self._health.log_answered("topic")
+            case TopicAway(detail):
+                self._health.log_failed("topic", f"topic {self._topic.name} {detail}")
             case LogAway(detail):
-                self._health.degrade("log", f"log_unavailable: {detail}")
-                say(log, logging.WARNING, "log away", detail=detail)
+                self._health.log_failed("log", detail)
                 for session in self._sessions:
                     self._sessions.end(session.partition)
             case LostGroup(detail):
@@ -303,11 +311,11 @@ class StateUpdater:
         reading.position = message.position
 
     def _described(self, message: Described, now: float) -> None:
-        self._health.recover("bounds")
+        self._health.log_answered("bounds")
         session, bounds = self._sessions.tagged(message.partition, message.tag), message.bounds
         if session is None:
             return
-        self._health.recover("log")
+        self._health.log_answered("log")
         session.end = message.log_end
         if isinstance(session, TakingUp):
             self._take_up.described(session, bounds, now)
@@ -336,16 +344,18 @@ class StateUpdater:
     # 3 load
 
     def _load(self, batches: list[tuple[Reading, Batch]], now: float) -> list[tuple[Reading, Part]]:
-        """The parts of a round; nothing if the store does not answer."""
+        """The parts of a round: of those batches for which the store answers."""
         if not batches:
             return []
         began = self._clock()
         try:
-            parts = self._rounds.load(batches)
+            parts, silent = self._rounds.load(batches)
         except StoreUnavailable as error:
             self._health.store_failed("load", error, [reading for reading, _ in batches], now)
             return []
-        self._health.store_answered()
+        for reading, why in silent:
+            self._health.store_failed("load", StoreUnavailable(why.detail), [reading], now)
+        self._health.store_answered(reading for reading, _ in parts)
         self._metrics.stage.labels("load").observe(self._clock() - began)
         self._after("load")
         return parts

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import OffsetSpec
-from kafka.errors import UnsupportedVersionError
+from kafka.errors import NoError, UnknownTopicOrPartitionError, UnsupportedVersionError, for_code
 
 from mimn.state import NO_TOPIC_ID
 
@@ -47,13 +47,28 @@ class BrokerView:
         Raises:
             KafkaError: no answer.
         """
+        told = self._described().get("topic_id")
+        return UUID(str(told)).bytes if told else NO_TOPIC_ID
+
+    def topic_trouble(self) -> str:
+        """Why the topic cannot be read; empty if it can.
+
+        Raises:
+            KafkaError: no answer.
+        """
+        error = for_code(self._described()["error_code"])
+        if error is NoError:
+            return ""
+        return "does not exist" if error is UnknownTopicOrPartitionError else f"is refused: {error.__name__}"
+
+    def _described(self) -> Mapping[str, Any]:
         try:
             # One partition is enough, and with hundreds the answer takes a hundred times as long to read.
             (found,) = self._admin.describe_topic_partitions([self._topic], response_partition_limit=1)["topics"]
         except UnsupportedVersionError:  # brokers before 3.7
             (found,) = self._admin.describe_topics([self._topic])
-        told = found.get("topic_id")
-        return UUID(str(told)).bytes if told else NO_TOPIC_ID
+        described: Mapping[str, Any] = found
+        return described
 
     def log_ends(self, partitions: Collection[int]) -> dict[int, int]:
         """Partition → the log's end (high watermark): records of transactions that are still open lie below it.

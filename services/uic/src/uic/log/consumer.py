@@ -34,6 +34,7 @@ from uic.core.ports import (
     OutOfRange,
     PartitionCountChanged,
     Revoked,
+    TopicAway,
     Unreadable,
 )
 from uic.core.records import joined
@@ -118,6 +119,8 @@ class LogConsumer(threading.Thread):
         self._topic_id = NO_TOPIC_ID
         self._joined_as = ""
         self._answer_bytes = ANSWER_BYTES
+        self._failure = ""
+        self._topic_away = ""
         self._announced = False
         self._bad_reads: dict[int, tuple[int, int]] = {}
         self._watchdog = Watchdog()
@@ -182,6 +185,7 @@ class LogConsumer(threading.Thread):
                 consumer = open_consumer(**self._settings.consumer_options(self._joined_as), **accepts)
                 consumer.subscribe([self._topic], listener=_Parking(consumer, self))
                 learn_topic(consumer, self._topic, self._settings.request_timeout_ms)
+                self._failure = ""
                 self._consume(consumer)
                 self._obey(consumer)
                 self._commits.finish(consumer)
@@ -193,7 +197,9 @@ class LogConsumer(threading.Thread):
                 self._messages.put(LogAway(f"an answer of more than {self._answer_bytes:,} bytes: {answer}"))
                 self._answer_bytes = min(2 * self._answer_bytes, MOST_ANSWER_BYTES)
             except Exception as error:  # kafka-python's: a new consumer starts clean
-                say(log, logging.WARNING, "consumer failed", detail=repr(error))
+                if repr(error) != self._failure:  # each try ends alike while no broker answers
+                    self._failure = repr(error)
+                    say(log, logging.WARNING, "consumer failed", detail=self._failure)
                 self._messages.put(LogAway(f"{type(error).__name__}: {str(error)[:120]}"))
             if consumer is not None:
                 _close(consumer)
@@ -218,7 +224,7 @@ class LogConsumer(threading.Thread):
             for partition in self._backpressure.relieved():
                 consumer.resume(self._tp(partition))
             self._commits.send(consumer)
-            self._check_partition_count(consumer)
+            self._check_topic(consumer)
             self._check_membership(consumer)
             # At the limit a new consumer would read no more, and each costs the whole group a rebalance.
             if self._answer_bytes < MOST_ANSWER_BYTES and (answer := too_large(consumer)):
@@ -370,13 +376,20 @@ class LogConsumer(threading.Thread):
             if tag is not None:
                 self._messages.put(OutOfRange(tp.partition, tag))
 
-    def _check_partition_count(self, consumer: KafkaConsumer) -> None:
+    def _check_topic(self, consumer: KafkaConsumer) -> None:
         if time.monotonic() < self._check_due:
             return
         self._check_due = time.monotonic() + CHECK_INTERVAL_S
         count = partition_count(consumer, self._topic)
         if count and count != self._settings.partitions:
             self._messages.put(PartitionCountChanged(count))
+        try:  # the client knows no partitions of a topic that is gone, and neither does it while a leader is elected
+            away = "" if count else self._asked().topic_trouble()
+        except KafkaError:
+            return
+        if away != self._topic_away:
+            self._topic_away = away
+            self._messages.put(TopicAway(away))
 
     def _check_membership(self, consumer: KafkaConsumer) -> None:
         """Ask the group's coordinator whether we are what our client believes: see `watchdog`.

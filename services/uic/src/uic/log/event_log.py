@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
@@ -51,7 +52,7 @@ class EventLog(Protocol):
         Records of one partition keep their order. `partitions` is the count that the topic must have.
 
         Raises:
-            LogUnavailable: no broker answers; nothing was written.
+            LogUnavailable: no broker answers, or not before `timeout_s` was over; nothing was written.
             NotAcknowledged: some were not acknowledged within `timeout_s`.
             UnsuitableTopic: missing, or of another partition count; nothing was written.
         """
@@ -82,17 +83,25 @@ class KafkaLog:
         self._client = dict(client)
         self._timeout_s = timeout_s
         self._max_request_bytes = max_request_bytes
-        self._lock = threading.Lock()
+        self._connecting = threading.Lock()
+        """Held while a producer connects, for as long as `timeout_s`."""
+        self._changing = threading.Lock()
+        """Held while `_producer` changes, for a moment."""
         self._producer: KafkaProducer | None = None
+        self._asking = threading.Lock()
+        """Held while the admin client connects and asks: appending does not wait for it."""
         self._admin: KafkaAdminClient | None = None
 
     def append(self, topic: str, partitions: int, records: Sequence[NewRecord], timeout_s: float) -> list[Position]:
         """See `EventLog`."""
-        started = time.monotonic()
-        verdict_by = started + self._timeout_s + VERDICT_MARGIN_S
-        deadline = min(started + timeout_s, verdict_by)
-        producer = self._connected()
+        deadline = time.monotonic() + timeout_s
+        producer = self._connected(deadline)
         _check_topic(producer, topic, partitions)
+        sent = time.monotonic()
+        if sent >= deadline:  # whoever called has given up, and may be sending it again
+            raise LogUnavailable("the time of the call was over before the brokers were connected; nothing was written")
+        verdict_by = sent + self._timeout_s + VERDICT_MARGIN_S
+        deadline = min(deadline, verdict_by)
         futures = []
         for record in records:
             try:
@@ -129,15 +138,15 @@ class KafkaLog:
     def topic_id(self, topic: str) -> bytes:
         """See `EventLog`."""
         timeout_ms = int(self._timeout_s * 1000)
-        try:
-            with self._lock:
+        with _held(self._asking, self._timeout_s):
+            try:
                 if self._admin is None:
                     self._admin = KafkaAdminClient(
                         **self._client | {"bootstrap_timeout_ms": timeout_ms, "request_timeout_ms": timeout_ms}
                     )
                 [found] = self._admin.describe_topics([topic])
-        except KafkaError as error:
-            raise LogUnavailable(f"no broker answers: {type(error).__name__}") from error
+            except KafkaError as error:
+                raise LogUnavailable(f"no broker answers: {type(error).__name__}") from error
         if found["error_code"] == UnknownTopicOrPartitionError.errno:
             raise UnsuitableTopic(f"topic {topic} does not exist: create it")
         identity = found["topic_id"]
@@ -145,31 +154,53 @@ class KafkaLog:
 
     def close(self) -> None:
         """See `EventLog`."""
-        with self._lock:
+        with self._connecting, self._changing:
             producer, self._producer = self._producer, None
+        with self._asking:
             admin, self._admin = self._admin, None
         if producer is not None:
             close_producer(producer, wait_s=1.0)
         if admin is not None:
             admin.close()
 
-    def _connected(self) -> KafkaProducer:
-        with self._lock:
-            if self._producer is None:
-                try:
-                    self._producer = open_producer(
-                        self._client, timeout_s=self._timeout_s, max_request_bytes=self._max_request_bytes
-                    )
-                except KafkaError as error:
-                    raise LogUnavailable(f"no broker answers: {type(error).__name__}") from error
-            return self._producer
+    def _connected(self, deadline: float) -> KafkaProducer:
+        """The producer; one call connects it, and the others wait for it no longer than they have time."""
+        if (connected := self._producer) is not None:
+            return connected
+        with _held(self._connecting, deadline - time.monotonic()):
+            if (connected := self._producer) is not None:
+                return connected
+            try:
+                opened = open_producer(
+                    self._client, timeout_s=self._timeout_s, max_request_bytes=self._max_request_bytes
+                )
+            except KafkaError as error:
+                raise LogUnavailable(f"no broker answers: {type(error).__name__}") from error
+            with self._changing:
+                self._producer = opened
+            return opened
 
     def _give_up(self, producer: KafkaProducer) -> None:
         """Drop a producer that failed or did not report, so that it sends nothing after its callers were answered."""
-        with self._lock:
+        with self._changing:
             if self._producer is producer:
                 self._producer = None
         close_producer(producer, wait_s=0)
+
+
+@contextmanager
+def _held(lock: threading.Lock, timeout_s: float) -> Iterator[None]:
+    """Hold `lock`.
+
+    Raises:
+        LogUnavailable: others held it for all of `timeout_s`.
+    """
+    if not lock.acquire(timeout=max(timeout_s, 0)):
+        raise LogUnavailable("no broker answers: another call is still connecting")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _check_topic(producer: KafkaProducer, topic: str, partitions: int) -> None:

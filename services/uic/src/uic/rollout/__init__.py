@@ -6,6 +6,7 @@ comparison   users of two namespaces, compared
 gates        everything that must hold, looked at for one revision of the record
 scorers      RTP processes, and what they have loaded
 planning     what a rollout would cost, before anything is written
+changes      what callers will notice of it
 origins      where the new namespace's states come from
 verbs        the subcommands
 main         arguments, output and exit codes

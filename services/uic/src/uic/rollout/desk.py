@@ -5,16 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from mimn.release import (
-    MAX_RECORD_BYTES,
-    Conflict,
-    NotAllowed,
-    Record,
-    Refused,
-    decode_record,
-    encode_record,
-    record_key,
-)
+from mimn.release import Conflict, NotAllowed, Record, decode_record, encode_record, record_key
 from uic.store import replace
 
 TRIES: Final = 5
@@ -69,16 +60,12 @@ class Desk:
 
         Raises:
             Conflict: another record is stored by now.
-            Refused: it has grown too large.
+            Unstorable: it has grown too large, or could not be read again.
         """
         if after is before:
             return after
         expected = b"" if before is None else encode_record(before)
         value = encode_record(after)
-        if len(value) > MAX_RECORD_BYTES:
-            raise Refused(
-                f"the record would have {len(value)} bytes, {MAX_RECORD_BYTES} are allowed: `rollout gc` first"
-            )
         stored = replace(self._client, self._key, expected, value)
         if stored != value:
             found = self._decoded(stored)

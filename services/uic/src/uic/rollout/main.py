@@ -216,11 +216,19 @@ def _lines(view: dict[str, Any]) -> list[str]:
     rows = {
         name: value for name, value in view.items() if isinstance(value, list) and value and isinstance(value[0], dict)
     }
-    plain = [(name, value) for name, value in view.items() if name not in rows and value not in (None, [], {})]
-    lines += table(("", ""), plain)
+    plain = {name: value for name, value in view.items() if name not in rows and value not in (None, [], {})}
+    cells = [cell for name, value in plain.items() for cell in _cells(name, value)]
+    lines += table(("", ""), cells)
     for found in rows.values():
         lines += table(tuple(found[0]), [tuple(row.values()) for row in found])
     return lines
+
+
+def _cells(name: str, value: Any) -> list[tuple[str, Any]]:
+    """A value's row; of a list of texts, a row each, and the name in the first."""
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        return [(name, value)]
+    return [(name if i == 0 else "", one) for i, one in enumerate(value)]
 
 
 def _show_closed(closed: GateClosed, *, as_json: bool, out: TextIO | None) -> None:

@@ -6,12 +6,13 @@ more entry here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mimn.release import NotAllowed, Release
+from mimn.release import ORIGIN, NotAllowed, Release
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +54,11 @@ def origin_of(text: str) -> tuple[Origin, str]:
     """The origin that `--from` names, and what follows its colon.
 
     Raises:
-        NotAllowed: there is no such origin, or a snapshot without an id.
+        NotAllowed: there is no such origin, or a snapshot without an id that the record can hold.
     """
     kind, _, name = text.partition(":")
-    if kind not in ORIGINS or bool(name) != (kind == "snapshot"):
-        raise NotAllowed(f"--from {text}: give log, backfill or snapshot:ID")
+    if kind not in ORIGINS or re.search(ORIGIN, text) is None:
+        raise NotAllowed(
+            f"--from {text}: give log, backfill or snapshot:ID, with the id that `ctr snapshot list` shows"
+        )
     return ORIGINS[kind], name

@@ -10,11 +10,12 @@ from typing import Any, Final
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
-from mimn.bundle import Bundle, load_bundle
+from mimn.bundle import Bundle, BundleError, check_name, load_bundle, read_manifest
 from mimn.bundle.graph import open_head
 from mimn.bundle.specs import HEAD
 from mimn.release import Finding, Gate, Release, foreign, out_of_memory
 from mimn.state.codec import HEADER_BYTES
+from uic.rollout.changes import changes
 from uic.rollout.gates import LOG_TIMEOUT_S, Gates
 from uic.rollout.namespaces import Namespace, Reading
 from uic.rollout.origins import Origin
@@ -42,6 +43,8 @@ class Plan:
     """Of the log that are folded."""
     hours: float = 0.0
     findings: tuple[Finding, ...] = field(default=())
+    changes: tuple[str, ...] = ()
+    """What callers of the scoring service will notice."""
 
     def view(self) -> dict[str, Any]:
         """For people and programs."""
@@ -58,19 +61,50 @@ class Plan:
                 "records": self.records,
                 "hours": round(self.hours, 2),
             }
-        return view | {"against": [f"{one.gate}: {one.reason}" for one in self.findings]}
+        return view | {
+            "changes": list(self.changes),
+            "against": [f"{one.gate}: {one.reason}" for one in self.findings],
+        }
 
 
 def read_release(path: Path, generation: int) -> tuple[Release, Bundle]:
     """The release of a bundle, after its files and its head's golden cases were checked.
 
     Raises:
-        BundleError, GoldenMismatch: it cannot be served.
+        BundleError: it cannot be served, or has a name or version that the record cannot hold.
+        GoldenMismatch: it cannot be served.
     """
+    manifest, _ = read_manifest(path)
+    try:
+        check_name("name", manifest.name)
+        check_name("version", manifest.version)
+    except BundleError as error:
+        raise BundleError(
+            f"{path} cannot be rolled out or replaced: {error}. Copy it to a folder …/NAME/VERSION of such a name and "
+            "version, and write them into the copy's manifest.json; states stay valid, because the fingerprint does "
+            "not depend on them"
+        ) from error
     bundle = load_bundle(path.resolve())
     bundle.golden.verify_head(open_head(bundle), bundle.candidates, bundle.initial_state, bundle.sketch, bundle.reads)
     of = bundle.manifest
     return Release(of.name, of.version, bundle.sha256, of.files[HEAD], of.fingerprint, generation), bundle
+
+
+def told_changes(settings: ClientSettings, path: Path, bundle: Bundle, replaces: Release) -> tuple[str, ...]:
+    """What callers will notice when the bundle at `path` replaces a release, whose bundle is looked for at
+    UIC_BUNDLE__PATH and beside the new one."""
+    beside = path.resolve().parents[1] / replaces.name / replaces.version
+    for place in (beside, *(() if settings.bundle is None else (settings.bundle.path,))):
+        try:
+            manifest, sha256 = read_manifest(place)
+        except BundleError:
+            continue
+        if sha256 == replaces.manifest:
+            return tuple(changes(manifest, bundle.manifest))
+    return (
+        f"not known, because the bundle in service, {replaces.bundle}, is not here: copy it to {beside} to be told what"
+        " changes in answers and requests",
+    )
 
 
 def plan(

@@ -7,7 +7,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -106,7 +106,7 @@ class Verbs:
             how, name = origin_of(origin)
             notes.append(how.instruction(rollout.release, rollout.replaces, path, name))
         notes.append(f"then: rollout wait {rollout.id}")
-        return Answer(_view(after, rollout), tuple(notes))
+        return Answer({**_view(after, rollout), "changes": list(planned.changes)}, tuple(notes))
 
     def _planned(self, record: Record | None, path: Path, origin: str, generation: int | None, rate: float) -> Plan:
         how, _ = origin_of(origin)
@@ -120,9 +120,10 @@ class Verbs:
         release = rollouts.Release(
             release.name, release.version, release.manifest, release.head, release.fingerprint, generation
         )
-        return planning.plan(
+        planned = planning.plan(
             self._gates, self._settings, release=release, bundle=bundle, replaces=serving, origin=how, rate=rate
         )
+        return replace(planned, changes=planning.told_changes(self._settings, path, bundle, serving))
 
     def _configured(self) -> Release:
         """What serves before there is a record: the bundle that the settings name."""

@@ -1,7 +1,8 @@
 """`uic doctor`: checks a deployment with the settings that UIC would run with, and says what to fix.
 
-Gathers facts, and prints what `findings` and `traffic` conclude from them. It only reads: it writes nothing to the
-store or the log, and joins no consumer group. Exit status 1 when a check failed.
+Gathers facts, and prints what `findings` and `traffic` conclude from them. It writes nothing to the log, joins no
+consumer group, and writes one thing to the store, which it deletes: a commit that tries whether commits are taken. Exit
+status 1 when a check failed.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from uic.tools import findings, traffic
 from uic.tools.findings import Library, Sample, StoreFacts
 from uic.tools.table import table
 from uic.tools.traffic import Newest, Written
+from uic.tools.write_probe import refused_writes
 
 SAMPLED_RECORDS: Final = 50
 """The newest of each partition."""
@@ -52,6 +54,8 @@ class Store:
     error: str | None = None
     nodes: tuple[StoreFacts, ...] = ()
     """Its masters: one, except in a cluster."""
+    refused_writes: Mapping[str, str] = field(default_factory=dict)
+    """Each master that takes no commit, and what it says."""
     meta: Mapping[str, str] | None = None
     newest_as_of_ms: int | None = None
     """The latest as-of time in the namespace's progress records."""
@@ -116,6 +120,7 @@ def _of_store(facts: Facts, settings: UicSettings) -> Iterator[Finding]:
         ]
         suffix = f" (master {i + 1})" if len(store.nodes) > 1 else ""
         yield from (replace(finding, check=finding.check + suffix) for finding in found)
+    yield findings.store_writes(store.refused_writes)
     if store.nodes:
         yield findings.store_mode(store.nodes[0], settings.redis.mode)
         yield traffic.worker_clocks(store.newest_as_of_ms, facts.now_ms + store.nodes[0].clock_ahead_s * 1000)
@@ -186,14 +191,17 @@ def gather_model(settings: UicSettings) -> Model:
     try:
         bundle = load_bundle(settings.bundle.path)
         bundle.golden.verify_step(open_step(bundle), bundle.events, bundle.initial_state, bundle.sketch, bundle.ledger)
-        bundle.golden.verify_head(open_head(bundle), bundle.vectors, bundle.initial_state, bundle.sketch, bundle.reads)
+        bundle.golden.verify_head(
+            open_head(bundle), bundle.candidates, bundle.initial_state, bundle.sketch, bundle.reads
+        )
     except (BundleError, GoldenMismatch) as error:
         return Model(error=str(error))
     return Model(name=bundle.name, fingerprint=bundle.manifest.fingerprint, bundle=bundle)
 
 
 def gather_store(settings: RedisSettings, keys: Keys | None, partitions: int, timeout_s: float) -> Store:
-    """Ask each master for its version and settings, and the namespace for its topic and progress."""
+    """Ask each master for its version and settings and whether it takes a commit, and the namespace for its topic and
+    progress."""
     try:
         client, masters = _connect(settings, timeout_s)
         try:
@@ -202,10 +210,11 @@ def gather_store(settings: RedisSettings, keys: Keys | None, partitions: int, ti
             as_of_ms = [] if keys is None or stored is None else _as_of_ms(client, keys, partitions)
         finally:
             client.close()
+        refused = refused_writes(settings.model_copy(update={"timeout_s": timeout_s}))
     except (redis.RedisError, RedisClusterException, OSError) as error:
         return Store(error=f"{type(error).__name__}: {error}")
     meta = None if stored is None else _meta(stored)
-    return Store(nodes=nodes, meta=meta, newest_as_of_ms=max(as_of_ms, default=None))
+    return Store(nodes=nodes, refused_writes=refused, meta=meta, newest_as_of_ms=max(as_of_ms, default=None))
 
 
 def _as_of_ms(client: Any, keys: Keys, partitions: int) -> list[int]:

@@ -72,6 +72,15 @@ def store_writable(facts: StoreFacts) -> Finding:
     return ok("store role", "master")
 
 
+def store_writes(refused: Mapping[str, str]) -> Finding:
+    """The masters take a commit, here and now, from the user that the settings name."""
+    check = "store writes"
+    if not refused:
+        return ok(check, "a commit was written and deleted again")
+    seen = "; ".join(f"{server}: {said}" for server, said in sorted(refused.items()))
+    return fail(check, seen, "docs/runbooks/store-outage.md says for each answer what to do")
+
+
 def store_policy(facts: StoreFacts) -> Finding:
     """Nothing without a TTL is ever evicted: states and progress have none, so the `volatile-` policies keep them."""
     check = "maxmemory-policy"

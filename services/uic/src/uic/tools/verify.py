@@ -132,7 +132,7 @@ class Verifier:
         Raises:
             StoreUnavailable, LogUnavailable: no answer.
         """
-        stored = self._store.read_progress([partition])[partition]
+        stored = self._store.progress_of([partition])[partition]
         if not stored:
             return Found(partition, 0)
         try:
@@ -165,7 +165,7 @@ class Verifier:
         self, partition: int, progress: Progress, users: Sequence[str]
     ) -> Iterator[tuple[str, UserState | None]]:
         """The states of users; None where there is none that UIC would go on from."""
-        for user, value in zip(users, self._store.load([(partition, users)])[0], strict=True):
+        for user, value in zip(users, self._store.stored_values(partition, users), strict=True):
             state = None
             if value is not None:
                 try:
@@ -194,7 +194,7 @@ class Verifier:
 
     def _take_over(self, partition: int, progress: Progress) -> tuple[bytes, Progress]:
         """Write progress as a writer of our own, so that it stands still for some seconds; its record and content."""
-        stored = self._store.read_progress([partition])[partition]
+        stored = self._store.progress_of([partition])[partition]
         for _ in range(100 * TRIES):
             try:
                 now = decode_progress(stored)

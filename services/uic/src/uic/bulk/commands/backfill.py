@@ -190,7 +190,7 @@ class Backfill:
             if not users:
                 continue
             expected = expect(self._records(job, saved), set(users), job.erased_keys(saved.partition), model.actions)
-            values = self._store.load([(saved.partition, [u.decode() for u in users])])[0]
+            values = self._store.stored_values(saved.partition, [u.decode() for u in users])
             compare(
                 dict(zip(users, values, strict=True)),
                 expected,
@@ -289,7 +289,7 @@ class Backfill:
 
     def _refuse_folded_namespace(self, job: BackfillJob) -> None:
         """Before hours are spent on folding."""
-        stored = self._store.read_progress(range(job.n))
+        stored = self._store.progress_of(range(job.n))
         if found := [p for p, record in stored.items() if record]:
             raise BulkRefused(
                 f"partition {found[0]} of namespace {job.namespace} has progress already: a worker folds it, or folded "

@@ -1,0 +1,28 @@
+"""What is tried again and again and goes wrong: logged when that begins and when it has ended, not each time."""
+
+from __future__ import annotations
+
+from rtp.errors import StoreError
+
+
+class Trouble:
+    """What went wrong the last time. All that the store does is one trouble, whatever the words: during an outage it is
+    late, away and loading by turns."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        """Why, for people; None if it went well."""
+        self._kind: object = None
+
+    def begins(self, error: Exception, reason: str) -> bool:
+        """It went wrong; whether that is news."""
+        kind = StoreError if isinstance(error, StoreError) else reason
+        news = kind != self._kind
+        self.reason, self._kind = reason, kind
+        return news
+
+    def ends(self) -> bool:
+        """It went well; whether that is news."""
+        news = self._kind is not None
+        self.reason = self._kind = None
+        return news

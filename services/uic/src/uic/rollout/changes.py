@@ -1,0 +1,35 @@
+"""What callers of the scoring service will notice of another bundle, as far as the manifests tell. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mimn.bundle import Manifest
+from mimn.bundle.fields import FieldSpec
+from mimn.bundle.request_fields import asked_for
+from mimn.calibration import Uncalibrated
+
+_VALUES = {"categorical": "a category", "multi": "a list of categories", "numeric": "a number"}
+
+
+def changes(old: Manifest, new: Manifest) -> Iterator[str]:
+    """What is different in answers and requests once `new` serves in the place of `old`, a sentence each."""
+    before, after = (not isinstance(one.calibration, Uncalibrated) for one in (old, new))
+    if before and not after:
+        yield "answers lose `calibrated: true`: a score orders candidates, and is no click probability any more"
+    if after and not before:
+        yield "answers get `calibrated: true`: a score is a click probability, and no longer of the size that it was"
+    reads, will_read = _asked(old), _asked(new)
+    if added := sorted(will_read.keys() - reads.keys()):
+        yield f"requests may send {', '.join(added)}: a request without them is scored as one that lacks these values"
+    if gone := sorted(reads.keys() - will_read.keys()):
+        yield f"requests need not send {', '.join(gone)} any more: the new model ignores what they say"
+    for name in sorted(reads.keys() & will_read.keys()):
+        was, will_be = reads[name].kind, will_read[name].kind
+        if was != will_be and (was, will_be) != ("categorical", "multi"):  # a category alone is as good as a list
+            yield f"requests must send {name}, if at all, as {_VALUES[will_be]} in the place of {_VALUES[was]}"
+
+
+def _asked(manifest: Manifest) -> dict[str, FieldSpec]:
+    """What a request may give, by its full name."""
+    return {f"{spec.source}.{spec.name}": spec for spec in manifest.request_fields if asked_for(spec)}

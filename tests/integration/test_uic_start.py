@@ -1,0 +1,84 @@
+"""UIC that starts while a server is away says what it waits for, and leaves when it is told to."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+import redis
+
+from conftest import MakeTopics, RedisForTest, TopicsForTest
+from localstack.ports import LOOPBACK, free_port
+from localstack.servers import DevBroker, Valkey
+from localstack.topics import create_topics
+from localstack.topics import topics as topics_of
+from localstack.wait import until
+from support.uic_running import RunningUic, running_uic
+from torture.watching import metric
+
+pytestmark = pytest.mark.servers
+
+
+def says(uic: RunningUic, text: str) -> bool:
+    """Whether /readyz and /partitions give this as the one reason."""
+    return text in uic.admin("/readyz").get("detail", "") and any(
+        text in reason for reason in uic.admin("/partitions")["reasons"]
+    )
+
+
+def test_a_worker_whose_broker_is_nowhere_says_so_and_ends_soon_after_sigterm(
+    tmp_path: Path, valkey: RedisForTest
+) -> None:
+    nowhere = TopicsForTest(f"{LOOPBACK}:{free_port()}", "events", 2)
+    with running_uic(tmp_path, valkey, nowhere, serving=False) as uic:
+        until(lambda: says(uic, "waiting for the log: no broker answers"), "it says what it waits for", within_s=30)
+        began = time.monotonic()
+        assert uic.worker.stop() == 0
+        assert time.monotonic() - began < 5
+
+
+def test_a_worker_that_waits_for_the_store_says_why_whenever_that_changes(
+    tmp_path: Path, kafka: str, make_topics: MakeTopics, own_valkey: Valkey
+) -> None:
+    with redis.Redis.from_url(own_valkey.address) as client:
+        client.config_set("maxmemory", 1)
+        topics = make_topics(kafka, 2)
+        store = RedisForTest(own_valkey.address, "uic", client)
+        with running_uic(tmp_path, store, topics, serving=False) as uic:
+            until(lambda: says(uic, "waiting for the store: cannot claim the namespace: OutOf"), "OOM", within_s=30)
+            own_valkey.kill()
+            until(lambda: says(uic, "ConnectionError"), "the store is gone", within_s=30)
+            seen = metric(uic.worker, "uic_store_failures_total")
+            until(lambda: metric(uic.worker, "uic_store_failures_total") > seen + 1, "tries are counted", within_s=30)
+            own_valkey.start()
+            uic.worker.wait_ready()
+        lines = uic.worker.log.read_text().splitlines()
+        waits = [line for line in lines if "waiting for the store" in line]
+        assert len(waits) == len({line.partition("detail=")[2] for line in waits}) >= 2
+        assert any("the store is there" in line for line in lines)
+
+
+def test_an_outage_of_the_broker_is_a_line_when_it_begins_and_one_when_it_ends(
+    tmp_path: Path, valkey: RedisForTest, own_kafka: DevBroker
+) -> None:
+    names = TopicsForTest(own_kafka.address, "events", 2)
+    create_topics(own_kafka.address, topics_of(names.events, 2))
+    with running_uic(tmp_path, valkey, names) as uic:
+        until(lambda: len(uic.admin("/partitions")["partitions"]) == 2, "it has its partitions", within_s=60)
+
+        def lines(text: str) -> list[str]:
+            return [line for line in uic.worker.log.read_text().splitlines() if text in line]
+
+        own_kafka.stop()
+        until(lambda: lines('event="log away"'), "it says that the log is away", within_s=60)
+        until(lambda: "log_unavailable" in str(uic.admin("/readyz")), "/readyz says so", within_s=10)
+        until(lambda: lines("left_out="), "a repeated line is counted", within_s=60)
+        own_kafka.start()
+        until(lambda: lines('event="log back"'), "it says that the log is back", within_s=60)
+        until(lambda: uic.admin("/readyz").get("degraded") == [], "all is well", within_s=60)
+        began, ended = (datetime.fromisoformat(lines(text)[0].split()[0][10:]) for text in ("log away", "log back"))
+        assert len(lines('event="log away"')) <= 2, "of the bounds of partitions, and of the whole log"
+        assert len(lines('event="log back"')) == 1
+        assert len(lines("logger=kafka.")) < 2 * (10 + (ended - began).total_seconds())

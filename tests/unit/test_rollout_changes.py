@@ -1,0 +1,93 @@
+"""What callers will notice of a rollout is said before it begins."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from mimn.bundle import Manifest, load_bundle, read_manifest
+from mimn.bundle.fields import FieldSpec
+from mimn.calibration import UNCALIBRATED
+from support.bundles import FIXTURES, TINY
+from uic.rollout.changes import changes
+from uic.rollout.main import _show
+from uic.rollout.planning import Plan, read_release, told_changes
+from uic.rollout.verbs import Answer
+from uic.settings import BundleSettings, ClientSettings
+
+FIELDS = FIXTURES / "bundle_tiny_fields/tiny-fields/1"
+PLAIN, WITH_FIELDS = read_manifest(TINY)[0], read_manifest(FIELDS)[0]
+
+
+def of(*fields: FieldSpec) -> Manifest:
+    return msgspec.structs.replace(PLAIN, fields=fields)
+
+
+def test_the_same_model_again_is_no_change() -> None:
+    for manifest in (PLAIN, WITH_FIELDS):
+        assert list(changes(manifest, manifest)) == []
+
+
+def test_a_calibrator_that_goes_or_comes_is_told() -> None:
+    uncalibrated = msgspec.structs.replace(WITH_FIELDS, calibration=UNCALIBRATED)
+    [lost] = changes(WITH_FIELDS, uncalibrated)
+    [got] = changes(uncalibrated, WITH_FIELDS)
+    assert lost.startswith("answers lose `calibrated: true`")
+    assert got.startswith("answers get `calibrated: true`")
+
+
+def test_fields_that_come_go_and_change_are_told() -> None:
+    age, hour = (
+        FieldSpec(name="age", source="user", kind="numeric"),
+        FieldSpec(name="hour", source="context", kind="numeric"),
+    )
+    [told] = changes(of(age), of(age, hour))
+    assert told.startswith("requests may send context.hour:")
+    [told] = changes(of(age, hour), of(age))
+    assert told.startswith("requests need not send context.hour any more")
+    [told] = changes(of(age), of(msgspec.structs.replace(age, kind="categorical", rows=9)))
+    assert told == "requests must send user.age, if at all, as a category in the place of a number"
+    unseen = FieldSpec(name="place", source="context", kind="categorical", rows=9, training_only=True)
+    assert list(changes(of(age), of(age, unseen, msgspec.structs.replace(age, name="price", source="item")))) == []
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_the_bundle_in_service_is_found_beside_the_new_one_or_at_its_setting(beside: bool, tmp_path: Path) -> None:
+    replaces, _ = read_release(FIELDS, 0)
+    new = tmp_path / "tiny/1"
+    shutil.copytree(TINY, new)
+    if beside:
+        shutil.copytree(FIELDS, tmp_path / "tiny-fields/1")
+    settings = ClientSettings(bundle=None if beside else BundleSettings(path=FIELDS))
+    told = told_changes(settings, new, load_bundle(new), replaces)
+    assert told[0].startswith("answers lose `calibrated: true`")
+    assert "requests need not send" in told[1]
+
+
+@pytest.mark.parametrize("other", [True, False])
+def test_a_bundle_in_service_that_is_not_at_hand_is_asked_for(other: bool, tmp_path: Path) -> None:
+    replaces, _ = read_release(FIELDS, 0)
+    new = tmp_path / "tiny/1"
+    shutil.copytree(TINY, new)
+    settings = ClientSettings(bundle=BundleSettings(path=TINY) if other else None)
+    [told] = told_changes(settings, new, load_bundle(new), replaces)
+    assert f"copy it to {tmp_path / 'tiny-fields/1'}" in told
+
+
+def test_a_plan_shows_each_change_in_its_own_line(capsys: pytest.CaptureFixture[str]) -> None:
+    replaces, _ = read_release(FIELDS, 0)
+    release, _ = read_release(TINY, 0)
+    told = tuple(changes(WITH_FIELDS, PLAIN))
+    for head_only in (True, False):
+        view = Plan(release=release, replaces=replaces, head_only=head_only, changes=told).view()
+        out = io.StringIO()
+        _show(Answer(view), as_json=False, out=out)
+        lines = out.getvalue().splitlines()
+        assert sum(line.startswith("changes") for line in lines) == 1
+        assert [line for line in lines if line.endswith(told)] == lines[-len(told) :]
+        assert json.loads(json.dumps(view))["changes"] == list(told)

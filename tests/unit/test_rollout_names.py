@@ -1,0 +1,55 @@
+"""What the rollout record cannot hold is refused where it is given, with words that say what is allowed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mimn.bundle import BundleError, check_name
+from mimn.release import NotAllowed
+from support.bundles import TINY
+from uic.rollout.origins import origin_of
+from uic.rollout.planning import read_release
+
+NAMES = ["my shop", "", "größer", "a/b", "x" * 129, "shop\n", "..", ".hidden", "-x"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_that_is_not_allowed_is_refused(name: str) -> None:
+    with pytest.raises(BundleError, match="must not begin with"):
+        check_name("name", name)
+
+
+@pytest.mark.parametrize("name", ["shop", "1", "2026-11-28", "shop_1.0", "x" * 128])
+def test_a_name_that_is_allowed_is_given_back(name: str) -> None:
+    assert check_name("name", name) == name
+
+
+def renamed(root: Path, name: str, version: str) -> Path:
+    """A copy of a bundle under another name, as one that was exported by an earlier version may have it."""
+    copy = root / name / version
+    shutil.copytree(TINY, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps({**manifest, "name": name, "version": version}))
+    return copy
+
+
+@pytest.mark.parametrize(("name", "version"), [("my shop", "1"), ("shop", "1 rc"), ("größer", "1")])
+def test_a_bundle_that_the_record_cannot_hold_is_not_rolled_out(name: str, version: str, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"letters A to Z.*manifest\.json"):
+        read_release(renamed(tmp_path, name, version), 0)
+
+
+def test_the_way_out_that_is_said_works(tmp_path: Path) -> None:
+    before, _ = read_release(TINY, 0)
+    after, _ = read_release(renamed(tmp_path, "my-shop", "1.0_b"), 0)
+    assert (after.bundle, after.namespace) == ("my-shop/1.0_b", before.namespace)
+
+
+@pytest.mark.parametrize("text", ["snapshot:my snapshot", "snapshot:", "snapshot:" + "x" * 129, "log:x", "none"])
+def test_an_origin_that_the_record_cannot_hold_is_refused(text: str) -> None:
+    with pytest.raises(NotAllowed, match="log, backfill or snapshot:ID"):
+        origin_of(text)

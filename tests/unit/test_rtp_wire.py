@@ -1,0 +1,317 @@
+"""What a connection of RTP makes of requests that are rare, hostile or out of order."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from rtp.doors.protocol import cut_late
+from rtp.errors import HeadTooLarge
+from support.rtp_server import (
+    ARRIVAL_S,
+    ASGI,
+    CLOSE,
+    DIRECT,
+    KEEP_ALIVE_S,
+    MAX_HEAD,
+    WITHIN_S,
+    Server,
+    bodies,
+    request,
+    run,
+    until,
+)
+
+H2C = (b"connection: Upgrade, HTTP2-Settings", b"upgrade: h2c", b"http2-settings: AAMAAABkAARAAAAAAAIAAAAA")
+"""As Java's client and `curl --http2` send it."""
+
+# Upgrades
+
+
+@pytest.mark.parametrize(
+    ("sent", "answers"),
+    [
+        ([request(b"a", *H2C) + request(b"b", CLOSE)], [DIRECT + b"a", ASGI + b"b"]),
+        ([request(b"a", *H2C)[:-1], b"a" + request(b"b", CLOSE)], [ASGI + b"a", ASGI + b"b"]),
+        ([request(b"a", *H2C)[:90], request(b"a", *H2C)[90:] + request(b"b", CLOSE)], [DIRECT + b"a", ASGI + b"b"]),
+        ([request(request(b"x"), *H2C)[:-20], request(b"x")[-20:] + request(b"b", CLOSE)],
+         [ASGI + request(b"x"), ASGI + b"b"]),
+        ([request(b"a", b"connection: close, Upgrade", b"upgrade: h2c")], [DIRECT + b"a"]),
+        ([request(b"a", *H2C, start=b"POST /predict HTTP/1.0")], [DIRECT + b"a"]),
+        ([request(b"", b"connection: upgrade, close", b"upgrade: websocket", start=b"GET /predict HTTP/1.1")], [ASGI]),
+        ([request(b"a", *H2C, start=b"POST /elsewhere HTTP/1.1") + request(b"", CLOSE, *H2C)], [ASGI + b"a", ASGI]),
+        ([request(b"", *H2C, start=b"GET / HTTP/1.1") * 2000 + request(b"b", CLOSE)], [ASGI] * 2000 + [ASGI + b"b"]),
+    ],
+    ids=[
+        "one packet", "its body comes later", "its head in pieces", "its body looks like a request", "close",
+        "HTTP/1.0", "a websocket", "another path", "very many",
+    ],
+)  # fmt: skip
+def test_an_upgrade_that_is_offered_is_ignored_and_the_request_is_answered_whole(
+    sent: list[bytes], answers: list[bytes]
+) -> None:
+    async def test(server: Server) -> None:
+        got = await server.ask(*sent)
+        assert bodies(got) == answers
+        assert got.count(b"connection: close") == 1
+        assert server.refused == []
+
+    run(test)
+
+
+def test_a_request_that_offers_an_upgrade_keeps_its_connection_and_the_time_it_began() -> None:
+    async def test(server: Server) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        sent = request(b"0", *H2C)
+        for number in range(3):
+            before = server.received
+            writer.write(sent[:40])
+            await until(lambda: server.received == before + 40, "the head has begun to arrive")  # noqa: B023
+            late_at = server.connection.late_at
+            writer.write(sent[40:-1])
+            await until(lambda: server.received == before + len(sent) - 1, "the head is there")  # noqa: B023
+            assert server.connection.late_at == late_at
+            writer.write(b"%d" % number)
+            got = await asyncio.wait_for(reader.readuntil(ASGI + b"%d" % number), WITHIN_S)
+            assert b"connection" not in got
+        writer.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize("more", [(), H2C], ids=["alone", "with an upgrade"])
+def test_connect_is_refused_and_the_connection_ends(more: tuple[bytes, ...]) -> None:
+    async def test(server: Server) -> None:
+        got = await server.ask(request(b"", *more, start=b"CONNECT here:80 HTTP/1.1") + request())
+        assert got.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert got.count(b"HTTP/1.1 ") == 1
+        assert server.asked == 0
+
+    run(test)
+
+
+def test_a_head_over_the_limit_is_refused_also_if_what_is_too_large_is_the_offer() -> None:
+    async def test(server: Server) -> None:
+        got = await server.ask(request(b"a", b"connection: upgrade", b"upgrade: " + b"x" * MAX_HEAD))
+        assert got.startswith(b"HTTP/1.1 431 ")
+        assert got.count(b"HTTP/1.1 ") == 1
+
+    run(test)
+
+
+# Trailers
+
+CHUNKED = b"POST %b HTTP/1.1\r\nhost: here\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n"
+PATHS = pytest.mark.parametrize("path", [b"/predict", b"/elsewhere"], ids=["direct", "by ASGI"])
+
+
+def test_trailers_are_no_headers() -> None:
+    async def test(server: Server) -> None:
+        trailers = b"host: evil\r\nauthorization: Bearer x\r\nx-request-id: late\r\nexpect: 100-continue\r\n\r\n"
+        got = await server.ask(CHUNKED % b"/predict" + trailers + request(b"c", CLOSE))
+        assert bodies(got) == [DIRECT + b"ab", ASGI + b"c"]
+        assert server.heads == [[(b"host", b"here"), (b"transfer-encoding", b"chunked")]]
+
+    run(test)
+
+
+@PATHS
+@pytest.mark.parametrize("line", [b"x: y\r\n", b"y" * 1000], ids=["many lines", "one line without an end"])
+@pytest.mark.parametrize("pieces", [1, 16], ids=["in one piece", "in pieces"])
+def test_trailers_without_an_end_are_cut_at_the_limit_of_a_head(path: bytes, line: bytes, pieces: int) -> None:
+    async def test(server: Server) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(CHUNKED % path)
+        piece = line * max(1, 2 * MAX_HEAD // len(line) // pieces)
+        sent = 0
+        while not server.refused:
+            assert sent < 64 * MAX_HEAD, "they are read without end"
+            before = server.received
+            writer.write(piece)
+            sent += len(piece)
+            await until(lambda: server.received > before or server.refused, "they arrive")  # noqa: B023
+        assert [type(error) for error in server.refused] == [HeadTooLarge]
+        await until(lambda: not server.state.connections, "the connection is cut")
+        writer.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize("extension", [b"", b";" + b"x" * 2000])
+def test_a_body_in_very_many_chunks_is_no_head(extension: bytes) -> None:
+    async def test(server: Server) -> None:
+        size = b"1" + extension + b"\r\n"
+        pieces = [CHUNKED[: CHUNKED.index(b"2\r\nab")] % b"/elsewhere"]
+        for _ in range(100):
+            pieces += [size[:-1], size[-1:], b"a", b"\r\n"]
+        got = asyncio.create_task(server.ask(*pieces, b"0\r\n\r\n" + request(b"", CLOSE)))
+        assert bodies(await got) == [ASGI + b"a" * 100, ASGI]
+
+    run(test)
+
+
+# Refusals behind other requests
+
+NO_HOST = b"GET /refused HTTP/1.1\r\n\r\n"
+REFUSALS = {
+    "no Host": (NO_HOST + request(b"never"), b"400 Bad Request"),
+    "no HTTP": (b"\x00\x01\r\n\r\n", b"400 Bad Request"),
+    "a large head": (b"GET /?" + b"x" * MAX_HEAD + b" HTTP/1.1\r\nhost: here\r\n\r\n", b"431 "),
+    "a broken body": (CHUNKED[: CHUNKED.index(b"ab")] % b"/elsewhere" + b"abzz\r\n", b"400 Bad Request"),
+    "CONNECT": (request(b"", start=b"CONNECT here:80 HTTP/1.1"), b"400 Bad Request"),
+}
+
+
+@pytest.mark.parametrize(("refused", "status"), REFUSALS.values(), ids=REFUSALS)
+@pytest.mark.parametrize(
+    ("before", "answers"),
+    [
+        ([request(b"a")], [DIRECT + b"a"]),
+        ([request(b"a"), request(b"b")], [DIRECT + b"a", ASGI + b"b"]),
+    ],
+    ids=["one", "two"],
+)
+def test_a_refusal_comes_after_the_answers_to_the_requests_before_it(
+    before: list[bytes], answers: list[bytes], refused: bytes, status: bytes
+) -> None:
+    async def test(server: Server) -> None:
+        got = asyncio.create_task(server.ask(b"".join([*before, refused])))
+        await until(lambda: server.asked and server.connection._over, "the last one is refused")
+        cut_late(server.state.connections, asyncio.get_running_loop().time() + 10**6)
+        server.opened.set()
+        whole = await got
+        said, refusal = whole[: whole.index(b"HTTP/1.1 4")], whole[whole.index(b"HTTP/1.1 4") :]
+        assert bodies(said) == answers
+        assert b"connection" not in said
+        assert refusal.startswith(b"HTTP/1.1 " + status)
+        assert b"connection: close" in refusal
+        assert len(server.refused) == 1
+
+    run(test, shut=True)
+
+
+def test_a_head_that_is_late_is_refused_after_the_answer_to_the_request_before_it() -> None:
+    async def test(server: Server) -> None:
+        got = asyncio.create_task(server.ask(request(b"a") + b"GET /"))
+        await until(lambda: server.asked, "the first one is being answered")
+        cut_late(server.state.connections, asyncio.get_running_loop().time() + ARRIVAL_S + 5)
+        server.opened.set()
+        answer, refusal = (await got).split(b"HTTP/1.1 408 ")
+        assert bodies(answer) == [DIRECT + b"a"]
+        assert b"slow_body" in refusal
+
+    run(test, shut=True)
+
+
+def test_a_client_that_ends_its_side_after_a_request_that_is_refused_gets_the_answers_before_it() -> None:
+    async def test(server: Server) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(request(b"a") + NO_HOST)
+        writer.write_eof()
+        await until(lambda: server.asked and not server.connection.cycle.keep_alive, "the end was seen")
+        server.opened.set()
+        assert bodies(await asyncio.wait_for(reader.read(), WITHIN_S)) == [DIRECT + b"a"]
+        writer.close()
+
+    run(test, shut=True)
+
+
+def test_a_request_that_is_refused_in_its_body_gets_no_second_answer() -> None:
+    async def test(server: Server) -> None:
+        got = await server.ask(CHUNKED[: CHUNKED.index(b"0\r\n")] % b"/elsewhere", b"zz\r\n")
+        assert got.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert got.count(b"content-length") == 1
+        await until(lambda: not server.state.tasks, "the application has ended")
+
+    run(test)
+
+
+# Clients that do not read
+
+
+async def not_reading(server: Server) -> asyncio.StreamWriter:
+    """A connection on which nothing is read, with little room on the way."""
+    raw = socket.socket()
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    raw.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(raw, ("127.0.0.1", server.port))
+    _, writer = await asyncio.open_connection(sock=raw, limit=1)
+    await until(lambda: server.state.connections, "it is accepted")
+    server.connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    return writer
+
+
+def test_refusals_that_are_not_read_fill_no_memory() -> None:
+    async def test(server: Server) -> None:
+        server.overloaded = True
+        writer = await not_reading(server)
+        transport, most = server.connection.transport, 0
+        while server.state.connections:
+            assert len(server.refused) < 100_000, "they are written without end"
+            before = server.received
+            writer.write(request() * 100)
+            await until(lambda: server.received > before or not server.state.connections, "they arrive")  # noqa: B023
+            most = max(most, transport.get_write_buffer_size())
+        assert server.refused
+        assert most < 1 << 20
+        writer.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize("more", [b"", request(b"b")[:30]], ids=["", "and begins another request"])
+def test_a_client_that_does_not_take_its_answer_is_cut_after_the_keep_alive(more: bytes) -> None:
+    async def test(server: Server) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(request(b"a"))
+        await until(lambda: server.asked, "it is being answered")
+        connection, now = server.connection, asyncio.get_running_loop().time()
+        connection.pause_writing()
+        before = server.received
+        writer.write(more)
+        await until(lambda: server.received == before + len(more), "the rest has arrived")
+        server.opened.set()
+        cut_late(server.state.connections, now + KEEP_ALIVE_S + 5)
+        await until(lambda: not server.state.connections and not server.state.tasks, "the connection is cut")
+        writer.close()
+
+    run(test, shut=True)
+
+
+def test_a_client_that_takes_its_answer_late_is_not_cut() -> None:
+    async def test(server: Server) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(request(b"a"))
+        await until(lambda: server.asked, "it is being answered")
+        connection, now = server.connection, asyncio.get_running_loop().time()
+        connection.pause_writing()
+        cut_late(server.state.connections, now + KEEP_ALIVE_S - 5)
+        connection.resume_writing()
+        cut_late(server.state.connections, now + KEEP_ALIVE_S + 5)
+        server.opened.set()
+        assert bodies(await asyncio.wait_for(reader.readuntil(b"direct a"), WITHIN_S)) == [DIRECT + b"a"]
+        writer.close()
+
+    run(test, shut=True)
+
+
+@pytest.mark.parametrize("more", [(), (CLOSE,)], ids=["idle", "closing"])
+def test_a_connection_that_cannot_end_because_nothing_is_read_is_cut(more: tuple[bytes, ...]) -> None:
+    """Its last answer lies in the process, in less than what pauses writing."""
+
+    async def test(server: Server) -> None:
+        writer = await not_reading(server)
+        connection = server.connection
+        connection.transport.set_write_buffer_limits(high=1 << 30)
+        writer.write(request(b"x" * 8_000_000, *more, start=b"POST /elsewhere HTTP/1.1"))
+        await until(connection.transport.get_write_buffer_size, "more was sent than the system takes")
+        await until(lambda: connection.cycle.response_complete, "it is answered")
+        now = asyncio.get_running_loop().time()
+        for times in range(1, 3):
+            cut_late(server.state.connections, now + times * (KEEP_ALIVE_S + 5))
+        await until(lambda: not server.state.connections, "the connection is cut")
+        writer.close()
+
+    run(test)

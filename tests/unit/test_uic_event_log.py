@@ -1,0 +1,245 @@
+"""Appending while the brokers are away or slow: who waits for what, for how long, and what is sent then."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from kafka.errors import KafkaError, KafkaTimeoutError, NotEnoughReplicasError
+
+from localstack.wait import until
+from support.fake_log import FakeLog
+from uic.core.topics import erased_topic
+from uic.doors import publisher
+from uic.doors.publisher import Publisher
+from uic.errors import LogUnavailable, NotAcknowledged
+from uic.log import event_log
+from uic.log.event_log import VERDICT_MARGIN_S, KafkaLog, NewRecord, Position
+
+TIMEOUT_S = 2.0
+
+
+@dataclass
+class Clock:
+    """Stands for the module `time` in the log."""
+
+    now: float = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@dataclass
+class Future:
+    """A record on its way. `waited` is called with the time that its caller waits for it."""
+
+    waited: Callable[[float], None]
+    is_done: bool = False
+
+    def get(self, timeout: float) -> Position:
+        self.waited(timeout)
+        return Position(0, 7)
+
+
+@dataclass
+class Producer:
+    """A producer that acknowledges everything, unless told otherwise."""
+
+    waited: Callable[[float], None] = lambda timeout: None
+    sent: list[bytes] = field(default_factory=list)
+    closings: int = 0
+
+    def partitions_for(self, topic: str) -> set[int]:
+        return {0}
+
+    def send(self, topic: str, **record: Any) -> Future:
+        if self.closings:
+            raise KafkaError("closed")
+        self.sent.append(record["value"])
+        return Future(self.waited)
+
+    def close(self, timeout: float) -> None:
+        self.closings += 1
+
+
+@dataclass
+class Brokers:
+    """What the log connects to: each connection is the next of `producers`, after `connecting` has returned."""
+
+    producers: list[Producer]
+    connecting: Callable[[], None] = lambda: None
+    opened: int = 0
+
+    def open(self, client: object, **options: object) -> Producer:
+        self.opened += 1
+        self.connecting()
+        return self.producers.pop(0)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(event_log, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[[Brokers], KafkaLog]:
+    def made(brokers: Brokers) -> KafkaLog:
+        monkeypatch.setattr(event_log, "open_producer", brokers.open)
+        return KafkaLog({}, timeout_s=TIMEOUT_S)
+
+    return made
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(8) as pool:
+        yield pool
+
+
+def append(log: KafkaLog, timeout_s: float, value: bytes = b"event") -> list[Position]:
+    return log.append("events", 1, [NewRecord(0, b"user", value)], timeout_s)
+
+
+def test_nobody_waits_for_anothers_connection_longer_than_they_have_time(
+    connect: Callable[[Brokers], KafkaLog], pool: ThreadPoolExecutor
+) -> None:
+    answered = threading.Event()
+
+    def away() -> None:
+        answered.wait(60)
+
+    brokers = Brokers([Producer()], away)
+    log = connect(brokers)
+    try:
+        first = pool.submit(append, log, 60)
+        until(lambda: brokers.opened == 1, "one call connects", within_s=30)
+        hasty = [pool.submit(append, log, 0.05) for _ in range(5)]
+        errors = [call.exception(timeout=30) for call in hasty]
+        assert not answered.is_set()
+        assert all(type(error) is LogUnavailable and "still connecting" in str(error) for error in errors)
+        patient = pool.submit(append, log, 60)
+    finally:
+        answered.set()
+    assert first.result(30) == patient.result(30) == [Position(0, 7)]
+    assert brokers.opened == 1
+
+
+def test_what_its_caller_has_given_up_is_not_sent_and_the_connection_is_kept(
+    connect: Callable[[Brokers], KafkaLog], clock: Clock
+) -> None:
+    def slow() -> None:
+        clock.now += 1.5
+
+    producer = Producer()
+    log = connect(Brokers([producer], slow))
+    with pytest.raises(LogUnavailable, match="nothing was written") as raised:
+        append(log, 1.0, b"late")
+    assert not isinstance(raised.value, NotAcknowledged)
+    assert append(log, 1.0, b"in time") == [Position(0, 7)]
+    assert (producer.sent, producer.closings) == ([b"in time"], 0)
+
+
+def test_the_time_that_delivery_may_take_begins_with_the_first_record_sent(
+    connect: Callable[[Brokers], KafkaLog], clock: Clock
+) -> None:
+    def slow() -> None:
+        clock.now += TIMEOUT_S + VERDICT_MARGIN_S  # by the old measure, its verdict would be due
+
+    waited: list[float] = []
+
+    def late(timeout: float) -> None:
+        waited.append(timeout)
+        clock.now += timeout
+        raise KafkaTimeoutError
+
+    silent, fresh = Producer(late), Producer()
+    log = connect(Brokers([silent, fresh], slow))
+    with pytest.raises(NotAcknowledged):
+        append(log, TIMEOUT_S + VERDICT_MARGIN_S + 1.0)
+    assert waited == [pytest.approx(1.0)]
+    assert silent.closings == 0, "its time is not over: others use it"
+    with pytest.raises(NotAcknowledged):
+        append(log, 60)
+    assert waited[1:] == [pytest.approx(TIMEOUT_S + VERDICT_MARGIN_S)]
+    assert silent.closings == 1, "it did not report in time: it must send nothing any more"
+    assert append(log, 60) == [Position(0, 7)]
+    assert fresh.closings == 0
+
+
+def test_two_calls_that_lose_one_producer_leave_the_next_one_alone(
+    connect: Callable[[Brokers], KafkaLog], clock: Clock
+) -> None:
+    calls: list[float] = []
+
+    def late(timeout: float) -> None:
+        calls.append(timeout)
+        if len(calls) == 1:  # meanwhile another call loses it, and a third connects anew
+            with pytest.raises(NotAcknowledged):
+                append(log, 60)
+            assert append(log, 60, b"meanwhile") == [Position(0, 7)]
+        else:
+            clock.now += timeout
+        raise KafkaTimeoutError
+
+    silent, fresh = Producer(late), Producer()
+    log = connect(Brokers([silent, fresh]))
+    with pytest.raises(NotAcknowledged):
+        append(log, 60)
+    assert append(log, 60, b"after") == [Position(0, 7)]
+    assert (silent.closings > 0, fresh.closings, fresh.sent) == (True, 0, [b"meanwhile", b"after"])
+
+
+def test_a_record_that_the_brokers_put_off_costs_no_producer(connect: Callable[[Brokers], KafkaLog]) -> None:
+    def put_off(timeout: float) -> None:
+        raise NotEnoughReplicasError
+
+    producer = Producer(put_off)
+    log = connect(Brokers([producer]))
+    with pytest.raises(NotAcknowledged):
+        append(log, 1.0)
+    assert producer.closings == 0
+
+
+def test_appending_does_not_wait_for_the_question_of_a_topics_id(
+    connect: Callable[[Brokers], KafkaLog], pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, answered = threading.Event(), threading.Event()
+
+    class Admin:
+        def __init__(self, **options: object) -> None:
+            asked.set()
+            answered.wait(60)
+
+        def describe_topics(self, topics: list[str]) -> list[dict[str, Any]]:
+            return [{"error_code": 0, "topic_id": None}]
+
+    monkeypatch.setattr(event_log, "KafkaAdminClient", Admin)
+    log = connect(Brokers([Producer()]))
+    try:
+        identity = pool.submit(log.topic_id, "events")
+        assert asked.wait(30)
+        assert pool.submit(append, log, 60).result(30) == [Position(0, 7)]
+    finally:
+        answered.set()
+    assert identity.result(30) == bytes(16)
+
+
+def test_an_erasure_whose_time_went_into_the_topics_id_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(publisher, "time", clock)
+
+    class Slow(FakeLog):
+        def topic_id(self, topic: str) -> bytes:
+            clock.now += 1.0
+            return super().topic_id(topic)
+
+    log = Slow({"events": 1, erased_topic("events"): 1})
+    with pytest.raises(LogUnavailable):
+        Publisher(log, "events", 1).erase("user", timeout_s=1.0)
+    assert log.records == {"events": [[]], erased_topic("events"): [[]]}
