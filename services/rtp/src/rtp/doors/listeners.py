@@ -110,8 +110,8 @@ class PublicServer(_Server):
         self._shared = shared
 
     async def on_tick(self, counter: int) -> bool:
-        """Called by uvicorn ten times a second. The event loop closes connections that there is no file for, and tells
-        nobody, so we look whether one can be opened."""
+        """Called by uvicorn ten times a second. The event loop silently closes connections that there is no file for,
+        so we look whether one can be opened."""
         if counter % 10 == 0 and not file_is_left():
             self._out_of_files()
             log.error(

@@ -74,7 +74,7 @@ class Health:
 
     def clock_failed(self, error: StoreUnavailable, now: float) -> None:
         """The store did not tell its time. If it is there and answers all else, that is a trouble of its own: states
-        are stored, and nobody learns how recent they are."""
+        are stored, and how recent they are cannot be told."""
         if not error.answered:
             self.store_failed("time", error, [], now)
             return

@@ -254,7 +254,7 @@ class StateUpdater:
                 for p in partitions:
                     self._sessions.end(p)
                 if not list(self._sessions):
-                    self._health.log_answered("bounds")  # nobody asks for any more
+                    self._health.log_answered("bounds")  # none is asked for any more
             case Described():
                 self._described(message, now)
             case NotDescribed(tags, detail):
