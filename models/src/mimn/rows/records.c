@@ -99,6 +99,7 @@ i64 records_parse(const u8 *data, i64 size, i64 base_offset, i64 first_ms, i64 a
         c[TIME * n] = append_ms;
         if (append_ms < 0 && __builtin_add_overflow(first_ms, zigzag(number), c + TIME * n)) return 0;
         if (!varint(&p, end, &number) || __builtin_add_overflow(base_offset, zigzag(number), c + OFFSET * n)) return 0;
+        if (c[OFFSET * n] < 0) return 0;
         if (!bytes_at(&p, end, c + KEY * n, c + KEY_SIZE * n) || !bytes_at(&p, end, c + VALUE * n, c + VALUE_SIZE * n)) return 0;
         const u8 *headers = p;
         if (!varint(&p, end, &number) || number & 1) return 0;
