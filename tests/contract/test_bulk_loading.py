@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -15,7 +14,7 @@ import redis
 
 from localstack.servers import Valkey
 from mimn.state import Keys, Progress, encode_progress
-from support.one_node_cluster import ClusterNode, form, move_slot
+from support.one_node_cluster import ClusterNode, move_slot, three_masters
 from uic import store as store_module
 from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
@@ -82,9 +81,7 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Valkey]]:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[ClusterNode]]:
-    with ExitStack() as ending:
-        nodes = [ending.enter_context(ClusterNode(tmp_path_factory.mktemp("master"))) for _ in range(3)]
-        form(nodes)
+    with three_masters(tmp_path_factory.mktemp("masters")) as nodes:
         yield nodes
 
 

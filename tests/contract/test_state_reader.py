@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -20,7 +19,7 @@ from rtp.errors import StoreAway, StoreError, StoreLate, StoreRefused
 from rtp.settings import RedisSettings
 from rtp.store import open_store
 from support.fake_store import FakeStateReader
-from support.one_node_cluster import ClusterNode, OneNodeCluster, connect, form, move_slot, replicated
+from support.one_node_cluster import OneNodeCluster, move_slot, replicated, three_masters
 from support.sentinel_node import SentinelNode
 
 T = TypeVar("T")
@@ -130,9 +129,7 @@ def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
 @pytest.mark.servers
 def test_a_slot_that_moves_to_another_master_is_read_before_during_and_after(tmp_path: Path) -> None:
     keys = [f"uic:{{abc-0.{i}}}:s:ann" for i in range(6)]
-    with ExitStack() as ending:
-        nodes = [ending.enter_context(ClusterNode(tmp_path / f"node-{i}")) for i in range(3)]
-        form(nodes)
+    with three_masters(tmp_path) as nodes:
         with redis.RedisCluster.from_url(nodes[0].address, protocol=2) as client:
             for key in keys:
                 client.set(key, key)
@@ -163,12 +160,7 @@ def test_a_slot_that_moves_to_another_master_is_read_before_during_and_after(tmp
 @pytest.mark.parametrize("end", ["kill", "freeze"])
 def test_a_node_that_is_away_or_hangs_is_noticed_by_its_own_users_alone(tmp_path: Path, end: str) -> None:
     keys = [f"uic:{{abc-0.{i}}}:s:ann" for i in range(30)]
-    with ExitStack() as ending:
-        nodes = [ending.enter_context(ClusterNode(tmp_path / f"node-{i}")) for i in range(3)]
-        form(nodes)
-        for node in nodes:
-            with connect(node) as client:
-                client.config_set("cluster-require-full-coverage", "no")
+    with three_masters(tmp_path, each_alone=True) as nodes:
         with redis.RedisCluster.from_url(nodes[0].address, protocol=2) as client:
             for key in keys:
                 client.set(key, key)

@@ -20,7 +20,7 @@ from localstack.servers import Valkey
 from localstack.wait import until
 from mimn.state import HEADERS, Block, Keys, Staged, StateLayout
 from support.fakes import FakeStore
-from support.one_node_cluster import ClusterNode, OneNodeCluster, connect, form, move_slot
+from support.one_node_cluster import ClusterNode, OneNodeCluster, move_slot, three_masters
 from support.sentinel_node import SentinelNode
 from uic import store as store_module
 from uic.core.commit import ABSENT, Commit, NoAnswer, Refused, StatesLost, Written
@@ -58,9 +58,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 
 @pytest.fixture(scope="module")
 def masters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[ClusterNode]]:
-    with ExitStack() as ending:
-        nodes = [ending.enter_context(ClusterNode(tmp_path_factory.mktemp("master"))) for _ in range(3)]
-        form(nodes)
+    with three_masters(tmp_path_factory.mktemp("masters")) as nodes:
         yield nodes
 
 
@@ -420,11 +418,7 @@ def test_a_partition_on_its_way_to_another_master_has_no_answer_and_is_written_w
 def test_partitions_of_a_master_that_is_away_have_no_answer_and_the_others_do(tmp_path: Path) -> None:
     keys, partitions = Keys("0011223344556677-0", "away"), range(12)
     with ExitStack() as ending:
-        nodes = [ending.enter_context(ClusterNode(tmp_path / f"node-{i}")) for i in range(3)]
-        form(nodes)
-        for node in nodes:
-            with connect(node) as client:
-                client.config_set("cluster-require-full-coverage", "no")
+        nodes = ending.enter_context(three_masters(tmp_path, each_alone=True))
         store = RedisStore(RedisSettings(url=nodes[0].address, mode="cluster", timeout_s=1.0), keys)
         ending.callback(store.close)
         assert set(store.commit([Commit(p, ABSENT, b"p1", ((USER, b"s1"),)) for p in partitions])) == {Written()}

@@ -105,6 +105,18 @@ def replicate(replica: ClusterNode, master: ClusterNode) -> None:
 
 
 @contextmanager
+def three_masters(folder: Path, *, each_alone: bool = False) -> Iterator[list[ClusterNode]]:
+    """A cluster of three masters without replicas. `each_alone`: they go on answering while one is away."""
+    with ExitStack() as ending:
+        nodes = [ending.enter_context(ClusterNode(folder / f"node-{i}")) for i in range(3)]
+        form(nodes)
+        for node in nodes if each_alone else ():
+            with connect(node) as client:
+                client.config_set("cluster-require-full-coverage", "no")
+        yield nodes
+
+
+@contextmanager
 def replicated(folder: Path) -> Iterator[list[ClusterNode]]:
     """A cluster of three masters, and then their three replicas in the same order."""
     with ExitStack() as ending:

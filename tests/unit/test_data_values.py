@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimn.bundle.fields import FieldEncoder, FieldSpec, code_of, text_of, values_of
+from mimn.data.column_values import Meaning, Wanted, list_of_text
 from mimn.data.description import Table
 from mimn.data.events import DataError
-from mimn.data.tables import Meaning, TableReader, Wanted, list_of_text
+from mimn.data.tables import TableReader
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=6) | st.sampled_from(["a|b", "|", "1.0", "true", "None", "[]"])
 WHOLE_FLOATS = st.integers(-(2**60), 2**60).map(float) | st.sampled_from([-0.0, 1e20])

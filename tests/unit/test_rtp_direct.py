@@ -141,19 +141,6 @@ def test_a_client_that_leaves_leaves_nothing_behind(caplog: pytest.LogCaptureFix
     run(test, shut=True)
 
 
-def test_a_client_that_sends_no_more_still_gets_its_answer() -> None:
-    async def test(server: Server) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        writer.write(request(b"a"))
-        writer.write_eof()
-        await until(lambda: server.asked and not server.connection.cycle.keep_alive, "the end was seen")
-        server.opened.set()
-        assert bodies(await asyncio.wait_for(reader.read(), WITHIN_S)) == [DIRECT + b"a"]
-        writer.close()
-
-    run(test, shut=True)
-
-
 def test_a_shutdown_waits_for_the_answer_and_then_ends_the_connection() -> None:
     async def test(server: Server) -> None:
         answer = asyncio.create_task(server.ask(request(b"a")))

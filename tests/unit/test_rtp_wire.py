@@ -205,10 +205,11 @@ def test_a_head_that_is_late_is_refused_after_the_answer_to_the_request_before_i
     run(test, shut=True)
 
 
-def test_a_client_that_ends_its_side_after_a_request_that_is_refused_gets_the_answers_before_it() -> None:
+@pytest.mark.parametrize("behind", [b"", NO_HOST], ids=["nothing", "a request that is refused"])
+def test_a_client_that_sends_no_more_still_gets_the_answer_to_what_it_asked_before(behind: bytes) -> None:
     async def test(server: Server) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        writer.write(request(b"a") + NO_HOST)
+        writer.write(request(b"a") + behind)
         writer.write_eof()
         await until(lambda: server.asked and not server.connection.cycle.keep_alive, "the end was seen")
         server.opened.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from mimn.data.column_values import EARLIEST_MS, LATEST_MS, Wanted
 from mimn.data.description import (
     Description,
     EventsTable,
@@ -13,7 +14,6 @@ from mimn.data.description import (
     TimedTable,
     instant_ms,
 )
-from mimn.data.tables import EARLIEST_MS, LATEST_MS, Wanted
 
 TableName = Literal["events", "impressions", "users", "items", "members"]
 COMPUTED = ("cross", "past_rate")

@@ -31,9 +31,9 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mimn.data.column_values import MAX_TEXT_BYTES
 from mimn.data.events import DataError
 from mimn.data.ids import string_ids
-from mimn.data.tables import MAX_TEXT_BYTES
 
 Row = TypeVar("Row")
 ROWS_PER_GROUP = 1 << 16

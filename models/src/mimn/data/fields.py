@@ -27,12 +27,12 @@ from mimn.bundle.fields import (
     code_of,
     crossed_rows,
 )
+from mimn.data.column_values import list_of_text
 from mimn.data.description import SOURCES, Field, Source
 from mimn.data.events import DataError
 from mimn.data.labelled import Labelled
 from mimn.data.prepared import Prepared, Side
 from mimn.data.split import PARTS
-from mimn.data.tables import list_of_text
 
 Ints = NDArray[np.int64]
 Column = NDArray[np.uint64] | NDArray[np.float64]

@@ -29,6 +29,7 @@ from mimn.data.check import (
     nothing_to_learn,
     weight_not_above_0,
 )
+from mimn.data.column_values import Wanted
 from mimn.data.columns import TableName, columns_of, field_columns
 from mimn.data.description import (
     Description,
@@ -42,7 +43,7 @@ from mimn.data.events import DataError
 from mimn.data.members import distinct_pairs
 from mimn.data.prepared import FORMAT, META, TEXTS, Ints, Meta, Prepared, unit_ms
 from mimn.data.sorting import SortingWriter
-from mimn.data.tables import Columns, TableReader, Wanted
+from mimn.data.tables import Columns, TableReader
 from mimn.state.actions import NAMES
 
 

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mimn.data.column_values import Wanted, hashed_text
 from mimn.data.columns import COMPUTED, event_columns, impression_columns
 from mimn.data.description import (
     Description,
@@ -24,7 +25,7 @@ from mimn.data.description import (
 )
 from mimn.data.events import Events
 from mimn.data.members import Members
-from mimn.data.tables import TableReader, Wanted, hashed_text
+from mimn.data.tables import TableReader
 
 Ints = NDArray[np.int64]
 FORMAT = 7

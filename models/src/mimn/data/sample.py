@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mimn.data.column_values import list_of_text
 from mimn.data.description import SOURCES, Field
 from mimn.data.events import DataError
 from mimn.data.labelled import Labelled
 from mimn.data.prepared import Impressions, Prepared, Side
 from mimn.data.presets import paper_instances
-from mimn.data.tables import list_of_text
 from mimn.state.actions import NAMES
 
 Value = str | float | list[str] | None

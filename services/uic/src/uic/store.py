@@ -13,35 +13,28 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from importlib.resources import files
-from itertools import islice, starmap
+from itertools import islice
 from time import monotonic
 from typing import Any, TypeVar
 
-import redis
-from redis.backoff import NoBackoff
-from redis.cluster import ClusterNode, RedisCluster
-from redis.connection import parse_url
-from redis.exceptions import MovedError, RedisClusterException, ResponseError
-from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.cluster import RedisCluster
+from redis.exceptions import MovedError, ResponseError
 
 from mimn.state import Keys
-from uic.core.commit import ABSENT, Answer, Commit, NoAnswer, Refused, StatesLost, Written, answered
+from uic.core.commit import ABSENT, Answer, Commit, NoAnswer, answered
 from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable
+from uic.redis_client import FAILURES, open_client
 from uic.settings import RedisSettings
-from uic.transaction import Sent, Transactions, commands, first
+from uic.transaction import Sent, Transactions, commands, describe, executed_as, refusals
 
 T = TypeVar("T")
 CHUNK_STATES = 256
 SENTINELS_AGAIN_S = 60.0
 """After which Sentinels that did not answer are asked again; the fold waits meanwhile."""
-FAILURES = (redis.RedisError, RedisClusterException, OSError)
-"""What redis-py raises when there is no answer; for an unreachable cluster it is not a subclass of `RedisError`."""
 IDENTITY = re.compile(r"[0-9a-f]{16}")
 REPLACE = files("uic").joinpath("replace.lua").read_text()
 UNWATCH = commands(("UNWATCH",))
 CHANGING = NoAnswer("progress records kept changing")
-_WRITTEN = Written()
 _GIVEN_UP = NoAnswer("not tried: its server did not answer before")
 
 
@@ -169,9 +162,9 @@ class RedisStore:
                 server = self._server_of(chunk[0].partition)
                 answers += [_GIVEN_UP] * len(chunk) if server in silent else self._transact(chunk)
             except MovedError as error:  # again: the servers do not agree about this partition
-                answers += [NoAnswer(_describe(error))] * len(chunk)
+                answers += [NoAnswer(describe(error))] * len(chunk)
             except FAILURES as error:
-                answers += [NoAnswer(_describe(error))] * len(chunk)
+                answers += [NoAnswer(describe(error))] * len(chunk)
                 silent.add(server)
         return answers
 
@@ -290,7 +283,7 @@ class RedisStore:
                 found.append(_GIVEN_UP if server in silent else ask())
             except FAILURES as error:
                 failed = error
-                found.append(NoAnswer(_describe(error)))
+                found.append(NoAnswer(describe(error)))
                 if not isinstance(error, ResponseError):
                     silent.add(server)
         if failed is not None and all(isinstance(one, NoAnswer) for one in found):
@@ -308,7 +301,7 @@ class RedisStore:
 
         def then(replies: list[Any]) -> Sent:
             nonlocal left
-            answers.update(_refusals(left, replies))
+            answers.update(refusals(left, replies))
             left = [commit for commit in left if commit.partition not in answers]
             return self._transactions.write(left) if left else UNWATCH
 
@@ -317,7 +310,7 @@ class RedisStore:
             if not left:
                 break
             if executed is not None:
-                answer = _executed(queued, executed)
+                answer = executed_as(queued, executed)
                 answers |= {commit.partition: answer for commit in left}
                 break
         return [answers.get(commit.partition, CHANGING) for commit in commits]
@@ -384,48 +377,6 @@ def read_meta(stored: bytes | None) -> object:
     return said
 
 
-def open_client(settings: RedisSettings, connected: Callable[[], None] = lambda: None) -> Any:
-    """A redis-py client for the settings; only in cluster mode it connects immediately. `connected` is called for each
-    new connection.
-
-    The client retries nothing: the commit protocol settles a commit without an answer.
-    """
-    limits: dict[str, Any] = {
-        "protocol": 2,
-        "socket_timeout": settings.timeout_s,
-        "socket_connect_timeout": settings.timeout_s,
-        "retry": Retry(NoBackoff(), 0),
-    }
-    tls = settings.url.startswith("rediss://")
-    if tls:
-        limits |= {
-            "ssl_ca_certs": settings.tls_ca_file and str(settings.tls_ca_file),
-            "ssl_certfile": settings.tls_cert_file and str(settings.tls_cert_file),
-            "ssl_keyfile": settings.tls_key_file and str(settings.tls_key_file),
-        }
-
-    def on_connect(connection: Any) -> None:
-        connection.on_connect()
-        connected()
-
-    if settings.mode == "cluster":  # cluster clients run the usual on_connect themselves
-        limits |= {"retry": Retry(NoBackoff(), 1), "startup_nodes": list(starmap(ClusterNode, _hosts(settings.nodes)))}
-        return RedisCluster.from_url(settings.url, **limits, redis_connect_func=lambda _: connected())
-    if settings.mode == "sentinel":
-        given = parse_url(settings.url)  # type: ignore[no-untyped-call]  # redis-py has no types here
-        login = {name: given[name] for name in ("username", "password", "db") if name in given}
-        limits |= {"ssl": tls}
-        sentinel: Any = Sentinel(_hosts(settings.sentinels), sentinel_kwargs=limits)  # type: ignore[no-untyped-call]  # as above
-        return sentinel.master_for(settings.sentinel_service, **limits, **login, redis_connect_func=on_connect)
-    return redis.Redis.from_url(settings.url, **limits, redis_connect_func=on_connect)
-
-
-def _hosts(addresses: str) -> list[tuple[str, int]]:
-    """Host and port of each address of a setting."""
-    parts = (address.rpartition(":") for address in addresses.split(",") if address.strip())
-    return [(host.strip("[] "), int(port)) for host, _, port in parts]
-
-
 def _chunks(commits: Sequence[Commit]) -> Iterator[list[Commit]]:
     """In order, each of different partitions and with at most `CHUNK_STATES` states unless a single commit has more."""
     chunk: list[Commit] = []
@@ -471,37 +422,6 @@ def _reply(connection: Any) -> Any:
         return error
 
 
-def _refusals(commits: Sequence[Commit], replies: Sequence[Any]) -> dict[int, Answer]:
-    """Why some of the commits cannot be written, by partition, given the replies to `Transactions.look`."""
-    watched, stored, *known = replies
-    for reply in (watched, stored):
-        if isinstance(reply, ResponseError):
-            return {commit.partition: NoAnswer(_describe(reply)) for commit in commits}
-    found: dict[int, Answer] = {}
-    listed = iter(known)
-    for commit, record in zip(commits, stored, strict=True):
-        had_state = next(listed) if first(commit) else []
-        if isinstance(had_state, ResponseError):
-            found[commit.partition] = NoAnswer(_describe(had_state))
-        elif (record or ABSENT) != commit.expected:
-            found[commit.partition] = Refused(record or ABSENT)
-        elif 1 in had_state[: commit.created]:
-            lost = [commit.values[at][0] for at in range(commit.created) if had_state[at]]
-            found[commit.partition] = StatesLost(tuple(lost))
-    return found
-
-
-def _executed(queued: Sequence[Any], executed: Any) -> Answer:
-    """The answer to commits, given the replies to `Transactions.write`: all written, or an error that does not say."""
-    replies = [*queued, *(executed if isinstance(executed, list) else [executed])]
-    return next((NoAnswer(_describe(reply)) for reply in replies if isinstance(reply, ResponseError)), _WRITTEN)
-
-
-def _describe(error: object) -> str:
-    """Class and first words: server errors begin with a code, for example READONLY, LOADING or OOM."""
-    return f"{type(error).__name__}: {str(error)[:120]}"
-
-
 @contextmanager
 def _named(what: str) -> Iterator[None]:
     """Turns redis-py's errors into `StoreUnavailable`, whose message says what was tried."""
@@ -509,4 +429,4 @@ def _named(what: str) -> Iterator[None]:
         yield
     except FAILURES as error:
         answered = isinstance(error, ResponseError)
-        raise StoreUnavailable(f"cannot {what}: {_describe(error)}", answered=answered) from error
+        raise StoreUnavailable(f"cannot {what}: {describe(error)}", answered=answered) from error

@@ -1,4 +1,4 @@
-"""Commits as the store is sent them: one transaction for several, each of another partition.
+"""Commits as the store is sent them, and what its replies mean: one transaction for several, each of another partition.
 
     WATCH progress…                    if one of them changes after this, EXEC writes nothing
     MGET progress…                     is each the record that its commit expects?
@@ -24,11 +24,12 @@ from itertools import groupby
 from typing import Any, NamedTuple, cast
 
 from hiredis import pack_command
+from redis.exceptions import ResponseError
 
 from mimn.rows.library import library
 from mimn.rows.stored import frame
 from mimn.state import Keys
-from uic.core.commit import Commit
+from uic.core.commit import ABSENT, Answer, Commit, NoAnswer, Refused, StatesLost, Written
 from uic.core.staged_values import StagedValues, States
 
 
@@ -126,6 +127,37 @@ def first(commit: Commit) -> list[bytes]:
     if isinstance(commit.values, StagedValues):
         return commit.values.keys[:n]
     return [user.encode() for user, _ in commit.values[:n]]
+
+
+def refusals(commits: Sequence[Commit], replies: Sequence[Any]) -> dict[int, Answer]:
+    """Why some of the commits cannot be written, by partition, given the replies to `Transactions.look`."""
+    watched, stored, *known = replies
+    for reply in (watched, stored):
+        if isinstance(reply, ResponseError):
+            return {commit.partition: NoAnswer(describe(reply)) for commit in commits}
+    found: dict[int, Answer] = {}
+    listed = iter(known)
+    for commit, record in zip(commits, stored, strict=True):
+        had_state = next(listed) if first(commit) else []
+        if isinstance(had_state, ResponseError):
+            found[commit.partition] = NoAnswer(describe(had_state))
+        elif (record or ABSENT) != commit.expected:
+            found[commit.partition] = Refused(record or ABSENT)
+        elif 1 in had_state[: commit.created]:
+            lost = [commit.values[at][0] for at in range(commit.created) if had_state[at]]
+            found[commit.partition] = StatesLost(tuple(lost))
+    return found
+
+
+def executed_as(queued: Sequence[Any], executed: Any) -> Answer:
+    """The answer to commits, given the replies to `Transactions.write`: all written, or an error that does not say."""
+    replies = [*queued, *(executed if isinstance(executed, list) else [executed])]
+    return next((NoAnswer(describe(reply)) for reply in replies if isinstance(reply, ResponseError)), Written())
+
+
+def describe(error: object) -> str:
+    """Class and first words: server errors begin with a code, for example READONLY, LOADING or OOM."""
+    return f"{type(error).__name__}: {str(error)[:120]}"
 
 
 def _erased(values: Sequence[tuple[str, bytes | None]]) -> list[bytes]:

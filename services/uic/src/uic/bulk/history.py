@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
+from mimn.data.column_values import Wanted
 from mimn.data.columns import event_columns
 from mimn.data.description import Description, read_description
 from mimn.data.events import DataError
 from mimn.data.sorting import SortingWriter
-from mimn.data.tables import TableReader, Wanted
+from mimn.data.tables import TableReader
 from mimn.state.actions import NAMES
 from uic.bulk.archive import Archive
 from uic.bulk.errors import BulkRefused

@@ -22,7 +22,8 @@ from uic.bulk.politeness import Politeness
 from uic.bulk.saved_states import SavedPartition, SavedStates, states_of
 from uic.core.commit import ABSENT
 from uic.errors import NamespaceConflict, StoreUnavailable
-from uic.store import FAILURES, RedisStore, read_meta
+from uic.redis_client import FAILURES
+from uic.store import RedisStore, read_meta
 from uic.transaction import Sent, commands
 
 STATES_A_CALL: Final = 128

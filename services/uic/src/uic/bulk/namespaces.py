@@ -18,7 +18,8 @@ from mimn.release import OPEN, CorruptRecord, State, decode_record, record_key
 from mimn.state import CorruptProgress, Keys, Progress, decode_progress
 from uic.bulk.errors import BulkRefused
 from uic.errors import StoreUnavailable
-from uic.store import FAILURES, read_meta
+from uic.redis_client import FAILURES
+from uic.store import read_meta
 
 SAMPLE: Final = 64
 """States of a partition that are looked at."""

@@ -98,7 +98,7 @@ class KafkaLog:
         producer = self._connected(deadline)
         _check_topic(producer, topic, partitions)
         sent = time.monotonic()
-        if sent >= deadline:  # whoever called has given up, and may be sending it again
+        if sent >= deadline:  # the caller has given up, and may send it again
             raise LogUnavailable("the time of the call was over before the brokers were connected; nothing was written")
         verdict_by = sent + self._timeout_s + VERDICT_MARGIN_S
         deadline = min(deadline, verdict_by)

@@ -17,12 +17,12 @@ from typing import Any, Final, TextIO
 
 from mimn.bundle import BundleError, GoldenMismatch
 from mimn.release import Conflict, CorruptRecord, Finding, GateClosed, Refused
+from uic.redis_client import FAILURES, open_client
 from uic.rollout.comparison import Extent
 from uic.rollout.gates import Demands
 from uic.rollout.planning import RATE
 from uic.rollout.verbs import Answer, TimedOut, Verbs, finding_view
 from uic.settings import read_client_settings
-from uic.store import FAILURES, open_client
 from uic.tools.table import table
 
 REFUSED, CLOSED, RACED, LATE = 1, 3, 4, 5

@@ -33,8 +33,8 @@ from uic.core.topics import erased_topic
 from uic.errors import UicError
 from uic.log.topic_facts import topic_facts
 from uic.log.topic_reader import LogRecord, read_to_end
+from uic.redis_client import open_client
 from uic.settings import KafkaSettings, RedisSettings, UicSettings, read_settings
-from uic.store import open_client
 from uic.tools import findings, traffic
 from uic.tools.findings import Library, Sample, StoreFacts
 from uic.tools.table import table

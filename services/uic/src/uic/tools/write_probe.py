@@ -13,8 +13,9 @@ from typing import Any
 
 from mimn.state import Keys, namespace
 from uic.core.commit import ABSENT, Commit, NoAnswer, Refused, StatesLost
+from uic.redis_client import FAILURES
 from uic.settings import RedisSettings
-from uic.store import FAILURES, RedisStore
+from uic.store import RedisStore
 
 TRIED = 1000
 """Partitions of the probe's namespace among which each master of a cluster has one, if it has slots."""
@@ -67,6 +68,6 @@ def _refusal(store: RedisStore, keys: Keys, partition: int) -> str:
             if isinstance(answer, Refused | StatesLost):
                 return "it does not have what it has acknowledged"
     finally:
-        with suppress(*FAILURES):  # UNLINK, for whoever has written the first commit has the right to it
+        with suppress(*FAILURES):  # a user who could write the first commit may also UNLINK
             store.client.unlink(keys.progress(partition), keys.users(partition), keys.state(partition, USER))
     return ""

@@ -13,8 +13,8 @@ from uic.bulk.commands.servers import log_reader
 from uic.bulk.errors import BulkRefused
 from uic.bulk.namespaces import Namespaces
 from uic.errors import LogUnavailable, StoreUnavailable, UnsuitableTopic
+from uic.redis_client import FAILURES, open_client
 from uic.settings import KafkaSettings, read_client_settings
-from uic.store import FAILURES, open_client
 from uic.tools.table import table
 
 COLUMNS = ("namespace", "topic", "users", "bytes", "lag", "partial_share", "last_read_s", "folded", "served_by")

@@ -1,0 +1,364 @@
+"""What the values of a column mean: ids, times, labels, numbers, and values of fields, from Arrow to plain arrays.
+
+Each function takes a column of any type that may hold such values, and returns the array, and for some meanings which
+rows cannot be used and why. A column that cannot be used at all raises `DataError` with the file, the column and the
+fix. Values of fields become text by `mimn.bundle.fields.text_of`, as those of requests do.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from mimn.bundle.fields import Value, text_of, values_of
+from mimn.data.description import TimeUnit
+from mimn.data.events import DataError
+from mimn.data.ids import SECOND_SEED, Strings, xxh64
+
+Meaning = Literal["id", "time", "optional_time", "label", "number", "value", "values"]
+EARLIEST_MS = 946_684_800_000
+"""2000-01-01, as in the event's format."""
+LATEST_MS = 4_102_444_800_000
+"""2100-01-01"""
+PER_MS: dict[TimeUnit, tuple[int, int]] = {"s": (1000, 1), "ms": (1, 1), "us": (1, 1000), "ns": (1, 1_000_000)}
+"""A time in the unit, times the first, divided by the second, is in ms."""
+TIMES = 'use whole numbers with `time_unit`, timestamps, or ISO text such as 2024-05-01T12:00:00Z (`time_unit = "iso"`)'
+"""What a column of times may hold."""
+FRACTIONS = 'holds fractions: make the field `kind = "numeric"`, or write it as text'
+HASHES = (1 << 64) - 1
+MAX_TEXT_BYTES = 128
+"""Longest id, as in the event's format."""
+MAX_SHOWN = 60
+"""Characters of a value that an error shows."""
+LARGEST_EXACT = 1 << 53
+"""Beyond it a float may stand for another whole number than was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A column to read: what it means, and what the description calls it."""
+
+    column: str
+    meaning: Meaning
+    said: str
+    """Its place in the description, for errors: the table, a dot, the key."""
+    unit: TimeUnit = "s"
+    texts: bool = True
+    """Whether the texts of its codes are kept: memory for each distinct one."""
+    since_ms: int = EARLIEST_MS
+    until_ms: int = LATEST_MS
+    """Times from the first to before the second can be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A column in a batch of a file: what errors name."""
+
+    path: Path
+    want: Wanted
+    first_row: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.path}: column {self.want.column} (`{self.want.said}`)"
+
+    def holds(self, column: pa.Array, at: int) -> str:
+        """The column, one of its values, and its row."""
+        text = str(column[at].as_py())
+        shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+        return f"{self} holds {shown!r} in row {self.first_row + at + 1}"
+
+
+def text_of_list(values: Iterable[Value]) -> str:
+    """A list of values as one text, which `list_of_text` reads: JSON, so that a value may hold any character.
+
+    Raises:
+        ValueError: a value is a fraction.
+    """
+    return json.dumps([text_of(value) for value in values], ensure_ascii=False)
+
+
+def list_of_text(text: str) -> list[str]:
+    """The values of a list that `text_of_list` wrote."""
+    values: list[str] = json.loads(text)
+    return values
+
+
+def hashed_text(identity: int) -> str:
+    """What is said of a text that cannot be found: its id in hex."""
+    return f"{identity & HASHES:016x}"
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return kind in (pa.string(), pa.large_string(), pa.string_view())
+
+
+def _is_value(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_value(kind.value_type)
+    tests = (_is_text, pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null)
+    return any(test(kind) for test in tests)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    tests = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(test(kind) for test in tests)
+
+
+def without_null_type(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """A column that is empty throughout has no type of its own: as if it were of the one that is wanted."""
+    return pa.nulls(len(column), kind) if pa.types.is_null(column.type) else column
+
+
+def _given(value: Value) -> Value:
+    """None for NaN, which tables of floats hold where a value is missing."""
+    return None if isinstance(value, float) and value != value else value  # noqa: PLR0124
+
+
+def value_texts(column: pa.Array, place: Place) -> pa.DictionaryArray:
+    """Values as their texts, by the one rule of training and serving: `text_of`."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if _is_list(kind):
+        raise DataError(f'{place} holds lists: make the field `kind = "multi"`, or convert the column')
+    if not _is_value(kind):
+        raise DataError(f"{place} is {kind}, not text, whole numbers or lists of them: convert it")
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    values = column.dictionary
+    if pa.types.is_integer(kind) or pa.types.is_string_view(kind):
+        values = values.cast(pa.string() if pa.types.is_integer(kind) else pa.large_string())
+    elif not _is_text(kind):
+        try:
+            values = pa.array([text_of(_given(value)) for value in values.to_pylist()], pa.string())
+        except ValueError as error:
+            raise DataError(f"{place} {FRACTIONS}") from error
+    return pa.DictionaryArray.from_arrays(column.indices, values)
+
+
+def list_texts(column: pa.Array, place: Place) -> pa.DictionaryArray:
+    """Lists as their texts (`text_of_list`), by the one rule of training and serving: `values_of`."""
+    if not _is_list(column.type):
+        column = value_texts(column, place)
+        lists = [None if text is None else text_of_list(values_of(text)) for text in column.dictionary.to_pylist()]
+        return pa.DictionaryArray.from_arrays(column.indices, pa.array(lists, pa.string()))
+    if not _is_value(column.type.value_type):
+        raise DataError(f"{place} is {column.type}, not text, whole numbers or lists of them: convert it")
+    try:
+        lists = [
+            None if row is None else text_of_list(values_of([_given(value) for value in row]))
+            for row in column.to_pylist()
+        ]
+    except UnicodeDecodeError:
+        raise
+    except ValueError as error:
+        raise DataError(f"{place} {FRACTIONS}") from error
+    return pa.array(lists, pa.string()).dictionary_encode()
+
+
+def parsed(column: pa.Array, kinds: Sequence[pa.DataType], place: Place, fault: str) -> pa.Array:
+    """Texts as the first of some types that holds them all.
+
+    Raises:
+        DataError: a text has none of these types; the message names the first one.
+    """
+    for text in (column, pc.utf8_trim_whitespace(column)):
+        for kind in kinds:
+            if _reads(text, kind):
+                return text.cast(kind)
+    bad = max(_first_that_fails(text, kind) for kind in kinds)
+    raise DataError(f"{place.holds(column, bad)}, {fault}")
+
+
+def _reads(text: pa.Array, kind: pa.DataType) -> bool:
+    try:
+        text.cast(kind)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _first_that_fails(text: pa.Array, kind: pa.DataType) -> int:
+    """The row of the first text that is not of a type; there is one."""
+    good, bad = 0, len(text)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        if _reads(text.slice(good, middle - good), kind):
+            good = middle
+        else:
+            bad = middle
+    return good
+
+
+def begins_with_number(text: pa.Array) -> bool:
+    """Whether the first text that is there is a number, which tells numbers of a time unit from ISO text."""
+    first = pc.utf8_trim_whitespace(text.drop_null().slice(0, 1))
+    return _reads(first, pa.float64())
+
+
+def _whole_numbers(column: pa.Array, place: Place) -> pa.Array:
+    """Floats as whole numbers: tables with gaps hold whole numbers as floats, and NaN in the gaps.
+
+    Raises:
+        DataError: one is a fraction, or too large to be exact.
+    """
+    values = numpy_of(column.cast(pa.float64()).fill_null(np.nan))
+    empty = np.isnan(values)
+    bad = ~empty & ((np.abs(values) > LARGEST_EXACT) | (values != np.floor(values)))
+    if bad.any():
+        raise DataError(
+            f"{place.holds(column, int(np.argmax(bad)))}, not whole numbers that a float holds exactly: write the "
+            "column as whole numbers or as text"
+        )
+    return pa.array(np.where(empty, 0, values).astype(np.int64), mask=empty)
+
+
+def to_ids(column: pa.Array, place: Place) -> tuple[NDArray[np.uint64], list[tuple[str, NDArray[np.bool_]]]]:
+    """Ids that are whole numbers."""
+    if pa.types.is_floating(column.type):
+        column = _whole_numbers(column, place)
+    if not pa.types.is_integer(column.type):
+        fix = 'set `ids = "string"`, or convert the column' if _is_text(column.type) else "convert the column"
+        raise DataError(f"{place} is {column.type}, not whole numbers: {fix}")
+    empty, values = mask_of(column.is_null()), numpy_of(column.fill_null(0))
+    bad = [("empty", empty)]
+    if pa.types.is_signed_integer(column.type):
+        bad.append(("negative id", values < 0))
+    return values.astype(np.uint64), bad
+
+
+def id_texts(column: pa.Array, place: Place) -> pa.DictionaryArray:
+    """The texts of ids that are strings."""
+    if pa.types.is_floating(column.type):
+        column = _whole_numbers(column, place)
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not (_is_text(kind) or pa.types.is_integer(kind)):
+        raise DataError(f"{place} is {kind}, not text or whole numbers: convert the column")
+    return value_texts(column, place)
+
+
+def hash_texts(
+    column: pa.DictionaryArray, strings: Strings | None
+) -> tuple[NDArray[np.uint64], list[tuple[str, NDArray[np.bool_]]]]:
+    """Ids of texts. `strings` notes them."""
+    empty = mask_of(column.is_null())
+    data, offsets = bytes_of(column.dictionary)
+    hashed = xxh64(data, offsets)
+    hashed[hashed == 0] = 1
+    if strings is not None:
+        strings.add(hashed, xxh64(data, offsets, SECOND_SEED))
+    lengths = np.diff(offsets)
+    long = (lengths == 0) | (lengths > MAX_TEXT_BYTES) | mask_of(column.dictionary.is_null())
+    if not len(hashed):  # a batch without any value
+        hashed, long = np.zeros(1, np.uint64), np.ones(1, np.bool_)
+    codes = numpy_of(column.indices.fill_null(0)).astype(np.int64)
+    return hashed[codes], [
+        ("empty", empty),
+        (f"empty, or longer than {MAX_TEXT_BYTES} bytes", long[codes] & ~empty),
+    ]
+
+
+def _instants(column: pa.Array, place: Place) -> pa.Array:
+    """ISO texts as milliseconds; finer digits are dropped, and without a zone a text is UTC."""
+    text = pc.replace_substring_regex(column.cast(pa.string()), r"(\.\d{3})\d+", r"\1")
+    zoned = pc.match_substring_regex(text, r"\d[T ].*(Z|[+-]\d\d(:?\d\d)?)\s*$")
+    none = pa.scalar(None, pa.string())
+    read = [
+        parsed(pc.if_else(mask, text, none), (pa.timestamp("ms", zone),), place, f"not a time: {TIMES}")
+        for mask, zone in ((zoned, "UTC"), (pc.invert(zoned), None))
+    ]
+    return pc.coalesce(*(times.cast(pa.int64()) for times in read))
+
+
+def to_times(column: pa.Array, place: Place) -> tuple[NDArray[np.int64], list[tuple[str, NDArray[np.bool_]]]]:
+    """When rows happened, in ms, -1 for none; which cannot be used and why. [n]"""
+    want, kind, unit = place.want, column.type, place.want.unit
+    dated = _is_text(kind) or pa.types.is_timestamp(kind) or pa.types.is_date(kind)
+    if _is_text(kind):
+        column, unit = _instants(column, place), "ms"
+    elif pa.types.is_date(kind):
+        column, unit = column.cast(pa.timestamp("ms")).cast(pa.int64()), "ms"
+    elif pa.types.is_timestamp(kind):
+        column, unit = column.cast(pa.int64()), kind.unit
+    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        raise DataError(f"{place} is {kind}, not a time: {TIMES}")
+    elif unit == "iso":
+        raise DataError(f"{place} is {kind}, and `time_unit` says iso: set it to s, ms, us or ns")
+    values = numpy_of(column.fill_null(0))
+    empty = mask_of(column.is_null()) | ~np.isfinite(values.astype(np.float64))
+    times, over = PER_MS[unit]
+    ms = (np.where(empty, 0, values) * times // over).astype(np.int64)  # down, before 1970 as well
+    earliest = min(EARLIEST_MS, want.since_ms)
+    outside = ~empty & ((ms < earliest) | (ms >= LATEST_MS))
+    if outside.any() and bool(outside[~empty].all()):
+        if dated:
+            raise DataError(f"{place}: no time is between 2000 and 2100: name the column of times")
+        _refuse_unit(ms, empty, place)
+    cut = ~empty & ~outside & ((ms < want.since_ms) | (ms >= want.until_ms))
+    year = datetime.fromtimestamp(earliest / 1000, UTC).year
+    bad = [(f"not between {year} and 2100", outside), ("before `since`, or not before `until`", cut)]
+    if want.meaning == "time":
+        bad.append(("empty", empty))
+    return np.where(empty | outside, -1, ms), bad
+
+
+def _refuse_unit(ms: NDArray[np.int64], empty: NDArray[np.bool_], place: Place) -> None:
+    """Raise the error for a column all of whose times lie outside 2000 to 2100: most often it is in another unit."""
+    stated = place.want.unit
+    times, over = PER_MS[stated]
+    one = int(ms[~empty][0])
+    raw = one * over / times
+    for unit, (t, o) in PER_MS.items():
+        if unit != stated and EARLIEST_MS <= raw * t / o < LATEST_MS:
+            day = datetime.fromtimestamp(raw * t / o / 1000, UTC).date()
+            raise DataError(
+                f"{place}: {raw:.0f} is not between 2000 and 2100 in {stated}, and is {day} in {unit}: set "
+                f'`time_unit = "{unit}"`'
+            )
+    raise DataError(f"{place}: {raw:.0f} is not between 2000 and 2100 in any unit: name the column of times")
+
+
+def to_labels(column: pa.Array, place: Place) -> tuple[NDArray[np.uint8], list[tuple[str, NDArray[np.bool_]]]]:
+    """0 or 1; which rows have neither. [n]"""
+    empty = mask_of(column.is_null())
+    if pa.types.is_boolean(column.type) or pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+        values = numpy_of(pc.cast(column, pa.float64(), safe=False).fill_null(0))
+    else:
+        raise DataError(f"{place} is {column.type}: a label is 0 or 1, or true or false; convert the column")
+    return (values == 1).astype(np.uint8), [("empty", empty), ("neither 0 nor 1", ~empty & ~np.isin(values, (0, 1)))]
+
+
+def to_numbers(column: pa.Array, place: Place) -> tuple[NDArray[np.float64], list[tuple[str, NDArray[np.bool_]]]]:
+    """Numbers, NaN for none; every row can be used. [n]"""
+    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        raise DataError(f"{place} is {column.type}, not a number: name another column, or convert this one")
+    return numpy_of(pc.cast(column, pa.float64(), safe=False).fill_null(np.nan)), []
+
+
+def bytes_of(texts: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The bytes of n texts behind one another, without a copy, and where each begins. → [bytes], [n + 1]"""
+    _, offsets, data = texts.buffers()
+    if not len(texts):
+        return np.empty(0, np.uint8), np.zeros(1, np.int64)
+    width = np.int64 if pa.types.is_large_string(texts.type) else np.int32
+    begins = np.frombuffer(offsets, width)[texts.offset : texts.offset + len(texts) + 1].astype(np.int64)
+    return np.empty(0, np.uint8) if data is None else np.frombuffer(data, np.uint8), begins
+
+
+def mask_of(array: pa.Array) -> NDArray[np.bool_]:
+    """Booleans as an array. [n]"""
+    mask: NDArray[np.bool_] = array.to_numpy(zero_copy_only=False).astype(np.bool_)
+    return mask
+
+
+def numpy_of(array: pa.Array) -> NDArray[Any]:
+    """Values as an array. [n]"""
+    values: NDArray[Any] = array.to_numpy(zero_copy_only=False)
+    return values

@@ -1,0 +1,62 @@
+"""The redis-py client that the settings name: a single server, a master behind Sentinel, or a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import starmap
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode, RedisCluster
+from redis.connection import parse_url
+from redis.exceptions import RedisClusterException
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from uic.settings import RedisSettings
+
+FAILURES = (redis.RedisError, RedisClusterException, OSError)
+"""What redis-py raises when there is no answer; for an unreachable cluster it is not a subclass of `RedisError`."""
+
+
+def open_client(settings: RedisSettings, connected: Callable[[], None] = lambda: None) -> Any:
+    """A redis-py client for the settings; only in cluster mode it connects immediately. `connected` is called for each
+    new connection.
+
+    The client retries nothing: the commit protocol settles a commit without an answer.
+    """
+    limits: dict[str, Any] = {
+        "protocol": 2,
+        "socket_timeout": settings.timeout_s,
+        "socket_connect_timeout": settings.timeout_s,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    tls = settings.url.startswith("rediss://")
+    if tls:
+        limits |= {
+            "ssl_ca_certs": settings.tls_ca_file and str(settings.tls_ca_file),
+            "ssl_certfile": settings.tls_cert_file and str(settings.tls_cert_file),
+            "ssl_keyfile": settings.tls_key_file and str(settings.tls_key_file),
+        }
+
+    def on_connect(connection: Any) -> None:
+        connection.on_connect()
+        connected()
+
+    if settings.mode == "cluster":  # cluster clients run the usual on_connect themselves
+        limits |= {"retry": Retry(NoBackoff(), 1), "startup_nodes": list(starmap(ClusterNode, _hosts(settings.nodes)))}
+        return RedisCluster.from_url(settings.url, **limits, redis_connect_func=lambda _: connected())
+    if settings.mode == "sentinel":
+        given = parse_url(settings.url)  # type: ignore[no-untyped-call]  # redis-py has no types here
+        login = {name: given[name] for name in ("username", "password", "db") if name in given}
+        limits |= {"ssl": tls}
+        sentinel: Any = Sentinel(_hosts(settings.sentinels), sentinel_kwargs=limits)  # type: ignore[no-untyped-call]  # as above
+        return sentinel.master_for(settings.sentinel_service, **limits, **login, redis_connect_func=on_connect)
+    return redis.Redis.from_url(settings.url, **limits, redis_connect_func=on_connect)
+
+
+def _hosts(addresses: str) -> list[tuple[str, int]]:
+    """Host and port of each address of a setting."""
+    parts = (address.rpartition(":") for address in addresses.split(",") if address.strip())
+    return [(host.strip("[] "), int(port)) for host, _, port in parts]
