@@ -221,6 +221,23 @@ def test_check_counts_texts_that_no_number_of_a_request_has(
     assert "fields.context.hour" not in said, "with a vocabulary 21.0 is 21"
 
 
+def test_check_counts_texts_that_may_mean_that_there_is_no_value_and_numbers_that_are_none(
+    shop: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    head, _, rows = IMPRESSIONS.partition("\n")
+    texts = ["None,inf", "n/a,2.5", "green,-inf", "nones,1"]
+    lines = [f"{row},{texts[n % 4]}" for n, row in enumerate(rows.splitlines())]
+    fields = '[fields.context]\ncolor = { kind = "categorical" }\nprice = { kind = "numeric" }\n'
+    path = shop(TOML + fields, impressions="\n".join([f"{head},color,price", *lines]) + "\n")
+    status, said = ran(capsys, path, "check")
+    assert status == 0, "what a text means is for its owner to know"
+    assert re.search(
+        r"values of fields.context.color such as 'None': values like any other; .* or write nulls +2\n", said
+    )
+    infinite = sum(line.endswith("inf") for line in lines)
+    assert re.search(rf"values of fields.context.price that are infinite, read as missing +{infinite}\n", said)
+
+
 def test_check_finds_item_0_which_the_wire_refuses(
     shop: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -202,7 +202,7 @@ def test_an_action_without_a_name_on_the_wire_is_left_out(make: Make) -> None:
 
 def test_events_that_are_left_out_do_not_join_others_into_baskets(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without `together` every event is a basket of its own, in whichever batch it is read."""
-    monkeypatch.setattr("mimn.data.tables.BATCH_ROWS", 2)
+    monkeypatch.setattr("mimn.data.files.BATCH_ROWS", 2)
     events = {"uid": [7] * 6, "sku": list(range(6)), "cat": [1] * 6, "ts": [T + i for i in range(6)]}
     path = make(with_actions(), events=events | {"act": ["pv", "buy", "pv", "buy", "buy", "buy"]})
     data = prepared(path)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mimn import run
 from mimn.calibration import Platt, Prior, Uncalibrated
+from mimn.data.events import DataError
 from mimn.data.fields import FittedFields
 from mimn.data.ids import string_ids
 from mimn.data.labelled import OccasionSampler
@@ -229,6 +230,18 @@ def test_what_lies_behind_the_cut_changes_nothing_that_is_fitted(tmp_path: Path)
 
 
 NUMBER = '[fields.context.price]\nkind = "numeric"\n'
+
+
+def test_numbers_that_no_scale_can_hold_are_refused_and_infinite_ones_are_missing(tmp_path: Path) -> None:
+    prices = np.random.default_rng(3).random(USERS * SHOWN) * 10
+    log = made(np.random.default_rng(2), graded, fields=NUMBER)
+    log.shown["price"] = np.where(np.arange(len(prices)) % 5, prices, np.inf)
+    [spec] = loaded(log.write(tmp_path / "infinite")).fit_fields().specs
+    assert 4 < spec.mean < 6
+    assert 2 < spec.deviation < 4
+    log.shown["price"] = np.where(np.arange(len(prices)) % 5, prices, -1e300)
+    with pytest.raises(DataError, match=r"`fields.context.price`: its numbers reach -1e\+300, too far to be scaled"):
+        loaded(log.write(tmp_path / "far")).fit_fields()
 
 
 def test_a_score_reads_only_the_latest_events_strictly_before(signal_run: TrainedRun, tmp_path: Path) -> None:

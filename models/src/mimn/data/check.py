@@ -35,8 +35,17 @@ from mimn.state.sketch import mix
 DAY_MS = 86_400_000
 PENDING_ROWS = 1 << 22
 LARGEST_ID = (1 << 63) - 1
-_NUMBER_LIKE = re.compile(r"-?[0-9]+\.0+|[Tt]rue|[Ff]alse|TRUE|FALSE")
-"""Texts that no number, true or false of JSON has: `mimn.bundle.fields.text_of` makes 21 of 21.0, and 1 of true."""
+_MISREAD = (
+    # `mimn.bundle.fields.text_of` makes 21 of JSON's 21.0, and 1 of its true.
+    (re.compile(r"-?[0-9]+\.0+|[Tt]rue|[Ff]alse|TRUE|FALSE"), "texts, which a request has to send as texts"),
+    (
+        re.compile(
+            r"\s*(-|\?|#n/a|\(null\)|<na>|missing|n/a|na|nan|nil|none|null|undefined|unknown)\s*", re.IGNORECASE
+        ),
+        "values like any other; where they mean that there is none, list them as `nulls` of CSV, or write nulls",
+    ),
+)
+"""Texts of fields that may mean something else where they were written, and what they are here."""
 
 
 class Tally:
@@ -157,10 +166,15 @@ class _Check:
         large: dict[str, NDArray[np.uint64]] = {}
         signed = {"user", "item", "key"} | ({"category"} if name == "items" else set())
         rows = RepeatedRows() if name in ("events", "impressions") else None
+        wanted = columns_of(self._description, name)
+        numbers = [column for column, want in wanted.items() if want.meaning == "number"]
+        infinite = Counter[str]()
         for batch in reader.batches(strings=self._strings if self._description.ids == "string" else None):
             used += len(next(iter(batch.values())))
             if rows is not None:
                 rows.add(batch)
+            for column in numbers:
+                infinite[column] += int(np.count_nonzero(np.isinf(batch[column])))
             if self._description.ids == "uint64":
                 for column in signed & batch.keys():
                     found = batch[column][batch[column] > LARGEST_ID]
@@ -169,10 +183,12 @@ class _Check:
         self._report.values[f"rows of [{name}]"] = reader.rows
         if rows is not None:
             self._report.values[f"rows of [{name}] that repeat another one exactly"] = rows.count
-        self._find_number_like(reader, name)
+        for column, n in infinite.items():
+            if n:
+                self._report.values[f"values of {wanted[column].said} that are infinite, read as missing"] = n
+        self._find_misread(reader, name)
         for column, ids in sorted(large.items()):
-            said = columns_of(self._description, name)[column].column
-            if fault := large_id(said, ids):
+            if fault := large_id(wanted[column].column, ids):
                 self._report.findings.append(f"`{name}`, {reader.files}: {fault}")
         for reason, n in reader.refused.rows.items():
             first = reader.refused.first[reason]
@@ -182,20 +198,20 @@ class _Check:
             reasons = "; ".join(f"{reason}: {n}" for reason, n in reader.refused.rows.items()) or "there are none"
             raise DataError(f"`{name}`: none of {reader.rows} rows can be used: {reasons}")
 
-    def _find_number_like(self, reader: TableReader, name: TableName) -> None:
-        """Count texts of fields that stand for numbers or truth where they were written, and are other values in JSON.
+    def _find_misread(self, reader: TableReader, name: TableName) -> None:
+        """Count texts of fields that look like numbers, truth, or the lack of a value.
 
-        They are no fault: whether a request sends the same texts is for its caller to know.
+        They are no fault: what they mean, and what a request sends, is for the data's owner to know.
         """
         for column, want in columns_of(self._description, name).items():
             source, _, of = want.said.removeprefix("fields.").partition(".")
             field = getattr(self._description.fields, source, {}).get(of)
             if field is None or field.kind != "categorical" or field.vocabulary is not None:
                 continue
-            like = sorted(text for text in reader.texts[column].values() if _NUMBER_LIKE.fullmatch(text))
-            if like:
-                said = f"values of {want.said} such as {like[0]!r}: texts, which a request has to send as texts"
-                self._report.values[said] = len(like)
+            for misread, meaning in _MISREAD:
+                like = sorted(text for text in reader.texts[column].values() if misread.fullmatch(text))
+                if like:
+                    self._report.values[f"values of {want.said} such as {like[0]!r}: {meaning}"] = len(like)
 
     def _side(self, table: SideTable, name: TableName) -> NDArray[np.uint64]:
         tally = Tally()

@@ -66,6 +66,8 @@ class Place:
     path: Path
     want: Wanted
     first_row: int = 0
+    typed: bool = True
+    """Whether the file says of which type its values are; those of CSV are all text."""
 
     def __str__(self) -> str:
         return f"{self.path}: column {self.want.column} (`{self.want.said}`)"
@@ -116,6 +118,21 @@ def _is_list(kind: pa.DataType) -> bool:
 def without_null_type(column: pa.Array, kind: pa.DataType) -> pa.Array:
     """A column that is empty throughout has no type of its own: as if it were of the one that is wanted."""
     return pa.nulls(len(column), kind) if pa.types.is_null(column.type) else column
+
+
+def without_decimals(column: pa.Array, meaning: Meaning) -> pa.Array:
+    """Decimals, in which warehouses keep whole numbers, too: as text or whole numbers where they are whole, else as
+    floats; other columns as they are."""
+    if not pa.types.is_decimal(column.type):
+        return column
+    if meaning in ("label", "number"):
+        return column.cast(pa.float64())
+    for kind in (pa.int64(), pa.uint64()):
+        try:
+            return column.cast(kind)
+        except pa.ArrowInvalid:  # a fraction, or too large
+            continue
+    return column.cast(pa.string() if column.type.scale <= 0 else pa.float64())
 
 
 def _given(value: Value) -> Value:
@@ -266,8 +283,10 @@ def hash_texts(
 
 
 def _instants(column: pa.Array, place: Place) -> pa.Array:
-    """ISO texts as milliseconds; finer digits are dropped, and without a zone a text is UTC."""
-    text = pc.replace_substring_regex(column.cast(pa.string()), r"(\.\d{3})\d+", r"\1")
+    """ISO texts as milliseconds; finer digits are dropped, and without a zone a text is UTC. Logs put a comma before
+    the digits, and warehouses the zone's name behind."""
+    text = pc.replace_substring_regex(column.cast(pa.string()), r"[.,](\d{1,3})\d*", r".\1")
+    text = pc.replace_substring_regex(text, r"\s*(UTC|GMT)\s*$", "Z")
     zoned = pc.match_substring_regex(text, r"\d[T ].*(Z|[+-]\d\d(:?\d\d)?)\s*$")
     none = pa.scalar(None, pa.string())
     read = [
@@ -294,13 +313,14 @@ def to_times(column: pa.Array, place: Place) -> tuple[NDArray[np.int64], list[tu
     values = numpy_of(column.fill_null(0))
     empty = mask_of(column.is_null()) | ~np.isfinite(values.astype(np.float64))
     times, over = PER_MS[unit]
-    ms = (np.where(empty, 0, values) * times // over).astype(np.int64)  # down, before 1970 as well
+    ms = np.where(empty, 0, _within_64_bits(values, (LATEST_MS + 1) * over // times)) * times // over
+    ms = ms.astype(np.int64)  # down, before 1970 as well
     earliest = min(EARLIEST_MS, want.since_ms)
     outside = ~empty & ((ms < earliest) | (ms >= LATEST_MS))
     if outside.any() and bool(outside[~empty].all()):
         if dated:
             raise DataError(f"{place}: no time is between 2000 and 2100: name the column of times")
-        _refuse_unit(ms, empty, place)
+        _refuse_unit(float(values[~empty][0]), place)
     cut = ~empty & ~outside & ((ms < want.since_ms) | (ms >= want.until_ms))
     year = datetime.fromtimestamp(earliest / 1000, UTC).year
     bad = [(f"not between {year} and 2100", outside), ("before `since`, or not before `until`", cut)]
@@ -309,12 +329,20 @@ def to_times(column: pa.Array, place: Place) -> tuple[NDArray[np.int64], list[tu
     return np.where(empty | outside, -1, ms), bad
 
 
-def _refuse_unit(ms: NDArray[np.int64], empty: NDArray[np.bool_], place: Place) -> None:
-    """Raise the error for a column all of whose times lie outside 2000 to 2100: most often it is in another unit."""
+def _within_64_bits(values: NDArray[Any], most: int) -> NDArray[Any]:
+    """Numbers of any width as int64 or float64; what lies further from 0 than `most` is cut, so that a product with a
+    time unit does not overflow."""
+    if values.dtype.kind == "f":
+        return np.clip(values.astype(np.float64), -most, most)
+    if values.dtype.kind == "u":
+        return np.minimum(values.astype(np.uint64), np.uint64(most)).astype(np.int64)
+    return np.clip(values.astype(np.int64), -most, most)
+
+
+def _refuse_unit(raw: float, place: Place) -> None:
+    """Raise the error for a column all of whose times, such as `raw`, lie outside 2000 to 2100: most often it is in
+    another unit."""
     stated = place.want.unit
-    times, over = PER_MS[stated]
-    one = int(ms[~empty][0])
-    raw = one * over / times
     for unit, (t, o) in PER_MS.items():
         if unit != stated and EARLIEST_MS <= raw * t / o < LATEST_MS:
             day = datetime.fromtimestamp(raw * t / o / 1000, UTC).date()

@@ -79,8 +79,8 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Where rows are, and how text files are to be read."""
 
     files: Files
-    """Parquet (`.parquet`) or CSV (any other name; `.gz` and `.bz2` are decompressed), globs allowed, relative to the
-    description."""
+    """Files, folders and globs, relative to the description: Parquet, or CSV, which may be compressed (gzip, bzip2,
+    zstd). A file is what its first bytes say."""
     delimiter: Annotated[str, msgspec.Meta(min_length=1, max_length=1)] = ","
     columns: tuple[str, ...] | None = None
     """CSV without a header line: the names of its columns, in order."""
@@ -88,7 +88,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """CSV: the text's encoding."""
     quote: bool = True
     """CSV: whether a field may stand in double quotes."""
-    nulls: tuple[str, ...] = ("", "NULL", "null", "NaN", "nan")
+    nulls: tuple[str, ...] = ("", "NULL", "null", "NaN", "nan", r"\N")
     """CSV: texts that mean "no value"."""
 
 

@@ -174,7 +174,13 @@ def _fit_numeric(spec: FieldSpec, said: str, field: Field, column: NDArray[np.fl
         edges = np.unique(x[real][order][np.minimum(at, len(mass) - 1)])
         return msgspec.structs.replace(spec, rows=len(edges) + 1 + FIRST, edges=tuple(edges.tolist()))
     mean = float(np.average(x[real], weights=weight[real]))
-    deviation = float(np.sqrt(np.average((x[real] - mean) ** 2, weights=weight[real])))
+    with np.errstate(over="ignore"):
+        deviation = float(np.sqrt(np.average((x[real] - mean) ** 2, weights=weight[real])))
+    if not np.isfinite(deviation):
+        furthest = float(x[real][np.argmax(np.abs(x[real]))])
+        raise DataError(
+            f"`{said}`: its numbers reach {furthest:g}, too far to be scaled: correct them, or set `buckets`"
+        )
     return msgspec.structs.replace(spec, mean=mean, deviation=deviation if deviation > 0 else 1.0)
 
 

@@ -9,7 +9,6 @@ reason, and the first of each is remembered.
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv as pcsv
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mimn.data.column_values import (
@@ -40,13 +37,13 @@ from mimn.data.column_values import (
     to_numbers,
     to_times,
     value_texts,
+    without_decimals,
     without_null_type,
 )
 from mimn.data.description import Table
 from mimn.data.events import DataError
+from mimn.data.files import column_names, expand, hint, is_parquet, record_batches
 from mimn.data.ids import Strings, xxh64
-
-BATCH_ROWS = 1 << 17
 
 
 @dataclass(slots=True)
@@ -92,7 +89,7 @@ class TableReader:
             DataError: a pattern matches no file.
         """
         self._table, self._root, self._wanted, self._ids = table, root, wanted, ids
-        self.paths = _expand(table.files, root)
+        self.paths = expand(table.files, root)
         self.refused = Refused()
         self.rows = 0
         """Rows read, refused ones included."""
@@ -108,11 +105,11 @@ class TableReader:
         """
         for path in self.paths:
             first_row = 0
-            for batch in self._read(path):
+            for typed, batch in self._read(path):
                 out, good = {}, np.ones(batch.num_rows, np.bool_)
                 for name, want in self._wanted.items():
                     out[name], bad = self._convert(
-                        batch.column(want.column), name, Place(path, want, first_row), strings
+                        batch.column(want.column), name, Place(path, want, first_row, typed), strings
                     )
                     for reason, mask in bad:
                         self.refused.add(f"{want.column}: {reason}", mask, path, first_row)
@@ -149,8 +146,9 @@ class TableReader:
         """The usable ids of one column with their texts, batch by batch."""
         place = Place(Path(), self._wanted[name])
         for path in self.paths:
-            for batch in self._read(path):
-                column = id_texts(without_null_type(batch.column(place.want.column), pa.string()), place)
+            for _, batch in self._read(path):
+                column = without_null_type(batch.column(place.want.column), pa.string())
+                column = id_texts(without_decimals(column, "id"), place)
                 hashed, bad = hash_texts(column, None)
                 good = ~np.any([mask for _, mask in bad], axis=0)
                 yield hashed[good], column.filter(pa.array(good))
@@ -160,80 +158,40 @@ class TableReader:
         """The files' names, as the description has them."""
         return ", ".join(self._table.files)
 
-    def _read(self, path: Path) -> Iterator[pa.RecordBatch]:
+    def _read(self, path: Path) -> Iterator[tuple[bool, pa.RecordBatch]]:
+        """Batches of the wanted columns, and whether the file says of which types they are."""
         columns = sorted({want.column for want in self._wanted.values()})
         repeated = {
             w.column
             for w in self._wanted.values()
             if w.meaning in ("value", "values") or (w.meaning == "id" and self._ids == "string")
         }
-        try:
-            if path.suffix == ".parquet":
-                schema = pq.read_schema(path)
-                self._check_columns(path, columns, schema.names)
-                plain = [name for name in sorted(repeated) if not pa.types.is_nested(schema.field(name).type)]
-                file = pq.ParquetFile(path, read_dictionary=plain)
-                yield from file.iter_batches(BATCH_ROWS, columns=columns)
-            else:
-                yield from self._read_csv(path, columns, repeated)
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{path} cannot be read: {error}") from error
 
-    def _read_csv(self, path: Path, columns: list[str], repeated: set[str]) -> Iterator[pa.RecordBatch]:
-        """Columns of text, those whose texts repeat as dictionaries."""
-        table = self._table
-        broken = 0
-
-        def skip(row: Any) -> str:
-            nonlocal broken
-            broken += 1
+        def broken(fields: int, expected: int) -> None:
+            self.rows += 1
             self.refused.rows["broken line"] = self.refused.rows.get("broken line", 0) + 1
-            self.refused.first.setdefault(
-                "broken line", f"{path}, {row.actual_columns} fields in place of {row.expected_columns}"
-            )
-            return "skip"
-
-        names = list(table.columns) if table.columns is not None else None
-        if names is not None:
-            self._check_columns(path, columns, names)
-        text, dictionary = pa.string(), pa.dictionary(pa.int32(), pa.string())
-
-        def opened(columns: list[str] | None) -> pcsv.CSVStreamingReader:
-            return pcsv.open_csv(
-                path,
-                read_options=pcsv.ReadOptions(column_names=names, encoding=table.encoding, block_size=8 << 20),
-                parse_options=pcsv.ParseOptions(
-                    delimiter=table.delimiter,
-                    quote_char='"' if table.quote else False,
-                    double_quote=table.quote,
-                    newlines_in_values=table.quote,
-                    invalid_row_handler=skip,
-                ),
-                convert_options=pcsv.ConvertOptions(
-                    include_columns=columns,
-                    column_types={name: dictionary if name in repeated else text for name in columns or ()},
-                    null_values=list(table.nulls),
-                    strings_can_be_null=True,
-                    quoted_strings_can_be_null=False,
-                ),
-            )
+            self.refused.first.setdefault("broken line", f"{path}, {fields} fields in place of {expected}")
 
         try:
-            reader = opened(columns)
-        except KeyError:  # a column is not in the header line: which ones are?
-            self._check_columns(path, columns, opened(None).schema.names)
-            raise
-        for batch in reader:
-            yield batch.select(columns)
-        self.rows += broken
+            self._check_columns(path, columns, column_names(path, self._table))
+            typed = is_parquet(path)
+            for batch in record_batches(path, self._table, columns, repeated, broken):
+                yield typed, batch
+        except (OSError, pa.ArrowException) as error:
+            fix = ': set `encoding`, such as "latin-1"' if "invalid UTF8" in str(error) else ""
+            raise DataError(f"{path} cannot be read: {error}{fix}") from error
 
     def _check_columns(self, path: Path, wanted: Sequence[str], there: Sequence[str]) -> None:
         missing = [w for w in self._wanted.values() if w.column in set(wanted) - set(there)]
         if missing:
             named = ", ".join(f"{w.column!r} (`{w.said}`)" for w in missing)
             raise DataError(
-                f"{path} has no column {named}; its columns are {', '.join(there)}: name one of them in the description"
+                f"{path} has no column {named}; its columns are {', '.join(there)}: "
+                f"{hint(path, missing[0].column, there)}"
             )
+        for want in self._wanted.values():
+            if (times := list(there).count(want.column)) > 1:
+                raise DataError(f"{Place(path, want)} is there {times} times: give each column a name of its own")
 
     def _convert(
         self, column: pa.Array, name: str, place: Place, strings: Strings | None
@@ -242,11 +200,12 @@ class TableReader:
         meaning = place.want.meaning
         column = without_null_type(column, self._empty_type(place.want))
         try:
+            column = without_decimals(column, meaning)
             if meaning in ("value", "values"):
                 return self._to_codes(column, name, place), []
             if pa.types.is_dictionary(column.type) and not (meaning == "id" and self._ids == "string"):
                 column = column.cast(column.type.value_type)
-            if place.path.suffix != ".parquet":
+            if not place.typed:
                 column = self._from_text(column, place)
             match meaning:
                 case "id" if self._ids == "string":
@@ -307,13 +266,3 @@ class TableReader:
             texts = column.dictionary.take(pa.array(new, pa.int64())).to_pylist()
             known.update(zip(codes[new].tolist(), texts, strict=True))
         return np.where(mask_of(column.is_null()), np.uint64(0), codes[numpy_of(column.indices.fill_null(0))])
-
-
-def _expand(patterns: Sequence[str], root: Path) -> list[Path]:
-    paths: list[Path] = []
-    for pattern in patterns:
-        found = sorted(glob.glob(str(root / pattern), recursive=True))  # noqa: PTH207 (a pattern may be absolute)
-        if not found:
-            raise DataError(f"`files`: nothing matches {pattern} in {root}")
-        paths += map(Path, found)
-    return paths

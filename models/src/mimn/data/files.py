@@ -1,0 +1,181 @@
+"""An owner's files: which ones a table names, what each is, and its rows as batches of the chosen columns.
+
+A file is what its first bytes say, whatever its name is: Parquet, or text of CSV, which may be compressed. So a writer
+that puts no suffix, or another one, is read. Folders are read as Spark and Hive write them: files whose names begin
+with `_` or `.` are marks of the writer, not data.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import glob
+import io
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.csv as pcsv
+import pyarrow.parquet as pq
+
+from mimn.data.description import Table
+from mimn.data.events import DataError
+
+BATCH_ROWS = 1 << 17
+CSV_BLOCK_BYTES = 8 << 20
+_COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
+"""First bytes of compressed files → Arrow's name for it."""
+_SNIFFED = 1 << 12
+_MARKS = ("_", ".")
+
+
+def expand(patterns: Sequence[str], root: Path) -> list[Path]:
+    """The files that patterns name, relative to `root`; of a folder, the files in and below it.
+
+    Raises:
+        DataError: a pattern names no file.
+    """
+    paths: list[Path] = []
+    for pattern in patterns:
+        said = Path(pattern).parts
+        found = [Path(one) for one in glob.glob(str(root / pattern), recursive=True)]  # noqa: PTH207 (a pattern may be absolute)
+        files = {file for one in found for file in ([one] if one.is_file() else one.rglob("*")) if file.is_file()}
+        marked = {file for file in files if any(part.startswith(_MARKS) for part in _behind(root, file, said))}
+        if not files - marked:
+            raise DataError(f"`files`: nothing matches {pattern} in {root}")
+        paths += sorted(files - marked)
+    return paths
+
+
+def _behind(root: Path, file: Path, said: Sequence[str]) -> list[str]:
+    """The names on the way to a file that its owner did not write down."""
+    parts = file.relative_to(root).parts if file.is_relative_to(root) else file.parts
+    return [part for part in parts if part not in said]
+
+
+def column_names(path: Path, table: Table) -> list[str]:
+    """The names of a file's columns, in order.
+
+    Raises:
+        DataError: it is neither Parquet nor text.
+        OSError, pa.ArrowException: it cannot be read.
+    """
+    if is_parquet(path):
+        return list(pq.read_schema(path).names)
+    with _text_of(path, table) as text:
+        if table.columns is not None:
+            return list(table.columns)
+        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if table.quote else csv.QUOTE_NONE
+        try:
+            return next(csv.reader(text, delimiter=table.delimiter, quoting=quoting), [])
+        except csv.Error as error:
+            raise DataError(f"{path}: its first line is no header of CSV: {error}") from error
+
+
+def record_batches(
+    path: Path, table: Table, columns: Sequence[str], repeated: set[str], broken: Callable[[int, int], None]
+) -> Iterator[pa.RecordBatch]:
+    """The rows of a file.
+
+    Args:
+        path: the file.
+        table: how text is to be read.
+        columns: which ones, all there once. Those of CSV are text.
+        repeated: those whose texts repeat: they are dictionaries.
+        broken: called for each line of CSV with another number of fields than the header has: with both numbers.
+
+    Raises:
+        OSError, pa.ArrowException: it cannot be read.
+    """
+    if is_parquet(path):
+        schema = pq.read_schema(path)
+        texts = [name for name in sorted(repeated) if _is_text(schema.field(name).type)]
+        yield from pq.ParquetFile(path, read_dictionary=texts).iter_batches(BATCH_ROWS, columns=list(columns))
+        return
+
+    def skip(row: Any) -> str:
+        broken(row.actual_columns, row.expected_columns)
+        return "skip"
+
+    text, dictionary = pa.string(), pa.dictionary(pa.int32(), pa.string())
+    reader = pcsv.open_csv(
+        _bytes_of(path),
+        read_options=pcsv.ReadOptions(
+            column_names=None if table.columns is None else list(table.columns),
+            encoding=table.encoding,
+            block_size=CSV_BLOCK_BYTES,
+        ),
+        parse_options=pcsv.ParseOptions(
+            delimiter=table.delimiter,
+            quote_char='"' if table.quote else False,
+            double_quote=table.quote,
+            newlines_in_values=table.quote,
+            invalid_row_handler=skip,
+        ),
+        convert_options=pcsv.ConvertOptions(
+            include_columns=list(columns),
+            column_types={name: dictionary if name in repeated else text for name in columns},
+            null_values=list(table.nulls),
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        ),
+    )
+    for batch in reader:
+        yield batch.select(list(columns))
+
+
+def hint(path: Path, wanted: str, there: Sequence[str]) -> str:
+    """What a file without the column `wanted` seems to be, and what to do; the common advice if nothing is known."""
+    if any(part.startswith(f"{wanted}=") for part in path.parts):
+        return f"{wanted} is a part of its folder's name, which is not read: write it into the files"
+    if there and there[0].lstrip().startswith(("{", "[")):
+        return "it seems to hold JSON, which is not read: write Parquet or CSV"
+    if len(there) == 1 and (found := [mark for mark in ";\t|" if mark in there[0]]):
+        return f"set `delimiter = {found[0]!r}`".replace("'", '"')
+    return "name one of them in the description"
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4)
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a file is Parquet, by its first bytes; one that only its name says to be is broken, which its reader
+    says."""
+    return _first_bytes(path) == b"PAR1" or path.suffix == ".parquet"
+
+
+def _bytes_of(path: Path) -> pa.NativeFile:
+    """What a file holds, decompressed."""
+    first = _first_bytes(path)
+    kind = next((kind for magic, kind in _COMPRESSIONS.items() if first.startswith(magic)), None)
+    return pa.input_stream(str(path), compression=kind)
+
+
+def _text_of(path: Path, table: Table) -> io.TextIOWrapper:
+    """What a file of CSV holds, as text.
+
+    Raises:
+        DataError: it is no text.
+    """
+    try:
+        encoding = codecs.lookup(table.encoding).name
+    except LookupError as error:
+        raise DataError(f"`encoding`: {table.encoding} is no encoding of text, such as utf-8 or latin-1") from error
+    with _bytes_of(path) as stream:
+        first = stream.read(_SNIFFED)
+    if not first:
+        raise DataError(f"{path} is empty: leave it out of `files`")
+    if first.startswith(b"PK\x03\x04"):
+        raise DataError(f"{path} is a zip archive or a spreadsheet: unpack it, or save it as CSV")
+    if b"\0" in first and not encoding.startswith(("utf-16", "utf-32")):
+        raise DataError(f"{path} is neither Parquet nor text: convert it to Parquet or CSV")
+    return io.TextIOWrapper(
+        _bytes_of(path), "utf-8-sig" if encoding == "utf-8" else encoding, errors="replace", newline=""
+    )

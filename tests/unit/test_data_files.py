@@ -1,0 +1,215 @@
+"""Files as other tools write them: read by what they hold, whatever they are called, or refused with the fix."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mimn.data.column_values import Meaning, Wanted
+from mimn.data.description import Table, TimeUnit
+from mimn.data.events import DataError
+from mimn.data.ids import string_id
+from mimn.data.tables import TableReader
+
+TABLE = pa.table({"uid": [7, 8, 9], "act": ["buy", "view", "buy"]})
+TEXT = b"uid,act\n7,buy\n8,view\n9,buy\n"
+
+
+def parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    return bytes(sink.getvalue())
+
+
+def zstd(data: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(data)
+    return bytes(sink.getvalue())
+
+
+def put(folder: Path, files: dict[str, bytes]) -> None:
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+
+
+def reader_of(folder: Path, *files: str, meaning: Meaning = "id", column: str = "uid", **layout: object) -> TableReader:
+    table = Table(files=files, **layout)  # type: ignore[arg-type]  # keys of a description
+    return TableReader(table, folder, {"x": Wanted(column, meaning, f"events.{meaning}")}, "uint64")
+
+
+def ids_of(folder: Path, *files: str, **layout: object) -> list[int]:
+    return [one for batch in reader_of(folder, *files, **layout).batches() for one in batch["x"].tolist()]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["e.parquet", "e.PARQUET", "e.pq", "000000_0", "e.csv"])
+def test_parquet_is_known_by_its_first_bytes_and_not_by_its_name(tmp_path: Path, name: str) -> None:
+    put(tmp_path, {name: parquet(TABLE)})
+    assert ids_of(tmp_path, name) == [7, 8, 9]
+
+
+@pytest.mark.parametrize("name", ["e.csv", "E.CSV.GZ", "e.log", "part-00000"])
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, bz2.compress, zstd])
+def test_text_is_decompressed_whatever_its_name_is(
+    tmp_path: Path, name: str, compress: Callable[[bytes], bytes]
+) -> None:
+    put(tmp_path, {name: compress(TEXT)})
+    assert ids_of(tmp_path, name) == [7, 8, 9]
+
+
+def test_logs_that_were_compressed_one_after_another_into_one_file_are_read_to_the_end(tmp_path: Path) -> None:
+    put(tmp_path, {"e.gz": gzip.compress(TEXT) + gzip.compress(b"10,buy\n")})
+    assert ids_of(tmp_path, "e.gz") == [7, 8, 9, 10]
+
+
+def test_a_folder_of_spark_is_read_without_the_marks_of_its_writer(tmp_path: Path) -> None:
+    put(
+        tmp_path,
+        {
+            "e.parquet/dt=2024-05-01/part-00000.snappy.parquet": parquet(TABLE.slice(0, 1)),
+            "e.parquet/dt=2024-05-02/part-00000.snappy.parquet": parquet(TABLE.slice(1)),
+            "e.parquet/dt=2024-05-02/.part-00000.snappy.parquet.crc": b"crc",
+            "e.parquet/_temporary/0/part-00000.snappy.parquet": parquet(TABLE),
+            "e.parquet/_SUCCESS": b"",
+        },
+    )
+    for files in ("e.parquet", "e.parquet/*", "e.parquet/**", "*", "e.parquet/dt=*/*", "**/*.parquet"):
+        assert ids_of(tmp_path, files) == [7, 8, 9], files
+    with pytest.raises(DataError, match=r"nothing matches e.parquet/_\* in"):
+        ids_of(tmp_path, "e.parquet/_*")
+
+
+def test_a_name_with_an_underscore_is_read_if_the_description_says_it(tmp_path: Path) -> None:
+    put(tmp_path, {"_export/e.csv": TEXT, "_e.csv": TEXT})
+    assert ids_of(tmp_path, "_export/*.csv", "_e.csv") == [7, 8, 9, 7, 8, 9]
+
+
+def test_a_header_is_read_as_csv_is(tmp_path: Path) -> None:
+    put(tmp_path, {"e.csv": b'\xef\xbb\xbf"a;\n""b""";uid\r\nx;7\r\n'})
+    assert ids_of(tmp_path, "e.csv", delimiter=";") == [7]
+    put(tmp_path, {"e.csv": "uid,straße\n7,ä\n".encode("utf-16")})
+    assert ids_of(tmp_path, "e.csv", encoding="utf-16") == [7]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("e.csv", b"", "e.csv is empty: leave it out of `files`"),
+        ("e.csv", b"PK\x03\x04" + bytes(100), "e.csv is a zip archive or a spreadsheet"),
+        ("e.csv", b"Obj\x01\x04\x14avro" + bytes(100), "e.csv is neither Parquet nor text"),
+        ("e.parquet", TEXT, "e.parquet cannot be read: Parquet magic bytes not found"),
+        ("e.gz", gzip.compress(TEXT)[:-9], "e.gz cannot be read: "),
+        ("e.jsonl", b'{"uid": 7, "act": "buy"}\n', "it seems to hold JSON, which is not read: write Parquet or CSV"),
+        ("e.csv", TEXT.replace(b",", b";"), 'its columns are uid;act: set `delimiter = ";"`'),
+        ("e.csv", TEXT.replace(b",", b"\t"), r'set `delimiter = "\t"`'),
+        (
+            "uid=7/e.csv",
+            b"act\nbuy\n",
+            "uid is a part of its folder's name, which is not read: write it into the files",
+        ),
+        ("e.csv", b"uid,act,uid\n7,buy,8\n", "column uid (`events.id`) is there 2 times: give each column a name"),
+        ("e.csv", b'uid,"' + b"x" * 200_000, "its first line is no header of CSV"),
+    ],
+)
+def test_what_is_no_table_is_refused_with_the_fix(tmp_path: Path, name: str, data: bytes, words: str) -> None:
+    put(tmp_path, {name: data})
+    with pytest.raises(DataError) as refused:
+        ids_of(tmp_path, name)
+    assert words in str(refused.value)
+
+
+def test_a_column_that_parquet_has_twice_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, {"e.parquet": parquet(TABLE.append_column("uid", TABLE["uid"]))})
+    with pytest.raises(DataError, match=r"e.parquet: column uid \(`events.id`\) is there 2 times"):
+        ids_of(tmp_path, "e.parquet")
+
+
+def test_another_encoding_is_named_as_the_fix(tmp_path: Path) -> None:
+    put(tmp_path, {"e.csv": "uid,act\n7,café\n".encode("latin-1")})
+    with pytest.raises(DataError, match='set `encoding`, such as "latin-1"'):
+        list(reader_of(tmp_path, "e.csv", meaning="value", column="act").batches())
+    assert ids_of(tmp_path, "e.csv", encoding="latin-1") == [7]
+    with pytest.raises(DataError, match=r"`encoding`: klingon is no encoding of text"):
+        ids_of(tmp_path, "e.csv", encoding="klingon")
+
+
+def read(folder: Path, column: pa.Array, meaning: Meaning, ids: str = "uint64") -> tuple[list[object], TableReader]:
+    pq.write_table(pa.table({"x": column}), folder / "t.parquet")
+    wanted = {"x": Wanted("x", meaning, f"events.{meaning}")}
+    reader = TableReader(Table(files=("t.parquet",)), folder, wanted, ids)  # type: ignore[arg-type]
+    return np.concatenate([batch["x"] for batch in reader.batches()]).tolist(), reader
+
+
+@given(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=20), st.integers(0, 4))
+def test_decimals_of_a_warehouse_are_the_whole_numbers_that_they_stand_for(
+    tmp_path_factory: pytest.TempPathFactory, numbers: list[int], scale: int
+) -> None:
+    folder = tmp_path_factory.mktemp("decimals")
+    whole, decimals = pa.array(numbers, pa.uint64()), pa.array(list(map(Decimal, numbers)), pa.decimal128(38, scale))
+    assert read(folder, decimals, "id")[0] == numbers
+    assert read(folder, decimals, "id", "string")[0] == [string_id(str(one)) for one in numbers]
+    of_decimals, of_whole = read(folder, decimals, "value"), read(folder, whole, "value")
+    assert of_decimals[0] == of_whole[0]
+    assert of_decimals[1].texts == of_whole[1].texts
+    assert of_decimals[1].texts_of("x", []) == {}
+
+
+def test_decimals_may_be_prices_labels_and_times(tmp_path: Path) -> None:
+    price = pa.array([Decimal("12.50"), None], pa.decimal128(10, 2))
+    assert read(tmp_path, price, "number")[0][0] == 12.5
+    assert read(tmp_path, pa.array([Decimal(1), Decimal(0)], pa.decimal128(38, 0)), "label")[0] == [1, 0]
+    assert read(tmp_path, pa.array([Decimal(1714564800)], pa.decimal128(38, 0)), "time")[0] == [1_714_564_800_000]
+    with pytest.raises(DataError, match=r"holds '12.5' in row 1, not whole numbers"):
+        read(tmp_path, price, "id")
+    with pytest.raises(DataError, match="holds fractions"):
+        read(tmp_path, price, "value")
+
+
+def test_an_id_of_decimals_is_found_again_for_messages(tmp_path: Path) -> None:
+    _, reader = read(tmp_path, pa.array([Decimal(7), Decimal(10**30)], pa.decimal128(38, 0)), "id", "string")
+    assert reader.text_of("x", string_id(str(10**30))) == str(10**30)
+
+
+@pytest.mark.parametrize("kind", [pa.int32(), pa.uint32(), pa.int64(), pa.uint64(), pa.float64()])
+def test_seconds_of_any_width_are_the_same_time(tmp_path: Path, kind: pa.DataType) -> None:
+    assert read(tmp_path, pa.array([1_714_564_800], kind), "time")[0] == [1_714_564_800_000]
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.uint64(), pa.float64()])
+def test_a_unit_is_found_even_where_the_stated_one_exceeds_64_bits(tmp_path: Path, kind: pa.DataType) -> None:
+    for unit, factor in (("ms", 10**3), ("us", 10**6), ("ns", 10**9)):
+        column = pa.array(np.array([1_714_564_800, 1_714_564_801]) * factor).cast(kind, safe=False)
+        with pytest.raises(DataError, match=rf"is 2024-05-01 in {unit}: set `time_unit = \"{unit}\"`"):
+            read(tmp_path, column, "time")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2024-05-01 12:00:00 UTC", "2024-05-01 12:00:00.000000 UTC", "2024-05-01T12:00:00 GMT", "2024-05-01 12:00:00,000"],
+)
+def test_times_as_warehouses_and_logs_write_them_are_read(tmp_path: Path, text: str) -> None:
+    put(tmp_path, {"t.csv": f'x\n"{text}"\n'.encode()})
+    units: tuple[TimeUnit, ...] = ("iso", "s")
+    for unit in units:
+        wanted = {"x": Wanted("x", "time", "events.time", unit)}
+        reader = TableReader(Table(files=("t.csv",)), tmp_path, wanted, "uint64")
+        assert [batch["x"].tolist() for batch in reader.batches()] == [[1_714_564_800_000]]
+
+
+def test_the_null_of_hive_and_mysql_is_no_value(tmp_path: Path) -> None:
+    put(tmp_path, {"t.csv": b"uid,act\n7,\\N\n8,buy\n"})
+    reader = reader_of(tmp_path, "t.csv", meaning="value", column="act")
+    codes = [one for batch in reader.batches() for one in batch["x"].tolist()]
+    assert codes[0] == 0
+    assert list(reader.texts["x"].values()) == ["buy"]
