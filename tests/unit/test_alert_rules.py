@@ -102,6 +102,26 @@ SCENARIOS = {
         "UicDown",
         {"severity": "page"},
     ),
+    "an RTP process is gone, and answers again": scenario_of(
+        {f'up{{job="rtp",{RTP}}}': "1 1 0x5 1x10", "rtp_bundle": "1x20"},
+        [("30s", False), ("1m30s", False), ("2m", True), ("3m30s", True), ("4m", False)],
+        "RtpDown",
+        {"severity": "page", "job": "rtp", "instance": "rtp-0"},
+    ),
+    "there is no RTP at all": scenario(
+        "rtp_bundle",
+        "1 1 stale",
+        [("1m", False), ("2m", True)],
+        "RtpDown",
+        {"severity": "page"},
+    ),
+    "no open file is left for connections, for a moment": scenario(
+        f"rtp_out_of_files_total{{{RTP}}}",
+        "0 0 3x20",
+        [("30s", False), ("1m", True), ("5m", True), ("6m30s", False)],
+        "OutOfFiles",
+        {"severity": "page", "instance": "rtp-0"},
+    ),
     "a partition is behind, and catches up": scenario_of(
         {f'uic_as_of_timestamp_seconds{{partition="0",{UIC}}}': "0+0x12 390+30x10"},
         [("2m", False), ("3m", False), ("3m30s", True), ("6m", True), ("6m30s", False)],

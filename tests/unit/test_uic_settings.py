@@ -54,7 +54,14 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
     assert settings.fold.misrouted_share == 1
 
 
-@pytest.mark.parametrize("url", ["redis://h:port/0", "redis://h:70000/0", "redis://:hunter2/x@h:1/0", "redis://[::1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h:port/0", "redis://h:70000/0", "redis://:hunter2/x@h:1/0", "redis://[::1",
+        "redis://h/users", "redis://h/0/1", "redis://:hunter2@h/-1", "redis://:hunter2@h/0?db=x",
+        "redis://:hunter2@h/0?db=", "redis://:hunter2@h/0?databse=1", "unix:///s?db=x", "redis://h/0?socket_timeout=soon",
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("command", ["serve", "doctor"])
 def test_a_url_that_cannot_be_read_is_one_line_without_its_password(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, url: str

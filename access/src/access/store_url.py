@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+_DATABASE = re.compile(r"/?|/\d+")
 
 
-def check_store_url(url: str) -> None:
-    """Make sure that `url` can be taken apart. What Python says of one that cannot may quote a password, so we do not.
+def check_store_url(url: str, options: Mapping[str, Any]) -> None:
+    """Make sure that `url` says what it means. Errors never quote it, because it may hold a password.
+
+    Args:
+        url: `redis://`, `rediss://` or `unix://`.
+        options: what its query may name, and how the client reads each value.
 
     Raises:
-        ValueError: it cannot; the message goes on behind the setting's name.
+        ValueError: it cannot be taken apart, or a part of it would be dropped; the message goes on behind the setting's
+            name.
     """
     try:
-        _ = urlsplit(url).port  # raises for what is no port
+        parts = urlsplit(url)
+        _ = parts.port  # raises for what is no port
     except ValueError:
         raise ValueError(
             "is not a URL: its port must be a number up to 65535, and in user and password / ? # [ ] @ : and % must be "
             "written as %2F %3F %23 %5B %5D %40 %3A and %25"
         ) from None
+    if parts.scheme != "unix" and not _DATABASE.fullmatch(parts.path):
+        raise ValueError("must end with /N, N the number of a database, or with nothing, which is 0")
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name not in options:
+            raise ValueError(f"has the option {name[:40]!r} in its query; there are {', '.join(sorted(options))}")
+        try:
+            options[name](value)
+        except (ValueError, TypeError):
+            raise ValueError(f"has a value of the option {name} in its query that is none of its values") from None
