@@ -339,8 +339,10 @@ def wipe(folder: Path) -> None:
 
 def command(verb: str, folder: Path) -> str:
     """What a user types to run `verb` on the stack of `folder`."""
+    if folder == FOLDER and verb in ("up", "down", "status") and Path("deploy/localstack").is_dir():
+        return f"make {verb}"  # at the repository's root
     if folder == FOLDER:
-        return f"make {verb}" if verb in ("up", "down", "status") else f"{_python()} -m localstack {verb}"
+        return f"{_python()} -m localstack {verb}"
     return f"{_python()} -m localstack {verb} --folder {shlex.quote(str(folder))}"
 
 

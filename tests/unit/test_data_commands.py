@@ -232,7 +232,7 @@ def test_check_counts_texts_that_may_mean_that_there_is_no_value_and_numbers_tha
     status, said = ran(capsys, path, "check")
     assert status == 0, "what a text means is for its owner to know"
     assert re.search(
-        r"values of fields.context.color such as 'None': values like any other; .* or write nulls +2\n", said
+        r"values of fields.context.color such as 'None': values, not missing, unless `nulls` names them +2\n", said
     )
     infinite = sum(line.endswith("inf") for line in lines)
     assert re.search(rf"values of fields.context.price that are infinite, read as missing +{infinite}\n", said)

@@ -221,7 +221,7 @@ def test_addresses_of_a_stack_that_does_not_run_say_how_to_start_one(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(StackError, match=f"`.* up --folder {tmp_path}` starts one"):
         addresses_of(tmp_path)
-    with pytest.raises(StackError, match="`make up` starts one"):
+    with pytest.raises(StackError, match="`.* -m localstack up` starts one"):
         addresses_of(FOLDER)
 
 
@@ -259,6 +259,18 @@ def test_a_stack_keeps_the_broker_that_has_its_log(tmp_path: Path, monkeypatch: 
             Stack(options).start()
         assert command("wipe", options.folder) in str(refused.value)
         assert living(options.folder) == {}
+
+
+def test_what_a_user_is_told_to_type_works_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "deploy/localstack").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert command("down", FOLDER) == "make down"
+    assert command("wipe", FOLDER) == f"{sys.executable} -m localstack wipe"
+    assert command("down", Path("other")) == f"{sys.executable} -m localstack down --folder other"
+    monkeypatch.chdir(tmp_path / "deploy")
+    assert command("down", FOLDER) == f"{sys.executable} -m localstack down", "no Makefile is here"
 
 
 def test_a_password_is_not_shown_when_the_store_does_not_answer(

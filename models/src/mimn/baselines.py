@@ -96,7 +96,7 @@ def model_config(values: Mapping[str, Any]) -> ModelConfig:
         return BaselineConfig.from_mapping(values)
     if variant not in get_args(Variant):
         known = ", ".join((*get_args(Variant), *get_args(BaselineVariant)))
-        raise ConfigError(f"variant must be one of {known}, not {variant!r}")
+        raise ConfigError(f"variant must be one of {known} (MIMN is paper), not {variant!r}")
     return MimnConfig.from_mapping(values)
 
 

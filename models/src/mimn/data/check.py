@@ -42,7 +42,7 @@ _MISREAD = (
         re.compile(
             r"\s*(-|\?|#n/a|\(null\)|<na>|missing|n/a|na|nan|nil|none|null|undefined|unknown)\s*", re.IGNORECASE
         ),
-        "values like any other; where they mean that there is none, list them as `nulls` of CSV, or write nulls",
+        "values, not missing, unless `nulls` names them",
     ),
 )
 """Texts of fields that may mean something else where they were written, and what they are here."""
