@@ -221,7 +221,7 @@ def test_addresses_of_a_stack_that_does_not_run_say_how_to_start_one(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(StackError, match=f"`.* up --folder {tmp_path}` starts one"):
         addresses_of(tmp_path)
-    with pytest.raises(StackError, match="`.* -m localstack up` starts one"):
+    with pytest.raises(StackError, match=r"`.* -m localstack up` starts one"):
         addresses_of(FOLDER)
 
 

@@ -59,7 +59,7 @@ def test_rows_of_one_table_differ_in_the_model_alone() -> None:
         (MINIMAL + "[model]\nslots = 0\n", "slots must be at least 1"),
         (
             MINIMAL + "[model]\nvariant = 'dinn'\n",
-            "variant must be one of paper, official, pooling, .*dnn, din, .*, delta, buckets .MIMN is paper., not 'dinn'",
+            "variant must be one of paper, .*dnn, din, .*, delta, buckets .MIMN is paper., not 'dinn'",
         ),
         ('name = "x"\n[data]\ndataset = "synthetic"\n', r"unknown field `dataset` - at `\$\.data`"),
         (
