@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -29,7 +30,8 @@ def command_of(process: psutil.Process) -> str:
 def test_a_measurement_that_is_ended_leaves_nothing_running(command: list[str], tmp_path: Path) -> None:
     output, said = tmp_path / "output", tmp_path / "said"
     whole = [sys.executable, "-m", f"loadtest.{command[0]}", *command[1:], "--output", str(output)]
-    with said.open("wb") as log, subprocess.Popen(whole, cwd=ROOT, stdout=log, stderr=log) as measuring:
+    own = {name: value for name, value in os.environ.items() if name not in ("REDIS_URL", "KAFKA_BOOTSTRAP_SERVERS")}
+    with said.open("wb") as log, subprocess.Popen(whole, cwd=ROOT, env=own, stdout=log, stderr=log) as measuring:
         started: list[psutil.Process] = []
 
         def all_run() -> bool:
