@@ -99,6 +99,12 @@ def test_a_url_that_cannot_be_read_is_one_line_without_its_password(
     assert "hunter2" not in said
 
 
+@pytest.mark.parametrize("query", ["", "?db=3", "?ssl_cert_reqs=none&client_name=rtp", "?socket_timeout=5&protocol=2"])
+def test_a_url_may_have_the_options_of_the_client(monkeypatch: pytest.MonkeyPatch, query: str) -> None:
+    got = settings(monkeypatch, RTP_REDIS__URL=f"rediss://user:secret@host:1/2{query}")
+    assert got.redis.url.get_secret_value().endswith(f"/2{query}")
+
+
 def test_nodes_are_those_of_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RTP_REDIS__NODES", "a:6379, b:6379")
     with pytest.raises(ValueError, match="set RTP_REDIS__MODE=cluster, or unset RTP_REDIS__NODES"):

@@ -164,6 +164,12 @@ def test_sentinels_and_their_service() -> None:
     assert settings.sentinel_service == "mymaster"
 
 
+@pytest.mark.parametrize("query", ["", "?db=3", "?ssl_cert_reqs=none&client_name=uic", "?socket_timeout=5&protocol=2"])
+def test_a_url_may_have_the_options_of_the_client(monkeypatch: pytest.MonkeyPatch, query: str) -> None:
+    monkeypatch.setenv("UIC_REDIS__URL", f"rediss://user:secret@host:1/2{query}")
+    assert read_settings().redis.url.endswith(f"/2{query}")
+
+
 def test_nodes_are_those_of_a_cluster() -> None:
     assert RedisSettings(mode="cluster", nodes="a:6379, b:6379").nodes == "a:6379, b:6379"
     with pytest.raises(ValueError, match="set UIC_REDIS__MODE=cluster, or unset UIC_REDIS__NODES"):

@@ -8,6 +8,9 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 _DATABASE = re.compile(r"/?|/\d+")
+_TLS = ("ca_certs", "ca_data", "ca_path", "cert_reqs", "certfile", "ciphers", "keyfile", "password")
+_TEXTS = {"client_name", "password", "username", *(f"ssl_{name}" for name in _TLS)}
+"""Options whose values are any text."""
 
 
 def check_store_url(url: str, options: Mapping[str, Any]) -> None:
@@ -15,7 +18,7 @@ def check_store_url(url: str, options: Mapping[str, Any]) -> None:
 
     Args:
         url: `redis://`, `rediss://` or `unix://`.
-        options: what its query may name, and how the client reads each value.
+        options: what its query may name besides texts, and how the client reads each value.
 
     Raises:
         ValueError: it cannot be taken apart, or a part of it would be dropped; the message goes on behind the setting's
@@ -32,8 +35,11 @@ def check_store_url(url: str, options: Mapping[str, Any]) -> None:
     if parts.scheme != "unix" and not _DATABASE.fullmatch(parts.path):
         raise ValueError("must end with /N, N the number of a database, or with nothing, which is 0")
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name in _TEXTS:
+            continue
         if name not in options:
-            raise ValueError(f"has the option {name[:40]!r} in its query; there are {', '.join(sorted(options))}")
+            known = ", ".join(sorted({*options, *_TEXTS}))
+            raise ValueError(f"has the option {name[:40]!r} in its query; there are {known}")
         try:
             options[name](value)
         except (ValueError, TypeError):
