@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from mimn.data.column_values import Meaning, Wanted
 from mimn.data.description import Table, TimeUnit
 from mimn.data.events import DataError
 from mimn.data.ids import string_id
+from mimn.data.preparation import prepare
 from mimn.data.tables import Columns, TableReader
 from uic.bulk.history import DescribedHistory
 
@@ -92,6 +95,36 @@ def test_an_import_takes_timestamps_with_microseconds(tmp_path: Path) -> None:
     history = DescribedHistory(path)
     assert history.records == 1
     history.close()
+
+
+@pytest.mark.parametrize(
+    "users",
+    [
+        ["17850.0", "007", " 12", "0"],
+        pa.array([17850.0, 7, 12, 0]),
+        pa.array([Decimal(17850), Decimal(7), Decimal(12), Decimal(0)], pa.decimal128(38, 0)),
+        pa.array([17850, 7, 12, 0], pa.int32()),
+    ],
+    ids=["csv", "floats", "decimals", "int32"],
+)
+def test_an_import_names_users_as_training_and_requests_do(tmp_path: Path, users: list[str] | pa.Array) -> None:
+    """Else the imported history is that of a user whom nobody asks for, such as 17850.0."""
+    if isinstance(users, list):
+        rows = [f"{user},{n + 1},{NOON_MS // 1000 + n}" for n, user in enumerate(users)]
+        (tmp_path / "e.csv").write_text("\n".join(["u,i,t", *rows, f",9,{NOON_MS // 1000}"]) + "\n", "utf-8")
+    else:
+        seconds = pa.array(range(NOON_MS // 1000, NOON_MS // 1000 + 4), pa.int32())
+        pq.write_table(pa.table({"u": users, "i": [1, 2, 3, 4], "t": seconds}), tmp_path / "e.csv")
+    path = tmp_path / "dataset.toml"
+    path.write_text('name = "x"\n[events]\nfiles = ["e.csv"]\nuser = "u"\nitem = "i"\ntime = "t"\n')
+    history = DescribedHistory(path)
+    events = [(record.key, BehaviorEvent.FromString(record.value or b"")) for record in history.read({})]
+    assert [key for key, _ in events] == [b"17850", b"7", b"12", b"0"]
+    assert all(event.user_id.encode() == key for key, event in events)
+    assert [event.event_time for _, event in events] == [NOON_MS + 1000 * n for n in range(4)]
+    assert sum(history.left_out.rows.values()) == (1 if isinstance(users, list) else 0)
+    history.close()
+    assert sorted(prepare(path, tmp_path / "cache").events.users.tolist()) == [0, 7, 12, 17850]
 
 
 Rows = list[str]

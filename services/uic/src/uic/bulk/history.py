@@ -110,14 +110,16 @@ class DescribedHistory:
         table = self._description.events
         wanted = event_columns(table)
         wanted.pop("together", None)
-        wanted["user"] = Wanted(table.user, "value", "events.user")
+        self._numbered = self._description.ids == "uint64"
+        if not self._numbered:  # the texts themselves, which the hashes of ids do not tell
+            wanted["user"] = Wanted(table.user, "value", "events.user")
         reader = TableReader(table, path.parent, wanted, self._description.ids)
         for file in reader.paths:
             with file.open("rb") as opened:
                 seen.update(hashlib.file_digest(opened, "sha256").digest())
         self.source = seen.hexdigest()[:16]
         self._columns = self._sorted(reader, path.parent)
-        self._users = {code: text.encode() for code, text in reader.texts["user"].items()}
+        self._users = {} if self._numbered else {code: text.encode() for code, text in reader.texts["user"].items()}
 
     @property
     def records(self) -> int:
@@ -132,7 +134,8 @@ class DescribedHistory:
             for i, (code, item, category, action, time) in enumerate(
                 zip(rows["user"], rows["item"], rows["category"], rows["action"], rows["time"], strict=True)
             ):
-                key = self._users[code & _ALL_BITS]
+                user = code & _ALL_BITS
+                key = b"%d" % user if self._numbered else self._users[user]
                 event = BehaviorEvent(
                     event_id=f"{self.source}/{at + i}",
                     user_id=key.decode(),
@@ -178,7 +181,7 @@ class DescribedHistory:
                     if described.actions
                     else np.zeros(n, np.int64),
                 }
-                good = self._usable(columns, reader.texts["user"], reader)
+                good = self._usable(columns, reader)
                 writer.add({name: values[good] for name, values in columns.items()})
             writer.finish()
         self.left_out = LeftOut(dict(reader.refused.rows), dict(reader.refused.first))
@@ -190,27 +193,27 @@ class DescribedHistory:
             for name in ("time", "user", "item", "category", "action")
         }
 
-    def _usable(
-        self, columns: Mapping[str, NDArray[Any]], users: Mapping[int, str], reader: TableReader
-    ) -> NDArray[np.bool_]:
+    def _usable(self, columns: Mapping[str, NDArray[Any]], reader: TableReader) -> NDArray[np.bool_]:
         """Rows that the event's format allows. [n]"""
-        codes = columns["user"].view(np.uint64)
-        found, place = np.unique(codes, return_inverse=True)
-        sizes = np.array([len(users[code].encode()) if code else 0 for code in found.tolist()])
-        bad = {
-            f"{self._description.events.user}: empty, or longer than {MAX_KEY_BYTES} bytes": (
-                (sizes == 0) | (sizes > MAX_KEY_BYTES)
-            )[place],
+        bad = {} if self._numbered else self._without_key(columns["user"].view(np.uint64), reader.texts["user"])
+        bad |= {
             f"{self._description.events.item}: item 0": columns["item"] == 0,
             f"{self._description.events.action}: an action that is none of the wire": (
                 columns["action"] == NOT_ON_THE_WIRE
             ),
         }
-        good = np.ones(len(codes), np.bool_)
+        good = np.ones(len(columns["user"]), np.bool_)
         for reason, mask in bad.items():
             reader.refused.add(reason, mask, reader.paths[0], 0)
             good &= ~mask
         return good
+
+    def _without_key(self, codes: NDArray[np.uint64], users: Mapping[int, str]) -> dict[str, NDArray[np.bool_]]:
+        """Which users have no text, or too long a one. [n]"""
+        found, place = np.unique(codes, return_inverse=True)
+        sizes = np.array([len(users[code].encode()) if code else 0 for code in found.tolist()])
+        said = f"{self._description.events.user}: empty, or longer than {MAX_KEY_BYTES} bytes"
+        return {said: ((sizes == 0) | (sizes > MAX_KEY_BYTES))[place]}
 
     def _actions(self, codes: NDArray[np.uint64], texts: Mapping[int, str]) -> NDArray[np.int64]:
         found, place = np.unique(codes, return_inverse=True)
