@@ -9,6 +9,7 @@ whoever reads the topic can tell for each lane how far a killed import came.
 from __future__ import annotations
 
 import hashlib
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from uic.core.event import MAX_KEY_BYTES
 PLACE: Final = "ctr-import"
 """Header of an imported record: the source, lane and number, as `encode_place` writes them."""
 ROWS: Final = 1 << 16
+_WHOLE: Final = re.compile(r"\s*0*([0-9]+)(?:\.0+)?\s*")
 
 
 class Place(NamedTuple):
@@ -92,6 +94,13 @@ class LeftOut:
     first: dict[str, str]
 
 
+def _digits(text: str) -> str:
+    """A user's id as requests name it: where training reads a whole number, its digits, as of ` 7`, `007` and `7.0`;
+    any other text as it is."""
+    found = _WHOLE.fullmatch(text)
+    return text if found is None else found[1]
+
+
 class DescribedHistory:
     """The `[events]` of a description, sorted by time; rows of one time in the order of the files. One lane."""
 
@@ -110,16 +119,15 @@ class DescribedHistory:
         table = self._description.events
         wanted = event_columns(table)
         wanted.pop("together", None)
-        self._numbered = self._description.ids == "uint64"
-        if not self._numbered:  # the texts themselves, which the hashes of ids do not tell
-            wanted["user"] = Wanted(table.user, "value", "events.user")
+        wanted["user"] = Wanted(table.user, "value", "events.user")
         reader = TableReader(table, path.parent, wanted, self._description.ids)
         for file in reader.paths:
             with file.open("rb") as opened:
                 seen.update(hashlib.file_digest(opened, "sha256").digest())
         self.source = seen.hexdigest()[:16]
         self._columns = self._sorted(reader, path.parent)
-        self._users = {} if self._numbered else {code: text.encode() for code, text in reader.texts["user"].items()}
+        as_id = _digits if self._description.ids == "uint64" else str
+        self._users = {code: as_id(text).encode() for code, text in reader.texts["user"].items()}
 
     @property
     def records(self) -> int:
@@ -134,8 +142,7 @@ class DescribedHistory:
             for i, (code, item, category, action, time) in enumerate(
                 zip(rows["user"], rows["item"], rows["category"], rows["action"], rows["time"], strict=True)
             ):
-                user = code & _ALL_BITS
-                key = b"%d" % user if self._numbered else self._users[user]
+                key = self._users[code & _ALL_BITS]
                 event = BehaviorEvent(
                     event_id=f"{self.source}/{at + i}",
                     user_id=key.decode(),
@@ -181,7 +188,7 @@ class DescribedHistory:
                     if described.actions
                     else np.zeros(n, np.int64),
                 }
-                good = self._usable(columns, reader)
+                good = self._usable(columns, reader.texts["user"], reader)
                 writer.add({name: values[good] for name, values in columns.items()})
             writer.finish()
         self.left_out = LeftOut(dict(reader.refused.rows), dict(reader.refused.first))
@@ -193,27 +200,27 @@ class DescribedHistory:
             for name in ("time", "user", "item", "category", "action")
         }
 
-    def _usable(self, columns: Mapping[str, NDArray[Any]], reader: TableReader) -> NDArray[np.bool_]:
+    def _usable(
+        self, columns: Mapping[str, NDArray[Any]], users: Mapping[int, str], reader: TableReader
+    ) -> NDArray[np.bool_]:
         """Rows that the event's format allows. [n]"""
-        bad = {} if self._numbered else self._without_key(columns["user"].view(np.uint64), reader.texts["user"])
-        bad |= {
+        codes = columns["user"].view(np.uint64)
+        found, place = np.unique(codes, return_inverse=True)
+        sizes = np.array([len(users[code].encode()) if code else 0 for code in found.tolist()])
+        bad = {
+            f"{self._description.events.user}: empty, or longer than {MAX_KEY_BYTES} bytes": (
+                (sizes == 0) | (sizes > MAX_KEY_BYTES)
+            )[place],
             f"{self._description.events.item}: item 0": columns["item"] == 0,
             f"{self._description.events.action}: an action that is none of the wire": (
                 columns["action"] == NOT_ON_THE_WIRE
             ),
         }
-        good = np.ones(len(columns["user"]), np.bool_)
+        good = np.ones(len(codes), np.bool_)
         for reason, mask in bad.items():
             reader.refused.add(reason, mask, reader.paths[0], 0)
             good &= ~mask
         return good
-
-    def _without_key(self, codes: NDArray[np.uint64], users: Mapping[int, str]) -> dict[str, NDArray[np.bool_]]:
-        """Which users have no text, or too long a one. [n]"""
-        found, place = np.unique(codes, return_inverse=True)
-        sizes = np.array([len(users[code].encode()) if code else 0 for code in found.tolist()])
-        said = f"{self._description.events.user}: empty, or longer than {MAX_KEY_BYTES} bytes"
-        return {said: ((sizes == 0) | (sizes > MAX_KEY_BYTES))[place]}
 
     def _actions(self, codes: NDArray[np.uint64], texts: Mapping[int, str]) -> NDArray[np.int64]:
         found, place = np.unique(codes, return_inverse=True)
