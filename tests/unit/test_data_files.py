@@ -186,6 +186,18 @@ def test_seconds_of_any_width_are_the_same_time(tmp_path: Path, kind: pa.DataTyp
     assert read(tmp_path, pa.array([1_714_564_800], kind), "time")[0] == [1_714_564_800_000]
 
 
+@pytest.mark.parametrize("kind", [pa.int64(), pa.uint32(), pa.float64()])
+def test_a_time_of_0_is_none_where_there_may_be_none(tmp_path: Path, kind: pa.DataType) -> None:
+    """Protocol buffers and many logs write 0 for a time that is not set."""
+    unset = [0, 0] if kind == pa.uint32() else [0, -1]
+    found, reader = read(tmp_path, pa.array([*unset, 1_714_564_800], kind), "optional_time")
+    assert found == [-1, -1, 1_714_564_800_000]
+    assert not reader.refused.rows
+    found, reader = read(tmp_path, pa.array([*unset, 1_714_564_800], kind), "time")
+    assert found == [1_714_564_800_000]
+    assert reader.refused.rows == {"x: not between 2000 and 2100": 2}
+
+
 @pytest.mark.parametrize("kind", [pa.int64(), pa.uint64(), pa.float64()])
 def test_a_unit_is_found_even_where_the_stated_one_exceeds_64_bits(tmp_path: Path, kind: pa.DataType) -> None:
     for unit, factor in (("ms", 10**3), ("us", 10**6), ("ns", 10**9)):

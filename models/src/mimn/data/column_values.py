@@ -312,6 +312,8 @@ def to_times(column: pa.Array, place: Place) -> tuple[NDArray[np.int64], list[tu
         raise DataError(f"{place} is {kind}, and `time_unit` says iso: set it to s, ms, us or ns")
     values = numpy_of(column.fill_null(0))
     empty = mask_of(column.is_null()) | ~np.isfinite(values.astype(np.float64))
+    if want.meaning == "optional_time" and not dated:
+        empty |= values <= 0  # how a field that is not set is written
     times, over = PER_MS[unit]
     ms = np.where(empty, 0, _within_64_bits(values, (LATEST_MS + 1) * over // times)) * times // over
     ms = ms.astype(np.int64)  # down, before 1970 as well
