@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from redis.connection import URL_QUERY_ARGUMENT_PARSERS as PARSERS
 
+from access.store_url import OTHERS, SECONDS, WHOLE
 from rtp.__main__ import load_settings, main
 from rtp.settings import MAX_DRAIN_S, RtpSettings
 
@@ -103,6 +105,13 @@ def test_a_url_that_cannot_be_read_is_one_line_without_its_password(
 def test_a_url_may_have_the_options_of_the_client(monkeypatch: pytest.MonkeyPatch, query: str) -> None:
     got = settings(monkeypatch, RTP_REDIS__URL=f"rediss://user:secret@host:1/2{query}")
     assert got.redis.url.get_secret_value().endswith(f"/2{query}")
+
+
+def test_the_options_of_urls_are_those_of_the_client() -> None:
+    assert PARSERS.keys() <= WHOLE | SECONDS | OTHERS
+    assert {name: type(PARSERS[name]("1")) for name in WHOLE | SECONDS} == dict.fromkeys(WHOLE, int) | dict.fromkeys(
+        SECONDS, float
+    )
 
 
 def test_nodes_are_those_of_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,6 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from redis.connection import URL_QUERY_ARGUMENT_PARSERS
 
 from access.store_url import check_store_url
 
@@ -81,7 +80,7 @@ class RedisSettings(_Group):
         if not self.url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("RTP_REDIS__URL must begin with redis://, rediss:// or unix://")
         try:
-            check_store_url(self.url.get_secret_value(), URL_QUERY_ARGUMENT_PARSERS)
+            check_store_url(self.url.get_secret_value())
         except ValueError as error:
             raise ValueError(f"RTP_REDIS__URL {error}") from None
         if (self.tls_ca_file or self.tls_cert_file or self.tls_key_file) and not self.tls:

@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from redis.connection import URL_QUERY_ARGUMENT_PARSERS
 
 from access.store_url import check_store_url
 from uic.core.topics import dead_letter_topic
@@ -165,7 +164,7 @@ class RedisSettings(Group):
     @model_validator(mode="after")
     def _check(self) -> RedisSettings:
         try:
-            check_store_url(self.url, URL_QUERY_ARGUMENT_PARSERS)
+            check_store_url(self.url)
         except ValueError as error:
             raise ValueError(f"UIC_REDIS__URL {error}") from None
         if self.nodes and self.mode != "cluster":
