@@ -14,6 +14,7 @@ from redis.connection import URL_QUERY_ARGUMENT_PARSERS as PARSERS
 from access.store_url import OTHERS, SECONDS, WHOLE
 from rtp.__main__ import load_settings, main
 from rtp.settings import MAX_DRAIN_S, RtpSettings
+from support.store_urls import QUERIES, UNREADABLE
 
 TINY = Path(__file__).resolve().parent.parent / "fixtures/bundle_tiny/tiny/1"
 
@@ -83,14 +84,7 @@ def test_groups_that_contradict_each_other_are_named_by_the_message_alone(
     assert capsys.readouterr().err == "rtp: RTP_HTTP__PORT and RTP_ADMIN__PORT are the same: give each its own\n"
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "redis://h:port/0", "redis://h:70000/0", "redis://:hunter2/x@h:1/0", "redis://[::1",
-        "redis://h/users", "redis://h/0/1", "redis://:hunter2@h/-1", "redis://:hunter2@h/0?db=x",
-        "redis://:hunter2@h/0?db=", "redis://:hunter2@h/0?databse=1", "unix:///s?db=x", "redis://h/0?socket_timeout=soon",
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("url", UNREADABLE)
 def test_a_url_that_cannot_be_read_is_one_line_without_its_password(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], url: str
 ) -> None:
@@ -102,7 +96,7 @@ def test_a_url_that_cannot_be_read_is_one_line_without_its_password(
     assert "hunter2" not in said
 
 
-@pytest.mark.parametrize("query", ["", "?db=3", "?ssl_cert_reqs=none&client_name=rtp", "?socket_timeout=5&protocol=2"])
+@pytest.mark.parametrize("query", QUERIES)
 def test_a_url_may_have_the_options_of_the_client(monkeypatch: pytest.MonkeyPatch, query: str) -> None:
     got = settings(monkeypatch, RTP_REDIS__URL=f"rediss://user:secret@host:1/2{query}")
     assert got.redis.url.get_secret_value().endswith(f"/2{query}")

@@ -13,6 +13,7 @@ import pytest
 from pydantic import ValidationError
 from structlog.contextvars import bound_contextvars
 
+from support.store_urls import QUERIES, UNREADABLE
 from uic.__main__ import COMMANDS, main
 from uic.app import crash_after
 from uic.core.topics import erased_topic
@@ -54,14 +55,7 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
     assert settings.fold.misrouted_share == 1
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "redis://h:port/0", "redis://h:70000/0", "redis://:hunter2/x@h:1/0", "redis://[::1",
-        "redis://h/users", "redis://h/0/1", "redis://:hunter2@h/-1", "redis://:hunter2@h/0?db=x",
-        "redis://:hunter2@h/0?db=", "redis://:hunter2@h/0?databse=1", "unix:///s?db=x", "redis://h/0?socket_timeout=soon",
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("url", UNREADABLE)
 @pytest.mark.parametrize("command", ["serve", "doctor"])
 def test_a_url_that_cannot_be_read_is_one_line_without_its_password(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, url: str
@@ -164,7 +158,7 @@ def test_sentinels_and_their_service() -> None:
     assert settings.sentinel_service == "mymaster"
 
 
-@pytest.mark.parametrize("query", ["", "?db=3", "?ssl_cert_reqs=none&client_name=uic", "?socket_timeout=5&protocol=2"])
+@pytest.mark.parametrize("query", QUERIES)
 def test_a_url_may_have_the_options_of_the_client(monkeypatch: pytest.MonkeyPatch, query: str) -> None:
     monkeypatch.setenv("UIC_REDIS__URL", f"rediss://user:secret@host:1/2{query}")
     assert read_settings().redis.url.endswith(f"/2{query}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mimn.data.column_values import Wanted
 from mimn.data.columns import TableName, columns_of
 from mimn.data.description import (
     Description,
@@ -27,14 +28,14 @@ from mimn.data.description import (
     read_description,
 )
 from mimn.data.events import DataError
-from mimn.data.ids import Strings, distinct
+from mimn.data.faults import LARGEST_ID, large_id, nothing_folded, nothing_to_learn, weight_not_above_0
+from mimn.data.ids import Strings
+from mimn.data.labels import known_labels, labels_known
 from mimn.data.split import LEFT_OUT, PARTS, time_parts
 from mimn.data.tables import Columns, TableReader
-from mimn.state.sketch import mix
+from mimn.data.tallies import RepeatedRows, Tally
 
 DAY_MS = 86_400_000
-PENDING_ROWS = 1 << 22
-LARGEST_ID = (1 << 63) - 1
 _MISREAD = (
     # `mimn.bundle.fields.text_of` makes 21 of JSON's 21.0, and 1 of its true.
     (re.compile(r"-?[0-9]+\.0+|[Tt]rue|[Ff]alse|TRUE|FALSE"), "texts, which a request has to send as texts"),
@@ -46,62 +47,6 @@ _MISREAD = (
     ),
 )
 """Texts of fields that may mean something else where they were written, and what they are here."""
-
-
-class Tally:
-    """How often each id was seen."""
-
-    def __init__(self) -> None:
-        self._ids: NDArray[np.uint64] = np.empty(0, np.uint64)
-        self._counts: NDArray[np.int64] = np.empty(0, np.int64)
-        self._pending: list[NDArray[np.uint64]] = []
-        self._rows = 0
-
-    def add(self, ids: NDArray[np.uint64]) -> None:
-        """Count ids. [n]"""
-        self._pending.append(ids)
-        self._rows += len(ids)
-        if self._rows >= PENDING_ROWS:
-            self._merge()
-
-    def _merge(self) -> None:
-        found, counts = np.unique(np.concatenate([np.empty(0, np.uint64), *self._pending]), return_counts=True)
-        ids, place = np.unique(np.concatenate([self._ids, found]), return_inverse=True)
-        self._counts = np.bincount(place, np.concatenate([self._counts, counts]), len(ids)).astype(np.int64)
-        self._ids, self._pending, self._rows = ids, [], 0
-
-    @property
-    def ids(self) -> NDArray[np.uint64]:
-        """Distinct ids, rising. [k]"""
-        self._merge()
-        return self._ids
-
-    @property
-    def counts(self) -> NDArray[np.int64]:
-        """How often each of `ids` was seen. [k]"""
-        self._merge()
-        return self._counts
-
-
-class RepeatedRows:
-    """Counts rows that repeat another one in every column, by a hash of 64 bits."""
-
-    def __init__(self) -> None:
-        self._hashes: list[NDArray[np.uint64]] = []
-
-    def add(self, batch: Columns) -> None:
-        """Note rows."""
-        hashed = np.zeros(len(next(iter(batch.values()))), np.uint64)
-        for column in batch.values():
-            bits = column.view(np.uint64) if column.dtype.itemsize == 8 else column.astype(np.uint64)
-            hashed = mix(hashed * np.uint64(0x9E3779B97F4A7C15) + bits + np.uint64(1))
-        self._hashes.append(hashed)
-
-    @property
-    def count(self) -> int:
-        """How many rows there are more than different ones."""
-        rows = np.concatenate([np.empty(0, np.uint64), *self._hashes])
-        return len(rows) - len(distinct(rows)) if len(rows) else 0
 
 
 @dataclass(slots=True)
@@ -186,7 +131,7 @@ class _Check:
         for column, n in infinite.items():
             if n:
                 self._report.values[f"values of {wanted[column].said} that are infinite, read as missing"] = n
-        self._find_misread(reader, name)
+        self._find_misread(reader, wanted)
         for column, ids in sorted(large.items()):
             if fault := large_id(wanted[column].column, ids):
                 self._report.findings.append(f"`{name}`, {reader.files}: {fault}")
@@ -198,12 +143,12 @@ class _Check:
             reasons = "; ".join(f"{reason}: {n}" for reason, n in reader.refused.rows.items()) or "there are none"
             raise DataError(f"`{name}`: none of {reader.rows} rows can be used: {reasons}")
 
-    def _find_misread(self, reader: TableReader, name: TableName) -> None:
+    def _find_misread(self, reader: TableReader, wanted: Mapping[str, Wanted]) -> None:
         """Count texts of fields that look like numbers, truth, or the lack of a value.
 
         They are no fault: what they mean, and what a request sends, is for the data's owner to know.
         """
-        for column, want in columns_of(self._description, name).items():
+        for column, want in wanted.items():
             source, _, of = want.said.removeprefix("fields.").partition(".")
             field = getattr(self._description.fields, source, {}).get(of)
             if field is None or field.kind != "categorical" or field.vocabulary is not None:
@@ -374,81 +319,6 @@ class _Check:
                 f"`{name}`, column {column} of {reader.files}: {rows} rows have item 0, which events and requests must "
                 "not name: number items from 1"
             )
-
-
-def large_id(column: str, ids: NDArray[np.uint64]) -> str | None:
-    """What is wrong with whole numbers as ids, if one is too large."""
-    if not bool((ids > LARGEST_ID).any()):
-        return None
-    return f"column {column} has the id {int(ids.max())}: ids reach from 0 to {LARGEST_ID}"
-
-
-def weight_not_above_0(table: ImpressionsTable, weights: NDArray[np.float64]) -> str | None:
-    """What is wrong with the weights of impressions, if one is not above 0."""
-    bad = weights[~(weights > 0)]
-    if not len(bad):
-        return None
-    return (
-        f"`impressions.weight`: column {table.weight} of {', '.join(table.files)} has the weight {bad[0]}: weights are "
-        "above 0; leave rows out that must not count"
-    )
-
-
-def nothing_folded() -> str:
-    """What is wrong with actions none of which is folded."""
-    return "`[actions]`: no event has an action of weight above 0, so nothing is folded"
-
-
-def nothing_to_learn(table: ImpressionsTable, clicks: int, impressions: int, late: int) -> str:
-    """What is wrong with labels that are all alike; `late` clicks came after their windows."""
-    fix = "check the column, and that the files hold both kinds"
-    if late and not clicks:
-        fix = f"all {late} clicks came after the window: check `impressions.label_time`, or make the window longer"
-    return (
-        f"`impressions.label`, column {table.label} of {', '.join(table.files)}: {clicks} of {impressions} impressions "
-        f"are clicked, so there is nothing to learn: {fix}"
-    )
-
-
-def labels_known(impressions: Columns, window_ms: int) -> NDArray[np.int64]:
-    """When each label is known: the end of its window. [n] ms
-
-    Raises:
-        DataError: a window ends before its impression.
-    """
-    if "window_end" not in impressions:
-        return impressions["time"] + window_ms
-    known: NDArray[np.int64] = impressions["window_end"]
-    early = known < impressions["time"]
-    if bool(early.any()):
-        raise DataError(
-            f"`impressions.window_end`: {int(early.sum())} windows end before their impression: the column holds the "
-            "time until which a click counts"
-        )
-    return known
-
-
-def known_labels(impressions: Columns, known_ms: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The labels of impressions whose clicks count within the window alone. [n] 0 or 1"""
-    label = impressions["label"].astype(np.int64)
-    if "label_time" in impressions:
-        label[impressions["label_time"] > known_ms] = 0
-    return label
-
-
-def clicks_seen(impressions: Columns, known_ms: NDArray[np.int64], label: NDArray[np.int64]) -> NDArray[np.int64]:
-    """When each click was seen, and `known_ms` without one. [n] ms
-
-    A click without a time of its own is known when its window is over, and none is seen before its impression:
-    otherwise a rate would count clicks of the future, or more clicks than impressions.
-    """
-    if "label_time" not in impressions:
-        return known_ms
-    clicked = impressions["label_time"]
-    seen: NDArray[np.int64] = np.where(
-        (label == 1) & (clicked >= 0), np.maximum(clicked, impressions["time"]), known_ms
-    )
-    return seen
 
 
 def _outside(ids: NDArray[np.uint64], known: NDArray[np.uint64]) -> int:

@@ -11,6 +11,7 @@ import codecs
 import csv
 import glob
 import io
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -132,7 +133,7 @@ def hint(path: Path, wanted: str, there: Sequence[str]) -> str:
     if there and there[0].lstrip().startswith(("{", "[")):
         return "it seems to hold JSON, which is not read: write Parquet or CSV"
     if len(there) == 1 and (found := [mark for mark in ";\t|" if mark in there[0]]):
-        return f"set `delimiter = {found[0]!r}`".replace("'", '"')
+        return f"set `delimiter = {json.dumps(found[0])}`"
     return "name one of them in the description"
 
 

@@ -20,15 +20,6 @@ import msgspec
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from mimn.data.check import (
-    clicks_seen,
-    known_labels,
-    labels_known,
-    large_id,
-    nothing_folded,
-    nothing_to_learn,
-    weight_not_above_0,
-)
 from mimn.data.column_values import Wanted
 from mimn.data.columns import TableName, columns_of, field_columns
 from mimn.data.description import (
@@ -40,6 +31,8 @@ from mimn.data.description import (
     read_description,
 )
 from mimn.data.events import DataError
+from mimn.data.faults import large_id, nothing_folded, nothing_to_learn, weight_not_above_0
+from mimn.data.labels import clicks_seen, known_labels, labels_known
 from mimn.data.members import distinct_pairs
 from mimn.data.prepared import FORMAT, META, TEXTS, Ints, Meta, Prepared, unit_ms
 from mimn.data.sorting import SortingWriter

@@ -1,0 +1,68 @@
+"""How often each id occurs, and how many rows repeat another one, counted batch by batch."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimn.data.ids import distinct
+from mimn.data.tables import Columns
+from mimn.state.sketch import mix
+
+PENDING_ROWS = 1 << 22
+
+
+class Tally:
+    """How often each id was seen."""
+
+    def __init__(self) -> None:
+        self._ids: NDArray[np.uint64] = np.empty(0, np.uint64)
+        self._counts: NDArray[np.int64] = np.empty(0, np.int64)
+        self._pending: list[NDArray[np.uint64]] = []
+        self._rows = 0
+
+    def add(self, ids: NDArray[np.uint64]) -> None:
+        """Count ids. [n]"""
+        self._pending.append(ids)
+        self._rows += len(ids)
+        if self._rows >= PENDING_ROWS:
+            self._merge()
+
+    def _merge(self) -> None:
+        found, counts = np.unique(np.concatenate([np.empty(0, np.uint64), *self._pending]), return_counts=True)
+        ids, place = np.unique(np.concatenate([self._ids, found]), return_inverse=True)
+        self._counts = np.bincount(place, np.concatenate([self._counts, counts]), len(ids)).astype(np.int64)
+        self._ids, self._pending, self._rows = ids, [], 0
+
+    @property
+    def ids(self) -> NDArray[np.uint64]:
+        """Distinct ids, rising. [k]"""
+        self._merge()
+        return self._ids
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """How often each of `ids` was seen. [k]"""
+        self._merge()
+        return self._counts
+
+
+class RepeatedRows:
+    """Counts rows that repeat another one in every column, by a hash of 64 bits."""
+
+    def __init__(self) -> None:
+        self._hashes: list[NDArray[np.uint64]] = []
+
+    def add(self, batch: Columns) -> None:
+        """Note rows."""
+        hashed = np.zeros(len(next(iter(batch.values()))), np.uint64)
+        for column in batch.values():
+            bits = column.view(np.uint64) if column.dtype.itemsize == 8 else column.astype(np.uint64)
+            hashed = mix(hashed * np.uint64(0x9E3779B97F4A7C15) + bits + np.uint64(1))
+        self._hashes.append(hashed)
+
+    @property
+    def count(self) -> int:
+        """How many rows there are more than different ones."""
+        rows = np.concatenate([np.empty(0, np.uint64), *self._hashes])
+        return len(rows) - len(distinct(rows)) if len(rows) else 0
