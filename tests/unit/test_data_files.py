@@ -109,7 +109,7 @@ def test_a_header_is_read_as_csv_is(tmp_path: Path) -> None:
         ("e.csv", b"PK\x03\x04" + bytes(100), "e.csv is a zip archive or a spreadsheet"),
         ("e.csv", b"Obj\x01\x04\x14avro" + bytes(100), "e.csv is neither Parquet nor text"),
         ("e.parquet", TEXT, "e.parquet cannot be read: Parquet magic bytes not found"),
-        ("e.gz", gzip.compress(TEXT)[:-9], "e.gz cannot be read: "),
+        ("e.gz", gzip.compress(TEXT, mtime=0)[:-9], "e.gz cannot be read: "),
         ("e.jsonl", b'{"uid": 7, "act": "buy"}\n', "it seems to hold JSON, which is not read: write Parquet or CSV"),
         ("e.csv", TEXT.replace(b",", b";"), 'its columns are uid;act: set `delimiter = ";"`'),
         ("e.csv", TEXT.replace(b",", b"\t"), r'set `delimiter = "\t"`'),
@@ -121,6 +121,7 @@ def test_a_header_is_read_as_csv_is(tmp_path: Path) -> None:
         ("e.csv", b"uid,act,uid\n7,buy,8\n", "column uid (`events.id`) is there 2 times: give each column a name"),
         ("e.csv", b'uid,"' + b"x" * 200_000, "its first line is no header of CSV"),
     ],
+    ids=("empty", "zip", "avro", "no parquet", "cut", "json", "semicolon", "tab", "folder", "twice", "header"),
 )
 def test_what_is_no_table_is_refused_with_the_fix(tmp_path: Path, name: str, data: bytes, words: str) -> None:
     put(tmp_path, {name: data})
