@@ -12,7 +12,7 @@ from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
 from mimn.rows.library import library
 from mimn.rows.live import CompiledEvents
 from mimn.rows.records import Grouping, KeyTable, Texts
-from mimn.rows.stored import seal
+from mimn.rows.stored import restore, seal
 from mimn.state import (
     HEADERS,
     Block,
@@ -23,8 +23,9 @@ from mimn.state import (
     encode_states,
     extend_digests,
     partition_of,
-    seal_states,
+    sparse,
     stored_type,
+    stored_values,
     user_hashes,
 )
 from support import skips
@@ -150,30 +151,72 @@ def test_a_ledger_is_the_same_with_late_events_and_bases_that_move(
     assert states.tobytes() == want.tobytes()
 
 
+@pytest.mark.parametrize("sparse", [True, False])
 @pytest.mark.parametrize("half", [0, 6, 22])
-def test_stored_values_are_the_same(compiled: CompiledEvents, half: int) -> None:
+@pytest.mark.parametrize("zeros", [0.0, 0.03, 0.5, 0.99, 1.0])
+def test_stored_values_are_the_same(compiled: CompiledEvents, half: int, zeros: float, *, sparse: bool) -> None:
     blocks = [Block("halves", (half,), "float16")] if half else []
-    layout = StateLayout((*blocks, Block("floats", (13,))))
+    layout = StateLayout((*blocks, Block("floats", (133,))))
     tensors = layout.round(RNG.standard_normal((9, layout.floats)).astype(np.float32))
+    tensors[RNG.random(tensors.shape) < zeros] = 0
     headers = np.frombuffer(RNG.bytes(7 * HEADERS.itemsize), HEADERS).copy()
     headers["partial"] = RNG.random(7) > 0.5
     place = RNG.integers(0, 9, 7)
-    states = Staged(headers, tensors, place, bytes(range(16)), layout)
-    assert compiled.encode_states(states) == encode_states(headers, tensors[place], bytes(range(16)), layout)
+    states = Staged(headers, tensors, place, bytes(range(16)), layout, sparse)
+    values = encode_states(headers, tensors[place], bytes(range(16)), layout, sparse=sparse)
+    assert compiled.encode_states(states) == values
     assert compiled.encode_states(Staged(headers[:0], tensors, place[:0], bytes(16), layout)) == []
 
 
-@pytest.mark.parametrize("floats", [1, 2, 3, 4, 7, 8, 9, 11, 12, 16, 19, 20, 21, 36, 100, 1517])
-def test_a_sealed_state_has_zlibs_checksum(floats: int) -> None:
+@pytest.mark.parametrize("sparse", [True, False])
+@pytest.mark.parametrize("zeros", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("floats", [1, 2, 3, 4, 7, 8, 9, 11, 12, 16, 19, 20, 21, 31, 32, 33, 36, 64, 65, 100, 1517])
+def test_a_sealed_state_is_the_same(floats: int, zeros: float, *, sparse: bool) -> None:
     built = library()
     if built is None:
         pytest.skip(skips.NO_COMPILED_STEP)
-    layout = StateLayout((Block("floats", (floats,)),))
-    stored = RNG.bytes(5 * stored_type(layout).itemsize)
-    rows, want = (np.frombuffer(bytearray(stored), stored_type(layout)) for _ in range(2))  # `copy` leaves out padding
-    seal_states(want)
-    seal(built, rows)
-    assert rows.tobytes() == want.tobytes()
+    kind = stored_type(StateLayout((Block("floats", (floats,)),)))
+    rows = np.frombuffer(bytearray(RNG.bytes(5 * kind.itemsize)), kind)
+    rows["version"], rows["wide"][RNG.random(rows["wide"].shape) < zeros] = 1, 0
+    values, ends = seal(built, rows, sparse=sparse)
+    want = stored_values(rows, sparse=sparse)
+    assert values.tobytes() == b"".join(want)
+    assert np.diff(ends, prepend=0).tolist() == [len(value) for value in want]
+    none, no_ends = seal(built, rows[:0], sparse=sparse)
+    assert (len(none), len(no_ends)) == (0, 0)
+
+
+@pytest.mark.parametrize("words", [1, 2, 31, 32, 33, 64, 98, 1514])
+@pytest.mark.parametrize("zeros", [0.0, 0.5, 0.97, 1.0])
+def test_a_sparse_form_is_restored_or_refused_the_same(words: int, zeros: float) -> None:
+    built = library()
+    if built is None:
+        pytest.skip(skips.NO_COMPILED_STEP)
+
+    def both(form: bytes, n: int) -> bytes | None:
+        of_c, of_numpy = restore(built, form, n), sparse.restore(form, n)
+        assert (of_c is None) == (of_numpy is None)
+        if of_c is not None and of_numpy is not None:
+            assert of_c.tobytes() == of_numpy.tobytes()
+        return None if of_c is None else of_c.tobytes()
+
+    values = RNG.integers(1, 2**32, (1, words), dtype=np.uint32)
+    values[RNG.random(values.shape) < zeros] = 0
+    [form] = sparse.compact(values)
+    if form is None:
+        assert np.count_nonzero(values) + sparse.overhead(words) >= words
+        form = words.to_bytes(4, "little") + b"\xff" * (4 * sparse.overhead(words) - 4) + values.tobytes()
+        assert (both(form, words) is None) == (words % 32 != 0)
+    else:
+        assert both(form, words) == values.tobytes()
+    for wrong in (b"", form[:-1], form[:-4], form + bytes(4), form + bytes(1)):
+        assert both(wrong, words) is None
+    for n in (words - 1, words + 1, words + 32):
+        assert both(form, n) is None
+    for _ in range(50):
+        changed = bytearray(form)
+        changed[RNG.integers(0, min(len(form), 4 * sparse.overhead(words)))] ^= 1 << int(RNG.integers(0, 8))
+        both(bytes(changed), words)
 
 
 def test_rows_are_copied_to_where_they_belong(compiled: CompiledEvents) -> None:

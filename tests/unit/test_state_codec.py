@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -52,8 +53,20 @@ HEADERS = st.builds(
 )
 
 
+WIDER = StateLayout((Block("M", (5, 10)), Block("ledger", (47,), "uint32")))
+"""Of 98 words with the padding: four of marks, two of them in the last."""
+
+
 def tensors(layout: StateLayout) -> st.SearchStrategy[NDArray[np.float32]]:
     return arrays(np.float32, layout.floats, elements=st.floats(-60000, 60000, width=32))
+
+
+def mostly_zeros(layout: StateLayout, seed: int, share: float) -> NDArray[np.float32]:
+    """Any bits, and a share of words that are zero."""
+    random = np.random.default_rng(seed)
+    words = random.integers(0, 2**32, layout.floats, dtype=np.uint32)
+    words[random.random(layout.floats) < share] = 0
+    return words.view(np.float32)
 
 
 HEADER = StateHeader(
@@ -108,11 +121,54 @@ def test_arbitrary_bytes_raise_only_the_named_errors(value: bytes) -> None:
         decode_state(value, FINGERPRINT, WIDE)
 
 
-@given(st.integers(0, HEADER_BYTES + WIDE.stored_bytes - 1))
-def test_a_cut_value_is_corrupt(length: int) -> None:
-    value = encode_state(UserState(HEADER, np.zeros(WIDE.floats, np.float32)), FINGERPRINT, WIDE)
+@given(st.integers(1, HEADER_BYTES + WIDE.stored_bytes), st.booleans())
+def test_a_cut_value_is_corrupt(cut: int, sparse: bool) -> None:
+    value = encode_state(UserState(HEADER, np.zeros(WIDE.floats, np.float32)), FINGERPRINT, WIDE, sparse=sparse)
     with pytest.raises(CorruptState):
-        decode_state(value[:length], FINGERPRINT, WIDE)
+        decode_state(value[: max(len(value) - cut, 0)], FINGERPRINT, WIDE)
+
+
+@given(HEADERS, st.sampled_from([WIDE, WIDER]), st.integers(0, 2**32 - 1), st.floats(0, 1))
+def test_zeros_are_left_out_where_that_is_shorter_and_come_back(
+    header: StateHeader, layout: StateLayout, seed: int, share: float
+) -> None:
+    values = mostly_zeros(layout, seed, share)
+    state = UserState(header, values)
+    whole, shorter = (encode_state(state, FINGERPRINT, layout, sparse=sparse) for sparse in (False, True))
+    words = layout.stored_bytes // 4
+    sparse_words = 1 + -(-words // 32) + np.count_nonzero(values.view(np.uint32))
+    assert len(whole) == HEADER_BYTES + 4 * words
+    assert len(shorter) == HEADER_BYTES + 4 * min(words, sparse_words)
+    assert shorter == whole or sparse_words < words
+    for value in (whole, shorter):
+        decoded = decode_state(value, FINGERPRINT, layout, header.user)
+        assert decoded.header == header
+        assert decoded.tensors.tobytes() == values.tobytes()
+        assert not decoded.tensors.flags.writeable
+
+
+def test_a_negative_zero_is_kept() -> None:
+    values = np.zeros(WIDER.floats, np.float32)
+    values[7] = -0.0
+    value = encode_state(UserState(HEADER, values), FINGERPRINT, WIDER)
+    assert len(value) < HEADER_BYTES + WIDER.stored_bytes
+    assert decode_state(value, FINGERPRINT, WIDER).tensors.tobytes() == values.tobytes()
+
+
+def test_a_sparse_value_of_another_size_is_a_foreign_layout() -> None:
+    value = encode_state(UserState(HEADER, mostly_zeros(WIDER, 1, 0.9)), FINGERPRINT, WIDER)
+    for words in (WIDER.floats - 40, WIDER.floats - 1, WIDER.floats + 40):
+        with pytest.raises(ForeignLayout):
+            decode_state(value, FINGERPRINT, StateLayout((Block("M", (words,)),)))
+
+
+@pytest.mark.parametrize("marks", [b"\xff" * 16, b"\0" * 16, b"\0" * 12 + b"\0\0\0\x80"])
+def test_marks_that_do_not_fit_are_a_foreign_layout(marks: bytes) -> None:
+    value = bytearray(encode_state(UserState(HEADER, mostly_zeros(WIDER, 1, 0.98)), FINGERPRINT, WIDER))
+    value[HEADER_BYTES + 4 : HEADER_BYTES + 20] = marks
+    value[44:48] = crc32(value[48:], crc32(value[:44])).to_bytes(4, "little")
+    with pytest.raises(ForeignLayout):
+        decode_state(bytes(value), FINGERPRINT, WIDER)
 
 
 def test_unreadable_values_are_told_apart() -> None:
@@ -142,6 +198,15 @@ def test_stored_bytes_are_pinned(name: str, layout: StateLayout) -> None:
     golden = (GOLDEN / f"{name}.bin").read_bytes()
     assert encode_state(UserState(HEADER, values), FINGERPRINT, layout).hex() == golden.hex()
     assert decode_state(golden, FINGERPRINT, layout).header == HEADER
+
+
+def test_sparse_bytes_are_pinned() -> None:
+    values = np.zeros(WIDER.floats, np.float32)
+    values[:50:7] = np.arange(8) / 7 - 1
+    values.view(np.uint32)[[50, 63, 64, 96]] = [1, 2**31, 2**32 - 1, 7]
+    golden = (GOLDEN / "state_sparse.bin").read_bytes()
+    assert encode_state(UserState(HEADER, values), FINGERPRINT, WIDER).hex() == golden.hex()
+    assert decode_state(golden, FINGERPRINT, WIDER).tensors.tobytes() == values.tobytes()
 
 
 def test_the_papers_state_fits_its_budget() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.state.codec import HEADER_BYTES, LAYOUT_VERSION, MAGIC
+from mimn.state.codec import HEADER_BYTES, MAGIC, SPARSE, WHOLE
 
 Headers = NDArray[np.void]
 """[n] of the dtype below; `there` is False where the store has no state."""
@@ -48,7 +48,7 @@ def read_headers(values: Sequence[bytes | None], fingerprint: bytes) -> Headers:
     )
     right = (
         (stored["magic"] == MAGIC)
-        & (stored["version"] == LAYOUT_VERSION)
+        & np.isin(stored["version"], (WHOLE, SPARSE))
         & (stored["fingerprint"] == np.frombuffer(fingerprint, "V16", 1))
     )
     at = np.flatnonzero(whole)[right]

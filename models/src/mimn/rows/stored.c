@@ -9,7 +9,7 @@ typedef uint16_t u16;
 typedef uint32_t u32;
 typedef int64_t i64;
 
-enum { FLAGS_AT = 7, OWNER_AT = 24, CHECKSUM_AT = 44, PAST_AT = 48, HEADER = 80 };         /* mimn.state.codec */
+enum { VERSION_AT = 4, SPARSE = 2, FLAGS_AT = 7, OWNER_AT = 24, CHECKSUM_AT = 44, PAST_AT = 48, HEADER = 80 };         /* mimn.state.codec */
 enum { OWNER = 20, PAST = 32, STAGED_PARTIAL = OWNER + PAST, STAGED_HEADER = OWNER + PAST + 1 }; /* mimn.state.HEADERS */
 
 /* CRC-32 (zlib's), without the inversions at both ends. Four bits of `data` at a time. */
@@ -46,27 +46,91 @@ static u32 crc32_of(u32 crc, const u8 *data, i64 size) {
     return crc_short(crc_short(0, left, 16), data, size);
 }
 
-/* The checksums of stored states of `size` bytes each, one after another: over everything but themselves. */
-void states_seal(u8 *states, i64 size, i64 n) {
-    for (u8 *state = states; n--; state += size) {
-        u32 crc = ~crc32_of(crc32_of(~0u, state, CHECKSUM_AT), state + PAST_AT, size - PAST_AT);
-        memcpy(state + CHECKSUM_AT, &crc, sizeof crc);
+/* mimn.state.sparse.compact for one state: the number of its words, marks of those that are not 0, and those. Returns how many
+ * words `to` has then, which has room for all n behind the marks. */
+static i64 compacted(u8 *to, const u8 *words, u32 n) {
+    u8 *begin = to, *at = to + 4 * (1 + (n + 31) / 32);
+    memcpy(to, &n, 4);
+    to += 4;
+    for (u32 i = 0; i < n; i += 32, to += 4) {
+        const u8 *from = words + 4 * i;
+        u32 marks = 0;
+        if (i + 32 <= n)
+            for (int j = 0; j < 32; j += 8) {
+                __m256i is_zero = _mm256_cmpeq_epi32(_mm256_loadu_si256((const __m256i *)(from + 4 * j)), _mm256_setzero_si256());
+                marks |= (~(u32)_mm256_movemask_ps(_mm256_castsi256_ps(is_zero)) & 0xff) << j;
+            }
+        else
+            for (u32 j = 0; i + j < n; j++) {
+                u32 word;
+                memcpy(&word, from + 4 * j, 4);
+                marks |= (u32)(word != 0) << j;
+            }
+        memcpy(to, &marks, 4);
+        if (marks == ~0u) {
+            memcpy(at, from, 128);
+            at += 128;
+        } else
+            for (; marks; marks &= marks - 1, at += 4) memcpy(at, from + 4 * __builtin_ctz(marks), 4);
     }
+    return (at - begin) / 4;
 }
 
-/* The states of a round: their headers, and by row where the tensors are. A stored state has `size` bytes and begins as `head`
- * does; `half` of its tensors become float16, and `wide` follow as they are. */
+/* mimn.state.sparse.restore: n words from `size` bytes. Returns whether those are a sparse form of n words. */
+i64 states_restore(const u8 *from, i64 size, u8 *to, i64 n) {
+    const i64 over = 1 + (n + 31) / 32;
+    const u8 *at = from + 4 * over, *end = from + size;
+    u32 words, marks;
+    if (size < 4 * over || size % 4) return 0;
+    memcpy(&words, from, 4);
+    if (words != n) return 0;
+    memset(to, 0, 4 * (size_t)n);
+    for (i64 i = 0; i < n; i += 32, to += 128) {
+        memcpy(&marks, from += 4, 4);
+        if (n - i < 32 && marks >> (n - i)) return 0;
+        if (4 * __builtin_popcount(marks) > end - at) return 0;
+        if (marks == ~0u) {
+            memcpy(to, at, 128);
+            at += 128;
+        } else
+            for (; marks; marks &= marks - 1, at += 4) memcpy(to + 4 * __builtin_ctz(marks), at, 4);
+    }
+    return at == end;
+}
+
+/* The value of a stored state of `size` bytes that has no checksum yet; sparse, if it may be and that is shorter. `to` has room
+ * for the marks of a sparse one, too. Returns how many bytes the value has. */
+static i64 sealed(u8 *to, const u8 *state, i64 size, i64 sparse) {
+    const i64 words = (size - HEADER) / 4, kept = sparse ? compacted(to + HEADER, state + HEADER, (u32)words) : words;
+    memcpy(to, state, (size_t)(kept < words ? HEADER : size));
+    if (kept < words) to[VERSION_AT] = SPARSE, size = HEADER + 4 * kept;
+    u32 crc = ~crc32_of(crc32_of(~0u, to, CHECKSUM_AT), to + PAST_AT, size - PAST_AT);
+    memcpy(to + CHECKSUM_AT, &crc, sizeof crc);
+    return size;
+}
+
+/* The values of n stored states of `size` bytes each, one behind another; end[i]: where the i-th ends. */
+void states_seal(const u8 *states, i64 size, i64 sparse, u8 *to, i64 *end, i64 n) {
+    for (i64 i = 0, filled = 0; i < n; i++) end[i] = filled += sealed(to + filled, states + i * size, size, sparse);
+}
+
+/* The states of a round: their headers, and by row where the tensors are. A whole stored state has `size` bytes and begins as
+ * `head` does; `half` of its tensors become float16, and `wide` follow as they are. `sparse`: zeros may be left out. `whole` and
+ * `value` have room for one state each, `value` for the marks of a sparse one, too. */
 typedef struct {
     const u8 *headers;
     const float *tensors;
     const i64 *place;
     const u8 *head;
-    i64 half, wide, size;
+    u8 *whole, *value;
+    i64 half, wide, size, sparse;
 } staged;
 
-static u8 *encoded(u8 *to, const staged *s, i64 row) {
+/* The stored value of a state; returns its size. */
+static i64 encoded(const staged *s, i64 row, u8 *value) {
     const u8 *header = s->headers + row * STAGED_HEADER;
     const float *from = s->tensors + s->place[row] * (s->half + s->wide);
+    u8 *to = s->whole;
     memcpy(to, s->head, HEADER);
     to[FLAGS_AT] = header[STAGED_PARTIAL] != 0;
     memcpy(to + OWNER_AT, header, OWNER);
@@ -83,13 +147,12 @@ static u8 *encoded(u8 *to, const staged *s, i64 row) {
     memcpy(at, from + s->half, (size_t)s->wide * 4);
     at += 4 * s->wide;
     memset(at, 0, (size_t)(to + s->size - at)); /* padding */
-    states_seal(to, s->size, 1);
-    return to + s->size;
+    return sealed(value, to, s->size, s->sparse);
 }
 
-/* All n states, one behind another. */
-void states_encode(const staged *s, u8 *to, i64 n) {
-    for (i64 row = 0; row < n; row++) to = encoded(to, s, row);
+/* All n states, one behind another; end[i]: where the i-th ends. */
+void states_encode(const staged *s, u8 *to, i64 *end, i64 n) {
+    for (i64 row = 0, filled = 0; row < n; row++) end[row] = filled += encoded(s, row, to + filled);
 }
 
 static inline u8 *copied(u8 *to, const u8 *text, i64 size) {
@@ -117,7 +180,8 @@ i64 states_frame(const staged *s, u8 *out, const u8 *text, const i64 *number, i6
     for (i64 i = 0; i < n; text += number[i++])
         if (number[n + i] >= 0) {
             to = ended(copied(begun(to, number[i]), text, number[i]));
-            to = ended(encoded(begun(to, s->size), s, number[n + i]));
+            i64 size = encoded(s, number[n + i], s->value);
+            to = ended(copied(begun(to, size), s->value, size));
         }
     return to - out;
 }

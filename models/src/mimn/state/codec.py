@@ -2,7 +2,7 @@
 
     0  4s  magic "UIST"             32  u64 lineage          64  i64 last event time, ms
     4  u16 layout version           40  u32 era              72  8s  digest
-    6  u8  dtype (0 f32, 1 f16)     44  u32 checksum         80  tensors, padded to 8
+    6  u8  dtype (0 f32, 1 f16)     44  u32 checksum         80  tensors: 1 whole, 2 sparse
     7  u8  flags (1 = partial)      48  i64 last offset
     8  16s fingerprint              56  u64 event count
    24  u64 user hash
@@ -10,10 +10,15 @@
 Little-endian. The checksum is CRC-32 (zlib) over everything but itself. An unreadable value raises one of three named
 errors, checked in this order: `CorruptState` for a flipped byte, `ForeignLayout` for another layout, and
 `ForeignFingerprint` for another bundle's state.
+
+Version 1 holds the tensors whole, padded to 8 bytes, version 2 without their zeros (`mimn.state.sparse`). A value is
+written in the shorter one, and both are read.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple
@@ -23,10 +28,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.state.layout import StateLayout
+from mimn.state.sparse import Words, compact, restore
 from mimn.state.user_state import HEADERS, StateHeader, UserState, header_rows
 
 MAGIC = b"UIST"
-LAYOUT_VERSION = 1
+WHOLE, SPARSE = 1, 2
+"""Layout versions."""
+SWITCH = "MIMN_SPARSE_STATES"
+"""Environment variable; `off`: only version 1 is written, for readers that know no other."""
+WRITES_SPARSE = os.environ.get(SWITCH) != "off"
 HEADER_BYTES = 80
 FINGERPRINT_BYTES = 16
 _PARTIAL = 1
@@ -34,6 +44,7 @@ _BEFORE = Struct("<4sHBB16sQQI")
 _AFTER = Struct("<qQq8s")
 _CHECKSUM = Struct("<I")
 _AFTER_AT = _BEFORE.size + _CHECKSUM.size
+_VERSION, _VERSION_AT = Struct("<H"), len(MAGIC)
 _COLUMNS = {
     "magic": "S4",
     "version": "<u2",
@@ -84,27 +95,36 @@ class Staged(NamedTuple):
     fingerprint: bytes
     """The bundle's, at least 16 bytes."""
     layout: StateLayout
+    sparse: bool = WRITES_SPARSE
+    """Whether zeros may be left out."""
 
     def encoded(self) -> list[bytes]:
         """The stored values. [n]"""
-        return encode_states(self.headers, self.tensors[self.place], self.fingerprint, self.layout)
+        return encode_states(self.headers, self.tensors[self.place], self.fingerprint, self.layout, sparse=self.sparse)
 
 
-def encode_state(state: UserState, fingerprint: bytes, layout: StateLayout) -> bytes:
+def encode_state(state: UserState, fingerprint: bytes, layout: StateLayout, *, sparse: bool = WRITES_SPARSE) -> bytes:
     """The stored value of `state`.
 
     Args:
         state: tensors [F] float32, already rounded to the layout (`StateLayout.round`); otherwise bits are lost here.
         fingerprint: the bundle's, at least 16 bytes; the first 16 are stored.
         layout: the bundle's.
+        sparse: whether zeros may be left out.
 
-    Returns: `HEADER_BYTES + layout.stored_bytes` bytes.
+    Returns: at most `HEADER_BYTES + layout.stored_bytes` bytes.
     """
-    return encode_states(header_rows([state.header]), state.tensors[np.newaxis], fingerprint, layout)[0]
+    headers = header_rows([state.header])
+    return encode_states(headers, state.tensors[np.newaxis], fingerprint, layout, sparse=sparse)[0]
 
 
 def encode_states(
-    headers: NDArray[np.void], tensors: NDArray[np.float32], fingerprint: bytes, layout: StateLayout
+    headers: NDArray[np.void],
+    tensors: NDArray[np.float32],
+    fingerprint: bytes,
+    layout: StateLayout,
+    *,
+    sparse: bool = WRITES_SPARSE,
 ) -> list[bytes]:
     """The stored values of n states. Encodes column by column, because UIC writes thousands at a time.
 
@@ -113,20 +133,20 @@ def encode_states(
         tensors: [n, F] float32, rounded to the layout.
         fingerprint: the bundle's, at least 16 bytes.
         layout: the bundle's.
+        sparse: whether zeros may be left out.
     """
     rows, half = stored_headers(headers, fingerprint, layout), layout.half_floats
     rows["half"], rows["wide"] = tensors[:, :half], tensors[:, half:]
     if padding := layout.stored_bytes - 2 * half - 4 * (layout.floats - half):
         rows.view(np.uint8).reshape(len(rows), rows.itemsize)[:, -padding:] = 0
-    seal_states(rows)
-    return stored_values(rows)
+    return stored_values(rows, sparse=sparse)
 
 
 def stored_headers(headers: NDArray[np.void], fingerprint: bytes, layout: StateLayout) -> NDArray[np.void]:
     """Stored states, of a `stored_type`, of which only the header is filled, without its checksum. [n] → [n]"""
     rows = np.empty(len(headers), stored_type(layout))
     rows["magic"] = MAGIC
-    rows["version"] = LAYOUT_VERSION
+    rows["version"] = WHOLE
     rows["dtype"] = 1 if layout.half_floats else 0
     rows["flags"] = headers["partial"] * np.uint8(_PARTIAL)
     rows["fingerprint"] = np.frombuffer(fingerprint, "V16", 1)
@@ -135,10 +155,26 @@ def stored_headers(headers: NDArray[np.void], fingerprint: bytes, layout: StateL
     return rows
 
 
-def stored_values(rows: NDArray[np.void]) -> list[bytes]:
-    """The values of stored states that are sealed. [n] of a `stored_type`"""
-    stored, size = rows.tobytes(), rows.itemsize
-    return [stored[at : at + size] for at in range(0, len(stored), size)]
+def stored_values(rows: NDArray[np.void], *, sparse: bool = WRITES_SPARSE) -> list[bytes]:
+    """The values of stored states that have no checksum yet. [n] of a `stored_type`"""
+    stored = rows.view(np.uint8).reshape(len(rows), rows.itemsize)
+    tensors = stored[:, HEADER_BYTES:]
+    forms = compact(tensors.view("<u4")) if sparse else [None] * len(rows)
+    return [
+        _sealed(head, WHOLE, whole.tobytes()) if form is None else _sealed(head, SPARSE, form)
+        for head, whole, form in zip(stored[:, :HEADER_BYTES], tensors, forms, strict=True)
+    ]
+
+
+def _sealed(head: NDArray[np.uint8], version: int, tensors: bytes) -> bytes:
+    value = bytearray(head.tobytes() + tensors)
+    _VERSION.pack_into(value, _VERSION_AT, version)
+    _CHECKSUM.pack_into(value, _BEFORE.size, _checksum(value))
+    return bytes(value)
+
+
+def _checksum(value: bytes | bytearray) -> int:
+    return crc32(memoryview(value)[_AFTER_AT:], crc32(memoryview(value)[: _BEFORE.size]))
 
 
 @lru_cache(maxsize=16)
@@ -155,16 +191,6 @@ def stored_type(layout: StateLayout) -> np.dtype[np.void]:
     )
 
 
-def seal_states(rows: NDArray[np.void]) -> None:
-    """Write the checksums of stored states, in place. [n] contiguous, of a `stored_type`"""
-    size = rows.itemsize
-    unsealed = rows.view(np.uint8).reshape(-1).data
-    rows["checksum"] = [
-        crc32(unsealed[at + _AFTER_AT : at + size], crc32(unsealed[at : at + _BEFORE.size]))
-        for at in range(0, len(unsealed), size)
-    ]
-
-
 def headers_of(rows: NDArray[np.void]) -> NDArray[np.void]:
     """The headers of stored states, as an array of dtype `HEADERS`; nothing is checked. [n] of a `stored_type` → [n]"""
     headers = np.empty(len(rows), HEADERS)
@@ -179,32 +205,38 @@ def tensors_of(rows: NDArray[np.void]) -> NDArray[np.float32]:
     return np.concatenate([rows["half"].astype(np.float32), rows["wide"]], axis=1)
 
 
-def decode_state(value: bytes, fingerprint: bytes, layout: StateLayout, user: int | None = None) -> UserState:
-    """The state that `value` holds. In a float32 layout the tensors are a read-only view of `value`.
+Restore = Callable[[bytes, int], Words | None]
+"""`mimn.state.sparse.restore`, or its twin."""
+
+
+def decode_state(
+    value: bytes, fingerprint: bytes, layout: StateLayout, user: int | None = None, *, restore: Restore = restore
+) -> UserState:
+    """The state that `value` holds. Its tensors are read-only; stored whole in float32, they are a view of `value`.
 
     Args:
         value: a stored value.
         fingerprint: the loaded bundle's, at least 16 bytes.
         layout: the loaded bundle's.
         user: the hash that the state must carry (`user_hash`), or None to accept any user.
+        restore: gives a sparse value its zeros back.
 
     Raises:
         CorruptState, ForeignLayout, ForeignFingerprint, WrongUser: see each class.
     """
     if len(value) < HEADER_BYTES or value[:4] != MAGIC:
         raise CorruptState(f"{len(value)} bytes that do not begin with a state's magic")
-    if (
-        crc32(memoryview(value)[_AFTER_AT:], crc32(value[: _BEFORE.size]))
-        != _CHECKSUM.unpack_from(value, _BEFORE.size)[0]
-    ):
+    if _checksum(value) != _CHECKSUM.unpack_from(value, _BEFORE.size)[0]:
         raise CorruptState("the checksum does not match")
     _, version, dtype, flags, written_by, owner, lineage, era = _BEFORE.unpack_from(value)
-    if version != LAYOUT_VERSION or dtype != (1 if layout.half_floats else 0):
-        raise ForeignLayout(f"layout version {version} with dtype {dtype}; this bundle reads version {LAYOUT_VERSION}")
+    if version not in (WHOLE, SPARSE) or dtype != (1 if layout.half_floats else 0):
+        raise ForeignLayout(f"layout version {version} with dtype {dtype}, which this bundle does not read")
     if written_by != fingerprint[:FINGERPRINT_BYTES]:
         raise ForeignFingerprint(f"written under fingerprint {written_by.hex()}, not {fingerprint[:16].hex()}")
-    if len(value) != HEADER_BYTES + layout.stored_bytes:
-        raise ForeignLayout(f"{len(value)} bytes; this bundle's states have {HEADER_BYTES + layout.stored_bytes}")
+    size = layout.stored_bytes
+    stored = restore(value[HEADER_BYTES:], size // 4) if version == SPARSE else memoryview(value)[HEADER_BYTES:]
+    if stored is None or stored.nbytes != size:
+        raise ForeignLayout(f"{len(value)} bytes are no state of {layout.floats} values in layout version {version}")
     if user is not None and owner != user:
         raise WrongUser("the state under this user's key carries another user's hash")
     last_offset, event_count, last_event_time, digest = _AFTER.unpack_from(value, _AFTER_AT)
@@ -218,7 +250,7 @@ def decode_state(value: bytes, fingerprint: bytes, layout: StateLayout, user: in
         digest=digest,
         partial=bool(flags & _PARTIAL),
     )
-    return UserState(header, decode_tensors(value, layout))
+    return UserState(header, _tensors(stored, layout))
 
 
 def last_offset_of(value: bytes) -> int:
@@ -227,10 +259,10 @@ def last_offset_of(value: bytes) -> int:
     return offset
 
 
-def decode_tensors(value: bytes, layout: StateLayout) -> NDArray[np.float32]:
-    """The flat vector [F] of a stored value; a view if no block is stored as float16."""
+def _tensors(stored: memoryview | Words, layout: StateLayout) -> NDArray[np.float32]:
+    """The flat vector [F] of whole tensors; a view if none is float16."""
     half = layout.half_floats
-    wide = np.frombuffer(value, "<f4", layout.floats - half, HEADER_BYTES + 2 * half)
-    if not half:
-        return wide
-    return np.concatenate([np.frombuffer(value, "<f2", half, HEADER_BYTES).astype(np.float32), wide])
+    wide = np.frombuffer(stored, "<f4", layout.floats - half, 2 * half)
+    tensors = np.concatenate([np.frombuffer(stored, "<f2", half).astype(np.float32), wide]) if half else wide
+    tensors.flags.writeable = False
+    return tensors

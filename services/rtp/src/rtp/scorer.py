@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.bundle.request_fields import RequestVector
-from mimn.state import StateError, UserState, decode_state, user_hash
+from mimn.rows.stored import decode
+from mimn.state import StateError, UserState, user_hash
 from rtp.core.admission import Admission
 from rtp.core.fields import request_vector
 from rtp.core.fold_progress import UNAVAILABLE, StateReport, Status
@@ -156,7 +157,7 @@ class Scorer:
         state: UserState | None = None
         if value is not None:
             try:
-                state = decode_state(value, model.fingerprint, model.layout, user_hash(user_id))
+                state = decode(value, model.fingerprint, model.layout, user_hash(user_id))
             except StateError as error:
                 self._metrics.unreadable.labels(type(error).__name__).inc()
                 return model.initial_state, UNAVAILABLE

@@ -12,7 +12,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.state import StateError, decode_state, user_hash
+from mimn.rows.stored import decode
+from mimn.state import StateError, user_hash
 from rtp.core.fields import request_vector
 from rtp.core.ports import StateReader
 from rtp.core.request import ScoreRequest
@@ -114,7 +115,7 @@ class Shadows:
         value = (await self._store.read_many([key], STORE_S))[0]
         if value is None:
             return model.initial_state
-        return decode_state(value, model.fingerprint, model.layout, user_hash(user_id)).tensors
+        return decode(value, model.fingerprint, model.layout, user_hash(user_id)).tensors
 
     async def _turn(self) -> bool:
         """Wait for a moment in which no request wants the head and the budget has something left."""

@@ -317,11 +317,9 @@ class _Folded:
         """See `FoldedStates`."""
         for at in range(0, len(self._rows), WRITTEN_AT_ONCE):
             rows = self._rows[at : at + WRITTEN_AT_ONCE]
-            sealed = self._states.sealed(rows)
-            ends = np.arange(len(rows) + 1, dtype=np.int32) * np.int32(sealed.itemsize)
-            values = pa.Array.from_buffers(
-                pa.binary(), len(rows), [None, pa.py_buffer(ends), pa.py_buffer(sealed.view(np.uint8))]
-            )
+            stored, ends = self._states.sealed(rows)
+            bounds = np.concatenate([[0], ends]).astype(np.int32)
+            values = pa.Array.from_buffers(pa.binary(), len(rows), [None, pa.py_buffer(bounds), pa.py_buffer(stored)])
             yield self._users(rows), values
 
     def _users(self, rows: Integers) -> pa.Array:

@@ -1,4 +1,4 @@
-"""All states of a fold in memory, in their stored form: the bytes that go to the file, but for the checksum."""
+"""All states of a fold in memory, as they are stored whole, without a checksum."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.rows.stored import seal
+from mimn.rows.stored import Bytes, seal
 from mimn.state import (
     EMPTY_DIGEST,
     StateLayout,
@@ -34,7 +34,9 @@ class StateTable:
         self._layout = layout
         self._type = stored_type(layout)
         first = UserState(StateHeader(0, 0, 0, -1, 0, 0, EMPTY_DIGEST), initial)
-        self._initial: NDArray[np.uint8] = np.frombuffer(encode_state(first, fingerprint, layout), np.uint8)
+        self._initial: NDArray[np.uint8] = np.frombuffer(
+            encode_state(first, fingerprint, layout, sparse=False), np.uint8
+        )
         self._map = mmap(-1, FIRST_ROWS * self._type.itemsize, MAP_PRIVATE | MAP_ANONYMOUS)
         self._view()
 
@@ -93,8 +95,6 @@ class StateTable:
         """Copies of headers, of dtype `HEADERS`."""
         return headers_of(self.stored[rows])
 
-    def sealed(self, rows: Integers) -> NDArray[np.void]:
-        """Copies of states with their checksums, as they are stored."""
-        found: NDArray[np.void] = self.bytes[rows].view(self._type)[:, 0]  # fields alone would leave out the padding
-        seal(self._built, found)
-        return found
+    def sealed(self, rows: Integers) -> tuple[Bytes, Integers]:
+        """The values of states as they are stored, one behind another, and where each ends."""
+        return seal(self._built, self.bytes[rows].view(self._type)[:, 0])  # fields alone would leave out the padding

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mimn.bundle import Bundle
 from mimn.rows.live import compiled_events
+from mimn.rows.stored import decode
 from mimn.state import (
     Actions,
     CorruptState,
@@ -23,7 +24,6 @@ from mimn.state import (
     StateError,
     StateLayout,
     WrongUser,
-    decode_state,
     encode_progress,
     user_hash,
 )
@@ -141,7 +141,7 @@ class Rounds:
             if value is None:
                 continue
             try:
-                part.loaded[i] = decode_state(value, fingerprint, layout, user_hash(part.batch.users[i]))
+                part.loaded[i] = decode(value, fingerprint, layout, user_hash(part.batch.users[i]))
             except StateError as error:
                 name = UNREADABLE[type(error)]
                 self._metrics.unreadable_states.labels(name).inc()
