@@ -34,8 +34,8 @@ from localstack.signals import signals_unwind
 from localstack.wait import until
 from mimn.bundle import load_bundle
 from mimn.bundle.graph import open_head
+from mimn.rows import stored
 from mimn.state import Keys, namespace, partition_of
-from mimn.state.codec import HEADER_BYTES
 
 Message = MutableMapping[str, Any]
 Asgi = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
@@ -83,7 +83,7 @@ def create_app() -> Asgi:
         request = decode((await receive())["body"])
         user_id, candidates = request["user_id"], request["candidates"]
         value: Any = await client.get(keys.state(partition_of(user_id.encode(), partitions), user_id))
-        state = np.frombuffer(value, np.float32, bundle.layout.floats, HEADER_BYTES) if value else bundle.initial_state
+        state = stored.decode(value, bundle.fingerprint, bundle.layout).tensors if value else bundle.initial_state
         items = np.array([candidate["item_id"] for candidate in candidates], np.uint64)
         categories = np.array([candidate["category_id"] for candidate in candidates], np.uint64)
         scores = head(bundle.vectors(items, categories), state, no_context)

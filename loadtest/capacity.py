@@ -40,12 +40,12 @@ class Demand:
     users: float
     events_per_s: float
     requests_per_s: float
-    state_bytes: int
+    state_bytes: float
     """A user's stored value."""
     candidates: int = 100
     """Of a request."""
     history_events: float = 1000
-    """A user's mean history, for the comparison with keeping it."""
+    """A user's mean history: what a stored value holds, and for the comparison with keeping it."""
     event_bytes: float = 10
     """Of one kept event: the paper's 6 TB for 600 million users and 1,000 events."""
 
@@ -104,9 +104,17 @@ class Costs:
             request_us=float(request_us),
             candidate_us=float(candidate_us),
             store_request_us=record["predict"][0]["store_us"],
-            entry_bytes=record["memory"]["store_bytes_a_user"] - record["state_bytes"],
-            written_bytes=max(0.0, appended["bytes_an_event"] - record["state_bytes"]),
+            entry_bytes=record["memory"]["store_bytes_a_user"] - state_bytes(record, 0),
+            written_bytes=max(0.0, appended["bytes_an_event"] - state_bytes(record, 0)),
         )
+
+
+def state_bytes(record: Mapping[str, Any], events: float) -> float:
+    """A stored value's bytes after this many events of a user, interpolated between the histories that were measured.
+    A value's zeros are left out, so it grows until every place of its ledger is taken."""
+    measured = record["memory"].get("state_bytes_by_events", {"0": record["state_bytes"]})
+    events_of, bytes_of = zip(*sorted((int(count), float(size)) for count, size in measured.items()), strict=True)
+    return float(np.interp(events, events_of, bytes_of))
 
 
 @dataclass(frozen=True)
@@ -242,8 +250,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--events-per-s", type=float, help="at the peak")
     parser.add_argument("--requests-per-s", type=float, help="at the peak")
     parser.add_argument("--candidates", type=int, default=demand.candidates, help="a request")
-    parser.add_argument("--state-bytes", type=int, help="of a stored value (default: of the costs' bundle)")
-    parser.add_argument("--history-events", type=float, default=demand.history_events, help="a user, for comparison")
+    parser.add_argument("--state-bytes", type=int, help="of a stored value (default: as measured)")
+    parser.add_argument("--history-events", type=float, default=demand.history_events, help="a user")
     parser.add_argument("--busy", type=float, default=limits.busy, help="share of a core that is planned for")
     parser.add_argument("--node-gib", type=float, default=limits.node_gib, help="memory of a Redis node")
     parser.add_argument("--replicas", type=int, default=limits.replicas, help="of each master")
@@ -258,19 +266,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     where = f"{record['machine']['cpu']}, {record['machine']['cores']} cores, commit {record['commit']}"
     print(f"costs: {path} ({where}, bundle {record['bundle']})")
-    state_bytes = record["state_bytes"] if asked.state_bytes is None else asked.state_bytes
     if asked.check:
         for row in check(record):
             print(f"{row.what:<16} measured {row.measured:>9,.0f}/s, model {row.predicted:>9,.0f}/s ({row.off:+.0%})")
         return 0
     if None in (asked.users, asked.events_per_s, asked.requests_per_s):
         parser.error("--users, --events-per-s and --requests-per-s are needed, or --check")
-    if min(asked.users, asked.events_per_s, asked.requests_per_s, asked.candidates, state_bytes) < 0:
+    if min(asked.users, asked.events_per_s, asked.requests_per_s, asked.candidates, asked.state_bytes or 0) < 0:
         parser.error("nothing can be negative")
     if not 0 < asked.busy <= 1:
         parser.error("--busy is a share of a core: above 0, at most 1")
+    value_bytes = state_bytes(record, asked.history_events) if asked.state_bytes is None else asked.state_bytes
     wanted = Demand(
-        asked.users, asked.events_per_s, asked.requests_per_s, state_bytes, asked.candidates, asked.history_events
+        asked.users, asked.events_per_s, asked.requests_per_s, value_bytes, asked.candidates, asked.history_events
     )
     for need in plan(wanted, Costs.of(record), Limits(asked.busy, asked.node_gib, replicas=asked.replicas)).needs:
         print(f"{need.what:<28} {need.amount:>12,.4g} {need.unit:<8} {need.because}")

@@ -48,8 +48,10 @@ COUNTS = (1, 2, 3)
 RATES = (500, 2_000, 8_000)
 """Events a second of the steady phases."""
 CANDIDATES = (1, 25, 100, 400)
-HISTORY = 20
-"""Events of each user whose snapshot is measured."""
+HISTORY, LONGER = 20, (100, 1000)
+"""Events of each user whose snapshot is measured, and of those whose values are measured besides."""
+SAMPLED = 100
+"""Users with each of the longer histories."""
 DURABILITY = ("off", "everysec", "always")
 
 
@@ -125,9 +127,9 @@ def persistence(sizes: Sizes) -> list[dict[str, Any]]:
     return rows
 
 
-def snapshot(sizes: Sizes) -> dict[str, float]:
-    """Memory and snapshot file of the store, a user. The file is compressed, so it depends on how much of a state is
-    zero: the users have `HISTORY` events."""
+def snapshot(sizes: Sizes) -> dict[str, Any]:
+    """Memory and snapshot file of the store, a user of `HISTORY` events; and the bytes of a value by events, because
+    a value's zeros are left out. The users' items are drawn at random, so few of them come again."""
     with running(bundle=sizes.bundle, rtp_processes=0) as stack:
         client = redis.Redis.from_url(stack.addresses.redis_url, protocol=2)
         empty: Any = client.info("memory")
@@ -138,11 +140,24 @@ def snapshot(sizes: Sizes) -> dict[str, float]:
         until(lambda: not client.info("persistence")["rdb_bgsave_in_progress"], "the snapshot is written", within_s=60)
         directory: Any = client.config_get("dir")
         size = (Path(directory["dir"]) / "dump.rdb").stat().st_size
+        for events in LONGER:
+            publish(stack, [(f"user-of-{events}-{i}", events) for i in range(SAMPLED)], within_s=300)
+        of = {HISTORY: "user", **{events: f"user-of-{events}" for events in LONGER}}
+        state_bytes = {str(events): mean_value(client, f"*:s:{name}-[0-9]*") for events, name in of.items()}
         client.close()
         return {
             "store_bytes_a_user": (full["used_memory"] - empty["used_memory"]) / users,
             "snapshot_bytes_a_user": size / users,
+            "state_bytes_by_events": state_bytes,
         }
+
+
+def mean_value(client: redis.Redis, pattern: str) -> float:
+    """Mean length of the values whose keys match."""
+    pipeline = client.pipeline(transaction=False)
+    for key in client.scan_iter(pattern, count=1000):
+        pipeline.strlen(key)
+    return statistics.fmean(pipeline.execute())
 
 
 def predict(sizes: Sizes) -> list[dict[str, Any]]:

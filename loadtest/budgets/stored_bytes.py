@@ -1,4 +1,4 @@
-"""How large is a stored value?"""
+"""How large is a stored value, at most? Zeros are left out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mimn.state.codec import HEADER_BYTES
 
 @budget("stored value of MIMN in float32", "bytes", at_most=2048)
 def bytes_float32(_: Sizes) -> Figure:
-    """Bytes of one stored value of MIMN's."""
+    """Bytes of the largest stored value of MIMN's."""
     return Figure(HEADER_BYTES + load_bundle(BUNDLE).layout.stored_bytes)
 
 
@@ -29,5 +29,5 @@ def bytes_float16(_: Sizes) -> Figure:
 
 @budget("stored value of the demo's model, with a sketch", "bytes", at_most=6144)
 def bytes_sketch(_: Sizes) -> Figure:
-    """Bytes of one stored value of the model that is shipped, whose state has a sketch of counters."""
+    """Bytes of the largest stored value of the model that is shipped."""
     return Figure(HEADER_BYTES + load_bundle(SHIPPED).layout.stored_bytes)

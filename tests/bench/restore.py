@@ -79,7 +79,7 @@ def _measured(told: Surroundings, folder: Path, store: Valkey, options: argparse
     bundle = load_bundle(told.bundle)
     found: dict[str, Any] = {
         "users": options.users,
-        "bytes_a_state": HEADER_BYTES + bundle.layout.stored_bytes,
+        "bytes_a_state": HEADER_BYTES + bundle.layout.stored_bytes,  # at most: zeros are left out
     }
     fast = ("--bytes-per-s", str(options.bytes_per_s))
     timed("backfill", "--work", str(folder / "work"), *fast)

@@ -39,6 +39,7 @@ from mimn.release import (
     table,
 )
 from mimn.release.rollout import left_behind
+from mimn.rows import stored
 from mimn.rows.library import library
 from mimn.rows.records import BatchHeader, parse_batch
 from mimn.state import (
@@ -133,6 +134,8 @@ def _state(value: bytes) -> None:
         except StateError as error:
             wrong.append(error)
             continue
+        compiled = stored.decode(value, FINGERPRINT, layout, user_hash(USER))
+        assert compiled.tensors.tobytes() == state.tensors.tobytes()
         assert state.tensors.shape == (layout.floats,)
         with np.errstate(all="ignore"):  # a float16 that is no number stays none
             encode_state(state, FINGERPRINT, layout)
@@ -146,9 +149,10 @@ def _seal_state(value: bytes) -> bytes:
     return value[:44] + struct.pack("<I", crc32(value[48:], crc32(value[:44]))) + value[48:]
 
 
-def _a_state(layout: StateLayout) -> bytes:
+def _a_state(layout: StateLayout, zeros: float = 0) -> bytes:
     header = StateHeader(user_hash(USER), 7, 1, 41, 3, NOW_MS, bytes(range(8)), partial=True)
     tensors = layout.round(np.linspace(-1, 1, layout.floats, dtype=np.float32))
+    tensors[: round(zeros * layout.floats)] = 0
     return encode_state(UserState(header, tensors), FINGERPRINT, layout)
 
 
@@ -424,7 +428,10 @@ def _a_key(i: int) -> str:
 TARGETS: Final = (
     Target(
         "state", _state, (StateError,),
-        (_a_state(LAYOUT32), _a_state(LAYOUT16), GOLDEN["state_float32"], GOLDEN["state_float16"]),
+        (
+            _a_state(LAYOUT32), _a_state(LAYOUT16), _a_state(LAYOUT32, 0.7), _a_state(LAYOUT16, 0.7),
+            GOLDEN["state_float32"], GOLDEN["state_float16"], GOLDEN["state_sparse"],
+        ),
         4096, (b"UIST", FINGERPRINT[:16]), _seal_state,
     ),
     Target("progress", _progress, (CorruptProgress,), (GOLDEN["progress"],), 4096, (b"UIPR",), _seal_progress),

@@ -87,6 +87,13 @@ def test_costs_are_read_from_a_record_by_their_meaning() -> None:
     assert (found.entry_bytes, found.written_bytes) == (260, 120)
 
 
+def test_a_value_grows_with_the_history_between_the_measured_ones() -> None:
+    record = {"state_bytes": 6136, "memory": {"state_bytes_by_events": {"1000": 6000.0, "20": 1700.0, "100": 2500.0}}}
+    found = [capacity.state_bytes(record, events) for events in (0, 20, 60, 100, 1000, 5000)]
+    assert found == [1700, 1700, 2100, 2500, 6000, 6000]
+    assert capacity.state_bytes({"state_bytes": 1640, "memory": {}}, 500) == 1640
+
+
 def test_processes_share_the_cores_of_the_machine_that_was_measured() -> None:
     one = {"processes": 1, "per_s": 30_000.0, "uic_us": 25.0, "rtp_us": 500.0, "store_us": 10.0, "others_us": 5.0}
     runs = [one, {**one, "processes": 2}, {**one, "processes": 3, "elsewhere_cores": 0.5}]

@@ -136,7 +136,7 @@ def test_zeros_are_left_out_where_that_is_shorter_and_come_back(
     state = UserState(header, values)
     whole, shorter = (encode_state(state, FINGERPRINT, layout, sparse=sparse) for sparse in (False, True))
     words = layout.stored_bytes // 4
-    sparse_words = 1 + -(-words // 32) + np.count_nonzero(values.view(np.uint32))
+    sparse_words = 1 + -(-words // 32) + int(np.count_nonzero(values.view(np.uint32)))
     assert len(whole) == HEADER_BYTES + 4 * words
     assert len(shorter) == HEADER_BYTES + 4 * min(words, sparse_words)
     assert shorter == whole or sparse_words < words

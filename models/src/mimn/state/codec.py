@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.state.layout import StateLayout
-from mimn.state.sparse import Words, compact, restore
+from mimn.state.sparse import Words, compact, restore, words_of
 from mimn.state.user_state import HEADERS, StateHeader, UserState, header_rows
 
 MAGIC = b"UIST"
@@ -203,6 +203,12 @@ def headers_of(rows: NDArray[np.void]) -> NDArray[np.void]:
 def tensors_of(rows: NDArray[np.void]) -> NDArray[np.float32]:
     """The flat vectors of stored states. [n] of a `stored_type` → [n, F]"""
     return np.concatenate([rows["half"].astype(np.float32), rows["wide"]], axis=1)
+
+
+def whole_bytes(front: bytes, size: int) -> int:
+    """How many bytes a stored value of `size` bytes would have with its zeros; `front`: at least its first 84 bytes."""
+    (version,) = _VERSION.unpack_from(front, _VERSION_AT)
+    return size if version != SPARSE else HEADER_BYTES + 4 * words_of(front[HEADER_BYTES:])
 
 
 Restore = Callable[[bytes, int], Words | None]

@@ -34,10 +34,15 @@ def compact(words: Words) -> list[bytes | None]:
     return [size + packed[i].tobytes() + words[i][kept[i]].tobytes() if shorter[i] else None for i in range(n)]
 
 
+def words_of(stored: bytes) -> int:
+    """How many words there are with the zeros."""
+    return int.from_bytes(stored[:4], "little")
+
+
 def restore(stored: bytes, words: int) -> Words | None:
     """The tensors of a sparse form; None if it is not one of this many words. [W]"""
     more = overhead(words)
-    if len(stored) < 4 * more or len(stored) % 4 or int.from_bytes(stored[:4], "little") != words:
+    if len(stored) < 4 * more or len(stored) % 4 or words_of(stored) != words:
         return None
     marks = np.unpackbits(np.frombuffer(stored, np.uint8, 4 * more - 4, 4), bitorder="little").view(np.bool_)
     there = np.frombuffer(stored, "<u4", offset=4 * more)

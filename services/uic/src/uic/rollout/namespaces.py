@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mimn.release import Headers, Release, read_headers
 from mimn.state import CorruptProgress, Keys, Progress, decode_progress
-from mimn.state.codec import HEADER_BYTES
+from mimn.state.codec import HEADER_BYTES, whole_bytes
 from uic.store import read_meta
 
 CHUNK: Final = 500
@@ -39,6 +39,16 @@ class Reading:
         """16 hexadecimal digits that change when a partition starts over or a broken log is accepted."""
         known = [(one.lineage, one.era) if one is not None else None for one in self.progress]
         return hashlib.blake2b(repr(known).encode(), digest_size=8).hexdigest()
+
+
+class StateSize(NamedTuple):
+    """What a state takes, in bytes."""
+
+    value: int
+    whole: int
+    """Of the value with its zeros."""
+    entry: int
+    """Of the store's memory, with the value."""
 
 
 class Namespace:
@@ -101,14 +111,20 @@ class Namespace:
             values += pipeline.execute()
         return read_headers(values, self._fingerprint)
 
-    def state_bytes(self, partition: int, users: Sequence[str]) -> list[tuple[int, int]]:
-        """Length of the value, and memory of the whole entry, of the states of some users. [n]"""
+    def state_sizes(self, partition: int, users: Sequence[str]) -> list[StateSize]:
+        """What the states of some users take. [n]"""
         pipeline = self._client.pipeline(transaction=False)
         for user in users:
-            pipeline.strlen(self.keys.state(partition, user))
-            pipeline.memory_usage(self.keys.state(partition, user))
-        said = pipeline.execute() if users else []
-        return [(int(said[i]), int(said[i + 1] or 0)) for i in range(0, len(said), 2)]
+            key = self.keys.state(partition, user)
+            pipeline.getrange(key, 0, HEADER_BYTES + 3)
+            pipeline.strlen(key)
+            pipeline.memory_usage(key)
+        said = iter(pipeline.execute() if users else [])
+        return [
+            StateSize(int(value), whole_bytes(front, int(value)), int(entry))
+            for front, value, entry in zip(said, said, said, strict=True)
+            if len(front) > HEADER_BYTES and entry
+        ]
 
 
 def _progress(record: bytes | None) -> Progress | None:

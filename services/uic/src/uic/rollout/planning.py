@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -17,12 +17,14 @@ from mimn.release import Finding, Gate, Release, foreign, out_of_memory
 from mimn.state.codec import HEADER_BYTES
 from uic.rollout.changes import changes
 from uic.rollout.gates import LOG_TIMEOUT_S, Gates
-from uic.rollout.namespaces import Namespace, Reading
+from uic.rollout.namespaces import Namespace, Reading, StateSize
 from uic.rollout.origins import Origin
 from uic.settings import ClientSettings
 
 MEASURED: Final = 200
 """States whose memory is measured."""
+ENTRY_BYTES: Final = 100
+"""Beside a value, where no state can be measured."""
 RATE: Final = 30_000
 """Events a second that one UIC process is counted on to fold; its budget's floor."""
 
@@ -126,19 +128,21 @@ def plan(
         return Plan(release=release, replaces=replaces, head_only=True)
     old = gates.namespace(replaces)
     before, after = old.read(), gates.namespace(release).read()
-    value_bytes = HEADER_BYTES + bundle.layout.stored_bytes
     if before is None:
         lost = Finding(
             Gate.LOG,
             f"the store has no namespace {replaces.namespace} of the bundle in service, {replaces.bundle}: set "
             "UIC_BUNDLE__PATH and UIC_BUNDLE__GENERATION to what UIC runs with, and UIC_REDIS__PREFIX",
         )
-        return Plan(release=release, replaces=replaces, head_only=False, value_bytes=value_bytes, findings=(lost,))
+        return Plan(
+            release=release, replaces=replaces, head_only=False, value_bytes=_value_bytes(bundle, ()), findings=(lost,)
+        )
     findings: list[Finding] = []
     if after is not None and (other := foreign(before.log, after.log, before.topic_ids, after.topic_ids)) is not None:
         findings.append(other)
-    users = sum(old.size(p) for p in range(before.partitions))
-    more = users * (value_bytes + _entry_bytes(old, before.partitions))
+    users, sample = sum(old.size(p) for p in range(before.partitions)), _sample(old, before.partitions)
+    value_bytes = _value_bytes(bundle, sample)
+    more = users * (value_bytes + _entry_bytes(sample))
     findings += _memory(gates, more)
     records, of_log = _log(settings, before, origin)
     findings += of_log
@@ -156,14 +160,28 @@ def plan(
     )
 
 
-def _entry_bytes(old: Namespace, partitions: int) -> int:
-    """What the store takes for a state beside its value: measured on states in service."""
-    measured: list[int] = []
+def _sample(old: Namespace, partitions: int) -> list[StateSize]:
+    """Of states in service."""
+    sample: list[StateSize] = []
     for p in range(partitions):
-        if len(measured) >= MEASURED:
+        if len(sample) >= MEASURED:
             break
-        measured += [of - value for value, of in old.state_bytes(p, old.sample(p, MEASURED // 4)) if of > value > 0]
-    return round(sum(measured) / len(measured)) if measured else 100
+        sample += old.state_sizes(p, old.sample(p, MEASURED // 4))
+    return sample
+
+
+def _value_bytes(bundle: Bundle, sample: Sequence[StateSize]) -> int:
+    """Of a new state. Values are stored without their zeros: of a ledger, counters or a list as many are expected as
+    states in service have, and none of the rest."""
+    whole = HEADER_BYTES + bundle.layout.stored_bytes
+    filled = sum(size.value for size in sample) / sum(size.whole for size in sample) if sample else 1.0
+    of_graph = 0 if bundle.event_list else 4 * len(range(bundle.layout.floats)[bundle.rest])
+    return max(round(whole * filled), HEADER_BYTES + of_graph)
+
+
+def _entry_bytes(sample: Sequence[StateSize]) -> int:
+    """What the store takes for a state beside its value."""
+    return round(sum(size.entry - size.value for size in sample) / len(sample)) if sample else ENTRY_BYTES
 
 
 def _memory(gates: Gates, more: int) -> Iterator[Finding]:

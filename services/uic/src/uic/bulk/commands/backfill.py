@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TextIO
 
 import msgspec
+import pyarrow.compute as pc
 
 from mimn.bundle import BundleError, load_bundle
 from mimn.state import Keys, Progress, namespace
-from mimn.state.codec import HEADER_BYTES
 from uic.bulk import pool
 from uic.bulk.archive import Archive, arrow_of, begin_archive, open_archive
 from uic.bulk.archiving import Archiver
@@ -25,7 +25,7 @@ from uic.bulk.commands.servers import add_loading, erasures_of, load, log_reader
 from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
 from uic.bulk.loading import ENTRY_BYTES
-from uic.bulk.partition_fold import fold_partitions
+from uic.bulk.partition_fold import FoldedPartition, fold_partitions
 from uic.bulk.partition_log import PartitionLog
 from uic.bulk.progress_line import ProgressLine
 from uic.bulk.saved_states import (
@@ -133,8 +133,9 @@ class Backfill:
         folded = fold_partitions(logs, model)
         seconds_a_record = (time.process_time() - began) / max(read, 1)
         filled = sum(size > 0 for size in sizes)
-        users = sum(len(f.states.users) for f in folded) * filled // max(len(logs), 1)
-        value = HEADER_BYTES + model.layout.stored_bytes
+        sampled = sum(len(f.states.users) for f in folded)
+        users = sampled * filled // max(len(logs), 1)
+        value = sum(map(_value_bytes, folded)) // max(sampled, 1)
         report = {
             "records": records,
             "users": users,
@@ -334,6 +335,10 @@ class Backfill:
 
     def _say(self, report: Mapping[str, object], words: str) -> None:
         print(json.dumps(report) if self._options.json else words, file=self._out)
+
+
+def _value_bytes(folded: FoldedPartition) -> int:
+    return sum(pc.sum(pc.binary_length(values)).as_py() or 0 for _, values in folded.states.values())
 
 
 def _rejected(partitions: Sequence[SavedPartition]) -> dict[str, int]:
