@@ -109,7 +109,7 @@ def _replay_and_ask(
     try:
         bundle = states.bundle
         state_bytes = HEADER_BYTES + bundle.layout.stored_bytes
-        say(f"\nModel {bundle.name}: a state is {state_bytes:,} bytes, however long the history is.")
+        say(f"\nModel {bundle.name}: a state is at most {state_bytes:,} bytes, however long the history is.")
         recent = moved_to_now(events, people, now_s=time.time())
         days = int(recent.timestamp[0] - events.timestamp[0]) * events.unit_ms // 86_400_000
         say(f"Replaying the histories of {len(people)} real users through Kafka; it knows {known:.0%} of their items.")
@@ -120,6 +120,8 @@ def _replay_and_ask(
         fold_s = time.monotonic() - started
         produced = sum(len(sent) for sent in records.values())
         say(f"{produced:,} events produced and folded in {fold_s:.1f} s; each user's digest says: once, in order.")
+        stored = states.mean_bytes([shopper.user_id for shopper in people])
+        say(f"These users' states take {stored:,.0f} bytes on average, because zeros are left out.")
         with client_of(at.predict) as client:
             answers = ask_when_warm(client, people)
             check(answers)

@@ -7,9 +7,10 @@ The producer learns the offset of each record; from that it computes the digest 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import redis
@@ -43,7 +44,7 @@ class States:
 
     def read(self, user_id: str) -> UserState | None:
         """The user's state; None when there is none."""
-        value = self._client.get(self._keys.state(partition_of(user_id.encode(), self._partitions), user_id))
+        value = self._client.get(self._key(user_id))
         if not isinstance(value, bytes):
             return None
         return decode_state(value, self.bundle.fingerprint, self.bundle.layout, user_hash(user_id))
@@ -52,6 +53,16 @@ class States:
         """How much of the user's log is in the state; nothing when there is no state."""
         state = self.read(user_id)
         return Folded(state.header.event_count, state.header.digest) if state else Folded()
+
+    def mean_bytes(self, users: Sequence[str]) -> float:
+        """Of the users' stored values."""
+        pipeline = self._client.pipeline(transaction=False)
+        for user_id in users:
+            pipeline.strlen(self._key(user_id))
+        return fmean(pipeline.execute())
+
+    def _key(self, user_id: str) -> str:
+        return self._keys.state(partition_of(user_id.encode(), self._partitions), user_id)
 
     def close(self) -> None:
         """Close the connections."""

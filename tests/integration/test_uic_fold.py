@@ -21,6 +21,7 @@ from localstack.servers import DevBroker, Valkey
 from localstack.services import UicWorker
 from localstack.topics import create_topics, topics
 from localstack.wait import until
+from mimn.state.codec import SPARSE, WHOLE
 from support.one_node_cluster import OneNodeCluster
 from support.world import BUNDLE, World
 from torture.watching import metric, owned, partitions
@@ -108,6 +109,22 @@ def test_lists_of_events_survive_a_crash_and_an_emptied_store(
     world.wait_folded()
     world.client.flushall()
     world.wait_folded()
+
+
+def test_workers_that_store_states_with_and_without_zeros_follow_each_other(
+    make_world: MakeWorld, kafka: str, valkey: RedisForTest
+) -> None:
+    world = make_world(kafka, valkey.url, valkey.prefix, bundle=LISTS)
+    users = [f"user-{i}" for i in range(12)]
+    for switch, version in (("off", WHOLE), ("on", SPARSE), ("off", WHOLE)):
+        for user in users:
+            world.produce(1, [user])
+        worker = world.worker(MIMN_SPARSE_STATES=switch)
+        world.wait_folded()
+        versions = [int.from_bytes(value[4:6], "little") for value in world.stored().states.values()]
+        assert versions == [version] * len(users)
+        assert metric(worker, "uic_unreadable_states_total") == 0
+        worker.stop()
 
 
 def test_an_emptied_store_is_rebuilt_from_the_log(make_world: MakeWorld, kafka: str, own_valkey: Valkey) -> None:
