@@ -72,8 +72,9 @@ class Costs:
 
     fold_us: float
     """UIC, one event, at a steady rate of arrival (small batches)."""
-    backlog_us: float
-    """UIC, one event of a backlog (large batches)."""
+    drain_per_s: float
+    """Events of a backlog that one worker folds a second. It waits for the broker and the store meanwhile, so this is
+    less than its processor time would allow."""
     store_event_us: float
     """The store, one event's commit."""
     request_us: float
@@ -91,7 +92,6 @@ class Costs:
     def of(cls, record: Mapping[str, Any]) -> Costs:
         """From what `loadtest.scale` has written."""
         steady = max(record["steady"], key=lambda run: float(run["rate_per_s"]))
-        backlog = record["fold"][0]
         by_candidates = record["candidates"]
         candidate_us, request_us = np.polyfit(
             [run["candidates"] for run in by_candidates], [run["rtp_us"] for run in by_candidates], 1
@@ -99,7 +99,7 @@ class Costs:
         appended = next(run for run in record["persistence"] if run["appendfsync"] == "everysec")
         return cls(
             fold_us=steady["uic_us"],
-            backlog_us=backlog["uic_us"],
+            drain_per_s=record["fold"][0]["per_s"],
             store_event_us=steady["store_us"],
             request_us=float(request_us),
             candidate_us=float(candidate_us),
@@ -147,8 +147,8 @@ def plan(demand: Demand, costs: Costs, limits: Limits) -> Plan:
     because they cannot be changed later.
     """
     fold_cores = demand.events_per_s * costs.fold_us / 1e6 / limits.busy
-    drain_cores = limits.catch_up * demand.events_per_s * costs.backlog_us / 1e6
-    workers = max(1, math.ceil(max(fold_cores, drain_cores)))
+    draining = limits.catch_up * demand.events_per_s / costs.drain_per_s
+    workers = max(1, math.ceil(max(fold_cores, draining)))
     predict_us = costs.request_us + demand.candidates * costs.candidate_us
     processes = max(1, math.ceil(demand.requests_per_s * predict_us / 1e6 / limits.busy))
     entry = demand.state_bytes + costs.entry_bytes
@@ -173,8 +173,8 @@ def plan(demand: Demand, costs: Costs, limits: Limits) -> Plan:
             workers,
             "cores",
             f"{costs.fold_us:.0f} µs an event at {limits.busy:.0%} busy"
-            if fold_cores >= drain_cores
-            else f"a backlog drains at {limits.catch_up:g} times its arrival, {costs.backlog_us:.0f} µs an event",
+            if fold_cores >= draining
+            else f"a backlog drains at {limits.catch_up:g} times its arrival, {costs.drain_per_s:,.0f}/s a worker",
         ),
         Need(
             "RTP processes",
@@ -214,9 +214,8 @@ class Checked:
 
 
 def check(record: Mapping[str, Any]) -> list[Checked]:
-    """What the model predicts for the runs of a record. Each process uses a core until all that takes part shares the
-    machine's cores, less what other programs used. The costs come from the run with one process, so the first line of
-    each kind checks the assumption, and the others check how it scales."""
+    """What the model predicts for the runs of a record: each process does what one alone does, until all that takes
+    part shares the machine's cores, less what other programs used."""
     cores = record["machine"]["cores"]
     rows: list[Checked] = []
     for kind, own, runs in (("UIC workers", "uic_us", record["fold"]), ("RTP processes", "rtp_us", record["predict"])):
@@ -225,7 +224,7 @@ def check(record: Mapping[str, Any]) -> list[Checked]:
         for run in runs:
             count = run["processes"]
             to_be_had = cores - run.get("elsewhere_cores", 0.0)
-            predicted = min(count * 1e6 / one[own], to_be_had * 1e6 / everything)
+            predicted = min(count * one["per_s"], to_be_had * 1e6 / everything)
             rows.append(Checked(f"{kind}: {count}", run["per_s"], predicted))
     return rows
 

@@ -26,7 +26,7 @@ from loadtest.budgets.dien import dien_head, dien_request
 from loadtest.budgets.fields import request_fields
 from loadtest.budgets.fold import fold_rate, one_user
 from loadtest.budgets.fold_against_streams import fold_against_streams
-from loadtest.budgets.freshness import freshness
+from loadtest.budgets.freshness import freshness, freshness_busy
 from loadtest.budgets.length_ratio import length_ratio
 from loadtest.budgets.open_loop import open_loop
 from loadtest.budgets.stored_bytes import bytes_float16, bytes_float32, bytes_sketch
@@ -38,7 +38,8 @@ from localstack.wait import NotReady
 
 BUDGETS = (
     length_ratio, open_loop, bare_loop, dien_head, dien_request, request_fields, fold_rate, fold_against_streams,
-    one_user, freshness, beside_fold, beside_backfill, takeover, bytes_float32, bytes_float16, bytes_sketch,
+    one_user, freshness, freshness_busy, beside_fold, beside_backfill, takeover,
+    bytes_float32, bytes_float16, bytes_sketch,
 )  # fmt: skip
 
 

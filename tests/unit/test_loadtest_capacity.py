@@ -15,7 +15,7 @@ from loadtest.capacity import Costs, Demand, Limits, check, plan
 
 COSTS = Costs(
     fold_us=40,
-    backlog_us=25,
+    drain_per_s=40_000,
     store_event_us=8,
     request_us=200,
     candidate_us=3,
@@ -41,7 +41,7 @@ def test_nothing_is_planned_busier_or_fuller_than_the_limits_say(demand: Demand)
     slack = 1 + 1e-9
     request_us = COSTS.request_us + demand.candidates * COSTS.candidate_us
     assert demand.events_per_s * COSTS.fold_us / 1e6 <= limits.busy * found.uic_workers * slack
-    assert limits.catch_up * demand.events_per_s * COSTS.backlog_us / 1e6 <= found.uic_workers * slack
+    assert limits.catch_up * demand.events_per_s <= COSTS.drain_per_s * found.uic_workers * slack
     assert demand.requests_per_s * request_us / 1e6 <= limits.busy * found.rtp_processes * slack
     assert found.store_bytes <= found.masters * limits.node_gib * 2**30 * limits.fill * slack
     assert found.partitions >= max(32 * found.masters, 4 * found.uic_workers, 64)
@@ -67,7 +67,7 @@ def test_the_papers_users_fit_in_a_fifth_of_what_their_histories_take() -> None:
 def test_costs_are_read_from_a_record_by_their_meaning() -> None:
     record = {
         "state_bytes": 1640,
-        "fold": [{"uic_us": 25.0}],
+        "fold": [{"uic_us": 25.0, "per_s": 30_000.0}],
         "steady": [
             {"rate_per_s": 500, "uic_us": 90.0, "store_us": 15.0},
             {"rate_per_s": 8000, "uic_us": 40.0, "store_us": 8.0},
@@ -81,7 +81,7 @@ def test_costs_are_read_from_a_record_by_their_meaning() -> None:
         "candidates": [{"candidates": c, "rtp_us": 200.0 + 3.0 * c} for c in (1, 100, 400)],
     }
     found = Costs.of(record)
-    assert (found.fold_us, found.backlog_us, found.store_event_us, found.store_request_us) == (40, 25, 8, 20)
+    assert (found.fold_us, found.drain_per_s, found.store_event_us, found.store_request_us) == (40, 30_000, 8, 20)
     assert found.request_us == pytest.approx(200)
     assert found.candidate_us == pytest.approx(3)
     assert (found.entry_bytes, found.written_bytes) == (260, 120)
@@ -97,14 +97,17 @@ def test_a_value_grows_with_the_history_between_the_measured_ones() -> None:
 def test_processes_share_the_cores_of_the_machine_that_was_measured() -> None:
     one = {"processes": 1, "per_s": 30_000.0, "uic_us": 25.0, "rtp_us": 500.0, "store_us": 10.0, "others_us": 5.0}
     runs = [one, {**one, "processes": 2}, {**one, "processes": 3, "elsewhere_cores": 0.5}]
-    rows = check({"machine": {"cores": 2}, "fold": runs, "predict": [{**one, "per_s": 1900.0}]})
+    rows = check(
+        {"machine": {"cores": 2}, "fold": runs, "predict": [{**one, "per_s": 1900.0}, {**one, "processes": 2}]}
+    )
     assert [row.predicted for row in rows] == [
-        pytest.approx(1e6 / 25),  # one worker keeps one core busy
-        pytest.approx(2e6 / 40),  # two share both with the store and the rest
+        30_000,
+        pytest.approx(2e6 / 40),  # two share the cores with the store and the rest
         pytest.approx(1.5e6 / 40),  # of which other programs had a part
-        pytest.approx(1e6 / 500),
+        1900,
+        pytest.approx(min(2 * 1900, 2e6 / 515)),  # two wait as much as one
     ]
-    assert rows[0].off == pytest.approx(40_000 / 30_000 - 1)
+    assert rows[1].off == pytest.approx(50_000 / 30_000 - 1)
 
 
 def test_the_newest_record_is_taken_and_without_one_the_command_says_how_to_make_it(
