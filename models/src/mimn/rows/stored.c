@@ -9,8 +9,10 @@ typedef uint16_t u16;
 typedef uint32_t u32;
 typedef int64_t i64;
 
-enum { VERSION_AT = 4, SPARSE = 2, FLAGS_AT = 7, OWNER_AT = 24, CHECKSUM_AT = 44, PAST_AT = 48, HEADER = 80 };         /* mimn.state.codec */
-enum { OWNER = 20, PAST = 32, STAGED_PARTIAL = OWNER + PAST, STAGED_HEADER = OWNER + PAST + 1 }; /* mimn.state.HEADERS */
+/* mimn.state.codec */
+enum { VERSION_AT = 4, FLAGS_AT = 7, OWNER_AT = 24, CHECKSUM_AT = 44, PAST_AT = 48, HEADER = 80, SPARSE = 2 };
+/* mimn.state.HEADERS */
+enum { OWNER = 20, PAST = 32, STAGED_PARTIAL = OWNER + PAST, STAGED_HEADER = OWNER + PAST + 1 };
 
 /* CRC-32 (zlib's), without the inversions at both ends. Four bits of `data` at a time. */
 static u32 crc_short(u32 crc, const u8 *data, i64 size) {
