@@ -28,7 +28,7 @@ from mimn.data.members import Members
 from mimn.data.tables import TableReader
 
 Ints = NDArray[np.int64]
-FORMAT = 7
+FORMAT = 8
 """Raised when the same files give other arrays: older folders are then made again."""
 META, TEXTS = "prepared.json", "texts.json"
 
@@ -42,6 +42,9 @@ class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """Rows that can be used, by table."""
     refused: dict[str, int]
     """Rows that were left out, by table and reason."""
+    event_unit_ms: int
+    """Milliseconds of the unit that times of events are in: a second if the description says seconds and no event has
+    a fraction of one."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class Prepared:
             self._column("events", name) for name in ("user", "item", "category", "time", "together")
         )
         action = self._column("events", "action") if self.description.actions else None
-        return Events(user, item, category, time, together, unit_ms(self.description), action)
+        return Events(user, item, category, time, together, self.meta.event_unit_ms, action)
 
     @cached_property
     def event_context(self) -> Mapping[str, NDArray[Any]]:
@@ -178,11 +181,6 @@ class Prepared:
         """By field: the text of each code. A hashed field has none."""
         stored = json.loads((self.folder / TEXTS).read_text("utf-8"))
         return {name: dict(zip(codes, texts, strict=True)) for name, (codes, texts) in stored.items()}
-
-
-def unit_ms(description: Description) -> int:
-    """Milliseconds of the unit that prepared times of events are in: a second if the files' times are in seconds."""
-    return 1000 if description.events.time_unit == "s" else 1
 
 
 def _own(description: Description, source: Source) -> list[str]:
