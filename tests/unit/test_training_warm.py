@@ -19,6 +19,7 @@ from mimn import train as drawn
 from mimn.config import ConfigError
 from mimn.data.fields import FittedFields
 from mimn.data.vocabulary import EmbeddingIds
+from mimn.impressions.__main__ import main
 from mimn.impressions.config import ImpressionConfig, OccasionPlan
 from mimn.impressions.data import ImpressionData, ImpressionReader
 from mimn.impressions.scoring import predict
@@ -220,6 +221,21 @@ def test_another_architecture_is_refused_before_anything_is_written(
     with pytest.raises(ConfigError, match=message):
         train(path, configured(**model), tmp_path / "run", cache=tmp_path / "cache", start=yesterday)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_command_starts_from_the_run_that_it_names(
+    yesterday: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "model.toml"
+    config.write_text(configured().to_toml())
+    arguments = [
+        "train", "--description", str(described(tmp_path, later=True)), "--config", str(config),
+        "--cache", str(tmp_path / "cache"), "--output", str(tmp_path / "run"),
+    ]  # fmt: skip
+    assert main([*arguments, "--from", str(tmp_path)]) == 1
+    assert "holds no finished run to start from" in capsys.readouterr().err
+    assert main([*arguments, "--from", str(yesterday)]) == 0
+    assert json.loads((tmp_path / "run" / run.METRICS).read_text())["from"]["run"] == str(yesterday)
 
 
 def test_a_run_that_is_not_finished_is_no_start(tmp_path: Path) -> None:

@@ -100,7 +100,15 @@ def _run(options: argparse.Namespace) -> Any:
         if options.seed is not None:
             config = config.with_seed(options.seed)
         with running(options) as how:
-            record = train(options.description, config, options.output, how, cache=options.cache, resume=options.resume)
+            record = train(
+                options.description,
+                config,
+                options.output,
+                how,
+                cache=options.cache,
+                resume=options.resume,
+                start=options.start,
+            )
             if not how.processes.first:
                 return None
         shown = ("name", "dataset", "seed", "epochs", "best_epoch", "validation_logloss", "validation_auc")
