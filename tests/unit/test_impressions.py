@@ -470,6 +470,17 @@ def test_a_shift_counts_the_clicks_of_open_windows() -> None:
     assert other[day == 4].tolist() != found[day == 4].tolist()
 
 
+def test_a_shift_counts_the_clicks_of_windows_that_end_as_the_day_begins() -> None:
+    """In a log of whole days a window ends at midnight, which is when a click without a time counts as seen."""
+    day = np.repeat(np.arange(4), 500)
+    labels = (np.arange(2000) % 10 == 0).astype(np.int64)
+    scores = np.full(2000, 0.1)
+    past = Labels(scores, labels, np.ones(2000), day, day + 1, day + 1)
+    masks = [day == number for number in range(4)]
+    found = progressive(past, scores, day, masks, method="shift", start=Uncalibrated(), delays_ms=np.ones(100, int))
+    assert np.allclose(found, 0.1), "the scores are the rate of clicks, and stay as they are"
+
+
 def test_one_label_alone_is_said_and_not_a_traceback() -> None:
     p = np.array([0.5, 0.5])
     found = figures(Rows(np.zeros(2, np.int64), p, {"raw": p}, np.array([1, 2]), np.ones(2)), resamples=3)
