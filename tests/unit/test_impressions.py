@@ -34,6 +34,7 @@ from mimn.impressions.train import train
 from mimn.impressions.trained import RunFault, TrainedRun
 from mimn.nn.checkpoint import load_model
 from mimn.run import TrainingSettings
+from mimn.training.folder import TrainingFailed
 from support import skips
 from support.impression_log import DAY, SHOWN, USERS, Log, T, context, graded, made
 
@@ -561,6 +562,41 @@ def test_what_a_user_did_is_learned_from_the_action(
     path.write_text(path.read_text().replace(f"weight = {weight}", "weight = 1.0"))
     alike = train(path, configured(model), tmp_path / "alike", cache=tmp_path / "cache")
     assert alike["validation_auc"] < 0.6, "every category was touched equally often"
+
+
+@pytest.mark.parametrize("changed", ["weight", "seen", "place", "request", "price", "label of the test"])
+def test_training_and_evaluation_go_on_with_the_data_they_began_with_alone(changed: str, tmp_path: Path) -> None:
+    log = made(
+        np.random.default_rng(10),
+        graded,
+        fields='[fields.item.price]\nkind = "numeric"\n',
+        columns='weight = "weight"\nlabel_time = "seen"\nposition = "place"\nrequest = "request"',
+    )
+    n, late = USERS * SHOWN, log.shown["t"] > T + 18 * DAY
+    log.shown |= {"weight": np.ones(n), "place": np.arange(n) % 5, "request": np.arange(n)}
+    log.shown["seen"] = np.where(log.shown["y"] == 1, log.shown["t"] + 60, 0)
+    log.items = {"i": np.arange(1, 20), "price": np.arange(1.0, 20.0)}
+    path, cache = log.write(tmp_path), tmp_path / "cache"
+
+    def epoch_and_death(output: Path) -> None:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(run, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                train(path, configured(POOLING, epochs=1), output, cache=cache)
+
+    epoch_and_death(tmp_path / "dead")
+    train(path, configured(POOLING, epochs=1), tmp_path / "run", cache=cache)
+    if changed == "price":
+        log.items["price"] = log.items["price"][::-1].copy()
+    elif changed == "label of the test":
+        log.shown["y"] = np.where(late, 1 - log.shown["y"], log.shown["y"])
+    else:
+        log.shown[changed] = log.shown[changed] + (log.shown[changed] > 0)
+    log.write(tmp_path)
+    with pytest.raises(TrainingFailed, match="was trained on other data"):
+        train(path, configured(POOLING, epochs=1), tmp_path / "dead", cache=cache, resume=True)
+    with pytest.raises(RunFault, match="is not that of training: train again"):
+        TrainedRun.load(tmp_path / "run", cache)
 
 
 def test_a_run_on_other_data_is_refused(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from mimn.run import TrainingSettings
 from mimn.training import loop
 from mimn.training.folder import TrainingFailed
 from mimn.training.schedule import Epoch
-from mimn.training.warm import FROM
+from mimn.training.warm import FROM, Origin
 from support import datasets
 
 pytestmark = pytest.mark.torch
@@ -258,6 +258,23 @@ def test_a_warm_run_resumes_from_its_start_and_from_no_other(
     resumed = train(path, configured(2), tmp_path / "run", cache=cache, resume=True)
     assert resumed["from"] == whole["from"]
     assert (tmp_path / "run" / run.MODEL).read_bytes() == (tmp_path / "whole" / run.MODEL).read_bytes()
+
+
+def test_a_run_that_died_before_it_noted_its_start_is_not_resumed_without_it(
+    yesterday: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, cache = described(tmp_path, later=True), tmp_path / "cache"
+
+    def dies(origin: Origin, output: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Origin, "save", dies)
+        with pytest.raises(KeyboardInterrupt):
+            train(path, configured(), tmp_path / "run", cache=cache, start=yesterday)
+    with pytest.raises(TrainingFailed, match="holds no run to resume: start without --resume"):
+        train(path, configured(), tmp_path / "run", cache=cache, resume=True)
+    assert train(path, configured(), tmp_path / "run", cache=cache, start=yesterday)["from"]["run"] == str(yesterday)
 
 
 def test_drawn_negatives_start_warm_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

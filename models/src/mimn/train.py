@@ -86,8 +86,8 @@ class DrawnNegatives:
 
     @property
     def data_sha256(self) -> str:
-        """Of the events."""
-        return self._data.events.sha256
+        """Of the events, and of all that was read with them."""
+        return f"{self._data.events.sha256} {self._data.prepared.sha256}"
 
     def steps(self, rng: np.random.Generator) -> Batches[Step]:
         """One epoch of windows with their targets."""
@@ -170,12 +170,12 @@ def train(
             output.mkdir(parents=True, exist_ok=True)
             if origin is not None:
                 origin.save(output)
-            (output / run.CONFIG).write_text(resolved, "utf-8")
             ids.save(output)
             if fitted.specs:
                 fitted.save(output)
             if ledgers is not None:
                 ledgers.table.save(output)
+            run.write_text(output / run.CONFIG, resolved)  # last: it says that there is a run to resume
     with logged(output, file=processes.first):
         torch.manual_seed(config.training.seed)
         tables = None if fields is None else fields.model(config.architecture, known)
@@ -251,6 +251,7 @@ def _record(
         "seed": config.training.seed,
         "data_sha256": data.events.sha256,
         "instances_sha256": data.instances.sha256,
+        "prepared_sha256": data.prepared.sha256,
         "commit": commit,
         "machine": machine(model),
         "items": len(ids.items),

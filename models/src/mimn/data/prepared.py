@@ -5,6 +5,7 @@ A folder of plain .npy columns for events, impressions, users and items, which `
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -102,6 +103,16 @@ class Prepared:
     meta: Meta
     root: Path
     """What the description's files are relative to."""
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of all columns of all tables: of everything that a model or a figure of the data set rests on."""
+        digest = hashlib.sha256()
+        for path in sorted(self.folder.rglob("*.npy")):
+            with path.open("rb") as file:
+                column = hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(f"{path.relative_to(self.folder).as_posix()} {column}\n".encode())
+        return digest.hexdigest()
 
     def names(self, what: Literal["user", "item", "category"], ids: Iterable[int]) -> dict[int, str]:
         """Ids as the owner's files write them; texts are looked for there, table by table, until all are found."""

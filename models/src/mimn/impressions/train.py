@@ -56,7 +56,7 @@ class LabelledImpressions:
             plan.negatives_kept,
         )
         self._validation = data.labelled.occasions("validation", history=config.history)
-        self.data_sha256 = data.sha256
+        self.data_sha256 = f"{data.sha256} {data.prepared.sha256}"
 
     def steps(self, rng: np.random.Generator) -> Batches[Step]:
         """One epoch of windows with their impressions."""
@@ -131,7 +131,6 @@ def train(
         start_at_base_rate(model, data, config.windows.negatives_kept)
         if processes.first:
             output.mkdir(parents=True, exist_ok=True)
-            (output / run.CONFIG).write_text(resolved, "utf-8")
             shutil.copyfile(description, output / DESCRIPTION)
             known.ids.save(output)
             fitted.save(output)
@@ -139,6 +138,8 @@ def train(
                 reader.member_index.save(output)
             if origin is not None:
                 origin.save(output)
+            # Last: it says that there is a run to resume, with all that it began with.
+            run.write_text(output / run.CONFIG, resolved)
     with logged(output, file=processes.first):
         if origin is not None:
             origin.give(model, known.ids, fitted)
@@ -187,6 +188,7 @@ def _record(
         "dataset": data.prepared.description.name,
         "seed": config.training.seed,
         "data_sha256": data.sha256,
+        "prepared_sha256": data.prepared.sha256,
         "commit": commit,
         "machine": machine(model),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
