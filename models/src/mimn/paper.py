@@ -40,6 +40,7 @@ from mimn.data.presets import PaperInstances, paper_instances
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.nn.checkpoint import untrained
 from mimn.nn.model import Batch, ClickModel
+from mimn.options import whole_number
 
 Ints = NDArray[np.int64]
 TEST_ROWS = 512
@@ -255,7 +256,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, required=True, help="TOML file of models/reproduce")
     parser.add_argument("--description", type=Path, required=True, help="dataset.toml with [protocol]")
     parser.add_argument("--output", type=Path, required=True, help="run folder")
-    parser.add_argument("--seed", type=int, default=19, help="of weights and order (%(default)s, the authors')")
+    parser.add_argument(
+        "--seed", type=whole_number(0), default=19, help="of weights and order (%(default)s, the authors')"
+    )
     parser.add_argument(
         "--rows-per-batch", type=int, help="instead of the configuration's; the authors had 128 on Amazon"
     )

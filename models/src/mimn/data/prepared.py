@@ -32,6 +32,8 @@ Ints = NDArray[np.int64]
 FORMAT = 8
 """Raised when the same files give other arrays: older folders are then made again."""
 META, TEXTS = "prepared.json", "texts.json"
+WITHHELD = 255
+"""In place of a label that must not be known. Nothing can be computed from it: a label is 0 or 1."""
 
 
 class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

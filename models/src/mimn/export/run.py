@@ -243,7 +243,7 @@ def config_of(path: Path | None) -> ModelConfig:
     if path is None:
         return MimnConfig()
     try:
-        table = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
+        table = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"--config: {path} cannot be read as TOML: {error}") from error
     return model_config(table.get("model", {}))
