@@ -16,9 +16,11 @@ import torch
 
 from mimn import run
 from mimn import train as drawn
+from mimn.bundle import load_bundle
 from mimn.config import ConfigError
 from mimn.data.fields import FittedFields
 from mimn.data.vocabulary import EmbeddingIds
+from mimn.export.run import export_run
 from mimn.impressions.__main__ import main
 from mimn.impressions.config import ImpressionConfig, OccasionPlan
 from mimn.impressions.data import ImpressionData, ImpressionReader
@@ -236,6 +238,20 @@ def test_the_command_starts_from_the_run_that_it_names(
     assert "holds no finished run to start from" in capsys.readouterr().err
     assert main([*arguments, "--from", str(yesterday)]) == 0
     assert json.loads((tmp_path / "run" / run.METRICS).read_text())["from"]["run"] == str(yesterday)
+
+
+def test_a_field_may_have_any_name_that_a_description_takes(tmp_path: Path) -> None:
+    """torch keeps tables as modules, whose names may have no point and may not be those of its own attributes."""
+    fields = (
+        '[fields.context.type]\nkind = "categorical"\ncolumn = "place"\n[fields.context.items]\nkind = "multi"\n'
+        'column = "tags"\n[fields.context."a.b"]\nkind = "categorical"\ncolumn = "device"\nbuckets = 16\n'
+        '[fields.item.training]\nkind = "categorical"\ncolumn = "brand"\n'
+    )
+    path, cache = described(tmp_path, later=False, fields=fields), tmp_path / "cache"
+    train(path, configured(), tmp_path / "run", cache=cache)
+    train(path, configured(), tmp_path / "warm", cache=cache, start=tmp_path / "run")
+    bundle = load_bundle(export_run(tmp_path / "run", tmp_path / "bundles", "x", "1", "float32"))
+    assert bundle.request.vector({}, {"type": "p3", "items": ["t3", "t4"], "a.b": "d3"}).unknown == []
 
 
 def test_a_run_that_is_not_finished_is_no_start(tmp_path: Path) -> None:
