@@ -599,6 +599,21 @@ def test_training_and_evaluation_go_on_with_the_data_they_began_with_alone(chang
         TrainedRun.load(tmp_path / "run", cache)
 
 
+def test_a_run_without_history_and_one_without_an_end_are_not_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, cache = made(np.random.default_rng(10), graded).write(tmp_path), tmp_path / "cache"
+    config = msgspec.structs.replace(configured(POOLING, epochs=1), history=False)
+    train(path, config, tmp_path / "run", cache=cache)
+    arguments = ["--run", str(tmp_path / "run"), "--output", str(tmp_path / "bundles"), "--name", "x", "--version", "1"]
+    assert main(["export", *arguments]) == 1
+    assert "was trained with history = false" in capsys.readouterr().err
+    (tmp_path / "run" / run.METRICS).unlink()
+    assert main(["export", *arguments]) == 1
+    assert "holds no finished run" in capsys.readouterr().err
+    assert not (tmp_path / "bundles").exists()
+
+
 def test_a_run_on_other_data_is_refused(tmp_path: Path) -> None:
     log = made(np.random.default_rng(10), graded)
     path = log.write(tmp_path)
