@@ -614,6 +614,16 @@ def test_a_run_without_history_and_one_without_an_end_are_not_exported(
     assert not (tmp_path / "bundles").exists()
 
 
+def test_an_epoch_whose_last_step_ran_away_is_no_model(tmp_path: Path) -> None:
+    path = made(np.random.default_rng(10), graded).write(tmp_path)
+    config = configured(DEEPFM, epochs=1)
+    one_step = msgspec.structs.replace(config.training, windows_per_batch=100_000, learning_rate=1e25)
+    with pytest.raises(TrainingFailed, match="are not finite: lower"):
+        train(path, msgspec.structs.replace(config, training=one_step), tmp_path / "run", cache=tmp_path / "cache")
+    assert not (tmp_path / "run" / run.MODEL).exists()
+    assert not (tmp_path / "run" / run.METRICS).exists()
+
+
 def test_a_run_on_other_data_is_refused(tmp_path: Path) -> None:
     log = made(np.random.default_rng(10), graded)
     path = log.write(tmp_path)

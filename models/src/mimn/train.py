@@ -42,7 +42,7 @@ from mimn.scoring import predict
 from mimn.state.actions import Actions
 from mimn.training.command import add_options, running
 from mimn.training.folder import TrainingFailed, check_folder, draw_curves, log, logged, machine
-from mimn.training.loop import ONCE, Running, Step, fit
+from mimn.training.loop import ONCE, Running, Step, finite, fit
 from mimn.training.processes import Processes
 from mimn.training.schedule import Measure, Schedule
 from mimn.training.warm import Origin
@@ -120,7 +120,7 @@ class DrawnNegatives:
             table=self._table,
         )[sampling]
         labels = instances.candidates(sampling, VALIDATION_NEGATIVES).label
-        return {"auc": metrics.auc(labels, self._processes.add_up_scores(scores).astype(np.float64))}
+        return {"auc": metrics.auc(labels, finite(self._processes.add_up_scores(scores)).astype(np.float64))}
 
 
 def train(

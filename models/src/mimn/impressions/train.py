@@ -30,7 +30,7 @@ from mimn.nn.checkpoint import model_fields, untrained
 from mimn.nn.heads.over_state import FieldTop
 from mimn.nn.model import ClickModel
 from mimn.training.folder import TrainingFailed, check_folder, logged, machine
-from mimn.training.loop import ONCE, Running, Step, fit
+from mimn.training.loop import ONCE, Running, Step, finite, fit
 from mimn.training.processes import Processes
 from mimn.training.schedule import Measure, Schedule
 from mimn.training.warm import Origin
@@ -75,9 +75,8 @@ class LabelledImpressions:
         """Log loss and AUC on the validation impressions, the loss after the correction for the negatives that training
         left out."""
         processes, validation = self._processes, self._validation
-        scores = processes.add_up_scores(
-            predict(model, self._reader, validation, self._config.training.validation_length, processes.share)
-        )
+        length = self._config.training.validation_length
+        scores = finite(processes.add_up_scores(predict(model, self._reader, validation, length, processes.share)))
         labels = validation.labelled.impressions.label[validation.rows].astype(np.int64)
         corrected = Prior(self._config.windows.negatives_kept).apply(scores)
         return {"logloss": metrics.logloss(labels, corrected), "auc": metrics.auc(labels, scores)}
