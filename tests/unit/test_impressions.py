@@ -28,7 +28,7 @@ from mimn.impressions.calibrate import calibrate
 from mimn.impressions.config import ImpressionConfig, OccasionPlan
 from mimn.impressions.data import ImpressionData, ImpressionReader
 from mimn.impressions.evaluate import evaluate
-from mimn.impressions.figures import Rows, figures
+from mimn.impressions.figures import Rows, differences, figures
 from mimn.impressions.progressive import Labels, progressive
 from mimn.impressions.train import train
 from mimn.impressions.trained import RunFault, TrainedRun
@@ -480,6 +480,24 @@ def test_a_shift_counts_the_clicks_of_windows_that_end_as_the_day_begins() -> No
     masks = [day == number for number in range(4)]
     found = progressive(past, scores, day, masks, method="shift", start=Uncalibrated(), delays_ms=np.ones(100, int))
     assert np.allclose(found, 0.1), "the scores are the rate of clicks, and stay as they are"
+
+
+def test_what_one_user_alone_says_has_no_interval() -> None:
+    """Other draws of one user are the same user: an interval without width would claim that the value is certain."""
+    rng = np.random.default_rng(17)
+    labels, scores, users = rng.integers(0, 2, 60), rng.random(60), np.repeat(np.arange(3), 20)
+    labels[20:40], labels[40:] = 0, 1
+    rows = Rows(labels, scores, {"raw": scores}, users, np.ones(60))
+    found = figures(rows.where(users == 0), resamples=20)
+    assert found["users"] == 1
+    for figure in (found["auc"], found["gauc"], *found["raw"].values()):
+        assert figure.keys() == {"value"}
+    found = figures(rows, resamples=20)
+    assert found["auc"].keys() == {"value", "low", "high"}
+    assert found["gauc"].keys() == {"value"}, "two of the three users cannot be ranked"
+    over = differences(rows, rows, resamples=20)
+    assert over["gauc"] == {"value": 0.0}
+    assert over["auc"].keys() == {"value", "low", "high"}
 
 
 def test_one_label_alone_is_said_and_not_a_traceback() -> None:
