@@ -642,6 +642,14 @@ def test_an_epoch_whose_last_step_ran_away_is_no_model(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / run.METRICS).exists()
 
 
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, config = made(np.random.default_rng(10), graded).write(tmp_path), tmp_path / "model.toml"
+    config.write_text(configured(POOLING, epochs=1).to_toml())
+    arguments = ["--description", str(path), "--config", str(config), "--output", str(config / "run")]
+    assert main(["train", *arguments, "--cache", str(path.parent / "cache")]) == 1
+    assert "error: [Errno 20] Not a directory" in capsys.readouterr().err
+
+
 def test_a_run_on_other_data_is_refused(tmp_path: Path) -> None:
     log = made(np.random.default_rng(10), graded)
     path = log.write(tmp_path)

@@ -154,7 +154,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         result = evaluate(options.run, options.length)
-    except (EvaluationFailed, ConfigError, DataError, CheckpointError) as error:
+    except (EvaluationFailed, ConfigError, DataError, CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(json.dumps(result, indent=2))

@@ -281,7 +281,7 @@ def main(arguments: list[str] | None = None) -> int:
             record = train(config, options.output, how, resume=options.resume, start=options.start)
             if not how.processes.first:
                 return 0
-    except (ConfigError, DataError, TrainingFailed) as error:
+    except (ConfigError, DataError, TrainingFailed, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -58,7 +58,7 @@ Transform = Literal["none", "log1p"]
 Source = Literal["user", "item", "context"]
 SOURCES: tuple[Source, ...] = ("user", "item", "context")
 POSITION = "position"
-"""The field that `impressions.position` makes."""
+"""The field that `ImpressionsTable.position` makes."""
 EMBEDDING: Literal["embedding"] = "embedding"
 """In place of a weight: the action's events get a learned vector."""
 ActionRules = Mapping[ActionName, float | Literal["embedding"]]

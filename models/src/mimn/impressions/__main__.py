@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         found = _run(options)
-    except (DataError, TrainingFailed, RunFault, CalibrationError, *FAILURES) as error:
+    except (DataError, TrainingFailed, RunFault, CalibrationError, OSError, *FAILURES) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
