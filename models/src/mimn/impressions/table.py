@@ -335,6 +335,8 @@ def values(data: ImpressionData, rows: NDArray[np.int64], column: str) -> dict[s
         raise ConfigError(f"the data set has no context field or slice {column!r}, but {', '.join(columns)}")
     codes = columns[column][rows]
     texts = data.prepared.texts.get(column, {})
+    if codes.dtype == np.uint64:  # a number that is 0 is one, a code that is 0 is no value
+        texts = texts | {0: "missing"}
     return {texts.get(code, str(code)): codes == code for code in np.unique(codes).tolist()}
 
 
