@@ -140,7 +140,7 @@ def train(
     events = data.events
     instances = paper_instances(events, protocol)
     # Ids of train and test users alike, as the authors number them.
-    ids = EmbeddingIds(np.unique(events.item_id), np.unique(events.category_id))
+    ids = EmbeddingIds.of(events.item_id, events.category_id)
     torch.manual_seed(seed)
     model = untrained(config.architecture, len(ids.items) + 1, len(ids.categories) + 1)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
