@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ from mimn.baselines import check_reads_fields
 from mimn.config import ConfigError
 from mimn.data import __main__ as data
 from mimn.data.description import read_description
+from mimn.data.events import Events
 from mimn.data.preparation import prepare
+from mimn.data.presets import PaperInstances
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.impressions.config import ImpressionConfig
 
@@ -133,9 +136,12 @@ def test_every_item_has_a_row_where_ids_are_texts(taobao: Path, monkeypatch: pyt
     taobao.write_text('ids = "string"\n' + taobao.read_text())
     given: list[EmbeddingIds] = []
     rows = paper._rows
-    monkeypatch.setattr(
-        paper, "_rows", lambda instances, events, ids: (given.append(ids), rows(instances, events, ids))[1]
-    )
+
+    def noted(instances: PaperInstances, events: Events, ids: EmbeddingIds) -> Any:
+        given.append(ids)
+        return rows(instances, events, ids)
+
+    monkeypatch.setattr(paper, "_rows", noted)
     assert run(taobao, "embedding_mlp") == 0
     events = prepare(taobao, taobao.parents[2] / "cache").events
     assert given[0].item_rows(events.item_id).min() == given[0].category_rows(events.category_id).min() == 1
