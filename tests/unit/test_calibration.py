@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import msgspec
 import numpy as np
 import pytest
@@ -111,3 +113,10 @@ def test_logit_and_sigmoid_are_inverse_and_never_overflow() -> None:
     p = np.array([0.0, 1e-6, 0.3, 0.999999, 1.0])
     assert sigmoid(logit(p)) == pytest.approx(np.clip(p, 1e-7, 1 - 1e-7), rel=1e-9)
     assert sigmoid(np.array([-1e4, 1e4])).tolist() == [0.0, 1.0]
+
+
+def test_scores_that_are_all_alike_end_in_no_traceback() -> None:
+    """All at the edge, where rounding can make the two parameters one: whether it does differs among processors."""
+    scores, labels = np.array([8.6e-10, 8.6e-10, 6e-10]), np.array([0.0, 0.0, 1.0])
+    with suppress(CalibrationError):
+        assert fit("platt", scores, labels, np.array([1.0, 1.0, 10.0])).apply(scores).min() > 0.0

@@ -341,6 +341,10 @@ def test_what_cannot_be_used_is_named_with_its_fix_and_nothing_is_half_written(
         (('kind = "categorical"', 'kind = "cross"'), r"a cross needs `of`"),
         (('time = "ts"', 'time = "ts"\naction = "act"'), r"`events.action` and `\[actions\]` need each other"),
         (('name = "shop"', 'name = "../shop"'), r"`str` matching regex"),
+        (
+            ('window = "1m"\n[fields.context.hour]', 'window = "1m"\nposition = "p"\n[fields.context.position]'),
+            r"position is what `impressions.position` is called as a field",
+        ),
     ],
 )
 def test_a_description_is_read_strictly(make: Make, change: tuple[str, str], message: str) -> None:

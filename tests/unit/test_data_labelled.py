@@ -163,3 +163,28 @@ def test_occasions_of_a_part_hold_its_impressions(tmp_path: Path, part: Part) ->
     occasions = data.occasions(part)
     rows, real = occasions.impressions(np.arange(len(occasions)), int(occasions.size.max()))
     assert sorted(rows[real > 0].tolist()) == np.flatnonzero(data.part == PARTS.index(part)).tolist()
+
+
+@pytest.mark.parametrize("unit", ["", 'time_unit = "s"\n', 'time_unit = "iso"\n'])
+def test_an_event_is_no_past_of_an_impression_of_the_same_second(tmp_path: Path, unit: str) -> None:
+    """Timestamps say their unit themselves, so a description leaves `time_unit` at seconds: they keep their fractions,
+    as numbers of seconds do."""
+    events = [(1, T - 1, 1), (1, T + 0.9, 2), (1, T + 0.5, 3), (1, T + 0.05, 4)]
+    shown = [(1, T + 0.1, 1), *with_parts()]
+    for kind, as_time in (("number", pa.float64()), ("timestamp", pa.timestamp("ms"))):
+        if kind == "number" and "iso" in unit:
+            continue
+        for name, rows in (("events", events), ("shown", shown)):
+            user, seconds, last = (list(column) for column in zip(*rows, strict=True))
+            times = seconds if kind == "number" else [round(1000 * at) for at in seconds]
+            columns = {"u": user, "t": pa.array(times, as_time), "i": last if name == "events" else [1] * len(rows)}
+            pq.write_table(pa.table(columns | {"y": last}), tmp_path / f"{name}.parquet")
+        (tmp_path / "d.toml").write_text(
+            f'name = "{kind}"\n[events]\nfiles = ["events.parquet"]\nuser = "u"\nitem = "i"\ntime = "t"\n{unit}'
+            '[impressions]\nfiles = ["shown.parquet"]\nuser = "u"\nitem = "i"\ntime = "t"\nlabel = "y"\nwindow = "1d"\n'
+            f'{unit}[split]\nby = "time"\ntrain_until = 2020-09-23T00:00:00Z\nvalidate_until = 2020-09-28T00:00:00Z\n'
+        )
+        data = label_parts(prepare(tmp_path / "d.toml", tmp_path / "cache"))
+        at = int(np.flatnonzero(data.impressions.user_id == 1)[0])
+        assert data.events.item_id[data.begin[at] : data.end[at]].tolist() == [1, 4], f"{kind}: what came before"
+        assert data.events.item_id.tolist() == [1, 4, 3, 2], f"{kind}: in order within a second"

@@ -28,12 +28,13 @@ from mimn.impressions.calibrate import calibrate
 from mimn.impressions.config import ImpressionConfig, OccasionPlan
 from mimn.impressions.data import ImpressionData, ImpressionReader
 from mimn.impressions.evaluate import evaluate
-from mimn.impressions.figures import Rows, figures
+from mimn.impressions.figures import Rows, differences, figures
 from mimn.impressions.progressive import Labels, progressive
 from mimn.impressions.train import train
 from mimn.impressions.trained import RunFault, TrainedRun
 from mimn.nn.checkpoint import load_model
 from mimn.run import TrainingSettings
+from mimn.training.folder import TrainingFailed
 from support import skips
 from support.impression_log import DAY, SHOWN, USERS, Log, T, context, graded, made
 
@@ -470,6 +471,35 @@ def test_a_shift_counts_the_clicks_of_open_windows() -> None:
     assert other[day == 4].tolist() != found[day == 4].tolist()
 
 
+def test_a_shift_counts_the_clicks_of_windows_that_end_as_the_day_begins() -> None:
+    """In a log of whole days a window ends at midnight, which is when a click without a time counts as seen."""
+    day = np.repeat(np.arange(4), 500)
+    labels = (np.arange(2000) % 10 == 0).astype(np.int64)
+    scores = np.full(2000, 0.1)
+    past = Labels(scores, labels, np.ones(2000), day, day + 1, day + 1)
+    masks = [day == number for number in range(4)]
+    found = progressive(past, scores, day, masks, method="shift", start=Uncalibrated(), delays_ms=np.ones(100, int))
+    assert np.allclose(found, 0.1), "the scores are the rate of clicks, and stay as they are"
+
+
+def test_what_one_user_alone_says_has_no_interval() -> None:
+    """Other draws of one user are the same user: an interval without width would claim that the value is certain."""
+    rng = np.random.default_rng(17)
+    labels, scores, users = rng.integers(0, 2, 60), rng.random(60), np.repeat(np.arange(3), 20)
+    labels[20:40], labels[40:] = 0, 1
+    rows = Rows(labels, scores, {"raw": scores}, users, np.ones(60))
+    found = figures(rows.where(users == 0), resamples=20)
+    assert found["users"] == 1
+    for figure in (found["auc"], found["gauc"], *found["raw"].values()):
+        assert figure.keys() == {"value"}
+    found = figures(rows, resamples=20)
+    assert found["auc"].keys() == {"value", "low", "high"}
+    assert found["gauc"].keys() == {"value"}, "two of the three users cannot be ranked"
+    over = differences(rows, rows, resamples=20)
+    assert over["gauc"] == {"value": 0.0}
+    assert over["auc"].keys() == {"value", "low", "high"}
+
+
 def test_one_label_alone_is_said_and_not_a_traceback() -> None:
     p = np.array([0.5, 0.5])
     found = figures(Rows(np.zeros(2, np.int64), p, {"raw": p}, np.array([1, 2]), np.ones(2)), resamples=3)
@@ -550,6 +580,74 @@ def test_what_a_user_did_is_learned_from_the_action(
     path.write_text(path.read_text().replace(f"weight = {weight}", "weight = 1.0"))
     alike = train(path, configured(model), tmp_path / "alike", cache=tmp_path / "cache")
     assert alike["validation_auc"] < 0.6, "every category was touched equally often"
+
+
+@pytest.mark.parametrize("changed", ["weight", "seen", "place", "request", "price", "label of the test"])
+def test_training_and_evaluation_go_on_with_the_data_they_began_with_alone(changed: str, tmp_path: Path) -> None:
+    log = made(
+        np.random.default_rng(10),
+        graded,
+        fields='[fields.item.price]\nkind = "numeric"\n',
+        columns='weight = "weight"\nlabel_time = "seen"\nposition = "place"\nrequest = "request"',
+    )
+    n, late = USERS * SHOWN, log.shown["t"] > T + 18 * DAY
+    log.shown |= {"weight": np.ones(n), "place": np.arange(n) % 5, "request": np.arange(n)}
+    log.shown["seen"] = np.where(log.shown["y"] == 1, log.shown["t"] + 60, 0)
+    log.items = {"i": np.arange(1, 20), "price": np.arange(1.0, 20.0)}
+    path, cache = log.write(tmp_path), tmp_path / "cache"
+
+    def epoch_and_death(output: Path) -> None:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(run, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                train(path, configured(POOLING, epochs=1), output, cache=cache)
+
+    epoch_and_death(tmp_path / "dead")
+    train(path, configured(POOLING, epochs=1), tmp_path / "run", cache=cache)
+    if changed == "price":
+        log.items["price"] = log.items["price"][::-1].copy()
+    elif changed == "label of the test":
+        log.shown["y"] = np.where(late, 1 - log.shown["y"], log.shown["y"])
+    else:
+        log.shown[changed] = log.shown[changed] + (log.shown[changed] > 0)
+    log.write(tmp_path)
+    with pytest.raises(TrainingFailed, match="was trained on other data"):
+        train(path, configured(POOLING, epochs=1), tmp_path / "dead", cache=cache, resume=True)
+    with pytest.raises(RunFault, match="is not that of training: train again"):
+        TrainedRun.load(tmp_path / "run", cache)
+
+
+def test_a_run_without_history_and_one_without_an_end_are_not_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, cache = made(np.random.default_rng(10), graded).write(tmp_path), tmp_path / "cache"
+    config = msgspec.structs.replace(configured(POOLING, epochs=1), history=False)
+    train(path, config, tmp_path / "run", cache=cache)
+    arguments = ["--run", str(tmp_path / "run"), "--output", str(tmp_path / "bundles"), "--name", "x", "--version", "1"]
+    assert main(["export", *arguments]) == 1
+    assert "was trained with history = false" in capsys.readouterr().err
+    (tmp_path / "run" / run.METRICS).unlink()
+    assert main(["export", *arguments]) == 1
+    assert "holds no finished run" in capsys.readouterr().err
+    assert not (tmp_path / "bundles").exists()
+
+
+def test_an_epoch_whose_last_step_ran_away_is_no_model(tmp_path: Path) -> None:
+    path = made(np.random.default_rng(10), graded).write(tmp_path)
+    config = configured(DEEPFM, epochs=1)
+    one_step = msgspec.structs.replace(config.training, windows_per_batch=100_000, learning_rate=1e25)
+    with pytest.raises(TrainingFailed, match="are not finite: lower"):
+        train(path, msgspec.structs.replace(config, training=one_step), tmp_path / "run", cache=tmp_path / "cache")
+    assert not (tmp_path / "run" / run.MODEL).exists()
+    assert not (tmp_path / "run" / run.METRICS).exists()
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, config = made(np.random.default_rng(10), graded).write(tmp_path), tmp_path / "model.toml"
+    config.write_text(configured(POOLING, epochs=1).to_toml())
+    arguments = ["--description", str(path), "--config", str(config), "--output", str(config / "run")]
+    assert main(["train", *arguments, "--cache", str(path.parent / "cache")]) == 1
+    assert "error: [Errno 20] Not a directory" in capsys.readouterr().err
 
 
 def test_a_run_on_other_data_is_refused(tmp_path: Path) -> None:

@@ -85,6 +85,27 @@ def test_a_plan_is_run_once_and_goes_on_where_it_ended(plan: Path, capsys: pytes
     assert f"{np.mean([found.groups['all']['auc']['value'] for found in every if found.row == one.row]):.3f} ±" in text
 
 
+def test_predicted_clicks_of_a_value_count_the_negatives_that_the_files_left_out(plan: Path) -> None:
+    log = made(np.random.default_rng(3), graded, fields=context("signal"), columns="negatives_kept = 0.25")
+    kept = (log.shown["y"] == 1) | (np.arange(len(log.shown["y"])) % 4 == 0)
+    log.shown = {name: np.asarray(values)[kept] for name, values in log.shown.items()}
+    log.write(plan.parent)
+    one = make(read_plan(plan), plan.parent / "cache", only=["without"])[0]
+    whole = one.groups["all"]
+    for kind in ("raw", "prior", "progressive"):
+        predicted = sum(value[kind] for value in one.each.values())
+        assert predicted / whole["clicks"] == pytest.approx(whole[kind]["pcoc"]["value"], rel=1e-3)
+
+
+def test_a_missing_value_is_not_the_value_0(plan: Path) -> None:
+    log = made(np.random.default_rng(3), graded, fields=context("signal"))
+    log.shown["signal"] = [None if text == "s3" else text[1:] for text in log.shown["signal"]]
+    log.write(plan.parent)
+    one = make(read_plan(plan), plan.parent / "cache", only=["without"])[0]
+    assert set(one.each) == {"0", "1", "2", "missing"}
+    assert sum(value["rows"] for value in one.each.values()) == one.groups["all"]["rows"]
+
+
 def test_other_settings_run_a_row_again(plan: Path) -> None:
     cache = plan.parent / "cache"
     before = make(read_plan(plan), cache, only=["without"])

@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,10 @@ from mimn.baselines import check_reads_fields
 from mimn.config import ConfigError
 from mimn.data import __main__ as data
 from mimn.data.description import read_description
+from mimn.data.events import Events
 from mimn.data.preparation import prepare
+from mimn.data.presets import PaperInstances
+from mimn.data.vocabulary import EmbeddingIds
 from mimn.impressions.config import ImpressionConfig
 
 ROOT = Path(__file__).parents[2]
@@ -125,6 +129,24 @@ def test_a_row_is_trained_tested_and_says_what_its_figure_is(
     assert 0.0 <= record["test_auc_last"] <= record["test_auc_best"] <= 1.0
     assert run(taobao, config) == 1
     assert "holds a run already" in capsys.readouterr().err
+
+
+def test_every_item_has_a_row_where_ids_are_texts(taobao: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of their hashes are negative as int64, and tables are in the order of uint64."""
+    taobao.write_text('ids = "string"\n' + taobao.read_text())
+    given: list[EmbeddingIds] = []
+    rows = paper._rows
+
+    def noted(instances: PaperInstances, events: Events, ids: EmbeddingIds) -> Any:
+        given.append(ids)
+        return rows(instances, events, ids)
+
+    monkeypatch.setattr(paper, "_rows", noted)
+    assert run(taobao, "embedding_mlp") == 0
+    events = prepare(taobao, taobao.parents[2] / "cache").events
+    assert given[0].item_rows(events.item_id).min() == given[0].category_rows(events.category_id).min() == 1
+    with pytest.raises(ValueError, match="items must rise strictly as uint64"):
+        EmbeddingIds(np.unique(events.item_id), np.unique(events.category_id))
 
 
 def test_the_same_seed_gives_the_same_figure(taobao: Path) -> None:

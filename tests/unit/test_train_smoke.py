@@ -421,3 +421,10 @@ def test_what_drawn_negatives_cannot_train_on_is_refused_with_the_fix(tmp_path: 
     )
     with pytest.raises(DataError, match=fix):
         run.load_data(run.DataSettings(description=str(tmp_path / "d.toml")))
+
+
+def test_an_epoch_whose_last_step_ran_away_is_no_model(folder: Path, tmp_path: Path) -> None:
+    config = epochs(smoke_config(folder), 1, windows_per_batch=100_000, learning_rate=1e25)
+    with pytest.raises(TrainingFailed, match="are not finite: lower"):
+        train.train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / run.MODEL).exists()

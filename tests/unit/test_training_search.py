@@ -17,7 +17,8 @@ from optuna.storages.journal import JournalFileBackend
 from mimn import run, tune
 from mimn.config import ConfigError
 from mimn.data.events import DataError
-from mimn.data.labelled import WITHHELD
+from mimn.data.prepared import WITHHELD
+from mimn.data.split import PARTS
 from mimn.impressions.__main__ import main
 from mimn.impressions.config import ImpressionConfig
 from mimn.impressions.data import ImpressionData
@@ -152,6 +153,7 @@ def test_a_trial_that_cannot_be_trained_is_shown_with_its_reason(
         ('[parameters."model.head"]\nchoices = ["deepfm", "deepfn"]\n', "head must be one of"),
         ('[parameters."training.seed"]\nlow = 1\nhigh = 2\n', "training.seed cannot be searched"),
         ('[parameters."training.learning_rate"]\nlow = 1\n', "a range needs `low` below `high`"),
+        ('[parameters."training.learning_rate"]\nlow = 1e-3\nhigh = inf\n', "a range needs `low` below `high`"),
         ('[parameters."name.x"]\nlow = 1\nhigh = 2\n', "name.x cannot be searched"),
     ],
 )
@@ -177,6 +179,41 @@ def test_the_number_of_trials_may_be_given_by_the_command(tmp_path: Path) -> Non
     assert read_space(tmp_path / "space.toml", 7).trials == 7
     with pytest.raises(ConfigError, match="No such file"):
         read_space(tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--description", "d", "--config", "c", "--output", "o", "--seed", "-1"],
+        ["tune", "--description", "d", "--config", "c", "--output", "o", "--space", "s", "--trials", "0"],
+    ],
+)
+def test_a_number_below_the_least_is_refused_as_an_option(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    least = 0 if "train" in arguments else 1
+    assert f"argument {arguments[-2]}: must be at least {least}, not {least - 1}" in capsys.readouterr().err
+
+
+def test_past_rates_leave_out_impressions_whose_labels_are_withheld(tmp_path: Path) -> None:
+    """With users apart, impressions of test users lie between those of the others: unknown is not unclicked."""
+    labelled(tmp_path, epochs=1)
+    path = tmp_path / "dataset.toml"
+    text = path.read_text("utf-8")
+    path.write_text(text[: text.index("[split]")] + '[fields.item]\nclicked = { kind = "past_rate", prior = 1 }\n')
+    whole, seen = (ImpressionData.load(path, tmp_path / "cache", parts) for parts in (PARTS, SEEN))
+    shown, last = seen.labelled.impressions, np.argsort(seen.labelled.impressions.time_ms)[-200:]
+    withheld = shown.label == WITHHELD
+    assert withheld.sum() > 100
+    for row in last[~withheld[last]].tolist():
+        before = ~withheld & (shown.known_ms < shown.time_ms[row])
+        of_item = before & (shown.item_id == shown.item_id[row])
+        overall = (shown.label[before].sum() + 1.0) / (before.sum() + 100.0)
+        expected = (shown.label[of_item].sum() + overall) / (of_item.sum() + 1.0)
+        assert seen.rates["clicked"][row] == pytest.approx(expected)
+    assert not np.array_equal(seen.rates["clicked"], whole.rates["clicked"])
 
 
 def test_a_missing_extra_says_what_to_install(

@@ -16,9 +16,12 @@ import torch
 
 from mimn import run
 from mimn import train as drawn
+from mimn.bundle import load_bundle
 from mimn.config import ConfigError
 from mimn.data.fields import FittedFields
 from mimn.data.vocabulary import EmbeddingIds
+from mimn.export.run import export_run
+from mimn.impressions.__main__ import main
 from mimn.impressions.config import ImpressionConfig, OccasionPlan
 from mimn.impressions.data import ImpressionData, ImpressionReader
 from mimn.impressions.scoring import predict
@@ -28,7 +31,7 @@ from mimn.run import TrainingSettings
 from mimn.training import loop
 from mimn.training.folder import TrainingFailed
 from mimn.training.schedule import Epoch
-from mimn.training.warm import FROM
+from mimn.training.warm import FROM, Origin
 from support import datasets
 
 pytestmark = pytest.mark.torch
@@ -222,6 +225,35 @@ def test_another_architecture_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_the_command_starts_from_the_run_that_it_names(
+    yesterday: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "model.toml"
+    config.write_text(configured().to_toml())
+    arguments = [
+        "train", "--description", str(described(tmp_path, later=True)), "--config", str(config),
+        "--cache", str(tmp_path / "cache"), "--output", str(tmp_path / "run"),
+    ]  # fmt: skip
+    assert main([*arguments, "--from", str(tmp_path)]) == 1
+    assert "holds no finished run to start from" in capsys.readouterr().err
+    assert main([*arguments, "--from", str(yesterday)]) == 0
+    assert json.loads((tmp_path / "run" / run.METRICS).read_text())["from"]["run"] == str(yesterday)
+
+
+def test_a_field_may_have_any_name_that_a_description_takes(tmp_path: Path) -> None:
+    """torch keeps tables as modules, whose names may have no point and may not be those of its own attributes."""
+    fields = (
+        '[fields.context.type]\nkind = "categorical"\ncolumn = "place"\n[fields.context.items]\nkind = "multi"\n'
+        'column = "tags"\n[fields.context."a.b"]\nkind = "categorical"\ncolumn = "device"\nbuckets = 16\n'
+        '[fields.item.training]\nkind = "categorical"\ncolumn = "brand"\n'
+    )
+    path, cache = described(tmp_path, later=False, fields=fields), tmp_path / "cache"
+    train(path, configured(), tmp_path / "run", cache=cache)
+    train(path, configured(), tmp_path / "warm", cache=cache, start=tmp_path / "run")
+    bundle = load_bundle(export_run(tmp_path / "run", tmp_path / "bundles", "x", "1", "float32"))
+    assert bundle.request.vector({}, {"type": "p3", "items": ["t3", "t4"], "a.b": "d3"}).unknown == []
+
+
 def test_a_run_that_is_not_finished_is_no_start(tmp_path: Path) -> None:
     with pytest.raises(TrainingFailed, match="holds no finished run to start from"):
         train(described(tmp_path, later=False), configured(), tmp_path / "x", cache=tmp_path / "c", start=tmp_path)
@@ -242,6 +274,23 @@ def test_a_warm_run_resumes_from_its_start_and_from_no_other(
     resumed = train(path, configured(2), tmp_path / "run", cache=cache, resume=True)
     assert resumed["from"] == whole["from"]
     assert (tmp_path / "run" / run.MODEL).read_bytes() == (tmp_path / "whole" / run.MODEL).read_bytes()
+
+
+def test_a_run_that_died_before_it_noted_its_start_is_not_resumed_without_it(
+    yesterday: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, cache = described(tmp_path, later=True), tmp_path / "cache"
+
+    def dies(origin: Origin, output: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Origin, "save", dies)
+        with pytest.raises(KeyboardInterrupt):
+            train(path, configured(), tmp_path / "run", cache=cache, start=yesterday)
+    with pytest.raises(TrainingFailed, match="holds no run to resume: start without --resume"):
+        train(path, configured(), tmp_path / "run", cache=cache, resume=True)
+    assert train(path, configured(), tmp_path / "run", cache=cache, start=yesterday)["from"]["run"] == str(yesterday)
 
 
 def test_drawn_negatives_start_warm_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

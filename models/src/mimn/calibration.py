@@ -190,7 +190,12 @@ def _platt(x: Floats, labels: Floats, counts: Floats) -> Platt:
             break
         mixed = float(curvature @ x)
         hessian = np.array([[curvature @ (x * x), mixed], [mixed, curvature.sum()]])
-        step = np.linalg.solve(hessian + 1e-12 * np.trace(hessian) * np.eye(2), gradient)
+        try:
+            step = np.linalg.solve(hessian + 1e-12 * np.trace(hessian) * np.eye(2), gradient)
+        except np.linalg.LinAlgError as error:
+            raise CalibrationError(
+                f"all scores are {float(sigmoid(x[:1])[0]):.3g}, so nothing rises with them: look at the AUC first"
+            ) from error
         for _ in range(60):
             tried = loss(slope - step[0], intercept - step[1])
             if tried <= best:

@@ -66,8 +66,13 @@ def evaluate(folder: Path, length: int, *, parts: tuple[Part, ...] = EVALUATED, 
                 f"no {part} user of {data.name} has a target with enough history, so no figure can be "
                 "computed: the data set has too few users"
             )
-    for name, value in (("data_sha256", data.events.sha256), ("instances_sha256", data.instances.sha256)):
-        if record.get(name) != value:
+    record_of = {"prepared_sha256": data.prepared.sha256} | record  # runs of earlier versions do not say it
+    for name, value in (
+        ("data_sha256", data.events.sha256),
+        ("instances_sha256", data.instances.sha256),
+        ("prepared_sha256", data.prepared.sha256),
+    ):
+        if record_of.get(name) != value:
             raise EvaluationFailed(f"{folder}: {name} is not that of the data now: train again on this data")
     model, ids = load_model(folder / run.MODEL), EmbeddingIds.load(folder)
     if config.training.compile:
@@ -149,7 +154,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         result = evaluate(options.run, options.length)
-    except (EvaluationFailed, ConfigError, DataError, CheckpointError) as error:
+    except (EvaluationFailed, ConfigError, DataError, CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(json.dumps(result, indent=2))

@@ -40,6 +40,7 @@ from mimn.data.presets import PaperInstances, paper_instances
 from mimn.data.vocabulary import EmbeddingIds
 from mimn.nn.checkpoint import untrained
 from mimn.nn.model import Batch, ClickModel
+from mimn.options import whole_number
 
 Ints = NDArray[np.int64]
 TEST_ROWS = 512
@@ -139,7 +140,7 @@ def train(
     events = data.events
     instances = paper_instances(events, protocol)
     # Ids of train and test users alike, as the authors number them.
-    ids = EmbeddingIds(np.unique(events.item_id), np.unique(events.category_id))
+    ids = EmbeddingIds.of(events.item_id, events.category_id)
     torch.manual_seed(seed)
     model = untrained(config.architecture, len(ids.items) + 1, len(ids.categories) + 1)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -255,7 +256,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, required=True, help="TOML file of models/reproduce")
     parser.add_argument("--description", type=Path, required=True, help="dataset.toml with [protocol]")
     parser.add_argument("--output", type=Path, required=True, help="run folder")
-    parser.add_argument("--seed", type=int, default=19, help="of weights and order (%(default)s, the authors')")
+    parser.add_argument(
+        "--seed", type=whole_number(0), default=19, help="of weights and order (%(default)s, the authors')"
+    )
     parser.add_argument(
         "--rows-per-batch", type=int, help="instead of the configuration's; the authors had 128 on Amazon"
     )

@@ -323,6 +323,11 @@ def commit() -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text`, whole or not at all."""
     partial = path.with_name(f".{path.name}.tmp")
-    partial.write_text(json.dumps(value, indent=2) + "\n", "utf-8")
+    partial.write_text(text, "utf-8")
     partial.replace(path)

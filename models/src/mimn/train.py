@@ -42,7 +42,7 @@ from mimn.scoring import predict
 from mimn.state.actions import Actions
 from mimn.training.command import add_options, running
 from mimn.training.folder import TrainingFailed, check_folder, draw_curves, log, logged, machine
-from mimn.training.loop import ONCE, Running, Step, fit
+from mimn.training.loop import ONCE, Running, Step, finite, fit
 from mimn.training.processes import Processes
 from mimn.training.schedule import Measure, Schedule
 from mimn.training.warm import Origin
@@ -86,8 +86,8 @@ class DrawnNegatives:
 
     @property
     def data_sha256(self) -> str:
-        """Of the events."""
-        return self._data.events.sha256
+        """Of the events, and of all that was read with them."""
+        return f"{self._data.events.sha256} {self._data.prepared.sha256}"
 
     def steps(self, rng: np.random.Generator) -> Batches[Step]:
         """One epoch of windows with their targets."""
@@ -120,7 +120,7 @@ class DrawnNegatives:
             table=self._table,
         )[sampling]
         labels = instances.candidates(sampling, VALIDATION_NEGATIVES).label
-        return {"auc": metrics.auc(labels, self._processes.add_up_scores(scores).astype(np.float64))}
+        return {"auc": metrics.auc(labels, finite(self._processes.add_up_scores(scores)).astype(np.float64))}
 
 
 def train(
@@ -170,12 +170,12 @@ def train(
             output.mkdir(parents=True, exist_ok=True)
             if origin is not None:
                 origin.save(output)
-            (output / run.CONFIG).write_text(resolved, "utf-8")
             ids.save(output)
             if fitted.specs:
                 fitted.save(output)
             if ledgers is not None:
                 ledgers.table.save(output)
+            run.write_text(output / run.CONFIG, resolved)  # last: it says that there is a run to resume
     with logged(output, file=processes.first):
         torch.manual_seed(config.training.seed)
         tables = None if fields is None else fields.model(config.architecture, known)
@@ -251,6 +251,7 @@ def _record(
         "seed": config.training.seed,
         "data_sha256": data.events.sha256,
         "instances_sha256": data.instances.sha256,
+        "prepared_sha256": data.prepared.sha256,
         "commit": commit,
         "machine": machine(model),
         "items": len(ids.items),
@@ -280,7 +281,7 @@ def main(arguments: list[str] | None = None) -> int:
             record = train(config, options.output, how, resume=options.resume, start=options.start)
             if not how.processes.first:
                 return 0
-    except (ConfigError, DataError, TrainingFailed) as error:
+    except (ConfigError, DataError, TrainingFailed, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         base = run.read_config(options.config)
         search = Search(base, space, options.output, DrawnNegatives.measure, trained, sys.stderr.isatty())
         end_search(search)
-    except (ConfigError, DataError, TrainingFailed) as error:
+    except (ConfigError, DataError, TrainingFailed, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -22,6 +22,7 @@ from mimn.data.events import DataError
 from mimn.data.preparation import cache_folder, prepare
 from mimn.data.sample import as_json, sample
 from mimn.data.sample import rendered as samples_rendered
+from mimn.options import whole_number
 
 SHOWN_DAYS = 14
 
@@ -51,9 +52,13 @@ def parser() -> argparse.ArgumentParser:
         if name != "check":
             command.add_argument("--cache", type=Path, default=cache_folder(), help="where to keep it (%(default)s)")
         if name == "sample":
-            command.add_argument("--rows", type=_count, default=3, help="how many (%(default)s)")
-            command.add_argument("--events", type=_count, default=10, help="of each history, at most (%(default)s)")
-            command.add_argument("--seed", type=_count, default=0, help="another seed, other rows (%(default)s)")
+            command.add_argument("--rows", type=whole_number(0), default=3, help="how many (%(default)s)")
+            command.add_argument(
+                "--events", type=whole_number(0), default=10, help="of each history, at most (%(default)s)"
+            )
+            command.add_argument(
+                "--seed", type=whole_number(0), default=0, help="another seed, other rows (%(default)s)"
+            )
     text = "write the files of a published data set that a description alone cannot read"
     of = commands.add_parser("convert", help=text, description=text).add_subparsers(dest="dataset", required=True)
     for name, files in CONVERSIONS.items():
@@ -117,14 +122,6 @@ def _convert(options: argparse.Namespace) -> convert.Converted:
             return complete_journey.convert(options.output)
         case _:
             return synthetic.convert(options.output)
-
-
-def _count(text: str) -> int:
-    """Raises ValueError, which argparse reports, for what is not a whole number from 0."""
-    value = int(text)
-    if value < 0:
-        raise ValueError
-    return value
 
 
 def rendered(report: Report) -> str:

@@ -57,6 +57,8 @@ FieldKind = Literal["categorical", "multi", "numeric", "cross", "past_rate"]
 Transform = Literal["none", "log1p"]
 Source = Literal["user", "item", "context"]
 SOURCES: tuple[Source, ...] = ("user", "item", "context")
+POSITION = "position"
+"""The field that `ImpressionsTable.position` makes."""
 EMBEDDING: Literal["embedding"] = "embedding"
 """In place of a weight: the action's events get a learned vector."""
 ActionRules = Mapping[ActionName, float | Literal["embedding"]]
@@ -296,9 +298,15 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if isinstance(self.split, TimeSplit) and self.impressions is None:
             raise ValueError('`split.by = "time"` needs `[impressions]`: drawn negatives are split by user')
         names = [name for source in SOURCES for name in getattr(self.fields, source)]
+        described = len(names)
         names += [] if self.impressions is None else self.impressions.slices
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"`[fields]`: {', '.join(repeated)} is named twice; give each field a name of its own")
+        if self.impressions is not None and self.impressions.position and POSITION in names[:described]:
+            raise ValueError(
+                f"`[fields]`: {POSITION} is what `impressions.position` is called as a field: give the other field "
+                "another name, or remove one of the two"
+            )
         for source in SOURCES:
             for name, field in getattr(self.fields, source).items():
                 if field.kind == "past_rate":

@@ -28,7 +28,7 @@ from mimn.bundle.fields import (
     crossed_rows,
 )
 from mimn.data.column_values import list_of_text
-from mimn.data.description import SOURCES, Field, Source
+from mimn.data.description import POSITION, SOURCES, Field, Source
 from mimn.data.events import DataError
 from mimn.data.labelled import Labelled
 from mimn.data.prepared import Prepared, Side
@@ -37,7 +37,6 @@ from mimn.data.split import PARTS
 Ints = NDArray[np.int64]
 Column = NDArray[np.uint64] | NDArray[np.float64]
 """Codes of values, 0 for none; or numbers, NaN for none."""
-POSITION = "position"
 POSITIONS = 1024
 """Positions from here on share the unknown row."""
 FILE = "fields.json"

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from mimn.data.batches import Batches
 from mimn.data.description import TimeSplit
 from mimn.data.events import DataError, Events
-from mimn.data.prepared import Impressions, Prepared
+from mimn.data.prepared import WITHHELD, Impressions, Prepared
 from mimn.data.split import LEFT_OUT, PARTS, Part, parts_of, time_parts
 
 Ints = NDArray[np.int64]
@@ -145,10 +145,6 @@ class OccasionBatch:
     def share(self, rows: slice) -> OccasionBatch:
         """Some of the windows."""
         return OccasionBatch(**{name: value[rows] for name, value in vars(self).items()})
-
-
-WITHHELD = 255
-"""In place of a label that must not be known. Nothing can be computed from it: a label is 0 or 1."""
 
 
 def label_parts(data: Prepared, fold: int | None = None, parts: Sequence[Part] = PARTS) -> Labelled:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.data.description import SOURCES, Description, Field, Source, TimeSplit, instant_ms
-from mimn.data.prepared import Impressions, Prepared
+from mimn.data.prepared import WITHHELD, Impressions, Prepared
 from mimn.state.sketch import mix
 
 Ints = NDArray[np.int64]
@@ -41,7 +41,8 @@ class Counters:
         table = description.impressions
         live = table is not None and table.label_time is not None
         kept = 1.0 if table is None else table.negatives_kept
-        weight = np.where(shown.label == 1, 1.0, 1.0 / kept)
+        # An impression whose label is withheld says nothing: it must not count as one without a click.
+        weight = np.select([shown.label == 1, shown.label == WITHHELD], [1.0, 0.0], 1.0 / kept)
         return cls(shown.time_ms if live else shown.known_ms, shown.seen_ms, shown.label, weight)
 
     def before(self, key: Ints, asked: Ints, at_ms: Ints) -> tuple[Floats, Floats]:

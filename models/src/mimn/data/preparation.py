@@ -34,7 +34,7 @@ from mimn.data.events import DataError
 from mimn.data.faults import large_id, nothing_folded, nothing_to_learn, weight_not_above_0
 from mimn.data.labels import clicks_seen, known_labels, labels_known
 from mimn.data.members import distinct_pairs
-from mimn.data.prepared import FORMAT, META, TEXTS, Ints, Meta, Prepared, unit_ms
+from mimn.data.prepared import FORMAT, META, TEXTS, Ints, Meta, Prepared
 from mimn.data.sorting import SortingWriter
 from mimn.data.tables import Columns, TableReader
 from mimn.state.actions import NAMES
@@ -80,6 +80,7 @@ class _Preparation:
         self._texts: dict[str, dict[int, str]] = {}
         self._category_of: tuple[Ints, Ints] | None = None
         """Items and their categories, by the table of items."""
+        self._event_unit_ms = 1
 
     def run(self) -> Prepared:
         described = self._description
@@ -94,7 +95,13 @@ class _Preparation:
             self._members(described.members)
         texts = {name: (list(of), list(of.values())) for name, of in self._texts.items()}
         (self._folder / TEXTS).write_text(json.dumps(texts, ensure_ascii=False), "utf-8")
-        meta = Meta(format=FORMAT, name=described.name, rows=self._rows, refused=self._refused)
+        meta = Meta(
+            format=FORMAT,
+            name=described.name,
+            rows=self._rows,
+            refused=self._refused,
+            event_unit_ms=self._event_unit_ms,
+        )
         (self._folder / META).write_bytes(msgspec.json.format(msgspec.json.encode(meta)))
         return Prepared(self._folder, described, meta, self._root)
 
@@ -142,7 +149,7 @@ class _Preparation:
 
     def _events(self) -> None:
         described = self._description
-        table, unit = described.events, unit_ms(described)
+        table = described.events
         context = {} if described.impressions else field_columns(described, "context", prefix="context")
         reader = self._reader("events")
         dtypes: dict[str, DTypeLike] = dict.fromkeys(("user", "item", "category", "time", "together"), np.int64)
@@ -152,12 +159,13 @@ class _Preparation:
         folder = self._folder / "events"
         folder.mkdir()
         left_out = read = 0
+        seconds = table.time_unit == "s"
         with SortingWriter(folder, dtypes, ("user", "time")) as writer:
             for batch in self._read(reader, "events"):
                 columns: Columns = {
                     "user": self._signed(batch["user"], table.user),
                     "item": self._signed(batch["item"], table.item) + table.item_offset,
-                    "time": batch["time"] // unit,
+                    "time": batch["time"],
                     **{name: batch[name] for name in context},
                 }
                 columns["category"] = self._categories(batch, columns["item"], reader, "events")
@@ -169,9 +177,14 @@ class _Preparation:
                     columns["action"], folded = self._actions(batch["action"], reader.texts["action"])
                     left_out += len(folded) - int(folded.sum())
                     columns = {name: values[folded] for name, values in columns.items()}
+                seconds = seconds and not bool((columns["time"] % 1000).any())
                 writer.add(columns)
             writer.finish()
             self._rows["events"] = writer.rows
+        # Rounded down to a second, an event would lie before impressions that it followed.
+        if seconds:
+            _to_seconds(folder / "time.npy")
+            self._event_unit_ms = 1000
         if left_out:
             self._refused["events: action of weight 0, not folded"] = left_out
         if not writer.rows:
@@ -271,6 +284,13 @@ class _Preparation:
         if self._description.ids == "uint64" and (fault := large_id(column, ids)):
             raise DataError(fault)
         return ids.view(np.int64)
+
+
+def _to_seconds(path: Path) -> None:
+    """Times in whole seconds in place of ms, in the file itself."""
+    times = np.lib.format.open_memmap(path, "r+")
+    np.floor_divide(times, 1000, out=times)
+    times.flush()
 
 
 def _dtypes(fields: Mapping[str, Wanted]) -> dict[str, DTypeLike]:

@@ -5,6 +5,7 @@ A folder of plain .npy columns for events, impressions, users and items, which `
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -28,9 +29,11 @@ from mimn.data.members import Members
 from mimn.data.tables import TableReader
 
 Ints = NDArray[np.int64]
-FORMAT = 7
+FORMAT = 8
 """Raised when the same files give other arrays: older folders are then made again."""
 META, TEXTS = "prepared.json", "texts.json"
+WITHHELD = 255
+"""In place of a label that must not be known. Nothing can be computed from it: a label is 0 or 1."""
 
 
 class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -42,6 +45,9 @@ class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """Rows that can be used, by table."""
     refused: dict[str, int]
     """Rows that were left out, by table and reason."""
+    event_unit_ms: int
+    """Milliseconds of the unit that times of events are in: a second if the description says seconds and no event has
+    a fraction of one."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,16 @@ class Prepared:
     root: Path
     """What the description's files are relative to."""
 
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of all columns of all tables: of everything that a model or a figure of the data set rests on."""
+        digest = hashlib.sha256()
+        for path in sorted(self.folder.rglob("*.npy")):
+            with path.open("rb") as file:
+                column = hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(f"{path.relative_to(self.folder).as_posix()} {column}\n".encode())
+        return digest.hexdigest()
+
     def names(self, what: Literal["user", "item", "category"], ids: Iterable[int]) -> dict[int, str]:
         """Ids as the owner's files write them; texts are looked for there, table by table, until all are found."""
         described, asked = self.description, set(ids)
@@ -135,7 +151,7 @@ class Prepared:
             self._column("events", name) for name in ("user", "item", "category", "time", "together")
         )
         action = self._column("events", "action") if self.description.actions else None
-        return Events(user, item, category, time, together, unit_ms(self.description), action)
+        return Events(user, item, category, time, together, self.meta.event_unit_ms, action)
 
     @cached_property
     def event_context(self) -> Mapping[str, NDArray[Any]]:
@@ -178,11 +194,6 @@ class Prepared:
         """By field: the text of each code. A hashed field has none."""
         stored = json.loads((self.folder / TEXTS).read_text("utf-8"))
         return {name: dict(zip(codes, texts, strict=True)) for name, (codes, texts) in stored.items()}
-
-
-def unit_ms(description: Description) -> int:
-    """Milliseconds of the unit that prepared times of events are in: a second if the files' times are in seconds."""
-    return 1000 if description.events.time_unit == "s" else 1
 
 
 def _own(description: Description, source: Source) -> list[str]:

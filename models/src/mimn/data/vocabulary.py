@@ -66,6 +66,12 @@ class EmbeddingIds:
     categories: NDArray[np.int64]
     """[K], rising as uint64."""
 
+    def __post_init__(self) -> None:
+        for name in ("items", "categories"):
+            ids = getattr(self, name).view(np.uint64)
+            if not bool((ids[1:] > ids[:-1]).all()):
+                raise ValueError(f"{name} must rise strictly as uint64, or rows of some ids are not found")
+
     @classmethod
     def of(cls, items: NDArray[np.int64], categories: NDArray[np.int64]) -> EmbeddingIds:
         """The distinct ids in their order."""
@@ -89,7 +95,7 @@ class EmbeddingIds:
         """The arrays that `save` wrote.
 
         Raises:
-            DataError: a file is missing or is not a plain array.
+            DataError: a file is missing, is not a plain array, or its ids do not rise.
         """
         arrays = []
         for name in ("items.ids.npy", "categories.ids.npy"):
@@ -97,7 +103,10 @@ class EmbeddingIds:
                 arrays.append(np.load(folder / name, allow_pickle=False).astype(np.int64))
             except (OSError, ValueError) as error:
                 raise DataError(f"{folder / name} cannot be read: {error}") from error
-        return cls(*arrays)
+        try:
+            return cls(*arrays)
+        except ValueError as error:
+            raise DataError(f"{folder}: {error}") from error
 
 
 class TwoCategories(DataError):

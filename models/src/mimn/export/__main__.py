@@ -16,6 +16,7 @@ from mimn.export.parts import ExportError, RunFacts, drawn_members, drawn_table
 from mimn.export.run import config_of, drawn_codes, export_again, export_any, export_run, specs_of, untrained_model
 from mimn.export.sequence import EVENTS
 from mimn.nn.checkpoint import CheckpointError
+from mimn.options import whole_number
 from mimn.parity import ParityError
 from mimn.state.layout import LayoutError
 
@@ -60,9 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     random = parser.add_argument_group("with --untrained")
     random.add_argument("--config", type=Path, help="TOML file with a [model] table (default: the default sizes)")
     random.add_argument("--fields", type=Path, help="JSON file of fields, such as a run's fields.json")
-    random.add_argument("--items", type=int, default=3600, help="ids 1 to ITEMS (default: 3600)")
-    random.add_argument("--categories", type=int, default=40, help="ids 1 to CATEGORIES (default: 40)")
-    random.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    random.add_argument("--items", type=whole_number(0), default=3600, help="ids 1 to ITEMS (default: 3600)")
+    random.add_argument("--categories", type=whole_number(0), default=40, help="ids 1 to CATEGORIES (default: 40)")
+    random.add_argument("--seed", type=whole_number(0), default=0, help="(default: 0)")
     args = parser.parse_args(arguments)
     if (args.again is None) != (args.weights is None):
         parser.error("--again and --weights go together: a bundle holds only graphs, not the weights")

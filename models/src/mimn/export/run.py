@@ -24,6 +24,7 @@ from mimn.data.fields import FILE, FittedFields
 from mimn.export.parts import NO_RUN, ExportError, Ids, RunFacts
 from mimn.export.recurrent import export_bundle
 from mimn.export.sequence import EVENTS, export_sequence
+from mimn.impressions.config import ImpressionConfig
 from mimn.impressions.train import DESCRIPTION
 from mimn.impressions.trained import RunFault, calibration_of
 from mimn.nn.baselines.model import BaselineModel
@@ -31,6 +32,7 @@ from mimn.nn.checkpoint import load_model, model_fields, untrained
 from mimn.nn.fields import FieldValues
 from mimn.nn.graphs import StateModel
 from mimn.nn.model import ClickModel
+from mimn.run import CONFIG, read
 from mimn.state.event_list import EventList
 from mimn.state.layout import BlockType
 
@@ -157,10 +159,18 @@ def facts_of(run: Path) -> RunFacts:
         codes = FittedFields.load(run).codes if (run / FILE).exists() else {}
         impressions = read_description(run / DESCRIPTION).impressions if (run / DESCRIPTION).exists() else None
         calibration = calibration_of(run)
-    except (DataError, RunFault) as error:
+        if impressions is None:
+            return RunFacts(training=training, codes=codes)
+        history = read(run / CONFIG, ImpressionConfig).history
+    except (ConfigError, DataError, RunFault) as error:
         raise ExportError(str(error)) from error
-    if impressions is None:
-        return RunFacts(training=training, codes=codes)
+    if not training:
+        raise ExportError(f"{run} holds no finished run: finish it with --resume")
+    if not history:
+        raise ExportError(
+            f"{run} was trained with history = false: a served state holds events, and its model has never read one. "
+            "Train it with history = true"
+        )
     evaluated = {length: figures.get("overall") for length, figures in training.get("evaluation", {}).items()}
     told = {name: value for name, value in training.items() if name != "description"}
     return RunFacts(
@@ -243,7 +253,7 @@ def config_of(path: Path | None) -> ModelConfig:
     if path is None:
         return MimnConfig()
     try:
-        table = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
+        table = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"--config: {path} cannot be read as TOML: {error}") from error
     return model_config(table.get("model", {}))

@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         found = _run(options)
-    except (DataError, TrainingFailed, RunFault, CalibrationError, *FAILURES) as error:
+    except (DataError, TrainingFailed, RunFault, CalibrationError, OSError, *FAILURES) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -100,7 +100,15 @@ def _run(options: argparse.Namespace) -> Any:
         if options.seed is not None:
             config = config.with_seed(options.seed)
         with running(options) as how:
-            record = train(options.description, config, options.output, how, cache=options.cache, resume=options.resume)
+            record = train(
+                options.description,
+                config,
+                options.output,
+                how,
+                cache=options.cache,
+                resume=options.resume,
+                start=options.start,
+            )
             if not how.processes.first:
                 return None
         shown = ("name", "dataset", "seed", "epochs", "best_epoch", "validation_logloss", "validation_auc")

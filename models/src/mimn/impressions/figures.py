@@ -53,8 +53,9 @@ class Rows:
 def figures(rows: Rows, resamples: int = RESAMPLES) -> dict[str, Any]:
     """AUC and GAUC (by user) of the scores; log loss, NE, ΣP/Σy and ECE of each kind of probability.
 
-    A figure is `{value, low, high}`, or `{undefined: reason}`. The interval of ECE is the value minus what resamples
-    differ by, at least 0: chance alone makes it larger, in the rows as in their resamples.
+    A figure is `{value, low, high}`, `{value}` where one user alone gives it, or `{undefined: reason}`. The interval of
+    ECE is the value minus what resamples differ by, at least 0: chance alone makes it larger, in the rows as in their
+    resamples.
     """
     labels = rows.labels
     drawn = _resampled(rows, resamples) if len(labels) else {}
@@ -95,7 +96,8 @@ def differences(ours: Rows, theirs: Rows, resamples: int = RESAMPLES) -> dict[st
     for name in wanted:
         try:
             value = _figure(name, ours) - _figure(name, theirs)
-            found[name] = {"value": value} | _bounds(drawn[0][name] - drawn[1][name])
+            both = None if name not in drawn[0] or name not in drawn[1] else drawn[0][name] - drawn[1][name]
+            found[name] = {"value": value} | _bounds(both)
         except UndefinedMetric as error:
             found[name] = {"undefined": str(error)}
     return found
@@ -124,7 +126,10 @@ def _bounds(resampled: Array | None, mirrored: float | None = None) -> dict[str,
 
 
 def _resampled(rows: Rows, resamples: int) -> dict[str, Array]:
-    """Each figure as it would have been with other users: [resamples], not a number where it is undefined."""
+    """Each figure as it would have been with other users: [resamples], not a number where it is undefined.
+
+    Without those that rest on one user: nothing was drawn that could differ from them.
+    """
     _, user = np.unique(rows.users, return_inverse=True)
     U, y, w = int(user.max()) + 1, rows.labels.astype(np.float64), rows.weights
     _, rank = np.unique(rows.scores, return_inverse=True)
@@ -144,6 +149,8 @@ def _resampled(rows: Rows, resamples: int) -> dict[str, Array]:
         gaps[kind] = metrics.equal_mass_bins(p, w), w * (p - y)
         sums[f"{kind}.p"] = by_user(w * p)
         sums[f"{kind}.loss"] = by_user(w * metrics.log_losses(rows.labels, p))
+    if U == 1:
+        return {}
     rng = np.random.default_rng(0)
     out: dict[str, list[float]] = {}
     for _ in range(resamples):
@@ -168,6 +175,8 @@ def _resampled(rows: Rows, resamples: int) -> dict[str, Array]:
             }
         for name, value in found.items():
             out.setdefault(name, []).append(value)
+    if np.count_nonzero(ranked) == 1:
+        del out["gauc"]
     return {name: np.array(values) for name, values in out.items()}
 
 

@@ -72,5 +72,6 @@ def _shifted(past: Labels, known: NDArray[np.bool_], now: int, delays: Ints, sta
     shown = past.time_ms < now
     seen = np.searchsorted(delays, now - past.time_ms) / max(len(delays), 1)
     share = np.where(known, 1.0, seen) * shown
-    clicked = shown & (past.labels == 1) & (past.seen_ms < now)
+    # A click that was seen when its window ended, at this very time, is known as its impression is.
+    clicked = shown & (past.labels == 1) & (known | (past.seen_ms < now))
     return shifted(past.scores, past.weights * share, float(past.weights @ clicked), start)

@@ -288,7 +288,8 @@ def done_of(plan: Plan, row: Row, found: Measured, floor: Measured | None = None
     each = {}
     for text, mask in values(scorer.data, found.places, plan.each).items():
         clicks = {"clicks": float(rows.labels[mask].sum()), "rows": float(mask.sum())}
-        each[text] = clicks | {kind: float(p[mask].sum()) for kind, p in rows.probabilities.items()}
+        # An unclicked impression stands for those that the files left out, as in all figures of probabilities.
+        each[text] = clicks | {kind: float(rows.weights[mask] @ p[mask]) for kind, p in rows.probabilities.items()}
     masks = {"all": np.ones(len(found.places), np.bool_)}
     masks |= {name: _group(scorer.data, found.places, wanted) for name, wanted in plan.groups.items()}
     over_floor = {}
@@ -334,6 +335,8 @@ def values(data: ImpressionData, rows: NDArray[np.int64], column: str) -> dict[s
         raise ConfigError(f"the data set has no context field or slice {column!r}, but {', '.join(columns)}")
     codes = columns[column][rows]
     texts = data.prepared.texts.get(column, {})
+    if codes.dtype == np.uint64:  # a number that is 0 is one, a code that is 0 is no value
+        texts = texts | {0: "missing"}
     return {texts.get(code, str(code)): codes == code for code in np.unique(codes).tolist()}
 
 

@@ -30,7 +30,7 @@ from mimn.nn.checkpoint import model_fields, untrained
 from mimn.nn.heads.over_state import FieldTop
 from mimn.nn.model import ClickModel
 from mimn.training.folder import TrainingFailed, check_folder, logged, machine
-from mimn.training.loop import ONCE, Running, Step, fit
+from mimn.training.loop import ONCE, Running, Step, finite, fit
 from mimn.training.processes import Processes
 from mimn.training.schedule import Measure, Schedule
 from mimn.training.warm import Origin
@@ -56,7 +56,7 @@ class LabelledImpressions:
             plan.negatives_kept,
         )
         self._validation = data.labelled.occasions("validation", history=config.history)
-        self.data_sha256 = data.sha256
+        self.data_sha256 = f"{data.sha256} {data.prepared.sha256}"
 
     def steps(self, rng: np.random.Generator) -> Batches[Step]:
         """One epoch of windows with their impressions."""
@@ -75,9 +75,8 @@ class LabelledImpressions:
         """Log loss and AUC on the validation impressions, the loss after the correction for the negatives that training
         left out."""
         processes, validation = self._processes, self._validation
-        scores = processes.add_up_scores(
-            predict(model, self._reader, validation, self._config.training.validation_length, processes.share)
-        )
+        length = self._config.training.validation_length
+        scores = finite(processes.add_up_scores(predict(model, self._reader, validation, length, processes.share)))
         labels = validation.labelled.impressions.label[validation.rows].astype(np.int64)
         corrected = Prior(self._config.windows.negatives_kept).apply(scores)
         return {"logloss": metrics.logloss(labels, corrected), "auc": metrics.auc(labels, scores)}
@@ -131,7 +130,6 @@ def train(
         start_at_base_rate(model, data, config.windows.negatives_kept)
         if processes.first:
             output.mkdir(parents=True, exist_ok=True)
-            (output / run.CONFIG).write_text(resolved, "utf-8")
             shutil.copyfile(description, output / DESCRIPTION)
             known.ids.save(output)
             fitted.save(output)
@@ -139,6 +137,8 @@ def train(
                 reader.member_index.save(output)
             if origin is not None:
                 origin.save(output)
+            # Last: it says that there is a run to resume, with all that it began with.
+            run.write_text(output / run.CONFIG, resolved)
     with logged(output, file=processes.first):
         if origin is not None:
             origin.give(model, known.ids, fitted)
@@ -187,6 +187,7 @@ def _record(
         "dataset": data.prepared.description.name,
         "seed": config.training.seed,
         "data_sha256": data.sha256,
+        "prepared_sha256": data.prepared.sha256,
         "commit": commit,
         "machine": machine(model),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

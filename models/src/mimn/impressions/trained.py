@@ -107,7 +107,8 @@ class TrainedRun(Scorer):
         if read_description(path) != read_description(folder / DESCRIPTION):
             raise RunFault(f"{path} differs from {folder / DESCRIPTION}: restore it, or train again")
         data = ImpressionData.load(path, cache)
-        if data.sha256 != record["data_sha256"]:
+        known = record.get("prepared_sha256", data.prepared.sha256)  # runs of earlier versions do not say it
+        if (data.sha256, data.prepared.sha256) != (record["data_sha256"], known):
             raise RunFault(f"{folder}: the data of {path} is not that of training: train again on this data")
         ids, fitted, model = EmbeddingIds.load(folder), FittedFields.load(folder), load_model(folder / run.MODEL)
         if config.training.compile:

@@ -18,6 +18,8 @@ from mimn.bundle.fields import FieldSpec
 FIELD_STD = 0.05
 NO_ROW = -1
 """Behind the end of a list."""
+TAKEN = frozenset(dir(nn.ModuleDict()))
+"""Names that a module in a dictionary of modules cannot have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,14 @@ class FieldValues:
         return FieldValues(rows=self.rows[index], lists=lists, numbers=self.numbers[index])
 
 
+def table_key(name: str) -> str:
+    """What a field's table is called among a model's weights: its name, if torch takes that for a module.
+
+    torch takes no point, and no attribute of its own, such as `type` or `items`. No field has a slash in its name.
+    """
+    return name.replace(".", "/") + "/" * (name in TAKEN)
+
+
 class FieldTables(nn.Module):
     """Tables of one side's fields: the request's (user and context), or the item's."""
 
@@ -59,7 +69,7 @@ class FieldTables(nn.Module):
             if spec.tabled:
                 table = nn.Embedding(spec.rows, dim + first_order)
                 nn.init.normal_(table.weight, std=FIELD_STD)
-                self.tables[spec.name] = table
+                self.tables[table_key(spec.name)] = table
         scalars = sum(not spec.tabled for spec in self.specs)
         self.directions = nn.Parameter(torch.randn(scalars, dim + first_order) * FIELD_STD)
         """What a scalar is multiplied by where a head takes vectors."""
@@ -76,7 +86,7 @@ class FieldTables(nn.Module):
 
     def table(self, name: str) -> Tensor:
         """A field's vectors, the first-order weight in front. → [rows, E]"""
-        return self.tables[name].get_parameter("weight")
+        return self.tables[table_key(name)].get_parameter("weight")
 
     def vector(self, values: FieldValues) -> Tensor:
         """The fields behind one another, as the request's or the item's vector in a bundle. → [..., W]"""
@@ -89,11 +99,11 @@ class FieldTables(nn.Module):
             elif spec.kind == "multi":
                 rows = values.lists[listed]
                 real = (rows != NO_ROW).unsqueeze(-1)
-                found = self.tables[spec.name](rows.clamp_min(0)) * real
+                found = self.tables[table_key(spec.name)](rows.clamp_min(0)) * real
                 pieces.append(found.sum(-2) / real.sum(-2).clamp_min(1))
                 listed += 1
             else:
-                pieces.append(self.tables[spec.name](values.rows[..., row]))
+                pieces.append(self.tables[table_key(spec.name)](values.rows[..., row]))
                 row += 1
         return torch.cat(pieces, -1) if pieces else values.numbers
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
+from mimn.options import whole_number
 from mimn.training.folder import TrainingFailed
 from mimn.training.loop import Running
 from mimn.training.processes import joined
@@ -25,7 +26,7 @@ WIDTH = 160
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Where the run goes, and how it starts."""
     parser.add_argument("--output", type=Path, required=True, help="run folder to write")
-    parser.add_argument("--seed", type=int, help="use this seed, not training.seed")
+    parser.add_argument("--seed", type=whole_number(0), help="use this seed, not training.seed")
     parser.add_argument("--resume", action="store_true", help="continue the run in the folder")
     parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="write curves for TensorBoard into this folder")
     parser.add_argument(
@@ -53,7 +54,7 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, required=True, help="folder of the search; it goes on with what is there"
     )
-    parser.add_argument("--trials", type=int, help="trials in all, not those of the space's file")
+    parser.add_argument("--trials", type=whole_number(1), help="trials in all, not those of the space's file")
 
 
 def end_search(search: Search[Any]) -> None:

@@ -13,10 +13,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -32,6 +33,7 @@ from mimn.training.processes import ALONE, Processes
 from mimn.training.schedule import Epoch, Measure, Schedule
 
 log = logging.getLogger("mimn.train")
+F = TypeVar("F", np.float32, np.float64)
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,18 @@ def fit(
             len(schedule.curve),
         )
     return schedule
+
+
+def finite(scores: NDArray[F]) -> NDArray[F]:
+    """Validation scores as they are. [n] → [n]
+
+    Raises:
+        TrainingFailed: one is not a number. After the last step no loss shows that the weights ran away, and such an
+            epoch would be compared with the others as if it could be the best.
+    """
+    if not np.isfinite(scores).all():
+        raise TrainingFailed("scores of the validation part are not finite: lower training.learning_rate")
+    return scores
 
 
 def said(epoch: Epoch) -> str:

@@ -17,6 +17,7 @@ that was killed goes on with the trial that it was in, from its last epoch.
 
 from __future__ import annotations
 
+import math
 import shutil
 import tomllib
 from collections.abc import Callable
@@ -62,8 +63,10 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise ValueError("a parameter has either `choices` or `low` and `high`")
         if self.choices:
             return
-        if self.low is None or self.high is None or not self.low < self.high or (self.log and self.low <= 0):
-            raise ValueError("a range needs `low` below `high`, and above 0 with `log`")
+        if self.low is None or self.high is None or not -math.inf < self.low < self.high < math.inf:
+            raise ValueError("a range needs `low` below `high`")
+        if self.log and self.low <= 0:
+            raise ValueError("a range needs `low` above 0 with `log`")
 
     @property
     def examples(self) -> list[Any]:

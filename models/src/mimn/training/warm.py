@@ -34,6 +34,7 @@ from mimn.data.events import DataError
 from mimn.data.fields import FILE, FittedFields
 from mimn.data.vocabulary import UNKNOWN_ROW, EmbeddingIds, places
 from mimn.nn.checkpoint import described
+from mimn.nn.fields import table_key
 from mimn.nn.model import ClickModel
 from mimn.training.folder import TrainingFailed, log
 
@@ -230,7 +231,7 @@ class Origin:
         }
         fresh: dict[str, str] = {}
         for spec in fitted.specs:
-            name = TABLES["item" if spec.source == "item" else "request"].format(spec.name)
+            name = TABLES["item" if spec.source == "item" else "request"].format(table_key(spec.name))
             if spec.kind == "cross" and grew & set(spec.of):
                 fresh[name] = spec.name
             elif spec.tabled:
