@@ -290,7 +290,15 @@ def gather_log(settings: KafkaSettings, bundle: Bundle | None, timeout_s: float)
     sample_error = None
     if settings.topic in topics:
         try:
-            records = list(read_to_end(client, settings.topic, last=SAMPLED_RECORDS, idle_s=timeout_s))
+            records = list(
+                read_to_end(
+                    client,
+                    settings.topic,
+                    last=SAMPLED_RECORDS,
+                    idle_s=timeout_s,
+                    most_bytes=settings.max_batch_bytes,
+                )
+            )
         except UicError as error:
             sample_error = error.detail
     return Log(

@@ -23,7 +23,12 @@ def log_reader(kafka: KafkaSettings) -> PartitionReader:
     Raises:
         LogUnavailable: no broker answers.
     """
-    return PartitionReader(kafka.client_options(), kafka.topic, idle_s=kafka.request_timeout_ms / 1000)
+    return PartitionReader(
+        kafka.client_options(),
+        kafka.topic,
+        idle_s=kafka.request_timeout_ms / 1000,
+        most_bytes=kafka.max_batch_bytes,
+    )
 
 
 def erasures_of(kafka: KafkaSettings, topic: str | None = None) -> KafkaErasures:
