@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from mimn.state import partition_of
 from support.fake_log import FakeLog
-from uic.core.event import Reason, explain
+from uic.core.event import Reason, explain, is_json
 from uic.core.letters import DETAIL, OURS, Letter, to_wire
+from uic.core.records import BatchRecord
 from uic.log.topic_reader import LogRecord
 from uic.tools.dead_letters import (
     BATCH,
@@ -71,6 +72,14 @@ def test_a_letter_that_fits_comes_back_whole(letter: Letter) -> None:
         letter.headers,
         detail=explain(letter.reason, letter.value, letter.headers),
     )
+
+
+def test_the_last_content_type_of_a_letter_is_that_of_its_record_though_it_is_null() -> None:
+    headers = (("content-type", b"application/json"), ("content-type", None), ("trace", None))
+    record = BatchRecord(5, 3, b"u1", b'{"itemId": 5}', headers)
+    read = read_letter(delivered(Letter.of(record, Reason.MALFORMED_PROTOBUF, TOPIC, 1)))
+    assert [name for name, _ in read.headers] == [name for name, _ in headers]
+    assert is_json(read.headers) is is_json(headers) is False
 
 
 @given(LETTERS, st.integers(1200, 3000))
