@@ -51,6 +51,15 @@ class UicClient:
             raise Refused(f"{failed.details()} ({code.name}){fix}", code) from error
 
 
+def user_id(text: str) -> str:
+    """The user of an argument, as argparse's `type`."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise argparse.ArgumentTypeError("the id of a user is UTF-8") from error
+    return text
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that say where UIC is."""
     parser.add_argument("--grpc", metavar="HOST:PORT", help="UIC's gRPC address (default: from UIC_GRPC__…)")
@@ -69,7 +78,7 @@ def connected(options: argparse.Namespace, settings: ClientSettings) -> Iterator
     try:
         secret = access.secret_file.read_text().strip() if access.secret_file else ""
         authority = access.ca_file.read_bytes() if access.ca_file else None
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise Refused(f"UIC_ACCESS__SECRET_FILE or UIC_ACCESS__CA_FILE cannot be read ({error})") from error
     if options.tls or settings.grpc.tls_cert_file is not None:
         channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(authority))
