@@ -136,6 +136,14 @@ def test_an_argument_and_a_secret_that_are_not_utf_8_are_said(
     assert "UIC_ACCESS__SECRET_FILE" in capsys.readouterr().err
 
 
+def test_a_broker_that_is_away_is_not_said_to_be_uic(rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:
+    rig.log.away = True
+    assert erase.main(["ann", "--yes", "--grpc", rig.address]) == 1
+    said = capsys.readouterr().err
+    assert "no broker answers (UNAVAILABLE)" in said
+    assert "is UIC running" not in said
+
+
 def test_an_erasure_asks_unless_told_and_says_where_it_is(
     rig: Rig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
