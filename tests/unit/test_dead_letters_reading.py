@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 
@@ -14,6 +15,8 @@ from support.fake_log import FakeLog
 from uic.core.event import Reason, explain, is_json
 from uic.core.letters import DETAIL, OURS, Letter, to_wire
 from uic.core.records import BatchRecord
+from uic.errors import LogUnavailable
+from uic.log.event_log import NewRecord, Position
 from uic.log.topic_reader import LogRecord
 from uic.tools.dead_letters import (
     BATCH,
@@ -21,6 +24,7 @@ from uic.tools.dead_letters import (
     SHOWN_HEADERS,
     DeadLetter,
     NotALetter,
+    Replayed,
     Scan,
     Selection,
     describe,
@@ -168,7 +172,26 @@ def test_a_replayed_record_is_the_original_in_its_keys_partition(letter: Letter)
 def test_a_replay_stops_at_the_first_batch_that_is_not_acknowledged_and_names_what_is_in_doubt() -> None:
     chosen = [replace(DEAD, offset=i) for i in range(BATCH + 5)]
     log = FakeLog({TOPIC: N})
-    assert replay(chosen, log, TOPIC, N, 5) == (BATCH + 5, [])
+    assert replay(chosen, log, TOPIC, N, 5) == Replayed(BATCH + 5)
     log.withheld = {2, 7}
-    assert replay(chosen, log, TOPIC, N, 5) == (BATCH - 2, [chosen[2], chosen[7]])
+    result = replay(chosen, log, TOPIC, N, 5)
+    assert (result.done, result.in_doubt, result.not_sent) == (BATCH - 2, [chosen[2], chosen[7]], chosen[BATCH:])
     assert sum(map(len, log.records[TOPIC])) == BATCH + 5 + BATCH - 2
+
+
+@pytest.mark.parametrize(
+    "stops", [KeyboardInterrupt(), LogUnavailable("no broker answers")], ids=lambda e: type(e).__name__
+)
+def test_a_replay_that_is_stopped_says_what_it_has_sent(stops: BaseException) -> None:
+    class Stopping(FakeLog):
+        def append(self, topic: str, partitions: int, records: Sequence[NewRecord], timeout_s: float) -> list[Position]:
+            if any(self.records[topic]):
+                raise stops
+            return super().append(topic, partitions, records, timeout_s)
+
+    chosen = [replace(DEAD, offset=i) for i in range(2 * BATCH + 5)]
+    result = replay(chosen, Stopping({TOPIC: N}), TOPIC, N, 5)
+    assert result.done == BATCH
+    assert [*result.in_doubt, *result.not_sent] == chosen[BATCH:]
+    assert list(result.in_doubt) == (chosen[BATCH : 2 * BATCH] if isinstance(stops, KeyboardInterrupt) else [])
+    assert result.why

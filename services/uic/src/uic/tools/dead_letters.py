@@ -182,25 +182,35 @@ def replayed(letter: DeadLetter, partitions: int) -> NewRecord:
     return NewRecord(partition_of(letter.key, partitions), letter.key, letter.value, (*kept, (REPLAY_OF, origin)))
 
 
-def replay(
-    chosen: Sequence[DeadLetter], log: EventLog, topic: str, partitions: int, timeout_s: float
-) -> tuple[int, list[DeadLetter]]:
-    """Append the originals of `chosen` to `topic` in order; returns how many were acknowledged and which are in doubt.
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What became of letters that were to be replayed, in their order: done and in doubt first, then those not sent."""
 
-    Stops at the first batch that was not fully acknowledged.
+    done: int
+    """Acknowledged."""
+    in_doubt: Sequence[DeadLetter] = ()
+    not_sent: Sequence[DeadLetter] = ()
+    why: str = ""
+    """What stopped it; empty if all are done."""
 
-    Raises:
-        LogUnavailable, UnsuitableTopic: before the first record of a batch was sent.
+
+def replay(chosen: Sequence[DeadLetter], log: EventLog, topic: str, partitions: int, timeout_s: float) -> Replayed:
+    """Append the originals of `chosen` to `topic` in order, up to the first batch that is not fully acknowledged.
+
+    Whatever stops it, Ctrl-C included, it is known what was not sent: who replays all again folds the rest twice.
     """
-    done = 0
     for start in range(0, len(chosen), BATCH):
-        batch = chosen[start : start + BATCH]
+        batch, rest = chosen[start : start + BATCH], chosen[start + BATCH :]
         try:
             log.append(topic, partitions, [replayed(letter, partitions) for letter in batch], timeout_s)
         except NotAcknowledged as error:
-            return done + len(batch) - len(error.positions), [batch[i] for i in error.positions]
-        done += len(batch)
-    return done, []
+            in_doubt = [batch[i] for i in error.positions]
+            return Replayed(start + len(batch) - len(in_doubt), in_doubt, rest, "not all were acknowledged in time")
+        except UicError as error:  # before the first record of the batch was sent
+            return Replayed(start, (), chosen[start:], error.detail)
+        except KeyboardInterrupt:
+            return Replayed(start, batch, rest, "interrupted")
+    return Replayed(len(chosen))
 
 
 def describe(letter: DeadLetter) -> Iterator[str]:
@@ -381,13 +391,22 @@ def _replay(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | Non
     chosen.sort(key=lambda letter: (letter.partition, letter.offset))
     log = KafkaLog(kafka.client_options(), timeout_s=TIMEOUT_S)
     try:
-        done, in_doubt = replay(chosen, log, kafka.topic, kafka.partitions, TIMEOUT_S)
+        result = replay(chosen, log, kafka.topic, kafka.partitions, TIMEOUT_S)
     finally:
         log.close()
-    print(f"replayed {done} of {len(chosen)}", file=out)
-    for letter in in_doubt:
+    print(f"replayed {result.done} of {len(chosen)}", file=out)
+    for letter in result.in_doubt:
         print(f"in doubt: partition {letter.partition}, offset {letter.offset}", file=out)
-    return 0 if done == len(chosen) else 1
+    if result.not_sent:
+        first = result.not_sent[0]
+        print(
+            f"not sent: {len(result.not_sent)}, from partition {first.partition}, offset {first.offset} on. "
+            f"To go on, add --partition {first.partition} --first {first.offset}, then replay each partition above it",
+            file=out,
+        )
+    if result.why:
+        print(f"uic dead-letters: {result.why}", file=sys.stderr)
+    return 1 if result.why else 0
 
 
 def _confirmed() -> bool:
