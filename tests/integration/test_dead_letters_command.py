@@ -189,6 +189,21 @@ def test_the_list_drops_repeats_names_no_user_and_counts(
     assert "private-person" not in text
 
 
+def test_a_letter_of_a_topic_that_was_made_again_is_no_repeat(
+    topics: TopicsForTest, producer: KafkaProducer, run: Run
+) -> None:
+    deliver(
+        producer,
+        topics,
+        letter(topics, 0, reason=Reason.BAD_TIME),
+        letter(topics, 0, timestamp_ms=1_800_000_000_000),
+        letter(topics, 0, timestamp_ms=1_800_000_000_000),
+    )
+    assert sorted(row["reason"] for row in rows(run("list", "--json")[1])) == ["bad_time", "item_zero"]
+    _, text = run("show", "1", "0")
+    assert [line.split()[1] for line in text.splitlines() if line.startswith("reason")] == ["bad_time", "item_zero"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "offsets"),
     [

@@ -89,7 +89,7 @@ def test_the_last_content_type_of_a_letter_is_that_of_its_record_though_it_is_nu
 @given(LETTERS, st.integers(1200, 3000))
 def test_a_letter_that_does_not_fit_says_so_and_keeps_its_place(letter: Letter, max_bytes: int) -> None:
     read = read_letter(delivered(letter, max_bytes))
-    assert read.id == (letter.topic, letter.partition, letter.offset)
+    assert read.id == (letter.topic, letter.partition, letter.offset, letter.timestamp_ms)
     if read.cut_from is None:
         assert read.value == letter.value
     else:
@@ -139,7 +139,7 @@ def test_repeats_are_dropped_by_their_original_place(letters: list[Letter], data
     repeated = data.draw(st.permutations(letters * 2))
     scan = Scan()
     found = [letter.id for letter in scan.letters([delivered(letter) for letter in repeated], Selection())]
-    places = {(letter.topic, letter.partition, letter.offset) for letter in letters}
+    places = {(letter.topic, letter.partition, letter.offset, letter.timestamp_ms) for letter in letters}
     assert sorted(found) == sorted(places)
     assert scan.repeats == len(repeated) - len(places)
 

@@ -1,8 +1,9 @@
 """`uic dead-letters`: lists, shows and replays the records that could not be folded.
 
-Delivery to the dead-letter topic is at least once, so readers drop repeats by (topic, partition, offset) of the
-original record. A replay appends the original key, value and headers to the event topic as a new event, in its key's
-partition. Fix the cause first, or the record becomes a dead letter again.
+Delivery to the dead-letter topic is at least once, so readers drop repeats by topic, partition, offset and timestamp of
+the original record: a topic that was made again has the same offsets. A replay appends the original key, value and
+headers to the event topic as a new event, in its key's partition. Fix the cause first, or the record becomes a dead
+letter again.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ SHOWN_HEADERS: Final = 100
 SHOWN_BYTES: Final = 4096
 TIMEOUT_S: Final = 10.0
 
-Id = tuple[str, int, int]
-"""Topic, partition and offset of the original record."""
+Id = tuple[str, int, int, int]
+"""Topic, partition, offset and timestamp of the original record."""
 
 
 class NotALetter(ValueError):
@@ -70,8 +71,8 @@ class DeadLetter:
 
     @property
     def id(self) -> Id:
-        """Where the original lies; the same for every repeat."""
-        return self.topic, self.partition, self.offset
+        """The same for every repeat, and for no record of an earlier topic of this name."""
+        return self.topic, self.partition, self.offset, self.timestamp_ms
 
     @property
     def value_bytes(self) -> int:
@@ -359,12 +360,13 @@ def _list(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | None)
 
 def _show(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | None) -> int:
     wanted = Selection(partition=options.partition, first=options.offset, last=options.offset)
-    found = next(Scan().letters(_records(kafka), wanted), None)
-    if found is None:
+    found = sorted(Scan().letters(_records(kafka), wanted), key=lambda letter: letter.id)
+    if not found:
         print(f"there is no dead letter of partition {options.partition}, offset {options.offset}", file=sys.stderr)
         return 1
-    for line in describe(found):
-        print(line, file=out)
+    for letter in found:  # more than one if the topic was made again
+        for line in describe(letter):
+            print(line, file=out)
     return 0
 
 
