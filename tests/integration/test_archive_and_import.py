@@ -197,6 +197,16 @@ def test_a_record_that_the_client_may_not_send_is_named_with_the_setting_that_le
     assert "UIC_KAFKA__MAX_REQUEST_BYTES" in capsys.readouterr().err
 
 
+def test_a_record_whose_time_the_topic_does_not_take_is_named_with_its_setting(
+    tmp_path: Path, real_kafka: str, make_topics: MakeTopics, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = make_topics(real_kafka, 1), make_topics(real_kafka, 2)
+    event = BehaviorEvent(user_id="u1", item_id=1, event_time=NOW).SerializeToString()
+    records = [BatchRecord(0, NOW * 1000, b"u1", event, ())]  # brokers before version 4 took it
+    assert imported(old, new, [records], tmp_path / "archive")[0] == 1
+    assert "message.timestamp.after.max.ms" in capsys.readouterr().err
+
+
 def test_described_files_become_events_in_the_order_of_time(
     tmp_path: Path, kafka: str, make_topics: MakeTopics
 ) -> None:

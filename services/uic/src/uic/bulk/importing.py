@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
+from kafka.errors import InvalidTimestampError, KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 
 from mimn.state import partition_of
 from uic.bulk.errors import BulkRefused
@@ -20,6 +20,14 @@ from uic.log.partition_reader import PartitionReader, TopicBounds
 
 IN_FLIGHT: Final = 20_000
 """Records that wait for acknowledgment."""
+TOO_LARGE: Final = "a record is too large: raise UIC_KAFKA__MAX_REQUEST_BYTES and the topic's max.message.bytes"
+REFUSED: Final[Mapping[type[KafkaError], str]] = {
+    MessageSizeTooLargeError: TOO_LARGE,
+    RecordListTooLargeError: TOO_LARGE,
+    InvalidTimestampError: "the topic does not take a record's time: raise its message.timestamp.after.max.ms and "
+    "message.timestamp.before.max.ms",
+}
+"""What is refused in the same way whenever it is tried, and the fix."""
 
 
 @dataclass(slots=True)
@@ -85,7 +93,7 @@ class Importer:
         """Append what the topic lacks, and wait until all of it is acknowledged.
 
         Raises:
-            BulkRefused: a record is larger than the settings or the topic allow. Those before it were appended.
+            BulkRefused: the settings or the topic do not allow a record (`REFUSED`). Those before it were appended.
             LogUnavailable: something was not acknowledged; run it again.
         """
         there, erasures = self.there(reader, history.source)
@@ -118,11 +126,8 @@ class Importer:
             self._after("send")
             self._note(producer, erasures)
             self._after("note")
-        except (MessageSizeTooLargeError, RecordListTooLargeError) as error:
-            raise BulkRefused(
-                f"a record is larger than UIC_KAFKA__MAX_REQUEST_BYTES ({self._max_request_bytes}) or than the topic's "
-                "max.message.bytes: raise them, and run the import again; it goes on where it stopped"
-            ) from error
+        except tuple(REFUSED) as error:
+            raise BulkRefused(f"{REFUSED[type(error)]}, and run the import again, which goes on there") from error
         except KafkaError as error:
             raise LogUnavailable(
                 f"not all records were acknowledged ({type(error).__name__}): run the import again, it goes on behind "
