@@ -276,6 +276,7 @@ def test_a_replay_appends_the_originals_to_their_keys_partitions_and_says_where_
     assert code == 0
     assert "skipped 1: no key" in text
     assert "skipped 1: of another topic" in text
+    assert "1 of them have a null value: each erases its user" in text
     assert text.endswith("replayed 2 of 2\n")
     erased, event = events(topics)
     assert {erased.partition, event.partition} == {partition_of(b"u1", N)}

@@ -385,6 +385,8 @@ def _replay(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | Non
     for why, count in skipped.most_common():
         print(f"skipped {count}: {why}", file=out)
     print(f"{len(chosen)} to replay into {kafka.topic}; {_passed_over(scan)}", file=out)
+    if erasures := sum(letter.value is None for letter in chosen):
+        print(f"{erasures} of them have a null value: each erases its user, with all that was folded since", file=out)
     if not chosen:
         return 1
     if not options.yes and not _confirmed():
