@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import shutil
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from kafka import KafkaProducer
@@ -15,11 +16,13 @@ from ctr.event.v1.behavior_event_pb2 import ACTION_PURCHASE, ACTION_VIEW, Behavi
 from mimn.state import partition_of
 from support import bulk_running
 from support.archived_log import archived, by_user, noted_erasures, records_of
-from support.bulk_running import KILLED, done, killed
-from uic.bulk.archive import Archive, open_archive
+from support.bulk_running import KILLED, done, killed, run
+from uic.bulk.archive import Archive, PartitionManifest, arrow_of, begin_archive, open_archive
 from uic.bulk.errors import BadArchive, BulkRefused, DamagedFile
 from uic.bulk.folder import Folder
 from uic.bulk.history import refuse_short_retention
+from uic.core.event import MAX_VALUE_BYTES
+from uic.core.records import BatchRecord
 
 pytestmark = pytest.mark.servers
 
@@ -144,6 +147,64 @@ def test_raising_n_brings_every_record_over_once_and_in_each_users_order(
     done(environment(old), "archive", "--to", str(tmp_path / "archive"))
     done(environment(new), "import_history", *command)
     assert by_user(records_of(new)) == by_user(records_of(old)), "an archive that has grown adds only what is new"
+
+
+def imported(old: TopicsForTest, new: TopicsForTest, logs: list[list[BatchRecord]], folder: Path) -> tuple[int, str]:
+    """Import an archive of these partitions of the old topic into the new one; exit status and output."""
+    archive = begin_archive(Folder(str(folder)), old.events, uuid4().bytes, len(logs))
+    for partition, records in enumerate(logs):
+        manifest = archive.put(PartitionManifest(topic_id=archive.about.topic_id, partition=partition, base=0))
+        archive.add(manifest, [arrow_of(records)], 0, len(records) - 1)
+    return run(environment(new), "import_history", "--archive", str(folder))
+
+
+def test_raising_n_leaves_out_what_was_a_dead_letter_whatever_it_holds(
+    tmp_path: Path, kafka: str, make_topics: MakeTopics
+) -> None:
+    old, new = make_topics(kafka, 2), make_topics(kafka, 4)
+    at = partition_of(b"u1", 2)
+    event = BehaviorEvent(user_id="u1", item_id=1, event_time=NOW).SerializeToString()
+    logs: list[list[BatchRecord]] = [[], []]
+    logs[at] = [BatchRecord(0, NOW, b"u1", event, ()), BatchRecord(1, NOW, b"u1", bytes(MAX_VALUE_BYTES + 1), ())]
+    logs[1 - at] = [  # misrouted, and so is the erasure: neither touched the user's state
+        BatchRecord(0, NOW, b"u1", event, ()),
+        BatchRecord(1, NOW, b"u1", None, ()),
+        BatchRecord(2, NOW, None, event, ()),
+    ]
+    status, said = imported(old, new, logs, tmp_path / "archive")
+    assert status == 0
+    for told in ("1 of 5 records", "2 left out", "misrouted", "too_large", "missing_key"):
+        assert told in said
+    assert by_user(records_of(new)) == {b"u1": [(event, NOW, ())]}
+    assert noted_erasures(new) == set()
+
+
+def test_a_null_header_is_imported_as_an_empty_one(tmp_path: Path, kafka: str, make_topics: MakeTopics) -> None:
+    old, new = make_topics(kafka, 1), make_topics(kafka, 2)
+    event = BehaviorEvent(user_id="u1", item_id=1, event_time=NOW).SerializeToString()
+    records = [BatchRecord(0, NOW, b"u1", event, (("trace", None), ("other", b"1")))]
+    assert imported(old, new, [records], tmp_path / "archive")[0] == 0
+    assert by_user(records_of(new)) == {b"u1": [(event, NOW, (("trace", b""), ("other", b"1")))]}
+
+
+def test_a_record_that_the_client_may_not_send_is_named_with_the_setting_that_lets_it(
+    tmp_path: Path, kafka: str, make_topics: MakeTopics, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = make_topics(kafka, 1), make_topics(kafka, 2)
+    event = BehaviorEvent(user_id="u1", item_id=1, event_time=NOW).SerializeToString()
+    records = [BatchRecord(0, NOW, b"u1", event, (("trace", bytes(1 << 20)),))]
+    assert imported(old, new, [records], tmp_path / "archive")[0] == 1
+    assert "UIC_KAFKA__MAX_REQUEST_BYTES" in capsys.readouterr().err
+
+
+def test_a_record_whose_time_the_topic_does_not_take_is_named_with_its_setting(
+    tmp_path: Path, real_kafka: str, make_topics: MakeTopics, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = make_topics(real_kafka, 1), make_topics(real_kafka, 2)
+    event = BehaviorEvent(user_id="u1", item_id=1, event_time=NOW).SerializeToString()
+    records = [BatchRecord(0, NOW * 1000, b"u1", event, ())]  # brokers before version 4 took it
+    assert imported(old, new, [records], tmp_path / "archive")[0] == 1
+    assert "message.timestamp.after.max.ms" in capsys.readouterr().err
 
 
 def test_described_files_become_events_in_the_order_of_time(

@@ -216,6 +216,9 @@ def test_what_cannot_be_done_right_is_refused_before_anything_is_written(
     again = ("--work", str(tmp_path / "again"), "--from", f"archive:{archive}")
     said = refused(capsys, environment(world), *again)
     assert "has progress already" in said
+    said = refused(capsys, environment(world), "--work", str(tmp_path / "from the log"))
+    assert "has progress already" in said
+    assert not (tmp_path / "from the log").exists(), "before hours are spent on an archive"
     said = refused(capsys, environment(world, UIC_BUNDLE__GENERATION="1", UIC_KAFKA__PARTITIONS="8"), *again)
     assert "partitions" in said
 

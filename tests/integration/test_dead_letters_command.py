@@ -189,6 +189,21 @@ def test_the_list_drops_repeats_names_no_user_and_counts(
     assert "private-person" not in text
 
 
+def test_a_letter_of_a_topic_that_was_made_again_is_no_repeat(
+    topics: TopicsForTest, producer: KafkaProducer, run: Run
+) -> None:
+    deliver(
+        producer,
+        topics,
+        letter(topics, 0, reason=Reason.BAD_TIME),
+        letter(topics, 0, timestamp_ms=1_800_000_000_000),
+        letter(topics, 0, timestamp_ms=1_800_000_000_000),
+    )
+    assert sorted(row["reason"] for row in rows(run("list", "--json")[1])) == ["bad_time", "item_zero"]
+    _, text = run("show", "1", "0")
+    assert [line.split()[1] for line in text.splitlines() if line.startswith("reason")] == ["bad_time", "item_zero"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "offsets"),
     [
@@ -261,6 +276,7 @@ def test_a_replay_appends_the_originals_to_their_keys_partitions_and_says_where_
     assert code == 0
     assert "skipped 1: no key" in text
     assert "skipped 1: of another topic" in text
+    assert "1 of them have a null value: each erases its user" in text
     assert text.endswith("replayed 2 of 2\n")
     erased, event = events(topics)
     assert {erased.partition, event.partition} == {partition_of(b"u1", N)}

@@ -165,6 +165,27 @@ def test_a_damaged_batch_stops_its_partition_by_name_and_no_other(
         assert counts(uic, here) == dict.fromkeys(here, 3)
 
 
+def test_a_batch_larger_than_the_bound_is_folded_once_the_bound_is_raised(
+    tmp_path: Path, valkey: RedisForTest, real_kafka: str, make_topics: MakeTopics
+) -> None:
+    topics = make_topics(real_kafka, N)
+    user = next(u for u in USERS if AT[u] == BROKEN)
+    with running_uic(tmp_path / "before", valkey, topics, UIC_KAFKA__MAX_BATCH_BYTES=str(1 << 20)) as uic:
+        producer = KafkaProducer(bootstrap_servers=real_kafka, compression_type="gzip", max_request_size=4 << 20)
+        large = [("trace", bytes(2 << 20))]
+        sent = producer.send(
+            topics.events, key=user.encode(), value=click(user).SerializeToString(), headers=large, partition=BROKEN
+        )
+        sent.get(timeout=10)
+        producer.close(timeout=5)
+        until(lambda: partition(uic, BROKEN)["phase"] == "broken", "the partition stops", within_s=60)
+        assert "UIC_KAFKA__MAX_BATCH_BYTES" in partition(uic, BROKEN)["reason"]
+        later = uic.publish(click(user))
+    with running_uic(tmp_path / "after", valkey, topics, UIC_KAFKA__MAX_BATCH_BYTES=str(4 << 20)) as uic:
+        uic.wait_folded(later)
+        assert counts(uic, [user]) == {user: 2}
+
+
 def group_of(topics: TopicsForTest, redis: RedisForTest) -> str:
     """The worker's consumer group."""
     return group_name(redis.prefix, topics.events, namespace(load_bundle(BUNDLE).manifest.fingerprint, 0))

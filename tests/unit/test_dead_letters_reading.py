@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 
@@ -11,8 +12,11 @@ from hypothesis import strategies as st
 
 from mimn.state import partition_of
 from support.fake_log import FakeLog
-from uic.core.event import Reason, explain
+from uic.core.event import Reason, explain, is_json
 from uic.core.letters import DETAIL, OURS, Letter, to_wire
+from uic.core.records import BatchRecord
+from uic.errors import LogUnavailable
+from uic.log.event_log import NewRecord, Position
 from uic.log.topic_reader import LogRecord
 from uic.tools.dead_letters import (
     BATCH,
@@ -20,6 +24,7 @@ from uic.tools.dead_letters import (
     SHOWN_HEADERS,
     DeadLetter,
     NotALetter,
+    Replayed,
     Scan,
     Selection,
     describe,
@@ -73,10 +78,18 @@ def test_a_letter_that_fits_comes_back_whole(letter: Letter) -> None:
     )
 
 
+def test_the_last_content_type_of_a_letter_is_that_of_its_record_though_it_is_null() -> None:
+    headers = (("content-type", b"application/json"), ("content-type", None), ("trace", None))
+    record = BatchRecord(5, 3, b"u1", b'{"itemId": 5}', headers)
+    read = read_letter(delivered(Letter.of(record, Reason.MALFORMED_PROTOBUF, TOPIC, 1)))
+    assert [name for name, _ in read.headers] == [name for name, _ in headers]
+    assert is_json(read.headers) is is_json(headers) is False
+
+
 @given(LETTERS, st.integers(1200, 3000))
 def test_a_letter_that_does_not_fit_says_so_and_keeps_its_place(letter: Letter, max_bytes: int) -> None:
     read = read_letter(delivered(letter, max_bytes))
-    assert read.id == (letter.topic, letter.partition, letter.offset)
+    assert read.id == (letter.topic, letter.partition, letter.offset, letter.timestamp_ms)
     if read.cut_from is None:
         assert read.value == letter.value
     else:
@@ -126,7 +139,7 @@ def test_repeats_are_dropped_by_their_original_place(letters: list[Letter], data
     repeated = data.draw(st.permutations(letters * 2))
     scan = Scan()
     found = [letter.id for letter in scan.letters([delivered(letter) for letter in repeated], Selection())]
-    places = {(letter.topic, letter.partition, letter.offset) for letter in letters}
+    places = {(letter.topic, letter.partition, letter.offset, letter.timestamp_ms) for letter in letters}
     assert sorted(found) == sorted(places)
     assert scan.repeats == len(repeated) - len(places)
 
@@ -159,7 +172,26 @@ def test_a_replayed_record_is_the_original_in_its_keys_partition(letter: Letter)
 def test_a_replay_stops_at_the_first_batch_that_is_not_acknowledged_and_names_what_is_in_doubt() -> None:
     chosen = [replace(DEAD, offset=i) for i in range(BATCH + 5)]
     log = FakeLog({TOPIC: N})
-    assert replay(chosen, log, TOPIC, N, 5) == (BATCH + 5, [])
+    assert replay(chosen, log, TOPIC, N, 5) == Replayed(BATCH + 5)
     log.withheld = {2, 7}
-    assert replay(chosen, log, TOPIC, N, 5) == (BATCH - 2, [chosen[2], chosen[7]])
+    result = replay(chosen, log, TOPIC, N, 5)
+    assert (result.done, result.in_doubt, result.not_sent) == (BATCH - 2, [chosen[2], chosen[7]], chosen[BATCH:])
     assert sum(map(len, log.records[TOPIC])) == BATCH + 5 + BATCH - 2
+
+
+@pytest.mark.parametrize(
+    "stops", [KeyboardInterrupt(), LogUnavailable("no broker answers")], ids=lambda e: type(e).__name__
+)
+def test_a_replay_that_is_stopped_says_what_it_has_sent(stops: BaseException) -> None:
+    class Stopping(FakeLog):
+        def append(self, topic: str, partitions: int, records: Sequence[NewRecord], timeout_s: float) -> list[Position]:
+            if any(self.records[topic]):
+                raise stops
+            return super().append(topic, partitions, records, timeout_s)
+
+    chosen = [replace(DEAD, offset=i) for i in range(2 * BATCH + 5)]
+    result = replay(chosen, Stopping({TOPIC: N}), TOPIC, N, 5)
+    assert result.done == BATCH
+    assert [*result.in_doubt, *result.not_sent] == chosen[BATCH:]
+    assert list(result.in_doubt) == (chosen[BATCH : 2 * BATCH] if isinstance(stops, KeyboardInterrupt) else [])
+    assert result.why

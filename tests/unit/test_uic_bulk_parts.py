@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uic.bulk.errors import DamagedFile
+from uic.bulk.errors import DamagedFile, UnusableFolder
 from uic.bulk.folder import UNFINISHED, Folder
 from uic.bulk.politeness import LEAST_SHARE, WINDOW, Politeness
 
@@ -80,6 +80,14 @@ def test_a_file_whose_writing_failed_does_not_appear_and_replaces_nothing(folder
         fail()
     assert folder.read("a.bin") == b"before"
     assert not list(Path(folder.url).glob(f"*{UNFINISHED}"))
+
+
+def test_a_folder_that_cannot_be_used_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UnusableFolder, match=r"file/folder/a\.bin cannot be written"):
+        Folder(str(tmp_path / "file" / "folder")).write("a.bin", b"1")
+    with pytest.raises(UnusableFolder, match="nonsense://bulk cannot be used"):
+        Folder("nonsense://bulk")
 
 
 def test_another_hash_and_a_missing_file_are_damage(folder: Folder) -> None:

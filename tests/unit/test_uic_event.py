@@ -129,6 +129,8 @@ def test_an_action_that_the_enum_does_not_name_is_a_dead_letter_in_both_forms(ac
     ("value", "says"),
     [
         (b"{", "value: is not JSON"),
+        ('{"itemId": 5}'.encode("utf-16"), "value: is not JSON in UTF-8"),
+        ('{"itemId": 5}'.encode("utf-8-sig"), "value: is not JSON in UTF-8 without a byte order mark"),
         (b"[1]", "value: is not a JSON object"),
         (b'{"itemId": "my secret"}', "itemId: is not an integer from 0 to 2^64 - 1"),
         (b'{"user_id": 3}', "user_id: is not a string"),

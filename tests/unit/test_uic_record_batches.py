@@ -25,7 +25,7 @@ from support import skips
 from uic.core.record_headers import zigzag
 from uic.core.records import Records
 from uic.log.compression import GZIP, LZ4, SNAPPY, ZSTD, Undecodable, decompress
-from uic.log.kafka_repairs import FetchedBatch, PartitionBatches, PartitionRecords
+from uic.log.kafka_repairs import FetchedBatch, PartitionBatches, PartitionRecords, read_batches_with_uic
 from uic.log.record_batches import UnreadableBatch
 from uic.log.record_batches import _records as by_python
 
@@ -270,6 +270,28 @@ def test_a_batch_may_decompress_to_a_bound_and_no_further(name: str) -> None:
     assert decompress(codec, data, limit=100_000) == bytes(100_000)
     with pytest.raises(Undecodable):
         decompress(codec, data, limit=99_999)
+
+
+@pytest.mark.parametrize("name", COMPRESSED)
+def test_the_bound_of_a_client_is_that_of_its_batches_and_is_named(name: str) -> None:
+    codec, compress = COMPRESSED[name]
+    plain = batch([(5, b"k", bytes(100_000), [])])
+    data = recoded(plain, codec, compress(bytes(plain[HEADER_BYTES:])))
+
+    class Client:
+        def __init__(self) -> None:
+            self._fetcher = Fetcher.__new__(Fetcher)
+
+    def handed_out_within(most_bytes: int) -> Any:
+        client: Any = Client()
+        read_batches_with_uic(client, PartitionBatches, most_bytes=most_bytes)
+        [found] = client._fetcher.PartitionRecords(0, AT, MemoryRecords(bytes(data))).take(10)
+        return found
+
+    assert isinstance(handed_out_within(200_000), FetchedBatch)
+    refused = handed_out_within(99_999)
+    assert isinstance(refused, UnreadableBatch)
+    assert "UIC_KAFKA__MAX_BATCH_BYTES" in refused.reason
 
 
 @pytest.mark.parametrize("name", COMPRESSED)

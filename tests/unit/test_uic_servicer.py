@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -191,9 +192,24 @@ def test_the_caller_learns_which_events_were_not_acknowledged(rig: Rig) -> None:
     rig.log.withheld = {1, 3}
     request = pb.PublishBehaviorsRequest(events=[event(f"u{i}") for i in range(5)])
     code, detail, hints = refused(lambda: rig.stub.PublishBehaviors(request))
-    assert code is grpc.StatusCode.UNAVAILABLE
+    assert code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert detail.startswith("2 of 5 records")
-    assert hints["unacknowledged"] == "1,3"
+    assert (hints["unacknowledged"], hints["retriable"]) == ("1,3", "false")
+
+
+def test_a_client_that_repeats_calls_by_itself_publishes_an_event_once(rig: Rig) -> None:
+    policy = {"maxAttempts": 3, "initialBackoff": "0.01s", "maxBackoff": "0.01s", "backoffMultiplier": 1}
+    method = {"name": [{}], "retryPolicy": policy | {"retryableStatusCodes": ["UNAVAILABLE"]}}
+    options = [("grpc.service_config", json.dumps({"methodConfig": [method]}))]
+    request = pb.PublishBehaviorsRequest(events=[event("u1"), event("u2")])
+    rig.log.withheld = {1}
+    with grpc.insecure_channel(f"127.0.0.1:{rig.port}", options) as channel:
+        stub = UserInterestCenterStub(channel)
+        assert refused(lambda: stub.PublishBehaviors(request))[0] is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert [key for some in rig.log.records[TOPIC] for key, _ in some] == [b"u1"]
+        rig.log.withheld = {0}
+        stub.EraseUser(pb.EraseUserRequest(user_id="u1"))  # twice is harmless: here the second try is welcome
+    assert rig.log.records[TOPIC][partition_of(b"u1", N)][-1] == (b"u1", None)
 
 
 def test_another_partition_count_is_a_failed_precondition(rig: Rig) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,31 @@ def test_a_user_without_a_state_and_an_address_without_uic_are_said(
     rig.door.drain(0)
     assert show(rig, "bob")[0] == 1
     assert "is UIC running at" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [erase.main, state.main])
+def test_an_argument_and_a_secret_that_are_not_utf_8_are_said(
+    command: Callable[[list[str]], int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    yes = ["--yes"] if command is erase.main else []
+    with pytest.raises(SystemExit, match="2"):
+        command([os.fsdecode(b"\xff"), *yes])
+    assert "the id of a user is UTF-8" in capsys.readouterr().err
+    (tmp_path / "secret").write_bytes(b"\xff")
+    monkeypatch.setenv("UIC_ACCESS__SECRET_FILE", str(tmp_path / "secret"))
+    assert command(["ann", *yes]) == 1
+    assert "UIC_ACCESS__SECRET_FILE" in capsys.readouterr().err
+
+
+def test_a_broker_that_is_away_is_not_said_to_be_uic(rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:
+    rig.log.away = True
+    assert erase.main(["ann", "--yes", "--grpc", rig.address]) == 1
+    said = capsys.readouterr().err
+    assert "no broker answers (UNAVAILABLE)" in said
+    assert "is UIC running" not in said
 
 
 def test_an_erasure_asks_unless_told_and_says_where_it_is(

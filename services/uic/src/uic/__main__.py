@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -40,7 +42,19 @@ The last five need the extra `bulk`: pip install -e 'services/uic[bulk]'.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that `arguments` (default: the process's) name, and return its exit status."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = _run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # `uic … | head`
+        # Python flushes stdout once more when it exits, and needs something to write to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _run(given: list[str]) -> int:
     verb = given.pop(0) if given and not given[0].startswith("-") else "serve"
     if verb not in COMMANDS or (verb == "serve" and given):
         asked = given[:1] in (["-h"], ["--help"])

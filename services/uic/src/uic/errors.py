@@ -77,7 +77,9 @@ class LogUnavailable(UicError):
 
 
 class NotAcknowledged(LogUnavailable):
-    """Some records were not acknowledged in time: each of them may or may not lie in the log."""
+    """Some records were not acknowledged in time: each of them may or may not lie in the log, and the others do."""
+
+    retriable = False
 
     def __init__(self, positions: tuple[int, ...], total: int) -> None:
         super().__init__(

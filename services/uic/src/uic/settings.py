@@ -10,13 +10,16 @@ import os
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from access.store_url import check_store_url
 from uic.core.topics import dead_letter_topic
+
+MAX_BATCH_BYTES: Final = 16 << 20
+"""Default of `KafkaSettings.max_batch_bytes`."""
 
 
 class Group(BaseModel):
@@ -61,6 +64,9 @@ class KafkaSettings(Group):
     """How long a broker may hold a fetch open: bounds what collecting costs in freshness, and the delay of a seek and
     of a resumed partition."""
     max_partition_fetch_bytes: Annotated[int, Field(ge=1 << 10)] = 256 << 10
+    max_batch_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 30)] = MAX_BATCH_BYTES
+    """Largest batch of records that is read, decompressed; a larger one stops its partition. Java's producer fills a
+    batch until it is `batch.size` long when compressed, so one of 1 MB may hold twenty times as much and more."""
     max_request_bytes: Annotated[int, Field(ge=1 << 10)] = 1 << 20
     """Largest record that UIC's own producers send; a larger dead letter is cut to fit."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"

@@ -61,7 +61,8 @@ class UserInterestCenterServicer:
 
     def PublishBehaviors(self, request, context):
         """Writes events to the log and returns the position of each. States change only through the log: an answer means
-        "durably logged", not "folded".
+        "durably logged", not "folded". Events that are sent again may be folded twice: docs/formats/event.md says which error
+        means what.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

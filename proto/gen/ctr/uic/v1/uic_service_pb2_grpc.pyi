@@ -33,7 +33,8 @@ class UserInterestCenterStub:
     def __new__(cls, channel: _aio.Channel) -> UserInterestCenterAsyncStub: ...
     PublishBehaviors: _grpc.UnaryUnaryMultiCallable[_uic_service_pb2.PublishBehaviorsRequest, _uic_service_pb2.PublishBehaviorsResponse]
     """Writes events to the log and returns the position of each. States change only through the log: an answer means
-    "durably logged", not "folded".
+    "durably logged", not "folded". Events that are sent again may be folded twice: docs/formats/event.md says which error
+    means what.
     """
     GetUserState: _grpc.UnaryUnaryMultiCallable[_uic_service_pb2.GetUserStateRequest, _uic_service_pb2.GetUserStateResponse]
     """Reads one user's stored state, decoded, for inspection. Predictions never use it."""
@@ -47,7 +48,8 @@ class UserInterestCenterAsyncStub(UserInterestCenterStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     PublishBehaviors: _aio.UnaryUnaryMultiCallable[_uic_service_pb2.PublishBehaviorsRequest, _uic_service_pb2.PublishBehaviorsResponse]  # type: ignore[assignment]
     """Writes events to the log and returns the position of each. States change only through the log: an answer means
-    "durably logged", not "folded".
+    "durably logged", not "folded". Events that are sent again may be folded twice: docs/formats/event.md says which error
+    means what.
     """
     GetUserState: _aio.UnaryUnaryMultiCallable[_uic_service_pb2.GetUserStateRequest, _uic_service_pb2.GetUserStateResponse]  # type: ignore[assignment]
     """Reads one user's stored state, decoded, for inspection. Predictions never use it."""
@@ -64,7 +66,8 @@ class UserInterestCenterServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_uic_service_pb2.PublishBehaviorsResponse, _abc.Awaitable[_uic_service_pb2.PublishBehaviorsResponse]]:
         """Writes events to the log and returns the position of each. States change only through the log: an answer means
-        "durably logged", not "folded".
+        "durably logged", not "folded". Events that are sent again may be folded twice: docs/formats/event.md says which error
+        means what.
         """
 
     @_abc_1.abstractmethod

@@ -8,6 +8,11 @@ class BulkRefused(Exception):
     """The job cannot be done on this input or this deployment."""
 
 
+class UnusableFolder(BulkRefused):
+    """A folder that cannot be written, or has no driver: no room, no right, no such place. What was written before
+    stays."""
+
+
 class DamagedFile(BulkRefused):
     """A file is not what its manifest says: flipped bytes, cut short, missing, or of something else."""
 

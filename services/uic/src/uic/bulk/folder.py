@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Final, cast
 
 import fsspec
 
-from uic.bulk.errors import DamagedFile
+from uic.bulk.errors import DamagedFile, UnusableFolder
 
 UNFINISHED: Final = ".unfinished"
 """Suffix of a file that is being written."""
@@ -35,9 +35,16 @@ class Folder:
     """One folder."""
 
     def __init__(self, url: str) -> None:
-        """`url`: a path, or a URL that fsspec knows (its driver must be installed)."""
+        """`url`: a path, or a URL that fsspec knows.
+
+        Raises:
+            UnusableFolder: its driver is not installed, or it has none.
+        """
         self.url = url.rstrip("/")
-        self._fs, root = fsspec.core.url_to_fs(self.url)
+        try:
+            self._fs, root = fsspec.core.url_to_fs(self.url)
+        except (ImportError, ValueError) as error:
+            raise UnusableFolder(f"{self.url} cannot be used: {error}") from error
         self._root = root.rstrip("/")
         self._local = isinstance(self._fs, fsspec.implementations.local.LocalFileSystem)
 
@@ -94,7 +101,21 @@ class Folder:
     @contextmanager
     def writing(self, name: str) -> Iterator[tuple[Any, Written]]:
         """A file that appears under `name` when the body ends without an exception, replacing one of that name; and its
-        size and hash, valid from then on."""
+        size and hash, valid from then on.
+
+        Raises:
+            UnusableFolder: it cannot be written.
+        """
+        try:
+            with self._writing(name) as both:
+                yield both
+        except OSError as error:
+            raise UnusableFolder(
+                f"{self.url}/{name} cannot be written ({error}): make room or name another folder, and run it again"
+            ) from error
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[tuple[Any, Written]]:
         path, written = self._path(name), Written()
         self._fs.makedirs(self._root, exist_ok=True)
         if self._local:

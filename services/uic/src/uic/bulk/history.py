@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +27,11 @@ from mimn.data.description import Description, read_description
 from mimn.data.events import DataError
 from mimn.data.sorting import SortingWriter
 from mimn.data.tables import TableReader
+from mimn.state import partition_of
 from mimn.state.actions import NAMES
 from uic.bulk.archive import Archive
 from uic.bulk.errors import BulkRefused
-from uic.core.event import MAX_KEY_BYTES
+from uic.core.event import MAX_KEY_BYTES, MAX_VALUE_BYTES, Reason, check_key
 
 PLACE: Final = "ctr-import"
 """Header of an imported record: the source, lane and number, as `encode_place` writes them."""
@@ -48,9 +50,9 @@ class HistoryRecord(NamedTuple):
     """A record to append."""
 
     place: Place
-    key: bytes | None
+    key: bytes
     value: bytes | None
-    headers: tuple[tuple[str, bytes | None], ...]
+    headers: tuple[tuple[str, bytes], ...]
     timestamp: int | None
     """None: the time at which it is appended."""
 
@@ -265,7 +267,8 @@ def _category_of(
 
 class ArchivedHistory:
     """An archive's records, partition by partition: a lane each. Records keep key, value, headers and time, so that
-    what was malformed stays malformed. Events of users who were erased since are left out."""
+    what was malformed stays malformed. Events of users who were erased since are left out, and so are records that
+    were dead letters whatever they hold: a misrouted one would be in its place now, and be folded."""
 
     def __init__(self, archive: Archive, erased: Mapping[int, Mapping[bytes, int]]) -> None:
         """
@@ -282,6 +285,8 @@ class ArchivedHistory:
         about = archive.about
         self.topic = about.topic, archive.topic_id
         self.source = hashlib.sha256(f"{about.topic} {about.topic_id}".encode()).hexdigest()[:16]
+        self.left_out: Counter[Reason] = Counter()
+        """Dead letters of the archived topic that `read` has left out."""
 
     @property
     def records(self) -> int:
@@ -307,8 +312,21 @@ class ArchivedHistory:
                     key, value = row["key"], row["value"]
                     if value is not None and erased.get(key, -1) >= row["offset"]:
                         continue
-                    headers = tuple((h["name"], h["value"]) for h in row["headers"] or () if h["name"] != PLACE)
+                    reason = self._never_folded(key, value, manifest.partition)
+                    if reason is not None:
+                        self.left_out[reason] += 1
+                        continue
+                    # A null header becomes an empty one: kafka-python writes no other.
+                    headers = tuple((h["name"], h["value"] or b"") for h in row["headers"] or () if h["name"] != PLACE)
                     yield HistoryRecord(Place(manifest.partition, row["offset"]), key, value, headers, row["timestamp"])
+
+    def _never_folded(self, key: bytes | None, value: bytes | None, partition: int) -> Reason | None:
+        """Why a record of this partition was a dead letter whatever its value holds, or None."""
+        if reason := check_key(key):
+            return reason
+        if partition_of(key or b"", self._archive.partitions) != partition:
+            return Reason.MISROUTED
+        return Reason.TOO_LARGE if value is not None and len(value) > MAX_VALUE_BYTES else None
 
 
 def refuse_short_retention(oldest_ms: int | None, retention_ms: int | None, now_ms: int) -> None:

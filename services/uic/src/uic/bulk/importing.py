@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from kafka.errors import KafkaError
+from kafka.errors import InvalidTimestampError, KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 
 from mimn.state import partition_of
+from uic.bulk.errors import BulkRefused
 from uic.bulk.history import PLACE, History, HistoryRecord, Place, decode_place, encode_place
-from uic.core.event import check_key
 from uic.core.topics import erased_topic
 from uic.errors import LogUnavailable
 from uic.log.bounded_producer import close_producer, open_producer
@@ -20,6 +20,14 @@ from uic.log.partition_reader import PartitionReader, TopicBounds
 
 IN_FLIGHT: Final = 20_000
 """Records that wait for acknowledgment."""
+TOO_LARGE: Final = "a record is too large: raise UIC_KAFKA__MAX_REQUEST_BYTES and the topic's max.message.bytes"
+REFUSED: Final[Mapping[type[KafkaError], str]] = {
+    MessageSizeTooLargeError: TOO_LARGE,
+    RecordListTooLargeError: TOO_LARGE,
+    InvalidTimestampError: "the topic does not take a record's time: raise its message.timestamp.after.max.ms and "
+    "message.timestamp.before.max.ms",
+}
+"""What is refused in the same way whenever it is tried, and the fix."""
 
 
 @dataclass(slots=True)
@@ -28,8 +36,6 @@ class Imported:
 
     records: int = 0
     already_there: int = 0
-    left_out: int = 0
-    """Without a usable key: they have no partition in the topic."""
 
 
 class Importer:
@@ -87,6 +93,7 @@ class Importer:
         """Append what the topic lacks, and wait until all of it is acknowledged.
 
         Raises:
+            BulkRefused: the settings or the topic do not allow a record (`REFUSED`). Those before it were appended.
             LogUnavailable: something was not acknowledged; run it again.
         """
         there, erasures = self.there(reader, history.source)
@@ -98,7 +105,7 @@ class Importer:
         flying: deque[tuple[Any, HistoryRecord]] = deque()
         try:
             for record in self._missing(history, there, done):
-                partition = partition_of(record.key or b"", len(self._bounds.partitions))
+                partition = partition_of(record.key, len(self._bounds.partitions))
                 place = (PLACE, encode_place(history.source, record.place))
                 future = producer.send(
                     self._bounds.topic,
@@ -119,6 +126,8 @@ class Importer:
             self._after("send")
             self._note(producer, erasures)
             self._after("note")
+        except tuple(REFUSED) as error:
+            raise BulkRefused(f"{REFUSED[type(error)]}, and run the import again, which goes on there") from error
         except KafkaError as error:
             raise LogUnavailable(
                 f"not all records were acknowledged ({type(error).__name__}): run the import again, it goes on behind "
@@ -138,9 +147,6 @@ class Importer:
         lanes = {lane for some in there.values() for lane in some}
         everywhere = {lane: min(some.get(lane, -1) for some in there.values()) for lane in lanes}
         for record in history.read(everywhere):
-            if check_key(record.key) is not None or record.key is None:
-                done.left_out += 1
-                continue
             upto = there[partition_of(record.key, len(self._bounds.partitions))].get(record.place.lane, -1)
             if record.place.number <= upto:
                 done.already_there += 1
@@ -149,7 +155,7 @@ class Importer:
 
     def _landed(self, future: Any, record: HistoryRecord, erasures: list[tuple[int, int, bytes]]) -> None:
         landed = future.get(timeout=self._timeout_s)
-        if record.value is None and record.key is not None:
+        if record.value is None:
             erasures.append((landed.partition, landed.offset, record.key))
 
     def _note(self, producer: Any, erasures: list[tuple[int, int, bytes]]) -> None:

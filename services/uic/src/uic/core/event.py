@@ -222,9 +222,9 @@ def _only_the_action_is_unknown(value: bytes) -> bool:
 
 def _explain_json(value: bytes) -> str:
     try:
-        fields = json.loads(value)
+        fields = json.loads(value.decode())  # of bytes it would guess the encoding
     except (ValueError, RecursionError):
-        return "value: is not JSON"
+        return "value: is not JSON in UTF-8 without a byte order mark"
     if not isinstance(fields, dict):
         return "value: is not a JSON object"
     known = [name for field in BehaviorEvent.DESCRIPTOR.fields for name in (field.json_name, field.name)]

@@ -52,8 +52,9 @@ class Letter:
 
     @classmethod
     def of(cls, record: Record, reason: Reason, topic: str, partition: int) -> Letter:
-        """The letter for `record` of that topic and partition."""
-        headers = tuple([(name, value) for name, value in record.headers or () if value is not None])
+        """The letter for `record` of that topic and partition. A null header becomes an empty one, which means the same
+        here: kafka-python writes no other."""
+        headers = tuple([(name, value or b"") for name, value in record.headers or ()])
         return cls(reason, topic, partition, record.offset, record.timestamp, record.key, record.value, headers)
 
 

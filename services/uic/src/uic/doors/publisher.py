@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ctr.event.v1.behavior_event_pb2 import ACTION_ERASE_ITEM, BehaviorEvent
 from mimn.state import partition_of
 from uic.core.topics import erased_topic
+from uic.errors import LogUnavailable, NotAcknowledged
 from uic.log.erasures import Erasure, encode_erasure
 from uic.log.event_log import EventLog, NewRecord, Position
 
@@ -39,10 +40,10 @@ class Publisher:
         key = user_id.encode()
         topic_id = self._log.topic_id(self._topic)
         left_s = deadline - time.monotonic()
-        [erased] = self._log.append(self._topic, self._partitions, [self._record(key, None)], left_s)
+        erased = self._append_erasure(self._topic, self._record(key, None), left_s)
         note = encode_erasure(Erasure(erased.partition, erased.offset, topic_id))
         left_s = max(deadline - time.monotonic(), 0.1)
-        self._log.append(erased_topic(self._topic), self._partitions, [self._record(key, note)], left_s)
+        self._append_erasure(erased_topic(self._topic), self._record(key, note), left_s)
         return erased
 
     def erase_item(self, user_id: str, item_id: int, now_ms: int, timeout_s: float) -> Position:
@@ -55,10 +56,22 @@ class Publisher:
         """
         key = user_id.encode()
         event = BehaviorEvent(user_id=user_id, item_id=item_id, action=ACTION_ERASE_ITEM, event_time=now_ms)
-        [erased] = self._log.append(
-            self._topic, self._partitions, [self._record(key, event.SerializeToString())], timeout_s
-        )
-        return erased
+        return self._append_erasure(self._topic, self._record(key, event.SerializeToString()), timeout_s)
+
+    def _append_erasure(self, topic: str, record: NewRecord, timeout_s: float) -> Position:
+        """Append what may be in the log twice, unlike behaviors.
+
+        Raises:
+            LogUnavailable, UnsuitableTopic: as `EventLog.append`; whatever became of the record, repeat the call.
+        """
+        try:
+            [position] = self._log.append(topic, self._partitions, [record], timeout_s)
+        except NotAcknowledged as error:
+            raise LogUnavailable(
+                "the erasure was not acknowledged in time and may or may not be in the log: repeat the call, a second "
+                "erasure is harmless"
+            ) from error
+        return position
 
     def _record(self, key: bytes, value: bytes | None) -> NewRecord:
         return NewRecord(partition_of(key, self._partitions), key, value)

@@ -62,6 +62,8 @@ STATUS: Final[Mapping[type[UicError], grpc.StatusCode]] = {
     StartRefused: grpc.StatusCode.FAILED_PRECONDITION,
     StoreUnavailable: grpc.StatusCode.UNAVAILABLE,
     LogUnavailable: grpc.StatusCode.UNAVAILABLE,
+    # Not UNAVAILABLE: many clients and proxies repeat such calls by themselves, and some of the events are in the log.
+    NotAcknowledged: grpc.StatusCode.DEADLINE_EXCEEDED,
     DeadLetterUnavailable: grpc.StatusCode.UNAVAILABLE,
     UnreadableState: grpc.StatusCode.DATA_LOSS,
     ForeignState: grpc.StatusCode.FAILED_PRECONDITION,

@@ -8,8 +8,10 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-MAX_BYTES: Final = 16 << 20
-"""Records of one batch, decompressed. Producers fill batches up to their `max.request.size`, 1 MiB by default."""
+from uic.settings import MAX_BATCH_BYTES
+
+THE_BOUND: Final = "the bound of UIC_KAFKA__MAX_BATCH_BYTES"
+"""For messages: the setting that raises it."""
 GZIP, SNAPPY, LZ4, ZSTD = 1, 2, 3, 4
 NAMES: Final = {GZIP: "gzip", SNAPPY: "snappy", LZ4: "lz4", ZSTD: "zstd"}
 _XERIAL: Final = b"\x82SNAPPY\x00"
@@ -22,7 +24,7 @@ class Undecodable(ValueError):
     """The bytes cannot be decompressed: unknown codec, damaged, or larger than the bound."""
 
 
-def decompress(codec: int, data: bytes, limit: int = MAX_BYTES) -> bytes:
+def decompress(codec: int, data: bytes, limit: int = MAX_BATCH_BYTES) -> bytes:
     """What `data` was before compression. At most `limit` bytes are ever allocated for it at a time.
 
     Args:
@@ -48,7 +50,7 @@ def decompress(codec: int, data: bytes, limit: int = MAX_BYTES) -> bytes:
         except cramjam.DecompressionError as error:
             if room >= limit:
                 raise Undecodable(
-                    f"{NAMES[codec]}: damaged, or more than {limit} bytes when decompressed ({error})"
+                    f"{NAMES[codec]}: damaged, or more than {limit} bytes when decompressed, {THE_BOUND} ({error})"
                 ) from error
             room = min(limit, 8 * room)  # too small for it, or damaged: the largest try tells
         else:
@@ -79,5 +81,5 @@ def _snappy_block(block: bytes, left: int) -> bytes:
     from cramjam import snappy
 
     if snappy.decompress_raw_len(block) > left:
-        raise Undecodable("snappy: more bytes than allowed when decompressed")
+        raise Undecodable(f"snappy: more bytes when decompressed than {THE_BOUND}")
     return bytes(snappy.decompress_raw(block))

@@ -181,8 +181,11 @@ class LogConsumer(threading.Thread):
             consumer = None
             try:
                 self._joined_as = self._group(self._store)
-                accepts = {"receive_message_max_bytes": self._answer_bytes}
-                consumer = open_consumer(**self._settings.consumer_options(self._joined_as), **accepts)
+                consumer = open_consumer(
+                    **self._settings.consumer_options(self._joined_as),
+                    receive_message_max_bytes=self._answer_bytes,
+                    most_bytes=self._settings.max_batch_bytes,
+                )
                 consumer.subscribe([self._topic], listener=_Parking(consumer, self))
                 learn_topic(consumer, self._topic, self._settings.request_timeout_ms)
                 self._failure = ""

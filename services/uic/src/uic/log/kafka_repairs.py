@@ -18,7 +18,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 from uuid import UUID
 
 import kafka
@@ -42,6 +42,7 @@ from uic.core.event import Record
 from uic.core.records import BatchRecord, Records
 from uic.errors import UnsuitableClient
 from uic.log.record_batches import Malformed, UnreadableBatch, read_records
+from uic.settings import MAX_BATCH_BYTES
 
 # What is assumed
 
@@ -188,13 +189,16 @@ class ClaimingAssignor(CooperativeStickyAssignor):  # type: ignore[misc]  # kafk
         return super().metadata(topics)
 
 
-def open_consumer(**options: Any) -> KafkaConsumer:
-    """A member of a group, with all repairs, which hands out `FetchedBatch`es. Subscribe next."""
+def open_consumer(*, most_bytes: int = MAX_BATCH_BYTES, **options: Any) -> KafkaConsumer:
+    """A member of a group, with all repairs, which hands out `FetchedBatch`es. Subscribe next.
+
+    `most_bytes` is the most that a batch may be when decompressed; `options` are the library's.
+    """
     check_client()
     assignor = ClaimingAssignor()
     consumer = KafkaConsumer(**options, partition_assignment_strategy=[assignor])
     assignor.holds = consumer.assignment
-    read_batches_with_uic(consumer, PartitionBatches)
+    read_batches_with_uic(consumer, PartitionBatches, most_bytes=most_bytes)
     consumer._coordinator.__class__ = _Coordinator
     consumer._fetcher.__class__ = _Fetcher
     return consumer
@@ -233,6 +237,9 @@ class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka
     batch would stop them all.
     """
 
+    most_bytes: ClassVar[int] = MAX_BATCH_BYTES
+    """The most that a batch may be when decompressed."""
+
     def _unpack_records(self, tp: Any, records: Any, *_: object) -> Iterator[Any]:
         batch = last = None
         try:
@@ -241,7 +248,7 @@ class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka
                 if self.check_crcs and not batch.validate_crc():
                     raise Malformed("the checksum does not match")
                 if not self._to_skip(batch):
-                    yield from self._handed_out(read_batch(batch))
+                    yield from self._handed_out(read_batch(batch, self.most_bytes))
                 elif batch.magic == 2:
                     self.next_fetch_offset = batch.next_offset
         except (Malformed, CorruptRecordError, UnsupportedCodecError) as error:
@@ -310,21 +317,23 @@ class PartitionBatches(PartitionRecords):
         return found
 
 
-def read_batch(batch: Any) -> Sequence[Record]:
-    """The records of a batch that the client library has framed.
+def read_batch(batch: Any, most_bytes: int = MAX_BATCH_BYTES) -> Sequence[Record]:
+    """The records of a batch that the client library has framed, of at most `most_bytes` when decompressed.
 
     Raises:
         Malformed, CorruptRecordError, UnsupportedCodecError: the batch cannot be read.
     """
     if batch.magic != 2:
         return [BatchRecord(r.offset, r.timestamp, r.key, r.value, r.headers) for r in batch]
-    return read_records(batch, bytes(memoryview(batch._buffer)[batch._pos :]))
+    return read_records(batch, bytes(memoryview(batch._buffer)[batch._pos :]), most_bytes)
 
 
-def read_batches_with_uic(consumer: KafkaConsumer, reader: type[PartitionRecords] = PartitionRecords) -> None:
-    """Make `consumer` hand out what `reader` does."""
+def read_batches_with_uic(
+    consumer: KafkaConsumer, reader: type[PartitionRecords] = PartitionRecords, *, most_bytes: int = MAX_BATCH_BYTES
+) -> None:
+    """Make `consumer` hand out what `reader` does, of batches of at most `most_bytes` when decompressed."""
     check_client()
-    consumer._fetcher.PartitionRecords = reader
+    consumer._fetcher.PartitionRecords = type(reader.__name__, (reader,), {"most_bytes": most_bytes})
 
 
 def poll_once(consumer: KafkaConsumer, timeout_ms: int) -> dict[TopicPartition, list[Any]]:

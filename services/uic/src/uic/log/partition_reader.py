@@ -22,6 +22,7 @@ from uic.core.takeup import LogBounds
 from uic.errors import LogUnavailable, UnreadableLog, UnsuitableTopic
 from uic.log.kafka_repairs import read_batches_with_uic
 from uic.log.record_batches import UnreadableBatch
+from uic.settings import MAX_BATCH_BYTES
 
 POLL_MS = 200
 RECORDS_A_POLL = 10_000
@@ -41,13 +42,16 @@ class TopicBounds:
 class PartitionReader:
     """A consumer of one topic, never a member of a group. Close it."""
 
-    def __init__(self, client: Mapping[str, Any], topic: str, *, idle_s: float = 10.0) -> None:
+    def __init__(
+        self, client: Mapping[str, Any], topic: str, *, idle_s: float = 10.0, most_bytes: int = MAX_BATCH_BYTES
+    ) -> None:
         """Connects.
 
         Args:
             client: options of the Kafka client (`bootstrap_servers` and what it takes to connect).
             topic: never created.
             idle_s: how long to wait for any answer before giving up.
+            most_bytes: the most that a batch may be when decompressed.
 
         Raises:
             LogUnavailable: no broker answers.
@@ -70,7 +74,7 @@ class PartitionReader:
         }
         with _named("no broker answers"):
             self._consumer = KafkaConsumer(**self._client | options)
-        read_batches_with_uic(self._consumer)
+        read_batches_with_uic(self._consumer, most_bytes=most_bytes)
 
     def bounds(self) -> TopicBounds:
         """The topic's id, and where each partition begins and ends (last stable offset) now.

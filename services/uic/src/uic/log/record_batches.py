@@ -17,6 +17,7 @@ from uic.core.event import Record
 from uic.core.record_headers import Headers, read_headers, varint
 from uic.core.records import BatchRecord, Records
 from uic.log.compression import Undecodable, decompress
+from uic.settings import MAX_BATCH_BYTES
 
 LEAST, MOST = -(2**63), 2**63 - 1
 """What 64 bits hold."""
@@ -36,19 +37,20 @@ class Malformed(ValueError):
     """A batch's bytes are not what its header says, or cannot be decompressed."""
 
 
-def read_records(batch: Any, payload: bytes) -> Sequence[Record]:
+def read_records(batch: Any, payload: bytes, most_bytes: int = MAX_BATCH_BYTES) -> Sequence[Record]:
     """The records of a batch of format v2, in columns where they can be.
 
     Args:
         batch: the client library's view of the header.
         payload: what follows the header, compressed as the header says.
+        most_bytes: the most that it may be when decompressed.
 
     Raises:
         Malformed: the message says why.
     """
     try:
         if batch.compression_type:
-            payload = decompress(batch.compression_type, payload)
+            payload = decompress(batch.compression_type, payload, most_bytes)
         header = _header(batch)
         built = library()
         columns = None if built is None else parse_batch(built, header, payload)

@@ -17,6 +17,7 @@ from kafka.errors import KafkaError
 from uic.errors import LogUnavailable, UnreadableLog, UnsuitableTopic
 from uic.log.kafka_repairs import read_batches_with_uic
 from uic.log.record_batches import UnreadableBatch
+from uic.settings import MAX_BATCH_BYTES
 
 POLL_MS = 200
 
@@ -42,6 +43,7 @@ def read_to_end(
     last: int | None = None,
     since: int = 0,
     idle_s: float = 10.0,
+    most_bytes: int = MAX_BATCH_BYTES,
 ) -> Iterator[LogRecord]:
     """The committed records of `partitions` (None: all), from their beginning to where they end at the call.
 
@@ -54,6 +56,7 @@ def read_to_end(
         last: only about this many of the newest records of each partition; None for all.
         since: none below this offset.
         idle_s: how long to wait for any answer before giving up.
+        most_bytes: the most that a batch may be when decompressed.
 
     Raises:
         LogUnavailable: no broker answers, or it stops answering.
@@ -75,7 +78,7 @@ def read_to_end(
         )
     except KafkaError as error:
         raise LogUnavailable(f"no broker answers: {type(error).__name__}") from error
-    read_batches_with_uic(consumer)
+    read_batches_with_uic(consumer, most_bytes=most_bytes)
     try:
         yield from _read(consumer, topic, partitions, last=last, since=since, idle_s=idle_s)
     except KafkaError as error:

@@ -1,8 +1,9 @@
 """`uic dead-letters`: lists, shows and replays the records that could not be folded.
 
-Delivery to the dead-letter topic is at least once, so readers drop repeats by (topic, partition, offset) of the
-original record. A replay appends the original key, value and headers to the event topic as a new event, in its key's
-partition. Fix the cause first, or the record becomes a dead letter again.
+Delivery to the dead-letter topic is at least once, so readers drop repeats by topic, partition, offset and timestamp of
+the original record: a topic that was made again has the same offsets. A replay appends the original key, value and
+headers to the event topic as a new event, in its key's partition. Fix the cause first, or the record becomes a dead
+letter again.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ SHOWN_HEADERS: Final = 100
 SHOWN_BYTES: Final = 4096
 TIMEOUT_S: Final = 10.0
 
-Id = tuple[str, int, int]
-"""Topic, partition and offset of the original record."""
+Id = tuple[str, int, int, int]
+"""Topic, partition, offset and timestamp of the original record."""
 
 
 class NotALetter(ValueError):
@@ -70,8 +71,8 @@ class DeadLetter:
 
     @property
     def id(self) -> Id:
-        """Where the original lies; the same for every repeat."""
-        return self.topic, self.partition, self.offset
+        """The same for every repeat, and for no record of an earlier topic of this name."""
+        return self.topic, self.partition, self.offset, self.timestamp_ms
 
     @property
     def value_bytes(self) -> int:
@@ -182,25 +183,35 @@ def replayed(letter: DeadLetter, partitions: int) -> NewRecord:
     return NewRecord(partition_of(letter.key, partitions), letter.key, letter.value, (*kept, (REPLAY_OF, origin)))
 
 
-def replay(
-    chosen: Sequence[DeadLetter], log: EventLog, topic: str, partitions: int, timeout_s: float
-) -> tuple[int, list[DeadLetter]]:
-    """Append the originals of `chosen` to `topic` in order; returns how many were acknowledged and which are in doubt.
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What became of letters that were to be replayed, in their order: done and in doubt first, then those not sent."""
 
-    Stops at the first batch that was not fully acknowledged.
+    done: int
+    """Acknowledged."""
+    in_doubt: Sequence[DeadLetter] = ()
+    not_sent: Sequence[DeadLetter] = ()
+    why: str = ""
+    """What stopped it; empty if all are done."""
 
-    Raises:
-        LogUnavailable, UnsuitableTopic: before the first record of a batch was sent.
+
+def replay(chosen: Sequence[DeadLetter], log: EventLog, topic: str, partitions: int, timeout_s: float) -> Replayed:
+    """Append the originals of `chosen` to `topic` in order, up to the first batch that is not fully acknowledged.
+
+    Whatever stops it, Ctrl-C included, it is known what was not sent: who replays all again folds the rest twice.
     """
-    done = 0
     for start in range(0, len(chosen), BATCH):
-        batch = chosen[start : start + BATCH]
+        batch, rest = chosen[start : start + BATCH], chosen[start + BATCH :]
         try:
             log.append(topic, partitions, [replayed(letter, partitions) for letter in batch], timeout_s)
         except NotAcknowledged as error:
-            return done + len(batch) - len(error.positions), [batch[i] for i in error.positions]
-        done += len(batch)
-    return done, []
+            in_doubt = [batch[i] for i in error.positions]
+            return Replayed(start + len(batch) - len(in_doubt), in_doubt, rest, "not all were acknowledged in time")
+        except UicError as error:  # before the first record of the batch was sent
+            return Replayed(start, (), chosen[start:], error.detail)
+        except KeyboardInterrupt:
+            return Replayed(start, batch, rest, "interrupted")
+    return Replayed(len(chosen))
 
 
 def describe(letter: DeadLetter) -> Iterator[str]:
@@ -349,12 +360,13 @@ def _list(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | None)
 
 def _show(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | None) -> int:
     wanted = Selection(partition=options.partition, first=options.offset, last=options.offset)
-    found = next(Scan().letters(_records(kafka), wanted), None)
-    if found is None:
+    found = sorted(Scan().letters(_records(kafka), wanted), key=lambda letter: letter.id)
+    if not found:
         print(f"there is no dead letter of partition {options.partition}, offset {options.offset}", file=sys.stderr)
         return 1
-    for line in describe(found):
-        print(line, file=out)
+    for letter in found:  # more than one if the topic was made again
+        for line in describe(letter):
+            print(line, file=out)
     return 0
 
 
@@ -373,6 +385,8 @@ def _replay(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | Non
     for why, count in skipped.most_common():
         print(f"skipped {count}: {why}", file=out)
     print(f"{len(chosen)} to replay into {kafka.topic}; {_passed_over(scan)}", file=out)
+    if erasures := sum(letter.value is None for letter in chosen):
+        print(f"{erasures} of them have a null value: each erases its user, with all that was folded since", file=out)
     if not chosen:
         return 1
     if not options.yes and not _confirmed():
@@ -381,13 +395,22 @@ def _replay(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | Non
     chosen.sort(key=lambda letter: (letter.partition, letter.offset))
     log = KafkaLog(kafka.client_options(), timeout_s=TIMEOUT_S)
     try:
-        done, in_doubt = replay(chosen, log, kafka.topic, kafka.partitions, TIMEOUT_S)
+        result = replay(chosen, log, kafka.topic, kafka.partitions, TIMEOUT_S)
     finally:
         log.close()
-    print(f"replayed {done} of {len(chosen)}", file=out)
-    for letter in in_doubt:
+    print(f"replayed {result.done} of {len(chosen)}", file=out)
+    for letter in result.in_doubt:
         print(f"in doubt: partition {letter.partition}, offset {letter.offset}", file=out)
-    return 0 if done == len(chosen) else 1
+    if result.not_sent:
+        first = result.not_sent[0]
+        print(
+            f"not sent: {len(result.not_sent)}, from partition {first.partition}, offset {first.offset} on. "
+            f"To go on, add --partition {first.partition} --first {first.offset}, then replay each partition above it",
+            file=out,
+        )
+    if result.why:
+        print(f"uic dead-letters: {result.why}", file=sys.stderr)
+    return 1 if result.why else 0
 
 
 def _confirmed() -> bool:

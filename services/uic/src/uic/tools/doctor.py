@@ -36,6 +36,7 @@ from uic.log.topic_reader import LogRecord, read_to_end
 from uic.redis_client import open_client
 from uic.settings import KafkaSettings, RedisSettings, UicSettings, read_settings
 from uic.tools import findings, traffic
+from uic.tools.arguments import positive
 from uic.tools.findings import Library, Sample, StoreFacts
 from uic.tools.table import table
 from uic.tools.traffic import Newest, Written
@@ -290,7 +291,15 @@ def gather_log(settings: KafkaSettings, bundle: Bundle | None, timeout_s: float)
     sample_error = None
     if settings.topic in topics:
         try:
-            records = list(read_to_end(client, settings.topic, last=SAMPLED_RECORDS, idle_s=timeout_s))
+            records = list(
+                read_to_end(
+                    client,
+                    settings.topic,
+                    last=SAMPLED_RECORDS,
+                    idle_s=timeout_s,
+                    most_bytes=settings.max_batch_bytes,
+                )
+            )
         except UicError as error:
             sample_error = error.detail
     return Log(
@@ -403,7 +412,9 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
     """Run the command. 0: no check failed; 1: one did; 2: called wrongly."""
     parser = argparse.ArgumentParser(prog="uic doctor", description="Check a deployment and say what to fix.")
     parser.add_argument("--json", action="store_true", help="one JSON object: verdict and findings")
-    parser.add_argument("--timeout", type=float, default=5.0, metavar="S", help="for each server (default %(default)s)")
+    parser.add_argument(
+        "--timeout", type=positive, default=5.0, metavar="S", help="for each server (default %(default)s)"
+    )
     options = parser.parse_args(arguments)
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # the report has what matters of its retries
     settings = read_settings()

@@ -10,7 +10,7 @@ from typing import TextIO
 
 from ctr.uic.v1 import uic_service_pb2 as pb
 from uic.settings import read_client_settings
-from uic.tools.grpc_client import Refused, UicClient, add_options, connected
+from uic.tools.grpc_client import Refused, UicClient, add_options, connected, user_id
 
 
 def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
         prog="uic erase",
         description="Erase a user, or one item of a user. It is gone once the log is folded up to the given offset.",
     )
-    parser.add_argument("user", help="the user's id")
+    parser.add_argument("user", type=user_id, help="the user's id")
     parser.add_argument("--item", type=_item, help="erase only what the state knows of this item (its number)")
     parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     parser.add_argument("--json", action="store_true", help="one JSON object: partition and offset")

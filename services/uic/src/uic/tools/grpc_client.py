@@ -43,12 +43,23 @@ class UicClient:
         except grpc.RpcError as error:
             failed: Any = error
             code: grpc.StatusCode = failed.code()
+            answered = any(name == "retriable" for name, _ in failed.trailing_metadata() or ())  # else the library did
+            nobody = f": is UIC running at {self._address}? Set --grpc or UIC_GRPC__…"
             fix = {
-                grpc.StatusCode.UNAVAILABLE: f": is UIC running at {self._address}? Set --grpc or UIC_GRPC__…",
+                grpc.StatusCode.UNAVAILABLE: "; UIC answers: repeat the command later" if answered else nobody,
                 grpc.StatusCode.UNAUTHENTICATED: "; set UIC_ACCESS__SECRET_FILE",
                 grpc.StatusCode.PERMISSION_DENIED: "; UIC_ACCESS__SECRET_FILE holds another key",
             }.get(code, "")
             raise Refused(f"{failed.details()} ({code.name}){fix}", code) from error
+
+
+def user_id(text: str) -> str:
+    """The user of an argument, as argparse's `type`."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise argparse.ArgumentTypeError("the id of a user is UTF-8") from error
+    return text
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +80,7 @@ def connected(options: argparse.Namespace, settings: ClientSettings) -> Iterator
     try:
         secret = access.secret_file.read_text().strip() if access.secret_file else ""
         authority = access.ca_file.read_bytes() if access.ca_file else None
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise Refused(f"UIC_ACCESS__SECRET_FILE or UIC_ACCESS__CA_FILE cannot be read ({error})") from error
     if options.tls or settings.grpc.tls_cert_file is not None:
         channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(authority))

@@ -94,15 +94,18 @@ def call(url: str, method: str, target: str, access: AccessSettings) -> dict[str
     Raises:
         Refused: no answer, or an error.
     """
-    address = urlsplit(url)
-    if address.scheme not in ("http", "https") or not address.hostname:
+    try:
+        address = urlsplit(url)
+        host, port = address.hostname, address.port
+    except ValueError:  # brackets without an end, a port that is no number or too large
+        host = None
+    if host is None or address.scheme not in ("http", "https"):
         raise Refused(f"{url!r} is not an address: give http://host:port or https://host:port")
     try:
         secret = access.secret_file.read_text().strip() if access.secret_file else ""
         trusted = ssl.create_default_context(cafile=access.ca_file) if address.scheme == "https" else None
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise Refused(f"UIC_ACCESS__SECRET_FILE or UIC_ACCESS__CA_FILE cannot be read ({error})") from error
-    host, port = address.hostname, address.port
     connection = (
         http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
         if trusted is None

@@ -18,7 +18,7 @@ from ctr.uic.v1 import uic_service_pb2 as pb
 from mimn.bundle import Bundle, BundleError, Reads, load_bundle
 from mimn.state.ledger import SCALARS
 from uic.settings import read_client_settings
-from uic.tools.grpc_client import Refused, add_options, connected
+from uic.tools.grpc_client import Refused, add_options, connected, user_id
 from uic.tools.table import table
 
 TOP: Final = 5
@@ -28,7 +28,7 @@ Floats = NDArray[np.float32]
 def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     """Run the command. 0: shown; 1: no state, refused, or no answer; 2: called wrongly."""
     parser = argparse.ArgumentParser(prog="uic state", description="One user's stored state, decoded.")
-    parser.add_argument("user", help="the user's id")
+    parser.add_argument("user", type=user_id, help="the user's id")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("--top", type=int, default=TOP, metavar="N", help="counters to show (default %(default)s)")
     parser.add_argument(

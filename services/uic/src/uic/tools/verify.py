@@ -223,6 +223,7 @@ class Verifier:
             [partition],
             since=again.next_offset,
             idle_s=kafka.request_timeout_ms / 1000,
+            most_bytes=kafka.max_batch_bytes,
         ):
             if record.offset >= progress.next_offset:
                 return

@@ -46,6 +46,7 @@ from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
 from uic.log.partition_reader import TopicBounds
 from uic.settings import UicSettings, read_settings
 from uic.store import RedisStore
+from uic.tools.arguments import count, positive
 
 MIB = 1 << 20
 SAMPLE_RECORDS = 100_000
@@ -96,10 +97,12 @@ class Backfill:
     def run(self) -> int:
         """Fold and load all that is not there yet."""
         bounds = self._bounds()
+        folded = self._work.below(STATES).exists(MANIFEST)
+        if not folded:
+            self._refuse_folded_namespace()
         job = read_job(self._work, self._target) or self._begin(bounds)
         self._refuse_another_log(job, bounds)
-        if not self._work.below(STATES).exists(MANIFEST):
-            self._refuse_folded_namespace(job)
+        if not folded:
             self._fold(job)
         folder = self._work.below(STATES)
         manifest = read_manifest(folder)
@@ -288,13 +291,14 @@ class Backfill:
                     "what lies between would be missing. Archive more often than retention removes"
                 )
 
-    def _refuse_folded_namespace(self, job: BackfillJob) -> None:
-        """Before hours are spent on folding."""
-        stored = self._store.progress_of(range(job.n))
+    def _refuse_folded_namespace(self) -> None:
+        """Before hours are spent on archiving and folding."""
+        stored = self._store.progress_of(range(self._target.n))
         if found := [p for p, record in stored.items() if record]:
             raise BulkRefused(
-                f"partition {found[0]} of namespace {job.namespace} has progress already: a worker folds it, or folded "
-                "it. Stop the workers and drop the namespace (uic namespaces drop), or raise UIC_BUNDLE__GENERATION"
+                f"partition {found[0]} of namespace {self._target.namespace} has progress already: a worker folds "
+                "it, or folded it. Stop the workers and drop the namespace (uic namespaces drop), or raise "
+                "UIC_BUNDLE__GENERATION"
             )
 
     # Servers
@@ -362,11 +366,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--dry-run", action="store_true", help="fold a sample; say hours and bytes; load nothing")
     parser.add_argument("--verify", action="store_true", help="compare a sample of users with an independent fold")
-    parser.add_argument("--sample", type=int, default=10_000, metavar="USERS", help="of --verify (default %(default)s)")
+    parser.add_argument(
+        "--sample", type=count, default=10_000, metavar="USERS", help="of --verify (default %(default)s)"
+    )
     parser.add_argument("--engine", choices=("pool", "spark"), default="pool")
     parser.add_argument("--spark-master", default="local[2]", help="(default %(default)s)")
-    parser.add_argument("--workers", type=int, default=pool.processors(), help="processes (default %(default)s)")
-    parser.add_argument("--memory-mib", type=float, default=1024, help="for states, a process (default %(default)s)")
+    parser.add_argument("--workers", type=count, default=pool.processors(), help="processes (default %(default)s)")
+    parser.add_argument("--memory-mib", type=positive, default=1024, help="for states, a process (default %(default)s)")
     add_loading(parser)
     parser.add_argument("--lineages", metavar="JSON", help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="one JSON object")

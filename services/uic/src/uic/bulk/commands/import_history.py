@@ -80,7 +80,7 @@ def main(
         "source": history.source,
         "records": history.records,
         "appended": done.records,
-        "left_out": done.left_out,
+        "left_out": history.left_out.total() if isinstance(history, ArchivedHistory) else 0,
     }
     if isinstance(history, DescribedHistory):
         report["refused_rows"] = history.left_out.rows
@@ -89,7 +89,10 @@ def main(
         print(json.dumps(report), file=out)
     else:
         print(f"{done.records} of {report['records']} records appended to {kafka.topic}", file=out)
-        if isinstance(history, DescribedHistory):
+        if isinstance(history, ArchivedHistory):
+            for why, n in history.left_out.items():
+                print(f"{n} left out, a dead letter of the archived topic: {why}", file=out)
+        else:
             for reason, n in history.left_out.rows.items():
                 print(f"{n} rows refused: {reason} (first: {history.left_out.first.get(reason, '?')})", file=out)
     return 0

@@ -1,0 +1,31 @@
+"""`uic partitions`, `uic continue` and `uic rebuild`: what they say of an address or a secret that is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from uic.tools import partitions
+
+VERBS = [("partitions", []), ("continue", ["--partition", "1"]), ("rebuild", ["--partition", "1"])]
+
+
+@pytest.mark.parametrize(("verb", "arguments"), VERBS)
+@pytest.mark.parametrize(
+    "address", ["localhost", "ftp://h:1", "http://", "http://h:port", "http://h:99999", "http://[::1"]
+)
+def test_what_is_no_address_is_refused_by_name(
+    verb: str, arguments: list[str], address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert partitions.main(verb, [*arguments, "--admin", address]) == 1
+    assert f"{address!r} is not an address" in capsys.readouterr().err
+
+
+def test_a_secret_that_is_not_utf_8_is_named_by_its_setting(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret").write_bytes(b"\xff")
+    monkeypatch.setenv("UIC_ACCESS__SECRET_FILE", str(tmp_path / "secret"))
+    assert partitions.main("partitions", ["--admin", "http://127.0.0.1:1"]) == 1
+    assert "UIC_ACCESS__SECRET_FILE" in capsys.readouterr().err
