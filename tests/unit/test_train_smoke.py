@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from mimn import evaluate, run, train
 from mimn.bundle import load_bundle
@@ -31,6 +32,7 @@ from mimn.training import loop
 from mimn.training.folder import TrainingFailed
 from mimn.training.processes import ALONE
 from mimn.training.schedule import Epoch, Measure, Schedule
+from mimn.training.teachers import Teachers
 from support import datasets
 
 pytestmark = pytest.mark.torch
@@ -133,6 +135,77 @@ def test_a_schedule_chosen_by_validation_lowers_the_rate_only_after_epochs_that_
         curve = [Epoch(loss=1.0, validation={"auc": auc}, counts={}, cpu_s=0.0) for auc in aucs[:number]]
         rates.append(Schedule(settings, Measure("auc", higher_is_better=True), curve).learning_rate)
     assert rates == [0.5**times for times in lowered]
+
+
+def taught(config: RunConfig, teachers: int, share: float = 0.5) -> RunConfig:
+    training = msgspec.structs.replace(config.training, teachers=teachers, teacher_share=share)
+    return msgspec.structs.replace(config, training=training)
+
+
+@pytest.fixture(scope="module")
+def trained_by_teachers(folder: Path) -> dict[str, Any]:
+    return train.train(taught(epochs(smoke_config(folder), 2), 2), folder / "taught")
+
+
+def test_teachers_are_trained_first_with_other_seeds_and_as_they_would_be_alone(
+    folder: Path, trained_by_teachers: dict[str, Any]
+) -> None:
+    of_teachers = [json.loads((folder / f"taught/teachers/{i}" / run.METRICS).read_text()) for i in (1, 2)]
+    told = [{"seed": one["seed"], "validation_auc": one["validation_auc"]} for one in of_teachers]
+    assert trained_by_teachers["teachers"] == told
+    assert len({trained_by_teachers["seed"], *(one["seed"] for one in told)}) == 3
+    alone = epochs(smoke_config(folder), 2).with_seed(told[1]["seed"])
+    train.train(alone, folder / "alone")
+    models = [(folder / name / run.MODEL).read_bytes() for name in ("alone", "taught/teachers/2", "taught")]
+    assert models[0] == models[1]
+    assert models[2] != models[1]
+
+
+def test_a_taught_run_that_was_killed_goes_on_with_its_teachers(
+    folder: Path, trained_by_teachers: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, output, real, died = taught(epochs(smoke_config(folder), 2), 2), folder / "taught again", loop.fit, []
+
+    def dies(*arguments: Any, **named: Any) -> Schedule:
+        name = arguments[3].name
+        if name in {"2", "taught again"} and name not in died:
+            died.append(name)
+            raise Interrupted
+        return real(*arguments, **named)
+
+    monkeypatch.setattr("mimn.train.fit", dies)
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            train.train(config, output, resume=(output / run.CONFIG).exists())
+    record = train.train(config, output, resume=True)
+    assert died == ["2", "taught again"]
+    assert without_times(record) == without_times(trained_by_teachers)
+    assert (output / run.MODEL).read_bytes() == (folder / "taught" / run.MODEL).read_bytes()
+
+
+def test_a_taught_batch_has_labels_between_the_datas_and_the_mean_of_the_teachers(folder: Path) -> None:
+    config = taught(epochs(smoke_config(folder), 2), 2, share=0.25)
+    folders = [folder / f"taught/teachers/{i}" for i in (1, 2)]
+    teachers = Teachers.load(folders, config, torch.device("cpu"))
+    data = run.load_data(config.data)
+    ids = EmbeddingIds.load(folder / "taught")
+    task = train.DrawnNegatives(config, data, ids, ALONE)
+    plain = next(step.batch for step in task.steps(np.random.default_rng(3)))
+    assert plain is not None
+    labels = teachers.taught(plain).labels
+    with torch.no_grad():
+        logits = sum(load_model(one / run.MODEL).eval().loss(plain).logits for one in folders) / 2
+    torch.testing.assert_close(labels, 0.75 * plain.labels + 0.25 * torch.sigmoid(torch.as_tensor(logits)))
+    assert ((labels > 0) & (labels < 1)).all()
+
+
+@pytest.mark.parametrize(("teachers", "share"), [(-1, 0.5), (17, 0.5), (1, 0.0), (1, 1.5)])
+def test_teachers_that_cannot_be_are_refused(folder: Path, teachers: int, share: float) -> None:
+    text = smoke_config(folder).to_toml()
+    text = text.replace("teachers = 0", f"teachers = {teachers}")
+    text = text.replace("teacher_share = 0.5", f"teacher_share = {share}")
+    with pytest.raises(ConfigError, match=r"teacher(s|_share) must be"):
+        run.decode_config(text, "a file")
 
 
 @pytest.mark.parametrize(("aucs", "warned"), [([0.5, 0.6], True), ([0.6, 0.5], False)])

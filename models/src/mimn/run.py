@@ -115,6 +115,23 @@ class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         return AUTO_EPOCHS if self.epochs == "auto" else self.epochs
 
 
+class DrawnTrainingSettings(TrainingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Table `[training]` of a run with drawn negatives."""
+
+    teachers: int = 0
+    """How many models of the same configuration are trained first, with other seeds: this one also learns of their mean
+    score (`mimn.training.teachers`). With three, training takes five times as long."""
+    teacher_share: float = 0.5
+    """How much of a label is what the teachers say."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.teachers <= 16:
+            raise ValueError(f"teachers must be 0 to 16, not {self.teachers}")
+        if not 0 < self.teacher_share <= 1:
+            raise ValueError(f"teacher_share must be above 0 and at most 1, not {self.teacher_share}")
+
+
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A whole configuration file."""
 
@@ -124,7 +141,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     model: dict[str, Any] = msgspec.field(default_factory=dict)
     """The fields of `MimnConfig`, or of `BaselineConfig` if `variant` is one of its variants."""
     windows: WindowPlan = WindowPlan()
-    training: TrainingSettings = TrainingSettings()
+    training: DrawnTrainingSettings = DrawnTrainingSettings()
 
     @property
     def architecture(self) -> ModelConfig:

@@ -4,7 +4,8 @@
     torchrun --nproc-per-node 2 -m mimn.train ...                     the same by two processes (docs/training.md)
 
 The run folder holds `config.toml` (resolved), `model.safetensors` (the epoch with the best validation AUC), the id
-arrays of its embedding tables, `metrics.json`, `train.log`, `curves.png` and, until training ends, a checkpoint.
+arrays of its embedding tables, `metrics.json`, `train.log`, `curves.png`, the runs of its teachers if it has any and,
+until training ends, a checkpoint.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from mimn.training.folder import TrainingFailed, check_folder, draw_curves, log,
 from mimn.training.loop import ONCE, Running, Step, finite, fit
 from mimn.training.processes import Processes
 from mimn.training.schedule import Measure, Schedule
+from mimn.training.teachers import FOLDER, Teachers, teacher_configs
 from mimn.training.warm import Origin
 
 VALIDATION_NEGATIVES = 4
@@ -66,12 +68,14 @@ class DrawnNegatives:
         fields: EventFields | None = None,
         *,
         ledgers: Ledgers | None = None,
+        teachers: Teachers | None = None,
     ) -> None:
         rules = data.action_rules
         actions = Actions.of(weights_of(rules)) if rules else None
         self._config, self._data, self._ids, self._processes = config, data, ids, processes
         self._request = None if fields is None else fields.request
         self._table = None if ledgers is None else ledgers.table
+        self._teachers = teachers
         self._sampler = WindowSampler(
             data.events,
             data.vocabulary,
@@ -102,7 +106,9 @@ class DrawnNegatives:
 
     def _tensors(self, batch: windows.Batch) -> Batch:
         tensors = to_tensors(batch, auxiliary=self._config.architecture.auxiliary_loss)
-        return tensors if self._request is None else replace(tensors, request=self._request(batch.target))
+        if self._request is not None:
+            tensors = replace(tensors, request=self._request(batch.target))
+        return tensors if self._teachers is None else self._teachers.taught(tensors)
 
     def validate(self, model: ClickModel) -> dict[str, float]:
         """AUC on the validation users, four negatives per positive, of the first sampling."""
@@ -146,6 +152,8 @@ def train(
     with processes.first_alone():
         if processes.first:
             check_folder(output, config, resume=resume)
+    taught_by = _teachers(config, output, running, start, parts)
+    with processes.first_alone():
         origin = Origin.of(output, start, resume=resume)
         if origin is not None:
             origin.check(config.architecture)
@@ -194,9 +202,13 @@ def train(
             data.events.sha256[:16],
             data.instances.sha256[:16],
         )
-        task = DrawnNegatives(config, data, ids, processes, fields, ledgers=ledgers)
+        teachers = Teachers.load(taught_by, config, processes.device) if taught_by else None
+        task = DrawnNegatives(config, data, ids, processes, fields, ledgers=ledgers, teachers=teachers)
         schedule = fit(model, task, config.training, output, running, resume=resume)
         record = _record(config, data, ids, model, schedule, commit=commit)
+        if taught_by:
+            told = [json.loads((folder / run.METRICS).read_text("utf-8")) for folder in taught_by]
+            record["teachers"] = [{"seed": one["seed"], "validation_auc": one["validation_auc"]} for one in told]
         if origin is not None:
             record["from"] = msgspec.to_builtins(origin.source)
         if processes.first:
@@ -204,6 +216,19 @@ def train(
             run.write_json(output / run.METRICS, record)
             (output / run.CHECKPOINT).unlink(missing_ok=True)
         return record
+
+
+def _teachers(
+    config: RunConfig, output: Path, running: Running, start: Path | None, parts: Sequence[Part]
+) -> list[Path]:
+    """The finished runs of the teachers, trained or resumed where they are not finished."""
+    folders = []
+    for i, taught in enumerate(teacher_configs(config)):
+        folder = output / FOLDER / str(i + 1)
+        if not (folder / run.METRICS).exists():
+            train(taught, folder, running, resume=(folder / run.CONFIG).exists(), start=start, parts=parts)
+        folders.append(folder)
+    return folders
 
 
 def to_tensors(batch: windows.Batch, *, auxiliary: bool) -> Batch:

@@ -53,7 +53,7 @@ class Batch:
     candidate_categories: Tensor
     """[B, P, C] int64 rows."""
     labels: Tensor
-    """[B, P, C] float32, 1 for a click."""
+    """[B, P, C] float32, 1 for a click; or a probability (`mimn.training.teachers`)."""
     lengths: Tensor | None = None
     """[B] int64, 0 to T: number of real events at the beginning of a window."""
     real: Tensor | None = None
@@ -84,7 +84,7 @@ class Batch:
 
 
 class Losses(NamedTuple):
-    """Scalars: the parts of `total`, which training minimizes; and the states at the end of the windows."""
+    """Scalars: the parts of `total`, which training minimizes; the states at the end of the windows; the logits."""
 
     total: Tensor
     click: Tensor
@@ -92,6 +92,8 @@ class Losses(NamedTuple):
     auxiliary: Tensor
     states: Tensor
     """[B, F], detached: the states after each window's last event."""
+    logits: Tensor
+    """[B, P, C], detached: of the clicks on the candidates."""
 
 
 Scorer = Callable[..., Tensor]
@@ -341,7 +343,8 @@ class MimnModel(ClickModel):
             utilization = self.config.utilization_weight * self._utilization_loss(self.cell.unpack(last))
         if self.auxiliary is not None:
             auxiliary = self.config.auxiliary_weight * self._auxiliary_loss(batch, events, states[:, P + 1 :], real)
-        return Losses(click + utilization + auxiliary, click, utilization, auxiliary, last.detach())
+        total = click + utilization + auxiliary
+        return Losses(total, click, utilization, auxiliary, last.detach(), logits.detach())
 
     def _real(self, batch: Batch) -> Tensor:
         """[B, T] bool: which events are real."""

@@ -22,7 +22,7 @@ from mimn.config import ConfigError
 from mimn.data.description import read_description
 from mimn.data.split import FOLDS
 from mimn.data.windows import WindowPlan
-from mimn.run import DataSettings, RunConfig, TrainingSettings
+from mimn.run import DataSettings, DrawnTrainingSettings, RunConfig
 from mimn.table.boosting import BOOSTING_NAME, BOOSTING_ROW
 from mimn.table.records import FLOOR_ROW, SEEDS_APART, TRAININGS, Record, training_key
 
@@ -126,7 +126,7 @@ class Cell:
             BOOSTING_ROW,
         }:  # boosting reads what the model reads; it is trained in another way
             whole["windows"] = _chosen(msgspec.to_builtins(config.windows), msgspec.to_builtins(WindowPlan()))
-            training = msgspec.to_builtins(TrainingSettings())
+            training = msgspec.to_builtins(DrawnTrainingSettings())
             whole["training"] = _chosen(msgspec.to_builtins(config.training), training, leave_out=("compile",))
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 

@@ -200,7 +200,7 @@ class BaselineModel(ClickModel):
         zero = click.new_zeros(())
         auxiliary = zero if self.auxiliary is None else self._auxiliary_loss(self.auxiliary, batch, window)
         no_states = window.events.new_zeros(len(window.events), 0)
-        return Losses(click + auxiliary, click, zero, auxiliary, no_states)
+        return Losses(click + auxiliary, click, zero, auxiliary, no_states, logits.detach())
 
     def compile_steps(self) -> None:
         """Compile the interest's recurrences."""

@@ -1,0 +1,62 @@
+"""Teachers: models of the same configuration that are trained first, and of whose scores a model learns besides labels.
+
+The mean of several models that were trained apart ranks better than each of them. A model that is trained on a mixture
+of labels and their mean gains a part of that, and serving it costs what it did. Hinton et al., "Distilling the
+Knowledge in a Neural Network" (2015); for click-through rates Zhu et al., "Ensembled CTR Prediction via Knowledge
+Distillation" (CIKM 2020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+import torch
+
+from mimn import run
+from mimn.nn.checkpoint import load_model
+from mimn.nn.model import Batch, ClickModel
+from mimn.run import RunConfig
+
+FOLDER = "teachers"
+"""In the run folder: a run for each teacher."""
+SEEDS_APART = 100
+"""Between a model and its first teacher, and between teachers."""
+
+
+def teacher_configs(config: RunConfig) -> list[RunConfig]:
+    """The teachers' configurations: the model's, with other seeds."""
+    training = msgspec.structs.replace(config.training, teachers=0)
+    without = msgspec.structs.replace(config, training=training)
+    seeds = [training.seed + SEEDS_APART * (i + 1) for i in range(config.training.teachers)]
+    return [
+        msgspec.structs.replace(without.with_seed(seed), name=f"{config.name}, teacher {i + 1}")
+        for i, seed in enumerate(seeds)
+    ]
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """Trained models of one configuration."""
+
+    models: Sequence[ClickModel]
+    share: float
+    """Of the labels that are learned from: how much the teachers say, the rest the data."""
+    device: torch.device
+
+    @classmethod
+    def load(cls, folders: Iterable[Path], config: RunConfig, device: torch.device) -> Teachers:
+        """From their finished runs."""
+        models = [load_model(folder / run.MODEL).eval().to(device) for folder in folders]
+        for model in models if config.training.compile else ():
+            model.compile_steps()
+        return cls(models, config.training.teacher_share, device)
+
+    def taught(self, batch: Batch) -> Batch:
+        """The batch with labels between the data's and the teachers' probability, that of their mean logit."""
+        batch = batch.to(self.device)
+        with torch.no_grad():
+            logits = torch.stack([model.loss(batch).logits for model in self.models]).mean(0)
+        return replace(batch, labels=torch.lerp(batch.labels, logits.sigmoid(), self.share))
