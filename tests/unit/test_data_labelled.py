@@ -188,3 +188,18 @@ def test_an_event_is_no_past_of_an_impression_of_the_same_second(tmp_path: Path,
         at = int(np.flatnonzero(data.impressions.user_id == 1)[0])
         assert data.events.item_id[data.begin[at] : data.end[at]].tolist() == [1, 4], f"{kind}: what came before"
         assert data.events.item_id.tolist() == [1, 4, 3, 2], f"{kind}: in order within a second"
+
+
+def test_events_in_whole_seconds_are_no_past_of_their_own_second(tmp_path: Path) -> None:
+    """A log that writes whole seconds gives a click the second of its impression, which is in ms."""
+    path = tmp_path / "d.toml"
+    data = made(tmp_path, Case([(1, T - 1), (1, T), (1, T + 1)], with_parts((1, T, 1))))
+    assert data.events.unit_ms == 1000
+    shown = pq.read_table(tmp_path / "shown.parquet").to_pydict()
+    shown["t"] = [1000 * at + 400 for at in shown["t"]]
+    pq.write_table(pa.table(shown), tmp_path / "shown.parquet")
+    path.write_text(path.read_text().replace('label = "y"', 'time_unit = "ms"\nlabel = "y"'))
+    data = label_parts(prepare(path, tmp_path / "cache"))
+    at = int(np.flatnonzero(data.impressions.user_id == 1)[0])
+    assert data.impressions.time_ms[at] == 1000 * T + 400
+    assert data.events.timestamp[data.begin[at] : data.end[at]].tolist() == [T - 1]

@@ -650,6 +650,20 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, capsys: pytest.
     assert "error: [Errno 20] Not a directory" in capsys.readouterr().err
 
 
+def test_columns_of_slices_may_be_called_as_slices_are(tmp_path: Path) -> None:
+    log = made(np.random.default_rng(10), graded, columns='slices = ["history", "item"]')
+    odd = np.arange(USERS * SHOWN) % 2
+    log.shown |= {"history": [f"h{one}" for one in odd], "item": ["known" if one else "other" for one in odd]}
+    path, cache = log.write(tmp_path), tmp_path / "cache"
+    train(path, configured(POOLING, epochs=1), tmp_path / "run", cache=cache)
+    trained = TrainedRun.load(tmp_path / "run", cache)
+    found = evaluate(trained, 16, resamples=2)["slices"]
+    assert found["item"]["known"]["rows"] == len(trained.data.rows("test")), "all 19 items are known"
+    assert set(found["history"]) == {"0", "1-19"}
+    assert set(found["slice.item"]) == {"known", "other"}
+    assert set(found["slice.history"]) == {"h0", "h1"}
+
+
 def test_a_run_on_other_data_is_refused(tmp_path: Path) -> None:
     log = made(np.random.default_rng(10), graded)
     path = log.write(tmp_path)

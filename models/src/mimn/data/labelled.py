@@ -43,7 +43,8 @@ class Labelled:
     def end(self) -> Ints:
         """[m]: the first event of the user that is not in the impression's history; 0 for users without events.
 
-        Events at the impression's very time are not in it: which came first is not known.
+        Events at the impression's very time are not in it: which came first is not known. So it is for events of its
+        second where their times are whole seconds.
         """
         end = np.empty(len(self.impressions), np.int64)
         for first in range(0, len(end), TOGETHER):
@@ -59,7 +60,7 @@ class Labelled:
         user = np.where(known, user, 0)
         begin, stop = events.bounds[user], events.bounds[user + 1]
         # One binary search for all: within a user the times rise, so (user, time) pairs do.
-        end = _first_not_before(events.timestamp, begin, stop, -(-time_ms // events.unit_ms))
+        end = _first_not_before(events.timestamp, begin, stop, time_ms // events.unit_ms)
         return np.where(known, end, 0)
 
     @cached_property

@@ -129,9 +129,9 @@ def slices(trained: TrainedRun, predicted: Predicted) -> Iterator[tuple[str, str
 def _context(prepared: Prepared, data: Labelled, rows: NDArray[np.int64]) -> Iterator[tuple[str, str, Mask]]:
     fields = prepared.description.fields.context
     columns = {f"context.{name}": of for name, of in data.impressions.context.items() if fields[name].kind in SLICED}
-    columns |= dict(data.impressions.slices)
+    columns |= {f"slice.{name}": of for name, of in data.impressions.slices.items()}
     for said, column in columns.items():
-        name, codes = said.partition(".")[2] or said, column[rows]
+        name, codes = said.partition(".")[2], column[rows]
         found, counts = np.unique(codes, return_counts=True)
         for code in found[np.argsort(-counts, kind="stable")[:MOST_VALUES]].tolist():
             text = prepared.texts.get(name, {}).get(code, f"#{code:016x}") if code else "missing"
