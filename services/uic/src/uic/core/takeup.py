@@ -40,7 +40,7 @@ class BrokenReason(StrEnum):
     UNVERIFIABLE = "unverifiable"
     """Retention removed the last folded record, and the broker has no topic id to go by."""
     UNREADABLE_BATCH = "unreadable_batch"
-    """The batch of records that comes next is damaged, or compressed with a codec that this version does not know."""
+    """The batch of records that comes next is damaged, larger than the settings allow, or of an unknown codec."""
     UNREADABLE_PROGRESS = "unreadable_progress"
     """The stored progress record is damaged or of another version."""
     PARTITION_COUNT = "partition_count"
