@@ -40,11 +40,11 @@ def by_processes(count: int, arguments: list[str], output: Path) -> dict[str, An
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("task", "embeddings"), [("drawn", "dense"), ("labelled", "sparse")])
+@pytest.mark.parametrize(("task", "embeddings"), [("drawn", "dense"), ("taught", "dense"), ("labelled", "sparse")])
 def test_two_processes_give_the_loss_of_one(task: str, embeddings: str, tmp_path: Path) -> None:
     arguments = (
-        drawn(tmp_path, embeddings=embeddings)
-        if task == "drawn"
+        drawn(tmp_path, embeddings=embeddings, teachers=1 if task == "taught" else 0)
+        if task != "labelled"
         else labelled(tmp_path, epochs=2, embeddings=embeddings)
     )
     one, two = (by_processes(count, arguments, tmp_path / f"by {count}") for count in (1, 2))

@@ -152,7 +152,7 @@ def train(
     with processes.first_alone():
         if processes.first:
             check_folder(output, config, resume=resume)
-    taught_by = _teachers(config, output, running, start, parts)
+    taught_by = _teachers(config, output, running, start, parts) if config.training.teachers else []
     with processes.first_alone():
         origin = Origin.of(output, start, resume=resume)
         if origin is not None:
@@ -222,12 +222,17 @@ def _teachers(
     config: RunConfig, output: Path, running: Running, start: Path | None, parts: Sequence[Part]
 ) -> list[Path]:
     """The finished runs of the teachers, trained or resumed where they are not finished."""
-    folders = []
-    for i, taught in enumerate(teacher_configs(config)):
-        folder = output / FOLDER / str(i + 1)
-        if not (folder / run.METRICS).exists():
-            train(taught, folder, running, resume=(folder / run.CONFIG).exists(), start=start, parts=parts)
-        folders.append(folder)
+    configs = teacher_configs(config)
+    folders = [output / FOLDER / str(i + 1) for i in range(len(configs))]
+    # What there is, as the first process finds it: it may have begun a run before another process looks.
+    there = torch.zeros(len(folders), 2, device=running.processes.device)
+    if running.processes.first:
+        there += torch.tensor([[(folder / name).exists() for name in (run.METRICS, run.CONFIG)] for folder in folders])
+    for taught, folder, (finished, begun) in zip(
+        configs, folders, running.processes.add_up(there).bool().tolist(), strict=True
+    ):
+        if not finished:
+            train(taught, folder, running, resume=begun, start=start, parts=parts)
     return folders
 
 
