@@ -289,6 +289,11 @@ def left_behind(record: Record, rollout: Rollout) -> str | None:
     return None if name in needed else name
 
 
+def leaves_nothing(rollout: Rollout) -> bool:
+    """Whether a rollout has ended and never had a namespace of its own."""
+    return rollout.head_only and rollout.state in _ENDED - {State.COLLECTED}
+
+
 def _found(record: Record, identity: str) -> Rollout:
     rollout = record.find(identity)
     if rollout is None:

@@ -23,6 +23,7 @@ from mimn.release import (
     Rollout,
     State,
     free_generation,
+    leaves_nothing,
     left_behind,
 )
 from uic.bulk.errors import BulkRefused
@@ -219,8 +220,7 @@ class Verbs:
         collected, notes = [], []
         for rollout in record.rollouts:
             name = left_behind(record, rollout)
-            shares = rollout.head_only and rollout.state is State.RETIRED
-            if name is None and not shares:
+            if name is None and not leaves_nothing(rollout):
                 continue
             try:
                 removed = 0 if name is None else self._dropped(name)

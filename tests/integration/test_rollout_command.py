@@ -1,0 +1,70 @@
+"""`ctr rollout` over a real store, without a log and without traffic: what it says, and what it writes."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import RedisForTest
+from mimn.release import (
+    Record,
+    abort,
+    begin,
+    encode_record,
+    record_key,
+)
+from support.bundles import TINY, with_scaled_head
+from support.releases import NOW_MS, SALT
+from uic.rollout import main as command
+from uic.rollout.planning import read_release
+
+pytestmark = pytest.mark.servers
+Command = Callable[..., tuple[int, dict[str, Any]]]
+
+
+@pytest.fixture
+def bundles(tmp_path: Path) -> tuple[Path, Path]:
+    """The bundle in service, and one with another head."""
+    shutil.copytree(TINY, tmp_path / "tiny/1")
+    return tmp_path / "tiny/1", with_scaled_head(tmp_path, tmp_path / "tiny/1", "2", 0.5)
+
+
+@pytest.fixture
+def rollout(valkey: RedisForTest, bundles: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs `ctr rollout ... --json`; exit status and document."""
+    monkeypatch.setenv("UIC_REDIS__URL", valkey.url)
+    monkeypatch.setenv("UIC_REDIS__PREFIX", valkey.prefix)
+    monkeypatch.setenv("UIC_BUNDLE__PATH", str(bundles[0]))
+
+    def run(*arguments: str) -> tuple[int, dict[str, Any]]:
+        out = io.StringIO()
+        with redirect_stderr(io.StringIO()):
+            status = command.main([*arguments, "--json"], out)
+        return status, json.loads(out.getvalue())
+
+    return run
+
+
+def test_rollouts_of_heads_that_were_given_up_never_keep_the_next_from_beginning(
+    valkey: RedisForTest, rollout: Command, bundles: tuple[Path, Path]
+) -> None:
+    serving, new = (read_release(path, 0)[0] for path in bundles)
+    record: Record | None = None
+    for _ in range(32):
+        record = begin(record, new, serving=serving, origin="log", salt=SALT, now_ms=NOW_MS)
+        record = abort(record, f"r{record.begun}", reason="slower", now_ms=NOW_MS)
+    assert record is not None
+    valkey.client.set(record_key(valkey.prefix), encode_record(record))
+    status, said = rollout("start", str(bundles[1]))
+    assert (status, "`rollout gc` removes them" in said["error"]) == (1, True)
+    status, said = rollout("gc")
+    assert (status, len(said["collected"]), said["refused"]) == (0, 32, [])
+    status, said = rollout("start", str(bundles[1]))
+    assert (status, said["id"]) == (0, "r33")
