@@ -14,10 +14,17 @@ import pytest
 
 from conftest import RedisForTest
 from mimn.release import (
+    SERVING,
+    Announcement,
+    Loaded,
     Record,
+    Release,
     abort,
+    announcement_key,
     begin,
+    encode_announcement,
     encode_record,
+    instances_key,
     record_key,
 )
 from support.bundles import TINY, with_scaled_head
@@ -68,3 +75,26 @@ def test_rollouts_of_heads_that_were_given_up_never_keep_the_next_from_beginning
     assert (status, len(said["collected"]), said["refused"]) == (0, 32, [])
     status, said = rollout("start", str(bundles[1]))
     assert (status, said["id"]) == (0, "r33")
+
+
+@pytest.mark.parametrize("verb", ["plan", "start"])
+def test_the_first_rollout_does_not_begin_while_rtp_serves_another_bundle_than_the_settings_name(
+    valkey: RedisForTest, rollout: Command, bundles: tuple[Path, Path], verb: str
+) -> None:
+    served = read_release(bundles[1], 0)[0]  # by a reload; UIC, whose settings the command reads, needs no other head
+    announce(valkey, served)
+    status, said = rollout(verb, str(bundles[1]))
+    assert (status, [one["gate"] for one in said["gates"]]) == (3, ["conflict"])
+    assert "serves tiny/2" in said["gates"][0]["reason"]
+    assert valkey.client.get(record_key(valkey.prefix)) is None
+    announce(valkey, read_release(bundles[0], 0)[0])
+    status, said = rollout(verb, str(bundles[1]))
+    assert (status, said["replaces"]) == (0, "tiny/1")
+
+
+def announce(valkey: RedisForTest, serving: Release) -> None:
+    """Say in the store what RTP says of itself."""
+    loaded = Loaded(serving.bundle, serving.manifest, serving.namespace, SERVING)
+    told = Announcement(instance="host:1", revision=None, loaded=(loaded,))
+    valkey.client.sadd(instances_key(valkey.prefix), told.instance)
+    valkey.client.set(announcement_key(valkey.prefix, told.instance), encode_announcement(told))

@@ -442,6 +442,20 @@ def test_one_that_had_it_stays_ready_and_serves_what_it_has() -> None:
     assert "no bundle there" in world.follower.details
 
 
+def test_one_that_served_before_there_was_a_record_stays_ready_when_the_first_names_what_it_lacks() -> None:
+    world = World()
+    world.broken["tiny-sketch"] = FileNotFoundError("no bundle there")
+
+    async def follow() -> None:
+        await world.follow()
+        await world.follow(promoted())
+
+    asyncio.run(follow())
+    assert world.served() == {"serving": "tiny/1"}
+    assert world.follower.unready is None
+    assert "no bundle there" in world.follower.details
+
+
 @pytest.mark.parametrize("trouble", ["gone", "corrupt", "away"])
 def test_a_record_that_cannot_be_read_stays_in_force(trouble: str) -> None:
     world = World()

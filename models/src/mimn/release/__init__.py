@@ -5,6 +5,7 @@ in docs/formats/rollout.md and pinned by a golden file.
 """
 
 from mimn.release.announcement import (
+    SERVING,
     Announcement,
     Loaded,
     NotLoaded,
@@ -13,6 +14,7 @@ from mimn.release.announcement import (
     encode_announcement,
     instances_key,
     not_loaded,
+    serves_another,
 )
 from mimn.release.arms import BUCKETS, Buckets, bucket_of, resized, size, table
 from mimn.release.gates import Comparison, Finding, Gate, behind, compare, foreign, not_built, out_of_memory
@@ -59,6 +61,7 @@ __all__ = [
     "MAX_RECORD_BYTES",
     "OPEN",
     "ORIGIN",
+    "SERVING",
     "Announcement",
     "Arm",
     "Buckets",
@@ -108,6 +111,7 @@ __all__ = [
     "resized",
     "retire",
     "rollback",
+    "serves_another",
     "shadow",
     "size",
     "table",

@@ -18,6 +18,8 @@ EVERY_S: Final = 1.0
 LASTS_S: Final = 5.0
 """After the last announcement."""
 MAX_BYTES: Final = 1 << 14
+SERVING: Final = "serving"
+"""The name of the arm that has every user whom no other arm has."""
 _Short = Annotated[str, Meta(max_length=400)]
 
 
@@ -77,6 +79,19 @@ def decode_announcement(value: bytes) -> Announcement:
     if len(value) > MAX_BYTES:
         raise ValueError(f"{len(value)} bytes are no announcement")
     return _decode(value)
+
+
+def serves_another(told: Announcement, release: Release) -> Finding | None:
+    """Whether a process answers by another release than `release`. One that does not say what serves is not judged."""
+    for one in told.loaded:
+        if one.role == SERVING and (one.manifest, one.namespace) != (release.manifest, release.namespace):
+            return Finding(
+                Gate.CONFLICT,
+                f"{told.instance} serves {one.bundle} ({one.manifest[:12]}…) of namespace {one.namespace}, and not "
+                f"{release.bundle} ({release.manifest[:12]}…) of {release.namespace}: set UIC_BUNDLE__PATH and "
+                "UIC_BUNDLE__GENERATION to what RTP serves, or have every RTP serve the same first",
+            )
+    return None
 
 
 def not_loaded(told: Announcement, release: Release, revision: int) -> Finding | None:

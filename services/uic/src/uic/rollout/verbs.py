@@ -6,7 +6,7 @@ import getpass
 import secrets
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -124,7 +124,19 @@ class Verbs:
         planned = planning.plan(
             self._gates, self._settings, release=release, bundle=bundle, replaces=serving, origin=how, rate=rate
         )
-        return replace(planned, changes=planning.told_changes(self._settings, path, bundle, serving))
+        others = () if record is not None else tuple(self._serving_another(serving))
+        return replace(
+            planned,
+            findings=(*others, *planned.findings),
+            changes=planning.told_changes(self._settings, path, bundle, serving),
+        )
+
+    def _serving_another(self, release: Release) -> Iterator[Finding]:
+        """Scoring processes that answer by another release. The first record says what serves, and they follow it: it
+        must not move the traffic."""
+        for told in self._scorers.announced():
+            if (finding := rollouts.serves_another(told, release)) is not None:
+                yield finding
 
     def _configured(self) -> Release:
         """What serves before there is a record: the bundle that the settings name."""
