@@ -8,6 +8,11 @@ class BulkRefused(Exception):
     """The job cannot be done on this input or this deployment."""
 
 
+class FolderUnavailable(BulkRefused):
+    """A folder that cannot be read or written: no space, no right, no such place. What is whole in it stays so, and the
+    same command goes on once that is corrected."""
+
+
 class DamagedFile(BulkRefused):
     """A file is not what its manifest says: flipped bytes, cut short, missing, or of something else."""
 

@@ -30,7 +30,7 @@ from mimn.state import (
     decode_state,
     user_hash,
 )
-from uic.bulk.errors import BulkRefused, DamagedFile
+from uic.bulk.errors import BulkRefused, DamagedFile, FolderUnavailable
 from uic.bulk.folder import Folder
 from uic.bulk.saved_states import (
     MANIFEST,
@@ -168,7 +168,7 @@ def _progress(store: RedisStore, partition: int) -> Progress:
 
 
 def listed(root: Folder, namespace: str) -> list[Listed]:
-    """The snapshots of a namespace, oldest first. One whose manifest cannot be read counts as incomplete."""
+    """The snapshots of a namespace, oldest first. One whose manifest is not what was written counts as incomplete."""
     found = []
     for name in root.below(namespace).names():
         if not _ID.fullmatch(name):
@@ -178,6 +178,8 @@ def listed(root: Folder, namespace: str) -> list[Listed]:
         if folder.exists(MANIFEST):
             try:
                 manifest = read_manifest(folder)
+            except FolderUnavailable:  # it may be readable again, and must not expire
+                raise
             except BulkRefused:
                 manifest = None
         verified = None
