@@ -32,6 +32,7 @@ from mimn.release import (
     abort,
     begin,
     canary,
+    closed_gates,
     collect,
     decode_record,
     encode_record,
@@ -219,6 +220,13 @@ def test_a_failing_rollout_says_what_it_fails_of_now() -> None:
     assert (record.rollouts[0].state, record.rollouts[0].reason) == (State.FAILING, "memory: 90 % is taken")
     assert record.rollouts[0].changed_ms == NOW_MS
     assert observe(record, "r1", open_gates(record, full), now_ms=NOW_MS + 2)[0] is record
+
+
+def test_whoever_looks_at_all_gates_sees_those_that_the_record_itself_closes() -> None:
+    record = begun(release("other"), OLD, record=promote(ready(), "r1", open_gates(ready()), keep_ms=0, now_ms=NOW_MS))
+    record = rollback(record, "r1", reason="worse", now_ms=NOW_MS)
+    closed = closed_gates(record, "r2", open_gates(record, steady_ms=300_000), now_ms=NOW_MS)
+    assert [one.gate for one in closed] == [Gate.CONFLICT, Gate.STEADY]
 
 
 def test_the_same_command_again_changes_nothing() -> None:

@@ -102,5 +102,5 @@ def not_loaded(told: Announcement, release: Release, revision: int) -> Finding |
     if (release.manifest, release.namespace) in [(one.manifest, one.namespace) for one in told.loaded]:
         return None
     why = [one.reason for one in told.refused if one.bundle == release.bundle]
-    text = f"{told.instance} has not loaded {release.bundle}: {why[0] if why else 'it is being loaded'}"
+    text = f"{told.instance} has not loaded {release.bundle}: {why[0] if why else 'not yet, or not before it is ready'}"
     return Finding(Gate.LOADED, text, passes=not why)

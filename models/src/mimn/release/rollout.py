@@ -294,6 +294,15 @@ def leaves_nothing(rollout: Rollout) -> bool:
     return rollout.head_only and rollout.state in _ENDED - {State.COLLECTED}
 
 
+def closed_gates(record: Record, identity: str, checked: Checked, *, now_ms: int) -> tuple[Finding, ...]:
+    """Every closed gate of a rollout: those that a look found, and those that the record itself tells.
+
+    Raises:
+        NotAllowed: there is no such rollout.
+    """
+    return _closed(record, _found(record, identity), checked, now_ms)
+
+
 def _found(record: Record, identity: str) -> Rollout:
     rollout = record.find(identity)
     if rollout is None:

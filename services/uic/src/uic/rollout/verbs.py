@@ -273,7 +273,8 @@ class Verbs:
         view = _view(record, rollout)
         if rollout.state in rollouts.OPEN:
             look = self._gates.look(record, rollout)
-            view |= {"gates": [finding_view(one) for one in look.checked.findings], **_seen(look)}
+            closed = rollouts.closed_gates(record, identity, look.checked, now_ms=self._gates.now_ms())
+            view |= {"gates": [finding_view(one) for one in closed], **_seen(look)}
         return Answer(view)
 
     def log(self, identity: str | None) -> Answer:
