@@ -222,6 +222,16 @@ def test_a_failing_rollout_says_what_it_fails_of_now() -> None:
     assert observe(record, "r1", open_gates(record, full), now_ms=NOW_MS + 2)[0] is record
 
 
+def test_a_shadow_can_be_ended_while_its_rollout_lags_or_fails() -> None:
+    for finding in (LAGS, DIFFERS):
+        record = shadow(ready(), "r1", percent=5, now_ms=NOW_MS)
+        record = observe(record, "r1", open_gates(record, finding), now_ms=NOW_MS)[0]
+        assert record.rollouts[0].state in (State.CATCHING_UP, State.FAILING)
+        assert shadow(record, "r1", percent=0, now_ms=NOW_MS).shadows == ()
+        with pytest.raises(NotAllowed, match="only one that is ready or a canary"):
+            shadow(record, "r1", percent=1, now_ms=NOW_MS)
+
+
 def test_whoever_looks_at_all_gates_sees_those_that_the_record_itself_closes() -> None:
     record = begun(release("other"), OLD, record=promote(ready(), "r1", open_gates(ready()), keep_ms=0, now_ms=NOW_MS))
     record = rollback(record, "r1", reason="worse", now_ms=NOW_MS)

@@ -187,10 +187,10 @@ def shadow(record: Record, identity: str, *, percent: float, now_ms: int, by: st
     """Score the requests of `percent` of the users by this rollout too, without answering with it; 0 ends that.
 
     Raises:
-        NotAllowed: it is neither ready nor a canary, or the share is not from 0 to 100.
+        NotAllowed: it is neither ready nor a canary (to end one, not on its way), or the share is not from 0 to 100.
     """
     rollout = _found(record, identity)
-    if rollout.state not in (State.READY, State.CANARY):
+    if rollout.state not in (OPEN if percent == 0 else (State.READY, State.CANARY)):
         raise NotAllowed(f"rollout {identity} is {rollout.state}: only one that is ready or a canary can be a shadow")
     others = tuple(arm for arm in record.shadows if arm.name != SHADOW)
     shadows = others if percent == 0 else _with_arm(record.shadows, SHADOW, rollout.release, percent)
