@@ -27,7 +27,8 @@ from mimn.release import (
     instances_key,
     record_key,
 )
-from support.bundles import TINY, with_scaled_head
+from mimn.state import Keys
+from support.bundles import SKETCH, TINY, with_scaled_head
 from support.releases import NOW_MS, SALT
 from uic.rollout import main as command
 from uic.rollout.planning import read_release
@@ -75,6 +76,24 @@ def test_rollouts_of_heads_that_were_given_up_never_keep_the_next_from_beginning
     assert (status, len(said["collected"]), said["refused"]) == (0, 32, [])
     status, said = rollout("start", str(bundles[1]))
     assert (status, said["id"]) == (0, "r33")
+
+
+def test_a_store_that_does_not_answer_while_a_namespace_goes_is_told_in_a_line(
+    valkey: RedisForTest, rollout: Command, bundles: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving, new = read_release(bundles[0], 0)[0], read_release(SKETCH, 0)[0]
+    record = begin(None, new, serving=serving, origin="log", salt=SALT, now_ms=NOW_MS)
+    record = abort(record, "r1", reason="slower", now_ms=NOW_MS)
+    keys = Keys(new.namespace, valkey.prefix)
+    valkey.client.set(record_key(valkey.prefix), encode_record(record))
+    valkey.client.sadd(keys.namespaces, new.namespace)
+    valkey.client.set(keys.meta, b'{"partitions": 1, "topic": "events"}')
+    user = f"{valkey.prefix}-reader"
+    valkey.client.execute_command("ACL", "SETUSER", user, "on", ">secret", "~*", "+@all", "-unlink")
+    monkeypatch.setenv("UIC_REDIS__URL", valkey.url.replace("redis://", f"redis://{user}:secret@"))
+    status, said = rollout("gc")
+    assert (status, "the store did not answer" in said["error"], "unlink" in said["error"]) == (1, True, True)
+    valkey.client.execute_command("ACL", "DELUSER", user)
 
 
 @pytest.mark.parametrize("verb", ["plan", "start"])

@@ -17,6 +17,7 @@ from typing import Any, Final, TextIO
 
 from mimn.bundle import BundleError, GoldenMismatch
 from mimn.release import Conflict, CorruptRecord, Finding, GateClosed, Refused
+from uic.errors import StoreUnavailable
 from uic.redis_client import FAILURES, open_client
 from uic.rollout.comparison import Extent
 from uic.rollout.gates import Demands
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
         return _failed(conflict, RACED, as_json=options.json, out=out)
     except TimedOut as late:
         return _failed(late, LATE, as_json=options.json, out=out)
-    except (Refused, CorruptRecord, BundleError, GoldenMismatch) as refused:
+    except (Refused, CorruptRecord, BundleError, GoldenMismatch, StoreUnavailable) as refused:
         return _failed(refused, REFUSED, as_json=options.json, out=out)
     except FAILURES as error:
         text = f"the store does not answer ({type(error).__name__}: {str(error)[:200]})"
