@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -27,9 +28,10 @@ from mimn.release import (
     instances_key,
     record_key,
 )
-from mimn.state import Keys
+from mimn.state import Keys, Progress, encode_progress
 from support.bundles import SKETCH, TINY, with_scaled_head
 from support.releases import NOW_MS, SALT
+from uic.bulk.namespaces import Namespaces
 from uic.rollout import main as command
 from uic.rollout.planning import read_release
 
@@ -78,6 +80,22 @@ def test_rollouts_of_heads_that_were_given_up_never_keep_the_next_from_beginning
     assert (status, said["id"]) == (0, "r33")
 
 
+def test_whether_a_namespace_is_folded_is_told_by_the_stores_clock_and_not_by_the_operators(
+    valkey: RedisForTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = Keys("0123456789abcdef-0", valkey.prefix)
+    minute_ago = valkey.client.time()[0] * 1000 - 60_000
+    left = Progress(partitions=1, next_offset=7, lineage=1, writer=1, base=0, as_of_ms=minute_ago)
+    valkey.client.sadd(keys.namespaces, keys.namespace)
+    valkey.client.set(keys.meta, b'{"partitions": 1, "topic": "events"}')
+    valkey.client.set(keys.progress(0), encode_progress(left))
+    behind = time.time_ns() - 3600 * 10**9
+    monkeypatch.setattr(time, "time_ns", lambda: behind)
+    namespaces = Namespaces(valkey.client, valkey.prefix, sleep=lambda seconds: None)
+    assert not namespaces.look(keys.namespace, {}).folded
+    assert namespaces.drop(keys.namespace, force=False, after=lambda step: None) == 1
+
+
 def test_a_store_that_does_not_answer_while_a_namespace_goes_is_told_in_a_line(
     valkey: RedisForTest, rollout: Command, bundles: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,11 +107,12 @@ def test_a_store_that_does_not_answer_while_a_namespace_goes_is_told_in_a_line(
     valkey.client.sadd(keys.namespaces, new.namespace)
     valkey.client.set(keys.meta, b'{"partitions": 1, "topic": "events"}')
     user = f"{valkey.prefix}-reader"
-    valkey.client.execute_command("ACL", "SETUSER", user, "on", ">secret", "~*", "+@all", "-unlink")
+    store: Any = valkey.client
+    store.execute_command("ACL", "SETUSER", user, "on", ">secret", "~*", "+@all", "-unlink")
     monkeypatch.setenv("UIC_REDIS__URL", valkey.url.replace("redis://", f"redis://{user}:secret@"))
     status, said = rollout("gc")
     assert (status, "the store did not answer" in said["error"], "unlink" in said["error"]) == (1, True, True)
-    valkey.client.execute_command("ACL", "DELUSER", user)
+    store.execute_command("ACL", "DELUSER", user)
 
 
 @pytest.mark.parametrize("verb", ["plan", "start"])
