@@ -17,6 +17,7 @@ from conftest import RedisForTest
 from mimn.release import (
     SERVING,
     Announcement,
+    Checked,
     Loaded,
     Record,
     Release,
@@ -26,6 +27,8 @@ from mimn.release import (
     encode_announcement,
     encode_record,
     instances_key,
+    observe,
+    promote,
     record_key,
 )
 from mimn.state import Keys, Progress, encode_progress
@@ -128,6 +131,22 @@ def test_the_first_rollout_does_not_begin_while_rtp_serves_another_bundle_than_t
     announce(valkey, read_release(bundles[0], 0)[0])
     status, said = rollout(verb, str(bundles[1]))
     assert (status, said["replaces"]) == (0, "tiny/1")
+
+
+def test_a_rollback_names_each_rtp_that_goes_on_answering_by_the_bad_release(
+    valkey: RedisForTest, rollout: Command, bundles: tuple[Path, Path]
+) -> None:
+    old, bad = (read_release(path, 0)[0] for path in bundles)
+    record = begin(None, bad, serving=old, origin="log", salt=SALT, now_ms=NOW_MS)
+    record = observe(record, "r1", Checked(record.revision, ()), now_ms=NOW_MS)[0]
+    record = promote(record, "r1", Checked(record.revision, ()), keep_ms=0, now_ms=NOW_MS)
+    valkey.client.set(record_key(valkey.prefix), encode_record(record))
+    announce(valkey, bad)
+    status, said = rollout("rollback")
+    assert (status, said["serving"]) == (0, "tiny/1")
+    assert [note for note in said["notes"] if note.startswith("host:1 has not loaded tiny/1: ") and "tiny/2" in note]
+    announce(valkey, old)
+    assert rollout("rollback")[1]["notes"] == []
 
 
 def announce(valkey: RedisForTest, serving: Release) -> None:

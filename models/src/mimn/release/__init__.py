@@ -13,6 +13,7 @@ from mimn.release.announcement import (
     decode_announcement,
     encode_announcement,
     instances_key,
+    lacks,
     not_loaded,
     serves_another,
 )
@@ -101,6 +102,7 @@ __all__ = [
     "foreign",
     "free_generation",
     "instances_key",
+    "lacks",
     "leaves_nothing",
     "left_behind",
     "not_built",

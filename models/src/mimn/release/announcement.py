@@ -99,6 +99,11 @@ def not_loaded(told: Announcement, release: Release, revision: int) -> Finding |
     if told.revision != revision:
         text = f"{told.instance} follows revision {told.revision} of the record, not {revision}"
         return Finding(Gate.LOADED, text, passes=True)
+    return lacks(told, release)
+
+
+def lacks(told: Announcement, release: Release) -> Finding | None:
+    """Whether a process has not loaded `release`."""
     if (release.manifest, release.namespace) in [(one.manifest, one.namespace) for one in told.loaded]:
         return None
     why = [one.reason for one in told.refused if one.bundle == release.bundle]

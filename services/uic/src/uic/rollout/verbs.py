@@ -219,7 +219,10 @@ class Verbs:
 
         before = self._desk.existing()
         after = self._desk.change(back)
-        return Answer(_view(after, _of(after, identity or _serving(before))))
+        rollout = _of(after, identity or _serving(before))
+        lacking = [found.reason for told in self._scorers.announced() if (found := rollouts.lacks(told, after.serving))]
+        notes = (f"{reason}; until it has, it goes on answering by {rollout.release.bundle}" for reason in lacking)
+        return Answer(_view(after, rollout), tuple(notes))
 
     def gc(self) -> Answer:
         """Give up what was kept for long enough, and remove the namespaces that nothing needs."""
