@@ -24,6 +24,7 @@ from mimn.release import (
     abort,
     announcement_key,
     begin,
+    canary,
     encode_announcement,
     encode_record,
     instances_key,
@@ -147,6 +148,20 @@ def test_a_rollback_names_each_rtp_that_goes_on_answering_by_the_bad_release(
     assert [note for note in said["notes"] if note.startswith("host:1 has not loaded tiny/1: ") and "tiny/2" in note]
     announce(valkey, old)
     assert rollout("rollback")[1]["notes"] == []
+
+
+def test_a_canary_gets_smaller_although_a_gate_is_closed(
+    valkey: RedisForTest, rollout: Command, bundles: tuple[Path, Path]
+) -> None:
+    old, new = (read_release(path, 0)[0] for path in bundles)
+    record = begin(None, new, serving=old, origin="log", salt=SALT, now_ms=NOW_MS)
+    record = observe(record, "r1", Checked(record.revision, ()), now_ms=NOW_MS)[0]
+    record = canary(record, "r1", Checked(record.revision, ()), percent=50, now_ms=NOW_MS)
+    valkey.client.set(record_key(valkey.prefix), encode_record(record))
+    gone = ("--rtp", "http://127.0.0.1:1")
+    assert rollout("canary", "r1", "--percent", "60", *gone)[0] == 3
+    status, said = rollout("canary", "r1", "--percent", "5", *gone)
+    assert (status, said["shares"]) == (0, {"canary": 0.05})
 
 
 def announce(valkey: RedisForTest, serving: Release) -> None:

@@ -41,6 +41,8 @@ from mimn.release import (
     retire,
     rollback,
     shadow,
+    shrink,
+    size,
 )
 from mimn.release.record import MAX_ENTRIES, MAX_RECORD_BYTES, OPEN
 from mimn.release.rollout import free_generation, left_behind, spoiled
@@ -220,6 +222,17 @@ def test_a_failing_rollout_says_what_it_fails_of_now() -> None:
     assert (record.rollouts[0].state, record.rollouts[0].reason) == (State.FAILING, "memory: 90 % is taken")
     assert record.rollouts[0].changed_ms == NOW_MS
     assert observe(record, "r1", open_gates(record, full), now_ms=NOW_MS + 2)[0] is record
+
+
+def test_a_canary_may_get_smaller_while_a_gate_is_closed_and_not_larger() -> None:
+    record = canary(ready(), "r1", open_gates(ready()), percent=50, now_ms=NOW_MS)
+    with pytest.raises(GateClosed):
+        canary(record, "r1", open_gates(record, LAGS), percent=60, now_ms=NOW_MS)
+    fewer = shrink(record, "r1", percent=5, now_ms=NOW_MS)
+    assert (size(fewer.arms[0].buckets), fewer.rollouts[0].state) == (500, State.CANARY)
+    for other, percent in ((record, 50), (record, 60), (record, 0), (ready(), 5)):
+        with pytest.raises(NotAllowed):
+            shrink(other, "r1", percent=percent, now_ms=NOW_MS)
 
 
 def test_a_shadow_can_be_ended_while_its_rollout_lags_or_fails() -> None:

@@ -56,6 +56,8 @@ from mimn.release.rollout import (
     retire,
     rollback,
     shadow,
+    shrink,
+    smaller,
 )
 
 __all__ = [
@@ -117,6 +119,8 @@ __all__ = [
     "rollback",
     "serves_another",
     "shadow",
+    "shrink",
     "size",
+    "smaller",
     "table",
 ]

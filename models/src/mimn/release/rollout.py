@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from mimn.release.arms import BUCKETS, resized
+from mimn.release.arms import BUCKETS, resized, size
 from mimn.release.gates import Finding, Gate
 from mimn.release.record import (
     MAX_ENTRIES,
@@ -173,7 +173,32 @@ def canary(record: Record, identity: str, checked: Checked, *, percent: float, n
     Raises:
         Conflict, GateClosed, NotAllowed: as `promote`; or the share is not from 0.01 to 100.
     """
-    rollout = _checked(record, identity, checked, now_ms)
+    return _tried(record, _checked(record, identity, checked, now_ms), percent, now_ms, by)
+
+
+def smaller(record: Record, identity: str, percent: float) -> bool:
+    """Whether `percent` is fewer users than this rollout's canary serves.
+
+    Raises:
+        NotAllowed: there is no such rollout.
+    """
+    if _found(record, identity).state is not State.CANARY:
+        return False
+    return percent / 100 * BUCKETS < sum(size(arm.buckets) for arm in record.arms if arm.name == CANARY)
+
+
+def shrink(record: Record, identity: str, *, percent: float, now_ms: int, by: str = "") -> Record:
+    """Serve fewer users by a canary, whatever the gates say: they keep no user from going back to what serves.
+
+    Raises:
+        NotAllowed: it is no canary, the share is not `smaller`, or it is below 0.01.
+    """
+    if not smaller(record, identity, percent):
+        raise NotAllowed(f"rollout {identity} is no canary of more than {percent:g} % of the users")
+    return _tried(record, _found(record, identity), percent, now_ms, by)
+
+
+def _tried(record: Record, rollout: Rollout, percent: float, now_ms: int, by: str) -> Record:
     arms = _with_arm(record.arms, CANARY, rollout.release, percent)
     if arms == record.arms and rollout.state is State.CANARY:
         return record

@@ -167,6 +167,10 @@ class Verbs:
     def canary(self, identity: str, percent: float) -> Answer:
         """Serve some users by it."""
         record, rollout = self._found(identity)
+        if rollouts.smaller(record, identity, percent):
+            after = rollouts.shrink(record, identity, percent=percent, now_ms=self._gates.now_ms(), by=self._by)
+            self._desk.replace(record, after)
+            return Answer(_view(after, _of(after, identity)))
         look = self._gates.look(record, rollout, patient=True)
         after = rollouts.canary(
             record, identity, look.checked, percent=percent, now_ms=self._gates.now_ms(), by=self._by
