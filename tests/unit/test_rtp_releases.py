@@ -387,6 +387,19 @@ def test_a_process_says_what_it_has_loaded_and_again_when_that_changes() -> None
     asyncio.run(play(World()))
 
 
+def test_two_processes_of_one_host_name_and_process_id_are_two() -> None:
+    """As of containers that share the host's network: each is process 1 of the same host."""
+
+    async def play(world: World) -> None:
+        for _ in range(2):
+            await Announcer(
+                world.in_service, world.follower, world.store, world.metrics, prefix="uic", timeout_s=1.0
+            ).look()
+        assert len(world.store.announced) == 2
+
+    asyncio.run(play(World()))
+
+
 def test_an_outage_of_the_store_is_a_line_of_each_part_when_it_begins_and_when_it_ends() -> None:
     world = World()
     announcer = Announcer(

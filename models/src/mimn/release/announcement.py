@@ -44,7 +44,7 @@ class Announcement(Struct, frozen=True, kw_only=True):
     """One process. A reader leaves out fields that it does not know."""
 
     instance: _Short
-    """`<host name>:<process id>`."""
+    """`<host name>:<process id>:<random digits>`."""
     revision: int | None
     """Of the rollout record that it follows; None without one."""
     loaded: tuple[Loaded, ...] = ()
