@@ -164,6 +164,16 @@ def test_a_canary_gets_smaller_although_a_gate_is_closed(
     assert (status, said["shares"]) == (0, {"canary": 0.05})
 
 
+def test_an_rtp_that_does_not_answer_is_waited_for_and_an_address_that_is_none_is_not(
+    rollout: Command, bundles: tuple[Path, Path]
+) -> None:
+    rollout("start", str(bundles[1]))
+    for address, expected, passes in (("http://127.0.0.1:1", 5, None), ("127.0.0.1:1", 3, [False])):
+        status, said = rollout("wait", "r1", "--timeout", "1s", "--rtp", address)
+        assert status == expected, said
+        assert passes is None or [one["time_may_open_it"] for one in said["gates"]] == passes
+
+
 def announce(valkey: RedisForTest, serving: Release) -> None:
     """Say in the store what RTP says of itself."""
     loaded = Loaded(serving.bundle, serving.manifest, serving.namespace, SERVING)

@@ -29,7 +29,7 @@ from uic.rollout.comparison import Extent, Seen, compare_users
 from uic.rollout.namespaces import Namespace, Reading
 from uic.rollout.scorers import Scorers, asked
 from uic.settings import ClientSettings
-from uic.tools.partitions import Refused as NoAnswer
+from uic.tools.partitions import NoAnswer, Refused
 
 LOG_TIMEOUT_S: Final = 10.0
 FOLLOWED_WITHIN_S: Final = 8.0
@@ -172,8 +172,8 @@ class Gates:
         for url in self._demands.rtp:
             try:
                 told.append(asked(url, self._settings.access))
-            except NoAnswer as error:
-                yield Finding(Gate.LOADED, f"{url}: {error}", passes=True)
+            except Refused as error:
+                yield Finding(Gate.LOADED, f"{url}: {error}", passes=isinstance(error, NoAnswer))
         for one in told:
             if (finding := not_loaded(one, release, record.revision)) is not None:
                 yield finding
