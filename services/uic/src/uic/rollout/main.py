@@ -24,6 +24,7 @@ from uic.rollout.gates import Demands
 from uic.rollout.planning import RATE
 from uic.rollout.verbs import Answer, TimedOut, Verbs, finding_view
 from uic.settings import read_client_settings
+from uic.tools.numbers import count, not_negative, positive
 from uic.tools.table import table
 
 REFUSED, CLOSED, RACED, LATE = 1, 3, 4, 5
@@ -126,16 +127,18 @@ def build_parser() -> argparse.ArgumentParser:
             help="where new states come from: log (default), backfill or snapshot:ID",
         )  # fmt: skip
         one.add_argument(
-            "--generation", type=int, help="of the namespace (default: that in service, or the first free one)"
+            "--generation", type=count, help="of the namespace (default: that in service, or the first free one)"
         )
-        one.add_argument("--rate", type=float, default=RATE, help="events a second to count on (default %(default)s)")
+        one.add_argument(
+            "--rate", type=positive, default=RATE, help="events a second to count on (default %(default)s)"
+        )
     verb("wait", "Look at a rollout until it is ready.", rollout="1", gates=True).add_argument(
         "--timeout", type=seconds, default=seconds("24h"), help="such as 10m (default 24h)"
     )
     canary = verb("canary", "Serve some users by it.", rollout="1", gates=True)
-    canary.add_argument("--percent", type=float, required=True, help="of the users, from 0.01 to 100")
+    canary.add_argument("--percent", type=positive, required=True, help="of the users, from 0.01 to 100")
     shadow = verb("shadow", "Score some users' requests by it in the background.", rollout="1")
-    shadow.add_argument("--percent", type=float, required=True, help="of the users; 0 ends it")
+    shadow.add_argument("--percent", type=not_negative, required=True, help="of the users; 0 ends it")
     promote = verb("promote", "Serve everybody by it, if every gate is open.", rollout="1", gates=True)
     promote.add_argument(
         "--keep-for", type=seconds, default=seconds("24h"), help="how long the release before is kept (default 24h)"
@@ -166,11 +169,11 @@ def _add_gates(parser: argparse.ArgumentParser) -> None:
         help="how long the lag must be allowed (default 5m)",
     )
     parser.add_argument(
-        "--whole", type=int, default=given.extent.whole, metavar="K",
+        "--whole", type=count, default=given.extent.whole, metavar="K",
         help="partitions of which every user is compared (default %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--sample", type=int, default=given.extent.sample, metavar="N",
+        "--sample", type=count, default=given.extent.sample, metavar="N",
         help="users of the other partitions that are compared (default %(default)s)",
     )  # fmt: skip
     parser.add_argument(

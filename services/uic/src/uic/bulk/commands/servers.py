@@ -15,6 +15,7 @@ from uic.log.erasures import KafkaErasures
 from uic.log.partition_reader import PartitionReader
 from uic.settings import KafkaSettings
 from uic.store import RedisStore
+from uic.tools.numbers import positive
 
 
 def log_reader(kafka: KafkaSettings) -> PartitionReader:
@@ -33,9 +34,11 @@ def erasures_of(kafka: KafkaSettings, topic: str | None = None) -> KafkaErasures
 
 def add_loading(parser: argparse.ArgumentParser) -> None:
     """The options of `load`."""
-    parser.add_argument("--bytes-per-s", type=float, default=32e6, help="most bytes loaded a second (default 32e6)")
-    parser.add_argument("--latency-ms", type=float, default=5.0, help="slow down above this (default %(default)s)")
-    parser.add_argument("--memory-share", type=float, default=0.7, help="of the store's memory (default %(default)s)")
+    parser.add_argument("--bytes-per-s", type=positive, default=32e6, help="most bytes loaded a second (default 32e6)")
+    parser.add_argument("--latency-ms", type=positive, default=5.0, help="slow down above this (default %(default)s)")
+    parser.add_argument(
+        "--memory-share", type=positive, default=0.7, help="of the store's memory (default %(default)s)"
+    )
     parser.add_argument("--take-over", action="store_true", help="take partitions from a load that died")
 
 

@@ -23,6 +23,7 @@ from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
 from uic.log.partition_reader import TopicBounds
 from uic.settings import UicSettings, read_settings
 from uic.store import RedisStore
+from uic.tools.numbers import count
 from uic.tools.table import table
 
 DAYS = 7
@@ -224,7 +225,9 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--to" if verb == "create" else "--from", dest="to", required=True, metavar="FOLDER")
         one.add_argument("--json", action="store_true")
         if verb in ("create", "expire"):
-            one.add_argument("--days", type=int, default=DAYS, help="one of each of so many days (default %(default)s)")
+            one.add_argument(
+                "--days", type=count, default=DAYS, help="one of each of so many days (default %(default)s)"
+            )
         if verb in ("verify", "restore"):
             one.add_argument("--id", help="which (default: the newest)")
         if verb != "create":
