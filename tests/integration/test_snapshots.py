@@ -76,10 +76,13 @@ def test_a_lost_store_is_restored_from_a_snapshot_that_was_taken_under_load(tmp_
     world.empty_store()
 
     said = json.loads(done(environment(world), "snapshot", "restore", "--from", str(tmp_path / "snapshots"), "--json"))
-    assert (said["partitions"], said["states"] > 0) == (N, True)
+    assert (said["partitions"], said["already_there"], said["states"] > 0) == (N, 0, True)
     world.worker()
     world.wait_folded()
     assert {p: decode_progress(r).lineage for p, r in world.progress_records().items()} == before
+    again = done(environment(world), "snapshot", "restore", "--from", str(tmp_path / "snapshots"))
+    assert f"0 states of 0 partitions are restored into {world.keys.namespace}" in again
+    assert f"{N} partitions were left as they are" in again
 
 
 def test_a_restore_is_complete_although_the_log_was_cut_below_the_snapshot(

@@ -139,11 +139,17 @@ class Snapshot:
             "states": done.states,
             "erased": done.erased,
             "partitions": done.partitions + done.already_there,
+            "already_there": done.already_there,
         }
+        kept = (
+            f"; {done.already_there} partitions were left as they are, because they go on from this snapshot already, "
+            "by an earlier run, or were never lost"
+        )
         self._say(
             report,
-            f"{done.states} states of {report['partitions']} partitions are restored into {self._namespace}, "
-            f"{done.erased} of users who were erased since are left out; UIC goes on from there",
+            f"{done.states} states of {done.partitions} partitions are restored into {self._namespace}, "
+            f"{done.erased} of users who were erased since are left out; UIC goes on from there"
+            f"{kept if done.already_there else ''}",
         )
         return 0
 
