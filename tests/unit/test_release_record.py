@@ -36,6 +36,7 @@ from mimn.release import (
     collect,
     decode_record,
     encode_record,
+    looked,
     observe,
     promote,
     retire,
@@ -222,6 +223,29 @@ def test_a_failing_rollout_says_what_it_fails_of_now() -> None:
     assert (record.rollouts[0].state, record.rollouts[0].reason) == (State.FAILING, "memory: 90 % is taken")
     assert record.rollouts[0].changed_ms == NOW_MS
     assert observe(record, "r1", open_gates(record, full), now_ms=NOW_MS + 2)[0] is record
+
+
+@pytest.mark.parametrize("observed", [True, False], ids=["by wait", "by promote"])
+@pytest.mark.parametrize("tried", [True, False], ids=["canary", "ready"])
+def test_a_lag_that_any_look_found_begins_the_wait_again(tried: bool, observed: bool) -> None:
+    record = ready()
+    if tried:
+        record = canary(record, "r1", open_gates(record), percent=5, now_ms=NOW_MS)
+    later = NOW_MS + 600_000
+    assert closed_gates(record, "r1", open_gates(record, steady_ms=300_000), now_ms=later) == ()
+    record = looked(record, "r1", open_gates(record, LAGS, steady_ms=300_000), now_ms=later)
+    assert looked(record, "r1", open_gates(record, LAGS, steady_ms=300_000), now_ms=later) is record
+    if observed:
+        record, closed = observe(record, "r1", open_gates(record, steady_ms=300_000), now_ms=later + 1000)
+        assert [one.gate for one in closed] == [Gate.STEADY]
+    else:
+        record = looked(record, "r1", open_gates(record, steady_ms=300_000), now_ms=later + 1000)
+    with pytest.raises(GateClosed):
+        promote(record, "r1", open_gates(record, steady_ms=300_000), keep_ms=0, now_ms=later + 200_000)
+    if observed:
+        record, closed = observe(record, "r1", open_gates(record, steady_ms=300_000), now_ms=later + 301_000)
+        assert (closed, record.rollouts[0].state) == ((), State.CANARY if tried else State.READY)
+    promote(record, "r1", open_gates(record, steady_ms=300_000), keep_ms=0, now_ms=later + 301_000)
 
 
 def test_a_canary_may_get_smaller_while_a_gate_is_closed_and_not_larger() -> None:

@@ -143,7 +143,7 @@ def observe(
 ) -> tuple[Record, tuple[Finding, ...]]:
     """Move a rollout to the state that a look at its gates shows; returns the gates that are closed still.
 
-    Nothing changes for a rollout that serves users already, or has ended.
+    Of a canary only what it waits for changes, and nothing of a rollout that serves everybody or has ended.
 
     Raises:
         Conflict: the record has another revision than the one that was looked at.
@@ -153,8 +153,10 @@ def observe(
     _check_revision(record, checked)
     hold = _held(rollout, checked, now_ms)
     closed = _closed(record, rollout, checked, now_ms)
-    if rollout.state is State.CANARY or rollout.state not in OPEN:
+    if rollout.state not in OPEN:
         return record, closed
+    if rollout.state is State.CANARY:
+        return _holding(record, rollout, hold, now_ms, by), closed
     shown = [one for one in closed if one.gate is not Gate.LOADED]  # processes load what is ready
     state = _shown(shown)
     reason = "; ".join(f"{one.gate}: {one.reason}" for one in shown)[:MAX_REASON]
@@ -165,6 +167,23 @@ def observe(
     if state is rollout.state and hold == rollout.hold and not failing_anew:
         return record, closed
     return _moved(record, rollout, state, reason, now_ms=now_ms, by=by, hold=hold), closed
+
+
+def looked(record: Record, identity: str, checked: Checked, *, now_ms: int, by: str = "") -> Record:
+    """Note for `steady` a look that closed a gate: a lag ends the wait, and the next look without one begins it
+    again.
+
+    Raises:
+        NotAllowed: there is no such rollout.
+    """
+    rollout = _found(record, identity)
+    return _holding(record, rollout, _held(rollout, checked, now_ms), now_ms, by) if rollout.state in OPEN else record
+
+
+def _holding(record: Record, rollout: Rollout, hold: Hold | None, now_ms: int, by: str) -> Record:
+    if hold == rollout.hold:
+        return record
+    return _moved(record, rollout, rollout.state, rollout.reason, now_ms=now_ms, by=by, hold=hold)
 
 
 def canary(record: Record, identity: str, checked: Checked, *, percent: float, now_ms: int, by: str = "") -> Record:

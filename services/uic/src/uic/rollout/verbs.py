@@ -7,6 +7,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Final
 from mimn import release as rollouts
 from mimn.release import (
     Announcement,
+    Conflict,
     Finding,
     GateClosed,
     NotAllowed,
@@ -172,9 +174,10 @@ class Verbs:
             self._desk.replace(record, after)
             return Answer(_view(after, _of(after, identity)))
         look = self._gates.look(record, rollout, patient=True)
-        after = rollouts.canary(
-            record, identity, look.checked, percent=percent, now_ms=self._gates.now_ms(), by=self._by
-        )
+        with self._noting(record, identity, look):
+            after = rollouts.canary(
+                record, identity, look.checked, percent=percent, now_ms=self._gates.now_ms(), by=self._by
+            )
         return self._replaced(record, after, identity, look)
 
     def shadow(self, identity: str, percent: float) -> Answer:
@@ -190,14 +193,15 @@ class Verbs:
         if rollout.state is State.SERVING:
             return Answer(_view(record, rollout), ("it serves already",))
         look = self._gates.look(record, rollout, patient=True)
-        after = rollouts.promote(
-            record,
-            identity,
-            look.checked,
-            keep_ms=round(keep_s * 1000),
-            now_ms=self._gates.now_ms(),
-            by=self._by,
-        )
+        with nullcontext() if dry_run else self._noting(record, identity, look):
+            after = rollouts.promote(
+                record,
+                identity,
+                look.checked,
+                keep_ms=round(keep_s * 1000),
+                now_ms=self._gates.now_ms(),
+                by=self._by,
+            )
         if dry_run:
             return Answer({**_view(record, rollout), **_seen(look), "dry_run": True})
         return self._replaced(record, after, identity, look)
@@ -313,6 +317,17 @@ class Verbs:
             after, closed = rollouts.observe(record, identity, look.checked, now_ms=self._gates.now_ms(), by=self._by)
         self._desk.replace(record, after)
         return after, _of(after, identity), closed
+
+    @contextmanager
+    def _noting(self, record: Record, identity: str, look: Look) -> Iterator[None]:
+        """Note in the record a look that closed a gate."""
+        try:
+            yield
+        except GateClosed:
+            now_ms = self._gates.now_ms()
+            with suppress(Conflict):
+                self._desk.replace(record, rollouts.looked(record, identity, look.checked, now_ms=now_ms, by=self._by))
+            raise
 
     def _replaced(self, before: Record, after: Record, identity: str, look: Look) -> Answer:
         self._desk.replace(before, after)
