@@ -19,6 +19,8 @@ from uic.rollout import main as rollout
         (rollout.main, "plan bundle --rate 0"),
         (rollout.main, "plan bundle --generation -1"),
         (rollout.main, "wait r1 --whole -1"),
+        (rollout.main, "promote r1 --keep-for 9999999d"),
+        (rollout.main, f"wait r1 --timeout {'9' * 400}"),
         (rollout.main, "wait r1 --sample half"),
         (backfill.main, "--work folder --bytes-per-s 0"),
         (backfill.main, "--work folder --workers 0"),

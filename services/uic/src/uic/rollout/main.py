@@ -29,6 +29,8 @@ from uic.tools.table import table
 
 REFUSED, CLOSED, RACED, LATE = 1, 3, 4, 5
 UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+LONGEST_S: Final = 36_500 * UNITS["d"]
+"""The time that it ends at can be written as a date."""
 EPILOG: Final = (
     "Exit codes: 0 done; 1 refused, or no answer; 2 called wrongly; 3 a gate is closed, or the rollout is failing; "
     "4 another command changed the record meanwhile: look again; 5 not ready within --timeout. Every subcommand may be "
@@ -65,11 +67,11 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
 
 
 def seconds(text: str) -> float:
-    """A duration such as `30s`, `5m`, `24h`; a plain number is seconds."""
+    """A duration such as `30s`, `5m`, `24h`, up to a century; a plain number is seconds."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 30s, 5m or 24h")
-    return float(match[1]) * UNITS[match[2] or "s"]
+    if match is None or (value := float(match[1]) * UNITS[match[2] or "s"]) > LONGEST_S:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a duration such as 30s, 5m or 24h, up to 36500d")
+    return value
 
 
 def _run(verbs: Verbs, options: argparse.Namespace) -> Answer:
