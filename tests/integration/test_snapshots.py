@@ -23,13 +23,14 @@ from uic.bulk.errors import BulkRefused
 from uic.bulk.folder import Folder
 from uic.bulk.namespaces import Namespaces
 from uic.bulk.saved_states import SavedStates, states_of
-from uic.bulk.snapshots import Listed, Source, choose, create, expired
+from uic.bulk.snapshots import Listed, Source, choose, create, expired, listed
 from uic.settings import RedisSettings
 from uic.store import RedisStore
 
 pytestmark = pytest.mark.servers
 
 N = 4
+NEW_YEAR = datetime(2027, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -151,6 +152,24 @@ def test_a_store_that_loses_writes_while_it_is_saved_and_has_them_again_is_read_
     folder, manifest = choose(Folder(str(tmp_path)), keys.namespace, identity)
     [(_, values)] = states_of(folder, manifest.partitions[0])
     assert (manifest.partitions[0].decoded.next_offset, values) == (10, [b"with the last event"])
+
+
+def test_two_snapshots_that_begin_in_the_same_second_are_two(tmp_path: Path, valkey: RedisForTest) -> None:
+    keys = Keys("0123456789abcdef-0", valkey.prefix)
+    progress = Progress(partitions=1, next_offset=9, lineage=1, writer=1, base=0, as_of_ms=0)
+    valkey.client.set(keys.progress(0), encode_progress(progress))
+    store = RedisStore(RedisSettings(url=valkey.url, prefix=valkey.prefix), keys)
+    source, root, now = Source(keys.namespace, "0" * 32, valkey.prefix, "events", 1), Folder(str(tmp_path)), NEW_YEAR
+    second: list[str] = []
+
+    def another(_: str) -> None:
+        if not second:
+            second.append(create(store, source, root, now=now))
+
+    first = create(store, source, root, now=now, after=another)
+    store.close()
+    assert (first, second) == ("20270101T000000Z", ["20270101T000001Z"])
+    assert all(one.manifest is not None for one in listed(root, keys.namespace))
 
 
 def test_users_who_were_erased_since_do_not_come_back(tmp_path: Path, world: World) -> None:

@@ -93,6 +93,12 @@ def test_another_hash_and_a_missing_file_are_damage(folder: Folder) -> None:
             look("b.bin", written.sha256)
 
 
+def test_a_folder_is_made_once(folder: Folder) -> None:
+    assert folder.made()
+    folder.write("a.bin", b"1")
+    assert not folder.made()
+
+
 def test_what_is_removed_is_gone_and_may_be_removed_again(folder: Folder) -> None:
     folder.below("deep").write("a.bin", b"1")
     folder.remove("deep")

@@ -52,6 +52,17 @@ class Folder:
         """A folder in this one."""
         return Folder(f"{self.url}/{name}")
 
+    def made(self) -> bool:
+        """Make this folder; False if it is there. Where folders are parts of names, it is there once it has a file."""
+        with self._answering():
+            if self.names():
+                return False
+            try:
+                self._fs.makedirs(self._root, exist_ok=False)
+            except FileExistsError:
+                return False
+            return True
+
     def exists(self, name: str) -> bool:
         """Whether there is such a file, whole."""
         with self._answering():

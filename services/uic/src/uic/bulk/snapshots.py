@@ -112,8 +112,9 @@ def create(
         BulkRefused: a partition has no progress yet, or it or the store keeps starting over.
         StoreUnavailable: no answer.
     """
-    identity = now.strftime(ID_FORMAT)
-    folder = root.below(source.namespace).below(identity)
+    begun = now
+    while not (folder := root.below(source.namespace).below(begun.strftime(ID_FORMAT))).made():
+        begun += timedelta(seconds=1)  # another run began in the same second
     saved = []
     for partition in range(source.n):
         saved.append(_save(store, folder, partition))
@@ -134,7 +135,7 @@ def create(
     )
     seal(folder, manifest)
     after("seal")
-    return identity
+    return begun.strftime(ID_FORMAT)
 
 
 def _save(store: RedisStore, folder: Folder, partition: int) -> SavedPartition:
