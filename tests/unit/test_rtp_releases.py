@@ -469,6 +469,27 @@ def test_one_that_served_before_there_was_a_record_stays_ready_when_the_first_na
     assert "no bundle there" in world.follower.details
 
 
+def test_one_that_starts_is_not_ready_before_it_has_read_whether_there_is_a_record() -> None:
+    """As when a cluster's node that has the record is away, and the one with the namespace of the settings is not."""
+    world = World()
+    said: list[str | None] = []
+
+    async def follow() -> None:
+        world.store.silent.add("uic:rollout")
+        await world.follow(promoted())
+        assert world.in_service.current.progress is not None
+        said.append(world.follower.unready)
+        world.store.silent.clear()
+        await world.follow()
+        said.append(world.follower.unready)
+
+    asyncio.run(follow())
+    before, after = said
+    assert before is not None
+    assert "the rollout record cannot be read" in before
+    assert (world.served(), after) == ({"serving": "tiny-sketch/1"}, None)
+
+
 @pytest.mark.parametrize("trouble", ["gone", "corrupt", "away"])
 def test_a_record_that_cannot_be_read_stays_in_force(trouble: str) -> None:
     world = World()

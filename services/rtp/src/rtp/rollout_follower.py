@@ -117,8 +117,10 @@ class RolloutFollower:
     @property
     def unready(self) -> str | None:
         """Why this process cannot answer for the release in service, None if it does, or serves what it did before."""
-        if self.record is None or self._obeyed:
+        if self._obeyed:
             return None
+        if self.record is None:
+            return self.trouble or "the rollout record was not read yet"
         return f"{self.record.serving.bundle} is in service and is not loaded here: {self._why(self.record.serving)}"
 
     @property
@@ -156,6 +158,8 @@ class RolloutFollower:
                 self._value, self.record = value, record
                 self._take_up()
         except (StoreError, CorruptRecord) as error:
+            if self.record is None and isinstance(error, CorruptRecord):
+                self._obeyed = True  # no program can say what else should serve
             reason = f"the rollout record cannot be read: {error}"
             if self._trouble.begins(error, reason):
                 log.warning("the rollout record is not followed", reason=reason)
