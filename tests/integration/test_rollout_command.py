@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 
 from conftest import RedisForTest
+from mimn.bundle import load_bundle
 from mimn.release import (
     SERVING,
     Announcement,
     Checked,
+    Gate,
     Loaded,
     Record,
     Release,
@@ -35,8 +37,11 @@ from mimn.release import (
 from mimn.state import Keys, Progress, encode_progress
 from support.bundles import SKETCH, TINY, with_scaled_head
 from support.releases import NOW_MS, SALT
+from support.stored import LINEAGE, Stored
 from uic.bulk.namespaces import Namespaces
 from uic.rollout import main as command
+from uic.rollout.comparison import Extent, Seen, compare_users
+from uic.rollout.namespaces import Namespace
 from uic.rollout.planning import read_release
 
 pytestmark = pytest.mark.servers
@@ -172,6 +177,30 @@ def test_an_rtp_that_does_not_answer_is_waited_for_and_an_address_that_is_none_i
         status, said = rollout("wait", "r1", "--timeout", "1s", "--rtp", address)
         assert status == expected, said
         assert passes is None or [one["time_may_open_it"] for one in said["gates"]] == passes
+
+
+@pytest.mark.parametrize("extent", [Extent(), Extent(whole=0, sample=0)], ids=["all are compared", "none is"])
+def test_states_of_another_lineage_than_the_partitions_are_no_states(valkey: RedisForTest, extent: Extent) -> None:
+    """As of a namespace that was dropped by half, or begun anew by a worker that started at the end of the log. UIC
+    counts them as absent, so at their next event these users would begin from nothing."""
+    old, new = (Stored(load_bundle(path), partitions=1, prefix=valkey.prefix) for path in (TINY, SKETCH))
+    for stored in (old, new):
+        for user in ("ada", "bea"):
+            stored.state(user)
+        valkey.client.sadd(stored.keys.users(0), "ada", "bea")
+    before, after = (
+        Namespace(valkey.client, valkey.prefix, read_release(path, 0)[0], clustered=False) for path in (TINY, SKETCH)
+    )
+
+    def seen() -> Seen:
+        valkey.client.mset({**old.values, **new.values})
+        return compare_users(before, after, 1, extent, {}, seed="r1", sleep=lambda seconds: None)
+
+    assert list(seen().findings()) == []
+    new.progress(0, lineage=LINEAGE + 1, base=100)
+    valkey.client.delete(new.keys.users(0))  # a lineage begins without users
+    assert [one.gate for one in seen().findings()] == [Gate.COVERAGE]
+    assert seen().missing == {0: 2}
 
 
 def announce(valkey: RedisForTest, serving: Release) -> None:
