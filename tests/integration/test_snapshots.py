@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,19 +14,23 @@ from kafka import KafkaAdminClient, TopicPartition
 
 from conftest import MakeTopics, RedisForTest
 from mimn.release import Record, Release, encode_record, record_key
-from mimn.state import Keys, decode_progress, encode_progress, namespace
+from mimn.state import Keys, Progress, decode_progress, encode_progress, namespace
 from support.bulk_running import KILLED, done, killed, run
 from support.one_node_cluster import ClusterNode, OneNodeCluster, connect, form
 from support.uic_running import RunningUic
 from support.world import World
 from uic.bulk.errors import BulkRefused
+from uic.bulk.folder import Folder
 from uic.bulk.namespaces import Namespaces
-from uic.bulk.saved_states import SavedStates
-from uic.bulk.snapshots import Listed, expired
+from uic.bulk.saved_states import SavedStates, states_of
+from uic.bulk.snapshots import Listed, Source, choose, create, expired, listed
+from uic.settings import RedisSettings
+from uic.store import RedisStore
 
 pytestmark = pytest.mark.servers
 
 N = 4
+NEW_YEAR = datetime(2027, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -76,10 +80,13 @@ def test_a_lost_store_is_restored_from_a_snapshot_that_was_taken_under_load(tmp_
     world.empty_store()
 
     said = json.loads(done(environment(world), "snapshot", "restore", "--from", str(tmp_path / "snapshots"), "--json"))
-    assert (said["partitions"], said["states"] > 0) == (N, True)
+    assert (said["partitions"], said["already_there"], said["states"] > 0) == (N, 0, True)
     world.worker()
     world.wait_folded()
     assert {p: decode_progress(r).lineage for p, r in world.progress_records().items()} == before
+    again = done(environment(world), "snapshot", "restore", "--from", str(tmp_path / "snapshots"))
+    assert f"0 states of 0 partitions are restored into {world.keys.namespace}" in again
+    assert f"{N} partitions were left as they are" in again
 
 
 def test_a_restore_is_complete_although_the_log_was_cut_below_the_snapshot(
@@ -106,6 +113,63 @@ def test_a_restore_is_complete_although_the_log_was_cut_below_the_snapshot(
         world.wait_folded()  # the judge finds a state that is `partial` wrong
     finally:
         world.close()
+
+
+def test_a_store_that_loses_writes_while_it_is_saved_and_has_them_again_is_read_again(
+    tmp_path: Path, valkey: RedisForTest
+) -> None:
+    """Progress is read before the store restarts and loses a commit, and the state before UIC has folded it again. Such
+    a state lacks an event that the saved progress counts."""
+    keys = Keys("0123456789abcdef-0", valkey.prefix)
+    before, after = (
+        encode_progress(Progress(partitions=1, next_offset=offset, lineage=1, writer=1, base=0, as_of_ms=0))
+        for offset in (9, 10)
+    )
+    ada = keys.state(0, "ada")
+
+    def stored(progress: bytes, state: bytes) -> None:
+        valkey.client.mset({keys.progress(0): progress, ada: state})
+
+    class RestartedStore(RedisStore):
+        restarts = 1
+
+        def stored_values(self, partition: int, users: Sequence[str]) -> list[bytes | None]:
+            if not self.restarts:
+                return super().stored_values(partition, users)
+            self.restarts -= 1
+            valkey.client.client_kill_filter(_type="normal", skipme=True)
+            stored(before, b"without the last event")
+            values = super().stored_values(partition, users)
+            stored(after, b"with the last event")
+            return values
+
+    stored(after, b"with the last event")
+    valkey.client.sadd(keys.users(0), "ada")
+    store = RestartedStore(RedisSettings(url=valkey.url, prefix=valkey.prefix), keys)
+    source = Source(keys.namespace, "0" * 32, valkey.prefix, "events", 1)
+    identity = create(store, source, Folder(str(tmp_path)), now=datetime.now(UTC))
+    store.close()
+    folder, manifest = choose(Folder(str(tmp_path)), keys.namespace, identity)
+    [(_, values)] = states_of(folder, manifest.partitions[0])
+    assert (manifest.partitions[0].decoded.next_offset, values) == (10, [b"with the last event"])
+
+
+def test_two_snapshots_that_begin_in_the_same_second_are_two(tmp_path: Path, valkey: RedisForTest) -> None:
+    keys = Keys("0123456789abcdef-0", valkey.prefix)
+    progress = Progress(partitions=1, next_offset=9, lineage=1, writer=1, base=0, as_of_ms=0)
+    valkey.client.set(keys.progress(0), encode_progress(progress))
+    store = RedisStore(RedisSettings(url=valkey.url, prefix=valkey.prefix), keys)
+    source, root, now = Source(keys.namespace, "0" * 32, valkey.prefix, "events", 1), Folder(str(tmp_path)), NEW_YEAR
+    second: list[str] = []
+
+    def another(_: str) -> None:
+        if not second:
+            second.append(create(store, source, root, now=now))
+
+    first = create(store, source, root, now=now, after=another)
+    store.close()
+    assert (first, second) == ("20270101T000000Z", ["20270101T000001Z"])
+    assert all(one.manifest is not None for one in listed(root, keys.namespace))
 
 
 def test_users_who_were_erased_since_do_not_come_back(tmp_path: Path, world: World) -> None:

@@ -122,6 +122,38 @@ SCENARIOS = {
         "OutOfFiles",
         {"severity": "page", "instance": "rtp-0"},
     ),
+    "a worker finds at its start what retention removed while none ran": scenario_of(
+        {
+            f"uic_data_gaps_total{{{UIC}}}": "_x8 1x60",
+            f"process_start_time_seconds{{{UIC}}}": "_x8 235x60",
+        },
+        [("3m30s", False), ("4m", True), ("13m", True), ("14m30s", False)],
+        "DataGap",
+        {"severity": "page", "instance": "uic-0"},
+    ),
+    "what a worker found long ago is scraped for the first time": scenario_of(
+        {f"uic_data_gaps_total{{{UIC}}}": "_x8 1x60", f"process_start_time_seconds{{{UIC}}}": "_x8 -86400x60"},
+        [("4m", False), ("13m", False)],
+        "DataGap",
+        {},
+    ),
+    "a worker's first records cannot be folded": scenario_of(
+        {
+            f'uic_dead_letters_total{{reason="bad_key",{UIC}}}': "_x8 3x60",
+            f'uic_dead_letters_total{{reason="misrouted",{UIC}}}': "_x8 0x60",
+            f"process_start_time_seconds{{{UIC}}}": "_x8 235x60",
+        },
+        [("3m30s", False), ("4m", True), ("13m", True), ("14m30s", False)],
+        "DeadLetters",
+        {"severity": "ticket", "reason": "bad_key"},
+    ),
+    "a changed key file is refused once": scenario(
+        f'rtp_key_reads_total{{result="refused",{RTP}}}',
+        "0 0 1x40",
+        [("30s", False), ("1m", True), ("14m", False)],
+        "KeysNotReread",
+        {"severity": "page", "instance": "rtp-0", "result": "refused"},
+    ),
     "a partition is behind, and catches up": scenario_of(
         {f'uic_as_of_timestamp_seconds{{partition="0",{UIC}}}': "0+0x12 390+30x10"},
         [("2m", False), ("3m", False), ("3m30s", True), ("6m", True), ("6m30s", False)],

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
+from mimn.state import StateError
 from rtp.core.fold_progress import Status
 from rtp.metrics import Metrics as RtpMetrics
+from uic.core.event import Reason
 from uic.core.status import Phase
 from uic.metrics import Metrics as UicMetrics
 
@@ -49,6 +51,27 @@ def test_label_values_are_values_that_the_services_write() -> None:
     statuses = re.findall(r'rtp_states_total\{status=~"([\w|]+)"\}', text)
     assert statuses
     assert {value for group in statuses for value in group.split("|")} <= {status.value for status in Status}
+
+
+def samples() -> list[Any]:
+    """Every sample of a first scrape of both services."""
+    registries = (UicMetrics().registry, RtpMetrics().registry)
+    return [sample for registry in registries for metric in registry.collect() for sample in metric.samples]
+
+
+def test_what_an_alert_counts_is_there_before_it_happens() -> None:
+    """`increase` does not see a counter's first sample: a label that comes with its first event hides that event."""
+    counted = re.findall(r"increase\((\w+)(?:\{(\w+)=~?\"([\w|]+)\"\})?\[", " ".join(rule["expr"] for rule in RULES))
+    assert counted
+    for name, label, values in counted:
+        there = [sample.labels for sample in samples() if sample.name == name]
+        assert there, name
+        if label:
+            assert set(values.split("|")) <= {labels[label] for labels in there}, name
+    reasons = {sample.labels["reason"] for sample in samples() if sample.name == "uic_dead_letters_total"}
+    assert reasons == {reason.value for reason in Reason}
+    errors = {sample.labels["error"] for sample in samples() if sample.name == "rtp_unreadable_states_total"}
+    assert errors == {error.__name__ for error in StateError.__subclasses__()}
 
 
 def test_the_scraped_ports_are_the_admin_ports() -> None:

@@ -32,14 +32,18 @@ from mimn.release import (
     abort,
     begin,
     canary,
+    closed_gates,
     collect,
     decode_record,
     encode_record,
+    looked,
     observe,
     promote,
     retire,
     rollback,
     shadow,
+    shrink,
+    size,
 )
 from mimn.release.record import MAX_ENTRIES, MAX_RECORD_BYTES, OPEN
 from mimn.release.rollout import free_generation, left_behind, spoiled
@@ -219,6 +223,57 @@ def test_a_failing_rollout_says_what_it_fails_of_now() -> None:
     assert (record.rollouts[0].state, record.rollouts[0].reason) == (State.FAILING, "memory: 90 % is taken")
     assert record.rollouts[0].changed_ms == NOW_MS
     assert observe(record, "r1", open_gates(record, full), now_ms=NOW_MS + 2)[0] is record
+
+
+@pytest.mark.parametrize("observed", [True, False], ids=["by wait", "by promote"])
+@pytest.mark.parametrize("tried", [True, False], ids=["canary", "ready"])
+def test_a_lag_that_any_look_found_begins_the_wait_again(tried: bool, observed: bool) -> None:
+    record = ready()
+    if tried:
+        record = canary(record, "r1", open_gates(record), percent=5, now_ms=NOW_MS)
+    later = NOW_MS + 600_000
+    assert closed_gates(record, "r1", open_gates(record, steady_ms=300_000), now_ms=later) == ()
+    record = looked(record, "r1", open_gates(record, LAGS, steady_ms=300_000), now_ms=later)
+    assert looked(record, "r1", open_gates(record, LAGS, steady_ms=300_000), now_ms=later) is record
+    if observed:
+        record, closed = observe(record, "r1", open_gates(record, steady_ms=300_000), now_ms=later + 1000)
+        assert [one.gate for one in closed] == [Gate.STEADY]
+    else:
+        record = looked(record, "r1", open_gates(record, steady_ms=300_000), now_ms=later + 1000)
+    with pytest.raises(GateClosed):
+        promote(record, "r1", open_gates(record, steady_ms=300_000), keep_ms=0, now_ms=later + 200_000)
+    if observed:
+        record, closed = observe(record, "r1", open_gates(record, steady_ms=300_000), now_ms=later + 301_000)
+        assert (closed, record.rollouts[0].state) == ((), State.CANARY if tried else State.READY)
+    promote(record, "r1", open_gates(record, steady_ms=300_000), keep_ms=0, now_ms=later + 301_000)
+
+
+def test_a_canary_may_get_smaller_while_a_gate_is_closed_and_not_larger() -> None:
+    record = canary(ready(), "r1", open_gates(ready()), percent=50, now_ms=NOW_MS)
+    with pytest.raises(GateClosed):
+        canary(record, "r1", open_gates(record, LAGS), percent=60, now_ms=NOW_MS)
+    fewer = shrink(record, "r1", percent=5, now_ms=NOW_MS)
+    assert (size(fewer.arms[0].buckets), fewer.rollouts[0].state) == (500, State.CANARY)
+    for other, percent in ((record, 50), (record, 60), (record, 0), (ready(), 5)):
+        with pytest.raises(NotAllowed):
+            shrink(other, "r1", percent=percent, now_ms=NOW_MS)
+
+
+def test_a_shadow_can_be_ended_while_its_rollout_lags_or_fails() -> None:
+    for finding in (LAGS, DIFFERS):
+        record = shadow(ready(), "r1", percent=5, now_ms=NOW_MS)
+        record = observe(record, "r1", open_gates(record, finding), now_ms=NOW_MS)[0]
+        assert record.rollouts[0].state in (State.CATCHING_UP, State.FAILING)
+        assert shadow(record, "r1", percent=0, now_ms=NOW_MS).shadows == ()
+        with pytest.raises(NotAllowed, match="only one that is ready or a canary"):
+            shadow(record, "r1", percent=1, now_ms=NOW_MS)
+
+
+def test_whoever_looks_at_all_gates_sees_those_that_the_record_itself_closes() -> None:
+    record = begun(release("other"), OLD, record=promote(ready(), "r1", open_gates(ready()), keep_ms=0, now_ms=NOW_MS))
+    record = rollback(record, "r1", reason="worse", now_ms=NOW_MS)
+    closed = closed_gates(record, "r2", open_gates(record, steady_ms=300_000), now_ms=NOW_MS)
+    assert [one.gate for one in closed] == [Gate.CONFLICT, Gate.STEADY]
 
 
 def test_the_same_command_again_changes_nothing() -> None:

@@ -387,6 +387,19 @@ def test_a_process_says_what_it_has_loaded_and_again_when_that_changes() -> None
     asyncio.run(play(World()))
 
 
+def test_two_processes_of_one_host_name_and_process_id_are_two() -> None:
+    """As of containers that share the host's network: each is process 1 of the same host."""
+
+    async def play(world: World) -> None:
+        for _ in range(2):
+            await Announcer(
+                world.in_service, world.follower, world.store, world.metrics, prefix="uic", timeout_s=1.0
+            ).look()
+        assert len(world.store.announced) == 2
+
+    asyncio.run(play(World()))
+
+
 def test_an_outage_of_the_store_is_a_line_of_each_part_when_it_begins_and_when_it_ends() -> None:
     world = World()
     announcer = Announcer(
@@ -440,6 +453,41 @@ def test_one_that_had_it_stays_ready_and_serves_what_it_has() -> None:
     assert world.served() == {"serving": "tiny/1"}
     assert world.follower.unready is None
     assert "no bundle there" in world.follower.details
+
+
+def test_one_that_served_before_there_was_a_record_stays_ready_when_the_first_names_what_it_lacks() -> None:
+    world = World()
+    world.broken["tiny-sketch"] = FileNotFoundError("no bundle there")
+
+    async def follow() -> None:
+        await world.follow()
+        await world.follow(promoted())
+
+    asyncio.run(follow())
+    assert world.served() == {"serving": "tiny/1"}
+    assert world.follower.unready is None
+    assert "no bundle there" in world.follower.details
+
+
+def test_one_that_starts_is_not_ready_before_it_has_read_whether_there_is_a_record() -> None:
+    """As when a cluster's node that has the record is away, and the one with the namespace of the settings is not."""
+    world = World()
+    said: list[str | None] = []
+
+    async def follow() -> None:
+        world.store.silent.add("uic:rollout")
+        await world.follow(promoted())
+        assert world.in_service.current.progress is not None
+        said.append(world.follower.unready)
+        world.store.silent.clear()
+        await world.follow()
+        said.append(world.follower.unready)
+
+    asyncio.run(follow())
+    before, after = said
+    assert before is not None
+    assert "the rollout record cannot be read" in before
+    assert (world.served(), after) == ({"serving": "tiny-sketch/1"}, None)
 
 
 @pytest.mark.parametrize("trouble", ["gone", "corrupt", "away"])

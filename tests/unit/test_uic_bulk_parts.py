@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uic.bulk.errors import DamagedFile, UnusableFolder
+from uic.bulk.errors import DamagedFile, FolderUnavailable
 from uic.bulk.folder import UNFINISHED, Folder
 from uic.bulk.politeness import LEAST_SHARE, WINDOW, Politeness
+from uic.bulk.snapshots import listed
 
 
 @given(
@@ -100,8 +101,37 @@ def test_another_hash_and_a_missing_file_are_damage(folder: Folder) -> None:
             look("b.bin", written.sha256)
 
 
+def test_a_folder_is_made_once(folder: Folder) -> None:
+    assert folder.made()
+    folder.write("a.bin", b"1")
+    assert not folder.made()
+
+
 def test_what_is_removed_is_gone_and_may_be_removed_again(folder: Folder) -> None:
     folder.below("deep").write("a.bin", b"1")
     folder.remove("deep")
     folder.remove("deep")
     assert folder.names() == []
+
+
+def test_a_full_disk_is_named_and_leaves_what_was_there(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    folder.write("a.bin", b"before")
+    (tmp_path / f"a.bin{UNFINISHED}").symlink_to("/dev/full")
+    with pytest.raises(FolderUnavailable, match="No space left on device"):
+        folder.write("a.bin", b"after")
+    assert folder.read("a.bin") == b"before"
+
+
+@pytest.mark.parametrize("url", ["nowhere://x/y", "{file}/below"])
+def test_what_is_no_folder_is_refused_by_name(url: str, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(FolderUnavailable, match=url.format(file=file)):
+        Folder(url.format(file=file)).write("a.bin", b"1")
+
+
+def test_a_snapshot_that_cannot_be_read_now_is_not_taken_for_an_incomplete_one_that_expires(tmp_path: Path) -> None:
+    (tmp_path / "n/20261128T030000Z/manifest.json").mkdir(parents=True)  # reading it is an error, whoever reads
+    with pytest.raises(FolderUnavailable):
+        listed(Folder(str(tmp_path)), "n")

@@ -5,6 +5,7 @@ in docs/formats/rollout.md and pinned by a golden file.
 """
 
 from mimn.release.announcement import (
+    SERVING,
     Announcement,
     Loaded,
     NotLoaded,
@@ -12,7 +13,9 @@ from mimn.release.announcement import (
     decode_announcement,
     encode_announcement,
     instances_key,
+    lacks,
     not_loaded,
+    serves_another,
 )
 from mimn.release.arms import BUCKETS, Buckets, bucket_of, resized, size, table
 from mimn.release.gates import Comparison, Finding, Gate, behind, compare, foreign, not_built, out_of_memory
@@ -43,14 +46,19 @@ from mimn.release.rollout import (
     abort,
     begin,
     canary,
+    closed_gates,
     collect,
     free_generation,
+    leaves_nothing,
     left_behind,
+    looked,
     observe,
     promote,
     retire,
     rollback,
     shadow,
+    shrink,
+    smaller,
 )
 
 __all__ = [
@@ -58,6 +66,7 @@ __all__ = [
     "MAX_RECORD_BYTES",
     "OPEN",
     "ORIGIN",
+    "SERVING",
     "Announcement",
     "Arm",
     "Buckets",
@@ -86,6 +95,7 @@ __all__ = [
     "behind",
     "bucket_of",
     "canary",
+    "closed_gates",
     "collect",
     "compare",
     "decode_announcement",
@@ -95,7 +105,10 @@ __all__ = [
     "foreign",
     "free_generation",
     "instances_key",
+    "lacks",
+    "leaves_nothing",
     "left_behind",
+    "looked",
     "not_built",
     "not_loaded",
     "observe",
@@ -106,7 +119,10 @@ __all__ = [
     "resized",
     "retire",
     "rollback",
+    "serves_another",
     "shadow",
+    "shrink",
     "size",
+    "smaller",
     "table",
 ]

@@ -18,6 +18,8 @@ EVERY_S: Final = 1.0
 LASTS_S: Final = 5.0
 """After the last announcement."""
 MAX_BYTES: Final = 1 << 14
+SERVING: Final = "serving"
+"""The name of the arm that has every user whom no other arm has."""
 _Short = Annotated[str, Meta(max_length=400)]
 
 
@@ -42,7 +44,7 @@ class Announcement(Struct, frozen=True, kw_only=True):
     """One process. A reader leaves out fields that it does not know."""
 
     instance: _Short
-    """`<host name>:<process id>`."""
+    """`<host name>:<process id>:<random digits>`."""
     revision: int | None
     """Of the rollout record that it follows; None without one."""
     loaded: tuple[Loaded, ...] = ()
@@ -79,13 +81,31 @@ def decode_announcement(value: bytes) -> Announcement:
     return _decode(value)
 
 
+def serves_another(told: Announcement, release: Release) -> Finding | None:
+    """Whether a process answers by another release than `release`. One that does not say what serves is not judged."""
+    for one in told.loaded:
+        if one.role == SERVING and (one.manifest, one.namespace) != (release.manifest, release.namespace):
+            return Finding(
+                Gate.CONFLICT,
+                f"{told.instance} serves {one.bundle} ({one.manifest[:12]}…) of namespace {one.namespace}, and not "
+                f"{release.bundle} ({release.manifest[:12]}…) of {release.namespace}: set UIC_BUNDLE__PATH and "
+                "UIC_BUNDLE__GENERATION to what RTP serves, or have every RTP serve the same first",
+            )
+    return None
+
+
 def not_loaded(told: Announcement, release: Release, revision: int) -> Finding | None:
     """Whether a process follows another revision of the record, or lacks `release`."""
     if told.revision != revision:
         text = f"{told.instance} follows revision {told.revision} of the record, not {revision}"
         return Finding(Gate.LOADED, text, passes=True)
+    return lacks(told, release)
+
+
+def lacks(told: Announcement, release: Release) -> Finding | None:
+    """Whether a process has not loaded `release`."""
     if (release.manifest, release.namespace) in [(one.manifest, one.namespace) for one in told.loaded]:
         return None
     why = [one.reason for one in told.refused if one.bundle == release.bundle]
-    text = f"{told.instance} has not loaded {release.bundle}: {why[0] if why else 'it is being loaded'}"
+    text = f"{told.instance} has not loaded {release.bundle}: {why[0] if why else 'not yet, or not before it is ready'}"
     return Finding(Gate.LOADED, text, passes=not why)

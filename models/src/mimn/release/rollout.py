@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from mimn.release.arms import BUCKETS, resized
+from mimn.release.arms import BUCKETS, resized, size
 from mimn.release.gates import Finding, Gate
 from mimn.release.record import (
     MAX_ENTRIES,
@@ -143,7 +143,7 @@ def observe(
 ) -> tuple[Record, tuple[Finding, ...]]:
     """Move a rollout to the state that a look at its gates shows; returns the gates that are closed still.
 
-    Nothing changes for a rollout that serves users already, or has ended.
+    Of a canary only what it waits for changes, and nothing of a rollout that serves everybody or has ended.
 
     Raises:
         Conflict: the record has another revision than the one that was looked at.
@@ -153,8 +153,10 @@ def observe(
     _check_revision(record, checked)
     hold = _held(rollout, checked, now_ms)
     closed = _closed(record, rollout, checked, now_ms)
-    if rollout.state is State.CANARY or rollout.state not in OPEN:
+    if rollout.state not in OPEN:
         return record, closed
+    if rollout.state is State.CANARY:
+        return _holding(record, rollout, hold, now_ms, by), closed
     shown = [one for one in closed if one.gate is not Gate.LOADED]  # processes load what is ready
     state = _shown(shown)
     reason = "; ".join(f"{one.gate}: {one.reason}" for one in shown)[:MAX_REASON]
@@ -167,13 +169,55 @@ def observe(
     return _moved(record, rollout, state, reason, now_ms=now_ms, by=by, hold=hold), closed
 
 
+def looked(record: Record, identity: str, checked: Checked, *, now_ms: int, by: str = "") -> Record:
+    """Note for `steady` a look that closed a gate: a lag ends the wait, and the next look without one begins it
+    again.
+
+    Raises:
+        NotAllowed: there is no such rollout.
+    """
+    rollout = _found(record, identity)
+    return _holding(record, rollout, _held(rollout, checked, now_ms), now_ms, by) if rollout.state in OPEN else record
+
+
+def _holding(record: Record, rollout: Rollout, hold: Hold | None, now_ms: int, by: str) -> Record:
+    if hold == rollout.hold:
+        return record
+    return _moved(record, rollout, rollout.state, rollout.reason, now_ms=now_ms, by=by, hold=hold)
+
+
 def canary(record: Record, identity: str, checked: Checked, *, percent: float, now_ms: int, by: str = "") -> Record:
     """Serve `percent` of the users by a rollout that is ready; growing takes no user from another arm.
 
     Raises:
         Conflict, GateClosed, NotAllowed: as `promote`; or the share is not from 0.01 to 100.
     """
-    rollout = _checked(record, identity, checked, now_ms)
+    return _tried(record, _checked(record, identity, checked, now_ms), percent, now_ms, by)
+
+
+def smaller(record: Record, identity: str, percent: float) -> bool:
+    """Whether `percent` is fewer users than this rollout's canary serves.
+
+    Raises:
+        NotAllowed: there is no such rollout.
+    """
+    if _found(record, identity).state is not State.CANARY:
+        return False
+    return percent / 100 * BUCKETS < sum(size(arm.buckets) for arm in record.arms if arm.name == CANARY)
+
+
+def shrink(record: Record, identity: str, *, percent: float, now_ms: int, by: str = "") -> Record:
+    """Serve fewer users by a canary, whatever the gates say: they keep no user from going back to what serves.
+
+    Raises:
+        NotAllowed: it is no canary, the share is not `smaller`, or it is below 0.01.
+    """
+    if not smaller(record, identity, percent):
+        raise NotAllowed(f"rollout {identity} is no canary of more than {percent:g} % of the users")
+    return _tried(record, _found(record, identity), percent, now_ms, by)
+
+
+def _tried(record: Record, rollout: Rollout, percent: float, now_ms: int, by: str) -> Record:
     arms = _with_arm(record.arms, CANARY, rollout.release, percent)
     if arms == record.arms and rollout.state is State.CANARY:
         return record
@@ -187,10 +231,10 @@ def shadow(record: Record, identity: str, *, percent: float, now_ms: int, by: st
     """Score the requests of `percent` of the users by this rollout too, without answering with it; 0 ends that.
 
     Raises:
-        NotAllowed: it is neither ready nor a canary, or the share is not from 0 to 100.
+        NotAllowed: it is neither ready nor a canary (to end one, not on its way), or the share is not from 0 to 100.
     """
     rollout = _found(record, identity)
-    if rollout.state not in (State.READY, State.CANARY):
+    if rollout.state not in (OPEN if percent == 0 else (State.READY, State.CANARY)):
         raise NotAllowed(f"rollout {identity} is {rollout.state}: only one that is ready or a canary can be a shadow")
     others = tuple(arm for arm in record.shadows if arm.name != SHADOW)
     shadows = others if percent == 0 else _with_arm(record.shadows, SHADOW, rollout.release, percent)
@@ -287,6 +331,20 @@ def left_behind(record: Record, rollout: Rollout) -> str | None:
     if record.open is not None:
         needed |= {record.open.release.namespace, record.open.replaces.namespace}
     return None if name in needed else name
+
+
+def leaves_nothing(rollout: Rollout) -> bool:
+    """Whether a rollout has ended and never had a namespace of its own."""
+    return rollout.head_only and rollout.state in _ENDED - {State.COLLECTED}
+
+
+def closed_gates(record: Record, identity: str, checked: Checked, *, now_ms: int) -> tuple[Finding, ...]:
+    """Every closed gate of a rollout: those that a look found, and those that the record itself tells.
+
+    Raises:
+        NotAllowed: there is no such rollout.
+    """
+    return _closed(record, _found(record, identity), checked, now_ms)
 
 
 def _found(record: Record, identity: str) -> Rollout:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import socket
 import time
 from collections.abc import Callable
@@ -53,7 +54,8 @@ class Announcer:
         self._metrics = metrics
         self._timeout_s = timeout_s
         self._clock = clock
-        self._instance = f"{socket.gethostname()}:{os.getpid()}"
+        # Host and process id alone are those of several processes where containers share the host's network.
+        self._instance = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         self._keys = instances_key(prefix), announcement_key(prefix, self._instance)
         self._said = b""
         self._due = 0.0

@@ -11,6 +11,7 @@ from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, genera
 
 from access import Admission
 from mimn.bundle.request_fields import RequestVector
+from mimn.state import CorruptState, ForeignFingerprint, ForeignLayout, WrongUser
 from rtp.core.fold_progress import Status
 from rtp.tally import Count, Counts, Tallies, Tally
 
@@ -57,6 +58,8 @@ class Metrics:
         self.unreadable = Counter(
             "rtp_unreadable_states", "Stored values that could not be used, by error.", ["error"], registry=registry
         )
+        for error in (CorruptState, ForeignLayout, ForeignFingerprint, WrongUser):
+            self.unreadable.labels(error.__name__)
         self.store_errors = Counter(
             "rtp_store_errors", "Reads of a request that failed, by error.", ["error"], registry=registry
         )
@@ -206,6 +209,8 @@ class Metrics:
             "rtp_key_reads", "Changes of the file of keys: taken_up, or refused (the keys before stay in effect).",
             ["result"], registry=registry,
         )  # fmt: skip
+        for result in ("taken_up", "refused"):
+            self.key_reads.labels(result)
         # Children of the hot path, looked up once.
         self.state_of = {status: self.states.labels(status.value) for status in Status}
         self.ok = self.answers.labels("200", "")

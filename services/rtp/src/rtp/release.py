@@ -8,14 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from mimn.release import Buckets, bucket_of, table
+from mimn.release import SERVING, Buckets, bucket_of, table
 from mimn.state import Keys, namespace
 from rtp.core.fields import NONE, Names
 from rtp.core.fold_progress import FoldProgress
 from rtp.core.ports import Model
-
-SERVING = "serving"
-"""The name of the arm that has every user whom no other arm has."""
 
 
 @dataclass(slots=True, eq=False)

@@ -19,7 +19,7 @@ from pathlib import Path
 import structlog
 
 from mimn import release as rollouts
-from mimn.release import Buckets, CorruptRecord, Record, decode_record, record_key
+from mimn.release import SERVING, Buckets, CorruptRecord, Record, decode_record, record_key
 from rtp.core.fields import Names, names_of
 from rtp.core.ports import StateReader
 from rtp.errors import ReloadRefused, ReloadTimedOut, StoreError
@@ -27,7 +27,7 @@ from rtp.field_history import read_asked
 from rtp.loader import Loader
 from rtp.metrics import Metrics
 from rtp.progress_watcher import NoNamespace, ProgressReader
-from rtp.release import SERVING, Arm, InService, Release, Traffic
+from rtp.release import Arm, InService, Release, Traffic
 from rtp.trouble import Trouble
 
 log = structlog.stdlib.get_logger(__name__)
@@ -97,7 +97,7 @@ class RolloutFollower:
         self._remembered = False
         """Whether the manifests of earlier rollouts were looked at."""
         self._obeyed = False
-        """Whether the release in service has been what the record says, if only once."""
+        """Whether what this process serves has been what it should, by the record or without one, if only once."""
         self.record: Record | None = None
         """The record in force; None while none was ever seen."""
         self.refused: dict[rollouts.Release, Refusal] = {}
@@ -117,8 +117,10 @@ class RolloutFollower:
     @property
     def unready(self) -> str | None:
         """Why this process cannot answer for the release in service, None if it does, or serves what it did before."""
-        if self.record is None or self._obeyed:
+        if self._obeyed:
             return None
+        if self.record is None:
+            return self.trouble or "the rollout record was not read yet"
         return f"{self.record.serving.bundle} is in service and is not loaded here: {self._why(self.record.serving)}"
 
     @property
@@ -149,12 +151,15 @@ class RolloutFollower:
             if value is None:
                 if self.record is not None:
                     raise CorruptRecord("it is gone from the store; the last one stays in force")
+                self._obeyed = True  # without a record, what the settings name is what should serve
             elif value != self._value:
                 record = decode_record(value)
                 log.info("rollout record", revision=record.revision, serving=record.serving.bundle)
                 self._value, self.record = value, record
                 self._take_up()
         except (StoreError, CorruptRecord) as error:
+            if self.record is None and isinstance(error, CorruptRecord):
+                self._obeyed = True  # no program can say what else should serve
             reason = f"the rollout record cannot be read: {error}"
             if self._trouble.begins(error, reason):
                 log.warning("the rollout record is not followed", reason=reason)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
 from access import Admission
+from uic.core.event import Reason
 from uic.tally import Tallies
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
@@ -46,6 +47,8 @@ class Metrics:
         self.dead_letters = Counter(
             "uic_dead_letters", "Records acknowledged by the dead-letter topic, by reason.", ["reason"], registry=r
         )
+        for reason in Reason:
+            self.dead_letters.labels(reason.value)
         self.unknown_fields = Counter(
             "uic_events_with_unknown_fields",
             "Committed events with protobuf fields that this version of UIC does not know, and ignores.",
@@ -179,4 +182,6 @@ class Metrics:
             ["result"],
             registry=r,
         )
+        for result in ("taken_up", "refused"):
+            self.key_reads.labels(result)
         self.published = Counter("uic_published_events", "Events written to the log through gRPC.", registry=r)

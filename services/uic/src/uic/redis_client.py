@@ -56,6 +56,16 @@ def open_client(settings: RedisSettings, connected: Callable[[], None] = lambda:
     return redis.Redis.from_url(settings.url, **limits, redis_connect_func=on_connect)
 
 
+def clock_ms(client: Any) -> int:
+    """The store's clock, which all commands and workers share; of a cluster, the one that is furthest ahead."""
+    if not isinstance(client, RedisCluster):
+        clocks = [client.time()]
+    else:
+        said: Any = client.time(target_nodes=RedisCluster.PRIMARIES)
+        clocks = list(said.values()) if isinstance(said, dict) else [said]
+    return max(int(seconds) * 1000 + int(microseconds) // 1000 for seconds, microseconds in clocks)
+
+
 def _hosts(addresses: str) -> list[tuple[str, int]]:
     """Host and port of each address of a setting."""
     parts = (address.rpartition(":") for address in addresses.split(",") if address.strip())

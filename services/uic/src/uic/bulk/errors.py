@@ -8,9 +8,9 @@ class BulkRefused(Exception):
     """The job cannot be done on this input or this deployment."""
 
 
-class UnusableFolder(BulkRefused):
-    """A folder that cannot be written, or has no driver: no room, no right, no such place. What was written before
-    stays."""
+class FolderUnavailable(BulkRefused):
+    """A folder that cannot be read or written: no space, no right, no such place. What is whole in it stays so, and the
+    same command goes on once that is corrected."""
 
 
 class DamagedFile(BulkRefused):

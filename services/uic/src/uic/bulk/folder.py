@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Final, cast
 
 import fsspec
 
-from uic.bulk.errors import DamagedFile, UnusableFolder
+from uic.bulk.errors import DamagedFile, FolderUnavailable
 
 UNFINISHED: Final = ".unfinished"
 """Suffix of a file that is being written."""
@@ -35,16 +35,16 @@ class Folder:
     """One folder."""
 
     def __init__(self, url: str) -> None:
-        """`url`: a path, or a URL that fsspec knows.
+        """`url`: a path, or a URL that fsspec knows (its driver must be installed).
 
         Raises:
-            UnusableFolder: its driver is not installed, or it has none.
+            FolderUnavailable: it is neither. So does every method if the folder cannot be read or written.
         """
         self.url = url.rstrip("/")
         try:
             self._fs, root = fsspec.core.url_to_fs(self.url)
-        except (ImportError, ValueError) as error:
-            raise UnusableFolder(f"{self.url} cannot be used: {error}") from error
+        except (ValueError, ImportError, OSError) as error:
+            raise FolderUnavailable(f"{self.url} is no folder that can be opened: {error}") from error
         self._root = root.rstrip("/")
         self._local = isinstance(self._fs, fsspec.implementations.local.LocalFileSystem)
 
@@ -52,16 +52,29 @@ class Folder:
         """A folder in this one."""
         return Folder(f"{self.url}/{name}")
 
+    def made(self) -> bool:
+        """Make this folder; False if it is there. Where folders are parts of names, it is there once it has a file."""
+        with self._answering():
+            if self.names():
+                return False
+            try:
+                self._fs.makedirs(self._root, exist_ok=False)
+            except FileExistsError:
+                return False
+            return True
+
     def exists(self, name: str) -> bool:
         """Whether there is such a file, whole."""
-        return bool(self._fs.exists(self._path(name)))
+        with self._answering():
+            return bool(self._fs.exists(self._path(name)))
 
     def names(self) -> list[str]:
         """Files and folders directly in this one, sorted; none if it does not exist. Unfinished files do not count."""
-        self._fs.invalidate_cache()
-        if not self._fs.isdir(self._root):
-            return []
-        found = (path.rstrip("/").rpartition("/")[2] for path in self._fs.ls(self._root, detail=False))
+        with self._answering():
+            self._fs.invalidate_cache()
+            if not self._fs.isdir(self._root):
+                return []
+            found = [path.rstrip("/").rpartition("/")[2] for path in self._fs.ls(self._root, detail=False)]
         return sorted(name for name in found if not name.endswith(UNFINISHED))
 
     def read(self, name: str, sha256: str | None = None) -> bytes:
@@ -70,17 +83,20 @@ class Folder:
         Raises:
             DamagedFile: it does not exist, or its hash is not `sha256`.
         """
-        try:
+        with self._answering(name):
             data = bytes(self._fs.cat_file(self._path(name)))
-        except FileNotFoundError as error:
-            raise DamagedFile(f"{self.url}/{name} does not exist") from error
         if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
             raise _damaged(self, name)
         return data
 
     def open(self, name: str) -> BinaryIO:
-        """A file to read, with seek."""
-        return cast("BinaryIO", self._fs.open(self._path(name), "rb"))
+        """A file to read, with seek.
+
+        Raises:
+            DamagedFile: it does not exist.
+        """
+        with self._answering(name):
+            return cast("BinaryIO", self._fs.open(self._path(name), "rb"))
 
     def check(self, name: str, sha256: str) -> None:
         """Read a file and compare its hash, block by block.
@@ -89,40 +105,29 @@ class Folder:
             DamagedFile: it does not exist, or its hash is another one.
         """
         seen = hashlib.sha256()
-        try:
-            with self.open(name) as file:
-                while block := file.read(BLOCK):
-                    seen.update(block)
-        except FileNotFoundError as error:
-            raise DamagedFile(f"{self.url}/{name} does not exist") from error
+        with self._answering(name), self.open(name) as file:
+            while block := file.read(BLOCK):
+                seen.update(block)
         if seen.hexdigest() != sha256:
             raise _damaged(self, name)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[tuple[Any, Written]]:
         """A file that appears under `name` when the body ends without an exception, replacing one of that name; and its
-        size and hash, valid from then on.
-
-        Raises:
-            UnusableFolder: it cannot be written.
-        """
-        try:
-            with self._writing(name) as both:
-                yield both
-        except OSError as error:
-            raise UnusableFolder(
-                f"{self.url}/{name} cannot be written ({error}): make room or name another folder, and run it again"
-            ) from error
+        size and hash, valid from then on."""
+        with self._answering(), self._writing(self._path(name)) as file:
+            written = Written()
+            yield file, written
+        written.bytes, written.sha256 = file.bytes, file.hash.hexdigest()
 
     @contextmanager
-    def _writing(self, name: str) -> Iterator[tuple[Any, Written]]:
-        path, written = self._path(name), Written()
+    def _writing(self, path: str) -> Iterator[_Hashing]:
         self._fs.makedirs(self._root, exist_ok=True)
         if self._local:
             unfinished = Path(path + UNFINISHED)
             try:
                 with unfinished.open("wb") as file:
-                    yield (hashing := _Hashing(file)), written
+                    yield _Hashing(file)
                     file.flush()
                     os.fsync(file.fileno())
                 unfinished.replace(path)
@@ -133,8 +138,7 @@ class Folder:
         else:
             # What is written in a transaction appears when it ends, and not if it fails.
             with self._fs.transaction, self._fs.open(path, "wb") as file:
-                yield (hashing := _Hashing(file)), written
-        written.bytes, written.sha256 = hashing.bytes, hashing.hash.hexdigest()
+                yield _Hashing(file)
 
     def write(self, name: str, data: bytes) -> Written:
         """Write or replace a whole file."""
@@ -144,8 +148,18 @@ class Folder:
 
     def remove(self, name: str) -> None:
         """Remove a file, or a folder with all in it; what does not exist is fine."""
-        with suppress(FileNotFoundError):
+        with self._answering(), suppress(FileNotFoundError):
             self._fs.rm(self._path(name), recursive=True)
+
+    @contextmanager
+    def _answering(self, wanted: str | None = None) -> Iterator[None]:
+        """Say of which folder an error is; of a file that is `wanted`, that it does not exist."""
+        try:
+            yield
+        except OSError as error:
+            if wanted is not None and isinstance(error, FileNotFoundError):
+                raise DamagedFile(f"{self.url}/{wanted} does not exist") from error
+            raise FolderUnavailable(f"{self.url} cannot be read or written: {error}") from error
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"

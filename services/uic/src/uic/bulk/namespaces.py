@@ -18,7 +18,7 @@ from mimn.release import OPEN, CorruptRecord, State, decode_record, record_key
 from mimn.state import CorruptProgress, Keys, Progress, decode_progress
 from uic.bulk.errors import BulkRefused
 from uic.errors import StoreUnavailable
-from uic.redis_client import FAILURES
+from uic.redis_client import FAILURES, clock_ms
 from uic.store import read_meta
 
 SAMPLE: Final = 64
@@ -26,7 +26,7 @@ SAMPLE: Final = 64
 SLICE: Final = 500
 """Keys that are removed at a time."""
 FOLDED_WITHIN_MS: Final = 30_000
-"""A partition that is caught up says so every five seconds."""
+"""By the store's clock. A partition that is caught up says so every five seconds."""
 WATCHED_S: Final = 6.0
 """How long a namespace is watched before it is dropped: a worker that folds it commits in that time, or says that it is
 caught up; a load writes states."""
@@ -101,6 +101,7 @@ class Namespaces:
                     partial += bool(flags and flags[0] & 1)
                     sampled += 1
             served = self.served().get(name, ())
+            now_ms = clock_ms(self._client)
         known = [one for one in progress.values() if one is not None]
         log = ends.get(topic or "")
         as_of = max((one.as_of_ms for one in known), default=None)
@@ -117,7 +118,7 @@ class Namespaces:
             last_read_s=min(idle, default=None),
             folded_ms=as_of,
             served_by=tuple(served),
-            folded=as_of is not None and time.time_ns() // 1_000_000 - as_of < FOLDED_WITHIN_MS,
+            folded=as_of is not None and now_ms - as_of < FOLDED_WITHIN_MS,
         )
 
     def served(self) -> dict[str, list[str]]:

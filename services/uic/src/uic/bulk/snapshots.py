@@ -3,7 +3,8 @@
 Of each partition progress is read first and the states after it. A state may then be ahead of the progress; once
 restored, UIC reads the log again from that progress and skips what a state says it has
 (`uic.core.fold.Part.already_folded`), and an erasure in between erases the state again. So the snapshot is exact
-although nothing stood still. Only a partition that began a new lineage or era in the meantime is read again.
+although nothing stood still. A partition is read again if it began a new lineage or era in the meantime, or if the
+store was connected to anew: it may have lost what the progress counts, and UIC may have folded that again since.
 
     <root>/<namespace>/<id>/       saved states (`saved_states`); the id is when it was begun, UTC
     <root>/<namespace>/<id>/verified.json     when all of it was last read and found right
@@ -30,7 +31,7 @@ from mimn.state import (
     decode_state,
     user_hash,
 )
-from uic.bulk.errors import BulkRefused, DamagedFile
+from uic.bulk.errors import BulkRefused, DamagedFile, FolderUnavailable
 from uic.bulk.folder import Folder
 from uic.bulk.saved_states import (
     MANIFEST,
@@ -108,11 +109,12 @@ def create(
         done: hears how many users were saved, now and then.
 
     Raises:
-        BulkRefused: a partition has no progress yet, or keeps starting over.
+        BulkRefused: a partition has no progress yet, or it or the store keeps starting over.
         StoreUnavailable: no answer.
     """
-    identity = now.strftime(ID_FORMAT)
-    folder = root.below(source.namespace).below(identity)
+    begun = now
+    while not (folder := root.below(source.namespace).below(begun.strftime(ID_FORMAT))).made():
+        begun += timedelta(seconds=1)  # another run began in the same second
     saved = []
     for partition in range(source.n):
         saved.append(_save(store, folder, partition))
@@ -133,11 +135,14 @@ def create(
     )
     seal(folder, manifest)
     after("seal")
-    return identity
+    return begun.strftime(ID_FORMAT)
 
 
 def _save(store: RedisStore, folder: Folder, partition: int) -> SavedPartition:
     for _ in range(TRIES):
+        store.lists(partition, [""])  # connects, and so does the next line
+        _progress(store, partition)
+        connections = store.connections
         progress = _progress(store, partition)
         everyone = store.users(partition)
         seen: set[str] = set()
@@ -152,9 +157,12 @@ def _save(store: RedisStore, folder: Folder, partition: int) -> SavedPartition:
                 kept = [(u.encode(), v) for u, v in zip(new, values, strict=True) if u not in erased]
                 writer.add([user for user, _ in kept], [value for _, value in kept])
         now = _progress(store, partition)
-        if (now.lineage, now.era) == (progress.lineage, progress.era):
+        same = (now.lineage, now.era) == (progress.lineage, progress.era) and now.next_offset >= progress.next_offset
+        if same and store.connections == connections:
             return writer.finish(progress)
-    raise BulkRefused(f"partition {partition} started over each time it was read: see uic partitions")
+    raise BulkRefused(
+        f"partition {partition} started over, or the store restarted, each time it was read: see uic partitions"
+    )
 
 
 def _progress(store: RedisStore, partition: int) -> Progress:
@@ -168,7 +176,7 @@ def _progress(store: RedisStore, partition: int) -> Progress:
 
 
 def listed(root: Folder, namespace: str) -> list[Listed]:
-    """The snapshots of a namespace, oldest first. One whose manifest cannot be read counts as incomplete."""
+    """The snapshots of a namespace, oldest first. One whose manifest is not what was written counts as incomplete."""
     found = []
     for name in root.below(namespace).names():
         if not _ID.fullmatch(name):
@@ -178,6 +186,8 @@ def listed(root: Folder, namespace: str) -> list[Listed]:
         if folder.exists(MANIFEST):
             try:
                 manifest = read_manifest(folder)
+            except FolderUnavailable:  # it may be readable again, and must not expire
+                raise
             except BulkRefused:
                 manifest = None
         verified = None

@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from mimn.release import Finding, Gate, compare
+from mimn.release import Finding, Gate, Headers, compare
 from uic.rollout.namespaces import Namespace
 
 LOOKS: Final = 12
@@ -114,8 +114,7 @@ def compare_users(
             wanted |= lost | (found - known)
         users = sorted(wanted)
         seen.compared += len(users)
-        next_old, next_new = _next(old, p), _next(new, p)
-        ours, theirs = old.headers(p, users), new.headers(p, users)
+        (next_old, ours), (next_new, theirs) = _states(old, new, p, users)
         first = compare(ours, theirs, next_old, next_new)
         both = ours["there"] & theirs["there"]
         partial_old += int((ours["partial"] & both).sum())
@@ -137,7 +136,8 @@ def compare_users(
 
 
 def _names(old: Namespace, new: Namespace, p: int) -> tuple[set[str], set[str], set[str]]:
-    """The users of a partition in both namespaces, and those of the old one who have no state in the new one."""
+    """The users of a partition in both namespaces, and those of the old one who are none, or have no state, in the new
+    one."""
     known: set[str] = set()
     lost: set[str] = set()
     for users in old.users(p):
@@ -145,19 +145,28 @@ def _names(old: Namespace, new: Namespace, p: int) -> tuple[set[str], set[str], 
         if new.count(p, users) < len(users):
             headers = new.headers(p, users)
             lost.update(users[i] for i in np.flatnonzero(~headers["there"]))
-    return known, {user for users in new.users(p) for user in users}, lost
+    found = {user for users in new.users(p) for user in users}
+    return known, found, lost | (known - found)
 
 
-def _next(namespace: Namespace, p: int) -> int:
-    (progress,) = namespace.progress([p])
-    return 0 if progress is None else progress.next_offset
+def _states(old: Namespace, new: Namespace, p: int, users: list[str]) -> list[tuple[int, Headers]]:
+    """Of both namespaces, up to where the partition is folded, and then the headers of these users' states. A state of
+    another lineage than the partition's is none: UIC begins its user from nothing."""
+    progress = [namespace.progress([p])[0] for namespace in (old, new)]
+    found = []
+    for namespace, known in zip((old, new), progress, strict=True):
+        headers = namespace.headers(p, users)
+        if known is not None:
+            headers["there"] &= ~headers["readable"] | (headers["lineage"] == known.lineage)
+        found.append((0 if known is None else known.next_offset, headers))
+    return found
 
 
 def _again(old: Namespace, new: Namespace, p: int, users: list[str], verdicts: dict[tuple[int, str], str]) -> list[str]:
     """Look at doubtful users once more; returns those who still are, and notes what is certain of them. Once certain, a
     verdict holds until the user agrees: a later look may meet one of the namespaces a moment ahead again."""
-    next_old, next_new = _next(old, p), _next(new, p)
-    told = compare(old.headers(p, users), new.headers(p, users), next_old, next_new)
+    (next_old, ours), (next_new, theirs) = _states(old, new, p, users)
+    told = compare(ours, theirs, next_old, next_new)
     for verdict, mask in (("missing", told.missing), ("different", told.different), ("unerased", told.unerased)):
         verdicts.update({(p, users[i]): verdict for i in np.flatnonzero(mask)})
     return [users[i] for i in np.flatnonzero(~told.equal)]

@@ -24,11 +24,12 @@ from mimn.release import (
 )
 from uic.errors import UicError
 from uic.log.erasures import KafkaErasures
+from uic.redis_client import clock_ms
 from uic.rollout.comparison import Extent, Seen, compare_users
 from uic.rollout.namespaces import Namespace, Reading
 from uic.rollout.scorers import Scorers, asked
 from uic.settings import ClientSettings
-from uic.tools.partitions import Refused as NoAnswer
+from uic.tools.partitions import NoAnswer, Refused
 
 LOG_TIMEOUT_S: Final = 10.0
 FOLLOWED_WITHIN_S: Final = 8.0
@@ -100,12 +101,7 @@ class Gates:
 
     def now_ms(self) -> int:
         """The store's clock: all commands and all workers have the same."""
-        if not self._clustered:
-            clocks = [self._client.time()]
-        else:
-            said = self._client.time(target_nodes=RedisCluster.PRIMARIES)
-            clocks = list(said.values()) if isinstance(said, dict) else [said]
-        return max(int(seconds) * 1000 + int(microseconds) // 1000 for seconds, microseconds in clocks)
+        return clock_ms(self._client)
 
     def memory(self) -> list[tuple[int, int]]:
         """Used and whole memory of each master, in bytes; the whole is 0 if the server does not say."""
@@ -176,8 +172,8 @@ class Gates:
         for url in self._demands.rtp:
             try:
                 told.append(asked(url, self._settings.access))
-            except NoAnswer as error:
-                yield Finding(Gate.LOADED, f"{url}: {error}", passes=True)
+            except Refused as error:
+                yield Finding(Gate.LOADED, f"{url}: {error}", passes=isinstance(error, NoAnswer))
         for one in told:
             if (finding := not_loaded(one, release, record.revision)) is not None:
                 yield finding

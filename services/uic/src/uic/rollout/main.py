@@ -17,16 +17,20 @@ from typing import Any, Final, TextIO
 
 from mimn.bundle import BundleError, GoldenMismatch
 from mimn.release import Conflict, CorruptRecord, Finding, GateClosed, Refused
+from uic.errors import StoreUnavailable
 from uic.redis_client import FAILURES, open_client
 from uic.rollout.comparison import Extent
 from uic.rollout.gates import Demands
 from uic.rollout.planning import RATE
 from uic.rollout.verbs import Answer, TimedOut, Verbs, finding_view
 from uic.settings import read_client_settings
+from uic.tools.numbers import count, not_negative, positive
 from uic.tools.table import table
 
 REFUSED, CLOSED, RACED, LATE = 1, 3, 4, 5
 UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+LONGEST_S: Final = 36_500 * UNITS["d"]
+"""The time that it ends at can be written as a date."""
 EPILOG: Final = (
     "Exit codes: 0 done; 1 refused, or no answer; 2 called wrongly; 3 a gate is closed, or the rollout is failing; "
     "4 another command changed the record meanwhile: look again; 5 not ready within --timeout. Every subcommand may be "
@@ -50,7 +54,7 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
         return _failed(conflict, RACED, as_json=options.json, out=out)
     except TimedOut as late:
         return _failed(late, LATE, as_json=options.json, out=out)
-    except (Refused, CorruptRecord, BundleError, GoldenMismatch) as refused:
+    except (Refused, CorruptRecord, BundleError, GoldenMismatch, StoreUnavailable) as refused:
         return _failed(refused, REFUSED, as_json=options.json, out=out)
     except FAILURES as error:
         text = f"the store does not answer ({type(error).__name__}: {str(error)[:200]})"
@@ -63,11 +67,11 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
 
 
 def seconds(text: str) -> float:
-    """A duration such as `30s`, `5m`, `24h`; a plain number is seconds."""
+    """A duration such as `30s`, `5m`, `24h`, up to a century; a plain number is seconds."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 30s, 5m or 24h")
-    return float(match[1]) * UNITS[match[2] or "s"]
+    if match is None or (value := float(match[1]) * UNITS[match[2] or "s"]) > LONGEST_S:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a duration such as 30s, 5m or 24h, up to 36500d")
+    return value
 
 
 def _run(verbs: Verbs, options: argparse.Namespace) -> Answer:
@@ -125,16 +129,18 @@ def build_parser() -> argparse.ArgumentParser:
             help="where new states come from: log (default), backfill or snapshot:ID",
         )  # fmt: skip
         one.add_argument(
-            "--generation", type=int, help="of the namespace (default: that in service, or the first free one)"
+            "--generation", type=count, help="of the namespace (default: that in service, or the first free one)"
         )
-        one.add_argument("--rate", type=float, default=RATE, help="events a second to count on (default %(default)s)")
+        one.add_argument(
+            "--rate", type=positive, default=RATE, help="events a second to count on (default %(default)s)"
+        )
     verb("wait", "Look at a rollout until it is ready.", rollout="1", gates=True).add_argument(
         "--timeout", type=seconds, default=seconds("24h"), help="such as 10m (default 24h)"
     )
     canary = verb("canary", "Serve some users by it.", rollout="1", gates=True)
-    canary.add_argument("--percent", type=float, required=True, help="of the users, from 0.01 to 100")
+    canary.add_argument("--percent", type=positive, required=True, help="of the users, from 0.01 to 100")
     shadow = verb("shadow", "Score some users' requests by it in the background.", rollout="1")
-    shadow.add_argument("--percent", type=float, required=True, help="of the users; 0 ends it")
+    shadow.add_argument("--percent", type=not_negative, required=True, help="of the users; 0 ends it")
     promote = verb("promote", "Serve everybody by it, if every gate is open.", rollout="1", gates=True)
     promote.add_argument(
         "--keep-for", type=seconds, default=seconds("24h"), help="how long the release before is kept (default 24h)"
@@ -165,11 +171,11 @@ def _add_gates(parser: argparse.ArgumentParser) -> None:
         help="how long the lag must be allowed (default 5m)",
     )
     parser.add_argument(
-        "--whole", type=int, default=given.extent.whole, metavar="K",
+        "--whole", type=count, default=given.extent.whole, metavar="K",
         help="partitions of which every user is compared (default %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--sample", type=int, default=given.extent.sample, metavar="N",
+        "--sample", type=count, default=given.extent.sample, metavar="N",
         help="users of the other partitions that are compared (default %(default)s)",
     )  # fmt: skip
     parser.add_argument(

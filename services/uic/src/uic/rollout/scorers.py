@@ -26,8 +26,9 @@ class Scorers:
     def announced(self) -> list[Announcement]:
         """Those that live, by name. One that is unreadable, of another version perhaps, follows no revision."""
         found = []
-        for name in self._names():
-            value = self._client.get(announcement_key(self._prefix, name))
+        names = self._names()
+        said = self._client.mget([announcement_key(self._prefix, name) for name in names]) if names else []
+        for name, value in zip(names, said, strict=True):
             if value is None:
                 continue
             try:

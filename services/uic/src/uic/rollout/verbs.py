@@ -6,7 +6,8 @@ import getpass
 import secrets
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Final
 from mimn import release as rollouts
 from mimn.release import (
     Announcement,
+    Conflict,
     Finding,
     GateClosed,
     NotAllowed,
@@ -23,6 +25,7 @@ from mimn.release import (
     Rollout,
     State,
     free_generation,
+    leaves_nothing,
     left_behind,
 )
 from uic.bulk.errors import BulkRefused
@@ -123,7 +126,19 @@ class Verbs:
         planned = planning.plan(
             self._gates, self._settings, release=release, bundle=bundle, replaces=serving, origin=how, rate=rate
         )
-        return replace(planned, changes=planning.told_changes(self._settings, path, bundle, serving))
+        others = () if record is not None else tuple(self._serving_another(serving))
+        return replace(
+            planned,
+            findings=(*others, *planned.findings),
+            changes=planning.told_changes(self._settings, path, bundle, serving),
+        )
+
+    def _serving_another(self, release: Release) -> Iterator[Finding]:
+        """Scoring processes that answer by another release. The first record says what serves, and they follow it: it
+        must not move the traffic."""
+        for told in self._scorers.announced():
+            if (finding := rollouts.serves_another(told, release)) is not None:
+                yield finding
 
     def _configured(self) -> Release:
         """What serves before there is a record: the bundle that the settings name."""
@@ -154,10 +169,15 @@ class Verbs:
     def canary(self, identity: str, percent: float) -> Answer:
         """Serve some users by it."""
         record, rollout = self._found(identity)
+        if rollouts.smaller(record, identity, percent):
+            after = rollouts.shrink(record, identity, percent=percent, now_ms=self._gates.now_ms(), by=self._by)
+            self._desk.replace(record, after)
+            return Answer(_view(after, _of(after, identity)))
         look = self._gates.look(record, rollout, patient=True)
-        after = rollouts.canary(
-            record, identity, look.checked, percent=percent, now_ms=self._gates.now_ms(), by=self._by
-        )
+        with self._noting(record, identity, look):
+            after = rollouts.canary(
+                record, identity, look.checked, percent=percent, now_ms=self._gates.now_ms(), by=self._by
+            )
         return self._replaced(record, after, identity, look)
 
     def shadow(self, identity: str, percent: float) -> Answer:
@@ -173,14 +193,15 @@ class Verbs:
         if rollout.state is State.SERVING:
             return Answer(_view(record, rollout), ("it serves already",))
         look = self._gates.look(record, rollout, patient=True)
-        after = rollouts.promote(
-            record,
-            identity,
-            look.checked,
-            keep_ms=round(keep_s * 1000),
-            now_ms=self._gates.now_ms(),
-            by=self._by,
-        )
+        with nullcontext() if dry_run else self._noting(record, identity, look):
+            after = rollouts.promote(
+                record,
+                identity,
+                look.checked,
+                keep_ms=round(keep_s * 1000),
+                now_ms=self._gates.now_ms(),
+                by=self._by,
+            )
         if dry_run:
             return Answer({**_view(record, rollout), **_seen(look), "dry_run": True})
         return self._replaced(record, after, identity, look)
@@ -206,7 +227,10 @@ class Verbs:
 
         before = self._desk.existing()
         after = self._desk.change(back)
-        return Answer(_view(after, _of(after, identity or _serving(before))))
+        rollout = _of(after, identity or _serving(before))
+        lacking = [found.reason for told in self._scorers.announced() if (found := rollouts.lacks(told, after.serving))]
+        notes = (f"{reason}; until it has, it goes on answering by {rollout.release.bundle}" for reason in lacking)
+        return Answer(_view(after, rollout), tuple(notes))
 
     def gc(self) -> Answer:
         """Give up what was kept for long enough, and remove the namespaces that nothing needs."""
@@ -219,8 +243,7 @@ class Verbs:
         collected, notes = [], []
         for rollout in record.rollouts:
             name = left_behind(record, rollout)
-            shares = rollout.head_only and rollout.state is State.RETIRED
-            if name is None and not shares:
+            if name is None and not leaves_nothing(rollout):
                 continue
             try:
                 removed = 0 if name is None else self._dropped(name)
@@ -261,7 +284,8 @@ class Verbs:
         view = _view(record, rollout)
         if rollout.state in rollouts.OPEN:
             look = self._gates.look(record, rollout)
-            view |= {"gates": [finding_view(one) for one in look.checked.findings], **_seen(look)}
+            closed = rollouts.closed_gates(record, identity, look.checked, now_ms=self._gates.now_ms())
+            view |= {"gates": [finding_view(one) for one in closed], **_seen(look)}
         return Answer(view)
 
     def log(self, identity: str | None) -> Answer:
@@ -293,6 +317,17 @@ class Verbs:
             after, closed = rollouts.observe(record, identity, look.checked, now_ms=self._gates.now_ms(), by=self._by)
         self._desk.replace(record, after)
         return after, _of(after, identity), closed
+
+    @contextmanager
+    def _noting(self, record: Record, identity: str, look: Look) -> Iterator[None]:
+        """Note in the record a look that closed a gate."""
+        try:
+            yield
+        except GateClosed:
+            now_ms = self._gates.now_ms()
+            with suppress(Conflict):
+                self._desk.replace(record, rollouts.looked(record, identity, look.checked, now_ms=now_ms, by=self._by))
+            raise
 
     def _replaced(self, before: Record, after: Record, identity: str, look: Look) -> Answer:
         self._desk.replace(before, after)

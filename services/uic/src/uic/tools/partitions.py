@@ -28,6 +28,10 @@ class Refused(Exception):
     """The admin port refused, or did not answer; the message says why."""
 
 
+class NoAnswer(Refused):
+    """It did not answer, and may later."""
+
+
 def main(verb: str, arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     """Run the command `verb`. 0: done, nothing found; 1: refused, no answer, or (`partitions`) a worker that is not
     serving or a partition without exactly one owner; 2: called wrongly."""
@@ -48,7 +52,8 @@ def main(verb: str, arguments: Sequence[str] | None = None, out: TextIO | None =
         offset = "" if getattr(options, "offset", None) is None else f"?offset={options.offset}"
         stored = call(urls[0], "POST", f"/partitions/{options.partition}/{verb}{offset}", access)
     except Refused as refusal:
-        print(f"uic {verb}: {refusal}", file=sys.stderr)
+        where = " Set UIC_ADMIN__HOST and UIC_ADMIN__PORT, or --admin" if isinstance(refusal, NoAnswer) else ""
+        print(f"uic {verb}: {refusal}{where}", file=sys.stderr)
         return 1
     print(
         f"partition {stored['partition']} goes on at offset {stored['next_offset']}, "
@@ -92,7 +97,7 @@ def call(url: str, method: str, target: str, access: AccessSettings) -> dict[str
     """The answer's JSON. `access` has the secret to send, and the CA to trust.
 
     Raises:
-        Refused: no answer, or an error.
+        Refused: no answer (`NoAnswer`), or an error.
     """
     try:
         address = urlsplit(url)
@@ -116,14 +121,13 @@ def call(url: str, method: str, target: str, access: AccessSettings) -> dict[str
         response = connection.getresponse()
         answer: dict[str, Any] = json.loads(response.read())
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise Refused(
-            f"no answer from {url} ({error}): is UIC running there? Set UIC_ADMIN__HOST and UIC_ADMIN__PORT, or --admin"
-        ) from error
+        raise NoAnswer(f"no answer from {url} ({error}): is it running there, and is this its admin port?") from error
     finally:
         connection.close()
     if response.status != http.HTTPStatus.OK:
         fix = "; set UIC_ACCESS__SECRET_FILE" if response.status in DENIED else ""
-        raise Refused(f"{answer.get('detail', response.reason)} ({answer.get('code', response.status)}){fix}")
+        kind = NoAnswer if response.status >= http.HTTPStatus.INTERNAL_SERVER_ERROR else Refused
+        raise kind(f"{answer.get('detail', response.reason)} ({answer.get('code', response.status)}){fix}")
     return answer
 
 

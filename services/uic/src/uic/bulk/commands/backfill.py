@@ -46,7 +46,7 @@ from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
 from uic.log.partition_reader import TopicBounds
 from uic.settings import UicSettings, read_settings
 from uic.store import RedisStore
-from uic.tools.arguments import count, positive
+from uic.tools.numbers import count_from_one, positive
 
 MIB = 1 << 20
 SAMPLE_RECORDS = 100_000
@@ -367,11 +367,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dry-run", action="store_true", help="fold a sample; say hours and bytes; load nothing")
     parser.add_argument("--verify", action="store_true", help="compare a sample of users with an independent fold")
     parser.add_argument(
-        "--sample", type=count, default=10_000, metavar="USERS", help="of --verify (default %(default)s)"
+        "--sample", type=count_from_one, default=10_000, metavar="USERS", help="of --verify (default %(default)s)"
     )
     parser.add_argument("--engine", choices=("pool", "spark"), default="pool")
     parser.add_argument("--spark-master", default="local[2]", help="(default %(default)s)")
-    parser.add_argument("--workers", type=count, default=pool.processors(), help="processes (default %(default)s)")
+    parser.add_argument(
+        "--workers", type=count_from_one, default=pool.processors(), help="processes (default %(default)s)"
+    )
     parser.add_argument("--memory-mib", type=positive, default=1024, help="for states, a process (default %(default)s)")
     add_loading(parser)
     parser.add_argument("--lineages", metavar="JSON", help=argparse.SUPPRESS)

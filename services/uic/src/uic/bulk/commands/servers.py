@@ -15,7 +15,7 @@ from uic.log.erasures import KafkaErasures
 from uic.log.partition_reader import PartitionReader
 from uic.settings import KafkaSettings
 from uic.store import RedisStore
-from uic.tools.arguments import positive
+from uic.tools.numbers import positive
 
 
 def log_reader(kafka: KafkaSettings) -> PartitionReader:

@@ -23,6 +23,7 @@ from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
 from uic.log.partition_reader import TopicBounds
 from uic.settings import UicSettings, read_settings
 from uic.store import RedisStore
+from uic.tools.numbers import count
 from uic.tools.table import table
 
 DAYS = 7
@@ -138,11 +139,17 @@ class Snapshot:
             "states": done.states,
             "erased": done.erased,
             "partitions": done.partitions + done.already_there,
+            "already_there": done.already_there,
         }
+        kept = (
+            f"; {done.already_there} partitions were left as they are, because they go on from this snapshot already, "
+            "by an earlier run, or were never lost"
+        )
         self._say(
             report,
-            f"{done.states} states of {report['partitions']} partitions are restored into {self._namespace}, "
-            f"{done.erased} of users who were erased since are left out; UIC goes on from there",
+            f"{done.states} states of {done.partitions} partitions are restored into {self._namespace}, "
+            f"{done.erased} of users who were erased since are left out; UIC goes on from there"
+            f"{kept if done.already_there else ''}",
         )
         return 0
 
@@ -224,7 +231,9 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--to" if verb == "create" else "--from", dest="to", required=True, metavar="FOLDER")
         one.add_argument("--json", action="store_true")
         if verb in ("create", "expire"):
-            one.add_argument("--days", type=int, default=DAYS, help="one of each of so many days (default %(default)s)")
+            one.add_argument(
+                "--days", type=count, default=DAYS, help="one of each of so many days (default %(default)s)"
+            )
         if verb in ("verify", "restore"):
             one.add_argument("--id", help="which (default: the newest)")
         if verb != "create":

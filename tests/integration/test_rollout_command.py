@@ -1,0 +1,211 @@
+"""`ctr rollout` over a real store, without a log and without traffic: what it says, and what it writes."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import RedisForTest
+from mimn.bundle import load_bundle
+from mimn.release import (
+    SERVING,
+    Announcement,
+    Checked,
+    Gate,
+    Loaded,
+    Record,
+    Release,
+    abort,
+    announcement_key,
+    begin,
+    canary,
+    encode_announcement,
+    encode_record,
+    instances_key,
+    observe,
+    promote,
+    record_key,
+)
+from mimn.state import Keys, Progress, encode_progress
+from support.bundles import SKETCH, TINY, with_scaled_head
+from support.releases import NOW_MS, SALT
+from support.stored import LINEAGE, Stored
+from uic.bulk.namespaces import Namespaces
+from uic.rollout import main as command
+from uic.rollout.comparison import Extent, Seen, compare_users
+from uic.rollout.namespaces import Namespace
+from uic.rollout.planning import read_release
+
+pytestmark = pytest.mark.servers
+Command = Callable[..., tuple[int, dict[str, Any]]]
+
+
+@pytest.fixture
+def bundles(tmp_path: Path) -> tuple[Path, Path]:
+    """The bundle in service, and one with another head."""
+    shutil.copytree(TINY, tmp_path / "tiny/1")
+    return tmp_path / "tiny/1", with_scaled_head(tmp_path, tmp_path / "tiny/1", "2", 0.5)
+
+
+@pytest.fixture
+def rollout(valkey: RedisForTest, bundles: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs `ctr rollout ... --json`; exit status and document."""
+    monkeypatch.setenv("UIC_REDIS__URL", valkey.url)
+    monkeypatch.setenv("UIC_REDIS__PREFIX", valkey.prefix)
+    monkeypatch.setenv("UIC_BUNDLE__PATH", str(bundles[0]))
+
+    def run(*arguments: str) -> tuple[int, dict[str, Any]]:
+        out = io.StringIO()
+        with redirect_stderr(io.StringIO()):
+            status = command.main([*arguments, "--json"], out)
+        return status, json.loads(out.getvalue())
+
+    return run
+
+
+def test_rollouts_of_heads_that_were_given_up_never_keep_the_next_from_beginning(
+    valkey: RedisForTest, rollout: Command, bundles: tuple[Path, Path]
+) -> None:
+    serving, new = (read_release(path, 0)[0] for path in bundles)
+    record: Record | None = None
+    for _ in range(32):
+        record = begin(record, new, serving=serving, origin="log", salt=SALT, now_ms=NOW_MS)
+        record = abort(record, f"r{record.begun}", reason="slower", now_ms=NOW_MS)
+    assert record is not None
+    valkey.client.set(record_key(valkey.prefix), encode_record(record))
+    status, said = rollout("start", str(bundles[1]))
+    assert (status, "`rollout gc` removes them" in said["error"]) == (1, True)
+    status, said = rollout("gc")
+    assert (status, len(said["collected"]), said["refused"]) == (0, 32, [])
+    status, said = rollout("start", str(bundles[1]))
+    assert (status, said["id"]) == (0, "r33")
+
+
+def test_whether_a_namespace_is_folded_is_told_by_the_stores_clock_and_not_by_the_operators(
+    valkey: RedisForTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = Keys("0123456789abcdef-0", valkey.prefix)
+    minute_ago = valkey.client.time()[0] * 1000 - 60_000
+    left = Progress(partitions=1, next_offset=7, lineage=1, writer=1, base=0, as_of_ms=minute_ago)
+    valkey.client.sadd(keys.namespaces, keys.namespace)
+    valkey.client.set(keys.meta, b'{"partitions": 1, "topic": "events"}')
+    valkey.client.set(keys.progress(0), encode_progress(left))
+    behind = time.time_ns() - 3600 * 10**9
+    monkeypatch.setattr(time, "time_ns", lambda: behind)
+    namespaces = Namespaces(valkey.client, valkey.prefix, sleep=lambda seconds: None)
+    assert not namespaces.look(keys.namespace, {}).folded
+    assert namespaces.drop(keys.namespace, force=False, after=lambda step: None) == 1
+
+
+def test_a_store_that_does_not_answer_while_a_namespace_goes_is_told_in_a_line(
+    valkey: RedisForTest, rollout: Command, bundles: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving, new = read_release(bundles[0], 0)[0], read_release(SKETCH, 0)[0]
+    record = begin(None, new, serving=serving, origin="log", salt=SALT, now_ms=NOW_MS)
+    record = abort(record, "r1", reason="slower", now_ms=NOW_MS)
+    keys = Keys(new.namespace, valkey.prefix)
+    valkey.client.set(record_key(valkey.prefix), encode_record(record))
+    valkey.client.sadd(keys.namespaces, new.namespace)
+    valkey.client.set(keys.meta, b'{"partitions": 1, "topic": "events"}')
+    user = f"{valkey.prefix}-reader"
+    store: Any = valkey.client
+    store.execute_command("ACL", "SETUSER", user, "on", ">secret", "~*", "+@all", "-unlink")
+    monkeypatch.setenv("UIC_REDIS__URL", valkey.url.replace("redis://", f"redis://{user}:secret@"))
+    status, said = rollout("gc")
+    assert (status, "the store did not answer" in said["error"], "unlink" in said["error"]) == (1, True, True)
+    store.execute_command("ACL", "DELUSER", user)
+
+
+@pytest.mark.parametrize("verb", ["plan", "start"])
+def test_the_first_rollout_does_not_begin_while_rtp_serves_another_bundle_than_the_settings_name(
+    valkey: RedisForTest, rollout: Command, bundles: tuple[Path, Path], verb: str
+) -> None:
+    served = read_release(bundles[1], 0)[0]  # by a reload; UIC, whose settings the command reads, needs no other head
+    announce(valkey, served)
+    status, said = rollout(verb, str(bundles[1]))
+    assert (status, [one["gate"] for one in said["gates"]]) == (3, ["conflict"])
+    assert "serves tiny/2" in said["gates"][0]["reason"]
+    assert valkey.client.get(record_key(valkey.prefix)) is None
+    announce(valkey, read_release(bundles[0], 0)[0])
+    status, said = rollout(verb, str(bundles[1]))
+    assert (status, said["replaces"]) == (0, "tiny/1")
+
+
+def test_a_rollback_names_each_rtp_that_goes_on_answering_by_the_bad_release(
+    valkey: RedisForTest, rollout: Command, bundles: tuple[Path, Path]
+) -> None:
+    old, bad = (read_release(path, 0)[0] for path in bundles)
+    record = begin(None, bad, serving=old, origin="log", salt=SALT, now_ms=NOW_MS)
+    record = observe(record, "r1", Checked(record.revision, ()), now_ms=NOW_MS)[0]
+    record = promote(record, "r1", Checked(record.revision, ()), keep_ms=0, now_ms=NOW_MS)
+    valkey.client.set(record_key(valkey.prefix), encode_record(record))
+    announce(valkey, bad)
+    status, said = rollout("rollback")
+    assert (status, said["serving"]) == (0, "tiny/1")
+    assert [note for note in said["notes"] if note.startswith("host:1 has not loaded tiny/1: ") and "tiny/2" in note]
+    announce(valkey, old)
+    assert rollout("rollback")[1]["notes"] == []
+
+
+def test_a_canary_gets_smaller_although_a_gate_is_closed(
+    valkey: RedisForTest, rollout: Command, bundles: tuple[Path, Path]
+) -> None:
+    old, new = (read_release(path, 0)[0] for path in bundles)
+    record = begin(None, new, serving=old, origin="log", salt=SALT, now_ms=NOW_MS)
+    record = observe(record, "r1", Checked(record.revision, ()), now_ms=NOW_MS)[0]
+    record = canary(record, "r1", Checked(record.revision, ()), percent=50, now_ms=NOW_MS)
+    valkey.client.set(record_key(valkey.prefix), encode_record(record))
+    gone = ("--rtp", "http://127.0.0.1:1")
+    assert rollout("canary", "r1", "--percent", "60", *gone)[0] == 3
+    status, said = rollout("canary", "r1", "--percent", "5", *gone)
+    assert (status, said["shares"]) == (0, {"canary": 0.05})
+
+
+def test_an_rtp_that_does_not_answer_is_waited_for_and_an_address_that_is_none_is_not(
+    rollout: Command, bundles: tuple[Path, Path]
+) -> None:
+    rollout("start", str(bundles[1]))
+    for address, expected, passes in (("http://127.0.0.1:1", 5, None), ("127.0.0.1:1", 3, [False])):
+        status, said = rollout("wait", "r1", "--timeout", "1s", "--rtp", address)
+        assert status == expected, said
+        assert passes is None or [one["time_may_open_it"] for one in said["gates"]] == passes
+
+
+@pytest.mark.parametrize("extent", [Extent(), Extent(whole=0, sample=0)], ids=["all are compared", "none is"])
+def test_states_of_another_lineage_than_the_partitions_are_no_states(valkey: RedisForTest, extent: Extent) -> None:
+    """As of a namespace that was dropped by half, or begun anew by a worker that started at the end of the log. UIC
+    counts them as absent, so at their next event these users would begin from nothing."""
+    old, new = (Stored(load_bundle(path), partitions=1, prefix=valkey.prefix) for path in (TINY, SKETCH))
+    for stored in (old, new):
+        for user in ("ada", "bea"):
+            stored.state(user)
+        valkey.client.sadd(stored.keys.users(0), "ada", "bea")
+    before, after = (
+        Namespace(valkey.client, valkey.prefix, read_release(path, 0)[0], clustered=False) for path in (TINY, SKETCH)
+    )
+
+    def seen() -> Seen:
+        valkey.client.mset({**old.values, **new.values})
+        return compare_users(before, after, 1, extent, {}, seed="r1", sleep=lambda seconds: None)
+
+    assert list(seen().findings()) == []
+    new.progress(0, lineage=LINEAGE + 1, base=100)
+    valkey.client.delete(new.keys.users(0))  # a lineage begins without users
+    assert [one.gate for one in seen().findings()] == [Gate.COVERAGE]
+    assert seen().missing == {0: 2}
+
+
+def announce(valkey: RedisForTest, serving: Release) -> None:
+    """Say in the store what RTP says of itself."""
+    loaded = Loaded(serving.bundle, serving.manifest, serving.namespace, SERVING)
+    told = Announcement(instance="host:1", revision=None, loaded=(loaded,))
+    valkey.client.sadd(instances_key(valkey.prefix), told.instance)
+    valkey.client.set(announcement_key(valkey.prefix, told.instance), encode_announcement(told))
