@@ -8,6 +8,7 @@ import pytest
 
 from uic.bulk.commands import backfill, snapshot
 from uic.rollout import main as rollout
+from uic.tools import doctor
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,9 @@ from uic.rollout import main as rollout
         (backfill.main, "--work folder --bytes-per-s 0"),
         (backfill.main, "--work folder --workers 0"),
         (backfill.main, "--work folder --verify --sample 0"),
+        (backfill.main, "--work folder --memory-mib -5"),
+        (backfill.main, "--work folder --workers many"),
+        (doctor.main, "--timeout nan"),
         (snapshot.main, "create --to folder --days -1"),
         (snapshot.main, "restore --from folder --latency-ms nan"),
     ],
@@ -35,4 +39,4 @@ def test_a_number_that_an_option_cannot_have_is_wrong_usage(
     with pytest.raises(SystemExit) as left:
         command(arguments.split())
     assert left.value.code == 2
-    assert " is not a " in (said := capsys.readouterr().err) or " is too few" in said
+    assert " is not a " in capsys.readouterr().err

@@ -194,7 +194,8 @@ def test_a_number_below_the_least_is_refused_as_an_option(
     with pytest.raises(SystemExit):
         main(arguments)
     least = 0 if "train" in arguments else 1
-    assert f"argument {arguments[-2]}: must be at least {least}, not {least - 1}" in capsys.readouterr().err
+    said = f"argument {arguments[-2]}: '{least - 1}' is not a whole number of at least {least}"
+    assert said in capsys.readouterr().err
 
 
 def test_past_rates_leave_out_impressions_whose_labels_are_withheld(tmp_path: Path) -> None:

@@ -85,9 +85,9 @@ def test_a_file_whose_writing_failed_does_not_appear_and_replaces_nothing(folder
 
 def test_a_folder_that_cannot_be_used_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(UnusableFolder, match=r"file/folder/a\.bin cannot be written"):
+    with pytest.raises(FolderUnavailable, match="file/folder"):
         Folder(str(tmp_path / "file" / "folder")).write("a.bin", b"1")
-    with pytest.raises(UnusableFolder, match="nonsense://bulk cannot be used"):
+    with pytest.raises(FolderUnavailable, match="nonsense://bulk"):
         Folder("nonsense://bulk")
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 from mimn.bundle import BundleError, GoldenMismatch
+from mimn.options import not_negative, positive, whole_number
 from mimn.release import Conflict, CorruptRecord, Finding, GateClosed, Refused
 from uic.errors import StoreUnavailable
 from uic.redis_client import FAILURES, open_client
@@ -24,7 +25,6 @@ from uic.rollout.gates import Demands
 from uic.rollout.planning import RATE
 from uic.rollout.verbs import Answer, TimedOut, Verbs, finding_view
 from uic.settings import read_client_settings
-from uic.tools.numbers import count, not_negative, positive
 from uic.tools.table import table
 
 REFUSED, CLOSED, RACED, LATE = 1, 3, 4, 5
@@ -129,7 +129,9 @@ def build_parser() -> argparse.ArgumentParser:
             help="where new states come from: log (default), backfill or snapshot:ID",
         )  # fmt: skip
         one.add_argument(
-            "--generation", type=count, help="of the namespace (default: that in service, or the first free one)"
+            "--generation",
+            type=whole_number(0),
+            help="of the namespace (default: that in service, or the first free one)",
         )
         one.add_argument(
             "--rate", type=positive, default=RATE, help="events a second to count on (default %(default)s)"
@@ -171,11 +173,11 @@ def _add_gates(parser: argparse.ArgumentParser) -> None:
         help="how long the lag must be allowed (default 5m)",
     )
     parser.add_argument(
-        "--whole", type=count, default=given.extent.whole, metavar="K",
+        "--whole", type=whole_number(0), default=given.extent.whole, metavar="K",
         help="partitions of which every user is compared (default %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--sample", type=count, default=given.extent.sample, metavar="N",
+        "--sample", type=whole_number(0), default=given.extent.sample, metavar="N",
         help="users of the other partitions that are compared (default %(default)s)",
     )  # fmt: skip
     parser.add_argument(

@@ -25,6 +25,7 @@ from kafka.errors import KafkaError
 from redis.exceptions import RedisClusterException
 
 from mimn.bundle import Bundle, BundleError, GoldenMismatch, load_bundle
+from mimn.options import positive
 from mimn.state import CorruptProgress, Keys, decode_progress, namespace
 from uic.core import deployment
 from uic.core.deployment import Finding, Severity, TopicFacts, creation
@@ -36,7 +37,6 @@ from uic.log.topic_reader import LogRecord, read_to_end
 from uic.redis_client import open_client
 from uic.settings import KafkaSettings, RedisSettings, UicSettings, read_settings
 from uic.tools import findings, traffic
-from uic.tools.arguments import positive
 from uic.tools.findings import Library, Sample, StoreFacts
 from uic.tools.table import table
 from uic.tools.traffic import Newest, Written

@@ -16,6 +16,7 @@ import msgspec
 import pyarrow.compute as pc
 
 from mimn.bundle import BundleError, load_bundle
+from mimn.options import positive, whole_number
 from mimn.state import Keys, Progress, namespace
 from uic.bulk import pool
 from uic.bulk.archive import Archive, arrow_of, begin_archive, open_archive
@@ -46,7 +47,6 @@ from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
 from uic.log.partition_reader import TopicBounds
 from uic.settings import UicSettings, read_settings
 from uic.store import RedisStore
-from uic.tools.numbers import count_from_one, positive
 
 MIB = 1 << 20
 SAMPLE_RECORDS = 100_000
@@ -367,12 +367,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dry-run", action="store_true", help="fold a sample; say hours and bytes; load nothing")
     parser.add_argument("--verify", action="store_true", help="compare a sample of users with an independent fold")
     parser.add_argument(
-        "--sample", type=count_from_one, default=10_000, metavar="USERS", help="of --verify (default %(default)s)"
+        "--sample", type=whole_number(1), default=10_000, metavar="USERS", help="of --verify (default %(default)s)"
     )
     parser.add_argument("--engine", choices=("pool", "spark"), default="pool")
     parser.add_argument("--spark-master", default="local[2]", help="(default %(default)s)")
     parser.add_argument(
-        "--workers", type=count_from_one, default=pool.processors(), help="processes (default %(default)s)"
+        "--workers", type=whole_number(1), default=pool.processors(), help="processes (default %(default)s)"
     )
     parser.add_argument("--memory-mib", type=positive, default=1024, help="for states, a process (default %(default)s)")
     add_loading(parser)

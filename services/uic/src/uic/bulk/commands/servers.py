@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 
+from mimn.options import positive
 from mimn.state import Keys
 from uic.bulk.folder import Folder
 from uic.bulk.loading import Loaded, Loader
@@ -15,7 +16,6 @@ from uic.log.erasures import KafkaErasures
 from uic.log.partition_reader import PartitionReader
 from uic.settings import KafkaSettings
 from uic.store import RedisStore
-from uic.tools.numbers import positive
 
 
 def log_reader(kafka: KafkaSettings) -> PartitionReader:

@@ -11,6 +11,7 @@ from typing import TextIO
 from uuid import UUID
 
 from mimn.bundle import Bundle, BundleError, load_bundle
+from mimn.options import whole_number
 from mimn.state import Keys, namespace
 from uic.bulk import snapshots
 from uic.bulk.commands.servers import add_loading, erasures_of, load, log_reader
@@ -23,7 +24,6 @@ from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
 from uic.log.partition_reader import TopicBounds
 from uic.settings import UicSettings, read_settings
 from uic.store import RedisStore
-from uic.tools.numbers import count
 from uic.tools.table import table
 
 DAYS = 7
@@ -232,7 +232,7 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--json", action="store_true")
         if verb in ("create", "expire"):
             one.add_argument(
-                "--days", type=count, default=DAYS, help="one of each of so many days (default %(default)s)"
+                "--days", type=whole_number(0), default=DAYS, help="one of each of so many days (default %(default)s)"
             )
         if verb in ("verify", "restore"):
             one.add_argument("--id", help="which (default: the newest)")
