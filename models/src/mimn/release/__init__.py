@@ -18,6 +18,7 @@ from mimn.release.announcement import (
     serves_another,
 )
 from mimn.release.arms import BUCKETS, Buckets, bucket_of, resized, size, table
+from mimn.release.checks import Checked, Conflict, GateClosed, NotAllowed, closed_gates
 from mimn.release.gates import Comparison, Finding, Gate, behind, compare, foreign, not_built, out_of_memory
 from mimn.release.headers import Headers, read_headers
 from mimn.release.record import (
@@ -39,14 +40,9 @@ from mimn.release.record import (
     record_key,
 )
 from mimn.release.rollout import (
-    Checked,
-    Conflict,
-    GateClosed,
-    NotAllowed,
     abort,
     begin,
     canary,
-    closed_gates,
     collect,
     free_generation,
     leaves_nothing,

@@ -12,12 +12,11 @@ again: the next rollout of the same bundle gets another generation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 from msgspec.structs import replace
 
+from mimn.release import checks
 from mimn.release.arms import BUCKETS, resized, size
+from mimn.release.checks import Checked, NotAllowed
 from mimn.release.gates import Finding, Gate
 from mimn.release.record import (
     MAX_ENTRIES,
@@ -28,7 +27,6 @@ from mimn.release.record import (
     Entry,
     Hold,
     Record,
-    Refused,
     Release,
     Rollout,
     State,
@@ -39,34 +37,6 @@ SHADOW = "shadow"
 LOADING = "every other gate is open; scoring processes load what is ready"
 """It does not say which have: the record is not written again when they have."""
 _ENDED = frozenset({State.COLLECTED, State.ABORTED, State.ROLLED_BACK, State.RETIRED})
-
-
-class NotAllowed(Refused):
-    """Not in this state, or not at all."""
-
-
-class Conflict(Refused):
-    """The record has changed since it was looked at."""
-
-
-class GateClosed(Refused):
-    """Gates are closed: `findings` names each."""
-
-    def __init__(self, findings: Sequence[Finding]) -> None:
-        super().__init__("; ".join(f"{one.gate}: {one.reason}" for one in findings))
-        self.findings = tuple(findings)
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """What a look at the gates found, and the revision of the record that it looked for."""
-
-    revision: int
-    findings: tuple[Finding, ...]
-    lineages: str = "0" * 16
-    """A hash of the new namespace's lineages: a partition that started over makes another one."""
-    steady_ms: int = 0
-    """For how long the lag must have been within its allowance."""
 
 
 def begin(
@@ -149,16 +119,16 @@ def observe(
         Conflict: the record has another revision than the one that was looked at.
         NotAllowed: there is no such rollout.
     """
-    rollout = _found(record, identity)
-    _check_revision(record, checked)
-    hold = _held(rollout, checked, now_ms)
-    closed = _closed(record, rollout, checked, now_ms)
+    rollout = checks.found(record, identity)
+    checks.check_revision(record, checked)
+    hold = checks.held(rollout, checked, now_ms)
+    closed = checks.closed(record, rollout, checked, now_ms)
     if rollout.state not in OPEN:
         return record, closed
     if rollout.state is State.CANARY:
         return _holding(record, rollout, hold, now_ms, by), closed
     shown = [one for one in closed if one.gate is not Gate.LOADED]  # processes load what is ready
-    state = _shown(shown)
+    state = checks.shown(shown)
     reason = "; ".join(f"{one.gate}: {one.reason}" for one in shown)[:MAX_REASON]
     reason = reason or (LOADING if closed else "every gate is open")
     failing_anew = (
@@ -176,8 +146,12 @@ def looked(record: Record, identity: str, checked: Checked, *, now_ms: int, by: 
     Raises:
         NotAllowed: there is no such rollout.
     """
-    rollout = _found(record, identity)
-    return _holding(record, rollout, _held(rollout, checked, now_ms), now_ms, by) if rollout.state in OPEN else record
+    rollout = checks.found(record, identity)
+    return (
+        _holding(record, rollout, checks.held(rollout, checked, now_ms), now_ms, by)
+        if rollout.state in OPEN
+        else record
+    )
 
 
 def _holding(record: Record, rollout: Rollout, hold: Hold | None, now_ms: int, by: str) -> Record:
@@ -192,7 +166,7 @@ def canary(record: Record, identity: str, checked: Checked, *, percent: float, n
     Raises:
         Conflict, GateClosed, NotAllowed: as `promote`; or the share is not from 0.01 to 100.
     """
-    return _tried(record, _checked(record, identity, checked, now_ms), percent, now_ms, by)
+    return _tried(record, checks.passed(record, identity, checked, now_ms), percent, now_ms, by)
 
 
 def smaller(record: Record, identity: str, percent: float) -> bool:
@@ -201,7 +175,7 @@ def smaller(record: Record, identity: str, percent: float) -> bool:
     Raises:
         NotAllowed: there is no such rollout.
     """
-    if _found(record, identity).state is not State.CANARY:
+    if checks.found(record, identity).state is not State.CANARY:
         return False
     return percent / 100 * BUCKETS < sum(size(arm.buckets) for arm in record.arms if arm.name == CANARY)
 
@@ -214,7 +188,7 @@ def shrink(record: Record, identity: str, *, percent: float, now_ms: int, by: st
     """
     if not smaller(record, identity, percent):
         raise NotAllowed(f"rollout {identity} is no canary of more than {percent:g} % of the users")
-    return _tried(record, _found(record, identity), percent, now_ms, by)
+    return _tried(record, checks.found(record, identity), percent, now_ms, by)
 
 
 def _tried(record: Record, rollout: Rollout, percent: float, now_ms: int, by: str) -> Record:
@@ -233,7 +207,7 @@ def shadow(record: Record, identity: str, *, percent: float, now_ms: int, by: st
     Raises:
         NotAllowed: it is neither ready nor a canary (to end one, not on its way), or the share is not from 0 to 100.
     """
-    rollout = _found(record, identity)
+    rollout = checks.found(record, identity)
     if rollout.state not in (OPEN if percent == 0 else (State.READY, State.CANARY)):
         raise NotAllowed(f"rollout {identity} is {rollout.state}: only one that is ready or a canary can be a shadow")
     others = tuple(arm for arm in record.shadows if arm.name != SHADOW)
@@ -254,7 +228,7 @@ def promote(record: Record, identity: str, checked: Checked, *, keep_ms: int, no
     """
     if (served := record.find(identity)) is not None and served.state is State.SERVING:
         return record
-    rollout = _checked(record, identity, checked, now_ms)
+    rollout = checks.passed(record, identity, checked, now_ms)
     if (before := record.served_by) is not None:
         record = _moved(record, before, State.RETIRED, f"{rollout.id} serves now", now_ms=now_ms, by=by, counted=False)
     moved = _moved(
@@ -269,7 +243,7 @@ def abort(record: Record, identity: str, *, reason: str, now_ms: int, by: str = 
     Raises:
         NotAllowed: it serves everybody (roll it back), or has ended.
     """
-    rollout = _found(record, identity)
+    rollout = checks.found(record, identity)
     if rollout.state is State.ABORTED:
         return record
     if rollout.state not in OPEN:
@@ -287,7 +261,7 @@ def rollback(record: Record, identity: str, *, reason: str, now_ms: int, by: str
     Raises:
         NotAllowed: it does not serve, or the release before was given up.
     """
-    rollout = _found(record, identity)
+    rollout = checks.found(record, identity)
     if rollout.state is State.ROLLED_BACK:
         return record
     if rollout.state is not State.SERVING:
@@ -314,7 +288,7 @@ def collect(record: Record, identity: str, *, now_ms: int, by: str = "") -> Reco
     Raises:
         NotAllowed: it has not ended.
     """
-    rollout = _found(record, identity)
+    rollout = checks.found(record, identity)
     if rollout.state is State.COLLECTED:
         return record
     if rollout.state not in _ENDED:
@@ -336,87 +310,6 @@ def left_behind(record: Record, rollout: Rollout) -> str | None:
 def leaves_nothing(rollout: Rollout) -> bool:
     """Whether a rollout has ended and never had a namespace of its own."""
     return rollout.head_only and rollout.state in _ENDED - {State.COLLECTED}
-
-
-def closed_gates(record: Record, identity: str, checked: Checked, *, now_ms: int) -> tuple[Finding, ...]:
-    """Every closed gate of a rollout: those that a look found, and those that the record itself tells.
-
-    Raises:
-        NotAllowed: there is no such rollout.
-    """
-    return _closed(record, _found(record, identity), checked, now_ms)
-
-
-def _found(record: Record, identity: str) -> Rollout:
-    rollout = record.find(identity)
-    if rollout is None:
-        known = ", ".join(one.id for one in record.rollouts[-5:]) or "none"
-        raise NotAllowed(f"there is no rollout {identity}; the latest are {known}")
-    return rollout
-
-
-def _check_revision(record: Record, checked: Checked) -> None:
-    if checked.revision != record.revision:
-        raise Conflict(
-            f"the gates were looked at for revision {checked.revision}, and the record is at {record.revision} by now: "
-            "look again"
-        )
-
-
-def _checked(record: Record, identity: str, checked: Checked, now_ms: int) -> Rollout:
-    rollout = _found(record, identity)
-    _check_revision(record, checked)
-    if rollout.state not in OPEN:
-        raise NotAllowed(f"rollout {identity} is {rollout.state}: {rollout.reason}")
-    if findings := _closed(record, rollout, checked, now_ms):
-        raise GateClosed(findings)
-    if rollout.state not in (State.READY, State.CANARY):
-        raise NotAllowed(f"rollout {identity} is {rollout.state}, not ready: `rollout wait` looks at it")
-    return rollout
-
-
-def _closed(record: Record, rollout: Rollout, checked: Checked, now_ms: int) -> tuple[Finding, ...]:
-    """Every closed gate: those that the look found, and those that the record itself tells."""
-    findings = list(checked.findings)
-    hold = _held(rollout, checked, now_ms)
-    waited = 0 if hold is None else now_ms - hold.since_ms
-    if hold is not None and waited < checked.steady_ms and not rollout.head_only:
-        text = f"within the allowance for {waited / 1000:.0f} s of {checked.steady_ms / 1000:g} s"
-        findings.append(Finding(Gate.STEADY, text, passes=True))
-    if (conflict := _conflict(record, rollout)) is not None:
-        findings.insert(0, conflict)
-    return tuple(findings)
-
-
-def _conflict(record: Record, rollout: Rollout) -> Finding | None:
-    if rollout.state in OPEN and record.serving != rollout.replaces:
-        return Finding(
-            Gate.CONFLICT,
-            f"{record.serving.bundle} serves, and this rollout set out to replace {rollout.replaces.bundle}: abort it "
-            "and start again",
-        )
-    return None
-
-
-def _held(rollout: Rollout, checked: Checked, now_ms: int) -> Hold | None:
-    early = {Gate.LOG, Gate.BUILT, Gate.LAG}
-    if any(one.gate in early for one in checked.findings):
-        return None
-    if rollout.hold is not None and rollout.hold.lineages == checked.lineages:
-        return rollout.hold
-    return Hold(now_ms, checked.lineages)
-
-
-def _shown(findings: Sequence[Finding]) -> State:
-    """The state that closed gates show: the first stage that is not done, or failing."""
-    if any(not one.passes for one in findings):
-        return State.FAILING
-    gates = {one.gate for one in findings}
-    if gates & {Gate.BUILT, Gate.LOG}:
-        return State.BUILDING
-    if gates & {Gate.LAG, Gate.STEADY}:
-        return State.CATCHING_UP
-    return State.VERIFYING if gates else State.READY
 
 
 def _with_arm(arms: tuple[Arm, ...], name: str, release: Release, percent: float) -> tuple[Arm, ...]:
