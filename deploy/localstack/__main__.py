@@ -159,8 +159,8 @@ def cheaper() -> str:
     """What to serve instead of the default model to save memory."""
     size = HEADER_BYTES + load_bundle(CHEAPER_BUNDLE).layout.stored_bytes
     return (
-        f"The cheaper choice is sum pooling with a sketch (--bundle {CHEAPER_BUNDLE}): {size:,} bytes a user and\n"
-        "less to compute, but a little less accurate."
+        f"The cheaper choice is sum pooling with a sketch (--bundle {CHEAPER_BUNDLE}): at most {size:,} bytes a user\n"
+        "and less to compute, but a little less accurate."
     )
 
 
