@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from loadtest import scale
-from loadtest.capacity import Costs, Demand, Limits, check, plan
+from loadtest.capacity import Costs, Demand, Limits, check, plan, state_bytes
 from mimn.bundle import load_bundle
 
 pytestmark = [pytest.mark.servers, pytest.mark.alone]
@@ -20,15 +20,18 @@ def test_what_is_measured_is_enough_to_plan_by(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(scale, "RATES", (300, 600))
     monkeypatch.setattr(scale, "CANDIDATES", (1, 100, 400))
     monkeypatch.setattr(scale, "DURABILITY", ("off", "everysec"))
+    monkeypatch.setattr(scale, "SAMPLED", 10)
     sizes = scale.Sizes(backlog=20_000, users=5_000, seconds=2, starts=1)
     record = scale.measure(sizes, scale.PHASES)
 
     costs = Costs.of(record)
-    assert min(costs.fold_us, costs.backlog_us, costs.store_event_us, costs.candidate_us) > 0
+    assert min(costs.fold_us, costs.drain_per_s, costs.store_event_us, costs.candidate_us) > 0
     assert costs.entry_bytes > 0, "a user's entry takes more than the value"
     off, everysec = (row["bytes_an_event"] for row in record["persistence"])
     assert off < record["state_bytes"] / 10, "a store that keeps nothing writes nothing of the events"
-    assert everysec > record["state_bytes"] / 4, "each batch appends the states that it changed"
+    short, longer, longest = (state_bytes(record, events) for events in (20, 100, 1000))
+    assert short < longer < longest <= record["state_bytes"], "zeros are left out until a ledger is full"
+    assert everysec > short / 4, "each batch appends the states that it changed"
     assert record["candidates"][0]["rtp_us"] < record["candidates"][-1]["rtp_us"]
     ledger = load_bundle(sizes.bundle).ledger
     assert ledger is not None
