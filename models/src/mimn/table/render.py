@@ -47,6 +47,7 @@ MAIN_ROWS = (
     "mimn_sketch_16",
     "pooling_ledger",
     "mimn_ledger",
+    "mimn_ledger_taught",
     "gru4rec_product",
     "sim_product",
     "dien_product",
