@@ -5,6 +5,7 @@ follows from the run folder. Under a minute.
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -181,6 +182,20 @@ def test_a_taught_run_that_was_killed_goes_on_with_its_teachers(
     assert died == ["2", "taught again"]
     assert without_times(record) == without_times(trained_by_teachers)
     assert (output / run.MODEL).read_bytes() == (folder / "taught" / run.MODEL).read_bytes()
+
+
+def test_teachers_of_another_configuration_or_of_other_data_are_not_used(
+    folder: Path, trained_by_teachers: dict[str, Any], tmp_path: Path
+) -> None:
+    config, output = taught(epochs(smoke_config(folder), 2), 2), tmp_path / "run"
+    assert trained_by_teachers["teachers"]
+    shutil.copytree(folder / "taught" / "teachers", output / "teachers")
+    with pytest.raises(TrainingFailed, match="another configuration"):
+        train.train(config.with_seed(7), output)
+    record = output / "teachers" / "1" / run.METRICS
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"prepared_sha256": "0" * 64}))
+    with pytest.raises(TrainingFailed, match="other data"):
+        train.train(config, output)
 
 
 def test_a_taught_batch_has_labels_between_the_datas_and_the_mean_of_the_teachers(folder: Path) -> None:

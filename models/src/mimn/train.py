@@ -163,6 +163,9 @@ def train(
                 f"no validation user of {data.name} has a target with enough history: the data set has too few "
                 "users to choose an epoch by"
             )
+        told = [json.loads((folder / run.METRICS).read_text("utf-8")) for folder in taught_by]
+        if any(one["prepared_sha256"] != data.prepared.sha256 for one in told):
+            raise TrainingFailed(f"the teachers of {output} were trained on other data: choose another folder")
         known = known_ids(data.vocabulary, data.prepared, config.data.min_users)
         fitted = fit_event_fields(data.prepared, data.train_users)
         if fitted.specs:
@@ -207,7 +210,6 @@ def train(
         schedule = fit(model, task, config.training, output, running, resume=resume)
         record = _record(config, data, ids, model, schedule, commit=commit)
         if taught_by:
-            told = [json.loads((folder / run.METRICS).read_text("utf-8")) for folder in taught_by]
             record["teachers"] = [{"seed": one["seed"], "validation_auc": one["validation_auc"]} for one in told]
         if origin is not None:
             record["from"] = msgspec.to_builtins(origin.source)
@@ -221,7 +223,11 @@ def train(
 def _teachers(
     config: RunConfig, output: Path, running: Running, start: Path | None, parts: Sequence[Part]
 ) -> list[Path]:
-    """The finished runs of the teachers, trained or resumed where they are not finished."""
+    """The finished runs of the teachers, trained or resumed where they are not finished.
+
+    Raises:
+        TrainingFailed: a finished one is of another configuration.
+    """
     configs = teacher_configs(config)
     folders = [output / FOLDER / str(i + 1) for i in range(len(configs))]
     # What there is, as the first process finds it: it may have begun a run before another process looks.
@@ -233,6 +239,8 @@ def _teachers(
     ):
         if not finished:
             train(taught, folder, running, resume=begun, start=start, parts=parts)
+        elif run.read_config(folder / run.CONFIG).to_toml() != taught.to_toml():
+            raise TrainingFailed(f"{folder} is a teacher of another configuration: choose another folder")
     return folders
 
 

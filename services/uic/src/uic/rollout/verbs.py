@@ -1,4 +1,5 @@
-"""The subcommands: each reads the record, does one thing, and says what came of it. Every one may be run again."""
+"""The subcommands: each reads the record, does one thing, and says what came of it. Every one may be run again. The
+file is long because all share the record, the store and how they report."""
 
 from __future__ import annotations
 

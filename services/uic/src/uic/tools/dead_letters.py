@@ -1,4 +1,5 @@
-"""`uic dead-letters`: lists, shows and replays the records that could not be folded.
+"""`uic dead-letters`: lists, shows and replays the records that could not be folded. The file is long because the three
+verbs choose, read and describe letters in the same way.
 
 Delivery to the dead-letter topic is at least once, so readers drop repeats by topic, partition, offset and timestamp of
 the original record: a topic that was made again has the same offsets. A replay appends the original key, value and

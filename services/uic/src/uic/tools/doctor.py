@@ -1,8 +1,8 @@
 """`uic doctor`: checks a deployment with the settings that UIC would run with, and says what to fix.
 
-Gathers facts, and prints what `findings` and `traffic` conclude from them. It writes nothing to the log, joins no
-consumer group, and writes one thing to the store, which it deletes: a commit that tries whether commits are taken. Exit
-status 1 when a check failed.
+Gathers facts, and prints what `findings` and `traffic` conclude from them: one function for each server or file that is
+asked, which makes the file long. It writes nothing to the log, joins no consumer group, and writes one thing to the
+store, which it deletes: a commit that tries whether commits are taken. Exit status 1 when a check failed.
 """
 
 from __future__ import annotations
