@@ -1,4 +1,4 @@
-"""The state store on Redis or Valkey: single, behind Sentinel, or a cluster. One class, the port's, so the file is long.
+"""The state store on Redis or Valkey: single, behind Sentinel, or a cluster. One class, so the file is long.
 
 Thread-safe: each call takes a separate connection. A transaction never has more than `CHUNK_STATES` states, unless a
 single commit does, because the server answers no other client while it executes one.
