@@ -33,7 +33,7 @@ class Expected:
 
 
 @dataclass(slots=True)
-class Verdict:
+class Verified:
     """The comparison."""
 
     users: int = 0
@@ -123,9 +123,9 @@ def compare(
     *,
     lineage: int,
     end: int,
-    verdict: Verdict,
+    verified: Verified,
 ) -> None:
-    """Compare users' stored values with what the log says, and count into `verdict`.
+    """Compare users' stored values with what the log says, and count into `verified`.
 
     Args:
         stored: by record key of every user to compare.
@@ -142,20 +142,20 @@ def compare(
             state = None
         if not state or state.header.lineage != lineage:
             if due is not None:
-                verdict.users += 1
-                verdict.missing += 1
+                verified.users += 1
+                verified.missing += 1
             continue
         if state.header.last_offset >= end:
-            verdict.moved_on += 1
+            verified.moved_on += 1
             continue
-        verdict.users += 1
+        verified.users += 1
         if due is None:
-            verdict.too_many += 1
+            verified.too_many += 1
         elif state.header.event_count != len(due.items):
-            verdict.count += 1
+            verified.count += 1
         elif (state.header.digest, state.header.last_offset) != (due.digest, due.last_offset):
-            verdict.digest += 1
+            verified.digest += 1
         elif not model.layout.close(state.tensors, numbers[user], CLOSE):
-            verdict.tensors += 1
+            verified.tensors += 1
         else:
-            verdict.same_bits += int(state.tensors.tobytes() == numbers[user].tobytes())
+            verified.same_bits += int(state.tensors.tobytes() == numbers[user].tobytes())

@@ -39,7 +39,7 @@ from uic.bulk.saved_states import (
     seal,
     states_of,
 )
-from uic.bulk.verification import Verdict, compare, expect
+from uic.bulk.verification import Verified, compare, expect
 from uic.core.event import Record
 from uic.core.records import BatchRecord
 from uic.core.takeup import contradiction
@@ -188,7 +188,7 @@ class Backfill:
         model = pool.load_model(job.bundle)
         share = min(1.0, sample / max(manifest.users, 1))
         choose = random.Random(0)  # noqa: S311 (a sample)
-        verdict = Verdict()
+        verified = Verified()
         for saved in manifest.partitions:
             users = [u for some, _ in states_of(folder, saved) for u in some if choose.random() < share]
             if not users:
@@ -201,15 +201,15 @@ class Backfill:
                 model,
                 lineage=saved.decoded.lineage,
                 end=saved.decoded.next_offset,
-                verdict=verdict,
+                verified=verified,
             )
         self._say(
-            asdict(verdict) | {"wrong": verdict.wrong},
-            f"{verdict.users} users compared: {verdict.wrong} wrong ({verdict.missing} missing, {verdict.count} by "
-            f"count, {verdict.digest} by digest, {verdict.tensors} by tensors, {verdict.too_many} without events), "
-            f"{verdict.same_bits} the same to the last bit; {verdict.moved_on} have gone on since",
+            asdict(verified) | {"wrong": verified.wrong},
+            f"{verified.users} users compared: {verified.wrong} wrong ({verified.missing} missing, {verified.count} by "
+            f"count, {verified.digest} by digest, {verified.tensors} by tensors, {verified.too_many} without events), "
+            f"{verified.same_bits} the same to the last bit; {verified.moved_on} have gone on since",
         )
-        return 1 if verdict.wrong or not verdict.users else 0
+        return 1 if verified.wrong or not verified.users else 0
 
     # Steps
 
