@@ -143,8 +143,7 @@ def test_a_rollback_names_each_rtp_that_goes_on_answering_by_the_bad_release(
     valkey: RedisForTest, rollout: Command, bundles: tuple[Path, Path]
 ) -> None:
     old, bad = (read_release(path, 0)[0] for path in bundles)
-    record = begin(None, bad, serving=old, origin="log", salt=SALT, now_ms=NOW_MS)
-    record = observe(record, "r1", Checked(record.revision, ()), now_ms=NOW_MS)[0]
+    record = ready(bad, old)
     record = promote(record, "r1", Checked(record.revision, ()), keep_ms=0, now_ms=NOW_MS)
     valkey.client.set(record_key(valkey.prefix), encode_record(record))
     announce(valkey, bad)
@@ -159,8 +158,7 @@ def test_a_canary_gets_smaller_although_a_gate_is_closed(
     valkey: RedisForTest, rollout: Command, bundles: tuple[Path, Path]
 ) -> None:
     old, new = (read_release(path, 0)[0] for path in bundles)
-    record = begin(None, new, serving=old, origin="log", salt=SALT, now_ms=NOW_MS)
-    record = observe(record, "r1", Checked(record.revision, ()), now_ms=NOW_MS)[0]
+    record = ready(new, old)
     record = canary(record, "r1", Checked(record.revision, ()), percent=50, now_ms=NOW_MS)
     valkey.client.set(record_key(valkey.prefix), encode_record(record))
     gone = ("--rtp", "http://127.0.0.1:1")
@@ -181,7 +179,7 @@ def test_an_rtp_that_does_not_answer_is_waited_for_and_an_address_that_is_none_i
 
 @pytest.mark.parametrize("extent", [Extent(), Extent(whole=0, sample=0)], ids=["all are compared", "none is"])
 def test_states_of_another_lineage_than_the_partitions_are_no_states(valkey: RedisForTest, extent: Extent) -> None:
-    """As of a namespace that was dropped by half, or begun anew by a worker that started at the end of the log. UIC
+    """As of a namespace that was half deleted, or started again by a worker that began at the end of the log. UIC
     counts them as absent, so at their next event these users would begin from nothing."""
     old, new = (Stored(load_bundle(path), partitions=1, prefix=valkey.prefix) for path in (TINY, SKETCH))
     for stored in (old, new):
@@ -201,6 +199,12 @@ def test_states_of_another_lineage_than_the_partitions_are_no_states(valkey: Red
     valkey.client.delete(new.keys.users(0))  # a lineage begins without users
     assert [one.gate for one in seen().findings()] == [Gate.COVERAGE]
     assert seen().missing == {0: 2}
+
+
+def ready(new: Release, old: Release) -> Record:
+    """A rollout r1 of `new` whose gates were looked at and are open; `old` serves."""
+    record = begin(None, new, serving=old, origin="log", salt=SALT, now_ms=NOW_MS)
+    return observe(record, "r1", Checked(record.revision, ()), now_ms=NOW_MS)[0]
 
 
 def announce(valkey: RedisForTest, serving: Release) -> None:

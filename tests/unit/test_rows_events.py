@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ctypes import CDLL
 from typing import Any
 
 import numpy as np
@@ -40,10 +41,15 @@ Depth = NDArray[np.int64]
 
 
 @pytest.fixture(scope="module")
-def compiled() -> CompiledEvents:
-    built = library()
-    if built is None:
-        pytest.skip(skips.NO_COMPILED_STEP)
+def built() -> CDLL:
+    found = library()
+    if found is None:
+        pytest.skip(skips.NO_COMPILED_STEP)  # an error in CI, which sets CTR_COMPILED_STEP
+    return found
+
+
+@pytest.fixture(scope="module")
+def compiled(built: CDLL) -> CompiledEvents:
     return CompiledEvents(built)
 
 
@@ -171,10 +177,7 @@ def test_stored_values_are_the_same(compiled: CompiledEvents, half: int, zeros: 
 @pytest.mark.parametrize("sparse", [True, False])
 @pytest.mark.parametrize("zeros", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("floats", [1, 2, 3, 4, 7, 8, 9, 11, 12, 16, 19, 20, 21, 31, 32, 33, 36, 64, 65, 100, 1517])
-def test_a_sealed_state_is_the_same(floats: int, zeros: float, *, sparse: bool) -> None:
-    built = library()
-    if built is None:
-        pytest.skip(skips.NO_COMPILED_STEP)
+def test_a_sealed_state_is_the_same(built: CDLL, floats: int, zeros: float, *, sparse: bool) -> None:
     kind = stored_type(StateLayout((Block("floats", (floats,)),)))
     rows = np.frombuffer(bytearray(RNG.bytes(5 * kind.itemsize)), kind)
     rows["version"], rows["wide"][RNG.random(rows["wide"].shape) < zeros] = 1, 0
@@ -188,11 +191,7 @@ def test_a_sealed_state_is_the_same(floats: int, zeros: float, *, sparse: bool) 
 
 @pytest.mark.parametrize("words", [1, 2, 31, 32, 33, 64, 98, 1514])
 @pytest.mark.parametrize("zeros", [0.0, 0.5, 0.97, 1.0])
-def test_a_sparse_form_is_restored_or_refused_the_same(words: int, zeros: float) -> None:
-    built = library()
-    if built is None:
-        pytest.skip(skips.NO_COMPILED_STEP)
-
+def test_a_sparse_form_is_restored_or_refused_the_same(built: CDLL, words: int, zeros: float) -> None:
     def both(form: bytes, n: int) -> bytes | None:
         of_c, of_numpy = restore(built, form, n), sparse.restore(form, n)
         assert (of_c is None) == (of_numpy is None)
@@ -231,10 +230,7 @@ def test_rows_are_copied_to_where_they_belong(compiled: CompiledEvents) -> None:
         compiled.copy_rows(into, to, source[:, :4].copy(), of)
 
 
-def test_a_key_keeps_its_row_and_only_plain_keys_of_the_partition_get_one() -> None:
-    built = library()
-    if built is None:
-        pytest.skip(skips.NO_COMPILED_STEP)
+def test_a_key_keeps_its_row_and_only_plain_keys_of_the_partition_get_one(built: CDLL) -> None:
     rows: dict[bytes, int] = {}
     table = KeyTable(built)
     for _ in range(6):
@@ -254,10 +250,7 @@ def test_a_key_keeps_its_row_and_only_plain_keys_of_the_partition_get_one() -> N
     assert table.find(Texts.of(["é".encode()]), 1, 3).tolist() == [trusted]
 
 
-def test_events_are_grouped_by_row_in_their_order_with_the_most_first() -> None:
-    built = library()
-    if built is None:
-        pytest.skip(skips.NO_COMPILED_STEP)
+def test_events_are_grouped_by_row_in_their_order_with_the_most_first(built: CDLL) -> None:
     grouping = Grouping(built)
     for rows in (10, 3000):
         row = RNG.zipf(1.4, 4000) % rows

@@ -67,9 +67,9 @@ def _fastest() -> Restore:
 
 def encode(built: ctypes.CDLL, states: Staged) -> list[bytes]:
     """The stored values of all states, as `mimn.state.encode_states` makes them."""
-    n, size = len(states.place), _form(states.fingerprint, states.layout).size
-    values, ends = np.empty(n * size + 3 * _room(size), np.uint8), np.empty(n, np.int64)
-    source = _source(states, values)
+    n, form = len(states.place), _form(states.fingerprint, states.layout)
+    values, ends = np.empty(n * form.size + 3 * _room(form.size), np.uint8), np.empty(n, np.int64)
+    source = _source(states, form, values)
     built.states_encode(ctypes.addressof(source), address(values), address(ends), n)
     bounds = [0, *ends.tolist()]
     stored = values[: bounds[-1]].tobytes()
@@ -88,9 +88,9 @@ def frame(built: ctypes.CDLL, states: Staged, names: Sequence[bytes], rows: Sequ
     if len(names) != len(rows):
         raise ValueError(f"{len(names)} names and {len(rows)} states")
     text, integers = b"".join(names), array("q", (*map(len, names), *rows)).tobytes()
-    size = _form(states.fingerprint, states.layout).size
-    out = np.empty(len(text) + len(names) * (size + 2 * _FRAMING) + 2 * _room(size), np.uint8)
-    source = _source(states, out)
+    form = _form(states.fingerprint, states.layout)
+    out = np.empty(len(text) + len(names) * (form.size + 2 * _FRAMING) + 2 * _room(form.size), np.uint8)
+    source = _source(states, form, out)
     filled = built.states_frame(ctypes.addressof(source), address(out), text, integers, len(names))
     return out.data[:filled]
 
@@ -113,19 +113,18 @@ def _form(fingerprint: bytes, layout: StateLayout) -> _Form:
     return _Form(head, address(head), half, layout.floats - half, head.itemsize)
 
 
-def _source(states: Staged, out: Bytes) -> _Staged:
+def _source(states: Staged, form: _Form, out: Bytes) -> _Staged:
     """States as C reads them, while they and `out` live, of which C uses the last two rooms for itself."""
-    _, head, half, wide, size = _form(states.fingerprint, states.layout)
-    end, room = address(out) + len(out), _room(size)
+    end, room = address(out) + len(out), _room(form.size)
     return _Staged(
         address(checked(states.headers, HEADERS, len(states.place))),
         address(checked(states.tensors, np.float32, None, states.layout.floats)),
         address(checked(states.place, np.int64, None)),
-        head,
+        form.head_address,
         end - 2 * room,
         end - room,
-        half,
-        wide,
-        size,
+        form.half,
+        form.wide,
+        form.size,
         states.sparse,
     )

@@ -3,8 +3,8 @@
 Of each partition progress is read first and the states after it. A state may then be ahead of the progress; once
 restored, UIC reads the log again from that progress and skips what a state says it has
 (`uic.core.fold.Part.already_folded`), and an erasure in between erases the state again. So the snapshot is exact
-although nothing stood still. A partition is read again if it began a new lineage or era in the meantime, or if the
-store was connected to anew: it may have lost what the progress counts, and UIC may have folded that again since.
+although nothing stood still. A partition is read again if it began a new lineage or era in the meantime, or if a
+connection was lost: the store may have restarted without writes that the progress counts.
 
     <root>/<namespace>/<id>/       saved states (`saved_states`); the id is when it was begun, UTC
     <root>/<namespace>/<id>/verified.json     when all of it was last read and found right

@@ -151,7 +151,7 @@ def _names(old: Namespace, new: Namespace, p: int) -> tuple[set[str], set[str], 
 
 def _states(old: Namespace, new: Namespace, p: int, users: list[str]) -> list[tuple[int, Headers]]:
     """Of both namespaces, up to where the partition is folded, and then the headers of these users' states. A state of
-    another lineage than the partition's is none: UIC begins its user from nothing."""
+    another lineage than the partition's does not count: UIC starts its user from nothing."""
     progress = [namespace.progress([p])[0] for namespace in (old, new)]
     found = []
     for namespace, known in zip((old, new), progress, strict=True):

@@ -43,10 +43,12 @@ class UicClient:
         except grpc.RpcError as error:
             failed: Any = error
             code: grpc.StatusCode = failed.code()
-            answered = any(name == "retriable" for name, _ in failed.trailing_metadata() or ())  # else the library did
-            nobody = f": is UIC running at {self._address}? Set --grpc or UIC_GRPC__…"
+            answered = any(
+                name == "retriable" for name, _ in failed.trailing_metadata() or ()
+            )  # by UIC, and not by the library
+            unreached = f": is UIC running at {self._address}? Set --grpc or UIC_GRPC__…"
             fix = {
-                grpc.StatusCode.UNAVAILABLE: "; UIC answers: repeat the command later" if answered else nobody,
+                grpc.StatusCode.UNAVAILABLE: "; UIC is running: run the command again later" if answered else unreached,
                 grpc.StatusCode.UNAUTHENTICATED: "; set UIC_ACCESS__SECRET_FILE",
                 grpc.StatusCode.PERMISSION_DENIED: "; UIC_ACCESS__SECRET_FILE holds another key",
             }.get(code, "")

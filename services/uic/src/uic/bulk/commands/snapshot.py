@@ -232,7 +232,10 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--json", action="store_true")
         if verb in ("create", "expire"):
             one.add_argument(
-                "--days", type=whole_number(0), default=DAYS, help="one of each of so many days (default %(default)s)"
+                "--days",
+                type=whole_number(0),
+                default=DAYS,
+                help="days of which one is kept (default %(default)s)",
             )
         if verb in ("verify", "restore"):
             one.add_argument("--id", help="which (default: the newest)")
