@@ -36,6 +36,8 @@ CONFIGS = Path(__file__).parents[2] / "models" / "configs"
         ({"sketch_category_cells": 7}, "sketch_category_cells must be even, not 7"),
         ({"sketch_half_lives": [30, 30]}, "sketch_half_lives must be distinct days"),
         ({"sketch_half_lives": []}, "sketch_half_lives must be distinct days"),
+        ({"sketch_half_lives": [0, 1 << 63]}, "sketch_half_lives must be distinct days, 0 to 36500"),
+        ({"member_half_lives": [0, 30]}, "member_half_lives must be distinct days, 1 to 36500"),
         ({"sketch_half_lives": [0.5]}, r"sketch_half_lives must be like \(0, 30\), not \[0.5\]"),
     ],
 )

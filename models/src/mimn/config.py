@@ -40,6 +40,8 @@ HeadName = Literal[
 
 MAX_SKETCH_CELLS = 1 << 16
 MAX_LEDGER_BUCKETS = 1 << 13
+MAX_HALF_LIFE = 36_500
+"""Days: a century, which is as good as forever."""
 
 
 class ConfigError(ValueError):
@@ -107,9 +109,7 @@ class SharedConfig:
         for field in ("sketch_category_cells", "sketch_item_cells"):
             if not 0 <= getattr(self, field) <= MAX_SKETCH_CELLS:
                 raise ConfigError(f"{field} must be 0 to {MAX_SKETCH_CELLS}, not {getattr(self, field)}")
-        half_lives = self.sketch_half_lives
-        if not half_lives or min(half_lives) < 0 or len(set(half_lives)) != len(half_lives):
-            raise ConfigError(f"sketch_half_lives must be distinct days, 0 or more, not {half_lives}")
+        half_lives(self, "sketch_half_lives", least=0)
         if self.member_reads and not self.ledger_buckets:
             raise ConfigError("ledger_buckets must be above 0 with member_reads: the ledger is what they are read of")
         if not 0 <= self.ledger_buckets <= MAX_LEDGER_BUCKETS:
@@ -123,9 +123,7 @@ class SharedConfig:
             raise ConfigError(f"ledger_neighbor_l2 must be above 0, not {self.ledger_neighbor_l2}")
         if "neighbors" in self.ledger_reads and not self.ledger_neighbors:
             raise ConfigError("ledger_reads names neighbors: ledger_neighbors, how many, must be above 0")
-        lives = self.member_half_lives
-        if not lives or min(lives) < 1 or len(set(lives)) != len(lives):
-            raise ConfigError(f"member_half_lives must be distinct days, 1 or more, not {lives}")
+        half_lives(self, "member_half_lives", least=1)
         if self.sketch_category_cells % 2:
             raise ConfigError(f"sketch_category_cells must be even, not {self.sketch_category_cells}")
 
@@ -181,6 +179,13 @@ def at_least_one(config: Any, *fields: str) -> None:
     for field in fields:
         if getattr(config, field) < 1:
             raise ConfigError(f"{field} must be at least 1, not {getattr(config, field)}")
+
+
+def half_lives(config: Any, field: str, *, least: int) -> None:
+    """Raises ConfigError if a field of `config` is not one or more different numbers of days."""
+    days = getattr(config, field)
+    if not days or len(set(days)) != len(days) or not least <= min(days) <= max(days) <= MAX_HALF_LIFE:
+        raise ConfigError(f"{field} must be distinct days, {least} to {MAX_HALF_LIFE}, not {days}")
 
 
 def two_widths(config: Any, field: str) -> None:

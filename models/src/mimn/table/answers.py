@@ -119,6 +119,7 @@ def _larger_state(one: Results) -> list[str]:
         ("mimn_ledger", "mimn_sketch_16"),
         ("mimn_ledger", "pooling_ledger"),
         ("mimn_ledger_taught", "mimn_ledger"),
+        ("default", "mimn_ledger"),
     )
     return [*lines, "", *_known([against(one, Entry(a, 200), Entry(b, 200))[0] for a, b in pairs])]
 

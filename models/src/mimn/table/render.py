@@ -48,6 +48,7 @@ MAIN_ROWS = (
     "pooling_ledger",
     "mimn_ledger",
     "mimn_ledger_taught",
+    "default",
     "gru4rec_product",
     "sim_product",
     "dien_product",
