@@ -116,7 +116,7 @@ class Transactions:
             values_of, state = cast("StagedValues", commit.values), self.names(commit.partition).state_encoded
             names += [state + key for key in values_of.keys]
             rows += values_of.rows
-        return frame(built, of.staged, names, rows)
+        return frame(built, names, of.together, rows)
 
 
 def first(commit: Commit) -> list[bytes]:
