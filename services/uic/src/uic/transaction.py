@@ -83,7 +83,7 @@ class Transactions:
         return commands(*asked)
 
     def write(self, commits: Sequence[Commit]) -> Sent:
-        """From MULTI to EXEC, each of another partition. C encodes the states of a round into their places."""
+        """From MULTI to EXEC, each of another partition. C copies the values of a round into their places."""
         before: list[tuple[Any, ...]] = [("MULTI",)]
         after: list[tuple[Any, ...]] = []
         records, strings = [], 1
