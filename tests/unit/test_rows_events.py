@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
-from mimn.rows.library import library
+from mimn.rows.encoded import Encoded
+from mimn.rows.library import FLAGS, library
 from mimn.rows.live import CompiledEvents
 from mimn.rows.records import Grouping, KeyTable, Texts
 from mimn.rows.stored import restore, seal
@@ -24,12 +25,15 @@ from mimn.state import (
     encode_states,
     extend_digests,
     partition_of,
+    read_headers,
+    read_tensors,
     sparse,
     stored_type,
     stored_values,
     user_hashes,
 )
 from support import skips
+from support.variants import library_of
 from uic.core.event import LAST_ACTION
 from uic.core.events import read_common
 from uic.core.fold import absorb
@@ -46,6 +50,12 @@ def built() -> CDLL:
     if found is None:
         pytest.skip(skips.NO_COMPILED_STEP)  # an error in CI, which sets CTR_COMPILED_STEP
     return found
+
+
+@pytest.fixture(scope="module", params=FLAGS)
+def each_built(request: pytest.FixtureRequest) -> CDLL:
+    """Every variant, for what is written differently for each."""
+    return library_of(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +170,8 @@ def test_a_ledger_is_the_same_with_late_events_and_bases_that_move(
 @pytest.mark.parametrize("sparse", [True, False])
 @pytest.mark.parametrize("half", [0, 6, 22])
 @pytest.mark.parametrize("zeros", [0.0, 0.03, 0.5, 0.99, 1.0])
-def test_stored_values_are_the_same(compiled: CompiledEvents, half: int, zeros: float, *, sparse: bool) -> None:
+def test_stored_values_are_the_same(each_built: CDLL, half: int, zeros: float, *, sparse: bool) -> None:
+    compiled = CompiledEvents(each_built)
     blocks = [Block("halves", (half,), "float16")] if half else []
     layout = StateLayout((*blocks, Block("floats", (133,))))
     tensors = layout.round(RNG.standard_normal((9, layout.floats)).astype(np.float32))
@@ -170,30 +181,53 @@ def test_stored_values_are_the_same(compiled: CompiledEvents, half: int, zeros: 
     place = RNG.integers(0, 9, 7)
     states = Staged(headers, tensors, place, bytes(range(16)), layout, sparse)
     values = encode_states(headers, tensors[place], bytes(range(16)), layout, sparse=sparse)
-    assert compiled.encode_states(states) == values
-    assert compiled.encode_states(Staged(headers[:0], tensors, place[:0], bytes(16), layout)) == []
+    assert compiled.encode_states(states).apart() == Encoded.of(values).apart() == values
+    assert compiled.encode_states(Staged(headers[:0], tensors, place[:0], bytes(16), layout)).apart() == []
+
+    want_headers, want_tensors = np.zeros(9, HEADERS), np.full((9, layout.floats), 7, np.float32)
+    got_headers, got_tensors, to = want_headers.copy(), want_tensors.copy(), RNG.permutation(9)[:7]
+    want_headers[to], want_tensors[to] = read_headers(values), read_tensors(values, layout)
+    compiled.read_headers(values, got_headers, to)
+    compiled.read_tensors(values, layout, got_tensors, to)
+    assert got_headers.tobytes() == want_headers.tobytes()
+    assert got_tensors.tobytes() == want_tensors.tobytes()
+    assert (got_headers[to].tobytes(), got_tensors[to].tobytes()) == (headers.tobytes(), tensors[place].tobytes())
+
+
+def test_a_value_that_is_no_state_of_the_layout_is_not_read(compiled: CompiledEvents) -> None:
+    layout, other = StateLayout((Block("floats", (133,)),)), StateLayout((Block("floats", (135,)),))
+    into = np.zeros((1, 133), np.float32)
+    for zeros in (0, 130):
+        tensors = np.arange(135, dtype=np.float32)[np.newaxis] - zeros
+        [value] = encode_states(np.zeros(1, HEADERS), np.maximum(tensors, 0), bytes(16), other)
+        with pytest.raises(ValueError, match="not checked"):
+            compiled.read_tensors([value], layout, into, np.zeros(1, np.int64))
+    with pytest.raises(ValueError, match="not checked"):
+        compiled.read_tensors([bytes(79)], layout, into, np.zeros(1, np.int64))
+    with pytest.raises(ValueError, match="without a header"):
+        compiled.read_headers([bytes(79)], np.zeros(1, HEADERS), np.zeros(1, np.int64))
 
 
 @pytest.mark.parametrize("sparse", [True, False])
 @pytest.mark.parametrize("zeros", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("floats", [1, 2, 3, 4, 7, 8, 9, 11, 12, 16, 19, 20, 21, 31, 32, 33, 36, 64, 65, 100, 1517])
-def test_a_sealed_state_is_the_same(built: CDLL, floats: int, zeros: float, *, sparse: bool) -> None:
+def test_a_sealed_state_is_the_same(each_built: CDLL, floats: int, zeros: float, *, sparse: bool) -> None:
     kind = stored_type(StateLayout((Block("floats", (floats,)),)))
     rows = np.frombuffer(bytearray(RNG.bytes(5 * kind.itemsize)), kind)
     rows["version"], rows["wide"][RNG.random(rows["wide"].shape) < zeros] = 1, 0
-    values, ends = seal(built, rows, sparse=sparse)
+    values, ends = seal(each_built, rows, sparse=sparse)
     want = stored_values(rows, sparse=sparse)
     assert values.tobytes() == b"".join(want)
     assert np.diff(ends, prepend=0).tolist() == [len(value) for value in want]
-    none, no_ends = seal(built, rows[:0], sparse=sparse)
+    none, no_ends = seal(each_built, rows[:0], sparse=sparse)
     assert (len(none), len(no_ends)) == (0, 0)
 
 
 @pytest.mark.parametrize("words", [1, 2, 31, 32, 33, 64, 98, 1514])
 @pytest.mark.parametrize("zeros", [0.0, 0.5, 0.97, 1.0])
-def test_a_sparse_form_is_restored_or_refused_the_same(built: CDLL, words: int, zeros: float) -> None:
+def test_a_sparse_form_is_restored_or_refused_the_same(each_built: CDLL, words: int, zeros: float) -> None:
     def both(form: bytes, n: int) -> bytes | None:
-        of_c, of_numpy = restore(built, form, n), sparse.restore(form, n)
+        of_c, of_numpy = restore(each_built, form, n), sparse.restore(form, n)
         assert (of_c is None) == (of_numpy is None)
         if of_c is not None and of_numpy is not None:
             assert of_c.tobytes() == of_numpy.tobytes()
@@ -216,18 +250,6 @@ def test_a_sparse_form_is_restored_or_refused_the_same(built: CDLL, words: int, 
         changed = bytearray(form)
         changed[RNG.integers(0, min(len(form), 4 * sparse.overhead(words)))] ^= 1 << int(RNG.integers(0, 8))
         both(bytes(changed), words)
-
-
-def test_rows_are_copied_to_where_they_belong(compiled: CompiledEvents) -> None:
-    source, into = RNG.standard_normal((8, 5)).astype(np.float32), np.zeros((6, 5), np.float32)
-    to, of = np.array([3, 0, 5]), np.array([7, 7, 1])
-    want = into.copy()
-    want[to] = source[of]
-    compiled.copy_rows(into, to, source, of)
-    assert into.tobytes() == want.tobytes()
-    compiled.copy_rows(into[:0].copy(), to[:0], source, of[:0])  # a batch of nothing but erasures makes no row
-    with pytest.raises(ValueError, match="different sizes"):
-        compiled.copy_rows(into, to, source[:, :4].copy(), of)
 
 
 def test_a_key_keeps_its_row_and_only_plain_keys_of_the_partition_get_one(built: CDLL) -> None:

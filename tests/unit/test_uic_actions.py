@@ -25,7 +25,6 @@ from support.fakes import (
     Worker,
     users_of,
 )
-from uic.core.cache import StateCache
 from uic.core.event import ERASE_ITEM, Reason
 from uic.core.fold import Part, Round
 from uic.core.ordering import Batch, Bounds, decode, take
@@ -76,10 +75,10 @@ def batch_of(events: Sequence[Sent], bundle: Bundle = BUNDLE) -> Batch:
 
 def folded(events: Sequence[Sent], bundle: Bundle) -> dict[str, NDArray[np.float32]]:
     """Every user's tensors after a round."""
-    batch, cache = batch_of(events, bundle), StateCache(1, len(bundle.initial_state))
+    batch = batch_of(events, bundle)
     progress = Progress(partitions=1, next_offset=0, lineage=1, writer=1, base=0, as_of_ms=0)
-    part = Part(batch, progress, cache.open().find(batch.keys))
-    work = Round(bundle.initial_state, cache)
+    part = Part(batch, progress, [None] * len(batch.keys))
+    work = Round(bundle.initial_state, bundle.layout)
     work.plan([part])
     model = Model.of(bundle, open_step(bundle))
     work.run(model.step, model.vectors, model.forget, model.counting, model.ledger)

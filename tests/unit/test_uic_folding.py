@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mimn.state import Block, Ledger, Progress, Sketch, StateLayout, decode_progress, partition_of
+from mimn.state.codec import HEADER_BYTES
 from support import fakes
 from support.fakes import (
     Crashed,
@@ -31,7 +32,7 @@ from support.fakes import (
     users_of,
 )
 from uic.bulk.verification import Expected, tensors
-from uic.core.cache import StateCache
+from uic.core.cache import ENTRY_BYTES, StateCache
 from uic.core.commit import Answer, Commit, Verdict
 from uic.core.event import Reason
 from uic.core.fold import Part, Round
@@ -173,7 +174,7 @@ KINDS = ("event", "poison", "erasure", "garbage", "no key")
 def test_partitions_cut_and_folded_together_come_out_as_each_does_alone(
     partitions: list[tuple[list[tuple[int, str]], bool]],
 ) -> None:
-    count, cache = len(partitions), StateCache(1, len(fakes.INITIAL))
+    count = len(partitions)
     taken = []
     for p, (touches, replay_) in enumerate(partitions):
         users = users_of(p, count, 4)
@@ -197,17 +198,17 @@ def test_partitions_cut_and_folded_together_come_out_as_each_does_alone(
             Part(
                 batch,
                 Progress(partitions=count, next_offset=0, lineage=p + 1, writer=1, base=p % 2, as_of_ms=0, era=p),
-                cache.open().find(batch.keys),
+                [None] * len(batch.keys),
             )
             for p, batch in enumerate(cuts)
         ]
 
-    pooled, work = parts_of(together), Round(fakes.INITIAL, cache)
+    pooled, work = parts_of(together), Round(fakes.INITIAL, fakes.LAYOUT)
     work.plan(pooled)
     work.run(fakes.step, fakes.vectors, fakes.forget)
     values = work.states(fakes.FINGERPRINT, fakes.LAYOUT).encoded
     for part, lone in zip(pooled, parts_of(alone), strict=True):
-        own = Round(fakes.INITIAL, cache)
+        own = Round(fakes.INITIAL, fakes.LAYOUT)
         own.plan([lone])
         own.run(fakes.step, fakes.vectors, fakes.forget)
         own_values = own.states(fakes.FINGERPRINT, fakes.LAYOUT).encoded
@@ -245,49 +246,79 @@ def test_the_window_counts_the_newest_batches_that_hold_its_size(batches: list[t
 
 @given(
     st.lists(
-        st.tuples(st.integers(0, 3), st.integers(0, 12), st.sampled_from(["touch", "drop", "close"])), max_size=200
+        st.tuples(
+            st.integers(0, 3),
+            st.lists(st.integers(0, 12), min_size=1, max_size=4, unique=True),
+            st.integers(80, 300),
+            st.sampled_from(["put", "drop", "close"]),
+        ),
+        max_size=200,
     )
 )
-def test_a_cached_row_belongs_to_one_entry_and_memory_is_bounded(steps: list[tuple[int, int, str]]) -> None:
-    cache = StateCache(10, 2)
+def test_a_shelf_keeps_what_was_put_last_and_memory_is_bounded(steps: list[tuple[int, list[int], int, str]]) -> None:
+    cache = StateCache(8 * (ENTRY_BYTES + 200))
     shelves = [cache.open() for _ in range(4)]
-    for at, user, action in steps:
-        key = str(user).encode()
-        if action == "touch":
-            cache.tensors[shelves[at].touch([key])] = at
+    known: list[dict[bytes, bytes]] = [{} for _ in shelves]
+    for at, users, size, action in steps:
+        keys = [b"%d" % user for user in users]
+        if action == "put":
+            values = [bytes([at + 1]) * (size + i) for i in range(len(keys))]
+            shelves[at].put(keys, values)
+            for key in keys:
+                known[at].pop(key, None)
+            known[at] |= dict(zip(keys, values, strict=True))
+            assert list(shelves[at])[-1:] == keys[-1:], "what was used last stays"
         elif action == "drop":
-            shelves[at].drop(key)
+            for key in keys:
+                shelves[at].drop(key)
+                known[at].pop(key, None)
+                assert shelves[at].find([key]) == [None]
         else:
             cache.close(shelves[at])
-            shelves[at] = cache.open()
-        held = [(i, row) for i, shelf in enumerate(shelves) for row in shelf.rows.values()]
-        rows = [row for _, row in held]
-        assert len(set(rows)) == len(rows) == len(cache) <= 10
-        assert all(cache.tensors[row, 0] == i for i, row in held)
+            shelves[at], known[at] = cache.open(), {}
+        for shelf, ever in zip(shelves, known, strict=True):
+            assert list(shelf) == list(ever)[len(ever) - len(shelf) :], "the least recently used went first"
+            assert shelf.find(list(shelf)) == [ever[key] for key in shelf]
+        sizes = [sum(len(value) + ENTRY_BYTES for value in shelf.values.values()) for shelf in shelves]
+        assert sizes == [shelf.used for shelf in shelves]
+        assert sum(sizes) == cache.used <= cache.size
+        assert len(cache) == sum(map(len, shelves))
 
 
-def test_a_cache_takes_no_more_than_its_bytes_even_with_the_longest_keys() -> None:
+@pytest.mark.parametrize("size", [80, 2145, 6136])
+def test_a_cache_takes_no_more_than_its_bytes_even_with_the_longest_keys(size: int) -> None:
     tracemalloc.start()
     try:
-        cache = StateCache.of_bytes(1 << 20, 40)
+        cache = StateCache(4 << 20)
         shelves = [cache.open() for _ in range(3)]
-        for i in range(3 * cache.capacity):
-            shelves[i % 3].touch([b"%0128d" % i])
-        assert len(cache) == cache.capacity
-        assert tracemalloc.get_traced_memory()[0] <= 1 << 20
+        for i in range(3 * cache.size // size):
+            shelves[i % 3].put([b"%0128d" % i], [bytes(size)])
+        assert cache.size - size - ENTRY_BYTES < cache.used <= cache.size
+        assert tracemalloc.get_traced_memory()[0] <= cache.size
     finally:
         tracemalloc.stop()
 
 
 def test_the_least_recently_used_state_of_the_greediest_partition_goes_first() -> None:
-    cache = StateCache(4, 1)
+    cache = StateCache(4 * (ENTRY_BYTES + 1))
     greedy, modest = cache.open(), cache.open()
-    greedy.touch([b"a", b"b", b"c", b"d"])
-    greedy.touch([b"a"])
-    modest.touch([b"x"])
+    greedy.put([b"a", b"b", b"c", b"d"], [b"1"] * 4)
+    greedy.put([b"a"], [b"2"])
+    modest.put([b"x"], [b"3"])
     assert list(greedy) == [b"c", b"d", b"a"]
-    modest.touch([b"y", b"z"])
+    modest.put([b"y", b"z"], [b"4", b"5"])
     assert list(modest) == [b"y", b"z"], "with its fair share it makes room itself"
+    assert list(greedy) == [b"d", b"a"]
+
+
+def test_a_larger_value_of_a_known_user_makes_room_too() -> None:
+    cache = StateCache(3 * (ENTRY_BYTES + 100))
+    shelf = cache.open()
+    shelf.put([b"a", b"b", b"c"], [bytes(100)] * 3)
+    shelf.put([b"b"], [bytes(101)])
+    assert list(shelf) == [b"c", b"b"]
+    shelf.put([b"a"], [bytes(cache.size)])
+    assert not list(shelf), "a value that is larger than the cache is not kept"
 
 
 def letter(key: bytes | None = b"ann", value: bytes | None = b"v", headers: int = 1) -> Letter:
@@ -569,7 +600,7 @@ class WitnessedStore(FakeStore):
 def test_states_are_cached_within_bounds_and_read_again_after_they_had_to_go() -> None:
     topic, store = FakeTopic(), FakeStore()
     worker = Worker(topic, store, chunk=1000)
-    worker.updater._sessions.cache = StateCache(8, len(fakes.INITIAL))
+    worker.updater._sessions.cache = StateCache(8 * (ENTRY_BYTES + HEADER_BYTES + fakes.LAYOUT.stored_bytes))
     worker.log.assign(0)
     for user in (*USERS[:20], *USERS[:20]):
         topic.event(user)
@@ -581,6 +612,23 @@ def test_states_are_cached_within_bounds_and_read_again_after_they_had_to_go() -
         worker.catch_up()
     assert store.reads == 40, "the newest were in memory"
     assert_exactly_once(store, topic)
+
+
+def test_the_cache_has_the_bytes_that_the_store_has_and_nothing_of_erased_users() -> None:
+    topic, store = FakeTopic(), FakeStore()
+    worker = Worker(topic, store)
+    worker.log.assign(0)
+    for user in (*USERS[:6], *USERS[:3]):
+        topic.event(user)
+    topic.erase(USERS[1])
+    topic.erase(USERS[5])
+    topic.event(USERS[5])
+    worker.catch_up()
+    session = worker.updater._sessions.get(0)
+    assert session is not None
+    cached = session.hold.shelf.values
+    assert set(cached) == {user.encode() for user in USERS[:6]} - {USERS[1].encode()}
+    assert list(cached.values()) == store.load([(0, [key.decode() for key in cached])])[0]
 
 
 def test_what_is_fetched_is_accounted_for_to_the_last_record() -> None:
@@ -734,13 +782,13 @@ def test_counters_folded_in_waves_are_those_of_single_events_and_a_poisoned_even
         FakeRecord(i, USERS[user].encode(), event_value(USERS[user], items[i], item, times[i]), times[i])
         for i, (user, item, _) in enumerate(touches)
     ]
-    batch, cache = batch_of(records), StateCache(1, len(initial))
+    batch = batch_of(records)
     part = Part(
         batch,
         Progress(partitions=1, next_offset=0, lineage=1, writer=1, base=0, as_of_ms=0),
-        cache.open().find(batch.keys),
+        [None] * len(batch.keys),
     )
-    work = Round(initial, cache)
+    work = Round(initial, StateLayout((Block("state", initial.shape),)))
     work.plan([part])
     work.run(fakes.step, fakes.vectors, fakes.forget, counting)
 
@@ -773,10 +821,10 @@ def test_ledgers_folded_in_waves_are_those_of_single_events_and_a_poisoned_event
         FakeRecord(i, USERS[user].encode(), event_value(USERS[user], items[i], item, times[i]), times[i])
         for i, (user, item, _) in enumerate(touches)
     ]
-    batch, cache = batch_of(records), StateCache(1, len(initial))
+    batch = batch_of(records)
     progress = Progress(partitions=1, next_offset=0, lineage=1, writer=1, base=0, as_of_ms=0)
-    part = Part(batch, progress, cache.open().find(batch.keys))
-    work = Round(initial, cache)
+    part = Part(batch, progress, [None] * len(batch.keys))
+    work = Round(initial, StateLayout((Block("state", initial.shape),)))
     work.plan([part])
     work.run(fakes.step, fakes.vectors, fakes.forget, counting, ledger)
 

@@ -13,7 +13,6 @@ from mimn.rows.live import CompiledEvents, compiled_events
 from mimn.state import Progress
 from support import fakes, skips
 from support.fakes import event_value, users_of
-from uic.core.cache import StateCache
 from uic.core.event import Record
 from uic.core.fold import Part, Round
 from uic.core.ordering import Batch, Bounds, Front, OutOfOrder, Waiting, decode, take, take_together
@@ -86,10 +85,9 @@ def test_batches_are_the_same_and_so_is_what_they_fold_to(
 
 
 def headers_of(batches: list[Batch], compiled: CompiledEvents | None) -> bytes:
-    cache = StateCache(1, len(fakes.INITIAL))
     progress = Progress(partitions=N, next_offset=0, lineage=1, writer=1, base=0, as_of_ms=0)
-    parts = [Part(batch, progress, cache.open().find(batch.keys)) for batch in batches]
-    work = Round(fakes.INITIAL, cache, compiled)
+    parts = [Part(batch, progress, [None] * len(batch.keys)) for batch in batches]
+    work = Round(fakes.INITIAL, fakes.LAYOUT, compiled)
     work.plan(parts)
     return work.headers.tobytes()
 

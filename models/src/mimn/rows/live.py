@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from math import prod
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.rows.arrays import address
+from mimn.rows.encoded import Encoded
 from mimn.rows.library import library
 from mimn.rows.records import Columns, Events, Fronts, Groups, Texts, fronts, named, read_events, split
 from mimn.rows.states import absorb, add_counts, add_entries, hashes
-from mimn.rows.stored import encode
-from mimn.state import Ledger, Sketch, Staged
+from mimn.rows.stored import encode, read_headers, read_tensors
+from mimn.state import Ledger, Sketch, Staged, StateLayout
 
 Integers = NDArray[np.int64]
 
@@ -84,21 +82,19 @@ class CompiledEvents:
         groups, words = _in_order(depth, len(items)), ledger.of(states)
         add_entries(self._built, ledger, words, groups, ledger.keys(items), np.ascontiguousarray(times), sound)
 
-    def copy_rows(self, into: NDArray[Any], to: NDArray[np.intp], source: NDArray[Any], of: NDArray[np.intp]) -> None:
-        """`into[to] = source[of]`, without an array in between. Rows in `to` and `of` exist."""
-        if into.dtype != source.dtype or into.shape[1:] != source.shape[1:]:
-            raise ValueError("rows of different sizes cannot be copied")
-        if len(to) != len(of):
-            raise ValueError(f"{len(of)} rows cannot be copied to {len(to)} places")
-        if not (into.flags.c_contiguous and source.flags.c_contiguous):
-            raise ValueError("rows that are not contiguous cannot be copied")
-        size = source.itemsize * prod(source.shape[1:])  # not a stride: numpy gives an array without rows another one
-        to, of = np.ascontiguousarray(to, np.int64), np.ascontiguousarray(of, np.int64)
-        self._built.states_copy(address(into), size, address(to), address(source), size, address(of), size, len(to))
-
-    def encode_states(self, states: Staged) -> list[bytes]:
+    def encode_states(self, states: Staged) -> Encoded:
         """`Staged.encoded`."""
         return encode(self._built, states)
+
+    def read_headers(self, values: Sequence[bytes], into: NDArray[np.void], to: Integers) -> None:
+        """`into[to] = mimn.state.read_headers(values)`."""
+        read_headers(self._built, values, into, to)
+
+    def read_tensors(
+        self, values: Sequence[bytes], layout: StateLayout, into: NDArray[np.float32], to: Integers
+    ) -> None:
+        """`into[to] = mimn.state.read_tensors(values, layout)`."""
+        read_tensors(self._built, values, layout, into, to)
 
 
 def _in_order(depth: Integers, events: int) -> Groups:

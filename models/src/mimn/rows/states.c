@@ -176,11 +176,6 @@ void states_count(char *counters, char *period, i64 stride, const i64 *row, cons
     }
 }
 
-/* Row of[i] of one array into row to[i] of another, n times; rows are `stride` bytes apart, and `size` bytes of each are copied. */
-void states_copy(char *into, i64 into_stride, const i64 *to, const char *from, i64 from_stride, const i64 *of, i64 size, i64 n) {
-    for (i64 i = 0; i < n; i++) memcpy(into + to[i] * into_stride, from + of[i] * from_stride, (size_t)size);
-}
-
 /* mimn.state.ledger. */
 enum { MINUTE, BASKETS, FIRST_DAY, DAY_BASE, BASKET_BASE, LINES, REPEATS, EVICTED, SCALARS };
 enum { PAUSE_MINUTES = 30, MINUTES_OF_DAY = 1440, DAYS_BEHIND = 64, DAYS_AHEAD = 64, BASKETS_AHEAD = 32, GAP_WEIGHT = 4 };

@@ -14,11 +14,12 @@ enum { VERSION_AT = 4, FLAGS_AT = 7, OWNER_AT = 24, CHECKSUM_AT = 44, PAST_AT = 
 /* mimn.state.HEADERS */
 enum { OWNER = 20, PAST = 32, STAGED_PARTIAL = OWNER + PAST, STAGED_HEADER = OWNER + PAST + 1 };
 
-/* CRC-32 (zlib's), without the inversions at both ends. Four bits of `data` at a time. */
-static u32 crc_short(u32 crc, const u8 *data, i64 size) {
+/* CRC-32 (zlib's) of 16 bytes, without the inversions at both ends. Four bits at a time. */
+static u32 crc_of_16(const u8 *data) {
     static const u32 OF[16] = {0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac, 0x76dc4190, 0x6b6b51f4, 0x4db26158, 0x5005713c,
                                0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c, 0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c};
-    for (i64 i = 0; i < size; i++) {
+    u32 crc = 0;
+    for (int i = 0; i < 16; i++) {
         crc ^= data[i];
         crc = crc >> 4 ^ OF[crc & 15];
         crc = crc >> 4 ^ OF[crc & 15];
@@ -31,49 +32,84 @@ static inline __m128i folded(__m128i x, __m128i by, __m128i next) {
     return _mm_xor_si128(_mm_xor_si128(_mm_clmulepi64_si128(x, by, 0x00), _mm_clmulepi64_si128(x, by, 0x11)), next);
 }
 
-/* The same, 64 bytes at a time: what lies 512 or 128 bits ahead is multiplied by the remainder of that power of two (V. Gopal et
- * al., "Fast CRC Computation for Generic Polynomials Using PCLMULQDQ", Intel 2009), until 128 bits are left. */
-static u32 crc32_of(u32 crc, const u8 *data, i64 size) {
-    if (size < 64) return crc_short(crc, data, size);
+/* CRC-32 of `head`, which has fewer than 48 bytes, and then `data`, together at least 64 bytes, without the inversion at the end. What
+ * lies 512 or 128 bits ahead is multiplied by the remainder of that power of two (V. Gopal et al., "Fast CRC Computation for Generic
+ * Polynomials Using PCLMULQDQ", Intel 2009), until 128 bits are left. Zeros before the first byte change nothing, and leave 16 at a
+ * time behind the first 64. */
+static u32 crc32_of(const u8 *head, i64 before, const u8 *data, i64 size) {
     const __m128i by512 = _mm_set_epi64x(0x1c6e41596, 0x154442bd4), by128 = _mm_set_epi64x(0x0ccaa009e, 0x1751997d0);
+    const i64 zeros = -(before + size) & 15, first = 64 - zeros - before;
+    u8 block[64] = {0}, left[16];
+    memcpy(block + zeros, head, (size_t)before);
+    memcpy(block + zeros + before, data, (size_t)first);
+    for (int i = 0; i < 4; i++) block[zeros + i] ^= 0xff;
     __m128i x[4];
-    for (int i = 0; i < 4; i++) x[i] = _mm_loadu_si128((const __m128i *)data + i);
-    x[0] = _mm_xor_si128(x[0], _mm_cvtsi32_si128((int)crc));
-    for (data += 64, size -= 64; size >= 64; data += 64, size -= 64)
+    for (int i = 0; i < 4; i++) x[i] = _mm_loadu_si128((const __m128i *)block + i);
+    for (data += first, size -= first; size >= 64; data += 64, size -= 64)
         for (int i = 0; i < 4; i++) x[i] = folded(x[i], by512, _mm_loadu_si128((const __m128i *)data + i));
     for (int i = 1; i < 4; i++) x[i] = folded(x[i - 1], by128, x[i]);
-    for (; size >= 16; data += 16, size -= 16) x[3] = folded(x[3], by128, _mm_loadu_si128((const __m128i *)data));
-    u8 left[16];
+    for (; size; data += 16, size -= 16) x[3] = folded(x[3], by128, _mm_loadu_si128((const __m128i *)data));
     _mm_storeu_si128((__m128i *)left, x[3]);
-    return crc_short(crc_short(0, left, 16), data, size);
+    return crc_of_16(left);
+}
+
+/* Up to 32 words: those that are not 0 go to `at`, which has room for 16 more. Returns marks of them. */
+static inline u32 kept(const u8 *from, i64 words, u8 *at) {
+    u32 marks = 0;
+#ifdef __AVX512F__
+    if (words == 32) {
+        const __m512i low = _mm512_loadu_si512(from), high = _mm512_loadu_si512(from + 64);
+        const __mmask16 in_low = _mm512_test_epi32_mask(low, low), in_high = _mm512_test_epi32_mask(high, high);
+        _mm512_storeu_si512(at, _mm512_maskz_compress_epi32(in_low, low));
+        _mm512_storeu_si512(at + 4 * __builtin_popcount(in_low), _mm512_maskz_compress_epi32(in_high, high));
+        return in_low | (u32)in_high << 16;
+    }
+#else
+    if (words == 32) {
+        for (int j = 0; j < 32; j += 8) {
+            __m256i is_zero = _mm256_cmpeq_epi32(_mm256_loadu_si256((const __m256i *)(from + 4 * j)), _mm256_setzero_si256());
+            marks |= (~(u32)_mm256_movemask_ps(_mm256_castsi256_ps(is_zero)) & 0xff) << j;
+        }
+        if (marks == ~0u) memcpy(at, from, 128);
+        else for (u32 left = marks; left; left &= left - 1, at += 4) memcpy(at, from + 4 * __builtin_ctz(left), 4);
+        return marks;
+    }
+#endif
+    for (i64 j = 0; j < words; j++) {
+        u32 word;
+        memcpy(&word, from + 4 * j, 4);
+        if (word) memcpy(at, &word, 4), at += 4, marks |= 1u << j;
+    }
+    return marks;
+}
+
+/* The reverse: up to 32 words from those at `at` that the marks ask for. */
+static inline void spread(u8 *to, i64 words, u32 marks, const u8 *at) {
+#ifdef __AVX512F__
+    if (words == 32) {
+        _mm512_storeu_si512(to, _mm512_maskz_expandloadu_epi32((__mmask16)marks, at));
+        at += 4 * __builtin_popcount(marks & 0xffff);
+        _mm512_storeu_si512(to + 64, _mm512_maskz_expandloadu_epi32((__mmask16)(marks >> 16), at));
+        return;
+    }
+#endif
+    if (marks == ~0u) {
+        memcpy(to, at, 128);
+        return;
+    }
+    memset(to, 0, 4 * (size_t)words);
+    for (; marks; marks &= marks - 1, at += 4) memcpy(to + 4 * __builtin_ctz(marks), at, 4);
 }
 
 /* mimn.state.sparse.compact for one state: the number of its words, marks of those that are not 0, and those. Returns how many
- * words `to` has then, which has room for all n behind the marks. */
+ * words `to` has then, which has room for all n behind the marks, and for 16 more. */
 static i64 compacted(u8 *to, const u8 *words, u32 n) {
     u8 *begin = to, *at = to + 4 * (1 + (n + 31) / 32);
     memcpy(to, &n, 4);
-    to += 4;
-    for (u32 i = 0; i < n; i += 32, to += 4) {
-        const u8 *from = words + 4 * i;
-        u32 marks = 0;
-        if (i + 32 <= n)
-            for (int j = 0; j < 32; j += 8) {
-                __m256i is_zero = _mm256_cmpeq_epi32(_mm256_loadu_si256((const __m256i *)(from + 4 * j)), _mm256_setzero_si256());
-                marks |= (~(u32)_mm256_movemask_ps(_mm256_castsi256_ps(is_zero)) & 0xff) << j;
-            }
-        else
-            for (u32 j = 0; i + j < n; j++) {
-                u32 word;
-                memcpy(&word, from + 4 * j, 4);
-                marks |= (u32)(word != 0) << j;
-            }
-        memcpy(to, &marks, 4);
-        if (marks == ~0u) {
-            memcpy(at, from, 128);
-            at += 128;
-        } else
-            for (; marks; marks &= marks - 1, at += 4) memcpy(at, from + 4 * __builtin_ctz(marks), 4);
+    for (u32 i = 0; i < n; i += 32) {
+        const u32 marks = kept(words + 4 * i, n - i < 32 ? n - i : 32, at);
+        memcpy(to += 4, &marks, 4);
+        at += 4 * __builtin_popcount(marks);
     }
     return (at - begin) / 4;
 }
@@ -86,16 +122,13 @@ i64 states_restore(const u8 *from, i64 size, u8 *to, i64 n) {
     if (size < 4 * over || size % 4) return 0;
     memcpy(&words, from, 4);
     if (words != n) return 0;
-    memset(to, 0, 4 * (size_t)n);
     for (i64 i = 0; i < n; i += 32, to += 128) {
+        const i64 some = n - i < 32 ? n - i : 32;
         memcpy(&marks, from += 4, 4);
-        if (n - i < 32 && marks >> (n - i)) return 0;
+        if (some < 32 && marks >> some) return 0;
         if (4 * __builtin_popcount(marks) > end - at) return 0;
-        if (marks == ~0u) {
-            memcpy(to, at, 128);
-            at += 128;
-        } else
-            for (; marks; marks &= marks - 1, at += 4) memcpy(to + 4 * __builtin_ctz(marks), at, 4);
+        spread(to, some, marks, at);
+        at += 4 * __builtin_popcount(marks);
     }
     return at == end;
 }
@@ -106,7 +139,7 @@ static i64 sealed(u8 *to, const u8 *state, i64 size, i64 sparse) {
     const i64 words = (size - HEADER) / 4, kept = sparse ? compacted(to + HEADER, state + HEADER, (u32)words) : words;
     memcpy(to, state, (size_t)(kept < words ? HEADER : size));
     if (kept < words) to[VERSION_AT] = SPARSE, size = HEADER + 4 * kept;
-    u32 crc = ~crc32_of(crc32_of(~0u, to, CHECKSUM_AT), to + PAST_AT, size - PAST_AT);
+    u32 crc = ~crc32_of(to, CHECKSUM_AT, to + PAST_AT, size - PAST_AT);
     memcpy(to + CHECKSUM_AT, &crc, sizeof crc);
     return size;
 }
@@ -117,14 +150,14 @@ void states_seal(const u8 *states, i64 size, i64 sparse, u8 *to, i64 *end, i64 n
 }
 
 /* The states of a round: their headers, and by row where the tensors are. A whole stored state has `size` bytes and begins as
- * `head` does; `half` of its tensors become float16, and `wide` follow as they are. `sparse`: zeros may be left out. `whole` and
- * `value` have room for one state each, `value` for the marks of a sparse one, too. */
+ * `head` does; `half` of its tensors become float16, and `wide` follow as they are. `sparse`: zeros may be left out. `whole` has
+ * room for one state. */
 typedef struct {
     const u8 *headers;
     const float *tensors;
     const i64 *place;
     const u8 *head;
-    u8 *whole, *value;
+    u8 *whole;
     i64 half, wide, size, sparse;
 } staged;
 
@@ -175,15 +208,52 @@ static u8 *begun(u8 *to, i64 size) {
 
 static inline u8 *ended(u8 *to) { return copied(to, (const u8 *)"\r\n", 2); }
 
-/* n names and the states that they get, in turn, as strings; without those whose row is below 0. `text` has the names, `number` their
- * sizes and then the rows. Returns how many bytes were written. */
-i64 states_frame(const staged *s, u8 *out, const u8 *text, const i64 *number, i64 n) {
+/* n names and the values that they get, in turn, as strings; without those whose row is below 0. end[row]: where a value ends. `text` has
+ * the names, `number` their sizes and then the rows. Returns how many bytes were written. */
+i64 states_frame(const u8 *values, const i64 *end, u8 *out, const u8 *text, const i64 *number, i64 n) {
     u8 *to = out;
-    for (i64 i = 0; i < n; text += number[i++])
-        if (number[n + i] >= 0) {
-            to = ended(copied(begun(to, number[i]), text, number[i]));
-            i64 size = encoded(s, number[n + i], s->value);
-            to = ended(copied(begun(to, size), s->value, size));
-        }
+    for (i64 i = 0; i < n; text += number[i++]) {
+        const i64 row = number[n + i];
+        if (row < 0) continue;
+        const i64 at = row ? end[row - 1] : 0, size = end[row] - at;
+        to = ended(copied(begun(to, number[i]), text, number[i]));
+        to = ended(copied(begun(to, size), values + at, size));
+    }
     return to - out;
+}
+
+/* mimn.state.read_headers: the header of the i-th of n stored values, of which `front` has the first bytes one behind another, becomes
+ * headers[row[i]]. */
+void states_read_headers(const u8 *front, u8 *headers, const i64 *row, i64 n) {
+    for (i64 i = 0; i < n; i++, front += HEADER) {
+        u8 *to = headers + row[i] * STAGED_HEADER;
+        memcpy(to, front + OWNER_AT, OWNER);
+        memcpy(to + OWNER, front + PAST_AT, PAST);
+        to[STAGED_PARTIAL] = front[FLAGS_AT] & 1;
+    }
+}
+
+/* mimn.state.read_tensors: those of the i-th of n stored values, which lie one behind another, become tensors[row[i]]. A whole state has
+ * `words` words of tensors, of which `half` values are float16 and `wide` follow as they are; `whole` has room for them. Returns how
+ * many values were read: fewer than n if the next is no state of this size. */
+i64 states_read_tensors(const u8 *value, const i64 *size, float *tensors, const i64 *row, u8 *whole, i64 words, i64 half, i64 wide, i64 n) {
+    for (i64 i = 0; i < n; value += size[i++]) {
+        const u8 *from = value + HEADER;
+        float *to = tensors + row[i] * (half + wide);
+        if (size[i] < HEADER) return i;
+        if (value[VERSION_AT] == SPARSE) {
+            if (!states_restore(from, size[i] - HEADER, whole, words)) return i;
+            from = whole;
+        } else if (size[i] != HEADER + 4 * words)
+            return i;
+        i64 j = 0;
+        for (; j + 8 <= half; j += 8) _mm256_storeu_ps(to + j, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from + 2 * j))));
+        for (; j < half; j++) {
+            u16 one;
+            memcpy(&one, from + 2 * j, sizeof one);
+            to[j] = _cvtsh_ss(one);
+        }
+        memcpy(to + half, from + 2 * half, (size_t)wide * 4);
+    }
+    return n;
 }

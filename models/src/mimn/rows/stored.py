@@ -6,20 +6,17 @@ import ctypes
 from array import array
 from collections.abc import Sequence
 from functools import cache, partial
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mimn.rows.arrays import address, checked
+from mimn.rows.encoded import Bytes, Encoded, Integers
 from mimn.rows.library import library
 from mimn.state import HEADERS, Staged, StateLayout, UserState, decode_state, sparse, stored_headers
 from mimn.state.codec import HEADER_BYTES, WRITES_SPARSE, Restore
 from mimn.state.sparse import Words, overhead
-
-Bytes = NDArray[np.uint8]
-Integers = NDArray[np.int64]
 
 _FRAMING = 32
 """Bytes, at most, that the wire protocol puts around a string."""
@@ -30,14 +27,14 @@ if HEADERS.names != _STAGED or HEADERS.itemsize != 53 or not HEADERS.fields or H
 
 class _Staged(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("headers", "tensors", "place", "head", "whole", "value")),
+        *((name, ctypes.c_void_p) for name in ("headers", "tensors", "place", "head", "whole")),
         *((name, ctypes.c_int64) for name in ("half", "wide", "size", "sparse")),
     )
 
 
 def _room(size: int) -> int:
-    """Bytes for a value, and for a sparse one that turns out to be longer."""
-    return size + 4 * overhead((size - HEADER_BYTES) // 4)
+    """Bytes for a value, for a sparse one that turns out to be longer, and for what C writes 16 words at a time."""
+    return size + 4 * overhead((size - HEADER_BYTES) // 4) + 64
 
 
 def seal(built: ctypes.CDLL, rows: NDArray[np.void], *, sparse: bool = WRITES_SPARSE) -> tuple[Bytes, Integers]:
@@ -65,34 +62,62 @@ def _fastest() -> Restore:
     return sparse.restore if built is None else partial(restore, built)
 
 
-def encode(built: ctypes.CDLL, states: Staged) -> list[bytes]:
+def encode(built: ctypes.CDLL, states: Staged) -> Encoded:
     """The stored values of all states, as `mimn.state.encode_states` makes them."""
     n, form = len(states.place), _form(states.fingerprint, states.layout)
-    values, ends = np.empty(n * form.size + 3 * _room(form.size), np.uint8), np.empty(n, np.int64)
+    values, ends = np.empty(n * form.size + _room(form.size) + form.size, np.uint8), np.empty(n, np.int64)
     source = _source(states, form, values)
     built.states_encode(ctypes.addressof(source), address(values), address(ends), n)
-    bounds = [0, *ends.tolist()]
-    stored = values[: bounds[-1]].tobytes()
-    return [stored[begin:end] for begin, end in pairwise(bounds)]
+    return Encoded(values, ends, form.size)
 
 
-def frame(built: ctypes.CDLL, states: Staged, names: Sequence[bytes], rows: Sequence[int]) -> memoryview:
+def frame(built: ctypes.CDLL, names: Sequence[bytes], states: Encoded, rows: Sequence[int]) -> memoryview:
     """Names and the states that they get, in turn, as the strings of a command of the store (`uic.transaction`).
 
     Args:
         built: the library.
-        states: of a round.
         names: keys of the store. [n]
+        states: of a round.
         rows: which state each gets; below 0: none, and the name is left out. All others exist. [n]
     """
     if len(names) != len(rows):
         raise ValueError(f"{len(names)} names and {len(rows)} states")
     text, integers = b"".join(names), array("q", (*map(len, names), *rows)).tobytes()
-    form = _form(states.fingerprint, states.layout)
-    out = np.empty(len(text) + len(names) * (form.size + 2 * _FRAMING) + 2 * _room(form.size), np.uint8)
-    source = _source(states, form, out)
-    filled = built.states_frame(ctypes.addressof(source), address(out), text, integers, len(names))
+    out = np.empty(len(text) + len(names) * (states.largest + 2 * _FRAMING), np.uint8)
+    filled = built.states_frame(address(states.values), address(states.ends), address(out), text, integers, len(names))
     return out.data[:filled]
+
+
+def read_headers(built: ctypes.CDLL, values: Sequence[bytes], into: NDArray[np.void], to: Integers) -> None:
+    """`into[to] = mimn.state.read_headers(values)`. Rows in `to` exist."""
+    fronts, n = b"".join([value[:HEADER_BYTES] for value in values]), len(values)
+    if len(fronts) != n * HEADER_BYTES:
+        raise ValueError("a stored value without a header")
+    built.states_read_headers(fronts, address(checked(into, HEADERS, None)), address(checked(to, np.int64, n)), n)
+
+
+def read_tensors(
+    built: ctypes.CDLL, values: Sequence[bytes], layout: StateLayout, into: NDArray[np.float32], to: Integers
+) -> None:
+    """`into[to] = mimn.state.read_tensors(values, layout)`. Rows in `to` exist.
+
+    Raises:
+        ValueError: a value is none of this layout.
+    """
+    half, n, room = layout.half_floats, len(values), np.empty(layout.stored_bytes, np.uint8)
+    read = built.states_read_tensors(
+        b"".join(values),
+        array("q", map(len, values)).tobytes(),
+        address(checked(into, np.float32, None, layout.floats)),
+        address(checked(to, np.int64, n)),
+        address(room),
+        len(room) // 4,
+        half,
+        layout.floats - half,
+        n,
+    )
+    if read < n:
+        raise ValueError("a stored value that was not checked")
 
 
 class _Form(NamedTuple):
@@ -114,15 +139,13 @@ def _form(fingerprint: bytes, layout: StateLayout) -> _Form:
 
 
 def _source(states: Staged, form: _Form, out: Bytes) -> _Staged:
-    """States as C reads them, while they and `out` live, of which C uses the last two rooms for itself."""
-    end, room = address(out) + len(out), _room(form.size)
+    """States as C reads them, while they and `out` live, of which C uses the last room for itself."""
     return _Staged(
         address(checked(states.headers, HEADERS, len(states.place))),
         address(checked(states.tensors, np.float32, None, states.layout.floats)),
         address(checked(states.place, np.int64, None)),
         form.head_address,
-        end - 2 * room,
-        end - room,
+        address(out) + len(out) - form.size,
         form.half,
         form.wide,
         form.size,

@@ -18,7 +18,7 @@ written in the shorter one, and both are read.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple
@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.state.layout import StateLayout
-from mimn.state.sparse import Words, compact, restore, words_of
+from mimn.state.sparse import Words, compact, fits, restore, words_of
 from mimn.state.user_state import HEADERS, StateHeader, UserState, header_rows
 
 MAGIC = b"UIST"
@@ -61,6 +61,9 @@ _COLUMNS = {
     "digest": "V8",
 }
 _OFFSETS = (0, 4, 6, 7, 8, 24, 32, 40, 44, 48, 56, 64, 72)
+_HEADER_TYPE = np.dtype(
+    {"names": [*_COLUMNS], "formats": [*_COLUMNS.values()], "offsets": [*_OFFSETS], "itemsize": HEADER_BYTES}
+)
 
 
 class StateError(ValueError):
@@ -192,7 +195,8 @@ def stored_type(layout: StateLayout) -> np.dtype[np.void]:
 
 
 def headers_of(rows: NDArray[np.void]) -> NDArray[np.void]:
-    """The headers of stored states, as an array of dtype `HEADERS`; nothing is checked. [n] of a `stored_type` → [n]"""
+    """The headers of stored states, as an array of dtype `HEADERS`; nothing is checked. [n] of a `stored_type`, or only
+    the fields before its tensors → [n]"""
     headers = np.empty(len(rows), HEADERS)
     for name in ("user", "lineage", "era", "last_offset", "event_count", "last_event_time", "digest"):
         headers[name] = rows[name]
@@ -230,6 +234,11 @@ def decode_state(
     Raises:
         CorruptState, ForeignLayout, ForeignFingerprint, WrongUser: see each class.
     """
+    return UserState(read_header(value, fingerprint, layout, user), _tensors(_whole(value, layout, restore), layout))
+
+
+def read_header(value: bytes, fingerprint: bytes, layout: StateLayout, user: int | None = None) -> StateHeader:
+    """The header of `value`, once it is certain that the rest can be read. Arguments and errors: see `decode_state`."""
     if len(value) < HEADER_BYTES or value[:4] != MAGIC:
         raise CorruptState(f"{len(value)} bytes that do not begin with a state's magic")
     if _checksum(value) != _CHECKSUM.unpack_from(value, _BEFORE.size)[0]:
@@ -239,14 +248,13 @@ def decode_state(
         raise ForeignLayout(f"layout version {version} with dtype {dtype}, which this bundle does not read")
     if written_by != fingerprint[:FINGERPRINT_BYTES]:
         raise ForeignFingerprint(f"written under fingerprint {written_by.hex()}, not {fingerprint[:16].hex()}")
-    size = layout.stored_bytes
-    stored = restore(value[HEADER_BYTES:], size // 4) if version == SPARSE else memoryview(value)[HEADER_BYTES:]
-    if stored is None or stored.nbytes != size:
+    size, stored = layout.stored_bytes, memoryview(value)[HEADER_BYTES:]
+    if not (fits(stored, size // 4) if version == SPARSE else len(stored) == size):
         raise ForeignLayout(f"{len(value)} bytes are no state of {layout.floats} values in layout version {version}")
     if user is not None and owner != user:
         raise WrongUser("the state under this user's key carries another user's hash")
     last_offset, event_count, last_event_time, digest = _AFTER.unpack_from(value, _AFTER_AT)
-    header = StateHeader(
+    return StateHeader(
         user=owner,
         lineage=lineage,
         era=era,
@@ -256,7 +264,27 @@ def decode_state(
         digest=digest,
         partial=bool(flags & _PARTIAL),
     )
-    return UserState(header, _tensors(stored, layout))
+
+
+def read_headers(values: Sequence[bytes]) -> NDArray[np.void]:
+    """The headers of n values that `read_header` accepts, or that were encoded here. → [n] of dtype `HEADERS`"""
+    return headers_of(np.frombuffer(b"".join([value[:HEADER_BYTES] for value in values]), _HEADER_TYPE))
+
+
+def read_tensors(values: Sequence[bytes], layout: StateLayout) -> NDArray[np.float32]:
+    """The flat vectors of such values. → [n, F]"""
+    whole = b"".join([value[:HEADER_BYTES] + bytes(_whole(value, layout, restore)) for value in values])
+    return tensors_of(np.frombuffer(whole, stored_type(layout)))
+
+
+def _whole(value: bytes, layout: StateLayout, restore: Restore) -> memoryview | Words:
+    """The stored tensors of a value that was checked, with their zeros."""
+    if _VERSION.unpack_from(value, _VERSION_AT)[0] != SPARSE:
+        return memoryview(value)[HEADER_BYTES:]
+    words = restore(value[HEADER_BYTES:], layout.stored_bytes // 4)
+    if words is None:
+        raise ValueError("a stored value that was not checked")
+    return words
 
 
 def last_offset_of(value: bytes) -> int:

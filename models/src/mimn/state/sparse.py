@@ -34,20 +34,24 @@ def compact(words: Words) -> list[bytes | None]:
     return [size + packed[i].tobytes() + words[i][kept[i]].tobytes() if shorter[i] else None for i in range(n)]
 
 
-def words_of(stored: bytes) -> int:
+def words_of(stored: bytes | memoryview) -> int:
     """How many words there are with the zeros."""
     return int.from_bytes(stored[:4], "little")
 
 
+def fits(stored: bytes | memoryview, words: int) -> bool:
+    """Whether this is a sparse form of so many words."""
+    more = overhead(words)
+    marks = int.from_bytes(stored[4 : 4 * more], "little")
+    return words_of(stored) == words and not marks >> words and len(stored) == 4 * (more + marks.bit_count())
+
+
 def restore(stored: bytes, words: int) -> Words | None:
     """The tensors of a sparse form; None if it is not one of this many words. [W]"""
+    if not fits(stored, words):
+        return None
     more = overhead(words)
-    if len(stored) < 4 * more or len(stored) % 4 or words_of(stored) != words:
-        return None
     marks = np.unpackbits(np.frombuffer(stored, np.uint8, 4 * more - 4, 4), bitorder="little").view(np.bool_)
-    there = np.frombuffer(stored, "<u4", offset=4 * more)
-    if np.count_nonzero(marks) != len(there) or marks[words:].any():
-        return None
     whole = np.zeros(words, "<u4")
-    whole[marks[:words]] = there
+    whole[marks[:words]] = np.frombuffer(stored, "<u4", offset=4 * more)
     return whole

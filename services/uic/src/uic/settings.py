@@ -241,7 +241,7 @@ class FoldSettings(Group):
     queue_records: Annotated[int, Field(ge=1)] = 50_000
     """Fetched records that may wait to be folded, per process; above it partitions are paused."""
     cache_mib: Annotated[int, Field(ge=1)] = 256
-    """Memory for states between batches, per process."""
+    """Memory for states between batches, per process: their stored values, and 400 bytes more for each user."""
     nice: Annotated[int, Field(ge=0, le=19)] = 0
     """Added to the process's niceness: above 0, a backlog yields to other programs on the machine."""
     read_back_interval_s: Annotated[float, Field(gt=0)] = 5.0

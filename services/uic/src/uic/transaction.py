@@ -83,7 +83,7 @@ class Transactions:
         return commands(*asked)
 
     def write(self, commits: Sequence[Commit]) -> Sent:
-        """From MULTI to EXEC, each of another partition. C encodes the states of a round into their places."""
+        """From MULTI to EXEC, each of another partition. C copies the values of a round into their places."""
         before: list[tuple[Any, ...]] = [("MULTI",)]
         after: list[tuple[Any, ...]] = []
         records, strings = [], 1
@@ -116,7 +116,7 @@ class Transactions:
             values_of, state = cast("StagedValues", commit.values), self.names(commit.partition).state_encoded
             names += [state + key for key in values_of.keys]
             rows += values_of.rows
-        return frame(built, of.staged, names, rows)
+        return frame(built, names, of.together, rows)
 
 
 def first(commit: Commit) -> list[bytes]:

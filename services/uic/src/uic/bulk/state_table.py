@@ -9,7 +9,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.rows.stored import Bytes, seal
+from mimn.rows.encoded import Bytes
+from mimn.rows.stored import seal
 from mimn.state import (
     EMPTY_DIGEST,
     StateLayout,

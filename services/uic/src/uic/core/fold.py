@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +24,12 @@ from mimn.state import (
     Progress,
     Staged,
     StateLayout,
-    UserState,
     extend_digests,
-    header_rows,
+    read_headers,
+    read_tensors,
     rest_of,
     user_hashes,
 )
-from uic.core.cache import NOT_CACHED
 from uic.core.event import ERASE_ITEM
 from uic.core.ordering import ERASE, Batch
 from uic.core.ports import Compiled, Counting, FoldsMany, Forget, Step, Vectors
@@ -49,10 +47,10 @@ class Part:
 
     batch: Batch
     progress: Progress
-    cached: Sequence[int]
-    """By user of the batch: row of the cache, or `NOT_CACHED`."""
-    loaded: dict[int, UserState] = field(default_factory=dict)
-    """By index of the user: states read from the store, of any lineage."""
+    cached: Sequence[bytes | None]
+    """By user of the batch: the stored value, if it is in memory."""
+    loaded: dict[int, bytes] = field(default_factory=dict)
+    """By index of the user: values read from the store, checked, of the partition's lineage."""
     suspect: set[int] = field(default_factory=set)
     """Users whose state could not be read, or was lost: they start again from the initial state, `partial`."""
     row_of: list[int] = field(default_factory=list)
@@ -76,27 +74,15 @@ class _Events:
     action: NDArray[np.uint8]
 
 
-class Held(Protocol):
-    """States in memory by row, as `StateCache` keeps them. Only read."""
-
-    @property
-    def headers(self) -> NDArray[np.void]:
-        """[n] of dtype `HEADERS`."""
-
-    @property
-    def tensors(self) -> NDArray[np.float32]:
-        """[n, F]"""
-
-
 class Round:
     """The rows of one round: staged headers by row, staged tensors by `place[row]`.
 
     Built by `plan`, then `run`.
     """
 
-    def __init__(self, initial: NDArray[np.float32], cache: Held, compiled: Compiled | None = None) -> None:
+    def __init__(self, initial: NDArray[np.float32], layout: StateLayout, compiled: Compiled | None = None) -> None:
         self._initial = initial
-        self._cache = cache
+        self._layout = layout
         self._compiled = compiled
         self.waves = 0
         self.headers: NDArray[np.void] = np.empty(0, HEADERS)
@@ -106,9 +92,12 @@ class Round:
         self._parts: Sequence[Part] = ()
         self._first_operation: Integers = np.empty(0, np.int64)
         """By part: index of its first operation."""
-        self._from_cache: NDArray[np.intp] = np.empty(0, np.intp)
-        """By row: its row in the cache, or `NOT_CACHED`."""
-        self._from_store: list[tuple[int, NDArray[np.float32]]] = []
+        self._begun: Integers = np.empty(0, np.int64)
+        """Rows that begin from the initial state."""
+        self._continued: Integers = np.empty(0, np.int64)
+        """The other rows."""
+        self._values: Sequence[bytes] = ()
+        """The stored values that those continue."""
         self.created: set[int] = set()
         """Rows that begin from the initial state because the user had no state."""
         self.listed: set[int] = set()
@@ -135,7 +124,7 @@ class Round:
         ]
         values = values_of([(batch.records, batch.record_of) for batch in batches])
         in_part = np.arange(len(part_of)) - first_user.repeat(users)
-        cached = np.array([at for part in parts for at in part.cached], np.intp)
+        cached = [value for part in parts for value in part.cached]
         erases = columns[1] == ERASE
         some_erase = np.count_nonzero(erases) > 0
         if some_erase:  # a user's rows are numbered by how many erasures precede them
@@ -143,12 +132,13 @@ class Round:
             events = np.flatnonzero(~erases)
             begun, row = np.unique(lives[events] * len(part_of) + user_of[events], return_inverse=True)
             life, user = np.divmod(begun, len(part_of))
-            self._from_cache = np.where(life > 0, NOT_CACHED, cached[user])
-            headers = self._begin(part_of[user], in_part[user], life > 0)
+            fresh = life > 0
+            held = [None if new else cached[of] for new, of in zip(fresh.tolist(), user.tolist(), strict=True)]
+            headers = self._begin(held, part_of[user], in_part[user], fresh)
             columns, values = [column[events] for column in columns], taken(values, events)
         else:  # each user has one, in their order
-            events, row, self._from_cache = np.arange(len(user_of)), user_of, cached
-            headers = self._begin(part_of, in_part, np.zeros(len(part_of), np.bool_))
+            events, row = np.arange(len(user_of)), user_of
+            headers = self._begin(cached, part_of, in_part, np.zeros(len(part_of), np.bool_))
         self.headers = headers
 
         add = absorb if self._compiled is None else self._compiled.absorb
@@ -292,27 +282,27 @@ class Round:
         """The rows' states as they are stored, once `run` is done."""
         return States(Staged(self.headers, self.tensors, self.place, fingerprint, layout), self._compiled)
 
-    def _begin(self, at_part: Integers, user: Integers, fresh: NDArray[np.bool_]) -> NDArray[np.void]:
+    def _begin(
+        self, values: list[bytes | None], at_part: Integers, user: Integers, fresh: NDArray[np.bool_]
+    ) -> NDArray[np.void]:
         """The headers of rows that continue states or begin from the initial state.
 
         Args:
+            values: by row, the cached value; those from the store are filled in.
             at_part: by row, index of the part.
             user: by row, index of the user in that part's batch.
             fresh: by row, whether the user was just erased.
         """
         headers = np.zeros(len(user), HEADERS)
-        found = (self._from_cache != NOT_CACHED).nonzero()[0]
-        headers[found] = self._cache.headers[self._from_cache[found]]
-        others = (self._from_cache == NOT_CACHED).nonzero()[0]
-        begins, names, suspects, found_in_store = [], [], [], []
+        others = np.array([row for row, value in enumerate(values) if value is None], np.int64)
+        begins, names, suspects = [], [], []
         for row, at, index, erased in zip(
             others.tolist(), at_part[others].tolist(), user[others].tolist(), fresh[others].tolist(), strict=True
         ):
             part = self._parts[at]
             loaded = None if erased else part.loaded.get(index)
-            if loaded is not None and loaded.header.lineage == part.progress.lineage:
-                found_in_store.append(loaded.header)
-                self._from_store.append((row, loaded.tensors))
+            if loaded is not None:
+                values[row] = loaded
                 self.listed.add(row)
                 continue
             suspect = not erased and index in part.suspect
@@ -321,13 +311,19 @@ class Round:
             (self.listed if erased or suspect else self.created).add(row)
             begins.append(row)
             names.append(part.batch.keys[index])
+        self._begun = np.array(begins, np.int64)
         if begins:
             hashes = user_hashes(names) if self._compiled is None else self._compiled.user_hashes(names)
-            headers["user"][begins] = hashes
-            headers["last_offset"][begins] = -1
+            headers["user"][self._begun] = hashes
+            headers["last_offset"][self._begun] = -1
             headers["partial"][suspects] = True
-        if found_in_store:
-            headers[[row for row, _ in self._from_store]] = header_rows(found_in_store)
+        if len(begins) < len(values):
+            self._continued = np.array([row for row, value in enumerate(values) if value is not None], np.int64)
+            self._values = [value for value in values if value is not None]
+            if self._compiled is None:
+                headers[self._continued] = read_headers(self._values)
+            else:
+                self._compiled.read_headers(self._values, headers, self._continued)
         progress = [part.progress for part in self._parts]
         complete_from = [p.complete_from for p in progress]
         if any(complete_from):  # after an erasure nothing is missing: the earlier events must stay unknown
@@ -341,14 +337,15 @@ class Round:
         return headers
 
     def _gather(self) -> NDArray[np.float32]:
-        """The rows as they are before any event: initial, cached or stored."""
+        """The rows as they are before any event: initial, or as they were stored."""
         self.tensors = np.empty((len(self.headers), len(self._initial)), np.float32)
-        held = self._from_cache != NOT_CACHED
-        cached = held.nonzero()[0]
-        self.tensors[self.place[~held]] = self._initial
-        copy_rows(self._compiled, self.tensors, self.place[cached], self._cache.tensors, self._from_cache[cached])
-        if self._from_store:
-            self.tensors[self.place[[row for row, _ in self._from_store]]] = [stored for _, stored in self._from_store]
+        self.tensors[self.place[self._begun]] = self._initial
+        if len(self._continued):
+            places = self.place[self._continued]
+            if self._compiled is None:
+                self.tensors[places] = read_tensors(self._values, self._layout)
+            else:
+                self._compiled.read_tensors(self._values, self._layout, self.tensors, places)
         return self.tensors
 
     def _note(self, events: Integers) -> None:
@@ -356,16 +353,6 @@ class Round:
         for operation in self._events.operation[events].tolist():
             at = int(np.searchsorted(self._first_operation, operation, "right")) - 1
             self._parts[at].not_finite.append(operation - int(self._first_operation[at]))
-
-
-def copy_rows(
-    compiled: Compiled | None, into: NDArray[Any], to: NDArray[np.intp], source: NDArray[Any], of: NDArray[np.intp]
-) -> None:
-    """`into[to] = source[of]`"""
-    if compiled is None:
-        into[to] = source[of]
-    else:
-        compiled.copy_rows(into, to, source, of)
 
 
 def absorb(

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.state import Ledger, Sketch, Staged
+from mimn.rows.encoded import Encoded
+from mimn.state import Ledger, Sketch, Staged, StateLayout
 from uic.core.commit import Answer, Commit, NoAnswer
 from uic.core.event import Record
 from uic.core.letters import Letter
@@ -116,13 +117,21 @@ class Compiled(ReadsRecords, Protocol):
     ) -> None:
         """`Ledger.add`, in the same order."""
 
-    def copy_rows(
-        self, into: NDArray[Any], to: NDArray[np.intp], source: NDArray[Any], of: NDArray[np.intp], /
-    ) -> None:
-        """`into[to] = source[of]`."""
-
-    def encode_states(self, states: Staged, /) -> list[bytes]:
+    def encode_states(self, states: Staged, /) -> Encoded:
         """`mimn.state.Staged.encoded`."""
+
+    def read_headers(self, values: Sequence[bytes], into: NDArray[np.void], to: NDArray[np.int64], /) -> None:
+        """`into[to] = mimn.state.read_headers(values)`."""
+
+    def read_tensors(
+        self,
+        values: Sequence[bytes],
+        layout: StateLayout,
+        into: NDArray[np.float32],
+        to: NDArray[np.int64],
+        /,
+    ) -> None:
+        """`into[to] = mimn.state.read_tensors(values, layout)`."""
 
 
 class StateStore(Protocol):

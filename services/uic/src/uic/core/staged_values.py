@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import overload
 
+from mimn.rows.encoded import Encoded
 from mimn.state import Staged
 from uic.core.ports import Compiled
 
@@ -19,9 +20,14 @@ class States:
         self._compiled = compiled
 
     @cached_property
+    def together(self) -> Encoded:
+        """The stored values, by row, as C reads them."""
+        return Encoded.of(self.encoded) if self._compiled is None else self._compiled.encode_states(self.staged)
+
+    @cached_property
     def encoded(self) -> list[bytes]:
         """The stored values, by row."""
-        return self.staged.encoded() if self._compiled is None else self._compiled.encode_states(self.staged)
+        return self.staged.encoded() if self._compiled is None else self.together.apart()
 
 
 class StagedValues(Sequence[tuple[str, bytes | None]]):

@@ -117,7 +117,7 @@ class Decoding:
                     floor=each.floor,
                     partition=each.partition,
                     partitions=self._topic.partitions,
-                    known=reading.hold.shelf.rows,
+                    known=reading.hold.shelf.values,
                     erased=each.erased,
                     bounds=bounds,
                     partition_of=self._partition_of,

@@ -7,14 +7,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mimn.bundle import Bundle
 from mimn.rows.live import compiled_events
-from mimn.rows.stored import decode
 from mimn.state import (
     Actions,
     CorruptState,
@@ -25,12 +23,12 @@ from mimn.state import (
     StateLayout,
     WrongUser,
     encode_progress,
+    read_header,
     user_hash,
 )
 from uic.core.advance import advance
-from uic.core.cache import NOT_CACHED
 from uic.core.commit import Commit, NoAnswer
-from uic.core.fold import ERASED_ROW, NO_ROW, Part, Round, copy_rows
+from uic.core.fold import ERASED_ROW, NO_ROW, Part, Round
 from uic.core.ordering import Batch
 from uic.core.ports import Compiled, Counting, Forget, StateStore, Step, Vectors
 from uic.core.staged_values import StagedValues, States
@@ -113,7 +111,7 @@ class Rounds:
         found = sought = 0
         for reading, batch in batches:
             cached = reading.hold.shelf.find(batch.keys)
-            lacking = [i for i, row in enumerate(cached) if row == NOT_CACHED]
+            lacking = [i for i, value in enumerate(cached) if value is None]
             missing.append(lacking)
             found += len(cached) - len(lacking)
             sought += len(lacking)
@@ -141,19 +139,22 @@ class Rounds:
             if value is None:
                 continue
             try:
-                part.loaded[i] = decode(value, fingerprint, layout, user_hash(part.batch.users[i]))
+                header = read_header(value, fingerprint, layout, user_hash(part.batch.users[i]))
             except StateError as error:
                 name = UNREADABLE[type(error)]
                 self._metrics.unreadable_states.labels(name).inc()
                 say(log, logging.ERROR, "unreadable state", partition=partition, error=name)
                 part.suspect.add(i)
                 unreadable.append(value)
+            else:
+                if header.lineage == part.progress.lineage:
+                    part.loaded[i] = value
         if unreadable:
             self._store.set_aside(partition, unreadable)
 
     def fold(self, parts: Sequence[Part]) -> Round:
         """Step 4: all events of at least one part, in waves."""
-        work = Round(self._model.initial_state, self._sessions.cache, self._model.compiled)
+        work = Round(self._model.initial_state, self._model.layout, self._model.compiled)
         work.plan(parts)
         work.run(self._model.step, self._model.vectors, self._model.forget, self._model.counting, self._model.ledger)
         self._metrics.waves.inc(work.waves)
@@ -165,24 +166,18 @@ class Rounds:
         return [(reading, _attempt(reading, work, part, states)) for reading, part in parts if not part.not_finite]
 
     def keep(self, written: Sequence[tuple[Reading, FoldedBatch]]) -> None:
-        """The store has these batches: put their states into the cache, those of one round together."""
-        cache, compiled = self._sessions.cache, self._model.compiled
-        for work, batches in groupby(written, lambda each: each[1].round):
-            rows: dict[int, int] = {}
-            for reading, batch in batches:
-                shelf, keys, found = reading.hold.shelf, batch.part.batch.keys, batch.part.row_of
-                if min(found, default=0) >= 0:
-                    rows.update(zip(shelf.touch(keys), found, strict=True))  # a full cache may give a row away again
-                    continue
-                for key, row in zip(keys, found, strict=True):
+        """The store has these batches: put their states into the cache."""
+        for reading, batch in written:
+            shelf, keys, rows = reading.hold.shelf, batch.part.batch.keys, batch.part.row_of
+            if ERASED_ROW in rows:
+                for key, row in zip(keys, rows, strict=True):
                     if row == ERASED_ROW:
                         shelf.drop(key)
-                    elif row >= 0:
-                        rows[shelf.touch([key])[0]] = row
-            if rows:
-                to, these = (np.fromiter(some, np.intp, len(rows)) for some in (rows, rows.values()))
-                copy_rows(compiled, cache.headers, to, work.headers, these)
-                copy_rows(compiled, cache.tensors, to, work.tensors, work.place[these])
+            if min(rows, default=0) < 0:
+                keys = [key for key, row in zip(keys, rows, strict=True) if row >= 0]
+                rows = [row for row in rows if row >= 0]
+            encoded = batch.states.encoded
+            shelf.put(keys, [encoded[row] for row in rows])
 
 
 def _attempt(reading: Reading, work: Round, part: Part, states: States) -> FoldedBatch:
@@ -198,7 +193,7 @@ def _attempt(reading: Reading, work: Round, part: Part, states: States) -> Folde
     )
     values = _values(work, part, states)
     commit = Commit(reading.partition, reading.known, encode_progress(after), *values, erases=batch.erases)
-    return FoldedBatch(commit, after, work, part)
+    return FoldedBatch(commit, after, part, states)
 
 
 def _values(work: Round, part: Part, states: States) -> tuple[StagedValues, int, int]:

@@ -22,10 +22,11 @@ from uic.core.advance import CaughtUp
 from uic.core.cache import Shelf, StateCache
 from uic.core.commit import Commit
 from uic.core.event import Record
-from uic.core.fold import Part, Round
+from uic.core.fold import Part
 from uic.core.ordering import Batch
 from uic.core.ports import Delivery, Log
 from uic.core.records import Pending
+from uic.core.staged_values import States
 from uic.core.status import Action
 from uic.core.takeup import Begin, BrokenReason
 from uic.errors import NotOurs
@@ -66,8 +67,9 @@ class Attempt:
 class FoldedBatch(Attempt):
     """The attempt that writes the batch in hand."""
 
-    round: Round
     part: Part
+    states: States
+    """Of the whole round; the rows of `part` are theirs."""
 
 
 @dataclass(slots=True)

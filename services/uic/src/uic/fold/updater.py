@@ -107,7 +107,7 @@ class StateUpdater:
         self._metrics = metrics
         self._after = after
         self._clock = clock
-        cache = StateCache.of_bytes(settings.cache_mib << 20, len(model.initial_state))
+        cache = StateCache(settings.cache_mib << 20)
         self._sessions = Sessions(cache, event_log, random_id)
         self._health = Health(self._sessions, metrics, settings.retry_interval_s)
         self._rounds = Rounds(model, store, self._sessions, metrics)

@@ -33,7 +33,6 @@ from mimn.state import (
     user_hash,
     witness,
 )
-from uic.core.cache import NOT_CACHED, StateCache
 from uic.core.commit import Commit, Refused, Written
 from uic.core.event import Reason
 from uic.core.fold import ERASED_ROW, Part, Round
@@ -243,7 +242,6 @@ class Refold:
         self._partition = partition
         self._progress = progress
         self._keys = {user.encode() for user in users}
-        self._cache = StateCache(1, len(model.initial_state))
         self._begun = False
         self.next_offset = 0
         self.states: dict[str, UserState] = {}
@@ -280,12 +278,11 @@ class Refold:
             waiting = waiting[len(front.records) :]
             batch = decode([front], model.actions)[0]
             while True:
-                known = {i: self.states[user] for i, user in enumerate(batch.users) if user in self.states}
+                known = [self.encoded.get(user) for user in batch.users]
                 # What an earlier era folded came from another log, which cannot be read any more.
                 suspect = set(range(len(batch.users))) if self._progress.era else set()
-                cached = [NOT_CACHED] * len(batch.users)
-                part = Part(batch, self._progress, cached, loaded=known, suspect=suspect)
-                work = Round(model.initial_state, self._cache)
+                part = Part(batch, self._progress, known, suspect=suspect)
+                work = Round(model.initial_state, model.layout)
                 work.plan([part])
                 work.run(model.step, model.vectors, model.forget, model.counting, model.ledger)
                 if not part.not_finite:
@@ -295,6 +292,7 @@ class Refold:
             for user, row in zip(batch.users, part.row_of, strict=True):
                 if row == ERASED_ROW:
                     self.states.pop(user, None)
+                    self.encoded.pop(user, None)
                 elif row >= 0:
                     self.encoded[user] = values[row]
                     self.states[user] = decode_state(values[row], model.fingerprint, model.layout, user_hash(user))
