@@ -3,6 +3,7 @@
     python -m loadtest.budgets                    some five minutes
     python -m loadtest.budgets --full             the sample sizes that the budgets name
     python -m loadtest.budgets --only one_user    one of them
+    LOADTEST_BUNDLE=models/bundles/online-retail-ledger/1 python -m loadtest.budgets    of the served bundle
 
 Two things that are compared are measured in turn in one run. Absolute times belong to the machine they were taken on.
 SIGTERM and Ctrl-C take the stack down; figures that were not written yet are lost.
@@ -32,6 +33,7 @@ from loadtest.budgets.open_loop import open_loop
 from loadtest.budgets.stored_bytes import bytes_float16, bytes_float32, bytes_sketch
 from loadtest.budgets.takeover import takeover
 from loadtest.origin import commit, dated, machine
+from loadtest.population import BUNDLE
 from loadtest.stacks import NotMeasured
 from localstack.signals import signals_unwind
 from localstack.wait import NotReady
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows = [measured(one, sizes) for one in BUDGETS if not asked.only or one.key in asked.only]
     written = (asked.output or dated("budgets")) / "budgets.json"
     written.parent.mkdir(parents=True, exist_ok=True)
-    report = {"machine": machine(), "commit": commit(), "full": asked.full, "rows": rows}
+    report = {"machine": machine(), "commit": commit(), "full": asked.full, "bundle": str(BUNDLE), "rows": rows}
     written.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     print(f"written to {written}")
     return 0 if all(row["holds"] for row in rows) else 1
