@@ -47,7 +47,6 @@ MAIN_ROWS = (
     "mimn_sketch_16",
     "pooling_ledger",
     "mimn_ledger",
-    "mimn_ledger_taught",
     "default",
     "gru4rec_product",
     "sim_product",
