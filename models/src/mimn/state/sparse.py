@@ -40,7 +40,7 @@ def words_of(stored: bytes | memoryview) -> int:
 
 
 def fits(stored: bytes | memoryview, words: int) -> bool:
-    """Whether this is a sparse form of so many words."""
+    """Whether this is a sparse form of this many words."""
     more = overhead(words)
     marks = int.from_bytes(stored[4 : 4 * more], "little")
     return words_of(stored) == words and not marks >> words and len(stored) == 4 * (more + marks.bit_count())
