@@ -21,7 +21,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from struct import Struct
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from zlib import crc32
 
 import numpy as np
@@ -31,6 +31,7 @@ from mimn.state.layout import StateLayout
 from mimn.state.sparse import Words, compact, fits, restore, words_of
 from mimn.state.user_state import HEADERS, StateHeader, UserState, header_rows
 
+T = TypeVar("T")
 MAGIC = b"UIST"
 WHOLE, SPARSE = 1, 2
 """Layout versions."""
@@ -234,11 +235,23 @@ def decode_state(
     Raises:
         CorruptState, ForeignLayout, ForeignFingerprint, WrongUser: see each class.
     """
-    return UserState(read_header(value, fingerprint, layout, user), _tensors(_whole(value, layout, restore), layout))
+    header, stored = _checked(value, fingerprint, layout, user, restore)
+    return UserState(header, _tensors(stored, layout))
 
 
 def read_header(value: bytes, fingerprint: bytes, layout: StateLayout, user: int | None = None) -> StateHeader:
     """The header of `value`, once it is certain that the rest can be read. Arguments and errors: see `decode_state`."""
+    return _checked(value, fingerprint, layout, user, _fitting)[0]
+
+
+def _fitting(stored: bytes, words: int) -> bytes | None:
+    return stored if fits(stored, words) else None
+
+
+def _checked(
+    value: bytes, fingerprint: bytes, layout: StateLayout, user: int | None, restore: Callable[[bytes, int], T | None]
+) -> tuple[StateHeader, T | memoryview]:
+    """The header of `value`, and its tensors: as they are if they are whole, else what `restore` makes of them."""
     if len(value) < HEADER_BYTES or value[:4] != MAGIC:
         raise CorruptState(f"{len(value)} bytes that do not begin with a state's magic")
     if _checksum(value) != _CHECKSUM.unpack_from(value, _BEFORE.size)[0]:
@@ -248,13 +261,18 @@ def read_header(value: bytes, fingerprint: bytes, layout: StateLayout, user: int
         raise ForeignLayout(f"layout version {version} with dtype {dtype}, which this bundle does not read")
     if written_by != fingerprint[:FINGERPRINT_BYTES]:
         raise ForeignFingerprint(f"written under fingerprint {written_by.hex()}, not {fingerprint[:16].hex()}")
-    size, stored = layout.stored_bytes, memoryview(value)[HEADER_BYTES:]
-    if not (fits(stored, size // 4) if version == SPARSE else len(stored) == size):
+    size = layout.stored_bytes
+    stored: T | memoryview | None
+    if version == SPARSE:
+        stored = restore(value[HEADER_BYTES:], size // 4)
+    else:
+        stored = memoryview(value)[HEADER_BYTES:] if len(value) == HEADER_BYTES + size else None
+    if stored is None:
         raise ForeignLayout(f"{len(value)} bytes are no state of {layout.floats} values in layout version {version}")
     if user is not None and owner != user:
         raise WrongUser("the state under this user's key carries another user's hash")
     last_offset, event_count, last_event_time, digest = _AFTER.unpack_from(value, _AFTER_AT)
-    return StateHeader(
+    header = StateHeader(
         user=owner,
         lineage=lineage,
         era=era,
@@ -264,6 +282,7 @@ def read_header(value: bytes, fingerprint: bytes, layout: StateLayout, user: int
         digest=digest,
         partial=bool(flags & _PARTIAL),
     )
+    return header, stored
 
 
 def read_headers(values: Sequence[bytes]) -> NDArray[np.void]:

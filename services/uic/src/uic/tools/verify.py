@@ -25,11 +25,13 @@ from mimn.state import (
     Keys,
     Progress,
     StateError,
+    StateHeader,
     UserState,
     decode_progress,
     decode_state,
     encode_progress,
     namespace,
+    read_header,
     user_hash,
     witness,
 )
@@ -182,9 +184,11 @@ class Verifier:
             again.fold(self._records(partition, again, progress))
             values = []
             for user, state in self._states(partition, progress, users):
-                better = again.states.get(user)
-                if better is not None and _is_better(better, state):
-                    values.append((user, again.encoded[user]))
+                value = again.encoded.get(user)
+                if value is None:
+                    continue
+                if _is_better(read_header(value, self._model.fingerprint, self._model.layout), state):
+                    values.append((user, value))
             after = progress._replace(writer=secrets.randbits(64) or 1)
             commit = Commit(partition, held, encode_progress(after), tuple(values), listed=len(values))
             if isinstance(self._store.commit([commit])[0], Written):
@@ -244,7 +248,6 @@ class Refold:
         self._keys = {user.encode() for user in users}
         self._begun = False
         self.next_offset = 0
-        self.states: dict[str, UserState] = {}
         self.encoded: dict[str, bytes] = {}
 
     def fold(self, records: Iterable[_Record]) -> None:
@@ -291,16 +294,14 @@ class Refold:
             values = work.states(model.fingerprint, model.layout).encoded
             for user, row in zip(batch.users, part.row_of, strict=True):
                 if row == ERASED_ROW:
-                    self.states.pop(user, None)
                     self.encoded.pop(user, None)
                 elif row >= 0:
                     self.encoded[user] = values[row]
-                    self.states[user] = decode_state(values[row], model.fingerprint, model.layout, user_hash(user))
 
 
-def _is_better(new: UserState, stored: UserState | None) -> bool:
+def _is_better(new: StateHeader, stored: UserState | None) -> bool:
     """Whether the state that the log gives knows more than the stored one."""
     if stored is None:
         return True
-    counts = new.header.event_count, stored.header.event_count
-    return counts[0] > counts[1] or (counts[0] == counts[1] and stored.header.partial and not new.header.partial)
+    counts = new.event_count, stored.header.event_count
+    return counts[0] > counts[1] or (counts[0] == counts[1] and stored.header.partial and not new.partial)
