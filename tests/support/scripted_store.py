@@ -40,7 +40,10 @@ REPLIES: dict[str, Callable[[str], list[bytes]]] = {
     "closed": lambda key: [],
 }
 """By the first word of a key, the pieces of the reply. `held` waits for `release`; `closing` closes the connection
-behind the reply, `closed` in its place."""
+behind the reply, `closed` in its place. An MGET gets them in turn: nothing for a key that is `refused`, because MGET
+passes over what is no string; one error for all if one is `loading`; behind the array what is too much if one is
+`twice`."""
+_IN_MANY = {"refused": "nil", "twice": "whole"}
 
 
 class ScriptedStore:
@@ -56,6 +59,8 @@ class ScriptedStore:
         """How many replies are held now."""
         self.connections = 0
         """How many there are now."""
+        self.asked: list[tuple[str, list[str]]] = []
+        """The commands for keys that came, and their keys."""
         self.behind_handshake = b""
         """What it says unasked after a handshake."""
 
@@ -104,13 +109,29 @@ class ScriptedStore:
             last_of_handshake = b"LIB-VER" in command
             connection.sendall(b"+OK\r\n" + (self.behind_handshake if last_of_handshake else b""))
             return True
-        key = command[1].decode()
-        kind = key.split()[0]
-        if kind == "held":
-            with self._lock:
-                self.holds += 1
-                released = self._released
-            released.wait(PATIENT_S)
-        for piece in (*([b"*1\r\n"] if command[0] == b"MGET" else []), *REPLIES[kind](key)):
+        keys = [key.decode() for key in command[1:]]
+        kinds = [key.split()[0] for key in keys]
+        with self._lock:
+            self.asked.append((command[0].decode(), keys))
+        many = command[0] == b"MGET"
+        if many and "loading" in kinds:
+            connection.sendall(b"".join(REPLIES["loading"]("")))
+            return True
+        pieces = [b"*%d\r\n" % len(keys)] if many else []
+        for key, kind in zip(keys, kinds, strict=True):
+            if kind == "held":
+                self._hold()
+            pieces += REPLIES[_IN_MANY.get(kind, kind) if many else kind](key)
+            if kind == "closed":
+                break
+        if many and "twice" in kinds and "closed" not in kinds:
+            pieces[-1] += bulk(value_of("another"))
+        for piece in pieces:
             connection.sendall(piece)
         return kind not in ("closing", "closed")
+
+    def _hold(self) -> None:
+        with self._lock:
+            self.holds += 1
+            released = self._released
+        released.wait(PATIENT_S)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from mimn.bundle.fields import FieldSpec
 from mimn.bundle.request_fields import RequestFields
 from mimn.state import Progress, StateHeader, UserState, encode_progress
-from rtp.core.admission import FOR_THE_LINE, Admission
+from rtp.core.admission import FOR_THE_LINE, IN_A_ROW_S, Admission
 from rtp.core.fields import request_vector
 from rtp.core.fold_progress import FoldProgress, PartitionProgress, Status, fold_progress
 from rtp.core.handover import Coverage, objections
@@ -451,33 +451,53 @@ def test_no_request_is_refused_below_the_knee(thought: float, deadline: float) -
 # The line before the head
 
 
-def test_one_turn_a_pass_of_the_loop_and_the_first_comes_first() -> None:
+def turns(costs: list[float], *, apart: bool) -> str:
+    """Who runs the head in which pass of the loop: names by a to z, passes divided by `|`. `apart`: each comes a pass
+    after the one before."""
+
     async def play() -> list[str]:
         line, loop = HeadQueue(), asyncio.get_running_loop()
         passes: list[str] = []
 
-        async def one(name: str) -> None:
-            await line.turn(0.0)
-            passes.append(name)
+        async def one(number: int, cost: float) -> None:
+            if apart:
+                for _ in range(number):
+                    await asyncio.sleep(0)
+            await line.turn(0.0, cost)
+            passes.append(chr(ord("a") + number))
 
         def tick() -> None:
             passes.append("|")
             loop.call_soon(tick)
 
         loop.call_soon(tick)
-        await asyncio.gather(*(one(name) for name in "abc"))
+        await asyncio.gather(*(one(number, cost) for number, cost in enumerate(costs)))
         return passes
 
-    said = "".join(asyncio.run(play()))
-    assert said.replace("|", "") == "abc"
-    assert all(len(turn) <= 1 for turn in said.split("|"))
+    return "".join(asyncio.run(play()))
+
+
+@given(st.lists(st.floats(1e-6, 3 * IN_A_ROW_S), min_size=1, max_size=20), st.booleans())
+def test_a_pass_of_the_loop_has_one_turn_or_a_few_short_ones_and_the_first_comes_first(
+    costs: list[float], apart: bool
+) -> None:
+    said = turns(costs, apart=apart)
+    assert said.replace("|", "") == "".join(chr(ord("a") + i) for i in range(len(costs)))
+    for taken in said.split("|"):
+        run = [costs[ord(name) - ord("a")] for name in taken]
+        assert len(run) <= 1 or sum(run) <= IN_A_ROW_S * (1 + 1e-9)
+
+
+def test_short_turns_that_wait_together_share_a_pass() -> None:
+    assert "abcd|" in turns([IN_A_ROW_S / 4] * 9, apart=False)
+    assert "efgh|" in turns([IN_A_ROW_S / 4] * 9, apart=False)
 
 
 def test_the_line_is_as_old_as_the_first_in_it() -> None:
     async def play() -> list[float]:
         line = HeadQueue()
         ages = [line.age_s(5.0)]
-        waiting = [asyncio.create_task(line.turn(since)) for since in (1.0, 2.0, 3.0)]
+        waiting = [asyncio.create_task(line.turn(since, 0.1)) for since in (1.0, 2.0, 3.0)]
         await asyncio.sleep(0)  # the first has its turn, the others wait
         ages.append(line.age_s(5.0))
         await asyncio.gather(*waiting)
@@ -489,14 +509,14 @@ def test_the_line_is_as_old_as_the_first_in_it() -> None:
 def test_a_request_that_gives_up_in_the_line_delays_no_other() -> None:
     async def play() -> None:
         line = HeadQueue()
-        await line.turn(0.0)
-        first, second = (asyncio.create_task(line.turn(0.0)) for _ in range(2))
+        await line.turn(0.0, 0.1)
+        first, second = (asyncio.create_task(line.turn(0.0, 0.1)) for _ in range(2))
         await asyncio.sleep(0)
         first.cancel()
         async with asyncio.timeout(60):
             await second
             for _ in range(3):
-                await line.turn(0.0)
+                await line.turn(0.0, 0.1)
 
     asyncio.run(play())
 

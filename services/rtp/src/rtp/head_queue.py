@@ -1,7 +1,9 @@
-"""The line before the head: one run of the head in each pass of the event loop, first come, first served.
+"""The line before the head: in each pass of the event loop it runs once, or a few times in a row if that is short.
 
-The head keeps the event loop's thread to itself while it runs. If several ran in one pass, the sockets would not be
-read meanwhile: requests would grow old in the kernel, where no deadline sees them, and refusals would come late.
+The head keeps the event loop's thread to itself while it runs. If many ran in one pass, the sockets would not be read
+meanwhile: requests would grow old in the kernel, where no deadline sees them, and refusals would come late. Some in a
+row cost less than as many passes: what they send and what comes back is then read and asked together
+(`rtp.store.together`).
 """
 
 from __future__ import annotations
@@ -9,41 +11,51 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
+from rtp.core.admission import IN_A_ROW_S
+
 
 class HeadQueue:
-    """Requests that wait for the head. For one event loop."""
+    """Requests that wait for the head, first come, first served. For one event loop."""
 
     def __init__(self) -> None:
-        self._line: deque[tuple[float, asyncio.Future[None]]] = deque()
-        self._taken = False
-        """Whether a request had its turn in this pass, or will have it in the next."""
+        self._line: deque[tuple[float, float, asyncio.Future[None]]] = deque()
+        """Since when each waits, its cost, and what tells it."""
+        self._left_s: float | None = None
+        """What is left of this pass; None if the head does not run in it."""
 
     @property
     def busy(self) -> bool:
         """Whether a request has the head in this pass of the loop, or waits for it."""
-        return self._taken
+        return self._left_s is not None
 
     def age_s(self, now: float) -> float:
         """How long the first in the line has waited, in seconds; 0 if the line is empty."""
         return now - self._line[0][0] if self._line else 0.0
 
-    async def turn(self, now: float) -> None:
-        """Return when it is the caller's turn: at once if no request had one in this pass of the loop."""
-        loop = asyncio.get_running_loop()
-        if not self._taken:
-            self._taken = True
-            loop.call_soon(self._pass_on, loop)
-            return
-        turn: asyncio.Future[None] = loop.create_future()
-        self._line.append((now, turn))
-        await turn
+    async def turn(self, now: float, cost_s: float) -> None:
+        """Return when it is the caller's turn at the head, for about `cost_s` seconds.
 
-    def _pass_on(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Called once a pass: the first in the line runs in the next one."""
-        while self._line:
-            _, turn = self._line.popleft()
+        At once if nobody had a turn in this pass of the loop, or if nobody waits and the pass has time left.
+        """
+        if self._left_s is None:
+            asyncio.get_running_loop().call_soon(self._next_pass)
+            self._left_s = IN_A_ROW_S - cost_s
+        elif not self._line and cost_s <= self._left_s:
+            self._left_s -= cost_s
+        else:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._line.append((now, cost_s, turn))
+            await turn
+
+    def _next_pass(self) -> None:
+        """Called once a pass: the first in the line run in the next one, and nobody else."""
+        left_s, some = IN_A_ROW_S, False
+        while self._line and (not some or self._line[0][1] <= left_s):
+            _, cost_s, turn = self._line.popleft()
             if not turn.done():
                 turn.set_result(None)
-                loop.call_soon(self._pass_on, loop)
-                return
-        self._taken = False
+                left_s -= cost_s
+                some = True
+        self._left_s = 0.0 if some else None
+        if some:
+            asyncio.get_running_loop().call_soon(self._next_pass)

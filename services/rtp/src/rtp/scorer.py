@@ -42,7 +42,7 @@ class Scored(msgspec.Struct, frozen=True):
 
 
 class Scorer:
-    """Scores requests, each with the release of its user's arm. One GET and one run of the head for each request."""
+    """Scores requests, each with the release of its user's arm. One read and one run of the head for each request."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class Scorer:
             if request.require_state and report.status is Status.UNAVAILABLE:
                 raise StateUnavailable("the store does not give this user's state, and the request requires it")
             ready = clock()
-            await self._queue.turn(ready)
+            await self._queue.turn(ready, cost_s)
             began = clock()
             # No scores rather than late ones, at the cost of those behind in the line.
             if began >= deadline or (admission.in_flight > 1 and began + cost_s > deadline):

@@ -13,7 +13,7 @@ import asyncio
 import inspect
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import redis
 from hiredis import Reader, pack_command
@@ -107,6 +107,22 @@ def packed(*command: str | bytes) -> bytes:
     return made
 
 
+class Asker(Protocol):
+    """Who gets a reply: a future, or something like one."""
+
+    def done(self) -> bool:
+        """Whether it no longer waits."""
+        ...
+
+    def set_result(self, reply: Any, /) -> None:
+        """The reply."""
+        ...
+
+    def set_exception(self, error: Exception, /) -> None:
+        """Why there is none."""
+        ...
+
+
 class Connection(asyncio.Protocol):
     """Asks one command at a time. A connection that is late, broken or out of step is closed and never used again: its
     reply would answer another request."""
@@ -126,7 +142,7 @@ class Connection(asyncio.Protocol):
         self._transport = streams[1].transport
         self._write = self._transport.write
         self._promise = asyncio.get_running_loop().create_future
-        self._asked: asyncio.Future[Any] | None = None
+        self._asked: Asker | None = None
         """Gets the reply that is outstanding."""
         self._open = True
         self.epoch = epoch
@@ -145,9 +161,14 @@ class Connection(asyncio.Protocol):
             ResponseError: another error reply.
             InvalidResponse: the server does not speak the protocol.
         """
-        asked = self._asked = self._promise()
-        self._write(command)
+        asked = self._promise()
+        self.ask_for(asked, command)
         return asked
+
+    def ask_for(self, asked: Asker, command: bytes) -> None:
+        """As `ask`, for somebody who is like a future."""
+        self._asked = asked
+        self._write(command)
 
     def close(self) -> None:
         """Close it, at once if a reply is outstanding."""

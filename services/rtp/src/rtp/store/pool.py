@@ -1,4 +1,4 @@
-"""One server, or the one that Sentinels name: a bounded set of connections, each used by one request at a time."""
+"""One server, or the one that Sentinels name: a bounded set of connections, each asked one command at a time."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from redis.exceptions import ReadOnlyError
 
 from rtp.store.commands import SCAN_COUNT, TooManyConnects, reason_of, scan
 from rtp.store.connection import Connection, check_client, connect, packed
+from rtp.store.together import NotTogether, Together
 from rtp.time_limits import Deadlines, within
 
 _IN_VAIN_S = 1.25
@@ -24,7 +25,7 @@ take the same time to be made."""
 
 
 class PoolCommands:
-    """One server: a bounded set of connections, each used by one request at a time.
+    """One server: a bounded set of connections, each asked one command at a time.
 
     A connection whose reply was not read to its end is closed, never reused: a late reply would answer another request.
     At most as many as the pool holds are opened without success within a second, so that a store in trouble is not also
@@ -44,31 +45,65 @@ class PoolCommands:
         """What may be taken: None for a connection that may still be opened; to the right those that are open."""
         self._waiting: deque[asyncio.Future[Connection | None]] = deque()
         """Who waits for one, while none is free."""
+        self._gathering: Together | None = None
+        """The reads of this pass of the loop that are not sent yet."""
+        self._outstanding = 0
+        """How many commands for such reads wait for their reply, or gather. A read that finds none is sent at once:
+        nothing is saved by waiting for company."""
         self._deadlines = Deadlines(clock)
         self._epoch = 0
         """Raised to drop all connections; those in use at that moment are not kept either."""
 
     async def get(self, key: str, timeout_s: float) -> bytes | None:
-        """What every request does, so where a connection is open and free, with a deadline instead of `within`."""
+        """What every request does, so where a connection is open and free, with a deadline instead of `within`, and
+        together with the other reads of this pass of the loop."""
         value: bytes | None
-        began = self._clock()
-        free = self._free
-        if not free or (connection := free[-1]) is None or not connection.free:
+        due = self._clock() + timeout_s
+        together = self._gathering or self._gather()
+        if together is None:
             value = await within(timeout_s, self._ask("GET", key))
             return value
-        free.pop()
-        asked = connection.ask(packed("GET", key))
-        self._deadlines.set(asked, began + timeout_s)
+        read = together.add(key)
+        if self._outstanding == 1 or together.full:
+            self._send(together)
+        self._deadlines.set(read, due)
         try:
-            value = await asked
+            value = await read
             return value
         except RedisConnectionError:
-            await self.close()  # as in `_ask`
+            if together.epoch == self._epoch:
+                await self.close()  # as in `_ask`
+        except NotTogether:
+            pass
+        except BaseException as error:
+            if isinstance(error, TimeoutError) or together.done():
+                together.forsake()
+            raise
         finally:
-            self._deadlines.lift(asked)
-            self._give_back(connection)
-        value = await within(timeout_s - (self._clock() - began), self._ask("GET", key))
+            self._deadlines.lift(read)
+        value = await within(due - self._clock(), self._ask("GET", key))
         return value
+
+    def _gather(self) -> Together | None:
+        """Begin to gather reads until this pass of the loop ends; None if no connection is open and free."""
+        free = self._free
+        if not free or (connection := free[-1]) is None or not connection.free:
+            return None
+        free.pop()
+        self._outstanding += 1
+        self._gathering = Together(connection, self._answered)
+        if self._outstanding > 1:
+            asyncio.get_running_loop().call_soon(self._send, self._gathering)
+        return self._gathering
+
+    def _send(self, together: Together) -> None:
+        if together is self._gathering:
+            self._gathering = None
+            together.send()
+
+    def _answered(self, connection: Connection) -> None:
+        self._outstanding -= 1
+        self._give_back(connection)
 
     async def get_many(self, keys: Sequence[str], timeout_s: float) -> Sequence[bytes | Exception | None]:
         """See `Commands`."""

@@ -1,0 +1,113 @@
+"""Reads that are asked in the same pass of the event loop, as one command on one connection.
+
+A GET costs the sender two system calls and wakes the store and then this process, which is more than all that happens
+between them. Where several requests wait, their reads share that. The command is an MGET, which has one reply: a
+connection still gives a command its own whole reply or none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from rtp.store.connection import Connection, packed
+
+
+class NotTogether(Exception):
+    """Several reads at once got no reply of their own: each may ask again alone. Never leaves the store."""
+
+
+MOST: Final = 16
+"""Reads of one command: their replies fit into one look at the socket, and one that is lost concerns few."""
+
+
+class Together:
+    """Gathers reads until it is sent, and is then what the connection answers, in place of a future."""
+
+    def __init__(self, connection: Connection, give_back: Callable[[Connection], None]) -> None:
+        """Takes a free connection, which `give_back` gets once: after the reply, or when nobody waits for it."""
+        self._connection = connection
+        self._give_back = give_back
+        self._promise = asyncio.get_running_loop().create_future
+        self._keys: list[str] = []
+        self._reads: list[asyncio.Future[bytes | None]] = []
+        self._sent = False
+        self._kept = True
+        """Whether the connection was not given back yet."""
+
+    @property
+    def epoch(self) -> int:
+        """The connection's."""
+        return self._connection.epoch
+
+    @property
+    def full(self) -> bool:
+        """Whether no more reads may be added."""
+        return len(self._keys) == MOST
+
+    def add(self, key: str) -> asyncio.Future[bytes | None]:
+        """One more read, before `send`.
+
+        The future fails with:
+            RedisConnectionError: the connection is lost: ask again.
+            NotTogether: another read was late, or there was no such reply: ask again.
+            ResponseError, InvalidResponse: as `Connection.ask` says, of a read that was alone.
+        """
+        self._keys.append(key)
+        read: asyncio.Future[bytes | None] = self._promise()
+        self._reads.append(read)
+        return read
+
+    def send(self) -> None:
+        """Ask the store for those that still wait."""
+        self._sent = True
+        if not self._connection.free:
+            self._fail(RedisConnectionError("the connection was lost before anything was asked"))
+        elif self.done():
+            self._let_go()
+        elif len(self._keys) == 1:
+            self._connection.ask_for(self, packed("GET", self._keys[0]))
+        else:
+            self._connection.ask_for(self, packed("MGET", *self._keys))
+
+    def forsake(self) -> None:
+        """Somebody found the reply late, or nobody waits for it. Closes the connection if it was asked: what is late
+        for one is late for all, and those who still wait may ask by another."""
+        if self._sent:
+            self._fail(NotTogether())
+
+    # What the connection sees
+
+    def done(self) -> bool:
+        """Whether nobody waits."""
+        return all(read.done() for read in self._reads)
+
+    def set_result(self, reply: Any) -> None:
+        """The reply, to those who still wait."""
+        values = [reply] if len(self._keys) == 1 else reply
+        if not isinstance(values, list) or len(values) != len(self._reads):
+            self._fail(NotTogether())
+            return
+        self._let_go()
+        for read, value in zip(self._reads, values, strict=True):
+            if not read.done():
+                read.set_result(value)
+
+    def set_exception(self, error: Exception) -> None:
+        """What came instead."""
+        alone = len(self._keys) == 1 or isinstance(error, RedisConnectionError)
+        self._fail(error if alone else NotTogether())
+
+    def _fail(self, error: Exception) -> None:
+        self._let_go()
+        for read in self._reads:
+            if not read.done():
+                read.set_exception(error)
+
+    def _let_go(self) -> None:
+        if self._kept:
+            self._kept = False
+            self._give_back(self._connection)
