@@ -8,8 +8,10 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -74,8 +76,11 @@ class Client:
         return answer
 
 
-def server_cpu_in_turn(asked: Sequence[tuple[Stack, bytes]], requests: int, *, turns: int) -> list[list[float]]:
-    """CPU seconds that RTP takes for one request: by stack, one figure for each turn of `requests` requests.
+def server_cpu_in_turn(
+    asked: Sequence[tuple[Stack, bytes]], requests: int, *, turns: int, connections: int = 1
+) -> list[list[float]]:
+    """CPU seconds that RTP takes for one request: by stack, one figure for each turn of `requests` requests on each of
+    `connections` connections, which ask one request after another.
 
     The stacks take turns, so that a busy machine slows all of them equally.
 
@@ -87,16 +92,22 @@ def server_cpu_in_turn(asked: Sequence[tuple[Stack, bytes]], requests: int, *, t
         child = stack.rtp[0].child
         if child is None:
             raise NotMeasured("RTP does not run")
-        prepared.append((Client(stack.addresses.predict), body, cpu_s_of([child.pid])))
+        clients = [Client(stack.addresses.predict) for _ in range(connections)]
+        prepared.append((clients, body, cpu_s_of([child.pid])))
     taken: list[list[float]] = [[] for _ in asked]
-    for turn in range(turns + 1):
-        for (client, body, cpu_s), costs in zip(prepared, taken, strict=True):
-            before = cpu_s()
-            for _ in range(requests):
-                client.post(body)
-            if turn:  # the first one warms
-                costs.append((cpu_s() - before) / requests)
+    with ThreadPoolExecutor(connections) as pool:
+        for turn in range(turns + 1):
+            for (clients, body, cpu_s), costs in zip(prepared, taken, strict=True):
+                before = cpu_s()
+                list(pool.map(partial(_post_each, body=body, requests=requests), clients))
+                if turn:  # the first one warms
+                    costs.append((cpu_s() - before) / (requests * connections))
     return taken
+
+
+def _post_each(client: Client, body: bytes, requests: int) -> None:
+    for _ in range(requests):
+        client.post(body)
 
 
 def known_items(bundle: Bundle, count: int) -> list[tuple[int, int]]:

@@ -22,14 +22,28 @@ def dien_head(_: Sizes) -> Figure:
     return Figure(dien.median / mimn.median, " over ".join(spread) + " ms")
 
 
-@budget("the same of a whole request, server CPU", "x", at_least=50)
+@budget("the same of a whole request, server CPU, one at a time", "x", at_least=50)
 def dien_request(sizes: Sizes) -> Figure:
     """RTP's CPU time for a whole request with DIEN's bundle over that with MIMN's: two stacks on one store, in turn."""
-    with running() as mimn, running(bundle=BUNDLE_OF_DIEN, redis_url=mimn.addresses.redis_url) as dien:
+    return _request(max(10, sizes.requests // 100), connections=1)
+
+
+@budget("the same under load, eight at a time", "x", at_least=50)
+def dien_request_under_load(sizes: Sizes) -> Figure:
+    """The same, eight requests at once: what a process pays for each when it has much to do."""
+    return _request(max(10, sizes.requests // 300), connections=8)
+
+
+def _request(requests: int, connections: int) -> Figure:
+    patient = {"RTP_DEADLINE__DEFAULT_MS": "2000", "RTP_DEADLINE__MAX_MS": "2000"}  # DIEN's line is long
+    with (
+        running(rtp=patient) as mimn,
+        running(bundle=BUNDLE_OF_DIEN, redis_url=mimn.addresses.redis_url, rtp=patient) as dien,
+    ):
         for stack in (mimn, dien):
             publish(stack, [("reader", LONG)])
         asked = [(stack, predict_body(stack, "reader")) for stack in (mimn, dien)]
-        taken = server_cpu_in_turn(asked, max(10, sizes.requests // 100), turns=10)
+        taken = server_cpu_in_turn(asked, requests, turns=10, connections=connections)
     ratios = [slow / quick for quick, slow in zip(*taken, strict=True)]
     spent = " over ".join(f"{statistics.median(costs) * 1e3:.2f}" for costs in reversed(taken))
     return Figure(statistics.median(ratios), f"{min(ratios):.1f} to {max(ratios):.1f}, {spent} ms")
