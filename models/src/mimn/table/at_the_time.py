@@ -16,8 +16,8 @@ from mimn.table.compare import Results
 from mimn.table.plan import Plan
 from mimn.table.wording import grid, name, prose
 
-RECORD = Path("trials/ledger/slices-test.csv")
-"""In the folder of all records."""
+RECORDS = tuple(Path("trials") / plan / "slices-test.csv" for plan in ("ledger", "narrow"))
+"""In the folder of all records. A row that two of them have is shown as the first has it."""
 SLICES = ("all", "bought before", "new")
 SAMPLING = "recent"
 Line = Mapping[str, str]
@@ -66,9 +66,8 @@ def differences(records: Path, plan: Plan) -> list[str]:
     Raises:
         OSError: a file cannot be read.
     """
-    path = records / RECORD
-    path = path.with_name(f"{path.stem}-differences.csv")
-    if not path.exists():
+    found = [line for path in RECORDS for line in _read(records / path.with_name(f"{path.stem}-differences.csv"))]
+    if not found:
         return []
     body = [
         [
@@ -80,7 +79,7 @@ def differences(records: Path, plan: Plan) -> list[str]:
             one["targets"],
             f"{float(one['auc']):+.4f} [{float(one['low']):+.4f}, {float(one['high']):+.4f}]",
         ]
-        for one in _read(path)
+        for one in found
         if one["negatives"] == SAMPLING
     ]
     head = ["data set", "difference", "folds", "trainings", "events", "targets", "AUC"]
@@ -96,8 +95,10 @@ def differences(records: Path, plan: Plan) -> list[str]:
 
 def _longest(records: Path) -> list[Line]:
     """The lines of the longest histories of each data set."""
-    path = records / RECORD
-    lines = _read(path) if path.exists() else []
+    lines: list[Line] = []
+    for path in RECORDS:
+        known = {(line["dataset"], line["row"]) for line in lines}
+        lines += [line for line in _read(records / path) if (line["dataset"], line["row"]) not in known]
     longest: dict[str, int] = {}
     for line in lines:
         longest[line["dataset"]] = max(longest.get(line["dataset"], 0), int(line["length"]))
@@ -105,6 +106,8 @@ def _longest(records: Path) -> list[Line]:
 
 
 def _read(path: Path) -> list[Line]:
+    if not path.exists():
+        return []
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 

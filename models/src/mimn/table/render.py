@@ -54,6 +54,7 @@ MAIN_ROWS = (
     "din_product",
     "din_sketch",
     "din_ledger",
+    "dien_ledger",
 )
 MEMORY = (
     ("mimn_ledger", "pooling_ledger"),
@@ -67,6 +68,7 @@ RIVALS = (
     ("mimn_ledger", "din_product"),
     ("mimn_ledger", "din_ledger"),
     ("mimn_ledger", "dien_product"),
+    ("mimn_ledger", "dien_ledger"),
 )
 
 
@@ -198,9 +200,9 @@ def _effect(comparison: Comparison, what: str, base: str) -> str:
 
 
 def _near_floors(one: Results) -> list[str]:
-    """A line for each floor and length: how many forms of MIMN it is above, or less than `MARGIN` below."""
+    """A line for each floor: how many forms of MIMN it is above, or less than `MARGIN` below, by longest histories."""
     lines = []
-    for length in one.lengths():
+    for length in one.lengths()[-1:]:
         forms = [key for key in (*LIKE_MIMN, *ABLATIONS) if one.has(Entry(key, length))]
         for floor, title in FLOOR_TITLES.items():
             ahead = {}

@@ -43,7 +43,10 @@ class Commands(Protocol):
     because some keys may be answered in time and others not; for the others the caller cancels."""
 
     async def get(self, key: str, timeout_s: float) -> bytes | None:
-        """One GET. Raises TimeoutError when there is no reply within `timeout_s` seconds."""
+        """The value under one key, perhaps by one command with others.
+
+        Raises TimeoutError when there is no reply within `timeout_s` seconds.
+        """
         ...
 
     async def get_many(self, keys: Sequence[str], timeout_s: float) -> Sequence[bytes | Exception | None]:

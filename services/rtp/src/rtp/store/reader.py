@@ -1,4 +1,4 @@
-"""The store as a `StateReader`: one GET a request, by its deadline."""
+"""The store as a `StateReader`: one key a request, by its deadline."""
 
 from __future__ import annotations
 

@@ -1,0 +1,48 @@
+"""Negatives at the time: what several plans recorded of the test users is one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mimn.table.at_the_time import RECORDS, at_the_time, differences
+from mimn.table.plan import Plan
+
+PLAN = Plan(configs="", records="", runs="", stages=())
+HEAD = "dataset,row,fold,trainings,length,negatives,targets,count,auc\n"
+COMPARED = "dataset,difference,trainings,folds,length,negatives,targets,auc,low,high\n"
+
+
+def put(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8")
+
+
+def line(row: str, length: int, auc: float, negatives: str = "recent", trainings: int = 1) -> str:
+    return f"films,{row},0,{trainings},{length},{negatives},all,10,{auc}\n"
+
+
+def test_each_row_is_shown_as_the_first_record_has_it_with_the_longest_histories(tmp_path: Path) -> None:
+    first, second = (tmp_path / path for path in RECORDS)
+    put(
+        first,
+        HEAD
+        + line("ours", 200, 0.7)
+        + line("ours", 1000, 0.71, trainings=3)
+        + line("ours", 1000, 0.9, "popularity", 3),
+    )
+    put(second, HEAD + line("ours", 1000, 0.5) + line("theirs", 200, 0.8) + line("theirs", 1000, 0.6))
+    text = "\n".join(at_the_time(tmp_path, [], PLAN))
+    assert "| `ours` | 0.7100 (1 of 5 folds) (3 trainings) |" in text
+    assert "| `theirs` | 0.6000 (1 of 5 folds) |" in text
+    assert "0.5000" not in text
+
+
+def test_differences_of_all_records_are_shown_and_none_without_them(tmp_path: Path) -> None:
+    assert differences(tmp_path, PLAN) == []
+    assert at_the_time(tmp_path, [], PLAN) == []
+    for number, path in enumerate(RECORDS):
+        compared = f'films,a - b,"1, 3",0 1,1000,recent,all,0.0{number + 1},0.001,0.03\n'
+        put(tmp_path / path.with_name(f"{path.stem}-differences.csv"), COMPARED + compared)
+    text = "\n".join(differences(tmp_path, PLAN))
+    assert "| `a - b` | 0 1 | 1, 3 | 1,000 | all | +0.0100 [+0.0010, +0.0300] |" in text
+    assert "+0.0200 [+0.0010, +0.0300]" in text
