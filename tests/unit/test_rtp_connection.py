@@ -27,6 +27,7 @@ from redis.exceptions import InvalidResponse, ResponseError
 from access.assumptions import broken
 from rtp.errors import UnsuitableClient
 from rtp.store.connection import ASSUMPTIONS, Connection, check_client, connect, packed
+from rtp.store.together import NotTogether, Together
 from support.scripted_store import ScriptedStore, bulk, value_of
 
 Run = Callable[[Any], Any]
@@ -209,6 +210,46 @@ def test_a_connection_that_the_store_closes_is_not_used_again(run: Run, asks: bo
                 await asked
         while ends.ours.free:
             await asyncio.sleep(0)
+
+    with_ends(run, test)
+
+
+MANY = [b"*1\r\n$1\r\na\r\n", b"*3\r\n:1\r\n:2\r\n:3\r\n", b"*-1\r\n", b"$1\r\na\r\n", b":2\r\n"]
+
+
+@LOOPS
+@pytest.mark.parametrize("said", MANY, ids=["too few", "too many", "no array", "one value", "a number"])
+def test_a_reply_that_does_not_fit_several_reads_is_for_none_of_them_and_closes(run: Run, said: bytes) -> None:
+    async def test(ends: Ends) -> None:
+        returned: list[Connection] = []
+        together = Together(ends.ours, returned.append)
+        reads = [together.add(key) for key in "ab"]
+        together.send()
+        await ends.says(said)
+        assert ends.theirs.recv(1000) == packed("MGET", "a", "b")
+        assert [type(one) for one in await asyncio.gather(*reads, return_exceptions=True)] == [NotTogether] * 2
+        assert returned == [ends.ours]
+        assert not ends.ours.free
+
+    with_ends(run, test)
+
+
+@LOOPS
+def test_reads_that_nobody_waits_for_any_more_are_not_asked_and_give_the_connection_back(run: Run) -> None:
+    async def test(ends: Ends) -> None:
+        returned: list[Connection] = []
+        together = Together(ends.ours, returned.append)
+        for key in "ab":
+            together.add(key).cancel()
+        together.forsake()
+        assert returned == []
+        together.send()
+        await ends.idle()
+        assert returned == [ends.ours]
+        assert ends.ours.free
+        ends.theirs.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            ends.theirs.recv(1)
 
     with_ends(run, test)
 

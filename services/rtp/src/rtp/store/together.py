@@ -89,6 +89,7 @@ class Together:
         """The reply, to those who still wait."""
         values = [reply] if len(self._keys) == 1 else reply
         if not isinstance(values, list) or len(values) != len(self._reads):
+            self._connection.close()  # out of step
             self._fail(NotTogether())
             return
         self._let_go()
