@@ -323,11 +323,18 @@ def test_who_is_let_in_before_his_cost_is_known_counts_until_he_is_admitted() ->
         admission.expect(0.001, 0.0)
 
 
-@given(st.integers(1, 20), st.integers(1, 5), st.floats(1e-5, 0.1), st.floats(0.0, 0.3), st.floats(0.001, 2.0))
+@given(
+    st.integers(1, 40),
+    st.integers(1, 5),
+    st.floats(1e-5, 2 * IN_A_ROW_S) | st.floats(1e-5, 0.1),
+    st.floats(0.0, 0.3),
+    st.floats(0.0, 2 * IN_A_ROW_S) | st.floats(0.0, 2.0),
+)
 def test_who_is_let_in_is_not_refused_after_a_pass_of_the_loop(
-    line: int, come: int, cost: float, age: float, remaining: float
+    line: int, come: int, cost: float, age: float, to_spare: float
 ) -> None:
     runs = min(line, max(1, int(IN_A_ROW_S / cost)))
+    remaining = ((line + 1) * cost + age) / FOR_THE_LINE + to_spare
     admission = Admission(max_in_flight=100)
     for _ in range(line):
         admission.admit(cost, 100.0)
