@@ -235,7 +235,7 @@ def test_a_reply_that_does_not_fit_several_reads_is_for_none_of_them_and_closes(
 
 
 @LOOPS
-def test_reads_that_nobody_waits_for_any_more_are_not_asked_and_give_the_connection_back(run: Run) -> None:
+def test_reads_that_were_given_up_are_not_asked_and_give_the_connection_back(run: Run) -> None:
     async def test(ends: Ends) -> None:
         returned: list[Connection] = []
         together = Together(ends.ours, returned.append)

@@ -35,7 +35,7 @@ class HeadQueue:
     async def turn(self, now: float, cost_s: float) -> None:
         """Return when it is the caller's turn at the head, for about `cost_s` seconds.
 
-        At once if nobody had a turn in this pass of the loop, or if nobody waits and the pass has time left.
+        At once if no request had a turn in this pass of the loop, or if none waits and the pass has time left.
         """
         if self._left_s is None:
             asyncio.get_running_loop().call_soon(self._next_pass)
@@ -48,7 +48,7 @@ class HeadQueue:
             await turn
 
     def _next_pass(self) -> None:
-        """Called once a pass: the first in the line run in the next one, and nobody else."""
+        """Called once a pass: the first in the line run in the next one, and no others."""
         left_s, some = IN_A_ROW_S, False
         while self._line and (not some or self._line[0][1] <= left_s):
             _, cost_s, turn = self._line.popleft()

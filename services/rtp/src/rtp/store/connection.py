@@ -166,7 +166,7 @@ class Connection(asyncio.Protocol):
         return asked
 
     def ask_for(self, asked: Asker, command: bytes) -> None:
-        """As `ask`, for somebody who is like a future."""
+        """As `ask`; the reply goes to `asked`."""
         self._asked = asked
         self._write(command)
 

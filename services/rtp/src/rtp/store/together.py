@@ -28,7 +28,7 @@ class Together:
     """Gathers reads until it is sent, and is then what the connection answers, in place of a future."""
 
     def __init__(self, connection: Connection, give_back: Callable[[Connection], None]) -> None:
-        """Takes a free connection, which `give_back` gets once: after the reply, or when nobody waits for it."""
+        """Takes a free connection, which `give_back` gets once: after the reply, or when no read waits for it."""
         self._connection = connection
         self._give_back = give_back
         self._promise = asyncio.get_running_loop().create_future
@@ -74,19 +74,19 @@ class Together:
             self._connection.ask_for(self, packed("MGET", *self._keys))
 
     def forsake(self) -> None:
-        """Somebody found the reply late, or nobody waits for it. Closes the connection if it was asked: what is late
-        for one is late for all, and those who still wait may ask by another."""
+        """The reply is late for one read, or none waits for it. Closes the connection if it was asked: what is late
+        for one is late for all, and those that still wait may ask by another."""
         if self._sent:
             self._fail(NotTogether())
 
     # What the connection sees
 
     def done(self) -> bool:
-        """Whether nobody waits."""
+        """Whether no read waits."""
         return all(read.done() for read in self._reads)
 
     def set_result(self, reply: Any) -> None:
-        """The reply, to those who still wait."""
+        """The reply, to those that still wait."""
         values = [reply] if len(self._keys) == 1 else reply
         if not isinstance(values, list) or len(values) != len(self._reads):
             self._connection.close()  # out of step
