@@ -62,7 +62,7 @@ class Together:
         return read
 
     def send(self) -> None:
-        """Ask the store for those that still wait."""
+        """Ask the store, unless no read waits any more."""
         self._sent = True
         if not self._connection.free:
             self._fail(RedisConnectionError("the connection was lost before anything was asked"))
