@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import psutil
 import redis
 
 from localstack.services import UicWorker
@@ -125,7 +126,7 @@ def dump(client: redis.Redis) -> dict[bytes, bytes]:
 
 
 def a_worker_stopped_past_its_session_writes_nothing(stage: Stage, size: Size) -> Tally:
-    """20 times (fast: 2) under load: SIGSTOP in the middle of a backlog until the other has all partitions, SIGCONT,
+    """20 times (fast: 2) under load: SIGSTOP in the middle of a commit until the other has all partitions, SIGCONT,
     each has half again. What was refused as a whole, by the store's own count, was counted as refused."""
     trials = 20 if size == "full" else 2
     store = stage.valkey()
@@ -144,7 +145,7 @@ def a_worker_stopped_past_its_session_writes_nothing(stage: Stage, size: Size) -
             stale, heir = pair if trial % 2 else reversed(pair)
             before = refused(stale)
             world.produce(BACKLOG, 100)
-            stale.freeze()
+            freeze_in_commit(stale, world)
             until(lambda heir=heir: owned(heir) == 2 * half, "the heir has all", within_s=settled_s)  # type: ignore[misc]  # mypy cannot infer a lambda's default
             stale.thaw()
             until(lambda: owned(pair[0]) == owned(pair[1]) == half, "each has half again", within_s=settled_s)
@@ -164,13 +165,42 @@ def a_worker_stopped_past_its_session_writes_nothing(stage: Stage, size: Size) -
         wrong.append(f"{counted:.0f} refusals: a duel")
     if unwritten > counted:
         wrong.append(f"{unwritten} exchanges wrote nothing, and {counted:.0f} commits were counted as refused")
-    if not unwritten:
-        wrong.append("no stale commit was tried, so nothing was shown")
+    if unwritten < trials:
+        wrong.append(f"{unwritten} stale commits were tried in {trials} trials")
     return tally + Tally(wrong=tuple(wrong), figures=figures)
 
 
 BACKLOG = 4000
-"""Events that the stale worker has half of in its hands, so that it wakes up with commits to try."""
+"""Events that the stale worker has half of in its hands, so that it wakes up with more commits to try."""
+
+
+def freeze_in_commit(worker: UicWorker, world: World) -> None:
+    """SIGSTOP while the worker watches the records of a commit that it has yet to send. There is always one soon: the
+    producer goes on.
+
+    Raises:
+        NotReady: it was never found there.
+    """
+
+    assert worker.child is not None
+    process = psutil.Process(worker.child.pid)
+
+    def caught() -> bool:
+        worker.freeze()
+        asleep = process.status() == psutil.STATUS_STOPPED
+        if asleep and watches(process, world) and watches(process, world):  # twice: its EXEC may have been on the way
+            return True
+        worker.thaw()
+        return False
+
+    until(caught, "the worker is stopped in the middle of a commit", within_s=60, every_s=0.002)
+
+
+def watches(process: psutil.Process, world: World) -> bool:
+    """Whether the store has a connection of the process that watches keys."""
+    ports = {connection.laddr.port for connection in process.net_connections("tcp")}
+    clients = world.client.client_list()
+    return any(c["watch"] != "0" and int(c["addr"].rpartition(":")[2]) in ports for c in clients)
 
 
 def refused(worker: UicWorker) -> float:
