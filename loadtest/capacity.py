@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ class Costs:
     candidate_us: float
     """RTP, each candidate."""
     store_request_us: float
-    """The store, one request's GET."""
+    """The store, one request's read."""
     entry_bytes: float
     """The store's memory for one user in addition to the value: key, entry, what its allocator rounds up."""
     written_bytes: float
@@ -92,7 +93,7 @@ class Costs:
     def of(cls, record: Mapping[str, Any]) -> Costs:
         """From what `loadtest.scale` has written."""
         steady = max(record["steady"], key=lambda run: float(run["rate_per_s"]))
-        by_candidates = record["candidates"]
+        by_candidates = record["candidates"]  # with as few requests at a time as a process that is half idle has
         candidate_us, request_us = np.polyfit(
             [run["candidates"] for run in by_candidates], [run["rtp_us"] for run in by_candidates], 1
         )
@@ -103,7 +104,7 @@ class Costs:
             store_event_us=steady["store_us"],
             request_us=float(request_us),
             candidate_us=float(candidate_us),
-            store_request_us=record["predict"][0]["store_us"],
+            store_request_us=statistics.median(run["store_us"] for run in by_candidates),
             entry_bytes=record["memory"]["store_bytes_a_user"] - state_bytes(record, 0),
             written_bytes=max(0.0, appended["bytes_an_event"] - state_bytes(record, 0)),
         )

@@ -48,6 +48,10 @@ COUNTS = (1, 2, 3)
 RATES = (500, 2_000, 8_000)
 """Events a second of the steady phases."""
 CANDIDATES = (1, 25, 100, 400)
+FLAT_OUT, PLANNED = 8, 2
+"""Connections to each RTP process: so many that it always has much to do, and as many requests as are there on the
+average in a process that is as busy as `loadtest.capacity` plans (60 %) whenever it is busy. Requests that meet share
+their reads, so each costs less flat out."""
 HISTORY, LONGER = 20, (100, 1000)
 """Events of each user whose snapshot is measured, and of those whose values are measured besides."""
 SAMPLED = 100
@@ -168,20 +172,20 @@ def predict(sizes: Sizes) -> list[dict[str, Any]]:
             publish(stack, [(f"user-{i}", 50) for i in range(50)])
             stack.uic[0].stop()
             bodies = [predict_body(stack, f"user-{i}") for i in range(50)]
-            rows.append(
-                {"processes": count, **closed_loop(stack, bodies, sizes), "rtp_rss_mib": rss_mib(stack.rtp) / count}
-            )
-    return rows  # fmt: skip
+            measured = closed_loop(stack, bodies, sizes, FLAT_OUT * count)
+            rows.append({"processes": count, **measured, "rtp_rss_mib": rss_mib(stack.rtp) / count})
+    return rows
 
 
 def candidates(sizes: Sizes) -> list[dict[str, Any]]:
-    """The same with one process, by candidates a request."""
+    """The same with one process and few requests at a time, by candidates a request."""
     rows = []
     with running(bundle=sizes.bundle) as stack:
         publish(stack, [("reader", 50)])
         stack.uic[0].stop()
         for count in CANDIDATES:
-            rows.append({"candidates": count, **closed_loop(stack, [predict_body(stack, "reader", count)], sizes)})
+            bodies = [predict_body(stack, "reader", count)]
+            rows.append({"candidates": count, "connections": PLANNED, **closed_loop(stack, bodies, sizes, PLANNED)})
     return rows
 
 
@@ -256,12 +260,12 @@ def pids(members: Iterable[Server | None]) -> list[int]:
     return [member.child.pid for member in members if member and member.child and member.alive()]
 
 
-def closed_loop(stack: Stack, bodies: Sequence[bytes], sizes: Sizes) -> dict[str, Any]:
+def closed_loop(stack: Stack, bodies: Sequence[bytes], sizes: Sizes, connections: int) -> dict[str, Any]:
     """Rate and costs of RTP when every connection asks as soon as it is answered."""
     url = f"{stack.addresses.predict}/predict"
     uvloop.run(saturate(url, bodies, 1.0))
     with spending(stack, sizes) as spent:
-        rate = uvloop.run(saturate(url, bodies, sizes.seconds, connections=8 * len(stack.rtp)))
+        rate = uvloop.run(saturate(url, bodies, sizes.seconds, connections=connections))
     shares = [round(cpu_s / spent.seconds, 3) for cpu_s in spent.cpu_s["rtp"]]
     return {**spent.row(rate * sizes.seconds), "shares_of_a_core": shares}
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from loadtest.budgets import Budget, Sizes
 from loadtest.budgets.bare_loop import bare_loop
 from loadtest.budgets.beside_backfill import beside_backfill
-from loadtest.budgets.beside_fold import beside_fold
+from loadtest.budgets.beside_fold import beside_fold, beside_fold_in_real_time
 from loadtest.budgets.dien import dien_head, dien_request, dien_request_under_load
 from loadtest.budgets.fields import request_fields
 from loadtest.budgets.fold import fold_rate, one_user
@@ -40,7 +40,8 @@ from localstack.wait import NotReady
 
 BUDGETS = (
     length_ratio, open_loop, bare_loop, dien_head, dien_request, dien_request_under_load, request_fields, fold_rate,
-    fold_against_streams, one_user, freshness, freshness_busy, beside_fold, beside_backfill, takeover,
+    fold_against_streams, one_user, freshness, freshness_busy, beside_fold,
+    beside_fold_in_real_time, beside_backfill, takeover,
     bytes_float32, bytes_float16, bytes_sketch,
 )  # fmt: skip
 

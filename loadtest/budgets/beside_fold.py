@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import numpy as np
 
@@ -20,6 +24,16 @@ FASTEST_FOLD = 140_000
 @budget("/predict p99 while a backlog is folded, over without", "x", at_most=2.0)
 def beside_fold(sizes: Sizes) -> Figure:
     """p99 of /predict at 100 requests/s while UIC folds a backlog, over p99 while it is down; each twice, in turn."""
+    return _beside_fold(sizes)
+
+
+@budget("the same with real-time priority for RTP, store and client", "x", at_most=2.0)
+def beside_fold_in_real_time(sizes: Sizes) -> Figure:
+    """The same after `chrt --rr --all-tasks`, as docs/runbooks/overload.md says for services that share their cores."""
+    return _beside_fold(sizes, real_time=True)
+
+
+def _beside_fold(sizes: Sizes, *, real_time: bool = False) -> Figure:
     if Options.from_environment().bootstrap is None:
         raise NotMeasured(
             "the small broker saves a log of this size for up to 100 ms at a time, and requests would wait for that: "
@@ -36,17 +50,40 @@ def beside_fold(sizes: Sizes) -> Figure:
         feed(stack, zipf_users(sizes.users, backlog))
         client = Client(stack.addresses.predict)
         body = predict_body(stack, "reader")
+        serving = [member.child.pid for member in (*stack.rtp, stack.valkey) if member and member.child]
         for _ in range(2):
-            quiet.append(p99_at(client, body, 100, seconds))
+            with _in_real_time([*serving, os.getpid()]) if real_time else nullcontext():
+                quiet.append(p99_at(client, body, 100, seconds))
             began = absorbed(stack)
             worker.spawn()
             until(lambda n=began: absorbed(stack) > n, "UIC folds", within_s=60, every_s=0.02)  # type: ignore[misc]
-            busy.append(p99_at(client, body, 100, seconds))
+            with _in_real_time([*serving, os.getpid()]) if real_time else nullcontext():
+                busy.append(p99_at(client, body, 100, seconds))
             if absorbed(stack) == before + backlog:
                 raise NotMeasured(f"all {backlog:,} events were folded before the time was up: raise FASTEST_FOLD")
             worker.stop()
     ratio = statistics.median(busy) / statistics.median(quiet)
     return Figure(ratio, f"p99 without {quiet_ms(quiet)} ms, while folding {quiet_ms(busy)} ms")
+
+
+@contextmanager
+def _in_real_time(pids: list[int]) -> Iterator[None]:
+    """All threads of some processes run before any of the usual policy while the body runs.
+
+    Raises:
+        NotMeasured: this user may not ask for that.
+    """
+    threads = [int(task.name) for pid in pids for task in Path(f"/proc/{pid}/task").iterdir()]
+    try:
+        for thread in threads:
+            os.sched_setscheduler(thread, os.SCHED_RR, os.sched_param(1))
+    except PermissionError:
+        raise NotMeasured("real-time priority needs CAP_SYS_NICE: run as root") from None
+    try:
+        yield
+    finally:
+        for thread in threads:
+            os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
 
 
 def p99_at(client: Client, body: bytes, per_s: float, seconds: float) -> float:

@@ -77,8 +77,7 @@ def test_costs_are_read_from_a_record_by_their_meaning() -> None:
             {"appendfsync": "everysec", "bytes_an_event": 1760.0},
         ],
         "memory": {"store_bytes_a_user": 1900.0},
-        "predict": [{"store_us": 20.0}],
-        "candidates": [{"candidates": c, "rtp_us": 200.0 + 3.0 * c} for c in (1, 100, 400)],
+        "candidates": [{"candidates": c, "rtp_us": 200.0 + 3.0 * c, "store_us": 20.0} for c in (1, 100, 400)],
     }
     found = Costs.of(record)
     assert (found.fold_us, found.drain_per_s, found.store_event_us, found.store_request_us) == (40, 30_000, 8, 20)
