@@ -342,7 +342,7 @@ def draw(points: list[Point], path: Path, *, x: str, log: bool) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(8, 6.5), layout="constrained")
     for row in dict.fromkeys(point.row for point in points):
         of = sorted((point for point in points if point.row == row), key=lambda point: point.x)
         xs = [point.x for point in of]
@@ -350,13 +350,13 @@ def draw(points: list[Point], path: Path, *, x: str, log: bool) -> None:
             xs,
             [point.auc for point in of],
             marker=".",
-            label=f"{row} ({of[0].folds} folds, {of[0].trainings} trainings)",
+            label=f"{row} ({of[0].folds} folds{f', {of[0].trainings} trainings' if of[0].trainings > 1 else ''})",
         )
         axes.fill_between(xs, [p.low for p in of], [p.high for p in of], color=line.get_color(), alpha=0.1)
     axes.set(xlabel=x, ylabel=f"test AUC, {points[0].positives:,} positives")
     if log:
         axes.set_xscale("log")
-    axes.legend(fontsize="small")
+    figure.legend(fontsize="small", loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     pyplot.close(figure)
 
@@ -373,9 +373,11 @@ def draw_shares(shares: list[SlotShare], path: Path) -> None:
     for place, row in enumerate(rows):
         of = [share for share in shares if share.row == row]
         width = 0.8 / len(rows)
-        axes.bar([share.slot + place * width for share in of], [share.share for share in of], width, label=row)
-    axes.set(xlabel="a user's slots, the most written first", ylabel="share of the writes")
-    axes.legend(fontsize="small")
+        left = (place - (len(rows) - 1) / 2) * width
+        axes.bar([share.slot + left for share in of], [share.share for share in of], width, label=row)
+    slots = sorted({share.slot for share in shares})
+    axes.set(xlabel="a user's slots, the most written first", ylabel="share of the writes", xticks=slots)
+    figure.legend(fontsize="small", loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     pyplot.close(figure)
 
