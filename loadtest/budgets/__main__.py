@@ -40,9 +40,8 @@ from localstack.wait import NotReady
 
 BUDGETS = (
     length_ratio, open_loop, bare_loop, dien_head, dien_request, dien_request_under_load, request_fields, fold_rate,
-    fold_against_streams, one_user, freshness, freshness_busy, beside_fold,
-    beside_fold_in_real_time, beside_backfill, takeover,
-    bytes_float32, bytes_float16, bytes_sketch,
+    fold_against_streams, one_user, freshness, freshness_busy, beside_fold, beside_fold_in_real_time, beside_backfill,
+    takeover, bytes_float32, bytes_float16, bytes_sketch,
 )  # fmt: skip
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import statistics
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -71,19 +72,25 @@ def _in_real_time(pids: list[int]) -> Iterator[None]:
     """All threads of some processes run before any of the usual policy while the body runs.
 
     Raises:
-        NotMeasured: this user may not ask for that.
+        NotMeasured: this user may not ask for that, or the system has no such calls.
     """
+    if sys.platform != "linux":
+        raise NotMeasured("real-time priority is asked for by calls that Linux alone has")
     threads = [int(task.name) for pid in pids for task in Path(f"/proc/{pid}/task").iterdir()]
     try:
-        for thread in threads:
-            os.sched_setscheduler(thread, os.SCHED_RR, os.sched_param(1))
+        _schedule(threads, os.SCHED_RR, 1)
     except PermissionError:
         raise NotMeasured("real-time priority needs CAP_SYS_NICE: run as root") from None
     try:
         yield
     finally:
-        for thread in threads:
-            os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
+        _schedule(threads, os.SCHED_OTHER, 0)
+
+
+def _schedule(threads: list[int], policy: int, priority: int) -> None:
+    for thread in threads:
+        with suppress(ProcessLookupError):  # it has ended
+            os.sched_setscheduler(thread, policy, os.sched_param(priority))
 
 
 def p99_at(client: Client, body: bytes, per_s: float, seconds: float) -> float:
