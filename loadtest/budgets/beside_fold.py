@@ -7,7 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,8 @@ def beside_fold(sizes: Sizes) -> Figure:
 @budget("the same with real-time priority for RTP, store and client", "x", at_most=2.0)
 def beside_fold_in_real_time(sizes: Sizes) -> Figure:
     """The same after `chrt --rr --all-tasks`, as docs/runbooks/overload.md says for services that share their cores."""
+    if sys.platform != "linux":
+        raise NotMeasured("real-time priority is asked for by calls that Linux alone has")
     return _beside_fold(sizes, real_time=True)
 
 
@@ -52,13 +54,14 @@ def _beside_fold(sizes: Sizes, *, real_time: bool = False) -> Figure:
         client = Client(stack.addresses.predict)
         body = predict_body(stack, "reader")
         serving = [member.child.pid for member in (*stack.rtp, stack.valkey) if member and member.child]
+        first = [*serving, os.getpid()] if real_time else []
         for _ in range(2):
-            with _in_real_time([*serving, os.getpid()]) if real_time else nullcontext():
+            with _in_real_time(first):
                 quiet.append(p99_at(client, body, 100, seconds))
             began = absorbed(stack)
             worker.spawn()
             until(lambda n=began: absorbed(stack) > n, "UIC folds", within_s=60, every_s=0.02)  # type: ignore[misc]
-            with _in_real_time([*serving, os.getpid()]) if real_time else nullcontext():
+            with _in_real_time(first):
                 busy.append(p99_at(client, body, 100, seconds))
             if absorbed(stack) == before + backlog:
                 raise NotMeasured(f"all {backlog:,} events were folded before the time was up: raise FASTEST_FOLD")
@@ -72,10 +75,8 @@ def _in_real_time(pids: list[int]) -> Iterator[None]:
     """All threads of some processes run before any of the usual policy while the body runs.
 
     Raises:
-        NotMeasured: this user may not ask for that, or the system has no such calls.
+        NotMeasured: this user may not ask for that.
     """
-    if sys.platform != "linux":
-        raise NotMeasured("real-time priority is asked for by calls that Linux alone has")
     threads = [int(task.name) for pid in pids for task in Path(f"/proc/{pid}/task").iterdir()]
     try:
         _schedule(threads, os.SCHED_RR, 1)

@@ -20,7 +20,7 @@ from support.world import World
 from torture import groups
 from torture.fleet import producing
 from torture.stage import Size, Stage, Tally, side_by_side
-from torture.watching import metric, owned
+from torture.watching import metric, owned, wait_well
 from uic.core.commit import Answer, Commit, Refused
 from uic.core.status import Phase
 from uic.settings import RedisSettings
@@ -153,6 +153,7 @@ def a_worker_stopped_past_its_session_writes_nothing(stage: Stage, size: Size) -
             in_vain.append(without_a_write(world) - unwritten_before)
     took = world.wait_folded(60)
     tally = Tally.of(world.compare(), trials=trials, faults=trials)
+    wait_well(pair, 2 * half)
     counted = sum(map(refused, pair))
     unwritten = without_a_write(world)
     figures: dict[str, list[float]] = {
@@ -238,4 +239,6 @@ def _joined_at_once(stage: Stage, url: str, bootstrap: str, trial: int) -> Tally
         half = world.topics.partitions // 2
         until(lambda: owned(stale) == owned(heir) == half, "each has half", within_s=60)
         world.wait_folded()
-        return Tally.of(world.compare())
+        tally = Tally.of(world.compare())
+        wait_well([stale, heir], 2 * half)
+        return tally
