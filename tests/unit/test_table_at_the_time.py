@@ -37,6 +37,20 @@ def test_each_row_is_shown_as_the_first_record_has_it_with_the_longest_histories
     assert "0.5000" not in text
 
 
+def test_trainings_of_a_row_are_averaged_within_each_fold(tmp_path: Path) -> None:
+    put(
+        tmp_path / RECORDS[0],
+        HEAD
+        + line("ours", 200, 0.7)
+        + line("ours_10", 200, 0.73, trainings=2)
+        + line("ours", 200, 0.5).replace(",0,1,", ",3,1,")
+        + line("theirs_10", 200, 0.4),
+    )
+    text = "\n".join(at_the_time(tmp_path, [], PLAN))
+    assert "| `ours` | 0.6100 (2 of 5 folds) (1 or 3 trainings) |" in text
+    assert "| `theirs_10` | 0.4000 (1 of 5 folds) |" in text
+
+
 def test_differences_of_all_records_are_shown_and_none_without_them(tmp_path: Path) -> None:
     assert differences(tmp_path, PLAN) == []
     assert at_the_time(tmp_path, [], PLAN) == []

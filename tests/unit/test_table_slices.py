@@ -13,7 +13,17 @@ from mimn import metrics
 from mimn.data.events import Events
 from mimn.data.instances import Instances
 from mimn.table.plan import Cell, Plan, Stage, cells, planned
-from mimn.table.slices import Scored, by_model, differences, head_items, lines, slices_of, write
+from mimn.table.slices import (
+    Line,
+    Scored,
+    by_model,
+    differences,
+    head_items,
+    lines,
+    merged,
+    merged_trainings,
+    slices_of,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,7 +85,7 @@ def scored(cell: Cell, seed: int, skill: float) -> Scored:
 
 def test_a_slice_has_its_own_line_and_one_without_targets_none(of_row: dict[tuple[str, int], Cell]) -> None:
     one = scored(of_row["pooling_ledger", 0], 0, 1.0)
-    found = {line["targets"]: line for line in lines([one])}
+    found = {line["targets"]: line for line in lines(one)}
     assert found.keys() == {"all", "new"}
     assert (found["all"]["count"], found["new"]["count"]) == (80, 40)
     labels = np.tile(ints(1, 0, 0, 0, 0), 40)
@@ -100,12 +110,9 @@ def test_a_difference_is_the_mean_of_the_folds_with_an_interval_over_users_and_t
     assert found.keys() == {"all", "new"}
     line = found["all"]
     assert (line["difference"], line["trainings"], line["folds"]) == ("pooling_ledger - mimn_ledger", "2, 1", "0")
-    aucs = [next(iter(lines([one])))["auc"] for one in runs]
+    aucs = [next(iter(lines(one)))["auc"] for one in runs]
     assert line["auc"] == pytest.approx((aucs[0] + aucs[2]) / 2 - aucs[1], abs=2e-5)
     assert line["low"] < line["auc"] < line["high"]
-    both = next(iter(lines([runs[0], runs[2]])))
-    assert (both["row"], both["trainings"]) == ("pooling_ledger", 2)
-    assert both["auc"] == pytest.approx((aucs[0] + aucs[2]) / 2, abs=2e-5)
     alone = next(iter(differences(by_model(runs[:2]), ["mimn_ledger"])))
     assert line["high"] - line["low"] > alone["high"] - alone["low"], "trainings differ, too"
     assert not list(differences(by_model(runs), []))
@@ -120,11 +127,30 @@ def test_a_run_that_two_plans_name_is_read_at_the_lengths_of_both() -> None:
     assert [cell.lengths for cell in found.values()] == [(50, 200, 1000)]
 
 
-def test_lines_of_a_data_set_without_runs_stay(tmp_path: Path) -> None:
-    path = tmp_path / "slices-test.csv"
-    write(path, [{"dataset": "a", "auc": 0.5}, {"dataset": "b", "auc": 0.6}])
-    write(path, [{"dataset": "b", "auc": 0.7}, {"dataset": "b", "auc": 0.8}])
-    assert path.read_text("utf-8").split() == ["dataset,auc", "a,0.5", "b,0.7", "b,0.8"]
+def line(row: str, auc: float, fold: object = "0", trainings: object = "1", dataset: str = "films") -> Line:
+    return {"dataset": dataset, "row": row, "fold": fold, "trainings": trainings, "auc": auc}
+
+
+def test_trainings_are_added_to_the_record_one_by_one() -> None:
+    old = [line("ours", 0.5), line("ours", 0.6, "1"), line("ours", 0.7, dataset="shop"), line("theirs", 0.8)]
+    new = [line("ours_10", 0.52, 0, 1), line("ours_10", 0.62, 1, 1)]
+    assert merged_trainings(old, new) == old + new
+    again = [line("ours_10", 0.53, 0, 1)]
+    assert merged_trainings(old + new, again) == [*old, new[1], *again]
+
+
+def test_a_line_of_several_trainings_gives_way_to_those_of_single_ones() -> None:
+    whole = line("ours", 0.5, trainings="3")
+    other = line("theirs", 0.8, trainings="3")
+    new = [line("ours_20", 0.52, 0, 1)]
+    assert merged_trainings([whole, other], new) == [other, *new]
+
+
+def test_differences_that_were_not_measured_stay() -> None:
+    old, new = {"difference": "a - b", "auc": "0.1"}, {"difference": "a - c", "auc": 0.2}
+    assert merged([old], [new], lambda one: one["difference"]) == [old, new]
+    better = {"difference": "a - b", "auc": 0.3}
+    assert merged([old, new], [better], lambda one: one["difference"]) == [new, better]
 
 
 def test_boosting_is_no_training_of_the_row_whose_reads_it_takes() -> None:

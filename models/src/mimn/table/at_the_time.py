@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import csv
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mimn.data.split import FOLDS
 from mimn.table.compare import Results
 from mimn.table.plan import Plan
+from mimn.table.records import row_of
 from mimn.table.wording import grid, name, prose
 
 RECORDS = tuple(Path("trials") / plan / "slices-test.csv" for plan in ("ledger", "narrow"))
@@ -34,15 +36,16 @@ def at_the_time(records: Path, found: Sequence[Results], plan: Plan) -> list[str
         return []
     datasets = list(dict.fromkeys(line["dataset"] for line in lines))
     titled = {one.dataset: one for one in found}
+    keys = {line["row"] for line in lines}
     body = []
-    for row in dict.fromkeys(line["row"] for line in lines):
+    for row in dict.fromkeys(row_of(line["row"], keys) for line in lines):
         cells, named = [], f"`{row}`"
         for dataset in datasets:
-            mine = [line for line in lines if line["dataset"] == dataset and line["row"] == row]
-            folds, trainings = len({line["fold"] for line in mine}), {line["trainings"] for line in mine}
-            counted = f" ({folds} of {FOLDS} folds)" if 0 < folds < FOLDS else ""
-            if trainings - {"1"}:
-                counted += f" ({' or '.join(sorted(trainings))} trainings)"
+            mine = [line for line in lines if line["dataset"] == dataset and row_of(line["row"], keys) == row]
+            trainings = _trainings(mine)
+            counted = f" ({len(trainings)} of {FOLDS} folds)" if 0 < len(trainings) < FOLDS else ""
+            if (counts := set(trainings.values())) - {1}:
+                counted += f" ({' or '.join(map(str, sorted(counts)))} trainings)"
             values = [_mean(mine, targets) for targets in SLICES]
             cells.append(" / ".join(value for value in values if value != "-") + counted if mine else "-")
             if mine and dataset in titled:
@@ -112,6 +115,21 @@ def _read(path: Path) -> list[Line]:
         return list(csv.DictReader(file))
 
 
+def _trainings(lines: Sequence[Line]) -> dict[str, int]:
+    """How many trainings each fold has; an older line is the mean of several."""
+    of_training = {(line["fold"], line["row"]): int(line["trainings"]) for line in lines}
+    counts = Counter[str]()
+    for (fold, _), count in of_training.items():
+        counts[fold] += count
+    return counts
+
+
 def _mean(lines: Sequence[Line], targets: str) -> str:
-    values = [float(of["auc"]) for of in lines if of["targets"] == targets and of["negatives"] == SAMPLING]
+    """The mean over folds of the mean over trainings."""
+    found = [of for of in lines if of["targets"] == targets and of["negatives"] == SAMPLING]
+    values = []
+    for fold in {of["fold"] for of in found}:
+        mine = [of for of in found if of["fold"] == fold]
+        weights = [int(of["trainings"]) for of in mine]
+        values.append(statistics.fmean([float(of["auc"]) for of in mine], weights))
     return f"{statistics.fmean(values):.4f}" if values else "-"

@@ -5,11 +5,12 @@
 For each row and fold of the plans whose run is finished, and for the row `boosting`, which is fitted here, the targets
 of each slice (`slices_of`), with negatives by popularity over the whole data set and by popularity in the four weeks
 before the target (`mimn.data.negatives`). Validation users by default; `--part test` opens the test users. The records,
-in the first plan's `records`, are `slices-<part>.csv`, the mean AUC of a model's trainings by fold, and
+in the first plan's `records`, are `slices-<part>.csv`, the AUC of each training by fold, and
 `slices-<part>-differences.csv`: each model minus each of `--against`, on the folds that both have, with 95 % intervals
 over users and trainings. Rows that differ only in their seed are trainings of one model, which is called by the first
-of them. Scores are kept in the run folders, so only new runs are scored. Lines of a data set that has no finished run
-here stay as they were recorded.
+of them. Scores are kept in the run folders, so only new runs are scored. Lines of a training, or of a difference, that
+has no finished run here stay as they were recorded: trainings can be added one by one. Older lines are the mean of
+several trainings (`trainings`); they give way when any of these is measured.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import csv
 import itertools
 import statistics
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ SCORES = "slices-{part}-{length}.npz"
 """In a run folder: [r] by sampling, as `mimn.scoring.predict`."""
 RESAMPLES = 1000
 
+Line = dict[str, Any]
+"""Of a CSV file: values are text if it was read."""
 Mask = NDArray[np.bool_]
 Scores = dict[Sampling, NDArray[np.float32]]
 
@@ -194,23 +197,21 @@ def by_model(runs: Iterable[Scored]) -> Models:
     return models
 
 
-def lines(model: Sequence[Scored]) -> Iterator[dict[str, Any]]:
-    """The lines of one model: a slice without targets has none."""
-    for fold in sorted({one.cell.fold for one in model}):
-        trainings = [one for one in model if one.cell.fold == fold]
-        for (length, sampling), (name, mask) in itertools.product(trainings[0].scores, trainings[0].slices.items()):
-            if mask.any():
-                yield {
-                    "dataset": model[0].cell.dataset,
-                    "row": model[0].row,
-                    "fold": fold,
-                    "trainings": len(trainings),
-                    "length": length,
-                    "negatives": sampling,
-                    "targets": name,
-                    "count": int(mask.sum()),
-                    "auc": round(statistics.fmean(_auc(one, name, length, sampling) for one in trainings), 5),
-                }
+def lines(one: Scored) -> Iterator[Line]:
+    """The lines of one run: a slice without targets has none."""
+    for (length, sampling), (name, mask) in itertools.product(one.scores, one.slices.items()):
+        if mask.any():
+            yield {
+                "dataset": one.cell.dataset,
+                "row": one.cell.key,
+                "fold": one.cell.fold,
+                "trainings": 1,
+                "length": length,
+                "negatives": sampling,
+                "targets": name,
+                "count": int(mask.sum()),
+                "auc": round(_auc(one, name, length, sampling), 5),
+            }
 
 
 def _auc(one: Scored, name: str, length: int, sampling: Sampling) -> float:
@@ -218,7 +219,7 @@ def _auc(one: Scored, name: str, length: int, sampling: Sampling) -> float:
     return metrics.auc(labels, scores)
 
 
-def differences(models: Models, against: Collection[str]) -> Iterator[dict[str, Any]]:
+def differences(models: Models, against: Collection[str]) -> Iterator[Line]:
     """Each model minus the models of the rows `against`, by slice, length and negatives: the mean over their folds.
 
     In each resample users are drawn with replacement, alike for both models, and on each fold one training of each.
@@ -234,7 +235,7 @@ def differences(models: Models, against: Collection[str]) -> Iterator[dict[str, 
 
 def _difference(
     first: Sequence[Scored], second: Sequence[Scored], name: str, length: int, sampling: Sampling
-) -> dict[str, Any] | None:
+) -> Line | None:
     folds = sorted({one.cell.fold for one in first} & {one.cell.fold for one in second})
     random, figures, resampled = np.random.default_rng(0), [], []
     for fold in folds:
@@ -265,15 +266,29 @@ def _difference(
     }
 
 
-def write(path: Path, found: Iterable[dict[str, Any]]) -> None:
-    """Replace the lines of the data sets in `found`."""
-    new = list(found)
-    old: list[dict[str, Any]] = []
-    if path.exists():
-        with path.open(encoding="utf-8", newline="") as file:
-            old = list(csv.DictReader(file))
-    datasets = {line["dataset"] for line in new}
-    write_csv(path, [line for line in old if line["dataset"] not in datasets] + new)
+def merged(old: Iterable[Line], new: Iterable[Line], replaced: Callable[[Line], Hashable]) -> list[Line]:
+    """The lines of `old`, without those that have the same `replaced` as a line of `new`, and then those of `new`."""
+    lines = list(new)
+    found = {replaced(line) for line in lines}
+    return [line for line in old if replaced(line) not in found] + lines
+
+
+def merged_trainings(old: Sequence[Line], new: Sequence[Line]) -> list[Line]:
+    """Lines of `slices-<part>.csv` with those of newly measured runs.
+
+    A line that is the mean of several trainings gives way if one of these was measured.
+    """
+    rows = {line["row"] for line in (*old, *new)}
+    measured = {(line["dataset"], row_of(line["row"], rows)) for line in new}
+    single = [line for line in old if line["trainings"] == "1" or (line["dataset"], line["row"]) not in measured]
+    return merged(single, new, lambda line: (line["dataset"], line["row"], str(line["fold"])))
+
+
+def _read(path: Path) -> list[Line]:
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -299,12 +314,13 @@ def main(arguments: list[str] | None = None) -> int:
     except (ConfigError, DataError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    models = by_model(found)
     target = Path(plans[0].records) / f"slices-{options.part}.csv"
     target.parent.mkdir(parents=True, exist_ok=True)
-    write(target, itertools.chain.from_iterable(map(lines, models.values())))
-    write(target.with_name(f"{target.stem}-differences.csv"), differences(models, options.against))
-    print(f"wrote {target}")
+    write_csv(target, merged_trainings(_read(target), list(itertools.chain.from_iterable(map(lines, found)))))
+    target = target.with_name(f"{target.stem}-differences.csv")
+    compared = differences(by_model(found), options.against)
+    write_csv(target, merged(_read(target), compared, lambda line: (line["dataset"], line["difference"])))
+    print(f"wrote {target.parent}")
     return 0
 
 
