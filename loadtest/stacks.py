@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -137,13 +137,24 @@ def publish(stack: Stack, histories: list[tuple[str, int]], within_s: float = 12
     until(lambda: absorbed(stack) >= total, "every event is folded", within_s=within_s, every_s=0.01)
 
 
+@cache
+def _namespace_of(bundle: Path) -> str:
+    return namespace(load_bundle(bundle).fingerprint.hex())
+
+
+@cache
+def _store_at(url: str) -> redis.Redis:
+    return redis.Redis.from_url(url, protocol=2)
+
+
 def absorbed(stack: Stack) -> int:
-    """Records that the progress of all partitions covers."""
-    bundle = load_bundle(stack.options.bundle)
-    keys = Keys(namespace(bundle.fingerprint.hex()), stack.options.prefix)
-    client = redis.Redis.from_url(stack.addresses.redis_url, protocol=2)
-    records = client.mget([keys.progress(p) for p in range(stack.options.partitions)])
-    client.close()
+    """Records that the progress of all partitions covers.
+
+    Asked many times a second while something is measured on the same cores, so it costs 0.1 ms: reading the bundle and
+    connecting took 7 ms each time.
+    """
+    keys = Keys(_namespace_of(stack.options.bundle), stack.options.prefix)
+    records = _store_at(stack.addresses.redis_url).mget([keys.progress(p) for p in range(stack.options.partitions)])
     return sum(
         decode_progress(record).next_offset for record in cast("list[bytes | None]", records) if record is not None
     )

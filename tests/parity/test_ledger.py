@@ -16,7 +16,7 @@ from mimn.bundle.graph import HeadGraph, StepGraph, open_head, open_step
 from mimn.bundle.item_table import ItemTable
 from mimn.bundle.manifest import Manifest, decode_manifest, encode_manifest, fingerprint_of, part_fingerprints
 from mimn.config import MimnConfig
-from mimn.data import synthetic
+from mimn.data import ledger_reads, synthetic
 from mimn.data.events import DataError
 from mimn.data.instances import build_instances
 from mimn.data.item_statistics import ItemTypes, TableSizes, fold_tables, item_table, item_types
@@ -28,9 +28,11 @@ from mimn.data.windows import WindowPlan, WindowSampler
 from mimn.export import ExportError, RunFacts, export_bundle
 from mimn.export.parts import drawn_table
 from mimn.nn.model import BatchError, MimnModel
+from mimn.rows.library import library
 from mimn.scoring import predict
 from mimn.state import Ledger
 from parity.paper_models import BASE, CATEGORIES, CONFIGS, ITEMS, small_model
+from support import skips
 
 pytestmark = pytest.mark.torch
 
@@ -178,6 +180,25 @@ def test_training_reads_each_window_as_a_fold_of_its_events_and_by_the_table_wit
             asked = Questions(np.zeros(1, int), np.array([position]), ids, now)
             one = LedgerReader([known.reads(table)], events).read(np.array([start]), np.array([position]), asked)
             np.testing.assert_array_equal(batch.reads[w, p], one[0])
+
+
+def test_what_is_read_has_the_same_bits_without_a_c_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    if library() is None:
+        pytest.skip(skips.NO_COMPILED_STEP)
+    known, events = ledger_model(replace(LEDGERS["paper"], ledger_buckets=2)), synthetic.make()
+    assert known is not None
+    users = np.ones(len(events.users), np.bool_)
+    table = item_table(events, users, item_types(events, NO_FIELDS, ("category",)), TableSizes(3, 1))
+    random = np.random.default_rng(0)
+    start, length = events.bounds[:-1], np.diff(events.bounds)
+    history = random.integers(len(start), size=300)
+    position = (random.random(300) * (length[history] + 1)).astype(np.int64)
+    times = events.timestamp[np.minimum(start[history] + position, len(events.timestamp) - 1)] * events.unit_ms
+    asked = Questions(history, position, random.choice(events.item_id, (300, 3)), times)
+    reader = LedgerReader([known.reads(table)], events)
+    compiled = reader.read(start, length, asked)
+    monkeypatch.setattr(ledger_reads, "library", lambda: None)
+    np.testing.assert_array_equal(reader.read(start, length, asked).view(np.uint32), compiled.view(np.uint32))
 
 
 def test_a_users_own_events_are_in_no_table_that_trains_on_them() -> None:

@@ -17,6 +17,9 @@ from mimn.data.events import Events
 from mimn.data.item_statistics import TableSizes, fold_tables, item_table, item_types
 from mimn.data.prepared import Side
 from mimn.data.touches import times_ms
+from mimn.rows.library import library
+from mimn.rows.records import Groups
+from mimn.rows.states import add_entries
 from mimn.state.ledger import Keys, Ledger
 
 Ints = NDArray[np.int64]
@@ -132,9 +135,18 @@ class LedgerReader:
             if not active:
                 break
             rows = begin[:active] + t
-            keys = Keys(self._keys.buckets[rows], self._keys.tags[rows])
-            self._ledger.add(states[:active], keys, self._times[rows])
+            self._add(states[:active], Keys(self._keys.buckets[rows], self._keys.tags[rows]), self._times[rows])
         return out
+
+    def _add(self, states: NDArray[np.float32], keys: Keys, times: Ints) -> None:
+        """One event to each state, by C where it is there: the same bits."""
+        built = library()
+        if built is None:
+            self._ledger.add(states, keys, times)
+        else:
+            each = np.arange(len(states))
+            groups = Groups(rows=each, first=each, depth=np.ones_like(each), order=each)
+            add_entries(built, self._ledger, self._ledger.of(states), groups, keys, times, None)
 
 
 def _occasions(asked: Questions) -> list[Ints]:
