@@ -71,6 +71,14 @@ def test_the_first_page_says_what_the_memory_and_the_counters_add() -> None:
     assert "| the din_product | reads the events | " in text
 
 
+def test_the_default_recipe_is_what_others_are_compared_with() -> None:
+    rows = [model("mimn_ledger", 2.5), model("default", 3.0), model("din_product", 1.0, state=None)]
+    text = page(floors(0.0), *rows)
+    assert "* The default recipe beats the din_product: +" in text
+    assert "the mimn_ledger beats" not in text
+    assert "| the default (the default recipe) | " in text
+
+
 def test_a_data_set_of_new_targets_is_judged_by_itself_and_needs_no_code() -> None:
     """Only rows that it has are named, and a data set that the plan does not name is called by its key."""
     records = [floors(0.0), model("pooling", 0.5), model("mimn", 2.0, validation=0.8)]

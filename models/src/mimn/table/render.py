@@ -36,6 +36,8 @@ MOSTLY = 0.8
 """Share of a data set's targets that are new to their user from which on it counts as one of new targets."""
 MARGIN = 0.01
 """A floor that is less than this below a form of MIMN is named on the first page."""
+DEFAULT = "default"
+"""Key of the row of the default recipe."""
 MAIN_ROWS = (
     COUNTS,
     BOOSTING_ROW,
@@ -47,7 +49,7 @@ MAIN_ROWS = (
     "mimn_sketch_16",
     "pooling_ledger",
     "mimn_ledger",
-    "default",
+    DEFAULT,
     "gru4rec_product",
     "sim_product",
     "dien_product",
@@ -63,9 +65,10 @@ MEMORY = (
     ("mimn", "pooling"),
 )
 """Rows that differ in MIMN's memory alone: same features, same head."""
-OURS = "mimn_ledger"
+OURS = (DEFAULT, "mimn_ledger")
 RIVALS = ((BOOSTING_ROW,), ("din_ledger", "din_product"), ("dien_ledger", "dien_product"))
-"""What `OURS` is compared with: of each group the first that was run, which has the same side information."""
+"""What the first of `OURS` that was run is compared with: of each group the first that was run, too, which has the same
+side information."""
 
 
 def page(
@@ -181,9 +184,13 @@ def _evidence(one: Results) -> list[str]:
         for comparison in _found(one, ((ours, theirs),)):
             lines.append(f"* {_effect(comparison, what, name(one, theirs))}")
     for rivals in RIVALS:
-        for theirs, comparison in [(key, of) for key in rivals for of in _found(one, ((OURS, key),))][:1]:
+        pairs = ((ours, theirs) for ours in OURS for theirs in rivals)
+        found = next(((pair, of) for pair in pairs for of in _found(one, [pair])), None)
+        if found is not None:
+            (ours, theirs), comparison = found
             verb = {"better": "beats", "worse": "loses to"}.get(comparison.verdict, "is level with")
-            lines.append(f"* {name(one, OURS)} {verb} {name(one, theirs)}: {interval(comparison)}.")
+            subject = "The default recipe" if ours == DEFAULT else name(one, ours)
+            lines.append(f"* {subject} {verb} {name(one, theirs)}: {interval(comparison)}.")
     return [*lines, *_near_floors(one)] or ["* Not run."]
 
 
@@ -225,7 +232,8 @@ def _main_rows(found: Sequence[Results], plan: Plan) -> list[str]:
         if having:
             sizes = dict.fromkeys(state_size(one.state_bytes(key)) for one in having if key in one.models)
             cells = [_aucs(one, key) if one in having else "-" for one in found]
-            body.append([name(having[0], key), " or ".join(sizes) or "reads the events", *cells])
+            row = name(having[0], key) + (" (the default recipe)" if key == DEFAULT else "")
+            body.append([row, " or ".join(sizes) or "reads the events", *cells])
     return [
         *grid(["row", "bytes of a state", *(plan.title(one.dataset) for one in found)], body),
         "",
