@@ -133,6 +133,7 @@ def _state(value: bytes) -> None:
             state = decode_state(value, FINGERPRINT, layout, user_hash(USER))
         except StateError as error:
             wrong.append(error)
+            assert _refuses(value, layout), "C decodes what Python refuses"
             continue
         compiled = stored.decode(value, FINGERPRINT, layout, user_hash(USER))
         assert compiled.tensors.tobytes() == state.tensors.tobytes()
@@ -141,6 +142,14 @@ def _state(value: bytes) -> None:
             encode_state(state, FINGERPRINT, layout)
     if len(wrong) == 2:
         raise wrong[0]
+
+
+def _refuses(value: bytes, layout: StateLayout) -> bool:
+    try:
+        stored.decode(value, FINGERPRINT, layout, user_hash(USER))
+    except StateError:
+        return True
+    return False
 
 
 def _seal_state(value: bytes) -> bytes:

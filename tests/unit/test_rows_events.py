@@ -4,34 +4,44 @@ from __future__ import annotations
 
 from ctypes import CDLL
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
+from mimn.rows import stored
 from mimn.rows.encoded import Encoded
 from mimn.rows.library import FLAGS, library
 from mimn.rows.live import CompiledEvents
 from mimn.rows.records import Grouping, KeyTable, Texts
-from mimn.rows.stored import restore, seal
+from mimn.rows.stored import seal
 from mimn.state import (
     HEADERS,
     Block,
+    CorruptState,
+    ForeignFingerprint,
+    ForeignLayout,
     Ledger,
     Sketch,
     Staged,
+    StateError,
     StateLayout,
+    WrongUser,
+    decode_state,
     encode_states,
     extend_digests,
     partition_of,
     read_headers,
     read_tensors,
     sparse,
+    stored_headers,
     stored_type,
     stored_values,
     user_hashes,
 )
+from mimn.state.codec import HEADER_BYTES
 from support import skips
 from support.variants import library_of
 from uic.core.event import LAST_ACTION
@@ -41,6 +51,7 @@ from uic.core.fold import absorb
 NOW = 1_700_000_000_000
 DAY_MS = 86_400_000
 RNG = np.random.default_rng(0)
+OWNER, FINGERPRINT = 2**64 - 3, bytes(range(1, 17))
 Depth = NDArray[np.int64]
 
 
@@ -223,15 +234,16 @@ def test_a_sealed_state_is_the_same(each_built: CDLL, floats: int, zeros: float,
     assert (len(none), len(no_ends)) == (0, 0)
 
 
-@pytest.mark.parametrize("words", [1, 2, 31, 32, 33, 64, 98, 1514])
+@pytest.mark.parametrize("words", [2, 30, 32, 34, 64, 98, 1514])
 @pytest.mark.parametrize("zeros", [0.0, 0.5, 0.97, 1.0])
-def test_a_sparse_form_is_restored_or_refused_the_same(each_built: CDLL, words: int, zeros: float) -> None:
+def test_a_sparse_form_is_restored_or_refused_the_same(
+    each_built: CDLL, words: int, zeros: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored, "library", lambda: each_built)
+
     def both(form: bytes, n: int) -> bytes | None:
-        of_c, of_numpy = restore(each_built, form, n), sparse.restore(form, n)
-        assert (of_c is None) == (of_numpy is None)
-        if of_c is not None and of_numpy is not None:
-            assert of_c.tobytes() == of_numpy.tobytes()
-        return None if of_c is None else of_c.tobytes()
+        tensors = decoded(value_of(b"", form=form), StateLayout((Block("words", (n,), "uint32"),)))
+        return None if isinstance(tensors, StateError) else tensors.tobytes()
 
     values = RNG.integers(1, 2**32, (1, words), dtype=np.uint32)
     values[RNG.random(values.shape) < zeros] = 0
@@ -244,12 +256,75 @@ def test_a_sparse_form_is_restored_or_refused_the_same(each_built: CDLL, words: 
         assert both(form, words) == values.tobytes()
     for wrong in (b"", form[:-1], form[:-4], form + bytes(4), form + bytes(1)):
         assert both(wrong, words) is None
-    for n in (words - 1, words + 1, words + 32):
+    for n in {words - 2, words + 2, words + 32} - {0}:
         assert both(form, n) is None
     for _ in range(50):
         changed = bytearray(form)
         changed[RNG.integers(0, min(len(form), 4 * sparse.overhead(words)))] ^= 1 << int(RNG.integers(0, 8))
         both(bytes(changed), words)
+
+
+@pytest.mark.parametrize("half", [0, 2, 6, 8, 38])
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_value_is_decoded_or_refused_the_same(
+    each_built: CDLL, half: int, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored, "library", lambda: each_built)
+    blocks = [Block("halves", (half,), "float16")] * bool(half) + [Block("floats", (97,))]
+    layout = StateLayout(tuple(blocks))
+    headers = np.frombuffer(RNG.bytes(HEADERS.itemsize), HEADERS).copy()
+    headers["user"], headers["partial"] = OWNER, True
+    tensors = layout.round(RNG.normal(size=layout.floats).astype(np.float32))
+    tensors[RNG.random(layout.floats) < 0.7] = 0
+    [value] = encode_states(headers, tensors[np.newaxis], FINGERPRINT, layout, sparse=version == 2)
+    found = stored.decode(value, FINGERPRINT, layout, OWNER)
+    assert found.tensors.tobytes() == tensors.tobytes()
+    assert not found.tensors.flags.writeable
+    assert decoded(value, layout).tobytes() == tensors.tobytes()  # type: ignore[union-attr]
+    assert stored.decode(value, FINGERPRINT, layout).header == found.header
+    with pytest.raises(WrongUser):
+        stored.decode(value, FINGERPRINT, layout, OWNER ^ 1)
+    with pytest.raises(ForeignFingerprint):
+        stored.decode(value, bytes(16), layout, OWNER)
+    with pytest.raises(ForeignLayout):
+        stored.decode(value, FINGERPRINT, StateLayout((Block("other", (half + 97,)), Block("more", (2,)))), OWNER)
+    for size in (0, 4, 79, 80, 84, len(value) - 1):
+        assert isinstance(decoded(value[:size], layout), StateError)
+        assert isinstance(decoded(value_of(value[:size]), layout), StateError)
+    for place in [*range(80), *RNG.integers(80, len(value), 40).tolist()]:
+        damaged = bytearray(value)
+        damaged[place] ^= 1 << int(RNG.integers(8))
+        assert isinstance(decoded(bytes(damaged), layout), CorruptState)
+        decoded(value_of(bytes(damaged)), layout)
+
+
+def value_of(value: bytes, form: bytes | None = None) -> bytes:
+    """With the checksum that it should have; `form`: a sparse state of these tensors."""
+    if form is not None:
+        head = stored_headers(np.zeros(1, HEADERS), FINGERPRINT, StateLayout((Block("words", (2,), "uint32"),)))
+        value = head.tobytes()[:4] + (2).to_bytes(2, "little") + head.tobytes()[6:HEADER_BYTES] + form
+    return value[:44] + crc32(value[48:], crc32(value[:44])).to_bytes(4, "little") + value[48:]
+
+
+def decoded(value: bytes, layout: StateLayout) -> NDArray[np.float32] | StateError:
+    """What C and Python decode, or why they refuse it."""
+    found: list[NDArray[np.float32] | StateError] = []
+    headers = []
+    for decode in (stored.decode, decode_state):
+        try:
+            state = decode(value, FINGERPRINT, layout)
+        except StateError as error:
+            found.append(error)
+        else:
+            headers.append(state.header)
+            found.append(state.tensors)
+    one, other = found
+    if isinstance(one, StateError) or isinstance(other, StateError):
+        assert (type(one), str(one)) == (type(other), str(other))
+    else:
+        assert one.tobytes() == other.tobytes()
+        assert headers[0] == headers[1]
+    return one
 
 
 def test_a_key_keeps_its_row_and_only_plain_keys_of_the_partition_get_one(built: CDLL) -> None:

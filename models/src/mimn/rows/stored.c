@@ -10,7 +10,8 @@ typedef uint32_t u32;
 typedef int64_t i64;
 
 /* mimn.state.codec */
-enum { VERSION_AT = 4, FLAGS_AT = 7, OWNER_AT = 24, CHECKSUM_AT = 44, PAST_AT = 48, HEADER = 80, SPARSE = 2 };
+enum { VERSION_AT = 4, DTYPE_AT = 6, FLAGS_AT = 7, FINGERPRINT_AT = 8, OWNER_AT = 24, CHECKSUM_AT = 44, PAST_AT = 48, HEADER = 80 };
+enum { WHOLE = 1, SPARSE = 2 };
 /* mimn.state.HEADERS */
 enum { OWNER = 20, PAST = 32, STAGED_PARTIAL = OWNER + PAST, STAGED_HEADER = OWNER + PAST + 1 };
 
@@ -52,6 +53,9 @@ static u32 crc32_of(const u8 *head, i64 before, const u8 *data, i64 size) {
     _mm_storeu_si128((__m128i *)left, x[3]);
     return crc_of_16(left);
 }
+
+/* Of a stored value. */
+static u32 checksum(const u8 *value, i64 size) { return ~crc32_of(value, CHECKSUM_AT, value + PAST_AT, size - PAST_AT); }
 
 /* Up to 32 words: those that are not 0 go to `at`, which has room for 16 more. Returns marks of them. */
 static inline u32 kept(const u8 *from, i64 words, u8 *at) {
@@ -115,7 +119,7 @@ static i64 compacted(u8 *to, const u8 *words, u32 n) {
 }
 
 /* mimn.state.sparse.restore: n words from `size` bytes. Returns whether those are a sparse form of n words. */
-i64 states_restore(const u8 *from, i64 size, u8 *to, i64 n) {
+static int restored(const u8 *from, i64 size, u8 *to, i64 n) {
     const i64 over = 1 + (n + 31) / 32;
     const u8 *at = from + 4 * over, *end = from + size;
     u32 words, marks;
@@ -139,7 +143,7 @@ static i64 sealed(u8 *to, const u8 *state, i64 size, i64 sparse) {
     const i64 words = (size - HEADER) / 4, kept = sparse ? compacted(to + HEADER, state + HEADER, (u32)words) : words;
     memcpy(to, state, (size_t)(kept < words ? HEADER : size));
     if (kept < words) to[VERSION_AT] = SPARSE, size = HEADER + 4 * kept;
-    u32 crc = ~crc32_of(to, CHECKSUM_AT, to + PAST_AT, size - PAST_AT);
+    const u32 crc = checksum(to, size);
     memcpy(to + CHECKSUM_AT, &crc, sizeof crc);
     return size;
 }
@@ -233,27 +237,51 @@ void states_read_headers(const u8 *front, u8 *headers, const i64 *row, i64 n) {
     }
 }
 
-/* mimn.state.read_tensors: those of the i-th of n stored values, which lie one behind another, become tensors[row[i]]. A whole state has
- * `words` words of tensors, of which `half` values are float16 and `wide` follow as they are; `whole` has room for them. Returns how
- * many values were read: fewer than n if the next is no state of this size. */
-i64 states_read_tensors(const u8 *value, const i64 *size, float *tensors, const i64 *row, u8 *whole, i64 words, i64 half, i64 wide, i64 n) {
-    for (i64 i = 0; i < n; value += size[i++]) {
-        const u8 *from = value + HEADER;
-        float *to = tensors + row[i] * (half + wide);
-        if (size[i] < HEADER) return i;
-        if (value[VERSION_AT] == SPARSE) {
-            if (!states_restore(from, size[i] - HEADER, whole, words)) return i;
-            from = whole;
-        } else if (size[i] != HEADER + 4 * words)
-            return i;
-        i64 j = 0;
-        for (; j + 8 <= half; j += 8) _mm256_storeu_ps(to + j, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from + 2 * j))));
-        for (; j < half; j++) {
-            u16 one;
-            memcpy(&one, from + 2 * j, sizeof one);
-            to[j] = _cvtsh_ss(one);
-        }
-        memcpy(to + half, from + 2 * half, (size_t)wide * 4);
+/* What the values of a bundle have in common: they begin as `head` does, and a whole one has `words` words of tensors, of which `half`
+ * values are float16 and `wide` follow as they are. `whole` has room for those words. */
+typedef struct {
+    const u8 *head;
+    u8 *whole;
+    i64 words, half, wide;
+} form;
+
+/* The tensors of a value. Returns whether it has as many as the form says. */
+static int read_tensors(const form *f, const u8 *value, i64 size, float *to) {
+    const u8 *from = value + HEADER;
+    if (size < HEADER) return 0;
+    if (value[VERSION_AT] == SPARSE) {
+        if (!restored(from, size - HEADER, f->whole, f->words)) return 0;
+        from = f->whole;
+    } else if (size != HEADER + 4 * f->words)
+        return 0;
+    i64 j = 0;
+    for (; j + 8 <= f->half; j += 8) _mm256_storeu_ps(to + j, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from + 2 * j))));
+    for (; j < f->half; j++) {
+        u16 one;
+        memcpy(&one, from + 2 * j, sizeof one);
+        to[j] = _cvtsh_ss(one);
     }
+    memcpy(to + f->half, from + 2 * f->half, (size_t)f->wide * 4);
+    return 1;
+}
+
+/* mimn.state.read_tensors: those of the i-th of n stored values, which lie one behind another, become tensors[row[i]]. Returns how many
+ * values were read: fewer than n if the next is no state of this size. */
+i64 states_read_tensors(const form *f, const u8 *value, const i64 *size, float *tensors, const i64 *row, i64 n) {
+    for (i64 i = 0; i < n; value += size[i++])
+        if (!read_tensors(f, value, size[i], tensors + row[i] * (f->half + f->wide))) return i;
     return n;
+}
+
+/* The tensors of a value if mimn.state.decode_state finds nothing wrong with it; returns whether that is so. */
+i64 states_decode(const form *f, const u8 *value, i64 size, i64 owner, i64 of_any, float *tensors) {
+    u16 version;
+    u32 crc;
+    if (size < HEADER) return 0;
+    memcpy(&version, value + VERSION_AT, sizeof version);
+    memcpy(&crc, value + CHECKSUM_AT, sizeof crc);
+    return (version == WHOLE || version == SPARSE) && !memcmp(value, f->head, VERSION_AT) && value[DTYPE_AT] == f->head[DTYPE_AT]
+           && !memcmp(value + FINGERPRINT_AT, f->head + FINGERPRINT_AT, OWNER_AT - FINGERPRINT_AT)
+           && (of_any || !memcmp(value + OWNER_AT, &owner, sizeof owner)) && crc == checksum(value, size)
+           && read_tensors(f, value, size, tensors);
 }

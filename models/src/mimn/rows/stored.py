@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from array import array
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from mimn.rows.arrays import address, checked
 from mimn.rows.encoded import Bytes, Encoded, Integers
 from mimn.rows.library import library
-from mimn.state import HEADERS, Staged, StateLayout, UserState, decode_state, sparse, stored_headers
-from mimn.state.codec import HEADER_BYTES, WRITES_SPARSE, Restore
-from mimn.state.sparse import Words, overhead
+from mimn.state import HEADERS, Staged, StateLayout, UserState, decode_state, stored_headers
+from mimn.state.codec import FINGERPRINT_BYTES, HEADER_BYTES, WRITES_SPARSE, header_of
+from mimn.state.sparse import overhead
 
 _FRAMING = 32
 """Bytes, at most, that the wire protocol puts around a string."""
@@ -45,30 +45,26 @@ def seal(built: ctypes.CDLL, rows: NDArray[np.void], *, sparse: bool = WRITES_SP
     return values[: ends[-1] if n else 0], ends
 
 
-def restore(built: ctypes.CDLL, stored: bytes, words: int) -> Words | None:
-    """`mimn.state.sparse.restore`, in a fifth of the time."""
-    whole = np.empty(words, np.uint32)
-    return whole if built.states_restore(stored, len(stored), address(whole), words) else None
-
-
 def decode(value: bytes, fingerprint: bytes, layout: StateLayout, user: int | None = None) -> UserState:
-    """`mimn.state.decode_state`, with the library where there is one."""
-    return decode_state(value, fingerprint, layout, user, restore=_fastest())
-
-
-@cache
-def _fastest() -> Restore:
+    """`mimn.state.decode_state`, in a third of the time where the library is there."""
     built = library()
-    return sparse.restore if built is None else partial(restore, built)
+    if built is not None:
+        tensors = np.empty(layout.floats, np.float32)
+        form = _form(fingerprint, layout)
+        if built.states_decode(form.place, value, len(value), user or 0, user is None, address(tensors)):
+            tensors.flags.writeable = False
+            return UserState(header_of(value), tensors)
+    return decode_state(value, fingerprint, layout, user)  # which says what is wrong, too
 
 
 def encode(built: ctypes.CDLL, states: Staged) -> Encoded:
     """The stored values of all states, as `mimn.state.encode_states` makes them."""
     n, form = len(states.place), _form(states.fingerprint, states.layout)
-    values, ends = np.empty(n * form.size + _room(form.size) + form.size, np.uint8), np.empty(n, np.int64)
+    size = form.head.itemsize
+    values, ends = np.empty(n * size + _room(size) + size, np.uint8), np.empty(n, np.int64)
     source = _source(states, form, values)
     built.states_encode(ctypes.addressof(source), address(values), address(ends), n)
-    return Encoded(values, ends, form.size)
+    return Encoded(values, ends, size)
 
 
 def frame(built: ctypes.CDLL, names: Sequence[bytes], states: Encoded, rows: Sequence[int]) -> memoryview:
@@ -104,20 +100,24 @@ def read_tensors(
     Raises:
         ValueError: a value is none of this layout.
     """
-    half, n, room = layout.half_floats, len(values), np.empty(layout.stored_bytes, np.uint8)
+    n = len(values)
     read = built.states_read_tensors(
+        _form(bytes(FINGERPRINT_BYTES), layout).place,
         b"".join(values),
         array("q", map(len, values)).tobytes(),
         address(checked(into, np.float32, None, layout.floats)),
         address(checked(to, np.int64, n)),
-        address(room),
-        len(room) // 4,
-        half,
-        layout.floats - half,
         n,
     )
     if read < n:
         raise ValueError("a stored value that was not checked")
+
+
+class _AsRead(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("head", "whole")),
+        *((name, ctypes.c_int64) for name in ("words", "half", "wide")),
+    )
 
 
 class _Form(NamedTuple):
@@ -125,17 +125,19 @@ class _Form(NamedTuple):
 
     head: NDArray[np.void]
     """A stored state [1] of which only that is filled."""
-    head_address: int
-    half: int
-    wide: int
-    """How many tensors are float16, and how many are not."""
-    size: int
+    whole: Bytes
+    """Room for the tensors of one."""
+    as_read: _AsRead
+    place: int
+    """Of `as_read`."""
 
 
-@cache  # for good, because the address is used
+@cache  # for good, because the places are used
 def _form(fingerprint: bytes, layout: StateLayout) -> _Form:
     head, half = stored_headers(np.zeros(1, HEADERS), fingerprint, layout), layout.half_floats
-    return _Form(head, address(head), half, layout.floats - half, head.itemsize)
+    whole = np.empty(layout.stored_bytes, np.uint8)
+    as_read = _AsRead(address(head), address(whole), layout.stored_bytes // 4, half, layout.floats - half)
+    return _Form(head, whole, as_read, ctypes.addressof(as_read))
 
 
 def _source(states: Staged, form: _Form, out: Bytes) -> _Staged:
@@ -144,10 +146,10 @@ def _source(states: Staged, form: _Form, out: Bytes) -> _Staged:
         address(checked(states.headers, HEADERS, len(states.place))),
         address(checked(states.tensors, np.float32, None, states.layout.floats)),
         address(checked(states.place, np.int64, None)),
-        form.head_address,
-        address(out) + len(out) - form.size,
-        form.half,
-        form.wide,
-        form.size,
+        form.as_read.head,
+        address(out) + len(out) - form.head.itemsize,
+        form.as_read.half,
+        form.as_read.wide,
+        form.head.itemsize,
         states.sparse,
     )

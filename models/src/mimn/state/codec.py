@@ -216,13 +216,7 @@ def whole_bytes(front: bytes, size: int) -> int:
     return size if version != SPARSE else HEADER_BYTES + 4 * words_of(front[HEADER_BYTES:])
 
 
-Restore = Callable[[bytes, int], Words | None]
-"""`mimn.state.sparse.restore`, or its twin."""
-
-
-def decode_state(
-    value: bytes, fingerprint: bytes, layout: StateLayout, user: int | None = None, *, restore: Restore = restore
-) -> UserState:
+def decode_state(value: bytes, fingerprint: bytes, layout: StateLayout, user: int | None = None) -> UserState:
     """The state that `value` holds. Its tensors are read-only; stored whole in float32, they are a view of `value`.
 
     Args:
@@ -230,7 +224,6 @@ def decode_state(
         fingerprint: the loaded bundle's, at least 16 bytes.
         layout: the loaded bundle's.
         user: the hash that the state must carry (`user_hash`), or None to accept any user.
-        restore: gives a sparse value its zeros back.
 
     Raises:
         CorruptState, ForeignLayout, ForeignFingerprint, WrongUser: see each class.
@@ -256,7 +249,7 @@ def _checked(
         raise CorruptState(f"{len(value)} bytes that do not begin with a state's magic")
     if _checksum(value) != _CHECKSUM.unpack_from(value, _BEFORE.size)[0]:
         raise CorruptState("the checksum does not match")
-    _, version, dtype, flags, written_by, owner, lineage, era = _BEFORE.unpack_from(value)
+    _, version, dtype, _, written_by, owner, _, _ = _BEFORE.unpack_from(value)
     if version not in (WHOLE, SPARSE) or dtype != (1 if layout.half_floats else 0):
         raise ForeignLayout(f"layout version {version} with dtype {dtype}, which this bundle does not read")
     if written_by != fingerprint[:FINGERPRINT_BYTES]:
@@ -271,8 +264,14 @@ def _checked(
         raise ForeignLayout(f"{len(value)} bytes are no state of {layout.floats} values in layout version {version}")
     if user is not None and owner != user:
         raise WrongUser("the state under this user's key carries another user's hash")
+    return header_of(value), stored
+
+
+def header_of(value: bytes) -> StateHeader:
+    """The header of a value that was checked."""
+    _, _, _, flags, _, owner, lineage, era = _BEFORE.unpack_from(value)
     last_offset, event_count, last_event_time, digest = _AFTER.unpack_from(value, _AFTER_AT)
-    header = StateHeader(
+    return StateHeader(
         user=owner,
         lineage=lineage,
         era=era,
@@ -282,7 +281,6 @@ def _checked(
         digest=digest,
         partial=bool(flags & _PARTIAL),
     )
-    return header, stored
 
 
 def read_headers(values: Sequence[bytes]) -> NDArray[np.void]:
@@ -292,11 +290,11 @@ def read_headers(values: Sequence[bytes]) -> NDArray[np.void]:
 
 def read_tensors(values: Sequence[bytes], layout: StateLayout) -> NDArray[np.float32]:
     """The flat vectors of such values. → [n, F]"""
-    whole = b"".join([value[:HEADER_BYTES] + bytes(_whole(value, layout, restore)) for value in values])
+    whole = b"".join([value[:HEADER_BYTES] + bytes(_whole(value, layout)) for value in values])
     return tensors_of(np.frombuffer(whole, stored_type(layout)))
 
 
-def _whole(value: bytes, layout: StateLayout, restore: Restore) -> memoryview | Words:
+def _whole(value: bytes, layout: StateLayout) -> memoryview | Words:
     """The stored tensors of a value that was checked, with their zeros."""
     if _VERSION.unpack_from(value, _VERSION_AT)[0] != SPARSE:
         return memoryview(value)[HEADER_BYTES:]
