@@ -148,7 +148,7 @@ def test_some_groups_are_a_part_of_all_and_candidates_do_not_see_each_other(
     st.integers(0, 2**32 - 1),
     st.sampled_from([Ledger(1, 2), Ledger(7, 4), Ledger(93), Ledger(112)]),
     st.integers(0, 3),
-    st.sampled_from([0, 1, 5, 16]),
+    st.sampled_from([0, 1, 5, 16, 21, 32]),
     st.sampled_from([0, 1, 7, 16]),
     st.sets(st.sampled_from(GROUPS), min_size=1),
     st.integers(0, 2**32 - 1),

@@ -193,12 +193,11 @@ class Reads:
         table, ledger, index = self.table, self.ledger, self._index
         facts = np.zeros(len(table.ids) + 1, FACTS)
         facts["fixed"], facts["usual"], facts["length"] = self._static, self._usual, self._lengths[:, 0]
-        facts["key"] = index.numbers
         arrays: dict[str, NDArray[Any]] = {
             "sixteenths": SIXTEENTHS, "log1p_n": LOG1P, "decay": DECAY, "faster": FASTER_DECAY, "ids": table.ids,
             "facts": facts, "weighted": self._weighted, "vectors": table.vectors,
-            "codes": np.where(table.types > 0, table.codes + 1, 0), "keys": np.append(0, index.keys),
-            "rows": index.rows, "neighbors": self._paired.rows, "weights": self._paired.weights,
+            "codes": np.where(table.types > 0, table.codes + 1, 0), "keys": index.keys,
+            "rows": index.rows[1:], "neighbors": self._paired.rows, "weights": self._paired.weights,
         }  # fmt: skip
         numbers = {
             "groups": sum(1 << GROUPS.index(group) for group in self.groups), "buckets": ledger.buckets,

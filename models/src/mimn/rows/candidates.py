@@ -20,13 +20,14 @@ _TABLES: dict[str, np.dtype[Any]] = {
     "item_vectors": _FLOAT,
     "category_vectors": _FLOAT,
 }
-FACTS = np.dtype([("fixed", np.float32, 5), ("usual", np.float32), ("length", np.float32), ("key", np.int32)])
+FACTS = np.dtype([("fixed", np.float32, 5), ("usual", np.float32), ("length", np.float32), ("unused", np.int32)])
 """What lookups.c knows of an item besides its vectors: its statistics as they are read, its usual gap and half a day,
-the length of its vector, and the number of its key."""
+and the length of its vector."""
+_SLOT = np.dtype([("key", np.int64), ("row", np.int32), ("unused", np.int32)])
 _READS: dict[str, np.dtype[Any]] = {
     "sixteenths": _INT, "log1p_n": _DOUBLE, "decay": _DOUBLE, "faster": _DOUBLE, "ids": _ID, "facts": FACTS,
     "weighted": _FLOAT, "vectors": _FLOAT, "codes": _INT, "keys": _CELL, "rows": _INT, "neighbors": _INT,
-    "weights": _FLOAT, "slots": _INT, "entries": _INT, "own": _INT, "sums": _DOUBLE, "held": _DOUBLE, "p": _DOUBLE,
+    "weights": _FLOAT, "slots": _SLOT, "entries": _INT, "sums": _DOUBLE, "held": _DOUBLE, "p": _DOUBLE,
 }  # fmt: skip
 """The arrays of lookups.c's structures, in its order."""
 
@@ -79,15 +80,14 @@ class LedgerReading:
 
     def __init__(self, arrays: Mapping[str, Array], numbers: Mapping[str, int], built: ctypes.CDLL) -> None:
         """`arrays` and `numbers` as lookups.c says."""
-        known = len(arrays["keys"]) - 1
+        known = len(arrays["keys"])
         slots = 2 << max(known, 1).bit_length()
         self._kept: dict[str, Array] = {
             **arrays,
-            "slots": np.zeros(slots, np.int32),
-            "entries": np.zeros((numbers["buckets"] * numbers["ways"], 5), np.int32),
-            "own": np.zeros(known + 1, np.int32),
-            "sums": np.zeros((int(arrays["codes"].max(initial=0)) + 1, 3)),
-            "held": np.zeros((numbers["items"] + 1, 2)),
+            "slots": np.zeros(slots, _SLOT),
+            "entries": np.zeros((numbers["buckets"] * numbers["ways"], 3), np.int32),
+            "sums": _aligned(int(arrays["codes"].max(initial=0)) + 1, 4),
+            "held": _aligned(numbers["items"] + 1, 2),
             "p": np.zeros((2, numbers["width"])),
         }
         self._struct = _filled(_Reads, _READS, self._kept, {**numbers, "known": known, "mask": slots - 1})
@@ -107,6 +107,13 @@ class LedgerReading:
             read(fixed, *at, count, minute, into, width)
 
         return write
+
+
+def _aligned(rows: int, width: int) -> NDArray[np.float64]:
+    """Zeros [rows, width] that begin a line of the processor's cache."""
+    room = np.zeros(rows * width + 7)
+    begin = -(room.ctypes.data // 8) % 8
+    return room[begin : begin + rows * width].reshape(rows, width)
 
 
 def place(array: Array, kind: np.dtype[Any]) -> int:

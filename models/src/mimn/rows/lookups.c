@@ -3,6 +3,7 @@
  *
  * Sums and logarithms are of doubles, added in the order of a user's entries.
  */
+#include <immintrin.h>
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -122,23 +123,55 @@ static void asinhs(double *x, i64 n) {
     }
 }
 
+typedef double eight __attribute__((vector_size(64)));
+typedef double four __attribute__((vector_size(32)));
+typedef double two __attribute__((vector_size(16)));
+typedef float eight_floats __attribute__((vector_size(32)));
+
+static inline eight widened(const float *x) {
+#ifdef __AVX512F__
+    return (eight)_mm512_cvtps_pd(_mm256_loadu_ps(x));
+#else
+    eight_floats some;
+    memcpy(&some, x, sizeof some);
+    return __builtin_convertvector(some, eight);
+#endif
+}
+
+/* a * x + y, rounded once. */
+static inline eight fused(double a, eight x, eight y) {
+#ifdef __AVX512F__
+    return (eight)_mm512_fmadd_pd(_mm512_set1_pd(a), (__m512d)x, (__m512d)y);
+#else
+    for (int i = 0; i < 8; i++) y[i] = fma(a, x[i], y[i]);
+    return y;
+#endif
+}
+
 /* A ledger's layout and scalars (mimn.state.ledger). */
 enum { TAG_BITS = 20, TAG_SHIFT = 12, LEVEL_BITS = 6, MOST_BASKETS = 63, LAST_LEVEL = 63, BASKET_BITS = 7, LAST_BASKET = 127 };
 enum { MINUTE, BASKETS, FIRST_DAY, DAY_BASE, BASKET_BASE, LINES, REPEATS, EVICTED, SCALARS };
 enum { OLDEST = 2048, STEEPNESS = 64 };
 enum { STATIC = 1, OWN = 2, USER = 4, TYPES = 8, VECTORS = 16, NEIGHBORS = 32 };
 enum { STATIC_WIDTH = 5, OWN_WIDTH = 9, USER_WIDTH = 5, TYPES_WIDTH = 3, VECTORS_WIDTH = 4, NEIGHBORS_WIDTH = 2 };
+enum { SUMS = 4 }; /* of a type: TYPES_WIDTH, and one for alignment */
 enum { LOGS = 6 }; /* of an own entry: of n + 1, age, baskets ago + 1, gap, usual gap, and when it is due */
 
 /* What is known of an item, by row of the table. */
 typedef struct {
     float fixed[STATIC_WIDTH], usual, length; /* of its vector */
-    i32 key;                                  /* the number of its key, from 1 on; 0 for no item */
+    i32 unused;
 } item;
+
+/* One more than a key of the table's items, or 0 for none; and the row of the item. */
+typedef struct {
+    i64 key;
+    i32 row, unused;
+} slot;
 
 /* An entry of the user. */
 typedef struct {
-    i32 key, row, place, n, age;
+    i32 row, n, age;
 } entry;
 
 typedef struct {
@@ -148,14 +181,13 @@ typedef struct {
     const item *facts;
     const float *weighted, *vectors;
     const i32 *codes;       /* [items + 1, kinds]; 0 for no type */
-    const i64 *keys;        /* by number */
-    const i32 *rows;        /* by number of a key */
+    const i64 *keys;        /* [known] */
+    const i32 *rows;        /* [known] */
     const i32 *neighbors;   /* [items + 1, paired]: rows */
     const float *weights;
-    i32 *slots;             /* numbers of keys by hash, 0: none */
+    slot *slots;            /* by hash */
     entry *entries;         /* [buckets * ways] */
-    i32 *own;               /* by number of a key, 1 + the place of its entry; zero before and after each call */
-    double *sums;           /* [codes, 3], the same */
+    double *sums;           /* [codes, 4], zero before and after each call */
     double *held;           /* [items + 1, 2], the same */
     double *p;              /* [2, V] */
     i64 groups, buckets, ways, kinds, width /* V */, items, paired, known, mask;
@@ -165,17 +197,17 @@ static inline u64 slot_of(i64 key, i64 mask) { return ((u64)key * 0x9E3779B97F4A
 
 /* Put the keys into the slots, which are zero. */
 void candidates_index(const reads *t) {
-    for (i64 number = 1; number <= t->known; number++) {
-        u64 slot = slot_of(t->keys[number], t->mask);
-        while (t->slots[slot]) slot = (slot + 1) & (u64)t->mask;
-        t->slots[slot] = (i32)number;
+    for (i64 number = 0; number < t->known; number++) {
+        u64 at = slot_of(t->keys[number], t->mask);
+        while (t->slots[at].key) at = (at + 1) & (u64)t->mask;
+        t->slots[at] = (slot){t->keys[number] + 1, t->rows[number], 0};
     }
 }
 
-static inline i32 number_of(const reads *t, i64 key) {
-    u64 slot = slot_of(key, t->mask);
-    for (i32 number; (number = t->slots[slot]); slot = (slot + 1) & (u64)t->mask)
-        if (t->keys[number] == key) return number;
+static inline i32 row_of(const reads *t, i64 key) {
+    u64 at = slot_of(key, t->mask);
+    for (; t->slots[at].key; at = (at + 1) & (u64)t->mask)
+        if (t->slots[at].key == key + 1) return t->slots[at].row;
     return 0;
 }
 
@@ -189,59 +221,93 @@ static inline u32 time_of(const reads *t, const u32 *words, i64 bucket, i64 way)
 
 /* The user's entries; how many there are. */
 static i64 entries_of(const reads *t, const u32 *words, i64 today) {
-    const u32 *scalars = scalars_of(t, words);
-    i64 count = 0;
-    for (i64 bucket = 0, place = 0; bucket < t->buckets; bucket++)
-        for (i64 way = 0; way < t->ways; way++, place++) {
-            u32 word = words[place];
-            i32 n = word >> LEVEL_BITS & MOST_BASKETS;
-            if (!n) continue;
-            i32 key = number_of(t, bucket << TAG_BITS | word >> TAG_SHIFT);
-            i64 age = most(today - (i64)(time_of(t, words, bucket, way) >> BASKET_BITS) - scalars[DAY_BASE], 0);
-            t->entries[count++] = (entry){key, t->rows[key], (i32)place, n, (i32)least(age, OLDEST)};
-        }
+    const i64 half = t->ways / 2, first_day = scalars_of(t, words)[DAY_BASE];
+    const u32 *pairs = words + t->buckets * t->ways;
+    i64 count = 0, place = 0;
+    for (i64 bucket = 0; bucket < t->buckets; bucket++, pairs += half)
+        for (int shift = 0; shift <= 16; shift += 16)
+            for (i64 pair = 0; pair < half; pair++, place++) {
+                const u32 word = words[place];
+                const i32 n = word >> LEVEL_BITS & MOST_BASKETS;
+                if (!n) continue;
+                const i32 row = row_of(t, bucket << TAG_BITS | word >> TAG_SHIFT);
+                const i64 age = today - (i64)((pairs[pair] >> shift & 0xFFFF) >> BASKET_BITS) - first_day;
+                t->entries[count++] = (entry){row, n, (i32)least(most(age, 0), OLDEST)};
+            }
     return count;
 }
 
-/* What entries add to types, to what is held and to the places of own ones, or take from them again. */
-static void gather(const reads *t, i64 count, int add) {
-    for (i64 i = 0; i < count; i++) {
-        entry e = t->entries[i];
-        if (e.key) t->own[e.key] = add ? e.place + 1 : 0;
-        if (t->groups & TYPES)
-            for (i64 kind = 0; kind < t->kinds; kind++) {
-                i32 code = t->codes[e.row * t->kinds + kind];
-                double *sum = t->sums + TYPES_WIDTH * (i64)code;
-                if (!code) continue;
-                if (add) sum[0] += e.n, sum[1] += e.n * t->decay[e.age], sum[2] += 1;
-                else sum[0] = sum[1] = sum[2] = 0;
+/* What entries add to types and to what is held. What has no row or type is written to the first places, which are zero again
+ * afterwards. */
+static void gather(const reads *t, i64 count) {
+    const entry *entries = t->entries;
+    four *sums = (four *)t->sums;
+    two *held = (two *)t->held;
+    if (t->groups & TYPES)
+        for (i64 kind = 0; kind < t->kinds; kind++) {
+            for (i64 i = 0; i < count; i++) {
+                const entry e = entries[i];
+                sums[t->codes[e.row * t->kinds + kind]] += (four){e.n, e.n * t->decay[e.age], 1, 0};
             }
-        if (t->groups & NEIGHBORS && e.row) {
-            double every = add ? t->log1p_n[e.n] : 0, *held = t->held + 2 * (i64)e.row;
-            held[0] = every, held[1] = every * t->decay[e.age];
+            sums[0] = (four){0};
         }
+    if (t->groups & NEIGHBORS) {
+        for (i64 i = 0; i < count; i++) {
+            const entry e = entries[i];
+            const double every = t->log1p_n[e.n];
+            held[e.row] = (two){every, every * t->decay[e.age]};
+        }
+        held[0] = (two){0};
     }
 }
 
-/* p, in the order of entries. */
-static void add_vectors(const reads *t, i64 count) {
-    double *restrict p = t->p, *restrict q = p + t->width;
-    memset(p, 0, (size_t)t->width * 2 * sizeof(double));
+/* Makes all of that zero again. */
+static void release(const reads *t, i64 count) {
+    const entry *entries = t->entries;
+    four *sums = (four *)t->sums;
+    two *held = (two *)t->held;
     for (i64 i = 0; i < count; i++) {
-        entry e = t->entries[i];
-        const float *x = t->weighted + e.row * t->width;
-        double every = t->log1p_n[e.n], late = every * t->faster[e.age];
-        for (i64 v = 0; v < t->width; v++) p[v] = fma(every, x[v], p[v]), q[v] = fma(late, x[v], q[v]);
+        const i32 row = entries[i].row;
+        for (i64 kind = 0; kind < t->kinds; kind++) sums[t->codes[row * t->kinds + kind]] = (four){0};
+        held[row] = (two){0};
     }
 }
 
-/* The place of the user's entry of an item, -1 if there is none. Of an item that the table does not have it is looked for. */
-static i64 place_of(const reads *t, const u32 *words, u64 id, i64 row) {
-    if (row) return (i64)t->own[t->facts[row].key] - 1;
-    u64 hash = mix(id);
-    i64 first = (i64)((hash >> 32) % (u64)t->buckets) * t->ways, place = -1;
+/* p, in the order of entries. Sums of 16 numbers at a time stay in registers: each entry waits for the one before. */
+static void add_vectors(const reads *t, i64 count) {
+    double *p = t->p, *q = p + t->width;
+    i64 v = 0;
+    for (; v + 16 <= t->width; v += 16) {
+        eight sum[2] = {{0}, {0}}, late[2] = {{0}, {0}};
+        for (i64 i = 0; i < count; i++) {
+            const entry e = t->entries[i];
+            const float *x = t->weighted + e.row * t->width + v;
+            const double every = t->log1p_n[e.n], fading = every * t->faster[e.age];
+            for (int half = 0; half < 2; half++) {
+                const eight some = widened(x + 8 * half);
+                sum[half] = fused(every, some, sum[half]), late[half] = fused(fading, some, late[half]);
+            }
+        }
+        memcpy(p + v, sum, sizeof sum), memcpy(q + v, late, sizeof late);
+    }
+    const i64 done = v;
+    for (v = done; v < t->width; v++) p[v] = q[v] = 0;
+    for (i64 i = 0; i < count && done < t->width; i++) {
+        const entry e = t->entries[i];
+        const float *x = t->weighted + e.row * t->width;
+        const double every = t->log1p_n[e.n], fading = every * t->faster[e.age];
+        for (v = done; v < t->width; v++) p[v] = fma(every, x[v], p[v]), q[v] = fma(fading, x[v], q[v]);
+    }
+}
+
+/* The place of the user's entry of an item, -1 if there is none. */
+static inline i64 place_of(const reads *t, const u32 *words, u64 id) {
+    const u64 hash = mix(id);
+    const u32 tag = hash & ((1u << TAG_BITS) - 1);
+    const i64 first = (i64)((u32)(hash >> 32) % (u32)t->buckets) * t->ways;
+    i64 place = -1;
     for (i64 w = first; w < first + t->ways; w++)
-        if (words[w] >> TAG_SHIFT == (hash & ((1u << TAG_BITS) - 1)) && (words[w] >> LEVEL_BITS & MOST_BASKETS)) place = w;
+        if (words[w] >> TAG_SHIFT == tag && (words[w] >> LEVEL_BITS & MOST_BASKETS)) place = w;
     return place;
 }
 
@@ -287,10 +353,6 @@ static double length_of(const double *p, i64 n) {
     return length > 1e-12 ? length : 1e-12;
 }
 
-typedef double eight __attribute__((vector_size(64)));
-typedef double two __attribute__((vector_size(16)));
-typedef float eight_floats __attribute__((vector_size(32)));
-
 static inline double sum_of(eight x) { return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7])); }
 
 /* Of x with p, and with q behind it. */
@@ -300,11 +362,9 @@ static inline void dots(const float *x, const double *p, i64 n, double *out) {
     double rest = 0, late_rest = 0;
     i64 i = 0;
     for (; i + 8 <= n; i += 8) {
-        eight_floats some;
-        eight of_p, of_q;
-        memcpy(&some, x + i, sizeof(some)), memcpy(&of_p, p + i, sizeof(of_p)), memcpy(&of_q, q + i, sizeof(of_q));
-        eight wide = __builtin_convertvector(some, eight);
-        sum += wide * of_p, late += wide * of_q;
+        eight of_p, of_q, some = widened(x + i);
+        memcpy(&of_p, p + i, sizeof(of_p)), memcpy(&of_q, q + i, sizeof(of_q));
+        sum += some * of_p, late += some * of_q;
     }
     for (; i < n; i++) rest += x[i] * p[i], late_rest += x[i] * q[i];
     out[0] = sum_of(sum) + rest, out[1] = sum_of(late) + late_rest;
@@ -342,7 +402,7 @@ static void read_some(const reads *t, const u32 *words, const u64 *ids, i64 coun
     if (t->groups & OWN) {
         double log_baskets = log((double)scalars_of(t, words)[BASKETS] + 1);
         for (i64 i = 0; i < count; i++) {
-            i64 place = place_of(t, words, ids[i], rows[i]);
+            const i64 place = place_of(t, words, ids[i]);
             memset(out + i * stride, 0, OWN_WIDTH * sizeof(float));
             if (place < 0) continue;
             of_own[have] = own_numbers(t, words, place, t->facts[rows[i]].usual, today, numbers + have * LOGS);
@@ -359,7 +419,7 @@ static void read_some(const reads *t, const u32 *words, const u64 *ids, i64 coun
     if (t->groups & TYPES)
         for (i64 kind = 0; kind < t->kinds; kind++, out += TYPES_WIDTH) {
             for (i64 i = 0; i < count; i++) {
-                const double *sum = t->sums + TYPES_WIDTH * (i64)t->codes[rows[i] * t->kinds + kind];
+                const double *sum = t->sums + SUMS * (i64)t->codes[rows[i] * t->kinds + kind];
                 for (int j = 0; j < TYPES_WIDTH; j++) numbers[i * TYPES_WIDTH + j] = sum[j];
             }
             log1ps(numbers, count * TYPES_WIDTH);
@@ -390,7 +450,7 @@ void candidates_read(const reads *t, const u32 *words, const u64 *ids, i64 n, i6
     i64 today = minute / 1440, V = t->width, entries = entries_of(t, words, today);
     float of_user[USER_WIDTH];
     double lengths[2] = {1, 1};
-    gather(t, entries, 1);
+    gather(t, entries);
     if (t->groups & USER) user(scalars_of(t, words), minute, entries, of_user);
     if (t->groups & VECTORS) {
         add_vectors(t, entries);
@@ -398,5 +458,5 @@ void candidates_read(const reads *t, const u32 *words, const u64 *ids, i64 n, i6
     }
     for (i64 i = 0; i < n; i += TOGETHER)
         read_some(t, words, ids + i, least(n - i, TOGETHER), today, of_user, lengths, out + i * stride, stride);
-    gather(t, entries, 0);
+    release(t, entries);
 }
