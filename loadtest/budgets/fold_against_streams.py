@@ -16,6 +16,8 @@ from loadtest.stacks import NotMeasured, running
 from localstack.stack import Options
 
 STREAMS_PEER = "CTR_STREAMS_PEER"
+LEAST = 300_000
+"""Events. Over 100,000 the JVM of Kafka Streams is still warming up, and it folds less than half as many a second."""
 STREAMS_LINE = re.compile(
     r"exactly_once_v2 .*cache=(?P<cache>\d+): folded .* to last commit (?P<rate>\d+)/s; cpu us/event (?P<cpu>[\d.]+)"
 )
@@ -33,12 +35,13 @@ def fold_against_streams(sizes: Sizes) -> Figure:
         raise NotMeasured(f"set {STREAMS_PEER} to the script that runs Kafka Streams on the same work")
     if not Options.from_environment().bootstrap:
         raise NotMeasured("the small broker is not a log to compare on: set KAFKA_BOOTSTRAP_SERVERS")
+    events = max(sizes.backlog, LEAST)
     ours: list[Folded] = []
     theirs: dict[str, list[Folded]] = {"no cache": [], "cached": []}
     for _ in range(2):
         with running(rtp_processes=0) as stack:
-            ours.append(fold_backlog(stack, zipf_users(sizes.users, sizes.backlog), sizes.backlog))
-        for mode, folded in streams(peer, sizes.backlog):
+            ours.append(fold_backlog(stack, zipf_users(sizes.users, events), events))
+        for mode, folded in streams(peer, events):
             theirs[mode].append(folded)
     if not all(theirs.values()):
         raise NotMeasured(f"{peer} printed no figure with exactly_once_v2 for each of {', '.join(theirs)}")
