@@ -141,7 +141,8 @@ class Connection(asyncio.Protocol):
         """Kept, because a writer that is collected closes its transport."""
         self._transport = streams[1].transport
         self._write = self._transport.write
-        self._promise = asyncio.get_running_loop().create_future
+        self.promise: Callable[[], asyncio.Future[Any]] = asyncio.get_running_loop().create_future
+        """Makes a future of the loop that the connection belongs to."""
         self._asked: Asker | None = None
         """Gets the reply that is outstanding."""
         self._open = True
@@ -161,7 +162,7 @@ class Connection(asyncio.Protocol):
             ResponseError: another error reply.
             InvalidResponse: the server does not speak the protocol.
         """
-        asked = self._promise()
+        asked = self.promise()
         self.ask_for(asked, command)
         return asked
 

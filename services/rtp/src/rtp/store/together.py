@@ -31,7 +31,6 @@ class Together:
         """Takes a free connection, which `give_back` gets once: after the reply, or when no read waits for it."""
         self._connection = connection
         self._give_back = give_back
-        self._promise = asyncio.get_running_loop().create_future
         self._keys: list[str] = []
         self._reads: list[asyncio.Future[bytes | None]] = []
         self._sent = False
@@ -57,7 +56,7 @@ class Together:
             ResponseError, InvalidResponse: as `Connection.ask` says, of a read that was alone.
         """
         self._keys.append(key)
-        read: asyncio.Future[bytes | None] = self._promise()
+        read: asyncio.Future[bytes | None] = self._connection.promise()
         self._reads.append(read)
         return read
 
