@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 _Byte: Final = ctypes.c_char
+_LINE: Final = 64
+"""Bytes that the processor's cache keeps together."""
 
 
 def checked(array: NDArray[Any], kind: type[np.generic] | np.dtype[Any], *shape: int | None) -> NDArray[Any]:
@@ -32,3 +35,11 @@ def address(values: NDArray[Any] | bytearray) -> int:
         return ctypes.addressof(_Byte.from_buffer(values))  # type: ignore[arg-type]  # numpy tells of it from Python 3.12 on
     except (TypeError, ValueError):  # read-only, not contiguous, or without a value
         return int(np.asarray(values).ctypes.data)
+
+
+def aligned(kind: type[np.generic], *shape: int) -> NDArray[Any]:
+    """Zeros that begin a line of the processor's cache."""
+    size = math.prod(shape) * np.dtype(kind).itemsize
+    room = np.zeros(size + _LINE - 1, np.uint8)
+    begin = -room.ctypes.data % _LINE
+    return room[begin : begin + size].view(kind).reshape(shape)

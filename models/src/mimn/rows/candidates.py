@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mimn.rows.arrays import aligned
+
 Array = NDArray[Any]
 _I64, _PLACE = ctypes.c_int64, ctypes.c_void_p
 _ID, _CELL, _FLOAT = np.dtype(np.uint64), np.dtype(np.int64), np.dtype(np.float32)
@@ -86,8 +88,8 @@ class LedgerReading:
             **arrays,
             "slots": np.zeros(slots, _SLOT),
             "entries": np.zeros((numbers["buckets"] * numbers["ways"], 3), np.int32),
-            "sums": _aligned(int(arrays["codes"].max(initial=0)) + 1, 4),
-            "held": _aligned(numbers["items"] + 1, 2),
+            "sums": aligned(np.float64, int(arrays["codes"].max(initial=0)) + 1, 4),
+            "held": aligned(np.float64, numbers["items"] + 1, 2),
             "p": np.zeros((2, numbers["width"])),
         }
         self._struct = _filled(_Reads, _READS, self._kept, {**numbers, "known": known, "mask": slots - 1})
@@ -107,13 +109,6 @@ class LedgerReading:
             read(fixed, *at, count, minute, into, width)
 
         return write
-
-
-def _aligned(rows: int, width: int) -> NDArray[np.float64]:
-    """Zeros [rows, width] that begin a line of the processor's cache."""
-    room = np.zeros(rows * width + 7)
-    begin = -(room.ctypes.data // 8) % 8
-    return room[begin : begin + rows * width].reshape(rows, width)
 
 
 def place(array: Array, kind: np.dtype[Any]) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mimn.rows.arrays import aligned
 from mimn.rows.candidates import place
 from mimn.rows.head_code import HeadProgram, Kind
 
@@ -30,10 +31,10 @@ class HeadKernel:
     """Runs one program. Not for two threads at once: it has one array of values."""
 
     def __init__(self, program: HeadProgram, built: ctypes.CDLL) -> None:
-        user = _aligned(program.user + _SLACK)
+        user = aligned(np.float32, program.user + _SLACK)
         for begin, constant in program.constants:
             user[begin : begin + len(constant)] = constant
-        tile = _aligned(program.rows * _MOST_LANES)
+        tile = aligned(np.float32, program.rows * _MOST_LANES + _SLACK)
         self._kept = program, user, tile
         self._struct = _Program(
             *(array.ctypes.data for array in (program.once, program.each, program.inputs, user, tile)),
@@ -76,10 +77,3 @@ class _Run:
         """The arrays that `given` points to: a caller that fills the same ones again saves a look for their places."""
         self.scores = np.empty(count, np.float32)
         self.into = place(self.scores, _FLOAT)
-
-
-def _aligned(size: int) -> NDArray[np.float32]:
-    """Zeros that begin a line of the processor's cache."""
-    room = np.zeros(size + _SLACK, np.float32)
-    begin = -(room.ctypes.data // 4) % 16
-    return room[begin : begin + size]

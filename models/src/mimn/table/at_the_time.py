@@ -69,7 +69,7 @@ def differences(records: Path, plan: Plan) -> list[str]:
     Raises:
         OSError: a file cannot be read.
     """
-    found = [line for path in RECORDS for line in _read(records / path.with_name(f"{path.stem}-differences.csv"))]
+    found = [line for path in RECORDS for line in read_lines(records / path.with_name(f"{path.stem}-differences.csv"))]
     if not found:
         return []
     body = [
@@ -101,14 +101,15 @@ def _longest(records: Path) -> list[Line]:
     lines: list[Line] = []
     for path in RECORDS:
         known = {(line["dataset"], line["row"]) for line in lines}
-        lines += [line for line in _read(records / path) if (line["dataset"], line["row"]) not in known]
+        lines += [line for line in read_lines(records / path) if (line["dataset"], line["row"]) not in known]
     longest: dict[str, int] = {}
     for line in lines:
         longest[line["dataset"]] = max(longest.get(line["dataset"], 0), int(line["length"]))
     return [line for line in lines if int(line["length"]) == longest[line["dataset"]]]
 
 
-def _read(path: Path) -> list[Line]:
+def read_lines(path: Path) -> list[dict[str, str]]:
+    """The lines of a CSV file; none without the file."""
     if not path.exists():
         return []
     with path.open(encoding="utf-8", newline="") as file:

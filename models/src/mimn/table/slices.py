@@ -16,7 +16,6 @@ several trainings (`trainings`); they give way when any of these is measured.
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 import statistics
 import sys
@@ -44,6 +43,7 @@ from mimn.event_fields import EventFields
 from mimn.nn.checkpoint import CheckpointError, load_model
 from mimn.run import DataSet
 from mimn.scoring import predict
+from mimn.table.at_the_time import read_lines
 from mimn.table.boosting import BOOSTING_ROW, boosting
 from mimn.table.compare import one_training_each
 from mimn.table.plan import Cell, planned, read_plan
@@ -284,13 +284,6 @@ def merged_trainings(old: Sequence[Line], new: Sequence[Line]) -> list[Line]:
     return merged(single, new, lambda line: (line["dataset"], line["row"], str(line["fold"])))
 
 
-def _read(path: Path) -> list[Line]:
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Evaluate the finished runs of plans by slice; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m mimn.table.slices", description="AUC by slice.")
@@ -316,10 +309,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     target = Path(plans[0].records) / f"slices-{options.part}.csv"
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_csv(target, merged_trainings(_read(target), list(itertools.chain.from_iterable(map(lines, found)))))
+    write_csv(target, merged_trainings(read_lines(target), list(itertools.chain.from_iterable(map(lines, found)))))
     target = target.with_name(f"{target.stem}-differences.csv")
     compared = differences(by_model(found), options.against)
-    write_csv(target, merged(_read(target), compared, lambda line: (line["dataset"], line["difference"])))
+    write_csv(target, merged(read_lines(target), compared, lambda line: (line["dataset"], line["difference"])))
     print(f"wrote {target.parent}")
     return 0
 
