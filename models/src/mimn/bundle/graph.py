@@ -228,7 +228,8 @@ def open_step(bundle: Bundle) -> StepFunction:
     return _compiled(bundle, graph) or graph
 
 
-_PROOF_ROWS, _PROOF_STEPS = 61, 4
+_PROOF_ROWS, _PROOF_STEPS = 59, 4
+"""Eight rows at a time, and then three, which are folded one by one."""
 
 
 def _compiled(bundle: Bundle, graph: StepGraph) -> CompiledStep | None:

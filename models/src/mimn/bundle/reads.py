@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 
 from mimn.bundle.item_table import GAP, IDF, NO_TABLE, Floats, ItemTable, KeyIndex, Neighbors
 from mimn.bundle.members import MemberReads
+from mimn.rows.arrays import aligned
 from mimn.rows.candidates import FACTS, LedgerReading
 from mimn.rows.library import library
 from mimn.state.ledger import (
@@ -129,8 +130,8 @@ class Reads:
     def _weighted(self) -> Floats:
         """What an entry of a row adds to p, but for its baskets. [I + 1, V]"""
         weights = np.sqrt(np.maximum(self.table.statistics[:, IDF], 0))
-        weighted: Floats = self.table.vectors * weights[:, np.newaxis]
-        return weighted
+        weighted: Floats = aligned(np.float32, *self.table.vectors.shape)
+        return np.multiply(self.table.vectors, weights[:, np.newaxis], out=weighted)
 
     @cached_property
     def _lengths(self) -> Floats:

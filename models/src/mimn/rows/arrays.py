@@ -37,7 +37,7 @@ def address(values: NDArray[Any] | bytearray) -> int:
         return int(np.asarray(values).ctypes.data)
 
 
-def aligned(kind: type[np.generic], *shape: int) -> NDArray[Any]:
+def aligned(kind: type[np.generic] | np.dtype[Any], *shape: int) -> NDArray[Any]:
     """Zeros that begin a line of the processor's cache."""
     size = math.prod(shape) * np.dtype(kind).itemsize
     room = np.zeros(size + _LINE - 1, np.uint8)

@@ -25,7 +25,7 @@ _TABLES: dict[str, np.dtype[Any]] = {
 FACTS = np.dtype([("fixed", np.float32, 5), ("usual", np.float32), ("length", np.float32), ("unused", np.int32)])
 """What lookups.c knows of an item besides its vectors: its statistics as they are read, its usual gap and half a day,
 and the length of its vector."""
-_SLOT = np.dtype([("key", np.int64), ("row", np.int32), ("unused", np.int32)])
+_SLOT = np.dtype(np.uint64)
 _READS: dict[str, np.dtype[Any]] = {
     "sixteenths": _INT, "log1p_n": _DOUBLE, "decay": _DOUBLE, "faster": _DOUBLE, "ids": _ID, "facts": FACTS,
     "weighted": _FLOAT, "vectors": _FLOAT, "codes": _INT, "keys": _CELL, "rows": _INT, "neighbors": _INT,
@@ -83,10 +83,10 @@ class LedgerReading:
     def __init__(self, arrays: Mapping[str, Array], numbers: Mapping[str, int], built: ctypes.CDLL) -> None:
         """`arrays` and `numbers` as lookups.c says."""
         known = len(arrays["keys"])
-        slots = 2 << max(known, 1).bit_length()
+        slots = 4 << max(known, 1).bit_length()
         self._kept: dict[str, Array] = {
             **arrays,
-            "slots": np.zeros(slots, _SLOT),
+            "slots": aligned(_SLOT, slots),
             "entries": np.zeros((numbers["buckets"] * numbers["ways"], 3), np.int32),
             "sums": aligned(np.float64, int(arrays["codes"].max(initial=0)) + 1, 4),
             "held": aligned(np.float64, numbers["items"] + 1, 2),

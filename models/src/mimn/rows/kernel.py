@@ -1,4 +1,4 @@
-"""The compiled form of a row program (rows.c)."""
+"""The compiled form of a row program (rows.h)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import ctypes
 import numpy as np
 from numpy.typing import NDArray
 
-from mimn.rows.arrays import address, checked
+from mimn.rows.arrays import address, aligned, checked
 from mimn.rows.library import library
 from mimn.rows.program import RowProgram
 
-_TOGETHER = 4
+_LANES = 8
+"""Users that are folded at once, as in rows.h."""
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
@@ -31,7 +32,7 @@ class Kernel:
 
     def __init__(self, program: RowProgram, built: ctypes.CDLL) -> None:
         self._program = program
-        self._scratch = np.zeros(_TOGETHER * program.values, np.float32)
+        self._scratch = aligned(np.float32, _LANES * program.values + program.state_size)
         self._struct = _Program(
             address(program.code),
             address(program.constants),
@@ -46,8 +47,8 @@ class Kernel:
 
         Args:
             events: [E, D] float32.
-            first, depth: [n]: into state i go the events from `first[i]` on, `depth[i]` many. It is fastest if similar
-                depths are neighbors.
+            first, depth: [n]: into state i go the events from `first[i]` on, `depth[i]` many. It is fastest if the
+                deepest come first.
             rows: [n]: which states; distinct.
             states: [R, F] float32; each row contiguous, the rows anywhere.
         """

@@ -18,7 +18,8 @@ from typing import Any, Final
 log = logging.getLogger("mimn.rows")
 
 HERE = Path(__file__).parent
-SOURCES = ("rows.c", "states.c", "stored.c", "records.c", "lookups.c", "head.c", "candidate_list.c")
+SOURCES = ("rows.c", "lanes.c", "states.c", "stored.c", "records.c", "lookups.c", "head.c", "candidate_list.c")
+_HEADERS = ("rows.h",)
 _BUILT_FOR = ("-mavx2", "-mfma", "-mf16c", "-mpclmul")
 _ALL = ("-O3", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC", *_BUILT_FOR)
 FLAGS = {"avx512": (*_ALL, "-mavx512f", "-mprefer-vector-width=512"), "avx2": _ALL}
@@ -102,7 +103,7 @@ def load(path: Path) -> ctypes.CDLL:
 
 def file_name(variant: str) -> str:
     """Of the library: other sources or other options have another name."""
-    parts = [*((HERE / source).read_bytes() for source in SOURCES), " ".join(FLAGS[variant]).encode()]
+    parts = [*((HERE / source).read_bytes() for source in (*SOURCES, *_HEADERS)), " ".join(FLAGS[variant]).encode()]
     return f"rows-{hashlib.sha256(b''.join(parts)).hexdigest()[:16]}.so"
 
 

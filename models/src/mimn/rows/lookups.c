@@ -154,6 +154,11 @@ enum { MINUTE, BASKETS, FIRST_DAY, DAY_BASE, BASKET_BASE, LINES, REPEATS, EVICTE
 enum { OLDEST = 2048, STEEPNESS = 64 };
 enum { STATIC = 1, OWN = 2, USER = 4, TYPES = 8, VECTORS = 16, NEIGHBORS = 32 };
 enum { STATIC_WIDTH = 5, OWN_WIDTH = 9, USER_WIDTH = 5, TYPES_WIDTH = 3, VECTORS_WIDTH = 4, NEIGHBORS_WIDTH = 2 };
+#ifdef __AVX512F__
+enum { MOST_EIGHTS = 4 }; /* two sums of each fit into the registers */
+#else
+enum { MOST_EIGHTS = 2 };
+#endif
 enum { SUMS = 4 }; /* of a type: TYPES_WIDTH, and one for alignment */
 enum { LOGS = 6 }; /* of an own entry: of n + 1, age, baskets ago + 1, gap, usual gap, and when it is due */
 
@@ -163,11 +168,9 @@ typedef struct {
     i32 unused;
 } item;
 
-/* One more than a key of the table's items, or 0 for none; and the row of the item. */
-typedef struct {
-    i64 key;
-    i32 row, unused;
-} slot;
+/* One more than a key of the table's items, above ROW_BITS of the item's row; or 0. */
+typedef u64 slot;
+enum { ROW_BITS = 30 }; /* keys have up to 33 */
 
 /* An entry of the user. */
 typedef struct {
@@ -199,15 +202,15 @@ static inline u64 slot_of(i64 key, i64 mask) { return ((u64)key * 0x9E3779B97F4A
 void candidates_index(const reads *t) {
     for (i64 number = 0; number < t->known; number++) {
         u64 at = slot_of(t->keys[number], t->mask);
-        while (t->slots[at].key) at = (at + 1) & (u64)t->mask;
-        t->slots[at] = (slot){t->keys[number] + 1, t->rows[number], 0};
+        while (t->slots[at]) at = (at + 1) & (u64)t->mask;
+        t->slots[at] = (u64)(t->keys[number] + 1) << ROW_BITS | (u64)t->rows[number];
     }
 }
 
 static inline i32 row_of(const reads *t, i64 key) {
     u64 at = slot_of(key, t->mask);
-    for (; t->slots[at].key; at = (at + 1) & (u64)t->mask)
-        if (t->slots[at].key == key + 1) return t->slots[at].row;
+    for (slot s; (s = t->slots[at]); at = (at + 1) & (u64)t->mask)
+        if (s >> ROW_BITS == (u64)key + 1) return (i32)(s & ((1ull << ROW_BITS) - 1));
     return 0;
 }
 
@@ -273,23 +276,27 @@ static void release(const reads *t, i64 count) {
     }
 }
 
-/* p, in the order of entries. Sums of 16 numbers at a time stay in registers: each entry waits for the one before. */
+/* p from v on, 8 * `many` numbers of it, in the order of entries. The sums stay in registers: each entry waits for the one before. */
+static inline __attribute__((always_inline)) void add_some(const reads *t, i64 count, i64 v, const int many) {
+    eight sum[MOST_EIGHTS] = {{0}}, late[MOST_EIGHTS] = {{0}};
+    for (i64 i = 0; i < count; i++) {
+        const entry e = t->entries[i];
+        const float *x = t->weighted + e.row * t->width + v;
+        const double every = t->log1p_n[e.n], fading = every * t->faster[e.age];
+        for (int k = 0; k < many; k++) {
+            const eight some = widened(x + 8 * k);
+            sum[k] = fused(every, some, sum[k]), late[k] = fused(fading, some, late[k]);
+        }
+    }
+    memcpy(t->p + v, sum, (size_t)many * sizeof *sum), memcpy(t->p + t->width + v, late, (size_t)many * sizeof *late);
+}
+
+/* p, whole. */
 static void add_vectors(const reads *t, i64 count) {
     double *p = t->p, *q = p + t->width;
     i64 v = 0;
-    for (; v + 16 <= t->width; v += 16) {
-        eight sum[2] = {{0}, {0}}, late[2] = {{0}, {0}};
-        for (i64 i = 0; i < count; i++) {
-            const entry e = t->entries[i];
-            const float *x = t->weighted + e.row * t->width + v;
-            const double every = t->log1p_n[e.n], fading = every * t->faster[e.age];
-            for (int half = 0; half < 2; half++) {
-                const eight some = widened(x + 8 * half);
-                sum[half] = fused(every, some, sum[half]), late[half] = fused(fading, some, late[half]);
-            }
-        }
-        memcpy(p + v, sum, sizeof sum), memcpy(q + v, late, sizeof late);
-    }
+    for (; v + 8 * MOST_EIGHTS <= t->width; v += 8 * MOST_EIGHTS) add_some(t, count, v, MOST_EIGHTS);
+    for (; v + 16 <= t->width; v += 16) add_some(t, count, v, 2);
     const i64 done = v;
     for (v = done; v < t->width; v++) p[v] = q[v] = 0;
     for (i64 i = 0; i < count && done < t->width; i++) {

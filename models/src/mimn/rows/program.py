@@ -19,7 +19,7 @@ from mimn.rows.rooms import reused_rooms
 
 
 class Op(IntEnum):
-    """As in rows.c."""
+    """As in rows.h."""
 
     DENSE = 0
     SPARSE = auto()
