@@ -14,7 +14,7 @@ from mimn.bundle.graph import CompiledStep, StepGraph, open_step
 from mimn.rows.kernel import Kernel
 from mimn.rows.library import FLAGS, build, library
 from mimn.rows.onnx_file import NotReadable, read_graph
-from mimn.rows.program import row_program
+from mimn.rows.program import CONSTANT, Op, RowProgram, row_program
 from mimn.state import rest_of
 from support import skips
 from support.variants import library_of
@@ -90,6 +90,46 @@ def test_every_variant_has_the_graphs_bits(variant: str) -> None:
         after = graph(events, states)
         assert step(events, states).tobytes() == after.tobytes(), f"event {n}"
         states = after
+
+
+WIDTH = 32
+NUMBERS = np.array([0.0, -0.0, 1e-42, -1e-42, 0.3, -0.7, 1.0, 2.5, -9.5, 20.0, -86.9, -87.5, 1e30], np.float32)
+"""Both zeros, denormal numbers, ties, and what lies beyond the bounds of Exp, Tanh and Sigmoid."""
+
+
+def one_instruction(op: Op, *, b: int, k: int, unit: int, how: int) -> RowProgram:
+    """Of a state [32] and an event [32], one behind the other. Constants: 32 numbers, then weights [32, 32]."""
+    state, event, out, runs = 0, WIDTH, 2 * WIDTH, []
+    if op is Op.SPARSE:  # a row, a diagonal, and one that adds to it; 9: where the runs are
+        unit, runs = 9, [3, 0, 0, 20, 0, 4, 6, -18, 40, 1, 5, 16, 80]
+    second = event if b < 0 else b
+    code = np.array([op, out, state, second, WIDTH, k, WIDTH, how, unit, *runs], np.int32)
+    constants = np.random.default_rng(0).standard_normal(WIDTH + WIDTH * WIDTH).astype(np.float32)
+    return RowProgram(code, constants, 1, 3 * WIDTH, event, WIDTH, state, WIDTH, out)
+
+
+@pytest.mark.parametrize("variant", FLAGS)
+@pytest.mark.parametrize("op", Op)
+@pytest.mark.parametrize(("b", "how"), [(-1, 1), (-1, 2), (CONSTANT, 1), (CONSTANT + 5, 0)])
+def test_eight_users_at_once_have_the_bits_of_each_alone(variant: str, op: Op, b: int, how: int) -> None:
+    compiled(load_bundle(BUNDLES["tiny"]))
+    unit = {Op.ADD: 1, Op.DIV: 0, Op.SOFTMAX: 8, Op.LPNORM: 16, Op.HARDMAX: 4, Op.BATCHED: 4, Op.TURN: 8}.get(op, 0)
+    if op is Op.BATCHED and b >= CONSTANT:
+        b = CONSTANT
+    program = one_instruction(op, b=b, k=4 if op is Op.BATCHED else WIDTH, unit=unit, how=how)
+    folding, random = Kernel(program, library_of(variant)), np.random.default_rng(op)
+    depth = np.array([6, 5, 5, 4, 3, 3, 2, 2, 2, 1, 1, 1, 1, 0])
+    first, rows = depth.cumsum() - depth, np.arange(len(depth))
+    for share in (0.0, 0.02, 1.0):  # of the numbers that are special
+        events, states = random.standard_normal((2, depth.sum(), WIDTH)).astype(np.float32)
+        for numbers in (events, states):
+            special = random.random(numbers.shape) < share
+            numbers[special] = random.choice(NUMBERS, int(special.sum()))
+        states = np.ascontiguousarray(states[: len(depth)])
+        alone = states.copy()
+        done = [folding.fold(events, first[[i]], depth[[i]], rows[[i]], alone)[0] for i in rows]
+        assert folding.fold(events, first, depth, rows, states).tolist() == done
+        assert states.tobytes() == alone.tobytes()
 
 
 def test_a_library_is_kept_where_only_its_user_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
