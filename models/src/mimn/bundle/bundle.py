@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mimn.bundle import specs as m
 from mimn.bundle.arrays import read_array
+from mimn.bundle.candidates import CandidateTables
 from mimn.bundle.fields import FIRST
 from mimn.bundle.files import check_files, opened
 from mimn.bundle.golden import Golden
@@ -107,19 +108,19 @@ class Bundle:
 
     def vectors(self, item_ids: NDArray[np.uint64], category_ids: NDArray[np.uint64]) -> NDArray[np.float32]:
         """The step's input of events: item vector ++ category vector. [k], [k] → [k, D] float32."""
-        return self._joined(self.items, item_ids, category_ids)
+        return self._of_events.look_up(item_ids, category_ids)
 
     def candidates(self, item_ids: NDArray[np.uint64], category_ids: NDArray[np.uint64]) -> NDArray[np.float32]:
         """The head's input: item fields ++ item vector ++ category vector. [k], [k] → [k, W + D] float32."""
-        return self._joined(self.asked_items, item_ids, category_ids)
+        return self._of_candidates.look_up(item_ids, category_ids)
 
-    def _joined(
-        self, items: EmbeddingTable, item_ids: NDArray[np.uint64], category_ids: NDArray[np.uint64]
-    ) -> NDArray[np.float32]:
-        out = np.empty((len(item_ids), items.width + self.categories.width), np.float32)
-        out[:, : items.width] = items.vectors[items.rows(item_ids)]
-        out[:, items.width :] = self.categories.vectors[self.categories.rows(category_ids)]
-        return out
+    @cached_property
+    def _of_events(self) -> CandidateTables:
+        return CandidateTables(self.items, self.categories)
+
+    @cached_property
+    def _of_candidates(self) -> CandidateTables:
+        return CandidateTables(self.asked_items, self.categories)
 
     def events(
         self, item_ids: NDArray[np.uint64], category_ids: NDArray[np.uint64], actions: NDArray[np.integer] | None = None

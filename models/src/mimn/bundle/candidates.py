@@ -1,5 +1,6 @@
-"""What a head is given of candidates by their ids: vectors, and cells of a sketch. One call a request, compiled where
-there is a compiler (`mimn.rows.candidates`); numpy gives the same bytes."""
+"""What a head is given of candidates by their ids: vectors, and cells of a sketch; and what a step is given of events:
+vectors. One call a request or a round, compiled where there is a compiler (`mimn.rows.candidates`); numpy gives the same
+bytes."""
 
 from __future__ import annotations
 
@@ -42,6 +43,13 @@ class CandidateTables:
         into the first rows of the other two. [≥ C], [≥ C], [≥ C, W], [≥ C, A]; `cells` is None without a sketch."""
         into = self.by_numpy if self.compiled is None else self.compiled.into
         return into(items, categories, vectors, cells)
+
+    def look_up(self, items: Ids, categories: Ids) -> NDArray[np.float32]:
+        """Vectors alone. [k], [k] → [k, W]"""
+        vectors = np.empty((len(items), self.width), np.float32)
+        asked = np.ascontiguousarray(items, np.uint64), np.ascontiguousarray(categories, np.uint64)
+        self.into(*asked, vectors, None)(len(items))
+        return vectors
 
     def by_numpy(
         self, items: Ids, categories: Ids, vectors: NDArray[np.float32], cells: NDArray[np.int64] | None
