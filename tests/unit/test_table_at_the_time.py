@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from mimn.table.at_the_time import RECORDS, at_the_time, differences
+from mimn.table.compare import Results
 from mimn.table.plan import Plan
+from mimn.table.records import Record
 
 PLAN = Plan(configs="", records="", runs="", stages=())
 HEAD = "dataset,row,fold,trainings,length,negatives,targets,count,auc\n"
@@ -49,6 +51,12 @@ def test_trainings_of_a_row_are_averaged_within_each_fold(tmp_path: Path) -> Non
     text = "\n".join(at_the_time(tmp_path, [], PLAN))
     assert "| `ours` | 0.6100 (2 of 5 folds) (1 or 3 trainings) |" in text
     assert "| `theirs_10` | 0.4000 (1 of 5 folds) |" in text
+
+
+def test_a_further_training_alone_has_the_name_of_its_row(tmp_path: Path) -> None:
+    put(tmp_path / RECORDS[0], HEAD + line("theirs_10", 200, 0.4))
+    recorded = Results("films", Record("films", "floors", ""), {"theirs": [Record("films", "theirs", "DIEN")]})
+    assert "| DIEN | 0.4000 (1 of 5 folds) |" in "\n".join(at_the_time(tmp_path, [recorded], PLAN))
 
 
 def test_differences_of_all_records_are_shown_and_none_without_them(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ LIKE_MIMN = {
     "mimn_bounded": ("pooling_product", "din_product", "dien_product"),
     "mimn_sketch": ("pooling_sketch", "din_sketch", "din_product", "dien_product"),
     "mimn_sketch_16": ("pooling_sketch_16_1280",),
-    "mimn_ledger": ("pooling_ledger", "din_ledger", "dien_ledger", "din_product", "dien_product"),
+    "mimn_ledger": ("pooling_ledger", "din_default", "din_ledger", "dien_ledger", "din_product", "dien_product"),
 }
 """Each form of MIMN, and the rows that it is compared with: sum pooling with everything but the memory, DIN (also with
 counters) and DIEN. `mimn_sketch_16`, trained longer, and `mimn_ledger` show what its memory adds within 6 KiB."""

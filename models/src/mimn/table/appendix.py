@@ -26,8 +26,13 @@ LONGER = ("pooling_sketch_16_1280", "mimn_sketch_16")
 """Rows that were trained longer than the others."""
 _TRIALS = (
     "The rows of 16 epochs were chosen on the validation users of fold 0, who are tested in fold 1: sum pooling with a "
-    "sketch had trials of three more schedules and sizes, MIMN with a sketch of two, no other row had any "
-    "(`trials/longer`). "
+    "sketch had trials of three more schedules and sizes, MIMN with a sketch of two (`trials/longer`). "
+)
+_LEDGERS = (
+    "Rows with a ledger beside a mean or MIMN's memory had trials of their own on validation users (`trials/ledger`, "
+    "`trials/teachers`, `trials/narrow`). They, and DIN with the default's ledger, which had none, have the longer "
+    "schedules and windows of their own configurations and all types of items. DIN and DIEN with a ledger have the "
+    "shared schedule and windows, and one type. On MovieLens 100K all rows have the same schedule, windows and types. "
 )
 
 
@@ -71,9 +76,11 @@ def appendix(
         "",
         *prose(
             "No row has trials of its own, except those named here: epochs, rates, dropout and weight decay are the "
-            "same for all rows and were chosen with sum pooling on validation users of an earlier split. The sketch's "
-            "cells and half-life were chosen there too; those users, a tenth of all, are tested here in the last fold. "
+            "same for all others and were chosen with sum pooling on validation users of an earlier split. The "
+            "sketch's cells and half-life were chosen there too; those users, a tenth of all, are tested here in the "
+            "last fold. "
             + (_TRIALS if any(key in one.models for one in found for key in LONGER) else "")
+            + (_LEDGERS if any("pooling_ledger" in one.models for one in found) else "")
             + f"All runs in this file together took {_cpu_hours(found):.1f} CPU-hours."
         ),
     ]

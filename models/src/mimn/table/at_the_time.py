@@ -36,7 +36,7 @@ def at_the_time(records: Path, found: Sequence[Results], plan: Plan) -> list[str
         return []
     datasets = list(dict.fromkeys(line["dataset"] for line in lines))
     titled = {one.dataset: one for one in found}
-    keys = {line["row"] for line in lines}
+    keys = {line["row"] for line in lines} | {key for one in found for key in one.models}
     body = []
     for row in dict.fromkeys(row_of(line["row"], keys) for line in lines):
         cells, named = [], f"`{row}`"
