@@ -204,6 +204,9 @@ static int fold_one(const program *p, float *scratch, const float *event, float 
     return 1;
 }
 
+/* Where four numbers of a row lie, and where those of four lanes. */
+#define ROW(i) (rows[l + (i)] + j)
+#define LANE(i) (lanes + (i64)LANES * (j + (i)) + l)
 #define TURNED(FROM, TO)                                                                              \
     __m128 w = _mm_loadu_ps(FROM(0)), x = _mm_loadu_ps(FROM(1)), y = _mm_loadu_ps(FROM(2)), z = _mm_loadu_ps(FROM(3)); \
     _MM_TRANSPOSE4_PS(w, x, y, z);                                                                    \
@@ -214,8 +217,6 @@ static void to_lanes(const float *const *rows, i32 n, float *lanes) {
     i32 j = 0;
     for (; j + 4 <= n; j += 4)
         for (i32 l = 0; l < LANES; l += 4) {
-#define ROW(i) rows[l + i] + j
-#define LANE(i) lanes + (i64)LANES * (j + i) + l
             TURNED(ROW, LANE)
         }
     for (; j < n; j++)

@@ -31,8 +31,9 @@ _TRIALS = (
 _LEDGERS = (
     "Rows with a ledger beside a mean or MIMN's memory had trials of their own on validation users (`trials/ledger`, "
     "`trials/teachers`, `trials/narrow`). They, and DIN with the default's ledger, which had none, have the longer "
-    "schedules and windows of their own configurations and all types of items. DIN and DIEN with a ledger have the "
-    "shared schedule and windows, and one type. On MovieLens 100K all rows have the same schedule, windows and types. "
+    "schedules and windows of their own configurations and all types of items. DIN for 20 epochs has the schedule of "
+    "its own configuration. DIN and DIEN with a ledger have the shared schedule and windows, and one type. On "
+    "MovieLens 100K all rows have the same schedule, windows and types. "
 )
 
 
