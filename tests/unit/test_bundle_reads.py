@@ -163,7 +163,7 @@ def test_the_compiled_form_reads_what_numpy_reads(
     known = ItemTable(
         ids,
         random.gamma(2, 1, (rows, len(STATISTICS))).astype(np.float32),
-        random.integers(0, 5, (rows, kinds), dtype=np.int32),
+        random.integers(0, random.choice([5, 3000]), (rows, kinds), dtype=np.int32),
         vectors,
         drawn_neighbors(random, rows, paired),
     )
@@ -178,6 +178,53 @@ def test_the_compiled_form_reads_what_numpy_reads(
         np.testing.assert_allclose(fast, plain, rtol=PARITY, atol=PARITY)
         # The same bits but where the last ones of a double decide.
         assert np.count_nonzero(fast != plain) <= fast.size // 100
+
+
+def item_of(bucket: int, tag: int) -> int:
+    """An item whose entry has this key: the sketch's `mix` backwards."""
+    x = bucket << 32 | tag
+    for factor in (0xC4CEB9FE1A85EC53, 0xFF51AFD7ED558CCD):
+        x = (x ^ x >> 33) * pow(factor, -1, 1 << 64) % (1 << 64)
+    return x ^ x >> 33
+
+
+@pytest.mark.parametrize("variant", FLAGS)
+@pytest.mark.parametrize(
+    ("known", "unknown"),
+    [
+        pytest.param([(7, tag) for tag in range(3, 103, 2)], [(7, 4), (7, 103), (8, 3)], id="many share high bits"),
+        pytest.param([(4096 + 9, 5)], [(9, 5)], id="the same low half"),
+        pytest.param([(9, 5), (4096 + 9, 5)], [], id="the same low half, both known"),
+        pytest.param([(0, 1)], [(0, 0), (4096, 0)], id="zeros, which stand behind the last key"),
+        pytest.param([(0, 0), (8191, (1 << 20) - 1)], [(0, 1), (8191, 0)], id="the first and the last"),
+    ],
+)
+def test_an_entry_is_found_by_its_whole_key(
+    variant: str, known: list[tuple[int, int]], unknown: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = library_of(variant)
+    monkeypatch.setattr("mimn.bundle.reads.library", lambda: built)
+    ledger, random = Ledger(8192), np.random.default_rng(5)
+    ids, others = (np.sort(np.array([item_of(*key) for key in some], np.uint64)) for some in (known, unknown))
+    rows = len(ids) + 1
+    items = ItemTable(
+        ids,
+        random.gamma(2, 1, (rows, len(STATISTICS))).astype(np.float32),
+        np.arange(rows, dtype=np.int32)[:, np.newaxis],
+        random.normal(size=(rows, 8)).astype(np.float32),
+        drawn_neighbors(random, rows, 4),
+    )
+    reads = Reads(ledger, items, GROUPS)
+    assert reads.compiled is not None, "it differs from numpy"
+    for held in (*(ids[i : i + 1] for i in range(len(ids))), others):
+        state = np.zeros((1, ledger.words), np.float32)
+        for item in held:
+            ledger.add(state, ledger.keys(np.array([item])), np.array([START]))
+        words, minute = ledger.of(state)[0], START // 60_000 + 5000
+        plain, fast = (np.zeros((len(ids), reads.width), np.float32) for _ in range(2))
+        reads.read_by_numpy(words, ids, minute, plain)
+        reads.compiled.into(words, ids, fast)(len(ids), minute)
+        np.testing.assert_allclose(fast, plain, rtol=PARITY, atol=PARITY)
 
 
 @pytest.mark.parametrize("variant", FLAGS)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,6 +138,11 @@ class KeyIndex:
         """By number of a key, the row of its item; of 0, which is no key of the table, row 0."""
         self.numbers: NDArray[np.intp] = np.concatenate([[0], number.reshape(-1) + 1])
         """By row of the table, the number of its item's key. [I + 1]"""
+
+    def numbers_of(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
+        """The numbers that lead back to rows of the table, 0 for those that none leads to. [...] → [...]"""
+        numbers = self.numbers[rows]
+        return np.where(self.rows[numbers] == rows, numbers, 0)
 
     def of(self, keys: Keys) -> NDArray[np.intp]:
         """The numbers of entries' keys, 0 where the table has no such item. [k] → [k]"""

@@ -129,9 +129,8 @@ class Reads:
     @cached_property
     def _weighted(self) -> Floats:
         """What an entry of a row adds to p, but for its baskets. [I + 1, V]"""
-        weights = np.sqrt(np.maximum(self.table.statistics[:, IDF], 0))
-        weighted: Floats = aligned(np.float32, *self.table.vectors.shape)
-        return np.multiply(self.table.vectors, weights[:, np.newaxis], out=weighted)
+        weighted: Floats = self.table.vectors * np.sqrt(np.maximum(self.table.statistics[:, IDF, np.newaxis], 0))
+        return weighted
 
     @cached_property
     def _lengths(self) -> Floats:
@@ -194,11 +193,14 @@ class Reads:
         table, ledger, index = self.table, self.ledger, self._index
         facts = np.zeros(len(table.ids) + 1, FACTS)
         facts["fixed"], facts["usual"], facts["length"] = self._static, self._usual, self._lengths[:, 0]
+        codes = np.where(table.types > 0, table.codes + 1, 0)
+        weighted = aligned(np.float32, len(index.rows), table.vectors.shape[1])
+        weighted[:] = self._weighted[index.rows]
         arrays: dict[str, NDArray[Any]] = {
-            "sixteenths": SIXTEENTHS, "log1p_n": LOG1P, "decay": DECAY, "faster": FASTER_DECAY, "ids": table.ids,
-            "facts": facts, "weighted": self._weighted, "vectors": table.vectors,
-            "codes": np.where(table.types > 0, table.codes + 1, 0), "keys": index.keys,
-            "rows": index.rows[1:], "neighbors": self._paired.rows, "weights": self._paired.weights,
+            "sixteenths": SIXTEENTHS, "log1p_n": LOG1P, "fading": np.stack([DECAY, FASTER_DECAY], axis=1),
+            "ids": table.ids, "facts": facts, "vectors": table.vectors, "codes": codes, "keys": index.keys,
+            "weighted": weighted, "kinds_of": codes[index.rows], "neighbors": index.numbers_of(self._paired.rows),
+            "weights": self._paired.weights,
         }  # fmt: skip
         numbers = {
             "groups": sum(1 << GROUPS.index(group) for group in self.groups), "buckets": ledger.buckets,

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimn.rows.arrays import aligned
+from mimn.state.ledger import TAG_BITS
 
 Array = NDArray[Any]
 _I64, _PLACE = ctypes.c_int64, ctypes.c_void_p
@@ -22,14 +23,15 @@ _TABLES: dict[str, np.dtype[Any]] = {
     "item_vectors": _FLOAT,
     "category_vectors": _FLOAT,
 }
+_AT_ONCE, _TOGETHER = 16, 6
+"""How many keys lookups.c compares at once, and at most how many have the same high bits, in the mean."""
 FACTS = np.dtype([("fixed", np.float32, 5), ("usual", np.float32), ("length", np.float32), ("unused", np.int32)])
 """What lookups.c knows of an item besides its vectors: its statistics as they are read, its usual gap and half a day,
 and the length of its vector."""
-_SLOT = np.dtype(np.uint64)
 _READS: dict[str, np.dtype[Any]] = {
-    "sixteenths": _INT, "log1p_n": _DOUBLE, "decay": _DOUBLE, "faster": _DOUBLE, "ids": _ID, "facts": FACTS,
-    "weighted": _FLOAT, "vectors": _FLOAT, "codes": _INT, "keys": _CELL, "rows": _INT, "neighbors": _INT,
-    "weights": _FLOAT, "slots": _SLOT, "entries": _INT, "sums": _DOUBLE, "held": _DOUBLE, "p": _DOUBLE,
+    "sixteenths": _INT, "log1p_n": _DOUBLE, "fading": _DOUBLE, "ids": _ID, "facts": FACTS, "vectors": _FLOAT,
+    "codes": _INT, "keys": _WORD, "starts": _WORD, "weighted": _FLOAT, "kinds_of": _INT, "neighbors": _INT,
+    "weights": _FLOAT, "entries": _DOUBLE, "entry_of": _INT, "sums": _DOUBLE, "p": _DOUBLE,
 }  # fmt: skip
 """The arrays of lookups.c's structures, in its order."""
 
@@ -45,7 +47,8 @@ class _Tables(ctypes.Structure):
 class _Reads(ctypes.Structure):
     _fields_ = (
         *((name, _PLACE) for name in _READS),
-        *((name, _I64) for name in ("groups", "buckets", "ways", "kinds", "width", "items", "paired", "known", "mask")),
+        *((name, _I64) for name in ("groups", "buckets", "ways", "kinds", "width", "items", "paired")),
+        *((name, _I64) for name in ("known", "coded", "shift")),
     )
 
 
@@ -82,20 +85,21 @@ class LedgerReading:
 
     def __init__(self, arrays: Mapping[str, Array], numbers: Mapping[str, int], built: ctypes.CDLL) -> None:
         """`arrays` and `numbers` as lookups.c says."""
-        known = len(arrays["keys"])
-        slots = 4 << max(known, 1).bit_length()
+        entries, known = numbers["buckets"] * numbers["ways"], len(arrays["keys"])
+        coded = int(arrays["codes"].max(initial=0)) + 1
+        keys, starts, shift = _searchable(arrays["keys"], below=numbers["buckets"] << TAG_BITS)
         self._kept: dict[str, Array] = {
             **arrays,
-            "slots": aligned(_SLOT, slots),
-            "entries": np.zeros((numbers["buckets"] * numbers["ways"], 3), np.int32),
-            "sums": aligned(np.float64, int(arrays["codes"].max(initial=0)) + 1, 4),
-            "held": aligned(np.float64, numbers["items"] + 1, 2),
+            "keys": keys,
+            "starts": starts,
+            "entries": aligned(np.float64, entries + 1, 4),
+            "entry_of": aligned(np.int32, known + 1),
+            "sums": aligned(np.float64, coded, 4),
             "p": np.zeros((2, numbers["width"])),
         }
-        self._struct = _filled(_Reads, _READS, self._kept, {**numbers, "known": known, "mask": slots - 1})
+        self._struct = _filled(_Reads, _READS, self._kept, {**numbers, "known": known, "coded": coded, "shift": shift})
         self._fixed = ctypes.addressof(self._struct)
         self._read = built.candidates_read
-        built.candidates_index(self._fixed)
 
     def into(self, words: NDArray[np.uint32], items: Ids, out: NDArray[np.float32]) -> Callable[[int, int], None]:
         """What writes what is read for the first C items, given C and a minute, as these arrays are then, into the
@@ -109,6 +113,15 @@ class LedgerReading:
             read(fixed, *at, count, minute, into, width)
 
         return write
+
+
+def _searchable(keys: NDArray[np.int64], below: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32], int]:
+    """Of keys that rise, all under `below`: their low halves, and some more that are compared with them; by their high
+    bits how many keys are below; and by how many bits they must be shifted for that."""
+    shift = min((_TOGETHER * below // max(len(keys), 1)).bit_length() - 1, 32)  # keys of one group differ in low halves
+    firsts = np.arange((below >> shift) + 2, dtype=np.int64) << shift
+    low = np.append(keys, np.zeros(_AT_ONCE, np.int64)) & 0xFFFFFFFF
+    return low.astype(np.uint32), keys.searchsorted(firsts).astype(np.uint32), shift
 
 
 def place(array: Array, kind: np.dtype[Any]) -> int:

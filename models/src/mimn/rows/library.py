@@ -53,7 +53,6 @@ _FUNCTIONS: Final[dict[str, tuple[str, Any]]] = {
     "records_group": ("pippp", ctypes.c_int64),
     "records_order": ("pippipp", None),
     "candidates_look_up": ("pppipp", None),
-    "candidates_index": ("p", None),
     "candidates_read": ("pppiipi", None),
     "candidates_parse": ("siipp", ctypes.c_int64),
     "head_score": ("ppip", ctypes.c_int),

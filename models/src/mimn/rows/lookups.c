@@ -168,49 +168,54 @@ typedef struct {
     i32 unused;
 } item;
 
-/* One more than a key of the table's items, above ROW_BITS of the item's row; or 0. */
-typedef u64 slot;
-enum { ROW_BITS = 30 }; /* keys have up to 33 */
+enum { AT_ONCE = 16 }; /* keys */
 
-/* An entry of the user. */
+/* An entry of the user: log(1 + n), the same halving every 60 and every 30 days, and the number of its key, 0 for none of the
+ * table's. */
 typedef struct {
-    i32 row, n, age;
+    double every, late, later;
+    i32 number;
+    u16 n, age; /* baskets, and days since the last */
 } entry;
 
+/* A ledger's buckets follow one another like the keys of the table. What is looked up by entry lies in the order of keys, so
+ * that a reading goes through it once, from its beginning to its end. */
 typedef struct {
     const i32 *sixteenths;
-    const double *log1p_n, *decay, *faster;
+    const double *log1p_n;
+    const double *fading;   /* [OLDEST + 1, 2]: by days, halving every 60 and every 30 */
     const u64 *ids;
     const item *facts;
-    const float *weighted, *vectors;
+    const float *vectors;
     const i32 *codes;       /* [items + 1, kinds]; 0 for no type */
-    const i64 *keys;        /* [known] */
-    const i32 *rows;        /* [known] */
-    const i32 *neighbors;   /* [items + 1, paired]: rows */
+    const u32 *keys;        /* [known + AT_ONCE]: the low halves of the keys, which rise */
+    const u32 *starts;      /* by key >> shift, how many keys are below; one more at the end */
+    const float *weighted;  /* [known + 1, width], by number of the key, from 1 on */
+    const i32 *kinds_of;    /* [known + 1, kinds]: codes, the same */
+    const i32 *neighbors;   /* [items + 1, paired]: numbers */
     const float *weights;
-    slot *slots;            /* by hash */
-    entry *entries;         /* [buckets * ways] */
-    double *sums;           /* [codes, 4], zero before and after each call */
-    double *held;           /* [items + 1, 2], the same */
-    double *p;              /* [2, V] */
-    i64 groups, buckets, ways, kinds, width /* V */, items, paired, known, mask;
+    entry *entries;         /* [buckets * ways + 1], from 1 on; the first is zero */
+    i32 *entry_of;          /* [known + 1]: the entry of a key; zero before and after each call */
+    double *sums;           /* [coded, SUMS], zero before and after each call */
+    double *p;              /* [2, width] */
+    i64 groups, buckets, ways, kinds, width /* V */, items, paired, known, coded, shift;
 } reads;
 
-static inline u64 slot_of(i64 key, i64 mask) { return ((u64)key * 0x9E3779B97F4A7C15ull >> 32) & (u64)mask; }
-
-/* Put the keys into the slots, which are zero. */
-void candidates_index(const reads *t) {
-    for (i64 number = 0; number < t->known; number++) {
-        u64 at = slot_of(t->keys[number], t->mask);
-        while (t->slots[at]) at = (at + 1) & (u64)t->mask;
-        t->slots[at] = (u64)(t->keys[number] + 1) << ROW_BITS | (u64)t->rows[number];
+/* The number of a key, 0 if the table has no such item. Few keys have the same high bits, and all of these are compared. */
+static inline i32 number_of(const reads *t, u64 key) {
+    const u32 *start = t->starts + (key >> t->shift), low = (u32)key;
+    for (u32 at = start[0]; at < start[1]; at += AT_ONCE) {
+#ifdef __AVX512F__
+        u32 same = _mm512_cmpeq_epi32_mask(_mm512_loadu_si512(t->keys + at), _mm512_set1_epi32((i32)low));
+#else
+        u32 same = 0;
+        for (int i = 0; i < AT_ONCE; i++) same |= (u32)(t->keys[at + i] == low) << i;
+#endif
+        if (same) {
+            at += (u32)__builtin_ctz(same);
+            return at < start[1] ? (i32)at + 1 : 0;
+        }
     }
-}
-
-static inline i32 row_of(const reads *t, i64 key) {
-    u64 at = slot_of(key, t->mask);
-    for (slot s; (s = t->slots[at]); at = (at + 1) & (u64)t->mask)
-        if (s >> ROW_BITS == (u64)key + 1) return (i32)(s & ((1ull << ROW_BITS) - 1));
     return 0;
 }
 
@@ -230,62 +235,59 @@ static i64 entries_of(const reads *t, const u32 *words, i64 today) {
     for (i64 bucket = 0; bucket < t->buckets; bucket++, pairs += half)
         for (int shift = 0; shift <= 16; shift += 16)
             for (i64 pair = 0; pair < half; pair++, place++) {
-                const u32 word = words[place];
-                const i32 n = word >> LEVEL_BITS & MOST_BASKETS;
+                const u32 word = words[place], n = word >> LEVEL_BITS & MOST_BASKETS;
                 if (!n) continue;
-                const i32 row = row_of(t, bucket << TAG_BITS | word >> TAG_SHIFT);
-                const i64 age = today - (i64)((pairs[pair] >> shift & 0xFFFF) >> BASKET_BITS) - first_day;
-                t->entries[count++] = (entry){row, n, (i32)least(most(age, 0), OLDEST)};
+                const i64 days = today - (i64)((pairs[pair] >> shift & 0xFFFF) >> BASKET_BITS) - first_day;
+                const i64 age = least(most(days, 0), OLDEST);
+                const double every = t->log1p_n[n], *fading = t->fading + 2 * age;
+                const i32 number = number_of(t, (u64)bucket << TAG_BITS | word >> TAG_SHIFT);
+                t->entries[++count] = (entry){every, every * fading[0], every * fading[1], number, (u16)n, (u16)age};
             }
     return count;
 }
 
-/* What entries add to types and to what is held. What has no row or type is written to the first places, which are zero again
- * afterwards. */
+/* What entries add to types, and where the entries of keys are. What has no number or type is written to the first places,
+ * which are zero again afterwards. */
 static void gather(const reads *t, i64 count) {
-    const entry *entries = t->entries;
     four *sums = (four *)t->sums;
-    two *held = (two *)t->held;
     if (t->groups & TYPES)
-        for (i64 kind = 0; kind < t->kinds; kind++) {
-            for (i64 i = 0; i < count; i++) {
-                const entry e = entries[i];
-                sums[t->codes[e.row * t->kinds + kind]] += (four){e.n, e.n * t->decay[e.age], 1, 0};
+        for (i64 k = 0; k < t->kinds; k++) {
+            for (i64 i = 1; i <= count; i++) {
+                const entry e = t->entries[i];
+                sums[t->kinds_of[e.number * t->kinds + k]] += (four){e.n, e.n * t->fading[2 * e.age], 1, 0};
             }
             sums[0] = (four){0};
         }
     if (t->groups & NEIGHBORS) {
-        for (i64 i = 0; i < count; i++) {
-            const entry e = entries[i];
-            const double every = t->log1p_n[e.n];
-            held[e.row] = (two){every, every * t->decay[e.age]};
-        }
-        held[0] = (two){0};
+        for (i64 i = 1; i <= count; i++) t->entry_of[t->entries[i].number] = (i32)i;
+        t->entry_of[0] = 0;
     }
 }
 
-/* Makes all of that zero again. */
+/* Makes what entries wrote zero again: one by one, or all if that is less. */
 static void release(const reads *t, i64 count) {
-    const entry *entries = t->entries;
+    const i64 kinds = t->kinds;
     four *sums = (four *)t->sums;
-    two *held = (two *)t->held;
-    for (i64 i = 0; i < count; i++) {
-        const i32 row = entries[i].row;
-        for (i64 kind = 0; kind < t->kinds; kind++) sums[t->codes[row * t->kinds + kind]] = (four){0};
-        held[row] = (two){0};
-    }
+    if (t->known < 8 * count)
+        memset(t->entry_of, 0, (size_t)(t->known + 1) * sizeof *t->entry_of);
+    else
+        for (i64 i = 1; i <= count; i++) t->entry_of[t->entries[i].number] = 0;
+    if (t->coded < 2 * count)
+        memset(sums, 0, (size_t)t->coded * sizeof *sums);
+    else
+        for (i64 i = 1; i <= count; i++)
+            for (i64 k = 0; k < kinds; k++) sums[t->kinds_of[t->entries[i].number * kinds + k]] = (four){0};
 }
 
 /* p from v on, 8 * `many` numbers of it, in the order of entries. The sums stay in registers: each entry waits for the one before. */
 static inline __attribute__((always_inline)) void add_some(const reads *t, i64 count, i64 v, const int many) {
     eight sum[MOST_EIGHTS] = {{0}}, late[MOST_EIGHTS] = {{0}};
-    for (i64 i = 0; i < count; i++) {
+    for (i64 i = 1; i <= count; i++) {
         const entry e = t->entries[i];
-        const float *x = t->weighted + e.row * t->width + v;
-        const double every = t->log1p_n[e.n], fading = every * t->faster[e.age];
+        const float *x = t->weighted + e.number * t->width + v;
         for (int k = 0; k < many; k++) {
             const eight some = widened(x + 8 * k);
-            sum[k] = fused(every, some, sum[k]), late[k] = fused(fading, some, late[k]);
+            sum[k] = fused(e.every, some, sum[k]), late[k] = fused(e.later, some, late[k]);
         }
     }
     memcpy(t->p + v, sum, (size_t)many * sizeof *sum), memcpy(t->p + t->width + v, late, (size_t)many * sizeof *late);
@@ -299,11 +301,10 @@ static void add_vectors(const reads *t, i64 count) {
     for (; v + 16 <= t->width; v += 16) add_some(t, count, v, 2);
     const i64 done = v;
     for (v = done; v < t->width; v++) p[v] = q[v] = 0;
-    for (i64 i = 0; i < count && done < t->width; i++) {
+    for (i64 i = 1; i <= count && done < t->width; i++) {
         const entry e = t->entries[i];
-        const float *x = t->weighted + e.row * t->width;
-        const double every = t->log1p_n[e.n], fading = every * t->faster[e.age];
-        for (v = done; v < t->width; v++) p[v] = fma(every, x[v], p[v]), q[v] = fma(fading, x[v], q[v]);
+        const float *x = t->weighted + e.number * t->width;
+        for (v = done; v < t->width; v++) p[v] = fma(e.every, x[v], p[v]), q[v] = fma(e.later, x[v], q[v]);
     }
 }
 
@@ -377,17 +378,22 @@ static inline void dots(const float *x, const double *p, i64 n, double *out) {
     out[0] = sum_of(sum) + rest, out[1] = sum_of(late) + late_rest;
 }
 
+static inline two held(const reads *t, i32 number) {
+    two both;
+    memcpy(&both, t->entries + t->entry_of[number], sizeof both);
+    return both;
+}
+
 static inline void neighbors(const reads *t, i64 row, double *out) {
     const i32 *others = t->neighbors + row * t->paired;
     const float *weights = t->weights + row * t->paired;
-    const two *held = (const two *)t->held;
     two sum = {0}, more = {0};
     i64 k = 0;
     for (; k + 2 <= t->paired; k += 2) {
-        sum += held[others[k]] * (double)weights[k];
-        more += held[others[k + 1]] * (double)weights[k + 1];
+        sum += held(t, others[k]) * (double)weights[k];
+        more += held(t, others[k + 1]) * (double)weights[k + 1];
     }
-    if (k < t->paired) sum += held[others[k]] * (double)weights[k];
+    if (k < t->paired) sum += held(t, others[k]) * (double)weights[k];
     sum += more;
     out[0] = STEEPNESS * sum[0], out[1] = STEEPNESS * sum[1];
 }
