@@ -79,6 +79,37 @@ def test_the_default_recipe_is_what_others_are_compared_with() -> None:
     assert "| the default (the default recipe) | " in text
 
 
+def test_of_a_model_that_was_trained_longer_too_the_longer_training_counts() -> None:
+    rows = [
+        model("pooling_product", 0.1),
+        model("pooling_product_long", 2.4, validation=0.6),
+        model("pooling_ledger", 2.5),
+        model("mimn_bounded", 0.1),
+        model("mimn_bounded_long", 2.4),
+        model("default", 3.0),
+        model("din_product", 0.1, state=None),
+        model("din_product_long", 1.0, state=None),
+    ]
+    for record in rows:
+        record.name = record.name.replace("_long", ", trained long")
+    text = page(floors(0.0), *rows)
+    short, long = (f"{np.mean(aucs(record)):.4f}" for record in rows[-2:])
+    assert f"| the din_product | reads the events | {long} |" in text
+    assert short not in text.partition("## Main rows")[2]
+    assert "* MIMN's memory adds nothing measurable to the pooling_product: +0.0000 [+0.0000, +0.0000]." in text
+    beaten = next(line for line in text.splitlines() if line.startswith("* The default recipe beats the din_product: "))
+    assert float(beaten.split()[7]) == pytest.approx(np.mean(aucs(rows[5])) - np.mean(aucs(rows[7])), abs=1e-4)
+    compared = [
+        line for line in appendix(floors(0.0), *rows).splitlines() if "against the" in line and "MIMN" not in line
+    ]
+    assert any("the mimn_bounded, trained long against the pooling_product, trained long" in line for line in compared)
+    assert not any("the mimn_bounded against" in line for line in compared)
+
+
+def aucs(record: Record) -> list[float]:
+    return [record.folds[fold]["evaluation"]["200"]["popularity"]["auc"] for fold in range(FOLDS)]
+
+
 def test_a_data_set_of_new_targets_is_judged_by_itself_and_needs_no_code() -> None:
     """Only rows that it has are named, and a data set that the plan does not name is called by its key."""
     records = [floors(0.0), model("pooling", 0.5), model("mimn", 2.0, validation=0.8)]

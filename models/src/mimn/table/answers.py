@@ -14,10 +14,12 @@ LIKE_MIMN = {
     "mimn_bounded": ("pooling_product", "din_product", "dien_product"),
     "mimn_sketch": ("pooling_sketch", "din_sketch", "din_product", "dien_product"),
     "mimn_sketch_16": ("pooling_sketch_16_1280",),
-    "mimn_ledger": ("pooling_ledger", "din_default", "din_ledger", "dien_ledger", "din_product", "dien_product"),
+    "mimn_ledger": ("pooling_ledger", "din_ledger", "dien_ledger", "din_product", "dien_product"),
 }
 """Each form of MIMN, and the rows that it is compared with: sum pooling with everything but the memory, DIN (also with
 counters) and DIEN. `mimn_sketch_16`, trained longer, and `mimn_ledger` show what its memory adds within 6 KiB."""
+LONGEST = ("mimn", "mimn_bounded", "mimn_ledger")
+"""Forms that are compared as they were trained longest, with others as these were. The rest have one length."""
 ABLATIONS = (
     "mimn_product",
     "mimn_no_utilization",
@@ -46,11 +48,21 @@ def answers(one: Results, settings: DataSetPlan) -> list[str]:
     ]
 
 
+def _form(one: Results, key: str) -> str:
+    return one.longest(key) if key in LONGEST else key
+
+
+def _pairs(one: Results, form: str) -> list[tuple[str, str]]:
+    """A form of MIMN, as often as there are rows that it is compared with, and these."""
+    of = one.longest if form in LONGEST else str
+    return [(of(form), of(rival)) for rival in LIKE_MIMN[form]]
+
+
 def _beats_models(one: Results) -> list[str]:
     lines, verdicts = [], []
     for length in one.lengths():
-        for key, rivals in LIKE_MIMN.items():
-            for rival in rivals:
+        for form in LIKE_MIMN:
+            for key, rival in _pairs(one, form):
                 sentence, verdict = against(one, Entry(key, length), Entry(rival, length))
                 lines.append(sentence)
                 verdicts.append(verdict)
@@ -71,7 +83,8 @@ def _beats_published(one: Results) -> list[str]:
 
 
 def _beats_counting(one: Results) -> list[str]:
-    pairs = [against(one, Entry(key, length), Entry(COUNTS, length)) for length in one.lengths() for key in LIKE_MIMN]
+    forms = [_form(one, key) for key in LIKE_MIMN]
+    pairs = [against(one, Entry(key, length), Entry(COUNTS, length)) for length in one.lengths() for key in forms]
     return _question("Does MIMN beat counting?", [verdict for _, verdict in pairs], [line for line, _ in pairs])
 
 
@@ -113,9 +126,9 @@ def _larger_state(one: Results) -> list[str]:
         ("pooling_sketch", "pooling_product"),
         ("mimn_sketch", "mimn_bounded"),
         ("mimn_sketch", "pooling_sketch"),
-        ("pooling_ledger", "pooling_product"),
+        ("pooling_ledger", one.longest("pooling_product")),
         ("pooling_ledger", "pooling_sketch"),
-        ("mimn_ledger", "mimn_bounded"),
+        ("mimn_ledger", one.longest("mimn_bounded")),
         ("mimn_ledger", "mimn_sketch_16"),
         ("mimn_ledger", "pooling_ledger"),
         ("mimn_ledger_taught", "mimn_ledger"),
@@ -135,9 +148,9 @@ def _where_it_loses(one: Results) -> list[str]:
         lines.append("")
         pairs = [
             (key, rival)
-            for key in ("mimn_bounded", "mimn_sketch", "mimn_ledger")
-            for rival in (*LIKE_MIMN[key], COUNTS)
-            if rival != "dien_product"
+            for form in ("mimn_bounded", "mimn_sketch", "mimn_ledger")
+            for key, rival in (*_pairs(one, form), (_form(one, form), COUNTS))
+            if not rival.startswith("dien_product")
         ]
         lines += [*_known([against(one, Entry(a, 200), Entry(b, 200), group)[0] for a, b in pairs]), ""]
     lines += ["The paper's MIMN with one thing changed, against itself:"]
@@ -175,7 +188,7 @@ def _best_small(one: Results, settings: DataSetPlan) -> list[str]:
         if length in expected:
             reached = "reaches" if value >= expected[length] else "misses"
             text += f"; expected were {expected[length]}, which it {reached}"
-        lines += [text + ".", against(one, Entry(best, length), Entry("din_product", length))[0]]
+        lines += [text + ".", against(one, Entry(best, length), Entry(one.longest("din_product"), length))[0]]
     return lines
 
 

@@ -28,6 +28,10 @@ CERTAIN = 0.001
 LONG = 1000
 """Events of a long history."""
 
+TRAINED_LONG = "_long"
+"""Ends the key of a row that was trained with the schedule and windows of its own configuration, where the row without
+it has the table's eight epochs."""
+
 Group = Literal["all", "bought", "new", "long"]
 """Test rows: all, those whose positive the user bought before or did not, those with at least `LONG` events."""
 
@@ -108,6 +112,10 @@ class Results:
     def name(self, key: str) -> str:
         """What a model's row is called."""
         return self.models[key][0].name
+
+    def longest(self, key: str) -> str:
+        """The row of the same model that was trained longest."""
+        return long if (long := key + TRAINED_LONG) in self.models else key
 
     def trainings(self, entry: Entry, fold: int) -> list[Record]:
         """The records of an entry that have a fold."""

@@ -50,11 +50,12 @@ MAIN_ROWS = (
     DEFAULT,
     "dien_product",
     "din_product",
-    "din_20",
-    "din_ledger",
     "dien_ledger",
-    "din_default",
+    "din_ledger",
 )
+"""Each as it was trained longest."""
+SAID_LONG = ", trained long"
+"""Ends the name of a row whose key ends with `TRAINED_LONG`."""
 MEMORY = (
     ("mimn_ledger", "pooling_ledger"),
     ("mimn_bounded", "pooling_product"),
@@ -63,9 +64,9 @@ MEMORY = (
 )
 """Rows that differ in MIMN's memory alone: same features, same head."""
 OURS = (DEFAULT, "mimn_ledger")
-RIVALS = ((BOOSTING_ROW,), ("din_default", "din_ledger", "din_product"), ("dien_ledger", "dien_product"))
-"""What the first of `OURS` that was run is compared with: of each group the first that was run, too, which is trained
-most alike and has most of the same side information."""
+RIVALS = ((BOOSTING_ROW,), ("din_ledger", "din_product"), ("dien_ledger", "dien_product"))
+"""What the first of `OURS` that was run is compared with: of each group the first that was run, too, which has most of
+the same side information."""
 
 
 def page(
@@ -160,7 +161,7 @@ def _summary(found: Sequence[Results], plan: Plan) -> list[str]:
 
 
 def _found(one: Results, pairs: Iterable[tuple[str, str]]) -> list[Comparison]:
-    comparisons = (one.compare(Entry(a, 200), Entry(b, 200)) for a, b in pairs)
+    comparisons = (one.compare(Entry(one.longest(a), 200), Entry(one.longest(b), 200)) for a, b in pairs)
     return [comparison for comparison in comparisons if comparison is not None]
 
 
@@ -179,7 +180,7 @@ def _evidence(one: Results) -> list[str]:
     parts = [ledger, *(("MIMN's memory", *pair) for pair in MEMORY[:2])]
     for what, ours, theirs in parts:
         for comparison in _found(one, ((ours, theirs),)):
-            lines.append(f"* {_effect(comparison, what, name(one, theirs))}")
+            lines.append(f"* {_effect(comparison, what, _model(one, theirs))}")
     for rivals in RIVALS:
         pairs = ((ours, theirs) for ours in OURS for theirs in rivals)
         found = next(((pair, of) for pair in pairs for of in _found(one, [pair])), None)
@@ -187,7 +188,7 @@ def _evidence(one: Results) -> list[str]:
             (ours, theirs), comparison = found
             verb = {"better": "beats", "worse": "loses to"}.get(comparison.verdict, "is level with")
             subject = "The default recipe" if ours == DEFAULT else name(one, ours)
-            lines.append(f"* {subject} {verb} {name(one, theirs)}: {interval(comparison)}.")
+            lines.append(f"* {subject} {verb} {_model(one, theirs)}: {interval(comparison)}.")
     return [*lines, *_near_floors(one)] or ["* Not run."]
 
 
@@ -203,7 +204,7 @@ def _near_floors(one: Results) -> list[str]:
     """A line for each floor: how many forms of MIMN it is above, or less than `MARGIN` below, by longest histories."""
     lines = []
     for length in one.lengths()[-1:]:
-        forms = [key for key in (*LIKE_MIMN, *ABLATIONS) if one.has(Entry(key, length))]
+        forms = [key for key in map(one.longest, (*LIKE_MIMN, *ABLATIONS)) if one.has(Entry(key, length))]
         for floor, title in FLOOR_TITLES.items():
             ahead = {}
             for key in forms:
@@ -225,24 +226,24 @@ def _near_floors(one: Results) -> list[str]:
 def _main_rows(found: Sequence[Results], plan: Plan) -> list[str]:
     body = []
     for key in MAIN_ROWS:
-        having = [one for one in found if any(one.has(Entry(key, length)) for length in one.lengths())]
+        having = [one for one in found if any(one.has(Entry(one.longest(key), length)) for length in one.lengths())]
         if having:
-            sizes = dict.fromkeys(state_size(one.state_bytes(key)) for one in having if key in one.models)
-            cells = [_aucs(one, key) if one in having else "-" for one in found]
-            row = name(having[0], key) + (" (the default recipe)" if key == DEFAULT else "")
+            sizes = dict.fromkeys(
+                state_size(one.state_bytes(of)) for one in having if (of := one.longest(key)) in one.models
+            )
+            cells = [_aucs(one, one.longest(key)) if one in having else "-" for one in found]
+            row = _model(having[0], key) + (" (the default recipe)" if key == DEFAULT else "")
             body.append([row, " or ".join(sizes) or "reads the events", *cells])
     return [
         *grid(["row", "bytes of a state", *(plan.title(one.dataset) for one in found)], body),
         "",
-        *prose(
-            f"AUC with histories of the latest {_lengths(found)} events."
-            + (" DIN and DIEN + ledger: fewer epochs on the shops." if _reads_ledgers(found) else "")
-        ),
+        *prose(f"AUC with histories of the latest {_lengths(found)} events; each row as it was trained longest."),
     ]
 
 
-def _reads_ledgers(found: Iterable[Results]) -> bool:
-    return any(key in one.models for one in found for key in ("din_ledger", "dien_ledger"))
+def _model(one: Results, key: str) -> str:
+    """What a row is called that stands for all its trainings, of whatever length."""
+    return name(one, one.longest(key)).removesuffix(SAID_LONG)
 
 
 def _lengths(found: Iterable[Results]) -> str:
