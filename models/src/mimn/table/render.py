@@ -54,6 +54,17 @@ MAIN_ROWS = (
     "din_ledger",
 )
 """Each as it was trained longest."""
+EIGHT_EPOCHS = (
+    "pooling",
+    "pooling_product",
+    "mimn",
+    "mimn_bounded",
+    "dien_product",
+    "din_product",
+    "dien_ledger",
+    "din_ledger",
+)
+"""Rows of which there is a longer training where they had only the table's eight epochs."""
 SAID_LONG = ", trained long"
 """Ends the name of a row whose key ends with `TRAINED_LONG`."""
 MEMORY = (
@@ -234,11 +245,21 @@ def _main_rows(found: Sequence[Results], plan: Plan) -> list[str]:
             cells = [_aucs(one, one.longest(key)) if one in having else "-" for one in found]
             row = _model(having[0], key) + (" (the default recipe)" if key == DEFAULT else "")
             body.append([row, " or ".join(sizes) or "reads the events", *cells])
-    return [
-        *grid(["row", "bytes of a state", *(plan.title(one.dataset) for one in found)], body),
-        "",
-        *prose(f"AUC with histories of the latest {_lengths(found)} events; each row as it was trained longest."),
-    ]
+    text = f"AUC with histories of the latest {_lengths(found)} events; each row as it was trained longest."
+    if short := _short(found, plan):
+        text += f" Trained for eight epochs, where the others had more: {'; '.join(short)}."
+    head = ["row", "bytes of a state", *(plan.title(one.dataset) for one in found)]
+    return [*grid(head, body), "", *prose(text)]
+
+
+def _short(found: Sequence[Results], plan: Plan) -> list[str]:
+    """The rows of data sets with longer trainings that were not trained longer."""
+    lines = []
+    for one in found:
+        rows = [key for key in EIGHT_EPOCHS if one.longest(key) == key and key in one.models]
+        if rows and any(one.longest(key) != key for key in EIGHT_EPOCHS):
+            lines.append(f"{' and '.join(name(one, key) for key in rows)} on {plan.title(one.dataset)}")
+    return lines
 
 
 def _model(one: Results, key: str) -> str:
