@@ -190,8 +190,11 @@ class Child:
         return any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in connections)
 
     def freeze(self) -> None:
-        """SIGSTOP: alive, but silent."""
+        """SIGSTOP: alive, but silent. Returns when all of its threads have stopped, or when it has ended."""
         self.send(signal.SIGSTOP)
+        if hasattr(os, "waitid"):  # not on macOS
+            with contextlib.suppress(ChildProcessError):  # its end was waited for
+                os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def thaw(self) -> None:
         """SIGCONT after `freeze`."""

@@ -75,6 +75,24 @@ def test_a_frozen_process_can_be_stopped_in_good_order(sleeper: Child) -> None:
     assert sleeper.stop(grace_s=10) == -signal.SIGTERM
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="threads of a process are seen in Linux's /proc alone")
+def test_a_process_has_stopped_with_all_its_threads_when_it_is_frozen(tmp_path: Path) -> None:
+    work = "threading.Thread(target=lambda: [pow(3, 10**6) for _ in iter(int, 1)]).start()"
+    busy = f"import threading\nfor _ in range(3): {work}"
+    child = Child("busy", [sys.executable, "-c", busy], log=tmp_path / "log")
+    tasks = Path(f"/proc/{child.pid}/task")
+    try:
+        until(lambda: len(list(tasks.iterdir())) == 4, "the threads run", within_s=30, alive=child.check)
+        for _ in range(10):
+            child.freeze()
+            states = {(task / "stat").read_text().rpartition(")")[2].split()[0] for task in tasks.iterdir()}
+            assert states == {"T"}
+            child.thaw()
+    finally:
+        child.kill()
+    child.freeze()  # one that has ended
+
+
 def test_a_child_lives_in_a_session_of_its_own_so_that_ctrl_c_reaches_the_launcher_alone(sleeper: Child) -> None:
     assert os.getsid(sleeper.pid) == sleeper.pid != os.getsid(0)
 

@@ -104,11 +104,9 @@ def test_of_a_model_that_was_trained_longer_too_the_longer_training_counts() -> 
     ]
     assert any("the mimn_bounded, trained long against the pooling_product, trained long" in line for line in compared)
     assert not any("the mimn_bounded against" in line for line in compared)
-    assert "Trained for eight epochs" not in text
+    assert "Eight epochs only" not in text
     left = page(floors(0.0), *rows, model("dien_product", 1.0, state=None))
-    assert "Trained for eight epochs, where the others had more: the dien_product on The Complete Journey." in " ".join(
-        left.splitlines()
-    )
+    assert "Eight epochs only: the dien_product (The Complete Journey)." in " ".join(left.splitlines())
 
 
 def aucs(record: Record) -> list[float]:

@@ -131,8 +131,8 @@ def _best(found: Sequence[Results], plan: Plan) -> list[str]:
         *grid(head, body),
         "",
         *prose(
-            "The row that validation users choose, and its test AUC with histories of the latest "
-            f"{_lengths(found)} events. Rows that are this close may be level: see the comparisons below."
+            "The row that validation users choose, and its test AUC with the latest "
+            f"{_lengths(found)} events. Close rows may be level."
         ),
     ]
 
@@ -247,7 +247,7 @@ def _main_rows(found: Sequence[Results], plan: Plan) -> list[str]:
             body.append([row, " or ".join(sizes) or "reads the events", *cells])
     text = f"AUC with histories of the latest {_lengths(found)} events; each row as it was trained longest."
     if short := _short(found, plan):
-        text += f" Trained for eight epochs, where the others had more: {'; '.join(short)}."
+        text += f" Eight epochs only: {'; '.join(short)}."
     head = ["row", "bytes of a state", *(plan.title(one.dataset) for one in found)]
     return [*grid(head, body), "", *prose(text)]
 
@@ -258,7 +258,7 @@ def _short(found: Sequence[Results], plan: Plan) -> list[str]:
     for one in found:
         rows = [key for key in EIGHT_EPOCHS if one.longest(key) == key and key in one.models]
         if rows and any(one.longest(key) != key for key in EIGHT_EPOCHS):
-            lines.append(f"{' and '.join(name(one, key) for key in rows)} on {plan.title(one.dataset)}")
+            lines.append(f"{', '.join(name(one, key) for key in rows)} ({plan.title(one.dataset)})")
     return lines
 
 
