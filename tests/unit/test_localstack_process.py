@@ -75,7 +75,7 @@ def test_a_frozen_process_can_be_stopped_in_good_order(sleeper: Child) -> None:
     assert sleeper.stop(grace_s=10) == -signal.SIGTERM
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="threads of a process are seen in Linux's /proc alone")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: its /proc says of each thread that it stopped")
 def test_a_process_has_stopped_with_all_its_threads_when_it_is_frozen(tmp_path: Path) -> None:
     work = "threading.Thread(target=lambda: [pow(3, 10**6) for _ in iter(int, 1)]).start()"
     busy = f"import threading\nfor _ in range(3): {work}"

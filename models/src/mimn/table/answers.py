@@ -54,8 +54,8 @@ def _form(one: Results, key: str) -> str:
 
 def _pairs(one: Results, form: str) -> list[tuple[str, str]]:
     """A form of MIMN, as often as there are rows that it is compared with, and these."""
-    of = one.longest if form in LONGEST else str
-    return [(of(form), of(rival)) for rival in LIKE_MIMN[form]]
+    long = form in LONGEST
+    return [(_form(one, form), one.longest(rival) if long else rival) for rival in LIKE_MIMN[form]]
 
 
 def _beats_models(one: Results) -> list[str]:
