@@ -18,7 +18,7 @@ from loadtest.stacks import Client, NotMeasured, absorbed, feed, predict_body, p
 from localstack.stack import Options
 from localstack.wait import until
 
-FASTEST_FOLD = 140_000
+FASTEST_FOLD = 200_000
 """Events a second that no fold here exceeds: how large a backlog has to be to outlast a measurement."""
 
 

@@ -88,14 +88,40 @@ def step(events: NDArray[np.float32], state: NDArray[np.float32]) -> NDArray[np.
     return after
 
 
+class ManySteps:
+    """`step`, which folds many events in one call, too."""
+
+    def __call__(self, events: NDArray[np.float32], state: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Step`."""
+        return step(events, state)
+
+    def fold(
+        self,
+        events: NDArray[np.float32],
+        depth: NDArray[np.int64],
+        states: NDArray[np.float32],
+        rows: NDArray[np.int64] | None = None,
+    ) -> NDArray[np.bool_] | None:
+        """See `FoldsMany`."""
+        sound = np.ones(len(events), np.bool_)
+        row_of = np.repeat(np.arange(len(depth)) if rows is None else rows, depth)
+        for at, row in enumerate(row_of.tolist()):
+            after = step(events[at : at + 1], states[row : row + 1])
+            sound[at] = np.isfinite(after).all()
+            if sound[at]:
+                states[row] = after[0]
+        return None if sound.all() else sound
+
+
 def forget(state: NDArray[np.float32], item_id: int) -> None:
     """Takes the item out of the last event, if it is that."""
     state[3] = np.where(state[3] == item_id % 97, 0, state[3])
 
 
 MODEL = Model(step, vectors, forget, INITIAL, LAYOUT, FINGERPRINT)
-COMPILED_MODEL = replace(MODEL, compiled=compiled_events())
-"""The same with compiled code, and records in columns, where there is a C compiler."""
+COMPILED_MODEL = replace(MODEL, step=ManySteps(), compiled=compiled_events())
+"""The same with a step that folds many events in one call; with compiled code, and records in columns, where there is
+a C compiler."""
 
 
 def event_value(user: str, item: int = 1, category: int = 0, event_time: int = WALL_MS, event_id: str = "") -> bytes:

@@ -19,6 +19,8 @@ from mimn.state import Block, Ledger, Progress, Sketch, StateLayout, decode_prog
 from mimn.state.codec import HEADER_BYTES
 from support import fakes
 from support.fakes import (
+    COMPILED_MODEL,
+    MODEL,
     Crashed,
     FakeDeadLetters,
     FakeErasures,
@@ -41,7 +43,7 @@ from uic.core.ordering import LARGE, Batch, Bounds, Front, OutOfOrder, decode, t
 from uic.core.routing import MisroutedWindow
 from uic.core.status import Phase
 from uic.errors import InvalidField
-from uic.fold.decoding import SHORT_WAVES
+from uic.fold.decoding import SHORT_RECORDS, SHORT_WAVES
 from uic.fold.rounds import Model
 from uic.fold.session import Resolution
 
@@ -546,24 +548,50 @@ def test_a_backlog_in_one_partition_does_not_keep_the_others_waiting() -> None:
     assert all(stored_state(store, user, 4) is not None for user in calm)
 
 
-@pytest.mark.parametrize(("flooded", "longest"), [((0,), SHORT_WAVES), ((0, 1), 256)])
+@pytest.mark.parametrize(
+    ("model", "flooded", "longest"),
+    [
+        (MODEL, (0,), SHORT_WAVES),
+        (MODEL, (0, 1), 2048),
+        (COMPILED_MODEL, (0,), SHORT_RECORDS),
+        (COMPILED_MODEL, (0, 1), 2048),
+    ],
+    ids=["waves, one", "waves, all", "compiled, one", "compiled, all"],
+)
 def test_a_user_who_floods_is_folded_in_short_batches_as_long_as_others_are_caught_up(
-    flooded: tuple[int, ...], longest: int
+    model: Model, flooded: tuple[int, ...], longest: int
 ) -> None:
     topic, store = FakeTopic(2), FakeStore()
-    worker = Worker(topic, store, chunk=1000)
+    worker = Worker(topic, store, chunk=5000, model=model, max_waves=2048)
     worker.log.assign(0, 1)
     worker.until(
         lambda: len(worker.updater.status.partitions) == 2 and worker.phase(0) is worker.phase(1) is Phase.FOLDING
     )
     store.commits.clear()
     for p in flooded:
-        for _ in range(600):
+        for _ in range(2 * longest + 200):
             topic.event(users_of(p, 2, 1)[0])
     worker.catch_up()
     assert_exactly_once(store, topic)
     offsets = [decode_progress(c.progress).next_offset for c in store.commits if c.partition == 0]
     assert offsets[:2] == [longest, 2 * longest]
+
+
+def test_users_who_flood_together_are_folded_in_short_batches_too() -> None:
+    topic, store = FakeTopic(2), FakeStore()
+    worker = Worker(topic, store, chunk=3000, model=COMPILED_MODEL)
+    worker.log.assign(0, 1)
+    worker.until(
+        lambda: len(worker.updater.status.partitions) == 2 and worker.phase(0) is worker.phase(1) is Phase.FOLDING
+    )
+    store.commits.clear()
+    flooding = users_of(0, 2, 50)
+    for i in range(2500):
+        topic.event(flooding[i % 50])
+    worker.catch_up()
+    assert_exactly_once(store, topic)
+    offsets = [decode_progress(c.progress).next_offset for c in store.commits if c.partition == 0]
+    assert offsets == [SHORT_RECORDS, 2 * SHORT_RECORDS, 2500]
 
 
 @pytest.mark.parametrize(("records", "rounds"), [(LARGE, [[1], [0]]), (LARGE - 1, [[0, 1]])])

@@ -231,9 +231,9 @@ class FoldSettings(Group):
 
     max_states: Annotated[int, Field(ge=1, le=4096)] = 256
     """Most states that one commit writes. The store serves no other client while it writes them."""
-    max_waves: Annotated[int, Field(ge=1, le=4096)] = 256
-    """Most events of one user in a batch: bounds how many runs of the step graph a batch needs. While another partition
-    is nearly caught up, at most 64."""
+    max_waves: Annotated[int, Field(ge=1, le=4096)] = 1024
+    """Most events of one user in a batch: bounds how many runs of the step graph a batch needs. A graph that is not
+    compiled runs at most 64 times for a batch while another partition is nearly caught up."""
     max_records: Annotated[int, Field(ge=1)] = 8192
     """Most records in one round over all partitions, give or take one batch."""
     misrouted_share: Annotated[float, Field(ge=0, le=1)] = 0.01

@@ -27,6 +27,8 @@ SHORT_WAVES = 64
 """Waves of a large batch while other partitions are nearly caught up: their events wait until it is folded, and a user
 who floods can make it a run of waves that carry an event each. A backlog in every partition is folded as fast as
 possible: batches this short take a sixth longer."""
+SHORT_RECORDS = 1024
+"""The same of a compiled step, which needs no waves: an event costs it as much, whoever's it is."""
 
 
 class Decoding:
@@ -38,6 +40,7 @@ class Decoding:
         topic: Topic,
         actions: Actions | None,
         compiled: Compiled | None,
+        in_waves: bool,
         dead_letters: DeadLetters,
         sessions: Sessions,
         take_up: TakeUp,
@@ -45,7 +48,8 @@ class Decoding:
         settings: FoldSettings,
         metrics: Metrics,
     ) -> None:
-        """`actions` are the bundle's; `compiled` does what it can of them; `settings` bound the batches."""
+        """`actions` are the bundle's; `compiled` does what it can of them; `in_waves`: the step folds an event of each
+        user at a time; `settings` bound the batches."""
         self._topic = topic
         self._actions = actions
         self._compiled = compiled
@@ -57,7 +61,11 @@ class Decoding:
         self._settings = settings
         self._metrics = metrics
         self._bounds = Bounds(settings.max_states, settings.max_waves, settings.max_states * settings.max_waves)
-        self._short_bounds = replace(self._bounds, max_waves=min(settings.max_waves, SHORT_WAVES))
+        self._short_bounds = (
+            replace(self._bounds, max_waves=min(self._bounds.max_waves, SHORT_WAVES))
+            if in_waves
+            else replace(self._bounds, max_records=min(self._bounds.max_records, SHORT_RECORDS))
+        )
         self._misrouted = MisroutedWindow(settings.misrouted_share)
 
     def batches(self, large: bool, now: float) -> list[tuple[Reading, Batch]]:
