@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mimn.data.split import FOLDS
-from mimn.table.compare import Results
+from mimn.table.compare import TRAINED_LONG, Results
 from mimn.table.plan import Plan
 from mimn.table.records import row_of
 from mimn.table.wording import grid, name, prose
@@ -37,11 +37,15 @@ def at_the_time(records: Path, found: Sequence[Results], plan: Plan) -> list[str
     datasets = list(dict.fromkeys(line["dataset"] for line in lines))
     titled = {one.dataset: one for one in found}
     keys = {line["row"] for line in lines} | {key for one in found for key in one.models}
-    body = []
-    for row in dict.fromkeys(row_of(line["row"], keys) for line in lines):
+    body, better_short = [], []
+    for row in dict.fromkeys(row_of(line["row"], keys).removesuffix(TRAINED_LONG) for line in lines):
         cells, named = [], f"`{row}`"
         for dataset in datasets:
-            mine = [line for line in lines if line["dataset"] == dataset and row_of(line["row"], keys) == row]
+            short, long = (
+                [line for line in lines if line["dataset"] == dataset and row_of(line["row"], keys) == key]
+                for key in (row, row + TRAINED_LONG)
+            )
+            mine = long or short
             trainings = _trainings(mine)
             counted = f" ({len(trainings)} of {FOLDS} folds)" if 0 < len(trainings) < FOLDS else ""
             if (counts := set(trainings.values())) - {1}:
@@ -50,13 +54,16 @@ def at_the_time(records: Path, found: Sequence[Results], plan: Plan) -> list[str
             cells.append(" / ".join(value for value in values if value != "-") + counted if mine else "-")
             if mine and dataset in titled:
                 named = name(titled[dataset], row)
+            if long and short and _mean(short, "all") > _mean(long, "all"):
+                better_short.append(f"{named} ({plan.title(dataset)}: {_mean(short, 'all')})")
         body.append([named, *cells])
     return [
         "## Negatives at the time",
         "",
         *prose(
             "Test AUC with negatives drawn by popularity in the four weeks before the target, longest histories: all "
-            "targets / bought before / new. Models are chosen by this figure, on validation users."
+            "targets / bought before / new; each row as it was trained longest. Models are chosen by this figure, on "
+            "validation users." + (f" Better after eight epochs: {', '.join(better_short)}." if better_short else "")
         ),
         "",
         *grid(["row", *(plan.title(dataset) for dataset in datasets)], body),

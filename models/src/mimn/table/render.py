@@ -245,7 +245,7 @@ def _main_rows(found: Sequence[Results], plan: Plan) -> list[str]:
             cells = [_aucs(one, one.longest(key)) if one in having else "-" for one in found]
             row = _model(having[0], key) + (" (the default recipe)" if key == DEFAULT else "")
             body.append([row, " or ".join(sizes) or "reads the events", *cells])
-    text = f"AUC with histories of the latest {_lengths(found)} events; each row as it was trained longest."
+    text = f"{_lengths(found)} events, each row as trained longest."
     if short := _short(found, plan):
         text += f" Eight epochs only: {'; '.join(short)}."
     head = ["row", "bytes of a state", *(plan.title(one.dataset) for one in found)]
