@@ -59,6 +59,16 @@ def test_a_further_training_alone_has_the_name_of_its_row(tmp_path: Path) -> Non
     assert "| DIEN | 0.4000 (1 of 5 folds) |" in "\n".join(at_the_time(tmp_path, [recorded], PLAN))
 
 
+def test_a_row_is_shown_as_it_was_trained_longest_and_where_less_was_better_the_page_says_so(tmp_path: Path) -> None:
+    trained = line("ours", 200, 0.5) + line("ours_long", 200, 0.6) + line("theirs", 200, 0.8) + line("third", 200, 0.3)
+    longer = line("theirs_long", 200, 0.7) + line("theirs_long_10", 200, 0.74)
+    put(tmp_path / RECORDS[0], HEAD + trained + longer)
+    text = "\n".join(at_the_time(tmp_path, [], PLAN))
+    rows = [row for row in text.splitlines() if row.startswith("| `")]
+    assert [row.split(" (")[0] for row in rows] == ["| `ours` | 0.6000", "| `theirs` | 0.7200", "| `third` | 0.3000"]
+    assert "Better after eight epochs: `theirs` (films: 0.8000)." in " ".join(text.splitlines())
+
+
 def test_differences_of_all_records_are_shown_and_none_without_them(tmp_path: Path) -> None:
     assert differences(tmp_path, PLAN) == []
     assert at_the_time(tmp_path, [], PLAN) == []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -37,14 +37,14 @@ def at_the_time(records: Path, found: Sequence[Results], plan: Plan) -> list[str
     datasets = list(dict.fromkeys(line["dataset"] for line in lines))
     titled = {one.dataset: one for one in found}
     keys = {line["row"] for line in lines} | {key for one in found for key in one.models}
+    lines_of = defaultdict[tuple[str, str], list[Line]](list)
+    for line in lines:
+        lines_of[line["dataset"], row_of(line["row"], keys)].append(line)
     body, better_short = [], []
-    for row in dict.fromkeys(row_of(line["row"], keys).removesuffix(TRAINED_LONG) for line in lines):
+    for row in dict.fromkeys(key.removesuffix(TRAINED_LONG) for _, key in lines_of):
         cells, named = [], f"`{row}`"
         for dataset in datasets:
-            short, long = (
-                [line for line in lines if line["dataset"] == dataset and row_of(line["row"], keys) == key]
-                for key in (row, row + TRAINED_LONG)
-            )
+            short, long = lines_of[dataset, row], lines_of[dataset, row + TRAINED_LONG]
             mine = long or short
             trainings = _trainings(mine)
             counted = f" ({len(trainings)} of {FOLDS} folds)" if 0 < len(trainings) < FOLDS else ""

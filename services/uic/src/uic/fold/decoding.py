@@ -28,7 +28,8 @@ SHORT_WAVES = 64
 who floods can make it a run of waves that carry an event each. A backlog in every partition is folded as fast as
 possible: batches this short take a sixth longer."""
 SHORT_RECORDS = 1024
-"""The same of a compiled step, which needs no waves: an event costs it as much, whoever's it is."""
+"""Records of such a batch where the step is compiled. It folds one user after another, without waves, so the time of a
+batch depends on how many events it has, and not on how many users they are of."""
 
 
 class Decoding:
