@@ -207,6 +207,9 @@ class Checked:
     what: str
     measured: float
     predicted: float
+    least: float
+    most: float
+    """Of the rounds that `measured` is the median of."""
 
     @property
     def off(self) -> float:
@@ -219,14 +222,17 @@ def check(record: Mapping[str, Any]) -> list[Checked]:
     part shares the machine's cores, less what other programs used."""
     cores = record["machine"]["cores"]
     rows: list[Checked] = []
-    for kind, own, runs in (("UIC workers", "uic_us", record["fold"]), ("RTP processes", "rtp_us", record["predict"])):
+    for kind, own, phase in (("UIC workers", "uic_us", "fold"), ("RTP processes", "rtp_us", "predict")):
+        runs = record[phase]
+        rounds = [one[phase] for one in record.get("rounds", ())] or [runs]  # old records have one round
         one = runs[0]
         everything = one[own] + one["store_us"] + one["others_us"]
-        for run in runs:
+        for place, run in enumerate(runs):
             count = run["processes"]
             to_be_had = cores - run.get("elsewhere_cores", 0.0)
             predicted = min(count * one["per_s"], to_be_had * 1e6 / everything)
-            rows.append(Checked(f"{kind}: {count}", run["per_s"], predicted))
+            each = [some[place]["per_s"] for some in rounds]
+            rows.append(Checked(f"{kind}: {count}", run["per_s"], predicted, min(each), max(each)))
     return rows
 
 
@@ -268,7 +274,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"costs: {path} ({where}, bundle {record['bundle']})")
     if asked.check:
         for row in check(record):
-            print(f"{row.what:<16} measured {row.measured:>9,.0f}/s, model {row.predicted:>9,.0f}/s ({row.off:+.0%})")
+            found = f"{row.measured:,.0f}/s [{row.least:,.0f}, {row.most:,.0f}]"
+            print(f"{row.what:<16} measured {found:<28} model {row.predicted:>9,.0f}/s ({row.off:+.0%})")
         return 0
     if None in (asked.users, asked.events_per_s, asked.requests_per_s):
         parser.error("--users, --events-per-s and --requests-per-s are needed, or --check")

@@ -1,6 +1,6 @@
 """What UIC and RTP cost and how they scale on this machine, as one JSON file: the prices of `loadtest.capacity`.
 
-    python -m loadtest.scale                     about ten minutes; KAFKA_BOOTSTRAP_SERVERS names a real Kafka
+    python -m loadtest.scale                     about twelve minutes; KAFKA_BOOTSTRAP_SERVERS names a real Kafka
     python -m loadtest.scale --only predict      one phase of it
     python -m loadtest.scale --bundle DIR        with a bundle of your own (default: the one that is shipped)
 
@@ -8,6 +8,9 @@ Costs are microseconds of a core an event or a request, summed over the processe
 something on a machine where everything shares two cores. `others_us` is what this program and the broker took. A broker
 that was given counts only if `--broker-pid` names its process. `elsewhere_cores` is what else the
 machine did, interrupts and stolen time included: those cores were not available.
+
+Phases that take times run in turn, round after round, because a neighbor on the machine can double a time for a
+minute. The record has the median of each figure, and the rounds.
 """
 
 from __future__ import annotations
@@ -57,6 +60,7 @@ HISTORY, LONGER = 20, (100, 1000)
 SAMPLED = 100
 """Users with each of the longer histories."""
 DURABILITY = ("off", "everysec", "always")
+ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -207,6 +211,8 @@ PHASES: dict[str, Callable[[Sizes], Any]] = {
     "predict": predict,
     "candidates": candidates,
 }
+IN_ROUNDS = ("fold", "steady", "predict", "candidates")
+"""The phases that take times; the others count bytes, or take the median of several starts."""
 
 
 # --- What they share -----------------------------------------------------------------------------------------------
@@ -305,8 +311,8 @@ def seconds_to_ready(member: Server) -> float:
     return time.perf_counter() - began
 
 
-def measure(sizes: Sizes, phases: Iterable[str]) -> dict[str, Any]:
-    """The record of some phases."""
+def measure(sizes: Sizes, phases: Sequence[str], rounds: int = 1) -> dict[str, Any]:
+    """The record of some phases; those of `IN_ROUNDS` are measured in turn, that many times."""
     bundle = load_bundle(sizes.bundle)
     record: dict[str, Any] = {
         "machine": machine(),
@@ -315,24 +321,46 @@ def measure(sizes: Sizes, phases: Iterable[str]) -> dict[str, Any]:
         "bundle": f"{bundle.manifest.name}/{bundle.manifest.version}",
         "state_bytes": HEADER_BYTES + bundle.layout.stored_bytes,
     }
-    for name in phases:
-        began = time.monotonic()
-        print(f"{name} ...", flush=True)
-        record[name] = PHASES[name](sizes)
-        print(f"{name} ({time.monotonic() - began:.0f} s): {json.dumps(record[name])}", flush=True)
+    record |= {name: measured(sizes, name) for name in phases if name not in IN_ROUNDS}
+    repeated = [name for name in phases if name in IN_ROUNDS]
+    record["rounds"] = [{name: measured(sizes, name) for name in repeated} for _ in range(rounds)]
+    record |= median_of(record["rounds"])
     return record
+
+
+def measured(sizes: Sizes, name: str) -> Any:
+    """What a phase gives. Says so, because a phase takes a minute."""
+    began = time.monotonic()
+    print(f"{name} ...", flush=True)
+    found = PHASES[name](sizes)
+    print(f"{name} ({time.monotonic() - began:.0f} s): {json.dumps(found)}", flush=True)
+    return found
+
+
+def median_of(rounds: Sequence[Any]) -> Any:
+    """What several rounds have in common, each number as the median of theirs."""
+    first = rounds[0]
+    if isinstance(first, dict):
+        return {name: median_of([one[name] for one in rounds]) for name in first}
+    if isinstance(first, list):
+        return [median_of(row) for row in zip(*rounds, strict=True)]
+    return statistics.median_low(rounds)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and write."""
     parser = argparse.ArgumentParser(prog="python -m loadtest.scale", description=__doc__)
     parser.add_argument("--only", action="append", choices=list(PHASES), help="measure these only; nothing is written")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of what takes times (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="folder of the JSON file (default: results/<date>_scale)")
     parser.add_argument("--bundle", type=Path, default=BUNDLE, help="folder (default: %(default)s)")
     parser.add_argument("--broker-pid", type=int, help="of the Kafka of KAFKA_BOOTSTRAP_SERVERS, where it runs here")
     asked = parser.parse_args(arguments)
+    if asked.rounds < 1:
+        parser.error("--rounds must be at least 1")
     with signals_unwind():
-        record = measure(Sizes(bundle=asked.bundle, broker_pid=asked.broker_pid), asked.only or PHASES)
+        sizes = Sizes(bundle=asked.bundle, broker_pid=asked.broker_pid)
+        record = measure(sizes, asked.only or list(PHASES), asked.rounds)
     if not asked.only:
         written = (asked.output or dated("scale")) / "scale.json"
         written.parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,8 @@ def test_what_is_measured_is_enough_to_plan_by(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(scale, "DURABILITY", ("off", "everysec"))
     monkeypatch.setattr(scale, "SAMPLED", 10)
     sizes = scale.Sizes(backlog=20_000, users=5_000, seconds=2, starts=1)
-    record = scale.measure(sizes, scale.PHASES)
+    record = scale.measure(sizes, list(scale.PHASES))
+    assert record["rounds"] == [{name: record[name] for name in scale.IN_ROUNDS}], "of one round the median is its own"
 
     costs = Costs.of(record)
     assert min(costs.fold_us, costs.drain_per_s, costs.store_event_us, costs.candidate_us) > 0

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest import capacity
+from loadtest import capacity, scale
 from loadtest.capacity import Costs, Demand, Limits, check, plan
 
 COSTS = Costs(
@@ -107,6 +107,20 @@ def test_processes_share_the_cores_of_the_machine_that_was_measured() -> None:
         pytest.approx(min(2 * 1900, 2e6 / 515)),  # two wait as much as one
     ]
     assert rows[1].off == pytest.approx(50_000 / 30_000 - 1)
+    assert (rows[1].least, rows[1].most) == (30_000, 30_000), "a record without rounds has one"
+
+
+def test_one_slow_round_in_three_moves_no_figure_and_is_shown_by_the_check() -> None:
+    one = {"processes": 1, "uic_us": 5.0, "rtp_us": 300.0, "store_us": 1.0, "others_us": 1.0, "shares_of_a_core": [1.0]}
+    rounds = [
+        {"fold": [{**one, "per_s": 90_000.0}], "predict": [{**one, "per_s": per_s, "rtp_us": rtp_us}]}
+        for per_s, rtp_us in ((3500.0, 290.0), (1600.0, 600.0), (3400.0, 310.0))
+    ]
+    medians = scale.median_of(rounds)
+    assert medians["predict"] == [{**one, "per_s": 3400.0, "rtp_us": 310.0}]
+    folds, predicts = check({"machine": {"cores": 2}, "rounds": rounds, **medians})
+    assert (predicts.measured, predicts.least, predicts.most) == (3400, 1600, 3500)
+    assert (folds.least, folds.most) == (90_000, 90_000)
 
 
 def test_the_newest_record_is_taken_and_without_one_the_command_says_how_to_make_it(
