@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,26 @@ def test_curves_follow_from_the_run_folders(complete: Path, monkeypatch: pytest.
     short, longer = curves.length_curve(models, (1, 40))
     assert short.positives == longer.positives
     assert short.auc < longer.auc - 0.02
+
+
+def test_a_curve_shows_each_row_as_it_was_trained_longest(complete: Path, tmp_path: Path) -> None:
+    """All trainings of the longer one, and none of the shorter."""
+    longer = tmp_path / "longer.toml"
+    longer.write_text(
+        f'configs = "{complete.parent}"\nrecords = "{tmp_path}/records"\nruns = "{tmp_path}/runs"\n'
+        '[[stages]]\ndataset = "synthetic"\nrows = ["pooling_long"]\nfolds = [0]\ntrainings = 2\n'
+        '[variations.pooling_long]\nconfig = "pooling"\nname = "sum pooling, trained long"\n'
+    )
+    plans = [complete, longer]
+    assert [one.cell.key for one in curves.trained(plans, "synthetic", ["pooling"])] == ["pooling", "pooling"]
+
+    short = next(cell for cell in cells(read_plan(complete)) if (cell.key, cell.fold) == ("pooling", 0))
+    for cell in cells(read_plan(longer)):  # as if they had been trained
+        shutil.copytree(complete.parent / "runs" / short.run_folder, tmp_path / "runs" / cell.run_folder)
+    found = list(curves.trained(plans, "synthetic", ["pooling"]))
+    assert [(one.row, one.cell.key) for one in found] == [("pooling", "pooling_long"), ("pooling", "pooling_long_10")]
+    (point,) = curves.delay_curve(found, (0,), length=50)
+    assert (point.row, point.trainings) == ("sum pooling, trained long", 2)
 
 
 def test_an_ended_history_lacks_exactly_the_last_hours(complete: Path) -> None:

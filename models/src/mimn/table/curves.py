@@ -8,9 +8,9 @@
 * `long`: AUC when the same behavior goes on for up to 10,000 events, from models trained on windows of 256.
 * `utilization`: how the writes of a user's events are distributed over the memory's slots (Figure 6).
 
-The models are the ones that `run` left in the plans' run folders. Rows without a model are left out, and a curve uses
-the folds that all its rows have. AUCs are means over the folds and a row's trainings, with 95 % intervals from 2,000
-resamples of users within folds, each with one of the trainings.
+The models are the ones that `run` left in the plans' run folders, of each row those that were trained longest. Rows
+without a model are left out, and a curve uses the folds that all its rows have. AUCs are means over the folds and a
+row's trainings, with 95 % intervals from 2,000 resamples of users within folds, each with one of the trainings.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from mimn.nn.checkpoint import CheckpointError, load_model
 from mimn.nn.model import ClickModel, MimnModel
 from mimn.run import DataSet
 from mimn.scoring import predict
-from mimn.table.compare import LONG, one_training_each
+from mimn.table.compare import LONG, TRAINED_LONG, one_training_each
 from mimn.table.plan import PLAN, Cell, planned, read_plan
 from mimn.table.records import row_of
 from mimn.table.weeks import DAY_MS
@@ -55,6 +55,7 @@ CURVE_ROWS = (
     "mimn",
     "mimn_bounded",
     "mimn_ledger",
+    "default",
     "dien_product",
     "din_product",
     "pooling",
@@ -62,7 +63,7 @@ CURVE_ROWS = (
     "pooling_ledger",
     "sim_product",
 )
-WRITING_ROWS = ("mimn", "mimn_no_utilization", "mimn_bounded", "mimn_ledger")
+WRITING_ROWS = ("mimn", "mimn_no_utilization", "mimn_bounded", "mimn_ledger", "default")
 PLANS = (PLAN, PLAN.with_name("default.toml"))
 OUTPUT = Path("models/experiments/curves")
 AXES = {
@@ -128,18 +129,18 @@ class SlotShare:
 
 
 def trained(plans: Iterable[Path], dataset: str, rows: Collection[str], runs: Path | None = None) -> Iterator[Trained]:
-    """The trained cells of some rows of plans, row by row. Rows without any trained fold are left out; the others use
-    the folds that all of them have, because some folds are easier than others.
+    """The trained cells of some rows of plans, row by row, each as it was trained longest. Rows without any trained
+    fold are left out; the others use the folds that all of them have, because some folds are easier than others.
 
     Raises:
         ConfigError, DataError, CheckpointError: a file cannot be read.
     """
-    found: dict[str, list[tuple[Path, Cell]]] = {row: [] for row in rows}
+    found: dict[str, list[tuple[Path, Cell]]] = {key: [] for row in rows for key in (row, row + TRAINED_LONG)}
     for planned_folder, cell in planned(read_plan(plan) for plan in plans).items():
-        folder, row = planned_folder if runs is None else runs / cell.run_folder, row_of(cell.key, rows)
+        folder, row = planned_folder if runs is None else runs / cell.run_folder, row_of(cell.key, found)
         if cell.dataset == dataset and row in found and (folder / run.METRICS).exists():
             found[row].append((folder, cell))
-    some = {row: of for row, of in found.items() if of}
+    some = {row: of for row in rows if (of := found[row + TRAINED_LONG] or found[row])}
     common = set.intersection(*({cell.fold for _, cell in of} for of in some.values())) if some else set()
     data: dict[int, DataSet] = {}
     for row, of in some.items():
