@@ -1,9 +1,10 @@
 """The least code that could serve a prediction: an ASGI function with the same JSON, the same GET and the same head.
 
-No validation, deadline, admission, metrics, padding, user check or degraded answer. RTP's request rate is
-compared with its rate, both measured in turn.
+No validation, deadline, admission, metrics, padding, user check or degraded answer: what it does for a request is what
+other engines are given to do (`loadtest.peers.work`). RTP's request rate is compared with its rate, both measured in
+turn.
 
-    uvicorn --factory loadtest.bare_loop:create_app        (BARE_REDIS_URL, BARE_BUNDLE, BARE_PREFIX)
+    uvicorn --factory loadtest.bare_loop:create_app        (PEER_REDIS_URL, PEER_BUNDLE, PEER_PREFIX)
     python -m loadtest.bare_loop --rtp http://127.0.0.1:8000 --redis redis://127.0.0.1:6379/0
 """
 
@@ -22,20 +23,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-import msgspec
-import numpy as np
-import redis.asyncio
 import uvloop
 
 from loadtest.client import JSON, Target
+from loadtest.peers.service import Service
 from loadtest.population import BUNDLE, Population
 from localstack.ports import accepts, free_port
 from localstack.signals import signals_unwind
 from localstack.wait import until
-from mimn.bundle import load_bundle
-from mimn.bundle.graph import open_head
-from mimn.rows import stored
-from mimn.state import Keys, namespace, partition_of
 
 Message = MutableMapping[str, Any]
 Asgi = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
@@ -64,30 +59,13 @@ class Where(Protocol):
 
 
 def create_app() -> Asgi:
-    """The bare application, set by BARE_REDIS_URL, BARE_BUNDLE and BARE_PREFIX."""
-    bundle = load_bundle(os.environ["BARE_BUNDLE"])
-    keys = Keys(namespace(bundle.manifest.fingerprint), os.environ["BARE_PREFIX"])
-    head = open_head(bundle)
-    client = redis.asyncio.Redis.from_url(os.environ["BARE_REDIS_URL"], protocol=2)
-    decode, encode = msgspec.json.Decoder().decode, msgspec.json.Encoder().encode
-    no_context = np.zeros(0, np.float32)
-    partitions = 0
+    """The bare application, set by PEER_REDIS_URL, PEER_BUNDLE and PEER_PREFIX."""
+    service = Service()
 
     async def app(
         scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
     ) -> None:
-        nonlocal partitions
-        if not partitions:
-            meta: Any = await client.get(keys.meta)
-            partitions = decode(meta)["partitions"]
-        request = decode((await receive())["body"])
-        user_id, candidates = request["user_id"], request["candidates"]
-        value: Any = await client.get(keys.state(partition_of(user_id.encode(), partitions), user_id))
-        state = stored.decode(value, bundle.fingerprint, bundle.layout).tensors if value else bundle.initial_state
-        items = np.array([candidate["item_id"] for candidate in candidates], np.uint64)
-        categories = np.array([candidate["category_id"] for candidate in candidates], np.uint64)
-        scores = head(bundle.vectors(items, categories), state, no_context)
-        answer = encode({"scores": scores.tolist()})
+        answer = await service.predict((await receive())["body"])
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
@@ -100,7 +78,7 @@ def serving(where: Where) -> Iterator[str]:
     """The bare application as a process; yields its URL once it accepts."""
     port = free_port()
     environment = {
-        **os.environ, "BARE_BUNDLE": where.bundle, "BARE_PREFIX": where.prefix, "BARE_REDIS_URL": where.redis_url,
+        **os.environ, "PEER_BUNDLE": where.bundle, "PEER_PREFIX": where.prefix, "PEER_REDIS_URL": where.redis_url,
     }  # fmt: skip
     options = "--loop uvloop --http httptools --no-access-log --lifespan off --log-level error"
     command = [sys.executable, "-m", "uvicorn", "--factory", "loadtest.bare_loop:create_app", "--port", str(port)]

@@ -9,16 +9,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from mimn.bundle import Bundle, BundleError
-from mimn.bundle.candidates import CandidateTables, Write
+from mimn.bundle.candidates import CandidateTables
 from mimn.bundle.graph import open_head
 from mimn.calibration import Uncalibrated
-from mimn.state import Keys, decode_state, partition_of
+from mimn.rows.stored import decode
+from mimn.state import Keys, partition_of
 
 
 class Candidate(msgspec.Struct, gc=False):
@@ -83,9 +85,25 @@ class _Inputs:
     ids: NDArray[np.uint64]
     """[2, C]: items and categories."""
     vectors: NDArray[np.float32]
-    cells: NDArray[np.int64] | None
-    look_up: Write
+    further: dict[str, NDArray[Any]]
+    """With a sketch the candidates' cells and the time of the request, with a ledger what is read of it."""
+    look_up: Callable[[int], None]
     """Writes vectors and cells of the ids."""
+    read: Callable[[int, int], None] | None
+    """Writes what is read of the user's ledger; None without one."""
+
+
+def check_servable(bundle: Bundle) -> None:
+    """Make sure that peers can score with a bundle.
+
+    Raises:
+        BundleError: it reads more of a request than candidates, or has a calibrator.
+    """
+    if bundle.request.width or not isinstance(bundle.manifest.calibration, Uncalibrated):
+        raise BundleError(
+            f"{bundle.name} has fields or a calibrator, which peers do not read: "
+            "compare engines with a bundle that has none, such as models/bundles/online-retail-ledger/1"
+        )
 
 
 class Work:
@@ -105,17 +123,12 @@ class Work:
             bundle:     whose states are stored.
             keys:       of its namespace.
             partitions: of the topic, as the namespace's meta record says.
-            wall_ms:    the time of a request, for a sketch.
+            wall_ms:    the time of a request, for a sketch and a ledger.
 
         Raises:
-            BundleError: the graph cannot be loaded, or reads more than candidates and a state.
+            BundleError: the graph cannot be loaded, or as `check_servable`.
         """
-        calibrated = not isinstance(bundle.manifest.calibration, Uncalibrated)
-        if bundle.request.width or bundle.reads is not None or calibrated:
-            raise BundleError(
-                f"{bundle.name} has fields, a ledger or a calibrator, which peers do not read: "
-                "compare engines with a bundle that has none, such as models/bundles/online-retail/1"
-            )
+        check_servable(bundle)
         self._bundle = bundle
         self._keys = keys
         self._partitions = partitions
@@ -123,6 +136,8 @@ class Work:
         self._head = open_head(bundle)
         self._sketch = None if bundle.sketch is None else bundle.sketch.sketch
         self._tables = CandidateTables(bundle.asked_items, bundle.categories, self._sketch)
+        self._state = np.array(bundle.initial_state)
+        self._now = np.zeros(0, np.float32) if self._sketch is None else self._sketch.moment(0)
         self._inputs: dict[int, _Inputs] = {}
         self._context = np.zeros(0, np.float32)
         self._model = Model(bundle.manifest.name, bundle.manifest.version)
@@ -164,25 +179,34 @@ class Work:
         """
         tensors, state = self._bundle.initial_state, State("cold", 0)
         if value is not None:
-            stored = decode_state(value, self._bundle.fingerprint, self._bundle.layout)
+            stored = decode(value, self._bundle.fingerprint, self._bundle.layout)
             tensors, state = stored.tensors, State("warm", stored.header.event_count, partial=stored.header.partial)
-        vectors, cells = self._looked_up(asked)
-        if self._sketch is None:
-            return self._head(vectors, tensors, self._context), state
-        return self._head(vectors, tensors, self._context, cells, self._sketch.moment(self._wall_ms())), state
+        count, now_ms = len(asked.items), self._wall_ms()
+        given = self._inputs.get(count) or self._inputs_of(count)
+        given.ids[0], given.ids[1] = asked.items, asked.categories
+        given.look_up(count)
+        if self._sketch is not None:
+            self._now[:] = self._sketch.moment(now_ms)
+        if given.read is not None:
+            self._state[:] = tensors
+            given.read(count, now_ms)
+        return self._head(given.vectors, tensors, self._context, **given.further), state
 
-    def _looked_up(self, asked: Asked) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
-        """The candidates' vectors and cells, in arrays that the next request of as many candidates overwrites."""
-        count = len(asked.items)
-        if count not in self._inputs:
-            ids = np.zeros((2, count), np.uint64)
-            vectors = np.zeros((count, self._tables.width), np.float32)
-            cells = None if self._sketch is None else np.zeros((count, self._sketch.addresses), np.int64)
-            self._inputs[count] = _Inputs(ids, vectors, cells, self._tables.into(ids[0], ids[1], vectors, cells))
-        found = self._inputs[count]
-        found.ids[0], found.ids[1] = asked.items, asked.categories
-        found.look_up(count)
-        return found.vectors, found.cells
+    def _inputs_of(self, count: int) -> _Inputs:
+        """Arrays that each request of as many candidates overwrites."""
+        ids = np.zeros((2, count), np.uint64)
+        vectors = np.zeros((count, self._tables.width), np.float32)
+        further: dict[str, NDArray[Any]] = {}
+        cells, read = None, None
+        if self._sketch is not None:
+            cells = np.zeros((count, self._sketch.addresses), np.int64)
+            further |= {"addresses": cells, "now": self._now}
+        if (reads := self._bundle.reads) is not None:
+            further["reads"] = np.zeros((count, reads.width), np.float32)
+            read = reads.into(reads.ledger.of(self._state), ids[0], further["reads"])
+        made = _Inputs(ids, vectors, further, self._tables.into(ids[0], ids[1], vectors, cells), read)
+        self._inputs[count] = made
+        return made
 
     def answer(self, asked: Asked, value: bytes | None) -> Answer:
         """The same as the body of an answer."""

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from loadtest.comparison import main
+from loadtest.comparison import MODELS, main
 from loadtest.engines import names
 from loadtest.peers.catalog import PEERS, TRITON_BATCHING, NotInstalled, require
 from loadtest.peers.wire import LISTED, PLAIN, TENSORS, TENSORS_HEAD_BYTES, tensor_scores
@@ -26,7 +26,7 @@ TINY, SKETCH, DIN, FIELDS, LEDGER = (FIXTURES / f"bundle_tiny{kind}/tiny{kind.re
 NOW = 1_700_000_000_000
 
 
-@pytest.mark.parametrize("path", [TINY, SKETCH, DIN], ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", [TINY, SKETCH, LEDGER, DIN], ids=lambda path: path.parent.name)
 def test_a_peer_gives_the_scores_that_rtp_gives(path: Path) -> None:
     bundle = load_bundle(path)
     model, stored = OnnxModel(bundle), Stored(bundle)
@@ -43,11 +43,21 @@ def test_a_peer_gives_the_scores_that_rtp_gives(path: Path) -> None:
         assert (answer.state.status, answer.state.events) == (("cold", 0) if value is None else ("warm", 3))
 
 
-@pytest.mark.parametrize("path", [FIELDS, LEDGER], ids=lambda path: path.parent.name)
-def test_a_bundle_that_peers_cannot_serve_is_refused(path: Path) -> None:
-    bundle = load_bundle(path)
+def test_a_bundle_that_peers_cannot_serve_is_refused_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = load_bundle(FIELDS)
     with pytest.raises(BundleError, match="compare engines with a bundle that has none"):
         Work(bundle, Stored(bundle).keys, 4)
+    installed("ray", tmp_path)
+    told = ["--compare", "rtp,ray", "--peers", str(tmp_path), "--output", str(tmp_path / "out")]
+    assert main([*told, "--model", f"fields={FIELDS}"]) == 2
+    assert "compare engines with a bundle that has none" in capsys.readouterr().err
+
+
+def test_the_bundle_that_is_compared_by_default_is_one_that_peers_can_serve() -> None:
+    bundle = load_bundle(Path(__file__).parents[2] / next(iter(MODELS.values())))
+    Work(bundle, Stored(bundle).keys, 4)
 
 
 def test_each_protocol_asks_the_same() -> None:
