@@ -37,7 +37,7 @@ from loadtest.bare_loop import saturate
 from loadtest.cpu import cpu_s_of
 from loadtest.feeder import feeding, zipf_users
 from loadtest.origin import commit, dated, machine
-from loadtest.stacks import absorbed, feed, predict_body, publish, running
+from loadtest.stacks import QUIET, absorbed, feed, predict_body, publish, running
 from localstack.server import Server
 from localstack.servers import Valkey
 from localstack.signals import signals_unwind
@@ -61,15 +61,16 @@ SAMPLED = 100
 """Users with each of the longer histories."""
 DURABILITY = ("off", "everysec", "always")
 ROUNDS = 3
+PATIENT = {"UIC_KAFKA__SESSION_TIMEOUT_MS": "120000"}
+"""So that workers which stand still stay in their group."""
 
 
 @dataclass(frozen=True)
 class Sizes:
     """How much is measured."""
 
-    backlog: int = 150_000
-    joining: int = 350_000
-    """Additional events, which several workers fold while they join one after another."""
+    backlog: int = 200_000
+    """Events for each worker."""
     users: int = 100_000
     seconds: float = 10.0
     """Of each phase at a fixed rate, and of each closed loop."""
@@ -81,22 +82,21 @@ class Sizes:
 
 
 def fold(sizes: Sizes) -> list[dict[str, Any]]:
-    """Backlog to committed, by number of workers, from when each of them folds. Several need a real Kafka: the small
-    broker does not reliably assign a topic to members that start together."""
+    """A backlog, by number of workers, from its first tenth to its last fifth: before, they begin to fetch, and at the
+    end some have nothing left. Several need a real Kafka: the small broker does not reliably assign a topic to members
+    that start together."""
     rows = []
     for count in COUNTS if Options.from_environment().bootstrap else COUNTS[:1]:
-        with running(bundle=sizes.bundle, uic_workers=count, rtp_processes=0) as stack:
-            for worker in stack.uic:
-                worker.stop()
-            total = sizes.backlog + (sizes.joining if count > 1 else 0)
-            feed(stack, zipf_users(sizes.users, total))
-            for worker in stack.uic:
-                worker.spawn()
-            covered(stack, sizes.backlog // 10, 120)
-            until(lambda s=stack: shared_out(s), "every worker folds its part", within_s=120, every_s=0.1)  # type: ignore[misc]
+        with running(bundle=sizes.bundle, uic_workers=count, rtp_processes=0, uic={**QUIET, **PATIENT}) as stack:
+            until(lambda s=stack: shared_out(s), "every worker has its part", within_s=120, every_s=0.1)  # type: ignore[misc]
+            total = count * sizes.backlog
+            with standing_still(stack.uic):
+                feed(stack, zipf_users(sizes.users, total))
+            covered(stack, total // 10, 120)
             with spending(stack, sizes) as spent:
-                events = total - absorbed(stack)
-                covered(stack, total, 300)
+                before = absorbed(stack)
+                covered(stack, total - total // 5, 300)
+                events = absorbed(stack) - before
             rows.append(
                 {"processes": count, "events": events, **spent.row(events), "uic_rss_mib": rss_mib(stack.uic) / count}
             )
@@ -274,6 +274,20 @@ def closed_loop(stack: Stack, bodies: Sequence[bytes], sizes: Sizes, connections
         rate = uvloop.run(saturate(url, bodies, sizes.seconds, connections=connections))
     shares = [round(cpu_s / spent.seconds, 3) for cpu_s in spent.cpu_s["rtp"]]
     return {**spent.row(rate * sizes.seconds), "shares_of_a_core": shares}
+
+
+@contextmanager
+def standing_still(workers: Sequence[Server]) -> Iterator[None]:
+    """Workers do nothing while the body runs, and go on together: those of a group get their parts one after another,
+    and the first would have folded its own before the last one begins."""
+    processes = [psutil.Process(pid) for pid in pids(workers)]
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
 
 
 def shared_out(stack: Stack) -> bool:
