@@ -3,7 +3,7 @@
     python -m loadtest.budgets                    some five minutes
     python -m loadtest.budgets --full             the sample sizes that the budgets name
     python -m loadtest.budgets --only one_user    one of them
-    LOADTEST_BUNDLE=models/bundles/online-retail-ledger/1 python -m loadtest.budgets    of the served bundle
+    LOADTEST_BUNDLE=models/bundles/online-retail/1 python -m loadtest.budgets    of another bundle than the served one
 
 Two things that are compared are measured in turn in one run. Absolute times belong to the machine they were taken on.
 SIGTERM and Ctrl-C take the stack down; figures that were not written yet are lost.

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.budgets import Figure, Sizes, budget
-from loadtest.population import BUNDLE
 from loadtest.stacks import NotMeasured, predict_body, publish, running, server_cpu_in_turn
+from localstack.stack import BUNDLE as DEMO
 
-DEMO = BUNDLE.parents[1] / "online-retail-sketch" / "1"
 HEAD = Path(__file__).parents[1] / "fields_head"
 """The demo's state under DeepFM (`model.toml`), ten fields of the request and three of the item (`fields.json`)."""
 REQUEST: dict[str, dict[str, Any]] = {

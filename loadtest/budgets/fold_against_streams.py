@@ -17,8 +17,7 @@ from localstack.stack import Options
 
 STREAMS_PEER = "CTR_STREAMS_PEER"
 LEAST = 1_000_000
-"""Events. Over 100,000 the JVM of Kafka Streams is still warming up, and over 300,000 that still shows: it folds half as
-many a second over the former as over the latter, and two thirds of what it folds over a million."""
+"""Events. Over fewer the JVM of Kafka Streams is still warming up: over 300,000 it folds half as many a second."""
 STREAMS_LINE = re.compile(
     r"exactly_once_v2 .*cache=(?P<cache>\d+): folded .* to last commit (?P<rate>\d+)/s; cpu us/event (?P<cpu>[\d.]+)"
 )

@@ -24,7 +24,7 @@ import redis
 
 from loadtest import wrk
 from loadtest.cpu import cpu_s_of
-from loadtest.population import Population
+from loadtest.population import BUNDLE, Population
 from loadtest.stacks import CANDIDATES
 from localstack.servers import Valkey
 from localstack.services import RtpProcess, Surroundings
@@ -33,7 +33,6 @@ from support.stored import Stored, now_ms
 
 MEMBERS = ("proto/gen", "access/src", "models/src", "services/rtp/src")
 """What RTP is imported from in a tree."""
-BUNDLE = Path("models/bundles/online-retail-sketch/1")
 CONNECTIONS = (8, 1)
 USERS = 50
 PARTITIONS = 8

@@ -22,6 +22,7 @@ from fixtures.write_bundles import (
     WITH_FIELDS,
     tiny_model,
 )
+from loadtest.budgets.fields import export as export_of_budget
 from mimn.baselines import BaselineConfig, ModelConfig
 from mimn.bundle import load_bundle
 from mimn.bundle.graph import open_head, open_step
@@ -88,6 +89,12 @@ def test_fields_are_served_with_the_trained_numbers(config: ModelConfig, tmp_pat
         bundle.request.vector(**REQUEST).values,
     )
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_the_head_with_fields_whose_budget_is_measured_is_compiled(tmp_path: Path) -> None:
+    """Beside a ledger, and of the demo's sizes: what it multiplies is not rounded away from the graph's scores."""
+    head = open_head(load_bundle(export_of_budget(tmp_path)))
+    assert head.compiled == (library() is not None)
 
 
 def test_an_item_without_an_embedding_of_its_own_has_the_unknown_items_and_its_fields(tmp_path: Path) -> None:

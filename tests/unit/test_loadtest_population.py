@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from loadtest import comparison, population
 from loadtest.bare_loop import saturate
 from loadtest.client import Target
 from loadtest.population import Population
+from localstack import stack
 from support.wayward_server import server
 
 TINY = Path(__file__).resolve().parent.parent / "fixtures/bundle_tiny/tiny/1"
 
 
 def test_a_population_is_the_same_for_the_same_seed_and_asks_for_known_items() -> None:
-    population = Population(bundle=TINY, users=5, candidates=7)
-    bodies = population.bodies(20)
-    assert bodies == population.bodies(20)
+    asking = Population(bundle=TINY, users=5, candidates=7)
+    bodies = asking.bodies(20)
+    assert bodies == asking.bodies(20)
     assert bodies != Population(bundle=TINY, users=5, candidates=7, seed=1).bodies(20)
     asked = [json.loads(body) for body in bodies]
     assert {len(request["candidates"]) for request in asked} == {7}
     assert {request["user_id"] for request in asked} <= {f"user-{i}" for i in range(5)}
     known = set(np.load(TINY / "items.ids.npy").tolist())
     assert {candidate["item_id"] for request in asked for candidate in request["candidates"]} <= known
+
+
+def test_what_is_measured_by_default_is_what_is_served() -> None:
+    assert "LOADTEST_BUNDLE" not in os.environ, "unset it for the tests"
+    assert population.BUNDLE == stack.BUNDLE == next(iter(comparison.MODELS.values()))
 
 
 def test_a_request_is_whole() -> None:
@@ -37,8 +45,8 @@ def test_a_request_is_whole() -> None:
 
 
 def test_a_population_says_itself_in_variables() -> None:
-    population = Population(bundle=TINY, users=5, pattern="u-{}", candidates=7, seed=3)
-    assert Population.from_environment(population.environment()) == population
+    asking = Population(bundle=TINY, users=5, pattern="u-{}", candidates=7, seed=3)
+    assert Population.from_environment(asking.environment()) == asking
     with pytest.raises(ValueError, match="LOADTEST_USER_PATTERN"):
         Population.from_environment({"LOADTEST_USER_PATTERN": "u"})
 

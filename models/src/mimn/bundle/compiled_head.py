@@ -101,16 +101,19 @@ def difference(bundle: Bundle, graph: HeadFunction, head: HeadFunction) -> str:
 
 
 def drawn(bundle: Bundle, random: np.random.Generator, count: int) -> dict[str, NDArray[Any]]:
-    """Inputs of a head: `count` candidates, some of them unknown, and a golden user whose numbers are changed a
-    little, for each of them by another factor."""
+    """Inputs of a head: `count` candidates, some of them unknown, and a golden user and request whose numbers are
+    changed a little, for each of them by another factor. A request's numbers keep the size that they have in use: where
+    they are ten times as large, a head that multiplies fields with each other rounds off a hundred times as much."""
     state = np.array(random.choice(bundle.golden.states))
     state[bundle.rest] *= random.uniform(0.9, 1.1, len(state[bundle.rest])).astype(np.float32)
+    context = np.array(random.choice(bundle.golden.context))
+    context *= random.uniform(0.9, 1.1, len(context)).astype(np.float32)
     ids = [np.append(table.ids, np.uint64(2**64 - 1)) for table in (bundle.asked_items, bundle.categories)]
     items, categories = (random.choice(known, count) for known in ids)
     given: dict[str, NDArray[Any]] = {
         "candidates": bundle.candidates(items, categories),
         "state": state,
-        "context": random.standard_normal(bundle.request.width).astype(np.float32),
+        "context": context,
     }
     if bundle.sketch is not None:
         given["addresses"] = bundle.sketch.addresses(items, categories)
