@@ -73,6 +73,8 @@ AXES = {
 }
 """Each curve's x axis, and whether it is logarithmic."""
 CURVES = (*AXES, "utilization")
+LINE_INCHES = 0.22
+"""Of a legend, below the axes: names of rows are long."""
 
 
 class NothingTrained(Exception):
@@ -343,7 +345,8 @@ def draw(points: list[Point], path: Path, *, x: str, log: bool) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 6.5), layout="constrained")
+    rows = len({point.row for point in points})
+    figure, axes = pyplot.subplots(figsize=(8, 5 + LINE_INCHES * rows), layout="constrained")
     for row in dict.fromkeys(point.row for point in points):
         of = sorted((point for point in points if point.row == row), key=lambda point: point.x)
         xs = [point.x for point in of]
@@ -357,7 +360,7 @@ def draw(points: list[Point], path: Path, *, x: str, log: bool) -> None:
     axes.set(xlabel=x, ylabel=f"test AUC, {points[0].positives:,} positives")
     if log:
         axes.set_xscale("log")
-    figure.legend(fontsize="small", loc="outside lower center", ncols=2)
+    figure.legend(fontsize="small", loc="outside lower center")
     figure.savefig(path, dpi=110, metadata={"Software": None})
     pyplot.close(figure)
 
@@ -370,7 +373,7 @@ def draw_shares(shares: list[SlotShare], path: Path) -> None:
     from matplotlib import pyplot
 
     rows = list(dict.fromkeys(share.row for share in shares))
-    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(8, 4 + LINE_INCHES * len(rows)), layout="constrained")
     for place, row in enumerate(rows):
         of = [share for share in shares if share.row == row]
         width = 0.8 / len(rows)
@@ -378,7 +381,7 @@ def draw_shares(shares: list[SlotShare], path: Path) -> None:
         axes.bar([share.slot + left for share in of], [share.share for share in of], width, label=row)
     slots = sorted({share.slot for share in shares})
     axes.set(xlabel="a user's slots, the most written first", ylabel="share of the writes", xticks=slots)
-    figure.legend(fontsize="small", loc="outside lower center", ncols=2)
+    figure.legend(fontsize="small", loc="outside lower center")
     figure.savefig(path, dpi=110, metadata={"Software": None})
     pyplot.close(figure)
 
