@@ -140,7 +140,7 @@ def _larger_state(one: Results) -> list[str]:
         ("mimn_ledger_taught", "mimn_ledger"),
         ("default", "mimn_ledger"),
     )
-    return [*lines, "", *_known([_against(one, *pair) for pair in pairs])]
+    return [*lines, "", *_known([_line(one, *pair) for pair in pairs])]
 
 
 def _where_it_loses(one: Results) -> list[str]:
@@ -158,15 +158,15 @@ def _where_it_loses(one: Results) -> list[str]:
             for key, rival in (*_pairs(one, form), (_form(one, form), COUNTS))
             if not rival.startswith("dien_product")
         ]
-        lines += [*_known([_against(one, *pair, group) for pair in pairs]), ""]
+        lines += [*_known([_line(one, *pair, group) for pair in pairs]), ""]
     lines += ["The paper's MIMN with one thing changed, against itself:"]
-    return [*lines, "", *_known([_against(one, *_alike(one, key, "mimn")) for key in ABLATIONS])]
+    return [*lines, "", *_known([_line(one, *_alike(one, key, "mimn")) for key in ABLATIONS])]
 
 
 def _busy_week(one: Results, settings: DataSetPlan) -> list[str]:
     if not settings.week_rows:
         return []
-    pairs = [_against(one, key, "mimn_bounded") for key in settings.week_rows]
+    pairs = [_line(one, key, "mimn_bounded") for key in settings.week_rows]
     return [
         "",
         "**Should a model be trained on a sale?** (The paper's Table 5: 0.6627 with a sale's data, 0.6644 without.)",
@@ -198,7 +198,7 @@ def _best_small(one: Results, settings: DataSetPlan) -> list[str]:
     return lines
 
 
-def _against(one: Results, first: str, second: str, group: Group = "all") -> str:
+def _line(one: Results, first: str, second: str, group: Group = "all") -> str:
     """The line of two rows with 200 events."""
     return against(one, Entry(first, 200), Entry(second, 200), group)[0]
 
