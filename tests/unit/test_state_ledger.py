@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mimn.state import Ledger, StateHeader, StateLayout, UserState, decode_state, encode_state
-from mimn.state.ledger import BASKET_BASE, BASKETS, DAY_BASE, EVICTED, LINES, REPEATS, SCALARS, SIXTEENTHS, WORTH
+from mimn.state.ledger import (
+    BASKET_BASE,
+    BASKETS,
+    DAY_BASE,
+    EVICTED,
+    FIRST_DAY,
+    LINES,
+    REPEATS,
+    SCALARS,
+    SIXTEENTHS,
+    WORTH,
+)
 from mimn.state.sketch import DAY_MS, mix
 
 LEDGER = Ledger(buckets=3, ways=4)
@@ -69,6 +80,7 @@ class Twin:
     ways: dict[tuple[int, int], Entry] = field(default_factory=dict)
     minute: int = 0
     baskets: int = 0
+    first_day: int = 0
     day_base: int = 0
     basket_base: int = 0
     lines: int = 0
@@ -83,6 +95,8 @@ class Twin:
         late = self.baskets > 0 and minute <= self.minute - 30
         if self.baskets == 0:
             self.day_base = day - 64
+            self.first_day = day
+        self.first_day = min(self.first_day, max(day, self.day_base))
         if self.baskets == 0 or minute >= self.minute + 30:
             self.baskets += 1
         self.minute = max(self.minute, minute)
@@ -115,7 +129,7 @@ class Twin:
         return entry.day + int(WORTH[entry.n])
 
     def _again(self, entry: Entry, day: int, late: bool) -> None:
-        new = entry.day != day if late else entry.number != self.baskets
+        new = entry.day < day if late else entry.number != self.baskets
         if new:
             self.lines, self.repeats = self.lines + 1, self.repeats + 1
             passed = 16 * (day - entry.day)
@@ -140,6 +154,7 @@ def test_it_does_what_the_naive_rule_says(events: list[Event]) -> None:
         twin.baskets, twin.lines, twin.repeats, twin.evicted
     )  # fmt: skip
     assert (scalars[DAY_BASE], scalars[BASKET_BASE]) == (twin.day_base, twin.basket_base)
+    assert scalars[FIRST_DAY] == twin.first_day
     keys, entries = LEDGER.known(LEDGER.of(state)[0])
     got = zip(keys.buckets, keys.tags, *entries, strict=True)
     want = [
@@ -233,11 +248,33 @@ def test_an_event_that_comes_late_moves_nothing_back() -> None:
     state = fold(blank(), [(1, START), (1, START + 20 * DAY_MS), (1, START + 10 * DAY_MS), (2, START + 5 * DAY_MS)])
     words = LEDGER.of(state)[0]
     _, got = LEDGER.look_up(words, LEDGER.keys(np.array([1, 2], np.uint64)))
-    assert got.n.tolist() == [3, 1]
+    assert got.n.tolist() == [2, 1], "an older basket of an item is not counted once there is a later one"
     assert (got.day - START // DAY_MS).tolist() == [20, 5]
     assert got.gap[0] / 16 == pytest.approx(20, rel=0.1)
     assert got.baskets_ago.tolist() == [0, 1]
     assert LEDGER.scalars(words)[BASKETS] == 2
+
+
+def test_a_queue_of_late_events_counts_an_item_once_a_day() -> None:
+    """One event with a fast clock makes all events of a day late."""
+    today = [(1, START + minute * MINUTE_MS) for minute in range(40)]
+    ahead = (2, START + 20 * 60 * MINUTE_MS)
+    for events in ([ahead, *today], [(1, START + DAY_MS), *today]):
+        words = LEDGER.of(fold(blank(), events))[0]
+        _, got = LEDGER.look_up(words, LEDGER.keys(np.array([1], np.uint64)))
+        assert got.n.tolist() == [1]
+        assert LEDGER.scalars(words)[LINES] == len({item for item, _ in events})
+    tomorrow = [(item, time + DAY_MS) for item, time in today]
+    later = LEDGER.of(fold(blank(), [(2, START + 9 * DAY_MS), *today, *tomorrow]))[0]
+    assert LEDGER.look_up(later, LEDGER.keys(np.array([1], np.uint64)))[1].n.tolist() == [2]
+
+
+def test_a_late_event_with_a_wrong_year_moves_the_first_day_no_further_than_the_base() -> None:
+    words = LEDGER.of(fold(blank(), [(1, START), (1, START + DAY_MS), (2, 946_684_800_000)]))[0]
+    day, base = START // DAY_MS, LEDGER.scalars(words)[DAY_BASE]
+    assert LEDGER.scalars(words)[FIRST_DAY] == base == day - 64
+    words = LEDGER.of(fold(blank(), [(1, START), (2, START - 3 * DAY_MS)]))[0]
+    assert LEDGER.scalars(words)[FIRST_DAY] == day - 3
 
 
 def test_a_basket_ends_with_a_pause_of_half_an_hour() -> None:

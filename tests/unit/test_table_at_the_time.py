@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mimn.table.at_the_time import RECORDS, at_the_time, differences
+import pytest
+
+from mimn.table.at_the_time import RECORDS, VALIDATION, at_the_time, chosen_by, differences
 from mimn.table.compare import Results
 from mimn.table.plan import Plan
 from mimn.table.records import Record
@@ -78,3 +80,16 @@ def test_differences_of_all_records_are_shown_and_none_without_them(tmp_path: Pa
     text = "\n".join(differences(tmp_path, PLAN))
     assert "| `a - b` | 0 1 | 1, 3 | 1,000 | all | +0.0100 [+0.0010, +0.0300] |" in text
     assert "+0.0200 [+0.0010, +0.0300]" in text
+
+
+def test_rows_are_chosen_by_negatives_at_the_time_and_boosting_is_no_choice(
+    tmp_path: Path,
+) -> None:
+    measured = (
+        line("ours", 1000, 0.7) + line("ours_10", 1000, 0.73, trainings=2) + line("ours", 1000, 0.9, "popularity")
+    )
+    put(tmp_path / VALIDATION[0], HEAD + measured + line("ours", 200, 0.5) + line("boosting", 1000, 0.99))
+    put(tmp_path / VALIDATION[1], HEAD + line("ours", 1000, 0.1) + line("theirs", 1000, 0.75))
+    put(tmp_path / RECORDS[0], HEAD + line("theirs", 1000, 0.8))
+    assert chosen_by(tmp_path, []) == {"films": {"ours": {0: pytest.approx(0.72)}, "theirs": {0: 0.75}}}
+    assert chosen_by(tmp_path / "nothing", []) == {}

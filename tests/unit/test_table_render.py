@@ -9,6 +9,7 @@ import pytest
 
 from mimn.data.split import FOLDS
 from mimn.table import render
+from mimn.table.at_the_time import VALIDATION
 from mimn.table.csv_tables import csv_tables
 from mimn.table.plan import PLAN, DataSetPlan, Plan
 from mimn.table.records import NoRecord, Record, read_records
@@ -175,6 +176,27 @@ def test_the_best_small_model_is_within_the_bytes_and_chosen_on_validation_users
     text = appendix(floors(0.0), model("a", 1.0, state=6144, validation=0.75), model("c", 1.5, validation=0.74))
     assert "* 200 events: the a, " in text, "though c does better on test users"
     assert "with 6,144 bytes" in text
+
+
+def test_the_first_page_chooses_by_negatives_at_the_time_among_the_rows_scored_so(tmp_path: Path) -> None:
+    (tmp_path / VALIDATION[0]).parent.mkdir(parents=True)
+    (tmp_path / VALIDATION[0]).write_text(
+        "dataset,row,fold,trainings,length,negatives,targets,count,auc\n"
+        + "".join(
+            f"complete_journey,{row},{fold},1,1000,recent,all,10,{auc}\n"
+            for row, auc in (("a", 0.7), ("b", 0.8), ("c", 0.6))
+            for fold in range(FOLDS)
+        )
+    )
+    rows = [
+        model("a", 1.0, state=6144, validation=0.70),
+        model("b", 2.0, state=6145, validation=0.74),
+        model("c", 1.5, state=None, validation=0.73),
+        model("not scored", 3.0, state=8, validation=0.9),
+    ]
+    text = render.texts([floors(0.0), *rows], PLAN_OF_TWO, folder=tmp_path)[TABLE]
+    (best,) = (line for line in text.splitlines() if line.startswith("| The Complete Journey |"))
+    assert [cell.split(":")[0] for cell in best.split(" | ")[2:]] == ["the a", "the c"]
 
 
 def test_the_published_forms_are_compared_among_themselves_where_they_were_run() -> None:

@@ -210,7 +210,7 @@ static void enter(const ledger *l, u32 *words, i64 bucket, i64 tag, i64 time_ms)
     i64 minutes = smaller(time_ms < 0 ? 0 : time_ms / 60000, LAST_MINUTE), days = minutes / MINUTES_OF_DAY;
     int begins = s[BASKETS] == 0, late = !begins && minutes <= s[MINUTE] - PAUSE_MINUTES;
     if (begins) s[DAY_BASE] = larger(days - DAYS_BEHIND, 0), s[FIRST_DAY] = days;
-    s[FIRST_DAY] = smaller(s[FIRST_DAY], days);
+    s[FIRST_DAY] = smaller(s[FIRST_DAY], larger(days, s[DAY_BASE]));
     s[BASKETS] += begins || minutes >= s[MINUTE] + PAUSE_MINUTES;
     s[MINUTE] = larger(s[MINUTE], minutes);
     i64 beyond_day = days - s[DAY_BASE] - LAST_DAY, beyond_basket = s[BASKETS] - s[BASKET_BASE] - LAST_BASKET;
@@ -229,7 +229,7 @@ static void enter(const ledger *l, u32 *words, i64 bucket, i64 tag, i64 time_ms)
     u32 time = times[way % half] >> shift & 0xffff;
     i64 count = known ? items[way] >> 6 & MOST_BASKETS : 0, last = known ? time >> 7 : 0, level = known ? items[way] & LAST_LEVEL : 0;
     i64 number = known ? time & LAST_BASKET : larger(basket - 1, 0);
-    int adds = !known || (late ? last != day : number != basket);
+    int adds = !known || (late ? last < day : number != basket);
     if (known && adds && day >= last) {
         i64 off = 16 * (day - last) - l->sixteenths[level], by = smaller(larger(count, 1), GAP_WEIGHT);
         i64 gap = l->sixteenths[level] + (off < 0 ? -((by - 1 - off) / by) : off / by);

@@ -14,7 +14,7 @@ it keeps 0, "that long ago or longer". A gap is a level of a table of integers. 
 tie goes to the lowest way, so the same events in the same order give the same bytes on every machine.
 
 A late event, one that lies a pause or more before the user's latest, begins no basket and moves no entry back: its item
-has one basket more unless it was last in a basket on that very day.
+has one basket more only if all of its baskets were on earlier days, so a queue of late events counts once a day.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ Words = NDArray[np.uint32]
 Ints = NDArray[np.int64]
 
 SCALARS = ("minute", "baskets", "first_day", "day_base", "basket_base", "lines", "repeats", "evicted")
-"""Of a user: the latest event's minute since 1970; baskets; day of the earliest event; what days and baskets of entries
-count from; writes of an item in a new basket; how many of them found the item; entries that had to make room."""
+"""Of a user: the latest event's minute since 1970; baskets; day of the earliest event, of a late one not before the base;
+what days and baskets of entries count from; writes of an item in a new basket; how many of them found the item; entries
+that had to make room."""
 MINUTE, BASKETS, FIRST_DAY, DAY_BASE, BASKET_BASE, LINES, REPEATS, EVICTED = range(len(SCALARS))
 MINUTES_OF_DAY = 1440
 PAUSE_MINUTES = 30
@@ -153,7 +154,7 @@ class Ledger:
         count, last, level = (np.where(known, values[at], 0) for values in (counts, lasts, items & LAST_LEVEL))
         number = np.where(known, times[at] & LAST_BASKET, np.maximum(basket - 1, 0))
 
-        new = np.where(late, ~known | (last != day), ~known | (number != basket))
+        new = ~known | np.where(late, last < day, number != basket)
         gap = SIXTEENTHS[level] + (16 * (day - last) - SIXTEENTHS[level]) // np.clip(count, 1, GAP_WEIGHT)
         level = np.where(known & new & (day >= last), np.searchsorted(BETWEEN, gap, "right"), level)
         count = np.minimum(count + new, MOST_BASKETS)
@@ -227,7 +228,7 @@ class Ledger:
         first = scalars[:, BASKETS] == 0
         scalars[first, DAY_BASE] = np.maximum(days[first] - DAYS_BEHIND, 0)
         scalars[first, FIRST_DAY] = days[first]
-        scalars[:, FIRST_DAY] = np.minimum(scalars[:, FIRST_DAY], days)
+        scalars[:, FIRST_DAY] = np.minimum(scalars[:, FIRST_DAY], np.maximum(days, scalars[:, DAY_BASE]))
         scalars[:, BASKETS] += first | (minutes >= scalars[:, MINUTE] + PAUSE_MINUTES)
         scalars[:, MINUTE] = np.maximum(scalars[:, MINUTE], minutes)
         beyond_day = days - scalars[:, DAY_BASE] - LAST_DAY

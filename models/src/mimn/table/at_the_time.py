@@ -1,7 +1,7 @@
 """What `slices` left of the test users, as Markdown: negatives drawn at the time of the target.
 
-An item out of season gives itself away among negatives of a whole year, so models are chosen by these figures. The
-other protocol, which older rows were measured with, stays beside them in the table.
+An item out of season gives itself away among negatives of a whole year, so models are chosen by these figures, on
+validation users (`chosen_by`). The other protocol, which older rows were measured with, stays beside them in the table.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mimn.data.split import FOLDS
+from mimn.table.boosting import BOOSTING_ROW
 from mimn.table.compare import TRAINED_LONG, Results
 from mimn.table.plan import Plan
 from mimn.table.records import row_of
@@ -20,9 +21,30 @@ from mimn.table.wording import grid, name, prose
 
 RECORDS = tuple(Path("trials") / plan / "slices-test.csv" for plan in ("ledger", "narrow"))
 """In the folder of all records. A row that two of them have is shown as the first has it."""
+VALIDATION = tuple(path.with_name("slices-validation.csv") for path in RECORDS)
 SLICES = ("all", "bought before", "new")
 SAMPLING = "recent"
 Line = Mapping[str, str]
+Validation = Mapping[str, Mapping[str, Mapping[int, float]]]
+"""AUCs of validation users by data set, row and fold."""
+
+
+def chosen_by(records: Path, found: Sequence[Results]) -> Validation:
+    """What rows are chosen by: longest histories, the mean of a row's trainings. Boosting is a ceiling, and no choice.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    lines = [line for line in _longest(records, VALIDATION) if line["row"] != BOOSTING_ROW]
+    keys = {line["row"] for line in lines} | {key for one in found for key in one.models}
+    of_fold = defaultdict[tuple[str, str, int], list[Line]](list)
+    for line in lines:
+        if line["targets"] == "all" and line["negatives"] == SAMPLING:
+            of_fold[line["dataset"], row_of(line["row"], keys), int(line["fold"])].append(line)
+    aucs: dict[str, dict[str, dict[int, float]]] = {}
+    for (dataset, row, fold), mine in of_fold.items():
+        aucs.setdefault(dataset, {}).setdefault(row, {})[fold] = _weighted(mine)
+    return aucs
 
 
 def at_the_time(records: Path, found: Sequence[Results], plan: Plan) -> list[str]:
@@ -31,7 +53,7 @@ def at_the_time(records: Path, found: Sequence[Results], plan: Plan) -> list[str
     Raises:
         OSError: a file cannot be read.
     """
-    lines = _longest(records)
+    lines = _longest(records, RECORDS)
     if not lines:
         return []
     datasets = list(dict.fromkeys(line["dataset"] for line in lines))
@@ -103,10 +125,10 @@ def differences(records: Path, plan: Plan) -> list[str]:
     ]
 
 
-def _longest(records: Path) -> list[Line]:
+def _longest(records: Path, paths: Sequence[Path]) -> list[Line]:
     """The lines of the longest histories of each data set."""
     lines: list[Line] = []
-    for path in RECORDS:
+    for path in paths:
         known = {(line["dataset"], line["row"]) for line in lines}
         lines += [line for line in read_lines(records / path) if (line["dataset"], line["row"]) not in known]
     longest: dict[str, int] = {}
@@ -135,9 +157,10 @@ def _trainings(lines: Sequence[Line]) -> dict[str, int]:
 def _mean(lines: Sequence[Line], targets: str) -> str:
     """The mean over folds of the mean over trainings."""
     found = [of for of in lines if of["targets"] == targets and of["negatives"] == SAMPLING]
-    values = []
-    for fold in {of["fold"] for of in found}:
-        mine = [of for of in found if of["fold"] == fold]
-        weights = [int(of["trainings"]) for of in mine]
-        values.append(statistics.fmean([float(of["auc"]) for of in mine], weights))
+    values = [_weighted([of for of in found if of["fold"] == fold]) for fold in {of["fold"] for of in found}]
     return f"{statistics.fmean(values):.4f}" if values else "-"
+
+
+def _weighted(lines: Sequence[Line]) -> float:
+    """The mean over trainings; a line may be that of several."""
+    return statistics.fmean([float(of["auc"]) for of in lines], [int(of["trainings"]) for of in lines])

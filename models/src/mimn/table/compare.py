@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -199,15 +199,26 @@ class Results:
     def best_on_validation(self, length: int, accepts: Callable[[int | None], bool]) -> str | None:
         """The row with the highest validation AUC among those read at a length whose state's bytes are accepted.
 
-        Two rows are compared on the folds that both have. A row that no validation users chose anything for is a
-        ceiling, and no model to choose.
+        A row that no validation users chose anything for is a ceiling, and no model to choose.
         """
-        best: tuple[str, dict[int, float]] | None = None
+        known: dict[str, dict[int, float]] = {}
         for key in self.models:
-            entry = Entry(key, length)
-            aucs = {fold: self.validation_auc(key, fold) for fold in self.folds(entry)}
-            known = {fold: auc for fold, auc in aucs.items() if auc is not None}
-            if not known or len(known) < len(aucs) or not accepts(self.state_bytes(key)):
+            aucs = {fold: self.validation_auc(key, fold) for fold in self.folds(Entry(key, length))}
+            if None not in aucs.values():
+                known[key] = {fold: auc for fold, auc in aucs.items() if auc is not None}
+        return self.best_of(known, accepts)
+
+    def best_of(
+        self, validation: Mapping[str, Mapping[int, float]], accepts: Callable[[int | None], bool]
+    ) -> str | None:
+        """The row with the highest AUC in `validation`, by row and fold, among those whose state's bytes are accepted.
+
+        Two rows are compared on the folds that both have.
+        """
+        best: tuple[str, Mapping[int, float]] | None = None
+        for key in self.models:
+            known = validation.get(key)
+            if not known or not accepts(self.state_bytes(key)):
                 continue
             if best is None or sum(known[fold] - best[1][fold] for fold in known.keys() & best[1].keys()) > 0:
                 best = key, known

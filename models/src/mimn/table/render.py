@@ -13,6 +13,7 @@ import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
@@ -21,7 +22,7 @@ from mimn.config import ConfigError
 from mimn.data.split import FOLDS
 from mimn.table.answers import ABLATIONS, LIKE_MIMN, SMALL
 from mimn.table.appendix import appendix
-from mimn.table.at_the_time import at_the_time
+from mimn.table.at_the_time import Validation, at_the_time, chosen_by
 from mimn.table.boosting import BOOSTING_ROW
 from mimn.table.compare import Comparison, Entry, Results, results
 from mimn.table.csv_tables import csv_tables
@@ -81,9 +82,13 @@ the same side information."""
 
 
 def page(
-    found: Sequence[Results], plan: Plan, open_rows: Mapping[str, Sequence[str]], recent: Sequence[str] = ()
+    found: Sequence[Results],
+    plan: Plan,
+    open_rows: Mapping[str, Sequence[str]],
+    recent: Sequence[str] = (),
+    validation: Validation = MappingProxyType({}),
 ) -> str:
-    """The text of `AUC.md`; `recent` are the lines on negatives at the time."""
+    """The text of `AUC.md`; `recent` are the lines on negatives at the time, `validation` what `_best` chooses by."""
     lines = ["# AUC: which model to use", ""]
     missing = sum(map(len, open_rows.values()))
     left = f"**The table is not complete**: {missing} rows lack folds ([which]({APPENDIX}#not-run)). "
@@ -94,7 +99,7 @@ def page(
         "this folder by `python -m mimn.table.render`. How it is measured, every row and every comparison: "
         f"[{APPENDIX}]({APPENDIX})."
     )
-    lines += ["", "## What to use", "", *_best(found, plan), "", *_summary(found, plan)]
+    lines += ["", "## What to use", "", *_best(found, plan, validation), "", *_summary(found, plan)]
     for one in found:
         lines += ["", f"**{plan.title(one.dataset)}** ({_bought(one)} of the targets were bought before):", ""]
         lines += _evidence(one)
@@ -104,20 +109,13 @@ def page(
     return "\n".join(lines) + "\n"
 
 
-def _best(found: Sequence[Results], plan: Plan) -> list[str]:
+def _best(found: Sequence[Results], plan: Plan, validation: Validation) -> list[str]:
     """What validation users choose among the rows with a small state, and among those that read the events."""
 
     def cell(one: Results, accepts: Callable[[int | None], bool]) -> str:
-        chosen: dict[str, list[int]] = {}
-        for length in one.lengths():
-            if key := one.best_on_validation(length, accepts):
-                chosen.setdefault(key, []).append(length)
-        cells = []
-        for key, lengths in chosen.items():
-            aucs = " / ".join(mean(one.aucs(Entry(key, length))) for length in lengths)
-            at = "" if lengths == one.lengths() else f" ({' / '.join(f'{length:,}' for length in lengths)} events)"
-            cells.append(f"{name(one, key)}: {aucs}{at}")
-        return "; ".join(cells) or "-"
+        known = validation.get(one.dataset)
+        key = one.best_of(known, accepts) if known else one.best_on_validation(one.lengths()[-1], accepts)
+        return "-" if key is None else f"{name(one, key)}: {_aucs(one, key)}"
 
     def is_small(state: int | None) -> bool:
         return state is not None and state <= SMALL
@@ -126,13 +124,15 @@ def _best(found: Sequence[Results], plan: Plan) -> list[str]:
         return state is None
 
     body = [[plan.title(one.dataset), _bought(one), cell(one, is_small), cell(one, reads_events)] for one in found]
+    other = [plan.title(one.dataset) for one in found if not validation.get(one.dataset)]
+    over_the_year = f" (of the whole data set: {', '.join(other)})" if other else ""
     head = ["data set", "targets bought before", f"best state of at most {SMALL:,} bytes", "best that reads the events"]
     return [
         *grid(head, body),
         "",
         *prose(
-            "The row that validation users choose, and its test AUC with the latest "
-            f"{_lengths(found)} events. Close rows may be level."
+            "The row with the highest AUC of validation users, longest histories, negatives drawn at the time"
+            f"{over_the_year}, and its test AUC with the latest {_lengths(found)} events. Close rows may be level."
         ),
     ]
 
@@ -301,7 +301,8 @@ def texts(
     found = results(records)
     to_run = {command: rows for command, rows in (open_rows or {}).items() if rows}
     recent = [] if folder is None else at_the_time(folder, found, plan)
-    return {TABLE: page(found, plan, to_run, recent), APPENDIX: appendix(found, plan, to_run, others)}
+    validation = {} if folder is None else chosen_by(folder, found)
+    return {TABLE: page(found, plan, to_run, recent, validation), APPENDIX: appendix(found, plan, to_run, others)}
 
 
 def write(records: Path, path: Path) -> list[Path]:
