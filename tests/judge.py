@@ -18,7 +18,7 @@ from google.protobuf import json_format
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from numpy.typing import NDArray
 
-from ctr.event.v1.behavior_event_pb2 import BehaviorEvent
+from ctr.event.v1.behavior_event_pb2 import ACTION_ERASE_ITEM, BehaviorEvent
 from mimn.bundle import Bundle
 from mimn.bundle.golden import StepFunction
 from mimn.state import (
@@ -122,7 +122,7 @@ def replay(
                 json_format.Parse(record.value, event)
             else:
                 event.ParseFromString(record.value)
-            if actions is not None and not actions.folded[event.action]:
+            if actions is not None and event.action != ACTION_ERASE_ITEM and not actions.folded[event.action]:
                 continue
             due.setdefault(place, Due()).add(record, event, 0 if since is None else since.get(partition, 0))
     return due
@@ -131,7 +131,8 @@ def replay(
 def tensors(due: Mapping[Place, Due], bundle: Bundle, step: StepFunction) -> dict[Place, NDArray[np.float32]]:
     """Every user's tensors: from the initial state, event by event; the k-th events of all users are one run.
 
-    Counters and a ledger, which no graph writes, are added to as `mimn.state` defines them.
+    Counters and a ledger, which no graph writes, are added to as `mimn.state` defines them. The erasure of an item
+    runs no step: the bundle says what goes.
     """
     places = sorted(due, key=lambda place: -len(due[place].items))
     states = np.tile(bundle.initial_state, (len(places), 1))
@@ -144,7 +145,13 @@ def tensors(due: Mapping[Place, Due], bundle: Bundle, step: StepFunction) -> dic
         categories = np.array([due[place].categories[k] for place in places[:width]], np.uint64)
         actions = np.array([due[place].actions[k] for place in places[:width]], np.uint8)
         times = np.array([due[place].times[k] for place in places[:width]], np.int64)
-        part, rest, ledger = states[:width], bundle.rest, bundle.ledger
+        for row in np.flatnonzero(actions == ACTION_ERASE_ITEM):
+            bundle.forget(states[row], int(items[row]))
+        behaves = np.flatnonzero(actions != ACTION_ERASE_ITEM)
+        items, categories, actions, times = (of[behaves] for of in (items, categories, actions, times))
+        if not len(behaves):
+            continue
+        part, rest, ledger = states[behaves], bundle.rest, bundle.ledger
         part[:, rest] = step(bundle.events(items, categories, actions), np.ascontiguousarray(part[:, rest]))
         if bundle.sketch is not None:
             counted = part if ledger is None else part[:, : -ledger.words]
@@ -152,6 +159,7 @@ def tensors(due: Mapping[Place, Due], bundle: Bundle, step: StepFunction) -> dic
             bundle.sketch.sketch.add(counted, cells, bundle.sketch.moments(times, actions))
         if ledger is not None:
             ledger.add(part, ledger.keys(items), times)
+        states[behaves] = part
     return dict(zip(places, states, strict=True))
 
 

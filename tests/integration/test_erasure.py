@@ -12,10 +12,12 @@ from kafka import KafkaProducer
 
 from conftest import MakeTopics, RedisForTest, TopicsForTest
 from ctr.uic.v1.uic_service_pb2 import GetUserStateResponse
+from judge import LogReader, replay, tensors
 from localstack.servers import DevBroker
 from localstack.topics import Topic, create_topics
 from localstack.wait import until
 from mimn.bundle import load_bundle
+from mimn.bundle.graph import open_step
 from mimn.state import EMPTY_DIGEST, NO_TOPIC_ID, extend_digest, partition_of
 from support.uic_running import click, delete_and_wait, running_uic
 from uic.doors.publisher import Publisher
@@ -75,7 +77,8 @@ def test_a_full_replay_folds_nothing_of_an_erased_user(
 def test_an_erased_item_leaves_the_ledger_once_and_in_order_and_a_replay_gives_the_same_bytes(
     tmp_path: Path, valkey: RedisForTest, kafka: str, make_topics: MakeTopics
 ) -> None:
-    topics, ledger = make_topics(kafka, N), load_bundle(LEDGER).ledger
+    topics, bundle = make_topics(kafka, N), load_bundle(LEDGER)
+    ledger = bundle.ledger
     assert ledger is not None
 
     def known(state: GetUserStateResponse | None) -> list[int]:
@@ -115,6 +118,13 @@ def test_an_erased_item_leaves_the_ledger_once_and_in_order_and_a_replay_gives_t
     assert not second.partial
     assert (second.digest, second.event_count, list(second.blocks)) == (digest, 6, list(first.blocks))
     assert second.lineage != first.lineage
+    log = LogReader(kafka, topics.events, N)
+    due = replay(log.read().records, actions=bundle.actions)
+    log.close()
+    ann = partition_of(b"ann", N), "ann"
+    judged = tensors({ann: due[ann]}, bundle, open_step(bundle))[ann]
+    [words] = [block.words for block in first.blocks if block.name == "ledger"]
+    assert ledger.of(judged).tolist() == list(words), "the judge of all fault tests folds it alike"
 
 
 def test_a_note_names_the_null_record_of_its_user(kafka: str, make_topics: MakeTopics) -> None:
