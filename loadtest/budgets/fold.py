@@ -23,7 +23,7 @@ class Folded:
     cpu_us: float
 
 
-@budget("UIC, one process, backlog to committed", "events/s", at_least=50_000)
+@budget("UIC, one process, backlog to committed", "events/s", at_least=100_000)
 def fold_rate(sizes: Sizes) -> Figure:
     """Events a second from a backlog that was produced before, Zipf 1 over the users, 64 partitions."""
     with running(rtp_processes=0) as stack:
