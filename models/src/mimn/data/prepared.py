@@ -29,7 +29,7 @@ from mimn.data.members import Members
 from mimn.data.tables import TableReader
 
 Ints = NDArray[np.int64]
-FORMAT = 8
+FORMAT = 9
 """Raised when the same files give other arrays: older folders are then made again."""
 META, TEXTS = "prepared.json", "texts.json"
 WITHHELD = 255
@@ -48,6 +48,8 @@ class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     event_unit_ms: int
     """Milliseconds of the unit that times of events are in: a second if the description says seconds and no event has
     a fraction of one."""
+    event_resolution_ms: int
+    """As `Events.resolution_ms`; 1 without impressions."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,8 @@ class Prepared:
             self._column("events", name) for name in ("user", "item", "category", "time", "together")
         )
         action = self._column("events", "action") if self.description.actions else None
-        return Events(user, item, category, time, together, self.meta.event_unit_ms, action)
+        meta = self.meta
+        return Events(user, item, category, time, together, meta.event_unit_ms, action, meta.event_resolution_ms)
 
     @cached_property
     def event_context(self) -> Mapping[str, NDArray[Any]]:
