@@ -86,12 +86,21 @@ def page(
     found: Sequence[Results],
     plan: Plan,
     open_rows: Mapping[str, Sequence[str]],
+    *,
     recent: Sequence[str] = (),
     validation: Validation = MappingProxyType({}),
     more: Sequence[str] = (),
 ) -> str:
-    """The text of `AUC.md`; `recent` are the lines on negatives at the time, `validation` what `_best` chooses by, `more`
-    lines of the summary on what is not in the table."""
+    """The text of `AUC.md`.
+
+    Args:
+        found: the results of each data set.
+        plan: their titles and rows.
+        open_rows: what is still to be run.
+        recent: the lines on negatives at the time.
+        validation: what `_best` chooses by.
+        more: lines of the summary on what is not in the table.
+    """
     lines = ["# AUC: which model to use", ""]
     missing = sum(map(len, open_rows.values()))
     left = f"**The table is not complete**: {missing} rows lack folds ([which]({APPENDIX}#not-run)). "
@@ -306,7 +315,10 @@ def texts(
     recent = [] if folder is None else at_the_time(folder, found, plan)
     validation = {} if folder is None else chosen_by(folder, found)
     more = [] if folder is None else labelled(folder)
-    return {TABLE: page(found, plan, to_run, recent, validation, more), APPENDIX: appendix(found, plan, to_run, others)}
+    return {
+        TABLE: page(found, plan, to_run, recent=recent, validation=validation, more=more),
+        APPENDIX: appendix(found, plan, to_run, others),
+    }
 
 
 def write(records: Path, path: Path) -> list[Path]:
