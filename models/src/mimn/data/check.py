@@ -311,8 +311,8 @@ class _Check:
         rows, first = self._without_category[name]
         column, text = getattr(self._description, name).item, reader.text_of("item", first)
         self._report.findings.append(
-            f"`{name}`, column {column} of {reader.files}: the items of {rows} rows have no row in `[items]`, so no "
-            f"category, such as {text}: add the rows, or name a column `{name}.category`"
+            f"`{name}`, column {column} of {reader.files}: the items of {rows} rows have no row in `[items]`, or "
+            f"one without a category, such as {text}: add them, or name a column `{name}.category`"
         )
 
     def _find_item_0(self, name: str, column: str, reader: TableReader, rows: int) -> None:

@@ -202,7 +202,7 @@ class _Preparation:
             action = self._description.actions.get(texts.get(code, ""))
             if action is None:
                 raise DataError(
-                    f"`[actions]` lacks {texts.get(code, '(none)')!r}, which column {self._description.events.action} "
+                    f"`[actions]` lacks {texts.get(code, '')!r}, which column {self._description.events.action} "
                     "holds: give it a line, with weight 0 to leave its events out"
                 )
             if action.is_ is not None and action.weight != 0.0:
@@ -276,8 +276,8 @@ class _Preparation:
             item = batch["item"].view(np.int64)[np.argmax(missing)]
             raise DataError(
                 f"`{table}`, column {described.item} of {', '.join(described.files)}: item "
-                f"{reader.text_of('item', int(item))} has no row in `[items]`, so no category: "
-                f"add the row, or name a column `{table}.category`"
+                f"{reader.text_of('item', int(item))} has no row in `[items]`, or one without a "
+                f"category: add it, or name a column `{table}.category`"
             )
         return categories[at]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -117,6 +118,11 @@ class Prepared:
                 column = hashlib.file_digest(file, "sha256").hexdigest()
             digest.update(f"{path.relative_to(self.folder).as_posix()} {column}\n".encode())
         return digest.hexdigest()
+
+    def say_refused(self, log: logging.Logger) -> None:
+        """Log which rows of the files are not read, and why."""
+        for reason, rows in self.meta.refused.items():
+            log.warning("%d rows are left out: %s (`python -m mimn.data check` shows the first ones)", rows, reason)
 
     def names(self, what: Literal["user", "item", "category"], ids: Iterable[int]) -> dict[int, str]:
         """Ids as the owner's files write them; texts are looked for there, table by table, until all are found."""
