@@ -88,7 +88,9 @@ class App:
             identify=self._consumer.identify,
             after=crash_after(settings.fault),
         )
-        self._event_log = KafkaLog(kafka.client_options(), timeout_s=settings.grpc.timeout_s)
+        self._event_log = KafkaLog(
+            kafka.client_options(), timeout_s=settings.grpc.timeout_s, max_request_bytes=kafka.max_request_bytes
+        )
         service = UserInterestCenter(
             publisher=Publisher(self._event_log, kafka.topic, kafka.partitions),
             states=self._store,

@@ -72,7 +72,7 @@ class EventLog(Protocol):
 class KafkaLog:
     """`EventLog` on Kafka."""
 
-    def __init__(self, client: Mapping[str, Any], *, timeout_s: float, max_request_bytes: int = 1 << 20) -> None:
+    def __init__(self, client: Mapping[str, Any], *, timeout_s: float, max_request_bytes: int) -> None:
         """Nothing is connected yet.
 
         Args:

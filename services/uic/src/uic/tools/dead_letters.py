@@ -394,7 +394,7 @@ def _replay(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | Non
         print("nothing was replayed", file=out)
         return 2
     chosen.sort(key=lambda letter: (letter.partition, letter.offset))
-    log = KafkaLog(kafka.client_options(), timeout_s=TIMEOUT_S)
+    log = KafkaLog(kafka.client_options(), timeout_s=TIMEOUT_S, max_request_bytes=kafka.max_request_bytes)
     try:
         result = replay(chosen, log, kafka.topic, kafka.partitions, TIMEOUT_S)
     finally:
