@@ -39,7 +39,7 @@ ROWS_AT_ONCE = 1 << 18
 """Records of a task's partitions together that are folded in one go."""
 LEAST_ROWS = 1 << 11
 MOST_MISROUTED = 0.01
-"""As `UIC_FOLD__MISROUTED_SHARE`: more means another partition count or another partitioner."""
+"""The default of `UIC_FOLD__MISROUTED_SHARE`: more means another partition count or another partitioner."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ from uic.core.deployment import DAY_MS, NO_ANSWER_FIX, Finding, Severity, TopicF
 
 OLDEST_STORE = (7, 2)
 PARTITIONS_A_MASTER = 32
-MISROUTED_SHARE = 0.01
 CLOCK_WARN_S = 2.0
 CLOCK_FAIL_S = 60.0
 FEW_DAYS_MS = 7 * DAY_MS
@@ -266,8 +265,10 @@ def record_size(topic: TopicFacts, max_request_bytes: int) -> Finding:
     return ok(check, f"{largest} bytes")
 
 
-def partitioner(samples: Iterable[Sample], partitions: int, error: str | None = None) -> Finding:
-    """Producers choose a key's partition by Kafka's murmur2; more than 1 % elsewhere stops UIC.
+def partitioner(
+    samples: Iterable[Sample], partitions: int, tolerated_share: float, error: str | None = None
+) -> Finding:
+    """Producers choose a key's partition by Kafka's murmur2; more than `tolerated_share` elsewhere stops UIC.
 
     `error` says why the newest records could not be read.
     """
@@ -285,7 +286,7 @@ def partitioner(samples: Iterable[Sample], partitions: int, error: str | None = 
         "librdkafka producers (C, Go, .NET, confluent-kafka) must set partitioner=murmur2_random, "
         "and every record needs its user id as key"
     )
-    if misrouted > MISROUTED_SHARE * seen:
+    if misrouted > tolerated_share * seen:
         return fail(check, found, fix)
     if misrouted:
         return warn(check, found, fix)
