@@ -134,7 +134,7 @@ def _bulk(verb: str, arguments: Sequence[str]) -> int:
     except ModuleNotFoundError as missing:
         if (missing.name or "").partition(".")[0] in ("uic", "mimn"):
             raise
-        print(f"uic {verb} needs {missing.name}: pip install -e 'services/uic[bulk]'", file=sys.stderr)
+        print(f"ctr {verb} needs {missing.name}: pip install -e 'services/uic[bulk]'", file=sys.stderr)
         return 1
     return int(module.main(arguments))
 

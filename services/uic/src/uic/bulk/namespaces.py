@@ -140,7 +140,7 @@ class Namespaces:
         """
         keys = Keys(name, self._prefix)
         if name not in self.names():
-            raise BulkRefused(f"there is no namespace {name} under prefix {self._prefix}: uic namespaces list")
+            raise BulkRefused(f"there is no namespace {name} under prefix {self._prefix}: ctr namespaces list")
         found = self.look(name, {})
         if found.served_by:
             raise BulkRefused(
@@ -173,7 +173,7 @@ class Namespaces:
             BulkRefused: as said.
             StoreUnavailable: no answer.
         """
-        way_out = "stop the workers that have it, wait, or say --force if they are gone (uic namespaces drop)"
+        way_out = "stop the workers that have it, wait, or say --force if they are gone (ctr namespaces drop)"
         if found.folded:
             raise BulkRefused(f"a worker has folded namespace {found.namespace} within the last half minute: {way_out}")
         before = self._written(keys, found.partitions or 0)

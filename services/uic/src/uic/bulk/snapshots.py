@@ -122,7 +122,7 @@ def create(
         after("partition")
     topic_ids = {one.decoded.topic_id for one in saved}
     if len(topic_ids) != 1:
-        raise BulkRefused("partitions are folded from different topics: UIC has to settle that first (uic partitions)")
+        raise BulkRefused("partitions are folded from different topics: UIC has to settle that first (ctr partitions)")
     manifest = SavedStates(
         namespace=source.namespace,
         fingerprint=source.fingerprint,
@@ -161,7 +161,7 @@ def _save(store: RedisStore, folder: Folder, partition: int) -> SavedPartition:
         if same and store.connections == connections:
             return writer.finish(progress)
     raise BulkRefused(
-        f"partition {partition} started over, or the store restarted, each time it was read: see uic partitions"
+        f"partition {partition} started over, or the store restarted, each time it was read: see ctr partitions"
     )
 
 

@@ -157,7 +157,7 @@ class _Gate:
             status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
             return problem(status, "head_too_large", f"request line and headers are limited to {MAX_HEAD_BYTES} bytes")
         if headers.get("Origin", "") or headers.get("Sec-Fetch-Site", "none") != "none":
-            return problem(HTTPStatus.FORBIDDEN, "browser", "web pages may not call this port; use curl or `uic`")
+            return problem(HTTPStatus.FORBIDDEN, "browser", "web pages may not call this port; use curl or `ctr`")
         if self._guard is None:
             return None
         route = re.sub(r"^/partitions/[0-9]{1,9}/", "/partitions/<p>/", scope["path"])

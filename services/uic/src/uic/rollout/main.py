@@ -1,4 +1,4 @@
-"""`uic rollout`: arguments, output, and exit codes.
+"""`ctr rollout`: arguments, output, and exit codes.
 
 0 done    1 refused, or no answer    2 called wrongly    3 a gate is closed    4 changed by another command meanwhile
 5 not ready within --timeout

@@ -1,4 +1,4 @@
-"""`uic dead-letters`: lists, shows and replays the records that could not be folded. The file is long because the three
+"""`ctr dead-letters`: lists, shows and replays the records that could not be folded. The file is long because the three
 verbs choose, read and describe letters in the same way.
 
 Delivery to the dead-letter topic is at least once, so readers drop repeats by topic, partition, offset and timestamp of
@@ -298,14 +298,14 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
     try:
         result: int = options.run(options, kafka, out)
     except UicError as error:
-        print(f"uic dead-letters: {error.detail}", file=sys.stderr)
+        print(f"ctr dead-letters: {error.detail}", file=sys.stderr)
         return 1
     return result
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="uic dead-letters", description="Records that could not be folded: list, show, replay."
+        prog="ctr dead-letters", description="Records that could not be folded: list, show, replay."
     )
     verbs = parser.add_subparsers(required=True, metavar="list|show|replay")
     selection = argparse.ArgumentParser(add_help=False)
@@ -410,7 +410,7 @@ def _replay(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | Non
             file=out,
         )
     if result.why:
-        print(f"uic dead-letters: {result.why}", file=sys.stderr)
+        print(f"ctr dead-letters: {result.why}", file=sys.stderr)
     return 1 if result.why else 0
 
 

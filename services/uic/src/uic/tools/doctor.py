@@ -1,4 +1,4 @@
-"""`uic doctor`: checks a deployment with the settings that UIC would run with, and says what to fix.
+"""`ctr doctor`: checks a deployment with the settings that UIC would run with, and says what to fix.
 
 Gathers facts, and prints what `findings` and `traffic` conclude from them: one function for each server or file that is
 asked, which makes the file long. It writes nothing to the log, joins no consumer group, and writes one thing to the
@@ -410,7 +410,7 @@ def report(found: Sequence[Finding]) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     """Run the command. 0: no check failed; 1: one did; 2: called wrongly."""
-    parser = argparse.ArgumentParser(prog="uic doctor", description="Check a deployment and say what to fix.")
+    parser = argparse.ArgumentParser(prog="ctr doctor", description="Check a deployment and say what to fix.")
     parser.add_argument("--json", action="store_true", help="one JSON object: verdict and findings")
     parser.add_argument(
         "--timeout", type=positive, default=5.0, metavar="S", help="for each server (default %(default)s)"

@@ -1,4 +1,4 @@
-"""`uic erase`: erases a user's state, or one item of it, through a running UIC, and says where the log has that."""
+"""`ctr erase`: erases a user's state, or one item of it, through a running UIC, and says where the log has that."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from uic.tools.grpc_client import Refused, UicClient, add_options, connected, us
 def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     """Run the command. 0: the erasure is in the log; 1: refused or no answer; 2: called wrongly, or not confirmed."""
     parser = argparse.ArgumentParser(
-        prog="uic erase",
+        prog="ctr erase",
         description="Erase a user, or one item of a user. It is gone once the log is folded up to the given offset.",
     )
     parser.add_argument("user", type=user_id, help="the user's id")
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
         with connected(options, settings) as uic:
             position = _erase(uic, options.user, options.item)
     except Refused as refusal:
-        print(f"uic erase: {refusal}", file=sys.stderr)
+        print(f"ctr erase: {refusal}", file=sys.stderr)
         return 1
     if options.json:
         print(json.dumps({"partition": position.partition, "offset": position.offset}), file=out)
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
         what = "state" if options.item is None else "item"
         print(
             f"partition {position.partition}, offset {position.offset}: the {what} is gone once this partition's "
-            f"next_offset is above {position.offset} (uic partitions)",
+            f"next_offset is above {position.offset} (ctr partitions)",
             file=out,
         )
     return 0
@@ -61,7 +61,7 @@ def _item(text: str) -> int:
 def _confirmed(item: int | None) -> bool:
     if not sys.stdin.isatty():
         print(
-            "uic erase: stdin is not a terminal, so it cannot ask for confirmation: repeat with --yes", file=sys.stderr
+            "ctr erase: stdin is not a terminal, so it cannot ask for confirmation: repeat with --yes", file=sys.stderr
         )
         return False
     what = "The user's state" if item is None else "What the user's state knows of the item"

@@ -1,4 +1,4 @@
-"""`uic verify`: whether every user who should have a state has one, and with `--repair` those states folded again.
+"""`ctr verify`: whether every user who should have a state has one, and with `--repair` those states folded again.
 
 Works while UIC runs. Of a user whose state is gone, unreadable or marked as incomplete, the tool folds the records that
 the log still has, up to the partition's progress. Then it writes the partition's progress as a writer of its own: the
@@ -84,7 +84,7 @@ class Found:
 def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     """Run the command. 0: nothing is lost, or all of it was repaired; 1: states are lost, or no answer; 2: usage."""
     parser = argparse.ArgumentParser(
-        prog="uic verify", description="Find users whose state is gone from the store, and fold their events again."
+        prog="ctr verify", description="Find users whose state is gone from the store, and fold their events again."
     )
     parser.add_argument("--repair", action="store_true", help="fold lost and incomplete states again from the log")
     parser.add_argument("--partition", type=int, action="append", help="this one only; may be repeated")
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
         verifier = Verifier(settings, bundle, RedisStore(settings.redis, keys))
         found = [verifier.look(p, repair=options.repair) for p in options.partition or range(settings.kafka.partitions)]
     except (BundleError, StartRefused, StoreUnavailable, LogUnavailable) as error:
-        print(f"uic verify: {error}", file=sys.stderr)
+        print(f"ctr verify: {error}", file=sys.stderr)
         return 1
     for row in found:
         if options.json:

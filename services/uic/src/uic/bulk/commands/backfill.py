@@ -1,4 +1,4 @@
-"""`uic backfill`: fold a whole log, or its archive, and load the states, so that UIC goes on from there."""
+"""`ctr backfill`: fold a whole log, or its archive, and load the states, so that UIC goes on from there."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def main(
             return command.estimate()
         return command.run()
     except (BundleError, BulkRefused, StartRefused, StoreUnavailable, LogUnavailable) as error:
-        print(f"uic backfill: {error}", file=sys.stderr)
+        print(f"ctr backfill: {error}", file=sys.stderr)
         return 1
 
 
@@ -297,7 +297,7 @@ class Backfill:
         if found := [p for p, record in stored.items() if record]:
             raise BulkRefused(
                 f"partition {found[0]} of namespace {self._target.namespace} has progress already: a worker folds "
-                "it, or folded it. Stop the workers and drop the namespace (uic namespaces drop), or raise "
+                "it, or folded it. Stop the workers and drop the namespace (ctr namespaces drop), or raise "
                 "UIC_BUNDLE__GENERATION"
             )
 
@@ -355,7 +355,7 @@ def _rejected(partitions: Sequence[SavedPartition]) -> dict[str, int]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="uic backfill",
+        prog="ctr backfill",
         description="Fold the whole log of UIC_KAFKA__TOPIC, or its archive, with the bundle of UIC_BUNDLE__PATH, and "
         "load the states into a namespace that no worker has folded yet. A run that was killed goes on when it is run "
         "again with the same --work. Start UIC afterwards: it goes on where the backfill ended.",

@@ -1,4 +1,4 @@
-"""`uic namespaces`: what the store holds, namespace by namespace; and the end of one."""
+"""`ctr namespaces`: what the store holds, namespace by namespace; and the end of one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def main(
 ) -> int:
     """Run the command. 0: done; 1: refused, or no answer; 2: called wrongly."""
     parser = argparse.ArgumentParser(
-        prog="uic namespaces",
+        prog="ctr namespaces",
         description="The namespaces of the store under UIC_REDIS__PREFIX, or the end of one. Bytes, partial share and "
         "last read are estimated from a sample of states.",
     )
@@ -52,10 +52,10 @@ def main(
         ends = _ends(settings.kafka)
         rows = [asdict(found.look(name, ends)) for name in found.names()]
     except (BulkRefused, StoreUnavailable) as error:
-        print(f"uic namespaces: {error}", file=sys.stderr)
+        print(f"ctr namespaces: {error}", file=sys.stderr)
         return 1
     except FAILURES as error:  # a cluster's client asks for the nodes when it is made
-        print(f"uic namespaces: the store does not answer: {error}", file=sys.stderr)
+        print(f"ctr namespaces: the store does not answer: {error}", file=sys.stderr)
         return 1
     if as_json:
         print(json.dumps(rows), file=out)
@@ -72,12 +72,12 @@ def _ends(kafka: KafkaSettings) -> dict[str, dict[int, int]]:
         with log_reader(kafka) as reader:
             return {kafka.topic: {p: at.end for p, at in enumerate(reader.bounds().partitions)}}
     except (LogUnavailable, UnsuitableTopic) as error:
-        print(f"uic namespaces: lag is unknown: {error}", file=sys.stderr)
+        print(f"ctr namespaces: lag is unknown: {error}", file=sys.stderr)
         return {}
 
 
 def _confirmed(name: str) -> bool:
     if not sys.stdin.isatty():
-        print("uic namespaces: stdin is not a terminal, so it cannot ask: repeat with --yes", file=sys.stderr)
+        print("ctr namespaces: stdin is not a terminal, so it cannot ask: repeat with --yes", file=sys.stderr)
         return False
     return input(f"All states of {name} go. Drop it? [y/N] ").strip().lower() == "y"

@@ -1,4 +1,4 @@
-"""`uic snapshot`: save the states of a namespace, list, verify and restore what was saved, and let old ones expire."""
+"""`ctr snapshot`: save the states of a namespace, list, verify and restore what was saved, and let old ones expire."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def main(
         }
         return run[options.verb]()
     except (BundleError, BulkRefused, StartRefused, StoreUnavailable, LogUnavailable) as error:
-        print(f"uic snapshot: {error}", file=sys.stderr)
+        print(f"ctr snapshot: {error}", file=sys.stderr)
         return 1
 
 
@@ -206,7 +206,7 @@ class Snapshot:
                 raise BulkRefused(
                     f"partition {saved.partition} begins at {now.start}, and the snapshot ends at "
                     f"{progress.next_offset}: the events between are in no log. Restore a newer snapshot, fold the "
-                    "archive (uic backfill), or accept partial states by --accept-gap"
+                    "archive (ctr backfill), or accept partial states by --accept-gap"
                 )
 
     def _say(self, report: object, words: str) -> None:
@@ -215,7 +215,7 @@ class Snapshot:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="uic snapshot",
+        prog="ctr snapshot",
         description="Save and restore the states of UIC's namespace (UIC_BUNDLE__PATH and UIC_BUNDLE__GENERATION). A "
         "snapshot is taken while UIC folds; run `create --verify --expire` once a day.",
     )
