@@ -113,7 +113,7 @@ class CompiledFold:
             strict=True,
         ):
             course.tally.folded += folded
-            course.tally.erasures += erased
+            course.tally.erased += erased
         fresh: set[int] = set()
         turn = _turns(operations.row, special)
         for n in range(int(turn.max(initial=0)) + 1):

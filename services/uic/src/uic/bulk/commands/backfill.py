@@ -7,7 +7,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
@@ -110,18 +110,23 @@ class Backfill:
         loaded = load(
             folder, manifest, self._options, self._store, self._keys, erased={}, said="loaded", after=self._after
         )
+        records = sum(p.records for p in manifest.partitions)
+        outcomes = _total(p.outcomes for p in manifest.partitions)
+        rejected = _total(p.rejected for p in manifest.partitions)
+        became = outcomes | {"rejected": sum(rejected.values())}
         self._say(
             {
                 "namespace": job.namespace,
                 "users": manifest.users,
-                "records": sum(p.records for p in manifest.partitions),
-                "rejected": _rejected(manifest.partitions),
+                "records": records,
+                "outcomes": outcomes,
+                "rejected": rejected,
                 "bytes": manifest.value_bytes,
                 "partitions": job.n,
                 "loaded_states": loaded.states,
             },
             f"{manifest.users} users in {job.n} partitions of {job.namespace} are loaded and handed over; "
-            "UIC goes on from there",
+            f"UIC goes on from there. {records} records: {', '.join(f'{n} {name}' for name, n in became.items() if n)}",
         )
         return 0
 
@@ -345,11 +350,11 @@ def _value_bytes(folded: FoldedPartition) -> int:
     return sum(pc.sum(pc.binary_length(values)).as_py() or 0 for _, values in folded.states.values())
 
 
-def _rejected(partitions: Sequence[SavedPartition]) -> dict[str, int]:
+def _total(several: Iterable[Mapping[str, int]]) -> dict[str, int]:
     total: dict[str, int] = {}
-    for saved in partitions:
-        for reason, n in saved.rejected.items():
-            total[reason] = total.get(reason, 0) + n
+    for counts in several:
+        for name, n in counts.items():
+            total[name] = total.get(name, 0) + n
     return total
 
 
