@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from mimn.rows.library import library
 from mimn.rows.records import Grouping, Groups, KeyTable, Texts, read_events
 from mimn.rows.states import add_counts, add_entries, extend_headers, hashes
-from mimn.state import partition_of, rest_of
+from mimn.state import partition_of
 from uic.bulk.partition_log import Course, headers_of
 from uic.bulk.state_table import StateTable
 from uic.core.event import ERASE_ITEM, LAST_ACTION, Reason, check_key, parse
@@ -93,8 +93,7 @@ class CompiledFold:
         self._keys = KeyTable(built)
         self._grouping = Grouping(built)
         self._states = StateTable(built, model.layout, model.fingerprint, model.initial_state)
-        sketch = None if model.counting is None else model.counting.sketch
-        self._rest = rest_of(sketch, model.ledger)
+        self._rest = model.rest
 
     def fold(self, read: Sequence[tuple[Course, pa.RecordBatch]]) -> None:
         """See `Fold`."""
