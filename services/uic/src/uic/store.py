@@ -17,13 +17,12 @@ from itertools import islice
 from time import monotonic
 from typing import Any, TypeVar
 
-from redis.cluster import RedisCluster
 from redis.exceptions import MovedError, ResponseError
 
 from mimn.state import Keys
 from uic.core.commit import ABSENT, Answer, Commit, NoAnswer, answered
 from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable
-from uic.redis_client import FAILURES, open_client
+from uic.redis_client import FAILURES, clock_ms, in_ms, info, open_client
 from uic.settings import RedisSettings
 from uic.transaction import Sent, Transactions, commands, describe, executed_as, refusals
 
@@ -198,25 +197,7 @@ class RedisStore:
     def time_ms(self) -> int:
         """See `StateStore`."""
         with _named("read the store's clock"):
-            clocks = self._clocks_of_cluster() if self._clustered else [self._ask("TIME")]
-        return max(int(seconds) * 1000 + int(microseconds) // 1000 for seconds, microseconds in clocks)
-
-    def _clocks_of_cluster(self) -> list[Any]:
-        """Of the masters that answer.
-
-        Raises:
-            FAILURES: none does.
-        """
-        clocks: list[Any] = []
-        failed: Exception | None = None
-        for node in self.client.get_primaries():
-            try:
-                clocks.append(self.client.time(target_nodes=node))
-            except FAILURES as error:
-                failed = error
-        if failed is not None and not clocks:
-            raise failed
-        return clocks
+            return clock_ms(self.client) if self._clustered else in_ms(self._ask("TIME"))
 
     def close(self) -> None:
         """Close the connections."""
@@ -358,11 +339,7 @@ class RedisStore:
             StoreUnavailable: no answer.
         """
         with _named("read the store's configuration"):
-            if not self._clustered:
-                return [self.client.info(section)]
-            said = self.client.info(section, target_nodes=RedisCluster.PRIMARIES)
-        several = all(isinstance(answer, dict) for answer in said.values())
-        return list(said.values()) if several else [said]  # redis-py unwraps the answer if there is a single master
+            return info(self.client, section)
 
     def _connected(self) -> None:
         self._connections += 1
