@@ -21,6 +21,7 @@ from redis.exceptions import MovedError, ResponseError
 
 from mimn.state import Keys
 from uic.core.commit import ABSENT, Answer, Commit, NoAnswer, answered
+from uic.core.deployment import Severity, store_policy
 from uic.errors import EvictingStore, NamespaceConflict, StoreUnavailable
 from uic.redis_client import FAILURES, clock_ms, in_ms, info, open_client
 from uic.settings import RedisSettings
@@ -68,12 +69,9 @@ class RedisStore:
     def check(self) -> None:
         """See `StateStore`."""
         for said in self.info("memory"):
-            policy = said.get("maxmemory_policy")
-            if isinstance(policy, str) and policy.startswith("allkeys-"):
-                raise EvictingStore(
-                    f"the store's maxmemory-policy is {policy}, so it may evict states and progress: "
-                    "redis-cli CONFIG SET maxmemory-policy noeviction, and the same in its configuration file"
-                )
+            found = store_policy(said.get("maxmemory_policy"))
+            if found.verdict is Severity.FAIL:
+                raise EvictingStore(f"{found.check}: {found.seen}; {found.fix}")
 
     def claim_namespace(self, partitions: int, topic: str) -> str:
         """See `StateStore`. Each write is one atomic compare-and-set, so a store that is emptied at any time is claimed

@@ -80,20 +80,6 @@ def store_writes(refused: Mapping[str, str]) -> Finding:
     return fail(check, seen, "docs/runbooks/store-outage.md says for each answer what to do")
 
 
-def store_policy(facts: StoreFacts) -> Finding:
-    """Nothing without a TTL is ever evicted: states and progress have none, so the `volatile-` policies keep them."""
-    check = "maxmemory-policy"
-    if facts.policy is None:
-        return warn(check, "the server does not report it", NO_ANSWER_FIX)
-    if facts.policy.startswith("allkeys-"):
-        return fail(
-            check,
-            f"{facts.policy} may evict states and progress",
-            "redis-cli CONFIG SET maxmemory-policy noeviction, and the same in the server's configuration file",
-        )
-    return ok(check, facts.policy)
-
-
 def store_memory(facts: StoreFacts) -> Finding:
     """Under `noeviction` a full store refuses writes, and every partition pauses."""
     check = "store memory"
