@@ -16,7 +16,7 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from typing import Final, NamedTuple, TextIO
+from typing import Final, TextIO
 
 from mimn.bundle import Bundle, BundleError, load_bundle
 from mimn.bundle.graph import open_step
@@ -39,6 +39,7 @@ from uic.core.commit import Commit, Refused, Written
 from uic.core.event import Reason
 from uic.core.fold import ERASED_ROW, Part, Round
 from uic.core.ordering import Bounds, decode, take
+from uic.core.records import BatchRecord
 from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
 from uic.fold.rounds import Model
 from uic.log.topic_reader import read_to_end
@@ -56,14 +57,6 @@ MAX_STATES: Final = 256
 
 class CannotRepair(Exception):
     """The partition is left as it is; the message says why and what to do."""
-
-
-class _Record(NamedTuple):
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[tuple[str, bytes | None], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +210,7 @@ class Verifier:
             stored = answer.stored
         raise CannotRepair("the partition's worker was faster each time: try again when fewer events arrive")
 
-    def _records(self, partition: int, again: Refold, progress: Progress) -> Iterator[_Record]:
+    def _records(self, partition: int, again: Refold, progress: Progress) -> Iterator[BatchRecord]:
         """The records between what was folded again and progress; checks that it is the log that was folded."""
         kafka = self._settings.kafka
         for record in read_to_end(
@@ -234,7 +227,7 @@ class Verifier:
                 record.key, record.value, record.timestamp_ms
             ):
                 raise CannotRepair("the log is not the one that was folded: see docs/runbooks/broken-log.md")
-            yield _Record(record.offset, record.timestamp_ms, record.key, record.value, record.headers)
+            yield BatchRecord(record.offset, record.timestamp_ms, record.key, record.value, record.headers)
 
 
 class Refold:
@@ -250,9 +243,9 @@ class Refold:
         self.next_offset = 0
         self.encoded: dict[str, bytes] = {}
 
-    def fold(self, records: Iterable[_Record]) -> None:
+    def fold(self, records: Iterable[BatchRecord]) -> None:
         """Fold more records, in log order: those of the users, and no others."""
-        waiting: list[_Record] = []
+        waiting: list[BatchRecord] = []
         for record in records:
             if not self._begun:
                 # States are complete only from the first record that is still there.
@@ -266,7 +259,7 @@ class Refold:
                 waiting = []
         self._fold(waiting)
 
-    def _fold(self, waiting: list[_Record]) -> None:
+    def _fold(self, waiting: list[BatchRecord]) -> None:
         model, bounds = self._model, Bounds(MAX_STATES, 4096, FOLDED_AT_ONCE)
         while waiting:
             front = take(
