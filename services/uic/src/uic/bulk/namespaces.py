@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -246,10 +247,10 @@ def roles(record: bytes) -> dict[str, list[str]]:
     return found
 
 
-class _asking:  # noqa: N801 (a context manager)
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, FAILURES):
-            raise StoreUnavailable(f"the store did not answer: {error}") from error
+@contextmanager
+def _asking() -> Iterator[None]:
+    """Turns redis-py's errors into `StoreUnavailable`."""
+    try:
+        yield
+    except FAILURES as error:
+        raise StoreUnavailable(f"the store did not answer: {error}") from error

@@ -30,6 +30,7 @@ from uic.errors import NotAcknowledged, UicError
 from uic.log.event_log import EventLog, KafkaLog, NewRecord
 from uic.log.topic_reader import LogRecord, read_to_end
 from uic.settings import KafkaSettings, read_client_settings
+from uic.tools.confirm import confirmed
 from uic.tools.table import table
 
 REPLAY_OF: Final = "uic-replay-of"
@@ -390,7 +391,8 @@ def _replay(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | Non
         print(f"{erasures} of them have a null value: each erases its user, with all that was folded since", file=out)
     if not chosen:
         return 1
-    if not options.yes and not _confirmed():
+    question = "Each becomes a new event, even if it was replayed before. Continue?"
+    if not options.yes and not confirmed("ctr dead-letters", question):
         print("nothing was replayed", file=out)
         return 2
     chosen.sort(key=lambda letter: (letter.partition, letter.offset))
@@ -412,13 +414,6 @@ def _replay(options: argparse.Namespace, kafka: KafkaSettings, out: TextIO | Non
     if result.why:
         print(f"ctr dead-letters: {result.why}", file=sys.stderr)
     return 1 if result.why else 0
-
-
-def _confirmed() -> bool:
-    if not sys.stdin.isatty():
-        print("stdin is not a terminal, so it cannot ask for confirmation: repeat with --yes", file=sys.stderr)
-        return False
-    return input("Each becomes a new event, even if it was replayed before. Continue? [y/N] ").strip().lower() == "y"
 
 
 def _passed_over(scan: Scan) -> str:

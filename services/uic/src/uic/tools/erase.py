@@ -10,6 +10,7 @@ from typing import TextIO
 
 from ctr.uic.v1 import uic_service_pb2 as pb
 from uic.settings import read_client_settings
+from uic.tools.confirm import confirmed
 from uic.tools.grpc_client import Refused, UicClient, add_options, connected, user_id
 
 
@@ -26,7 +27,8 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
     add_options(parser)
     options = parser.parse_args(arguments)
     settings = read_client_settings()
-    if not options.yes and not _confirmed(options.item):
+    what = "The user's state" if options.item is None else "What the user's state knows of the item"
+    if not options.yes and not confirmed(parser.prog, f"{what} cannot be restored. Erase?"):
         return 2
     try:
         with connected(options, settings) as uic:
@@ -37,9 +39,9 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
     if options.json:
         print(json.dumps({"partition": position.partition, "offset": position.offset}), file=out)
     else:
-        what = "state" if options.item is None else "item"
+        erased = "state" if options.item is None else "item"
         print(
-            f"partition {position.partition}, offset {position.offset}: the {what} is gone once this partition's "
+            f"partition {position.partition}, offset {position.offset}: the {erased} is gone once this partition's "
             f"next_offset is above {position.offset} (ctr partitions)",
             file=out,
         )
@@ -56,13 +58,3 @@ def _item(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) < 1 << 64:
         raise argparse.ArgumentTypeError(f"{text!r} is not the number of an item, 1 to 2^64 - 1")
     return int(text)
-
-
-def _confirmed(item: int | None) -> bool:
-    if not sys.stdin.isatty():
-        print(
-            "ctr erase: stdin is not a terminal, so it cannot ask for confirmation: repeat with --yes", file=sys.stderr
-        )
-        return False
-    what = "The user's state" if item is None else "What the user's state knows of the item"
-    return input(f"{what} cannot be restored. Erase? [y/N] ").strip().lower() == "y"

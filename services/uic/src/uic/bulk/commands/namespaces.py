@@ -15,6 +15,7 @@ from uic.bulk.namespaces import Namespaces
 from uic.errors import LogUnavailable, StoreUnavailable, UnsuitableTopic
 from uic.redis_client import FAILURES, open_client
 from uic.settings import KafkaSettings, read_client_settings
+from uic.tools.confirm import confirmed
 from uic.tools.table import table
 
 COLUMNS = ("namespace", "topic", "users", "bytes", "lag", "partial_share", "last_read_s", "folded", "served_by")
@@ -43,7 +44,8 @@ def main(
     try:
         found = Namespaces(open_client(settings.redis), settings.redis.prefix)
         if options.verb == "drop":
-            if not options.yes and not _confirmed(options.namespace):
+            question = f"All states of {options.namespace} go. Drop it?"
+            if not options.yes and not confirmed(parser.prog, question):
                 return 2
             keys = found.drop(options.namespace, force=options.force, after=after)
             report = {"dropped": options.namespace, "keys": keys}
@@ -74,10 +76,3 @@ def _ends(kafka: KafkaSettings) -> dict[str, dict[int, int]]:
     except (LogUnavailable, UnsuitableTopic) as error:
         print(f"ctr namespaces: lag is unknown: {error}", file=sys.stderr)
         return {}
-
-
-def _confirmed(name: str) -> bool:
-    if not sys.stdin.isatty():
-        print("ctr namespaces: stdin is not a terminal, so it cannot ask: repeat with --yes", file=sys.stderr)
-        return False
-    return input(f"All states of {name} go. Drop it? [y/N] ").strip().lower() == "y"
