@@ -1,4 +1,4 @@
-"""What can go wrong in UIC, as one tree. A door has one table from these classes to its own codes, tested to be total.
+"""What can go wrong in UIC, as one tree. Each port has one table from these classes to its codes, tested to be total.
 
     UicError
     ├── StartRefused            a deployment that would write wrong states; the message says how to fix it

@@ -68,7 +68,7 @@ class Loader:
             keys: of the namespace.
             politeness: the budget.
             take_over: take a claim that another load left.
-            after: hears each step when it is done: "claim", "states", "hand_over".
+            after: called after each step: "claim", "states", "hand_over".
             clock, sleep: seconds.
         """
         self._store = store

@@ -133,7 +133,7 @@ class Namespaces:
         Args:
             name: the namespace.
             force: although a worker or a load seems to write it.
-            after: hears each step when it is done: "progress", "slice", "keys".
+            after: called after each step: "progress", "slice", "keys".
 
         Raises:
             BulkRefused: it is served or still written, or there is none of this name.

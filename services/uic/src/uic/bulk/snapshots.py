@@ -105,8 +105,8 @@ def create(
         source: the namespace.
         root: below which snapshots lie.
         now: the time, UTC.
-        after: hears each step when it is done: "partition", "seal".
-        done: hears how many users were saved, now and then.
+        after: called after each step: "partition", "seal".
+        done: called with how many more users were saved, now and then.
 
     Raises:
         BulkRefused: a partition has no progress yet, or it or the store keeps starting over.

@@ -275,7 +275,7 @@ class Sessions:
             self._waiting.pop(reading.partition, None)
 
     def had_turn(self, reading: Reading) -> None:
-        """It waits behind the others from now on."""
+        """Move a partition behind the others that wait."""
         self._waiting[reading.partition] = self._waiting.pop(reading.partition)
 
     def start(self, partition: int, *, due: float, resolution: Resolution | None = None) -> TakingUp:

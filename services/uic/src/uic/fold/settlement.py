@@ -52,7 +52,7 @@ class Settlement:
         metrics: Metrics,
         after: Callable[[str], None],
     ) -> None:
-        """`after` hears each step of the protocol when it is done."""
+        """`after` is called after each step of the protocol."""
         self._store = store
         self._log = event_log
         self._rounds = rounds

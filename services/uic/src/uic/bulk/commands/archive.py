@@ -22,7 +22,7 @@ def main(
 ) -> int:
     """Run the command. 0: all is archived up to where the log ended; 1: refused, or no answer; 2: called wrongly.
 
-    `after` hears each step of writing when it is done: "file", "manifest".
+    `after` is called after each step of writing: "file", "manifest".
     """
     parser = argparse.ArgumentParser(
         prog="ctr archive",

@@ -58,7 +58,7 @@ def main(
 ) -> int:
     """Run the command. 0: loaded and handed over (or verified); 1: refused, no answer, or states differ; 2: usage.
 
-    `after` hears each step when it is done: "job", "fold", "seal", "claim", "states", "hand_over".
+    `after` is called after each step: "job", "fold", "seal", "claim", "states", "hand_over".
     """
     parser = _parser()
     options = parser.parse_args(arguments)

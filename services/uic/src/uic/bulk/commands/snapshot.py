@@ -35,7 +35,7 @@ def main(
 ) -> int:
     """Run the command. 0: done; 1: refused, damaged, or no answer; 2: called wrongly.
 
-    `after` hears each step when it is done: "partition", "seal"; "claim", "states", "hand_over"; "remove".
+    `after` is called after each step: "partition", "seal"; "claim", "states", "hand_over"; "remove".
     """
     options = _parser().parse_args(arguments)
     settings = read_settings()
