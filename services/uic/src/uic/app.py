@@ -161,11 +161,11 @@ class App:
         began = time.monotonic()
         timeout_s = self._settings.fold.drain_timeout_s
         self._updater.drain()
-        doors = threading.Thread(target=lambda: self._grpc.drain(timeout_s / 2), name="drain", daemon=True)
-        doors.start()
+        calls = threading.Thread(target=lambda: self._grpc.drain(timeout_s / 2), name="drain", daemon=True)
+        calls.start()
         left = not self._consumer.is_alive() or self._consumer.leave(timeout_s)
         self._dead_letters.close()
-        doors.join(max(0.0, timeout_s - (time.monotonic() - began)))
+        calls.join(max(0.0, timeout_s - (time.monotonic() - began)))
         self._admin.stop()
         if self._keys is not None:
             self._keys.close()

@@ -68,7 +68,7 @@ class Namespaces:
         self._sleep = sleep
 
     def names(self) -> list[str]:
-        """All, sorted."""
+        """The names of all namespaces, sorted."""
         with _asking():
             return sorted(name.decode() for name in self._client.smembers(Keys("", self._prefix).namespaces))
 

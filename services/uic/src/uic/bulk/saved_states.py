@@ -77,12 +77,12 @@ class SavedStates(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def users(self) -> int:
-        """Of all partitions."""
+        """Users of all partitions."""
         return sum(p.users for p in self.partitions)
 
     @property
     def value_bytes(self) -> int:
-        """Of all states."""
+        """Bytes of all values."""
         return sum(p.value_bytes for p in self.partitions)
 
 

@@ -70,7 +70,7 @@ class Operable(Protocol):
 
     @property
     def status(self) -> Status:
-        """As of a moment ago."""
+        """The updater's status as of a moment ago."""
 
     def resolve(self, partition: int, action: Action, from_offset: int | None = None) -> Progress:
         """Decide about a broken partition, and return the progress that was stored.

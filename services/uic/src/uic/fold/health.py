@@ -103,7 +103,7 @@ class Health:
             say(log, logging.INFO, "log available again")
 
     def stop(self, reason: str) -> None:
-        """Fold nothing any more, and say why; the events wait in the log. Only a restart ends it."""
+        """Stop folding, and report why; the events wait in the log. Only a restart ends it."""
         if not self.stopped:
             self.stopped = reason
             say(log, logging.ERROR, "consumption stopped", reason=reason)

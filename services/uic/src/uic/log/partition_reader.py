@@ -121,7 +121,7 @@ class PartitionReader:
                     raise LogUnavailable(f"no answer for {self._idle_s:.0f} s while reading {self._topic}")
 
     def close(self) -> None:
-        """Let go of the broker."""
+        """Close the connection."""
         self._consumer.close(autocommit=False, timeout_ms=1000)
 
     def __enter__(self) -> PartitionReader:

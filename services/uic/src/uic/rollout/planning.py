@@ -160,7 +160,7 @@ def plan(
 
 
 def _sample(old: Namespace, partitions: int) -> list[StateSize]:
-    """Of states in service."""
+    """The sizes of some states in service."""
     sample: list[StateSize] = []
     for p in range(partitions):
         if len(sample) >= MEASURED:
@@ -170,8 +170,8 @@ def _sample(old: Namespace, partitions: int) -> list[StateSize]:
 
 
 def _value_bytes(bundle: Bundle, sample: Sequence[StateSize]) -> int:
-    """Of a new state. Values are stored without their zeros: of a ledger, counters or a list as many are expected as
-    states in service have, and none of the rest."""
+    """The size of a new state. Values are stored without their zeros: of a ledger, counters or a list as many are
+    expected as states in service have, and none of the rest."""
     whole = HEADER_BYTES + bundle.layout.stored_bytes
     filled = sum(size.value for size in sample) / sum(size.whole for size in sample) if sample else 1.0
     of_graph = 0 if bundle.event_list else 4 * len(range(bundle.layout.floats)[bundle.rest])

@@ -226,7 +226,7 @@ class Verbs:
         return Answer(_view(after, rollout), notes)
 
     def rollback(self, identity: str | None, reason: str) -> Answer:
-        """Serve everybody by the release before."""
+        """Answer all users with the previous release again."""
 
         def back(record: Record) -> Record:
             return rollouts.rollback(

@@ -74,7 +74,7 @@ class Snapshot:
         self._of: str = getattr(options, "of_namespace", None) or self._namespace
 
     def create(self) -> int:
-        """Save; then let old ones expire if asked to."""
+        """Take a snapshot; then remove expired ones if asked to."""
         kafka = self._settings.kafka
         source = snapshots.Source(
             self._namespace, self._bundle.fingerprint.hex(), self._settings.redis.prefix, kafka.topic, kafka.partitions
@@ -91,7 +91,7 @@ class Snapshot:
         return 0
 
     def show(self) -> int:
-        """Print all."""
+        """Print all snapshots."""
         rows = [
             {
                 "id": one.id,
@@ -110,20 +110,20 @@ class Snapshot:
         return 0
 
     def verify(self) -> int:
-        """Read all of one."""
+        """Read all of a snapshot."""
         folder, manifest = snapshots.choose(self._root, self._of, self._options.id)
         users = snapshots.verify(folder, manifest, self._bundle.layout, self._now)
         self._say({"users": users}, f"{folder.url}: {users} users, every hash and checksum is right")
         return 0
 
     def expire(self) -> int:
-        """Remove old ones."""
+        """Remove expired snapshots."""
         gone = self._expire()
         self._say({"removed": gone}, f"removed: {', '.join(gone) or 'none'}")
         return 0
 
     def restore(self) -> int:
-        """Load one into the namespace of the settings, and hand it over to UIC."""
+        """Load a snapshot into the namespace of the settings, and hand it over to UIC."""
         options = self._options
         folder, manifest = snapshots.choose(self._root, self._of, options.id)
         self._refuse_another_bundle(manifest)
