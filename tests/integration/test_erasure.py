@@ -129,7 +129,7 @@ def test_an_erased_item_leaves_the_ledger_once_and_in_order_and_a_replay_gives_t
 
 def test_a_note_names_the_null_record_of_its_user(kafka: str, make_topics: MakeTopics) -> None:
     topics = make_topics(kafka, N)
-    log = KafkaLog({"bootstrap_servers": kafka}, timeout_s=TIMEOUT_S)
+    log = KafkaLog({"bootstrap_servers": kafka}, timeout_s=TIMEOUT_S, max_request_bytes=1 << 20)
     publisher = Publisher(log, topics.events, N)
     publisher.publish([(b"u1", b"v"), (b"u2", b"v")], TIMEOUT_S)
     at = publisher.erase("u1", TIMEOUT_S)
@@ -165,7 +165,7 @@ def test_of_several_notes_the_highest_counts_and_null_takes_back(kafka: str, mak
 
 def test_the_notes_of_a_topic_that_was_made_anew_do_not_count(real_kafka: str, make_topics: MakeTopics) -> None:
     topics = make_topics(real_kafka, N)
-    log = KafkaLog({"bootstrap_servers": real_kafka}, timeout_s=TIMEOUT_S)
+    log = KafkaLog({"bootstrap_servers": real_kafka}, timeout_s=TIMEOUT_S, max_request_bytes=1 << 20)
     publisher = Publisher(log, topics.events, N)
     at = publisher.erase("u1", TIMEOUT_S)
     before = log.topic_id(topics.events)
@@ -187,7 +187,7 @@ def test_notes_are_read_across_compaction(real_kafka: str, make_topics: MakeTopi
         "max.compaction.lag.ms": "100",
     }
     create_topics(real_kafka, [Topic(topics.erased, 1, eager)])
-    log = KafkaLog({"bootstrap_servers": real_kafka}, timeout_s=TIMEOUT_S)
+    log = KafkaLog({"bootstrap_servers": real_kafka}, timeout_s=TIMEOUT_S, max_request_bytes=1 << 20)
     client = {"bootstrap_servers": real_kafka}
     written = 0
 

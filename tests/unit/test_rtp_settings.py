@@ -148,7 +148,7 @@ def test_a_door_beyond_loopback_needs_keys_and_the_refusal_says_which_setting(
     assert main([]) == 2
     said = capsys.readouterr().err
     assert "RTP_ACCESS__KEYS_FILE" in said
-    assert "ctr-keys make" in said
+    assert "ctr keys make" in said
 
 
 def test_a_socket_that_was_handed_down_counts_by_where_it_is_bound(capsys: pytest.CaptureFixture[str]) -> None:

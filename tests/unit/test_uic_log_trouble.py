@@ -114,11 +114,14 @@ def test_a_log_that_goes_away_and_comes_back_has_a_line_for_each(
     worker.log.away = True
     worker.until(lambda: any("log_unavailable" in reason for reason in worker.updater.status.reasons))
     worker.settle(60)
-    assert [message for message in caplog.messages if message.startswith("log ")] == ["log away"]
+    assert [message for message in caplog.messages if message.startswith("log ")] == ["log unavailable"]
     worker.log.away = False
     worker.until(lambda: not worker.updater.status.reasons)
     worker.settle()
-    assert [message for message in caplog.messages if message.startswith("log ")] == ["log away", "log back"]
+    assert [message for message in caplog.messages if message.startswith("log ")] == [
+        "log unavailable",
+        "log available again",
+    ]
 
 
 def test_a_topic_that_is_gone_is_named_until_it_is_there_again(worker: Worker) -> None:

@@ -219,7 +219,7 @@ def serve(settings: RtpSettings, fd: int | None = None) -> int:
         )
     if settings.access.keys_file is None and (open_to := [where for where in map(_beyond, (public, admin)) if where]):
         return _refuse(
-            f"{' and '.join(open_to)} needs authentication, and no keys are set. Make one with `ctr-keys make "
+            f"{' and '.join(open_to)} needs authentication, and no keys are set. Make one with `ctr keys make "
             "FILE --scope predict --name NAME` and set RTP_ACCESS__KEYS_FILE to the file, or set RTP_HTTP__HOST and "
             "RTP_ADMIN__HOST to 127.0.0.1"
         )

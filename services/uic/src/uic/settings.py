@@ -219,9 +219,10 @@ class AccessSettings(Group):
     """API keys. Without a key file no authentication is required, and both ports must stay on loopback."""
 
     keys_file: Path | None = None
-    """As `ctr-keys make` writes it. Both ports require one of its keys; it is read again when it changes."""
+    """As `ctr keys make` writes it. Both ports require one of its keys; it is read again when it changes."""
     secret_file: Path | None = None
-    """Holds the secret that the commands `partitions`, `continue`, `rebuild`, `state` and `erase` send."""
+    """Holds the secret that the commands `partitions`, `continue`, `rebuild`, `state`, `erase` and `rollout --rtp`
+    send."""
     ca_file: Path | None = None
     """For the same commands: CA of the server's certificate, PEM; the system's CAs if unset."""
 

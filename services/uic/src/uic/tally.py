@@ -47,7 +47,11 @@ class Tallies(Collector):
         registry.register(self)
 
     def labels(self, *values: str) -> Tally:
-        """The series with these label values; to be kept by who observes often."""
+        """The series with these label values; keep it if you observe often.
+
+        Raises:
+            ValueError: there are other labels.
+        """
         if len(values) != len(self._labels):
             raise ValueError(f"{self._name} has the labels {self._labels}, not {values}")
         found = self._of.get(values)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -67,7 +68,7 @@ class Namespaces:
         self._sleep = sleep
 
     def names(self) -> list[str]:
-        """All, sorted."""
+        """The names of all namespaces, sorted."""
         with _asking():
             return sorted(name.decode() for name in self._client.smembers(Keys("", self._prefix).namespaces))
 
@@ -132,7 +133,7 @@ class Namespaces:
         Args:
             name: the namespace.
             force: although a worker or a load seems to write it.
-            after: hears each step when it is done: "progress", "slice", "keys".
+            after: called after each step: "progress", "slice", "keys".
 
         Raises:
             BulkRefused: it is served or still written, or there is none of this name.
@@ -140,7 +141,7 @@ class Namespaces:
         """
         keys = Keys(name, self._prefix)
         if name not in self.names():
-            raise BulkRefused(f"there is no namespace {name} under prefix {self._prefix}: uic namespaces list")
+            raise BulkRefused(f"there is no namespace {name} under prefix {self._prefix}: ctr namespaces list")
         found = self.look(name, {})
         if found.served_by:
             raise BulkRefused(
@@ -173,7 +174,7 @@ class Namespaces:
             BulkRefused: as said.
             StoreUnavailable: no answer.
         """
-        way_out = "stop the workers that have it, wait, or say --force if they are gone (uic namespaces drop)"
+        way_out = "stop the workers that have it, wait, or say --force if they are gone (ctr namespaces drop)"
         if found.folded:
             raise BulkRefused(f"a worker has folded namespace {found.namespace} within the last half minute: {way_out}")
         before = self._written(keys, found.partitions or 0)
@@ -246,10 +247,10 @@ def roles(record: bytes) -> dict[str, list[str]]:
     return found
 
 
-class _asking:  # noqa: N801 (a context manager)
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, FAILURES):
-            raise StoreUnavailable(f"the store did not answer: {error}") from error
+@contextmanager
+def _asking() -> Iterator[None]:
+    """Turns redis-py's errors into `StoreUnavailable`."""
+    try:
+        yield
+    except FAILURES as error:
+        raise StoreUnavailable(f"the store did not answer: {error}") from error

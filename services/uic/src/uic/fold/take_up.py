@@ -67,7 +67,8 @@ class TakeUp:
         random_id: Callable[[], int],
         identify: Callable[[str], None],
     ) -> None:
-        """`random_id` gives lineages their ids; `identify` hears the store's identity whenever it is looked up."""
+        """`random_id` gives lineages their ids; `identify` is called with the store's identity
+        whenever it is looked up."""
         self._topic = topic
         self._store = store
         self._log = event_log

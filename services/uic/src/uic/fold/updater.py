@@ -97,8 +97,9 @@ class StateUpdater:
             settings: bounds and intervals.
             metrics: where all of it is counted.
             random_id: makes ids of writers and lineages.
-            identify: hears the store's identity, which workers of one group must agree on, whenever it is looked up.
-            after: hears each step of the protocol when it is done (crash tests end the process there).
+            identify: called with the store's identity, on which the workers of one group must agree, whenever it is
+                looked up.
+            after: called after each step of the protocol (crash tests end the process there).
             clock: seconds; measures how long steps take, and decides nothing.
         """
         self._topic = topic
@@ -228,7 +229,7 @@ class StateUpdater:
         self._health.waits(reason)
 
     def drain(self) -> None:
-        """Say that the end is near. Call no more turns: what is not committed is read again by the next owner."""
+        """Report `draining`. Call no more turns: what is not committed is read again by the next owner."""
         self._health.drain()
 
     # 1 poll

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import OffsetSpec
 from kafka.errors import NoError, UnknownTopicOrPartitionError, UnsupportedVersionError, for_code
 
-from mimn.state import NO_TOPIC_ID
+from uic.log.topic_facts import topic_id_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +46,7 @@ class BrokerView:
         Raises:
             KafkaError: no answer.
         """
-        told = self._described().get("topic_id")
-        return UUID(str(told)).bytes if told else NO_TOPIC_ID
+        return topic_id_of(self._described())
 
     def topic_trouble(self) -> str:
         """Why the topic cannot be read; empty if it can.

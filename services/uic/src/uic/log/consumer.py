@@ -440,11 +440,11 @@ class _Parking(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python
         self._owner = owner
 
     def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        """New ones only: the protocol is cooperative."""
+        """The protocol is cooperative, so only new partitions are named."""
         self._owner._assigned(self._consumer, list(assigned))
 
     def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        """Given up in an orderly way; also when the group lost us."""
+        """Partitions were given up in order, or the group lost us."""
         self._owner._revoked(list(revoked))
 
 

@@ -1,4 +1,4 @@
-"""`uic rollout`: moves traffic from one release to another, each step a job that exits.
+"""`ctr rollout`: moves traffic from one release to another, each step a job that exits.
 
 desk         the record in the store: read, and replaced by compare-and-set (replace.lua)
 namespaces   what the store has of a namespace
