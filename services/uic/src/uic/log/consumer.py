@@ -355,8 +355,9 @@ class LogConsumer(threading.Thread):
                 wanted = {p: tag for p, tag in self._tags.items() if self._tp(p) in assigned} | wanted
                 partitions = [self._tp(p) for p in wanted]
             starts = consumer.beginning_offsets(partitions, timeout_ms=DESCRIBE_MS)
-            ends = consumer.end_offsets(partitions, timeout_ms=DESCRIBE_MS)  # the last stable offsets
+            # Before the last stable offsets: what is produced between the two would look like an open transaction.
             log_ends = self._asked().log_ends([tp.partition for tp in partitions])
+            ends = consumer.end_offsets(partitions, timeout_ms=DESCRIBE_MS)  # the last stable offsets
         except KafkaError as error:
             self._messages.put(NotDescribed(tuple(wanted.values()), f"{type(error).__name__}: {str(error)[:120]}"))
             return
