@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from kafka import TopicPartition
 
-from uic.core.ports import Described
+from uic.core.ports import Described, ErasuresAway
+from uic.log import consumer
 from uic.log.consumer import LogConsumer
 from uic.settings import KafkaSettings
 
@@ -21,6 +22,8 @@ class BusyLog:
 
     def __init__(self) -> None:
         self.end = 100
+        self.lacks = ""
+        """A topic that the broker does not know."""
         self.open_from: int | None = None
         """Where a transaction begins that was left open."""
         self._subscription = SimpleNamespace(assignment={})
@@ -40,17 +43,26 @@ class BusyLog:
         self.end += 1
         return dict.fromkeys(places, self.end if self.open_from is None else self.open_from)
 
+    def topic_trouble(self, topic: str) -> str:
+        return "does not exist" if topic == self.lacks else ""
+
     def log_ends(self, partitions: Collection[int]) -> dict[int, int]:
         self.end += 1
         return dict.fromkeys(partitions, self.end)
 
 
-def described(busy: BusyLog) -> Described:
+def consumer_of(busy: BusyLog) -> tuple[LogConsumer, Any]:
+    """The thread, not started, on a client and a broker's view that are both `busy`."""
     log = LogConsumer(KafkaSettings(topic="events", partitions=1), lambda store: "group", 100)
-    consumer: Any = busy
-    log._broker = consumer
+    client: Any = busy
+    log._broker = client
+    return log, client
+
+
+def described(busy: BusyLog) -> Described:
+    log, client = consumer_of(busy)
     log.describe({0: 7})
-    log._obey(consumer)
+    log._obey(client)
     (said,) = log.messages(0)
     assert isinstance(said, Described)
     return said
@@ -67,3 +79,17 @@ def test_what_lies_behind_an_open_transaction_is_told_apart(open_from: int) -> N
     busy.open_from = open_from
     said = described(busy)
     assert (said.bounds.end, said.log_end > open_from) == (open_from, True)
+
+
+def test_a_missing_topic_of_erasures_is_told_once_and_when_it_is_there_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumer, "ERASURES_LOOK_S", 0.0)
+    busy = BusyLog()
+    log, _ = consumer_of(busy)
+    log._check_erasures()
+    assert log.messages(0) == []
+    busy.lacks = "events.erased"
+    for _ in range(3):
+        log._check_erasures()
+    busy.lacks = ""
+    log._check_erasures()
+    assert log.messages(0) == [ErasuresAway("does not exist"), ErasuresAway("")]

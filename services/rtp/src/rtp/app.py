@@ -124,7 +124,7 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
 
     def details() -> str:
         reason = watcher.trouble
-        return "; ".join(filter(None, (reason and f"progress cannot be read: {reason}", follower.details)))
+        return "; ".join(filter(None, (follower.details, reason and f"progress cannot be read: {reason}")))
 
     def refused(error: RtpError) -> None:
         row = STATUS_TABLE[type(error)]

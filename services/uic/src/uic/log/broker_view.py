@@ -47,26 +47,26 @@ class BrokerView:
         Raises:
             KafkaError: no answer.
         """
-        told = self._described().get("topic_id")
+        told = self._described(self._topic).get("topic_id")
         return UUID(str(told)).bytes if told else NO_TOPIC_ID
 
-    def topic_trouble(self) -> str:
-        """Why the topic cannot be read; empty if it can.
+    def topic_trouble(self, topic: str) -> str:
+        """Why a topic cannot be read; empty if it can.
 
         Raises:
             KafkaError: no answer.
         """
-        error = for_code(self._described()["error_code"])
+        error = for_code(self._described(topic)["error_code"])
         if error is NoError:
             return ""
         return "does not exist" if error is UnknownTopicOrPartitionError else f"is refused: {error.__name__}"
 
-    def _described(self) -> Mapping[str, Any]:
+    def _described(self, topic: str) -> Mapping[str, Any]:
         try:
             # One partition is enough, and with hundreds the answer takes a hundred times as long to read.
-            (found,) = self._admin.describe_topic_partitions([self._topic], response_partition_limit=1)["topics"]
+            (found,) = self._admin.describe_topic_partitions([topic], response_partition_limit=1)["topics"]
         except UnsupportedVersionError:  # brokers before 3.7
-            (found,) = self._admin.describe_topics([self._topic])
+            (found,) = self._admin.describe_topics([topic])
         described: Mapping[str, Any] = found
         return described
 
