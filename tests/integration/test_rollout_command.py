@@ -34,6 +34,7 @@ from mimn.release import (
     promote,
     record_key,
 )
+from mimn.release.announcement import STANDBY
 from mimn.state import Keys, Progress, encode_progress
 from support.bundles import SKETCH, TINY, with_scaled_head
 from support.releases import NOW_MS, SALT
@@ -106,30 +107,32 @@ def test_whether_a_namespace_is_folded_is_told_by_the_stores_clock_and_not_by_th
     assert namespaces.drop(keys.namespace, force=False, after=lambda step: None) == 1
 
 
-@pytest.mark.parametrize("role", [SERVING, "standby"])
-def test_a_namespace_that_a_running_rtp_has_loaded_is_shown_as_such_and_goes_by_force_alone(
-    valkey: RedisForTest, role: str
-) -> None:
+def test_a_namespace_that_a_running_rtp_reads_is_shown_as_such_and_goes_by_force_alone(valkey: RedisForTest) -> None:
     keys, other = Keys("0123456789abcdef-0", valkey.prefix), Keys("0123456789abcdef-1", valkey.prefix)
     for one in (keys, other):
         valkey.client.sadd(one.namespaces, one.namespace)
         valkey.client.set(one.meta, b'{"partitions": 1, "topic": "events"}')
     for instance in ("web:1", "web:2"):
         told = Announcement(
-            instance=instance, revision=None, loaded=(Loaded("tiny/1", "0" * 64, keys.namespace, role),)
+            instance=instance,
+            revision=None,
+            loaded=(
+                Loaded("tiny/1", "0" * 64, keys.namespace, SERVING),
+                Loaded("tiny/2", "1" * 64, other.namespace, STANDBY),
+            ),
         )
         valkey.client.sadd(instances_key(valkey.prefix), instance)
         valkey.client.set(announcement_key(valkey.prefix, instance), encode_announcement(told))
     namespaces = Namespaces(valkey.client, valkey.prefix, sleep=lambda seconds: None)
-    assert namespaces.look(keys.namespace, {}).served_by == ("loaded by 2 RTP processes",)
+    assert namespaces.look(keys.namespace, {}).served_by == ("read by 2 RTP processes",)
     assert namespaces.look(other.namespace, {}).served_by == ()
-    with pytest.raises(BulkRefused, match="loaded by 2 RTP processes"):
+    with pytest.raises(BulkRefused, match="read by 2 RTP processes"):
         namespaces.drop(keys.namespace, force=False, after=lambda step: None)
     assert valkey.client.exists(keys.meta)
 
     namespaces.drop(other.namespace, force=False, after=lambda step: None)
     valkey.client.delete(announcement_key(valkey.prefix, "web:1"))  # as when it has ended
-    assert namespaces.look(keys.namespace, {}).served_by == ("loaded by 1 RTP process",)
+    assert namespaces.look(keys.namespace, {}).served_by == ("read by 1 RTP process",)
     namespaces.drop(keys.namespace, force=True, after=lambda step: None)
     assert namespaces.names() == []
 

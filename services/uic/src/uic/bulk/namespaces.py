@@ -15,7 +15,7 @@ from typing import Any, Final
 import redis
 
 from mimn.release import OPEN, CorruptRecord, State, decode_record, record_key
-from mimn.release.announcement import LASTS_S
+from mimn.release.announcement import LASTS_S, STANDBY
 from mimn.state import CorruptProgress, Keys, Progress, decode_progress
 from uic.bulk.errors import BulkRefused
 from uic.errors import StoreUnavailable
@@ -55,7 +55,7 @@ class Sized:
     folded_ms: int | None
     """When the furthest partition was last known to be caught up."""
     served_by: tuple[str, ...]
-    """Roles in the rollout record, and how many RTP processes have it loaded."""
+    """Roles in the rollout record, and how many RTP processes read it."""
     folded: bool
     """Whether a worker has caught up with the log within the last half minute."""
 
@@ -102,7 +102,7 @@ class Namespaces:
                     flags = self._client.getrange(state, FLAGS_AT, FLAGS_AT)
                     partial += bool(flags and flags[0] & 1)
                     sampled += 1
-            served = *self.recorded().get(name, ()), *self.loaded(name)
+            served = *self.recorded().get(name, ()), *self.read_by(name)
             now_ms = clock_ms(self._client)
         known = [one for one in progress.values() if one is not None]
         log = ends.get(topic or "")
@@ -128,18 +128,19 @@ class Namespaces:
         record = self._client.get(record_key(self._prefix))
         return roles(record) if record else {}
 
-    def loaded(self, name: str) -> list[str]:
-        """How many of the RTP processes that announce themselves have a namespace loaded; nothing if none has."""
+    def read_by(self, name: str) -> list[str]:
+        """How many of the RTP processes that announce themselves score by a namespace; nothing if none does. What is
+        only on standby answers nobody, and whether it may have to is for the record to say."""
         told = Scorers(self._client, self._prefix).announced()
-        n = sum(any(one.namespace == name for one in process.loaded) for process in told)
-        return [f"loaded by {n} RTP process{'es' if n > 1 else ''}"] if n else []
+        n = sum(any(one.namespace == name and one.role != STANDBY for one in process.loaded) for process in told)
+        return [f"read by {n} RTP process{'es' if n > 1 else ''}"] if n else []
 
     def drop(self, name: str, *, force: bool, after: Callable[[str], None]) -> int:
         """Remove a namespace; how many keys went.
 
         Args:
             name: the namespace.
-            force: although a worker or a load seems to write it, or an RTP has it loaded.
+            force: although a worker or a load seems to write it, or an RTP reads it.
             after: hears each step when it is done: "progress", "slice", "keys".
 
         Raises:
@@ -150,7 +151,7 @@ class Namespaces:
         if name not in self.names():
             raise BulkRefused(f"there is no namespace {name} under prefix {self._prefix}: uic namespaces list")
         with _asking():
-            recorded, loaded = self.recorded().get(name), self.loaded(name)
+            recorded, read_by = self.recorded().get(name), self.read_by(name)
         if recorded:
             raise BulkRefused(
                 f"namespace {name} is {', '.join(recorded)} in the rollout record: end or roll back that "
@@ -158,9 +159,9 @@ class Namespaces:
             )
         found = self.look(name, {})
         if not force:
-            if loaded:
+            if read_by:
                 raise BulkRefused(
-                    f"namespace {name} is {', '.join(loaded)}, whose users would be answered without states: stop "
+                    f"namespace {name} is {', '.join(read_by)}, whose users would be answered without states: stop "
                     f"RTP or have it serve another release, wait {LASTS_S:g} s, or say --force (uic namespaces drop)"
                 )
             self._refuse_busy(found, keys)
