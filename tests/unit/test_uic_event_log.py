@@ -20,7 +20,7 @@ from uic.core.letters import Letter, to_wire
 from uic.core.topics import erased_topic
 from uic.doors import publisher
 from uic.doors.publisher import Publisher
-from uic.errors import LogUnavailable, NotAcknowledged
+from uic.errors import LogUnavailable, NotAcknowledged, UnsuitableTopic
 from uic.log import event_log
 from uic.log.event_log import VERDICT_MARGIN_S, KafkaLog, NewRecord, Position
 from uic.log.topic_reader import LogRecord
@@ -237,6 +237,18 @@ def test_appending_does_not_wait_for_the_question_of_a_topics_id(
     finally:
         answered.set()
     assert identity.result(30) == bytes(16)
+
+
+def test_without_the_topic_of_notes_nothing_is_erased_and_the_answer_is_how_to_create_it() -> None:
+    log = FakeLog({"events": 4})
+    with pytest.raises(UnsuitableTopic) as refused:
+        Publisher(log, "events", 4).erase("user", timeout_s=1.0)
+    assert refused.value.detail == (
+        "nothing was erased: topic events.erased does not exist: create it "
+        "(kafka-topics.sh --create --topic events.erased --partitions 4 --config cleanup.policy=compact)"
+    )
+    assert not refused.value.retriable
+    assert log.records == {"events": [[]] * 4}
 
 
 def test_an_erasure_whose_time_went_into_the_topics_id_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:

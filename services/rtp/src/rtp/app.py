@@ -122,6 +122,10 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
             return f"the namespace was not found in the store yet: {watcher.trouble}"
         return None
 
+    def details() -> str:
+        reason = watcher.trouble
+        return "; ".join(filter(None, (follower.details, reason and f"progress cannot be read: {reason}")))
+
     def refused(error: RtpError) -> None:
         row = STATUS_TABLE[type(error)]
         metrics.answers.labels(str(row.status), row.code).inc()
@@ -169,9 +173,9 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
         lifespan=lifespan,
     )
     add_problems(app, dict.fromkeys(PREDICT_PATHS, HINT))
-    add_health(app, unready, lambda: follower.details)
+    add_health(app, unready, details)
     describe(app, settings.deadline.max_ms, lambda: in_service.current.model.request)
-    admin = create_admin_app(in_service, reloader, follower, metrics, unready)
+    admin = create_admin_app(in_service, reloader, follower, metrics, unready=unready, details=details)
     for guarded, rules in ((app, PUBLIC_RULES), (admin, ADMIN_RULES)):
         check_routes(guarded.routes, rules)
         if keys is not None:

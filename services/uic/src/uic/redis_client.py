@@ -10,7 +10,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import parse_url
-from redis.exceptions import RedisClusterException
+from redis.exceptions import ReadOnlyError, RedisClusterException
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -53,6 +53,8 @@ def open_client(settings: RedisSettings, connected: Callable[[], None] = lambda:
         limits |= {"ssl": tls}
         sentinel: Any = Sentinel(_hosts(settings.sentinels), sentinel_kwargs=limits)  # type: ignore[no-untyped-call]  # as above
         return sentinel.master_for(settings.sentinel_service, **limits, **login, redis_connect_func=on_connect)
+    # redis-py would keep the connection: where the address is a name, it leads to another server after a failover.
+    limits["retry_on_error"] = [ReadOnlyError]
     return redis.Redis.from_url(settings.url, **limits, redis_connect_func=on_connect)
 
 

@@ -17,7 +17,7 @@ from itertools import islice
 from time import monotonic
 from typing import Any, TypeVar
 
-from redis.exceptions import MovedError, ResponseError
+from redis.exceptions import MovedError, ReadOnlyError, ResponseError
 
 from mimn.state import Keys
 from uic.core.commit import ABSENT, Answer, Commit, NoAnswer, answered
@@ -382,8 +382,9 @@ def _stands(connection: Any, pool: Any) -> bool:
 
 
 def _exchange(connection: Any, sent: Sent) -> list[Any]:
-    """The replies, error replies among them; MOVED is raised. redis-py's pipeline costs twice as much, and sends a few
-    kilobytes at a time, for each of which the server wakes up."""
+    """The replies, error replies among them; MOVED and READONLY are raised, for this is not the server that is wanted.
+    redis-py's pipeline costs twice as much, and sends a few kilobytes at a time, for each of which the server wakes up.
+    """
     connection.send_packed_command(sent.pieces)
     return [_reply(connection) for _ in range(sent.replies)]
 
@@ -391,7 +392,7 @@ def _exchange(connection: Any, sent: Sent) -> list[Any]:
 def _reply(connection: Any) -> Any:
     try:
         return connection.read_response()
-    except MovedError:
+    except (MovedError, ReadOnlyError):
         raise
     except ResponseError as error:
         return error

@@ -16,11 +16,13 @@ from typing import Any, Final
 import redis
 
 from mimn.release import OPEN, CorruptRecord, State, decode_record, record_key
+from mimn.release.announcement import LASTS_S, STANDBY
 from mimn.state import CorruptProgress, Keys, Progress, decode_progress
 from uic.bulk.errors import BulkRefused
 from uic.errors import StoreUnavailable
 from uic.redis_client import FAILURES, clock_ms
 from uic.store import read_meta
+from uic.tools.scorers import Scorers
 
 SAMPLE: Final = 64
 """States of a partition that are looked at."""
@@ -54,7 +56,7 @@ class Sized:
     folded_ms: int | None
     """When the furthest partition was last known to be caught up."""
     served_by: tuple[str, ...]
-    """Roles in the rollout record."""
+    """Roles in the rollout record, and how many RTP processes read it."""
     folded: bool
     """Whether a worker has caught up with the log within the last half minute."""
 
@@ -101,7 +103,7 @@ class Namespaces:
                     flags = self._client.getrange(state, FLAGS_AT, FLAGS_AT)
                     partial += bool(flags and flags[0] & 1)
                     sampled += 1
-            served = self.served().get(name, ())
+            served = *self.recorded().get(name, ()), *self.read_by(name)
             now_ms = clock_ms(self._client)
         known = [one for one in progress.values() if one is not None]
         log = ends.get(topic or "")
@@ -118,21 +120,28 @@ class Namespaces:
             partial_share=partial / sampled if sampled else None,
             last_read_s=min(idle, default=None),
             folded_ms=as_of,
-            served_by=tuple(served),
+            served_by=served,
             folded=as_of is not None and now_ms - as_of < FOLDED_WITHIN_MS,
         )
 
-    def served(self) -> dict[str, list[str]]:
+    def recorded(self) -> dict[str, list[str]]:
         """By namespace, what the rollout record (docs/formats/rollout.md) has it do; nothing without a record."""
         record = self._client.get(record_key(self._prefix))
         return roles(record) if record else {}
+
+    def read_by(self, name: str) -> list[str]:
+        """How many of the RTP processes that announce themselves score by a namespace; nothing if none does. What is
+        only on standby answers nobody, and whether it may have to is for the record to say."""
+        told = Scorers(self._client, self._prefix).announced()
+        n = sum(any(one.namespace == name and one.role != STANDBY for one in process.loaded) for process in told)
+        return [f"read by {n} RTP process{'es' if n > 1 else ''}"] if n else []
 
     def drop(self, name: str, *, force: bool, after: Callable[[str], None]) -> int:
         """Remove a namespace; how many keys went.
 
         Args:
             name: the namespace.
-            force: although a worker or a load seems to write it.
+            force: although a worker or a load seems to write it, or an RTP reads it.
             after: called after each step: "progress", "slice", "keys".
 
         Raises:
@@ -142,13 +151,20 @@ class Namespaces:
         keys = Keys(name, self._prefix)
         if name not in self.names():
             raise BulkRefused(f"there is no namespace {name} under prefix {self._prefix}: ctr namespaces list")
-        found = self.look(name, {})
-        if found.served_by:
+        with _asking():
+            recorded, read_by = self.recorded().get(name), self.read_by(name)
+        if recorded:
             raise BulkRefused(
-                f"namespace {name} is {', '.join(found.served_by)} in the rollout record: end or roll back that "
+                f"namespace {name} is {', '.join(recorded)} in the rollout record: end or roll back that "
                 "rollout first (ctr rollout list)"
             )
+        found = self.look(name, {})
         if not force:
+            if read_by:
+                raise BulkRefused(
+                    f"namespace {name} is {', '.join(read_by)}, whose users would be answered without states: stop "
+                    f"RTP or have it serve another release, wait {LASTS_S:g} s, or say --force (ctr namespaces drop)"
+                )
             self._refuse_busy(found, keys)
         with _asking():
             gone = 0

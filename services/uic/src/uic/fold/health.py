@@ -18,6 +18,8 @@ log = logging.getLogger("uic.fold.health")
 INTERVAL_S = 0.2
 LOG = {"topic", "bounds", "log"}
 """What can be degraded of the log."""
+ERASURES = {"erased_topic", "erasures"}
+"""What can be degraded of the notes of erasures: their topic is looked at now and then, and read when one is needed."""
 
 
 class Health:
@@ -101,6 +103,17 @@ class Health:
         recovered = {one for one in what if self.recover(one)}
         if recovered and not self._degraded.keys() & LOG:
             say(log, logging.INFO, "log available again")
+
+    def erasures_failed(self, what: str, detail: str) -> None:
+        """Notes of erasures are away, as far as `what` tells: their topic, or a partition that waits for them."""
+        if not self._degraded.keys() & ERASURES:
+            say(log, logging.WARNING, "erasures cannot be read", detail=detail)
+        self.degrade(what, f"erasures_unavailable: {detail}")
+
+    def erasures_answered(self, what: str) -> None:
+        """They are not, as far as `what` tells."""
+        if self.recover(what) and not self._degraded.keys() & ERASURES:
+            say(log, logging.INFO, "erasures can be read again")
 
     def stop(self, reason: str) -> None:
         """Stop folding, and report why; the events wait in the log. Only a restart ends it."""

@@ -33,6 +33,7 @@ from uic.core.ports import (
     DeadLetters,
     Described,
     Erasures,
+    ErasuresAway,
     Fetched,
     FoldsMany,
     Log,
@@ -50,6 +51,7 @@ from uic.core.ports import (
 from uic.core.records import first_ms
 from uic.core.status import Action, Status
 from uic.core.takeup import BrokenReason, contradiction
+from uic.core.topics import erased_topic
 from uic.errors import InvalidField, StoreUnavailable
 from uic.fold.as_of import AsOf
 from uic.fold.decoding import Decoding
@@ -287,6 +289,10 @@ class StateUpdater:
                 self._health.log_answered("topic")
             case TopicAway(detail):
                 self._health.log_failed("topic", f"topic {self._topic.name} {detail}")
+            case ErasuresAway(""):
+                self._health.erasures_answered("erased_topic")
+            case ErasuresAway(detail):
+                self._health.erasures_failed("erased_topic", f"topic {erased_topic(self._topic.name)} {detail}")
             case LogAway(detail):
                 self._health.log_failed("log", detail)
                 for session in self._sessions:

@@ -4,7 +4,6 @@ desk         the record in the store: read, and replaced by compare-and-set (rep
 namespaces   what the store has of a namespace
 comparison   users of two namespaces, compared
 gates        everything that must hold, looked at for one revision of the record
-scorers      RTP processes, and what they have loaded
 planning     what a rollout would cost, before anything is written
 changes      what callers will notice of it
 origins      where the new namespace's states come from

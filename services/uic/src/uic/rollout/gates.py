@@ -25,9 +25,9 @@ from uic.log.erasures import KafkaErasures
 from uic.redis_client import clock_ms, info
 from uic.rollout.comparison import Extent, Seen, compare_users
 from uic.rollout.namespaces import Namespace, Reading
-from uic.rollout.scorers import Scorers, asked
 from uic.settings import ClientSettings
 from uic.tools.partitions import NoAnswer, Refused
+from uic.tools.scorers import Scorers, asked
 
 LOG_TIMEOUT_S: Final = 10.0
 FOLLOWED_WITHIN_S: Final = 8.0

@@ -36,8 +36,8 @@ from uic.rollout.desk import Desk
 from uic.rollout.gates import Demands, Gates, Look
 from uic.rollout.origins import origin_of
 from uic.rollout.planning import Plan
-from uic.rollout.scorers import Scorers
 from uic.settings import ClientSettings
+from uic.tools.scorers import Scorers
 
 POLL_S: Final = 1.0
 

@@ -35,7 +35,9 @@ def main(
     drop = verbs.add_parser("drop", help="remove one, in slices; refused while it is served or written")
     drop.add_argument("namespace")
     drop.add_argument("--yes", action="store_true", help="do not ask for confirmation")
-    drop.add_argument("--force", action="store_true", help="although a worker or a load seems to write it")
+    drop.add_argument(
+        "--force", action="store_true", help="although a worker or a load seems to write it, or RTP reads it"
+    )
     for one in (parser, show, drop):
         one.add_argument("--json", action="store_true", default=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

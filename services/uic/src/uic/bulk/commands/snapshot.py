@@ -206,8 +206,8 @@ class Snapshot:
                 raise BulkRefused(
                     f"partition {saved.partition} begins at {now.start}, and the snapshot ends at "
                     f"{progress.next_offset}: the events between are in no log. Restore a newer snapshot, fold the "
-                    "archive (ctr backfill), or accept partial states by --accept-gap and repeat the erasures of single "
-                    "items since then"
+                    "archive (ctr backfill), or accept partial states by --accept-gap and repeat the erasures of "
+                    "single items since then"
                 )
 
     def _say(self, report: object, words: str) -> None:
@@ -247,5 +247,6 @@ def _parser() -> argparse.ArgumentParser:
     restore = made["restore"]
     add_loading(restore)
     restore.add_argument("--other-prefix", action="store_true", help="the snapshot may be of another key prefix")
-    restore.add_argument("--accept-gap", action="store_true", help="events and erasures of items that no log has any more may be missing")
+    missing = "events and erasures of items that no log has any more may be missing"
+    restore.add_argument("--accept-gap", action="store_true", help=missing)
     return parser
