@@ -154,6 +154,13 @@ SCENARIOS = {
         "KeysNotReread",
         {"severity": "page", "instance": "rtp-0", "result": "refused"},
     ),
+    "log lines are dropped, for a moment": scenario(
+        f"uic_log_lines_dropped_total{{{UIC}}}",
+        "0 0 900x40",
+        [("30s", False), ("1m", True), ("9m", True), ("12m", False)],
+        "LogLinesDropped",
+        {"severity": "ticket", "instance": "uic-0"},
+    ),
     "a partition is behind, and catches up": scenario_of(
         {f'uic_as_of_timestamp_seconds{{partition="0",{UIC}}}': "0+0x12 390+30x10"},
         [("2m", False), ("3m", False), ("3m30s", True), ("6m", True), ("6m30s", False)],

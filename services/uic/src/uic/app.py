@@ -32,6 +32,7 @@ from uic.doors.publisher import Publisher
 from uic.doors.servicer import UserInterestCenter
 from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
 from uic.fold.rounds import Model
+from uic.fold.stall import StallWatch
 from uic.fold.updater import StateUpdater, Topic
 from uic.log.consumer import LogConsumer
 from uic.log.dead_letter_topic import DeadLetterProducer
@@ -87,6 +88,7 @@ class App:
             metrics=self._metrics,
             identify=self._consumer.identify,
             after=crash_after(settings.fault),
+            stalls=StallWatch.of(settings.redis.timeout_s),
         )
         self._event_log = KafkaLog(kafka.client_options(), timeout_s=settings.grpc.timeout_s)
         service = UserInterestCenter(

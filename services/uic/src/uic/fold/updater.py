@@ -57,6 +57,7 @@ from uic.fold.health import Health, ranges
 from uic.fold.rounds import Model, Rounds
 from uic.fold.session import Attempt, FoldedBatch, Reading, Resolution, Sessions, TakingUp
 from uic.fold.settlement import Settlement
+from uic.fold.stall import StallWatch, UnhurriedErasures
 from uic.fold.take_up import TakeUp, Topic
 from uic.logs import say
 from uic.metrics import Metrics
@@ -83,6 +84,7 @@ class StateUpdater:
         random_id: Callable[[], int] = lambda: secrets.randbits(64) or 1,
         identify: Callable[[str], None] = lambda store: None,
         after: Callable[[str], None] = lambda step: None,
+        stalls: StallWatch | None = None,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
         """Nothing is called yet.
@@ -99,6 +101,7 @@ class StateUpdater:
             random_id: makes ids of writers and lineages.
             identify: hears the store's identity, which workers of one group must agree on, whenever it is looked up.
             after: hears each step of the protocol when it is done (crash tests end the process there).
+            stalls: hears that the fold goes on, and judges its status.
             clock: seconds; measures how long steps take, and decides nothing.
         """
         self._topic = topic
@@ -106,7 +109,13 @@ class StateUpdater:
         self._log = event_log
         self._settings = settings
         self._metrics = metrics
-        self._after = after
+        self._stalls = stalls or StallWatch()
+
+        def step_done(step: str) -> None:
+            self._stalls.goes_on()
+            after(step)
+
+        self._after = step_done
         self._clock = clock
         cache = StateCache(settings.cache_mib << 20)
         self._sessions = Sessions(cache, event_log, random_id)
@@ -120,13 +129,13 @@ class StateUpdater:
             health=self._health,
             settings=settings,
             metrics=metrics,
-            after=after,
+            after=step_done,
         )
         self._take_up = TakeUp(
             topic=topic,
             store=store,
             event_log=event_log,
-            erasures=erasures,
+            erasures=UnhurriedErasures(erasures, self._stalls),
             sessions=self._sessions,
             settlement=self._settlement,
             health=self._health,
@@ -162,8 +171,8 @@ class StateUpdater:
 
     @property
     def status(self) -> Status:
-        """As of the last turn, or a fraction of a second before."""
-        return self._health.status
+        """As of the last turn, or a fraction of a second before; that the fold has stood still since, if it has."""
+        return self._stalls.judge(self._health.status)
 
     def resolve(
         self, partition: int, action: Action, from_offset: int | None = None, *, timeout_s: float = 30.0
@@ -204,6 +213,7 @@ class StateUpdater:
 
         Returns: whether there is more to fold at once.
         """
+        self._stalls.goes_on()
         began = self._clock()
         self._poll(messages, now)
         self._take_up.obey(self._resolutions, now)
@@ -229,6 +239,7 @@ class StateUpdater:
 
     def drain(self) -> None:
         """Say that the end is near. Call no more turns: what is not committed is read again by the next owner."""
+        self._stalls.rests()
         self._health.drain()
 
     # 1 poll
