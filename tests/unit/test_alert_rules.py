@@ -147,12 +147,18 @@ SCENARIOS = {
         "DeadLetters",
         {"severity": "ticket", "reason": "bad_key"},
     ),
-    "a changed key file is refused once": scenario(
-        f'rtp_key_reads_total{{result="refused",{RTP}}}',
-        "0 0 1x40",
-        [("30s", False), ("1m", True), ("14m", False)],
+    "a key file cannot be used for an hour, and can again": scenario(
+        f"rtp_keys_refused{{{RTP}}}",
+        "0 0 1x119 0x20",
+        [("30s", False), ("1m", True), ("30m", True), ("1h30s", True), ("1h1m", False)],
         "KeysNotReread",
-        {"severity": "page", "instance": "rtp-0", "result": "refused"},
+        {"severity": "page", "instance": "rtp-0"},
+    ),
+    "a worker cannot use its key file, and another can": scenario_of(
+        {f"uic_keys_refused{{{UIC}}}": "0 1x60", 'uic_keys_refused{instance="uic-1"}': "0x60"},
+        [("0s", False), ("30s", True), ("30m", True)],
+        "KeysNotReread",
+        {"severity": "page", "instance": "uic-0"},
     ),
     "log lines are dropped, for a moment": scenario(
         f"uic_log_lines_dropped_total{{{UIC}}}",

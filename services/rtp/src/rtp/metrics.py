@@ -212,6 +212,11 @@ class Metrics:
         )
         self.denied = {kind: denied.labels(kind.value) for kind in Admission if kind is not Admission.GRANTED}
         self.keys = Gauge("rtp_keys", "Keys in effect; 0 if no authentication is required.", registry=registry)
+        self.keys_refused = Gauge(
+            "rtp_keys_refused",
+            "1 while the file of keys cannot be used: the keys before stay in effect, revoked ones among them.",
+            registry=registry,
+        )
         self.key_reads = Counter(
             "rtp_key_reads", "Changes of the file of keys: taken_up, or refused (the keys before stay in effect).",
             ["result"], registry=registry,

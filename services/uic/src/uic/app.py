@@ -124,6 +124,7 @@ class App:
         if self._keys is not None:
             keys = self._keys
             self._metrics.keys.set_function(lambda: len(keys))
+            self._metrics.keys_refused.set_function(lambda: keys.refused)
             keys.watch(lambda taken_up: self._metrics.key_reads.labels("taken_up" if taken_up else "refused").inc())
         self._admin.start()
         port = self._grpc.start()

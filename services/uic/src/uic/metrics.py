@@ -183,6 +183,11 @@ class Metrics:
             registry=r,
         )
         self.keys = Gauge("uic_keys", "Keys in effect; 0 if no keys are configured.", registry=r)
+        self.keys_refused = Gauge(
+            "uic_keys_refused",
+            "1 while the key file cannot be used: the earlier keys stay in effect, revoked ones among them.",
+            registry=r,
+        )
         self.key_reads = Counter(
             "uic_key_reads",
             "Changes of the key file, by result: taken_up, or refused (the earlier keys stay in effect).",
