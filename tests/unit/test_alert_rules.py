@@ -122,6 +122,17 @@ SCENARIOS = {
         "OutOfFiles",
         {"severity": "page", "instance": "rtp-0"},
     ),
+    "a worker's connections take most of its files, and close": scenario_of(
+        {
+            f'process_open_fds{{job="uic",{UIC}}}': "100 100 800x5 100x10",
+            f'process_max_fds{{job="uic",{UIC}}}': "1024x20",
+            f'process_open_fds{{job="rtp",{RTP}}}': "800x20",
+            f'process_max_fds{{job="rtp",{RTP}}}': "1024x20",
+        },
+        [("30s", False), ("1m", True), ("3m", True), ("4m", False)],
+        "OutOfFiles",
+        {"severity": "page", "job": "uic", "instance": "uic-0"},
+    ),
     "a worker finds at its start what retention removed while none ran": scenario_of(
         {
             f"uic_data_gaps_total{{{UIC}}}": "_x8 1x60",
