@@ -182,6 +182,7 @@ def create_service(settings: RtpSettings, *, store: StateReader | None = None, r
             guarded.guard = Guard(rules, keys, metrics)
     if keys is not None:
         metrics.keys.set_function(lambda: len(keys))
+        metrics.keys_refused.set_function(lambda: keys.refused)
     return Service(
         app=app,
         admin=admin,

@@ -32,6 +32,7 @@ from uic.doors.publisher import Publisher
 from uic.doors.servicer import UserInterestCenter
 from uic.errors import LogUnavailable, StartRefused, StoreUnavailable
 from uic.fold.rounds import Model
+from uic.fold.stall import StallWatch
 from uic.fold.updater import StateUpdater, Topic
 from uic.log.consumer import LogConsumer
 from uic.log.dead_letter_topic import DeadLetterProducer
@@ -87,6 +88,7 @@ class App:
             metrics=self._metrics,
             identify=self._consumer.identify,
             after=crash_after(settings.fault),
+            stalls=StallWatch.of(settings.redis.timeout_s),
         )
         self._event_log = KafkaLog(
             kafka.client_options(), timeout_s=settings.grpc.timeout_s, max_request_bytes=kafka.max_request_bytes
@@ -124,6 +126,7 @@ class App:
         if self._keys is not None:
             keys = self._keys
             self._metrics.keys.set_function(lambda: len(keys))
+            self._metrics.keys_refused.set_function(lambda: keys.refused)
             keys.watch(lambda taken_up: self._metrics.key_reads.labels("taken_up" if taken_up else "refused").inc())
         self._admin.start()
         port = self._grpc.start()
