@@ -293,7 +293,7 @@ class Broken(OnnxModel):
 
 
 @pytest.mark.parametrize(("broken", "code"), [(Surprised, "internal"), (Broken, "scoring_failed")])
-def test_a_fault_of_ours_is_a_problem_without_its_text_and_the_log_has_it_under_the_requests_id(
+def test_an_internal_error_hides_its_text_and_is_logged_with_the_request_id(
     broken: Callable[[], OnnxModel], code: str
 ) -> None:
     with capture_logs() as logs:
