@@ -29,6 +29,7 @@ from rtp.runtime import OnnxModel
 from rtp.settings import RtpSettings
 from support.fake_store import FakeStateReader
 from support.stored import Stored
+from support.waiting import until
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 TINY = FIXTURES / "bundle_tiny/tiny/1"
@@ -399,13 +400,14 @@ def test_not_ready_says_why_and_becomes_ready_by_itself() -> None:
     store = FakeStateReader()
 
     async def ask(client: httpx.AsyncClient) -> None:
+        async def ready() -> bool:
+            return (await client.get("/readyz")).status_code == 200
+
         said = problem(await client.get("/readyz"))
         assert said.code == "not_ready"
         assert "RTP_REDIS__PREFIX" in said.detail
         store.values = stored_user().values
-        async with asyncio.timeout(60):
-            while (await client.get("/readyz")).status_code != 200:
-                await asyncio.sleep(0.01)
+        await until(ready, "it is ready", within_s=60)
 
     serve(ask, app_on(store, state={"refresh_every_s": 0.1}))
 
