@@ -22,7 +22,7 @@ from mimn.bundle import load_bundle
 from mimn.rows.library import library
 from rtp import errors
 from rtp.app import create_app, create_service
-from rtp.doors.problems import HTTP_CODES, STATUS_TABLE
+from rtp.doors.problems import HTTP_CODES, STATUS_TABLE, headers_of
 from rtp.doors.schemas import PredictResponse, Problem
 from rtp.errors import RtpError
 from rtp.runtime import OnnxModel
@@ -376,10 +376,10 @@ def test_the_status_table_is_total() -> None:
     assert len(codes) == len(set(codes))
 
 
-def test_only_what_may_help_says_try_again() -> None:
+def test_a_callers_mistake_is_4xx_and_only_503_says_when_to_try_again() -> None:
     for kind, row in STATUS_TABLE.items():
-        assert kind.retriable == (row.status in (503, 504)), kind
         assert issubclass(kind, errors.CallerMistake) == (400 <= row.status < 500), kind
+        assert ((b"retry-after", b"1") in headers_of(row)) == (row.status == 503), kind
 
 
 # Health
