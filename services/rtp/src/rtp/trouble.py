@@ -15,14 +15,14 @@ class Trouble:
         self._kind: object = None
 
     def begins(self, error: Exception, reason: str) -> bool:
-        """It went wrong; whether that is news."""
+        """Record a failure. Returns whether it is a new one."""
         kind = StoreError if isinstance(error, StoreError) else reason
         news = kind != self._kind
         self.reason, self._kind = reason, kind
         return news
 
     def ends(self) -> bool:
-        """It went well; whether that is news."""
+        """Record a success. Returns whether it ends a failure."""
         news = self._kind is not None
         self.reason = self._kind = None
         return news
