@@ -8,6 +8,7 @@ import msgspec
 
 from mimn.calibration import Calibration, Method, fit
 from mimn.impressions.trained import CALIBRATION, Scorer, TrainedRun
+from mimn.whole_file import writing
 
 
 def calibrate(trained: TrainedRun, method: Method, length: int) -> Calibration:
@@ -34,6 +35,5 @@ def calibrated(scorer: Scorer, method: Method, length: int) -> Calibration:
 
 
 def _write(path: Path, calibration: Calibration) -> None:
-    partial = path.with_name(f".{path.name}.tmp")
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(calibration)))
-    partial.replace(path)
+    with writing(path) as partial:
+        partial.write_bytes(msgspec.json.format(msgspec.json.encode(calibration)))
