@@ -37,7 +37,11 @@ class NotMeasured(Exception):
 @contextmanager
 def running(**options: Any) -> Iterator[Stack]:
     """A stack in a folder that is removed afterwards: one UIC, one RTP, the bundle that budgets are for, a topic and a
-    prefix of its own; `options` are fields of `Options` that say otherwise."""
+    prefix of its own; `options` are fields of `Options` that say otherwise.
+
+    Raises:
+        NotMeasured: the bundle is not there.
+    """
     own = f"load-{uuid.uuid4().hex[:8]}"
     defaults = {
         "bundle": measured_bundle(),
