@@ -137,7 +137,7 @@ class ProgressWatcher:
         return reason if reason or current.progress else "it was not read yet"
 
     async def run(self) -> None:
-        """Read now and then every `every_s` seconds (ten times as often until the first success), forever."""
+        """Read at once and then every `every_s` seconds (ten times as often until the first success), forever."""
         while True:
             await self.look()
             await asyncio.sleep(self._every_s if self._in_service.current.progress else self._every_s / 10)

@@ -69,7 +69,7 @@ class Reloader:
         return self._loader.hanging
 
     def close(self) -> None:
-        """The process ends: no reload holds it up."""
+        """Give up a reload that is going on, so that the process can end."""
         self._loader.close()
 
     async def reload(self, *, force: bool = False) -> Release:

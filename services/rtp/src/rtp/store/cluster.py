@@ -34,7 +34,7 @@ from rtp.time_limits import within
 _MOVES: Final = 4
 """How often a key may have moved until a command gives up."""
 _LOOK_EVERY_S: Final = 1.0
-"""How often the cluster is asked at most which node has what: redis-py renews all connections each time."""
+"""How often, at most, the cluster is asked which node has what: redis-py renews all connections each time."""
 _LOOK_S: Final = 1.0
 _CALLER_CANCELS_S: Final = 3600.0
 
